@@ -1,0 +1,16 @@
+"""The Leanplum gateway: a durable way from a company's backends to Leanplum.
+
+The data's way, module by module:
+
+    HTTP in ─ api.front ─ api.auth ─ limits.bucket ─ intake.bodies ─ intake.rules ─ outbox.accept ─ 202
+              (context)   (callers)                  (values, shapes)     │ one durable commit
+                                                                          │ (database.writer)
+                 outbox (SQLite) ─────────────────────────────────────────┘
+                    └─ outbox.claims ─ delivery.window ─ leanplum.mapping ─ leanplum.client ─ Leanplum
+                                       delivery.loop                              │
+                       outbox.settle ─ delivery.verdicts ─ leanplum.replies ──────┘
+
+    beside the way: audit (who did what), telemetry (logs, metrics), settings, simulator (a Leanplum stand-in)
+"""
+
+__version__ = "0.1.0"

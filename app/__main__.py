@@ -1,0 +1,187 @@
+"""The commands: `python -m app …`, or `leanplum-gateway …` where it is installed."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.errors import GatewayError, StartRefused
+from app.settings import Settings, load, table
+
+cli = typer.Typer(
+    help="A durable gateway from your backends to Leanplum.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+keys_cli = typer.Typer(help="Caller keys.", no_args_is_help=True)
+cli.add_typer(keys_cli, name="keys")
+
+Host = Annotated[str | None, typer.Option(help="GATEWAY_HOST")]
+Port = Annotated[int | None, typer.Option(help="GATEWAY_PORT; 0 takes a free one", min=0, max=65535)]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table")]
+
+
+def _settings(**overrides: Any) -> Settings:
+    from app.telemetry import configure_logging
+
+    settings = load(**overrides)
+    configure_logging(settings.gateway_log_level, settings.gateway_log_format)
+    return settings
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+@cli.command()
+def serve(
+    host: Host = None,
+    port: Port = None,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Against the simulator: no account, no settings")] = False,
+    delivery: Annotated[bool, typer.Option("--delivery/--no-delivery", help="Whether to deliver, or to accept only")] = True,
+) -> None:
+    """The API and the delivery."""
+    from app import serving
+
+    overrides = _given(gateway_host=host, gateway_port=port)
+    settings = _settings(**overrides)
+    if sandbox:
+        serving.sandbox(overrides)
+    else:
+        serving.serve(settings, delivery=delivery)
+
+
+@cli.command()
+def simulate(
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one")] = 8001,
+    app_id: str = "app_sandbox",
+    production_key: str = "prod_sandbox",
+    latency: Annotated[float, typer.Option(help="Seconds that each call takes")] = 0.0,
+) -> None:
+    """The Leanplum simulator alone."""
+    from app.simulator import SimulatorConfig
+    from app.simulator.server import serve as run
+
+    run(SimulatorConfig(app_id=app_id, production_key=production_key, latency_seconds=latency), host, port)
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database to the newest schema."""
+    from app.database.engine import connect
+
+    connect(_settings().gateway_database_url).dispose()
+    typer.echo("The database has the newest schema.")
+
+
+@cli.command()
+def settings(as_json: AsJson = False) -> None:
+    """Every setting: its value (secrets masked) and where it came from."""
+    rows = [{"name": name, "value": value, "source": source} for name, value, source in table(load())]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        typer.echo(f"{row['name']:<{width}}  {row['value']}  ({row['source']})")
+
+
+@cli.command()
+def openapi(
+    directory: Annotated[Path, typer.Argument(help="Where to write openapi.json")] = Path("openapi"),
+    check: Annotated[bool, typer.Option("--check", help="Only tell whether the file is what the app makes")] = False,
+) -> None:
+    """Write the OpenAPI document that the app makes."""
+    from app.main import create_app
+
+    path = directory / "openapi.json"
+    made = json.dumps(create_app(Settings()).openapi(), indent=2, ensure_ascii=False) + "\n"
+    if check:
+        if not path.exists() or path.read_text() != made:
+            raise StartRefused(f"{path} is not what the app makes: run python -m app openapi")
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    path.write_text(made)
+
+
+@keys_cli.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="Whose key it is")],
+    scope: Annotated[list[str] | None, typer.Option(help="What it may do; several times; default: every scope")] = None,
+    expires_in_days: Annotated[int | None, typer.Option(min=1)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. It is shown this once."""
+    from app.callers.store import ALL_SCOPES
+    from app.model import Scope
+    from app.outbox.outbox import now_ms
+
+    unknown = sorted(set(scope or ()) - {known.value for known in Scope})
+    if unknown:
+        raise StartRefused(f"--scope: takes {', '.join(Scope)}; not {', '.join(unknown)}")
+    now = now_ms()
+    expires_at = now + expires_in_days * 86_400_000 if expires_in_days else None
+    scopes = frozenset(Scope(one) for one in scope) if scope else ALL_SCOPES
+    key, stored = _store().create(name, scopes, "default", now, expires_at=expires_at)
+    if as_json:
+        typer.echo(json.dumps({"id": stored.caller.key_id, "key": key, "scopes": sorted(stored.caller.scopes)}))
+    else:
+        typer.echo(f"{key}\n\nid {stored.caller.key_id}; the key is not shown again.")
+
+
+@keys_cli.command("list")
+def list_keys(as_json: AsJson = False) -> None:
+    """Every key: never the key itself."""
+    from app.api.receipts import instant
+
+    rows = [
+        {
+            "id": stored.caller.key_id,
+            "name": stored.caller.name,
+            "lastFour": stored.last_four,
+            "scopes": sorted(stored.caller.scopes),
+            "createdAt": instant(stored.created_at),
+            "expiresAt": instant(stored.expires_at) if stored.expires_at else None,
+            "revokedAt": instant(stored.revoked_at) if stored.revoked_at else None,
+        }
+        for stored in _store().all()
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        state = f"revoked {row['revokedAt']}" if row["revokedAt"] else f"since {row['createdAt']}"
+        typer.echo(f"{row['id']}  …{row['lastFour']}  {row['name']}  {state}  {' '.join(row['scopes'] or ())}")
+
+
+@keys_cli.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it")]) -> None:
+    """Make a key unusable, in every process, within a second."""
+    from app.outbox.outbox import now_ms
+
+    _store().revoke(key_id, now_ms())
+    typer.echo(f"{key_id} is revoked.")
+
+
+def _store() -> Any:
+    from app.callers.store import KeyStore
+    from app.database.engine import connect
+
+    return KeyStore(connect(_settings().gateway_database_url))
+
+
+def main() -> None:
+    """Run a command. What refuses the start is told in a line for each reason, never by a traceback."""
+    try:
+        cli(standalone_mode=True)
+    except StartRefused as refused:
+        sys.stderr.writelines(f"leanplum-gateway: {line}\n" for line in refused.lines)
+        sys.exit(2)
+    except GatewayError as error:
+        sys.stderr.write(f"leanplum-gateway: {error.detail}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

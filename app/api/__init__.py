@@ -1,0 +1,1 @@
+"""HTTP in: what callers and operators see."""

@@ -1,0 +1,126 @@
+"""Around the service: is it alive, is it ready, its metrics, its pages, the problems explained."""
+
+import asyncio
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.staticfiles import StaticFiles
+
+from app.api import context, schemas
+from app.api.problems import PROBLEMS, Problem, document
+from app.database.writer import Probe
+from app.errors import NotFound, StorageUnavailable
+from app.wiring import Gateway
+
+PROBE_SECONDS = 6.0
+router = APIRouter(tags=["Around it"])
+
+
+@router.get("/livez", summary="Is the process alive?", response_model=dict[str, str])
+async def livez(request: Request) -> Any:
+    """200 as long as requests are answered at all."""
+    context.of(request.scope).operation = "GET /livez"
+    return {"status": "alive"}
+
+
+@router.get(
+    "/readyz",
+    summary="Can it accept durably?",
+    response_model=schemas.Readiness,
+    responses={503: {"model": schemas.Readiness, "description": "Not now; which part can't is told"}},
+)
+async def readyz(request: Request) -> Any:
+    """Proves it by a commit. 503 tells which part can't, and while the gateway is stopping."""
+    context.of(request.scope).operation = "GET /readyz"
+    gateway: Gateway = request.app.state.gateway
+    parts: dict[str, schemas.Part] = {"database": await _database(gateway), "delivery": {"ok": True}}
+    if gateway.metrics.held_reason:
+        parts["delivery"] = {"ok": True, "detail": f"held: {gateway.metrics.held_reason}"}
+    if request.app.state.lifecycle.draining:
+        parts["process"] = {"ok": False, "detail": "stopping"}
+    ready = all(part["ok"] for part in parts.values())
+    return JSONResponse({"ready": ready, "parts": parts}, 200 if ready else 503, None if ready else {"Retry-After": "5"})
+
+
+async def _database(gateway: Gateway) -> schemas.Part:
+    try:
+        await asyncio.wait_for(gateway.writer.write(Probe()), PROBE_SECONDS)
+    except StorageUnavailable as error:
+        return {"ok": False, "detail": error.detail}
+    except TimeoutError:
+        return {"ok": False, "detail": f"no commit within {PROBE_SECONDS:g} seconds"}
+    return {"ok": True}
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """In Prometheus' text format; every name starts with `leanplum_gateway_`."""
+    context.of(request.scope).operation = "GET /metrics"
+    gateway: Gateway = request.app.state.gateway
+    return Response(generate_latest(gateway.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@router.get("/problems", summary="Every kind of problem, explained", response_class=HTMLResponse)
+async def problem_index(request: Request) -> HTMLResponse:
+    """A page."""
+    context.of(request.scope).operation = "GET /problems"
+    rows = "".join(
+        f'<li><a href="/problems/{problem.slug}">{problem.slug}</a> ({problem.status}): {escape(problem.title)}</li>'
+        for problem in PROBLEMS.values()
+    )
+    return HTMLResponse(PAGE.format(title="Problems", body=f"<h1>Problems</h1><ul>{rows}</ul>"))
+
+
+@router.get("/problems/{slug}", summary="One kind of problem, explained", response_class=HTMLResponse)
+async def problem_page(request: Request, slug: str) -> HTMLResponse:
+    """A page: what the problem means and what to do."""
+    context.of(request.scope).operation = "GET /problems/{slug}"
+    if (problem := PROBLEMS.get(slug)) is None:
+        raise NotFound("There is no kind of problem with this name; /problems lists them.")
+    return HTMLResponse(PAGE.format(title=escape(problem.title), body=_explained(problem)))
+
+
+def _explained(problem: Problem) -> str:
+    example = escape(str(document(problem.slug, problem.advice, "4bf92f35")))
+    return (
+        f"<h1>{escape(problem.title)}</h1><p>HTTP {problem.status}, <code>/problems/{problem.slug}</code></p>"
+        f"<p>{escape(problem.advice)}</p><pre>{example}</pre><p><a href='/problems'>All problems</a></p>"
+    )
+
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title} - Leanplum gateway</title>
+<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem}}pre{{white-space:pre-wrap}}</style>
+<body>{body}</body></html>"""
+
+
+def add_documentation(app: FastAPI) -> None:
+    """`/docs` and `/redoc`, from assets inside this package: no browser asks another host for anything."""
+    app.mount("/assets", StaticFiles(directory=str(files("app.api") / "assets")), name="assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> HTMLResponse:
+        context.of(request.scope).operation = "GET /docs"
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=app.title,
+            swagger_js_url="/assets/swagger-ui-bundle.js",
+            swagger_css_url="/assets/swagger-ui.css",
+            swagger_favicon_url="/assets/favicon.svg",
+        )
+
+    @app.get("/redoc", include_in_schema=False)
+    async def redoc(request: Request) -> HTMLResponse:
+        context.of(request.scope).operation = "GET /redoc"
+        return get_redoc_html(
+            openapi_url="/openapi.json",
+            title=app.title,
+            redoc_js_url="/assets/redoc.standalone.js",
+            redoc_favicon_url="/assets/favicon.svg",
+            with_google_fonts=False,
+        )

@@ -1,0 +1,52 @@
+"""Who calls, may they, and how fast: before anything is read or done."""
+
+import math
+
+from app.api.context import Context
+from app.errors import Forbidden, RateLimited, Unauthorized
+from app.model import Caller, Scope
+from app.wiring import Gateway
+
+
+def authenticate(gateway: Gateway, context: Context) -> Caller:
+    """The caller, by key. Raises Unauthorized; or RateLimited where an address has failed too often."""
+    key = _key(context)
+    spent = gateway.failures.take(context.address, 0)
+    if spent.remaining == 0:
+        raise RateLimited("Too many failed authentications from this address.", 60 / gateway.settings.gateway_failed_auth_per_minute)
+    try:
+        context.caller = gateway.directory.authenticate(key)
+    except Unauthorized:
+        gateway.failures.take(context.address, 1)
+        raise
+    return context.caller
+
+
+def _key(context: Context) -> str:
+    authorization = context.headers.get(b"authorization")
+    if authorization is not None:
+        scheme, _, key = authorization.decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthorized("The Authorization header must be: Bearer KEY.")
+        return key.strip()
+    if (key_header := context.headers.get(b"x-api-key")) is not None:
+        return key_header.decode("latin-1").strip()
+    raise Unauthorized("There is no key: send Authorization: Bearer KEY or X-API-Key: KEY.")
+
+
+def permit(caller: Caller, scope: Scope) -> None:
+    """Raises Forbidden where the caller's key lacks the scope."""
+    if scope not in caller.scopes:
+        raise Forbidden(f"This needs a key with the scope {scope.value}.")
+
+
+def limit(gateway: Gateway, context: Context, caller: Caller, count: int) -> None:
+    """Take `count` items from the caller's bucket. Raises RateLimited, where they don't all fit."""
+    rate = gateway.settings.gateway_rate_per_second
+    decision = gateway.limits.take(caller.key_id, count)
+    state = b'"caller";r=%d;t=%d' % (decision.remaining, math.ceil(decision.full_in))
+    context.rate_headers = [(b"ratelimit-policy", b'"caller";q=%d;w=1' % rate), (b"ratelimit", state)]
+    if not decision.allowed:
+        raise RateLimited(
+            f"{count} item{'s' if count != 1 else ''} would exceed this key's limit of {rate} a second.", decision.retry_after
+        )

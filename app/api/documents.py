@@ -1,0 +1,82 @@
+"""The OpenAPI document: FastAPI's own, with the bodies of the thin routes and the problems put in from our tables."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import TypeAdapter
+
+from app.api.problems import MEDIA_TYPE, PROBLEMS, document
+from app.api.schemas import ProblemShape
+from app.errors import Fault, Invalid
+from app.intake.bodies import JSON, NDJSON
+from app.intake.shapes import Batch, BatchItem, Event, State, UserUpdate
+
+REF = "#/components/schemas/"
+BODIES: dict[str, TypeAdapter[Any]] = {
+    "Event": TypeAdapter(Event),
+    "UserUpdate": TypeAdapter(UserUpdate),
+    "State": TypeAdapter(State),
+    "BatchItem": TypeAdapter(BatchItem),
+    "Batch": TypeAdapter(Batch),
+}
+EXAMPLE_FAULT = Invalid((Fault("/event", "is required", "required"),))
+DESCRIPTION = """
+A gateway between your backends and Leanplum. What it answers `202` is on disk and will be delivered: in order for each
+user, at least once, in batches, without your backends ever holding a Leanplum key.
+
+Send a caller key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are `application/problem+json` (RFC 9457).
+"""
+
+
+def body_of(shape: str, *, lines_of: str | None = None) -> dict[str, Any]:
+    """The requestBody of a thin route."""
+    content: dict[str, Any] = {JSON: {"schema": {"$ref": REF + shape}}}
+    if lines_of is not None:
+        content[NDJSON] = {"schema": {"$ref": REF + lines_of}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def problem_responses(*slugs: str) -> dict[int | str, dict[str, Any]]:
+    """The error responses for these problems, those of one status together."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for slug in slugs:
+        problem = PROBLEMS[slug]
+        response = responses.setdefault(
+            problem.status,
+            {"description": problem.title, "content": {MEDIA_TYPE: {"schema": {"$ref": REF + "Problem"}, "examples": {}}}},
+        )
+        error = EXAMPLE_FAULT if slug == "validation" else None
+        response["content"][MEDIA_TYPE]["examples"][slug] = {"value": document(slug, problem.advice, "4bf92f35", error)}
+        if problem.status in {429, 503}:
+            response["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait"}}
+    return responses
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """The whole document. FastAPI's own 422 is left out: what it would say, ours says."""
+    made = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, tags=TAGS)
+    schemas = made.setdefault("components", {}).setdefault("schemas", {})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    for name, adapter in [*BODIES.items(), ("Problem", TypeAdapter(ProblemShape))]:
+        schema = adapter.json_schema(ref_template=REF + "{model}")
+        schemas.update(schema.pop("$defs", {}))
+        schemas[name] = schema
+    for path in made["paths"].values():
+        for operation in path.values():
+            _without_own_422(operation)
+    return made
+
+
+def _without_own_422(operation: dict[str, Any]) -> None:
+    ours = operation["responses"].get("422", {})
+    if any("HTTPValidationError" in str(content) for content in ours.get("content", {}).values()):
+        del operation["responses"]["422"]
+
+
+TAGS = [
+    {"name": "Writes", "description": "Accepted durably, delivered in the background."},
+    {"name": "Receipts", "description": "What became of an item."},
+    {"name": "Around it", "description": "For operators: no key needed."},
+]

@@ -1,0 +1,154 @@
+"""In front of the router: every request passes here once, on its way in and out.
+
+It makes the request's context, answers the two hot writes itself (the router and its layers cost as much as the rest of
+the work), turns errors into problem documents, adds the headers that every answer has, and tells metrics, log and audit.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api import problems, writes
+from app.api.context import CONTEXT, Context
+from app.api.problems import Answer
+from app.audit import records
+from app.errors import GatewayError
+from app.outbox.outbox import now_ms
+from app.telemetry import Metrics, describe
+from app.wiring import Gateway
+
+log = structlog.get_logger("request")
+Hot = Callable[[Gateway, Context, Receive], Awaitable[Answer]]
+EVENTS, BATCH = "/v1/events", "/v1/batch"
+
+
+async def _event(gateway: Gateway, context: Context, receive: Receive) -> Answer:
+    return await writes.post_single(gateway, context, receive, "track")
+
+
+HOT: dict[tuple[str, str], Hot] = {("POST", EVENTS): _event, ("POST", BATCH): writes.post_batch}
+QUIET = frozenset({"/livez", "/readyz", "/metrics"})
+PAGE_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+class Front:
+    """Pure ASGI middleware; the outermost."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+        self._meters: dict[tuple[str, int], tuple[Any, Any]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = scope[CONTEXT] = Context(scope)
+        gateway: Gateway = scope["app"].state.gateway
+        hot = HOT.get((context.method, context.path))
+        if hot is not None:
+            context.operation = f"{context.method} {context.path}"
+            status = await self._answer(hot, gateway, context, receive, send)
+        else:
+            status = await self._route(scope, context, receive, send)
+        self._tell(gateway, context, status)
+
+    async def _answer(self, hot: Hot, gateway: Gateway, context: Context, receive: Receive, send: Send) -> int:
+        try:
+            answer = await hot(gateway, context, receive)
+        except GatewayError as error:
+            answer = problems.answer(error, context.request_id)
+        except Exception as error:  # the outermost place of a request: told in the log, answered without its text
+            answer = _failed(error, context)
+        await send_answer(answer, context, send)
+        return answer.status
+
+    async def _route(self, scope: Scope, context: Context, receive: Receive, send: Send) -> int:
+        status = 0
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *_common(context), *PAGE_HEADERS]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, told)
+        except Exception as error:  # the outermost place of a request: told in the log, answered without its text
+            answer = _failed(error, context)
+            if not status:
+                await send_answer(answer, context, send)
+            status = answer.status
+        return status
+
+    def _tell(self, gateway: Gateway, context: Context, status: int) -> None:
+        seconds = time.perf_counter() - context.started
+        requests, duration = self._meter(context.operation, status)
+        requests.inc()
+        duration.observe(seconds)
+        if context.caller is not None and not context.recorded:
+            _record(gateway, context, status)
+        if context.path not in QUIET:
+            log.info(
+                "request.answered",
+                request_id=context.request_id,
+                operation=context.operation,
+                status=status,
+                ms=round(seconds * 1000, 2),
+                key_id=context.caller.key_id if context.caller else None,
+                trace_id=context.trace_id,
+            )
+
+    def _meter(self, operation: str, status: int) -> tuple[Any, Any]:
+        """The two meters of an operation and status; looking them up by label each time would cost more than the rest."""
+        meter = self._meters.get((operation, status))
+        if meter is None:
+            meter = self._metrics.requests.labels(operation, status), self._metrics.seconds.labels(operation)
+            self._meters[operation, status] = meter
+        return meter
+
+
+def _failed(error: Exception, context: Context) -> Answer:
+    log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
+    return problems.plain("internal", "The gateway failed on this request; it is in the log.", context.request_id)
+
+
+def _common(context: Context) -> list[tuple[bytes, bytes]]:
+    return [(b"x-request-id", context.request_id.encode()), *context.rate_headers]
+
+
+async def send_answer(answer: Answer, context: Context, send: Send) -> None:
+    """Send a whole answer, with the headers that every answer has."""
+    headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body)), *_common(context)]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def _record(gateway: Gateway, context: Context, status: int) -> None:
+    """A call that was refused or only read: its record goes with the next commit; nobody waits for it."""
+    assert context.caller is not None
+    now = now_ms()
+    text = records.api_call(
+        time=now,
+        operation=context.operation,
+        key_id=context.caller.key_id,
+        app=context.caller.app,
+        address=context.address,
+        request_id=context.request_id,
+        status=status,
+        details={},
+    )
+    gateway.writer.write(records.Record(now, text)).add_done_callback(_lost)
+
+
+def _lost(future: Any) -> None:
+    if not future.cancelled() and future.exception() is not None:
+        log.error("record.lost", kind=type(future.exception()).__name__)

@@ -1,0 +1,120 @@
+"""One table turns every error into HTTP: a status, a slug with a page of its own, a title and what to do (RFC 9457).
+
+The same table makes the error responses in `openapi/` and the pages at `/problems`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import orjson
+
+from app.errors import (
+    Forbidden,
+    GatewayError,
+    IdConflict,
+    Invalid,
+    Malformed,
+    NotFound,
+    QueueFull,
+    RateLimited,
+    StorageUnavailable,
+    TooLarge,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One kind of problem."""
+
+    slug: str
+    status: int
+    title: str
+    advice: str
+
+
+class Answer(NamedTuple):
+    """An HTTP answer, ready to be sent."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+PROBLEMS: dict[str, Problem] = {
+    problem.slug: problem
+    for problem in (
+        Problem("malformed", 400, "The body can't be read", "Send JSON (or NDJSON to /v1/batch) in UTF-8, as the Content-Type says."),
+        Problem("unauthorized", 401, "The caller is not known", "Send a caller key as Authorization: Bearer KEY or X-API-Key: KEY."),
+        Problem("forbidden", 403, "The key may not do this", "Use a key that has the scope named in the detail, or ask for one."),
+        Problem("not-found", 404, "There is no such thing", "Check the address. Receipts are kept for the de-duplication window."),
+        Problem("method-not-allowed", 405, "The method is not taken here", "Use a method that the Allow header names."),
+        Problem("id-conflict", 409, "The id stands for another content", "Send the first content again, or use a new id."),
+        Problem("too-large", 413, "The body is too large", "Split it: the limits are in the detail."),
+        Problem("unsupported-media-type", 415, "The media type is not taken", "Set Content-Type, and Content-Encoding if any, as the detail says."),
+        Problem("validation", 422, "The body breaks rules", "Mend every place that errors[] names; pointers are JSON Pointers into the body."),
+        Problem("rate-limited", 429, "The limit is spent", "Wait as long as Retry-After says. Nothing of the request was taken."),
+        Problem("internal", 500, "The gateway failed", "It is logged under the request id. Nothing was taken unless a receipt says so; try again with the same id."),
+        Problem("queue-full", 503, "Too many items wait", "Try again after Retry-After; the operator should see why Leanplum is behind."),
+        Problem("storage-unavailable", 503, "Nothing can be made durable now", "Try again after Retry-After, with the same ids. Nothing was taken."),
+        Problem("stopping", 503, "The gateway is stopping", "Try again: another instance, or this one after its restart, will take it."),
+    )
+}
+SLUGS: dict[type[GatewayError], str] = {
+    Malformed: "malformed",
+    Invalid: "validation",
+    Unauthorized: "unauthorized",
+    Forbidden: "forbidden",
+    NotFound: "not-found",
+    IdConflict: "id-conflict",
+    TooLarge: "too-large",
+    UnsupportedMediaType: "unsupported-media-type",
+    RateLimited: "rate-limited",
+    QueueFull: "queue-full",
+    StorageUnavailable: "storage-unavailable",
+}
+
+
+def document(slug: str, detail: str, instance: str | None = None, error: GatewayError | None = None) -> dict[str, Any]:
+    """The problem document."""
+    problem = PROBLEMS[slug]
+    made: dict[str, Any] = {
+        "type": f"/problems/{slug}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail,
+    }
+    if instance is not None:
+        made["instance"] = instance
+    if isinstance(error, Invalid):
+        made["errors"] = [{"pointer": one.pointer, "detail": one.detail, "code": one.code} for one in error.faults]
+    return made
+
+
+def of_error(error: GatewayError, instance: str | None = None) -> dict[str, Any]:
+    """The problem document of one of our errors."""
+    return document(SLUGS[type(error)], error.detail, instance, error)
+
+
+def answer(error: GatewayError, request_id: str) -> Answer:
+    """The HTTP answer to one of our errors."""
+    headers = []
+    if (after := getattr(error, "retry_after", None)) is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(after))))
+    if isinstance(error, Unauthorized):
+        headers.append((b"www-authenticate", b"Bearer"))
+    return rendered(of_error(error, request_id), headers)
+
+
+def plain(slug: str, detail: str, request_id: str, *headers: tuple[bytes, bytes]) -> Answer:
+    """The HTTP answer for a problem that is none of our errors."""
+    return rendered(document(slug, detail, request_id), list(headers))
+
+
+def rendered(made: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> Answer:
+    """A problem document as an HTTP answer."""
+    return Answer(made["status"], [(b"content-type", MEDIA_TYPE.encode()), *headers], orjson.dumps(made))

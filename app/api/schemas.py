@@ -1,0 +1,84 @@
+"""What the gateway answers, as shapes: for the documentation in `openapi/`, which is made from them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
+
+from app.model import Status
+
+
+class LeanplumSaid(TypedDict, total=False):
+    """What Leanplum said of the item."""
+
+    success: bool
+    warning: str
+    error: str
+
+
+class Receipt(TypedDict):
+    """The gateway's promise for one item, and how far it is kept."""
+
+    id: Annotated[str, Field(examples=["019abc12-3456-7def-8123-000000000001"])]
+    action: Annotated[str, Field(examples=["track"])]
+    userId: NotRequired[Annotated[str, Field(examples=["user-1"])]]
+    deviceId: NotRequired[str]
+    status: Status
+    acceptedAt: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    attempts: Annotated[int, Field(ge=0)]
+    settledAt: NotRequired[Annotated[str, Field(json_schema_extra={"format": "date-time"})]]
+    nextAttemptAt: NotRequired[Annotated[str, Field(json_schema_extra={"format": "date-time"})]]
+    leanplum: NotRequired[LeanplumSaid]
+    href: Annotated[str, Field(examples=["/v1/receipts/019abc12-3456-7def-8123-000000000001"])]
+    duplicate: NotRequired[Annotated[bool, Field(description="true where the id was accepted before")]]
+
+
+class FaultShape(TypedDict):
+    """One thing wrong in a body."""
+
+    pointer: Annotated[str, Field(description="JSON Pointer into the body", examples=["/items/3/event"])]
+    detail: str
+    code: str
+
+
+class ProblemShape(TypedDict):
+    """A problem (RFC 9457)."""
+
+    type: Annotated[str, Field(examples=["/problems/validation"])]
+    title: str
+    status: int
+    detail: str
+    instance: NotRequired[Annotated[str, Field(description="the request id")]]
+    errors: NotRequired[list[FaultShape]]
+
+
+class BatchResult(TypedDict):
+    """What became of one item of a batch."""
+
+    index: int
+    id: NotRequired[str]
+    status: Literal["accepted", "duplicate", "rejected"]
+    problem: NotRequired[ProblemShape]
+
+
+class BatchAnswer(TypedDict):
+    """What became of a batch."""
+
+    accepted: int
+    duplicates: int
+    rejected: int
+    results: list[BatchResult]
+
+
+class Part(TypedDict):
+    """One part of the gateway, and whether it works."""
+
+    ok: bool
+    detail: NotRequired[str]
+
+
+class Readiness(TypedDict):
+    """Whether the gateway can accept durably, part by part."""
+
+    ready: bool
+    parts: dict[str, Part]

@@ -1,0 +1,231 @@
+"""The writes: single items and batches, accepted durably. The two hot ones are answered in front of the router.
+
+Each goes the same way: authenticate, limit, read, hold against the rules, accept (one durable commit), answer 202.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from app import ids
+from app.api import auth, problems
+from app.api.context import Context
+from app.api.problems import Answer
+from app.api.receipts import receipt_document
+from app.errors import Forbidden, GatewayError, IdConflict, Invalid, Malformed, Refusal, TooLarge
+from app.intake import bodies, rules
+from app.model import Acceptance, Caller, NewItem, Receipt, Status, Taken
+from app.outbox.outbox import now_ms
+from app.wiring import Gateway
+
+Receive = Callable[[], Awaitable[Any]]
+JSON_HEADER = (b"content-type", b"application/json")
+MAX_WAIT = 30
+
+
+async def read_body(gateway: Gateway, context: Context, receive: Receive) -> bytes:
+    """The whole body, decompressed. Raises TooLarge as soon as it is over the limit."""
+    limit = gateway.settings.gateway_max_body_bytes
+    declared = context.headers.get(b"content-length")
+    if declared is not None and int(declared) > limit:
+        raise bodies.too_large(limit)
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        body = await _rest(receive, body, limit)
+    encoding = context.headers.get(b"content-encoding")
+    return body if encoding is None else bodies.decompress(body, encoding.decode("latin-1"), limit)
+
+
+async def _rest(receive: Receive, first: bytes, limit: int) -> bytes:
+    parts, size, more = [first], len(first), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Malformed("The connection was closed before the body was whole.")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        more = message.get("more_body", False)
+        if size > limit:
+            raise bodies.too_large(limit)
+    return b"".join(parts)
+
+
+async def post_single(
+    gateway: Gateway, context: Context, receive: Receive, action: str, given: Mapping[str, str] | None = None
+) -> Answer:
+    """Accept one item; `given` are fields that the path has."""
+    caller = auth.authenticate(gateway, context)
+    auth.permit(caller, rules.ACTIONS[action].scope)
+    auth.limit(gateway, context, caller, 1)
+    bodies.media_type(context.header(b"content-type"), bodies.JSON)
+    body = await read_body(gateway, context, receive)
+    fixed = dict(given or {})
+    if key := context.header(b"idempotency-key"):
+        fixed["id"] = key
+    new = rules.fast_single(action, body, fixed) or _careful_single(action, body, fixed)
+    (taken,) = await _accept(gateway, context, caller, [new])
+    return await _single_answer(gateway, context, caller, new, taken)
+
+
+def _careful_single(action: str, body: bytes, given: Mapping[str, str]) -> NewItem:
+    raw = bodies.parse(body)
+    if isinstance(raw, dict):
+        for name, value in given.items():
+            if raw.setdefault(name, value) != value:
+                where = "Idempotency-Key" if name == "id" else "the path"
+                raise Invalid((rules.Fault(f"/{name}", f"differs from {where}", "contradiction"),))
+    return rules.single(action, raw)
+
+
+async def _accept(
+    gateway: Gateway, context: Context, caller: Caller, items: list[NewItem], refused: int = 0
+) -> Sequence[Taken]:
+    now = now_ms()
+    taken = await gateway.outbox.accept(
+        Acceptance(
+            caller.app,
+            caller.key_id,
+            context.request_id,
+            context.operation,
+            context.address,
+            now,
+            ids.new_prefix(now),
+            items,
+            refused,
+        )
+    )
+    context.recorded = True
+    return taken
+
+
+async def _single_answer(gateway: Gateway, context: Context, caller: Caller, new: NewItem, taken: Taken) -> Answer:
+    if taken.kind == "conflict":
+        raise IdConflict("This id was used within the window for an item with another content.")
+    wait = preferred_wait(context.header(b"prefer"))
+    headers = [JSON_HEADER]
+    if wait is not None:
+        headers.append((b"preference-applied", b"wait=%d" % wait))
+    if taken.kind == "duplicate":
+        first = await gateway.outbox.receipt(caller.app, taken.id)
+        return _receipt_answer(200, _found(first, new, taken) | {"duplicate": True}, headers)
+    gateway.metrics.accepted.inc()
+    if wait is None:
+        return _receipt_answer(202, _fresh(new, taken), headers)
+    receipt = await gateway.outbox.settled_receipt(caller.app, taken.id, wait)
+    settled = receipt is not None and receipt.settled
+    return _receipt_answer(200 if settled else 202, _found(receipt, new, taken), headers)
+
+
+def _fresh(new: NewItem, taken: Taken) -> dict[str, Any]:
+    return receipt_document(Receipt(taken.id, new.action, new.subject, Status.ACCEPTED, now_ms(), 0, None, None, None))
+
+
+def _found(receipt: Receipt | None, new: NewItem, taken: Taken) -> dict[str, Any]:
+    return _fresh(new, taken) if receipt is None else receipt_document(receipt)
+
+
+def _receipt_answer(status: int, document: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> Answer:
+    return Answer(status, [*headers, (b"location", document["href"].encode())], orjson.dumps(document))
+
+
+def preferred_wait(prefer: str) -> int | None:
+    """The seconds of `wait=N` in a Prefer header (RFC 7240), at most 30; None where there is none."""
+    for preference in prefer.split(","):
+        name, _, value = preference.partition(";")[0].partition("=")
+        if name.strip().lower() == "wait" and value.strip(' "').isdecimal():
+            return min(int(value.strip(' "')), MAX_WAIT)
+    return None
+
+
+# --- batches -----------------------------------------------------------------------------------------------------
+
+
+async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> Answer:
+    """Accept many items of any action; each by itself, whatever its neighbours are."""
+    caller = auth.authenticate(gateway, context)
+    kind = bodies.media_type(context.header(b"content-type"), bodies.JSON, bodies.NDJSON)
+    body = await read_body(gateway, context, receive)
+    good = rules.fast_batch(body) if kind == bodies.JSON else None
+    judged: Sequence[NewItem | Refusal] = good if good is not None else _careful_batch(body, kind)
+    most = gateway.settings.gateway_max_batch_items
+    if len(judged) > most:
+        raise TooLarge(f"The batch has {len(judged)} items; at most {most} are taken at once.")
+    if not judged:
+        raise Invalid((rules.Fault("/items" if kind == bodies.JSON else "", "has no item", "count"),))
+    auth.limit(gateway, context, caller, len(judged))
+    judged = _permitted(caller, judged)
+    items = [one for one in judged if isinstance(one, NewItem)]
+    if not items:
+        return _batch_answer(gateway, judged, ())
+    return _batch_answer(gateway, judged, await _accept(gateway, context, caller, items, len(judged) - len(items)))
+
+
+def _careful_batch(body: bytes, kind: str) -> list[NewItem | Refusal]:
+    if kind == bodies.NDJSON:
+        return [_careful_line(line) for line in body.split(b"\n") if line.strip()]
+    raw = bodies.parse(body)
+    if not isinstance(raw, dict) or not isinstance(raw.get("items"), list):
+        raise Invalid((rules.Fault("/items" if isinstance(raw, dict) else "", 'takes {"items": [...]}', "type"),))
+    if unknown := raw.keys() - {"items"}:
+        raise Invalid(tuple(rules.Fault(rules.pointer((name,)), "is not a field here", "unknown-field") for name in unknown))
+    return [_careful_item(one, f"/items/{index}") for index, one in enumerate(raw["items"])]
+
+
+def _careful_line(line: bytes) -> NewItem | Refusal:
+    try:
+        return _careful_item(bodies.parse(line), "")
+    except Malformed as refusal:
+        return refusal
+
+
+def _careful_item(raw: Any, base: str) -> NewItem | Refusal:
+    try:
+        return rules.of_any_action(raw, base)
+    except Invalid as refusal:
+        return refusal
+
+
+def _permitted(caller: Caller, judged: Sequence[NewItem | Refusal]) -> Sequence[NewItem | Refusal]:
+    """The same, with a refusal for each item whose action the caller's key may not send."""
+    if all(action.scope in caller.scopes for action in rules.ACTIONS.values()):
+        return judged
+    return [_permitted_item(caller, one) if isinstance(one, NewItem) else one for one in judged]
+
+
+def _permitted_item(caller: Caller, item: NewItem) -> NewItem | Refusal:
+    try:
+        auth.permit(caller, rules.ACTIONS[item.action].scope)
+    except Forbidden as refusal:
+        return refusal
+    return item
+
+
+def _batch_answer(gateway: Gateway, judged: Sequence[NewItem | Refusal], taken: Sequence[Taken]) -> Answer:
+    kept = iter(taken)
+    counts = {"accepted": 0, "duplicate": 0, "rejected": 0}
+    results: list[dict[str, Any]] = []
+    for index, one in enumerate(judged):
+        if isinstance(one, NewItem):
+            result = _result(index, next(kept))
+        else:
+            result = {"index": index, "status": "rejected", "problem": problems.of_error(one)}
+        counts[result["status"]] += 1
+        results.append(result)
+    gateway.metrics.accepted.inc(counts["accepted"])
+    document = {
+        "accepted": counts["accepted"],
+        "duplicates": counts["duplicate"],
+        "rejected": counts["rejected"],
+        "results": results,
+    }
+    status = 202 if counts["accepted"] or counts["duplicate"] else 422
+    return Answer(status, [JSON_HEADER], orjson.dumps(document))
+
+
+def _result(index: int, taken: Taken) -> dict[str, Any]:
+    if taken.kind == "conflict":
+        error: GatewayError = IdConflict("This id was used within the window for an item with another content.")
+        return {"index": index, "id": taken.id, "status": "rejected", "problem": problems.of_error(error)}
+    return {"index": index, "id": taken.id, "status": taken.kind}

@@ -1,0 +1,1 @@
+"""Who did what: append-only records, written in the transaction of what they record."""

@@ -1,0 +1,53 @@
+"""The look-up of a caller by key, on every request: a dictionary in memory, read anew once a second."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.callers import keys
+from app.callers.store import KeyStore, StoredKey
+from app.errors import Unauthorized
+from app.model import Caller
+
+REFRESH_SECONDS = 0.5  # a key revoked by another process stops working within a second
+log = structlog.get_logger("callers")
+
+
+class Directory:
+    """Every usable key by its hash."""
+
+    def __init__(self, store: KeyStore, clock: Callable[[], int]) -> None:
+        self._store, self._clock = store, clock
+        self._by_hash: dict[bytes, StoredKey] = {}
+
+    def refresh(self) -> None:
+        """Read the store."""
+        self._by_hash = {stored.hash: stored for stored in self._store.all()}
+
+    async def run(self) -> None:
+        """Read the store again and again, until cancelled. While it can't be read, what was read last stays in force."""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            try:
+                await asyncio.to_thread(self.refresh)
+            except SQLAlchemyError as error:
+                log.warning("keys.unreadable", kind=type(error).__name__)
+
+    def authenticate(self, key: str) -> Caller:
+        """The caller that `key` belongs to. Raises Unauthorized, saying why as far as the caller may know."""
+        stored = self._by_hash.get(keys.digest(key))
+        if stored is not None and stored.usable(self._clock()):
+            return stored.caller
+        if not keys.well_formed(key):
+            raise Unauthorized("The key is mistyped: its form or checksum is wrong.")
+        raise Unauthorized("The key is not known here, or it is revoked or expired.")
+
+
+async def cancelled(task: "asyncio.Task[None]") -> None:
+    """Cancel a task and wait until it has ended."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

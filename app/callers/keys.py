@@ -1,0 +1,43 @@
+"""The form of a caller key (contract §3): `lpgw_`, 30 base62 characters of chance, 6 of CRC-32 over what comes before.
+
+The checksum tells a mistyped key from an unknown one before any look-up. Only a hash of a key is kept: it has 178 bits
+of chance, so a plain SHA-256 can't be searched.
+"""
+
+import hashlib
+import secrets
+import zlib
+
+ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+PREFIX = "lpgw_"
+CHANCE = 30
+CHECK = 6
+LENGTH = len(PREFIX) + CHANCE + CHECK
+
+
+def make() -> str:
+    """A new key. It is shown to its owner once and never stored."""
+    body = PREFIX + "".join(secrets.choice(ALPHABET) for _ in range(CHANCE))
+    return body + checksum(body)
+
+
+def checksum(body: str) -> str:
+    """Six base62 digits of the CRC-32 of `body`, most significant first, zero-padded."""
+    value = zlib.crc32(body.encode())
+    digits = ""
+    for _ in range(CHECK):
+        value, digit = divmod(value, len(ALPHABET))
+        digits = ALPHABET[digit] + digits
+    return digits
+
+
+def well_formed(key: str) -> bool:
+    """Whether the key has the form and its checksum is right."""
+    body, check = key[:-CHECK], key[-CHECK:]
+    alphabet = key.isascii() and key[len(PREFIX) :].isalnum()
+    return len(key) == LENGTH and key.startswith(PREFIX) and alphabet and secrets.compare_digest(checksum(body), check)
+
+
+def digest(key: str) -> bytes:
+    """What is stored of a key."""
+    return hashlib.sha256(key.encode()).digest()

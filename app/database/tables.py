@@ -1,0 +1,112 @@
+"""Every table, as SQLAlchemy Core metadata. `migrations/` brings a database to this shape; a test compares the two.
+
+acceptances ─┬─< items >─ item_ids        what callers were promised
+             │
+attempts     │   one row for each call to Leanplum, written before it is sent
+audit_records    what was done, by whom (append-only)
+caller_keys      who may call; a hash only
+sequence         the last item number given out: one row, so that numbers are given in the order of the commits
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData()
+_Seq = BigInteger().with_variant(Integer, "sqlite")
+
+sequence = Table("sequence", metadata, Column("last", BigInteger, nullable=False))
+
+acceptances = Table(
+    "acceptances",
+    metadata,
+    Column("first_seq", _Seq, primary_key=True, autoincrement=False),
+    Column("prefix", String(24), nullable=False),
+    Column("app", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("accepted_at", BigInteger, nullable=False),
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("seq", _Seq, primary_key=True, autoincrement=False),
+    Column("acceptance", _Seq, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("body", Text),
+    Column("id", Text),
+    Column("status", Text, nullable=False, server_default=text("'accepted'")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("next_attempt_at", BigInteger),
+    Column("settled_at", BigInteger),
+    Column("leanplum", Text),
+)
+Index(
+    "items_waiting",
+    items.c.seq,
+    sqlite_where=items.c.settled_at.is_(None),
+    postgresql_where=items.c.settled_at.is_(None),
+)
+
+item_ids = Table(
+    "item_ids",
+    metadata,
+    Column("app", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("seq", _Seq, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("accepted_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("app", "id"),
+    sqlite_with_rowid=False,
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("app", Text, nullable=False),
+    Column("items", Text, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("outcome", Text),
+)
+Index(
+    "attempts_open",
+    attempts.c.id,
+    sqlite_where=attempts.c.finished_at.is_(None),
+    postgresql_where=attempts.c.finished_at.is_(None),
+)
+
+audit_records = Table(
+    "audit_records",
+    metadata,
+    Column("seq", _Seq, primary_key=True, autoincrement=True),
+    Column("time", BigInteger, nullable=False),
+    Column("record", Text, nullable=False),
+)
+
+caller_keys = Table(
+    "caller_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("hash", LargeBinary, nullable=False, unique=True),
+    Column("last_four", String(4), nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("app", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+)

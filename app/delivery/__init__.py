@@ -1,0 +1,1 @@
+"""Keeping the promise: what waits is packed, sent, its answers judged and written down."""

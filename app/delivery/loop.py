@@ -1,0 +1,222 @@
+"""The loop that keeps the promise: read what waits, pack, send, judge, write down. It acts; the deciding is elsewhere."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import random
+
+import structlog
+
+from app.delivery.verdicts import RetryPolicy, judge
+from app.delivery.window import Subject, Window
+from app.errors import StorageUnavailable
+from app.leanplum import mapping, replies
+from app.leanplum.client import LeanplumClient, Unreachable
+from app.model import App, Item, Outcome, Postponed, Status, Trouble, Verdict
+from app.outbox.outbox import Outbox, now_ms
+from app.telemetry import Metrics, describe
+
+PAGE = 2_000
+POLL_SECONDS = 0.5  # for what another process accepted, and for subjects whose time has come
+GATHER_SECONDS = 0.01  # while calls are in flight anyway, let more come together for the next one
+STORAGE_PAUSE_SECONDS = 1.0
+
+log = structlog.get_logger("delivery")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came of one sending: an outcome for each item that was sent, and the HTTP status of the last answer."""
+
+    outcomes: list[tuple[Item, Outcome]] = field(default_factory=list)
+    status: int | None = None
+
+
+class Deliverer:
+    """Delivers the items of the configured apps, at most `concurrency` calls at once."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        client: LeanplumClient,
+        apps: Sequence[App],
+        metrics: Metrics,
+        *,
+        concurrency: int = 16,
+        policy: RetryPolicy | None = None,
+        clock: Callable[[], int] = now_ms,
+        chance: Callable[[], float] = random,
+    ) -> None:
+        self._outbox, self._client, self._metrics = outbox, client, metrics
+        self._apps = {app.name: app for app in apps}
+        self._concurrency, self._policy = concurrency, policy or RetryPolicy()
+        self._clock, self._chance = clock, chance
+        self.window = Window()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._held_until = 0
+
+    def notify(self) -> None:
+        """Something was accepted."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Deliver until `stop`; then finish the calls that are in flight."""
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                await self.step()
+            except StorageUnavailable as error:
+                log.error("delivery.paused", reason=error.detail)
+                await self._sleep(STORAGE_PAUSE_SECONDS)
+            await self._rest()
+        await self.drain()
+
+    async def stop(self) -> None:
+        """Begin no more calls; `run` returns once those in flight are settled."""
+        self._stopping = True
+        self._wake.set()
+
+    async def drain(self) -> None:
+        """Wait until no call is in flight."""
+        while self._calls:
+            await asyncio.wait(self._calls)
+
+    async def step(self) -> int:
+        """Read what may be read and begin the calls that may begin now; how many began."""
+        now = self._clock()
+        self.window.unpark(now)
+        await self._read()
+        begun = 0
+        while self.window.sendable and len(self._calls) < self._concurrency and now >= self._held_until:
+            task = asyncio.create_task(self._deliver(self.window.next_batch()))
+            self._calls.add(task)
+            task.add_done_callback(self._ended)
+            begun += 1
+        return begun
+
+    async def _read(self) -> None:
+        limit = min(PAGE, self.window.room)
+        if limit < min(PAGE, self._outbox.queued):
+            return
+        after = self.window.start_read()
+        page = await self._outbox.waiting(after, limit)
+        self.window.take_in(page, self._clock(), whole=len(page) < limit)
+
+    async def _rest(self) -> None:
+        """Wait for a reason to go on: something accepted, a call ended, or a subject's time."""
+        if self._stopping:
+            return
+        if self.window.may_find_more and self.window.room >= PAGE:
+            await asyncio.sleep(0)
+        else:
+            await self._sleep(POLL_SECONDS)
+        if self._calls and len(self._calls) < self._concurrency:
+            await asyncio.sleep(GATHER_SECONDS)
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("call.failed", **describe(error))
+
+    async def _deliver(self, batch: Sequence[Item]) -> None:
+        """One batch, from written-down intent to written-down outcome. Whatever happens its subjects land again."""
+        later = self._clock() + int(STORAGE_PAUSE_SECONDS * 1000)
+        postponed = {(item.app, item.subject): later for item in batch}
+        try:
+            attempt = str(uuid.uuid4())
+            app = self._apps[batch[0].app]
+            await self._outbox.begin(attempt, app.name, batch)
+            heard = await self._send(app, batch)
+            verdicts = [(item, self._judge(item, outcome)) for item, outcome in heard.outcomes]
+            await self._write_down(attempt, app, verdicts, heard.status)
+            postponed = self._postponed(verdicts)
+        except StorageUnavailable as error:
+            log.error("attempt.unwritten", reason=error.detail, items=len(batch))
+        finally:
+            self.window.landed(batch, postponed)
+
+    async def _settle(self, attempt: str, app: App, verdicts: Sequence[tuple[int, Verdict]], status: int | None) -> None:
+        """Leanplum has answered, so forgetting is no choice: try until it is on disk, or the gateway stops."""
+        while True:
+            try:
+                return await self._outbox.settle(attempt, app.name, verdicts, status)
+            except StorageUnavailable as error:
+                log.error("settle.failed", reason=error.detail, items=len(verdicts))
+                if self._stopping:
+                    raise
+                await asyncio.sleep(STORAGE_PAUSE_SECONDS)
+
+    async def _write_down(
+        self, attempt: str, app: App, verdicts: Sequence[tuple[Item, Verdict]], status: int | None
+    ) -> None:
+        await self._settle(attempt, app, [(item.seq, verdict) for item, verdict in verdicts], status)
+        counts: dict[str, int] = {}
+        for _, verdict in verdicts:
+            counts[verdict.status.value] = counts.get(verdict.status.value, 0) + 1
+        for name, count in counts.items():
+            self._metrics.settled.labels(name).inc(count)
+        self._hold(app, verdicts)
+        log.info("call.settled", app=app.name, attempt=attempt, status=status, items=counts)
+
+    def _hold(self, app: App, verdicts: Sequence[tuple[Item, Verdict]]) -> None:
+        """While Leanplum refuses our key or app, asking for every user in turn helps nobody: the app pauses as a whole."""
+        held = [verdict for _, verdict in verdicts if verdict.status is Status.HELD]
+        self._metrics.held.set(bool(held))
+        self._metrics.held_reason = None
+        if held:
+            wait = held[0].wait if isinstance(held[0], Postponed) else 0.0
+            self._held_until = self._clock() + int(wait * 1000)
+            reason = self._metrics.held_reason = held[0].leanplum["error"] if held[0].leanplum else ""
+            log.error("app.held", app=app.name, reason=reason, seconds=wait)
+
+    async def _send(self, app: App, items: Sequence[Item]) -> Heard:
+        """Send, and where Leanplum refuses the call for what may be one item's fault, send each half by itself."""
+        match await self._call(app, items):
+            case status, replies.TooMuch():
+                middle = len(items) // 2
+                first = await self._send(app, items[:middle])
+                failed = {item.subject for item, outcome in first.outcomes if isinstance(outcome, Trouble)}
+                rest = [item for item in items[middle:] if item.subject not in failed]  # no item overtakes its own user's
+                second = await self._send(app, rest) if rest else Heard(status=status)
+                return Heard(first.outcomes + second.outcomes, second.status)
+            case status, outcomes:
+                return Heard(list(zip(items, outcomes, strict=True)), status)
+
+    async def _call(self, app: App, items: Sequence[Item]) -> tuple[int | None, replies.Reply]:
+        started = time.perf_counter()
+        status: int | None = None
+        reply: replies.Reply
+        try:
+            answer = await self._client.multi(app.api_url, mapping.multi(app, items, self._clock() / 1000))
+            status = answer.status
+            sent = [mapping.request_id(item) for item in items]
+            reply = replies.read(answer.status, answer.body, sent, answer.retry_after)
+        except Unreachable as error:
+            reply = [Trouble(f"No answer from Leanplum: {error}")] * len(items)
+        self._metrics.calls.labels(str(status or "none")).inc()
+        self._metrics.call_seconds.observe(time.perf_counter() - started)
+        return status, reply
+
+    def _judge(self, item: Item, outcome: Outcome) -> Verdict:
+        age = (self._clock() - item.accepted_at) / 1000
+        return judge(outcome, age=age, attempt=item.attempts, policy=self._policy, chance=self._chance())
+
+    def _postponed(self, verdicts: Sequence[tuple[Item, Verdict]]) -> dict[Subject, int]:
+        until: dict[Subject, int] = {}
+        for item, verdict in verdicts:
+            if isinstance(verdict, Postponed):
+                subject = (item.app, item.subject)
+                until[subject] = max(until.get(subject, 0), self._clock() + int(verdict.wait * 1000))
+        return until

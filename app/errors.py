@@ -1,0 +1,109 @@
+"""The tree of our errors. Nothing here knows HTTP: `api/problems.py` has the one table that turns them into answers.
+
+    GatewayError
+    ├── Refusal                  the request can't be taken; the caller can mend it
+    │   ├── Malformed            the body is not what its media type says
+    │   ├── Invalid              well-formed, but breaks rules; carries every Fault found
+    │   ├── Unauthorized         no key, a mistyped, unknown, revoked or expired one
+    │   ├── Forbidden            the key may not do this
+    │   ├── NotFound
+    │   ├── IdConflict           an id was used before for another content
+    │   ├── TooLarge
+    │   ├── UnsupportedMediaType
+    │   └── RateLimited
+    ├── Unable                   the gateway can't take it now; the caller should try again
+    │   ├── QueueFull
+    │   └── StorageUnavailable
+    └── StartRefused             the process must not start like this; one line for each reason
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong in a body: where (a JSON Pointer, RFC 6901), what and what to do, and a code for programs."""
+
+    pointer: str
+    detail: str
+    code: str
+
+
+class GatewayError(Exception):
+    """Anything this gateway refuses or can't do. `detail` is shown to the caller: no secret, no attribute value."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class Refusal(GatewayError):
+    """The request can't be taken as it is."""
+
+
+class Malformed(Refusal):
+    """The body can't be read as what it says it is."""
+
+
+class Invalid(Refusal):
+    """The body breaks rules; `faults` has all of them."""
+
+    def __init__(self, faults: tuple[Fault, ...]) -> None:
+        super().__init__(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the body: see errors.")
+        self.faults = faults
+
+
+class Unauthorized(Refusal):
+    """The caller is not known."""
+
+
+class Forbidden(Refusal):
+    """The caller is known and may not do this."""
+
+
+class NotFound(Refusal):
+    """There is no such thing, or none that this caller may see."""
+
+
+class IdConflict(Refusal):
+    """The id was used within the window for an item with another content."""
+
+
+class TooLarge(Refusal):
+    """The body, or the batch in it, is over a limit."""
+
+
+class UnsupportedMediaType(Refusal):
+    """The body's media type or encoding is not one that is read here."""
+
+
+class RateLimited(Refusal):
+    """The caller's limit is spent; `retry_after` is in seconds."""
+
+    def __init__(self, detail: str, retry_after: float) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class Unable(GatewayError):
+    """The gateway can't do it now; `retry_after` is in seconds."""
+
+    def __init__(self, detail: str, retry_after: float = 5.0) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class QueueFull(Unable):
+    """As many items wait as may wait."""
+
+
+class StorageUnavailable(Unable):
+    """The database can't commit now, so nothing may be promised."""
+
+
+class StartRefused(GatewayError):
+    """The process must not start like this. `lines` has one reason a line."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines

@@ -1,0 +1,35 @@
+"""Item ids. One that the gateway makes is a UUIDv7 (RFC 9562 §5.7) that tells where its item is, so none is stored.
+
+All items of one acceptance share the first four groups (time and chance); the last group is the item's sequence number.
+"""
+
+import hashlib
+import random
+import re
+
+MADE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
+PREFIX_LENGTH = 24
+
+
+def new_prefix(now_ms: int, chance: int | None = None) -> str:
+    """The first four groups of a UUIDv7, with their last dash: 48 bits of time, 26 bits of chance."""
+    bits = random.getrandbits(26) if chance is None else chance
+    time = f"{now_ms:012x}"
+    return f"{time[:8]}-{time[8:]}-7{bits >> 14:03x}-{0x8000 | (bits & 0x3FFF):04x}-"
+
+
+def made(prefix: str, seq: int) -> str:
+    """The id of item `seq` of the acceptance with `prefix`."""
+    return f"{prefix}{seq:012x}"
+
+
+def parse(item_id: str) -> tuple[str, int] | None:
+    """(prefix, sequence number) where the id has the form of one made here, else None."""
+    if not MADE.match(item_id):
+        return None
+    return item_id[:PREFIX_LENGTH], int(item_id[PREFIX_LENGTH:], 16)
+
+
+def digest(action: str, subject: str, body: str) -> bytes:
+    """What tells two contents under one caller-given id apart, without keeping them."""
+    return hashlib.blake2b(f"{action}\0{subject}\0{body}".encode(), digest_size=16).digest()

@@ -1,0 +1,1 @@
+"""From words to a promise: read a body, hold it against the rules, make items of it."""

@@ -1,0 +1,92 @@
+"""Reading bodies: media type, compression, size, JSON. Pure but for the stream that the caller hands in."""
+
+import json
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import zstandard
+
+from app.errors import Malformed, TooLarge, UnsupportedMediaType
+
+JSON, NDJSON = "application/json", "application/x-ndjson"
+MAX_DEPTH = 100
+
+
+def media_type(content_type: str, *allowed: str) -> str:
+    """The media type, one of `allowed`. Raises UnsupportedMediaType."""
+    found = content_type.partition(";")[0].strip().lower()
+    if found in allowed:
+        return found
+    raise UnsupportedMediaType(f"The Content-Type must be {' or '.join(allowed)}.")
+
+
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """The body as it was before Content-Encoding, of at most `limit` bytes.
+
+    Raises TooLarge as soon as more comes out (a bomb is never unpacked whole), Malformed where it can't be unpacked,
+    UnsupportedMediaType for another encoding than gzip, zstd or identity.
+    """
+    name = encoding.strip().lower()
+    if name in {"", "identity"}:
+        return body
+    if name not in _DECODERS:
+        raise UnsupportedMediaType("The Content-Encoding must be gzip or zstd.")
+    try:
+        unpacked = _DECODERS[name](body, limit + 1)
+    except (zlib.error, zstandard.ZstdError, EOFError) as error:
+        raise Malformed(f"The body is not {name}.") from error
+    if len(unpacked) > limit:
+        raise too_large(limit)
+    return unpacked
+
+
+def too_large(limit: int) -> TooLarge:
+    """The refusal of a body over the limit."""
+    return TooLarge(f"The body has more than {limit} bytes (after decompression).")
+
+
+def _gunzip(body: bytes, limit: int) -> bytes:
+    """RFC 1952: one member or several, one after the other."""
+    out = b""
+    while body and len(out) < limit:
+        member = zlib.decompressobj(wbits=31)
+        out += member.decompress(body, limit - len(out))
+        if not member.eof and len(out) < limit:
+            raise EOFError
+        body = member.unused_data
+    return out
+
+
+def _unzstd(body: bytes, limit: int) -> bytes:
+    """RFC 8878. A window over 8 MiB is refused: it is memory that the sender chooses."""
+    reader = zstandard.ZstdDecompressor(max_window_size=8 * 1024 * 1024).stream_reader(body, read_across_frames=True)
+    out = b""
+    while len(out) < limit and (more := reader.read(limit - len(out))):
+        out += more
+    if not out and body:
+        raise EOFError
+    return out
+
+
+_DECODERS: dict[str, Callable[[bytes, int], bytes]] = {"gzip": _gunzip, "x-gzip": _gunzip, "zstd": _unzstd}
+
+
+def parse(body: bytes) -> Any:
+    """The body's JSON, read as kindly as can be: NaN, huge numbers and lone surrogates come through, so that the rules
+    can say where they stand. Raises Malformed, saying where, for what is not JSON."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(body.decode("utf-8"))
+    except json.JSONDecodeError as error:
+        raise Malformed(f"The body is not JSON: line {error.lineno}, column {error.colno}.") from None
+    except UnicodeDecodeError as error:
+        raise Malformed(f"The body is not UTF-8: byte {error.start}.") from None
+    except RecursionError:
+        raise Malformed("The body is nested too deeply.") from None
+    except ValueError:
+        raise Malformed("The body has a number with too many digits.") from None

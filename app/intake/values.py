@@ -1,0 +1,101 @@
+"""The values that Leanplum takes: names, ids, scalars, times (fact sheet: Leanplum's API limits and SDK checks).
+
+Each is an annotated type, checked by pydantic's core, and has one sentence that says what it takes: `TAKES`.
+"""
+
+import re
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+INT_LIMIT = 2**63
+MAX_PARAMS = 50
+ZERO_UUID = "00000000-0000-0000-0000-000000000000"
+LATEST = 1e11  # seconds; what is above is surely milliseconds: the year 5138
+
+
+def _name_pattern() -> str:
+    """1+ characters; no , | " { } tab, newline, CR; first not . or -; last not /; not only digits; no NUL."""
+    bad = r',|"{}\t\n\r\x00'
+    any_, last = f"[^{bad}]", f"[^{bad}/]"
+    letter, first = f"[^{bad}0-9]", rf"[^{bad}0-9.\-]"  # a character that is no digit; the same, fit to be the first
+    lone_letter, lone_first = f"[^{bad}0-9/]", rf"[^{bad}0-9.\-/]"  # the same, fit to be the last too
+    return f"^(?:(?:[0-9]+{letter}|{first}){any_}*{last}|[0-9]+{lone_letter}|{lone_first})$"
+
+
+NAME = _name_pattern()
+TEXT = r"^[^\x00]*$"
+USER_ID = "^[^\n\r\\x00'\"]*$"
+DEVICE_ID = r"^[\x01-\x09\x0b\x0c\x0e-\x21\x23-\x26\x28-\x2b\x2d-\x5a\x5c-\x7f]*$"
+ITEM_ID = r"^[A-Za-z0-9._:\-]*$"
+CURRENCY = "^[A-Z]{3}$"
+
+TAKES = {
+    NAME: 'takes 1 to 139 characters, not starting with "." or "-", not ending with "/", without , | " { } tab, '
+    "newline or NUL, and not only digits",
+    TEXT: "must not have a NUL character",
+    USER_ID: "must not have a quote, a newline or a NUL character",
+    DEVICE_ID: "takes ASCII characters, without quotes, comma, [, newline or NUL",
+    ITEM_ID: "takes 1 to 128 characters of A-Z a-z 0-9 . _ : -",
+    CURRENCY: "takes a currency code of ISO 4217, as in EUR",
+}
+
+
+def _no_zero(value: str) -> str:
+    if value == ZERO_UUID:
+        raise PydanticCustomError("zero_id", "must not be the zero UUID")
+    return value
+
+
+def _epoch(value: float | str) -> float:
+    """Seconds since the epoch, of a number or an RFC 3339 text."""
+    if isinstance(value, str):
+        value = _rfc3339(value)
+    if not 0 <= value < LATEST:
+        raise PydanticCustomError("time", "takes seconds since 1970 (not milliseconds) or an RFC 3339 time")
+    return value
+
+
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _rfc3339(value: str) -> float:
+    if not (match := _RFC3339.fullmatch(value)):
+        raise PydanticCustomError("time", "takes an RFC 3339 time with its offset, as in 2026-01-31T12:00:00Z")
+    day, clock, fraction, offset = match.groups()
+    try:
+        return datetime.fromisoformat(f"{day}T{clock}.{(fraction or '0')[:6]:0<6}{offset.upper()}").timestamp()
+    except (ValueError, OverflowError):
+        raise PydanticCustomError("time", "is not a day and time of the calendar") from None
+
+
+Name = Annotated[str, Field(min_length=1, max_length=139, pattern=NAME, strict=True)]
+Text = Annotated[str, Field(pattern=TEXT, strict=True)]
+UserId = Annotated[
+    str, Field(min_length=1, max_length=400, pattern=USER_ID, coerce_numbers_to_str=True), AfterValidator(_no_zero)
+]
+DeviceId = Annotated[
+    str, Field(min_length=1, max_length=400, pattern=DEVICE_ID, coerce_numbers_to_str=True), AfterValidator(_no_zero)
+]
+ItemId = Annotated[str, Field(min_length=1, max_length=128, pattern=ITEM_ID, strict=True)]
+Currency = Annotated[str, Field(pattern=CURRENCY, strict=True)]
+Bool = Annotated[bool, Field(strict=True)]
+Int = Annotated[int, Field(strict=True, ge=-INT_LIMIT, lt=INT_LIMIT)]
+Number = Annotated[
+    Annotated[int, Field(strict=True, ge=-INT_LIMIT, lt=INT_LIMIT)]
+    | Annotated[float, Field(strict=True, allow_inf_nan=False)],
+    Field(union_mode="left_to_right"),
+]
+Count = Annotated[int, Field(strict=True, ge=0, lt=INT_LIMIT)]
+Scalar = Annotated[
+    Text | Bool | Int | Annotated[float, Field(strict=True, allow_inf_nan=False)], Field(union_mode="left_to_right")
+]
+Time = Annotated[
+    Annotated[float, Field(strict=True, allow_inf_nan=False)] | Annotated[str, Field(strict=True)],
+    Field(union_mode="left_to_right", json_schema_extra={"examples": ["2026-01-31T12:00:00Z", 1769860800]}),
+    AfterValidator(_epoch),
+]
+Params = Annotated[dict[Name, Scalar], Field(max_length=MAX_PARAMS)]
+AttributeValue = Annotated[Scalar | list[Scalar] | None, Field(union_mode="left_to_right")]

@@ -1,0 +1,152 @@
+"""Reading Leanplum's answers. Pure: a status and a body in, an outcome for each item out.
+
+Leanplum answers 200 to things it did not do, and may answer 404 to a call of which most was done, so the body is read
+whatever the status is (fact sheet: response envelope, messages verbatim). There is always one outcome for each item
+sent, however many entries the answer has.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app.model import ConfigRefused, Done, Ignored, ItemRefused, Outcome, Trouble
+
+CONFIG_PREFIXES = (
+    "Invalid access key",
+    "App not found",
+    "Development mode requested but not permitted",
+    "App endpoint configuration mismatch",  # Leanplum's redirect: never followed, the host is the operator's to choose
+)
+THROTTLE_TEXTS = ("concurrent requests", "rate limit exceeded", "too many requests")
+NOT_DONE_TEXTS = ("skipped", "not found")
+DONE_TEXTS = ("rewriting timestamp", "anomaly detected")
+RESULT_FIELDS = frozenset({"messagesSent", "isOffline", "result"})
+
+
+@dataclass(frozen=True, slots=True)
+class TooMuch:
+    """The whole call was refused for something that may be one item's, or its size: send it in two halves."""
+
+    reason: str
+
+
+Reply = list[Outcome] | TooMuch
+
+
+def read(status: int, body: bytes, sent: Sequence[str], retry_after: str | None = None) -> Reply:
+    """What Leanplum said of each item sent; `sent` has their `reqId`s, in order."""
+    entries = _entries(body)
+    if status in THROTTLES:
+        return _all(sent, Trouble(_reason(status, entries), _seconds(retry_after), throttled=True))
+    if status >= 500 or status < 200 or 300 <= status < 400:
+        return _all(sent, Trouble(_reason(status, entries), _seconds(retry_after)))
+    if entries is not None and _speaks_of_items(status, entries, sent):
+        return _match(entries, sent)
+    if 200 <= status < 300:
+        return _all(sent, Trouble("Leanplum's answer can't be read"))
+    return _whole_call(status, entries, sent)
+
+
+THROTTLES = frozenset({408, 429})
+
+
+def _entries(body: bytes) -> list[dict[str, Any]] | None:
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    found = answer.get("response") if isinstance(answer, dict) else None
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        return None
+    return found
+
+
+def _speaks_of_items(status: int, entries: Sequence[dict[str, Any]], sent: Sequence[str]) -> bool:
+    """Whether the entries are about the items sent, not about the call: a refused call has one entry, a refusal."""
+    if 200 <= status < 300:
+        return bool(entries)
+    return len(entries) == len(sent) and (len(sent) > 1 or "reqId" in entries[0])
+
+
+def _match(entries: Sequence[dict[str, Any]], sent: Sequence[str]) -> list[Outcome]:
+    """By `reqId` where the answer has them, else by position if the counts agree; else nothing is known."""
+    if all("reqId" in entry for entry in entries):
+        told = {str(entry["reqId"]).lower(): entry for entry in entries}
+        return [judge(told[one.lower()]) if one.lower() in told else _UNTOLD for one in sent]
+    if len(entries) == len(sent):
+        return [judge(entry) for entry in entries]
+    if len(entries) == 1 and _is_config(_text(entries[0], "error")):
+        return _all(sent, judge(entries[0]))
+    return _all(sent, Trouble(f"Leanplum answered {len(entries)} entries to {len(sent)} items"))
+
+
+_UNTOLD = Trouble("Leanplum's answer has no entry for this item")
+
+
+def judge(entry: dict[str, Any]) -> Outcome:
+    """The outcome that one entry of an answer tells."""
+    error, warning = _text(entry, "error"), _text(entry, "warning")
+    if _is_config(error) or "apiHost" in entry:
+        return ConfigRefused(error or "App endpoint configuration mismatch.")
+    if error is not None and any(text in error.lower() for text in THROTTLE_TEXTS):
+        return Trouble(error, throttled=True)
+    if entry.get("success") is not True:
+        return ItemRefused(error or warning or "Leanplum gave no reason")
+    if error is not None:
+        return Ignored(error, is_error=True)  # "even success:true items with error are skipped"
+    if entry.get("ignored") is True:
+        return Ignored(warning or "ignored")
+    return Done() if warning is None else _warned(warning, entry)
+
+
+def _warned(warning: str, entry: dict[str, Any]) -> Outcome:
+    """A warning means not done, unless its text or a result beside it says otherwise."""
+    text = warning.lower()
+    if any(part in text for part in NOT_DONE_TEXTS):
+        return Ignored(warning)
+    if any(part in text for part in DONE_TEXTS) or entry.keys() & RESULT_FIELDS:
+        return Done(warning)
+    return Ignored(warning)
+
+
+def _whole_call(status: int, entries: list[dict[str, Any]] | None, sent: Sequence[str]) -> Reply:
+    """A 4xx about the call. Our configuration's fault is told by Leanplum's words, or by 401; what else is refused is
+    looked for by halves until one item is left."""
+    reason = _reason(status, entries)
+    said = _text(entries[0], "error") if entries else None
+    if _is_config(said) or status == 401:
+        return _all(sent, ConfigRefused(reason))
+    if len(sent) > 1:
+        return TooMuch(reason)
+    if status in {403, 404} and said is None:
+        return _all(sent, ConfigRefused(reason))  # no word of the item: it is not its fault
+    return _all(sent, ItemRefused(reason))
+
+
+def _is_config(message: str | None) -> bool:
+    return message is not None and message.startswith(CONFIG_PREFIXES)
+
+
+def _text(entry: dict[str, Any], field: str) -> str | None:
+    """The message of an entry's `error` or `warning`, which is an object with a message, or a bare text."""
+    found = entry.get(field)
+    if found is None or found is False:
+        return None
+    message = found.get("message") if isinstance(found, dict) else found
+    return str(message)[:500] if message else "(no message)"
+
+
+def _reason(status: int, entries: list[dict[str, Any]] | None) -> str:
+    said = _text(entries[0], "error") if entries else None
+    return f"HTTP {status}: {said}" if said else f"HTTP {status}"
+
+
+def _seconds(retry_after: str | None) -> float:
+    """Retry-After in seconds (RFC 9110 §10.2.3); its date form is not waited for."""
+    return min(float(retry_after), 3600.0) if retry_after and retry_after.isdecimal() else 0.0
+
+
+def _all(sent: Sequence[str], outcome: Outcome) -> list[Outcome]:
+    return [outcome] * len(sent)

@@ -1,0 +1,101 @@
+"""The application: routers, handlers, the front, and the lifespan that opens and closes the gateway."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from app import __version__
+from app.api import around, context, documents, problems, routes
+from app.api.front import Front
+from app.errors import Fault, GatewayError, Invalid
+from app.settings import Settings
+from app.telemetry import Metrics
+from app.wiring import gateway
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """How far the process is on its way out."""
+
+    draining: bool = False
+
+
+class Application(FastAPI):
+    """FastAPI behind our front: the hot writes need nothing of what FastAPI does for each request."""
+
+    def __init__(self, *, metrics: Metrics, **options: Any) -> None:
+        super().__init__(**options)
+        self._front = Front(super().__call__, metrics)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Every request goes through the front."""
+        scope["app"] = self
+        await self._front(scope, receive, send)
+
+
+def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
+    """The ASGI app. Nothing is opened before its lifespan is entered."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with gateway(settings, metrics, delivery=delivery) as opened:
+            app.state.gateway = opened
+            yield
+
+    app = Application(
+        metrics=metrics, title="Leanplum gateway", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.state.lifecycle = Lifecycle()
+    app.include_router(routes.router)
+    app.include_router(around.router)
+    around.add_documentation(app)
+    app.add_exception_handler(GatewayError, _problem)
+    app.add_exception_handler(HTTPException, _http_problem)
+    app.add_exception_handler(RequestValidationError, _parameter_problem)
+    app.openapi = lambda: _remembered(app)  # type: ignore[method-assign]
+    return app
+
+
+def _remembered(app: FastAPI) -> dict[str, object]:
+    if app.openapi_schema is None:
+        app.openapi_schema = documents.openapi(app)
+    return app.openapi_schema
+
+
+def _response(answer: problems.Answer) -> Response:
+    response = Response(answer.body, answer.status)
+    response.raw_headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+    return response
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, GatewayError)
+    return _response(problems.answer(error, context.of(request.scope).request_id))
+
+
+HTTP_SLUGS = {404: "not-found", 405: "method-not-allowed"}
+
+
+async def _http_problem(request: Request, error: Exception) -> Response:
+    """What the router itself refuses."""
+    assert isinstance(error, HTTPException)
+    slug = HTTP_SLUGS.get(error.status_code, "internal")
+    headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+    detail = f"{request.method} is not taken here." if error.status_code == 405 else "There is nothing at this address."
+    return _response(problems.plain(slug, detail, context.of(request.scope).request_id, *headers))
+
+
+async def _parameter_problem(request: Request, error: Exception) -> Response:
+    """What FastAPI finds wrong in a path or a query."""
+    assert isinstance(error, RequestValidationError)
+    faults = tuple(
+        Fault("", f"{found['loc'][0]} parameter {found['loc'][-1]}: {found['msg']}", "parameter") for found in error.errors()
+    )
+    return _response(problems.answer(Invalid(faults), context.of(request.scope).request_id))

@@ -1,0 +1,197 @@
+"""The nouns of the gateway, frozen: what travels between the steps of the way.
+
+An *item* is one event or user update. A *subject* is whom an item is about: `u` + user id, or `d` + device id where no
+user is named; Leanplum locks one subject at a time, so order and one-call-at-a-time are kept per subject.
+Times are milliseconds since the epoch (`…_at`) unless said otherwise.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from pydantic import SecretStr
+
+
+class Scope(StrEnum):
+    """What a caller key may do (contract §3)."""
+
+    EVENTS_WRITE = "events:write"
+    USERS_WRITE = "users:write"
+    USERS_READ = "users:read"
+    USERS_ERASE = "users:erase"
+    MESSAGES_SEND = "messages:send"
+    CONTENT_READ = "content:read"
+    CONTENT_WRITE = "content:write"
+    EXPORTS_RUN = "exports:run"
+    SDK = "sdk"
+    RECEIPTS_READ = "receipts:read"
+    DEAD_LETTERS_MANAGE = "dead-letters:manage"
+    AUDIT_READ = "audit:read"
+    KEYS_MANAGE = "keys:manage"
+
+
+class Status(StrEnum):
+    """Where an item stands (contract §4)."""
+
+    ACCEPTED = "accepted"
+    RETRYING = "retrying"
+    HELD = "held"
+    DELIVERED = "delivered"
+    SKIPPED = "skipped"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """One Leanplum app and the key that its items are delivered with."""
+
+    name: str
+    app_id: str
+    production_key: SecretStr
+    api_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A backend that calls the gateway, as its key says. `key_id` is not secret."""
+
+    key_id: str
+    name: str
+    scopes: frozenset[Scope]
+    app: str
+
+
+class NewItem(NamedTuple):
+    """An item that passed the rules and is not yet on disk. `body` is the JSON object that Leanplum gets, as text,
+    less what the gateway adds when it sends (action, time, reqId, uuid)."""
+
+    subject: str
+    action: str
+    body: str
+    id: str | None = None
+
+
+class Acceptance(NamedTuple):
+    """One call's items, to be committed together. Item ids that the gateway makes are UUIDv7 (RFC 9562) made of
+    `prefix`, which all items of the call share, and the item's sequence number as the last twelve hex digits."""
+
+    app: str
+    key_id: str
+    request_id: str
+    operation: str
+    address: str
+    accepted_at: int
+    prefix: str
+    items: list[NewItem]
+    refused: int
+
+
+class Taken(NamedTuple):
+    """What became of one NewItem: its id, and whether it was new, a duplicate, or in conflict with another content."""
+
+    id: str
+    kind: str  # "accepted" | "duplicate" | "conflict"
+
+
+class Item(NamedTuple):
+    """An item that waits in the outbox."""
+
+    seq: int
+    id: str
+    app: str
+    subject: str
+    action: str
+    body: str
+    accepted_at: int
+    attempts: int
+    next_attempt_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The gateway's promise for one item, and how far it is kept."""
+
+    id: str
+    action: str
+    subject: str
+    status: Status
+    accepted_at: int
+    attempts: int
+    settled_at: int | None
+    next_attempt_at: int | None
+    leanplum: dict[str, Any] | None
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing will change this receipt any more."""
+        return self.settled_at is not None
+
+
+# What Leanplum said of one item sent (an outcome), read from an answer by `leanplum/replies.py`.
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Leanplum did it; `warning` when it says that it did it with a change."""
+
+    warning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """Leanplum answered success and did nothing."""
+
+    reason: str
+    is_error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRefused:
+    """Leanplum refuses this item for good."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRefused:
+    """Leanplum refuses our key or app: no item's fault."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that passes: worth another try, not before `after` seconds. `throttled`: told to slow down, which is
+    not an attempt."""
+
+    reason: str
+    after: float = 0.0
+    throttled: bool = False
+
+
+Outcome = Done | Ignored | ItemRefused | ConfigRefused | Trouble
+
+# What we make of it (a verdict), decided by `delivery/verdicts.py`.
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The item is done with: a final status, and what Leanplum said."""
+
+    status: Status
+    leanplum: dict[str, Any] | None = field(default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """The item stays: `retrying` or `held`, to be tried again in `wait` seconds. `counts`: whether this was an attempt."""
+
+    status: Status
+    wait: float
+    leanplum: dict[str, Any]
+    counts: bool = True
+
+
+Verdict = Settled | Postponed

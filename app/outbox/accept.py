@@ -1,0 +1,146 @@
+"""Accepting: items, their ids and the audit record in one transaction, for many callers at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.audit import records
+from app.database.writer import Cursor, chunked, insert_rows
+from app.model import Acceptance, NewItem, Taken
+from app import ids
+
+ACCEPTANCES = "INSERT INTO acceptances (first_seq, prefix, app, key_id, request_id, accepted_at)"
+ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, id)"
+ITEM_IDS = "INSERT OR REPLACE INTO item_ids (app, id, seq, digest, accepted_at)"
+
+Known = dict[tuple[str, str], tuple[int, bytes]]  # (app, id) -> (seq, digest)
+
+
+@dataclass(slots=True)
+class Accept:
+    """One call's items, to be made durable. `since`: ids accepted before that time are forgotten."""
+
+    acceptance: Acceptance
+    since: int
+
+    @property
+    def rows(self) -> int:
+        """Its weight in a group."""
+        return len(self.acceptance.items) + 2
+
+    @classmethod
+    def run_all(cls, cursor: Cursor, writes: Sequence["Accept"]) -> list[list[Taken]]:
+        """Commit all items that are new; what is a duplicate or in conflict is told and not stored."""
+        wanted = sum(len(write.acceptance.items) for write in writes)
+        seq = _reserve(cursor, wanted)  # first: it makes writers take turns, so that what is looked up next stays true
+        known = _known(cursor, writes)
+        rows = _Rows([], [], [], [])
+        taken = []
+        for write in writes:
+            results, seq = _take(write.acceptance, seq, known, rows)
+            taken.append(results)
+        insert_rows(cursor, ACCEPTANCES, 6, rows.acceptances)
+        insert_rows(cursor, ITEMS, 6, rows.items)
+        insert_rows(cursor, ITEM_IDS, 5, rows.ids)
+        records.insert(cursor, rows.records)
+        return taken
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What will be inserted, as flat lists of values."""
+
+    acceptances: list[Any]
+    items: list[Any]
+    ids: list[Any]
+    records: list[tuple[int, str]]
+
+
+def _reserve(cursor: Cursor, count: int) -> int:
+    """Take `count` sequence numbers; the first of them."""
+    cursor.execute("UPDATE sequence SET last = last + ? RETURNING last", (count,))
+    last: int = cursor.fetchone()[0]
+    return last - count + 1
+
+
+def _known(cursor: Cursor, writes: Sequence[Accept]) -> Known:
+    """Which of the caller-given ids are remembered."""
+    known: Known = {}
+    for write in writes:
+        app = write.acceptance.app
+        given = [item.id for item in write.acceptance.items if item.id is not None]
+        for some in chunked(given):
+            marks = ",".join("?" * len(some))
+            cursor.execute(
+                f"SELECT id, seq, digest FROM item_ids WHERE app = ? AND accepted_at >= ? AND id IN ({marks})",
+                (app, write.since, *some),
+            )
+            known.update(((app, item_id), (seq, digest)) for item_id, seq, digest in cursor.fetchall())
+        known.update(_made_here(cursor, app, given))
+    return known
+
+
+def _made_here(cursor: Cursor, app: str, given: Sequence[str]) -> Known:
+    """A caller may send an id again that the gateway made for it the first time."""
+    known: Known = {}
+    for item_id in given:
+        if (parsed := ids.parse(item_id)) is None:
+            continue
+        cursor.execute(
+            "SELECT i.action, i.subject, i.body FROM items i JOIN acceptances a ON a.first_seq = i.acceptance "
+            "WHERE i.seq = ? AND a.app = ? AND a.prefix = ?",
+            (parsed[1], app, parsed[0]),
+        )
+        if row := cursor.fetchone():
+            known[app, item_id] = (parsed[1], ids.digest(*row) if row[2] is not None else b"")
+    return known
+
+
+def _take(acceptance: Acceptance, seq: int, known: Known, rows: _Rows) -> tuple[list[Taken], int]:
+    """Sort one call's items into new, duplicate and conflict; collect the rows of the new ones."""
+    first, prefix, new = seq, acceptance.prefix, rows.items
+    taken = []
+    for item in acceptance.items:
+        if item.id is not None:
+            kind = _recognise(item, acceptance, seq, known, rows)
+            taken.append(Taken(item.id, kind))
+            if kind != "accepted":
+                continue
+        else:
+            taken.append(Taken(f"{prefix}{seq:012x}", "accepted"))
+        new += (seq, first, item.subject, item.action, item.body, item.id)
+        seq += 1
+    if seq > first:
+        rows.acceptances += (first, prefix, acceptance.app, acceptance.key_id, acceptance.request_id, acceptance.accepted_at)
+    rows.records.append((acceptance.accepted_at, _record(acceptance, taken, seq - first)))
+    return taken, seq
+
+
+def _recognise(item: NewItem, acceptance: Acceptance, seq: int, known: Known, rows: _Rows) -> str:
+    """Whether a caller-given id is new; a new one is remembered from now on."""
+    assert item.id is not None
+    key = (acceptance.app, item.id)
+    content = ids.digest(item.action, item.subject, item.body)
+    if (earlier := known.get(key)) is not None:
+        return "duplicate" if earlier[1] in (content, b"") else "conflict"
+    known[key] = (seq, content)
+    rows.ids += (acceptance.app, item.id, seq, content, acceptance.accepted_at)
+    return "accepted"
+
+
+def _record(acceptance: Acceptance, taken: Sequence[Taken], new: int) -> str:
+    conflicts = sum(one.kind == "conflict" for one in taken) if new < len(taken) else 0
+    return records.api_call(
+        time=acceptance.accepted_at,
+        operation=acceptance.operation,
+        key_id=acceptance.key_id,
+        app=acceptance.app,
+        address=acceptance.address,
+        request_id=acceptance.request_id,
+        status=409 if conflicts and conflicts == len(taken) else 202,
+        details={
+            "accepted": new,
+            "duplicates": len(taken) - new - conflicts,
+            "rejected": acceptance.refused + conflicts,
+        },
+    )

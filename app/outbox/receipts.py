@@ -1,0 +1,46 @@
+"""Reading receipts."""
+
+import orjson
+from sqlalchemy import Connection, Row, Select, and_, select
+
+from app.database.tables import acceptances, item_ids, items
+from app.model import Receipt, Status
+from app import ids
+
+
+def find(connection: Connection, app: str, item_id: str) -> Receipt | None:
+    """The receipt of an item of `app`, by the caller's own id or by the one that the gateway made."""
+    own = connection.execute(
+        _receipts(app).join(item_ids, and_(item_ids.c.app == acceptances.c.app, item_ids.c.seq == items.c.seq)).where(
+            item_ids.c.id == item_id
+        )
+    ).first()
+    if own is not None:
+        return _receipt(own)
+    if (parsed := ids.parse(item_id)) is None:
+        return None
+    prefix, seq = parsed
+    row = connection.execute(_receipts(app).where(items.c.seq == seq, acceptances.c.prefix == prefix)).first()
+    return _receipt(row) if row is not None else None
+
+
+def _receipts(app: str) -> Select[tuple[object, ...]]:
+    columns = [column for column in items.c if column.name != "body"]
+    query = select(*columns, acceptances.c.prefix, acceptances.c.accepted_at)
+    return query.join(acceptances, acceptances.c.first_seq == items.c.acceptance).where(acceptances.c.app == app)
+
+
+def _receipt(row: Row[tuple[object, ...]]) -> Receipt:
+    found = row._mapping
+    said = found["leanplum"]
+    return Receipt(
+        id=found["id"] or ids.made(found["prefix"], found["seq"]),
+        action=found["action"],
+        subject=found["subject"],
+        status=Status(found["status"]),
+        accepted_at=found["accepted_at"],
+        attempts=found["attempts"],
+        settled_at=found["settled_at"],
+        next_attempt_at=found["next_attempt_at"],
+        leanplum=orjson.loads(said) if said else None,
+    )

@@ -1,0 +1,127 @@
+"""Running the server: uvicorn, told how this gateway stops (contract §11), and the sandbox."""
+
+import asyncio
+import gc
+import secrets
+import sys
+from types import FrameType
+
+import uvicorn
+
+from app.callers import keys
+from app.callers.store import ALL_SCOPES, KeyStore
+from app.database.engine import connect
+from app.errors import StartRefused
+from app.main import create_app
+
+from app.outbox.outbox import now_ms
+from app.settings import Settings, load
+from app.simulator import SimulatorConfig
+from app.simulator.server import BackgroundServer
+
+SWITCH_SECONDS = 0.0005  # the writer's thread must not wait 5 ms for the interpreter's lock at each statement
+SANDBOX_DATABASE = "sqlite:///data/sandbox.db"  # never the real one: what waits there must not reach the real Leanplum
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but a signal first makes `/readyz` fail, then (after the drain time) refuses new work, and ends with 0."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+        super().__init__(config)
+        self._drain_seconds = settings.gateway_drain_seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A second signal cuts the drain time short."""
+        lifecycle = self.config.app.state.lifecycle  # type: ignore[union-attr]
+        if lifecycle.draining:
+            self.should_exit = True
+        lifecycle.draining = True
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, self._exit)
+
+    def _exit(self) -> None:
+        self.should_exit = True
+
+
+def serve(settings: Settings, *, delivery: bool = True) -> None:
+    """Serve until SIGTERM or SIGINT. Raises StartRefused where the start is refused."""
+    app = create_app(settings, delivery=delivery)
+    settings.app  # noqa: B018  raises StartRefused before anything is opened
+    config = uvicorn.Config(
+        app,
+        host=settings.gateway_host,
+        port=settings.gateway_port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        lifespan="on",
+        timeout_keep_alive=75,
+    )
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()  # what was imported stays; walking it again and again finds nothing
+    gc.set_threshold(50_000, 20, 20)
+    Server(config, settings).run()
+
+
+def sandbox(overrides: dict[str, object]) -> None:
+    """Serve against the simulator: no Leanplum account, no settings; prints a key and a line to try it with.
+
+    Raises StartRefused where a real Leanplum key is configured.
+    """
+    configured = load(**overrides)
+    if configured.leanplum_keys:
+        raise StartRefused(
+            *(f"{name}: is set, and the sandbox must not hold a real key; unset it" for name in configured.leanplum_keys)
+        )
+    config = SimulatorConfig(production_key="prod_" + secrets.token_hex(12))
+    with BackgroundServer(config) as simulator:
+        settings = load(**overrides | _against(simulator.url, config, configured))
+        key = _sandbox_key(settings)
+        print(_welcome(settings, key, simulator.url), flush=True)
+        serve(settings)
+
+
+def _against(url: str, config: SimulatorConfig, configured: Settings) -> dict[str, object]:
+    database = {} if "gateway_database_url" in configured.model_fields_set else {"gateway_database_url": SANDBOX_DATABASE}
+    return {
+        "leanplum_app_id": config.app_id,
+        "leanplum_production_key": config.production_key,
+        "leanplum_api_url": f"{url}/api",
+        **database,
+    }
+
+
+def _sandbox_key(settings: Settings) -> str:
+    """A new key each time, since none can be read again; those of earlier sandboxes stop working."""
+    engine = connect(settings.gateway_database_url)
+    try:
+        store, now = KeyStore(engine), now_ms()
+        for stored in store.all():
+            if stored.caller.name == "sandbox" and stored.usable(now):
+                store.revoke(stored.caller.key_id, now)
+        given = settings.gateway_bootstrap_key
+        if given is not None and any(stored.hash == keys.digest(given.get_secret_value()) for stored in store.all()):
+            return given.get_secret_value()
+        return store.create("sandbox", ALL_SCOPES, "default", now, key=given.get_secret_value() if given else None)[0]
+    finally:
+        engine.dispose()
+
+
+def _welcome(settings: Settings, key: str, simulator: str) -> str:
+    host = f"http://{settings.gateway_host}:{settings.gateway_port}"
+    return f"""
+The gateway's sandbox: everything is real but Leanplum, which is a simulator on this machine.
+
+  API pages   {host}/docs
+  Simulator   {simulator}/_simulator/requests   (what Leanplum would have got)
+  Your key    {key}   (new at each start)
+
+Post a purchase and see it delivered:
+
+  curl -sS {host}/v1/events -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -H 'Prefer: wait=10' -d '{{"userId":"user-1","event":"Purchase","value":9.99,"currencyCode":"EUR","params":{{"sku":"A-1"}}}}'
+"""
+
+

@@ -1,0 +1,138 @@
+"""One frozen Settings, read once at the edge from the environment, `.env` and a secrets directory (contract §1)."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.errors import StartRefused
+from app.model import App
+
+DEFAULT_SECRETS_DIR = "/run/secrets"
+NOT_YET = {
+    "GATEWAY_APPS_FILE": "several apps in one gateway are not built yet; run one gateway for each app",
+    "GATEWAY_SHARED_LIMITS_URL": "shared limits are not built yet; limits are kept in memory",
+}
+
+
+def _upstream(url: str) -> str:
+    """Leanplum takes keys in the body, so only https may carry them; plain http is for this machine alone."""
+    parts = urlsplit(url)
+    local = parts.hostname in {"127.0.0.1", "localhost", "::1"}
+    if parts.scheme == "https" or (parts.scheme == "http" and local):
+        return url
+    raise ValueError("takes an https:// URL (http:// only for a loopback address)")
+
+
+def _database(url: str) -> str:
+    if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
+        return url
+    raise ValueError("takes sqlite:///PATH (sqlite:////absolute/path); other databases are not built yet")
+
+
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Every setting, by its variable's name in lower case. Immutable; secrets are masked wherever it is shown."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore")
+
+    leanplum_app_id: str | None = Field(None, description="the app's id", min_length=1)
+    leanplum_production_key: SecretStr | None = Field(None, description="the production client key", min_length=1)
+    leanplum_development_key: SecretStr | None = Field(None, description="the development client key", min_length=1)
+    leanplum_data_export_key: SecretStr | None = Field(None, description="the data export client key", min_length=1)
+    leanplum_content_read_only_key: SecretStr | None = Field(
+        None, description="the content read-only client key", min_length=1
+    )
+    leanplum_api_url: Annotated[str, AfterValidator(_upstream)] = Field(
+        "https://api.leanplum.com/api", description="where Leanplum is: https, or http on a loopback address"
+    )
+    gateway_database_url: Annotated[str, AfterValidator(_database)] = Field(
+        "sqlite:///data/gateway.db", description="the database"
+    )
+    gateway_bootstrap_key: SecretStr | None = Field(
+        None, description="a caller key with every scope, made at the first start when no key exists yet"
+    )
+    gateway_host: str = Field("127.0.0.1", description="the address to listen on")
+    gateway_port: int = Field(8000, ge=0, le=65535, description="the port to listen on; 0 takes a free one")
+    gateway_log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least level logged")
+    gateway_log_format: Literal["json", "console", "auto"] = Field(
+        "auto", description="json or console; auto is console on a terminal, else json"
+    )
+    gateway_max_batch_items: Positive = Field(1_000, description="items in one batch")
+    gateway_max_body_bytes: Positive = Field(5 * 1024 * 1024, description="bytes of one body, after decompression")
+    gateway_dedup_seconds: Seconds = Field(86_400, description="how long an item's id is remembered")
+    gateway_rate_per_second: Positive = Field(1_000, description="items a second for each caller key")
+    gateway_rate_burst: Positive = Field(5_000, description="items at once for each caller key")
+    gateway_failed_auth_per_minute: Positive = Field(50, description="failed authentications a minute for each address")
+    gateway_max_queued_items: Positive = Field(10_000_000, description="items that may wait")
+    gateway_upstream_concurrency: Positive = Field(16, description="calls to Leanplum in flight at once")
+    gateway_upstream_timeout_seconds: Seconds = Field(30, description="how long one call to Leanplum may take")
+    gateway_retry_window: Seconds = Field(86_400, description="seconds after which an undelivered item is given up")
+    gateway_drain_seconds: float = Field(5, ge=0, description="seconds between SIGTERM and refusing new work")
+
+    @property
+    def app(self) -> App:
+        """The Leanplum app that items are delivered to. Raises StartRefused where it is not configured."""
+        missing = [
+            f"{name}: is not set; it takes {Settings.model_fields[name.lower()].description}"
+            for name in ("LEANPLUM_APP_ID", "LEANPLUM_PRODUCTION_KEY")
+            if getattr(self, name.lower()) is None
+        ]
+        if missing or self.leanplum_app_id is None or self.leanplum_production_key is None:
+            raise StartRefused(*missing, "To try the gateway without a Leanplum account: serve --sandbox")
+        return App("default", self.leanplum_app_id, self.leanplum_production_key, self.leanplum_api_url)
+
+    @property
+    def leanplum_keys(self) -> dict[str, SecretStr]:
+        """The Leanplum keys that are configured, by the name of their variable."""
+        names = [name for name in Settings.model_fields if name.startswith("leanplum_") and name.endswith("_key")]
+        return {name.upper(): value for name in names if (value := getattr(self, name)) is not None}
+
+
+def load(environ: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
+    """Read the settings; `overrides` (by field name) win. Raises StartRefused with a line for each bad one."""
+    unbuilt = [f"{name}: {why}" for name, why in NOT_YET.items() if environ.get(name)]
+    if unbuilt:
+        raise StartRefused(*unbuilt)
+    try:
+        return Settings(_secrets_dir=secrets_dir(environ), **overrides)
+    except ValidationError as error:
+        raise StartRefused(*_lines(error)) from None
+
+
+def secrets_dir(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The directory whose files are settings: a file's name is the variable, its content the value."""
+    named = environ.get("GATEWAY_SECRETS_DIR")
+    if named and not Path(named).is_dir():
+        raise StartRefused(f"GATEWAY_SECRETS_DIR: {named} is not a directory")
+    return named or (DEFAULT_SECRETS_DIR if Path(DEFAULT_SECRETS_DIR).is_dir() else None)
+
+
+def _lines(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors(include_input=False, include_url=False):
+        name = str(fault["loc"][0]) if fault["loc"] else ""
+        field = Settings.model_fields.get(name)
+        takes = f" ({field.description})" if field else ""
+        yield f"{name.upper()}: {fault['msg'].removeprefix('Value error, ')}{takes}"
+
+
+def table(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[tuple[str, str, str]]:
+    """Each setting's variable, its value (secrets masked), and where it came from."""
+    directory = secrets_dir(environ)
+    present = {name.lower() for name in environ}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if name in present:
+            source = "environment"
+        elif name in settings.model_fields_set:
+            source = "secrets directory" if directory and (Path(directory) / name).exists() else ".env file"
+        else:
+            source = "default"
+        yield name.upper(), "-" if value is None else str(value), source

@@ -1,0 +1,69 @@
+"""The table of all actions this simulator does: one entry is all that a further action needs.
+
+Key kinds: fact sheet §2. Whether an unknown user is created by default: §3 (createDisposition); where no
+source says so for an action (deleteUser, block, unblock, exportUser) the choice is ours (I): blocking must
+hold for a user not yet known, the others have nothing to do.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.simulator.actions import attributes, events, messages, sessions, users
+from app.simulator.actions.turns import Extra, Turn, UserTurn
+from app.simulator.keys import Key
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserAction:
+    """An action about a user, or about a device and its user."""
+
+    handler: Callable[[UserTurn], Extra]
+    key: Key = Key.PRODUCTION
+    required: tuple[str, ...] = ()
+    creates_user: bool = False
+    for_blocked: bool = False
+    """Answered for a blocked user too; any other action is refused with 451."""
+    past_rule: bool = False
+    """Whether a `time` more than 365 days back is rewritten (fact sheet §5)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContentAction:
+    """An action about the app's content; it names no user."""
+
+    handler: Callable[[Turn], Extra]
+    key: Key
+    required: tuple[str, ...] = ()
+
+
+Action = UserAction | ContentAction
+
+ACTIONS: dict[str, Action] = {
+    "start": UserAction(handler=sessions.start, creates_user=True),
+    "stop": UserAction(handler=sessions.stop),
+    "pauseSession": UserAction(handler=sessions.pause),
+    "resumeSession": UserAction(handler=sessions.resume),
+    "heartbeat": UserAction(handler=sessions.heartbeat),
+    "track": UserAction(handler=events.track, required=("event",), creates_user=True, past_rule=True),
+    "advance": UserAction(handler=events.advance, required=("state",)),
+    "pauseState": UserAction(handler=events.pause_state),
+    "resumeState": UserAction(handler=events.resume_state),
+    "setUserAttributes": UserAction(handler=attributes.set_user_attributes, creates_user=True),
+    "setDeviceAttributes": UserAction(
+        handler=attributes.set_device_attributes, required=("deviceId",), creates_user=True
+    ),
+    "setTrafficSourceInfo": UserAction(
+        handler=attributes.set_traffic_source_info, required=("trafficSource",), creates_user=True
+    ),
+    "deleteUser": UserAction(handler=users.delete_user, key=Key.DEVELOPMENT, for_blocked=True),
+    "block": UserAction(handler=users.block, creates_user=True, for_blocked=True),
+    "unblock": UserAction(handler=users.unblock, key=Key.DEVELOPMENT, for_blocked=True),
+    "sendMessage": UserAction(handler=messages.send_message, required=("messageId",)),
+    "startCampaign": UserAction(
+        handler=messages.start_campaign, key=Key.DEVELOPMENT, required=("campaignId",)
+    ),
+    "getVars": UserAction(handler=users.get_vars),
+    "exportUser": UserAction(handler=users.export_user, key=Key.DATA_EXPORT, for_blocked=True),
+    "getMessage": ContentAction(handler=messages.get_message, key=Key.CONTENT_READ_ONLY, required=("id",)),
+    "getMessages": ContentAction(handler=messages.get_messages, key=Key.CONTENT_READ_ONLY),
+}

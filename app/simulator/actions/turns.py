@@ -1,0 +1,73 @@
+"""What a handler of an action is given, and the two ways in which it can decline."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from app.simulator.config import Texts
+from app.simulator.people import Device, User
+from app.simulator.values import decoded, number, text
+from app.simulator.world import World
+
+Extra = dict[str, Any]
+"""What an action adds to its entry beside `success`."""
+
+
+class Skipped(Exception):
+    """Answered with success and a warning, and nothing done (fact sheet §0.2)."""
+
+    def __init__(self, warning: str, **extra: Any) -> None:
+        super().__init__(warning)
+        self.warning, self.extra = warning, extra
+
+
+class Refused(Exception):
+    """Answered with success:false and an error; `status` is the HTTP status if the action came alone."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.message, self.status = message, status
+
+
+@dataclass
+class Turn:
+    """One action in hand: its arguments, and the moment at which it counts (epoch seconds)."""
+
+    world: World
+    item: dict[str, Any]
+    now: float
+    time: float
+
+    @property
+    def texts(self) -> Texts:
+        return self.world.config.texts
+
+    def invalid(self, name: str) -> Refused:
+        return Refused(self.texts.invalid.format(name=name), 400)
+
+    def text(self, name: str) -> str:
+        return text(self.item.get(name))
+
+    def number(self, name: str, default: float) -> float:
+        """A numeric argument; strings such as "9.99" are numbers too, "" is absent."""
+        value = self.item.get(name)
+        result = default if value in (None, "") else number(value)
+        if result is None:
+            raise self.invalid(name)
+        return result
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """An object argument, real or as a JSON string; {} when absent."""
+        value = decoded(self.item.get(name))
+        if value in (None, ""):
+            return {}
+        if not isinstance(value, dict):
+            raise self.invalid(name)
+        return value
+
+
+@dataclass
+class UserTurn(Turn):
+    """An action about a user; `device` is the one that it named, if any."""
+
+    user: User
+    device: Device | None

@@ -1,0 +1,58 @@
+"""A user as a whole: exportUser, getVars, deleteUser, block, unblock (fact sheet §3.5, §3.6)."""
+
+import zlib
+from typing import Any
+
+from app.simulator.actions.attributes import PROFILE_FIELDS
+from app.simulator.actions.sessions import variables
+from app.simulator.actions.turns import Extra, UserTurn
+from app.simulator.people import User
+
+
+def get_vars(turn: UserTurn) -> Extra:
+    return variables()
+
+
+def delete_user(turn: UserTurn) -> Extra:
+    """The real one takes up to 15 days; here it is done at once."""
+    turn.world.erase(turn.user)
+    return {}
+
+
+def block(turn: UserTurn) -> Extra:
+    turn.world.block(turn.user, turn.now)
+    return {}
+
+
+def unblock(turn: UserTurn) -> Extra:
+    turn.user.blocked = False
+    return {}
+
+
+def export_user(turn: UserTurn) -> Extra:
+    user = turn.user
+    return {
+        "userId": user.user_id,
+        "userAttributes": {name: _exported(value) for name, value in (user.attributes | user.sets).items()},
+        "events": {name: tally.summary() for name, tally in user.events.items()},
+        "states": {name: tally.summary() for name, tally in user.states.items()},
+        "created": user.created,
+        **{name: user.profile[name] for name in PROFILE_FIELDS if name in user.profile},
+        "unsubscribeChannels": user.unsubscribed_channels,
+        "unsubscribeCategories": user.unsubscribed_categories,
+        "devices": [_exported_device(turn, device_id) for device_id in user.devices],
+        "userBucket": _bucket(user),
+    }
+
+
+def _exported(value: Any) -> Any:
+    """Booleans come back as strings, as recorded (fact sheet §3.6)."""
+    return str(value) if isinstance(value, bool) else value
+
+
+def _exported_device(turn: UserTurn, device_id: str) -> Extra:
+    return {"deviceId": device_id, **turn.world.devices[device_id].attributes}
+
+
+def _bucket(user: User) -> int:
+    return zlib.crc32(user.user_id.encode()) % 1000

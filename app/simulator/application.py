@@ -1,0 +1,60 @@
+"""The simulator as an ASGI application: Leanplum's two paths, and the pages under /_simulator."""
+
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from app.simulator.answers import Answer
+from app.simulator.calls import Simulator
+from app.simulator.config import SimulatorConfig
+from app.simulator.inspection import Inspection
+from app.simulator.journal import Arrival
+
+LEANPLUM_HEADERS = {"Access-Control-Allow-Origin": "*", "Cache-Control": "private"}
+
+
+def create_app(config: SimulatorConfig) -> Starlette:
+    """A simulator of its own; all its state lives in this application."""
+    simulator = Simulator(config)
+    endpoint = LeanplumEndpoint(simulator)
+    leanplum = [Route(path, endpoint, methods=["GET", "POST"]) for path in ("/api", "/api-batch")]
+    return Starlette(routes=[*leanplum, *Inspection(simulator).routes()])
+
+
+class LeanplumEndpoint:
+    """Leanplum's one endpoint, as bare ASGI: a planned disconnect needs the connection itself."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        url, headers = request.url, dict(request.headers)
+        arrival = Arrival(request.method, url.path, url.query, headers, await request.body())
+        answer = await self._simulator.answer(arrival)
+        if answer.hang_up and await _hang_up(receive):
+            return
+        await _response(answer)(scope, receive, send)
+
+
+def _response(answer: Answer) -> Response:
+    headers = {**LEANPLUM_HEADERS, **answer.headers, "Content-Type": answer.content_type}
+    return Response(answer.body, answer.status, headers)
+
+
+async def _hang_up(receive: Receive) -> bool:
+    """Close the connection without an answer; False where the server doesn't let us.
+
+    ASGI has no such message. Under uvicorn `receive` is a method of the object that holds the transport.
+    """
+    transport: Any = getattr(getattr(receive, "__self__", None), "transport", None)
+    if transport is None:
+        return False
+    transport.close()
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    return True

@@ -1,0 +1,77 @@
+"""What can be chosen about a simulator: keys, the switches where sources conflict, message texts, pace."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Messages of the answers; those of fact sheet §4 are verbatim, others known in part or not at all."""
+
+    user_not_found: str = "User not found; request skipped."
+    message_entity_not_found: str = "Message entity not found"
+    message_not_found: str = "Message not found."
+    past_event: str = "Past event detected ({days} days ago). Rewriting timestamp."
+    clock_skew: str = "Device clock skew detected ({days} days behind). Rewriting timestamp."
+    anomaly: str = "Anomaly detected: time skew. User will be excluded from analytics."
+    invalid_counter: str = "{kind} '{name}' {field} is invalid."
+    no_user: str = "Invalid app/user combination"
+    wrong_key: str = "Invalid access key"
+    unknown_app: str = "App not found"
+    dev_mode_refused: str = "Development mode requested but not permitted"
+    redirected: str = "App endpoint configuration mismatch."
+    device_lock: str = "Request failed due to concurrent requests to the same profile ID"
+    dev_mode_rate: str = "Per device rate limit exceeded."
+    dev_mode_rate_sdk: str = "Too Many Requests."
+    missing: str = "Missing required parameter: {name}"
+    invalid: str = "Invalid value for parameter: {name}"
+    unreadable: str = "Malformed request: {reason}"
+    unknown_action: str = "Unknown action: {name}"
+    too_many_users: str = "Too many users in multi: {count} (limit {limit})"
+    too_many_actions: str = "Too many actions in multi: {count} (limit {limit})"
+    blocked: str = "User is blocked."
+    inactive: str = "Event ignored: the user has no active session."
+    bad_request: str = "Bad request"
+    too_large: str = "Batch exceeds the limit of users or actions"
+
+
+@dataclass(frozen=True)
+class SandboxMessage:
+    """A message (campaign) that exists in the simulated app; with `matches` off its targeting fits nobody."""
+
+    id: int
+    name: str
+    kind: str = "Push Notification"
+    matches: bool = True
+
+
+SANDBOX_MESSAGES = (
+    SandboxMessage(1001, "Welcome", "Email"),
+    SandboxMessage(1002, "Reminder"),
+    SandboxMessage(1003, "Nobody matches", matches=False),
+)
+
+
+@dataclass(frozen=True)
+class SimulatorConfig:
+    """One simulated app, and how the simulator decides where the fact sheet's sources conflict."""
+
+    app_id: str = "app_sandbox"
+    production_key: str = "prod_sandbox"
+    development_key: str = "dev_sandbox"
+    data_export_key: str = "exp_sandbox"
+    content_read_only_key: str = "cro_sandbox"
+    strict_dev_mode: bool = False
+    """Refuse devMode with the production key (fact sheet §2: sources conflict)."""
+    lock_users: Literal["429", "queue"] = "429"
+    """A second call for a user in flight is refused, or waits (fact sheet §5: docs say both)."""
+    deduplicate: bool = True
+    """Do an action with a known (uuid, reqId) only once (fact sheet §0.7: what the SDKs rely on)."""
+    mixed_status: Literal[200, 404] = 200
+    """HTTP status of a multi in which an action failed (fact sheet §3.7: 404 in 2015, 200 in 2017)."""
+    texts: Texts = field(default_factory=Texts)
+    messages: tuple[SandboxMessage, ...] = SANDBOX_MESSAGES
+    latency_seconds: float = 0.0
+    keep_requests: int = 10_000
+    seed: int | None = None
+    """Makes the draws of faults with a probability repeatable."""

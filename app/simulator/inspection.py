@@ -1,0 +1,78 @@
+"""The simulator's own pages under /_simulator: what it received, whom it knows, and its fault plan."""
+
+import json
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from app.simulator.calls import Simulator
+from app.simulator.fault_reading import BadPlan, read_plan
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Inspection:
+    """Looks into one simulator, and sets its faults."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+
+    def routes(self) -> list[Route]:
+        table: list[tuple[str, str, Endpoint]] = [
+            ("GET", "/_simulator/requests", self.requests),
+            ("GET", "/_simulator/users/{id:path}", self.user),
+            ("GET", "/_simulator/devices/{id:path}", self.device),
+            ("GET", "/_simulator/stats", self.stats),
+            ("POST", "/_simulator/reset", self.reset),
+            ("POST", "/_simulator/faults", self.add_faults),
+            ("GET", "/_simulator/faults", self.faults),
+            ("DELETE", "/_simulator/faults", self.remove_faults),
+        ]
+        return [Route(path, endpoint, methods=[method]) for method, path, endpoint in table]
+
+    async def requests(self, request: Request) -> Response:
+        asked = {name: request.query_params.get(name) for name in ("since", "limit")}
+        if not all(value is None or value.isdecimal() for value in asked.values()):
+            return _error("since and limit are whole numbers of 0 or more", 400)
+        since, limit = (None if value is None else int(value) for value in asked.values())
+        records = self._simulator.journal.since(since or 0, limit)
+        return JSONResponse({"requests": [await record.shown() for record in records]})
+
+    async def user(self, request: Request) -> Response:
+        user = self._simulator.world.users.get(request.path_params["id"])
+        return JSONResponse(user.shown()) if user else _error("no such user", 404)
+
+    async def device(self, request: Request) -> Response:
+        device = self._simulator.world.devices.get(request.path_params["id"])
+        return JSONResponse(device.shown()) if device else _error("no such device", 404)
+
+    async def stats(self, request: Request) -> Response:
+        return JSONResponse(self._simulator.stats())
+
+    async def reset(self, request: Request) -> Response:
+        self._simulator.reset()
+        return JSONResponse({"reset": True})
+
+    async def add_faults(self, request: Request) -> Response:
+        try:
+            faults = read_plan(json.loads(await request.body()))
+        except BadPlan as bad:
+            return _error(str(bad), 400)
+        except ValueError as error:
+            return _error(f"the body is not JSON: {error}", 400)
+        self._simulator.faults.add(faults, self._simulator.clock())
+        return await self.faults(request)
+
+    async def faults(self, request: Request) -> Response:
+        plan = self._simulator.faults.in_force(self._simulator.clock())
+        return JSONResponse({"faults": [fault.shown() for fault in plan]})
+
+    async def remove_faults(self, request: Request) -> Response:
+        self._simulator.faults.clear()
+        return JSONResponse({"faults": []})
+
+
+def _error(message: str, status: int) -> Response:
+    return JSONResponse({"error": {"message": message}}, status)

@@ -1,0 +1,33 @@
+"""When something happened: the time rules of fact sheet §5, as pure arithmetic on epoch seconds."""
+
+from typing import NamedTuple
+
+from app.simulator.config import Texts
+
+DAY = 86_400.0
+OLDEST = 365 * DAY
+
+
+class Moment(NamedTuple):
+    """The time to record, and the warning when it isn't the time that was sent."""
+
+    time: float
+    warning: str | None = None
+
+
+def settle(sent: float | None, *, request_time: float, now: float, past_rule: bool, texts: Texts) -> Moment:
+    """The moment of an action.
+
+    Older than 365 days before the request: rewritten to now (exactly 365 days passes). A request whose own
+    time is 24 h or more behind the server's clock comes from a skewed clock: its times are moved by the
+    difference (I). No evidence exists about future times; they pass.
+    """
+    if sent is None:
+        return Moment(now)
+    age = request_time - sent
+    if past_rule and age > OLDEST:
+        return Moment(now, texts.past_event.format(days=int(age // DAY)))
+    behind = now - request_time
+    if behind >= DAY:
+        return Moment(sent + behind, texts.clock_skew.format(days=int(behind // DAY)))
+    return Moment(sent)

@@ -1,0 +1,133 @@
+"""What the gateway says of itself: log lines and metrics. Nothing here ever sees a secret or an attribute value.
+
+One fact, one wide line, named `noun.verb`.
+"""
+
+import atexit
+import logging
+import sys
+import threading
+from typing import Any, BinaryIO
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure_logging(level: str, form: str) -> None:
+    """Log to standard output: one JSON object a line, or for a terminal. Libraries' own lines take the same way."""
+    if form == "auto":
+        form = "console" if sys.stdout.isatty() else "json"
+    shared: list[Any] = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
+    if form == "json":
+        lines = Lines(sys.stdout.buffer)
+        structlog.configure(
+            processors=[*shared, structlog.processors.JSONRenderer(serializer=orjson.dumps)],
+            wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+            logger_factory=lambda *_: lines,
+            cache_logger_on_first_use=True,
+        )
+    else:
+        structlog.configure(
+            processors=[*shared, structlog.dev.ConsoleRenderer()],
+            wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+            cache_logger_on_first_use=True,
+        )
+    root = logging.getLogger()
+    root.handlers = [_Forward()]
+    root.setLevel(max(LEVELS[level], logging.WARNING))  # libraries speak of their insides; only their warnings are news
+
+
+FLUSH_SECONDS = 0.1
+
+
+class Lines:
+    """Writes log lines. A write to a file for each request would cost more than the request, so lines of no urgency are
+    gathered for a tenth of a second; warnings and errors go out at once, and take those before them along."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._lines, self._lock = file, list[bytes](), threading.Lock()
+        self._timer: threading.Timer | None = None
+        atexit.register(self.flush)
+
+    def info(self, line: bytes) -> None:
+        """Write soon."""
+        with self._lock:
+            self._lines.append(line)
+            if self._timer is None:
+                self._timer = threading.Timer(FLUSH_SECONDS, self.flush)
+                self._timer.daemon = True
+                self._timer.start()
+
+    debug = info
+
+    def warning(self, line: bytes) -> None:
+        """Write now."""
+        with self._lock:
+            self._lines.append(line)
+        self.flush()
+
+    error = critical = warning
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        with self._lock:
+            lines, self._lines, self._timer = self._lines, [], None
+            if lines:
+                self._file.write(b"\n".join(lines) + b"\n")
+                self._file.flush()
+
+
+class _Forward(logging.Handler):
+    """Lines of the standard library's logging, as lines of ours. A traceback is told as its kind and place: the values
+    in it stay where they are."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        details: dict[str, Any] = {"logger": record.name}
+        if record.exc_info and record.exc_info[1] is not None:
+            details.update(describe(record.exc_info[1]))
+            message = record.getMessage().partition("\n")[0]
+        else:
+            message = record.getMessage()
+        log = structlog.get_logger()
+        log.log(record.levelno, "library.said", said=message, **details)
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """An error's kind and the places it came through, never its text: that may hold what a caller sent."""
+    places = []
+    at = error.__traceback__
+    while at is not None:
+        places.append(f"{at.tb_frame.f_code.co_filename.rpartition('/')[2]}:{at.tb_lineno}")
+        at = at.tb_next
+    return {"kind": type(error).__name__, "at": places[-6:]}
+
+
+class Metrics:
+    """The numbers at `/metrics`. One registry for each app object, so that tests don't share them."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "leanplum_gateway_requests", "Requests answered", ["operation", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "leanplum_gateway_request_seconds",
+            "Time to answer",
+            ["operation"],
+            registry=self.registry,
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+        )
+        self.accepted = Counter("leanplum_gateway_items_accepted", "Items accepted", registry=self.registry)
+        self.settled = Counter(
+            "leanplum_gateway_items_settled", "Items by what became of them", ["status"], registry=self.registry
+        )
+        self.calls = Counter("leanplum_gateway_leanplum_calls", "Calls to Leanplum", ["status"], registry=self.registry)
+        self.call_seconds = Histogram(
+            "leanplum_gateway_leanplum_call_seconds", "Time of a call to Leanplum", registry=self.registry
+        )
+        self.queued = Gauge("leanplum_gateway_queued_items", "Items waiting", registry=self.registry)
+        self.held = Gauge("leanplum_gateway_held", "1 while Leanplum refuses our key or app", registry=self.registry)
+        self.held_reason: str | None = None

@@ -1,0 +1,111 @@
+"""The composition root: opens everything in order, and closes it in the opposite one. Only here do the parts meet."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import Engine
+
+from app.callers.directory import Directory, cancelled
+from app.callers.store import KeyStore
+from app.database.engine import connect
+from app.database.writer import Writer
+from app.delivery.loop import Deliverer
+from app.delivery.verdicts import RetryPolicy
+from app.errors import StartRefused
+from app.leanplum.client import LeanplumClient
+from app.limits.bucket import Buckets
+from app.model import App
+from app.outbox.outbox import Outbox, now_ms
+from app.outbox.recovery import Recover
+from app.settings import Settings
+from app.telemetry import Metrics
+
+log = structlog.get_logger("gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """What the running gateway is made of; requests reach it through the app's state."""
+
+    settings: Settings
+    app: App
+    engine: Engine
+    writer: Writer
+    outbox: Outbox
+    directory: Directory
+    limits: Buckets
+    failures: Buckets
+    metrics: Metrics
+
+
+@asynccontextmanager
+async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True) -> AsyncIterator[Gateway]:
+    """The running gateway. Leaving the context finishes and settles what is in flight.
+
+    Raises StartRefused where the settings or the database don't allow a start.
+    """
+    app = settings.app
+    engine = await asyncio.to_thread(connect, settings.gateway_database_url)
+    store = KeyStore(engine)
+    bootstrap(settings, store)
+    directory = Directory(store, now_ms)
+    directory.refresh()
+    writer = Writer(engine)
+    writer.start()
+    outbox = Outbox(
+        engine,
+        writer,
+        dedup_ms=int(settings.gateway_dedup_seconds * 1000),
+        max_queued=settings.gateway_max_queued_items,
+    )
+    outbox.count_queued()
+    metrics.queued.set_function(lambda: outbox.queued)
+    limits = Buckets(settings.gateway_rate_per_second, settings.gateway_rate_burst, time.monotonic)
+    failures = Buckets(settings.gateway_failed_auth_per_minute / 60, settings.gateway_failed_auth_per_minute, time.monotonic)
+    refresher = asyncio.create_task(directory.run())
+    try:
+        async with _delivering(settings, app, writer, outbox, metrics, wanted=delivery):
+            yield Gateway(settings, app, engine, writer, outbox, directory, limits, failures, metrics)
+    finally:
+        await cancelled(refresher)
+        await writer.stop()
+        engine.dispose()
+
+
+def bootstrap(settings: Settings, store: KeyStore) -> None:
+    """Make the first key, where one is configured and none exists."""
+    if (key := settings.gateway_bootstrap_key) is None:
+        return
+    try:
+        stored = store.bootstrap(key.get_secret_value(), "default", now_ms())
+    except Exception as error:
+        raise StartRefused(f"GATEWAY_BOOTSTRAP_KEY: {error}") from None
+    if stored is not None:
+        log.info("key.bootstrapped", key_id=stored.caller.key_id)
+
+
+@asynccontextmanager
+async def _delivering(
+    settings: Settings, app: App, writer: Writer, outbox: Outbox, metrics: Metrics, *, wanted: bool
+) -> AsyncIterator[None]:
+    if not wanted:
+        yield
+        return
+    lost = await writer.write(Recover(now_ms()))
+    if lost:
+        log.warning("attempts.lost", count=lost)
+    timeout, concurrency = settings.gateway_upstream_timeout_seconds, settings.gateway_upstream_concurrency
+    async with LeanplumClient(timeout=timeout, connections=concurrency) as client:
+        policy = RetryPolicy(window=settings.gateway_retry_window)
+        deliverer = Deliverer(outbox, client, [app], metrics, concurrency=concurrency, policy=policy)
+        outbox.on_accepted = deliverer.notify
+        running = asyncio.create_task(deliverer.run())
+        try:
+            yield
+        finally:
+            await deliverer.stop()
+            await running

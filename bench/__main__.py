@@ -1,0 +1,115 @@
+"""`python -m bench`: measure, print the table, write the JSON; status 1 on failed requests or lost items."""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from bench.children import ChildFailed, Fleet
+from bench.keys import make_key
+from bench.plan import FULL, QUICK, Plan
+from bench.report import Row, document, exit_status, table
+from bench.scenarios import delivery, latency, memory, shared, throughput
+from bench.scenarios.setting import Setting
+from bench.stage import Stage
+
+DESCRIPTION = "Measure the gateway beside its yardsticks."
+ROOT = Path(__file__).parents[1]
+SCENARIOS: dict[str, Callable[[Setting], list[Row]]] = {
+    "throughput": throughput.measure,
+    "shared": shared.measure,
+    "delivery": delivery.measure,
+    "latency": latency.measure,
+    "memory": memory.measure,
+}
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=DESCRIPTION)
+    parser.add_argument("--quick", action="store_true", help="within a minute, rougher")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here, too")
+    parser.add_argument("--only", action="append", choices=SCENARIOS, help="only this group (repeatable)")
+    parser.add_argument(
+        "--data", type=Path, default=ROOT / "data", help="folder for databases (on a real disk)"
+    )
+    return parser.parse_args(argv)
+
+
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A folder for databases and logs that is gone afterwards, with its parent when that is new."""
+    new = not parent.exists()
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=parent.absolute()))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            if new:
+                parent.rmdir()
+
+
+def measure(name: str, setting: Setting) -> list[Row]:
+    """One group of rows, its servers stopped afterwards; one that cannot be measured is a row saying why."""
+    try:
+        with setting.stage.fleet.scope():
+            return SCENARIOS[name](setting)
+    except (ChildFailed, OSError, ValueError) as error:
+        return [Row(f"({name}) not measured", failed=1, notes=(str(error),))]
+
+
+def run(plan: Plan, names: Sequence[str], data: Path) -> list[Row]:
+    """Start what is needed, measure, stop it all."""
+    rows: list[Row] = []
+    with scratch_folder(data) as scratch, Fleet(ROOT, scratch) as fleet:
+        setting = Setting.prepare(Stage(fleet, scratch, make_key()), plan)
+        for name in names:
+            began = time.monotonic()
+            rows += measure(name, setting)
+            print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    return rows
+
+
+def about(plan: Plan, seconds: float) -> dict[str, object]:
+    """Where and how the figures were made."""
+    return {
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "load": "wrk" if shutil.which("wrk") else "own generator",
+        "plan": asdict(plan),
+        "seconds": round(seconds, 1),
+    }
+
+
+def main() -> int:
+    """Do as the command line says; Ctrl-C and SIGTERM stop every child first."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    options = arguments()
+    plan, began = (QUICK if options.quick else FULL), time.monotonic()
+    try:
+        rows = run(plan, options.only or list(SCENARIOS), options.data)
+    except (ChildFailed, KeyboardInterrupt) as end:
+        print(f"bench stopped: {str(end) or 'interrupted'}", file=sys.stderr)
+        return 1
+    facts = about(plan, time.monotonic() - began)
+    print(table(rows), f"\n{facts['seconds']} s, {facts['cores']} cores, load by {facts['load']}", sep="\n")
+    if options.json:
+        options.json.write_text(json.dumps(document(rows, facts), indent=1) + "\n")
+    return exit_status(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""Processes: started, awaited until they answer, pinned, paused, weighed, and stopped by their own pid."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+START_LIMIT = 30.0
+STOP_LIMIT = 8.0
+POLL = 0.05
+
+
+class ChildFailed(Exception):
+    """A process did not start, or ended before its time; says which, with the end of its log."""
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def pinned_to(core: int | None) -> Callable[[], None] | None:
+    """What a child does first so that it and its threads stay on `core`."""
+    return None if core is None else lambda: os.sched_setaffinity(0, {core})
+
+
+def tree(pid: int) -> Iterator[int]:
+    """A process and all that descend from it."""
+    yield pid
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in listing.read_text().split():
+            yield from tree(int(child))
+
+
+def resident_mb(pid: int) -> float:
+    """The resident memory (VmRSS) of one process in megabytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+@dataclass
+class Child:
+    """A server that we started."""
+
+    name: str
+    port: int
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def rss(self) -> float:
+        """Resident megabytes, its own children included."""
+        return sum(resident_mb(pid) for pid in tree(self.process.pid))
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """Take the processor from it for a while."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let it run for a while, then pause it: what it puts off is done in its own time, not another's."""
+        self.process.send_signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGSTOP)
+
+    def answers(self, path: str) -> bool:
+        """Whether a GET is answered with 200 just now."""
+        with suppress(OSError), urllib.request.urlopen(self.url + path, timeout=1) as answer:
+            return int(answer.status) == 200
+        return False
+
+    def wait_ready(self, path: str) -> None:
+        """Poll until it answers; raises ChildFailed when it ends first or takes too long."""
+        deadline = time.monotonic() + START_LIMIT
+        while not self.answers(path):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise ChildFailed(f"{self.name} did not become ready\n{self.log_end()}")
+            time.sleep(POLL)
+
+    def log_end(self) -> str:
+        """The last lines that it wrote."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+
+
+class Fleet:
+    """All processes of one run; leaving it stops every one that is left."""
+
+    def __init__(self, root: Path, scratch: Path) -> None:
+        self._root, self._scratch = root, scratch
+        self._children: list[Child] = []
+
+    def __enter__(self) -> "Fleet":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop(*self._children)
+
+    def start(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        port: int,
+        ready: str,
+        env: Mapping[str, str],
+        core: int | None,
+    ) -> Child:
+        """Start a server and wait until it answers on `ready`."""
+        log = self._scratch / f"{name}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                argv,
+                cwd=self._root,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=pinned_to(core),
+            )
+        child = Child(name, port, process, log)
+        self._children.append(child)
+        child.wait_ready(ready)
+        return child
+
+    def stop(self, *children: Child) -> None:
+        """Ask each to end, then end those that did not."""
+        deadline = time.monotonic() + STOP_LIMIT
+        for child in children:
+            child.process.send_signal(signal.SIGTERM)
+            child.process.send_signal(signal.SIGCONT)
+        for child in children:
+            try:
+                child.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+        self._children = [child for child in self._children if child not in children]
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Stop, at its end, all that was started inside."""
+        before = list(self._children)
+        try:
+            yield
+        finally:
+            self.stop(*(child for child in self._children if child not in before))
+
+    def run(self, argv: Sequence[str], *, core: int | None, limit: float, text: str = "") -> str:
+        """Run a program, return what it printed; raises ChildFailed unless it ends well and in time."""
+        try:
+            done = subprocess.run(
+                argv,
+                cwd=self._root,
+                input=text,
+                capture_output=True,
+                text=True,
+                timeout=limit,
+                preexec_fn=pinned_to(core),
+            )
+        except subprocess.TimeoutExpired as late:
+            raise ChildFailed(f"{argv[0]} was still running after {limit:.0f} s") from late
+        if done.returncode:
+            raise ChildFailed(f"{argv[0]} ended with status {done.returncode}\n{done.stderr[-1000:]}")
+        return done.stdout

@@ -1,0 +1,178 @@
+"""Our own load, a program of its own: reads a job as JSON on stdin, prints the slice as JSON on stdout.
+
+Without a rate the loop is closed: each connection sends when its last answer is in. With a rate it is open:
+request n is due at n/rate seconds, and its latency counts from then, so that a server that stalls cannot hide
+the requests that would have come in the meantime.
+"""
+
+import asyncio
+import itertools
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import cast
+
+import uvloop
+
+from bench.bodies import Traffic, fill, make_bodies
+from bench.figures import Slice, percentile
+from bench.wire import LOST, Answer, acknowledged, read_answer, request
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to send. `requests` of 0 sets no bound but time; `rate` of 0 means a closed loop."""
+
+    port: int
+    key: str
+    traffic: Traffic
+    seconds: float
+    connections: int
+    users: int
+    prefix: str
+    bodies: int = 64
+    requests: int = 0
+    rate: float = 0.0
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection with at most one request in flight."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+        self._waiting: asyncio.Future[Answer] | None = None
+        self._transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)
+
+    def ask(self, message: bytes) -> "asyncio.Future[Answer]":
+        """Send one request; the future holds its answer, or `LOST`."""
+        self._waiting = asyncio.get_running_loop().create_future()
+        if self._transport is None:
+            self._settle(LOST)
+        else:
+            self._transport.write(message)
+        return self._waiting
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if answer := read_answer(self._received):
+            self._received.clear()
+            self._settle(answer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._settle(LOST)
+
+    def _settle(self, answer: Answer) -> None:
+        if self._waiting and not self._waiting.done():
+            self._waiting.set_result(answer)
+
+
+@dataclass
+class Tally:
+    """What became of the requests so far."""
+
+    size: int
+    latencies: list[float] = field(default_factory=list)
+    failed: int = 0
+    items: int = 0
+
+    def add(self, answer: Answer, latency: float) -> None:
+        promised = acknowledged(answer, self.size)
+        self.items += promised
+        self.failed += promised < self.size
+        self.latencies.append(latency * 1e3)
+
+    def slice(self, started: float, ended: float) -> Slice:
+        ordered = sorted(self.latencies)
+        return Slice(
+            requests=len(ordered),
+            failed=self.failed,
+            items=self.items,
+            seconds=ended - started,
+            p50=percentile(ordered, 0.50),
+            p99=percentile(ordered, 0.99),
+            started=started,
+        )
+
+
+def messages(job: Job) -> Iterator[bytes]:
+    """The requests in the order in which they are sent; bodies are made before the first one is asked for."""
+    bodies = [text.encode() for text in make_bodies(job.traffic, job.bodies, job.users)]
+    numbers = itertools.count(1)
+
+    def made(body: bytes) -> bytes:
+        return request(job.port, job.traffic.path, job.key, body)
+
+    endless: Iterator[bytes]
+    if job.traffic.ids:
+        endless = (made(fill(body, job.prefix, numbers)) for body in itertools.cycle(bodies))
+    else:
+        endless = itertools.cycle([made(body) for body in bodies])
+    return itertools.islice(endless, job.requests or None)
+
+
+async def closed(ends: float) -> AsyncIterator[float]:
+    """Moments to send at: now, each time, until the end."""
+    while (now := time.monotonic()) < ends:
+        yield now
+
+
+async def scheduled(slots: Iterator[float], ends: float) -> AsyncIterator[float]:
+    """Moments to send at: the next slot that no other connection has taken, awaited when it is to come."""
+    while (moment := next(slots)) < ends:
+        if (early := moment - time.monotonic()) > 0:
+            await asyncio.sleep(early)
+        yield min(moment, time.monotonic())
+
+
+async def drive(
+    connection: Connection, moments: AsyncIterator[float], supply: Iterator[bytes], tally: Tally
+) -> None:
+    """Send on one connection until the moments, the requests, or the connection are at an end."""
+    async for moment in moments:
+        if (message := next(supply, None)) is None:
+            return
+        answer = await connection.ask(message)
+        tally.add(answer, time.monotonic() - moment)
+        if answer is LOST:
+            return
+
+
+async def run(job: Job) -> Slice:
+    """Do the job."""
+    loop, supply, tally = asyncio.get_running_loop(), messages(job), Tally(job.traffic.size)
+    opened = [await loop.create_connection(Connection, "127.0.0.1", job.port) for _ in range(job.connections)]
+    started = time.monotonic()
+    ends = started + job.seconds
+    slots = (started + n / job.rate for n in itertools.count()) if job.rate else None
+
+    def moments() -> AsyncIterator[float]:
+        return scheduled(slots, ends) if slots else closed(ends)
+
+    await asyncio.gather(*(drive(connection, moments(), supply, tally) for _, connection in opened))
+    ended = time.monotonic()
+    for transport, _ in opened:
+        transport.close()
+    return tally.slice(started, ended)
+
+
+def job_from(text: str) -> Job:
+    """The job that `load` wrote."""
+    found = json.loads(text)
+    return Job(**found | {"traffic": Traffic(**found["traffic"])})
+
+
+def main() -> None:
+    """Read the job, do it, print what it found."""
+    job = job_from(sys.stdin.read())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        print(json.dumps(asdict(runner.run(run(job)))))
+
+
+if __name__ == "__main__":
+    main()

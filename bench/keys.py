@@ -1,0 +1,27 @@
+"""A caller key as the gateway expects it: a prefix, 30 random characters, 6 of checksum over these."""
+
+import secrets
+import string
+import zlib
+
+ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+PREFIX = "lpgw_"
+
+
+def base62(number: int, width: int) -> str:
+    """`number` in base 62, most significant digit first, padded with zeros to `width`."""
+    digits = ""
+    while number:
+        number, digit = divmod(number, len(ALPHABET))
+        digits = ALPHABET[digit] + digits
+    return digits.rjust(width, ALPHABET[0])
+
+
+def with_checksum(stem: str) -> str:
+    """`stem` followed by the checksum that lets a mistyped key be refused without a look-up."""
+    return stem + base62(zlib.crc32(stem.encode()), 6)
+
+
+def make_key() -> str:
+    """A new caller key."""
+    return with_checksum(PREFIX + "".join(secrets.choice(ALPHABET) for _ in range(30)))

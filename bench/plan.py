@@ -1,0 +1,47 @@
+"""How long a run measures, and how much it sends: the full run in four minutes, the quick one in one."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Durations are in seconds; a limit ends a step that would take longer."""
+
+    rounds: int
+    slice: int
+    warm: float
+    delivered_items: int
+    delivery_limit: float
+    latency: float
+    waiting_items: int
+    loading_limit: float
+    turns: int
+    connections: int = 64
+    seed_connections: int = 4
+    users: int = 2_000
+    upstream_delay: float = 0.05
+
+
+FULL = Plan(
+    rounds=3,
+    slice=3,
+    warm=0.5,
+    delivered_items=100_000,
+    delivery_limit=45.0,
+    latency=8.0,
+    waiting_items=1_000_000,
+    loading_limit=70.0,
+    turns=3,
+)
+
+QUICK = Plan(
+    rounds=2,
+    slice=1,
+    warm=0.3,
+    delivered_items=30_000,
+    delivery_limit=10.0,
+    latency=3.0,
+    waiting_items=100_000,
+    loading_limit=8.0,
+    turns=2,
+)

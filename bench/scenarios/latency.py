@@ -1,0 +1,27 @@
+"""Row (f): how long a caller waits at half of the greatest load, counted from when the request was due."""
+
+from dataclasses import replace
+
+from bench.bodies import EVENT
+from bench.figures import Slice
+from bench.report import Row, Target, summarise
+from bench.scenarios.setting import Setting
+
+
+def measure(setting: Setting) -> list[Row]:
+    """Find the greatest load on a fresh gateway, then send half of it."""
+    gateway = setting.stage.gateway(setting.upstream)
+    setting.load.warm(gateway, EVENT)
+    greatest = setting.load.slice(gateway, EVENT)
+    found = setting.load.paced(gateway, EVENT, rate=greatest.rate / 2, seconds=setting.plan.latency)
+    return [row(found, greatest)]
+
+
+def row(found: Slice, greatest: Slice) -> Row:
+    """Figures and target of the half load."""
+    return summarise(
+        "(f) single events at half load",
+        [replace(found, failed=found.failed + greatest.failed)],
+        targets=(Target("p99 <= 25 ms", found.p99, 25, at_least=False),),
+        notes=(f"half of {greatest.rate:,.0f} requests/s, measured just before",),
+    )

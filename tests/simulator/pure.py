@@ -1,0 +1,33 @@
+"""The simulated app without HTTP: a world, and a clock that the test moves."""
+
+from typing import Any
+
+from app.simulator import SimulatorConfig
+from app.simulator.actions import ACTIONS
+from app.simulator.keys import Key
+from app.simulator.people import User
+from app.simulator.performing import Performer
+from app.simulator.world import World
+
+NOW = 1_800_000_000.0
+MINUTE = 60.0
+
+
+class App:
+    """A world and a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.world = World(SimulatorConfig())
+        self.now = NOW
+
+    def do(self, action: str, **args: Any) -> dict[str, Any]:
+        known = ACTIONS.get(action)
+        key = known.key if known else Key.PRODUCTION
+        return Performer(self.world, key, self.now, self.now).perform({"action": action, **args}).entry
+
+    def ann(self, action: str = "setUserAttributes", **args: Any) -> dict[str, Any]:
+        return self.do(action, userId="ann", **args)
+
+    @property
+    def user(self) -> User:
+        return self.world.users["ann"]
