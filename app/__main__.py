@@ -11,7 +11,10 @@ from app.errors import GatewayError, StartRefused
 from app.settings import Settings, load, table
 
 cli = typer.Typer(
-    help="A durable gateway from your backends to Leanplum.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    help="A durable gateway from your backends to Leanplum.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
 keys_cli = typer.Typer(help="Caller keys.", no_args_is_help=True)
 cli.add_typer(keys_cli, name="keys")
@@ -38,7 +41,9 @@ def serve(
     host: Host = None,
     port: Port = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Against the simulator: no account, no settings")] = False,
-    delivery: Annotated[bool, typer.Option("--delivery/--no-delivery", help="Whether to deliver, or to accept only")] = True,
+    delivery: Annotated[
+        bool, typer.Option("--delivery/--no-delivery", help="Whether to deliver, or to accept only")
+    ] = True,
 ) -> None:
     """The API and the delivery."""
     from app import serving
@@ -114,8 +119,8 @@ def create_key(
 ) -> None:
     """Make a key. It is shown this once."""
     from app.callers.store import ALL_SCOPES
+    from app.clock import now_ms
     from app.model import Scope
-    from app.outbox.outbox import now_ms
 
     unknown = sorted(set(scope or ()) - {known.value for known in Scope})
     if unknown:
@@ -133,7 +138,7 @@ def create_key(
 @keys_cli.command("list")
 def list_keys(as_json: AsJson = False) -> None:
     """Every key: never the key itself."""
-    from app.api.receipts import instant
+    from app.clock import instant
 
     rows = [
         {
@@ -158,7 +163,7 @@ def list_keys(as_json: AsJson = False) -> None:
 @keys_cli.command("revoke")
 def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it")]) -> None:
     """Make a key unusable, in every process, within a second."""
-    from app.outbox.outbox import now_ms
+    from app.clock import now_ms
 
     _store().revoke(key_id, now_ms())
     typer.echo(f"{key_id} is revoked.")

@@ -1,20 +1,20 @@
 """The tree of our errors. Nothing here knows HTTP: `api/problems.py` has the one table that turns them into answers.
 
-    GatewayError
-    ├── Refusal                  the request can't be taken; the caller can mend it
-    │   ├── Malformed            the body is not what its media type says
-    │   ├── Invalid              well-formed, but breaks rules; carries every Fault found
-    │   ├── Unauthorized         no key, a mistyped, unknown, revoked or expired one
-    │   ├── Forbidden            the key may not do this
-    │   ├── NotFound
-    │   ├── IdConflict           an id was used before for another content
-    │   ├── TooLarge
-    │   ├── UnsupportedMediaType
-    │   └── RateLimited
-    ├── Unable                   the gateway can't take it now; the caller should try again
-    │   ├── QueueFull
-    │   └── StorageUnavailable
-    └── StartRefused             the process must not start like this; one line for each reason
+GatewayError
+├── Refusal                  the request can't be taken; the caller can mend it
+│   ├── Malformed            the body is not what its media type says
+│   ├── Invalid              well-formed, but breaks rules; carries every Fault found
+│   ├── Unauthorized         no key, a mistyped, unknown, revoked or expired one
+│   ├── Forbidden            the key may not do this
+│   ├── NotFound
+│   ├── IdConflict           an id was used before for another content
+│   ├── TooLarge
+│   ├── UnsupportedMediaType
+│   └── RateLimited
+├── Unable                   the gateway can't take it now; the caller should try again
+│   ├── QueueFull
+│   └── StorageUnavailable
+└── StartRefused             the process must not start like this; one line for each reason
 """
 
 from dataclasses import dataclass

@@ -96,6 +96,7 @@ async def _parameter_problem(request: Request, error: Exception) -> Response:
     """What FastAPI finds wrong in a path or a query."""
     assert isinstance(error, RequestValidationError)
     faults = tuple(
-        Fault("", f"{found['loc'][0]} parameter {found['loc'][-1]}: {found['msg']}", "parameter") for found in error.errors()
+        Fault("", f"{found['loc'][0]} parameter {found['loc'][-1]}: {found['msg']}", "parameter")
+        for found in error.errors()
     )
     return _response(problems.answer(Invalid(faults), context.of(request.scope).request_id))

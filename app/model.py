@@ -7,7 +7,7 @@ Times are milliseconds since the epoch (`…_at`) unless said otherwise.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import SecretStr
 
@@ -88,11 +88,9 @@ class Acceptance(NamedTuple):
     refused: int
 
 
-class Taken(NamedTuple):
-    """What became of one NewItem: its id, and whether it was new, a duplicate, or in conflict with another content."""
-
-    id: str
-    kind: str  # "accepted" | "duplicate" | "conflict"
+Kind = Literal["accepted", "duplicate", "conflict"]
+Taken = tuple[str, Kind]
+"""What became of one NewItem: its id, and whether it was new, a duplicate, or in conflict with another content."""
 
 
 class Item(NamedTuple):
@@ -186,7 +184,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """The item stays: `retrying` or `held`, to be tried again in `wait` seconds. `counts`: whether this was an attempt."""
+    """The item stays: `retrying` or `held`, for `wait` seconds. `counts`: whether this was an attempt."""
 
     status: Status
     wait: float

@@ -5,16 +5,17 @@ import gc
 import secrets
 import sys
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from app.callers import keys
 from app.callers.store import ALL_SCOPES, KeyStore
+from app.clock import now_ms
 from app.database.engine import connect
 from app.errors import StartRefused
 from app.main import create_app
-
-from app.outbox.outbox import now_ms
+from app.protocol import Protocol
 from app.settings import Settings, load
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
@@ -24,7 +25,7 @@ SANDBOX_DATABASE = "sqlite:///data/sandbox.db"  # never the real one: what waits
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but a signal first makes `/readyz` fail, then (after the drain time) refuses new work, and ends with 0."""
+    """uvicorn, but a signal first makes `/readyz` fail, after the drain time refuses new work, and ends with 0."""
 
     def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
         super().__init__(config)
@@ -51,6 +52,7 @@ def serve(settings: Settings, *, delivery: bool = True) -> None:
         app,
         host=settings.gateway_host,
         port=settings.gateway_port,
+        http=Protocol,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -66,7 +68,7 @@ def serve(settings: Settings, *, delivery: bool = True) -> None:
     Server(config, settings).run()
 
 
-def sandbox(overrides: dict[str, object]) -> None:
+def sandbox(overrides: dict[str, Any]) -> None:
     """Serve against the simulator: no Leanplum account, no settings; prints a key and a line to try it with.
 
     Raises StartRefused where a real Leanplum key is configured.
@@ -74,7 +76,10 @@ def sandbox(overrides: dict[str, object]) -> None:
     configured = load(**overrides)
     if configured.leanplum_keys:
         raise StartRefused(
-            *(f"{name}: is set, and the sandbox must not hold a real key; unset it" for name in configured.leanplum_keys)
+            *(
+                f"{name}: is set, and the sandbox must not hold a real key; unset it"
+                for name in configured.leanplum_keys
+            )
         )
     config = SimulatorConfig(production_key="prod_" + secrets.token_hex(12))
     with BackgroundServer(config) as simulator:
@@ -84,8 +89,10 @@ def sandbox(overrides: dict[str, object]) -> None:
         serve(settings)
 
 
-def _against(url: str, config: SimulatorConfig, configured: Settings) -> dict[str, object]:
-    database = {} if "gateway_database_url" in configured.model_fields_set else {"gateway_database_url": SANDBOX_DATABASE}
+def _against(url: str, config: SimulatorConfig, configured: Settings) -> dict[str, Any]:
+    database = (
+        {} if "gateway_database_url" in configured.model_fields_set else {"gateway_database_url": SANDBOX_DATABASE}
+    )
     return {
         "leanplum_app_id": config.app_id,
         "leanplum_production_key": config.production_key,
@@ -112,6 +119,9 @@ def _sandbox_key(settings: Settings) -> str:
 
 def _welcome(settings: Settings, key: str, simulator: str) -> str:
     host = f"http://{settings.gateway_host}:{settings.gateway_port}"
+    event = '{"userId":"user-1","event":"Purchase","value":9.99,"currencyCode":"EUR","params":{"sku":"A-1"}}'
+    headers = f"-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -H 'Prefer: wait=10'"
+    curl = f"curl -sS {host}/v1/events {headers} -d '{event}'"
     return f"""
 The gateway's sandbox: everything is real but Leanplum, which is a simulator on this machine.
 
@@ -121,7 +131,5 @@ The gateway's sandbox: everything is real but Leanplum, which is a simulator on 
 
 Post a purchase and see it delivered:
 
-  curl -sS {host}/v1/events -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -H 'Prefer: wait=10' -d '{{"userId":"user-1","event":"Purchase","value":9.99,"currencyCode":"EUR","params":{{"sku":"A-1"}}}}'
+  {curl}
 """
-
-

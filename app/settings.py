@@ -61,7 +61,9 @@ class Settings(BaseSettings):
     )
     gateway_host: str = Field("127.0.0.1", description="the address to listen on")
     gateway_port: int = Field(8000, ge=0, le=65535, description="the port to listen on; 0 takes a free one")
-    gateway_log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least level logged")
+    gateway_log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the least level logged"
+    )
     gateway_log_format: Literal["json", "console", "auto"] = Field(
         "auto", description="json or console; auto is console on a terminal, else json"
     )

@@ -7,11 +7,18 @@ import atexit
 import logging
 import sys
 import threading
-from typing import Any, BinaryIO
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Any, BinaryIO, cast
 
 import orjson
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.clock import instant, now_ms
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -20,24 +27,66 @@ def configure_logging(level: str, form: str) -> None:
     """Log to standard output: one JSON object a line, or for a terminal. Libraries' own lines take the same way."""
     if form == "auto":
         form = "console" if sys.stdout.isatty() else "json"
-    shared: list[Any] = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
     if form == "json":
         lines = Lines(sys.stdout.buffer)
         structlog.configure(
-            processors=[*shared, structlog.processors.JSONRenderer(serializer=orjson.dumps)],
-            wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+            processors=[],
+            wrapper_class=cast(Any, _direct(LEVELS[level])),
             logger_factory=lambda *_: lines,
             cache_logger_on_first_use=True,
         )
     else:
         structlog.configure(
-            processors=[*shared, structlog.dev.ConsoleRenderer()],
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.dev.ConsoleRenderer(),
+            ],
             wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
             cache_logger_on_first_use=True,
         )
     root = logging.getLogger()
     root.handlers = [_Forward()]
     root.setLevel(max(LEVELS[level], logging.WARNING))  # libraries speak of their insides; only their warnings are news
+
+
+class _Direct:
+    """A structlog logger without its chain of processors, which would cost a request more than its validation does."""
+
+    def __init__(self, lines: "Lines", processors: object = None, context: object = None) -> None:
+        self._lines = lines
+
+    def debug(self, event: str, **fields: Any) -> None:
+        """A detail."""
+        self._lines.soon(_rendered("debug", event, fields))
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Something that went as it should."""
+        self._lines.soon(_rendered("info", event, fields))
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Something to look at."""
+        self._lines.now(_rendered("warning", event, fields))
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Something that failed."""
+        self._lines.now(_rendered("error", event, fields))
+
+    def log(self, level: int, event: str, **fields: Any) -> None:
+        """By the level's number."""
+        getattr(self, "error" if level >= logging.ERROR else "warning" if level >= logging.WARNING else "info")(
+            event, **fields
+        )
+
+
+def _direct(least: int) -> type[_Direct]:
+    """The logger that says only what is of the least level or above."""
+    silent = {name: lambda self, event, **fields: None for name, level in LEVELS.items() if level < least}
+    return type("Direct", (_Direct,), silent)
+
+
+def _rendered(level: str, event: str, fields: dict[str, Any]) -> bytes:
+    return orjson.dumps({"timestamp": instant(now_ms()), "level": level, "event": event, **fields}, default=str)
 
 
 FLUSH_SECONDS = 0.1
@@ -52,8 +101,8 @@ class Lines:
         self._timer: threading.Timer | None = None
         atexit.register(self.flush)
 
-    def info(self, line: bytes) -> None:
-        """Write soon."""
+    def soon(self, line: bytes) -> None:
+        """Write within a tenth of a second."""
         with self._lock:
             self._lines.append(line)
             if self._timer is None:
@@ -61,15 +110,11 @@ class Lines:
                 self._timer.daemon = True
                 self._timer.start()
 
-    debug = info
-
-    def warning(self, line: bytes) -> None:
+    def now(self, line: bytes) -> None:
         """Write now."""
         with self._lock:
             self._lines.append(line)
         self.flush()
-
-    error = critical = warning
 
     def flush(self) -> None:
         """Write what was gathered."""
@@ -110,16 +155,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "leanplum_gateway_requests", "Requests answered", ["operation", "status"], registry=self.registry
-        )
-        self.seconds = Histogram(
-            "leanplum_gateway_request_seconds",
-            "Time to answer",
-            ["operation"],
-            registry=self.registry,
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
-        )
+        self.requests = RequestTally()
+        self.registry.register(self.requests)
         self.accepted = Counter("leanplum_gateway_items_accepted", "Items accepted", registry=self.registry)
         self.settled = Counter(
             "leanplum_gateway_items_settled", "Items by what became of them", ["status"], registry=self.registry
@@ -131,3 +168,38 @@ class Metrics:
         self.queued = Gauge("leanplum_gateway_queued_items", "Items waiting", registry=self.registry)
         self.held = Gauge("leanplum_gateway_held", "1 while Leanplum refuses our key or app", registry=self.registry)
         self.held_reason: str | None = None
+
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+
+class RequestTally(Collector):
+    """Requests answered and how long each took. Plain lists that become metrics when they are asked for: the library's
+    own counters take a lock for each number."""
+
+    def __init__(self) -> None:
+        self._answered: dict[tuple[str, int], int] = {}
+        self._times: dict[str, list[float]] = {}  # by bucket, then the sum of all
+
+    def add(self, operation: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        key = (operation, status)
+        self._answered[key] = self._answered.get(key, 0) + 1
+        times = self._times.get(operation)
+        if times is None:
+            times = self._times[operation] = [0.0] * (len(BUCKETS) + 2)
+        times[bisect_left(BUCKETS, seconds)] += 1
+        times[-1] += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they are now."""
+        requests = CounterMetricFamily("leanplum_gateway_requests", "Requests answered", labels=["operation", "status"])
+        for (operation, status), count in list(self._answered.items()):
+            requests.add_metric([operation, str(status)], count)
+        yield requests
+        seconds = HistogramMetricFamily("leanplum_gateway_request_seconds", "Time to answer", labels=["operation"])
+        for operation, times in list(self._times.items()):
+            upto = [*accumulate(times[:-1])]
+            buckets = [*zip([*map(str, BUCKETS), "+Inf"], upto, strict=True)]
+            seconds.add_metric([operation], buckets, times[-1])
+        yield seconds

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from app.callers.directory import Directory, cancelled
 from app.callers.store import KeyStore
+from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
 from app.delivery.loop import Deliverer
@@ -19,7 +20,7 @@ from app.errors import StartRefused
 from app.leanplum.client import LeanplumClient
 from app.limits.bucket import Buckets
 from app.model import App
-from app.outbox.outbox import Outbox, now_ms
+from app.outbox.outbox import Outbox
 from app.outbox.recovery import Recover
 from app.settings import Settings
 from app.telemetry import Metrics
@@ -65,7 +66,9 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
     outbox.count_queued()
     metrics.queued.set_function(lambda: outbox.queued)
     limits = Buckets(settings.gateway_rate_per_second, settings.gateway_rate_burst, time.monotonic)
-    failures = Buckets(settings.gateway_failed_auth_per_minute / 60, settings.gateway_failed_auth_per_minute, time.monotonic)
+    failures = Buckets(
+        settings.gateway_failed_auth_per_minute / 60, settings.gateway_failed_auth_per_minute, time.monotonic
+    )
     refresher = asyncio.create_task(directory.run())
     try:
         async with _delivering(settings, app, writer, outbox, metrics, wanted=delivery):

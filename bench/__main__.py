@@ -39,9 +39,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="within a minute, rougher")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here, too")
     parser.add_argument("--only", action="append", choices=SCENARIOS, help="only this group (repeatable)")
-    parser.add_argument(
-        "--data", type=Path, default=ROOT / "data", help="folder for databases (on a real disk)"
-    )
+    parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder for databases (on a real disk)")
     return parser.parse_args(argv)
 
 

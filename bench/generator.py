@@ -130,9 +130,7 @@ async def scheduled(slots: Iterator[float], ends: float) -> AsyncIterator[float]
         yield min(moment, time.monotonic())
 
 
-async def drive(
-    connection: Connection, moments: AsyncIterator[float], supply: Iterator[bytes], tally: Tally
-) -> None:
+async def drive(connection: Connection, moments: AsyncIterator[float], supply: Iterator[bytes], tally: Tally) -> None:
     """Send on one connection until the moments, the requests, or the connection are at an end."""
     async for moment in moments:
         if (message := next(supply, None)) is None:

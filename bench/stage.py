@@ -69,9 +69,7 @@ class Stage:
             "GATEWAY_DRAIN_SECONDS": "0",
         }
 
-    def _uvicorn(
-        self, module: str, *, core: int | None, ready: str, env: dict[str, str] | None = None
-    ) -> Child:
+    def _uvicorn(self, module: str, *, core: int | None, ready: str, env: dict[str, str] | None = None) -> Child:
         port = free_port()
         argv = [sys.executable, "-m", "uvicorn", f"bench.servers.{module}:app", "--port", str(port)]
         options = ["--no-access-log", "--log-level", "warning"]

@@ -44,7 +44,9 @@ async def readyz(request: Request) -> Any:
     if request.app.state.lifecycle.draining:
         parts["process"] = {"ok": False, "detail": "stopping"}
     ready = all(part["ok"] for part in parts.values())
-    return JSONResponse({"ready": ready, "parts": parts}, 200 if ready else 503, None if ready else {"Retry-After": "5"})
+    return JSONResponse(
+        {"ready": ready, "parts": parts}, 200 if ready else 503, None if ready else {"Retry-After": "5"}
+    )
 
 
 async def _database(gateway: Gateway) -> schemas.Part:
@@ -95,7 +97,10 @@ def _explained(problem: Problem) -> str:
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title} - Leanplum gateway</title>
-<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem}}pre{{white-space:pre-wrap}}</style>
+<style>
+body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem}}
+pre{{white-space:pre-wrap}}
+</style>
 <body>{body}</body></html>"""
 
 

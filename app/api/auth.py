@@ -11,9 +11,8 @@ from app.wiring import Gateway
 def authenticate(gateway: Gateway, context: Context) -> Caller:
     """The caller, by key. Raises Unauthorized; or RateLimited where an address has failed too often."""
     key = _key(context)
-    spent = gateway.failures.take(context.address, 0)
-    if spent.remaining == 0:
-        raise RateLimited("Too many failed authentications from this address.", 60 / gateway.settings.gateway_failed_auth_per_minute)
+    if (wait := gateway.failures.wait(context.address)) > 0:
+        raise RateLimited("Too many failed authentications from this address.", wait)
     try:
         context.caller = gateway.directory.authenticate(key)
     except Unauthorized:
@@ -45,8 +44,9 @@ def limit(gateway: Gateway, context: Context, caller: Caller, count: int) -> Non
     rate = gateway.settings.gateway_rate_per_second
     decision = gateway.limits.take(caller.key_id, count)
     state = b'"caller";r=%d;t=%d' % (decision.remaining, math.ceil(decision.full_in))
-    context.rate_headers = [(b"ratelimit-policy", b'"caller";q=%d;w=1' % rate), (b"ratelimit", state)]
+    context.rate_headers = ((b"ratelimit-policy", b'"caller";q=%d;w=1' % rate), (b"ratelimit", state))
     if not decision.allowed:
         raise RateLimited(
-            f"{count} item{'s' if count != 1 else ''} would exceed this key's limit of {rate} a second.", decision.retry_after
+            f"{count} item{'s' if count != 1 else ''} would exceed this key's limit of {rate} a second.",
+            decision.retry_after,
         )

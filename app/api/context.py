@@ -1,26 +1,42 @@
 """What is known of the request being answered. It travels in the ASGI scope under `CONTEXT`."""
 
-import random
+import itertools
 import re
+import secrets
 import time
+from collections.abc import MutableMapping
 from typing import Any
 
 from app.model import Caller
 
 CONTEXT = "gateway.context"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
+PROCESS = secrets.token_hex(10)  # with a count: unique, and cheaper than chance for each request
+_count = itertools.count(1)
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")  # W3C Trace Context
 
 
 class Context:
     """One request's facts, filled as they become known: for the log line, the audit record and the answer's headers."""
 
-    __slots__ = ("address", "caller", "headers", "method", "operation", "path", "rate_headers", "recorded", "request_id", "started", "trace_id")
+    __slots__ = (
+        "address",
+        "caller",
+        "headers",
+        "method",
+        "operation",
+        "path",
+        "rate_headers",
+        "recorded",
+        "request_id",
+        "started",
+        "trace_id",
+    )
 
-    def __init__(self, scope: dict[str, Any]) -> None:
+    def __init__(self, scope: MutableMapping[str, Any]) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         given = self.headers.get(b"x-request-id")
-        self.request_id = given.decode() if given and REQUEST_ID.match(given) else f"{random.getrandbits(128):032x}"
+        self.request_id = given.decode() if given and REQUEST_ID.match(given) else f"{PROCESS}{next(_count):012x}"
         trace = TRACEPARENT.match(self.headers.get(b"traceparent", b""))
         self.trace_id = trace.group(1).decode() if trace else None
         client = scope.get("client")
@@ -30,7 +46,7 @@ class Context:
         self.operation = f"{self.method} (unknown)"
         self.caller: Caller | None = None
         self.recorded = False  # whether the audit record of this call went along with what it accepted
-        self.rate_headers: list[tuple[bytes, bytes]] = []
+        self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.started = time.perf_counter()
 
     def header(self, name: bytes) -> str:

@@ -44,7 +44,10 @@ def problem_responses(*slugs: str) -> dict[int | str, dict[str, Any]]:
         problem = PROBLEMS[slug]
         response = responses.setdefault(
             problem.status,
-            {"description": problem.title, "content": {MEDIA_TYPE: {"schema": {"$ref": REF + "Problem"}, "examples": {}}}},
+            {
+                "description": problem.title,
+                "content": {MEDIA_TYPE: {"schema": {"$ref": REF + "Problem"}, "examples": {}}},
+            },
         )
         error = EXAMPLE_FAULT if slug == "validation" else None
         response["content"][MEDIA_TYPE]["examples"][slug] = {"value": document(slug, problem.advice, "4bf92f35", error)}

@@ -1,7 +1,7 @@
 """In front of the router: every request passes here once, on its way in and out.
 
 It makes the request's context, answers the two hot writes itself (the router and its layers cost as much as the rest of
-the work), turns errors into problem documents, adds the headers that every answer has, and tells metrics, log and audit.
+the work), turns errors into problem documents, adds the headers of every answer, and tells metrics, log and audit.
 """
 
 import time
@@ -15,8 +15,8 @@ from app.api import problems, writes
 from app.api.context import CONTEXT, Context
 from app.api.problems import Answer
 from app.audit import records
+from app.clock import now_ms
 from app.errors import GatewayError
-from app.outbox.outbox import now_ms
 from app.telemetry import Metrics, describe
 from app.wiring import Gateway
 
@@ -43,7 +43,6 @@ class Front:
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
-        self._meters: dict[tuple[str, int], tuple[Any, Any]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -91,29 +90,22 @@ class Front:
 
     def _tell(self, gateway: Gateway, context: Context, status: int) -> None:
         seconds = time.perf_counter() - context.started
-        requests, duration = self._meter(context.operation, status)
-        requests.inc()
-        duration.observe(seconds)
+        self._metrics.requests.add(context.operation, status, seconds)
         if context.caller is not None and not context.recorded:
             _record(gateway, context, status)
         if context.path not in QUIET:
-            log.info(
-                "request.answered",
-                request_id=context.request_id,
-                operation=context.operation,
-                status=status,
-                ms=round(seconds * 1000, 2),
-                key_id=context.caller.key_id if context.caller else None,
-                trace_id=context.trace_id,
-            )
+            self._log(context, status, seconds)
 
-    def _meter(self, operation: str, status: int) -> tuple[Any, Any]:
-        """The two meters of an operation and status; looking them up by label each time would cost more than the rest."""
-        meter = self._meters.get((operation, status))
-        if meter is None:
-            meter = self._metrics.requests.labels(operation, status), self._metrics.seconds.labels(operation)
-            self._meters[operation, status] = meter
-        return meter
+    def _log(self, context: Context, status: int, seconds: float) -> None:
+        log.info(
+            "request.answered",
+            request_id=context.request_id,
+            operation=context.operation,
+            status=status,
+            ms=round(seconds * 1000, 2),
+            key_id=context.caller.key_id if context.caller else None,
+            trace_id=context.trace_id,
+        )
 
 
 def _failed(error: Exception, context: Context) -> Answer:

@@ -48,20 +48,77 @@ class Answer(NamedTuple):
 PROBLEMS: dict[str, Problem] = {
     problem.slug: problem
     for problem in (
-        Problem("malformed", 400, "The body can't be read", "Send JSON (or NDJSON to /v1/batch) in UTF-8, as the Content-Type says."),
-        Problem("unauthorized", 401, "The caller is not known", "Send a caller key as Authorization: Bearer KEY or X-API-Key: KEY."),
-        Problem("forbidden", 403, "The key may not do this", "Use a key that has the scope named in the detail, or ask for one."),
-        Problem("not-found", 404, "There is no such thing", "Check the address. Receipts are kept for the de-duplication window."),
+        Problem(
+            "malformed",
+            400,
+            "The body can't be read",
+            "Send JSON (or NDJSON to /v1/batch) in UTF-8, as the Content-Type says.",
+        ),
+        Problem(
+            "unauthorized",
+            401,
+            "The caller is not known",
+            "Send a caller key as Authorization: Bearer KEY or X-API-Key: KEY.",
+        ),
+        Problem(
+            "forbidden",
+            403,
+            "The key may not do this",
+            "Use a key that has the scope named in the detail, or ask for one.",
+        ),
+        Problem(
+            "not-found",
+            404,
+            "There is no such thing",
+            "Check the address. Receipts are kept for the de-duplication window.",
+        ),
         Problem("method-not-allowed", 405, "The method is not taken here", "Use a method that the Allow header names."),
-        Problem("id-conflict", 409, "The id stands for another content", "Send the first content again, or use a new id."),
+        Problem(
+            "id-conflict", 409, "The id stands for another content", "Send the first content again, or use a new id."
+        ),
         Problem("too-large", 413, "The body is too large", "Split it: the limits are in the detail."),
-        Problem("unsupported-media-type", 415, "The media type is not taken", "Set Content-Type, and Content-Encoding if any, as the detail says."),
-        Problem("validation", 422, "The body breaks rules", "Mend every place that errors[] names; pointers are JSON Pointers into the body."),
-        Problem("rate-limited", 429, "The limit is spent", "Wait as long as Retry-After says. Nothing of the request was taken."),
-        Problem("internal", 500, "The gateway failed", "It is logged under the request id. Nothing was taken unless a receipt says so; try again with the same id."),
-        Problem("queue-full", 503, "Too many items wait", "Try again after Retry-After; the operator should see why Leanplum is behind."),
-        Problem("storage-unavailable", 503, "Nothing can be made durable now", "Try again after Retry-After, with the same ids. Nothing was taken."),
-        Problem("stopping", 503, "The gateway is stopping", "Try again: another instance, or this one after its restart, will take it."),
+        Problem(
+            "unsupported-media-type",
+            415,
+            "The media type is not taken",
+            "Set Content-Type, and Content-Encoding if any, as the detail says.",
+        ),
+        Problem(
+            "validation",
+            422,
+            "The body breaks rules",
+            "Mend every place that errors[] names; pointers are JSON Pointers into the body.",
+        ),
+        Problem(
+            "rate-limited",
+            429,
+            "The limit is spent",
+            "Wait as long as Retry-After says. Nothing of the request was taken.",
+        ),
+        Problem(
+            "internal",
+            500,
+            "The gateway failed",
+            "It is logged under the request id. Try again with the same item ids: what was taken is not taken twice.",
+        ),
+        Problem(
+            "queue-full",
+            503,
+            "Too many items wait",
+            "Try again after Retry-After; the operator should see why Leanplum is behind.",
+        ),
+        Problem(
+            "storage-unavailable",
+            503,
+            "Nothing can be made durable now",
+            "Try again after Retry-After, with the same ids. Nothing was taken.",
+        ),
+        Problem(
+            "stopping",
+            503,
+            "The gateway is stopping",
+            "Try again: another instance, or this one after its restart, will take it.",
+        ),
     )
 }
 SLUGS: dict[type[GatewayError], str] = {

@@ -31,9 +31,23 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
     200: {"model": schemas.Receipt, "description": "A duplicate; or, with Prefer: wait, the final receipt"},
     202: {"model": schemas.Receipt, "description": "On disk; it will be delivered"},
 }
-REFUSED = ("malformed", "unauthorized", "forbidden", "too-large", "unsupported-media-type", "validation", "rate-limited")
+REFUSED = (
+    "malformed",
+    "unauthorized",
+    "forbidden",
+    "too-large",
+    "unsupported-media-type",
+    "validation",
+    "rate-limited",
+)
 FAILED = ("internal", "queue-full", "storage-unavailable")
 WRITE: dict[int | str, dict[str, Any]] = ACCEPTED | problem_responses(*REFUSED, "id-conflict", *FAILED)
+
+BATCHED: dict[int | str, dict[str, Any]] = {
+    202: {"model": schemas.BatchAnswer, "description": "What became of each item; at least one was taken"},
+    422: {"model": schemas.BatchAnswer, "description": "Every item is invalid; nothing was taken"},
+}
+BATCH_RESPONSES = BATCHED | problem_responses(*(slug for slug in REFUSED if slug != "validation"), *FAILED)
 
 
 def _gateway(request: Request) -> Gateway:
@@ -92,11 +106,7 @@ async def post_state(request: Request, user: UserId, key: IdempotencyKey = None,
     status_code=202,
     tags=["Writes"],
     summary="Accept many items of any action",
-    responses={
-        202: {"model": schemas.BatchAnswer, "description": "What became of each item; at least one was taken"},
-        422: {"model": schemas.BatchAnswer, "description": "Every item is invalid; nothing was taken"},
-    }
-    | problem_responses(*(slug for slug in REFUSED if slug != "validation"), *FAILED),
+    responses=BATCH_RESPONSES,
     openapi_extra=body_of("Batch", lines_of="BatchItem"),
 )
 async def post_batch(request: Request) -> Response:
@@ -113,10 +123,12 @@ async def post_batch(request: Request) -> Response:
     summary="What became of an item",
     response_model=schemas.Receipt,
     response_model_exclude_unset=True,
-    responses=problem_responses("unauthorized", "forbidden", "not-found", "rate-limited", "internal", "storage-unavailable"),
+    responses=problem_responses(
+        "unauthorized", "forbidden", "not-found", "rate-limited", "internal", "storage-unavailable"
+    ),
 )
 async def get_receipt(request: Request, item: Annotated[str, Path(alias="id", description="The item's id")]) -> Any:
-    """The receipt of an item, by the caller's own id or the one that the gateway made. Kept for the de-duplication window."""
+    """The receipt of an item, by the caller's own id or the gateway's. Kept for the de-duplication window."""
     about, gateway = context.of(request.scope), _gateway(request)
     about.operation = "GET /v1/receipts/{id}"
     caller = auth.authenticate(gateway, about)

@@ -1,9 +1,9 @@
 """What the gateway answers, as shapes: for the documentation in `openapi/`, which is made from them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from app.model import Status
 

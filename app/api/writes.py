@@ -3,7 +3,9 @@
 Each goes the same way: authenticate, limit, read, hold against the rules, accept (one durable commit), answer 202.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -12,16 +14,18 @@ from app import ids
 from app.api import auth, problems
 from app.api.context import Context
 from app.api.problems import Answer
-from app.api.receipts import receipt_document
-from app.errors import Forbidden, GatewayError, IdConflict, Invalid, Malformed, Refusal, TooLarge
+from app.api.receipts import fresh_receipt, receipt_document
+from app.clock import now_ms
+from app.errors import Fault, Forbidden, IdConflict, Invalid, Malformed, NotFound, Refusal, TooLarge
 from app.intake import bodies, rules
-from app.model import Acceptance, Caller, NewItem, Receipt, Status, Taken
-from app.outbox.outbox import now_ms
+from app.model import Acceptance, Caller, Kind, NewItem, Taken
 from app.wiring import Gateway
 
 Receive = Callable[[], Awaitable[Any]]
 JSON_HEADER = (b"content-type", b"application/json")
 MAX_WAIT = 30
+CONFLICT = "This id was used within the window for an item with another content."
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 async def read_body(gateway: Gateway, context: Context, receive: Receive) -> bytes:
@@ -53,7 +57,7 @@ async def _rest(receive: Receive, first: bytes, limit: int) -> bytes:
 
 
 async def post_single(
-    gateway: Gateway, context: Context, receive: Receive, action: str, given: Mapping[str, str] | None = None
+    gateway: Gateway, context: Context, receive: Receive, action: str, given: Mapping[str, str] = NOTHING
 ) -> Answer:
     """Accept one item; `given` are fields that the path has."""
     caller = auth.authenticate(gateway, context)
@@ -61,12 +65,17 @@ async def post_single(
     auth.limit(gateway, context, caller, 1)
     bodies.media_type(context.header(b"content-type"), bodies.JSON)
     body = await read_body(gateway, context, receive)
-    fixed = dict(given or {})
-    if key := context.header(b"idempotency-key"):
-        fixed["id"] = key
-    new = rules.fast_single(action, body, fixed) or _careful_single(action, body, fixed)
-    (taken,) = await _accept(gateway, context, caller, [new])
-    return await _single_answer(gateway, context, caller, new, taken)
+    if b"idempotency-key" in context.headers:
+        given = {**given, "id": context.header(b"idempotency-key")}
+    new = rules.fast_single(action, body, given) or _careful_single(action, body, given)
+    now = now_ms()
+    ((item_id, kind),) = await _accept(gateway, context, caller, now, [new])
+    if kind == "accepted":
+        gateway.metrics.accepted.inc()
+        if b"prefer" not in context.headers:
+            fresh = fresh_receipt(item_id, action, new.subject, now)
+            return Answer(202, [JSON_HEADER, (b"location", f"/v1/receipts/{item_id}".encode())], fresh)
+    return await _receipt_answer(gateway, context, caller, item_id, kind)
 
 
 def _careful_single(action: str, body: bytes, given: Mapping[str, str]) -> NewItem:
@@ -75,14 +84,13 @@ def _careful_single(action: str, body: bytes, given: Mapping[str, str]) -> NewIt
         for name, value in given.items():
             if raw.setdefault(name, value) != value:
                 where = "Idempotency-Key" if name == "id" else "the path"
-                raise Invalid((rules.Fault(f"/{name}", f"differs from {where}", "contradiction"),))
+                raise Invalid((Fault(f"/{name}", f"differs from {where}", "contradiction"),))
     return rules.single(action, raw)
 
 
 async def _accept(
-    gateway: Gateway, context: Context, caller: Caller, items: list[NewItem], refused: int = 0
+    gateway: Gateway, context: Context, caller: Caller, now: int, items: list[NewItem], refused: int = 0
 ) -> Sequence[Taken]:
-    now = now_ms()
     taken = await gateway.outbox.accept(
         Acceptance(
             caller.app,
@@ -100,34 +108,20 @@ async def _accept(
     return taken
 
 
-async def _single_answer(gateway: Gateway, context: Context, caller: Caller, new: NewItem, taken: Taken) -> Answer:
-    if taken.kind == "conflict":
-        raise IdConflict("This id was used within the window for an item with another content.")
+async def _receipt_answer(gateway: Gateway, context: Context, caller: Caller, item_id: str, kind: Kind) -> Answer:
+    """The answer where it isn't just the fresh receipt: a conflict, a duplicate, or a wait for the item to settle."""
+    if kind == "conflict":
+        raise IdConflict(CONFLICT)
     wait = preferred_wait(context.header(b"prefer"))
-    headers = [JSON_HEADER]
+    duplicate = kind == "duplicate"
+    receipt = await gateway.outbox.settled_receipt(caller.app, item_id, wait or 0)
+    if receipt is None:
+        raise NotFound("The item was accepted, and its receipt is past the window already.")
+    document = receipt_document(receipt) | ({"duplicate": True} if duplicate else {})
+    headers = [JSON_HEADER, (b"location", document["href"].encode())]
     if wait is not None:
         headers.append((b"preference-applied", b"wait=%d" % wait))
-    if taken.kind == "duplicate":
-        first = await gateway.outbox.receipt(caller.app, taken.id)
-        return _receipt_answer(200, _found(first, new, taken) | {"duplicate": True}, headers)
-    gateway.metrics.accepted.inc()
-    if wait is None:
-        return _receipt_answer(202, _fresh(new, taken), headers)
-    receipt = await gateway.outbox.settled_receipt(caller.app, taken.id, wait)
-    settled = receipt is not None and receipt.settled
-    return _receipt_answer(200 if settled else 202, _found(receipt, new, taken), headers)
-
-
-def _fresh(new: NewItem, taken: Taken) -> dict[str, Any]:
-    return receipt_document(Receipt(taken.id, new.action, new.subject, Status.ACCEPTED, now_ms(), 0, None, None, None))
-
-
-def _found(receipt: Receipt | None, new: NewItem, taken: Taken) -> dict[str, Any]:
-    return _fresh(new, taken) if receipt is None else receipt_document(receipt)
-
-
-def _receipt_answer(status: int, document: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> Answer:
-    return Answer(status, [*headers, (b"location", document["href"].encode())], orjson.dumps(document))
+    return Answer(200 if receipt.settled or duplicate else 202, headers, orjson.dumps(document))
 
 
 def preferred_wait(prefer: str) -> int | None:
@@ -153,13 +147,15 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
     if len(judged) > most:
         raise TooLarge(f"The batch has {len(judged)} items; at most {most} are taken at once.")
     if not judged:
-        raise Invalid((rules.Fault("/items" if kind == bodies.JSON else "", "has no item", "count"),))
+        raise Invalid((Fault("/items" if kind == bodies.JSON else "", "has no item", "count"),))
     auth.limit(gateway, context, caller, len(judged))
     judged = _permitted(caller, judged)
     items = [one for one in judged if isinstance(one, NewItem)]
     if not items:
         return _batch_answer(gateway, judged, ())
-    return _batch_answer(gateway, judged, await _accept(gateway, context, caller, items, len(judged) - len(items)))
+    return _batch_answer(
+        gateway, judged, await _accept(gateway, context, caller, now_ms(), items, len(judged) - len(items))
+    )
 
 
 def _careful_batch(body: bytes, kind: str) -> list[NewItem | Refusal]:
@@ -167,9 +163,9 @@ def _careful_batch(body: bytes, kind: str) -> list[NewItem | Refusal]:
         return [_careful_line(line) for line in body.split(b"\n") if line.strip()]
     raw = bodies.parse(body)
     if not isinstance(raw, dict) or not isinstance(raw.get("items"), list):
-        raise Invalid((rules.Fault("/items" if isinstance(raw, dict) else "", 'takes {"items": [...]}', "type"),))
+        raise Invalid((Fault("/items" if isinstance(raw, dict) else "", 'takes {"items": [...]}', "type"),))
     if unknown := raw.keys() - {"items"}:
-        raise Invalid(tuple(rules.Fault(rules.pointer((name,)), "is not a field here", "unknown-field") for name in unknown))
+        raise Invalid(tuple(Fault(rules.pointer((name,)), "is not a field here", "unknown-field") for name in unknown))
     return [_careful_item(one, f"/items/{index}") for index, one in enumerate(raw["items"])]
 
 
@@ -204,28 +200,27 @@ def _permitted_item(caller: Caller, item: NewItem) -> NewItem | Refusal:
 
 def _batch_answer(gateway: Gateway, judged: Sequence[NewItem | Refusal], taken: Sequence[Taken]) -> Answer:
     kept = iter(taken)
-    counts = {"accepted": 0, "duplicate": 0, "rejected": 0}
-    results: list[dict[str, Any]] = []
-    for index, one in enumerate(judged):
-        if isinstance(one, NewItem):
-            result = _result(index, next(kept))
-        else:
-            result = {"index": index, "status": "rejected", "problem": problems.of_error(one)}
-        counts[result["status"]] += 1
-        results.append(result)
-    gateway.metrics.accepted.inc(counts["accepted"])
+    results = [
+        _result(index, *next(kept)) if isinstance(one, NewItem) else _refused(index, one)
+        for index, one in enumerate(judged)
+    ]
+    kinds = Counter([kind for _, kind in taken])
+    gateway.metrics.accepted.inc(kinds["accepted"])
     document = {
-        "accepted": counts["accepted"],
-        "duplicates": counts["duplicate"],
-        "rejected": counts["rejected"],
+        "accepted": kinds["accepted"],
+        "duplicates": kinds["duplicate"],
+        "rejected": len(judged) - kinds["accepted"] - kinds["duplicate"],
         "results": results,
     }
-    status = 202 if counts["accepted"] or counts["duplicate"] else 422
+    status = 422 if document["rejected"] == len(judged) else 202
     return Answer(status, [JSON_HEADER], orjson.dumps(document))
 
 
-def _result(index: int, taken: Taken) -> dict[str, Any]:
-    if taken.kind == "conflict":
-        error: GatewayError = IdConflict("This id was used within the window for an item with another content.")
-        return {"index": index, "id": taken.id, "status": "rejected", "problem": problems.of_error(error)}
-    return {"index": index, "id": taken.id, "status": taken.kind}
+def _result(index: int, item_id: str, kind: Kind) -> dict[str, Any]:
+    if kind == "conflict":
+        return {"index": index, "id": item_id, "status": "rejected", "problem": problems.of_error(IdConflict(CONFLICT))}
+    return {"index": index, "id": item_id, "status": kind}
+
+
+def _refused(index: int, refusal: Refusal) -> dict[str, Any]:
+    return {"index": index, "status": "rejected", "problem": problems.of_error(refusal)}

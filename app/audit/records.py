@@ -21,9 +21,17 @@ OPERATOR = {"user": {"uid": "operator"}}
 
 
 def api_call(
-    *, time: int, operation: str, key_id: str, app: str, address: str, request_id: str, status: int, details: dict[str, Any]
+    *,
+    time: int,
+    operation: str,
+    key_id: str,
+    app: str,
+    address: str,
+    request_id: str,
+    status: int,
+    details: dict[str, Any],
 ) -> str:
-    """The record of one authenticated call: `operation` is `METHOD path-template`, `status` the HTTP status answered."""
+    """The record of one authenticated call: `operation` is `METHOD path-template`, `status` the HTTP status."""
     return _record(
         time,
         ACTIVITIES.get(operation.partition(" ")[0], OTHER),
@@ -49,7 +57,7 @@ def leanplum_call(*, time: int, app: str, attempt: str, status: int | None, outc
 
 
 def administrative_act(*, time: int, act: str, subject: str) -> str:
-    """The record of something an operator did by command: `act` is `noun.verb`, `subject` the id of what it was done to."""
+    """The record of an operator's command: `act` is `noun.verb`, `subject` the id of what it was done to."""
     return _record(time, OTHER, 0, actor=OPERATOR, api={"operation": act}, resources=[{"uid": subject}])
 
 

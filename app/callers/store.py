@@ -53,7 +53,9 @@ class KeyStore:
         """
         secret = key or keys.make()
         if not keys.well_formed(secret):
-            raise Refusal("the key hasn't the form of a caller key (lpgw_ + 30 base62 characters + a 6-character checksum)")
+            raise Refusal(
+                "the key hasn't the form of a caller key (lpgw_ + 30 base62 characters + a 6-character checksum)"
+            )
         caller = Caller("key_" + secrets.token_hex(8), name, frozenset(scopes), app)
         stored = StoredKey(caller, keys.digest(secret), secret[-4:], now, expires_at, None)
         with self._engine.begin() as connection:
@@ -108,4 +110,6 @@ def _row(stored: StoredKey) -> dict[str, object]:
 
 
 def _record(connection: Connection, act: str, key_id: str, now: int) -> None:
-    connection.execute(insert(audit_records).values(time=now, record=administrative_act(time=now, act=act, subject=key_id)))
+    connection.execute(
+        insert(audit_records).values(time=now, record=administrative_act(time=now, act=act, subject=key_id))
+    )

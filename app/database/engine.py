@@ -27,7 +27,9 @@ def connect(url: str) -> Engine:
     path = Path(make_url(url).database or "")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "cached_statements": 512})
+        engine = create_engine(
+            url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "cached_statements": 512}
+        )
         event.listen(engine, "connect", _prepare)
         migrate(engine)
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
@@ -55,7 +57,9 @@ def migrate(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(files("app.database") / "migrations"))
     with engine.connect() as connection:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # two processes that start at once: the second waits, then finds it done
+        connection.exec_driver_sql(
+            "BEGIN IMMEDIATE"
+        )  # two processes that start at once: the second waits, then finds it done
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()

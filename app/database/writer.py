@@ -7,8 +7,9 @@ callers share one fsync. Each is told only after the commit: this is what makes 
 import asyncio
 import sqlite3
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
@@ -24,6 +25,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Cursor = Any  # a DB-API cursor
 GROUP_LIMIT = 4_000  # rows that go into one transaction: bounds how long a commit may take
+GATHER_SECONDS = 0.001  # where the last commit had company, wait for more: PostgreSQL's commit_delay, commit_siblings
 CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)
 
 STORAGE_ERRORS = (sqlite3.Error, SQLAlchemyError, OSError)
@@ -76,6 +78,7 @@ class Writer:
         self._wake = threading.Semaphore(0)
         self._awake = False
         self._stopping = False
+        self._siblings = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._connection: Any = None
         self._cursor: Cursor = None
@@ -111,6 +114,8 @@ class Writer:
     def _run(self) -> None:
         while True:
             self._wake.acquire()
+            if self._siblings:
+                time.sleep(GATHER_SECONDS)
             self._awake = False  # before looking, so that what is asked for from here on wakes us again
             while self._asked:
                 self._commit(self._group())
@@ -127,6 +132,7 @@ class Writer:
         return group
 
     def _commit(self, group: list[_Asked[Any]]) -> None:
+        self._siblings = len(group) > 1
         error = self._transact(group)
         if error is not None and len(group) > 1:
             for asked in group:  # one that can't be written must not take its neighbours with it
@@ -202,9 +208,3 @@ def insert_rows(cursor: Cursor, head: str, width: int, values: list[Any]) -> Non
 def _statement(head: str, width: int, size: int) -> str:
     row = "(" + ", ".join("?" * width) + ")"
     return f"{head} VALUES {', '.join([row] * size)}"
-
-
-def chunked(values: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:
-    """`values` in runs of at most `size`, for statements that name each value."""
-    for start in range(0, len(values), size):
-        yield values[start : start + size]

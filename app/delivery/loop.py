@@ -1,4 +1,4 @@
-"""The loop that keeps the promise: read what waits, pack, send, judge, write down. It acts; the deciding is elsewhere."""
+"""The loop that keeps the promise: read what waits, pack, send, judge, write down. It acts and decides nothing."""
 
 import asyncio
 import time
@@ -9,13 +9,14 @@ from random import random
 
 import structlog
 
+from app.clock import now_ms
 from app.delivery.verdicts import RetryPolicy, judge
 from app.delivery.window import Subject, Window
 from app.errors import StorageUnavailable
 from app.leanplum import mapping, replies
 from app.leanplum.client import LeanplumClient, Unreachable
 from app.model import App, Item, Outcome, Postponed, Status, Trouble, Verdict
-from app.outbox.outbox import Outbox, now_ms
+from app.outbox.outbox import Outbox
 from app.telemetry import Metrics, describe
 
 PAGE = 2_000
@@ -147,7 +148,9 @@ class Deliverer:
         finally:
             self.window.landed(batch, postponed)
 
-    async def _settle(self, attempt: str, app: App, verdicts: Sequence[tuple[int, Verdict]], status: int | None) -> None:
+    async def _settle(
+        self, attempt: str, app: App, verdicts: Sequence[tuple[int, Verdict]], status: int | None
+    ) -> None:
         """Leanplum has answered, so forgetting is no choice: try until it is on disk, or the gateway stops."""
         while True:
             try:
@@ -171,7 +174,7 @@ class Deliverer:
         log.info("call.settled", app=app.name, attempt=attempt, status=status, items=counts)
 
     def _hold(self, app: App, verdicts: Sequence[tuple[Item, Verdict]]) -> None:
-        """While Leanplum refuses our key or app, asking for every user in turn helps nobody: the app pauses as a whole."""
+        """While Leanplum refuses our key or app, asking for each user in turn helps nobody: the app pauses as a whole."""
         held = [verdict for _, verdict in verdicts if verdict.status is Status.HELD]
         self._metrics.held.set(bool(held))
         self._metrics.held_reason = None
@@ -188,7 +191,9 @@ class Deliverer:
                 middle = len(items) // 2
                 first = await self._send(app, items[:middle])
                 failed = {item.subject for item, outcome in first.outcomes if isinstance(outcome, Trouble)}
-                rest = [item for item in items[middle:] if item.subject not in failed]  # no item overtakes its own user's
+                rest = [
+                    item for item in items[middle:] if item.subject not in failed
+                ]  # no item overtakes its own user's
                 second = await self._send(app, rest) if rest else Heard(status=status)
                 return Heard(first.outcomes + second.outcomes, second.status)
             case status, outcomes:

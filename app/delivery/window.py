@@ -91,8 +91,8 @@ class Window:
         return len(self._ready)
 
     def next_batch(self) -> list[Item]:
-        """The items of the next call: at most 50 subjects of one app, 500 items, 1 MB; those subjects are in flight from
-        now on. Empty where nothing may be sent."""
+        """The items of the next call: at most 50 subjects of one app, 500 items, 1 MB. Their subjects are in flight
+        from now on. Empty where nothing may be sent."""
         batch: list[Item] = []
         taken: list[Subject] = []
         size = 0

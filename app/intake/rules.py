@@ -37,7 +37,7 @@ ACTIONS = {
         Action("advance", Scope.EVENTS_WRITE, TypeAdapter(State), TypeAdapter(StateItem)),
     )
 }
-BATCH = TypeAdapter(Batch)
+BATCH: TypeAdapter[Any] = TypeAdapter(Batch)
 WITHOUT_CONTENT = frozenset({"id", "action", "userId", "deviceId", "time", "createDisposition"})
 
 
@@ -114,7 +114,8 @@ def fast_single(action: str, body: bytes, given: Mapping[str, str]) -> NewItem |
 def fast_batch(body: bytes) -> list[NewItem] | None:
     """The items that a good batch makes; None where anything is wrong and it must be read again with care."""
     try:
-        return [item(fields["action"], fields) for fields in BATCH.validate_json(body)["items"]]
+        checked: list[dict[str, Any]] = BATCH.validate_json(body)["items"]
+        return [item(fields["action"], fields) for fields in checked]
     except (ValidationError, Invalid):
         return None
 

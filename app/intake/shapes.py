@@ -3,10 +3,10 @@
 These shapes are the rules *and* the documentation: bodies are checked against them, and `openapi/` is made from them.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Required
 
 from pydantic import ConfigDict, Field
-from typing_extensions import Required, TypedDict
+from typing_extensions import TypedDict
 
 from app.intake.values import (
     MAX_PARAMS,
@@ -33,13 +33,17 @@ Empty = Literal[""]
 class Common(TypedDict, total=False):
     """What every item may carry."""
 
-    id: Annotated[ItemId, Field(description="The caller's own id for the item: a repeat within the window is a duplicate.")]
+    id: Annotated[
+        ItemId, Field(description="The caller's own id for the item: a repeat within the window is a duplicate.")
+    ]
     userId: Annotated[UserId, Field(description="Whom it is about. One of userId and deviceId is required.")]
     deviceId: Annotated[DeviceId, Field(description="The device it is about.")]
     time: Annotated[Time, Field(description="When it happened: RFC 3339 or epoch seconds. Default: now.")]
     createDisposition: Annotated[
         Literal["CreateIfNeeded", "CreateNever"],
-        Field(description="Whether Leanplum makes a user that it doesn't know. Leanplum's default depends on the action."),
+        Field(
+            description="Whether Leanplum makes a user that it doesn't know. Leanplum's default depends on the action."
+        ),
     ]
 
 
@@ -167,7 +171,9 @@ class State(Common, total=False):
         extra="forbid", json_schema_extra={"examples": [{"state": "Checkout", "params": {"step": 2}}]}
     )
     state: Required[
-        Annotated[Name | Empty, Field(union_mode="left_to_right", description="The state's name; empty leaves the state.")]
+        Annotated[
+            Name | Empty, Field(union_mode="left_to_right", description="The state's name; empty leaves the state.")
+        ]
     ]
     info: Annotated[Text, Field(description="Free text, treated like a parameter.")]
     params: Annotated[Params, Field(description=f"At most {MAX_PARAMS} parameters: text, number or boolean.")]

@@ -18,7 +18,7 @@ class Unreachable(Exception):
 
 
 class LeanplumClient:
-    """Sends bodies to Leanplum. Keys travel in the body only, never in a URL or a header (fact sheet, Authentication)."""
+    """Sends bodies to Leanplum. A key travels in the body, never in a URL or header (Leanplum's docs, Authentication)."""
 
     def __init__(self, *, timeout: float, connections: int, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._http = httpx.AsyncClient(

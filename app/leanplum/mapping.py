@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import orjson
 
-from app.model import App, Item
 from app.ids import MADE
+from app.model import App, Item
 
 API_VERSION = "1.0.6"
 NAMESPACE = uuid.UUID("7d0f9a1e-6d4c-5e0b-9a67-0c6f3b7f2a11")
@@ -37,6 +37,6 @@ def entry(item: Item) -> str:
 
 
 def request_id(item: Item) -> str:
-    """What Leanplum may tell a repeat by (its SDKs send `reqId` and `uuid`): the same at every attempt, as it is made of
-    the item's id alone."""
+    """What Leanplum may tell a repeat by (its SDKs send `reqId` and `uuid`): made of the item's id alone, so the same
+    at every attempt."""
     return item.id if MADE.match(item.id) else str(uuid.uuid5(NAMESPACE, f"{item.app}/{item.id}"))

@@ -38,6 +38,12 @@ class Buckets:
                 self._sweep(now)
         return Decision(True, self._left(after - now), after - now, 0.0)
 
+    def wait(self, name: str) -> float:
+        """Seconds until one token may be taken from the bucket of `name`; 0 where it may be now."""
+        if name not in self._full_at:
+            return 0.0
+        return max(0.0, self._full_at[name] - self._clock() - (self._burst - 1) * self._interval)
+
     def _left(self, missing: float) -> int:
         return max(0, int(self._burst - missing / self._interval + 1e-6))
 

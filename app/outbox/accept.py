@@ -4,14 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.audit import records
-from app.database.writer import Cursor, chunked, insert_rows
-from app.model import Acceptance, NewItem, Taken
+import orjson
+
 from app import ids
+from app.audit import records
+from app.database.writer import Cursor, insert_rows
+from app.model import Acceptance, Kind, Taken
 
 ACCEPTANCES = "INSERT INTO acceptances (first_seq, prefix, app, key_id, request_id, accepted_at)"
-ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, id)"
+ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body)"
+NAMED_ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, id)"
 ITEM_IDS = "INSERT OR REPLACE INTO item_ids (app, id, seq, digest, accepted_at)"
+
+KNOWN = """
+SELECT id, seq, digest FROM item_ids WHERE app = ? AND accepted_at >= ? AND id IN (SELECT value FROM json_each(?))
+"""
 
 Known = dict[tuple[str, str], tuple[int, bytes]]  # (app, id) -> (seq, digest)
 
@@ -34,13 +41,14 @@ class Accept:
         wanted = sum(len(write.acceptance.items) for write in writes)
         seq = _reserve(cursor, wanted)  # first: it makes writers take turns, so that what is looked up next stays true
         known = _known(cursor, writes)
-        rows = _Rows([], [], [], [])
+        rows = _Rows([], [], [], [], [])
         taken = []
         for write in writes:
             results, seq = _take(write.acceptance, seq, known, rows)
             taken.append(results)
         insert_rows(cursor, ACCEPTANCES, 6, rows.acceptances)
-        insert_rows(cursor, ITEMS, 6, rows.items)
+        insert_rows(cursor, ITEMS, 5, rows.items)
+        insert_rows(cursor, NAMED_ITEMS, 6, rows.named_items)
         insert_rows(cursor, ITEM_IDS, 5, rows.ids)
         records.insert(cursor, rows.records)
         return taken
@@ -52,6 +60,7 @@ class _Rows:
 
     acceptances: list[Any]
     items: list[Any]
+    named_items: list[Any]
     ids: list[Any]
     records: list[tuple[int, str]]
 
@@ -69,12 +78,8 @@ def _known(cursor: Cursor, writes: Sequence[Accept]) -> Known:
     for write in writes:
         app = write.acceptance.app
         given = [item.id for item in write.acceptance.items if item.id is not None]
-        for some in chunked(given):
-            marks = ",".join("?" * len(some))
-            cursor.execute(
-                f"SELECT id, seq, digest FROM item_ids WHERE app = ? AND accepted_at >= ? AND id IN ({marks})",
-                (app, write.since, *some),
-            )
+        if given:
+            cursor.execute(KNOWN, (app, write.since, orjson.dumps(given).decode()))
             known.update(((app, item_id), (seq, digest)) for item_id, seq, digest in cursor.fetchall())
         known.update(_made_here(cursor, app, given))
     return known
@@ -99,37 +104,44 @@ def _made_here(cursor: Cursor, app: str, given: Sequence[str]) -> Known:
 def _take(acceptance: Acceptance, seq: int, known: Known, rows: _Rows) -> tuple[list[Taken], int]:
     """Sort one call's items into new, duplicate and conflict; collect the rows of the new ones."""
     first, prefix, new = seq, acceptance.prefix, rows.items
-    taken = []
-    for item in acceptance.items:
-        if item.id is not None:
-            kind = _recognise(item, acceptance, seq, known, rows)
-            taken.append(Taken(item.id, kind))
-            if kind != "accepted":
-                continue
-        else:
-            taken.append(Taken(f"{prefix}{seq:012x}", "accepted"))
-        new += (seq, first, item.subject, item.action, item.body, item.id)
-        seq += 1
+    taken: list[Taken] = []
+    for subject, action, body, item_id in acceptance.items:
+        if item_id is None:
+            new += (seq, first, subject, action, body)
+            taken.append((f"{prefix}{seq:012x}", "accepted"))
+            seq += 1
+            continue
+        content = ids.digest(action, subject, body)
+        kind = _recognise(item_id, content, acceptance, seq, known, rows)
+        taken.append((item_id, kind))
+        if kind == "accepted":
+            rows.named_items += (seq, first, subject, action, body, item_id)
+            seq += 1
     if seq > first:
-        rows.acceptances += (first, prefix, acceptance.app, acceptance.key_id, acceptance.request_id, acceptance.accepted_at)
+        rows.acceptances += (
+            first,
+            prefix,
+            acceptance.app,
+            acceptance.key_id,
+            acceptance.request_id,
+            acceptance.accepted_at,
+        )
     rows.records.append((acceptance.accepted_at, _record(acceptance, taken, seq - first)))
     return taken, seq
 
 
-def _recognise(item: NewItem, acceptance: Acceptance, seq: int, known: Known, rows: _Rows) -> str:
+def _recognise(item_id: str, content: bytes, acceptance: Acceptance, seq: int, known: Known, rows: _Rows) -> Kind:
     """Whether a caller-given id is new; a new one is remembered from now on."""
-    assert item.id is not None
-    key = (acceptance.app, item.id)
-    content = ids.digest(item.action, item.subject, item.body)
+    key = (acceptance.app, item_id)
     if (earlier := known.get(key)) is not None:
         return "duplicate" if earlier[1] in (content, b"") else "conflict"
     known[key] = (seq, content)
-    rows.ids += (acceptance.app, item.id, seq, content, acceptance.accepted_at)
+    rows.ids += (acceptance.app, item_id, seq, content, acceptance.accepted_at)
     return "accepted"
 
 
 def _record(acceptance: Acceptance, taken: Sequence[Taken], new: int) -> str:
-    conflicts = sum(one.kind == "conflict" for one in taken) if new < len(taken) else 0
+    conflicts = sum(kind == "conflict" for _, kind in taken) if new < len(taken) else 0
     return records.api_call(
         time=acceptance.accepted_at,
         operation=acceptance.operation,

@@ -3,8 +3,8 @@
 import orjson
 from sqlalchemy import Connection
 
-from app.model import Item
 from app import ids
+from app.model import Item
 
 # One row with all in it: sqlite3 gives the interpreter's lock up and takes it back once a row, which costs
 # milliseconds each when the event loop is busy.
@@ -25,5 +25,7 @@ def waiting(connection: Connection, after: int, limit: int) -> list[Item]:
     found = connection.exec_driver_sql(WAITING, (after, limit)).scalar_one()
     return [
         Item(seq, item_id or ids.made(prefix, seq), app, subject, action, body, accepted_at, attempts, next_attempt_at)
-        for seq, item_id, prefix, app, subject, action, body, accepted_at, attempts, next_attempt_at in orjson.loads(found)
+        for seq, item_id, prefix, app, subject, action, body, accepted_at, attempts, next_attempt_at in orjson.loads(
+            found
+        )
     ]

@@ -9,6 +9,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.clock import now_ms
 from app.database.engine import reason
 from app.database.tables import items
 from app.database.writer import Writer
@@ -19,11 +20,6 @@ from app.outbox.accept import Accept
 from app.outbox.settle import Begin, Settle
 
 T = TypeVar("T")
-
-
-def now_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 class Outbox:
@@ -54,7 +50,7 @@ class Outbox:
         if self.queued + len(acceptance.items) > self._max_queued:
             raise QueueFull(f"{self._max_queued} items wait already (GATEWAY_MAX_QUEUED_ITEMS).", retry_after=10)
         taken = await self._writer.write(Accept(acceptance, self._clock() - self._dedup_ms))
-        self.queued += sum(one.kind == "accepted" for one in taken)
+        self.queued += sum(kind == "accepted" for _, kind in taken)
         self.on_accepted()
         return taken
 

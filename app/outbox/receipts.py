@@ -3,17 +3,17 @@
 import orjson
 from sqlalchemy import Connection, Row, Select, and_, select
 
+from app import ids
 from app.database.tables import acceptances, item_ids, items
 from app.model import Receipt, Status
-from app import ids
 
 
 def find(connection: Connection, app: str, item_id: str) -> Receipt | None:
     """The receipt of an item of `app`, by the caller's own id or by the one that the gateway made."""
     own = connection.execute(
-        _receipts(app).join(item_ids, and_(item_ids.c.app == acceptances.c.app, item_ids.c.seq == items.c.seq)).where(
-            item_ids.c.id == item_id
-        )
+        _receipts(app)
+        .join(item_ids, and_(item_ids.c.app == acceptances.c.app, item_ids.c.seq == items.c.seq))
+        .where(item_ids.c.id == item_id)
     ).first()
     if own is not None:
         return _receipt(own)

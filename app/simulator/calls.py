@@ -122,6 +122,4 @@ class Simulator:
 def _marked(answer: Answer, fault: Fault, status: int | None) -> Answer:
     """The answer with the status and the Retry-After that a fault asks for."""
     headers: dict[str, Any] = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
-    return replace(
-        answer, status=fault.status or status or answer.status, headers={**answer.headers, **headers}
-    )
+    return replace(answer, status=fault.status or status or answer.status, headers={**answer.headers, **headers})

@@ -59,9 +59,7 @@ ACTIONS: dict[str, Action] = {
     "block": UserAction(handler=users.block, creates_user=True, for_blocked=True),
     "unblock": UserAction(handler=users.unblock, key=Key.DEVELOPMENT, for_blocked=True),
     "sendMessage": UserAction(handler=messages.send_message, required=("messageId",)),
-    "startCampaign": UserAction(
-        handler=messages.start_campaign, key=Key.DEVELOPMENT, required=("campaignId",)
-    ),
+    "startCampaign": UserAction(handler=messages.start_campaign, key=Key.DEVELOPMENT, required=("campaignId",)),
     "getVars": UserAction(handler=users.get_vars),
     "exportUser": UserAction(handler=users.export_user, key=Key.DATA_EXPORT, for_blocked=True),
     "getMessage": ContentAction(handler=messages.get_message, key=Key.CONTENT_READ_ONLY, required=("id",)),
