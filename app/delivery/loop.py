@@ -174,7 +174,7 @@ class Deliverer:
         log.info("call.settled", app=app.name, attempt=attempt, status=status, items=counts)
 
     def _hold(self, app: App, verdicts: Sequence[tuple[Item, Verdict]]) -> None:
-        """While Leanplum refuses our key or app, asking for each user in turn helps nobody: the app pauses as a whole."""
+        """While Leanplum refuses our key or app, asking for each user in turn is no help: the app pauses as a whole."""
         held = [verdict for _, verdict in verdicts if verdict.status is Status.HELD]
         self._metrics.held.set(bool(held))
         self._metrics.held_reason = None

@@ -18,7 +18,7 @@ class Unreachable(Exception):
 
 
 class LeanplumClient:
-    """Sends bodies to Leanplum. A key travels in the body, never in a URL or header (Leanplum's docs, Authentication)."""
+    """Sends bodies to Leanplum. Keys travel in the body, never in a URL or header (Leanplum's docs, Authentication)."""
 
     def __init__(self, *, timeout: float, connections: int, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._http = httpx.AsyncClient(
@@ -37,10 +37,13 @@ class LeanplumClient:
 
     async def multi(self, url: str, body: bytes) -> Answer:
         """Send one `multi`. Raises Unreachable where no whole answer came: what was sent was perhaps done."""
+        reason = ""
         try:
             response = await self._http.post(url, params=MULTI, content=body, headers=JSON)
         except httpx.HTTPError as error:
-            raise Unreachable(type(error).__name__) from None  # the original holds the request, and so the key
+            reason = type(error).__name__
+        if reason:
+            raise Unreachable(reason)  # outside the handler: the original holds the request, and so the key
         return Answer(response.status_code, response.content, response.headers.get("retry-after"))
 
 

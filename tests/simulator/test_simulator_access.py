@@ -116,9 +116,7 @@ def test_a_wrong_key_inside_a_multi_fails_only_its_entry(leanplum: Talk) -> None
 
 
 @pytest.mark.parametrize("mixed_status", [200, 404])
-def test_a_mixed_multi_answers_the_configured_status(
-    configured: Callable[..., Talk], mixed_status: int
-) -> None:
+def test_a_mixed_multi_answers_the_configured_status(configured: Callable[..., Talk], mixed_status: int) -> None:
     leanplum = configured(mixed_status=mixed_status)
     answer = leanplum.multi(event("ann"), {"action": "track", "event": "Open"}, time=time.time())
     assert answer.status_code == mixed_status

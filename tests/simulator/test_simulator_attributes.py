@@ -56,9 +56,7 @@ def test_increments_need_integers_on_both_sides(world: World) -> None:
 
 def test_counters_are_set_and_incremented(world: World) -> None:
     ann(world, events={"Buy": {"count": 2, "value": 5, "firstTime": 1.0, "lastTime": "2"}})
-    user = ann(
-        world, events={"Buy": {"countIncrement": 1, "valueIncrement": 2.5}}, states={"S": {"count": 1}}
-    )
+    user = ann(world, events={"Buy": {"countIncrement": 1, "valueIncrement": 2.5}}, states={"S": {"count": 1}})
     assert user.events["Buy"].summary() == {"count": 3, "value": 7.5, "firstTime": 1.0, "lastTime": 2.0}
     assert user.states["S"].count == 1
 
@@ -72,9 +70,7 @@ def test_a_counter_time_in_words_is_refused_and_changes_nothing(world: World) ->
 
 
 def test_profile_fields_are_kept(world: World) -> None:
-    user = ann(
-        world, created=1.0, lastActive=2, timeSpentInApp=3.5, totalSessions=4, city="Sofia", timezone="UTC"
-    )
+    user = ann(world, created=1.0, lastActive=2, timeSpentInApp=3.5, totalSessions=4, city="Sofia", timezone="UTC")
     expected = {"created": 1.0, "lastActive": 2, "timeSpentInApp": 3.5, "totalSessions": 4}
     assert user.profile == {**expected, "city": "Sofia", "timezone": "UTC"}
 

@@ -12,9 +12,7 @@ ITEMS = [event("ann", value=2), event("bob", params={"sku": "a"})]
 
 def test_get_takes_all_arguments_from_the_query(leanplum: Talk) -> None:
     query = {**leanplum.keys(), "action": "track", "userId": "ann", "event": "Open", "params": '{"a":1}'}
-    assert leanplum.http.get("/api", params=query).json() == {
-        "response": [{"success": True, "isOffline": True}]
-    }
+    assert leanplum.http.get("/api", params=query).json() == {"response": [{"success": True, "isOffline": True}]}
     assert leanplum.user("ann")["events"]["Open"]["occurrences"][0]["params"] == {"a": 1}
 
 

@@ -30,9 +30,7 @@ def applied(leanplum: Talk) -> list[str]:
         ("451", 451, "User is blocked."),
     ],
 )
-def test_refusing_modes_answer_one_error_and_do_nothing(
-    leanplum: Talk, mode: str, status: int, text: str
-) -> None:
+def test_refusing_modes_answer_one_error_and_do_nothing(leanplum: Talk, mode: str, status: int, text: str) -> None:
     leanplum.plan({"mode": mode})
     answer = leanplum.multi(A, B)
     assert answer.status_code == status
@@ -88,9 +86,7 @@ def test_disconnect_does_the_actions_and_hangs_up_without_an_answer(leanplum: Ta
         ("shuffle", ["r-cid", "r-bob", "r-ann"]),
     ],
 )
-def test_shape_modes_change_the_list_of_entries(
-    leanplum: Talk, mode: str, expected: list[str | None]
-) -> None:
+def test_shape_modes_change_the_list_of_entries(leanplum: Talk, mode: str, expected: list[str | None]) -> None:
     leanplum.plan({"mode": mode})
     assert [entry.get("reqId") for entry in leanplum.entries(A, B, C)] == expected
     assert applied(leanplum) == ["ann", "bob", "cid"]
@@ -118,17 +114,13 @@ ENTRY_CASES: list[tuple[Json, Json, bool]] = [
 
 
 @pytest.mark.parametrize(("fault", "expected", "done"), ENTRY_CASES)
-def test_entry_modes_touch_the_matching_entry_only(
-    leanplum: Talk, fault: Json, expected: Json, done: bool
-) -> None:
+def test_entry_modes_touch_the_matching_entry_only(leanplum: Talk, fault: Json, expected: Json, done: bool) -> None:
     leanplum.plan({**fault, "userId": "bob"})
     answer = leanplum.multi(A, B, C)
     first, second, third = answer.json()["response"]
     assert answer.status_code == 200
     assert second == {**second, **expected}
-    assert (first, third) == tuple(
-        {"success": True, "isOffline": True, "reqId": r} for r in ("r-ann", "r-cid")
-    )
+    assert (first, third) == tuple({"success": True, "isOffline": True, "reqId": r} for r in ("r-ann", "r-cid"))
     assert applied(leanplum) == (["ann", "bob", "cid"] if done else ["ann", "cid"])
 
 

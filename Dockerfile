@@ -1,0 +1,32 @@
+# The gateway as a container. What it keeps is in /data; everything else may be read-only:
+#   docker run --read-only --volume gateway:/data --env-file gateway.env --publish 8000:8000 leanplum-gateway
+
+FROM python:3.13-slim-trixie AS build
+COPY requirements.lock .
+# The environment is made without pip, by the base's pip, so that the image has nothing to install with.
+RUN python -m venv --without-pip /venv \
+ && python -m pip --python /venv/bin/python install --quiet --no-cache-dir --no-compile --only-binary :all: \
+      --require-hashes --requirement requirements.lock
+COPY app /srv/app
+# Compiled here once: at run time nothing is written beside the code. unchecked-hash, since nobody edits it there.
+RUN python -m compileall -q --invalidation-mode unchecked-hash /venv/lib /srv/app
+
+FROM python:3.13-slim-trixie
+LABEL org.opencontainers.image.title="leanplum-gateway" \
+      org.opencontainers.image.description="A durable gateway from your backends to Leanplum"
+COPY --from=build /venv /venv
+COPY --from=build /srv /srv
+# The default databases are under ./data, the real one beside the sandbox's; here that is the volume.
+RUN install --directory --owner 10001 --group 10001 /data && ln -s /data /srv/data
+WORKDIR /srv
+ENV PATH=/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    GATEWAY_HOST=0.0.0.0
+USER 10001:10001
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 \
+  CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ.get(\"GATEWAY_PORT\", 8000)}/livez', timeout=2)"]
+ENTRYPOINT ["python", "-m", "app"]
+CMD ["serve"]

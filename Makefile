@@ -1,0 +1,59 @@
+# Every command of the project; `make` alone lists them. It needs Python >= 3.11 and make, nothing else:
+# what the commands run is installed into .venv from the locks, again only when a lock has changed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+# UPGRADE=--upgrade makes `make lock` take the newest versions; without it only what pyproject.toml asks for changes.
+LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --quiet $(UPGRADE)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format bench lock clean
+
+help: ## List these commands
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
+
+run: .venv/.runtime ## Run the gateway against a simulated Leanplum; GATEWAY_PORT changes its port
+	@$(BIN)/python -m app serve --sandbox
+
+test: .venv/.dev ## Run all tests; ARGS="-k name" picks some
+	@$(BIN)/pytest --numprocesses auto $(ARGS)
+
+check: .venv/.dev ## Look at everything that is checked without running it
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/ruff check --quiet
+	$(BIN)/mypy --strict --no-error-summary app bench tests
+	$(BIN)/lint-imports
+	$(BIN)/python -m app openapi --check
+
+format: .venv/.dev ## Format the code and mend what can be mended
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+bench: .venv/.runtime ## Measure throughput, latency and memory; ARGS=--quick for a short run
+	@$(BIN)/python -m bench $(ARGS)
+
+lock: .venv/.dev ## Write the locks anew from pyproject.toml; UPGRADE=--upgrade takes newer versions
+	@$(LOCK) --output-file requirements.lock
+	@$(LOCK) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+
+clean: ## Remove what these commands made, but not data/
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	@find app bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON) here; name another with PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is too old: Python >= 3.11 is needed; name another with PYTHON=…" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) has no venv module; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv
+
+# The stamps tell what .venv holds. The development lock holds the runtime's too, so it stamps both.
+.venv/.runtime: requirements.lock | .venv/bin/python
+	@echo 'Installing requirements.lock into .venv …' >&2
+	@$(PIP_INSTALL) --requirement requirements.lock
+	@touch $@
+
+.venv/.dev: requirements-dev.lock requirements.lock | .venv/bin/python
+	@echo 'Installing requirements-dev.lock into .venv …' >&2
+	@$(PIP_INSTALL) --requirement requirements-dev.lock
+	@touch .venv/.runtime $@

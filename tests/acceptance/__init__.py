@@ -1,0 +1,1 @@
+"""The gateway as its users meet it: real processes, real signals, real HTTP."""

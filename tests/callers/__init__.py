@@ -1,0 +1,1 @@
+"""Caller keys, their store, and who may do what."""

@@ -1,0 +1,73 @@
+"""What the tests of several folders share.
+
+    gateway   a running gateway (no delivery) with wide limits, one for a whole module: for tests that leave no trace
+    start     starts a gateway of one's own: start(gateway_rate_burst=3, delivery=False); closed after the test
+    settings  makes Settings on a new, migrated SQLite file: settings(name=value, …)
+
+`Talk` (api/talk.py) is what the first two give: `talk.event({...})`, `talk.batch([...])`, `talk.get(url)`,
+`talk.rows(sql)`.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.callers import keys
+from app.database.engine import connect
+from app.settings import Settings
+from tests.api.talk import Talk, running
+
+WIDE = {"gateway_rate_per_second": 10**6, "gateway_rate_burst": 10**9, "gateway_failed_auth_per_minute": 10**6}
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file with the newest schema and nothing in it: copying it is faster than migrating each time."""
+    path = tmp_path_factory.mktemp("template") / "g.db"
+    connect(f"sqlite:///{path}").dispose()
+    return path
+
+
+def make_settings(directory: Path, migrated: Path, given: dict[str, Any]) -> Settings:
+    """Settings that read neither the environment's `.env` nor anything of this machine."""
+    path = directory / "g.db"
+    if not path.exists():
+        shutil.copy(migrated, path)
+    return Settings(
+        _env_file=None,
+        **{
+            "leanplum_app_id": "app_tests",
+            "leanplum_production_key": "prod_tests_secret",
+            "leanplum_api_url": "http://127.0.0.1:9/api",
+            "gateway_database_url": f"sqlite:///{path}",
+            "gateway_bootstrap_key": keys.make(),
+            **given,
+        },
+    )
+
+
+@pytest.fixture
+def settings(tmp_path: Path, migrated: Path) -> Callable[..., Settings]:
+    """Makes Settings on the test's own database; `name=value` overrides."""
+    return lambda **given: make_settings(tmp_path, migrated, given)
+
+
+@pytest.fixture
+def start(settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Callable[..., Talk]]:
+    """Starts a gateway with these settings on the test's own database."""
+    with ExitStack() as stack:
+        yield lambda *, delivery=False, **given: stack.enter_context(
+            running(settings(**given), tmp_path / "g.db", delivery=delivery)
+        )
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Talk]:
+    """One gateway for a module, whose limits no test meets."""
+    directory = tmp_path_factory.mktemp("gateway")
+    with running(make_settings(directory, migrated, dict(WIDE)), directory / "g.db") as talk:
+        yield talk

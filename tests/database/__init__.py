@@ -1,0 +1,1 @@
+"""The database in good and in bad days."""

@@ -1,0 +1,1 @@
+"""The keeping of the promise: verdicts, window, loop."""

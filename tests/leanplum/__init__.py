@@ -1,0 +1,1 @@
+"""How items become a call, and how its answer is read."""

@@ -1,0 +1,249 @@
+"""How Leanplum's answers are read: every case of the fact sheet, §4, with its messages verbatim."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.leanplum.replies import TooMuch, judge, read
+from app.model import ConfigRefused, Done, Ignored, ItemRefused, Outcome, Trouble
+
+SENT = ["r-a", "r-b", "r-c"]
+OK: dict[str, Any] = {"success": True}
+
+
+def envelope(*entries: Any, **top: Any) -> bytes:
+    return json.dumps({"response": entries, **top}).encode()
+
+
+def error(message: str, **more: Any) -> dict[str, Any]:
+    return {"success": False, "error": {"message": message}, **more}
+
+
+def warned(message: str, **more: Any) -> dict[str, Any]:
+    return {"success": True, "warning": {"message": message}, **more}
+
+
+def outcomes(status: int, body: bytes, sent: list[str] = SENT, retry_after: str | None = None) -> list[Outcome]:
+    reply = read(status, body, sent, retry_after)
+    assert isinstance(reply, list)
+    return reply
+
+
+def kinds(found: list[Outcome]) -> list[type]:
+    return [type(one) for one in found]
+
+
+SKIPPED = "User not found; request skipped."
+PAST = "Past event detected (731 days ago). Rewriting timestamp."
+SKEW = "Device clock skew detected (5 days behind). Rewriting timestamp."
+ANOMALY = "Anomaly detected: time skew. User will be excluded from analytics."
+CONCURRENT = "Request failed due to concurrent requests to the same profile ID"
+INVALID_TIME = "event 'eventName1' firstTime is invalid."
+MISMATCH = "App endpoint configuration mismatch."
+REDIRECT = {"apiHost": "api2.leanplum.com", "apiPath": "new-api", "devServerHost": "dev2.leanplum.com"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (OK, Done()),
+        ({"success": True, "isOffline": True}, Done()),
+        ({"success": True, "result": "Message sent", "messagesSent": 1}, Done()),
+        ({"success": True, "warning": None, "error": None}, Done()),
+        (warned(SKIPPED), Ignored(SKIPPED)),
+        (warned("Message entity not found"), Ignored("Message entity not found")),
+        (warned(PAST), Done(PAST)),
+        (warned(PAST, isOffline=True), Done(PAST)),
+        (warned(SKEW), Done(SKEW)),
+        (warned(ANOMALY), Done(ANOMALY)),
+        (warned("Something new.", messagesSent=1), Done("Something new.")),
+        (warned("Something new."), Ignored("Something new.")),
+        (warned("No open session.", ignored=True), Ignored("No open session.")),
+        ({"success": True, "ignored": True}, Ignored("ignored")),
+        (error("Message not found."), ItemRefused("Message not found.")),
+        (error(INVALID_TIME), ItemRefused(INVALID_TIME)),
+        (error("Invalid app/user combination"), ItemRefused("Invalid app/user combination")),
+        (error("You cannot export data older than 60 days"), ItemRefused("You cannot export data older than 60 days")),
+        (error("No matching data found."), ItemRefused("No matching data found.")),
+        ({"success": False}, ItemRefused("Leanplum gave no reason")),
+        ({}, ItemRefused("Leanplum gave no reason")),
+        (error("Bad") | OK, Ignored("Bad", is_error=True)),
+        (error("Invalid access key: prod_…"), ConfigRefused("Invalid access key: prod_…")),
+        (error("App not found: app_X"), ConfigRefused("App not found: app_X")),
+        (
+            error("Development mode requested but not permitted."),
+            ConfigRefused("Development mode requested but not permitted."),
+        ),
+        (error(MISMATCH, **REDIRECT), ConfigRefused(MISMATCH)),
+        (error("moved", **REDIRECT), ConfigRefused("moved")),
+        (error(CONCURRENT), Trouble(CONCURRENT, throttled=True)),
+        (error("Per device rate limit exceeded."), Trouble("Per device rate limit exceeded.", throttled=True)),
+        (error("Too Many Requests."), Trouble("Too Many Requests.", throttled=True)),
+    ],
+)
+def test_each_kind_of_entry_has_its_outcome(entry: dict[str, Any], expected: Outcome) -> None:
+    assert judge(entry) == expected
+    assert outcomes(200, envelope(entry | {"reqId": "r-a"}), ["r-a"]) == [expected]
+
+
+def test_a_bare_text_is_read_as_a_message_too() -> None:
+    assert judge({"success": False, "error": "No."}) == ItemRefused("No.")
+
+
+def test_a_whole_good_answer_is_done_for_each() -> None:
+    body = envelope(*({"success": True, "reqId": one} for one in SENT), migrateState={"sha256": "x"})
+    assert outcomes(200, body) == [Done(), Done(), Done()]
+
+
+def test_without_reqids_the_entries_are_taken_by_position() -> None:
+    assert kinds(outcomes(200, envelope(OK, error("Bad"), warned(SKIPPED)))) == [Done, ItemRefused, Ignored]
+
+
+def test_with_reqids_the_entries_are_taken_by_them_whatever_their_order_and_case() -> None:
+    body = envelope(OK | {"reqId": "R-C"}, error("Bad", reqId="r-a"), warned(SKIPPED, reqId="r-B"))
+    assert kinds(outcomes(200, body)) == [ItemRefused, Ignored, Done]
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_mixed_answer_is_read_item_by_item_whatever_its_status(status: int) -> None:
+    body = envelope(OK, error("Invalid app/user combination"), OK)
+    assert kinds(outcomes(status, body)) == [Done, ItemRefused, Done]
+
+
+@pytest.mark.parametrize("status", [408, 429])
+def test_being_throttled_is_told_apart_and_keeps_the_wish_of_when_to_come_back(status: int) -> None:
+    found = outcomes(status, envelope(error("Too Many Requests.")), retry_after="7")
+    assert found == [Trouble(f"HTTP {status}: Too Many Requests.", 7.0, throttled=True)] * 3
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 599])
+@pytest.mark.parametrize("body", [b"", b"<html>500</html>", envelope(error("Oops"))])
+def test_a_server_error_is_trouble_for_all_and_not_throttling(status: int, body: bytes) -> None:
+    found = outcomes(status, body, retry_after="3")
+    assert [(type(one), getattr(one, "throttled", None), getattr(one, "after", None)) for one in found] == [
+        (Trouble, False, 3.0)
+    ] * 3
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "seconds"),
+    [("0", 0.0), ("12", 12.0), ("999999", 3600.0), ("9" * 400, 3600.0), ("-5", 0.0), ("soon", 0.0)],
+)
+def test_retry_after_is_bounded_and_nonsense_is_no_wish(retry_after: str, seconds: float) -> None:
+    (found,) = outcomes(503, b"", ["r-a"], retry_after)
+    assert isinstance(found, Trouble) and found.after == seconds
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_trouble_and_never_followed(status: int) -> None:
+    assert kinds(outcomes(status, b"")) == [Trouble] * 3
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>Welcome</html>",
+        b'{"response":[{"success":true',
+        b"[]",
+        b"null",
+        b'{"response":null}',
+        b'{"response":[1,2,3]}',
+        envelope(),
+        b"\xff\xfe",
+        b"[" * 5000,
+    ],
+)
+def test_a_200_that_cannot_be_read_is_trouble_for_all(body: bytes) -> None:
+    assert kinds(outcomes(200, body)) == [Trouble] * 3
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 9])
+def test_another_number_of_entries_without_reqids_is_trouble_for_all(count: int) -> None:
+    assert kinds(outcomes(200, envelope(*[OK] * count))) == [Trouble] * 3
+
+
+def test_in_a_short_answer_with_reqids_only_the_untold_item_is_in_trouble() -> None:
+    assert kinds(outcomes(200, envelope(OK | {"reqId": "r-a"}, OK | {"reqId": "r-c"}))) == [Done, Trouble, Done]
+
+
+def test_a_long_answer_with_reqids_tells_each_item_its_own() -> None:
+    body = envelope(*(OK | {"reqId": one} for one in ["x", *SENT]))
+    assert kinds(outcomes(200, body)) == [Done] * 3
+
+
+def test_an_entry_with_a_strange_reqid_is_nobodys() -> None:
+    body = envelope(*(OK | {"reqId": one} for one in ["r-a", "00000000-0000-0000-0000-000000000000", "r-c"]))
+    assert kinds(outcomes(200, body)) == [Done, Trouble, Done]
+
+
+def test_one_refusal_of_our_key_in_a_200_concerns_every_item() -> None:
+    assert outcomes(200, envelope(error("Invalid access key"))) == [ConfigRefused("Invalid access key")] * 3
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (403, "Invalid access key"),
+        (404, "App not found"),
+        (403, "Development mode requested but not permitted"),
+        (400, "Invalid access key given"),
+        (404, MISMATCH),
+    ],
+)
+@pytest.mark.parametrize("sent", [SENT, SENT[:1]])
+def test_a_call_refused_for_our_configuration_is_no_items_fault(status: int, message: str, sent: list[str]) -> None:
+    assert kinds(outcomes(status, envelope(error(message)), sent)) == [ConfigRefused] * len(sent)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", envelope(error("Who are you?"))])
+def test_a_401_is_our_configurations_fault(body: bytes) -> None:
+    assert kinds(outcomes(401, body)) == [ConfigRefused] * 3
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 451, 413, 422])
+@pytest.mark.parametrize("body", [envelope(error("Bad request")), b"<html>"])
+def test_a_refused_call_of_several_items_is_to_be_sent_in_halves(status: int, body: bytes) -> None:
+    assert isinstance(read(status, body, SENT), TooMuch)
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(400, "Bad request"), (403, "Too many users"), (404, "Message not found."), (451, "User is blocked.")],
+)
+def test_a_refused_call_of_one_item_is_that_items_fault(status: int, message: str) -> None:
+    assert kinds(outcomes(status, envelope(error(message)), ["r-a"])) == [ItemRefused]
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_wordless_403_or_404_blames_no_item(status: int) -> None:
+    assert kinds(outcomes(status, b"<html>Forbidden</html>", ["r-a"])) == [ConfigRefused]
+
+
+BODIES = st.binary(max_size=200) | st.lists(
+    st.dictionaries(
+        st.sampled_from(["success", "error", "warning", "reqId", "ignored", "apiHost", "result"]),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.text(max_size=9)
+        | st.just({"message": "App not found"})
+        | st.just({}),
+    ),
+    max_size=5,
+).map(lambda entries: json.dumps({"response": entries}).encode())
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(100, 599), BODIES, st.integers(1, 4), st.none() | st.text(max_size=5))
+def test_there_is_always_one_outcome_for_each_item_sent(
+    status: int, body: bytes, count: int, after: str | None
+) -> None:
+    reply = read(status, body, [f"r-{number}" for number in range(count)], after)
+    if isinstance(reply, TooMuch):
+        assert count > 1
+    else:
+        assert len(reply) == count
