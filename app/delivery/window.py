@@ -144,6 +144,7 @@ class Window:
         due = [subject for subject, until in self._parked.items() if until <= now]
         for subject in due:
             del self._parked[subject]
+            self._behind.add(subject)  # its head is behind the cursor, until the queue is read from its start again
         self._rescan = self._rescan or bool(due)
 
     def next_due(self) -> int | None:

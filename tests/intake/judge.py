@@ -15,13 +15,19 @@ STATE: dict[str, Any] = {"userId": "u", "state": "s"}
 LIKE: dict[str, dict[str, Any]] = {"track": EVENT, "setUserAttributes": UPDATE, "advance": STATE}
 
 
-def faults(action: str, raw: Any) -> dict[str, str]:
-    """The code of each fault by its pointer; empty where the item is good."""
+def refusal(action: str, raw: Any) -> Invalid | None:
+    """Why an item is refused; None where it is good. Anything else than Invalid is raised."""
     try:
         rules.single(action, raw)
     except Invalid as error:
-        return {fault.pointer: fault.code for fault in error.faults}
-    return {}
+        return error
+    return None
+
+
+def faults(action: str, raw: Any) -> dict[str, str]:
+    """The code of each fault by its pointer; empty where the item is good."""
+    error = refusal(action, raw)
+    return {fault.pointer: fault.code for fault in error.faults} if error else {}
 
 
 def takes(action: str, **fields: Any) -> bool:

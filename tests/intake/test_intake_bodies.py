@@ -1,6 +1,7 @@
 """Reading bodies: compression under a limit, and JSON as kindly as can be."""
 
 import gzip
+import random
 import time
 import zlib
 
@@ -14,11 +15,19 @@ from app.intake.bodies import decompress, media_type, parse
 
 LIMIT = 1_000_000
 TEXT = b'{"userId":"u","event":"e"}'
-NOISE = bytes((number * 7919) % 251 for number in range(300_000))
+NOISE = random.Random(7).randbytes(300_000)
 
 
 def zstd(body: bytes, **options: int | bool) -> bytes:
     return zstandard.ZstdCompressor(**options).compress(body)  # type: ignore[arg-type]
+
+
+def malformed(body: bytes, encoding: str) -> bool:
+    try:
+        decompress(body, encoding, LIMIT)
+    except Malformed:
+        return True
+    return False
 
 
 PACKED = {"gzip": gzip.compress(NOISE), "x-gzip": gzip.compress(NOISE), "zstd": zstd(NOISE, write_checksum=True)}
@@ -54,15 +63,15 @@ def test_exactly_the_limit_is_taken_and_one_byte_more_is_not(encoding: str) -> N
 
 
 def test_a_bomb_is_not_unpacked_whole() -> None:
-    """A gigabyte of zeros in a megabyte: refused in the time of the limit."""
+    """A tenth of a gigabyte of zeros: refused in the time and the memory of the limit."""
     packer = zlib.compressobj(9, wbits=31)
-    gzip_bomb = b"".join([packer.compress(bytes(10_000_000)) for _ in range(100)]) + packer.flush()
-    zstd_bomb = b"".join([zstd(bytes(10_000_000))] * 100)
+    gzip_bomb = b"".join([packer.compress(bytes(10_000_000)) for _ in range(10)]) + packer.flush()
+    zstd_bomb = b"".join([zstd(bytes(10_000_000))] * 10)
     began = time.perf_counter()
     for encoding, bomb in [("gzip", gzip_bomb), ("zstd", zstd_bomb)]:
         with pytest.raises(TooLarge):
             decompress(bomb, encoding, LIMIT)
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 0.5
 
 
 def test_a_zstd_window_that_would_take_a_gigabyte_of_memory_is_refused() -> None:
@@ -79,10 +88,9 @@ def test_a_packed_body_that_was_cut_off_is_malformed_and_never_taken_in_part(enc
         decompress(PACKED[encoding][:cut], encoding, LIMIT)
 
 
-@pytest.mark.parametrize("lines", [100_000])
-def test_a_zstd_body_that_was_cut_off_between_blocks_is_malformed(lines: int) -> None:
+def test_a_zstd_body_that_was_cut_off_between_blocks_is_malformed() -> None:
     """Blocks hold 128 KiB: cut after the first, the rest reads as a whole (shorter) NDJSON body."""
-    packed = zstd(b"\n".join(b"%d" % number for number in range(lines)))
+    packed = zstd(b"\n".join(b"%d" % number for number in range(100_000)))
     for cut in range(len(packed) // 4, len(packed), len(packed) // 8):
         with pytest.raises(Malformed):
             decompress(packed[:cut], "zstd", LIMIT)
@@ -93,9 +101,15 @@ def test_garbage_is_malformed_wherever_it_stands(encoding: str) -> None:
     packed = PACKED[encoding]
     flipped = bytearray(packed)
     flipped[len(packed) // 2] ^= 0xFF
-    for body in (TEXT, b"\0", packed + b"garbage", packed + packed[:20], bytes(flipped)):
-        with pytest.raises(Malformed):
-            decompress(body, encoding, LIMIT)
+    bodies = {
+        "none packed": TEXT,
+        "a byte": b"\0",
+        "behind": packed + b"garbage",
+        "half a member behind": packed + packed[:20],
+        "inside": bytes(flipped),
+    }
+    for where, body in bodies.items():
+        assert malformed(body, encoding), where
 
 
 def test_a_wrong_checksum_is_malformed() -> None:
@@ -106,7 +120,7 @@ def test_a_wrong_checksum_is_malformed() -> None:
             decompress(bytes(wrong), encoding, LIMIT)
 
 
-def test_a_hundred_thousand_empty_members_take_no_more_time_than_their_bytes() -> None:
+def test_many_empty_members_take_no_more_time_than_their_bytes() -> None:
     """Each member must not cost a copy of all that follow it: 5 MiB of them would stop the gateway for minutes."""
     began = time.perf_counter()
     assert decompress(gzip.compress(b"", mtime=0) * 60_000, "gzip", LIMIT) == b""

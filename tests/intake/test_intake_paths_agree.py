@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.errors import Invalid, Malformed, Refusal
 from app.intake import bodies, rules
 from app.model import NewItem
-from tests.intake.judge import LIKE
+from tests.intake.judge import LIKE, refusal
 
 NUMBERS = st.integers() | st.floats() | st.sampled_from([2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 0, -0.0, 1e22])
 ODD = st.sampled_from(["", "\0", "a\ud800", "a/", ".a", "12", "é", "00000000-0000-0000-0000-000000000000"])
@@ -37,12 +37,12 @@ def nearly_good(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 def outcome(action: str, body: bytes) -> NewItem | None:
     """What the careful reading makes of a body."""
-    try:
-        return rules.single(action, bodies.parse(body))
-    except Invalid as error:
+    raw = bodies.parse(body)
+    if error := refusal(action, raw):
         assert error.faults
         orjson.dumps([(fault.pointer, fault.detail, fault.code) for fault in error.faults])  # it can be answered
         return None
+    return rules.single(action, raw)
 
 
 def in_batch(raw: Any) -> NewItem | None:
