@@ -38,9 +38,7 @@ class Histories(RuleBasedStateMachine):
     def accept(self, users: list[int], body: str) -> None:
         for user in users:
             self.seq += 1
-            self.stored.append(
-                Item(self.seq, str(self.seq), "default", f"u{user}", "track", body, self.now, 0, 0)
-            )
+            self.stored.append(Item(self.seq, str(self.seq), "default", f"u{user}", "track", body, self.now, 0, 0))
 
     @rule(later=st.sampled_from([0, 0, 1, 400, 10_000]), calls=st.integers(0, 3), data=st.data(), landing=LANDING)
     def step(self, later: int, calls: int, data: Any, landing: int | None) -> None:
