@@ -1,1 +1,0 @@
-"""The rules that items must keep, and how bodies are read."""
