@@ -59,6 +59,7 @@ def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
     app.add_exception_handler(GatewayError, _problem)
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _parameter_problem)
+    app.add_exception_handler(Exception, _internal_problem)
     app.openapi = lambda: _remembered(app)  # type: ignore[method-assign]
     return app
 
@@ -78,6 +79,12 @@ def _response(answer: problems.Answer) -> Response:
 async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, GatewayError)
     return _response(problems.answer(error, context.of(request.scope).request_id))
+
+
+async def _internal_problem(request: Request, error: Exception) -> Response:
+    """A fault of ours: answered without its text; the front, which it goes on to, puts it into the log."""
+    detail = "The gateway failed on this request; it is in the log."
+    return _response(problems.plain("internal", detail, context.of(request.scope).request_id))
 
 
 HTTP_SLUGS = {404: "not-found", 405: "method-not-allowed"}

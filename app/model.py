@@ -85,7 +85,8 @@ class Acceptance(NamedTuple):
     accepted_at: int
     prefix: str
     items: list[NewItem]
-    refused: int
+    refused: int = 0
+    batch: bool = False
 
 
 Kind = Literal["accepted", "duplicate", "conflict"]

@@ -106,13 +106,18 @@ def _sandbox_key(settings: Settings) -> str:
     engine = connect(settings.gateway_database_url)
     try:
         store, now = KeyStore(engine), now_ms()
-        for stored in store.all():
-            if stored.caller.name == "sandbox" and stored.usable(now):
-                store.revoke(stored.caller.key_id, now)
-        given = settings.gateway_bootstrap_key
-        if given is not None and any(stored.hash == keys.digest(given.get_secret_value()) for stored in store.all()):
-            return given.get_secret_value()
-        return store.create("sandbox", ALL_SCOPES, "default", now, key=given.get_secret_value() if given else None)[0]
+        given = settings.gateway_bootstrap_key.get_secret_value() if settings.gateway_bootstrap_key else None
+        stored = store.all()
+        if any(one.caller.name != "sandbox" for one in stored):
+            raise StartRefused(
+                "GATEWAY_DATABASE_URL: belongs to a real gateway, whose queue the sandbox would eat; unset it"
+            )
+        for one in stored:
+            if one.usable(now) and (given is None or one.hash != keys.digest(given)):
+                store.revoke(one.caller.key_id, now)
+        if given is not None and any(one.hash == keys.digest(given) and one.usable(now) for one in stored):
+            return given
+        return store.create("sandbox", ALL_SCOPES, "default", now, key=given)[0]
     finally:
         engine.dispose()
 

@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.staticfiles import StaticFiles
 
 from app.api import context, schemas
+from app.api.documents import problem_responses
 from app.api.problems import PROBLEMS, Problem, document
 from app.database.writer import Probe
 from app.errors import NotFound, StorageUnavailable
@@ -32,7 +33,13 @@ async def livez(request: Request) -> Any:
     "/readyz",
     summary="Can it accept durably?",
     response_model=schemas.Readiness,
-    responses={503: {"model": schemas.Readiness, "description": "Not now; which part can't is told"}},
+    responses={
+        503: {
+            "model": schemas.Readiness,
+            "description": "Not now; which part can't is told",
+            "headers": {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait"}},
+        }
+    },
 )
 async def readyz(request: Request) -> Any:
     """Proves it by a commit. 503 tells which part can't, and while the gateway is stopping."""
@@ -78,7 +85,12 @@ async def problem_index(request: Request) -> HTMLResponse:
     return HTMLResponse(PAGE.format(title="Problems", body=f"<h1>Problems</h1><ul>{rows}</ul>"))
 
 
-@router.get("/problems/{slug}", summary="One kind of problem, explained", response_class=HTMLResponse)
+@router.get(
+    "/problems/{slug}",
+    summary="One kind of problem, explained",
+    response_class=HTMLResponse,
+    responses=problem_responses("not-found"),
+)
 async def problem_page(request: Request, slug: str) -> HTMLResponse:
     """A page: what the problem means and what to do."""
     context.of(request.scope).operation = "GET /problems/{slug}"

@@ -10,11 +10,10 @@ from app.wiring import Gateway
 
 def authenticate(gateway: Gateway, context: Context) -> Caller:
     """The caller, by key. Raises Unauthorized; or RateLimited where an address has failed too often."""
-    key = _key(context)
     if (wait := gateway.failures.wait(context.address)) > 0:
         raise RateLimited("Too many failed authentications from this address.", wait)
     try:
-        context.caller = gateway.directory.authenticate(key)
+        context.caller = gateway.directory.authenticate(_key(context))
     except Unauthorized:
         gateway.failures.take(context.address, 1)
         raise

@@ -72,8 +72,14 @@ class Front:
     async def _route(self, scope: Scope, context: Context, receive: Receive, send: Send) -> int:
         status = 0
 
+        head = scope["method"] == "HEAD"
+        if head:  # RFC 9110: as GET, without the body
+            scope = {**scope, "method": "GET"}
+
         async def told(message: Message) -> None:
             nonlocal status
+            if head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *_common(context), *PAGE_HEADERS]

@@ -20,7 +20,7 @@ KEY = [
     Depends(APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="X-API-Key", description="A caller key")),
 ]
 router = APIRouter(prefix="", dependencies=KEY)
-UserId = Annotated[str, Path(alias="userId", min_length=1, max_length=400, description="Leanplum's id of the user")]
+UserId = Annotated[str, Path(alias="userId", description="Leanplum's id of the user, at most 400 characters")]
 IdempotencyKey = Annotated[
     str | None, Header(alias="Idempotency-Key", description="The same as the item's `id`: makes a repeat a duplicate")
 ]

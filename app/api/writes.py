@@ -3,6 +3,7 @@
 Each goes the same way: authenticate, limit, read, hold against the rules, accept (one durable commit), answer 202.
 """
 
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -24,6 +25,7 @@ from app.wiring import Gateway
 Receive = Callable[[], Awaitable[Any]]
 JSON_HEADER = (b"content-type", b"application/json")
 MAX_WAIT = 30
+WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=[,;]|$)", re.IGNORECASE | re.ASCII)
 CONFLICT = "This id was used within the window for an item with another content."
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -38,6 +40,8 @@ async def read_body(gateway: Gateway, context: Context, receive: Receive) -> byt
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
         body = await _rest(receive, body, limit)
+    elif len(body) > limit:
+        raise bodies.too_large(limit)
     encoding = context.headers.get(b"content-encoding")
     return body if encoding is None else bodies.decompress(body, encoding.decode("latin-1"), limit)
 
@@ -67,7 +71,7 @@ async def post_single(
     body = await read_body(gateway, context, receive)
     if b"idempotency-key" in context.headers:
         given = {**given, "id": context.header(b"idempotency-key")}
-    new = rules.fast_single(action, body, given) or _careful_single(action, body, given)
+    new = (not given and rules.fast_single(action, body)) or _careful_single(action, body, given)
     now = now_ms()
     ((item_id, kind),) = await _accept(gateway, context, caller, now, [new])
     if kind == "accepted":
@@ -80,16 +84,30 @@ async def post_single(
 
 def _careful_single(action: str, body: bytes, given: Mapping[str, str]) -> NewItem:
     raw = bodies.parse(body)
-    if isinstance(raw, dict):
-        for name, value in given.items():
-            if raw.setdefault(name, value) != value:
-                where = "Idempotency-Key" if name == "id" else "the path"
-                raise Invalid((Fault(f"/{name}", f"differs from {where}", "contradiction"),))
-    return rules.single(action, raw)
+    if not isinstance(raw, dict):
+        return rules.single(action, raw)
+    faults = [
+        Fault(f"/{name}", f"differs from {'Idempotency-Key' if name == 'id' else 'the path'}", "contradiction")
+        for name, value in given.items()
+        if not _same(raw.setdefault(name, value), value)
+    ]
+    return rules.single(action, raw, faults=faults)
+
+
+def _same(told: Any, value: str) -> bool:
+    """Whether the body says what the path or the header does; a whole number is an id as well."""
+    return (str(told) if type(told) is int else told) == value
 
 
 async def _accept(
-    gateway: Gateway, context: Context, caller: Caller, now: int, items: list[NewItem], refused: int = 0
+    gateway: Gateway,
+    context: Context,
+    caller: Caller,
+    now: int,
+    items: list[NewItem],
+    refused: int = 0,
+    *,
+    batch: bool = False,
 ) -> Sequence[Taken]:
     taken = await gateway.outbox.accept(
         Acceptance(
@@ -102,6 +120,7 @@ async def _accept(
             ids.new_prefix(now),
             items,
             refused,
+            batch,
         )
     )
     context.recorded = True
@@ -126,11 +145,8 @@ async def _receipt_answer(gateway: Gateway, context: Context, caller: Caller, it
 
 def preferred_wait(prefer: str) -> int | None:
     """The seconds of `wait=N` in a Prefer header (RFC 7240), at most 30; None where there is none."""
-    for preference in prefer.split(","):
-        name, _, value = preference.partition(";")[0].partition("=")
-        if name.strip().lower() == "wait" and value.strip(' "').isdecimal():
-            return min(int(value.strip(' "')), MAX_WAIT)
-    return None
+    match = WAIT.search(prefer)
+    return min(int(match.group(1)), MAX_WAIT) if match else None
 
 
 # --- batches -----------------------------------------------------------------------------------------------------
@@ -139,6 +155,22 @@ def preferred_wait(prefer: str) -> int | None:
 async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> Answer:
     """Accept many items of any action; each by itself, whatever its neighbours are."""
     caller = auth.authenticate(gateway, context)
+    try:
+        judged = await _judged_batch(gateway, context, receive)
+    except Refusal:
+        auth.limit(gateway, context, caller, 1)  # what can't be read as items costs as one
+        raise
+    auth.limit(gateway, context, caller, len(judged))
+    judged = _permitted(caller, judged)
+    items = [one for one in judged if isinstance(one, NewItem)]
+    if not items:
+        return _batch_answer(gateway, judged, ())
+    refused = len(judged) - len(items)
+    return _batch_answer(gateway, judged, await _accept(gateway, context, caller, now_ms(), items, refused, batch=True))
+
+
+async def _judged_batch(gateway: Gateway, context: Context, receive: Receive) -> Sequence[NewItem | Refusal]:
+    """The items of the body, each as it is or why it is refused. Raises Refusal where the body as a whole is."""
     kind = bodies.media_type(context.header(b"content-type"), bodies.JSON, bodies.NDJSON)
     body = await read_body(gateway, context, receive)
     good = rules.fast_batch(body) if kind == bodies.JSON else None
@@ -148,14 +180,7 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
         raise TooLarge(f"The batch has {len(judged)} items; at most {most} are taken at once.")
     if not judged:
         raise Invalid((Fault("/items" if kind == bodies.JSON else "", "has no item", "count"),))
-    auth.limit(gateway, context, caller, len(judged))
-    judged = _permitted(caller, judged)
-    items = [one for one in judged if isinstance(one, NewItem)]
-    if not items:
-        return _batch_answer(gateway, judged, ())
-    return _batch_answer(
-        gateway, judged, await _accept(gateway, context, caller, now_ms(), items, len(judged) - len(items))
-    )
+    return judged
 
 
 def _careful_batch(body: bytes, kind: str) -> list[NewItem | Refusal]:

@@ -53,6 +53,7 @@ def migrate(engine: Engine) -> None:
     """Apply the migrations that are missing, all or none."""
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(files("app.database") / "migrations"))
@@ -61,5 +62,10 @@ def migrate(engine: Engine) -> None:
             "BEGIN IMMEDIATE"
         )  # two processes that start at once: the second waits, then finds it done
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except CommandError:
+            raise StartRefused(
+                "GATEWAY_DATABASE_URL: the database was made by a newer gateway; start that one"
+            ) from None
         connection.commit()

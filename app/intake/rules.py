@@ -45,21 +45,30 @@ def item(action: str, fields: dict[str, Any]) -> NewItem:
     """The item that checked `fields` make. Raises Invalid for what no shape can say."""
     own_id = fields.pop("id", None)
     fields.pop("action", None)
+    subject = _subject(fields)
+    if subject is None or CHECKS[action](fields) is not None:
+        raise Invalid(tuple(_beside(action, fields)))
+    return NewItem(subject, action, orjson.dumps(fields, option=orjson.OPT_SORT_KEYS).decode(), own_id)
+
+
+def _subject(fields: Mapping[str, Any]) -> str | None:
     if (user := fields.get("userId")) is not None:
-        subject = "u" + user
-    elif (device := fields.get("deviceId")) is not None:
-        subject = "d" + device
-    else:
-        raise Invalid((Fault("", "needs userId or deviceId: whom is it about?", "missing-subject"),))
-    for check in CHECKS.get(action, ()):
-        if (fault := check(fields)) is not None:
-            raise Invalid((fault,))
-    return NewItem(subject, action, orjson.dumps(fields).decode(), own_id)
+        return f"u{user}"
+    device = fields.get("deviceId")
+    return None if device is None else f"d{device}"
+
+
+def _beside(action: str, fields: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is wrong beside the single fields."""
+    if (fault := CHECKS[action](fields)) is not None:
+        yield fault
+    if _subject(fields) is None:
+        yield Fault("", "needs userId or deviceId: whom is it about?", "missing-subject")
 
 
 def _event_named(fields: Mapping[str, Any]) -> Fault | None:
     """An empty event is how Leanplum is told of a message sent or seen (fact sheet, track)."""
-    if fields["event"] or "messageId" in fields:
+    if fields.get("event") != "" or "messageId" in fields:
         return None
     return Fault("/event", "may be empty only with messageId", "empty-event")
 
@@ -70,24 +79,28 @@ def _changes_something(fields: Mapping[str, Any]) -> Fault | None:
     return Fault("", "changes nothing: give userAttributes or another field to set", "empty-update")
 
 
-CHECKS: dict[str, tuple[Callable[[Mapping[str, Any]], Fault | None], ...]] = {
-    "track": (_event_named,),
-    "setUserAttributes": (_changes_something,),
+CHECKS: dict[str, Callable[[Mapping[str, Any]], Fault | None]] = {
+    "track": _event_named,
+    "setUserAttributes": _changes_something,
+    "advance": lambda fields: None,
 }
 
 
-def single(action: str, raw: Any, base: str = "", *, batched: bool = False) -> NewItem:
-    """One item of `action` from parsed JSON. Raises Invalid with every fault; pointers start with `base`."""
+def single(action: str, raw: Any, base: str = "", *, batched: bool = False, faults: Sequence[Fault] = ()) -> NewItem:
+    """One item of `action` from parsed JSON. Raises Invalid with every fault, those given too; pointers start with
+    `base`."""
     adapter = ACTIONS[action].in_batch if batched else ACTIONS[action].alone
+    fields: Any = raw if isinstance(raw, dict) else {}
+    found = [*faults]
     try:
-        return item(action, adapter.validate_python(raw))
+        fields = adapter.validate_python(raw)
     except ValidationError as error:
-        faults = [*_faults(error, raw)]
-        if isinstance(raw, dict) and not raw.keys() & {"userId", "deviceId"}:
-            faults.append(Fault("", "needs userId or deviceId: whom is it about?", "missing-subject"))
-    except Invalid as error:
-        faults = [*error.faults]
-    raise Invalid(tuple(Fault(base + fault.pointer, fault.detail, fault.code) for fault in faults[:MAX_FAULTS]))
+        found += _faults(error, raw)
+    if isinstance(raw, dict):
+        found += _beside(action, fields)
+    if not found:
+        return item(action, fields)
+    raise Invalid(tuple(Fault(base + fault.pointer, fault.detail, fault.code) for fault in found[:MAX_FAULTS]))
 
 
 def of_any_action(raw: Any, base: str = "") -> NewItem:
@@ -100,13 +113,10 @@ def of_any_action(raw: Any, base: str = "") -> NewItem:
     return single(action, raw, base, batched=True)
 
 
-def fast_single(action: str, body: bytes, given: Mapping[str, str]) -> NewItem | None:
+def fast_single(action: str, body: bytes) -> NewItem | None:
     """The item that a good body makes; None where anything is wrong and the body must be read again with care."""
     try:
-        fields = ACTIONS[action].alone.validate_json(body)
-        if any(fields.setdefault(name, value) != value for name, value in given.items()):
-            return None
-        return item(action, fields)
+        return item(action, ACTIONS[action].alone.validate_json(body))
     except (ValidationError, Invalid):
         return None
 
@@ -122,26 +132,39 @@ def fast_batch(body: bytes) -> list[NewItem] | None:
 
 def _faults(error: ValidationError, raw: Any) -> Iterator[Fault]:
     """pydantic's findings, one for each place in the body, in our words, and without the values."""
-    seen = set()
+    places: dict[tuple[str, ...], list[Any]] = {}
     for found in error.errors(include_url=False, include_input=False):
-        place = _pointer(found["loc"], raw, missing=found["type"] == "missing")
-        if place not in seen:
-            seen.add(place)
-            yield Fault(place, _sentence(found), _CODES.get(found["type"], "type"))
+        places.setdefault(_place(found["loc"], raw, missing=found["type"] == "missing"), []).append(found)
+    for place, findings in places.items():
+        deeper = any(len(other) > len(place) and other[: len(place)] == place for other in places)
+        if not deeper:  # else this only says that a value is none of the types it might have been
+            yield _fault(place, findings)
 
 
-def _pointer(loc: Sequence[str | int], raw: Any, *, missing: bool) -> str:
-    """The JSON Pointer of a finding: the part of its path that is in the body; the rest names our types."""
-    parts, at = [], raw
+def _fault(place: tuple[str, ...], findings: Sequence[Any]) -> Fault:
+    """One fault of what was found at one place: what is said of a value beats what is said of its type."""
+    names = {found["type"] for found in findings}
+    of_value = [found for found in findings if found["type"] not in _TYPES]
+    if of_value and not ({"string_type", "literal_error"} <= names):  # "" as an alternative to a name says nothing
+        first = of_value[0]
+        return Fault(pointer(place), _sentence(first), _CODES.get(first["type"], "type"))
+    if "float_type" in names:
+        names.discard("int_type")
+    takes = [_TYPES[name] for name in _TYPES if name in names]
+    return Fault(pointer(place), f"takes {', '.join(takes[:-1])}{' or ' if takes[1:] else ''}{takes[-1]}", "type")
+
+
+def _place(loc: Sequence[str | int], raw: Any, *, missing: bool) -> tuple[str, ...]:
+    """Where a finding is: the steps of its path that are in the body; the others name our types."""
+    parts: list[str] = []
+    at = raw
     for step in loc:
-        inside = isinstance(at, dict) and step in at
-        if not inside and not (isinstance(at, list) and isinstance(step, int) and step < len(at)):
-            if missing:
-                parts.append(str(step))
-            break
-        parts.append(str(step))
-        at = at[step]
-    return pointer(parts)
+        if (isinstance(at, dict) and step in at) or (isinstance(at, list) and isinstance(step, int) and step < len(at)):
+            parts.append(str(step))
+            at = at[step]  # type: ignore[index]  # one of the two kinds above
+    if missing:
+        parts.append(str(loc[-1]))
+    return tuple(parts)
 
 
 def pointer(parts: Sequence[str]) -> str:
@@ -150,6 +173,15 @@ def pointer(parts: Sequence[str]) -> str:
     return made.encode("utf-8", "replace").decode()
 
 
+_TYPES = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "none_required": "null",
+}
 _CODES = {
     "missing": "required",
     "extra_forbidden": "unknown-field",
@@ -160,6 +192,7 @@ _CODES = {
     "literal_error": "choice",
     "zero_id": "zero-id",
     "time": "time",
+    "too_large": "range",
     "finite_number": "range",
     "less_than": "range",
     "greater_than_equal": "range",
@@ -176,13 +209,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "finite_number": lambda ctx: "takes a finite number",
     "less_than": lambda ctx: "is too large: whole numbers have at most 64 bits",
     "greater_than_equal": lambda ctx: f"must not be less than {ctx['ge']}",
-    "string_type": lambda ctx: "takes text, or one of the types in the documentation",
     "string_unicode": lambda ctx: "is not Unicode text: it has a lone surrogate",
-    "int_type": lambda ctx: "takes a whole number",
-    "float_type": lambda ctx: "takes a number",
-    "bool_type": lambda ctx: "takes true or false",
-    "dict_type": lambda ctx: "takes an object",
-    "list_type": lambda ctx: "takes a list",
 }
 
 

@@ -7,7 +7,7 @@ import re
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 INT_LIMIT = 2**63
@@ -49,6 +49,13 @@ def _no_zero(value: str) -> str:
     return value
 
 
+def _not_whole(value: object) -> object:
+    """A whole number that is too large for `Int` must not slip through as a rounded fraction."""
+    if type(value) is int:
+        raise PydanticCustomError("too_large", "is too large: whole numbers have at most 64 bits")
+    return value
+
+
 def _epoch(value: float | str) -> float:
     """Seconds since the epoch, of a number or an RFC 3339 text."""
     if isinstance(value, str):
@@ -58,13 +65,15 @@ def _epoch(value: float | str) -> float:
     return value
 
 
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
 
 
 def _rfc3339(value: str) -> float:
     if not (match := _RFC3339.fullmatch(value)):
         raise PydanticCustomError("time", "takes an RFC 3339 time with its offset, as in 2026-01-31T12:00:00Z")
     day, clock, fraction, offset = match.groups()
+    if clock.endswith(":60"):  # a leap second, which the epoch does not have: its neighbour
+        clock = clock[:-2] + "59"
     try:
         return datetime.fromisoformat(f"{day}T{clock}.{(fraction or '0')[:6]:0<6}{offset.upper()}").timestamp()
     except (ValueError, OverflowError):
@@ -73,25 +82,25 @@ def _rfc3339(value: str) -> float:
 
 Name = Annotated[str, Field(min_length=1, max_length=139, pattern=NAME, strict=True)]
 Text = Annotated[str, Field(pattern=TEXT, strict=True)]
+Bool = Annotated[bool, Field(strict=True)]
+Int = Annotated[int, Field(strict=True, ge=-INT_LIMIT, lt=INT_LIMIT)]
+NumberAsText = Annotated[Int, AfterValidator(str)]  # clients in the field send whole numbers as ids
 UserId = Annotated[
-    str, Field(min_length=1, max_length=400, pattern=USER_ID, coerce_numbers_to_str=True), AfterValidator(_no_zero)
+    Annotated[str, Field(min_length=1, max_length=400, pattern=USER_ID, strict=True)] | NumberAsText,
+    Field(union_mode="left_to_right"),
+    AfterValidator(_no_zero),
 ]
 DeviceId = Annotated[
-    str, Field(min_length=1, max_length=400, pattern=DEVICE_ID, coerce_numbers_to_str=True), AfterValidator(_no_zero)
+    Annotated[str, Field(min_length=1, max_length=400, pattern=DEVICE_ID, strict=True)] | NumberAsText,
+    Field(union_mode="left_to_right"),
+    AfterValidator(_no_zero),
 ]
 ItemId = Annotated[str, Field(min_length=1, max_length=128, pattern=ITEM_ID, strict=True)]
 Currency = Annotated[str, Field(pattern=CURRENCY, strict=True)]
-Bool = Annotated[bool, Field(strict=True)]
-Int = Annotated[int, Field(strict=True, ge=-INT_LIMIT, lt=INT_LIMIT)]
-Number = Annotated[
-    Annotated[int, Field(strict=True, ge=-INT_LIMIT, lt=INT_LIMIT)]
-    | Annotated[float, Field(strict=True, allow_inf_nan=False)],
-    Field(union_mode="left_to_right"),
-]
+Fraction = Annotated[float, Field(strict=True, allow_inf_nan=False), BeforeValidator(_not_whole)]
+Number = Annotated[Int | Fraction, Field(union_mode="left_to_right")]
 Count = Annotated[int, Field(strict=True, ge=0, lt=INT_LIMIT)]
-Scalar = Annotated[
-    Text | Bool | Int | Annotated[float, Field(strict=True, allow_inf_nan=False)], Field(union_mode="left_to_right")
-]
+Scalar = Annotated[Text | Bool | Int | Fraction, Field(union_mode="left_to_right")]
 Time = Annotated[
     Annotated[float, Field(strict=True, allow_inf_nan=False)] | Annotated[str, Field(strict=True)],
     Field(union_mode="left_to_right", json_schema_extra={"examples": ["2026-01-31T12:00:00Z", 1769860800]}),

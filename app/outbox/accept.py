@@ -142,6 +142,7 @@ def _recognise(item_id: str, content: bytes, acceptance: Acceptance, seq: int, k
 
 def _record(acceptance: Acceptance, taken: Sequence[Taken], new: int) -> str:
     conflicts = sum(kind == "conflict" for _, kind in taken) if new < len(taken) else 0
+    duplicates = len(taken) - new - conflicts
     return records.api_call(
         time=acceptance.accepted_at,
         operation=acceptance.operation,
@@ -149,10 +150,13 @@ def _record(acceptance: Acceptance, taken: Sequence[Taken], new: int) -> str:
         app=acceptance.app,
         address=acceptance.address,
         request_id=acceptance.request_id,
-        status=409 if conflicts and conflicts == len(taken) else 202,
-        details={
-            "accepted": new,
-            "duplicates": len(taken) - new - conflicts,
-            "rejected": acceptance.refused + conflicts,
-        },
+        status=_status(acceptance.batch, new, duplicates),
+        details={"accepted": new, "duplicates": duplicates, "rejected": acceptance.refused + conflicts},
     )
+
+
+def _status(batch: bool, new: int, duplicates: int) -> int:
+    """What is answered (contract §4)."""
+    if batch:
+        return 202 if new or duplicates else 422
+    return 202 if new else 200 if duplicates else 409

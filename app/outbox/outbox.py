@@ -49,8 +49,14 @@ class Outbox:
         """Commit the items of one call; one Taken for each, in order. Raises QueueFull before anything is written."""
         if self.queued + len(acceptance.items) > self._max_queued:
             raise QueueFull(f"{self._max_queued} items wait already (GATEWAY_MAX_QUEUED_ITEMS).", retry_after=10)
-        taken = await self._writer.write(Accept(acceptance, self._clock() - self._dedup_ms))
-        self.queued += sum(kind == "accepted" for _, kind in taken)
+        coming = len(acceptance.items)
+        self.queued += coming  # counted before the commit, so that many at once can't overfill the queue together
+        new = 0
+        try:
+            taken = await self._writer.write(Accept(acceptance, self._clock() - self._dedup_ms))
+            new = sum(kind == "accepted" for _, kind in taken)
+        finally:
+            self.queued -= coming - new
         self.on_accepted()
         return taken
 

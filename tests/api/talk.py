@@ -50,7 +50,7 @@ class Talk:
         return list(self.do(all_of_them))
 
     async def _request(self, method: str, url: str, *, key: str | None = "", **options: Any) -> httpx.Response:
-        headers = {} if key is None else {"Authorization": f"Bearer {key or self.key}"}
+        headers: dict[Any, Any] = {} if key is None else {"Authorization": f"Bearer {key or self.key}"}
         options["headers"] = headers | dict(options.get("headers", {}))
         return await self._http.request(method, url, **options)
 

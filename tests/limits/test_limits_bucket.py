@@ -124,3 +124,15 @@ def test_remaining_is_what_may_be_taken_next(wanted: list[tuple[float, int]], ra
         assert buckets.take("a", left + 1).allowed is False
         if left:
             assert buckets.take("a", left).allowed
+
+
+def test_wait_says_how_long_until_one_may_pass() -> None:
+    buckets, clock = bucket()
+    assert buckets.wait("a") == pytest.approx(0, abs=1e-6)
+    buckets.take("a", 19)
+    assert buckets.wait("a") == pytest.approx(0, abs=1e-6)
+    buckets.take("a", 1)
+    assert buckets.wait("a") == pytest.approx(0.1)
+    clock.now += 0.1 + 1e-6
+    assert buckets.wait("a") == pytest.approx(0, abs=1e-6)
+    assert buckets.take("a", 1).allowed

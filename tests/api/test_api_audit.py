@@ -1,0 +1,126 @@
+"""One audit record for each authenticated call: who, what, when, from where, with what outcome, which request id."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.api.talk import CANARY, EVENT, JSON, NDJSON, Talk
+
+Start = Callable[..., Talk]
+TRACK = EVENT | {"action": "track"}
+OWN = EVENT | {"id": "audited"}
+CALLS: dict[str, tuple[str, int, Callable[[Talk, dict[str, str]], Any]]] = {
+    "an event": ("POST /v1/events", 202, lambda t, h: t.event(headers=h)),
+    "a batch": ("POST /v1/batch", 202, lambda t, h: t.batch([TRACK, TRACK], headers=h)),
+    "a user update": (
+        "PATCH /v1/users/{userId}", 202,
+        lambda t, h: t.post(f"/v1/users/{CANARY}", {"userAttributes": {"a": 1}}, method="PATCH", headers=h),
+    ),
+    "a state": (
+        "POST /v1/users/{userId}/states", 202, lambda t, h: t.post("/v1/users/u/states", {"state": ""}, headers=h)
+    ),
+    "a duplicate": ("POST /v1/events", 200, lambda t, h: t.event(OWN, headers=h)),
+    "a conflict": ("POST /v1/events", 409, lambda t, h: t.event(OWN | {"value": 1}, headers=h)),
+    "a batch of conflicts": ("POST /v1/batch", 422, lambda t, h: t.batch([OWN | TRACK | {"value": 1}], headers=h)),
+    "an invalid event": ("POST /v1/events", 422, lambda t, h: t.event({"event": CANARY}, headers=h)),
+    "an invalid batch": ("POST /v1/batch", 422, lambda t, h: t.batch([CANARY, {}], headers=h)),
+    "an empty batch": ("POST /v1/batch", 422, lambda t, h: t.batch([], headers=h)),
+    "no JSON": ("POST /v1/events", 400, lambda t, h: t.event(CANARY.encode(), headers=h)),
+    "too much": ("POST /v1/batch", 413, lambda t, h: t.batch([{}] * 1_001, headers=h)),
+    "another type": ("POST /v1/events", 415, lambda t, h: t.event(headers=h | {"Content-Type": CANARY})),
+    "a receipt": ("GET /v1/receipts/{id}", 200, lambda t, h: t.get("/v1/receipts/audited", headers=h)),
+    "no receipt": ("GET /v1/receipts/{id}", 404, lambda t, h: t.get(f"/v1/receipts/{CANARY}", headers=h)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("operation", "status", "call"), CALLS.values(), ids=CALLS.keys())
+def test_each_authenticated_call_leaves_one_record(
+    gateway: Talk, operation: str, status: int, call: Callable[..., Any]
+) -> None:
+    gateway.event(OWN)
+    before = time.time() * 1000
+    answer = call(gateway, {})
+    assert answer.status_code == status
+    request_id = answer.headers["x-request-id"]
+    (record,) = gateway.audit(request_id)
+    ((key_id,),) = gateway.rows("SELECT id FROM caller_keys")
+    assert record["actor"]["user"]["uid"] == key_id
+    assert record["api"]["operation"] == operation
+    assert record["api"]["request"]["uid"] == request_id
+    assert record["src_endpoint"]["ip"] == "127.0.0.1"
+    assert before - 50 <= record["time"] <= time.time() * 1000
+    assert record["unmapped"]["app"] == "default"
+    assert (record["class_uid"], record["type_uid"]) == (6003, 600300 + record["activity_id"])
+    assert record["status_id"] == (1 if status < 400 else 2)
+    assert record["status_code"] == str(status), "the outcome recorded is not the one answered"
+
+
+def test_a_batch_is_one_record_that_counts_its_items(gateway: Talk) -> None:
+    gateway.event(OWN)
+    answer = gateway.batch([TRACK, OWN | TRACK, OWN | TRACK | {"value": 3}, {}, CANARY, TRACK])
+    (record,) = gateway.audit(answer.headers["x-request-id"])
+    assert record["unmapped"] == {"app": "default", "accepted": 2, "duplicates": 1, "rejected": 3}
+
+
+def test_a_limited_call_and_a_forbidden_one_are_recorded(start: Start) -> None:
+    from app.callers.store import KeyStore
+    from app.model import Scope
+
+    talk = start(gateway_rate_burst=1, gateway_rate_per_second=1)
+    key, stored = KeyStore(talk.app.state.gateway.engine).create("reader", [Scope.RECEIPTS_READ], "default", 0)
+    talk.app.state.gateway.directory.refresh()
+    answers = [talk.event(), talk.event(), talk.event(key=key)]
+    assert [answer.status_code for answer in answers] == [202, 429, 403]
+    records = [talk.audit(answer.headers["x-request-id"]) for answer in answers]
+    assert [[one["status_code"] for one in found] for found in records] == [["202"], ["429"], ["403"]]
+    assert records[2][0]["actor"]["user"]["uid"] == stored.caller.key_id
+
+
+def test_a_call_that_a_full_queue_refuses_is_recorded(start: Start) -> None:
+    talk = start(gateway_max_queued_items=1)
+    talk.event()
+    (record,) = talk.audit(talk.event().headers["x-request-id"])
+    assert (record["status_code"], record["status_id"]) == ("503", 2)
+
+
+def test_calls_without_a_known_key_and_pages_leave_no_record(gateway: Talk) -> None:
+    before = len(gateway.audit())
+    for answer in (
+        gateway.event(key=None), gateway.event(key="nonsense"), gateway.get("/docs"), gateway.get("/nothing"),
+        gateway.get("/livez"), gateway.get("/problems"),
+    ):  # fmt: skip
+        assert answer.headers["x-request-id"]
+    assert len(gateway.audit()) == before
+
+
+def test_the_record_is_committed_with_the_items(gateway: Talk) -> None:
+    """No moment at which the one is on disk and the other is not: they have one transaction."""
+    answer = gateway.event()
+    found = gateway.rows(
+        "SELECT (SELECT count(*) FROM acceptances WHERE request_id = ?1), "
+        "(SELECT count(*) FROM audit_records WHERE record LIKE '%' || ?1 || '%')",
+        answer.headers["x-request-id"],
+    )
+    assert found == [(1, 1)]
+
+
+def test_the_first_key_is_recorded_as_an_act(start: Start) -> None:
+    talk = start()
+    (record,) = [one for one in talk.audit() if one["api"]["operation"] == "key.create"]
+    assert record["resources"] == [{"uid": talk.rows("SELECT id FROM caller_keys")[0][0]}]
+
+
+def test_no_record_holds_a_payload_a_value_or_a_key(gateway: Talk) -> None:
+    canaries = {"p": CANARY, "q": CANARY}
+    gateway.event(EVENT | {"event": CANARY, "params": canaries, "info": CANARY})
+    gateway.batch([TRACK | {"params": canaries}, {"action": CANARY}, TRACK | {"value": CANARY}])
+    gateway.post("/v1/users/u", {"userAttributes": canaries}, method="PATCH")
+    gateway.post(f"/v1/users/{CANARY}", {"userAttributes": {"a": 1}}, method="PATCH")
+    gateway.batch(CANARY.encode(), headers={"Content-Type": NDJSON})
+    gateway.event(headers={"Content-Type": JSON, "User-Agent": CANARY, "Prefer": CANARY, "traceparent": CANARY})
+    gateway.get(f"/v1/receipts/{CANARY}?{CANARY}={CANARY}")
+    texts = [record for (record,) in gateway.rows("SELECT record FROM audit_records")]
+    assert len(gateway.audit()) > 5
+    assert not [text for text in texts if CANARY in text or gateway.key in text]

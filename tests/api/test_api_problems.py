@@ -1,0 +1,203 @@
+"""Errors as problems (contract §8), their pages, and the request id that every answer has."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from app.api.problems import PROBLEMS
+from tests.api.talk import CANARY, EVENT, Talk, problem
+
+Start = Callable[..., Talk]
+SLUGS = {
+    "validation": 422, "malformed": 400, "unauthorized": 401, "forbidden": 403, "not-found": 404,
+    "method-not-allowed": 405, "id-conflict": 409, "too-large": 413, "unsupported-media-type": 415, "rate-limited": 429,
+    "queue-full": 503, "storage-unavailable": 503, "internal": 500,
+}  # fmt: skip
+PAGES = ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/redoc", "/problems", "/problems/validation"]
+
+
+NOWHERE = ["/", "/nothing", "/v1", "/v1/", "/v1/event", "/v2/events", "/v1/events/x", "/assets/no.js", "/%00",
+           "/assets/%2e%2e/main.py", "/v1/users/a/b/c"]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", NOWHERE)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_an_unknown_address_is_not_found_or_takes_no_such_method(gateway: Talk, method: str, url: str) -> None:
+    answer = gateway.call(method, url)
+    if url.startswith("/assets") and method != "GET":
+        problem(answer, 405, "method-not-allowed")
+    else:
+        problem(answer, 404, "not-found")
+
+
+METHODS = [
+    ("GET", "/v1/events", {"POST"}),
+    ("PUT", "/v1/events", {"POST"}),
+    ("DELETE", "/v1/batch", {"POST"}),
+    ("GET", "/v1/users/u", {"PATCH"}),
+    ("POST", "/v1/users/u", {"PATCH"}),
+    ("PATCH", "/v1/users/u/states", {"POST"}),
+    ("POST", "/livez", {"GET"}),
+    ("DELETE", "/v1/receipts/x", {"GET"}),
+    ("POST", "/problems", {"GET"}),
+    ("OPTIONS", "/v1/events", {"POST"}),
+    ("POST", "/assets/favicon.svg", {"GET"}),
+]
+
+
+@pytest.mark.parametrize(("method", "url", "allowed"), METHODS)
+def test_another_method_is_not_allowed_and_allow_names_those_that_are(
+    gateway: Talk, method: str, url: str, allowed: set[str]
+) -> None:
+    answer = gateway.call(method, url)
+    problem(answer, 405, "method-not-allowed")
+    assert allowed <= {name.strip() for name in answer.headers["allow"].split(",")} <= allowed | {"HEAD", "OPTIONS"}
+
+
+@pytest.mark.parametrize("url", PAGES)
+def test_head_answers_as_get_does(gateway: Talk, url: str) -> None:
+    """RFC 9110 §9.1: every server supports GET and HEAD; health checkers ask by HEAD."""
+    asked, headed = gateway.get(url), gateway.call("HEAD", url)
+    assert headed.status_code == asked.status_code == 200
+    assert headed.headers["content-type"] == asked.headers["content-type"]
+
+
+def test_head_of_a_write_is_not_allowed(gateway: Talk) -> None:
+    answer = gateway.call("HEAD", "/v1/events")
+    assert (answer.status_code, "POST" in answer.headers["allow"]) == (405, True)
+
+
+def test_the_table_of_problems_is_that_of_the_contract() -> None:
+    assert {slug: problem.status for slug, problem in PROBLEMS.items() if slug in SLUGS} == SLUGS
+
+
+@pytest.mark.parametrize("slug", sorted(PROBLEMS))
+def test_every_problem_has_a_page_that_the_index_leads_to(gateway: Talk, slug: str) -> None:
+    page = gateway.get(f"/problems/{slug}", key=None)
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert str(PROBLEMS[slug].status) in page.text
+    assert f"/problems/{slug}" in gateway.get("/problems", key=None).text
+
+
+@pytest.mark.parametrize("slug", ["nothing", "%3Cscript%3E", "Validation"])
+def test_a_page_of_no_problem_is_not_found_and_repeats_nothing(gateway: Talk, slug: str) -> None:
+    answer = gateway.get(f"/problems/{slug}", key=None)
+    problem(answer, 404, "not-found")
+    assert "script" not in answer.text
+
+
+@pytest.mark.parametrize("url", [*PAGES, "/nothing"])
+def test_pages_say_that_they_may_not_be_framed_or_guessed(gateway: Talk, url: str) -> None:
+    headers = gateway.get(url).headers
+    assert (headers["x-content-type-options"], headers["x-frame-options"]) == ("nosniff", "DENY")
+
+
+EVERYWHERE: dict[str, Callable[[Talk, dict[str, str]], Any]] = {
+    "accepted": lambda talk, headers: talk.event(headers=headers),
+    "batch": lambda talk, headers: talk.batch([EVENT | {"action": "track"}], headers=headers),
+    "routed write": lambda talk, headers: talk.post("/v1/users/u/states", {"state": ""}, headers=headers),
+    "malformed": lambda talk, headers: talk.event(b"{", headers=headers),
+    "invalid": lambda talk, headers: talk.event({}, headers=headers),
+    "unauthorized": lambda talk, headers: talk.event(key="nonsense", headers=headers),
+    "not found": lambda talk, headers: talk.get("/nothing", headers=headers),
+    "method": lambda talk, headers: talk.get("/v1/events", headers=headers),
+    "receipt": lambda talk, headers: talk.get("/v1/receipts/none", headers=headers),
+    "page": lambda talk, headers: talk.get("/docs", headers=headers),
+    "asset": lambda talk, headers: talk.get("/assets/favicon.svg", headers=headers),
+    "livez": lambda talk, headers: talk.get("/livez", headers=headers),
+}
+
+
+@pytest.mark.parametrize("call", EVERYWHERE.values(), ids=EVERYWHERE.keys())
+def test_a_request_id_is_echoed_and_is_the_instance_of_a_problem(gateway: Talk, call: Callable[..., Any]) -> None:
+    answer = call(gateway, {"X-Request-ID": "trace-1.a:b/c+d=e_f"})
+    assert answer.headers.get_list("x-request-id") == ["trace-1.a:b/c+d=e_f"]
+    if answer.headers["content-type"] == "application/problem+json":
+        assert answer.json()["instance"] == "trace-1.a:b/c+d=e_f"
+
+
+@pytest.mark.parametrize("call", EVERYWHERE.values(), ids=EVERYWHERE.keys())
+def test_a_request_id_is_made_where_none_came_and_is_new_each_time(gateway: Talk, call: Callable[..., Any]) -> None:
+    made = {call(gateway, {}).headers["x-request-id"] for _ in range(3)}
+    assert len(made) == 3
+    assert all(20 <= len(one) <= 128 for one in made)
+
+
+@pytest.mark.parametrize("given", ["", " ", "a b", "a" * 129, 'a"b', "a,b", "<x>", "é", "a\tb", "{}", "a;b"])
+def test_a_bad_request_id_is_replaced(gateway: Talk, given: str) -> None:
+    answer = gateway.event({}, headers={"X-Request-ID": given.encode("latin-1")})
+    assert answer.headers["x-request-id"] != given
+    problem(answer, 422, "validation")
+
+
+def test_the_longest_request_id_is_taken(gateway: Talk) -> None:
+    assert gateway.get("/livez", headers={"X-Request-ID": "a" * 128}).headers["x-request-id"] == "a" * 128
+
+
+class Broken:
+    """An outbox that fails as a mistake of ours would."""
+
+    async def accept(self, acceptance: Any) -> Any:
+        raise RuntimeError(CANARY)
+
+    async def receipt(self, app: str, item_id: str) -> Any:
+        raise RuntimeError(CANARY)
+
+
+@pytest.mark.parametrize("name", ["accepted", "batch", "routed write", "receipt"])
+def test_a_mistake_of_ours_is_an_internal_problem_that_tells_nothing_of_it(
+    start: Start, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    talk = start()
+    talk.app.state.gateway = replace(talk.app.state.gateway, outbox=Broken())
+    answer = EVERYWHERE[name](talk, {})
+    problem(answer, 500, "internal")
+    assert CANARY not in answer.text
+    assert CANARY not in "".join(capfd.readouterr())
+
+
+def test_a_database_that_cannot_commit_is_a_storage_problem_and_the_next_commit_is_tried_anew(start: Start) -> None:
+    """Nothing is answered 202 that is not on disk."""
+    talk = start()
+    engine = talk.app.state.gateway.engine
+    with engine.connect() as connection:
+        connection.exec_driver_sql("ALTER TABLE items RENAME TO gone")
+    try:
+        problem(talk.event(), 503, "storage-unavailable")
+        problem(talk.batch([EVENT | {"action": "track"}]), 503, "storage-unavailable")
+        problem(talk.get("/v1/receipts/x"), 503, "storage-unavailable")
+    finally:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("ALTER TABLE gone RENAME TO items")
+    assert talk.event().status_code == 202
+    assert talk.items() == 1
+
+
+@pytest.mark.parametrize("waiting", ["event", "batch"])
+def test_a_full_queue_refuses_and_takes_nothing(start: Start, waiting: str) -> None:
+    talk = start(gateway_max_queued_items=3)
+    talk.batch([EVENT | {"action": "track"}] * 2)
+    if waiting == "event":
+        assert talk.event().status_code == 202
+        answer = talk.event(EVENT | {"event": CANARY})
+    else:
+        answer = talk.batch([EVENT | {"action": "track"}] * 2)
+    problem(answer, 503, "queue-full")
+    assert int(answer.headers["retry-after"]) > 0
+    assert talk.items() == (3 if waiting == "event" else 2)
+
+
+def test_the_queue_is_full_after_a_restart_too(start: Start) -> None:
+    first = start(gateway_max_queued_items=2)
+    first.batch([EVENT | {"action": "track"}] * 2)
+    problem(start(gateway_max_queued_items=2).event(key=first.key), 503, "queue-full")
+
+
+def test_many_at_once_do_not_overfill_the_queue(start: Start) -> None:
+    talk = start(gateway_max_queued_items=10)
+    options: dict[str, Any] = {"json": EVENT}
+    statuses = [answer.status_code for answer in talk.at_once(*[("POST", "/v1/events", options)] * 50)]
+    assert (statuses.count(202), statuses.count(503)) == (10, 40)
+    assert talk.items() == 10

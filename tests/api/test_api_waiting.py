@@ -1,0 +1,44 @@
+"""`Prefer: wait=N` (RFC 7240) where nothing is delivered: the answer comes after the wait, the receipt as it is."""
+
+import time
+
+import pytest
+
+from tests.api.talk import EVENT, Talk
+
+PREFER = {
+    "wait=0": "wait=0",
+    "respond-async, wait=0": "wait=0",
+    'wait="0"': "wait=0",
+    "WAIT=0; x=y": "wait=0",
+    "wait=0.5": None,
+    "wait=-1": None,
+    "wait": None,
+    "wait=": None,
+    "": None,
+    "return=minimal": None,
+    "wait=²": None,
+}
+
+
+@pytest.mark.parametrize(("prefer", "applied"), PREFER.items())
+def test_a_preference_is_followed_where_it_can_be_read_and_never_fails_a_request(
+    gateway: Talk, prefer: str, applied: str | None
+) -> None:
+    answer = gateway.event(headers={"Prefer": prefer.encode("latin-1")})
+    assert answer.status_code == 202
+    assert answer.headers.get("preference-applied") == applied
+    assert answer.json()["status"] == "accepted"
+
+
+def test_a_wait_of_5000_digits_never_fails_what_was_accepted(gateway: Talk) -> None:
+    """It is on disk by then: 500 would make its sender send it again."""
+    answer = gateway.event(headers={"Prefer": "wait=" + "0" * 5_000})
+    assert answer.status_code == 202
+
+
+def test_a_wait_ends_after_its_seconds_with_the_receipt_as_it_is(gateway: Talk) -> None:
+    began = time.monotonic()
+    answer = gateway.event(EVENT, headers={"Prefer": "wait=1"})
+    assert 0.9 < time.monotonic() - began < 3
+    assert (answer.status_code, answer.headers["preference-applied"]) == (202, "wait=1")

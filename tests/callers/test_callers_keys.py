@@ -1,0 +1,137 @@
+"""The form of a caller key, checked by an implementation of the contract's words that shares nothing with the app's."""
+
+import re
+import sqlite3
+import string
+import zlib
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.callers import keys
+from app.callers.store import ALL_SCOPES, KeyStore
+from app.database.engine import connect
+from app.errors import NotFound, Refusal
+from app.model import Scope
+
+BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
+
+
+def own_checksum(body: str) -> str:
+    """Contract §3: base62, most significant first, zero-padded to six, of the CRC-32 over all that comes before."""
+    crc, digits = zlib.crc32(body.encode("ascii")), []
+    for power in range(5, -1, -1):
+        digit, crc = divmod(crc, 62**power)
+        digits.append(BASE62[digit])
+    return "".join(digits)
+
+
+def test_a_made_key_has_the_form_of_the_contract() -> None:
+    made = {keys.make() for _ in range(200)}
+    assert len(made) == 200
+    for key in made:
+        assert re.fullmatch(r"lpgw_[0-9A-Za-z]{36}", key)
+        assert key[-6:] == own_checksum(key[:-6])
+        assert keys.well_formed(key)
+
+
+@given(st.text(BASE62, min_size=30, max_size=30))
+def test_the_checksum_is_that_of_the_contract(chance: str) -> None:
+    body = "lpgw_" + chance
+    assert keys.well_formed(body + own_checksum(body))
+
+
+def test_a_checksum_with_leading_zeros_is_padded() -> None:
+    body = next(b for b in (f"lpgw_{number:030d}" for number in range(100_000)) if zlib.crc32(b.encode()) < 62**4)
+    assert own_checksum(body).startswith("00")
+    assert keys.well_formed(body + own_checksum(body))
+
+
+@given(st.integers(0, 40), st.sampled_from(BASE62 + "_- é"))
+def test_one_wrong_character_anywhere_is_seen(at: int, character: str) -> None:
+    key = "lpgw_" + "A1b2C3d4E5f6G7h8J9k0L1m2N3p4Q5"
+    key += own_checksum(key)
+    wrong = key[:at] + character + key[at + 1 :]
+    assert keys.well_formed(wrong) == (wrong == key)
+
+
+@pytest.mark.parametrize("turn", range(5, 40))
+def test_two_neighbours_changed_about_are_seen(turn: int) -> None:
+    key = "lpgw_" + "A1b2C3d4E5f6G7h8J9k0L1m2N3p4Q5"
+    key += own_checksum(key)
+    wrong = key[:turn] + key[turn + 1] + key[turn] + key[turn + 2 :]
+    assert keys.well_formed(wrong) == (wrong == key)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "lpgw_", "lpgw_" + "0" * 36, "LPGW_" + "0" * 36, "x" * 10_000, "é" * 41, "\0" * 41]
+)
+def test_what_is_no_key_is_no_key(wrong: str) -> None:
+    assert not keys.well_formed(wrong)
+
+
+# --- the store --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> KeyStore:
+    return KeyStore(connect(f"sqlite:///{tmp_path}/k.db"))
+
+
+def test_only_a_hash_and_the_last_four_characters_are_stored(store: KeyStore, tmp_path: Path) -> None:
+    key, stored = store.create("mine", ALL_SCOPES, "default", 1)
+    assert stored.last_four == key[-4:]
+    files = list(tmp_path.iterdir())
+    assert files
+    for file in files:
+        data = file.read_bytes()
+        assert key.encode() not in data
+        assert key[5:-6].encode() not in data
+        assert key[5:20].encode() not in data
+    with closing(sqlite3.connect(tmp_path / "k.db")) as connection:
+        assert connection.execute("SELECT last_four, length(hash) FROM caller_keys").fetchall() == [(key[-4:], 32)]
+
+
+def test_a_stored_key_keeps_its_name_scopes_and_times(store: KeyStore) -> None:
+    _, first = store.create("a", [Scope.SDK, Scope.EVENTS_WRITE], "default", 1, expires_at=99)
+    _, second = store.create("b", [], "default", 2)
+    assert store.all() == [first, second]
+    assert first.caller.scopes == {Scope.SDK, Scope.EVENTS_WRITE}
+    assert (first.created_at, first.expires_at, first.revoked_at) == (1, 99, None)
+    assert first.caller.key_id != second.caller.key_id
+
+
+def test_a_key_is_usable_until_it_expires_or_is_revoked(store: KeyStore) -> None:
+    _, stored = store.create("a", ALL_SCOPES, "default", 1, expires_at=100)
+    assert (stored.usable(99), stored.usable(100)) == (True, False)
+    store.revoke(stored.caller.key_id, 50)
+    assert not store.all()[0].usable(51)
+
+
+def test_what_is_unknown_or_revoked_cannot_be_revoked(store: KeyStore) -> None:
+    _, stored = store.create("a", ALL_SCOPES, "default", 1)
+    store.revoke(stored.caller.key_id, 2)
+    for key_id in (stored.caller.key_id, "key_unknown"):
+        with pytest.raises(NotFound):
+            store.revoke(key_id, 3)
+
+
+def test_the_first_key_is_made_only_where_none_exists(store: KeyStore) -> None:
+    first, second = keys.make(), keys.make()
+    made = store.bootstrap(first, "default", 1)
+    assert made is not None
+    assert made.caller.scopes == ALL_SCOPES
+    assert store.bootstrap(second, "default", 2) is None
+    store.revoke(made.caller.key_id, 3)
+    assert store.bootstrap(second, "default", 4) is None, "a revoked key is a key: the operator decided"
+    assert [stored.hash for stored in store.all()] == [keys.digest(first)]
+
+
+def test_a_first_key_of_another_form_is_refused_and_not_repeated(store: KeyStore) -> None:
+    with pytest.raises(Refusal) as caught:
+        store.bootstrap("my-secret-key", "default", 1)
+    assert "my-secret-key" not in caught.value.detail
+    assert store.all() == []
