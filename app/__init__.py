@@ -10,7 +10,9 @@ The data's way, module by module:
                                        delivery.loop                              │
                        outbox.settle ─ delivery.verdicts ─ leanplum.replies ──────┘
 
-    beside the way: audit (who did what), telemetry (logs, metrics), settings, simulator (a Leanplum stand-in)
+    beside the way: audit (who did what), telemetry (logs, metrics), settings, clock, simulator (Leanplum's stand-in)
+    the nouns: model, ids, errors
+    from outside in: serving (runs the server, with its protocol), main (the application), wiring (opens and closes all)
 """
 
 __version__ = "0.1.0"

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import secrets
+import socket
 import sys
 from types import FrameType
 from typing import Any
@@ -19,6 +20,7 @@ from app.protocol import Protocol
 from app.settings import Settings, load
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
+from app.wiring import prepare
 
 SWITCH_SECONDS = 0.0005  # the writer's thread must not wait 5 ms for the interpreter's lock at each statement
 SANDBOX_DATABASE = "sqlite:///data/sandbox.db"  # never the real one: what waits there must not reach the real Leanplum
@@ -44,28 +46,42 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(settings: Settings, *, delivery: bool = True) -> None:
+def listen(settings: Settings) -> socket.socket:
+    """A socket on the configured address. Raises StartRefused where it is taken or not ours."""
+    family = socket.AF_INET6 if ":" in settings.gateway_host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.gateway_host, settings.gateway_port))
+    except OSError as error:
+        listening.close()
+        raise StartRefused(
+            f"GATEWAY_PORT: {settings.gateway_host}:{settings.gateway_port} can't be listened on: {error.strerror}"
+        ) from error
+    return listening
+
+
+def serve(settings: Settings, *, delivery: bool = True, listening: socket.socket | None = None) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartRefused where the start is refused."""
-    app = create_app(settings, delivery=delivery)
     settings.app  # noqa: B018  raises StartRefused before anything is opened
-    config = uvicorn.Config(
-        app,
-        host=settings.gateway_host,
-        port=settings.gateway_port,
-        http=Protocol,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        lifespan="on",
-        timeout_keep_alive=75,
-    )
-    sys.setswitchinterval(SWITCH_SECONDS)
-    gc.collect()
-    gc.freeze()  # what was imported stays; walking it again and again finds nothing
-    gc.set_threshold(50_000, 20, 20)
-    Server(config, settings).run()
+    prepare(settings)
+    with listening or listen(settings) as opened:
+        config = uvicorn.Config(
+            create_app(settings, delivery=delivery),
+            http=Protocol,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            lifespan="on",
+            timeout_keep_alive=75,
+        )
+        sys.setswitchinterval(SWITCH_SECONDS)
+        gc.collect()
+        gc.freeze()  # what was imported stays; walking it again and again finds nothing
+        gc.set_threshold(50_000, 20, 20)
+        Server(config, settings).run([opened])
 
 
 def sandbox(overrides: dict[str, Any]) -> None:
@@ -85,8 +101,10 @@ def sandbox(overrides: dict[str, Any]) -> None:
     with BackgroundServer(config) as simulator:
         settings = load(**overrides | _against(simulator.url, config, configured))
         key = _sandbox_key(settings)
-        print(_welcome(settings, key, simulator.url), flush=True)
-        serve(settings)
+        listening = listen(settings)
+        host, port = listening.getsockname()[:2]
+        print(_welcome(f"http://{host}:{port}", key, simulator.url), flush=True)
+        serve(settings, listening=listening)
 
 
 def _against(url: str, config: SimulatorConfig, configured: Settings) -> dict[str, Any]:
@@ -122,8 +140,7 @@ def _sandbox_key(settings: Settings) -> str:
         engine.dispose()
 
 
-def _welcome(settings: Settings, key: str, simulator: str) -> str:
-    host = f"http://{settings.gateway_host}:{settings.gateway_port}"
+def _welcome(host: str, key: str, simulator: str) -> str:
     event = '{"userId":"user-1","event":"Purchase","value":9.99,"currencyCode":"EUR","params":{"sku":"A-1"}}'
     headers = f"-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -H 'Prefer: wait=10'"
     curl = f"curl -sS {host}/v1/events {headers} -d '{event}'"

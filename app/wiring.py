@@ -16,7 +16,7 @@ from app.database.engine import connect
 from app.database.writer import Writer
 from app.delivery.loop import Deliverer
 from app.delivery.verdicts import RetryPolicy
-from app.errors import StartRefused
+from app.errors import Refusal, StartRefused
 from app.leanplum.client import LeanplumClient
 from app.limits.bucket import Buckets
 from app.model import App
@@ -79,14 +79,23 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
         engine.dispose()
 
 
+def prepare(settings: Settings) -> None:
+    """Everything that may refuse a start, before there is a server: the database opens, and has its first key."""
+    engine = connect(settings.gateway_database_url)
+    try:
+        bootstrap(settings, KeyStore(engine))
+    finally:
+        engine.dispose()
+
+
 def bootstrap(settings: Settings, store: KeyStore) -> None:
     """Make the first key, where one is configured and none exists."""
     if (key := settings.gateway_bootstrap_key) is None:
         return
     try:
         stored = store.bootstrap(key.get_secret_value(), "default", now_ms())
-    except Exception as error:
-        raise StartRefused(f"GATEWAY_BOOTSTRAP_KEY: {error}") from None
+    except Refusal as error:
+        raise StartRefused(f"GATEWAY_BOOTSTRAP_KEY: {error.detail}") from None
     if stored is not None:
         log.info("key.bootstrapped", key_id=stored.caller.key_id)
 

@@ -5,6 +5,7 @@ callers share one fsync. Each is told only after the commit: this is what makes 
 """
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 import time
@@ -133,30 +134,34 @@ class Writer:
 
     def _commit(self, group: list[_Asked[Any]]) -> None:
         self._siblings = len(group) > 1
-        error = self._transact(group)
-        if error is not None and len(group) > 1:
+        error, of_a_write = self._transact(group)
+        for asked in group:
+            asked.error = error
+        if of_a_write and len(group) > 1:
             for asked in group:  # one that can't be written must not take its neighbours with it
-                asked.error = self._transact([asked])
-        elif error is not None:
-            group[0].error = error
+                asked.error, _ = self._transact([asked])
         self.healthy = any(asked.error is None for asked in group)
         assert self._loop is not None
         self._loop.call_soon_threadsafe(_tell, group)
 
-    def _transact(self, group: Sequence[_Asked[Any]]) -> BaseException | None:
+    def _transact(self, group: Sequence[_Asked[Any]]) -> tuple[BaseException | None, bool]:
+        """Commit the group; the error, if any, and whether it came of what was written, not of the database's state."""
+        writing = False
         try:
             cursor = self._open()
             cursor.execute("BEGIN IMMEDIATE")
+            writing = True
             for kind, alike in _by_kind(group).items():
                 results = kind.run_all(cursor, [asked.write for asked in alike])
                 for asked, result in zip(alike, results, strict=True):
                     asked.result = result
+            writing = False
             cursor.execute("COMMIT")
         except Exception as error:  # the thread must live on: the waiter is told, and the log
             log.error("write.failed", reason=reason(error), kind=type(error).__name__, writes=len(group))
             self._close()
-            return error
-        return None
+            return error, writing
+        return None, False
 
     def _open(self) -> Cursor:
         if self._cursor is None:
@@ -165,8 +170,11 @@ class Writer:
         return self._cursor
 
     def _close(self) -> None:
-        """Give the connection up; a transaction that is open on it is rolled back."""
+        """Give the connection up, and first what is open on it: an error that somebody holds keeps its cursor alive,
+        and with that the database's write lock."""
         if self._connection is not None:
+            with contextlib.suppress(*STORAGE_ERRORS):
+                self._connection.rollback()
             self._connection.invalidate()
         self._connection = self._cursor = None
 

@@ -15,7 +15,8 @@ from app.delivery.window import Subject, Window
 from app.errors import StorageUnavailable
 from app.leanplum import mapping, replies
 from app.leanplum.client import LeanplumClient, Unreachable
-from app.model import App, Item, Outcome, Postponed, Status, Trouble, Verdict
+from app.model import App, ConfigRefused, Item, Outcome, Postponed, Status, Trouble, Verdict
+from app.outbox.claims import PAGE_CHARACTERS
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics, describe
 
@@ -105,7 +106,8 @@ class Deliverer:
             return
         after = self.window.start_read()
         page = await self._outbox.waiting(after, limit)
-        self.window.take_in(page, self._clock(), whole=len(page) < limit)
+        whole = len(page) < limit and sum(len(item.body) for item in page) < PAGE_CHARACTERS
+        self.window.take_in(page, self._clock(), whole=whole)
 
     async def _rest(self) -> None:
         """Wait for a reason to go on: something accepted, a call ended, or a subject's time."""
@@ -142,7 +144,7 @@ class Deliverer:
             heard = await self._send(app, batch)
             verdicts = [(item, self._judge(item, outcome)) for item, outcome in heard.outcomes]
             await self._write_down(attempt, app, verdicts, heard.status)
-            postponed = self._postponed(verdicts)
+            postponed = self._postponed(batch, verdicts)
         except StorageUnavailable as error:
             log.error("attempt.unwritten", reason=error.detail, items=len(batch))
         finally:
@@ -190,10 +192,7 @@ class Deliverer:
             case status, replies.TooMuch():
                 middle = len(items) // 2
                 first = await self._send(app, items[:middle])
-                failed = {item.subject for item, outcome in first.outcomes if isinstance(outcome, Trouble)}
-                rest = [
-                    item for item in items[middle:] if item.subject not in failed
-                ]  # no item overtakes its own user's
+                rest = _may_follow(first.outcomes, items[middle:])
                 second = await self._send(app, rest) if rest else Heard(status=status)
                 return Heard(first.outcomes + second.outcomes, second.status)
             case status, outcomes:
@@ -218,10 +217,21 @@ class Deliverer:
         age = (self._clock() - item.accepted_at) / 1000
         return judge(outcome, age=age, attempt=item.attempts, policy=self._policy, chance=self._chance())
 
-    def _postponed(self, verdicts: Sequence[tuple[Item, Verdict]]) -> dict[Subject, int]:
-        until: dict[Subject, int] = {}
+    def _postponed(self, batch: Sequence[Item], verdicts: Sequence[tuple[Item, Verdict]]) -> dict[Subject, int]:
+        """Until when each subject waits that still has an item in the queue; what was not sent may go at once."""
+        sent = {item.seq for item, _ in verdicts}
+        until = {(item.app, item.subject): self._clock() for item in batch if item.seq not in sent}
         for item, verdict in verdicts:
             if isinstance(verdict, Postponed):
                 subject = (item.app, item.subject)
                 until[subject] = max(until.get(subject, 0), self._clock() + int(verdict.wait * 1000))
         return until
+
+
+def _may_follow(heard: Sequence[tuple[Item, Outcome]], items: Sequence[Item]) -> list[Item]:
+    """Which items may be sent after what was heard of the ones before: none overtakes its own user's, and none is sent
+    once our key or app is refused."""
+    if any(isinstance(outcome, ConfigRefused) for _, outcome in heard):
+        return []
+    failed = {item.subject for item, outcome in heard if isinstance(outcome, Trouble)}
+    return [item for item in items if item.subject not in failed]

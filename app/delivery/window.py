@@ -74,8 +74,7 @@ class Window:
             self._behind.add(subject)
             return
         if subject in self._behind or (queue is not None and len(queue) >= self._per_subject):
-            self._behind.add(subject)
-            self._rescan = True
+            self._behind.add(subject)  # read again once what is in memory of it has been sent
             return
         if queue is None:
             queue = self._waiting[subject] = deque()
@@ -132,6 +131,8 @@ class Window:
                 self._park(subject, postponed[subject])
             elif subject in self._waiting:
                 self._ready[subject] = None
+            elif subject in self._behind:
+                self._rescan = True
 
     def _park(self, subject: Subject, until: int) -> None:
         self._parked[subject] = until

@@ -20,6 +20,7 @@ KNOWN = """
 SELECT id, seq, digest FROM item_ids WHERE app = ? AND accepted_at >= ? AND id IN (SELECT value FROM json_each(?))
 """
 
+NO_BODY = ""  # of a delivered item: who and what are still known, and no body is ever empty
 Known = dict[tuple[str, str], tuple[int, bytes]]  # (app, id) -> (seq, digest)
 
 
@@ -97,7 +98,8 @@ def _made_here(cursor: Cursor, app: str, given: Sequence[str]) -> Known:
             (parsed[1], app, parsed[0]),
         )
         if row := cursor.fetchone():
-            known[app, item_id] = (parsed[1], ids.digest(*row) if row[2] is not None else b"")
+            action, subject, body = row
+            known[app, item_id] = (parsed[1], ids.digest(action, subject, body or NO_BODY))
     return known
 
 
@@ -111,8 +113,8 @@ def _take(acceptance: Acceptance, seq: int, known: Known, rows: _Rows) -> tuple[
             taken.append((f"{prefix}{seq:012x}", "accepted"))
             seq += 1
             continue
-        content = ids.digest(action, subject, body)
-        kind = _recognise(item_id, content, acceptance, seq, known, rows)
+        contents = ids.digest(action, subject, body), ids.digest(action, subject, NO_BODY)
+        kind = _recognise(item_id, contents, acceptance, seq, known, rows)
         taken.append((item_id, kind))
         if kind == "accepted":
             rows.named_items += (seq, first, subject, action, body, item_id)
@@ -130,13 +132,15 @@ def _take(acceptance: Acceptance, seq: int, known: Known, rows: _Rows) -> tuple[
     return taken, seq
 
 
-def _recognise(item_id: str, content: bytes, acceptance: Acceptance, seq: int, known: Known, rows: _Rows) -> Kind:
+def _recognise(
+    item_id: str, contents: tuple[bytes, bytes], acceptance: Acceptance, seq: int, known: Known, rows: _Rows
+) -> Kind:
     """Whether a caller-given id is new; a new one is remembered from now on."""
     key = (acceptance.app, item_id)
     if (earlier := known.get(key)) is not None:
-        return "duplicate" if earlier[1] in (content, b"") else "conflict"
-    known[key] = (seq, content)
-    rows.ids += (acceptance.app, item_id, seq, content, acceptance.accepted_at)
+        return "duplicate" if earlier[1] in contents else "conflict"
+    known[key] = (seq, contents[0])
+    rows.ids += (acceptance.app, item_id, seq, contents[0], acceptance.accepted_at)
     return "accepted"
 
 

@@ -1,0 +1,150 @@
+"""The gateway as a process of its own, on a free port, with its output in a file; stopped by its own pid."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.callers import keys
+
+ROOT = Path(__file__).resolve().parents[2]
+APP_ID, PRODUCTION_KEY = "app_sandbox", "prod_sandbox"
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for something that another process brings about."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
+
+
+def environment(folder: Path, **settings: str) -> dict[str, str]:
+    """What a process of the gateway sees: nothing of this machine's own settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "LEANPLUM_"))}
+    return kept | {"PYTHONPATH": str(ROOT), "GATEWAY_SECRETS_DIR": str(folder)} | settings
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "app", *words]
+
+
+def ended(folder: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """A command that ends by itself, run in `folder`."""
+    return subprocess.run(
+        command(*words),
+        cwd=folder,
+        env=environment(folder, **settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+class Process:
+    """One gateway that can be killed and started again on the same database."""
+
+    def __init__(self, folder: Path, upstream: str, *words: str, **settings: str) -> None:
+        self.folder, self.words, self.port, self.key = folder, words, free_port(), keys.make()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.output = folder / "output"
+        self.settings = {
+            "LEANPLUM_APP_ID": APP_ID,
+            "LEANPLUM_PRODUCTION_KEY": PRODUCTION_KEY,
+            "LEANPLUM_API_URL": f"{upstream}/api",
+            "GATEWAY_DATABASE_URL": f"sqlite:///{folder}/g.db",
+            "GATEWAY_BOOTSTRAP_KEY": self.key,
+            "GATEWAY_RATE_BURST": "1000000",
+            "GATEWAY_DRAIN_SECONDS": "0",
+        } | settings
+        self.http = httpx.Client(base_url=self.url, timeout=40, trust_env=False)
+
+    def start(self) -> None:
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                command("serve", "--port", str(self.port), *self.words),
+                cwd=self.folder,
+                env=environment(self.folder, **self.settings),
+                stdout=output,
+                stderr=output,
+            )
+        until(self.ready)
+
+    def ready(self) -> bool:
+        assert self.process.poll() is None, self.output.read_text()
+        try:
+            return self.http.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def call(self, method: str, path: str, **given: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.key}"} | given.pop("headers", {})
+        return self.http.request(method, path, headers=headers, **given)
+
+    def event(self, user: str, value: int, **headers: str) -> httpx.Response:
+        body = {"userId": user, "event": "E", "value": value, "id": f"{user}-{value}"}
+        return self.call("POST", "/v1/events", json=body, headers=headers)
+
+    def status(self, item_id: str) -> str:
+        found: str = self.call("GET", f"/v1/receipts/{item_id}").json()["status"]
+        return found
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(timeout=20)
+
+    def terminate(self) -> int:
+        """The exit code after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+    def close(self) -> None:
+        if hasattr(self, "process") and self.process.poll() is None:
+            self.kill()
+        self.http.close()
+
+
+@contextmanager
+def serving(folder: Path, upstream: str, *words: str, **settings: str) -> Iterator[Process]:
+    """A gateway that is ready; killed at the end, if it still runs."""
+    process = Process(folder, upstream, *words, **settings)
+    try:
+        process.start()
+        yield process
+    finally:
+        process.close()
+
+
+def values(simulator: str, user: str) -> list[float]:
+    """The values of the user's events in the order in which the simulator applied them."""
+    seen = httpx.get(f"{simulator}/_simulator/users/{user}", trust_env=False)
+    return [one["value"] for one in seen.json()["events"]["E"]["occurrences"]] if seen.status_code == 200 else []
+
+
+def requests(simulator: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = httpx.get(f"{simulator}/_simulator/requests", trust_env=False).json()["requests"]
+    return found
+
+
+def stats(simulator: str) -> dict[str, int]:
+    found: dict[str, int] = httpx.get(f"{simulator}/_simulator/stats", trust_env=False).json()
+    return found
+
+
+def plan(simulator: str, *faults: dict[str, Any]) -> None:
+    httpx.post(f"{simulator}/_simulator/faults", json={"faults": list(faults)}, trust_env=False).raise_for_status()

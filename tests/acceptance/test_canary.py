@@ -1,0 +1,153 @@
+"""No secret and no attribute value comes out anywhere: planted, a day's work done, everything searched."""
+
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from app.simulator import SimulatorConfig
+from app.simulator.server import BackgroundServer
+
+from .processes import Process, plan, requests, serving, until
+
+LEANPLUM_KEYS = {
+    name: f"canary-{name.lower()}-5e1f"
+    for name in (
+        "LEANPLUM_PRODUCTION_KEY",
+        "LEANPLUM_DEVELOPMENT_KEY",
+        "LEANPLUM_DATA_EXPORT_KEY",
+        "LEANPLUM_CONTENT_READ_ONLY_KEY",
+    )
+}
+VALUE = "canary-value-77aa"
+Seen = dict[str, bytes]
+Day = tuple[Process, Seen, str]
+
+
+def bodies() -> list[tuple[str, str, Any]]:
+    """Calls good and bad, each with an attribute value in it."""
+    return [
+        ("POST", "/v1/events", {"userId": "ann", "event": "E", "params": {"p": VALUE}}),
+        ("POST", "/v1/events", {"userId": "ann", "event": "E", "value": VALUE, "params": {"p": [VALUE]}}),
+        ("POST", "/v1/events", {"userId": "ann", "event": "E", "unknown": VALUE, "time": VALUE, "currencyCode": VALUE}),
+        ("POST", "/v1/events", {"event": "E", "info": VALUE + "\x00"}),
+        ("PATCH", "/v1/users/ann", {"userAttributes": {"a": VALUE, "b": [VALUE]}}),
+        ("PATCH", "/v1/users/ann", {"userAttributes": VALUE, "created": VALUE, "locationAccuracyType": VALUE}),
+        ("PATCH", "/v1/users/ann", {"userAttributes": {"a": {"deep": VALUE}}}),
+        ("POST", "/v1/users/ann/states", {"state": "S", "params": {"p": VALUE}}),
+        (
+            "POST",
+            "/v1/batch",
+            {"items": [{"action": "track", "userId": "bob", "event": "E", "info": VALUE}, {"a": VALUE}, VALUE]},
+        ),
+        ("POST", "/v1/batch", {"items": VALUE}),
+        ("POST", "/v1/events", {"id": "one", "userId": "ann", "event": "E", "info": VALUE}),
+        ("POST", "/v1/events", {"id": "one", "userId": "ann", "event": "E", "info": VALUE + "2"}),
+        ("GET", "/v1/receipts/one", None),
+        ("GET", "/v1/receipts/none", None),
+        ("GET", "/nowhere", None),
+        ("DELETE", "/v1/events", None),
+    ]
+
+
+def do_everything(gateway: Process, seen: Seen) -> None:
+    def keep(name: str, answer: Any) -> None:
+        seen[f"{len(seen)} {name}"] = repr(answer.headers.raw).encode() + answer.content
+
+    for method, path, body in bodies():
+        keep(f"{method} {path}", gateway.call(method, path, json=body))
+        keep(
+            f"{method} {path} refused",
+            gateway.http.request(method, path, json=body, headers={"X-API-Key": gateway.key + "x"}),
+        )
+    for content in (VALUE.encode(), b'{"userId":"' + VALUE.encode(), b"\xff" + VALUE.encode()):
+        headers = {"Content-Type": "application/json"}
+        keep("not JSON", gateway.call("POST", "/v1/events", content=content, headers=headers))
+        keep(
+            "not NDJSON",
+            gateway.call("POST", "/v1/batch", content=content, headers={"Content-Type": "application/x-ndjson"}),
+        )
+        keep(
+            "not gzip",
+            gateway.call("POST", "/v1/events", content=content, headers=headers | {"Content-Encoding": "gzip"}),
+        )
+    for path in (
+        "/metrics",
+        "/openapi.json",
+        "/docs",
+        "/redoc",
+        "/problems",
+        "/problems/validation",
+        "/readyz",
+        "/livez",
+    ):
+        keep(path, gateway.http.get(path))
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
+    """A day's work: successes, refusals, an upstream that fails in every way and then is gone, SIGTERM."""
+    folder = tmp_path_factory.mktemp("canary")
+    seen: Seen = {}
+    config = SimulatorConfig(production_key=LEANPLUM_KEYS["LEANPLUM_PRODUCTION_KEY"])
+    settings = LEANPLUM_KEYS | {"GATEWAY_LOG_LEVEL": "debug", "GATEWAY_RATE_BURST": "100000"}
+    server = BackgroundServer(config)
+    with serving(folder, "http://127.0.0.1:1", **settings) as gateway:
+        do_everything(gateway, seen)
+        assert gateway.terminate() == 0
+        with server:
+            gateway.settings["LEANPLUM_API_URL"] = f"{server.url}/api"
+            plan(server.url, *({"mode": mode} for mode in ("500-html", "truncated", "disconnect", "success-false")))
+            gateway.start()
+            do_everything(gateway, seen)
+            args = ["ps", "-ww", "-o", "args=", "-p", str(gateway.process.pid)]
+            seen["ps"] = subprocess.run(args, capture_output=True, check=True).stdout
+            until(lambda: len(requests(server.url)) >= 5, 30)
+            calls = requests(server.url)
+            plan(server.url, {"mode": "403-key", "times": None})
+            gateway.event("ann", 1)
+            until(lambda: b"leanplum_gateway_held 1.0" in gateway.http.get("/metrics").content)
+            seen["held"] = gateway.http.get("/readyz").content + gateway.http.get("/metrics").content
+            assert gateway.terminate() == 0
+        seen["output"] = gateway.output.read_bytes()
+        production = LEANPLUM_KEYS["LEANPLUM_PRODUCTION_KEY"]
+        assert all(production in call["body"] for call in calls), "the canary must be alive: Leanplum gets the key"
+        seen["headers to Leanplum"] = repr([(call["headers"], call["query"], call["path"]) for call in calls]).encode()
+        yield gateway, seen, repr(calls)
+
+
+def found(secret: str, seen: Seen) -> list[str]:
+    """Where a text was seen."""
+    return [name for name, content in seen.items() if secret.encode() in content]
+
+
+@pytest.mark.parametrize("name", LEANPLUM_KEYS)
+def test_no_leanplum_key_comes_out(day: Day, name: str) -> None:
+    assert found(LEANPLUM_KEYS[name], day[1]) == []
+
+
+def test_no_caller_key_comes_out(day: Day) -> None:
+    assert found(day[0].key, day[1]) == []
+
+
+def test_no_attribute_value_comes_out(day: Day) -> None:
+    assert found(VALUE, day[1]) == []
+
+
+def test_no_key_is_in_the_database(day: Day) -> None:
+    files = {path.name: path.read_bytes() for path in day[0].folder.glob("g.db*")}
+    assert files
+    assert [found(secret, files) for secret in (*LEANPLUM_KEYS.values(), day[0].key)] == [[]] * 5
+
+
+def test_leanplum_gets_the_production_key_and_no_other_secret(day: Day) -> None:
+    calls = {"calls": day[2].encode()}
+    others = [key for name, key in LEANPLUM_KEYS.items() if name != "LEANPLUM_PRODUCTION_KEY"]
+    assert [found(secret, calls) for secret in (*others, day[0].key)] == [[]] * 4
+
+
+def test_no_output_has_a_traceback_or_a_warning_of_python(day: Day) -> None:
+    output = day[1]["output"]
+    assert b"Traceback" not in output
+    assert b"Warning" not in output

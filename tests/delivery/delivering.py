@@ -1,0 +1,158 @@
+"""A deliverer on a real SQLite file against a real simulator, driven step by step or let run."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import orjson
+from pydantic import SecretStr
+from sqlalchemy import event
+
+from app import ids
+from app.clock import now_ms
+from app.database.engine import connect
+from app.database.writer import Writer
+from app.delivery.loop import Deliverer
+from app.delivery.verdicts import RetryPolicy
+from app.leanplum.client import LeanplumClient
+from app.model import Acceptance, App, Item, NewItem, Receipt
+from app.outbox.outbox import Outbox
+from app.telemetry import Metrics
+
+T = TypeVar("T")
+QUICK = RetryPolicy(window=60.0, least=0.02, most=0.04, held=0.05)
+
+
+class Leanplum:
+    """The simulator as the tests see it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._http = httpx.Client(base_url=url, trust_env=False)
+        self._http.post("/_simulator/reset").raise_for_status()
+
+    def plan(self, *faults: dict[str, Any]) -> None:
+        self._http.post("/_simulator/faults", json={"faults": list(faults)}).raise_for_status()
+
+    def unplan(self) -> None:
+        self._http.delete("/_simulator/faults").raise_for_status()
+
+    def values(self, user: str) -> list[float]:
+        """The values of the user's events in the order in which they were applied."""
+        seen = self._http.get(f"/_simulator/users/{user}")
+        if seen.status_code == 404:
+            return []
+        return [one["value"] for one in seen.json()["events"].get("E", {"occurrences": []})["occurrences"]]
+
+    def stats(self) -> dict[str, int]:
+        found: dict[str, int] = self._http.get("/_simulator/stats").json()
+        return found
+
+    def calls(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._http.get("/_simulator/requests").json()["requests"]
+        return found
+
+    def close(self) -> None:
+        self._http.close()
+
+
+def impatient(connection: Any, _: object) -> None:
+    """A lock that is not given up is told in a fifth of a second, not in five."""
+    connection.execute("PRAGMA busy_timeout=200")
+
+
+class CountingOutbox(Outbox):
+    """An outbox that counts how often its queue is read."""
+
+    reads = 0
+
+    async def waiting(self, after: int, limit: int) -> list[Item]:
+        self.reads += 1
+        return await super().waiting(after, limit)
+
+
+class Delivering:
+    """What a test needs of a running delivery."""
+
+    def __init__(self, path: Path, client: LeanplumClient, url: str, options: dict[str, Any]) -> None:
+        self.engine = connect(f"sqlite:///{path}")
+        event.listen(self.engine, "connect", impatient)
+        self.engine.dispose()
+        self.writer = Writer(self.engine)
+        self.outbox = CountingOutbox(self.engine, self.writer, dedup_ms=60_000, max_queued=10**6)
+        self.metrics = Metrics()
+        app = App("default", "app_sandbox", SecretStr("prod_sandbox"), f"{url}/api")
+        chosen: dict[str, Any] = {"policy": QUICK, "chance": lambda: 0.5} | options
+        self.deliverer = Deliverer(self.outbox, client, [app], self.metrics, **chosen)
+        self.outbox.on_accepted = self.deliverer.notify
+        self.writer.start()
+        self.outbox.count_queued()
+
+    async def accept(self, user: str, *values: int) -> None:
+        """One event for each value, in one call; their ids are `user-value`."""
+        bodies = [(value, orjson.dumps({"userId": user, "event": "E", "value": value}).decode()) for value in values]
+        items = [NewItem(f"u{user}", "track", body, f"{user}-{value}") for value, body in bodies]
+        now = now_ms()
+        call = Acceptance("default", "k", "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), items, 0)
+        await self.outbox.accept(call)
+
+    async def receipt(self, item_id: str) -> Receipt:
+        found = await self.outbox.receipt("default", item_id)
+        assert found is not None
+        return found
+
+    async def told(self, user: str, count: int) -> list[tuple[str, int]]:
+        """(status, attempts) of the user's first `count` items."""
+        receipts = [await self.receipt(f"{user}-{value}") for value in range(count)]
+        return [(receipt.status.value, receipt.attempts) for receipt in receipts]
+
+    async def step(self) -> None:
+        """One step, and what it began is finished."""
+        await self.deliverer.step()
+        await self.deliverer.drain()
+
+    async def finish(self, seconds: float = 5.0) -> None:
+        """Step until nothing waits."""
+        deadline = time.monotonic() + seconds
+        while self.outbox.queued:
+            assert time.monotonic() < deadline, f"{self.outbox.queued} items wait still"
+            await self.step()
+            await asyncio.sleep(0.005)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Let the deliverer run by itself."""
+        task = asyncio.create_task(self.deliverer.run())
+        try:
+            yield
+        finally:
+            await self.deliverer.stop()
+            await task
+
+
+async def come_true(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for something that others bring about."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        await asyncio.sleep(0.01)
+
+
+def deliver(path: Path, leanplum: Leanplum, body: Callable[[Delivering], Awaitable[T]], **options: Any) -> T:
+    """Run `body` with a delivery from the database at `path` to the simulator."""
+
+    async def run() -> T:
+        async with LeanplumClient(timeout=5, connections=16) as client:
+            at = Delivering(path, client, leanplum.url, options)
+            try:
+                return await body(at)
+            finally:
+                await at.deliverer.drain()
+                await at.writer.stop()
+                at.engine.dispose()
+
+    return asyncio.run(run())

@@ -1,0 +1,212 @@
+"""The deliverer as a whole: order, one call a user, nobody waits for another's trouble, nothing is left behind."""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from app.delivery.verdicts import RetryPolicy
+
+from .delivering import Delivering, Leanplum, come_true, deliver
+
+PATIENT = RetryPolicy(window=60.0, least=30.0, most=60.0, held=0.3)
+
+
+def test_the_loop_delivers_what_is_accepted_while_it_runs(path: Path, leanplum: Leanplum) -> None:
+    async def body(at: Delivering) -> None:
+        async with at.running():
+            for value in range(30):
+                await at.accept("ann", value)
+                await at.accept(f"user{value}", value)
+            await come_true(lambda: at.outbox.queued == 0)
+
+    deliver(path, leanplum, body)
+    assert leanplum.values("ann") == list(range(30))
+    assert leanplum.stats()["overlaps"] == 0
+
+
+def test_many_users_in_several_calls_at_once_never_overlap(path: Path, leanplum: Leanplum) -> None:
+    leanplum.plan({"mode": "slow", "delay": 0.03, "times": None})
+
+    async def body(at: Delivering) -> None:
+        async with at.running():
+            for value in range(6):
+                await asyncio.gather(*(at.accept(f"user{number}", value) for number in range(150)))
+            await come_true(lambda: at.outbox.queued == 0)
+
+    deliver(path, leanplum, body)
+    assert [leanplum.values(f"user{number}") for number in range(150)] == [list(range(6))] * 150
+    assert leanplum.stats()["overlaps"] == 0
+
+
+def test_one_users_trouble_does_not_hold_others(path: Path, leanplum: Leanplum) -> None:
+    leanplum.plan({"mode": "503", "userId": "ann", "times": None})
+
+    async def body(at: Delivering) -> None:
+        async with at.running():
+            await at.accept("ann", 0)
+            await come_true(lambda: leanplum.stats()["calls"] == 1)
+            await at.accept("ann", 1)
+            for number in range(100):
+                await at.accept(f"user{number}", 0)
+            await come_true(lambda: at.outbox.queued == 2)
+            assert await at.told("ann", 2) == [("retrying", 1), ("accepted", 0)]
+
+    deliver(path, leanplum, body, policy=PATIENT)
+
+
+def test_a_wrong_key_holds_everything_and_drops_nothing_until_it_is_mended(path: Path, leanplum: Leanplum) -> None:
+    leanplum.plan({"mode": "403-key", "times": None})
+
+    async def body(at: Delivering) -> None:
+        for number in range(120):
+            await at.accept(f"user{number}", 0)
+        async with at.running():
+            await come_true(lambda: "Invalid access key" in (at.metrics.held_reason or ""))
+            assert leanplum.stats()["calls"] <= 16, "while the key is refused, the app pauses as a whole"
+            assert await at.told("user0", 1) == [("held", 0)]
+            leanplum.unplan()
+            await come_true(lambda: at.outbox.queued == 0)
+            assert await at.told("user0", 1) == [("delivered", 1)]
+
+        assert not at.metrics.held_reason
+
+    deliver(path, leanplum, body, policy=PATIENT)
+
+
+@pytest.mark.parametrize("trouble", ["503", "429", "disconnect", "403-key", "404-app"])
+def test_of_a_call_sent_in_halves_no_item_overtakes_its_own_users(path: Path, leanplum: Leanplum, trouble: str) -> None:
+    """The whole is refused for its size, then the first half fails: the second half must not be sent before it."""
+    leanplum.plan({"mode": "403-size"}, {"mode": trouble, "applied": False})
+
+    async def body(at: Delivering) -> None:
+        await at.accept("ann", 0, 1, 2, 3)
+        await at.finish()
+
+    deliver(path, leanplum, body)
+    assert leanplum.values("ann") == [0, 1, 2, 3]
+
+
+def test_once_the_key_is_refused_the_other_halves_of_the_call_are_not_tried(path: Path, leanplum: Leanplum) -> None:
+    leanplum.plan({"mode": "403-size"}, {"mode": "403-key"})
+
+    async def body(at: Delivering) -> None:
+        for number in range(8):
+            await at.accept(f"user{number}", 0)
+        await at.step()
+
+    deliver(path, leanplum, body, policy=PATIENT)
+    assert leanplum.stats()["calls"] == 2
+
+
+def test_what_was_not_sent_since_its_users_earlier_item_failed_is_sent_although_that_one_expired(
+    path: Path, leanplum: Leanplum
+) -> None:
+    """The first half expires, so its user is not postponed; the rest, unsent, must not be forgotten until a restart."""
+    leanplum.plan({"mode": "403-size"}, {"mode": "503"})
+
+    async def body(at: Delivering) -> None:
+        await at.accept("ann", 0, 1, 2, 3)
+        await asyncio.sleep(0.01)
+        await at.finish()
+        assert [status for status, _ in await at.told("ann", 4)] == ["expired", "expired", "delivered", "delivered"]
+
+    deliver(path, leanplum, body, policy=RetryPolicy(window=0.001))
+
+
+def test_a_user_with_a_long_queue_does_not_make_the_deliverer_read_in_a_frenzy(path: Path, leanplum: Leanplum) -> None:
+    """While this user's one call is in flight nothing can be sent, so there is nothing to look for."""
+    leanplum.plan({"mode": "slow", "delay": 1.0, "times": None})
+
+    async def body(at: Delivering) -> None:
+        await at.accept("ann", *range(1_800))
+        async with at.running():
+            await come_true(lambda: leanplum.stats()["calls"] == 1)
+            before = at.outbox.reads
+            await asyncio.sleep(0.5)
+            assert at.outbox.reads - before < 8
+            leanplum.unplan()
+
+    deliver(path, leanplum, body)
+
+
+def test_a_user_with_a_queue_longer_than_the_window_is_delivered_whole_and_in_order(
+    path: Path, leanplum: Leanplum
+) -> None:
+    async def body(at: Delivering) -> None:
+        await at.accept("ann", *range(2_500))
+        await at.accept("bob", 0)
+        async with at.running():
+            await come_true(lambda: at.outbox.queued == 0, 20)
+
+    deliver(path, leanplum, body)
+    assert leanplum.values("ann") == list(range(2_500))
+    assert leanplum.values("bob") == [0]
+
+
+def test_stopping_finishes_and_settles_what_is_in_flight_and_begins_nothing_more(
+    path: Path, leanplum: Leanplum
+) -> None:
+    leanplum.plan({"mode": "slow", "delay": 0.3})
+
+    async def body(at: Delivering) -> None:
+        await at.accept("ann", 0)
+        async with at.running():
+            await come_true(lambda: leanplum.stats()["calls"] == 1)
+            await at.accept("ann", 1)
+            await at.accept("bob", 0)
+        assert await at.told("ann", 2) == [("delivered", 1), ("accepted", 0)]
+        assert await at.told("bob", 1) == [("accepted", 0)]
+
+    deliver(path, leanplum, body)
+
+
+def test_a_verdict_that_cannot_be_written_is_written_when_the_database_works_again(
+    path: Path, leanplum: Leanplum
+) -> None:
+    """Leanplum did it; forgetting that would do it twice."""
+    leanplum.plan({"mode": "slow", "delay": 0.3})
+
+    async def body(at: Delivering) -> None:
+        await at.accept("ann", 0)
+        async with at.running():
+            await come_true(lambda: leanplum.stats()["calls"] == 1)
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                await asyncio.sleep(0.6)
+                other.execute("ROLLBACK")
+            await come_true(lambda: at.outbox.queued == 0)
+        assert await at.told("ann", 1) == [("delivered", 1)]
+
+    deliver(path, leanplum, body)
+    assert leanplum.stats()["calls"] == 1
+
+
+def test_when_leanplum_cannot_be_reached_at_all_everything_waits(path: Path, leanplum: Leanplum) -> None:
+    nobody = Leanplum(leanplum.url)
+    nobody.url = "http://127.0.0.1:1"
+
+    async def body(at: Delivering) -> None:
+        await at.accept("ann", 0)
+        await at.step()
+        assert await at.told("ann", 1) == [("retrying", 1)]
+        receipt = await at.receipt("ann-0")
+        assert receipt.leanplum == {"success": False, "error": "No answer from Leanplum: ConnectError"}
+
+    deliver(path, nobody, body)
+    nobody.close()
+
+
+def test_a_later_start_goes_on_where_an_earlier_one_stopped(path: Path, leanplum: Leanplum) -> None:
+    async def first(at: Delivering) -> None:
+        await at.accept("ann", 0, 1, 2)
+
+    async def second(at: Delivering) -> None:
+        await at.accept("ann", 3)
+        await at.finish()
+
+    deliver(path, leanplum, first)
+    deliver(path, leanplum, second)
+    assert leanplum.values("ann") == [0, 1, 2, 3]

@@ -1,0 +1,66 @@
+"""An outbox on a real SQLite file, for the tests of this folder."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Engine, event, text
+
+from app import ids
+from app.clock import now_ms
+from app.database.engine import connect
+from app.database.writer import Writer
+from app.model import Acceptance, NewItem
+from app.outbox.outbox import Outbox
+
+T = TypeVar("T")
+
+
+class Opened:
+    """An outbox with what is under it."""
+
+    def __init__(self, path: Path, max_queued: int) -> None:
+        self.now = now_ms()
+        self.engine: Engine = connect(f"sqlite:///{path}")
+        event.listen(self.engine, "connect", _impatient)
+        self.engine.dispose()
+        self.writer = Writer(self.engine)
+        self.outbox = Outbox(self.engine, self.writer, dedup_ms=60_000, max_queued=max_queued, clock=lambda: self.now)
+
+    async def accept(self, *items: NewItem, app: str = "default") -> list[tuple[str, str]]:
+        """What became of each item of one call."""
+        prefix = ids.new_prefix(self.now)
+        call = Acceptance(app, "key_1", "req_1", "POST /v1/events", "127.0.0.1", self.now, prefix, list(items), 0)
+        return [(item_id, kind) for item_id, kind in await self.outbox.accept(call)]
+
+    def one(self, sql: str) -> object:
+        """The first value of the first row."""
+        with self.engine.connect() as connection:
+            return connection.execute(text(sql)).scalar()
+
+
+def _impatient(connection: Any, _: object) -> None:
+    """A lock that is not given up is told in a fifth of a second, not in five."""
+    connection.execute("PRAGMA busy_timeout=200")
+
+
+def with_outbox(path: Path, body: Callable[[Opened], Awaitable[T]], max_queued: int = 1_000_000) -> T:
+    """Run `body` with an outbox at `path`."""
+
+    async def run() -> T:
+        found = Opened(path, max_queued)
+        found.writer.start()
+        found.outbox.count_queued()
+        try:
+            return await body(found)
+        finally:
+            await found.writer.stop()
+            found.engine.dispose()
+
+    return asyncio.run(run())
+
+
+def track(user: str = "ann", name: str = "Open", item_id: str | None = None) -> NewItem:
+    """An event."""
+    return NewItem(f"u{user}", "track", f'{{"userId":"{user}","event":"{name}"}}', item_id)
