@@ -65,7 +65,8 @@ class Caller:
 
 class NewItem(NamedTuple):
     """An item that passed the rules and is not yet on disk. `body` is the JSON object that Leanplum gets, as text,
-    less what the gateway adds when it sends (action, time, reqId, uuid)."""
+    less what the gateway adds when it sends (action, time, reqId, uuid); with its keys sorted where the caller gave an
+    `id`, so that one content has one text."""
 
     subject: str
     action: str

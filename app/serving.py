@@ -4,7 +4,6 @@ import asyncio
 import gc
 import secrets
 import socket
-import sys
 from types import FrameType
 from typing import Any
 
@@ -22,7 +21,6 @@ from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
 from app.wiring import prepare
 
-SWITCH_SECONDS = 0.0005  # the writer's thread must not wait 5 ms for the interpreter's lock at each statement
 SANDBOX_DATABASE = "sqlite:///data/sandbox.db"  # never the real one: what waits there must not reach the real Leanplum
 
 
@@ -77,7 +75,6 @@ def serve(settings: Settings, *, delivery: bool = True, listening: socket.socket
             lifespan="on",
             timeout_keep_alive=75,
         )
-        sys.setswitchinterval(SWITCH_SECONDS)
         gc.collect()
         gc.freeze()  # what was imported stays; walking it again and again finds nothing
         gc.set_threshold(50_000, 20, 20)

@@ -58,19 +58,19 @@ class _Direct:
 
     def debug(self, event: str, **fields: Any) -> None:
         """A detail."""
-        self._lines.soon(_rendered("debug", event, fields))
+        self._lines.soon(("debug", now_ms(), event, fields))
 
     def info(self, event: str, **fields: Any) -> None:
         """Something that went as it should."""
-        self._lines.soon(_rendered("info", event, fields))
+        self._lines.soon(("info", now_ms(), event, fields))
 
     def warning(self, event: str, **fields: Any) -> None:
         """Something to look at."""
-        self._lines.now(_rendered("warning", event, fields))
+        self._lines.now(("warning", now_ms(), event, fields))
 
     def error(self, event: str, **fields: Any) -> None:
         """Something that failed."""
-        self._lines.now(_rendered("error", event, fields))
+        self._lines.now(("error", now_ms(), event, fields))
 
     def log(self, level: int, event: str, **fields: Any) -> None:
         """By the level's number."""
@@ -85,8 +85,12 @@ def _direct(least: int) -> type[_Direct]:
     return type("Direct", (_Direct,), silent)
 
 
-def _rendered(level: str, event: str, fields: dict[str, Any]) -> bytes:
-    return orjson.dumps({"timestamp": instant(now_ms()), "level": level, "event": event, **fields}, default=str)
+Line = tuple[str, int, str, dict[str, Any]]  # level, when (ms), event, fields
+
+
+def _rendered(line: Line) -> bytes:
+    level, at, event, fields = line
+    return orjson.dumps({"timestamp": instant(at), "level": level, "event": event, **fields}, default=str)
 
 
 FLUSH_SECONDS = 0.1
@@ -94,14 +98,15 @@ FLUSH_SECONDS = 0.1
 
 class Lines:
     """Writes log lines. A write to a file for each request would cost more than the request, so lines of no urgency are
-    gathered for a tenth of a second; warnings and errors go out at once, and take those before them along."""
+    gathered for a tenth of a second, then rendered and written together; warnings and errors go out at once, and take
+    those before them along."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._lines, self._lock = file, list[bytes](), threading.Lock()
+        self._file, self._lines, self._lock = file, list[Line](), threading.Lock()
         self._timer: threading.Timer | None = None
         atexit.register(self.flush)
 
-    def soon(self, line: bytes) -> None:
+    def soon(self, line: Line) -> None:
         """Write within a tenth of a second."""
         with self._lock:
             self._lines.append(line)
@@ -110,7 +115,7 @@ class Lines:
                 self._timer.daemon = True
                 self._timer.start()
 
-    def now(self, line: bytes) -> None:
+    def now(self, line: Line) -> None:
         """Write now."""
         with self._lock:
             self._lines.append(line)
@@ -120,9 +125,9 @@ class Lines:
         """Write what was gathered."""
         with self._lock:
             lines, self._lines, self._timer = self._lines, [], None
-            if lines:
-                self._file.write(b"\n".join(lines) + b"\n")
-                self._file.flush()
+        if lines:
+            self._file.write(b"".join(_rendered(line) + b"\n" for line in lines))
+            self._file.flush()
 
 
 class _Forward(logging.Handler):

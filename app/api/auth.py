@@ -12,8 +12,12 @@ def authenticate(gateway: Gateway, context: Context) -> Caller:
     """The caller, by key. Raises Unauthorized; or RateLimited where an address has failed too often."""
     if (wait := gateway.failures.wait(context.address)) > 0:
         raise RateLimited("Too many failed authentications from this address.", wait)
+    header = context.headers.get(b"authorization") or b"\0" + context.headers.get(b"x-api-key", b"")
+    context.caller = gateway.directory.recognise(header)
+    if context.caller is not None:
+        return context.caller
     try:
-        context.caller = gateway.directory.authenticate(_key(context))
+        context.caller = gateway.directory.authenticate(_key(context), header)
     except Unauthorized:
         gateway.failures.take(context.address, 1)
         raise

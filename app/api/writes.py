@@ -162,7 +162,7 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
         raise
     auth.limit(gateway, context, caller, len(judged))
     judged = _permitted(caller, judged)
-    items = [one for one in judged if isinstance(one, NewItem)]
+    items = [one for one in judged if type(one) is NewItem]
     if not items:
         return _batch_answer(gateway, judged, ())
     refused = len(judged) - len(items)
@@ -224,11 +224,14 @@ def _permitted_item(caller: Caller, item: NewItem) -> NewItem | Refusal:
 
 
 def _batch_answer(gateway: Gateway, judged: Sequence[NewItem | Refusal], taken: Sequence[Taken]) -> Answer:
-    kept = iter(taken)
-    results = [
-        _result(index, *next(kept)) if isinstance(one, NewItem) else _refused(index, one)
-        for index, one in enumerate(judged)
-    ]
+    if len(taken) == len(judged):
+        results = [_result(index, item_id, kind) for index, (item_id, kind) in enumerate(taken)]
+    else:
+        kept = iter(taken)
+        results = [
+            _result(index, *next(kept)) if isinstance(one, NewItem) else _refused(index, one)
+            for index, one in enumerate(judged)
+        ]
     kinds = Counter([kind for _, kind in taken])
     gateway.metrics.accepted.inc(kinds["accepted"])
     document = {

@@ -22,7 +22,7 @@ class Directory:
     def __init__(self, store: KeyStore, clock: Callable[[], int]) -> None:
         self._store, self._clock = store, clock
         self._by_hash: dict[bytes, StoredKey] = {}
-        self._recognised: dict[str, StoredKey] = {}
+        self._recognised: dict[bytes, StoredKey] = {}
 
     def refresh(self) -> None:
         """Read the store."""
@@ -38,11 +38,17 @@ class Directory:
             except SQLAlchemyError as error:
                 log.warning("keys.unreadable", kind=type(error).__name__)
 
-    def authenticate(self, key: str) -> Caller:
-        """The caller that `key` belongs to. Raises Unauthorized, saying why as far as the caller may know."""
-        stored = self._recognised.get(key) or self._by_hash.get(keys.digest(key))
+    def recognise(self, header: bytes) -> Caller | None:
+        """The caller whose key has just come in this very header; None where it must be looked at."""
+        stored = self._recognised.get(header)
+        return stored.caller if stored is not None and stored.usable(self._clock()) else None
+
+    def authenticate(self, key: str, header: bytes) -> Caller:
+        """The caller that `key` belongs to, which came in `header`. Raises Unauthorized, saying why as far as the
+        caller may know."""
+        stored = self._by_hash.get(keys.digest(key))
         if stored is not None and stored.usable(self._clock()):
-            self._recognised[key] = stored
+            self._recognised[header] = stored
             return stored.caller
         if not keys.well_formed(key):
             raise Unauthorized("The key is mistyped: its form or checksum is wrong.")

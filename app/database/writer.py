@@ -26,7 +26,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Cursor = Any  # a DB-API cursor
 GROUP_LIMIT = 4_000  # rows that go into one transaction: bounds how long a commit may take
-GATHER_SECONDS = 0.001  # where the last commit had company, wait for more: PostgreSQL's commit_delay, commit_siblings
+GATHER_SECONDS = 0.0004  # where the last commit had company, wait for more: PostgreSQL's commit_delay, commit_siblings
 CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)
 
 STORAGE_ERRORS = (sqlite3.Error, SQLAlchemyError, OSError)

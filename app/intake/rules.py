@@ -48,7 +48,9 @@ def item(action: str, fields: dict[str, Any]) -> NewItem:
     subject = _subject(fields)
     if subject is None or CHECKS[action](fields) is not None:
         raise Invalid(tuple(_beside(action, fields)))
-    return NewItem(subject, action, orjson.dumps(fields, option=orjson.OPT_SORT_KEYS).decode(), own_id)
+    sorting = orjson.OPT_SORT_KEYS if own_id is not None else None  # one content, one text: it will be compared
+    body = orjson.dumps(fields, option=sorting).decode()
+    return tuple.__new__(NewItem, (subject, action, body, own_id))  # half the price of NewItem(…), for each item
 
 
 def _subject(fields: Mapping[str, Any]) -> str | None:

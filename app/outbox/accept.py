@@ -99,14 +99,19 @@ def _made_here(cursor: Cursor, app: str, given: Sequence[str]) -> Known:
         )
         if row := cursor.fetchone():
             action, subject, body = row
-            known[app, item_id] = (parsed[1], ids.digest(action, subject, body or NO_BODY))
+            known[app, item_id] = (parsed[1], ids.digest(action, subject, _sorted(body)))
     return known
+
+
+def _sorted(body: str | None) -> str:
+    """The text that a body has under a caller's own id: the order of its keys is no part of the content."""
+    return NO_BODY if body is None else orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS).decode()
 
 
 def _take(acceptance: Acceptance, seq: int, known: Known, rows: _Rows) -> tuple[list[Taken], int]:
     """Sort one call's items into new, duplicate and conflict; collect the rows of the new ones."""
-    first, prefix, new = seq, acceptance.prefix, rows.items
-    taken: list[Taken] = []
+    first, prefix = seq, acceptance.prefix
+    new, taken = rows.items, list[Taken]()
     for subject, action, body, item_id in acceptance.items:
         if item_id is None:
             new += (seq, first, subject, action, body)

@@ -54,7 +54,7 @@ class Outbox:
         new = 0
         try:
             taken = await self._writer.write(Accept(acceptance, self._clock() - self._dedup_ms))
-            new = sum(kind == "accepted" for _, kind in taken)
+            new = [kind for _, kind in taken].count("accepted")
         finally:
             self.queued -= coming - new
         self.on_accepted()

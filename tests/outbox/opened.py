@@ -63,4 +63,4 @@ def with_outbox(path: Path, body: Callable[[Opened], Awaitable[T]], max_queued: 
 
 def track(user: str = "ann", name: str = "Open", item_id: str | None = None) -> NewItem:
     """An event."""
-    return NewItem(f"u{user}", "track", f'{{"userId":"{user}","event":"{name}"}}', item_id)
+    return NewItem(f"u{user}", "track", f'{{"event":"{name}","userId":"{user}"}}', item_id)
