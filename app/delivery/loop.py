@@ -20,9 +20,9 @@ from app.outbox.claims import PAGE_CHARACTERS
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics, describe
 
-PAGE = 2_000
+PAGE = 5_000
 POLL_SECONDS = 0.5  # for what another process accepted, and for subjects whose time has come
-GATHER_SECONDS = 0.01  # while calls are in flight anyway, let more come together for the next one
+GATHER_SECONDS = 0.02  # while calls are in flight anyway, let more come together for the next one
 STORAGE_PAUSE_SECONDS = 1.0
 
 log = structlog.get_logger("delivery")

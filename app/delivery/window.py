@@ -19,7 +19,7 @@ Subject = tuple[str, str]  # app, user or device
 class Window:
     """The part of the queue that is in memory."""
 
-    def __init__(self, capacity: int = 10_000, per_subject: int = MAX_ACTIONS, max_bytes: int = 32_000_000) -> None:
+    def __init__(self, capacity: int = 20_000, per_subject: int = MAX_ACTIONS, max_bytes: int = 32_000_000) -> None:
         self._capacity, self._per_subject, self._max_bytes = capacity, per_subject, max_bytes
         self._waiting: dict[Subject, deque[Item]] = {}
         self._ready: dict[Subject, None] = {}  # those of the waiting that may be sent, the longest ready first
