@@ -114,7 +114,7 @@ def openapi(
 def create_key(
     name: Annotated[str, typer.Option(help="Whose key it is")],
     scope: Annotated[list[str] | None, typer.Option(help="What it may do; several times; default: every scope")] = None,
-    expires_in_days: Annotated[int | None, typer.Option(min=1)] = None,
+    expires_in_days: Annotated[int | None, typer.Option(min=1, max=36_500)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key. It is shown this once."""

@@ -50,7 +50,13 @@ def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
             yield
 
     app = Application(
-        metrics=metrics, title="Leanplum gateway", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+        metrics=metrics,
+        title="Leanplum gateway",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.lifecycle = Lifecycle()
     app.include_router(routes.router)

@@ -9,6 +9,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.api import problems
+
 
 class _Joining:
     """A transport that holds back what is written until the event loop's next turn, and then writes it at once."""
@@ -44,3 +46,12 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection was opened."""
         super().connection_made(_Joining(transport))  # type: ignore[arg-type]
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP at all is told in the one form of errors, too."""
+        answer = problems.plain("malformed", "The request is not HTTP/1.1.", "")
+        head = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n"
+        fields = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+        lines = b"".join(b"%s: %s\r\n" % field for field in fields)
+        self.transport.write(head + lines + b"\r\n" + answer.body)
+        self.transport.close()

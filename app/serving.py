@@ -32,10 +32,10 @@ class Server(uvicorn.Server):
         self._drain_seconds = settings.gateway_drain_seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A second signal cuts the drain time short."""
+        """A second signal cuts the drain time short, a third one what is in flight."""
         lifecycle = self.config.app.state.lifecycle  # type: ignore[union-attr]
-        if lifecycle.draining:
-            self.should_exit = True
+        self.force_exit = self.should_exit and lifecycle.draining
+        self.should_exit = lifecycle.draining
         lifecycle.draining = True
         loop = asyncio.get_running_loop()
         loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, self._exit)
@@ -70,10 +70,10 @@ def serve(settings: Settings, *, delivery: bool = True, listening: socket.socket
             log_config=None,
             access_log=False,
             server_header=False,
-            date_header=False,
             proxy_headers=False,
             lifespan="on",
             timeout_keep_alive=75,
+            timeout_graceful_shutdown=settings.gateway_shutdown_seconds,
         )
         gc.collect()
         gc.freeze()  # what was imported stays; walking it again and again finds nothing

@@ -23,19 +23,20 @@ def _upstream(url: str) -> str:
     """Leanplum takes keys in the body, so only https may carry them; plain http is for this machine alone."""
     parts = urlsplit(url)
     local = parts.hostname in {"127.0.0.1", "localhost", "::1"}
-    if parts.scheme == "https" or (parts.scheme == "http" and local):
+    _ = parts.port  # raises ValueError where it is no port
+    if (parts.scheme == "https" and parts.hostname) or (parts.scheme == "http" and local):
         return url
     raise ValueError("takes an https:// URL (http:// only for a loopback address)")
 
 
 def _database(url: str) -> str:
-    if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
+    if url.startswith("sqlite:///") and url.removeprefix("sqlite:///") not in {"", ":memory:"}:
         return url
     raise ValueError("takes sqlite:///PATH (sqlite:////absolute/path); other databases are not built yet")
 
 
 Positive = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=10 * 366 * 86_400, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -77,7 +78,13 @@ class Settings(BaseSettings):
     gateway_upstream_concurrency: Positive = Field(16, description="calls to Leanplum in flight at once")
     gateway_upstream_timeout_seconds: Seconds = Field(30, description="how long one call to Leanplum may take")
     gateway_retry_window: Seconds = Field(86_400, description="seconds after which an undelivered item is given up")
-    gateway_drain_seconds: float = Field(5, ge=0, description="seconds between SIGTERM and refusing new work")
+    gateway_drain_seconds: float = Field(
+        5, ge=0, le=86_400, description="seconds between SIGTERM and refusing new work"
+    )
+
+    gateway_shutdown_seconds: Positive = Field(
+        20, description="seconds that requests in flight have to end, once new work is refused"
+    )
 
     @property
     def app(self) -> App:
@@ -107,6 +114,8 @@ def load(environ: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
         return Settings(_secrets_dir=secrets_dir(environ), **overrides)
     except ValidationError as error:
         raise StartRefused(*_lines(error)) from None
+    except UnicodeDecodeError:
+        raise StartRefused(".env: is not UTF-8 text; save it as UTF-8") from None
 
 
 def secrets_dir(environ: Mapping[str, str] = os.environ) -> str | None:

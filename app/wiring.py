@@ -111,7 +111,8 @@ async def _delivering(
     if lost:
         log.warning("attempts.lost", count=lost)
     timeout, concurrency = settings.gateway_upstream_timeout_seconds, settings.gateway_upstream_concurrency
-    async with LeanplumClient(timeout=timeout, connections=concurrency) as client:
+    keys = settings.leanplum_keys.values()
+    async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=keys) as client:
         policy = RetryPolicy(window=settings.gateway_retry_window)
         deliverer = Deliverer(outbox, client, [app], metrics, concurrency=concurrency, policy=policy)
         outbox.on_accepted = deliverer.notify

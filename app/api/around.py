@@ -47,7 +47,7 @@ async def readyz(request: Request) -> Any:
     gateway: Gateway = request.app.state.gateway
     parts: dict[str, schemas.Part] = {"database": await _database(gateway), "delivery": {"ok": True}}
     if gateway.metrics.held_reason:
-        parts["delivery"] = {"ok": True, "detail": f"held: {gateway.metrics.held_reason}"}
+        parts["delivery"] = {"ok": True, "detail": "held: Leanplum refuses the key or the app; the log says why"}
     if request.app.state.lifecycle.draining:
         parts["process"] = {"ok": False, "detail": "stopping"}
     ready = all(part["ok"] for part in parts.values())

@@ -9,9 +9,8 @@ from app.wiring import Gateway
 
 
 def authenticate(gateway: Gateway, context: Context) -> Caller:
-    """The caller, by key. Raises Unauthorized; or RateLimited where an address has failed too often."""
-    if (wait := gateway.failures.wait(context.address)) > 0:
-        raise RateLimited("Too many failed authentications from this address.", wait)
+    """The caller, by key. Raises Unauthorized; or RateLimited where an address has failed too often. A good key passes
+    all the same: many callers may share an address."""
     header = context.headers.get(b"authorization") or b"\0" + context.headers.get(b"x-api-key", b"")
     context.caller = gateway.directory.recognise(header)
     if context.caller is not None:
@@ -19,6 +18,8 @@ def authenticate(gateway: Gateway, context: Context) -> Caller:
     try:
         context.caller = gateway.directory.authenticate(_key(context), header)
     except Unauthorized:
+        if (wait := gateway.failures.wait(context.address)) > 0:
+            raise RateLimited("Too many failed authentications from this address.", wait) from None
         gateway.failures.take(context.address, 1)
         raise
     return context.caller

@@ -7,6 +7,7 @@ the work), turns errors into problem documents, adds the headers of every answer
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,7 +17,7 @@ from app.api.context import CONTEXT, Context
 from app.api.problems import Answer
 from app.audit import records
 from app.clock import now_ms
-from app.errors import GatewayError
+from app.errors import GatewayError, Malformed
 from app.telemetry import Metrics, describe
 from app.wiring import Gateway
 
@@ -92,7 +93,10 @@ class Front:
             await send(message)
 
         try:
-            await self._app(scope, receive, told)
+            await self._app({**scope, "path": _routable(scope)}, receive, told)
+        except Malformed as error:
+            await send_answer(problems.answer(error, context.request_id), context, send)
+            status = 400
         except Exception as error:  # the outermost place of a request: told in the log, answered without its text
             answer = _failed(error, context)
             if not status:
@@ -118,6 +122,15 @@ class Front:
             key_id=context.caller.key_id if context.caller else None,
             trace_id=context.trace_id,
         )
+
+
+def _routable(scope: Scope) -> str:
+    """The path for the router, in which a segment's own slashes are still escaped. Raises Malformed."""
+    raw: bytes = scope["raw_path"].partition(b"?")[0]
+    try:
+        return "/".join(unquote_to_bytes(segment).decode().replace("/", "%2F") for segment in raw.split(b"/"))
+    except UnicodeDecodeError:
+        raise Malformed("The path is not UTF-8, percent-encoded.") from None
 
 
 def _failed(error: Exception, context: Context) -> Answer:

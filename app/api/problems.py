@@ -113,12 +113,6 @@ PROBLEMS: dict[str, Problem] = {
             "Nothing can be made durable now",
             "Try again after Retry-After, with the same ids. Nothing was taken.",
         ),
-        Problem(
-            "stopping",
-            503,
-            "The gateway is stopping",
-            "Try again: another instance, or this one after its restart, will take it.",
-        ),
     )
 }
 SLUGS: dict[type[GatewayError], str] = {

@@ -1,6 +1,7 @@
 """The operations, as FastAPI's router and the documentation see them."""
 
 from typing import Annotated, Any
+from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from fastapi.security import APIKeyHeader, HTTPBearer
@@ -61,6 +62,12 @@ def _response(answer: Answer) -> Response:
     return response
 
 
+def _user(request: Request) -> str:
+    """The user id of the path, as it was sent: it may have a slash, written `%2F`."""
+    segment: bytes = request.scope["raw_path"].partition(b"?")[0].split(b"/")[3]
+    return unquote_to_bytes(segment).decode()  # the front has made sure that it is UTF-8
+
+
 async def _write(request: Request, operation: str, action: str, **given: str) -> Response:
     about = context.of(request.scope)
     about.operation = operation
@@ -85,7 +92,7 @@ async def post_event(request: Request, key: IdempotencyKey = None, prefer: Prefe
 )
 async def patch_user(request: Request, user: UserId, key: IdempotencyKey = None, prefer: Prefer = None) -> Response:
     """Attributes and everything else that Leanplum's `setUserAttributes` sets."""
-    return await _write(request, "PATCH /v1/users/{userId}", "setUserAttributes", userId=user)
+    return await _write(request, "PATCH /v1/users/{userId}", "setUserAttributes", userId=_user(request))
 
 
 @router.post(
@@ -98,7 +105,7 @@ async def patch_user(request: Request, user: UserId, key: IdempotencyKey = None,
 )
 async def post_state(request: Request, user: UserId, key: IdempotencyKey = None, prefer: Prefer = None) -> Response:
     """The user enters a state (Leanplum's `advance`); an empty state leaves the one they are in."""
-    return await _write(request, "POST /v1/users/{userId}/states", "advance", userId=user)
+    return await _write(request, "POST /v1/users/{userId}/states", "advance", userId=_user(request))
 
 
 @router.post(

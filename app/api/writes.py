@@ -173,24 +173,34 @@ async def _judged_batch(gateway: Gateway, context: Context, receive: Receive) ->
     """The items of the body, each as it is or why it is refused. Raises Refusal where the body as a whole is."""
     kind = bodies.media_type(context.header(b"content-type"), bodies.JSON, bodies.NDJSON)
     body = await read_body(gateway, context, receive)
-    good = rules.fast_batch(body) if kind == bodies.JSON else None
-    judged: Sequence[NewItem | Refusal] = good if good is not None else _careful_batch(body, kind)
     most = gateway.settings.gateway_max_batch_items
+    good = rules.fast_batch(body) if kind == bodies.JSON and body.count(b'"action"') <= most else None
+    judged: Sequence[NewItem | Refusal] = good if good is not None else _careful_batch(body, kind, most)
     if len(judged) > most:
-        raise TooLarge(f"The batch has {len(judged)} items; at most {most} are taken at once.")
+        raise _too_many(len(judged), most)
     if not judged:
         raise Invalid((Fault("/items" if kind == bodies.JSON else "", "has no item", "count"),))
     return judged
 
 
-def _careful_batch(body: bytes, kind: str) -> list[NewItem | Refusal]:
+def _too_many(count: int, most: int) -> TooLarge:
+    return TooLarge(f"The batch has {count} items; at most {most} are taken at once.")
+
+
+def _careful_batch(body: bytes, kind: str, most: int) -> list[NewItem | Refusal]:
+    """Counted before any is judged: judging a million costs seconds."""
     if kind == bodies.NDJSON:
-        return [_careful_line(line) for line in body.split(b"\n") if line.strip()]
+        lines = [line for line in body.split(b"\n") if line.strip()]
+        if len(lines) > most:
+            raise _too_many(len(lines), most)
+        return [_careful_line(line) for line in lines]
     raw = bodies.parse(body)
     if not isinstance(raw, dict) or not isinstance(raw.get("items"), list):
         raise Invalid((Fault("/items" if isinstance(raw, dict) else "", 'takes {"items": [...]}', "type"),))
     if unknown := raw.keys() - {"items"}:
         raise Invalid(tuple(Fault(rules.pointer((name,)), "is not a field here", "unknown-field") for name in unknown))
+    if len(raw["items"]) > most:
+        raise _too_many(len(raw["items"]), most)
     return [_careful_item(one, f"/items/{index}") for index, one in enumerate(raw["items"])]
 
 

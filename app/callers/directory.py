@@ -5,12 +5,12 @@ import contextlib
 from collections.abc import Callable
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.callers import keys
 from app.callers.store import KeyStore, StoredKey
 from app.errors import Unauthorized
 from app.model import Caller
+from app.telemetry import describe
 
 REFRESH_SECONDS = 0.5  # a key revoked by another process stops working within a second
 log = structlog.get_logger("callers")
@@ -35,8 +35,8 @@ class Directory:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
                 await asyncio.to_thread(self.refresh)
-            except SQLAlchemyError as error:
-                log.warning("keys.unreadable", kind=type(error).__name__)
+            except Exception as error:  # the outermost place: a reader that ended would let revoked keys go on
+                log.warning("keys.unreadable", **describe(error))
 
     def recognise(self, header: bytes) -> Caller | None:
         """The caller whose key has just come in this very header; None where it must be looked at."""

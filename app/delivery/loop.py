@@ -71,8 +71,9 @@ class Deliverer:
             self._wake.clear()
             try:
                 await self.step()
-            except StorageUnavailable as error:
-                log.error("delivery.paused", reason=error.detail)
+            except Exception as error:  # the outermost place: whatever is wrong now, what waits is tried again
+                reason = error.detail if isinstance(error, StorageUnavailable) else describe(error)
+                log.error("delivery.paused", reason=reason)
                 await self._sleep(STORAGE_PAUSE_SECONDS)
             await self._rest()
         await self.drain()

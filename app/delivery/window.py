@@ -147,7 +147,3 @@ class Window:
             del self._parked[subject]
             self._behind.add(subject)  # its head is behind the cursor, until the queue is read from its start again
         self._rescan = self._rescan or bool(due)
-
-    def next_due(self) -> int | None:
-        """When the next parked subject may go on (ms), or None."""
-        return min(self._parked.values(), default=None)

@@ -6,6 +6,7 @@ so that each fault gets its pointer and its sentence, and no item is harmed by i
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -97,7 +98,7 @@ def single(action: str, raw: Any, base: str = "", *, batched: bool = False, faul
     try:
         fields = adapter.validate_python(raw)
     except ValidationError as error:
-        found += _faults(error, raw)
+        found += islice(_faults(error, raw), MAX_FAULTS)
     if isinstance(raw, dict):
         found += _beside(action, fields)
     if not found:
@@ -137,9 +138,9 @@ def _faults(error: ValidationError, raw: Any) -> Iterator[Fault]:
     places: dict[tuple[str, ...], list[Any]] = {}
     for found in error.errors(include_url=False, include_input=False):
         places.setdefault(_place(found["loc"], raw, missing=found["type"] == "missing"), []).append(found)
+    above = {place[:length] for place in places for length in range(len(place))}
     for place, findings in places.items():
-        deeper = any(len(other) > len(place) and other[: len(place)] == place for other in places)
-        if not deeper:  # else this only says that a value is none of the types it might have been
+        if place not in above:  # else this only says that a value is none of the types it might have been
             yield _fault(place, findings)
 
 

@@ -1,8 +1,10 @@
 """The one place that calls Leanplum."""
 
+from collections.abc import Iterable
 from typing import NamedTuple, Self
 
 import httpx
+from pydantic import SecretStr
 
 
 class Answer(NamedTuple):
@@ -18,9 +20,21 @@ class Unreachable(Exception):
 
 
 class LeanplumClient:
-    """Sends bodies to Leanplum. Keys travel in the body, never in a URL or header (Leanplum's docs, Authentication)."""
+    """Sends bodies to Leanplum. Keys travel in the body, never in a URL or header (Leanplum's docs, Authentication).
 
-    def __init__(self, *, timeout: float, connections: int, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    An answer is what is logged, stored and shown of a call, so none of `secrets` passes: where one is echoed, it is
+    replaced by "[key]" before anything else sees the answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout: float,
+        connections: int,
+        secrets: Iterable[SecretStr] = (),
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._secrets = [secret.get_secret_value().encode() for secret in secrets]
         self._http = httpx.AsyncClient(
             timeout=timeout,
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
@@ -44,7 +58,12 @@ class LeanplumClient:
             reason = type(error).__name__
         if reason:
             raise Unreachable(reason)  # outside the handler: the original holds the request, and so the key
-        return Answer(response.status_code, response.content, response.headers.get("retry-after"))
+        return Answer(response.status_code, self._masked(response.content), response.headers.get("retry-after"))
+
+    def _masked(self, body: bytes) -> bytes:
+        for secret in self._secrets:
+            body = body.replace(secret, b"[key]")
+        return body
 
 
 MULTI = {"action": "multi"}

@@ -40,8 +40,10 @@ def read(status: int, body: bytes, sent: Sequence[str], retry_after: str | None 
     entries = _entries(body)
     if status in THROTTLES:
         return _all(sent, Trouble(_reason(status, entries), _seconds(retry_after), throttled=True))
-    if status >= 500 or status < 200 or 300 <= status < 400:
+    if status >= 500 or status < 200:
         return _all(sent, Trouble(_reason(status, entries), _seconds(retry_after)))
+    if entries is None and 300 <= status < 500 and status != TOO_LARGE:
+        return _all(sent, ConfigRefused(f"{_reason(status, entries)}: not Leanplum's words; check LEANPLUM_API_URL"))
     if entries is not None and _speaks_of_items(status, entries, sent):
         return _match(entries, sent)
     if 200 <= status < 300:
@@ -50,6 +52,7 @@ def read(status: int, body: bytes, sent: Sequence[str], retry_after: str | None 
 
 
 THROTTLES = frozenset({408, 429})
+TOO_LARGE = 413  # any proxy on the way says it in its own words: halves may pass
 
 
 def _entries(body: bytes) -> list[dict[str, Any]] | None:
@@ -118,11 +121,7 @@ def _whole_call(status: int, entries: list[dict[str, Any]] | None, sent: Sequenc
     said = _text(entries[0], "error") if entries else None
     if _is_config(said) or status == 401:
         return _all(sent, ConfigRefused(reason))
-    if len(sent) > 1:
-        return TooMuch(reason)
-    if status in {403, 404} and said is None:
-        return _all(sent, ConfigRefused(reason))  # no word of the item: it is not its fault
-    return _all(sent, ItemRefused(reason))
+    return TooMuch(reason) if len(sent) > 1 else _all(sent, ItemRefused(reason))
 
 
 def _is_config(message: str | None) -> bool:

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -193,3 +194,28 @@ def _run(line: str) -> str:
     url = next(word for word in words if word.startswith("http"))
     headers = dict(words[at + 1].split(": ", 1) for at, word in enumerate(words) if word == "-H")
     return httpx.post(url, content=words[words.index("-d") + 1], headers=headers, timeout=30).text
+
+
+def test_a_client_that_never_ends_its_body_does_not_keep_the_process(tmp_path: Path) -> None:
+    with serving(tmp_path, "http://127.0.0.1:9", GATEWAY_SHUTDOWN_SECONDS="1") as gateway:
+        with socket.create_connection(("127.0.0.1", gateway.port)) as slow:
+            head = f"POST /v1/events HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {gateway.key}\r\n"
+            slow.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
+            assert gateway.event("ann", 1).status_code == 202
+            started = time.monotonic()
+            assert gateway.terminate() == 0
+            assert time.monotonic() - started < 10
+        gateway.start()
+        assert gateway.status("ann-1") in {"accepted", "retrying"}
+
+
+def test_what_is_no_http_is_answered_as_a_problem(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, "http://127.0.0.1:9") as gateway,
+        socket.create_connection(("127.0.0.1", gateway.port)) as wire,
+    ):
+        wire.sendall(b"rubbish\r\n\r\n")
+        head, _, body = b"".join(iter(lambda: wire.recv(4096), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/problem+json" in head
+    assert json.loads(body)["type"] == "/problems/malformed"

@@ -107,6 +107,8 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
             calls = requests(server.url)
             plan(server.url, {"mode": "403-key", "times": None})
             gateway.event("ann", 1)
+            echo = LEANPLUM_KEYS["LEANPLUM_PRODUCTION_KEY"]
+            plan(server.url, {"mode": "success-false", "message": f"{echo} may not", "userId": "echo", "times": None})
             until(lambda: b"leanplum_gateway_held 1.0" in gateway.http.get("/metrics").content)
             seen["held"] = gateway.http.get("/readyz").content + gateway.http.get("/metrics").content
             assert gateway.terminate() == 0

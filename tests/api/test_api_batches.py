@@ -1,11 +1,12 @@
 """Batches: each item by itself, whatever its neighbours are; as JSON or one a line."""
 
+import time
 from typing import Any
 
 import orjson
 import pytest
 
-from tests.api.talk import NDJSON, Talk, pointers, problem
+from tests.api.talk import JSON, NDJSON, Talk, pointers, problem
 
 LINES = {"Content-Type": NDJSON}
 
@@ -168,3 +169,15 @@ def test_a_batch_on_disk_holds_what_was_sent_and_nothing_more(gateway: Talk) -> 
     assert orjson.loads(body) == {
         "userId": "u7", "event": "e", "value": 1.5, "time": 1769817600.0, "params": {"p": "é"},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [(b'{"items":[' + b"{}," * 1_000_000 + b"{}]}", JSON), (b"{}\n" * 1_000_000, NDJSON)],
+    ids=["JSON", "NDJSON"],
+)
+def test_a_million_empty_items_are_counted_and_not_judged(gateway: Talk, body: bytes, kind: str) -> None:
+    started = time.perf_counter()
+    answer = gateway.post("/v1/batch", body, headers={"Content-Type": kind})
+    problem(answer, 413, "too-large")
+    assert time.perf_counter() - started < 5

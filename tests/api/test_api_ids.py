@@ -255,3 +255,24 @@ def test_ids_are_remembered_over_a_restart(start: Start) -> None:
 @pytest.mark.parametrize("unknown", ["nothing", "01890a5d-ac96-774b-bcce-b302099a8058", "a%00b", "%27", "x" * 2_000])
 def test_an_unknown_receipt_is_not_found(gateway: Talk, unknown: str) -> None:
     problem(gateway.get(f"/v1/receipts/{unknown}"), 404, "not-found")
+
+
+@pytest.mark.parametrize("path", ["/v1/users/%ff", "/v1/users/%ff/states"])
+def test_a_user_id_in_a_path_that_is_no_utf8_is_refused_and_no_other_user_is_written_to(
+    gateway: Talk, path: str
+) -> None:
+    method = "POST" if path.endswith("states") else "PATCH"
+    before = gateway.items()
+    problem(gateway.post(path, {"state": "S"}, method=method), 400, "malformed")
+    assert gateway.items() == before
+
+
+def test_a_user_id_with_a_slash_is_written_with_its_escape(gateway: Talk) -> None:
+    answer = gateway.post("/v1/users/team%2Fann", {"userAttributes": {"a": 1}}, method="PATCH")
+    assert (answer.status_code, answer.json()["userId"]) == (202, "team/ann")
+    answer = gateway.post("/v1/users/team%2Fann/states", {"state": "S"})
+    assert (answer.status_code, answer.json()["userId"]) == (202, "team/ann")
+
+
+def test_a_path_with_a_segment_too_many_is_no_users(gateway: Talk) -> None:
+    problem(gateway.post("/v1/users/ann/attributes", {"userAttributes": {"a": 1}}, method="PATCH"), 404, "not-found")

@@ -1,7 +1,9 @@
 """Who is let in, by which header, and what the key may do (contract §3)."""
 
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -206,3 +208,20 @@ def test_settings_show_no_secret(settings: Callable[..., Settings]) -> None:
     assert key is not None
     assert key.get_secret_value() not in f"{made!r} {made} {made.model_dump()} {made.model_dump_json()}"
     assert "prod_tests_secret" not in f"{made!r} {made} {made.model_dump()} {made.model_dump_json()}"
+
+
+def test_a_scope_that_this_version_does_not_know_neither_stops_the_gateway_nor_lets_revoked_keys_go_on(
+    start: Start,
+) -> None:
+    talk = start()
+    key = make(talk, Scope.EVENTS_WRITE)
+    with closing(sqlite3.connect(talk.path)) as connection, connection:
+        connection.execute("UPDATE caller_keys SET scopes = 'events:write from:later' WHERE name = 'made'")
+    talk.app.state.gateway.directory.refresh()
+    assert talk.event(key=key).status_code == 202
+    KeyStore(talk.app.state.gateway.engine).revoke(talk.rows("SELECT id FROM caller_keys WHERE name = 'made'")[0][0], 1)
+    deadline = time.monotonic() + 5
+    while talk.event(key=key).status_code == 202:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert talk.event(key=key).status_code == 401

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.delivery.verdicts import RetryPolicy
+from app.model import Item
 
 from .delivering import Delivering, Leanplum, come_true, deliver
 
@@ -210,3 +211,22 @@ def test_a_later_start_goes_on_where_an_earlier_one_stopped(path: Path, leanplum
     deliver(path, leanplum, first)
     deliver(path, leanplum, second)
     assert leanplum.values("ann") == [0, 1, 2, 3]
+
+
+def test_delivery_goes_on_after_an_error_that_nobody_foresaw(path: Path, leanplum: Leanplum) -> None:
+    async def body(at: Delivering) -> None:
+        read, failures = at.outbox.waiting, [RuntimeError("unforeseen")]
+
+        async def waiting(after: int, limit: int) -> list[Item]:
+            if failures:
+                raise failures.pop()
+            return await read(after, limit)
+
+        at.outbox.waiting = waiting  # type: ignore[method-assign]
+        async with at.running():
+            await at.accept("ann", 0)
+            await come_true(lambda: at.outbox.queued == 0)
+        assert not failures
+
+    deliver(path, leanplum, body)
+    assert leanplum.values("ann") == [0]

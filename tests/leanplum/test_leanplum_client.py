@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import respx
+from pydantic import SecretStr
 
 from app.leanplum.client import Answer, LeanplumClient, Unreachable
 from app.leanplum.mapping import multi
@@ -162,3 +163,13 @@ class Broken(httpx.AsyncByteStream):
 
     async def __aiter__(self):  # type: ignore[no-untyped-def]
         yield b"this is no gzip"
+
+
+def test_a_key_that_the_other_side_echoes_goes_no_further(leanplum: respx.Route) -> None:
+    leanplum.respond(403, text=f"no such key: {KEY}")
+
+    async def once() -> Answer:
+        async with LeanplumClient(timeout=5, connections=2, secrets=[SecretStr(KEY)]) as client:
+            return await client.multi(URL, BODY)
+
+    assert asyncio.run(once()).body == b"no such key: [key]"

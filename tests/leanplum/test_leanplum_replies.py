@@ -138,8 +138,8 @@ def test_retry_after_is_bounded_and_nonsense_is_no_wish(retry_after: str, second
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_redirect_is_trouble_and_never_followed(status: int) -> None:
-    assert kinds(outcomes(status, b"")) == [Trouble] * 3
+def test_a_redirect_is_our_configurations_fault_and_never_followed(status: int) -> None:
+    assert kinds(outcomes(status, b"")) == [ConfigRefused] * 3
 
 
 @pytest.mark.parametrize(
@@ -205,9 +205,18 @@ def test_a_401_is_our_configurations_fault(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 451, 413, 422])
-@pytest.mark.parametrize("body", [envelope(error("Bad request")), b"<html>"])
-def test_a_refused_call_of_several_items_is_to_be_sent_in_halves(status: int, body: bytes) -> None:
-    assert isinstance(read(status, body, SENT), TooMuch)
+def test_a_refused_call_of_several_items_is_to_be_sent_in_halves(status: int) -> None:
+    assert isinstance(read(status, envelope(error("Bad request")), SENT), TooMuch)
+
+
+def test_a_proxys_own_413_is_about_the_size_too() -> None:
+    assert isinstance(read(413, b"<html>Request Entity Too Large</html>", SENT), TooMuch)
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 422, 451])
+def test_a_refusal_that_is_not_in_leanplums_words_blames_no_item(status: int) -> None:
+    """A proxy, or a wrong address: what waits must not be given up for it, nor asked for in halves."""
+    assert kinds(outcomes(status, b"<html>Forbidden</html>")) == [ConfigRefused] * 3
 
 
 @pytest.mark.parametrize(
