@@ -69,7 +69,31 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     for path in made["paths"].values():
         for operation in path.values():
             _without_own_422(operation)
+            _with_headers(operation)
     return made
+
+
+def _with_headers(operation: dict[str, Any]) -> None:
+    """The headers that answers have, from the one table."""
+    write = operation["tags"] == ["Writes"]
+    for status, response in operation["responses"].items():
+        names = ["X-Request-ID", *(LIMIT_HEADERS if write and status != "401" else ())]
+        if write and "schemas/Receipt" in str(response.get("content")):
+            names += ["Location", "Preference-Applied"]
+        response.setdefault("headers", {}).update({name: HEADERS[name] for name in names})
+
+
+LIMIT_HEADERS = ("RateLimit-Policy", "RateLimit")
+HEADERS: dict[str, dict[str, Any]] = {
+    name: {"schema": {"type": "string"}, "description": description}
+    for name, description in (
+        ("X-Request-ID", "The request's id: yours, or one made here; it is in the log and the audit"),
+        ("RateLimit-Policy", 'The key\'s limit, as in "caller";q=1000;w=1 (draft-ietf-httpapi-ratelimit-headers)'),
+        ("RateLimit", 'What is left of it, as in "caller";r=4999;t=1'),
+        ("Location", "Where the receipt is"),
+        ("Preference-Applied", "wait=N, where the answer waited for the item to settle (RFC 7240)"),
+    )
+}
 
 
 def _without_own_422(operation: dict[str, Any]) -> None:

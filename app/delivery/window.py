@@ -13,6 +13,7 @@ from app.model import Item
 MAX_USERS = 50  # of one multi (fact sheet, Limits)
 MAX_ACTIONS = 500
 MAX_BYTES = 1_000_000  # no limit is published; clients in the field stop here
+RESTART_MS = 1_000  # under a backlog the end may never come, and who is due must not wait for it
 Subject = tuple[str, str]  # app, user or device
 
 
@@ -30,6 +31,8 @@ class Window:
         self._cursor = 0
         self._at_end = False
         self._rescan = False
+        self._now = 0
+        self._restarted = 0  # when the queue was last read from its start
         self.count = 0
         self.bytes = 0
 
@@ -45,8 +48,8 @@ class Window:
 
     def start_read(self) -> int:
         """A page is about to be read from the database; returns after which sequence number it should start."""
-        if self._rescan and self._at_end:
-            self._cursor, self._rescan = 0, False
+        if self._rescan and (self._at_end or self._now >= self._restarted + RESTART_MS):
+            self._cursor, self._rescan, self._restarted = 0, False, self._now
             self._behind.clear()
         self._landed.clear()
         return self._cursor
@@ -142,6 +145,7 @@ class Window:
 
     def unpark(self, now: int) -> None:
         """Let the subjects go on whose time has come."""
+        self._now = now
         due = [subject for subject, until in self._parked.items() if until <= now]
         for subject in due:
             del self._parked[subject]

@@ -256,3 +256,12 @@ def test_assets_are_served_with_their_types(gateway: Talk) -> None:
     for name, kind in types.items():
         answer = gateway.get(f"/assets/{name}", key=None)
         assert (answer.status_code, kind in answer.headers["content-type"]) == (200, True)
+
+
+def test_the_openapi_document_names_the_headers_that_answers_have(gateway: Talk) -> None:
+    responses = gateway.get("/openapi.json").json()["paths"]["/v1/events"]["post"]["responses"]
+    answer = gateway.event(headers={"Prefer": "wait=1"})
+    told = {name.lower() for name in responses[str(answer.status_code)]["headers"]}
+    assert told == {"x-request-id", "ratelimit", "ratelimit-policy", "location", "preference-applied"}
+    assert told <= answer.headers.keys()
+    assert {"Retry-After", "RateLimit"} <= responses["429"]["headers"].keys()

@@ -191,3 +191,16 @@ def test_after_a_restart_an_item_that_waits_for_its_time_keeps_later_ones_of_its
     assert [item.seq for item in window.next_batch()] == [3]
     window.unpark(500)
     assert window.may_find_more
+
+
+def test_who_is_due_is_found_again_though_a_backlog_has_no_end() -> None:
+    window = Window(capacity=4)
+    window.unpark(0)
+    window.start_read()
+    window.take_in(items((1, "ann"), (2, "bob")), 0, whole=False)
+    batch = window.next_batch()
+    window.landed(batch, {("default", "uann"): 500})
+    window.unpark(2_000)
+    assert window.start_read() == 0
+    window.take_in(items((1, "ann"), (3, "cid")), 2_000, whole=False)
+    assert [item.seq for item in window.next_batch()] == [1, 3]
