@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --quiet $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench lock clean
+.PHONY: help run test soak check format bench lock clean
 
 help: ## List these commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
@@ -18,6 +18,9 @@ run: .venv/.runtime ## Run the gateway against a simulated Leanplum; GATEWAY_POR
 
 test: .venv/.dev ## Run all tests; ARGS="-k name" picks some
 	@$(BIN)/pytest --numprocesses auto $(ARGS)
+
+soak: .venv/.dev ## Kill the gateway 200 times under load; takes minutes; counts go to build/soak.xml
+	@GATEWAY_TESTS_KILLS=200 $(BIN)/pytest --junit-xml build/soak.xml -o junit_family=xunit1 tests/acceptance/test_kill_loop.py $(ARGS)
 
 check: .venv/.dev ## Look at everything that is checked without running it
 	$(BIN)/ruff format --check --quiet

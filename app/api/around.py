@@ -45,15 +45,22 @@ async def readyz(request: Request) -> Any:
     """Proves it by a commit. 503 tells which part can't, and while the gateway is stopping."""
     context.of(request.scope).operation = "GET /readyz"
     gateway: Gateway = request.app.state.gateway
-    parts: dict[str, schemas.Part] = {"database": await _database(gateway), "delivery": {"ok": True}}
-    if gateway.metrics.held_reason:
-        parts["delivery"] = {"ok": True, "detail": "held: Leanplum refuses the key or the app; the log says why"}
+    parts: dict[str, schemas.Part] = {"database": await _database(gateway), "delivery": _delivery(gateway)}
     if request.app.state.lifecycle.draining:
         parts["process"] = {"ok": False, "detail": "stopping"}
     ready = all(part["ok"] for part in parts.values())
     return JSONResponse(
         {"ready": ready, "parts": parts}, 200 if ready else 503, None if ready else {"Retry-After": "5"}
     )
+
+
+def _delivery(gateway: Gateway) -> schemas.Part:
+    """Never a reason not to accept: what can't be delivered now waits."""
+    if gateway.metrics.held_reason:
+        return {"ok": True, "detail": "held: Leanplum refuses the key or the app; the log says why"}
+    if gateway.metrics.away:
+        return {"ok": True, "detail": "waiting: calls to Leanplum fail; one at a time is tried until it answers"}
+    return {"ok": True}
 
 
 async def _database(gateway: Gateway) -> schemas.Part:

@@ -10,6 +10,7 @@ from random import random
 import structlog
 
 from app.clock import now_ms
+from app.delivery.pacing import Gate, State
 from app.delivery.verdicts import RetryPolicy, judge
 from app.delivery.window import Subject, Window
 from app.errors import StorageUnavailable
@@ -50,16 +51,17 @@ class Deliverer:
         policy: RetryPolicy | None = None,
         clock: Callable[[], int] = now_ms,
         chance: Callable[[], float] = random,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outbox, self._client, self._metrics = outbox, client, metrics
         self._apps = {app.name: app for app in apps}
         self._concurrency, self._policy = concurrency, policy or RetryPolicy()
-        self._clock, self._chance = clock, chance
+        self._clock, self._chance, self._ticks = clock, chance, ticks
+        self._gate = Gate(shortest=self._policy.least, held=self._policy.held)
         self.window = Window()
         self._calls: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._stopping = False
-        self._held_until = 0
 
     def notify(self) -> None:
         """Something was accepted."""
@@ -94,12 +96,18 @@ class Deliverer:
         self.window.unpark(now)
         await self._read()
         begun = 0
-        while self.window.sendable and len(self._calls) < self._concurrency and now >= self._held_until:
-            task = asyncio.create_task(self._deliver(self.window.next_batch()))
+        while self.window.sendable and len(self._calls) < self._concurrency and self._pause() == 0:
+            self._gate.pace.began(self._ticks())
+            batch = self.window.next_batch(users=1) if self._gate.probing else self.window.next_batch()
+            task = asyncio.create_task(self._deliver(batch))
             self._calls.add(task)
             task.add_done_callback(self._ended)
             begun += 1
         return begun
+
+    def _pause(self) -> float | None:
+        """Seconds until another call may begin; None where something else must happen first."""
+        return self._gate.wait(self._ticks(), len(self._calls))
 
     async def _read(self) -> None:
         limit = min(PAGE, self.window.room)
@@ -116,6 +124,8 @@ class Deliverer:
             return
         if self.window.may_find_more and self.window.room >= PAGE:
             await asyncio.sleep(0)
+        elif self.window.sendable and (pause := self._pause()):
+            await asyncio.sleep(min(pause, POLL_SECONDS))
         else:
             await self._sleep(POLL_SECONDS)
         if self._calls and len(self._calls) < self._concurrency:
@@ -173,19 +183,21 @@ class Deliverer:
             counts[verdict.status.value] = counts.get(verdict.status.value, 0) + 1
         for name, count in counts.items():
             self._metrics.settled.labels(name).inc(count)
-        self._hold(app, verdicts)
+        self._tell(app, verdicts)
         log.info("call.settled", app=app.name, attempt=attempt, status=status, items=counts)
 
-    def _hold(self, app: App, verdicts: Sequence[tuple[Item, Verdict]]) -> None:
-        """While Leanplum refuses our key or app, asking for each user in turn is no help: the app pauses as a whole."""
-        held = [verdict for _, verdict in verdicts if verdict.status is Status.HELD]
-        self._metrics.held.set(bool(held))
-        self._metrics.held_reason = None
-        if held:
-            wait = held[0].wait if isinstance(held[0], Postponed) else 0.0
-            self._held_until = self._clock() + int(wait * 1000)
-            reason = self._metrics.held_reason = held[0].leanplum["error"] if held[0].leanplum else ""
-            log.error("app.held", app=app.name, reason=reason, seconds=wait)
+    def _tell(self, app: App, verdicts: Sequence[tuple[Item, Verdict]]) -> None:
+        """Tell operators how the way to Leanplum is."""
+        state = self._gate.circuit.state
+        self._metrics.held.set(state is State.HELD)
+        self._metrics.circuit_open.set(state is State.OPEN)
+        self._metrics.call_rate.set(self._gate.pace.rate)
+        self._metrics.away = state is State.OPEN
+        if state is not State.HELD:
+            self._metrics.held_reason = None
+        for held in [verdict for _, verdict in verdicts if verdict.status is Status.HELD][:1]:
+            reason = self._metrics.held_reason = held.leanplum["error"] if held.leanplum else ""
+            log.error("app.held", app=app.name, reason=reason, probe_seconds=self._policy.held)
 
     async def _send(self, app: App, items: Sequence[Item]) -> Heard:
         """Send, and where Leanplum refuses the call for what may be one item's fault, send each half by itself."""
@@ -211,7 +223,9 @@ class Deliverer:
         except Unreachable as error:
             reply = [Trouble(f"No answer from Leanplum: {error}")] * len(items)
         self._metrics.calls.labels(str(status or "none")).inc()
-        self._metrics.call_seconds.observe(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._metrics.call_seconds.observe(seconds)
+        self._gate.heard(self._ticks(), seconds, reply)
         return status, reply
 
     def _judge(self, item: Item, outcome: Outcome) -> Verdict:

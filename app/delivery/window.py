@@ -92,9 +92,9 @@ class Window:
         """How many subjects have something that may be sent now."""
         return len(self._ready)
 
-    def next_batch(self) -> list[Item]:
-        """The items of the next call: at most 50 subjects of one app, 500 items, 1 MB. Their subjects are in flight
-        from now on. Empty where nothing may be sent."""
+    def next_batch(self, users: int = MAX_USERS) -> list[Item]:
+        """The items of the next call: at most `users` subjects of one app, 500 items, 1 MB. Their subjects are in
+        flight from now on. Empty where nothing may be sent."""
         batch: list[Item] = []
         taken: list[Subject] = []
         size = 0
@@ -106,7 +106,7 @@ class Window:
             if size == before:
                 break
             taken.append(subject)
-            if len(taken) == MAX_USERS:
+            if len(taken) == users:
                 break
         for subject in taken:
             del self._ready[subject]

@@ -230,3 +230,25 @@ def test_delivery_goes_on_after_an_error_that_nobody_foresaw(path: Path, leanplu
 
     deliver(path, leanplum, body)
     assert leanplum.values("ann") == [0]
+
+
+def test_while_leanplum_is_away_it_is_asked_by_one_probe_at_a_time_and_then_everything_is_delivered(
+    path: Path, leanplum: Leanplum
+) -> None:
+    leanplum.plan({"mode": "503", "times": None})
+
+    async def body(at: Delivering) -> None:
+        for number in range(1_000):
+            await at.accept(f"user{number}", 0)
+        async with at.running():
+            await come_true(lambda: at.metrics.away)
+            await asyncio.sleep(1.0)
+            assert leanplum.stats()["calls"] < 40, "a thousand users were asked for one after the other"
+            leanplum.unplan()
+            await come_true(lambda: at.outbox.queued == 0)
+            assert not at.metrics.away
+        assert {await at.told(f"user{number}", 1) == [("delivered", 1)] for number in range(900, 1_000)} == {True}
+
+    policy = RetryPolicy(window=60.0, least=0.2, most=1.0, held=0.05)
+    deliver(path, leanplum, body, policy=policy)
+    assert leanplum.stats()["overlaps"] == 0
