@@ -13,10 +13,6 @@ from app.errors import StartRefused
 from app.model import App
 
 DEFAULT_SECRETS_DIR = "/run/secrets"
-NOT_YET = {
-    "GATEWAY_APPS_FILE": "several apps in one gateway are not built yet; run one gateway for each app",
-    "GATEWAY_SHARED_LIMITS_URL": "shared limits are not built yet; limits are kept in memory",
-}
 
 
 def _upstream(url: str) -> str:
@@ -35,6 +31,13 @@ def _database(url: str) -> str:
     raise ValueError("takes sqlite:///PATH (sqlite:////absolute/path); other databases are not built yet")
 
 
+def _unset(value: str | None) -> None:
+    """A setting of the contract that is not built yet stops the start: ignoring it would be a lie."""
+    if value:
+        raise ValueError("is not built yet; unset it")
+
+
+Unbuilt = Annotated[str | None, AfterValidator(_unset)]
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, le=10 * 366 * 86_400, allow_inf_nan=False)]
 
@@ -57,6 +60,8 @@ class Settings(BaseSettings):
     gateway_database_url: Annotated[str, AfterValidator(_database)] = Field(
         "sqlite:///data/gateway.db", description="the database"
     )
+    gateway_apps_file: Unbuilt = Field(None, description="several apps in one gateway: run one for each app")
+    gateway_shared_limits_url: Unbuilt = Field(None, description="limits shared by replicas: each keeps its own")
     gateway_bootstrap_key: SecretStr | None = Field(
         None, description="a caller key with every scope, made at the first start when no key exists yet"
     )
@@ -107,9 +112,6 @@ class Settings(BaseSettings):
 
 def load(environ: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
     """Read the settings; `overrides` (by field name) win. Raises StartRefused with a line for each bad one."""
-    unbuilt = [f"{name}: {why}" for name, why in NOT_YET.items() if environ.get(name)]
-    if unbuilt:
-        raise StartRefused(*unbuilt)
     try:
         return Settings(_secrets_dir=secrets_dir(environ), **overrides)
     except ValidationError as error:

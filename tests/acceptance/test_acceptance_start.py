@@ -46,6 +46,11 @@ def test_without_settings_each_missing_one_is_named_with_what_it_takes(tmp_path:
         ("GATEWAY_APPS_FILE", "/apps.toml"),
         ("GATEWAY_SHARED_LIMITS_URL", "redis://x"),
         ("GATEWAY_SECRETS_DIR", "/nowhere"),
+        ("GATEWAY_DEDUP_SECONDS", "inf"),
+        ("GATEWAY_DRAIN_SECONDS", "nan"),
+        ("GATEWAY_DATABASE_URL", "sqlite:///:memory:"),
+        ("LEANPLUM_API_URL", "https://"),
+        ("LEANPLUM_API_URL", "https://api.leanplum.com:port/api"),
         ("GATEWAY_BOOTSTRAP_KEY", "mistyped"),
     ],
 )
@@ -55,6 +60,19 @@ def test_a_bad_setting_is_named_in_one_line(tmp_path: Path, name: str, value: st
     assert len(lines) == 1
     assert name in lines[0]
     assert "secret" not in lines[0]
+
+
+@pytest.mark.parametrize("name", ["GATEWAY_APPS_FILE", "GATEWAY_SHARED_LIMITS_URL"])
+def test_what_is_not_built_yet_is_refused_from_the_env_file_too(tmp_path: Path, name: str) -> None:
+    (tmp_path / ".env").write_text(f"{name}=x\n")
+    (line,) = told(tmp_path, "serve", **GOOD)
+    assert f"{name}: is not built yet" in line
+
+
+def test_an_env_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"GATEWAY_HOST=\xff\n")
+    (line,) = told(tmp_path, "serve", **GOOD)
+    assert ".env: is not UTF-8" in line
 
 
 def test_two_bad_settings_are_two_lines(tmp_path: Path) -> None:
