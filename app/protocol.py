@@ -9,7 +9,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.api import problems
+from app.api import context, problems
 
 
 class _Joining:
@@ -49,9 +49,10 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP at all is told in the one form of errors, too."""
-        answer = problems.plain("malformed", "The request is not HTTP/1.1.", "")
-        head = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n"
-        fields = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+        request_id = context.new_request_id()
+        answer = problems.plain("malformed", "The request is not HTTP/1.1.", request_id, (b"connection", b"close"))
+        fields = [*self.server_state.default_headers, *answer.headers, (b"x-request-id", request_id.encode())]
         lines = b"".join(b"%s: %s\r\n" % field for field in fields)
-        self.transport.write(head + lines + b"\r\n" + answer.body)
+        head = b"HTTP/1.1 400 Bad Request\r\n%scontent-length: %d\r\n\r\n" % (lines, len(answer.body))
+        self.transport.write(head + answer.body)
         self.transport.close()

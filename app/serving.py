@@ -32,10 +32,10 @@ class Server(uvicorn.Server):
         self._drain_seconds = settings.gateway_drain_seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A second signal cuts the drain time short, a third one what is in flight."""
+        """A second signal cuts the drain time short."""
         lifecycle = self.config.app.state.lifecycle  # type: ignore[union-attr]
-        self.force_exit = self.should_exit and lifecycle.draining
-        self.should_exit = lifecycle.draining
+        if lifecycle.draining:
+            self.should_exit = True
         lifecycle.draining = True
         loop = asyncio.get_running_loop()
         loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, self._exit)

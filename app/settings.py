@@ -86,7 +86,6 @@ class Settings(BaseSettings):
     gateway_drain_seconds: float = Field(
         5, ge=0, le=86_400, description="seconds between SIGTERM and refusing new work"
     )
-
     gateway_shutdown_seconds: Positive = Field(
         20, description="seconds that requests in flight have to end, once new work is refused"
     )

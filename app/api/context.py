@@ -16,6 +16,11 @@ _count = itertools.count(1)
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")  # W3C Trace Context
 
 
+def new_request_id() -> str:
+    """The id of a request that brings none."""
+    return f"{PROCESS}{next(_count):012x}"
+
+
 class Context:
     """One request's facts, filled as they become known: for the log line, the audit record and the answer's headers."""
 
@@ -36,7 +41,7 @@ class Context:
     def __init__(self, scope: MutableMapping[str, Any]) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         given = self.headers.get(b"x-request-id")
-        self.request_id = given.decode() if given and REQUEST_ID.match(given) else f"{PROCESS}{next(_count):012x}"
+        self.request_id = given.decode() if given and REQUEST_ID.match(given) else new_request_id()
         trace = TRACEPARENT.match(self.headers.get(b"traceparent", b""))
         self.trace_id = trace.group(1).decode() if trace else None
         client = scope.get("client")

@@ -77,7 +77,7 @@ def _with_headers(operation: dict[str, Any]) -> None:
     """The headers that answers have, from the one table."""
     write = operation["tags"] == ["Writes"]
     for status, response in operation["responses"].items():
-        names = ["X-Request-ID", *(LIMIT_HEADERS if write and status != "401" else ())]
+        names = ["X-Request-ID", *(LIMIT_HEADERS if write and status not in {"401", "403"} else ())]
         if write and "schemas/Receipt" in str(response.get("content")):
             names += ["Location", "Preference-Applied"]
         response.setdefault("headers", {}).update({name: HEADERS[name] for name in names})

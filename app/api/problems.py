@@ -51,7 +51,7 @@ PROBLEMS: dict[str, Problem] = {
         Problem(
             "malformed",
             400,
-            "The body can't be read",
+            "The request can't be read",
             "Send JSON (or NDJSON to /v1/batch) in UTF-8, as the Content-Type says.",
         ),
         Problem(

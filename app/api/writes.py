@@ -6,6 +6,7 @@ Each goes the same way: authenticate, limit, read, hold against the rules, accep
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -198,7 +199,8 @@ def _careful_batch(body: bytes, kind: str, most: int) -> list[NewItem | Refusal]
     if not isinstance(raw, dict) or not isinstance(raw.get("items"), list):
         raise Invalid((Fault("/items" if isinstance(raw, dict) else "", 'takes {"items": [...]}', "type"),))
     if unknown := raw.keys() - {"items"}:
-        raise Invalid(tuple(Fault(rules.pointer((name,)), "is not a field here", "unknown-field") for name in unknown))
+        told = islice(unknown, rules.MAX_FAULTS)
+        raise Invalid(tuple(Fault(rules.pointer((name,)), "is not a field here", "unknown-field") for name in told))
     if len(raw["items"]) > most:
         raise _too_many(len(raw["items"]), most)
     return [_careful_item(one, f"/items/{index}") for index, one in enumerate(raw["items"])]

@@ -58,6 +58,7 @@ class Deliverer:
         self._concurrency, self._policy = concurrency, policy or RetryPolicy()
         self._clock, self._chance, self._ticks = clock, chance, ticks
         self._gate = Gate(shortest=self._policy.least, held=self._policy.held)
+        metrics.call_rate.set_function(lambda: self._gate.pace.rate)
         self.window = Window()
         self._calls: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -191,11 +192,11 @@ class Deliverer:
         state = self._gate.circuit.state
         self._metrics.held.set(state is State.HELD)
         self._metrics.circuit_open.set(state is State.OPEN)
-        self._metrics.call_rate.set(self._gate.pace.rate)
         self._metrics.away = state is State.OPEN
         if state is not State.HELD:
             self._metrics.held_reason = None
-        for held in [verdict for _, verdict in verdicts if verdict.status is Status.HELD][:1]:
+        held = next((verdict for _, verdict in verdicts if verdict.status is Status.HELD), None)
+        if held is not None:
             reason = self._metrics.held_reason = held.leanplum["error"] if held.leanplum else ""
             log.error("app.held", app=app.name, reason=reason, probe_seconds=self._policy.held)
 

@@ -5,7 +5,7 @@ These shapes are the rules *and* the documentation: bodies are checked against t
 
 from typing import Annotated, Literal, Required
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, FailFast, Field
 from typing_extensions import TypedDict
 
 from app.intake.values import (
@@ -217,4 +217,4 @@ class Batch(TypedDict):
             ]
         },
     )
-    items: list[BatchItem]
+    items: Annotated[list[BatchItem], FailFast()]  # with the first fault a batch is read again, item by item

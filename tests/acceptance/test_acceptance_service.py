@@ -219,3 +219,5 @@ def test_what_is_no_http_is_answered_as_a_problem(tmp_path: Path) -> None:
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"content-type: application/problem+json" in head
     assert json.loads(body)["type"] == "/problems/malformed"
+    assert f"x-request-id: {json.loads(body)['instance']}\r\n".encode() in head
+    assert b"\r\ndate: " in head

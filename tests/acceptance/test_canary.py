@@ -105,10 +105,11 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
             seen["ps"] = subprocess.run(args, capture_output=True, check=True).stdout
             until(lambda: len(requests(server.url)) >= 5, 30)
             calls = requests(server.url)
-            plan(server.url, {"mode": "403-key", "times": None})
-            gateway.event("ann", 1)
             echo = LEANPLUM_KEYS["LEANPLUM_PRODUCTION_KEY"]
             plan(server.url, {"mode": "success-false", "message": f"{echo} may not", "userId": "echo", "times": None})
+            seen["echo"] = gateway.event("echo", 1, Prefer="wait=10").content
+            plan(server.url, {"mode": "403-key", "message": f"Invalid access key: {echo}", "times": None})
+            gateway.event("ann", 1)
             until(lambda: b"leanplum_gateway_held 1.0" in gateway.http.get("/metrics").content)
             seen["held"] = gateway.http.get("/readyz").content + gateway.http.get("/metrics").content
             assert gateway.terminate() == 0
@@ -127,6 +128,12 @@ def found(secret: str, seen: Seen) -> list[str]:
 @pytest.mark.parametrize("name", LEANPLUM_KEYS)
 def test_no_leanplum_key_comes_out(day: Day, name: str) -> None:
     assert found(LEANPLUM_KEYS[name], day[1]) == []
+
+
+def test_a_key_that_leanplum_echoes_is_masked_where_its_words_are_kept(day: Day) -> None:
+    assert b'"status":"rejected"' in day[1]["echo"]
+    assert b"[key] may not" in day[1]["echo"]
+    assert b"Invalid access key: [key]" in day[1]["output"]
 
 
 def test_no_caller_key_comes_out(day: Day) -> None:

@@ -18,7 +18,7 @@ def served(settings: Settings) -> Iterator[int]:
     """The port of a running server; stopped at the end, after what is in flight."""
     config = uvicorn.Config(
         create_app(settings, delivery=False), host="127.0.0.1", port=0, http=Protocol, log_config=None,
-        access_log=False, server_header=False, date_header=False, lifespan="on", ws="none",
+        access_log=False, server_header=False, lifespan="on", ws="none",
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -181,3 +181,8 @@ def test_a_million_empty_items_are_counted_and_not_judged(gateway: Talk, body: b
     answer = gateway.post("/v1/batch", body, headers={"Content-Type": kind})
     problem(answer, 413, "too-large")
     assert time.perf_counter() - started < 5
+
+
+def test_of_very_many_unknown_fields_beside_the_items_the_first_hundred_are_told(gateway: Talk) -> None:
+    answer = gateway.post("/v1/batch", {"items": []} | {f"x{number}": 1 for number in range(10_000)})
+    assert len(problem(answer, 422, "validation")["errors"]) == 100

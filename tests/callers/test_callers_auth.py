@@ -225,3 +225,22 @@ def test_a_scope_that_this_version_does_not_know_neither_stops_the_gateway_nor_l
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert talk.event(key=key).status_code == 401
+
+
+def test_keys_are_read_again_after_a_reading_that_failed_for_whatever_reason(start: Start) -> None:
+    talk = start()
+    directory = talk.app.state.gateway.directory
+    read, failures = directory.refresh, [RuntimeError("unforeseen")]
+
+    def refresh() -> None:
+        if failures:
+            raise failures.pop()
+        read()
+
+    directory.refresh = refresh
+    key, _ = KeyStore(talk.app.state.gateway.engine).create("late", {Scope.EVENTS_WRITE}, "default", now_ms())
+    deadline = time.monotonic() + 5
+    while talk.event(key=key).status_code != 202:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not failures

@@ -107,3 +107,10 @@ def test_in_a_running_gateway_a_new_key_works_and_a_revoked_one_stops_within_a_s
     command("revoke", made["id"])
     time.sleep(1.0)
     assert talk.event(key=made["key"]).status_code == 401
+
+
+def test_an_expiry_beyond_any_calendar_is_refused(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = command("create", "--name", "x", "--expires-in-days", "999999999")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "--expires-in-days" in done.stderr

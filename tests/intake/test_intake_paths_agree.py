@@ -7,6 +7,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from app.errors import Invalid, Malformed, Refusal
 from app.intake import bodies, rules
@@ -142,3 +143,9 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
         rules.of_any_action(raw)
     except Refusal:
         return
+
+
+def test_the_fast_path_gives_a_batch_up_at_its_first_fault() -> None:
+    with pytest.raises(ValidationError) as refused:
+        rules.BATCH.validate_json(b'{"items":[{},{},{}]}')
+    assert refused.value.error_count() == 1
