@@ -5,13 +5,14 @@ The data's way, module by module:
     HTTP in ─ api.front ─ api.auth ─ limits.bucket ─ intake.bodies ─ intake.rules ─ outbox.accept ─ 202
               (context)   (callers)                  (values, shapes)     │ one durable commit
                                                                           │ (database.writer)
-                 outbox (SQLite) ─────────────────────────────────────────┘
+                 outbox (database) ───────────────────────────────────────┘
                     └─ outbox.claims ─ delivery.window ─ leanplum.mapping ─ leanplum.client ─ Leanplum
                                        delivery.loop                              │
                        outbox.settle ─ delivery.verdicts ─ leanplum.replies ──────┘
 
     beside the way: audit (who did what), telemetry (logs, metrics), settings, clock, simulator (Leanplum's stand-in)
     the nouns: model, ids, errors
+    for operators: dead_letters (by command; over HTTP in api.dead_letters)
     from outside in: serving (runs the server, with its protocol), main (the application), wiring (opens and closes all)
 """
 

@@ -18,6 +18,8 @@ cli = typer.Typer(
 )
 keys_cli = typer.Typer(help="Caller keys.", no_args_is_help=True)
 cli.add_typer(keys_cli, name="keys")
+dead_letters_cli = typer.Typer(help="What was refused, given up, or perhaps done.", no_args_is_help=True)
+cli.add_typer(dead_letters_cli, name="dead-letters")
 
 Host = Annotated[str | None, typer.Option(help="GATEWAY_HOST")]
 Port = Annotated[int | None, typer.Option(help="GATEWAY_PORT; 0 takes a free one", min=0, max=65535)]
@@ -54,6 +56,14 @@ def serve(
         serving.sandbox(overrides)
     else:
         serving.serve(settings, delivery=delivery)
+
+
+@cli.command()
+def deliver() -> None:
+    """The delivery alone, beside `serve --no-delivery` on the same database; several share the work."""
+    from app import serving
+
+    serving.deliver(_settings())
 
 
 @cli.command()
@@ -167,6 +177,66 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id, as `key
 
     _store().revoke(key_id, now_ms())
     typer.echo(f"{key_id} is revoked.")
+
+
+ItemIds = Annotated[list[str] | None, typer.Argument(help="Their ids; none: all that the options choose")]
+Action = Annotated[str | None, typer.Option(help="Only of this action, as track")]
+OfStatus = Annotated[str | None, typer.Option("--status", help="Only rejected, expired or unknown")]
+Since = Annotated[str | None, typer.Option(help="Only those of this time (RFC 3339) or later")]
+Until = Annotated[str | None, typer.Option(help="Only those from before this time")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell how many there are")]
+All = Annotated[bool, typer.Option("--all", help="Every one that the options choose, though no ids are given")]
+
+
+@dead_letters_cli.command("list")
+def list_dead_letters(
+    action: Action = None, status: OfStatus = None, since: Since = None, until: Until = None, as_json: AsJson = False
+) -> None:
+    """Those that there are, oldest first; never what is in them."""
+    from app import dead_letters
+
+    for receipt in dead_letters.listed(_settings(), dead_letters.chosen(None, action, status, since, until)):
+        if as_json:
+            typer.echo(json.dumps(receipt))
+        else:
+            said = receipt.get("leanplum", {})
+            typer.echo(f"{receipt['id']}  {receipt['status']}  {receipt['action']}  {receipt['settledAt']}  {said}")
+
+
+@dead_letters_cli.command("replay")
+def replay_dead_letters(
+    item_ids: ItemIds = None,
+    action: Action = None,
+    status: OfStatus = None,
+    since: Since = None,
+    until: Until = None,
+    every: All = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Send them again, before what their users have waiting."""
+    from app import dead_letters
+
+    which = dead_letters.chosen(item_ids, action, status, since, until, every=every)
+    count = dead_letters.act(_settings(), "replay", which, dry_run=dry_run)
+    typer.echo(f"{count} {'would be' if dry_run else 'are'} sent again.")
+
+
+@dead_letters_cli.command("discard")
+def discard_dead_letters(
+    item_ids: ItemIds = None,
+    action: Action = None,
+    status: OfStatus = None,
+    since: Since = None,
+    until: Until = None,
+    every: All = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Give them up for good. Their receipts stay as long as other receipts do."""
+    from app import dead_letters
+
+    which = dead_letters.chosen(item_ids, action, status, since, until, every=every)
+    count = dead_letters.act(_settings(), "discard", which, dry_run=dry_run)
+    typer.echo(f"{count} {'would be' if dry_run else 'are'} discarded.")
 
 
 def _store() -> Any:

@@ -6,9 +6,11 @@ All items of one acceptance share the first four groups (time and chance); the l
 import hashlib
 import random
 import re
+import zlib
 
 MADE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
 PREFIX_LENGTH = 24
+SHARDS = 64  # what lanes are leased by: more would be more to renew, fewer would spread worse over deliverers
 
 
 def new_prefix(now_ms: int, chance: int | None = None) -> str:
@@ -33,3 +35,18 @@ def parse(item_id: str) -> tuple[str, int] | None:
 def digest(action: str, subject: str, body: str) -> bytes:
     """What tells two contents under one caller-given id apart, without keeping them."""
     return hashlib.blake2b(f"{action}\0{subject}\0{body}".encode(), digest_size=16).digest()
+
+
+def lane(app: str, subject: str) -> int:
+    """The lane of a user or device: 32 bits, so two of many may share one, and then wait for each other."""
+    return zlib.crc32(subject.encode(), zlib.crc32(app.encode()))
+
+
+def shard(lane: int) -> int:
+    """The shard that a lane is in."""
+    return lane % SHARDS
+
+
+def share(key_id: str) -> int:
+    """The number that a caller's fair share is kept under. Two callers that had the same would share one."""
+    return zlib.crc32(key_id.encode())

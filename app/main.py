@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from app import __version__
-from app.api import around, context, documents, problems, routes
+from app.api import around, context, dead_letters, documents, problems, routes
 from app.api.front import Front
 from app.errors import Fault, GatewayError, Invalid
 from app.settings import Settings
@@ -60,6 +60,7 @@ def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
     )
     app.state.lifecycle = Lifecycle()
     app.include_router(routes.router)
+    app.include_router(dead_letters.router)
     app.include_router(around.router)
     around.add_documentation(app)
     app.add_exception_handler(GatewayError, _problem)

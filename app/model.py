@@ -30,6 +30,9 @@ class Scope(StrEnum):
     KEYS_MANAGE = "keys:manage"
 
 
+WRITES = ("track", "setUserAttributes", "advance")  # the actions that are accepted and delivered later
+
+
 class Status(StrEnum):
     """Where an item stands (contract §4)."""
 
@@ -107,12 +110,64 @@ class Item(NamedTuple):
     accepted_at: int
     attempts: int
     next_attempt_at: int
+    lane: int = 0  # of its subject: what order and one-call-at-a-time are kept by
+    caller: int = 0  # whose fair share it counts to
+    queued_at: int = 0  # when it was accepted, or last sent again by an operator: what its age is counted from
+
+
+class Page(NamedTuple):
+    """Items that were read, in the order of acceptance; `whole` where no more were there to be read."""
+
+    items: list[Item]
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a deliverer wants to read of the queue. `shards`: only of these; None means of all."""
+
+    shards: frozenset[int] | None = None
+    fresh: bool = False  # only which callers have items that wait, and where the queue ends
+    lanes: frozenset[int] = frozenset()  # what waits of these lanes,
+    lanes_from: int = 0  # from this sequence number
+    lanes_upto: int = 0  # to this one
+    tail: int | None = None  # what came after this sequence number,
+    leave_out: frozenset[int] = frozenset()  # but not of these callers
+    backlogs: tuple[tuple[int, int, int], ...] = ()  # (caller, after, limit)
+    unread_after: int | None = None  # where the first of all backlogs begins; None where there is none
+    contended: bool = False  # whether several callers have a backlog
+    limit: int = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was read for a Wanted, in this order."""
+
+    wanted: Wanted
+    last: int  # the newest sequence number when reading began
+    replays: int  # how often an operator has sent items again
+    callers: list[int] = field(default_factory=list)
+    lanes: Page | None = None
+    tail: Page | None = None
+    backlogs: list[tuple[int, Page]] = field(default_factory=list)
+    earlier: dict[int, int] = field(default_factory=dict)  # lane -> its earliest item that may not have been read
+
+
+@dataclass(frozen=True, slots=True)
+class Tenure:
+    """Which shards a deliverer holds, and how many of them others should have."""
+
+    shards: frozenset[int]
+    surplus: int = 0
+    lost: int = 0  # attempts of deliverers that are gone
+    settled: int = 0  # items that left the queue with them
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """The gateway's promise for one item, and how far it is kept."""
 
+    seq: int
     id: str
     action: str
     subject: str
@@ -164,11 +219,12 @@ class ConfigRefused:
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """Something that passes: worth another try, not before `after` seconds. `throttled`: told to slow down, which is
-    not an attempt."""
+    not an attempt. `lost`: it was sent, and what came of it will never be known."""
 
     reason: str
     after: float = 0.0
     throttled: bool = False
+    lost: bool = False
 
 
 Outcome = Done | Ignored | ItemRefused | ConfigRefused | Trouble

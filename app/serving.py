@@ -3,11 +3,14 @@
 import asyncio
 import gc
 import secrets
+import signal
 import socket
 from types import FrameType
 from typing import Any
 
+import structlog
 import uvicorn
+import uvloop
 
 from app.callers import keys
 from app.callers.store import ALL_SCOPES, KeyStore
@@ -19,7 +22,8 @@ from app.protocol import Protocol
 from app.settings import Settings, load
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-from app.wiring import prepare
+from app.telemetry import Metrics
+from app.wiring import gateway, prepare
 
 SANDBOX_DATABASE = "sqlite:///data/sandbox.db"  # never the real one: what waits there must not reach the real Leanplum
 
@@ -79,6 +83,25 @@ def serve(settings: Settings, *, delivery: bool = True, listening: socket.socket
         gc.freeze()  # what was imported stays; walking it again and again finds nothing
         gc.set_threshold(50_000, 20, 20)
         Server(config, settings).run([opened])
+
+
+def deliver(settings: Settings) -> None:
+    """Deliver what others accept, until SIGTERM or SIGINT; then finish and settle what is in flight.
+
+    Raises StartRefused where the start is refused.
+    """
+    settings.app  # noqa: B018  raises StartRefused before anything is opened
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_deliver(settings))
+
+
+async def _deliver(settings: Settings) -> None:
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, ended.set)
+    async with gateway(settings, Metrics()):
+        structlog.get_logger("delivery").info("delivery.started")
+        await ended.wait()
 
 
 def sandbox(overrides: dict[str, Any]) -> None:

@@ -10,9 +10,10 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import StartRefused
-from app.model import App
+from app.model import WRITES, App
 
 DEFAULT_SECRETS_DIR = "/run/secrets"
+POLICIES = ("resend", "hold")
 
 
 def _upstream(url: str) -> str:
@@ -28,7 +29,22 @@ def _upstream(url: str) -> str:
 def _database(url: str) -> str:
     if url.startswith("sqlite:///") and url.removeprefix("sqlite:///") not in {"", ":memory:"}:
         return url
-    raise ValueError("takes sqlite:///PATH (sqlite:////absolute/path); other databases are not built yet")
+    parts = urlsplit(url)
+    if parts.scheme == "postgresql" and parts.path.strip("/"):
+        _ = parts.port  # raises ValueError where it is no port
+        return url
+    raise ValueError("takes sqlite:///PATH (sqlite:////absolute/path) or postgresql://USER:PASSWORD@HOST/DATABASE")
+
+
+def _unknown_policy(text: str) -> str:
+    """`resend` or `hold`, then exceptions by action. Raises ValueError."""
+    default, _, exceptions = text.partition(",")
+    pairs = [one.partition("=") for one in exceptions.split(",") if one]
+    if default in POLICIES and all(name in WRITES and value in POLICIES for name, _, value in pairs):
+        return text
+    raise ValueError(
+        "takes resend or hold, then exceptions by action, as in resend,track=hold; the actions are " + ", ".join(WRITES)
+    )
 
 
 def _unset(value: str | None) -> None:
@@ -82,6 +98,11 @@ class Settings(BaseSettings):
     gateway_max_queued_items: Positive = Field(10_000_000, description="items that may wait")
     gateway_upstream_concurrency: Positive = Field(16, description="calls to Leanplum in flight at once")
     gateway_upstream_timeout_seconds: Seconds = Field(30, description="how long one call to Leanplum may take")
+    gateway_unknown_policy: Annotated[str, AfterValidator(_unknown_policy)] = Field(
+        "resend", description="whether what was sent, and whose answer was lost, is sent again: resend or hold"
+    )
+    gateway_dead_letter_seconds: Seconds = Field(30 * 86_400, description="how long a dead letter is kept")
+    gateway_audit_seconds: Seconds = Field(90 * 86_400, description="how long an audit record is kept")
     gateway_retry_window: Seconds = Field(86_400, description="seconds after which an undelivered item is given up")
     gateway_drain_seconds: float = Field(
         5, ge=0, le=86_400, description="seconds between SIGTERM and refusing new work"
@@ -101,6 +122,13 @@ class Settings(BaseSettings):
         if missing or self.leanplum_app_id is None or self.leanplum_production_key is None:
             raise StartRefused(*missing, "To try the gateway without a Leanplum account: serve --sandbox")
         return App("default", self.leanplum_app_id, self.leanplum_production_key, self.leanplum_api_url)
+
+    @property
+    def not_twice(self) -> frozenset[str]:
+        """The actions that are not sent again where an answer was lost."""
+        default, _, exceptions = self.gateway_unknown_policy.partition(",")
+        told = dict.fromkeys(WRITES, default) | dict(one.split("=") for one in exceptions.split(",") if one)
+        return frozenset(action for action, policy in told.items() if policy == "hold")
 
     @property
     def leanplum_keys(self) -> dict[str, SecretStr]:
@@ -147,4 +175,12 @@ def table(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterat
             source = "secrets directory" if directory and (Path(directory) / name).exists() else ".env file"
         else:
             source = "default"
-        yield name.upper(), "-" if value is None else str(value), source
+        yield name.upper(), "-" if value is None else _shown(name, value), source
+
+
+def _shown(name: str, value: object) -> str:
+    """A database's URL may have a password in it; the secrets mask themselves."""
+    if name == "gateway_database_url":
+        parts = urlsplit(str(value))
+        return str(value).replace(f":{parts.password}@", ":***@") if parts.password else str(value)
+    return str(value)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from app.errors import Refusal, StartRefused
 from app.leanplum.client import LeanplumClient
 from app.limits.bucket import Buckets
 from app.model import App
+from app.outbox import lifeline
+from app.outbox.housekeeping import Housekeeper
 from app.outbox.outbox import Outbox
-from app.outbox.recovery import Recover
+from app.outbox.retention import Limits
 from app.settings import Settings
 from app.telemetry import Metrics
 
@@ -70,11 +73,13 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
         settings.gateway_failed_auth_per_minute / 60, settings.gateway_failed_auth_per_minute, time.monotonic
     )
     refresher = asyncio.create_task(directory.run())
+    housekeeper = asyncio.create_task(_housekeeper(settings, outbox).run())
     try:
-        async with _delivering(settings, app, writer, outbox, metrics, wanted=delivery):
+        async with _delivering(settings, app, outbox, metrics, wanted=delivery):
             yield Gateway(settings, app, engine, writer, outbox, directory, limits, failures, metrics)
     finally:
         await cancelled(refresher)
+        await cancelled(housekeeper)
         await writer.stop()
         engine.dispose()
 
@@ -102,23 +107,38 @@ def bootstrap(settings: Settings, store: KeyStore) -> None:
 
 @asynccontextmanager
 async def _delivering(
-    settings: Settings, app: App, writer: Writer, outbox: Outbox, metrics: Metrics, *, wanted: bool
+    settings: Settings, app: App, outbox: Outbox, metrics: Metrics, *, wanted: bool
 ) -> AsyncIterator[None]:
     if not wanted:
         yield
         return
-    lost = await writer.write(Recover(now_ms()))
-    if lost:
-        log.warning("attempts.lost", count=lost)
+    owner = str(uuid.uuid4())
     timeout, concurrency = settings.gateway_upstream_timeout_seconds, settings.gateway_upstream_concurrency
     keys = settings.leanplum_keys.values()
-    async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=keys) as client:
-        policy = RetryPolicy(window=settings.gateway_retry_window)
-        deliverer = Deliverer(outbox, client, [app], metrics, concurrency=concurrency, policy=policy)
-        outbox.on_accepted = deliverer.notify
-        running = asyncio.create_task(deliverer.run())
-        try:
-            yield
-        finally:
-            await deliverer.stop()
-            await running
+    client = LeanplumClient(timeout=timeout, connections=concurrency, secrets=keys)
+    policy = RetryPolicy(window=settings.gateway_retry_window, not_twice=settings.not_twice)
+    with lifeline.held(settings.gateway_database_url, owner) as dead:
+        async with client:
+            deliverer = Deliverer(
+                outbox,
+                client,
+                [app],
+                metrics,
+                owner=owner,
+                dead=dead,
+                call_seconds=timeout,
+                concurrency=concurrency,
+                policy=policy,
+            )
+            outbox.on_accepted = deliverer.notify
+            running = asyncio.create_task(deliverer.run())
+            try:
+                yield
+            finally:
+                await deliverer.stop()
+                await running
+
+
+def _housekeeper(settings: Settings, outbox: Outbox) -> Housekeeper:
+    kept = (settings.gateway_dedup_seconds, settings.gateway_dead_letter_seconds, settings.gateway_audit_seconds)
+    return Housekeeper(outbox, Limits(*(int(seconds * 1000) for seconds in kept)))

@@ -3,6 +3,8 @@
     gateway   a running gateway (no delivery) with wide limits, one for a whole module: for tests that leave no trace
     start     starts a gateway of one's own: start(gateway_rate_burst=3, delivery=False); closed after the test
     settings  makes Settings on a new, migrated SQLite file: settings(name=value, …)
+    database  the URL of a migrated database with nothing in it; the test runs once on each kind
+    path      a migrated SQLite file with nothing in it
 
 `Talk` (api/talk.py) is what the first two give: `talk.event({...})`, `talk.batch([...])`, `talk.get(url)`,
 `talk.rows(sql)`.
@@ -20,6 +22,7 @@ from app.callers import keys
 from app.database.engine import connect
 from app.settings import Settings
 from tests.api.talk import Talk, running
+from tests.postgres import Server, postgresql
 
 WIDE = {"gateway_rate_per_second": 10**6, "gateway_rate_burst": 10**9, "gateway_failed_auth_per_minute": 10**6}
 
@@ -30,6 +33,28 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "g.db"
     connect(f"sqlite:///{path}").dispose()
     return path
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[Server]:
+    """A PostgreSQL of this test process."""
+    with postgresql() as server:
+        yield server
+
+
+@pytest.fixture
+def path(tmp_path: Path, migrated: Path) -> Path:
+    """A SQLite file of the test's own."""
+    return Path(shutil.copy(migrated, tmp_path / "g.db"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> str:
+    """A database of the test's own, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{request.getfixturevalue('path')}"
+    server: Server = request.getfixturevalue("postgresql_server")
+    return server.empty()
 
 
 def make_settings(directory: Path, migrated: Path, given: dict[str, Any]) -> Settings:

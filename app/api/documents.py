@@ -10,7 +10,7 @@ from app.api.problems import MEDIA_TYPE, PROBLEMS, document
 from app.api.schemas import ProblemShape
 from app.errors import Fault, Invalid
 from app.intake.bodies import JSON, NDJSON
-from app.intake.shapes import Batch, BatchItem, Event, State, UserUpdate
+from app.intake.shapes import Batch, BatchItem, DeadLetterChoice, Event, State, UserUpdate
 
 REF = "#/components/schemas/"
 BODIES: dict[str, TypeAdapter[Any]] = {
@@ -19,6 +19,7 @@ BODIES: dict[str, TypeAdapter[Any]] = {
     "State": TypeAdapter(State),
     "BatchItem": TypeAdapter(BatchItem),
     "Batch": TypeAdapter(Batch),
+    "DeadLetterChoice": TypeAdapter(DeadLetterChoice),
 }
 EXAMPLE_FAULT = Invalid((Fault("/event", "is required", "required"),))
 DESCRIPTION = """
@@ -105,5 +106,6 @@ def _without_own_422(operation: dict[str, Any]) -> None:
 TAGS = [
     {"name": "Writes", "description": "Accepted durably, delivered in the background."},
     {"name": "Receipts", "description": "What became of an item."},
+    {"name": "Dead letters", "description": "What Leanplum refused, what was given up, what was perhaps done."},
     {"name": "Around it", "description": "For operators: no key needed."},
 ]

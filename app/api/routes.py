@@ -51,7 +51,8 @@ BATCHED: dict[int | str, dict[str, Any]] = {
 BATCH_RESPONSES = BATCHED | problem_responses(*(slug for slug in REFUSED if slug != "validation"), *FAILED)
 
 
-def _gateway(request: Request) -> Gateway:
+def gateway_of(request: Request) -> Gateway:
+    """The running gateway."""
     gateway: Gateway = request.app.state.gateway
     return gateway
 
@@ -71,7 +72,7 @@ def _user(request: Request) -> str:
 async def _write(request: Request, operation: str, action: str, **given: str) -> Response:
     about = context.of(request.scope)
     about.operation = operation
-    return _response(await writes.post_single(_gateway(request), about, request.receive, action, given))
+    return _response(await writes.post_single(gateway_of(request), about, request.receive, action, given))
 
 
 @router.post(
@@ -121,7 +122,7 @@ async def post_batch(request: Request) -> Response:
     needs the scope of its own action."""
     about = context.of(request.scope)
     about.operation = f"POST {BATCH}"
-    return _response(await writes.post_batch(_gateway(request), about, request.receive))
+    return _response(await writes.post_batch(gateway_of(request), about, request.receive))
 
 
 @router.get(
@@ -136,7 +137,7 @@ async def post_batch(request: Request) -> Response:
 )
 async def get_receipt(request: Request, item: Annotated[str, Path(alias="id", description="The item's id")]) -> Any:
     """The receipt of an item, by the caller's own id or the gateway's. Kept for the de-duplication window."""
-    about, gateway = context.of(request.scope), _gateway(request)
+    about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = "GET /v1/receipts/{id}"
     caller = auth.authenticate(gateway, about)
     auth.permit(caller, Scope.RECEIPTS_READ)

@@ -33,6 +33,29 @@ class Receipt(TypedDict):
     duplicate: NotRequired[Annotated[bool, Field(description="true where the id was accepted before")]]
 
 
+class DeadLetterPage(TypedDict):
+    """Some dead letters, and where the next ones are."""
+
+    deadLetters: list[Receipt]
+    nextCursor: NotRequired[Annotated[str, Field(description="`cursor` of the next page; absent on the last")]]
+
+
+class Replayed(TypedDict):
+    """How many dead letters were chosen, and how many went back into the queue."""
+
+    matched: int
+    replayed: int
+    dryRun: bool
+
+
+class Discarded(TypedDict):
+    """How many dead letters were chosen, and how many were discarded."""
+
+    matched: int
+    discarded: int
+    dryRun: bool
+
+
 class FaultShape(TypedDict):
     """One thing wrong in a body."""
 

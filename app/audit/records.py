@@ -10,7 +10,8 @@ from typing import Any
 
 import orjson
 
-from app.database.writer import Cursor, insert_rows
+from app.database.dialect import Cursor
+from app.database.writer import insert_rows
 
 OTHER = 99
 ACTIVITIES = {"POST": 1, "GET": 2, "PATCH": 3, "PUT": 3, "DELETE": 4}

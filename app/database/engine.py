@@ -3,10 +3,12 @@
 import sqlite3
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from app.database.dialect import DIALECTS, Dialect
 from app.errors import StartRefused
 
 BUSY_SECONDS = 5.0
@@ -17,24 +19,42 @@ PRAGMAS = (
     "PRAGMA wal_autocheckpoint=4000",
     "PRAGMA journal_size_limit=67108864",
 )
+# What waits for a lock, or for an answer that doesn't come, is told so, as SQLite's busy timeout tells it.
+POSTGRESQL_OPTIONS = "-c lock_timeout=5s -c statement_timeout=60s -c synchronous_commit=on -c timezone=UTC"
 
 
 def connect(url: str) -> Engine:
     """An engine on the database at `url`, migrated to the newest schema.
 
-    Raises StartRefused, with one line that says what is wrong, where the file can't be opened, written or understood.
+    Raises StartRefused, with one line that says what is wrong, where the database can't be opened, written or
+    understood.
     """
-    path = Path(make_url(url).database or "")
+    parsed = make_url(url)
+    sqlite = parsed.get_backend_name() == "sqlite"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(
-            url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "cached_statements": 512}
-        )
-        event.listen(engine, "connect", _prepare)
+        engine = _sqlite(parsed) if sqlite else _postgresql(parsed)
         migrate(engine)
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise StartRefused(f"GATEWAY_DATABASE_URL: {path} can't be used: {reason(error)}") from error
+        where = parsed.database if sqlite else parsed.render_as_string(hide_password=True)
+        raise StartRefused(f"GATEWAY_DATABASE_URL: {where} can't be used: {reason(error)}") from error
     return engine
+
+
+def _sqlite(url: URL) -> Engine:
+    Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "cached_statements": 512}
+    )
+    event.listen(engine, "connect", _prepare)
+    return engine
+
+
+def _postgresql(url: URL) -> Engine:
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        connect_args={"connect_timeout": int(BUSY_SECONDS), "options": POSTGRESQL_OPTIONS},
+        pool_pre_ping=True,  # a connection that the server closed while nobody looked is opened anew
+    )
 
 
 def _prepare(connection: sqlite3.Connection, _record: object) -> None:
@@ -43,10 +63,21 @@ def _prepare(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(pragma)
 
 
+def dialect(engine: Engine) -> Dialect:
+    """How the engine's database is spoken to."""
+    return DIALECTS[engine.dialect.name]
+
+
+def storage_errors(engine: Engine) -> tuple[type[Exception], ...]:
+    """What the database's driver raises, and what is raised around it."""
+    driver: Any = engine.dialect.loaded_dbapi
+    return (driver.Error, SQLAlchemyError, OSError)
+
+
 def reason(error: BaseException) -> str:
     """What the database said, in its own words, without the statement and its values."""
-    cause = error.orig if isinstance(error, DatabaseError) and error.orig else error
-    return str(cause) or type(cause).__name__
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    return str(cause).partition("\n")[0] or type(cause).__name__
 
 
 def migrate(engine: Engine) -> None:
@@ -58,9 +89,8 @@ def migrate(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(files("app.database") / "migrations"))
     with engine.connect() as connection:
-        connection.exec_driver_sql(
-            "BEGIN IMMEDIATE"
-        )  # two processes that start at once: the second waits, then finds it done
+        # two processes that start at once: the second waits, then finds it done
+        connection.exec_driver_sql(dialect(engine).begin_migration)
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")

@@ -2,30 +2,41 @@
 
 acceptances ─┬─< items >─ item_ids        what callers were promised
              │
-attempts     │   one row for each call to Leanplum, written before it is sent
+attempts     │   one row for each call to Leanplum that is not settled, written before it is sent
+deliverers ─┬─< leases   which deliverer sends the items of which shards
 audit_records    what was done, by whom (append-only)
 caller_keys      who may call; a hash only
 sequence         the last item number given out: one row, so that numbers are given in the order of the commits
 """
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Index,
     Integer,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
+    SmallInteger,
     String,
     Table,
     Text,
+    and_,
     text,
 )
 
 metadata = MetaData()
 _Seq = BigInteger().with_variant(Integer, "sqlite")
 
-sequence = Table("sequence", metadata, Column("last", BigInteger, nullable=False))
+sequence = Table(
+    "sequence",
+    metadata,
+    Column("last", BigInteger, nullable=False),
+    Column("replays", BigInteger, nullable=False, server_default=text("0")),
+)
 
 acceptances = Table(
     "acceptances",
@@ -52,13 +63,20 @@ items = Table(
     Column("next_attempt_at", BigInteger),
     Column("settled_at", BigInteger),
     Column("leanplum", Text),
+    Column("lane", BigInteger, nullable=False, server_default=text("0")),
+    Column("caller", BigInteger, nullable=False, server_default=text("0")),
+    Column("replayed_at", BigInteger),
 )
-Index(
-    "items_waiting",
-    items.c.seq,
-    sqlite_where=items.c.settled_at.is_(None),
-    postgresql_where=items.c.settled_at.is_(None),
-)
+
+
+def _index(name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None:
+    Index(name, *columns, sqlite_where=where, postgresql_where=where)
+
+
+# One index for all that waits, which grows at its end alone: one by lane or by caller would touch other pages for each
+# item, and cost more than all the rest. Whose an item is, is found by walking it, without a look at the items.
+_index("items_waiting", items.c.settled_at.is_(None), items.c.seq, items.c.caller, items.c.lane)
+_index("items_dead", and_(items.c.settled_at.isnot(None), items.c.body.isnot(None)), items.c.seq)
 
 item_ids = Table(
     "item_ids",
@@ -76,17 +94,23 @@ attempts = Table(
     "attempts",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("app", Text, nullable=False),
+    Column("owner", Text, nullable=False),
     Column("items", Text, nullable=False),
     Column("started_at", BigInteger, nullable=False),
-    Column("finished_at", BigInteger),
-    Column("outcome", Text),
 )
-Index(
-    "attempts_open",
-    attempts.c.id,
-    sqlite_where=attempts.c.finished_at.is_(None),
-    postgresql_where=attempts.c.finished_at.is_(None),
+
+deliverers = Table(
+    "deliverers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("owner", Text),
 )
 
 audit_records = Table(

@@ -6,7 +6,6 @@ callers share one fsync. Each is told only after the commit: this is what makes 
 
 import asyncio
 import contextlib
-import sqlite3
 import threading
 import time
 from collections import deque
@@ -17,19 +16,16 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
-from app.database.engine import reason
+from app.database.dialect import Cursor
+from app.database.engine import dialect, reason, storage_errors
 from app.errors import StorageUnavailable
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-Cursor = Any  # a DB-API cursor
 GROUP_LIMIT = 4_000  # rows that go into one transaction: bounds how long a commit may take
 GATHER_SECONDS = 0.0004  # where the last commit had company, wait for more: PostgreSQL's commit_delay, commit_siblings
 CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)
-
-STORAGE_ERRORS = (sqlite3.Error, SQLAlchemyError, OSError)
 
 log = structlog.get_logger("writer")
 
@@ -75,6 +71,7 @@ class Writer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._dialect, self._storage_errors = dialect(engine), storage_errors(engine)
         self._asked: deque[_Asked[Any]] = deque()
         self._wake = threading.Semaphore(0)
         self._awake = False
@@ -82,7 +79,7 @@ class Writer:
         self._siblings = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._connection: Any = None
-        self._cursor: Cursor = None
+        self._cursor: Cursor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.healthy = True
 
@@ -142,21 +139,21 @@ class Writer:
                 asked.error, _ = self._transact([asked])
         self.healthy = any(asked.error is None for asked in group)
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(_tell, group)
+        self._loop.call_soon_threadsafe(self._tell, group)
 
     def _transact(self, group: Sequence[_Asked[Any]]) -> tuple[BaseException | None, bool]:
         """Commit the group; the error, if any, and whether it came of what was written, not of the database's state."""
         writing = False
         try:
             cursor = self._open()
-            cursor.execute("BEGIN IMMEDIATE")
+            cursor.execute(self._dialect.begin)
             writing = True
             for kind, alike in _by_kind(group).items():
                 results = kind.run_all(cursor, [asked.write for asked in alike])
                 for asked, result in zip(alike, results, strict=True):
                     asked.result = result
             writing = False
-            cursor.execute("COMMIT")
+            self._connection.commit()
         except Exception as error:  # the thread must live on: the waiter is told, and the log
             log.error("write.failed", reason=reason(error), kind=type(error).__name__, writes=len(group))
             self._close()
@@ -166,17 +163,30 @@ class Writer:
     def _open(self) -> Cursor:
         if self._cursor is None:
             self._connection = self._engine.raw_connection()
-            self._cursor = self._connection.cursor()
+            self._cursor = Cursor(self._connection.cursor(), self._dialect)
         return self._cursor
 
     def _close(self) -> None:
         """Give the connection up, and first what is open on it: an error that somebody holds keeps its cursor alive,
         and with that the database's write lock."""
         if self._connection is not None:
-            with contextlib.suppress(*STORAGE_ERRORS):
+            with contextlib.suppress(*self._storage_errors):
                 self._connection.rollback()
             self._connection.invalidate()
         self._connection = self._cursor = None
+
+    # --- on the event loop ---------------------------------------------------------------------------------------
+
+    def _tell(self, group: Sequence[_Asked[Any]]) -> None:
+        for asked in group:
+            if asked.future.cancelled():
+                continue
+            if isinstance(asked.error, self._storage_errors):
+                asked.future.set_exception(StorageUnavailable("The database can't commit now; nothing was taken."))
+            elif asked.error is not None:
+                asked.future.set_exception(asked.error)
+            else:
+                asked.future.set_result(asked.result)
 
 
 def _by_kind(group: Sequence[_Asked[Any]]) -> dict[type[Write[Any]], list[_Asked[Any]]]:
@@ -186,33 +196,22 @@ def _by_kind(group: Sequence[_Asked[Any]]) -> dict[type[Write[Any]], list[_Asked
     return kinds
 
 
-def _tell(group: Sequence[_Asked[Any]]) -> None:
-    for asked in group:
-        if asked.future.cancelled():
-            continue
-        if isinstance(asked.error, STORAGE_ERRORS):
-            asked.future.set_exception(StorageUnavailable("The database can't commit now; nothing was taken."))
-        elif asked.error is not None:
-            asked.future.set_exception(asked.error)
-        else:
-            asked.future.set_result(asked.result)
-
-
-def insert_rows(cursor: Cursor, head: str, width: int, values: list[Any]) -> None:
+def insert_rows(cursor: Cursor, head: str, width: int, values: list[Any], tail: str = "") -> None:
     """Insert rows given as one flat list, many to a statement: one step of the driver for up to 128 rows.
 
-    `head` is `INSERT INTO t (…)`, `width` the columns. (executemany would take the interpreter's lock once a row.)
+    `head` is `INSERT INTO t (…)`, `width` the columns, `tail` what follows the values. (executemany would take the
+    interpreter's lock once a row.)
     """
     at = 0
     left = len(values) // width
     for size in CHUNKS:
         while left >= size:
             end = at + size * width
-            cursor.execute(_statement(head, width, size), values[at:end])
+            cursor.execute(_statement(head, width, size, tail), values[at:end])
             at, left = end, left - size
 
 
 @cache
-def _statement(head: str, width: int, size: int) -> str:
+def _statement(head: str, width: int, size: int, tail: str) -> str:
     row = "(" + ", ".join("?" * width) + ")"
-    return f"{head} VALUES {', '.join([row] * size)}"
+    return f"{head} VALUES {', '.join([row] * size)}{tail}"

@@ -1,6 +1,7 @@
 """The loop that keeps the promise: read what waits, pack, send, judge, write down. It acts and decides nothing."""
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -12,19 +13,19 @@ import structlog
 from app.clock import now_ms
 from app.delivery.pacing import Gate, State
 from app.delivery.verdicts import RetryPolicy, judge
-from app.delivery.window import Subject, Window
+from app.delivery.window import Window
 from app.errors import StorageUnavailable
 from app.leanplum import mapping, replies
 from app.leanplum.client import LeanplumClient, Unreachable
 from app.model import App, ConfigRefused, Item, Outcome, Postponed, Status, Trouble, Verdict
-from app.outbox.claims import PAGE_CHARACTERS
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics, describe
 
-PAGE = 5_000
 POLL_SECONDS = 0.5  # for what another process accepted, and for subjects whose time has come
 GATHER_SECONDS = 0.02  # while calls are in flight anyway, let more come together for the next one
 STORAGE_PAUSE_SECONDS = 1.0
+TEND_SECONDS = 2.0  # between renewals of the leases: how soon one deliverer has what another gives back
+LEASE_SECONDS = 15.0  # beyond the time that a call may take: how long a deliverer may be silent
 
 log = structlog.get_logger("delivery")
 
@@ -47,6 +48,9 @@ class Deliverer:
         apps: Sequence[App],
         metrics: Metrics,
         *,
+        owner: str | None = None,
+        dead: Callable[[Sequence[str]], Sequence[str]] = lambda _: (),
+        call_seconds: float = 30.0,
         concurrency: int = 16,
         policy: RetryPolicy | None = None,
         clock: Callable[[], int] = now_ms,
@@ -55,6 +59,10 @@ class Deliverer:
     ) -> None:
         self._outbox, self._client, self._metrics = outbox, client, metrics
         self._apps = {app.name: app for app in apps}
+        self.owner, self._dead = owner or str(uuid.uuid4()), dead
+        self._call_seconds, self._lease_seconds = call_seconds, call_seconds + LEASE_SECONDS
+        self._tended = self._leased_until = -math.inf
+        self._leaving: frozenset[int] = frozenset()
         self._concurrency, self._policy = concurrency, policy or RetryPolicy()
         self._clock, self._chance, self._ticks = clock, chance, ticks
         self._gate = Gate(shortest=self._policy.least, held=self._policy.held)
@@ -62,10 +70,12 @@ class Deliverer:
         self.window = Window()
         self._calls: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._changed, self._polled = True, -math.inf
         self._stopping = False
 
     def notify(self) -> None:
         """Something was accepted."""
+        self._changed = True
         self._wake.set()
 
     async def run(self) -> None:
@@ -80,6 +90,7 @@ class Deliverer:
                 await self._sleep(STORAGE_PAUSE_SECONDS)
             await self._rest()
         await self.drain()
+        await self.leave()
 
     async def stop(self) -> None:
         """Begin no more calls; `run` returns once those in flight are settled."""
@@ -91,10 +102,18 @@ class Deliverer:
         while self._calls:
             await asyncio.wait(self._calls)
 
+    async def leave(self) -> None:
+        """Give the leases up, so that another deliverer need not wait until they expire."""
+        try:
+            await self._outbox.release(self.owner, sorted(self.window.shards | self._leaving), leaving=True)
+        except StorageUnavailable as error:
+            log.warning("leases.kept", reason=error.detail)
+        self.window.assign(frozenset())
+
     async def step(self) -> int:
         """Read what may be read and begin the calls that may begin now; how many began."""
-        now = self._clock()
-        self.window.unpark(now)
+        await self._tend()
+        self.window.unpark(self._clock())
         await self._read()
         begun = 0
         while self.window.sendable and len(self._calls) < self._concurrency and self._pause() == 0:
@@ -110,20 +129,47 @@ class Deliverer:
         """Seconds until another call may begin; None where something else must happen first."""
         return self._gate.wait(self._ticks(), len(self._calls))
 
-    async def _read(self) -> None:
-        limit = min(PAGE, self.window.room)
-        if limit < min(PAGE, self._outbox.queued):
+    async def _tend(self) -> None:
+        """Renew the leases when it is time, and take or give back what is fair among all that deliver."""
+        if self._leaving and not self.window.in_flight(self._leaving):
+            await self._outbox.release(self.owner, sorted(self._leaving))
+            self._leaving = frozenset()
+        began = self._ticks()
+        if began < self._tended + TEND_SECONDS:
             return
-        after = self.window.start_read()
-        page = await self._outbox.waiting(after, limit)
-        whole = len(page) < limit and sum(len(item.body) for item in page) < PAGE_CHARACTERS
-        self.window.take_in(page, self._clock(), whole=whole)
+        dead = self._dead([one for one in await self._outbox.deliverers() if one != self.owner])
+        tenure = await self._outbox.tend(self.owner, int(self._lease_seconds * 1000), dead, self._policy.not_twice)
+        self._tended, self._leased_until = began, began + self._lease_seconds
+        if tenure.lost:
+            log.warning("attempts.lost", count=tenure.lost)
+        surplus = tenure.surplus - len(self._leaving)
+        if surplus > 0:
+            self._leaving |= frozenset(sorted(tenure.shards - self._leaving)[-surplus:])
+        if (shards := tenure.shards - self._leaving) != self.window.shards:
+            self.window.assign(shards)
+            log.info("leases.changed", shards=len(shards))
+
+    async def _read(self) -> None:
+        now = self._ticks()
+        # Beside a backlog, looking for what is new costs a walk over all of it.
+        changed = now >= self._polled + POLL_SECONDS or (self._changed and not self.window.backlogged)
+        while (wanted := self.window.wants(changed=changed)) is not None:
+            if wanted.tail is not None:
+                self._changed, self._polled = False, now  # before reading: what is accepted meanwhile is read again
+            try:
+                found = await self._outbox.look(wanted)
+            except StorageUnavailable:
+                self._changed = True
+                raise
+            self.window.take_in(found, self._clock())
+            if not wanted.fresh:
+                return
 
     async def _rest(self) -> None:
         """Wait for a reason to go on: something accepted, a call ended, or a subject's time."""
         if self._stopping:
             return
-        if self.window.may_find_more and self.window.room >= PAGE:
+        if self.window.unread:
             await asyncio.sleep(0)
         elif self.window.sendable and (pause := self._pause()):
             await asyncio.sleep(min(pause, POLL_SECONDS))
@@ -148,23 +194,35 @@ class Deliverer:
     async def _deliver(self, batch: Sequence[Item]) -> None:
         """One batch, from written-down intent to written-down outcome. Whatever happens its subjects land again."""
         later = self._clock() + int(STORAGE_PAUSE_SECONDS * 1000)
-        postponed = {(item.app, item.subject): later for item in batch}
+        postponed = {item.lane: later for item in batch}
         try:
             attempt = str(uuid.uuid4())
             app = self._apps[batch[0].app]
-            await self._outbox.begin(attempt, app.name, batch)
-            heard = await self._send(app, batch)
+            if not await self._outbox.begin(attempt, self.owner, batch, int(self._call_seconds * 1000)):
+                self._tended = -math.inf
+                log.warning("attempt.refused", reason="another deliverer has the lanes, or the lease ends")
+                return
+            heard = await self._heard(app, batch)
             verdicts = [(item, self._judge(item, outcome)) for item, outcome in heard.outcomes]
-            await self._write_down(attempt, app, verdicts, heard.status)
-            postponed = self._postponed(batch, verdicts)
+            if await self._write_down(attempt, app, verdicts, heard.status):
+                postponed = self._postponed(batch, verdicts)
         except StorageUnavailable as error:
             log.error("attempt.unwritten", reason=error.detail, items=len(batch))
         finally:
             self.window.landed(batch, postponed)
 
+    async def _heard(self, app: App, batch: Sequence[Item]) -> Heard:
+        """What came of sending the batch. An error of ours must not stop its users for good, nor leave their attempt
+        open: it counts as trouble."""
+        try:
+            return await self._send(app, batch)
+        except Exception as error:
+            log.error("call.failed", **describe(error))
+            return Heard([(item, Trouble("The gateway failed on this call; see its log")) for item in batch])
+
     async def _settle(
         self, attempt: str, app: App, verdicts: Sequence[tuple[int, Verdict]], status: int | None
-    ) -> None:
+    ) -> bool:
         """Leanplum has answered, so forgetting is no choice: try until it is on disk, or the gateway stops."""
         while True:
             try:
@@ -177,8 +235,11 @@ class Deliverer:
 
     async def _write_down(
         self, attempt: str, app: App, verdicts: Sequence[tuple[Item, Verdict]], status: int | None
-    ) -> None:
-        await self._settle(attempt, app, [(item.seq, verdict) for item, verdict in verdicts], status)
+    ) -> bool:
+        """Settle; False where the attempt was taken for lost meanwhile."""
+        if not await self._settle(attempt, app, [(item.seq, verdict) for item, verdict in verdicts], status):
+            log.warning("attempt.too_late", attempt=attempt, items=len(verdicts))
+            return False
         counts: dict[str, int] = {}
         for _, verdict in verdicts:
             counts[verdict.status.value] = counts.get(verdict.status.value, 0) + 1
@@ -186,6 +247,7 @@ class Deliverer:
             self._metrics.settled.labels(name).inc(count)
         self._tell(app, verdicts)
         log.info("call.settled", app=app.name, attempt=attempt, status=status, items=counts)
+        return True
 
     def _tell(self, app: App, verdicts: Sequence[tuple[Item, Verdict]]) -> None:
         """Tell operators how the way to Leanplum is."""
@@ -201,12 +263,15 @@ class Deliverer:
             log.error("app.held", app=app.name, reason=reason, probe_seconds=self._policy.held)
 
     async def _send(self, app: App, items: Sequence[Item]) -> Heard:
-        """Send, and where Leanplum refuses the call for what may be one item's fault, send each half by itself."""
+        """Send, and where Leanplum refuses the call for what may be one item's fault, send each half by itself. Nothing
+        is sent that may not be answered before the lease ends."""
+        if self._ticks() + self._call_seconds > self._leased_until:
+            return Heard()
         match await self._call(app, items):
             case status, replies.TooMuch():
                 middle = len(items) // 2
                 first = await self._send(app, items[:middle])
-                rest = _may_follow(first.outcomes, items[middle:])
+                rest = _may_follow(first.outcomes, items[:middle], items[middle:])
                 second = await self._send(app, rest) if rest else Heard(status=status)
                 return Heard(first.outcomes + second.outcomes, second.status)
             case status, outcomes:
@@ -222,7 +287,7 @@ class Deliverer:
             sent = [mapping.request_id(item) for item in items]
             reply = replies.read(answer.status, answer.body, sent, answer.retry_after)
         except Unreachable as error:
-            reply = [Trouble(f"No answer from Leanplum: {error}")] * len(items)
+            reply = [Trouble(f"No answer from Leanplum: {error}", lost=error.sent)] * len(items)
         self._metrics.calls.labels(str(status or "none")).inc()
         seconds = time.perf_counter() - started
         self._metrics.call_seconds.observe(seconds)
@@ -230,24 +295,27 @@ class Deliverer:
         return status, reply
 
     def _judge(self, item: Item, outcome: Outcome) -> Verdict:
-        age = (self._clock() - item.accepted_at) / 1000
-        return judge(outcome, age=age, attempt=item.attempts, policy=self._policy, chance=self._chance())
+        age = (self._clock() - item.queued_at) / 1000
+        return judge(
+            outcome, action=item.action, age=age, attempt=item.attempts, policy=self._policy, chance=self._chance()
+        )
 
-    def _postponed(self, batch: Sequence[Item], verdicts: Sequence[tuple[Item, Verdict]]) -> dict[Subject, int]:
-        """Until when each subject waits that still has an item in the queue; what was not sent may go at once."""
+    def _postponed(self, batch: Sequence[Item], verdicts: Sequence[tuple[Item, Verdict]]) -> dict[int, int]:
+        """Until when each lane waits that still has an item in the queue; what was not sent may go at once."""
         sent = {item.seq for item, _ in verdicts}
-        until = {(item.app, item.subject): self._clock() for item in batch if item.seq not in sent}
+        until = {item.lane: self._clock() for item in batch if item.seq not in sent}
         for item, verdict in verdicts:
             if isinstance(verdict, Postponed):
-                subject = (item.app, item.subject)
-                until[subject] = max(until.get(subject, 0), self._clock() + int(verdict.wait * 1000))
+                until[item.lane] = max(until.get(item.lane, 0), self._clock() + int(verdict.wait * 1000))
         return until
 
 
-def _may_follow(heard: Sequence[tuple[Item, Outcome]], items: Sequence[Item]) -> list[Item]:
-    """Which items may be sent after what was heard of the ones before: none overtakes its own user's, and none is sent
-    once our key or app is refused."""
+def _may_follow(heard: Sequence[tuple[Item, Outcome]], before: Sequence[Item], items: Sequence[Item]) -> list[Item]:
+    """Which items may be sent after what was heard of the ones before: none overtakes one of its own lane that was not
+    sent or has to be sent again, and none is sent once our key or app is refused."""
     if any(isinstance(outcome, ConfigRefused) for _, outcome in heard):
         return []
-    failed = {item.subject for item, outcome in heard if isinstance(outcome, Trouble)}
-    return [item for item in items if item.subject not in failed]
+    sent = {item.seq for item, _ in heard}
+    failed = {item.lane for item, outcome in heard if isinstance(outcome, Trouble)}
+    failed |= {item.lane for item in before if item.seq not in sent}
+    return [item for item in items if item.lane not in failed]

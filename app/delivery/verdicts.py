@@ -13,6 +13,7 @@ class RetryPolicy:
     least: float = 2.0
     most: float = 900.0
     held: float = 15.0
+    not_twice: frozenset[str] = frozenset()  # actions of which nothing is sent again once its answer was lost
 
     def wait(self, attempt: int, chance: float, at_least: float = 0.0) -> float:
         """Exponential backoff with full jitter: before try `attempt` + 1, between `least` / 2 and the doubled bound.
@@ -21,7 +22,7 @@ class RetryPolicy:
         return max(at_least, self.least / 2 + chance * (bound - self.least / 2))
 
 
-def judge(outcome: Outcome, *, age: float, attempt: int, policy: RetryPolicy, chance: float) -> Verdict:
+def judge(outcome: Outcome, *, action: str, age: float, attempt: int, policy: RetryPolicy, chance: float) -> Verdict:
     """What becomes of one item after one answer; `age` in seconds since it was accepted, `attempt` counts from 0."""
     match outcome:
         case Done(None):
@@ -34,6 +35,8 @@ def judge(outcome: Outcome, *, age: float, attempt: int, policy: RetryPolicy, ch
             return Settled(Status.REJECTED, {"success": False, "error": reason})
         case ConfigRefused(reason):
             return Postponed(Status.HELD, policy.held, {"success": False, "error": reason}, counts=False)
+        case Trouble(reason, lost=True) if action in policy.not_twice:
+            return Settled(Status.UNKNOWN, {"success": False, "error": reason})
         case Trouble(reason) if age > policy.window:
             return Settled(Status.EXPIRED, {"success": False, "error": reason})
         case Trouble(reason, after, throttled):

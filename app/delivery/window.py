@@ -1,153 +1,321 @@
-"""What a deliverer knows of the queue: the next items of each subject, and which subjects are being sent or wait.
+"""What a deliverer knows of the queue: the next items of each lane, which may be sent, and what it should read next.
 
-Pure but for being told what happens. It is bounded: the rest of the queue stays on disk and is read as room comes.
-Each subject's items are held in the order of acceptance, and a subject that is in flight or parked gives none out, so
-its order and its one call at a time hold whatever happens to others.
+Pure but for being told what happens. It is bounded: the rest of the queue stays on disk and is read as room comes. A
+lane's items are held in the order of acceptance, and a lane that is in flight or parked gives none out, so its order
+and its one call at a time hold whatever happens to others.
+
+The queue is read from its tail, so that what was accepted just now is seen at once. A caller that has more waiting than
+its share of the room has a *backlog*, read by a cursor of its own as its share is sent: however long it is, other
+callers' items pass it. A lane is *behind* where items of it were passed over; it takes no others before those, which
+are read by the lane itself. Items up to the tail are therefore always in one of four places: here, in flight, in a
+backlog, or in a lane that is behind or parked.
 """
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 
-from app.model import Item
+from app import ids
+from app.model import Found, Item, Page, Wanted
 
 MAX_USERS = 50  # of one multi (fact sheet, Limits)
 MAX_ACTIONS = 500
 MAX_BYTES = 1_000_000  # no limit is published; clients in the field stop here
-RESTART_MS = 1_000  # under a backlog the end may never come, and who is due must not wait for it
-Subject = tuple[str, str]  # app, user or device
+PAGE = 5_000
+LANES = 2_000  # lanes that are read by themselves at once
 
 
 class Window:
     """The part of the queue that is in memory."""
 
-    def __init__(self, capacity: int = 20_000, per_subject: int = MAX_ACTIONS, max_bytes: int = 32_000_000) -> None:
-        self._capacity, self._per_subject, self._max_bytes = capacity, per_subject, max_bytes
-        self._waiting: dict[Subject, deque[Item]] = {}
-        self._ready: dict[Subject, None] = {}  # those of the waiting that may be sent, the longest ready first
-        self._flying: dict[Subject, int] = {}  # the last sequence number that is in flight
-        self._parked: dict[Subject, int] = {}  # until when (ms)
-        self._behind: set[Subject] = set()  # has items that were passed over: later ones must not overtake them
-        self._landed: dict[Subject, int] = {}  # since the read began: the last sequence number settled
-        self._cursor = 0
-        self._at_end = False
-        self._rescan = False
+    def __init__(self, capacity: int = 20_000, per_lane: int = MAX_ACTIONS, max_bytes: int = 32_000_000) -> None:
+        self._capacity, self._per_lane, self._max_bytes = capacity, per_lane, max_bytes
+        self.shards: frozenset[int] = frozenset()
+        self._flying: dict[int, int] = {}  # the last sequence number that is in flight, by lane
+        self._landed: dict[int, int] = {}  # since the read began: the last sequence number that was in flight
         self._now = 0
-        self._restarted = 0  # when the queue was last read from its start
-        self.count = 0
-        self.bytes = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._waiting: dict[int, deque[Item]] = {}  # by lane
+        self._ready: dict[int, dict[int, None]] = {}  # by caller: lanes that may be sent, the longest ready first
+        self._parked: dict[int, int] = {}  # until when (ms), by lane
+        self._behind: dict[int, tuple[int, int]] = {}  # by lane: the first and last item that were passed over
+        self._idle: dict[int, None] = {}  # those of the lanes behind that nothing stops from being read
+        self._tail: int | None = None  # None: the queue is to be read anew
+        self._tail_whole = False
+        self._replays: int | None = None
+        self._backlogs: dict[int, int] = {}  # by caller: the sequence number up to which it was read
+        self._counts = Counter[int]()  # items waiting here, by caller
+        self._bytes = Counter[int]()
 
     @property
-    def room(self) -> int:
-        """How many more items may be taken in."""
-        return 0 if self.bytes >= self._max_bytes else max(0, self._capacity - self.count)
+    def count(self) -> int:
+        """How many items are here, waiting to be sent."""
+        return self._counts.total()
 
-    @property
-    def may_find_more(self) -> bool:
-        """Whether another page may have something, without anything new having been accepted."""
-        return self._rescan or not self._at_end
+    def assign(self, shards: frozenset[int]) -> None:
+        """From now on these shards are ours: new ones are read from their start, and the lanes of lost ones dropped."""
+        if shards - self.shards:
+            self._forget()
+        self.shards = shards
+        for lane in [lane for lane in self._waiting if ids.shard(lane) not in shards]:
+            self._drop(lane)
+        for lanes in (self._parked, self._idle):
+            for lane in [lane for lane in lanes if ids.shard(lane) not in shards]:
+                del lanes[lane]
+        self._behind = {lane: passed for lane, passed in self._behind.items() if ids.shard(lane) in shards}
 
-    def start_read(self) -> int:
-        """A page is about to be read from the database; returns after which sequence number it should start."""
-        if self._rescan and (self._at_end or self._now >= self._restarted + RESTART_MS):
-            self._cursor, self._rescan, self._restarted = 0, False, self._now
-            self._behind.clear()
+    def in_flight(self, shards: frozenset[int]) -> bool:
+        """Whether a call is in flight for a lane of these shards."""
+        return any(ids.shard(lane) in shards for lane in self._flying)
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def wants(self, *, changed: bool) -> Wanted | None:
+        """What should be read now; `changed`: something may have been accepted since the last time. None where there
+        is nothing to read, or no room for it. What is read is to be told to `take_in`, and nothing asked before."""
         self._landed.clear()
-        return self._cursor
+        return self._wanted(changed)
 
-    def take_in(self, page: Sequence[Item], now: int, *, whole: bool) -> None:
-        """Add a page that was read since `start_read`; `whole` if nothing came after it. What can't be taken now is
-        passed over, and found again when the queue is read from its start the next time."""
-        self._at_end = whole
-        for item in page:
-            self._cursor = item.seq
-            subject = (item.app, item.subject)
-            if item.seq > self._last_known(subject):
-                self._add(subject, item, now)
+    def _wanted(self, changed: bool) -> Wanted | None:
+        if not self.shards:
+            return None
+        shards = self.shards if len(self.shards) < ids.SHARDS else None
+        if self._tail is None:
+            return Wanted(shards, fresh=True)
+        room = self.count < self._capacity
+        lanes = frozenset(list(self._idle)[:LANES]) if room else frozenset[int]()
+        backlogs = tuple(self._readable())
+        tail = self._tail if (changed or not self._tail_whole) and room else None
+        if not lanes and not backlogs and tail is None:
+            return None
+        passed = [self._behind[lane] for lane in lanes]
+        return Wanted(
+            shards,
+            lanes=lanes,
+            lanes_from=min((first for first, _ in passed), default=0),
+            lanes_upto=max((last for _, last in passed), default=0),
+            tail=tail,
+            leave_out=frozenset(self._backlogs),
+            backlogs=backlogs,
+            limit=PAGE,
+            unread_after=min(self._backlogs.values(), default=None),
+            contended=len(self._backlogs) > 1,
+        )
 
-    def _last_known(self, subject: Subject) -> int:
-        if queue := self._waiting.get(subject):
-            return queue[-1].seq
-        return max(self._flying.get(subject, 0), self._landed.get(subject, 0))
+    def _readable(self) -> Iterable[tuple[int, int, int]]:
+        """The backlogs for which there is enough room that reading is worth it."""
+        share = self._share(())
+        for caller, after in self._backlogs.items():
+            room = min(PAGE, share - self._counts[caller])
+            if room >= min(PAGE, share // 4 or 1) and self._has_room(caller, share):
+                yield caller, after, room
 
-    def _add(self, subject: Subject, item: Item, now: int) -> None:
-        queue = self._waiting.get(subject)
-        if item.next_attempt_at > now and queue is None and subject not in self._parked:
-            self._parked[subject] = item.next_attempt_at
-        if subject in self._parked:
-            self._behind.add(subject)
+    def _share(self, coming: Iterable[int]) -> int:
+        """How many items of one caller may be here: there is always room for one caller more."""
+        callers = len(self._counts.keys() | self._backlogs.keys() | set(coming))
+        return max(1, self._capacity // (callers + 1))
+
+    def _has_room(self, caller: int, share: int) -> bool:
+        return self._counts[caller] < share and self._bytes[caller] < self._max_bytes * share // self._capacity
+
+    @property
+    def backlogged(self) -> bool:
+        """Whether a caller has more waiting than its share of the room."""
+        return bool(self._backlogs)
+
+    @property
+    def unread(self) -> bool:
+        """Whether reading may find more, without anything new having been accepted."""
+        return self._wanted(False) is not None
+
+    def take_in(self, found: Found, now: int) -> None:
+        """Add what was read for the last `wants`."""
+        self._now = now
+        if self._replays not in {None, found.replays}:
+            return self._forget()  # an operator has put items back that lie behind the cursors
+        self._replays = found.replays
+        if self._tail is None:
+            self._tail = found.last
+            self._backlogs = dict.fromkeys(found.callers, 0)
+            return None
+        if found.lanes is not None:
+            self._take_lanes(found.wanted, found.lanes)
+        if found.tail is not None:
+            self._take_tail(found, found.tail)
+        for caller, page in found.backlogs:
+            self._take_backlog(found, caller, page)
+        return None
+
+    def _take_lanes(self, wanted: Wanted, page: Page) -> None:
+        """What was read of lanes that were behind: where it is all, they no longer are."""
+        told = {item.lane for item in page.items}
+        upto = {lane: self._behind[lane][1] for lane in told & self._idle.keys()}
+        for lane in self._idle.keys() & (wanted.lanes if page.whole else told):
+            del self._idle[lane], self._behind[lane]
+        for item in page.items:
+            self._add(item)
+        if not page.whole:
+            for lane, last in upto.items():
+                if last > (read := page.items[-1].seq):
+                    self._pass_over(lane, read + 1, last)
+
+    def _take_tail(self, found: Found, page: Page) -> None:
+        callers = {item.caller for item in page.items}
+        share, others = self._share(callers), len(callers | self._backlogs.keys()) > 1
+        late = set[int]()  # callers whose backlog begins in this page: `earlier` doesn't know of it yet
+        for item in page.items:
+            if item.caller not in late and not self._has_room(item.caller, share):
+                late.add(item.caller)
+                self._backlogs[item.caller] = item.seq - 1
+            if item.caller not in late:
+                self._take(found, item)
+            elif others:
+                self._pass_over(item.lane, item.seq, item.seq)
+        self._tail_whole = page.whole
+        self._tail = found.last if page.whole else page.items[-1].seq
+
+    def _take_backlog(self, found: Found, caller: int, page: Page) -> None:
+        assert self._tail is not None
+        read = [item for item in page.items if item.seq <= self._tail]
+        for item in read:
+            self._take(found, item)
+            self._backlogs[caller] = item.seq
+        if page.whole or len(read) < len(page.items):
+            del self._backlogs[caller]  # from the tail on, its items come with everybody's
+
+    def _take(self, found: Found, item: Item) -> None:
+        if item.seq <= self._last_known(item.lane):
             return
-        if subject in self._behind or (queue is not None and len(queue) >= self._per_subject):
-            self._behind.add(subject)  # read again once what is in memory of it has been sent
+        if (earlier := found.earlier.get(item.lane, item.seq)) < item.seq:
+            self._pass_over(item.lane, earlier, item.seq)  # the earlier one may be in another caller's backlog
+        else:
+            self._add(item)
+
+    def _last_known(self, lane: int) -> int:
+        if queue := self._waiting.get(lane):
+            return queue[-1].seq
+        return max(self._flying.get(lane, 0), self._landed.get(lane, 0))
+
+    def _add(self, item: Item) -> None:
+        lane = item.lane
+        queue = self._waiting.get(lane)
+        if item.seq <= self._last_known(lane):
+            return
+        if item.next_attempt_at > self._now and queue is None and lane not in self._parked and lane not in self._behind:
+            self._parked[lane] = item.next_attempt_at
+        if lane in self._behind or lane in self._parked or (queue is not None and len(queue) >= self._per_lane):
+            self._pass_over(lane, item.seq, item.seq)
             return
         if queue is None:
-            queue = self._waiting[subject] = deque()
-            if subject not in self._flying:
-                self._ready[subject] = None
+            queue = self._waiting[lane] = deque()
         queue.append(item)
-        self.count += 1
-        self.bytes += len(item.body)
+        if len(queue) == 1 and lane not in self._flying:
+            self._make_ready(lane)
+        self._counts[item.caller] += 1
+        self._bytes[item.caller] += len(item.body)
+
+    def _pass_over(self, lane: int, first: int, last: int) -> None:
+        """Items of the lane were passed over; they are read again once what is here of it is sent."""
+        if lane in self._behind:
+            first, last = min(first, self._behind[lane][0]), max(last, self._behind[lane][1])
+        self._behind[lane] = first, last
+        self._stir(lane)
+
+    def _stir(self, lane: int) -> None:
+        """A lane that is behind may be read now, unless something stops it."""
+        if lane not in self._waiting and lane not in self._flying and lane not in self._parked:
+            self._idle[lane] = None
+
+    # --- sending -------------------------------------------------------------------------------------------------
 
     @property
-    def sendable(self) -> int:
-        """How many subjects have something that may be sent now."""
-        return len(self._ready)
+    def sendable(self) -> bool:
+        """Whether something may be sent now."""
+        return bool(self._ready)
+
+    def _make_ready(self, lane: int) -> None:
+        self._ready.setdefault(self._waiting[lane][0].caller, {})[lane] = None
 
     def next_batch(self, users: int = MAX_USERS) -> list[Item]:
-        """The items of the next call: at most `users` subjects of one app, 500 items, 1 MB. Their subjects are in
-        flight from now on. Empty where nothing may be sent."""
+        """The items of the next call: at most `users` lanes, 500 items, 1 MB, of all callers in turn. Their lanes are
+        in flight from now on. Empty where nothing may be sent."""
         batch: list[Item] = []
-        taken: list[Subject] = []
-        size = 0
-        for subject in self._ready:
-            if taken and subject[0] != taken[0][0]:
-                continue
-            before = size
-            size = self._fill(batch, size, self._waiting[subject])
-            if size == before:
-                break
-            taken.append(subject)
-            if len(taken) == users:
-                break
-        for subject in taken:
-            del self._ready[subject]
-            if not self._waiting[subject]:
-                del self._waiting[subject]
+        size, taken = 0, set[tuple[str, str]]()
+        turns = deque(self._ready)
+        while turns and len(taken) < users:
+            caller = turns.popleft()
+            lane = next(iter(self._ready[caller]))
+            before = len(batch)
+            size = self._fill(batch, size, lane, taken, users)
+            if len(batch) == before:
+                break  # this one doesn't fit; it begins the next call
+            lanes = self._ready.pop(caller)
+            del lanes[lane]
+            if lanes:
+                self._ready[caller] = lanes  # as the last one, so that the next call begins with another caller
+                turns.append(caller)
         return batch
 
-    def _fill(self, batch: list[Item], size: int, queue: deque[Item]) -> int:
-        """Move what fits of a subject's queue into the batch, whose bodies have `size` bytes; their size afterwards."""
+    def _fill(self, batch: list[Item], size: int, lane: int, taken: set[tuple[str, str]], users: int) -> int:
+        """Move what fits of a lane's items into the batch, whose bodies have `size` bytes and are of the users `taken`;
+        their size afterwards."""
+        queue = self._waiting[lane]
         while queue and len(batch) < MAX_ACTIONS and (not batch or size + len(queue[0].body) <= MAX_BYTES):
+            who = queue[0].app, queue[0].subject
+            if who not in taken and len(taken) == users:
+                break
+            taken.add(who)
             item = queue.popleft()
             batch.append(item)
             size += len(item.body)
-            self._flying[item.app, item.subject] = item.seq
-            self.count -= 1
-            self.bytes -= len(item.body)
+            self._flying[lane] = item.seq
+            self._uncount(item)
+        if not queue:
+            del self._waiting[lane]
         return size
 
-    def landed(self, batch: Iterable[Item], postponed: dict[Subject, int]) -> None:
-        """A call's verdicts are on disk. `postponed` subjects wait until the time given: what of theirs is in memory is
-        let go of, and read again then, since the head of their order has gone back to the queue."""
-        for subject in {(item.app, item.subject) for item in batch}:
-            self._landed[subject] = self._flying.pop(subject)
-            if subject in postponed:
-                self._park(subject, postponed[subject])
-            elif subject in self._waiting:
-                self._ready[subject] = None
-            elif subject in self._behind:
-                self._rescan = True
+    def _uncount(self, item: Item) -> None:
+        self._counts[item.caller] -= 1
+        self._bytes[item.caller] -= len(item.body)
+        if not self._counts[item.caller]:
+            del self._counts[item.caller], self._bytes[item.caller]
 
-    def _park(self, subject: Subject, until: int) -> None:
-        self._parked[subject] = until
-        for item in self._waiting.pop(subject, ()):
-            self.count -= 1
-            self.bytes -= len(item.body)
+    def landed(self, batch: Iterable[Item], postponed: Mapping[int, int]) -> None:
+        """A call's verdicts are on disk. `postponed` lanes wait until the time given: what of theirs is in memory is
+        let go of, and read again then, since the head of their order has gone back to the queue."""
+        first: dict[int, int] = {}
+        for item in batch:
+            first.setdefault(item.lane, item.seq)
+        for lane in first:
+            self._landed[lane] = last = self._flying.pop(lane)
+            if ids.shard(lane) not in self.shards:
+                self._drop(lane)
+            elif lane in postponed:
+                queue = self._waiting.get(lane)
+                self._parked[lane] = postponed[lane]
+                self._pass_over(lane, first[lane], queue[-1].seq if queue else last)
+                self._drop(lane)
+            elif lane in self._waiting:
+                self._make_ready(lane)
+            elif lane in self._behind:
+                self._stir(lane)
+
+    def _drop(self, lane: int) -> None:
+        queue = self._waiting.pop(lane, None)
+        if queue is None:
+            return
+        for item in queue:
+            self._uncount(item)
+        lanes = self._ready.get(queue[0].caller)
+        if lanes is not None and lane in lanes:
+            del lanes[lane]
+            if not lanes:
+                del self._ready[queue[0].caller]
 
     def unpark(self, now: int) -> None:
-        """Let the subjects go on whose time has come."""
+        """Let the lanes go on whose time has come."""
         self._now = now
-        due = [subject for subject, until in self._parked.items() if until <= now]
-        for subject in due:
-            del self._parked[subject]
-            self._behind.add(subject)  # its head is behind the cursor, until the queue is read from its start again
-        self._rescan = self._rescan or bool(due)
+        for lane in [lane for lane, until in self._parked.items() if until <= now]:
+            del self._parked[lane]
+            self._stir(lane)

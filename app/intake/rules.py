@@ -89,6 +89,15 @@ CHECKS: dict[str, Callable[[Mapping[str, Any]], Fault | None]] = {
 }
 
 
+def checked(adapter: TypeAdapter[Any], raw: Any) -> dict[str, Any]:
+    """Parsed JSON as the adapter's shape. Raises Invalid with every fault."""
+    try:
+        fields: dict[str, Any] = adapter.validate_python(raw)
+    except ValidationError as error:
+        raise Invalid(tuple(islice(_faults(error, raw), MAX_FAULTS))) from None
+    return fields
+
+
 def single(action: str, raw: Any, base: str = "", *, batched: bool = False, faults: Sequence[Fault] = ()) -> NewItem:
     """One item of `action` from parsed JSON. Raises Invalid with every fault, those given too; pointers start with
     `base`."""

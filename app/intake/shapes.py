@@ -200,6 +200,30 @@ class StateItem(State):
 BatchItem = Annotated[TrackItem | UserUpdateItem | StateItem, Field(discriminator="action")]
 
 
+class DeadLetterFilter(TypedDict, total=False):
+    """Which dead letters; what is left out takes all."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    action: Literal["track", "setUserAttributes", "advance"]
+    status: Literal["rejected", "expired", "unknown"]
+    since: Annotated[Time, Field(description="became one at this time or later")]
+    until: Annotated[Time, Field(description="became one before this time")]
+
+
+class DeadLetterChoice(TypedDict, total=False):
+    """Dead letters, by their ids or by a filter; an empty filter means all."""
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"ids": ["order-1:paid"]}, {"filter": {"status": "expired"}, "dryRun": True}],
+        },
+    )
+    ids: Annotated[list[ItemId], Field(min_length=1, max_length=1_000)]
+    filter: DeadLetterFilter
+    dryRun: Annotated[Bool, Field(description="only count them")]
+
+
 class Batch(TypedDict):
     """Items of any of the actions, mixed."""
 

@@ -65,6 +65,11 @@ def _epoch(value: float | str) -> float:
     return value
 
 
+def query_time(text: str) -> float:
+    """Seconds since the epoch, of a text that has them or an RFC 3339 time. Raises ValueError."""
+    return _epoch(float(text) if re.fullmatch(r"\d{1,12}(\.\d{1,6})?", text) else text)
+
+
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
 
 

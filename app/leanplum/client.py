@@ -1,5 +1,6 @@
 """The one place that calls Leanplum."""
 
+import asyncio
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
@@ -16,7 +17,12 @@ class Answer(NamedTuple):
 
 
 class Unreachable(Exception):
-    """No answer came. The text says why, in a few words and without what was sent."""
+    """No whole answer came. The text says why, in a few words and without what was sent. `sent`: Leanplum may have got
+    the call and done it."""
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.sent = sent
 
 
 class LeanplumClient:
@@ -34,6 +40,7 @@ class LeanplumClient:
         secrets: Iterable[SecretStr] = (),
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        self._timeout = timeout
         self._secrets = [secret.get_secret_value().encode() for secret in secrets]
         self._http = httpx.AsyncClient(
             timeout=timeout,
@@ -50,14 +57,16 @@ class LeanplumClient:
         await self._http.aclose()
 
     async def multi(self, url: str, body: bytes) -> Answer:
-        """Send one `multi`. Raises Unreachable where no whole answer came: what was sent was perhaps done."""
-        reason = ""
+        """Send one `multi`. Raises Unreachable where no whole answer came within the timeout."""
+        failed: Unreachable | None = None
         try:
-            response = await self._http.post(url, params=MULTI, content=body, headers=JSON)
-        except httpx.HTTPError as error:
-            reason = type(error).__name__
-        if reason:
-            raise Unreachable(reason)  # outside the handler: the original holds the request, and so the key
+            # httpx's own timeouts begin anew with each piece of an answer; this one is for all of it.
+            async with asyncio.timeout(self._timeout):
+                response = await self._http.post(url, params=MULTI, content=body, headers=JSON)
+        except (httpx.HTTPError, TimeoutError) as error:
+            failed = Unreachable(type(error).__name__, sent=not isinstance(error, NEVER_SENT))
+        if failed is not None:
+            raise failed  # outside the handler: the original holds the request, and so the key
         return Answer(response.status_code, self._masked(response.content), response.headers.get("retry-after"))
 
     def _masked(self, body: bytes) -> bytes:
@@ -66,5 +75,6 @@ class LeanplumClient:
         return body
 
 
+NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 MULTI = {"action": "multi"}
 JSON = {"content-type": "application/json"}

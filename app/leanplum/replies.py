@@ -41,17 +41,19 @@ def read(status: int, body: bytes, sent: Sequence[str], retry_after: str | None 
     if status in THROTTLES:
         return _all(sent, Trouble(_reason(status, entries), _seconds(retry_after), throttled=True))
     if status >= 500 or status < 200:
-        return _all(sent, Trouble(_reason(status, entries), _seconds(retry_after)))
+        lost = status == GATEWAY_TIMEOUT
+        return _all(sent, Trouble(_reason(status, entries), _seconds(retry_after), lost=lost))
     if entries is None and 300 <= status < 500 and status != TOO_LARGE:
         return _all(sent, ConfigRefused(f"{_reason(status, entries)}: not Leanplum's words; check LEANPLUM_API_URL"))
     if entries is not None and _speaks_of_items(status, entries, sent):
         return _match(entries, sent)
     if 200 <= status < 300:
-        return _all(sent, Trouble("Leanplum's answer can't be read"))
+        return _all(sent, Trouble("Leanplum's answer can't be read", lost=True))
     return _whole_call(status, entries, sent)
 
 
 THROTTLES = frozenset({408, 429})
+GATEWAY_TIMEOUT = 504  # a proxy on the way heard nothing: perhaps it was done
 TOO_LARGE = 413  # any proxy on the way says it in its own words: halves may pass
 
 
@@ -82,10 +84,10 @@ def _match(entries: Sequence[dict[str, Any]], sent: Sequence[str]) -> list[Outco
         return [judge(entry) for entry in entries]
     if len(entries) == 1 and _is_config(_text(entries[0], "error")):
         return _all(sent, judge(entries[0]))
-    return _all(sent, Trouble(f"Leanplum answered {len(entries)} entries to {len(sent)} items"))
+    return _all(sent, Trouble(f"Leanplum answered {len(entries)} entries to {len(sent)} items", lost=True))
 
 
-_UNTOLD = Trouble("Leanplum's answer has no entry for this item")
+_UNTOLD = Trouble("Leanplum's answer has no entry for this item", lost=True)
 
 
 def judge(entry: dict[str, Any]) -> Outcome:

@@ -1,5 +1,6 @@
 """Accepting: items, their ids and the audit record in one transaction, for many callers at once."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,17 +9,18 @@ import orjson
 
 from app import ids
 from app.audit import records
-from app.database.writer import Cursor, insert_rows
+from app.database.dialect import Cursor
+from app.database.writer import insert_rows
 from app.model import Acceptance, Kind, Taken
 
 ACCEPTANCES = "INSERT INTO acceptances (first_seq, prefix, app, key_id, request_id, accepted_at)"
-ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body)"
-NAMED_ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, id)"
-ITEM_IDS = "INSERT OR REPLACE INTO item_ids (app, id, seq, digest, accepted_at)"
+ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller)"
+NAMED_ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller, id)"
+ITEM_IDS = "INSERT INTO item_ids (app, id, seq, digest, accepted_at)"
+ANEW = """ ON CONFLICT (app, id) DO UPDATE SET
+seq = excluded.seq, digest = excluded.digest, accepted_at = excluded.accepted_at"""
 
-KNOWN = """
-SELECT id, seq, digest FROM item_ids WHERE app = ? AND accepted_at >= ? AND id IN (SELECT value FROM json_each(?))
-"""
+KNOWN = "SELECT id, seq, digest FROM item_ids WHERE app = ? AND accepted_at >= ? AND id IN "
 
 NO_BODY = ""  # of a delivered item: who and what are still known, and no body is ever empty
 Known = dict[tuple[str, str], tuple[int, bytes]]  # (app, id) -> (seq, digest)
@@ -48,9 +50,9 @@ class Accept:
             results, seq = _take(write.acceptance, seq, known, rows)
             taken.append(results)
         insert_rows(cursor, ACCEPTANCES, 6, rows.acceptances)
-        insert_rows(cursor, ITEMS, 5, rows.items)
-        insert_rows(cursor, NAMED_ITEMS, 6, rows.named_items)
-        insert_rows(cursor, ITEM_IDS, 5, rows.ids)
+        insert_rows(cursor, ITEMS, 7, rows.items)
+        insert_rows(cursor, NAMED_ITEMS, 8, rows.named_items)
+        insert_rows(cursor, ITEM_IDS, 5, rows.ids, ANEW)
         records.insert(cursor, rows.records)
         return taken
 
@@ -80,7 +82,7 @@ def _known(cursor: Cursor, writes: Sequence[Accept]) -> Known:
         app = write.acceptance.app
         given = [item.id for item in write.acceptance.items if item.id is not None]
         if given:
-            cursor.execute(KNOWN, (app, write.since, orjson.dumps(given).decode()))
+            cursor.execute(KNOWN + cursor.dialect.values("text"), (app, write.since, orjson.dumps(given).decode()))
             known.update(((app, item_id), (seq, digest)) for item_id, seq, digest in cursor.fetchall())
         known.update(_made_here(cursor, app, given))
     return known
@@ -111,10 +113,12 @@ def _sorted(body: str | None) -> str:
 def _take(acceptance: Acceptance, seq: int, known: Known, rows: _Rows) -> tuple[list[Taken], int]:
     """Sort one call's items into new, duplicate and conflict; collect the rows of the new ones."""
     first, prefix = seq, acceptance.prefix
-    new, taken = rows.items, list[Taken]()
+    new, taken, caller = rows.items, list[Taken](), ids.share(acceptance.key_id)
+    of_app = zlib.crc32(acceptance.app.encode())
     for subject, action, body, item_id in acceptance.items:
+        lane = zlib.crc32(subject.encode(), of_app)  # ids.lane, less what is the same for all
         if item_id is None:
-            new += (seq, first, subject, action, body)
+            new += (seq, first, subject, action, body, lane, caller)
             taken.append((f"{prefix}{seq:012x}", "accepted"))
             seq += 1
             continue
@@ -122,7 +126,7 @@ def _take(acceptance: Acceptance, seq: int, known: Known, rows: _Rows) -> tuple[
         kind = _recognise(item_id, contents, acceptance, seq, known, rows)
         taken.append((item_id, kind))
         if kind == "accepted":
-            rows.named_items += (seq, first, subject, action, body, item_id)
+            rows.named_items += (seq, first, subject, action, body, lane, caller, item_id)
             seq += 1
     if seq > first:
         rows.acceptances += (

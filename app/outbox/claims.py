@@ -1,32 +1,125 @@
-"""Finding what waits. The pages come in the order of acceptance, which is the order of the sequence numbers."""
+"""Reading what waits, in the order of acceptance, which is the order of the sequence numbers.
+
+Numbers become visible in their order (the transactions that give them out take turns), so what lies below the newest
+one seen is all there is.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import orjson
 from sqlalchemy import Connection
 
 from app import ids
-from app.model import Item
+from app.database.dialect import DIALECTS, Dialect
+from app.model import Found, Item, Page, Wanted
 
-# One row with all in it: sqlite3 gives the interpreter's lock up and takes it back once a row, which costs
-# milliseconds each when the event loop is busy.
+COLUMNS = (
+    "seq, id, prefix, app, subject, action, body, accepted_at, attempts, next_attempt_at, lane, caller, replayed_at"
+)
 WAITING = """
-SELECT json_group_array(json_array(seq, id, prefix, app, subject, action, body, accepted_at, attempts, next_attempt_at))
-FROM (SELECT *, sum(length(body)) OVER (ORDER BY seq) AS upto FROM (
+SELECT {columns} FROM (SELECT *, sum(length(body)) OVER (ORDER BY seq) AS upto FROM (
     SELECT i.seq, i.id, a.prefix, a.app, i.subject, i.action, i.body, a.accepted_at, i.attempts,
-           coalesce(i.next_attempt_at, 0) AS next_attempt_at
+           coalesce(i.next_attempt_at, 0) AS next_attempt_at, i.lane, i.caller, i.replayed_at
     FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
-    WHERE i.settled_at IS NULL AND i.seq > ?
-    ORDER BY i.seq LIMIT ?
-)) WHERE upto - length(body) < ?
+    WHERE i.seq IN (SELECT seq FROM items WHERE settled_at IS NULL AND {which} ORDER BY seq LIMIT ?)
+) AS found) AS counted WHERE upto - length(body) < ? ORDER BY seq
 """
 PAGE_CHARACTERS = 8_000_000  # of all bodies of a page, less the last: bounds memory, and SQLite's longest value
+CALLERS = "SELECT DISTINCT caller FROM items WHERE settled_at IS NULL"
+EARLIER = """
+SELECT lane, min(seq) FROM items
+WHERE settled_at IS NULL AND seq > ? AND seq < ? AND lane IN {lanes} GROUP BY lane
+"""
 
 
-def waiting(connection: Connection, after: int, limit: int) -> list[Item]:
-    """At most `limit` items that wait, with sequence numbers above `after`, in order; fewer where they are large."""
-    found = connection.exec_driver_sql(WAITING, (after, limit, PAGE_CHARACTERS)).scalar_one()
-    return [
-        Item(seq, item_id or ids.made(prefix, seq), app, subject, action, body, accepted_at, attempts, next_attempt_at)
-        for seq, item_id, prefix, app, subject, action, body, accepted_at, attempts, next_attempt_at in orjson.loads(
-            found
-        )
-    ]
+def look(connection: Connection, wanted: Wanted) -> Found:
+    """Read what is wanted, in the order that `Found` has it in: what is read later can only be newer."""
+    last, replays = connection.exec_driver_sql("SELECT last, replays FROM sequence").one()
+    if wanted.fresh:
+        callers = connection.exec_driver_sql(CALLERS).scalars()
+        return Found(wanted, last, replays, callers=list(callers))
+    read = _Reader(connection, wanted)
+    lanes = read.lanes() if wanted.lanes else None
+    tail = read.tail(wanted.tail) if wanted.tail is not None else None
+    backlogs = [(caller, read.backlog(caller, after, limit)) for caller, after, limit in wanted.backlogs]
+    return Found(wanted, last, replays, [], lanes, tail, backlogs, read.earlier(tail, backlogs))
+
+
+class _Reader:
+    """The statements, on one connection."""
+
+    def __init__(self, connection: Connection, wanted: Wanted) -> None:
+        self._connection, self._wanted = connection, wanted
+        self._dialect: Dialect = DIALECTS[connection.dialect.name]
+        self._numbers = self._dialect.values("bigint")
+
+    def lanes(self) -> Page:
+        """What waits of lanes that are behind."""
+        wanted = self._wanted
+        which = f"seq >= ? AND seq <= ? AND lane IN {self._numbers}"
+        return self._page(which, [wanted.lanes_from, wanted.lanes_upto, _text(wanted.lanes)], wanted.limit)
+
+    def tail(self, after: int) -> Page:
+        """What came after a sequence number, less what is of the callers to leave out."""
+        which, values = "seq > ?", list[Any]([after])
+        if self._wanted.leave_out:
+            which, values = f"{which} AND caller NOT IN {self._numbers}", [after, _text(self._wanted.leave_out)]
+        return self._page(which, values, self._wanted.limit)
+
+    def backlog(self, caller: int, after: int, limit: int) -> Page:
+        """What waits of one caller after a sequence number."""
+        return self._page("caller = ? AND seq > ?", [caller, after], limit)
+
+    def _page(self, which: str, values: list[Any], limit: int) -> Page:
+        if self._wanted.shards is not None:
+            which, values = f"{which} AND lane % {ids.SHARDS} IN {self._numbers}", [*values, _text(self._wanted.shards)]
+        found = self._rows(which, (*values, limit, PAGE_CHARACTERS))
+        return Page(found, len(found) < limit and sum(len(item.body) for item in found) < PAGE_CHARACTERS)
+
+    def _rows(self, which: str, values: tuple[Any, ...]) -> list[Item]:
+        if self._dialect.name == "sqlite":
+            # One row with all in it: sqlite3 gives the interpreter's lock up and takes it back once a row, which costs
+            # milliseconds each when the event loop is busy.
+            rows = WAITING.format(columns=f"json_group_array(json_array({COLUMNS}))", which=which)
+            found = orjson.loads(self._connection.exec_driver_sql(rows, values).scalar_one())
+        else:
+            rows = self._dialect.sql(WAITING.format(columns=COLUMNS, which=which))
+            found = self._connection.exec_driver_sql(rows, values).all()
+        return [_item(*row) for row in found]
+
+    def earlier(self, tail: Page | None, backlogs: Sequence[tuple[int, Page]]) -> dict[int, int]:
+        """For the lanes of what was read: their earliest item that may be in the backlog of another caller."""
+        after = self._wanted.unread_after
+        doubtful = list(tail.items) if tail is not None else []
+        if self._wanted.contended:
+            doubtful += [item for _, page in backlogs for item in page.items]
+        if after is None or not doubtful:
+            return {}
+        values = (after, max(item.seq for item in doubtful), _text({item.lane for item in doubtful}))
+        statement = self._dialect.sql(EARLIER.format(lanes=self._numbers))
+        return {row[0]: row[1] for row in self._connection.exec_driver_sql(statement, values)}
+
+
+def _text(numbers: Iterable[int]) -> str:
+    return orjson.dumps(list(numbers)).decode()
+
+
+def _item(
+    seq: int,
+    item_id: str | None,
+    prefix: str,
+    app: str,
+    subject: str,
+    action: str,
+    body: str,
+    accepted_at: int,
+    attempts: int,
+    next_attempt_at: int,
+    lane: int,
+    caller: int,
+    replayed_at: int | None,
+) -> Item:
+    name = item_id or ids.made(prefix, seq)
+    queued_at = replayed_at or accepted_at
+    return Item(seq, name, app, subject, action, body, accepted_at, attempts, next_attempt_at, lane, caller, queued_at)

@@ -1,25 +1,28 @@
 """The outbox as the steps around it see it: accept, find, begin, settle, look up."""
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, func, select
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.clock import now_ms
-from app.database.engine import reason
-from app.database.tables import items
+from app.database.engine import reason, storage_errors
+from app.database.tables import deliverers, items
 from app.database.writer import Writer
 from app.errors import QueueFull, StorageUnavailable
-from app.model import Acceptance, Item, Receipt, Taken, Verdict
-from app.outbox import claims, receipts
+from app.model import Acceptance, Found, Item, Receipt, Settled, Taken, Tenure, Verdict, Wanted
+from app.outbox import claims, dead_letters, receipts, retention
 from app.outbox.accept import Accept
+from app.outbox.dead_letters import Discard, Filter, Replay
+from app.outbox.leases import Release, Tend
+from app.outbox.retention import Limits, Remove
 from app.outbox.settle import Begin, Settle
 
 T = TypeVar("T")
+Recorder = Callable[[int], dead_letters.Record]  # makes the audit record of a step over so many items
+LOOK_AGAIN_SECONDS = 1.0  # for what another process settled
 
 
 class Outbox:
@@ -35,15 +38,20 @@ class Outbox:
         clock: Callable[[], int] = now_ms,
     ) -> None:
         self._engine, self._writer = engine, writer
+        self._storage_errors = storage_errors(engine)
         self._dedup_ms, self._max_queued, self._clock = dedup_ms, max_queued, clock
+        self._awaited: dict[int, list[asyncio.Event]] = {}  # by sequence number: who waits for the item to settle
         self.queued = 0
         self.on_accepted: Callable[[], None] = lambda: None
 
     def count_queued(self) -> None:
         """Read from the database how many items wait; afterwards the count is kept in memory."""
-        with self._engine.connect() as connection:
-            waiting = select(func.count()).select_from(items).where(items.c.settled_at.is_(None))
-            self.queued = connection.execute(waiting).scalar_one()
+        self.queued = self._query(_count)
+
+    async def recount_queued(self) -> None:
+        """The same, while others accept and settle: the count in memory knows nothing of other processes. It is off by
+        what changed meanwhile, until the next time."""
+        self.queued = await self._read(_count)
 
     async def accept(self, acceptance: Acceptance) -> list[Taken]:
         """Commit the items of one call; one Taken for each, in order. Raises QueueFull before anything is written."""
@@ -60,37 +68,113 @@ class Outbox:
         self.on_accepted()
         return taken
 
-    async def waiting(self, after: int, limit: int) -> list[Item]:
-        """At most `limit` waiting items with sequence numbers above `after`, in the order of acceptance."""
-        return await self._read(partial(claims.waiting, after=after, limit=limit))
+    # --- for a deliverer -----------------------------------------------------------------------------------------
 
-    async def begin(self, attempt: str, app: str, sent: Sequence[Item]) -> None:
-        """Write an attempt down, before it is sent."""
-        await self._writer.write(Begin(attempt, app, [item.seq for item in sent], self._clock()))
+    async def tend(self, owner: str, lease_ms: int, dead: Sequence[str], unknown: Collection[str]) -> Tenure:
+        """Renew the leases of deliverer `owner` for `lease_ms`; recover what others, that are gone, left open."""
+        tenure = await self._writer.write(Tend(owner, lease_ms, self._clock(), dead, unknown))
+        self.queued -= tenure.settled
+        return tenure
 
-    async def settle(self, attempt: str, app: str, verdicts: Sequence[tuple[int, Verdict]], status: int | None) -> None:
-        """Write down what came of an attempt, for each of its items by sequence number."""
+    async def deliverers(self) -> list[str]:
+        """The ids of all that deliver, or did until a moment ago."""
+        return await self._read(lambda connection: list(connection.execute(select(deliverers.c.id)).scalars()))
+
+    async def release(self, owner: str, shards: Sequence[int], *, leaving: bool = False) -> None:
+        """Let others have the shards."""
+        await self._writer.write(Release(owner, shards, leaving))
+
+    async def look(self, wanted: Wanted) -> Found:
+        """Read what a deliverer wants to know of the queue."""
+        return await self._read(partial(claims.look, wanted=wanted))
+
+    async def begin(self, attempt: str, owner: str, sent: Sequence[Item], call_ms: int = 0) -> bool:
+        """Write an attempt down, before it is sent; False, and nothing written, where `owner` doesn't hold the items'
+        lanes for `call_ms` from now."""
+        items = [(item.seq, item.lane) for item in sent]
+        return await self._writer.write(Begin(attempt, owner, items, self._clock(), call_ms))
+
+    async def settle(self, attempt: str, app: str, verdicts: Sequence[tuple[int, Verdict]], status: int | None) -> bool:
+        """Write down what came of an attempt, for each of its items by sequence number; False, and no item changed,
+        where the attempt was taken for lost meanwhile."""
         settle = Settle(attempt, app, verdicts, self._clock(), status)
-        await self._writer.write(settle)
+        if not await self._writer.write(settle):
+            return False
         self.queued -= settle.settled
+        for seq, verdict in verdicts if self._awaited else ():
+            if isinstance(verdict, Settled):
+                for event in self._awaited.get(seq, ()):
+                    event.set()
+        return True
+
+    # --- for callers and operators -------------------------------------------------------------------------------
 
     async def receipt(self, app: str, item_id: str) -> Receipt | None:
         """The receipt of an item of `app`, or None."""
         return await self._read(partial(receipts.find, app=app, item_id=item_id))
 
-    async def settled_receipt(
-        self, app: str, item_id: str, timeout: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    ) -> Receipt | None:
+    async def settled_receipt(self, app: str, item_id: str, timeout: float) -> Receipt | None:
         """The receipt as soon as it is final, or as it is after `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        pause = 0.02
-        while True:
-            receipt = await self.receipt(app, item_id)
-            left = deadline - time.monotonic()
-            if receipt is None or receipt.settled or left <= 0:
-                return receipt
-            await sleep(min(pause, left))
-            pause = min(pause * 1.5, 0.25)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        receipt = await self.receipt(app, item_id)
+        while receipt is not None and not receipt.settled and (left := deadline - loop.time()) > 0:
+            settled = asyncio.Event()
+            events = self._awaited.setdefault(receipt.seq, [])
+            events.append(settled)
+            try:
+                receipt = await self.receipt(app, item_id)  # it may have settled before the event was there
+                if receipt is not None and not receipt.settled:
+                    await _within(min(left, LOOK_AGAIN_SECONDS), settled)
+                    receipt = await self.receipt(app, item_id)
+            finally:
+                events.remove(settled)
+                if not events and receipt is not None:
+                    self._awaited.pop(receipt.seq, None)
+        return receipt
+
+    async def dead_letters(self, app: str, which: Filter, after: int = 0, limit: int = 100) -> list[Receipt]:
+        """At most `limit` dead letters of `app` after sequence number `after`, in the order of acceptance."""
+        return await self._read(partial(dead_letters.find, app=app, which=which, after=after, limit=limit))
+
+    async def replay(self, app: str, which: Filter, record: Recorder, *, dry_run: bool = False) -> tuple[int, int]:
+        """Put dead letters back into the queue, with an audit record for each step; how many were chosen, and how many
+        went."""
+
+        async def step(seqs: list[int]) -> int:
+            count = await self._writer.write(Replay(seqs, self._clock(), record(len(seqs))))
+            self.queued += count
+            self.on_accepted()
+            return count
+
+        return await self._each(app, which, step, dry_run)
+
+    async def discard(self, app: str, which: Filter, record: Recorder, *, dry_run: bool = False) -> tuple[int, int]:
+        """Give dead letters up for good, with an audit record for each step; how many were chosen, and how many
+        went."""
+
+        async def step(seqs: list[int]) -> int:
+            return await self._writer.write(Discard(seqs, record(len(seqs))))
+
+        return await self._each(app, which, step, dry_run)
+
+    async def _each(
+        self, app: str, which: Filter, step: Callable[[list[int]], Awaitable[int]], dry_run: bool
+    ) -> tuple[int, int]:
+        """In steps, oldest first, so that nobody waits long for the database."""
+        matched = done = after = 0
+        while found := await self.dead_letters(app, which, after, dead_letters.STEP):
+            matched, after = matched + len(found), found[-1].seq
+            done += 0 if dry_run else await step([one.seq for one in found])
+        return matched, done
+
+    async def sweep(self, after: int, limits: Limits) -> tuple[int, int | None]:
+        """Remove some of what is past its time, of the items after sequence number `after` and of the audit; how many
+        rows went, and where to go on, None where all that follows is too young."""
+        now = self._clock()
+        found = await self._read(partial(retention.look, after=after, now=now, limits=limits))
+        removed = await self._writer.write(Remove(found.seqs, now - limits.records))
+        return removed, found.after
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
         return await asyncio.to_thread(self._query, query)
@@ -99,5 +183,18 @@ class Outbox:
         try:
             with self._engine.connect() as connection:
                 return query(connection)
-        except SQLAlchemyError as error:
+        except self._storage_errors as error:
             raise StorageUnavailable(f"The database can't be read now: {reason(error)}.") from error
+
+
+def _count(connection: Connection) -> int:
+    waiting = select(func.count()).select_from(items).where(items.c.settled_at.is_(None))
+    return connection.execute(waiting).scalar_one()
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -11,29 +11,32 @@ from app.model import Receipt, Status
 def find(connection: Connection, app: str, item_id: str) -> Receipt | None:
     """The receipt of an item of `app`, by the caller's own id or by the one that the gateway made."""
     own = connection.execute(
-        _receipts(app)
+        receipts_of(app)
         .join(item_ids, and_(item_ids.c.app == acceptances.c.app, item_ids.c.seq == items.c.seq))
         .where(item_ids.c.id == item_id)
     ).first()
     if own is not None:
-        return _receipt(own)
+        return receipt(own)
     if (parsed := ids.parse(item_id)) is None:
         return None
     prefix, seq = parsed
-    row = connection.execute(_receipts(app).where(items.c.seq == seq, acceptances.c.prefix == prefix)).first()
-    return _receipt(row) if row is not None else None
+    row = connection.execute(receipts_of(app).where(items.c.seq == seq, acceptances.c.prefix == prefix)).first()
+    return receipt(row) if row is not None else None
 
 
-def _receipts(app: str) -> Select[tuple[object, ...]]:
+def receipts_of(app: str) -> Select[tuple[object, ...]]:
+    """The rows that receipts are made of, all of one app."""
     columns = [column for column in items.c if column.name != "body"]
     query = select(*columns, acceptances.c.prefix, acceptances.c.accepted_at)
     return query.join(acceptances, acceptances.c.first_seq == items.c.acceptance).where(acceptances.c.app == app)
 
 
-def _receipt(row: Row[tuple[object, ...]]) -> Receipt:
+def receipt(row: Row[tuple[object, ...]]) -> Receipt:
+    """One of those rows as a receipt."""
     found = row._mapping
     said = found["leanplum"]
     return Receipt(
+        seq=found["seq"],
         id=found["id"] or ids.made(found["prefix"], found["seq"]),
         action=found["action"],
         subject=found["subject"],

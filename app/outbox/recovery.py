@@ -1,29 +1,37 @@
-"""After a crash: what was perhaps sent is sent again, with the same `reqId`, and the lost attempt is counted."""
+"""What a deliverer that is gone left open was perhaps sent: it is sent again with the same `reqId`, or where the policy
+for its action says not to send twice, it ends as unknown."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 
-from app.database.writer import Cursor
+import orjson
 
-COUNT = """
-UPDATE items SET attempts = attempts + 1
-WHERE settled_at IS NULL AND seq IN (
-    SELECT value FROM attempts, json_each(attempts.items) WHERE attempts.finished_at IS NULL
-)
-"""
-CLOSE = "UPDATE attempts SET finished_at = ?, outcome = '{\"lost\":1}' WHERE finished_at IS NULL"
+from app.database.dialect import Cursor
+from app.model import Status
+from app.outbox.settle import Change, change
+
+LOST = "SELECT id, items, started_at FROM attempts WHERE owner NOT IN (SELECT id FROM deliverers)"
+CLOSE = "DELETE FROM attempts WHERE owner NOT IN (SELECT id FROM deliverers)"
+ACTIONS = "SELECT seq, action FROM items WHERE settled_at IS NULL AND seq IN "
+SAID = orjson.dumps({"success": False, "error": "The gateway was stopped before Leanplum's answer came"}).decode()
+# A call may outlive the process that made it. Leanplum doesn't say for how long it locks a user, so this is a choice.
+OUTLIVES_MS = 5_000
 
 
-@dataclass(frozen=True, slots=True)
-class Recover:
-    """Close the attempts that a crash left open; tells how many there were."""
-
-    now: int
-    rows: int = 1
-
-    @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["Recover"]) -> Sequence[int]:
-        """Count the lost attempts on their items and close them."""
-        cursor.execute(COUNT)
-        cursor.execute(CLOSE, (writes[0].now,))
-        return [int(cursor.rowcount)] * len(writes)
+def recover(cursor: Cursor, now: int, unknown: Collection[str]) -> tuple[int, int]:
+    """Close the open attempts of deliverers that are gone, in the transaction that is open; `unknown` are the actions
+    that are not sent twice. Returns how many attempts there were, and how many items left the queue."""
+    cursor.execute(LOST)
+    lost = cursor.fetchall()
+    if not lost:
+        return 0, 0
+    started = {seq: started_at for _, seqs, started_at in lost for seq in orjson.loads(seqs)}
+    cursor.execute(ACTIONS + cursor.dialect.values("bigint"), (orjson.dumps(list(started)).decode(),))
+    changes: list[Change] = [
+        (seq, Status.UNKNOWN, now, None, 1, SAID, True)
+        if action in unknown
+        else (seq, Status.RETRYING, None, started[seq] + OUTLIVES_MS, 1, SAID, True)
+        for seq, action in cursor.fetchall()
+    ]
+    change(cursor, changes)
+    cursor.execute(CLOSE)
+    return len(lost), sum(status is Status.UNKNOWN for _, status, *_ in changes)

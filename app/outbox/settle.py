@@ -5,63 +5,69 @@ from dataclasses import dataclass
 
 import orjson
 
+from app import ids
 from app.audit import records
-from app.database.writer import Cursor, insert_rows
+from app.database.dialect import Cursor
+from app.database.writer import insert_rows
 from app.model import Postponed, Settled, Status, Verdict
+from app.outbox.dead_letters import DEAD
 
 # One statement for all items of all calls that settle together, whatever their number: each statement gives the
 # interpreter's lock up and has to wait for it again.
 DELIVERED = """
 UPDATE items SET status = 'delivered', settled_at = ?, attempts = attempts + 1, next_attempt_at = NULL, leanplum = NULL,
        body = NULL
-WHERE seq IN (SELECT value FROM json_each(?))
+WHERE seq IN {seqs}
 """
 OTHERWISE = """
 UPDATE items SET status = v.status, settled_at = v.settled_at, next_attempt_at = v.due, attempts = attempts + v.counts,
-       leanplum = v.leanplum, body = CASE WHEN v.keeps THEN body END
-FROM (
-    SELECT json_extract(value, '$[0]') AS seq, json_extract(value, '$[1]') AS status,
-           json_extract(value, '$[2]') AS settled_at, json_extract(value, '$[3]') AS due,
-           json_extract(value, '$[4]') AS counts, json_extract(value, '$[5]') AS leanplum,
-           json_extract(value, '$[6]') AS keeps
-    FROM json_each(?)
-) AS v WHERE items.seq = v.seq
+       leanplum = v.leanplum, body = CASE WHEN v.keeps = 1 THEN body END
+FROM {rows} AS v WHERE items.seq = v.seq
 """
-CLOSE = """
-UPDATE attempts SET finished_at = v.finished_at, outcome = v.outcome
-FROM (
-    SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS finished_at,
-           json_extract(value, '$[2]') AS outcome
-    FROM json_each(?)
-) AS v WHERE attempts.id = v.id
+CLOSE = "DELETE FROM attempts WHERE id IN {ids} RETURNING id"
+ATTEMPTS = "INSERT INTO attempts (id, owner, items, started_at)"
+HELD = """
+SELECT l.shard FROM leases l JOIN deliverers d ON d.id = l.owner WHERE l.owner = ? AND d.expires_at >= ?
 """
-ATTEMPTS = "INSERT INTO attempts (id, app, items, started_at)"
 # seq, status, settled_at, next_attempt_at, attempts to add, leanplum, whether the body is kept
 Change = tuple[int, str, int | None, int | None, int, str | None, bool]
-DEAD_LETTERS = {Status.REJECTED, Status.EXPIRED}  # keep their body: an operator may send them again
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """An attempt, written down before it is sent: after a crash, what is open here was perhaps sent."""
+    """An attempt, written down before it is sent: after a crash, what is open here was perhaps sent. It is refused
+    where the deliverer doesn't hold the lanes of all items for as long as a call may take (`call_ms`)."""
 
     attempt: str
-    app: str
-    seqs: Sequence[int]
+    owner: str
+    items: Sequence[tuple[int, int]]  # sequence number and lane of each
     started_at: int
+    call_ms: int
     rows: int = 1
 
     @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["Begin"]) -> Sequence[None]:
-        """Record the attempts as open."""
-        rows = [(one.attempt, one.app, _text(list(one.seqs)), one.started_at) for one in writes]
+    def run_all(cls, cursor: Cursor, writes: Sequence["Begin"]) -> Sequence[bool]:
+        """Record the attempts as open; whether each was."""
+        now = cursor.dialect.now(cursor, writes[0].started_at)
+        held: dict[str, set[int]] = {}
+        for write in writes:
+            if write.owner not in held:
+                cursor.execute(HELD, (write.owner, now + write.call_ms))
+                held[write.owner] = {shard for (shard,) in cursor.fetchall()}
+        allowed = [{ids.shard(lane) for _, lane in one.items} <= held[one.owner] for one in writes]
+        rows = [
+            (one.attempt, one.owner, _text([seq for seq, _ in one.items]), one.started_at)
+            for one, may in zip(writes, allowed, strict=True)
+            if may
+        ]
         insert_rows(cursor, ATTEMPTS, 4, [value for row in rows for value in row])
-        return [None] * len(writes)
+        return allowed
 
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """What came of one attempt: a verdict for each of its items, and the audit record of the call."""
+    """What came of one attempt: a verdict for each of its items, and the audit record of the call. Nothing is changed
+    where the attempt is no longer open: another deliverer has taken it for lost, and the items with it."""
 
     attempt: str
     app: str
@@ -80,26 +86,21 @@ class Settle:
         return sum(isinstance(verdict, Settled) for _, verdict in self.verdicts)
 
     @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["Settle"]) -> Sequence[None]:
-        """Bring the items to where their verdicts say, and close the attempts."""
+    def run_all(cls, cursor: Cursor, writes: Sequence["Settle"]) -> Sequence[bool]:
+        """Bring the items to where their verdicts say, and close the attempts; whether each was still open."""
+        cursor.execute(CLOSE.format(ids=cursor.dialect.values("text")), (_text([write.attempt for write in writes]),))
+        open_ = {attempt for (attempt,) in cursor.fetchall()}
         delivered: list[int] = []
         otherwise: list[Change] = []
         for write in writes:
-            write._sort(delivered, otherwise)
+            if write.attempt in open_:
+                write._sort(delivered, otherwise)
         if delivered:
-            cursor.execute(DELIVERED, (max(write.finished_at for write in writes), _text(delivered)))
-        if otherwise:
-            cursor.execute(OTHERWISE, (_text(otherwise),))
-        outcomes = [write._counts() for write in writes]
-        closed = [
-            (write.attempt, write.finished_at, _text(counts)) for write, counts in zip(writes, outcomes, strict=True)
-        ]
-        cursor.execute(CLOSE, (_text(closed),))
-        records.insert(
-            cursor,
-            [(write.finished_at, write._record(counts)) for write, counts in zip(writes, outcomes, strict=True)],
-        )
-        return [None] * len(writes)
+            statement = DELIVERED.format(seqs=cursor.dialect.values("bigint"))
+            cursor.execute(statement, (max(write.finished_at for write in writes), _text(delivered)))
+        change(cursor, otherwise)
+        records.insert(cursor, [(write.finished_at, write._record()) for write in writes])
+        return [write.attempt in open_ for write in writes]
 
     def _sort(self, delivered: list[int], otherwise: list[Change]) -> None:
         """Put the items that are simply delivered into the one list, and what becomes of the others into the other."""
@@ -109,20 +110,32 @@ class Settle:
                 case Settled(Status.DELIVERED, None):
                     delivered.append(seq)
                 case Settled(status, leanplum):
-                    otherwise.append((seq, status, at, None, 1, _text(leanplum), status in DEAD_LETTERS))
+                    otherwise.append((seq, status, at, None, 1, _text(leanplum), status in DEAD))
                 case Postponed(status, wait, leanplum, counts):
                     otherwise.append((seq, status, None, at + int(wait * 1000), int(counts), _text(leanplum), True))
 
-    def _record(self, counts: dict[str, int]) -> str:
+    def _record(self) -> str:
+        counts: dict[str, int] = {}
+        for _, verdict in self.verdicts:
+            counts[verdict.status.value] = counts.get(verdict.status.value, 0) + 1
         return records.leanplum_call(
             time=self.finished_at, app=self.app, attempt=self.attempt, status=self.status, outcome=counts
         )
 
-    def _counts(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for _, verdict in self.verdicts:
-            counts[verdict.status.value] = counts.get(verdict.status.value, 0) + 1
-        return counts
+
+def change(cursor: Cursor, changes: Sequence[Change]) -> None:
+    """Bring items to where the changes say."""
+    if changes:
+        rows = cursor.dialect.rows(
+            seq="bigint",
+            status="text",
+            settled_at="bigint",
+            due="bigint",
+            counts="bigint",
+            leanplum="text",
+            keeps="bigint",
+        )
+        cursor.execute(OTHERWISE.format(rows=rows), (_text([[*one[:-1], int(one[-1])] for one in changes]),))
 
 
 def _text(value: object) -> str | None:

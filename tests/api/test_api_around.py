@@ -121,6 +121,7 @@ def test_the_document_is_openapi_3_1_with_every_call_that_is_built(document: dic
     assert {name for name, _ in operations(document)} == {
         "POST /v1/events", "POST /v1/batch", "PATCH /v1/users/{userId}", "POST /v1/users/{userId}/states",
         "GET /v1/receipts/{id}", "GET /livez", "GET /readyz", "GET /metrics", "GET /problems", "GET /problems/{slug}",
+        "GET /v1/dead-letters", "POST /v1/dead-letters/replay", "POST /v1/dead-letters/discard",
     }  # fmt: skip
 
 
@@ -160,6 +161,9 @@ ERRORS = {
     "POST /v1/users/{userId}/states": {400, 401, 403, 409, 413, 415, 422, 429, 500, 503},
     "POST /v1/batch": {400, 401, 413, 415, 422, 429, 500, 503},
     "GET /v1/receipts/{id}": {401, 403, 404, 429, 500, 503},
+    "GET /v1/dead-letters": {401, 403, 422, 429, 500, 503},
+    "POST /v1/dead-letters/replay": {400, 401, 403, 413, 415, 422, 429, 500, 503},
+    "POST /v1/dead-letters/discard": {400, 401, 403, 413, 415, 422, 429, 500, 503},
     "GET /readyz": {503},
     "GET /problems/{slug}": {404},
 }
@@ -183,7 +187,7 @@ def test_an_operation_tells_all_its_errors_as_problems_with_examples(document: d
 
 def test_every_body_has_an_example_that_the_rules_take(document: dict[str, Any]) -> None:
     bodies = {name: operation["requestBody"] for name, operation in operations(document) if "requestBody" in operation}
-    assert len(bodies) == 4
+    assert len(bodies) == 6
     for name, body in bodies.items():
         schema = resolved(document, body["content"]["application/json"]["schema"]["$ref"])
         assert schema["examples"], name

@@ -1,10 +1,9 @@
-"""A deliverer on a real SQLite file against a real simulator, driven step by step or let run."""
+"""A deliverer on a real database against a real simulator, driven step by step or let run."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -19,7 +18,7 @@ from app.database.writer import Writer
 from app.delivery.loop import Deliverer
 from app.delivery.verdicts import RetryPolicy
 from app.leanplum.client import LeanplumClient
-from app.model import Acceptance, App, Item, NewItem, Receipt
+from app.model import Acceptance, App, Found, NewItem, Receipt, Wanted
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics
 
@@ -70,18 +69,19 @@ class CountingOutbox(Outbox):
 
     reads = 0
 
-    async def waiting(self, after: int, limit: int) -> list[Item]:
+    async def look(self, wanted: Wanted) -> Found:
         self.reads += 1
-        return await super().waiting(after, limit)
+        return await super().look(wanted)
 
 
 class Delivering:
     """What a test needs of a running delivery."""
 
-    def __init__(self, path: Path, client: LeanplumClient, url: str, options: dict[str, Any]) -> None:
-        self.engine = connect(f"sqlite:///{path}")
-        event.listen(self.engine, "connect", impatient)
-        self.engine.dispose()
+    def __init__(self, database: str, client: LeanplumClient, url: str, options: dict[str, Any]) -> None:
+        self.engine = connect(database)
+        if self.engine.dialect.name == "sqlite":
+            event.listen(self.engine, "connect", impatient)
+            self.engine.dispose()
         self.writer = Writer(self.engine)
         self.outbox = CountingOutbox(self.engine, self.writer, dedup_ms=60_000, max_queued=10**6)
         self.metrics = Metrics()
@@ -142,16 +142,17 @@ async def come_true(true: Callable[[], bool], seconds: float = 10.0) -> None:
         await asyncio.sleep(0.01)
 
 
-def deliver(path: Path, leanplum: Leanplum, body: Callable[[Delivering], Awaitable[T]], **options: Any) -> T:
-    """Run `body` with a delivery from the database at `path` to the simulator."""
+def deliver(database: str, leanplum: Leanplum, body: Callable[[Delivering], Awaitable[T]], **options: Any) -> T:
+    """Run `body` with a delivery from the database to the simulator."""
 
     async def run() -> T:
         async with LeanplumClient(timeout=5, connections=16) as client:
-            at = Delivering(path, client, leanplum.url, options)
+            at = Delivering(database, client, leanplum.url, options)
             try:
                 return await body(at)
             finally:
                 await at.deliverer.drain()
+                await at.deliverer.leave()
                 await at.writer.stop()
                 at.engine.dispose()
 

@@ -1,6 +1,5 @@
 """Prescribed answers of Leanplum, one after the other: order, attempts and final receipts (contract §4)."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,7 +44,7 @@ def once(mode: str, **more: Any) -> Fault:
     ],
 )
 def test_after_what_passes_everything_is_delivered_once_and_in_order(
-    path: Path, leanplum: Leanplum, faults: list[Fault], attempts: int
+    database: str, leanplum: Leanplum, faults: list[Fault], attempts: int
 ) -> None:
     leanplum.plan(*faults)
 
@@ -57,7 +56,7 @@ def test_after_what_passes_everything_is_delivered_once_and_in_order(
         assert await at.told("ann", 4) == [("delivered", attempts)] * 4
         assert {status for status, _ in await at.told("bob", 3)} == {"delivered"}
 
-    deliver(path, leanplum, body)
+    deliver(database, leanplum, body)
     assert (leanplum.values("ann"), leanplum.values("bob")) == ([0, 1, 2, 3], [0, 1, 2])
     assert leanplum.stats()["overlaps"] == 0
 
@@ -73,7 +72,7 @@ def test_after_what_passes_everything_is_delivered_once_and_in_order(
     ],
 )
 def test_what_leanplum_will_not_do_ends_with_its_reason_and_harms_no_other_user(
-    path: Path, leanplum: Leanplum, fault: Fault, status: str, said: Fault
+    database: str, leanplum: Leanplum, fault: Fault, status: str, said: Fault
 ) -> None:
     leanplum.plan(fault)
 
@@ -86,11 +85,11 @@ def test_what_leanplum_will_not_do_ends_with_its_reason_and_harms_no_other_user(
         assert (await at.receipt("ann-0")).leanplum == said
         assert await at.told("bob", 1) == await at.told("cid", 1) == [("delivered", 1)]
 
-    deliver(path, leanplum, body)
+    deliver(database, leanplum, body)
     assert (leanplum.values("ann"), leanplum.values("bob"), leanplum.values("cid")) == ([], [0], [0])
 
 
-def test_of_a_mixed_answer_under_404_only_the_failed_item_is_rejected(path: Path, leanplum: Leanplum) -> None:
+def test_of_a_mixed_answer_under_404_only_the_failed_item_is_rejected(database: str, leanplum: Leanplum) -> None:
     leanplum.plan({"mode": "mixed-404"})
 
     async def body(at: Delivering) -> None:
@@ -100,10 +99,10 @@ def test_of_a_mixed_answer_under_404_only_the_failed_item_is_rejected(path: Path
         assert await at.told("ann", 2) == [("rejected", 1), ("delivered", 1)]
         assert await at.told("bob", 1) == [("delivered", 1)]
 
-    deliver(path, leanplum, body)
+    deliver(database, leanplum, body)
 
 
-def test_of_a_short_answer_only_what_it_does_not_tell_is_sent_again(path: Path, leanplum: Leanplum) -> None:
+def test_of_a_short_answer_only_what_it_does_not_tell_is_sent_again(database: str, leanplum: Leanplum) -> None:
     leanplum.plan({"mode": "short"})
 
     async def body(at: Delivering) -> None:
@@ -111,12 +110,12 @@ def test_of_a_short_answer_only_what_it_does_not_tell_is_sent_again(path: Path, 
         await at.finish()
         assert await at.told("ann", 3) == [("delivered", 1), ("delivered", 1), ("delivered", 2)]
 
-    deliver(path, leanplum, body)
+    deliver(database, leanplum, body)
     assert leanplum.values("ann") == [0, 1, 2]
     assert leanplum.stats()["duplicates"] == 1
 
 
-def test_a_long_answer_loses_and_repeats_nothing(path: Path, leanplum: Leanplum) -> None:
+def test_a_long_answer_loses_and_repeats_nothing(database: str, leanplum: Leanplum) -> None:
     leanplum.plan({"mode": "long"})
 
     async def body(at: Delivering) -> None:
@@ -124,11 +123,11 @@ def test_a_long_answer_loses_and_repeats_nothing(path: Path, leanplum: Leanplum)
         await at.finish()
         assert {status for status, _ in await at.told("ann", 3)} == {"delivered"}
 
-    deliver(path, leanplum, body)
+    deliver(database, leanplum, body)
     assert leanplum.values("ann") == [0, 1, 2]
 
 
-def test_one_bad_item_among_many_is_found_by_halves(path: Path, leanplum: Leanplum) -> None:
+def test_one_bad_item_among_many_is_found_by_halves(database: str, leanplum: Leanplum) -> None:
     leanplum.plan({"mode": "400", "userId": "user17", "times": None})
 
     async def body(at: Delivering) -> None:
@@ -139,12 +138,12 @@ def test_one_bad_item_among_many_is_found_by_halves(path: Path, leanplum: Leanpl
             expected = "rejected" if number == 17 else "delivered"
             assert await at.told(f"user{number}", 1) == [(expected, 1)]
 
-    deliver(path, leanplum, body)
+    deliver(database, leanplum, body)
     assert leanplum.stats()["calls"] <= 1 + 2 * 6
 
 
 def test_in_trouble_that_outlasts_the_window_an_item_expires_with_the_last_reason(
-    path: Path, leanplum: Leanplum
+    database: str, leanplum: Leanplum
 ) -> None:
     leanplum.plan({"mode": "503", "times": None})
 
@@ -156,29 +155,29 @@ def test_in_trouble_that_outlasts_the_window_an_item_expires_with_the_last_reaso
         assert attempts > 1
         assert (await at.receipt("ann-0")).leanplum == {"success": False, "error": "HTTP 503"}
 
-    deliver(path, leanplum, body, policy=RetryPolicy(window=0.2, least=0.02, most=0.04))
+    deliver(database, leanplum, body, policy=RetryPolicy(window=0.2, least=0.02, most=0.04))
 
 
-def test_leanplums_retry_after_is_waited_for(path: Path, leanplum: Leanplum) -> None:
+def test_leanplums_retry_after_is_waited_for(database: str, leanplum: Leanplum) -> None:
     leanplum.plan({"mode": "503", "retryAfter": 1})
 
     async def body(at: Delivering) -> None:
         await at.accept("ann", 0)
         await at.finish()
 
-    deliver(path, leanplum, body)
+    deliver(database, leanplum, body)
     first, second = leanplum.calls()
     assert second["receivedAt"] - first["finishedAt"] >= 0.95
 
 
-def test_a_repeat_is_sent_with_the_same_reqid_and_uuid(path: Path, leanplum: Leanplum) -> None:
+def test_a_repeat_is_sent_with_the_same_reqid_and_uuid(database: str, leanplum: Leanplum) -> None:
     leanplum.plan({"mode": "503", "times": 2})
 
     async def body(at: Delivering) -> None:
         await at.accept("ann", 0)
         await at.finish()
 
-    deliver(path, leanplum, body)
+    deliver(database, leanplum, body)
     sent = [call["args"]["data"][0] for call in leanplum.calls()]
     assert len(sent) == 3
     assert len({(one["reqId"], one["uuid"]) for one in sent}) == 1

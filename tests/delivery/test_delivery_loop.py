@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from app.delivery.verdicts import RetryPolicy
-from app.model import Item
+from app.model import Found, Wanted
 
 from .delivering import Delivering, Leanplum, come_true, deliver
 
 PATIENT = RetryPolicy(window=60.0, least=30.0, most=60.0, held=0.3)
 
 
-def test_the_loop_delivers_what_is_accepted_while_it_runs(path: Path, leanplum: Leanplum) -> None:
+def test_the_loop_delivers_what_is_accepted_while_it_runs(database: str, leanplum: Leanplum) -> None:
     async def body(at: Delivering) -> None:
         async with at.running():
             for value in range(30):
@@ -23,12 +23,12 @@ def test_the_loop_delivers_what_is_accepted_while_it_runs(path: Path, leanplum: 
                 await at.accept(f"user{value}", value)
             await come_true(lambda: at.outbox.queued == 0)
 
-    deliver(path, leanplum, body)
+    deliver(database, leanplum, body)
     assert leanplum.values("ann") == list(range(30))
     assert leanplum.stats()["overlaps"] == 0
 
 
-def test_many_users_in_several_calls_at_once_never_overlap(path: Path, leanplum: Leanplum) -> None:
+def test_many_users_in_several_calls_at_once_never_overlap(database: str, leanplum: Leanplum) -> None:
     leanplum.plan({"mode": "slow", "delay": 0.03, "times": None})
 
     async def body(at: Delivering) -> None:
@@ -37,12 +37,12 @@ def test_many_users_in_several_calls_at_once_never_overlap(path: Path, leanplum:
                 await asyncio.gather(*(at.accept(f"user{number}", value) for number in range(150)))
             await come_true(lambda: at.outbox.queued == 0)
 
-    deliver(path, leanplum, body)
+    deliver(database, leanplum, body)
     assert [leanplum.values(f"user{number}") for number in range(150)] == [list(range(6))] * 150
     assert leanplum.stats()["overlaps"] == 0
 
 
-def test_one_users_trouble_does_not_hold_others(path: Path, leanplum: Leanplum) -> None:
+def test_one_users_trouble_does_not_hold_others(database: str, leanplum: Leanplum) -> None:
     leanplum.plan({"mode": "503", "userId": "ann", "times": None})
 
     async def body(at: Delivering) -> None:
@@ -55,10 +55,10 @@ def test_one_users_trouble_does_not_hold_others(path: Path, leanplum: Leanplum) 
             await come_true(lambda: at.outbox.queued == 2)
             assert await at.told("ann", 2) == [("retrying", 1), ("accepted", 0)]
 
-    deliver(path, leanplum, body, policy=PATIENT)
+    deliver(database, leanplum, body, policy=PATIENT)
 
 
-def test_a_wrong_key_holds_everything_and_drops_nothing_until_it_is_mended(path: Path, leanplum: Leanplum) -> None:
+def test_a_wrong_key_holds_everything_and_drops_nothing_until_it_is_mended(database: str, leanplum: Leanplum) -> None:
     leanplum.plan({"mode": "403-key", "times": None})
 
     async def body(at: Delivering) -> None:
@@ -74,11 +74,13 @@ def test_a_wrong_key_holds_everything_and_drops_nothing_until_it_is_mended(path:
 
         assert not at.metrics.held_reason
 
-    deliver(path, leanplum, body, policy=PATIENT)
+    deliver(database, leanplum, body, policy=PATIENT)
 
 
 @pytest.mark.parametrize("trouble", ["503", "429", "disconnect", "403-key", "404-app"])
-def test_of_a_call_sent_in_halves_no_item_overtakes_its_own_users(path: Path, leanplum: Leanplum, trouble: str) -> None:
+def test_of_a_call_sent_in_halves_no_item_overtakes_its_own_users(
+    database: str, leanplum: Leanplum, trouble: str
+) -> None:
     """The whole is refused for its size, then the first half fails: the second half must not be sent before it."""
     leanplum.plan({"mode": "403-size"}, {"mode": trouble, "applied": False})
 
@@ -86,11 +88,11 @@ def test_of_a_call_sent_in_halves_no_item_overtakes_its_own_users(path: Path, le
         await at.accept("ann", 0, 1, 2, 3)
         await at.finish()
 
-    deliver(path, leanplum, body)
+    deliver(database, leanplum, body)
     assert leanplum.values("ann") == [0, 1, 2, 3]
 
 
-def test_once_the_key_is_refused_the_other_halves_of_the_call_are_not_tried(path: Path, leanplum: Leanplum) -> None:
+def test_once_the_key_is_refused_the_other_halves_of_the_call_are_not_tried(database: str, leanplum: Leanplum) -> None:
     leanplum.plan({"mode": "403-size"}, {"mode": "403-key"})
 
     async def body(at: Delivering) -> None:
@@ -98,12 +100,12 @@ def test_once_the_key_is_refused_the_other_halves_of_the_call_are_not_tried(path
             await at.accept(f"user{number}", 0)
         await at.step()
 
-    deliver(path, leanplum, body, policy=PATIENT)
+    deliver(database, leanplum, body, policy=PATIENT)
     assert leanplum.stats()["calls"] == 2
 
 
 def test_what_was_not_sent_since_its_users_earlier_item_failed_is_sent_although_that_one_expired(
-    path: Path, leanplum: Leanplum
+    database: str, leanplum: Leanplum
 ) -> None:
     """The first half expires, so its user is not postponed; the rest, unsent, must not be forgotten until a restart."""
     leanplum.plan({"mode": "403-size"}, {"mode": "503"})
@@ -114,10 +116,12 @@ def test_what_was_not_sent_since_its_users_earlier_item_failed_is_sent_although_
         await at.finish()
         assert [status for status, _ in await at.told("ann", 4)] == ["expired", "expired", "delivered", "delivered"]
 
-    deliver(path, leanplum, body, policy=RetryPolicy(window=0.001))
+    deliver(database, leanplum, body, policy=RetryPolicy(window=0.001))
 
 
-def test_a_user_with_a_long_queue_does_not_make_the_deliverer_read_in_a_frenzy(path: Path, leanplum: Leanplum) -> None:
+def test_a_user_with_a_long_queue_does_not_make_the_deliverer_read_in_a_frenzy(
+    database: str, leanplum: Leanplum
+) -> None:
     """While this user's one call is in flight nothing can be sent, so there is nothing to look for."""
     leanplum.plan({"mode": "slow", "delay": 1.0, "times": None})
 
@@ -130,11 +134,11 @@ def test_a_user_with_a_long_queue_does_not_make_the_deliverer_read_in_a_frenzy(p
             assert at.outbox.reads - before < 8
             leanplum.unplan()
 
-    deliver(path, leanplum, body)
+    deliver(database, leanplum, body)
 
 
 def test_a_user_with_a_queue_longer_than_the_window_is_delivered_whole_and_in_order(
-    path: Path, leanplum: Leanplum
+    database: str, leanplum: Leanplum
 ) -> None:
     async def body(at: Delivering) -> None:
         await at.accept("ann", *range(2_500))
@@ -142,13 +146,13 @@ def test_a_user_with_a_queue_longer_than_the_window_is_delivered_whole_and_in_or
         async with at.running():
             await come_true(lambda: at.outbox.queued == 0, 20)
 
-    deliver(path, leanplum, body)
+    deliver(database, leanplum, body)
     assert leanplum.values("ann") == list(range(2_500))
     assert leanplum.values("bob") == [0]
 
 
 def test_stopping_finishes_and_settles_what_is_in_flight_and_begins_nothing_more(
-    path: Path, leanplum: Leanplum
+    database: str, leanplum: Leanplum
 ) -> None:
     leanplum.plan({"mode": "slow", "delay": 0.3})
 
@@ -161,7 +165,7 @@ def test_stopping_finishes_and_settles_what_is_in_flight_and_begins_nothing_more
         assert await at.told("ann", 2) == [("delivered", 1), ("accepted", 0)]
         assert await at.told("bob", 1) == [("accepted", 0)]
 
-    deliver(path, leanplum, body)
+    deliver(database, leanplum, body)
 
 
 def test_a_verdict_that_cannot_be_written_is_written_when_the_database_works_again(
@@ -181,11 +185,11 @@ def test_a_verdict_that_cannot_be_written_is_written_when_the_database_works_aga
             await come_true(lambda: at.outbox.queued == 0)
         assert await at.told("ann", 1) == [("delivered", 1)]
 
-    deliver(path, leanplum, body)
+    deliver(f"sqlite:///{path}", leanplum, body)
     assert leanplum.stats()["calls"] == 1
 
 
-def test_when_leanplum_cannot_be_reached_at_all_everything_waits(path: Path, leanplum: Leanplum) -> None:
+def test_when_leanplum_cannot_be_reached_at_all_everything_waits(database: str, leanplum: Leanplum) -> None:
     nobody = Leanplum(leanplum.url)
     nobody.url = "http://127.0.0.1:1"
 
@@ -196,11 +200,11 @@ def test_when_leanplum_cannot_be_reached_at_all_everything_waits(path: Path, lea
         receipt = await at.receipt("ann-0")
         assert receipt.leanplum == {"success": False, "error": "No answer from Leanplum: ConnectError"}
 
-    deliver(path, nobody, body)
+    deliver(database, nobody, body)
     nobody.close()
 
 
-def test_a_later_start_goes_on_where_an_earlier_one_stopped(path: Path, leanplum: Leanplum) -> None:
+def test_a_later_start_goes_on_where_an_earlier_one_stopped(database: str, leanplum: Leanplum) -> None:
     async def first(at: Delivering) -> None:
         await at.accept("ann", 0, 1, 2)
 
@@ -208,32 +212,32 @@ def test_a_later_start_goes_on_where_an_earlier_one_stopped(path: Path, leanplum
         await at.accept("ann", 3)
         await at.finish()
 
-    deliver(path, leanplum, first)
-    deliver(path, leanplum, second)
+    deliver(database, leanplum, first)
+    deliver(database, leanplum, second)
     assert leanplum.values("ann") == [0, 1, 2, 3]
 
 
-def test_delivery_goes_on_after_an_error_that_nobody_foresaw(path: Path, leanplum: Leanplum) -> None:
+def test_delivery_goes_on_after_an_error_that_nobody_foresaw(database: str, leanplum: Leanplum) -> None:
     async def body(at: Delivering) -> None:
-        read, failures = at.outbox.waiting, [RuntimeError("unforeseen")]
+        read, failures = at.outbox.look, [RuntimeError("unforeseen")]
 
-        async def waiting(after: int, limit: int) -> list[Item]:
+        async def look(wanted: Wanted) -> Found:
             if failures:
                 raise failures.pop()
-            return await read(after, limit)
+            return await read(wanted)
 
-        at.outbox.waiting = waiting  # type: ignore[method-assign]
+        at.outbox.look = look  # type: ignore[method-assign]
         async with at.running():
             await at.accept("ann", 0)
             await come_true(lambda: at.outbox.queued == 0)
         assert not failures
 
-    deliver(path, leanplum, body)
+    deliver(database, leanplum, body)
     assert leanplum.values("ann") == [0]
 
 
 def test_while_leanplum_is_away_it_is_asked_by_one_probe_at_a_time_and_then_everything_is_delivered(
-    path: Path, leanplum: Leanplum
+    database: str, leanplum: Leanplum
 ) -> None:
     leanplum.plan({"mode": "503", "times": None})
 
@@ -250,5 +254,5 @@ def test_while_leanplum_is_away_it_is_asked_by_one_probe_at_a_time_and_then_ever
         assert {await at.told(f"user{number}", 1) == [("delivered", 1)] for number in range(900, 1_000)} == {True}
 
     policy = RetryPolicy(window=60.0, least=0.2, most=1.0, held=0.05)
-    deliver(path, leanplum, body, policy=policy)
+    deliver(database, leanplum, body, policy=policy)
     assert leanplum.stats()["overlaps"] == 0

@@ -12,7 +12,7 @@ CHANCE = st.floats(0, 1, exclude_max=True)
 
 
 def verdict(outcome: Outcome, *, age: float = 0.0, attempt: int = 0, chance: float = 0.5) -> Verdict:
-    return judge(outcome, age=age, attempt=attempt, policy=POLICY, chance=chance)
+    return judge(outcome, action="track", age=age, attempt=attempt, policy=POLICY, chance=chance)
 
 
 @pytest.mark.parametrize("age", [0.0, 1e9])

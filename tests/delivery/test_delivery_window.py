@@ -10,87 +10,122 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from app.delivery.window import MAX_ACTIONS, MAX_BYTES, MAX_USERS, Subject, Window
-from app.model import Item
+from app import ids
+from app.delivery import window as module
+from app.delivery.window import MAX_ACTIONS, MAX_BYTES, MAX_USERS, Window
+from app.model import Found, Item, Page, Wanted
 
 BODIES = st.sampled_from([2, 2, 2, 400_000, 1_200_000]).map({size: "x" * size for size in (2, 400_000, 1_200_000)}.get)
 FEW_USERS = st.integers(0, 3)
+CALLERS = st.integers(1, 3)
 LANDING = st.none() | st.sampled_from([0, 300])
 MEMORY = 4_000_000
+ALL = frozenset(range(ids.SHARDS))
+
+
+def look(stored: list[Item], last: int, replays: int, wanted: Wanted, page: int) -> Found:
+    """What the outbox would find; pages are short, so that one is seldom all there is."""
+    if wanted.fresh:
+        return Found(wanted, last, replays, sorted({item.caller for item in stored}))
+    ours = [item for item in stored if wanted.shards is None or ids.shard(item.lane) in wanted.shards]
+
+    def cut(found: list[Item], limit: int) -> Page:
+        return Page(found[:limit], len(found) < limit)
+
+    lanes = None
+    if wanted.lanes:
+        span = range(wanted.lanes_from, wanted.lanes_upto + 1)
+        lanes = cut([item for item in stored if item.lane in wanted.lanes and item.seq in span], page)
+    tail = None
+    if (after := wanted.tail) is not None:
+        tail = cut([item for item in ours if item.seq > after and item.caller not in wanted.leave_out], page)
+    backlogs = [
+        (caller, cut([item for item in ours if item.caller == caller and item.seq > begin], min(limit, page)))
+        for caller, begin, limit in wanted.backlogs
+    ]
+    doubtful = [*(tail.items if tail else ()), *(i for _, one in backlogs for i in one.items if wanted.contended)]
+    earlier = dict[int, int]()
+    if wanted.unread_after is not None and doubtful:
+        newest = max(item.seq for item in doubtful)
+        for lane in {item.lane for item in doubtful}:
+            between = [i.seq for i in stored if i.lane == lane and wanted.unread_after < i.seq < newest]
+            if between:
+                earlier[lane] = between[0]
+    return Found(wanted, last, replays, [], lanes, tail, backlogs, earlier)
 
 
 class Histories(RuleBasedStateMachine):
-    """Items are accepted, read in pages, sent, postponed, sent again."""
+    """Items are accepted, read in pages, sent, postponed, sent again; shards come and go."""
 
     @initialize(
-        capacity=st.sampled_from([3, 20, 10_000]),
-        per_subject=st.sampled_from([2, 5, 500]),
+        capacity=st.sampled_from([4, 20, 10_000]),
+        per_lane=st.sampled_from([2, 5, 500]),
         page=st.sampled_from([2, 3, 2_000]),
     )
-    def begin(self, capacity: int, per_subject: int, page: int) -> None:
-        self.capacity, self.per_subject, self.page = capacity, per_subject, page
-        self.window = Window(capacity, per_subject, MEMORY)
-        self.now, self.seq = 1_000, 0
+    def begin(self, capacity: int, per_lane: int, page: int) -> None:
+        self.capacity, self.per_lane, self.page = capacity, per_lane, page
+        self.now, self.seq, self.replays = 1_000, 0, 0
         self.stored: list[Item] = []
         self.flying: list[list[Item]] = []
+        self.fresh()
 
-    @rule(users=st.lists(FEW_USERS, min_size=1, max_size=12) | st.just(list(range(60))), body=BODIES)
-    def accept(self, users: list[int], body: str) -> None:
+    def fresh(self) -> None:
+        self.window = Window(self.capacity, self.per_lane, MEMORY)
+        self.window.assign(ALL)
+
+    @rule(users=st.lists(FEW_USERS, min_size=1, max_size=12) | st.just(list(range(60))), body=BODIES, caller=CALLERS)
+    def accept(self, users: list[int], body: str, caller: int) -> None:
         for user in users:
             self.seq += 1
-            self.stored.append(Item(self.seq, str(self.seq), "default", f"u{user}", "track", body, self.now, 0, 0))
+            lane = ids.lane("default", f"u{user}")
+            self.stored.append(
+                Item(self.seq, str(self.seq), "default", f"u{user}", "track", body, self.now, 0, 0, lane, caller)
+            )
 
     @rule(later=st.sampled_from([0, 0, 1, 400, 10_000]), calls=st.integers(0, 3), data=st.data(), landing=LANDING)
     def step(self, later: int, calls: int, data: Any, landing: int | None) -> None:
-        """As the deliverer does it: let go on whose time has come, read a page, begin calls. A call may land while
-        the page is being read."""
+        """As the deliverer does it: let go on whose time has come, read, begin calls. A call may land, and items may be
+        accepted, while it reads."""
         self.now += later
         self.window.unpark(self.now)
-        if (limit := min(self.page, self.window.room)) > 0:
-            after = self.window.start_read()
-            page = [item for item in self.stored if item.seq > after][:limit]
+        if (wanted := self.window.wants(changed=True)) is not None:
+            found = look(self.stored, self.seq, self.replays, wanted, self.page)
             if landing is not None and self.flying:
                 self.land(data, landing)
-            self.window.take_in(page, self.now, whole=len(page) < limit)
-        assert self.window.count <= self.capacity
+            self.window.take_in(found, self.now)
         for _ in range(calls):
             self.send()
 
     def send(self) -> None:
         batch = self.window.next_batch()
-        if batch:
-            self._check(batch)
-            self.flying.append(batch)
-        else:
+        if not batch:
             assert not self.window.sendable
-
-    def _check(self, batch: list[Item]) -> None:
-        subjects = {(item.app, item.subject) for item in batch}
-        assert len(subjects) <= MAX_USERS and len(batch) <= MAX_ACTIONS
+            return
+        lanes = {item.lane for item in batch}
+        assert len(lanes) <= MAX_USERS
+        assert len(batch) <= MAX_ACTIONS
         assert len(batch) == 1 or sum(len(item.body) for item in batch) <= MAX_BYTES
-        in_flight = {(item.app, item.subject) for other in self.flying for item in other}
-        assert not subjects & in_flight, "a subject is in flight twice"
-        waiting: dict[Subject, list[Item]] = {subject: [] for subject in subjects}
-        for item in self.stored:
-            waiting.get((item.app, item.subject), []).append(item)
-        for subject in subjects:
-            sent = [item.seq for item in batch if (item.app, item.subject) == subject]
-            theirs = waiting[subject][: len(sent)]
-            assert sent == [item.seq for item in theirs], f"{subject}: {sent} was sent before {theirs[0].seq}"
-            assert all(item.next_attempt_at <= self.now for item in theirs), "sent before its time"
+        assert not lanes & {item.lane for other in self.flying for item in other}, "two calls of one lane at once"
+        for lane in lanes:
+            waiting = [item for item in self.stored if item.lane == lane]
+            sent = [item.seq for item in batch if item.lane == lane]
+            assert sent == [item.seq for item in waiting][: len(sent)], "out of order"
+            assert waiting[0].next_attempt_at <= self.now, "before its time"
+            assert ids.shard(lane) in self.window.shards, "another deliverer's"
+        self.flying.append(batch)
 
-    @precondition(lambda self: self.flying)
-    @rule(data=st.data(), wait=st.sampled_from([0, 1, 500, 5_000]))
+    @precondition(lambda self: bool(getattr(self, "flying", None)))
+    @rule(data=st.data(), wait=st.sampled_from([0, 0, 300, 5_000]))
     def land(self, data: Any, wait: int) -> None:
         batch = self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
-        subjects = sorted({(item.app, item.subject) for item in batch})
-        some = st.lists(st.sampled_from(subjects), unique=True, max_size=len(subjects))
-        self._land(batch, dict.fromkeys(data.draw(some), self.now + wait))
+        lanes = sorted({item.lane for item in batch})
+        late = data.draw(st.sets(st.sampled_from(lanes))) if wait else set()
+        self._land(batch, dict.fromkeys(late, self.now + wait))
 
-    def _land(self, batch: list[Item], postponed: dict[Subject, int]) -> None:
-        """A postponed subject's items go back to the queue, all of them, as after a call without an answer."""
-        settled = {item.seq for item in batch if (item.app, item.subject) not in postponed}
-        back = {item.seq: postponed.get((item.app, item.subject), 0) for item in batch}
+    def _land(self, batch: list[Item], postponed: dict[int, int]) -> None:
+        """A postponed lane's items go back to the queue, all of them, as after a call without an answer."""
+        settled = {item.seq for item in batch if item.lane not in postponed}
+        back = {item.seq: postponed.get(item.lane, 0) for item in batch}
         self.stored = [
             item._replace(next_attempt_at=back[item.seq]) if item.seq in back else item
             for item in self.stored
@@ -102,20 +137,27 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         """A crash: what was in memory is gone, what is stored is not."""
-        self.window, self.flying = Window(self.capacity, self.per_subject, MEMORY), []
+        self.flying = []
+        self.fresh()
+
+    @rule(half=st.sampled_from([range(32), range(16, 64), range(64)]))
+    def share(self, half: range) -> None:
+        """Another deliverer comes, or goes."""
+        self.window.assign(frozenset(half))
 
     @invariant()
     def counts_agree_with_contents(self) -> None:
         if hasattr(self, "window"):
             held = [item for queue in self.window._waiting.values() for item in queue]
             assert self.window.count == len(held)
-            assert self.window.bytes == sum(len(item.body) for item in held)
+            assert self.window._bytes.total() == sum(len(item.body) for item in held)
 
     def teardown(self) -> None:
         """When nothing is postponed any more, everything is delivered, in few enough steps."""
         if not hasattr(self, "window"):
             return
-        for _ in range(20 + 4 * len(self.stored)):
+        self.window.assign(ALL)
+        for _ in range(40 + 6 * len(self.stored)):
             if not self.stored and not self.flying:
                 return
             self.step(10_000, 3, None, None)
@@ -126,7 +168,7 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(
-    max_examples=150,
+    max_examples=200,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,
@@ -135,72 +177,110 @@ TestHistories.settings = settings(
 )
 
 
-def items(*numbers_and_users: tuple[int, str], next_attempt_at: int = 0) -> list[Item]:
-    return [
-        Item(number, str(number), "default", "u" + user, "track", "{}", 0, 0, next_attempt_at)
-        for number, user in numbers_and_users
-    ]
+class Reading:
+    """A window, and the items that it reads."""
+
+    def __init__(self, capacity: int = 20_000, page: int = module.PAGE) -> None:
+        self.window, self.stored, self.page = Window(capacity), list[Item](), page
+        self.window.assign(ALL)
+
+    def add(self, *users: str, caller: int = 1, next_attempt_at: int = 0) -> None:
+        """One item of each."""
+        for user in users:
+            seq = len(self.stored) + 1
+            lane = ids.lane("default", user)
+            self.stored.append(Item(seq, str(seq), "default", user, "track", "{}", 0, 0, next_attempt_at, lane, caller))
+
+    def read(self, now: int = 0, *, times: int = 2, settled: int = 0) -> None:
+        """`settled`: what is no longer stored, up to this number."""
+        for _ in range(times):
+            if (wanted := self.window.wants(changed=True)) is not None:
+                found = look(self.stored[settled:], len(self.stored), 0, wanted, self.page)
+                self.window.take_in(found, now)
+
+    def batch(self) -> list[int]:
+        return [item.seq for item in self.window.next_batch()]
 
 
-def test_what_comes_later_of_a_postponed_subject_does_not_overtake_while_the_queue_is_read_on() -> None:
-    """The subject's time comes between two pages of one pass through the queue: its first item is behind the cursor."""
-    window = Window()
-    window.start_read()
-    window.take_in(items((1, "ann")), 0, whole=True)
-    window.landed(window.next_batch(), {("default", "uann"): 100})
-    window.start_read()
-    window.take_in(items((2, "bob")), 50, whole=False)
-    window.unpark(200)
-    window.start_read()
-    window.take_in(items((3, "ann")), 200, whole=True)
-    assert [item.seq for item in window.next_batch()] == [2]
+def test_what_comes_later_of_a_postponed_lane_does_not_overtake() -> None:
+    at = Reading()
+    at.add("ann")
+    at.read()
+    first = at.window.next_batch()
+    at.window.landed(first, {first[0].lane: 100})
+    at.add("bob", "ann")
+    at.read(50)
+    at.window.unpark(200)
+    at.read(200, times=1)
+    assert at.batch() == [2, 1, 3]
 
 
 def test_the_calls_go_to_those_who_have_been_ready_the_longest() -> None:
-    window = Window()
-    window.start_read()
-    window.take_in(items(*((number, f"user{number}") for number in range(1, 121))), 0, whole=True)
-    batches = [[item.seq for item in window.next_batch()] for _ in range(3)]
-    assert batches == [list(range(1, 51)), list(range(51, 101)), list(range(101, 121))]
+    at = Reading()
+    at.add(*(f"user{number}" for number in range(1, 121)))
+    at.read()
+    assert [at.batch() for _ in range(3)] == [list(range(1, 51)), list(range(51, 101)), list(range(101, 121))]
 
 
 def test_one_user_with_a_long_queue_does_not_keep_others_out() -> None:
-    window = Window(capacity=2_000)
-    window.start_read()
-    window.take_in(items(*((number, "ann") for number in range(1, 1_000)), (1_000, "bob")), 0, whole=True)
-    first, second = window.next_batch(), window.next_batch()
-    assert {item.subject for item in first} == {"uann"}
-    assert {item.subject for item in second} == {"ubob"}
+    at = Reading(capacity=4_000)
+    at.add(*["ann"] * 999, "bob")
+    at.read()
+    first, second = at.window.next_batch(), at.window.next_batch()
+    assert {item.subject for item in first} == {"ann"}
+    assert {item.subject for item in second} == {"bob"}
 
 
-def test_calls_of_two_apps_are_never_mixed() -> None:
-    window = Window()
-    window.start_read()
-    mixed = [
-        item._replace(app="one" if item.seq % 2 else "two") for item in items(*((n, f"u{n}") for n in range(1, 9)))
-    ]
-    window.take_in(mixed, 0, whole=True)
-    assert [{item.app for item in window.next_batch()} for _ in range(2)] == [{"one"}, {"two"}]
+def test_a_callers_long_backlog_does_not_keep_anothers_items_waiting() -> None:
+    at = Reading(capacity=400)
+    at.add(*(f"user{number}" for number in range(10_000)))
+    at.read(times=3)
+    at.add(*(f"late{number}" for number in range(10)), caller=2)
+    at.read(times=1)
+    assert set(range(10_001, 10_011)) <= set(at.batch()), "the ten are in the very next call"
+
+
+def test_a_callers_item_waits_for_an_earlier_one_of_its_user_in_anothers_backlog() -> None:
+    at = Reading(capacity=40, page=100)
+    at.add(*(f"user{number}" for number in range(200)), "ann")
+    at.read(times=3)
+    at.add("ann", caller=2)
+    at.read(times=1)
+    sent = at.batch()
+    at.read(times=1)
+    sent += at.batch()
+    assert 201 in sent, "read by its lane, before its caller's backlog comes to it"
+    assert sent.index(201) < sent.index(202)
+
+
+def test_callers_take_turns_within_a_call() -> None:
+    at = Reading()
+    at.add(*(f"user{number}" for number in range(100)), caller=1)
+    at.add(*(f"user{number}" for number in range(100, 200)), caller=2)
+    at.read(times=4)
+    callers = [item.caller for item in at.window.next_batch()]
+    assert callers == [1, 2] * 25
 
 
 def test_after_a_restart_an_item_that_waits_for_its_time_keeps_later_ones_of_its_user_back() -> None:
-    window = Window()
-    window.start_read()
-    page = items((1, "ann"), next_attempt_at=500) + items((2, "ann"), (3, "bob"))
-    window.take_in(page, 100, whole=True)
-    assert [item.seq for item in window.next_batch()] == [3]
-    window.unpark(500)
-    assert window.may_find_more
+    at = Reading()
+    at.add("ann", next_attempt_at=500)
+    at.add("ann", "bob")
+    at.read(100)
+    assert at.batch() == [3]
+    at.window.unpark(500)
+    assert at.window.unread
 
 
-def test_who_is_due_is_found_again_though_a_backlog_has_no_end() -> None:
-    window = Window(capacity=4)
-    window.unpark(0)
-    window.start_read()
-    window.take_in(items((1, "ann"), (2, "bob")), 0, whole=False)
-    batch = window.next_batch()
-    window.landed(batch, {("default", "uann"): 500})
-    window.unpark(2_000)
-    assert window.start_read() == 0
-    window.take_in(items((1, "ann"), (3, "cid")), 2_000, whole=False)
-    assert [item.seq for item in window.next_batch()] == [1, 3]
+def test_what_an_operator_sends_again_is_found_behind_the_cursor() -> None:
+    at = Reading()
+    at.add("ann", "bob")
+    again = at.stored.pop(0)
+    at.read()
+    at.window.landed(at.window.next_batch(), {})
+    assert again.seq < at.stored[0].seq
+    for _ in range(3):
+        wanted = at.window.wants(changed=True)
+        assert wanted is not None
+        at.window.take_in(look([again], 2, 1, wanted, 10), 0)
+    assert at.batch() == [1]

@@ -1,8 +1,7 @@
-"""An outbox on a real SQLite file, for the tests of this folder."""
+"""An outbox on a real database, for the tests of this folder."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine, event, text
@@ -11,7 +10,7 @@ from app import ids
 from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
-from app.model import Acceptance, NewItem
+from app.model import Acceptance, Item, NewItem, Wanted
 from app.outbox.outbox import Outbox
 
 T = TypeVar("T")
@@ -20,11 +19,12 @@ T = TypeVar("T")
 class Opened:
     """An outbox with what is under it."""
 
-    def __init__(self, path: Path, max_queued: int) -> None:
+    def __init__(self, database: str, max_queued: int) -> None:
         self.now = now_ms()
-        self.engine: Engine = connect(f"sqlite:///{path}")
-        event.listen(self.engine, "connect", _impatient)
-        self.engine.dispose()
+        self.engine: Engine = connect(database)
+        if self.engine.dialect.name == "sqlite":
+            event.listen(self.engine, "connect", _impatient)
+            self.engine.dispose()
         self.writer = Writer(self.engine)
         self.outbox = Outbox(self.engine, self.writer, dedup_ms=60_000, max_queued=max_queued, clock=lambda: self.now)
 
@@ -33,6 +33,17 @@ class Opened:
         prefix = ids.new_prefix(self.now)
         call = Acceptance(app, "key_1", "req_1", "POST /v1/events", "127.0.0.1", self.now, prefix, list(items), 0)
         return [(item_id, kind) for item_id, kind in await self.outbox.accept(call)]
+
+    async def waiting(self, after: int = 0, limit: int = 1_000) -> list[Item]:
+        """At most `limit` items that wait, after a sequence number."""
+        found = await self.outbox.look(Wanted(tail=after, limit=limit))
+        assert found.tail is not None
+        return found.tail.items
+
+    async def begin(self, attempt: str, sent: list[Item], owner: str = "one") -> bool:
+        """Begin an attempt as a deliverer that holds what it can get."""
+        await self.outbox.tend(owner, 60_000, [], ())
+        return await self.outbox.begin(attempt, owner, sent)
 
     def one(self, sql: str) -> object:
         """The first value of the first row."""
@@ -45,11 +56,11 @@ def _impatient(connection: Any, _: object) -> None:
     connection.execute("PRAGMA busy_timeout=200")
 
 
-def with_outbox(path: Path, body: Callable[[Opened], Awaitable[T]], max_queued: int = 1_000_000) -> T:
-    """Run `body` with an outbox at `path`."""
+def with_outbox(database: str, body: Callable[[Opened], Awaitable[T]], max_queued: int = 1_000_000) -> T:
+    """Run `body` with an outbox on `database`."""
 
     async def run() -> T:
-        found = Opened(path, max_queued)
+        found = Opened(database, max_queued)
         found.writer.start()
         found.outbox.count_queued()
         try:

@@ -23,11 +23,11 @@ def test_what_is_accepted_is_on_disk_when_the_answer_comes(path: Path) -> None:
             found = other.execute("SELECT subject, status FROM items ORDER BY seq").fetchall()
         assert found == [("uann", "accepted"), ("ubob", "accepted")]
 
-    with_outbox(path, body)
+    with_outbox(f"sqlite:///{path}", body)
 
 
 @pytest.mark.parametrize("own", [None, "order:1"])
-def test_an_item_is_found_by_its_own_id_or_the_one_that_it_was_given(path: Path, own: str | None) -> None:
+def test_an_item_is_found_by_its_own_id_or_the_one_that_it_was_given(database: str, own: str | None) -> None:
     async def body(at: Opened) -> None:
         ((item_id, kind),) = await at.accept(track("ann", item_id=own))
         receipt = await at.outbox.receipt("default", item_id)
@@ -38,50 +38,50 @@ def test_an_item_is_found_by_its_own_id_or_the_one_that_it_was_given(path: Path,
         assert (receipt.status, receipt.accepted_at, receipt.attempts) == (Status.ACCEPTED, at.now, 0)
         assert not receipt.settled
 
-    with_outbox(path, body)
+    with_outbox(database, body)
 
 
-def test_a_receipt_is_nobody_elses(path: Path) -> None:
+def test_a_receipt_is_nobody_elses(database: str) -> None:
     async def body(at: Opened) -> None:
         for item_id, _ in await at.accept(track("ann"), track("ann", item_id="order:1")):
             assert await at.outbox.receipt("other", item_id) is None
 
-    with_outbox(path, body)
+    with_outbox(database, body)
 
 
 @pytest.mark.parametrize("item_id", ["", "order:1", "x" * 5000, "00000000-0000-7000-8000-000000000001", "'; DROP"])
-def test_an_unknown_id_has_no_receipt(path: Path, item_id: str) -> None:
+def test_an_unknown_id_has_no_receipt(database: str, item_id: str) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track())
         assert await at.outbox.receipt("default", item_id) is None
 
-    with_outbox(path, body)
+    with_outbox(database, body)
 
 
-def test_a_guessed_sequence_number_under_another_prefix_has_no_receipt(path: Path) -> None:
+def test_a_guessed_sequence_number_under_another_prefix_has_no_receipt(database: str) -> None:
     async def body(at: Opened) -> None:
         ((item_id, _),) = await at.accept(track())
         _, seq = ids.parse(item_id) or ("", 0)
         assert await at.outbox.receipt("default", ids.made(ids.new_prefix(at.now + 1), seq)) is None
 
-    with_outbox(path, body)
+    with_outbox(database, body)
 
 
-def test_the_queue_gives_back_items_in_the_order_of_acceptance_in_pages(path: Path) -> None:
+def test_the_queue_gives_back_items_in_the_order_of_acceptance_in_pages(database: str) -> None:
     async def body(at: Opened) -> None:
         for number in range(5):
             await at.accept(track("ann", f"e{number}"), track("bob", f"e{number}", item_id=f"own{number}"))
-        first = await at.outbox.waiting(0, 4)
-        found = first + await at.outbox.waiting(first[-1].seq, 100)
+        first = await at.waiting(0, 4)
+        found = first + await at.waiting(first[-1].seq, 100)
         assert len(first) == 4
         assert [item.seq for item in found] == sorted(item.seq for item in found)
         assert [item.body for item in found if item.subject == "uann"] == [track("ann", f"e{n}").body for n in range(5)]
         assert [item.id for item in found if item.subject == "ubob"] == [f"own{number}" for number in range(5)]
 
-    with_outbox(path, body)
+    with_outbox(database, body)
 
 
-def test_a_full_queue_refuses_before_anything_is_written(path: Path) -> None:
+def test_a_full_queue_refuses_before_anything_is_written(database: str) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track(), track())
         with pytest.raises(QueueFull):
@@ -89,31 +89,31 @@ def test_a_full_queue_refuses_before_anything_is_written(path: Path) -> None:
         assert at.one("SELECT count(*) FROM items") == 2
         assert await at.accept(track())
 
-    with_outbox(path, body, max_queued=3)
+    with_outbox(database, body, max_queued=3)
 
 
-def test_a_full_queue_is_full_for_calls_that_come_at_once_too(path: Path) -> None:
+def test_a_full_queue_is_full_for_calls_that_come_at_once_too(database: str) -> None:
     async def body(at: Opened) -> None:
         await asyncio.gather(*(at.accept(track()) for _ in range(50)), return_exceptions=True)
         assert at.one("SELECT count(*) FROM items") == 10
 
-    with_outbox(path, body, max_queued=10)
+    with_outbox(database, body, max_queued=10)
 
 
-def test_the_count_of_the_queue_follows_what_is_accepted_and_settled_and_survives_a_restart(path: Path) -> None:
+def test_the_count_of_the_queue_follows_what_is_accepted_and_settled_and_survives_a_restart(database: str) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track(item_id="a"), track(item_id="b"), track(item_id="a"))
         assert at.outbox.queued == 2
-        waiting = await at.outbox.waiting(0, 10)
-        await at.outbox.begin("t", "default", waiting[:1])
+        waiting = await at.waiting(0, 10)
+        await at.begin("t", waiting[:1])
         await at.outbox.settle("t", "default", [(waiting[0].seq, Settled(Status.DELIVERED))], 200)
         assert at.outbox.queued == 1
 
     async def again(at: Opened) -> None:
         assert at.outbox.queued == 1
 
-    with_outbox(path, body)
-    with_outbox(path, again)
+    with_outbox(database, body)
+    with_outbox(database, again)
 
 
 def test_many_calls_at_once_share_few_commits_and_each_gets_its_own_results(path: Path) -> None:
@@ -131,7 +131,7 @@ def test_many_calls_at_once_share_few_commits_and_each_gets_its_own_results(path
             assert receipt is not None
             assert receipt.subject == f"uuser{number}"
 
-    with_outbox(path, body)
+    with_outbox(f"sqlite:///{path}", body)
 
 
 def commits(path: Path) -> int:
@@ -143,27 +143,27 @@ def commits(path: Path) -> int:
     return sum(log[at + 4 : at + 8] != b"\0\0\0\0" for at in range(32, len(log) - 24, frame))
 
 
-def test_an_item_that_cannot_be_written_does_not_take_its_neighbours_with_it(path: Path) -> None:
+def test_an_item_that_cannot_be_written_does_not_take_its_neighbours_with_it(database: str) -> None:
     async def body(at: Opened) -> None:
         calls = [at.accept(BROKEN if number == 7 else track(f"user{number}")) for number in range(12)]
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert [isinstance(result, BaseException) for result in results] == [number == 7 for number in range(12)]
         assert at.one("SELECT count(*) FROM items") == 11
 
-    with_outbox(path, body)
+    with_outbox(database, body)
 
 
-def test_a_write_that_failed_leaves_no_lock_behind_even_while_somebody_holds_its_error(path: Path) -> None:
+def test_a_write_that_failed_leaves_no_lock_behind_even_while_somebody_holds_its_error(database: str) -> None:
     async def body(at: Opened) -> None:
         with pytest.raises(UnicodeEncodeError) as held:
             await at.accept(BROKEN)
         assert await at.accept(track())
         assert held.type is UnicodeEncodeError
 
-    with_outbox(path, body)
+    with_outbox(database, body)
 
 
-def test_a_call_is_taken_as_a_whole_or_not_at_all(path: Path) -> None:
+def test_a_call_is_taken_as_a_whole_or_not_at_all(database: str) -> None:
     async def body(at: Opened) -> None:
         with pytest.raises(UnicodeEncodeError):
             await at.accept(track(), BROKEN, track())
@@ -171,10 +171,10 @@ def test_a_call_is_taken_as_a_whole_or_not_at_all(path: Path) -> None:
             0
         ] * 3
 
-    with_outbox(path, body)
+    with_outbox(database, body)
 
 
-def test_a_waiter_that_gave_up_harms_nobody(path: Path) -> None:
+def test_a_waiter_that_gave_up_harms_nobody(database: str) -> None:
     async def body(at: Opened) -> None:
         impatient = asyncio.ensure_future(at.accept(track("ann")))
         patient = asyncio.ensure_future(at.accept(track("bob")))
@@ -182,4 +182,4 @@ def test_a_waiter_that_gave_up_harms_nobody(path: Path) -> None:
         impatient.cancel()
         assert len(await patient) == 1
 
-    with_outbox(path, body)
+    with_outbox(database, body)

@@ -2,12 +2,10 @@
 
 import asyncio
 import json
-from pathlib import Path
 
 import pytest
 
 from app.model import Item, Postponed, Receipt, Settled, Status, Verdict
-from app.outbox.recovery import Recover
 
 from .opened import Opened, track, with_outbox
 
@@ -17,8 +15,8 @@ SAID = {"success": False, "error": "HTTP 500"}
 async def settled(at: Opened, verdict: Verdict) -> tuple[Item, Receipt]:
     """An item after one attempt with this verdict: as it was in the queue, and its receipt."""
     await at.accept(track("ann", item_id="a"))
-    (item,) = await at.outbox.waiting(0, 10)
-    await at.outbox.begin("t-1", "default", [item])
+    (item,) = await at.waiting(0, 10)
+    await at.begin("t-1", [item])
     at.now += 500
     await at.outbox.settle("t-1", "default", [(item.seq, verdict)], 200)
     receipt = await at.outbox.receipt("default", "a")
@@ -36,15 +34,15 @@ async def settled(at: Opened, verdict: Verdict) -> tuple[Item, Receipt]:
         (Settled(Status.EXPIRED, SAID), True),
     ],
 )
-def test_a_final_verdict_takes_the_item_out_of_the_queue(path: Path, verdict: Settled, keeps_body: bool) -> None:
+def test_a_final_verdict_takes_the_item_out_of_the_queue(database: str, verdict: Settled, keeps_body: bool) -> None:
     async def body(at: Opened) -> None:
         item, receipt = await settled(at, verdict)
-        assert await at.outbox.waiting(0, 10) == []
+        assert await at.waiting(0, 10) == []
         assert (receipt.status, receipt.leanplum, receipt.attempts) == (verdict.status, verdict.leanplum, 1)
         assert (receipt.settled_at, receipt.next_attempt_at) == (at.now, None)
         assert at.one("SELECT body FROM items") == (item.body if keeps_body else None)
 
-    with_outbox(path, body)
+    with_outbox(database, body)
 
 
 @pytest.mark.parametrize(
@@ -55,32 +53,35 @@ def test_a_final_verdict_takes_the_item_out_of_the_queue(path: Path, verdict: Se
         (Postponed(Status.HELD, 15, SAID, counts=False), 0),
     ],
 )
-def test_a_postponed_item_stays_in_the_queue_with_its_next_time(path: Path, verdict: Postponed, attempts: int) -> None:
+def test_a_postponed_item_stays_in_the_queue_with_its_next_time(
+    database: str, verdict: Postponed, attempts: int
+) -> None:
     async def body(at: Opened) -> None:
         item, receipt = await settled(at, verdict)
         due = at.now + int(verdict.wait * 1000)
-        assert await at.outbox.waiting(0, 10) == [item._replace(attempts=attempts, next_attempt_at=due)]
+        assert await at.waiting(0, 10) == [item._replace(attempts=attempts, next_attempt_at=due)]
         assert (receipt.status, receipt.attempts) == (verdict.status, attempts)
         assert (receipt.next_attempt_at, receipt.settled_at) == (due, None)
 
-    with_outbox(path, body)
+    with_outbox(database, body)
 
 
-def test_an_attempt_is_on_disk_before_it_is_sent_and_closed_with_its_outcome(path: Path) -> None:
+def test_an_attempt_is_on_disk_before_it_is_sent_and_closed_with_its_outcome(database: str) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track("ann"), track("bob"))
-        waiting = await at.outbox.waiting(0, 10)
-        await at.outbox.begin("t-1", "default", waiting)
-        assert at.one("SELECT count(*) FROM attempts WHERE finished_at IS NULL") == 1
+        waiting = await at.waiting(0, 10)
+        await at.begin("t-1", waiting)
+        assert at.one("SELECT count(*) FROM attempts") == 1
         verdicts = [(waiting[0].seq, Settled(Status.DELIVERED)), (waiting[1].seq, Settled(Status.REJECTED, SAID))]
         await at.outbox.settle("t-1", "default", verdicts, 200)
-        assert at.one("SELECT count(*) FROM attempts WHERE finished_at IS NULL") == 0
-        assert json.loads(str(at.one("SELECT outcome FROM attempts"))) == {"delivered": 1, "rejected": 1}
+        assert at.one("SELECT count(*) FROM attempts") == 0
+        record = json.loads(str(at.one("SELECT record FROM audit_records ORDER BY seq DESC LIMIT 1")))
+        assert record["unmapped"]["items"] == {"delivered": 1, "rejected": 1}
 
-    with_outbox(path, body)
+    with_outbox(database, body)
 
 
-def test_each_call_in_and_each_call_to_leanplum_has_its_audit_record_without_any_body(path: Path) -> None:
+def test_each_call_in_and_each_call_to_leanplum_has_its_audit_record_without_any_body(database: str) -> None:
     async def body(at: Opened) -> None:
         await settled(at, Settled(Status.REJECTED, SAID))
         with at.engine.connect() as connection:
@@ -89,42 +90,75 @@ def test_each_call_in_and_each_call_to_leanplum_has_its_audit_record_without_any
         assert {json.loads(record)["class_uid"] for record in found} == {6003}
         assert not [record for record in found if "Open" in record or "ann" in record]
 
-    with_outbox(path, body)
+    with_outbox(database, body)
 
 
-def test_after_a_crash_the_lost_attempt_is_counted_once_and_the_item_still_waits(path: Path) -> None:
+def test_after_a_crash_the_lost_attempt_is_counted_once_and_the_item_still_waits(database: str) -> None:
     async def crash(at: Opened) -> None:
         await at.accept(track("ann"), track("bob"))
-        waiting = await at.outbox.waiting(0, 10)
-        await at.outbox.begin("t-1", "default", waiting[:1])
+        waiting = await at.waiting(0, 10)
+        await at.begin("t-1", waiting[:1])
 
     async def restart(at: Opened) -> None:
-        assert await at.writer.write(Recover(at.now)) == 1
-        assert await at.writer.write(Recover(at.now)) == 0
-        assert [item.attempts for item in await at.outbox.waiting(0, 10)] == [1, 0]
+        assert (await at.outbox.tend("two", 60_000, ["one"], ())).lost == 1
+        assert (await at.outbox.tend("two", 60_000, ["one"], ())).lost == 0
+        waiting = await at.waiting(0, 10)
+        assert [item.attempts for item in waiting] == [1, 0]
+        assert [item.next_attempt_at > 0 for item in waiting] == [True, False]
 
-    with_outbox(path, crash)
-    with_outbox(path, restart)
+    with_outbox(database, crash)
+    with_outbox(database, restart)
 
 
-def test_waiting_for_a_receipt_ends_as_soon_as_it_is_final(path: Path) -> None:
+def test_what_was_perhaps_sent_ends_as_unknown_where_the_policy_says_not_to_send_it_twice(database: str) -> None:
+    async def body(at: Opened) -> None:
+        await at.accept(track("ann", item_id="a"), track("bob", item_id="b"))
+        waiting = await at.waiting()
+        await at.begin("t-1", waiting[:1])
+        tenure = await at.outbox.tend("two", 60_000, ["one"], {"track"})
+        assert (tenure.lost, tenure.settled, at.outbox.queued) == (1, 1, 1)
+        receipt = await at.outbox.receipt("default", "a")
+        assert receipt is not None
+        assert (receipt.status, receipt.attempts, receipt.settled) == (Status.UNKNOWN, 1, True)
+        assert [item.id for item in await at.waiting()] == ["b"]
+
+    with_outbox(database, body)
+
+
+def test_an_attempt_that_was_taken_for_lost_changes_nothing_when_its_answer_comes_after_all(database: str) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track("ann", item_id="a"))
-        (item,) = await at.outbox.waiting(0, 10)
+        (item,) = await at.waiting()
+        await at.begin("t-1", [item])
+        await at.outbox.tend("two", 60_000, ["one"], ())
+        assert not await at.outbox.settle("t-1", "default", [(item.seq, Settled(Status.DELIVERED))], 200)
+        receipt = await at.outbox.receipt("default", "a")
+        assert receipt is not None
+        assert receipt.status is Status.RETRYING
+        assert at.outbox.queued == 1
+
+    with_outbox(database, body)
+
+
+def test_waiting_for_a_receipt_ends_as_soon_as_it_is_final(database: str) -> None:
+    async def body(at: Opened) -> None:
+        await at.accept(track("ann", item_id="a"))
+        (item,) = await at.waiting(0, 10)
+        await at.begin("t", [item])
         watched = asyncio.create_task(at.outbox.settled_receipt("default", "a", 20))
         await at.outbox.settle("t", "default", [(item.seq, Settled(Status.DELIVERED))], 200)
         receipt = await asyncio.wait_for(watched, 5)
         assert receipt is not None
         assert receipt.status is Status.DELIVERED
 
-    with_outbox(path, body)
+    with_outbox(database, body)
 
 
-def test_waiting_for_a_receipt_ends_with_it_as_it_is_when_the_time_is_over(path: Path) -> None:
+def test_waiting_for_a_receipt_ends_with_it_as_it_is_when_the_time_is_over(database: str) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track("ann", item_id="a"))
         receipt = await at.outbox.settled_receipt("default", "a", 0.1)
         assert receipt is not None
         assert receipt.status is Status.ACCEPTED
 
-    with_outbox(path, body)
+    with_outbox(database, body)

@@ -1,0 +1,141 @@
+"""Dead letters as operators see them over HTTP (contract §4): list, send again, discard. Never what is in them."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import AfterValidator, TypeAdapter
+
+from app.api import auth, context, schemas, writes
+from app.api.documents import body_of, problem_responses
+from app.api.receipts import receipt_document
+from app.api.routes import KEY, gateway_of
+from app.audit import records
+from app.clock import now_ms
+from app.errors import Fault, Forbidden, Invalid
+from app.intake import bodies, rules
+from app.intake.shapes import DeadLetterChoice
+from app.intake.values import query_time
+from app.model import Caller, Scope, Status
+from app.outbox.dead_letters import Filter
+from app.wiring import Gateway
+
+CHOICE: TypeAdapter[Any] = TypeAdapter(DeadLetterChoice)
+REFUSED = ("malformed", "unauthorized", "forbidden", "too-large", "unsupported-media-type", "validation")
+FAILED = ("rate-limited", "internal", "storage-unavailable")
+LIST, REPLAY, DISCARD = "/v1/dead-letters", "/v1/dead-letters/replay", "/v1/dead-letters/discard"
+Instant = Annotated[str, AfterValidator(query_time)]
+router = APIRouter(dependencies=KEY, tags=["Dead letters"])
+
+
+def _manager(request: Request, operation: str) -> tuple[Gateway, Caller]:
+    about, gateway = context.of(request.scope), gateway_of(request)
+    about.operation = operation
+    caller = auth.authenticate(gateway, about)
+    auth.permit(caller, Scope.DEAD_LETTERS_MANAGE)
+    return gateway, caller
+
+
+@router.get(
+    LIST,
+    summary="Items that were refused, given up, or perhaps done",
+    response_model=schemas.DeadLetterPage,
+    response_model_exclude_unset=True,
+    responses=problem_responses("unauthorized", "forbidden", "validation", *FAILED),
+)
+async def list_dead_letters(
+    request: Request,
+    app: Annotated[str | None, Query(description="only of this app; a key is for one")] = None,
+    action: Annotated[str | None, Query(description="only of this action, as `track`")] = None,
+    status: Annotated[
+        Literal["rejected", "expired", "unknown"] | None, Query(description="only those that ended so")
+    ] = None,
+    since: Annotated[
+        Instant | None, Query(description="became one at this time or later (RFC 3339, or seconds)")
+    ] = None,
+    until: Annotated[Instant | None, Query(description="became one before this time")] = None,
+    cursor: Annotated[str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000, description="of one page")] = 100,
+) -> Any:
+    """Their receipts, in the order of acceptance. Kept for `GATEWAY_DEAD_LETTER_SECONDS`."""
+    gateway, caller = _manager(request, f"GET {LIST}")
+    if app not in {None, caller.app}:
+        raise Forbidden("This key is not for that app.")
+    which = Filter(action, Status(status) if status else None, _ms(since), _ms(until))
+    found = await gateway.outbox.dead_letters(caller.app, which, int(cursor or 0), limit + 1)
+    page: dict[str, Any] = {"deadLetters": [receipt_document(one) for one in found[:limit]]}
+    if len(found) > limit:
+        page["nextCursor"] = str(found[limit - 1].seq)
+    return page
+
+
+def _ms(seconds: Any) -> int | None:
+    return None if seconds is None else int(float(seconds) * 1000)
+
+
+@router.post(
+    REPLAY,
+    summary="Send dead letters again",
+    response_model=schemas.Replayed,
+    responses=problem_responses(*REFUSED, *FAILED),
+    openapi_extra=body_of("DeadLetterChoice"),
+)
+async def replay(request: Request) -> Any:
+    """They go back into the queue with the same id and content, with new attempts and a new retry window, in the place
+    that they had: before whatever of their users has not been sent yet, after what has. `dryRun` only counts."""
+    gateway, caller = _manager(request, f"POST {REPLAY}")
+    which, dry_run = await _choice(request, gateway)
+    matched, done = await gateway.outbox.replay(caller.app, which, _recorder(request, "replayed"), dry_run=dry_run)
+    return {"matched": matched, "replayed": done, "dryRun": dry_run}
+
+
+@router.post(
+    DISCARD,
+    summary="Give dead letters up for good",
+    response_model=schemas.Discarded,
+    responses=problem_responses(*REFUSED, *FAILED),
+    openapi_extra=body_of("DeadLetterChoice"),
+)
+async def discard(request: Request) -> Any:
+    """Their contents are deleted; their receipts stay as long as other receipts do. `dryRun` only counts."""
+    gateway, caller = _manager(request, f"POST {DISCARD}")
+    which, dry_run = await _choice(request, gateway)
+    matched, done = await gateway.outbox.discard(caller.app, which, _recorder(request, "discarded"), dry_run=dry_run)
+    return {"matched": matched, "discarded": done, "dryRun": dry_run}
+
+
+async def _choice(request: Request, gateway: Gateway) -> tuple[Filter, bool]:
+    about = context.of(request.scope)
+    bodies.media_type(about.header(b"content-type"), bodies.JSON)
+    raw = bodies.parse(await writes.read_body(gateway, about, request.receive))
+    fields = rules.checked(CHOICE, raw)
+    if ("ids" in fields) == ("filter" in fields):
+        raise Invalid((Fault("", "takes either ids or filter; an empty filter means all", "choice"),))
+    chosen = fields.get("filter", {})
+    item_ids = tuple(fields["ids"]) if "ids" in fields else None
+    status = Status(chosen["status"]) if "status" in chosen else None
+    since, until = _ms(chosen.get("since")), _ms(chosen.get("until"))
+    return Filter(chosen.get("action"), status, since, until, item_ids), fields.get("dryRun", False)
+
+
+def _recorder(request: Request, done: str) -> Any:
+    """What makes the audit record that goes along with each step."""
+    about = context.of(request.scope)
+    assert about.caller is not None
+    caller = about.caller
+
+    def record(count: int) -> tuple[int, str]:
+        about.recorded = True
+        now = now_ms()
+        text = records.api_call(
+            time=now,
+            operation=about.operation,
+            key_id=caller.key_id,
+            app=caller.app,
+            address=about.address,
+            request_id=about.request_id,
+            status=200,
+            details={done: count},
+        )
+        return now, text
+
+    return record

@@ -1,0 +1,107 @@
+"""Where SQLite and PostgreSQL differ in how the same thing is said. Everything else is one text for both.
+
+Statements are written with `?` for a parameter; lists travel as one JSON parameter, since each statement of its own
+would cost a step of the driver.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+Type = Literal["bigint", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One database's way to say it."""
+
+    name: str
+    begin: str  # opens a transaction that writes; writers take turns from here on, in every process
+    begin_migration: str
+    placeholder: str
+    json_each: str
+    json_value: str
+    json_at: str
+    clock: str | None
+
+    def values(self, kind: Type) -> str:
+        """A subquery with the values of a JSON array that is its one parameter."""
+        return f"(SELECT CAST({self.json_value} AS {kind}) FROM {self.json_each})"
+
+    def rows(self, **columns: Type) -> str:
+        """A subquery with the rows of a JSON array of arrays that is its one parameter."""
+        told = [
+            f"CAST({self.json_at.format(index=index)} AS {kind}) AS {name}"
+            for index, (name, kind) in enumerate(columns.items())
+        ]
+        return f"(SELECT {', '.join(told)} FROM {self.json_each})"
+
+    def now(self, cursor: "Cursor", now: int) -> int:
+        """The time that leases are judged by, in milliseconds: the server's, where processes on several machines
+        share it, since their own clocks differ; else `now`."""
+        if self.clock is None:
+            return now
+        cursor.execute(self.clock)
+        return int(cursor.fetchone()[0])
+
+    def sql(self, statement: str) -> str:
+        """The statement as the driver takes it."""
+        return statement if self.placeholder == "?" else _with(statement, self.placeholder)
+
+
+@cache
+def _with(statement: str, placeholder: str) -> str:
+    return statement.replace("?", placeholder)
+
+
+SQLITE = Dialect(
+    "sqlite",
+    "BEGIN IMMEDIATE",
+    "BEGIN IMMEDIATE",
+    "?",
+    "json_each(?)",
+    "value",
+    "json_extract(value, '$[{index}]')",
+    None,
+)
+# One advisory lock for all that write: what SQLite's one writer gives, so that the same reasoning holds for both. The
+# numbers mean nothing; they only must differ.
+POSTGRESQL = Dialect(
+    "postgresql",
+    "SELECT pg_advisory_xact_lock(7303014)",
+    "SELECT pg_advisory_xact_lock(7303015)",
+    "%s",
+    "json_array_elements(CAST(? AS json)) AS value",
+    "(value #>> '{}')",
+    "(value ->> {index})",
+    "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
+)
+DIALECTS = {dialect.name: dialect for dialect in (SQLITE, POSTGRESQL)}
+
+
+class Cursor:
+    """A driver's cursor with the dialect that it speaks."""
+
+    __slots__ = ("_cursor", "_execute", "dialect")
+
+    def __init__(self, cursor: Any, dialect: Dialect) -> None:
+        self._cursor, self.dialect = cursor, dialect
+        self._execute = cursor.execute
+
+    def execute(self, statement: str, parameters: Any = ()) -> None:
+        """Run one statement."""
+        self._execute(self.dialect.sql(statement), parameters)
+
+    def fetchone(self) -> Any:
+        """The next row, or None."""
+        return self._cursor.fetchone()
+
+    def fetchall(self) -> list[Any]:
+        """All rows that are left."""
+        found: list[Any] = self._cursor.fetchall()
+        return found
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows the last statement changed."""
+        return int(self._cursor.rowcount)

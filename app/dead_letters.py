@@ -1,0 +1,85 @@
+"""Dead letters by command: `python -m app dead-letters …` works on the database itself, beside running gateways."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from app.api.receipts import receipt_document
+from app.audit.records import administrative_act
+from app.clock import now_ms
+from app.database.engine import connect
+from app.database.writer import Writer
+from app.errors import StartRefused
+from app.intake.values import query_time
+from app.model import Receipt, Status
+from app.outbox.dead_letters import DEAD, Filter
+from app.outbox.outbox import Outbox
+from app.settings import Settings
+
+T = TypeVar("T")
+APP = "default"
+
+
+def chosen(
+    item_ids: list[str] | None,
+    action: str | None,
+    status: str | None,
+    since: str | None,
+    until: str | None,
+    *,
+    every: bool = True,
+) -> Filter:
+    """What the words of a command choose. Raises StartRefused for words that choose nothing sensible."""
+    if status is not None and status not in DEAD:
+        raise StartRefused(f"--status: takes {', '.join(sorted(DEAD))}")
+    if not item_ids and not every:
+        raise StartRefused("give the ids of dead letters, or --all for every one that the options choose")
+    of_status = Status(status) if status else None
+    return Filter(
+        action, of_status, _ms("--since", since), _ms("--until", until), tuple(item_ids) if item_ids else None
+    )
+
+
+def _ms(option: str, text: str | None) -> int | None:
+    try:
+        return None if text is None else int(query_time(text) * 1000)
+    except ValueError as error:
+        raise StartRefused(f"{option}: {error}") from None
+
+
+def listed(settings: Settings, which: Filter) -> Iterator[dict[str, Any]]:
+    """Their receipts, oldest first."""
+    after = 0
+    while found := _with(settings, partial(_page, which=which, after=after)):
+        yield from map(receipt_document, found)
+        after = found[-1].seq
+
+
+async def _page(outbox: Outbox, which: Filter, after: int) -> list[Receipt]:
+    return await outbox.dead_letters(APP, which, after, 1_000)
+
+
+def act(settings: Settings, act: Literal["replay", "discard"], which: Filter, *, dry_run: bool) -> int:
+    """Do it, with an audit record for each step; how many there were."""
+
+    def record(count: int) -> tuple[int, str]:
+        now = now_ms()
+        return now, administrative_act(time=now, act=f"dead-letter.{act}", subject=f"{count} items")
+
+    matched, done = _with(settings, lambda outbox: getattr(outbox, act)(APP, which, record, dry_run=dry_run))
+    return int(matched if dry_run else done)
+
+
+def _with(settings: Settings, use: Callable[[Outbox], Awaitable[T]]) -> T:
+    async def run() -> T:
+        engine = connect(settings.gateway_database_url)
+        writer = Writer(engine)
+        writer.start()
+        try:
+            return await use(Outbox(engine, writer, dedup_ms=0, max_queued=0))
+        finally:
+            await writer.stop()
+            engine.dispose()
+
+    return asyncio.run(run())

@@ -1,0 +1,46 @@
+"""The housekeeper: removes what is past its time in small steps, and counts anew what waits."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from app.errors import StorageUnavailable
+from app.outbox.outbox import Outbox
+from app.outbox.retention import Limits
+from app.telemetry import describe
+
+COUNT_SECONDS = 15.0  # between counts of what waits: other processes accept and deliver as well
+STEP_SECONDS = 0.02  # between steps that removed something: callers' commits go first
+
+log = structlog.get_logger("housekeeping")
+
+
+class Housekeeper:
+    """Keeps one database from growing without end."""
+
+    def __init__(self, outbox: Outbox, limits: Limits, ticks: Callable[[], float] = time.monotonic) -> None:
+        self._outbox, self._limits, self._ticks = outbox, limits, ticks
+        self._after = 0
+        self._counted = ticks()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                more = await self.step()
+            except Exception as error:  # the outermost place: whatever is wrong now, it is tried again
+                reason = error.detail if isinstance(error, StorageUnavailable) else describe(error)
+                log.warning("housekeeping.paused", reason=reason)
+                more = False
+            await asyncio.sleep(STEP_SECONDS if more else COUNT_SECONDS)
+
+    async def step(self) -> bool:
+        """One step; whether another should follow soon."""
+        if self._ticks() >= self._counted + COUNT_SECONDS:
+            self._counted = self._ticks()
+            await self._outbox.recount_queued()
+        removed, after = await self._outbox.sweep(self._after, self._limits)
+        self._after = after or 0
+        return bool(removed) or after is not None

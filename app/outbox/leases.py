@@ -1,0 +1,86 @@
+"""Leases: which deliverer sends the items of which shards, so that a user's lane has one sender at a time.
+
+A deliverer renews one row of its own; it holds its shards as long as that row has not expired. All that live take equal
+parts: who has too much gives back, who has too little takes what is free.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from app.database.dialect import Cursor
+from app.ids import SHARDS
+from app.model import Tenure
+from app.outbox.recovery import recover
+
+RENEW = "INSERT INTO deliverers (id, expires_at) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET expires_at = ?"
+BURY = "DELETE FROM deliverers WHERE id <> ? AND (expires_at <= ? OR id IN {ids})"
+FREE = "UPDATE leases SET owner = NULL WHERE owner IS NOT NULL AND owner NOT IN (SELECT id FROM deliverers)"
+TAKE = "UPDATE leases SET owner = ? WHERE owner IS NULL AND shard IN {shards}"
+GIVE = "UPDATE leases SET owner = NULL WHERE owner = ? AND shard IN {shards}"
+
+
+def fair_part(mine: int, free: int, live: int) -> tuple[int, int]:
+    """How many free shards a deliverer should take, and how many of its own it should give back, where `live`
+    deliverers share."""
+    fair = -(-SHARDS // live)
+    return max(0, min(free, fair - mine)), max(0, mine - fair)
+
+
+@dataclass(frozen=True, slots=True)
+class Tend:
+    """Renew a deliverer's leases, bury the dead, and take or give back what is fair. `dead`: ids of deliverers whose
+    process is known to be gone. `unknown`: actions that are not sent twice."""
+
+    owner: str
+    lease_ms: int
+    now: int
+    dead: Sequence[str]
+    unknown: Collection[str]
+    rows: int = 1
+
+    @classmethod
+    def run_all(cls, cursor: Cursor, writes: Sequence["Tend"]) -> Sequence[Tenure]:
+        """One after the other: each changes what the next finds."""
+        return [write._run(cursor) for write in writes]
+
+    def _run(self, cursor: Cursor) -> Tenure:
+        now = cursor.dialect.now(cursor, self.now)
+        cursor.execute(RENEW, (self.owner, now + self.lease_ms, now + self.lease_ms))
+        cursor.execute(BURY.format(ids=cursor.dialect.values("text")), (self.owner, now, _text(self.dead)))
+        lost, settled = recover(cursor, self.now, self.unknown)
+        cursor.execute(FREE)
+        cursor.execute("SELECT shard, owner FROM leases WHERE owner IS NULL OR owner = ? ORDER BY shard", (self.owner,))
+        found = cursor.fetchall()
+        mine = [shard for shard, owner in found if owner is not None]
+        free = [shard for shard, owner in found if owner is None]
+        cursor.execute("SELECT count(*) FROM deliverers")
+        take, give = fair_part(len(mine), len(free), cursor.fetchone()[0])
+        if take:
+            cursor.execute(TAKE.format(shards=cursor.dialect.values("bigint")), (self.owner, _text(free[:take])))
+        return Tenure(frozenset(mine + free[:take]), give, lost, settled)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give shards back, of which nothing is in flight; `leaving`: the deliverer goes altogether."""
+
+    owner: str
+    shards: Sequence[int]
+    leaving: bool = False
+    rows: int = 1
+
+    @classmethod
+    def run_all(cls, cursor: Cursor, writes: Sequence["Release"]) -> Sequence[None]:
+        """They are free for others from the commit on."""
+        for write in writes:
+            statement = GIVE.format(shards=cursor.dialect.values("bigint"))
+            cursor.execute(statement, (write.owner, _text(write.shards)))
+            if write.leaving:
+                cursor.execute("DELETE FROM deliverers WHERE id = ?", (write.owner,))
+        return [None] * len(writes)
+
+
+def _text(values: Sequence[object]) -> str:
+    return orjson.dumps(list(values)).decode()

