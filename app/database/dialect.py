@@ -22,7 +22,11 @@ class Dialect:
     json_each: str
     json_value: str
     json_at: str
+    hex_seq: str  # the sequence number of item `i` as the last twelve digits of an id made here
     clock: str | None
+    # SQLite's driver gives the interpreter's lock up and takes it back once a row, which costs milliseconds each when
+    # the event loop is busy: many rows come as one, in JSON.
+    one_row: bool
 
     def values(self, kind: Type) -> str:
         """A subquery with the values of a JSON array that is its one parameter."""
@@ -55,26 +59,30 @@ def _with(statement: str, placeholder: str) -> str:
 
 
 SQLITE = Dialect(
-    "sqlite",
-    "BEGIN IMMEDIATE",
-    "BEGIN IMMEDIATE",
-    "?",
-    "json_each(?)",
-    "value",
-    "json_extract(value, '$[{index}]')",
-    None,
+    name="sqlite",
+    begin="BEGIN IMMEDIATE",
+    begin_migration="BEGIN IMMEDIATE",
+    placeholder="?",
+    json_each="json_each(?)",
+    json_value="value",
+    json_at="json_extract(value, '$[{index}]')",
+    hex_seq="printf('%012x', i.seq)",
+    clock=None,
+    one_row=True,
 )
 # One advisory lock for all that write: what SQLite's one writer gives, so that the same reasoning holds for both. The
 # numbers mean nothing; they only must differ.
 POSTGRESQL = Dialect(
-    "postgresql",
-    "SELECT pg_advisory_xact_lock(7303014)",
-    "SELECT pg_advisory_xact_lock(7303015)",
-    "%s",
-    "json_array_elements(CAST(? AS json)) AS value",
-    "(value #>> '{}')",
-    "(value ->> {index})",
-    "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
+    name="postgresql",
+    begin="SELECT pg_advisory_xact_lock(7303014)",
+    begin_migration="SELECT pg_advisory_xact_lock(7303015)",
+    placeholder="%s",
+    json_each="json_array_elements(CAST(? AS json)) AS value",
+    json_value="(value #>> '{}')",
+    json_at="(value ->> {index})",
+    hex_seq="lpad(to_hex(i.seq), 12, '0')",
+    clock="SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
+    one_row=False,
 )
 DIALECTS = {dialect.name: dialect for dialect in (SQLITE, POSTGRESQL)}
 

@@ -74,8 +74,9 @@ def _index(name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None
 
 
 # One index for all that waits, which grows at its end alone: one by lane or by caller would touch other pages for each
-# item, and cost more than all the rest. Whose an item is, is found by walking it, without a look at the items.
-_index("items_waiting", items.c.settled_at.is_(None), items.c.seq, items.c.caller, items.c.lane)
+# item, and cost more than all the rest. Whose an item is, is found by walking it, without a look at the items; for that
+# SQLite wants `settled_at` in it as well, though it is always NULL there.
+_index("items_waiting", items.c.settled_at.is_(None), items.c.seq, items.c.caller, items.c.lane, items.c.settled_at)
 _index("items_dead", and_(items.c.settled_at.isnot(None), items.c.body.isnot(None)), items.c.seq)
 
 item_ids = Table(

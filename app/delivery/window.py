@@ -11,7 +11,7 @@ are read by the lane itself. Items up to the tail are therefore always in one of
 backlog, or in a lane that is behind or parked.
 """
 
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 
 from app import ids
@@ -27,7 +27,7 @@ LANES = 2_000  # lanes that are read by themselves at once
 class Window:
     """The part of the queue that is in memory."""
 
-    def __init__(self, capacity: int = 20_000, per_lane: int = MAX_ACTIONS, max_bytes: int = 32_000_000) -> None:
+    def __init__(self, capacity: int = 40_000, per_lane: int = MAX_ACTIONS, max_bytes: int = 64_000_000) -> None:
         self._capacity, self._per_lane, self._max_bytes = capacity, per_lane, max_bytes
         self.shards: frozenset[int] = frozenset()
         self._flying: dict[int, int] = {}  # the last sequence number that is in flight, by lane
@@ -45,13 +45,13 @@ class Window:
         self._tail_whole = False
         self._replays: int | None = None
         self._backlogs: dict[int, int] = {}  # by caller: the sequence number up to which it was read
-        self._counts = Counter[int]()  # items waiting here, by caller
-        self._bytes = Counter[int]()
+        self._counts = defaultdict[int, int](int)  # items waiting here, by caller
+        self._bytes = defaultdict[int, int](int)
 
     @property
     def count(self) -> int:
         """How many items are here, waiting to be sent."""
-        return self._counts.total()
+        return sum(self._counts.values())
 
     def assign(self, shards: frozenset[int]) -> None:
         """From now on these shards are ours: new ones are read from their start, and the lanes of lost ones dropped."""
@@ -107,8 +107,8 @@ class Window:
         """The backlogs for which there is enough room that reading is worth it."""
         share = self._share(())
         for caller, after in self._backlogs.items():
-            room = min(PAGE, share - self._counts[caller])
-            if room >= min(PAGE, share // 4 or 1) and self._has_room(caller, share):
+            room = min(PAGE, self._room(caller, share))
+            if room >= min(PAGE, share // 4 or 1):
                 yield caller, after, room
 
     def _share(self, coming: Iterable[int]) -> int:
@@ -116,8 +116,10 @@ class Window:
         callers = len(self._counts.keys() | self._backlogs.keys() | set(coming))
         return max(1, self._capacity // (callers + 1))
 
-    def _has_room(self, caller: int, share: int) -> bool:
-        return self._counts[caller] < share and self._bytes[caller] < self._max_bytes * share // self._capacity
+    def _room(self, caller: int, share: int) -> int:
+        """How many more items of a caller may be here."""
+        full = self._bytes.get(caller, 0) >= self._max_bytes * share // self._capacity
+        return 0 if full else max(0, share - self._counts.get(caller, 0))
 
     @property
     def backlogged(self) -> bool:
@@ -163,14 +165,18 @@ class Window:
     def _take_tail(self, found: Found, page: Page) -> None:
         callers = {item.caller for item in page.items}
         share, others = self._share(callers), len(callers | self._backlogs.keys()) > 1
+        left = {caller: self._room(caller, share) for caller in callers}
         late = set[int]()  # callers whose backlog begins in this page: `earlier` doesn't know of it yet
         for item in page.items:
-            if item.caller not in late and not self._has_room(item.caller, share):
-                late.add(item.caller)
-                self._backlogs[item.caller] = item.seq - 1
-            if item.caller not in late:
+            caller = item.caller
+            left[caller] -= 1
+            if left[caller] >= 0:
                 self._take(found, item)
-            elif others:
+                continue
+            if caller not in late:
+                late.add(caller)
+                self._backlogs[caller] = item.seq - 1
+            if others:
                 self._pass_over(item.lane, item.seq, item.seq)
         self._tail_whole = page.whole
         self._tail = found.last if page.whole else page.items[-1].seq
@@ -185,9 +191,9 @@ class Window:
             del self._backlogs[caller]  # from the tail on, its items come with everybody's
 
     def _take(self, found: Found, item: Item) -> None:
-        if item.seq <= self._last_known(item.lane):
-            return
-        if (earlier := found.earlier.get(item.lane, item.seq)) < item.seq:
+        """Add an item, unless it is here already, or an earlier one of its lane may be unread."""
+        earlier = found.earlier.get(item.lane, item.seq) if found.earlier else item.seq
+        if earlier < item.seq and item.seq > self._last_known(item.lane):
             self._pass_over(item.lane, earlier, item.seq)  # the earlier one may be in another caller's backlog
         else:
             self._add(item)
@@ -198,16 +204,19 @@ class Window:
         return max(self._flying.get(lane, 0), self._landed.get(lane, 0))
 
     def _add(self, item: Item) -> None:
+        """Add an item whose lane's earlier ones are all known."""
         lane = item.lane
-        queue = self._waiting.get(lane)
         if item.seq <= self._last_known(lane):
             return
-        if item.next_attempt_at > self._now and queue is None and lane not in self._parked and lane not in self._behind:
-            self._parked[lane] = item.next_attempt_at
+        queue = self._waiting.get(lane)
         if lane in self._behind or lane in self._parked or (queue is not None and len(queue) >= self._per_lane):
             self._pass_over(lane, item.seq, item.seq)
             return
         if queue is None:
+            if item.next_attempt_at > self._now:
+                self._parked[lane] = item.next_attempt_at
+                self._pass_over(lane, item.seq, item.seq)
+                return
             queue = self._waiting[lane] = deque()
         queue.append(item)
         if len(queue) == 1 and lane not in self._flying:

@@ -14,16 +14,15 @@ from app import ids
 from app.database.dialect import DIALECTS, Dialect
 from app.model import Found, Item, Page, Wanted
 
-COLUMNS = (
-    "seq, id, prefix, app, subject, action, body, accepted_at, attempts, next_attempt_at, lane, caller, replayed_at"
-)
+COLUMNS = ", ".join(Item._fields)
 WAITING = """
 SELECT {columns} FROM (SELECT *, sum(length(body)) OVER (ORDER BY seq) AS upto FROM (
-    SELECT i.seq, i.id, a.prefix, a.app, i.subject, i.action, i.body, a.accepted_at, i.attempts,
-           coalesce(i.next_attempt_at, 0) AS next_attempt_at, i.lane, i.caller, i.replayed_at
+    SELECT i.seq, coalesce(i.id, a.prefix || {hex}) AS id, a.app, i.subject, i.action, i.body, a.accepted_at,
+           i.attempts, coalesce(i.next_attempt_at, 0) AS next_attempt_at, i.lane, i.caller,
+           coalesce(i.replayed_at, a.accepted_at) AS queued_at
     FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
     WHERE i.seq IN (SELECT seq FROM items WHERE settled_at IS NULL AND {which} ORDER BY seq LIMIT ?)
-) AS found) AS counted WHERE upto - length(body) < ? ORDER BY seq
+) AS found) AS counted WHERE upto - length(body) < ?
 """
 PAGE_CHARACTERS = 8_000_000  # of all bodies of a page, less the last: bounds memory, and SQLite's longest value
 CALLERS = "SELECT DISTINCT caller FROM items WHERE settled_at IS NULL"
@@ -78,15 +77,13 @@ class _Reader:
         return Page(found, len(found) < limit and sum(len(item.body) for item in found) < PAGE_CHARACTERS)
 
     def _rows(self, which: str, values: tuple[Any, ...]) -> list[Item]:
-        if self._dialect.name == "sqlite":
-            # One row with all in it: sqlite3 gives the interpreter's lock up and takes it back once a row, which costs
-            # milliseconds each when the event loop is busy.
-            rows = WAITING.format(columns=f"json_group_array(json_array({COLUMNS}))", which=which)
-            found = orjson.loads(self._connection.exec_driver_sql(rows, values).scalar_one())
+        columns = f"json_group_array(json_array({COLUMNS}))" if self._dialect.one_row else COLUMNS
+        statement = WAITING.format(columns=columns, which=which, hex=self._dialect.hex_seq)
+        if self._dialect.one_row:
+            found = orjson.loads(self._connection.exec_driver_sql(statement, values).scalar_one())
         else:
-            rows = self._dialect.sql(WAITING.format(columns=COLUMNS, which=which))
-            found = self._connection.exec_driver_sql(rows, values).all()
-        return [_item(*row) for row in found]
+            found = self._connection.exec_driver_sql(self._dialect.sql(statement + "ORDER BY seq"), values)
+        return list(map(Item._make, found))
 
     def earlier(self, tail: Page | None, backlogs: Sequence[tuple[int, Page]]) -> dict[int, int]:
         """For the lanes of what was read: their earliest item that may be in the backlog of another caller."""
@@ -103,23 +100,3 @@ class _Reader:
 
 def _text(numbers: Iterable[int]) -> str:
     return orjson.dumps(list(numbers)).decode()
-
-
-def _item(
-    seq: int,
-    item_id: str | None,
-    prefix: str,
-    app: str,
-    subject: str,
-    action: str,
-    body: str,
-    accepted_at: int,
-    attempts: int,
-    next_attempt_at: int,
-    lane: int,
-    caller: int,
-    replayed_at: int | None,
-) -> Item:
-    name = item_id or ids.made(prefix, seq)
-    queued_at = replayed_at or accepted_at
-    return Item(seq, name, app, subject, action, body, accepted_at, attempts, next_attempt_at, lane, caller, queued_at)

@@ -27,7 +27,11 @@ DELETE FROM acceptances WHERE first_seq IN {firsts} AND NOT EXISTS (
              9000000000000000000)
 )
 """
-RECORDS = "DELETE FROM audit_records WHERE seq IN (SELECT seq FROM audit_records WHERE time < ? ORDER BY seq LIMIT ?)"
+RECORDS = """
+DELETE FROM audit_records WHERE seq IN (
+    SELECT seq FROM (SELECT seq, time FROM audit_records ORDER BY seq LIMIT ?) AS oldest WHERE time < ?
+)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,5 +88,5 @@ class Remove:
             firsts = {first for (first,) in cursor.fetchall()}
             cursor.execute(ACCEPTANCES.format(firsts=numbers), (orjson.dumps(list(firsts)).decode(),))
             removed = len(self.seqs)
-        cursor.execute(RECORDS, (self.records_until, STEP))
+        cursor.execute(RECORDS, (STEP, self.records_until))
         return removed + cursor.rowcount

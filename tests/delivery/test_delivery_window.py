@@ -150,7 +150,7 @@ class Histories(RuleBasedStateMachine):
         if hasattr(self, "window"):
             held = [item for queue in self.window._waiting.values() for item in queue]
             assert self.window.count == len(held)
-            assert self.window._bytes.total() == sum(len(item.body) for item in held)
+            assert sum(self.window._bytes.values()) == sum(len(item.body) for item in held)
 
     def teardown(self) -> None:
         """When nothing is postponed any more, everything is delivered, in few enough steps."""

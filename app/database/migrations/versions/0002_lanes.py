@@ -19,7 +19,7 @@ def upgrade() -> None:
     op.add_column("items", sa.Column("replayed_at", sa.BigInteger))
     _place_what_waits()
     op.drop_index("items_waiting", "items")
-    _index("items_waiting", WAITS, "seq", "caller", "lane")
+    _index("items_waiting", WAITS, "seq", "caller", "lane", "settled_at")
     _index("items_dead", DEAD, "seq")
     op.drop_index("attempts_open", "attempts")
     op.rename_table("attempts", "attempts_until_0002")
