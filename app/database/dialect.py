@@ -55,7 +55,7 @@ class Dialect:
 
 @cache
 def _with(statement: str, placeholder: str) -> str:
-    return statement.replace("?", placeholder)
+    return statement.replace("%", "%%").replace("?", placeholder)
 
 
 SQLITE = Dialect(

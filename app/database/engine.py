@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.database.dialect import DIALECTS, Dialect
 from app.errors import StartRefused
@@ -71,7 +72,7 @@ def dialect(engine: Engine) -> Dialect:
 def storage_errors(engine: Engine) -> tuple[type[Exception], ...]:
     """What the database's driver raises, and what is raised around it."""
     driver: Any = engine.dialect.loaded_dbapi
-    return (driver.Error, SQLAlchemyError, OSError)
+    return (driver.Error, DBAPIError, PoolTimeout, OSError)
 
 
 def reason(error: BaseException) -> str:

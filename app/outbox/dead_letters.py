@@ -48,13 +48,15 @@ def find(connection: Connection, app: str, which: Filter, after: int, limit: int
 
 
 def _conditions(connection: Connection, app: str, which: Filter) -> list[ColumnElement[bool]]:
-    asked: list[tuple[object, ColumnElement[bool]]] = [
-        (which.action, items.c.action == which.action),
-        (which.status, items.c.status == which.status),
-        (which.since, items.c.settled_at >= which.since),
-        (which.until, items.c.settled_at < which.until),
-    ]
-    found = [condition for value, condition in asked if value is not None]
+    found: list[ColumnElement[bool]] = []
+    if which.action is not None:
+        found.append(items.c.action == which.action)
+    if which.status is not None:
+        found.append(items.c.status == which.status)
+    if which.since is not None:
+        found.append(items.c.settled_at >= which.since)
+    if which.until is not None:
+        found.append(items.c.settled_at < which.until)
     if which.item_ids is not None:
         found.append(items.c.seq.in_(_numbers(connection, app, which.item_ids)))
     return found

@@ -1,0 +1,145 @@
+"""The API and the delivery as processes of their own, on one database: SQLite and PostgreSQL."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.simulator import SimulatorConfig
+from app.simulator.server import BackgroundServer
+
+from .processes import APP_ID, PRODUCTION_KEY, Process, command, ended, environment, serving, stats, until, values
+
+USERS, EVENTS = 40, 6
+
+
+@pytest.fixture
+def leanplum() -> Iterator[str]:
+    config = SimulatorConfig(app_id=APP_ID, production_key=PRODUCTION_KEY, latency_seconds=0.02, deduplicate=False)
+    with BackgroundServer(config) as server:
+        yield server.url
+
+
+@contextmanager
+def delivering(gateway: Process, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -m app deliver` on the gateway's database, killed at the end if it still runs."""
+    output = gateway.folder / f"deliver-{name}"
+    with output.open("ab") as file:
+        process = subprocess.Popen(
+            command("deliver"),
+            cwd=gateway.folder,
+            env=environment(gateway.folder, **gateway.settings),
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        until(lambda: b"leases.changed" in output.read_bytes() or process.poll() is not None)
+        assert process.poll() is None, output.read_text()
+        yield process
+    finally:
+        process.kill()
+        process.wait(timeout=20)
+
+
+def post(gateway: Process, first: int, count: int) -> None:
+    """Numbered events of many users, by turns, in batches."""
+    for value in range(first, first + count):
+        items = [
+            {"action": "track", "userId": f"u{user}", "event": "E", "value": value, "id": f"u{user}-{value}"}
+            for user in range(USERS)
+        ]
+        assert gateway.call("POST", "/v1/batch", json={"items": items}).status_code == 202
+
+
+def arrived(leanplum: str, upto: int) -> bool:
+    return all(values(leanplum, f"u{user}") == list(range(upto)) for user in range(USERS))
+
+
+def test_several_deliverers_beside_an_api_share_the_work_and_keep_each_users_order(
+    tmp_path: Path, leanplum: str, database: str
+) -> None:
+    with serving(tmp_path, leanplum, "--no-delivery", GATEWAY_DATABASE_URL=database) as gateway:
+        post(gateway, 0, 1)
+        assert stats(leanplum)["calls"] == 0, "an API without delivery delivers nothing"
+        with delivering(gateway, "one") as one, delivering(gateway, "two") as two:
+            both = [tmp_path / "deliver-one", tmp_path / "deliver-two"]
+            until(lambda: all(b'"shards":32' in output.read_bytes() for output in both))
+            post(gateway, 1, EVENTS)
+            until(lambda: arrived(leanplum, EVENTS + 1), 60)
+            assert all(b"call.settled" in output.read_bytes() for output in both), "each has sent something"
+            two.send_signal(signal.SIGTERM)
+            assert two.wait(timeout=30) == 0
+            post(gateway, EVENTS + 1, 2)
+            until(lambda: arrived(leanplum, EVENTS + 3), 60)
+            assert one.poll() is None
+        assert stats(leanplum)["overlaps"] == 0
+
+
+def test_what_a_killed_deliverer_held_is_delivered_by_another_soon(tmp_path: Path, leanplum: str) -> None:
+    """On one machine a process's end is known at once: no lease has to run out first."""
+    with serving(tmp_path, leanplum, "--no-delivery") as gateway:
+        with delivering(gateway, "one") as one:
+            post(gateway, 0, 1)
+            until(lambda: arrived(leanplum, 1))
+            one.kill()
+            one.wait(timeout=20)
+        post(gateway, 1, 1)
+        with delivering(gateway, "two"):
+            began = time.monotonic()
+            until(lambda: arrived(leanplum, 2))
+            assert time.monotonic() - began < 10
+        assert stats(leanplum)["overlaps"] == 0
+
+
+def test_a_deliverer_stops_on_sigterm_with_everything_in_flight_settled(tmp_path: Path, leanplum: str) -> None:
+    with serving(tmp_path, leanplum, "--no-delivery") as gateway:
+        post(gateway, 0, EVENTS)
+        with delivering(gateway, "one") as one:
+            until(lambda: stats(leanplum)["calls"] > 0)
+            one.send_signal(signal.SIGTERM)
+            assert one.wait(timeout=30) == 0
+        statuses = {gateway.status(f"u{user}-{value}") for user in range(USERS) for value in range(EVENTS)}
+        assert statuses <= {"accepted", "delivered"}
+        with delivering(gateway, "two"):
+            until(lambda: arrived(leanplum, EVENTS))
+        assert stats(leanplum)["duplicates"] == 0
+
+
+def test_waiting_for_an_item_sees_what_another_process_settles(tmp_path: Path, leanplum: str) -> None:
+    with serving(tmp_path, leanplum, "--no-delivery") as gateway, delivering(gateway, "one"):
+        answer = gateway.event("ann", 0, Prefer="wait=10")
+        assert (answer.status_code, answer.json()["status"]) == (200, "delivered")
+
+
+def test_the_count_of_what_waits_follows_what_other_processes_deliver(tmp_path: Path, leanplum: str) -> None:
+    with serving(tmp_path, leanplum, "--no-delivery") as gateway, delivering(gateway, "one"):
+        post(gateway, 0, 1)
+        until(lambda: b"leanplum_gateway_queued_items 0.0" in gateway.http.get("/metrics").content, 30)
+
+
+def test_dead_letters_are_listed_sent_again_and_discarded_by_command(tmp_path: Path, leanplum: str) -> None:
+    refuse = {"mode": "success-false", "message": "Bad.", "times": 3}
+    httpx.post(f"{leanplum}/_simulator/faults", json={"faults": [refuse]}, trust_env=False).raise_for_status()
+    with serving(tmp_path, leanplum) as gateway:
+        for value in range(3):
+            assert gateway.event("ann", value, Prefer="wait=10").json()["status"] == "rejected"
+
+        def run(*words: str) -> str:
+            done = ended(tmp_path, "dead-letters", *words, **gateway.settings)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        assert [line.split()[0] for line in run("list").splitlines()] == ["ann-0", "ann-1", "ann-2"]
+        assert run("list", "--status", "expired") == ""
+        assert run("replay", "--all", "--dry-run") == "3 would be sent again.\n"
+        assert run("discard", "ann-1") == "1 are discarded.\n"
+        assert run("replay", "--all") == "2 are sent again.\n"
+        until(lambda: values(leanplum, "ann") == [0, 2])
+        assert run("list") == ""
+        refused = ended(tmp_path, "dead-letters", "replay", **gateway.settings)
+        assert (refused.returncode, "--all" in refused.stderr) == (2, True)

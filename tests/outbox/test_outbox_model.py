@@ -1,0 +1,278 @@
+"""The outbox beside a plain model of it, through random histories: what is accepted, leased, begun, settled, crashed,
+sent again, on a clock that jumps."""
+
+import asyncio
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from app import ids
+from app.model import Item, Postponed, Settled, Status, Verdict
+from app.outbox.dead_letters import DEAD, Filter
+from app.outbox.recovery import OUTLIVES_MS
+from tests.postgres import Server
+
+from .opened import Opened, track
+
+USERS = st.sampled_from(["ann", "bob", "cid", "dan", "eve"])
+OWN_IDS = st.none() | st.sampled_from([f"own{number}" for number in range(6)])
+OWNERS = st.sampled_from(["one", "two", "three"])
+SAID = {"success": False, "error": "Bad."}
+ENDS = st.sampled_from([Status.DELIVERED, Status.SKIPPED, Status.REJECTED, Status.EXPIRED])
+VERDICTS = st.one_of(
+    ENDS.map(lambda status: Settled(status, None if status is Status.DELIVERED else SAID)),
+    st.builds(Postponed, st.just(Status.RETRYING), st.sampled_from([0.0, 2.5]), st.just(SAID), st.booleans()),
+)
+LEASE_MS, CALL_MS = 60_000, 10_000
+DEDUP_MS = 60_000
+
+
+@dataclass
+class Entry:
+    """An item in the model."""
+
+    user: str
+    status: str = "accepted"
+    attempts: int = 0
+    due: int = 0
+    discarded: bool = False
+
+    @property
+    def waits(self) -> bool:
+        return self.status in {"accepted", "retrying", "held"}
+
+    @property
+    def dead(self) -> bool:
+        return self.status in DEAD and not self.discarded
+
+
+@dataclass
+class Attempt:
+    """A call in the model, not yet settled."""
+
+    owner: str
+    items: list[Item]
+    started_at: int
+
+
+@dataclass
+class Deliverer:
+    """One that lives, for all that the database knows."""
+
+    expires_at: int
+    shards: set[int] = field(default_factory=set)
+
+
+class Histories(RuleBasedStateMachine):
+    """One history. `jumps`: whether the clock that leases are judged by can be set (PostgreSQL has its own)."""
+
+    template: str
+    server: Server | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.folder = tempfile.mkdtemp()
+        self.database = self.server.empty() if self.server else self.copied()
+        self.now = 1_800_000_000_000
+        self.entries: dict[int, Entry] = {}
+        self.own: dict[str, tuple[int, int]] = {}
+        self.open: dict[str, Attempt] = {}
+        self.deliverers: dict[str, Deliverer] = {}
+        self.names = 0
+        self.start()
+
+    def copied(self) -> str:
+        return f"sqlite:///{shutil.copy(self.template, Path(self.folder) / 'g.db')}"
+
+    def start(self) -> None:
+        async def opened() -> Opened:
+            at = Opened(self.database, 10**6)
+            at.writer.start()
+            return at
+
+        self.at = self.runner.run(opened())
+        self.at.now = self.now
+        self.at.outbox.count_queued()
+
+    def stop(self) -> None:
+        self.runner.run(self.at.writer.stop())
+        self.at.engine.dispose()
+
+    def teardown(self) -> None:
+        self.stop()
+        self.runner.close()
+        shutil.rmtree(self.folder)
+
+    # --- what happens --------------------------------------------------------------------------------------------
+
+    @rule(items=st.lists(st.tuples(USERS, OWN_IDS), min_size=1, max_size=6))
+    def accept(self, items: list[tuple[str, str | None]]) -> None:
+        taken = self.runner.run(self.at.accept(*(track(user, item_id=own) for user, own in items)))
+        for (user, own), (item_id, kind) in zip(items, taken, strict=True):
+            known, since = self.own.get(own or "", (0, 0))
+            if known and since >= self.now - DEDUP_MS:
+                assert kind == ("duplicate" if self.entries[known].user == user else "conflict")
+                continue
+            assert kind == "accepted"
+            seq = max(self.entries, default=0) + 1
+            if own is None:
+                parsed = ids.parse(item_id)
+                assert parsed is not None
+                assert parsed[1] >= seq
+                seq = parsed[1]
+            else:
+                seq = self.runner.run(self.seq_of(own))
+                self.own[own] = seq, self.now
+            self.entries[seq] = Entry(user)
+
+    async def seq_of(self, item_id: str) -> int:
+        receipt = await self.at.outbox.receipt("default", item_id)
+        assert receipt is not None
+        return receipt.seq
+
+    @rule(owner=OWNERS, killed=st.sets(OWNERS), hold=st.booleans())
+    def tend(self, owner: str, killed: set[str], hold: bool) -> None:
+        """A deliverer renews; it has found out that others are dead, and the clock may have told it so as well."""
+        before = self.at.outbox.queued
+        dead = sorted(killed - {owner})
+        tenure = self.runner.run(self.at.outbox.tend(owner, LEASE_MS, dead, {"track"} if hold else ()))
+        gone = {
+            name
+            for name, one in self.deliverers.items()
+            if name != owner and (name in dead or (self.server is None and one.expires_at <= self.now))
+        }
+        for name in gone:
+            del self.deliverers[name]
+        me = self.deliverers.setdefault(owner, Deliverer(0))
+        me.expires_at = self.now + LEASE_MS
+        assert me.shards <= tenure.shards
+        me.shards = set(tenure.shards)
+        others = set[int]().union(*(one.shards for name, one in self.deliverers.items() if name != owner))
+        assert not me.shards & others, "two deliverers hold one shard"
+        fair = -(-ids.SHARDS // len(self.deliverers))
+        assert tenure.surplus == max(0, len(me.shards) - fair)
+        assert len(me.shards) >= min(fair, ids.SHARDS - len(others)), "what is free and fair is taken"
+        lost = [name for name, attempt in self.open.items() if attempt.owner in gone]
+        assert tenure.lost == len(lost)
+        for name in lost:
+            self.lose(self.open.pop(name), hold)
+        assert self.at.outbox.queued == before - tenure.settled
+
+    def lose(self, attempt: Attempt, hold: bool) -> None:
+        for item in attempt.items:
+            entry = self.entries[item.seq]
+            entry.attempts += 1
+            entry.status, entry.due = ("unknown", 0) if hold else ("retrying", attempt.started_at + OUTLIVES_MS)
+
+    @precondition(lambda self: self.deliverers)
+    @rule(data=st.data())
+    def give_back(self, data: Any) -> None:
+        """What nothing is in flight of."""
+        owner = data.draw(st.sampled_from(sorted(self.deliverers)))
+        busy = {ids.shard(item.lane) for one in self.open.values() if one.owner == owner for item in one.items}
+        free = sorted(self.deliverers[owner].shards - busy)
+        some = free[: data.draw(st.integers(0, len(free)))]
+        self.runner.run(self.at.outbox.release(owner, some))
+        self.deliverers[owner].shards -= set(some)
+
+    @rule(owner=OWNERS, users=st.sets(USERS, min_size=1))
+    def begin(self, owner: str, users: set[str]) -> None:
+        """A call for the head items of some users, of whom none is in flight."""
+        flying = {item.subject for one in self.open.values() for item in one.items}
+        sent = [
+            item
+            for item in self.runner.run(self.at.waiting())
+            if item.subject[1:] in users and item.subject not in flying and item.next_attempt_at <= self.now
+        ]
+        if not sent:
+            return
+        self.names += 1
+        name = f"attempt{self.names}"
+        began = self.runner.run(self.at.outbox.begin(name, owner, sent, CALL_MS))
+        held = self.deliverers.get(owner)
+        in_time = held is not None and (self.server is not None or held.expires_at >= self.now + CALL_MS)
+        assert began == (in_time and held is not None and {ids.shard(item.lane) for item in sent} <= held.shards)
+        if began:
+            self.open[name] = Attempt(owner, sent, self.now)
+
+    @precondition(lambda self: self.names)
+    @rule(data=st.data())
+    def settle(self, data: Any) -> None:
+        """The answer to a call that is open, or that was taken for lost long ago."""
+        name = f"attempt{data.draw(st.integers(1, self.names))}"
+        attempt = self.open.pop(name, None)
+        items = attempt.items if attempt is not None else self.runner.run(self.at.waiting())[:2]
+        verdicts: list[tuple[int, Verdict]] = [(item.seq, data.draw(VERDICTS)) for item in items]
+        settled = self.runner.run(self.at.outbox.settle(name, "default", verdicts, 200))
+        assert settled == (attempt is not None), "only an open attempt may change its items, and only once"
+        for seq, verdict in verdicts if settled else ():
+            entry = self.entries[seq]
+            entry.status = verdict.status.value
+            match verdict:
+                case Settled():
+                    entry.attempts, entry.due = entry.attempts + 1, 0
+                case Postponed(_, wait, _, counts):
+                    entry.attempts, entry.due = entry.attempts + int(counts), self.now + int(wait * 1000)
+
+    @rule(discard=st.booleans(), status=st.none() | st.sampled_from(sorted(DEAD)))
+    def act_on_dead_letters(self, discard: bool, status: Status | None) -> None:
+        chosen = [one for one in self.entries.values() if one.dead and status in {None, one.status}]
+        act = self.at.outbox.discard if discard else self.at.outbox.replay
+        done = self.runner.run(act("default", Filter(status=status), lambda count: (self.now, "{}")))
+        assert done == (len(chosen), len(chosen))
+        for one in chosen:
+            if discard:
+                one.discarded = True
+            else:
+                one.status, one.attempts, one.due = "accepted", 0, 0
+
+    @rule(ms=st.sampled_from([1, 3_000, 55_000, 70_000, -2_000]))
+    def jump(self, ms: int) -> None:
+        self.now += ms
+        self.at.now = self.now
+
+    @rule()
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    # --- what must be so ---------------------------------------------------------------------------------------------
+
+    @invariant()
+    def everything_accepted_is_where_the_model_has_it(self) -> None:
+        waiting = self.runner.run(self.at.waiting())
+        assert [(one.seq, one.subject, one.attempts, one.next_attempt_at) for one in waiting] == [
+            (seq, f"u{one.user}", one.attempts, one.due) for seq, one in sorted(self.entries.items()) if one.waits
+        ]
+        assert self.at.outbox.queued == len(waiting)
+        dead = self.runner.run(self.at.outbox.dead_letters("default", Filter(), 0, 1_000))
+        assert [(one.seq, one.status, one.attempts) for one in dead] == [
+            (seq, one.status, one.attempts) for seq, one in sorted(self.entries.items()) if one.dead
+        ]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_the_outbox_does_what_its_model_does(kind: str, migrated: Path, request: pytest.FixtureRequest) -> None:
+    class Chosen(Histories):
+        template = str(migrated)
+        server = request.getfixturevalue("postgresql_server") if kind == "postgresql" else None
+
+    run_state_machine_as_test(
+        Chosen,
+        settings=settings(
+            max_examples=60 if kind == "sqlite" else 25,
+            stateful_step_count=25,
+            deadline=None,
+            derandomize=True,
+            phases=(Phase.generate,),
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
