@@ -12,6 +12,7 @@ class Plan:
     warm: float
     delivered_items: int
     delivery_limit: float
+    faulty_items: int
     latency: float
     waiting_items: int
     loading_limit: float
@@ -28,6 +29,7 @@ FULL = Plan(
     warm=0.5,
     delivered_items=100_000,
     delivery_limit=45.0,
+    faulty_items=300_000,
     latency=8.0,
     waiting_items=1_000_000,
     loading_limit=70.0,
@@ -40,6 +42,7 @@ QUICK = Plan(
     warm=0.3,
     delivered_items=30_000,
     delivery_limit=10.0,
+    faulty_items=100_000,
     latency=3.0,
     waiting_items=100_000,
     loading_limit=8.0,

@@ -38,10 +38,11 @@ class Stage:
         env = {"BENCH_UPSTREAM": f"{upstream.url}/api"}
         return self._uvicorn("seed", core=self.server_core, ready="/readyz", env=env)
 
-    def upstream(self, *, delay: float = 0.0, pinned: bool = True) -> Child:
-        """A Leanplum that says yes."""
+    def upstream(self, *, delay: float = 0.0, fail_each: int = 0, pinned: bool = True) -> Child:
+        """A Leanplum that says yes; but to every `fail_each`-th call that it is unavailable."""
         core = self.load_core if pinned else None
-        return self._uvicorn("upstream", core=core, ready="/stats", env={"BENCH_UPSTREAM_DELAY": str(delay)})
+        env = {"BENCH_UPSTREAM_DELAY": str(delay), "BENCH_UPSTREAM_FAIL_EACH": str(fail_each)}
+        return self._uvicorn("upstream", core=core, ready="/stats", env=env)
 
     def gateway(self, upstream: Child, *, delivery: bool = False, pinned: bool = True) -> Child:
         """The gateway on a database of its own."""

@@ -203,7 +203,8 @@ class Deliverer:
                 log.warning("attempt.refused", reason="another deliverer has the lanes, or the lease ends")
                 return
             heard = await self._heard(app, batch)
-            verdicts = [(item, self._judge(item, outcome)) for item, outcome in heard.outcomes]
+            alone = len({item.lane for item in batch}) == 1
+            verdicts = [(item, self._judge(item, outcome, alone)) for item, outcome in heard.outcomes]
             if await self._write_down(attempt, app, verdicts, heard.status):
                 postponed = self._postponed(batch, verdicts)
         except StorageUnavailable as error:
@@ -294,10 +295,15 @@ class Deliverer:
         self._gate.heard(self._ticks(), seconds, reply)
         return status, reply
 
-    def _judge(self, item: Item, outcome: Outcome) -> Verdict:
-        age = (self._clock() - item.queued_at) / 1000
+    def _judge(self, item: Item, outcome: Outcome, alone: bool) -> Verdict:
         return judge(
-            outcome, action=item.action, age=age, attempt=item.attempts, policy=self._policy, chance=self._chance()
+            outcome,
+            action=item.action,
+            age=(self._clock() - item.queued_at) / 1000,
+            attempt=item.attempts,
+            policy=self._policy,
+            chance=self._chance(),
+            alone=alone,
         )
 
     def _postponed(self, batch: Sequence[Item], verdicts: Sequence[tuple[Item, Verdict]]) -> dict[int, int]:

@@ -22,8 +22,19 @@ class RetryPolicy:
         return max(at_least, self.least / 2 + chance * (bound - self.least / 2))
 
 
-def judge(outcome: Outcome, *, action: str, age: float, attempt: int, policy: RetryPolicy, chance: float) -> Verdict:
-    """What becomes of one item after one answer; `age` in seconds since it was accepted, `attempt` counts from 0."""
+def judge(
+    outcome: Outcome,
+    *,
+    action: str,
+    age: float,
+    attempt: int,
+    policy: RetryPolicy,
+    chance: float,
+    alone: bool = True,
+) -> Verdict:
+    """What becomes of one item after one answer; `age` in seconds since it was accepted, `attempt` counts from 0.
+    `alone`: only its own user's items were sent. What failed beside others may be another's fault, and is tried again
+    at once, with fewer others."""
     match outcome:
         case Done(None):
             return Settled(Status.DELIVERED)
@@ -39,6 +50,8 @@ def judge(outcome: Outcome, *, action: str, age: float, attempt: int, policy: Re
             return Settled(Status.UNKNOWN, {"success": False, "error": reason})
         case Trouble(reason) if age > policy.window:
             return Settled(Status.EXPIRED, {"success": False, "error": reason})
+        case Trouble(reason, after, throttled=False) if not alone:
+            return Postponed(Status.RETRYING, after, {"success": False, "error": reason})
         case Trouble(reason, after, throttled):
             wait = policy.wait(attempt, chance, at_least=after)
             return Postponed(Status.RETRYING, wait, {"success": False, "error": reason}, counts=not throttled)

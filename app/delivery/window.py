@@ -24,6 +24,9 @@ PAGE = 5_000
 LANES = 2_000  # lanes that are read by themselves at once
 
 
+Turn = tuple[int, int]  # whose turn it is: a caller, and how many users a call with its lanes may have
+
+
 class Window:
     """The part of the queue that is in memory."""
 
@@ -32,12 +35,13 @@ class Window:
         self.shards: frozenset[int] = frozenset()
         self._flying: dict[int, int] = {}  # the last sequence number that is in flight, by lane
         self._landed: dict[int, int] = {}  # since the read began: the last sequence number that was in flight
+        self._failures: dict[int, int] = {}  # calls that failed, one after the other, by lane
         self._now = 0
         self._forget()
 
     def _forget(self) -> None:
         self._waiting: dict[int, deque[Item]] = {}  # by lane
-        self._ready: dict[int, dict[int, None]] = {}  # by caller: lanes that may be sent, the longest ready first
+        self._ready: dict[Turn, dict[int, None]] = {}  # lanes that may be sent, the longest ready first
         self._parked: dict[int, int] = {}  # until when (ms), by lane
         self._behind: dict[int, tuple[int, int]] = {}  # by lane: the first and last item that were passed over
         self._idle: dict[int, None] = {}  # those of the lanes behind that nothing stops from being read
@@ -244,26 +248,32 @@ class Window:
         return bool(self._ready)
 
     def _make_ready(self, lane: int) -> None:
-        self._ready.setdefault(self._waiting[lane][0].caller, {})[lane] = None
+        self._ready.setdefault(self._turn(lane), {})[lane] = None
+
+    def _turn(self, lane: int) -> Turn:
+        """What a waiting lane is sent with. After a call that failed its users go on in calls of half as many, so that
+        one whose items make calls fail is soon alone, and nobody else waits for it."""
+        return self._waiting[lane][0].caller, max(1, MAX_USERS >> min(self._failures.get(lane, 0), 10))
 
     def next_batch(self, users: int = MAX_USERS) -> list[Item]:
         """The items of the next call: at most `users` lanes, 500 items, 1 MB, of all callers in turn. Their lanes are
         in flight from now on. Empty where nothing may be sent."""
         batch: list[Item] = []
         size, taken = 0, set[tuple[str, str]]()
-        turns = deque(self._ready)
+        _, most = next(iter(self._ready), (0, 0))
+        users, turns = min(users, most), deque(turn for turn in self._ready if turn[1] == most)
         while turns and len(taken) < users:
-            caller = turns.popleft()
-            lane = next(iter(self._ready[caller]))
+            turn = turns.popleft()
+            lane = next(iter(self._ready[turn]))
             before = len(batch)
             size = self._fill(batch, size, lane, taken, users)
             if len(batch) == before:
                 break  # this one doesn't fit; it begins the next call
-            lanes = self._ready.pop(caller)
+            lanes = self._ready.pop(turn)
             del lanes[lane]
             if lanes:
-                self._ready[caller] = lanes  # as the last one, so that the next call begins with another caller
-                turns.append(caller)
+                self._ready[turn] = lanes  # as the last one, so that the next call begins with another
+                turns.append(turn)
         return batch
 
     def _fill(self, batch: list[Item], size: int, lane: int, taken: set[tuple[str, str]], users: int) -> int:
@@ -300,27 +310,31 @@ class Window:
             self._landed[lane] = last = self._flying.pop(lane)
             if ids.shard(lane) not in self.shards:
                 self._drop(lane)
+                self._failures.pop(lane, None)
             elif lane in postponed:
                 queue = self._waiting.get(lane)
                 self._parked[lane] = postponed[lane]
                 self._pass_over(lane, first[lane], queue[-1].seq if queue else last)
                 self._drop(lane)
-            elif lane in self._waiting:
-                self._make_ready(lane)
-            elif lane in self._behind:
-                self._stir(lane)
+                self._failures[lane] = self._failures.get(lane, 0) + 1
+            else:
+                self._failures.pop(lane, None)
+                if lane in self._waiting:
+                    self._make_ready(lane)
+                elif lane in self._behind:
+                    self._stir(lane)
 
     def _drop(self, lane: int) -> None:
-        queue = self._waiting.pop(lane, None)
-        if queue is None:
+        if lane not in self._waiting:
             return
-        for item in queue:
+        turn = self._turn(lane)
+        for item in self._waiting.pop(lane):
             self._uncount(item)
-        lanes = self._ready.get(queue[0].caller)
-        if lanes is not None and lane in lanes:
+        lanes = self._ready.get(turn, {})
+        if lane in lanes:
             del lanes[lane]
             if not lanes:
-                del self._ready[queue[0].caller]
+                del self._ready[turn]
 
     def unpark(self, now: int) -> None:
         """Let the lanes go on whose time has come."""

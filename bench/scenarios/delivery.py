@@ -38,20 +38,20 @@ class Delivery:
 def measure(setting: Setting) -> list[Row]:
     """The delivery, between two looks at each yardstick."""
     a, b = [setting.measure_a()], [setting.measure_b()]
-    found = _deliver(setting)
+    found = _deliver(setting, setting.plan.delivered_items)
     a.append(setting.measure_a())
     b.append(setting.measure_b())
-    return [row(found, a, b, setting.plan.delivery_limit)]
+    smooth = _deliver(setting, setting.plan.faulty_items)
+    faulty = _deliver(setting, setting.plan.faulty_items, fail_each=20)
+    return [row(found, a, b, setting.plan.delivery_limit), faulty_row(smooth, faulty)]
 
 
-def _deliver(setting: Setting) -> Delivery:
+def _deliver(setting: Setting, items: int, *, fail_each: int = 0) -> Delivery:
     plan = setting.plan
-    upstream = setting.stage.upstream(delay=plan.upstream_delay, pinned=False)
+    upstream = setting.stage.upstream(delay=plan.upstream_delay, fail_each=fail_each, pinned=False)
     gateway = setting.stage.gateway(upstream, delivery=True, pinned=False)
     limit = plan.delivery_limit
-    accepted = setting.load.count(
-        gateway, BATCH, items=plan.delivered_items, limit=limit, connections=CONNECTIONS, pinned=False
-    )
+    accepted = setting.load.count(gateway, BATCH, items=items, limit=limit, connections=CONNECTIONS, pinned=False)
     seen = _await_arrival(upstream, accepted.items, accepted.started + limit)
     seconds = seen["last_new"] - accepted.started if seen["distinct"] else 0.0
     return Delivery(accepted, seen["distinct"], seen["repeated"], seen["calls"], seconds)
@@ -89,4 +89,26 @@ def row(found: Delivery, a: list[Slice], b: list[Slice], limit: float) -> Row:
             *late,
         ),
         slices=(found.accepted,),
+    )
+
+
+def faulty_row(smooth: Delivery, faulty: Delivery) -> Row:
+    """The same with every 20th call failing, beside as many items without; waiting for what failed is counted in."""
+    ratio = faulty.rate / smooth.rate if smooth.rate else 0.0
+    return Row(
+        name=f"(e5) {faulty.accepted.items:,} items, 5 % of calls failing",
+        rate=faulty.rate,
+        p50=faulty.accepted.p50,
+        p99=faulty.accepted.p99,
+        rss=faulty.accepted.rss,
+        failed=faulty.accepted.failed,
+        lost=faulty.lost,
+        targets=(
+            Target(">= 0.8 of fault-free", ratio, 0.8),
+            Target("0 lost", faulty.lost, 0, at_least=False),
+        ),
+        notes=(
+            f"{ratio:.2f} of the {smooth.rate:,.0f} items/s without; {faulty.seconds:.1f} s to {smooth.seconds:.1f} s",
+        ),
+        slices=(faulty.accepted,),
     )

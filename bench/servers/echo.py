@@ -17,10 +17,10 @@ async def read_body(receive: Receive) -> bytes:
     return body
 
 
-async def answer(send: Send, body: bytes) -> None:
-    """200 with a JSON body."""
+async def answer(send: Send, body: bytes, status: int = 200) -> None:
+    """An answer with a JSON body."""
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from bench.servers.echo import Receive, Send, answer, read_body
 
 DELAY = float(os.environ.get("BENCH_UPSTREAM_DELAY", "0"))
+FAIL_EACH = int(os.environ.get("BENCH_UPSTREAM_FAIL_EACH", "0"))  # every n-th call fails; 0: none
 
 
 @dataclass
@@ -22,6 +23,7 @@ class Seen:
     """What has arrived so far."""
 
     calls: int = 0
+    failed: int = 0
     distinct: int = 0
     repeated: int = 0
     last_new: float = 0.0
@@ -65,7 +67,14 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         await answer(send, json.dumps(SEEN.stats()).encode())
         return
     entries = entries_of(json.loads(await read_body(receive)))
-    SEEN.add(entry["reqId"] for entry in entries if "reqId" in entry)
+    failing = FAIL_EACH and (SEEN.calls + SEEN.failed) % FAIL_EACH == FAIL_EACH - 1
+    if failing:
+        SEEN.failed += 1
+    else:
+        SEEN.add(entry["reqId"] for entry in entries if "reqId" in entry)
     if DELAY:
         await asyncio.sleep(DELAY)
+    if failing:
+        await answer(send, b"Service Unavailable", status=503)
+        return
     await answer(send, reply_to(entries))

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
@@ -32,6 +33,9 @@ class Leanplum:
     def __init__(self, url: str) -> None:
         self.url = url
         self._http = httpx.Client(base_url=url, trust_env=False)
+        self.reset()
+
+    def reset(self) -> None:
         self._http.post("/_simulator/reset").raise_for_status()
 
     def plan(self, *faults: dict[str, Any]) -> None:
@@ -87,18 +91,44 @@ class Delivering:
         self.metrics = Metrics()
         app = App("default", "app_sandbox", SecretStr("prod_sandbox"), f"{url}/api")
         chosen: dict[str, Any] = {"policy": QUICK, "chance": lambda: 0.5} | options
-        self.deliverer = Deliverer(self.outbox, client, [app], self.metrics, **chosen)
+        self._make = partial(Deliverer, self.outbox, client, [app], self.metrics, **chosen)
+        self.deliverer = self._make()
         self.outbox.on_accepted = self.deliverer.notify
         self.writer.start()
         self.outbox.count_queued()
 
-    async def accept(self, user: str, *values: int) -> None:
-        """One event for each value, in one call; their ids are `user-value`."""
+    async def accept(self, user: str, *values: int, now: int | None = None, key: str = "k") -> None:
+        """One event for each value, in one call of the caller `key`; their ids are `user-value`."""
         bodies = [(value, orjson.dumps({"userId": user, "event": "E", "value": value}).decode()) for value in values]
         items = [NewItem(f"u{user}", "track", body, f"{user}-{value}") for value, body in bodies]
-        now = now_ms()
-        call = Acceptance("default", "k", "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), items, 0)
+        now = now_ms() if now is None else now
+        call = Acceptance("default", key, "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), items, 0)
         await self.outbox.accept(call)
+
+    def another(self) -> Deliverer:
+        """One more deliverer on the same database."""
+        return self._make()
+
+    async def accept_mixed(self, events: list[tuple[str, int]]) -> None:
+        """Events of several users, given as (user, value), in one call."""
+        items = [
+            NewItem(f"u{user}", "track", f'{{"userId":"{user}","event":"E","value":{value}}}') for user, value in events
+        ]
+        now = now_ms()
+        await self.outbox.accept(
+            Acceptance("default", "k", "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), items)
+        )
+
+    async def accept_many(self, users: list[str], *, value: int = 0, key: str = "k") -> None:
+        """One event of each user, in one call of the caller `key`; their ids are `user-value`."""
+        items = [
+            NewItem(f"u{user}", "track", f'{{"userId":"{user}","event":"E","value":{value}}}', f"{user}-{value}")
+            for user in users
+        ]
+        now = now_ms()
+        await self.outbox.accept(
+            Acceptance("default", key, "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), items)
+        )
 
     async def receipt(self, item_id: str) -> Receipt:
         found = await self.outbox.receipt("default", item_id)

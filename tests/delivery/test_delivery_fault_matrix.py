@@ -1,0 +1,118 @@
+"""Every fault of the simulator, once, ten times, and for ten minutes, on a clock that is moved on: nothing is lost,
+each user's order holds, and users without the fault are not kept waiting beyond a bound."""
+
+from typing import Any
+
+import pytest
+
+from app.delivery.pacing import LONGEST_SECONDS
+from app.delivery.verdicts import RetryPolicy
+from app.simulator.spoiling import CALL_MODES, MODES
+
+from .delivering import Delivering, Leanplum, deliver
+
+TEN_MINUTES = 600.0
+POLICY = RetryPolicy()  # as in production
+EVENTS, OTHERS = 3, 4
+# Beside a fault that strikes one user's calls: a few steps, since only halves and the pace come in between. Beside one
+# that strikes every call: as long as the probes of an open circuit, or of a held app, may be apart, and a backoff.
+BOUND = 30.0
+BOUND_OF_ALL = LONGEST_SECONDS + POLICY.most
+# What ends for good with its first answer: everything else is delivered in the end.
+FINAL = {"451": "rejected", "400": "rejected", "success-false": "rejected", "error-with-success": "skipped",
+         "mixed-404": "rejected", "warning": "skipped", "403-size": "rejected"}  # fmt: skip
+
+STOPS_ALL = {"403-key", "404-app", "redirect-item"}  # our key or app: nobody's items can go meanwhile
+
+
+class Clock:
+    """Seconds that pass only when they are told to, for everything that delivers."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_800_000_000.0
+
+    def ms(self) -> int:
+        return int(self.seconds * 1000)
+
+    def ticks(self) -> float:
+        return self.seconds
+
+
+async def run_until_delivered(at: Delivering, clock: Clock, leanplum: Leanplum, over_at: float) -> dict[str, float]:
+    """Step on; when nothing can be done, let time pass. When the item of each id was done, in seconds."""
+    begun, done = clock.seconds, dict[str, float]()
+    names = {f"{user}-{value}" for user in ("ann", *(f"other{n}" for n in range(OTHERS))) for value in range(EVENTS)}
+    while done.keys() != names:
+        assert clock.seconds - begun < over_at + 2 * BOUND_OF_ALL, f"never settled: {sorted(names - done.keys())}"
+        if clock.seconds - begun >= over_at:
+            leanplum.unplan()
+        before = leanplum.stats()["calls"]
+        await at.step()
+        if leanplum.stats()["calls"] == before:
+            clock.seconds += 1.0
+            continue
+        for name in names - done.keys():
+            if (await at.receipt(name)).settled:
+                done[name] = clock.seconds - begun
+    return done
+
+
+def run(database: str, leanplum: Leanplum, fault: dict[str, Any], over_at: float) -> tuple[dict[str, float], set[str]]:
+    """When each item was settled, and how ann's ended."""
+    clock = Clock()
+    leanplum.plan(fault)
+
+    async def body(at: Delivering) -> tuple[dict[str, float], set[str]]:
+        at.outbox._clock = clock.ms
+        for value in range(EVENTS):
+            await at.accept("ann", value, now=clock.ms())
+            for other in range(OTHERS):
+                await at.accept(f"other{other}", value, now=clock.ms())
+        done = await run_until_delivered(at, clock, leanplum, over_at)
+        return done, {status for status, _ in await at.told("ann", EVENTS)}
+
+    return deliver(database, leanplum, body, policy=POLICY, clock=clock.ms, ticks=clock.ticks)
+
+
+def check_others(leanplum: Leanplum) -> None:
+    assert leanplum.stats()["overlaps"] == 0
+    for other in range(OTHERS):
+        assert leanplum.values(f"other{other}") == list(range(EVENTS)), "lost, repeated or out of order"
+
+
+PLANS = [("once", 1, 0.0), ("ten times", 10, 0.0), ("for ten minutes", None, TEN_MINUTES)]
+
+
+@pytest.mark.parametrize(("times", "over_at"), [plan[1:] for plan in PLANS], ids=[plan[0] for plan in PLANS])
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_a_fault_of_one_users_calls_loses_nothing_and_keeps_nobody_else_waiting(
+    path: Any, leanplum: Leanplum, mode: str, times: int | None, over_at: float
+) -> None:
+    fault: dict[str, Any] = {"mode": mode, "userId": "ann", "times": times}
+    if mode == "slow":
+        fault["delay"] = 0.01
+    done, ended = run(f"sqlite:///{path}", leanplum, fault, over_at or 2 * TEN_MINUTES)
+    check_others(leanplum)
+    if mode in FINAL:
+        assert ended <= {FINAL[mode], "delivered"}
+    else:
+        assert ended == {"delivered"}
+        assert leanplum.values("ann") == list(range(EVENTS))
+    if mode not in STOPS_ALL:
+        late = max(at for name, at in done.items() if not name.startswith("ann"))
+        assert late <= BOUND, f"others waited {late} s"
+
+
+@pytest.mark.parametrize("mode", sorted(CALL_MODES.keys() - FINAL.keys()))
+def test_after_ten_minutes_in_which_every_call_fails_everything_is_delivered_in_order(
+    path: Any, leanplum: Leanplum, mode: str
+) -> None:
+    fault: dict[str, Any] = {"mode": mode, "times": None}
+    if mode == "slow":
+        fault["delay"] = 0.01
+    done, ended = run(f"sqlite:///{path}", leanplum, fault, TEN_MINUTES)
+    assert ended == {"delivered"}
+    check_others(leanplum)
+    assert leanplum.values("ann") == list(range(EVENTS))
+    assert max(done.values()) <= TEN_MINUTES + BOUND_OF_ALL
+    assert leanplum.stats()["calls"] < 1.2 * TEN_MINUTES, "it was asked far too often meanwhile"

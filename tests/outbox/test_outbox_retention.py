@@ -1,0 +1,136 @@
+"""Retention: what is past its time goes, in small steps; what waits, or is a dead letter, stays."""
+
+import os
+from pathlib import Path
+
+from app.model import NewItem, Settled, Status
+from app.outbox.housekeeping import COUNT_SECONDS, Housekeeper
+from app.outbox.retention import STEP, Limits
+
+from .opened import Opened, track, with_outbox
+
+HOUR = 3_600_000
+LIMITS = Limits(receipts=HOUR, dead_letters=5 * HOUR, records=9 * HOUR)
+SAID = {"success": False, "error": "Bad."}
+
+
+async def settled(at: Opened, *items: NewItem, status: Status = Status.DELIVERED) -> None:
+    """Accept items and settle all that wait."""
+    await at.accept(*items)
+    waiting = await at.waiting(0, 10_000)
+    await at.begin("t", waiting)
+    said = None if status is Status.DELIVERED else SAID
+    await at.outbox.settle("t", "default", [(item.seq, Settled(status, said)) for item in waiting], 200)
+
+
+async def swept(at: Opened) -> int:
+    """Sweep once over everything; how many rows went."""
+    total, after = 0, 0
+    while True:
+        removed, following = await at.outbox.sweep(after, LIMITS)
+        total, after = total + removed, following or 0
+        if following is None:
+            return total
+
+
+def counts(at: Opened) -> dict[str, object]:
+    return {name: at.one(f"SELECT count(*) FROM {name}") for name in ("items", "item_ids", "acceptances")}
+
+
+def test_a_receipt_is_kept_for_its_time_after_the_item_settled_and_then_nothing_of_it_is_left(database: str) -> None:
+    async def body(at: Opened) -> None:
+        await at.accept(track(item_id="a"), track())
+        at.now += 3 * HOUR
+        await settled(at)
+        at.now += HOUR - 1
+        assert await swept(at) == 0
+        assert await at.outbox.receipt("default", "a") is not None
+        at.now += 1
+        await swept(at)
+        assert counts(at) == {"items": 0, "item_ids": 0, "acceptances": 0}
+        assert await at.outbox.receipt("default", "a") is None
+
+    with_outbox(database, body)
+
+
+def test_what_waits_is_never_removed_and_a_dead_letter_is_kept_longer(database: str) -> None:
+    async def body(at: Opened) -> None:
+        await settled(at, track("ann", item_id="dead"), track("bob", item_id="dead2"), status=Status.EXPIRED)
+        await at.accept(track("cid", item_id="waits"))
+        at.now += 2 * HOUR
+        await swept(at)
+        assert counts(at) == {"items": 3, "item_ids": 3, "acceptances": 2}
+        at.now += 4 * HOUR
+        await swept(at)
+        assert [item.id for item in await at.waiting()] == ["waits"]
+        assert counts(at) == {"items": 1, "item_ids": 1, "acceptances": 1}
+
+    with_outbox(database, body)
+
+
+def test_an_id_that_stands_for_a_later_item_stays(database: str) -> None:
+    async def body(at: Opened) -> None:
+        await settled(at, track(item_id="a"))
+        at.now += HOUR
+        await at.accept(track(item_id="a"))
+        await swept(at)
+        assert counts(at) == {"items": 1, "item_ids": 1, "acceptances": 1}
+        assert await at.accept(track(item_id="a")) == [("a", "duplicate")]
+
+    with_outbox(database, body)
+
+
+def test_old_audit_records_go_too(database: str) -> None:
+    async def body(at: Opened) -> None:
+        await settled(at, track())
+        assert at.one("SELECT count(*) FROM audit_records") == 2
+        at.now += 9 * HOUR
+        await at.accept(track())
+        at.now += 1
+        await swept(at)
+        assert at.one("SELECT count(*) FROM audit_records") == 1
+
+    with_outbox(database, body)
+
+
+def test_a_step_looks_at_no_more_than_its_number_of_items(database: str) -> None:
+    async def body(at: Opened) -> None:
+        await settled(at, *(track(f"user{number}") for number in range(STEP + 10)))
+        at.now += 2 * HOUR
+        removed, after = await at.outbox.sweep(0, LIMITS)
+        assert (removed, at.one("SELECT count(*) FROM items")) == (STEP, 10)
+        assert after is not None
+
+    with_outbox(database, body)
+
+
+def test_in_steady_state_the_database_file_stops_growing(path: Path) -> None:
+    async def body(at: Opened) -> None:
+        sizes = []
+        for _ in range(12):
+            await settled(at, *(track(f"user{number}", "E" * 100, f"{at.now}:{number}") for number in range(500)))
+            at.now += HOUR
+            while (await at.outbox.sweep(0, Limits(HOUR, HOUR, HOUR)))[0]:
+                pass
+            sizes.append(os.stat(path).st_size)
+        assert sizes[-1] <= sizes[5], sizes
+
+    with_outbox(f"sqlite:///{path}", body)
+
+
+def test_the_housekeeper_goes_on_step_by_step_and_counts_anew_what_waits(database: str) -> None:
+    async def body(at: Opened) -> None:
+        ticks = [0.0]
+        keeper = Housekeeper(at.outbox, LIMITS, lambda: ticks[0])
+        await settled(at, *(track(f"user{number}") for number in range(STEP + 10)))
+        at.now += 2 * HOUR
+        assert await keeper.step()
+        assert await keeper.step()
+        assert not await keeper.step()
+        assert at.one("SELECT count(*) FROM items") == 0
+        at.outbox.queued = 77
+        ticks[0] += COUNT_SECONDS
+        await keeper.step()
+        assert at.outbox.queued == 0
+
+    with_outbox(database, body)
