@@ -148,3 +148,45 @@ def stats(simulator: str) -> dict[str, int]:
 
 def plan(simulator: str, *faults: dict[str, Any]) -> None:
     httpx.post(f"{simulator}/_simulator/faults", json={"faults": list(faults)}, trust_env=False).raise_for_status()
+
+
+class Deliverer:
+    """`python -m app deliver` beside a gateway, on its database; killed at the end of the context, if it still runs."""
+
+    def __init__(self, gateway: Process, name: str) -> None:
+        self._gateway, self.output = gateway, gateway.folder / f"deliver-{name}"
+
+    def start(self) -> None:
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                command("deliver"),
+                cwd=self._gateway.folder,
+                env=environment(self._gateway.folder, **self._gateway.settings),
+                stdout=output,
+                stderr=output,
+            )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(timeout=20)
+
+    def terminate(self) -> int:
+        """The exit code after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+    def logged(self, event: bytes) -> bool:
+        assert self.process.poll() is None, self.output.read_text()
+        return event in self.output.read_bytes()
+
+
+@contextmanager
+def delivering(gateway: Process, name: str) -> Iterator[Deliverer]:
+    """A deliverer that holds leases."""
+    deliverer = Deliverer(gateway, name)
+    deliverer.start()
+    try:
+        until(lambda: deliverer.logged(b"leases.changed"))
+        yield deliverer
+    finally:
+        deliverer.kill()

@@ -8,15 +8,17 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import pytest
 
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
 
-from .processes import APP_ID, PRODUCTION_KEY, Process, serving, stats, until, values
+from .processes import APP_ID, PRODUCTION_KEY, Deliverer, Process, delivering, serving, stats, until, values
 
 KILLS = int(os.environ.get("GATEWAY_TESTS_KILLS", "20"))
 WRITERS, USERS_EACH = 3, 6
@@ -52,25 +54,30 @@ class Writer(threading.Thread):
         time.sleep(PAUSE)
 
 
-def kill_again_and_again(gateway: Process, chance: random.Random) -> None:
+def kill_again_and_again(processes: Sequence[Process | Deliverer], chance: random.Random) -> None:
     for _ in range(KILLS):
         time.sleep(chance.uniform(0.05, 0.6))
-        gateway.kill()
-        gateway.start()
+        struck = chance.choice(processes)
+        struck.kill()
+        struck.start()
 
 
-def test_nothing_acknowledged_is_lost_reordered_or_sent_twice_whenever_the_gateway_is_killed(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+@pytest.mark.parametrize("deliverers", [0, 2], ids=["one process", "an API and two deliverers"])
+def test_nothing_acknowledged_is_lost_reordered_or_sent_twice_whenever_a_process_is_killed(
+    tmp_path: Path, record_property: Callable[[str, object], None], deliverers: int
 ) -> None:
     seed = random.SystemRandom().randrange(10**6)
     record_property("seed", seed)
     config = SimulatorConfig(app_id=APP_ID, production_key=PRODUCTION_KEY, latency_seconds=0.02, deduplicate=False)
     ended = threading.Event()
-    with BackgroundServer(config) as leanplum, serving(tmp_path, leanplum.url) as gateway:
+    with ExitStack() as stack:
+        leanplum = stack.enter_context(BackgroundServer(config))
+        gateway = stack.enter_context(serving(tmp_path, leanplum.url, *(["--no-delivery"] if deliverers else [])))
+        beside = [stack.enter_context(delivering(gateway, str(number))) for number in range(deliverers)]
         writers = [Writer(gateway, f"w{number}", ended) for number in range(WRITERS)]
         for writer in writers:
             writer.start()
-        kill_again_and_again(gateway, random.Random(seed))
+        kill_again_and_again([gateway, *beside], random.Random(seed))
         ended.set()
         for writer in writers:
             writer.join(timeout=60)

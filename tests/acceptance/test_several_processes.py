@@ -1,10 +1,7 @@
 """The API and the delivery as processes of their own, on one database: SQLite and PostgreSQL."""
 
-import signal
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -13,7 +10,7 @@ import pytest
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
 
-from .processes import APP_ID, PRODUCTION_KEY, Process, command, ended, environment, serving, stats, until, values
+from .processes import APP_ID, PRODUCTION_KEY, Process, delivering, ended, serving, stats, until, values
 
 USERS, EVENTS = 40, 6
 
@@ -23,27 +20,6 @@ def leanplum() -> Iterator[str]:
     config = SimulatorConfig(app_id=APP_ID, production_key=PRODUCTION_KEY, latency_seconds=0.02, deduplicate=False)
     with BackgroundServer(config) as server:
         yield server.url
-
-
-@contextmanager
-def delivering(gateway: Process, name: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`python -m app deliver` on the gateway's database, killed at the end if it still runs."""
-    output = gateway.folder / f"deliver-{name}"
-    with output.open("ab") as file:
-        process = subprocess.Popen(
-            command("deliver"),
-            cwd=gateway.folder,
-            env=environment(gateway.folder, **gateway.settings),
-            stdout=file,
-            stderr=file,
-        )
-    try:
-        until(lambda: b"leases.changed" in output.read_bytes() or process.poll() is not None)
-        assert process.poll() is None, output.read_text()
-        yield process
-    finally:
-        process.kill()
-        process.wait(timeout=20)
 
 
 def post(gateway: Process, first: int, count: int) -> None:
@@ -67,16 +43,15 @@ def test_several_deliverers_beside_an_api_share_the_work_and_keep_each_users_ord
         post(gateway, 0, 1)
         assert stats(leanplum)["calls"] == 0, "an API without delivery delivers nothing"
         with delivering(gateway, "one") as one, delivering(gateway, "two") as two:
-            both = [tmp_path / "deliver-one", tmp_path / "deliver-two"]
-            until(lambda: all(b'"shards":32' in output.read_bytes() for output in both))
+            until(lambda: one.logged(b'"shards":32') and two.logged(b'"shards":32'))
             post(gateway, 1, EVENTS)
             until(lambda: arrived(leanplum, EVENTS + 1), 60)
-            assert all(b"call.settled" in output.read_bytes() for output in both), "each has sent something"
-            two.send_signal(signal.SIGTERM)
-            assert two.wait(timeout=30) == 0
+            assert one.logged(b"call.settled")
+            assert two.logged(b"call.settled"), "each has sent something"
+            assert two.terminate() == 0
             post(gateway, EVENTS + 1, 2)
             until(lambda: arrived(leanplum, EVENTS + 3), 60)
-            assert one.poll() is None
+            assert one.process.poll() is None
         assert stats(leanplum)["overlaps"] == 0
 
 
@@ -87,7 +62,6 @@ def test_what_a_killed_deliverer_held_is_delivered_by_another_soon(tmp_path: Pat
             post(gateway, 0, 1)
             until(lambda: arrived(leanplum, 1))
             one.kill()
-            one.wait(timeout=20)
         post(gateway, 1, 1)
         with delivering(gateway, "two"):
             began = time.monotonic()
@@ -101,8 +75,7 @@ def test_a_deliverer_stops_on_sigterm_with_everything_in_flight_settled(tmp_path
         post(gateway, 0, EVENTS)
         with delivering(gateway, "one") as one:
             until(lambda: stats(leanplum)["calls"] > 0)
-            one.send_signal(signal.SIGTERM)
-            assert one.wait(timeout=30) == 0
+            assert one.terminate() == 0
         statuses = {gateway.status(f"u{user}-{value}") for user in range(USERS) for value in range(EVENTS)}
         assert statuses <= {"accepted", "delivered"}
         with delivering(gateway, "two"):
