@@ -91,6 +91,7 @@ def deliver(settings: Settings) -> None:
     Raises StartRefused where the start is refused.
     """
     settings.app  # noqa: B018  raises StartRefused before anything is opened
+    prepare(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_deliver(settings))
 

@@ -89,6 +89,8 @@ def prepare(settings: Settings) -> None:
     engine = connect(settings.gateway_database_url)
     try:
         bootstrap(settings, KeyStore(engine))
+        with lifeline.held(settings.gateway_database_url, str(uuid.uuid4())):
+            pass
     finally:
         engine.dispose()
 

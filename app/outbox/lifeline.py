@@ -13,6 +13,8 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
+from app.errors import StartRefused
+
 LOCK = "hhqqi"  # struct flock (fcntl(2)): type, whence, start, length, pid
 # Of the open file, not of the process: closing another handle on the same file doesn't give these up (fcntl(2)).
 SET_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
@@ -22,12 +24,18 @@ Dead = Callable[[Sequence[str]], list[str]]
 
 @contextmanager
 def held(database_url: str, owner: str) -> Iterator[Dead]:
-    """Hold the lock of deliverer `owner`; gives what tells which of other deliverers are gone."""
+    """Hold the lock of deliverer `owner`; gives what tells which of other deliverers are gone. Raises
+    StartRefused where the file can't be written."""
     url = make_url(database_url)
     if url.get_backend_name() != "sqlite" or SET_LOCK is None:
         yield lambda _: []
         return
-    with Path(f"{url.database}-deliverers").open("wb") as file:
+    path = Path(f"{url.database}-deliverers")
+    try:
+        path.touch()
+    except OSError as error:
+        raise StartRefused(f"GATEWAY_DATABASE_URL: {path} can't be written: {error.strerror}") from None
+    with path.open("wb") as file:
         _take(file.fileno(), owner)
         yield lambda others: [one for one in others if _gone(file.fileno(), one)]
 
