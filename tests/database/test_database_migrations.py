@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, inspect
+from sqlalchemy import Engine, create_engine, inspect
 
 from app.database.engine import connect
 from app.database.tables import metadata
@@ -77,4 +77,37 @@ def test_every_connection_is_durable(tmp_path: Path) -> None:
         for connection in (one, two):
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
             assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+    engine.dispose()
+
+
+def test_what_waits_in_a_database_from_before_lanes_gets_its_lane_and_its_open_attempt_is_kept(tmp_path: Path) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    from app import ids
+
+    url = f"sqlite:///{tmp_path}/g.db"
+    old = create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "app/database/migrations"))
+    with old.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in (
+            "INSERT INTO acceptances VALUES (1, 'p', 'default', 'key_1', 'r', 1)",
+            "INSERT INTO items (seq, acceptance, subject, action, body) VALUES (1, 1, 'uann', 'track', '{}')",
+            "INSERT INTO items (seq, acceptance, subject, action, settled_at) VALUES (2, 1, 'ubob', 'track', 5)",
+            "INSERT INTO attempts VALUES ('open', 'default', '[1]', 7, NULL, NULL)",
+            "INSERT INTO attempts VALUES ('done', 'default', '[2]', 7, 8, '{}')",
+        ):
+            connection.exec_driver_sql(statement)
+        connection.commit()
+    old.dispose()
+    engine = connect(url)
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("SELECT seq, lane, caller FROM items ORDER BY seq").all()
+        assert found == [(1, ids.lane("default", "uann"), ids.share("key_1")), (2, 0, 0)]
+        assert connection.exec_driver_sql("SELECT id, owner, items, started_at FROM attempts").all() == [
+            ("open", "", "[1]", 7)
+        ]
     engine.dispose()

@@ -1,0 +1,114 @@
+"""PostgreSQL in trouble: never a false 202, never a hung request, and back to work without a restart."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from app.database.dialect import POSTGRESQL
+from tests.acceptance.processes import ended
+from tests.api.talk import Talk
+from tests.postgres import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+CONNECT = "import sys; from app.database.engine import connect; connect(sys.argv[1]).dispose()"
+
+
+@pytest.fixture
+def url(postgresql_server: Server) -> str:
+    return postgresql_server.empty()
+
+
+@pytest.fixture
+def beside(url: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
+    """Another connection to the same database."""
+    with psycopg.connect(url) as connection:
+        yield connection
+
+
+def count(url: str) -> object:
+    with psycopg.connect(url) as connection:
+        row = connection.execute("SELECT count(*) FROM items").fetchone()
+        return row[0] if row else None
+
+
+def test_after_every_connection_was_cut_the_next_calls_are_taken_or_refused_and_soon_taken(
+    start: Callable[..., Talk], url: str, beside: "psycopg.Connection[tuple[object, ...]]"
+) -> None:
+    talk = start(gateway_database_url=url)
+    assert talk.event().status_code == 202
+    for _ in range(3):
+        beside.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        beside.commit()
+        refused = talk.event()
+        assert refused.status_code in {202, 503}
+        if refused.status_code == 503:
+            assert refused.json()["type"] == "/problems/storage-unavailable"
+            assert "retry-after" in refused.headers
+        answer = talk.event()
+        assert answer.status_code == 202
+        assert talk.get(answer.headers["location"]).status_code == 200
+
+
+def test_while_another_holds_the_turn_to_write_calls_are_refused_in_time_and_nothing_is_taken(
+    start: Callable[..., Talk], url: str, beside: "psycopg.Connection[tuple[object, ...]]"
+) -> None:
+    talk = start(gateway_database_url=url)
+    beside.execute(POSTGRESQL.begin)
+    began = time.monotonic()
+    assert talk.event().status_code == 503
+    assert time.monotonic() - began < 8
+    assert talk.get("/livez").status_code == 200
+    beside.rollback()
+    assert count(url) == 0
+    assert talk.event().status_code == 202
+    assert count(url) == 1
+
+
+def test_a_server_that_is_not_there_refuses_the_start_in_one_line_without_the_password(tmp_path: Path) -> None:
+    done = ended(tmp_path, "migrate", GATEWAY_DATABASE_URL="postgresql://gateway:pa55-word@127.0.0.1:1/gateway")
+    assert done.returncode == 2
+    assert done.stderr.startswith("leanplum-gateway: GATEWAY_DATABASE_URL: ")
+    assert len(done.stderr.splitlines()) == 1
+    shown = ended(tmp_path, "settings", GATEWAY_DATABASE_URL="postgresql://gateway:pa55-word@127.0.0.1:1/gateway")
+    assert "gateway:***@127.0.0.1:1/gateway" in shown.stdout
+    assert "pa55-word" not in done.stderr + done.stdout + shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize("bad", ["postgresql://", "postgresql://host/", "postgresql://host:x/db", "mysql://host/db"])
+def test_an_address_that_cannot_be_one_is_refused(tmp_path: Path, bad: str) -> None:
+    done = ended(tmp_path, "migrate", GATEWAY_DATABASE_URL=bad)
+    assert (done.returncode, "GATEWAY_DATABASE_URL" in done.stderr) == (2, True)
+
+
+def test_processes_that_migrate_at_the_same_time_all_find_it_done(postgresql_server: Server) -> None:
+    with psycopg.connect(postgresql_server.url("postgres"), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE untouched")
+    url = postgresql_server.url("untouched")
+    command = [sys.executable, "-W", "error", "-c", CONNECT, url]
+    processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 3, errors
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT count(*) FROM sequence").fetchone() == (1,)
+
+
+def test_the_migrations_make_exactly_the_tables_that_the_code_works_with(url: str) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from app.database.engine import connect
+    from app.database.tables import metadata
+
+    engine = connect(url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
