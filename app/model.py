@@ -161,6 +161,7 @@ class Tenure:
     surplus: int = 0
     lost: int = 0  # attempts of deliverers that are gone
     settled: int = 0  # items that left the queue with them
+    renewed: bool = True  # False: others took it for gone meanwhile, and may have sent what it has in memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,9 @@ class Deliverer:
         self._tended, self._leased_until = began, began + self._lease_seconds
         if tenure.lost:
             log.warning("attempts.lost", count=tenure.lost)
+        if not tenure.renewed:
+            self.window.assign(frozenset())  # what is in memory may have been sent by others
+            self._leaving = frozenset()
         surplus = tenure.surplus - len(self._leaving)
         if surplus > 0:
             self._leaving |= frozenset(sorted(tenure.shards - self._leaving)[-surplus:])

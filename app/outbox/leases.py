@@ -47,6 +47,8 @@ class Tend:
 
     def _run(self, cursor: Cursor) -> Tenure:
         now = cursor.dialect.now(cursor, self.now)
+        cursor.execute("SELECT count(*) FROM deliverers WHERE id = ?", (self.owner,))
+        renewed = cursor.fetchone()[0] == 1
         cursor.execute(RENEW, (self.owner, now + self.lease_ms, now + self.lease_ms))
         cursor.execute(BURY.format(ids=cursor.dialect.values("text")), (self.owner, now, _text(self.dead)))
         lost, settled = recover(cursor, self.now, self.unknown)
@@ -59,7 +61,7 @@ class Tend:
         take, give = fair_part(len(mine), len(free), cursor.fetchone()[0])
         if take:
             cursor.execute(TAKE.format(shards=cursor.dialect.values("bigint")), (self.owner, _text(free[:take])))
-        return Tenure(frozenset(mine + free[:take]), give, lost, settled)
+        return Tenure(frozenset(mine + free[:take]), give, lost, settled, renewed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,30 @@ def test_nothing_is_sent_by_one_whose_lease_was_given_to_another(path: Path, lea
     assert leanplum.values("ann") == [0]
 
 
+def test_who_was_taken_for_gone_sends_nothing_again_that_others_have_sent(path: Path, leanplum: Leanplum) -> None:
+    """Like a process that was stopped for longer than its lease, with items in memory, and then goes on."""
+
+    async def body(at: Delivering) -> None:
+        await at.step()
+        await at.accept("ann", 0, 1)
+        await at.deliverer._read()
+        assert at.deliverer.window.sendable
+        other = at.another()
+        await at.outbox.tend(other.owner, 60_000, [at.deliverer.owner], ())
+        for _ in range(3):
+            await other.step()
+            await other.drain()
+        assert at.outbox.queued == 0
+        await other.leave()
+        at.deliverer._tended = 0.0
+        await at.step()
+        await at.step()
+
+    deliver(f"sqlite:///{path}", leanplum, body)
+    assert leanplum.values("ann") == [0, 1]
+    assert leanplum.stats()["duplicates"] == 0
+
+
 def test_nothing_is_sent_that_may_not_be_answered_before_the_lease_ends(path: Path, leanplum: Leanplum) -> None:
     class Ticks:
         now = 0.0

@@ -151,6 +151,7 @@ class Histories(RuleBasedStateMachine):
         }
         for name in gone:
             del self.deliverers[name]
+        assert tenure.renewed == (owner in self.deliverers)
         me = self.deliverers.setdefault(owner, Deliverer(0))
         me.expires_at = self.now + LEASE_MS
         assert me.shards <= tenure.shards
