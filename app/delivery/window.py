@@ -67,6 +67,7 @@ class Window:
         for lanes in (self._parked, self._idle):
             for lane in [lane for lane in lanes if ids.shard(lane) not in shards]:
                 del lanes[lane]
+        self._failures = {lane: count for lane, count in self._failures.items() if ids.shard(lane) in shards}
         self._behind = {lane: passed for lane, passed in self._behind.items() if ids.shard(lane) in shards}
 
     def in_flight(self, shards: frozenset[int]) -> bool:

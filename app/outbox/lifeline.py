@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
 from sqlalchemy import make_url
 
 from app.errors import StartRefused
@@ -19,6 +20,7 @@ LOCK = "hhqqi"  # struct flock (fcntl(2)): type, whence, start, length, pid
 # Of the open file, not of the process: closing another handle on the same file doesn't give these up (fcntl(2)).
 SET_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 
+log = structlog.get_logger("lifeline")
 Dead = Callable[[Sequence[str]], list[str]]
 
 
@@ -36,7 +38,12 @@ def held(database_url: str, owner: str) -> Iterator[Dead]:
     except OSError as error:
         raise StartRefused(f"GATEWAY_DATABASE_URL: {path} can't be written: {error.strerror}") from None
     with path.open("wb") as file:
-        _take(file.fileno(), owner)
+        try:
+            _take(file.fileno(), owner)
+        except OSError as error:  # not every file system has such locks; then none of its deliverers has one
+            log.warning("lifeline.missing", path=str(path), reason=error.strerror)
+            yield lambda _: []
+            return
         yield lambda others: [one for one in others if _gone(file.fileno(), one)]
 
 
