@@ -38,7 +38,7 @@ def test_another_is_dead_only_once_its_process_has_ended(tmp_path: Path) -> None
             assert dead(["two"]) == [], "having asked changes nothing"
         finally:
             process.kill()
-            process.wait(timeout=20)
+            process.communicate(timeout=20)
         assert dead(["two"]) == ["two"]
 
 
@@ -64,8 +64,6 @@ def test_where_there_are_no_such_locks_only_the_lease_tells(tmp_path: Path, monk
 
 
 def test_a_folder_that_cannot_be_written_refuses_the_start(tmp_path: Path) -> None:
-    with (
-        pytest.raises(StartRefused, match="GATEWAY_DATABASE_URL"),
-        lifeline.held(f"sqlite:///{tmp_path}/no/g.db", "one"),
-    ):
+    missing = f"sqlite:///{tmp_path}/no/g.db"
+    with pytest.raises(StartRefused, match="GATEWAY_DATABASE_URL"), lifeline.held(missing, "one"):
         pass
