@@ -11,7 +11,7 @@ from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
 from app.errors import StartRefused
-from app.intake.values import query_time
+from app.leanplum.values import query_time
 from app.model import Receipt, Status
 from app.outbox.dead_letters import DEAD, Filter
 from app.outbox.outbox import Outbox

@@ -5,6 +5,7 @@ user is named; Leanplum locks one subject at a time, so order and one-call-at-a-
 Times are milliseconds since the epoch (`…_at`) unless said otherwise.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
@@ -30,7 +31,18 @@ class Scope(StrEnum):
     KEYS_MANAGE = "keys:manage"
 
 
-WRITES = ("track", "setUserAttributes", "advance")  # the actions that are accepted and delivered later
+class KeyKind(StrEnum):
+    """The kinds of Leanplum's client keys; the kind decides what may be called (Leanplum's docs, Authentication)."""
+
+    PRODUCTION = "production"
+    DEVELOPMENT = "development"
+    DATA_EXPORT = "data export"
+    CONTENT_READ_ONLY = "content read-only"
+
+    @property
+    def setting(self) -> str:
+        """The setting that has the key."""
+        return f"LEANPLUM_{self.name}_KEY"
 
 
 class Status(StrEnum):
@@ -48,11 +60,11 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """One Leanplum app and the key that its items are delivered with."""
+    """One Leanplum app and its keys, by their kind."""
 
     name: str
     app_id: str
-    production_key: SecretStr
+    keys: Mapping[KeyKind, SecretStr]
     api_url: str
 
 

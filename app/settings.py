@@ -10,7 +10,8 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import StartRefused
-from app.model import WRITES, App
+from app.leanplum.actions import LATER
+from app.model import App, KeyKind
 
 DEFAULT_SECRETS_DIR = "/run/secrets"
 POLICIES = ("resend", "hold")
@@ -40,10 +41,10 @@ def _unknown_policy(text: str) -> str:
     """`resend` or `hold`, then exceptions by action. Raises ValueError."""
     default, _, exceptions = text.partition(",")
     pairs = [one.partition("=") for one in exceptions.split(",") if one]
-    if default in POLICIES and all(name in WRITES and value in POLICIES for name, _, value in pairs):
+    if default in POLICIES and all(name in LATER and value in POLICIES for name, _, value in pairs):
         return text
     raise ValueError(
-        "takes resend or hold, then exceptions by action, as in resend,track=hold; the actions are " + ", ".join(WRITES)
+        "takes resend or hold, then exceptions by action, as in resend,track=hold; the actions are " + ", ".join(LATER)
     )
 
 
@@ -121,13 +122,15 @@ class Settings(BaseSettings):
         ]
         if missing or self.leanplum_app_id is None or self.leanplum_production_key is None:
             raise StartRefused(*missing, "To try the gateway without a Leanplum account: serve --sandbox")
-        return App("default", self.leanplum_app_id, self.leanplum_production_key, self.leanplum_api_url)
+        named = {kind: getattr(self, kind.setting.lower()) for kind in KeyKind}
+        keys = {kind: key for kind, key in named.items() if key is not None}
+        return App("default", self.leanplum_app_id, keys, self.leanplum_api_url)
 
     @property
     def not_twice(self) -> frozenset[str]:
         """The actions that are not sent again where an answer was lost."""
         default, _, exceptions = self.gateway_unknown_policy.partition(",")
-        told = dict.fromkeys(WRITES, default) | dict(one.split("=") for one in exceptions.split(",") if one)
+        told = dict.fromkeys(LATER, default) | dict(one.split("=") for one in exceptions.split(",") if one)
         return frozenset(action for action, policy in told.items() if policy == "hold")
 
     @property

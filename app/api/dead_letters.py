@@ -13,13 +13,12 @@ from app.audit import records
 from app.clock import now_ms
 from app.errors import Fault, Forbidden, Invalid
 from app.intake import bodies, rules
-from app.intake.shapes import DeadLetterChoice
-from app.intake.values import query_time
+from app.leanplum.values import query_time
 from app.model import Caller, Scope, Status
 from app.outbox.dead_letters import Filter
 from app.wiring import Gateway
 
-CHOICE: TypeAdapter[Any] = TypeAdapter(DeadLetterChoice)
+CHOICE: TypeAdapter[Any] = TypeAdapter(schemas.DeadLetterChoice)
 REFUSED = ("malformed", "unauthorized", "forbidden", "too-large", "unsupported-media-type", "validation")
 FAILED = ("rate-limited", "internal", "storage-unavailable")
 LIST, REPLAY, DISCARD = "/v1/dead-letters", "/v1/dead-letters/replay", "/v1/dead-letters/discard"

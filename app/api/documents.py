@@ -7,16 +7,15 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from app.api.problems import MEDIA_TYPE, PROBLEMS, document
-from app.api.schemas import ProblemShape
+from app.api.schemas import DeadLetterChoice, ProblemShape
 from app.errors import Fault, Invalid
 from app.intake.bodies import JSON, NDJSON
-from app.intake.shapes import Batch, BatchItem, DeadLetterChoice, Event, State, UserUpdate
+from app.intake.rules import Batch, BatchItem
+from app.leanplum.actions import ACTIONS
 
 REF = "#/components/schemas/"
 BODIES: dict[str, TypeAdapter[Any]] = {
-    "Event": TypeAdapter(Event),
-    "UserUpdate": TypeAdapter(UserUpdate),
-    "State": TypeAdapter(State),
+    **{action.shape.__name__: TypeAdapter(action.shape) for action in ACTIONS.values() if action.documented},
     "BatchItem": TypeAdapter(BatchItem),
     "Batch": TypeAdapter(Batch),
     "DeadLetterChoice": TypeAdapter(DeadLetterChoice),

@@ -1,11 +1,16 @@
-"""What the gateway answers, as shapes: for the documentation in `openapi/`, which is made from them."""
+"""What the gateway answers, and what operators send, as shapes; `openapi/` is made from them."""
 
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
+from app.leanplum.actions import LATER
+from app.leanplum.shapes import CLOSED
+from app.leanplum.values import Bool, ItemId, Time
 from app.model import Status
+
+ActionName: Any = Literal[tuple(LATER)]
 
 
 class LeanplumSaid(TypedDict, total=False):
@@ -31,6 +36,30 @@ class Receipt(TypedDict):
     leanplum: NotRequired[LeanplumSaid]
     href: Annotated[str, Field(examples=["/v1/receipts/019abc12-3456-7def-8123-000000000001"])]
     duplicate: NotRequired[Annotated[bool, Field(description="true where the id was accepted before")]]
+
+
+class DeadLetterFilter(TypedDict, total=False):
+    """Which dead letters; what is left out takes all."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    action: ActionName
+    status: Literal["rejected", "expired", "unknown"]
+    since: Annotated[Time, Field(description="became one at this time or later")]
+    until: Annotated[Time, Field(description="became one before this time")]
+
+
+class DeadLetterChoice(TypedDict, total=False):
+    """Dead letters, by their ids or by a filter; an empty filter means all."""
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"ids": ["order-1:paid"]}, {"filter": {"status": "expired"}, "dryRun": True}],
+        },
+    )
+    ids: Annotated[list[ItemId], Field(min_length=1, max_length=1_000)]
+    filter: DeadLetterFilter
+    dryRun: Annotated[Bool, Field(description="only count them")]
 
 
 class DeadLetterPage(TypedDict):

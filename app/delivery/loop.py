@@ -17,7 +17,7 @@ from app.delivery.window import Window
 from app.errors import StorageUnavailable
 from app.leanplum import mapping, replies
 from app.leanplum.client import LeanplumClient, Unreachable
-from app.model import App, ConfigRefused, Item, Outcome, Postponed, Status, Trouble, Verdict
+from app.model import App, ConfigRefused, Item, KeyKind, Outcome, Postponed, Status, Trouble, Verdict
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics, describe
 
@@ -285,8 +285,11 @@ class Deliverer:
         started = time.perf_counter()
         status: int | None = None
         reply: replies.Reply
+        if (kind := mapping.kind(items)) not in app.keys:
+            return None, [ConfigRefused(f"{kind.setting} is not set")] * len(items)
         try:
-            answer = await self._client.multi(app.api_url, mapping.multi(app, items, self._clock() / 1000))
+            action, body = mapping.call(app, items, self._clock() / 1000)
+            answer = await self._client.call(app.api_url, action, body)
             status = answer.status
             sent = [mapping.request_id(item) for item in items]
             reply = replies.read(answer.status, answer.body, sent, answer.retry_after)
@@ -295,7 +298,8 @@ class Deliverer:
         self._metrics.calls.labels(str(status or "none")).inc()
         seconds = time.perf_counter() - started
         self._metrics.call_seconds.observe(seconds)
-        self._gate.heard(self._ticks(), seconds, reply)
+        if kind is KeyKind.PRODUCTION or not _refused(reply):  # a bad key of another kind holds only what needs it
+            self._gate.heard(self._ticks(), seconds, reply)
         return status, reply
 
     def _judge(self, item: Item, outcome: Outcome, alone: bool) -> Verdict:
@@ -317,6 +321,10 @@ class Deliverer:
             if isinstance(verdict, Postponed):
                 until[item.lane] = max(until.get(item.lane, 0), self._clock() + int(verdict.wait * 1000))
         return until
+
+
+def _refused(reply: replies.Reply) -> bool:
+    return not isinstance(reply, replies.TooMuch) and any(isinstance(one, ConfigRefused) for one in reply)
 
 
 def _may_follow(heard: Sequence[tuple[Item, Outcome]], before: Sequence[Item], items: Sequence[Item]) -> list[Item]:

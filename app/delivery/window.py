@@ -15,6 +15,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 
 from app import ids
+from app.leanplum.actions import sent_alone
 from app.model import Found, Item, Page, Wanted
 
 MAX_USERS = 50  # of one multi (fact sheet, Limits)
@@ -22,6 +23,10 @@ MAX_ACTIONS = 500
 MAX_BYTES = 1_000_000  # no limit is published; clients in the field stop here
 PAGE = 5_000
 LANES = 2_000  # lanes that are read by themselves at once
+
+
+def _alone(item: Item) -> bool:
+    return sent_alone(item.action, item.body)
 
 
 Turn = tuple[int, int]  # whose turn it is: a caller, and how many users a call with its lanes may have
@@ -275,6 +280,8 @@ class Window:
             if lanes:
                 self._ready[turn] = lanes  # as the last one, so that the next call begins with another
                 turns.append(turn)
+            if _alone(batch[0]):
+                break
         return batch
 
     def _fill(self, batch: list[Item], size: int, lane: int, taken: set[tuple[str, str]], users: int) -> int:
@@ -283,7 +290,7 @@ class Window:
         queue = self._waiting[lane]
         while queue and len(batch) < MAX_ACTIONS and (not batch or size + len(queue[0].body) <= MAX_BYTES):
             who = queue[0].app, queue[0].subject
-            if who not in taken and len(taken) == users:
+            if (who not in taken and len(taken) == users) or (batch and (_alone(queue[0]) or _alone(batch[0]))):
                 break
             taken.add(who)
             item = queue.popleft()

@@ -4,57 +4,96 @@ Good bodies take one pass through pydantic's core. Only when that finds a fault 
 so that each fault gets its pointer and its sentence, and no item is harmed by its neighbour.
 """
 
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any, Literal, Required, Union
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from app.errors import Fault, Invalid
-from app.intake.shapes import Batch, Event, State, StateItem, TrackItem, UserUpdate, UserUpdateItem
-from app.intake.values import TAKES
-from app.model import NewItem, Scope
+from app.leanplum.actions import LATER, About
+from app.leanplum.actions import Action as Known
+from app.leanplum.values import TAKES
+from app.model import KeyKind, NewItem, Scope
 
 MAX_FAULTS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What the gateway knows of one action: how its items look alone and in a batch, and who may send it."""
+    """An action that is accepted for later: who may send it, and how its items look alone and in a batch."""
 
     name: str
     scope: Scope
+    key: KeyKind
+    about: About
+    check: Callable[[Mapping[str, Any]], Fault | None]
     alone: TypeAdapter[Any]
     in_batch: TypeAdapter[Any]
 
 
+def _in_batch(action: Known) -> Any:
+    """The shape of an item in a batch: as alone, and it says what it is."""
+    name = f"{action.name[0].upper()}{action.name[1:]}Item"
+    says = {"__annotations__": {"action": Required[Literal[action.name]]}}
+    made: Any = types.new_class(name, (action.shape,), {"total": False}, lambda body: body.update(says))
+    made.__doc__ = f"`{action.name}`, in a batch."
+    made.__pydantic_config__ = ConfigDict(extra="forbid")
+    return made
+
+
+SHAPES: dict[str, Any] = {name: _in_batch(action) for name, action in LATER.items()}
+BatchItem: Any = Annotated[Union[tuple(SHAPES.values())], Field(discriminator="action")]  # noqa: UP007
 ACTIONS = {
-    action.name: action
-    for action in (
-        Action("track", Scope.EVENTS_WRITE, TypeAdapter(Event), TypeAdapter(TrackItem)),
-        Action("setUserAttributes", Scope.USERS_WRITE, TypeAdapter(UserUpdate), TypeAdapter(UserUpdateItem)),
-        Action("advance", Scope.EVENTS_WRITE, TypeAdapter(State), TypeAdapter(StateItem)),
+    name: Action(
+        name, known.scope, known.key, known.about, known.check, TypeAdapter(known.shape), TypeAdapter(SHAPES[name])
     )
+    for name, known in LATER.items()
 }
+
+
+class Batch(TypedDict):
+    """Items of any of the actions, mixed."""
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": [
+                        {"action": "track", "userId": "user-1", "event": "Purchase", "value": 9.99},
+                        {"action": "setUserAttributes", "userId": "user-1", "userAttributes": {"plan": "pro"}},
+                        {"action": "advance", "userId": "user-2", "state": "Checkout"},
+                    ]
+                }
+            ]
+        },
+    )
+    items: Annotated[list[BatchItem], FailFast()]  # with the first fault a batch is read again, item by item
+
+
 BATCH: TypeAdapter[Any] = TypeAdapter(Batch)
-WITHOUT_CONTENT = frozenset({"id", "action", "userId", "deviceId", "time", "createDisposition"})
 
 
 def item(action: str, fields: dict[str, Any]) -> NewItem:
     """The item that checked `fields` make. Raises Invalid for what no shape can say."""
     own_id = fields.pop("id", None)
     fields.pop("action", None)
-    subject = _subject(fields)
-    if subject is None or CHECKS[action](fields) is not None:
+    known = ACTIONS[action]
+    subject = subject_of(fields)
+    if subject is None or known.check(fields) is not None:
         raise Invalid(tuple(_beside(action, fields)))
     sorting = orjson.OPT_SORT_KEYS if own_id is not None else None  # one content, one text: it will be compared
     body = orjson.dumps(fields, option=sorting).decode()
     return tuple.__new__(NewItem, (subject, action, body, own_id))  # half the price of NewItem(…), for each item
 
 
-def _subject(fields: Mapping[str, Any]) -> str | None:
+def subject_of(fields: Mapping[str, Any]) -> str | None:
+    """Whom an item is about, as Leanplum locks it; None where nobody is named."""
     if (user := fields.get("userId")) is not None:
         return f"u{user}"
     device = fields.get("deviceId")
@@ -63,30 +102,11 @@ def _subject(fields: Mapping[str, Any]) -> str | None:
 
 def _beside(action: str, fields: Mapping[str, Any]) -> Iterator[Fault]:
     """What is wrong beside the single fields."""
-    if (fault := CHECKS[action](fields)) is not None:
+    known = ACTIONS[action]
+    if LATER[action].required <= fields.keys() and (fault := known.check(fields)) is not None:
         yield fault
-    if _subject(fields) is None:
+    if subject_of(fields) is None and known.about is not About.DEVICE:
         yield Fault("", "needs userId or deviceId: whom is it about?", "missing-subject")
-
-
-def _event_named(fields: Mapping[str, Any]) -> Fault | None:
-    """An empty event is how Leanplum is told of a message sent or seen (fact sheet, track)."""
-    if fields.get("event") != "" or "messageId" in fields:
-        return None
-    return Fault("/event", "may be empty only with messageId", "empty-event")
-
-
-def _changes_something(fields: Mapping[str, Any]) -> Fault | None:
-    if fields.keys() - WITHOUT_CONTENT:
-        return None
-    return Fault("", "changes nothing: give userAttributes or another field to set", "empty-update")
-
-
-CHECKS: dict[str, Callable[[Mapping[str, Any]], Fault | None]] = {
-    "track": _event_named,
-    "setUserAttributes": _changes_something,
-    "advance": lambda fields: None,
-}
 
 
 def checked(adapter: TypeAdapter[Any], raw: Any) -> dict[str, Any]:

@@ -56,13 +56,13 @@ class LeanplumClient:
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
-    async def multi(self, url: str, body: bytes) -> Answer:
-        """Send one `multi`. Raises Unreachable where no whole answer came within the timeout."""
+    async def call(self, url: str, action: str, body: bytes) -> Answer:
+        """Make one call. Raises Unreachable where no whole answer came within the timeout."""
         failed: Unreachable | None = None
         try:
             # httpx's own timeouts begin anew with each piece of an answer; this one is for all of it.
             async with asyncio.timeout(self._timeout):
-                response = await self._http.post(url, params=MULTI, content=body, headers=JSON)
+                response = await self._http.post(url, params={"action": action}, content=body, headers=JSON)
         except (httpx.HTTPError, TimeoutError) as error:
             failed = Unreachable(type(error).__name__, sent=not isinstance(error, NEVER_SENT))
         if failed is not None:
@@ -76,5 +76,4 @@ class LeanplumClient:
 
 
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
-MULTI = {"action": "multi"}
 JSON = {"content-type": "application/json"}

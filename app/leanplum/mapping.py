@@ -1,42 +1,69 @@
-"""Items as Leanplum's `multi` wants them. Pure: items in, the bytes of a request body out.
+"""Items as Leanplum wants them: many as one `multi`, or one as a call of its own. Pure: items in, a request out.
 
 Source: Leanplum's docs, "multi (JSON)": appId, clientKey, apiVersion, time (of the request), data (a list of actions).
 """
 
 import uuid
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import orjson
 
 from app.ids import MADE
-from app.model import App, Item
+from app.leanplum.actions import key_for, sent_alone
+from app.model import App, Item, KeyKind
 
 API_VERSION = "1.0.6"
 NAMESPACE = uuid.UUID("7d0f9a1e-6d4c-5e0b-9a67-0c6f3b7f2a11")
+OWN = ('"time":', '"reqId":', '"clientKey":')  # what only some bodies have, and must not stand there twice
 
 
-def multi(app: App, items: Sequence[Item], now: float) -> bytes:
-    """The body of one `multi` call at `now` (epoch seconds). The client key is here and nowhere else."""
-    head = orjson.dumps(
-        {
-            "appId": app.app_id,
-            "clientKey": app.production_key.get_secret_value(),
-            "apiVersion": API_VERSION,
-            "time": now,
-            "data": [],
-        }
-    )
-    return head[:-2] + ",".join(map(entry, items)).encode() + b"]}"
+class Call(NamedTuple):
+    """One call to Leanplum: what the URL names, and the body."""
+
+    action: str
+    body: bytes
 
 
-def entry(item: Item) -> str:
-    """One action of a `multi`. The body was checked and written by the gateway itself, so its text is spliced in."""
+def kind(items: Sequence[Item]) -> KeyKind:
+    """The kind of key that a call with these items takes."""
+    return key_for(items[0].action, items[0].body)
+
+
+def call(app: App, items: Sequence[Item], now: float) -> Call:
+    """The call that does `items` at `now` (epoch seconds). The client key is here and nowhere else. Raises KeyError
+    where the app has no key of the kind that is needed."""
+    key = app.keys[kind(items)].get_secret_value()
+    head = {"appId": app.app_id, "clientKey": key, "apiVersion": API_VERSION}
+    if sent_alone(items[0].action, items[0].body):
+        return Call(items[0].action, orjson.dumps(head)[:-1] + b"," + entry(items[0], key)[1:].encode())
+    text = orjson.dumps(head | {"time": now, "data": []})
+    return Call("multi", text[:-2] + ",".join(entry(item, key) for item in items).encode() + b"]}")
+
+
+def entry(item: Item, key: str) -> str:
+    """One action of a call. The body was checked and written by the gateway itself, so its text is spliced in."""
+    body = item.body
+    for own in OWN:
+        if own in body:
+            return _with_own(item, orjson.loads(body), key)
     sent = request_id(item)
-    time = "" if '"time":' in item.body and "time" in orjson.loads(item.body) else f'"time":{item.accepted_at / 1000},'
-    return f'{{"action":"{item.action}","reqId":"{sent}","uuid":"{sent}",{time}{item.body[1:]}'
+    rest = f",{body[1:]}" if len(body) > 2 else "}"
+    return f'{{"action":"{item.action}","reqId":"{sent}","uuid":"{sent}","time":{item.accepted_at / 1000}{rest}'
+
+
+def _with_own(item: Item, fields: dict[str, Any], key: str) -> str:
+    """The same, where the body itself says when it happened, or has what SDKs send (fact sheet §7)."""
+    sent = request_id(item)
+    made = {"action": item.action, "reqId": sent, "uuid": sent, "time": item.accepted_at / 1000} | fields
+    if "clientKey" in fields:
+        made["clientKey"] = key
+    return orjson.dumps(made).decode()
 
 
 def request_id(item: Item) -> str:
-    """What Leanplum may tell a repeat by (its SDKs send `reqId` and `uuid`): made of the item's id alone, so the same
-    at every attempt."""
+    """What Leanplum may tell a repeat by (its SDKs send `reqId` and `uuid`), and its answer the item: an SDK's own, or
+    made of the item's id alone, so the same at every attempt."""
+    if '"reqId":' in item.body and (own := orjson.loads(item.body).get("reqId")):
+        return str(own)
     return item.id if MADE.match(item.id) else str(uuid.uuid5(NAMESPACE, f"{item.app}/{item.id}"))

@@ -78,6 +78,8 @@ def _speaks_of_items(status: int, entries: Sequence[dict[str, Any]], sent: Seque
 def _match(entries: Sequence[dict[str, Any]], sent: Sequence[str]) -> list[Outcome]:
     """By `reqId` where the answer has them, else by position if the counts agree; else nothing is known."""
     if all("reqId" in entry for entry in entries):
+        if [str(entry["reqId"]).lower() for entry in entries] == [one.lower() for one in sent]:
+            return [judge(entry) for entry in entries]  # also where two items of SDKs have the same
         told = {str(entry["reqId"]).lower(): entry for entry in entries}
         return [judge(told[one.lower()]) if one.lower() in told else _UNTOLD for one in sent]
     if len(entries) == len(sent):

@@ -9,8 +9,7 @@ import pytest
 from app.api.dead_letters import DISCARD, LIST, REPLAY
 from app.callers.store import KeyStore
 from app.clock import instant, now_ms
-from app.intake.rules import ACTIONS
-from app.model import WRITES, Postponed, Scope, Settled, Status, Verdict, Wanted
+from app.model import Postponed, Scope, Settled, Status, Verdict, Wanted
 from app.outbox.outbox import Outbox
 
 from .talk import CANARY, Talk
@@ -173,7 +172,3 @@ def test_each_act_has_its_audit_record_with_its_count(talk: Talk) -> None:
     records = [json.loads(record) for (record,) in talk.rows("SELECT record FROM audit_records ORDER BY seq")]
     acts = {one["api"]["operation"]: one["unmapped"] for one in records if "dead-letters" in one["api"]["operation"]}
     assert acts[f"POST {DISCARD}"]["discarded"] == acts[f"POST {REPLAY}"]["replayed"] == 1
-
-
-def test_the_settings_know_every_action_that_is_accepted() -> None:
-    assert set(WRITES) == set(ACTIONS)

@@ -19,7 +19,7 @@ from app.database.writer import Writer
 from app.delivery.loop import Deliverer
 from app.delivery.verdicts import RetryPolicy
 from app.leanplum.client import LeanplumClient
-from app.model import Acceptance, App, Found, NewItem, Receipt, Wanted
+from app.model import Acceptance, App, Found, KeyKind, NewItem, Receipt, Wanted
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics
 
@@ -89,7 +89,12 @@ class Delivering:
         self.writer = Writer(self.engine)
         self.outbox = CountingOutbox(self.engine, self.writer, dedup_ms=60_000, max_queued=10**6)
         self.metrics = Metrics()
-        app = App("default", "app_sandbox", SecretStr("prod_sandbox"), f"{url}/api")
+        app = App(
+            "default",
+            "app_sandbox",
+            {KeyKind.PRODUCTION: SecretStr("prod_sandbox"), KeyKind.DEVELOPMENT: SecretStr("dev_sandbox")},
+            f"{url}/api",
+        )
         chosen: dict[str, Any] = {"policy": QUICK, "chance": lambda: 0.5} | options
         self._make = partial(Deliverer, self.outbox, client, [app], self.metrics, **chosen)
         self.deliverer = self._make()

@@ -158,14 +158,14 @@ def test_an_error_that_nobody_foresaw_in_a_call_counts_as_trouble_and_closes_its
 ) -> None:
     async def body(at: Delivering) -> None:
         client, failures = at.deliverer._client, [RuntimeError("unforeseen")]
-        multi = client.multi
+        call = client.call
 
-        async def fails(url: str, body: bytes) -> Any:
+        async def fails(url: str, action: str, body: bytes) -> Any:
             if failures:
                 raise failures.pop()
-            return await multi(url, body)
+            return await call(url, action, body)
 
-        client.multi = fails  # type: ignore[method-assign]
+        client.call = fails  # type: ignore[method-assign]
         await at.accept("ann", 0)
         await at.step()
         assert await at.told("ann", 1) == [("retrying", 1)]

@@ -21,7 +21,7 @@ BODY = multi(LEANPLUM, [item()], 1.0)
 def send(timeout: float = 5.0) -> Answer:
     async def once() -> Answer:
         async with LeanplumClient(timeout=timeout, connections=2) as client:
-            return await client.multi(URL, BODY)
+            return await client.call(URL, "multi", BODY)
 
     return asyncio.run(once())
 
@@ -105,7 +105,7 @@ def test_what_is_raised_holds_on_to_no_request(leanplum: respx.Route, failure: t
 def test_a_real_connection_that_is_refused_is_unreachable() -> None:
     async def once() -> None:
         async with LeanplumClient(timeout=5, connections=1) as client:
-            await client.multi("http://127.0.0.1:1/api", BODY)
+            await client.call("http://127.0.0.1:1/api", "multi", BODY)
 
     with pytest.raises(Unreachable, match="ConnectError"):
         asyncio.run(once())
@@ -127,7 +127,7 @@ async def said_by_a_server(said: bytes, timeout: float) -> Answer:
     port = server.sockets[0].getsockname()[1]
     try:
         async with LeanplumClient(timeout=timeout, connections=1) as client:
-            return await client.multi(f"http://127.0.0.1:{port}/api", BODY)
+            return await client.call(f"http://127.0.0.1:{port}/api", "multi", BODY)
     finally:
         over.set()
         server.close()
@@ -170,6 +170,6 @@ def test_a_key_that_the_other_side_echoes_goes_no_further(leanplum: respx.Route)
 
     async def once() -> Answer:
         async with LeanplumClient(timeout=5, connections=2, secrets=[SecretStr(KEY)]) as client:
-            return await client.multi(URL, BODY)
+            return await client.call(URL, "multi", BODY)
 
     assert asyncio.run(once()).body == b"no such key: [key]"

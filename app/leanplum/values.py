@@ -31,6 +31,8 @@ USER_ID = "^[^\n\r\\x00'\"]*$"
 DEVICE_ID = r"^[\x01-\x09\x0b\x0c\x0e-\x21\x23-\x26\x28-\x2b\x2d-\x5a\x5c-\x7f]*$"
 ITEM_ID = r"^[A-Za-z0-9._:\-]*$"
 CURRENCY = "^[A-Z]{3}$"
+DIGITS = "^[0-9]{1,18}$"
+DAY = "^20[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])$"
 
 TAKES = {
     NAME: 'takes 1 to 139 characters, not starting with "." or "-", not ending with "/", without , | " { } tab, '
@@ -40,6 +42,8 @@ TAKES = {
     DEVICE_ID: "takes ASCII characters, without quotes, comma, [, newline or NUL",
     ITEM_ID: "takes 1 to 128 characters of A-Z a-z 0-9 . _ : -",
     CURRENCY: "takes a currency code of ISO 4217, as in EUR",
+    DAY: "takes a day as YYYYMMDD",
+    DIGITS: "takes a whole number of at most 18 digits",
 }
 
 
@@ -99,6 +103,11 @@ DeviceId = Annotated[
     Annotated[str, Field(min_length=1, max_length=400, pattern=DEVICE_ID, strict=True)] | NumberAsText,
     Field(union_mode="left_to_right"),
     AfterValidator(_no_zero),
+]
+EntityId = Annotated[  # of a message, a campaign …: Leanplum's are whole numbers; a path has them as text
+    Annotated[int, Field(strict=True, ge=0, lt=INT_LIMIT)]
+    | Annotated[str, Field(strict=True, pattern=DIGITS), AfterValidator(int)],
+    Field(union_mode="left_to_right"),
 ]
 ItemId = Annotated[str, Field(min_length=1, max_length=128, pattern=ITEM_ID, strict=True)]
 Currency = Annotated[str, Field(pattern=CURRENCY, strict=True)]

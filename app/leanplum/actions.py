@@ -1,0 +1,181 @@
+"""The table of all of Leanplum's actions: one entry is all that a further one needs.
+
+Validation, the choice of a key, packing, the SDK door and the documentation all follow it. Sources: Leanplum's API
+reference (42 actions), its SDKs' code (the last seven); fact sheet §2 for the keys, §3 for the rest.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import orjson
+
+from app.errors import Fault
+from app.leanplum import answers, shapes
+from app.model import KeyKind, Scope
+
+Fields = Mapping[str, Any]
+
+
+class About(Enum):
+    """Whom an action is about."""
+
+    USER = "a user, or a device and its user"
+    DEVICE = "a device; its user may be named too"
+    APP = "the app"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """What the gateway knows of one action."""
+
+    name: str
+    scope: Scope
+    shape: Any
+    key: KeyKind = KeyKind.PRODUCTION
+    about: About = About.USER
+    later: bool = False  # nothing beyond success is answered: accepted durably, delivered in the background
+    alone: bool = False  # never inside a `multi`, which takes the production key
+    repeatable: bool = True  # doing it twice does no more than doing it once, or Leanplum knows the repeat by its reqId
+    answer: Any = answers.Success
+    check: Callable[[Fields], Fault | None] = lambda fields: None  # what is wrong beside the single fields
+    a_day: int | None = None  # how often it succeeds in a day (fact sheet §5)
+    seldom_changes: bool = False
+    documented: bool = True  # False: only SDKs call it, by their own door
+
+    @property
+    def required(self) -> frozenset[str]:
+        """The parameters that it can't do without."""
+        found: frozenset[str] = self.shape.__required_keys__
+        return found
+
+
+WITHOUT_CONTENT = frozenset({"id", "action", "userId", "deviceId", "time", "createDisposition"})
+DEVICE_FIELDS: frozenset[str] = frozenset(shapes.DeviceFields.__annotations__)
+
+
+def _event_named(fields: Fields) -> Fault | None:
+    """An empty event is how Leanplum is told of a message sent or seen (fact sheet, track)."""
+    if fields.get("event") != "" or "messageId" in fields:
+        return None
+    return Fault("/event", "may be empty only with messageId", "empty-event")
+
+
+def _changes_something(fields: Fields) -> Fault | None:
+    if fields.keys() - WITHOUT_CONTENT:
+        return None
+    return Fault("", "changes nothing: give userAttributes or another field to set", "empty-update")
+
+
+def _names_a_device(fields: Fields) -> Fault | None:
+    if "deviceId" not in fields:
+        return Fault("/deviceId", "is required", "required")
+    if fields.keys() & DEVICE_FIELDS:
+        return None
+    return Fault("", "changes nothing: give appVersion or another field of the device", "empty-update")
+
+
+def _names_a_source(fields: Fields) -> Fault | None:
+    return None if fields["trafficSource"] else Fault("/trafficSource", "must not be empty", "length")
+
+
+EVENTS, USERS, SEND, ERASE = Scope.EVENTS_WRITE, Scope.USERS_WRITE, Scope.MESSAGES_SEND, Scope.USERS_ERASE
+READ, WRITE, EXPORT, SDK = Scope.CONTENT_READ, Scope.CONTENT_WRITE, Scope.EXPORTS_RUN, Scope.SDK
+DEVELOPMENT, DATA_EXPORT, CONTENT = KeyKind.DEVELOPMENT, KeyKind.DATA_EXPORT, KeyKind.CONTENT_READ_ONLY
+
+
+def _later(name: str, scope: Scope, shape: Any, **more: Any) -> Action:
+    return Action(name=name, scope=scope, shape=shape, later=True, **more)
+
+
+def _alone(name: str, scope: Scope, shape: Any, key: KeyKind, answer: Any = answers.Success, **more: Any) -> Action:
+    """Answered while the caller waits, and about the app."""
+    return Action(name=name, scope=scope, shape=shape, key=key, answer=answer, about=About.APP, alone=True, **more)
+
+
+def _content(name: str, shape: Any, answer: Any) -> Action:
+    return _alone(name, READ, shape, CONTENT, answer, seldom_changes=True)
+
+
+def _sdk(name: str, shape: Any = shapes.FromSdk, **more: Any) -> Action:
+    return Action(name=name, scope=SDK, shape=shape, documented=False, **more)
+
+
+ACTIONS: dict[str, Action] = {
+    action.name: action
+    for action in (
+        Action(name="start", scope=EVENTS, shape=shapes.Start, answer=answers.Started),
+        _later("stop", EVENTS, shapes.UserCall),
+        _later("pauseSession", EVENTS, shapes.UserCall),
+        _later("resumeSession", EVENTS, shapes.UserCall),
+        _later("heartbeat", EVENTS, shapes.UserCall),
+        _later("track", EVENTS, shapes.Event, check=_event_named),
+        _later("advance", EVENTS, shapes.State),
+        _later("pauseState", EVENTS, shapes.UserCall),
+        _later("resumeState", EVENTS, shapes.UserCall),
+        _later("setUserAttributes", USERS, shapes.UserUpdate, check=_changes_something),
+        _later("setDeviceAttributes", USERS, shapes.DeviceUpdate, about=About.DEVICE, check=_names_a_device),
+        _later("setTrafficSourceInfo", USERS, shapes.TrafficSource, check=_names_a_source),
+        _later("sendMessage", SEND, shapes.Message, answer=answers.Sent),
+        _later("startCampaign", SEND, shapes.Campaign, key=DEVELOPMENT, alone=True),
+        _later("block", ERASE, shapes.Blocking),
+        _later("unblock", ERASE, shapes.Blocking, key=DEVELOPMENT, alone=True),
+        _later("deleteUser", ERASE, shapes.Erasure, key=DEVELOPMENT, alone=True),
+        Action(name="getVars", scope=READ, shape=shapes.Variables, answer=answers.Variables),
+        Action(
+            name="exportUser",
+            scope=Scope.USERS_READ,
+            shape=shapes.Whom,
+            key=DATA_EXPORT,
+            alone=True,
+            answer=answers.ExportedUser,
+        ),
+        _alone("setVars", WRITE, shapes.VariableChange, DEVELOPMENT),
+        _alone("deleteVars", WRITE, shapes.VariableNames, DEVELOPMENT, answers.RemovedVariables),
+        _alone("registerDevice", WRITE, shapes.DevelopmentDevice, DEVELOPMENT, answers.Registered),
+        _alone("uploadFile", WRITE, shapes.Upload, DEVELOPMENT),
+        _alone("downloadFile", READ, shapes.FileName, KeyKind.PRODUCTION, answers.Bytes),
+        _alone(
+            "getAndroidNotificationChannels", READ, shapes.Nothing, KeyKind.PRODUCTION, answers.NotificationChannels
+        ),
+        _alone("addAndroidNotificationChannel", WRITE, shapes.NotificationChannel, DEVELOPMENT, answers.ChannelAdded),
+        _alone("deleteAndroidNotificationChannel", WRITE, shapes.ChannelId, DEVELOPMENT, answers.ChannelDeleted),
+        _content("getMessages", shapes.Listing, answers.Messages),
+        _content("getMessage", shapes.One, answers.OneMessage),
+        _content("getAbTests", shapes.Listing, answers.AbTests),
+        _content("getAbTest", shapes.One, answers.OneAbTest),
+        _content("getVariant", shapes.One, answers.OneVariant),
+        _content("getUnsubscribeCategories", shapes.Nothing, answers.Categories),
+        _alone("exportData", EXPORT, shapes.DataExport, DATA_EXPORT, answers.Job, a_day=24, repeatable=False),
+        _alone("exportUsers", EXPORT, shapes.UsersExport, DATA_EXPORT, answers.Job, a_day=40, repeatable=False),
+        _alone("exportReport", EXPORT, shapes.ReportExport, DATA_EXPORT, answers.Job, a_day=100, repeatable=False),
+        _alone("getExportResults", EXPORT, shapes.JobId, DATA_EXPORT, answers.ExportState),
+        # As a CSV job. The JSON form, with the production key, is how items are packed (`leanplum/mapping.py`).
+        _alone("multi", EXPORT, shapes.Import, DEVELOPMENT, answers.Job, repeatable=False),
+        _alone("getMultiResults", EXPORT, shapes.JobId, DEVELOPMENT, answers.ImportState),
+        _alone("addPostback", EXPORT, shapes.Postback, DATA_EXPORT, answers.PostbackAdded, repeatable=False),
+        _alone("listPostbacks", EXPORT, shapes.Nothing, DATA_EXPORT, answers.Postbacks),
+        _alone("deletePostback", EXPORT, shapes.PostbackId, DATA_EXPORT),
+        _sdk("getNewsfeedMessages", answer=answers.Newsfeed),
+        _sdk("markNewsfeedMessageAsRead", shape=shapes.Inbox, later=True),
+        _sdk("deleteNewsfeedMessage", shape=shapes.Inbox, later=True),
+        _sdk("getMigrateState", about=About.APP, answer=answers.MigrateState),
+        _sdk("log", later=True, about=About.APP),
+        _sdk("trackGeofence", shape=shapes.Event, later=True),
+        _sdk("restart"),
+    )
+}
+LATER = {name: action for name, action in ACTIONS.items() if action.later and action.documented}
+
+
+def key_for(action: str, body: str) -> KeyKind:
+    """The kind of key that an item needs; `body` is its JSON text."""
+    if action == "setUserAttributes" and '"resetAnomalies":true' in body:
+        return DEVELOPMENT if orjson.loads(body).get("resetAnomalies") is True else KeyKind.PRODUCTION
+    return ACTIONS[action].key
+
+
+def sent_alone(action: str, body: str) -> bool:
+    """Whether an item is a call of its own: a `multi` takes the production key, so nothing else fits into one."""
+    return ACTIONS[action].alone or key_for(action, body) is not KeyKind.PRODUCTION
