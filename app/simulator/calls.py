@@ -16,6 +16,7 @@ from app.simulator.faults import Fault, FaultPlan, Strike
 from app.simulator.journal import Arrival, Journal, Record, close
 from app.simulator.keys import Key
 from app.simulator.locks import UserLocks
+from app.simulator.migration import with_migrate_state
 from app.simulator.performing import Outcome, Performer
 from app.simulator.spoiling import CALL_MODES, ENTRY_MODES, Draft
 from app.simulator.world import World
@@ -54,6 +55,8 @@ class Simulator:
             answer = await self._locked(await self._read(record))
         except Refused as no:
             answer = refused(no.message, no.status)
+        if self.config.migrate_state:
+            answer = with_migrate_state(answer, self.config.app_id)
         close(record, answer, self.clock())
         return answer
 

@@ -3,6 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from app.simulator.sandbox import (
+    SANDBOX_AB_TESTS,
+    SANDBOX_CATEGORIES,
+    SANDBOX_MESSAGES,
+    SandboxAbTest,
+    SandboxCategory,
+    SandboxMessage,
+)
+
 
 @dataclass(frozen=True)
 class Texts:
@@ -11,6 +20,11 @@ class Texts:
     user_not_found: str = "User not found; request skipped."
     message_entity_not_found: str = "Message entity not found"
     message_not_found: str = "Message not found."
+    ab_test_not_found: str = "A/B test not found."
+    variant_not_found: str = "Variant not found."
+    postback_not_found: str = "Postback not found."
+    too_many_postbacks: str = "Too many postbacks (limit {limit})"
+    variables_too_large: str = "Variables exceed 1 MB"
     past_event: str = "Past event detected ({days} days ago). Rewriting timestamp."
     clock_skew: str = "Device clock skew detected ({days} days behind). Rewriting timestamp."
     anomaly: str = "Anomaly detected: time skew. User will be excluded from analytics."
@@ -36,23 +50,6 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class SandboxMessage:
-    """A message (campaign) that exists in the simulated app; with `matches` off its targeting fits nobody."""
-
-    id: int
-    name: str
-    kind: str = "Push Notification"
-    matches: bool = True
-
-
-SANDBOX_MESSAGES = (
-    SandboxMessage(1001, "Welcome", "Email"),
-    SandboxMessage(1002, "Reminder"),
-    SandboxMessage(1003, "Nobody matches", matches=False),
-)
-
-
-@dataclass(frozen=True)
 class SimulatorConfig:
     """One simulated app, and how the simulator decides where the fact sheet's sources conflict."""
 
@@ -71,6 +68,10 @@ class SimulatorConfig:
     """HTTP status of a multi in which an action failed (fact sheet §3.7: 404 in 2015, 200 in 2017)."""
     texts: Texts = field(default_factory=Texts)
     messages: tuple[SandboxMessage, ...] = SANDBOX_MESSAGES
+    ab_tests: tuple[SandboxAbTest, ...] = SANDBOX_AB_TESTS
+    unsubscribe_categories: tuple[SandboxCategory, ...] = SANDBOX_CATEGORIES
+    migrate_state: bool = False
+    """Add a top-level `migrateState` to every envelope, as newer servers do (fact sheet §4)."""
     latency_seconds: float = 0.0
     keep_requests: int = 10_000
     seed: int | None = None

@@ -24,6 +24,7 @@ class Inspection:
             ("GET", "/_simulator/requests", self.requests),
             ("GET", "/_simulator/users/{id:path}", self.user),
             ("GET", "/_simulator/devices/{id:path}", self.device),
+            ("GET", "/_simulator/app", self.app),
             ("GET", "/_simulator/stats", self.stats),
             ("POST", "/_simulator/reset", self.reset),
             ("POST", "/_simulator/faults", self.add_faults),
@@ -47,6 +48,9 @@ class Inspection:
     async def device(self, request: Request) -> Response:
         device = self._simulator.world.devices.get(request.path_params["id"])
         return JSONResponse(device.shown()) if device else _error("no such device", 404)
+
+    async def app(self, request: Request) -> Response:
+        return JSONResponse(self._simulator.world.content.shown())
 
     async def stats(self, request: Request) -> Response:
         return JSONResponse(self._simulator.stats())

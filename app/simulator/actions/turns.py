@@ -1,11 +1,12 @@
 """What a handler of an action is given, and the two ways in which it can decline."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.simulator.config import Texts
 from app.simulator.people import Device, User
-from app.simulator.values import decoded, number, text
+from app.simulator.values import decoded, listed, number, text, truthy
 from app.simulator.world import World
 
 Extra = dict[str, Any]
@@ -44,8 +45,28 @@ class Turn:
     def invalid(self, name: str) -> Refused:
         return Refused(self.texts.invalid.format(name=name), 400)
 
+    def given(self, name: str) -> bool:
+        """Whether there is such an argument; "" is absent, as SDKs send it (fact sheet §7)."""
+        return self.item.get(name) not in (None, "")
+
     def text(self, name: str) -> str:
         return text(self.item.get(name))
+
+    def needed(self, name: str) -> str:
+        """A text that may not be empty."""
+        value = self.text(name)
+        if not value:
+            raise self.invalid(name)
+        return value
+
+    def one_of(self, name: str, known: Sequence[str]) -> str:
+        value = self.text(name)
+        if value not in known:
+            raise self.invalid(name)
+        return value
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        return truthy(self.item[name]) if self.given(name) else default
 
     def number(self, name: str, default: float) -> float:
         """A numeric argument; strings such as "9.99" are numbers too, "" is absent."""
@@ -63,6 +84,17 @@ class Turn:
         if not isinstance(value, dict):
             raise self.invalid(name)
         return value
+
+    def listing(self, name: str) -> list[Any]:
+        """An array argument, real or as a JSON string; a single value stands for itself."""
+        return listed(self.item.get(name))
+
+    def names(self, name: str) -> list[str]:
+        """An array of texts; numbers are texts too."""
+        found = [text(each) for each in self.listing(name)]
+        if not all(found):
+            raise self.invalid(name)
+        return found
 
 
 @dataclass
