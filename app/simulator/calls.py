@@ -8,7 +8,7 @@ from typing import Any
 
 from app.simulator.access import DevModeRate, admit
 from app.simulator.actions import Refused
-from app.simulator.answers import Answer, Entry, enveloped, refused
+from app.simulator.answers import Answer, Entry, enveloped, redirect, refused
 from app.simulator.arrivals import Call
 from app.simulator.config import SimulatorConfig
 from app.simulator.encoding import Unreadable
@@ -62,7 +62,7 @@ class Simulator:
 
     async def _read(self, record: Record) -> Call:
         try:
-            call = Call.of(await record.arrival.args(), self.config.texts)
+            call = Call.of(await record.arrival.read(), record.arrival.origin, self.config.texts)
         except Unreadable as error:
             raise Refused(self.config.texts.unreadable.format(reason=error), 400) from error
         self.items += len(call.items)
@@ -90,7 +90,7 @@ class Simulator:
 
     def _performed(self, call: Call, key: Key, strike: Strike) -> list[Outcome]:
         now = self.clock()
-        performer = Performer(self.world, key, now, call.request_time(now), call.dev_mode)
+        performer = Performer(self.world, key, now, call.request_time(now), call.dev_mode, call.around)
         return [
             performer.perform(item) if strike.applies(index) else performer.passed_over(item)
             for index, item in enumerate(call.items)
@@ -104,6 +104,8 @@ class Simulator:
         status = self._status(call, outcomes, entries)
         if strike.whole is not None:
             return self._struck(strike.whole, entries, status)
+        if outcomes and outcomes[0].location and not strike.entries:
+            return redirect(outcomes[0].location)
         answer = enveloped(entries, status)
         for fault in strike.entries.values():
             answer = _marked(answer, fault, ENTRY_MODES[fault.mode].status)

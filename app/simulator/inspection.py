@@ -25,6 +25,7 @@ class Inspection:
             ("GET", "/_simulator/users/{id:path}", self.user),
             ("GET", "/_simulator/devices/{id:path}", self.device),
             ("GET", "/_simulator/app", self.app),
+            ("GET", "/_simulator/files", self.files),
             ("GET", "/_simulator/stats", self.stats),
             ("POST", "/_simulator/reset", self.reset),
             ("POST", "/_simulator/faults", self.add_faults),
@@ -51,6 +52,10 @@ class Inspection:
 
     async def app(self, request: Request) -> Response:
         return JSONResponse(self._simulator.world.content.shown())
+
+    async def files(self, request: Request) -> Response:
+        uploads = self._simulator.world.shelf.uploads.values()
+        return JSONResponse({"files": [file.shown() for file in uploads]})
 
     async def stats(self, request: Request) -> Response:
         return JSONResponse(self._simulator.stats())

@@ -9,6 +9,7 @@ from app.simulator.config import SimulatorConfig
 from app.simulator.content import Content
 from app.simulator.people import Device, Tally, User
 from app.simulator.sandbox import SandboxMessage
+from app.simulator.shelf import Shelf
 
 REPEATS_KEPT = 500_000
 
@@ -22,6 +23,7 @@ class World:
         self.devices: dict[str, Device] = {}
         self.messages: dict[str, SandboxMessage] = {str(message.id): message for message in config.messages}
         self.content = Content()
+        self.shelf = Shelf()
         self.newsfeed_made = 0
         self.applied = 0
         self.duplicates = 0

@@ -222,6 +222,7 @@ ARGUMENTS = (
     *("userAttributeValuesToAdd", "userAttributeValuesToRemove", "userAttributeValuesToIncrement", "events"),
     *("states", "newUserId", "created", "totalSessions", "unsubscribeCategoriesToAdd", "campaignId", "id"),
     *("vars", "includeDefaults", "newsfeedMessages", "newsfeedMessageId", "email", "name", "importance", "channelId"),
+    *("filename", "data", "file", "hash", "client"),
     *("vibrationPattern", "type", "postbackUrl", "postbackId", "channels", "includeDrafts", "recent", "lightColor"),
     *("unsubscribeChannelsToRemove", "deviceAttributes", "background", "resetAnomalies", "currencyCode"),
 )

@@ -7,12 +7,14 @@ hold for a user not yet known, the others have nothing to do.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from app.simulator.actions import (
     attributes,
     channels,
     content,
     events,
+    files,
     messages,
     newsfeed,
     postbacks,
@@ -29,6 +31,7 @@ from app.simulator.keys import Key
 class UserAction:
     """An action about a user, or about a device and its user."""
 
+    alone: ClassVar[bool] = False
     handler: Callable[[UserTurn], Extra]
     key: Key = Key.PRODUCTION
     required: tuple[str, ...] = ()
@@ -46,6 +49,8 @@ class ContentAction:
     handler: Callable[[Turn], Extra]
     key: Key = Key.PRODUCTION
     required: tuple[str, ...] = ()
+    alone: bool = False
+    """Refused inside a multi (fact sheet §3.6)."""
 
 
 Action = UserAction | ContentAction
@@ -122,6 +127,8 @@ SDK_ACTIONS: dict[str, Action] = {
 ACTIONS: dict[str, Action] = {
     **USER_ACTIONS,
     "getAndroidNotificationChannels": ContentAction(handler=channels.get_channels),
+    "downloadFile": ContentAction(handler=files.download_file, required=("filename",), alone=True),
+    "uploadFile": ContentAction(handler=files.upload_file, key=Key.DEVELOPMENT, alone=True),
     **_keyed(Key.DEVELOPMENT, _DEVELOPMENT),
     **_keyed(Key.DATA_EXPORT, _EXPORT),
     **_keyed(Key.CONTENT_READ_ONLY, _READ_ONLY),

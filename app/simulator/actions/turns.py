@@ -1,11 +1,12 @@
-"""What a handler of an action is given, and the two ways in which it can decline."""
+"""What a handler of an action is given, and the ways in which it can end without an entry of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.simulator.config import Texts
 from app.simulator.people import Device, User
+from app.simulator.shelf import Around
 from app.simulator.values import decoded, listed, number, text, truthy
 from app.simulator.world import World
 
@@ -29,14 +30,25 @@ class Refused(Exception):
         self.message, self.status = message, status
 
 
+class Moved(Exception):
+    """Answered with a redirect instead of an envelope."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
+        self.location = location
+
+
 @dataclass
 class Turn:
-    """One action in hand: its arguments, and the moment at which it counts (epoch seconds)."""
+    """One action in hand: its arguments, the moment at which it counts (epoch seconds), and its call."""
 
     world: World
     item: dict[str, Any]
     now: float
     time: float
+    around: Around
+    row: Callable[[dict[str, Any]], dict[str, Any]]
+    """Does an action as a row of a CSV job, and gives its entry."""
 
     @property
     def texts(self) -> Texts:
@@ -44,6 +56,9 @@ class Turn:
 
     def invalid(self, name: str) -> Refused:
         return Refused(self.texts.invalid.format(name=name), 400)
+
+    def missing(self, name: str) -> Refused:
+        return Refused(self.texts.missing.format(name=name), 400)
 
     def given(self, name: str) -> bool:
         """Whether there is such an argument; "" is absent, as SDKs send it (fact sheet §7)."""
