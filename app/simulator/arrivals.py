@@ -15,7 +15,10 @@ SDK_CLIENTS = frozenset({"android", "ios", "js"})
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of one HTTP call, and its actions: the arguments themselves, or the entries of `data`."""
+    """The arguments of one HTTP call, and its actions: the arguments themselves, or the entries of `data`.
+
+    A multi with `createJob` is one action, which makes a job of a CSV file (fact sheet §3.7).
+    """
 
     args: dict[str, Any]
     items: list[dict[str, Any]]
@@ -25,7 +28,7 @@ class Call:
     @classmethod
     def of(cls, received: Received, origin: str, texts: Texts) -> "Call":
         args = received.args
-        if text(args.get("action")) != "multi":
+        if text(args.get("action")) != "multi" or truthy(args.get("createJob")):
             return cls(args, [args], multi=False, around=Around(origin, received.files))
         items = args.get("data", [])
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):

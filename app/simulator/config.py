@@ -1,5 +1,6 @@
 """What can be chosen about a simulator: keys, the switches where sources conflict, message texts, pace."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,6 +24,10 @@ class Texts:
     file_not_found: str = "File not found."
     upload_too_large: str = "Upload exceeds the limit of files or bytes"
     shelf_full: str = "No room for further files"
+    job_not_found: str = "Job not found."
+    export_too_old: str = "You cannot export data older than 60 days"
+    no_matching_data: str = "No matching data found."
+    quota_exceeded: str = "Daily limit of {action} reached ({limit})"
     not_alone: str = "Action must be alone in its request: {name}"
     ab_test_not_found: str = "A/B test not found."
     variant_not_found: str = "Variant not found."
@@ -53,6 +58,9 @@ class Texts:
     too_large: str = "Batch exceeds the limit of users or actions"
 
 
+EXPORTS_PER_DAY = {"exportData": 24, "exportUsers": 40, "exportReport": 100}
+
+
 @dataclass(frozen=True)
 class SimulatorConfig:
     """One simulated app, and how the simulator decides where the fact sheet's sources conflict."""
@@ -74,6 +82,11 @@ class SimulatorConfig:
     messages: tuple[SandboxMessage, ...] = SANDBOX_MESSAGES
     ab_tests: tuple[SandboxAbTest, ...] = SANDBOX_AB_TESTS
     unsubscribe_categories: tuple[SandboxCategory, ...] = SANDBOX_CATEGORIES
+    job_states: tuple[str, ...] = ("PENDING", "RUNNING", "FINISHED")
+    """What a job's state is when it is asked for the first time, the second and so on; the last one stays."""
+    exports_per_day: Mapping[str, int] = field(default_factory=lambda: dict(EXPORTS_PER_DAY))
+    quota_status: int = 403
+    """HTTP status of an export beyond the daily limit; no source tells it (I)."""
     migrate_state: bool = False
     """Add a top-level `migrateState` to every envelope, as newer servers do (fact sheet §4)."""
     latency_seconds: float = 0.0

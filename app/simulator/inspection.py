@@ -51,7 +51,8 @@ class Inspection:
         return JSONResponse(device.shown()) if device else _error("no such device", 404)
 
     async def app(self, request: Request) -> Response:
-        return JSONResponse(self._simulator.world.content.shown())
+        world = self._simulator.world
+        return JSONResponse({**world.content.shown(), "jobs": world.jobs.shown()})
 
     async def files(self, request: Request) -> Response:
         uploads = self._simulator.world.shelf.uploads.values()

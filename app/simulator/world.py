@@ -7,6 +7,7 @@ from typing import Any
 
 from app.simulator.config import SimulatorConfig
 from app.simulator.content import Content
+from app.simulator.jobs import Jobs
 from app.simulator.people import Device, Tally, User
 from app.simulator.sandbox import SandboxMessage
 from app.simulator.shelf import Shelf
@@ -24,6 +25,7 @@ class World:
         self.messages: dict[str, SandboxMessage] = {str(message.id): message for message in config.messages}
         self.content = Content()
         self.shelf = Shelf()
+        self.jobs = Jobs()
         self.newsfeed_made = 0
         self.applied = 0
         self.duplicates = 0

@@ -222,7 +222,8 @@ ARGUMENTS = (
     *("userAttributeValuesToAdd", "userAttributeValuesToRemove", "userAttributeValuesToIncrement", "events"),
     *("states", "newUserId", "created", "totalSessions", "unsubscribeCategoriesToAdd", "campaignId", "id"),
     *("vars", "includeDefaults", "newsfeedMessages", "newsfeedMessageId", "email", "name", "importance", "channelId"),
-    *("filename", "data", "file", "hash", "client"),
+    *("filename", "data", "file", "hash", "client", "jobId", "startDate", "endDate", "dataType", "exportFormat"),
+    *("eventNames", "s3BucketName", "gcsBucket", "defaultAction"),
     *("vibrationPattern", "type", "postbackUrl", "postbackId", "channels", "includeDrafts", "recent", "lightColor"),
     *("unsubscribeChannelsToRemove", "deviceAttributes", "background", "resetAnomalies", "currencyCode"),
 )

@@ -11,9 +11,11 @@ from typing import ClassVar
 
 from app.simulator.actions import (
     attributes,
+    bulk,
     channels,
     content,
     events,
+    exports,
     files,
     messages,
     newsfeed,
@@ -96,9 +98,14 @@ _DEVELOPMENT: Listed = {
     "deleteVars": (variables.delete_vars, ("vars",)),
     "addAndroidNotificationChannel": (channels.add_channel, ("id", "name")),
     "deleteAndroidNotificationChannel": (channels.delete_channel, ("channelId",)),
+    "getMultiResults": (bulk.get_multi_results, ("jobId",)),
 }
 
 _EXPORT: Listed = {
+    "exportData": (exports.export_data, ("startDate",)),
+    "exportUsers": (exports.export_users, ()),
+    "exportReport": (exports.export_report, ("startDate", "dataType")),
+    "getExportResults": (exports.get_export_results, ("jobId",)),
     "addPostback": (postbacks.add_postback, ("type", "postbackUrl")),
     "listPostbacks": (postbacks.list_postbacks, ()),
     "deletePostback": (postbacks.delete_postback, ("postbackId",)),
@@ -124,11 +131,13 @@ SDK_ACTIONS: dict[str, Action] = {
 }
 """Undocumented (fact sheet §3.8); whether one of them creates an unknown user is inferred (I)."""
 
+# `multi` stands here as the CSV job that it is with createJob; a multi of JSON is a call's own form.
 ACTIONS: dict[str, Action] = {
     **USER_ACTIONS,
     "getAndroidNotificationChannels": ContentAction(handler=channels.get_channels),
     "downloadFile": ContentAction(handler=files.download_file, required=("filename",), alone=True),
     "uploadFile": ContentAction(handler=files.upload_file, key=Key.DEVELOPMENT, alone=True),
+    "multi": ContentAction(handler=bulk.create_job, key=Key.DEVELOPMENT, required=("gcsBucket",), alone=True),
     **_keyed(Key.DEVELOPMENT, _DEVELOPMENT),
     **_keyed(Key.DATA_EXPORT, _EXPORT),
     **_keyed(Key.CONTENT_READ_ONLY, _READ_ONLY),
