@@ -102,10 +102,11 @@ class Simulator:
             spoil = ENTRY_MODES[fault.mode].spoil
             entries[index] = spoil(entries[index], fault.message or "", self.config.texts)
         status = self._status(call, outcomes, entries)
+        location = outcomes[0].location if outcomes and not strike.entries else None
+        if location and (strike.whole is None or strike.whole.mode == "slow"):
+            return redirect(location)
         if strike.whole is not None:
             return self._struck(strike.whole, entries, status)
-        if outcomes and outcomes[0].location and not strike.entries:
-            return redirect(outcomes[0].location)
         answer = enveloped(entries, status)
         for fault in strike.entries.values():
             answer = _marked(answer, fault, ENTRY_MODES[fault.mode].status)

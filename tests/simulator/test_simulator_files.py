@@ -106,8 +106,8 @@ def test_a_download_inside_a_multi_is_refused(leanplum: Talk) -> None:
 
 def test_a_planned_fault_strikes_a_download_too(leanplum: Talk) -> None:
     upload(leanplum, {"file": BYTES}, filename="a")
-    leanplum.plan({"mode": "success-false"}, {"mode": "503"})
-    assert [leanplum.call("downloadFile", filename="a").status_code for _ in range(3)] == [200, 503, 302]
+    leanplum.plan({"mode": "success-false"}, {"mode": "503"}, {"mode": "slow", "delay": 0.01})
+    assert [leanplum.call("downloadFile", filename="a").status_code for _ in range(4)] == [200, 503, 302, 302]
 
 
 @pytest.mark.parametrize("kind", ["prod", "exp", "cro"])

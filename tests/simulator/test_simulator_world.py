@@ -232,6 +232,9 @@ ARGUMENTS = (
 @pytest.mark.parametrize("action", ACTIONS)
 def test_odd_arguments_are_answered_and_never_break_the_simulator(app: App, action: str) -> None:
     usual = {"userId": "ann", "deviceId": "d1", "event": "Open", "state": "S", "messageId": 1001, "id": 1001}
+    usual |= {"vars": {"a": 1}, "email": "e", "name": "n", "channelId": "c", "newsfeedMessageId": "1", "filename": "f"}
+    usual |= {"type": "messageEvents", "postbackUrl": "u", "postbackId": "1", "jobId": "j", "gcsBucket": "b"}
+    usual |= {"startDate": "20270115", "dataType": "UserActivity"}
     for name in ARGUMENTS:
         for odd in ODD:
             app.do("unblock", userId="ann")
