@@ -11,7 +11,7 @@ A call's way:
       access     the key, the limits, development mode
       faults     which planned fault strikes; `spoiling` is what it does to the answer
       performing one action: its place in the `actions` table, its user, its time, its repeat
-        actions    what each action does to the `world`
+        actions    what each action does to the `world`: its users, its `content`, its `shelf` of files, its `jobs`
     answers    entries become an HTTP answer
     journal    what was received, for `inspection` under /_simulator
 """

@@ -30,6 +30,10 @@ def refused(message: str, status: int) -> Answer:
     return enveloped([{"success": False, "error": {"message": message}}], status)
 
 
+def redirect(location: str) -> Answer:
+    return Answer(302, b"", HTML_TYPE, {"Location": location})
+
+
 def page(title: str, status: int) -> Answer:
     """An HTML page as a load balancer or a proxy sends it."""
     body = f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>"

@@ -1,5 +1,6 @@
 """The simulator as an ASGI application: Leanplum's two paths, and the pages under /_simulator."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,6 +14,7 @@ from app.simulator.calls import Simulator
 from app.simulator.config import SimulatorConfig
 from app.simulator.inspection import Inspection
 from app.simulator.journal import Arrival
+from app.simulator.shelf import FILES_PATH
 
 LEANPLUM_HEADERS = {"Access-Control-Allow-Origin": "*", "Cache-Control": "private"}
 
@@ -22,7 +24,8 @@ def create_app(config: SimulatorConfig) -> Starlette:
     simulator = Simulator(config)
     endpoint = LeanplumEndpoint(simulator)
     leanplum = [Route(path, endpoint, methods=["GET", "POST"]) for path in ("/api", "/api-batch")]
-    return Starlette(routes=[*leanplum, *Inspection(simulator).routes()])
+    files = Route(f"{FILES_PATH}/{{name:path}}", file_server(simulator))
+    return Starlette(routes=[*leanplum, files, *Inspection(simulator).routes()])
 
 
 class LeanplumEndpoint:
@@ -34,11 +37,24 @@ class LeanplumEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         url, headers = request.url, dict(request.headers)
-        arrival = Arrival(request.method, url.path, url.query, headers, await request.body())
+        origin = f"{url.scheme}://{url.netloc}"
+        arrival = Arrival(request.method, url.path, url.query, headers, await request.body(), origin)
         answer = await self._simulator.answer(arrival)
         if answer.hang_up and await _hang_up(receive):
             return
         await _response(answer)(scope, receive, send)
+
+
+def file_server(simulator: Simulator) -> Callable[[Request], Awaitable[Response]]:
+    """Where redirects and finished jobs point to; without the file's own token there is nothing."""
+
+    async def serve(request: Request) -> Response:
+        file = simulator.world.shelf.fetch(request.path_params["name"], request.query_params.get("token", ""))
+        if file is None:
+            return Response("no such file", 404, media_type="text/plain")
+        return Response(file.content, media_type="application/octet-stream")
+
+    return serve
 
 
 def _response(answer: Answer) -> Response:

@@ -5,6 +5,8 @@ from typing import Any
 
 from app.simulator.actions import Refused
 from app.simulator.config import Texts
+from app.simulator.encoding import Received
+from app.simulator.shelf import Around
 from app.simulator.values import number, text, truthy
 from app.simulator.world import World
 
@@ -13,20 +15,25 @@ SDK_CLIENTS = frozenset({"android", "ios", "js"})
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of one HTTP call, and its actions: the arguments themselves, or the entries of `data`."""
+    """The arguments of one HTTP call, and its actions: the arguments themselves, or the entries of `data`.
+
+    A multi with `createJob` is one action, which makes a job of a CSV file (fact sheet §3.7).
+    """
 
     args: dict[str, Any]
     items: list[dict[str, Any]]
     multi: bool
+    around: Around
 
     @classmethod
-    def of(cls, args: dict[str, Any], texts: Texts) -> "Call":
-        if text(args.get("action")) != "multi":
-            return cls(args, [args], multi=False)
+    def of(cls, received: Received, origin: str, texts: Texts) -> "Call":
+        args = received.args
+        if text(args.get("action")) != "multi" or truthy(args.get("createJob")):
+            return cls(args, [args], multi=False, around=Around(origin, received.files))
         items = args.get("data", [])
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise Refused(texts.invalid.format(name="data"), 400)
-        return cls(args, items, multi=True)
+        return cls(args, items, multi=True, around=Around(origin, alone=False))
 
     @property
     def from_sdk(self) -> bool:

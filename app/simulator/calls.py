@@ -8,7 +8,7 @@ from typing import Any
 
 from app.simulator.access import DevModeRate, admit
 from app.simulator.actions import Refused
-from app.simulator.answers import Answer, Entry, enveloped, refused
+from app.simulator.answers import Answer, Entry, enveloped, redirect, refused
 from app.simulator.arrivals import Call
 from app.simulator.config import SimulatorConfig
 from app.simulator.encoding import Unreadable
@@ -16,6 +16,7 @@ from app.simulator.faults import Fault, FaultPlan, Strike
 from app.simulator.journal import Arrival, Journal, Record, close
 from app.simulator.keys import Key
 from app.simulator.locks import UserLocks
+from app.simulator.migration import with_migrate_state
 from app.simulator.performing import Outcome, Performer
 from app.simulator.spoiling import CALL_MODES, ENTRY_MODES, Draft
 from app.simulator.world import World
@@ -54,12 +55,14 @@ class Simulator:
             answer = await self._locked(await self._read(record))
         except Refused as no:
             answer = refused(no.message, no.status)
+        if self.config.migrate_state:
+            answer = with_migrate_state(answer, self.config.app_id)
         close(record, answer, self.clock())
         return answer
 
     async def _read(self, record: Record) -> Call:
         try:
-            call = Call.of(await record.arrival.args(), self.config.texts)
+            call = Call.of(await record.arrival.read(), record.arrival.origin, self.config.texts)
         except Unreadable as error:
             raise Refused(self.config.texts.unreadable.format(reason=error), 400) from error
         self.items += len(call.items)
@@ -87,7 +90,7 @@ class Simulator:
 
     def _performed(self, call: Call, key: Key, strike: Strike) -> list[Outcome]:
         now = self.clock()
-        performer = Performer(self.world, key, now, call.request_time(now), call.dev_mode)
+        performer = Performer(self.world, key, now, call.request_time(now), call.dev_mode, call.around)
         return [
             performer.perform(item) if strike.applies(index) else performer.passed_over(item)
             for index, item in enumerate(call.items)
@@ -99,6 +102,9 @@ class Simulator:
             spoil = ENTRY_MODES[fault.mode].spoil
             entries[index] = spoil(entries[index], fault.message or "", self.config.texts)
         status = self._status(call, outcomes, entries)
+        location = outcomes[0].location if outcomes and not strike.entries else None
+        if location and (strike.whole is None or strike.whole.mode == "slow"):
+            return redirect(location)
         if strike.whole is not None:
             return self._struck(strike.whole, entries, status)
         answer = enveloped(entries, status)

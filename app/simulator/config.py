@@ -1,7 +1,17 @@
 """What can be chosen about a simulator: keys, the switches where sources conflict, message texts, pace."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from app.simulator.sandbox import (
+    SANDBOX_AB_TESTS,
+    SANDBOX_CATEGORIES,
+    SANDBOX_MESSAGES,
+    SandboxAbTest,
+    SandboxCategory,
+    SandboxMessage,
+)
 
 
 @dataclass(frozen=True)
@@ -11,6 +21,19 @@ class Texts:
     user_not_found: str = "User not found; request skipped."
     message_entity_not_found: str = "Message entity not found"
     message_not_found: str = "Message not found."
+    file_not_found: str = "File not found."
+    upload_too_large: str = "Upload exceeds the limit of files or bytes"
+    shelf_full: str = "No room for further files"
+    job_not_found: str = "Job not found."
+    export_too_old: str = "You cannot export data older than 60 days"
+    no_matching_data: str = "No matching data found."
+    quota_exceeded: str = "Daily limit of {action} reached ({limit})"
+    not_alone: str = "Action must be alone in its request: {name}"
+    ab_test_not_found: str = "A/B test not found."
+    variant_not_found: str = "Variant not found."
+    postback_not_found: str = "Postback not found."
+    too_many_postbacks: str = "Too many postbacks (limit {limit})"
+    variables_too_large: str = "Variables exceed 1 MB"
     past_event: str = "Past event detected ({days} days ago). Rewriting timestamp."
     clock_skew: str = "Device clock skew detected ({days} days behind). Rewriting timestamp."
     anomaly: str = "Anomaly detected: time skew. User will be excluded from analytics."
@@ -35,21 +58,7 @@ class Texts:
     too_large: str = "Batch exceeds the limit of users or actions"
 
 
-@dataclass(frozen=True)
-class SandboxMessage:
-    """A message (campaign) that exists in the simulated app; with `matches` off its targeting fits nobody."""
-
-    id: int
-    name: str
-    kind: str = "Push Notification"
-    matches: bool = True
-
-
-SANDBOX_MESSAGES = (
-    SandboxMessage(1001, "Welcome", "Email"),
-    SandboxMessage(1002, "Reminder"),
-    SandboxMessage(1003, "Nobody matches", matches=False),
-)
+EXPORTS_PER_DAY = {"exportData": 24, "exportUsers": 40, "exportReport": 100}
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,15 @@ class SimulatorConfig:
     """HTTP status of a multi in which an action failed (fact sheet §3.7: 404 in 2015, 200 in 2017)."""
     texts: Texts = field(default_factory=Texts)
     messages: tuple[SandboxMessage, ...] = SANDBOX_MESSAGES
+    ab_tests: tuple[SandboxAbTest, ...] = SANDBOX_AB_TESTS
+    unsubscribe_categories: tuple[SandboxCategory, ...] = SANDBOX_CATEGORIES
+    job_states: tuple[str, ...] = ("PENDING", "RUNNING", "FINISHED")
+    """What a job's state is when it is asked for the first time, the second and so on; the last one stays."""
+    exports_per_day: Mapping[str, int] = field(default_factory=lambda: dict(EXPORTS_PER_DAY))
+    quota_status: int = 403
+    """HTTP status of an export beyond the daily limit; no source tells it (I)."""
+    migrate_state: bool = False
+    """Add a top-level `migrateState` to every envelope, as newer servers do (fact sheet §4)."""
     latency_seconds: float = 0.0
     keep_requests: int = 10_000
     seed: int | None = None

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from app.simulator.shelf import Upload
 from app.simulator.values import parsed_data
 
 
@@ -15,24 +17,35 @@ class Unreadable(Exception):
     """The request's body isn't what its content type says, or holds no arguments."""
 
 
-async def read_args(content_type: str, query: str, body: bytes) -> dict[str, Any]:
-    """The arguments of a request, `data` parsed to what a multi means by it."""
-    args: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True))
-    args |= await _from_body(content_type, body)
+@dataclass(frozen=True)
+class Received:
+    """The arguments of a request, and its files; a file is an argument too, "(file NAME)"."""
+
+    args: dict[str, Any]
+    files: dict[str, Upload] = field(default_factory=dict)
+
+
+async def read_request(content_type: str, query: str, body: bytes) -> Received:
+    """The arguments, `data` parsed to what a multi means by it, and the files."""
+    found = await _from_body(content_type, body)
+    shown = {name: f"(file {upload.filename})" for name, upload in found.files.items()}
+    args = {**dict(parse_qsl(query, keep_blank_values=True)), **found.args, **shown}
     if "data" in args:
         args["data"] = parsed_data(args["data"])
-    return args
+    return Received(args, found.files)
 
 
-async def _from_body(content_type: str, body: bytes) -> dict[str, Any]:
+async def _from_body(content_type: str, body: bytes) -> Received:
     if not body.strip():
-        return {}
+        return Received({})
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         return await _from_multipart(content_type, body)
     if kind == "application/x-www-form-urlencoded":
-        return dict(parse_qsl(_text(body), keep_blank_values=True))
-    return _from_json(body)
+        return Received(dict(parse_qsl(_text(body), keep_blank_values=True)))
+    if kind == "text/csv":
+        return Received({}, {"file": Upload("body", body)})
+    return Received(_from_json(body))
 
 
 def _from_json(body: bytes) -> dict[str, Any]:
@@ -48,7 +61,7 @@ def _from_json(body: bytes) -> dict[str, Any]:
     return value
 
 
-async def _from_multipart(content_type: str, body: bytes) -> dict[str, Any]:
+async def _from_multipart(content_type: str, body: bytes) -> Received:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
@@ -56,12 +69,11 @@ async def _from_multipart(content_type: str, body: bytes) -> dict[str, Any]:
         form = await MultiPartParser(Headers({"content-type": content_type}), stream()).parse()
     except (MultiPartException, KeyError) as error:
         raise Unreadable("body is not multipart/form-data") from error
+    args = {name: value for name, value in form.items() if isinstance(value, str)}
+    parts = {name: value for name, value in form.items() if isinstance(value, UploadFile)}
+    files = {name: Upload(part.filename or "", await part.read()) for name, part in parts.items()}
     await form.close()
-    return {name: _field(value) for name, value in form.items()}
-
-
-def _field(value: str | UploadFile) -> str:
-    return value if isinstance(value, str) else f"(file {value.filename})"
+    return Received(args, files)
 
 
 def _text(body: bytes) -> str:

@@ -24,6 +24,8 @@ class Inspection:
             ("GET", "/_simulator/requests", self.requests),
             ("GET", "/_simulator/users/{id:path}", self.user),
             ("GET", "/_simulator/devices/{id:path}", self.device),
+            ("GET", "/_simulator/app", self.app),
+            ("GET", "/_simulator/files", self.files),
             ("GET", "/_simulator/stats", self.stats),
             ("POST", "/_simulator/reset", self.reset),
             ("POST", "/_simulator/faults", self.add_faults),
@@ -47,6 +49,14 @@ class Inspection:
     async def device(self, request: Request) -> Response:
         device = self._simulator.world.devices.get(request.path_params["id"])
         return JSONResponse(device.shown()) if device else _error("no such device", 404)
+
+    async def app(self, request: Request) -> Response:
+        world = self._simulator.world
+        return JSONResponse({**world.content.shown(), "jobs": world.jobs.shown()})
+
+    async def files(self, request: Request) -> Response:
+        uploads = self._simulator.world.shelf.uploads.values()
+        return JSONResponse({"files": [file.shown() for file in uploads]})
 
     async def stats(self, request: Request) -> Response:
         return JSONResponse(self._simulator.stats())

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.simulator.answers import Answer
-from app.simulator.encoding import Unreadable, read_args
+from app.simulator.encoding import Received, Unreadable, read_request
+from app.simulator.shelf import Upload
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,11 @@ class Arrival:
     query: str
     headers: dict[str, str]
     body: bytes
+    origin: str
+    """The simulator's own address, as the sender knows it."""
 
-    async def args(self) -> dict[str, Any]:
-        return await read_args(self.headers.get("content-type", ""), self.query, self.body)
+    async def read(self) -> Received:
+        return await read_request(self.headers.get("content-type", ""), self.query, self.body)
 
 
 @dataclass
@@ -35,11 +38,12 @@ class Record:
     response: bytes | None = None
 
     async def shown(self) -> dict[str, Any]:
-        """What /_simulator/requests shows of it; `args` is null when the request made no sense."""
+        """What /_simulator/requests shows of it; `args` is null when the request made no sense. Files by part."""
         try:
-            args: dict[str, Any] | None = await self.arrival.args()
+            received = await self.arrival.read()
+            args: dict[str, Any] | None = received.args
         except Unreadable:
-            args = None
+            received, args = Received({}), None
         return {
             "index": self.index,
             "receivedAt": self.received_at,
@@ -50,6 +54,7 @@ class Record:
             "headers": self.arrival.headers,
             "body": self.arrival.body.decode(errors="replace"),
             "args": args,
+            "files": {part: _sized(upload) for part, upload in received.files.items()},
             "status": self.status,
             "response": _readable(self.response),
         }
@@ -77,6 +82,10 @@ def close(record: Record, answer: Answer, now: float) -> None:
     record.finished_at = now
     if not answer.hang_up:
         record.status, record.response = answer.status, answer.body
+
+
+def _sized(upload: Upload) -> dict[str, Any]:
+    return {"filename": upload.filename, "bytes": len(upload.content)}
 
 
 def _readable(response: bytes | None) -> Any:

@@ -88,6 +88,7 @@ class User:
     unsubscribed_categories: list[str] = field(default_factory=list)
     unsubscribed_channels: list[str] = field(default_factory=list)
     messages: list[dict[str, Any]] = field(default_factory=list)
+    newsfeed: dict[str, dict[str, Any]] = field(default_factory=dict)
     state: str | None = None
     state_paused: bool = False
     blocked: bool = False
@@ -136,5 +137,6 @@ class User:
             "unsubscribeCategories": self.unsubscribed_categories,
             "unsubscribeChannels": self.unsubscribed_channels,
             "messages": self.messages,
+            "newsfeed": self.newsfeed,
             "blocked": self.blocked,
         }

@@ -1,12 +1,23 @@
 """One action, from its arguments to its entry in the answer, as the table of actions says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.simulator.access import check_action_key
-from app.simulator.actions import ACTIONS, Action, ContentAction, Refused, Skipped, Turn, UserAction, UserTurn
+from app.simulator.actions import (
+    ACTIONS,
+    Action,
+    ContentAction,
+    Moved,
+    Refused,
+    Skipped,
+    Turn,
+    UserAction,
+    UserTurn,
+)
 from app.simulator.keys import Key
 from app.simulator.people import User
+from app.simulator.shelf import Around
 from app.simulator.timing import Moment, settle
 from app.simulator.values import number, text
 from app.simulator.world import World, identity_of
@@ -14,10 +25,11 @@ from app.simulator.world import World, identity_of
 
 @dataclass(frozen=True)
 class Outcome:
-    """The entry of one action, and the HTTP status if it was the call's only one."""
+    """The entry of one action, and the HTTP status, or the redirect, if it was the call's only one."""
 
     entry: dict[str, Any]
     status: int = 200
+    location: str | None = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,7 @@ class Performer:
     now: float
     request_time: float
     dev_mode: bool = False
+    around: Around = field(default_factory=Around)
 
     def perform(self, item: dict[str, Any]) -> Outcome:
         """Do one action."""
@@ -36,6 +49,8 @@ class Performer:
             outcome = Outcome({"success": True, **self._done(item)})
         except Skipped as skipped:
             outcome = Outcome({"success": True, "warning": {"message": skipped.warning}, **skipped.extra})
+        except Moved as moved:
+            outcome = Outcome({"success": True}, location=moved.location)
         except Refused as refused:
             outcome = Outcome({"success": False, "error": {"message": refused.message}}, refused.status)
         return _echoed(item, outcome)
@@ -60,6 +75,8 @@ class Performer:
         if action is None:
             raise Refused(texts.unknown_action.format(name=name), 400)
         check_action_key(action.key, self.key, item, texts, dev_mode=self.dev_mode)
+        if action.alone and not self.around.alone:
+            raise Refused(texts.not_alone.format(name=name), 400)
         for required in action.required:
             if item.get(required) is None:
                 raise Refused(texts.missing.format(name=required), 400)
@@ -75,11 +92,15 @@ class Performer:
 
     def _act(self, item: dict[str, Any], action: Action, time: float) -> dict[str, Any]:
         if isinstance(action, ContentAction):
-            return action.handler(Turn(self.world, item, self.now, time))
+            return action.handler(Turn(self.world, item, self.now, time, self.around, self._row))
         user = self._user(item, action)
         device_id = text(item.get("deviceId"))
         device = self.world.link(device_id, user) if device_id else None
-        return action.handler(UserTurn(self.world, item, self.now, time, user, device))
+        return action.handler(UserTurn(self.world, item, self.now, time, self.around, self._row, user, device))
+
+    def _row(self, item: dict[str, Any]) -> dict[str, Any]:
+        """A row of a CSV job, which takes the development key, does production actions too (I)."""
+        return replace(self, dev_mode=True, around=replace(self.around, alone=False)).perform(item).entry
 
     def _user(self, item: dict[str, Any], action: UserAction) -> User:
         texts = self.world.config.texts

@@ -5,8 +5,12 @@ Pure: no HTTP, no clock (the time is an argument).
 
 from typing import Any
 
-from app.simulator.config import SandboxMessage, SimulatorConfig
+from app.simulator.config import SimulatorConfig
+from app.simulator.content import Content
+from app.simulator.jobs import Jobs
 from app.simulator.people import Device, Tally, User
+from app.simulator.sandbox import SandboxMessage
+from app.simulator.shelf import Shelf
 
 REPEATS_KEPT = 500_000
 
@@ -19,6 +23,10 @@ class World:
         self.users: dict[str, User] = {}
         self.devices: dict[str, Device] = {}
         self.messages: dict[str, SandboxMessage] = {str(message.id): message for message in config.messages}
+        self.content = Content()
+        self.shelf = Shelf()
+        self.jobs = Jobs()
+        self.newsfeed_made = 0
         self.applied = 0
         self.duplicates = 0
         self._done: dict[tuple[str, str], None] = {}
@@ -107,6 +115,7 @@ class World:
         _merge_tallies(target.events, user.events)
         _merge_tallies(target.states, user.states)
         target.sessions.extend(user.sessions)
+        target.newsfeed.update(user.newsfeed)
         self._hand_over(user, target)
         del self.users[user.user_id]
         return target

@@ -42,6 +42,17 @@ def test_a_call_that_may_not_be_made_is_refused(
         ("exportUser", "exp", {"userId": "ann"}),
         ("getMessages", "cro", {}),
         ("getMessage", "cro", {"id": 1001}),
+        ("getAbTest", "cro", {"id": 2001}),
+        ("getAbTests", "cro", {}),
+        ("getVariant", "cro", {"id": 3001}),
+        ("getUnsubscribeCategories", "cro", {}),
+        ("registerDevice", "dev", {"deviceId": "d1", "email": "ann@example.com"}),
+        ("setVars", "dev", {"vars": {"a": 1}}),
+        ("deleteVars", "dev", {"vars": ["a"]}),
+        ("addAndroidNotificationChannel", "dev", {"id": "c", "name": "C", "importance": 3}),
+        ("deleteAndroidNotificationChannel", "dev", {"channelId": "c"}),
+        ("addPostback", "exp", {"type": "messageEvents", "postbackUrl": "https://example.com"}),
+        ("listPostbacks", "exp", {}),
     ],
 )
 def test_each_action_takes_its_own_kind_of_key_only(

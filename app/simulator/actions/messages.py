@@ -1,7 +1,8 @@
-"""Messages and campaigns: sendMessage, startCampaign, getMessage, getMessages (fact sheet §3.5, §3.6)."""
+"""Messages and campaigns that are sent: sendMessage, startCampaign (fact sheet §3.5)."""
 
-from app.simulator.actions.turns import Extra, Refused, Skipped, Turn, UserTurn
-from app.simulator.config import SandboxMessage
+from app.simulator.actions.newsfeed import deliver
+from app.simulator.actions.turns import Extra, Skipped, UserTurn
+from app.simulator.sandbox import NEWSFEED
 from app.simulator.values import truthy
 
 
@@ -14,6 +15,8 @@ def send_message(turn: UserTurn) -> Extra:
     if not message.matches and not truthy(turn.item.get("force")):
         return {"messagesSent": 0}
     turn.user.messages.append({"messageId": message.id, "values": values, "time": turn.time})
+    if message.kind == NEWSFEED:
+        deliver(turn, message, values)
     return {"result": "Message sent", "messagesSent": 1}
 
 
@@ -22,18 +25,3 @@ def start_campaign(turn: UserTurn) -> Extra:
     campaign, values = turn.text("campaignId"), turn.mapping("values")
     turn.user.messages.append({"campaignId": campaign, "values": values, "time": turn.time})
     return {}
-
-
-def get_message(turn: Turn) -> Extra:
-    message = turn.world.messages.get(turn.text("id"))
-    if message is None:
-        raise Refused(turn.texts.message_not_found, 404)
-    return {"message": _shown(message)}
-
-
-def get_messages(turn: Turn) -> Extra:
-    return {"messages": [_shown(message) for message in turn.world.messages.values()]}
-
-
-def _shown(message: SandboxMessage) -> Extra:
-    return {"id": message.id, "name": message.name, "active": True, "messageType": message.kind}

@@ -1,22 +1,19 @@
 """Sessions: start, stop, pause, resume, heartbeat (fact sheet §3.1)."""
 
 from app.simulator.actions.attributes import apply_attributes, apply_device_fields, apply_profile
+from app.simulator.actions.newsfeed import to_be_synced
 from app.simulator.actions.turns import Extra, UserTurn
+from app.simulator.actions.variables import variables
 from app.simulator.values import truthy
 
 
-def variables() -> Extra:
-    """What `start` and `getVars` tell about the app's variables; this app has none (fact sheet §3.6)."""
-    maps, lists = ("vars", "messages", "regions"), ("variants", "interfaceRules", "interfaceEvents")
-    return {**{name: {} for name in maps}, **{name: [] for name in lists}}
-
-
 def start(turn: UserTurn) -> Extra:
+    sync = to_be_synced(turn)
     apply_attributes(turn, turn.user)
     apply_profile(turn, turn.user)
     apply_device_fields(turn)
     turn.user.begin_session(turn.now, background=truthy(turn.item.get("background")))
-    return {**variables(), "token": f"token-{turn.user.user_id}", "syncNewsfeed": False}
+    return {**variables(turn), "token": f"token-{turn.user.user_id}", "syncNewsfeed": sync}
 
 
 def stop(turn: UserTurn) -> Extra:

@@ -7,8 +7,24 @@ hold for a user not yet known, the others have nothing to do.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
-from app.simulator.actions import attributes, events, messages, sessions, users
+from app.simulator.actions import (
+    attributes,
+    bulk,
+    channels,
+    content,
+    events,
+    exports,
+    files,
+    messages,
+    newsfeed,
+    postbacks,
+    sdk,
+    sessions,
+    users,
+    variables,
+)
 from app.simulator.actions.turns import Extra, Turn, UserTurn
 from app.simulator.keys import Key
 
@@ -17,6 +33,7 @@ from app.simulator.keys import Key
 class UserAction:
     """An action about a user, or about a device and its user."""
 
+    alone: ClassVar[bool] = False
     handler: Callable[[UserTurn], Extra]
     key: Key = Key.PRODUCTION
     required: tuple[str, ...] = ()
@@ -32,13 +49,24 @@ class ContentAction:
     """An action about the app's content; it names no user."""
 
     handler: Callable[[Turn], Extra]
-    key: Key
+    key: Key = Key.PRODUCTION
     required: tuple[str, ...] = ()
+    alone: bool = False
+    """Refused inside a multi (fact sheet §3.6)."""
 
 
 Action = UserAction | ContentAction
+Listed = dict[str, tuple[Callable[[Turn], Extra], tuple[str, ...]]]
 
-ACTIONS: dict[str, Action] = {
+
+def _keyed(key: Key, listed: Listed) -> dict[str, Action]:
+    """Actions about content that take one kind of key: handler and required arguments by name."""
+    return {
+        name: ContentAction(handler=handler, key=key, required=needed) for name, (handler, needed) in listed.items()
+    }
+
+
+USER_ACTIONS: dict[str, Action] = {
     "start": UserAction(handler=sessions.start, creates_user=True),
     "stop": UserAction(handler=sessions.stop),
     "pauseSession": UserAction(handler=sessions.pause),
@@ -60,8 +88,58 @@ ACTIONS: dict[str, Action] = {
     "unblock": UserAction(handler=users.unblock, key=Key.DEVELOPMENT, for_blocked=True),
     "sendMessage": UserAction(handler=messages.send_message, required=("messageId",)),
     "startCampaign": UserAction(handler=messages.start_campaign, key=Key.DEVELOPMENT, required=("campaignId",)),
-    "getVars": UserAction(handler=users.get_vars),
+    "getVars": UserAction(handler=variables.get_vars),
     "exportUser": UserAction(handler=users.export_user, key=Key.DATA_EXPORT, for_blocked=True),
-    "getMessage": ContentAction(handler=messages.get_message, key=Key.CONTENT_READ_ONLY, required=("id",)),
-    "getMessages": ContentAction(handler=messages.get_messages, key=Key.CONTENT_READ_ONLY),
+}
+
+_DEVELOPMENT: Listed = {
+    "registerDevice": (users.register_device, ("deviceId", "email")),
+    "setVars": (variables.set_vars, ("vars",)),
+    "deleteVars": (variables.delete_vars, ("vars",)),
+    "addAndroidNotificationChannel": (channels.add_channel, ("id", "name")),
+    "deleteAndroidNotificationChannel": (channels.delete_channel, ("channelId",)),
+    "getMultiResults": (bulk.get_multi_results, ("jobId",)),
+}
+
+_EXPORT: Listed = {
+    "exportData": (exports.export_data, ("startDate",)),
+    "exportUsers": (exports.export_users, ()),
+    "exportReport": (exports.export_report, ("startDate", "dataType")),
+    "getExportResults": (exports.get_export_results, ("jobId",)),
+    "addPostback": (postbacks.add_postback, ("type", "postbackUrl")),
+    "listPostbacks": (postbacks.list_postbacks, ()),
+    "deletePostback": (postbacks.delete_postback, ("postbackId",)),
+}
+
+_READ_ONLY: Listed = {
+    "getMessage": (content.get_message, ("id",)),
+    "getMessages": (content.get_messages, ()),
+    "getAbTest": (content.get_ab_test, ("id",)),
+    "getAbTests": (content.get_ab_tests, ()),
+    "getVariant": (content.get_variant, ("id",)),
+    "getUnsubscribeCategories": (content.get_unsubscribe_categories, ()),
+}
+
+SDK_ACTIONS: dict[str, Action] = {
+    "getNewsfeedMessages": UserAction(handler=newsfeed.get_newsfeed),
+    "markNewsfeedMessageAsRead": UserAction(handler=newsfeed.mark_read, required=("newsfeedMessageId",)),
+    "deleteNewsfeedMessage": UserAction(handler=newsfeed.delete_message, required=("newsfeedMessageId",)),
+    "trackGeofence": UserAction(handler=events.track, required=("event",), creates_user=True, past_rule=True),
+    "getMigrateState": ContentAction(handler=sdk.get_migrate_state),
+    "log": ContentAction(handler=sdk.log),
+    "restart": ContentAction(handler=sdk.restart),
+}
+"""Undocumented (fact sheet §3.8); whether one of them creates an unknown user is inferred (I)."""
+
+# `multi` stands here as the CSV job that it is with createJob; a multi of JSON is a call's own form.
+ACTIONS: dict[str, Action] = {
+    **USER_ACTIONS,
+    "getAndroidNotificationChannels": ContentAction(handler=channels.get_channels),
+    "downloadFile": ContentAction(handler=files.download_file, required=("filename",), alone=True),
+    "uploadFile": ContentAction(handler=files.upload_file, key=Key.DEVELOPMENT, alone=True),
+    "multi": ContentAction(handler=bulk.create_job, key=Key.DEVELOPMENT, required=("gcsBucket",), alone=True),
+    **_keyed(Key.DEVELOPMENT, _DEVELOPMENT),
+    **_keyed(Key.DATA_EXPORT, _EXPORT),
+    **_keyed(Key.CONTENT_READ_ONLY, _READ_ONLY),
+    **SDK_ACTIONS,
 }

@@ -1,11 +1,13 @@
-"""What a handler of an action is given, and the two ways in which it can decline."""
+"""What a handler of an action is given, and the ways in which it can end without an entry of its own."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.simulator.config import Texts
 from app.simulator.people import Device, User
-from app.simulator.values import decoded, number, text
+from app.simulator.shelf import Around
+from app.simulator.values import decoded, listed, number, text, truthy
 from app.simulator.world import World
 
 Extra = dict[str, Any]
@@ -28,14 +30,25 @@ class Refused(Exception):
         self.message, self.status = message, status
 
 
+class Moved(Exception):
+    """Answered with a redirect instead of an envelope."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
+        self.location = location
+
+
 @dataclass
 class Turn:
-    """One action in hand: its arguments, and the moment at which it counts (epoch seconds)."""
+    """One action in hand: its arguments, the moment at which it counts (epoch seconds), and its call."""
 
     world: World
     item: dict[str, Any]
     now: float
     time: float
+    around: Around
+    row: Callable[[dict[str, Any]], dict[str, Any]]
+    """Does an action as a row of a CSV job, and gives its entry."""
 
     @property
     def texts(self) -> Texts:
@@ -44,8 +57,31 @@ class Turn:
     def invalid(self, name: str) -> Refused:
         return Refused(self.texts.invalid.format(name=name), 400)
 
+    def missing(self, name: str) -> Refused:
+        return Refused(self.texts.missing.format(name=name), 400)
+
+    def given(self, name: str) -> bool:
+        """Whether there is such an argument; "" is absent, as SDKs send it (fact sheet §7)."""
+        return self.item.get(name) not in (None, "")
+
     def text(self, name: str) -> str:
         return text(self.item.get(name))
+
+    def needed(self, name: str) -> str:
+        """A text that may not be empty."""
+        value = self.text(name)
+        if not value:
+            raise self.invalid(name)
+        return value
+
+    def one_of(self, name: str, known: Sequence[str]) -> str:
+        value = self.text(name)
+        if value not in known:
+            raise self.invalid(name)
+        return value
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        return truthy(self.item[name]) if self.given(name) else default
 
     def number(self, name: str, default: float) -> float:
         """A numeric argument; strings such as "9.99" are numbers too, "" is absent."""
@@ -63,6 +99,17 @@ class Turn:
         if not isinstance(value, dict):
             raise self.invalid(name)
         return value
+
+    def listing(self, name: str) -> list[Any]:
+        """An array argument, real or as a JSON string; a single value stands for itself."""
+        return listed(self.item.get(name))
+
+    def names(self, name: str) -> list[str]:
+        """An array of texts; numbers are texts too."""
+        found = [text(each) for each in self.listing(name)]
+        if not all(found):
+            raise self.invalid(name)
+        return found
 
 
 @dataclass

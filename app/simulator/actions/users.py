@@ -1,16 +1,11 @@
-"""A user as a whole: exportUser, getVars, deleteUser, block, unblock (fact sheet §3.5, §3.6)."""
+"""A user as a whole: exportUser, deleteUser, block, unblock; and registerDevice (fact sheet §3.5, §3.6)."""
 
 import zlib
 from typing import Any
 
 from app.simulator.actions.attributes import PROFILE_FIELDS
-from app.simulator.actions.sessions import variables
-from app.simulator.actions.turns import Extra, UserTurn
+from app.simulator.actions.turns import Extra, Turn, UserTurn
 from app.simulator.people import User
-
-
-def get_vars(turn: UserTurn) -> Extra:
-    return variables()
 
 
 def delete_user(turn: UserTurn) -> Extra:
@@ -27,6 +22,14 @@ def block(turn: UserTurn) -> Extra:
 def unblock(turn: UserTurn) -> Extra:
     turn.user.blocked = False
     return {}
+
+
+def register_device(turn: Turn) -> Extra:
+    """Make it a development device; `registered` is false for one that is (fact sheet §3.5)."""
+    device_id, email = turn.needed("deviceId"), turn.needed("email")
+    registered = device_id not in turn.world.content.registered
+    turn.world.content.registered.setdefault(device_id, email)
+    return {"registered": registered}
 
 
 def export_user(turn: UserTurn) -> Extra:

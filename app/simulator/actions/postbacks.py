@@ -1,0 +1,32 @@
+"""Postbacks: addPostback, listPostbacks, deletePostback (fact sheet §3.5). They are kept, never sent."""
+
+from app.simulator.actions.turns import Extra, Refused, Turn
+
+MAX_POSTBACKS = 3
+TYPES = ("messageEvents", "abTestEvents")
+
+
+def add_postback(turn: Turn) -> Extra:
+    """A fourth one is refused; the status and its text are not documented (I)."""
+    content = turn.world.content
+    wanted = {"type": turn.one_of("type", TYPES), "postbackUrl": turn.needed("postbackUrl")}
+    channels = turn.names("channels") if turn.given("channels") else []
+    if len(content.postbacks) >= MAX_POSTBACKS:
+        raise Refused(turn.texts.too_many_postbacks.format(limit=MAX_POSTBACKS), 403)
+    content.postbacks_made += 1
+    postback_id = str(content.postbacks_made)
+    content.postbacks[postback_id] = {"postbackId": postback_id, **wanted, "channels": channels}
+    return {"postbackId": postback_id}
+
+
+def list_postbacks(turn: Turn) -> Extra:
+    told = ("postbackId", "type", "postbackUrl")
+    known = turn.world.content.postbacks.values()
+    return {"postbacks": [{name: postback[name] for name in told} for postback in known]}
+
+
+def delete_postback(turn: Turn) -> Extra:
+    """An unknown one is refused as an unknown message is (I)."""
+    if turn.world.content.postbacks.pop(turn.needed("postbackId"), None) is None:
+        raise Refused(turn.texts.postback_not_found, 404)
+    return {}
