@@ -3,12 +3,16 @@
 The data's way, module by module:
 
     HTTP in ─ api.front ─ api.auth ─ limits.bucket ─ intake.bodies ─ intake.rules ─ outbox.accept ─ 202
-              (context)   (callers)                  (values, shapes)     │ one durable commit
+              (context)   (callers)                                       │ one durable commit
                                                                           │ (database.writer)
                  outbox (database) ───────────────────────────────────────┘
                     └─ outbox.claims ─ delivery.window ─ leanplum.mapping ─ leanplum.client ─ Leanplum
                                        delivery.loop                              │
                        outbox.settle ─ delivery.verdicts ─ leanplum.replies ──────┘
+
+    while the caller waits: api.asks ─ relay.calls ─ leanplum.client, at its user's turn (delivery.turns)
+    in Leanplum's own protocol (SDKs): doors.sdk ─ outbox.accept, relay.calls
+    all of Leanplum's actions, for every step: leanplum.actions (shapes, values, answers)
 
     beside the way: audit (who did what), telemetry (logs, metrics), settings, clock, simulator (Leanplum's stand-in)
     the nouns: model, ids, errors

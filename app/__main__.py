@@ -82,6 +82,19 @@ def simulate(
 
 
 @cli.command()
+def check() -> None:
+    """Ask Leanplum whether it takes each key that is configured. No user is touched. Ends with 1 where it doesn't."""
+    from app import serving
+
+    found = serving.check(_settings())
+    for kind, one in found.items():
+        said = {True: "accepted", False: "refused", None: "not known"}[one.accepted] if one.configured else "not set"
+        typer.echo(f"{kind.setting:<34} {said}{f'  {one.detail}' if one.detail else ''}")
+    if not all(one.accepted for one in found.values() if one.configured):
+        raise typer.Exit(1)
+
+
+@cli.command()
 def migrate() -> None:
     """Bring the database to the newest schema."""
     from app.database.engine import connect

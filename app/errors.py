@@ -13,7 +13,12 @@ GatewayError
 │   └── RateLimited
 ├── Unable                   the gateway can't take it now; the caller should try again
 │   ├── QueueFull
-│   └── StorageUnavailable
+│   ├── StorageUnavailable
+│   └── UpstreamUnavailable  Leanplum is away, or asks for fewer calls
+├── Upstream                 what was asked of Leanplum while the caller waited came to nothing
+│   ├── KeyNotConfigured     it needs a kind of Leanplum key that isn't there
+│   ├── UpstreamRejected     Leanplum refuses it
+│   └── UpstreamTimeout      no answer came in time: it may have been done
 └── StartRefused             the process must not start like this; one line for each reason
 """
 
@@ -99,6 +104,26 @@ class QueueFull(Unable):
 
 class StorageUnavailable(Unable):
     """The database can't commit now, so nothing may be promised."""
+
+
+class UpstreamUnavailable(Unable):
+    """Leanplum can't be reached, fails, or asks for fewer calls."""
+
+
+class Upstream(GatewayError):
+    """Leanplum was asked, or could not be."""
+
+
+class KeyNotConfigured(Upstream):
+    """The call needs a kind of Leanplum key that is not configured."""
+
+
+class UpstreamRejected(Upstream):
+    """Leanplum refuses the call, or its answer makes no sense."""
+
+
+class UpstreamTimeout(Upstream):
+    """Leanplum did not answer in time. What was asked may have been done."""
 
 
 class StartRefused(GatewayError):

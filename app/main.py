@@ -11,12 +11,15 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from app import __version__
-from app.api import around, context, dead_letters, documents, problems, routes
+from app.api import around, asks, context, dead_letters, documents, problems, routes
 from app.api.front import Front
+from app.doors.sdk import door
 from app.errors import Fault, GatewayError, Invalid
 from app.settings import Settings
 from app.telemetry import Metrics
 from app.wiring import gateway
+
+DOORS = dict.fromkeys(door.PATHS, door.answer)
 
 
 @dataclass(slots=True)
@@ -31,7 +34,7 @@ class Application(FastAPI):
 
     def __init__(self, *, metrics: Metrics, **options: Any) -> None:
         super().__init__(**options)
-        self._front = Front(super().__call__, metrics)
+        self._front = Front(super().__call__, metrics, DOORS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Every request goes through the front."""
@@ -60,6 +63,7 @@ def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
     )
     app.state.lifecycle = Lifecycle()
     app.include_router(routes.router)
+    app.include_router(asks.router)
     app.include_router(dead_letters.router)
     app.include_router(around.router)
     around.add_documentation(app)

@@ -17,14 +17,19 @@ from app.callers.store import ALL_SCOPES, KeyStore
 from app.clock import now_ms
 from app.database.engine import connect
 from app.errors import StartRefused
+from app.leanplum.client import LeanplumClient
 from app.main import create_app
+from app.model import KeyKind
 from app.protocol import Protocol
+from app.relay import checks
+from app.relay.checks import Checked
 from app.settings import Settings, load
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
 from app.telemetry import Metrics
 from app.wiring import gateway, prepare
 
+SANDBOX_KEYS = ("production", "development", "data_export", "content_read_only")
 SANDBOX_DATABASE = "sqlite:///data/sandbox.db"  # never the real one: what waits there must not reach the real Leanplum
 
 
@@ -105,6 +110,20 @@ async def _deliver(settings: Settings) -> None:
         await ended.wait()
 
 
+def check(settings: Settings) -> dict[KeyKind, Checked]:
+    """What Leanplum says of each key. Raises StartRefused where no app is configured."""
+    app = settings.app
+
+    async def ask() -> dict[KeyKind, Checked]:
+        keys = settings.leanplum_keys.values()
+        async with LeanplumClient(
+            timeout=settings.gateway_upstream_timeout_seconds, connections=1, secrets=keys
+        ) as client:
+            return await checks.check(client, app)
+
+    return asyncio.run(ask())
+
+
 def sandbox(overrides: dict[str, Any]) -> None:
     """Serve against the simulator: no Leanplum account, no settings; prints a key and a line to try it with.
 
@@ -118,7 +137,12 @@ def sandbox(overrides: dict[str, Any]) -> None:
                 for name in configured.leanplum_keys
             )
         )
-    config = SimulatorConfig(production_key="prod_" + secrets.token_hex(12))
+    config = SimulatorConfig(
+        production_key="prod_" + secrets.token_hex(12),
+        development_key="dev_" + secrets.token_hex(12),
+        data_export_key="exp_" + secrets.token_hex(12),
+        content_read_only_key="cro_" + secrets.token_hex(12),
+    )
     with BackgroundServer(config) as simulator:
         settings = load(**overrides | _against(simulator.url, config, configured))
         key = _sandbox_key(settings)
@@ -134,7 +158,7 @@ def _against(url: str, config: SimulatorConfig, configured: Settings) -> dict[st
     )
     return {
         "leanplum_app_id": config.app_id,
-        "leanplum_production_key": config.production_key,
+        **{f"leanplum_{kind}_key": getattr(config, f"{kind}_key") for kind in SANDBOX_KEYS},
         "leanplum_api_url": f"{url}/api",
         **database,
     }

@@ -99,6 +99,17 @@ class Settings(BaseSettings):
     gateway_max_queued_items: Positive = Field(10_000_000, description="items that may wait")
     gateway_upstream_concurrency: Positive = Field(16, description="calls to Leanplum in flight at once")
     gateway_upstream_timeout_seconds: Seconds = Field(30, description="how long one call to Leanplum may take")
+    gateway_relay_concurrency: Positive = Field(64, description="calls to Leanplum at once that callers wait for")
+    gateway_relay_timeout_seconds: Seconds = Field(
+        8, description="how long a call to Leanplum may take that a caller waits for; SDKs give up after 10"
+    )
+    gateway_cache_seconds: float = Field(
+        30, ge=0, le=86_400, description="how old an answer about messages, tests, variants or categories may be"
+    )
+    gateway_max_upload_bytes: Positive = Field(50_000_000, description="bytes of one upload, all files together")
+    gateway_sdk_max_body_bytes: Positive = Field(
+        24 * 1024 * 1024, description="bytes of one SDK's call, which may have 10,000 entries as an encoded form"
+    )
     gateway_unknown_policy: Annotated[str, AfterValidator(_unknown_policy)] = Field(
         "resend", description="whether what was sent, and whose answer was lost, is sent again: resend or hold"
     )

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import Engine
 
+from app.audit import records
 from app.callers.directory import Directory, cancelled
 from app.callers.store import KeyStore
 from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
 from app.delivery.loop import Deliverer
+from app.delivery.turns import Turns
 from app.delivery.verdicts import RetryPolicy
+from app.delivery.window import Window
 from app.errors import Refusal, StartRefused
 from app.leanplum.client import LeanplumClient
 from app.limits.bucket import Buckets
@@ -25,6 +28,7 @@ from app.outbox import lifeline
 from app.outbox.housekeeping import Housekeeper
 from app.outbox.outbox import Outbox
 from app.outbox.retention import Limits
+from app.relay.calls import Relay
 from app.settings import Settings
 from app.telemetry import Metrics
 
@@ -44,6 +48,7 @@ class Gateway:
     limits: Buckets
     failures: Buckets
     metrics: Metrics
+    relay: Relay
 
 
 @asynccontextmanager
@@ -75,8 +80,11 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
     refresher = asyncio.create_task(directory.run())
     housekeeper = asyncio.create_task(_housekeeper(settings, outbox).run())
     try:
-        async with _delivering(settings, app, outbox, metrics, wanted=delivery):
-            yield Gateway(settings, app, engine, writer, outbox, directory, limits, failures, metrics)
+        async with (
+            _delivering(settings, app, outbox, metrics, wanted=delivery) as turns,
+            _relaying(settings, writer, metrics, turns) as relay,
+        ):
+            yield Gateway(settings, app, engine, writer, outbox, directory, limits, failures, metrics, relay)
     finally:
         await cancelled(refresher)
         await cancelled(housekeeper)
@@ -110,9 +118,9 @@ def bootstrap(settings: Settings, store: KeyStore) -> None:
 @asynccontextmanager
 async def _delivering(
     settings: Settings, app: App, outbox: Outbox, metrics: Metrics, *, wanted: bool
-) -> AsyncIterator[None]:
+) -> AsyncIterator[Turns]:
     if not wanted:
-        yield
+        yield Turns(outbox, Window())
         return
     owner = str(uuid.uuid4())
     timeout, concurrency = settings.gateway_upstream_timeout_seconds, settings.gateway_upstream_concurrency
@@ -135,10 +143,37 @@ async def _delivering(
             outbox.on_accepted = deliverer.notify
             running = asyncio.create_task(deliverer.run())
             try:
-                yield
+                yield deliverer.turns
             finally:
                 await deliverer.stop()
                 await running
+
+
+@asynccontextmanager
+async def _relaying(settings: Settings, writer: Writer, metrics: Metrics, turns: Turns) -> AsyncIterator[Relay]:
+    timeout, concurrency = settings.gateway_relay_timeout_seconds, settings.gateway_relay_concurrency
+    keys = settings.leanplum_keys.values()
+
+    def record(app: str, action: str, status: int | None) -> None:
+        now = now_ms()
+        text = records.leanplum_call(time=now, app=app, attempt="", status=status, outcome={}, action=action)
+        writer.write(records.Record(now, text)).add_done_callback(_recorded)
+
+    async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=keys) as client:
+        yield Relay(
+            client,
+            turns,
+            metrics,
+            timeout=timeout,
+            concurrency=concurrency,
+            cache_seconds=settings.gateway_cache_seconds,
+            record=record,
+        )
+
+
+def _recorded(future: asyncio.Future[None]) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        log.error("record.lost", kind=type(error).__name__)
 
 
 def _housekeeper(settings: Settings, outbox: Outbox) -> Housekeeper:

@@ -3,8 +3,8 @@
 import math
 
 from app.api.context import Context
-from app.errors import Forbidden, RateLimited, Unauthorized
-from app.model import Caller, Scope
+from app.errors import Forbidden, KeyNotConfigured, RateLimited, Unauthorized
+from app.model import Caller, KeyKind, Scope
 from app.wiring import Gateway
 
 
@@ -41,6 +41,12 @@ def permit(caller: Caller, scope: Scope) -> None:
     """Raises Forbidden where the caller's key lacks the scope."""
     if scope not in caller.scopes:
         raise Forbidden(f"This needs a key with the scope {scope.value}.")
+
+
+def require_key(gateway: Gateway, kind: KeyKind) -> None:
+    """Raises KeyNotConfigured where Leanplum's key of this kind is not there."""
+    if kind not in gateway.app.keys:
+        raise KeyNotConfigured(f"This needs Leanplum's {kind.value} key: {kind.setting} is not set.")
 
 
 def limit(gateway: Gateway, context: Context, caller: Caller, count: int) -> None:

@@ -1,7 +1,10 @@
 """The OpenAPI document: FastAPI's own, with the bodies of the thin routes and the problems put in from our tables."""
 
+import re
+from collections.abc import Collection
 from typing import Any
 
+import orjson
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
@@ -29,12 +32,28 @@ Send a caller key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are
 """
 
 
-def body_of(shape: str, *, lines_of: str | None = None) -> dict[str, Any]:
+def body_of(shape: str, *, lines_of: str | None = None, required: bool = True, media: str = JSON) -> dict[str, Any]:
     """The requestBody of a thin route."""
-    content: dict[str, Any] = {JSON: {"schema": {"$ref": REF + shape}}}
+    content: dict[str, Any] = {media: {"schema": {"$ref": REF + shape}}}
     if lines_of is not None:
         content[NDJSON] = {"schema": {"$ref": REF + lines_of}}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": required, "content": content}}
+
+
+def parameters_of(shape: Any, known: Collection[str]) -> list[dict[str, Any]]:
+    """The query parameters of a thin route: its action's, less those that are known otherwise."""
+    schema = TypeAdapter(shape).json_schema()
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in schema.get("required", ()),
+            "description": told.get("description", told.get("title", name)),
+            "schema": {key: value for key, value in told.items() if key != "description"},
+        }
+        for name, told in schema.get("properties", {}).items()
+        if name not in known
+    ]
 
 
 def problem_responses(*slugs: str) -> dict[int | str, dict[str, Any]]:
@@ -70,7 +89,22 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         for operation in path.values():
             _without_own_422(operation)
             _with_headers(operation)
+    _without_unused(made)
     return made
+
+
+def _without_unused(made: dict[str, Any]) -> None:
+    """Leave out the schemas that no operation leads to."""
+    schemas = made["components"]["schemas"]
+    used, found = set[str](), _referred(made["paths"])
+    while found:
+        used |= found
+        found = {name for one in found for name in _referred(schemas[one])} - used
+    made["components"]["schemas"] = {name: schemas[name] for name in schemas if name in used}
+
+
+def _referred(node: Any) -> set[str]:
+    return set(re.findall(rf'"{REF}(\w+)"', orjson.dumps(node).decode()))
 
 
 def _with_headers(operation: dict[str, Any]) -> None:
@@ -104,6 +138,7 @@ def _without_own_422(operation: dict[str, Any]) -> None:
 
 TAGS = [
     {"name": "Writes", "description": "Accepted durably, delivered in the background."},
+    {"name": "Leanplum", "description": "Asked of Leanplum while you wait."},
     {"name": "Receipts", "description": "What became of an item."},
     {"name": "Dead letters", "description": "What Leanplum refused, what was given up, what was perhaps done."},
     {"name": "Around it", "description": "For operators: no key needed."},

@@ -5,7 +5,7 @@ the work), turns errors into problem documents, adds the headers of every answer
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -23,6 +23,7 @@ from app.wiring import Gateway
 
 log = structlog.get_logger("request")
 Hot = Callable[[Gateway, Context, Receive], Awaitable[Answer]]
+Door = Callable[[Gateway, Context, Scope, Receive, Send], Awaitable[int]]  # a foreign protocol; the status it answered
 EVENTS, BATCH = "/v1/events", "/v1/batch"
 
 
@@ -48,8 +49,8 @@ PAGE_HEADERS = [
 class Front:
     """Pure ASGI middleware; the outermost."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, doors: Mapping[str, Door]) -> None:
+        self._app, self._metrics, self._doors = app, metrics, doors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -59,7 +60,9 @@ class Front:
         context = scope[CONTEXT] = Context(scope)
         gateway: Gateway = scope["app"].state.gateway
         hot = HOT.get((context.method, context.path))
-        if hot is not None:
+        if context.path in self._doors:
+            status = await self._doors[context.path](gateway, context, scope, receive, send)
+        elif hot is not None:
             context.operation = f"{context.method} {context.path}"
             status = await self._answer(hot, gateway, context, receive, send)
         else:

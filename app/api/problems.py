@@ -14,6 +14,7 @@ from app.errors import (
     GatewayError,
     IdConflict,
     Invalid,
+    KeyNotConfigured,
     Malformed,
     NotFound,
     QueueFull,
@@ -22,6 +23,9 @@ from app.errors import (
     TooLarge,
     Unauthorized,
     UnsupportedMediaType,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnavailable,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -102,6 +106,30 @@ PROBLEMS: dict[str, Problem] = {
             "It is logged under the request id. Try again with the same item ids: what was taken is not taken twice.",
         ),
         Problem(
+            "key-not-configured",
+            501,
+            "A Leanplum key is missing",
+            "The operator sets the variable that the detail names; Leanplum's dashboard has the key.",
+        ),
+        Problem(
+            "upstream-rejected",
+            502,
+            "Leanplum refused it",
+            "Leanplum's own words are in the detail. Trying again changes nothing.",
+        ),
+        Problem(
+            "upstream-unavailable",
+            503,
+            "Leanplum is away",
+            "Try again after Retry-After. Writes are taken meanwhile; they don't wait for Leanplum.",
+        ),
+        Problem(
+            "upstream-timeout",
+            504,
+            "Leanplum did not answer in time",
+            "Try again; look first whether it was done, where doing it twice would do harm.",
+        ),
+        Problem(
             "queue-full",
             503,
             "Too many items wait",
@@ -127,6 +155,10 @@ SLUGS: dict[type[GatewayError], str] = {
     RateLimited: "rate-limited",
     QueueFull: "queue-full",
     StorageUnavailable: "storage-unavailable",
+    KeyNotConfigured: "key-not-configured",
+    UpstreamRejected: "upstream-rejected",
+    UpstreamUnavailable: "upstream-unavailable",
+    UpstreamTimeout: "upstream-timeout",
 }
 
 

@@ -1,6 +1,8 @@
 """The operations, as FastAPI's router and the documentation see them."""
 
-from typing import Annotated, Any
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
@@ -12,7 +14,8 @@ from app.api.front import BATCH, EVENTS
 from app.api.problems import Answer
 from app.api.receipts import receipt_document
 from app.errors import NotFound
-from app.model import Scope
+from app.leanplum.actions import ACTIONS
+from app.model import KeyKind, Scope
 from app.wiring import Gateway
 
 # They only document how a key is sent; `auth.authenticate` reads it.
@@ -21,7 +24,6 @@ KEY = [
     Depends(APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="X-API-Key", description="A caller key")),
 ]
 router = APIRouter(prefix="", dependencies=KEY)
-UserId = Annotated[str, Path(alias="userId", description="Leanplum's id of the user, at most 400 characters")]
 IdempotencyKey = Annotated[
     str | None, Header(alias="Idempotency-Key", description="The same as the item's `id`: makes a repeat a duplicate")
 ]
@@ -63,13 +65,15 @@ def _response(answer: Answer) -> Response:
     return response
 
 
-def _user(request: Request) -> str:
-    """The user id of the path, as it was sent: it may have a slash, written `%2F`."""
-    segment: bytes = request.scope["raw_path"].partition(b"?")[0].split(b"/")[3]
-    return unquote_to_bytes(segment).decode()  # the front has made sure that it is UTF-8
+def in_path(request: Request) -> dict[str, str]:
+    """The parameters of the path, as they were sent: a user id may have a slash, written `%2F`."""
+    sent: list[bytes] = request.scope["raw_path"].partition(b"?")[0].split(b"/")
+    template = request.scope["route"].path.split("/")
+    named = {part[1:-1]: value for part, value in zip(template, sent, strict=True) if part.startswith("{")}
+    return {name: unquote_to_bytes(value).decode() for name, value in named.items()}  # the front: it is UTF-8
 
 
-async def _write(request: Request, operation: str, action: str, **given: str) -> Response:
+async def _write(request: Request, operation: str, action: str, **given: Any) -> Response:
     about = context.of(request.scope)
     about.operation = operation
     return _response(await writes.post_single(gateway_of(request), about, request.receive, action, given))
@@ -83,30 +87,136 @@ async def post_event(request: Request, key: IdempotencyKey = None, prefer: Prefe
     return await _write(request, f"POST {EVENTS}", "track")
 
 
-@router.patch(
-    "/v1/users/{userId}",
-    status_code=202,
-    tags=["Writes"],
-    summary="Accept changes of a user",
-    responses=WRITE,
-    openapi_extra=body_of("UserUpdate"),
-)
-async def patch_user(request: Request, user: UserId, key: IdempotencyKey = None, prefer: Prefer = None) -> Response:
-    """Attributes and everything else that Leanplum's `setUserAttributes` sets."""
-    return await _write(request, "PATCH /v1/users/{userId}", "setUserAttributes", userId=_user(request))
+class Write(NamedTuple):
+    """One way to write: the call, Leanplum's action, and what it means."""
+
+    method: str
+    path: str
+    action: str
+    summary: str
+    description: str
 
 
-@router.post(
-    "/v1/users/{userId}/states",
-    status_code=202,
-    tags=["Writes"],
-    summary="Accept that a user enters a state",
-    responses=WRITE,
-    openapi_extra=body_of("State"),
+USER, DEVICE = "/v1/users/{userId}", "/v1/devices/{deviceId}"
+WRITES = (
+    Write(
+        "PATCH", USER, "setUserAttributes", "Accept changes of a user", "Attributes and everything else that it sets."
+    ),
+    Write("PATCH", DEVICE, "setDeviceAttributes", "Accept changes of a device", "What is known of the device."),
+    Write(
+        "PUT",
+        f"{USER}/traffic-source",
+        "setTrafficSourceInfo",
+        "Accept where the user came from",
+        "Who brought the user. Leanplum takes it within two minutes of the session's start.",
+    ),
+    Write(
+        "POST",
+        f"{USER}/states",
+        "advance",
+        "Accept that a user enters a state",
+        "The user enters a state; an empty state leaves the one they are in.",
+    ),
+    Write("POST", f"{USER}/states/pause", "pauseState", "Accept that the state pauses", "Only the state pauses."),
+    Write("POST", f"{USER}/states/resume", "resumeState", "Accept that the state goes on", "Only the state goes on."),
+    Write("POST", f"{USER}/sessions/stop", "stop", "Accept that the session ends", "The user's session ends."),
+    Write("POST", f"{USER}/sessions/pause", "pauseSession", "Accept that the session pauses", "It ends in 30 minutes."),
+    Write(
+        "POST",
+        f"{USER}/sessions/resume",
+        "resumeSession",
+        "Accept that the session goes on",
+        "After a pause of 30 minutes a new session begins, which Leanplum bills.",
+    ),
+    Write(
+        "POST",
+        f"{USER}/sessions/heartbeat",
+        "heartbeat",
+        "Accept that the session is alive",
+        "A session ends after two hours without a sign of life.",
+    ),
+    Write(
+        "POST",
+        "/v1/messages/{messageId}/send",
+        "sendMessage",
+        "Accept a message to a user",
+        "Push, newsfeed, e-mail and others, but not in-app messages.",
+    ),
+    Write(
+        "POST",
+        "/v1/campaigns/{campaignId}/start",
+        "startCampaign",
+        "Accept that a user enters a campaign",
+        "The body says which user.",
+    ),
+    Write(
+        "PUT",
+        f"{USER}/block",
+        "block",
+        "Accept that a user is blocked",
+        "Leanplum erases the user's data within 15 days and refuses later writes with 451.",
+    ),
+    Write("DELETE", f"{USER}/block", "unblock", "Accept that a user is no longer blocked", "Writes are taken again."),
+    Write(
+        "DELETE",
+        USER,
+        "deleteUser",
+        "Accept that a user is deleted",
+        "`fullErasure=true`, in the query or the body, erases everything, as the GDPR asks, within 15 days.",
+    ),
 )
-async def post_state(request: Request, user: UserId, key: IdempotencyKey = None, prefer: Prefer = None) -> Response:
-    """The user enters a state (Leanplum's `advance`); an empty state leaves the one they are in."""
-    return await _write(request, "POST /v1/users/{userId}/states", "advance", userId=_user(request))
+PATH_PARAMETERS = {
+    "userId": "Leanplum's id of the user, at most 400 characters",
+    "deviceId": "Leanplum's id of the device, at most 400 characters",
+    "messageId": "the message's id",
+    "campaignId": "the campaign's id",
+}
+
+
+def path_parameters(path: str, described: Mapping[str, str]) -> list[dict[str, Any]]:
+    """How the documentation shows the parameters of a path."""
+    return [
+        {"name": name, "in": "path", "required": True, "description": described[name], "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", path)
+    ]
+
+
+def _add(write: Write) -> None:
+    action = ACTIONS[write.action]
+    required = bool(action.required - set(re.findall(r"{(\w+)}", write.path)))
+    parameters = path_parameters(write.path, PATH_PARAMETERS)
+    if write.action == "deleteUser":
+        parameters.append(ERASURE)
+
+    async def endpoint(request: Request, key: IdempotencyKey = None, prefer: Prefer = None) -> Response:
+        given: dict[str, Any] = in_path(request)
+        if write.action == "deleteUser" and (asked := request.query_params.get("fullErasure")) is not None:
+            given["fullErasure"] = {"true": True, "false": False}.get(asked, asked)
+        return await _write(request, f"{write.method} {write.path}", write.action, **given)
+
+    router.add_api_route(
+        write.path,
+        endpoint,
+        methods=[write.method],
+        name=write.action,
+        status_code=202,
+        tags=["Writes"],
+        summary=write.summary,
+        description=f"{write.description} Leanplum's `{write.action}`.",
+        responses=WRITE | problem_responses(*(["key-not-configured"] if action.key is not KeyKind.PRODUCTION else [])),
+        openapi_extra=body_of(action.shape.__name__, required=required) | {"parameters": parameters},
+    )
+
+
+ERASURE = {
+    "name": "fullErasure",
+    "in": "query",
+    "required": False,
+    "description": "true: erase everything, as the GDPR asks",
+    "schema": {"type": "boolean"},
+}
+for _one in WRITES:
+    _add(_one)
 
 
 @router.post(

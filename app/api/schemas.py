@@ -134,3 +134,32 @@ class Readiness(TypedDict):
 
     ready: bool
     parts: dict[str, Part]
+
+
+class KeyState(TypedDict):
+    """One kind of Leanplum's keys. `accepted` is absent where it was not asked, or Leanplum did not say."""
+
+    configured: bool
+    accepted: NotRequired[bool]
+    detail: NotRequired[str]
+
+
+class AppState(TypedDict):
+    """One app, and its keys by their kind."""
+
+    name: str
+    appId: str
+    keys: dict[str, KeyState]
+
+
+class Apps(TypedDict):
+    """The configured apps."""
+
+    apps: list[AppState]
+
+
+class CheckedApp(TypedDict):
+    """What Leanplum says of an app's keys, by their kind."""
+
+    name: str
+    keys: dict[str, KeyState]

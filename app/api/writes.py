@@ -18,22 +18,24 @@ from app.api.context import Context
 from app.api.problems import Answer
 from app.api.receipts import fresh_receipt, receipt_document
 from app.clock import now_ms
-from app.errors import Fault, Forbidden, IdConflict, Invalid, Malformed, NotFound, Refusal, TooLarge
+from app.errors import Fault, Forbidden, IdConflict, Invalid, KeyNotConfigured, Malformed, NotFound, Refusal, TooLarge
 from app.intake import bodies, rules
-from app.model import Acceptance, Caller, Kind, NewItem, Taken
+from app.leanplum.actions import key_for
+from app.model import Acceptance, Caller, KeyKind, Kind, NewItem, Taken
 from app.wiring import Gateway
 
 Receive = Callable[[], Awaitable[Any]]
+Refused = Refusal | KeyNotConfigured  # why one item of a batch is not taken
 JSON_HEADER = (b"content-type", b"application/json")
 MAX_WAIT = 30
 WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=[,;]|$)", re.IGNORECASE | re.ASCII)
 CONFLICT = "This id was used within the window for an item with another content."
-NOTHING: Mapping[str, str] = MappingProxyType({})
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-async def read_body(gateway: Gateway, context: Context, receive: Receive) -> bytes:
+async def read_body(gateway: Gateway, context: Context, receive: Receive, limit: int | None = None) -> bytes:
     """The whole body, decompressed. Raises TooLarge as soon as it is over the limit."""
-    limit = gateway.settings.gateway_max_body_bytes
+    limit = gateway.settings.gateway_max_body_bytes if limit is None else limit
     declared = context.headers.get(b"content-length")
     if declared is not None and int(declared) > limit:
         raise bodies.too_large(limit)
@@ -45,6 +47,31 @@ async def read_body(gateway: Gateway, context: Context, receive: Receive) -> byt
         raise bodies.too_large(limit)
     encoding = context.headers.get(b"content-encoding")
     return body if encoding is None else bodies.decompress(body, encoding.decode("latin-1"), limit)
+
+
+async def read_fields(gateway: Gateway, context: Context, receive: Receive, *, optional: bool) -> bytes:
+    """A body of JSON; `optional`: none at all is an empty object. Raises UnsupportedMediaType beside what `read_body`
+    raises."""
+    kind = context.headers.get(b"content-type")
+    if optional and kind is None:
+        return await read_body(gateway, context, receive) or b"{}"
+    bodies.media_type((kind or b"").decode("latin-1"), bodies.JSON)
+    return await read_body(gateway, context, receive)
+
+
+def limited(receive: Receive, limit: int) -> Receive:
+    """The same body, which ends in TooLarge where it is over the limit."""
+    seen = 0
+
+    async def counted() -> Any:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise bodies.too_large(limit)
+        return message
+
+    return counted
 
 
 async def _rest(receive: Receive, first: bytes, limit: int) -> bytes:
@@ -62,19 +89,21 @@ async def _rest(receive: Receive, first: bytes, limit: int) -> bytes:
 
 
 async def post_single(
-    gateway: Gateway, context: Context, receive: Receive, action: str, given: Mapping[str, str] = NOTHING
+    gateway: Gateway, context: Context, receive: Receive, action: str, given: Mapping[str, Any] = NOTHING
 ) -> Answer:
     """Accept one item; `given` are fields that the path has."""
     caller = auth.authenticate(gateway, context)
-    auth.permit(caller, rules.ACTIONS[action].scope)
+    known = rules.ACTIONS[action]
+    auth.permit(caller, known.scope)
+    auth.require_key(gateway, known.key)
     auth.limit(gateway, context, caller, 1)
-    bodies.media_type(context.header(b"content-type"), bodies.JSON)
-    body = await read_body(gateway, context, receive)
+    body = await read_fields(gateway, context, receive, optional=bool(given))
     if b"idempotency-key" in context.headers:
         given = {**given, "id": context.header(b"idempotency-key")}
     new = (not given and rules.fast_single(action, body)) or _careful_single(action, body, given)
+    auth.require_key(gateway, key_for(action, new.body))
     now = now_ms()
-    ((item_id, kind),) = await _accept(gateway, context, caller, now, [new])
+    ((item_id, kind),) = await accept(gateway, context, caller, now, [new])
     if kind == "accepted":
         gateway.metrics.accepted.inc()
         if b"prefer" not in context.headers:
@@ -83,24 +112,28 @@ async def post_single(
     return await _receipt_answer(gateway, context, caller, item_id, kind)
 
 
-def _careful_single(action: str, body: bytes, given: Mapping[str, str]) -> NewItem:
+def _careful_single(action: str, body: bytes, given: Mapping[str, Any]) -> NewItem:
     raw = bodies.parse(body)
     if not isinstance(raw, dict):
         return rules.single(action, raw)
-    faults = [
+    return rules.single(action, raw, faults=contradictions(raw, given))
+
+
+def contradictions(raw: dict[str, Any], given: Mapping[str, Any]) -> list[Fault]:
+    """Add what is given otherwise to a body; what it says differently itself."""
+    return [
         Fault(f"/{name}", f"differs from {'Idempotency-Key' if name == 'id' else 'the path'}", "contradiction")
         for name, value in given.items()
         if not _same(raw.setdefault(name, value), value)
     ]
-    return rules.single(action, raw, faults=faults)
 
 
-def _same(told: Any, value: str) -> bool:
+def _same(told: Any, value: Any) -> bool:
     """Whether the body says what the path or the header does; a whole number is an id as well."""
-    return (str(told) if type(told) is int else told) == value
+    return bool((str(told) if type(told) is int else told) == value)
 
 
-async def _accept(
+async def accept(
     gateway: Gateway,
     context: Context,
     caller: Caller,
@@ -110,6 +143,7 @@ async def _accept(
     *,
     batch: bool = False,
 ) -> Sequence[Taken]:
+    """Commit the items of a call."""
     taken = await gateway.outbox.accept(
         Acceptance(
             caller.app,
@@ -162,21 +196,21 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
         auth.limit(gateway, context, caller, 1)  # what can't be read as items costs as one
         raise
     auth.limit(gateway, context, caller, len(judged))
-    judged = _permitted(caller, judged)
+    judged = _permitted(gateway, caller, judged)
     items = [one for one in judged if type(one) is NewItem]
     if not items:
         return _batch_answer(gateway, judged, ())
     refused = len(judged) - len(items)
-    return _batch_answer(gateway, judged, await _accept(gateway, context, caller, now_ms(), items, refused, batch=True))
+    return _batch_answer(gateway, judged, await accept(gateway, context, caller, now_ms(), items, refused, batch=True))
 
 
-async def _judged_batch(gateway: Gateway, context: Context, receive: Receive) -> Sequence[NewItem | Refusal]:
+async def _judged_batch(gateway: Gateway, context: Context, receive: Receive) -> Sequence[NewItem | Refused]:
     """The items of the body, each as it is or why it is refused. Raises Refusal where the body as a whole is."""
     kind = bodies.media_type(context.header(b"content-type"), bodies.JSON, bodies.NDJSON)
     body = await read_body(gateway, context, receive)
     most = gateway.settings.gateway_max_batch_items
     good = rules.fast_batch(body) if kind == bodies.JSON and body.count(b'"action"') <= most else None
-    judged: Sequence[NewItem | Refusal] = good if good is not None else _careful_batch(body, kind, most)
+    judged: Sequence[NewItem | Refused] = good if good is not None else _careful_batch(body, kind, most)
     if len(judged) > most:
         raise _too_many(len(judged), most)
     if not judged:
@@ -188,7 +222,7 @@ def _too_many(count: int, most: int) -> TooLarge:
     return TooLarge(f"The batch has {count} items; at most {most} are taken at once.")
 
 
-def _careful_batch(body: bytes, kind: str, most: int) -> list[NewItem | Refusal]:
+def _careful_batch(body: bytes, kind: str, most: int) -> list[NewItem | Refused]:
     """Counted before any is judged: judging a million costs seconds."""
     if kind == bodies.NDJSON:
         lines = [line for line in body.split(b"\n") if line.strip()]
@@ -206,36 +240,40 @@ def _careful_batch(body: bytes, kind: str, most: int) -> list[NewItem | Refusal]
     return [_careful_item(one, f"/items/{index}") for index, one in enumerate(raw["items"])]
 
 
-def _careful_line(line: bytes) -> NewItem | Refusal:
+def _careful_line(line: bytes) -> NewItem | Refused:
     try:
         return _careful_item(bodies.parse(line), "")
     except Malformed as refusal:
         return refusal
 
 
-def _careful_item(raw: Any, base: str) -> NewItem | Refusal:
+def _careful_item(raw: Any, base: str) -> NewItem | Refused:
     try:
         return rules.of_any_action(raw, base)
     except Invalid as refusal:
         return refusal
 
 
-def _permitted(caller: Caller, judged: Sequence[NewItem | Refusal]) -> Sequence[NewItem | Refusal]:
-    """The same, with a refusal for each item whose action the caller's key may not send."""
-    if all(action.scope in caller.scopes for action in rules.ACTIONS.values()):
+def _permitted(gateway: Gateway, caller: Caller, judged: Sequence[NewItem | Refused]) -> Sequence[NewItem | Refused]:
+    """The same, with a refusal for each item whose action the caller's key may not send, or Leanplum's may not."""
+    if len(gateway.app.keys) == len(KeyKind) and caller.scopes >= SCOPES:
         return judged
-    return [_permitted_item(caller, one) if isinstance(one, NewItem) else one for one in judged]
+    return [_permitted_item(gateway, caller, one) if isinstance(one, NewItem) else one for one in judged]
 
 
-def _permitted_item(caller: Caller, item: NewItem) -> NewItem | Refusal:
+SCOPES = {action.scope for action in rules.ACTIONS.values()}
+
+
+def _permitted_item(gateway: Gateway, caller: Caller, item: NewItem) -> NewItem | Refused:
     try:
         auth.permit(caller, rules.ACTIONS[item.action].scope)
-    except Forbidden as refusal:
+        auth.require_key(gateway, key_for(item.action, item.body))
+    except (Forbidden, KeyNotConfigured) as refusal:
         return refusal
     return item
 
 
-def _batch_answer(gateway: Gateway, judged: Sequence[NewItem | Refusal], taken: Sequence[Taken]) -> Answer:
+def _batch_answer(gateway: Gateway, judged: Sequence[NewItem | Refused], taken: Sequence[Taken]) -> Answer:
     if len(taken) == len(judged):
         results = [_result(index, item_id, kind) for index, (item_id, kind) in enumerate(taken)]
     else:
@@ -262,5 +300,5 @@ def _result(index: int, item_id: str, kind: Kind) -> dict[str, Any]:
     return {"index": index, "id": item_id, "status": kind}
 
 
-def _refused(index: int, refusal: Refusal) -> dict[str, Any]:
+def _refused(index: int, refusal: Refused) -> dict[str, Any]:
     return {"index": index, "status": "rejected", "problem": problems.of_error(refusal)}

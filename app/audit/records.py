@@ -44,7 +44,9 @@ def api_call(
     )
 
 
-def leanplum_call(*, time: int, app: str, attempt: str, status: int | None, outcome: dict[str, int]) -> str:
+def leanplum_call(
+    *, time: int, app: str, attempt: str, status: int | None, outcome: dict[str, int], action: str = "multi"
+) -> str:
     """The record of one call to Leanplum: which attempt, what HTTP status came back (None: none), items by what became
     of them."""
     return _record(
@@ -52,7 +54,7 @@ def leanplum_call(*, time: int, app: str, attempt: str, status: int | None, outc
         OTHER,
         599 if status is None else status,
         actor=GATEWAY,
-        api={"operation": "leanplum multi", "request": {"uid": attempt}},
+        api={"operation": f"leanplum {action}", "request": {"uid": attempt}},
         unmapped={"app": app, "items": outcome},
     )
 

@@ -12,6 +12,7 @@ import structlog
 
 from app.clock import now_ms
 from app.delivery.pacing import Gate, State
+from app.delivery.turns import Turns
 from app.delivery.verdicts import RetryPolicy, judge
 from app.delivery.window import Window
 from app.errors import StorageUnavailable
@@ -68,10 +69,14 @@ class Deliverer:
         self._gate = Gate(shortest=self._policy.least, held=self._policy.held)
         metrics.call_rate.set_function(lambda: self._gate.pace.rate)
         self.window = Window()
+        self.turns = Turns(outbox, self.window, self._wake_up)
         self._calls: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._changed, self._polled = True, -math.inf
         self._stopping = False
+
+    def _wake_up(self) -> None:
+        self._wake.set()
 
     def notify(self) -> None:
         """Something was accepted."""
@@ -214,6 +219,7 @@ class Deliverer:
             log.error("attempt.unwritten", reason=error.detail, items=len(batch))
         finally:
             self.window.landed(batch, postponed)
+            self.turns.landed()
 
     async def _heard(self, app: App, batch: Sequence[Item]) -> Heard:
         """What came of sending the batch. An error of ours must not stop its users for good, nor leave their attempt

@@ -12,7 +12,7 @@ backlog, or in a lane that is behind or parked.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from app import ids
 from app.leanplum.actions import sent_alone
@@ -332,17 +332,43 @@ class Window:
                 elif lane in self._behind:
                     self._stir(lane)
 
-    def _drop(self, lane: int) -> None:
-        if lane not in self._waiting:
-            return
+    # --- for those who call while a caller waits ------------------------------------------------------------------
+
+    def free_of(self, lanes: Collection[int]) -> bool:
+        """Whether no call is in flight for any of these lanes."""
+        return self._flying.keys().isdisjoint(lanes)
+
+    def reserve(self, lane: int) -> bool:
+        """Keep a lane from being sent until it is free again; False where a call is in flight for it."""
+        if lane in self._flying:
+            return False
+        if lane in self._waiting:
+            self._unready(lane)
+        self._flying[lane] = self._landed.get(lane, 0)
+        return True
+
+    def free(self, lane: int) -> None:
+        """Let a reserved lane be sent again."""
+        self._landed[lane] = max(self._flying.pop(lane), self._landed.get(lane, 0))
+        if lane in self._waiting:
+            self._make_ready(lane)
+        elif lane in self._behind:
+            self._stir(lane)
+
+    def _unready(self, lane: int) -> None:
         turn = self._turn(lane)
-        for item in self._waiting.pop(lane):
-            self._uncount(item)
         lanes = self._ready.get(turn, {})
         if lane in lanes:
             del lanes[lane]
             if not lanes:
                 del self._ready[turn]
+
+    def _drop(self, lane: int) -> None:
+        if lane not in self._waiting:
+            return
+        self._unready(lane)
+        for item in self._waiting.pop(lane):
+            self._uncount(item)
 
     def unpark(self, now: int) -> None:
         """Let the lanes go on whose time has come."""

@@ -223,6 +223,7 @@ _CODES = {
     "too_long": "count",
     "literal_error": "choice",
     "zero_id": "zero-id",
+    "plain": "characters",
     "time": "time",
     "too_large": "range",
     "finite_number": "range",

@@ -1,11 +1,15 @@
 """The one place that calls Leanplum."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import NamedTuple, Self
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import IO, NamedTuple, Self, TypeVar
 
 import httpx
 from pydantic import SecretStr
+
+T = TypeVar("T")
 
 
 class Answer(NamedTuple):
@@ -14,6 +18,19 @@ class Answer(NamedTuple):
     status: int
     body: bytes
     retry_after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file as it comes, or, where there is none, the answer that says so (`chunks` is None)."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = b""
+    chunks: AsyncIterator[bytes] | None = None
+
+
+Part = tuple[str, tuple[str, IO[bytes], str]]  # of a form: its name, and the file's name, content and media type
 
 
 class Unreachable(Exception):
@@ -58,15 +75,54 @@ class LeanplumClient:
 
     async def call(self, url: str, action: str, body: bytes) -> Answer:
         """Make one call. Raises Unreachable where no whole answer came within the timeout."""
+        # httpx's own timeouts begin anew with each piece of an answer; this one is for all of it.
+        posted = self._http.post(url, params={"action": action}, content=body, headers=JSON)
+        return self._answer(await self._whole(posted, self._timeout))
+
+    async def upload(self, url: str, action: str, fields: Mapping[str, str], files: Sequence[Part]) -> Answer:
+        """Send files as multipart/form-data, read piece by piece as they go out. Raises Unreachable where nothing moved
+        for as long as the timeout."""
+        posted = self._http.post(url, params={"action": action}, data=fields, files=files)
+        return self._answer(await self._whole(posted, None))
+
+    @asynccontextmanager
+    async def download(self, url: str, action: str, body: bytes) -> AsyncIterator[Download]:
+        """Fetch a file, by way of the redirects that Leanplum answers with: keys go to the first place alone. Raises
+        Unreachable where nothing moved for as long as the timeout, or a redirect leads where we don't go."""
+        request = self._http.build_request("POST", url, params={"action": action}, content=body, headers=JSON)
+        response = await self._whole(self._http.send(request, stream=True), self._timeout)
+        try:
+            for _ in range(MAX_REDIRECTS):
+                if response.next_request is None:
+                    break
+                target = response.next_request.url
+                await response.aclose()
+                if not _may_visit(target, request.url):
+                    raise Unreachable("a redirect to a place that is not https", sent=True)
+                get = self._http.build_request("GET", target)
+                response = await self._whole(self._http.send(get, stream=True), self._timeout)
+            asked_again = response.request.method == "GET"
+            is_json = "json" in response.headers.get("content-type", "")
+            if response.status_code == httpx.codes.OK and (asked_again or not is_json):
+                yield Download(response.status_code, response.headers, chunks=_pieces(response))
+            else:
+                told = await self._whole(response.aread(), self._timeout)
+                yield Download(response.status_code, response.headers, body=self._masked(told))
+        finally:
+            await response.aclose()
+
+    async def _whole(self, doing: Awaitable[T], seconds: float | None) -> T:
+        """What comes of it within the time. Raises Unreachable outside the handler: the original error holds the
+        request, and so the key."""
         failed: Unreachable | None = None
         try:
-            # httpx's own timeouts begin anew with each piece of an answer; this one is for all of it.
-            async with asyncio.timeout(self._timeout):
-                response = await self._http.post(url, params={"action": action}, content=body, headers=JSON)
-        except (httpx.HTTPError, TimeoutError) as error:
+            async with asyncio.timeout(seconds):
+                return await doing
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             failed = Unreachable(type(error).__name__, sent=not isinstance(error, NEVER_SENT))
-        if failed is not None:
-            raise failed  # outside the handler: the original holds the request, and so the key
+        raise failed
+
+    def _answer(self, response: httpx.Response) -> Answer:
         return Answer(response.status_code, self._masked(response.content), response.headers.get("retry-after"))
 
     def _masked(self, body: bytes) -> bytes:
@@ -75,5 +131,22 @@ class LeanplumClient:
         return body
 
 
+async def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
+    failed: Unreachable | None = None
+    try:
+        async for piece in response.aiter_bytes():
+            yield piece
+    except httpx.HTTPError as error:
+        failed = Unreachable(type(error).__name__, sent=True)
+    if failed is not None:
+        raise failed
+
+
+def _may_visit(target: httpx.URL, first: httpx.URL) -> bool:
+    """https, or where Leanplum itself is (the simulator speaks http)."""
+    return target.scheme == "https" or (target.scheme, target.host) == (first.scheme, first.host)
+
+
+MAX_REDIRECTS = 5
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 JSON = {"content-type": "application/json"}

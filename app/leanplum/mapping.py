@@ -4,7 +4,7 @@ Source: Leanplum's docs, "multi (JSON)": appId, clientKey, apiVersion, time (of 
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -34,11 +34,21 @@ def call(app: App, items: Sequence[Item], now: float) -> Call:
     """The call that does `items` at `now` (epoch seconds). The client key is here and nowhere else. Raises KeyError
     where the app has no key of the kind that is needed."""
     key = app.keys[kind(items)].get_secret_value()
-    head = {"appId": app.app_id, "clientKey": key, "apiVersion": API_VERSION}
+    head = credentials(app, key)
     if sent_alone(items[0].action, items[0].body):
         return Call(items[0].action, orjson.dumps(head)[:-1] + b"," + entry(items[0], key)[1:].encode())
     text = orjson.dumps(head | {"time": now, "data": []})
     return Call("multi", text[:-2] + ",".join(entry(item, key) for item in items).encode() + b"]}")
+
+
+def credentials(app: App, key: str) -> dict[str, str]:
+    """What every call names."""
+    return {"appId": app.app_id, "clientKey": key, "apiVersion": API_VERSION}
+
+
+def single(app: App, action: str, args: Mapping[str, Any], key: str, now: float) -> bytes:
+    """The body of one action that is no item, at `now` (epoch seconds) unless its arguments say when."""
+    return orjson.dumps({**credentials(app, key), "action": action, "time": now, **args})
 
 
 def entry(item: Item, key: str) -> str:

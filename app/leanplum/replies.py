@@ -37,19 +37,19 @@ Reply = list[Outcome] | TooMuch
 
 def read(status: int, body: bytes, sent: Sequence[str], retry_after: str | None = None) -> Reply:
     """What Leanplum said of each item sent; `sent` has their `reqId`s, in order."""
-    entries = _entries(body)
+    found = entries(body)
     if status in THROTTLES:
-        return _all(sent, Trouble(_reason(status, entries), _seconds(retry_after), throttled=True))
+        return _all(sent, Trouble(_reason(status, found), _seconds(retry_after), throttled=True))
     if status >= 500 or status < 200:
         lost = status == GATEWAY_TIMEOUT
-        return _all(sent, Trouble(_reason(status, entries), _seconds(retry_after), lost=lost))
-    if entries is None and 300 <= status < 500 and status != TOO_LARGE:
-        return _all(sent, ConfigRefused(f"{_reason(status, entries)}: not Leanplum's words; check LEANPLUM_API_URL"))
-    if entries is not None and _speaks_of_items(status, entries, sent):
-        return _match(entries, sent)
+        return _all(sent, Trouble(_reason(status, found), _seconds(retry_after), lost=lost))
+    if found is None and 300 <= status < 500 and status != TOO_LARGE:
+        return _all(sent, ConfigRefused(f"{_reason(status, found)}: not Leanplum's words; check LEANPLUM_API_URL"))
+    if found is not None and _speaks_of_items(status, found, sent):
+        return _match(found, sent)
     if 200 <= status < 300:
         return _all(sent, Trouble("Leanplum's answer can't be read", lost=True))
-    return _whole_call(status, entries, sent)
+    return _whole_call(status, found, sent)
 
 
 THROTTLES = frozenset({408, 429})
@@ -57,7 +57,8 @@ GATEWAY_TIMEOUT = 504  # a proxy on the way heard nothing: perhaps it was done
 TOO_LARGE = 413  # any proxy on the way says it in its own words: halves may pass
 
 
-def _entries(body: bytes) -> list[dict[str, Any]] | None:
+def entries(body: bytes) -> list[dict[str, Any]] | None:
+    """What an answer says of each action; None where it is not in Leanplum's words."""
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -84,7 +85,7 @@ def _match(entries: Sequence[dict[str, Any]], sent: Sequence[str]) -> list[Outco
         return [judge(told[one.lower()]) if one.lower() in told else _UNTOLD for one in sent]
     if len(entries) == len(sent):
         return [judge(entry) for entry in entries]
-    if len(entries) == 1 and _is_config(_text(entries[0], "error")):
+    if len(entries) == 1 and is_config(text(entries[0], "error")):
         return _all(sent, judge(entries[0]))
     return _all(sent, Trouble(f"Leanplum answered {len(entries)} entries to {len(sent)} items", lost=True))
 
@@ -94,10 +95,10 @@ _UNTOLD = Trouble("Leanplum's answer has no entry for this item", lost=True)
 
 def judge(entry: dict[str, Any]) -> Outcome:
     """The outcome that one entry of an answer tells."""
-    error, warning = _text(entry, "error"), _text(entry, "warning")
-    if _is_config(error) or "apiHost" in entry:
+    error, warning = text(entry, "error"), text(entry, "warning")
+    if is_config(error) or "apiHost" in entry:
         return ConfigRefused(error or "App endpoint configuration mismatch.")
-    if error is not None and any(text in error.lower() for text in THROTTLE_TEXTS):
+    if error is not None and any(part in error.lower() for part in THROTTLE_TEXTS):
         return Trouble(error, throttled=True)
     if entry.get("success") is not True:
         return ItemRefused(error or warning or "Leanplum gave no reason")
@@ -110,10 +111,9 @@ def judge(entry: dict[str, Any]) -> Outcome:
 
 def _warned(warning: str, entry: dict[str, Any]) -> Outcome:
     """A warning means not done, unless its text or a result beside it says otherwise."""
-    text = warning.lower()
-    if any(part in text for part in NOT_DONE_TEXTS):
+    if is_missing(warning):
         return Ignored(warning)
-    if any(part in text for part in DONE_TEXTS) or entry.keys() & RESULT_FIELDS:
+    if any(part in warning.lower() for part in DONE_TEXTS) or entry.keys() & RESULT_FIELDS:
         return Done(warning)
     return Ignored(warning)
 
@@ -122,17 +122,23 @@ def _whole_call(status: int, entries: list[dict[str, Any]] | None, sent: Sequenc
     """A 4xx about the call. Our configuration's fault is told by Leanplum's words, or by 401; what else is refused is
     looked for by halves until one item is left."""
     reason = _reason(status, entries)
-    said = _text(entries[0], "error") if entries else None
-    if _is_config(said) or status == 401:
+    said = text(entries[0], "error") if entries else None
+    if is_config(said) or status == 401:
         return _all(sent, ConfigRefused(reason))
     return TooMuch(reason) if len(sent) > 1 else _all(sent, ItemRefused(reason))
 
 
-def _is_config(message: str | None) -> bool:
+def is_missing(message: str | None) -> bool:
+    """Whether a text says that nothing was done since something was not there."""
+    return message is not None and any(part in message.lower() for part in NOT_DONE_TEXTS)
+
+
+def is_config(message: str | None) -> bool:
+    """Whether a text says that our key or app is refused."""
     return message is not None and message.startswith(CONFIG_PREFIXES)
 
 
-def _text(entry: dict[str, Any], field: str) -> str | None:
+def text(entry: dict[str, Any], field: str) -> str | None:
     """The message of an entry's `error` or `warning`, which is an object with a message, or a bare text."""
     found = entry.get(field)
     if found is None or found is False:
@@ -142,7 +148,7 @@ def _text(entry: dict[str, Any], field: str) -> str | None:
 
 
 def _reason(status: int, entries: list[dict[str, Any]] | None) -> str:
-    said = _text(entries[0], "error") if entries else None
+    said = text(entries[0], "error") if entries else None
     return f"HTTP {status}: {said}" if said else f"HTTP {status}"
 
 

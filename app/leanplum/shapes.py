@@ -4,7 +4,7 @@ These shapes are the rules *and* the documentation: bodies are checked against t
 The source of each is the action's page of Leanplum's API reference (fact sheet §3).
 """
 
-from typing import Annotated, Any, Literal, Required
+from typing import Annotated, Literal, Required
 
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
@@ -23,6 +23,7 @@ from app.leanplum.values import (
     Name,
     Number,
     Params,
+    Plain,
     Scalar,
     Text,
     Time,
@@ -240,7 +241,7 @@ class TrafficSource(Common, total=False):
     trafficSource: Required[Source]
 
 
-Values = Annotated[dict[str, Any], Field(description="What the template's variables shall be.")]
+Values = Annotated[Plain, Field(description="What the template's variables shall be.")]
 
 
 class Message(Common, total=False):
@@ -341,7 +342,7 @@ class VariableChange(TypedDict, total=False):
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid", json_schema_extra={"examples": [{"vars": {"welcome.text": "Hello", "welcome.seconds": 3}}]}
     )
-    vars: Required[Annotated[dict[str, Any], Field(min_length=1)]]
+    vars: Required[Annotated[Plain, Field(min_length=1)]]
     deviceId: DeviceId
 
 
@@ -405,7 +406,12 @@ class Upload(TypedDict, total=False):
     """Files, as multipart/form-data: one as `file` with its `filename`, `size` and `hash`; or several as `file0`,
     `file1` … with `data`, a JSON list of {filename, size, hash}. At most 16, 50 MB together."""
 
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="allow",
+        json_schema_extra={
+            "examples": [{"filename": "hello.png", "size": "512", "hash": "9a0364b9", "file": "(bytes)"}]
+        },
+    )
     data: Annotated[Text, Field(description="JSON list of {filename, size, hash}, one for each file.")]
     filename: Text
     size: Text
@@ -473,7 +479,10 @@ class Import(TypedDict, total=False):
     """Actions as CSV (Leanplum's `multi` with `createJob`), as multipart/form-data. The first row names the arguments;
     dots nest."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid",
+        json_schema_extra={"examples": [{"gcsBucket": "bucket", "defaultAction": "track", "file": "userId,event"}]},
+    )
     file: Required[Annotated[Text, Field(json_schema_extra={"format": "binary"})]]
     gcsBucket: Annotated[Text, Field(description="Leanplum's docs name it as required")]
     defaultAction: Annotated[Text, Field(description="of rows without an action of their own")]
@@ -497,7 +506,7 @@ class PostbackId(TypedDict, total=False):
     """One postback."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
-    postbackId: Required[EntityId]
+    postbackId: Required[Annotated[Text, Field(min_length=1)]]
 
 
 # --- what only SDKs call (fact sheet §3.8) ----------------------------------------------------------------------------

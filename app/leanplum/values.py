@@ -5,8 +5,9 @@ Each is an annotated type, checked by pydantic's core, and has one sentence that
 
 import re
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
+import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
@@ -57,6 +58,15 @@ def _not_whole(value: object) -> object:
     """A whole number that is too large for `Int` must not slip through as a rounded fraction."""
     if type(value) is int:
         raise PydanticCustomError("too_large", "is too large: whole numbers have at most 64 bits")
+    return value
+
+
+def _plain(value: dict[str, object]) -> dict[str, object]:
+    """Any JSON, so long as it can be sent on."""
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        raise PydanticCustomError("plain", "has text that is not Unicode, or a number of more than 64 bits") from None
     return value
 
 
@@ -121,4 +131,5 @@ Time = Annotated[
     AfterValidator(_epoch),
 ]
 Params = Annotated[dict[Name, Scalar], Field(max_length=MAX_PARAMS)]
+Plain = Annotated[dict[str, Any], AfterValidator(_plain)]
 AttributeValue = Annotated[Scalar | list[Scalar] | None, Field(union_mode="left_to_right")]

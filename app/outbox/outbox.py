@@ -107,6 +107,14 @@ class Outbox:
                     event.set()
         return True
 
+    async def waits(self, lanes: Collection[int]) -> bool:
+        """Whether something that was accepted for these lanes is not yet settled. The count in memory answers for most:
+        where nothing waits at all, nothing of theirs does."""
+        if not self.queued:
+            return False
+        of_theirs = select(items.c.seq).where(items.c.settled_at.is_(None), items.c.lane.in_(lanes)).limit(1)
+        return await self._read(lambda connection: connection.execute(of_theirs).first() is not None)
+
     # --- for callers and operators -------------------------------------------------------------------------------
 
     async def receipt(self, app: str, item_id: str) -> Receipt | None:

@@ -36,7 +36,7 @@ METHODS = [
     ("GET", "/v1/events", {"POST"}),
     ("PUT", "/v1/events", {"POST"}),
     ("DELETE", "/v1/batch", {"POST"}),
-    ("GET", "/v1/users/u", {"PATCH"}),
+    ("GET", "/v1/devices/d", {"PATCH"}),
     ("POST", "/v1/users/u", {"PATCH"}),
     ("PATCH", "/v1/users/u/states", {"POST"}),
     ("POST", "/livez", {"GET"}),

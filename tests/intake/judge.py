@@ -12,7 +12,15 @@ from app.model import NewItem
 EVENT: dict[str, Any] = {"userId": "u", "event": "e"}
 UPDATE: dict[str, Any] = {"userId": "u", "userAttributes": {"a": 1}}
 STATE: dict[str, Any] = {"userId": "u", "state": "s"}
-LIKE: dict[str, dict[str, Any]] = {"track": EVENT, "setUserAttributes": UPDATE, "advance": STATE}
+LIKE: dict[str, dict[str, Any]] = {action: {"userId": "u"} for action in rules.ACTIONS} | {
+    "track": EVENT,
+    "setUserAttributes": UPDATE,
+    "advance": STATE,
+    "setDeviceAttributes": {"deviceId": "d", "appVersion": "1"},
+    "setTrafficSourceInfo": {"userId": "u", "trafficSource": {"publisherName": "p"}},
+    "sendMessage": {"userId": "u", "messageId": 1},
+    "startCampaign": {"userId": "u", "campaignId": 1},
+}
 
 
 def refusal(action: str, raw: Any) -> Invalid | None:

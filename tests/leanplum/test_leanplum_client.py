@@ -10,12 +10,12 @@ import respx
 from pydantic import SecretStr
 
 from app.leanplum.client import Answer, LeanplumClient, Unreachable
-from app.leanplum.mapping import multi
+from app.leanplum.mapping import call
 
 from .items import KEY, LEANPLUM, item
 
 URL = LEANPLUM.api_url
-BODY = multi(LEANPLUM, [item()], 1.0)
+BODY = call(LEANPLUM, [item()], 1.0).body
 
 
 def send(timeout: float = 5.0) -> Answer:

@@ -2,19 +2,35 @@
 
 import json
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from app import ids
-from app.leanplum.mapping import entry, multi, request_id
-from app.model import Item
+from app.leanplum import mapping
+from app.leanplum.mapping import request_id
+from app.model import App, Item, KeyKind
 
 from .items import KEY, LEANPLUM, item
 
+
+def multi(app: App, items: list[Item], now: float) -> bytes:
+    """The body of a call that is a multi."""
+    call = mapping.call(app, items, now)
+    assert call.action == "multi"
+    return call.body
+
+
+def entry(one: Item) -> str:
+    return mapping.entry(one, KEY)
+
+
 MADE = ids.made(ids.new_prefix(1_700_000_000_000, 7), 42)
+WITH_DEVELOPMENT_KEY = replace(LEANPLUM, keys={KeyKind.DEVELOPMENT: SecretStr("dev_key"), **LEANPLUM.keys})
 
 
 def sent(one: Item) -> dict[str, Any]:
@@ -47,8 +63,34 @@ def test_the_actions_keep_the_order_of_the_items() -> None:
     assert [one["event"] for one in data] == [f"e{number}" for number in range(100)]
 
 
-def test_no_items_make_an_empty_multi() -> None:
-    assert json.loads(multi(LEANPLUM, [], 1.0))["data"] == []
+@pytest.mark.parametrize("action", ["startCampaign", "unblock", "deleteUser"])
+def test_what_takes_the_development_key_is_a_call_of_its_own_with_it(action: str) -> None:
+    item = Item(1, MADE, "default", "uu", action, '{"userId":"u"}', 1_000, 0, 0)
+    call = mapping.call(WITH_DEVELOPMENT_KEY, [item], 1.0)
+    body = json.loads(call.body, object_pairs_hook=_no_repeats)
+    assert (call.action, body["action"], body["userId"], body["reqId"]) == (action, action, "u", MADE)
+    assert (body["appId"], body["clientKey"], body["apiVersion"]) == ("app_X", "dev_key", "1.0.6")
+
+
+def test_clearing_an_anomaly_takes_the_development_key_and_an_attribute_of_that_name_does_not() -> None:
+    asked = Item(1, MADE, "default", "uu", "setUserAttributes", '{"userId":"u","resetAnomalies":true}', 0, 0, 0)
+    named = asked._replace(body='{"userId":"u","userAttributes":{"resetAnomalies":true}}')
+    assert mapping.call(WITH_DEVELOPMENT_KEY, [asked], 1.0).action == "setUserAttributes"
+    assert mapping.call(WITH_DEVELOPMENT_KEY, [named], 1.0).action == "multi"
+
+
+def test_an_app_without_the_key_that_is_needed_makes_no_call() -> None:
+    with pytest.raises(KeyError):
+        mapping.call(LEANPLUM, [Item(1, MADE, "default", "uu", "unblock", '{"userId":"u"}', 0, 0, 0)], 1.0)
+
+
+def test_what_an_sdk_sent_keeps_its_own_ids_and_its_key_is_ours() -> None:
+    body = '{"userId":"u","reqId":"r","uuid":"v","time":"1.7E9","clientKey":null,"event":null}'
+    item = Item(1, MADE, "default", "uu", "track", body, 0, 0, 0)
+    assert request_id(item) == "r"
+    assert sent(item) == {
+        "action": "track", "userId": "u", "reqId": "r", "uuid": "v", "time": "1.7E9", "clientKey": KEY, "event": None,
+    }  # fmt: skip
 
 
 def test_an_id_made_here_is_sent_as_reqid_and_uuid() -> None:
@@ -111,7 +153,7 @@ NAMES = st.sampled_from(["time", "event", "info", "params", "value", "userAttrib
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.dictionaries(NAMES, JSON_VALUES, max_size=5), max_size=5))
+@given(st.lists(st.dictionaries(NAMES, JSON_VALUES, max_size=5), min_size=1, max_size=5))
 def test_whatever_the_fields_are_the_result_is_json_that_carries_exactly_them(bodies: list[dict[str, Any]]) -> None:
     items = [item(f"own-{number}", **fields) for number, fields in enumerate(bodies)]
     data = json.loads(multi(LEANPLUM, items, 1.0), object_pairs_hook=_no_repeats)["data"]

@@ -1,0 +1,293 @@
+"""What is asked of Leanplum while the caller waits (contract §5): one table, one entry for each call."""
+
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import orjson
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import TypeAdapter
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+
+from app.api import auth, context, schemas, writes
+from app.api.context import Context
+from app.api.documents import body_of, parameters_of, problem_responses
+from app.api.routes import KEY, PATH_PARAMETERS, USER, gateway_of, in_path, path_parameters
+from app.errors import Fault, Invalid, Malformed, NotFound
+from app.intake import bodies, rules
+from app.leanplum.actions import ACTIONS, About, Action
+from app.leanplum.client import Part
+from app.model import Caller, KeyKind, Scope
+from app.relay.checks import Checked, check
+from app.wiring import Gateway
+
+router = APIRouter(dependencies=KEY, tags=["Leanplum"])
+MULTIPART = "multipart/form-data"
+MAX_FILES = 16  # of one upload (fact sheet, uploadFile)
+ANSWERS = ("internal", "upstream-rejected", "upstream-unavailable", "upstream-timeout", "key-not-configured")
+REFUSED = ("unauthorized", "forbidden", "not-found", "validation", "rate-limited")
+WITH_BODY = ("malformed", "too-large", "unsupported-media-type")
+
+
+class Ask(NamedTuple):
+    """One call: where, Leanplum's action, and what it means. `renamed`: the parameter that the path's `id` is."""
+
+    method: str
+    path: str
+    action: str
+    summary: str
+    renamed: str = "id"
+
+
+ASKS = (
+    Ask("POST", f"{USER}/sessions", "start", "Begin a session: variables, messages, variants"),
+    Ask("GET", f"{USER}/variables", "getVars", "A user's variables"),
+    Ask("GET", USER, "exportUser", "All that Leanplum knows of a user"),
+    Ask("GET", "/v1/messages", "getMessages", "The app's messages"),
+    Ask("GET", "/v1/messages/{id}", "getMessage", "One message"),
+    Ask("GET", "/v1/ab-tests", "getAbTests", "The app's A/B tests"),
+    Ask("GET", "/v1/ab-tests/{id}", "getAbTest", "One A/B test"),
+    Ask("GET", "/v1/variants/{id}", "getVariant", "One variant of an A/B test"),
+    Ask("GET", "/v1/unsubscribe-categories", "getUnsubscribeCategories", "What users may unsubscribe from"),
+    Ask("GET", "/v1/notification-channels", "getAndroidNotificationChannels", "Android's notification channels"),
+    Ask("PUT", "/v1/notification-channels/{id}", "addAndroidNotificationChannel", "Make or change a channel"),
+    Ask(
+        "DELETE",
+        "/v1/notification-channels/{id}",
+        "deleteAndroidNotificationChannel",
+        "Remove a channel",
+        "channelId",
+    ),
+    Ask("PUT", "/v1/variables", "setVars", "Set variables"),
+    Ask("DELETE", "/v1/variables", "deleteVars", "Remove variables"),
+    Ask("POST", "/v1/files", "uploadFile", "Upload files"),
+    Ask("GET", "/v1/files/{filename}", "downloadFile", "Download a file"),
+    Ask("POST", "/v1/development-devices", "registerDevice", "Register a device for development"),
+    Ask("POST", "/v1/exports/data", "exportData", "Begin an export of raw data"),
+    Ask("POST", "/v1/exports/users", "exportUsers", "Begin an export of users"),
+    Ask("POST", "/v1/exports/report", "exportReport", "Begin a report"),
+    Ask("GET", "/v1/exports/{jobId}", "getExportResults", "How far an export is, and its files"),
+    Ask("POST", "/v1/imports", "multi", "Begin an import of CSV"),
+    Ask("GET", "/v1/imports/{jobId}", "getMultiResults", "How far an import is"),
+    Ask("POST", "/v1/postbacks", "addPostback", "Add a postback"),
+    Ask("GET", "/v1/postbacks", "listPostbacks", "The app's postbacks"),
+    Ask("DELETE", "/v1/postbacks/{id}", "deletePostback", "Remove a postback", "postbackId"),
+)
+DESCRIBED = PATH_PARAMETERS | {
+    "id": "its id",
+    "filename": "the file's name; a slash in it is written %2F",
+    "jobId": "the id that the begun job has",
+}
+SHAPES = {ask.action: TypeAdapter[Any](ACTIONS[ask.action].shape) for ask in ASKS}
+
+
+def _enter(request: Request, operation: str, action: Action) -> tuple[Gateway, Context, Caller]:
+    about, gateway = context.of(request.scope), gateway_of(request)
+    about.operation = operation
+    caller = auth.authenticate(gateway, about)
+    auth.permit(caller, action.scope)
+    auth.require_key(gateway, action.key)
+    auth.limit(gateway, about, caller, 1)
+    return gateway, about, caller
+
+
+async def _args(request: Request, gateway: Gateway, about: Context, ask: Ask) -> dict[str, Any]:
+    """The parameters, from path, query and body, held against the action's shape."""
+    path = {ask.renamed if name == "id" else name: value for name, value in in_path(request).items()}
+    raw: Any = {name: _meant(value) for name, value in request.query_params.items()}
+    if ask.method != "GET":
+        told = bodies.parse(await writes.read_fields(gateway, about, request.receive, optional=bool(path or raw)))
+        if not isinstance(told, dict):
+            raise Invalid((Fault("", "takes an object", "type"),))
+        raw = {**raw, **told}
+    faults = writes.contradictions(raw, path)
+    if faults:
+        raise Invalid(tuple(faults))
+    return rules.checked(SHAPES[ask.action], raw)
+
+
+def _meant(text: str) -> Any:
+    """A query has booleans as text."""
+    return {"true": True, "false": False}.get(text, text)
+
+
+def _add(ask: Ask) -> None:
+    action = ACTIONS[ask.action]
+    operation = f"{ask.method} {ask.path}"
+
+    async def answered(request: Request) -> Response:
+        gateway, about, _ = _enter(request, operation, action)
+        args = await _args(request, gateway, about, ask)
+        if action.seldom_changes:
+            return await _kept(request, gateway, action, args)
+        subject = rules.subject_of(args) if action.about is About.USER else None
+        return Response(orjson.dumps(await gateway.relay.ask(gateway.app, action, args, subject)), headers=JSON)
+
+    async def uploaded(request: Request) -> Response:
+        gateway, about, _ = _enter(request, operation, action)
+        return await _upload(request, gateway, about, action)
+
+    async def downloaded(request: Request) -> Response:
+        gateway, about, _ = _enter(request, operation, action)
+        return await _download(gateway, await _args(request, gateway, about, ask))
+
+    special = {"uploadFile": uploaded, "multi": uploaded, "downloadFile": downloaded}
+    router.add_api_route(
+        ask.path,
+        special.get(ask.action, answered),
+        methods=[ask.method],
+        name=ask.action,
+        summary=ask.summary,
+        description=_described(action),
+        responses=_responses(ask, action),
+        openapi_extra=_extra(ask, action),
+    )
+
+
+JSON = {"Content-Type": bodies.JSON}
+
+
+async def _kept(request: Request, gateway: Gateway, action: Action, args: Mapping[str, Any]) -> Response:
+    """What changes seldom is kept for a short while; who has it already (If-None-Match) gets 304."""
+    kept = await gateway.relay.ask_seldom(gateway.app, action, args)
+    headers = {"ETag": kept.etag, "Cache-Control": f"private, max-age={max(0, int(kept.until - time.monotonic()))}"}
+    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    if known & {kept.etag, "*"}:
+        return Response(status_code=304, headers=headers)
+    return Response(kept.body, headers=headers | JSON)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+async def _upload(request: Request, gateway: Gateway, about: Context, action: Action) -> Response:
+    """A form is written to a temporary file where it is large, and read from there as it goes out."""
+    bodies.media_type(about.header(b"content-type"), MULTIPART)
+    limited = Request(request.scope, writes.limited(request.receive, gateway.settings.gateway_max_upload_bytes))
+    fields: dict[str, str] = {"createJob": "true"} if action.name == "multi" else {}
+    try:
+        async with limited.form(max_files=MAX_FILES, max_fields=100) as form:
+            files = list[Part]()
+            for name, value in form.multi_items():
+                if isinstance(value, UploadFile):
+                    media = value.content_type or "application/octet-stream"
+                    files.append((name, (value.filename or name, value.file, media)))
+                elif name not in OURS:
+                    fields[name] = value
+            if not files:
+                raise Invalid((Fault("", "has no file", "required"),))
+            told = await gateway.relay.upload(gateway.app, action, fields, files)
+    except MultiPartException as error:
+        raise Malformed(f"The form can't be read: {error.message}") from None
+    return Response(orjson.dumps(told), headers=JSON)
+
+
+OURS = frozenset({"appId", "clientKey", "apiVersion", "action", "createJob"})
+
+
+async def _download(gateway: Gateway, args: Mapping[str, Any]) -> Response:
+    """Streamed: the first piece is there before anything is answered."""
+    opened = gateway.relay.download(gateway.app, args)
+    found = await opened.__aenter__()
+    assert found.chunks is not None
+    chunks = found.chunks
+
+    async def passed_on() -> AsyncIterator[bytes]:
+        try:
+            async for chunk in chunks:
+                yield chunk
+        finally:
+            await opened.__aexit__(None, None, None)
+
+    told = ("content-length", "etag", "last-modified") if "content-encoding" not in found.headers else ("etag",)
+    headers = {name: found.headers[name] for name in told if name in found.headers}
+    media = found.headers.get("content-type", "application/octet-stream")
+    headers |= {"Content-Type": media, "Content-Disposition": "attachment"}
+    return StreamingResponse(passed_on(), headers=headers)
+
+
+# --- the documentation ------------------------------------------------------------------------------------------------
+
+
+def _described(action: Action) -> str:
+    told = [f"Leanplum's `{action.name}`, answered while you wait, with Leanplum's {action.key.value} key."]
+    if action.a_day:
+        told.append(f"Leanplum does it {action.a_day} times a day.")
+    if action.seldom_changes:
+        told.append("The answer may be `GATEWAY_CACHE_SECONDS` old; it has an `ETag`.")
+    return " ".join(told)
+
+
+def _responses(ask: Ask, action: Action) -> dict[int | str, dict[str, Any]]:
+    kinds = (*REFUSED, *ANSWERS, *(() if ask.method == "GET" else WITH_BODY))
+    good: dict[str, Any] = {"model": action.answer, "description": "Leanplum's answer, less `success`"}
+    if ask.action == "downloadFile":
+        file = {"schema": {"type": "string", "format": "binary"}}
+        good = {"description": "The file", "content": {"application/octet-stream": file}}
+    more: dict[int | str, dict[str, Any]] = (
+        {304: {"description": "As it was: see If-None-Match"}} if action.seldom_changes else {}
+    )
+    return {200: good, **more, **problem_responses(*kinds)}
+
+
+def _extra(ask: Ask, action: Action) -> dict[str, Any]:
+    """The parameters of path and query, and the body."""
+    in_the_path = re.findall(r"{(\w+)}", ask.path)
+    known = {ask.renamed if name == "id" else name for name in in_the_path}
+    parameters = path_parameters(ask.path, DESCRIBED)
+    if ask.method == "GET":
+        return {"parameters": parameters + parameters_of(action.shape, known)}
+    media = MULTIPART if ask.action in {"uploadFile", "multi"} else bodies.JSON
+    if set(action.shape.__annotations__) <= known:
+        return {"parameters": parameters}
+    body = body_of(action.shape.__name__, media=media, required=bool(action.required - known))
+    return {"parameters": parameters} | body
+
+
+for _one in ASKS:
+    _add(_one)
+
+
+# --- apps -------------------------------------------------------------------------------------------------------------
+
+APPS = "/v1/apps"
+MANAGED = ("unauthorized", "forbidden", "rate-limited", "internal")
+
+
+def _manage(request: Request, operation: str) -> Gateway:
+    about, gateway = context.of(request.scope), gateway_of(request)
+    about.operation = operation
+    auth.permit(auth.authenticate(gateway, about), Scope.KEYS_MANAGE)
+    return gateway
+
+
+@router.get(APPS, summary="The configured apps", response_model=schemas.Apps, responses=problem_responses(*MANAGED))
+async def list_apps(request: Request) -> Any:
+    """Which apps there are, and which kinds of Leanplum's keys each has; never a key."""
+    gateway = _manage(request, f"GET {APPS}")
+    app = gateway.app
+    keys = {kind.value: {"configured": kind in app.keys} for kind in KeyKind}
+    return {"apps": [{"name": app.name, "appId": app.app_id, "keys": keys}]}
+
+
+@router.post(
+    f"{APPS}/{{name}}/check",
+    summary="Does Leanplum take the keys?",
+    response_model=schemas.CheckedApp,
+    response_model_exclude_none=True,
+    responses=problem_responses(*MANAGED, "not-found"),
+)
+async def check_app(request: Request, name: Annotated[str, Path(description="the app's name")]) -> Any:
+    """Asks Leanplum once for each key, by calls that name no user and change nothing."""
+    gateway = _manage(request, f"POST {APPS}/{{name}}/check")
+    if name != gateway.app.name:
+        raise NotFound("There is no app of this name; GET /v1/apps lists them.")
+    found = await check(gateway.relay.client, gateway.app)
+    return {"name": name, "keys": {kind.value: _told(one) for kind, one in found.items()}}
+
+
+def _told(one: Checked) -> dict[str, Any]:
+    return {name: value for name, value in one._asdict().items() if value is not None}

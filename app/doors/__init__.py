@@ -1,0 +1,1 @@
+"""The foreign protocols that end in the same items."""

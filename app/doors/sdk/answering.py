@@ -1,0 +1,57 @@
+"""Answers in Leanplum's envelope. Pure.
+
+Two things never pass: the fields by which Leanplum moves SDKs to another host, and, in what is not about the SDK's own
+doing, the texts that make SDKs switch themselves off (fact sheet §7).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from app.leanplum import replies
+
+Entry = dict[str, Any]
+LEADING_AWAY = frozenset({"apiHost", "apiPath", "devServerHost"})
+OURS = "The gateway's own settings are refused by Leanplum; its operator has to mend them."
+UNTOLD = "Leanplum's answer has nothing about this action."
+
+
+def failed(reason: str, sent: Any = None) -> Entry:
+    """An entry that tells of a failure."""
+    return echoed(sent, {"success": False, "error": {"message": safe(reason)}})
+
+
+def done(sent: Any) -> Entry:
+    """An entry that tells of success."""
+    return echoed(sent, {"success": True})
+
+
+def echoed(sent: Any, entry: Entry) -> Entry:
+    """With the action's own reqId, which Android and Unity match by."""
+    return entry if not isinstance(sent, dict) or "reqId" not in sent else {"reqId": sent["reqId"], **entry}
+
+
+def safe(text: str) -> str:
+    """A text that no SDK takes for the end."""
+    return f"Gateway: {text}" if replies.is_config(text) else text
+
+
+def cleaned(entry: Entry, sent: Any) -> tuple[Entry, bool]:
+    """Leanplum's entry as an SDK may see it, and whether it tells of a fault that is ours."""
+    if LEADING_AWAY & entry.keys() or replies.is_config(replies.text(entry, "error")):
+        return failed(OURS, sent), True
+    return entry, False
+
+
+def matched(found: Sequence[Entry], sent: Sequence[Any]) -> list[Entry | None]:
+    """Leanplum's entries in the order of what was sent: by position, else by reqId."""
+    if len(found) == len(sent):
+        return list(found)
+    told = {str(entry["reqId"]).lower(): entry for entry in found if "reqId" in entry}
+    return [told.get(str(one.get("reqId")).lower()) for one in sent]
+
+
+def envelope(entries: Sequence[Entry], beside: Mapping[str, Any] | None = None) -> bytes:
+    """The body. It is never empty: the JavaScript SDK looks at the first entry whatever it sent."""
+    return orjson.dumps({"response": list(entries) or [{"success": True}], **(beside or {})})

@@ -1,0 +1,97 @@
+"""From a request to a call of Leanplum's protocol. Pure. Judged by content: SDKs send JSON as text/plain, and forms
+without saying so (fact sheet §1, §7)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from app.errors import Malformed
+from app.intake.bodies import parse
+
+BATCH_PATH = "/api-batch"
+MAX_FIELDS = 10_000
+Args = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call: its arguments, and its entries; a call that is no batch is its own one entry."""
+
+    args: Args
+    entries: list[Any]
+    batch: bool
+
+    @property
+    def action(self) -> str:
+        """What is called; "" where that is not said."""
+        return text(self.args.get("action"))
+
+    @property
+    def key(self) -> str:
+        """The key that came along: of the call, else of the first entry that has one (JS repeats it in each)."""
+        if found := text(self.args.get("clientKey")):
+            return found
+        keys = (text(entry.get("clientKey")) for entry in self.entries if isinstance(entry, dict))
+        return next((key for key in keys if key), "")
+
+    @property
+    def app_id(self) -> str:
+        """The app's id that came along."""
+        return text(self.args.get("appId"))
+
+
+def text(value: Any) -> str:
+    """An argument as text; numbers are ids too, and what is neither says nothing."""
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
+
+
+def truthy(value: Any) -> bool:
+    """Android sends "false" as text, iOS 0 and 1, JavaScript booleans (fact sheet §7)."""
+    return value.strip().lower() in {"true", "1", "yes"} if isinstance(value, str) else bool(value)
+
+
+def from_query(query: bytes) -> Args:
+    """The arguments of a query, or of a form."""
+    try:
+        pairs = parse_qsl(query.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except UnicodeDecodeError:
+        raise Malformed("The arguments are not UTF-8, percent-encoded.") from None
+    except ValueError:
+        raise Malformed(f"There are more than {MAX_FIELDS} arguments.") from None
+    return dict(pairs)
+
+
+def from_body(body: bytes) -> Args:
+    """The arguments of a body that is JSON or a form. A bare list is a batch's `data`. Raises Malformed."""
+    bare = body.strip()
+    if not bare:
+        return {}
+    if bare[:1] not in b"{[":
+        return from_query(bare)
+    found = parse(bare)
+    return {"data": found} if isinstance(found, list) else dict(found)
+
+
+def call(path: str, query: Args, body: Args) -> Call:
+    """The call that query and body make together; the body wins. Raises Malformed where a batch's `data` is no list."""
+    args = {**query, **body}
+    action = text(args.get("action"))
+    batch = action == "multi" or (not action and ("data" in args or path == BATCH_PATH))
+    if not batch or truthy(args.get("createJob")):
+        return Call(args, [args], batch=False)
+    return Call(args, _entries(args.pop("data", [])), batch=True)
+
+
+def _entries(data: Any) -> list[Any]:
+    """A list, {"data": a list}, or a text of either (fact sheet §3.7)."""
+    for _ in range(3):
+        if isinstance(data, str):
+            data = parse(data.encode()) if data.strip() else []
+        if isinstance(data, Mapping):
+            data = data.get("data", [])
+        if isinstance(data, list):
+            return data
+    raise Malformed("A batch's data must be a list of actions.")

@@ -1,0 +1,105 @@
+"""What becomes of each entry of a call. Pure.
+
+Accepted for later is what needs no answer beyond success; what an SDK uses the answer of is asked now. An entry in
+development mode is asked now too: whoever debugs waits for it, and it may take another key.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app.doors.sdk.reading import text, truthy
+from app.leanplum.actions import ACTIONS, Action
+from app.model import App, KeyKind, NewItem, Scope
+
+ASKED_THOUGH_LATER = frozenset({"sendMessage"})  # its answer says whether anything was sent
+OPEN_SCOPES = frozenset({Scope.EVENTS_WRITE, Scope.USERS_WRITE, Scope.SDK})
+OPEN_ACTIONS = frozenset({"getVars", "downloadFile"})
+OF_THE_CALL = ("action", "appId", "clientKey", "apiVersion")
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Asked while the SDK waits: alone, or in a batch with others of the same key."""
+
+    entry: dict[str, Any]
+    subject: str | None
+    key: KeyKind
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class No:
+    """Not done, and why."""
+
+    reason: str
+
+
+Sorted = NewItem | Now | No
+
+
+def sort(entry: Any, app: App, scopes: frozenset[Scope], *, in_batch: bool) -> Sorted:
+    """What becomes of one entry."""
+    if not isinstance(entry, dict):
+        return No("An action must be an object.")
+    action = text(entry.get("action"))
+    if not action:
+        return No("The action is missing.")
+    known = ACTIONS.get(action)
+    if known is not None and (refused := _refused(known, entry, scopes)) is not None:
+        return refused
+    subject = _subject(entry)
+    debugging = truthy(entry.get("devMode"))
+    if known is None or not known.later or debugging or action in ASKED_THOUGH_LATER:
+        return _now(entry, known, subject, app, debugging=debugging)
+    if subject is None:
+        return No("The action needs a userId or a deviceId.")
+    return _item(action, entry, subject, in_batch=in_batch)
+
+
+def _refused(known: Action, entry: Mapping[str, Any], scopes: frozenset[Scope]) -> No | None:
+    """Anybody can read the key that an app carries, so with it alone only what SDKs do is done."""
+    if known.scope not in OPEN_SCOPES and known.name not in OPEN_ACTIONS and known.scope not in scopes:
+        return No(f"{known.name} needs a caller key with the scope {known.scope.value}.")
+    if known.later and (missing := sorted(known.required - {name for name in entry if entry[name] is not None})):
+        return No(f"{known.name} needs {' and '.join(missing)}.")
+    return None
+
+
+def _subject(entry: Mapping[str, Any]) -> str | None:
+    """Whom Leanplum will lock. An empty id is as none (iOS)."""
+    if user := text(entry.get("userId")):
+        return f"u{user}"
+    device = text(entry.get("deviceId"))
+    return f"d{device}" if device else None
+
+
+def _now(entry: dict[str, Any], known: Action | None, subject: str | None, app: App, *, debugging: bool) -> Now:
+    key = known.key if known is not None else KeyKind.PRODUCTION
+    if debugging and key is KeyKind.PRODUCTION and KeyKind.DEVELOPMENT in app.keys:
+        key = KeyKind.DEVELOPMENT  # Leanplum may refuse development mode with a production key (fact sheet §2)
+    return Now(entry, subject, key, known is not None and known.alone)
+
+
+def _item(action: str, entry: Mapping[str, Any], subject: str, *, in_batch: bool) -> NewItem | No:
+    """The entry as it will be sent: whole, in its own order, but for keys, which are put in then."""
+    left_out = ("action",) if in_batch else OF_THE_CALL
+    fields = {name: value for name, value in entry.items() if name not in left_out}
+    if "clientKey" in fields:
+        fields["clientKey"] = None
+    try:
+        body = orjson.dumps(fields).decode()
+    except TypeError:
+        return No("The action has text that is not Unicode, or a number that is too large.")
+    return NewItem(subject, action, body, _own_id(action, entry))
+
+
+def _own_id(action: str, entry: Mapping[str, Any]) -> str | None:
+    """SDKs that send a batch again mark each action by reqId and uuid; with both, a repeat is known as one."""
+    req_id, own = text(entry.get("reqId")), text(entry.get("uuid"))
+    if not req_id or not own:
+        return None
+    return "sdk:" + hashlib.blake2b(f"{action}\0{req_id}\0{own}".encode(), digest_size=16).hexdigest()

@@ -1,0 +1,1 @@
+"""Calls to Leanplum that are answered while the caller waits."""

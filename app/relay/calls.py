@@ -1,0 +1,195 @@
+"""Asking Leanplum while a caller waits: one call, its users' turn, and what is made of the answer."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol
+
+import orjson
+import structlog
+
+from app.clock import now_ms
+from app.errors import (
+    KeyNotConfigured,
+    NotFound,
+    RateLimited,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from app.leanplum import mapping, replies
+from app.leanplum.actions import ACTIONS, Action
+from app.leanplum.client import Answer, Download, LeanplumClient, Part, Unreachable
+from app.model import App, KeyKind
+from app.relay.cache import Cache, Kept
+from app.relay.quotas import Quotas
+from app.telemetry import Metrics
+
+THROTTLE_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between tries while Leanplum says that the user is busy
+TURN_SECONDS = 2.0  # how long a call waits for what was accepted for its users before
+RETRY_SECONDS = 5.0
+
+log = structlog.get_logger("relay")
+
+
+class Turns(Protocol):
+    """Whoever keeps calls for one user apart (`delivery/turns.py`)."""
+
+    def take(self, app: str, subjects: Collection[str], seconds: float) -> AbstractAsyncContextManager[None]:
+        """The turn of these subjects, after at most `seconds`."""
+        ...
+
+
+class Relay:
+    """Calls Leanplum for callers who wait, at most `concurrency` at once.
+
+    Raises everywhere: KeyNotConfigured; UpstreamUnavailable where Leanplum can't be reached, fails or asks for fewer
+    calls; UpstreamTimeout where no answer came within `timeout` seconds.
+    """
+
+    def __init__(
+        self,
+        client: LeanplumClient,
+        turns: Turns,
+        metrics: Metrics,
+        *,
+        timeout: float,
+        concurrency: int,
+        cache_seconds: float,
+        record: Callable[[str, str, int | None], None] = lambda app, action, status: None,
+    ) -> None:
+        self.client, self._turns, self._metrics, self._record = client, turns, metrics, record
+        self._timeout, self._room = timeout, asyncio.Semaphore(concurrency)
+        self._cache, self._quotas = Cache(cache_seconds), Quotas()
+
+    async def ask(
+        self, app: App, action: Action, args: Mapping[str, Any], subject: str | None = None
+    ) -> dict[str, Any]:
+        """Leanplum's answer to one action, less `success`. Raises RateLimited where the day's number is spent,
+        NotFound where Leanplum doesn't know what was asked for, UpstreamRejected where it refuses."""
+        self._afford(app, action)
+        body = mapping.single(app, action.name, args, self.key(app, action.key), now_ms() / 1000)
+        answer = await self.exchange(app, action.name, body, [subject] if subject else [])
+        told = read(answer, action)
+        self._quotas.count(app.name, action.name, time.time())
+        return told
+
+    async def ask_seldom(self, app: App, action: Action, args: Mapping[str, Any]) -> Kept:
+        """The same, as bytes, of what may be a little old."""
+        name = (app.name, action.name, orjson.dumps(args, option=orjson.OPT_SORT_KEYS).decode())
+        if (kept := self._cache.get(name, time.monotonic())) is not None:
+            return kept
+        return self._cache.put(name, orjson.dumps(await self.ask(app, action, args)), time.monotonic())
+
+    @property
+    def cache_seconds(self) -> float:
+        """How old an answer may be."""
+        return self._cache.seconds
+
+    def _afford(self, app: App, action: Action) -> None:
+        if action.a_day is None:
+            return
+        if (wait := self._quotas.spent(app.name, action.name, action.a_day, time.time())) > 0:
+            raise RateLimited(f"Leanplum does {action.name} {action.a_day} times a day; they are spent.", wait)
+
+    async def exchange(self, app: App, action: str, body: bytes, subjects: Collection[str]) -> Answer:
+        """One call at its users' turn. While Leanplum says that they are busy it is tried again, for a short while."""
+        async with self._turns.take(app.name, subjects, TURN_SECONDS), self._slot():
+            answer = await self._call(app, action, body)
+            for pause in THROTTLE_PAUSES:
+                if answer.status not in replies.THROTTLES:
+                    break
+                await asyncio.sleep(pause)
+                answer = await self._call(app, action, body)
+        return answer
+
+    async def upload(self, app: App, action: Action, fields: Mapping[str, str], files: list[Part]) -> dict[str, Any]:
+        """The same as `ask`, with files, which are read as they go out."""
+        keys = mapping.credentials(app, self.key(app, action.key))
+        async with self._slot(), self._told(app, action.name) as heard:
+            answer = await self.client.upload(app.api_url, action.name, {**keys, **fields}, files)
+            heard.append(answer.status)
+        return read(answer, action)
+
+    @asynccontextmanager
+    async def download(self, app: App, args: Mapping[str, Any]) -> AsyncIterator[Download]:
+        """A file, as it comes. Raises NotFound, UpstreamRejected."""
+        action = ACTIONS["downloadFile"]
+        body = mapping.single(app, action.name, args, self.key(app, action.key), now_ms() / 1000)
+        async with (
+            self._slot(),
+            self._told(app, action.name) as heard,
+            self.client.download(app.api_url, action.name, body) as found,
+        ):
+            heard.append(found.status)
+            if found.chunks is None:
+                read(Answer(found.status, found.body, None), action)
+                raise UpstreamRejected("Leanplum answered without a file.")
+            yield found
+
+    def key(self, app: App, kind: KeyKind) -> str:
+        """The app's key of this kind."""
+        if kind not in app.keys:
+            raise KeyNotConfigured(f"This needs Leanplum's {kind.value} key: {kind.setting} is not set.")
+        return app.keys[kind].get_secret_value()
+
+    async def _call(self, app: App, action: str, body: bytes) -> Answer:
+        async with self._told(app, action) as heard:
+            answer = await self.client.call(app.api_url, action, body)
+            heard.append(answer.status)
+        return answer
+
+    @asynccontextmanager
+    async def _told(self, app: App, action: str) -> AsyncIterator[list[int]]:
+        """Tell metrics, log and audit what came of a call, whatever it was; its errors in our words."""
+        started, heard = time.perf_counter(), list[int]()
+        try:
+            yield heard
+        except Unreachable as error:
+            if error.sent:
+                raise UpstreamTimeout(f"No whole answer came from Leanplum: {error}.") from None
+            raise UpstreamUnavailable(f"Leanplum can't be reached: {error}.", RETRY_SECONDS) from None
+        finally:
+            seconds, status = time.perf_counter() - started, heard[0] if heard else None
+            self._metrics.calls.labels(str(status or "none")).inc()
+            self._metrics.call_seconds.observe(seconds)
+            self._record(app.name, action, status)
+            log.info("call.relayed", app=app.name, action=action, status=status, ms=round(seconds * 1000, 1))
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._room.acquire()
+        except TimeoutError:
+            raise UpstreamUnavailable("Too many calls wait for Leanplum.", RETRY_SECONDS) from None
+        try:
+            yield
+        finally:
+            self._room.release()
+
+
+def read(answer: Answer, action: Action) -> dict[str, Any]:
+    """What Leanplum says, in an answer about one action, less `success` and `reqId`. Raises what `Relay.ask` does."""
+    entries = replies.entries(answer.body)
+    said = replies.text(entries[0], "error") if entries else None
+    if answer.status in replies.THROTTLES or answer.status >= 500:
+        raise UpstreamUnavailable(f"Leanplum answered {answer.status}{_said(said)}.", RETRY_SECONDS)
+    if not entries:
+        raise UpstreamRejected(f"Leanplum answered {answer.status}, and not in its own words; check LEANPLUM_API_URL.")
+    entry = entries[0]
+    if replies.is_config(said) or "apiHost" in entry:
+        raise UpstreamRejected(f"Leanplum refuses LEANPLUM_APP_ID or {action.key.setting}{_said(said)}.")
+    warned = replies.text(entry, "warning")
+    if said is not None or entry.get("success") is not True:
+        if answer.status == 404 or replies.is_missing(said):
+            raise NotFound(f"Leanplum has no such thing{_said(said)}.")
+        raise UpstreamRejected(f"Leanplum refused{_said(said or warned)}.")
+    if replies.is_missing(warned):
+        raise NotFound(f"Leanplum did nothing{_said(warned)}.")
+    return {name: value for name, value in entry.items() if name not in {"success", "reqId"}}
+
+
+def _said(text: str | None) -> str:
+    return f": {text.rstrip('.')}" if text else ""

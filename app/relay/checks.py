@@ -1,0 +1,47 @@
+"""Whether Leanplum takes each key, found out by calls that name no user and change nothing."""
+
+from typing import NamedTuple
+
+from app.clock import now_ms
+from app.leanplum import mapping, replies
+from app.leanplum.client import LeanplumClient, Unreachable
+from app.model import App, ConfigRefused, KeyKind, Trouble
+
+# For each kind of key an action that only such a key may do. An unknown job is refused as such, not for its key.
+PROBES: dict[KeyKind, tuple[str, dict[str, str]]] = {
+    KeyKind.PRODUCTION: ("getAndroidNotificationChannels", {}),
+    KeyKind.DEVELOPMENT: ("getMultiResults", {"jobId": "check"}),
+    KeyKind.DATA_EXPORT: ("listPostbacks", {}),
+    KeyKind.CONTENT_READ_ONLY: ("getUnsubscribeCategories", {}),
+}
+
+
+class Checked(NamedTuple):
+    """One key: is it there, does Leanplum take it (None: not known), and why not."""
+
+    configured: bool
+    accepted: bool | None = None
+    detail: str | None = None
+
+
+async def check(client: LeanplumClient, app: App) -> dict[KeyKind, Checked]:
+    """Ask Leanplum about every key of the app, one after the other."""
+    return {kind: await _check(client, app, kind) for kind in KeyKind}
+
+
+async def _check(client: LeanplumClient, app: App, kind: KeyKind) -> Checked:
+    if kind not in app.keys:
+        return Checked(False)
+    action, args = PROBES[kind]
+    body = mapping.single(app, action, args, app.keys[kind].get_secret_value(), now_ms() / 1000)
+    try:
+        answer = await client.call(app.api_url, action, body)
+    except Unreachable as error:
+        return Checked(True, None, f"Leanplum did not answer: {error}")
+    reply = replies.read(answer.status, answer.body, ["check"])
+    match reply if isinstance(reply, replies.TooMuch) else reply[0]:
+        case ConfigRefused(reason):
+            return Checked(True, False, f"Leanplum refuses it: {reason}")
+        case Trouble(reason):
+            return Checked(True, None, f"Leanplum did not say: {reason}")
+    return Checked(True, True)
