@@ -16,7 +16,7 @@ help: ## List these commands
 run: .venv/.runtime ## Run the gateway against a simulated Leanplum; GATEWAY_PORT changes its port
 	@$(BIN)/python -m app serve --sandbox
 
-test: .venv/.dev ## Run all tests; ARGS="-k name" picks some
+test: .venv/.dev .venv/.clients .venv/.sdks ## Run all tests; ARGS="-k name" picks some
 	@$(BIN)/pytest --numprocesses auto $(ARGS)
 
 soak: .venv/.dev ## Kill the gateway 200 times under load; takes minutes; counts go to build/soak.xml
@@ -41,7 +41,7 @@ lock: .venv/.dev ## Write the locks anew from pyproject.toml; UPGRADE=--upgrade 
 	@$(LOCK) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean: ## Remove what these commands made, but not data/
-	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	@rm -rf .venv tests/sdk/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	@find app bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -54,6 +54,15 @@ clean: ## Remove what these commands made, but not data/
 .venv/.runtime: requirements.lock | .venv/bin/python
 	@echo 'Installing requirements.lock into .venv …' >&2
 	@$(PIP_INSTALL) --requirement requirements.lock
+	@touch $@
+
+# Leanplum's own clients, which tests run unchanged. Two of them are packages of one name: each has a folder of its own.
+.venv/.clients: tests/sdk/leanplum.txt tests/sdk/python-leanplum.txt .venv/.dev
+	@for name in leanplum python-leanplum; do $(PIP_INSTALL) --no-deps --upgrade --target .venv/clients/$$name --requirement tests/sdk/$$name.txt || exit; done
+	@touch $@
+
+.venv/.sdks: tests/sdk/package-lock.json | .venv/bin/python
+	@if command -v npm >/dev/null; then npm ci --prefix tests/sdk --ignore-scripts --no-audit --no-fund --silent; fi
 	@touch $@
 
 .venv/.dev: requirements-dev.lock requirements.lock | .venv/bin/python

@@ -66,6 +66,8 @@ def _with_own(item: Item, fields: dict[str, Any], key: str) -> str:
     """The same, where the body itself says when it happened, or has what SDKs send (fact sheet §7)."""
     sent = request_id(item)
     made = {"action": item.action, "reqId": sent, "uuid": sent, "time": item.accepted_at / 1000} | fields
+    if fields.get("time", "") in (None, ""):
+        made["time"] = item.accepted_at / 1000  # "now" was when it was accepted, whenever it is sent
     if "clientKey" in fields:
         made["clientKey"] = key
     return orjson.dumps(made).decode()

@@ -1,0 +1,1 @@
+"""Real Leanplum SDKs and client libraries, unchanged but for the address and the key."""
