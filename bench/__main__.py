@@ -18,7 +18,7 @@ from bench.children import ChildFailed, Fleet
 from bench.keys import make_key
 from bench.plan import FULL, QUICK, Plan
 from bench.report import Row, document, exit_status, table
-from bench.scenarios import delivery, latency, memory, shared, throughput
+from bench.scenarios import delivery, latency, memory, relay, shared, throughput
 from bench.scenarios.setting import Setting
 from bench.stage import Stage
 
@@ -30,6 +30,7 @@ SCENARIOS: dict[str, Callable[[Setting], list[Row]]] = {
     "delivery": delivery.measure,
     "latency": latency.measure,
     "memory": memory.measure,
+    "relay": relay.measure,
 }
 
 

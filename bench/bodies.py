@@ -12,11 +12,12 @@ SEED = 20_240_229
 
 @dataclass(frozen=True)
 class Traffic:
-    """One kind of request: where it goes, how many items it holds, whether each item names its own id."""
+    """One kind of request: where it goes, how many items it holds, what is in it."""
 
     path: str
     size: int = 1
     ids: bool = False
+    relayed: bool = False  # by the SDK door, asked while the caller waits
 
 
 EVENT = Traffic("/v1/events")
@@ -43,6 +44,8 @@ def item(rng: random.Random, users: int, *, ids: bool) -> dict[str, object]:
 
 def body(traffic: Traffic, rng: random.Random, users: int) -> str:
     """One request body."""
+    if traffic.relayed:
+        return json.dumps({"data": [{"action": "getVars", "userId": f"user-{rng.randrange(users)}"}]})
     if traffic.size == 1:
         return json.dumps(event(rng, users), separators=(",", ":"))
     items = [item(rng, users, ids=traffic.ids) for _ in range(traffic.size)]

@@ -67,6 +67,7 @@ class Histories(RuleBasedStateMachine):
         self.now, self.seq, self.replays = 1_000, 0, 0
         self.stored: list[Item] = []
         self.flying: list[list[Item]] = []
+        self.reserved: set[int] = set()
         self.fresh()
 
     def fresh(self) -> None:
@@ -105,6 +106,7 @@ class Histories(RuleBasedStateMachine):
         assert len(lanes) <= MAX_USERS
         assert len(batch) <= MAX_ACTIONS
         assert len(batch) == 1 or sum(len(item.body) for item in batch) <= MAX_BYTES
+        assert not lanes & self.reserved, "a call of a lane that is reserved"
         assert not lanes & {item.lane for other in self.flying for item in other}, "two calls of one lane at once"
         for lane in lanes:
             waiting = [item for item in self.stored if item.lane == lane]
@@ -133,11 +135,28 @@ class Histories(RuleBasedStateMachine):
         ]
         self.window.landed(batch, postponed)
 
+    @rule(user=FEW_USERS)
+    def reserve(self, user: int) -> None:
+        """Somebody asks Leanplum something about a user, while the user has no call in flight."""
+        lane = ids.lane("default", f"u{user}")
+        flying = any(item.lane == lane for batch in self.flying for item in batch) or lane in self.reserved
+        assert self.window.free_of({lane}) is not flying
+        assert self.window.reserve(lane) is not flying
+        if not flying:
+            self.reserved.add(lane)
+
+    @rule()
+    def free(self) -> None:
+        """All who asked have their answers."""
+        while self.reserved:
+            self.window.free(self.reserved.pop())
+
     @precondition(lambda self: self.seq > 20)
     @rule()
     def restart(self) -> None:
         """A crash: what was in memory is gone, what is stored is not."""
         self.flying = []
+        self.reserved = set()
         self.fresh()
 
     @rule(half=st.sampled_from([range(32), range(16, 64), range(64)]))
@@ -156,6 +175,7 @@ class Histories(RuleBasedStateMachine):
         """When nothing is postponed any more, everything is delivered, in few enough steps."""
         if not hasattr(self, "window"):
             return
+        self.free()
         self.window.assign(ALL)
         for _ in range(40 + 6 * len(self.stored)):
             if not self.stored and not self.flying:

@@ -62,10 +62,12 @@ def assert_the_keys_are_where_they_belong(gateway: Process, leanplum: Leanplum) 
 def assert_javascript_s_calls_arrived(gateway: Process, leanplum: Leanplum, said: dict[str, Any]) -> None:
     assert said == {"started": True, "variables": said["variables"], "greeting": "hello", "errors": []}
     assert said["variables"] >= 1
-    found = arrived(leanplum, "stop")
+    everything = arrived(leanplum, "stop")
+    found = [one for one in everything if one["action"] != "getVars"]  # some versions ask beside their queue
+    assert len(everything) == len(found) + 1
     assert [one["action"] for one in found] == [
         "start", *["track"] * 20, "setUserAttributes", "advance", "pauseState", "resumeState", "pauseSession",
-        "resumeSession", "getVars", "stop",
+        "resumeSession", "stop",
     ]  # fmt: skip
     tracks = [one for one in found if one["action"] == "track"]
     assert [one["event"] for one in tracks] == EVENTS
