@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     gateway_upstream_timeout_seconds: Seconds = Field(30, description="how long one call to Leanplum may take")
     gateway_relay_concurrency: Positive = Field(64, description="calls to Leanplum at once that callers wait for")
     gateway_relay_timeout_seconds: Seconds = Field(
-        8, description="how long a call to Leanplum may take that a caller waits for; SDKs give up after 10"
+        7, description="how long a call to Leanplum may take that a caller waits for; SDKs give up after 10"
     )
     gateway_cache_seconds: float = Field(
         30, ge=0, le=86_400, description="how old an answer about messages, tests, variants or categories may be"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from app.leanplum.actions import ACTIONS
+from tests.acceptance.processes import ended
 from tests.api.leanplum import KEYS, Leanplum, delivering_to, simulated, until
 from tests.api.talk import PROBLEM, Talk
 
@@ -333,3 +334,15 @@ def test_a_key_that_leanplum_refuses_is_told(leanplum: Leanplum, settings: Calla
     assert (told["development"]["accepted"], told["data export"]) == (False, {"configured": False})
     assert "Invalid access key" in told["development"]["detail"]
     assert "dev_wrong" not in str(told)
+
+
+def test_the_command_tells_of_each_key_and_ends_with_1_where_one_is_refused(leanplum: Leanplum, tmp_path: Any) -> None:
+    given = {"LEANPLUM_APP_ID": "app_sandbox", "LEANPLUM_API_URL": f"{leanplum.url}/api"}
+    good = {name.upper(): key for name, key in KEYS.items()}
+    done = ended(tmp_path, "check", **given, **good)
+    assert (done.returncode, done.stdout.count("accepted")) == (0, 4), done.stderr
+    done = ended(tmp_path, "check", **given, LEANPLUM_PRODUCTION_KEY="prod_wrong")
+    assert done.returncode == 1
+    assert "refused" in done.stdout
+    assert done.stdout.count("not set") == 3
+    assert "prod_wrong" not in done.stdout + done.stderr

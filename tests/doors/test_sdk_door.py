@@ -381,6 +381,28 @@ def test_while_leanplum_is_away_events_are_taken_and_what_asks_is_told_in_time(s
     assert talk.items() == 1
 
 
+def test_a_leanplum_that_never_answers_keeps_an_sdk_waiting_once_not_for_each_question(
+    leanplum: Leanplum, settings: Callable[..., Any], tmp_path: Any
+) -> None:
+    with delivering_to(leanplum, settings, tmp_path / "g.db", gateway_relay_timeout_seconds=0.3) as talk:
+        leanplum.fault(mode="slow", delay=2, times=1, action="start")
+        answer = Sdk(talk).multi(START, TRACK, {"action": "getVars", "userId": "u1"})
+        assert (answer.status_code, [one["success"] for one in entries(answer)]) == (504, [False, True, False])
+        until(lambda: talk.app.state.gateway.outbox.queued == 0)
+        assert "getVars" not in [one["action"] for one in leanplum.arrived()]
+
+
+def test_a_kind_of_key_that_is_missing_is_one_entry_s_failure(
+    leanplum: Leanplum, settings: Callable[..., Any], tmp_path: Any
+) -> None:
+    with delivering_to(leanplum, settings, tmp_path / "g.db", leanplum_data_export_key=None) as talk:
+        sdk, ask = Sdk(talk), {"action": "exportUser", "userId": "u1"}
+        answer = sdk.multi(TRACK, ask)
+        assert (answer.status_code, [one["success"] for one in entries(answer)]) == (200, [True, False])
+        assert "LEANPLUM_DATA_EXPORT_KEY" in entries(answer)[1]["error"]["message"]
+        assert sdk.post(ask).status_code == 501
+
+
 def test_what_leanplum_refuses_is_told_as_it_says_it(sdk: Sdk) -> None:
     answer = sdk.post({"action": "getMessage", "id": 99})
     assert (answer.status_code, entries(answer)[0]["error"]) == (404, {"message": "Message not found."})

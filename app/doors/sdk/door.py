@@ -20,7 +20,7 @@ from app.doors.sdk import answering, reading, sorting
 from app.doors.sdk.answering import Entry
 from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import No, Now
-from app.errors import Forbidden, GatewayError, Malformed, TooLarge, Unauthorized, UpstreamRejected
+from app.errors import Forbidden, GatewayError, KeyNotConfigured, Malformed, TooLarge, Unauthorized, UpstreamRejected
 from app.leanplum import replies
 from app.leanplum.actions import ACTIONS
 from app.leanplum.client import Answer, Part
@@ -66,10 +66,11 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         asked = context.headers.get(b"access-control-request-headers", b"*")
         return await _send(context, send, 204, [*PREFLIGHT, (b"access-control-allow-headers", asked)], b"")
     call: Call | None = None
+    files = list[Part]()
     try:
         if context.method not in METHODS:
             return await _send_error(context, send, 405, "Send GET or POST.", call, [(b"allow", b"GET, POST, OPTIONS")])
-        call, files = await _read(gateway, context, scope, receive)
+        call = await _read(gateway, context, scope, receive, files)
         caller = _enter(gateway, context, call)
         if call.action in {"uploadFile", "multi"} and not call.batch:
             return await _upload(gateway, context, call, files, caller, send)
@@ -80,7 +81,11 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         return await _send_error(context, send, _status(error), error.detail, call, _retry(error))
     except Exception as error:  # the outermost place of a request: told in the log, answered without its text
         log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
-        return await _send_error(context, send, 500, "The gateway failed on this request.", call)
+        # 503, not 500: Unity gives a batch up at any other status than 408, 429, 502, 503, 504.
+        return await _send_error(context, send, 503, "The gateway failed on this request.", call)
+    finally:
+        for _, (_, file, _) in files:
+            file.close()
     entries = [entry if entry is not None else answering.failed(answering.UNTOLD) for entry in reply.entries]
     after = [] if reply.retry_after is None else [(b"retry-after", b"%d" % math.ceil(reply.retry_after))]
     return await _send(context, send, reply.status, [*JSON, *after], answering.envelope(entries, reply.beside))
@@ -89,15 +94,15 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
 # --- in ---------------------------------------------------------------------------------------------------------------
 
 
-async def _read(gateway: Gateway, context: Context, scope: Scope, receive: Receive) -> tuple[Call, list[Part]]:
+async def _read(gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]) -> Call:
+    """The call; `files` gets those that came along, which are the caller's to close."""
     query = reading.from_query(scope["query_string"])
     if context.header(b"content-type").partition(";")[0].strip().lower() == "multipart/form-data":
-        form, files = await _form(gateway, scope, receive)
-        return _counted(reading.call(context.path, query, form)), files
+        return _counted(reading.call(context.path, query, await _form(gateway, scope, receive, files)))
     body = await writes.read_body(gateway, context, receive, gateway.settings.gateway_sdk_max_body_bytes)
     if len(body) > IN_A_THREAD:
-        return _counted(await asyncio.to_thread(_call, context.path, query, body)), []
-    return _counted(_call(context.path, query, body)), []
+        return _counted(await asyncio.to_thread(_call, context.path, query, body))
+    return _counted(_call(context.path, query, body))
 
 
 def _call(path: str, query: reading.Args, body: bytes) -> Call:
@@ -110,21 +115,21 @@ def _counted(call: Call) -> Call:
     return call
 
 
-async def _form(gateway: Gateway, scope: Scope, receive: Receive) -> tuple[reading.Args, list[Part]]:
-    """A form's fields and files; large files are in temporary files, which close with the request."""
+async def _form(gateway: Gateway, scope: Scope, receive: Receive, files: list[Part]) -> reading.Args:
+    """A form's fields; large files are in temporary files."""
     limit = gateway.settings.gateway_max_upload_bytes
     request = Request(scope, writes.limited(receive, limit))
     try:
         form = await request.form(max_files=100, max_fields=1000, max_part_size=limit)
     except MultiPartException as error:
         raise Malformed(f"The form can't be read: {error.message}") from None
-    fields, files = reading.Args(), list[Part]()
+    fields = reading.Args()
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             files.append((name, (value.filename or name, value.file, value.content_type or "application/octet-stream")))
         else:
             fields[name] = value
-    return fields, files
+    return fields
 
 
 def _enter(gateway: Gateway, context: Context, call: Call) -> Caller:
@@ -205,12 +210,16 @@ async def _accept(gateway: Gateway, context: Context, caller: Caller, items: lis
 
 async def _ask(gateway: Gateway, call: Call, reply: Reply, at: Sequence[int], run: Sequence[Now]) -> None:
     sent = [one.entry for one in run]
+    if reply.status in {429, 503, 504}:  # Leanplum has just failed; asking on would take longer than the SDK waits
+        reply.tell(at, [answering.failed("Not asked, since Leanplum failed before.", one) for one in sent])
+        return
     subjects = {one.subject for one in run if one.subject is not None}
     try:
         action, body = _outgoing(gateway, call, run)
         found = await gateway.relay.exchange(gateway.app, action, body, subjects)
     except GatewayError as error:
-        reply.status, reply.retry_after = _status(error), getattr(error, "retry_after", None)
+        if not (call.batch and isinstance(error, KeyNotConfigured)):  # sending the batch again would change nothing
+            reply.status, reply.retry_after = _status(error), getattr(error, "retry_after", None)
         reply.tell(at, [answering.failed(error.detail, one) for one in sent])
         return
     _take(reply, at, sent, found, call)
