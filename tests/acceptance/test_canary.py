@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from app.simulator import SimulatorConfig
@@ -44,11 +45,25 @@ def bodies() -> list[tuple[str, str, Any]]:
         ("POST", "/v1/batch", {"items": VALUE}),
         ("POST", "/v1/events", {"id": "one", "userId": "ann", "event": "E", "info": VALUE}),
         ("POST", "/v1/events", {"id": "one", "userId": "ann", "event": "E", "info": VALUE + "2"}),
+        ("POST", "/v1/users/ann/sessions", {"userAttributes": {"a": VALUE}}),
+        ("POST", "/v1/users/ann/sessions", {"userAttributes": VALUE, "unknown": VALUE}),
+        ("GET", "/v1/users/ann/variables", None),
+        ("GET", "/v1/messages", None),
+        ("POST", "/v1/exports/users", {"audienceName": VALUE}),
+        ("PUT", "/v1/variables", {"vars": VALUE}),
+        ("POST", "/v1/apps/default/check", None),
+        ("DELETE", "/v1/users/bob", None),
         ("GET", "/v1/receipts/one", None),
         ("GET", "/v1/receipts/none", None),
         ("GET", "/nowhere", None),
         ("DELETE", "/v1/events", None),
     ]
+
+
+def planned(simulator: str) -> list[Any]:
+    """The faults that have not struck yet."""
+    faults: list[Any] = httpx.get(f"{simulator}/_simulator/faults", trust_env=False).json()["faults"]
+    return faults
 
 
 def do_everything(gateway: Process, seen: Seen) -> None:
@@ -60,6 +75,20 @@ def do_everything(gateway: Process, seen: Seen) -> None:
         keep(
             f"{method} {path} refused",
             gateway.http.request(method, path, json=body, headers={"X-API-Key": gateway.key + "x"}),
+        )
+    entry: dict[str, Any] = {"action": "track", "userId": "ann", "event": "E", "params": {"p": VALUE}}
+    entries = [entry, {**entry, "action": "start", "userAttributes": {"a": VALUE}}, {**entry, "event": None}, VALUE]
+    for key in (gateway.key, gateway.key + "x"):
+        door: dict[str, Any] = {
+            "appId": gateway.settings["LEANPLUM_APP_ID"],
+            "clientKey": key,
+            "action": "multi",
+            "time": 1,
+        }
+        keep("door", gateway.http.post("/api", json={**door, "data": entries}))
+        keep(
+            "door by GET",
+            gateway.http.get("/api", params={**door, "action": "getVars", "userId": "ann", "info": VALUE}),
         )
     for content in (VALUE.encode(), b'{"userId":"' + VALUE.encode(), b"\xff" + VALUE.encode()):
         headers = {"Content-Type": "application/json"}
@@ -90,7 +119,12 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
     """A day's work: successes, refusals, an upstream that fails in every way and then is gone, SIGTERM."""
     folder = tmp_path_factory.mktemp("canary")
     seen: Seen = {}
-    config = SimulatorConfig(production_key=LEANPLUM_KEYS["LEANPLUM_PRODUCTION_KEY"])
+    config = SimulatorConfig(
+        production_key=LEANPLUM_KEYS["LEANPLUM_PRODUCTION_KEY"],
+        development_key=LEANPLUM_KEYS["LEANPLUM_DEVELOPMENT_KEY"],
+        data_export_key=LEANPLUM_KEYS["LEANPLUM_DATA_EXPORT_KEY"],
+        content_read_only_key=LEANPLUM_KEYS["LEANPLUM_CONTENT_READ_ONLY_KEY"],
+    )
     settings = LEANPLUM_KEYS | {"GATEWAY_LOG_LEVEL": "debug", "GATEWAY_RATE_BURST": "100000"}
     server = BackgroundServer(config)
     with serving(folder, "http://127.0.0.1:1", **settings) as gateway:
@@ -98,12 +132,13 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
         assert gateway.terminate() == 0
         with server:
             gateway.settings["LEANPLUM_API_URL"] = f"{server.url}/api"
-            plan(server.url, *({"mode": mode} for mode in ("500-html", "truncated", "disconnect", "success-false")))
+            modes = ("500-html", "truncated", "disconnect", "success-false")
+            plan(server.url, *({"mode": mode, "action": "track"} for mode in modes))
             gateway.start()
             do_everything(gateway, seen)
             args = ["ps", "-ww", "-o", "args=", "-p", str(gateway.process.pid)]
             seen["ps"] = subprocess.run(args, capture_output=True, check=True).stdout
-            until(lambda: len(requests(server.url)) >= 5, 30)
+            until(lambda: not planned(server.url), 90)
             calls = requests(server.url)
             echo = LEANPLUM_KEYS["LEANPLUM_PRODUCTION_KEY"]
             plan(server.url, {"mode": "success-false", "message": f"{echo} may not", "userId": "echo", "times": None})
@@ -114,10 +149,10 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
             seen["held"] = gateway.http.get("/readyz").content + gateway.http.get("/metrics").content
             assert gateway.terminate() == 0
         seen["output"] = gateway.output.read_bytes()
-        production = LEANPLUM_KEYS["LEANPLUM_PRODUCTION_KEY"]
-        assert all(production in call["body"] for call in calls), "the canary must be alive: Leanplum gets the key"
+        alive = [any(key in call["body"] for key in LEANPLUM_KEYS.values()) for call in calls]
+        assert all(alive), "the canary must be alive: Leanplum gets the keys"
         seen["headers to Leanplum"] = repr([(call["headers"], call["query"], call["path"]) for call in calls]).encode()
-        yield gateway, seen, repr(calls)
+        yield gateway, seen, repr([call["body"] for call in calls])
 
 
 def found(secret: str, seen: Seen) -> list[str]:
@@ -150,10 +185,10 @@ def test_no_key_is_in_the_database(day: Day) -> None:
     assert [found(secret, files) for secret in (*LEANPLUM_KEYS.values(), day[0].key)] == [[]] * 5
 
 
-def test_leanplum_gets_the_production_key_and_no_other_secret(day: Day) -> None:
+def test_leanplum_gets_its_own_keys_and_never_a_caller_s(day: Day) -> None:
     calls = {"calls": day[2].encode()}
-    others = [key for name, key in LEANPLUM_KEYS.items() if name != "LEANPLUM_PRODUCTION_KEY"]
-    assert [found(secret, calls) for secret in (*others, day[0].key)] == [[]] * 4
+    assert [found(secret, calls) for secret in LEANPLUM_KEYS.values()] == [["calls"]] * 4
+    assert found(day[0].key, calls) == []
 
 
 def test_no_output_has_a_traceback_or_a_warning_of_python(day: Day) -> None:
