@@ -12,7 +12,7 @@ The data's way, module by module:
 
     while the caller waits: api.asks ─ relay.calls ─ leanplum.client, at its user's turn (delivery.turns)
     in Leanplum's own protocol (SDKs): doors.sdk ─ outbox.accept, relay.calls
-    all of Leanplum's actions, for every step: leanplum.actions (shapes, values, answers)
+    all of Leanplum's actions, for every step: leanplum.actions (shapes, questions, values, answers)
 
     beside the way: audit (who did what), telemetry (logs, metrics), settings, clock, simulator (Leanplum's stand-in)
     the nouns: model, ids, errors

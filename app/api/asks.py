@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 
-from app.api import auth, context, schemas, writes
+from app.api import auth, context, receiving, schemas, writes
 from app.api.context import Context
 from app.api.documents import body_of, parameters_of, problem_responses
 from app.api.routes import KEY, PATH_PARAMETERS, USER, gateway_of, in_path, path_parameters
@@ -99,7 +99,7 @@ async def _args(request: Request, gateway: Gateway, about: Context, ask: Ask) ->
     path = {ask.renamed if name == "id" else name: value for name, value in in_path(request).items()}
     raw: Any = {name: _meant(value) for name, value in request.query_params.items()}
     if ask.method != "GET":
-        told = bodies.parse(await writes.read_fields(gateway, about, request.receive, optional=bool(path or raw)))
+        told = bodies.parse(await receiving.read_fields(gateway, about, request.receive, optional=bool(path or raw)))
         if not isinstance(told, dict):
             raise Invalid((Fault("", "takes an object", "type"),))
         raw = {**raw, **told}
@@ -166,7 +166,7 @@ async def _kept(request: Request, gateway: Gateway, action: Action, args: Mappin
 async def _upload(request: Request, gateway: Gateway, about: Context, action: Action) -> Response:
     """A form is written to a temporary file where it is large, and read from there as it goes out."""
     bodies.media_type(about.header(b"content-type"), MULTIPART)
-    limited = Request(request.scope, writes.limited(request.receive, gateway.settings.gateway_max_upload_bytes))
+    limited = Request(request.scope, receiving.limited(request.receive, gateway.settings.gateway_max_upload_bytes))
     fields: dict[str, str] = {"createJob": "true"} if action.name == "multi" else {}
     try:
         async with limited.form(max_files=MAX_FILES, max_fields=100) as form:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import AfterValidator, TypeAdapter
 
-from app.api import auth, context, schemas, writes
+from app.api import auth, context, receiving, schemas
 from app.api.documents import body_of, problem_responses
 from app.api.receipts import receipt_document
 from app.api.routes import KEY, gateway_of
@@ -105,7 +105,7 @@ async def discard(request: Request) -> Any:
 async def _choice(request: Request, gateway: Gateway) -> tuple[Filter, bool]:
     about = context.of(request.scope)
     bodies.media_type(about.header(b"content-type"), bodies.JSON)
-    raw = bodies.parse(await writes.read_body(gateway, about, request.receive))
+    raw = bodies.parse(await receiving.read_body(gateway, about, request.receive))
     fields = rules.checked(CHOICE, raw)
     if ("ids" in fields) == ("filter" in fields):
         raise Invalid((Fault("", "takes either ids or filter; an empty filter means all", "choice"),))

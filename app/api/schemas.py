@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from app.leanplum.actions import LATER
+from app.leanplum.actions import QUEUED
 from app.leanplum.shapes import CLOSED
 from app.leanplum.values import Bool, ItemId, Time
 from app.model import Status
 
-ActionName: Any = Literal[tuple(LATER)]
+ActionName: Any = Literal[tuple(QUEUED)]
 
 
 class LeanplumSaid(TypedDict, total=False):

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from app import ids
-from app.api import auth, problems
+from app.api import auth, problems, receiving
 from app.api.context import Context
 from app.api.problems import Answer
 from app.api.receipts import fresh_receipt, receipt_document
@@ -33,61 +33,6 @@ CONFLICT = "This id was used within the window for an item with another content.
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-async def read_body(gateway: Gateway, context: Context, receive: Receive, limit: int | None = None) -> bytes:
-    """The whole body, decompressed. Raises TooLarge as soon as it is over the limit."""
-    limit = gateway.settings.gateway_max_body_bytes if limit is None else limit
-    declared = context.headers.get(b"content-length")
-    if declared is not None and int(declared) > limit:
-        raise bodies.too_large(limit)
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message.get("more_body"):
-        body = await _rest(receive, body, limit)
-    elif len(body) > limit:
-        raise bodies.too_large(limit)
-    encoding = context.headers.get(b"content-encoding")
-    return body if encoding is None else bodies.decompress(body, encoding.decode("latin-1"), limit)
-
-
-async def read_fields(gateway: Gateway, context: Context, receive: Receive, *, optional: bool) -> bytes:
-    """A body of JSON; `optional`: none at all is an empty object. Raises UnsupportedMediaType beside what `read_body`
-    raises."""
-    kind = context.headers.get(b"content-type")
-    if optional and kind is None:
-        return await read_body(gateway, context, receive) or b"{}"
-    bodies.media_type((kind or b"").decode("latin-1"), bodies.JSON)
-    return await read_body(gateway, context, receive)
-
-
-def limited(receive: Receive, limit: int) -> Receive:
-    """The same body, which ends in TooLarge where it is over the limit."""
-    seen = 0
-
-    async def counted() -> Any:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > limit:
-            raise bodies.too_large(limit)
-        return message
-
-    return counted
-
-
-async def _rest(receive: Receive, first: bytes, limit: int) -> bytes:
-    parts, size, more = [first], len(first), True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Malformed("The connection was closed before the body was whole.")
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        more = message.get("more_body", False)
-        if size > limit:
-            raise bodies.too_large(limit)
-    return b"".join(parts)
-
-
 async def post_single(
     gateway: Gateway, context: Context, receive: Receive, action: str, given: Mapping[str, Any] = NOTHING
 ) -> Answer:
@@ -97,7 +42,7 @@ async def post_single(
     auth.permit(caller, known.scope)
     auth.require_key(gateway, known.key)
     auth.limit(gateway, context, caller, 1)
-    body = await read_fields(gateway, context, receive, optional=bool(given))
+    body = await receiving.read_fields(gateway, context, receive, optional=bool(given))
     if b"idempotency-key" in context.headers:
         given = {**given, "id": context.header(b"idempotency-key")}
     new = (not given and rules.fast_single(action, body)) or _careful_single(action, body, given)
@@ -207,7 +152,7 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
 async def _judged_batch(gateway: Gateway, context: Context, receive: Receive) -> Sequence[NewItem | Refused]:
     """The items of the body, each as it is or why it is refused. Raises Refusal where the body as a whole is."""
     kind = bodies.media_type(context.header(b"content-type"), bodies.JSON, bodies.NDJSON)
-    body = await read_body(gateway, context, receive)
+    body = await receiving.read_body(gateway, context, receive)
     most = gateway.settings.gateway_max_batch_items
     good = rules.fast_batch(body) if kind == bodies.JSON and body.count(b'"action"') <= most else None
     judged: Sequence[NewItem | Refused] = good if good is not None else _careful_batch(body, kind, most)

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from app.errors import Fault
-from app.leanplum import answers, shapes
+from app.leanplum import answers, questions, shapes
 from app.model import KeyKind, Scope
 
 Fields = Mapping[str, Any]
@@ -98,14 +98,14 @@ def _content(name: str, shape: Any, answer: Any) -> Action:
     return _alone(name, READ, shape, CONTENT, answer, seldom_changes=True)
 
 
-def _sdk(name: str, shape: Any = shapes.FromSdk, **more: Any) -> Action:
+def _sdk(name: str, shape: Any = questions.FromSdk, **more: Any) -> Action:
     return Action(name=name, scope=SDK, shape=shape, documented=False, **more)
 
 
 ACTIONS: dict[str, Action] = {
     action.name: action
     for action in (
-        Action(name="start", scope=EVENTS, shape=shapes.Start, answer=answers.Started),
+        Action(name="start", scope=EVENTS, shape=questions.Start, answer=answers.Started),
         _later("stop", EVENTS, shapes.UserCall),
         _later("pauseSession", EVENTS, shapes.UserCall),
         _later("resumeSession", EVENTS, shapes.UserCall),
@@ -122,51 +122,54 @@ ACTIONS: dict[str, Action] = {
         _later("block", ERASE, shapes.Blocking),
         _later("unblock", ERASE, shapes.Blocking, key=DEVELOPMENT, alone=True),
         _later("deleteUser", ERASE, shapes.Erasure, key=DEVELOPMENT, alone=True),
-        Action(name="getVars", scope=READ, shape=shapes.Variables, answer=answers.Variables),
+        Action(name="getVars", scope=READ, shape=questions.Variables, answer=answers.Variables),
         Action(
             name="exportUser",
             scope=Scope.USERS_READ,
-            shape=shapes.Whom,
+            shape=questions.Whom,
             key=DATA_EXPORT,
             alone=True,
             answer=answers.ExportedUser,
         ),
-        _alone("setVars", WRITE, shapes.VariableChange, DEVELOPMENT),
-        _alone("deleteVars", WRITE, shapes.VariableNames, DEVELOPMENT, answers.RemovedVariables),
-        _alone("registerDevice", WRITE, shapes.DevelopmentDevice, DEVELOPMENT, answers.Registered),
-        _alone("uploadFile", WRITE, shapes.Upload, DEVELOPMENT),
-        _alone("downloadFile", READ, shapes.FileName, KeyKind.PRODUCTION, answers.Bytes),
+        _alone("setVars", WRITE, questions.VariableChange, DEVELOPMENT),
+        _alone("deleteVars", WRITE, questions.VariableNames, DEVELOPMENT, answers.RemovedVariables),
+        _alone("registerDevice", WRITE, questions.DevelopmentDevice, DEVELOPMENT, answers.Registered),
+        _alone("uploadFile", WRITE, questions.Upload, DEVELOPMENT),
+        _alone("downloadFile", READ, questions.FileName, KeyKind.PRODUCTION, answers.Bytes),
         _alone(
-            "getAndroidNotificationChannels", READ, shapes.Nothing, KeyKind.PRODUCTION, answers.NotificationChannels
+            "getAndroidNotificationChannels", READ, questions.Nothing, KeyKind.PRODUCTION, answers.NotificationChannels
         ),
-        _alone("addAndroidNotificationChannel", WRITE, shapes.NotificationChannel, DEVELOPMENT, answers.ChannelAdded),
-        _alone("deleteAndroidNotificationChannel", WRITE, shapes.ChannelId, DEVELOPMENT, answers.ChannelDeleted),
-        _content("getMessages", shapes.Listing, answers.Messages),
-        _content("getMessage", shapes.One, answers.OneMessage),
-        _content("getAbTests", shapes.Listing, answers.AbTests),
-        _content("getAbTest", shapes.One, answers.OneAbTest),
-        _content("getVariant", shapes.One, answers.OneVariant),
-        _content("getUnsubscribeCategories", shapes.Nothing, answers.Categories),
-        _alone("exportData", EXPORT, shapes.DataExport, DATA_EXPORT, answers.Job, a_day=24, repeatable=False),
-        _alone("exportUsers", EXPORT, shapes.UsersExport, DATA_EXPORT, answers.Job, a_day=40, repeatable=False),
-        _alone("exportReport", EXPORT, shapes.ReportExport, DATA_EXPORT, answers.Job, a_day=100, repeatable=False),
-        _alone("getExportResults", EXPORT, shapes.JobId, DATA_EXPORT, answers.ExportState),
+        _alone(
+            "addAndroidNotificationChannel", WRITE, questions.NotificationChannel, DEVELOPMENT, answers.ChannelAdded
+        ),
+        _alone("deleteAndroidNotificationChannel", WRITE, questions.ChannelId, DEVELOPMENT, answers.ChannelDeleted),
+        _content("getMessages", questions.Listing, answers.Messages),
+        _content("getMessage", questions.One, answers.OneMessage),
+        _content("getAbTests", questions.Listing, answers.AbTests),
+        _content("getAbTest", questions.One, answers.OneAbTest),
+        _content("getVariant", questions.One, answers.OneVariant),
+        _content("getUnsubscribeCategories", questions.Nothing, answers.Categories),
+        _alone("exportData", EXPORT, questions.DataExport, DATA_EXPORT, answers.Job, a_day=24, repeatable=False),
+        _alone("exportUsers", EXPORT, questions.UsersExport, DATA_EXPORT, answers.Job, a_day=40, repeatable=False),
+        _alone("exportReport", EXPORT, questions.ReportExport, DATA_EXPORT, answers.Job, a_day=100, repeatable=False),
+        _alone("getExportResults", EXPORT, questions.JobId, DATA_EXPORT, answers.ExportState),
         # As a CSV job. The JSON form, with the production key, is how items are packed (`leanplum/mapping.py`).
-        _alone("multi", EXPORT, shapes.Import, DEVELOPMENT, answers.Job, repeatable=False),
-        _alone("getMultiResults", EXPORT, shapes.JobId, DEVELOPMENT, answers.ImportState),
-        _alone("addPostback", EXPORT, shapes.Postback, DATA_EXPORT, answers.PostbackAdded, repeatable=False),
-        _alone("listPostbacks", EXPORT, shapes.Nothing, DATA_EXPORT, answers.Postbacks),
-        _alone("deletePostback", EXPORT, shapes.PostbackId, DATA_EXPORT),
+        _alone("multi", EXPORT, questions.Import, DEVELOPMENT, answers.Job, repeatable=False),
+        _alone("getMultiResults", EXPORT, questions.JobId, DEVELOPMENT, answers.ImportState),
+        _alone("addPostback", EXPORT, questions.Postback, DATA_EXPORT, answers.PostbackAdded, repeatable=False),
+        _alone("listPostbacks", EXPORT, questions.Nothing, DATA_EXPORT, answers.Postbacks),
+        _alone("deletePostback", EXPORT, questions.PostbackId, DATA_EXPORT),
         _sdk("getNewsfeedMessages", answer=answers.Newsfeed),
-        _sdk("markNewsfeedMessageAsRead", shape=shapes.Inbox, later=True),
-        _sdk("deleteNewsfeedMessage", shape=shapes.Inbox, later=True),
+        _sdk("markNewsfeedMessageAsRead", shape=questions.Inbox, later=True),
+        _sdk("deleteNewsfeedMessage", shape=questions.Inbox, later=True),
         _sdk("getMigrateState", about=About.APP, answer=answers.MigrateState),
         _sdk("log", later=True, about=About.APP),
         _sdk("trackGeofence", shape=shapes.Event, later=True),
         _sdk("restart"),
     )
 }
-LATER = {name: action for name, action in ACTIONS.items() if action.later and action.documented}
+QUEUED = {name: action for name, action in ACTIONS.items() if action.later}
+LATER = {name: action for name, action in QUEUED.items() if action.documented}
 
 
 def key_for(action: str, body: str) -> KeyKind:

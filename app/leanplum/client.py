@@ -81,8 +81,8 @@ class LeanplumClient:
 
     async def upload(self, url: str, action: str, fields: Mapping[str, str], files: Sequence[Part]) -> Answer:
         """Send files as multipart/form-data, read piece by piece as they go out. Raises Unreachable where nothing moved
-        for as long as the timeout."""
-        posted = self._http.post(url, params={"action": action}, data=fields, files=files)
+        for a minute."""
+        posted = self._http.post(url, params={"action": action}, data=fields, files=files, timeout=FILE_SECONDS)
         return self._answer(await self._whole(posted, None))
 
     @asynccontextmanager
@@ -99,7 +99,7 @@ class LeanplumClient:
                 await response.aclose()
                 if not _may_visit(target, request.url):
                     raise Unreachable("a redirect to a place that is not https", sent=True)
-                get = self._http.build_request("GET", target)
+                get = self._http.build_request("GET", target, timeout=FILE_SECONDS)
                 response = await self._whole(self._http.send(get, stream=True), self._timeout)
             asked_again = response.request.method == "GET"
             is_json = "json" in response.headers.get("content-type", "")
@@ -148,5 +148,6 @@ def _may_visit(target: httpx.URL, first: httpx.URL) -> bool:
 
 
 MAX_REDIRECTS = 5
+FILE_SECONDS = 60.0  # without a byte
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 JSON = {"content-type": "application/json"}

@@ -452,6 +452,12 @@ def test_an_entry_that_makes_no_sense_harms_no_neighbour(sdk: Sdk, one: Any) -> 
     assert (answer.status_code, [entry["success"] for entry in entries(answer)]) == (200, [True, False, True])
 
 
+@pytest.mark.parametrize("action", sorted(FILES))
+def test_a_file_s_action_inside_a_batch_is_refused_there(sdk: Sdk, action: str) -> None:
+    answer = sdk.multi(TRACK, {"action": action, "filename": "f"})
+    assert (answer.status_code, [one["success"] for one in entries(answer)]) == (200, [True, False])
+
+
 @pytest.mark.parametrize("data", ["{", "7", '{"data": 7}', "null"])
 def test_data_that_is_no_list_is_malformed(sdk: Sdk, data: str) -> None:
     answer = sdk.post({"action": "multi", "data": data})

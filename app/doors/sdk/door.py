@@ -3,28 +3,23 @@
 import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
-import orjson
 import structlog
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from app.api import auth, problems, writes
+from app.api import auth, receiving
 from app.api.context import Context
-from app.clock import now_ms
 from app.doors.sdk import answering, reading, sorting
-from app.doors.sdk.answering import Entry
+from app.doors.sdk.doing import reply_to, status_of
 from app.doors.sdk.reading import Call
-from app.doors.sdk.sorting import No, Now
-from app.errors import Forbidden, GatewayError, KeyNotConfigured, Malformed, TooLarge, Unauthorized, UpstreamRejected
-from app.leanplum import replies
+from app.doors.sdk.sorting import No
+from app.errors import Forbidden, GatewayError, Malformed, TooLarge
 from app.leanplum.actions import ACTIONS
-from app.leanplum.client import Answer, Part
-from app.model import Caller, NewItem, Taken
+from app.leanplum.client import Part
+from app.model import Caller
 from app.model import Scope as KeyScope
 from app.telemetry import describe
 from app.wiring import Gateway
@@ -39,24 +34,8 @@ PREFLIGHT = [
 ]
 MAX_ENTRIES = 10_000
 IN_A_THREAD = 256 * 1024  # bytes from which reading would keep others waiting
-RUN_ACTIONS, RUN_USERS = 500, 50  # of one call to Leanplum
 
 log = structlog.get_logger("sdk")
-
-
-@dataclass(slots=True)
-class Reply:
-    """What was found out so far: an answer for each entry, and what stands beside them."""
-
-    entries: list[Entry | None]
-    status: int = 200
-    beside: dict[str, Any] = field(default_factory=dict)
-    retry_after: float | None = None
-
-    def tell(self, at: Sequence[int], found: Sequence[Entry]) -> None:
-        """The answers of the entries at these places."""
-        for index, entry in zip(at, found, strict=True):
-            self.entries[index] = entry
 
 
 async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send) -> int:
@@ -76,9 +55,9 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
             return await _upload(gateway, context, call, files, caller, send)
         if call.action == "downloadFile" and not call.batch:
             return await _download(gateway, context, call, caller, send)
-        reply = await _reply(gateway, context, caller, call)
+        reply = await reply_to(gateway, context, caller, call)
     except GatewayError as error:
-        return await _send_error(context, send, _status(error), error.detail, call, _retry(error))
+        return await _send_error(context, send, status_of(error), error.detail, call, _retry(error))
     except Exception as error:  # the outermost place of a request: told in the log, answered without its text
         log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
         # 503, not 500: Unity gives a batch up at any other status than 408, 429, 502, 503, 504.
@@ -99,7 +78,7 @@ async def _read(gateway: Gateway, context: Context, scope: Scope, receive: Recei
     query = reading.from_query(scope["query_string"])
     if context.header(b"content-type").partition(";")[0].strip().lower() == "multipart/form-data":
         return _counted(reading.call(context.path, query, await _form(gateway, scope, receive, files)))
-    body = await writes.read_body(gateway, context, receive, gateway.settings.gateway_sdk_max_body_bytes)
+    body = await receiving.read_body(gateway, context, receive, gateway.settings.gateway_sdk_max_body_bytes)
     if len(body) > IN_A_THREAD:
         return _counted(await asyncio.to_thread(_call, context.path, query, body))
     return _counted(_call(context.path, query, body))
@@ -118,7 +97,7 @@ def _counted(call: Call) -> Call:
 async def _form(gateway: Gateway, scope: Scope, receive: Receive, files: list[Part]) -> reading.Args:
     """A form's fields; large files are in temporary files."""
     limit = gateway.settings.gateway_max_upload_bytes
-    request = Request(scope, writes.limited(receive, limit))
+    request = Request(scope, receiving.limited(receive, limit))
     try:
         form = await request.form(max_files=100, max_fields=1000, max_part_size=limit)
     except MultiPartException as error:
@@ -143,127 +122,6 @@ def _enter(gateway: Gateway, context: Context, call: Call) -> Caller:
         raise Forbidden("This gateway does not serve the app with this appId.")
     auth.limit(gateway, context, caller, min(len(call.entries) or 1, gateway.settings.gateway_rate_burst))
     return caller
-
-
-# --- what is done -----------------------------------------------------------------------------------------------------
-
-
-async def _reply(gateway: Gateway, context: Context, caller: Caller, call: Call) -> Reply:
-    """Entry by entry in their order, those of a kind together: what was accepted before something is asked for the same
-    user reaches Leanplum before it, and what comes after it, after."""
-    reply = Reply([None] * len(call.entries))
-    judged = [sorting.sort(one, gateway.app, caller.scopes, in_batch=call.batch) for one in call.entries]
-    index = 0
-    while index < len(judged):
-        run = _run(judged, index)
-        await _do(gateway, context, caller, call, reply, range(index, index + len(run)), run)
-        index += len(run)
-    return reply
-
-
-def _run(judged: Sequence[sorting.Sorted], start: int) -> Sequence[sorting.Sorted]:
-    """The entries from `start` that are done together."""
-    first = judged[start]
-    if isinstance(first, No):
-        return judged[start : start + 1]
-    end, users = start, set[str | None]()
-    while end < len(judged) and type(one := judged[end]) is type(first):
-        if isinstance(one, Now) and isinstance(first, Now):
-            users.add(one.subject)
-            apart = one.alone or first.alone or one.key is not first.key
-            if end > start and (apart or end - start >= RUN_ACTIONS or len(users) > RUN_USERS):
-                break
-        end += 1
-    return judged[start:end]
-
-
-async def _do(
-    gateway: Gateway,
-    context: Context,
-    caller: Caller,
-    call: Call,
-    reply: Reply,
-    at: Sequence[int],
-    run: Sequence[sorting.Sorted],
-) -> None:
-    sent = [call.entries[index] for index in at]
-    if isinstance(run[0], No):
-        reply.tell(at, [answering.failed(run[0].reason, sent[0])])
-        if not call.batch:
-            reply.status = 400
-    elif isinstance(run[0], Now):
-        await _ask(gateway, call, reply, at, [one for one in run if isinstance(one, Now)])
-    else:
-        await _accept(gateway, context, caller, [one for one in run if isinstance(one, NewItem)])
-        reply.tell(at, [answering.done(one) for one in sent])
-
-
-async def _accept(gateway: Gateway, context: Context, caller: Caller, items: list[NewItem]) -> None:
-    """On disk when this returns. A repeat is known by its reqId and uuid; two contents with the same are two items."""
-    taken: Sequence[Taken] = await writes.accept(gateway, context, caller, now_ms(), items, batch=True)
-    gateway.metrics.accepted.inc(sum(kind == "accepted" for _, kind in taken))
-    again = [item._replace(id=None) for item, (_, kind) in zip(items, taken, strict=True) if kind == "conflict"]
-    if again:
-        await writes.accept(gateway, context, caller, now_ms(), again, batch=True)
-        gateway.metrics.accepted.inc(len(again))
-
-
-async def _ask(gateway: Gateway, call: Call, reply: Reply, at: Sequence[int], run: Sequence[Now]) -> None:
-    sent = [one.entry for one in run]
-    if reply.status in {429, 503, 504}:  # Leanplum has just failed; asking on would take longer than the SDK waits
-        reply.tell(at, [answering.failed("Not asked, since Leanplum failed before.", one) for one in sent])
-        return
-    subjects = {one.subject for one in run if one.subject is not None}
-    try:
-        action, body = _outgoing(gateway, call, run)
-        found = await gateway.relay.exchange(gateway.app, action, body, subjects)
-    except GatewayError as error:
-        if not (call.batch and isinstance(error, KeyNotConfigured)):  # sending the batch again would change nothing
-            reply.status, reply.retry_after = _status(error), getattr(error, "retry_after", None)
-        reply.tell(at, [answering.failed(error.detail, one) for one in sent])
-        return
-    _take(reply, at, sent, found, call)
-
-
-def _outgoing(gateway: Gateway, call: Call, run: Sequence[Now]) -> tuple[str, bytes]:
-    """What goes to Leanplum: as it came, with the real keys wherever one stood."""
-    app, kind = gateway.app, run[0].key
-    keys = {"appId": app.app_id, "clientKey": gateway.relay.key(app, kind)}
-    if not call.batch:
-        return call.action, orjson.dumps({**call.args, **keys})
-    data = [_with_key(one.entry, keys) for one in run]
-    if run[0].alone:  # it takes a key that a batch does not
-        return str(run[0].entry["action"]), orjson.dumps({**data[0], **keys})
-    args = {"time": now_ms() / 1000, **call.args, **keys, "action": "multi", "data": data}
-    return "multi", orjson.dumps(args)
-
-
-def _with_key(entry: Entry, keys: dict[str, str]) -> Entry:
-    return {**entry, **{name: value for name, value in keys.items() if name in entry}}
-
-
-def _take(reply: Reply, at: Sequence[int], sent: Sequence[Entry], found: Answer, call: Call) -> None:
-    """Leanplum's answer, into its places."""
-    entries = replies.entries(found.body)
-    if found.status in replies.THROTTLES or found.status >= 500 or not entries:
-        reply.status = 429 if found.status in replies.THROTTLES else 503
-        reply.retry_after = 5.0
-        reply.tell(at, [answering.failed(f"Leanplum answered {found.status}.", one) for one in sent])
-        return
-    places = answering.matched(entries, sent)
-    if len(entries) == 1 and entries[0].get("success") is False:
-        places = [entries[0]] * len(sent)  # a refusal of the whole call
-    told = [answering.cleaned(one, of) if one is not None else None for one, of in zip(places, sent, strict=True)]
-    reply.tell(
-        at,
-        [one[0] if one else answering.failed(answering.UNTOLD, of) for one, of in zip(told, sent, strict=True)],
-    )
-    if any(one is not None and one[1] for one in told):
-        reply.status, reply.retry_after = 503, 60.0
-    elif found.status >= 400 and not call.batch:
-        reply.status = found.status
-    whole = orjson.loads(found.body)
-    reply.beside |= {name: value for name, value in whole.items() if name not in {"response", *answering.LEADING_AWAY}}
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -301,15 +159,6 @@ async def _download(gateway: Gateway, context: Context, call: Call, caller: Call
 
 
 # --- out --------------------------------------------------------------------------------------------------------------
-
-
-def _status(error: GatewayError) -> int:
-    """403 for a bad key; trouble upstream is 5xx, and Leanplum's own refusal is told by its entry."""
-    if isinstance(error, Unauthorized | Forbidden):
-        return 403
-    if isinstance(error, UpstreamRejected):
-        return 502
-    return problems.PROBLEMS[problems.SLUGS[type(error)]].status
 
 
 def _retry(error: GatewayError) -> list[tuple[bytes, bytes]]:

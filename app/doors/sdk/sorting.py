@@ -18,6 +18,7 @@ from app.model import App, KeyKind, NewItem, Scope
 ASKED_THOUGH_LATER = frozenset({"sendMessage"})  # its answer says whether anything was sent
 OPEN_SCOPES = frozenset({Scope.EVENTS_WRITE, Scope.USERS_WRITE, Scope.SDK})
 OPEN_ACTIONS = frozenset({"getVars", "downloadFile"})
+OF_THEIR_OWN = frozenset({"uploadFile", "downloadFile", "multi"})
 OF_THE_CALL = ("action", "appId", "clientKey", "apiVersion")
 
 
@@ -48,6 +49,8 @@ def sort(entry: Any, app: App, scopes: frozenset[Scope], *, in_batch: bool) -> S
     action = text(entry.get("action"))
     if not action:
         return No("The action is missing.")
+    if in_batch and action in OF_THEIR_OWN:
+        return No(f"{action} must be a call of its own.")
     known = ACTIONS.get(action)
     if known is not None and (refused := _refused(known, entry, scopes)) is not None:
         return refused
