@@ -201,12 +201,19 @@ def _careful_item(raw: Any, base: str) -> NewItem | Refused:
 
 def _permitted(gateway: Gateway, caller: Caller, judged: Sequence[NewItem | Refused]) -> Sequence[NewItem | Refused]:
     """The same, with a refusal for each item whose action the caller's key may not send, or Leanplum's may not."""
-    if len(gateway.app.keys) == len(KeyKind) and caller.scopes >= SCOPES:
+    actions = {one.action for one in judged if type(one) is NewItem}
+    if all(_may(gateway, caller, action) for action in actions):
         return judged
     return [_permitted_item(gateway, caller, one) if isinstance(one, NewItem) else one for one in judged]
 
 
-SCOPES = {action.scope for action in rules.ACTIONS.values()}
+RESETS = "setUserAttributes"  # with resetAnomalies it needs the development key
+
+
+def _may(gateway: Gateway, caller: Caller, action: str) -> bool:
+    """Whether every item of the action may be sent."""
+    known, keys = rules.ACTIONS[action], gateway.app.keys
+    return known.scope in caller.scopes and known.key in keys and (action != RESETS or KeyKind.DEVELOPMENT in keys)
 
 
 def _permitted_item(gateway: Gateway, caller: Caller, item: NewItem) -> NewItem | Refused:

@@ -288,9 +288,11 @@ class Window:
         """Move what fits of a lane's items into the batch, whose bodies have `size` bytes and are of the users `taken`;
         their size afterwards."""
         queue = self._waiting[lane]
+        if batch and _alone(batch[0]):
+            return size
         while queue and len(batch) < MAX_ACTIONS and (not batch or size + len(queue[0].body) <= MAX_BYTES):
             who = queue[0].app, queue[0].subject
-            if (who not in taken and len(taken) == users) or (batch and (_alone(queue[0]) or _alone(batch[0]))):
+            if (who not in taken and len(taken) == users) or (batch and _alone(queue[0])):
                 break
             taken.add(who)
             item = queue.popleft()
@@ -298,6 +300,8 @@ class Window:
             size += len(item.body)
             self._flying[lane] = item.seq
             self._uncount(item)
+            if len(batch) == 1 and _alone(item):
+                break
         if not queue:
             del self._waiting[lane]
         return size

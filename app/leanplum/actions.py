@@ -181,4 +181,13 @@ def key_for(action: str, body: str) -> KeyKind:
 
 def sent_alone(action: str, body: str) -> bool:
     """Whether an item is a call of its own: a `multi` takes the production key, so nothing else fits into one."""
+    if action in _TOGETHER:  # nearly all of them: this is asked of every item
+        return False
     return ACTIONS[action].alone or key_for(action, body) is not KeyKind.PRODUCTION
+
+
+_TOGETHER = frozenset(
+    name
+    for name, action in ACTIONS.items()
+    if not action.alone and action.key is KeyKind.PRODUCTION and name != "setUserAttributes"
+)
