@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 
 from app.api import auth, context, receiving, schemas, writes
 from app.api.context import Context
@@ -165,7 +165,10 @@ async def _kept(request: Request, gateway: Gateway, action: Action, args: Mappin
 
 async def _upload(request: Request, gateway: Gateway, about: Context, action: Action) -> Response:
     """A form is written to a temporary file where it is large, and read from there as it goes out."""
-    bodies.media_type(about.header(b"content-type"), MULTIPART)
+    media = about.header(b"content-type")
+    bodies.media_type(media, MULTIPART)
+    if "boundary=" not in media.lower():
+        raise Malformed("The Content-Type has no boundary.")
     limited = Request(request.scope, receiving.limited(request.receive, gateway.settings.gateway_max_upload_bytes))
     fields: dict[str, str] = {"createJob": "true"} if action.name == "multi" else {}
     try:
@@ -180,8 +183,8 @@ async def _upload(request: Request, gateway: Gateway, about: Context, action: Ac
             if not files:
                 raise Invalid((Fault("", "has no file", "required"),))
             told = await gateway.relay.upload(gateway.app, action, fields, files)
-    except MultiPartException as error:
-        raise Malformed(f"The form can't be read: {error.message}") from None
+    except HTTPException as error:  # what starlette makes of a form that it can't read
+        raise Malformed(f"The form can't be read: {error.detail}") from None
     return Response(orjson.dumps(told), headers=JSON)
 
 

@@ -346,3 +346,11 @@ def test_the_command_tells_of_each_key_and_ends_with_1_where_one_is_refused(lean
     assert "refused" in done.stdout
     assert done.stdout.count("not set") == 3
     assert "prod_wrong" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("media", ["multipart/form-data", "multipart/form-data; boundary=x", "application/json"])
+@pytest.mark.parametrize("body", [b"", b"\x00", b"--x\r\n\r\n--x--", b"--y"])
+def test_a_form_that_is_none_is_refused(talk: Talk, media: str, body: bytes) -> None:
+    for url in ("/v1/files", "/v1/imports"):
+        answer = talk.call("POST", url, content=body, headers={"Content-Type": media})
+        assert answer.status_code in {400, 415, 422}, answer.text

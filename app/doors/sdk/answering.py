@@ -29,7 +29,9 @@ def done(sent: Any) -> Entry:
 
 def echoed(sent: Any, entry: Entry) -> Entry:
     """With the action's own reqId, which Android and Unity match by."""
-    return entry if not isinstance(sent, dict) or "reqId" not in sent else {"reqId": sent["reqId"], **entry}
+    if not isinstance(sent, dict) or "reqId" not in sent or isinstance(sent["reqId"], dict | list):
+        return entry
+    return {"reqId": sent["reqId"], **entry}
 
 
 def safe(text: str) -> str:

@@ -13,7 +13,7 @@ from app.doors.sdk import answering, sorting
 from app.doors.sdk.answering import Entry
 from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import No, Now
-from app.errors import Forbidden, GatewayError, KeyNotConfigured, Unauthorized, UpstreamRejected
+from app.errors import Forbidden, GatewayError, KeyNotConfigured, Malformed, Unauthorized, UpstreamRejected
 from app.leanplum import replies
 from app.leanplum.client import Answer
 from app.model import Caller, NewItem, Taken
@@ -115,7 +115,7 @@ async def _ask(gateway: Gateway, call: Call, reply: Reply, at: Sequence[int], ru
 
 
 def _outgoing(gateway: Gateway, call: Call, run: Sequence[Now]) -> tuple[str, bytes]:
-    """What goes to Leanplum: as it came, with the real keys wherever one stood."""
+    """What goes to Leanplum: as it came, with the real keys wherever one stood. Raises Malformed."""
     app, kind = gateway.app, run[0].key
     keys = {"appId": app.app_id, "clientKey": gateway.relay.key(app, kind)}
     if not call.batch:
@@ -124,7 +124,10 @@ def _outgoing(gateway: Gateway, call: Call, run: Sequence[Now]) -> tuple[str, by
     if run[0].alone:  # it takes a key that a batch does not
         return str(run[0].entry["action"]), orjson.dumps({**data[0], **keys})
     args = {"time": now_ms() / 1000, **call.args, **keys, "action": "multi", "data": data}
-    return "multi", orjson.dumps(args)
+    try:
+        return "multi", orjson.dumps(args)
+    except TypeError:
+        raise Malformed("The arguments are nested too deeply.") from None
 
 
 def _with_key(entry: Entry, keys: dict[str, str]) -> Entry:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import structlog
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -76,7 +76,8 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
 async def _read(gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]) -> Call:
     """The call; `files` gets those that came along, which are the caller's to close."""
     query = reading.from_query(scope["query_string"])
-    if context.header(b"content-type").partition(";")[0].strip().lower() == "multipart/form-data":
+    media = context.header(b"content-type").lower()
+    if media.startswith("multipart/form-data") and "boundary=" in media:
         return _counted(reading.call(context.path, query, await _form(gateway, scope, receive, files)))
     body = await receiving.read_body(gateway, context, receive, gateway.settings.gateway_sdk_max_body_bytes)
     if len(body) > IN_A_THREAD:
@@ -100,8 +101,8 @@ async def _form(gateway: Gateway, scope: Scope, receive: Receive, files: list[Pa
     request = Request(scope, receiving.limited(receive, limit))
     try:
         form = await request.form(max_files=100, max_fields=1000, max_part_size=limit)
-    except MultiPartException as error:
-        raise Malformed(f"The form can't be read: {error.message}") from None
+    except HTTPException as error:  # what starlette makes of a form that it can't read
+        raise Malformed(f"The form can't be read: {error.detail}") from None
     fields = reading.Args()
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):

@@ -54,6 +54,8 @@ def sort(entry: Any, app: App, scopes: frozenset[Scope], *, in_batch: bool) -> S
     known = ACTIONS.get(action)
     if known is not None and (refused := _refused(known, entry, scopes)) is not None:
         return refused
+    if not _sendable(entry):
+        return No("The action is nested too deeply.")
     subject = _subject(entry)
     debugging = truthy(entry.get("devMode"))
     if known is None or not known.later or debugging or action in ASKED_THOUGH_LATER:
@@ -87,17 +89,24 @@ def _now(entry: dict[str, Any], known: Action | None, subject: str | None, app: 
     return Now(entry, subject, key, known is not None and known.alone)
 
 
-def _item(action: str, entry: Mapping[str, Any], subject: str, *, in_batch: bool) -> NewItem | No:
+def _item(action: str, entry: Mapping[str, Any], subject: str, *, in_batch: bool) -> NewItem:
     """The entry as it will be sent: whole, in its own order, but for keys, which are put in then."""
     left_out = ("action",) if in_batch else OF_THE_CALL
     fields = {name: value for name, value in entry.items() if name not in left_out}
     if "clientKey" in fields:
         fields["clientKey"] = None
+    return NewItem(subject, action, orjson.dumps(fields).decode(), _own_id(action, entry))
+
+
+def _sendable(entry: Mapping[str, Any]) -> bool:
+    """orjson writes less deeply nested values than it reads."""
+    if not any(isinstance(value, dict | list) for value in entry.values()):
+        return True
     try:
-        body = orjson.dumps(fields).decode()
+        orjson.dumps(entry)
     except TypeError:
-        return No("The action has text that is not Unicode, or a number that is too large.")
-    return NewItem(subject, action, body, _own_id(action, entry))
+        return False
+    return True
 
 
 def _own_id(action: str, entry: Mapping[str, Any]) -> str | None:
