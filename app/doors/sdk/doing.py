@@ -144,7 +144,7 @@ def _take(reply: Reply, at: Sequence[int], sent: Sequence[Entry], found: Answer,
         return
     places = answering.matched(entries, sent)
     if len(entries) == 1 and entries[0].get("success") is False:
-        places = [entries[0]] * len(sent)  # a refusal of the whole call
+        places = [answering.echoed(one, entries[0]) for one in sent]  # a refusal of the whole call
     told = [answering.cleaned(one, of) if one is not None else None for one, of in zip(places, sent, strict=True)]
     reply.tell(
         at,
