@@ -86,11 +86,11 @@ def check() -> None:
     """Ask Leanplum whether it takes each key that is configured. No user is touched. Ends with 1 where it doesn't."""
     from app import serving
 
-    found = serving.check(_settings())
-    for kind, one in found.items():
+    found = [(app.setting(kind), one) for app, keys in serving.check(_settings()) for kind, one in keys.items()]
+    for name, one in found:
         said = {True: "accepted", False: "refused", None: "not known"}[one.accepted] if one.configured else "not set"
-        typer.echo(f"{kind.setting:<34} {said}{f'  {one.detail}' if one.detail else ''}")
-    if not all(one.accepted for one in found.values() if one.configured):
+        typer.echo(f"{name:<34} {said}{f'  {one.detail}' if one.detail else ''}")
+    if not all(one.accepted for _, one in found if one.configured):
         raise typer.Exit(1)
 
 
@@ -137,7 +137,10 @@ def openapi(
 def create_key(
     name: Annotated[str, typer.Option(help="Whose key it is")],
     scope: Annotated[list[str] | None, typer.Option(help="What it may do; several times; default: every scope")] = None,
+    app: Annotated[list[str] | None, typer.Option(help="For this app; several times; default: every app")] = None,
     expires_in_days: Annotated[int | None, typer.Option(min=1, max=36_500)] = None,
+    rate_per_second: Annotated[int | None, typer.Option(min=1, help="Its own limit, in items")] = None,
+    rate_burst: Annotated[int | None, typer.Option(min=1, help="Its own limit, in items at once")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key. It is shown this once."""
@@ -151,9 +154,17 @@ def create_key(
     now = now_ms()
     expires_at = now + expires_in_days * 86_400_000 if expires_in_days else None
     scopes = frozenset(Scope(one) for one in scope) if scope else ALL_SCOPES
-    key, stored = _store().create(name, scopes, "default", now, expires_at=expires_at)
+    key, stored = _store().create(
+        name, scopes, app, now, expires_at=expires_at, rate_per_second=rate_per_second, rate_burst=rate_burst
+    )
+    _show_key(key, stored, as_json=as_json)
+
+
+def _show_key(key: str | None, stored: Any, *, as_json: bool) -> None:
+    from app.api.keys import key_document
+
     if as_json:
-        typer.echo(json.dumps({"id": stored.caller.key_id, "key": key, "scopes": sorted(stored.caller.scopes)}))
+        typer.echo(json.dumps(key_document(stored, key)))
     else:
         typer.echo(f"{key}\n\nid {stored.caller.key_id}; the key is not shown again.")
 
@@ -161,26 +172,28 @@ def create_key(
 @keys_cli.command("list")
 def list_keys(as_json: AsJson = False) -> None:
     """Every key: never the key itself."""
-    from app.clock import instant
+    from app.api.keys import key_document
 
-    rows = [
-        {
-            "id": stored.caller.key_id,
-            "name": stored.caller.name,
-            "lastFour": stored.last_four,
-            "scopes": sorted(stored.caller.scopes),
-            "createdAt": instant(stored.created_at),
-            "expiresAt": instant(stored.expires_at) if stored.expires_at else None,
-            "revokedAt": instant(stored.revoked_at) if stored.revoked_at else None,
-        }
-        for stored in _store().all()
-    ]
+    rows = [key_document(stored) for stored in _store().all()]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
     for row in rows:
         state = f"revoked {row['revokedAt']}" if row["revokedAt"] else f"since {row['createdAt']}"
         typer.echo(f"{row['id']}  …{row['lastFour']}  {row['name']}  {state}  {' '.join(row['scopes'] or ())}")
+
+
+@keys_cli.command("rotate")
+def rotate_key(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it")],
+    overlap_seconds: Annotated[int, typer.Option(min=0, max=2_592_000, help="How long the old one goes on")] = 86_400,
+    as_json: AsJson = False,
+) -> None:
+    """Give a caller a new key, under the same id. It is shown this once; the old one goes on for a while."""
+    from app.clock import now_ms
+
+    key, stored = _store().rotate(key_id, now_ms(), overlap_seconds * 1000)
+    _show_key(key, stored, as_json=as_json)
 
 
 @keys_cli.command("revoke")
@@ -198,17 +211,23 @@ OfStatus = Annotated[str | None, typer.Option("--status", help="Only rejected, e
 Since = Annotated[str | None, typer.Option(help="Only those of this time (RFC 3339) or later")]
 Until = Annotated[str | None, typer.Option(help="Only those from before this time")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell how many there are")]
+OfApp = Annotated[str, typer.Option("--app", help="Of this app")]
 All = Annotated[bool, typer.Option("--all", help="Every one that the options choose, though no ids are given")]
 
 
 @dead_letters_cli.command("list")
 def list_dead_letters(
-    action: Action = None, status: OfStatus = None, since: Since = None, until: Until = None, as_json: AsJson = False
+    action: Action = None,
+    status: OfStatus = None,
+    since: Since = None,
+    until: Until = None,
+    app: OfApp = "default",
+    as_json: AsJson = False,
 ) -> None:
     """Those that there are, oldest first; never what is in them."""
     from app import dead_letters
 
-    for receipt in dead_letters.listed(_settings(), dead_letters.chosen(None, action, status, since, until)):
+    for receipt in dead_letters.listed(_settings(), app, dead_letters.chosen(None, action, status, since, until)):
         if as_json:
             typer.echo(json.dumps(receipt))
         else:
@@ -223,6 +242,7 @@ def replay_dead_letters(
     status: OfStatus = None,
     since: Since = None,
     until: Until = None,
+    app: OfApp = "default",
     every: All = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -230,7 +250,7 @@ def replay_dead_letters(
     from app import dead_letters
 
     which = dead_letters.chosen(item_ids, action, status, since, until, every=every)
-    count = dead_letters.act(_settings(), "replay", which, dry_run=dry_run)
+    count = dead_letters.act(_settings(), "replay", app, which, dry_run=dry_run)
     typer.echo(f"{count} {'would be' if dry_run else 'are'} sent again.")
 
 
@@ -241,6 +261,7 @@ def discard_dead_letters(
     status: OfStatus = None,
     since: Since = None,
     until: Until = None,
+    app: OfApp = "default",
     every: All = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -248,7 +269,7 @@ def discard_dead_letters(
     from app import dead_letters
 
     which = dead_letters.chosen(item_ids, action, status, since, until, every=every)
-    count = dead_letters.act(_settings(), "discard", which, dry_run=dry_run)
+    count = dead_letters.act(_settings(), "discard", app, which, dry_run=dry_run)
     typer.echo(f"{count} {'would be' if dry_run else 'are'} discarded.")
 
 

@@ -18,7 +18,6 @@ from app.outbox.outbox import Outbox
 from app.settings import Settings
 
 T = TypeVar("T")
-APP = "default"
 
 
 def chosen(
@@ -48,26 +47,26 @@ def _ms(option: str, text: str | None) -> int | None:
         raise StartRefused(f"{option}: {error}") from None
 
 
-def listed(settings: Settings, which: Filter) -> Iterator[dict[str, Any]]:
+def listed(settings: Settings, app: str, which: Filter) -> Iterator[dict[str, Any]]:
     """Their receipts, oldest first."""
     after = 0
-    while found := _with(settings, partial(_page, which=which, after=after)):
+    while found := _with(settings, partial(_page, app=app, which=which, after=after)):
         yield from map(receipt_document, found)
         after = found[-1].seq
 
 
-async def _page(outbox: Outbox, which: Filter, after: int) -> list[Receipt]:
-    return await outbox.dead_letters(APP, which, after, 1_000)
+async def _page(outbox: Outbox, app: str, which: Filter, after: int) -> list[Receipt]:
+    return await outbox.dead_letters(app, which, after, 1_000)
 
 
-def act(settings: Settings, act: Literal["replay", "discard"], which: Filter, *, dry_run: bool) -> int:
+def act(settings: Settings, act: Literal["replay", "discard"], app: str, which: Filter, *, dry_run: bool) -> int:
     """Do it, with an audit record for each step; how many there were."""
 
     def record(count: int) -> tuple[int, str]:
         now = now_ms()
         return now, administrative_act(time=now, act=f"dead-letter.{act}", subject=f"{count} items")
 
-    matched, done = _with(settings, lambda outbox: getattr(outbox, act)(APP, which, record, dry_run=dry_run))
+    matched, done = _with(settings, lambda outbox: getattr(outbox, act)(app, which, record, dry_run=dry_run))
     return int(matched if dry_run else done)
 
 

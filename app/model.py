@@ -58,6 +58,9 @@ class Status(StrEnum):
     UNKNOWN = "unknown"
 
 
+APP_NAME = r"^[A-Za-z0-9_-]{1,64}$"
+
+
 @dataclass(frozen=True, slots=True)
 class App:
     """One Leanplum app and its keys, by their kind."""
@@ -66,16 +69,30 @@ class App:
     app_id: str
     keys: Mapping[KeyKind, SecretStr]
     api_url: str
+    rate_per_second: int | None = None  # items a second that all its callers may send together; None: no limit
+    rate_burst: int | None = None
+    in_file: bool = False  # whether it is configured in the apps file
+
+    def setting(self, kind: KeyKind) -> str:
+        """Where its key of this kind is to be set."""
+        return f"{kind.name.lower()}_key of [apps.{self.name}]" if self.in_file else kind.setting
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A backend that calls the gateway, as its key says. `key_id` is not secret."""
+    """A backend that calls the gateway, as its key says. `key_id` is not secret. `apps`: the names of those that it may
+    use; None means every one. Its own limits are in items; None means the gateway's."""
 
     key_id: str
     name: str
     scopes: frozenset[Scope]
-    app: str
+    apps: frozenset[str] | None = None
+    rate_per_second: int | None = None
+    rate_burst: int | None = None
+
+    def may_use(self, app: str) -> bool:
+        """Whether the key is for this app."""
+        return self.apps is None or app in self.apps
 
 
 class NewItem(NamedTuple):

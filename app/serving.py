@@ -12,14 +12,15 @@ import structlog
 import uvicorn
 import uvloop
 
+from app.apps import Apps, read
 from app.callers import keys
-from app.callers.store import ALL_SCOPES, KeyStore
+from app.callers.store import ALL_SCOPES, KeyStore, StoredKey
 from app.clock import now_ms
 from app.database.engine import connect
 from app.errors import StartRefused
 from app.leanplum.client import LeanplumClient
 from app.main import create_app
-from app.model import KeyKind
+from app.model import App, KeyKind
 from app.protocol import Protocol
 from app.relay import checks
 from app.relay.checks import Checked
@@ -39,6 +40,13 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
         super().__init__(config)
         self._drain_seconds = settings.gateway_drain_seconds
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """From now on SIGHUP reads the apps again, which would happen within a second anyway."""
+        await super().startup(sockets)
+        state = self.config.app.state  # type: ignore[union-attr]
+        if not self.should_exit:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, state.gateway.apps.refresh)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A second signal cuts the drain time short."""
@@ -70,7 +78,6 @@ def listen(settings: Settings) -> socket.socket:
 
 def serve(settings: Settings, *, delivery: bool = True, listening: socket.socket | None = None) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartRefused where the start is refused."""
-    settings.app  # noqa: B018  raises StartRefused before anything is opened
     prepare(settings)
     with listening or listen(settings) as opened:
         config = uvicorn.Config(
@@ -95,7 +102,6 @@ def deliver(settings: Settings) -> None:
 
     Raises StartRefused where the start is refused.
     """
-    settings.app  # noqa: B018  raises StartRefused before anything is opened
     prepare(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_deliver(settings))
@@ -105,21 +111,21 @@ async def _deliver(settings: Settings) -> None:
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, ended.set)
-    async with gateway(settings, Metrics()):
+    async with gateway(settings, Metrics()) as opened:
+        loop.add_signal_handler(signal.SIGHUP, opened.apps.refresh)
         structlog.get_logger("delivery").info("delivery.started")
         await ended.wait()
 
 
-def check(settings: Settings) -> dict[KeyKind, Checked]:
-    """What Leanplum says of each key. Raises StartRefused where no app is configured."""
-    app = settings.app
+def check(settings: Settings) -> list[tuple[App, dict[KeyKind, Checked]]]:
+    """What Leanplum says of each key of each app. Raises StartRefused where no app is configured."""
+    apps = Apps(lambda: read(settings))
 
-    async def ask() -> dict[KeyKind, Checked]:
-        keys = settings.leanplum_keys.values()
+    async def ask() -> list[tuple[App, dict[KeyKind, Checked]]]:
         async with LeanplumClient(
-            timeout=settings.gateway_upstream_timeout_seconds, connections=1, secrets=keys
+            timeout=settings.gateway_upstream_timeout_seconds, connections=1, secrets=apps.secrets
         ) as client:
-            return await checks.check(client, app)
+            return [(app, await checks.check(client, app)) for app in apps.values()]
 
     return asyncio.run(ask())
 
@@ -130,13 +136,9 @@ def sandbox(overrides: dict[str, Any]) -> None:
     Raises StartRefused where a real Leanplum key is configured.
     """
     configured = load(**overrides)
-    if configured.leanplum_keys:
-        raise StartRefused(
-            *(
-                f"{name}: is set, and the sandbox must not hold a real key; unset it"
-                for name in configured.leanplum_keys
-            )
-        )
+    real = [kind.setting for kind in configured.leanplum_keys]
+    if real := real + (["GATEWAY_APPS_FILE"] if configured.gateway_apps_file else []):
+        raise StartRefused(*(f"{name}: is set, and the sandbox must not hold a real key; unset it" for name in real))
     config = SimulatorConfig(
         production_key="prod_" + secrets.token_hex(12),
         development_key="dev_" + secrets.token_hex(12),
@@ -176,13 +178,17 @@ def _sandbox_key(settings: Settings) -> str:
                 "GATEWAY_DATABASE_URL: belongs to a real gateway, whose queue the sandbox would eat; unset it"
             )
         for one in stored:
-            if one.usable(now) and (given is None or one.hash != keys.digest(given)):
+            if one.usable(now) and not _is(one, given):
                 store.revoke(one.caller.key_id, now)
-        if given is not None and any(one.hash == keys.digest(given) and one.usable(now) for one in stored):
+        if given is not None and any(one.usable(now) and _is(one, given) for one in stored):
             return given
-        return store.create("sandbox", ALL_SCOPES, "default", now, key=given)[0]
+        return store.create("sandbox", ALL_SCOPES, None, now, key=given)[0]
     finally:
         engine.dispose()
+
+
+def _is(stored: StoredKey, key: str | None) -> bool:
+    return key is not None and any(secret.hash == keys.digest(key) for secret in stored.secrets)
 
 
 def _welcome(host: str, key: str, simulator: str) -> str:

@@ -11,13 +11,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import StartRefused
 from app.leanplum.actions import QUEUED
-from app.model import App, KeyKind
+from app.model import KeyKind
 
 DEFAULT_SECRETS_DIR = "/run/secrets"
 POLICIES = ("resend", "hold")
 
 
-def _upstream(url: str) -> str:
+def upstream(url: str) -> str:
     """Leanplum takes keys in the body, so only https may carry them; plain http is for this machine alone."""
     parts = urlsplit(url)
     local = parts.hostname in {"127.0.0.1", "localhost", "::1"}
@@ -71,13 +71,15 @@ class Settings(BaseSettings):
     leanplum_content_read_only_key: SecretStr | None = Field(
         None, description="the content read-only client key", min_length=1
     )
-    leanplum_api_url: Annotated[str, AfterValidator(_upstream)] = Field(
+    leanplum_api_url: Annotated[str, AfterValidator(upstream)] = Field(
         "https://api.leanplum.com/api", description="where Leanplum is: https, or http on a loopback address"
     )
     gateway_database_url: Annotated[str, AfterValidator(_database)] = Field(
         "sqlite:///data/gateway.db", description="the database"
     )
-    gateway_apps_file: Unbuilt = Field(None, description="several apps in one gateway: run one for each app")
+    gateway_apps_file: Path | None = Field(
+        None, description="a TOML file with several apps, as [apps.NAME] tables; read again when it changes"
+    )
     gateway_shared_limits_url: Unbuilt = Field(None, description="limits shared by replicas: each keeps its own")
     gateway_bootstrap_key: SecretStr | None = Field(
         None, description="a caller key with every scope, made at the first start when no key exists yet"
@@ -124,20 +126,6 @@ class Settings(BaseSettings):
     )
 
     @property
-    def app(self) -> App:
-        """The Leanplum app that items are delivered to. Raises StartRefused where it is not configured."""
-        missing = [
-            f"{name}: is not set; it takes {Settings.model_fields[name.lower()].description}"
-            for name in ("LEANPLUM_APP_ID", "LEANPLUM_PRODUCTION_KEY")
-            if getattr(self, name.lower()) is None
-        ]
-        if missing or self.leanplum_app_id is None or self.leanplum_production_key is None:
-            raise StartRefused(*missing, "To try the gateway without a Leanplum account: serve --sandbox")
-        named = {kind: getattr(self, kind.setting.lower()) for kind in KeyKind}
-        keys = {kind: key for kind, key in named.items() if key is not None}
-        return App("default", self.leanplum_app_id, keys, self.leanplum_api_url)
-
-    @property
     def not_twice(self) -> frozenset[str]:
         """The actions that are not sent again where an answer was lost."""
         default, _, exceptions = self.gateway_unknown_policy.partition(",")
@@ -145,10 +133,10 @@ class Settings(BaseSettings):
         return frozenset(action for action, policy in told.items() if policy == "hold")
 
     @property
-    def leanplum_keys(self) -> dict[str, SecretStr]:
-        """The Leanplum keys that are configured, by the name of their variable."""
-        names = [name for name in Settings.model_fields if name.startswith("leanplum_") and name.endswith("_key")]
-        return {name.upper(): value for name in names if (value := getattr(self, name)) is not None}
+    def leanplum_keys(self) -> dict[KeyKind, SecretStr]:
+        """The Leanplum keys that are set by variables."""
+        named = {kind: getattr(self, kind.setting.lower()) for kind in KeyKind}
+        return {kind: key for kind, key in named.items() if key is not None}
 
 
 def load(environ: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:

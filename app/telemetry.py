@@ -171,15 +171,16 @@ class Metrics:
             "leanplum_gateway_leanplum_call_seconds", "Time of a call to Leanplum", registry=self.registry
         )
         self.queued = Gauge("leanplum_gateway_queued_items", "Items waiting", registry=self.registry)
-        self.held = Gauge("leanplum_gateway_held", "1 while Leanplum refuses our key or app", registry=self.registry)
+        self.held = Gauge(
+            "leanplum_gateway_held", "1 while Leanplum refuses our key or app", ["app"], registry=self.registry
+        )
         self.circuit_open = Gauge(
-            "leanplum_gateway_circuit_open", "1 while calls to Leanplum lead nowhere", registry=self.registry
+            "leanplum_gateway_circuit_open", "1 while calls to Leanplum lead nowhere", ["app"], registry=self.registry
         )
         self.call_rate = Gauge(
-            "leanplum_gateway_call_rate", "Calls to Leanplum allowed a second", registry=self.registry
+            "leanplum_gateway_call_rate", "Calls to Leanplum allowed a second", ["app"], registry=self.registry
         )
-        self.held_reason: str | None = None
-        self.away = False
+        self.states: dict[str, str] = {}  # how the way to Leanplum is, by app: closed (as it should be), open, held
 
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)

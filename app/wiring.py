@@ -4,12 +4,13 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import Engine
 
+from app.apps import Apps, read
 from app.audit import records
 from app.callers.directory import Directory, cancelled
 from app.callers.store import KeyStore
@@ -20,10 +21,9 @@ from app.delivery.loop import Deliverer
 from app.delivery.turns import Turns
 from app.delivery.verdicts import RetryPolicy
 from app.delivery.window import Window
-from app.errors import Refusal, StartRefused
+from app.errors import Refusal, StartRefused, StorageUnavailable
 from app.leanplum.client import LeanplumClient
 from app.limits.bucket import Buckets
-from app.model import App
 from app.outbox import lifeline
 from app.outbox.housekeeping import Housekeeper
 from app.outbox.outbox import Outbox
@@ -40,10 +40,11 @@ class Gateway:
     """What the running gateway is made of; requests reach it through the app's state."""
 
     settings: Settings
-    app: App
+    apps: Apps
     engine: Engine
     writer: Writer
     outbox: Outbox
+    keys: KeyStore
     directory: Directory
     limits: Buckets
     failures: Buckets
@@ -57,14 +58,14 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
 
     Raises StartRefused where the settings or the database don't allow a start.
     """
-    app = settings.app
+    apps = Apps(lambda: read(settings))
     engine = await asyncio.to_thread(connect, settings.gateway_database_url)
-    store = KeyStore(engine)
-    bootstrap(settings, store)
-    directory = Directory(store, now_ms)
-    directory.refresh()
+    keys = KeyStore(engine)
+    bootstrap(settings, keys)
     writer = Writer(engine)
     writer.start()
+    directory = Directory(keys, now_ms, writer.write)
+    directory.refresh()
     outbox = Outbox(
         engine,
         writer,
@@ -77,23 +78,26 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
     failures = Buckets(
         settings.gateway_failed_auth_per_minute / 60, settings.gateway_failed_auth_per_minute, time.monotonic
     )
-    refresher = asyncio.create_task(directory.run())
-    housekeeper = asyncio.create_task(_housekeeper(settings, outbox).run())
+    beside = [asyncio.create_task(run()) for run in (apps.run, directory.run, _housekeeper(settings, outbox).run)]
     try:
         async with (
-            _delivering(settings, app, outbox, metrics, wanted=delivery) as turns,
-            _relaying(settings, writer, metrics, turns) as relay,
+            _delivering(settings, apps, outbox, metrics, wanted=delivery) as turns,
+            _relaying(settings, apps, writer, metrics, turns) as relay,
         ):
-            yield Gateway(settings, app, engine, writer, outbox, directory, limits, failures, metrics, relay)
+            yield Gateway(settings, apps, engine, writer, outbox, keys, directory, limits, failures, metrics, relay)
     finally:
-        await cancelled(refresher)
-        await cancelled(housekeeper)
+        for task in beside:
+            await cancelled(task)
+        with suppress(StorageUnavailable):  # when a key was last used is not worth a failed stop
+            await directory.tell_used()
         await writer.stop()
         engine.dispose()
 
 
 def prepare(settings: Settings) -> None:
-    """Everything that may refuse a start, before there is a server: the database opens, and has its first key."""
+    """Everything that may refuse a start, before there is a server: apps are configured, the database opens, and has
+    its first key."""
+    read(settings)
     engine = connect(settings.gateway_database_url)
     try:
         bootstrap(settings, KeyStore(engine))
@@ -108,7 +112,7 @@ def bootstrap(settings: Settings, store: KeyStore) -> None:
     if (key := settings.gateway_bootstrap_key) is None:
         return
     try:
-        stored = store.bootstrap(key.get_secret_value(), "default", now_ms())
+        stored = store.bootstrap(key.get_secret_value(), now_ms())
     except Refusal as error:
         raise StartRefused(f"GATEWAY_BOOTSTRAP_KEY: {error.detail}") from None
     if stored is not None:
@@ -117,22 +121,21 @@ def bootstrap(settings: Settings, store: KeyStore) -> None:
 
 @asynccontextmanager
 async def _delivering(
-    settings: Settings, app: App, outbox: Outbox, metrics: Metrics, *, wanted: bool
+    settings: Settings, apps: Apps, outbox: Outbox, metrics: Metrics, *, wanted: bool
 ) -> AsyncIterator[Turns]:
     if not wanted:
         yield Turns(outbox, Window())
         return
     owner = str(uuid.uuid4())
     timeout, concurrency = settings.gateway_upstream_timeout_seconds, settings.gateway_upstream_concurrency
-    keys = settings.leanplum_keys.values()
-    client = LeanplumClient(timeout=timeout, connections=concurrency, secrets=keys)
+    client = LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets)
     policy = RetryPolicy(window=settings.gateway_retry_window, not_twice=settings.not_twice)
     with lifeline.held(settings.gateway_database_url, owner) as dead:
         async with client:
             deliverer = Deliverer(
                 outbox,
                 client,
-                [app],
+                apps,
                 metrics,
                 owner=owner,
                 dead=dead,
@@ -150,16 +153,17 @@ async def _delivering(
 
 
 @asynccontextmanager
-async def _relaying(settings: Settings, writer: Writer, metrics: Metrics, turns: Turns) -> AsyncIterator[Relay]:
+async def _relaying(
+    settings: Settings, apps: Apps, writer: Writer, metrics: Metrics, turns: Turns
+) -> AsyncIterator[Relay]:
     timeout, concurrency = settings.gateway_relay_timeout_seconds, settings.gateway_relay_concurrency
-    keys = settings.leanplum_keys.values()
 
     def record(app: str, action: str, status: int | None) -> None:
         now = now_ms()
         text = records.leanplum_call(time=now, app=app, attempt="", status=status, outcome={}, action=action)
         writer.write(records.Record(now, text)).add_done_callback(_recorded)
 
-    async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=keys) as client:
+    async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets) as client:
         yield Relay(
             client,
             turns,

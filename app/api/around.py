@@ -56,11 +56,14 @@ async def readyz(request: Request) -> Any:
 
 def _delivery(gateway: Gateway) -> schemas.Part:
     """Never a reason not to accept: what can't be delivered now waits."""
-    if gateway.metrics.held_reason:
-        return {"ok": True, "detail": "held: Leanplum refuses the key or the app; the log says why"}
-    if gateway.metrics.away:
-        return {"ok": True, "detail": "waiting: calls to Leanplum fail; one at a time is tried until it answers"}
-    return {"ok": True}
+    told = [f"{app}: {STATES[state]}" for app, state in sorted(gateway.metrics.states.items()) if state in STATES]
+    return {"ok": True, "detail": "; ".join(told)} if told else {"ok": True}
+
+
+STATES = {
+    "held": "held, since Leanplum refuses the key or the app; the log says why",
+    "open": "waiting, since calls to Leanplum fail; one at a time is tried until it answers",
+}
 
 
 async def _database(gateway: Gateway) -> schemas.Part:

@@ -20,7 +20,7 @@ from app.errors import Fault, Invalid, Malformed, NotFound
 from app.intake import bodies, rules
 from app.leanplum.actions import ACTIONS, About, Action
 from app.leanplum.client import Part
-from app.model import Caller, KeyKind, Scope
+from app.model import App, Caller, KeyKind, Scope
 from app.relay.checks import Checked, check
 from app.wiring import Gateway
 
@@ -84,14 +84,15 @@ DESCRIBED = PATH_PARAMETERS | {
 SHAPES = {ask.action: TypeAdapter[Any](ACTIONS[ask.action].shape) for ask in ASKS}
 
 
-def _enter(request: Request, operation: str, action: Action) -> tuple[Gateway, Context, Caller]:
+def _enter(request: Request, operation: str, action: Action) -> tuple[Gateway, Context, App]:
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = operation
     caller = auth.authenticate(gateway, about)
+    app = auth.choose_app(gateway, about, caller)
     auth.permit(caller, action.scope)
-    auth.require_key(gateway, action.key)
+    auth.require_key(app, action.key)
     auth.limit(gateway, about, caller, 1)
-    return gateway, about, caller
+    return gateway, about, app
 
 
 async def _args(request: Request, gateway: Gateway, about: Context, ask: Ask) -> dict[str, Any]:
@@ -119,20 +120,20 @@ def _add(ask: Ask) -> None:
     operation = f"{ask.method} {ask.path}"
 
     async def answered(request: Request) -> Response:
-        gateway, about, _ = _enter(request, operation, action)
+        gateway, about, app = _enter(request, operation, action)
         args = await _args(request, gateway, about, ask)
         if action.seldom_changes:
-            return await _kept(request, gateway, action, args)
+            return await _kept(request, gateway, app, action, args)
         subject = rules.subject_of(args) if action.about is About.USER else None
-        return Response(orjson.dumps(await gateway.relay.ask(gateway.app, action, args, subject)), headers=JSON)
+        return Response(orjson.dumps(await gateway.relay.ask(app, action, args, subject)), headers=JSON)
 
     async def uploaded(request: Request) -> Response:
-        gateway, about, _ = _enter(request, operation, action)
-        return await _upload(request, gateway, about, action)
+        gateway, about, app = _enter(request, operation, action)
+        return await _upload(request, gateway, about, app, action)
 
     async def downloaded(request: Request) -> Response:
-        gateway, about, _ = _enter(request, operation, action)
-        return await _download(gateway, await _args(request, gateway, about, ask))
+        gateway, about, app = _enter(request, operation, action)
+        return await _download(gateway, app, await _args(request, gateway, about, ask))
 
     special = {"uploadFile": uploaded, "multi": uploaded, "downloadFile": downloaded}
     router.add_api_route(
@@ -150,9 +151,9 @@ def _add(ask: Ask) -> None:
 JSON = {"Content-Type": bodies.JSON}
 
 
-async def _kept(request: Request, gateway: Gateway, action: Action, args: Mapping[str, Any]) -> Response:
+async def _kept(request: Request, gateway: Gateway, app: App, action: Action, args: Mapping[str, Any]) -> Response:
     """What changes seldom is kept for a short while; who has it already (If-None-Match) gets 304."""
-    kept = await gateway.relay.ask_seldom(gateway.app, action, args)
+    kept = await gateway.relay.ask_seldom(app, action, args)
     headers = {"ETag": kept.etag, "Cache-Control": f"private, max-age={max(0, int(kept.until - time.monotonic()))}"}
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if known & {kept.etag, "*"}:
@@ -163,7 +164,7 @@ async def _kept(request: Request, gateway: Gateway, action: Action, args: Mappin
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-async def _upload(request: Request, gateway: Gateway, about: Context, action: Action) -> Response:
+async def _upload(request: Request, gateway: Gateway, about: Context, app: App, action: Action) -> Response:
     """A form is written to a temporary file where it is large, and read from there as it goes out."""
     media = about.header(b"content-type")
     bodies.media_type(media, MULTIPART)
@@ -182,7 +183,7 @@ async def _upload(request: Request, gateway: Gateway, about: Context, action: Ac
                     fields[name] = value
             if not files:
                 raise Invalid((Fault("", "has no file", "required"),))
-            told = await gateway.relay.upload(gateway.app, action, fields, files)
+            told = await gateway.relay.upload(app, action, fields, files)
     except HTTPException as error:  # what starlette makes of a form that it can't read
         raise Malformed(f"The form can't be read: {error.detail}") from None
     return Response(orjson.dumps(told), headers=JSON)
@@ -191,9 +192,9 @@ async def _upload(request: Request, gateway: Gateway, about: Context, action: Ac
 OURS = frozenset({"appId", "clientKey", "apiVersion", "action", "createJob"})
 
 
-async def _download(gateway: Gateway, args: Mapping[str, Any]) -> Response:
+async def _download(gateway: Gateway, app: App, args: Mapping[str, Any]) -> Response:
     """Streamed: the first piece is there before anything is answered."""
-    opened = gateway.relay.download(gateway.app, args)
+    opened = gateway.relay.download(app, args)
     found = await opened.__aenter__()
     assert found.chunks is not None
     chunks = found.chunks
@@ -260,20 +261,29 @@ APPS = "/v1/apps"
 MANAGED = ("unauthorized", "forbidden", "rate-limited", "internal")
 
 
-def _manage(request: Request, operation: str) -> Gateway:
+def _manage(request: Request, operation: str) -> tuple[Gateway, Caller]:
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = operation
-    auth.permit(auth.authenticate(gateway, about), Scope.KEYS_MANAGE)
-    return gateway
+    caller = auth.authenticate(gateway, about)
+    auth.permit(caller, Scope.KEYS_MANAGE)
+    return gateway, caller
 
 
 @router.get(APPS, summary="The configured apps", response_model=schemas.Apps, responses=problem_responses(*MANAGED))
 async def list_apps(request: Request) -> Any:
     """Which apps there are, and which kinds of Leanplum's keys each has; never a key."""
-    gateway = _manage(request, f"GET {APPS}")
-    app = gateway.app
-    keys = {kind.value: {"configured": kind in app.keys} for kind in KeyKind}
-    return {"apps": [{"name": app.name, "appId": app.app_id, "keys": keys}]}
+    gateway, caller = _manage(request, f"GET {APPS}")
+    mine = [app for app in gateway.apps.values() if caller.may_use(app.name)]
+    return {
+        "apps": [
+            {
+                "name": app.name,
+                "appId": app.app_id,
+                "keys": {kind.value: {"configured": kind in app.keys} for kind in KeyKind},
+            }
+            for app in mine
+        ]
+    }
 
 
 @router.post(
@@ -285,10 +295,11 @@ async def list_apps(request: Request) -> Any:
 )
 async def check_app(request: Request, name: Annotated[str, Path(description="the app's name")]) -> Any:
     """Asks Leanplum once for each key, by calls that name no user and change nothing."""
-    gateway = _manage(request, f"POST {APPS}/{{name}}/check")
-    if name != gateway.app.name:
+    gateway, caller = _manage(request, f"POST {APPS}/{{name}}/check")
+    app = gateway.apps.get(name)
+    if app is None or not caller.may_use(name):
         raise NotFound("There is no app of this name; GET /v1/apps lists them.")
-    found = await check(gateway.relay.client, gateway.app)
+    found = await check(gateway.relay.client, app)
     return {"name": name, "keys": {kind.value: _told(one) for kind, one in found.items()}}
 
 

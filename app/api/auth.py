@@ -3,8 +3,8 @@
 import math
 
 from app.api.context import Context
-from app.errors import Forbidden, KeyNotConfigured, RateLimited, Unauthorized
-from app.model import Caller, KeyKind, Scope
+from app.errors import Forbidden, KeyNotConfigured, Malformed, RateLimited, Unauthorized
+from app.model import App, Caller, KeyKind, Scope
 from app.wiring import Gateway
 
 
@@ -43,10 +43,26 @@ def permit(caller: Caller, scope: Scope) -> None:
         raise Forbidden(f"This needs a key with the scope {scope.value}.")
 
 
-def require_key(gateway: Gateway, kind: KeyKind) -> None:
+def choose_app(gateway: Gateway, context: Context, caller: Caller) -> App:
+    """The app that the call is about: the one that it names, or the only one that the key is for. Raises Forbidden,
+    Malformed where it must name one."""
+    named = context.headers.get(b"x-leanplum-app")
+    app = gateway.apps.implied(caller.apps) if named is None else gateway.apps.get(named.decode("latin-1"))
+    if app is not None and caller.may_use(app.name):
+        context.app = app
+        return app
+    if named is not None:
+        raise Forbidden("This key is not for the app that X-Leanplum-App names.")
+    mine = sorted(name for name in gateway.apps if caller.may_use(name))
+    if not mine:
+        raise Forbidden("No app that this key is for is configured.")
+    raise Malformed(f"This key is for several apps: name one in the header X-Leanplum-App ({', '.join(mine)}).")
+
+
+def require_key(app: App, kind: KeyKind) -> None:
     """Raises KeyNotConfigured where Leanplum's key of this kind is not there."""
-    if kind not in gateway.app.keys:
-        raise KeyNotConfigured(f"This needs Leanplum's {kind.value} key: {kind.setting} is not set.")
+    if kind not in app.keys:
+        raise KeyNotConfigured(f"This needs Leanplum's {kind.value} key: {app.setting(kind)} is not set.")
 
 
 def limit(gateway: Gateway, context: Context, caller: Caller, count: int) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import MutableMapping
 from typing import Any
 
-from app.model import Caller
+from app.model import App, Caller
 
 CONTEXT = "gateway.context"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
@@ -26,6 +26,7 @@ class Context:
 
     __slots__ = (
         "address",
+        "app",
         "caller",
         "headers",
         "method",
@@ -50,9 +51,15 @@ class Context:
         self.path: str = scope["path"]
         self.operation = f"{self.method} (unknown)"
         self.caller: Caller | None = None
+        self.app: App | None = None  # that the call is about, once it is known
         self.recorded = False  # whether the audit record of this call went along with what it accepted
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.started = time.perf_counter()
+
+    @property
+    def app_name(self) -> str:
+        """The name of the app that the call is about, or "" where it is about none."""
+        return self.app.name if self.app is not None else ""
 
     def header(self, name: bytes) -> str:
         """A request header, or ""."""

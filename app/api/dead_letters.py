@@ -11,10 +11,10 @@ from app.api.receipts import receipt_document
 from app.api.routes import KEY, gateway_of
 from app.audit import records
 from app.clock import now_ms
-from app.errors import Fault, Forbidden, Invalid
+from app.errors import Fault, Invalid, Malformed
 from app.intake import bodies, rules
 from app.leanplum.values import query_time
-from app.model import Caller, Scope, Status
+from app.model import App, Scope, Status
 from app.outbox.dead_letters import Filter
 from app.wiring import Gateway
 
@@ -26,12 +26,12 @@ Instant = Annotated[str, AfterValidator(query_time)]
 router = APIRouter(dependencies=KEY, tags=["Dead letters"])
 
 
-def _manager(request: Request, operation: str) -> tuple[Gateway, Caller]:
+def _manager(request: Request, operation: str) -> tuple[Gateway, App]:
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = operation
     caller = auth.authenticate(gateway, about)
     auth.permit(caller, Scope.DEAD_LETTERS_MANAGE)
-    return gateway, caller
+    return gateway, auth.choose_app(gateway, about, caller)
 
 
 @router.get(
@@ -43,7 +43,7 @@ def _manager(request: Request, operation: str) -> tuple[Gateway, Caller]:
 )
 async def list_dead_letters(
     request: Request,
-    app: Annotated[str | None, Query(description="only of this app; a key is for one")] = None,
+    app: Annotated[str | None, Query(description="of this app; the same as X-Leanplum-App")] = None,
     action: Annotated[str | None, Query(description="only of this action, as `track`")] = None,
     status: Annotated[
         Literal["rejected", "expired", "unknown"] | None, Query(description="only those that ended so")
@@ -56,11 +56,13 @@ async def list_dead_letters(
     limit: Annotated[int, Query(ge=1, le=1_000, description="of one page")] = 100,
 ) -> Any:
     """Their receipts, in the order of acceptance. Kept for `GATEWAY_DEAD_LETTER_SECONDS`."""
-    gateway, caller = _manager(request, f"GET {LIST}")
-    if app not in {None, caller.app}:
-        raise Forbidden("This key is not for that app.")
+    if app is not None:
+        context.of(request.scope).headers.setdefault(b"x-leanplum-app", app.encode())
+    gateway, chosen = _manager(request, f"GET {LIST}")
+    if app not in {None, chosen.name}:
+        raise Malformed("The query names another app than X-Leanplum-App.")
     which = Filter(action, Status(status) if status else None, _ms(since), _ms(until))
-    found = await gateway.outbox.dead_letters(caller.app, which, int(cursor or 0), limit + 1)
+    found = await gateway.outbox.dead_letters(chosen.name, which, int(cursor or 0), limit + 1)
     page: dict[str, Any] = {"deadLetters": [receipt_document(one) for one in found[:limit]]}
     if len(found) > limit:
         page["nextCursor"] = str(found[limit - 1].seq)
@@ -81,9 +83,9 @@ def _ms(seconds: Any) -> int | None:
 async def replay(request: Request) -> Any:
     """They go back into the queue with the same id and content, with new attempts and a new retry window, in the place
     that they had: before whatever of their users has not been sent yet, after what has. `dryRun` only counts."""
-    gateway, caller = _manager(request, f"POST {REPLAY}")
+    gateway, app = _manager(request, f"POST {REPLAY}")
     which, dry_run = await _choice(request, gateway)
-    matched, done = await gateway.outbox.replay(caller.app, which, _recorder(request, "replayed"), dry_run=dry_run)
+    matched, done = await gateway.outbox.replay(app.name, which, _recorder(request, "replayed"), dry_run=dry_run)
     return {"matched": matched, "replayed": done, "dryRun": dry_run}
 
 
@@ -96,9 +98,9 @@ async def replay(request: Request) -> Any:
 )
 async def discard(request: Request) -> Any:
     """Their contents are deleted; their receipts stay as long as other receipts do. `dryRun` only counts."""
-    gateway, caller = _manager(request, f"POST {DISCARD}")
+    gateway, app = _manager(request, f"POST {DISCARD}")
     which, dry_run = await _choice(request, gateway)
-    matched, done = await gateway.outbox.discard(caller.app, which, _recorder(request, "discarded"), dry_run=dry_run)
+    matched, done = await gateway.outbox.discard(app.name, which, _recorder(request, "discarded"), dry_run=dry_run)
     return {"matched": matched, "discarded": done, "dryRun": dry_run}
 
 
@@ -129,7 +131,7 @@ def _recorder(request: Request, done: str) -> Any:
             time=now,
             operation=about.operation,
             key_id=caller.key_id,
-            app=caller.app,
+            app=about.app_name,
             address=about.address,
             request_id=about.request_id,
             status=200,

@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from app.api.problems import MEDIA_TYPE, PROBLEMS, document
-from app.api.schemas import DeadLetterChoice, ProblemShape
+from app.api.schemas import DeadLetterChoice, KeyChange, NewKey, ProblemShape, Rotation
 from app.errors import Fault, Invalid
 from app.intake.bodies import JSON, NDJSON
 from app.intake.rules import Batch, BatchItem
@@ -22,6 +22,9 @@ BODIES: dict[str, TypeAdapter[Any]] = {
     "BatchItem": TypeAdapter(BatchItem),
     "Batch": TypeAdapter(Batch),
     "DeadLetterChoice": TypeAdapter(DeadLetterChoice),
+    "NewKey": TypeAdapter(NewKey),
+    "KeyChange": TypeAdapter(KeyChange),
+    "Rotation": TypeAdapter(Rotation),
 }
 EXAMPLE_FAULT = Invalid((Fault("/event", "is required", "required"),))
 DESCRIPTION = """
@@ -141,5 +144,6 @@ TAGS = [
     {"name": "Leanplum", "description": "Asked of Leanplum while you wait."},
     {"name": "Receipts", "description": "What became of an item."},
     {"name": "Dead letters", "description": "What Leanplum refused, what was given up, what was perhaps done."},
+    {"name": "Keys", "description": "Who may call, what, for which apps, how fast, until when."},
     {"name": "Around it", "description": "For operators: no key needed."},
 ]

@@ -160,7 +160,7 @@ def _record(gateway: Gateway, context: Context, status: int) -> None:
         time=now,
         operation=context.operation,
         key_id=context.caller.key_id,
-        app=context.caller.app,
+        app=context.app_name,
         address=context.address,
         request_id=context.request_id,
         status=status,

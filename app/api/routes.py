@@ -250,8 +250,9 @@ async def get_receipt(request: Request, item: Annotated[str, Path(alias="id", de
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = "GET /v1/receipts/{id}"
     caller = auth.authenticate(gateway, about)
+    app = auth.choose_app(gateway, about, caller)
     auth.permit(caller, Scope.RECEIPTS_READ)
-    receipt = await gateway.outbox.receipt(caller.app, item)
+    receipt = await gateway.outbox.receipt(app.name, item)
     if receipt is None:
         raise NotFound("No item of this app has this id, or its receipt is past the window.")
     return receipt_document(receipt)

@@ -1,6 +1,6 @@
 """What the gateway answers, and what operators send, as shapes; `openapi/` is made from them."""
 
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, Required
 
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 from app.leanplum.actions import QUEUED
 from app.leanplum.shapes import CLOSED
 from app.leanplum.values import Bool, ItemId, Time
-from app.model import Status
+from app.model import APP_NAME, Scope, Status
 
 ActionName: Any = Literal[tuple(QUEUED)]
 
@@ -163,3 +163,104 @@ class CheckedApp(TypedDict):
 
     name: str
     keys: dict[str, KeyState]
+
+
+ScopeName: Any = Literal[tuple(scope.value for scope in Scope)]
+KeyName = Annotated[str, Field(min_length=1, max_length=200, strict=True, description="Whose key it is")]
+Scopes = Annotated[list[ScopeName], Field(min_length=1, max_length=len(Scope), description="What it may do")]
+AppNames = Annotated[
+    list[Annotated[str, Field(pattern=APP_NAME, strict=True)]] | None,
+    Field(description="For these apps; null: for every one"),
+]
+Rate = Annotated[
+    Annotated[int, Field(strict=True, ge=1, le=10**9)] | None, Field(description="Items a second; null: the gateway's")
+]
+Burst = Annotated[
+    Annotated[int, Field(strict=True, ge=1, le=10**9)] | None, Field(description="Items at once; null: the gateway's")
+]
+Expiry = Annotated[Time | None, Field(description="When it stops; null: never")]
+WhenOrNever = Annotated[str | None, Field(json_schema_extra={"format": "date-time"})]
+
+
+class NewKey(TypedDict, total=False):
+    """A caller key to be made."""
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid",
+        json_schema_extra={"examples": [{"name": "shop backend", "scopes": ["events:write", "users:write"]}]},
+    )
+    name: Required[KeyName]
+    scopes: Required[Scopes]
+    apps: AppNames
+    expiresAt: Expiry
+    ratePerSecond: Rate
+    rateBurst: Burst
+
+
+class KeyChange(TypedDict, total=False):
+    """What is to change of a caller key."""
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid", json_schema_extra={"examples": [{"scopes": ["events:write"], "ratePerSecond": 50}]}
+    )
+    name: KeyName
+    scopes: Scopes
+    apps: AppNames
+    expiresAt: Expiry
+    ratePerSecond: Rate
+    rateBurst: Burst
+
+
+class Rotation(TypedDict, total=False):
+    """How a caller key is to be rotated."""
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid", json_schema_extra={"examples": [{"overlapSeconds": 3600}]}
+    )
+    overlapSeconds: Annotated[
+        int, Field(strict=True, ge=0, le=30 * 86_400, description="How long the old key goes on; a day unless told")
+    ]
+
+
+class KeySecret(TypedDict):
+    """One key that works under the id: two while a rotation overlaps."""
+
+    lastFour: str
+    expiresAt: WhenOrNever
+
+
+class Key(TypedDict):
+    """A caller key, never the key itself."""
+
+    id: Annotated[str, Field(examples=["key_0123456789abcdef"])]
+    name: str
+    scopes: list[ScopeName]
+    apps: list[str] | None
+    ratePerSecond: int | None
+    rateBurst: int | None
+    lastFour: str
+    createdAt: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    expiresAt: WhenOrNever
+    revokedAt: WhenOrNever
+    lastUsedAt: Annotated[WhenOrNever, Field(description="To within ten seconds")]
+    secrets: list[KeySecret]
+
+
+class MadeKey(Key):
+    """A caller key that has just been made."""
+
+    key: Annotated[str, Field(description="Shown this once")]
+
+
+class RotatedKey(Key):
+    """A caller key that has been rotated."""
+
+    key: Annotated[
+        str | None, Field(description="The new one; null where this rotation was done before and is shown no more")
+    ]
+
+
+class Keys(TypedDict):
+    """Caller keys, oldest first."""
+
+    keys: list[Key]

@@ -21,7 +21,7 @@ from app.clock import now_ms
 from app.errors import Fault, Forbidden, IdConflict, Invalid, KeyNotConfigured, Malformed, NotFound, Refusal, TooLarge
 from app.intake import bodies, rules
 from app.leanplum.actions import key_for
-from app.model import Acceptance, Caller, KeyKind, Kind, NewItem, Taken
+from app.model import Acceptance, App, Caller, KeyKind, Kind, NewItem, Taken
 from app.wiring import Gateway
 
 Receive = Callable[[], Awaitable[Any]]
@@ -38,15 +38,16 @@ async def post_single(
 ) -> Answer:
     """Accept one item; `given` are fields that the path has."""
     caller = auth.authenticate(gateway, context)
+    app = auth.choose_app(gateway, context, caller)
     known = rules.ACTIONS[action]
     auth.permit(caller, known.scope)
-    auth.require_key(gateway, known.key)
+    auth.require_key(app, known.key)
     auth.limit(gateway, context, caller, 1)
     body = await receiving.read_fields(gateway, context, receive, optional=bool(given))
     if b"idempotency-key" in context.headers:
         given = {**given, "id": context.header(b"idempotency-key")}
     new = (not given and rules.fast_single(action, body)) or _careful_single(action, body, given)
-    auth.require_key(gateway, key_for(action, new.body))
+    auth.require_key(app, key_for(action, new.body))
     now = now_ms()
     ((item_id, kind),) = await accept(gateway, context, caller, now, [new])
     if kind == "accepted":
@@ -54,7 +55,7 @@ async def post_single(
         if b"prefer" not in context.headers:
             fresh = fresh_receipt(item_id, action, new.subject, now)
             return Answer(202, [JSON_HEADER, (b"location", f"/v1/receipts/{item_id}".encode())], fresh)
-    return await _receipt_answer(gateway, context, caller, item_id, kind)
+    return await _receipt_answer(gateway, context, app.name, item_id, kind)
 
 
 def _careful_single(action: str, body: bytes, given: Mapping[str, Any]) -> NewItem:
@@ -91,7 +92,7 @@ async def accept(
     """Commit the items of a call."""
     taken = await gateway.outbox.accept(
         Acceptance(
-            caller.app,
+            context.app_name,
             caller.key_id,
             context.request_id,
             context.operation,
@@ -107,13 +108,13 @@ async def accept(
     return taken
 
 
-async def _receipt_answer(gateway: Gateway, context: Context, caller: Caller, item_id: str, kind: Kind) -> Answer:
+async def _receipt_answer(gateway: Gateway, context: Context, app: str, item_id: str, kind: Kind) -> Answer:
     """The answer where it isn't just the fresh receipt: a conflict, a duplicate, or a wait for the item to settle."""
     if kind == "conflict":
         raise IdConflict(CONFLICT)
     wait = preferred_wait(context.header(b"prefer"))
     duplicate = kind == "duplicate"
-    receipt = await gateway.outbox.settled_receipt(caller.app, item_id, wait or 0)
+    receipt = await gateway.outbox.settled_receipt(app, item_id, wait or 0)
     if receipt is None:
         raise NotFound("The item was accepted, and its receipt is past the window already.")
     document = receipt_document(receipt) | ({"duplicate": True} if duplicate else {})
@@ -135,13 +136,14 @@ def preferred_wait(prefer: str) -> int | None:
 async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> Answer:
     """Accept many items of any action; each by itself, whatever its neighbours are."""
     caller = auth.authenticate(gateway, context)
+    app = auth.choose_app(gateway, context, caller)
     try:
         judged = await _judged_batch(gateway, context, receive)
     except Refusal:
         auth.limit(gateway, context, caller, 1)  # what can't be read as items costs as one
         raise
     auth.limit(gateway, context, caller, len(judged))
-    judged = _permitted(gateway, caller, judged)
+    judged = _permitted(app, caller, judged)
     items = [one for one in judged if type(one) is NewItem]
     if not items:
         return _batch_answer(gateway, judged, ())
@@ -199,27 +201,27 @@ def _careful_item(raw: Any, base: str) -> NewItem | Refused:
         return refusal
 
 
-def _permitted(gateway: Gateway, caller: Caller, judged: Sequence[NewItem | Refused]) -> Sequence[NewItem | Refused]:
+def _permitted(app: App, caller: Caller, judged: Sequence[NewItem | Refused]) -> Sequence[NewItem | Refused]:
     """The same, with a refusal for each item whose action the caller's key may not send, or Leanplum's may not."""
     actions = {one.action for one in judged if type(one) is NewItem}
-    if all(_may(gateway, caller, action) for action in actions):
+    if all(_may(app, caller, action) for action in actions):
         return judged
-    return [_permitted_item(gateway, caller, one) if isinstance(one, NewItem) else one for one in judged]
+    return [_permitted_item(app, caller, one) if isinstance(one, NewItem) else one for one in judged]
 
 
 RESETS = "setUserAttributes"  # with resetAnomalies it needs the development key
 
 
-def _may(gateway: Gateway, caller: Caller, action: str) -> bool:
+def _may(app: App, caller: Caller, action: str) -> bool:
     """Whether every item of the action may be sent."""
-    known, keys = rules.ACTIONS[action], gateway.app.keys
+    known, keys = rules.ACTIONS[action], app.keys
     return known.scope in caller.scopes and known.key in keys and (action != RESETS or KeyKind.DEVELOPMENT in keys)
 
 
-def _permitted_item(gateway: Gateway, caller: Caller, item: NewItem) -> NewItem | Refused:
+def _permitted_item(app: App, caller: Caller, item: NewItem) -> NewItem | Refused:
     try:
         auth.permit(caller, rules.ACTIONS[item.action].scope)
-        auth.require_key(gateway, key_for(item.action, item.body))
+        auth.require_key(app, key_for(item.action, item.body))
     except (Forbidden, KeyNotConfigured) as refusal:
         return refusal
     return item

@@ -31,8 +31,10 @@ def api_call(
     request_id: str,
     status: int,
     details: dict[str, Any],
+    resource: str | None = None,
 ) -> str:
-    """The record of one authenticated call: `operation` is `METHOD path-template`, `status` the HTTP status."""
+    """The record of one authenticated call: `operation` is `METHOD path-template`, `status` the HTTP status, `resource`
+    the id of what it was done to."""
     return _record(
         time,
         ACTIVITIES.get(operation.partition(" ")[0], OTHER),
@@ -41,6 +43,7 @@ def api_call(
         api={"operation": operation, "request": {"uid": request_id}},
         src_endpoint={"ip": address},
         unmapped={"app": app, **details},
+        **({"resources": [{"uid": resource}]} if resource else {}),
     )
 
 

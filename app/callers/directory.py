@@ -2,57 +2,95 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from app.callers import keys
-from app.callers.store import KeyStore, StoredKey
+from app.callers.store import KeyStore, Secret, StoredKey, Used
 from app.errors import Unauthorized
 from app.model import Caller
 from app.telemetry import describe
 
 REFRESH_SECONDS = 0.5  # a key revoked by another process stops working within a second
+TELL_SECONDS = 10.0  # between writings of when keys were last used
+
 log = structlog.get_logger("callers")
 
 
-class Directory:
-    """Every usable key by its hash."""
+class _Known:
+    """A key and one secret of it."""
 
-    def __init__(self, store: KeyStore, clock: Callable[[], int]) -> None:
-        self._store, self._clock = store, clock
-        self._by_hash: dict[bytes, StoredKey] = {}
-        self._recognised: dict[bytes, StoredKey] = {}
+    __slots__ = ("caller", "until")
+
+    def __init__(self, stored: StoredKey, secret: Secret) -> None:
+        ends = [at for at in (stored.expires_at, secret.expires_at) if at is not None]
+        self.caller = stored.caller
+        self.until = min(ends) if ends else None
+
+
+class Directory:
+    """Every usable key by its hash. `tell` writes down when keys were last used."""
+
+    def __init__(
+        self, store: KeyStore, clock: Callable[[], int], tell: Callable[[Used], Awaitable[None]] | None = None
+    ) -> None:
+        self._store, self._clock, self._tell = store, clock, tell
+        self._by_hash: dict[bytes, _Known] = {}
+        self._recognised: dict[bytes, _Known] = {}
+        self._used: dict[str, int] = {}
 
     def refresh(self) -> None:
         """Read the store."""
-        self._by_hash = {stored.hash: stored for stored in self._store.all()}
+        self._by_hash = {
+            secret.hash: _Known(stored, secret)
+            for stored in self._store.all()
+            if stored.revoked_at is None
+            for secret in stored.secrets
+        }
         self._recognised = {}
 
     async def run(self) -> None:
         """Read the store again and again, until cancelled; while it can't be read, the last reading stays in force."""
+        rounds = 0
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
+            rounds += 1
             try:
                 await asyncio.to_thread(self.refresh)
+                if rounds * REFRESH_SECONDS % TELL_SECONDS == 0:
+                    await self.tell_used()
             except Exception as error:  # the outermost place: a reader that ended would let revoked keys go on
                 log.warning("keys.unreadable", **describe(error))
 
+    async def tell_used(self) -> None:
+        """Write down when keys were last used."""
+        used, self._used = self._used, {}
+        if used and self._tell is not None:
+            await self._tell(Used(used))
+
     def recognise(self, header: bytes) -> Caller | None:
         """The caller whose key has just come in this very header; None where it must be looked at."""
-        stored = self._recognised.get(header)
-        return stored.caller if stored is not None and stored.usable(self._clock()) else None
+        known = self._recognised.get(header)
+        return None if known is None else self._usable(known)
 
     def authenticate(self, key: str, header: bytes) -> Caller:
         """The caller that `key` belongs to, which came in `header`. Raises Unauthorized, saying why as far as the
         caller may know."""
-        stored = self._by_hash.get(keys.digest(key))
-        if stored is not None and stored.usable(self._clock()):
-            self._recognised[header] = stored
-            return stored.caller
+        known = self._by_hash.get(keys.digest(key))
+        if known is not None and (caller := self._usable(known)) is not None:
+            self._recognised[header] = known
+            return caller
         if not keys.well_formed(key):
             raise Unauthorized("The key is mistyped: its form or checksum is wrong.")
         raise Unauthorized("The key is not known here, or it is revoked or expired.")
+
+    def _usable(self, known: _Known) -> Caller | None:
+        now = self._clock()
+        if known.until is not None and now >= known.until:
+            return None
+        self._used[known.caller.key_id] = now
+        return known.caller
 
 
 async def cancelled(task: "asyncio.Task[None]") -> None:

@@ -1,16 +1,18 @@
 """Opens the database, brings it to the newest schema, and refuses one that can't keep a promise."""
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from app.database.dialect import DIALECTS, Dialect
-from app.errors import StartRefused
+from app.database.dialect import DIALECTS, Cursor, Dialect
+from app.errors import StartRefused, StorageUnavailable
 
 BUSY_SECONDS = 5.0
 PRAGMAS = (
@@ -67,6 +69,27 @@ def _prepare(connection: sqlite3.Connection, _record: object) -> None:
 def dialect(engine: Engine) -> Dialect:
     """How the engine's database is spoken to."""
     return DIALECTS[engine.dialect.name]
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Cursor]:
+    """A transaction that writes, for what is rare: it is committed at the end, or rolled back where that isn't reached.
+    What is written often goes through the `Writer`. Raises StorageUnavailable."""
+    with reading(engine) as connection:
+        cursor = Cursor(connection.connection.cursor(), dialect(engine))
+        cursor.execute(cursor.dialect.begin)
+        yield cursor
+        connection.connection.commit()
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection to read by. Raises StorageUnavailable where the database can't be used now."""
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except storage_errors(engine) as error:
+        raise StorageUnavailable(f"The database can't be used now: {reason(error)}.") from error
 
 
 def storage_errors(engine: Engine) -> tuple[type[Exception], ...]:

@@ -5,7 +5,7 @@ acceptances ─┬─< items >─ item_ids        what callers were promised
 attempts     │   one row for each call to Leanplum that is not settled, written before it is sent
 deliverers ─┬─< leases   which deliverer sends the items of which shards
 audit_records    what was done, by whom (append-only)
-caller_keys      who may call; a hash only
+caller_keys ───< caller_secrets   who may call; a hash only, of each key that works
 sequence         the last item number given out: one row, so that numbers are given in the order of the commits
 """
 
@@ -127,11 +127,23 @@ caller_keys = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("name", Text, nullable=False),
-    Column("hash", LargeBinary, nullable=False, unique=True),
-    Column("last_four", String(4), nullable=False),
     Column("scopes", Text, nullable=False),
-    Column("app", Text, nullable=False),
+    Column("apps", Text),  # NULL: every one
+    Column("rate_per_second", Integer),
+    Column("rate_burst", Integer),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
+    Column("last_used_at", BigInteger),
+)
+
+caller_secrets = Table(
+    "caller_secrets",
+    metadata,
+    Column("hash", LargeBinary, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("last_four", String(4), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("rotation", LargeBinary),
 )

@@ -4,7 +4,8 @@ import asyncio
 import math
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import random
 
@@ -40,13 +41,14 @@ class Heard:
 
 
 class Deliverer:
-    """Delivers the items of the configured apps, at most `concurrency` calls at once."""
+    """Delivers the items of the configured apps, at most `concurrency` calls at once for each. `apps` is looked at
+    anew for each call, so a key that is changed there is used from then on."""
 
     def __init__(
         self,
         outbox: Outbox,
         client: LeanplumClient,
-        apps: Sequence[App],
+        apps: Mapping[str, App],
         metrics: Metrics,
         *,
         owner: str | None = None,
@@ -59,18 +61,18 @@ class Deliverer:
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outbox, self._client, self._metrics = outbox, client, metrics
-        self._apps = {app.name: app for app in apps}
+        self._apps = apps
         self.owner, self._dead = owner or str(uuid.uuid4()), dead
         self._call_seconds, self._lease_seconds = call_seconds, call_seconds + LEASE_SECONDS
         self._tended = self._leased_until = -math.inf
         self._leaving: frozenset[int] = frozenset()
         self._concurrency, self._policy = concurrency, policy or RetryPolicy()
         self._clock, self._chance, self._ticks = clock, chance, ticks
-        self._gate = Gate(shortest=self._policy.least, held=self._policy.held)
-        metrics.call_rate.set_function(lambda: self._gate.pace.rate)
+        self._gates: dict[str, Gate] = {}
         self.window = Window()
         self.turns = Turns(outbox, self.window, self._wake_up)
         self._calls: set[asyncio.Task[None]] = set()
+        self._flying = Counter[str]()  # calls in flight, by app
         self._wake = asyncio.Event()
         self._changed, self._polled = True, -math.inf
         self._stopping = False
@@ -121,18 +123,28 @@ class Deliverer:
         self.window.unpark(self._clock())
         await self._read()
         begun = 0
-        while self.window.sendable and len(self._calls) < self._concurrency and self._pause() == 0:
-            self._gate.pace.began(self._ticks())
-            batch = self.window.next_batch(users=1) if self._gate.probing else self.window.next_batch()
+        while (app := next((one for one in self.window.apps if self._pause(one) == 0), None)) is not None:
+            gate = self._gate(app)
+            gate.pace.began(self._ticks())
+            batch = self.window.next_batch(users=1, app=app) if gate.probing else self.window.next_batch(app=app)
+            self._flying[app] += 1
             task = asyncio.create_task(self._deliver(batch))
             self._calls.add(task)
             task.add_done_callback(self._ended)
             begun += 1
         return begun
 
-    def _pause(self) -> float | None:
-        """Seconds until another call may begin; None where something else must happen first."""
-        return self._gate.wait(self._ticks(), len(self._calls))
+    def _gate(self, app: str) -> Gate:
+        if app not in self._gates:
+            gate = self._gates[app] = Gate(shortest=self._policy.least, held=self._policy.held)
+            self._metrics.call_rate.labels(app).set_function(lambda: gate.pace.rate)
+        return self._gates[app]
+
+    def _pause(self, app: str) -> float | None:
+        """Seconds until another call for the app may begin; None where something else must happen first."""
+        if self._flying[app] >= self._concurrency:
+            return None
+        return self._gate(app).wait(self._ticks(), self._flying[app])
 
     async def _tend(self) -> None:
         """Renew the leases when it is time, and take or give back what is fair among all that deliver."""
@@ -179,11 +191,11 @@ class Deliverer:
             return
         if self.window.unread:
             await asyncio.sleep(0)
-        elif self.window.sendable and (pause := self._pause()):
-            await asyncio.sleep(min(pause, POLL_SECONDS))
+        elif pauses := [pause for app in self.window.apps if (pause := self._pause(app))]:
+            await asyncio.sleep(min(*pauses, POLL_SECONDS))
         else:
             await self._sleep(POLL_SECONDS)
-        if self._calls and len(self._calls) < self._concurrency:
+        if self._calls and any(count < self._concurrency for count in self._flying.values()):
             await asyncio.sleep(GATHER_SECONDS)
 
     async def _sleep(self, seconds: float) -> None:
@@ -205,7 +217,7 @@ class Deliverer:
         postponed = {item.lane: later for item in batch}
         try:
             attempt = str(uuid.uuid4())
-            app = self._apps[batch[0].app]
+            app = self._app(batch[0].app)
             if not await self._outbox.begin(attempt, self.owner, batch, int(self._call_seconds * 1000)):
                 self._tended = -math.inf
                 log.warning("attempt.refused", reason="another deliverer has the lanes, or the lease ends")
@@ -218,8 +230,13 @@ class Deliverer:
         except StorageUnavailable as error:
             log.error("attempt.unwritten", reason=error.detail, items=len(batch))
         finally:
+            self._flying[batch[0].app] -= 1
             self.window.landed(batch, postponed)
             self.turns.landed()
+
+    def _app(self, name: str) -> App:
+        """The app, or where it is no longer configured one that has no keys: its items are held."""
+        return self._apps.get(name) or App(name, "", {}, "", in_file=True)
 
     async def _heard(self, app: App, batch: Sequence[Item]) -> Heard:
         """What came of sending the batch. An error of ours must not stop its users for good, nor leave their attempt
@@ -261,15 +278,13 @@ class Deliverer:
 
     def _tell(self, app: App, verdicts: Sequence[tuple[Item, Verdict]]) -> None:
         """Tell operators how the way to Leanplum is."""
-        state = self._gate.circuit.state
-        self._metrics.held.set(state is State.HELD)
-        self._metrics.circuit_open.set(state is State.OPEN)
-        self._metrics.away = state is State.OPEN
-        if state is not State.HELD:
-            self._metrics.held_reason = None
+        state = self._gate(app.name).circuit.state
+        self._metrics.held.labels(app.name).set(state is State.HELD)
+        self._metrics.circuit_open.labels(app.name).set(state is State.OPEN)
+        self._metrics.states[app.name] = state.value
         held = next((verdict for _, verdict in verdicts if verdict.status is Status.HELD), None)
         if held is not None:
-            reason = self._metrics.held_reason = held.leanplum["error"] if held.leanplum else ""
+            reason = held.leanplum["error"] if held.leanplum else ""
             log.error("app.held", app=app.name, reason=reason, probe_seconds=self._policy.held)
 
     async def _send(self, app: App, items: Sequence[Item]) -> Heard:
@@ -292,7 +307,7 @@ class Deliverer:
         status: int | None = None
         reply: replies.Reply
         if (kind := mapping.kind(items)) not in app.keys:
-            return None, [ConfigRefused(f"{kind.setting} is not set")] * len(items)
+            return None, [ConfigRefused(f"{app.setting(kind)} is not set")] * len(items)
         try:
             action, body = mapping.call(app, items, self._clock() / 1000)
             answer = await self._client.call(app.api_url, action, body)
@@ -305,7 +320,7 @@ class Deliverer:
         seconds = time.perf_counter() - started
         self._metrics.call_seconds.observe(seconds)
         if kind is KeyKind.PRODUCTION or not _refused(reply):  # a bad key of another kind holds only what needs it
-            self._gate.heard(self._ticks(), seconds, reply)
+            self._gate(app.name).heard(self._ticks(), seconds, reply)
         return status, reply
 
     def _judge(self, item: Item, outcome: Outcome, alone: bool) -> Verdict:

@@ -29,7 +29,7 @@ def _alone(item: Item) -> bool:
     return sent_alone(item.action, item.body)
 
 
-Turn = tuple[int, int]  # whose turn it is: a caller, and how many users a call with its lanes may have
+Turn = tuple[str, int, int]  # whose turn it is: an app, a caller, and how many users a call with its lanes may have
 
 
 class Window:
@@ -253,21 +253,27 @@ class Window:
         """Whether something may be sent now."""
         return bool(self._ready)
 
+    @property
+    def apps(self) -> list[str]:
+        """The apps of which something may be sent now, the one whose turn it is first."""
+        return list(dict.fromkeys(app for app, _, _ in self._ready))
+
     def _make_ready(self, lane: int) -> None:
         self._ready.setdefault(self._turn(lane), {})[lane] = None
 
     def _turn(self, lane: int) -> Turn:
         """What a waiting lane is sent with. After a call that failed its users go on in calls of half as many, so that
         one whose items make calls fail is soon alone, and nobody else waits for it."""
-        return self._waiting[lane][0].caller, max(1, MAX_USERS >> min(self._failures.get(lane, 0), 10))
+        first = self._waiting[lane][0]
+        return first.app, first.caller, max(1, MAX_USERS >> min(self._failures.get(lane, 0), 10))
 
-    def next_batch(self, users: int = MAX_USERS) -> list[Item]:
-        """The items of the next call: at most `users` lanes, 500 items, 1 MB, of all callers in turn. Their lanes are
-        in flight from now on. Empty where nothing may be sent."""
+    def next_batch(self, users: int = MAX_USERS, app: str | None = None) -> list[Item]:
+        """The items of the next call, for one app (None: whose turn it is): at most `users` lanes, 500 items, 1 MB, of
+        all callers in turn. Their lanes are in flight from now on. Empty where nothing may be sent."""
         batch: list[Item] = []
         size, taken = 0, set[tuple[str, str]]()
-        _, most = next(iter(self._ready), (0, 0))
-        users, turns = min(users, most), deque(turn for turn in self._ready if turn[1] == most)
+        of, _, most = next((turn for turn in self._ready if app in (None, turn[0])), ("", 0, 0))
+        users, turns = min(users, most), deque(turn for turn in self._ready if turn[0] == of and turn[2] == most)
         while turns and len(taken) < users:
             turn = turns.popleft()
             lane = next(iter(self._ready[turn]))
@@ -292,7 +298,7 @@ class Window:
             return size
         while queue and len(batch) < MAX_ACTIONS and (not batch or size + len(queue[0].body) <= MAX_BYTES):
             who = queue[0].app, queue[0].subject
-            if (who not in taken and len(taken) == users) or (batch and _alone(queue[0])):
+            if (who not in taken and len(taken) == users) or (batch and (_alone(queue[0]) or who[0] != batch[0].app)):
                 break
             taken.add(who)
             item = queue.popleft()

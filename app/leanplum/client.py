@@ -1,7 +1,7 @@
 """The one place that calls Leanplum."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import IO, NamedTuple, Self, TypeVar
@@ -54,14 +54,14 @@ class LeanplumClient:
         *,
         timeout: float,
         connections: int,
-        secrets: Iterable[SecretStr] = (),
+        secrets: Callable[[], Iterable[SecretStr]] = tuple,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._timeout = timeout
-        self._secrets = [secret.get_secret_value().encode() for secret in secrets]
+        self._secrets = secrets
         self._http = httpx.AsyncClient(
             timeout=timeout,
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=connections),
             follow_redirects=False,
             transport=transport,
             trust_env=False,
@@ -126,8 +126,8 @@ class LeanplumClient:
         return Answer(response.status_code, self._masked(response.content), response.headers.get("retry-after"))
 
     def _masked(self, body: bytes) -> bytes:
-        for secret in self._secrets:
-            body = body.replace(secret, b"[key]")
+        for secret in self._secrets():
+            body = body.replace(secret.get_secret_value().encode(), b"[key]")
         return body
 
 

@@ -8,10 +8,10 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine, func, select
 
 from app.clock import now_ms
-from app.database.engine import reason, storage_errors
+from app.database.engine import reading
 from app.database.tables import deliverers, items
 from app.database.writer import Writer
-from app.errors import QueueFull, StorageUnavailable
+from app.errors import QueueFull
 from app.model import Acceptance, Found, Item, Receipt, Settled, Taken, Tenure, Verdict, Wanted
 from app.outbox import claims, dead_letters, receipts, retention
 from app.outbox.accept import Accept
@@ -38,7 +38,6 @@ class Outbox:
         clock: Callable[[], int] = now_ms,
     ) -> None:
         self._engine, self._writer = engine, writer
-        self._storage_errors = storage_errors(engine)
         self._dedup_ms, self._max_queued, self._clock = dedup_ms, max_queued, clock
         self._awaited: dict[int, list[asyncio.Event]] = {}  # by sequence number: who waits for the item to settle
         self.queued = 0
@@ -188,11 +187,8 @@ class Outbox:
         return await asyncio.to_thread(self._query, query)
 
     def _query(self, query: Callable[[Connection], T]) -> T:
-        try:
-            with self._engine.connect() as connection:
-                return query(connection)
-        except self._storage_errors as error:
-            raise StorageUnavailable(f"The database can't be read now: {reason(error)}.") from error
+        with reading(self._engine) as connection:
+            return query(connection)
 
 
 def _count(connection: Connection) -> int:

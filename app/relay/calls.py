@@ -71,7 +71,7 @@ class Relay:
         self._afford(app, action)
         body = mapping.single(app, action.name, args, self.key(app, action.key), now_ms() / 1000)
         answer = await self.exchange(app, action.name, body, [subject] if subject else [])
-        told = read(answer, action)
+        told = read(answer, action, app)
         self._quotas.count(app.name, action.name, time.time())
         return told
 
@@ -110,7 +110,7 @@ class Relay:
         async with self._slot(), self._told(app, action.name) as heard:
             answer = await self.client.upload(app.api_url, action.name, {**keys, **fields}, files)
             heard.append(answer.status)
-        return read(answer, action)
+        return read(answer, action, app)
 
     @asynccontextmanager
     async def download(self, app: App, args: Mapping[str, Any]) -> AsyncIterator[Download]:
@@ -124,14 +124,14 @@ class Relay:
         ):
             heard.append(found.status)
             if found.chunks is None:
-                read(Answer(found.status, found.body, None), action)
+                read(Answer(found.status, found.body, None), action, app)
                 raise UpstreamRejected("Leanplum answered without a file.")
             yield found
 
     def key(self, app: App, kind: KeyKind) -> str:
         """The app's key of this kind."""
         if kind not in app.keys:
-            raise KeyNotConfigured(f"This needs Leanplum's {kind.value} key: {kind.setting} is not set.")
+            raise KeyNotConfigured(f"This needs Leanplum's {kind.value} key: {app.setting(kind)} is not set.")
         return app.keys[kind].get_secret_value()
 
     async def _call(self, app: App, action: str, body: bytes) -> Answer:
@@ -170,7 +170,7 @@ class Relay:
             self._room.release()
 
 
-def read(answer: Answer, action: Action) -> dict[str, Any]:
+def read(answer: Answer, action: Action, app: App) -> dict[str, Any]:
     """What Leanplum says, in an answer about one action, less `success` and `reqId`. Raises what `Relay.ask` does."""
     entries = replies.entries(answer.body)
     said = replies.text(entries[0], "error") if entries else None
@@ -180,7 +180,7 @@ def read(answer: Answer, action: Action) -> dict[str, Any]:
         raise UpstreamRejected(f"Leanplum answered {answer.status}, and not in its own words; check LEANPLUM_API_URL.")
     entry = entries[0]
     if replies.is_config(said) or "apiHost" in entry:
-        raise UpstreamRejected(f"Leanplum refuses LEANPLUM_APP_ID or {action.key.setting}{_said(said)}.")
+        raise UpstreamRejected(f"Leanplum refuses the app's id or {app.setting(action.key)}{_said(said)}.")
     warned = replies.text(entry, "warning")
     if said is not None or entry.get("success") is not True:
         if answer.status == 404 or replies.is_missing(said):

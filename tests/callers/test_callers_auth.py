@@ -26,7 +26,7 @@ def make(talk: Talk, *scopes: Scope, expires_in_ms: int | None = None) -> str:
     gateway = talk.app.state.gateway
     now = now_ms()
     expires_at = None if expires_in_ms is None else now + expires_in_ms
-    key, _ = KeyStore(gateway.engine).create("made", scopes, "default", now, expires_at=expires_at)
+    key, _ = KeyStore(gateway.engine).create("made", scopes, None, now, expires_at=expires_at)
     gateway.directory.refresh()
     return key
 
@@ -91,7 +91,9 @@ def test_revoked_expired_and_unknown_keys_are_refused_in_the_same_words(start: S
     expiring, revoked = make(talk, *Scope, expires_in_ms=150), make(talk, *Scope)
     assert [talk.event(key=key).status_code for key in (expiring, revoked)] == [202, 202]
     store = KeyStore(talk.app.state.gateway.engine)
-    store.revoke(next(one.caller.key_id for one in store.all() if one.hash == keys.digest(revoked)), now_ms())
+    store.revoke(
+        next(one.caller.key_id for one in store.all() if one.secrets[0].hash == keys.digest(revoked)), now_ms()
+    )
     talk.app.state.gateway.directory.refresh()
     time.sleep(0.2)
     details = {problem(talk.event(key=key), 401, "unauthorized")["detail"] for key in (expiring, revoked, keys.make())}
@@ -103,7 +105,7 @@ def test_a_key_that_another_process_revokes_stops_working_within_a_second(start:
     other = make(talk, *Scope)
     assert talk.event(key=other).status_code == 202
     store = KeyStore(talk.app.state.gateway.engine)
-    store.revoke(next(one.caller.key_id for one in store.all() if one.hash == keys.digest(other)), now_ms())
+    store.revoke(next(one.caller.key_id for one in store.all() if one.secrets[0].hash == keys.digest(other)), now_ms())
     time.sleep(1.0)
     assert talk.event(key=other).status_code == 401
     assert talk.event().status_code == 202
@@ -111,7 +113,7 @@ def test_a_key_that_another_process_revokes_stops_working_within_a_second(start:
 
 def test_a_key_that_another_process_makes_works_within_a_second(start: Start) -> None:
     talk = start()
-    key, _ = KeyStore(talk.app.state.gateway.engine).create("new", Scope, "default", now_ms())
+    key, _ = KeyStore(talk.app.state.gateway.engine).create("new", Scope, None, now_ms())
     time.sleep(1.0)
     assert talk.event(key=key).status_code == 202
 
@@ -238,7 +240,7 @@ def test_keys_are_read_again_after_a_reading_that_failed_for_whatever_reason(sta
         read()
 
     directory.refresh = refresh
-    key, _ = KeyStore(talk.app.state.gateway.engine).create("late", {Scope.EVENTS_WRITE}, "default", now_ms())
+    key, _ = KeyStore(talk.app.state.gateway.engine).create("late", {Scope.EVENTS_WRITE}, None, now_ms())
     deadline = time.monotonic() + 5
     while talk.event(key=key).status_code != 202:
         assert time.monotonic() < deadline

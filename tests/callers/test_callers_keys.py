@@ -82,7 +82,7 @@ def store(tmp_path: Path) -> KeyStore:
 
 
 def test_only_a_hash_and_the_last_four_characters_are_stored(store: KeyStore, tmp_path: Path) -> None:
-    key, stored = store.create("mine", ALL_SCOPES, "default", 1)
+    key, stored = store.create("mine", ALL_SCOPES, None, 1)
     assert stored.last_four == key[-4:]
     files = list(tmp_path.iterdir())
     assert files
@@ -96,8 +96,8 @@ def test_only_a_hash_and_the_last_four_characters_are_stored(store: KeyStore, tm
 
 
 def test_a_stored_key_keeps_its_name_scopes_and_times(store: KeyStore) -> None:
-    _, first = store.create("a", [Scope.SDK, Scope.EVENTS_WRITE], "default", 1, expires_at=99)
-    _, second = store.create("b", [], "default", 2)
+    _, first = store.create("a", [Scope.SDK, Scope.EVENTS_WRITE], None, 1, expires_at=99)
+    _, second = store.create("b", [], None, 2)
     assert store.all() == [first, second]
     assert first.caller.scopes == {Scope.SDK, Scope.EVENTS_WRITE}
     assert (first.created_at, first.expires_at, first.revoked_at) == (1, 99, None)
@@ -105,14 +105,14 @@ def test_a_stored_key_keeps_its_name_scopes_and_times(store: KeyStore) -> None:
 
 
 def test_a_key_is_usable_until_it_expires_or_is_revoked(store: KeyStore) -> None:
-    _, stored = store.create("a", ALL_SCOPES, "default", 1, expires_at=100)
+    _, stored = store.create("a", ALL_SCOPES, None, 1, expires_at=100)
     assert (stored.usable(99), stored.usable(100)) == (True, False)
     store.revoke(stored.caller.key_id, 50)
     assert not store.all()[0].usable(51)
 
 
 def test_what_is_unknown_or_revoked_cannot_be_revoked(store: KeyStore) -> None:
-    _, stored = store.create("a", ALL_SCOPES, "default", 1)
+    _, stored = store.create("a", ALL_SCOPES, None, 1)
     store.revoke(stored.caller.key_id, 2)
     for key_id in (stored.caller.key_id, "key_unknown"):
         with pytest.raises(NotFound):
@@ -121,17 +121,17 @@ def test_what_is_unknown_or_revoked_cannot_be_revoked(store: KeyStore) -> None:
 
 def test_the_first_key_is_made_only_where_none_exists(store: KeyStore) -> None:
     first, second = keys.make(), keys.make()
-    made = store.bootstrap(first, "default", 1)
+    made = store.bootstrap(first, 1)
     assert made is not None
     assert made.caller.scopes == ALL_SCOPES
-    assert store.bootstrap(second, "default", 2) is None
+    assert store.bootstrap(second, 2) is None
     store.revoke(made.caller.key_id, 3)
-    assert store.bootstrap(second, "default", 4) is None, "a revoked key is a key: the operator decided"
-    assert [stored.hash for stored in store.all()] == [keys.digest(first)]
+    assert store.bootstrap(second, 4) is None, "a revoked key is a key: the operator decided"
+    assert [stored.secrets[0].hash for stored in store.all()] == [keys.digest(first)]
 
 
 def test_a_first_key_of_another_form_is_refused_and_not_repeated(store: KeyStore) -> None:
     with pytest.raises(Refusal) as caught:
-        store.bootstrap("my-secret-key", "default", 1)
+        store.bootstrap("my-secret-key", 1)
     assert "my-secret-key" not in caught.value.detail
     assert store.all() == []

@@ -96,7 +96,7 @@ class Delivering:
             f"{url}/api",
         )
         chosen: dict[str, Any] = {"policy": QUICK, "chance": lambda: 0.5} | options
-        self._make = partial(Deliverer, self.outbox, client, [app], self.metrics, **chosen)
+        self._make = partial(Deliverer, self.outbox, client, {"default": app}, self.metrics, **chosen)
         self.deliverer = self._make()
         self.outbox.on_accepted = self.deliverer.notify
         self.writer.start()

@@ -65,14 +65,14 @@ def test_a_wrong_key_holds_everything_and_drops_nothing_until_it_is_mended(datab
         for number in range(120):
             await at.accept(f"user{number}", 0)
         async with at.running():
-            await come_true(lambda: "Invalid access key" in (at.metrics.held_reason or ""))
+            await come_true(lambda: at.metrics.states.get("default") == "held")
             assert leanplum.stats()["calls"] <= 16, "while the key is refused, the app pauses as a whole"
             assert await at.told("user0", 1) == [("held", 0)]
             leanplum.unplan()
             await come_true(lambda: at.outbox.queued == 0)
             assert await at.told("user0", 1) == [("delivered", 1)]
 
-        assert not at.metrics.held_reason
+        assert at.metrics.states["default"] == "closed"
 
     deliver(database, leanplum, body, policy=PATIENT)
 
@@ -245,12 +245,12 @@ def test_while_leanplum_is_away_it_is_asked_by_one_probe_at_a_time_and_then_ever
         for number in range(1_000):
             await at.accept(f"user{number}", 0)
         async with at.running():
-            await come_true(lambda: at.metrics.away)
+            await come_true(lambda: at.metrics.states.get("default") == "open")
             await asyncio.sleep(1.0)
             assert leanplum.stats()["calls"] < 40, "a thousand users were asked for one after the other"
             leanplum.unplan()
             await come_true(lambda: at.outbox.queued == 0)
-            assert not at.metrics.away
+            assert at.metrics.states["default"] == "closed"
         assert {await at.told(f"user{number}", 1) == [("delivered", 1)] for number in range(900, 1_000)} == {True}
 
     policy = RetryPolicy(window=60.0, least=0.2, most=1.0, held=0.05)

@@ -169,7 +169,7 @@ def test_a_key_that_the_other_side_echoes_goes_no_further(leanplum: respx.Route)
     leanplum.respond(403, text=f"no such key: {KEY}")
 
     async def once() -> Answer:
-        async with LeanplumClient(timeout=5, connections=2, secrets=[SecretStr(KEY)]) as client:
+        async with LeanplumClient(timeout=5, connections=2, secrets=lambda: [SecretStr(KEY)]) as client:
             return await client.call(URL, "multi", BODY)
 
     assert asyncio.run(once()).body == b"no such key: [key]"

@@ -24,7 +24,7 @@ def state(answer: Any) -> tuple[int, int]:
 
 def another_key(talk: Talk) -> str:
     gateway = talk.app.state.gateway
-    key, _ = KeyStore(gateway.engine).create("other", ALL_SCOPES, "default", 0)
+    key, _ = KeyStore(gateway.engine).create("other", ALL_SCOPES, None, 0)
     gateway.directory.refresh()
     return key
 

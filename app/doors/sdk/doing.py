@@ -16,7 +16,7 @@ from app.doors.sdk.sorting import No, Now
 from app.errors import Forbidden, GatewayError, KeyNotConfigured, Malformed, Unauthorized, UpstreamRejected
 from app.leanplum import replies
 from app.leanplum.client import Answer
-from app.model import Caller, NewItem, Taken
+from app.model import App, Caller, NewItem, Taken
 from app.wiring import Gateway
 
 RUN_ACTIONS, RUN_USERS = 500, 50  # of one call to Leanplum
@@ -37,15 +37,15 @@ class Reply:
             self.entries[index] = entry
 
 
-async def reply_to(gateway: Gateway, context: Context, caller: Caller, call: Call) -> Reply:
+async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller, call: Call) -> Reply:
     """Entry by entry in their order, those of a kind together: what was accepted before something is asked for the same
     user reaches Leanplum before it, and what comes after it, after."""
     reply = Reply([None] * len(call.entries))
-    judged = [sorting.sort(one, gateway.app, caller.scopes, in_batch=call.batch) for one in call.entries]
+    judged = [sorting.sort(one, app, caller.scopes, in_batch=call.batch) for one in call.entries]
     index = 0
     while index < len(judged):
         run = _run(judged, index)
-        await _do(gateway, context, caller, call, reply, range(index, index + len(run)), run)
+        await _do(gateway, app, context, caller, call, reply, range(index, index + len(run)), run)
         index += len(run)
     return reply
 
@@ -68,6 +68,7 @@ def _run(judged: Sequence[sorting.Sorted], start: int) -> Sequence[sorting.Sorte
 
 async def _do(
     gateway: Gateway,
+    app: App,
     context: Context,
     caller: Caller,
     call: Call,
@@ -81,7 +82,7 @@ async def _do(
         if not call.batch:
             reply.status = 400
     elif isinstance(run[0], Now):
-        await _ask(gateway, call, reply, at, [one for one in run if isinstance(one, Now)])
+        await _ask(gateway, app, call, reply, at, [one for one in run if isinstance(one, Now)])
     else:
         await _accept(gateway, context, caller, [one for one in run if isinstance(one, NewItem)])
         reply.tell(at, [answering.done(one) for one in sent])
@@ -97,15 +98,15 @@ async def _accept(gateway: Gateway, context: Context, caller: Caller, items: lis
         gateway.metrics.accepted.inc(len(again))
 
 
-async def _ask(gateway: Gateway, call: Call, reply: Reply, at: Sequence[int], run: Sequence[Now]) -> None:
+async def _ask(gateway: Gateway, app: App, call: Call, reply: Reply, at: Sequence[int], run: Sequence[Now]) -> None:
     sent = [one.entry for one in run]
     if reply.status in {429, 503, 504}:  # Leanplum has just failed; asking on would take longer than the SDK waits
         reply.tell(at, [answering.failed("Not asked, since Leanplum failed before.", one) for one in sent])
         return
     subjects = {one.subject for one in run if one.subject is not None}
     try:
-        action, body = _outgoing(gateway, call, run)
-        found = await gateway.relay.exchange(gateway.app, action, body, subjects)
+        action, body = _outgoing(gateway, app, call, run)
+        found = await gateway.relay.exchange(app, action, body, subjects)
     except GatewayError as error:
         if not (call.batch and isinstance(error, KeyNotConfigured)):  # sending the batch again would change nothing
             reply.status, reply.retry_after = status_of(error), getattr(error, "retry_after", None)
@@ -114,10 +115,9 @@ async def _ask(gateway: Gateway, call: Call, reply: Reply, at: Sequence[int], ru
     _take(reply, at, sent, found, call)
 
 
-def _outgoing(gateway: Gateway, call: Call, run: Sequence[Now]) -> tuple[str, bytes]:
+def _outgoing(gateway: Gateway, app: App, call: Call, run: Sequence[Now]) -> tuple[str, bytes]:
     """What goes to Leanplum: as it came, with the real keys wherever one stood. Raises Malformed."""
-    app, kind = gateway.app, run[0].key
-    keys = {"appId": app.app_id, "clientKey": gateway.relay.key(app, kind)}
+    keys = {"appId": app.app_id, "clientKey": gateway.relay.key(app, run[0].key)}
     if not call.batch:
         return call.action, orjson.dumps({**call.args, **keys})
     data = [_with_key(one.entry, keys) for one in run]

@@ -19,7 +19,7 @@ from app.doors.sdk.sorting import No
 from app.errors import Forbidden, GatewayError, Malformed, TooLarge
 from app.leanplum.actions import ACTIONS
 from app.leanplum.client import Part
-from app.model import Caller
+from app.model import App, Caller
 from app.model import Scope as KeyScope
 from app.telemetry import describe
 from app.wiring import Gateway
@@ -50,12 +50,12 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         if context.method not in METHODS:
             return await _send_error(context, send, 405, "Send GET or POST.", call, [(b"allow", b"GET, POST, OPTIONS")])
         call = await _read(gateway, context, scope, receive, files)
-        caller = _enter(gateway, context, call)
+        caller, app = _enter(gateway, context, call)
         if call.action in {"uploadFile", "multi"} and not call.batch:
-            return await _upload(gateway, context, call, files, caller, send)
+            return await _upload(gateway, app, context, call, files, caller, send)
         if call.action == "downloadFile" and not call.batch:
-            return await _download(gateway, context, call, caller, send)
-        reply = await reply_to(gateway, context, caller, call)
+            return await _download(gateway, app, context, call, caller, send)
+        reply = await reply_to(gateway, app, context, caller, call)
     except GatewayError as error:
         return await _send_error(context, send, status_of(error), error.detail, call, _retry(error))
     except Exception as error:  # the outermost place of a request: told in the log, answered without its text
@@ -112,41 +112,47 @@ async def _form(gateway: Gateway, scope: Scope, receive: Receive, files: list[Pa
     return fields
 
 
-def _enter(gateway: Gateway, context: Context, call: Call) -> Caller:
-    """The caller, by the key that stands where Leanplum's would."""
+def _enter(gateway: Gateway, context: Context, call: Call) -> tuple[Caller, App]:
+    """The caller, by the key that stands where Leanplum's would; and the app, by the id that the SDK names."""
     if call.key:
         context.headers.pop(b"authorization", None)
         context.headers[b"x-api-key"] = call.key.encode("latin-1", "replace")
     caller = auth.authenticate(gateway, context)
     auth.permit(caller, KeyScope.SDK)
-    if call.app_id not in {"", gateway.app.app_id}:
-        raise Forbidden("This gateway does not serve the app with this appId.")
+    named = next((one for one in gateway.apps.values() if one.app_id == call.app_id and caller.may_use(one.name)), None)
+    if call.app_id and named is None:
+        raise Forbidden("This gateway does not serve the app with this appId, or not with this key.")
+    if named is not None:
+        context.headers[b"x-leanplum-app"] = named.name.encode()
+    app = auth.choose_app(gateway, context, caller)
     auth.limit(gateway, context, caller, min(len(call.entries) or 1, gateway.settings.gateway_rate_burst))
-    return caller
+    return caller, app
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-async def _upload(gateway: Gateway, context: Context, call: Call, files: list[Part], caller: Caller, send: Send) -> int:
+async def _upload(
+    gateway: Gateway, app: App, context: Context, call: Call, files: list[Part], caller: Caller, send: Send
+) -> int:
     """Files go on as they are read; a CSV job is one too."""
-    judged = sorting.sort(call.args, gateway.app, caller.scopes, in_batch=False)
+    judged = sorting.sort(call.args, app, caller.scopes, in_batch=False)
     if isinstance(judged, No):
         raise Forbidden(judged.reason)
     if not files:
         raise Malformed("There is no file: send it as multipart/form-data.")
     fields = {name: reading.text(value) for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
-    told = await gateway.relay.upload(gateway.app, ACTIONS[call.action], fields, files)
+    told = await gateway.relay.upload(app, ACTIONS[call.action], fields, files)
     entry = answering.echoed(call.args, {"success": True, **told})
     return await _send(context, send, 200, JSON, answering.envelope([entry]))
 
 
-async def _download(gateway: Gateway, context: Context, call: Call, caller: Caller, send: Send) -> int:
-    judged = sorting.sort(call.args, gateway.app, caller.scopes, in_batch=False)
+async def _download(gateway: Gateway, app: App, context: Context, call: Call, caller: Caller, send: Send) -> int:
+    judged = sorting.sort(call.args, app, caller.scopes, in_batch=False)
     if isinstance(judged, No):
         raise Forbidden(judged.reason)
     args = {name: value for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
-    async with gateway.relay.download(gateway.app, args) as found:
+    async with gateway.relay.download(app, args) as found:
         assert found.chunks is not None
         media = found.headers.get("content-type", "application/octet-stream").encode("latin-1")
         headers = [(b"content-type", media), *CORS, (b"x-request-id", context.request_id.encode())]

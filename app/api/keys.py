@@ -1,0 +1,254 @@
+"""Caller keys over HTTP: made, listed, changed, rotated, revoked (contract §3). A key itself is shown once."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Header, Path, Request, Response
+from pydantic import TypeAdapter
+
+from app.api import auth, context, receiving, schemas
+from app.api.documents import body_of, problem_responses
+from app.api.routes import KEY, gateway_of
+from app.audit import records
+from app.callers.store import Recorder, StoredKey
+from app.clock import instant, now_ms
+from app.errors import Fault, Forbidden, Invalid, NotFound
+from app.intake import bodies, rules
+from app.model import Caller, Scope
+from app.wiring import Gateway
+
+T = TypeVar("T")
+KEYS = "/v1/keys"
+ONE, ROTATE = f"{KEYS}/{{keyId}}", f"{KEYS}/{{keyId}}/rotate"
+REFUSED = ("unauthorized", "forbidden", "rate-limited", "internal", "storage-unavailable")
+WITH_BODY = (*REFUSED, "malformed", "too-large", "unsupported-media-type", "validation")
+MADE: dict[int | str, dict[str, Any]] = {
+    201: {
+        "description": "Made; `key` is shown this once",
+        "headers": {"Location": {"schema": {"type": "string"}, "description": "Where the key is"}},
+    }
+}
+OVERLAP_SECONDS = 86_400
+MAX_ONCE = 255
+NEW, CHANGE, ROTATION = (TypeAdapter[Any](shape) for shape in (schemas.NewKey, schemas.KeyChange, schemas.Rotation))
+FIELDS = {"name": "name", "scopes": "scopes", "apps": "apps", "ratePerSecond": "rate_per_second"}
+FIELDS |= {"rateBurst": "rate_burst"}
+KeyId = Annotated[str, Path(alias="keyId", description="the key's id, which is not secret")]
+Once = Annotated[
+    str | None, Header(alias="Idempotency-Key", description="A rotation that is asked for again with it is done once")
+]
+
+router = APIRouter(dependencies=KEY, tags=["Keys"])
+
+
+def key_document(stored: StoredKey, key: str | None = None) -> dict[str, Any]:
+    """A key as operators see it; with the key itself where it has just been made."""
+    caller = stored.caller
+    return {
+        **({"key": key} if key is not None else {}),
+        "id": caller.key_id,
+        "name": caller.name,
+        "scopes": sorted(caller.scopes),
+        "apps": None if caller.apps is None else sorted(caller.apps),
+        "ratePerSecond": caller.rate_per_second,
+        "rateBurst": caller.rate_burst,
+        "lastFour": stored.last_four,
+        "createdAt": instant(stored.created_at),
+        "expiresAt": _instant(stored.expires_at),
+        "revokedAt": _instant(stored.revoked_at),
+        "lastUsedAt": _instant(stored.last_used_at),
+        "secrets": [{"lastFour": one.last_four, "expiresAt": _instant(one.expires_at)} for one in stored.secrets],
+    }
+
+
+def _instant(at: int | None) -> str | None:
+    return None if at is None else instant(at)
+
+
+def _manager(request: Request, operation: str) -> tuple[Gateway, Caller]:
+    about, gateway = context.of(request.scope), gateway_of(request)
+    about.operation = operation
+    caller = auth.authenticate(gateway, about)
+    auth.permit(caller, Scope.KEYS_MANAGE)
+    return gateway, caller
+
+
+def _recorder(request: Request) -> Recorder:
+    """What makes the audit record that is committed with a change."""
+    about = context.of(request.scope)
+
+    def record(key_id: str, now: int) -> str:
+        assert about.caller is not None
+        about.recorded = True
+        return records.api_call(
+            time=now,
+            operation=about.operation,
+            key_id=about.caller.key_id,
+            app="",
+            address=about.address,
+            request_id=about.request_id,
+            status=201 if about.operation == f"POST {KEYS}" else 200,
+            details={},
+            resource=key_id,
+        )
+
+    return record
+
+
+async def _body(request: Request, gateway: Gateway, shape: TypeAdapter[Any], *, optional: bool = False) -> Any:
+    body = await receiving.read_fields(gateway, context.of(request.scope), request.receive, optional=optional)
+    return rules.checked(shape, bodies.parse(body))
+
+
+async def _written(gateway: Gateway, change: Callable[[], T]) -> T:
+    """Make a change, on a thread, and let this process know of it at once."""
+    done = await asyncio.to_thread(change)
+    await asyncio.to_thread(gateway.directory.refresh)
+    return done
+
+
+def _within(caller: Caller, apps: Iterable[str] | None) -> None:
+    """Raises Forbidden where these are more apps than the caller's own key is for."""
+    if caller.apps is not None and (apps is None or not caller.apps.issuperset(apps)):
+        raise Forbidden("This key is not for all of these apps, so it can't give them to another.")
+
+
+def _mine(gateway: Gateway, caller: Caller, key_id: str) -> StoredKey:
+    """The key with this id. Raises NotFound where there is none, or it is for apps that are not the caller's."""
+    stored = gateway.keys.get(key_id)
+    if not _sees(caller, stored):
+        raise NotFound("No key has this id.")
+    return stored
+
+
+def _sees(caller: Caller, stored: StoredKey) -> bool:
+    return caller.apps is None or (stored.caller.apps is not None and caller.apps >= stored.caller.apps)
+
+
+def _expiry(fields: Mapping[str, Any], now: int) -> int | None:
+    """Milliseconds since the epoch. Raises Invalid for what is past."""
+    at = fields.get("expiresAt")
+    if at is None:
+        return None
+    if at * 1000 <= now:
+        raise Invalid((Fault("/expiresAt", "must be in the future; DELETE revokes a key at once", "past"),))
+    return int(at * 1000)
+
+
+def _values(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a caller that a body has."""
+    made = {ours: fields[name] for name, ours in FIELDS.items() if name in fields}
+    for name, kind in (("scopes", Scope), ("apps", str)):
+        if made.get(name) is not None:
+            made[name] = frozenset(kind(one) for one in made[name])
+    return made
+
+
+@router.post(
+    KEYS,
+    status_code=201,
+    summary="Make a key",
+    response_model=schemas.MadeKey,
+    responses=MADE | problem_responses(*WITH_BODY),
+    openapi_extra=body_of("NewKey"),
+)
+async def make_key(request: Request, response: Response) -> Any:
+    """For whom, what it may do, for which apps, how fast, until when. It works at once here, and within a second in
+    every other process."""
+    gateway, caller = _manager(request, f"POST {KEYS}")
+    fields, now = await _body(request, gateway, NEW), now_ms()
+    values = _values(fields)
+    _within(caller, values.get("apps"))
+    limits = {name: values.get(name) for name in ("rate_per_second", "rate_burst")}
+    expires_at, record = _expiry(fields, now), _recorder(request)
+    key, stored = await _written(
+        gateway,
+        lambda: gateway.keys.create(
+            values["name"],
+            values["scopes"],
+            values.get("apps"),
+            now,
+            expires_at=expires_at,
+            record=record,
+            **limits,
+        ),
+    )
+    response.headers["Location"] = f"{KEYS}/{stored.caller.key_id}"
+    return key_document(stored, key)
+
+
+@router.get(KEYS, summary="The keys", response_model=schemas.Keys, responses=problem_responses(*REFUSED))
+async def list_keys(request: Request) -> Any:
+    """Every key, oldest first, revoked ones too; never a key itself."""
+    gateway, caller = _manager(request, f"GET {KEYS}")
+    found = await asyncio.to_thread(gateway.keys.all)
+    return {"keys": [key_document(stored) for stored in found if _sees(caller, stored)]}
+
+
+@router.get(ONE, summary="A key", response_model=schemas.Key, responses=problem_responses(*REFUSED, "not-found"))
+async def get_key(request: Request, key_id: KeyId) -> Any:
+    """What is known of it; never the key itself."""
+    gateway, caller = _manager(request, f"GET {ONE}")
+    return key_document(await asyncio.to_thread(_mine, gateway, caller, key_id))
+
+
+@router.patch(
+    ONE,
+    summary="Change a key",
+    response_model=schemas.Key,
+    responses=problem_responses(*WITH_BODY, "not-found"),
+    openapi_extra=body_of("KeyChange"),
+)
+async def change_key(request: Request, key_id: KeyId) -> Any:
+    """What is left out stays as it is; `null` takes a limit or the expiry away, and gives every app."""
+    gateway, caller = _manager(request, f"PATCH {ONE}")
+    fields, now = await _body(request, gateway, CHANGE), now_ms()
+    values, record = _values(fields), _recorder(request)
+    if "apps" in values:
+        _within(caller, values["apps"])
+    expires_at = _expiry(fields, now)
+
+    def change() -> StoredKey:
+        stored = _mine(gateway, caller, key_id)
+        until = expires_at if "expiresAt" in fields else stored.expires_at
+        return gateway.keys.change(key_id, now, values, record, until)
+
+    return key_document(await _written(gateway, change))
+
+
+@router.post(
+    ROTATE,
+    summary="Rotate a key",
+    response_model=schemas.RotatedKey,
+    responses=problem_responses(*WITH_BODY, "not-found"),
+    openapi_extra=body_of("Rotation", required=False),
+)
+async def rotate_key(request: Request, key_id: KeyId, once: Once = None) -> Any:
+    """A new key under the same id; the old one goes on for `overlapSeconds` (a day unless told). Asked for again with
+    the same `Idempotency-Key`, it is not done again, and the new key is shown again for ten minutes."""
+    gateway, caller = _manager(request, f"POST {ROTATE}")
+    fields = await _body(request, gateway, ROTATION, optional=True)
+    overlap_ms, record = fields.get("overlapSeconds", OVERLAP_SECONDS) * 1000, _recorder(request)
+    if once is not None and not 1 <= len(once) <= MAX_ONCE:
+        raise Invalid((Fault("", f"Idempotency-Key takes 1 to {MAX_ONCE} characters", "header"),))
+
+    def rotate() -> tuple[str | None, StoredKey]:
+        _mine(gateway, caller, key_id)
+        return gateway.keys.rotate(key_id, now_ms(), overlap_ms, once=once, record=record)
+
+    key, stored = await _written(gateway, rotate)
+    return {"key": None} | key_document(stored, key)
+
+
+@router.delete(ONE, status_code=204, summary="Revoke a key", responses=problem_responses(*REFUSED, "not-found"))
+async def revoke_key(request: Request, key_id: KeyId) -> None:
+    """It stops at once here, and within a second in every other process. What it had accepted is delivered."""
+    gateway, caller = _manager(request, f"DELETE {ONE}")
+    record = _recorder(request)
+
+    def revoke() -> None:
+        _mine(gateway, caller, key_id)
+        gateway.keys.revoke(key_id, now_ms(), record)
+
+    await _written(gateway, revoke)

@@ -1,0 +1,165 @@
+"""The Leanplum apps: one by variables, more by a file that is read again and again, so that a change needs no restart."""
+
+import asyncio
+import os
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from app.errors import StartRefused
+from app.model import APP_NAME, App, KeyKind
+from app.settings import Settings, upstream
+
+REFRESH_SECONDS = 1.0
+DEFAULT = "default"  # the name of the app that the variables configure
+FILE = "GATEWAY_APPS_FILE"
+Name = Annotated[str, Field(pattern=APP_NAME)]
+Key = Annotated[SecretStr, Field(min_length=1)]
+Rate = Annotated[int, Field(gt=0)]
+
+log = structlog.get_logger("apps")
+
+
+class _Entry(BaseModel):
+    """One `[apps.NAME]` table, with its references followed."""
+
+    model_config = ConfigDict(extra="forbid")
+    app_id: Annotated[str, Field(min_length=1)]
+    production_key: Key
+    development_key: Key | None = None
+    data_export_key: Key | None = None
+    content_read_only_key: Key | None = None
+    api_url: Annotated[str, AfterValidator(upstream)] | None = None
+    rate_per_second: Rate | None = None
+    rate_burst: Rate | None = None
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    apps: Annotated[dict[Name, _Entry], Field(min_length=1)]
+
+
+def read(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, App]:
+    """Every configured app, by its name. Raises StartRefused, with a line for each thing that is wrong."""
+    found: dict[str, App] = {}
+    if settings.gateway_apps_file is None or settings.leanplum_app_id is not None or settings.leanplum_keys:
+        found[DEFAULT] = _by_variables(settings)
+    for app in _in_file(settings, environ):
+        if app.name in found:
+            raise StartRefused(f"{FILE}: apps.{app.name} is configured by LEANPLUM_APP_ID already; unset one of them")
+        found[app.name] = app
+    return found
+
+
+def _by_variables(settings: Settings) -> App:
+    missing = [
+        f"{name}: is not set; it takes {Settings.model_fields[name.lower()].description}"
+        for name in ("LEANPLUM_APP_ID", "LEANPLUM_PRODUCTION_KEY")
+        if getattr(settings, name.lower()) is None
+    ]
+    if missing or settings.leanplum_app_id is None:
+        raise StartRefused(*missing, "To try the gateway without a Leanplum account: serve --sandbox")
+    return App(DEFAULT, settings.leanplum_app_id, settings.leanplum_keys, settings.leanplum_api_url)
+
+
+def _in_file(settings: Settings, environ: Mapping[str, str]) -> Iterator[App]:
+    path = settings.gateway_apps_file
+    if path is None:
+        return
+    faults: list[str] = []
+    try:
+        raw = _followed(tomllib.loads(path.read_text(encoding="utf-8")), environ, (), faults)
+    except OSError as error:
+        raise StartRefused(f"{FILE}: {path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise StartRefused(f"{FILE}: {path} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise StartRefused(f"{FILE}: {path} is not TOML: {error}") from None
+    if faults:
+        raise StartRefused(*(f"{FILE}: {fault}" for fault in faults))
+    try:
+        entries = _File.model_validate(raw).apps
+    except ValidationError as error:
+        told = error.errors(include_input=False, include_url=False)
+        raise StartRefused(
+            *(f"{FILE}: {'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}" for one in told)
+        ) from None
+    for name, entry in entries.items():
+        keys = {kind: key for kind in KeyKind if (key := getattr(entry, f"{kind.name.lower()}_key")) is not None}
+        url = entry.api_url or settings.leanplum_api_url
+        yield App(name, entry.app_id, keys, url, entry.rate_per_second, entry.rate_burst, in_file=True)
+
+
+def _followed(raw: Any, environ: Mapping[str, str], at: tuple[str, ...], faults: list[str]) -> Any:
+    """The same with every `{ env = "NAME" }` and `{ file = "/path" }` replaced by what it leads to; `faults` gets those
+    that lead nowhere."""
+    if not isinstance(raw, dict):
+        return raw
+    if at and raw.keys() == {"env"}:
+        if not (value := environ.get(str(raw["env"]))):
+            faults.append(f"{'.'.join(at)}: the variable {raw['env']} is not set")
+        return value
+    if at and raw.keys() == {"file"}:
+        try:
+            return Path(str(raw["file"])).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+            faults.append(f"{'.'.join(at)}: the file {raw['file']} can't be read: {why}")
+            return None
+    return {name: _followed(value, environ, (*at, name), faults) for name, value in raw.items()}
+
+
+class Apps(Mapping[str, App]):
+    """The apps as they are configured now, by name. What is wrong in a changed file is told in the log, and the apps
+    stay as they were."""
+
+    def __init__(self, read: Callable[[], dict[str, App]]) -> None:
+        self._read = read
+        self._apps = read()
+        self._secrets = {key.get_secret_value(): key for app in self._apps.values() for key in app.keys.values()}
+        self._refused: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> App:
+        return self._apps[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._apps)
+
+    def __len__(self) -> int:
+        return len(self._apps)
+
+    def implied(self, names: frozenset[str] | None) -> App | None:
+        """The app of a key for these names (None: for every one), where that is one alone."""
+        if names is None:
+            return next(iter(self._apps.values())) if len(self._apps) == 1 else None
+        return self._apps.get(next(iter(names))) if len(names) == 1 else None
+
+    def secrets(self) -> Iterable[SecretStr]:
+        """Every key that there is, or was since the start: an answer may still echo it."""
+        return self._secrets.values()
+
+    def refresh(self) -> None:
+        """Read them again."""
+        try:
+            found = self._read()
+        except StartRefused as refused:
+            if refused.lines != self._refused:
+                log.error("apps.refused", lines=refused.lines, kept=sorted(self._apps))
+            self._refused = refused.lines
+            return
+        self._refused = ()
+        if found != self._apps:
+            self._apps = found
+            self._secrets |= {key.get_secret_value(): key for app in found.values() for key in app.keys.values()}
+            log.info("apps.changed", apps=sorted(found))
+
+    async def run(self) -> None:
+        """Read them again every second, until cancelled. By content, not by time stamps: a mounted secret is swapped
+        by a link, and a file that is referred to has a time of its own."""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            self.refresh()
