@@ -1,4 +1,4 @@
-"""The Leanplum apps: one by variables, more by a file that is read again and again, so that a change needs no restart."""
+"""The Leanplum apps: one by variables, more by a file, which is read anew all the time: a change needs no restart."""
 
 import asyncio
 import os

@@ -123,6 +123,8 @@ def test_the_document_is_openapi_3_1_with_every_call_that_is_built(document: dic
     assert {name for name, _ in operations(document)} == {
         "POST /v1/events", "POST /v1/batch", *(f"{one.method} {one.path}" for one in (*WRITES, *ASKS)),
         "GET /v1/apps", "POST /v1/apps/{name}/check",
+        "POST /v1/keys", "GET /v1/keys", "GET /v1/keys/{keyId}", "PATCH /v1/keys/{keyId}", "DELETE /v1/keys/{keyId}",
+        "POST /v1/keys/{keyId}/rotate",
         "GET /v1/receipts/{id}", "GET /livez", "GET /readyz", "GET /metrics", "GET /problems", "GET /problems/{slug}",
         "GET /v1/dead-letters", "POST /v1/dead-letters/replay", "POST /v1/dead-letters/discard",
     }  # fmt: skip

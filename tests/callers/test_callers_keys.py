@@ -92,7 +92,7 @@ def test_only_a_hash_and_the_last_four_characters_are_stored(store: KeyStore, tm
         assert key[5:-6].encode() not in data
         assert key[5:20].encode() not in data
     with closing(sqlite3.connect(tmp_path / "k.db")) as connection:
-        assert connection.execute("SELECT last_four, length(hash) FROM caller_keys").fetchall() == [(key[-4:], 32)]
+        assert connection.execute("SELECT last_four, length(hash) FROM caller_secrets").fetchall() == [(key[-4:], 32)]
 
 
 def test_a_stored_key_keeps_its_name_scopes_and_times(store: KeyStore) -> None:
