@@ -1,5 +1,7 @@
 """One frozen Settings, read once at the edge from the environment, `.env` and a secrets directory (contract §1)."""
 
+import base64
+import binascii
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +16,7 @@ from app.leanplum.actions import QUEUED
 from app.model import KeyKind
 
 DEFAULT_SECRETS_DIR = "/run/secrets"
+SEED_BYTES = 32
 POLICIES = ("resend", "hold")
 
 
@@ -46,6 +49,18 @@ def _unknown_policy(text: str) -> str:
     raise ValueError(
         "takes resend or hold, then exceptions by action, as in resend,track=hold; the actions are " + ", ".join(QUEUED)
     )
+
+
+def _seed(text: SecretStr) -> SecretStr:
+    try:
+        size = len(base64.b64decode(text.get_secret_value(), validate=True))
+    except binascii.Error:
+        size = 0
+    if size != SEED_BYTES:
+        raise ValueError(
+            f"takes {SEED_BYTES} random bytes in base64, as `openssl rand -base64 {SEED_BYTES}` prints them"
+        )
+    return text
 
 
 def _unset(value: str | None) -> None:
@@ -117,6 +132,9 @@ class Settings(BaseSettings):
     )
     gateway_dead_letter_seconds: Seconds = Field(30 * 86_400, description="how long a dead letter is kept")
     gateway_audit_seconds: Seconds = Field(90 * 86_400, description="how long an audit record is kept")
+    gateway_audit_key: Annotated[SecretStr, AfterValidator(_seed)] | None = Field(
+        None, description="what signs the audit and hashes users' ids; default: made once, kept in the database"
+    )
     gateway_retry_window: Seconds = Field(86_400, description="seconds after which an undelivered item is given up")
     gateway_drain_seconds: float = Field(
         5, ge=0, le=86_400, description="seconds between SIGTERM and refusing new work"
@@ -131,6 +149,12 @@ class Settings(BaseSettings):
         default, _, exceptions = self.gateway_unknown_policy.partition(",")
         told = dict.fromkeys(QUEUED, default) | dict(one.split("=") for one in exceptions.split(",") if one)
         return frozenset(action for action, policy in told.items() if policy == "hold")
+
+    @property
+    def audit_seed(self) -> bytes | None:
+        """What the audit's keys are made of, where it is set."""
+        key = self.gateway_audit_key
+        return None if key is None else base64.b64decode(key.get_secret_value())
 
     @property
     def leanplum_keys(self) -> dict[KeyKind, SecretStr]:

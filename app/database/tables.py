@@ -6,6 +6,7 @@ attempts     │   one row for each call to Leanplum that is not settled, writte
 deliverers ─┬─< leases   which deliverer sends the items of which shards
 audit_records    what was done, by whom (append-only)
 caller_keys ───< caller_secrets   who may call; a hash only, of each key that works
+own_secrets      what the audit's keys are made of, where no setting has it
 sequence         the last item number given out: one row, so that numbers are given in the order of the commits
 """
 
@@ -120,6 +121,13 @@ audit_records = Table(
     Column("seq", _Seq, primary_key=True, autoincrement=True),
     Column("time", BigInteger, nullable=False),
     Column("record", Text, nullable=False),
+)
+
+own_secrets = Table(
+    "own_secrets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
 )
 
 caller_keys = Table(

@@ -41,3 +41,8 @@ def upgrade() -> None:
         "SELECT id, name, scopes, app, created_at, expires_at, revoked_at FROM caller_keys_until_0003"
     )
     op.drop_table("caller_keys_until_0003")
+    op.create_table(
+        "own_secrets",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("value", sa.LargeBinary, nullable=False),
+    )
