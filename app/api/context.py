@@ -29,6 +29,7 @@ class Context:
         "app",
         "caller",
         "headers",
+        "held",
         "method",
         "operation",
         "path",
@@ -36,6 +37,7 @@ class Context:
         "recorded",
         "request_id",
         "started",
+        "too_slow",
         "trace_id",
     )
 
@@ -54,6 +56,8 @@ class Context:
         self.app: App | None = None  # that the call is about, once it is known
         self.recorded = False  # whether the audit record of this call went along with what it accepted
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
+        self.held = 0  # bytes of its body that count while it is answered
+        self.too_slow = False  # whether the body comes too slowly to be waited for any longer
         self.started = time.perf_counter()
 
     @property

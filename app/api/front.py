@@ -12,12 +12,15 @@ from urllib.parse import unquote_to_bytes
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api import problems, writes
+from app.api import leaks, problems, writes
 from app.api.context import CONTEXT, Context
+from app.api.leaks import Leak
 from app.api.problems import Answer
+from app.api.receiving import ROOM
 from app.audit import records
+from app.callers.keys import PREFIX
 from app.clock import now_ms
-from app.errors import GatewayError, Malformed
+from app.errors import GatewayError, KeyInUrl, Malformed
 from app.telemetry import Metrics, describe
 from app.wiring import Gateway
 
@@ -59,15 +62,31 @@ class Front:
             return
         context = scope[CONTEXT] = Context(scope)
         gateway: Gateway = scope["app"].state.gateway
-        hot = HOT.get((context.method, context.path))
-        if context.path in self._doors:
-            status = await self._doors[context.path](gateway, context, scope, receive, send)
-        elif hot is not None:
-            context.operation = f"{context.method} {context.path}"
-            status = await self._answer(hot, gateway, context, receive, send)
-        else:
-            status = await self._route(scope, context, receive, send)
+        try:
+            status = await self._answered(gateway, context, scope, receive, send)
+        finally:
+            if context.held:
+                ROOM.give(context)
         self._tell(gateway, context, status)
+
+    async def _answered(self, gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send) -> int:
+        if context.path in self._doors:  # foreign protocols have their key in the query, too
+            return await self._doors[context.path](gateway, context, scope, receive, send)
+        if (scope["query_string"] or PREFIX in context.path) and (leaked := leaks.found(scope)):
+            return await self._refuse_leak(gateway, context, leaked, send)
+        hot = HOT.get((context.method, context.path))
+        if hot is None:
+            return await self._route(scope, context, receive, send)
+        context.operation = f"{context.method} {context.path}"
+        return await self._answer(hot, gateway, context, receive, send)
+
+    async def _refuse_leak(self, gateway: Gateway, context: Context, leaked: Leak, send: Send) -> int:
+        """The key is in the logs and histories of whatever the call came through; the log here says whose it is."""
+        known = gateway.directory.owner(leaked.key) if leaked.key else None
+        log.warning("key.leaked", request_id=context.request_id, key_id=known)
+        answer = problems.answer(KeyInUrl(leaks.HINT), context.request_id)
+        await send_answer(answer, context, send)
+        return answer.status
 
     async def _answer(self, hot: Hot, gateway: Gateway, context: Context, receive: Receive, send: Send) -> int:
         try:
