@@ -5,7 +5,7 @@ the work), turns errors into problem documents, adds the headers of every answer
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -36,17 +36,11 @@ async def _event(gateway: Gateway, context: Context, receive: Receive) -> Answer
 
 HOT: dict[tuple[str, str], Hot] = {("POST", EVENTS): _event, ("POST", BATCH): writes.post_batch}
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
-# A browser that shows our pages asks no other host for anything, whatever the bundled assets would like.
-POLICY = (
-    b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    b"worker-src blob:; frame-ancestors 'none'"
-)
-PAGE_HEADERS = [
-    (b"content-security-policy", POLICY),
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-]
+SNIFF = (b"x-content-type-options", b"nosniff")
+POLICY, CACHE = b"content-security-policy", b"cache-control"
+STRICT = (POLICY, b"default-src 'none'; frame-ancestors 'none'")  # pages have their own
+NO_STORE = (CACHE, b"no-store")  # what is answered under /v1 is somebody's data, or a key
+PAGE_HEADERS = [(b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referrer")]
 
 
 class Front:
@@ -111,7 +105,7 @@ class Front:
                 message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_common(context), *PAGE_HEADERS]
+                message["headers"] = [*_guarded(context, message.get("headers", ())), *_common(context)]
             await send(message)
 
         try:
@@ -160,8 +154,19 @@ def _failed(error: Exception, context: Context) -> Answer:
     return problems.plain("internal", "The gateway failed on this request; it is in the log.", context.request_id)
 
 
+def _guarded(context: Context, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers of a routed answer, with those that guard whoever gets it in a browser or through a shared cache."""
+    names = {name for name, _ in headers}
+    made = [*headers, *PAGE_HEADERS]
+    if POLICY not in names:
+        made.append(STRICT)
+    if CACHE not in names and context.path.startswith("/v1/"):
+        made.append(NO_STORE)
+    return made
+
+
 def _common(context: Context) -> list[tuple[bytes, bytes]]:
-    return [(b"x-request-id", context.request_id.encode()), *context.rate_headers]
+    return [(b"x-request-id", context.request_id.encode()), SNIFF, *context.rate_headers]
 
 
 async def send_answer(answer: Answer, context: Context, send: Send) -> None:

@@ -26,7 +26,7 @@ from app.wiring import Gateway
 
 PATHS = ("/api", reading.BATCH_PATH)
 METHODS = ("GET", "POST")
-CORS = [(b"access-control-allow-origin", b"*")]
+CORS = [(b"access-control-allow-origin", b"*"), (b"x-content-type-options", b"nosniff")]
 JSON = [(b"content-type", b"application/json;charset=utf-8"), (b"cache-control", b"private")]
 PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
