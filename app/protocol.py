@@ -13,6 +13,7 @@ from typing import Any
 
 import httptools
 import structlog
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api import context, problems
@@ -27,7 +28,8 @@ LINGER_SECONDS = 2.0  # in which a caller that is refused while it still sends c
 LINGER_BYTES = 1024 * 1024
 UNSENT = 128 * 1024  # bytes that the kernel takes ahead, so that a reader's pace is seen
 
-IDLE, HEAD, BODY, REFUSED = "idle", "head", "body", "refused"
+IDLE, HEAD, BODY, BUSY, REFUSED = "idle", "head", "body", "busy", "refused"
+_headers_complete = HttpToolsProtocol.on_headers_complete  # by its name: super() costs more than what is done around it
 log = structlog.get_logger("connection")
 
 
@@ -75,10 +77,13 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(self._joining)  # type: ignore[arg-type]
         _notice_slow_readers(transport)
         self._settings: Settings = self.config.app.state.settings  # type: ignore[union-attr]
-        self._phase, self._since = IDLE, self.loop.time()
+        self._refused = False
+        self._received = 0  # bytes
         self._beside = 0  # bytes that came since a head or a piece of a body was whole
-        self._body = 0  # bytes of the body that came
-        self._stalled: tuple[float, int] | None = None  # since when something is unread, and what was read by then
+        self._heard = self.loop.time()  # when anything came
+        self._seen: tuple[str, Any] = (IDLE, None)  # what was going on at the last look
+        self._since, self._before = self._heard, 0  # since when, and what had been received by then
+        self._unread: tuple[float, int] | None = None  # since when an answer is not read, and what had been by then
         self._every = min(LOOK_SECONDS, self._settings.gateway_head_seconds / 4)
         self._timer = self.loop.call_later(self._every, self._look)
         if len(self.connections) > self._settings.gateway_max_connections:
@@ -93,61 +98,68 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes; the last ones, where they are neither a whole head nor a body for too long."""
-        self._beside += len(data)
-        if self._phase is REFUSED:
+        size = len(data)
+        self._received += size
+        self._beside += size
+        self._heard = self.loop.time()
+        if self._refused:
             if self._beside > LINGER_BYTES:
                 self.transport.abort()
             return
-        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # answered as any other request
         except httptools.HttpParserError:
             self._refuse_unreadable()
-        if self._beside > MAX_HEAD and self._phase is not REFUSED:
+        if self._beside > MAX_HEAD and not self._refused:
             self._refuse_head()
-
-    def on_message_begin(self) -> None:
-        """A head begins."""
-        super().on_message_begin()
-        self._phase, self._since = HEAD, self.loop.time()
 
     def on_headers_complete(self) -> None:
         """A head is whole. Trailers, which may come later, are none of it and are dropped."""
-        if self._too_much() or len(self.pipeline) >= MAX_PIPELINED:
-            raise ValueError  # which ends the parsing
-        self._phase, self._since, self._beside, self._body = BODY, self.loop.time(), 0, 0
-        super().on_headers_complete()
+        if self._beside > MAX_HEAD or len(self.headers) > MAX_HEADERS or len(self.url) > MAX_URL or self.pipeline:
+            self._check_head()
+        self._beside = 0
+        _headers_complete(self)
         self.headers = []
 
+    def _check_head(self) -> None:
+        """Raises ValueError, which ends the parsing, where the head or the pipeline is over a limit."""
+        if self._too_much() or len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError
+
     def _too_much(self) -> bool:
-        if len(self.headers) > MAX_HEADERS or len(self.url) > MAX_URL:
-            return True
-        if self._beside <= MAX_HEAD:  # as it nearly always is; else what came may be more than a head
-            return False
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD
+        """What came may be more than the head."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        return len(self.headers) > MAX_HEADERS or len(self.url) > MAX_URL or size > MAX_HEAD
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
         self._beside = 0
-        self._body += len(body)
-        super().on_body(body)
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """A request is whole."""
-        self._phase, self._since = IDLE, self.loop.time()
-        super().on_message_complete()
+        self.cycle.more_body = False
+        if not self.cycle.response_complete:
+            self.cycle.message_event.set()
 
     def _refuse_unreadable(self) -> None:
         """What is no HTTP at all, or too much of it, is told in the one form of errors, too."""
-        if self._phase is HEAD and self._too_much():
+        if self._in_head and self._too_much():
             self._refuse_head()
         else:
             self._refuse("malformed", "The request is not HTTP/1.1.")
 
     def _refuse_head(self) -> None:
-        if self._phase is HEAD and len(self.url) > MAX_URL:
+        if self._in_head and len(self.url) > MAX_URL:
             self._refuse("url-too-long", f"The URL has more than {MAX_URL} bytes.")
         else:
             detail = f"The head has more than {MAX_HEADERS} headers or {MAX_HEAD} bytes."
@@ -155,37 +167,52 @@ class Protocol(HttpToolsProtocol):
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        """Once in a while: is anything too slow?"""
-        self._timer = self.loop.call_later(self._every, self._look)
-        now = self.loop.time()
-        waited = now - self._since
-        if self._unread_too_long(now) or (self._phase is REFUSED and waited > LINGER_SECONDS):
-            self.transport.abort()
-        elif self._phase is HEAD and waited > self._settings.gateway_head_seconds:
-            seconds = f"{self._settings.gateway_head_seconds:g}"
-            self._refuse("request-timeout", f"The request's head was not whole after {seconds} seconds.")
-        elif self._phase is BODY:
-            self._look_at_body(waited)
-        elif self._busy:
-            self._since = now
-        elif self._phase is IDLE and waited > self.timeout_keep_alive:
-            self.transport.close()
+    @property
+    def _in_head(self) -> bool:
+        """Whether a head has begun and is not whole: then its scope is no cycle's yet."""
+        return self.scope is not getattr(self.cycle, "scope", None)  # before the first request there is no cycle
 
     @property
     def _busy(self) -> bool:
-        return not getattr(self.cycle, "response_complete", True)  # there is no cycle before the first request
+        return not getattr(self.cycle, "response_complete", True)
 
     @property
-    def idle_since(self) -> float | None:
-        """Since when nothing is going on; None while something is."""
-        return None if self._busy or self._phase is not IDLE else self._since
+    def idle(self) -> bool:
+        """Whether nothing is going on."""
+        return self._going_on()[0] is IDLE
+
+    def _going_on(self) -> tuple[str, Any]:
+        """What is going on, and with which request."""
+        if self._refused:
+            return REFUSED, None
+        if self._in_head:
+            return HEAD, self.scope
+        if getattr(self.cycle, "more_body", False):
+            return BODY, self.cycle
+        return (BUSY, self.cycle) if self._busy else (IDLE, None)
+
+    def _look(self) -> None:
+        """Once in a while: is anything too slow? What is going on is timed from the first look that finds it."""
+        self._timer = self.loop.call_later(self._every, self._look)
+        now, seen = self.loop.time(), self._going_on()
+        if seen != self._seen:
+            self._seen, self._since, self._before = seen, now, self._received
+        what, waited = seen[0], now - self._since
+        if self._unread_too_long(now) or (what is REFUSED and waited > LINGER_SECONDS):
+            self.transport.abort()
+        elif what is HEAD and waited > self._settings.gateway_head_seconds:
+            seconds = f"{self._settings.gateway_head_seconds:g}"
+            self._refuse("request-timeout", f"The request's head was not whole after {seconds} seconds.")
+        elif what is BODY:
+            self._look_at_body(waited)
+        elif what is IDLE and now - max(self._heard, self._since) > self.timeout_keep_alive:
+            self.transport.close()
 
     def _look_at_body(self, waited: float) -> None:
         """Too slow is what is slower than the least rate, when it was asked for. The application tells the caller."""
         if self.flow.read_paused:
             self._since += self._every
-        elif waited > self._allowed(self._body):
+        elif waited > self._allowed(self._received - self._before):
             if self.cycle.response_complete:
                 self.transport.close()
                 return
@@ -197,10 +224,10 @@ class Protocol(HttpToolsProtocol):
     def _unread_too_long(self, now: float) -> bool:
         unread = self.transport.get_write_buffer_size()
         if not unread:
-            self._stalled = None
+            self._unread = None
             return False
         read = self._joining.written - unread
-        since, before = self._stalled = self._stalled or (now, read)
+        since, before = self._unread = self._unread or (now, read)
         return now - since > self._allowed(read - before)
 
     def _allowed(self, size: int) -> float:
@@ -211,18 +238,18 @@ class Protocol(HttpToolsProtocol):
 
     def _make_room(self) -> None:
         """Close the connection on which nothing has been going on for longest; where there is none, refuse this one."""
-        others = [(one.idle_since, one) for one in self.connections if isinstance(one, Protocol) and one is not self]
-        idle = [(since, id(one), one) for since, one in others if since is not None]
-        if idle:
-            min(idle)[2].transport.close()
+        others = (one for one in self.connections if isinstance(one, Protocol) and one is not self)
+        idle = min((one for one in others if one.idle), key=lambda one: one._heard, default=None)
+        if idle is not None:
+            idle.transport.close()
         else:
             self._refuse("overloaded", "As many connections as may be are open.", (b"retry-after", b"5"))
 
     def _refuse(self, slug: str, detail: str, *headers: tuple[bytes, bytes]) -> None:
         """Say why, then close. Nothing is said where it would be taken for another request's answer."""
-        began, self._phase, self._since, self._beside = self._phase, REFUSED, self.loop.time(), 0
+        in_head, self._refused, self._beside = self._in_head, True, 0
         log.info("connection.refused", slug=slug, address=self.client[0] if self.client else "")
-        in_the_way = self.pipeline or (self._busy and (began is not BODY or self.cycle.response_started))
+        in_the_way = self.pipeline or (self._busy and (in_head or self.cycle.response_started))
         if self._busy:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
