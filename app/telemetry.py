@@ -45,9 +45,18 @@ def configure_logging(level: str, form: str) -> None:
             wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
             cache_logger_on_first_use=True,
         )
+    sys.excepthook = lambda kind, error, place: _uncaught(error)
+    threading.excepthook = lambda told: _uncaught(told.exc_value)
+    sys.unraisablehook = lambda told: _uncaught(told.exc_value)
     root = logging.getLogger()
     root.handlers = [_Forward()]
     root.setLevel(max(LEVELS[level], logging.WARNING))  # libraries speak of their insides; only their warnings are news
+
+
+def _uncaught(error: BaseException | None) -> None:
+    """What nobody caught: Python itself would print its text, which may hold what a caller sent, or a key."""
+    if error is not None:
+        structlog.get_logger("gateway").error("error.uncaught", **describe(error))
 
 
 class _Direct:

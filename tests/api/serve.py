@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from fastapi import FastAPI
 
 from app.main import create_app
 from app.protocol import Protocol
@@ -14,10 +15,10 @@ from app.settings import Settings
 
 
 @contextmanager
-def served(settings: Settings) -> Iterator[int]:
-    """The port of a running server; stopped at the end, after what is in flight."""
+def served(settings: Settings, app: FastAPI | None = None) -> Iterator[int]:
+    """The port of a running server; stopped at the end, after what is in flight. `app`: one made of these settings."""
     config = uvicorn.Config(
-        create_app(settings, delivery=False), host="127.0.0.1", port=0, http=Protocol, log_config=None,
+        app or create_app(settings, delivery=False), host="127.0.0.1", port=0, http=Protocol, log_config=None,
         access_log=False, server_header=False, lifespan="on", ws="none",
     )  # fmt: skip
     server = uvicorn.Server(config)

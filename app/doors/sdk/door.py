@@ -159,8 +159,12 @@ async def _download(gateway: Gateway, app: App, context: Context, call: Call, ca
         if "content-length" in found.headers and "content-encoding" not in found.headers:
             headers.append((b"content-length", found.headers["content-length"].encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        async for chunk in found.chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        try:
+            async for chunk in found.chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except Exception as error:  # too late for another answer: that it ends before its end tells the SDK
+            log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
+            return 200
         await send({"type": "http.response.body", "body": b""})
     return 200
 

@@ -1,0 +1,86 @@
+"""What the OpenAPI document says is what the gateway does: schemathesis makes calls of it, good ones and bad ones, to a
+gateway in a process of its own, which delivers to the simulator and asks it. Whatever operations there are, each is
+called."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import CHECKS, CheckContext, load_all_checks
+
+from app.main import create_app
+from app.settings import Settings
+from app.simulator import SimulatorConfig
+from app.simulator.server import BackgroundServer
+from tests.acceptance.processes import Process, serving
+from tests.api.leanplum import KEYS
+
+EXAMPLES = int(os.environ.get("GATEWAY_TESTS_EXAMPLES", "6"))  # for each operation, of good calls and of bad ones
+DOCUMENT = create_app(Settings(_env_file=None)).openapi()
+OPERATIONS = [f"{method.upper()} {path}" for path, methods in DOCUMENT["paths"].items() for method in methods]
+WIDE = {"GATEWAY_RATE_PER_SECOND": "1000000", "GATEWAY_RATE_BURST": "1000000000"}
+WIDE |= {"GATEWAY_FAILED_AUTH_PER_MINUTE": "1000000"}
+load_all_checks()
+CONFORMANCE = ("status_code", "content_type", "response_headers", "response_schema")
+HELD: list[Any] = CHECKS.get_by_names([f"{name}_conformance" for name in CONFORMANCE])
+BOUNDED = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate, Phase.shrink],
+)
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A gateway with all of Leanplum's keys, and limits that nobody meets."""
+    given = {name.upper(): value for name, value in KEYS.items()} | WIDE
+    folder = tmp_path_factory.mktemp("documented")
+    simulator = BackgroundServer(SimulatorConfig(migrate_state=True))
+    with simulator as leanplum, serving(folder, leanplum.url, **given) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def session(gateway: Process) -> Iterator[requests.Session]:
+    """One connection, with a key that may do everything."""
+    with requests.Session() as opened:
+        opened.trust_env = False
+        opened.headers["Authorization"] = f"Bearer {gateway.key}"
+        yield opened
+
+
+def no_failure(context: CheckContext, response: Any, case: Case[Any]) -> None:
+    """Leanplum may refuse what was asked of it; nothing else is a failure that good or bad calls can bring about."""
+    refused = response.status_code == 502 and response.json()["type"] == "/problems/upstream-rejected"
+    assert response.status_code < 500 or refused, (response.status_code, response.text)
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_answer_is_one_of_the_document_s(
+    operation: str, mode: GenerationMode, gateway: Process, session: requests.Session, record_property: Any
+) -> None:
+    method, path = operation.split()
+    made = schemathesis.openapi.from_dict(DOCUMENT)[path][method].as_strategy(generation_mode=mode)
+    count = 0
+
+    @BOUNDED
+    @given(made)
+    def held(case: Case[Any]) -> None:
+        nonlocal count
+        count += 1
+        answer = case.call(base_url=gateway.url, session=session, timeout=30)
+        case.validate_response(answer, checks=[no_failure, *HELD])
+
+    try:
+        held()
+    finally:
+        record_property("examples", count)
