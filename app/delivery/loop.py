@@ -307,7 +307,10 @@ class Deliverer:
         status: int | None = None
         reply: replies.Reply
         if (kind := mapping.kind(items)) not in app.keys:
-            return None, [ConfigRefused(f"{app.setting(kind)} is not set")] * len(items)
+            reply = [ConfigRefused(f"{app.setting(kind)} is not set")] * len(items)
+            if kind is KeyKind.PRODUCTION:  # the app is no longer configured
+                self._gate(app.name).heard(self._ticks(), 0.0, reply)
+            return None, reply
         try:
             action, body = mapping.call(app, items, self._clock() / 1000)
             answer = await self._client.call(app.api_url, action, body)

@@ -113,7 +113,7 @@ def _sorted(body: str | None) -> str:
 def _take(acceptance: Acceptance, seq: int, known: Known, rows: _Rows) -> tuple[list[Taken], int]:
     """Sort one call's items into new, duplicate and conflict; collect the rows of the new ones."""
     first, prefix = seq, acceptance.prefix
-    new, taken, caller = rows.items, list[Taken](), ids.share(acceptance.key_id)
+    new, taken, caller = rows.items, list[Taken](), ids.share(acceptance.app, acceptance.key_id)
     of_app = zlib.crc32(acceptance.app.encode())
     for subject, action, body, item_id in acceptance.items:
         lane = zlib.crc32(subject.encode(), of_app)  # ids.lane, less what is the same for all
