@@ -135,6 +135,6 @@ def test_a_key_from_before_keys_were_for_several_apps_is_for_the_one_it_was_for(
     )
     engine = connect(url)
     (found,) = KeyStore(engine).all()
-    assert (found.caller.key_id, found.caller.apps, found.created_at) == ("key_1", {"default"}, 7)
+    assert (found.caller.key_id, found.caller.apps, found.created_at) == ("key_1", frozenset({"default"}), 7)
     assert [(one.hash, one.last_four) for one in found.secrets] == [(keys.digest(key), key[-4:])]
     engine.dispose()
