@@ -146,18 +146,22 @@ def create_key(
     """Make a key. It is shown this once."""
     from app.callers.store import ALL_SCOPES
     from app.clock import now_ms
-    from app.model import Scope
 
-    unknown = sorted(set(scope or ()) - {known.value for known in Scope})
-    if unknown:
-        raise StartRefused(f"--scope: takes {', '.join(Scope)}; not {', '.join(unknown)}")
     now = now_ms()
     expires_at = now + expires_in_days * 86_400_000 if expires_in_days else None
-    scopes = frozenset(Scope(one) for one in scope) if scope else ALL_SCOPES
+    scopes = _scopes(scope) if scope else ALL_SCOPES
     key, stored = _store().create(
         name, scopes, app, now, expires_at=expires_at, rate_per_second=rate_per_second, rate_burst=rate_burst
     )
     _show_key(key, stored, as_json=as_json)
+
+
+def _scopes(named: list[str]) -> Any:
+    from app.model import Scope
+
+    if unknown := sorted(set(named) - {known.value for known in Scope}):
+        raise StartRefused(f"--scope: takes {', '.join(Scope)}; not {', '.join(unknown)}")
+    return frozenset(Scope(one) for one in named)
 
 
 def _show_key(key: str | None, stored: Any, *, as_json: bool) -> None:
@@ -165,8 +169,10 @@ def _show_key(key: str | None, stored: Any, *, as_json: bool) -> None:
 
     if as_json:
         typer.echo(json.dumps(key_document(stored, key)))
-    else:
+    elif key is not None:
         typer.echo(f"{key}\n\nid {stored.caller.key_id}; the key is not shown again.")
+    else:
+        typer.echo(f"{stored.caller.key_id} is changed.")
 
 
 @keys_cli.command("list")
@@ -181,6 +187,32 @@ def list_keys(as_json: AsJson = False) -> None:
     for row in rows:
         state = f"revoked {row['revokedAt']}" if row["revokedAt"] else f"since {row['createdAt']}"
         typer.echo(f"{row['id']}  …{row['lastFour']}  {row['name']}  {state}  {' '.join(row['scopes'] or ())}")
+
+
+@keys_cli.command("patch")
+def change_key(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it")],
+    name: Annotated[str | None, typer.Option(help="Whose key it is")] = None,
+    scope: Annotated[list[str] | None, typer.Option(help="What it may do from now on; several times")] = None,
+    app: Annotated[list[str] | None, typer.Option(help="For this app from now on; several times")] = None,
+    every_app: Annotated[bool, typer.Option("--every-app", help="For every app")] = False,
+    expires_in_days: Annotated[int | None, typer.Option(min=0, max=36_500, help="0: never")] = None,
+    rate_per_second: Annotated[int | None, typer.Option(min=0, help="Its own limit; 0: the gateway's")] = None,
+    rate_burst: Annotated[int | None, typer.Option(min=0, help="Its own limit; 0: the gateway's")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a key. What is not named stays as it is."""
+    from app.callers.store import KEEP, by_operator
+    from app.clock import now_ms
+
+    now = now_ms()
+    changes = _given(name=name, scopes=_scopes(scope) if scope else None, apps=frozenset(app) if app else None)
+    changes |= {"apps": None} if every_app else {}
+    limits = _given(rate_per_second=rate_per_second, rate_burst=rate_burst)
+    changes |= {limit: value or None for limit, value in limits.items()}
+    until = KEEP if expires_in_days is None else (now + expires_in_days * 86_400_000 if expires_in_days else None)
+    stored = _store().change(key_id, now, changes, by_operator("key.change"), until)
+    _show_key(None, stored, as_json=as_json)
 
 
 @keys_cli.command("rotate")

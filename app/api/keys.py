@@ -11,7 +11,7 @@ from app.api import auth, context, receiving, schemas
 from app.api.documents import body_of, problem_responses
 from app.api.routes import KEY, gateway_of
 from app.audit import records
-from app.callers.store import Recorder, StoredKey
+from app.callers.store import KEEP, Recorder, StoredKey
 from app.clock import instant, now_ms
 from app.errors import Fault, Forbidden, Invalid, NotFound
 from app.intake import bodies, rules
@@ -210,9 +210,8 @@ async def change_key(request: Request, key_id: KeyId) -> Any:
     expires_at = _expiry(fields, now)
 
     def change() -> StoredKey:
-        stored = _mine(gateway, caller, key_id)
-        until = expires_at if "expiresAt" in fields else stored.expires_at
-        return gateway.keys.change(key_id, now, values, record, until)
+        _mine(gateway, caller, key_id)
+        return gateway.keys.change(key_id, now, values, record, expires_at if "expiresAt" in fields else KEEP)
 
     return key_document(await _written(gateway, change))
 

@@ -93,6 +93,17 @@ def test_a_change_is_in_force_at_once_and_what_is_left_out_stays(talk: Talk) -> 
     assert [event(talk, document["key"], app).status_code for app in ("one", "two", None)] == [403, 202, 202]
 
 
+def test_two_changes_of_one_key_at_once_are_both_there(talk: Talk) -> None:
+    document = made(talk)
+    path = f"{KEYS}/{document['id']}"
+    changes: dict[str, Any] = {"name": "new", "ratePerSecond": 7, "rateBurst": 9, "scopes": ["sdk"]}
+    headers = {"Content-Type": "application/json"}
+    calls = [("PATCH", path, {"json": {name: value}, "headers": headers}) for name, value in changes.items()]
+    assert {answer.status_code for answer in talk.at_once(*calls)} == {200}
+    seen = talk.get(path).json()
+    assert {name: seen[name] for name in changes} == changes
+
+
 def test_an_expiry_that_is_given_later_ends_a_key_and_null_takes_it_away(talk: Talk) -> None:
     document = made(talk)
     path = f"{KEYS}/{document['id']}"
