@@ -243,7 +243,7 @@ OfStatus = Annotated[str | None, typer.Option("--status", help="Only rejected, e
 Since = Annotated[str | None, typer.Option(help="Only those of this time (RFC 3339) or later")]
 Until = Annotated[str | None, typer.Option(help="Only those from before this time")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell how many there are")]
-OfApp = Annotated[str, typer.Option("--app", help="Of this app")]
+OfApp = Annotated[str | None, typer.Option("--app", help="Only of this app")]
 All = Annotated[bool, typer.Option("--all", help="Every one that the options choose, though no ids are given")]
 
 
@@ -253,7 +253,7 @@ def list_dead_letters(
     status: OfStatus = None,
     since: Since = None,
     until: Until = None,
-    app: OfApp = "default",
+    app: OfApp = None,
     as_json: AsJson = False,
 ) -> None:
     """Those that there are, oldest first; never what is in them."""
@@ -263,8 +263,8 @@ def list_dead_letters(
         if as_json:
             typer.echo(json.dumps(receipt))
         else:
-            said = receipt.get("leanplum", {})
-            typer.echo(f"{receipt['id']}  {receipt['status']}  {receipt['action']}  {receipt['settledAt']}  {said}")
+            told = [receipt[name] for name in ("app", "id", "status", "action", "settledAt")]
+            typer.echo("  ".join([*told, str(receipt.get("leanplum", {}))]))
 
 
 @dead_letters_cli.command("replay")
@@ -274,7 +274,7 @@ def replay_dead_letters(
     status: OfStatus = None,
     since: Since = None,
     until: Until = None,
-    app: OfApp = "default",
+    app: OfApp = None,
     every: All = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -293,7 +293,7 @@ def discard_dead_letters(
     status: OfStatus = None,
     since: Since = None,
     until: Until = None,
-    app: OfApp = "default",
+    app: OfApp = None,
     every: All = False,
     dry_run: DryRun = False,
 ) -> None:

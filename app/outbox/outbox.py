@@ -144,6 +144,10 @@ class Outbox:
         """At most `limit` dead letters of `app` after sequence number `after`, in the order of acceptance."""
         return await self._read(partial(dead_letters.find, app=app, which=which, after=after, limit=limit))
 
+    async def dead_apps(self) -> list[str]:
+        """The apps that there are dead letters of."""
+        return await self._read(dead_letters.apps)
+
     async def replay(self, app: str, which: Filter, record: Recorder, *, dry_run: bool = False) -> tuple[int, int]:
         """Put dead letters back into the queue, with an audit record for each step; how many were chosen, and how many
         went."""
