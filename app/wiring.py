@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -11,7 +11,10 @@ import structlog
 from sqlalchemy import Engine
 
 from app.apps import Apps, read
-from app.audit import records
+from app.audit import records, seed
+from app.audit.notes import Signer
+from app.audit.pseudonyms import Pseudonyms
+from app.audit.sealing import Sealer, refuse_another_key
 from app.callers.directory import Directory, cancelled
 from app.callers.store import KeyStore
 from app.clock import now_ms
@@ -50,6 +53,8 @@ class Gateway:
     failures: Buckets
     metrics: Metrics
     relay: Relay
+    pseudonyms: Pseudonyms
+    signer: Signer
 
 
 @asynccontextmanager
@@ -62,6 +67,7 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
     engine = await asyncio.to_thread(connect, settings.gateway_database_url)
     keys = KeyStore(engine)
     bootstrap(settings, keys)
+    pseudonyms, signer = audit_keys(settings, engine)
     writer = Writer(engine)
     writer.start()
     directory = Directory(keys, now_ms, writer.write)
@@ -78,18 +84,36 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
     failures = Buckets(
         settings.gateway_failed_auth_per_minute / 60, settings.gateway_failed_auth_per_minute, time.monotonic
     )
-    beside = [asyncio.create_task(run()) for run in (apps.run, directory.run, _housekeeper(settings, outbox).run)]
+    sealer = Sealer(engine, writer, signer, int(settings.gateway_audit_seconds * 1000))
+    beside = [
+        asyncio.create_task(run()) for run in (apps.run, directory.run, _housekeeper(settings, outbox).run, sealer.run)
+    ]
     try:
         async with (
-            _delivering(settings, apps, outbox, metrics, wanted=delivery) as turns,
-            _relaying(settings, apps, writer, metrics, turns) as relay,
+            _delivering(settings, apps, outbox, metrics, pseudonyms, wanted=delivery) as turns,
+            _relaying(settings, apps, writer, metrics, turns, pseudonyms) as relay,
         ):
-            yield Gateway(settings, apps, engine, writer, outbox, keys, directory, limits, failures, metrics, relay)
+            yield Gateway(
+                settings,
+                apps,
+                engine,
+                writer,
+                outbox,
+                keys,
+                directory,
+                limits,
+                failures,
+                metrics,
+                relay,
+                pseudonyms,
+                signer,
+            )
     finally:
         for task in beside:
             await cancelled(task)
         with suppress(StorageUnavailable):  # when a key was last used is not worth a failed stop
             await directory.tell_used()
+        await sealer.attempt()  # what was recorded until now
         await writer.stop()
         engine.dispose()
 
@@ -101,6 +125,7 @@ def prepare(settings: Settings) -> None:
     engine = connect(settings.gateway_database_url)
     try:
         bootstrap(settings, KeyStore(engine))
+        audit_keys(settings, engine)
         with lifeline.held(settings.gateway_database_url, str(uuid.uuid4())):
             pass
     finally:
@@ -119,9 +144,19 @@ def bootstrap(settings: Settings, store: KeyStore) -> None:
         log.info("key.bootstrapped", key_id=stored.caller.key_id)
 
 
+def audit_keys(settings: Settings, engine: Engine) -> tuple[Pseudonyms, Signer]:
+    """What hashes users' ids for the audit, and what signs it. Raises StartRefused where it was signed by another."""
+    if (made_of := settings.audit_seed) is None:
+        made_of = seed.kept(engine)
+        log.warning("audit.key_in_database", advice="who can change the database can sign as well: GATEWAY_AUDIT_KEY")
+    signer = Signer(made_of)
+    refuse_another_key(engine, signer.public)
+    return Pseudonyms(made_of), signer
+
+
 @asynccontextmanager
 async def _delivering(
-    settings: Settings, apps: Apps, outbox: Outbox, metrics: Metrics, *, wanted: bool
+    settings: Settings, apps: Apps, outbox: Outbox, metrics: Metrics, pseudonyms: Pseudonyms, *, wanted: bool
 ) -> AsyncIterator[Turns]:
     if not wanted:
         yield Turns(outbox, Window())
@@ -142,6 +177,7 @@ async def _delivering(
                 call_seconds=timeout,
                 concurrency=concurrency,
                 policy=policy,
+                pseudonym=pseudonyms.of,
             )
             outbox.on_accepted = deliverer.notify
             running = asyncio.create_task(deliverer.run())
@@ -154,13 +190,16 @@ async def _delivering(
 
 @asynccontextmanager
 async def _relaying(
-    settings: Settings, apps: Apps, writer: Writer, metrics: Metrics, turns: Turns
+    settings: Settings, apps: Apps, writer: Writer, metrics: Metrics, turns: Turns, pseudonyms: Pseudonyms
 ) -> AsyncIterator[Relay]:
     timeout, concurrency = settings.gateway_relay_timeout_seconds, settings.gateway_relay_concurrency
 
-    def record(app: str, action: str, status: int | None) -> None:
+    def record(app: str, action: str, status: int | None, subjects: Collection[str]) -> None:
         now = now_ms()
-        text = records.leanplum_call(time=now, app=app, attempt="", status=status, outcome={}, action=action)
+        about = records.about_users(sorted(pseudonyms.of(app, one) for one in subjects)[: records.MOST_USERS])
+        text = records.leanplum_call(
+            time=now, app=app, attempt="", status=status, outcome={}, action=action, about=about
+        )
         writer.write(records.Record(now, text)).add_done_callback(_recorded)
 
     async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets) as client:
@@ -181,5 +220,5 @@ def _recorded(future: asyncio.Future[None]) -> None:
 
 
 def _housekeeper(settings: Settings, outbox: Outbox) -> Housekeeper:
-    kept = (settings.gateway_dedup_seconds, settings.gateway_dead_letter_seconds, settings.gateway_audit_seconds)
+    kept = (settings.gateway_dedup_seconds, settings.gateway_dead_letter_seconds)
     return Housekeeper(outbox, Limits(*(int(seconds * 1000) for seconds in kept)))

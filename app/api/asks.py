@@ -120,11 +120,13 @@ def _add(ask: Ask) -> None:
     operation = f"{ask.method} {ask.path}"
 
     async def answered(request: Request) -> Response:
+        in_path(request)  # whom it is about is known even where it is refused
         gateway, about, app = _enter(request, operation, action)
         args = await _args(request, gateway, about, ask)
         if action.seldom_changes:
             return await _kept(request, gateway, app, action, args)
         subject = rules.subject_of(args) if action.about is About.USER else None
+        about.subjects = (subject,) if subject else ()
         return Response(orjson.dumps(await gateway.relay.ask(app, action, args, subject)), headers=JSON)
 
     async def uploaded(request: Request) -> Response:

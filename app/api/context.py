@@ -4,7 +4,7 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import MutableMapping
+from collections.abc import Collection, MutableMapping
 from typing import Any
 
 from app.model import App, Caller
@@ -36,6 +36,7 @@ class Context:
         "recorded",
         "request_id",
         "started",
+        "subjects",
         "trace_id",
     )
 
@@ -54,6 +55,7 @@ class Context:
         self.app: App | None = None  # that the call is about, once it is known
         self.recorded = False  # whether the audit record of this call went along with what it accepted
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
+        self.subjects: Collection[str] = ()  # whom the call is about, as far as that is known
         self.started = time.perf_counter()
 
     @property

@@ -14,6 +14,7 @@ from app.api.front import BATCH, EVENTS
 from app.api.problems import Answer
 from app.api.receipts import receipt_document
 from app.errors import NotFound
+from app.intake.rules import subject_of
 from app.leanplum.actions import ACTIONS
 from app.model import KeyKind, Scope
 from app.wiring import Gateway
@@ -70,7 +71,10 @@ def in_path(request: Request) -> dict[str, str]:
     sent: list[bytes] = request.scope["raw_path"].partition(b"?")[0].split(b"/")
     template = request.scope["route"].path.split("/")
     named = {part[1:-1]: value for part, value in zip(template, sent, strict=True) if part.startswith("{")}
-    return {name: unquote_to_bytes(value).decode() for name, value in named.items()}  # the front: it is UTF-8
+    told = {name: unquote_to_bytes(value).decode() for name, value in named.items()}  # the front: it is UTF-8
+    if (subject := subject_of(told)) is not None:
+        context.of(request.scope).subjects = (subject,)
+    return told
 
 
 async def _write(request: Request, operation: str, action: str, **given: Any) -> Response:

@@ -47,6 +47,7 @@ async def post_single(
     if b"idempotency-key" in context.headers:
         given = {**given, "id": context.header(b"idempotency-key")}
     new = (not given and rules.fast_single(action, body)) or _careful_single(action, body, given)
+    context.subjects = (new.subject,)
     auth.require_key(app, key_for(action, new.body))
     now = now_ms()
     ((item_id, kind),) = await accept(gateway, context, caller, now, [new])
@@ -90,6 +91,7 @@ async def accept(
     batch: bool = False,
 ) -> Sequence[Taken]:
     """Commit the items of a call."""
+    of, app = gateway.pseudonyms.of, context.app_name
     taken = await gateway.outbox.accept(
         Acceptance(
             context.app_name,
@@ -102,6 +104,7 @@ async def accept(
             items,
             refused,
             batch,
+            [of(app, subject) for subject in {item.subject for item in items}],
         )
     )
     context.recorded = True

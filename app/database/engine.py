@@ -92,6 +92,17 @@ def reading(engine: Engine) -> Iterator[Connection]:
         raise StorageUnavailable(f"The database can't be used now: {reason(error)}.") from error
 
 
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """A connection to read by, to which the database stays as it is now. Raises StorageUnavailable."""
+    with reading(engine) as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN")
+            yield connection
+        else:
+            yield connection.execution_options(isolation_level="REPEATABLE READ")
+
+
 def storage_errors(engine: Engine) -> tuple[type[Exception], ...]:
     """What the database's driver raises, and what is raised around it."""
     driver: Any = engine.dialect.loaded_dbapi

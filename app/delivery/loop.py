@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import random
+from typing import Any
 
 import structlog
 
+from app.audit.records import MOST_USERS, about_users
 from app.clock import now_ms
 from app.delivery.pacing import Gate, State
 from app.delivery.turns import Turns
@@ -59,8 +61,11 @@ class Deliverer:
         clock: Callable[[], int] = now_ms,
         chance: Callable[[], float] = random,
         ticks: Callable[[], float] = time.monotonic,
+        pseudonym: Callable[[str, str], str] | None = None,
     ) -> None:
+        """`pseudonym`: the keyed hash of a subject of an app, for the audit; without it that names nobody."""
         self._outbox, self._client, self._metrics = outbox, client, metrics
+        self._pseudonym = pseudonym
         self._apps = apps
         self.owner, self._dead = owner or str(uuid.uuid4()), dead
         self._call_seconds, self._lease_seconds = call_seconds, call_seconds + LEASE_SECONDS
@@ -248,23 +253,33 @@ class Deliverer:
             return Heard([(item, Trouble("The gateway failed on this call; see its log")) for item in batch])
 
     async def _settle(
-        self, attempt: str, app: App, verdicts: Sequence[tuple[int, Verdict]], status: int | None
+        self, attempt: str, app: App, verdicts: Sequence[tuple[Item, Verdict]], status: int | None
     ) -> bool:
         """Leanplum has answered, so forgetting is no choice: try until it is on disk, or the gateway stops."""
+        by_seq = [(item.seq, verdict) for item, verdict in verdicts]
+        about = self._about(app, [item for item, _ in verdicts])
         while True:
             try:
-                return await self._outbox.settle(attempt, app.name, verdicts, status)
+                return await self._outbox.settle(attempt, app.name, by_seq, status, about)
             except StorageUnavailable as error:
                 log.error("settle.failed", reason=error.detail, items=len(verdicts))
                 if self._stopping:
                     raise
                 await asyncio.sleep(STORAGE_PAUSE_SECONDS)
 
+    def _about(self, app: App, items: Sequence[Item]) -> dict[str, Any]:
+        """What and whom a call was about, as the audit tells it."""
+        actions = dict(Counter(item.action for item in items))
+        if self._pseudonym is None or not items:
+            return {"actions": actions}
+        subjects = list(dict.fromkeys(item.subject for item in items))[:MOST_USERS]
+        return {"actions": actions, **about_users([self._pseudonym(app.name, subject) for subject in subjects])}
+
     async def _write_down(
         self, attempt: str, app: App, verdicts: Sequence[tuple[Item, Verdict]], status: int | None
     ) -> bool:
         """Settle; False where the attempt was taken for lost meanwhile."""
-        if not await self._settle(attempt, app, [(item.seq, verdict) for item, verdict in verdicts], status):
+        if not await self._settle(attempt, app, verdicts, status):
             log.warning("attempt.too_late", attempt=attempt, items=len(verdicts))
             return False
         counts: dict[str, int] = {}

@@ -1,6 +1,8 @@
 """Accepting: items, their ids and the audit record in one transaction, for many callers at once."""
 
+import hashlib
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -156,6 +158,14 @@ def _recognise(
 def _record(acceptance: Acceptance, taken: Sequence[Taken], new: int) -> str:
     conflicts = sum(kind == "conflict" for _, kind in taken) if new < len(taken) else 0
     duplicates = len(taken) - new - conflicts
+    details = {
+        "accepted": new,
+        "duplicates": duplicates,
+        "rejected": acceptance.refused + conflicts,
+        "actions": dict(Counter([item.action for item in acceptance.items])),
+        "itemsHash": hashlib.sha256("\n".join([item_id for item_id, _ in taken]).encode()).hexdigest(),
+        **records.about_users(acceptance.users),
+    }
     return records.api_call(
         time=acceptance.accepted_at,
         operation=acceptance.operation,
@@ -164,7 +174,7 @@ def _record(acceptance: Acceptance, taken: Sequence[Taken], new: int) -> str:
         address=acceptance.address,
         request_id=acceptance.request_id,
         status=_status(acceptance.batch, new, duplicates),
-        details={"accepted": new, "duplicates": duplicates, "rejected": acceptance.refused + conflicts},
+        details=details,
     )
 
 

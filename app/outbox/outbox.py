@@ -1,9 +1,9 @@
 """The outbox as the steps around it see it: accept, find, begin, settle, look up."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, func, select
 
@@ -93,10 +93,17 @@ class Outbox:
         items = [(item.seq, item.lane) for item in sent]
         return await self._writer.write(Begin(attempt, owner, items, self._clock(), call_ms))
 
-    async def settle(self, attempt: str, app: str, verdicts: Sequence[tuple[int, Verdict]], status: int | None) -> bool:
+    async def settle(
+        self,
+        attempt: str,
+        app: str,
+        verdicts: Sequence[tuple[int, Verdict]],
+        status: int | None,
+        about: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Write down what came of an attempt, for each of its items by sequence number; False, and no item changed,
-        where the attempt was taken for lost meanwhile."""
-        settle = Settle(attempt, app, verdicts, self._clock(), status)
+        where the attempt was taken for lost meanwhile. `about`: whom and what it was about, for the audit."""
+        settle = Settle(attempt, app, verdicts, self._clock(), status, about)
         if not await self._writer.write(settle):
             return False
         self.queued -= settle.settled
@@ -180,11 +187,11 @@ class Outbox:
         return matched, done
 
     async def sweep(self, after: int, limits: Limits) -> tuple[int, int | None]:
-        """Remove some of what is past its time, of the items after sequence number `after` and of the audit; how many
-        rows went, and where to go on, None where all that follows is too young."""
+        """Remove some of what is past its time, of the items after sequence number `after`; how many went, and where to
+        go on, None where all that follows is too young."""
         now = self._clock()
         found = await self._read(partial(retention.look, after=after, now=now, limits=limits))
-        removed = await self._writer.write(Remove(found.seqs, now - limits.records))
+        removed = await self._writer.write(Remove(found.seqs)) if found.seqs else 0
         return removed, found.after
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
