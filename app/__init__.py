@@ -19,6 +19,7 @@ The data's way, module by module:
     the nouns: model, ids, errors
     for operators: dead_letters (by command; over HTTP in api.dead_letters)
     from outside in: serving (runs the server, with its protocol), main (the application), wiring (opens and closes all)
+    what the operating system may give and take: confines
 """
 
 __version__ = "0.1.0"

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from app import confines
 from app.errors import GatewayError, StartRefused
 from app.settings import Settings, load, table
 
@@ -314,6 +315,7 @@ def _store() -> Any:
 
 def main() -> None:
     """Run a command. What refuses the start is told in a line for each reason, never by a traceback."""
+    confines.without_dumps()
     try:
         cli(standalone_mode=True)
     except StartRefused as refused:

@@ -62,6 +62,7 @@ def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.lifecycle = Lifecycle()
+    app.state.settings = settings
     app.include_router(routes.router)
     app.include_router(asks.router)
     app.include_router(dead_letters.router)

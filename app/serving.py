@@ -12,6 +12,7 @@ import structlog
 import uvicorn
 import uvloop
 
+from app import confines
 from app.apps import Apps, read
 from app.callers import keys
 from app.callers.store import ALL_SCOPES, KeyStore, StoredKey
@@ -79,10 +80,12 @@ def listen(settings: Settings) -> socket.socket:
 def serve(settings: Settings, *, delivery: bool = True, listening: socket.socket | None = None) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartRefused where the start is refused."""
     prepare(settings)
+    settings = settings.model_copy(update={"gateway_max_connections": confines.connections(settings)})
     with listening or listen(settings) as opened:
         config = uvicorn.Config(
             create_app(settings, delivery=delivery),
             http=Protocol,
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,

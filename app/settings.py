@@ -113,6 +113,17 @@ class Settings(BaseSettings):
     gateway_rate_per_second: Positive = Field(1_000, description="items a second for each caller key")
     gateway_rate_burst: Positive = Field(5_000, description="items at once for each caller key")
     gateway_failed_auth_per_minute: Positive = Field(50, description="failed authentications a minute for each address")
+    gateway_max_connections: Positive = Field(5_000, description="connections of callers at once, idle ones too")
+    gateway_max_held_bytes: Positive = Field(
+        256 * 1024 * 1024, description="bytes of large bodies being read at once, of all callers together"
+    )
+    gateway_head_seconds: Seconds = Field(10, description="how long the head of a request may take to come")
+    gateway_slow_seconds: Seconds = Field(
+        30, description="how long a body, or the reading of an answer, may take beyond its size at the least rate"
+    )
+    gateway_least_bytes_per_second: Positive = Field(
+        10_000, description="the least rate at which a body must come, and an answer be read"
+    )
     gateway_max_queued_items: Positive = Field(10_000_000, description="items that may wait")
     gateway_upstream_concurrency: Positive = Field(16, description="calls to Leanplum in flight at once")
     gateway_upstream_timeout_seconds: Seconds = Field(30, description="how long one call to Leanplum may take")

@@ -172,7 +172,8 @@ async def _upload(request: Request, gateway: Gateway, about: Context, app: App, 
     bodies.media_type(media, MULTIPART)
     if "boundary=" not in media.lower():
         raise Malformed("The Content-Type has no boundary.")
-    limited = Request(request.scope, receiving.limited(request.receive, gateway.settings.gateway_max_upload_bytes))
+    most = gateway.settings.gateway_max_upload_bytes
+    limited = Request(request.scope, receiving.limited(gateway, about, request.receive, most))
     fields: dict[str, str] = {"createJob": "true"} if action.name == "multi" else {}
     try:
         async with limited.form(max_files=MAX_FILES, max_fields=100) as form:

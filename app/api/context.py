@@ -29,6 +29,7 @@ class Context:
         "app",
         "caller",
         "headers",
+        "held",
         "method",
         "operation",
         "path",
@@ -37,6 +38,7 @@ class Context:
         "request_id",
         "started",
         "subjects",
+        "too_slow",
         "trace_id",
     )
 
@@ -56,6 +58,8 @@ class Context:
         self.recorded = False  # whether the audit record of this call went along with what it accepted
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.subjects: Collection[str] = ()  # whom the call is about, as far as that is known
+        self.held = 0  # bytes of its body that count while it is answered
+        self.too_slow = False  # whether the body comes too slowly to be waited for any longer
         self.started = time.perf_counter()
 
     @property

@@ -26,7 +26,7 @@ from app.wiring import Gateway
 
 PATHS = ("/api", reading.BATCH_PATH)
 METHODS = ("GET", "POST")
-CORS = [(b"access-control-allow-origin", b"*")]
+CORS = [(b"access-control-allow-origin", b"*"), (b"x-content-type-options", b"nosniff")]
 JSON = [(b"content-type", b"application/json;charset=utf-8"), (b"cache-control", b"private")]
 PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
@@ -78,7 +78,7 @@ async def _read(gateway: Gateway, context: Context, scope: Scope, receive: Recei
     query = reading.from_query(scope["query_string"])
     media = context.header(b"content-type").lower()
     if media.startswith("multipart/form-data") and "boundary=" in media:
-        return _counted(reading.call(context.path, query, await _form(gateway, scope, receive, files)))
+        return _counted(reading.call(context.path, query, await _form(gateway, context, scope, receive, files)))
     body = await receiving.read_body(gateway, context, receive, gateway.settings.gateway_sdk_max_body_bytes)
     if len(body) > IN_A_THREAD:
         return _counted(await asyncio.to_thread(_call, context.path, query, body))
@@ -95,10 +95,10 @@ def _counted(call: Call) -> Call:
     return call
 
 
-async def _form(gateway: Gateway, scope: Scope, receive: Receive, files: list[Part]) -> reading.Args:
+async def _form(gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]) -> reading.Args:
     """A form's fields; large files are in temporary files."""
     limit = gateway.settings.gateway_max_upload_bytes
-    request = Request(scope, receiving.limited(receive, limit))
+    request = Request(scope, receiving.limited(gateway, context, receive, limit))
     try:
         form = await request.form(max_files=100, max_fields=1000, max_part_size=limit)
     except HTTPException as error:  # what starlette makes of a form that it can't read
