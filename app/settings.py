@@ -103,6 +103,9 @@ class Settings(BaseSettings):
     gateway_shared_limits_url: Annotated[SecretStr, AfterValidator(_valkey)] | None = Field(
         None, description="a Valkey or Redis in which replicas share the limits; without it each keeps its own"
     )
+    gateway_shared_limits_timeout_seconds: Seconds = Field(
+        0.05, description="how long a call waits for the shared limits before each replica keeps a share by itself"
+    )
     gateway_bootstrap_key: SecretStr | None = Field(
         None, description="a caller key with every scope, made at the first start when no key exists yet"
     )

@@ -187,7 +187,7 @@ async def _limiting(settings: Settings, metrics: Metrics, *, wanted: bool) -> As
         yield OwnLimiter(buckets)
         return
     up, decided_here = metrics.sharing_limits()
-    server = Valkey(url.get_secret_value())
+    server = Valkey(url.get_secret_value(), settings.gateway_shared_limits_timeout_seconds)
     limiter = SharedLimiter(server, buckets, clock=time.monotonic, told=up.set, decided_here=decided_here.inc)
     await limiter.look()
     looking = asyncio.create_task(limiter.run())

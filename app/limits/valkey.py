@@ -17,7 +17,7 @@ from app.limits.scripts import BEAT, TAKE
 T = TypeVar("T")
 PREFIX = "leanplum-gateway:limits:"
 REPLICAS = "leanplum-gateway:replicas"
-TAKE_SECONDS = 0.05  # callers wait for it
+TAKE_SECONDS = 0.05  # unless told: callers wait for it
 BEAT_SECONDS = 1.0  # nobody does; it may have to connect first
 GONE_SECONDS = 5.0  # without a sign of life
 CONNECTIONS = 2  # one for what callers wait for, one for signs of life
@@ -28,8 +28,9 @@ Call = tuple[Sequence[Limit], int]
 class Valkey:
     """A server. Whatever goes wrong with it is raised: an error of redis-py, OSError, TimeoutError."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, take_seconds: float = TAKE_SECONDS) -> None:
         """Nothing is opened before it is needed. Schemes: redis, rediss, valkey, valkeys."""
+        self._take_seconds = take_seconds
         # Never again by itself: who waits is answered without it, and one probe a second finds out when it is back.
         never = Retry(NoBackoff(), 0)
         self._client: Any = Redis.from_url(  # Any: its types leave open which of its calls are awaited
@@ -47,7 +48,7 @@ class Valkey:
         words: list[Any] = [now]
         for limits, count in calls:
             words += (count, len(limits), *(value for limit in limits for value in (limit.rate, limit.burst)))
-        told = iter((await within(TAKE_SECONDS, self._run(TAKE, names, words))).split())
+        told = iter((await within(self._take_seconds, self._run(TAKE, names, words))).split())
         return [Decision(next(told) == b"1", limits, [float(next(told)) for _ in limits]) for limits, _ in calls]
 
     async def beat(self, replica: str) -> int:
@@ -57,7 +58,7 @@ class Valkey:
     async def close(self, replica: str) -> None:
         """Take the replica out, if that can be done, and close the connections."""
         with suppress(Exception):  # it is forgotten in a few seconds anyway
-            await within(TAKE_SECONDS, self._client.execute_command("ZREM", REPLICAS, replica))
+            await within(self._take_seconds, self._client.execute_command("ZREM", REPLICAS, replica))
         await self._client.aclose()
 
     async def _run(self, script: str, names: Sequence[str], words: Sequence[Any]) -> Any:
