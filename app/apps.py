@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from app.errors import StartRefused
 from app.model import APP_NAME, App, KeyKind
@@ -37,6 +37,12 @@ class _Entry(BaseModel):
     api_url: Annotated[str, AfterValidator(upstream)] | None = None
     rate_per_second: Rate | None = None
     rate_burst: Rate | None = None
+
+    @model_validator(mode="after")
+    def _burst_of_a_rate(self) -> "_Entry":
+        if self.rate_burst is not None and self.rate_per_second is None:
+            raise ValueError("rate_burst needs rate_per_second beside it")
+        return self
 
 
 class _File(BaseModel):

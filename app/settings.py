@@ -3,6 +3,7 @@
 import base64
 import binascii
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -63,13 +64,17 @@ def _seed(text: SecretStr) -> SecretStr:
     return text
 
 
-def _unset(value: str | None) -> None:
-    """A setting of the contract that is not built yet stops the start: ignoring it would be a lie."""
-    if value:
-        raise ValueError("is not built yet; unset it")
+def _valkey(url: SecretStr) -> SecretStr:
+    parts = urlsplit(url.get_secret_value())
+    _ = parts.port  # raises ValueError where it is no port
+    scheme = parts.scheme in {"redis", "rediss", "valkey", "valkeys"}
+    if scheme and parts.hostname and re.fullmatch(r"(/\d*)?", parts.path) and not parts.query and not parts.fragment:
+        return url
+    raise ValueError(
+        "takes valkey:// or redis:// (valkeys:// or rediss:// for TLS), then [USER:PASSWORD@]HOST:PORT[/DB]"
+    )
 
 
-Unbuilt = Annotated[str | None, AfterValidator(_unset)]
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, le=10 * 366 * 86_400, allow_inf_nan=False)]
 
@@ -95,7 +100,12 @@ class Settings(BaseSettings):
     gateway_apps_file: Path | None = Field(
         None, description="a TOML file with several apps, as [apps.NAME] tables; read again when it changes"
     )
-    gateway_shared_limits_url: Unbuilt = Field(None, description="limits shared by replicas: each keeps its own")
+    gateway_shared_limits_url: Annotated[SecretStr, AfterValidator(_valkey)] | None = Field(
+        None, description="a Valkey or Redis in which replicas share the limits; without it each keeps its own"
+    )
+    gateway_shared_limits_timeout_seconds: Seconds = Field(
+        0.05, description="how long a call waits for the shared limits before each replica keeps a share by itself"
+    )
     gateway_bootstrap_key: SecretStr | None = Field(
         None, description="a caller key with every scope, made at the first start when no key exists yet"
     )
@@ -216,8 +226,9 @@ def table(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterat
 
 
 def _shown(name: str, value: object) -> str:
-    """A database's URL may have a password in it; the secrets mask themselves."""
-    if name == "gateway_database_url":
-        parts = urlsplit(str(value))
-        return str(value).replace(f":{parts.password}@", ":***@") if parts.password else str(value)
+    """A URL may have a password in it, which alone is masked; the secrets mask themselves."""
+    if name in {"gateway_database_url", "gateway_shared_limits_url"}:
+        url = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        parts = urlsplit(url)
+        return url.replace(f":{parts.password}@", ":***@") if parts.password else url
     return str(value)

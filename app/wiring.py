@@ -27,6 +27,10 @@ from app.delivery.window import Window
 from app.errors import Refusal, StartRefused, StorageUnavailable
 from app.leanplum.client import LeanplumClient
 from app.limits.bucket import Buckets
+from app.limits.limiter import Limiter, OwnLimiter
+from app.limits.policies import Policies
+from app.limits.shared import SharedLimiter
+from app.limits.valkey import Valkey
 from app.outbox import lifeline
 from app.outbox.housekeeping import Housekeeper
 from app.outbox.outbox import Outbox
@@ -49,8 +53,8 @@ class Gateway:
     outbox: Outbox
     keys: KeyStore
     directory: Directory
-    limits: Buckets
-    failures: Buckets
+    policies: Policies
+    limits: Limiter
     metrics: Metrics
     relay: Relay
     pseudonyms: Pseudonyms
@@ -58,8 +62,11 @@ class Gateway:
 
 
 @asynccontextmanager
-async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True) -> AsyncIterator[Gateway]:
-    """The running gateway. Leaving the context finishes and settles what is in flight.
+async def gateway(
+    settings: Settings, metrics: Metrics, *, delivery: bool = True, calls: bool = True
+) -> AsyncIterator[Gateway]:
+    """The running gateway. Leaving the context finishes and settles what is in flight. `calls`: whether callers are
+    served, and so have a share in limits.
 
     Raises StartRefused where the settings or the database don't allow a start.
     """
@@ -80,10 +87,7 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
     )
     outbox.count_queued()
     metrics.queued.set_function(lambda: outbox.queued)
-    limits = Buckets(settings.gateway_rate_per_second, settings.gateway_rate_burst, time.monotonic)
-    failures = Buckets(
-        settings.gateway_failed_auth_per_minute / 60, settings.gateway_failed_auth_per_minute, time.monotonic
-    )
+    policies = Policies(settings.gateway_rate_per_second, settings.gateway_rate_burst)
     sealer = Sealer(engine, writer, signer, int(settings.gateway_audit_seconds * 1000))
     beside = [
         asyncio.create_task(run()) for run in (apps.run, directory.run, _housekeeper(settings, outbox).run, sealer.run)
@@ -92,6 +96,7 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
         async with (
             _delivering(settings, apps, outbox, metrics, pseudonyms, wanted=delivery) as turns,
             _relaying(settings, apps, writer, metrics, turns, pseudonyms) as relay,
+            _limiting(settings, metrics, wanted=calls) as limits,
         ):
             yield Gateway(
                 settings,
@@ -101,8 +106,8 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
                 outbox,
                 keys,
                 directory,
+                policies,
                 limits,
-                failures,
                 metrics,
                 relay,
                 pseudonyms,
@@ -212,6 +217,24 @@ async def _relaying(
             cache_seconds=settings.gateway_cache_seconds,
             record=record,
         )
+
+
+@asynccontextmanager
+async def _limiting(settings: Settings, metrics: Metrics, *, wanted: bool) -> AsyncIterator[Limiter]:
+    buckets, url = Buckets(time.monotonic), settings.gateway_shared_limits_url
+    if url is None or not wanted:
+        yield OwnLimiter(buckets)
+        return
+    up, decided_here = metrics.sharing_limits()
+    server = Valkey(url.get_secret_value(), settings.gateway_shared_limits_timeout_seconds)
+    limiter = SharedLimiter(server, buckets, clock=time.monotonic, told=up.set, decided_here=decided_here.inc)
+    await limiter.look()
+    looking = asyncio.create_task(limiter.run())
+    try:
+        yield limiter
+    finally:
+        await cancelled(looking)
+        await limiter.close()
 
 
 def _recorded(future: asyncio.Future[None]) -> None:

@@ -253,9 +253,7 @@ async def get_receipt(request: Request, item: Annotated[str, Path(alias="id", de
     """The receipt of an item, by the caller's own id or the gateway's. Kept for the de-duplication window."""
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = "GET /v1/receipts/{id}"
-    caller = auth.authenticate(gateway, about)
-    app = auth.choose_app(gateway, about, caller)
-    auth.permit(caller, Scope.RECEIPTS_READ)
+    _, app = await auth.enter(gateway, about, Scope.RECEIPTS_READ)
     receipt = await gateway.outbox.receipt(app.name, item)
     if receipt is None:
         raise NotFound("No item of this app has this id, or its receipt is past the window.")
