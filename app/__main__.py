@@ -21,6 +21,8 @@ keys_cli = typer.Typer(help="Caller keys.", no_args_is_help=True)
 cli.add_typer(keys_cli, name="keys")
 dead_letters_cli = typer.Typer(help="What was refused, given up, or perhaps done.", no_args_is_help=True)
 cli.add_typer(dead_letters_cli, name="dead-letters")
+audit_cli = typer.Typer(help="Who did what, and whether that is still what was recorded.", no_args_is_help=True)
+cli.add_typer(audit_cli, name="audit")
 
 Host = Annotated[str | None, typer.Option(help="GATEWAY_HOST")]
 Port = Annotated[int | None, typer.Option(help="GATEWAY_PORT; 0 takes a free one", min=0, max=65535)]
@@ -304,6 +306,65 @@ def discard_dead_letters(
     which = dead_letters.chosen(item_ids, action, status, since, until, every=every)
     count = dead_letters.act(_settings(), "discard", app, which, dry_run=dry_run)
     typer.echo(f"{count} {'would be' if dry_run else 'are'} discarded.")
+
+
+Key = Annotated[str | None, typer.Option("--public-key", help="The key, as `audit public-key` shows it")]
+Kept = Annotated[
+    list[str] | None, typer.Option("--checkpoint", help="A checkpoint kept outside: the note, or a file; several times")
+]
+
+
+@audit_cli.command("verify")
+def verify_audit(
+    export: Annotated[Path | None, typer.Option(help="Of this export, not of the database; needs no settings")] = None,
+    public_key: Key = None,
+    checkpoint: Kept = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find what was changed, removed, inserted, reordered or cut off, and name it. Ends with 1 where something was."""
+    from app.audit import commands
+
+    kept = checkpoint or []
+    if export is not None:
+        report = commands.verify_export(export, public_key, kept)
+    else:
+        report = commands.verify_database(_settings(), public_key, kept)
+    if as_json:
+        typer.echo(json.dumps({"findings": [one._asdict() for one in report.findings], **report.counts}))
+    for kind, first, last, detail in () if as_json else report.findings:
+        numbers = str(first) if first == last else f"{first} to {last}"
+        typer.echo(f"{kind}: {'of' if kind == 'checkpoint' else 'record'} {numbers}: {detail}")
+    if not as_json:
+        told = "{records} records, {sealed} sealed, {removed} removed by retention".format(**report.counts)
+        typer.echo(f"{told}; {'NOT as they were recorded' if report.findings else 'all as they were recorded'}.")
+    if report.findings:
+        raise typer.Exit(1)
+
+
+@audit_cli.command("export")
+def export_audit(
+    file: Annotated[Path | None, typer.Argument(help="Where to write it; default: the standard output")] = None,
+    since: Annotated[str | None, typer.Option(help="Only records of this time (RFC 3339) or later")] = None,
+    until: Annotated[str | None, typer.Option(help="Only records from before this time")] = None,
+) -> None:
+    """Write the records as JSON Lines, with what `audit verify --export` needs to verify them elsewhere."""
+    from app.audit import commands
+
+    settings = _settings()
+    if file is None:
+        commands.export(settings, since, until, sys.stdout.buffer)
+        return
+    with file.open("wb") as opened:
+        commands.export(settings, since, until, opened)
+    typer.echo(f"{file} is written.")
+
+
+@audit_cli.command("public-key")
+def show_public_key() -> None:
+    """Show what checkpoints are verified with. Keep it where whoever can change the database can't."""
+    from app.audit import commands
+
+    typer.echo(commands.public_key(_settings()).text)
 
 
 def _store() -> Any:
