@@ -27,6 +27,7 @@ DELETE FROM acceptances WHERE first_seq IN {firsts} AND NOT EXISTS (
              9000000000000000000)
 )
 """
+ERASURES = "DELETE FROM erasures WHERE until <= ?"
 RECORDS = """
 DELETE FROM audit_records WHERE seq IN (
     SELECT seq FROM (SELECT seq, time FROM audit_records ORDER BY seq LIMIT ?) AS oldest WHERE time < ?
@@ -68,9 +69,10 @@ def look(connection: Connection, after: int, now: int, limits: Limits) -> Sweep:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove settled items with their ids, and audit records from before `records_until`."""
+    """Remove settled items with their ids, erasures that are over, and audit records from before `records_until`."""
 
     seqs: Sequence[int]
+    now: int
     records_until: int
     rows: int = STEP
 
@@ -80,13 +82,20 @@ class Remove:
         return [write._run(cursor) for write in writes]
 
     def _run(self, cursor: Cursor) -> int:
-        removed = 0
-        if self.seqs:
-            seqs, numbers = orjson.dumps(list(self.seqs)).decode(), cursor.dialect.values("bigint")
-            cursor.execute(IDS.format(seqs=numbers), (seqs, seqs))
-            cursor.execute(ITEMS.format(seqs=numbers), (seqs,))
-            firsts = {first for (first,) in cursor.fetchall()}
-            cursor.execute(ACCEPTANCES.format(firsts=numbers), (orjson.dumps(list(firsts)).decode(),))
-            removed = len(self.seqs)
+        remove(cursor, self.seqs)
+        cursor.execute(ERASURES, (self.now,))
         cursor.execute(RECORDS, (STEP, self.records_until))
-        return removed + cursor.rowcount
+        return len(self.seqs) + cursor.rowcount
+
+
+def remove(cursor: Cursor, seqs: Sequence[int]) -> int:
+    """Remove items, their ids, and the acceptances that have no other; how many ids there were."""
+    if not seqs:
+        return 0
+    text, numbers = orjson.dumps(list(seqs)).decode(), cursor.dialect.values("bigint")
+    cursor.execute(IDS.format(seqs=numbers), (text, text))
+    ids = cursor.rowcount
+    cursor.execute(ITEMS.format(seqs=numbers), (text,))
+    firsts = {first for (first,) in cursor.fetchall()}
+    cursor.execute(ACCEPTANCES.format(firsts=numbers), (orjson.dumps(list(firsts)).decode(),))
+    return ids
