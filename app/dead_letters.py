@@ -16,6 +16,7 @@ from app.model import Receipt, Status
 from app.outbox.dead_letters import DEAD, Filter
 from app.outbox.outbox import Outbox
 from app.settings import Settings
+from app.vault import opened
 
 T = TypeVar("T")
 
@@ -84,7 +85,8 @@ def _with(settings: Settings, use: Callable[[Outbox], Awaitable[T]]) -> T:
         writer = Writer(engine)
         writer.start()
         try:
-            return await use(Outbox(engine, writer, dedup_ms=0, max_queued=0))
+            vault = opened(engine, settings.data_keys, settings.sealing_key)
+            return await use(Outbox(engine, writer, dedup_ms=0, max_queued=0, vault=vault))
         finally:
             await writer.stop()
             engine.dispose()

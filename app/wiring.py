@@ -38,6 +38,8 @@ from app.outbox.retention import Limits
 from app.relay.calls import Relay
 from app.settings import Settings
 from app.telemetry import Metrics
+from app.vault import Vault
+from app.vault import opened as opened_vault
 
 log = structlog.get_logger("gateway")
 
@@ -72,6 +74,7 @@ async def gateway(
     """
     apps = Apps(lambda: read(settings))
     engine = await asyncio.to_thread(connect, settings.gateway_database_url)
+    vault = await asyncio.to_thread(_vault, settings, engine)
     keys = KeyStore(engine)
     bootstrap(settings, keys)
     pseudonyms, signer = audit_keys(settings, engine)
@@ -84,6 +87,8 @@ async def gateway(
         writer,
         dedup_ms=int(settings.gateway_dedup_seconds * 1000),
         max_queued=settings.gateway_max_queued_items,
+        erased_ms=int(settings.gateway_erased_seconds * 1000),
+        vault=vault,
     )
     outbox.count_queued()
     metrics.queued.set_function(lambda: outbox.queued)
@@ -129,12 +134,25 @@ def prepare(settings: Settings) -> None:
     read(settings)
     engine = connect(settings.gateway_database_url)
     try:
+        _tell(_vault(settings, engine))
         bootstrap(settings, KeyStore(engine))
         audit_keys(settings, engine)
         with lifeline.held(settings.gateway_database_url, str(uuid.uuid4())):
             pass
     finally:
         engine.dispose()
+
+
+def _vault(settings: Settings, engine: Engine) -> Vault:
+    return opened_vault(engine, settings.data_keys, settings.sealing_key)
+
+
+def _tell(vault: Vault) -> None:
+    """Say at the start whether bodies are sealed."""
+    if vault.sealing is None:
+        log.warning("bodies.in_clear", hint="set GATEWAY_DATA_KEY, and what waits is encrypted on the disk")
+    else:
+        log.info("bodies.sealed", key=vault.sealing)
 
 
 def bootstrap(settings: Settings, store: KeyStore) -> None:

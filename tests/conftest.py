@@ -27,7 +27,12 @@ from tests.postgres import Server, postgresql
 from tests.valkey import Valkey
 from tests.valkey import valkey as running_valkey
 
-WIDE = {"gateway_rate_per_second": 10**6, "gateway_rate_burst": 10**9, "gateway_failed_auth_per_minute": 10**6}
+WIDE = {
+    "gateway_rate_per_second": 10**6,
+    "gateway_rate_burst": 10**9,
+    "gateway_failed_auth_per_minute": 10**6,
+    "gateway_erased_seconds": 0,  # a user of one test is another test's as well
+}
 
 
 @pytest.fixture(scope="session")

@@ -166,7 +166,10 @@ WRITES = (
         USER,
         "deleteUser",
         "Accept that a user is deleted",
-        "`fullErasure=true`, in the query or the body, erases everything, as the GDPR asks, within 15 days.",
+        "`fullErasure=true`, in the query or the body, erases all at Leanplum, as the GDPR asks, within 15 days. "
+        "The gateway itself removes at once what it has of the user, says in `erased` how much of what that was, and "
+        "takes nothing for the user for `GATEWAY_ERASED_SECONDS` (`403`). What is being sent just now is finished, and "
+        "Leanplum deletes the user after it. Once that is done, the receipt no longer names the user.",
     ),
 )
 PATH_PARAMETERS = {

@@ -7,7 +7,9 @@ deliverers ─┬─< leases   which deliverer sends the items of which shards
 audit_records    what was done, by whom (append-only), numbered without a gap
 audit_tree ───── audit_nodes, audit_checkpoints   the tree that they are sealed in
 caller_keys ───< caller_secrets   who may call; a hash only, of each key that works
-own_secrets      what the audit's keys are made of, where no setting has it
+own_secrets      what the audit's keys are made of, where no setting has it; what hashes of contents are keyed by
+data_keys        which keys what is stored was sealed by: a fingerprint of each
+erasures         whose items are refused for a while: a keyed hash
 sequence         the last numbers given out, of items and of records: one row, so that the order is that of the commits
 """
 
@@ -39,6 +41,7 @@ sequence = Table(
     Column("last", BigInteger, nullable=False),
     Column("replays", BigInteger, nullable=False, server_default=text("0")),
     Column("records", BigInteger, nullable=False, server_default=text("0")),
+    Column("erasures", BigInteger, nullable=False, server_default=text("0")),  # another number after each erasure
 )
 
 acceptances = Table(
@@ -101,6 +104,7 @@ attempts = Table(
     Column("owner", Text, nullable=False),
     Column("items", Text, nullable=False),
     Column("started_at", BigInteger, nullable=False),
+    Column("erasing", Text),  # the items that erase subjects of its items
 )
 
 deliverers = Table(
@@ -163,6 +167,22 @@ own_secrets = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("value", LargeBinary, nullable=False),
+)
+
+data_keys = Table(
+    "data_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("alias", LargeBinary, primary_key=True),
+    Column("app", Text, nullable=False),
+    Column("erased_at", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),
 )
 
 caller_keys = Table(

@@ -21,9 +21,23 @@ from app.delivery.window import Window
 from app.errors import StorageUnavailable
 from app.leanplum import mapping, replies
 from app.leanplum.client import LeanplumClient, Unreachable
-from app.model import App, ConfigRefused, Item, KeyKind, Outcome, Postponed, Status, Trouble, Verdict
+from app.model import (
+    ERASES,
+    App,
+    ConfigRefused,
+    Item,
+    ItemRefused,
+    KeyKind,
+    Outcome,
+    Postponed,
+    Settled,
+    Status,
+    Trouble,
+    Verdict,
+)
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics, describe
+from app.vault import SPOILED, unopened
 
 POLL_SECONDS = 0.5  # for what another process accepted, and for subjects whose time has come
 GATHER_SECONDS = 0.02  # while calls are in flight anyway, let more come together for the next one
@@ -225,7 +239,9 @@ class Deliverer:
             app = self._app(batch[0].app)
             if not await self._outbox.begin(attempt, self.owner, batch, int(self._call_seconds * 1000)):
                 self._tended = -math.inf
-                log.warning("attempt.refused", reason="another deliverer has the lanes, or the lease ends")
+                log.warning(
+                    "attempt.refused", reason="another deliverer has the lanes, the lease ends, or an item was erased"
+                )
                 return
             heard = await self._heard(app, batch)
             alone = len({item.lane for item in batch}) == 1
@@ -258,9 +274,10 @@ class Deliverer:
         """Leanplum has answered, so forgetting is no choice: try until it is on disk, or the gateway stops."""
         by_seq = [(item.seq, verdict) for item, verdict in verdicts]
         about = self._about(app, [item for item, _ in verdicts])
+        erased = [(item.seq, item.subject) for item, verdict in verdicts if _has_erased(item, verdict)]
         while True:
             try:
-                return await self._outbox.settle(attempt, app.name, by_seq, status, about)
+                return await self._outbox.settle(attempt, app.name, by_seq, status, about, erased)
             except StorageUnavailable as error:
                 log.error("settle.failed", reason=error.detail, items=len(verdicts))
                 if self._stopping:
@@ -321,6 +338,8 @@ class Deliverer:
         started = time.perf_counter()
         status: int | None = None
         reply: replies.Reply
+        if items[0].sealed:  # then it is alone
+            return None, [_unopened(items[0])]
         if (kind := mapping.kind(items)) not in app.keys:
             reply = [ConfigRefused(f"{app.setting(kind)} is not set")] * len(items)
             if kind is KeyKind.PRODUCTION:  # the app is no longer configured
@@ -362,8 +381,20 @@ class Deliverer:
         return until
 
 
+def _unopened(item: Item) -> Outcome:
+    """A key may still be given; what was changed in the database is spoiled for good."""
+    reason = unopened(item.body)
+    return ItemRefused(reason) if item.body == SPOILED else ConfigRefused(reason)
+
+
 def _refused(reply: replies.Reply) -> bool:
     return not isinstance(reply, replies.TooMuch) and any(isinstance(one, ConfigRefused) for one in reply)
+
+
+def _has_erased(item: Item, verdict: Verdict) -> bool:
+    """Whether the item has done away with its subject: Leanplum did it, or had none."""
+    done = (Status.DELIVERED, Status.SKIPPED)
+    return item.action == ERASES and isinstance(verdict, Settled) and verdict.status in done
 
 
 def _may_follow(heard: Sequence[tuple[Item, Outcome]], before: Sequence[Item], items: Sequence[Item]) -> list[Item]:

@@ -27,6 +27,7 @@ DELETE FROM acceptances WHERE first_seq IN {firsts} AND NOT EXISTS (
              9000000000000000000)
 )
 """
+ERASURES = "DELETE FROM erasures WHERE until <= ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,10 @@ def look(connection: Connection, after: int, now: int, limits: Limits) -> Sweep:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove settled items with their ids."""
+    """Remove settled items with their ids, and erasures that are over."""
 
     seqs: Sequence[int]
+    now: int
     rows: int = STEP
 
     @classmethod
@@ -73,9 +75,19 @@ class Remove:
         return [write._run(cursor) for write in writes]
 
     def _run(self, cursor: Cursor) -> int:
-        seqs, numbers = orjson.dumps(list(self.seqs)).decode(), cursor.dialect.values("bigint")
-        cursor.execute(IDS.format(seqs=numbers), (seqs, seqs))
-        cursor.execute(ITEMS.format(seqs=numbers), (seqs,))
-        firsts = {first for (first,) in cursor.fetchall()}
-        cursor.execute(ACCEPTANCES.format(firsts=numbers), (orjson.dumps(list(firsts)).decode(),))
+        remove(cursor, self.seqs)
+        cursor.execute(ERASURES, (self.now,))
         return len(self.seqs)
+
+
+def remove(cursor: Cursor, seqs: Sequence[int]) -> int:
+    """Remove items, their ids, and the acceptances that have no other; how many ids there were."""
+    if not seqs:
+        return 0
+    text, numbers = orjson.dumps(list(seqs)).decode(), cursor.dialect.values("bigint")
+    cursor.execute(IDS.format(seqs=numbers), (text, text))
+    ids = cursor.rowcount
+    cursor.execute(ITEMS.format(seqs=numbers), (text,))
+    firsts = {first for (first,) in cursor.fetchall()}
+    cursor.execute(ACCEPTANCES.format(firsts=numbers), (orjson.dumps(list(firsts)).decode(),))
+    return ids

@@ -11,6 +11,7 @@ import structlog
 
 from app.clock import now_ms
 from app.errors import (
+    Erased,
     KeyNotConfigured,
     NotFound,
     RateLimited,
@@ -29,6 +30,7 @@ from app.telemetry import Metrics
 THROTTLE_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between tries while Leanplum says that the user is busy
 TURN_SECONDS = 2.0  # how long a call waits for what was accepted for its users before
 RETRY_SECONDS = 5.0
+LOOKS = "exportUser"
 
 log = structlog.get_logger("relay")
 
@@ -38,6 +40,10 @@ class Turns(Protocol):
 
     def take(self, app: str, subjects: Collection[str], seconds: float) -> AbstractAsyncContextManager[None]:
         """The turn of these subjects, after at most `seconds`."""
+        ...
+
+    async def erased(self, app: str, subjects: Collection[str]) -> bool:
+        """Whether one of the subjects was erased, so that nothing may be sent for it now."""
         ...
 
 
@@ -94,8 +100,11 @@ class Relay:
             raise RateLimited(f"Leanplum does {action.name} {action.a_day} times a day; they are spent.", wait)
 
     async def exchange(self, app: App, action: str, body: bytes, subjects: Collection[str]) -> Answer:
-        """One call at its users' turn. While Leanplum says that they are busy it is tried again, for a short while."""
+        """One call at its users' turn. While Leanplum says that they are busy it is tried again, for a short while.
+        Raises Erased: whoever was erased could be there again by it, but not by looking."""
         async with self._turns.take(app.name, subjects, TURN_SECONDS), self._slot():
+            if action != LOOKS and await self._turns.erased(app.name, subjects):
+                raise Erased
             answer = await self._call(app, action, body, subjects)
             for pause in THROTTLE_PAUSES:
                 if answer.status not in replies.THROTTLES:
