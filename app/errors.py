@@ -6,6 +6,7 @@ GatewayError
 │   ├── Invalid              well-formed, but breaks rules; carries every Fault found
 │   ├── Unauthorized         no key, a mistyped, unknown, revoked or expired one
 │   ├── Forbidden            the key may not do this
+│   ├── Erased               the item's user was erased a while ago
 │   ├── NotFound
 │   ├── IdConflict           an id was used before for another content
 │   ├── TooLarge
@@ -67,6 +68,13 @@ class Unauthorized(Refusal):
 
 class Forbidden(Refusal):
     """The caller is known and may not do this."""
+
+
+class Erased(Refusal):
+    """The item's subject was erased, and nothing is taken or sent for it for a while."""
+
+    def __init__(self) -> None:
+        super().__init__("This user was erased; nothing is taken for them for a while (GATEWAY_ERASED_SECONDS).")
 
 
 class NotFound(Refusal):

@@ -5,7 +5,7 @@ user is named; Leanplum locks one subject at a time, so order and one-call-at-a-
 Times are milliseconds since the epoch (`…_at`) unless said otherwise.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
@@ -59,6 +59,8 @@ class Status(StrEnum):
 
 
 APP_NAME = r"^[A-Za-z0-9_-]{1,64}$"
+SEALED = "~"  # what begins a text that is sealed, and no JSON
+ERASES = "deleteUser"  # the action that erases its subject here, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +122,24 @@ class Acceptance(NamedTuple):
     items: list[NewItem]
     refused: int = 0
     batch: bool = False
+    users: Sequence[str] = ()  # the keyed hashes of whom it is about, for the audit
 
 
-Kind = Literal["accepted", "duplicate", "conflict"]
+Kind = Literal["accepted", "duplicate", "conflict", "erased"]
 Taken = tuple[str, Kind]
-"""What became of one NewItem: its id, and whether it was new, a duplicate, or in conflict with another content."""
+"""What became of one NewItem: its id, and whether it was new, a duplicate, in conflict with another content, or refused
+since its subject was erased (then it may have no id)."""
+
+
+class Removed(NamedTuple):
+    """What an erasure removed: items that waited; that were just being sent, which is finished; dead letters; receipts
+    of other items; and ids that were remembered."""
+
+    waiting: int = 0
+    in_flight: int = 0
+    dead_letters: int = 0
+    receipts: int = 0
+    ids: int = 0
 
 
 class Item(NamedTuple):
@@ -142,6 +157,11 @@ class Item(NamedTuple):
     lane: int = 0  # of its subject: what order and one-call-at-a-time are kept by
     caller: int = 0  # whose fair share it counts to
     queued_at: int = 0  # when it was accepted, or last sent again by an operator: what its age is counted from
+
+    @property
+    def sealed(self) -> bool:
+        """Whether its body could not be opened here."""
+        return self.body[:1] == SEALED
 
 
 class Page(NamedTuple):

@@ -114,7 +114,7 @@ async def _deliver(settings: Settings) -> None:
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, ended.set)
-    async with gateway(settings, Metrics()) as opened:
+    async with gateway(settings, Metrics(), calls=False) as opened:
         loop.add_signal_handler(signal.SIGHUP, opened.apps.refresh)
         structlog.get_logger("delivery").info("delivery.started")
         await ended.wait()

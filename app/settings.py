@@ -3,6 +3,7 @@
 import base64
 import binascii
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,8 @@ from app.model import KeyKind
 DEFAULT_SECRETS_DIR = "/run/secrets"
 SEED_BYTES = 32
 POLICIES = ("resend", "hold")
+IN_CLEAR = "clear"  # in the place of a data key: what is new lies in clear
+DATA_KEY = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,32}):(?P<key>[A-Za-z0-9+/]{43}=)")
 
 
 def upstream(url: str) -> str:
@@ -63,13 +66,29 @@ def _seed(text: SecretStr) -> SecretStr:
     return text
 
 
-def _unset(value: str | None) -> None:
-    """A setting of the contract that is not built yet stops the start: ignoring it would be a lie."""
-    if value:
-        raise ValueError("is not built yet; unset it")
+def _valkey(url: SecretStr) -> SecretStr:
+    parts = urlsplit(url.get_secret_value())
+    _ = parts.port  # raises ValueError where it is no port
+    scheme = parts.scheme in {"redis", "rediss", "valkey", "valkeys"}
+    if scheme and parts.hostname and re.fullmatch(r"(/\d*)?", parts.path) and not parts.query and not parts.fragment:
+        return url
+    raise ValueError(
+        "takes valkey:// or redis:// (valkeys:// or rediss:// for TLS), then [USER:PASSWORD@]HOST:PORT[/DB]"
+    )
 
 
-Unbuilt = Annotated[str | None, AfterValidator(_unset)]
+def _data_keys(text: SecretStr) -> SecretStr:
+    told = text.get_secret_value().split(",")
+    found = [DATA_KEY.fullmatch(one) for one in (told[1:] if told[0] == IN_CLEAR else told)]
+    ids = {one["id"] for one in found if one is not None}
+    if not found or len(ids) < len(found) or IN_CLEAR in ids:
+        raise ValueError(
+            "takes ID:KEY, or several with commas between, each with an id of its own; KEY is 32 random bytes in "
+            f"base64, as `openssl rand -base64 32` prints them; {IN_CLEAR} as the first only opens"
+        )
+    return text
+
+
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, le=10 * 366 * 86_400, allow_inf_nan=False)]
 
@@ -95,7 +114,12 @@ class Settings(BaseSettings):
     gateway_apps_file: Path | None = Field(
         None, description="a TOML file with several apps, as [apps.NAME] tables; read again when it changes"
     )
-    gateway_shared_limits_url: Unbuilt = Field(None, description="limits shared by replicas: each keeps its own")
+    gateway_shared_limits_url: Annotated[SecretStr, AfterValidator(_valkey)] | None = Field(
+        None, description="a Valkey or Redis in which replicas share the limits; without it each keeps its own"
+    )
+    gateway_shared_limits_timeout_seconds: Seconds = Field(
+        0.05, description="how long a call waits for the shared limits before each replica keeps a share by itself"
+    )
     gateway_bootstrap_key: SecretStr | None = Field(
         None, description="a caller key with every scope, made at the first start when no key exists yet"
     )
@@ -146,6 +170,12 @@ class Settings(BaseSettings):
     gateway_audit_key: Annotated[SecretStr, AfterValidator(_seed)] | None = Field(
         None, description="what signs the audit and hashes users' ids; default: made once, kept in the database"
     )
+    gateway_data_key: Annotated[SecretStr, AfterValidator(_data_keys)] | None = Field(
+        None, description="what seals bodies on the disk, as ID:BASE64; the first seals, all open; default: in clear"
+    )
+    gateway_erased_seconds: float = Field(
+        86_400, ge=0, le=366 * 86_400, description="how long items of a user are refused who was erased"
+    )
     gateway_retry_window: Seconds = Field(86_400, description="seconds after which an undelivered item is given up")
     gateway_drain_seconds: float = Field(
         5, ge=0, le=86_400, description="seconds between SIGTERM and refusing new work"
@@ -166,6 +196,18 @@ class Settings(BaseSettings):
         """What the audit's keys are made of, where it is set."""
         key = self.gateway_audit_key
         return None if key is None else base64.b64decode(key.get_secret_value())
+
+    @property
+    def data_keys(self) -> dict[str, bytes]:
+        """The keys that open what rests on the disk, by their ids."""
+        text = self.gateway_data_key.get_secret_value() if self.gateway_data_key else ""
+        return {one["id"]: base64.b64decode(one["key"]) for one in DATA_KEY.finditer(text)}
+
+    @property
+    def sealing_key(self) -> str | None:
+        """The id of the one that seals; None where bodies lie in clear."""
+        text = self.gateway_data_key.get_secret_value() if self.gateway_data_key else IN_CLEAR
+        return None if text.partition(",")[0] == IN_CLEAR else text.partition(":")[0]
 
     @property
     def leanplum_keys(self) -> dict[KeyKind, SecretStr]:
@@ -216,8 +258,9 @@ def table(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterat
 
 
 def _shown(name: str, value: object) -> str:
-    """A database's URL may have a password in it; the secrets mask themselves."""
-    if name == "gateway_database_url":
-        parts = urlsplit(str(value))
-        return str(value).replace(f":{parts.password}@", ":***@") if parts.password else str(value)
+    """A URL may have a password in it, which alone is masked; the secrets mask themselves."""
+    if name in {"gateway_database_url", "gateway_shared_limits_url"}:
+        url = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        parts = urlsplit(url)
+        return url.replace(f":{parts.password}@", ":***@") if parts.password else url
     return str(value)

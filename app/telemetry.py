@@ -191,6 +191,20 @@ class Metrics:
         )
         self.states: dict[str, str] = {}  # how the way to Leanplum is, by app: closed (as it should be), open, held
 
+    def sharing_limits(self) -> tuple[Gauge, Counter]:
+        """The metrics of limits that replicas share."""
+        up = Gauge(
+            "leanplum_gateway_shared_limits_up",
+            "1 while limits are shared, 0 while each replica keeps a share",
+            registry=self.registry,
+        )
+        here = Counter(
+            "leanplum_gateway_local_limit_decisions",
+            "Decisions by a share, since the shared limits were away",
+            registry=self.registry,
+        )
+        return up, here
+
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 

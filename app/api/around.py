@@ -48,7 +48,11 @@ async def readyz(request: Request) -> Any:
     """Proves it by a commit. 503 tells which part can't, and while the gateway is stopping."""
     context.of(request.scope).operation = "GET /readyz"
     gateway: Gateway = request.app.state.gateway
-    parts: dict[str, schemas.Part] = {"database": await _database(gateway), "delivery": _delivery(gateway)}
+    parts: dict[str, schemas.Part] = {
+        "database": await _database(gateway),
+        "delivery": _delivery(gateway),
+        "limits": _limits(gateway),
+    }
     if request.app.state.lifecycle.draining:
         parts["process"] = {"ok": False, "detail": "stopping"}
     ready = all(part["ok"] for part in parts.values())
@@ -61,6 +65,12 @@ def _delivery(gateway: Gateway) -> schemas.Part:
     """Never a reason not to accept: what can't be delivered now waits."""
     told = [f"{app}: {STATES[state]}" for app, state in sorted(gateway.metrics.states.items()) if state in STATES]
     return {"ok": True, "detail": "; ".join(told)} if told else {"ok": True}
+
+
+def _limits(gateway: Gateway) -> schemas.Part:
+    """Never a reason not to accept, either."""
+    trouble = gateway.limits.trouble()
+    return {"ok": True} if trouble is None else {"ok": True, "detail": trouble}
 
 
 STATES = {

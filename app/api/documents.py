@@ -112,9 +112,9 @@ def _referred(node: Any) -> set[str]:
 
 def _with_headers(operation: dict[str, Any]) -> None:
     """The headers that answers have, from the one table."""
-    write = operation["tags"] == ["Writes"]
+    write, limited = operation["tags"] == ["Writes"], operation["tags"] != ["Around it"]
     for status, response in operation["responses"].items():
-        names = ["X-Request-ID", *(LIMIT_HEADERS if write and status not in {"401", "403"} else ())]
+        names = ["X-Request-ID", *(LIMIT_HEADERS if limited and status != "401" else ())]
         if write and "schemas/Receipt" in str(response.get("content")):
             names += ["Location", "Preference-Applied"]
         response.setdefault("headers", {}).update({name: HEADERS[name] for name in names})
@@ -125,8 +125,12 @@ HEADERS: dict[str, dict[str, Any]] = {
     name: {"schema": {"type": "string"}, "description": description}
     for name, description in (
         ("X-Request-ID", "The request's id: yours, or one made here; it is in the log and the audit"),
-        ("RateLimit-Policy", 'The key\'s limit, as in "caller";q=1000;w=1 (draft-ietf-httpapi-ratelimit-headers)'),
-        ("RateLimit", 'What is left of it, as in "caller";r=4999;t=1'),
+        (
+            "RateLimit-Policy",
+            "The key's limit, and the app's where it has one: as in \"caller\";q=1000;w=1 or "
+            '"caller";q=1000;w=1, "app";q=5000;w=1 (draft-ietf-httpapi-ratelimit-headers)',
+        ),
+        ("RateLimit", 'What is left, and in how many seconds all is: as in "caller";r=4999;t=1'),
         ("Location", "Where the receipt is"),
         ("Preference-Applied", "wait=N, where the answer waited for the item to settle (RFC 7240)"),
     )

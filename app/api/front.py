@@ -179,16 +179,17 @@ async def send_answer(answer: Answer, context: Context, send: Send) -> None:
 def _record(gateway: Gateway, context: Context, status: int) -> None:
     """A call that was refused or only read: its record goes with the next commit; nobody waits for it."""
     assert context.caller is not None
-    now = now_ms()
+    now, app = now_ms(), context.app_name
+    about = [gateway.pseudonyms.of(app, subject) for subject in context.subjects] if app else []
     text = records.api_call(
         time=now,
         operation=context.operation,
         key_id=context.caller.key_id,
-        app=context.app_name,
+        app=app,
         address=context.address,
         request_id=context.request_id,
         status=status,
-        details={},
+        details=records.about_users(about),
     )
     gateway.writer.write(records.Record(now, text)).add_done_callback(_lost)
 

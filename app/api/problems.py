@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from app.errors import (
+    Erased,
     Forbidden,
     GatewayError,
     IdConflict,
@@ -76,8 +77,9 @@ PROBLEMS: dict[str, Problem] = {
         Problem(
             "forbidden",
             403,
-            "The key may not do this",
-            "Use a key that has the scope named in the detail, or ask for one.",
+            "This may not be done",
+            "Use a key that has the scope named in the detail, or ask for one. "
+            "For a user who was erased nothing is taken for a while.",
         ),
         Problem(
             "not-found",
@@ -173,6 +175,7 @@ SLUGS: dict[type[GatewayError], str] = {
     Invalid: "validation",
     Unauthorized: "unauthorized",
     Forbidden: "forbidden",
+    Erased: "forbidden",
     NotFound: "not-found",
     IdConflict: "id-conflict",
     TooLarge: "too-large",

@@ -5,19 +5,21 @@ from typing import Any
 import orjson
 
 from app.clock import instant
-from app.model import Receipt
+from app.model import Receipt, Removed
 
 
-def receipt_document(receipt: Receipt) -> dict[str, Any]:
-    """A receipt as JSON; times are RFC 3339 in UTC with milliseconds."""
+def receipt_document(receipt: Receipt, removed: Removed | None = None) -> dict[str, Any]:
+    """A receipt as JSON; times are RFC 3339 in UTC with milliseconds. `removed`: what an erasure has just removed."""
     document: dict[str, Any] = {
         "id": receipt.id,
         "action": receipt.action,
-        "userId" if receipt.subject[0] == "u" else "deviceId": receipt.subject[1:],
+        **_named(receipt.subject),
         "status": receipt.status,
         "acceptedAt": instant(receipt.accepted_at),
         "attempts": receipt.attempts,
     }
+    if removed is not None:
+        document["erased"] = _told(removed)
     if receipt.settled_at is not None:
         document["settledAt"] = instant(receipt.settled_at)
     elif receipt.next_attempt_at is not None:
@@ -30,7 +32,23 @@ def receipt_document(receipt: Receipt) -> dict[str, Any]:
     return document
 
 
-def fresh_receipt(item_id: str, action: str, subject: str, accepted_at: int) -> bytes:
+def _named(subject: str) -> dict[str, str]:
+    """Whom it is about; a subject that was erased is named no more."""
+    kind = {"u": "userId", "d": "deviceId"}.get(subject[0])
+    return {} if kind is None else {kind: subject[1:]}
+
+
+def _told(removed: Removed) -> dict[str, int]:
+    return {
+        "waiting": removed.waiting,
+        "inFlight": removed.in_flight,
+        "deadLetters": removed.dead_letters,
+        "receipts": removed.receipts,
+        "ids": removed.ids,
+    }
+
+
+def fresh_receipt(item_id: str, action: str, subject: str, accepted_at: int, removed: Removed | None = None) -> bytes:
     """The receipt of an item accepted this moment, rendered: the hot path's own short cut to the same words."""
     return orjson.dumps(
         {
@@ -40,6 +58,7 @@ def fresh_receipt(item_id: str, action: str, subject: str, accepted_at: int) -> 
             "status": "accepted",
             "acceptedAt": instant(accepted_at),
             "attempts": 0,
+            **({} if removed is None else {"erased": _told(removed)}),
             "href": f"/v1/receipts/{item_id}",
         }
     )

@@ -21,6 +21,16 @@ class LeanplumSaid(TypedDict, total=False):
     error: str
 
 
+class Erased(TypedDict):
+    """What an erasure removed from the gateway itself."""
+
+    waiting: Annotated[int, Field(ge=0, description="items that had not been sent")]
+    inFlight: Annotated[int, Field(ge=0, description="items just being sent: that is finished, and nothing kept of it")]
+    deadLetters: Annotated[int, Field(ge=0, description="with their contents")]
+    receipts: Annotated[int, Field(ge=0, description="of items that were settled")]
+    ids: Annotated[int, Field(ge=0, description="your own ids of items, remembered against repeats")]
+
+
 class Receipt(TypedDict):
     """The gateway's promise for one item, and how far it is kept."""
 
@@ -34,6 +44,7 @@ class Receipt(TypedDict):
     settledAt: NotRequired[Annotated[str, Field(json_schema_extra={"format": "date-time"})]]
     nextAttemptAt: NotRequired[Annotated[str, Field(json_schema_extra={"format": "date-time"})]]
     leanplum: NotRequired[LeanplumSaid]
+    erased: NotRequired[Erased]
     href: Annotated[str, Field(examples=["/v1/receipts/019abc12-3456-7def-8123-000000000001"])]
     duplicate: NotRequired[Annotated[bool, Field(description="true where the id was accepted before")]]
 

@@ -13,15 +13,26 @@ from typing import Any
 import orjson
 
 from app import ids
-from app.api import auth, problems, receiving
+from app.api import auth, limiting, problems, receiving
 from app.api.context import Context
 from app.api.problems import Answer
 from app.api.receipts import fresh_receipt, receipt_document
 from app.clock import now_ms
-from app.errors import Fault, Forbidden, IdConflict, Invalid, KeyNotConfigured, Malformed, NotFound, Refusal, TooLarge
+from app.errors import (
+    Erased,
+    Fault,
+    Forbidden,
+    IdConflict,
+    Invalid,
+    KeyNotConfigured,
+    Malformed,
+    NotFound,
+    Refusal,
+    TooLarge,
+)
 from app.intake import bodies, rules
 from app.leanplum.actions import key_for
-from app.model import Acceptance, App, Caller, KeyKind, Kind, NewItem, Taken
+from app.model import ERASES, Acceptance, App, Caller, KeyKind, Kind, NewItem, Removed, Taken
 from app.wiring import Gateway
 
 Receive = Callable[[], Awaitable[Any]]
@@ -37,25 +48,27 @@ async def post_single(
     gateway: Gateway, context: Context, receive: Receive, action: str, given: Mapping[str, Any] = NOTHING
 ) -> Answer:
     """Accept one item; `given` are fields that the path has."""
-    caller = auth.authenticate(gateway, context)
-    app = auth.choose_app(gateway, context, caller)
     known = rules.ACTIONS[action]
-    auth.permit(caller, known.scope)
-    auth.require_key(app, known.key)
-    auth.limit(gateway, context, caller, 1)
+    caller, app = await auth.enter(gateway, context, known.scope, known.key)
     body = await receiving.read_fields(gateway, context, receive, optional=bool(given))
     if b"idempotency-key" in context.headers:
         given = {**given, "id": context.header(b"idempotency-key")}
     new = (not given and rules.fast_single(action, body)) or _careful_single(action, body, given)
+    context.subjects = (new.subject,)
     auth.require_key(app, key_for(action, new.body))
     now = now_ms()
-    ((item_id, kind),) = await accept(gateway, context, caller, now, [new])
+    removed: Removed | None = None
+    if action == ERASES:
+        ((item_id, kind),), of_each = await gateway.outbox.erase(_acceptance(gateway, context, caller, now, [new]))
+        context.recorded, removed = True, of_each.get(new.subject)
+    else:
+        ((item_id, kind),) = await accept(gateway, context, caller, now, [new])
     if kind == "accepted":
         gateway.metrics.accepted.inc()
         if b"prefer" not in context.headers:
-            fresh = fresh_receipt(item_id, action, new.subject, now)
+            fresh = fresh_receipt(item_id, action, new.subject, now, removed)
             return Answer(202, [JSON_HEADER, (b"location", f"/v1/receipts/{item_id}".encode())], fresh)
-    return await _receipt_answer(gateway, context, app.name, item_id, kind)
+    return await _receipt_answer(gateway, context, app.name, item_id, kind, removed)
 
 
 def _careful_single(action: str, body: bytes, given: Mapping[str, Any]) -> NewItem:
@@ -90,34 +103,49 @@ async def accept(
     batch: bool = False,
 ) -> Sequence[Taken]:
     """Commit the items of a call."""
-    taken = await gateway.outbox.accept(
-        Acceptance(
-            context.app_name,
-            caller.key_id,
-            context.request_id,
-            context.operation,
-            context.address,
-            now,
-            ids.new_prefix(now),
-            items,
-            refused,
-            batch,
-        )
-    )
+    taken = await gateway.outbox.accept(_acceptance(gateway, context, caller, now, items, refused, batch=batch))
     context.recorded = True
     return taken
 
 
-async def _receipt_answer(gateway: Gateway, context: Context, app: str, item_id: str, kind: Kind) -> Answer:
-    """The answer where it isn't just the fresh receipt: a conflict, a duplicate, or a wait for the item to settle."""
-    if kind == "conflict":
-        raise IdConflict(CONFLICT)
+def _acceptance(
+    gateway: Gateway,
+    context: Context,
+    caller: Caller,
+    now: int,
+    items: list[NewItem],
+    refused: int = 0,
+    *,
+    batch: bool = False,
+) -> Acceptance:
+    of, app = gateway.pseudonyms.of, context.app_name
+    return Acceptance(
+        context.app_name,
+        caller.key_id,
+        context.request_id,
+        context.operation,
+        context.address,
+        now,
+        ids.new_prefix(now),
+        items,
+        refused,
+        batch,
+        [of(app, subject) for subject in {item.subject for item in items}],
+    )
+
+
+async def _receipt_answer(
+    gateway: Gateway, context: Context, app: str, item_id: str, kind: Kind, removed: Removed | None
+) -> Answer:
+    """The answer where it isn't just the fresh receipt: a refusal, a duplicate, or a wait for the item to settle."""
+    if (refusal := _refusal(kind)) is not None:
+        raise refusal
     wait = preferred_wait(context.header(b"prefer"))
     duplicate = kind == "duplicate"
     receipt = await gateway.outbox.settled_receipt(app, item_id, wait or 0)
     if receipt is None:
         raise NotFound("The item was accepted, and its receipt is past the window already.")
-    document = receipt_document(receipt) | ({"duplicate": True} if duplicate else {})
+    document = receipt_document(receipt, removed) | ({"duplicate": True} if duplicate else {})
     headers = [JSON_HEADER, (b"location", document["href"].encode())]
     if wait is not None:
         headers.append((b"preference-applied", b"wait=%d" % wait))
@@ -135,14 +163,14 @@ def preferred_wait(prefer: str) -> int | None:
 
 async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> Answer:
     """Accept many items of any action; each by itself, whatever its neighbours are."""
-    caller = auth.authenticate(gateway, context)
-    app = auth.choose_app(gateway, context, caller)
+    caller = await auth.authenticate(gateway, context)
     try:
+        app = auth.choose_app(gateway, context, caller)
         judged = await _judged_batch(gateway, context, receive)
     except Refusal:
-        auth.limit(gateway, context, caller, 1)  # what can't be read as items costs as one
+        await limiting.take(gateway, context, caller, 1)  # what can't be read as items costs as one
         raise
-    auth.limit(gateway, context, caller, len(judged))
+    await limiting.take(gateway, context, caller, len(judged))
     judged = _permitted(app, caller, judged)
     items = [one for one in judged if type(one) is NewItem]
     if not items:
@@ -248,10 +276,16 @@ def _batch_answer(gateway: Gateway, judged: Sequence[NewItem | Refused], taken: 
     return Answer(status, [JSON_HEADER], orjson.dumps(document))
 
 
+def _refusal(kind: Kind) -> Refusal | None:
+    """Why an item was not taken that broke no rule."""
+    return IdConflict(CONFLICT) if kind == "conflict" else Erased() if kind == "erased" else None
+
+
 def _result(index: int, item_id: str, kind: Kind) -> dict[str, Any]:
-    if kind == "conflict":
-        return {"index": index, "id": item_id, "status": "rejected", "problem": problems.of_error(IdConflict(CONFLICT))}
-    return {"index": index, "id": item_id, "status": kind}
+    named = {"index": index, "id": item_id} if item_id else {"index": index}
+    if (refusal := _refusal(kind)) is not None:
+        return {**named, "status": "rejected", "problem": problems.of_error(refusal)}
+    return {**named, "status": kind}
 
 
 def _refused(index: int, refusal: Refused) -> dict[str, Any]:

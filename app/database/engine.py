@@ -15,12 +15,15 @@ from app.database.dialect import DIALECTS, Cursor, Dialect
 from app.errors import StartRefused, StorageUnavailable
 
 BUSY_SECONDS = 5.0
+SCRUB_MS = 200
 PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",  # a commit is on the disk, not in the kernel's memory, before 202 is sent
     "PRAGMA foreign_keys=ON",
     "PRAGMA wal_autocheckpoint=4000",
     "PRAGMA journal_size_limit=67108864",
+    "PRAGMA secure_delete=ON",  # what is deleted, a delivered item's body too, is overwritten with zeros
+    "PRAGMA temp_store=MEMORY",  # and never was in a file of its own
 )
 # What waits for a lock, or for an answer that doesn't come, is told so, as SQLite's busy timeout tells it.
 POSTGRESQL_OPTIONS = "-c lock_timeout=5s -c statement_timeout=60s -c synchronous_commit=on -c timezone=UTC"
@@ -90,6 +93,31 @@ def reading(engine: Engine) -> Iterator[Connection]:
             yield connection
     except storage_errors(engine) as error:
         raise StorageUnavailable(f"The database can't be used now: {reason(error)}.") from error
+
+
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """A connection to read by, to which the database stays as it is now. Raises StorageUnavailable."""
+    with reading(engine) as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN")
+            yield connection
+        else:
+            yield connection.execution_options(isolation_level="REPEATABLE READ")
+
+
+def scrub(engine: Engine) -> bool:
+    """Bring what SQLite's log has into the database and cut the log off: old contents are in it as well. False where
+    that couldn't be done now, since somebody is reading or writing. PostgreSQL cleans up in its own time (VACUUM)."""
+    if engine.dialect.name != "sqlite":
+        return True
+    with reading(engine) as connection:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={SCRUB_MS}")  # writers wait meanwhile
+        try:
+            busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+        finally:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+    return not busy
 
 
 def storage_errors(engine: Engine) -> tuple[type[Exception], ...]:

@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import random
+from typing import Any
 
 import structlog
 
+from app.audit.records import MOST_USERS, about_users
 from app.clock import now_ms
 from app.delivery.pacing import Gate, State
 from app.delivery.turns import Turns
@@ -19,9 +21,23 @@ from app.delivery.window import Window
 from app.errors import StorageUnavailable
 from app.leanplum import mapping, replies
 from app.leanplum.client import LeanplumClient, Unreachable
-from app.model import App, ConfigRefused, Item, KeyKind, Outcome, Postponed, Status, Trouble, Verdict
+from app.model import (
+    ERASES,
+    App,
+    ConfigRefused,
+    Item,
+    ItemRefused,
+    KeyKind,
+    Outcome,
+    Postponed,
+    Settled,
+    Status,
+    Trouble,
+    Verdict,
+)
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics, describe
+from app.vault import SPOILED, unopened
 
 POLL_SECONDS = 0.5  # for what another process accepted, and for subjects whose time has come
 GATHER_SECONDS = 0.02  # while calls are in flight anyway, let more come together for the next one
@@ -59,8 +75,11 @@ class Deliverer:
         clock: Callable[[], int] = now_ms,
         chance: Callable[[], float] = random,
         ticks: Callable[[], float] = time.monotonic,
+        pseudonym: Callable[[str, str], str] | None = None,
     ) -> None:
+        """`pseudonym`: the keyed hash of a subject of an app, for the audit; without it that names nobody."""
         self._outbox, self._client, self._metrics = outbox, client, metrics
+        self._pseudonym = pseudonym
         self._apps = apps
         self.owner, self._dead = owner or str(uuid.uuid4()), dead
         self._call_seconds, self._lease_seconds = call_seconds, call_seconds + LEASE_SECONDS
@@ -220,7 +239,9 @@ class Deliverer:
             app = self._app(batch[0].app)
             if not await self._outbox.begin(attempt, self.owner, batch, int(self._call_seconds * 1000)):
                 self._tended = -math.inf
-                log.warning("attempt.refused", reason="another deliverer has the lanes, or the lease ends")
+                log.warning(
+                    "attempt.refused", reason="another deliverer has the lanes, the lease ends, or an item was erased"
+                )
                 return
             heard = await self._heard(app, batch)
             alone = len({item.lane for item in batch}) == 1
@@ -248,23 +269,34 @@ class Deliverer:
             return Heard([(item, Trouble("The gateway failed on this call; see its log")) for item in batch])
 
     async def _settle(
-        self, attempt: str, app: App, verdicts: Sequence[tuple[int, Verdict]], status: int | None
+        self, attempt: str, app: App, verdicts: Sequence[tuple[Item, Verdict]], status: int | None
     ) -> bool:
         """Leanplum has answered, so forgetting is no choice: try until it is on disk, or the gateway stops."""
+        by_seq = [(item.seq, verdict) for item, verdict in verdicts]
+        about = self._about(app, [item for item, _ in verdicts])
+        erased = [(item.seq, item.subject) for item, verdict in verdicts if _has_erased(item, verdict)]
         while True:
             try:
-                return await self._outbox.settle(attempt, app.name, verdicts, status)
+                return await self._outbox.settle(attempt, app.name, by_seq, status, about, erased)
             except StorageUnavailable as error:
                 log.error("settle.failed", reason=error.detail, items=len(verdicts))
                 if self._stopping:
                     raise
                 await asyncio.sleep(STORAGE_PAUSE_SECONDS)
 
+    def _about(self, app: App, items: Sequence[Item]) -> dict[str, Any]:
+        """What and whom a call was about, as the audit tells it."""
+        actions = dict(Counter(item.action for item in items))
+        if self._pseudonym is None or not items:
+            return {"actions": actions}
+        subjects = list(dict.fromkeys(item.subject for item in items))[:MOST_USERS]
+        return {"actions": actions, **about_users([self._pseudonym(app.name, subject) for subject in subjects])}
+
     async def _write_down(
         self, attempt: str, app: App, verdicts: Sequence[tuple[Item, Verdict]], status: int | None
     ) -> bool:
         """Settle; False where the attempt was taken for lost meanwhile."""
-        if not await self._settle(attempt, app, [(item.seq, verdict) for item, verdict in verdicts], status):
+        if not await self._settle(attempt, app, verdicts, status):
             log.warning("attempt.too_late", attempt=attempt, items=len(verdicts))
             return False
         counts: dict[str, int] = {}
@@ -306,8 +338,13 @@ class Deliverer:
         started = time.perf_counter()
         status: int | None = None
         reply: replies.Reply
+        if items[0].sealed:  # then it is alone
+            return None, [_unopened(items[0])]
         if (kind := mapping.kind(items)) not in app.keys:
-            return None, [ConfigRefused(f"{app.setting(kind)} is not set")] * len(items)
+            reply = [ConfigRefused(f"{app.setting(kind)} is not set")] * len(items)
+            if kind is KeyKind.PRODUCTION:  # the app is no longer configured
+                self._gate(app.name).heard(self._ticks(), 0.0, reply)
+            return None, reply
         try:
             action, body = mapping.call(app, items, self._clock() / 1000)
             answer = await self._client.call(app.api_url, action, body)
@@ -344,8 +381,20 @@ class Deliverer:
         return until
 
 
+def _unopened(item: Item) -> Outcome:
+    """A key may still be given; what was changed in the database is spoiled for good."""
+    reason = unopened(item.body)
+    return ItemRefused(reason) if item.body == SPOILED else ConfigRefused(reason)
+
+
 def _refused(reply: replies.Reply) -> bool:
     return not isinstance(reply, replies.TooMuch) and any(isinstance(one, ConfigRefused) for one in reply)
+
+
+def _has_erased(item: Item, verdict: Verdict) -> bool:
+    """Whether the item has done away with its subject: Leanplum did it, or had none."""
+    done = (Status.DELIVERED, Status.SKIPPED)
+    return item.action == ERASES and isinstance(verdict, Settled) and verdict.status in done
 
 
 def _may_follow(heard: Sequence[tuple[Item, Outcome]], before: Sequence[Item], items: Sequence[Item]) -> list[Item]:

@@ -43,6 +43,10 @@ class Turns:
                 self.landed()
                 self._wake()
 
+    async def erased(self, app: str, subjects: Collection[str]) -> bool:
+        """Whether one of the subjects was erased, so that nothing may be sent for it now."""
+        return bool(subjects) and bool(await self._outbox.erased(app, subjects))
+
     async def _taken(self, lanes: set[int], deadline: float) -> set[int]:
         """Which of the lanes are ours; at the deadline those that are to be had."""
         waiter = asyncio.Event()

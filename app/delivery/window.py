@@ -26,7 +26,7 @@ LANES = 2_000  # lanes that are read by themselves at once
 
 
 def _alone(item: Item) -> bool:
-    return sent_alone(item.action, item.body)
+    return item.sealed or sent_alone(item.action, item.body)
 
 
 Turn = tuple[str, int, int]  # whose turn it is: an app, a caller, and how many users a call with its lanes may have

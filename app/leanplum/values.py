@@ -11,6 +11,8 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from app.model import APP_NAME
+
 INT_LIMIT = 2**63
 MAX_PARAMS = 50
 MAX_VALUE_DEPTH = 32  # of a value that may be any JSON; less than a body's, so that both ways of reading one agree
@@ -45,6 +47,7 @@ TAKES = {
     ITEM_ID: "takes 1 to 128 characters of A-Z a-z 0-9 . _ : -",
     CURRENCY: "takes a currency code of ISO 4217, as in EUR",
     DAY: "takes a day as YYYYMMDD",
+    APP_NAME: "takes the name of an app: 1 to 64 characters of A-Z a-z 0-9 _ -",
     DIGITS: "takes a whole number of at most 18 digits",
 }
 

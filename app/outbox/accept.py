@@ -1,7 +1,9 @@
 """Accepting: items, their ids and the audit record in one transaction, for many callers at once."""
 
+import hashlib
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,9 @@ from app import ids
 from app.audit import records
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
-from app.model import Acceptance, Kind, Taken
+from app.model import Acceptance, Kind, NewItem, Taken
+from app.outbox.erased import Erased, Refuse, alias_of
+from app.vault import Vault, place
 
 ACCEPTANCES = "INSERT INTO acceptances (first_seq, prefix, app, key_id, request_id, accepted_at)"
 ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller)"
@@ -28,10 +32,14 @@ Known = dict[tuple[str, str], tuple[int, bytes]]  # (app, id) -> (seq, digest)
 
 @dataclass(slots=True)
 class Accept:
-    """One call's items, to be made durable. `since`: ids accepted before that time are forgotten."""
+    """One call's items, to be made durable. `since`: ids accepted before that time are forgotten; `erasing`: what
+    follows an item that erases its subject, of the same subject, is refused."""
 
     acceptance: Acceptance
     since: int
+    vault: Vault
+    erased: Erased
+    erasing: bool = False
 
     @property
     def rows(self) -> int:
@@ -42,12 +50,15 @@ class Accept:
     def run_all(cls, cursor: Cursor, writes: Sequence["Accept"]) -> list[list[Taken]]:
         """Commit all items that are new; what is a duplicate or in conflict is told and not stored."""
         wanted = sum(len(write.acceptance.items) for write in writes)
-        seq = _reserve(cursor, wanted)  # first: it makes writers take turns, so that what is looked up next stays true
+        # First: it makes writers take turns, so that what is looked up next stays true.
+        seq, version = _reserve(cursor, wanted)
         known = _known(cursor, writes)
         rows = _Rows([], [], [], [], [])
         taken = []
         for write in writes:
-            results, seq = _take(write.acceptance, seq, known, rows)
+            app, now = write.acceptance.app, write.acceptance.accepted_at
+            refuse = write.erased.refuse(cursor, version, app, now, erasing=write.erasing)
+            results, seq = _take(write.acceptance, seq, known, rows, write.vault, refuse)
             taken.append(results)
         insert_rows(cursor, ACCEPTANCES, 6, rows.acceptances)
         insert_rows(cursor, ITEMS, 7, rows.items)
@@ -68,11 +79,11 @@ class _Rows:
     records: list[tuple[int, str]]
 
 
-def _reserve(cursor: Cursor, count: int) -> int:
-    """Take `count` sequence numbers; the first of them."""
-    cursor.execute("UPDATE sequence SET last = last + ? RETURNING last", (count,))
-    last: int = cursor.fetchone()[0]
-    return last - count + 1
+def _reserve(cursor: Cursor, count: int) -> tuple[int, int]:
+    """Take `count` sequence numbers; the first of them, and the number of the last erasure."""
+    cursor.execute("UPDATE sequence SET last = last + ? RETURNING last, erasures", (count,))
+    last, erasures = cursor.fetchone()
+    return last - count + 1, erasures
 
 
 def _known(cursor: Cursor, writes: Sequence[Accept]) -> Known:
@@ -84,11 +95,11 @@ def _known(cursor: Cursor, writes: Sequence[Accept]) -> Known:
         if given:
             cursor.execute(KNOWN + cursor.dialect.values("text"), (app, write.since, orjson.dumps(given).decode()))
             known.update(((app, item_id), (seq, digest)) for item_id, seq, digest in cursor.fetchall())
-        known.update(_made_here(cursor, app, given))
+        known.update(_made_here(cursor, app, given, write.vault))
     return known
 
 
-def _made_here(cursor: Cursor, app: str, given: Sequence[str]) -> Known:
+def _made_here(cursor: Cursor, app: str, given: Sequence[str], vault: Vault) -> Known:
     """A caller may send an id again that the gateway made for it the first time."""
     known: Known = {}
     for item_id in given:
@@ -101,7 +112,8 @@ def _made_here(cursor: Cursor, app: str, given: Sequence[str]) -> Known:
         )
         if row := cursor.fetchone():
             action, subject, body = row
-            known[app, item_id] = (parsed[1], ids.digest(action, subject, _sorted(body)))
+            text = None if body is None else vault.read(body, place(app, action, parsed[1], subject))
+            known[app, item_id] = (parsed[1], vault.digest(action, subject, _sorted(text)))
     return known
 
 
@@ -110,52 +122,72 @@ def _sorted(body: str | None) -> str:
     return NO_BODY if body is None else orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS).decode()
 
 
-def _take(acceptance: Acceptance, seq: int, known: Known, rows: _Rows) -> tuple[list[Taken], int]:
-    """Sort one call's items into new, duplicate and conflict; collect the rows of the new ones."""
-    first, prefix = seq, acceptance.prefix
-    new, taken, caller = rows.items, list[Taken](), ids.share(acceptance.key_id)
+def _take(
+    acceptance: Acceptance, seq: int, known: Known, rows: _Rows, vault: Vault, refuse: Refuse | None
+) -> tuple[list[Taken], int]:
+    """Sort one call's items into new, duplicate, conflict and refused; collect the rows of the new ones."""
+    first, prefix, app = seq, acceptance.prefix, acceptance.app
+    new, taken, caller = rows.items, list[Taken](), ids.share(app, acceptance.key_id)
+    seal = None if vault.sealing is None else vault.seal
     of_app = zlib.crc32(acceptance.app.encode())
-    for subject, action, body, item_id in acceptance.items:
-        lane = zlib.crc32(subject.encode(), of_app)  # ids.lane, less what is the same for all
-        if item_id is None:
-            new += (seq, first, subject, action, body, lane, caller)
-            taken.append((f"{prefix}{seq:012x}", "accepted"))
-            seq += 1
+    for item in acceptance.items:
+        subject, action, body, item_id = item
+        if refuse is not None and refuse(subject, action):
+            taken.append((item_id or "", "erased"))
             continue
-        contents = ids.digest(action, subject, body), ids.digest(action, subject, NO_BODY)
-        kind = _recognise(item_id, contents, acceptance, seq, known, rows)
-        taken.append((item_id, kind))
-        if kind == "accepted":
-            rows.named_items += (seq, first, subject, action, body, lane, caller, item_id)
-            seq += 1
+        if (
+            item_id is not None
+            and (kind := _recognise(item_id, item, acceptance, seq, known, rows, vault)) != "accepted"
+        ):
+            taken.append((item_id, kind))
+            continue
+        lane = zlib.crc32(subject.encode(), of_app)  # ids.lane, less what is the same for all
+        stored = body if seal is None else seal(body, place(app, action, seq, subject))
+        if item_id is None:
+            new += (seq, first, subject, action, stored, lane, caller)
+            taken.append((f"{prefix}{seq:012x}", "accepted"))
+        else:
+            rows.named_items += (seq, first, subject, action, stored, lane, caller, item_id)
+            taken.append((item_id, "accepted"))
+        seq += 1
     if seq > first:
-        rows.acceptances += (
-            first,
-            prefix,
-            acceptance.app,
-            acceptance.key_id,
-            acceptance.request_id,
-            acceptance.accepted_at,
-        )
+        rows.acceptances += (first, prefix, app, acceptance.key_id, acceptance.request_id, acceptance.accepted_at)
     rows.records.append((acceptance.accepted_at, _record(acceptance, taken, seq - first)))
     return taken, seq
 
 
 def _recognise(
-    item_id: str, contents: tuple[bytes, bytes], acceptance: Acceptance, seq: int, known: Known, rows: _Rows
+    item_id: str, item: NewItem, acceptance: Acceptance, seq: int, known: Known, rows: _Rows, vault: Vault
 ) -> Kind:
     """Whether a caller-given id is new; a new one is remembered from now on."""
     key = (acceptance.app, item_id)
+    content = vault.digest(item.action, item.subject, item.body)
     if (earlier := known.get(key)) is not None:
-        return "duplicate" if earlier[1] in contents else "conflict"
-    known[key] = (seq, contents[0])
-    rows.ids += (acceptance.app, item_id, seq, contents[0], acceptance.accepted_at)
+        same = earlier[1] == content or earlier[1] in _otherwise(item, acceptance.app, vault)
+        return "duplicate" if same else "conflict"
+    known[key] = (seq, content)
+    rows.ids += (acceptance.app, item_id, seq, content, acceptance.accepted_at)
     return "accepted"
 
 
+def _otherwise(item: NewItem, app: str, vault: Vault) -> Iterator[bytes]:
+    """How else the same content may be remembered: without its body, since it was delivered; without its subject, since
+    that was erased by it; unkeyed, by a gateway of before."""
+    yield vault.digest(item.action, item.subject, NO_BODY)
+    yield vault.digest(item.action, alias_of(vault, app, item.subject), NO_BODY)
+    yield ids.digest(item.action, item.subject, item.body)
+
+
 def _record(acceptance: Acceptance, taken: Sequence[Taken], new: int) -> str:
-    conflicts = sum(kind == "conflict" for _, kind in taken) if new < len(taken) else 0
-    duplicates = len(taken) - new - conflicts
+    duplicates = sum(kind == "duplicate" for _, kind in taken) if new < len(taken) else 0
+    details = {
+        "accepted": new,
+        "duplicates": duplicates,
+        "rejected": acceptance.refused + len(taken) - new - duplicates,
+        "actions": dict(Counter([item.action for item in acceptance.items])),
+        "itemsHash": hashlib.sha256("\n".join([item_id for item_id, _ in taken]).encode()).hexdigest(),
+        **records.about_users(acceptance.users),
+    }
     return records.api_call(
         time=acceptance.accepted_at,
         operation=acceptance.operation,
@@ -163,13 +195,13 @@ def _record(acceptance: Acceptance, taken: Sequence[Taken], new: int) -> str:
         app=acceptance.app,
         address=acceptance.address,
         request_id=acceptance.request_id,
-        status=_status(acceptance.batch, new, duplicates),
-        details={"accepted": new, "duplicates": duplicates, "rejected": acceptance.refused + conflicts},
+        status=_status(acceptance.batch, taken, new, duplicates),
+        details=details,
     )
 
 
-def _status(batch: bool, new: int, duplicates: int) -> int:
+def _status(batch: bool, taken: Sequence[Taken], new: int, duplicates: int) -> int:
     """What is answered (contract §4)."""
     if batch:
         return 202 if new or duplicates else 422
-    return 202 if new else 200 if duplicates else 409
+    return 202 if new else 200 if duplicates else 403 if [kind for _, kind in taken] == ["erased"] else 409

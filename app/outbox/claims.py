@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from app import ids
 from app.database.dialect import DIALECTS, Dialect
 from app.model import Found, Item, Page, Wanted
+from app.vault import Vault, place
 
 COLUMNS = ", ".join(Item._fields)
 WAITING = """
@@ -32,13 +33,13 @@ WHERE settled_at IS NULL AND seq > ? AND seq < ? AND lane IN {lanes} GROUP BY la
 """
 
 
-def look(connection: Connection, wanted: Wanted) -> Found:
+def look(connection: Connection, wanted: Wanted, vault: Vault) -> Found:
     """Read what is wanted, in the order that `Found` has it in: what is read later can only be newer."""
     last, replays = connection.exec_driver_sql("SELECT last, replays FROM sequence").one()
     if wanted.fresh:
         callers = connection.exec_driver_sql(CALLERS).scalars()
         return Found(wanted, last, replays, callers=list(callers))
-    read = _Reader(connection, wanted)
+    read = _Reader(connection, wanted, vault)
     lanes = read.lanes() if wanted.lanes else None
     tail = read.tail(wanted.tail) if wanted.tail is not None else None
     backlogs = [(caller, read.backlog(caller, after, limit)) for caller, after, limit in wanted.backlogs]
@@ -48,8 +49,8 @@ def look(connection: Connection, wanted: Wanted) -> Found:
 class _Reader:
     """The statements, on one connection."""
 
-    def __init__(self, connection: Connection, wanted: Wanted) -> None:
-        self._connection, self._wanted = connection, wanted
+    def __init__(self, connection: Connection, wanted: Wanted, vault: Vault) -> None:
+        self._connection, self._wanted, self._vault = connection, wanted, vault
         self._dialect: Dialect = DIALECTS[connection.dialect.name]
         self._numbers = self._dialect.values("bigint")
 
@@ -74,7 +75,14 @@ class _Reader:
         if self._wanted.shards is not None:
             which, values = f"{which} AND lane % {ids.SHARDS} IN {self._numbers}", [*values, _text(self._wanted.shards)]
         found = self._rows(which, (*values, limit, PAGE_CHARACTERS))
-        return Page(found, len(found) < limit and sum(len(item.body) for item in found) < PAGE_CHARACTERS)
+        whole = len(found) < limit and sum(len(item.body) for item in found) < PAGE_CHARACTERS
+        return Page(self._opened(found) if self._vault.opens else found, whole)
+
+    def _opened(self, found: list[Item]) -> list[Item]:
+        """The same, with their bodies as they were accepted; those that can't be opened stay sealed."""
+        opened = self._vault.open
+        bodies = [opened(one.body, place(one.app, one.action, one.seq, one.subject)) for one in found]
+        return [Item(*one[:5], body, *one[6:]) for one, body in zip(found, bodies, strict=True)]
 
     def _rows(self, which: str, values: tuple[Any, ...]) -> list[Item]:
         columns = f"json_group_array(json_array({COLUMNS}))" if self._dialect.one_row else COLUMNS

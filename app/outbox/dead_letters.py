@@ -14,6 +14,7 @@ from app.database.tables import acceptances, items
 from app.database.tables import item_ids as given_ids
 from app.model import Receipt, Status
 from app.outbox.receipts import receipt, receipts_of
+from app.vault import Vault
 
 STEP = 1_000  # items in one transaction
 DEAD = frozenset({Status.REJECTED, Status.EXPIRED, Status.UNKNOWN})  # they keep their body
@@ -39,12 +40,19 @@ class Filter:
     item_ids: tuple[str, ...] | None = None
 
 
-def find(connection: Connection, app: str, which: Filter, after: int, limit: int) -> list[Receipt]:
+def find(connection: Connection, app: str, which: Filter, after: int, limit: int, vault: Vault) -> list[Receipt]:
     """At most `limit` dead letters of `app` with sequence numbers above `after`, in the order of acceptance."""
     rows = receipts_of(app).where(items.c.settled_at.isnot(None), items.c.body.isnot(None), items.c.seq > after)
     for condition in _conditions(connection, app, which):
         rows = rows.where(condition)
-    return [receipt(row) for row in connection.execute(rows.order_by(items.c.seq).limit(limit))]
+    return [receipt(row, vault) for row in connection.execute(rows.order_by(items.c.seq).limit(limit))]
+
+
+def apps(connection: Connection) -> list[str]:
+    """The apps that there are dead letters of."""
+    dead = select(acceptances.c.app).join(items, items.c.acceptance == acceptances.c.first_seq)
+    dead = dead.where(items.c.settled_at.isnot(None), items.c.body.isnot(None))
+    return sorted(connection.execute(dead.distinct()).scalars())
 
 
 def _conditions(connection: Connection, app: str, which: Filter) -> list[ColumnElement[bool]]:

@@ -41,6 +41,7 @@ class Housekeeper:
         if self._ticks() >= self._counted + COUNT_SECONDS:
             self._counted = self._ticks()
             await self._outbox.recount_queued()
+            await self._outbox.scrub()
         removed, after = await self._outbox.sweep(self._after, self._limits)
         self._after = after or 0
         return bool(removed) or after is not None

@@ -1,25 +1,30 @@
 """The outbox as the steps around it see it: accept, find, begin, settle, look up."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import Connection, Engine, func, select
 
 from app.clock import now_ms
-from app.database.engine import reading
+from app.database.engine import reading, scrub
 from app.database.tables import deliverers, items
 from app.database.writer import Writer
 from app.errors import QueueFull
-from app.model import Acceptance, Found, Item, Receipt, Settled, Taken, Tenure, Verdict, Wanted
-from app.outbox import claims, dead_letters, receipts, retention
+from app.model import ERASES, Acceptance, Found, Item, Receipt, Removed, Settled, Taken, Tenure, Verdict, Wanted
+from app.outbox import claims, dead_letters, erasure, receipts, retention
 from app.outbox.accept import Accept
 from app.outbox.dead_letters import Discard, Filter, Replay
+from app.outbox.erased import Erased
+from app.outbox.erasure import Erase
 from app.outbox.leases import Release, Tend
 from app.outbox.retention import Limits, Remove
 from app.outbox.settle import Begin, Settle
+from app.vault import CLEAR, Vault
 
+log = structlog.get_logger("outbox")
 T = TypeVar("T")
 Recorder = Callable[[int], dead_letters.Record]  # makes the audit record of a step over so many items
 LOOK_AGAIN_SECONDS = 1.0  # for what another process settled
@@ -35,9 +40,13 @@ class Outbox:
         *,
         dedup_ms: int,
         max_queued: int,
+        erased_ms: int = 0,
+        vault: Vault = CLEAR,
         clock: Callable[[], int] = now_ms,
     ) -> None:
-        self._engine, self._writer = engine, writer
+        self._engine, self._writer, self._vault = engine, writer, vault
+        self._erased, self._erased_ms, self._looking = Erased(vault), erased_ms, asyncio.Lock()
+        self._to_scrub = True  # a process of before may have ended before it did
         self._dedup_ms, self._max_queued, self._clock = dedup_ms, max_queued, clock
         self._awaited: dict[int, list[asyncio.Event]] = {}  # by sequence number: who waits for the item to settle
         self.queued = 0
@@ -54,18 +63,55 @@ class Outbox:
 
     async def accept(self, acceptance: Acceptance) -> list[Taken]:
         """Commit the items of one call; one Taken for each, in order. Raises QueueFull before anything is written."""
-        if self.queued + len(acceptance.items) > self._max_queued:
-            raise QueueFull(f"{self._max_queued} items wait already (GATEWAY_MAX_QUEUED_ITEMS).", retry_after=10)
-        coming = len(acceptance.items)
+        if ERASES in [item.action for item in acceptance.items]:
+            return (await self.erase(acceptance))[0]
+        coming = self._coming(acceptance)
         self.queued += coming  # counted before the commit, so that many at once can't overfill the queue together
         new = 0
         try:
-            taken = await self._writer.write(Accept(acceptance, self._clock() - self._dedup_ms))
+            taken = await self._writer.write(self._accept(acceptance))
             new = [kind for _, kind in taken].count("accepted")
         finally:
             self.queued -= coming - new
         self.on_accepted()
         return taken
+
+    def _coming(self, acceptance: Acceptance) -> int:
+        """How many items a call would add to the queue. Raises QueueFull."""
+        coming = len(acceptance.items)
+        if self.queued + coming > self._max_queued:
+            raise QueueFull(f"{self._max_queued} items wait already (GATEWAY_MAX_QUEUED_ITEMS).", retry_after=10)
+        return coming
+
+    def _accept(self, acceptance: Acceptance, *, erasing: bool = False) -> Accept:
+        return Accept(acceptance, self._clock() - self._dedup_ms, self._vault, self._erased, erasing)
+
+    async def erase(self, acceptance: Acceptance) -> tuple[list[Taken], dict[str, Removed]]:
+        """The same, for items of which some erase their subjects: what is here of those is removed, and told by
+        subject; items of theirs are refused for a while."""
+        self._coming(acceptance)
+        subjects = sorted({item.subject for item in acceptance.items if item.action == ERASES})
+        async with self._looking:  # it may take seconds: one at a time, and nobody else waits for it
+            known = await self._read(partial(erasure.look, app=acceptance.app, subjects=subjects))
+        until = acceptance.accepted_at + self._erased_ms
+        taken, removed = await self._writer.write(
+            Erase(self._accept(acceptance, erasing=self._erased_ms > 0), known, until)
+        )
+        self.queued += [kind for _, kind in taken].count("accepted") - sum(one.waiting for one in removed.values())
+        self._to_scrub = True
+        for one in removed.values():
+            log.info("subject.erased", app=acceptance.app, request_id=acceptance.request_id, **one._asdict())
+        self.on_accepted()
+        return taken, removed
+
+    async def erased(self, app: str, subjects: Collection[str]) -> list[str]:
+        """Which of the subjects were erased, so that nothing may be sent for them now."""
+
+        def look(connection: Connection) -> list[str]:
+            self._erased.look(connection)
+            return [subject for subject in subjects if self._erased.has(app, subject, self._clock())]
+
+        return await self._read(look)
 
     # --- for a deliverer -----------------------------------------------------------------------------------------
 
@@ -85,18 +131,28 @@ class Outbox:
 
     async def look(self, wanted: Wanted) -> Found:
         """Read what a deliverer wants to know of the queue."""
-        return await self._read(partial(claims.look, wanted=wanted))
+        return await self._read(partial(claims.look, wanted=wanted, vault=self._vault))
 
     async def begin(self, attempt: str, owner: str, sent: Sequence[Item], call_ms: int = 0) -> bool:
         """Write an attempt down, before it is sent; False, and nothing written, where `owner` doesn't hold the items'
-        lanes for `call_ms` from now."""
+        lanes for `call_ms` from now, or an item's subject was erased."""
         items = [(item.seq, item.lane) for item in sent]
         return await self._writer.write(Begin(attempt, owner, items, self._clock(), call_ms))
 
-    async def settle(self, attempt: str, app: str, verdicts: Sequence[tuple[int, Verdict]], status: int | None) -> bool:
+    async def settle(
+        self,
+        attempt: str,
+        app: str,
+        verdicts: Sequence[tuple[int, Verdict]],
+        status: int | None,
+        about: Mapping[str, Any] | None = None,
+        erased: Sequence[tuple[int, str]] = (),
+    ) -> bool:
         """Write down what came of an attempt, for each of its items by sequence number; False, and no item changed,
-        where the attempt was taken for lost meanwhile."""
-        settle = Settle(attempt, app, verdicts, self._clock(), status)
+        where the attempt was taken for lost meanwhile. `about`: whom and what it was about, for the audit. `erased`:
+        the items that have erased their subjects."""
+        settle = Settle(attempt, app, verdicts, self._clock(), status, self._vault, about, erased)
+        self._to_scrub |= bool(erased)
         if not await self._writer.write(settle):
             return False
         self.queued -= settle.settled
@@ -118,7 +174,7 @@ class Outbox:
 
     async def receipt(self, app: str, item_id: str) -> Receipt | None:
         """The receipt of an item of `app`, or None."""
-        return await self._read(partial(receipts.find, app=app, item_id=item_id))
+        return await self._read(partial(receipts.find, app=app, item_id=item_id, vault=self._vault))
 
     async def settled_receipt(self, app: str, item_id: str, timeout: float) -> Receipt | None:
         """The receipt as soon as it is final, or as it is after `timeout` seconds."""
@@ -126,8 +182,8 @@ class Outbox:
         deadline = loop.time() + timeout
         receipt = await self.receipt(app, item_id)
         while receipt is not None and not receipt.settled and (left := deadline - loop.time()) > 0:
-            settled = asyncio.Event()
-            events = self._awaited.setdefault(receipt.seq, [])
+            settled, seq = asyncio.Event(), receipt.seq
+            events = self._awaited.setdefault(seq, [])
             events.append(settled)
             try:
                 receipt = await self.receipt(app, item_id)  # it may have settled before the event was there
@@ -136,13 +192,18 @@ class Outbox:
                     receipt = await self.receipt(app, item_id)
             finally:
                 events.remove(settled)
-                if not events and receipt is not None:
-                    self._awaited.pop(receipt.seq, None)
+                if not events:
+                    self._awaited.pop(seq, None)
         return receipt
 
     async def dead_letters(self, app: str, which: Filter, after: int = 0, limit: int = 100) -> list[Receipt]:
         """At most `limit` dead letters of `app` after sequence number `after`, in the order of acceptance."""
-        return await self._read(partial(dead_letters.find, app=app, which=which, after=after, limit=limit))
+        find = partial(dead_letters.find, app=app, which=which, after=after, limit=limit, vault=self._vault)
+        return await self._read(find)
+
+    async def dead_apps(self) -> list[str]:
+        """The apps that there are dead letters of."""
+        return await self._read(dead_letters.apps)
 
     async def replay(self, app: str, which: Filter, record: Recorder, *, dry_run: bool = False) -> tuple[int, int]:
         """Put dead letters back into the queue, with an audit record for each step; how many were chosen, and how many
@@ -176,12 +237,17 @@ class Outbox:
         return matched, done
 
     async def sweep(self, after: int, limits: Limits) -> tuple[int, int | None]:
-        """Remove some of what is past its time, of the items after sequence number `after` and of the audit; how many
-        rows went, and where to go on, None where all that follows is too young."""
+        """Remove some of what is past its time, of the items after sequence number `after`; how many went, and where to
+        go on, None where all that follows is too young."""
         now = self._clock()
         found = await self._read(partial(retention.look, after=after, now=now, limits=limits))
-        removed = await self._writer.write(Remove(found.seqs, now - limits.records))
+        removed = await self._writer.write(Remove(found.seqs, now))
         return removed, found.after
+
+    async def scrub(self) -> None:
+        """Let nothing of what was erased be left in the database's files, as far as that is ours to bring about."""
+        if self._to_scrub:
+            self._to_scrub = not await asyncio.to_thread(scrub, self._engine)
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
         return await asyncio.to_thread(self._query, query)

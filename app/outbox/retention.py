@@ -27,21 +27,16 @@ DELETE FROM acceptances WHERE first_seq IN {firsts} AND NOT EXISTS (
              9000000000000000000)
 )
 """
-RECORDS = """
-DELETE FROM audit_records WHERE seq IN (
-    SELECT seq FROM (SELECT seq, time FROM audit_records ORDER BY seq LIMIT ?) AS oldest WHERE time < ?
-)
-"""
+ERASURES = "DELETE FROM erasures WHERE until <= ?"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How long things are kept, in milliseconds: receipts after the item settled, ids after it was accepted, dead
-    letters, audit records."""
+    letters. (The audit's records: `audit/sealing.py`.)"""
 
     receipts: int
     dead_letters: int
-    records: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +63,31 @@ def look(connection: Connection, after: int, now: int, limits: Limits) -> Sweep:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove settled items with their ids, and audit records from before `records_until`."""
+    """Remove settled items with their ids, and erasures that are over."""
 
     seqs: Sequence[int]
-    records_until: int
+    now: int
     rows: int = STEP
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Remove"]) -> Sequence[int]:
-        """Tells of each how many rows went."""
+        """Tells of each how many items went."""
         return [write._run(cursor) for write in writes]
 
     def _run(self, cursor: Cursor) -> int:
-        removed = 0
-        if self.seqs:
-            seqs, numbers = orjson.dumps(list(self.seqs)).decode(), cursor.dialect.values("bigint")
-            cursor.execute(IDS.format(seqs=numbers), (seqs, seqs))
-            cursor.execute(ITEMS.format(seqs=numbers), (seqs,))
-            firsts = {first for (first,) in cursor.fetchall()}
-            cursor.execute(ACCEPTANCES.format(firsts=numbers), (orjson.dumps(list(firsts)).decode(),))
-            removed = len(self.seqs)
-        cursor.execute(RECORDS, (STEP, self.records_until))
-        return removed + cursor.rowcount
+        remove(cursor, self.seqs)
+        cursor.execute(ERASURES, (self.now,))
+        return len(self.seqs)
+
+
+def remove(cursor: Cursor, seqs: Sequence[int]) -> int:
+    """Remove items, their ids, and the acceptances that have no other; how many ids there were."""
+    if not seqs:
+        return 0
+    text, numbers = orjson.dumps(list(seqs)).decode(), cursor.dialect.values("bigint")
+    cursor.execute(IDS.format(seqs=numbers), (text, text))
+    ids = cursor.rowcount
+    cursor.execute(ITEMS.format(seqs=numbers), (text,))
+    firsts = {first for (first,) in cursor.fetchall()}
+    cursor.execute(ACCEPTANCES.format(firsts=numbers), (orjson.dumps(list(firsts)).decode(),))
+    return ids

@@ -1,7 +1,8 @@
 """Writing down what is about to be sent, and what came of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -11,6 +12,8 @@ from app.database.dialect import Cursor
 from app.database.writer import insert_rows
 from app.model import Postponed, Settled, Status, Verdict
 from app.outbox.dead_letters import DEAD
+from app.outbox.erased import alias_of
+from app.vault import Vault, said_place
 
 # One statement for all items of all calls that settle together, whatever their number: each statement gives the
 # interpreter's lock up and has to wait for it again.
@@ -29,6 +32,8 @@ ATTEMPTS = "INSERT INTO attempts (id, owner, items, started_at)"
 HELD = """
 SELECT l.shard FROM leases l JOIN deliverers d ON d.id = l.owner WHERE l.owner = ? AND d.expires_at >= ?
 """
+COUNT, THERE = (f"SELECT {what} FROM items WHERE seq IN {{seqs}}" for what in ("count(*)", "seq"))
+ERASED = "UPDATE items SET subject = ? WHERE seq = ?"
 # seq, status, settled_at, next_attempt_at, attempts to add, leanplum, whether the body is kept
 Change = tuple[int, str, int | None, int | None, int, str | None, bool]
 
@@ -36,7 +41,8 @@ Change = tuple[int, str, int | None, int | None, int, str | None, bool]
 @dataclass(frozen=True, slots=True)
 class Begin:
     """An attempt, written down before it is sent: after a crash, what is open here was perhaps sent. It is refused
-    where the deliverer doesn't hold the lanes of all items for as long as a call may take (`call_ms`)."""
+    where the deliverer doesn't hold the lanes of all items for as long as a call may take (`call_ms`), and where one of
+    the items is no longer there: its subject was erased."""
 
     attempt: str
     owner: str
@@ -54,7 +60,12 @@ class Begin:
             if write.owner not in held:
                 cursor.execute(HELD, (write.owner, now + write.call_ms))
                 held[write.owner] = {shard for (shard,) in cursor.fetchall()}
-        allowed = [{ids.shard(lane) for _, lane in one.items} <= held[one.owner] for one in writes]
+        gone = _gone(cursor, {seq for one in writes for seq, _ in one.items})
+        allowed = [
+            {ids.shard(lane) for _, lane in one.items} <= held[one.owner]
+            and gone.isdisjoint(seq for seq, _ in one.items)
+            for one in writes
+        ]
         rows = [
             (one.attempt, one.owner, _text([seq for seq, _ in one.items]), one.started_at)
             for one, may in zip(writes, allowed, strict=True)
@@ -64,16 +75,30 @@ class Begin:
         return allowed
 
 
+def _gone(cursor: Cursor, seqs: set[int]) -> set[int]:
+    """Which items are no longer there. They are counted first, since rows come one by one."""
+    numbers, text = cursor.dialect.values("bigint"), _text(list(seqs))
+    cursor.execute(COUNT.format(seqs=numbers), (text,))
+    if cursor.fetchone()[0] == len(seqs):
+        return set()
+    cursor.execute(THERE.format(seqs=numbers), (text,))
+    return seqs - {seq for (seq,) in cursor.fetchall()}
+
+
 @dataclass(frozen=True, slots=True)
 class Settle:
     """What came of one attempt: a verdict for each of its items, and the audit record of the call. Nothing is changed
-    where the attempt is no longer open: another deliverer has taken it for lost, and the items with it."""
+    where the attempt is no longer open: another deliverer has taken it for lost, and the items with it. `erased`: which
+    of its items have erased their subjects, whose receipts keep no subject from now on."""
 
     attempt: str
     app: str
     verdicts: Sequence[tuple[int, Verdict]]
     finished_at: int
     status: int | None
+    vault: Vault
+    about: Mapping[str, Any] | None = None
+    erased: Sequence[tuple[int, str]] = ()
 
     @property
     def rows(self) -> int:
@@ -99,6 +124,9 @@ class Settle:
             statement = DELIVERED.format(seqs=cursor.dialect.values("bigint"))
             cursor.execute(statement, (max(write.finished_at for write in writes), _text(delivered)))
         change(cursor, otherwise)
+        for write in writes:
+            for seq, subject in write.erased if write.attempt in open_ else ():
+                cursor.execute(ERASED, (alias_of(write.vault, write.app, subject), seq))
         records.insert(cursor, [(write.finished_at, write._record()) for write in writes])
         return [write.attempt in open_ for write in writes]
 
@@ -109,17 +137,28 @@ class Settle:
             match verdict:
                 case Settled(Status.DELIVERED, None):
                     delivered.append(seq)
-                case Settled(status, leanplum):
-                    otherwise.append((seq, status, at, None, 1, _text(leanplum), status in DEAD))
-                case Postponed(status, wait, leanplum, counts):
-                    otherwise.append((seq, status, None, at + int(wait * 1000), int(counts), _text(leanplum), True))
+                case Settled(status, said):
+                    otherwise.append((seq, status, at, None, 1, self._sealed(seq, said), status in DEAD))
+                case Postponed(status, wait, said, counts):
+                    due = at + int(wait * 1000)
+                    otherwise.append((seq, status, None, due, int(counts), self._sealed(seq, said), True))
+
+    def _sealed(self, seq: int, said: object) -> str | None:
+        """What Leanplum said, which may repeat what it was sent."""
+        text = _text(said)
+        return None if text is None else self.vault.seal(text, said_place(self.app, seq))
 
     def _record(self) -> str:
         counts: dict[str, int] = {}
         for _, verdict in self.verdicts:
             counts[verdict.status.value] = counts.get(verdict.status.value, 0) + 1
         return records.leanplum_call(
-            time=self.finished_at, app=self.app, attempt=self.attempt, status=self.status, outcome=counts
+            time=self.finished_at,
+            app=self.app,
+            attempt=self.attempt,
+            status=self.status,
+            outcome=counts,
+            about=self.about,
         )
 
 

@@ -11,6 +11,7 @@ import structlog
 
 from app.clock import now_ms
 from app.errors import (
+    Erased,
     KeyNotConfigured,
     NotFound,
     RateLimited,
@@ -29,6 +30,7 @@ from app.telemetry import Metrics
 THROTTLE_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between tries while Leanplum says that the user is busy
 TURN_SECONDS = 2.0  # how long a call waits for what was accepted for its users before
 RETRY_SECONDS = 5.0
+LOOKS = "exportUser"
 
 log = structlog.get_logger("relay")
 
@@ -38,6 +40,10 @@ class Turns(Protocol):
 
     def take(self, app: str, subjects: Collection[str], seconds: float) -> AbstractAsyncContextManager[None]:
         """The turn of these subjects, after at most `seconds`."""
+        ...
+
+    async def erased(self, app: str, subjects: Collection[str]) -> bool:
+        """Whether one of the subjects was erased, so that nothing may be sent for it now."""
         ...
 
 
@@ -57,7 +63,7 @@ class Relay:
         timeout: float,
         concurrency: int,
         cache_seconds: float,
-        record: Callable[[str, str, int | None], None] = lambda app, action, status: None,
+        record: Callable[[str, str, int | None, Collection[str]], None] = lambda app, action, status, subjects: None,
     ) -> None:
         self.client, self._turns, self._metrics, self._record = client, turns, metrics, record
         self._timeout, self._room = timeout, asyncio.Semaphore(concurrency)
@@ -94,14 +100,17 @@ class Relay:
             raise RateLimited(f"Leanplum does {action.name} {action.a_day} times a day; they are spent.", wait)
 
     async def exchange(self, app: App, action: str, body: bytes, subjects: Collection[str]) -> Answer:
-        """One call at its users' turn. While Leanplum says that they are busy it is tried again, for a short while."""
+        """One call at its users' turn. While Leanplum says that they are busy it is tried again, for a short while.
+        Raises Erased: whoever was erased could be there again by it, but not by looking."""
         async with self._turns.take(app.name, subjects, TURN_SECONDS), self._slot():
-            answer = await self._call(app, action, body)
+            if action != LOOKS and await self._turns.erased(app.name, subjects):
+                raise Erased
+            answer = await self._call(app, action, body, subjects)
             for pause in THROTTLE_PAUSES:
                 if answer.status not in replies.THROTTLES:
                     break
                 await asyncio.sleep(pause)
-                answer = await self._call(app, action, body)
+                answer = await self._call(app, action, body, subjects)
         return answer
 
     async def upload(self, app: App, action: Action, fields: Mapping[str, str], files: list[Part]) -> dict[str, Any]:
@@ -134,14 +143,14 @@ class Relay:
             raise KeyNotConfigured(f"This needs Leanplum's {kind.value} key: {app.setting(kind)} is not set.")
         return app.keys[kind].get_secret_value()
 
-    async def _call(self, app: App, action: str, body: bytes) -> Answer:
-        async with self._told(app, action) as heard:
+    async def _call(self, app: App, action: str, body: bytes, subjects: Collection[str]) -> Answer:
+        async with self._told(app, action, subjects) as heard:
             answer = await self.client.call(app.api_url, action, body)
             heard.append(answer.status)
         return answer
 
     @asynccontextmanager
-    async def _told(self, app: App, action: str) -> AsyncIterator[list[int]]:
+    async def _told(self, app: App, action: str, subjects: Collection[str] = ()) -> AsyncIterator[list[int]]:
         """Tell metrics, log and audit what came of a call, whatever it was; its errors in our words."""
         started, heard = time.perf_counter(), list[int]()
         try:
@@ -154,7 +163,7 @@ class Relay:
             seconds, status = time.perf_counter() - started, heard[0] if heard else None
             self._metrics.calls.labels(str(status or "none")).inc()
             self._metrics.call_seconds.observe(seconds)
-            self._record(app.name, action, status)
+            self._record(app.name, action, status, subjects)
             log.info("call.relayed", app=app.name, action=action, status=status, ms=round(seconds * 1000, 1))
 
     @asynccontextmanager

@@ -94,11 +94,11 @@ def test_a_write_that_says_all_in_its_path_needs_no_body(talk: Talk, action: str
 
 
 def test_a_batch_takes_every_write_and_each_arrives_in_its_user_s_order(talk: Talk, leanplum: Leanplum) -> None:
-    items = [{"action": action, **fields} for action, (_, _, _, fields, _) in WRITES.items()]
+    items = [{"action": action, **fields} for action, (_, _, _, fields, _) in WRITES.items() if action != "deleteUser"]
     answer = talk.batch(items)
-    assert (answer.status_code, answer.json()["accepted"]) == (202, len(WRITES)), answer.text
-    until(lambda: len(leanplum.arrived()) == len(WRITES))
-    assert [one["action"] for one in leanplum.arrived()] == list(WRITES)
+    assert (answer.status_code, answer.json()["accepted"]) == (202, len(items)), answer.text
+    until(lambda: len(leanplum.arrived()) == len(items))
+    assert [one["action"] for one in leanplum.arrived()] == [one["action"] for one in items]
 
 
 ASKED: dict[str, tuple[str, str, Any, dict[str, Any], str, set[str]]] = {

@@ -1,5 +1,6 @@
 """One audit record for each authenticated call: who, what, when, from where, with what outcome, which request id."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -59,9 +60,20 @@ def test_each_authenticated_call_leaves_one_record(
 
 def test_a_batch_is_one_record_that_counts_its_items(gateway: Talk) -> None:
     gateway.event(OWN)
-    answer = gateway.batch([TRACK, OWN | TRACK, OWN | TRACK | {"value": 3}, {}, CANARY, TRACK])
+    answer = gateway.batch([TRACK, OWN | TRACK, OWN | TRACK | {"value": 3}, {}, CANARY, TRACK | {"userId": "u2"}])
     (record,) = gateway.audit(answer.headers["x-request-id"])
-    assert record["unmapped"] == {"app": "default", "accepted": 2, "duplicates": 1, "rejected": 3}
+    told = record["unmapped"]
+    of = gateway.app.state.gateway.pseudonyms.of
+    assert set(told.pop("users")) == {of("default", "uu1"), of("default", "uu2")}
+    ids = [one["id"] for one in answer.json()["results"] if "id" in one]
+    assert told == {
+        "app": "default",
+        "accepted": 2,
+        "duplicates": 1,
+        "rejected": 3,
+        "actions": {"track": 4},
+        "itemsHash": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
+    }
 
 
 def test_a_limited_call_and_a_forbidden_one_are_recorded(start: Start) -> None:

@@ -13,13 +13,14 @@ from app.doors.sdk import answering, sorting
 from app.doors.sdk.answering import Entry
 from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import No, Now
-from app.errors import Forbidden, GatewayError, KeyNotConfigured, Malformed, Unauthorized, UpstreamRejected
+from app.errors import Erased, Forbidden, GatewayError, KeyNotConfigured, Malformed, Unauthorized, UpstreamRejected
 from app.leanplum import replies
 from app.leanplum.client import Answer
 from app.model import App, Caller, NewItem, Taken
 from app.wiring import Gateway
 
 RUN_ACTIONS, RUN_USERS = 500, 50  # of one call to Leanplum
+GONE = 451  # what Leanplum answers for a user who is blocked
 
 
 @dataclass(slots=True)
@@ -42,6 +43,7 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     user reaches Leanplum before it, and what comes after it, after."""
     reply = Reply([None] * len(call.entries))
     judged = [sorting.sort(one, app, caller.scopes, in_batch=call.batch) for one in call.entries]
+    context.subjects = {one.subject for one in judged if not isinstance(one, No) and one.subject is not None}
     index = 0
     while index < len(judged):
         run = _run(judged, index)
@@ -82,13 +84,38 @@ async def _do(
         if not call.batch:
             reply.status = 400
     elif isinstance(run[0], Now):
-        await _ask(gateway, app, call, reply, at, [one for one in run if isinstance(one, Now)])
+        asked = [(index, one) for index, one in zip(at, run, strict=True) if isinstance(one, Now)]
+        await _ask_for_those_left(gateway, app, call, reply, asked)
     else:
-        await _accept(gateway, context, caller, [one for one in run if isinstance(one, NewItem)])
-        reply.tell(at, [answering.done(one) for one in sent])
+        taken = await _accept(gateway, context, caller, [one for one in run if isinstance(one, NewItem)])
+        for index, one, (_, kind) in zip(at, sent, taken, strict=True):
+            if kind == "erased":
+                _tell_erased(call, reply, index, one)
+            else:
+                reply.tell([index], [answering.done(one)])
 
 
-async def _accept(gateway: Gateway, context: Context, caller: Caller, items: list[NewItem]) -> None:
+def _tell_erased(call: Call, reply: Reply, index: int, sent: Any) -> None:
+    reply.tell([index], [answering.failed(Erased().detail, sent)])
+    if not call.batch:
+        reply.status = GONE
+
+
+async def _ask_for_those_left(
+    gateway: Gateway, app: App, call: Call, reply: Reply, asked: Sequence[tuple[int, Now]]
+) -> None:
+    """Ask, but not for users who were erased: one of them must not take the others of a batch along."""
+    subjects = {one.subject for _, one in asked if one.subject is not None}
+    erased = await gateway.outbox.erased(app.name, subjects) if len(subjects) > 1 else ()
+    for index, one in asked:
+        if one.subject in erased:
+            _tell_erased(call, reply, index, one.entry)
+    left = [(index, one) for index, one in asked if one.subject not in erased]
+    if left:
+        await _ask(gateway, app, call, reply, [index for index, _ in left], [one for _, one in left])
+
+
+async def _accept(gateway: Gateway, context: Context, caller: Caller, items: list[NewItem]) -> Sequence[Taken]:
     """On disk when this returns. A repeat is known by its reqId and uuid; two contents with the same are two items."""
     taken: Sequence[Taken] = await writes.accept(gateway, context, caller, now_ms(), items, batch=True)
     gateway.metrics.accepted.inc(sum(kind == "accepted" for _, kind in taken))
@@ -96,6 +123,7 @@ async def _accept(gateway: Gateway, context: Context, caller: Caller, items: lis
     if again:
         await writes.accept(gateway, context, caller, now_ms(), again, batch=True)
         gateway.metrics.accepted.inc(len(again))
+    return taken
 
 
 async def _ask(gateway: Gateway, app: App, call: Call, reply: Reply, at: Sequence[int], run: Sequence[Now]) -> None:
@@ -108,7 +136,7 @@ async def _ask(gateway: Gateway, app: App, call: Call, reply: Reply, at: Sequenc
         action, body = _outgoing(gateway, app, call, run)
         found = await gateway.relay.exchange(app, action, body, subjects)
     except GatewayError as error:
-        if not (call.batch and isinstance(error, KeyNotConfigured)):  # sending the batch again would change nothing
+        if not (call.batch and isinstance(error, KeyNotConfigured | Erased)):  # the batch again would change nothing
             reply.status, reply.retry_after = status_of(error), getattr(error, "retry_after", None)
         reply.tell(at, [answering.failed(error.detail, one) for one in sent])
         return
@@ -162,6 +190,8 @@ def status_of(error: GatewayError) -> int:
     """403 for a bad key; trouble upstream is 5xx, and Leanplum's own refusal is told by its entry."""
     if isinstance(error, Unauthorized | Forbidden):
         return 403
+    if isinstance(error, Erased):
+        return GONE
     if isinstance(error, UpstreamRejected):
         return 502
     return problems.PROBLEMS[problems.SLUGS[type(error)]].status

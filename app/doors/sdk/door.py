@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from app.api import auth, receiving
+from app.api import auth, limiting, receiving
 from app.api.context import Context
 from app.doors.sdk import answering, reading, sorting
 from app.doors.sdk.doing import reply_to, status_of
@@ -50,7 +50,7 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         if context.method not in METHODS:
             return await _send_error(context, send, 405, "Send GET or POST.", call, [(b"allow", b"GET, POST, OPTIONS")])
         call = await _read(gateway, context, scope, receive, files)
-        caller, app = _enter(gateway, context, call)
+        caller, app = await _enter(gateway, context, call)
         if call.action in {"uploadFile", "multi"} and not call.batch:
             return await _upload(gateway, app, context, call, files, caller, send)
         if call.action == "downloadFile" and not call.batch:
@@ -112,21 +112,27 @@ async def _form(gateway: Gateway, context: Context, scope: Scope, receive: Recei
     return fields
 
 
-def _enter(gateway: Gateway, context: Context, call: Call) -> tuple[Caller, App]:
+async def _enter(gateway: Gateway, context: Context, call: Call) -> tuple[Caller, App]:
     """The caller, by the key that stands where Leanplum's would; and the app, by the id that the SDK names."""
     if call.key:
         context.headers.pop(b"authorization", None)
         context.headers[b"x-api-key"] = call.key.encode("latin-1", "replace")
-    caller = auth.authenticate(gateway, context)
+    caller = await auth.authenticate(gateway, context)
+    try:
+        app = _app(gateway, context, call, caller)
+    finally:
+        await limiting.take(gateway, context, caller, len(call.entries) or 1, capped=True)
     auth.permit(caller, KeyScope.SDK)
+    return caller, app
+
+
+def _app(gateway: Gateway, context: Context, call: Call, caller: Caller) -> App:
     named = next((one for one in gateway.apps.values() if one.app_id == call.app_id and caller.may_use(one.name)), None)
     if call.app_id and named is None:
         raise Forbidden("This gateway does not serve the app with this appId, or not with this key.")
     if named is not None:
         context.headers[b"x-leanplum-app"] = named.name.encode()
-    app = auth.choose_app(gateway, context, caller)
-    auth.limit(gateway, context, caller, min(len(call.entries) or 1, gateway.settings.gateway_rate_burst))
-    return caller, app
+    return auth.choose_app(gateway, context, caller)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

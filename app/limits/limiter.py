@@ -1,0 +1,31 @@
+"""Who asks for items goes through a limiter: this one knows of this process alone, `shared` of all replicas."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from app.limits.bucket import Buckets, Decision, Limit
+
+
+class Limiter(Protocol):
+    """What callers of a limiter see."""
+
+    async def take(self, limits: Sequence[Limit], count: int) -> Decision:
+        """Take `count` items from every one of the buckets, or nothing from any."""
+
+    def trouble(self) -> str | None:
+        """What keeps the limits from being in force as they are meant; None where nothing does."""
+
+
+class OwnLimiter:
+    """Buckets in memory, for a single replica."""
+
+    def __init__(self, buckets: Buckets) -> None:
+        self._buckets = buckets
+
+    async def take(self, limits: Sequence[Limit], count: int) -> Decision:
+        """At once."""
+        return self._buckets.take(limits, count)
+
+    def trouble(self) -> str | None:
+        """Never any."""
+        return None

@@ -1,0 +1,60 @@
+"""Who was erased: whose items are refused for a while. A keyed hash of each is kept, and in memory as well: it is read
+anew only where the database's number of the last erasure is another one than it was at the last reading."""
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection
+
+from app.database.dialect import Cursor
+from app.model import ERASES
+from app.vault import Vault
+
+VERSION = "SELECT erasures FROM sequence"
+ALL = "SELECT alias, until FROM erasures"
+
+
+class Erased:
+    """The erasures that are in force. Times are milliseconds since the epoch."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._read: tuple[int, Mapping[bytes, int]] = (-1, {})  # of which erasure, until when each is refused
+
+    def refuse(self, cursor: Cursor, version: int, app: str, now: int, *, erasing: bool = False) -> "Refuse | None":
+        """What tells which items of a call are refused; None where none is. `version` is the database's number of the
+        last erasure, read in the transaction that is open."""
+        if version != self._read[0]:
+            cursor.execute(ALL)
+            self._read = version, {bytes(alias): until for alias, until in cursor.fetchall()}
+        return Refuse(self, app, now) if erasing or self._read[1] else None
+
+    def look(self, connection: Connection) -> None:
+        """Bring the memory up to date."""
+        version = connection.exec_driver_sql(VERSION).scalar_one()
+        if version != self._read[0]:
+            found = connection.exec_driver_sql(ALL)
+            self._read = version, {bytes(alias): until for alias, until in found}
+
+    def has(self, app: str, subject: str, now: int) -> bool:
+        """Whether the subject's items are refused, as far as the memory knows."""
+        return bool(self._read[1]) and now < self._read[1].get(self._vault.alias(app, subject), 0)
+
+
+class Refuse:
+    """Tells the items of one call, in their order: what follows a subject's erasure in the same call is refused too."""
+
+    def __init__(self, erased: Erased, app: str, now: int) -> None:
+        self._erased, self._app, self._now = erased, app, now
+        self._here = set[str]()
+
+    def __call__(self, subject: str, action: str) -> bool:
+        """Whether this item is refused."""
+        if action == ERASES:
+            self._here.add(subject)
+            return False
+        return subject in self._here or self._erased.has(self._app, subject, self._now)
+
+
+def alias_of(vault: Vault, app: str, subject: str) -> str:
+    """What stands for the subject in the receipt of its erasure, once that is done."""
+    return "e" + vault.alias(app, subject).hex()

@@ -1,0 +1,134 @@
+"""Erasing: the item that deletes a subject at Leanplum is accepted, and what is here of the subject is removed, in one
+transaction. What waits in the memory of a deliverer is refused when it is to be sent (`settle.Begin`); what is just
+being sent is finished, and Leanplum is told to delete afterwards, since it is one lane.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import orjson
+from sqlalchemy import Connection
+
+from app.database.dialect import DIALECTS, Cursor
+from app.model import ERASES, Removed, Taken
+from app.outbox.accept import Accept
+from app.outbox.retention import remove
+
+LOOK = """
+SELECT i.subject, i.seq FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
+WHERE a.app = ? AND i.subject IN {subjects}
+"""
+# What was found before, and what was accepted since; never what erases and is not done yet.
+REST = """
+SELECT i.seq, i.settled_at, CASE WHEN i.body IS NULL THEN 0 ELSE 1 END, i.action
+FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
+WHERE i.subject = ? AND a.app = ? AND {which}
+"""
+ATTEMPTS = "SELECT id, items, erasing FROM attempts"
+WAIT_FOR = "UPDATE attempts SET erasing = ? WHERE id = ?"
+REFUSE = """
+INSERT INTO erasures (alias, app, erased_at, until) VALUES (?, ?, ?, ?)
+ON CONFLICT (alias) DO UPDATE SET erased_at = excluded.erased_at, until = excluded.until
+"""
+
+
+class Stored(NamedTuple):
+    """An item of the subject, as far as it matters here."""
+
+    seq: int
+    settled_at: int | None
+    has_body: int
+    action: str
+
+    @property
+    def erases(self) -> bool:
+        """Whether it is an erasure that is not done yet."""
+        return self.action == ERASES and self.settled_at is None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Where items of subjects are, up to a sequence number: what a look through all of them found."""
+
+    upto: int
+    seqs: Mapping[str, Sequence[int]]
+
+
+def look(connection: Connection, app: str, subjects: Sequence[str]) -> Known:
+    """Look through all items for those of the subjects, before the transaction, which then has only to look at newer
+    ones: no index finds them, since one would cost each item that is accepted."""
+    dialect = DIALECTS[connection.dialect.name]
+    upto = connection.exec_driver_sql("SELECT last FROM sequence").scalar_one()
+    statement = dialect.sql(LOOK.format(subjects=dialect.values("text")))
+    seqs: dict[str, list[int]] = {}
+    for subject, seq in connection.exec_driver_sql(statement, (app, _text(subjects))):
+        seqs.setdefault(subject, []).append(seq)
+    return Known(upto, seqs)
+
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """A call's items, among them some that erase. `until`: when the subjects' items are taken again."""
+
+    accept: Accept
+    known: Known
+    until: int
+
+    @property
+    def rows(self) -> int:
+        """Its weight in a group."""
+        return self.accept.rows + sum(map(len, self.known.seqs.values()))
+
+    @classmethod
+    def run_all(cls, cursor: Cursor, writes: Sequence["Erase"]) -> Sequence[tuple[list[Taken], dict[str, Removed]]]:
+        """Of each what became of its items, and what was removed of each subject."""
+        return [write._run(cursor) for write in writes]
+
+    def _run(self, cursor: Cursor) -> tuple[list[Taken], dict[str, Removed]]:
+        (taken,) = Accept.run_all(cursor, [self.accept])
+        told = zip(self.accept.acceptance.items, taken, strict=True)
+        erased = {item.subject for item, (_, kind) in told if item.action == ERASES and kind == "accepted"}
+        removed = {subject: self._erase(cursor, subject) for subject in sorted(erased)}
+        if removed:  # whoever has them in memory, in every process, reads them anew
+            cursor.execute("UPDATE sequence SET erasures = ?", (secrets.randbits(62),))
+        return taken, removed
+
+    def _erase(self, cursor: Cursor, subject: str) -> Removed:
+        acceptance = self.accept.acceptance
+        found = self._stored(cursor, subject)
+        erasing = [one.seq for one in found if one.erases]
+        gone = [one for one in found if not one.erases and one.seq < max(erasing)]
+        flying = _in_flight(cursor, {one.seq for one in gone}, erasing)
+        ids = remove(cursor, [one.seq for one in gone])
+        if self.until > acceptance.accepted_at:
+            alias = self.accept.vault.alias(acceptance.app, subject)
+            cursor.execute(REFUSE, (alias, acceptance.app, acceptance.accepted_at, self.until))
+        waiting = sum(one.settled_at is None for one in gone)
+        dead = sum(one.settled_at is not None and one.has_body for one in gone)
+        return Removed(waiting - flying, flying, dead, len(gone) - waiting - dead, ids)
+
+    def _stored(self, cursor: Cursor, subject: str) -> list[Stored]:
+        of, numbers = (subject, self.accept.acceptance.app), cursor.dialect.values("bigint")
+        cursor.execute(REST.format(which=f"i.seq IN {numbers}"), (*of, _text(self.known.seqs.get(subject, ()))))
+        found = cursor.fetchall()
+        cursor.execute(REST.format(which="i.seq > ?"), (*of, self.known.upto))
+        return [Stored(*row) for row in [*found, *cursor.fetchall()]]
+
+
+def _in_flight(cursor: Cursor, gone: set[int], erasing: Sequence[int]) -> int:
+    """How many of the items are being sent. Their attempts are told what must wait for them: a call may outlive the
+    process that made it (`recovery`)."""
+    flying = 0
+    cursor.execute(ATTEMPTS)
+    for attempt, sent, before in cursor.fetchall():
+        if count := len(gone.intersection(orjson.loads(sent))):
+            flying += count
+            waits = {*erasing, *(orjson.loads(before) if before else ())}
+            cursor.execute(WAIT_FOR, (_text(sorted(waits)), attempt))
+    return flying
+
+
+def _text(values: Sequence[object]) -> str:
+    return orjson.dumps(list(values)).decode()

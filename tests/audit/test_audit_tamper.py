@@ -1,0 +1,203 @@
+"""Whoever changes the audit in the database, past the gateway, is found, and what they changed is named: online, and
+offline from an export."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.audit.merkle import leaf_hash
+from app.audit.verifying import Report
+from tests.audit.logs import Log, opened
+
+SEALED, UNSEALED = 700, 12  # two blocks and a part of one, and what came after the last checkpoint
+WRITTEN = SEALED + UNSEALED
+Named = list[tuple[str, int]]
+ROW = "SELECT record, leaf, time FROM audit_records WHERE seq = ?"
+SET = "UPDATE audit_records SET record = ?, leaf = ? WHERE seq = ?"
+MOVE = "UPDATE audit_records SET seq = ? WHERE seq = ?"
+PUT = "INSERT INTO audit_records (seq, time, record, leaf) VALUES (?, ?, ?, ?)"
+
+
+def row(log: Log, seq: int) -> tuple[str, bytes, int]:
+    record, leaf, time = log.rows(ROW, seq)[0]
+    return record, bytes(leaf), time
+
+
+def forged(log: Log, seq: int) -> tuple[str, bytes]:
+    text = row(log, seq)[0].replace('"127.0.0.1"', '"10.6.6.6"')
+    return text, leaf_hash(text.encode())
+
+
+def edit(log: Log, chance: random.Random) -> Named:
+    seq = chance.randint(1, WRITTEN)
+    log.change(SET, forged(log, seq)[0], row(log, seq)[1], seq)
+    return [("changed", seq)]
+
+
+def edit_with_its_hash(log: Log, chance: random.Random) -> Named:
+    seq = chance.randint(1, SEALED)
+    log.change(SET, *forged(log, seq), seq)
+    return [("changed", seq)]
+
+
+def edit_white_space(log: Log, chance: random.Random) -> Named:
+    seq = chance.randint(1, SEALED)
+    text = row(log, seq)[0] + chance.choice([" ", "\n", "\n{}"])
+    log.change(SET, text, leaf_hash(text.encode()), seq)
+    return [("changed", seq)]
+
+
+def edit_beside(log: Log, chance: random.Random) -> Named:
+    seq = chance.randint(1, WRITTEN)
+    column, value = chance.choice([("time", 5), ("leaf", bytes(32)), ("leaf", b"short")])
+    log.change(f"UPDATE audit_records SET {column} = ? WHERE seq = ?", value, seq)
+    return [("changed", seq)]
+
+
+def blank(log: Log, chance: random.Random) -> Named:
+    seq = chance.randint(1, WRITTEN)
+    log.change("UPDATE audit_records SET record = ? WHERE seq = ?", chance.choice(["", "{}", "no JSON", "[1]"]), seq)
+    return [("changed", seq)]
+
+
+def delete(log: Log, chance: random.Random) -> Named:
+    seq = chance.randint(1, WRITTEN - 1)
+    log.change("DELETE FROM audit_records WHERE seq = ?", seq)
+    return [("removed", seq)]
+
+
+def delete_some(log: Log, chance: random.Random) -> Named:
+    first = chance.randint(1, SEALED)
+    last = min(first + chance.randint(0, 300), WRITTEN - 1)
+    log.change("DELETE FROM audit_records WHERE seq BETWEEN ? AND ?", first, last)
+    return [("removed", first), ("removed", last)]
+
+
+def delete_and_close_the_gap(log: Log, chance: random.Random) -> Named:
+    seq = chance.randint(1, SEALED)
+    log.change("DELETE FROM audit_records WHERE seq = ?", seq)
+    for later in range(seq + 1, WRITTEN + 1):
+        log.change(MOVE, later - 1, later)
+    return [("removed", seq), ("cut off", WRITTEN)]
+
+
+def cut_off(log: Log, chance: random.Random) -> Named:
+    after = chance.randint(0, WRITTEN - 1)
+    log.change("DELETE FROM audit_records WHERE seq > ?", after)
+    return [("cut off", after + 1), ("cut off", WRITTEN)]
+
+
+def cut_off_with_the_counter(log: Log, chance: random.Random) -> Named:
+    after = chance.randint(0, SEALED - 1)
+    log.change("DELETE FROM audit_records WHERE seq > ?", after)
+    log.change("UPDATE sequence SET records = ?", after)
+    return [("cut off", after + 1), ("cut off", SEALED)]
+
+
+def cut_off_the_front(log: Log, chance: random.Random) -> Named:
+    upto = chance.randint(1, SEALED)
+    log.change("DELETE FROM audit_records WHERE seq <= ?", upto)
+    return [("removed", 1), ("removed", upto)]
+
+
+def cut_off_the_front_as_retention_would(log: Log, chance: random.Random) -> Named:
+    upto = chance.randint(1, SEALED)
+    log.change("DELETE FROM audit_records WHERE seq <= ?", upto)
+    log.change("UPDATE audit_tree SET removed = ?", upto)
+    return [("removed", 1), ("removed", upto)]
+
+
+def swap(log: Log, chance: random.Random) -> Named:
+    one, two = chance.sample(range(1, WRITTEN + 1), 2)
+    first, second = row(log, one), row(log, two)
+    log.change(SET, *second[:2], one)
+    log.change(SET, *first[:2], two)
+    return [("reordered", one), ("reordered", two)]
+
+
+def swap_numbers(log: Log, chance: random.Random) -> Named:
+    one, two = chance.sample(range(1, WRITTEN + 1), 2)
+    for old, new in ((one, 0), (two, one), (0, two)):
+        log.change(MOVE, new, old)
+    return [("reordered", one), ("reordered", two)]
+
+
+def copy_over(log: Log, chance: random.Random) -> Named:
+    one, two = chance.sample(range(1, SEALED + 1), 2)
+    log.change(SET, *row(log, one)[:2], two)
+    return [("changed", two)]
+
+
+def insert_behind(log: Log, chance: random.Random) -> Named:
+    text, leaf = forged(log, chance.randint(1, WRITTEN))
+    log.change(PUT, WRITTEN + 1, log.now, text, leaf)
+    return [("inserted", WRITTEN + 1)]
+
+
+def insert_before(log: Log, chance: random.Random) -> Named:
+    text, leaf = forged(log, 1)
+    log.change(PUT, -chance.randint(0, 5), log.now, text, leaf)
+    return [("inserted", log.rows("SELECT min(seq) FROM audit_records")[0][0])]
+
+
+def insert_and_renumber(log: Log, chance: random.Random) -> Named:
+    seq = chance.randint(1, SEALED)
+    text, leaf = forged(log, seq)
+    for later in range(WRITTEN, seq - 1, -1):
+        log.change(MOVE, later + 1, later)
+    log.change(PUT, seq, log.now, text, leaf)
+    log.change("UPDATE sequence SET records = records + ?", chance.randint(0, 1))
+    return [("inserted", seq)]
+
+
+TAMPERINGS: list[Callable[[Log, random.Random], Named]] = [
+    edit, edit_with_its_hash, edit_white_space, edit_beside, blank, delete, delete_some, delete_and_close_the_gap,
+    cut_off, cut_off_with_the_counter, cut_off_the_front, cut_off_the_front_as_retention_would, swap, swap_numbers,
+    copy_over, insert_behind, insert_before, insert_and_renumber,
+]  # fmt: skip
+
+
+def names(report: Report, named: Named) -> list[tuple[str, int]]:
+    """What of `named` the report does not name."""
+    return [
+        (kind, seq)
+        for kind, seq in named
+        if not any(kind == one.kind and one.first <= seq <= one.last for one in report.findings)
+    ]
+
+
+TABLES = ("audit_records", "audit_nodes", "audit_tree", "audit_checkpoints", "sequence")
+
+
+@pytest.fixture
+def log(database: str) -> Log:
+    with opened(database) as found:
+        for count in (300, 300, SEALED - 600):
+            found.write(count)
+            found.seal()
+        found.write(UNSEALED)
+        for table in TABLES:
+            found.change(f"CREATE TABLE kept_{table} AS SELECT * FROM {table}")
+        yield found  # type: ignore[misc]
+
+
+def restore(log: Log) -> None:
+    for table in TABLES:
+        log.change(f"DELETE FROM {table}")
+        log.change(f"INSERT INTO {table} SELECT * FROM kept_{table}")
+
+
+@pytest.mark.parametrize("tamper", TAMPERINGS, ids=lambda one: one.__name__)
+def test_each_tampering_is_found_and_named_online_and_offline(
+    log: Log, tmp_path: Path, tamper: Callable[..., Named]
+) -> None:
+    assert log.verified().findings == log.verified_offline(tmp_path).findings == []
+    chance = random.Random(tamper.__name__)
+    for _ in range(4 if "gap" in tamper.__name__ or "renumber" in tamper.__name__ else 12):
+        named = tamper(log, chance)
+        for report in (log.verified(), log.verified_offline(tmp_path)):
+            assert names(report, named) == [], (named, report.findings[:20])
+        restore(log)
+    assert log.verified().findings == []
