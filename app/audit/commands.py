@@ -1,4 +1,4 @@
-"""The audit by command: is it as it was sealed, and an export of it. The one for an export needs nothing but the file."""
+"""The audit by command: is it as it was sealed; and an export, which can be verified with nothing but the file."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -190,7 +190,9 @@ def restore(log: Log) -> None:
 
 
 @pytest.mark.parametrize("tamper", TAMPERINGS, ids=lambda one: one.__name__)
-def test_each_tampering_is_found_and_named_online_and_offline(log: Log, tmp_path: Path, tamper: Callable[..., Named]) -> None:
+def test_each_tampering_is_found_and_named_online_and_offline(
+    log: Log, tmp_path: Path, tamper: Callable[..., Named]
+) -> None:
     assert log.verified().findings == log.verified_offline(tmp_path).findings == []
     chance = random.Random(tamper.__name__)
     for _ in range(4 if "gap" in tamper.__name__ or "renumber" in tamper.__name__ else 12):
