@@ -42,10 +42,8 @@ def talk(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[T
 @pytest.fixture(scope="module")
 def keys(talk: Talk) -> dict[str, str]:
     store = talk.app.state.gateway.keys
-    made = {
-        name: store.create(name, [Scope.AUDIT_READ], apps, now_ms())[0]
-        for name, apps in (("two", ["two"]), ("all", None))
-    }
+    apps = {"two": ["two"], "all": None}
+    made = {name: store.create(name, [Scope.AUDIT_READ], apps[name], now_ms())[0] for name in apps}
     talk.do(talk.app.state.gateway.directory.refresh)
     return made
 
