@@ -49,7 +49,7 @@ moments = st.tuples(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.lists(moments, min_size=1, max_size=6), min_size=1, max_size=12)
+@given(st.lists(st.lists(moments, min_size=1, max_size=6), min_size=1, max_size=12))
 def test_valkey_decides_the_same_histories_as_memory_does(
     server: Server, flights: list[list[tuple[int, str, bool, int, tuple[int, int]]]]
 ) -> None:
