@@ -34,12 +34,10 @@ Size = Annotated[int, Query(ge=1, le=MOST, description="how many records a check
 router = APIRouter(dependencies=KEY, tags=["Audit"])
 
 
-def _reader(request: Request, operation: str) -> tuple[Gateway, Caller]:
+async def _reader(request: Request, operation: str) -> tuple[Gateway, Caller]:
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = operation
-    caller = auth.authenticate(gateway, about)
-    auth.permit(caller, Scope.AUDIT_READ)
-    return gateway, caller
+    return gateway, await auth.enter_beside_apps(gateway, about, Scope.AUDIT_READ)
 
 
 async def _read(gateway: Gateway, query: Callable[[Connection], T]) -> T:
@@ -76,7 +74,7 @@ async def list_records(
 ) -> Response:
     """By their time. A key that is for certain apps sees the records of these. As many records are looked at as one
     call may; a page may have fewer than `limit`, even none, and a `nextCursor`."""
-    gateway, caller = _reader(request, f"GET {AUDIT}")
+    gateway, caller = await _reader(request, f"GET {AUDIT}")
     if app is not None and not caller.may_use(app):
         raise Forbidden("This key is not for this app.")
     which = Filter(
@@ -126,7 +124,7 @@ def _users(
 )
 async def get_checkpoint(request: Request) -> Any:
     """The newest checkpoint. Kept elsewhere, it shows later that no record before it was changed or cut off."""
-    gateway, _ = _reader(request, f"GET {CHECKPOINT}")
+    gateway, _ = await _reader(request, f"GET {CHECKPOINT}")
     return _told(gateway, await _read(gateway, proofs.checkpoint))
 
 
@@ -148,7 +146,7 @@ def _told(gateway: Gateway, sealed: proofs.Sealed) -> dict[str, Any]:
 )
 async def get_consistency(request: Request, from_: Annotated[Size, Query(alias="from")], to: Size) -> Any:
     """Between two checkpoints, by their sizes (RFC 9162 §2.1.4)."""
-    gateway, _ = _reader(request, f"GET {CONSISTENCY}")
+    gateway, _ = await _reader(request, f"GET {CONSISTENCY}")
     if from_ > to:
         raise Invalid((Fault("", "query parameter from: is above to", "order"),))
     found = await _read(gateway, partial(proofs.consistency, old=from_, new=to))
@@ -166,7 +164,7 @@ async def get_proof(
     record_id: Annotated[int, Path(alias="recordId", ge=1, le=MOST, description="the record's number")],
 ) -> Any:
     """The record, and the hashes that lead from it to the newest checkpoint (RFC 9162 §2.1.3)."""
-    gateway, caller = _reader(request, f"GET {PROOF}")
+    gateway, caller = await _reader(request, f"GET {PROOF}")
     found = await _read(gateway, partial(proofs.inclusion, seq=record_id, apps=caller.apps))
     return {
         "recordId": found.seq,
