@@ -53,9 +53,6 @@ NEEDS = {
     "audit:read": [
         "GET /v1/audit", "GET /v1/audit/checkpoint", "GET /v1/audit/consistency", "GET /v1/audit/{recordId}/proof",
     ],
-    "audit:read": [
-        "GET /v1/audit", "GET /v1/audit/checkpoint", "GET /v1/audit/consistency", "GET /v1/audit/{recordId}/proof",
-    ],
     "keys:manage": [
         "POST /v1/keys", "GET /v1/keys", "GET /v1/keys/{keyId}", "PATCH /v1/keys/{keyId}", "DELETE /v1/keys/{keyId}",
         "POST /v1/keys/{keyId}/rotate", "GET /v1/apps", "POST /v1/apps/{name}/check",
