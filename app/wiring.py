@@ -177,7 +177,7 @@ async def _delivering(
                 call_seconds=timeout,
                 concurrency=concurrency,
                 policy=policy,
-                pseudonym=pseudonyms.of,
+                pseudonyms=pseudonyms.of_all,
             )
             outbox.on_accepted = deliverer.notify
             running = asyncio.create_task(deliverer.run())
@@ -196,7 +196,7 @@ async def _relaying(
 
     def record(app: str, action: str, status: int | None, subjects: Collection[str]) -> None:
         now = now_ms()
-        about = records.about_users(sorted(pseudonyms.of(app, one) for one in subjects)[: records.MOST_USERS])
+        about = records.about_users(pseudonyms.of_all(app, subjects)[: records.MOST_USERS])
         text = records.leanplum_call(
             time=now, app=app, attempt="", status=status, outcome={}, action=action, about=about
         )

@@ -91,7 +91,7 @@ async def accept(
     batch: bool = False,
 ) -> Sequence[Taken]:
     """Commit the items of a call."""
-    of, app = gateway.pseudonyms.of, context.app_name
+    users = gateway.pseudonyms.of_all(context.app_name, {item.subject for item in items})
     taken = await gateway.outbox.accept(
         Acceptance(
             context.app_name,
@@ -104,7 +104,7 @@ async def accept(
             items,
             refused,
             batch,
-            [of(app, subject) for subject in {item.subject for item in items}],
+            users,
         )
     )
     context.recorded = True

@@ -35,7 +35,7 @@ class Log:
         for _ in range(count):
             self.now += 1
             self.written += 1
-            told = {
+            told: dict[str, Any] = {
                 "operation": "POST /v1/events", "key_id": "key_1", "app": "default", "address": "127.0.0.1",
                 "request_id": f"r{self.written}", "status": 202, "details": {"accepted": 1},
             } | given  # fmt: skip

@@ -2,7 +2,7 @@
 offline from an export."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -172,7 +172,7 @@ TABLES = ("audit_records", "audit_nodes", "audit_tree", "audit_checkpoints", "se
 
 
 @pytest.fixture
-def log(database: str) -> Log:
+def log(database: str) -> Iterator[Log]:
     with opened(database) as found:
         for count in (300, 300, SEALED - 600):
             found.write(count)
@@ -180,7 +180,7 @@ def log(database: str) -> Log:
         found.write(UNSEALED)
         for table in TABLES:
             found.change(f"CREATE TABLE kept_{table} AS SELECT * FROM {table}")
-        yield found  # type: ignore[misc]
+        yield found
 
 
 def restore(log: Log) -> None:
