@@ -68,6 +68,8 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
     keys = KeyStore(engine)
     bootstrap(settings, keys)
     pseudonyms, signer = audit_keys(settings, engine)
+    if settings.audit_seed is None:
+        log.warning("audit.key_in_database", advice="who can change the database can sign as well: GATEWAY_AUDIT_KEY")
     writer = Writer(engine)
     writer.start()
     directory = Directory(keys, now_ms, writer.write)
@@ -146,9 +148,7 @@ def bootstrap(settings: Settings, store: KeyStore) -> None:
 
 def audit_keys(settings: Settings, engine: Engine) -> tuple[Pseudonyms, Signer]:
     """What hashes users' ids for the audit, and what signs it. Raises StartRefused where it was signed by another."""
-    if (made_of := settings.audit_seed) is None:
-        made_of = seed.kept(engine)
-        log.warning("audit.key_in_database", advice="who can change the database can sign as well: GATEWAY_AUDIT_KEY")
+    made_of = settings.audit_seed or seed.kept(engine)
     signer = Signer(made_of)
     refuse_another_key(engine, signer.public)
     return Pseudonyms(made_of), signer

@@ -11,9 +11,10 @@ from sqlalchemy import Engine
 
 from app.audit import records
 from app.audit.evidence import exported, of_database, of_export
+from app.audit.findings import Report
 from app.audit.notes import Signer
 from app.audit.sealing import Sealer
-from app.audit.verifying import Report, verify
+from app.audit.verifying import verify
 from app.database.dialect import DIALECTS
 from app.database.engine import connect, snapshot, transaction
 from app.database.writer import Writer

@@ -11,7 +11,7 @@ import httpx
 from tests.acceptance.processes import Process
 from tests.audit.logs import Log, opened
 
-KILLS, WRITERS = 4, 3
+KILLS, WRITERS = 2, 3
 
 
 class Backend(threading.Thread):
@@ -39,7 +39,7 @@ class Backend(threading.Thread):
 def test_two_processes_that_write_at_once_and_are_killed_lose_no_record(tmp_path: Path, database: str) -> None:
     ended, backends = threading.Event(), list[Backend]()
     with ExitStack() as stack:
-        processes = []
+        processes = list[Process]()
         for number in range(2):
             folder = tmp_path / str(number)
             folder.mkdir()
