@@ -78,6 +78,8 @@ async def gateway(
     keys = KeyStore(engine)
     bootstrap(settings, keys)
     pseudonyms, signer = audit_keys(settings, engine)
+    if settings.audit_seed is None:
+        log.warning("audit.key_in_database", advice="who can change the database can sign as well: GATEWAY_AUDIT_KEY")
     writer = Writer(engine)
     writer.start()
     directory = Directory(keys, now_ms, writer.write)
@@ -169,9 +171,7 @@ def bootstrap(settings: Settings, store: KeyStore) -> None:
 
 def audit_keys(settings: Settings, engine: Engine) -> tuple[Pseudonyms, Signer]:
     """What hashes users' ids for the audit, and what signs it. Raises StartRefused where it was signed by another."""
-    if (made_of := settings.audit_seed) is None:
-        made_of = seed.kept(engine)
-        log.warning("audit.key_in_database", advice="who can change the database can sign as well: GATEWAY_AUDIT_KEY")
+    made_of = settings.audit_seed or seed.kept(engine)
     signer = Signer(made_of)
     refuse_another_key(engine, signer.public)
     return Pseudonyms(made_of), signer
@@ -200,7 +200,7 @@ async def _delivering(
                 call_seconds=timeout,
                 concurrency=concurrency,
                 policy=policy,
-                pseudonym=pseudonyms.of,
+                pseudonyms=pseudonyms.of_all,
             )
             outbox.on_accepted = deliverer.notify
             running = asyncio.create_task(deliverer.run())
@@ -219,7 +219,7 @@ async def _relaying(
 
     def record(app: str, action: str, status: int | None, subjects: Collection[str]) -> None:
         now = now_ms()
-        about = records.about_users(sorted(pseudonyms.of(app, one) for one in subjects)[: records.MOST_USERS])
+        about = records.about_users(pseudonyms.of_all(app, subjects)[: records.MOST_USERS])
         text = records.leanplum_call(
             time=now, app=app, attempt="", status=status, outcome={}, action=action, about=about
         )

@@ -180,7 +180,7 @@ def _record(gateway: Gateway, context: Context, status: int) -> None:
     """A call that was refused or only read: its record goes with the next commit; nobody waits for it."""
     assert context.caller is not None
     now, app = now_ms(), context.app_name
-    about = [gateway.pseudonyms.of(app, subject) for subject in context.subjects] if app else []
+    about = gateway.pseudonyms.of_all(app, context.subjects) if app else []
     text = records.api_call(
         time=now,
         operation=context.operation,

@@ -118,7 +118,7 @@ def _acceptance(
     *,
     batch: bool = False,
 ) -> Acceptance:
-    of, app = gateway.pseudonyms.of, context.app_name
+    users = gateway.pseudonyms.of_all(context.app_name, {item.subject for item in items})
     return Acceptance(
         context.app_name,
         caller.key_id,
@@ -130,7 +130,7 @@ def _acceptance(
         items,
         refused,
         batch,
-        [of(app, subject) for subject in {item.subject for item in items}],
+        users,
     )
 
 

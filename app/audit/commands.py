@@ -8,8 +8,9 @@ from sqlalchemy import Engine
 
 from app.audit import seed
 from app.audit.evidence import exported, of_database, of_export
+from app.audit.findings import Report
 from app.audit.notes import BadNote, PublicKey, Signer
-from app.audit.verifying import Report, verify
+from app.audit.verifying import verify
 from app.database.engine import connect, snapshot
 from app.errors import StartRefused
 from app.leanplum.values import query_time

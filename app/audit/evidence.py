@@ -12,9 +12,9 @@ import orjson
 from sqlalchemy import Connection
 
 from app.audit import merkle
+from app.audit.findings import Block, Evidence, Row
 from app.audit.notes import BadNote, PublicKey, decoded, encoded
 from app.audit.tree import BLOCK, LEVEL, NEWEST, Fetch, Hashes, Tree, block_hash, fetcher, read
-from app.audit.verifying import Block, Evidence, Row
 from app.errors import StartRefused
 
 PAGE = 2_000

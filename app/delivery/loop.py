@@ -75,11 +75,11 @@ class Deliverer:
         clock: Callable[[], int] = now_ms,
         chance: Callable[[], float] = random,
         ticks: Callable[[], float] = time.monotonic,
-        pseudonym: Callable[[str, str], str] | None = None,
+        pseudonyms: Callable[[str, Sequence[str]], Sequence[str]] = lambda app, subjects: (),
     ) -> None:
-        """`pseudonym`: the keyed hash of a subject of an app, for the audit; without it that names nobody."""
+        """`pseudonyms`: the keyed hashes of subjects of an app, for the audit; without it that names nobody."""
         self._outbox, self._client, self._metrics = outbox, client, metrics
-        self._pseudonym = pseudonym
+        self._pseudonyms = pseudonyms
         self._apps = apps
         self.owner, self._dead = owner or str(uuid.uuid4()), dead
         self._call_seconds, self._lease_seconds = call_seconds, call_seconds + LEASE_SECONDS
@@ -286,11 +286,9 @@ class Deliverer:
 
     def _about(self, app: App, items: Sequence[Item]) -> dict[str, Any]:
         """What and whom a call was about, as the audit tells it."""
-        actions = dict(Counter(item.action for item in items))
-        if self._pseudonym is None or not items:
-            return {"actions": actions}
-        subjects = list(dict.fromkeys(item.subject for item in items))[:MOST_USERS]
-        return {"actions": actions, **about_users([self._pseudonym(app.name, subject) for subject in subjects])}
+        subjects = list(dict.fromkeys([item.subject for item in items]))[:MOST_USERS]
+        actions = dict(Counter([item.action for item in items]))
+        return {"actions": actions, **about_users(self._pseudonyms(app.name, subjects))}
 
     async def _write_down(
         self, attempt: str, app: App, verdicts: Sequence[tuple[Item, Verdict]], status: int | None

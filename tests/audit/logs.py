@@ -11,9 +11,10 @@ from sqlalchemy import Engine
 
 from app.audit import records
 from app.audit.evidence import exported, of_database, of_export
+from app.audit.findings import Report
 from app.audit.notes import Signer
 from app.audit.sealing import Sealer
-from app.audit.verifying import Report, verify
+from app.audit.verifying import verify
 from app.database.dialect import DIALECTS
 from app.database.engine import connect, snapshot, transaction
 from app.database.writer import Writer
@@ -35,7 +36,7 @@ class Log:
         for _ in range(count):
             self.now += 1
             self.written += 1
-            told = {
+            told: dict[str, Any] = {
                 "operation": "POST /v1/events", "key_id": "key_1", "app": "default", "address": "127.0.0.1",
                 "request_id": f"r{self.written}", "status": 202, "details": {"accepted": 1},
             } | given  # fmt: skip
