@@ -15,6 +15,7 @@ The data's way, module by module:
     all of Leanplum's actions, for every step: leanplum.actions (shapes, questions, values, answers)
 
     beside the way: audit (who did what), telemetry (logs, metrics), settings, clock, simulator (Leanplum's stand-in)
+    how fast: api.limiting ─ limits.policies, limits.bucket (in memory), limits.shared (with other replicas, in Valkey)
     whose Leanplum keys are used, and which: apps
     the nouns: model, ids, errors
     for operators: dead_letters (by command; over HTTP in api.dead_letters)
