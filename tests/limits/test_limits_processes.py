@@ -5,16 +5,15 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import pytest
 
 from app.callers import keys
-from tests.acceptance.processes import Process, free_port, serving, until
+from tests.acceptance.processes import Process, serving, until
 from tests.valkey import Valkey
 
 NOWHERE = "http://127.0.0.1:9"
@@ -129,14 +128,6 @@ def test_what_two_replicas_let_pass_together_is_the_limit(tmp_path: Path, valkey
     assert 0.98 * least <= len(load.passed) <= 1.02 * most, (least, len(load.passed), most)
 
 
-def test_a_limit_spent_at_one_replica_is_spent_at_the_other(tmp_path: Path, valkey: Valkey) -> None:
-    with replicas(tmp_path, valkey.url, 2, GATEWAY_RATE_PER_SECOND="1", GATEWAY_RATE_BURST="3") as (one, other):
-        answers = [gateway.event("u", number) for number, gateway in enumerate([one, other, one, other, one])]
-        assert [answer.status_code for answer in answers] == [202, 202, 202, 429, 429]
-        wrong = [gateway.http.get("/v1/keys").status_code for gateway in [one, other] * 26]
-        assert wrong.count(401) in {50, 51}, "failed authentications of an address are counted together, too"
-
-
 def test_valkey_killed_and_back_under_load_costs_no_error_and_no_event(tmp_path: Path, valkey: Valkey) -> None:
     load = Load()
     with replicas(tmp_path, valkey.url, 2, GATEWAY_RATE_PER_SECOND="100000") as gateways:
@@ -179,28 +170,3 @@ def test_a_hung_valkey_keeps_nobody_waiting_for_long(tmp_path: Path, valkey: Val
             until(lambda: "shared" in limits(gateway)[:6])
         assert set(load.statuses) == {202}
         assert load.slowest < 2.0
-
-
-@pytest.mark.parametrize("spoil", ["read-only", "no memory"])
-def test_a_valkey_that_refuses_to_write_is_as_one_that_is_away(tmp_path: Path, valkey: Valkey, spoil: str) -> None:
-    spoils: dict[str, Callable[[], object]] = {
-        "read-only": lambda: valkey.client().replicaof("127.0.0.1", "1"),
-        "no memory": lambda: valkey.client().config_set("maxmemory", "1"),
-    }
-    with replicas(tmp_path, valkey.url, 1) as (gateway,):
-        spoils[spoil]()
-        assert gateway.event("u", 1).status_code == 202
-        until(lambda: "away" in limits(gateway))
-        assert gateway.event("u", 2).status_code == 202
-        with valkey.client() as client:
-            client.replicaof("NO", "ONE")
-            client.config_set("maxmemory", "0")
-        until(lambda: "shared" in limits(gateway)[:6])
-
-
-def test_a_gateway_starts_where_valkey_is_away_and_no_password_is_shown(tmp_path: Path) -> None:
-    url = f"valkey://:s3cret@127.0.0.1:{free_port()}"
-    with replicas(tmp_path, url, 1, GATEWAY_RATE_PER_SECOND="1", GATEWAY_RATE_BURST="2") as (gateway,):
-        assert [gateway.event("u", number).status_code for number in range(3)] == [202, 202, 429]
-        assert "the whole of each limit" in limits(gateway)
-        assert "s3cret" not in gateway.output.read_text() + gateway.http.get("/metrics").text
