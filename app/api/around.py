@@ -69,8 +69,8 @@ def _delivery(gateway: Gateway) -> schemas.Part:
 
 def _limits(gateway: Gateway) -> schemas.Part:
     """Never a reason not to accept, either."""
-    trouble = gateway.limits.trouble()
-    return {"ok": True} if trouble is None else {"ok": True, "detail": trouble}
+    state = gateway.limits.state()
+    return {"ok": True} if state is None else {"ok": True, "detail": state}
 
 
 STATES = {

@@ -149,5 +149,6 @@ TAGS = [
     {"name": "Receipts", "description": "What became of an item."},
     {"name": "Dead letters", "description": "What Leanplum refused, what was given up, what was perhaps done."},
     {"name": "Keys", "description": "Who may call, what, for which apps, how fast, until when."},
+    {"name": "Audit", "description": "Who did what, with proofs that it is as it was recorded."},
     {"name": "Around it", "description": "For operators: no key needed."},
 ]

@@ -1,4 +1,4 @@
-"""The audit by command: is it as it was sealed, and an export of it. An export is held against itself alone."""
+"""The audit by command: is it as it was sealed; and an export, which can be verified with nothing but the file."""
 
 from collections.abc import Sequence
 from pathlib import Path

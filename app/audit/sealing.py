@@ -232,7 +232,7 @@ def refuse_another_key(engine: Engine, public: PublicKey) -> None:
         newest = fetcher(connection)(NEWEST, ())
     if newest and newest[0][2].partition("\n")[0] != public.name:
         raise StartRefused(
-            "GATEWAY_AUDIT_KEY: this database's audit was signed by another key; set that one, or run audit change-key"
+            "GATEWAY_AUDIT_KEY: this database's audit was signed, and its users hashed, by another key; set that one"
         )
 
 

@@ -12,8 +12,8 @@ class Limiter(Protocol):
     async def take(self, limits: Sequence[Limit], count: int) -> Decision:
         """Take `count` items from every one of the buckets, or nothing from any."""
 
-    def trouble(self) -> str | None:
-        """What keeps the limits from being in force as they are meant; None where nothing does."""
+    def state(self) -> str | None:
+        """How far limits are shared, for operators; None where they are not meant to be."""
 
 
 class OwnLimiter:
@@ -26,6 +26,6 @@ class OwnLimiter:
         """At once."""
         return self._buckets.take(limits, count)
 
-    def trouble(self) -> str | None:
-        """Never any."""
+    def state(self) -> str | None:
+        """They are not shared."""
         return None

@@ -76,10 +76,10 @@ class SharedLimiter:
         self._decided_here()
         return self._buckets.take([share(limit, self._replicas) for limit in limits], count)
 
-    def trouble(self) -> str | None:
-        """That the server is away, and what holds meanwhile."""
+    def state(self) -> str:
+        """By how many they are shared; or that the server is away, and what holds meanwhile."""
         if self._there:
-            return None
+            return f"shared by {self._replicas} replica{'s' if self._replicas != 1 else ''}"
         held = "the whole of each limit" if self._replicas == 1 else f"one of {self._replicas} shares of each limit"
         return f"the shared limits are away; this replica keeps {held} by itself"
 

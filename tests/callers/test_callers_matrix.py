@@ -50,6 +50,9 @@ NEEDS = {
     "dead-letters:manage": [
         "GET /v1/dead-letters", "POST /v1/dead-letters/replay", "POST /v1/dead-letters/discard",
     ],
+    "audit:read": [
+        "GET /v1/audit", "GET /v1/audit/checkpoint", "GET /v1/audit/consistency", "GET /v1/audit/{recordId}/proof",
+    ],
     "keys:manage": [
         "POST /v1/keys", "GET /v1/keys", "GET /v1/keys/{keyId}", "PATCH /v1/keys/{keyId}", "DELETE /v1/keys/{keyId}",
         "POST /v1/keys/{keyId}/rotate", "GET /v1/apps", "POST /v1/apps/{name}/check",

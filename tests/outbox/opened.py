@@ -12,6 +12,7 @@ from app.database.engine import connect
 from app.database.writer import Writer
 from app.model import Acceptance, Item, NewItem, Wanted
 from app.outbox.outbox import Outbox
+from app.vault import CLEAR, Vault
 
 T = TypeVar("T")
 
@@ -19,20 +20,40 @@ T = TypeVar("T")
 class Opened:
     """An outbox with what is under it."""
 
-    def __init__(self, database: str, max_queued: int) -> None:
+    def __init__(self, database: str, max_queued: int, vault: Vault = CLEAR, erased_ms: int = 0) -> None:
         self.now = now_ms()
         self.engine: Engine = connect(database)
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _impatient)
             self.engine.dispose()
         self.writer = Writer(self.engine)
-        self.outbox = Outbox(self.engine, self.writer, dedup_ms=60_000, max_queued=max_queued, clock=lambda: self.now)
+        self.outbox = Outbox(
+            self.engine,
+            self.writer,
+            dedup_ms=60_000,
+            max_queued=max_queued,
+            erased_ms=erased_ms,
+            vault=vault,
+            clock=lambda: self.now,
+        )
+
+    async def __aenter__(self) -> "Opened":
+        self.writer.start()
+        self.outbox.count_queued()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.writer.stop()
+        self.engine.dispose()
+
+    def call(self, *items: NewItem, app: str = "default") -> Acceptance:
+        """One call with these items."""
+        prefix = ids.new_prefix(self.now)
+        return Acceptance(app, "key_1", "req_1", "POST /v1/events", "127.0.0.1", self.now, prefix, list(items), 0)
 
     async def accept(self, *items: NewItem, app: str = "default") -> list[tuple[str, str]]:
         """What became of each item of one call."""
-        prefix = ids.new_prefix(self.now)
-        call = Acceptance(app, "key_1", "req_1", "POST /v1/events", "127.0.0.1", self.now, prefix, list(items), 0)
-        return [(item_id, kind) for item_id, kind in await self.outbox.accept(call)]
+        return [(item_id, kind) for item_id, kind in await self.outbox.accept(self.call(*items, app=app))]
 
     async def waiting(self, after: int = 0, limit: int = 1_000) -> list[Item]:
         """At most `limit` items that wait, after a sequence number."""
@@ -56,18 +77,18 @@ def _impatient(connection: Any, _: object) -> None:
     connection.execute("PRAGMA busy_timeout=200")
 
 
-def with_outbox(database: str, body: Callable[[Opened], Awaitable[T]], max_queued: int = 1_000_000) -> T:
+def with_outbox(
+    database: str,
+    body: Callable[[Opened], Awaitable[T]],
+    max_queued: int = 1_000_000,
+    vault: Vault = CLEAR,
+    erased_ms: int = 0,
+) -> T:
     """Run `body` with an outbox on `database`."""
 
     async def run() -> T:
-        found = Opened(database, max_queued)
-        found.writer.start()
-        found.outbox.count_queued()
-        try:
+        async with Opened(database, max_queued, vault, erased_ms) as found:
             return await body(found)
-        finally:
-            await found.writer.stop()
-            found.engine.dispose()
 
     return asyncio.run(run())
 
