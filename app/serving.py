@@ -191,7 +191,7 @@ def _sandbox_key(settings: Settings) -> str:
 
 
 def _is(stored: StoredKey, key: str | None) -> bool:
-    return key is not None and any(secret.hash == keys.digest(key) for secret in stored.secrets)
+    return key is not None and any(secrets.compare_digest(one.hash, keys.digest(key)) for one in stored.secrets)
 
 
 def _welcome(host: str, key: str, simulator: str) -> str:

@@ -86,8 +86,8 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         schemas.pop(unused, None)
     for name, adapter in [*BODIES.items(), ("Problem", TypeAdapter(ProblemShape))]:
         schema = adapter.json_schema(ref_template=REF + "{model}")
-        schemas.update(schema.pop("$defs", {}))
-        schemas[name] = schema
+        for one, shape in {**schema.pop("$defs", {}), name: schema}.items():
+            assert schemas.setdefault(one, shape) == shape, f"two shapes are called {one}: what is asked, and an answer"
     for path in made["paths"].values():
         for operation in path.values():
             _without_own_422(operation)

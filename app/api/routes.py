@@ -49,7 +49,11 @@ WRITE: dict[int | str, dict[str, Any]] = ACCEPTED | problem_responses(*REFUSED, 
 
 BATCHED: dict[int | str, dict[str, Any]] = {
     202: {"model": schemas.BatchAnswer, "description": "What became of each item; at least one was taken"},
-    422: {"model": schemas.BatchAnswer, "description": "Every item is invalid; nothing was taken"},
+    422: {
+        "model": schemas.BatchAnswer,
+        "description": "Every item is invalid; or, as a problem, the batch as a whole is. Nothing was taken",
+        "content": problem_responses("validation")[422]["content"],
+    },
 }
 BATCH_RESPONSES = BATCHED | problem_responses(*(slug for slug in REFUSED if slug != "validation"), *FAILED)
 
