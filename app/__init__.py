@@ -18,8 +18,8 @@ The data's way, module by module:
      audit.notes ─ looked up and proven: api.audit, audit.queries, audit.proofs ─ audit.verifying, of audit.evidence
     how fast: api.limiting ─ limits.policies, limits.bucket (in memory), limits.shared (with other replicas, in Valkey)
 
-    beside the way: vault (what rests on the disk is sealed; who was erased), telemetry (logs, metrics), settings, clock,
-                    simulator (Leanplum's stand-in)
+    beside the way: vault (what rests on the disk is sealed; who was erased), telemetry (logs, metrics), settings,
+                    clock, simulator (Leanplum's stand-in)
     whose Leanplum keys are used, and which: apps
     the nouns: model, ids, errors
     for operators: dead_letters (by command; over HTTP in api.dead_letters)
