@@ -2,6 +2,7 @@
 offline from an export."""
 
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -202,16 +203,31 @@ def test_a_record_that_is_changed_with_every_hash_of_it_is_found_and_named_with_
 TABLES = ("audit_records", "audit_nodes", "audit_tree", "audit_checkpoints", "sequence")
 
 
-@pytest.fixture
-def log(database: str) -> Iterator[Log]:
-    with opened(database) as found:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Log]:
+    """One log on each kind of database, for the whole module, with a copy of its tables."""
+    if request.param == "sqlite":
+        path = shutil.copy(request.getfixturevalue("migrated"), tmp_path_factory.mktemp("tamper") / "g.db")
+        url = f"sqlite:///{path}"
+    else:
+        url = request.getfixturevalue("postgresql_server").empty()
+    with opened(url) as found:
         for count in (200, 300, SEALED - 500):
             found.write(count)
             found.seal()
         found.write(UNSEALED)
         for table in TABLES:
             found.change(f"CREATE TABLE kept_{table} AS SELECT * FROM {table}")
+        assert found.verified().findings == found.verified_offline(tmp_path_factory.mktemp("whole")).findings == []
         yield found
+
+
+@pytest.fixture
+def log(made: Log) -> Iterator[Log]:
+    """The same, put right again afterwards."""
+    yield made
+    restore(made)
+    assert made.verified().findings == []
 
 
 def restore(log: Log) -> None:
@@ -224,11 +240,9 @@ def restore(log: Log) -> None:
 def test_each_tampering_is_found_and_named_online_and_offline(
     log: Log, tmp_path: Path, tamper: Callable[..., Named]
 ) -> None:
-    assert log.verified().findings == log.verified_offline(tmp_path).findings == []
     chance = random.Random(tamper.__name__)
     for _ in range(2 if "gap" in tamper.__name__ or "renumber" in tamper.__name__ else 4):
         named = tamper(log, chance)
         for report in (log.verified(), log.verified_offline(tmp_path)):
             assert names(report, named) == [], (named, report.findings[:20])
         restore(log)
-    assert log.verified().findings == []
