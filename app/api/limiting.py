@@ -15,7 +15,7 @@ from app.limits.bucket import Decision, Limit
 from app.model import Caller
 from app.wiring import Gateway
 
-KINDS = (b"caller", b"app")  # the names of the policies, in the order of a Policy's limits
+# In the order of a Policy's limits.
 WHOSE = ("this key's limit", "the limit that all callers of the app share")
 
 
@@ -25,7 +25,8 @@ async def take(gateway: Gateway, context: Context, caller: Caller, count: int, *
     policy = gateway.policies.of(caller, context.app)
     if capped:
         count = min(count, *(limit.whole for limit in policy.limits))
-    decision = await gateway.limits.take(policy.limits, count)
+    limiter = gateway.limits
+    decision = limiter.take_now(policy.limits, count) or await limiter.take(policy.limits, count)
     context.rate_headers = (
         (b"ratelimit-policy", policy.header),
         (b"ratelimit", _state(decision.limits, decision.lacks)),
@@ -58,12 +59,10 @@ def network(address: str) -> str:
 
 def _state(limits: Sequence[Limit], lacks: Sequence[float]) -> bytes:
     """What is left by the limits that are in force, which are less than the policy while Valkey is away."""
-    told = _left(KINDS[0], limits[0], lacks[0])
-    return told if len(limits) == 1 else told + b", " + _left(KINDS[1], limits[1], lacks[1])
-
-
-def _left(kind: bytes, limit: Limit, lacks: float) -> bytes:
-    return b'"%b";r=%d;t=%d' % (kind, limit.remaining(lacks), math.ceil(lacks / limit.rate))
+    state = b'"caller";r=%d;t=%d' % (limits[0].remaining(lacks[0]), math.ceil(lacks[0] / limits[0].rate))
+    if len(limits) > 1:
+        state += b', "app";r=%d;t=%d' % (limits[1].remaining(lacks[1]), math.ceil(lacks[1] / limits[1].rate))
+    return state
 
 
 def _refusal(limits: Sequence[Limit], decision: Decision, count: int) -> RateLimited:

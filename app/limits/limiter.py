@@ -9,6 +9,9 @@ from app.limits.bucket import Buckets, Decision, Limit
 class Limiter(Protocol):
     """What callers of a limiter see."""
 
+    def take_now(self, limits: Sequence[Limit], count: int) -> Decision | None:
+        """As `take` does, where that can be decided without waiting; else None, and nothing is taken."""
+
     async def take(self, limits: Sequence[Limit], count: int) -> Decision:
         """Take `count` items from every one of the buckets, or nothing from any."""
 
@@ -21,6 +24,10 @@ class OwnLimiter:
 
     def __init__(self, buckets: Buckets) -> None:
         self._buckets = buckets
+
+    def take_now(self, limits: Sequence[Limit], count: int) -> Decision:
+        """Always."""
+        return self._buckets.take(limits, count)
 
     async def take(self, limits: Sequence[Limit], count: int) -> Decision:
         """At once."""

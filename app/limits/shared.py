@@ -63,6 +63,10 @@ class SharedLimiter:
         self._waiting: list[tuple[Sequence[Limit], int, asyncio.Future[Decision | None]]] = []
         self._under_way: asyncio.Task[None] | None = None
 
+    def take_now(self, limits: Sequence[Limit], count: int) -> Decision | None:
+        """By this one's share, while the server is away."""
+        return None if self._there else self._by_share(limits, count)
+
     async def take(self, limits: Sequence[Limit], count: int) -> Decision:
         """As all replicas together allow it, or as this one's share does. Raises nothing."""
         if self._there:
@@ -73,6 +77,9 @@ class SharedLimiter:
             decision: Decision | None = await answer
             if decision is not None:
                 return decision
+        return self._by_share(limits, count)
+
+    def _by_share(self, limits: Sequence[Limit], count: int) -> Decision:
         self._decided_here()
         return self._buckets.take([share(limit, self._replicas) for limit in limits], count)
 
