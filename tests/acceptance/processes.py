@@ -79,13 +79,16 @@ class Process:
     def start(self) -> None:
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                command("serve", "--port", str(self.port), *self.words),
+                self.command("serve", "--port", str(self.port), *self.words),
                 cwd=self.folder,
                 env=environment(self.folder, **self.settings),
                 stdout=output,
                 stderr=output,
             )
         until(self.ready, 60)
+
+    def command(self, *words: str) -> list[str]:
+        return command(*words)
 
     def ready(self) -> bool:
         assert self.process.poll() is None, self.output.read_text()

@@ -248,7 +248,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
             seen["echo"] = gateway.event("echo", 1, Prefer="wait=10").content
             plan(server.url, {"mode": "403-key", "message": f"Invalid access key: {echo}", "times": None})
             gateway.event("ann", 1)
-            until(lambda: b"leanplum_gateway_held 1.0" in gateway.http.get("/metrics").content)
+            until(lambda: b'leanplum_gateway_held{app="default"} 1.0' in gateway.http.get("/metrics").content)
             seen["held"] = gateway.http.get("/readyz").content + gateway.http.get("/metrics").content
             assert gateway.terminate() == 0
             crash(gateway, seen)

@@ -22,6 +22,7 @@ from tests.acceptance.processes import Process, serving
 from tests.api.leanplum import KEYS
 
 EXAMPLES = int(os.environ.get("GATEWAY_TESTS_EXAMPLES", "6"))  # for each operation, of good calls and of bad ones
+LONG, ENOUGH = 100, 10_000  # from so many on it is the long run, which makes so many calls altogether
 DOCUMENT = create_app(Settings(_env_file=None)).openapi()
 OPERATIONS = [f"{method.upper()} {path}" for path, methods in DOCUMENT["paths"].items() for method in methods]
 WIDE = {"GATEWAY_RATE_PER_SECOND": "1000000", "GATEWAY_RATE_BURST": "1000000000"}
@@ -87,3 +88,13 @@ def test_an_answer_is_one_of_the_document_s(
         assert mode is GenerationMode.NEGATIVE
     finally:
         record_property("examples", count)
+        made_calls.append(count)
+
+
+made_calls: list[int] = []
+
+
+@pytest.mark.skipif(EXAMPLES < LONG, reason="this is the short run")
+def test_the_long_run_makes_enough_calls(record_property: Any) -> None:
+    record_property("all examples", sum(made_calls))
+    assert sum(made_calls) >= ENOUGH
