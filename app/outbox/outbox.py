@@ -148,9 +148,9 @@ class Outbox:
         """Write down what came of an attempt, for each of its items by sequence number; False, and no item changed,
         where the attempt was taken for lost meanwhile. `erased`: the items that have erased their subjects."""
         settle = Settle(attempt, app, verdicts, self._clock(), status, self._vault, erased)
-        self._to_scrub |= bool(erased)
         if not await self._writer.write(settle):
             return False
+        self._to_scrub |= bool(erased)
         self.queued -= settle.settled
         for seq, verdict in verdicts if self._awaited else ():
             if isinstance(verdict, Settled):
