@@ -152,9 +152,9 @@ class Outbox:
         where the attempt was taken for lost meanwhile. `about`: whom and what it was about, for the audit. `erased`:
         the items that have erased their subjects."""
         settle = Settle(attempt, app, verdicts, self._clock(), status, self._vault, about, erased)
-        self._to_scrub |= bool(erased)
         if not await self._writer.write(settle):
             return False
+        self._to_scrub |= bool(erased)
         self.queued -= settle.settled
         for seq, verdict in verdicts if self._awaited else ():
             if isinstance(verdict, Settled):
