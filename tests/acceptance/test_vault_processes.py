@@ -129,7 +129,9 @@ def test_while_other_processes_deliver_nothing_of_a_user_is_sent_after_the_delet
         until(lambda: all(arrived(leanplum, user)[-1:] == ["deleteUser"] for user in users[:6]))
         until(lambda: all(values(leanplum, user) == [0, 1, 2, 3] for user in users[6:]))
         until(lambda: count(database, "items WHERE settled_at IS NULL") == 0)
-        assert all(arrived(leanplum, user).index("deleteUser") == len(arrived(leanplum, user)) - 1 for user in users[:6])
+        assert all(
+            arrived(leanplum, user).index("deleteUser") == len(arrived(leanplum, user)) - 1 for user in users[:6]
+        )
 
 
 def test_an_erasure_outlives_a_kill_and_the_user_is_refused_after_it(
