@@ -30,8 +30,8 @@ Known = dict[tuple[str, str], tuple[int, bytes]]  # (app, id) -> (seq, digest)
 
 @dataclass(slots=True)
 class Accept:
-    """One call's items, to be made durable. `since`: ids accepted before that time are forgotten; `erasing`: what follows
-    an item that erases its subject, of the same subject, is refused."""
+    """One call's items, to be made durable. `since`: ids accepted before that time are forgotten; `erasing`: what
+    follows an item that erases its subject, of the same subject, is refused."""
 
     acceptance: Acceptance
     since: int
@@ -127,7 +127,7 @@ def _take(
     """Sort one call's items into new, duplicate, conflict and refused; collect the rows of the new ones."""
     first, prefix, app = seq, acceptance.prefix, acceptance.app
     new, taken, caller = rows.items, list[Taken](), ids.share(acceptance.key_id)
-    seal = None if vault.sealing is None else vault.seal
+    seal = vault.sealer(len(acceptance.items))
     of_app = zlib.crc32(acceptance.app.encode())
     for item in acceptance.items:
         subject, action, body, item_id = item

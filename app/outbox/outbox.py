@@ -94,7 +94,9 @@ class Outbox:
         async with self._looking:  # it may take seconds: one at a time, and nobody else waits for it
             known = await self._read(partial(erasure.look, app=acceptance.app, subjects=subjects))
         until = acceptance.accepted_at + self._erased_ms
-        taken, removed = await self._writer.write(Erase(self._accept(acceptance, erasing=self._erased_ms > 0), known, until))
+        taken, removed = await self._writer.write(
+            Erase(self._accept(acceptance, erasing=self._erased_ms > 0), known, until)
+        )
         self.queued += [kind for _, kind in taken].count("accepted") - sum(one.waiting for one in removed.values())
         self._to_scrub = True
         for one in removed.values():

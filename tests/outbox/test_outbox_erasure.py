@@ -49,7 +49,10 @@ def test_everything_of_the_user_goes_but_the_item_that_erases(database: str) -> 
         (taken, removed) = await at.outbox.erase(at.call(gone(item_id="e1")))
         assert taken == [("e1", "accepted")]
         assert removed == {"uann": Removed(waiting=2, in_flight=1, dead_letters=1, receipts=2, ids=4)}
-        assert [(item.subject, item.action) for item in await at.waiting()] == [("ubob", "track"), ("uann", "deleteUser")]
+        assert [(item.subject, item.action) for item in await at.waiting()] == [
+            ("ubob", "track"),
+            ("uann", "deleteUser"),
+        ]
         assert [await at.outbox.receipt("default", one) for one in ("r1", "d1", "f1", "w1")] == [None] * 4
         assert await at.outbox.dead_letters("default", Filter()) == []
         assert at.one("SELECT count(*) FROM items") == 2
@@ -134,7 +137,10 @@ def test_a_batch_is_done_in_its_order_what_is_before_the_erasure_is_removed_and_
     async def body(at: Opened) -> None:
         taken = await at.accept(track(item_id="1"), track("bob"), gone(item_id="2"), track(item_id="3"))
         assert [kind for _, kind in taken] == ["accepted", "accepted", "accepted", "erased"]
-        assert [(item.subject, item.action) for item in await at.waiting()] == [("ubob", "track"), ("uann", "deleteUser")]
+        assert [(item.subject, item.action) for item in await at.waiting()] == [
+            ("ubob", "track"),
+            ("uann", "deleteUser"),
+        ]
         assert await at.outbox.receipt("default", "1") is None
         assert at.outbox.queued == 2
 
@@ -192,7 +198,11 @@ def test_an_attempt_with_an_item_that_was_erased_meanwhile_is_refused_as_a_whole
 
 @pytest.mark.parametrize(
     "verdict",
-    [Settled(Status.DELIVERED), Settled(Status.REJECTED, {"error": "x"}), Postponed(Status.RETRYING, 1, {"error": "x"})],
+    [
+        Settled(Status.DELIVERED),
+        Settled(Status.REJECTED, {"error": "x"}),
+        Postponed(Status.RETRYING, 1, {"error": "x"}),
+    ],
 )
 def test_whatever_comes_of_what_was_being_sent_nothing_is_left_of_it(
     database: str, verdict: Settled | Postponed
@@ -249,5 +259,3 @@ def test_an_erasure_that_can_t_be_written_removes_nothing_and_refuses_nobody(dat
 def another(database: str) -> Opened:
     """What another process has on the same database."""
     return Opened(database, 1_000_000, erased_ms=60_000)
-
-

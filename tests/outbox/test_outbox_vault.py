@@ -164,7 +164,9 @@ def test_a_body_that_was_changed_or_moved_in_the_database_is_told_from_one_witho
             bodies = [row[0] for row in connection.execute(text("SELECT body FROM items ORDER BY seq"))]
             moved = [bodies[1], bodies[0], bodies[2][:-6] + "AAAA==", SEALED]
             for seq, changed in enumerate(moved, 1):
-                connection.execute(text("UPDATE items SET body = :body WHERE seq = :seq"), {"body": changed, "seq": seq})
+                connection.execute(
+                    text("UPDATE items SET body = :body WHERE seq = :seq"), {"body": changed, "seq": seq}
+                )
         assert [item.body for item in await at.waiting()] == [SPOILED] * 4
 
     with_outbox(database, body, vault=vault(database, "a", a=A))
