@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -60,11 +60,22 @@ class Vault:
 
     def seal(self, text: str, where: str) -> str:
         """The text as it is to rest at its place."""
+        sealer = self.sealer(1)
+        return text if sealer is None else sealer(text, where)
+
+    def sealer(self, most: int) -> Callable[[str, str], str] | None:
+        """What seals at most so many texts, for which chance is asked once; None where texts stay as they are."""
         if self.sealing is None:
-            return text
-        nonce = os.urandom(NONCE_BYTES)
-        sealed = self._ciphers[self.sealing].encrypt(nonce, text.encode(), where.encode())
-        return self._head + binascii.b2a_base64(nonce + sealed, newline=False).decode()
+            return None
+        encrypt, head, encoded = self._ciphers[self.sealing].encrypt, self._head, binascii.b2a_base64
+        chance = os.urandom(most * NONCE_BYTES)
+        nonces = iter([chance[at : at + NONCE_BYTES] for at in range(0, len(chance), NONCE_BYTES)])
+
+        def seal(text: str, where: str) -> str:
+            nonce = next(nonces)
+            return head + encoded(nonce + encrypt(nonce, text.encode(), where.encode()), newline=False).decode()
+
+        return seal
 
     def open(self, stored: str, where: str) -> str:
         """The text that rests at the place. What was sealed by a key that isn't here is given as it is, so it begins
@@ -92,7 +103,20 @@ class Vault:
 
     def alias(self, app: str, subject: str) -> bytes:
         """What a subject that was erased is known by."""
-        return self._hashed(f"\0{app}\0{subject}")
+        return self.aliases(app)(subject)
+
+    def aliases(self, app: str) -> Callable[[str], bytes]:
+        """The same, for many subjects of one app."""
+        start = self._hash.copy()
+        start.update(f"\0{app}\0".encode())
+        copy = start.copy
+
+        def alias(subject: str) -> bytes:
+            made = copy()
+            made.update(subject.encode())
+            return made.digest()
+
+        return alias
 
     def _hashed(self, text: str) -> bytes:
         made = self._hash.copy()

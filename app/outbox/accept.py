@@ -128,7 +128,7 @@ def _take(
     """Sort one call's items into new, duplicate, conflict and refused; collect the rows of the new ones."""
     first, prefix, app = seq, acceptance.prefix, acceptance.app
     new, taken, caller = rows.items, list[Taken](), ids.share(app, acceptance.key_id)
-    seal = None if vault.sealing is None else vault.seal
+    seal = vault.sealer(len(acceptance.items))
     of_app = zlib.crc32(acceptance.app.encode())
     for item in acceptance.items:
         subject, action, body, item_id = item

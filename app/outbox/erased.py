@@ -1,7 +1,7 @@
 """Who was erased: whose items are refused for a while. A keyed hash of each is kept, and in memory as well: it is read
 anew only where the database's number of the last erasure is another one than it was at the last reading."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from sqlalchemy import Connection
 
@@ -26,7 +26,8 @@ class Erased:
         if version != self._read[0]:
             cursor.execute(ALL)
             self._read = version, {bytes(alias): until for alias, until in cursor.fetchall()}
-        return Refuse(self, app, now) if erasing or self._read[1] else None
+        until = self._read[1]
+        return Refuse(self._vault.aliases(app), until, now) if erasing or until else None
 
     def look(self, connection: Connection) -> None:
         """Bring the memory up to date."""
@@ -43,8 +44,8 @@ class Erased:
 class Refuse:
     """Tells the items of one call, in their order: what follows a subject's erasure in the same call is refused too."""
 
-    def __init__(self, erased: Erased, app: str, now: int) -> None:
-        self._erased, self._app, self._now = erased, app, now
+    def __init__(self, alias: Callable[[str], bytes], until: Mapping[bytes, int], now: int) -> None:
+        self._alias, self._until, self._now = alias, until, now
         self._here = set[str]()
 
     def __call__(self, subject: str, action: str) -> bool:
@@ -52,7 +53,7 @@ class Refuse:
         if action == ERASES:
             self._here.add(subject)
             return False
-        return subject in self._here or self._erased.has(self._app, subject, self._now)
+        return self._until.get(self._alias(subject), 0) > self._now or subject in self._here
 
 
 def alias_of(vault: Vault, app: str, subject: str) -> str:

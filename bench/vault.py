@@ -1,0 +1,134 @@
+"""`python -m bench.vault`: what sealing bodies and refusing erased users cost, as ratios of processor time to doing
+without. Paired: each round measures every variant once, so that what else the machine does strikes all of them."""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from app import ids
+from app.database.engine import connect, reading, transaction
+from app.model import Acceptance, NewItem, Wanted
+from app.outbox import claims
+from app.outbox.accept import Accept
+from app.outbox.erased import Erased
+from app.outbox.settle import Begin
+from app.vault import CLEAR, Vault
+
+ITEMS, ROUNDS, PAGE = 100, 120, 5_000
+BODY = '{{"event":"Purchase","userId":"user-{user}","value":9.99,"currencyCode":"EUR","params":{{"sku":"A-1"}}}}'
+SEALED = Vault({"a": os.urandom(32)}, "a", os.urandom(32))
+
+
+def acceptance(first: int) -> Acceptance:
+    """A batch of users' events."""
+    users = range(first, first + ITEMS)
+    items = [NewItem(f"uuser-{user}", "track", BODY.format(user=user), None) for user in users]
+    now = time.time_ns() // 1_000_000
+    return Acceptance("default", "key_1", "r", "POST /v1/batch", "127.0.0.1", now, ids.new_prefix(now), items, 0, True)
+
+
+class Accepting:
+    """One variant of accepting, on a database of its own."""
+
+    def __init__(self, engine: Engine, vault: Vault, erased: int = 0) -> None:
+        self._engine, self._vault, self._count = engine, vault, 0
+        with transaction(engine) as cursor:
+            for number in range(erased):
+                row = vault.alias("default", f"ugone-{number}"), "default", 0, 2**60
+                cursor.execute("INSERT INTO erasures (alias, app, erased_at, until) VALUES (?, ?, ?, ?)", row)
+            cursor.execute("UPDATE sequence SET erasures = 1")
+        self._erased = Erased(vault)
+
+    def __call__(self) -> float:
+        """Seconds of the processor for one batch, less its commit."""
+        self._count += 1
+        write = Accept(acceptance(self._count * ITEMS), 0, self._vault, self._erased)
+        with transaction(self._engine) as cursor:
+            began = time.thread_time()
+            Accept.run_all(cursor, [write])
+            return time.thread_time() - began
+
+
+class Reading:
+    """One variant of reading a page of the queue, and of writing down that 500 of its items are sent."""
+
+    def __init__(self, engine: Engine, vault: Vault) -> None:
+        self._engine, self._vault = engine, vault
+        with transaction(engine) as cursor:
+            for number in range(PAGE // ITEMS):
+                Accept.run_all(cursor, [Accept(acceptance(number * ITEMS), 0, vault, Erased(vault))])
+            cursor.execute("UPDATE leases SET owner = 'one'")
+            cursor.execute("INSERT INTO deliverers (id, expires_at) VALUES ('one', ?)", (2**60,))
+        self._count = 0
+
+    def __call__(self) -> float:
+        """Seconds of the processor for a page."""
+        with reading(self._engine) as connection:
+            began = time.thread_time()
+            found = claims.look(connection, Wanted(tail=0, limit=PAGE), self._vault)
+            taken = time.thread_time() - began
+        assert found.tail is not None
+        assert len(found.tail.items) == PAGE
+        return taken
+
+    def begin(self) -> float:
+        """Seconds of the processor for beginning a call with 500 items."""
+        self._count += 1
+        write = Begin(f"attempt-{self._count}", "one", [(seq, 0) for seq in range(1, 501)], 0, 0)
+        with transaction(self._engine) as cursor:
+            began = time.thread_time()
+            assert Begin.run_all(cursor, [write]) == [True]
+            taken = time.thread_time() - began
+            cursor.execute("DELETE FROM attempts")
+        return taken
+
+
+@contextmanager
+def engine() -> Iterator[Engine]:
+    """A new SQLite file."""
+    with tempfile.TemporaryDirectory() as folder:
+        opened = connect(f"sqlite:///{Path(folder) / 'g.db'}")
+        try:
+            yield opened
+        finally:
+            opened.dispose()
+
+
+def measured(variants: dict[str, Callable[[], float]], rounds: int) -> None:
+    """Print each variant's median, and its ratio to the first."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, run in variants.items():
+            times[name].append(run())
+    first = statistics.median(next(iter(times.values())))
+    for name, found in times.items():
+        median = statistics.median(found)
+        print(f"{name:<42} {median * 1e6:>9.0f} µs   {median / first:.2f}")
+
+
+def main() -> None:
+    """Measure."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(engine()) for _ in range(5)]
+        print(f"accept {ITEMS} items")
+        accepting = {
+            "in clear": Accepting(opened[0], CLEAR),
+            "sealed": Accepting(opened[1], SEALED),
+            "in clear, 1,000 users erased": Accepting(opened[2], CLEAR, 1_000),
+        }
+        measured(dict(accepting), ROUNDS)
+        print(f"read a page of {PAGE} items")
+        clear, sealed = Reading(opened[3], CLEAR), Reading(opened[4], SEALED)
+        measured({"in clear": clear, "sealed": sealed}, ROUNDS // 6)
+        print("begin a call with 500 items")
+        measured({"in clear": clear.begin}, ROUNDS)
+
+
+if __name__ == "__main__":
+    main()
