@@ -33,8 +33,8 @@ user, at least once, in batches, without your backends ever holding a Leanplum k
 
 Send a caller key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are `application/problem+json` (RFC 9457).
 
-Any call may also be refused before it is looked at: with 400 (`key-in-url`: a key never stands in an address), 408 (it came too
-slowly), 414 or 431 (its address or its headers are too long) or 503 (`overloaded`), always as a problem.
+Any call may also be refused before it is looked at: with 400 (`key-in-url`: a key never stands in an address), 408 (it
+came too slowly), 414 or 431 (its address or its headers are too long) or 503 (`overloaded`), always as a problem.
 """
 
 
