@@ -14,12 +14,17 @@ The data's way, module by module:
     in Leanplum's own protocol (SDKs): doors.sdk ─ outbox.accept, relay.calls
     all of Leanplum's actions, for every step: leanplum.actions (shapes, questions, values, answers)
 
-    beside the way: vault (what rests on the disk is sealed; who was erased), audit (who did what),
-                    telemetry (logs, metrics), settings, clock, simulator (Leanplum's stand-in)
+    who did what: audit.records, with the write itself ─ audit.sealing, into a tree (audit.tree, audit.merkle) signed in
+     audit.notes ─ looked up and proven: api.audit, audit.queries, audit.proofs ─ audit.verifying, of audit.evidence
+    how fast: api.limiting ─ limits.policies, limits.bucket (in memory), limits.shared (with other replicas, in Valkey)
+
+    beside the way: vault (what rests on the disk is sealed; who was erased), telemetry (logs, metrics), settings,
+                    clock, simulator (Leanplum's stand-in)
     whose Leanplum keys are used, and which: apps
     the nouns: model, ids, errors
     for operators: dead_letters (by command; over HTTP in api.dead_letters)
     from outside in: serving (runs the server, with its protocol), main (the application), wiring (opens and closes all)
+    what the operating system may give and take: confines
 """
 
 __version__ = "0.1.0"

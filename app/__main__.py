@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from app import confines
 from app.errors import GatewayError, StartRefused
 from app.settings import Settings, load, table
 
@@ -20,6 +21,8 @@ keys_cli = typer.Typer(help="Caller keys.", no_args_is_help=True)
 cli.add_typer(keys_cli, name="keys")
 dead_letters_cli = typer.Typer(help="What was refused, given up, or perhaps done.", no_args_is_help=True)
 cli.add_typer(dead_letters_cli, name="dead-letters")
+audit_cli = typer.Typer(help="Who did what, and whether that is still what was recorded.", no_args_is_help=True)
+cli.add_typer(audit_cli, name="audit")
 
 Host = Annotated[str | None, typer.Option(help="GATEWAY_HOST")]
 Port = Annotated[int | None, typer.Option(help="GATEWAY_PORT; 0 takes a free one", min=0, max=65535)]
@@ -146,18 +149,22 @@ def create_key(
     """Make a key. It is shown this once."""
     from app.callers.store import ALL_SCOPES
     from app.clock import now_ms
-    from app.model import Scope
 
-    unknown = sorted(set(scope or ()) - {known.value for known in Scope})
-    if unknown:
-        raise StartRefused(f"--scope: takes {', '.join(Scope)}; not {', '.join(unknown)}")
     now = now_ms()
     expires_at = now + expires_in_days * 86_400_000 if expires_in_days else None
-    scopes = frozenset(Scope(one) for one in scope) if scope else ALL_SCOPES
+    scopes = _scopes(scope) if scope else ALL_SCOPES
     key, stored = _store().create(
         name, scopes, app, now, expires_at=expires_at, rate_per_second=rate_per_second, rate_burst=rate_burst
     )
     _show_key(key, stored, as_json=as_json)
+
+
+def _scopes(named: list[str]) -> Any:
+    from app.model import Scope
+
+    if unknown := sorted(set(named) - {known.value for known in Scope}):
+        raise StartRefused(f"--scope: takes {', '.join(Scope)}; not {', '.join(unknown)}")
+    return frozenset(Scope(one) for one in named)
 
 
 def _show_key(key: str | None, stored: Any, *, as_json: bool) -> None:
@@ -165,8 +172,10 @@ def _show_key(key: str | None, stored: Any, *, as_json: bool) -> None:
 
     if as_json:
         typer.echo(json.dumps(key_document(stored, key)))
-    else:
+    elif key is not None:
         typer.echo(f"{key}\n\nid {stored.caller.key_id}; the key is not shown again.")
+    else:
+        typer.echo(f"{stored.caller.key_id} is changed.")
 
 
 @keys_cli.command("list")
@@ -181,6 +190,32 @@ def list_keys(as_json: AsJson = False) -> None:
     for row in rows:
         state = f"revoked {row['revokedAt']}" if row["revokedAt"] else f"since {row['createdAt']}"
         typer.echo(f"{row['id']}  …{row['lastFour']}  {row['name']}  {state}  {' '.join(row['scopes'] or ())}")
+
+
+@keys_cli.command("patch")
+def change_key(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it")],
+    name: Annotated[str | None, typer.Option(help="Whose key it is")] = None,
+    scope: Annotated[list[str] | None, typer.Option(help="What it may do from now on; several times")] = None,
+    app: Annotated[list[str] | None, typer.Option(help="For this app from now on; several times")] = None,
+    every_app: Annotated[bool, typer.Option("--every-app", help="For every app")] = False,
+    expires_in_days: Annotated[int | None, typer.Option(min=0, max=36_500, help="0: never")] = None,
+    rate_per_second: Annotated[int | None, typer.Option(min=0, help="Its own limit; 0: the gateway's")] = None,
+    rate_burst: Annotated[int | None, typer.Option(min=0, help="Its own limit; 0: the gateway's")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a key. What is not named stays as it is."""
+    from app.callers.store import KEEP, by_operator
+    from app.clock import now_ms
+
+    now = now_ms()
+    changes = _given(name=name, scopes=_scopes(scope) if scope else None, apps=frozenset(app) if app else None)
+    changes |= {"apps": None} if every_app else {}
+    limits = _given(rate_per_second=rate_per_second, rate_burst=rate_burst)
+    changes |= {limit: value or None for limit, value in limits.items()}
+    until = KEEP if expires_in_days is None else (now + expires_in_days * 86_400_000 if expires_in_days else None)
+    stored = _store().change(key_id, now, changes, by_operator("key.change"), until)
+    _show_key(None, stored, as_json=as_json)
 
 
 @keys_cli.command("rotate")
@@ -211,7 +246,7 @@ OfStatus = Annotated[str | None, typer.Option("--status", help="Only rejected, e
 Since = Annotated[str | None, typer.Option(help="Only those of this time (RFC 3339) or later")]
 Until = Annotated[str | None, typer.Option(help="Only those from before this time")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell how many there are")]
-OfApp = Annotated[str, typer.Option("--app", help="Of this app")]
+OfApp = Annotated[str | None, typer.Option("--app", help="Only of this app")]
 All = Annotated[bool, typer.Option("--all", help="Every one that the options choose, though no ids are given")]
 
 
@@ -221,7 +256,7 @@ def list_dead_letters(
     status: OfStatus = None,
     since: Since = None,
     until: Until = None,
-    app: OfApp = "default",
+    app: OfApp = None,
     as_json: AsJson = False,
 ) -> None:
     """Those that there are, oldest first; never what is in them."""
@@ -231,8 +266,8 @@ def list_dead_letters(
         if as_json:
             typer.echo(json.dumps(receipt))
         else:
-            said = receipt.get("leanplum", {})
-            typer.echo(f"{receipt['id']}  {receipt['status']}  {receipt['action']}  {receipt['settledAt']}  {said}")
+            told = [receipt[name] for name in ("app", "id", "status", "action", "settledAt")]
+            typer.echo("  ".join([*told, str(receipt.get("leanplum", {}))]))
 
 
 @dead_letters_cli.command("replay")
@@ -242,7 +277,7 @@ def replay_dead_letters(
     status: OfStatus = None,
     since: Since = None,
     until: Until = None,
-    app: OfApp = "default",
+    app: OfApp = None,
     every: All = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -261,7 +296,7 @@ def discard_dead_letters(
     status: OfStatus = None,
     since: Since = None,
     until: Until = None,
-    app: OfApp = "default",
+    app: OfApp = None,
     every: All = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -273,6 +308,65 @@ def discard_dead_letters(
     typer.echo(f"{count} {'would be' if dry_run else 'are'} discarded.")
 
 
+Key = Annotated[str | None, typer.Option("--public-key", help="The key, as `audit public-key` shows it")]
+Kept = Annotated[
+    list[str] | None, typer.Option("--checkpoint", help="A checkpoint kept outside: the note, or a file; several times")
+]
+
+
+@audit_cli.command("verify")
+def verify_audit(
+    export: Annotated[Path | None, typer.Option(help="Of this export, not of the database; needs no settings")] = None,
+    public_key: Key = None,
+    checkpoint: Kept = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find what was changed, removed, inserted, reordered or cut off, and name it. Ends with 1 where something was."""
+    from app.audit import commands
+
+    kept = checkpoint or []
+    if export is not None:
+        report = commands.verify_export(export, public_key, kept)
+    else:
+        report = commands.verify_database(_settings(), public_key, kept)
+    if as_json:
+        typer.echo(json.dumps({"findings": [one._asdict() for one in report.findings], **report.counts}))
+    for kind, first, last, detail in () if as_json else report.findings:
+        numbers = str(first) if first == last else f"{first} to {last}"
+        typer.echo(f"{kind}: {'of' if kind == 'checkpoint' else 'record'} {numbers}: {detail}")
+    if not as_json:
+        told = "{records} records, {sealed} sealed, {removed} removed by retention".format(**report.counts)
+        typer.echo(f"{told}; {'NOT as they were recorded' if report.findings else 'all as they were recorded'}.")
+    if report.findings:
+        raise typer.Exit(1)
+
+
+@audit_cli.command("export")
+def export_audit(
+    file: Annotated[Path | None, typer.Argument(help="Where to write it; default: the standard output")] = None,
+    since: Annotated[str | None, typer.Option(help="Only records of this time (RFC 3339) or later")] = None,
+    until: Annotated[str | None, typer.Option(help="Only records from before this time")] = None,
+) -> None:
+    """Write the records as JSON Lines, with what `audit verify --export` needs to verify them elsewhere."""
+    from app.audit import commands
+
+    settings = _settings()
+    if file is None:
+        commands.export(settings, since, until, sys.stdout.buffer)
+        return
+    with file.open("wb") as opened:
+        commands.export(settings, since, until, opened)
+    typer.echo(f"{file} is written.")
+
+
+@audit_cli.command("public-key")
+def show_public_key() -> None:
+    """Show what checkpoints are verified with. Keep it where whoever can change the database can't."""
+    from app.audit import commands
+
+    typer.echo(commands.public_key(_settings()).text)
+
+
 def _store() -> Any:
     from app.callers.store import KeyStore
     from app.database.engine import connect
@@ -282,6 +376,7 @@ def _store() -> Any:
 
 def main() -> None:
     """Run a command. What refuses the start is told in a line for each reason, never by a traceback."""
+    confines.without_dumps()
     try:
         cli(standalone_mode=True)
     except StartRefused as refused:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from app.errors import StartRefused
 from app.model import APP_NAME, App, KeyKind
 from app.settings import Settings, upstream
+from app.telemetry import describe
 
 REFRESH_SECONDS = 1.0
 DEFAULT = "default"  # the name of the app that the variables configure
@@ -36,6 +37,12 @@ class _Entry(BaseModel):
     api_url: Annotated[str, AfterValidator(upstream)] | None = None
     rate_per_second: Rate | None = None
     rate_burst: Rate | None = None
+
+    @model_validator(mode="after")
+    def _burst_of_a_rate(self) -> "_Entry":
+        if self.rate_burst is not None and self.rate_per_second is None:
+            raise ValueError("rate_burst needs rate_per_second beside it")
+        return self
 
 
 class _File(BaseModel):
@@ -106,8 +113,8 @@ def _followed(raw: Any, environ: Mapping[str, str], at: tuple[str, ...], faults:
     if at and raw.keys() == {"file"}:
         try:
             return Path(str(raw["file"])).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        except (OSError, ValueError) as error:  # a ValueError: what is no path, or not UTF-8
+            why = error.strerror if isinstance(error, OSError) else "it is no path, or the file is not UTF-8 text"
             faults.append(f"{'.'.join(at)}: the file {raw['file']} can't be read: {why}")
             return None
     return {name: _followed(value, environ, (*at, name), faults) for name, value in raw.items()}
@@ -162,4 +169,7 @@ class Apps(Mapping[str, App]):
         by a link, and a file that is referred to has a time of its own."""
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
-            self.refresh()
+            try:
+                self.refresh()
+            except Exception as error:  # the outermost place: a reader that ended would keep an old key for good
+                log.error("apps.unreadable", **describe(error))

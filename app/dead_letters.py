@@ -48,27 +48,35 @@ def _ms(option: str, text: str | None) -> int | None:
         raise StartRefused(f"{option}: {error}") from None
 
 
-def listed(settings: Settings, app: str, which: Filter) -> Iterator[dict[str, Any]]:
-    """Their receipts, oldest first."""
-    after = 0
-    while found := _with(settings, partial(_page, app=app, which=which, after=after)):
-        yield from map(receipt_document, found)
-        after = found[-1].seq
+def listed(settings: Settings, app: str | None, which: Filter) -> Iterator[dict[str, Any]]:
+    """Their receipts with the app that each is of, oldest first; of one app, or of each in turn."""
+    for name in _with(settings, partial(_apps, app=app)):
+        after = 0
+        while found := _with(settings, partial(_page, app=name, which=which, after=after)):
+            yield from ({"app": name} | receipt_document(one) for one in found)
+            after = found[-1].seq
+
+
+async def _apps(outbox: Outbox, app: str | None) -> list[str]:
+    return await outbox.dead_apps() if app is None else [app]
 
 
 async def _page(outbox: Outbox, app: str, which: Filter, after: int) -> list[Receipt]:
     return await outbox.dead_letters(app, which, after, 1_000)
 
 
-def act(settings: Settings, act: Literal["replay", "discard"], app: str, which: Filter, *, dry_run: bool) -> int:
-    """Do it, with an audit record for each step; how many there were."""
+def act(settings: Settings, act: Literal["replay", "discard"], app: str | None, which: Filter, *, dry_run: bool) -> int:
+    """Do it, for one app or for all, with an audit record for each step; how many there were."""
 
     def record(count: int) -> tuple[int, str]:
         now = now_ms()
         return now, administrative_act(time=now, act=f"dead-letter.{act}", subject=f"{count} items")
 
-    matched, done = _with(settings, lambda outbox: getattr(outbox, act)(app, which, record, dry_run=dry_run))
-    return int(matched if dry_run else done)
+    async def each(outbox: Outbox) -> int:
+        done = [await getattr(outbox, act)(name, which, record, dry_run=dry_run) for name in await _apps(outbox, app)]
+        return sum(one[0 if dry_run else 1] for one in done)
+
+    return _with(settings, each)
 
 
 def _with(settings: Settings, use: Callable[[Outbox], Awaitable[T]]) -> T:

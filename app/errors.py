@@ -11,10 +11,13 @@ GatewayError
 │   ├── IdConflict           an id was used before for another content
 │   ├── TooLarge
 │   ├── UnsupportedMediaType
+│   ├── TooSlow              the body comes too slowly
+│   ├── KeyInUrl             a key stands where logs and histories keep it
 │   └── RateLimited
 ├── Unable                   the gateway can't take it now; the caller should try again
 │   ├── QueueFull
 │   ├── StorageUnavailable
+│   ├── Overloaded           as much is being read as may be
 │   └── UpstreamUnavailable  Leanplum is away, or asks for fewer calls
 ├── Upstream                 what was asked of Leanplum while the caller waited came to nothing
 │   ├── KeyNotConfigured     it needs a kind of Leanplum key that isn't there
@@ -90,6 +93,14 @@ class UnsupportedMediaType(Refusal):
     """The body's media type or encoding is not one that is read here."""
 
 
+class TooSlow(Refusal):
+    """The body comes more slowly than is waited for."""
+
+
+class KeyInUrl(Refusal):
+    """A key stands in the address, where logs and histories keep it."""
+
+
 class RateLimited(Refusal):
     """The caller's limit is spent; `retry_after` is in seconds."""
 
@@ -112,6 +123,10 @@ class QueueFull(Unable):
 
 class StorageUnavailable(Unable):
     """The database can't commit now, so nothing may be promised."""
+
+
+class Overloaded(Unable):
+    """As many connections, or bytes of bodies, as may be are held already."""
 
 
 class UpstreamUnavailable(Unable):

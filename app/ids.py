@@ -47,6 +47,7 @@ def shard(lane: int) -> int:
     return lane % SHARDS
 
 
-def share(key_id: str) -> int:
-    """The number that a caller's fair share is kept under. Two callers that had the same would share one."""
-    return zlib.crc32(key_id.encode())
+def share(app: str, key_id: str) -> int:
+    """The number that a caller's fair share of an app is kept under: what is held for one app keeps nothing of another
+    waiting. Two that had the same number would share one."""
+    return zlib.crc32(key_id.encode(), zlib.crc32(app.encode()))

@@ -5,7 +5,7 @@ user is named; Leanplum locks one subject at a time, so order and one-call-at-a-
 Times are milliseconds since the epoch (`…_at`) unless said otherwise.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
@@ -122,6 +122,7 @@ class Acceptance(NamedTuple):
     items: list[NewItem]
     refused: int = 0
     batch: bool = False
+    users: Sequence[str] = ()  # the keyed hashes of whom it is about, for the audit
 
 
 Kind = Literal["accepted", "duplicate", "conflict", "erased"]

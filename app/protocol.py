@@ -1,15 +1,36 @@
-"""HTTP/1.1 as uvicorn speaks it, but with one write for an answer instead of two.
+"""HTTP/1.1 as uvicorn speaks it, but with one write for an answer instead of two, and with bounds on what a caller may
+hold: the size of a head, the time that a head, a body or the reading of an answer takes, the number of connections.
 
 uvicorn writes an answer's head and body by themselves; each is a system call and wakes the other side. For answers as
-short as ours that is a fair part of what a request costs.
+short as ours that is a fair part of what a request costs. The bounds cost a request next to nothing: callbacks only
+note where they are, and each connection is looked at once in a while.
 """
 
 import asyncio
+import http
+import socket
 from typing import Any
 
+import httptools
+import structlog
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api import context, problems
+from app.settings import Settings
+
+MAX_HEAD = 64 * 1024  # bytes of a request's line and headers together; of trailers, and of what frames chunks, too
+MAX_URL = 32 * 1024
+MAX_HEADERS = 100
+MAX_PIPELINED = 100
+LOOK_SECONDS = 1.0
+LINGER_SECONDS = 2.0  # in which a caller that is refused while it still sends can read why
+LINGER_BYTES = 1024 * 1024
+UNSENT = 128 * 1024  # bytes that the kernel takes ahead, so that a reader's pace is seen
+
+IDLE, HEAD, BODY, BUSY, REFUSED = "idle", "head", "body", "busy", "refused"
+_headers_complete = HttpToolsProtocol.on_headers_complete  # by its name: super() costs more than what is done around it
+log = structlog.get_logger("connection")
 
 
 class _Joining:
@@ -19,6 +40,7 @@ class _Joining:
         self._transport = transport
         self._held: list[bytes] = []
         self._loop = asyncio.get_running_loop()
+        self.written = 0  # bytes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -29,6 +51,11 @@ class _Joining:
             self._loop.call_soon(self._flush)
         self._held.append(data)
 
+    def write_eof(self) -> None:
+        """Write what is held, then tell that no more comes."""
+        self._flush()
+        self._transport.write_eof()
+
     def close(self) -> None:
         """Write what is held, then close."""
         self._flush()
@@ -37,22 +64,212 @@ class _Joining:
     def _flush(self) -> None:
         if self._held:
             data, self._held = b"".join(self._held), []
+            self.written += len(data)
             self._transport.write(data)
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol on a joining transport."""
+    """uvicorn's protocol on a joining transport, with bounds (from the settings in the app's state)."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection was opened."""
-        super().connection_made(_Joining(transport))  # type: ignore[arg-type]
+        self._joining = _Joining(transport)
+        super().connection_made(self._joining)  # type: ignore[arg-type]
+        _notice_slow_readers(transport)
+        self._settings: Settings = self.config.app.state.settings  # type: ignore[union-attr]
+        self._refused = False
+        self._received = 0  # bytes
+        self._beside = 0  # bytes that came since a head or a piece of a body was whole
+        self._heard = self.loop.time()  # when anything came
+        self._seen: tuple[str, Any] = (IDLE, None)  # what was going on at the last look
+        self._since, self._before = self._heard, 0  # since when, and what had been received by then
+        self._unread: tuple[float, int] | None = None  # since when an answer is not read, and what had been by then
+        self._every = min(LOOK_SECONDS, self._settings.gateway_head_seconds / 4)
+        self._timer = self.loop.call_later(self._every, self._look)
+        if len(self.connections) > self._settings.gateway_max_connections:
+            self._make_room()
 
-    def send_400_response(self, msg: str) -> None:
-        """What is no HTTP at all is told in the one form of errors, too."""
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    # --- what comes in ------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes; the last ones, where they are neither a whole head nor a body for too long."""
+        size = len(data)
+        self._received += size
+        self._beside += size
+        self._heard = self.loop.time()
+        if self._refused:
+            if self._beside > LINGER_BYTES:
+                self.transport.abort()
+            return
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # answered as any other request
+        except httptools.HttpParserError:
+            self._refuse_unreadable()
+        if self._beside > MAX_HEAD and not self._refused:
+            self._refuse_head()
+
+    def on_headers_complete(self) -> None:
+        """A head is whole. Trailers, which may come later, are none of it and are dropped."""
+        if self._beside > MAX_HEAD or len(self.headers) > MAX_HEADERS or len(self.url) > MAX_URL or self.pipeline:
+            self._check_head()
+        self._beside = 0
+        _headers_complete(self)
+        self.headers = []
+
+    def _check_head(self) -> None:
+        """Raises ValueError, which ends the parsing, where the head or the pipeline is over a limit."""
+        if self._too_much() or len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError
+
+    def _too_much(self) -> bool:
+        """What came may be more than the head."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        return len(self.headers) > MAX_HEADERS or len(self.url) > MAX_URL or size > MAX_HEAD
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body."""
+        self._beside = 0
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        self.cycle.more_body = False
+        if not self.cycle.response_complete:
+            self.cycle.message_event.set()
+
+    def _refuse_unreadable(self) -> None:
+        """What is no HTTP at all, or too much of it, is told in the one form of errors, too."""
+        if self._in_head and self._too_much():
+            self._refuse_head()
+        else:
+            self._refuse("malformed", "The request is not HTTP/1.1.")
+
+    def _refuse_head(self) -> None:
+        if self._in_head and len(self.url) > MAX_URL:
+            self._refuse("url-too-long", f"The URL has more than {MAX_URL} bytes.")
+        else:
+            detail = f"The head has more than {MAX_HEADERS} headers or {MAX_HEAD} bytes."
+            self._refuse("head-too-large", detail)
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _in_head(self) -> bool:
+        """Whether a head has begun and is not whole: then its scope is no cycle's yet."""
+        return self.scope is not getattr(self.cycle, "scope", None)  # before the first request there is no cycle
+
+    @property
+    def _busy(self) -> bool:
+        return not getattr(self.cycle, "response_complete", True)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is going on."""
+        return self._going_on()[0] is IDLE
+
+    def _going_on(self) -> tuple[str, Any]:
+        """What is going on, and with which request."""
+        if self._refused:
+            return REFUSED, None
+        if self._in_head:
+            return HEAD, self.scope
+        if getattr(self.cycle, "more_body", False):
+            return BODY, self.cycle
+        return (BUSY, self.cycle) if self._busy else (IDLE, None)
+
+    def _look(self) -> None:
+        """Once in a while: is anything too slow? What is going on is timed from the first look that finds it."""
+        self._timer = self.loop.call_later(self._every, self._look)
+        now, seen = self.loop.time(), self._going_on()
+        if seen != self._seen:
+            self._seen, self._since, self._before = seen, now, self._received
+        what, waited = seen[0], now - self._since
+        if self._unread_too_long(now) or (what is REFUSED and waited > LINGER_SECONDS):
+            self.transport.abort()
+        elif what is HEAD and waited > self._settings.gateway_head_seconds:
+            seconds = f"{self._settings.gateway_head_seconds:g}"
+            self._refuse("request-timeout", f"The request's head was not whole after {seconds} seconds.")
+        elif what is BODY:
+            self._look_at_body(waited)
+        elif what is IDLE and now - max(self._heard, self._since) > self.timeout_keep_alive:
+            self.transport.close()
+
+    def _look_at_body(self, waited: float) -> None:
+        """Too slow is what is slower than the least rate, when it was asked for. The application tells the caller."""
+        if self.flow.read_paused:
+            self._since += self._every
+        elif waited > self._allowed(self._received - self._before):
+            if self.cycle.response_complete:
+                self.transport.close()
+                return
+            self.cycle.keep_alive = False
+            if context.CONTEXT in self.cycle.scope:
+                context.of(self.cycle.scope).too_slow = True
+            self.cycle.message_event.set()
+
+    def _unread_too_long(self, now: float) -> bool:
+        unread = self.transport.get_write_buffer_size()
+        if not unread:
+            self._unread = None
+            return False
+        read = self._joining.written - unread
+        since, before = self._unread = self._unread or (now, read)
+        return now - since > self._allowed(read - before)
+
+    def _allowed(self, size: int) -> float:
+        """The seconds that so many bytes may take."""
+        return self._settings.gateway_slow_seconds + size / self._settings.gateway_least_bytes_per_second
+
+    # --- refusing -----------------------------------------------------------------------------------------------------
+
+    def _make_room(self) -> None:
+        """Close the connection on which nothing has been going on for longest; where there is none, refuse this one."""
+        others = (one for one in self.connections if isinstance(one, Protocol) and one is not self)
+        idle = min((one for one in others if one.idle), key=lambda one: one._heard, default=None)
+        if idle is not None:
+            idle.transport.close()
+        else:
+            self._refuse("overloaded", "As many connections as may be are open.", (b"retry-after", b"5"))
+
+    def _refuse(self, slug: str, detail: str, *headers: tuple[bytes, bytes]) -> None:
+        """Say why, then close. Nothing is said where it would be taken for another request's answer."""
+        in_head, self._refused, self._beside = self._in_head, True, 0
+        log.info("connection.refused", slug=slug, address=self.client[0] if self.client else "")
+        in_the_way = self.pipeline or (self._busy and (in_head or self.cycle.response_started))
+        if self._busy:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if in_the_way:
+            self.transport.close()
+            return
+        self.transport.write(self._problem(slug, detail, *headers))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def _problem(self, slug: str, detail: str, *headers: tuple[bytes, bytes]) -> bytes:
         request_id = context.new_request_id()
-        answer = problems.plain("malformed", "The request is not HTTP/1.1.", request_id, (b"connection", b"close"))
+        answer = problems.plain(slug, detail, request_id, (b"connection", b"close"), *headers)
         fields = [*self.server_state.default_headers, *answer.headers, (b"x-request-id", request_id.encode())]
         lines = b"".join(b"%s: %s\r\n" % field for field in fields)
-        head = b"HTTP/1.1 400 Bad Request\r\n%scontent-length: %d\r\n\r\n" % (lines, len(answer.body))
-        self.transport.write(head + answer.body)
-        self.transport.close()
+        line = b"HTTP/1.1 %d %s\r\n" % (answer.status, http.HTTPStatus(answer.status).phrase.encode())
+        return line + lines + b"content-length: %d\r\n\r\n" % len(answer.body) + answer.body
+
+
+def _notice_slow_readers(transport: asyncio.Transport) -> None:
+    opened = transport.get_extra_info("socket")
+    if opened is not None and opened.family in {socket.AF_INET, socket.AF_INET6}:
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)

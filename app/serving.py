@@ -12,6 +12,7 @@ import structlog
 import uvicorn
 import uvloop
 
+from app import confines
 from app.apps import Apps, read
 from app.callers import keys
 from app.callers.store import ALL_SCOPES, KeyStore, StoredKey
@@ -79,10 +80,12 @@ def listen(settings: Settings) -> socket.socket:
 def serve(settings: Settings, *, delivery: bool = True, listening: socket.socket | None = None) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartRefused where the start is refused."""
     prepare(settings)
+    settings = settings.model_copy(update={"gateway_max_connections": confines.connections(settings)})
     with listening or listen(settings) as opened:
         config = uvicorn.Config(
             create_app(settings, delivery=delivery),
             http=Protocol,
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -111,7 +114,7 @@ async def _deliver(settings: Settings) -> None:
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, ended.set)
-    async with gateway(settings, Metrics()) as opened:
+    async with gateway(settings, Metrics(), calls=False) as opened:
         loop.add_signal_handler(signal.SIGHUP, opened.apps.refresh)
         structlog.get_logger("delivery").info("delivery.started")
         await ended.wait()
@@ -188,7 +191,7 @@ def _sandbox_key(settings: Settings) -> str:
 
 
 def _is(stored: StoredKey, key: str | None) -> bool:
-    return key is not None and any(secret.hash == keys.digest(key) for secret in stored.secrets)
+    return key is not None and any(secrets.compare_digest(one.hash, keys.digest(key)) for one in stored.secrets)
 
 
 def _welcome(host: str, key: str, simulator: str) -> str:

@@ -66,6 +66,17 @@ def _seed(text: SecretStr) -> SecretStr:
     return text
 
 
+def _valkey(url: SecretStr) -> SecretStr:
+    parts = urlsplit(url.get_secret_value())
+    _ = parts.port  # raises ValueError where it is no port
+    scheme = parts.scheme in {"redis", "rediss", "valkey", "valkeys"}
+    if scheme and parts.hostname and re.fullmatch(r"(/\d*)?", parts.path) and not parts.query and not parts.fragment:
+        return url
+    raise ValueError(
+        "takes valkey:// or redis:// (valkeys:// or rediss:// for TLS), then [USER:PASSWORD@]HOST:PORT[/DB]"
+    )
+
+
 def _data_keys(text: SecretStr) -> SecretStr:
     told = text.get_secret_value().split(",")
     found = [DATA_KEY.fullmatch(one) for one in (told[1:] if told[0] == IN_CLEAR else told)]
@@ -78,13 +89,6 @@ def _data_keys(text: SecretStr) -> SecretStr:
     return text
 
 
-def _unset(value: str | None) -> None:
-    """A setting of the contract that is not built yet stops the start: ignoring it would be a lie."""
-    if value:
-        raise ValueError("is not built yet; unset it")
-
-
-Unbuilt = Annotated[str | None, AfterValidator(_unset)]
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, le=10 * 366 * 86_400, allow_inf_nan=False)]
 
@@ -110,7 +114,12 @@ class Settings(BaseSettings):
     gateway_apps_file: Path | None = Field(
         None, description="a TOML file with several apps, as [apps.NAME] tables; read again when it changes"
     )
-    gateway_shared_limits_url: Unbuilt = Field(None, description="limits shared by replicas: each keeps its own")
+    gateway_shared_limits_url: Annotated[SecretStr, AfterValidator(_valkey)] | None = Field(
+        None, description="a Valkey or Redis in which replicas share the limits; without it each keeps its own"
+    )
+    gateway_shared_limits_timeout_seconds: Seconds = Field(
+        0.05, description="how long a call waits for the shared limits before each replica keeps a share by itself"
+    )
     gateway_bootstrap_key: SecretStr | None = Field(
         None, description="a caller key with every scope, made at the first start when no key exists yet"
     )
@@ -128,6 +137,17 @@ class Settings(BaseSettings):
     gateway_rate_per_second: Positive = Field(1_000, description="items a second for each caller key")
     gateway_rate_burst: Positive = Field(5_000, description="items at once for each caller key")
     gateway_failed_auth_per_minute: Positive = Field(50, description="failed authentications a minute for each address")
+    gateway_max_connections: Positive = Field(5_000, description="connections of callers at once, idle ones too")
+    gateway_max_held_bytes: Positive = Field(
+        256 * 1024 * 1024, description="bytes of large bodies being read at once, of all callers together"
+    )
+    gateway_head_seconds: Seconds = Field(10, description="how long the head of a request may take to come")
+    gateway_slow_seconds: Seconds = Field(
+        30, description="how long a body, or the reading of an answer, may take beyond its size at the least rate"
+    )
+    gateway_least_bytes_per_second: Positive = Field(
+        10_000, description="the least rate at which a body must come, and an answer be read"
+    )
     gateway_max_queued_items: Positive = Field(10_000_000, description="items that may wait")
     gateway_upstream_concurrency: Positive = Field(16, description="calls to Leanplum in flight at once")
     gateway_upstream_timeout_seconds: Seconds = Field(30, description="how long one call to Leanplum may take")
@@ -238,8 +258,9 @@ def table(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterat
 
 
 def _shown(name: str, value: object) -> str:
-    """A database's URL may have a password in it; the secrets mask themselves."""
-    if name == "gateway_database_url":
-        parts = urlsplit(str(value))
-        return str(value).replace(f":{parts.password}@", ":***@") if parts.password else str(value)
+    """A URL may have a password in it, which alone is masked; the secrets mask themselves."""
+    if name in {"gateway_database_url", "gateway_shared_limits_url"}:
+        url = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        parts = urlsplit(url)
+        return url.replace(f":{parts.password}@", ":***@") if parts.password else url
     return str(value)

@@ -45,9 +45,18 @@ def configure_logging(level: str, form: str) -> None:
             wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
             cache_logger_on_first_use=True,
         )
+    sys.excepthook = lambda kind, error, place: _uncaught(error)
+    threading.excepthook = lambda told: _uncaught(told.exc_value)
+    sys.unraisablehook = lambda told: _uncaught(told.exc_value)
     root = logging.getLogger()
     root.handlers = [_Forward()]
     root.setLevel(max(LEVELS[level], logging.WARNING))  # libraries speak of their insides; only their warnings are news
+
+
+def _uncaught(error: BaseException | None) -> None:
+    """What nobody caught: Python itself would print its text, which may hold what a caller sent, or a key."""
+    if error is not None:
+        structlog.get_logger("gateway").error("error.uncaught", **describe(error))
 
 
 class _Direct:
@@ -181,6 +190,20 @@ class Metrics:
             "leanplum_gateway_call_rate", "Calls to Leanplum allowed a second", ["app"], registry=self.registry
         )
         self.states: dict[str, str] = {}  # how the way to Leanplum is, by app: closed (as it should be), open, held
+
+    def sharing_limits(self) -> tuple[Gauge, Counter]:
+        """The metrics of limits that replicas share."""
+        up = Gauge(
+            "leanplum_gateway_shared_limits_up",
+            "1 while limits are shared, 0 while each replica keeps a share",
+            registry=self.registry,
+        )
+        here = Counter(
+            "leanplum_gateway_local_limit_decisions",
+            "Decisions by a share, since the shared limits were away",
+            registry=self.registry,
+        )
+        return up, here
 
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)

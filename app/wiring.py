@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -11,7 +11,10 @@ import structlog
 from sqlalchemy import Engine
 
 from app.apps import Apps, read
-from app.audit import records
+from app.audit import records, seed
+from app.audit.notes import Signer
+from app.audit.pseudonyms import Pseudonyms
+from app.audit.sealing import Sealer, refuse_another_key
 from app.callers.directory import Directory, cancelled
 from app.callers.store import KeyStore
 from app.clock import now_ms
@@ -24,6 +27,10 @@ from app.delivery.window import Window
 from app.errors import Refusal, StartRefused, StorageUnavailable
 from app.leanplum.client import LeanplumClient
 from app.limits.bucket import Buckets
+from app.limits.limiter import Limiter, OwnLimiter
+from app.limits.policies import Policies
+from app.limits.shared import SharedLimiter
+from app.limits.valkey import Valkey
 from app.outbox import lifeline
 from app.outbox.housekeeping import Housekeeper
 from app.outbox.outbox import Outbox
@@ -48,15 +55,20 @@ class Gateway:
     outbox: Outbox
     keys: KeyStore
     directory: Directory
-    limits: Buckets
-    failures: Buckets
+    policies: Policies
+    limits: Limiter
     metrics: Metrics
     relay: Relay
+    pseudonyms: Pseudonyms
+    signer: Signer
 
 
 @asynccontextmanager
-async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True) -> AsyncIterator[Gateway]:
-    """The running gateway. Leaving the context finishes and settles what is in flight.
+async def gateway(
+    settings: Settings, metrics: Metrics, *, delivery: bool = True, calls: bool = True
+) -> AsyncIterator[Gateway]:
+    """The running gateway. Leaving the context finishes and settles what is in flight. `calls`: whether callers are
+    served, and so have a share in limits.
 
     Raises StartRefused where the settings or the database don't allow a start.
     """
@@ -65,6 +77,9 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
     vault = await asyncio.to_thread(_vault, settings, engine)
     keys = KeyStore(engine)
     bootstrap(settings, keys)
+    pseudonyms, signer = audit_keys(settings, engine)
+    if settings.audit_seed is None:
+        log.warning("audit.key_in_database", advice="who can change the database can sign as well: GATEWAY_AUDIT_KEY")
     writer = Writer(engine)
     writer.start()
     directory = Directory(keys, now_ms, writer.write)
@@ -79,22 +94,38 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
     )
     outbox.count_queued()
     metrics.queued.set_function(lambda: outbox.queued)
-    limits = Buckets(settings.gateway_rate_per_second, settings.gateway_rate_burst, time.monotonic)
-    failures = Buckets(
-        settings.gateway_failed_auth_per_minute / 60, settings.gateway_failed_auth_per_minute, time.monotonic
-    )
-    beside = [asyncio.create_task(run()) for run in (apps.run, directory.run, _housekeeper(settings, outbox).run)]
+    policies = Policies(settings.gateway_rate_per_second, settings.gateway_rate_burst)
+    sealer = Sealer(engine, writer, signer, int(settings.gateway_audit_seconds * 1000))
+    beside = [
+        asyncio.create_task(run()) for run in (apps.run, directory.run, _housekeeper(settings, outbox).run, sealer.run)
+    ]
     try:
         async with (
-            _delivering(settings, apps, outbox, metrics, wanted=delivery) as turns,
-            _relaying(settings, apps, writer, metrics, turns) as relay,
+            _delivering(settings, apps, outbox, metrics, pseudonyms, wanted=delivery) as turns,
+            _relaying(settings, apps, writer, metrics, turns, pseudonyms) as relay,
+            _limiting(settings, metrics, wanted=calls) as limits,
         ):
-            yield Gateway(settings, apps, engine, writer, outbox, keys, directory, limits, failures, metrics, relay)
+            yield Gateway(
+                settings,
+                apps,
+                engine,
+                writer,
+                outbox,
+                keys,
+                directory,
+                policies,
+                limits,
+                metrics,
+                relay,
+                pseudonyms,
+                signer,
+            )
     finally:
         for task in beside:
             await cancelled(task)
         with suppress(StorageUnavailable):  # when a key was last used is not worth a failed stop
             await directory.tell_used()
+        await sealer.attempt()  # what was recorded until now
         await writer.stop()
         engine.dispose()
 
@@ -107,6 +138,7 @@ def prepare(settings: Settings) -> None:
     try:
         _tell(_vault(settings, engine))
         bootstrap(settings, KeyStore(engine))
+        audit_keys(settings, engine)
         with lifeline.held(settings.gateway_database_url, str(uuid.uuid4())):
             pass
     finally:
@@ -137,9 +169,17 @@ def bootstrap(settings: Settings, store: KeyStore) -> None:
         log.info("key.bootstrapped", key_id=stored.caller.key_id)
 
 
+def audit_keys(settings: Settings, engine: Engine) -> tuple[Pseudonyms, Signer]:
+    """What hashes users' ids for the audit, and what signs it. Raises StartRefused where it was signed by another."""
+    made_of = settings.audit_seed or seed.kept(engine)
+    signer = Signer(made_of)
+    refuse_another_key(engine, signer.public)
+    return Pseudonyms(made_of), signer
+
+
 @asynccontextmanager
 async def _delivering(
-    settings: Settings, apps: Apps, outbox: Outbox, metrics: Metrics, *, wanted: bool
+    settings: Settings, apps: Apps, outbox: Outbox, metrics: Metrics, pseudonyms: Pseudonyms, *, wanted: bool
 ) -> AsyncIterator[Turns]:
     if not wanted:
         yield Turns(outbox, Window())
@@ -160,6 +200,7 @@ async def _delivering(
                 call_seconds=timeout,
                 concurrency=concurrency,
                 policy=policy,
+                pseudonyms=pseudonyms.of_all,
             )
             outbox.on_accepted = deliverer.notify
             running = asyncio.create_task(deliverer.run())
@@ -172,13 +213,16 @@ async def _delivering(
 
 @asynccontextmanager
 async def _relaying(
-    settings: Settings, apps: Apps, writer: Writer, metrics: Metrics, turns: Turns
+    settings: Settings, apps: Apps, writer: Writer, metrics: Metrics, turns: Turns, pseudonyms: Pseudonyms
 ) -> AsyncIterator[Relay]:
     timeout, concurrency = settings.gateway_relay_timeout_seconds, settings.gateway_relay_concurrency
 
-    def record(app: str, action: str, status: int | None) -> None:
+    def record(app: str, action: str, status: int | None, subjects: Collection[str]) -> None:
         now = now_ms()
-        text = records.leanplum_call(time=now, app=app, attempt="", status=status, outcome={}, action=action)
+        about = records.about_users(pseudonyms.of_all(app, subjects)[: records.MOST_USERS])
+        text = records.leanplum_call(
+            time=now, app=app, attempt="", status=status, outcome={}, action=action, about=about
+        )
         writer.write(records.Record(now, text)).add_done_callback(_recorded)
 
     async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets) as client:
@@ -193,11 +237,29 @@ async def _relaying(
         )
 
 
+@asynccontextmanager
+async def _limiting(settings: Settings, metrics: Metrics, *, wanted: bool) -> AsyncIterator[Limiter]:
+    buckets, url = Buckets(time.monotonic), settings.gateway_shared_limits_url
+    if url is None or not wanted:
+        yield OwnLimiter(buckets)
+        return
+    up, decided_here = metrics.sharing_limits()
+    server = Valkey(url.get_secret_value(), settings.gateway_shared_limits_timeout_seconds)
+    limiter = SharedLimiter(server, buckets, clock=time.monotonic, told=up.set, decided_here=decided_here.inc)
+    await limiter.look()
+    looking = asyncio.create_task(limiter.run())
+    try:
+        yield limiter
+    finally:
+        await cancelled(looking)
+        await limiter.close()
+
+
 def _recorded(future: asyncio.Future[None]) -> None:
     if not future.cancelled() and (error := future.exception()) is not None:
         log.error("record.lost", kind=type(error).__name__)
 
 
 def _housekeeper(settings: Settings, outbox: Outbox) -> Housekeeper:
-    kept = (settings.gateway_dedup_seconds, settings.gateway_dead_letter_seconds, settings.gateway_audit_seconds)
+    kept = (settings.gateway_dedup_seconds, settings.gateway_dead_letter_seconds)
     return Housekeeper(outbox, Limits(*(int(seconds * 1000) for seconds in kept)))

@@ -4,6 +4,7 @@
     start     starts a gateway of one's own: start(gateway_rate_burst=3, delivery=False); closed after the test
     settings  makes Settings on a new, migrated SQLite file: settings(name=value, …)
     database  the URL of a migrated database with nothing in it; the test runs once on each kind
+    valkey    a running Valkey of the test's own, with nothing in it
     path      a migrated SQLite file with nothing in it
 
 `Talk` (api/talk.py) is what the first two give: `talk.event({...})`, `talk.batch([...])`, `talk.get(url)`,
@@ -23,6 +24,8 @@ from app.database.engine import connect
 from app.settings import Settings
 from tests.api.talk import Talk, running
 from tests.postgres import Server, postgresql
+from tests.valkey import Valkey
+from tests.valkey import valkey as running_valkey
 
 WIDE = {
     "gateway_rate_per_second": 10**6,
@@ -60,6 +63,13 @@ def database(request: pytest.FixtureRequest) -> str:
         return f"sqlite:///{request.getfixturevalue('path')}"
     server: Server = request.getfixturevalue("postgresql_server")
     return server.empty()
+
+
+@pytest.fixture
+def valkey() -> Iterator[Valkey]:
+    """A Valkey that the test may kill."""
+    with running_valkey() as server:
+        yield server
 
 
 def make_settings(directory: Path, migrated: Path, given: dict[str, Any]) -> Settings:

@@ -1,6 +1,9 @@
 """Around the service: is it alive, is it ready, its metrics, its pages, the problems explained."""
 
 import asyncio
+import re
+from base64 import b64encode
+from hashlib import sha256
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -45,7 +48,11 @@ async def readyz(request: Request) -> Any:
     """Proves it by a commit. 503 tells which part can't, and while the gateway is stopping."""
     context.of(request.scope).operation = "GET /readyz"
     gateway: Gateway = request.app.state.gateway
-    parts: dict[str, schemas.Part] = {"database": await _database(gateway), "delivery": _delivery(gateway)}
+    parts: dict[str, schemas.Part] = {
+        "database": await _database(gateway),
+        "delivery": _delivery(gateway),
+        "limits": _limits(gateway),
+    }
     if request.app.state.lifecycle.draining:
         parts["process"] = {"ok": False, "detail": "stopping"}
     ready = all(part["ok"] for part in parts.values())
@@ -58,6 +65,12 @@ def _delivery(gateway: Gateway) -> schemas.Part:
     """Never a reason not to accept: what can't be delivered now waits."""
     told = [f"{app}: {STATES[state]}" for app, state in sorted(gateway.metrics.states.items()) if state in STATES]
     return {"ok": True, "detail": "; ".join(told)} if told else {"ok": True}
+
+
+def _limits(gateway: Gateway) -> schemas.Part:
+    """Never a reason not to accept, either."""
+    state = gateway.limits.state()
+    return {"ok": True} if state is None else {"ok": True, "detail": state}
 
 
 STATES = {
@@ -92,7 +105,7 @@ async def problem_index(request: Request) -> HTMLResponse:
         f'<li><a href="/problems/{problem.slug}">{problem.slug}</a> ({problem.status}): {escape(problem.title)}</li>'
         for problem in PROBLEMS.values()
     )
-    return HTMLResponse(PAGE.format(title="Problems", body=f"<h1>Problems</h1><ul>{rows}</ul>"))
+    return _guarded(HTMLResponse(PAGE.format(title="Problems", body=f"<h1>Problems</h1><ul>{rows}</ul>")))
 
 
 @router.get(
@@ -106,7 +119,7 @@ async def problem_page(request: Request, slug: str) -> HTMLResponse:
     context.of(request.scope).operation = "GET /problems/{slug}"
     if (problem := PROBLEMS.get(slug)) is None:
         raise NotFound("There is no kind of problem with this name; /problems lists them.")
-    return HTMLResponse(PAGE.format(title=escape(problem.title), body=_explained(problem)))
+    return _guarded(HTMLResponse(PAGE.format(title=escape(problem.title), body=_explained(problem))))
 
 
 def _explained(problem: Problem) -> str:
@@ -126,6 +139,24 @@ pre{{white-space:pre-wrap}}
 <body>{body}</body></html>"""
 
 
+def _guarded(page: HTMLResponse, styles: str = "") -> HTMLResponse:
+    """The page, with a policy by which a browser runs the scripts that are in it now and no other, and asks no other
+    host for anything. `styles`: what it may be styled by; unless told, the styles that are in it now."""
+    styles = styles or _hashes(page, "style")
+    page.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; script-src 'self'{_hashes(page, 'script')}; style-src {styles}; "
+        "img-src 'self' data:; connect-src 'self'; worker-src blob:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return page
+
+
+def _hashes(page: HTMLResponse, tag: str) -> str:
+    """Of what is inline in the page (CSP level 2)."""
+    inline = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), bytes(page.body), re.DOTALL)
+    return "".join(f" 'sha256-{b64encode(sha256(one).digest()).decode()}'" for one in inline)
+
+
 def add_documentation(app: FastAPI) -> None:
     """`/docs` and `/redoc`, from assets inside this package: no browser asks another host for anything."""
     app.mount("/assets", StaticFiles(directory=str(files("app.api") / "assets")), name="assets")
@@ -133,21 +164,23 @@ def add_documentation(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
         context.of(request.scope).operation = "GET /docs"
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url="/openapi.json",
             title=app.title,
             swagger_js_url="/assets/swagger-ui-bundle.js",
             swagger_css_url="/assets/swagger-ui.css",
             swagger_favicon_url="/assets/favicon.svg",
         )
+        return _guarded(page, styles="'self' 'unsafe-inline'")
 
     @app.get("/redoc", include_in_schema=False)
     async def redoc(request: Request) -> HTMLResponse:
         context.of(request.scope).operation = "GET /redoc"
-        return get_redoc_html(
+        page = get_redoc_html(
             openapi_url="/openapi.json",
             title=app.title,
             redoc_js_url="/assets/redoc.standalone.js",
             redoc_favicon_url="/assets/favicon.svg",
             with_google_fonts=False,
         )
+        return _guarded(page, styles="'self' 'unsafe-inline'")

@@ -84,14 +84,10 @@ DESCRIBED = PATH_PARAMETERS | {
 SHAPES = {ask.action: TypeAdapter[Any](ACTIONS[ask.action].shape) for ask in ASKS}
 
 
-def _enter(request: Request, operation: str, action: Action) -> tuple[Gateway, Context, App]:
+async def _enter(request: Request, operation: str, action: Action) -> tuple[Gateway, Context, App]:
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = operation
-    caller = auth.authenticate(gateway, about)
-    app = auth.choose_app(gateway, about, caller)
-    auth.permit(caller, action.scope)
-    auth.require_key(app, action.key)
-    auth.limit(gateway, about, caller, 1)
+    _, app = await auth.enter(gateway, about, action.scope, action.key)
     return gateway, about, app
 
 
@@ -120,19 +116,21 @@ def _add(ask: Ask) -> None:
     operation = f"{ask.method} {ask.path}"
 
     async def answered(request: Request) -> Response:
-        gateway, about, app = _enter(request, operation, action)
+        in_path(request)  # whom it is about is known even where it is refused
+        gateway, about, app = await _enter(request, operation, action)
         args = await _args(request, gateway, about, ask)
         if action.seldom_changes:
             return await _kept(request, gateway, app, action, args)
         subject = rules.subject_of(args) if action.about is About.USER else None
+        about.subjects = (subject,) if subject else ()
         return Response(orjson.dumps(await gateway.relay.ask(app, action, args, subject)), headers=JSON)
 
     async def uploaded(request: Request) -> Response:
-        gateway, about, app = _enter(request, operation, action)
+        gateway, about, app = await _enter(request, operation, action)
         return await _upload(request, gateway, about, app, action)
 
     async def downloaded(request: Request) -> Response:
-        gateway, about, app = _enter(request, operation, action)
+        gateway, about, app = await _enter(request, operation, action)
         return await _download(gateway, app, await _args(request, gateway, about, ask))
 
     special = {"uploadFile": uploaded, "multi": uploaded, "downloadFile": downloaded}
@@ -170,7 +168,8 @@ async def _upload(request: Request, gateway: Gateway, about: Context, app: App, 
     bodies.media_type(media, MULTIPART)
     if "boundary=" not in media.lower():
         raise Malformed("The Content-Type has no boundary.")
-    limited = Request(request.scope, receiving.limited(request.receive, gateway.settings.gateway_max_upload_bytes))
+    most = gateway.settings.gateway_max_upload_bytes
+    limited = Request(request.scope, receiving.limited(gateway, about, request.receive, most))
     fields: dict[str, str] = {"createJob": "true"} if action.name == "multi" else {}
     try:
         async with limited.form(max_files=MAX_FILES, max_fields=100) as form:
@@ -261,18 +260,16 @@ APPS = "/v1/apps"
 MANAGED = ("unauthorized", "forbidden", "rate-limited", "internal")
 
 
-def _manage(request: Request, operation: str) -> tuple[Gateway, Caller]:
+async def _manage(request: Request, operation: str) -> tuple[Gateway, Caller]:
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = operation
-    caller = auth.authenticate(gateway, about)
-    auth.permit(caller, Scope.KEYS_MANAGE)
-    return gateway, caller
+    return gateway, await auth.enter_beside_apps(gateway, about, Scope.KEYS_MANAGE)
 
 
 @router.get(APPS, summary="The configured apps", response_model=schemas.Apps, responses=problem_responses(*MANAGED))
 async def list_apps(request: Request) -> Any:
     """Which apps there are, and which kinds of Leanplum's keys each has; never a key."""
-    gateway, caller = _manage(request, f"GET {APPS}")
+    gateway, caller = await _manage(request, f"GET {APPS}")
     mine = [app for app in gateway.apps.values() if caller.may_use(app.name)]
     return {
         "apps": [
@@ -295,7 +292,7 @@ async def list_apps(request: Request) -> Any:
 )
 async def check_app(request: Request, name: Annotated[str, Path(description="the app's name")]) -> Any:
     """Asks Leanplum once for each key, by calls that name no user and change nothing."""
-    gateway, caller = _manage(request, f"POST {APPS}/{{name}}/check")
+    gateway, caller = await _manage(request, f"POST {APPS}/{{name}}/check")
     app = gateway.apps.get(name)
     if app is None or not caller.may_use(name):
         raise NotFound("There is no app of this name; GET /v1/apps lists them.")

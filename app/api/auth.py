@@ -1,14 +1,43 @@
-"""Who calls, may they, and how fast: before anything is read or done."""
+"""Who calls, and may they: before anything is read or done."""
 
-import math
-
+from app.api import limiting
 from app.api.context import Context
-from app.errors import Forbidden, KeyNotConfigured, Malformed, RateLimited, Unauthorized
+from app.errors import Forbidden, KeyNotConfigured, Malformed, Unauthorized
 from app.model import App, Caller, KeyKind, Scope
 from app.wiring import Gateway
 
 
-def authenticate(gateway: Gateway, context: Context) -> Caller:
+async def enter(gateway: Gateway, context: Context, scope: Scope, kind: KeyKind | None = None) -> tuple[Caller, App]:
+    """Who calls, and about which app, for a call that counts as one item, whatever is said to it. `kind`: of Leanplum's
+    key that it needs. Raises Unauthorized, RateLimited, Forbidden, Malformed, KeyNotConfigured."""
+    caller = _recognised(gateway, context) or await authenticate(gateway, context)
+    try:
+        app = choose_app(gateway, context, caller)
+    finally:
+        await limiting.take(gateway, context, caller, 1)
+    permit(caller, scope)
+    if kind is not None:
+        require_key(app, kind)
+    return caller, app
+
+
+async def enter_beside_apps(gateway: Gateway, context: Context, scope: Scope) -> Caller:
+    """The same for a call that is about no app."""
+    caller = await authenticate(gateway, context)
+    await limiting.take(gateway, context, caller, 1)
+    permit(caller, scope)
+    return caller
+
+
+def _recognised(gateway: Gateway, context: Context) -> Caller | None:
+    """The caller whose key has come just so before: nearly every one."""
+    header = context.headers.get(b"authorization")
+    if header is not None:
+        context.caller = gateway.directory.recognise(header)
+    return context.caller
+
+
+async def authenticate(gateway: Gateway, context: Context) -> Caller:
     """The caller, by key. Raises Unauthorized; or RateLimited where an address has failed too often. A good key passes
     all the same: many callers may share an address."""
     header = context.headers.get(b"authorization") or b"\0" + context.headers.get(b"x-api-key", b"")
@@ -18,9 +47,7 @@ def authenticate(gateway: Gateway, context: Context) -> Caller:
     try:
         context.caller = gateway.directory.authenticate(_key(context), header)
     except Unauthorized:
-        if (wait := gateway.failures.wait(context.address)) > 0:
-            raise RateLimited("Too many failed authentications from this address.", wait) from None
-        gateway.failures.take(context.address, 1)
+        await limiting.count_failure(gateway, context.address)
         raise
     return context.caller
 
@@ -63,16 +90,3 @@ def require_key(app: App, kind: KeyKind) -> None:
     """Raises KeyNotConfigured where Leanplum's key of this kind is not there."""
     if kind not in app.keys:
         raise KeyNotConfigured(f"This needs Leanplum's {kind.value} key: {app.setting(kind)} is not set.")
-
-
-def limit(gateway: Gateway, context: Context, caller: Caller, count: int) -> None:
-    """Take `count` items from the caller's bucket. Raises RateLimited, where they don't all fit."""
-    rate = gateway.settings.gateway_rate_per_second
-    decision = gateway.limits.take(caller.key_id, count)
-    state = b'"caller";r=%d;t=%d' % (decision.remaining, math.ceil(decision.full_in))
-    context.rate_headers = ((b"ratelimit-policy", b'"caller";q=%d;w=1' % rate), (b"ratelimit", state))
-    if not decision.allowed:
-        raise RateLimited(
-            f"{count} item{'s' if count != 1 else ''} would exceed this key's limit of {rate} a second.",
-            decision.retry_after,
-        )

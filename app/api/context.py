@@ -4,7 +4,7 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import MutableMapping
+from collections.abc import Collection, MutableMapping
 from typing import Any
 
 from app.model import App, Caller
@@ -29,6 +29,7 @@ class Context:
         "app",
         "caller",
         "headers",
+        "held",
         "method",
         "operation",
         "path",
@@ -36,6 +37,8 @@ class Context:
         "recorded",
         "request_id",
         "started",
+        "subjects",
+        "too_slow",
         "trace_id",
     )
 
@@ -54,6 +57,9 @@ class Context:
         self.app: App | None = None  # that the call is about, once it is known
         self.recorded = False  # whether the audit record of this call went along with what it accepted
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
+        self.subjects: Collection[str] = ()  # whom the call is about, as far as that is known
+        self.held = 0  # bytes of its body that count while it is answered
+        self.too_slow = False  # whether the body comes too slowly to be waited for any longer
         self.started = time.perf_counter()
 
     @property

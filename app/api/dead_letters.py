@@ -26,12 +26,11 @@ Instant = Annotated[str, AfterValidator(query_time)]
 router = APIRouter(dependencies=KEY, tags=["Dead letters"])
 
 
-def _manager(request: Request, operation: str) -> tuple[Gateway, App]:
+async def _manager(request: Request, operation: str) -> tuple[Gateway, App]:
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = operation
-    caller = auth.authenticate(gateway, about)
-    auth.permit(caller, Scope.DEAD_LETTERS_MANAGE)
-    return gateway, auth.choose_app(gateway, about, caller)
+    _, app = await auth.enter(gateway, about, Scope.DEAD_LETTERS_MANAGE)
+    return gateway, app
 
 
 @router.get(
@@ -58,7 +57,7 @@ async def list_dead_letters(
     """Their receipts, in the order of acceptance. Kept for `GATEWAY_DEAD_LETTER_SECONDS`."""
     if app is not None:
         context.of(request.scope).headers.setdefault(b"x-leanplum-app", app.encode())
-    gateway, chosen = _manager(request, f"GET {LIST}")
+    gateway, chosen = await _manager(request, f"GET {LIST}")
     if app not in {None, chosen.name}:
         raise Malformed("The query names another app than X-Leanplum-App.")
     which = Filter(action, Status(status) if status else None, _ms(since), _ms(until))
@@ -83,7 +82,7 @@ def _ms(seconds: Any) -> int | None:
 async def replay(request: Request) -> Any:
     """They go back into the queue with the same id and content, with new attempts and a new retry window, in the place
     that they had: before whatever of their users has not been sent yet, after what has. `dryRun` only counts."""
-    gateway, app = _manager(request, f"POST {REPLAY}")
+    gateway, app = await _manager(request, f"POST {REPLAY}")
     which, dry_run = await _choice(request, gateway)
     matched, done = await gateway.outbox.replay(app.name, which, _recorder(request, "replayed"), dry_run=dry_run)
     return {"matched": matched, "replayed": done, "dryRun": dry_run}
@@ -98,7 +97,7 @@ async def replay(request: Request) -> Any:
 )
 async def discard(request: Request) -> Any:
     """Their contents are deleted; their receipts stay as long as other receipts do. `dryRun` only counts."""
-    gateway, app = _manager(request, f"POST {DISCARD}")
+    gateway, app = await _manager(request, f"POST {DISCARD}")
     which, dry_run = await _choice(request, gateway)
     matched, done = await gateway.outbox.discard(app.name, which, _recorder(request, "discarded"), dry_run=dry_run)
     return {"matched": matched, "discarded": done, "dryRun": dry_run}

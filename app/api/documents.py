@@ -32,6 +32,9 @@ A gateway between your backends and Leanplum. What it answers `202` is on disk a
 user, at least once, in batches, without your backends ever holding a Leanplum key.
 
 Send a caller key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are `application/problem+json` (RFC 9457).
+
+Any call may also be refused before it is looked at: with 400 (`key-in-url`: a key never stands in an address), 408 (it came too
+slowly), 414 or 431 (its address or its headers are too long) or 503 (`overloaded`), always as a problem.
 """
 
 
@@ -86,8 +89,8 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         schemas.pop(unused, None)
     for name, adapter in [*BODIES.items(), ("Problem", TypeAdapter(ProblemShape))]:
         schema = adapter.json_schema(ref_template=REF + "{model}")
-        schemas.update(schema.pop("$defs", {}))
-        schemas[name] = schema
+        for one, shape in {**schema.pop("$defs", {}), name: schema}.items():
+            assert schemas.setdefault(one, shape) == shape, f"two shapes are called {one}: what is asked, and an answer"
     for path in made["paths"].values():
         for operation in path.values():
             _without_own_422(operation)
@@ -112,9 +115,9 @@ def _referred(node: Any) -> set[str]:
 
 def _with_headers(operation: dict[str, Any]) -> None:
     """The headers that answers have, from the one table."""
-    write = operation["tags"] == ["Writes"]
+    write, limited = operation["tags"] == ["Writes"], operation["tags"] != ["Around it"]
     for status, response in operation["responses"].items():
-        names = ["X-Request-ID", *(LIMIT_HEADERS if write and status not in {"401", "403"} else ())]
+        names = ["X-Request-ID", *(LIMIT_HEADERS if limited and status != "401" else ())]
         if write and "schemas/Receipt" in str(response.get("content")):
             names += ["Location", "Preference-Applied"]
         response.setdefault("headers", {}).update({name: HEADERS[name] for name in names})
@@ -125,8 +128,12 @@ HEADERS: dict[str, dict[str, Any]] = {
     name: {"schema": {"type": "string"}, "description": description}
     for name, description in (
         ("X-Request-ID", "The request's id: yours, or one made here; it is in the log and the audit"),
-        ("RateLimit-Policy", 'The key\'s limit, as in "caller";q=1000;w=1 (draft-ietf-httpapi-ratelimit-headers)'),
-        ("RateLimit", 'What is left of it, as in "caller";r=4999;t=1'),
+        (
+            "RateLimit-Policy",
+            "The key's limit, and the app's where it has one: as in \"caller\";q=1000;w=1 or "
+            '"caller";q=1000;w=1, "app";q=5000;w=1 (draft-ietf-httpapi-ratelimit-headers)',
+        ),
+        ("RateLimit", 'What is left, and in how many seconds all is: as in "caller";r=4999;t=1'),
         ("Location", "Where the receipt is"),
         ("Preference-Applied", "wait=N, where the answer waited for the item to settle (RFC 7240)"),
     )
@@ -145,5 +152,6 @@ TAGS = [
     {"name": "Receipts", "description": "What became of an item."},
     {"name": "Dead letters", "description": "What Leanplum refused, what was given up, what was perhaps done."},
     {"name": "Keys", "description": "Who may call, what, for which apps, how fast, until when."},
+    {"name": "Audit", "description": "Who did what, with proofs that it is as it was recorded."},
     {"name": "Around it", "description": "For operators: no key needed."},
 ]

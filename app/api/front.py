@@ -5,19 +5,22 @@ the work), turns errors into problem documents, adds the headers of every answer
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api import problems, writes
+from app.api import leaks, problems, writes
 from app.api.context import CONTEXT, Context
+from app.api.leaks import Leak
 from app.api.problems import Answer
+from app.api.receiving import ROOM
 from app.audit import records
+from app.callers.keys import PREFIX
 from app.clock import now_ms
-from app.errors import GatewayError, Malformed
+from app.errors import GatewayError, KeyInUrl, Malformed
 from app.telemetry import Metrics, describe
 from app.wiring import Gateway
 
@@ -33,17 +36,11 @@ async def _event(gateway: Gateway, context: Context, receive: Receive) -> Answer
 
 HOT: dict[tuple[str, str], Hot] = {("POST", EVENTS): _event, ("POST", BATCH): writes.post_batch}
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
-# A browser that shows our pages asks no other host for anything, whatever the bundled assets would like.
-POLICY = (
-    b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    b"worker-src blob:; frame-ancestors 'none'"
-)
-PAGE_HEADERS = [
-    (b"content-security-policy", POLICY),
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-]
+SNIFF = (b"x-content-type-options", b"nosniff")
+POLICY, CACHE = b"content-security-policy", b"cache-control"
+STRICT = (POLICY, b"default-src 'none'; frame-ancestors 'none'")  # pages have their own
+NO_STORE = (CACHE, b"no-store")  # what is answered under /v1 is somebody's data, or a key
+PAGE_HEADERS = [(b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referrer")]
 
 
 class Front:
@@ -59,15 +56,31 @@ class Front:
             return
         context = scope[CONTEXT] = Context(scope)
         gateway: Gateway = scope["app"].state.gateway
-        hot = HOT.get((context.method, context.path))
-        if context.path in self._doors:
-            status = await self._doors[context.path](gateway, context, scope, receive, send)
-        elif hot is not None:
-            context.operation = f"{context.method} {context.path}"
-            status = await self._answer(hot, gateway, context, receive, send)
-        else:
-            status = await self._route(scope, context, receive, send)
+        try:
+            status = await self._answered(gateway, context, scope, receive, send)
+        finally:
+            if context.held:
+                ROOM.give(context)
         self._tell(gateway, context, status)
+
+    async def _answered(self, gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send) -> int:
+        if context.path in self._doors:  # foreign protocols have their key in the query, too
+            return await self._doors[context.path](gateway, context, scope, receive, send)
+        if (scope["query_string"] or PREFIX in context.path) and (leaked := leaks.found(scope)):
+            return await self._refuse_leak(gateway, context, leaked, send)
+        hot = HOT.get((context.method, context.path))
+        if hot is None:
+            return await self._route(scope, context, receive, send)
+        context.operation = f"{context.method} {context.path}"
+        return await self._answer(hot, gateway, context, receive, send)
+
+    async def _refuse_leak(self, gateway: Gateway, context: Context, leaked: Leak, send: Send) -> int:
+        """The key is in the logs and histories of whatever the call came through; the log here says whose it is."""
+        known = gateway.directory.owner(leaked.key) if leaked.key else None
+        log.warning("key.leaked", request_id=context.request_id, key_id=known)
+        answer = problems.answer(KeyInUrl(leaks.HINT), context.request_id)
+        await send_answer(answer, context, send)
+        return answer.status
 
     async def _answer(self, hot: Hot, gateway: Gateway, context: Context, receive: Receive, send: Send) -> int:
         try:
@@ -92,7 +105,7 @@ class Front:
                 message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_common(context), *PAGE_HEADERS]
+                message["headers"] = [*_guarded(context, message.get("headers", ())), *_common(context)]
             await send(message)
 
         try:
@@ -141,8 +154,19 @@ def _failed(error: Exception, context: Context) -> Answer:
     return problems.plain("internal", "The gateway failed on this request; it is in the log.", context.request_id)
 
 
+def _guarded(context: Context, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers of a routed answer, with those that guard whoever gets it in a browser or through a shared cache."""
+    names = {name for name, _ in headers}
+    made = [*headers, *PAGE_HEADERS]
+    if POLICY not in names:
+        made.append(STRICT)
+    if CACHE not in names and context.path.startswith("/v1/"):
+        made.append(NO_STORE)
+    return made
+
+
 def _common(context: Context) -> list[tuple[bytes, bytes]]:
-    return [(b"x-request-id", context.request_id.encode()), *context.rate_headers]
+    return [(b"x-request-id", context.request_id.encode()), SNIFF, *context.rate_headers]
 
 
 async def send_answer(answer: Answer, context: Context, send: Send) -> None:
@@ -155,16 +179,17 @@ async def send_answer(answer: Answer, context: Context, send: Send) -> None:
 def _record(gateway: Gateway, context: Context, status: int) -> None:
     """A call that was refused or only read: its record goes with the next commit; nobody waits for it."""
     assert context.caller is not None
-    now = now_ms()
+    now, app = now_ms(), context.app_name
+    about = gateway.pseudonyms.of_all(app, context.subjects) if app else []
     text = records.api_call(
         time=now,
         operation=context.operation,
         key_id=context.caller.key_id,
-        app=context.app_name,
+        app=app,
         address=context.address,
         request_id=context.request_id,
         status=status,
-        details={},
+        details=records.about_users(about),
     )
     gateway.writer.write(records.Record(now, text)).add_done_callback(_lost)
 

@@ -11,7 +11,7 @@ from app.api import auth, context, receiving, schemas
 from app.api.documents import body_of, problem_responses
 from app.api.routes import KEY, gateway_of
 from app.audit import records
-from app.callers.store import Recorder, StoredKey
+from app.callers.store import KEEP, Recorder, StoredKey
 from app.clock import instant, now_ms
 from app.errors import Fault, Forbidden, Invalid, NotFound
 from app.intake import bodies, rules
@@ -66,12 +66,10 @@ def _instant(at: int | None) -> str | None:
     return None if at is None else instant(at)
 
 
-def _manager(request: Request, operation: str) -> tuple[Gateway, Caller]:
+async def _manager(request: Request, operation: str) -> tuple[Gateway, Caller]:
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = operation
-    caller = auth.authenticate(gateway, about)
-    auth.permit(caller, Scope.KEYS_MANAGE)
-    return gateway, caller
+    return gateway, await auth.enter_beside_apps(gateway, about, Scope.KEYS_MANAGE)
 
 
 def _recorder(request: Request) -> Recorder:
@@ -156,7 +154,7 @@ def _values(fields: Mapping[str, Any]) -> dict[str, Any]:
 async def make_key(request: Request, response: Response) -> Any:
     """For whom, what it may do, for which apps, how fast, until when. It works at once here, and within a second in
     every other process."""
-    gateway, caller = _manager(request, f"POST {KEYS}")
+    gateway, caller = await _manager(request, f"POST {KEYS}")
     fields, now = await _body(request, gateway, NEW), now_ms()
     values = _values(fields)
     _within(caller, values.get("apps"))
@@ -181,7 +179,7 @@ async def make_key(request: Request, response: Response) -> Any:
 @router.get(KEYS, summary="The keys", response_model=schemas.Keys, responses=problem_responses(*REFUSED))
 async def list_keys(request: Request) -> Any:
     """Every key, oldest first, revoked ones too; never a key itself."""
-    gateway, caller = _manager(request, f"GET {KEYS}")
+    gateway, caller = await _manager(request, f"GET {KEYS}")
     found = await asyncio.to_thread(gateway.keys.all)
     return {"keys": [key_document(stored) for stored in found if _sees(caller, stored)]}
 
@@ -189,7 +187,7 @@ async def list_keys(request: Request) -> Any:
 @router.get(ONE, summary="A key", response_model=schemas.Key, responses=problem_responses(*REFUSED, "not-found"))
 async def get_key(request: Request, key_id: KeyId) -> Any:
     """What is known of it; never the key itself."""
-    gateway, caller = _manager(request, f"GET {ONE}")
+    gateway, caller = await _manager(request, f"GET {ONE}")
     return key_document(await asyncio.to_thread(_mine, gateway, caller, key_id))
 
 
@@ -202,7 +200,7 @@ async def get_key(request: Request, key_id: KeyId) -> Any:
 )
 async def change_key(request: Request, key_id: KeyId) -> Any:
     """What is left out stays as it is; `null` takes a limit or the expiry away, and gives every app."""
-    gateway, caller = _manager(request, f"PATCH {ONE}")
+    gateway, caller = await _manager(request, f"PATCH {ONE}")
     fields, now = await _body(request, gateway, CHANGE), now_ms()
     values, record = _values(fields), _recorder(request)
     if "apps" in values:
@@ -210,9 +208,8 @@ async def change_key(request: Request, key_id: KeyId) -> Any:
     expires_at = _expiry(fields, now)
 
     def change() -> StoredKey:
-        stored = _mine(gateway, caller, key_id)
-        until = expires_at if "expiresAt" in fields else stored.expires_at
-        return gateway.keys.change(key_id, now, values, record, until)
+        _mine(gateway, caller, key_id)
+        return gateway.keys.change(key_id, now, values, record, expires_at if "expiresAt" in fields else KEEP)
 
     return key_document(await _written(gateway, change))
 
@@ -227,7 +224,7 @@ async def change_key(request: Request, key_id: KeyId) -> Any:
 async def rotate_key(request: Request, key_id: KeyId, once: Once = None) -> Any:
     """A new key under the same id; the old one goes on for `overlapSeconds` (a day unless told). Asked for again with
     the same `Idempotency-Key`, it is not done again, and the new key is shown again for ten minutes."""
-    gateway, caller = _manager(request, f"POST {ROTATE}")
+    gateway, caller = await _manager(request, f"POST {ROTATE}")
     fields = await _body(request, gateway, ROTATION, optional=True)
     overlap_ms, record = fields.get("overlapSeconds", OVERLAP_SECONDS) * 1000, _recorder(request)
     if once is not None and not 1 <= len(once) <= MAX_ONCE:
@@ -244,7 +241,7 @@ async def rotate_key(request: Request, key_id: KeyId, once: Once = None) -> Any:
 @router.delete(ONE, status_code=204, summary="Revoke a key", responses=problem_responses(*REFUSED, "not-found"))
 async def revoke_key(request: Request, key_id: KeyId) -> None:
     """It stops at once here, and within a second in every other process. What it had accepted is delivered."""
-    gateway, caller = _manager(request, f"DELETE {ONE}")
+    gateway, caller = await _manager(request, f"DELETE {ONE}")
     record = _recorder(request)
 
     def revoke() -> None:

@@ -15,13 +15,16 @@ from app.errors import (
     GatewayError,
     IdConflict,
     Invalid,
+    KeyInUrl,
     KeyNotConfigured,
     Malformed,
     NotFound,
+    Overloaded,
     QueueFull,
     RateLimited,
     StorageUnavailable,
     TooLarge,
+    TooSlow,
     Unauthorized,
     UnsupportedMediaType,
     UpstreamRejected,
@@ -60,6 +63,12 @@ PROBLEMS: dict[str, Problem] = {
             "Send JSON (or NDJSON to /v1/batch) in UTF-8, as the Content-Type says.",
         ),
         Problem(
+            "key-in-url",
+            400,
+            "A key stands in the address",
+            "Rotate the key: addresses are kept in logs and histories. Then send it as Authorization: Bearer KEY.",
+        ),
+        Problem(
             "unauthorized",
             401,
             "The caller is not known",
@@ -80,9 +89,18 @@ PROBLEMS: dict[str, Problem] = {
         ),
         Problem("method-not-allowed", 405, "The method is not taken here", "Use a method that the Allow header names."),
         Problem(
+            "request-timeout",
+            408,
+            "The request came too slowly",
+            "Send it again, with the same item ids, on a faster connection or in smaller parts.",
+        ),
+        Problem(
             "id-conflict", 409, "The id stands for another content", "Send the first content again, or use a new id."
         ),
         Problem("too-large", 413, "The body is too large", "Split it: the limits are in the detail."),
+        Problem(
+            "url-too-long", 414, "The address is too long", "Send what is in the query in the body, or less of it."
+        ),
         Problem(
             "unsupported-media-type",
             415,
@@ -101,6 +119,7 @@ PROBLEMS: dict[str, Problem] = {
             "The limit is spent",
             "Wait as long as Retry-After says. Nothing of the request was taken.",
         ),
+        Problem("head-too-large", 431, "The headers are too many or too large", "Send fewer and shorter headers."),
         Problem(
             "internal",
             500,
@@ -138,6 +157,12 @@ PROBLEMS: dict[str, Problem] = {
             "Try again after Retry-After; the operator should see why Leanplum is behind.",
         ),
         Problem(
+            "overloaded",
+            503,
+            "The gateway has its hands full",
+            "Try again after Retry-After, on fewer connections; the operator can raise GATEWAY_MAX_CONNECTIONS.",
+        ),
+        Problem(
             "storage-unavailable",
             503,
             "Nothing can be made durable now",
@@ -155,8 +180,11 @@ SLUGS: dict[type[GatewayError], str] = {
     IdConflict: "id-conflict",
     TooLarge: "too-large",
     UnsupportedMediaType: "unsupported-media-type",
+    TooSlow: "request-timeout",
+    KeyInUrl: "key-in-url",
     RateLimited: "rate-limited",
     QueueFull: "queue-full",
+    Overloaded: "overloaded",
     StorageUnavailable: "storage-unavailable",
     KeyNotConfigured: "key-not-configured",
     UpstreamRejected: "upstream-rejected",

@@ -4,11 +4,34 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from app.api.context import Context
-from app.errors import Malformed
+from app.errors import Malformed, Overloaded, TooSlow
 from app.intake import bodies
 from app.wiring import Gateway
 
 Receive = Callable[[], Awaitable[Any]]
+
+
+class Room:
+    """How many bytes of bodies this process holds: of those that come in several pieces, whoever sends them. An SDK's
+    key is in its body, so anybody may send one of those."""
+
+    def __init__(self) -> None:
+        self._held = 0
+
+    def take(self, context: Context, size: int, most: int) -> None:
+        """Count them until `give`. Raises Overloaded where they would be more than `most`."""
+        if self._held + size > most:
+            raise Overloaded("As much is being read as may be held at once.")
+        self._held += size
+        context.held += size
+
+    def give(self, context: Context) -> None:
+        """Count those of this request no longer."""
+        self._held -= context.held
+        context.held = 0
+
+
+ROOM = Room()
 
 
 async def read_body(gateway: Gateway, context: Context, receive: Receive, limit: int | None = None) -> bytes:
@@ -20,7 +43,7 @@ async def read_body(gateway: Gateway, context: Context, receive: Receive, limit:
     message = await receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
-        body = await _rest(receive, body, limit)
+        body = await _rest(limited(gateway, context, receive, limit, len(body)), body)
     elif len(body) > limit:
         raise bodies.too_large(limit)
     encoding = context.headers.get(b"content-encoding")
@@ -37,14 +60,21 @@ async def read_fields(gateway: Gateway, context: Context, receive: Receive, *, o
     return await read_body(gateway, context, receive)
 
 
-def limited(receive: Receive, limit: int) -> Receive:
-    """The same body, which ends in TooLarge where it is over the limit."""
-    seen = 0
+def limited(gateway: Gateway, context: Context, receive: Receive, limit: int, seen: int = 0) -> Receive:
+    """The same body, which ends in TooLarge where it is over the limit, TooSlow where it comes too slowly, Malformed
+    where it is never whole, Overloaded where too many are being read. `seen`: the bytes that came before."""
+    most = gateway.settings.gateway_max_held_bytes
 
     async def counted() -> Any:
         nonlocal seen
         message = await receive()
-        seen += len(message.get("body", b""))
+        if message["type"] == "http.disconnect":
+            raise Malformed("The connection was closed before the body was whole.")
+        if context.too_slow and message.get("more_body"):
+            raise TooSlow("The body came too slowly.")
+        size = len(message.get("body", b""))
+        ROOM.take(context, size, most)
+        seen += size
         if seen > limit:
             raise bodies.too_large(limit)
         return message
@@ -52,15 +82,10 @@ def limited(receive: Receive, limit: int) -> Receive:
     return counted
 
 
-async def _rest(receive: Receive, first: bytes, limit: int) -> bytes:
-    parts, size, more = [first], len(first), True
+async def _rest(receive: Receive, first: bytes) -> bytes:
+    parts, more = [first], True
     while more:
         message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Malformed("The connection was closed before the body was whole.")
         parts.append(message.get("body", b""))
-        size += len(parts[-1])
         more = message.get("more_body", False)
-        if size > limit:
-            raise bodies.too_large(limit)
     return b"".join(parts)

@@ -14,6 +14,7 @@ from app.api.front import BATCH, EVENTS
 from app.api.problems import Answer
 from app.api.receipts import receipt_document
 from app.errors import NotFound
+from app.intake.rules import subject_of
 from app.leanplum.actions import ACTIONS
 from app.model import KeyKind, Scope
 from app.wiring import Gateway
@@ -48,7 +49,11 @@ WRITE: dict[int | str, dict[str, Any]] = ACCEPTED | problem_responses(*REFUSED, 
 
 BATCHED: dict[int | str, dict[str, Any]] = {
     202: {"model": schemas.BatchAnswer, "description": "What became of each item; at least one was taken"},
-    422: {"model": schemas.BatchAnswer, "description": "Every item is invalid; nothing was taken"},
+    422: {
+        "model": schemas.BatchAnswer,
+        "description": "Every item is invalid; or, as a problem, the batch as a whole is. Nothing was taken",
+        "content": problem_responses("validation")[422]["content"],
+    },
 }
 BATCH_RESPONSES = BATCHED | problem_responses(*(slug for slug in REFUSED if slug != "validation"), *FAILED)
 
@@ -70,7 +75,10 @@ def in_path(request: Request) -> dict[str, str]:
     sent: list[bytes] = request.scope["raw_path"].partition(b"?")[0].split(b"/")
     template = request.scope["route"].path.split("/")
     named = {part[1:-1]: value for part, value in zip(template, sent, strict=True) if part.startswith("{")}
-    return {name: unquote_to_bytes(value).decode() for name, value in named.items()}  # the front: it is UTF-8
+    told = {name: unquote_to_bytes(value).decode() for name, value in named.items()}  # the front: it is UTF-8
+    if (subject := subject_of(told)) is not None:
+        context.of(request.scope).subjects = (subject,)
+    return told
 
 
 async def _write(request: Request, operation: str, action: str, **given: Any) -> Response:
@@ -252,9 +260,7 @@ async def get_receipt(request: Request, item: Annotated[str, Path(alias="id", de
     """The receipt of an item, by the caller's own id or the gateway's. Kept for the de-duplication window."""
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = "GET /v1/receipts/{id}"
-    caller = auth.authenticate(gateway, about)
-    app = auth.choose_app(gateway, about, caller)
-    auth.permit(caller, Scope.RECEIPTS_READ)
+    _, app = await auth.enter(gateway, about, Scope.RECEIPTS_READ)
     receipt = await gateway.outbox.receipt(app.name, item)
     if receipt is None:
         raise NotFound("No item of this app has this id, or its receipt is past the window.")

@@ -275,3 +275,52 @@ class Keys(TypedDict):
     """Caller keys, oldest first."""
 
     keys: list[Key]
+
+
+Base64 = Annotated[str, Field(description="base64")]
+
+
+class AuditRecord(TypedDict):
+    """A record, and where it stands in the log."""
+
+    recordId: Annotated[int, Field(description="its number, from 1, without a gap")]
+    record: Annotated[dict[str, Any], Field(description="OCSF API Activity (class 6003)")]
+
+
+class AuditPage(TypedDict):
+    """Some records, and where the next ones are."""
+
+    records: list[AuditRecord]
+    nextCursor: NotRequired[
+        Annotated[
+            str,
+            Field(description="`cursor` of the next page, which may be there after an empty one; absent on the last"),
+        ]
+    ]
+
+
+class AuditCheckpoint(TypedDict):
+    """How far the records are sealed, signed."""
+
+    size: Annotated[int, Field(description="how many records are sealed")]
+    rootHash: Annotated[Base64, Field(description="of their tree (RFC 6962)")]
+    sealedAt: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    note: Annotated[str, Field(description="C2SP tlog-checkpoint, signed with Ed25519")]
+    publicKey: Annotated[str, Field(description="what verifies the signature: `name+id+key`")]
+
+
+class InclusionProof(TypedDict):
+    """That the record is in the log that the checkpoint is about (RFC 9162 §2.1.3.2)."""
+
+    recordId: int
+    record: Annotated[str, Field(description="the record's own text; its leaf hash is SHA-256 of a zero byte and this")]
+    leafIndex: int
+    leafHash: Base64
+    hashes: list[Base64]
+    checkpoint: AuditCheckpoint
+
+
+class ConsistencyProof(TypedDict):
+    """That the log of `from` records is the beginning of that of `to` (RFC 9162 §2.1.4.2)."""
+
+    hashes: list[Base64]

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from app import ids
-from app.api import auth, problems, receiving
+from app.api import auth, limiting, problems, receiving
 from app.api.context import Context
 from app.api.problems import Answer
 from app.api.receipts import fresh_receipt, receipt_document
@@ -48,21 +48,18 @@ async def post_single(
     gateway: Gateway, context: Context, receive: Receive, action: str, given: Mapping[str, Any] = NOTHING
 ) -> Answer:
     """Accept one item; `given` are fields that the path has."""
-    caller = auth.authenticate(gateway, context)
-    app = auth.choose_app(gateway, context, caller)
     known = rules.ACTIONS[action]
-    auth.permit(caller, known.scope)
-    auth.require_key(app, known.key)
-    auth.limit(gateway, context, caller, 1)
+    caller, app = await auth.enter(gateway, context, known.scope, known.key)
     body = await receiving.read_fields(gateway, context, receive, optional=bool(given))
     if b"idempotency-key" in context.headers:
         given = {**given, "id": context.header(b"idempotency-key")}
     new = (not given and rules.fast_single(action, body)) or _careful_single(action, body, given)
+    context.subjects = (new.subject,)
     auth.require_key(app, key_for(action, new.body))
     now = now_ms()
     removed: Removed | None = None
     if action == ERASES:
-        ((item_id, kind),), of_each = await gateway.outbox.erase(_acceptance(context, caller, now, [new]))
+        ((item_id, kind),), of_each = await gateway.outbox.erase(_acceptance(gateway, context, caller, now, [new]))
         context.recorded, removed = True, of_each.get(new.subject)
     else:
         ((item_id, kind),) = await accept(gateway, context, caller, now, [new])
@@ -106,14 +103,22 @@ async def accept(
     batch: bool = False,
 ) -> Sequence[Taken]:
     """Commit the items of a call."""
-    taken = await gateway.outbox.accept(_acceptance(context, caller, now, items, refused, batch=batch))
+    taken = await gateway.outbox.accept(_acceptance(gateway, context, caller, now, items, refused, batch=batch))
     context.recorded = True
     return taken
 
 
 def _acceptance(
-    context: Context, caller: Caller, now: int, items: list[NewItem], refused: int = 0, *, batch: bool = False
+    gateway: Gateway,
+    context: Context,
+    caller: Caller,
+    now: int,
+    items: list[NewItem],
+    refused: int = 0,
+    *,
+    batch: bool = False,
 ) -> Acceptance:
+    users = gateway.pseudonyms.of_all(context.app_name, {item.subject for item in items})
     return Acceptance(
         context.app_name,
         caller.key_id,
@@ -125,6 +130,7 @@ def _acceptance(
         items,
         refused,
         batch,
+        users,
     )
 
 
@@ -157,14 +163,14 @@ def preferred_wait(prefer: str) -> int | None:
 
 async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> Answer:
     """Accept many items of any action; each by itself, whatever its neighbours are."""
-    caller = auth.authenticate(gateway, context)
-    app = auth.choose_app(gateway, context, caller)
+    caller = await auth.authenticate(gateway, context)
     try:
+        app = auth.choose_app(gateway, context, caller)
         judged = await _judged_batch(gateway, context, receive)
     except Refusal:
-        auth.limit(gateway, context, caller, 1)  # what can't be read as items costs as one
+        await limiting.take(gateway, context, caller, 1)  # what can't be read as items costs as one
         raise
-    auth.limit(gateway, context, caller, len(judged))
+    await limiting.take(gateway, context, caller, len(judged))
     judged = _permitted(app, caller, judged)
     items = [one for one in judged if type(one) is NewItem]
     if not items:

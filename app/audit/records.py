@@ -1,15 +1,17 @@
 """Audit records in the shape of OCSF's API Activity (class 6003), one for each fact.
 
-A record holds who, what, when, from where, with what outcome; never a body, a secret or an attribute value.
-Source of the shape: OCSF schema 1.x, class API Activity; activity ids 1 create, 2 read, 3 update, 99 other.
+A record holds who, what, when, from where, with what outcome; never a body, a secret or an attribute value, and of a
+user the keyed hash (`pseudonyms.py`). Its number, which it says itself, is its place in the tree that it is sealed in.
+Source of the shape: OCSF schema 1.4, class API Activity; activity ids 1 create, 2 read, 3 update, 4 delete, 99 other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
+from app.audit.merkle import leaf_hash
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
 
@@ -17,8 +19,12 @@ OTHER = 99
 ACTIVITIES = {"POST": 1, "GET": 2, "PATCH": 3, "PUT": 3, "DELETE": 4}
 SUCCESS, FAILURE = 1, 2
 METADATA = {"product": {"name": "leanplum-gateway", "vendor_name": "leanplum-gateway"}, "version": "1.4.0"}
+HEAD = f'{{"metadata":{orjson.dumps(METADATA).decode()[:-1]},"sequence":'
 GATEWAY = {"user": {"uid": "gateway"}}
 OPERATOR = {"user": {"uid": "operator"}}
+MISSING = "audit.missing"  # stands in the place of a record that was gone before it was sealed
+MOST_USERS = 50  # that a call to Leanplum names: what one call may be about
+INSERT = "INSERT INTO audit_records (seq, time, record, leaf)"
 
 
 def api_call(
@@ -48,27 +54,54 @@ def api_call(
 
 
 def leanplum_call(
-    *, time: int, app: str, attempt: str, status: int | None, outcome: dict[str, int], action: str = "multi"
+    *,
+    time: int,
+    app: str,
+    attempt: str,
+    status: int | None,
+    outcome: Mapping[str, int],
+    action: str = "multi",
+    about: Mapping[str, Any] | None = None,
 ) -> str:
     """The record of one call to Leanplum: which attempt, what HTTP status came back (None: none), items by what became
-    of them."""
+    of them, whom and what it was about (`about_items`)."""
+    request = {"request": {"uid": attempt}} if attempt else {}
     return _record(
         time,
         OTHER,
         599 if status is None else status,
         actor=GATEWAY,
-        api={"operation": f"leanplum {action}", "request": {"uid": attempt}},
-        unmapped={"app": app, "items": outcome},
+        api={"operation": f"leanplum {action}", **request},
+        src_endpoint={"name": "gateway"},
+        unmapped={"app": app, **({"items": outcome} if outcome else {}), **(about or {})},
     )
+
+
+def about_users(users: Sequence[str]) -> dict[str, Any]:
+    """Whom a call was about, by their keyed hashes."""
+    return {"user": users[0]} if len(users) == 1 else {"users": users} if users else {}
 
 
 def administrative_act(*, time: int, act: str, subject: str) -> str:
     """The record of an operator's command: `act` is `noun.verb`, `subject` the id of what it was done to."""
-    return _record(time, OTHER, 0, actor=OPERATOR, api={"operation": act}, resources=[{"uid": subject}])
+    return _record(
+        time,
+        OTHER,
+        0,
+        actor=OPERATOR,
+        api={"operation": act},
+        src_endpoint={"name": "command"},
+        resources=[{"uid": subject}],
+    )
+
+
+def missing(time: int) -> str:
+    """What stands in the place of a record that is gone."""
+    return _record(time, OTHER, 599, actor=GATEWAY, api={"operation": MISSING}, src_endpoint={"name": "gateway"})
 
 
 def _record(time: int, activity: int, status: int, **facts: Any) -> str:
-    """The frame that all records share. `status` is an HTTP status; 0 where there was no call."""
+    """The frame that all records share, less `metadata`. `status` is an HTTP status; 0 where there was no call."""
     return orjson.dumps(
         {
             "class_uid": 6003,
@@ -79,15 +112,29 @@ def _record(time: int, activity: int, status: int, **facts: Any) -> str:
             "time": time,
             "status_id": SUCCESS if status < 400 else FAILURE,
             "status_code": str(status),
-            "metadata": METADATA,
             **facts,
         }
     ).decode()
 
 
+def numbered(seq: int, record: str) -> tuple[str, bytes]:
+    """A record as it is kept, which says its number; and its hash."""
+    text = f"{HEAD}{seq}}},{record[1:]}"
+    return text, leaf_hash(text.encode())
+
+
 def insert(cursor: Cursor, records: Sequence[tuple[int, str]]) -> None:
-    """Append records, given as (time in ms, record), in the transaction that is open."""
-    insert_rows(cursor, "INSERT INTO audit_records (time, record)", 2, [value for row in records for value in row])
+    """Append records, given as (time in ms, record), in the transaction that is open. Their numbers have no gap, since
+    transactions that write take turns."""
+    if not records:
+        return
+    cursor.execute("UPDATE sequence SET records = records + ? RETURNING records", (len(records),))
+    seq = cursor.fetchone()[0] - len(records)
+    values: list[Any] = []
+    for time, record in records:
+        seq += 1
+        values += (seq, time, *numbered(seq, record))
+    insert_rows(cursor, INSERT, 4, values)
 
 
 @dataclass(frozen=True, slots=True)

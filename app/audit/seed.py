@@ -1,7 +1,7 @@
 """The 32 bytes that the audit's keys are made of: what hashes users' ids, and what signs (RFC 5869 derives each).
 
-They are the setting `GATEWAY_AUDIT_KEY`, or where it is not set, made once and kept in the database: then who can change
-the database can sign as well.
+They are the setting `GATEWAY_AUDIT_KEY`, or where it is not set, made once and kept in the database: then who can
+change the database can sign as well.
 """
 
 import secrets

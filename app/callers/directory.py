@@ -85,6 +85,11 @@ class Directory:
             raise Unauthorized("The key is mistyped: its form or checksum is wrong.")
         raise Unauthorized("The key is not known here, or it is revoked or expired.")
 
+    def owner(self, key: str) -> str | None:
+        """The id of this key, where it is one; it does not count as used."""
+        known = self._by_hash.get(keys.digest(key))
+        return None if known is None else known.caller.key_id
+
     def _usable(self, known: _Known) -> Caller | None:
         now = self._clock()
         if known.until is not None and now >= known.until:

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 import orjson
@@ -36,6 +37,15 @@ ADD = "INSERT INTO caller_secrets (hash, key_id, last_four, created_at, rotation
 OVERLAP = "UPDATE caller_secrets SET expires_at = ? WHERE key_id = ? AND (expires_at IS NULL OR expires_at > ?)"
 FORGET = "DELETE FROM caller_secrets WHERE expires_at <= ?"
 REVOKE = "UPDATE caller_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
+
+
+class Keep(Enum):
+    """What stands for a value that stays as it is, where None is one to be set."""
+
+    KEEP = "keep"
+
+
+KEEP = Keep.KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +159,14 @@ class KeyStore:
         return found
 
     def change(
-        self, key_id: str, now: int, changes: Mapping[str, Any], record: Recorder, expires_at: int | None
+        self, key_id: str, now: int, changes: Mapping[str, Any], record: Recorder, expires_at: int | Keep | None = KEEP
     ) -> StoredKey:
-        """Replace fields of the caller, and when the key expires. Raises NotFound where it is not in use."""
-        stored = self._in_use(key_id)
-        caller = replace(stored.caller, **changes)
+        """Replace fields of the caller, and when the key expires (KEEP: as it is). Raises NotFound where it is not in
+        use."""
         with transaction(self._engine) as cursor:
+            stored = self._in_use(key_id)  # read while nobody else can change it
+            caller = replace(stored.caller, **changes)
+            expires_at = stored.expires_at if expires_at is KEEP else expires_at
             cursor.execute(CHANGE, (*_values(caller), expires_at, key_id))
             records.insert(cursor, [(now, record(key_id, now))])
         return replace(stored, caller=caller, expires_at=expires_at)

@@ -23,6 +23,7 @@ class Dialect:
     json_value: str
     json_at: str
     hex_seq: str  # the sequence number of item `i` as the last twelve digits of an id made here
+    contains: str  # whether the text of an audit record has these words
     clock: str | None
     # SQLite's driver gives the interpreter's lock up and takes it back once a row, which costs milliseconds each when
     # the event loop is busy: many rows come as one, in JSON.
@@ -67,6 +68,7 @@ SQLITE = Dialect(
     json_value="value",
     json_at="json_extract(value, '$[{index}]')",
     hex_seq="printf('%012x', i.seq)",
+    contains="instr(record, ?) > 0",
     clock=None,
     one_row=True,
 )
@@ -81,6 +83,7 @@ POSTGRESQL = Dialect(
     json_value="(value #>> '{}')",
     json_at="(value ->> {index})",
     hex_seq="lpad(to_hex(i.seq), 12, '0')",
+    contains="strpos(record, ?) > 0",
     clock="SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
     one_row=False,
 )

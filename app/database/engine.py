@@ -95,6 +95,17 @@ def reading(engine: Engine) -> Iterator[Connection]:
         raise StorageUnavailable(f"The database can't be used now: {reason(error)}.") from error
 
 
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """A connection to read by, to which the database stays as it is now. Raises StorageUnavailable."""
+    with reading(engine) as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN")
+            yield connection
+        else:
+            yield connection.execution_options(isolation_level="REPEATABLE READ")
+
+
 def scrub(engine: Engine) -> bool:
     """Bring what SQLite's log has into the database and cut the log off: old contents are in it as well. False where
     that couldn't be done now, since somebody is reading or writing. PostgreSQL cleans up in its own time (VACUUM)."""

@@ -4,12 +4,13 @@ acceptances ─┬─< items >─ item_ids        what callers were promised
              │
 attempts     │   one row for each call to Leanplum that is not settled, written before it is sent
 deliverers ─┬─< leases   which deliverer sends the items of which shards
-audit_records    what was done, by whom (append-only)
+audit_records    what was done, by whom (append-only), numbered without a gap
+audit_tree ───── audit_nodes, audit_checkpoints   the tree that they are sealed in
 caller_keys ───< caller_secrets   who may call; a hash only, of each key that works
 own_secrets      what the audit's keys are made of, where no setting has it; what hashes of contents are keyed by
 data_keys        which keys what is stored was sealed by: a fingerprint of each
 erasures         whose items are refused for a while: a keyed hash
-sequence         the last item number given out: one row, so that numbers are given in the order of the commits
+sequence         the last numbers given out, of items and of records: one row, so that the order is that of the commits
 """
 
 from typing import Any
@@ -39,6 +40,7 @@ sequence = Table(
     metadata,
     Column("last", BigInteger, nullable=False),
     Column("replays", BigInteger, nullable=False, server_default=text("0")),
+    Column("records", BigInteger, nullable=False, server_default=text("0")),
     Column("erasures", BigInteger, nullable=False, server_default=text("0")),  # another number after each erasure
 )
 
@@ -122,9 +124,42 @@ leases = Table(
 audit_records = Table(
     "audit_records",
     metadata,
-    Column("seq", _Seq, primary_key=True, autoincrement=True),
+    Column("seq", _Seq, primary_key=True, autoincrement=False),
     Column("time", BigInteger, nullable=False),
     Column("record", Text, nullable=False),
+    Column("leaf", LargeBinary, nullable=False),  # its hash in the tree
+    Index("audit_records_time", "time", "seq"),
+)
+
+# A complete subtree of 256 records has its leaves with it, of a smaller one the hash is soon made of them. They stand
+# here a second time, so that a record is still named when its row is changed together with its hash.
+audit_nodes = Table(
+    "audit_nodes",
+    metadata,
+    Column("level", SmallInteger, nullable=False),
+    Column("place", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("leaves", LargeBinary),
+    PrimaryKeyConstraint("level", "place"),
+)
+
+audit_tree = Table(
+    "audit_tree",
+    metadata,
+    Column("size", BigInteger, nullable=False),
+    Column("peaks", LargeBinary, nullable=False),  # of the complete subtrees of 256 records
+    Column("tail", LargeBinary, nullable=False),  # the leaves behind these
+    Column("removed", BigInteger, nullable=False),  # how many of the first records retention has removed,
+    Column("statement", Text),  # and the gateway's signature under that
+)
+
+audit_checkpoints = Table(
+    "audit_checkpoints",
+    metadata,
+    Column("size", _Seq, primary_key=True, autoincrement=False),
+    Column("time", BigInteger, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("lasting", SmallInteger, nullable=False),  # 1: kept as long as its records
 )
 
 own_secrets = Table(

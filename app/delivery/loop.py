@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import random
+from typing import Any
 
 import structlog
 
+from app.audit.records import MOST_USERS, about_users
 from app.clock import now_ms
 from app.delivery.pacing import Gate, State
 from app.delivery.turns import Turns
@@ -73,8 +75,11 @@ class Deliverer:
         clock: Callable[[], int] = now_ms,
         chance: Callable[[], float] = random,
         ticks: Callable[[], float] = time.monotonic,
+        pseudonyms: Callable[[str, Sequence[str]], Sequence[str]] = lambda app, subjects: (),
     ) -> None:
+        """`pseudonyms`: the keyed hashes of subjects of an app, for the audit; without it that names nobody."""
         self._outbox, self._client, self._metrics = outbox, client, metrics
+        self._pseudonyms = pseudonyms
         self._apps = apps
         self.owner, self._dead = owner or str(uuid.uuid4()), dead
         self._call_seconds, self._lease_seconds = call_seconds, call_seconds + LEASE_SECONDS
@@ -268,15 +273,22 @@ class Deliverer:
     ) -> bool:
         """Leanplum has answered, so forgetting is no choice: try until it is on disk, or the gateway stops."""
         by_seq = [(item.seq, verdict) for item, verdict in verdicts]
+        about = self._about(app, [item for item, _ in verdicts])
         erased = [(item.seq, item.subject) for item, verdict in verdicts if _has_erased(item, verdict)]
         while True:
             try:
-                return await self._outbox.settle(attempt, app.name, by_seq, status, erased)
+                return await self._outbox.settle(attempt, app.name, by_seq, status, about, erased)
             except StorageUnavailable as error:
                 log.error("settle.failed", reason=error.detail, items=len(verdicts))
                 if self._stopping:
                     raise
                 await asyncio.sleep(STORAGE_PAUSE_SECONDS)
+
+    def _about(self, app: App, items: Sequence[Item]) -> dict[str, Any]:
+        """What and whom a call was about, as the audit tells it."""
+        subjects = list(dict.fromkeys([item.subject for item in items]))[:MOST_USERS]
+        actions = dict(Counter([item.action for item in items]))
+        return {"actions": actions, **about_users(self._pseudonyms(app.name, subjects))}
 
     async def _write_down(
         self, attempt: str, app: App, verdicts: Sequence[tuple[Item, Verdict]], status: int | None
@@ -327,7 +339,10 @@ class Deliverer:
         if items[0].sealed:  # then it is alone
             return None, [_unopened(items[0])]
         if (kind := mapping.kind(items)) not in app.keys:
-            return None, [ConfigRefused(f"{app.setting(kind)} is not set")] * len(items)
+            reply = [ConfigRefused(f"{app.setting(kind)} is not set")] * len(items)
+            if kind is KeyKind.PRODUCTION:  # the app is no longer configured
+                self._gate(app.name).heard(self._ticks(), 0.0, reply)
+            return None, reply
         try:
             action, body = mapping.call(app, items, self._clock() / 1000)
             answer = await self._client.call(app.api_url, action, body)

@@ -9,10 +9,13 @@ import orjson
 import zstandard
 
 from app.errors import Malformed, TooLarge, UnsupportedMediaType
+from app.leanplum.values import deeper
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
 MAX_MEMBERS = 100  # of one gzip or zstd body; each costs the same, however empty
 ZSTD_STEP = 256
+MAX_DEPTH = 64  # levels of JSON; deeper ones take parsers, and what walks through what they made, to their limits
+MAX_CONTAINERS = 500_000  # objects and lists of one body; a batch of 10,000 SDK actions has some 30,000
 
 
 def media_type(content_type: str, *allowed: str) -> str:
@@ -89,18 +92,40 @@ _DECODERS: dict[str, Callable[[bytes, int], bytes]] = {"gzip": _gunzip, "x-gzip"
 
 def parse(body: bytes) -> Any:
     """The body's JSON, read as kindly as can be: NaN, huge numbers and lone surrogates come through, so that the rules
-    can say where they stand. Raises Malformed, saying where, for what is not JSON."""
+    can say where they stand. Raises Malformed, saying where, for what is not JSON, or too deep or too much of it."""
     try:
-        return orjson.loads(body)
+        return strict(body)
     except orjson.JSONDecodeError:
         pass
     try:
-        return json.loads(body.decode("utf-8"))
+        found = json.loads(body.decode("utf-8"))
     except json.JSONDecodeError as error:
         raise Malformed(f"The body is not JSON: line {error.lineno}, column {error.colno}.") from None
     except UnicodeDecodeError as error:
         raise Malformed(f"The body is not UTF-8: byte {error.start}.") from None
     except RecursionError:
-        raise Malformed("The body is nested too deeply.") from None
+        raise _too_deep() from None
     except ValueError:
         raise Malformed("The body has a number with too many digits.") from None
+    return _shallow(found)
+
+
+def strict(body: bytes) -> Any:
+    """The body's JSON, where it is just that. Raises orjson.JSONDecodeError where it is not, and Malformed where it is
+    too deep, or has so many objects and lists that making them would keep others waiting: what is in brackets costs
+    memory and time that no other byte does, so they are counted first."""
+    brackets = body.count(b"[") + body.count(b"{")
+    if brackets > MAX_CONTAINERS:
+        raise Malformed(f"The body has more than {MAX_CONTAINERS} objects and lists.")
+    found = orjson.loads(body)
+    return found if brackets <= MAX_DEPTH else _shallow(found)
+
+
+def _shallow(found: Any) -> Any:
+    if deeper([found], MAX_DEPTH + 1):
+        raise _too_deep()
+    return found
+
+
+def _too_deep() -> Malformed:
+    return Malformed(f"The body is nested too deeply: at most {MAX_DEPTH} levels are taken.")

@@ -224,6 +224,7 @@ _CODES = {
     "literal_error": "choice",
     "zero_id": "zero-id",
     "plain": "characters",
+    "depth": "depth",
     "time": "time",
     "too_large": "range",
     "finite_number": "range",

@@ -122,7 +122,7 @@ ACTIONS: dict[str, Action] = {
         _later("block", ERASE, shapes.Blocking),
         _later("unblock", ERASE, shapes.Blocking, key=DEVELOPMENT, alone=True),
         _later("deleteUser", ERASE, shapes.Erasure, key=DEVELOPMENT, alone=True),
-        Action(name="getVars", scope=READ, shape=questions.Variables, answer=answers.Variables),
+        Action(name="getVars", scope=READ, shape=questions.Variables, answer=answers.UserVariables),
         Action(
             name="exportUser",
             scope=Scope.USERS_READ,

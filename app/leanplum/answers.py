@@ -14,7 +14,7 @@ class Success(TypedDict, total=False):
     warning: dict[str, Any]
 
 
-class Variables(Success, total=False):
+class UserVariables(Success, total=False):
     """A user's variables, and what belongs to them."""
 
     vars: dict[str, Any]
@@ -25,7 +25,7 @@ class Variables(Success, total=False):
     interfaceEvents: list[Any]
 
 
-class Started(Variables, total=False):
+class Started(UserVariables, total=False):
     """What a new session needs to know."""
 
     token: str
@@ -103,14 +103,14 @@ class Entity(TypedDict, total=False):
     state: str
     created: float
     updated: float
-    finished: float
+    finished: float | None
 
 
-class Message(Entity, total=False):
+class KnownMessage(Entity, total=False):
     """A message."""
 
     messageType: str
-    scheduledTime: float
+    scheduledTime: float | str | None
     campaignID: int
     campaignName: str
 
@@ -118,13 +118,13 @@ class Message(Entity, total=False):
 class Messages(Success, total=False):
     """Messages."""
 
-    messages: list[Message]
+    messages: list[KnownMessage]
 
 
 class OneMessage(Success, total=False):
     """One message."""
 
-    message: Message
+    message: KnownMessage
 
 
 class AbTest(Entity, total=False):
@@ -184,7 +184,7 @@ class ImportState(Success, total=False):
 class PostbackAdded(Success, total=False):
     """A new postback."""
 
-    postbackId: int
+    postbackId: int | str
 
 
 class Postbacks(Success, total=False):

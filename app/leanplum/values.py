@@ -11,8 +11,11 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from app.model import APP_NAME
+
 INT_LIMIT = 2**63
 MAX_PARAMS = 50
+MAX_VALUE_DEPTH = 32  # of a value that may be any JSON; less than a body's, so that both ways of reading one agree
 ZERO_UUID = "00000000-0000-0000-0000-000000000000"
 LATEST = 1e11  # seconds; what is above is surely milliseconds: the year 5138
 
@@ -44,6 +47,7 @@ TAKES = {
     ITEM_ID: "takes 1 to 128 characters of A-Z a-z 0-9 . _ : -",
     CURRENCY: "takes a currency code of ISO 4217, as in EUR",
     DAY: "takes a day as YYYYMMDD",
+    APP_NAME: "takes the name of an app: 1 to 64 characters of A-Z a-z 0-9 _ -",
     DIGITS: "takes a whole number of at most 18 digits",
 }
 
@@ -61,8 +65,21 @@ def _not_whole(value: object) -> object:
     return value
 
 
+def deeper(value: dict[Any, Any] | list[Any], levels: int) -> bool:
+    """Whether parsed JSON is nested more deeply than so many levels."""
+    level: list[Any] = [value]
+    for _ in range(levels):
+        inside = [one for outer in level for one in (outer.values() if type(outer) is dict else outer)]
+        level = [one for one in inside if type(one) is dict or type(one) is list]
+        if not level:
+            return False
+    return True
+
+
 def _plain(value: dict[str, object]) -> dict[str, object]:
     """Any JSON, so long as it can be sent on."""
+    if deeper(value, MAX_VALUE_DEPTH):
+        raise PydanticCustomError("depth", f"is nested too deeply: at most {MAX_VALUE_DEPTH} levels are taken")
     try:
         orjson.dumps(value)
     except TypeError:

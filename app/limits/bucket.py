@@ -1,52 +1,115 @@
-"""A token bucket for each name, kept as GCRA: one number a name, the time at which its bucket will be full again.
+"""Token buckets, kept as GCRA: two numbers for each bucket, what it lacked of being full, and when.
 
-Source: "Generic cell rate algorithm", ITU-T I.371. Counted in items, times in seconds.
+Source: "Generic cell rate algorithm", ITU-T I.371, as a continuous-state leaky bucket. Counted in items, times in
+seconds. A bucket's rate and size come with each call, so a change of them is in force from the next call on.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+A_TRIFLE = 1e-6  # of an item: what floating point may be wrong by
+
+
+class Limit(NamedTuple):
+    """Which bucket, the items a second that it regains, and the items that it holds. A call for up to `whole` items
+    passes a full bucket even where this holds fewer, and what it lacks then is made good before the next one."""
+
+    name: str
+    rate: float
+    burst: float
+    whole: int
+
+    def later(self, lacks: float, seconds: float) -> float:
+        """What a bucket that lacked so much lacks so much later."""
+        left = lacks - seconds * self.rate
+        return 0.0 if left <= 0 else left if left <= self.whole else self.whole  # min and max would cost as much again
+
+    def fits(self, lacks: float, count: int) -> bool:
+        """Whether a call for so many items passes a bucket that lacks so much."""
+        return lacks + count <= self.burst + A_TRIFLE or (count <= self.whole and lacks <= A_TRIFLE)
+
+    def remaining(self, lacks: float) -> int:
+        """The items that may pass at once."""
+        left = int(self.burst - lacks + A_TRIFLE)
+        return left if left > 0 else 0
+
+    def full_in(self, lacks: float) -> float:
+        """Seconds until the bucket is full."""
+        return lacks / self.rate
+
+    def wait(self, lacks: float, count: int) -> float:
+        """Seconds until so many items may pass; infinite where they never do."""
+        if count > self.whole:
+            return math.inf
+        return max(0.0, lacks - max(0.0, self.burst - count)) / self.rate
 
 
 class Decision(NamedTuple):
-    """Whether so many items may pass now; what is left; seconds until the bucket is full, and until these may pass."""
+    """Whether a call may pass, by which limits, and what each of their buckets lacks: after it where it may pass, else
+    as they are."""
 
     allowed: bool
-    remaining: int
-    full_in: float
-    retry_after: float
+    limits: Sequence[Limit]
+    lacks: Sequence[float]
+
+    def wait(self, count: int) -> float:
+        """Seconds until so many items may pass; infinite where they never do."""
+        return max(limit.wait(lacks, count) for limit, lacks in zip(self.limits, self.lacks, strict=True))
 
 
 class Buckets:
-    """Buckets of one size and rate. Full ones are forgotten, so memory is bounded by who called lately."""
+    """Buckets in memory. Full ones are forgotten, so memory is bounded by who called lately."""
 
-    def __init__(self, rate: float, burst: int, clock: Callable[[], float]) -> None:
-        self._interval, self._burst, self._clock = 1.0 / rate, burst, clock
-        self._full_at: dict[str, float] = {}
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._known: dict[str, tuple[float, float, float]] = {}  # what it lacked, when, and its rate
         self._sweep_at = 10_000
 
-    def take(self, name: str, count: int) -> Decision:
-        """Take `count` tokens from the bucket of `name`, all or none."""
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def take(self, limits: Sequence[Limit], count: int) -> Decision:
+        """Take `count` items from every one of the buckets, or nothing from any."""
+        if len(limits) == 1:
+            return self._take_one(limits, limits[0], count)
         now = self._clock()
-        full_at = max(self._full_at.get(name, now), now)
-        after = full_at + count * self._interval
-        room = self._burst * self._interval
-        if after - now > room + 1e-9:
-            return Decision(False, self._left(full_at - now), full_at - now, after - now - room)
+        lacks = [self._lacks(limit, now) for limit in limits]
+        allowed = all(limit.fits(lack, count) for limit, lack in zip(limits, lacks, strict=True))
+        if allowed and count:
+            lacks = [lack + count for lack in lacks]
+            for limit, lack in zip(limits, lacks, strict=True):
+                self._keep(limit, lack, now)
+        return Decision(allowed, limits, lacks)
+
+    def _take_one(self, limits: Sequence[Limit], limit: Limit, count: int) -> Decision:
+        """The same where there is one bucket, as for nearly every call; written out, since a call costs more here than
+        what it would do."""
+        now, known = self._clock(), self._known
+        found = known.get(limit.name)
+        lacks = 0.0 if found is None else limit.later(found[0], now - found[1])
+        if lacks + count > limit.burst and not limit.fits(lacks, count):
+            return Decision(False, limits, (lacks,))
         if count:
-            self._full_at[name] = after
-            if len(self._full_at) > self._sweep_at:
+            lacks += count
+            known[limit.name] = (lacks, now, limit.rate)
+            if len(known) > self._sweep_at:
                 self._sweep(now)
-        return Decision(True, self._left(after - now), after - now, 0.0)
+        return Decision(True, limits, (lacks,))
 
-    def wait(self, name: str) -> float:
-        """Seconds until one token may be taken from the bucket of `name`; 0 where it may be now."""
-        if name not in self._full_at:
-            return 0.0
-        return max(0.0, self._full_at[name] - self._clock() - (self._burst - 1) * self._interval)
+    def put(self, limit: Limit, lacks: float) -> None:
+        """Make a bucket as it is known to be from elsewhere."""
+        self._keep(limit, lacks, self._clock())
 
-    def _left(self, missing: float) -> int:
-        return max(0, int(self._burst - missing / self._interval + 1e-6))
+    def _lacks(self, limit: Limit, now: float) -> float:
+        found = self._known.get(limit.name)
+        return 0.0 if found is None else limit.later(found[0], now - found[1])
+
+    def _keep(self, limit: Limit, lacks: float, now: float) -> None:
+        self._known[limit.name] = (lacks, now, limit.rate)
+        if len(self._known) > self._sweep_at:
+            self._sweep(now)
 
     def _sweep(self, now: float) -> None:
-        self._full_at = {name: at for name, at in self._full_at.items() if at > now}
-        self._sweep_at = max(10_000, 2 * len(self._full_at))
+        self._known = {name: of for name, of in self._known.items() if of[0] > (now - of[1]) * of[2]}
+        self._sweep_at = max(10_000, 2 * len(self._known))

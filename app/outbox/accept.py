@@ -1,6 +1,8 @@
 """Accepting: items, their ids and the audit record in one transaction, for many callers at once."""
 
+import hashlib
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,9 +50,8 @@ class Accept:
     def run_all(cls, cursor: Cursor, writes: Sequence["Accept"]) -> list[list[Taken]]:
         """Commit all items that are new; what is a duplicate or in conflict is told and not stored."""
         wanted = sum(len(write.acceptance.items) for write in writes)
-        seq, version = _reserve(
-            cursor, wanted
-        )  # first: it makes writers take turns, so that what is looked up next stays true
+        # First: it makes writers take turns, so that what is looked up next stays true.
+        seq, version = _reserve(cursor, wanted)
         known = _known(cursor, writes)
         rows = _Rows([], [], [], [], [])
         taken = []
@@ -126,7 +127,7 @@ def _take(
 ) -> tuple[list[Taken], int]:
     """Sort one call's items into new, duplicate, conflict and refused; collect the rows of the new ones."""
     first, prefix, app = seq, acceptance.prefix, acceptance.app
-    new, taken, caller = rows.items, list[Taken](), ids.share(acceptance.key_id)
+    new, taken, caller = rows.items, list[Taken](), ids.share(app, acceptance.key_id)
     seal = vault.sealer(len(acceptance.items))
     of_app = zlib.crc32(acceptance.app.encode())
     for item in acceptance.items:
@@ -179,7 +180,14 @@ def _otherwise(item: NewItem, app: str, vault: Vault) -> Iterator[bytes]:
 
 def _record(acceptance: Acceptance, taken: Sequence[Taken], new: int) -> str:
     duplicates = sum(kind == "duplicate" for _, kind in taken) if new < len(taken) else 0
-    rejected = acceptance.refused + len(taken) - new - duplicates
+    details = {
+        "accepted": new,
+        "duplicates": duplicates,
+        "rejected": acceptance.refused + len(taken) - new - duplicates,
+        "actions": dict(Counter([item.action for item in acceptance.items])),
+        "itemsHash": hashlib.sha256("\n".join([item_id for item_id, _ in taken]).encode()).hexdigest(),
+        **records.about_users(acceptance.users),
+    }
     return records.api_call(
         time=acceptance.accepted_at,
         operation=acceptance.operation,
@@ -188,7 +196,7 @@ def _record(acceptance: Acceptance, taken: Sequence[Taken], new: int) -> str:
         address=acceptance.address,
         request_id=acceptance.request_id,
         status=_status(acceptance.batch, taken, new, duplicates),
-        details={"accepted": new, "duplicates": duplicates, "rejected": rejected},
+        details=details,
     )
 
 

@@ -48,6 +48,13 @@ def find(connection: Connection, app: str, which: Filter, after: int, limit: int
     return [receipt(row, vault) for row in connection.execute(rows.order_by(items.c.seq).limit(limit))]
 
 
+def apps(connection: Connection) -> list[str]:
+    """The apps that there are dead letters of."""
+    dead = select(acceptances.c.app).join(items, items.c.acceptance == acceptances.c.first_seq)
+    dead = dead.where(items.c.settled_at.isnot(None), items.c.body.isnot(None))
+    return sorted(connection.execute(dead.distinct()).scalars())
+
+
 def _conditions(connection: Connection, app: str, which: Filter) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
     if which.action is not None:

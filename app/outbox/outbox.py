@@ -1,9 +1,9 @@
 """The outbox as the steps around it see it: accept, find, begin, settle, look up."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine, func, select
@@ -145,11 +145,13 @@ class Outbox:
         app: str,
         verdicts: Sequence[tuple[int, Verdict]],
         status: int | None,
+        about: Mapping[str, Any] | None = None,
         erased: Sequence[tuple[int, str]] = (),
     ) -> bool:
         """Write down what came of an attempt, for each of its items by sequence number; False, and no item changed,
-        where the attempt was taken for lost meanwhile. `erased`: the items that have erased their subjects."""
-        settle = Settle(attempt, app, verdicts, self._clock(), status, self._vault, erased)
+        where the attempt was taken for lost meanwhile. `about`: whom and what it was about, for the audit. `erased`:
+        the items that have erased their subjects."""
+        settle = Settle(attempt, app, verdicts, self._clock(), status, self._vault, about, erased)
         if not await self._writer.write(settle):
             return False
         self._to_scrub |= bool(erased)
@@ -199,6 +201,10 @@ class Outbox:
         find = partial(dead_letters.find, app=app, which=which, after=after, limit=limit, vault=self._vault)
         return await self._read(find)
 
+    async def dead_apps(self) -> list[str]:
+        """The apps that there are dead letters of."""
+        return await self._read(dead_letters.apps)
+
     async def replay(self, app: str, which: Filter, record: Recorder, *, dry_run: bool = False) -> tuple[int, int]:
         """Put dead letters back into the queue, with an audit record for each step; how many were chosen, and how many
         went."""
@@ -231,11 +237,11 @@ class Outbox:
         return matched, done
 
     async def sweep(self, after: int, limits: Limits) -> tuple[int, int | None]:
-        """Remove some of what is past its time, of the items after sequence number `after` and of the audit; how many
-        rows went, and where to go on, None where all that follows is too young."""
+        """Remove some of what is past its time, of the items after sequence number `after`; how many went, and where to
+        go on, None where all that follows is too young."""
         now = self._clock()
         found = await self._read(partial(retention.look, after=after, now=now, limits=limits))
-        removed = await self._writer.write(Remove(found.seqs, now, now - limits.records))
+        removed = await self._writer.write(Remove(found.seqs, now))
         return removed, found.after
 
     async def scrub(self) -> None:

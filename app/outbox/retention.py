@@ -28,21 +28,15 @@ DELETE FROM acceptances WHERE first_seq IN {firsts} AND NOT EXISTS (
 )
 """
 ERASURES = "DELETE FROM erasures WHERE until <= ?"
-RECORDS = """
-DELETE FROM audit_records WHERE seq IN (
-    SELECT seq FROM (SELECT seq, time FROM audit_records ORDER BY seq LIMIT ?) AS oldest WHERE time < ?
-)
-"""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How long things are kept, in milliseconds: receipts after the item settled, ids after it was accepted, dead
-    letters, audit records."""
+    letters. (The audit's records: `audit/sealing.py`.)"""
 
     receipts: int
     dead_letters: int
-    records: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +63,21 @@ def look(connection: Connection, after: int, now: int, limits: Limits) -> Sweep:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove settled items with their ids, erasures that are over, and audit records from before `records_until`."""
+    """Remove settled items with their ids, and erasures that are over."""
 
     seqs: Sequence[int]
     now: int
-    records_until: int
     rows: int = STEP
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Remove"]) -> Sequence[int]:
-        """Tells of each how many rows went."""
+        """Tells of each how many items went."""
         return [write._run(cursor) for write in writes]
 
     def _run(self, cursor: Cursor) -> int:
         remove(cursor, self.seqs)
         cursor.execute(ERASURES, (self.now,))
-        cursor.execute(RECORDS, (STEP, self.records_until))
-        return len(self.seqs) + cursor.rowcount
+        return len(self.seqs)
 
 
 def remove(cursor: Cursor, seqs: Sequence[int]) -> int:

@@ -1,7 +1,8 @@
 """Writing down what is about to be sent, and what came of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -96,6 +97,7 @@ class Settle:
     finished_at: int
     status: int | None
     vault: Vault
+    about: Mapping[str, Any] | None = None
     erased: Sequence[tuple[int, str]] = ()
 
     @property
@@ -151,7 +153,12 @@ class Settle:
         for _, verdict in self.verdicts:
             counts[verdict.status.value] = counts.get(verdict.status.value, 0) + 1
         return records.leanplum_call(
-            time=self.finished_at, app=self.app, attempt=self.attempt, status=self.status, outcome=counts
+            time=self.finished_at,
+            app=self.app,
+            attempt=self.attempt,
+            status=self.status,
+            outcome=counts,
+            about=self.about,
         )
 
 

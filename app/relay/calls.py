@@ -63,7 +63,7 @@ class Relay:
         timeout: float,
         concurrency: int,
         cache_seconds: float,
-        record: Callable[[str, str, int | None], None] = lambda app, action, status: None,
+        record: Callable[[str, str, int | None, Collection[str]], None] = lambda app, action, status, subjects: None,
     ) -> None:
         self.client, self._turns, self._metrics, self._record = client, turns, metrics, record
         self._timeout, self._room = timeout, asyncio.Semaphore(concurrency)
@@ -105,12 +105,12 @@ class Relay:
         async with self._turns.take(app.name, subjects, TURN_SECONDS), self._slot():
             if action != LOOKS and await self._turns.erased(app.name, subjects):
                 raise Erased
-            answer = await self._call(app, action, body)
+            answer = await self._call(app, action, body, subjects)
             for pause in THROTTLE_PAUSES:
                 if answer.status not in replies.THROTTLES:
                     break
                 await asyncio.sleep(pause)
-                answer = await self._call(app, action, body)
+                answer = await self._call(app, action, body, subjects)
         return answer
 
     async def upload(self, app: App, action: Action, fields: Mapping[str, str], files: list[Part]) -> dict[str, Any]:
@@ -143,14 +143,14 @@ class Relay:
             raise KeyNotConfigured(f"This needs Leanplum's {kind.value} key: {app.setting(kind)} is not set.")
         return app.keys[kind].get_secret_value()
 
-    async def _call(self, app: App, action: str, body: bytes) -> Answer:
-        async with self._told(app, action) as heard:
+    async def _call(self, app: App, action: str, body: bytes, subjects: Collection[str]) -> Answer:
+        async with self._told(app, action, subjects) as heard:
             answer = await self.client.call(app.api_url, action, body)
             heard.append(answer.status)
         return answer
 
     @asynccontextmanager
-    async def _told(self, app: App, action: str) -> AsyncIterator[list[int]]:
+    async def _told(self, app: App, action: str, subjects: Collection[str] = ()) -> AsyncIterator[list[int]]:
         """Tell metrics, log and audit what came of a call, whatever it was; its errors in our words."""
         started, heard = time.perf_counter(), list[int]()
         try:
@@ -163,7 +163,7 @@ class Relay:
             seconds, status = time.perf_counter() - started, heard[0] if heard else None
             self._metrics.calls.labels(str(status or "none")).inc()
             self._metrics.call_seconds.observe(seconds)
-            self._record(app.name, action, status)
+            self._record(app.name, action, status, subjects)
             log.info("call.relayed", app=app.name, action=action, status=status, ms=round(seconds * 1000, 1))
 
     @asynccontextmanager

@@ -59,11 +59,12 @@ def ended(folder: Path, *words: str, **settings: str) -> subprocess.CompletedPro
 class Process:
     """One gateway that can be killed and started again on the same database."""
 
-    def __init__(self, folder: Path, upstream: str, *words: str, **settings: str) -> None:
+    def __init__(self, folder: Path, upstream: str, *words: str, **settings: str | None) -> None:
+        """Settings that are None are not set, whatever they are here."""
         self.folder, self.words, self.port, self.key = folder, words, free_port(), keys.make()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = folder / "output"
-        self.settings = {
+        chosen = {
             "LEANPLUM_APP_ID": APP_ID,
             "LEANPLUM_PRODUCTION_KEY": PRODUCTION_KEY,
             "LEANPLUM_API_URL": f"{upstream}/api",
@@ -72,18 +73,22 @@ class Process:
             "GATEWAY_RATE_BURST": "1000000",
             "GATEWAY_DRAIN_SECONDS": "0",
         } | settings
+        self.settings = {name: value for name, value in chosen.items() if value is not None}
         self.http = httpx.Client(base_url=self.url, timeout=40, trust_env=False)
 
     def start(self) -> None:
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                command("serve", "--port", str(self.port), *self.words),
+                self.command("serve", "--port", str(self.port), *self.words),
                 cwd=self.folder,
                 env=environment(self.folder, **self.settings),
                 stdout=output,
                 stderr=output,
             )
-        until(self.ready)
+        until(self.ready, 60)
+
+    def command(self, *words: str) -> list[str]:
+        return command(*words)
 
     def ready(self) -> bool:
         assert self.process.poll() is None, self.output.read_text()
@@ -120,7 +125,7 @@ class Process:
 
 
 @contextmanager
-def serving(folder: Path, upstream: str, *words: str, **settings: str) -> Iterator[Process]:
+def serving(folder: Path, upstream: str, *words: str, **settings: str | None) -> Iterator[Process]:
     """A gateway that is ready; killed at the end, if it still runs."""
     process = Process(folder, upstream, *words, **settings)
     try:

@@ -1,16 +1,25 @@
 """No secret and no attribute value comes out anywhere: planted, a day's work done, everything searched."""
 
+import re
+import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import httpx
 import pytest
+import typer
 
+from app.__main__ import cli
+from app.main import create_app
+from app.settings import Settings
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
 
-from .processes import Process, plan, requests, serving, until
+from .processes import Process, ended, plan, requests, serving, until
 
 LEANPLUM_KEYS = {
     name: f"canary-{name.lower()}-5e1f"
@@ -22,8 +31,10 @@ LEANPLUM_KEYS = {
     )
 }
 VALUE = "canary-value-77aa"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 Seen = dict[str, bytes]
 Day = tuple[Process, Seen, str]
+NOT_RUN = {"serve", "deliver", "simulate", "openapi"}  # three don't end; the document is looked at where it is served
 
 
 def bodies() -> list[tuple[str, str, Any]]:
@@ -114,6 +125,95 @@ def do_everything(gateway: Process, seen: Seen) -> None:
         keep(path, gateway.http.get(path))
 
 
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Every operation that the gateway says it has: a new one is called with no more ado."""
+    return [
+        (method.upper(), path, told) for path, methods in document["paths"].items() for method, told in methods.items()
+    ]
+
+
+def example(document: dict[str, Any], operation: dict[str, Any]) -> Any:
+    """A good body, as the document has it; None where the operation takes none."""
+    for media in operation.get("requestBody", {}).get("content", {}).values():
+        name = media["schema"].get("$ref", "").rpartition("/")[2]
+        return (document["components"]["schemas"].get(name, {}).get("examples") or [{}])[0]
+    return None
+
+
+def visit_everything(gateway: Process, seen: Seen) -> None:
+    """Each operation three times: as its example has it, with a value wherever one may stand, and by a stranger."""
+    document = gateway.http.get("/openapi.json").json()
+    for method, path, operation in operations(document):
+        url = re.sub(r"{\w+}", "7", path)
+        body = example(document, operation)
+        trace = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
+        good = gateway.call(method, url, headers=trace, **({"json": body} if body is not None else {}))
+        made = re.findall(rb"lpgw_\w{36}", good.content)
+        bad = gateway.call(method, f"{url}?unknown={VALUE}", json={"unknown": VALUE, "userId": [VALUE]})
+        strange = gateway.http.request(method, url, json=body, headers={"Authorization": f"Bearer {gateway.key}x"})
+        leaked = gateway.http.request(method, f"{url}?api_key={gateway.key}", json=body)
+        seen[f"visited {method} {path}"] = b"".join(
+            repr(answer.headers.raw).encode() + answer.content.replace(made[0] if made else b"\0", b"shown once")
+            for answer in (good, bad, strange, leaked)
+        )
+        MADE.update(one.decode() for one in made)
+
+
+MADE: set[str] = set()  # keys that were shown to whoever made them
+
+
+def commands() -> list[list[str]]:
+    """Every command that ends by itself, as it is and with --json where it has that."""
+
+    def inside(group: Any, words: list[str]) -> Iterator[list[str]]:
+        for name, one in group.commands.items():
+            if hasattr(one, "commands"):
+                yield from inside(one, [*words, name])
+                continue
+            yield [*words, name]
+            if any("--json" in option.opts for option in one.params):
+                yield [*words, name, "--json"]
+
+    return [words for words in inside(typer.main.get_command(cli), []) if words[0] not in NOT_RUN]
+
+
+def run_commands(gateway: Process, seen: Seen) -> None:
+    """Each with nothing more than it needs; a key is shown to whoever makes one."""
+    given = {"create": ["--name", "n"], "rotate": ["key_0"], "revoke": ["key_0"]}
+
+    def done(words: list[str]) -> tuple[str, str]:
+        more = given.get(words[1], []) if words[0] == "keys" else []
+        ran = ended(gateway.folder, *words, *more, **gateway.settings)
+        return ran.stdout, ran.stderr
+
+    with ThreadPoolExecutor(4) as several:
+        for words, (out, err) in zip(commands(), several.map(done, commands()), strict=True):
+            made = re.findall(r"lpgw_\w{36}", out) if words[:2] == ["keys", "create"] else []
+            MADE.update(made)
+            seen[" ".join(["command", *words])] = (re.sub("|".join(made) or "\0", "shown once", out) + err).encode()
+
+
+def with_files(gateway: Process) -> None:
+    """From the next start on the secrets are in files: there the environment, which `ps` shows, has none."""
+    for name in (*LEANPLUM_KEYS, "GATEWAY_BOOTSTRAP_KEY"):
+        (gateway.folder / name.lower()).write_text(gateway.settings.pop(name))
+
+
+def crash(gateway: Process, seen: Seen) -> None:
+    """Killed by SIGABRT in the middle of its work, with whatever dumps the machine is set to make."""
+    gateway.settings["PYTHONFAULTHANDLER"] = "1"
+    gateway.start()
+    gateway.event("ann", 2)
+    shown = subprocess.run(["ps", "eww", "-p", str(gateway.process.pid)], capture_output=True, check=True).stdout
+    seen["ps with the environment"] = shown
+    gateway.process.send_signal(signal.SIGABRT)
+    assert gateway.process.wait(20) == -signal.SIGABRT
+    others = {"output", *(name.lower() for name in (*LEANPLUM_KEYS, "GATEWAY_BOOTSTRAP_KEY"))}
+    seen["files beside the database"] = repr(
+        sorted(path.name for path in gateway.folder.iterdir() if path.name not in others)
+    ).encode()
+
+
 @pytest.fixture(scope="module")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
     """A day's work: successes, refusals, an upstream that fails in every way and then is gone, SIGTERM."""
@@ -132,12 +232,15 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
         assert gateway.terminate() == 0
         with server:
             gateway.settings["LEANPLUM_API_URL"] = f"{server.url}/api"
+            with_files(gateway)
             modes = ("500-html", "truncated", "disconnect", "success-false")
             plan(server.url, *({"mode": mode, "action": "track"} for mode in modes))
             gateway.start()
             do_everything(gateway, seen)
             args = ["ps", "-ww", "-o", "args=", "-p", str(gateway.process.pid)]
             seen["ps"] = subprocess.run(args, capture_output=True, check=True).stdout
+            visit_everything(gateway, seen)
+            run_commands(gateway, seen)
             until(lambda: not planned(server.url), 90)
             calls = requests(server.url)
             echo = LEANPLUM_KEYS["LEANPLUM_PRODUCTION_KEY"]
@@ -145,10 +248,13 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
             seen["echo"] = gateway.event("echo", 1, Prefer="wait=10").content
             plan(server.url, {"mode": "403-key", "message": f"Invalid access key: {echo}", "times": None})
             gateway.event("ann", 1)
-            until(lambda: b"leanplum_gateway_held 1.0" in gateway.http.get("/metrics").content)
+            until(lambda: b'leanplum_gateway_held{app="default"} 1.0' in gateway.http.get("/metrics").content)
             seen["held"] = gateway.http.get("/readyz").content + gateway.http.get("/metrics").content
             assert gateway.terminate() == 0
+            crash(gateway, seen)
         seen["output"] = gateway.output.read_bytes()
+        with closing(sqlite3.connect(gateway.folder / "g.db")) as connection:
+            seen["audit"] = repr(connection.execute("SELECT * FROM audit_records").fetchall()).encode()
         alive = [any(key in call["body"] for key in LEANPLUM_KEYS.values()) for call in calls]
         assert all(alive), "the canary must be alive: Leanplum gets the keys"
         seen["headers to Leanplum"] = repr([(call["headers"], call["query"], call["path"]) for call in calls]).encode()
@@ -173,6 +279,42 @@ def test_a_key_that_leanplum_echoes_is_masked_where_its_words_are_kept(day: Day)
 
 def test_no_caller_key_comes_out(day: Day) -> None:
     assert found(day[0].key, day[1]) == []
+
+
+def test_a_key_that_was_made_is_shown_to_its_maker_and_nowhere_else(day: Day) -> None:
+    assert len(MADE) >= 2, "one over HTTP, one by command"
+    files = {path.name: path.read_bytes() for path in day[0].folder.glob("g.db*")}
+    for key in MADE:
+        assert found(key, day[1]) == []
+        assert found(key, files) == []
+
+
+def test_every_operation_and_every_command_was_tried(day: Day) -> None:
+    visited = {name.removeprefix("visited ") for name in day[1] if name.startswith("visited ")}
+    assert visited == {f"{method} {path}" for method, path, _ in operations(create_app(Settings()).openapi())}
+    assert {"command settings --json", "command check", "command keys list", "command dead-letters list"} <= day[
+        1
+    ].keys()
+    assert b"LEANPLUM_PRODUCTION_KEY" in day[1]["command settings"]
+    assert b"accepted" in day[1]["command check"]
+
+
+def test_a_trace_is_an_id_in_the_log_and_nothing_else(day: Day) -> None:
+    assert TRACE.encode() in day[1]["output"]
+    assert "traceparent" not in day[2]
+
+
+def test_a_crash_tells_places_and_leaves_no_dump(day: Day) -> None:
+    assert b"Fatal Python error: Aborted" in day[1]["output"]
+    names = day[1]["files beside the database"]
+    assert re.fullmatch(rb"\['g\.db'[^\]]*\]", names), names
+    assert b"core" not in names
+
+
+def test_the_environment_has_no_secret_where_they_are_in_files(day: Day) -> None:
+    shown = day[1]["ps with the environment"]
+    assert b"GATEWAY_DATABASE_URL" in shown, "ps must show the environment, or this shows nothing"
+    assert [found(secret, {"ps": shown}) for secret in (*LEANPLUM_KEYS.values(), day[0].key)] == [[]] * 5
 
 
 def test_no_attribute_value_comes_out(day: Day) -> None:

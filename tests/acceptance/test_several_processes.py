@@ -107,7 +107,10 @@ def test_dead_letters_are_listed_sent_again_and_discarded_by_command(tmp_path: P
             assert done.returncode == 0, done.stderr
             return done.stdout
 
-        assert [line.split()[0] for line in run("list").splitlines()] == ["ann-0", "ann-1", "ann-2"]
+        assert [line.split()[:2] for line in run("list").splitlines()] == [
+            ["default", f"ann-{one}"] for one in range(3)
+        ]
+        assert (run("list", "--app", "other"), run("replay", "--all", "--app", "other")) == ("", "0 are sent again.\n")
         assert run("list", "--status", "expired") == ""
         assert run("replay", "--all", "--dry-run") == "3 would be sent again.\n"
         assert run("discard", "ann-1") == "1 are discarded.\n"

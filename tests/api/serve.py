@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from fastapi import FastAPI
 
 from app.main import create_app
 from app.protocol import Protocol
@@ -14,10 +15,10 @@ from app.settings import Settings
 
 
 @contextmanager
-def served(settings: Settings) -> Iterator[int]:
-    """The port of a running server; stopped at the end, after what is in flight."""
+def served(settings: Settings, app: FastAPI | None = None) -> Iterator[int]:
+    """The port of a running server; stopped at the end, after what is in flight. `app`: one made of these settings."""
     config = uvicorn.Config(
-        create_app(settings, delivery=False), host="127.0.0.1", port=0, http=Protocol, log_config=None,
+        app or create_app(settings, delivery=False), host="127.0.0.1", port=0, http=Protocol, log_config=None,
         access_log=False, server_header=False, lifespan="on", ws="none",
     )  # fmt: skip
     server = uvicorn.Server(config)
@@ -35,10 +36,14 @@ def served(settings: Settings) -> Iterator[int]:
 
 
 class Wire:
-    """One connection."""
+    """One connection; `window`: as many bytes of answers as this side takes before it reads them."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+    def __init__(self, port: int, window: int | None = None) -> None:
+        self.socket = socket.socket()
+        self.socket.settimeout(10)
+        if window is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        self.socket.connect(("127.0.0.1", port))
         self._rest = b""
 
     def close(self) -> None:
@@ -59,6 +64,17 @@ class Wire:
             self._read()
         body, self._rest = self._rest[:length], self._rest[length:]
         return int(status.split()[1]), headers, body
+
+    def closed(self) -> bool:
+        """Whether the server closes, once what it has said is read."""
+        try:
+            while self.socket.recv(65_536):
+                pass
+        except ConnectionResetError:
+            return True
+        except TimeoutError:
+            return False
+        return True
 
     def _read(self) -> None:
         data = self.socket.recv(65_536)

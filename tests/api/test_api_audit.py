@@ -1,5 +1,6 @@
 """One audit record for each authenticated call: who, what, when, from where, with what outcome, which request id."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -59,9 +60,20 @@ def test_each_authenticated_call_leaves_one_record(
 
 def test_a_batch_is_one_record_that_counts_its_items(gateway: Talk) -> None:
     gateway.event(OWN)
-    answer = gateway.batch([TRACK, OWN | TRACK, OWN | TRACK | {"value": 3}, {}, CANARY, TRACK])
+    answer = gateway.batch([TRACK, OWN | TRACK, OWN | TRACK | {"value": 3}, {}, CANARY, TRACK | {"userId": "u2"}])
     (record,) = gateway.audit(answer.headers["x-request-id"])
-    assert record["unmapped"] == {"app": "default", "accepted": 2, "duplicates": 1, "rejected": 3}
+    told = record["unmapped"]
+    of = gateway.app.state.gateway.pseudonyms.of
+    assert set(told.pop("users")) == {of("default", "uu1"), of("default", "uu2")}
+    ids = [one["id"] for one in answer.json()["results"] if "id" in one]
+    assert told == {
+        "app": "default",
+        "accepted": 2,
+        "duplicates": 1,
+        "rejected": 3,
+        "actions": {"track": 4},
+        "itemsHash": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
+    }
 
 
 def test_a_limited_call_and_a_forbidden_one_are_recorded(start: Start) -> None:
@@ -116,6 +128,10 @@ def test_no_record_holds_a_payload_a_value_or_a_key(gateway: Talk) -> None:
     canaries = {"p": CANARY, "q": CANARY}
     gateway.event(EVENT | {"event": CANARY, "params": canaries, "info": CANARY})
     gateway.batch([TRACK | {"params": canaries}, {"action": CANARY}, TRACK | {"value": CANARY}])
+    gateway.batch([TRACK | {"userId": f"{CANARY}{number}"} for number in range(3)])
+    gateway.event(EVENT | {"userId": CANARY, "id": "own-id-of-canary"})
+    gateway.get(f"/v1/users/{CANARY}/variables")
+    gateway.get(f"/v1/audit?userId={CANARY}")
     gateway.post("/v1/users/u", {"userAttributes": canaries}, method="PATCH")
     gateway.post(f"/v1/users/{CANARY}", {"userAttributes": {"a": 1}}, method="PATCH")
     gateway.batch(CANARY.encode(), headers={"Content-Type": NDJSON})
@@ -124,3 +140,46 @@ def test_no_record_holds_a_payload_a_value_or_a_key(gateway: Talk) -> None:
     texts = [record for (record,) in gateway.rows("SELECT record FROM audit_records")]
     assert len(gateway.audit()) > 5
     assert not [text for text in texts if CANARY in text or gateway.key in text]
+
+
+# What OCSF 1.4 requires of API Activity, with the constraints of its objects ("at least one of").
+REQUIRED: dict[str, type] = {
+    "class_uid": int, "category_uid": int, "activity_id": int, "type_uid": int, "time": int, "severity_id": int,
+    "metadata": dict, "actor": dict, "api": dict, "src_endpoint": dict,
+}  # fmt: skip
+
+
+def test_every_record_has_what_ocsf_requires_of_an_api_activity(start: Start) -> None:
+    talk = start(gateway_rate_burst=3, gateway_rate_per_second=1)
+    talk.event()
+    talk.batch([TRACK])
+    talk.get("/v1/users/u/variables")
+    talk.event()
+    talk.post("/v1/keys", {"name": "new", "scopes": ["sdk"]})
+    records = talk.audit()
+    operations = {one["api"]["operation"] for one in records}
+    assert {"key.create", "POST /v1/events", "POST /v1/batch", "leanplum getVars", "POST /v1/keys"} <= operations
+    for one in records:
+        assert {name for name, kind in REQUIRED.items() if type(one.get(name)) is not kind} == set()
+        assert (one["class_uid"], one["category_uid"]) == (6003, 6)
+        assert one["type_uid"] == one["class_uid"] * 100 + one["activity_id"]
+        assert one["metadata"]["product"]["name"] and one["metadata"]["version"] == "1.4.0"
+        assert one["actor"]["user"]["uid"] and one["api"]["operation"]
+        assert one["src_endpoint"].get("ip") or one["src_endpoint"].get("name")
+        assert one["api"].get("request", {"uid": "given"})["uid"]
+    assert [one["metadata"]["sequence"] for one in records] == list(range(1, len(records) + 1))
+
+
+def test_a_call_about_one_user_names_it_by_its_keyed_hash_also_where_it_is_refused(start: Start) -> None:
+    talk = start(gateway_rate_burst=2, gateway_rate_per_second=1)
+    hashed = talk.app.state.gateway.pseudonyms.of("default", "uann")
+    answers = [
+        talk.post("/v1/users/ann/states", {"state": "s"}),
+        talk.post("/v1/users/ann/states", {"state": 5}),
+        talk.post("/v1/users/ann/states", {"state": "s"}),
+        talk.get("/v1/users/ann/variables"),
+    ]
+    assert [answer.status_code for answer in answers] == [202, 422, 429, 429]
+    for answer in answers:
+        (record,) = talk.audit(answer.headers["x-request-id"])
+        assert record["unmapped"]["user"] == hashed, record

@@ -1,5 +1,8 @@
 """Errors as problems (contract §8), their pages, and the request id that every answer has."""
 
+import base64
+import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +17,7 @@ SLUGS = {
     "validation": 422, "malformed": 400, "unauthorized": 401, "forbidden": 403, "not-found": 404,
     "method-not-allowed": 405, "id-conflict": 409, "too-large": 413, "unsupported-media-type": 415, "rate-limited": 429,
     "queue-full": 503, "storage-unavailable": 503, "internal": 500,
+    "key-in-url": 400, "request-timeout": 408, "url-too-long": 414, "head-too-large": 431, "overloaded": 503,
 }  # fmt: skip
 PAGES = ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/redoc", "/problems", "/problems/validation"]
 
@@ -94,6 +98,23 @@ def test_pages_say_that_they_may_not_be_framed_or_guessed(gateway: Talk, url: st
     assert (headers["x-content-type-options"], headers["x-frame-options"]) == ("nosniff", "DENY")
 
 
+@pytest.mark.parametrize("url", ["/docs", "/redoc", "/problems", "/problems/validation"])
+def test_a_page_allows_the_scripts_that_are_in_it_by_their_hashes_and_no_others(gateway: Talk, url: str) -> None:
+    page = gateway.get(url)
+    policy = dict(part.strip().partition(" ")[::2] for part in page.headers["content-security-policy"].split(";"))
+    assert (policy["default-src"], policy["frame-ancestors"], policy["base-uri"]) == ("'none'",) * 3
+    assert "unsafe" not in policy["script-src"]
+    for inline in re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL):
+        digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy["script-src"]
+    assert page.headers.get_list("content-security-policy") == [page.headers["content-security-policy"]]
+
+
+@pytest.mark.parametrize("url", ["/openapi.json", "/v1/receipts/none", "/nothing", "/livez", "/metrics"])
+def test_what_is_no_page_may_do_nothing_in_a_browser(gateway: Talk, url: str) -> None:
+    assert gateway.get(url).headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+
+
 EVERYWHERE: dict[str, Callable[[Talk, dict[str, str]], Any]] = {
     "accepted": lambda talk, headers: talk.event(headers=headers),
     "batch": lambda talk, headers: talk.batch([EVENT | {"action": "track"}], headers=headers),
@@ -123,6 +144,19 @@ def test_a_request_id_is_made_where_none_came_and_is_new_each_time(gateway: Talk
     made = {call(gateway, {}).headers["x-request-id"] for _ in range(3)}
     assert len(made) == 3
     assert all(20 <= len(one) <= 128 for one in made)
+
+
+@pytest.mark.parametrize("call", EVERYWHERE.values(), ids=EVERYWHERE.keys())
+def test_no_browser_guesses_what_kind_an_answer_is(gateway: Talk, call: Callable[..., Any]) -> None:
+    assert call(gateway, {}).headers.get_list("x-content-type-options") == ["nosniff"]
+
+
+def test_no_cache_keeps_a_key_or_anybody_s_data(gateway: Talk) -> None:
+    made = gateway.post("/v1/keys", {"name": "n", "scopes": ["sdk"]})
+    assert made.status_code == 201
+    rotated = gateway.post(f"/v1/keys/{made.json()['id']}/rotate", {})
+    for answer in (made, rotated, gateway.get("/v1/keys"), gateway.get("/v1/receipts/none"), gateway.get("/v1/apps")):
+        assert answer.headers.get_list("cache-control") == ["no-store"]
 
 
 @pytest.mark.parametrize("given", ["", " ", "a b", "a" * 129, 'a"b', "a,b", "<x>", "é", "a\tb", "{}", "a;b"])

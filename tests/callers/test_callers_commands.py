@@ -113,3 +113,31 @@ def test_an_expiry_beyond_any_calendar_is_refused(command: Callable[..., subproc
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "--expires-in-days" in done.stderr
+
+
+def test_a_key_is_changed_and_what_is_not_named_stays(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    made = json.loads(command("create", "--name", "shop", "--scope", "sdk", "--rate-burst", "5", "--json").stdout)
+    changed = command("patch", made["id"], "--scope", "events:write", "--app", "a", "--expires-in-days", "1", "--json")
+    row = json.loads(changed.stdout)
+    assert (row["name"], row["scopes"], row["apps"], row["rateBurst"]) == ("shop", ["events:write"], ["a"], 5)
+    assert row["expiresAt"] is not None
+    words = ("--every-app", "--expires-in-days", "0", "--rate-burst", "0")
+    assert made["id"] in command("patch", made["id"], *words).stdout
+    (row,) = json.loads(command("list", "--json").stdout)
+    assert (row["apps"], row["expiresAt"], row["rateBurst"], row["scopes"]) == (None, None, None, ["events:write"])
+    assert "events:fly" in command("patch", made["id"], "--scope", "events:fly").stderr
+
+
+def test_a_rotated_key_keeps_its_id_and_shows_when_the_old_one_ends(
+    command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    made = json.loads(command("create", "--name", "shop", "--json").stdout)
+    done = command("rotate", made["id"], "--overlap-seconds", "60")
+    key = done.stdout.splitlines()[0]
+    assert keys.well_formed(key)
+    assert key != made["key"]
+    (row,) = json.loads(command("list", "--json").stdout)
+    assert row["id"] == made["id"]
+    new, old = row["secrets"]
+    assert (new["lastFour"], new["expiresAt"], old["lastFour"]) == (key[-4:], None, made["key"][-4:])
+    assert old["expiresAt"] is not None

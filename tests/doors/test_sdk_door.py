@@ -469,3 +469,14 @@ def test_in_development_mode_an_entry_is_asked_at_once_with_the_development_key(
     sdk.multi({**TRACK, "devMode": "true"})
     (call,) = leanplum.calls()
     assert (call["args"]["clientKey"], call["args"]["data"][0]["devMode"]) == ("dev_sandbox", "true")
+
+
+@pytest.mark.parametrize("nest", [lambda inner: [inner], lambda inner: {"a": inner}], ids=["lists", "objects"])
+def test_a_call_nested_too_deeply_is_refused_wherever_it_stands(sdk: Sdk, nest: Callable[[Any], Any]) -> None:
+    deep: Any = 1
+    for _ in range(65):
+        deep = nest(deep)
+    entry = {**TRACK, "params": deep}
+    for answer in (sdk.multi(entry), sdk.post(entry), sdk.android(entry), sdk.javascript(entry)):
+        assert (answer.status_code, entries(answer)[0]["success"]) == (400, False)
+        assert "nested too deeply" in entries(answer)[0]["error"]["message"]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import Malformed, Refusal, TooLarge, UnsupportedMediaType
-from app.intake.bodies import decompress, media_type, parse
+from app.intake.bodies import MAX_DEPTH, decompress, media_type, parse
 
 LIMIT = 1_000_000
 TEXT = b'{"userId":"u","event":"e"}'
@@ -160,6 +160,34 @@ def test_what_is_not_json_is_malformed_and_told_by_line_and_column(text: str) ->
 def test_what_cannot_be_read_for_another_reason_is_told_by_its_reason(body: bytes, word: str) -> None:
     with pytest.raises(Malformed, match=word):
         parse(body)
+
+
+def nested(levels: int, opened: str, closed: str, inside: str = "1") -> bytes:
+    return (opened * levels + inside + closed * levels).encode()
+
+
+FORMS = [("[", "]"), ('{"a":', "}"), ("[1,", "]")]
+
+
+@pytest.mark.parametrize("inside", ["1", "NaN"], ids=["strict JSON", "kind reading"])
+@pytest.mark.parametrize(("opened", "closed"), FORMS)
+def test_so_many_levels_are_taken_and_one_more_is_not(opened: str, closed: str, inside: str) -> None:
+    parse(nested(MAX_DEPTH, opened, closed, inside))
+    for levels in (MAX_DEPTH + 1, 200, 900, 1_100):
+        with pytest.raises(Malformed, match=f"at most {MAX_DEPTH} levels"):
+            parse(nested(levels, opened, closed, inside))
+
+
+def test_depth_is_of_what_is_nested_and_not_of_what_is_beside_or_in_text() -> None:
+    parse(b"[" + b"[],{}," * 1_000 + b"1]")
+    parse(b'["' + b"[" * 1_000 + b'"]')
+
+
+def test_more_objects_and_lists_than_anybody_sends_are_refused_before_they_are_made() -> None:
+    began = time.process_time()
+    with pytest.raises(Malformed, match="objects and lists"):
+        parse(b"[" + b"[]," * 1_600_000 + b"1]")
+    assert time.process_time() - began < 0.1
 
 
 @pytest.mark.parametrize("text", ["NaN", "[1e400]", '{"a":-Infinity}', r'"\ud800"', "9" * 4_000])

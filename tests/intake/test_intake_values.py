@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.intake.judge import body, faults, takes
+from app.leanplum.values import MAX_VALUE_DEPTH
+from tests.intake.judge import LIKE, body, faults, takes
 
 BIG = 2**63
 
@@ -192,3 +193,11 @@ def test_a_leap_second_is_a_time_of_rfc_3339_and_is_taken_as_its_neighbour() -> 
 @given(st.datetimes(datetime(1971, 1, 1), datetime(4999, 1, 1), timezones=st.just(UTC)))
 def test_every_time_of_the_calendar_is_read_back_to_the_microsecond(moment: datetime) -> None:
     assert body("track", time=moment.isoformat())["time"] == pytest.approx(moment.timestamp(), abs=1e-5)
+
+
+def test_a_value_of_any_json_has_so_many_levels_at_most_by_either_reading() -> None:
+    made: Any = 1
+    for depth in range(1, 120):
+        made = {"a": made} if depth % 2 else {"a": 1, "b": made}
+        assert takes("sendMessage", values=made) == (depth <= MAX_VALUE_DEPTH), depth
+    assert faults("sendMessage", LIKE["sendMessage"] | {"values": made}) == {"/values": "depth"}

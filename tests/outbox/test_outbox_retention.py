@@ -10,7 +10,7 @@ from app.outbox.retention import STEP, Limits
 from .opened import Opened, track, with_outbox
 
 HOUR = 3_600_000
-LIMITS = Limits(receipts=HOUR, dead_letters=5 * HOUR, records=9 * HOUR)
+LIMITS = Limits(receipts=HOUR, dead_letters=5 * HOUR)
 SAID = {"success": False, "error": "Bad."}
 
 
@@ -80,19 +80,6 @@ def test_an_id_that_stands_for_a_later_item_stays(database: str) -> None:
     with_outbox(database, body)
 
 
-def test_old_audit_records_go_too(database: str) -> None:
-    async def body(at: Opened) -> None:
-        await settled(at, track())
-        assert at.one("SELECT count(*) FROM audit_records") == 2
-        at.now += 9 * HOUR
-        await at.accept(track())
-        at.now += 1
-        await swept(at)
-        assert at.one("SELECT count(*) FROM audit_records") == 1
-
-    with_outbox(database, body)
-
-
 def test_a_step_looks_at_no_more_than_its_number_of_items(database: str) -> None:
     async def body(at: Opened) -> None:
         await settled(at, *(track(f"user{number}") for number in range(STEP + 10)))
@@ -110,7 +97,7 @@ def test_in_steady_state_the_database_file_stops_growing(path: Path) -> None:
         for _ in range(12):
             await settled(at, *(track(f"user{number}", "E" * 100, f"{at.now}:{number}") for number in range(500)))
             at.now += HOUR
-            while (await at.outbox.sweep(0, Limits(HOUR, HOUR, HOUR)))[0]:
+            while (await at.outbox.sweep(0, Limits(HOUR, HOUR)))[0]:
                 pass
             sizes.append(os.stat(path).st_size)
         assert sizes[-1] <= sizes[5], sizes

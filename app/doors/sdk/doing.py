@@ -43,6 +43,7 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     user reaches Leanplum before it, and what comes after it, after."""
     reply = Reply([None] * len(call.entries))
     judged = [sorting.sort(one, app, caller.scopes, in_batch=call.batch) for one in call.entries]
+    context.subjects = {one.subject for one in judged if not isinstance(one, No) and one.subject is not None}
     index = 0
     while index < len(judged):
         run = _run(judged, index)

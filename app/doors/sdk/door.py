@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from app.api import auth, receiving
+from app.api import auth, limiting, receiving
 from app.api.context import Context
 from app.doors.sdk import answering, reading, sorting
 from app.doors.sdk.doing import reply_to, status_of
@@ -26,7 +26,7 @@ from app.wiring import Gateway
 
 PATHS = ("/api", reading.BATCH_PATH)
 METHODS = ("GET", "POST")
-CORS = [(b"access-control-allow-origin", b"*")]
+CORS = [(b"access-control-allow-origin", b"*"), (b"x-content-type-options", b"nosniff")]
 JSON = [(b"content-type", b"application/json;charset=utf-8"), (b"cache-control", b"private")]
 PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
@@ -50,7 +50,7 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         if context.method not in METHODS:
             return await _send_error(context, send, 405, "Send GET or POST.", call, [(b"allow", b"GET, POST, OPTIONS")])
         call = await _read(gateway, context, scope, receive, files)
-        caller, app = _enter(gateway, context, call)
+        caller, app = await _enter(gateway, context, call)
         if call.action in {"uploadFile", "multi"} and not call.batch:
             return await _upload(gateway, app, context, call, files, caller, send)
         if call.action == "downloadFile" and not call.batch:
@@ -78,7 +78,7 @@ async def _read(gateway: Gateway, context: Context, scope: Scope, receive: Recei
     query = reading.from_query(scope["query_string"])
     media = context.header(b"content-type").lower()
     if media.startswith("multipart/form-data") and "boundary=" in media:
-        return _counted(reading.call(context.path, query, await _form(gateway, scope, receive, files)))
+        return _counted(reading.call(context.path, query, await _form(gateway, context, scope, receive, files)))
     body = await receiving.read_body(gateway, context, receive, gateway.settings.gateway_sdk_max_body_bytes)
     if len(body) > IN_A_THREAD:
         return _counted(await asyncio.to_thread(_call, context.path, query, body))
@@ -95,10 +95,10 @@ def _counted(call: Call) -> Call:
     return call
 
 
-async def _form(gateway: Gateway, scope: Scope, receive: Receive, files: list[Part]) -> reading.Args:
+async def _form(gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]) -> reading.Args:
     """A form's fields; large files are in temporary files."""
     limit = gateway.settings.gateway_max_upload_bytes
-    request = Request(scope, receiving.limited(receive, limit))
+    request = Request(scope, receiving.limited(gateway, context, receive, limit))
     try:
         form = await request.form(max_files=100, max_fields=1000, max_part_size=limit)
     except HTTPException as error:  # what starlette makes of a form that it can't read
@@ -112,21 +112,27 @@ async def _form(gateway: Gateway, scope: Scope, receive: Receive, files: list[Pa
     return fields
 
 
-def _enter(gateway: Gateway, context: Context, call: Call) -> tuple[Caller, App]:
+async def _enter(gateway: Gateway, context: Context, call: Call) -> tuple[Caller, App]:
     """The caller, by the key that stands where Leanplum's would; and the app, by the id that the SDK names."""
     if call.key:
         context.headers.pop(b"authorization", None)
         context.headers[b"x-api-key"] = call.key.encode("latin-1", "replace")
-    caller = auth.authenticate(gateway, context)
+    caller = await auth.authenticate(gateway, context)
+    try:
+        app = _app(gateway, context, call, caller)
+    finally:
+        await limiting.take(gateway, context, caller, len(call.entries) or 1, capped=True)
     auth.permit(caller, KeyScope.SDK)
+    return caller, app
+
+
+def _app(gateway: Gateway, context: Context, call: Call, caller: Caller) -> App:
     named = next((one for one in gateway.apps.values() if one.app_id == call.app_id and caller.may_use(one.name)), None)
     if call.app_id and named is None:
         raise Forbidden("This gateway does not serve the app with this appId, or not with this key.")
     if named is not None:
         context.headers[b"x-leanplum-app"] = named.name.encode()
-    app = auth.choose_app(gateway, context, caller)
-    auth.limit(gateway, context, caller, min(len(call.entries) or 1, gateway.settings.gateway_rate_burst))
-    return caller, app
+    return auth.choose_app(gateway, context, caller)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -159,8 +165,12 @@ async def _download(gateway: Gateway, app: App, context: Context, call: Call, ca
         if "content-length" in found.headers and "content-encoding" not in found.headers:
             headers.append((b"content-length", found.headers["content-length"].encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        async for chunk in found.chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        try:
+            async for chunk in found.chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except Exception as error:  # too late for another answer: that it ends before its end tells the SDK
+            log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
+            return 200
         await send({"type": "http.response.body", "body": b""})
     return 200
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from app.errors import Malformed
-from app.intake.bodies import parse
+from app.intake.bodies import parse, strict
 
 BATCH_PATH = "/api-batch"
 MAX_FIELDS = 10_000
@@ -81,13 +81,9 @@ def from_body(body: bytes) -> Args:
 def _parsed(text: bytes) -> Any:
     """JSON; what can't be sent on as it is (lone surrogates, NaN, numbers over 64 bits) is changed a little."""
     try:
-        return orjson.loads(text)
+        return strict(text)
     except orjson.JSONDecodeError:
-        pass
-    try:
         return _plain(parse(text))
-    except RecursionError:
-        raise Malformed("The body is nested too deeply.") from None
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,76 @@
+"""How fast: the limits of a call, taken before anything is done for it, and told in the headers of its answer.
+
+The headers are those of draft-ietf-httpapi-ratelimit-headers: in RateLimit-Policy `q` items for every `w` seconds; in
+RateLimit `r` items that may pass now, which is more than `q` while the burst is not used up, and `t` seconds until the
+bucket is full again. The draft has no word for a bucket's size; r of a full one is it.
+"""
+
+import ipaddress
+import math
+from collections.abc import Sequence
+
+from app.api.context import Context
+from app.errors import RateLimited
+from app.limits.bucket import Decision, Limit
+from app.model import Caller
+from app.wiring import Gateway
+
+# In the order of a Policy's limits.
+WHOSE = ("this key's limit", "the limit that all callers of the app share")
+
+
+async def take(gateway: Gateway, context: Context, caller: Caller, count: int, *, capped: bool = False) -> None:
+    """Take `count` items from the buckets of the caller and of the app that the call is about, or nothing from either.
+    `capped`: a call that is larger than a bucket counts as one that fills it. Raises RateLimited."""
+    policy = gateway.policies.of(caller, context.app)
+    if capped:
+        count = min(count, *(limit.whole for limit in policy.limits))
+    limiter = gateway.limits
+    decision = limiter.take_now(policy.limits, count) or await limiter.take(policy.limits, count)
+    context.rate_headers = (
+        (b"ratelimit-policy", policy.header),
+        (b"ratelimit", _state(decision.limits, decision.lacks)),
+    )
+    if not decision.allowed:
+        raise _refusal(policy.limits, decision, count)
+
+
+async def count_failure(gateway: Gateway, address: str) -> None:
+    """Count a failed authentication of an address. Raises RateLimited where it has failed too often."""
+    per_minute = gateway.settings.gateway_failed_auth_per_minute
+    limit = Limit(f"address:{network(address)}", per_minute / 60, per_minute, per_minute)
+    decision = await gateway.limits.take((limit,), 1)
+    if not decision.allowed:
+        raise RateLimited("Too many failed authentications from this address.", decision.wait(1))
+
+
+def network(address: str) -> str:
+    """What counts as one address: of IPv6 the /64, since that is what a single host is given."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:  # no IP: a Unix socket, or a proxy's own word
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
+
+
+def _state(limits: Sequence[Limit], lacks: Sequence[float]) -> bytes:
+    """What is left by the limits that are in force, which are less than the policy while Valkey is away."""
+    state = b'"caller";r=%d;t=%d' % (limits[0].remaining(lacks[0]), math.ceil(lacks[0] / limits[0].rate))
+    if len(limits) > 1:
+        state += b', "app";r=%d;t=%d' % (limits[1].remaining(lacks[1]), math.ceil(lacks[1] / limits[1].rate))
+    return state
+
+
+def _refusal(limits: Sequence[Limit], decision: Decision, count: int) -> RateLimited:
+    """Of the limit that keeps the call waiting longest."""
+    waits = [limit.wait(lacks, count) for limit, lacks in zip(decision.limits, decision.lacks, strict=True)]
+    at = waits.index(max(waits))
+    limit, whose, items = limits[at], WHOSE[at], f"{count} item{'s' if count != 1 else ''}"
+    if math.isinf(waits[at]):
+        first = decision.limits[at].full_in(decision.lacks[at])  # when a part that is as large as can be may pass
+        return RateLimited(f"{items} never pass together: {whose} lets {limit.whole} pass at once. Split them.", first)
+    return RateLimited(f"{items} would exceed {whose} of {limit.rate} a second.", waits[at])

@@ -1,0 +1,78 @@
+"""What there is to be verified, and what is found by it: the shapes that `verifying` takes and gives."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from app.audit import merkle
+
+Kind = Literal["changed", "removed", "inserted", "reordered", "cut off", "checkpoint"]
+
+
+class Finding(NamedTuple):
+    """What is wrong with the records from number `first` to `last`, or for "checkpoint" with one of so many records."""
+
+    kind: Kind
+    first: int
+    last: int
+    detail: str
+
+
+class Row(NamedTuple):
+    """A record as it was found. `leaf` and `time`, where they were kept beside it: its hash when it was written."""
+
+    seq: int
+    text: str
+    leaf: bytes | None = None
+    time: int | None = None
+
+
+class Block(NamedTuple):
+    """256 leaves of the tree, the last block fewer. `leaves` is empty where only the hash was handed over."""
+
+    place: int
+    hash: bytes
+    leaves: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What there is to be verified. `peaks` are those of all that lies before the first block. Rows come in the order
+    of their numbers; those between `first` and `last` are all that there should be (None: of all that was written)."""
+
+    written: int
+    note: str | None
+    statement: str | None
+    first: int | None
+    last: int | None
+    peaks: Sequence[bytes]
+    first_block: int
+    blocks: Callable[[], Iterable[Block]]
+    rows: Callable[[], Iterable[Row]]
+    notes: Sequence[str] = ()  # older checkpoints, oldest first
+    tree_size: int | None = None  # as the tree's own row has it
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found, and over what it was looked for."""
+
+    findings: list[Finding] = field(default_factory=list)
+    records: int = 0
+    sealed: int = 0
+    removed: int = 0
+    root: bytes = merkle.EMPTY
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many records were looked at, how many are sealed, and how many of these retention has removed."""
+        return {"records": self.records, "sealed": self.sealed, "removed": self.removed}
+
+    def tell(self, kind: Kind, first: int, last: int, detail: str) -> None:
+        """Add a finding; one that goes on where the last of its kind ended is one with it."""
+        if self.findings:
+            before = self.findings[-1]
+            if before.kind == kind != "checkpoint" and before.detail == detail and first == before.last + 1:
+                self.findings[-1] = before._replace(last=last)
+                return
+        self.findings.append(Finding(kind, first, last, detail))

@@ -1,0 +1,241 @@
+"""The sealer: each second puts what was recorded into the tree and signs how far it reaches; removes what is old.
+
+Every process has one. What is to be written is made first and then committed only where the tree is still as it was
+read, so that one of them does it, and none waits for another.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import Engine
+
+from app.audit import merkle, records
+from app.audit.notes import REMOVED, BadNote, PublicKey, Signer, encoded
+from app.audit.tree import BLOCK, LEVEL, NEWEST, Hashes, Node, Tree, fetcher, grown, read
+from app.clock import now_ms
+from app.database.dialect import Cursor
+from app.database.engine import reading, snapshot
+from app.database.writer import Writer, insert_rows
+from app.errors import StartRefused, StorageUnavailable
+
+SEAL_SECONDS = 1.0
+STEP = 4_096  # records sealed, or removed, at once
+HOUR, DAY = 3_600_000, 86_400_000
+LEAVES = "SELECT seq, leaf FROM audit_records WHERE seq > ? AND seq <= ? ORDER BY seq"
+# +: not by the index on time, which has all that is young
+YOUNG = "SELECT seq FROM audit_records WHERE seq <= ? AND +time >= ? ORDER BY seq LIMIT 1"
+GROW = "UPDATE audit_tree SET size = ?, peaks = ?, tail = ? WHERE size = ?"
+SHRINK = "UPDATE audit_tree SET removed = ?, statement = ? WHERE removed = ?"
+THIN = "DELETE FROM audit_checkpoints WHERE size < ? OR (lasting = 0 AND time < ? AND size < ?)"
+
+log = structlog.get_logger("audit")
+
+
+class NotSealed(Exception):
+    """The tree is not as this gateway left it: somebody changed it. Sealing on would sign what they made of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """The tree as it is to be, where it still has `before` records."""
+
+    before: int
+    tree: Tree
+    nodes: Sequence[Node]
+    time: int
+    note: str
+    lasting: bool
+    missing: Sequence[tuple[int, str, bytes]]  # number, record and hash of what stands in for one that is gone
+    rows: int = 1
+
+    @classmethod
+    def run_all(cls, cursor: Cursor, writes: Sequence["Seal"]) -> Sequence[bool]:
+        """Whether each was the one that did it."""
+        return [write._run(cursor) for write in writes]
+
+    def _run(self, cursor: Cursor) -> bool:
+        tree = self.tree
+        cursor.execute(GROW, (tree.size, tree.peaks, tree.tail, self.before))
+        if not cursor.rowcount:
+            return False
+        head = "INSERT INTO audit_nodes (level, place, hash, leaves)"
+        insert_rows(cursor, head, 4, [value for node in self.nodes for value in node])
+        insert = "INSERT INTO audit_checkpoints (size, time, note, lasting) VALUES (?, ?, ?, ?)"
+        cursor.execute(insert, (tree.size, self.time, self.note, int(self.lasting)))
+        rows = [value for seq, text, leaf in self.missing for value in (seq, self.time, text, leaf)]
+        insert_rows(cursor, records.INSERT, 4, rows)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Remove the first records, up to number `upto`, where `before` of them were removed before."""
+
+    before: int
+    upto: int
+    statement: str
+    rows: int = STEP
+
+    @classmethod
+    def run_all(cls, cursor: Cursor, writes: Sequence["Trim"]) -> Sequence[bool]:
+        """Whether each was the one that did it."""
+        return [write._run(cursor) for write in writes]
+
+    def _run(self, cursor: Cursor) -> bool:
+        cursor.execute(SHRINK, (self.upto, self.statement, self.before))
+        if not cursor.rowcount:
+            return False
+        cursor.execute("DELETE FROM audit_records WHERE seq <= ?", (self.upto,))
+        blocks = self.upto // BLOCK
+        for level in range(blocks.bit_length()):  # a last one at its level is a peak, which proofs of later ones need
+            values = LEVEL + level, blocks >> level & ~1
+            cursor.execute("DELETE FROM audit_nodes WHERE level = ? AND place < ?", values)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Thin:
+    """Remove checkpoints that nothing can be held against any more, and of old ones all but one an hour."""
+
+    removed: int
+    size: int
+    now: int
+    rows: int = 1
+
+    @classmethod
+    def run_all(cls, cursor: Cursor, writes: Sequence["Thin"]) -> Sequence[None]:
+        """Remove them; never the newest."""
+        for write in writes:
+            cursor.execute(THIN, (min(write.removed, write.size - 1), write.now - DAY, write.size))
+        return [None] * len(writes)
+
+
+class Sealer:
+    """Seals what one database has; records are kept for `keep_ms`."""
+
+    def __init__(
+        self, engine: Engine, writer: Writer, signer: Signer, keep_ms: int, clock: Callable[[], int] = now_ms
+    ) -> None:
+        self._engine, self._writer, self._signer = engine, writer, signer
+        self._keep_ms, self._clock = keep_ms, clock
+        self._seen = 0, merkle.EMPTY
+        self._thinned = 0
+        self._told = ""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            more = await self.attempt()
+            await asyncio.sleep(0 if more else SEAL_SECONDS)
+
+    async def attempt(self) -> bool:
+        """One step, whatever comes of it; whether another should follow at once."""
+        try:
+            more = await self.step()
+            self._told = ""
+        except NotSealed as error:
+            self._tell(str(error))
+        except StorageUnavailable as error:
+            self._tell(error.detail)
+        except Exception as error:  # the outermost place: whatever is wrong now, it is tried again
+            self._tell(f"{type(error).__name__}: {error}")
+        else:
+            return more
+        return False
+
+    def _tell(self, reason: str) -> None:
+        if reason != self._told:
+            self._told = reason
+            log.error("audit.not_sealed", reason=reason)
+
+    async def step(self) -> bool:
+        """Seal what there is, at most `STEP` records; then remove some of what is old. Raises NotSealed,
+        StorageUnavailable."""
+        seal = await asyncio.to_thread(self._prepare)
+        if seal is not None and await self._writer.write(seal):
+            self._seen = seal.tree.size, seal.tree.root
+            log.info("audit.sealed", size=seal.tree.size, root=encoded(seal.tree.root), note=seal.note)
+            if seal.missing:
+                log.error("audit.missing", records=[seq for seq, _, _ in seal.missing[:100]])
+        trim = await asyncio.to_thread(self._outdated)
+        if trim is not None and await self._writer.write(trim):
+            log.info("audit.removed", upto=trim.upto)
+        await self._thin()
+        return (seal is not None and seal.tree.size - seal.before == STEP) or trim is not None
+
+    def _prepare(self) -> Seal | None:
+        """What is to be sealed; None where all is."""
+        with snapshot(self._engine) as connection:
+            fetch = fetcher(connection)
+            tree = read(fetch)
+            newest = fetch(NEWEST, ())
+            self._trust(tree, newest)
+            written = fetch("SELECT records FROM sequence", ())[0][0]
+            upto = min(written, tree.size + STEP)
+            found = {seq: bytes(leaf) for seq, leaf in fetch(LEAVES, (tree.size, upto))}
+        if upto <= tree.size:
+            return None
+        now = self._clock()
+        gone = [seq for seq in range(tree.size + 1, upto + 1) if seq not in found]
+        missing = [(seq, *records.numbered(seq, records.missing(now))) for seq in gone]
+        found.update((seq, leaf) for seq, _, leaf in missing)
+        after, nodes = grown(tree, [_whole(found[seq]) for seq in range(tree.size + 1, upto + 1)])
+        note = self._signer.sign(after.size, after.root)
+        lasting = not newest or newest[0][1] // HOUR != now // HOUR
+        return Seal(tree.size, after, nodes, now, note, lasting, missing)
+
+    def _trust(self, tree: Tree, newest: Sequence[tuple[int, int, str]]) -> None:
+        """Raises NotSealed where the tree is not what the newest checkpoint says, or what this process has seen."""
+        size, root = 0, merkle.EMPTY
+        if newest:
+            try:
+                checkpoint = self._signer.public.open(newest[0][2])
+            except BadNote as error:
+                raise NotSealed(f"the newest checkpoint can't be trusted: {error}") from None
+            size, root = checkpoint.size, checkpoint.root
+        if (tree.size, tree.root) != (size, root):
+            raise NotSealed(f"the tree of {tree.size} records is not that of the newest checkpoint, of {size}")
+        if size < self._seen[0] or (size == self._seen[0] and root != self._seen[1]):
+            raise NotSealed(f"{self._seen[0]} records were sealed, and the tree has {size} of them, or others")
+        self._seen = size, root
+
+    def _outdated(self) -> Trim | None:
+        """What is to be removed; None where nothing is."""
+        until = self._clock() - self._keep_ms
+        with snapshot(self._engine) as connection:
+            fetch = fetcher(connection)
+            tree = read(fetch)
+            most = min(tree.size, tree.removed + STEP)
+            young = fetch(YOUNG, (most, until))
+            upto = young[0][0] - 1 if young else most
+            if upto <= tree.removed:
+                return None
+            root = merkle.subtree(Hashes(fetch, tree).node, 0, upto)
+        return Trim(tree.removed, upto, self._signer.sign(upto, root, REMOVED))
+
+    async def _thin(self) -> None:
+        if (now := self._clock()) >= self._thinned + HOUR // 60:
+            self._thinned = now
+            tree = await asyncio.to_thread(self._tree)
+            await self._writer.write(Thin(tree.removed, tree.size, now))
+
+    def _tree(self) -> Tree:
+        with reading(self._engine) as connection:
+            return read(fetcher(connection))
+
+
+def refuse_another_key(engine: Engine, public: PublicKey) -> None:
+    """Raises StartRefused where what is sealed was signed by another key than this one."""
+    with reading(engine) as connection:
+        newest = fetcher(connection)(NEWEST, ())
+    if newest and newest[0][2].partition("\n")[0] != public.name:
+        raise StartRefused(
+            "GATEWAY_AUDIT_KEY: this database's audit was signed, and its users hashed, with another key; set that one"
+        )
+
+
+def _whole(leaf: bytes) -> bytes:
+    """A hash that somebody made shorter is sealed as one that no record has."""
+    return leaf if len(leaf) == merkle.SIZE else bytes(merkle.SIZE)

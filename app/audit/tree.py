@@ -1,0 +1,111 @@
+"""The tree of the audit's records as the database has it, how it grows, and its hashes for proofs.
+
+The leaves of a complete subtree of 256 records, a *block*, lie together in one row beside the block's hash; those
+behind the last block are in the tree's own row. So neither growing nor proving reads the records.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection
+
+from app.audit import merkle
+from app.database.dialect import DIALECTS
+
+LEVEL = 8
+BLOCK = 1 << LEVEL  # records
+TREE = "SELECT size, peaks, tail, removed, statement FROM audit_tree"
+NODE = "SELECT hash, leaves FROM audit_nodes WHERE level = ? AND place = ?"
+NEWEST = "SELECT size, time, note FROM audit_checkpoints ORDER BY size DESC LIMIT 1"
+Fetch = Callable[[str, tuple[Any, ...]], Sequence[Any]]
+Node = tuple[int, int, bytes, bytes | None]  # level, place, hash, leaves of a block
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """How far the records are sealed. `removed`: how many of the first ones retention has removed, and `statement` the
+    signed note that says so."""
+
+    size: int = 0
+    peaks: bytes = b""
+    tail: bytes = b""
+    removed: int = 0
+    statement: str | None = None
+
+    @property
+    def root(self) -> bytes:
+        """Its hash."""
+        return merkle.root(hashes(self.peaks) + merkle.peaks_of(hashes(self.tail)))
+
+
+def hashes(joined: bytes) -> list[bytes]:
+    """The single hashes of what lies together."""
+    return [joined[at : at + merkle.SIZE] for at in range(0, len(joined), merkle.SIZE)]
+
+
+def block_hash(leaves: bytes) -> bytes:
+    """The hash of a block, or of what there is of one."""
+    return merkle.root(merkle.peaks_of(hashes(leaves)))
+
+
+def grown(tree: Tree, leaves: Sequence[bytes]) -> tuple[Tree, list[Node]]:
+    """The tree with more leaves, and the subtrees that are complete now."""
+    blocks, tail = tree.size // BLOCK, tree.tail + b"".join(leaves)
+    peaks, nodes = hashes(tree.peaks), list[Node]()
+    while len(tail) >= BLOCK * merkle.SIZE:
+        block, tail = tail[: BLOCK * merkle.SIZE], tail[BLOCK * merkle.SIZE :]
+        made = merkle.push(peaks, blocks, block_hash(block))
+        nodes += [(LEVEL + up, blocks >> up, one, None if up else block) for up, one in enumerate(made)]
+        blocks += 1
+    return replace(tree, size=tree.size + len(leaves), peaks=b"".join(peaks), tail=tail), nodes
+
+
+def fetcher(connection: Connection) -> Fetch:
+    """Reads rows by our statements."""
+    dialect = DIALECTS[connection.dialect.name]
+    return lambda statement, values: connection.exec_driver_sql(dialect.sql(statement), values).all()
+
+
+def read(fetch: Fetch) -> Tree:
+    """The tree, as it is now. Where its row is gone it is an empty one."""
+    found = fetch(TREE, ())
+    if not found:
+        return Tree()
+    size, peaks, tail, removed, statement = found[0]
+    return Tree(size, bytes(peaks), bytes(tail), removed, statement)
+
+
+class Hashes:
+    """The hashes of complete subtrees of what is sealed; each row is read once."""
+
+    def __init__(self, fetch: Fetch, tree: Tree) -> None:
+        self._fetch, self._tree = fetch, tree
+        self._rows: dict[tuple[int, int], tuple[bytes, bytes | None]] = {}
+
+    def node(self, level: int, place: int) -> bytes:
+        """One hash. Raises LookupError where retention has removed it."""
+        if level >= LEVEL:
+            return self._row(level, place)[0]
+        first = place << level
+        leaves = hashes(self._leaves(first // BLOCK))[first % BLOCK : first % BLOCK + (1 << level)]
+        if len(leaves) < 1 << level:
+            raise LookupError(level, place)
+        return merkle.root(merkle.peaks_of(leaves))
+
+    def _leaves(self, block: int) -> bytes:
+        if block == self._tree.size // BLOCK:
+            return self._tree.tail
+        leaves = self._row(LEVEL, block)[1]
+        if leaves is None:
+            raise LookupError(LEVEL, block)
+        return leaves
+
+    def _row(self, level: int, place: int) -> tuple[bytes, bytes | None]:
+        if (level, place) not in self._rows:
+            found = self._fetch(NODE, (level, place))
+            if not found:
+                raise LookupError(level, place)
+            hash_, leaves = found[0]
+            self._rows[level, place] = bytes(hash_), None if leaves is None else bytes(leaves)
+        return self._rows[level, place]

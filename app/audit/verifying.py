@@ -1,0 +1,265 @@
+"""Is the audit as it was sealed? Finds what was changed, removed, inserted, reordered or cut off, and names it. Pure.
+
+Only a checkpoint's signature is believed. The hashes that lie beside the records lead from its root to each record, and
+are believed as far as they do. Where somebody has changed hashes as well, what can't be told apart is named together.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import orjson
+
+from app.audit import merkle
+from app.audit.findings import Block, Evidence, Report, Row
+from app.audit.notes import REMOVED, BadNote, Checkpoint, PublicKey
+from app.audit.records import MISSING
+from app.audit.tree import BLOCK, block_hash, hashes
+
+CHANGED = "it is not what was recorded"
+GONE = "it is gone"
+INSERTED = "it was never recorded"
+ELSEWHERE = "another record stands here"
+TOGETHER = "one or more of these were changed, and the hashes with them"
+HASHES = "their hashes were changed, so that nothing tells whether they were as well"
+BESIDE = "the record is as it was sealed, what stands beside it in its row is not"
+
+
+def verify(evidence: Evidence, key: PublicKey, kept: Sequence[str] = ()) -> Report:
+    """Hold everything against the newest checkpoint, and that against the `kept` ones: notes from outside."""
+    report = Report()
+    newest = _newest(evidence, key, report)
+    if newest is not None:
+        report.sealed, report.root = newest.size, newest.root
+    report.removed = _removed(evidence, key, report)
+    known = _opened(evidence.notes, key, report, "in the database")
+    outside = _opened(kept, key, report, "that was kept")
+    roots = _Roots(evidence, report.sealed, [*known, *outside])
+    trusted = _trust(evidence, report, roots, known)
+    for checkpoint in outside:
+        _compare(checkpoint, report, roots)
+    _judge(evidence, report, trusted)
+    report.findings.sort(key=lambda found: (found.kind == "checkpoint", found.first, found.last))
+    return report
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def _newest(evidence: Evidence, key: PublicKey, report: Report) -> Checkpoint | None:
+    """The newest checkpoint that can be believed."""
+    found: Checkpoint | None = None
+    for note in (*evidence.notes, *([evidence.note] if evidence.note is not None else [])):
+        try:
+            found = max(key.open(note), found or Checkpoint(-1, b"", ""), key=lambda one: one.size)
+        except BadNote as error:
+            if note == evidence.note:
+                report.tell("checkpoint", 0, 0, f"the newest checkpoint can't be believed: {error}")
+    size = 0 if found is None else found.size
+    if evidence.tree_size not in {None, size}:
+        told = f"the tree is said to have {evidence.tree_size} records, and {size} are signed for"
+        report.tell("checkpoint", size, size, told)
+    if evidence.written < size:
+        report.tell("checkpoint", size, size, f"only {evidence.written} records are said to have been written")
+    return found
+
+
+def _opened(notes: Iterable[str], key: PublicKey, report: Report, where: str) -> list[Checkpoint]:
+    found = []
+    for note in notes:
+        try:
+            found.append(key.open(note))
+        except BadNote as error:
+            size = note.split("\n")[1:2]
+            told = int(size[0]) if size and size[0].isdecimal() else 0
+            report.tell("checkpoint", told, told, f"the one {where} can't be believed: {error}")
+    return found
+
+
+def _removed(evidence: Evidence, key: PublicKey, report: Report) -> int:
+    """How many of the first records retention has removed, as far as that is signed."""
+    if evidence.statement is None:
+        return 0
+    try:
+        return key.open(evidence.statement, REMOVED).size
+    except BadNote as error:
+        report.tell("checkpoint", 0, 0, f"what was removed by retention can't be believed: {error}")
+        return 0
+
+
+class _Roots:
+    """The roots that the leaves make at certain sizes, and the root that the blocks' own hashes make."""
+
+    def __init__(self, evidence: Evidence, sealed: int, checkpoints: Sequence[Checkpoint]) -> None:
+        self.at: dict[int, bytes] = {}
+        self.of_hashes = merkle.EMPTY
+        self._wanted = sorted({sealed, *(one.size for one in checkpoints)} - {0})
+        leaves, blocks = list(evidence.peaks), list(evidence.peaks)
+        count = begin = evidence.first_block
+        self._note(leaves, begin * BLOCK)
+        tail: list[bytes] = []
+        for block in evidence.blocks():
+            whole = len(block.leaves) == BLOCK * merkle.SIZE or not block.leaves
+            if not whole:
+                tail = merkle.peaks_of(hashes(block.leaves))
+                self._inside(leaves, count, block.leaves)
+                break
+            self._inside(leaves, count, block.leaves)
+            merkle.push(leaves, count, block_hash(block.leaves) if block.leaves else block.hash)
+            merkle.push(blocks, count, block.hash)
+            count += 1
+            self._note(leaves, count * BLOCK)
+        self.of_hashes = merkle.root(blocks + tail)
+
+    def _note(self, peaks: Sequence[bytes], size: int) -> None:
+        if size in self._wanted:
+            self.at[size] = merkle.root(peaks)
+
+    def _inside(self, peaks: Sequence[bytes], blocks: int, leaves: bytes) -> None:
+        single = hashes(leaves)
+        for size in self._wanted:
+            if 0 < (inside := size - blocks * BLOCK) <= len(single) and inside < BLOCK:
+                self.at[size] = merkle.root([*peaks, *merkle.peaks_of(single[:inside])])
+
+
+class _Trust(NamedTuple):
+    """Whether the leaves lead to the signed root; else whether the blocks' hashes do; else what can't be told apart."""
+
+    leaves: bool
+    blocks: bool = False
+    doubtful: tuple[int, int] = (0, 0)
+
+
+def _trust(evidence: Evidence, report: Report, roots: _Roots, known: Sequence[Checkpoint]) -> _Trust:
+    if not report.sealed or roots.at.get(report.sealed) == report.root:
+        for one in known:
+            if one.size in roots.at and roots.at[one.size] != one.root:
+                report.tell("checkpoint", one.size, one.size, "it is signed, and not about these records")
+        return _Trust(leaves=True)
+    good = [one.size for one in known if roots.at.get(one.size) == one.root]
+    bad = [one.size for one in known if one.size in roots.at and roots.at[one.size] != one.root]
+    begin = max(good, default=report.removed)
+    end = min((size for size in [*bad, report.sealed] if size > begin), default=report.sealed)
+    return _Trust(leaves=False, blocks=roots.of_hashes == report.root, doubtful=(begin + 1, end))
+
+
+def _compare(kept: Checkpoint, report: Report, roots: _Roots) -> None:
+    """Hold what there is against a checkpoint from outside."""
+    if kept.size > report.sealed:
+        told = f"a checkpoint that was kept says that {kept.size} records were sealed"
+        report.tell("cut off", report.sealed + 1, kept.size, told)
+    elif kept.size not in roots.at:
+        told = "nothing here reaches back to it: it is older than the records that are left, or that were exported"
+        report.tell("checkpoint", kept.size, kept.size, told)
+    elif roots.at[kept.size] != kept.root:
+        report.tell("changed", report.removed + 1, kept.size, f"{TOGETHER}: a checkpoint that was kept says otherwise")
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+class _Wrong(NamedTuple):
+    """A row that is not what belongs at its place: its hash, the one that belongs there, the number that it says."""
+
+    seq: int
+    hash: bytes
+    leaf: bytes | None
+    says: object
+
+
+def _judge(evidence: Evidence, report: Report, trust: _Trust) -> None:
+    """Hold every row against its leaf."""
+    leaves = _Leaves(evidence, report, trust)
+    wrong, missing = list[_Wrong](), dict[int, bytes | None]()
+    after = max(report.removed, (evidence.first or 1) - 1)
+    end = max(evidence.written, report.sealed) if evidence.last is None else evidence.last
+    for row in evidence.rows():
+        report.records += 1
+        if row.seq <= after or row.seq > end:
+            report.tell("inserted", row.seq, row.seq, INSERTED)
+            continue
+        missing |= {seq: leaves.at(seq) for seq in range(after + 1, row.seq)}
+        after = row.seq
+        if (found := _wrong(row, leaves.at(row.seq), report)) is not None:
+            wrong.append(found)
+    _name(report, wrong, missing)
+    if after < end:
+        report.tell("cut off", after + 1, end, GONE)
+    if not trust.leaves and not trust.blocks:
+        report.tell("changed", *trust.doubtful, TOGETHER)
+
+
+def _wrong(row: Row, leaf: bytes | None, report: Report) -> _Wrong | None:
+    """What is wrong with a row, where something is. `leaf`: its hash in the tree, None where that is not known."""
+    found, told = merkle.leaf_hash(row.text.encode()), _told(row.text)
+    as_written = row.leaf in {None, found} and row.time in {None, told.time}
+    if leaf is None:
+        return None if as_written and told.seq == row.seq else _Wrong(row.seq, found, None, told.seq)
+    if found != leaf:
+        return _Wrong(row.seq, found, leaf, told.seq)
+    if not as_written:
+        report.tell("changed", row.seq, row.seq, BESIDE)
+    if told.operation == MISSING:
+        report.tell("removed", row.seq, row.seq, "it was gone before it was sealed")
+    return None
+
+
+class _Told(NamedTuple):
+    """What a record says of itself."""
+
+    seq: object = None
+    time: object = None
+    operation: object = None
+
+
+def _told(text: str) -> _Told:
+    try:
+        read = orjson.loads(text)
+        return _Told(read["metadata"]["sequence"], read["time"], read["api"]["operation"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return _Told()
+
+
+def _name(report: Report, wrong: Sequence[_Wrong], missing: dict[int, bytes | None]) -> None:
+    """Tell of each place that has the wrong record, or none, what was done."""
+    there = {one.hash for one in wrong}
+    homes = {one.leaf for one in wrong} | set(missing.values())
+    for one in wrong:
+        if one.hash in homes or (one.leaf is None and one.says not in {None, one.seq}):
+            report.tell("reordered", one.seq, one.seq, ELSEWHERE)
+        elif one.leaf is not None and one.leaf in there:
+            report.tell("inserted", one.seq, one.seq, INSERTED)
+        else:
+            report.tell("changed", one.seq, one.seq, CHANGED)
+    for one in wrong:
+        if one.hash in homes and one.leaf not in there:
+            report.tell("removed", one.seq, one.seq, GONE)
+    for seq, leaf in missing.items():
+        report.tell("reordered" if leaf in there else "removed", seq, seq, ELSEWHERE if leaf in there else GONE)
+
+
+class _Leaves:
+    """The hash that the tree has of each record, read along with the rows; None where nothing believable tells it."""
+
+    def __init__(self, evidence: Evidence, report: Report, trust: _Trust) -> None:
+        self._blocks: Iterator[Block] = iter(evidence.blocks())
+        self._report, self._trust = report, trust
+        self._place, self._leaves = -1, list[bytes]()
+
+    def at(self, seq: int) -> bytes | None:
+        """Of record `seq`; they are asked for in their order."""
+        if seq > self._report.sealed:
+            return None
+        while self._place < (seq - 1) // BLOCK:
+            block = next(self._blocks, None)
+            if block is None:
+                return None
+            self._place, self._leaves = block.place, self._believable(block)
+        inside = seq - 1 - self._place * BLOCK
+        return self._leaves[inside] if 0 <= inside < len(self._leaves) else None
+
+    def _believable(self, block: Block) -> list[bytes]:
+        if self._trust.leaves or not block.leaves or block_hash(block.leaves) == block.hash:
+            return hashes(block.leaves)
+        first = block.place * BLOCK + 1
+        self._report.tell("changed", first, first + len(block.leaves) // merkle.SIZE - 1, HASHES)
+        return []

@@ -1,0 +1,156 @@
+"""The audit over HTTP (contract §10): records found by who, what, when and about whom; checkpoints and proofs."""
+
+import base64
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.audit import merkle
+from app.audit.notes import PublicKey
+from app.clock import now_ms
+from app.model import Scope
+from tests.api.talk import CANARY, EVENT, Talk, problem, running
+from tests.conftest import WIDE, make_settings
+
+APPS = "".join(
+    f'[apps.{name}]\napp_id = "{name}"\nproduction_key = "p"\napi_url = "http://127.0.0.1:9/api"\n'
+    for name in ("one", "two")
+)
+ONE, TWO = {"X-Leanplum-App": "one"}, {"X-Leanplum-App": "two"}
+USER = f"ann-{CANARY}"
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Talk]:
+    folder = tmp_path_factory.mktemp("audit")
+    (folder / "apps.toml").write_text(APPS)
+    given = {"gateway_apps_file": folder / "apps.toml", "leanplum_app_id": None, "leanplum_production_key": None}
+    with running(make_settings(folder, migrated, WIDE | given), folder / "g.db") as found:
+        found.event(EVENT | {"userId": USER}, headers=ONE | {"X-Request-ID": "single"})
+        items = [EVENT | {"action": "track", "userId": user} for user in (USER, "bob")]
+        found.batch(items, headers=ONE | {"X-Request-ID": "batch"})
+        found.event(EVENT | {"userId": USER}, headers=TWO | {"X-Request-ID": "other"})
+        found.post(f"/v1/users/{USER}/states", {"bad": 1}, headers=ONE | {"X-Request-ID": "refused"})
+        found.get(f"/v1/users/{USER}/variables", headers=ONE | {"X-Request-ID": "asked"})
+        found.audit()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def keys(talk: Talk) -> dict[str, str]:
+    store = talk.app.state.gateway.keys
+    apps = {"two": ["two"], "all": None}
+    made = {name: store.create(name, [Scope.AUDIT_READ], apps[name], now_ms())[0] for name in apps}
+    talk.do(talk.app.state.gateway.directory.refresh)
+    return made
+
+
+def ids(talk: Talk, key: str = "", **query: Any) -> list[str]:
+    """The request ids of what is found, oldest first, less those of such questions."""
+    answer = talk.get("/v1/audit", params=query | {"order": "oldest"}, key=key)
+    assert answer.status_code == 200, answer.text
+    found = [one["record"]["api"] for one in answer.json()["records"]]
+    return [api.get("request", {}).get("uid", "") for api in found if "/v1/audit" not in api["operation"]]
+
+
+def test_records_are_found_by_user_in_single_calls_batches_refusals_and_calls_to_leanplum(talk: Talk) -> None:
+    assert ids(talk, userId=USER, app="one") == ["single", "batch", "refused", "", "asked"]
+    assert ids(talk, userId=USER) == ["single", "batch", "other", "refused", "", "asked"]
+    assert ids(talk, userId="bob") == ["batch"]
+    of = talk.app.state.gateway.pseudonyms.of
+    assert ids(talk, userHash=of("two", f"u{USER}")) == ["other"]
+    assert ids(talk, userId=USER, userHash=of("one", "ubob")) == []
+
+
+def test_records_are_found_by_key_app_action_outcome_request_and_time(talk: Talk, keys: dict[str, str]) -> None:
+    (key_id,) = [one.caller.key_id for one in talk.app.state.gateway.keys.all() if one.caller.name == "bootstrap"]
+    assert ids(talk, keyId=key_id, outcome="success") == ["single", "batch", "other"]
+    assert ids(talk, keyId="key_none") == []
+    assert ids(talk, app="two") == ["other"]
+    assert ids(talk, action="track") == ["single", "batch", "other"]
+    assert ids(talk, action="getVars") == [""]
+    assert ids(talk, action="POST /v1/batch") == ["batch"]
+    assert ids(talk, outcome="refused") == ["refused"]
+    assert ids(talk, outcome="failed") == ["", "asked"]
+    assert ids(talk, requestId="batch") == ["batch"]
+    assert ids(talk, since="2000-01-01T00:00:00Z", requestId="batch") == ["batch"]
+    assert ids(talk, until="2000-01-01T00:00:00Z") == []
+    assert ids(talk, since=str(int(time.time()) + 60)) == []
+
+
+def test_a_key_for_one_app_sees_only_its_records_and_no_act_about_keys(talk: Talk, keys: dict[str, str]) -> None:
+    assert ids(talk, keys["two"]) == ["other"]
+    assert ids(talk, keys["two"], userId=USER) == ["other"]
+    problem(talk.get("/v1/audit?app=one", key=keys["two"]), 403, "forbidden")
+    first = talk.get("/v1/audit?app=one&limit=1").json()["records"][0]["recordId"]
+    problem(talk.get(f"/v1/audit/{first}/proof", key=keys["two"]), 404, "not-found")
+
+
+def test_pages_follow_one_another_in_both_orders_without_a_gap(talk: Talk) -> None:
+    for order in ("oldest", "newest"):
+        seen: list[int] = []
+        query = {"order": order, "limit": 2}
+        while True:  # each question adds a record, and each page has two
+            page = talk.get("/v1/audit", params=query).json()
+            seen += [one["recordId"] for one in page["records"]]
+            if "nextCursor" not in page:
+                break
+            query["cursor"] = page["nextCursor"]
+        assert sorted(seen) == list(range(1, len(seen) + 1))
+        assert seen == sorted(seen, reverse=order == "newest")
+
+
+def test_no_answer_repeats_the_user_that_was_asked_for(talk: Talk) -> None:
+    answers = [
+        talk.get("/v1/audit", params={"userId": USER}), talk.get("/v1/audit", params={"userId": USER, "limit": "x"}),
+        talk.get("/v1/audit", params={"userId": USER, "cursor": USER}),
+    ]  # fmt: skip
+    assert [one.status_code for one in answers] == [200, 422, 422]
+    assert not [one.text for one in answers if CANARY in one.text]
+    assert not talk.rows("SELECT record FROM audit_records WHERE record LIKE ?", f"%{CANARY}%")
+
+
+def sealed(talk: Talk, upto: int) -> dict[str, Any]:
+    """The newest checkpoint, once it is about so many records."""
+    deadline = time.monotonic() + 20
+    while True:
+        answer = talk.get("/v1/audit/checkpoint")
+        if answer.status_code == 200 and answer.json()["size"] >= upto:
+            found: dict[str, Any] = answer.json()
+            return found
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.05)
+
+
+def decoded(texts: list[str]) -> list[bytes]:
+    return [base64.b64decode(text) for text in texts]
+
+
+def test_a_record_is_proven_by_the_signed_checkpoint_and_the_log_by_an_older_one(talk: Talk) -> None:
+    first = sealed(talk, 3)
+    for _ in range(5):
+        talk.event(headers=ONE)
+    proof = talk.get("/v1/audit/2/proof").json()
+    second = proof["checkpoint"] if proof["checkpoint"]["size"] > first["size"] else sealed(talk, first["size"] + 1)
+    for told in (first, second):
+        opened = PublicKey.parse(told["publicKey"]).open(told["note"])
+        assert (opened.size, opened.root) == (told["size"], base64.b64decode(told["rootHash"]))
+    size, root = proof["checkpoint"]["size"], base64.b64decode(proof["checkpoint"]["rootHash"])
+    leaf = merkle.leaf_hash(proof["record"].encode())
+    assert base64.b64decode(proof["leafHash"]) == leaf
+    assert merkle.included(leaf, proof["leafIndex"], size, decoded(proof["hashes"]), root)
+    grew = talk.get("/v1/audit/consistency", params={"from": first["size"], "to": second["size"]}).json()
+    roots = [base64.b64decode(one["rootHash"]) for one in (first, second)]
+    assert merkle.consistent(first["size"], roots[0], second["size"], roots[1], decoded(grew["hashes"]))
+
+
+def test_what_is_not_there_or_not_sealed_yet_is_told_helpfully(talk: Talk) -> None:
+    problem(talk.get("/v1/audit/999999999/proof"), 404, "not-found")
+    newest = talk.get("/v1/audit?limit=1").json()["records"][0]["recordId"]
+    answer = talk.get(f"/v1/audit/{newest}/proof")
+    assert answer.status_code == 200 or "ask again" in problem(answer, 404, "not-found")["detail"]
+    problem(talk.get("/v1/audit/consistency?from=1&to=999999999"), 404, "not-found")
+    problem(talk.get("/v1/audit/consistency?from=3&to=2"), 422, "validation")

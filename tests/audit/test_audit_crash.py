@@ -1,0 +1,95 @@
+"""Many writers, killed whenever: what was acknowledged has its record, and the audit is whole."""
+
+import json
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+
+from tests.acceptance.processes import Process
+from tests.audit.logs import Log, opened
+
+KILLS, WRITERS = 2, 3
+
+
+class Backend(threading.Thread):
+    """Posts to one of the processes, and remembers which requests were acknowledged."""
+
+    def __init__(self, process: Process, name: str, ended: threading.Event) -> None:
+        super().__init__(name=name, daemon=True)
+        self._process, self._ended = process, ended
+        self.acknowledged: list[str] = []
+
+    def run(self) -> None:
+        number = 0
+        while not self._ended.is_set():
+            number += 1
+            request_id = f"{self.name}-{number}"
+            try:
+                answer = self._process.event(self.name, number, **{"X-Request-ID": request_id})
+            except httpx.TransportError:
+                self._ended.wait(0.05)
+                continue
+            if answer.status_code == 202:
+                self.acknowledged.append(request_id)
+
+
+def test_two_processes_that_write_at_once_and_are_killed_lose_no_record(tmp_path: Path, database: str) -> None:
+    ended, backends = threading.Event(), list[Backend]()
+    with ExitStack() as stack:
+        processes = list[Process]()
+        for number in range(2):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            given = {"GATEWAY_DATABASE_URL": database}
+            if processes:
+                given["GATEWAY_BOOTSTRAP_KEY"] = processes[0].key
+            process = Process(folder, "http://127.0.0.1:9", "--no-delivery", **given)
+            process.key = processes[0].key if processes else process.key
+            stack.callback(process.close)
+            process.start()
+            processes.append(process)
+            backends += [Backend(process, f"b{number}{writer}", ended) for writer in range(WRITERS)]
+        for backend in backends:
+            backend.start()
+        for kill in range(KILLS):
+            time.sleep(0.3)  # what is written meanwhile is what matters; any moment will do
+            processes[kill % 2].kill()
+            processes[kill % 2].start()
+        ended.set()
+        for backend in backends:
+            backend.join(30)
+        for process in processes:
+            process.kill()
+    with opened(database, seed(database)) as log:
+        log.now = int(time.time() * 1000)
+        report = log.verified()
+        assert report.findings == []
+        assert report.sealed > 0
+        assert missing(log, backends) == []
+        (written,) = log.rows("SELECT records FROM sequence")[0]
+        assert report.records == written > 20
+        log.seal()
+        assert (log.verified().findings, log.verified().sealed) == ([], written)
+
+
+def missing(log: Log, backends: list[Backend]) -> list[str]:
+    """Requests that were acknowledged and have no record."""
+    found = [json.loads(record) for (record,) in log.rows("SELECT record FROM audit_records")]
+    recorded = {one["api"]["request"]["uid"] for one in found if one["status_code"] == "202"}
+    acknowledged = {request_id for backend in backends for request_id in backend.acknowledged}
+    assert acknowledged
+    return sorted(acknowledged - recorded)
+
+
+def seed(database: str) -> bytes:
+    from app.audit.seed import kept
+    from app.database.engine import connect
+
+    engine = connect(database)
+    try:
+        return kept(engine)
+    finally:
+        engine.dispose()

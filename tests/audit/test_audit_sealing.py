@@ -1,0 +1,214 @@
+"""Sealing: one sealer at a time, each second; old records go, and what is left can still be verified."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from app.audit import merkle, proofs
+from app.audit.notes import Signer
+from app.audit.sealing import HOUR, NotSealed
+from app.database.engine import connect, snapshot
+from app.database.writer import Writer
+from app.errors import NotFound
+from tests.audit.logs import KEEP, opened
+from tests.database.test_database_migrations import at_revision
+
+
+def test_records_are_numbered_without_a_gap_and_say_their_number(database: str) -> None:
+    with opened(database) as log:
+        log.write(5)
+        found = log.rows("SELECT seq, record, leaf FROM audit_records ORDER BY seq")
+        assert [seq for seq, _, _ in found] == [1, 2, 3, 4, 5]
+        for seq, text, leaf in found:
+            assert f'"sequence":{seq}}}' in text
+            assert bytes(leaf) == merkle.leaf_hash(text.encode())
+
+
+def test_of_sealers_that_go_for_the_same_records_one_seals_them(database: str) -> None:
+    with opened(database) as log:
+        log.write(600)
+
+        async def race() -> None:
+            writer = Writer(log.engine)
+            writer.start()
+            sealers = [log.sealer(writer) for _ in range(6)]
+            await asyncio.gather(*(one.step() for one in sealers))
+            log.write(10)
+            await asyncio.gather(*(one.step() for one in sealers))
+            await writer.stop()
+
+        asyncio.run(race())
+        assert [size for (size,) in log.rows("SELECT size FROM audit_checkpoints ORDER BY size")] == [600, 610]
+        assert log.verified().findings == []
+
+
+def test_a_record_that_is_gone_before_it_is_sealed_is_told_for_good(database: str, tmp_path: Path) -> None:
+    with opened(database) as log:
+        log.write(9)
+        log.change("DELETE FROM audit_records WHERE seq IN (4, 9)")
+        log.seal()
+        for report in (log.verified(), log.verified_offline(tmp_path)):
+            assert [(one.kind, one.first, one.last) for one in report.findings] == [
+                ("removed", 4, 4),
+                ("removed", 9, 9),
+            ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE audit_tree SET size = 2", "UPDATE audit_tree SET tail = peaks", "DELETE FROM audit_tree",
+        "DELETE FROM audit_checkpoints", "UPDATE audit_checkpoints SET note = 'x'",
+    ],
+)  # fmt: skip
+def test_a_tree_that_somebody_changed_is_not_signed(database: str, change: str) -> None:
+    with opened(database) as log:
+        log.write(3)
+        log.seal()
+        log.change(change)
+        log.write(1)
+        with pytest.raises(NotSealed):
+            log.seal()
+        assert log.verified().findings
+
+
+def test_a_sealer_knows_when_the_log_was_set_back_while_it_ran(database: str) -> None:
+    with opened(database) as log:
+
+        async def body() -> None:
+            writer = Writer(log.engine)
+            writer.start()
+            sealer = log.sealer(writer)
+            log.write(3)
+            await sealer.step()
+            before = log.rows("SELECT size, peaks, tail FROM audit_tree")[0]
+            log.write(3)
+            await sealer.step()
+            log.change("DELETE FROM audit_checkpoints WHERE size > 3")
+            log.change("UPDATE audit_tree SET size = ?, peaks = ?, tail = ?", *before)
+            with pytest.raises(NotSealed):
+                await sealer.step()
+            await writer.stop()
+
+        asyncio.run(body())
+
+
+def test_a_log_that_was_set_back_is_seen_by_whoever_kept_a_checkpoint(database: str, tmp_path: Path) -> None:
+    with opened(database) as log:
+        log.write(300)
+        log.seal()
+        older, tree = log.note(), log.rows("SELECT size, peaks, tail FROM audit_tree")[0]
+        log.write(50)
+        log.seal()
+        kept = log.note()
+        log.change("DELETE FROM audit_records WHERE seq > 300")
+        log.change("DELETE FROM audit_checkpoints WHERE size > 300")
+        log.change("UPDATE sequence SET records = 300")
+        log.change("UPDATE audit_tree SET size = ?, peaks = ?, tail = ?", *tree)
+        assert log.verified(older).findings == [], "it is consistent in itself: only from outside it can be seen"
+        for report in (log.verified(kept), log.verified_offline(tmp_path, kept)):
+            assert [(one.kind, one.first, one.last) for one in report.findings] == [("cut off", 301, 350)]
+
+
+def test_a_log_made_anew_from_changed_records_is_seen_by_whoever_kept_a_checkpoint(database: str) -> None:
+    seed = bytes(32)
+    with opened(database, seed) as log:
+        log.write(20)
+        log.seal()
+        kept = log.note()
+        log.change("DELETE FROM audit_checkpoints")
+        log.change("UPDATE audit_tree SET size = 0, tail = peaks")
+        log.change("DELETE FROM audit_records")
+        log.change("UPDATE sequence SET records = 0")
+        log.write(20, key_id="key_2")
+        log.seal()
+        assert log.verified().findings == []
+        assert [one.kind for one in log.verified(kept).findings] == ["changed"]
+
+
+@pytest.mark.parametrize("gone", [1, 255, 256, 257, 600, 700])
+def test_what_retention_leaves_can_be_verified_and_proven(database: str, tmp_path: Path, gone: int) -> None:
+    with opened(database) as log:
+        log.write(gone)
+        log.now += KEEP
+        log.write(713 - gone)
+        log.seal()
+        old = log.note()
+        log.write(300)
+        log.seal()
+        assert log.rows("SELECT min(seq), max(seq) FROM audit_records") == [(gone + 1, 1013)]
+        for report in (log.verified(old), log.verified_offline(tmp_path, old)):
+            assert (report.findings, report.removed, report.records) == ([], gone, 1013 - gone)
+        with snapshot(log.engine) as connection:
+            newest = log.signer.public.open(proofs.checkpoint(connection).note)
+            for seq in {gone + 1, 713, 714, 1013}:
+                found = proofs.inclusion(connection, seq, None)
+                leaf = merkle.leaf_hash(found.record.encode())
+                assert merkle.included(leaf, seq - 1, 1013, found.path, newest.root)
+            kept = log.signer.public.open(old)
+            grew = proofs.consistency(connection, kept.size, 1013)
+            assert merkle.consistent(kept.size, kept.root, 1013, newest.root, grew)
+            with pytest.raises(NotFound):
+                proofs.inclusion(connection, gone, None)
+
+
+def test_retention_takes_nothing_that_is_not_sealed_or_that_is_young(database: str) -> None:
+    with opened(database) as log:
+        log.write(10)
+        log.seal()
+        log.write(10)
+        log.now += KEEP - 5
+        log.seal()
+        (low,) = log.rows("SELECT min(seq) FROM audit_records")[0]
+        assert 1 <= low <= 16
+
+
+def test_old_checkpoints_are_thinned_to_one_an_hour_and_the_newest_stays(database: str) -> None:
+    with opened(database) as log:
+        for _ in range(6):
+            log.write(1)
+            log.seal()
+            log.now += HOUR // 3
+        log.now += 30 * HOUR
+        log.seal()
+        sizes = [size for (size,) in log.rows("SELECT size FROM audit_checkpoints ORDER BY size")]
+        assert sizes[-1] == 6
+        assert len(sizes) < 5
+        assert [one for one in log.verified().findings if one.kind == "checkpoint"] == []
+
+
+def test_an_export_of_a_time_is_verified_by_itself(database: str, tmp_path: Path) -> None:
+    with opened(database) as log:
+        log.write(1_200)
+        log.seal()
+        report = log.verified_offline(tmp_path, since=1_300, until=1_900)
+        assert (report.findings, report.records) == ([], 600)
+        log.change("UPDATE audit_records SET record = '{}' WHERE seq = 500")
+        log.change("DELETE FROM audit_records WHERE seq = 501")
+        report = log.verified_offline(tmp_path, since=1_300, until=1_900)
+        assert [(one.kind, one.first) for one in report.findings] == [("changed", 500), ("removed", 501)]
+
+
+def test_another_key_does_not_verify_it(database: str) -> None:
+    with opened(database) as log:
+        log.write(3)
+        log.seal()
+        log.signer = Signer(bytes(32))
+        assert "checkpoint" in {one.kind for one in log.verified().findings}
+        log.write(1)
+        with pytest.raises(NotSealed):
+            log.seal()
+
+
+def test_records_from_before_are_numbered_anew_and_sealed(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/g.db"
+    old = '{"class_uid":6003,"time":7,"metadata":{"version":"1.4.0"},"api":{"operation":"POST /v1/events"}}'
+    inserts = [f"INSERT INTO audit_records (seq, time, record) VALUES ({seq}, 7, '{old}')" for seq in (3, 7, 8)]
+    at_revision(url, "0003", *inserts)
+    connect(url).dispose()
+    with opened(url) as log:
+        assert [seq for (seq,) in log.rows("SELECT seq FROM audit_records ORDER BY seq")] == [1, 2, 3]
+        log.write(1)
+        log.seal()
+        assert (log.verified().findings, log.verified().sealed) == ([], 4)

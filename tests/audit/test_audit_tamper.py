@@ -1,0 +1,248 @@
+"""Whoever changes the audit in the database, past the gateway, is found, and what they changed is named: online, and
+offline from an export."""
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.audit.findings import Report
+from app.audit.merkle import leaf_hash
+from app.audit.tree import BLOCK, block_hash
+from tests.audit.logs import Log, opened
+
+SEALED, UNSEALED = 530, 12  # two blocks and a part of one, and what came after the last checkpoint
+WRITTEN = SEALED + UNSEALED
+Named = list[tuple[str, int]]
+ROW = "SELECT record, leaf, time FROM audit_records WHERE seq = ?"
+SET = "UPDATE audit_records SET record = ?, leaf = ? WHERE seq = ?"
+MOVE = "UPDATE audit_records SET seq = ? WHERE seq = ?"
+PUT = "INSERT INTO audit_records (seq, time, record, leaf) VALUES (?, ?, ?, ?)"
+
+
+def row(log: Log, seq: int) -> tuple[str, bytes, int]:
+    record, leaf, time = log.rows(ROW, seq)[0]
+    return record, bytes(leaf), time
+
+
+def forged(log: Log, seq: int) -> tuple[str, bytes]:
+    text = row(log, seq)[0].replace('"127.0.0.1"', '"10.6.6.6"')
+    return text, leaf_hash(text.encode())
+
+
+def edit(log: Log, chance: random.Random) -> Named:
+    seq = chance.randint(1, WRITTEN)
+    log.change(SET, forged(log, seq)[0], row(log, seq)[1], seq)
+    return [("changed", seq)]
+
+
+def edit_with_its_hash(log: Log, chance: random.Random) -> Named:
+    seq = chance.randint(1, SEALED)
+    log.change(SET, *forged(log, seq), seq)
+    return [("changed", seq)]
+
+
+def edit_white_space(log: Log, chance: random.Random) -> Named:
+    seq = chance.randint(1, SEALED)
+    text = row(log, seq)[0] + chance.choice([" ", "\n", "\n{}"])
+    log.change(SET, text, leaf_hash(text.encode()), seq)
+    return [("changed", seq)]
+
+
+def edit_beside(log: Log, chance: random.Random) -> Named:
+    seq = chance.randint(1, WRITTEN)
+    column, value = chance.choice([("time", 5), ("leaf", bytes(32)), ("leaf", b"short")])
+    log.change(f"UPDATE audit_records SET {column} = ? WHERE seq = ?", value, seq)
+    return [("changed", seq)]
+
+
+def blank(log: Log, chance: random.Random) -> Named:
+    seq = chance.randint(1, WRITTEN)
+    log.change("UPDATE audit_records SET record = ? WHERE seq = ?", chance.choice(["", "{}", "no JSON", "[1]"]), seq)
+    return [("changed", seq)]
+
+
+def delete(log: Log, chance: random.Random) -> Named:
+    seq = chance.randint(1, WRITTEN - 1)
+    log.change("DELETE FROM audit_records WHERE seq = ?", seq)
+    return [("removed", seq)]
+
+
+def delete_some(log: Log, chance: random.Random) -> Named:
+    first = chance.randint(1, SEALED)
+    last = min(first + chance.randint(0, 300), WRITTEN - 1)
+    log.change("DELETE FROM audit_records WHERE seq BETWEEN ? AND ?", first, last)
+    return [("removed", first), ("removed", last)]
+
+
+def delete_and_close_the_gap(log: Log, chance: random.Random) -> Named:
+    seq = chance.randint(1, SEALED)
+    log.change("DELETE FROM audit_records WHERE seq = ?", seq)
+    for later in range(seq + 1, WRITTEN + 1):
+        log.change(MOVE, later - 1, later)
+    return [("removed", seq), ("cut off", WRITTEN)]
+
+
+def cut_off(log: Log, chance: random.Random) -> Named:
+    after = chance.randint(0, WRITTEN - 1)
+    log.change("DELETE FROM audit_records WHERE seq > ?", after)
+    return [("cut off", after + 1), ("cut off", WRITTEN)]
+
+
+def cut_off_with_the_counter(log: Log, chance: random.Random) -> Named:
+    after = chance.randint(0, SEALED - 1)
+    log.change("DELETE FROM audit_records WHERE seq > ?", after)
+    log.change("UPDATE sequence SET records = ?", after)
+    return [("cut off", after + 1), ("cut off", SEALED)]
+
+
+def cut_off_the_front(log: Log, chance: random.Random) -> Named:
+    upto = chance.randint(1, SEALED)
+    log.change("DELETE FROM audit_records WHERE seq <= ?", upto)
+    return [("removed", 1), ("removed", upto)]
+
+
+def cut_off_the_front_as_retention_would(log: Log, chance: random.Random) -> Named:
+    upto = chance.randint(1, SEALED)
+    log.change("DELETE FROM audit_records WHERE seq <= ?", upto)
+    log.change("UPDATE audit_tree SET removed = ?", upto)
+    return [("removed", 1), ("removed", upto)]
+
+
+def swap(log: Log, chance: random.Random) -> Named:
+    one, two = chance.sample(range(1, WRITTEN + 1), 2)
+    first, second = row(log, one), row(log, two)
+    log.change(SET, *second[:2], one)
+    log.change(SET, *first[:2], two)
+    return [("reordered", one), ("reordered", two)]
+
+
+def swap_numbers(log: Log, chance: random.Random) -> Named:
+    one, two = chance.sample(range(1, WRITTEN + 1), 2)
+    for old, new in ((one, 0), (two, one), (0, two)):
+        log.change(MOVE, new, old)
+    return [("reordered", one), ("reordered", two)]
+
+
+def copy_over(log: Log, chance: random.Random) -> Named:
+    one, two = chance.sample(range(1, SEALED + 1), 2)
+    log.change(SET, *row(log, one)[:2], two)
+    return [("changed", two)]
+
+
+def insert_behind(log: Log, chance: random.Random) -> Named:
+    text, leaf = forged(log, chance.randint(1, WRITTEN))
+    log.change(PUT, WRITTEN + 1, log.now, text, leaf)
+    return [("inserted", WRITTEN + 1)]
+
+
+def insert_before(log: Log, chance: random.Random) -> Named:
+    text, leaf = forged(log, 1)
+    log.change(PUT, -chance.randint(0, 5), log.now, text, leaf)
+    return [("inserted", log.rows("SELECT min(seq) FROM audit_records")[0][0])]
+
+
+def insert_and_renumber(log: Log, chance: random.Random) -> Named:
+    seq = chance.randint(1, SEALED)
+    text, leaf = forged(log, seq)
+    for later in range(WRITTEN, seq - 1, -1):
+        log.change(MOVE, later + 1, later)
+    log.change(PUT, seq, log.now, text, leaf)
+    log.change("UPDATE sequence SET records = records + ?", chance.randint(0, 1))
+    return [("inserted", seq)]
+
+
+TAMPERINGS: list[Callable[[Log, random.Random], Named]] = [
+    edit, edit_with_its_hash, edit_white_space, edit_beside, blank, delete, delete_some, delete_and_close_the_gap,
+    cut_off, cut_off_with_the_counter, cut_off_the_front, cut_off_the_front_as_retention_would, swap, swap_numbers,
+    copy_over, insert_behind, insert_before, insert_and_renumber,
+]  # fmt: skip
+
+
+def names(report: Report, named: Named) -> list[tuple[str, int]]:
+    """What of `named` the report does not name."""
+    return [
+        (kind, seq)
+        for kind, seq in named
+        if not any(kind == one.kind and one.first <= seq <= one.last for one in report.findings)
+    ]
+
+
+def in_leaves(log: Log, seq: int, leaf: bytes) -> None:
+    """Change the tree's own copy of a record's hash too."""
+    block, inside = divmod(seq - 1, BLOCK)
+    where = "audit_nodes SET leaves = ? WHERE level = 8 AND place = ?"
+    found = log.rows("SELECT leaves FROM audit_nodes WHERE level = 8 AND place = ?", block)
+    leaves = bytes(found[0][0] if found else log.rows("SELECT tail FROM audit_tree")[0][0])
+    leaves = leaves[: inside * 32] + leaf + leaves[inside * 32 + 32 :]
+    if found:
+        log.change(f"UPDATE {where}", leaves, block)
+    else:
+        log.change("UPDATE audit_tree SET tail = ?", leaves)
+
+
+@pytest.mark.parametrize("seq", [1, 200, 256, 257, 512, 513, 530])
+@pytest.mark.parametrize("hashes_too", [False, True])
+def test_a_record_that_is_changed_with_every_hash_of_it_is_found_and_named_with_its_neighbours(
+    log: Log, tmp_path: Path, seq: int, hashes_too: bool
+) -> None:
+    text, leaf = forged(log, seq)
+    log.change(SET, text, leaf, seq)
+    in_leaves(log, seq, leaf)
+    if hashes_too:
+        for place, leaves in log.rows("SELECT place, leaves FROM audit_nodes WHERE level = 8"):
+            changed = block_hash(bytes(leaves))
+            log.change("UPDATE audit_nodes SET hash = ? WHERE level = 8 AND place = ?", changed, place)
+    for report in (log.verified(), log.verified_offline(tmp_path)):
+        assert names(report, [("changed", seq)]) == [], report.findings
+        assert all(one.last - one.first <= 300 for one in report.findings), report.findings
+
+
+TABLES = ("audit_records", "audit_nodes", "audit_tree", "audit_checkpoints", "sequence")
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Log]:
+    """One log on each kind of database, for the whole module, with a copy of its tables."""
+    if request.param == "sqlite":
+        path = shutil.copy(request.getfixturevalue("migrated"), tmp_path_factory.mktemp("tamper") / "g.db")
+        url = f"sqlite:///{path}"
+    else:
+        url = request.getfixturevalue("postgresql_server").empty()
+    with opened(url) as found:
+        for count in (200, 300, SEALED - 500):
+            found.write(count)
+            found.seal()
+        found.write(UNSEALED)
+        for table in TABLES:
+            found.change(f"CREATE TABLE kept_{table} AS SELECT * FROM {table}")
+        assert found.verified().findings == found.verified_offline(tmp_path_factory.mktemp("whole")).findings == []
+        yield found
+
+
+@pytest.fixture
+def log(made: Log) -> Iterator[Log]:
+    """The same, put right again afterwards."""
+    yield made
+    restore(made)
+    assert made.verified().findings == []
+
+
+def restore(log: Log) -> None:
+    for table in TABLES:
+        log.change(f"DELETE FROM {table}")
+        log.change(f"INSERT INTO {table} SELECT * FROM kept_{table}")
+
+
+@pytest.mark.parametrize("tamper", TAMPERINGS, ids=lambda one: one.__name__)
+def test_each_tampering_is_found_and_named_online_and_offline(
+    log: Log, tmp_path: Path, tamper: Callable[..., Named]
+) -> None:
+    chance = random.Random(tamper.__name__)
+    for _ in range(2 if "gap" in tamper.__name__ or "renumber" in tamper.__name__ else 4):
+        named = tamper(log, chance)
+        for report in (log.verified(), log.verified_offline(tmp_path)):
+            assert names(report, named) == [], (named, report.findings[:20])
+        restore(log)
