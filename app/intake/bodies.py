@@ -92,7 +92,7 @@ _DECODERS: dict[str, Callable[[bytes, int], bytes]] = {"gzip": _gunzip, "x-gzip"
 
 def parse(body: bytes) -> Any:
     """The body's JSON, read as kindly as can be: NaN, huge numbers and lone surrogates come through, so that the rules
-    can say where they stand. Raises Malformed, saying where, for what is not JSON, or too deep or too much of it."""
+    can say where they stand. Raises Malformed, saying where, for what is not JSON or too deep; TooLarge for too much."""
     try:
         return strict(body)
     except orjson.JSONDecodeError:
@@ -111,12 +111,12 @@ def parse(body: bytes) -> Any:
 
 
 def strict(body: bytes) -> Any:
-    """The body's JSON, where it is just that. Raises orjson.JSONDecodeError where it is not, and Malformed where it is
-    too deep, or has so many objects and lists that making them would keep others waiting: what is in brackets costs
-    memory and time that no other byte does, so they are counted first."""
+    """The body's JSON, where it is just that. Raises orjson.JSONDecodeError where it is not, Malformed where it is too
+    deep, and TooLarge where it has so many objects and lists that making them would keep others waiting: what is in
+    brackets costs memory and time that no other byte does, so they are counted first."""
     brackets = body.count(b"[") + body.count(b"{")
     if brackets > MAX_CONTAINERS:
-        raise Malformed(f"The body has more than {MAX_CONTAINERS} objects and lists.")
+        raise TooLarge(f"The body has more than {MAX_CONTAINERS} objects and lists.")
     found = orjson.loads(body)
     return found if brackets <= MAX_DEPTH else _shallow(found)
 

@@ -67,7 +67,7 @@ ODD_FIELDS = {
     "a lone surrogate in a key": r'"userId":"u","event":"e","\udfff":1',
     "NaN": '"userId":"u","event":"e","value":NaN',
     "1e400": '"userId":"u","event":"e","value":1e400',
-    "300 brackets": '"userId":"u","event":"e","params":{"a":' + "[" * 300 + "]" * 300 + "}",
+    "30 brackets": '"userId":"u","event":"e","params":{"a":' + "[" * 30 + "]" * 30 + "}",
 }
 
 
