@@ -7,8 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import structlog
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.database.dialect import DIALECTS, Cursor, Dialect
@@ -16,6 +17,7 @@ from app.errors import StartRefused, StorageUnavailable
 
 BUSY_SECONDS = 5.0
 SCRUB_MS = 200
+VACUUM_BYTES = 64_000_000  # within a second
 PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",  # a commit is on the disk, not in the kernel's memory, before 202 is sent
@@ -27,6 +29,8 @@ PRAGMAS = (
 )
 # What waits for a lock, or for an answer that doesn't come, is told so, as SQLite's busy timeout tells it.
 POSTGRESQL_OPTIONS = "-c lock_timeout=5s -c statement_timeout=60s -c synchronous_commit=on -c timezone=UTC"
+
+log = structlog.get_logger("database")
 
 
 def connect(url: str) -> Engine:
@@ -107,16 +111,28 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
 
 
 def scrub(engine: Engine) -> bool:
-    """Bring what SQLite's log has into the database and cut the log off: old contents are in it as well. False where
-    that couldn't be done now, since somebody is reading or writing. PostgreSQL cleans up in its own time (VACUUM)."""
+    """Let nothing of what was deleted be left in SQLite's files: write the database anew, since moving rows leaves
+    copies in its pages whatever `secure_delete` does; then cut the log off. One that is too large for that is told in
+    the log. False where it couldn't be done now, since somebody reads or writes. PostgreSQL cleans up in its own time.
+    """
     if engine.dialect.name != "sqlite":
         return True
     with reading(engine) as connection:
-        connection.exec_driver_sql(f"PRAGMA busy_timeout={SCRUB_MS}")  # writers wait meanwhile
+        say = connection.exec_driver_sql
+        size = say("PRAGMA page_count").scalar_one() * say("PRAGMA page_size").scalar_one()
+        say(f"PRAGMA busy_timeout={SCRUB_MS}")  # writers wait meanwhile
         try:
-            busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+            if size <= VACUUM_BYTES:
+                say("VACUUM")
+            else:
+                log.warning(
+                    "database.not_vacuumed", bytes=size, advice="VACUUM at a quiet hour removes what was erased"
+                )
+            busy, *_ = say("PRAGMA wal_checkpoint(TRUNCATE)").one()
+        except OperationalError:  # it is locked
+            return False
         finally:
-            connection.exec_driver_sql(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+            say(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
     return not busy
 
 

@@ -1,6 +1,7 @@
 """The housekeeper: removes what is past its time in small steps, and counts anew what waits."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from app.outbox.retention import Limits
 from app.telemetry import describe
 
 COUNT_SECONDS = 15.0  # between counts of what waits: other processes accept and deliver as well
+SCRUB_SECONDS = 600.0  # between times that the database is cleaned of what was erased, where anything was
 STEP_SECONDS = 0.02  # between steps that removed something: callers' commits go first
 
 log = structlog.get_logger("housekeeping")
@@ -23,7 +25,7 @@ class Housekeeper:
     def __init__(self, outbox: Outbox, limits: Limits, ticks: Callable[[], float] = time.monotonic) -> None:
         self._outbox, self._limits, self._ticks = outbox, limits, ticks
         self._after = 0
-        self._counted = ticks()
+        self._counted, self._scrubbed = ticks(), -math.inf
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -41,7 +43,8 @@ class Housekeeper:
         if self._ticks() >= self._counted + COUNT_SECONDS:
             self._counted = self._ticks()
             await self._outbox.recount_queued()
-            await self._outbox.scrub()
+            if self._ticks() >= self._scrubbed + SCRUB_SECONDS and await self._outbox.scrub():
+                self._scrubbed = self._ticks()
         removed, after = await self._outbox.sweep(self._after, self._limits)
         self._after = after or 0
         return bool(removed) or after is not None

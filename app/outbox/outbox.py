@@ -244,10 +244,14 @@ class Outbox:
         removed = await self._writer.write(Remove(found.seqs, now))
         return removed, found.after
 
-    async def scrub(self) -> None:
-        """Let nothing of what was erased be left in the database's files, as far as that is ours to bring about."""
-        if self._to_scrub:
-            self._to_scrub = not await asyncio.to_thread(scrub, self._engine)
+    async def scrub(self) -> bool:
+        """Let nothing of what was erased be left in the database's files, as far as that is ours to bring about;
+        whether there was something to do, and it is done."""
+        if not self._to_scrub:
+            return False
+        self._to_scrub = False  # before: what is erased meanwhile is for the next time
+        self._to_scrub = not await asyncio.to_thread(scrub, self._engine) or self._to_scrub
+        return not self._to_scrub
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
         return await asyncio.to_thread(self._query, query)

@@ -157,6 +157,12 @@ def files(path: Path) -> bytes:
     return b"".join(one.read_bytes() for one in path.parent.glob(f"{path.name}*"))
 
 
+def scrubbed(talk: Talk) -> bool:
+    """What the housekeeper does again and again: it can't while somebody reads."""
+    talk.do(talk.app.state.gateway.outbox.scrub)
+    return USER.encode() not in files(talk.path)
+
+
 @pytest.mark.parametrize("data_key", [None, "a:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="])
 def test_after_an_erasure_no_row_and_no_file_holds_the_user_or_a_value_of_theirs(
     leanplum: Leanplum, settings: Callable[..., Any], path: Path, data_key: str | None
@@ -172,8 +178,8 @@ def test_after_an_erasure_no_row_and_no_file_holds_the_user_or_a_value_of_theirs
         until(lambda: talk.app.state.gateway.outbox.queued == 0)
         assert USER.encode() in files(path)
         assert erase(talk, USER, headers={"Prefer": "wait=10"}).json()["status"] == "delivered"
-        talk.do(talk.app.state.gateway.outbox.scrub)
-        assert (USER.encode() in files(path), VALUE.encode() in files(path)) == (False, False)
+        until(lambda: scrubbed(talk))
+        assert VALUE.encode() not in files(path)
         tables = [name for (name,) in talk.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
         assert USER not in repr([talk.rows(f"SELECT * FROM {table}") for table in tables])
 
