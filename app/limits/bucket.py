@@ -23,7 +23,7 @@ class Limit(NamedTuple):
     def later(self, lacks: float, seconds: float) -> float:
         """What a bucket that lacked so much lacks so much later."""
         left = lacks - seconds * self.rate
-        return 0.0 if left <= 0 else left if left <= self.whole else self.whole  # min and max would cost as much again
+        return 0.0 if left <= 0 else min(left, self.whole)
 
     def fits(self, lacks: float, count: int) -> bool:
         """Whether a call for so many items passes a bucket that lacks so much."""
@@ -71,23 +71,14 @@ class Buckets:
 
     def take(self, limits: Sequence[Limit], count: int) -> Decision:
         """Take `count` items from every one of the buckets, or nothing from any."""
-        if len(limits) == 1:
-            return self._take_one(limits, limits[0], count)
-        now = self._clock()
-        lacks = [self._lacks(limit, now) for limit in limits]
-        allowed = all(limit.fits(lack, count) for limit, lack in zip(limits, lacks, strict=True))
-        if allowed and count:
-            lacks = [lack + count for lack in lacks]
-            for limit, lack in zip(limits, lacks, strict=True):
-                self._keep(limit, lack, now)
-        return Decision(allowed, limits, lacks)
-
-    def _take_one(self, limits: Sequence[Limit], limit: Limit, count: int) -> Decision:
-        """The same where there is one bucket, as for nearly every call; written out, since a call costs more here than
-        what it would do."""
-        now, known = self._clock(), self._known
+        if len(limits) > 1:
+            return self._take_from_all(limits, count)
+        # One bucket, as for nearly every call. Written out: a call costs more here than what it would do.
+        limit, now, known = limits[0], self._clock(), self._known
         found = known.get(limit.name)
-        lacks = 0.0 if found is None else limit.later(found[0], now - found[1])
+        lacks = 0.0 if found is None else found[0] - (now - found[1]) * limit.rate
+        if not 0 <= lacks <= limit.whole:
+            lacks = 0.0 if lacks < 0 else limit.whole
         if lacks + count > limit.burst and not limit.fits(lacks, count):
             return Decision(False, limits, (lacks,))
         if count:
@@ -96,6 +87,16 @@ class Buckets:
             if len(known) > self._sweep_at:
                 self._sweep(now)
         return Decision(True, limits, (lacks,))
+
+    def _take_from_all(self, limits: Sequence[Limit], count: int) -> Decision:
+        now = self._clock()
+        lacks = [self._lacks(limit, now) for limit in limits]
+        allowed = all(limit.fits(lack, count) for limit, lack in zip(limits, lacks, strict=True))
+        if allowed and count:
+            lacks = [lack + count for lack in lacks]
+            for limit, lack in zip(limits, lacks, strict=True):
+                self._keep(limit, lack, now)
+        return Decision(allowed, limits, lacks)
 
     def put(self, limit: Limit, lacks: float) -> None:
         """Make a bucket as it is known to be from elsewhere."""

@@ -24,10 +24,7 @@ class OwnLimiter:
 
     def __init__(self, buckets: Buckets) -> None:
         self._buckets = buckets
-
-    def take_now(self, limits: Sequence[Limit], count: int) -> Decision:
-        """Always."""
-        return self._buckets.take(limits, count)
+        self.take_now = buckets.take  # always
 
     async def take(self, limits: Sequence[Limit], count: int) -> Decision:
         """At once."""

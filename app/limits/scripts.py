@@ -6,8 +6,8 @@ TAKE = """
 -- ARGV: the time in microseconds (-1: the server's own); then of each call its count, how many buckets it has, and of
 -- each of them the rate and the burst.
 -- Answers for each call 1 or 0, and what each of its buckets lacks of being full: after it where it passed.
-local now = tonumber(ARGV[1])
-if now < 0 then
+local now, own = tonumber(ARGV[1]), tonumber(ARGV[1]) < 0
+if own then
   local time = redis.call('TIME')
   now = time[1] * 1e6 + time[2]
 end
@@ -37,7 +37,10 @@ end
 for name, lack in pairs(lacks) do
   if lack > 0 then
     -- Its time is over when it would be full. A clock that was set back is healed, since a refusal writes, too.
-    redis.call('SET', name, string.format('%.17g %.0f', lack, now), 'PX', math.ceil(lack / rates[name] * 1000) + 1)
+    redis.call('SET', name, string.format('%.17g %.0f', lack, now))
+    if own then
+      redis.call('PEXPIRE', name, math.ceil(lack / rates[name] * 1000) + 1)
+    end
   end
 end
 return table.concat(told, ' ')
