@@ -85,7 +85,7 @@ class Process:
                 stdout=output,
                 stderr=output,
             )
-        until(self.ready)
+        until(self.ready, 60)
 
     def ready(self) -> bool:
         assert self.process.poll() is None, self.output.read_text()
