@@ -92,7 +92,8 @@ _DECODERS: dict[str, Callable[[bytes, int], bytes]] = {"gzip": _gunzip, "x-gzip"
 
 def parse(body: bytes) -> Any:
     """The body's JSON, read as kindly as can be: NaN, huge numbers and lone surrogates come through, so that the rules
-    can say where they stand. Raises Malformed, saying where, for what is not JSON or too deep; TooLarge for too much."""
+    can say where they stand. Raises Malformed, saying where, for what is not JSON or is too deep; TooLarge for too
+    much of it."""
     try:
         return strict(body)
     except orjson.JSONDecodeError:

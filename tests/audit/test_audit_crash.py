@@ -11,7 +11,8 @@ import httpx
 from tests.acceptance.processes import Process
 from tests.audit.logs import Log, opened
 
-KILLS, WRITERS = 2, 3
+KILLS, WRITERS = 2, 2
+PAUSE = 0.01  # between two events of one backend
 
 
 class Backend(threading.Thread):
@@ -34,6 +35,7 @@ class Backend(threading.Thread):
                 continue
             if answer.status_code == 202:
                 self.acknowledged.append(request_id)
+            time.sleep(PAUSE)
 
 
 def test_two_processes_that_write_at_once_and_are_killed_lose_no_record(tmp_path: Path, database: str) -> None:
