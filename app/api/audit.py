@@ -67,13 +67,11 @@ async def list_records(
     outcome: Annotated[Outcome | None, Query(description="success; refused: 4xx; failed: 5xx, or no answer")] = None,
     request_id: Annotated[str | None, Query(alias="requestId", description="under this request id")] = None,
     order: Annotated[Literal["newest", "oldest"], Query(description="which come first")] = "newest",
-    cursor: Annotated[
-        str | None, Query(pattern=r"^\d{1,18}-\d{1,18}$", description="`nextCursor` of the page before")
-    ] = None,
+    cursor: Annotated[str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=1_000, description="of one page")] = 100,
 ) -> Response:
-    """By their time. A key that is for certain apps sees the records of these. As many records are looked at as one
-    call may; a page may have fewer than `limit`, even none, and a `nextCursor`."""
+    """In the order of their commits. A key that is for certain apps sees the records of these. As many records are looked
+    at as one call may; a page may have fewer than `limit`, even none, and a `nextCursor`."""
     gateway, caller = await _reader(request, f"GET {AUDIT}")
     if app is not None and not caller.may_use(app):
         raise Forbidden("This key is not for this app.")
@@ -88,8 +86,7 @@ async def list_records(
         outcome,
         request_id,
     )
-    time, _, seq = (cursor or "").partition("-")
-    after = (int(time), int(seq)) if cursor else None
+    after = int(cursor) if cursor else None
     found = await _read(
         gateway, partial(queries.page, which=which, after=after, limit=limit, oldest_first=order == "oldest")
     )
@@ -97,7 +94,7 @@ async def list_records(
         "records": [{"recordId": seq, "record": orjson.Fragment(text)} for seq, text in found.found]
     }
     if found.following is not None:
-        page["nextCursor"] = "{}-{}".format(*found.following)
+        page["nextCursor"] = str(found.following)
     return Response(orjson.dumps(page), media_type=bodies.JSON)
 
 

@@ -13,8 +13,10 @@ from app.database.dialect import DIALECTS
 
 LOOKED_AT = 50_000  # records in one call
 Outcome = Literal["success", "refused", "failed"]
-Place = tuple[int, int]  # time and number
-BEGIN, END = (-1, 0), (1 << 62, 0)
+FOREVER = 1 << 62
+LATE_MS = (
+    60_000  # by how much the order of the times may differ from that of the numbers: a record waits for its commit
+)
 OUTCOMES: dict[str, range] = {"success": range(400), "refused": range(400, 500), "failed": range(500, 1_000)}
 
 
@@ -62,38 +64,52 @@ def _is_about(action: str, operation: str, told: dict[str, Any]) -> bool:
 
 
 class Page(NamedTuple):
-    """Records with their numbers, and where to go on; None where that was all."""
+    """Records with their numbers, and the number to go on after; None where that was all."""
 
     found: list[tuple[int, str]]
-    following: Place | None
+    following: int | None
 
 
-def page(connection: Connection, which: Filter, after: Place | None, limit: int, *, oldest_first: bool) -> Page:
-    """At most `limit` records, by their time and number. It may be fewer, even none, where there are more: then that is
-    all of as many as are looked at in one call."""
+def page(connection: Connection, which: Filter, after: int | None, limit: int, *, oldest_first: bool) -> Page:
+    """At most `limit` records, in the order of their numbers, which is that of the commits: whoever goes on after a
+    number misses none that comes late. It may be fewer, even none, where there are more: then that is all of as many as
+    are looked at in one call."""
     fetch, found = fetcher(connection), list[tuple[int, str]]()
-    order, beyond = ("ASC", ">") if oldest_first else ("DESC", "<")
-    begin = after or (BEGIN if oldest_first else END)
-    since, until = which.since or -1, END[0] if which.until is None else which.until
-    reach = f"(time, seq) {beyond} (?, ?) AND time >= ? AND time < ?"
-    edge = f"SELECT time, seq FROM audit_records WHERE {reach} ORDER BY time {order}, seq {order} LIMIT 1 OFFSET ?"
-    end = fetch(edge, (*begin, since, until, LOOKED_AT - 1))
+    order = "ASC" if oldest_first else "DESC"
+    low, high = _between(fetch, which)
+    if after is not None:
+        low, high = (max(low, after + 1), high) if oldest_first else (low, min(high, after - 1))
+    last = min(high, low + LOOKED_AT - 1) if oldest_first else max(low, high - LOOKED_AT + 1)
     words = which.words()
     contains = "".join(f" AND {DIALECTS[connection.dialect.name].contains}" for _ in words)
-    within = f"{reach} AND NOT (time, seq) {beyond} (?, ?)" if end else reach
-    select = f"SELECT time, seq, record FROM audit_records WHERE {within}{contains} ORDER BY time {order}, seq {order}"
-    last = tuple(end[0]) if end else ()
-    following = begin
-    for place, seq, text in _pages(fetch, select, (*begin, since, until, *last, *words), limit):
+    reach = (low, last) if oldest_first else (last, high)
+    within = "seq BETWEEN ? AND ? AND time >= ? AND time < ?"
+    select = f"SELECT seq, record FROM audit_records WHERE {within}{contains} ORDER BY seq {order}"
+    since, until = which.since or -1, FOREVER if which.until is None else which.until
+    for seq, text in _pages(fetch, select, (*reach, since, until, *words), limit):
         if which.takes(orjson.loads(text)):
             if len(found) == limit:
-                return Page(found, following)
+                return Page(found, found[-1][0])
             found.append((seq, text))
-            following = (place, seq)
-    return Page(found, (end[0][0], end[0][1]) if end else None)
+    return Page(found, last if (last < high if oldest_first else last > low) else None)
 
 
-def _pages(fetch: Fetch, select: str, values: tuple[Any, ...], limit: int) -> Iterator[tuple[int, int, str]]:
+def _between(fetch: Fetch, which: Filter) -> tuple[int, int]:
+    """The numbers that records of the time may have: between those that are surely earlier, and surely later."""
+    ((first, newest),) = fetch("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM audit_records", ())
+    if which.since is not None:
+        first = _number(fetch, "time < ? ORDER BY time DESC, seq DESC", which.since - LATE_MS, first - 1) + 1
+    if which.until is not None:
+        newest = _number(fetch, "time >= ? ORDER BY time ASC, seq ASC", which.until + LATE_MS, newest + 1) - 1
+    return first, newest
+
+
+def _number(fetch: Fetch, which: str, time: int, otherwise: int) -> int:
+    rows = fetch(f"SELECT seq FROM audit_records WHERE {which} LIMIT 1", (time,))
+    return int(rows[0][0]) if rows else otherwise
+
+
+def _pages(fetch: Fetch, select: str, values: tuple[Any, ...], limit: int) -> Iterator[Any]:
     """The rows, few at a time at first: most of what the database finds is taken."""
     offset, step = 0, limit + 1
     while rows := fetch(f"{select} LIMIT ? OFFSET ?", (*values, step, offset)):
