@@ -70,8 +70,8 @@ async def list_records(
     cursor: Annotated[str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=1_000, description="of one page")] = 100,
 ) -> Response:
-    """In the order of their commits. A key that is for certain apps sees the records of these. As many records are looked
-    at as one call may; a page may have fewer than `limit`, even none, and a `nextCursor`."""
+    """In the order of their commits. A key that is for certain apps sees the records of these. A call looks at so many
+    records at most; a page may have fewer than `limit`, even none, and a `nextCursor`."""
     gateway, caller = await _reader(request, f"GET {AUDIT}")
     if app is not None and not caller.may_use(app):
         raise Forbidden("This key is not for this app.")
