@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from app import __version__
-from app.api import around, asks, audit, context, dead_letters, documents, keys, problems, routes
+from app.api import around, asks, audit, auth, context, dead_letters, documents, keys, problems, routes
 from app.api.front import Front
 from app.doors.sdk import door
 from app.errors import Fault, GatewayError, Invalid
@@ -114,10 +114,17 @@ async def _http_problem(request: Request, error: Exception) -> Response:
 
 
 async def _parameter_problem(request: Request, error: Exception) -> Response:
-    """What FastAPI finds wrong in a path or a query."""
+    """What FastAPI finds wrong in a path or a query. It looks before anybody has asked who calls: that comes first."""
     assert isinstance(error, RequestValidationError)
+    about = context.of(request.scope)
+    about.operation = f"{request.method} {request.scope['route'].path}"
     faults = tuple(
         Fault("", f"{found['loc'][0]} parameter {found['loc'][-1]}: {found['msg']}", "parameter")
         for found in error.errors()
     )
-    return _response(problems.answer(Invalid(faults), context.of(request.scope).request_id))
+    try:
+        if request.url.path.startswith("/v1/"):
+            await auth.enter_unread(request.app.state.gateway, about)
+        raise Invalid(faults)
+    except GatewayError as refusal:
+        return await _problem(request, refusal)

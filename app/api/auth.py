@@ -37,6 +37,11 @@ def _recognised(gateway: Gateway, context: Context) -> Caller | None:
     return context.caller
 
 
+async def enter_unread(gateway: Gateway, context: Context) -> None:
+    """The same for a call that is refused whatever it is about. Raises Unauthorized, RateLimited."""
+    await limiting.take(gateway, context, await authenticate(gateway, context), 1)
+
+
 async def authenticate(gateway: Gateway, context: Context) -> Caller:
     """The caller, by key. Raises Unauthorized; or RateLimited where an address has failed too often. A good key passes
     all the same: many callers may share an address."""

@@ -157,7 +157,7 @@ def test_a_batch_of_which_nothing_is_permitted_takes_nothing(gateway: Talk) -> N
 
 
 def test_who_is_unknown_learns_nothing_of_the_body(gateway: Talk) -> None:
-    """The key comes first: neither the rules nor the type of a body are spoken of before."""
+    """The key comes first: neither the rules nor the type of a body or a query are spoken of before."""
     for answer in (
         gateway.event({}, key=None),
         gateway.batch(b"{", key=None),
@@ -165,6 +165,8 @@ def test_who_is_unknown_learns_nothing_of_the_body(gateway: Talk) -> None:
         gateway.post("/v1/users/u/states", {}, key=None),
         gateway.post(f"/v1/users/{'u' * 401}", {}, method="PATCH", key=None),
         gateway.event(b" " * 6_000_000, key=None),
+        gateway.get("/v1/dead-letters?limit=x", key=None),
+        gateway.get("/v1/audit/consistency", key=None),
     ):
         problem(answer, 401, "unauthorized")
 
