@@ -12,10 +12,12 @@ The data's way, module by module:
 
     while the caller waits: api.asks ─ relay.calls ─ leanplum.client, at its user's turn (delivery.turns)
     in Leanplum's own protocol (SDKs): doors.sdk ─ outbox.accept, relay.calls
+    in Segment's (its libraries, and RudderStack's): doors.segment ─ intake.rules ─ outbox.accept
     all of Leanplum's actions, for every step: leanplum.actions (shapes, questions, values, answers)
 
     beside the way: audit (who did what), telemetry (logs, metrics), settings, clock, simulator (Leanplum's stand-in)
     whose Leanplum keys are used, and which: apps
+    what items get and lose on the way in: enrichment (its files), intake.enrichment (its steps, pure)
     the nouns: model, ids, errors
     for operators: dead_letters (by command; over HTTP in api.dead_letters)
     from outside in: serving (runs the server, with its protocol), main (the application), wiring (opens and closes all)

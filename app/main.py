@@ -11,15 +11,17 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from app import __version__
-from app.api import around, asks, context, dead_letters, documents, keys, problems, routes
+from app.api import around, asks, context, dead_letters, documents, keys, preview, problems, routes
 from app.api.front import Front
-from app.doors.sdk import door
+from app.doors.sdk import door as sdk
+from app.doors.segment import door as segment
+from app.doors.segment.reading import PATHS as SEGMENT_PATHS
 from app.errors import Fault, GatewayError, Invalid
 from app.settings import Settings
 from app.telemetry import Metrics
 from app.wiring import gateway
 
-DOORS = dict.fromkeys(door.PATHS, door.answer)
+DOORS = dict.fromkeys(sdk.PATHS, sdk.answer) | dict.fromkeys(SEGMENT_PATHS, segment.answer)
 
 
 @dataclass(slots=True)
@@ -63,6 +65,7 @@ def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
     )
     app.state.lifecycle = Lifecycle()
     app.include_router(routes.router)
+    app.include_router(preview.router)
     app.include_router(asks.router)
     app.include_router(dead_letters.router)
     app.include_router(keys.router)

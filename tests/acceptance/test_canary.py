@@ -90,6 +90,11 @@ def do_everything(gateway: Process, seen: Seen) -> None:
             "door by GET",
             gateway.http.get("/api", params={**door, "action": "getVars", "userId": "ann", "info": VALUE}),
         )
+        message: dict[str, Any] = {"userId": "ann", "event": "E", "properties": {"p": VALUE}, "traits": {"t": VALUE}}
+        messages = [{"type": kind, **message} for kind in ("track", "identify", "page", VALUE)]
+        bad = {**message, "type": "track", "timestamp": VALUE, "context": VALUE}
+        keep("segment", gateway.http.post("/segment/v1/batch", json={"batch": [*messages, bad, VALUE]}, auth=(key, "")))
+        keep("segment alone", gateway.http.post("/segment/v1/track", json=bad | {"writeKey": key}))
     for content in (VALUE.encode(), b'{"userId":"' + VALUE.encode(), b"\xff" + VALUE.encode()):
         headers = {"Content-Type": "application/json"}
         keep("not JSON", gateway.call("POST", "/v1/events", content=content, headers=headers))
@@ -145,7 +150,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
             seen["echo"] = gateway.event("echo", 1, Prefer="wait=10").content
             plan(server.url, {"mode": "403-key", "message": f"Invalid access key: {echo}", "times": None})
             gateway.event("ann", 1)
-            until(lambda: b"leanplum_gateway_held 1.0" in gateway.http.get("/metrics").content)
+            until(lambda: b'leanplum_gateway_held{app="default"} 1.0' in gateway.http.get("/metrics").content)
             seen["held"] = gateway.http.get("/readyz").content + gateway.http.get("/metrics").content
             assert gateway.terminate() == 0
         seen["output"] = gateway.output.read_bytes()
