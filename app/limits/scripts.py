@@ -11,36 +11,39 @@ if own then
   local time = redis.call('TIME')
   now = time[1] * 1e6 + time[2]
 end
-local lacks, rates, told = {}, {}, {}
+local lacked, since, changed, told = {}, {}, {}, {}
 local key, arg = 1, 2
 while arg < #ARGV do
   local count, last = tonumber(ARGV[arg]), key + ARGV[arg + 1] - 1
-  local passes, at = true, arg + 2
+  local passes, lacks, at = true, {}, arg + 2
   for place = key, last do
     local name, rate, burst = KEYS[place], tonumber(ARGV[at]), tonumber(ARGV[at + 1])
-    if not lacks[name] then
-      local lacked, since = string.match(redis.call('GET', name) or '0 0', '(%S+) (%S+)')
-      lacks[name] = math.max(0, lacked - math.max(0, now - since) * rate / 1e6)
+    if not lacked[name] then
+      local found, when = string.match(redis.call('GET', name) or '0 0', '(%S+) (%S+)')
+      lacked[name], since[name] = tonumber(found), tonumber(when)
+      if since[name] > now then -- the clock was set back: what the bucket lacked, it lacks now
+        since[name], changed[name] = now, rate
+      end
     end
-    lacks[name], rates[name] = math.min(lacks[name], burst), rate
-    passes = passes and lacks[name] + count <= burst + 1e-6
+    lacks[place] = math.min(math.max(0, lacked[name] - (now - since[name]) * rate / 1e6), burst)
+    passes = passes and lacks[place] + count <= burst + 1e-6
     at = at + 2
   end
   told[#told + 1] = passes and '1' or '0'
   for place = key, last do
-    local name = KEYS[place]
-    lacks[name] = lacks[name] + (passes and count or 0)
-    told[#told + 1] = string.format('%.17g', lacks[name])
+    if passes then
+      local name, rate = KEYS[place], tonumber(ARGV[arg + 2 + 2 * (place - key)])
+      lacks[place] = lacks[place] + count
+      lacked[name], since[name], changed[name] = lacks[place], now, rate
+    end
+    told[#told + 1] = string.format('%.17g', lacks[place])
   end
   key, arg = last + 1, at
 end
-for name, lack in pairs(lacks) do
-  if lack > 0 then
-    -- Its time is over when it would be full. A clock that was set back is healed, since a refusal writes, too.
-    redis.call('SET', name, string.format('%.17g %.0f', lack, now))
-    if own then
-      redis.call('PEXPIRE', name, math.ceil(lack / rates[name] * 1000) + 1)
-    end
+for name, rate in pairs(changed) do
+  redis.call('SET', name, string.format('%.17g %.0f', lacked[name], now))
+  if own then -- its time is over when it is full; a time that is given has nothing to do with the server's
+    redis.call('PEXPIRE', name, math.ceil(lacked[name] / rate * 1000) + 1)
   end
 end
 return table.concat(told, ' ')

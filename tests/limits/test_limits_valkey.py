@@ -39,6 +39,7 @@ def asked(url: str, asking: Callable[[Valkey], Coroutine[Any, Any, T]], seconds:
     return asyncio.run(opened())
 
 
+BEGAN = 1_700_000_000_000_000
 moments = st.tuples(
     st.integers(0, 5_000_000),  # microseconds since the one before
     st.sampled_from(["a", "b"]),
@@ -54,8 +55,8 @@ def test_valkey_decides_the_same_histories_as_memory_does(
     server: Server, flights: list[list[tuple[int, str, bool, int, tuple[int, int]]]]
 ) -> None:
     """Calls that go together have one time."""
-    microseconds = 1_700_000_000_000_000
-    clock = Clock(microseconds / 1e6)
+    microseconds = BEGAN
+    clock = Clock(0.0)  # as precise as the time since a process began; seconds since the epoch are not
     memory = Buckets(clock)
 
     async def compare(shared: Valkey) -> None:
@@ -64,7 +65,7 @@ def test_valkey_decides_the_same_histories_as_memory_does(
             client.flushall()
         for flight in flights:
             microseconds += flight[0][0]
-            clock.now = microseconds / 1e6
+            clock.now = (microseconds - BEGAN) / 1e6
             wanted: list[tuple[tuple[Limit, ...], int]] = []
             for _, name, with_app, count, (rate, burst) in flight:
                 mine = limit(name, rate, burst)
@@ -98,7 +99,7 @@ def test_a_clock_that_was_set_back_stops_nobody_for_as_long(server: Server) -> N
     async def taken(shared: Valkey) -> list[Decision]:
         mine = (limit("back", 10, 20),)
         await shared.take([(mine, 20)], 2_000_000_000_000_000)
-        await shared.take([(mine, 20)], 1_000_000_000_000_000)  # refused, and written with the time that is now
+        await shared.take([(mine, 20)], 1_000_000_000_000_000)  # refused, and from then on it refills
         return await shared.take([(mine, 20)], 1_000_000_002_000_000)
 
     assert asked(server.url, taken)[0].allowed
