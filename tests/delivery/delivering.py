@@ -145,10 +145,11 @@ class Delivering:
         receipts = [await self.receipt(f"{user}-{value}") for value in range(count)]
         return [(receipt.status.value, receipt.attempts) for receipt in receipts]
 
-    async def step(self) -> None:
-        """One step, and what it began is finished."""
-        await self.deliverer.step()
+    async def step(self) -> int:
+        """One step, and what it began is finished; how many calls that were."""
+        begun = await self.deliverer.step()
         await self.deliverer.drain()
+        return begun
 
     async def finish(self, seconds: float = 5.0) -> None:
         """Step until nothing waits."""
