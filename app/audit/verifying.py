@@ -177,7 +177,9 @@ def _judge(evidence: Evidence, report: Report, trust: _Trust) -> None:
         if row.seq <= after or row.seq > end:
             report.tell("inserted", row.seq, row.seq, INSERTED)
             continue
-        missing |= {seq: leaves.at(seq) for seq in range(after + 1, row.seq)}
+        missing.update((seq, leaves.at(seq)) for seq in range(after + 1, min(row.seq, report.sealed + 1)))
+        if (first := max(after, report.sealed) + 1) < row.seq:  # not one by one: no signature bounds these numbers
+            report.tell("removed", first, row.seq - 1, GONE)
         after = row.seq
         if (found := _wrong(row, leaves.at(row.seq), report)) is not None:
             wrong.append(found)

@@ -132,6 +132,13 @@ def copy_over(log: Log, chance: random.Random) -> Named:
     return [("changed", two)]
 
 
+def move_far_away(log: Log, chance: random.Random) -> Named:
+    seq, far = chance.randint(1, SEALED), 10**15
+    log.change(MOVE, far, seq)
+    log.change("UPDATE sequence SET records = ?", far)
+    return [("reordered", seq), ("removed", WRITTEN + 1), ("removed", far - 1), ("reordered", far)]
+
+
 def insert_behind(log: Log, chance: random.Random) -> Named:
     text, leaf = forged(log, chance.randint(1, WRITTEN))
     log.change(PUT, WRITTEN + 1, log.now, text, leaf)
@@ -157,7 +164,7 @@ def insert_and_renumber(log: Log, chance: random.Random) -> Named:
 TAMPERINGS: list[Callable[[Log, random.Random], Named]] = [
     edit, edit_with_its_hash, edit_white_space, edit_beside, blank, delete, delete_some, delete_and_close_the_gap,
     cut_off, cut_off_with_the_counter, cut_off_the_front, cut_off_the_front_as_retention_would, swap, swap_numbers,
-    copy_over, insert_behind, insert_before, insert_and_renumber,
+    copy_over, move_far_away, insert_behind, insert_before, insert_and_renumber,
 ]  # fmt: skip
 
 
