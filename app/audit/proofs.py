@@ -3,15 +3,16 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import orjson
 from sqlalchemy import Connection
 
 from app.audit import merkle
+from app.audit.queries import app_of
 from app.audit.tree import Hashes, fetcher, read
 from app.errors import NotFound
 
 CHECKPOINT = "SELECT time, note FROM audit_checkpoints WHERE size = ?"
 RECORD = "SELECT record FROM audit_records WHERE seq = ?"
+LOST = "The hashes that prove this record are not in the database any more: `audit verify` tells what is wrong there."
 GONE = "What this needs was removed with records that are past GATEWAY_AUDIT_SECONDS."
 
 
@@ -49,12 +50,15 @@ def inclusion(connection: Connection, seq: int, apps: Collection[str] | None) ->
     fetch = fetcher(connection)
     tree = read(fetch)
     found = fetch(RECORD, (seq,))
-    if not found or (apps is not None and orjson.loads(found[0][0]).get("unmapped", {}).get("app") not in apps):
+    if not found or (apps is not None and app_of(found[0][0]) not in apps):
         raise NotFound("No record has this id, or it is past GATEWAY_AUDIT_SECONDS.")
     if seq > tree.size:
         raise NotFound("The record is there, and not sealed yet, which happens each second: ask again.")
-    newest = checkpoint(connection)
-    return Inclusion(seq, found[0][0], merkle.inclusion(Hashes(fetch, tree).node, seq - 1, tree.size), newest)
+    try:
+        path = merkle.inclusion(Hashes(fetch, tree).node, seq - 1, tree.size)
+    except LookupError:  # retention keeps the hashes of what is left
+        raise NotFound(LOST) from None
+    return Inclusion(seq, found[0][0], path, checkpoint(connection))
 
 
 def consistency(connection: Connection, old: int, new: int) -> list[bytes]:

@@ -87,11 +87,28 @@ def page(connection: Connection, which: Filter, after: int | None, limit: int, *
     select = f"SELECT seq, record FROM audit_records WHERE {within}{contains} ORDER BY seq {order}"
     since, until = which.since or -1, FOREVER if which.until is None else which.until
     for seq, text in _pages(fetch, select, (*reach, since, until, *words), limit):
-        if which.takes(orjson.loads(text)):
+        if _takes(which, text):
             if len(found) == limit:
                 return Page(found, found[-1][0])
             found.append((seq, text))
     return Page(found, last if (last < high if oldest_first else last > low) else None)
+
+
+def _takes(which: Filter, text: str) -> bool:
+    """What somebody has changed into no record at all is none of any kind; `audit verify` names it."""
+    try:
+        return which.takes(orjson.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def app_of(text: str) -> str | None:
+    """The app that a record is about; None where it is about none, or is no record any more."""
+    try:
+        found: str | None = orjson.loads(text).get("unmapped", {}).get("app")
+    except (ValueError, AttributeError):
+        return None
+    return found
 
 
 def _between(fetch: Fetch, which: Filter) -> tuple[int, int]:

@@ -1,8 +1,10 @@
 """The audit over HTTP (contract §10): records found by who, what, when and about whom; checkpoints and proofs."""
 
 import base64
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +156,27 @@ def test_what_is_not_there_or_not_sealed_yet_is_told_helpfully(talk: Talk) -> No
     assert answer.status_code == 200 or "ask again" in problem(answer, 404, "not-found")["detail"]
     problem(talk.get("/v1/audit/consistency?from=1&to=999999999"), 404, "not-found")
     problem(talk.get("/v1/audit/consistency?from=3&to=2"), 422, "validation")
+
+
+def change(talk: Talk, statement: str, *values: Any) -> None:
+    """As somebody does who has the database, and not the gateway."""
+    with closing(sqlite3.connect(talk.path, timeout=10)) as connection, connection:
+        connection.execute(statement, values)
+
+
+def test_whatever_somebody_does_to_the_records_and_hashes_in_the_database_reading_them_is_answered(talk: Talk) -> None:
+    told = sealed(talk, 3)
+    key = talk.app.state.gateway.keys.create("two", [Scope.AUDIT_READ], ["two"], now_ms())[0]
+    talk.do(talk.app.state.gateway.directory.refresh)
+    newest = told["size"]
+    for text in ("no JSON", "{}", "[1]", '{"api":{"operation":"x"},"unmapped":[]}', '{"api":7,"unmapped":{}}'):
+        change(talk, "UPDATE audit_records SET record = ? WHERE seq = 2", text)
+        for query in ({}, {"keyId": "k"}, {"action": "track"}, {"outcome": "failed"}, {"requestId": "r"}):
+            for of in ("", key):
+                found = talk.get("/v1/audit", params=query | {"order": "oldest"}, key=of)
+                assert found.status_code == 200
+        assert talk.get("/v1/audit/2/proof").status_code == 200, "it is shown as it is, and does not fit its proof"
+        problem(talk.get("/v1/audit/2/proof", key=key), 404, "not-found")
+    change(talk, "UPDATE audit_tree SET tail = ?", b"")
+    change(talk, "DELETE FROM audit_nodes")
+    assert "audit verify" in problem(talk.get(f"/v1/audit/{newest}/proof"), 404, "not-found")["detail"]
