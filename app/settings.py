@@ -18,6 +18,7 @@ from app.model import KeyKind
 DEFAULT_SECRETS_DIR = "/run/secrets"
 SEED_BYTES = 32
 POLICIES = ("resend", "hold")
+TAXONOMY = {"events": 500, "states": 500, "params": 200, "attributes": 500}  # names that Leanplum keeps of an app
 
 
 def upstream(url: str) -> str:
@@ -61,6 +62,14 @@ def _seed(text: SecretStr) -> SecretStr:
             f"takes {SEED_BYTES} random bytes in base64, as `openssl rand -base64 {SEED_BYTES}` prints them"
         )
     return text
+
+
+def _limits(text: str) -> str:
+    """Raises ValueError."""
+    pairs = [one.partition("=") for one in text.split(",") if one]
+    if all(name in TAXONOMY and value.isdecimal() and 0 < int(value) < 10**6 for name, _, value in pairs):
+        return text
+    raise ValueError("takes how many names of a kind, as in events=500,params=200; kinds are " + ", ".join(TAXONOMY))
 
 
 def _unset(value: str | None) -> None:
@@ -135,6 +144,19 @@ class Settings(BaseSettings):
     gateway_audit_key: Annotated[SecretStr, AfterValidator(_seed)] | None = Field(
         None, description="what signs the audit and hashes users' ids; default: made once, kept in the database"
     )
+    gateway_tracking_plan: Path | None = Field(
+        None, description="a tracking plan: a YAML file, or a folder of them; read again when it changes"
+    )
+    gateway_taxonomy_policy: Literal["off", "warn", "enforce"] = Field(
+        "warn", description="what becomes of names beyond those that Leanplum keeps: off, warn or enforce"
+    )
+    gateway_taxonomy_limits: Annotated[str, AfterValidator(_limits)] = Field(
+        ",".join(f"{kind}={limit}" for kind, limit in TAXONOMY.items()),
+        description="how many names of each kind Leanplum keeps of an app",
+    )
+    gateway_taxonomy_warn_percent: float = Field(
+        90, ge=0, le=100, description="the share of a limit from which on new names are warned of"
+    )
     gateway_retry_window: Seconds = Field(86_400, description="seconds after which an undelivered item is given up")
     gateway_drain_seconds: float = Field(
         5, ge=0, le=86_400, description="seconds between SIGTERM and refusing new work"
@@ -149,6 +171,12 @@ class Settings(BaseSettings):
         default, _, exceptions = self.gateway_unknown_policy.partition(",")
         told = dict.fromkeys(QUEUED, default) | dict(one.split("=") for one in exceptions.split(",") if one)
         return frozenset(action for action, policy in told.items() if policy == "hold")
+
+    @property
+    def taxonomy_limits(self) -> dict[str, int]:
+        """How many names of each kind Leanplum keeps of an app."""
+        told = [one.split("=") for one in self.gateway_taxonomy_limits.split(",") if one]
+        return TAXONOMY | {kind: int(limit) for kind, limit in told}
 
     @property
     def audit_seed(self) -> bytes | None:

@@ -22,6 +22,7 @@ from app.delivery.turns import Turns
 from app.delivery.verdicts import RetryPolicy
 from app.delivery.window import Window
 from app.errors import Refusal, StartRefused, StorageUnavailable
+from app.intake.taxonomy import NAME_KINDS, Caps
 from app.leanplum.client import LeanplumClient
 from app.limits.bucket import Buckets
 from app.outbox import lifeline
@@ -31,6 +32,9 @@ from app.outbox.retention import Limits
 from app.relay.calls import Relay
 from app.settings import Settings
 from app.telemetry import Metrics
+from app.tracking.files import LoadedPlans
+from app.tracking.taxonomy import Taxonomy
+from app.tracking.violations import ViolationCounts
 
 log = structlog.get_logger("gateway")
 
@@ -50,6 +54,9 @@ class Gateway:
     failures: Buckets
     metrics: Metrics
     relay: Relay
+    plans: LoadedPlans
+    taxonomy: Taxonomy
+    violations: ViolationCounts
 
 
 @asynccontextmanager
@@ -59,6 +66,7 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
     Raises StartRefused where the settings or the database don't allow a start.
     """
     apps = Apps(lambda: read(settings))
+    plans = LoadedPlans(settings.gateway_tracking_plan)
     engine = await asyncio.to_thread(connect, settings.gateway_database_url)
     keys = KeyStore(engine)
     bootstrap(settings, keys)
@@ -74,22 +82,44 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
     )
     outbox.count_queued()
     metrics.queued.set_function(lambda: outbox.queued)
+    taxonomy = Taxonomy(engine, writer, _caps(settings), settings.gateway_taxonomy_policy)
+    taxonomy.take(taxonomy.read())
+    metrics.taxonomy.counts, metrics.taxonomy.caps = taxonomy.counts, taxonomy.caps.of
+    violations = ViolationCounts(engine, writer, metrics)
     limits = Buckets(settings.gateway_rate_per_second, settings.gateway_rate_burst, time.monotonic)
     failures = Buckets(
         settings.gateway_failed_auth_per_minute / 60, settings.gateway_failed_auth_per_minute, time.monotonic
     )
-    beside = [asyncio.create_task(run()) for run in (apps.run, directory.run, _housekeeper(settings, outbox).run)]
+    runs = (apps.run, directory.run, _housekeeper(settings, outbox).run, plans.run, taxonomy.run, violations.run)
+    beside = [asyncio.create_task(run()) for run in runs]
     try:
         async with (
             _delivering(settings, apps, outbox, metrics, wanted=delivery) as turns,
             _relaying(settings, apps, writer, metrics, turns) as relay,
         ):
-            yield Gateway(settings, apps, engine, writer, outbox, keys, directory, limits, failures, metrics, relay)
+            yield Gateway(
+                settings,
+                apps,
+                engine,
+                writer,
+                outbox,
+                keys,
+                directory,
+                limits,
+                failures,
+                metrics,
+                relay,
+                plans,
+                taxonomy,
+                violations,
+            )
     finally:
         for task in beside:
             await cancelled(task)
         with suppress(StorageUnavailable):  # when a key was last used is not worth a failed stop
             await directory.tell_used()
+        with suppress(StorageUnavailable):  # likewise
+            await violations.flush()
         await writer.stop()
         engine.dispose()
 
@@ -98,6 +128,7 @@ def prepare(settings: Settings) -> None:
     """Everything that may refuse a start, before there is a server: apps are configured, the database opens, and has
     its first key."""
     read(settings)
+    LoadedPlans(settings.gateway_tracking_plan)
     engine = connect(settings.gateway_database_url)
     try:
         bootstrap(settings, KeyStore(engine))
@@ -178,6 +209,11 @@ async def _relaying(
 def _recorded(future: asyncio.Future[None]) -> None:
     if not future.cancelled() and (error := future.exception()) is not None:
         log.error("record.lost", kind=type(error).__name__)
+
+
+def _caps(settings: Settings) -> Caps:
+    limits = settings.taxonomy_limits
+    return Caps({kind: limits[kind] for kind in NAME_KINDS}, settings.gateway_taxonomy_warn_percent / 100)
 
 
 def _housekeeper(settings: Settings, outbox: Outbox) -> Housekeeper:

@@ -144,6 +144,7 @@ TAGS = [
     {"name": "Leanplum", "description": "Asked of Leanplum while you wait."},
     {"name": "Receipts", "description": "What became of an item."},
     {"name": "Dead letters", "description": "What Leanplum refused, what was given up, what was perhaps done."},
+    {"name": "Tracking plan", "description": "What is tracked: the plan, what broke it, the names that there are."},
     {"name": "Keys", "description": "Who may call, what, for which apps, how fast, until when."},
     {"name": "Around it", "description": "For operators: no key needed."},
 ]

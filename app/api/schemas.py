@@ -264,3 +264,75 @@ class Keys(TypedDict):
     """Caller keys, oldest first."""
 
     keys: list[Key]
+
+
+class PlanEntry(TypedDict):
+    """One event, state or attribute of a tracking plan. The schema is of an item's fields; of an attribute's value."""
+
+    name: str
+    mode: Literal["off", "warn", "enforce"]
+    description: NotRequired[str]
+    owner: NotRequired[str]
+    schema: dict[str, Any]
+    examples: list[Any]
+
+
+class TrackingPlan(TypedDict):
+    """The tracking plan of an app."""
+
+    loaded: bool
+    version: NotRequired[str]
+    digest: NotRequired[Annotated[str, Field(description="SHA-256 of its content, the same wherever it was read")]]
+    files: NotRequired[list[str]]
+    unknown: NotRequired[Annotated[dict[str, str], Field(description="what becomes of names that it doesn't have")]]
+    definitions: NotRequired[dict[str, Any]]
+    events: NotRequired[list[PlanEntry]]
+    states: NotRequired[list[PlanEntry]]
+    attributes: NotRequired[list[PlanEntry]]
+    refused: Annotated[list[str], Field(description="what is wrong with the files now; empty where nothing is")]
+
+
+class PlanViolation(TypedDict):
+    """One way in which items broke the plan, and how often."""
+
+    kind: Literal["events", "states", "attributes"]
+    name: Annotated[str, Field(description="of the event, state or attribute", examples=["Purchase"])]
+    code: Annotated[str, Field(examples=["plan-required"])]
+    keyId: str
+    count: int
+    firstSeen: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    lastSeen: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    pointer: Annotated[str, Field(description="where in the item, the last time", examples=["/params/sku"])]
+
+
+class PlanViolations(TypedDict):
+    """What broke the plan."""
+
+    violations: list[PlanViolation]
+
+
+class CountedName(TypedDict):
+    """One name."""
+
+    name: str
+    firstSeen: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class NamesOfKind(TypedDict):
+    """The names of one kind."""
+
+    count: int
+    limit: Annotated[int, Field(description="how many Leanplum keeps")]
+    names: list[CountedName]
+
+
+class Taxonomy(TypedDict):
+    """The names that an app has."""
+
+    app: str
+    policy: Literal["off", "warn", "enforce"]
+    warnFrom: Annotated[float, Field(description="the share of a limit from which on new names are warned of")]
+    events: NamesOfKind
+    states: NamesOfKind
+    params: NamesOfKind
+    attributes: NamesOfKind

@@ -7,6 +7,8 @@ deliverers ─┬─< leases   which deliverer sends the items of which shards
 audit_records    what was done, by whom (append-only)
 caller_keys ───< caller_secrets   who may call; a hash only, of each key that works
 own_secrets      what the audit's keys are made of, where no setting has it
+taxonomy         the names of events, states, parameters and attributes that each app has
+plan_violations  what broke the tracking plan, counted
 sequence         the last item number given out: one row, so that numbers are given in the order of the commits
 """
 
@@ -154,4 +156,30 @@ caller_secrets = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("rotation", LargeBinary),
+)
+
+taxonomy = Table(
+    "taxonomy",
+    metadata,
+    Column("app", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("first_seen", BigInteger, nullable=False),
+    PrimaryKeyConstraint("app", "kind", "name"),
+    sqlite_with_rowid=False,
+)
+
+plan_violations = Table(
+    "plan_violations",
+    metadata,
+    Column("app", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("first_seen", BigInteger, nullable=False),
+    Column("last_seen", BigInteger, nullable=False),
+    Column("pointer", Text, nullable=False),
+    PrimaryKeyConstraint("app", "kind", "name", "code", "key_id"),
 )

@@ -35,12 +35,15 @@ NEEDS = {
     "content:read": [
         f"GET {USER}/variables", "GET /v1/messages", "GET /v1/messages/{id}", "GET /v1/ab-tests",
         "GET /v1/ab-tests/{id}", "GET /v1/variants/{id}", "GET /v1/unsubscribe-categories",
-        "GET /v1/notification-channels", "GET /v1/files/{filename}",
+        "GET /v1/notification-channels", "GET /v1/files/{filename}", "GET /v1/tracking-plan",
+        "GET /v1/taxonomy",
     ],
     "content:write": [
         "PUT /v1/variables", "DELETE /v1/variables", "PUT /v1/notification-channels/{id}",
         "DELETE /v1/notification-channels/{id}", "POST /v1/files", "POST /v1/development-devices",
+        "DELETE /v1/taxonomy/{kind}/{name}",
     ],
+    "audit:read": ["GET /v1/tracking-plan/violations"],
     "exports:run": [
         "POST /v1/exports/data", "POST /v1/exports/users", "POST /v1/exports/report", "GET /v1/exports/{jobId}",
         "POST /v1/imports", "GET /v1/imports/{jobId}", "POST /v1/postbacks", "GET /v1/postbacks",
@@ -97,7 +100,7 @@ def keys(talk: Talk) -> dict[str, str]:
 
 def called(talk: Talk, operation: str, key: str | None, app: str = "one") -> int:
     method, template = operation.split()
-    path = re.sub(r"\{name\}", "one", template)
+    path = re.sub(r"\{name\}", "one", template.replace("{kind}", "events"))
     path = re.sub(r"\{\w+\}", "1", path)
     headers = {"Content-Type": "application/json", "X-Leanplum-App": app}
     return talk.call(method, path, content=b"[]", headers=headers, key=key).status_code
