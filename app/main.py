@@ -15,9 +15,10 @@ from app.api import around, asks, context, dead_letters, documents, keys, proble
 from app.api.front import Front
 from app.doors.sdk import door
 from app.errors import Fault, GatewayError, Invalid
+from app.intake.plan.judging import NO_PLANS
 from app.settings import Settings
 from app.telemetry import Metrics
-from app.wiring import gateway
+from app.wiring import Gateway, gateway
 
 DOORS = dict.fromkeys(door.PATHS, door.answer)
 
@@ -78,8 +79,11 @@ def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
 
 
 def _remembered(app: FastAPI) -> dict[str, object]:
-    if app.openapi_schema is None:
-        app.openapi_schema = documents.openapi(app)
+    """Made anew where the tracking plan has changed."""
+    gateway: Gateway | None = getattr(app.state, "gateway", None)
+    plans = NO_PLANS if gateway is None else gateway.plans.plans
+    if app.openapi_schema is None or app.state.documented is not plans:
+        app.openapi_schema, app.state.documented = documents.openapi(app, plans), plans
     return app.openapi_schema
 
 

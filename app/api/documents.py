@@ -9,10 +9,12 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
+from app.api.planned import with_plans
 from app.api.problems import MEDIA_TYPE, PROBLEMS, document
 from app.api.schemas import DeadLetterChoice, KeyChange, NewKey, ProblemShape, Rotation
 from app.errors import Fault, Invalid
 from app.intake.bodies import JSON, NDJSON
+from app.intake.plan.judging import NO_PLANS, Plans
 from app.intake.rules import Batch, BatchItem
 from app.leanplum.actions import ACTIONS
 
@@ -78,8 +80,9 @@ def problem_responses(*slugs: str) -> dict[int | str, dict[str, Any]]:
     return responses
 
 
-def openapi(app: FastAPI) -> dict[str, Any]:
-    """The whole document. FastAPI's own 422 is left out: what it would say, ours says."""
+def openapi(app: FastAPI, plans: Plans = NO_PLANS) -> dict[str, Any]:
+    """The whole document, with what the tracking plans have in it. FastAPI's own 422 is left out: what it would say,
+    ours says."""
     made = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, tags=TAGS)
     schemas = made.setdefault("components", {}).setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
@@ -88,6 +91,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         schema = adapter.json_schema(ref_template=REF + "{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[name] = schema
+    made = with_plans(made, plans)
     for path in made["paths"].values():
         for operation in path.values():
             _without_own_422(operation)

@@ -1,7 +1,6 @@
 """The plan's files: one, or a folder of them. They are read anew all the time: a change needs no restart."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -61,7 +60,6 @@ class LoadedPlans:
         self._files: Files | None = None
         self._plans = NO_PLANS
         self.refused: tuple[str, ...] = ()  # what is wrong with the files as they are now
-        self.on_change: Callable[[], None] = lambda: None
         if path is not None:
             self._files = read(path, beside=path.parent)
             self._plans = _loaded(made(self._files))
@@ -89,7 +87,6 @@ class LoadedPlans:
             return
         self._plans, self.refused = found.plans, ()
         log.info("plan.changed", versions=sorted(versions(found.plans)))
-        self.on_change()
 
     def _refuse(self, lines: tuple[str, ...]) -> None:
         if lines != self.refused:
