@@ -98,12 +98,33 @@ class Caller:
 class NewItem(NamedTuple):
     """An item that passed the rules and is not yet on disk. `body` is the JSON object that Leanplum gets, as text,
     less what the gateway adds when it sends (action, time, reqId, uuid); with its keys sorted where the caller gave an
-    `id`, so that one content has one text."""
+    `id`, so that one content has one text.
+
+    `notes`: what its receipt tells beside (a JSON object's text), None for most. `content`: what tells whether a repeat
+    of an `id` says the same, where that is not `body` itself."""
 
     subject: str
     action: str
     body: str
     id: str | None = None
+    notes: str | None = None
+    content: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What the steps beside the rules did to one item. Nothing here has a value of a user's.
+
+    `reshaped`: whether something changed that the rules would have to see again. `said`: fields that were made of what
+    is known at this moment alone (the clock, an address), as the caller said them; None where the caller did not."""
+
+    steps: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    reshaped: bool = False
+    said: Mapping[str, Any] = field(default_factory=dict)
+
+
+NO_NOTES = Notes()
 
 
 class Acceptance(NamedTuple):
@@ -207,6 +228,7 @@ class Receipt:
     settled_at: int | None
     next_attempt_at: int | None
     leanplum: dict[str, Any] | None
+    notes: dict[str, Any] | None = None
 
     @property
     def settled(self) -> bool:

@@ -26,11 +26,12 @@ def receipt_document(receipt: Receipt) -> dict[str, Any]:
         document["leanplum"] = receipt.leanplum
     elif receipt.settled_at is not None:
         document["leanplum"] = {"success": True}
+    document |= receipt.notes or {}
     document["href"] = f"/v1/receipts/{receipt.id}"
     return document
 
 
-def fresh_receipt(item_id: str, action: str, subject: str, accepted_at: int) -> bytes:
+def fresh_receipt(item_id: str, action: str, subject: str, accepted_at: int, notes: str | None = None) -> bytes:
     """The receipt of an item accepted this moment, rendered: the hot path's own short cut to the same words."""
     return orjson.dumps(
         {
@@ -40,6 +41,7 @@ def fresh_receipt(item_id: str, action: str, subject: str, accepted_at: int) -> 
             "status": "accepted",
             "acceptedAt": instant(accepted_at),
             "attempts": 0,
+            **(orjson.loads(notes) if notes is not None else {}),
             "href": f"/v1/receipts/{item_id}",
         }
     )

@@ -21,6 +21,13 @@ class LeanplumSaid(TypedDict, total=False):
     error: str
 
 
+class Enrichment(TypedDict, total=False):
+    """What enrichment did to the item, where it did something."""
+
+    steps: Annotated[list[str], Field(description="the steps that changed it, in their order", examples=[["time"]])]
+    warnings: Annotated[list[str], Field(description="what was seen and left as it is, or what Leanplum will change")]
+
+
 class Receipt(TypedDict):
     """The gateway's promise for one item, and how far it is kept."""
 
@@ -34,6 +41,7 @@ class Receipt(TypedDict):
     settledAt: NotRequired[Annotated[str, Field(json_schema_extra={"format": "date-time"})]]
     nextAttemptAt: NotRequired[Annotated[str, Field(json_schema_extra={"format": "date-time"})]]
     leanplum: NotRequired[LeanplumSaid]
+    enrichment: NotRequired[Enrichment]
     href: Annotated[str, Field(examples=["/v1/receipts/019abc12-3456-7def-8123-000000000001"])]
     duplicate: NotRequired[Annotated[bool, Field(description="true where the id was accepted before")]]
 
@@ -110,6 +118,7 @@ class BatchResult(TypedDict):
     index: int
     id: NotRequired[str]
     status: Literal["accepted", "duplicate", "rejected"]
+    enrichment: NotRequired[Enrichment]
     problem: NotRequired[ProblemShape]
 
 

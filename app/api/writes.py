@@ -20,6 +20,7 @@ from app.api.receipts import fresh_receipt, receipt_document
 from app.clock import now_ms
 from app.errors import Fault, Forbidden, IdConflict, Invalid, KeyNotConfigured, Malformed, NotFound, Refusal, TooLarge
 from app.intake import bodies, rules
+from app.intake.refining import PLAIN, Refiner
 from app.leanplum.actions import key_for
 from app.model import Acceptance, App, Caller, KeyKind, Kind, NewItem, Taken
 from app.wiring import Gateway
@@ -46,23 +47,29 @@ async def post_single(
     body = await receiving.read_fields(gateway, context, receive, optional=bool(given))
     if b"idempotency-key" in context.headers:
         given = {**given, "id": context.header(b"idempotency-key")}
-    new = (not given and rules.fast_single(action, body)) or _careful_single(action, body, given)
+    refiner = refiner_for(gateway, context, caller)
+    new = (not given and rules.fast_single(action, body, refiner)) or _careful_single(action, body, given, refiner)
     auth.require_key(app, key_for(action, new.body))
     now = now_ms()
     ((item_id, kind),) = await accept(gateway, context, caller, now, [new])
     if kind == "accepted":
         gateway.metrics.accepted.inc()
         if b"prefer" not in context.headers:
-            fresh = fresh_receipt(item_id, action, new.subject, now)
+            fresh = fresh_receipt(item_id, action, new.subject, now, new.notes)
             return Answer(202, [JSON_HEADER, (b"location", f"/v1/receipts/{item_id}".encode())], fresh)
     return await _receipt_answer(gateway, context, app.name, item_id, kind)
 
 
-def _careful_single(action: str, body: bytes, given: Mapping[str, Any]) -> NewItem:
+def refiner_for(gateway: Gateway, context: Context, caller: Caller) -> Refiner:
+    """What the items of this call go through beside the rules."""
+    return PLAIN
+
+
+def _careful_single(action: str, body: bytes, given: Mapping[str, Any], refiner: Refiner) -> NewItem:
     raw = bodies.parse(body)
     if not isinstance(raw, dict):
         return rules.single(action, raw)
-    return rules.single(action, raw, faults=contradictions(raw, given))
+    return rules.single(action, raw, refiner=refiner, faults=contradictions(raw, given))
 
 
 def contradictions(raw: dict[str, Any], given: Mapping[str, Any]) -> list[Fault]:
@@ -138,7 +145,7 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
     caller = auth.authenticate(gateway, context)
     app = auth.choose_app(gateway, context, caller)
     try:
-        judged = await _judged_batch(gateway, context, receive)
+        judged = await _judged_batch(gateway, context, receive, refiner_for(gateway, context, caller))
     except Refusal:
         auth.limit(gateway, context, caller, 1)  # what can't be read as items costs as one
         raise
@@ -151,13 +158,15 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
     return _batch_answer(gateway, judged, await accept(gateway, context, caller, now_ms(), items, refused, batch=True))
 
 
-async def _judged_batch(gateway: Gateway, context: Context, receive: Receive) -> Sequence[NewItem | Refused]:
+async def _judged_batch(
+    gateway: Gateway, context: Context, receive: Receive, refiner: Refiner
+) -> Sequence[NewItem | Refused]:
     """The items of the body, each as it is or why it is refused. Raises Refusal where the body as a whole is."""
     kind = bodies.media_type(context.header(b"content-type"), bodies.JSON, bodies.NDJSON)
     body = await receiving.read_body(gateway, context, receive)
     most = gateway.settings.gateway_max_batch_items
-    good = rules.fast_batch(body) if kind == bodies.JSON and body.count(b'"action"') <= most else None
-    judged: Sequence[NewItem | Refused] = good if good is not None else _careful_batch(body, kind, most)
+    good = rules.fast_batch(body, refiner) if kind == bodies.JSON and body.count(b'"action"') <= most else None
+    judged: Sequence[NewItem | Refused] = good if good is not None else _careful_batch(body, kind, most, refiner)
     if len(judged) > most:
         raise _too_many(len(judged), most)
     if not judged:
@@ -169,13 +178,13 @@ def _too_many(count: int, most: int) -> TooLarge:
     return TooLarge(f"The batch has {count} items; at most {most} are taken at once.")
 
 
-def _careful_batch(body: bytes, kind: str, most: int) -> list[NewItem | Refused]:
+def _careful_batch(body: bytes, kind: str, most: int, refiner: Refiner) -> list[NewItem | Refused]:
     """Counted before any is judged: judging a million costs seconds."""
     if kind == bodies.NDJSON:
         lines = [line for line in body.split(b"\n") if line.strip()]
         if len(lines) > most:
             raise _too_many(len(lines), most)
-        return [_careful_line(line) for line in lines]
+        return [_careful_line(line, refiner) for line in lines]
     raw = bodies.parse(body)
     if not isinstance(raw, dict) or not isinstance(raw.get("items"), list):
         raise Invalid((Fault("/items" if isinstance(raw, dict) else "", 'takes {"items": [...]}', "type"),))
@@ -184,19 +193,19 @@ def _careful_batch(body: bytes, kind: str, most: int) -> list[NewItem | Refused]
         raise Invalid(tuple(Fault(rules.pointer((name,)), "is not a field here", "unknown-field") for name in told))
     if len(raw["items"]) > most:
         raise _too_many(len(raw["items"]), most)
-    return [_careful_item(one, f"/items/{index}") for index, one in enumerate(raw["items"])]
+    return [_careful_item(one, f"/items/{index}", refiner) for index, one in enumerate(raw["items"])]
 
 
-def _careful_line(line: bytes) -> NewItem | Refused:
+def _careful_line(line: bytes, refiner: Refiner) -> NewItem | Refused:
     try:
-        return _careful_item(bodies.parse(line), "")
+        return _careful_item(bodies.parse(line), "", refiner)
     except Malformed as refusal:
         return refusal
 
 
-def _careful_item(raw: Any, base: str) -> NewItem | Refused:
+def _careful_item(raw: Any, base: str, refiner: Refiner) -> NewItem | Refused:
     try:
-        return rules.of_any_action(raw, base)
+        return rules.of_any_action(raw, base, refiner)
     except Invalid as refusal:
         return refusal
 
@@ -228,14 +237,11 @@ def _permitted_item(app: App, caller: Caller, item: NewItem) -> NewItem | Refuse
 
 
 def _batch_answer(gateway: Gateway, judged: Sequence[NewItem | Refused], taken: Sequence[Taken]) -> Answer:
-    if len(taken) == len(judged):
-        results = [_result(index, item_id, kind) for index, (item_id, kind) in enumerate(taken)]
-    else:
-        kept = iter(taken)
-        results = [
-            _result(index, *next(kept)) if isinstance(one, NewItem) else _refused(index, one)
-            for index, one in enumerate(judged)
-        ]
+    kept = iter(taken)
+    results = [
+        _result(index, one, *next(kept)) if isinstance(one, NewItem) else _refused(index, one)
+        for index, one in enumerate(judged)
+    ]
     kinds = Counter([kind for _, kind in taken])
     gateway.metrics.accepted.inc(kinds["accepted"])
     document = {
@@ -248,10 +254,11 @@ def _batch_answer(gateway: Gateway, judged: Sequence[NewItem | Refused], taken: 
     return Answer(status, [JSON_HEADER], orjson.dumps(document))
 
 
-def _result(index: int, item_id: str, kind: Kind) -> dict[str, Any]:
+def _result(index: int, item: NewItem, item_id: str, kind: Kind) -> dict[str, Any]:
     if kind == "conflict":
         return {"index": index, "id": item_id, "status": "rejected", "problem": problems.of_error(IdConflict(CONFLICT))}
-    return {"index": index, "id": item_id, "status": kind}
+    found = {"index": index, "id": item_id, "status": kind}
+    return found if item.notes is None or kind == "duplicate" else found | orjson.loads(item.notes)
 
 
 def _refused(index: int, refusal: Refused) -> dict[str, Any]:

@@ -69,6 +69,7 @@ items = Table(
     Column("lane", BigInteger, nullable=False, server_default=text("0")),
     Column("caller", BigInteger, nullable=False, server_default=text("0")),
     Column("replayed_at", BigInteger),
+    Column("notes", Text),
 )
 
 

@@ -16,6 +16,7 @@ from app.model import Acceptance, Kind, Taken
 ACCEPTANCES = "INSERT INTO acceptances (first_seq, prefix, app, key_id, request_id, accepted_at)"
 ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller)"
 NAMED_ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller, id)"
+NOTED_ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller, id, notes)"
 ITEM_IDS = "INSERT INTO item_ids (app, id, seq, digest, accepted_at)"
 ANEW = """ ON CONFLICT (app, id) DO UPDATE SET
 seq = excluded.seq, digest = excluded.digest, accepted_at = excluded.accepted_at"""
@@ -44,7 +45,7 @@ class Accept:
         wanted = sum(len(write.acceptance.items) for write in writes)
         seq = _reserve(cursor, wanted)  # first: it makes writers take turns, so that what is looked up next stays true
         known = _known(cursor, writes)
-        rows = _Rows([], [], [], [], [])
+        rows = _Rows([], [], [], [], [], [])
         taken = []
         for write in writes:
             results, seq = _take(write.acceptance, seq, known, rows)
@@ -52,6 +53,7 @@ class Accept:
         insert_rows(cursor, ACCEPTANCES, 6, rows.acceptances)
         insert_rows(cursor, ITEMS, 7, rows.items)
         insert_rows(cursor, NAMED_ITEMS, 8, rows.named_items)
+        insert_rows(cursor, NOTED_ITEMS, 9, rows.noted_items)
         insert_rows(cursor, ITEM_IDS, 5, rows.ids, ANEW)
         records.insert(cursor, rows.records)
         return taken
@@ -64,6 +66,7 @@ class _Rows:
     acceptances: list[Any]
     items: list[Any]
     named_items: list[Any]
+    noted_items: list[Any]
     ids: list[Any]
     records: list[tuple[int, str]]
 
@@ -115,18 +118,23 @@ def _take(acceptance: Acceptance, seq: int, known: Known, rows: _Rows) -> tuple[
     first, prefix = seq, acceptance.prefix
     new, taken, caller = rows.items, list[Taken](), ids.share(acceptance.app, acceptance.key_id)
     of_app = zlib.crc32(acceptance.app.encode())
-    for subject, action, body, item_id in acceptance.items:
+    for subject, action, body, item_id, notes, content in acceptance.items:
         lane = zlib.crc32(subject.encode(), of_app)  # ids.lane, less what is the same for all
-        if item_id is None:
+        if item_id is None and notes is None:
             new += (seq, first, subject, action, body, lane, caller)
             taken.append((f"{prefix}{seq:012x}", "accepted"))
             seq += 1
             continue
-        contents = ids.digest(action, subject, body), ids.digest(action, subject, NO_BODY)
-        kind = _recognise(item_id, contents, acceptance, seq, known, rows)
-        taken.append((item_id, kind))
+        kind: Kind = "accepted"
+        if item_id is not None:
+            texts = (body if content is None else content, NO_BODY)
+            contents = [ids.digest(action, subject, text) for text in texts]
+            kind = _recognise(item_id, contents, acceptance, seq, known, rows)
+        taken.append((item_id or f"{prefix}{seq:012x}", kind))
         if kind == "accepted":
-            rows.named_items += (seq, first, subject, action, body, lane, caller, item_id)
+            row = (seq, first, subject, action, body, lane, caller, item_id)
+            rows.named_items += row if notes is None else ()
+            rows.noted_items += (*row, notes) if notes is not None else ()
             seq += 1
     if seq > first:
         rows.acceptances += (
@@ -142,7 +150,7 @@ def _take(acceptance: Acceptance, seq: int, known: Known, rows: _Rows) -> tuple[
 
 
 def _recognise(
-    item_id: str, contents: tuple[bytes, bytes], acceptance: Acceptance, seq: int, known: Known, rows: _Rows
+    item_id: str, contents: Sequence[bytes], acceptance: Acceptance, seq: int, known: Known, rows: _Rows
 ) -> Kind:
     """Whether a caller-given id is new; a new one is remembered from now on."""
     key = (acceptance.app, item_id)

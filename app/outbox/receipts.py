@@ -34,7 +34,7 @@ def receipts_of(app: str) -> Select[tuple[object, ...]]:
 def receipt(row: Row[tuple[object, ...]]) -> Receipt:
     """One of those rows as a receipt."""
     found = row._mapping
-    said = found["leanplum"]
+    said, notes = found["leanplum"], found["notes"]
     return Receipt(
         seq=found["seq"],
         id=found["id"] or ids.made(found["prefix"], found["seq"]),
@@ -46,4 +46,5 @@ def receipt(row: Row[tuple[object, ...]]) -> Receipt:
         settled_at=found["settled_at"],
         next_attempt_at=found["next_attempt_at"],
         leanplum=orjson.loads(said) if said else None,
+        notes=orjson.loads(notes) if notes else None,
     )
