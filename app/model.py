@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import SecretStr
 
+from app.errors import Fault
+
 
 class Scope(StrEnum):
     """What a caller key may do (contract §3)."""
@@ -116,12 +118,14 @@ class Notes:
     """What the steps beside the rules did to one item. Nothing here has a value of a user's.
 
     `reshaped`: whether something changed that the rules would have to see again. `said`: fields that were made of what
-    is known at this moment alone (the clock, an address), as the caller said them; None where the caller did not."""
+    is known at this moment alone (the clock, an address), as the caller said them; None where the caller did not.
+    `violations`: what breaks the tracking plan, or the names that Leanplum keeps, and was let through."""
 
     steps: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     reshaped: bool = False
     said: Mapping[str, Any] = field(default_factory=dict)
+    violations: tuple[Fault, ...] = ()
 
 
 NO_NOTES = Notes()

@@ -186,6 +186,12 @@ class Metrics:
             ["app", "event", "code"],
             registry=self.registry,
         )
+        self.taxonomy_beyond = Counter(
+            "leanplum_gateway_taxonomy_beyond",
+            "Names seen that Leanplum would drop",
+            ["app", "kind"],
+            registry=self.registry,
+        )
         self.taxonomy = NameCounts()
         self.registry.register(self.taxonomy)
         self.states: dict[str, str] = {}  # how the way to Leanplum is, by app: closed (as it should be), open, held

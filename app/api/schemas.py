@@ -21,11 +21,24 @@ class LeanplumSaid(TypedDict, total=False):
     error: str
 
 
+class FaultShape(TypedDict):
+    """One thing wrong in a body."""
+
+    pointer: Annotated[str, Field(description="JSON Pointer into the body", examples=["/items/3/event"])]
+    detail: str
+    code: str
+
+
 class Enrichment(TypedDict, total=False):
     """What enrichment did to the item, where it did something."""
 
     steps: Annotated[list[str], Field(description="the steps that changed it, in their order", examples=[["time"]])]
     warnings: Annotated[list[str], Field(description="what was seen and left as it is, or what Leanplum will change")]
+
+
+Violations = Annotated[
+    list[FaultShape], Field(description="what breaks the tracking plan and was let through; pointers into the item")
+]
 
 
 class Receipt(TypedDict):
@@ -42,6 +55,7 @@ class Receipt(TypedDict):
     nextAttemptAt: NotRequired[Annotated[str, Field(json_schema_extra={"format": "date-time"})]]
     leanplum: NotRequired[LeanplumSaid]
     enrichment: NotRequired[Enrichment]
+    violations: NotRequired[Violations]
     href: Annotated[str, Field(examples=["/v1/receipts/019abc12-3456-7def-8123-000000000001"])]
     duplicate: NotRequired[Annotated[bool, Field(description="true where the id was accepted before")]]
 
@@ -93,14 +107,6 @@ class Discarded(TypedDict):
     dryRun: bool
 
 
-class FaultShape(TypedDict):
-    """One thing wrong in a body."""
-
-    pointer: Annotated[str, Field(description="JSON Pointer into the body", examples=["/items/3/event"])]
-    detail: str
-    code: str
-
-
 class ProblemShape(TypedDict):
     """A problem (RFC 9457)."""
 
@@ -119,6 +125,7 @@ class BatchResult(TypedDict):
     id: NotRequired[str]
     status: Literal["accepted", "duplicate", "rejected"]
     enrichment: NotRequired[Enrichment]
+    violations: NotRequired[Violations]
     problem: NotRequired[ProblemShape]
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import orjson
 
 from app import ids
-from app.api import auth, problems, receiving
+from app.api import auth, guarding, problems, receiving
 from app.api.context import Context
 from app.api.problems import Answer
 from app.api.receipts import fresh_receipt, receipt_document
 from app.clock import now_ms
 from app.errors import Fault, Forbidden, IdConflict, Invalid, KeyNotConfigured, Malformed, NotFound, Refusal, TooLarge
 from app.intake import bodies, rules
+from app.intake.guarding import Guard
 from app.intake.refining import PLAIN, Refiner
 from app.leanplum.actions import key_for
 from app.model import Acceptance, App, Caller, KeyKind, Kind, NewItem, Taken
@@ -48,7 +49,8 @@ async def post_single(
     if b"idempotency-key" in context.headers:
         given = {**given, "id": context.header(b"idempotency-key")}
     refiner = refiner_for(gateway, context, caller)
-    new = (not given and rules.fast_single(action, body, refiner)) or _careful_single(action, body, given, refiner)
+    new = not given and rules.fast_single(action, body, refiner)
+    new = new or _careful_single(action, body, given, refiner.anew())
     auth.require_key(app, key_for(action, new.body))
     now = now_ms()
     ((item_id, kind),) = await accept(gateway, context, caller, now, [new])
@@ -60,9 +62,9 @@ async def post_single(
     return await _receipt_answer(gateway, context, app.name, item_id, kind)
 
 
-def refiner_for(gateway: Gateway, context: Context, caller: Caller) -> Refiner:
+def refiner_for(gateway: Gateway, context: Context, caller: Caller) -> Guard:
     """What the items of this call go through beside the rules."""
-    return PLAIN
+    return guarding.guarded(gateway, context, PLAIN)
 
 
 def _careful_single(action: str, body: bytes, given: Mapping[str, Any], refiner: Refiner) -> NewItem:
@@ -97,7 +99,7 @@ async def accept(
     batch: bool = False,
 ) -> Sequence[Taken]:
     """Commit the items of a call."""
-    taken = await gateway.outbox.accept(
+    accepting = gateway.outbox.accept(
         Acceptance(
             context.app_name,
             caller.key_id,
@@ -111,6 +113,7 @@ async def accept(
             batch,
         )
     )
+    taken = await guarding.accepted(gateway, context, items, accepting)
     context.recorded = True
     return taken
 
@@ -159,14 +162,14 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
 
 
 async def _judged_batch(
-    gateway: Gateway, context: Context, receive: Receive, refiner: Refiner
+    gateway: Gateway, context: Context, receive: Receive, refiner: Guard
 ) -> Sequence[NewItem | Refused]:
     """The items of the body, each as it is or why it is refused. Raises Refusal where the body as a whole is."""
     kind = bodies.media_type(context.header(b"content-type"), bodies.JSON, bodies.NDJSON)
     body = await receiving.read_body(gateway, context, receive)
     most = gateway.settings.gateway_max_batch_items
     good = rules.fast_batch(body, refiner) if kind == bodies.JSON and body.count(b'"action"') <= most else None
-    judged: Sequence[NewItem | Refused] = good if good is not None else _careful_batch(body, kind, most, refiner)
+    judged: Sequence[NewItem | Refused] = good if good is not None else _careful_batch(body, kind, most, refiner.anew())
     if len(judged) > most:
         raise _too_many(len(judged), most)
     if not judged:

@@ -1,43 +1,53 @@
 """What holds the items of one call against the tracking plan and the names that Leanplum keeps. Pure.
 
-Nothing is counted, and no name is taken, before the call's items are accepted: a body may be judged twice.
+Nothing is counted, and no name is taken, before the call's items are accepted: a body may be read twice.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import orjson
 
-from app.errors import Fault, Invalid
-from app.intake.plan.judging import Plan, Violation
+from app.errors import Invalid
+from app.intake.plan.judging import NONE, Plan, Violation, Violations
+from app.intake.refining import Refiner
+from app.intake.rules import MAX_FAULTS
 from app.intake.taxonomy import Caps, Name, NameKind, Names, judge
-from app.model import NewItem
+from app.model import NewItem, Notes
 
 Policy = Literal["off", "warn", "enforce"]
 
 
 class Guard:
-    """The guard of one call. `found`: what broke the plan; `beyond`: the kinds of names that did not fit."""
+    """The refiner of one call's items with the guard behind it: refined by `refiner`, judged here. `found`: what broke
+    the plan; `beyond`: the kinds of the names that did not fit."""
 
-    __slots__ = ("_caps", "_coming", "_names", "_new", "_plan", "_policy", "beyond", "found")
+    __slots__ = ("_caps", "_coming", "_judge", "_names", "_new", "_policy", "_refiner", "beyond", "found")
 
-    def __init__(self, plan: Plan | None, names: Names, caps: Caps, policy: Policy) -> None:
-        self._plan, self._names, self._caps, self._policy = plan, names, caps, policy
+    def __init__(self, refiner: Refiner, plan: Plan | None, names: Names, caps: Caps, policy: Policy) -> None:
+        self._refiner, self._names, self._caps, self._policy = refiner, names, caps, policy
+        self._judge = nothing if plan is None else plan.judge
         self._new = names.new
-        self.restart()
-
-    def restart(self) -> None:
-        """The body is judged again, from its start."""
         self.found: list[Violation] = []
         self.beyond: list[NameKind] = []
         self._coming: set[Name] = set()
 
-    def judge(self, action: str, fields: Mapping[str, Any]) -> Sequence[Fault]:
-        """What is to be told of an item that passed the rules. Raises Invalid where it must not go on."""
-        found = () if self._plan is None else self._plan.judge(action, fields)
-        new = self._new(action, fields)
+    def anew(self) -> "Guard":
+        """The same, which has seen nothing yet: a body is read again from its start."""
+        self.found, self.beyond, self._coming = [], [], set()
+        return self
+
+    def refine(self, action: str, fields: dict[str, Any]) -> Notes:
+        """As the refiner does."""
+        return self._refiner.refine(action, fields)
+
+    def judge(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
+        """Hold an item that passed the rules against the plan and the names; with what is to be told of it noted.
+        Raises Invalid where it must not go on."""
+        found, new = self._judge(action, fields), self._new(action, fields)
         if not found and not new:
-            return ()
+            return notes
         self.found += found
         verdicts = [judge(seen, self._names.known, self._coming, self._caps) for seen in new]
         self.beyond += [one.seen.name.kind for one in verdicts if one.breaks]
@@ -48,19 +58,22 @@ class Guard:
             raise Invalid(tuple(enforced))
         self._coming.update(one.seen.name for one in verdicts if not one.breaks)
         told = [] if self._policy == "off" else [one.fault for one in verdicts if one.fault is not None]
-        return [*(one.fault for one in found), *told]
+        violations = (*(one.fault for one in found), *told)
+        return replace(notes, violations=violations[:MAX_FAULTS]) if violations else notes
 
-    @property
-    def learning(self) -> bool:
-        """Whether there was a name that is new."""
-        return bool(self._coming)
+    def claim(self, items: Sequence[NewItem]) -> list[list[Name]]:
+        """Count the new names of items that are about to be accepted; those of each item."""
+        if not self._coming:
+            return []
+        looked = [self._new(one.action, fields_of(orjson.loads(one.body))) for one in items]
+        claimed = [[seen.name for seen in found if seen.name in self._coming] for found in looked]
+        self._names.claim(name for names in claimed for name in names)
+        return claimed
 
-    def names_of(self, items: Sequence[NewItem]) -> list[Name]:
-        """The new names that these items bring, as far as there is room for them."""
-        found = {
-            seen.name: None for item in items for seen in self._new(item.action, fields_of(orjson.loads(item.body)))
-        }
-        return [name for name in found if name in self._coming]
+
+def nothing(action: str, fields: Mapping[str, Any]) -> Violations:
+    """Without a plan nothing breaks it."""
+    return NONE
 
 
 TEXTS = ("params", "userAttributes", "userAttributeValuesToAdd", "userAttributeValuesToIncrement", "events", "states")
@@ -70,6 +83,8 @@ def fields_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     """An item's fields with everything as it is in JSON: SDKs send objects as texts, and numbers as well. What is not
     of its kind is left out."""
     fields = {**entry, "event": _text(entry.get("event")), "state": _text(entry.get("state"))}
+    if isinstance(value := entry.get("value"), str):
+        fields["value"] = _number(value)
     for name in TEXTS:
         if name in entry and not isinstance(value := _parsed(entry[name]), dict):
             del fields[name]
@@ -80,6 +95,13 @@ def fields_of(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _parsed(value: Any) -> Any:

@@ -70,4 +70,6 @@ def told(notes: Notes) -> str | None:
     """The notes as receipts tell them: a JSON object's text; None where there is nothing to tell."""
     lists = {"steps": notes.steps, "warnings": notes.warnings}
     enrichment = {name: found for name, found in lists.items() if found}
-    return orjson.dumps({"enrichment": enrichment}).decode() if enrichment else None
+    parts: dict[str, Any] = {"enrichment": enrichment, "violations": notes.violations}
+    found = {name: part for name, part in parts.items() if part}
+    return orjson.dumps(found).decode() if found else None

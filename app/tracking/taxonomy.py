@@ -1,8 +1,7 @@
 """The names that each app has, on disk, and in memory for the hot path. Processes see each other's names in seconds."""
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -14,6 +13,7 @@ from app.database.engine import reading
 from app.database.tables import taxonomy
 from app.database.writer import Writer, insert_rows
 from app.errors import StorageUnavailable
+from app.intake.guarding import Policy
 from app.intake.taxonomy import NAME_KINDS, Caps, Known, Name, NameKind, Names, none_known
 from app.telemetry import describe
 
@@ -79,11 +79,10 @@ class Counted:
 class Taxonomy:
     """The names of every app."""
 
-    def __init__(self, engine: Engine, writer: Writer, caps: Caps, policy: str) -> None:
+    def __init__(self, engine: Engine, writer: Writer, caps: Caps, policy: Policy) -> None:
         self._engine, self._writer = engine, writer
         self._apps: dict[str, Names] = {}
         self.caps, self.policy = caps, policy
-        self.beyond: Counter[tuple[str, NameKind]] = Counter()  # (app, kind): how often a name did not fit
 
     def of(self, app: str) -> Names:
         """The names of an app."""
@@ -93,15 +92,19 @@ class Taxonomy:
         """How many names there are, by app and kind."""
         return {app: {kind: len(names.known[kind]) for kind in NAME_KINDS} for app, names in self._apps.items()}
 
-    async def learn(self, app: str, names: Sequence[Name]) -> None:
-        """Write names down; where that can't be done now, they are new again the next time."""
+    async def learn(self, app: str, kept: Sequence[Name], dropped: Sequence[Name]) -> None:
+        """Of names that were claimed: write down those that were accepted, drop the others. Where that can't be done
+        now, they are new again the next time."""
+        self.of(app).settle((), [name for name in dropped if name not in set(kept)])
+        if not kept:
+            return
         try:
-            await self._writer.write(Learn(app, names, now_ms()))
+            await self._writer.write(Learn(app, kept, now_ms()))
         except StorageUnavailable as error:
-            log.warning("taxonomy.unwritten", app=app, names=len(names), reason=error.detail)
-            self.of(app).settle((), names)
+            log.warning("taxonomy.unwritten", app=app, names=len(kept), reason=error.detail)
+            self.of(app).settle((), kept)
         else:
-            self.of(app).settle(names, ())
+            self.of(app).settle(kept, ())
 
     async def forget(self, app: str, name: Name, record: Callable[[Cursor], None]) -> bool:
         """Forget a name; whether there was one. It counts again when it comes again."""
@@ -139,8 +142,3 @@ class Taxonomy:
                 self.take(await asyncio.to_thread(self.read))
             except Exception as error:  # the outermost place: a reader that ended would miss others' names for good
                 log.warning("taxonomy.unreadable", **describe(error))
-
-
-def names_of(items: Iterable[Iterable[Name]]) -> list[Name]:
-    """The names of several items, each once."""
-    return list(dict.fromkeys(name for names in items for name in names))

@@ -41,7 +41,10 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     """Entry by entry in their order, those of a kind together: what was accepted before something is asked for the same
     user reaches Leanplum before it, and what comes after it, after."""
     reply = Reply([None] * len(call.entries))
-    judged = [sorting.sort(one, app, caller.scopes, in_batch=call.batch) for one in call.entries]
+    guard = writes.refiner_for(gateway, context, caller)
+    judged = [
+        sorting.guarded(sorting.sort(one, app, caller.scopes, in_batch=call.batch), one, guard) for one in call.entries
+    ]
     index = 0
     while index < len(judged):
         run = _run(judged, index)

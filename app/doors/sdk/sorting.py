@@ -12,13 +12,17 @@ from typing import Any
 import orjson
 
 from app.doors.sdk.reading import text, truthy
+from app.errors import Invalid
+from app.intake.guarding import Guard, fields_of
+from app.intake.refining import told as told_notes
 from app.leanplum.actions import ACTIONS, Action
-from app.model import App, KeyKind, NewItem, Scope
+from app.model import NO_NOTES, App, KeyKind, NewItem, Scope
 
 ASKED_THOUGH_LATER = frozenset({"sendMessage"})  # its answer says whether anything was sent
 OPEN_SCOPES = frozenset({Scope.EVENTS_WRITE, Scope.USERS_WRITE, Scope.SDK})
 OPEN_ACTIONS = frozenset({"getVars", "downloadFile"})
 OF_THEIR_OWN = frozenset({"uploadFile", "downloadFile", "multi"})
+MOST_TOLD = 3
 OF_THE_CALL = ("action", "appId", "clientKey", "apiVersion")
 
 
@@ -63,6 +67,18 @@ def sort(entry: Any, app: App, scopes: frozenset[Scope], *, in_batch: bool) -> S
     if subject is None:
         return No("The action needs a userId or a deviceId.")
     return _item(action, entry, subject, in_batch=in_batch)
+
+
+def guarded(sorted_: Sorted, entry: Any, guard: Guard) -> Sorted:
+    """The same, held against the tracking plan and the names that Leanplum keeps."""
+    if not isinstance(sorted_, NewItem):
+        return sorted_
+    try:
+        notes = guard.judge(sorted_.action, fields_of(entry), NO_NOTES)
+    except Invalid as refusal:
+        told = "; ".join(f"{fault.pointer} {fault.detail}" for fault in refusal.faults[:MOST_TOLD])
+        return No(f"Refused by the tracking plan: {told}.")
+    return sorted_ if notes is NO_NOTES else sorted_._replace(notes=told_notes(notes))
 
 
 def _refused(known: Action, entry: Mapping[str, Any], scopes: frozenset[Scope]) -> No | None:
