@@ -13,7 +13,7 @@ from app.errors import Invalid
 from app.intake.plan.judging import NONE, Plan, Violation, Violations
 from app.intake.refining import Refiner
 from app.intake.rules import MAX_FAULTS
-from app.intake.taxonomy import Caps, Name, NameKind, Names, judge
+from app.intake.taxonomy import Caps, Name, NameKind, Names, judge, none_known
 from app.model import NewItem, Notes
 
 Policy = Literal["off", "warn", "enforce"]
@@ -31,11 +31,11 @@ class Guard:
         self._new = names.new
         self.found: list[Violation] = []
         self.beyond: list[NameKind] = []
-        self._coming: set[Name] = set()
+        self._coming = none_known()
 
     def anew(self) -> "Guard":
         """The same, which has seen nothing yet: a body is read again from its start."""
-        self.found, self.beyond, self._coming = [], [], set()
+        self.found, self.beyond, self._coming = [], [], none_known()
         return self
 
     def refine(self, action: str, fields: dict[str, Any]) -> Notes:
@@ -56,17 +56,19 @@ class Guard:
             enforced += [one.fault for one in verdicts if one.breaks and one.fault is not None]
         if enforced:
             raise Invalid(tuple(enforced))
-        self._coming.update(one.seen.name for one in verdicts if not one.breaks)
+        for one in verdicts:
+            if not one.breaks:
+                self._coming[one.seen.name.kind].add(one.seen.name.name)
         told = [] if self._policy == "off" else [one.fault for one in verdicts if one.fault is not None]
         violations = (*(one.fault for one in found), *told)
         return replace(notes, violations=violations[:MAX_FAULTS]) if violations else notes
 
     def claim(self, items: Sequence[NewItem]) -> list[list[Name]]:
         """Count the new names of items that are about to be accepted; those of each item."""
-        if not self._coming:
+        if not any(self._coming.values()):
             return []
         looked = [self._new(one.action, fields_of(orjson.loads(one.body))) for one in items]
-        claimed = [[seen.name for seen in found if seen.name in self._coming] for found in looked]
+        claimed = [[seen.name for seen in found if seen.name.name in self._coming[seen.name.kind]] for found in looked]
         self._names.claim(name for names in claimed for name in names)
         return claimed
 

@@ -15,7 +15,9 @@ from app.leanplum.values import NAME, TAKES
 NameKind = Literal["events", "states", "params", "attributes"]
 NAME_KINDS: tuple[NameKind, ...] = ("events", "states", "params", "attributes")
 SINGULAR = {"events": "event", "states": "state", "params": "parameter", "attributes": "user attribute"}
+OTHERS: dict[NameKind, NameKind] = {"events": "states", "states": "events"}  # which may not share a name
 LONGEST = 139
+_NAME = re.compile(NAME)
 
 
 class Name(NamedTuple):
@@ -88,16 +90,17 @@ class Verdict(NamedTuple):
     breaks: bool
 
 
-def judge(seen: Seen, known: Known, coming: Iterable[Name], caps: Caps) -> Verdict:
-    """Judge a new name, given those that come in the same call."""
+def judge(seen: Seen, known: Known, coming: Known, caps: Caps) -> Verdict:
+    """Judge a name that is not `known`, given those that come in the same call."""
     (kind, name), at = seen
-    of_kind = {one.name for one in coming if one.kind == kind} - known[kind]
-    count, cap = len(known[kind] | of_kind | {name}), caps.of[kind]
-    other: NameKind | None = {"events": "states", "states": "events"}.get(kind)  # type: ignore[assignment]
-    if len(name) > LONGEST or not re.search(NAME, name):
+    if name in coming[kind]:
+        return Verdict(seen, None, False)
+    count, cap = len(known[kind]) + len(coming[kind]) + 1, caps.of[kind]
+    other = OTHERS.get(kind)
+    if len(name) > LONGEST or not _NAME.search(name):
         return Verdict(seen, Fault(at, TAKES[NAME], "taxonomy-name"), True)
-    if other is not None and (name in known[other] or Name(other, name) in coming):
-        detail = f"is a {SINGULAR[other]} of this app already: a state and an event may not share a name"
+    if other is not None and (name in known[other] or name in coming[other]):
+        detail = f"is the name of a {SINGULAR[other]} of this app already; a state and an event may not share one"
         return Verdict(seen, Fault(at, detail.replace("a event", "an event"), "taxonomy-shared-name"), True)
     if count > cap:
         detail = f"is one {SINGULAR[kind]} name too many: Leanplum keeps {cap} of an app and drops the rest"
