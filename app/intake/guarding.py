@@ -3,9 +3,9 @@
 Nothing is counted, and no name is taken, before the call's items are accepted: a body may be read twice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import orjson
 
@@ -13,41 +13,60 @@ from app.errors import Invalid
 from app.intake.plan.judging import NONE, Plan, Violation, Violations
 from app.intake.refining import Refiner
 from app.intake.rules import MAX_FAULTS
-from app.intake.taxonomy import Caps, Name, NameKind, Names, judge, none_known
+from app.intake.taxonomy import Caps, Name, NameKind, Names, Seen, judge, none_known
 from app.model import NewItem, Notes
 
 Policy = Literal["off", "warn", "enforce"]
+
+
+class Refine(Protocol):
+    """How a refiner refines."""
+
+    def __call__(self, action: str, fields: dict[str, Any]) -> Notes:
+        """See Refiner."""
+        ...
 
 
 class Guard:
     """The refiner of one call's items with the guard behind it: refined by `refiner`, judged here. `found`: what broke
     the plan; `beyond`: the kinds of the names that did not fit."""
 
-    __slots__ = ("_caps", "_coming", "_judge", "_names", "_new", "_policy", "_refiner", "beyond", "found")
+    __slots__ = (
+        "_caps", "_coming", "_events", "_judge", "_known_events", "_known_params", "_names", "_passes", "_policy",
+        "beyond", "found", "refine",
+    )  # fmt: skip
 
     def __init__(self, refiner: Refiner, plan: Plan | None, names: Names, caps: Caps, policy: Policy) -> None:
-        self._refiner, self._names, self._caps, self._policy = refiner, names, caps, policy
+        self._names, self._caps, self._policy = names, caps, policy
+        self.refine: Refine = refiner.refine
         self._judge = nothing if plan is None else plan.judge
-        self._new = names.new
-        self.found: list[Violation] = []
-        self.beyond: list[NameKind] = []
-        self._coming = none_known()
+        self._passes = _unplanned if plan is None else plan.passes["events"].get
+        self._known_events, self._known_params = names.known["events"], names.known["params"]
+        self.anew()
 
     def anew(self) -> "Guard":
         """The same, which has seen nothing yet: a body is read again from its start."""
-        self.found, self.beyond, self._coming = [], [], none_known()
+        self.found: list[Violation] = []
+        self.beyond: list[NameKind] = []
+        self._coming = none_known()
         return self
-
-    def refine(self, action: str, fields: dict[str, Any]) -> Notes:
-        """As the refiner does."""
-        return self._refiner.refine(action, fields)
 
     def judge(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
         """Hold an item that passed the rules against the plan and the names; with what is to be told of it noted.
         Raises Invalid where it must not go on."""
-        found, new = self._judge(action, fields), self._new(action, fields)
-        if not found and not new:
-            return notes
+        if action == "track":  # a good event, at the least cost: most items are events
+            params, passes = fields.get("params"), self._passes(name := fields["event"])
+            if (
+                passes is not None
+                and passes(fields)
+                and name in self._known_events
+                and (params is None or params.keys() <= self._known_params)
+            ):
+                return notes
+        found, new = self._judge(action, fields), self._names.new(action, fields)
+        return self._noted(found, new, notes) if found or new else notes
+
+    def _noted(self, found: Violations, new: Iterable[Seen], notes: Notes) -> Notes:
         self.found += found
         verdicts = [judge(seen, self._names.known, self._coming, self._caps) for seen in new]
         self.beyond += [one.seen.name.kind for one in verdicts if one.breaks]
@@ -67,10 +86,18 @@ class Guard:
         """Count the new names of items that are about to be accepted; those of each item."""
         if not any(self._coming.values()):
             return []
-        looked = [self._new(one.action, fields_of(orjson.loads(one.body))) for one in items]
+        looked = [self._names.new(one.action, fields_of(orjson.loads(one.body))) for one in items]
         claimed = [[seen.name for seen in found if seen.name.name in self._coming[seen.name.kind]] for found in looked]
         self._names.claim(name for names in claimed for name in names)
         return claimed
+
+
+def _anything(value: object) -> bool:
+    return True
+
+
+def _unplanned(name: str) -> Callable[[Any], bool]:
+    return _anything
 
 
 def nothing(action: str, fields: Mapping[str, Any]) -> Violations:

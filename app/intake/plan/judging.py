@@ -59,7 +59,8 @@ def _anything(value: Any) -> bool:
 
 
 class Plan:
-    """The plan of an app. `digest` is the same for the same content, wherever it was read from."""
+    """The plan of an app. `digest` is the same for the same content, wherever it was read from. `passes`: whether an
+    item's fields (of an attribute, its value) are as the plan says, by kind and name."""
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class Plan:
     ) -> None:
         self.version, self.digest, self.files = version, digest, tuple(files)
         self.entries, self.unknown, self.definitions = entries, unknown, definitions
-        self._passes: dict[Kind, dict[str, Callable[[Any], bool]]] = {
+        self.passes: dict[Kind, dict[str, Callable[[Any], bool]]] = {
             kind: {name: entry.passes for name, entry in found.items()} for kind, found in entries.items()
         }
         self._sets: dict[str, Draft202012Validator] = {}  # by attribute, once something is added to it
@@ -90,7 +91,7 @@ class Plan:
 
     def _event(self, fields: Mapping[str, Any]) -> Violations:
         name = fields["event"]
-        passes = self._passes["events"].get(name)
+        passes = self.passes["events"].get(name)
         if passes is not None:
             return NONE if passes(fields) else [*self.entries["events"][name].faults(fields)]
         if not name or "messageId" in fields:  # a message was sent, seen, opened …: Leanplum's own event
@@ -99,7 +100,7 @@ class Plan:
 
     def _state(self, fields: Mapping[str, Any]) -> Violations:
         name = fields["state"]
-        passes = self._passes["states"].get(name)
+        passes = self.passes["states"].get(name)
         if passes is not None:
             return NONE if passes(fields) else [*self.entries["states"][name].faults(fields)]
         return self._not_planned("states", name, "/state") if name else NONE
