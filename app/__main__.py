@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.errors import GatewayError, StartRefused
+from app.plan_commands import plan_cli, taxonomy_cli
 from app.settings import Settings, load, table
 
 cli = typer.Typer(
@@ -20,6 +21,8 @@ keys_cli = typer.Typer(help="Caller keys.", no_args_is_help=True)
 cli.add_typer(keys_cli, name="keys")
 dead_letters_cli = typer.Typer(help="What was refused, given up, or perhaps done.", no_args_is_help=True)
 cli.add_typer(dead_letters_cli, name="dead-letters")
+cli.add_typer(plan_cli, name="plan")
+cli.add_typer(taxonomy_cli, name="taxonomy")
 
 Host = Annotated[str | None, typer.Option(help="GATEWAY_HOST")]
 Port = Annotated[int | None, typer.Option(help="GATEWAY_PORT; 0 takes a free one", min=0, max=65535)]

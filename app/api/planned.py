@@ -40,15 +40,9 @@ def with_plans(document: Document, plans: Plans) -> Document:
 
 
 def _apart(plans: Plans) -> list[tuple[str, Plan]]:
-    """The plans that differ, each with the apps that it is for ("" where it is the only one)."""
-    apps: dict[str, list[str]] = {}
-    by_digest: dict[str, Plan] = {}
-    for app, plan in [*plans.of_apps.items(), ("every other app", plans.of_others)]:
-        if plan is not None:
-            by_digest.setdefault(plan.digest, plan)
-            apps.setdefault(plan.digest, []).append(app)
-    several = len(by_digest) > 1
-    return [(", ".join(apps[digest]) if several else "", plan) for digest, plan in by_digest.items()]
+    """The plans, each with the apps that it is for ("" where it is the only one)."""
+    found = [*plans.each()]
+    return found if len(found) > 1 else [("", plan) for _, plan in found]
 
 
 def _add_kind(document: Document, kind: Kind, base: str, path: str, apart: Sequence[tuple[str, Plan]]) -> None:

@@ -114,4 +114,4 @@ class LoadedPlans:
 
 def versions(plans: Plans) -> set[str]:
     """Every version that is loaded."""
-    return {plan.version for plan in (*plans.of_apps.values(), plans.of_others) if plan is not None}
+    return {plan.version for _, plan in plans.each()}

@@ -76,6 +76,14 @@ class Counted:
     first_seen: int
 
 
+def stored(engine: Engine, app: str) -> list[Counted]:
+    """The names of an app as they are on disk, by kind and name."""
+    of_app = select(taxonomy).where(taxonomy.c.app == app).order_by(taxonomy.c.kind, taxonomy.c.name)
+    with reading(engine) as connection:
+        found = connection.execute(of_app).all()
+    return [Counted(Name(row.kind, row.name), row.first_seen) for row in found if row.kind in NAME_KINDS]
+
+
 class Taxonomy:
     """The names of every app."""
 
@@ -113,11 +121,8 @@ class Taxonomy:
         return found
 
     def names(self, app: str) -> list[Counted]:
-        """The names of an app as they are on disk, by kind and name."""
-        of_app = select(taxonomy).where(taxonomy.c.app == app).order_by(taxonomy.c.kind, taxonomy.c.name)
-        with reading(self._engine) as connection:
-            found = connection.execute(of_app).all()
-        return [Counted(Name(row.kind, row.name), row.first_seen) for row in found if row.kind in NAME_KINDS]
+        """The names of an app as they are on disk. May be called on a thread."""
+        return stored(self._engine, app)
 
     def read(self) -> dict[str, Known]:
         """What is on disk, by app. May be called on a thread."""

@@ -183,5 +183,14 @@ class Plans:
         """The plan of an app; None where there is none for it."""
         return self.of_apps.get(app, self.of_others)
 
+    def each(self) -> Iterator[tuple[str, Plan]]:
+        """Every plan, once, with the names of the apps that it is for, in words."""
+        apps: dict[int, tuple[list[str], Plan]] = {}
+        for app, plan in [*self.of_apps.items(), ("every other app" if self.of_apps else "every app", self.of_others)]:
+            if plan is not None:
+                apps.setdefault(id(plan), ([], plan))[0].append(app)
+        for names, plan in apps.values():
+            yield ", ".join(names), plan
+
 
 NO_PLANS = Plans({})

@@ -64,7 +64,7 @@ def _planned(parts: Sequence[_Part]) -> Made:
 
     apps = {app: plan_of(app) for part in parts for app in part.file.apps or ()}
     others = plan_of(None)
-    found = list(dict.fromkeys(found))
+    found = sorted(dict.fromkeys(found), key=lambda told: (told.file, told.line))
     if any(one.fatal for one in found):
         return Made(None, tuple(found))
     return Made(Plans({app: plan for app, plan in apps.items() if plan is not None}, others), tuple(found))
