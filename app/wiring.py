@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import Engine
 
 from app.apps import Apps, read
-from app.audit import records
+from app.audit import records, seed
 from app.callers.directory import Directory, cancelled
 from app.callers.store import KeyStore
 from app.clock import now_ms
@@ -21,6 +21,7 @@ from app.delivery.loop import Deliverer
 from app.delivery.turns import Turns
 from app.delivery.verdicts import RetryPolicy
 from app.delivery.window import Window
+from app.enrichment import Enrichment, check
 from app.errors import Refusal, StartRefused, StorageUnavailable
 from app.leanplum.client import LeanplumClient
 from app.limits.bucket import Buckets
@@ -50,6 +51,7 @@ class Gateway:
     failures: Buckets
     metrics: Metrics
     relay: Relay
+    enrichment: Enrichment
 
 
 @asynccontextmanager
@@ -78,13 +80,30 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
     failures = Buckets(
         settings.gateway_failed_auth_per_minute / 60, settings.gateway_failed_auth_per_minute, time.monotonic
     )
-    beside = [asyncio.create_task(run()) for run in (apps.run, directory.run, _housekeeper(settings, outbox).run)]
+    enrichment = enriching(settings, settings.audit_seed or seed.kept(engine))
+    beside = [
+        asyncio.create_task(run())
+        for run in (apps.run, directory.run, _housekeeper(settings, outbox).run, enrichment.run)
+    ]
     try:
         async with (
             _delivering(settings, apps, outbox, metrics, wanted=delivery) as turns,
             _relaying(settings, apps, writer, metrics, turns) as relay,
         ):
-            yield Gateway(settings, apps, engine, writer, outbox, keys, directory, limits, failures, metrics, relay)
+            yield Gateway(
+                settings,
+                apps,
+                engine,
+                writer,
+                outbox,
+                keys,
+                directory,
+                limits,
+                failures,
+                metrics,
+                relay,
+                enrichment,
+            )
     finally:
         for task in beside:
             await cancelled(task)
@@ -98,6 +117,7 @@ def prepare(settings: Settings) -> None:
     """Everything that may refuse a start, before there is a server: apps are configured, the database opens, and has
     its first key."""
     read(settings)
+    check(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
     engine = connect(settings.gateway_database_url)
     try:
         bootstrap(settings, KeyStore(engine))
@@ -105,6 +125,13 @@ def prepare(settings: Settings) -> None:
             pass
     finally:
         engine.dispose()
+
+
+def enriching(settings: Settings, made_of: bytes) -> Enrichment:
+    """Enrichment as the settings have it; the seed makes the key of what is hashed."""
+    key = seed.derived(made_of, b"leanplum-gateway values")
+    proxies = settings.trusted_proxies
+    return Enrichment(settings.gateway_enrichment_file, settings.gateway_maxmind_file, proxies, key)
 
 
 def bootstrap(settings: Settings, store: KeyStore) -> None:

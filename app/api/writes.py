@@ -20,7 +20,8 @@ from app.api.receipts import fresh_receipt, receipt_document
 from app.clock import now_ms
 from app.errors import Fault, Forbidden, IdConflict, Invalid, KeyNotConfigured, Malformed, NotFound, Refusal, TooLarge
 from app.intake import bodies, rules
-from app.intake.refining import PLAIN, Refiner
+from app.intake.enrichment.enriching import Enriching
+from app.intake.refining import Refiner
 from app.leanplum.actions import key_for
 from app.model import Acceptance, App, Caller, KeyKind, Kind, NewItem, Taken
 from app.wiring import Gateway
@@ -60,9 +61,10 @@ async def post_single(
     return await _receipt_answer(gateway, context, app.name, item_id, kind)
 
 
-def refiner_for(gateway: Gateway, context: Context, caller: Caller) -> Refiner:
+def refiner_for(gateway: Gateway, context: Context, caller: Caller) -> Enriching:
     """What the items of this call go through beside the rules."""
-    return PLAIN
+    address = gateway.enrichment.end_user(context.address, context.headers.get(b"x-forwarded-for"))
+    return gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), address)
 
 
 def _careful_single(action: str, body: bytes, given: Mapping[str, Any], refiner: Refiner) -> NewItem:

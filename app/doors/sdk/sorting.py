@@ -12,8 +12,9 @@ from typing import Any
 import orjson
 
 from app.doors.sdk.reading import text, truthy
+from app.intake.refining import told
 from app.leanplum.actions import ACTIONS, Action
-from app.model import App, KeyKind, NewItem, Scope
+from app.model import NO_NOTES, App, KeyKind, NewItem, Notes, Scope
 
 ASKED_THOUGH_LATER = frozenset({"sendMessage"})  # its answer says whether anything was sent
 OPEN_SCOPES = frozenset({Scope.EVENTS_WRITE, Scope.USERS_WRITE, Scope.SDK})
@@ -42,8 +43,8 @@ class No:
 Sorted = NewItem | Now | No
 
 
-def sort(entry: Any, app: App, scopes: frozenset[Scope], *, in_batch: bool) -> Sorted:
-    """What becomes of one entry."""
+def sort(entry: Any, app: App, scopes: frozenset[Scope], *, in_batch: bool, notes: Notes = NO_NOTES) -> Sorted:
+    """What becomes of one entry; `notes`: what its receipt will tell."""
     if not isinstance(entry, dict):
         return No("An action must be an object.")
     action = text(entry.get("action"))
@@ -62,7 +63,7 @@ def sort(entry: Any, app: App, scopes: frozenset[Scope], *, in_batch: bool) -> S
         return _now(entry, known, subject, app, debugging=debugging)
     if subject is None:
         return No("The action needs a userId or a deviceId.")
-    return _item(action, entry, subject, in_batch=in_batch)
+    return _item(action, entry, subject, notes, in_batch=in_batch)
 
 
 def _refused(known: Action, entry: Mapping[str, Any], scopes: frozenset[Scope]) -> No | None:
@@ -89,13 +90,13 @@ def _now(entry: dict[str, Any], known: Action | None, subject: str | None, app: 
     return Now(entry, subject, key, known is not None and known.alone)
 
 
-def _item(action: str, entry: Mapping[str, Any], subject: str, *, in_batch: bool) -> NewItem:
+def _item(action: str, entry: Mapping[str, Any], subject: str, notes: Notes, *, in_batch: bool) -> NewItem:
     """The entry as it will be sent: whole, in its own order, but for keys, which are put in then."""
     left_out = ("action",) if in_batch else OF_THE_CALL
     fields = {name: value for name, value in entry.items() if name not in left_out}
     if "clientKey" in fields:
         fields["clientKey"] = None
-    return NewItem(subject, action, orjson.dumps(fields).decode(), _own_id(action, entry))
+    return NewItem(subject, action, orjson.dumps(fields).decode(), _own_id(action, entry), told(notes))
 
 
 def _sendable(entry: Mapping[str, Any]) -> bool:
