@@ -1,7 +1,8 @@
 """One item on its way through the steps, and what is known of its call."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 
@@ -31,25 +32,27 @@ class Facts:
     place: FindPlace = nowhere
 
 
-@dataclass(slots=True)
+NOTHING_SAID: Mapping[str, Any] = MappingProxyType({})
+
+
 class Draft:
     """One item: its fields as they are now, what was said for enrichment alone, and what receipts will tell."""
 
-    action: str
-    fields: dict[str, Any]
-    facts: Facts
-    extras: dict[str, Any]
-    warnings: list[str] = field(default_factory=list)
-    said: dict[str, Any] = field(default_factory=dict)
+    __slots__ = ("action", "extras", "facts", "fields", "said", "warnings")
+
+    def __init__(self, action: str, fields: dict[str, Any], facts: Facts, extras: Mapping[str, Any]) -> None:
+        self.action, self.fields, self.facts, self.extras = action, fields, facts, extras
+        self.warnings: tuple[str, ...] = ()
+        self.said: Mapping[str, Any] = NOTHING_SAID
 
     def warn(self, warning: str) -> None:
         """Tell the caller; never with a value of a user's. Once is enough."""
         if warning not in self.warnings:
-            self.warnings.append(warning)
+            self.warnings += (warning,)
 
     def make(self, name: str, value: Any, said: Any = None) -> None:
         """Set a field to what is true at this moment alone; `said`: what the caller said there, None for nothing."""
-        self.said.setdefault(name, said)
+        self.said = {name: said, **self.said}
         self.fields[name] = value
 
 
@@ -63,6 +66,7 @@ class Step(NamedTuple):
     run: Run
     fields: frozenset[str] | None = None  # it has nothing to do where an item has none of these; None: it may have
     reshapes: bool = False  # what it makes has to be held against the rules again
+    idle: Callable[[Any], bool] | None = None  # seen at a glance: with this value in each of them it has nothing to do
 
 
 # A field, or one key in it: ("params", "color"). Keys are flat: they may have dots in them.

@@ -19,9 +19,9 @@ class Enriching:
         self._recipe, self._facts = recipe, facts
 
     def refine(self, action: str, fields: dict[str, Any]) -> Notes:
-        """Take the item through its steps; most need none, which is seen by the names of their fields alone."""
+        """Take the item through its steps; most need none, which is seen at a glance."""
         course = self._recipe.course(action)
-        if course.fields is not None and course.fields.isdisjoint(fields):
+        if course.idle(fields):
             return NO_NOTES
         return refined(course, action, fields, take(fields), self._facts)
 

@@ -1,8 +1,9 @@
 """How things are written: addresses and numbers to reach somebody, currencies, locales, time zones."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
+from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 import phonenumbers
@@ -15,6 +16,7 @@ from app.intake.enrichment.moments import seconds
 from app.intake.enrichment.places import DETECT
 from app.intake.enrichment.privacy import is_covered
 
+CHANGES_AT = 900  # seconds
 NO_PHONE = "userAttributes.{}: is no phone number that can be written as E.164; it is left as it is"
 UNKNOWN_CURRENCY = "currencyCode: is not in ISO 4217"
 UNKNOWN_LOCALE = "locale: is not one that is known, as en_US is; it is left as it is"
@@ -44,6 +46,11 @@ def contact(emails: Sequence[str], phones: Sequence[str], region: str | None) ->
     return run
 
 
+def without(names: Set[str]) -> Callable[[Any], bool]:
+    """Whether an object has none of these keys."""
+    return lambda value: not isinstance(value, dict) or names.isdisjoint(value)
+
+
 def _email(value: str) -> str:
     trimmed = value.strip()
     return trimmed.lower() if "@" in trimmed else value
@@ -67,6 +74,11 @@ def currencies() -> frozenset[str]:
     return frozenset(list_currencies())
 
 
+def is_currency(value: Any) -> bool:
+    """Whether it is a code of ISO 4217."""
+    return isinstance(value, str) and value in currencies()
+
+
 def currency(default: str | None) -> Run:
     """A code in lower case is mended; where a value has none, `default` is its currency. Warns of unknown codes."""
 
@@ -86,6 +98,11 @@ def currency(default: str | None) -> Run:
         return True
 
     return run
+
+
+def is_locale(value: Any) -> bool:
+    """Whether a locale is written as Leanplum does."""
+    return isinstance(value, str) and _locale(value) == value
 
 
 def locale(draft: Draft) -> bool:
@@ -126,22 +143,29 @@ def timezone(draft: Draft) -> bool:
     told = fields.get("timezone")
     if not isinstance(told, str) or told == DETECT:
         return False
-    if (name := _zones().get(told.strip().replace(" ", "_").lower())) is None:
+    if (name := _zone(told)) is None:
         draft.warn(UNKNOWN_ZONE)
         return False
     changed = name != told
     fields["timezone"] = name
     if "timezoneOffsetSeconds" not in fields:
         at = seconds(fields["time"]) if "time" in fields else draft.facts.received_at / 1000
-        if at is not None and (offset := _offset(name, at)) is not None:
+        if at is not None and (offset := _offset(name, int(at // CHANGES_AT))) is not None:
             draft.make("timezoneOffsetSeconds", offset)
             changed = True
     return changed
 
 
-def _offset(name: str, at: float) -> int | None:
+@lru_cache(4_096)
+def _zone(told: str) -> str | None:
+    return _zones().get(told.strip().replace(" ", "_").lower())
+
+
+@lru_cache(4_096)
+def _offset(name: str, quarter: int) -> int | None:
+    """The offset in a quarter of an hour since the epoch: no zone changes its own but at the start of one."""
     try:
-        offset = datetime.fromtimestamp(at, UTC).astimezone(ZoneInfo(name)).utcoffset()
+        offset = datetime.fromtimestamp(quarter * CHANGES_AT, UTC).astimezone(ZoneInfo(name)).utcoffset()
     except (OverflowError, ValueError, OSError):  # a time at the end of the calendar, or a zone without data
         return None
     return None if offset is None else offset // timedelta(seconds=1)

@@ -8,6 +8,8 @@ DETECT = "(detect)"  # Leanplum's word for: by the address of the request, which
 def location(draft: Draft) -> bool:
     """country, region, city and location, where the caller says none of them. The item's own `ip` goes before the
     address that a trusted proxy names; one that the database does not know is as none."""
+    if draft.facts.address is None and "ip" not in draft.extras:
+        return False
     fields = draft.fields
     if any(fields.get(name, DETECT) != DETECT for name in Place._fields):
         return False

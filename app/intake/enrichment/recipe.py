@@ -19,12 +19,20 @@ Pseudonym = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """The steps for one action. `fields`: an item with none of these needs none of them; None: every item does."""
+    """The steps for one action. `fields`: an item with one of these needs them; None: every item does. `glances`: one
+    with these fields does, unless what they say is seen to be well."""
 
     steps: tuple[Step, ...]
     fields: frozenset[str] | None
-    guard: privacy.Guard | None
+    glances: tuple[tuple[str, Callable[[Any], bool]], ...] = ()
     known_currencies: bool = False  # whether an unknown one is refused
+
+    def idle(self, fields: Mapping[str, Any]) -> bool:
+        """Whether no step has anything to do, as with most items: this is asked of each."""
+        busy = self.fields is None or not self.fields.isdisjoint(fields)
+        for name, idle in self.glances:
+            busy = busy or (name in fields and not idle(fields[name]))
+        return not busy
 
 
 class Recipe:
@@ -46,29 +54,31 @@ class Recipe:
         return self._guards.get(action, self._guard)
 
 
-NO_COURSE = Course((), frozenset(), None)
+NO_COURSE = Course((), frozenset())
 
 
-def refined(course: Course, action: str, fields: dict[str, Any], extras: dict[str, Any], facts: Facts) -> Notes:
+def refined(course: Course, action: str, fields: dict[str, Any], extras: Mapping[str, Any], facts: Facts) -> Notes:
     """Take the fields through the steps."""
     draft = Draft(action, fields, facts, extras)
-    done: dict[str, None] = {}
-    reshaped = False
-    for name, run, needs, reshapes in course.steps:
-        if (needs is None or not needs.isdisjoint(fields)) and run(draft):
-            done[name] = None
-            reshaped = reshaped or reshapes
+    done: list[Step] = []
+    for step in course.steps:
+        needs = step[2]
+        if (needs is None or not needs.isdisjoint(fields)) and step[1](draft):
+            done.append(step)
     if not done and not draft.warnings:
         return NO_NOTES
-    return Notes(tuple(done), tuple(draft.warnings), reshaped, draft.said)
+    names = dict.fromkeys(step.name for step in done)
+    return Notes(tuple(names), draft.warnings, any(step.reshapes for step in done), draft.said)
 
 
 def _course(action: str, section: Section, pseudonym: Pseudonym) -> Course:
     steps = tuple(step for step in _steps(action, section, pseudonym) if section.steps.get(step.name, True))
-    needs = [step.fields for step in steps]
+    needs = [step.fields for step in steps if step.idle is None]
     fields = frozenset[str]().union(EXTRAS, *(one for one in needs if one is not None))
+    glances = [(name, step.idle) for step in steps if step.idle is not None for name in step.fields or ()]
     refuses = section.currency is not None and section.currency.unknown == "refuse"
-    return Course(steps, None if None in needs else fields, None, refuses and section.steps.get("currency", True))
+    refuses = refuses and section.steps.get("currency", True)
+    return Course(steps, None if None in needs else fields, tuple(glances), refuses)
 
 
 def _steps(action: str, section: Section, pseudonym: Pseudonym) -> Iterator[Step]:
@@ -83,7 +93,10 @@ def _steps(action: str, section: Section, pseudonym: Pseudonym) -> Iterator[Step
     assert currency is not None
     assert flat is not None
     contacts = Step(
-        "contact", norms.contact(contact.emails, contact.phones, contact.region), frozenset({"userAttributes"})
+        "contact",
+        norms.contact(contact.emails, contact.phones, contact.region),
+        frozenset({"userAttributes"}),
+        idle=norms.without({*contact.emails, *contact.phones}),
     )
     values = Step("values", shaping.values(maps), frozenset(at[0] for at, _ in maps), True)
     default = [(at, value) for at, value in _spots(config.of_action(section.defaults, action))]
@@ -91,7 +104,7 @@ def _steps(action: str, section: Section, pseudonym: Pseudonym) -> Iterator[Step
     if renamed and guards:
         yield from (contacts, *guards)
     flattened = [name for name in flat.fields if name in takes]
-    yield Step("flatten", shaping.flatten(flattened), frozenset(flattened), True)
+    yield Step("flatten", shaping.flatten(flattened), frozenset(flattened), True, shaping.is_flat)
     if renamed:
         yield Step("rename", shaping.rename(renamed), frozenset(old[0] for old, _ in renamed), True)
     if maps:
@@ -106,10 +119,13 @@ def _steps(action: str, section: Section, pseudonym: Pseudonym) -> Iterator[Step
     if "userAttributes" in takes:
         yield contacts
     if "currencyCode" in takes:
-        also = {"value"} if currency.default is not None else set[str]()
-        yield Step("currency", norms.currency(currency.default), frozenset({"currencyCode"} | also))
+        made = norms.currency(currency.default)
+        if currency.default is None:
+            yield Step("currency", made, frozenset({"currencyCode"}), idle=norms.is_currency)
+        else:
+            yield Step("currency", made, frozenset({"currencyCode", "value"}))
     if "locale" in takes:
-        yield Step("locale", norms.locale, frozenset({"locale"}))
+        yield Step("locale", norms.locale, frozenset({"locale"}), idle=norms.is_locale)
         yield Step("timezone", norms.timezone, frozenset({"timezone"}))
     if maps:
         yield values
@@ -178,7 +194,7 @@ def _probed(recipe: Recipe, action: str, path: str, value: Any) -> str | None:
         return "Leanplum does not take this value there"
     course = recipe.course(action)
     before = [step for step in course.steps if step.name != "privacy"]
-    refined(Course(tuple(before), None, None), action, fields, {}, NOW)
+    refined(Course(tuple(before), None), action, fields, {}, NOW)
     found = found_at(fields, at)
     if found is None or found[0][found[1]] != value:
         return "other steps would change this value again: write it as they do"

@@ -16,11 +16,19 @@ def flatten(names: Sequence[str]) -> Run:
     another key is left."""
 
     def run(draft: Draft) -> bool:
-        found = [draft.fields.get(name) for name in names]
-        done = [_flattened(one) for one in found if isinstance(one, dict)]
-        return any(done)
+        changed = False
+        for name in names:
+            found = draft.fields.get(name)
+            if isinstance(found, dict) and not is_flat(found):
+                changed = _flattened(found) or changed
+        return changed
 
     return run
+
+
+def is_flat(value: Any) -> bool:
+    """Whether there is no object in an object."""
+    return type(value) is not dict or dict not in map(type, value.values())
 
 
 def _flattened(outer: dict[str, Any]) -> bool:
