@@ -4,6 +4,7 @@ import base64
 import binascii
 import os
 from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -50,6 +51,14 @@ def _unknown_policy(text: str) -> str:
     raise ValueError(
         "takes resend or hold, then exceptions by action, as in resend,track=hold; the actions are " + ", ".join(QUEUED)
     )
+
+
+def _networks(text: str) -> str:
+    """Raises ValueError for what is no network."""
+    for one in text.split(","):
+        if one.strip():
+            ip_network(one.strip())
+    return text
 
 
 def _seed(text: SecretStr) -> SecretStr:
@@ -103,6 +112,15 @@ class Settings(BaseSettings):
     )
     gateway_apps_file: Path | None = Field(
         None, description="a TOML file with several apps, as [apps.NAME] tables; read again when it changes"
+    )
+    gateway_enrichment_file: Path | None = Field(
+        None, description="a TOML file that says how items are enriched, and which values must go; read again likewise"
+    )
+    gateway_maxmind_file: Path | None = Field(
+        None, description="a MaxMind database (GeoLite2 City or alike) of where addresses are; read again likewise"
+    )
+    gateway_trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
+        "", description="networks of proxies whose X-Forwarded-For names the end user, as in 10.0.0.0/8,fd00::/8"
     )
     gateway_shared_limits_url: Unbuilt = Field(None, description="limits shared by replicas: each keeps its own")
     gateway_bootstrap_key: SecretStr | None = Field(
@@ -177,6 +195,11 @@ class Settings(BaseSettings):
         """How many names of each kind Leanplum keeps of an app."""
         told = [one.split("=") for one in self.gateway_taxonomy_limits.split(",") if one]
         return TAXONOMY | {kind: int(limit) for kind, limit in told}
+
+    @property
+    def trusted_proxies(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The networks of the proxies that are believed."""
+        return tuple(ip_network(one.strip()) for one in self.gateway_trusted_proxies.split(",") if one.strip())
 
     @property
     def audit_seed(self) -> bytes | None:

@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import Engine
 
 from app.apps import Apps, read
-from app.audit import records
+from app.audit import records, seed
 from app.callers.directory import Directory, cancelled
 from app.callers.store import KeyStore
 from app.clock import now_ms
@@ -21,6 +21,7 @@ from app.delivery.loop import Deliverer
 from app.delivery.turns import Turns
 from app.delivery.verdicts import RetryPolicy
 from app.delivery.window import Window
+from app.enrichment import Enrichment, check
 from app.errors import Refusal, StartRefused, StorageUnavailable
 from app.intake.taxonomy import NAME_KINDS, Caps
 from app.leanplum.client import LeanplumClient
@@ -54,6 +55,7 @@ class Gateway:
     failures: Buckets
     metrics: Metrics
     relay: Relay
+    enrichment: Enrichment
     plans: LoadedPlans
     taxonomy: Taxonomy
     violations: ViolationCounts
@@ -90,7 +92,9 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
     failures = Buckets(
         settings.gateway_failed_auth_per_minute / 60, settings.gateway_failed_auth_per_minute, time.monotonic
     )
-    runs = (apps.run, directory.run, _housekeeper(settings, outbox).run, plans.run, taxonomy.run, violations.run)
+    enrichment = enriching(settings, settings.audit_seed or seed.kept(engine))
+    of_tracking = (plans.run, taxonomy.run, violations.run)
+    runs = (apps.run, directory.run, _housekeeper(settings, outbox).run, enrichment.run, *of_tracking)
     beside = [asyncio.create_task(run()) for run in runs]
     try:
         async with (
@@ -109,6 +113,7 @@ async def gateway(settings: Settings, metrics: Metrics, *, delivery: bool = True
                 failures,
                 metrics,
                 relay,
+                enrichment,
                 plans,
                 taxonomy,
                 violations,
@@ -129,6 +134,7 @@ def prepare(settings: Settings) -> None:
     its first key."""
     read(settings)
     LoadedPlans(settings.gateway_tracking_plan)
+    check(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
     engine = connect(settings.gateway_database_url)
     try:
         bootstrap(settings, KeyStore(engine))
@@ -136,6 +142,13 @@ def prepare(settings: Settings) -> None:
             pass
     finally:
         engine.dispose()
+
+
+def enriching(settings: Settings, made_of: bytes) -> Enrichment:
+    """Enrichment as the settings have it; the seed makes the key of what is hashed."""
+    key = seed.derived(made_of, b"leanplum-gateway values")
+    proxies = settings.trusted_proxies
+    return Enrichment(settings.gateway_enrichment_file, settings.gateway_maxmind_file, proxies, key)
 
 
 def bootstrap(settings: Settings, store: KeyStore) -> None:

@@ -18,7 +18,7 @@ import orjson
 
 from app.callers import keys
 from app.intake import rules
-from app.intake.guarding import Guard
+from app.intake.gate import Gate
 from app.intake.plan.making import made
 from app.intake.refining import PLAIN
 from app.intake.taxonomy import Caps, Names
@@ -105,10 +105,10 @@ def judging(sent: list[bytes]) -> tuple[float, float, float]:
 
     def with_it() -> None:
         for body in sent:
-            guard = Guard(PLAIN, of, names, caps, "enforce")
-            found = rules.fast_batch(body, guard)
+            gate = Gate(PLAIN, of, names, caps, "enforce")
+            found = rules.fast_batch(body, gate)
             assert found is not None
-            names.settle([name for of_item in guard.claim(found) for name in of_item], ())
+            names.settle([name for of_item in gate.claim(found) for name in of_item], ())
 
     with_it()
     return compared(lambda: [rules.fast_batch(body, PLAIN) for body in sent], with_it)

@@ -7,7 +7,7 @@ import time
 from collections.abc import MutableMapping
 from typing import Any
 
-from app.intake.guarding import Guard
+from app.intake.gate import Gate
 from app.model import App, Caller
 
 CONTEXT = "gateway.context"
@@ -29,7 +29,7 @@ class Context:
         "address",
         "app",
         "caller",
-        "guard",
+        "gate",
         "headers",
         "method",
         "operation",
@@ -54,7 +54,7 @@ class Context:
         self.operation = f"{self.method} (unknown)"
         self.caller: Caller | None = None
         self.app: App | None = None  # that the call is about, once it is known
-        self.guard: Guard | None = None  # what its items are held against beside the rules
+        self.gate: Gate | None = None  # what its items are held against beside the rules
         self.recorded = False  # whether the audit record of this call went along with what it accepted
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.started = time.perf_counter()

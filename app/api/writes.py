@@ -13,15 +13,15 @@ from typing import Any
 import orjson
 
 from app import ids
-from app.api import auth, guarding, problems, receiving
+from app.api import auth, gates, problems, receiving
 from app.api.context import Context
 from app.api.problems import Answer
 from app.api.receipts import fresh_receipt, receipt_document
 from app.clock import now_ms
 from app.errors import Fault, Forbidden, IdConflict, Invalid, KeyNotConfigured, Malformed, NotFound, Refusal, TooLarge
 from app.intake import bodies, rules
-from app.intake.guarding import Guard
-from app.intake.refining import PLAIN, Refiner
+from app.intake.gate import Gate
+from app.intake.refining import Refiner
 from app.leanplum.actions import key_for
 from app.model import Acceptance, App, Caller, KeyKind, Kind, NewItem, Taken
 from app.wiring import Gateway
@@ -62,9 +62,11 @@ async def post_single(
     return await _receipt_answer(gateway, context, app.name, item_id, kind)
 
 
-def refiner_for(gateway: Gateway, context: Context, caller: Caller) -> Guard:
-    """What the items of this call go through beside the rules."""
-    return guarding.guarded(gateway, context, PLAIN)
+def refiner_for(gateway: Gateway, context: Context, caller: Caller) -> Gate:
+    """What the items of this call go through beside the rules: enrichment, the tracking plan, the names of the app."""
+    address = gateway.enrichment.end_user(context.address, context.headers.get(b"x-forwarded-for"))
+    enriching = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), address)
+    return gates.gate_of(gateway, context, enriching)
 
 
 def _careful_single(action: str, body: bytes, given: Mapping[str, Any], refiner: Refiner) -> NewItem:
@@ -113,7 +115,7 @@ async def accept(
             batch,
         )
     )
-    taken = await guarding.accepted(gateway, context, items, accepting)
+    taken = await gates.accepted(gateway, context, items, accepting)
     context.recorded = True
     return taken
 
@@ -162,7 +164,7 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
 
 
 async def _judged_batch(
-    gateway: Gateway, context: Context, receive: Receive, refiner: Guard
+    gateway: Gateway, context: Context, receive: Receive, refiner: Gate
 ) -> Sequence[NewItem | Refused]:
     """The items of the body, each as it is or why it is refused. Raises Refusal where the body as a whole is."""
     kind = bodies.media_type(context.header(b"content-type"), bodies.JSON, bodies.NDJSON)

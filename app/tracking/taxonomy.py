@@ -13,7 +13,7 @@ from app.database.engine import reading
 from app.database.tables import taxonomy
 from app.database.writer import Writer, insert_rows
 from app.errors import StorageUnavailable
-from app.intake.guarding import Policy
+from app.intake.gate import Policy
 from app.intake.taxonomy import NAME_KINDS, Caps, Known, Name, NameKind, Names, none_known
 from app.telemetry import describe
 

@@ -27,24 +27,35 @@ class Refine(Protocol):
         ...
 
 
-class Guard:
-    """The refiner of one call's items with the guard behind it: refined by `refiner`, judged here. `found`: what broke
+class Gate:
+    """The refiner of one call's items with the gate behind it: refined by `refiner`, judged here. `found`: what broke
     the plan; `beyond`: the kinds of the names that did not fit."""
 
     __slots__ = (
-        "_caps", "_coming", "_events", "_judge", "_known_events", "_known_params", "_names", "_passes", "_policy",
-        "beyond", "found", "refine",
+        "_caps",
+        "_coming",
+        "_first",
+        "_judge",
+        "_known_events",
+        "_known_params",
+        "_names",
+        "_passes",
+        "_policy",
+        "beyond",
+        "found",
+        "refine",
     )  # fmt: skip
 
     def __init__(self, refiner: Refiner, plan: Plan | None, names: Names, caps: Caps, policy: Policy) -> None:
         self._names, self._caps, self._policy = names, caps, policy
         self.refine: Refine = refiner.refine
+        self._first = refiner.judge
         self._judge = nothing if plan is None else plan.judge
         self._passes = _unplanned if plan is None else plan.passes["events"].get
         self._known_events, self._known_params = names.known["events"], names.known["params"]
         self.anew()
 
-    def anew(self) -> "Guard":
+    def anew(self) -> "Gate":
         """The same, which has seen nothing yet: a body is read again from its start."""
         self.found: list[Violation] = []
         self.beyond: list[NameKind] = []
@@ -54,6 +65,7 @@ class Guard:
     def judge(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
         """Hold an item that passed the rules against the plan and the names; with what is to be told of it noted.
         Raises Invalid where it must not go on."""
+        notes = self._first(action, fields, notes)
         if action == "track":  # a good event, at the least cost: most items are events
             params, passes = fields.get("params"), self._passes(name := fields["event"])
             if (
