@@ -13,7 +13,7 @@ from app.errors import Invalid
 from app.intake.plan.judging import NONE, Plan, Violation, Violations
 from app.intake.refining import Refiner
 from app.intake.rules import MAX_FAULTS
-from app.intake.taxonomy import Caps, Name, NameKind, Names, Seen, judge, none_known
+from app.intake.taxonomy import Caps, Name, NameKind, Names, Seen, Verdict, judge, none_known
 from app.model import NewItem, Notes
 
 Policy = Literal["off", "warn", "enforce"]
@@ -80,19 +80,30 @@ class Gate:
 
     def _noted(self, found: Violations, new: Iterable[Seen], notes: Notes) -> Notes:
         self.found += found
-        verdicts = [judge(seen, self._names.known, self._coming, self._caps) for seen in new]
-        self.beyond += [one.seen.name.kind for one in verdicts if one.breaks]
+        verdicts, taken = self._seen(new)
+        broken = [one for one in verdicts if one.breaks]
+        self.beyond += [one.seen.name.kind for one in broken]
         enforced = [one.fault for one in found if one.enforced]
         if self._policy == "enforce":
-            enforced += [one.fault for one in verdicts if one.breaks and one.fault is not None]
+            enforced += [one.fault for one in broken if one.fault is not None]
         if enforced:
+            for kind, name in taken:
+                self._coming[kind].discard(name)
             raise Invalid(tuple(enforced))
-        for one in verdicts:
-            if not one.breaks:
-                self._coming[one.seen.name.kind].add(one.seen.name.name)
         told = [] if self._policy == "off" else [one.fault for one in verdicts if one.fault is not None]
         violations = (*(one.fault for one in found), *told)
         return replace(notes, violations=violations[:MAX_FAULTS]) if violations else notes
+
+    def _seen(self, new: Iterable[Seen]) -> tuple[list[Verdict], list[Name]]:
+        """Judge an item's new names; those that fit, and did not come before it in the call, take their room at once."""
+        verdicts, taken = list[Verdict](), list[Name]()
+        for seen in new:
+            kind, name = seen.name
+            verdicts.append(verdict := judge(seen, self._names.known, self._coming, self._caps))
+            if not verdict.breaks and name not in self._coming[kind]:
+                self._coming[kind].add(name)
+                taken.append(seen.name)
+        return verdicts, taken
 
     def claim(self, items: Sequence[NewItem]) -> list[list[Name]]:
         """Count the new names of items that are about to be accepted; those of each item."""
