@@ -30,12 +30,16 @@ def with_plans(document: Document, plans: Plans) -> Document:
         return document
     document = orjson.loads(orjson.dumps(document))  # parts of it are the routes' own
     schemas = document["components"]["schemas"]
+    known = frozenset(schemas)
     for number, (_, plan) in enumerate(apart):
         for name, schema in plan.definitions.items():
             schemas[_definition(number, name)] = _rewritten(schema, number)
     for kind, (base, path) in BASES.items():
         _add_kind(document, kind, base, path, apart)
     _add_attributes(schemas, apart)
+    document["components"]["schemas"] = dict(
+        sorted(schemas.items(), key=lambda one: one[0] in known)
+    )  # the plan's first
     return document
 
 
@@ -104,7 +108,8 @@ def _examples(entry: Entry, apps: str, path: str) -> Iterator[tuple[str, Documen
         if "{userId}" in path:
             del value["userId"]
         name = entry.name + (f" ({apps})" if apps else "") + (f" {index + 1}" if index else "")
-        yield name, {"summary": name, "value": value}
+        told = {"description": entry.description} if entry.description else {}
+        yield name, {"summary": name, **told, "value": value}
 
 
 def _add_attributes(schemas: dict[str, Any], apart: Sequence[tuple[str, Plan]]) -> None:

@@ -95,7 +95,7 @@ class Gate:
         return replace(notes, violations=violations[:MAX_FAULTS]) if violations else notes
 
     def _seen(self, new: Iterable[Seen]) -> tuple[list[Verdict], list[Name]]:
-        """Judge an item's new names; those that fit, and did not come before it in the call, take their room at once."""
+        """Judge an item's new names. Those that fit, and are new in the call too, take their room at once."""
         verdicts, taken = list[Verdict](), list[Name]()
         for seen in new:
             kind, name = seen.name
