@@ -18,6 +18,12 @@ SINGULAR = {"events": "event", "states": "state", "params": "parameter", "attrib
 OTHERS: dict[NameKind, NameKind] = {"events": "states", "states": "events"}  # which may not share a name
 LONGEST = 139
 _NAME = re.compile(NAME)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def is_name(text: str) -> bool:
+    """Whether Leanplum takes a text as a name."""
+    return len(text) <= LONGEST and _NAME.search(text) is not None and not _SURROGATE.search(text)
 
 
 class Name(NamedTuple):
@@ -97,7 +103,7 @@ def judge(seen: Seen, known: Known, coming: Known, caps: Caps) -> Verdict:
         return Verdict(seen, None, False)
     count, cap = len(known[kind]) + len(coming[kind]) + 1, caps.of[kind]
     other = OTHERS.get(kind)
-    if len(name) > LONGEST or not _NAME.search(name):
+    if not is_name(name):
         return Verdict(seen, Fault(at, TAKES[NAME], "taxonomy-name"), True)
     if other is not None and (name in known[other] or name in coming[other]):
         detail = f"is the name of a {SINGULAR[other]} of this app already; a state and an event may not share one"

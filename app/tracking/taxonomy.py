@@ -12,7 +12,6 @@ from app.database.dialect import Cursor
 from app.database.engine import reading
 from app.database.tables import taxonomy
 from app.database.writer import Writer, insert_rows
-from app.errors import StorageUnavailable
 from app.intake.gate import Policy
 from app.intake.taxonomy import NAME_KINDS, Caps, Known, Name, NameKind, Names, none_known
 from app.telemetry import describe
@@ -101,15 +100,15 @@ class Taxonomy:
         return {app: {kind: len(names.known[kind]) for kind in NAME_KINDS} for app, names in self._apps.items()}
 
     async def learn(self, app: str, kept: Sequence[Name], dropped: Sequence[Name]) -> None:
-        """Of names that were claimed: write down those that were accepted, drop the others. Where that can't be done
-        now, they are new again the next time."""
+        """Of names that were claimed: write down those that were accepted, drop the others. Where that can't be done,
+        they are new again the next time: their items are accepted all the same."""
         self.of(app).settle((), [name for name in dropped if name not in set(kept)])
         if not kept:
             return
         try:
             await self._writer.write(Learn(app, kept, now_ms()))
-        except StorageUnavailable as error:
-            log.warning("taxonomy.unwritten", app=app, names=len(kept), reason=error.detail)
+        except Exception as error:  # the items are on disk: their callers must not be told otherwise
+            log.warning("taxonomy.unwritten", app=app, names=len(kept), **describe(error))
             self.of(app).settle((), kept)
         else:
             self.of(app).settle(kept, ())

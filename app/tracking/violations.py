@@ -18,12 +18,14 @@ from app.database.engine import reading
 from app.database.tables import plan_violations
 from app.database.writer import Writer, insert_rows
 from app.intake.plan.judging import Violations
+from app.intake.taxonomy import is_name
 from app.telemetry import Metrics, describe
 
 FLUSH_SECONDS = 2.0
 KEPT_MS = 30 * 86_400_000  # since they were last seen
 MOST_UNPLANNED = 200  # names that no plan has, told by name; the rest are OTHER
 OTHER = "other"
+LONGEST_POINTER = 400
 MOST_SHOWN = 1_000
 ADD = "INSERT INTO plan_violations (app, kind, name, code, key_id, count, first_seen, last_seen, pointer)"
 TO_THEM = """ ON CONFLICT (app, kind, name, code, key_id) DO UPDATE SET
@@ -93,12 +95,15 @@ class ViolationCounts:
             label = name if planned else OTHER
             self._metrics.plan_violations.labels(app, label, fault.code).inc()
             of = Of(app, kind, name if planned else self._told(name), fault.code, key_id)
-            tally = self._gathered.setdefault(of, Tally(0, now, now, fault.pointer))
-            tally.count, tally.last_seen, tally.pointer = tally.count + 1, now, fault.pointer
+            pointer = fault.pointer[:LONGEST_POINTER].replace("\0", "?")  # SDKs send names that no database takes
+            tally = self._gathered.setdefault(of, Tally(0, now, now, pointer))
+            tally.count, tally.last_seen, tally.pointer = tally.count + 1, now, pointer
 
     def _told(self, name: str) -> str:
-        """The name of something that is in no plan, as long as there are few of them."""
-        if name not in self._unplanned and len(self._unplanned) >= MOST_UNPLANNED:
+        """The name of something that is in no plan, where it is one, and as long as there are few of them."""
+        if name in self._unplanned:
+            return name
+        if not is_name(name) or len(self._unplanned) >= MOST_UNPLANNED:
             return OTHER
         self._unplanned.add(name)
         return name

@@ -1,5 +1,6 @@
 """A gateway with a plan: what is refused, what is told, what is counted, what is shown."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,7 @@ def test_an_sdk_s_entry_that_breaks_the_plan_is_answered_so_and_its_neighbours_a
     entries = answer.json()["response"]
     assert [one["success"] for one in entries] == [True, False, True, True]
     said = entries[1]["error"]["message"]
-    assert said.startswith("Refused by the tracking plan: ")
+    assert said.startswith("Refused: ")
     assert "/value must be more than 0" in said and "/params/x is not in the tracking plan" in said
     assert talk.items() == 3
     assert {one["code"] for one in talk.get("/v1/tracking-plan/violations").json()["violations"]} == {
@@ -244,3 +245,40 @@ def test_apps_with_plans_of_their_own_are_told_apart(start: Start, tmp_path: Pat
         "Start it (game)",
         "Start it (shop)",
     ]
+
+
+# --- what an SDK may send and no database takes -----------------------------------------------------------------------
+
+
+def sdk(talk: Talk, **fields: Any) -> dict[str, Any]:
+    data = [{"action": "track", "userId": "u1", "reqId": "1", **fields}]
+    answer = talk.post("/api", {"appId": "app_tests", "clientKey": talk.key, "action": "multi", "data": data})
+    assert answer.status_code == 200, answer.text
+    entry: dict[str, Any] = answer.json()["response"][0]
+    return entry
+
+
+def test_names_that_are_none_are_counted_together_as_other(talk: Talk) -> None:
+    for name in ("a\0b", "x" * 5_000, "1234"):
+        assert sdk(talk, event=name)["success"]
+    sdk(talk, event="Search", params=json.dumps({"n\0": 1, "n": "x"}))
+    found = talk.get("/v1/tracking-plan/violations").json()["violations"]
+    assert {(one["name"], one["code"], one["count"]) for one in found} == {
+        ("other", "plan-unknown-event", 3),
+        ("Search", "plan-type", 1),
+    }
+
+
+def test_a_parameter_s_name_that_no_database_takes_does_not_stop_the_counting(start: Start, file: Path) -> None:
+    file.write_text(text(events={"A": {"params": {"properties": {"a": {}}, "additionalProperties": False}}}))
+    talk = start(gateway_tracking_plan=file)
+    assert sdk(talk, event="A", params=json.dumps({"n\0" + "x" * 5_000: 1}))["success"]
+    (one,) = talk.get("/v1/tracking-plan/violations").json()["violations"]
+    assert one["pointer"].startswith("/params/n?xxx")
+    assert len(one["pointer"]) <= 400
+
+
+def test_parameters_that_are_nested_too_deeply_to_be_judged_are_refused(talk: Talk) -> None:
+    deep = '{"a":' * 600 + "1" + "}" * 600
+    entry = sdk(talk, event="Search", params=f'{{"n":{deep}}}')
+    assert (entry["success"], entry["error"]["message"]) == (False, "The action is nested too deeply.")

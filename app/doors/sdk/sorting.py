@@ -77,7 +77,9 @@ def judged(sorted_: Sorted, entry: Any, notes: Notes, gate: Gate) -> Sorted:
         found = gate.judge(sorted_.action, fields_of(entry), notes)
     except Invalid as refusal:
         faults = "; ".join(f"{fault.pointer} {fault.detail}" for fault in refusal.faults[:MOST_TOLD])
-        return No(f"Refused by the tracking plan: {faults}.")
+        return No(f"Refused: {faults}.")
+    except ValueError:  # an object that came as text may be nested more deeply than a schema can follow
+        return No("The action is nested too deeply.")
     return sorted_ if found is notes else sorted_._replace(notes=told(found))
 
 

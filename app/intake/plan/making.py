@@ -1,7 +1,6 @@
 """From the files of a plan to the plan of each app, and to everything that is wrong with them."""
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +14,10 @@ from app.intake.plan.judging import Entry, Plan, Plans
 from app.intake.plan.schemas import Definitions
 from app.intake.plan.shape import KINDS, ONE, Defined, DefinedAttribute, File, Kind, Policy, Schema
 from app.intake.plan.text import Path, Text, Told
+from app.intake.taxonomy import is_name
 from app.leanplum.values import MAX_PARAMS, NAME, TAKES
 
 LIMITS = {"events": 500, "states": 500, "params": 200, "attributes": 500}  # names of one app (fact sheet §5)
-LONGEST_NAME = 139
 FIELDS = ("params", "value", "currencyCode", "info")
 ACTIONS = {"events": ("track", "event"), "states": ("advance", "state")}
 
@@ -190,7 +189,7 @@ def _beside(parts: Sequence[_Part], definitions: Definitions, used: set[str]) ->
 
 
 def _name_faults(part: _Part, path: Path, name: str) -> Iterator[Told]:
-    if len(name) > LONGEST_NAME or not re.search(NAME, name):
+    if not is_name(name):
         yield part.text.told(path, TAKES[NAME])
 
 

@@ -198,6 +198,7 @@ _SENTENCES: dict[str, Callable[[Any], str]] = {
     "anyOf": lambda kind: "fits none of the forms that the tracking plan has for it",
     "oneOf": lambda kind: "must fit exactly one of the forms that the tracking plan has for it",
     "not": lambda kind: "has a form that the tracking plan forbids",
+    "falseSchema": lambda kind: "is not allowed by the tracking plan, or nothing in it is",
     "propertyNames": lambda kind: "has a field whose name the tracking plan doesn't take",
 }
 
