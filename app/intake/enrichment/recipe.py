@@ -60,15 +60,15 @@ NO_COURSE = Course((), frozenset())
 def refined(course: Course, action: str, fields: dict[str, Any], extras: Mapping[str, Any], facts: Facts) -> Notes:
     """Take the fields through the steps."""
     draft = Draft(action, fields, facts, extras)
-    done: list[Step] = []
-    for step in course.steps:
-        needs = step[2]
-        if (needs is None or not needs.isdisjoint(fields)) and step[1](draft):
-            done.append(step)
+    done: tuple[str, ...] = ()
+    reshaped = False
+    for name, run, needs, reshapes, _ in course.steps:
+        if (needs is None or not needs.isdisjoint(fields)) and run(draft):
+            done += (name,) if name not in done else ()
+            reshaped = reshaped or reshapes
     if not done and not draft.warnings:
         return NO_NOTES
-    names = dict.fromkeys(step.name for step in done)
-    return Notes(tuple(names), draft.warnings, any(step.reshapes for step in done), draft.said)
+    return Notes(done, draft.warnings, reshaped, draft.said)
 
 
 def _course(action: str, section: Section, pseudonym: Pseudonym) -> Course:
