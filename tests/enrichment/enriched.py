@@ -24,7 +24,7 @@ PLACES = {
 
 def refiner(config: str = "", *, address: str | None = None, app: str = "shop", caller: str = "key_1") -> Refiner:
     """What a call of `caller` about `app` gets by this file."""
-    book = Cookbook(declared(tomllib.loads(config)), PSEUDONYMS.of)
+    book = Cookbook(declared(tomllib.loads(config)), PSEUDONYMS)
     return Enriching(book.recipe(app, caller), Facts(NOW, address, PLACES.get))
 
 

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -92,8 +92,8 @@ def is_covered(value: str) -> bool:
 class Guard:
     """Applies rules to the fields of an item, in place."""
 
-    def __init__(self, rules: Sequence[Rule], pseudonym: Callable[[str], str]) -> None:
-        self._rules, self._pseudonym = rules, pseudonym
+    def __init__(self, rules: Sequence[Rule], pseudonyms: Pseudonyms) -> None:
+        self._rules, self._pseudonyms = rules, pseudonyms
         self._known: dict[str, tuple[Verb | None, tuple[Rule, ...]]] = {}
 
     def apply(self, fields: dict[str, Any], *, texts: bool = False) -> bool:
@@ -123,7 +123,7 @@ class Guard:
             return self._inside(path, value, depth) if isinstance(value, dict) else self._each(path, value, depth)
         if value is None:  # says nothing, and may stay: it clears an attribute
             return value
-        if by_value and (fitting := [one.verb for one in by_value if _says(one, value)]):
+        if by_value and not self._is_left(value) and (fitting := [one.verb for one in by_value if _says(one, value)]):
             verb = min([verb, *fitting] if verb is not None else fitting, key=STRONGEST.index)
         return value if verb is None else self._by(verb, value)
 
@@ -143,15 +143,16 @@ class Guard:
         """A single value under a rule."""
         if verb == "drop":
             return _DROPPED
+        if value == MASK:
+            return value
         if verb == "mask":
-            return value if value == MASK else MASK
-        if isinstance(value, str):
-            hashed = self._pseudonym(value)
-            return value if hashed == value else hashed
-        try:
-            return self._pseudonym(orjson.dumps(value).decode())
-        except TypeError:  # a number that can't be written can't be hashed either
             return MASK
+        hashed = self._pseudonyms.of(_text(value))
+        return value if hashed == value else hashed
+
+    def _is_left(self, value: Any) -> bool:
+        """Whether a value is what a rule left of another."""
+        return isinstance(value, str) and (value == MASK or self._pseudonyms.made(value))
 
     def _over(self, path: str) -> tuple[Verb | None, tuple[Rule, ...]]:
         """The strongest rule that is over a path, whatever stands there; and the rules that look at what does."""
@@ -172,7 +173,12 @@ class Guard:
 
 def _says(rule: Rule, value: Any) -> bool:
     assert rule.values is not None
-    return rule.values.search(value if isinstance(value, str) else json.dumps(value)) is not None
+    return rule.values.search(_text(value)) is not None
+
+
+def _text(value: Any) -> str:
+    """A single value as text: itself, or its JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _opened(told: str) -> Any:
@@ -198,7 +204,7 @@ def _closed(value: Any) -> Any:
         return json.dumps(value)
 
 
-def guarding(rules: Sequence[Rule], pseudonym: Callable[[str], str], action: str) -> Guard | None:
+def guarding(rules: Sequence[Rule], pseudonyms: Pseudonyms, action: str) -> Guard | None:
     """What applies the rules that are for an action; None where there are none."""
     mine = [rule for rule in rules if rule.actions is None or action in rule.actions]
-    return Guard(mine, pseudonym) if mine else None
+    return Guard(mine, pseudonyms) if mine else None
