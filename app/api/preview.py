@@ -49,9 +49,9 @@ def _items(raw: Any) -> tuple[list[Any], str]:
     """The items of a body, and where each stands in it."""
     if isinstance(raw, dict) and "items" not in raw:
         return [raw], ""
-    items = raw.get("items") if isinstance(raw, dict) else None
+    items = raw["items"] if isinstance(raw, dict) and raw.keys() == {"items"} else None
     if not isinstance(items, list) or not items:
-        raise Invalid((Fault("/items" if isinstance(raw, dict) else "", 'takes an item or {"items": [...]}', "type"),))
+        raise Invalid((Fault("", 'takes an item or {"items": [...]}', "type"),))
     if len(items) > MOST:
         raise Invalid((Fault("/items", f"takes at most {MOST} items", "count"),))
     return items, "/items/{}"
