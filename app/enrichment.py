@@ -130,7 +130,7 @@ class Enrichment:
         self._refused: dict[str, tuple[str, ...]] = {}
 
     def _made(self, text: str) -> Cookbook:
-        return Cookbook(understood(text), self._pseudonyms.of)
+        return Cookbook(understood(text), self._pseudonyms)
 
     def refiner(self, app: str, key_id: str, now: int, address: str | None = None) -> Enriching:
         """What the items of one call go through, at `now` (milliseconds since the epoch). `address`: the end user's."""

@@ -11,7 +11,18 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from app import __version__
-from app.api import around, asks, context, dead_letters, documents, keys, problems, routes, tracking
+from app.api import (
+    around,
+    asks,
+    context,
+    dead_letters,
+    documents,
+    keys,
+    preview,
+    problems,
+    routes,
+    tracking,
+)
 from app.api.front import Front
 from app.doors.sdk import door
 from app.errors import Fault, GatewayError, Invalid
@@ -64,6 +75,7 @@ def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
     )
     app.state.lifecycle = Lifecycle()
     app.include_router(routes.router)
+    app.include_router(preview.router)
     app.include_router(asks.router)
     app.include_router(dead_letters.router)
     app.include_router(keys.router)

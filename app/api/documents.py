@@ -23,6 +23,7 @@ BODIES: dict[str, TypeAdapter[Any]] = {
     **{action.shape.__name__: TypeAdapter(action.shape) for action in ACTIONS.values() if action.documented},
     "BatchItem": TypeAdapter(BatchItem),
     "Batch": TypeAdapter(Batch),
+    "Previewed": TypeAdapter(BatchItem | Batch),
     "DeadLetterChoice": TypeAdapter(DeadLetterChoice),
     "NewKey": TypeAdapter(NewKey),
     "KeyChange": TypeAdapter(KeyChange),

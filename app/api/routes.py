@@ -50,7 +50,8 @@ BATCHED: dict[int | str, dict[str, Any]] = {
     202: {"model": schemas.BatchAnswer, "description": "What became of each item; at least one was taken"},
     422: {"model": schemas.BatchAnswer, "description": "Every item is invalid; nothing was taken"},
 }
-BATCH_RESPONSES = BATCHED | problem_responses(*(slug for slug in REFUSED if slug != "validation"), *FAILED)
+BATCH_REFUSED = tuple(slug for slug in REFUSED if slug != "validation")
+BATCH_RESPONSES = BATCHED | problem_responses(*BATCH_REFUSED, *FAILED)
 
 
 def gateway_of(request: Request) -> Gateway:

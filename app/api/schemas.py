@@ -138,6 +138,22 @@ class BatchAnswer(TypedDict):
     results: list[BatchResult]
 
 
+class PreviewResult(TypedDict):
+    """What would become of one item."""
+
+    index: int
+    leanplum: NotRequired[Annotated[dict[str, Any], Field(description="what Leanplum would get, less keys")]]
+    enrichment: NotRequired[Enrichment]
+    violations: NotRequired[Violations]
+    problem: NotRequired[ProblemShape]
+
+
+class PreviewAnswer(TypedDict):
+    """What would become of the items, in their order."""
+
+    results: list[PreviewResult]
+
+
 class Part(TypedDict):
     """One part of the gateway, and whether it works."""
 

@@ -155,7 +155,7 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
         auth.limit(gateway, context, caller, 1)  # what can't be read as items costs as one
         raise
     auth.limit(gateway, context, caller, len(judged))
-    judged = _permitted(app, caller, judged)
+    judged = permitted(app, caller, judged)
     items = [one for one in judged if type(one) is NewItem]
     if not items:
         return _batch_answer(gateway, judged, ())
@@ -198,24 +198,25 @@ def _careful_batch(body: bytes, kind: str, most: int, refiner: Refiner) -> list[
         raise Invalid(tuple(Fault(rules.pointer((name,)), "is not a field here", "unknown-field") for name in told))
     if len(raw["items"]) > most:
         raise _too_many(len(raw["items"]), most)
-    return [_careful_item(one, f"/items/{index}", refiner) for index, one in enumerate(raw["items"])]
+    return [careful_item(one, f"/items/{index}", refiner) for index, one in enumerate(raw["items"])]
 
 
 def _careful_line(line: bytes, refiner: Refiner) -> NewItem | Refused:
     try:
-        return _careful_item(bodies.parse(line), "", refiner)
+        return careful_item(bodies.parse(line), "", refiner)
     except Malformed as refusal:
         return refusal
 
 
-def _careful_item(raw: Any, base: str, refiner: Refiner) -> NewItem | Refused:
+def careful_item(raw: Any, base: str, refiner: Refiner) -> NewItem | Refused:
+    """The item that parsed JSON makes, or why it makes none; pointers start with `base`."""
     try:
         return rules.of_any_action(raw, base, refiner)
     except Invalid as refusal:
         return refusal
 
 
-def _permitted(app: App, caller: Caller, judged: Sequence[NewItem | Refused]) -> Sequence[NewItem | Refused]:
+def permitted(app: App, caller: Caller, judged: Sequence[NewItem | Refused]) -> Sequence[NewItem | Refused]:
     """The same, with a refusal for each item whose action the caller's key may not send, or Leanplum's may not."""
     actions = {one.action for one in judged if type(one) is NewItem}
     if all(_may(app, caller, action) for action in actions):

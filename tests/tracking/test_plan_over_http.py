@@ -195,6 +195,25 @@ def test_an_sdk_s_entry_that_breaks_the_plan_is_answered_so_and_its_neighbours_a
     }
 
 
+def test_a_preview_tells_what_breaks_the_plan_and_counts_nothing(talk: Talk) -> None:
+    items = [{"action": "track"} | one for one in (BAD, WARNED)]
+    bad, warned = talk.post("/v1/preview", {"items": items}).json()["results"]
+    assert bad["problem"]["errors"][0]["code"] == "plan-pattern"
+    assert warned["violations"][0]["code"] == "plan-type"
+    assert talk.get("/v1/tracking-plan/violations").json() == {"violations": []}
+    assert talk.get("/v1/taxonomy").json()["events"]["count"] == 0
+
+
+def test_the_plan_judges_what_enrichment_has_made(start: Start, file: Path) -> None:
+    closed = {"properties": {"address.city": {"type": "string"}}, "additionalProperties": False}
+    file.write_text(text(mode="enforce", events={"Order": {"params": closed}}))
+    talk = start(gateway_tracking_plan=file)
+    nested = {"userId": "u1", "event": "Order", "params": {"address": {"city": "Ghent"}}}
+    assert talk.event(nested).status_code == 202
+    nested["params"] = {"address": {"city": "Ghent", "street": "x"}}
+    assert pointers(problem(talk.event(nested), 422, "validation")) == {"/params/address.street": "plan-unknown-param"}
+
+
 # --- the documentation ------------------------------------------------------------------------------------------------
 
 

@@ -108,14 +108,9 @@ class PrivacyRule(BaseModel):
 
     def made(self) -> Rule:
         """The rule itself."""
-        globs = [re.compile(f"(?s:{fnmatch.translate(glob)})", re.IGNORECASE) for glob in self.keys]
+        globs = [re.compile(r"\A" + fnmatch.translate(glob), re.IGNORECASE) for glob in self.keys]  # of a whole path
         actions = None if ALL in self.actions else frozenset(self.actions)
-        return Rule(self.do, (*[_from_start(one) for one in globs], *self.paths), self.values, actions)
-
-
-def _from_start(glob: re.Pattern[str]) -> re.Pattern[str]:
-    """A glob is of the whole path, where an expression is searched for in it."""
-    return re.compile(r"\A" + glob.pattern, re.IGNORECASE)
+        return Rule(self.do, (*globs, *self.paths), self.values, actions)
 
 
 class Section(BaseModel):

@@ -1,7 +1,8 @@
 """What must never be stored or sent on: dropped, masked, or replaced by a keyed hash, before anything else sees it.
 
 A rule is over the path of a value (`params.card_no`: the field, then the keys, with dots), over the value itself, or
-over both. It reaches all that is beneath its path. What says whom and what an item is about (`FREE`) is under no rule.
+over both. It reaches every value beneath its path, nested or with dots in its key; names are no values. What says whom
+and what an item is about (`FREE`) is under no rule.
 """
 
 import base64
@@ -9,7 +10,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ TAG, CHECK = 15, 5  # bytes: of the value's hash; of what shows that it is one o
 FORM = re.compile(r"h_[A-Za-z0-9_-]{27}\Z")
 DEEPEST = 64  # what is nested more deeply is dropped: nobody looks in there
 MOST_PATHS = 8_192  # whose rules are remembered
+LONGEST_PATH = 1_000  # characters; what has a longer one is dropped likewise
 # Under no rule: whom and what an item is about, and what Leanplum's protocol lives on.
 FREE = frozenset({
     "action", "id", "userId", "deviceId", "newUserId", "time", "createDisposition", "messageId", "campaignId",
@@ -90,8 +92,8 @@ def is_covered(value: str) -> bool:
 class Guard:
     """Applies rules to the fields of an item, in place."""
 
-    def __init__(self, rules: Sequence[Rule], pseudonym: Callable[[str], str]) -> None:
-        self._rules, self._pseudonym = rules, pseudonym
+    def __init__(self, rules: Sequence[Rule], pseudonyms: Pseudonyms) -> None:
+        self._rules, self._pseudonyms = rules, pseudonyms
         self._known: dict[str, tuple[Verb | None, tuple[Rule, ...]]] = {}
 
     def apply(self, fields: dict[str, Any], *, texts: bool = False) -> bool:
@@ -113,17 +115,17 @@ class Guard:
     def _covered(self, path: str, value: Any, depth: int) -> Any:
         """What is left of a value: itself where no rule reaches it."""
         verb, by_value = self._over(path)
-        if verb is not None:
-            return self._by(verb, value)
+        if verb == "drop":
+            return _DROPPED
         if isinstance(value, dict | list):
             if depth >= DEEPEST:
                 return _DROPPED
-            return (
-                self._inside_list(path, value, depth) if isinstance(value, list) else self._inside(path, value, depth)
-            )
-        if by_value and value is not None and (fitting := [one.verb for one in by_value if _says(one, value)]):
-            return self._by(min(fitting, key=STRONGEST.index), value)
-        return value
+            return self._inside(path, value, depth) if isinstance(value, dict) else self._each(path, value, depth)
+        if value is None:  # says nothing, and may stay: it clears an attribute
+            return value
+        if by_value and not self._is_left(value) and (fitting := [one.verb for one in by_value if _says(one, value)]):
+            verb = min([verb, *fitting] if verb is not None else fitting, key=STRONGEST.index)
+        return value if verb is None else self._by(verb, value)
 
     def _inside(self, path: str, value: dict[str, Any], depth: int) -> Any:
         made = {key: self._covered(f"{path}.{key}", inner, depth + 1) for key, inner in value.items()}
@@ -131,36 +133,36 @@ class Guard:
             return value
         return {key: inner for key, inner in made.items() if inner is not _DROPPED}
 
-    def _inside_list(self, path: str, value: list[Any], depth: int) -> Any:
+    def _each(self, path: str, value: list[Any], depth: int) -> Any:
         made = [self._covered(path, inner, depth + 1) for inner in value]
         if all(one is other for one, other in zip(made, value, strict=True)):
             return value
         return [inner for inner in made if inner is not _DROPPED]
 
     def _by(self, verb: Verb, value: Any) -> Any:
-        """A value under a rule. Of an object nothing is left, its keys neither; null says nothing, and may stay."""
+        """A single value under a rule."""
         if verb == "drop":
             return _DROPPED
-        if value is None:
+        if value == MASK:
             return value
-        if isinstance(value, list):
-            made = [self._by(verb, inner) for inner in value]
-            return value if made == value else made
         if verb == "mask":
-            return value if value == MASK else MASK
-        if isinstance(value, str):
-            hashed = self._pseudonym(value)
-            return value if hashed == value else hashed
-        try:
-            return self._pseudonym(orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode())
-        except TypeError:  # what can't be written can't be hashed either
             return MASK
+        hashed = self._pseudonyms.of(_text(value))
+        return value if hashed == value else hashed
+
+    def _is_left(self, value: Any) -> bool:
+        """Whether a value is what a rule left of another."""
+        return isinstance(value, str) and (value == MASK or self._pseudonyms.made(value))
 
     def _over(self, path: str) -> tuple[Verb | None, tuple[Rule, ...]]:
         """The strongest rule that is over a path, whatever stands there; and the rules that look at what does."""
         if (known := self._known.get(path)) is not None:
             return known
-        over = [rule for rule in self._rules if rule.over(path)]
+        if len(path) > LONGEST_PATH:
+            return "drop", ()
+        parts = path.split(".")
+        above = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+        over = [rule for rule in self._rules if any(map(rule.over, above))]
         verbs = [rule.verb for rule in over if rule.values is None]
         found = (min(verbs, key=STRONGEST.index, default=None), tuple(one for one in over if one.values is not None))
         if len(self._known) >= MOST_PATHS:
@@ -171,7 +173,12 @@ class Guard:
 
 def _says(rule: Rule, value: Any) -> bool:
     assert rule.values is not None
-    return rule.values.search(value if isinstance(value, str) else json.dumps(value)) is not None
+    return rule.values.search(_text(value)) is not None
+
+
+def _text(value: Any) -> str:
+    """A single value as text: itself, or its JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _opened(told: str) -> Any:
@@ -197,7 +204,7 @@ def _closed(value: Any) -> Any:
         return json.dumps(value)
 
 
-def guarding(rules: Sequence[Rule], pseudonym: Callable[[str], str], action: str) -> Guard | None:
+def guarding(rules: Sequence[Rule], pseudonyms: Pseudonyms, action: str) -> Guard | None:
     """What applies the rules that are for an action; None where there are none."""
     mine = [rule for rule in rules if rule.actions is None or action in rule.actions]
-    return Guard(mine, pseudonym) if mine else None
+    return Guard(mine, pseudonyms) if mine else None

@@ -10,11 +10,10 @@ from app.errors import StartRefused
 from app.intake.enrichment import config, devices, moments, norms, places, privacy, shaping
 from app.intake.enrichment.config import Declared, Section
 from app.intake.enrichment.draft import Draft, Facts, Spot, Step, found_at, put, spot
+from app.intake.enrichment.privacy import Pseudonyms
 from app.intake.refining import EXTRAS
 from app.leanplum.actions import ACTIONS
 from app.model import NO_NOTES, Notes
-
-Pseudonym = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +37,11 @@ class Course:
 class Recipe:
     """The steps by action."""
 
-    def __init__(self, section: Section, pseudonym: Pseudonym) -> None:
-        self._courses = {action: _course(action, section, pseudonym) for action in config.ENRICHED}
+    def __init__(self, section: Section, pseudonyms: Pseudonyms) -> None:
+        self._courses = {action: _course(action, section, pseudonyms) for action in config.ENRICHED}
         rules = [rule.made() for rule in section.privacy] if section.steps.get("privacy", True) else []
-        self._guards = {action: privacy.guarding(rules, pseudonym, action) for action in ACTIONS}
-        self._guard = privacy.guarding(rules, pseudonym, "")
+        self._guards = {action: privacy.guarding(rules, pseudonyms, action) for action in ACTIONS}
+        self._guard = privacy.guarding(rules, pseudonyms, "")
         self.locates: bool = section.steps.get("location", True)
 
     def course(self, action: str) -> Course:
@@ -60,19 +59,19 @@ NO_COURSE = Course((), frozenset())
 def refined(course: Course, action: str, fields: dict[str, Any], extras: Mapping[str, Any], facts: Facts) -> Notes:
     """Take the fields through the steps."""
     draft = Draft(action, fields, facts, extras)
-    done: list[Step] = []
-    for step in course.steps:
-        needs = step[2]
-        if (needs is None or not needs.isdisjoint(fields)) and step[1](draft):
-            done.append(step)
+    done: tuple[str, ...] = ()
+    reshaped = False
+    for name, run, needs, reshapes, _ in course.steps:
+        if (needs is None or not needs.isdisjoint(fields)) and run(draft):
+            done += (name,) if name not in done else ()
+            reshaped = reshaped or reshapes
     if not done and not draft.warnings:
         return NO_NOTES
-    names = dict.fromkeys(step.name for step in done)
-    return Notes(tuple(names), draft.warnings, any(step.reshapes for step in done), draft.said)
+    return Notes(done, draft.warnings, reshaped, draft.said)
 
 
-def _course(action: str, section: Section, pseudonym: Pseudonym) -> Course:
-    steps = tuple(step for step in _steps(action, section, pseudonym) if section.steps.get(step.name, True))
+def _course(action: str, section: Section, pseudonyms: Pseudonyms) -> Course:
+    steps = tuple(step for step in _steps(action, section, pseudonyms) if section.steps.get(step.name, True))
     needs = [step.fields for step in steps if step.idle is None]
     fields = frozenset[str]().union(EXTRAS, *(one for one in needs if one is not None))
     glances = [(name, step.idle) for step in steps if step.idle is not None for name in step.fields or ()]
@@ -81,10 +80,10 @@ def _course(action: str, section: Section, pseudonym: Pseudonym) -> Course:
     return Course(steps, None if None in needs else fields, tuple(glances), refuses)
 
 
-def _steps(action: str, section: Section, pseudonym: Pseudonym) -> Iterator[Step]:
+def _steps(action: str, section: Section, pseudonyms: Pseudonyms) -> Iterator[Step]:
     """Every step that has to do with the action, in the order that the package's docstring tells."""
     takes = config.fields_of(action)
-    guard = privacy.guarding([rule.made() for rule in section.privacy], pseudonym, action)
+    guard = privacy.guarding([rule.made() for rule in section.privacy], pseudonyms, action)
     guards = [Step("privacy", lambda draft: guard.apply(draft.fields), None, True)] if guard is not None else []
     renames = _spots(config.of_action(section.renames, action))
     maps = list(_spots(config.of_action(section.values, action)))
@@ -142,8 +141,8 @@ def _spots(table: Mapping[str, Any]) -> list[tuple[Spot, Any]]:
 class Cookbook:
     """What the file declares, as recipes. Raises StartRefused with a line for each fault."""
 
-    def __init__(self, declared: Declared, pseudonym: Pseudonym) -> None:
-        self._declared, self._pseudonym = declared, pseudonym
+    def __init__(self, declared: Declared, pseudonyms: Pseudonyms) -> None:
+        self._declared, self._pseudonyms = declared, pseudonyms
         self._recipes: dict[tuple[str, str], Recipe] = {}
         found: dict[str, str] = {}
         for app in (None, *declared.apps):
@@ -156,7 +155,7 @@ class Cookbook:
         """The steps for a caller of an app."""
         key = (app if app in self._declared.apps else "", key_id if key_id in self._declared.callers else "")
         if (known := self._recipes.get(key)) is None:
-            known = self._recipes[key] = Recipe(self._section(*key), self._pseudonym)
+            known = self._recipes[key] = Recipe(self._section(*key), self._pseudonyms)
         return known
 
     def _section(self, app: str, key_id: str) -> Section:
@@ -167,7 +166,7 @@ class Cookbook:
         """Add what is wrong, with the first place where it shows."""
         section = self._section(app or "", key_id or "")
         at = "".join(f"{name}.{of}: " for name, of in (("apps", app), ("callers", key_id)) if of is not None)
-        for line in list(config.faults(section)) or unstable(Recipe(section, self._pseudonym), section):
+        for line in list(config.faults(section)) or unstable(Recipe(section, self._pseudonyms), section):
             found.setdefault(line, at)
 
 
