@@ -1,7 +1,8 @@
-"""What the tracking plan and the taxonomy cost a batch: `python -m bench.tracking`.
+"""What enrichment, the tracking plan and the taxonomy cost a batch: `python -m bench.tracking`.
 
-Bodies of 100 items are judged with and without a plan of 200 events under enforce, in turn, so that what else the
-machine does meets both alike; and whole gateways take them. CPU time of the process, medians of the pairs' ratios.
+Bodies of 100 items are judged with nothing beside the rules, with names counted, with a plan of 200 events under
+enforce too, and with enrichment's default steps too; and whole gateways take them. One after the other in rounds, so
+that what else the machine does meets all alike. CPU time of the process, the medians of the rounds' ratios.
 """
 
 import asyncio
@@ -11,23 +12,27 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from app.callers import keys
+from app.clock import now_ms
+from app.enrichment import Enrichment
 from app.intake import rules
+from app.intake.enrichment.config import STEPS
 from app.intake.gate import Gate
 from app.intake.plan.making import made
-from app.intake.refining import PLAIN
-from app.intake.taxonomy import Caps, Names
+from app.intake.refining import PLAIN, Refiner
+from app.intake.taxonomy import NAME_KINDS, Caps, Names
 from app.main import create_app
 from app.settings import TAXONOMY, Settings
 from app.telemetry import configure_logging
 
 EVENTS, SIZE, BODIES = 200, 100, 50
-ROUNDS, STEPS = 40, 5
+ROUNDS, AT_ONCE = 40, 5
 
 
 def plan() -> str:
@@ -77,53 +82,75 @@ def _item(rng: random.Random) -> dict[str, Any]:
     }
 
 
-def timed(step: Callable[[], object]) -> float:
-    """CPU seconds of this process, all threads."""
-    began = time.process_time()
-    step()
-    return time.process_time() - began
+Step = Callable[[], Awaitable[object]]
+NOTHING, NAMES, PLAN, ALL = "rules alone", "+ names", "+ plan", "+ enrichment"
+OFF = "[steps]\n" + "".join(f"{step} = false\n" for step in STEPS)
 
 
-def compared(without: Callable[[], object], with_it: Callable[[], object]) -> tuple[float, float, float]:
-    """CPU seconds of a step without and with it, and the median ratio of the pairs; which goes first alternates."""
-    pairs = []
+async def compared(steps: dict[str, Step], first: str) -> dict[str, tuple[float, float]]:
+    """CPU microseconds of an item, and the median ratio to the step `first`, by step."""
+    rounds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(ROUNDS):
-        if number % 2:
-            second, first = timed(with_it), timed(without)
-        else:
-            first, second = timed(without), timed(with_it)
-        pairs.append((first, second))
-    ratio = statistics.median(second / first for first, second in pairs)
-    return statistics.median(first for first, _ in pairs), statistics.median(second for _, second in pairs), ratio
+        names = [*steps] if number % 2 else [*reversed(steps)]
+        for name in names:
+            began = time.process_time()  # of all threads
+            await steps[name]()
+            rounds[name].append((time.process_time() - began) / (SIZE * BODIES) * 1e6)
+    return {
+        name: (
+            statistics.median(found),
+            statistics.median(one / base for one, base in zip(found, rounds[first], strict=True)),
+        )
+        for name, found in rounds.items()
+    }
 
 
-def judging(sent: list[bytes]) -> tuple[float, float, float]:
+def judging(sent: list[bytes]) -> dict[str, Step]:
     """Reading and judging alone."""
-    plans, names, caps = made({"plan": plan()}).plans, Names(), Caps(TAXONOMY, 0.9)  # type: ignore[arg-type]
+    plans, names, caps = made({"plan": plan()}).plans, Names(), Caps({kind: TAXONOMY[kind] for kind in NAME_KINDS}, 0.9)
+    enrichment = Enrichment(None, None, (), b"0" * 32)
     assert plans is not None
     of = plans.of("default")
 
-    def with_it() -> None:
-        for body in sent:
-            gate = Gate(PLAIN, of, names, caps, "enforce")
-            found = rules.fast_batch(body, gate)
-            assert found is not None
-            names.settle([name for of_item in gate.claim(found) for name in of_item], ())
+    def step(refiner: Callable[[], Refiner]) -> Step:
+        async def judge() -> None:
+            for body in sent:
+                made_ = refiner()
+                found = rules.fast_batch(body, made_)
+                assert found is not None
+                if isinstance(made_, Gate):
+                    names.settle([name for of_item in made_.claim(found) for name in of_item], ())
 
-    with_it()
-    return compared(lambda: [rules.fast_batch(body, PLAIN) for body in sent], with_it)
+        return judge
+
+    return {
+        NOTHING: step(lambda: PLAIN),
+        NAMES: step(lambda: Gate(PLAIN, None, names, caps, "enforce")),
+        PLAN: step(lambda: Gate(PLAIN, of, names, caps, "enforce")),
+        ALL: step(lambda: Gate(enrichment.refiner("default", "key", now_ms()), of, names, caps, "enforce")),
+    }
 
 
-async def accepting(sent: list[bytes]) -> tuple[float, float, float]:
-    """Whole gateways, each on a database of its own, from the request to the answer; nothing is delivered."""
+async def measured(sent: list[bytes]) -> None:
+    """Print both; gateways have a database of their own each, and deliver nothing."""
+    told("judging", await compared(judging(sent), NOTHING))
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "plan.yaml").write_text(plan())
-        apps = [create_app(_settings(folder, name), delivery=False) for name in ("without", "with")]
-        async with apps[0].router.lifespan_context(apps[0]), apps[1].router.lifespan_context(apps[1]):
-            without, with_it = (_posting(app, sent) for app in apps)
-            await without()
-            await with_it()
-            return await _compared(without, with_it)
+        (Path(folder) / "off.toml").write_text(OFF)
+        apps = {name: create_app(_settings(folder, name), delivery=False) for name in (NAMES, PLAN, ALL)}
+        async with AsyncExitStack() as stack:
+            for app in apps.values():
+                await stack.enter_async_context(app.router.lifespan_context(app))
+            steps = {name: _posting(app, sent) for name, app in apps.items()}
+            for step in steps.values():
+                await step()
+            told("accepting", await compared(steps, NAMES))
+
+
+def told(what: str, found: dict[str, tuple[float, float]]) -> None:
+    """Print the figures."""
+    for name, (micro, ratio) in found.items():
+        print(f"{what:<10} {name:<14} {micro:6.2f} µs an item; CPU x {ratio:.3f}, throughput {1 / ratio - 1:+.1%}")
 
 
 KEY = keys.make()
@@ -134,15 +161,16 @@ def _settings(folder: str, name: str) -> Settings:
         _env_file=None,
         leanplum_app_id="app",
         leanplum_production_key="key",
-        gateway_database_url=f"sqlite:///{folder}/{name}.db",
+        gateway_database_url=f"sqlite:///{folder}/{name.strip('+ ')}.db",
         gateway_bootstrap_key=KEY,
         gateway_rate_per_second=10**6,
         gateway_rate_burst=10**9,
-        gateway_tracking_plan=Path(folder) / "plan.yaml" if name == "with" else None,
+        gateway_tracking_plan=None if name == NAMES else Path(folder) / "plan.yaml",
+        gateway_enrichment_file=None if name == ALL else Path(folder) / "off.toml",
     )
 
 
-def _posting(app: Any, sent: list[bytes]) -> Callable[[], Awaitable[float]]:
+def _posting(app: Any, sent: list[bytes]) -> Step:
     headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"content-type", b"application/json")]
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
@@ -159,37 +187,17 @@ def _posting(app: Any, sent: list[bytes]) -> Callable[[], Awaitable[float]]:
 
         await app({**scope}, receive, send)
 
-    async def step() -> float:
-        began = time.process_time()
-        for start in range(0, len(sent), STEPS):
-            await asyncio.gather(*(post(body) for body in sent[start : start + STEPS]))
-        return time.process_time() - began
+    async def step() -> None:
+        for start in range(0, len(sent), AT_ONCE):
+            await asyncio.gather(*(post(body) for body in sent[start : start + AT_ONCE]))
 
     return step
 
 
-async def _compared(
-    without: Callable[[], Awaitable[float]], with_it: Callable[[], Awaitable[float]]
-) -> tuple[float, float, float]:
-    pairs = []
-    for number in range(ROUNDS):
-        if number % 2:
-            second, first = await with_it(), await without()
-        else:
-            first, second = await without(), await with_it()
-        pairs.append((first, second))
-    ratio = statistics.median(second / first for first, second in pairs)
-    return statistics.median(first for first, _ in pairs), statistics.median(second for _, second in pairs), ratio
-
-
 def main() -> None:
-    """Print both."""
+    """Measure and print."""
     configure_logging("error", "json")
-    sent = bodies()
-    items = SIZE * BODIES
-    for name, (first, second, ratio) in (("judging", judging(sent)), ("accepting", asyncio.run(accepting(sent)))):
-        micro = f"{first / items * 1e6:.2f} µs an item without, {second / items * 1e6:.2f} with"
-        print(f"{name:<10} {micro}; CPU x {ratio:.3f}, throughput {1 / ratio - 1:+.1%}")
+    asyncio.run(measured(bodies()))
 
 
 if __name__ == "__main__":
