@@ -11,7 +11,7 @@ import orjson
 
 from app.errors import Invalid
 from app.intake.plan.judging import NONE, Plan, Violation, Violations
-from app.intake.refining import Refiner
+from app.intake.refining import Plain, Refiner
 from app.intake.rules import MAX_FAULTS
 from app.intake.taxonomy import Caps, Name, NameKind, Names, Seen, Verdict, judge, none_known
 from app.model import NewItem, Notes
@@ -33,6 +33,7 @@ class Gate:
 
     __slots__ = (
         "_caps",
+        "_closed",
         "_coming",
         "_first",
         "_judge",
@@ -41,6 +42,7 @@ class Gate:
         "_names",
         "_passes",
         "_policy",
+        "_settled",
         "beyond",
         "found",
         "refine",
@@ -49,9 +51,10 @@ class Gate:
     def __init__(self, refiner: Refiner, plan: Plan | None, names: Names, caps: Caps, policy: Policy) -> None:
         self._names, self._caps, self._policy = names, caps, policy
         self.refine: Refine = refiner.refine
-        self._first = refiner.judge
+        self._first = None if type(refiner) is Plain else refiner.judge
         self._judge = nothing if plan is None else plan.judge
         self._passes = _unplanned if plan is None else plan.passes["events"].get
+        self._settled, self._closed = names.settled_under(plan), {} if plan is None else plan.closed
         self._known_events, self._known_params = names.known["events"], names.known["params"]
         self.anew()
 
@@ -65,18 +68,24 @@ class Gate:
     def judge(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
         """Hold an item that passed the rules against the plan and the names; with what is to be told of it noted.
         Raises Invalid where it must not go on."""
-        notes = self._first(action, fields, notes)
-        if action == "track":  # a good event, at the least cost: most items are events
-            params, passes = fields.get("params"), self._passes(name := fields["event"])
-            if (
-                passes is not None
-                and passes(fields)
-                and name in self._known_events
-                and (params is None or params.keys() <= self._known_params)
-            ):
-                return notes
+        if self._first is not None:
+            notes = self._first(action, fields, notes)
+        if action == "track" and self._good(fields):  # at the least cost: most items are good events
+            return notes
         found, new = self._judge(action, fields), self._names.new(action, fields)
         return self._noted(found, new, notes) if found or new else notes
+
+    def _good(self, fields: Mapping[str, Any]) -> bool:
+        """Whether an event is as planned and brings no name that is new."""
+        name = fields["event"]
+        if (passes := self._settled.get(name)) is not None:
+            return passes(fields)
+        if (passes := self._passes(name)) is None or not passes(fields) or name not in self._known_events:
+            return False
+        params, known = fields.get("params"), self._known_params
+        if (closed := self._closed.get(name)) is not None and closed <= known:
+            self._settled[name] = passes
+        return params is None or known.issuperset(params)
 
     def _noted(self, found: Violations, new: Iterable[Seen], notes: Notes) -> Notes:
         self.found += found

@@ -58,10 +58,19 @@ class Caps:
 
 @dataclass(slots=True)
 class Names:
-    """The names of one app, as this process knows them. `claimed`: those that are just being accepted."""
+    """The names of one app, as this process knows them. `claimed`: those that are just being accepted. `settled`: of
+    the events that can have no name but known ones under the plan `under`, what tells whether an item is as planned."""
 
     known: Known = field(default_factory=none_known)
     claimed: set[Name] = field(default_factory=set)
+    settled: dict[str, Callable[[Any], bool]] = field(default_factory=dict)
+    under: object = None
+
+    def settled_under(self, plan: object) -> dict[str, Callable[[Any], bool]]:
+        """What is settled under this plan; it is emptied where a name is known no longer."""
+        if plan is not self.under:
+            self.settled, self.under = {}, plan
+        return self.settled
 
     def new(self, action: str, fields: Mapping[str, Any]) -> Iterable[Seen]:
         """The names in an item that are not known yet."""
@@ -79,13 +88,20 @@ class Names:
         self.claimed.difference_update(kept)
         for name in dropped:
             self.claimed.discard(name)
-            self.known[name.kind].discard(name.name)
+            self.forget(name)
+
+    def forget(self, name: Name) -> None:
+        """It is new when it comes again."""
+        self.known[name.kind].discard(name.name)
+        self.settled.clear()
 
     def replace(self, known: Known) -> None:
         """Take what was read from the database, and keep what is on its way there."""
-        self.known = known
         for name in self.claimed:
             known[name.kind].add(name.name)
+        if known != self.known:
+            self.known = known
+            self.settled.clear()
 
 
 class Verdict(NamedTuple):

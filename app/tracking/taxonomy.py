@@ -116,7 +116,7 @@ class Taxonomy:
     async def forget(self, app: str, name: Name, record: Callable[[Cursor], None]) -> bool:
         """Forget a name; whether there was one. It counts again when it comes again."""
         found = await self._writer.write(Forget(app, name, record))
-        self.of(app).known[name.kind].discard(name.name)
+        self.of(app).forget(name)
         return found
 
     def names(self, app: str) -> list[Counted]:

@@ -16,6 +16,7 @@ from app.settings import TAXONOMY, Settings
 from app.tracking.taxonomy import Forget, Learn, Taxonomy, stored
 from tests.acceptance.processes import until
 from tests.api.talk import Talk, pointers, problem
+from tests.tracking.plans import GOOD, shop
 
 Start = Callable[..., Talk]
 LITTLE = {"gateway_taxonomy_limits": "events=3,states=2,params=3,attributes=2", "gateway_taxonomy_warn_percent": 100}
@@ -171,6 +172,21 @@ def test_a_name_can_be_forgotten_and_counts_again_when_it_comes_again(enforcing:
     assert enforcing.event(event("B/C")).status_code == 422
     (record,) = enforcing.audit(gone.headers["x-request-id"])
     assert (record["api"]["operation"], record["status_code"]) == ("DELETE /v1/taxonomy/{kind}/{name}", "204")
+
+
+@pytest.mark.parametrize("name", ["params/sku", "events/Purchase"])
+def test_a_forgotten_name_of_a_planned_event_counts_again_too(start: Start, tmp_path: Path, name: str) -> None:
+    (tmp_path / "plan.yaml").write_text(shop())
+    talk = start(gateway_tracking_plan=tmp_path / "plan.yaml")
+
+    def counted_again() -> bool:
+        assert [talk.event(GOOD).status_code for _ in range(3)] == [202] * 3
+        kind, _, one = name.partition("/")
+        return one in names(talk)[kind]
+
+    assert counted_again()
+    assert talk.call("DELETE", f"/v1/taxonomy/{name}").status_code == 204
+    assert counted_again()
 
 
 def test_names_are_there_after_a_restart(start: Start) -> None:

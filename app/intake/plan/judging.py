@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jsonschema_rs import Draft202012Validator
 
 from app.errors import Fault
-from app.intake.plan.schemas import Definitions, compiled, of_entries, told
+from app.intake.plan.schemas import Definitions, closed, compiled, of_entries, told
 from app.intake.plan.shape import ONE, Kind, Mode, Policy
 from app.intake.rules import pointer
 
@@ -60,7 +60,8 @@ def _anything(value: Any) -> bool:
 
 class Plan:
     """The plan of an app. `digest` is the same for the same content, wherever it was read from. `passes`: whether an
-    item's fields (of an attribute, its value) are as the plan says, by kind and name."""
+    item's fields (of an attribute, its value) are as the plan says, by kind and name. `closed`: of the events that take
+    no other parameters than those that are named, these."""
 
     def __init__(
         self,
@@ -75,6 +76,11 @@ class Plan:
         self.entries, self.unknown, self.definitions = entries, unknown, definitions
         self.passes: dict[Kind, dict[str, Callable[[Any], bool]]] = {
             kind: {name: entry.passes for name, entry in found.items()} for kind, found in entries.items()
+        }
+        self.closed = {
+            name: params
+            for name, entry in entries["events"].items()
+            if entry.mode != "off" and (params := closed(entry.schema, definitions)) is not None
         }
         self._sets: dict[str, Draft202012Validator] = {}  # by attribute, once something is added to it
         self._attributes_pass = self._of_all_attributes()

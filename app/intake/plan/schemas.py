@@ -133,6 +133,15 @@ def of_entries(schema: Schema, definitions: Definitions) -> Schema:
     return schema
 
 
+def closed(fields: Schema, definitions: Definitions) -> frozenset[str] | None:
+    """The names of all parameters that an item may have, of the schema of its fields; None where it may have others."""
+    own = fields.get("properties", {}).get("params", True) if isinstance(fields, dict) else True
+    params = resolved(own, definitions)
+    if not isinstance(params, dict) or params.get("additionalProperties") is not False or "patternProperties" in params:
+        return None
+    return frozenset(params.get("properties", ()))
+
+
 def told(errors: Iterable[ValidationError], base: str = "") -> Iterator[Fault]:
     """Errors as faults, one for each place and keyword; pointers start with `base`."""
     seen = set[tuple[str, str]]()
