@@ -60,7 +60,7 @@ NEEDS = {
 }  # fmt: skip
 RIGHT = {operation: scope for scope, operations in NEEDS.items() for operation in operations}
 OF_ALL_APPS = {one for one in NEEDS["keys:manage"] if "/v1/keys" in one or one == "GET /v1/apps"}
-EACH_ITEM = {"POST /v1/batch", "POST /v1/preview"}  # need the scope of each item's own action: test_callers_auth.py
+EACH_ITEM = ("POST /v1/batch", "POST /v1/preview")  # need the scope of each item's own action: test_callers_auth.py
 NO_KEY = re.compile(r"GET /(livez|readyz|metrics|problems.*)")
 ALL = frozenset(Scope)
 
