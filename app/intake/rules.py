@@ -171,7 +171,7 @@ def of_any_action(raw: Any, base: str = "", refiner: Refiner = PLAIN) -> NewItem
 def fast_single(action: str, body: bytes, refiner: Refiner = PLAIN) -> NewItem | None:
     """The item that a good body makes; None where anything is wrong and the body must be read again with care."""
     try:
-        return _refined(ACTIONS[action].alone, action, ACTIONS[action].alone.validate_json(body), refiner)
+        return _refined(action, ACTIONS[action].alone.validate_json(body), refiner)
     except (ValidationError, Invalid):
         return None
 
@@ -180,16 +180,17 @@ def fast_batch(body: bytes, refiner: Refiner = PLAIN) -> list[NewItem] | None:
     """The items that a good batch makes; None where anything is wrong and it must be read again with care."""
     try:
         checked: list[dict[str, Any]] = BATCH.validate_json(body)["items"]
-        return [_refined(ACTIONS[name := one["action"]].in_batch, name, one, refiner) for one in checked]
+        return [_refined(one["action"], one, refiner) for one in checked]
     except (ValidationError, Invalid):
         return None
 
 
-def _refined(adapter: TypeAdapter[Any], action: str, fields: dict[str, Any], refiner: Refiner) -> NewItem:
+def _refined(action: str, fields: dict[str, Any], refiner: Refiner) -> NewItem:
     """The item that checked fields make. What the refiner made anew is checked as well."""
     notes = refiner.refine(action, fields)
     if notes.reshaped:
-        fields = adapter.validate_python(fields)
+        known = ACTIONS[action]
+        fields = (known.in_batch if "action" in fields else known.alone).validate_python(fields)
     return item(action, fields, refiner, notes)
 
 
