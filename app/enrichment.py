@@ -60,6 +60,11 @@ class Addresses:
         self._reader: maxminddb.Reader | None = None
         self.refresh()
 
+    @property
+    def configured(self) -> bool:
+        """Whether there is a file to look at."""
+        return self._path is not None
+
     def refresh(self) -> None:
         """Open the file again where it is another one now. Raises StartRefused."""
         if self._path is None:
@@ -173,9 +178,9 @@ class Enrichment:
         self._refused.pop(what, None)
 
     async def run(self) -> None:
-        """Look at the files every second, until cancelled. The one is compared by its content, as the apps' file is;
-        the other, which is large, by its inode, its time and its size."""
-        while True:
+        """Look at the files every second, where there are any, until cancelled. The one is compared by its content, as
+        the apps' file is; the other, which is large, by its inode, its time and its size."""
+        while self._file is not None or self._addresses.configured:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
                 await asyncio.to_thread(self.refresh)

@@ -245,7 +245,7 @@ def _permitted_item(app: App, caller: Caller, item: NewItem) -> NewItem | Refuse
 def _batch_answer(gateway: Gateway, judged: Sequence[NewItem | Refused], taken: Sequence[Taken]) -> Answer:
     kept = iter(taken)
     results = [
-        _result(index, one, *next(kept)) if isinstance(one, NewItem) else _refused(index, one)
+        _result(index, one, next(kept)) if isinstance(one, NewItem) else _refused(index, one)
         for index, one in enumerate(judged)
     ]
     kinds = Counter([kind for _, kind in taken])
@@ -260,11 +260,14 @@ def _batch_answer(gateway: Gateway, judged: Sequence[NewItem | Refused], taken: 
     return Answer(status, [JSON_HEADER], orjson.dumps(document))
 
 
-def _result(index: int, item: NewItem, item_id: str, kind: Kind) -> dict[str, Any]:
+def _result(index: int, item: NewItem, taken: Taken) -> dict[str, Any]:
+    item_id, kind = taken
+    if kind == "accepted":
+        found = {"index": index, "id": item_id, "status": kind}
+        return found if item.notes is None else found | orjson.loads(item.notes)
     if kind == "conflict":
         return {"index": index, "id": item_id, "status": "rejected", "problem": problems.of_error(IdConflict(CONFLICT))}
-    found = {"index": index, "id": item_id, "status": kind}
-    return found if item.notes is None or kind == "duplicate" else found | orjson.loads(item.notes)
+    return {"index": index, "id": item_id, "status": kind}
 
 
 def _refused(index: int, refusal: Refused) -> dict[str, Any]:

@@ -171,7 +171,11 @@ def of_any_action(raw: Any, base: str = "", refiner: Refiner = PLAIN) -> NewItem
 def fast_single(action: str, body: bytes, refiner: Refiner = PLAIN) -> NewItem | None:
     """The item that a good body makes; None where anything is wrong and the body must be read again with care."""
     try:
-        return _refined(ACTIONS[action].alone, action, ACTIONS[action].alone.validate_json(body), refiner)
+        fields = ACTIONS[action].alone.validate_json(body)
+        notes = refiner.refine(action, fields)
+        if notes.reshaped:  # what the refiner made anew is held against the rules as well
+            fields = ACTIONS[action].alone.validate_python(fields)
+        return item(action, fields, refiner, notes)
     except (ValidationError, Invalid):
         return None
 
@@ -180,17 +184,20 @@ def fast_batch(body: bytes, refiner: Refiner = PLAIN) -> list[NewItem] | None:
     """The items that a good batch makes; None where anything is wrong and it must be read again with care."""
     try:
         checked: list[dict[str, Any]] = BATCH.validate_json(body)["items"]
-        return [_refined(ACTIONS[name := one["action"]].in_batch, name, one, refiner) for one in checked]
+        return [
+            item(one["action"], one, refiner, notes)
+            if not (notes := refiner.refine(one["action"], one)).reshaped
+            else _again(one, refiner, notes)
+            for one in checked
+        ]
     except (ValidationError, Invalid):
         return None
 
 
-def _refined(adapter: TypeAdapter[Any], action: str, fields: dict[str, Any], refiner: Refiner) -> NewItem:
-    """The item that checked fields make. What the refiner made anew is checked as well."""
-    notes = refiner.refine(action, fields)
-    if notes.reshaped:
-        fields = adapter.validate_python(fields)
-    return item(action, fields, refiner, notes)
+def _again(fields: dict[str, Any], refiner: Refiner, notes: Notes) -> NewItem:
+    """The item of a batch that the refiner made anew, which is held against the rules as well."""
+    action = fields["action"]
+    return item(action, ACTIONS[action].in_batch.validate_python(fields), refiner, notes)
 
 
 def _faults(error: ValidationError, raw: Any) -> Iterator[Fault]:

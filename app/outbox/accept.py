@@ -127,14 +127,15 @@ def _take(acceptance: Acceptance, seq: int, known: Known, rows: _Rows) -> tuple[
             continue
         kind: Kind = "accepted"
         if item_id is not None:
-            texts = (body if content is None else content, NO_BODY)
-            contents = [ids.digest(action, subject, text) for text in texts]
+            told = body if content is None else content
+            contents = ids.digest(action, subject, told), ids.digest(action, subject, NO_BODY)
             kind = _recognise(item_id, contents, acceptance, seq, known, rows)
         taken.append((item_id or f"{prefix}{seq:012x}", kind))
         if kind == "accepted":
-            row = (seq, first, subject, action, body, lane, caller, item_id)
-            rows.named_items += row if notes is None else ()
-            rows.noted_items += (*row, notes) if notes is not None else ()
+            if notes is None:
+                rows.named_items += (seq, first, subject, action, body, lane, caller, item_id)
+            else:
+                rows.noted_items += (seq, first, subject, action, body, lane, caller, item_id, notes)
             seq += 1
     if seq > first:
         rows.acceptances += (

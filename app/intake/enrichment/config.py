@@ -40,7 +40,7 @@ def _any_action(name: str) -> str:
 
 
 def _currency(code: str) -> str:
-    if code not in norms.currencies():
+    if code not in norms.CURRENCIES:
         raise ValueError("takes a currency code of ISO 4217, as in EUR")
     return code
 

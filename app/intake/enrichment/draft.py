@@ -57,6 +57,7 @@ class Draft:
 
 
 Run = Callable[[Draft], bool]  # does a step; whether it changed anything
+Glance = Callable[[Any], bool]  # sees whether there is nothing to do about a field's value
 
 
 class Step(NamedTuple):
@@ -66,7 +67,7 @@ class Step(NamedTuple):
     run: Run
     fields: frozenset[str] | None = None  # it has nothing to do where an item has none of these; None: it may have
     reshapes: bool = False  # what it makes has to be held against the rules again
-    idle: Callable[[Any], bool] | None = None  # seen at a glance: with this value in each of them it has nothing to do
+    idle: Glance | None = None  # sees it by the value of each of them
 
 
 # A field, or one key in it: ("params", "color"). Keys are flat: they may have dots in them.

@@ -13,22 +13,22 @@ from app.model import NO_NOTES, Notes
 class Enriching:
     """Enrichment as the seam wants it (`intake/refining.py`)."""
 
-    __slots__ = ("_facts", "_recipe")
+    __slots__ = ("_courses", "_facts", "_recipe", "_refuses")
 
     def __init__(self, recipe: Recipe, facts: Facts) -> None:
         self._recipe, self._facts = recipe, facts
+        self._courses, self._refuses = recipe.courses, recipe.refuses
 
     def refine(self, action: str, fields: dict[str, Any]) -> Notes:
         """Take the item through its steps; most need none, which is seen at a glance."""
-        course = self._recipe.course(action)
-        if course.idle(fields):
+        course = self._courses[action]
+        if course.idle(fields, self._facts):
             return NO_NOTES
-        return refined(course, action, fields, take(fields), self._facts)
+        return refined(course.steps, Draft(action, fields, self._facts, take(fields)))
 
     def judge(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
         """Refuses unknown currencies where that is configured."""
-        refuses = self._recipe.course(action).known_currencies
-        if refuses and fields.get("currencyCode", "EUR") not in norms.currencies():
+        if self._refuses and fields.get("currencyCode", "EUR") not in norms.CURRENCIES:
             raise Invalid((Fault("/currencyCode", "is not a currency code of ISO 4217", "currency"),))
         return notes
 

@@ -68,15 +68,12 @@ def phone(value: str, region: str | None) -> str | None:
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
-@cache
-def currencies() -> frozenset[str]:
-    """The codes of ISO 4217, those of the past too."""
-    return frozenset(list_currencies())
+CURRENCIES = frozenset(list_currencies())  # the codes of ISO 4217, those of the past too
 
 
 def is_currency(value: Any) -> bool:
     """Whether it is a code of ISO 4217."""
-    return isinstance(value, str) and value in currencies()
+    return isinstance(value, str) and value in CURRENCIES
 
 
 def currency(default: str | None) -> Run:
@@ -88,10 +85,10 @@ def currency(default: str | None) -> Run:
         if code is None and default is not None and fields.get("value") is not None and "currencyCode" not in fields:
             fields["currencyCode"] = default
             return True
-        if not isinstance(code, str) or code in currencies():
+        if not isinstance(code, str) or code in CURRENCIES:
             return False
         mended = code.strip().upper()
-        if mended not in currencies():
+        if mended not in CURRENCIES:
             draft.warn(UNKNOWN_CURRENCY)
             return False
         fields["currencyCode"] = mended

@@ -1,6 +1,6 @@
 """The steps that the items of one caller of one app go through, in their order."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from app.errors import StartRefused
 from app.intake.enrichment import config, devices, moments, norms, places, privacy, shaping
 from app.intake.enrichment.config import Declared, Section
-from app.intake.enrichment.draft import Draft, Facts, Spot, Step, found_at, put, spot
+from app.intake.enrichment.draft import Draft, Facts, Glance, Spot, Step, found_at, put, spot
 from app.intake.enrichment.privacy import Pseudonyms
 from app.intake.refining import EXTRAS
 from app.leanplum.actions import ACTIONS
@@ -18,50 +18,47 @@ from app.model import NO_NOTES, Notes
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """The steps for one action. `fields`: an item with one of these needs them; None: every item does. `glances`: one
-    with these fields does, unless what they say is seen to be well."""
+    """The steps for one action. `watched`: the fields that give them something to do, unless what one says is seen to
+    be well; None: every item does."""
 
     steps: tuple[Step, ...]
-    fields: frozenset[str] | None
-    glances: tuple[tuple[str, Callable[[Any], bool]], ...] = ()
-    known_currencies: bool = False  # whether an unknown one is refused
+    watched: Mapping[str, Glance] | None
+    locates: bool = False  # whether there is something to do for a call that has an address
 
-    def idle(self, fields: Mapping[str, Any]) -> bool:
+    def idle(self, fields: dict[str, Any], facts: Facts) -> bool:
         """Whether no step has anything to do, as with most items: this is asked of each."""
-        busy = self.fields is None or not self.fields.isdisjoint(fields)
-        for name, idle in self.glances:
-            busy = busy or (name in fields and not idle(fields[name]))
-        return not busy
+        watched = self.watched
+        if watched is None or (self.locates and facts.address is not None):
+            return False
+        for name in fields:  # noqa: SIM110 (a generator would double what this costs)
+            if name in watched and not watched[name](fields[name]):
+                return False
+        return True
 
 
 class Recipe:
     """The steps by action."""
 
     def __init__(self, section: Section, pseudonyms: Pseudonyms) -> None:
-        self._courses = {action: _course(action, section, pseudonyms) for action in config.ENRICHED}
+        self.courses = {action: _course(action, section, pseudonyms) for action in config.ENRICHED}
         rules = [rule.made() for rule in section.privacy] if section.steps.get("privacy", True) else []
         self._guards = {action: privacy.guarding(rules, pseudonyms, action) for action in ACTIONS}
         self._guard = privacy.guarding(rules, pseudonyms, "")
         self.locates: bool = section.steps.get("location", True)
-
-    def course(self, action: str) -> Course:
-        """The steps for an action; those of none that is known here do nothing."""
-        return self._courses.get(action, NO_COURSE)
+        assert section.currency is not None
+        self.refuses: bool = section.currency.unknown == "refuse" and section.steps.get("currency", True)
 
     def guard(self, action: str) -> privacy.Guard | None:
         """The privacy rules alone, for what goes another way: any action, known or not."""
         return self._guards.get(action, self._guard)
 
 
-NO_COURSE = Course((), frozenset())
-
-
-def refined(course: Course, action: str, fields: dict[str, Any], extras: Mapping[str, Any], facts: Facts) -> Notes:
-    """Take the fields through the steps."""
-    draft = Draft(action, fields, facts, extras)
+def refined(steps: Sequence[Step], draft: Draft) -> Notes:
+    """Take an item through the steps."""
+    fields = draft.fields
     done: tuple[str, ...] = ()
     reshaped = False
-    for name, run, needs, reshapes, _ in course.steps:
+    for name, run, needs, reshapes, _ in steps:
         if (needs is None or not needs.isdisjoint(fields)) and run(draft):
             done += (name,) if name not in done else ()
             reshaped = reshaped or reshapes
@@ -72,12 +69,23 @@ def refined(course: Course, action: str, fields: dict[str, Any], extras: Mapping
 
 def _course(action: str, section: Section, pseudonyms: Pseudonyms) -> Course:
     steps = tuple(step for step in _steps(action, section, pseudonyms) if section.steps.get(step.name, True))
-    needs = [step.fields for step in steps if step.idle is None]
-    fields = frozenset[str]().union(EXTRAS, *(one for one in needs if one is not None))
-    glances = [(name, step.idle) for step in steps if step.idle is not None for name in step.fields or ()]
-    refuses = section.currency is not None and section.currency.unknown == "refuse"
-    refuses = refuses and section.steps.get("currency", True)
-    return Course(steps, None if None in needs else fields, tuple(glances), refuses)
+    watched: dict[str, Glance] = dict.fromkeys(EXTRAS, _never)
+    for step in steps:
+        for name in step.fields or ():
+            watched[name] = _both(watched.get(name), step.idle)
+    always = any(step.fields is None and step.idle is None for step in steps)
+    return Course(steps, None if always else watched, any(step.name == "location" for step in steps))
+
+
+def _never(value: Any) -> bool:
+    return False
+
+
+def _both(one: Glance | None, other: Glance | None) -> Glance:
+    """What sees whether two steps have nothing to do with a value."""
+    if one is None or other is None:
+        return other or _never
+    return lambda value: one(value) and other(value)
 
 
 def _steps(action: str, section: Section, pseudonyms: Pseudonyms) -> Iterator[Step]:
@@ -110,7 +118,7 @@ def _steps(action: str, section: Section, pseudonyms: Pseudonyms) -> Iterator[St
         yield values
     yield Step("time", moments.time, frozenset({"time"}))
     if "country" in takes:
-        yield Step("location", places.location)
+        yield Step("location", places.location, idle=lambda value: True)
     if "systemName" in takes:
         yield Step("device", devices.device)
     if default:
@@ -191,9 +199,8 @@ def _probed(recipe: Recipe, action: str, path: str, value: Any) -> str | None:
     put(fields, at, value)
     if any(error["loc"][:1] == (at[0],) for error in _errors(action, fields)):
         return "Leanplum does not take this value there"
-    course = recipe.course(action)
-    before = [step for step in course.steps if step.name != "privacy"]
-    refined(Course(tuple(before), None), action, fields, {}, NOW)
+    before = [step for step in recipe.courses[action].steps if step.name != "privacy"]
+    refined(before, Draft(action, fields, NOW, {}))
     found = found_at(fields, at)
     if found is None or found[0][found[1]] != value:
         return "other steps would change this value again: write it as they do"

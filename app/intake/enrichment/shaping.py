@@ -28,7 +28,11 @@ def flatten(names: Sequence[str]) -> Run:
 
 def is_flat(value: Any) -> bool:
     """Whether there is no object in an object."""
-    return type(value) is not dict or dict not in map(type, value.values())
+    if type(value) is dict:
+        for inner in value.values():
+            if type(inner) is dict:
+                return False
+    return True
 
 
 def _flattened(outer: dict[str, Any]) -> bool:
