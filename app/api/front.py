@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api import leaks, problems, writes
+from app.api import gates, leaks, problems, writes
 from app.api.context import CONTEXT, Context
 from app.api.leaks import Leak
 from app.api.problems import Answer
@@ -123,6 +123,7 @@ class Front:
     def _tell(self, gateway: Gateway, context: Context, status: int) -> None:
         seconds = time.perf_counter() - context.started
         self._metrics.requests.add(context.operation, status, seconds)
+        gates.tell(gateway, context)
         if context.caller is not None and not context.recorded:
             _record(gateway, context, status)
         if context.path not in QUIET:
