@@ -12,6 +12,7 @@ The data's way, module by module:
 
     while the caller waits: api.asks ─ relay.calls ─ leanplum.client, at its user's turn (delivery.turns)
     in Leanplum's own protocol (SDKs): doors.sdk ─ outbox.accept, relay.calls
+    in Segment's (its libraries, and RudderStack's): doors.segment ─ intake.rules ─ outbox.accept
     all of Leanplum's actions, for every step: leanplum.actions (shapes, questions, values, answers)
 
     who did what: audit.records, with the write itself ─ audit.sealing, into a tree (audit.tree, audit.merkle) signed in

@@ -26,14 +26,16 @@ from app.api import (
     tracking,
 )
 from app.api.front import Front
-from app.doors.sdk import door
+from app.doors.sdk import door as sdk
+from app.doors.segment import door as segment
+from app.doors.segment.reading import PATHS as SEGMENT_PATHS
 from app.errors import Fault, GatewayError, Invalid
 from app.intake.plan.judging import NO_PLANS
 from app.settings import Settings
 from app.telemetry import Metrics
 from app.wiring import Gateway, gateway
 
-DOORS = dict.fromkeys(door.PATHS, door.answer)
+DOORS = dict.fromkeys(sdk.PATHS, sdk.answer) | dict.fromkeys(SEGMENT_PATHS, segment.answer)
 
 
 @dataclass(slots=True)

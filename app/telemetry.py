@@ -172,6 +172,12 @@ class Metrics:
         self.requests = RequestTally()
         self.registry.register(self.requests)
         self.accepted = Counter("leanplum_gateway_items_accepted", "Items accepted", registry=self.registry)
+        self.segment = Counter(
+            "leanplum_gateway_segment_messages",
+            "Messages at the Segment door by what became of them",
+            ["type", "outcome"],
+            registry=self.registry,
+        )
         self.settled = Counter(
             "leanplum_gateway_items_settled", "Items by what became of them", ["status"], registry=self.registry
         )

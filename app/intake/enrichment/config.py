@@ -13,6 +13,7 @@ from app.errors import StartRefused
 from app.intake.enrichment import norms, privacy, shaping
 from app.intake.enrichment.privacy import FREE, MASK, Rule
 from app.intake.refining import EXTRAS
+from app.intake.segment import SegmentRules
 from app.leanplum.actions import ACTIONS, LATER
 from app.leanplum.values import Scalar
 from app.model import APP_NAME
@@ -125,6 +126,7 @@ class Section(BaseModel):
     values: dict[ActionName, dict[Path, dict[str, Scalar]]] = {}
     defaults: dict[ActionName, dict[Path, Scalar | list[Scalar]]] = {}
     privacy: list[PrivacyRule] = []
+    segment: SegmentRules | None = None
 
 
 class Declared(Section):
@@ -160,6 +162,7 @@ def merged(sections: list[Section]) -> Section:
         values=_tables(sections, "values"),
         defaults=_tables(sections, "defaults"),
         privacy=[rule for one in sections for rule in one.privacy],
+        segment=last("segment") or SegmentRules(),
     )
 
 

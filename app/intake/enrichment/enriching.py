@@ -7,6 +7,7 @@ from app.intake.enrichment import norms, places
 from app.intake.enrichment.draft import Draft, Facts
 from app.intake.enrichment.recipe import Recipe, refined
 from app.intake.refining import take
+from app.intake.segment import SegmentRules
 from app.model import NO_NOTES, Notes
 
 
@@ -18,6 +19,11 @@ class Enriching:
     def __init__(self, recipe: Recipe, facts: Facts) -> None:
         self._recipe, self._facts = recipe, facts
         self._courses, self._refuses = recipe.courses, recipe.refuses
+
+    @property
+    def segment(self) -> SegmentRules:
+        """How Segment's messages are mapped for this caller."""
+        return self._recipe.segment
 
     def refine(self, action: str, fields: dict[str, Any]) -> Notes:
         """Take the item through its steps; most need none, which is seen at a glance."""

@@ -12,6 +12,7 @@ from app.intake.enrichment.config import Declared, Section
 from app.intake.enrichment.draft import Draft, Facts, Glance, Spot, Step, found_at, put, spot
 from app.intake.enrichment.privacy import Pseudonyms
 from app.intake.refining import EXTRAS
+from app.intake.segment import SegmentRules
 from app.leanplum.actions import ACTIONS
 from app.model import NO_NOTES, Notes
 
@@ -45,6 +46,7 @@ class Recipe:
         self._guards = {action: privacy.guarding(rules, pseudonyms, action) for action in ACTIONS}
         self._guard = privacy.guarding(rules, pseudonyms, "")
         self.locates: bool = section.steps.get("location", True)
+        self.segment = section.segment or SegmentRules()
         assert section.currency is not None
         self.refuses: bool = section.currency.unknown == "refuse" and section.steps.get("currency", True)
 
