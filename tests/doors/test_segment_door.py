@@ -140,6 +140,41 @@ def test_a_key_with_neither_scope_is_403(talk: Talk) -> None:
     assert talk.items() == 0
 
 
+@pytest.mark.parametrize("parameter", ["writeKey", "api_key"])
+def test_a_key_in_the_address_is_refused_and_not_repeated(talk: Talk, parameter: str) -> None:
+    answer = post(talk, f"track?{parameter}={talk.key}", TRACK)
+    found = answer.json()
+    assert (answer.status_code, found["success"], found["code"]) == (400, False, "key-in-url")
+    assert talk.key not in answer.text
+    assert talk.items() == 0
+
+
+def test_the_audit_says_who_sent_what_kind_of_call_about_whom(talk: Talk) -> None:
+    post(talk, "batch", {"batch": EACH[:2]}, headers={"X-Request-ID": "two"})
+    post(talk, "track", {**TRACK, "userId": "o'hara"}, headers={"X-Request-ID": "bad"})
+    (two,), (bad,) = talk.audit("two"), talk.audit("bad")
+    assert two["api"]["operation"] == "POST /segment/v1/batch"
+    assert two["unmapped"]["user"] == talk.app.state.gateway.pseudonyms.of("default", "uann")
+    assert two["unmapped"]["actions"] == {"track": 1, "setUserAttributes": 1}
+    assert (bad["api"]["operation"], bad["status_code"]) == ("POST /segment/v1/track", "400")
+    assert "ann" not in repr([two, bad])
+
+
+# --- users who were erased --------------------------------------------------------------------------------------------
+
+
+def test_messages_of_an_erased_user_are_refused_and_their_neighbours_are_not(start: Start) -> None:
+    talk = start(leanplum_development_key="dev_sandbox")
+    assert talk.call("DELETE", "/v1/users/ann").status_code == 202
+    alone = post(talk, "track", TRACK)
+    assert (alone.status_code, alone.json()["code"]) == (403, "forbidden")
+    assert post(talk, "batch", {"batch": EACH[:5]}).status_code == 403
+    found = post(talk, "batch", {"batch": [EACH[0], {**EACH[0], "userId": "bob"}, {"type": "merge"}]})
+    assert (found.status_code, found.json()["accepted"]) == (200, 1)
+    assert [(one["index"], one["code"]) for one in found.json()["rejected"]] == [(0, "forbidden"), (2, "validation")]
+    assert talk.rows("SELECT subject FROM items ORDER BY seq") == [("uann",), ("ubob",)]
+
+
 # --- repeats ----------------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +255,12 @@ def test_only_post_is_taken(talk: Talk, method: str) -> None:
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("body", [b"{", {"batch": []}, {"batch": [5]}])
+def test_what_brings_nothing_counts_as_one(start: Start, body: Any) -> None:
+    talk = start(gateway_rate_per_second=1, gateway_rate_burst=5)
+    assert post(talk, "batch", body).headers["ratelimit"].startswith('"caller";r=4;')
+
+
 def test_a_spent_limit_is_429_with_a_time_to_wait(start: Start) -> None:
     talk = start(gateway_rate_per_second=1, gateway_rate_burst=6)
     assert post(talk, "batch", {"batch": EACH}).status_code == 200
@@ -269,3 +310,4 @@ def test_a_browser_may_call_from_any_page(gateway: Talk, path: str) -> None:
     refused = gateway.call("POST", path, key=None, content=b"{}")
     assert refused.headers["access-control-allow-origin"] == "*"
     assert "Retry-After" in refused.headers["access-control-expose-headers"]
+    assert refused.headers["x-content-type-options"] == "nosniff"

@@ -1,5 +1,6 @@
 """Enrichment as callers see it: receipts, batch results, repeats, previews, proxies; and files that change."""
 
+import base64
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -301,3 +302,39 @@ def test_a_preview_needs_the_scope_of_each_item_and_counts_for_the_limits(start:
     assert ["leanplum" in one for one in results] == [True, False, True]
     assert results[1]["problem"]["type"] == "/problems/forbidden"
     problem(talk.post("/v1/preview", {"items": items}, key=key), 429, "rate-limited")
+
+
+def test_a_preview_that_cannot_be_read_counts_as_one(start: Start) -> None:
+    talk = start(gateway_rate_per_second=1, gateway_rate_burst=5)
+    assert talk.post("/v1/preview", b"{").headers["ratelimit"].startswith('"caller";r=4;')
+
+
+def test_the_audit_says_whose_preview_it_was(start: Start) -> None:
+    talk = start()
+    talk.post("/v1/preview", track(userId="ann"), headers={"X-Request-ID": "looked"})
+    (record,) = talk.audit("looked")
+    assert record["api"]["operation"] == "POST /v1/preview"
+    assert record["unmapped"] == {"app": "default", "user": talk.app.state.gateway.pseudonyms.of("default", "uann")}
+
+
+# --- at rest ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_told_of_an_item_is_no_value_and_its_body_is_sealed(start: Start) -> None:
+    value, zone, phone = "cAnArY-zone", "cAnArY/zone", "cAnArY-phone"
+    update = {"userAttributes": {"phone": phone, "nested": {"a": value}}, "timezone": zone, "locale": "en-us"}
+    talk = start(gateway_data_key=f"k:{base64.b64encode(bytes(32)).decode()}")
+    fresh = talk.post("/v1/users/ann", update, method="PATCH")
+    assert {"flatten", "locale"} <= set(fresh.json()["enrichment"]["steps"])
+    assert len(fresh.json()["enrichment"]["warnings"]) == 2
+    assert talk.get(fresh.json()["href"]).json()["enrichment"] == fresh.json()["enrichment"]
+    assert "cAnArY" not in repr(talk.rows("SELECT * FROM items"))
+    assert talk.rows("SELECT body FROM items")[0][0].startswith("~k.")
+
+
+def test_with_a_user_who_is_erased_goes_what_was_told_of_their_items(start: Start) -> None:
+    talk = start(leanplum_development_key="dev_sandbox")
+    told = talk.event({"userId": "ann", "event": "e", "currencyCode": "usd"}).json()
+    assert talk.call("DELETE", "/v1/users/ann").json()["erased"]["waiting"] == 1
+    assert talk.get(told["href"]).status_code == 404
+    assert talk.rows("SELECT notes FROM items") == [(None,)]

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from app.api import problems
-from app.errors import Forbidden, GatewayError, Invalid, KeyNotConfigured
+from app.errors import Erased, Forbidden, GatewayError, Invalid, KeyNotConfigured
 
 DONE = b'{"success": true}'
 MAX_TOLD = 100
@@ -66,8 +66,8 @@ def partly(messages: Sequence[Any], refused: Refused) -> bytes:
 
 
 def status_of_refused(refused: Refused) -> int:
-    """The status where every message is refused: 403 only where all lack a scope."""
-    return 403 if all(isinstance(one, Forbidden) for one in refused.values()) else 400
+    """The status where every message is refused: 403 only where all lack a scope, or are of users who were erased."""
+    return 403 if all(isinstance(one, Forbidden | Erased) for one in refused.values()) else 400
 
 
 def _own_id(message: Any) -> dict[str, Any]:
