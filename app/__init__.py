@@ -12,6 +12,7 @@ The data's way, module by module:
 
     while the caller waits: api.asks ─ relay.calls ─ leanplum.client, at its user's turn (delivery.turns)
     in Leanplum's own protocol (SDKs): doors.sdk ─ outbox.accept, relay.calls
+    in Segment's (its libraries, and RudderStack's): doors.segment ─ intake.rules ─ outbox.accept
     all of Leanplum's actions, for every step: leanplum.actions (shapes, questions, values, answers)
 
     who did what: audit.records, with the write itself ─ audit.sealing, into a tree (audit.tree, audit.merkle) signed in
@@ -21,8 +22,10 @@ The data's way, module by module:
     beside the way: vault (what rests on the disk is sealed; who was erased), telemetry (logs, metrics), settings,
                     clock, simulator (Leanplum's stand-in)
     whose Leanplum keys are used, and which: apps
+    what is tracked, and what must not be: intake.plan, intake.taxonomy (pure), tracking (their files and tables)
+    what items get and lose on the way in: enrichment (its files), intake.enrichment (its steps, pure)
     the nouns: model, ids, errors
-    for operators: dead_letters (by command; over HTTP in api.dead_letters)
+    for operators: dead_letters, plan_commands (by command; over HTTP in api.dead_letters, api.tracking)
     from outside in: serving (runs the server, with its protocol), main (the application), wiring (opens and closes all)
     what the operating system may give and take: confines
 """

@@ -9,6 +9,7 @@ import typer
 
 from app import confines
 from app.errors import GatewayError, StartRefused
+from app.plan_commands import plan_cli, taxonomy_cli
 from app.settings import Settings, load, table
 
 cli = typer.Typer(
@@ -23,6 +24,8 @@ dead_letters_cli = typer.Typer(help="What was refused, given up, or perhaps done
 cli.add_typer(dead_letters_cli, name="dead-letters")
 audit_cli = typer.Typer(help="Who did what, and whether that is still what was recorded.", no_args_is_help=True)
 cli.add_typer(audit_cli, name="audit")
+cli.add_typer(plan_cli, name="plan")
+cli.add_typer(taxonomy_cli, name="taxonomy")
 
 Host = Annotated[str | None, typer.Option(help="GATEWAY_HOST")]
 Port = Annotated[int | None, typer.Option(help="GATEWAY_PORT; 0 takes a free one", min=0, max=65535)]

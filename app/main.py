@@ -11,15 +11,31 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from app import __version__
-from app.api import around, asks, audit, auth, context, dead_letters, documents, keys, problems, routes
+from app.api import (
+    around,
+    asks,
+    audit,
+    auth,
+    context,
+    dead_letters,
+    documents,
+    keys,
+    preview,
+    problems,
+    routes,
+    tracking,
+)
 from app.api.front import Front
-from app.doors.sdk import door
+from app.doors.sdk import door as sdk
+from app.doors.segment import door as segment
+from app.doors.segment.reading import PATHS as SEGMENT_PATHS
 from app.errors import Fault, GatewayError, Invalid
+from app.intake.plan.judging import NO_PLANS
 from app.settings import Settings
 from app.telemetry import Metrics
-from app.wiring import gateway
+from app.wiring import Gateway, gateway
 
-DOORS = dict.fromkeys(door.PATHS, door.answer)
+DOORS = dict.fromkeys(sdk.PATHS, sdk.answer) | dict.fromkeys(SEGMENT_PATHS, segment.answer)
 
 
 @dataclass(slots=True)
@@ -64,10 +80,12 @@ def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
     app.state.lifecycle = Lifecycle()
     app.state.settings = settings
     app.include_router(routes.router)
+    app.include_router(preview.router)
     app.include_router(asks.router)
     app.include_router(dead_letters.router)
     app.include_router(keys.router)
     app.include_router(audit.router)
+    app.include_router(tracking.router)
     app.include_router(around.router)
     around.add_documentation(app)
     app.add_exception_handler(GatewayError, _problem)
@@ -79,8 +97,11 @@ def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
 
 
 def _remembered(app: FastAPI) -> dict[str, object]:
-    if app.openapi_schema is None:
-        app.openapi_schema = documents.openapi(app)
+    """Made anew where the tracking plan has changed."""
+    gateway: Gateway | None = getattr(app.state, "gateway", None)
+    plans = NO_PLANS if gateway is None else gateway.plans.plans
+    if app.openapi_schema is None or app.state.documented is not plans:
+        app.openapi_schema, app.state.documented = documents.openapi(app, plans), plans
     return app.openapi_schema
 
 

@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import SecretStr
 
+from app.errors import Fault
+
 
 class Scope(StrEnum):
     """What a caller key may do (contract §3)."""
@@ -100,12 +102,35 @@ class Caller:
 class NewItem(NamedTuple):
     """An item that passed the rules and is not yet on disk. `body` is the JSON object that Leanplum gets, as text,
     less what the gateway adds when it sends (action, time, reqId, uuid); with its keys sorted where the caller gave an
-    `id`, so that one content has one text."""
+    `id`, so that one content has one text.
+
+    `notes`: what its receipt tells beside (a JSON object's text), None for most. `content`: what tells whether a repeat
+    of an `id` says the same, where that is not `body` itself."""
 
     subject: str
     action: str
     body: str
     id: str | None = None
+    notes: str | None = None
+    content: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What the steps beside the rules did to one item. Nothing here has a value of a user's.
+
+    `reshaped`: whether something changed that the rules would have to see again. `said`: fields that were made of what
+    is known at this moment alone (the clock, an address), as the caller said them; None where the caller did not.
+    `violations`: what breaks the tracking plan, or the names that Leanplum keeps, and was let through."""
+
+    steps: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    reshaped: bool = False
+    said: Mapping[str, Any] = field(default_factory=dict)
+    violations: tuple[Fault, ...] = ()
+
+
+NO_NOTES = Notes()
 
 
 class Acceptance(NamedTuple):
@@ -227,6 +252,7 @@ class Receipt:
     settled_at: int | None
     next_attempt_at: int | None
     leanplum: dict[str, Any] | None
+    notes: dict[str, Any] | None = None
 
     @property
     def settled(self) -> bool:

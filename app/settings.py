@@ -5,6 +5,7 @@ import binascii
 import os
 import re
 from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ SEED_BYTES = 32
 POLICIES = ("resend", "hold")
 IN_CLEAR = "clear"  # in the place of a data key: what is new lies in clear
 DATA_KEY = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,32}):(?P<key>[A-Za-z0-9+/]{43}=)")
+TAXONOMY = {"events": 500, "states": 500, "params": 200, "attributes": 500}  # names that Leanplum keeps of an app
 
 
 def upstream(url: str) -> str:
@@ -52,6 +54,14 @@ def _unknown_policy(text: str) -> str:
     raise ValueError(
         "takes resend or hold, then exceptions by action, as in resend,track=hold; the actions are " + ", ".join(QUEUED)
     )
+
+
+def _networks(text: str) -> str:
+    """Raises ValueError for what is no network."""
+    for one in text.split(","):
+        if one.strip():
+            ip_network(one.strip())
+    return text
 
 
 def _seed(text: SecretStr) -> SecretStr:
@@ -89,6 +99,14 @@ def _data_keys(text: SecretStr) -> SecretStr:
     return text
 
 
+def _limits(text: str) -> str:
+    """Raises ValueError."""
+    pairs = [one.partition("=") for one in text.split(",") if one]
+    if all(name in TAXONOMY and value.isdecimal() and 0 < int(value) < 10**6 for name, _, value in pairs):
+        return text
+    raise ValueError("takes how many names of a kind, as in events=500,params=200; kinds are " + ", ".join(TAXONOMY))
+
+
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, le=10 * 366 * 86_400, allow_inf_nan=False)]
 
@@ -113,6 +131,15 @@ class Settings(BaseSettings):
     )
     gateway_apps_file: Path | None = Field(
         None, description="a TOML file with several apps, as [apps.NAME] tables; read again when it changes"
+    )
+    gateway_enrichment_file: Path | None = Field(
+        None, description="a TOML file that says how items are enriched, and which values must go; read again likewise"
+    )
+    gateway_maxmind_file: Path | None = Field(
+        None, description="a MaxMind database (GeoLite2 City or alike) of where addresses are; read again likewise"
+    )
+    gateway_trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
+        "", description="networks of proxies whose X-Forwarded-For names the end user, as in 10.0.0.0/8,fd00::/8"
     )
     gateway_shared_limits_url: Annotated[SecretStr, AfterValidator(_valkey)] | None = Field(
         None, description="a Valkey or Redis in which replicas share the limits; without it each keeps its own"
@@ -176,6 +203,19 @@ class Settings(BaseSettings):
     gateway_erased_seconds: float = Field(
         86_400, ge=0, le=366 * 86_400, description="how long items of a user are refused who was erased"
     )
+    gateway_tracking_plan: Path | None = Field(
+        None, description="a tracking plan: a YAML file, or a folder of them; read again when it changes"
+    )
+    gateway_taxonomy_policy: Literal["off", "warn", "enforce"] = Field(
+        "warn", description="what becomes of names beyond those that Leanplum keeps: off, warn or enforce"
+    )
+    gateway_taxonomy_limits: Annotated[str, AfterValidator(_limits)] = Field(
+        ",".join(f"{kind}={limit}" for kind, limit in TAXONOMY.items()),
+        description="how many names of each kind Leanplum keeps of an app",
+    )
+    gateway_taxonomy_warn_percent: float = Field(
+        90, ge=0, le=100, description="the share of a limit from which on new names are warned of"
+    )
     gateway_retry_window: Seconds = Field(86_400, description="seconds after which an undelivered item is given up")
     gateway_drain_seconds: float = Field(
         5, ge=0, le=86_400, description="seconds between SIGTERM and refusing new work"
@@ -190,6 +230,17 @@ class Settings(BaseSettings):
         default, _, exceptions = self.gateway_unknown_policy.partition(",")
         told = dict.fromkeys(QUEUED, default) | dict(one.split("=") for one in exceptions.split(",") if one)
         return frozenset(action for action, policy in told.items() if policy == "hold")
+
+    @property
+    def taxonomy_limits(self) -> dict[str, int]:
+        """How many names of each kind Leanplum keeps of an app."""
+        told = [one.split("=") for one in self.gateway_taxonomy_limits.split(",") if one]
+        return TAXONOMY | {kind: int(limit) for kind, limit in told}
+
+    @property
+    def trusted_proxies(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The networks of the proxies that are believed."""
+        return tuple(ip_network(one.strip()) for one in self.gateway_trusted_proxies.split(",") if one.strip())
 
     @property
     def audit_seed(self) -> bytes | None:

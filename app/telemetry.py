@@ -8,14 +8,14 @@ import logging
 import sys
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any, BinaryIO, cast
 
 import orjson
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.clock import instant, now_ms
@@ -172,6 +172,12 @@ class Metrics:
         self.requests = RequestTally()
         self.registry.register(self.requests)
         self.accepted = Counter("leanplum_gateway_items_accepted", "Items accepted", registry=self.registry)
+        self.segment = Counter(
+            "leanplum_gateway_segment_messages",
+            "Messages at the Segment door by what became of them",
+            ["type", "outcome"],
+            registry=self.registry,
+        )
         self.settled = Counter(
             "leanplum_gateway_items_settled", "Items by what became of them", ["status"], registry=self.registry
         )
@@ -189,6 +195,20 @@ class Metrics:
         self.call_rate = Gauge(
             "leanplum_gateway_call_rate", "Calls to Leanplum allowed a second", ["app"], registry=self.registry
         )
+        self.plan_violations = Counter(
+            "leanplum_gateway_plan_violations",
+            "What broke the tracking plan; an event (state, attribute) that it doesn't have is other",
+            ["app", "event", "code"],
+            registry=self.registry,
+        )
+        self.taxonomy_beyond = Counter(
+            "leanplum_gateway_taxonomy_beyond",
+            "Names seen that Leanplum would drop",
+            ["app", "kind"],
+            registry=self.registry,
+        )
+        self.taxonomy = NameCounts()
+        self.registry.register(self.taxonomy)
         self.states: dict[str, str] = {}  # how the way to Leanplum is, by app: closed (as it should be), open, held
 
     def sharing_limits(self) -> tuple[Gauge, Counter]:
@@ -239,3 +259,23 @@ class RequestTally(Collector):
             buckets = [*zip([*map(str, BUCKETS), "+Inf"], upto, strict=True)]
             seconds.add_metric([operation], buckets, times[-1])
         yield seconds
+
+
+class NameCounts(Collector):
+    """How many names each app has of those that Leanplum keeps; read when they are asked for."""
+
+    def __init__(self) -> None:
+        self.counts: Callable[[], Mapping[str, Mapping[Any, int]]] = dict  # by app and kind
+        self.caps: Mapping[Any, int] = {}  # by kind
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as they are now."""
+        names = GaugeMetricFamily("leanplum_gateway_taxonomy_names", "Names of an app", labels=["app", "kind"])
+        for app, kinds in self.counts().items():
+            for kind, count in kinds.items():
+                names.add_metric([app, kind], count)
+        yield names
+        caps = GaugeMetricFamily("leanplum_gateway_taxonomy_limit", "Names that Leanplum keeps", labels=["kind"])
+        for kind, cap in self.caps.items():
+            caps.add_metric([kind], cap)
+        yield caps

@@ -24,7 +24,9 @@ from app.delivery.loop import Deliverer
 from app.delivery.turns import Turns
 from app.delivery.verdicts import RetryPolicy
 from app.delivery.window import Window
+from app.enrichment import Enrichment, check
 from app.errors import Refusal, StartRefused, StorageUnavailable
+from app.intake.taxonomy import NAME_KINDS, Caps
 from app.leanplum.client import LeanplumClient
 from app.limits.bucket import Buckets
 from app.limits.limiter import Limiter, OwnLimiter
@@ -38,6 +40,9 @@ from app.outbox.retention import Limits
 from app.relay.calls import Relay
 from app.settings import Settings
 from app.telemetry import Metrics
+from app.tracking.files import LoadedPlans
+from app.tracking.taxonomy import Taxonomy
+from app.tracking.violations import ViolationCounts
 from app.vault import Vault
 from app.vault import opened as opened_vault
 
@@ -61,6 +66,10 @@ class Gateway:
     relay: Relay
     pseudonyms: Pseudonyms
     signer: Signer
+    enrichment: Enrichment
+    plans: LoadedPlans
+    taxonomy: Taxonomy
+    violations: ViolationCounts
 
 
 @asynccontextmanager
@@ -73,6 +82,7 @@ async def gateway(
     Raises StartRefused where the settings or the database don't allow a start.
     """
     apps = Apps(lambda: read(settings))
+    plans = LoadedPlans(settings.gateway_tracking_plan)
     engine = await asyncio.to_thread(connect, settings.gateway_database_url)
     vault = await asyncio.to_thread(_vault, settings, engine)
     keys = KeyStore(engine)
@@ -94,11 +104,16 @@ async def gateway(
     )
     outbox.count_queued()
     metrics.queued.set_function(lambda: outbox.queued)
+    taxonomy = Taxonomy(engine, writer, _caps(settings), settings.gateway_taxonomy_policy)
+    taxonomy.take(taxonomy.read())
+    metrics.taxonomy.counts, metrics.taxonomy.caps = taxonomy.counts, taxonomy.caps.of
+    violations = ViolationCounts(engine, writer, metrics)
     policies = Policies(settings.gateway_rate_per_second, settings.gateway_rate_burst)
     sealer = Sealer(engine, writer, signer, int(settings.gateway_audit_seconds * 1000))
-    beside = [
-        asyncio.create_task(run()) for run in (apps.run, directory.run, _housekeeper(settings, outbox).run, sealer.run)
-    ]
+    enrichment = enriching(settings, settings.audit_seed or seed.kept(engine))
+    of_tracking = (plans.run, taxonomy.run, violations.run)
+    runs = (apps.run, directory.run, _housekeeper(settings, outbox).run, sealer.run, enrichment.run, *of_tracking)
+    beside = [asyncio.create_task(run()) for run in runs]
     try:
         async with (
             _delivering(settings, apps, outbox, metrics, pseudonyms, wanted=delivery) as turns,
@@ -119,12 +134,18 @@ async def gateway(
                 relay,
                 pseudonyms,
                 signer,
+                enrichment,
+                plans,
+                taxonomy,
+                violations,
             )
     finally:
         for task in beside:
             await cancelled(task)
         with suppress(StorageUnavailable):  # when a key was last used is not worth a failed stop
             await directory.tell_used()
+        with suppress(StorageUnavailable):  # likewise
+            await violations.flush()
         await sealer.attempt()  # what was recorded until now
         await writer.stop()
         engine.dispose()
@@ -134,6 +155,8 @@ def prepare(settings: Settings) -> None:
     """Everything that may refuse a start, before there is a server: apps are configured, the database opens, and has
     its first key."""
     read(settings)
+    LoadedPlans(settings.gateway_tracking_plan)
+    check(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
     engine = connect(settings.gateway_database_url)
     try:
         _tell(_vault(settings, engine))
@@ -155,6 +178,13 @@ def _tell(vault: Vault) -> None:
         log.warning("bodies.in_clear", hint="set GATEWAY_DATA_KEY, and what waits is encrypted on the disk")
     else:
         log.info("bodies.sealed", key=vault.sealing)
+
+
+def enriching(settings: Settings, made_of: bytes) -> Enrichment:
+    """Enrichment as the settings have it; the seed makes the key of what is hashed."""
+    key = seed.derived(made_of, b"leanplum-gateway values")
+    proxies = settings.trusted_proxies
+    return Enrichment(settings.gateway_enrichment_file, settings.gateway_maxmind_file, proxies, key)
 
 
 def bootstrap(settings: Settings, store: KeyStore) -> None:
@@ -258,6 +288,11 @@ async def _limiting(settings: Settings, metrics: Metrics, *, wanted: bool) -> As
 def _recorded(future: asyncio.Future[None]) -> None:
     if not future.cancelled() and (error := future.exception()) is not None:
         log.error("record.lost", kind=type(error).__name__)
+
+
+def _caps(settings: Settings) -> Caps:
+    limits = settings.taxonomy_limits
+    return Caps({kind: limits[kind] for kind in NAME_KINDS}, settings.gateway_taxonomy_warn_percent / 100)
 
 
 def _housekeeper(settings: Settings, outbox: Outbox) -> Housekeeper:

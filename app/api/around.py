@@ -19,6 +19,7 @@ from app.api.documents import problem_responses
 from app.api.problems import PROBLEMS, Problem, document
 from app.database.writer import Probe
 from app.errors import NotFound, StorageUnavailable
+from app.intake.plan.judging import NO_PLANS
 from app.wiring import Gateway
 
 PROBE_SECONDS = 6.0
@@ -157,6 +158,9 @@ def _hashes(page: HTMLResponse, tag: str) -> str:
     return "".join(f" 'sha256-{b64encode(sha256(one).digest()).decode()}'" for one in inline)
 
 
+PLANNED = {"defaultModelRendering": "model", "defaultModelExpandDepth": 4}  # with a plan, its schemas come first
+
+
 def add_documentation(app: FastAPI) -> None:
     """`/docs` and `/redoc`, from assets inside this package: no browser asks another host for anything."""
     app.mount("/assets", StaticFiles(directory=str(files("app.api") / "assets")), name="assets")
@@ -164,12 +168,14 @@ def add_documentation(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
         context.of(request.scope).operation = "GET /docs"
+        gateway: Gateway = request.app.state.gateway
         page = get_swagger_ui_html(
             openapi_url="/openapi.json",
             title=app.title,
             swagger_js_url="/assets/swagger-ui-bundle.js",
             swagger_css_url="/assets/swagger-ui.css",
             swagger_favicon_url="/assets/favicon.svg",
+            swagger_ui_parameters=PLANNED if gateway.plans.plans is not NO_PLANS else None,
         )
         return _guarded(page, styles="'self' 'unsafe-inline'")
 

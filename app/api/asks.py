@@ -18,6 +18,7 @@ from app.api.documents import body_of, parameters_of, problem_responses
 from app.api.routes import KEY, PATH_PARAMETERS, USER, gateway_of, in_path, path_parameters
 from app.errors import Fault, Invalid, Malformed, NotFound
 from app.intake import bodies, rules
+from app.intake.enrichment.config import ENRICHED
 from app.leanplum.actions import ACTIONS, About, Action
 from app.leanplum.client import Part
 from app.model import App, Caller, KeyKind, Scope
@@ -84,14 +85,14 @@ DESCRIBED = PATH_PARAMETERS | {
 SHAPES = {ask.action: TypeAdapter[Any](ACTIONS[ask.action].shape) for ask in ASKS}
 
 
-async def _enter(request: Request, operation: str, action: Action) -> tuple[Gateway, Context, App]:
+async def _enter(request: Request, operation: str, action: Action) -> tuple[Gateway, Context, App, Caller]:
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = operation
-    _, app = await auth.enter(gateway, about, action.scope, action.key)
-    return gateway, about, app
+    caller, app = await auth.enter(gateway, about, action.scope, action.key)
+    return gateway, about, app, caller
 
 
-async def _args(request: Request, gateway: Gateway, about: Context, ask: Ask) -> dict[str, Any]:
+async def _args(request: Request, gateway: Gateway, about: Context, caller: Caller, ask: Ask) -> dict[str, Any]:
     """The parameters, from path, query and body, held against the action's shape."""
     path = {ask.renamed if name == "id" else name: value for name, value in in_path(request).items()}
     raw: Any = {name: _meant(value) for name, value in request.query_params.items()}
@@ -103,6 +104,8 @@ async def _args(request: Request, gateway: Gateway, about: Context, ask: Ask) ->
     faults = writes.contradictions(raw, path)
     if faults:
         raise Invalid(tuple(faults))
+    if ask.action in ENRICHED:
+        writes.refiner_for(gateway, about, caller).refine(ask.action, raw)
     return rules.checked(SHAPES[ask.action], raw)
 
 
@@ -117,8 +120,8 @@ def _add(ask: Ask) -> None:
 
     async def answered(request: Request) -> Response:
         in_path(request)  # whom it is about is known even where it is refused
-        gateway, about, app = await _enter(request, operation, action)
-        args = await _args(request, gateway, about, ask)
+        gateway, about, app, caller = await _enter(request, operation, action)
+        args = await _args(request, gateway, about, caller, ask)
         if action.seldom_changes:
             return await _kept(request, gateway, app, action, args)
         subject = rules.subject_of(args) if action.about is About.USER else None
@@ -126,12 +129,12 @@ def _add(ask: Ask) -> None:
         return Response(orjson.dumps(await gateway.relay.ask(app, action, args, subject)), headers=JSON)
 
     async def uploaded(request: Request) -> Response:
-        gateway, about, app = await _enter(request, operation, action)
+        gateway, about, app, _ = await _enter(request, operation, action)
         return await _upload(request, gateway, about, app, action)
 
     async def downloaded(request: Request) -> Response:
-        gateway, about, app = await _enter(request, operation, action)
-        return await _download(gateway, app, await _args(request, gateway, about, ask))
+        gateway, about, app, caller = await _enter(request, operation, action)
+        return await _download(gateway, app, await _args(request, gateway, about, caller, ask))
 
     special = {"uploadFile": uploaded, "multi": uploaded, "downloadFile": downloaded}
     router.add_api_route(

@@ -1,10 +1,17 @@
 """Who calls, and may they: before anything is read or done."""
 
-from app.api import limiting
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from app.api import leaks, limiting
 from app.api.context import Context
-from app.errors import Forbidden, KeyNotConfigured, Malformed, Unauthorized
+from app.errors import Forbidden, KeyInUrl, KeyNotConfigured, Malformed, Unauthorized
 from app.model import App, Caller, KeyKind, Scope
 from app.wiring import Gateway
+
+log = structlog.get_logger("request")
 
 
 async def enter(gateway: Gateway, context: Context, scope: Scope, kind: KeyKind | None = None) -> tuple[Caller, App]:
@@ -67,6 +74,16 @@ def _key(context: Context) -> str:
     if (key_header := context.headers.get(b"x-api-key")) is not None:
         return key_header.decode("latin-1").strip()
     raise Unauthorized("There is no key: send Authorization: Bearer KEY or X-API-Key: KEY.")
+
+
+def leaked(gateway: Gateway, context: Context, scope: Mapping[str, Any]) -> KeyInUrl | None:
+    """Why a request with a key in its address is refused; None where there is none. The key is in the logs and
+    histories of whatever the call came through; the log here says whose it is."""
+    if (leak := leaks.found(scope)) is None:
+        return None
+    known = gateway.directory.owner(leak.key) if leak.key else None
+    log.warning("key.leaked", request_id=context.request_id, key_id=known)
+    return KeyInUrl(leaks.HINT)
 
 
 def permit(caller: Caller, scope: Scope) -> None:

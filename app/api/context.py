@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, MutableMapping
 from typing import Any
 
+from app.intake.gate import Gate
 from app.model import App, Caller
 
 CONTEXT = "gateway.context"
@@ -28,6 +29,7 @@ class Context:
         "address",
         "app",
         "caller",
+        "gate",
         "headers",
         "held",
         "method",
@@ -55,6 +57,7 @@ class Context:
         self.operation = f"{self.method} (unknown)"
         self.caller: Caller | None = None
         self.app: App | None = None  # that the call is about, once it is known
+        self.gate: Gate | None = None  # what its items are held against beside the rules
         self.recorded = False  # whether the audit record of this call went along with what it accepted
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.subjects: Collection[str] = ()  # whom the call is about, as far as that is known

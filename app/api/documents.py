@@ -2,25 +2,32 @@
 
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
+from app.api.planned import with_plans
 from app.api.problems import MEDIA_TYPE, PROBLEMS, document
 from app.api.schemas import DeadLetterChoice, KeyChange, NewKey, ProblemShape, Rotation
 from app.errors import Fault, Invalid
 from app.intake.bodies import JSON, NDJSON
+from app.intake.plan.judging import NO_PLANS, Plans
 from app.intake.rules import Batch, BatchItem
 from app.leanplum.actions import ACTIONS
 
 REF = "#/components/schemas/"
+PREVIEWED = Annotated[
+    BatchItem | Batch,
+    Field(examples=[{"action": "track", "userId": "user-1", "event": "Purchase", "params": {"basket": {"items": 3}}}]),
+]
 BODIES: dict[str, TypeAdapter[Any]] = {
     **{action.shape.__name__: TypeAdapter(action.shape) for action in ACTIONS.values() if action.documented},
     "BatchItem": TypeAdapter(BatchItem),
     "Batch": TypeAdapter(Batch),
+    "Previewed": TypeAdapter(PREVIEWED),
     "DeadLetterChoice": TypeAdapter(DeadLetterChoice),
     "NewKey": TypeAdapter(NewKey),
     "KeyChange": TypeAdapter(KeyChange),
@@ -81,8 +88,9 @@ def problem_responses(*slugs: str) -> dict[int | str, dict[str, Any]]:
     return responses
 
 
-def openapi(app: FastAPI) -> dict[str, Any]:
-    """The whole document. FastAPI's own 422 is left out: what it would say, ours says."""
+def openapi(app: FastAPI, plans: Plans = NO_PLANS) -> dict[str, Any]:
+    """The whole document, with what the tracking plans have in it. FastAPI's own 422 is left out: what it would say,
+    ours says."""
     made = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, tags=TAGS)
     schemas = made.setdefault("components", {}).setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
@@ -91,6 +99,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         schema = adapter.json_schema(ref_template=REF + "{model}")
         for one, shape in {**schema.pop("$defs", {}), name: schema}.items():
             assert schemas.setdefault(one, shape) == shape, f"two shapes are called {one}: what is asked, and an answer"
+    made = with_plans(made, plans)
     for path in made["paths"].values():
         for operation in path.values():
             _without_own_422(operation)
@@ -151,6 +160,7 @@ TAGS = [
     {"name": "Leanplum", "description": "Asked of Leanplum while you wait."},
     {"name": "Receipts", "description": "What became of an item."},
     {"name": "Dead letters", "description": "What Leanplum refused, what was given up, what was perhaps done."},
+    {"name": "Tracking plan", "description": "What is tracked: the plan, what broke it, the names that there are."},
     {"name": "Keys", "description": "Who may call, what, for which apps, how fast, until when."},
     {"name": "Audit", "description": "Who did what, with proofs that it is as it was recorded."},
     {"name": "Around it", "description": "For operators: no key needed."},

@@ -12,15 +12,14 @@ from urllib.parse import unquote_to_bytes
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api import leaks, problems, writes
+from app.api import auth, gates, problems, writes
 from app.api.context import CONTEXT, Context
-from app.api.leaks import Leak
 from app.api.problems import Answer
 from app.api.receiving import ROOM
 from app.audit import records
 from app.callers.keys import PREFIX
 from app.clock import now_ms
-from app.errors import GatewayError, KeyInUrl, Malformed
+from app.errors import GatewayError, Malformed
 from app.telemetry import Metrics, describe
 from app.wiring import Gateway
 
@@ -64,23 +63,17 @@ class Front:
         self._tell(gateway, context, status)
 
     async def _answered(self, gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send) -> int:
-        if context.path in self._doors:  # foreign protocols have their key in the query, too
+        if context.path in self._doors:  # each sees to its keys itself: Leanplum's own protocol has them in the query
             return await self._doors[context.path](gateway, context, scope, receive, send)
-        if (scope["query_string"] or PREFIX in context.path) and (leaked := leaks.found(scope)):
-            return await self._refuse_leak(gateway, context, leaked, send)
+        if (scope["query_string"] or PREFIX in context.path) and (leaked := auth.leaked(gateway, context, scope)):
+            answer = problems.answer(leaked, context.request_id)
+            await send_answer(answer, context, send)
+            return answer.status
         hot = HOT.get((context.method, context.path))
         if hot is None:
             return await self._route(scope, context, receive, send)
         context.operation = f"{context.method} {context.path}"
         return await self._answer(hot, gateway, context, receive, send)
-
-    async def _refuse_leak(self, gateway: Gateway, context: Context, leaked: Leak, send: Send) -> int:
-        """The key is in the logs and histories of whatever the call came through; the log here says whose it is."""
-        known = gateway.directory.owner(leaked.key) if leaked.key else None
-        log.warning("key.leaked", request_id=context.request_id, key_id=known)
-        answer = problems.answer(KeyInUrl(leaks.HINT), context.request_id)
-        await send_answer(answer, context, send)
-        return answer.status
 
     async def _answer(self, hot: Hot, gateway: Gateway, context: Context, receive: Receive, send: Send) -> int:
         try:
@@ -123,6 +116,7 @@ class Front:
     def _tell(self, gateway: Gateway, context: Context, status: int) -> None:
         seconds = time.perf_counter() - context.started
         self._metrics.requests.add(context.operation, status, seconds)
+        gates.tell(gateway, context)
         if context.caller is not None and not context.recorded:
             _record(gateway, context, status)
         if context.path not in QUIET:

@@ -28,6 +28,7 @@ def receipt_document(receipt: Receipt, removed: Removed | None = None) -> dict[s
         document["leanplum"] = receipt.leanplum
     elif receipt.settled_at is not None:
         document["leanplum"] = {"success": True}
+    document |= receipt.notes or {}
     document["href"] = f"/v1/receipts/{receipt.id}"
     return document
 
@@ -48,7 +49,14 @@ def _told(removed: Removed) -> dict[str, int]:
     }
 
 
-def fresh_receipt(item_id: str, action: str, subject: str, accepted_at: int, removed: Removed | None = None) -> bytes:
+def fresh_receipt(
+    item_id: str,
+    action: str,
+    subject: str,
+    accepted_at: int,
+    removed: Removed | None = None,
+    notes: str | None = None,
+) -> bytes:
     """The receipt of an item accepted this moment, rendered: the hot path's own short cut to the same words."""
     return orjson.dumps(
         {
@@ -59,6 +67,7 @@ def fresh_receipt(item_id: str, action: str, subject: str, accepted_at: int, rem
             "acceptedAt": instant(accepted_at),
             "attempts": 0,
             **({} if removed is None else {"erased": _told(removed)}),
+            **(orjson.loads(notes) if notes is not None else {}),
             "href": f"/v1/receipts/{item_id}",
         }
     )

@@ -55,7 +55,8 @@ BATCHED: dict[int | str, dict[str, Any]] = {
         "content": problem_responses("validation")[422]["content"],
     },
 }
-BATCH_RESPONSES = BATCHED | problem_responses(*(slug for slug in REFUSED if slug != "validation"), *FAILED)
+BATCH_REFUSED = tuple(slug for slug in REFUSED if slug != "validation")
+BATCH_RESPONSES = BATCHED | problem_responses(*BATCH_REFUSED, *FAILED)
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -31,6 +31,26 @@ class Erased(TypedDict):
     ids: Annotated[int, Field(ge=0, description="your own ids of items, remembered against repeats")]
 
 
+class FaultShape(TypedDict):
+    """One thing wrong in a body."""
+
+    pointer: Annotated[str, Field(description="JSON Pointer into the body", examples=["/items/3/event"])]
+    detail: str
+    code: str
+
+
+class Enrichment(TypedDict, total=False):
+    """What enrichment did to the item, where it did something."""
+
+    steps: Annotated[list[str], Field(description="the steps that changed it, in their order", examples=[["time"]])]
+    warnings: Annotated[list[str], Field(description="what was seen and left as it is, or what Leanplum will change")]
+
+
+Violations = Annotated[
+    list[FaultShape], Field(description="what breaks the tracking plan and was let through; pointers into the item")
+]
+
+
 class Receipt(TypedDict):
     """The gateway's promise for one item, and how far it is kept."""
 
@@ -45,6 +65,8 @@ class Receipt(TypedDict):
     nextAttemptAt: NotRequired[Annotated[str, Field(json_schema_extra={"format": "date-time"})]]
     leanplum: NotRequired[LeanplumSaid]
     erased: NotRequired[Erased]
+    enrichment: NotRequired[Enrichment]
+    violations: NotRequired[Violations]
     href: Annotated[str, Field(examples=["/v1/receipts/019abc12-3456-7def-8123-000000000001"])]
     duplicate: NotRequired[Annotated[bool, Field(description="true where the id was accepted before")]]
 
@@ -96,14 +118,6 @@ class Discarded(TypedDict):
     dryRun: bool
 
 
-class FaultShape(TypedDict):
-    """One thing wrong in a body."""
-
-    pointer: Annotated[str, Field(description="JSON Pointer into the body", examples=["/items/3/event"])]
-    detail: str
-    code: str
-
-
 class ProblemShape(TypedDict):
     """A problem (RFC 9457)."""
 
@@ -121,6 +135,8 @@ class BatchResult(TypedDict):
     index: int
     id: NotRequired[str]
     status: Literal["accepted", "duplicate", "rejected"]
+    enrichment: NotRequired[Enrichment]
+    violations: NotRequired[Violations]
     problem: NotRequired[ProblemShape]
 
 
@@ -131,6 +147,22 @@ class BatchAnswer(TypedDict):
     duplicates: int
     rejected: int
     results: list[BatchResult]
+
+
+class PreviewResult(TypedDict):
+    """What would become of one item."""
+
+    index: int
+    leanplum: NotRequired[Annotated[dict[str, Any], Field(description="what Leanplum would get, less keys")]]
+    enrichment: NotRequired[Enrichment]
+    violations: NotRequired[Violations]
+    problem: NotRequired[ProblemShape]
+
+
+class PreviewAnswer(TypedDict):
+    """What would become of the items, in their order."""
+
+    results: list[PreviewResult]
 
 
 class Part(TypedDict):
@@ -324,3 +356,75 @@ class ConsistencyProof(TypedDict):
     """That the log of `from` records is the beginning of that of `to` (RFC 9162 §2.1.4.2)."""
 
     hashes: list[Base64]
+
+
+class PlanEntry(TypedDict):
+    """One event, state or attribute of a tracking plan. The schema is of an item's fields; of an attribute's value."""
+
+    name: str
+    mode: Literal["off", "warn", "enforce"]
+    description: NotRequired[str]
+    owner: NotRequired[str]
+    schema: dict[str, Any]
+    examples: list[Any]
+
+
+class TrackingPlan(TypedDict):
+    """The tracking plan of an app."""
+
+    loaded: bool
+    version: NotRequired[str]
+    digest: NotRequired[Annotated[str, Field(description="SHA-256 of its content, the same wherever it was read")]]
+    files: NotRequired[list[str]]
+    unknown: NotRequired[Annotated[dict[str, str], Field(description="what becomes of names that it doesn't have")]]
+    definitions: NotRequired[dict[str, Any]]
+    events: NotRequired[list[PlanEntry]]
+    states: NotRequired[list[PlanEntry]]
+    attributes: NotRequired[list[PlanEntry]]
+    refused: Annotated[list[str], Field(description="what is wrong with the files now; empty where nothing is")]
+
+
+class PlanViolation(TypedDict):
+    """One way in which items broke the plan, and how often."""
+
+    kind: Literal["events", "states", "attributes"]
+    name: Annotated[str, Field(description="of the event, state or attribute", examples=["Purchase"])]
+    code: Annotated[str, Field(examples=["plan-required"])]
+    keyId: str
+    count: int
+    firstSeen: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    lastSeen: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    pointer: Annotated[str, Field(description="where in the item, the last time", examples=["/params/sku"])]
+
+
+class PlanViolations(TypedDict):
+    """What broke the plan."""
+
+    violations: list[PlanViolation]
+
+
+class CountedName(TypedDict):
+    """One name."""
+
+    name: str
+    firstSeen: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class NamesOfKind(TypedDict):
+    """The names of one kind."""
+
+    count: int
+    limit: Annotated[int, Field(description="how many Leanplum keeps")]
+    names: list[CountedName]
+
+
+class Taxonomy(TypedDict):
+    """The names that an app has."""
+
+    app: str
+    policy: Literal["off", "warn", "enforce"]
+    warnFrom: Annotated[float, Field(description="the share of a limit from which on new names are warned of")]
+    events: NamesOfKind
+    states: NamesOfKind
+    params: NamesOfKind
+    attributes: NamesOfKind

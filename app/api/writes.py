@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from app import ids
-from app.api import auth, limiting, problems, receiving
+from app.api import auth, gates, limiting, problems, receiving
 from app.api.context import Context
 from app.api.problems import Answer
 from app.api.receipts import fresh_receipt, receipt_document
@@ -31,6 +31,8 @@ from app.errors import (
     TooLarge,
 )
 from app.intake import bodies, rules
+from app.intake.gate import Gate
+from app.intake.refining import Refiner
 from app.leanplum.actions import key_for
 from app.model import ERASES, Acceptance, App, Caller, KeyKind, Kind, NewItem, Removed, Taken
 from app.wiring import Gateway
@@ -53,7 +55,9 @@ async def post_single(
     body = await receiving.read_fields(gateway, context, receive, optional=bool(given))
     if b"idempotency-key" in context.headers:
         given = {**given, "id": context.header(b"idempotency-key")}
-    new = (not given and rules.fast_single(action, body)) or _careful_single(action, body, given)
+    refiner = refiner_for(gateway, context, caller)
+    new = not given and rules.fast_single(action, body, refiner)
+    new = new or _careful_single(action, body, given, refiner.anew())
     context.subjects = (new.subject,)
     auth.require_key(app, key_for(action, new.body))
     now = now_ms()
@@ -66,16 +70,23 @@ async def post_single(
     if kind == "accepted":
         gateway.metrics.accepted.inc()
         if b"prefer" not in context.headers:
-            fresh = fresh_receipt(item_id, action, new.subject, now, removed)
+            fresh = fresh_receipt(item_id, action, new.subject, now, removed, new.notes)
             return Answer(202, [JSON_HEADER, (b"location", f"/v1/receipts/{item_id}".encode())], fresh)
     return await _receipt_answer(gateway, context, app.name, item_id, kind, removed)
 
 
-def _careful_single(action: str, body: bytes, given: Mapping[str, Any]) -> NewItem:
+def refiner_for(gateway: Gateway, context: Context, caller: Caller) -> Gate:
+    """What the items of this call go through beside the rules: enrichment, the tracking plan, the names of the app."""
+    address = gateway.enrichment.end_user(context.address, context.headers.get(b"x-forwarded-for"))
+    enriching = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), address)
+    return gates.gate_of(gateway, context, enriching)
+
+
+def _careful_single(action: str, body: bytes, given: Mapping[str, Any], refiner: Refiner) -> NewItem:
     raw = bodies.parse(body)
     if not isinstance(raw, dict):
         return rules.single(action, raw)
-    return rules.single(action, raw, faults=contradictions(raw, given))
+    return rules.single(action, raw, refiner=refiner, faults=contradictions(raw, given))
 
 
 def contradictions(raw: dict[str, Any], given: Mapping[str, Any]) -> list[Fault]:
@@ -103,7 +114,8 @@ async def accept(
     batch: bool = False,
 ) -> Sequence[Taken]:
     """Commit the items of a call."""
-    taken = await gateway.outbox.accept(_acceptance(gateway, context, caller, now, items, refused, batch=batch))
+    accepting = gateway.outbox.accept(_acceptance(gateway, context, caller, now, items, refused, batch=batch))
+    taken = await gates.accepted(gateway, context, items, accepting)
     context.recorded = True
     return taken
 
@@ -166,12 +178,12 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
     caller = await auth.authenticate(gateway, context)
     try:
         app = auth.choose_app(gateway, context, caller)
-        judged = await _judged_batch(gateway, context, receive)
+        judged = await _judged_batch(gateway, context, receive, refiner_for(gateway, context, caller))
     except Refusal:
         await limiting.take(gateway, context, caller, 1)  # what can't be read as items costs as one
         raise
     await limiting.take(gateway, context, caller, len(judged))
-    judged = _permitted(app, caller, judged)
+    judged = permitted(app, caller, judged)
     items = [one for one in judged if type(one) is NewItem]
     if not items:
         return _batch_answer(gateway, judged, ())
@@ -179,13 +191,15 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
     return _batch_answer(gateway, judged, await accept(gateway, context, caller, now_ms(), items, refused, batch=True))
 
 
-async def _judged_batch(gateway: Gateway, context: Context, receive: Receive) -> Sequence[NewItem | Refused]:
+async def _judged_batch(
+    gateway: Gateway, context: Context, receive: Receive, refiner: Gate
+) -> Sequence[NewItem | Refused]:
     """The items of the body, each as it is or why it is refused. Raises Refusal where the body as a whole is."""
     kind = bodies.media_type(context.header(b"content-type"), bodies.JSON, bodies.NDJSON)
     body = await receiving.read_body(gateway, context, receive)
     most = gateway.settings.gateway_max_batch_items
-    good = rules.fast_batch(body) if kind == bodies.JSON and body.count(b'"action"') <= most else None
-    judged: Sequence[NewItem | Refused] = good if good is not None else _careful_batch(body, kind, most)
+    good = rules.fast_batch(body, refiner) if kind == bodies.JSON and body.count(b'"action"') <= most else None
+    judged: Sequence[NewItem | Refused] = good if good is not None else _careful_batch(body, kind, most, refiner.anew())
     if len(judged) > most:
         raise _too_many(len(judged), most)
     if not judged:
@@ -197,13 +211,13 @@ def _too_many(count: int, most: int) -> TooLarge:
     return TooLarge(f"The batch has {count} items; at most {most} are taken at once.")
 
 
-def _careful_batch(body: bytes, kind: str, most: int) -> list[NewItem | Refused]:
+def _careful_batch(body: bytes, kind: str, most: int, refiner: Refiner) -> list[NewItem | Refused]:
     """Counted before any is judged: judging a million costs seconds."""
     if kind == bodies.NDJSON:
         lines = [line for line in body.split(b"\n") if line.strip()]
         if len(lines) > most:
             raise _too_many(len(lines), most)
-        return [_careful_line(line) for line in lines]
+        return [_careful_line(line, refiner) for line in lines]
     raw = bodies.parse(body)
     if not isinstance(raw, dict) or not isinstance(raw.get("items"), list):
         raise Invalid((Fault("/items" if isinstance(raw, dict) else "", 'takes {"items": [...]}', "type"),))
@@ -212,24 +226,25 @@ def _careful_batch(body: bytes, kind: str, most: int) -> list[NewItem | Refused]
         raise Invalid(tuple(Fault(rules.pointer((name,)), "is not a field here", "unknown-field") for name in told))
     if len(raw["items"]) > most:
         raise _too_many(len(raw["items"]), most)
-    return [_careful_item(one, f"/items/{index}") for index, one in enumerate(raw["items"])]
+    return [careful_item(one, f"/items/{index}", refiner) for index, one in enumerate(raw["items"])]
 
 
-def _careful_line(line: bytes) -> NewItem | Refused:
+def _careful_line(line: bytes, refiner: Refiner) -> NewItem | Refused:
     try:
-        return _careful_item(bodies.parse(line), "")
+        return careful_item(bodies.parse(line), "", refiner)
     except Malformed as refusal:
         return refusal
 
 
-def _careful_item(raw: Any, base: str) -> NewItem | Refused:
+def careful_item(raw: Any, base: str, refiner: Refiner) -> NewItem | Refused:
+    """The item that parsed JSON makes, or why it makes none; pointers start with `base`."""
     try:
-        return rules.of_any_action(raw, base)
+        return rules.of_any_action(raw, base, refiner)
     except Invalid as refusal:
         return refusal
 
 
-def _permitted(app: App, caller: Caller, judged: Sequence[NewItem | Refused]) -> Sequence[NewItem | Refused]:
+def permitted(app: App, caller: Caller, judged: Sequence[NewItem | Refused]) -> Sequence[NewItem | Refused]:
     """The same, with a refusal for each item whose action the caller's key may not send, or Leanplum's may not."""
     actions = {one.action for one in judged if type(one) is NewItem}
     if all(_may(app, caller, action) for action in actions):
@@ -256,14 +271,11 @@ def _permitted_item(app: App, caller: Caller, item: NewItem) -> NewItem | Refuse
 
 
 def _batch_answer(gateway: Gateway, judged: Sequence[NewItem | Refused], taken: Sequence[Taken]) -> Answer:
-    if len(taken) == len(judged):
-        results = [_result(index, item_id, kind) for index, (item_id, kind) in enumerate(taken)]
-    else:
-        kept = iter(taken)
-        results = [
-            _result(index, *next(kept)) if isinstance(one, NewItem) else _refused(index, one)
-            for index, one in enumerate(judged)
-        ]
+    kept = iter(taken)
+    results = [
+        _result(index, one, next(kept)) if isinstance(one, NewItem) else _refused(index, one)
+        for index, one in enumerate(judged)
+    ]
     kinds = Counter([kind for _, kind in taken])
     gateway.metrics.accepted.inc(kinds["accepted"])
     document = {
@@ -281,11 +293,13 @@ def _refusal(kind: Kind) -> Refusal | None:
     return IdConflict(CONFLICT) if kind == "conflict" else Erased() if kind == "erased" else None
 
 
-def _result(index: int, item_id: str, kind: Kind) -> dict[str, Any]:
+def _result(index: int, item: NewItem, taken: Taken) -> dict[str, Any]:
+    item_id, kind = taken
     named = {"index": index, "id": item_id} if item_id else {"index": index}
     if (refusal := _refusal(kind)) is not None:
         return {**named, "status": "rejected", "problem": problems.of_error(refusal)}
-    return {**named, "status": kind}
+    found = {**named, "status": kind}
+    return found | orjson.loads(item.notes) if kind == "accepted" and item.notes is not None else found
 
 
 def _refused(index: int, refusal: Refused) -> dict[str, Any]:

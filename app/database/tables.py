@@ -10,6 +10,8 @@ caller_keys ───< caller_secrets   who may call; a hash only, of each key t
 own_secrets      what the audit's keys are made of, where no setting has it; what hashes of contents are keyed by
 data_keys        which keys what is stored was sealed by: a fingerprint of each
 erasures         whose items are refused for a while: a keyed hash
+taxonomy         the names of events, states, parameters and attributes that each app has
+plan_violations  what broke the tracking plan, counted
 sequence         the last numbers given out, of items and of records: one row, so that the order is that of the commits
 """
 
@@ -72,6 +74,7 @@ items = Table(
     Column("lane", BigInteger, nullable=False, server_default=text("0")),
     Column("caller", BigInteger, nullable=False, server_default=text("0")),
     Column("replayed_at", BigInteger),
+    Column("notes", Text),
 )
 
 
@@ -209,4 +212,30 @@ caller_secrets = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("rotation", LargeBinary),
+)
+
+taxonomy = Table(
+    "taxonomy",
+    metadata,
+    Column("app", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("first_seen", BigInteger, nullable=False),
+    PrimaryKeyConstraint("app", "kind", "name"),
+    sqlite_with_rowid=False,
+)
+
+plan_violations = Table(
+    "plan_violations",
+    metadata,
+    Column("app", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("first_seen", BigInteger, nullable=False),
+    Column("last_seen", BigInteger, nullable=False),
+    Column("pointer", Text, nullable=False),
+    PrimaryKeyConstraint("app", "kind", "name", "code", "key_id"),
 )

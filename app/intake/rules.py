@@ -15,10 +15,11 @@ from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from app.errors import Fault, Invalid
+from app.intake.refining import PLAIN, Refiner, told
 from app.leanplum.actions import LATER, About
 from app.leanplum.actions import Action as Known
 from app.leanplum.values import TAKES
-from app.model import KeyKind, NewItem, Scope
+from app.model import NO_NOTES, KeyKind, NewItem, Notes, Scope
 
 MAX_FAULTS = 100
 
@@ -79,17 +80,27 @@ class Batch(TypedDict):
 BATCH: TypeAdapter[Any] = TypeAdapter(Batch)
 
 
-def item(action: str, fields: dict[str, Any]) -> NewItem:
-    """The item that checked `fields` make. Raises Invalid for what no shape can say."""
+def item(action: str, fields: dict[str, Any], refiner: Refiner = PLAIN, notes: Notes = NO_NOTES) -> NewItem:
+    """The item that checked and refined `fields` make. Raises Invalid for what no shape can say."""
     own_id = fields.pop("id", None)
     fields.pop("action", None)
     known = ACTIONS[action]
     subject = subject_of(fields)
     if subject is None or known.check(fields) is not None:
         raise Invalid(tuple(_beside(action, fields)))
+    notes = refiner.judge(action, fields, notes)
     sorting = orjson.OPT_SORT_KEYS if own_id is not None else None  # one content, one text: it will be compared
     body = orjson.dumps(fields, option=sorting).decode()
-    return tuple.__new__(NewItem, (subject, action, body, own_id))  # half the price of NewItem(…), for each item
+    if notes is NO_NOTES:
+        return tuple.__new__(NewItem, (subject, action, body, own_id, None, None))  # half the price of NewItem(…)
+    content = _as_said(fields, notes) if own_id is not None and notes.said else None
+    return NewItem(subject, action, body, own_id, told(notes), content)
+
+
+def _as_said(fields: Mapping[str, Any], notes: Notes) -> str:
+    """What a repeat will say again, whenever and from wherever it is sent."""
+    said = {name: value for name, value in {**fields, **notes.said}.items() if value is not None}
+    return orjson.dumps(said, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def subject_of(fields: Mapping[str, Any]) -> str | None:
@@ -118,11 +129,20 @@ def checked(adapter: TypeAdapter[Any], raw: Any) -> dict[str, Any]:
     return fields
 
 
-def single(action: str, raw: Any, base: str = "", *, batched: bool = False, faults: Sequence[Fault] = ()) -> NewItem:
-    """One item of `action` from parsed JSON. Raises Invalid with every fault, those given too; pointers start with
-    `base`."""
+def single(
+    action: str,
+    raw: Any,
+    base: str = "",
+    *,
+    refiner: Refiner = PLAIN,
+    batched: bool = False,
+    faults: Sequence[Fault] = (),
+) -> NewItem:
+    """One item of `action` from parsed JSON, which is refined. Raises Invalid with every fault, those given too;
+    pointers start with `base`, and lead into what the refiner made of `raw`."""
     adapter = ACTIONS[action].in_batch if batched else ACTIONS[action].alone
     fields: Any = raw if isinstance(raw, dict) else {}
+    notes = refiner.refine(action, fields)
     found = [*faults]
     try:
         fields = adapter.validate_python(raw)
@@ -130,36 +150,54 @@ def single(action: str, raw: Any, base: str = "", *, batched: bool = False, faul
         found += islice(_faults(error, raw), MAX_FAULTS)
     if isinstance(raw, dict):
         found += _beside(action, fields)
-    if not found:
-        return item(action, fields)
+    try:
+        if not found:
+            return item(action, fields, refiner, notes)
+    except Invalid as error:
+        found += error.faults
     raise Invalid(tuple(Fault(base + fault.pointer, fault.detail, fault.code) for fault in found[:MAX_FAULTS]))
 
 
-def of_any_action(raw: Any, base: str = "") -> NewItem:
+def of_any_action(raw: Any, base: str = "", refiner: Refiner = PLAIN) -> NewItem:
     """One item of a batch from parsed JSON. Raises Invalid with every fault; pointers start with `base`."""
     if not isinstance(raw, dict):
         raise Invalid((Fault(base, "takes an object", "type"),))
     action = raw.get("action")
     if not isinstance(action, str) or action not in ACTIONS:
         raise Invalid((Fault(base + "/action", f"takes one of {', '.join(ACTIONS)}", "unknown-action"),))
-    return single(action, raw, base, batched=True)
+    return single(action, raw, base, refiner=refiner, batched=True)
 
 
-def fast_single(action: str, body: bytes) -> NewItem | None:
+def fast_single(action: str, body: bytes, refiner: Refiner = PLAIN) -> NewItem | None:
     """The item that a good body makes; None where anything is wrong and the body must be read again with care."""
     try:
-        return item(action, ACTIONS[action].alone.validate_json(body))
+        fields = ACTIONS[action].alone.validate_json(body)
+        notes = refiner.refine(action, fields)
+        if notes.reshaped:  # what the refiner made anew is held against the rules as well
+            fields = ACTIONS[action].alone.validate_python(fields)
+        return item(action, fields, refiner, notes)
     except (ValidationError, Invalid):
         return None
 
 
-def fast_batch(body: bytes) -> list[NewItem] | None:
+def fast_batch(body: bytes, refiner: Refiner = PLAIN) -> list[NewItem] | None:
     """The items that a good batch makes; None where anything is wrong and it must be read again with care."""
     try:
         checked: list[dict[str, Any]] = BATCH.validate_json(body)["items"]
-        return [item(fields["action"], fields) for fields in checked]
+        return [
+            item(one["action"], one, refiner, notes)
+            if not (notes := refiner.refine(one["action"], one)).reshaped
+            else _again(one, refiner, notes)
+            for one in checked
+        ]
     except (ValidationError, Invalid):
         return None
+
+
+def _again(fields: dict[str, Any], refiner: Refiner, notes: Notes) -> NewItem:
+    """The item of a batch that the refiner made anew, which is held against the rules as well."""
+    action = fields["action"]
+    return item(action, ACTIONS[action].in_batch.validate_python(fields), refiner, notes)
 
 
 def _faults(error: ValidationError, raw: Any) -> Iterator[Fault]:

@@ -51,7 +51,9 @@ class Action:
         return found
 
 
-WITHOUT_CONTENT = frozenset({"id", "action", "userId", "deviceId", "time", "createDisposition"})
+WITHOUT_CONTENT = frozenset(
+    {"id", "action", "userId", "deviceId", "time", "createDisposition", "sentAt", "ip", "userAgent"}
+)
 DEVICE_FIELDS: frozenset[str] = frozenset(shapes.DeviceFields.__annotations__)
 
 

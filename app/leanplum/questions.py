@@ -25,6 +25,9 @@ class Start(DeviceFields, Place, total=False):
     userId: UserId
     deviceId: DeviceId
     time: Time
+    sentAt: Annotated[Time, Field(description="When the sender's clock sent it: corrects `time`. Not sent on.")]
+    ip: Annotated[Text, Field(description="The end user's address, to find the place by. Not sent on, nor stored.")]
+    userAgent: Annotated[Text, Field(description="The end user's, to find the device by. Not sent on.")]
     createDisposition: Literal["CreateIfNeeded", "CreateNever"]
     userAttributes: Attributes
     background: Annotated[Bool, Field(description="true: not counted until the session is resumed.")]

@@ -42,6 +42,11 @@ class Subject(TypedDict, total=False):
     userId: Annotated[UserId, Field(description="Whom it is about. One of userId and deviceId is required.")]
     deviceId: Annotated[DeviceId, Field(description="The device it is about.")]
     time: Annotated[Time, Field(description="When it happened: RFC 3339 or epoch seconds. Default: now.")]
+    sentAt: Annotated[
+        Time, Field(description="When the sender's clock sent it: corrects `time` by that clock's error. Not sent on.")
+    ]
+    ip: Annotated[Text, Field(description="The end user's address, to find the place by. Not sent on, nor stored.")]
+    userAgent: Annotated[Text, Field(description="The end user's, to find the device by. Not sent on.")]
 
 
 class Common(Subject, total=False):

@@ -20,6 +20,7 @@ from app.vault import Vault, place
 ACCEPTANCES = "INSERT INTO acceptances (first_seq, prefix, app, key_id, request_id, accepted_at)"
 ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller)"
 NAMED_ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller, id)"
+NOTED_ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller, id, notes)"
 ITEM_IDS = "INSERT INTO item_ids (app, id, seq, digest, accepted_at)"
 ANEW = """ ON CONFLICT (app, id) DO UPDATE SET
 seq = excluded.seq, digest = excluded.digest, accepted_at = excluded.accepted_at"""
@@ -53,7 +54,7 @@ class Accept:
         # First: it makes writers take turns, so that what is looked up next stays true.
         seq, version = _reserve(cursor, wanted)
         known = _known(cursor, writes)
-        rows = _Rows([], [], [], [], [])
+        rows = _Rows([], [], [], [], [], [])
         taken = []
         for write in writes:
             app, now = write.acceptance.app, write.acceptance.accepted_at
@@ -63,6 +64,7 @@ class Accept:
         insert_rows(cursor, ACCEPTANCES, 6, rows.acceptances)
         insert_rows(cursor, ITEMS, 7, rows.items)
         insert_rows(cursor, NAMED_ITEMS, 8, rows.named_items)
+        insert_rows(cursor, NOTED_ITEMS, 9, rows.noted_items)
         insert_rows(cursor, ITEM_IDS, 5, rows.ids, ANEW)
         records.insert(cursor, rows.records)
         return taken
@@ -75,6 +77,7 @@ class _Rows:
     acceptances: list[Any]
     items: list[Any]
     named_items: list[Any]
+    noted_items: list[Any]
     ids: list[Any]
     records: list[tuple[int, str]]
 
@@ -131,7 +134,7 @@ def _take(
     seal = vault.sealer(len(acceptance.items))
     of_app = zlib.crc32(acceptance.app.encode())
     for item in acceptance.items:
-        subject, action, body, item_id = item
+        subject, action, body, item_id, notes, _ = item
         if refuse is not None and refuse(subject, action):
             taken.append((item_id or "", "erased"))
             continue
@@ -143,12 +146,13 @@ def _take(
             continue
         lane = zlib.crc32(subject.encode(), of_app)  # ids.lane, less what is the same for all
         stored = body if seal is None else seal(body, place(app, action, seq, subject))
-        if item_id is None:
+        if notes is not None:
+            rows.noted_items += (seq, first, subject, action, stored, lane, caller, item_id, notes)
+        elif item_id is None:
             new += (seq, first, subject, action, stored, lane, caller)
-            taken.append((f"{prefix}{seq:012x}", "accepted"))
         else:
             rows.named_items += (seq, first, subject, action, stored, lane, caller, item_id)
-            taken.append((item_id, "accepted"))
+        taken.append((item_id or f"{prefix}{seq:012x}", "accepted"))
         seq += 1
     if seq > first:
         rows.acceptances += (first, prefix, app, acceptance.key_id, acceptance.request_id, acceptance.accepted_at)
@@ -161,7 +165,7 @@ def _recognise(
 ) -> Kind:
     """Whether a caller-given id is new; a new one is remembered from now on."""
     key = (acceptance.app, item_id)
-    content = vault.digest(item.action, item.subject, item.body)
+    content = vault.digest(item.action, item.subject, _content(item))
     if (earlier := known.get(key)) is not None:
         same = earlier[1] == content or earlier[1] in _otherwise(item, acceptance.app, vault)
         return "duplicate" if same else "conflict"
@@ -175,7 +179,12 @@ def _otherwise(item: NewItem, app: str, vault: Vault) -> Iterator[bytes]:
     that was erased by it; unkeyed, by a gateway of before."""
     yield vault.digest(item.action, item.subject, NO_BODY)
     yield vault.digest(item.action, alias_of(vault, app, item.subject), NO_BODY)
-    yield ids.digest(item.action, item.subject, item.body)
+    yield ids.digest(item.action, item.subject, _content(item))
+
+
+def _content(item: NewItem) -> str:
+    """What a repeat says again."""
+    return item.body if item.content is None else item.content
 
 
 def _record(acceptance: Acceptance, taken: Sequence[Taken], new: int) -> str:

@@ -36,6 +36,7 @@ def receipt(row: Row[tuple[object, ...]], vault: Vault) -> Receipt:
     """One of those rows as a receipt. Raises StorageUnavailable where it is sealed by a key that isn't here."""
     found = row._mapping
     said = found["leanplum"] and vault.read(found["leanplum"], said_place(found["app"], found["seq"]))
+    notes = found["notes"]
     return Receipt(
         seq=found["seq"],
         id=found["id"] or ids.made(found["prefix"], found["seq"]),
@@ -47,4 +48,5 @@ def receipt(row: Row[tuple[object, ...]], vault: Vault) -> Receipt:
         settled_at=found["settled_at"],
         next_attempt_at=found["next_attempt_at"],
         leanplum=orjson.loads(said) if said else None,
+        notes=orjson.loads(notes) if notes else None,
     )

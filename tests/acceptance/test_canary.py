@@ -101,6 +101,11 @@ def do_everything(gateway: Process, seen: Seen) -> None:
             "door by GET",
             gateway.http.get("/api", params={**door, "action": "getVars", "userId": "ann", "info": VALUE}),
         )
+        message: dict[str, Any] = {"userId": "ann", "event": "E", "properties": {"p": VALUE}, "traits": {"t": VALUE}}
+        messages = [{"type": kind, **message} for kind in ("track", "identify", "page", VALUE)]
+        bad = {**message, "type": "track", "timestamp": VALUE, "context": VALUE}
+        keep("segment", gateway.http.post("/segment/v1/batch", json={"batch": [*messages, bad, VALUE]}, auth=(key, "")))
+        keep("segment alone", gateway.http.post("/segment/v1/track", json=bad | {"writeKey": key}))
     for content in (VALUE.encode(), b'{"userId":"' + VALUE.encode(), b"\xff" + VALUE.encode()):
         headers = {"Content-Type": "application/json"}
         keep("not JSON", gateway.call("POST", "/v1/events", content=content, headers=headers))

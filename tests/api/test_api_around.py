@@ -122,7 +122,9 @@ def test_the_document_is_openapi_3_1_with_every_call_that_is_built(document: dic
     assert document["info"]["title"]
     assert {name for name, _ in operations(document)} == {
         "POST /v1/events", "POST /v1/batch", *(f"{one.method} {one.path}" for one in (*WRITES, *ASKS)),
-        "GET /v1/apps", "POST /v1/apps/{name}/check",
+        "GET /v1/apps", "POST /v1/apps/{name}/check", "POST /v1/preview",
+        "GET /v1/tracking-plan", "GET /v1/tracking-plan/violations", "GET /v1/taxonomy",
+        "DELETE /v1/taxonomy/{kind}/{name}",
         "POST /v1/keys", "GET /v1/keys", "GET /v1/keys/{keyId}", "PATCH /v1/keys/{keyId}", "DELETE /v1/keys/{keyId}",
         "POST /v1/keys/{keyId}/rotate",
         "GET /v1/receipts/{id}", "GET /livez", "GET /readyz", "GET /metrics", "GET /problems", "GET /problems/{slug}",
@@ -170,6 +172,11 @@ ERRORS = {
     "POST /v1/users/{userId}/sessions": {400, 401, 403, 404, 413, 415, 422, 429, 500, 501, 502, 503, 504},
     "GET /v1/messages": {401, 403, 404, 422, 429, 500, 501, 502, 503, 504},
     "POST /v1/batch": {400, 401, 413, 415, 422, 429, 500, 503},
+    "POST /v1/preview": {400, 401, 403, 413, 415, 422, 429, 500},
+    "GET /v1/tracking-plan": {400, 401, 403, 429, 500, 503},
+    "GET /v1/tracking-plan/violations": {400, 401, 403, 429, 500, 503},
+    "GET /v1/taxonomy": {400, 401, 403, 429, 500, 503},
+    "DELETE /v1/taxonomy/{kind}/{name}": {400, 401, 403, 404, 422, 429, 500, 503},
     "GET /v1/receipts/{id}": {401, 403, 404, 429, 500, 503},
     "GET /v1/dead-letters": {401, 403, 422, 429, 500, 503},
     "POST /v1/dead-letters/replay": {400, 401, 403, 413, 415, 422, 429, 500, 503},

@@ -12,6 +12,7 @@ import pytest
 
 from app.api.limiting import count_failure, network
 from app.callers.store import ALL_SCOPES, KeyStore
+from app.doors.segment.reading import PATHS as SEGMENT_PATHS
 from app.limits.bucket import Buckets
 from app.limits.limiter import OwnLimiter
 from app.model import Scope
@@ -82,6 +83,9 @@ def test_every_call_with_a_key_is_limited_whatever_it_asks_for(start: Start) -> 
             assert STATE.fullmatch(answer.headers.get("ratelimit", "")), (operation, answer.status_code)
     for path in ("/api", "/api-batch"):
         assert "ratelimit" in talk.post(f"{path}?appId=none&clientKey={talk.key}", {}, key=None).headers
+    for path in SEGMENT_PATHS:
+        for key in ("", useless):
+            assert "ratelimit" in talk.post(path, b"{}", key=key).headers
 
 
 def test_with_a_spent_limit_every_call_is_refused(start: Start) -> None:

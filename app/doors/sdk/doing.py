@@ -6,17 +6,18 @@ from typing import Any
 
 import orjson
 
-from app.api import problems, writes
+from app.api import gates, problems, writes
 from app.api.context import Context
 from app.clock import now_ms
 from app.doors.sdk import answering, sorting
 from app.doors.sdk.answering import Entry
-from app.doors.sdk.reading import Call
+from app.doors.sdk.reading import Call, text
 from app.doors.sdk.sorting import No, Now
 from app.errors import Erased, Forbidden, GatewayError, KeyNotConfigured, Malformed, Unauthorized, UpstreamRejected
+from app.intake.refining import PLAIN
 from app.leanplum import replies
 from app.leanplum.client import Answer
-from app.model import App, Caller, NewItem, Taken
+from app.model import App, Caller, NewItem, Notes, Taken
 from app.wiring import Gateway
 
 RUN_ACTIONS, RUN_USERS = 500, 50  # of one call to Leanplum
@@ -42,7 +43,12 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     """Entry by entry in their order, those of a kind together: what was accepted before something is asked for the same
     user reaches Leanplum before it, and what comes after it, after."""
     reply = Reply([None] * len(call.entries))
-    judged = [sorting.sort(one, app, caller.scopes, in_batch=call.batch) for one in call.entries]
+    noted = _guarded(gateway, context, caller, call)
+    gate = gates.gate_of(gateway, context, PLAIN)
+    judged = [
+        sorting.judged(sorting.sort(one, app, caller.scopes, in_batch=call.batch, notes=notes), one, notes, gate)
+        for one, notes in zip(call.entries, noted, strict=True)
+    ]
     context.subjects = {one.subject for one in judged if not isinstance(one, No) and one.subject is not None}
     index = 0
     while index < len(judged):
@@ -50,6 +56,16 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
         await _do(gateway, app, context, caller, call, reply, range(index, index + len(run)), run)
         index += len(run)
     return reply
+
+
+def _guarded(gateway: Gateway, context: Context, caller: Caller, call: Call) -> list[Notes]:
+    """Take out of the call what must not be stored or sent on, and tell what was done to each entry."""
+    address = gateway.enrichment.end_user(context.address, context.headers.get(b"x-forwarded-for")) or context.address
+    refiner = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), address)
+    if call.batch:
+        refiner.guard(call.action, call.args)
+    entries = (one if isinstance(one, dict) else {} for one in call.entries)
+    return [refiner.guard(text(one.get("action")), one) for one in entries]
 
 
 def _run(judged: Sequence[sorting.Sorted], start: int) -> Sequence[sorting.Sorted]:

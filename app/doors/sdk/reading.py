@@ -1,16 +1,13 @@
 """From a request to a call of Leanplum's protocol. Pure. Judged by content: SDKs send JSON as text/plain, and forms
 without saying so (fact sheet §1, §7)."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-import orjson
-
+from app.doors.parsing import parsed
 from app.errors import Malformed
-from app.intake.bodies import parse, strict
 
 BATCH_PATH = "/api-batch"
 MAX_FIELDS = 10_000
@@ -74,28 +71,8 @@ def from_body(body: bytes) -> Args:
         return {}
     if bare[:1] not in b"{[":
         return from_query(bare)
-    found = _parsed(bare)
+    found = parsed(bare)
     return {"data": found} if isinstance(found, list) else dict(found)
-
-
-def _parsed(text: bytes) -> Any:
-    """JSON; what can't be sent on as it is (lone surrogates, NaN, numbers over 64 bits) is changed a little."""
-    try:
-        return strict(text)
-    except orjson.JSONDecodeError:
-        return _plain(parse(text))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, dict):
-        return {_plain(name): _plain(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**64:
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def call(path: str, query: Args, body: Args) -> Call:
@@ -112,7 +89,7 @@ def _entries(data: Any) -> list[Any]:
     """A list, {"data": a list}, or a text of either (fact sheet §3.7)."""
     for _ in range(3):
         if isinstance(data, str):
-            data = _parsed(data.encode()) if data.strip() else []
+            data = parsed(data.encode()) if data.strip() else []
         if isinstance(data, Mapping):
             data = data.get("data", [])
         if isinstance(data, list):

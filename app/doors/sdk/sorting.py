@@ -12,13 +12,17 @@ from typing import Any
 import orjson
 
 from app.doors.sdk.reading import text, truthy
+from app.errors import Invalid
+from app.intake.gate import Gate, fields_of
+from app.intake.refining import told
 from app.leanplum.actions import ACTIONS, Action
-from app.model import App, KeyKind, NewItem, Scope
+from app.model import NO_NOTES, App, KeyKind, NewItem, Notes, Scope
 
 ASKED_THOUGH_LATER = frozenset({"sendMessage"})  # its answer says whether anything was sent
 OPEN_SCOPES = frozenset({Scope.EVENTS_WRITE, Scope.USERS_WRITE, Scope.SDK})
 OPEN_ACTIONS = frozenset({"getVars", "downloadFile"})
 OF_THEIR_OWN = frozenset({"uploadFile", "downloadFile", "multi"})
+MOST_TOLD = 3
 OF_THE_CALL = ("action", "appId", "clientKey", "apiVersion")
 
 
@@ -42,8 +46,8 @@ class No:
 Sorted = NewItem | Now | No
 
 
-def sort(entry: Any, app: App, scopes: frozenset[Scope], *, in_batch: bool) -> Sorted:
-    """What becomes of one entry."""
+def sort(entry: Any, app: App, scopes: frozenset[Scope], *, in_batch: bool, notes: Notes = NO_NOTES) -> Sorted:
+    """What becomes of one entry; `notes`: what its receipt will tell."""
     if not isinstance(entry, dict):
         return No("An action must be an object.")
     action = text(entry.get("action"))
@@ -62,7 +66,21 @@ def sort(entry: Any, app: App, scopes: frozenset[Scope], *, in_batch: bool) -> S
         return _now(entry, known, subject, app, debugging=debugging)
     if subject is None:
         return No("The action needs a userId or a deviceId.")
-    return _item(action, entry, subject, in_batch=in_batch)
+    return _item(action, entry, subject, notes, in_batch=in_batch)
+
+
+def judged(sorted_: Sorted, entry: Any, notes: Notes, gate: Gate) -> Sorted:
+    """The same, held against the tracking plan and the names that Leanplum keeps."""
+    if not isinstance(sorted_, NewItem):
+        return sorted_
+    try:
+        found = gate.judge(sorted_.action, fields_of(entry), notes)
+    except Invalid as refusal:
+        faults = "; ".join(f"{fault.pointer} {fault.detail}" for fault in refusal.faults[:MOST_TOLD])
+        return No(f"Refused: {faults}.")
+    except ValueError:  # an object that came as text may be nested more deeply than a schema can follow
+        return No("The action is nested too deeply.")
+    return sorted_ if found is notes else sorted_._replace(notes=told(found))
 
 
 def _refused(known: Action, entry: Mapping[str, Any], scopes: frozenset[Scope]) -> No | None:
@@ -89,13 +107,13 @@ def _now(entry: dict[str, Any], known: Action | None, subject: str | None, app: 
     return Now(entry, subject, key, known is not None and known.alone)
 
 
-def _item(action: str, entry: Mapping[str, Any], subject: str, *, in_batch: bool) -> NewItem:
+def _item(action: str, entry: Mapping[str, Any], subject: str, notes: Notes, *, in_batch: bool) -> NewItem:
     """The entry as it will be sent: whole, in its own order, but for keys, which are put in then."""
     left_out = ("action",) if in_batch else OF_THE_CALL
     fields = {name: value for name, value in entry.items() if name not in left_out}
     if "clientKey" in fields:
         fields["clientKey"] = None
-    return NewItem(subject, action, orjson.dumps(fields).decode(), _own_id(action, entry))
+    return NewItem(subject, action, orjson.dumps(fields).decode(), _own_id(action, entry), told(notes))
 
 
 def _sendable(entry: Mapping[str, Any]) -> bool:

@@ -1,0 +1,47 @@
+"""The gate of a call: what its items are held against beside the rules, and what is counted once they are accepted."""
+
+from collections.abc import Awaitable, Sequence
+
+from app.api.context import Context
+from app.clock import now_ms
+from app.intake.gate import Gate
+from app.intake.refining import Refiner
+from app.model import NewItem, Taken
+from app.wiring import Gateway
+
+
+def gate_of(gateway: Gateway, context: Context, refiner: Refiner) -> Gate:
+    """The refiner with the gate of this call behind it."""
+    app, taxonomy = context.app_name, gateway.taxonomy
+    context.gate = Gate(refiner, gateway.plans.of(app), taxonomy.of(app), taxonomy.caps, taxonomy.policy)
+    return context.gate
+
+
+async def accepted(
+    gateway: Gateway, context: Context, items: Sequence[NewItem], accepting: Awaitable[list[Taken]]
+) -> list[Taken]:
+    """What became of items, after their new names are counted: those of items that were accepted."""
+    claimed = context.gate.claim(items) if context.gate is not None else []
+    if not claimed:
+        return await accepting
+    names = list(dict.fromkeys(name for found in claimed for name in found))
+    try:
+        taken = await accepting
+    except BaseException:
+        await gateway.taxonomy.learn(context.app_name, (), names)
+        raise
+    new = [found for found, (_, kind) in zip(claimed, taken, strict=True) if kind == "accepted"]
+    kept = list(dict.fromkeys(name for found in new for name in found))
+    await gateway.taxonomy.learn(context.app_name, kept, names)
+    return taken
+
+
+def tell(gateway: Gateway, context: Context) -> None:
+    """Count what was found in a call that has been answered."""
+    gate = context.gate
+    if gate is None or not (gate.found or gate.beyond):
+        return
+    key_id = context.caller.key_id if context.caller is not None else ""
+    gateway.violations.add(context.app_name, key_id, gate.found, now_ms())
+    for kind in gate.beyond:
+        gateway.metrics.taxonomy_beyond.labels(context.app_name, kind).inc()

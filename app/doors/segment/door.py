@@ -1,0 +1,179 @@
+"""The door itself: who calls, what was sent, what is accepted; and an answer in the protocol's words."""
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from app.api import auth, limiting, receiving, writes
+from app.api.context import Context
+from app.clock import now_ms
+from app.doors.segment import answering, judging, reading
+from app.doors.segment.judging import Judge, Verdict
+from app.doors.segment.reading import PATHS, Call
+from app.errors import Erased, GatewayError, KeyNotConfigured, Refusal, TooLarge
+from app.model import Caller, KeyKind, NewItem
+from app.telemetry import describe
+from app.wiring import Gateway
+
+CORS = [
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", b"Retry-After, X-Request-ID"),
+    (b"x-content-type-options", b"nosniff"),
+]
+PREFLIGHT = [(b"access-control-allow-methods", b"POST, OPTIONS"), (b"access-control-max-age", b"86400")]
+IN_A_THREAD = 256 * 1024  # bytes from which reading would keep others waiting
+AT_ONCE = 50  # messages that are judged before others have a turn
+FAILED = b'{"success":false,"code":"internal","message":"The gateway failed on this request."}'
+NOT_POST = b'{"success":false,"code":"method-not-allowed","message":"Send POST."}'
+Headers = Sequence[tuple[bytes, bytes]]
+
+log = structlog.get_logger("segment")
+
+
+async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send) -> int:
+    """Answer one request; the status. Nothing is raised: whatever goes wrong is told in the protocol's words."""
+    kind = PATHS[context.path]
+    context.operation = f"{context.method} /segment/v1/{kind}"
+    if context.method == "OPTIONS":
+        asked = context.headers.get(b"access-control-request-headers", b"*")
+        return await _send(context, send, 204, b"", [*PREFLIGHT, (b"access-control-allow-headers", asked)])
+    if context.method != "POST":
+        return await _send(context, send, 405, NOT_POST, [(b"allow", b"POST, OPTIONS")])
+    try:
+        if (leaked := auth.leaked(gateway, context, scope)) is not None:
+            raise leaked
+        status, body = await _take(gateway, context, receive, kind)
+    except GatewayError as error:
+        return await _send(context, send, answering.status_of(error), answering.failed(error), _retry(error))
+    except Exception as error:  # the outermost place of a request: told in the log, answered without its text
+        log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
+        return await _send(context, send, 500, FAILED, [])
+    return await _send(context, send, status, body, [])
+
+
+async def _take(gateway: Gateway, context: Context, receive: Receive, kind: str) -> tuple[int, bytes]:
+    """Accept what can be accepted; status and body."""
+    caller = await _caller(gateway, context, "") if _has_key(context) else None
+    try:
+        call = await _call(gateway, context, receive, kind)
+    except Refusal:
+        if caller is not None:
+            await limiting.take(gateway, context, caller, 1)  # what can't be read costs as one
+        raise
+    caller = caller or await _caller(gateway, context, call.key)
+    try:
+        app = auth.choose_app(gateway, context, caller)
+    finally:
+        await limiting.take(gateway, context, caller, len(call.messages) or 1, capped=True)
+    auth.require_key(app, KeyKind.PRODUCTION)
+    verdicts = await _accepted(gateway, context, caller, await _judged(gateway, context, caller, call))
+    _tell(gateway, context, call, verdicts)
+    return _answered(call, {index: one for index, one in enumerate(verdicts) if isinstance(one, GatewayError)})
+
+
+async def _accepted(
+    gateway: Gateway, context: Context, caller: Caller, verdicts: Sequence[Verdict]
+) -> Sequence[Verdict]:
+    """The same, when all that can be is durable; with a refusal for each item of a user who was erased."""
+    items = [one for one in verdicts if isinstance(one, NewItem)]
+    if not items:
+        return verdicts
+    context.subjects = {one.subject for one in items}
+    refused = sum(isinstance(one, GatewayError) for one in verdicts)
+    taken = await writes.accept(gateway, context, caller, now_ms(), items, refused, batch=True)
+    gateway.metrics.accepted.inc(sum(kind == "accepted" for _, kind in taken))
+    kinds = iter([kind for _, kind in taken])
+    return [Erased() if isinstance(one, NewItem) and next(kinds) == "erased" else one for one in verdicts]
+
+
+def _answered(call: Call, refused: Mapping[int, GatewayError]) -> tuple[int, bytes]:
+    if not refused:
+        return 200, answering.DONE
+    if not call.batch:
+        return answering.status_of(refused[0]), answering.failed(refused[0])
+    status = answering.status_of_refused(refused) if len(refused) == len(call.messages) else 200
+    return status, answering.partly(call.messages, refused)
+
+
+# --- who calls --------------------------------------------------------------------------------------------------------
+
+
+def _has_key(context: Context) -> bool:
+    return b"authorization" in context.headers or b"x-api-key" in context.headers
+
+
+async def _caller(gateway: Gateway, context: Context, in_body: str) -> Caller:
+    """The caller, by the key in a header, else by the one in the body. Raises Unauthorized, RateLimited."""
+    key = reading.basic(context.headers.get(b"authorization", b"")) if _has_key(context) else in_body
+    if key:
+        context.headers.pop(b"authorization", None)
+        context.headers[b"x-api-key"] = key.encode("latin-1", "replace")
+    return await auth.authenticate(gateway, context)
+
+
+# --- what was sent ----------------------------------------------------------------------------------------------------
+
+
+async def _call(gateway: Gateway, context: Context, receive: Receive, kind: str) -> Call:
+    body = await receiving.read_body(gateway, context, receive)
+    far = len(body) > IN_A_THREAD
+    call = await asyncio.to_thread(reading.call, kind, body) if far else reading.call(kind, body)
+    most = gateway.settings.gateway_max_batch_items
+    if len(call.messages) > most:
+        raise TooLarge(f"The batch has {len(call.messages)} messages; at most {most} are taken at once.")
+    return call
+
+
+async def _judged(gateway: Gateway, context: Context, caller: Caller, call: Call) -> list[Verdict]:
+    """What becomes of each message; no one's fault harms its neighbour."""
+    alone = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms())
+    refiner = writes.refiner_for(gateway, context, caller)
+    judge = Judge(caller.scopes, alone.segment, refiner, alone.guard)
+    verdicts = list[Verdict]()
+    for message in call.messages:
+        verdicts.append(judge.of(message, call.common))
+        if len(verdicts) % AT_ONCE == 0:
+            await asyncio.sleep(0)  # others have their turn
+    return verdicts
+
+
+# --- out --------------------------------------------------------------------------------------------------------------
+
+
+def _tell(gateway: Gateway, context: Context, call: Call, verdicts: Sequence[Verdict]) -> None:
+    """Metrics; and what was refused is told in the log: nobody may ever read the answer."""
+    told = Counter(
+        (judging.kind_of(message), judging.outcome(one)) for message, one in zip(call.messages, verdicts, strict=True)
+    )
+    for (kind, outcome), count in told.items():
+        gateway.metrics.segment.labels(kind, outcome).inc(count)
+    refused = [one for one in verdicts if isinstance(one, GatewayError)]
+    if refused:
+        log.warning(
+            "segment.refused",
+            request_id=context.request_id,
+            key_id=context.caller.key_id if context.caller else None,
+            refused=len(refused),
+            messages=len(verdicts),
+            codes=sorted({code for error in refused for code in answering.codes(error)}),
+        )
+
+
+def _retry(error: GatewayError) -> Headers:
+    after = getattr(error, "retry_after", None)
+    if after is None and isinstance(error, KeyNotConfigured):
+        after = 60.0
+    return [] if after is None else [(b"retry-after", b"%d" % max(1, math.ceil(after)))]
+
+
+async def _send(context: Context, send: Send, status: int, body: bytes, headers: Headers) -> int:
+    common = [*CORS, (b"x-request-id", context.request_id.encode()), *context.rate_headers]
+    if status != 204:
+        common += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, *common]})
+    await send({"type": "http.response.body", "body": body})
+    return status

@@ -1,0 +1,57 @@
+"""From a request to a call of Segment's protocol. Pure. Judged by content: browsers send JSON as text/plain."""
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Any
+
+from app.doors.parsing import parsed
+from app.errors import Malformed, Unauthorized
+
+TYPES = ("track", "identify", "page", "screen", "group", "alias")
+BATCH = "batch"
+# analytics.js calls the letters; import is the old name of a batch.
+PATHS = {
+    f"/segment/v1/{name}": kind
+    for kind in (*TYPES, BATCH)
+    for name in (kind, kind[0], *(("import",) if kind == BATCH else ()))
+}
+COMMON = ("context", "integrations", "sentAt")  # what a batch may say for all its messages
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call: its messages, of which those of a batch may be anything; what they share; the key in the body."""
+
+    messages: list[Any]
+    common: Message
+    key: str
+    batch: bool
+
+
+def call(kind: str, body: bytes) -> Call:
+    """The call that a body makes; `kind` is one of TYPES, or BATCH. Raises Malformed."""
+    found = parsed(body)
+    if not isinstance(found, dict):
+        raise Malformed("The body must be a JSON object.")
+    key = found.get("writeKey")
+    key = key if isinstance(key, str) else ""
+    if kind != BATCH:
+        return Call([{**found, "type": kind}], {}, key, batch=False)
+    messages = found.get(BATCH)
+    if not isinstance(messages, list):
+        raise Malformed('The body must be {"batch": [...]}, with a list of messages.')
+    return Call(messages, {name: found[name] for name in COMMON if name in found}, key, batch=True)
+
+
+def basic(authorization: bytes) -> str | None:
+    """The user name of a Basic Authorization header (RFC 7617); None where it is of another scheme. Raises
+    Unauthorized."""
+    scheme, _, text = authorization.partition(b" ")
+    if scheme.lower() != b"basic":
+        return None
+    try:
+        return base64.b64decode(text.strip(), validate=True).decode().partition(":")[0]
+    except (binascii.Error, UnicodeDecodeError):
+        raise Unauthorized("The Authorization header can't be read: Basic takes KEY: in base64.") from None

@@ -1,0 +1,51 @@
+"""The refiner of one call: the caller's recipe, and what is known of the call."""
+
+from typing import Any
+
+from app.errors import Fault, Invalid
+from app.intake.enrichment import norms, places
+from app.intake.enrichment.draft import Draft, Facts
+from app.intake.enrichment.recipe import Recipe, refined
+from app.intake.refining import take
+from app.intake.segment import SegmentRules
+from app.model import NO_NOTES, Notes
+
+
+class Enriching:
+    """Enrichment as the seam wants it (`intake/refining.py`)."""
+
+    __slots__ = ("_courses", "_facts", "_recipe", "_refuses")
+
+    def __init__(self, recipe: Recipe, facts: Facts) -> None:
+        self._recipe, self._facts = recipe, facts
+        self._courses, self._refuses = recipe.courses, recipe.refuses
+
+    @property
+    def segment(self) -> SegmentRules:
+        """How Segment's messages are mapped for this caller."""
+        return self._recipe.segment
+
+    def refine(self, action: str, fields: dict[str, Any]) -> Notes:
+        """Take the item through its steps; most need none, which is seen at a glance."""
+        course = self._courses[action]
+        if course.idle(fields, self._facts):
+            return NO_NOTES
+        return refined(course.steps, Draft(action, fields, self._facts, take(fields)))
+
+    def judge(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
+        """Refuses unknown currencies where that is configured."""
+        if self._refuses and fields.get("currencyCode", "EUR") not in norms.CURRENCIES:
+            raise Invalid((Fault("/currencyCode", "is not a currency code of ISO 4217", "currency"),))
+        return notes
+
+    def guard(self, action: str, entry: dict[str, Any]) -> Notes:
+        """For an entry in Leanplum's own protocol, which is passed on as it is: the privacy rules, and the place where
+        the SDK asks that it be detected."""
+        done = []
+        if self._recipe.locates:
+            draft = Draft(action, entry, self._facts, {})
+            done += ["location"] if places.asked(draft) else []
+        guard = self._recipe.guard(action)
+        if guard is not None and guard.apply(entry, texts=True):
+            done.append("privacy")
+        return Notes(tuple(done)) if done else NO_NOTES

@@ -1,0 +1,217 @@
+"""The steps that the items of one caller of one app go through, in their order."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from app.errors import StartRefused
+from app.intake.enrichment import config, devices, moments, norms, places, privacy, shaping
+from app.intake.enrichment.config import Declared, Section
+from app.intake.enrichment.draft import Draft, Facts, Glance, Spot, Step, found_at, put, spot
+from app.intake.enrichment.privacy import Pseudonyms
+from app.intake.refining import EXTRAS
+from app.intake.segment import SegmentRules
+from app.leanplum.actions import ACTIONS
+from app.model import NO_NOTES, Notes
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """The steps for one action. `watched`: the fields that give them something to do, unless what one says is seen to
+    be well; None: every item does."""
+
+    steps: tuple[Step, ...]
+    watched: Mapping[str, Glance] | None
+    locates: bool = False  # whether there is something to do for a call that has an address
+
+    def idle(self, fields: dict[str, Any], facts: Facts) -> bool:
+        """Whether no step has anything to do, as with most items: this is asked of each."""
+        watched = self.watched
+        if watched is None or (self.locates and facts.address is not None):
+            return False
+        for name in fields:  # noqa: SIM110 (a generator would double what this costs)
+            if name in watched and not watched[name](fields[name]):
+                return False
+        return True
+
+
+class Recipe:
+    """The steps by action."""
+
+    def __init__(self, section: Section, pseudonyms: Pseudonyms) -> None:
+        self.courses = {action: _course(action, section, pseudonyms) for action in config.ENRICHED}
+        rules = [rule.made() for rule in section.privacy] if section.steps.get("privacy", True) else []
+        self._guards = {action: privacy.guarding(rules, pseudonyms, action) for action in ACTIONS}
+        self._guard = privacy.guarding(rules, pseudonyms, "")
+        self.locates: bool = section.steps.get("location", True)
+        self.segment = section.segment or SegmentRules()
+        assert section.currency is not None
+        self.refuses: bool = section.currency.unknown == "refuse" and section.steps.get("currency", True)
+
+    def guard(self, action: str) -> privacy.Guard | None:
+        """The privacy rules alone, for what goes another way: any action, known or not."""
+        return self._guards.get(action, self._guard)
+
+
+def refined(steps: Sequence[Step], draft: Draft) -> Notes:
+    """Take an item through the steps."""
+    fields = draft.fields
+    done: tuple[str, ...] = ()
+    reshaped = False
+    for name, run, needs, reshapes, _ in steps:
+        if (needs is None or not needs.isdisjoint(fields)) and run(draft):
+            done += (name,) if name not in done else ()
+            reshaped = reshaped or reshapes
+    if not done and not draft.warnings:
+        return NO_NOTES
+    return Notes(done, draft.warnings, reshaped, draft.said)
+
+
+def _course(action: str, section: Section, pseudonyms: Pseudonyms) -> Course:
+    steps = tuple(step for step in _steps(action, section, pseudonyms) if section.steps.get(step.name, True))
+    watched: dict[str, Glance] = dict.fromkeys(EXTRAS, _never)
+    for step in steps:
+        for name in step.fields or ():
+            watched[name] = _both(watched.get(name), step.idle)
+    always = any(step.fields is None and step.idle is None for step in steps)
+    return Course(steps, None if always else watched, any(step.name == "location" for step in steps))
+
+
+def _never(value: Any) -> bool:
+    return False
+
+
+def _both(one: Glance | None, other: Glance | None) -> Glance:
+    """What sees whether two steps have nothing to do with a value."""
+    if one is None or other is None:
+        return other or _never
+    return lambda value: one(value) and other(value)
+
+
+def _steps(action: str, section: Section, pseudonyms: Pseudonyms) -> Iterator[Step]:
+    """Every step that has to do with the action, in the order that the package's docstring tells."""
+    takes = config.fields_of(action)
+    guard = privacy.guarding([rule.made() for rule in section.privacy], pseudonyms, action)
+    guards = [Step("privacy", lambda draft: guard.apply(draft.fields), None, True)] if guard is not None else []
+    renames = _spots(config.of_action(section.renames, action))
+    maps = list(_spots(config.of_action(section.values, action)))
+    contact, currency, flat = section.contact, section.currency, section.flatten
+    assert contact is not None
+    assert currency is not None
+    assert flat is not None
+    contacts = Step(
+        "contact",
+        norms.contact(contact.emails, contact.phones, contact.region),
+        frozenset({"userAttributes"}),
+        idle=norms.without({*contact.emails, *contact.phones}),
+    )
+    values = Step("values", shaping.values(maps), frozenset(at[0] for at, _ in maps), True)
+    default = [(at, value) for at, value in _spots(config.of_action(section.defaults, action))]
+    renamed = [(old, spot(new)) for old, new in renames]
+    if renamed and guards:
+        yield from (contacts, *guards)
+    flattened = [name for name in flat.fields if name in takes]
+    yield Step("flatten", shaping.flatten(flattened), frozenset(flattened), True, shaping.is_flat)
+    if renamed:
+        yield Step("rename", shaping.rename(renamed), frozenset(old[0] for old, _ in renamed), True)
+    if maps:
+        yield values
+    yield Step("time", moments.time, frozenset({"time"}))
+    if "country" in takes:
+        yield Step("location", places.location, idle=lambda value: True)
+    if "systemName" in takes:
+        yield Step("device", devices.device)
+    if default:
+        yield Step("defaults", shaping.defaults(default), None, True)
+    if "userAttributes" in takes:
+        yield contacts
+    if "currencyCode" in takes:
+        made = norms.currency(currency.default)
+        if currency.default is None:
+            yield Step("currency", made, frozenset({"currencyCode"}), idle=norms.is_currency)
+        else:
+            yield Step("currency", made, frozenset({"currencyCode", "value"}))
+    if "locale" in takes:
+        yield Step("locale", norms.locale, frozenset({"locale"}), idle=norms.is_locale)
+        yield Step("timezone", norms.timezone, frozenset({"timezone"}))
+    if maps:
+        yield values
+    yield from guards
+
+
+def _spots(table: Mapping[str, Any]) -> list[tuple[Spot, Any]]:
+    return [(spot(path), told) for path, told in table.items()]
+
+
+# --- the whole file ---------------------------------------------------------------------------------------------------
+
+
+class Cookbook:
+    """What the file declares, as recipes. Raises StartRefused with a line for each fault."""
+
+    def __init__(self, declared: Declared, pseudonyms: Pseudonyms) -> None:
+        self._declared, self._pseudonyms = declared, pseudonyms
+        self._recipes: dict[tuple[str, str], Recipe] = {}
+        found: dict[str, str] = {}
+        for app in (None, *declared.apps):
+            for key_id in (None, *declared.callers):
+                self._look(app, key_id, found)
+        if found:
+            raise StartRefused(*(f"{config.FILE}: {at}{line}" for line, at in found.items()))
+
+    def recipe(self, app: str, key_id: str) -> Recipe:
+        """The steps for a caller of an app."""
+        key = (app if app in self._declared.apps else "", key_id if key_id in self._declared.callers else "")
+        if (known := self._recipes.get(key)) is None:
+            known = self._recipes[key] = Recipe(self._section(*key), self._pseudonyms)
+        return known
+
+    def _section(self, app: str, key_id: str) -> Section:
+        narrower = [self._declared.apps.get(app), self._declared.callers.get(key_id)]
+        return config.merged([self._declared, *(one for one in narrower if one is not None)])
+
+    def _look(self, app: str | None, key_id: str | None, found: dict[str, str]) -> None:
+        """Add what is wrong, with the first place where it shows."""
+        section = self._section(app or "", key_id or "")
+        at = "".join(f"{name}.{of}: " for name, of in (("apps", app), ("callers", key_id)) if of is not None)
+        for line in list(config.faults(section)) or unstable(Recipe(section, self._pseudonyms), section):
+            found.setdefault(line, at)
+
+
+def unstable(recipe: Recipe, section: Section) -> Iterator[str]:
+    """What is configured and would be changed by the steps themselves when they ran again, or break the rules."""
+    for action in config.ENRICHED:
+        told = config.of_action(section.defaults, action).items()
+        mapped = config.of_action(section.values, action).items()
+        for where, path, value in [
+            *(("defaults", path, value) for path, value in told),
+            *(("values", path, value) for path, values in mapped for value in values.values()),
+        ]:
+            if fault := _probed(recipe, action, path, value):
+                yield f"{where}.{action}.{path}: {fault}"
+
+
+NOW = Facts(received_at=1_800_000_000_000)
+
+
+def _probed(recipe: Recipe, action: str, path: str, value: Any) -> str | None:
+    at, fields = spot(path), dict[str, Any]()
+    put(fields, at, value)
+    if any(error["loc"][:1] == (at[0],) for error in _errors(action, fields)):
+        return "Leanplum does not take this value there"
+    before = [step for step in recipe.courses[action].steps if step.name != "privacy"]
+    refined(before, Draft(action, fields, NOW, {}))
+    found = found_at(fields, at)
+    if found is None or found[0][found[1]] != value:
+        return "other steps would change this value again: write it as they do"
+    return None
+
+
+def _errors(action: str, fields: dict[str, Any]) -> list[Any]:
+    try:
+        TypeAdapter(ACTIONS[action].shape).validate_python(fields)
+    except ValidationError as error:
+        return list(error.errors(include_url=False, include_input=False))
+    return []

@@ -1,0 +1,1 @@
+"""Unchanged libraries of Segment and RudderStack go through a real gateway."""

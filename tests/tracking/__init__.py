@@ -1,0 +1,1 @@
+"""The tracking plan and the names that Leanplum keeps."""

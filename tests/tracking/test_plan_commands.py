@@ -1,0 +1,154 @@
+"""The commands, and what docs/tracking-plan.md says, with real processes."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from app.intake.plan.making import made
+from tests.acceptance.processes import ended, serving, until
+from tests.api.test_api_pages_in_a_browser import CHROMIUM, NEEDED, OPTIONS
+from tests.tracking.plans import shop, text
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs/tracking-plan.md").read_text()
+(EXAMPLE,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_lint_tells_each_fault_with_its_file_and_line_and_ends_with_1(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("version: 1\ndefinitions: {u: {}}\nevents:\n  A: {value: {type: text}}\n")
+    done = ended(tmp_path, "plan", "lint", "plan.yaml")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[0] == "plan.yaml:2: definitions.u: is not used"
+    assert lines[1].startswith("plan.yaml:4: events.A.value.type: takes one of string")
+
+
+def test_lint_looks_at_the_plan_of_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(shop())
+    done = ended(tmp_path, "plan", "lint", GATEWAY_TRACKING_PLAN="plan.yaml")
+    assert (done.returncode, done.stdout) == (
+        0,
+        "version 1 for every app: events 1, states 0, attributes 0; nothing is wrong.\n",
+    )
+    assert ended(tmp_path, "plan", "lint").returncode == 2
+
+
+def test_diff_ends_with_1_where_the_new_plan_may_refuse_what_the_old_one_let_through(tmp_path: Path) -> None:
+    (tmp_path / "old.yaml").write_text(shop())
+    (tmp_path / "new.yaml").write_text(shop(version="2").replace('"sku"\n', '"sku", "gift"\n'))
+    done = ended(tmp_path, "plan", "diff", "old.yaml", "new.yaml")
+    assert done.returncode == 1
+    assert "tightened  events.Purchase.params: requires gift (breaking)" in done.stdout
+    back = ended(tmp_path, "plan", "diff", "new.yaml", "old.yaml")
+    assert back.returncode == 0
+    assert "Nothing that was let through is refused." in back.stdout
+    (tmp_path / "old.yaml").write_text("no plan")
+    assert ended(tmp_path, "plan", "diff", "old.yaml", "new.yaml").returncode == 2
+
+
+def test_a_plan_with_a_fault_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("version: 1\nevents: {A: {value: 3}}\n")
+    given = {"LEANPLUM_APP_ID": "a", "LEANPLUM_PRODUCTION_KEY": "p", "GATEWAY_TRACKING_PLAN": "plan.yaml"}
+    done = ended(tmp_path, "serve", "--port", "0", **given)
+    assert done.returncode == 2
+    assert (
+        done.stderr == "leanplum-gateway: plan.yaml:2: events.A.value: takes a JSON Schema: an object, true or false\n"
+    )
+
+
+def test_the_names_of_an_app_are_listed_and_forgotten_by_command(tmp_path: Path) -> None:
+    with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery") as gateway:
+        gateway.call("POST", "/v1/events", json={"userId": "u", "event": "A", "params": {"p": 1}})
+        url = {"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/g.db"}
+        listed = ended(tmp_path, "taxonomy", "list", **url).stdout
+        assert "events: 1 of 500\n  A  since " in listed
+        rows = json.loads(ended(tmp_path, "taxonomy", "list", "--json", **url).stdout)
+        assert [(row["kind"], row["name"]) for row in rows] == [("events", "A"), ("params", "p")]
+        gone = ended(tmp_path, "taxonomy", "forget", "events", "A", **url)
+        assert (gone.returncode, gone.stdout) == (0, "A is forgotten.\n")
+        assert ended(tmp_path, "taxonomy", "forget", "events", "A", **url).returncode == 1
+        assert ended(tmp_path, "taxonomy", "forget", "users", "A", **url).returncode == 2
+        assert gateway.call("GET", "/v1/taxonomy").json()["events"]["count"] == 0
+
+
+# --- docs/tracking-plan.md --------------------------------------------------------------------------------------------
+
+
+def test_the_plan_of_the_docs_is_good(tmp_path: Path) -> None:
+    assert made({"plan.yaml": EXAMPLE}).told == ()
+    (tmp_path / "plan.yaml").write_text(EXAMPLE)
+    (command,) = re.findall(r"^python -m app (.*)$", PAGE, re.MULTILINE)
+    assert ended(tmp_path, *command.split()).returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+def test_the_calls_of_the_docs_are_answered_as_they_say(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(EXAMPLE)
+    curls = [command.replace("\\\n", " ") for command in re.findall(r"^curl (?:.*\\\n)*.*$", PAGE, re.MULTILINE)]
+    refused, warned = (json.loads(one) for one in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
+    with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery", GATEWAY_TRACKING_PLAN="plan.yaml") as gateway:
+        environ = {"URL": gateway.url, "KEY": gateway.key}
+        answers = []
+        for curl in curls:
+            done = subprocess.run(["bash", "-c", curl], env=environ, capture_output=True, text=True, check=True)
+            answers.append(json.loads(done.stdout))
+    good, bad, told, counted = answers
+    assert good["status"] == "accepted"
+    assert "violations" not in good
+    assert (bad["status"], sorted(map(str, bad["errors"]))) == (422, sorted(map(str, refused["errors"])))
+    assert (told["status"], told["violations"]) == ("accepted", warned["violations"])
+    assert {(one["name"], one["code"]) for one in counted["violations"]} == {
+        *(("Purchase", one["code"]) for one in refused["errors"]),
+        ("Search", "plan-minimum"),
+    }
+
+
+# --- a process whose plan changes, and what a browser shows of it -----------------------------------------------------
+
+
+def shown(folder: Path, url: str) -> str:
+    done = subprocess.run(
+        [str(CHROMIUM), *OPTIONS, f"--user-data-dir={folder}/profile", url],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+    assert "Uncaught" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None and not NEEDED, reason="there is no Chromium here")
+def test_a_browser_shows_each_event_s_schema_and_example_and_follows_the_plan(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(EXAMPLE)
+    with serving(tmp_path, "http://127.0.0.1:9", GATEWAY_TRACKING_PLAN="plan.yaml") as gateway:
+        operation = f"{gateway.url}/docs#/Writes/post_event_v1_events_post"
+        page = words(shown(tmp_path, operation))
+        for told in (
+            "#0 Purchase",
+            "A customer paid. Owner: checkout. What breaks this is refused.",
+            'Const|"Purchase"',
+        ):
+            assert told in page
+        page = words(shown(tmp_path, f"{gateway.url}/redoc"))
+        assert "One of |Purchase|Search" in page
+        assert '"sku"|: |"A-1"' in page
+        beside = tmp_path / "new.yaml"
+        beside.write_text(text(**{"version": "2", "events": {"Sign up": {"description": "Somebody is new."}}}))
+        beside.replace(plan)
+        until(lambda: gateway.call("GET", "/v1/tracking-plan").json()["version"] == "2")
+        page = words(shown(tmp_path, operation))
+        assert "Somebody is new." in page
+        assert "#0 Sign up" in page
+        assert "#0 Purchase" not in page
+
+
+def words(page: str) -> str:
+    """What a page shows, with a bar between its elements."""
+    without = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
+    return re.sub(r"\|+", "|", html.unescape(re.sub(r"<[^>]+>", "|", without)))
