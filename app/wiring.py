@@ -112,8 +112,8 @@ async def gateway(
     sealer = Sealer(engine, writer, signer, int(settings.gateway_audit_seconds * 1000))
     enrichment = enriching(settings, settings.audit_seed or seed.kept(engine))
     of_tracking = (plans.run, taxonomy.run, violations.run)
-    runs = (apps.run, directory.run, _housekeeper(settings, outbox).run, sealer.run, enrichment.run, *of_tracking)
-    beside = [asyncio.create_task(run()) for run in runs]
+    runs = (apps.run, directory.run, _housekeeper(settings, outbox).run, pseudonyms.run, sealer.run, enrichment.run)
+    beside = [asyncio.create_task(run()) for run in (*runs, *of_tracking)]
     try:
         async with (
             _delivering(settings, apps, outbox, metrics, pseudonyms, wanted=delivery) as turns,

@@ -1,5 +1,6 @@
 """What the audit costs a batch: `python -m bench.audit`. Slices with and without it by turns, in one process, on SQLite
-with `synchronous=FULL`; the switch is here, not in the product."""
+with `synchronous=FULL`, for users who are known from a moment ago and for users who are new in each call; the switch is
+here, not in the product."""
 
 import asyncio
 import statistics
@@ -48,12 +49,14 @@ async def _call(app: Any, key: str, body: bytes) -> None:
     await app(scope, receive, send)
 
 
-async def _slice(app: Any, key: str) -> tuple[float, float]:
+async def _slice(app: Any, key: str, *, new: bool = False) -> tuple[float, float]:
     """Seconds of processor time, which matter little what else this machine does; and seconds."""
     waiting = [BODIES[number % len(BODIES)] for number in range(CALLS)]
 
     async def worker() -> None:
         while waiting:
+            if new:
+                app.state.gateway.pseudonyms.forget()
             await _call(app, key, waiting.pop())
 
     began, clock = time.process_time(), time.perf_counter()
@@ -74,23 +77,29 @@ async def _measure(folder: str) -> None:
         gateway_log_level="error",
     )
     app = create_app(settings, delivery=False)
-    pairs = []
     async with app.router.lifespan_context(app):
         await _slice(app, key)
-        for _ in range(ROUNDS):
-            with_it = await _slice(app, key)
-            with (
-                patch.object(records, "insert", lambda cursor, rows: None),
-                patch.object(accept, "_record", lambda acceptance, taken, new: ""),
-                patch("app.audit.pseudonyms.Pseudonyms.of_all", lambda self, app, subjects: []),
-            ):
-                without = await _slice(app, key)
-            pairs.append((without, with_it))
+        for new in (False, True):
+            pairs = []
+            for _ in range(ROUNDS):
+                with_it = await _slice(app, key, new=new)
+                with (
+                    patch.object(records, "insert", lambda cursor, rows: None),
+                    patch.object(accept, "_record", lambda acceptance, taken, new: ""),
+                    patch("app.audit.pseudonyms.Pseudonyms.of_all", lambda self, app, subjects: []),
+                ):
+                    without = await _slice(app, key, new=new)
+                pairs.append((without, with_it))
+            print("users that are new in each call" if new else "users that are known")
+            _tell(pairs)
+
+
+def _tell(pairs: list[tuple[tuple[float, float], tuple[float, float]]]) -> None:
     for name, which in (("processor time", 0), ("time", 1)):
         ratios = [without[which] / with_it[which] for without, with_it in pairs]
         low, middle, high = statistics.quantiles(ratios, n=4)
         rate = CALLS * ITEMS / statistics.median(with_it[which] for _, with_it in pairs)
-        print(f"items a second of {name}, with to without: {middle:.3f} ({low:.3f} to {high:.3f}); {rate:,.0f} with")
+        print(f"  items a second of {name}, with to without: {middle:.3f} ({low:.3f} to {high:.3f}); {rate:,.0f} with")
 
 
 def main() -> None:
