@@ -219,7 +219,7 @@ def test_lines_are_for_batches_only(gateway: Talk) -> None:
 
 
 def spoilt_events() -> Iterator[dict[str, Any]]:
-    for value in (CANARY + "\0", [CANARY], {"k": {"k": CANARY}}):
+    for value in (CANARY + "\0", [CANARY], {"k": {"k": [CANARY]}}):
         for field in ("userId", "deviceId", "event", "info", "value", "time", "currencyCode", "params", "disposition"):
             yield EVENT | {field: value}
         yield EVENT | {"params": {"p": value}}
@@ -236,7 +236,7 @@ def test_no_answer_repeats_a_value_of_the_caller(gateway: Talk) -> None:
             gateway.event(body),
             gateway.batch([body | {"action": "track"}, {"action": CANARY}, CANARY, [CANARY]]),
             gateway.post("/v1/users/u/states", {"state": CANARY + "/", **body}),
-            gateway.post("/v1/users/u", {"userAttributes": {"k": {"k": CANARY}}, **body}, method="PATCH"),
+            gateway.post("/v1/users/u", {"userAttributes": {"k": {"k": [[CANARY]]}}, **body}, method="PATCH"),
             gateway.batch(b"\n".join([json.dumps(body).encode(), CANARY.encode()]), headers=lines),
         ):
             assert answer.status_code == 422, (body, answer.text)
