@@ -9,6 +9,7 @@ note where they are, and each connection is looked at once in a while.
 import asyncio
 import http
 import socket
+from collections import Counter
 from typing import Any
 
 import httptools
@@ -26,6 +27,7 @@ MAX_PIPELINED = 100
 LOOK_SECONDS = 1.0
 LINGER_SECONDS = 2.0  # in which a caller that is refused while it still sends can read why
 LINGER_BYTES = 1024 * 1024
+LARGE_SHARE = 4  # of all connections, a fourth
 UNSENT = 128 * 1024  # bytes that the kernel takes ahead, so that a reader's pace is seen
 
 IDLE, HEAD, BODY, BUSY, REFUSED = "idle", "head", "body", "busy", "refused"
@@ -66,6 +68,28 @@ class _Joining:
             data, self._held = b"".join(self._held), []
             self.written += len(data)
             self._transport.write(data)
+
+
+class _BodyReader:
+    """Hears of a body whose head was read by another parser. What follows in the same packet is refused."""
+
+    def __init__(self, protocol: "Protocol") -> None:
+        self._protocol, self._whole = protocol, False
+
+    def on_message_begin(self) -> None:
+        """Raises ValueError, which ends the parsing, where this is another request."""
+        if self._whole:
+            raise ValueError
+
+    def on_body(self, body: bytes) -> None:
+        """A piece."""
+        self._protocol.on_body(body)
+
+    def on_message_complete(self) -> None:
+        """All of it; the next request is read as any other."""
+        self._whole = True
+        self._protocol.parser = httptools.HttpRequestParser(self._protocol)
+        self._protocol.on_message_complete()
 
 
 class Protocol(HttpToolsProtocol):
@@ -110,8 +134,8 @@ class Protocol(HttpToolsProtocol):
             self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # answered as any other request
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse_unreadable()
         if self._beside > MAX_HEAD and not self._refused:
@@ -146,10 +170,33 @@ class Protocol(HttpToolsProtocol):
             cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        """A request is whole."""
+        """A request is whole; or the parser goes no further, since another protocol was asked for."""
+        if self.parser.should_upgrade() and self._framing():
+            return
         self.cycle.more_body = False
         if not self.cycle.response_complete:
             self.cycle.message_event.set()
+
+    def _framing(self) -> list[tuple[bytes, bytes]]:
+        """The headers that tell how long the request's body is; none where it has none."""
+        told = [one for one in self.cycle.scope["headers"] if one[0] in {b"content-length", b"transfer-encoding"}]
+        return [] if all(name == b"content-length" and int(value) == 0 for name, value in told) else told
+
+    def _go_on(self, rest: bytes) -> None:
+        """Read on where the parser stopped at an Upgrade, which is answered as if it had not been asked for (RFC 9110
+        §7.8): Java's client asks for h2c with whatever it sends, its bodies included."""
+        if framing := self._framing():
+            self.parser = httptools.HttpRequestParser(_BodyReader(self))
+            head = b"".join(b"%s: %s\r\n" % field for field in framing)
+            rest = b"POST / HTTP/1.1\r\n%s\r\n%s" % (head, rest)
+        else:
+            self.parser = httptools.HttpRequestParser(self)
+        try:
+            self.parser.feed_data(rest)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on(rest[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse_unreadable()
 
     def _refuse_unreadable(self) -> None:
         """What is no HTTP at all, or too much of it, is told in the one form of errors, too."""
@@ -237,18 +284,39 @@ class Protocol(HttpToolsProtocol):
     # --- refusing -----------------------------------------------------------------------------------------------------
 
     def _make_room(self) -> None:
-        """Close the connection on which nothing has been going on for longest; where there is none, refuse this one."""
-        others = (one for one in self.connections if isinstance(one, Protocol) and one is not self)
-        idle = min((one for one in others if one.idle), key=lambda one: one._heard, default=None)
-        if idle is not None:
-            idle.transport.close()
+        """Close a connection on which no caller is known to wait for anything; where there is none, refuse this one.
+        First those of an address that has a large share of all, and of these the one that has been so for longest."""
+        others = [one for one in self.connections if isinstance(one, Protocol) and one is not self]
+        of_address = Counter(one._address for one in others)
+        share = self._settings.gateway_max_connections / LARGE_SHARE
+        found = min(
+            (one for one in others if one._expendable),
+            key=lambda one: (of_address[one._address] < share, one._heard if one.idle else one._since),
+            default=None,
+        )
+        if found is not None:
+            found.transport.close()
         else:
             self._refuse("overloaded", "As many connections as may be are open.", (b"retry-after", b"5"))
+
+    @property
+    def _address(self) -> str:
+        return self.client[0] if self.client else ""
+
+    @property
+    def _expendable(self) -> bool:
+        """Whether nobody who has shown a key waits: nothing is going on, or a head or body is still coming from who
+        knows whom."""
+        what, of = self._going_on()
+        if what is BODY:
+            told = of.scope.get(context.CONTEXT)
+            return told is None or told.caller is None
+        return what in {IDLE, HEAD}
 
     def _refuse(self, slug: str, detail: str, *headers: tuple[bytes, bytes]) -> None:
         """Say why, then close. Nothing is said where it would be taken for another request's answer."""
         in_head, self._refused, self._beside = self._in_head, True, 0
-        log.info("connection.refused", slug=slug, address=self.client[0] if self.client else "")
+        log.info("connection.refused", slug=slug, address=self._address)
         in_the_way = self.pipeline or (self._busy and (in_head or self.cycle.response_started))
         if self._busy:
             self.cycle.disconnected = True

@@ -37,7 +37,8 @@ async def preview(request: Request) -> Any:
     caller = await auth.authenticate(gateway, about)
     try:
         app = auth.choose_app(gateway, about, caller)
-        raw = bodies.parse(await receiving.read_fields(gateway, about, request.receive, optional=False))
+        most = MOST * writes.MANY_OF_EACH
+        raw = bodies.parse(await receiving.read_fields(gateway, about, request.receive, optional=False, most=most))
         told, base = _items(raw)
     except Refusal:
         await limiting.take(gateway, about, caller, 1)  # what can't be read as items costs as one

@@ -50,14 +50,17 @@ async def read_body(gateway: Gateway, context: Context, receive: Receive, limit:
     return body if encoding is None else bodies.decompress(body, encoding.decode("latin-1"), limit)
 
 
-async def read_fields(gateway: Gateway, context: Context, receive: Receive, *, optional: bool) -> bytes:
-    """A body of JSON; `optional`: none at all is an empty object. Raises UnsupportedMediaType beside what `read_body`
-    raises."""
+async def read_fields(
+    gateway: Gateway, context: Context, receive: Receive, *, optional: bool, most: int = bodies.MANY
+) -> bytes:
+    """A body of JSON that has at most `most` members; `optional`: none at all is an empty object. Raises
+    UnsupportedMediaType beside what `read_body` raises."""
     kind = context.headers.get(b"content-type")
-    if optional and kind is None:
-        return await read_body(gateway, context, receive) or b"{}"
-    bodies.media_type((kind or b"").decode("latin-1"), bodies.JSON)
-    return await read_body(gateway, context, receive)
+    if not (optional and kind is None):
+        bodies.media_type((kind or b"").decode("latin-1"), bodies.JSON)
+    body = await read_body(gateway, context, receive)
+    bodies.refuse_crowded(most, body)
+    return body or (b"{}" if optional and kind is None else b"")
 
 
 def limited(gateway: Gateway, context: Context, receive: Receive, limit: int, seen: int = 0) -> Receive:

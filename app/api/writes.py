@@ -3,6 +3,7 @@
 Each goes the same way: authenticate, limit, read, hold against the rules, accept (one durable commit), answer 202.
 """
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -43,6 +44,8 @@ JSON_HEADER = (b"content-type", b"application/json")
 MAX_WAIT = 30
 WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=[,;]|$)", re.IGNORECASE | re.ASCII)
 CONFLICT = "This id was used within the window for an item with another content."
+MANY_OF_EACH = 50  # members that an item of a batch may have, all items taken together
+FEW = 20_000  # commas; with more of them judging takes long enough for others to notice
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -198,8 +201,11 @@ async def _judged_batch(
     kind = bodies.media_type(context.header(b"content-type"), bodies.JSON, bodies.NDJSON)
     body = await receiving.read_body(gateway, context, receive)
     most = gateway.settings.gateway_max_batch_items
-    good = rules.fast_batch(body, refiner) if kind == bodies.JSON and body.count(b'"action"') <= most else None
-    judged: Sequence[NewItem | Refused] = good if good is not None else _careful_batch(body, kind, most, refiner.anew())
+    bodies.refuse_crowded(MANY_OF_EACH * most, *([body] if kind == bodies.JSON else body.split(b"\n")))
+    few = body.count(b'"action"') <= most and body.count(b",") <= FEW
+    good = rules.fast_batch(body, refiner) if few and kind == bodies.JSON else None
+    judged: Sequence[NewItem | Refused]
+    judged = good if good is not None else await _careful_batch(body, kind, most, refiner.anew())
     if len(judged) > most:
         raise _too_many(len(judged), most)
     if not judged:
@@ -211,13 +217,17 @@ def _too_many(count: int, most: int) -> TooLarge:
     return TooLarge(f"The batch has {count} items; at most {most} are taken at once.")
 
 
-def _careful_batch(body: bytes, kind: str, most: int, refiner: Refiner) -> list[NewItem | Refused]:
-    """Counted before any is judged: judging a million costs seconds."""
+async def _careful_batch(body: bytes, kind: str, most: int, refiner: Refiner) -> list[NewItem | Refused]:
+    """Counted before any is judged: judging a million costs seconds. Others have their turn between two items."""
+    judged = list[NewItem | Refused]()
     if kind == bodies.NDJSON:
         lines = [line for line in body.split(b"\n") if line.strip()]
         if len(lines) > most:
             raise _too_many(len(lines), most)
-        return [_careful_line(line, refiner) for line in lines]
+        for line in lines:
+            judged.append(_careful_line(line, refiner))
+            await asyncio.sleep(0)
+        return judged
     raw = bodies.parse(body)
     if not isinstance(raw, dict) or not isinstance(raw.get("items"), list):
         raise Invalid((Fault("/items" if isinstance(raw, dict) else "", 'takes {"items": [...]}', "type"),))
@@ -226,7 +236,10 @@ def _careful_batch(body: bytes, kind: str, most: int, refiner: Refiner) -> list[
         raise Invalid(tuple(Fault(rules.pointer((name,)), "is not a field here", "unknown-field") for name in told))
     if len(raw["items"]) > most:
         raise _too_many(len(raw["items"]), most)
-    return [careful_item(one, f"/items/{index}", refiner) for index, one in enumerate(raw["items"])]
+    for index, one in enumerate(raw["items"]):
+        judged.append(careful_item(one, f"/items/{index}", refiner))
+        await asyncio.sleep(0)
+    return judged
 
 
 def _careful_line(line: bytes, refiner: Refiner) -> NewItem | Refused:
@@ -238,6 +251,8 @@ def _careful_line(line: bytes, refiner: Refiner) -> NewItem | Refused:
 
 def careful_item(raw: Any, base: str, refiner: Refiner) -> NewItem | Refused:
     """The item that parsed JSON makes, or why it makes none; pointers start with `base`."""
+    if bodies.members(raw) > bodies.MANY:
+        return Invalid((Fault(base, f"has more than {bodies.MANY} fields and values", "count"),))
     try:
         return rules.of_any_action(raw, base, refiner)
     except Invalid as refusal:

@@ -15,6 +15,7 @@ JSON, NDJSON = "application/json", "application/x-ndjson"
 MAX_MEMBERS = 100  # of one gzip or zstd body; each costs the same, however empty
 ZSTD_STEP = 256
 MAX_DEPTH = 64  # levels of JSON; deeper ones take parsers, and what walks through what they made, to their limits
+MANY = 2_000  # members of a body that is one thing: far more than anything here has fields
 MAX_CONTAINERS = 500_000  # objects and lists of one body; a batch of 10,000 SDK actions has some 30,000
 
 
@@ -120,6 +121,33 @@ def strict(body: bytes) -> Any:
         raise TooLarge(f"The body has more than {MAX_CONTAINERS} objects and lists.")
     found = orjson.loads(body)
     return found if brackets <= MAX_DEPTH else _shallow(found)
+
+
+def refuse_crowded(most: int, *texts: bytes) -> None:
+    """Raise TooLarge where the objects and lists of texts of JSON have more than `most` members together: to say of
+    each what is wrong with it takes a hundred times as long as to read it, and others wait. Where there are not even so
+    many commas, which is nearly always, nothing is read."""
+    if sum(text.count(b",") for text in texts) >= most and sum(map(_members, texts)) > most:
+        raise TooLarge(f"The body has more than {most} fields and values.")
+
+
+def _members(text: bytes) -> int:
+    """How many a text of JSON has; of what is no JSON, as many as there are commas."""
+    try:
+        return members(strict(text))
+    except (orjson.JSONDecodeError, Malformed):
+        return text.count(b",")
+
+
+def members(found: Any) -> int:
+    """How many members the objects and lists in parsed JSON have together."""
+    count, left = 0, [found]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict | list):
+            count += len(one)
+            left.extend(one.values() if isinstance(one, dict) else one)
+    return count
 
 
 def _shallow(found: Any) -> Any:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -247,3 +248,44 @@ def test_no_answer_repeats_a_value_of_the_caller(gateway: Talk) -> None:
     for name in ("Content-Type", "Content-Encoding"):
         answer = gateway.event(GOOD, headers={name: CANARY})
         assert (answer.status_code, CANARY in f"{answer.headers} {answer.text}") == (415, False)
+
+
+def wide(inside: str) -> bytes:
+    """A good item, less the end, with very many of something."""
+    return b'{"action":"track","userId":"u","event":"e",%s}' % inside.encode()
+
+
+CROWDED = {
+    "unknown fields": wide(",".join(f'"k{n}":1' for n in range(200_000))),
+    "parameters of a wrong kind": wide('"params":{' + ",".join(f'"k{n}":[]' for n in range(200_000)) + "}"),
+    "a list where a text belongs": wide('"params":{"a":[' + ",".join(["1"] * 300_000) + "]}"),
+    "no JSON": b"[" + b"1," * 300_000,
+}
+
+
+@pytest.mark.parametrize("body", CROWDED.values(), ids=CROWDED.keys())
+def test_a_body_of_more_fields_than_anything_has_is_refused_at_once(gateway: Talk, body: bytes) -> None:
+    batch = b'{"items":[%s]}' % body
+    calls = [("/v1/events", body, JSON), ("/v1/preview", body, JSON), ("/v1/keys", body, JSON)]
+    for url, sent, kind in [*calls, ("/v1/batch", batch, JSON), ("/v1/batch", body, NDJSON)]:
+        began = time.process_time()
+        problem(gateway.post(url, sent, headers={"Content-Type": kind}), 413, "too-large")
+        assert time.process_time() - began < 1.5, url
+
+
+def test_one_item_of_a_batch_with_too_many_fields_harms_no_other(gateway: Talk) -> None:
+    items = [
+        wide(",".join(f'"k{n}":1' for n in range(2_001))),
+        wide(",".join(f'"k{n}":1' for n in range(1_990))),
+        b"{}",
+    ]
+    answer = gateway.post("/v1/batch", b'{"items":[%s]}' % b",".join(items))
+    details = [one["problem"]["errors"][0]["detail"] for one in answer.json()["results"]]
+    assert "2000 fields" in details[0]
+    assert "spelling" in details[1]
+
+
+def test_commas_in_a_text_are_no_fields(gateway: Talk) -> None:
+    body = {"userId": "u", "event": "e", "params": {"a": "," * 5_000}, "value": "no number"}
+    found = problem(gateway.post("/v1/events", body), 422, "validation")
+    assert "/value" in pointers(found)

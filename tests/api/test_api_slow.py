@@ -277,6 +277,22 @@ def test_a_connection_too_many_where_none_is_idle_is_refused_and_told_when_to_co
             assert wire.answer()[0] == 202
 
 
+@pytest.mark.parametrize("what", ["heads", "bodies of nobody"])
+def test_who_holds_all_connections_with_heads_or_bodies_that_never_end_keeps_nobody_out(
+    tmp_path: Path, migrated: Path, what: str
+) -> None:
+    never = b"GET / HTTP/1.1\r\nHost:"
+    if what != "heads":
+        never = b"POST /api HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1000000\r\n\r\n{"
+    with gateway(tmp_path, migrated, gateway_max_connections=5) as (port, settings), ExitStack() as stack:
+        for _ in range(10):
+            for _ in range(5):
+                stack.enter_context(closing(Wire(port))).say(never)
+            with closing(Wire(port)) as wire:
+                wire.say(head(settings, len(BODY)) + BODY)
+                assert wire.answer()[0] == 202
+
+
 def test_bodies_of_all_callers_together_have_a_limit_and_what_is_answered_counts_no_longer(
     tmp_path: Path, migrated: Path
 ) -> None:

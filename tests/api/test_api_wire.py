@@ -191,3 +191,45 @@ def test_an_answer_has_its_date_and_neither_server_nor_version(wire: Wire) -> No
     headers = wire.answer()[1].keys()
     assert "date" in headers  # RFC 9110 §6.6.1
     assert not {"server", "x-powered-by"} & headers
+
+
+H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+
+
+def test_who_asks_for_another_protocol_is_answered_in_this_one_and_the_body_is_read(
+    wire: Wire, head: Callable[..., bytes]
+) -> None:
+    for framed in ((f"Content-Length: {len(BODY)}",), ("Transfer-Encoding: chunked",)):
+        body = BODY if "Length" in framed[0] else chunks(BODY)
+        wire.say(head(*H2C, *framed) + body)
+        assert wire.answer()[0] == 202
+        for cut in (0, 1, len(body) - 1):
+            wire.say(head(*H2C, *framed) + body[:cut])
+            time.sleep(0.02)  # so that it is another packet
+            wire.say(body[cut:])
+            assert wire.answer()[0] == 202
+    wire.say(head(f"Content-Length: {len(BODY)}") + BODY)
+    assert wire.answer()[0] == 202, "the connection goes on"
+    get = b"GET /livez HTTP/1.1\r\nHost: gateway\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    wire.say(get + get)
+    assert [wire.answer()[0], wire.answer()[0]] == [200, 200]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_body_beside_an_upgrade_is_never_read_as_a_request(
+    wire: Wire, head: Callable[..., bytes], together: bool
+) -> None:
+    inside = b"GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n"
+    wire.say(head(*H2C, f"Content-Length: {len(inside)}") + (inside if together else b""))
+    if not together:
+        time.sleep(0.02)
+        wire.say(inside)
+    assert wire.answer()[0] == 400
+    wire.say(head(f"Content-Length: {len(BODY)}") + BODY)
+    assert wire.answer()[0] == 202, "no other answer came between"
+
+
+def test_a_request_right_behind_the_body_of_an_upgrade_is_refused(wire: Wire, head: Callable[..., bytes]) -> None:
+    wire.say(head(*H2C, f"Content-Length: {len(BODY)}") + BODY + b"GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n")
+    assert wire.answer()[0] in {202, 400}
+    assert wire.closed()
