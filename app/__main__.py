@@ -156,10 +156,27 @@ def create_key(
     now = now_ms()
     expires_at = now + expires_in_days * 86_400_000 if expires_in_days else None
     scopes = _scopes(scope) if scope else ALL_SCOPES
+    _check_key(name=name, apps=app, ratePerSecond=rate_per_second, rateBurst=rate_burst)
     key, stored = _store().create(
         name, scopes, app, now, expires_at=expires_at, rate_per_second=rate_per_second, rate_burst=rate_burst
     )
     _show_key(key, stored, as_json=as_json)
+
+
+OPTIONS = {"name": "--name", "apps": "--app", "ratePerSecond": "--rate-per-second", "rateBurst": "--rate-burst"}
+
+
+def _check_key(**told: Any) -> None:
+    """Hold options against what the API takes. Raises StartRefused."""
+    from app.api.keys import CHANGE
+    from app.errors import Invalid
+    from app.intake import rules
+
+    try:
+        rules.checked(CHANGE, _given(**told))
+    except Invalid as refusal:
+        said = [f"{OPTIONS[fault.pointer.split('/')[1]]}: {fault.detail}" for fault in refusal.faults]
+        raise StartRefused("; ".join(said)) from None
 
 
 def _scopes(named: list[str]) -> Any:
@@ -215,6 +232,7 @@ def change_key(
     changes = _given(name=name, scopes=_scopes(scope) if scope else None, apps=frozenset(app) if app else None)
     changes |= {"apps": None} if every_app else {}
     limits = _given(rate_per_second=rate_per_second, rate_burst=rate_burst)
+    _check_key(name=name, apps=app, ratePerSecond=rate_per_second or None, rateBurst=rate_burst or None)
     changes |= {limit: value or None for limit, value in limits.items()}
     until = KEEP if expires_in_days is None else (now + expires_in_days * 86_400_000 if expires_in_days else None)
     stored = _store().change(key_id, now, changes, by_operator("key.change"), until)

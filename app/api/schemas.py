@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 from app.leanplum.actions import QUEUED
 from app.leanplum.shapes import CLOSED
 from app.leanplum.values import Bool, ItemId, Time
-from app.model import APP_NAME, Scope, Status
+from app.model import APP_NAME, KEY_NAME, Scope, Status
 
 ActionName: Any = Literal[tuple(QUEUED)]
 
@@ -209,10 +209,13 @@ class CheckedApp(TypedDict):
 
 
 ScopeName: Any = Literal[tuple(scope.value for scope in Scope)]
-KeyName = Annotated[str, Field(min_length=1, max_length=200, strict=True, description="Whose key it is")]
+KeyName = Annotated[
+    str,
+    Field(min_length=1, max_length=200, pattern=KEY_NAME, strict=True, description="Whose key it is"),
+]
 Scopes = Annotated[list[ScopeName], Field(min_length=1, max_length=len(Scope), description="What it may do")]
 AppNames = Annotated[
-    list[Annotated[str, Field(pattern=APP_NAME, strict=True)]] | None,
+    Annotated[list[Annotated[str, Field(pattern=APP_NAME, strict=True)]], Field(min_length=1)] | None,
     Field(description="For these apps; null: for every one"),
 ]
 Rate = Annotated[

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 import structlog
 
@@ -29,6 +31,13 @@ class _Known:
         self.until = min(ends) if ends else None
 
 
+class _Reading(NamedTuple):
+    """What was read of the store, and the headers that were recognised by it."""
+
+    by_hash: dict[bytes, _Known]
+    recognised: dict[bytes, _Known]
+
+
 class Directory:
     """Every usable key by its hash. `tell` writes down when keys were last used."""
 
@@ -36,19 +45,20 @@ class Directory:
         self, store: KeyStore, clock: Callable[[], int], tell: Callable[[Used], Awaitable[None]] | None = None
     ) -> None:
         self._store, self._clock, self._tell = store, clock, tell
-        self._by_hash: dict[bytes, _Known] = {}
-        self._recognised: dict[bytes, _Known] = {}
+        self._read = _Reading({}, {})
+        self._reading = threading.Lock()
         self._used: dict[str, int] = {}
 
     def refresh(self) -> None:
-        """Read the store."""
-        self._by_hash = {
-            secret.hash: _Known(stored, secret)
-            for stored in self._store.all()
-            if stored.revoked_at is None
-            for secret in stored.secrets
-        }
-        self._recognised = {}
+        """Read the store. One thread at a time, so that no reading takes the place of a later one."""
+        with self._reading:
+            by_hash = {
+                secret.hash: _Known(stored, secret)
+                for stored in self._store.all()
+                if stored.revoked_at is None
+                for secret in stored.secrets
+            }
+            self._read = _Reading(by_hash, {})
 
     async def run(self) -> None:
         """Read the store again and again, until cancelled; while it can't be read, the last reading stays in force."""
@@ -71,15 +81,16 @@ class Directory:
 
     def recognise(self, header: bytes) -> Caller | None:
         """The caller whose key has just come in this very header; None where it must be looked at."""
-        known = self._recognised.get(header)
+        known = self._read.recognised.get(header)
         return None if known is None else self._usable(known)
 
     def authenticate(self, key: str, header: bytes) -> Caller:
         """The caller that `key` belongs to, which came in `header`. Raises Unauthorized, saying why as far as the
         caller may know."""
-        known = self._by_hash.get(keys.digest(key))
+        read = self._read  # another thread may put the next one in its place
+        known = read.by_hash.get(keys.digest(key))
         if known is not None and (caller := self._usable(known)) is not None:
-            self._recognised[header] = known
+            read.recognised[header] = known
             return caller
         if not keys.well_formed(key):
             raise Unauthorized("The key is mistyped: its form or checksum is wrong.")
@@ -87,7 +98,7 @@ class Directory:
 
     def owner(self, key: str) -> str | None:
         """The id of this key, where it is one; it does not count as used."""
-        known = self._by_hash.get(keys.digest(key))
+        known = self._read.by_hash.get(keys.digest(key))
         return None if known is None else known.caller.key_id
 
     def _usable(self, known: _Known) -> Caller | None:

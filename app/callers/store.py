@@ -11,10 +11,11 @@ from enum import Enum
 from typing import Any
 
 import orjson
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, or_, select
 
 from app.audit import records
 from app.callers import keys
+from app.clock import now_ms
 from app.database.dialect import Cursor
 from app.database.engine import reading, transaction
 from app.database.tables import caller_keys, caller_secrets
@@ -24,6 +25,9 @@ from app.model import Caller, Scope
 ALL_SCOPES = frozenset(Scope)
 SHOWN_SECONDS = 600.0  # how long a rotation that is asked for again shows the same key
 MOST_SHOWN = 1_000
+ROTATIONS_KEPT_MS = (
+    30 * 86_400_000
+)  # after its key has ended: a late repeat must not cut off those who have a newer one
 Recorder = Callable[[str, int], str]  # the audit record of a change: of which key (its id), when (ms)
 
 INSERT = """
@@ -35,7 +39,7 @@ UPDATE caller_keys SET name = ?, scopes = ?, apps = ?, rate_per_second = ?, rate
 """
 ADD = "INSERT INTO caller_secrets (hash, key_id, last_four, created_at, rotation) VALUES (?, ?, ?, ?, ?)"
 OVERLAP = "UPDATE caller_secrets SET expires_at = ? WHERE key_id = ? AND (expires_at IS NULL OR expires_at > ?)"
-FORGET = "DELETE FROM caller_secrets WHERE expires_at <= ?"
+FORGET = "DELETE FROM caller_secrets WHERE expires_at <= ? AND (rotation IS NULL OR expires_at <= ?)"
 REVOKE = "UPDATE caller_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
 
 
@@ -141,10 +145,12 @@ class KeyStore:
             return self._create(cursor, caller, now, None, key, by_operator("key.create"))[1]
 
     def all(self) -> list[StoredKey]:
-        """Every key, oldest first, revoked ones too."""
+        """Every key, oldest first, revoked ones too; of its secrets those that have not ended."""
         with reading(self._engine) as connection:
             # Secrets first: of a key that is made between the two nothing is known then, not half of it.
-            secrets_ = connection.execute(select(caller_secrets).order_by(caller_secrets.c.created_at.desc())).all()
+            ends = caller_secrets.c.expires_at
+            living = select(caller_secrets).where(or_(ends.is_(None), ends > now_ms()))
+            secrets_ = connection.execute(living.order_by(caller_secrets.c.created_at.desc())).all()
             found = connection.execute(select(caller_keys).order_by(caller_keys.c.created_at, caller_keys.c.id)).all()
         of: dict[str, list[Secret]] = {}
         for row in secrets_:
@@ -185,7 +191,7 @@ class KeyStore:
                 cursor.execute("SELECT 1 FROM caller_secrets WHERE rotation = ?", (rotation,))
                 if cursor.fetchone():
                     return self._shown_before(key_id, rotation), self.get(key_id)
-            cursor.execute(FORGET, (now,))
+            cursor.execute(FORGET, (now, now - ROTATIONS_KEPT_MS))
             cursor.execute(OVERLAP, (now + overlap_ms, key_id, now + overlap_ms))
             _add_secret(cursor, key_id, Secret(keys.digest(made), made[-4:], None, rotation), now)
             records.insert(cursor, [(now, (record or by_operator("key.rotate"))(key_id, now))])

@@ -16,7 +16,7 @@ MAX_MEMBERS = 100  # of one gzip or zstd body; each costs the same, however empt
 ZSTD_STEP = 256
 MAX_DEPTH = 64  # levels of JSON; deeper ones take parsers, and what walks through what they made, to their limits
 MANY = 2_000  # members of a body that is one thing: far more than anything here has fields
-MAX_CONTAINERS = 500_000  # objects and lists of one body; a batch of 10,000 SDK actions has some 30,000
+MAX_CONTAINERS = 500_000  # objects and lists of one body, or commas; a batch of 10,000 SDK actions has some 30,000
 
 
 def media_type(content_type: str, *allowed: str) -> str:
@@ -114,11 +114,11 @@ def parse(body: bytes) -> Any:
 
 def strict(body: bytes) -> Any:
     """The body's JSON, where it is just that. Raises orjson.JSONDecodeError where it is not, Malformed where it is too
-    deep, and TooLarge where it has so many objects and lists that making them would keep others waiting: what is in
-    brackets costs memory and time that no other byte does, so they are counted first."""
+    deep, and TooLarge where it has so many objects, lists or members that making them would keep others waiting: they
+    cost memory and time that no other byte does, so what makes them is counted first."""
     brackets = body.count(b"[") + body.count(b"{")
-    if brackets > MAX_CONTAINERS:
-        raise TooLarge(f"The body has more than {MAX_CONTAINERS} objects and lists.")
+    if max(brackets, body.count(b",")) > MAX_CONTAINERS:
+        raise TooLarge(f"The body has more than {MAX_CONTAINERS} objects and lists, or commas.")
     found = orjson.loads(body)
     return found if brackets <= MAX_DEPTH else _shallow(found)
 

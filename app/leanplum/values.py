@@ -11,7 +11,7 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from app.model import APP_NAME
+from app.model import APP_NAME, KEY_NAME
 
 INT_LIMIT = 2**63
 MAX_PARAMS = 50
@@ -47,6 +47,7 @@ TAKES = {
     ITEM_ID: "takes 1 to 128 characters of A-Z a-z 0-9 . _ : -",
     CURRENCY: "takes a currency code of ISO 4217, as in EUR",
     DAY: "takes a day as YYYYMMDD",
+    KEY_NAME: "takes one line of text that is not blank",
     APP_NAME: "takes the name of an app: 1 to 64 characters of A-Z a-z 0-9 _ -",
     DIGITS: "takes a whole number of at most 18 digits",
 }

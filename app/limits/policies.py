@@ -18,8 +18,8 @@ class Policy(NamedTuple):
 
 
 class Policies:
-    """What a key has not of its own is the gateway's; an app that has a rate alone may save up as many seconds of it as
-    the gateway's callers may."""
+    """What a key has not of its own is the gateway's; a key or an app that has a rate alone may save up as many seconds
+    of it as the gateway's callers may of theirs."""
 
     def __init__(self, rate: int, burst: int) -> None:
         self._rate, self._burst = rate, burst
@@ -36,11 +36,15 @@ class Policies:
         return known
 
     def _made(self, caller: Caller, app: App | None) -> Policy:
-        rate, burst = caller.rate_per_second or self._rate, caller.rate_burst or self._burst
+        rate = caller.rate_per_second or self._rate
+        burst = caller.rate_burst or self._saved_up(rate)
         limits = [Limit(f"caller:{caller.key_id}", rate, burst, burst)]
         header = b'"caller";q=%d;w=1' % rate
         if app is not None and app.rate_per_second is not None:
-            burst = app.rate_burst or max(1, app.rate_per_second * self._burst // self._rate)
+            burst = app.rate_burst or self._saved_up(app.rate_per_second)
             limits.append(Limit(f"app:{app.name}", app.rate_per_second, burst, burst))
             header += b', "app";q=%d;w=1' % app.rate_per_second
         return Policy(caller, app, tuple(limits), header)
+
+    def _saved_up(self, rate: int) -> int:
+        return max(1, rate * self._burst // self._rate)

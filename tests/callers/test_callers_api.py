@@ -1,6 +1,7 @@
 """The keys API (contract §3): made, listed, changed, rotated, revoked; each with its audit record."""
 
 import re
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,10 @@ def test_a_key_works_as_soon_as_it_is_made_and_is_shown_this_once(talk: Talk) ->
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no name": ({"scopes": ["sdk"]}, "/name"),
     "an empty name": ({"name": "", "scopes": ["sdk"]}, "/name"),
+    "a blank name": ({"name": " ", "scopes": ["sdk"]}, "/name"),
+    "a name with a NUL": ({"name": "a\0b", "scopes": ["sdk"]}, "/name"),
+    "a name of two lines": ({"name": "a\nb", "scopes": ["sdk"]}, "/name"),
+    "no app": ({"name": "a", "scopes": ["sdk"], "apps": []}, "/apps"),
     "no scope": ({"name": "a", "scopes": []}, "/scopes"),
     "scopes left out": ({"name": "a"}, "/scopes"),
     "an unknown scope": ({"name": "a", "scopes": ["events:fly"]}, "/scopes/0"),
@@ -151,6 +156,43 @@ def test_a_rotation_asked_for_again_with_its_key_is_done_once(talk: Talk) -> Non
     assert other["key"] != first["key"]
     assert len(other["secrets"]) == 3
     assert event(talk, document["key"]).status_code == 202
+
+
+def test_a_late_repeat_of_a_rotation_does_not_rotate_again_however_many_came_after_it(talk: Talk) -> None:
+    document = made(talk)
+    path = f"{KEYS}/{document['id']}/rotate"
+    for name in ("a", "b", "c", "d"):
+        newest = talk.post(path, {"overlapSeconds": 0}, headers={"Idempotency-Key": name}).json()
+    repeated = talk.post(path, {"overlapSeconds": 0}, headers={"Idempotency-Key": "a"})
+    assert repeated.status_code == 200
+    assert len(repeated.json()["secrets"]) == 1, "those that have ended are not shown"
+    assert event(talk, newest["key"]).status_code == 202
+
+
+def test_a_reading_of_the_keys_that_comes_late_undoes_none_that_came_after_it(talk: Talk) -> None:
+    directory, document = talk.app.state.gateway.directory, made(talk)
+    begun, go_on = threading.Event(), threading.Event()
+    read = directory._store.all
+
+    class Slow:
+        def all(self) -> Any:
+            found = read()
+            begun.set()
+            go_on.wait(10)
+            return found
+
+    store, directory._store = directory._store, Slow()
+    late = threading.Thread(target=directory.refresh)
+    late.start()
+    begun.wait(10)
+    directory._store = store
+    revoking = threading.Thread(target=lambda: talk.call("DELETE", f"{KEYS}/{document['id']}"))
+    revoking.start()
+    revoking.join(0.5)
+    go_on.set()
+    late.join(10)
+    revoking.join(10)
+    assert event(talk, document["key"]).status_code == 401
 
 
 def test_one_rotation_asked_for_many_times_at_once_is_done_once(talk: Talk) -> None:

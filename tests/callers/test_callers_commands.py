@@ -141,3 +141,15 @@ def test_a_rotated_key_keeps_its_id_and_shows_when_the_old_one_ends(
     new, old = row["secrets"]
     assert (new["lastFour"], new["expiresAt"], old["lastFour"]) == (key[-4:], None, made["key"][-4:])
     assert old["expiresAt"] is not None
+
+
+@pytest.mark.parametrize("act", [("create",), ("change", "key_1")])
+def test_options_take_what_the_api_takes_and_each_that_is_wrong_is_named(
+    command: Callable[..., subprocess.CompletedProcess[str]], act: tuple[str, ...]
+) -> None:
+    told = command(
+        *act, "--name", "a\nb", "--app", "a b", "--rate-per-second", "1" + "0" * 20, "--rate-burst", "3000000000"
+    )
+    assert (told.returncode, told.stdout) == (2, "")
+    for option in ("--name: takes one line", "--app: takes", "--rate-per-second: ", "--rate-burst: "):
+        assert option in told.stderr

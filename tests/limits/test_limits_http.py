@@ -176,7 +176,7 @@ def test_a_key_has_limits_of_its_own_where_it_is_given_some(start: Start) -> Non
         }.items()
     }
     told = {name: (answer.headers["ratelimit-policy"][9:], state(answer)[0]) for name, answer in answers.items()}
-    assert told == {"both": ("q=3;w=1", 3), "rate": ("q=3;w=1", 19), "burst": ("q=10;w=1", 3)}
+    assert told == {"both": ("q=3;w=1", 3), "rate": ("q=3;w=1", 5), "burst": ("q=10;w=1", 3)}
 
 
 def test_a_limit_that_is_changed_is_in_force_at_once(start: Start) -> None:
