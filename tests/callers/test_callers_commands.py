@@ -143,7 +143,7 @@ def test_a_rotated_key_keeps_its_id_and_shows_when_the_old_one_ends(
     assert old["expiresAt"] is not None
 
 
-@pytest.mark.parametrize("act", [("create",), ("change", "key_1")])
+@pytest.mark.parametrize("act", [("create",), ("patch", "key_1")])
 def test_options_take_what_the_api_takes_and_each_that_is_wrong_is_named(
     command: Callable[..., subprocess.CompletedProcess[str]], act: tuple[str, ...]
 ) -> None:
