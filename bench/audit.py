@@ -32,8 +32,8 @@ def _body(number: int) -> bytes:
 BODIES = [_body(number) for number in range(64)]
 
 
-async def _call(app: Any, key: str, body: bytes) -> None:
-    path = "/v1/batch"
+async def call(app: Any, key: str, path: str, body: bytes) -> None:
+    """One call of the application, past the network; anything but 202 is an error."""
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
         "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "client": ("127.0.0.1", 1),
@@ -57,7 +57,7 @@ async def _slice(app: Any, key: str, *, new: bool = False) -> tuple[float, float
         while waiting:
             if new:
                 app.state.gateway.pseudonyms.forget()
-            await _call(app, key, waiting.pop())
+            await call(app, key, "/v1/batch", waiting.pop())
 
     began, clock = time.process_time(), time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
