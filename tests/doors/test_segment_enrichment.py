@@ -10,6 +10,7 @@ import pytest
 
 from tests.api.talk import CANARY, Talk
 from tests.doors.segment import post
+from tests.tracking.plans import shop
 
 Start = Callable[..., Talk]
 
@@ -100,3 +101,17 @@ def test_the_mapping_is_configured_for_all_for_an_app_and_for_a_caller(configure
     post(talk, "page", {"userId": "ann", "name": "Home"})
     track, page = bodies(talk)
     assert (track["event"], page["state"]) == ("Bought", "Home")
+
+
+def test_the_tracking_plan_holds_at_this_door_too(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text(shop())
+    talk = start(gateway_tracking_plan=file)
+    good = {"userId": "ann", "event": "Purchase", "messageId": "good", "properties": {"revenue": 9.5, "sku": "A-1"}}
+    bad = {"userId": "ann", "event": "Purchase", "messageId": "bad", "properties": {"revenue": 9.5, "sku": "nothing"}}
+    other = {"userId": "bob", "event": "Purchase", "messageId": "other", "properties": {"revenue": -1, "sku": "A-2"}}
+    messages = [{"type": "track", **one} for one in (good, bad, other)]
+    answer = post(talk, "batch", {"batch": messages})
+    assert [found["params"]["sku"] for found in bodies(talk)] == ["A-1"]
+    told = talk.get("/v1/tracking-plan/violations").json()
+    assert sum(one["count"] for one in told["violations"]) == 2, (answer.text, told)
