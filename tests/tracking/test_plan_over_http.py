@@ -10,6 +10,7 @@ import pytest
 from app.callers.store import ALL_SCOPES
 from tests.acceptance.processes import until
 from tests.api.talk import CANARY, Talk, pointers, problem
+from tests.doors.segment import post
 from tests.tracking.plans import GOOD, PURCHASE, SKU, shop, text
 
 Start = Callable[..., Talk]
@@ -193,6 +194,21 @@ def test_an_sdk_s_entry_that_breaks_the_plan_is_answered_so_and_its_neighbours_a
         "plan-unknown-param",
         "plan-type",
     }
+
+
+def test_segment_s_messages_are_held_against_it_and_its_faults_point_into_the_message(talk: Talk) -> None:
+    def sent(**message: Any) -> dict[str, Any]:
+        return {"type": "track", "userId": "u1", "properties": {}, **message}
+
+    bad = sent(event="Purchase", properties={"revenue": 1, "sku": CANARY})
+    warned = sent(event="Search", properties={"n": CANARY}, messageId="w1")
+    answer = post(talk, "batch", {"batch": [bad, warned]})
+    (refused,) = answer.json()["rejected"]
+    assert (refused["index"], pointers(refused)) == (0, {"/properties/sku": "plan-pattern"})
+    assert CANARY not in answer.text
+    assert [one["code"] for one in talk.get("/v1/receipts/w1").json()["violations"]] == ["plan-type"]
+    counted = talk.get("/v1/tracking-plan/violations").json()["violations"]
+    assert {(one["name"], one["code"]) for one in counted} == {("Purchase", "plan-pattern"), ("Search", "plan-type")}
 
 
 def test_a_preview_tells_what_breaks_the_plan_and_counts_nothing(talk: Talk) -> None:
