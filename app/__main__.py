@@ -221,7 +221,7 @@ def change_key(
     every_app: Annotated[bool, typer.Option("--every-app", help="For every app")] = False,
     expires_in_days: Annotated[int | None, typer.Option(min=0, max=36_500, help="0: never")] = None,
     rate_per_second: Annotated[int | None, typer.Option(min=0, help="Its own limit; 0: the gateway's")] = None,
-    rate_burst: Annotated[int | None, typer.Option(min=0, help="Its own limit; 0: the gateway's")] = None,
+    rate_burst: Annotated[int | None, typer.Option(min=0, help="Its own limit; 0: as its rate is")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Change a key. What is not named stays as it is."""

@@ -60,7 +60,8 @@ class Status(StrEnum):
     UNKNOWN = "unknown"
 
 
-KEY_NAME = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"  # a line of text, and not a blank one
+_NOT_OF_A_LINE = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+KEY_NAME = rf"^[^{_NOT_OF_A_LINE}]*[^\s{_NOT_OF_A_LINE}][^{_NOT_OF_A_LINE}]*$"  # a line of text, and not a blank one
 APP_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 SEALED = "~"  # what begins a text that is sealed, and no JSON
 ERASES = "deleteUser"  # the action that erases its subject here, too

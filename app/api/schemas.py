@@ -222,7 +222,8 @@ Rate = Annotated[
     Annotated[int, Field(strict=True, ge=1, le=10**9)] | None, Field(description="Items a second; null: the gateway's")
 ]
 Burst = Annotated[
-    Annotated[int, Field(strict=True, ge=1, le=10**9)] | None, Field(description="Items at once; null: the gateway's")
+    Annotated[int, Field(strict=True, ge=1, le=10**9)] | None,
+    Field(description="Items at once; null: the gateway's, in proportion to the key's own rate where it has one"),
 ]
 Expiry = Annotated[Time | None, Field(description="When it stops; null: never")]
 WhenOrNever = Annotated[str | None, Field(json_schema_extra={"format": "date-time"})]

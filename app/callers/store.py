@@ -5,20 +5,20 @@ import hashlib
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
 import orjson
-from sqlalchemy import Engine, or_, select
+from sqlalchemy import Engine
 
 from app.audit import records
 from app.callers import keys
 from app.clock import now_ms
 from app.database.dialect import Cursor
-from app.database.engine import reading, transaction
-from app.database.tables import caller_keys, caller_secrets
+from app.database.engine import dialect, reading, transaction
 from app.errors import NotFound, Refusal
 from app.model import Caller, Scope
 
@@ -41,6 +41,13 @@ ADD = "INSERT INTO caller_secrets (hash, key_id, last_four, created_at, rotation
 OVERLAP = "UPDATE caller_secrets SET expires_at = ? WHERE key_id = ? AND (expires_at IS NULL OR expires_at > ?)"
 FORGET = "DELETE FROM caller_secrets WHERE expires_at <= ? AND (rotation IS NULL OR expires_at <= ?)"
 REVOKE = "UPDATE caller_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
+KEYS = """
+SELECT id, name, scopes, apps, rate_per_second, rate_burst, created_at, expires_at, revoked_at, last_used_at
+FROM caller_keys
+"""
+SECRETS = """
+SELECT key_id, hash, last_four, expires_at, rotation FROM caller_secrets WHERE (expires_at IS NULL OR expires_at > ?)
+"""
 
 
 class Keep(Enum):
@@ -146,23 +153,18 @@ class KeyStore:
 
     def all(self) -> list[StoredKey]:
         """Every key, oldest first, revoked ones too; of its secrets those that have not ended."""
-        with reading(self._engine) as connection:
-            # Secrets first: of a key that is made between the two nothing is known then, not half of it.
-            ends = caller_secrets.c.expires_at
-            living = select(caller_secrets).where(or_(ends.is_(None), ends > now_ms()))
-            secrets_ = connection.execute(living.order_by(caller_secrets.c.created_at.desc())).all()
-            found = connection.execute(select(caller_keys).order_by(caller_keys.c.created_at, caller_keys.c.id)).all()
-        of: dict[str, list[Secret]] = {}
-        for row in secrets_:
-            of.setdefault(row.key_id, []).append(Secret(row.hash, row.last_four, row.expires_at, row.rotation))
-        return [_stored(row, sorted(of[row.id], key=_newest)) for row in found if row.id in of]
+        with self._reading() as cursor:
+            return _read(cursor)
 
     def get(self, key_id: str) -> StoredKey:
         """One key. Raises NotFound."""
-        found = next((one for one in self.all() if one.caller.key_id == key_id), None)
-        if found is None:
-            raise NotFound("No key has this id.")
-        return found
+        with self._reading() as cursor:
+            return _one(cursor, key_id)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Cursor]:
+        with reading(self._engine) as connection:
+            yield Cursor(connection.connection.cursor(), dialect(self._engine))
 
     def change(
         self, key_id: str, now: int, changes: Mapping[str, Any], record: Recorder, expires_at: int | Keep | None = KEEP
@@ -170,7 +172,7 @@ class KeyStore:
         """Replace fields of the caller, and when the key expires (KEEP: as it is). Raises NotFound where it is not in
         use."""
         with transaction(self._engine) as cursor:
-            stored = self._in_use(key_id)  # read while nobody else can change it
+            stored = _in_use(cursor, key_id)  # read while nobody else can change it
             caller = replace(stored.caller, **changes)
             expires_at = stored.expires_at if expires_at is KEEP else expires_at
             cursor.execute(CHANGE, (*_values(caller), expires_at, key_id))
@@ -186,20 +188,21 @@ class KeyStore:
         rotation = None if once is None else hashlib.sha256(f"{key_id}\0{once}".encode()).digest()
         made = keys.make()
         with transaction(self._engine) as cursor:
-            self._in_use(key_id)
+            _in_use(cursor, key_id)
             if rotation is not None:
                 cursor.execute("SELECT 1 FROM caller_secrets WHERE rotation = ?", (rotation,))
                 if cursor.fetchone():
-                    return self._shown_before(key_id, rotation), self.get(key_id)
+                    return self._shown_before(key_id, rotation), _one(cursor, key_id)
             cursor.execute(FORGET, (now, now - ROTATIONS_KEPT_MS))
             cursor.execute(OVERLAP, (now + overlap_ms, key_id, now + overlap_ms))
             _add_secret(cursor, key_id, Secret(keys.digest(made), made[-4:], None, rotation), now)
             records.insert(cursor, [(now, (record or by_operator("key.rotate"))(key_id, now))])
+            stored = _one(cursor, key_id)
         if rotation is not None:
             self._shown[key_id, rotation] = time.monotonic(), made
             while len(self._shown) > MOST_SHOWN:
                 self._shown.popitem(last=False)
-        return made, self.get(key_id)
+        return made, stored
 
     def _shown_before(self, key_id: str, rotation: bytes) -> str | None:
         at, made = self._shown.get((key_id, rotation), (0.0, ""))
@@ -212,12 +215,6 @@ class KeyStore:
             if not cursor.rowcount:
                 raise NotFound(f"no key in use has the id {key_id}")
             records.insert(cursor, [(now, (record or by_operator("key.revoke"))(key_id, now))])
-
-    def _in_use(self, key_id: str) -> StoredKey:
-        stored = self.get(key_id)
-        if stored.revoked_at is not None:
-            raise NotFound("The key with this id is revoked.")
-        return stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +241,37 @@ def _newest(secret: Secret) -> tuple[bool, int]:
     return secret.expires_at is not None, -(secret.expires_at or 0)
 
 
-def _stored(row: Any, secrets_: Sequence[Secret]) -> StoredKey:
-    apps = None if row.apps is None else frozenset(row.apps.split())
-    caller = Caller(row.id, row.name, _scopes(row.scopes), apps, row.rate_per_second, row.rate_burst)
-    return StoredKey(caller, tuple(secrets_), row.created_at, row.expires_at, row.revoked_at, row.last_used_at)
+def _read(cursor: Cursor, key_id: str | None = None) -> list[StoredKey]:
+    """Every key, or this one; of its secrets those that have not ended."""
+    one, and_one, which = ("", "", ()) if key_id is None else (" WHERE id = ?", " AND key_id = ?", (key_id,))
+    # Secrets first: of a key that is made between the two nothing is known then, not half of it.
+    cursor.execute(f"{SECRETS}{and_one} ORDER BY created_at DESC", (now_ms(), *which))
+    of: dict[str, list[Secret]] = {}
+    for owner, *secret in cursor.fetchall():
+        of.setdefault(owner, []).append(Secret(*secret))
+    cursor.execute(f"{KEYS}{one} ORDER BY created_at, id", which)
+    return [_stored(row, sorted(of[row[0]], key=_newest)) for row in cursor.fetchall() if row[0] in of]
+
+
+def _one(cursor: Cursor, key_id: str) -> StoredKey:
+    # PostgreSQL takes no NUL, and neither takes half a character
+    found = _read(cursor, key_id) if key_id.isascii() and key_id.isprintable() else []
+    if not found:
+        raise NotFound("No key has this id.")
+    return found[0]
+
+
+def _in_use(cursor: Cursor, key_id: str) -> StoredKey:
+    stored = _one(cursor, key_id)
+    if stored.revoked_at is not None:
+        raise NotFound("The key with this id is revoked.")
+    return stored
+
+
+def _stored(row: Sequence[Any], secrets_: Sequence[Secret]) -> StoredKey:
+    key_id, name, scopes, apps, rate, burst, *times = row
+    of = None if apps is None else frozenset(apps.split())
+    return StoredKey(Caller(key_id, name, _scopes(scopes), of, rate, burst), tuple(secrets_), *times)
 
 
 def _scopes(stored: str) -> frozenset[Scope]:

@@ -269,6 +269,7 @@ _CODES = {
     "finite_number": "range",
     "less_than": "range",
     "greater_than_equal": "range",
+    "less_than_equal": "range",
     "string_unicode": "characters",
 }
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -283,6 +284,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "finite_number": lambda ctx: "takes a finite number",
     "less_than": lambda ctx: "is too large: whole numbers have at most 64 bits",
     "greater_than_equal": lambda ctx: f"must not be less than {ctx['ge']}",
+    "less_than_equal": lambda ctx: f"must not be more than {ctx['le']}",
     "string_unicode": lambda ctx: "is not Unicode text: it has a lone surrogate",
 }
 

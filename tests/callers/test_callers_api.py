@@ -68,6 +68,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a blank name": ({"name": " ", "scopes": ["sdk"]}, "/name"),
     "a name with a NUL": ({"name": "a\0b", "scopes": ["sdk"]}, "/name"),
     "a name of two lines": ({"name": "a\nb", "scopes": ["sdk"]}, "/name"),
+    "a name of two lines, as Unicode has them": ({"name": "a\u2028b", "scopes": ["sdk"]}, "/name"),
+    "a name with a control character beyond ASCII": ({"name": "a\x9bb", "scopes": ["sdk"]}, "/name"),
     "no app": ({"name": "a", "scopes": ["sdk"], "apps": []}, "/apps"),
     "no scope": ({"name": "a", "scopes": []}, "/scopes"),
     "scopes left out": ({"name": "a"}, "/scopes"),

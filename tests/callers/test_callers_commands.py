@@ -151,5 +151,5 @@ def test_options_take_what_the_api_takes_and_each_that_is_wrong_is_named(
         *act, "--name", "a\nb", "--app", "a b", "--rate-per-second", "1" + "0" * 20, "--rate-burst", "3000000000"
     )
     assert (told.returncode, told.stdout) == (2, "")
-    for option in ("--name: takes one line", "--app: takes", "--rate-per-second: ", "--rate-burst: "):
+    for option in ("--name: takes one line", "--app: takes", "--rate-per-second: must", "--rate-burst: must"):
         assert option in told.stderr

@@ -6,13 +6,15 @@ import string
 import zlib
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import QueuePool, event
 
 from app.callers import keys
-from app.callers.store import ALL_SCOPES, KeyStore
+from app.callers.store import ALL_SCOPES, KeyStore, by_operator
 from app.database.engine import connect
 from app.errors import NotFound, Refusal
 from app.model import Scope
@@ -135,3 +137,24 @@ def test_a_first_key_of_another_form_is_refused_and_not_repeated(store: KeyStore
         store.bootstrap("my-secret-key", 1)
     assert "my-secret-key" not in caught.value.detail
     assert store.all() == []
+
+
+def test_an_act_on_a_key_needs_one_connection_alone(database: str) -> None:
+    engine = connect(database)
+    store = KeyStore(engine)
+    _, stored = store.create("a", ALL_SCOPES, None, 1)
+    key_id, taken = stored.caller.key_id, list[int]()
+    event.listen(engine, "checkout", lambda *_: taken.append(cast(QueuePool, engine.pool).checkedout()))
+    store.change(key_id, 2, {"name": "b"}, by_operator("key.change"))
+    for _ in range(2):
+        assert store.rotate(key_id, 3, 1000, once="r")[1].caller.name == "b"
+    assert set(taken) == {1}
+    engine.dispose()
+
+
+def test_an_id_that_no_database_takes_is_not_found(database: str) -> None:
+    engine = connect(database)
+    for key_id in ("key_\0", "key_\udcff", ""):
+        with pytest.raises(NotFound):
+            KeyStore(engine).get(key_id)
+    engine.dispose()
