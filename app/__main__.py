@@ -352,12 +352,9 @@ def verify_audit(
         report = commands.verify_database(_settings(), public_key, kept)
     if as_json:
         typer.echo(json.dumps({"findings": [one._asdict() for one in report.findings], **report.counts}))
-    for kind, first, last, detail in () if as_json else report.findings:
-        numbers = str(first) if first == last else f"{first} to {last}"
-        typer.echo(f"{kind}: {'of' if kind == 'checkpoint' else 'record'} {numbers}: {detail}")
-    if not as_json:
-        told = "{records} records, {sealed} sealed, {removed} removed by retention".format(**report.counts)
-        typer.echo(f"{told}; {'NOT as they were recorded' if report.findings else 'all as they were recorded'}.")
+    else:
+        for line in commands.told(report):
+            typer.echo(line)
     if report.findings:
         raise typer.Exit(1)
 

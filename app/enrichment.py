@@ -92,11 +92,17 @@ class Addresses:
 
 
 def _opened(path: Path) -> maxminddb.Reader:
-    """A reader of a copy: the file itself may be written over while it is being read."""
-    with tempfile.NamedTemporaryFile(prefix="addresses-") as copy, path.open("rb") as original:
-        shutil.copyfileobj(original, copy)
-        copy.flush()
-        return maxminddb.open_database(copy.name)
+    """A reader of a copy: the file itself may be written over while it is being read. Where no file can be written, as
+    in a container that is read-only, the copy is in memory, which makes looking up slower."""
+    with path.open("rb") as original:
+        try:
+            with tempfile.NamedTemporaryFile(prefix="addresses-") as copy:
+                shutil.copyfileobj(original, copy)
+                copy.flush()
+                return maxminddb.open_database(copy.name)
+        except OSError:
+            original.seek(0)
+            return maxminddb.open_database(original, maxminddb.MODE_FD)
 
 
 def _place(found: dict[str, Any]) -> Place:

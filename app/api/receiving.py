@@ -59,8 +59,8 @@ async def read_fields(
     if not (optional and kind is None):
         bodies.media_type((kind or b"").decode("latin-1"), bodies.JSON)
     body = await read_body(gateway, context, receive)
-    bodies.refuse_crowded(most, body)
-    return body or (b"{}" if optional and kind is None else b"")
+    bodies.refuse_crowded(body, most)
+    return body or (b"{}" if optional else b"")
 
 
 def limited(gateway: Gateway, context: Context, receive: Receive, limit: int, seen: int = 0) -> Receive:

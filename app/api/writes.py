@@ -201,7 +201,7 @@ async def _judged_batch(
     kind = bodies.media_type(context.header(b"content-type"), bodies.JSON, bodies.NDJSON)
     body = await receiving.read_body(gateway, context, receive)
     most = gateway.settings.gateway_max_batch_items
-    bodies.refuse_crowded(MANY_OF_EACH * most, *([body] if kind == bodies.JSON else body.split(b"\n")))
+    bodies.refuse_crowded(body, MANY_OF_EACH * most, lines=kind == bodies.NDJSON)
     few = body.count(b'"action"') <= most and body.count(b",") <= FEW
     good = rules.fast_batch(body, refiner) if few and kind == bodies.JSON else None
     judged: Sequence[NewItem | Refused]

@@ -1,6 +1,6 @@
 """The audit by command: is it as it was sealed; and an export, which can be verified with nothing but the file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,6 +48,21 @@ def verify_export(path: Path, key: str | None, kept: Sequence[str]) -> Report:
         raise StartRefused("--public-key: is needed with --export: the one that `audit public-key` shows")
     evidence, _ = of_export(path)
     return verify(evidence, _parsed(key), [_note(one) for one in kept])
+
+
+def told(report: Report) -> Iterator[str]:
+    """A report for people: each finding, and over what it was looked for."""
+    for kind, first, last, detail in report.findings:
+        numbers = str(first) if first == last else f"{first} to {last}"
+        yield f"{kind}: {'of' if kind == 'checkpoint' else 'record'} {numbers}: {detail}"
+    line = "{records} records, {sealed} sealed, {removed} removed by retention".format(**report.counts)
+    yield f"{line}; {'NOT as they were recorded' if report.findings else 'all as they were recorded'}."
+    if any(report.part):
+        first, last = report.part
+        told_of = f"from record {first or report.removed + 1} to {last or report.sealed}"
+        yield f"This is a part, {told_of}: is it the one that you asked for?"
+    if report.unsealed:
+        yield f"{report.unsealed} of them came after the newest checkpoint: nothing is signed for these."
 
 
 def export(settings: Settings, since: str | None, until: str | None, file: BinaryIO) -> int:

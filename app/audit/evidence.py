@@ -18,12 +18,12 @@ from app.audit.tree import BLOCK, LEVEL, NEWEST, Fetch, Hashes, Tree, block_hash
 from app.errors import StartRefused
 
 PAGE = 2_000
-ROWS = "SELECT seq, time, record, leaf FROM audit_records WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+ROWS = "SELECT seq, time, record, leaf FROM audit_records WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"
 BLOCKS = "SELECT place, hash, leaves FROM audit_nodes WHERE level = 8 AND place >= ? ORDER BY place LIMIT ?"
 NOTES = "SELECT note FROM audit_checkpoints ORDER BY size"
 SINCE = "SELECT min(seq) FROM audit_records WHERE time >= ?"
 UNTIL = "SELECT max(seq) FROM audit_records WHERE time < ?"
-EVERY_ROW = 1 << 62
+LEAST, MOST = -(1 << 63), (1 << 63) - 1  # numbers that a row may have
 T = TypeVar("T")
 
 
@@ -36,7 +36,7 @@ def of_database(connection: Connection, since: int | None = None, until: int | N
     first = None if since is None else fetch(SINCE, (since,))[0][0] or written + 1
     last = None if until is None else fetch(UNTIL, (until,))[0][0] or 0
     begin = max(tree.removed, (first or 1) - 1) // BLOCK
-    upto = EVERY_ROW if last is None else last
+    upto = MOST if last is None else last
     return Evidence(
         written,
         newest[0][2] if newest else None,
@@ -46,7 +46,7 @@ def of_database(connection: Connection, since: int | None = None, until: int | N
         _peaks(fetch, tree, begin),
         begin,
         lambda: _blocks(fetch, tree, begin, upto),
-        lambda: _rows(fetch, 0 if first is None else first - 1, upto),
+        lambda: _rows(fetch, LEAST if first is None else first, upto),
         [note for (note,) in fetch(NOTES, ())],
         tree.size,
     )
@@ -81,12 +81,11 @@ def _blocks(fetch: Fetch, tree: Tree, begin: int, upto: int) -> Iterator[Block]:
         yield Block(last, block_hash(tree.tail), tree.tail)
 
 
-def _rows(fetch: Fetch, after: int, upto: int) -> Iterator[Row]:
-    after = after or -EVERY_ROW
-    while found := fetch(ROWS, (after, upto, PAGE)):
+def _rows(fetch: Fetch, begin: int, upto: int) -> Iterator[Row]:
+    while begin <= upto and (found := fetch(ROWS, (begin, upto, PAGE))):
         for seq, time, text, leaf in found:
             yield Row(seq, text, bytes(leaf), time)
-        after = found[-1][0]
+        begin = found[-1][0] + 1
 
 
 # --- exports ----------------------------------------------------------------------------------------------------------

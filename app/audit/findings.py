@@ -55,18 +55,23 @@ class Evidence:
 
 @dataclass(slots=True)
 class Report:
-    """What was found, and over what it was looked for."""
+    """What was found, and over what it was looked for: so many `records`, of which `unsealed` came after the newest
+    checkpoint, and those between `part` alone where they are not all (0: no bound)."""
 
     findings: list[Finding] = field(default_factory=list)
     records: int = 0
+    unsealed: int = 0
+    part: tuple[int, int] = (0, 0)
     sealed: int = 0
     removed: int = 0
     root: bytes = merkle.EMPTY
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many records were looked at, how many are sealed, and how many of these retention has removed."""
-        return {"records": self.records, "sealed": self.sealed, "removed": self.removed}
+        """How many records were looked at, how many of them nothing is signed for yet, how many are sealed altogether,
+        and how many of these retention has removed."""
+        told = {"records": self.records, "unsealed": self.unsealed, "sealed": self.sealed}
+        return told | {"removed": self.removed}
 
     def tell(self, kind: Kind, first: int, last: int, detail: str) -> None:
         """Add a finding; one that goes on where the last of its kind ended is one with it."""

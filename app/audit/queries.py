@@ -17,6 +17,8 @@ FOREVER = 1 << 62
 LATE_MS = (
     60_000  # by how much the order of the times may differ from that of the numbers: a record waits for its commit
 )
+# not the rows' own, of which somebody may have put one far away
+NUMBERS = "SELECT coalesce((SELECT removed FROM audit_tree), 0) + 1, coalesce((SELECT records FROM sequence), 0)"
 OUTCOMES: dict[str, range] = {"success": range(400), "refused": range(400, 500), "failed": range(500, 1_000)}
 
 
@@ -113,7 +115,7 @@ def app_of(text: str) -> str | None:
 
 def _between(fetch: Fetch, which: Filter) -> tuple[int, int]:
     """The numbers that records of the time may have: between those that are surely earlier, and surely later."""
-    ((first, newest),) = fetch("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM audit_records", ())
+    ((first, newest),) = fetch(NUMBERS, ())
     if which.since is not None:
         first = _number(fetch, "time < ? ORDER BY time DESC, seq DESC", which.since - LATE_MS, first - 1) + 1
     if which.until is not None:

@@ -8,12 +8,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import orjson
 import structlog
 from sqlalchemy import Engine
 
 from app.audit import merkle, records
 from app.audit.notes import REMOVED, BadNote, PublicKey, Signer, encoded
-from app.audit.tree import BLOCK, LEVEL, NEWEST, Hashes, Node, Tree, fetcher, grown, read
+from app.audit.tree import BLOCK, LEVEL, NEWEST, Fetch, Hashes, Node, Tree, fetcher, grown, read
 from app.clock import now_ms
 from app.database.dialect import Cursor
 from app.database.engine import reading, snapshot
@@ -24,8 +25,7 @@ SEAL_SECONDS = 1.0
 STEP = 4_096  # records sealed, or removed, at once
 HOUR, DAY = 3_600_000, 86_400_000
 LEAVES = "SELECT seq, leaf FROM audit_records WHERE seq > ? AND seq <= ? ORDER BY seq"
-# +: not by the index on time, which has all that is young
-YOUNG = "SELECT seq FROM audit_records WHERE seq <= ? AND +time >= ? ORDER BY seq LIMIT 1"
+OLDEST = "SELECT seq, record FROM audit_records WHERE seq > ? AND seq <= ? ORDER BY seq"
 GROW = "UPDATE audit_tree SET size = ?, peaks = ?, tail = ? WHERE size = ?"
 SHRINK = "UPDATE audit_tree SET removed = ?, statement = ? WHERE removed = ?"
 THIN = "DELETE FROM audit_checkpoints WHERE size < ? OR (lasting = 0 AND time < ? AND size < ?)"
@@ -202,17 +202,17 @@ class Sealer:
         self._seen = size, root
 
     def _outdated(self) -> Trim | None:
-        """What is to be removed; None where nothing is."""
+        """What is to be removed; None where nothing is. Raises NotSealed."""
         until = self._clock() - self._keep_ms
         with snapshot(self._engine) as connection:
             fetch = fetcher(connection)
             tree = read(fetch)
-            most = min(tree.size, tree.removed + STEP)
-            young = fetch(YOUNG, (most, until))
-            upto = young[0][0] - 1 if young else most
-            if upto <= tree.removed:
-                return None
-            root = merkle.subtree(Hashes(fetch, tree).node, 0, upto)
+            node, upto = Hashes(fetch, tree).node, tree.removed
+            for most in (1, STEP):  # nearly always the first one is young already
+                upto = _past(fetch, node, tree.removed, min(tree.size, tree.removed + most), until)
+                if upto == tree.removed:
+                    return None
+            root = merkle.subtree(node, 0, upto)
         return Trim(tree.removed, upto, self._signer.sign(upto, root, REMOVED))
 
     async def _thin(self) -> None:
@@ -224,6 +224,22 @@ class Sealer:
     def _tree(self) -> Tree:
         with reading(self._engine) as connection:
             return read(fetcher(connection))
+
+
+def _past(fetch: Fetch, node: Callable[[int, int], bytes], after: int, most: int, until: int) -> int:
+    """The number of the last record, of those from `after` to `most`, that is past its time with all before it. Raises
+    NotSealed where one is gone or is not as it was sealed: to sign that retention removed it would be to sign what
+    somebody else did. A record's own time counts, not the one beside it, which nothing has signed."""
+    upto = after
+    for seq, text in fetch(OLDEST, (after, most)):
+        if seq != upto + 1 or merkle.leaf_hash(text.encode()) != node(0, seq - 1):
+            break
+        if orjson.loads(text)["time"] >= until:
+            return upto
+        upto = seq
+    if upto < most:
+        raise NotSealed(f"record {upto + 1} is gone or changed, so nothing is removed any more: run `audit verify`")
+    return upto
 
 
 def refuse_another_key(engine: Engine, public: PublicKey) -> None:

@@ -21,6 +21,8 @@ INSERTED = "it was never recorded"
 ELSEWHERE = "another record stands here"
 TOGETHER = "one or more of these were changed, and the hashes with them"
 HASHES = "their hashes were changed, so that nothing tells whether they were as well"
+NOTHING = "nothing that can be believed is signed, so nothing speaks for any record (a new gateway signs each second)"
+PROVES = f"the hash of the last {BLOCK}, of which proofs are made, was changed; the records are as they were sealed"
 BESIDE = "the record is as it was sealed, what stands beside it in its row is not"
 
 
@@ -38,6 +40,9 @@ def verify(evidence: Evidence, key: PublicKey, kept: Sequence[str] = ()) -> Repo
     for checkpoint in outside:
         _compare(checkpoint, report, roots)
     _judge(evidence, report, trusted)
+    if report.records and not report.sealed:
+        report.tell("checkpoint", 0, 0, NOTHING)
+    report.part = evidence.first or 0, evidence.last or 0
     report.findings.sort(key=lambda found: (found.kind == "checkpoint", found.first, found.last))
     return report
 
@@ -92,6 +97,7 @@ class _Roots:
     def __init__(self, evidence: Evidence, sealed: int, checkpoints: Sequence[Checkpoint]) -> None:
         self.at: dict[int, bytes] = {}
         self.of_hashes = merkle.EMPTY
+        self.other: list[int] = []  # blocks whose own hash is not that of their leaves
         self._wanted = sorted({sealed, *(one.size for one in checkpoints)} - {0})
         leaves, blocks = list(evidence.peaks), list(evidence.peaks)
         count = begin = evidence.first_block
@@ -104,7 +110,9 @@ class _Roots:
                 self._inside(leaves, count, block.leaves)
                 break
             self._inside(leaves, count, block.leaves)
-            merkle.push(leaves, count, block_hash(block.leaves) if block.leaves else block.hash)
+            made = block_hash(block.leaves) if block.leaves else block.hash
+            self.other += [count] if made != block.hash else []
+            merkle.push(leaves, count, made)
             merkle.push(blocks, count, block.hash)
             count += 1
             self._note(leaves, count * BLOCK)
@@ -134,6 +142,8 @@ def _trust(evidence: Evidence, report: Report, roots: _Roots, known: Sequence[Ch
         for one in known:
             if one.size in roots.at and roots.at[one.size] != one.root:
                 report.tell("checkpoint", one.size, one.size, "it is signed, and not about these records")
+        for size in [(block + 1) * BLOCK for block in roots.other]:
+            report.tell("checkpoint", size, size, PROVES)
         return _Trust(leaves=True)
     good = [one.size for one in known if roots.at.get(one.size) == one.root]
     bad = [one.size for one in known if one.size in roots.at and roots.at[one.size] != one.root]
@@ -174,6 +184,7 @@ def _judge(evidence: Evidence, report: Report, trust: _Trust) -> None:
     end = max(evidence.written, report.sealed) if evidence.last is None else evidence.last
     for row in evidence.rows():
         report.records += 1
+        report.unsealed += row.seq > report.sealed
         if row.seq <= after or row.seq > end:
             report.tell("inserted", row.seq, row.seq, INSERTED)
             continue

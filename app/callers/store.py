@@ -25,9 +25,8 @@ from app.model import Caller, Scope
 ALL_SCOPES = frozenset(Scope)
 SHOWN_SECONDS = 600.0  # how long a rotation that is asked for again shows the same key
 MOST_SHOWN = 1_000
-ROTATIONS_KEPT_MS = (
-    30 * 86_400_000
-)  # after its key has ended: a late repeat must not cut off those who have a newer one
+# After its key has ended: a late repeat must not cut off those who have a newer one.
+ROTATIONS_KEPT_MS = 30 * 86_400_000
 Recorder = Callable[[str, int], str]  # the audit record of a change: of which key (its id), when (ms)
 
 INSERT = """

@@ -123,11 +123,11 @@ def strict(body: bytes) -> Any:
     return found if brackets <= MAX_DEPTH else _shallow(found)
 
 
-def refuse_crowded(most: int, *texts: bytes) -> None:
-    """Raise TooLarge where the objects and lists of texts of JSON have more than `most` members together: to say of
-    each what is wrong with it takes a hundred times as long as to read it, and others wait. Where there are not even so
-    many commas, which is nearly always, nothing is read."""
-    if sum(text.count(b",") for text in texts) >= most and sum(map(_members, texts)) > most:
+def refuse_crowded(body: bytes, most: int, *, lines: bool = False) -> None:
+    """Raise TooLarge where the objects and lists of a body of JSON, or of `lines` of it, have more than `most` members
+    together: to say of each what is wrong with it takes a hundred times as long as to read it, and others wait. Where
+    there are not even so many commas, which is nearly always, nothing is read."""
+    if body.count(b",") >= most and sum(map(_members, body.split(b"\n") if lines else [body])) > most:
         raise TooLarge(f"The body has more than {most} fields and values.")
 
 

@@ -13,7 +13,7 @@ from app.outbox.retention import Limits
 from app.telemetry import describe
 
 COUNT_SECONDS = 15.0  # between counts of what waits: other processes accept and deliver as well
-SCRUB_SECONDS = 600.0  # between times that the database is cleaned of what was erased, where anything was
+SCRUB_REST = 100  # times as long as the database's last cleaning took, none follows: others wait for it
 STEP_SECONDS = 0.02  # between steps that removed something: callers' commits go first
 
 log = structlog.get_logger("housekeeping")
@@ -25,7 +25,7 @@ class Housekeeper:
     def __init__(self, outbox: Outbox, limits: Limits, ticks: Callable[[], float] = time.monotonic) -> None:
         self._outbox, self._limits, self._ticks = outbox, limits, ticks
         self._after = 0
-        self._counted, self._scrubbed = ticks(), -math.inf
+        self._counted, self._scrub_from = ticks(), -math.inf
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -43,8 +43,9 @@ class Housekeeper:
         if self._ticks() >= self._counted + COUNT_SECONDS:
             self._counted = self._ticks()
             await self._outbox.recount_queued()
-            if self._ticks() >= self._scrubbed + SCRUB_SECONDS and await self._outbox.scrub():
-                self._scrubbed = self._ticks()
+            began = self._ticks()
+            if began >= self._scrub_from and await self._outbox.scrub():
+                self._scrub_from = self._ticks() + SCRUB_REST * (self._ticks() - began)
         removed, after = await self._outbox.sweep(self._after, self._limits)
         self._after = after or 0
         return bool(removed) or after is not None

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from app.outbox.housekeeping import COUNT_SECONDS, Housekeeper
+from app.outbox.retention import Limits
 from tests.api.leanplum import Leanplum, delivering_to, simulated, until
 from tests.api.talk import Talk, problem
 
@@ -182,6 +184,30 @@ def test_after_an_erasure_no_row_and_no_file_holds_the_user_or_a_value_of_theirs
         assert VALUE.encode() not in files(path)
         tables = [name for (name,) in talk.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
         assert USER not in repr([talk.rows(f"SELECT * FROM {table}") for table in tables])
+
+
+def test_the_housekeeper_cleans_the_files_soon_after_each_erasure_also_right_after_the_last_time(
+    start: Callable[..., Talk],
+) -> None:
+    talk, now = start(**DEVELOPMENT), 0.0
+    housekeeper = Housekeeper(talk.app.state.gateway.outbox, Limits(10**9, 10**9), lambda: now)
+    for user in (f"{USER}-1", f"{USER}-2", f"{USER}-3"):
+        talk.event(event(user, info=VALUE))
+        erase(talk, user)
+
+        def cleaned() -> bool:
+            nonlocal now
+            now += COUNT_SECONDS
+            talk.do(housekeeper.step)
+            return VALUE.encode() not in files(talk.path)
+
+        until(cleaned)
+        assert now < 600
+
+
+def test_a_deletion_may_say_that_the_body_it_has_not_is_json(start: Callable[..., Talk]) -> None:
+    talk = start(**DEVELOPMENT)
+    assert erase(talk, USER, headers={"Content-Type": "application/json"}).status_code == 202
 
 
 def test_the_audit_names_the_call_and_neither_the_user_nor_a_value(start: Callable[..., Talk]) -> None:

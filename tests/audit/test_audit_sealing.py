@@ -1,6 +1,7 @@
 """Sealing: one sealer at a time, each second; old records go, and what is left can still be verified."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,38 @@ def test_retention_takes_nothing_that_is_not_sealed_or_that_is_young(database: s
         log.seal()
         (low,) = log.rows("SELECT min(seq) FROM audit_records")[0]
         assert 1 <= low <= 16
+
+
+TAMPERINGS = {
+    "the first ones are deleted": "DELETE FROM audit_records WHERE seq < {first} + 50",
+    "the first one is deleted": "DELETE FROM audit_records WHERE seq = {first}",
+    "all are deleted": "DELETE FROM audit_records",
+    "the times beside them are old": "UPDATE audit_records SET time = 0 WHERE seq < {first} + 100",
+    "their own times are old": """UPDATE audit_records SET record = replace(record, '"time":1', '"time":0')""",
+    "the first one is changed": "UPDATE audit_records SET record = replace(record, '127.', '10.') WHERE seq = {first}",
+    "the first one is no record": "UPDATE audit_records SET record = '' WHERE seq = {first}",
+}
+
+
+@pytest.mark.parametrize("change", TAMPERINGS.values(), ids=TAMPERINGS.keys())
+@pytest.mark.parametrize("old", [0, 20])
+def test_retention_never_signs_for_what_somebody_else_removed_or_changed(database: str, change: str, old: int) -> None:
+    with opened(database) as log:
+        log.write(old)
+        log.now += KEEP
+        log.write(600)
+        log.seal()
+        log.change(change.format(first=old + 1))
+        for _ in range(3):
+            with suppress(NotSealed):  # which it is, but where it is only the times beside the records
+                log.seal()
+        report = log.verified()
+        assert report.removed == old
+        assert report.findings != []
+        log.write(1)
+        with suppress(NotSealed):
+            log.seal()
+        assert log.verified().sealed == old + 601, "what comes later is sealed all the same"
 
 
 def test_old_checkpoints_are_thinned_to_one_an_hour_and_the_newest_stays(database: str) -> None:

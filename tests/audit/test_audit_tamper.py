@@ -6,11 +6,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 
+from app.audit.commands import told
+from app.audit.evidence import of_export
 from app.audit.findings import Report
 from app.audit.merkle import leaf_hash
 from app.audit.tree import BLOCK, block_hash
+from app.audit.verifying import verify
 from tests.audit.logs import Log, opened
 
 SEALED, UNSEALED = 530, 12  # two blocks and a part of one, and what came after the last checkpoint
@@ -139,6 +143,13 @@ def move_far_away(log: Log, chance: random.Random) -> Named:
     return [("reordered", seq), ("removed", WRITTEN + 1), ("removed", far - 1), ("reordered", far)]
 
 
+def insert_far_away(log: Log, chance: random.Random) -> Named:
+    text, leaf = forged(log, 1)
+    far = chance.choice([2**63 - 1, -(2**63), 2**62 + 1, -(2**62) - 1])
+    log.change(PUT, far, log.now, text, leaf)
+    return [("inserted", far)]
+
+
 def insert_behind(log: Log, chance: random.Random) -> Named:
     text, leaf = forged(log, chance.randint(1, WRITTEN))
     log.change(PUT, WRITTEN + 1, log.now, text, leaf)
@@ -164,7 +175,7 @@ def insert_and_renumber(log: Log, chance: random.Random) -> Named:
 TAMPERINGS: list[Callable[[Log, random.Random], Named]] = [
     edit, edit_with_its_hash, edit_white_space, edit_beside, blank, delete, delete_some, delete_and_close_the_gap,
     cut_off, cut_off_with_the_counter, cut_off_the_front, cut_off_the_front_as_retention_would, swap, swap_numbers,
-    copy_over, move_far_away, insert_behind, insert_before, insert_and_renumber,
+    copy_over, move_far_away, insert_far_away, insert_behind, insert_before, insert_and_renumber,
 ]  # fmt: skip
 
 
@@ -253,3 +264,33 @@ def test_each_tampering_is_found_and_named_online_and_offline(
         for report in (log.verified(), log.verified_offline(tmp_path)):
             assert names(report, named) == [], (named, report.findings[:20])
         restore(log)
+
+
+def test_a_log_of_which_nothing_is_signed_is_not_taken_for_a_good_one(log: Log, tmp_path: Path) -> None:
+    log.change("DELETE FROM audit_checkpoints")
+    log.change("DELETE FROM audit_nodes")
+    log.change("UPDATE audit_tree SET size = 0, peaks = ?, tail = ?", b"", b"")
+    log.change(SET, *forged(log, 7), 7)
+    for report in (log.verified(), log.verified_offline(tmp_path)):
+        assert [one.kind for one in report.findings] == ["checkpoint"]
+
+
+def test_an_export_that_was_cut_together_with_its_head_tells_that_it_is_a_part(log: Log, tmp_path: Path) -> None:
+    log.verified_offline(tmp_path)
+    head, *lines = (tmp_path / "export.jsonl").read_bytes().splitlines(keepends=True)
+    cut = orjson.dumps(orjson.loads(head) | {"last": WRITTEN - 5}) + b"\n"
+    (tmp_path / "cut").write_bytes(cut + b"".join(line for line in lines if _number(line) <= WRITTEN - 5))
+    report = verify(of_export(tmp_path / "cut")[0], log.signer.public)
+    assert report.part == (0, WRITTEN - 5)
+    assert f"from record 1 to {WRITTEN - 5}" in "".join(told(report))
+    assert "7 of them came after" in "".join(told(report))
+
+
+def _number(line: bytes) -> int:
+    return int(orjson.loads(line)["seq"]) if line.startswith(b'{"seq"') else 0
+
+
+def test_a_hash_that_proofs_are_made_of_is_found_where_it_alone_was_changed(log: Log, tmp_path: Path) -> None:
+    log.change("UPDATE audit_nodes SET hash = ? WHERE level = 8 AND place = 1", bytes(32))
+    for report in (log.verified(), log.verified_offline(tmp_path)):
+        assert [(one.kind, one.first) for one in report.findings] == [("checkpoint", 2 * BLOCK)]

@@ -1,6 +1,7 @@
 """Enrichment as callers see it: receipts, batch results, repeats, previews, proxies; and files that change."""
 
 import base64
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from app.enrichment import Addresses
 from app.errors import StartRefused
 from app.settings import Settings
 from app.wiring import prepare
@@ -338,3 +340,16 @@ def test_with_a_user_who_is_erased_goes_what_was_told_of_their_items(start: Star
     assert talk.call("DELETE", "/v1/users/ann").json()["erased"]["waiting"] == 1
     assert talk.get(told["href"]).status_code == 404
     assert talk.rows("SELECT notes FROM items") == [(None,)]
+
+
+def test_places_are_found_where_no_temporary_file_can_be_written_either(
+    maxmind: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")  # as in a container whose root is read-only
+    addresses = Addresses(maxmind)
+    found = addresses.place("203.0.113.9")
+    assert found is not None
+    assert (found.country, found.city) == ("DE", "Berlin")
+    (maxmind.parent / "none.mmdb").write_bytes(b"no database")
+    with pytest.raises(StartRefused, match="is no MaxMind database"):
+        Addresses(maxmind.parent / "none.mmdb")
