@@ -1,4 +1,4 @@
-"""The look-up of a caller by key, on every request: a dictionary in memory, read anew once a second."""
+"""The look-up of a caller by key, on every request: a dictionary in memory, read anew soon after a change."""
 
 import asyncio
 import contextlib
@@ -46,19 +46,26 @@ class Directory:
     ) -> None:
         self._store, self._clock, self._tell = store, clock, tell
         self._read = _Reading({}, {})
+        self._state: object = None
         self._reading = threading.Lock()
         self._used: dict[str, int] = {}
 
     def refresh(self) -> None:
-        """Read the store. One thread at a time, so that no reading takes the place of a later one."""
+        """Read the store where it has changed. One thread at a time, so that no reading takes the place of a later
+        one."""
         with self._reading:
-            by_hash = {
-                secret.hash: _Known(stored, secret)
-                for stored in self._store.all()
-                if stored.revoked_at is None
-                for secret in stored.secrets
-            }
-            self._read = _Reading(by_hash, {})
+            state = self._store.state()  # first: what changes before the keys are read is read again
+            by_hash = self._read.by_hash if state == self._state else self._by_hash()
+            self._read = _Reading(by_hash, {})  # the headers are forgotten, lest a caller could make them ever more
+            self._state = state
+
+    def _by_hash(self) -> dict[bytes, _Known]:
+        return {
+            secret.hash: _Known(stored, secret)
+            for stored in self._store.all()
+            if stored.revoked_at is None
+            for secret in stored.secrets
+        }
 
     async def run(self) -> None:
         """Read the store again and again, until cancelled; while it can't be read, the last reading stays in force."""

@@ -25,6 +25,8 @@ class Dialect:
     hex_seq: str  # the sequence number of item `i` as the last twelve digits of an id made here
     contains: str  # whether the text of an audit record has these words
     clock: str | None
+    hex: str
+    state: str  # a text that differs where any of the rows does; SQLite has no hashes, so it is the rows themselves
     # SQLite's driver gives the interpreter's lock up and takes it back once a row, which costs milliseconds each when
     # the event loop is busy: many rows come as one, in JSON.
     one_row: bool
@@ -70,6 +72,8 @@ SQLITE = Dialect(
     hex_seq="printf('%012x', i.seq)",
     contains="instr(record, ?) > 0",
     clock=None,
+    hex="hex({})",
+    state="json_group_array(json_array({columns}))",
     one_row=True,
 )
 # One advisory lock for all that write: what SQLite's one writer gives, so that the same reasoning holds for both. The
@@ -85,6 +89,8 @@ POSTGRESQL = Dialect(
     hex_seq="lpad(to_hex(i.seq), 12, '0')",
     contains="strpos(record, ?) > 0",
     clock="SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
+    hex="encode({}, 'hex')",
+    state="encode(sha256(convert_to(string_agg(CAST(row({columns}) AS text), '' ORDER BY {by}), 'UTF8')), 'hex')",
     one_row=False,
 )
 DIALECTS = {dialect.name: dialect for dialect in (SQLITE, POSTGRESQL)}

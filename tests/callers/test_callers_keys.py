@@ -4,7 +4,9 @@ import re
 import sqlite3
 import string
 import zlib
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -14,8 +16,10 @@ from hypothesis import strategies as st
 from sqlalchemy import QueuePool, event
 
 from app.callers import keys
-from app.callers.store import ALL_SCOPES, KeyStore, by_operator
-from app.database.engine import connect
+from app.callers.directory import Directory
+from app.callers.store import ALL_SCOPES, KeyStore, StoredKey, Used, by_operator
+from app.clock import now_ms
+from app.database.engine import connect, transaction
 from app.errors import NotFound, Refusal
 from app.model import Scope
 
@@ -158,3 +162,37 @@ def test_an_id_that_no_database_takes_is_not_found(database: str) -> None:
         with pytest.raises(NotFound):
             KeyStore(engine).get(key_id)
     engine.dispose()
+
+
+def test_every_change_of_a_key_by_another_process_is_seen_and_nothing_is_read_anew_without_one(database: str) -> None:
+    engine, other = connect(database), KeyStore(connect(database))
+    read = list[int]()
+
+    class Counted(KeyStore):
+        def all(self) -> list[StoredKey]:
+            read.append(1)
+            return super().all()
+
+    directory = Directory(Counted(engine), now_ms)
+    changes: list[Callable[[str], object]] = [
+        *(
+            partial(other.change, now=now_ms(), changes=changed, record=by_operator("key.change"))
+            for changed in ({"name": "b"}, {"scopes": frozenset({Scope.SDK})}, {"apps": frozenset({"a"})},
+                            {"rate_per_second": 1}, {"rate_burst": 2})
+        ),
+        lambda key_id: other.change(key_id, now_ms(), {}, by_operator("key.change"), now_ms() + 60_000),
+        lambda key_id: other.rotate(key_id, now_ms(), 60_000),
+        lambda key_id: other.rotate(key_id, now_ms(), 0),
+        lambda key_id: other.revoke(key_id, now_ms()),
+    ]  # fmt: skip
+    directory.refresh()
+    key_id = other.create("a", ALL_SCOPES, None, now_ms())[1].caller.key_id
+    for count, change in enumerate([lambda _: None, *changes], 2):
+        change(key_id)
+        with transaction(engine) as cursor:
+            Used.run_all(cursor, [Used({key_id: now_ms() + count})])
+        for _ in range(3):
+            directory.refresh()
+        assert len(read) == count
+    engine.dispose()
+    other._engine.dispose()
