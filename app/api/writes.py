@@ -251,8 +251,8 @@ def _careful_line(line: bytes, refiner: Refiner) -> NewItem | Refused:
 
 def careful_item(raw: Any, base: str, refiner: Refiner) -> NewItem | Refused:
     """The item that parsed JSON makes, or why it makes none; pointers start with `base`."""
-    if bodies.members(raw) > bodies.MANY:
-        return Invalid((Fault(base, f"has more than {bodies.MANY} fields and values", "count"),))
+    if (crowded := bodies.crowded(raw, base)) is not None:
+        return crowded
     try:
         return rules.of_any_action(raw, base, refiner)
     except Invalid as refusal:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import zstandard
 
-from app.errors import Malformed, TooLarge, UnsupportedMediaType
+from app.errors import Fault, Invalid, Malformed, TooLarge, UnsupportedMediaType
 from app.leanplum.values import deeper
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
@@ -131,16 +131,22 @@ def refuse_crowded(body: bytes, most: int, *, lines: bool = False) -> None:
         raise TooLarge(f"The body has more than {most} fields and values.")
 
 
+def crowded(found: Any, base: str = "") -> Invalid | None:
+    """Why one item of a batch is refused that has too many members by itself; None where it has not."""
+    if _count(found) <= MANY:
+        return None
+    return Invalid((Fault(base, f"has more than {MANY} fields and values", "count"),))
+
+
 def _members(text: bytes) -> int:
     """How many a text of JSON has; of what is no JSON, as many as there are commas."""
     try:
-        return members(strict(text))
+        return _count(strict(text))
     except (orjson.JSONDecodeError, Malformed):
         return text.count(b",")
 
 
-def members(found: Any) -> int:
-    """How many members the objects and lists in parsed JSON have together."""
+def _count(found: Any) -> int:
     count, left = 0, [found]
     while left:
         one = left.pop()

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -311,3 +312,15 @@ def test_a_browser_may_call_from_any_page(gateway: Talk, path: str) -> None:
     assert refused.headers["access-control-allow-origin"] == "*"
     assert "Retry-After" in refused.headers["access-control-expose-headers"]
     assert refused.headers["x-content-type-options"] == "nosniff"
+
+
+def test_messages_of_more_values_than_any_has_are_refused_before_they_are_judged(talk: Talk) -> None:
+    crowded = TRACK | {"properties": {f"k{number}": [] for number in range(150_000)}}
+    for path, body in (("track", crowded), ("batch", {"batch": [crowded | {"type": "track"}]})):
+        began = time.process_time()
+        assert post(talk, path, body).status_code == 413
+        assert time.process_time() - began < 1.5
+    one_too_many = TRACK | {"type": "track", "properties": {f"k{number}": 1 for number in range(2_001)}}
+    answer = post(talk, "batch", {"batch": [one_too_many, TRACK | {"type": "track"}]})
+    assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
+    assert "2000 fields" in answer.json()["rejected"][0]["message"]

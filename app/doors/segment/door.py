@@ -15,6 +15,7 @@ from app.doors.segment import answering, judging, reading
 from app.doors.segment.judging import Judge, Verdict
 from app.doors.segment.reading import PATHS, Call
 from app.errors import Erased, GatewayError, KeyNotConfigured, Refusal, TooLarge
+from app.intake import bodies
 from app.model import Caller, KeyKind, NewItem
 from app.telemetry import describe
 from app.wiring import Gateway
@@ -120,9 +121,10 @@ async def _caller(gateway: Gateway, context: Context, in_body: str) -> Caller:
 
 async def _call(gateway: Gateway, context: Context, receive: Receive, kind: str) -> Call:
     body = await receiving.read_body(gateway, context, receive)
+    most = gateway.settings.gateway_max_batch_items
+    bodies.refuse_crowded(body, writes.MANY_OF_EACH * most)
     far = len(body) > IN_A_THREAD
     call = await asyncio.to_thread(reading.call, kind, body) if far else reading.call(kind, body)
-    most = gateway.settings.gateway_max_batch_items
     if len(call.messages) > most:
         raise TooLarge(f"The batch has {len(call.messages)} messages; at most {most} are taken at once.")
     return call

@@ -9,7 +9,7 @@ from app.doors.segment.making import Guard, unguarded
 from app.doors.segment.mapping import Mapped
 from app.doors.segment.reading import TYPES
 from app.errors import Forbidden, GatewayError, Invalid
-from app.intake import rules
+from app.intake import bodies, rules
 from app.intake.refining import Refiner
 from app.intake.segment import SegmentRules
 from app.model import NO_NOTES, NewItem, Notes, Scope
@@ -31,6 +31,8 @@ class Judge:
 
     def of(self, message: Any, common: Mapping[str, Any]) -> Verdict:
         """What becomes of one message. `common`: what its batch says for all."""
+        if (crowded := bodies.crowded(message)) is not None:
+            return crowded
         try:
             found = mapping.mapped(message, common, self.rules, self.guard)
             return None if found is None else _item(found, self.scopes, self.refiner)
