@@ -209,10 +209,10 @@ class KeyStore:
             _add_secret(cursor, key_id, Secret(keys.digest(made), made[-4:], None, rotation), now)
             records.insert(cursor, [(now, (record or by_operator("key.rotate"))(key_id, now))])
             stored = _one(cursor, key_id)
-        if rotation is not None:
-            self._shown[key_id, rotation] = time.monotonic(), made
-            while len(self._shown) > MOST_SHOWN:
-                self._shown.popitem(last=False)
+            if rotation is not None:  # before the commit: from then on others ask for it
+                self._shown[key_id, rotation] = time.monotonic(), made
+                while len(self._shown) > MOST_SHOWN:
+                    self._shown.popitem(last=False)
         return made, stored
 
     def _shown_before(self, key_id: str, rotation: bytes) -> str | None:

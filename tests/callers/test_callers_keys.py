@@ -196,3 +196,21 @@ def test_every_change_of_a_key_by_another_process_is_seen_and_nothing_is_read_an
         assert len(read) == count
     engine.dispose()
     other._engine.dispose()
+
+
+def test_who_asks_for_a_rotation_again_the_moment_it_is_committed_is_shown_the_key(path: Path) -> None:
+    engine = connect(f"sqlite:///{path}")
+    store = KeyStore(engine)
+    key_id = store.create("shop", ALL_SCOPES, None, now_ms())[1].caller.key_id
+    repeats: list[str | None] = []
+
+    def again(*_: object) -> None:  # its connection is given back: the commit is done, and the call is not over
+        if not repeats:
+            repeats.append("")
+            repeats[0] = store.rotate(key_id, now_ms(), 0, once="r")[0]
+
+    event.listen(engine, "checkin", again)
+    made = store.rotate(key_id, now_ms(), 0, once="r")[0]
+    assert made is not None
+    assert repeats == [made]
+    engine.dispose()
