@@ -310,6 +310,8 @@ def _refusal(kind: Kind) -> Refusal | None:
 
 def _result(index: int, item: NewItem, taken: Taken) -> dict[str, Any]:
     item_id, kind = taken
+    if kind == "accepted" and item.notes is None:  # at the least cost: most items
+        return {"index": index, "id": item_id, "status": kind}
     named = {"index": index, "id": item_id} if item_id else {"index": index}
     if (refusal := _refusal(kind)) is not None:
         return {**named, "status": "rejected", "problem": problems.of_error(refusal)}

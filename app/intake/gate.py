@@ -11,9 +11,9 @@ import orjson
 
 from app.errors import Invalid
 from app.intake.plan.judging import NONE, Plan, Violation, Violations
-from app.intake.refining import Plain, Refiner
+from app.intake.refining import Refiner
 from app.intake.rules import MAX_FAULTS
-from app.intake.taxonomy import Caps, Name, NameKind, Names, Seen, Verdict, judge, none_known
+from app.intake.taxonomy import Caps, Known, Name, NameKind, Names, Seen, Verdict, judge, none_known
 from app.model import NewItem, Notes
 
 Policy = Literal["off", "warn", "enforce"]
@@ -31,11 +31,13 @@ class Gate:
     """The refiner of one call's items with the gate behind it: refined by `refiner`, judged here. `found`: what broke
     the plan; `beyond`: the kinds of the names that did not fit."""
 
+    judges = True
     __slots__ = (
         "_caps",
         "_closed",
         "_coming",
         "_first",
+        "_good",
         "_judge",
         "_known_events",
         "_known_params",
@@ -51,9 +53,10 @@ class Gate:
     def __init__(self, refiner: Refiner, plan: Plan | None, names: Names, caps: Caps, policy: Policy) -> None:
         self._names, self._caps, self._policy = names, caps, policy
         self.refine: Refine = refiner.refine
-        self._first = None if type(refiner) is Plain else refiner.judge
+        self._first = refiner.judge if refiner.judges else None
+        self._good = self._known if plan is None else self._as_planned
         self._judge = nothing if plan is None else plan.judge
-        self._passes = _unplanned if plan is None else plan.passes["events"].get
+        self._passes: Mapping[str, Callable[[Any], bool]] = {} if plan is None else plan.passes["events"]
         self._settled, self._closed = names.settled_under(plan), {} if plan is None else plan.closed
         self._known_events, self._known_params = names.known["events"], names.known["params"]
         self.anew()
@@ -62,7 +65,7 @@ class Gate:
         """The same, which has seen nothing yet: a body is read again from its start."""
         self.found: list[Violation] = []
         self.beyond: list[NameKind] = []
-        self._coming = none_known()
+        self._coming: Known | None = None  # made where a name is new, which is seldom
         return self
 
     def judge(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
@@ -75,14 +78,18 @@ class Gate:
         found, new = self._judge(action, fields), self._names.new(action, fields)
         return self._noted(found, new, notes) if found or new else notes
 
-    def _good(self, fields: Mapping[str, Any]) -> bool:
-        """Whether an event is as planned and brings no name that is new."""
-        name = fields["event"]
+    def _known(self, fields: Mapping[str, Any]) -> bool:
+        """Whether an event brings no name that is new."""
+        params = fields.get("params")
+        return fields["event"] in self._known_events and (params is None or self._known_params.issuperset(params))
+
+    def _as_planned(self, fields: Mapping[str, Any]) -> bool:
+        """Whether an event is as planned, too."""
+        name, params, known = fields["event"], fields.get("params"), self._known_params
         if (passes := self._settled.get(name)) is not None:
             return passes(fields)
-        if (passes := self._passes(name)) is None or not passes(fields) or name not in self._known_events:
+        if (passes := self._passes.get(name)) is None or not passes(fields) or name not in self._known_events:
             return False
-        params, known = fields.get("params"), self._known_params
         if (closed := self._closed.get(name)) is not None and closed <= known:
             self._settled[name] = passes
         return params is None or known.issuperset(params)
@@ -96,8 +103,9 @@ class Gate:
         if self._policy == "enforce":
             enforced += [one.fault for one in broken if one.fault is not None]
         if enforced:
-            for kind, name in taken:
-                self._coming[kind].discard(name)
+            if self._coming is not None:
+                for kind, name in taken:
+                    self._coming[kind].discard(name)
             raise Invalid(tuple(enforced))
         told = [] if self._policy == "off" else [one.fault for one in verdicts if one.fault is not None]
         violations = (*(one.fault for one in found), *told)
@@ -108,28 +116,22 @@ class Gate:
         verdicts, taken = list[Verdict](), list[Name]()
         for seen in new:
             kind, name = seen.name
-            verdicts.append(verdict := judge(seen, self._names.known, self._coming, self._caps))
-            if not verdict.breaks and name not in self._coming[kind]:
-                self._coming[kind].add(name)
+            coming = self._coming = self._coming or none_known()
+            verdicts.append(verdict := judge(seen, self._names.known, coming, self._caps))
+            if not verdict.breaks and name not in coming[kind]:
+                coming[kind].add(name)
                 taken.append(seen.name)
         return verdicts, taken
 
     def claim(self, items: Sequence[NewItem]) -> list[list[Name]]:
         """Count the new names of items that are about to be accepted; those of each item."""
-        if not any(self._coming.values()):
+        coming = self._coming
+        if coming is None or not any(coming.values()):
             return []
         looked = [self._names.new(one.action, fields_of(orjson.loads(one.body))) for one in items]
-        claimed = [[seen.name for seen in found if seen.name.name in self._coming[seen.name.kind]] for found in looked]
+        claimed = [[seen.name for seen in found if seen.name.name in coming[seen.name.kind]] for found in looked]
         self._names.claim(name for names in claimed for name in names)
         return claimed
-
-
-def _anything(value: object) -> bool:
-    return True
-
-
-def _unplanned(name: str) -> Callable[[Any], bool]:
-    return _anything
 
 
 def nothing(action: str, fields: Mapping[str, Any]) -> Violations:

@@ -40,6 +40,11 @@ def take(fields: dict[str, Any]) -> dict[str, Any]:
 class Refiner(Protocol):
     """The steps beside the rules, for the items of one call."""
 
+    @property
+    def judges(self) -> bool:
+        """Whether `judge` does anything."""
+        ...
+
     def refine(self, action: str, fields: dict[str, Any]) -> Notes:
         """Change `fields` in place: any JSON object, whether it passed the rules or not. Idempotent; raises nothing."""
         ...
@@ -52,6 +57,8 @@ class Refiner(Protocol):
 
 class Plain:
     """Nothing beside the rules."""
+
+    judges = False
 
     def refine(self, action: str, fields: dict[str, Any]) -> Notes:
         """Takes out what is for enrichment only."""

@@ -93,7 +93,10 @@ class Taxonomy:
 
     def of(self, app: str) -> Names:
         """The names of an app."""
-        return self._apps.setdefault(app, Names())
+        found = self._apps.get(app)
+        if found is None:
+            found = self._apps[app] = Names()
+        return found
 
     def counts(self) -> dict[str, dict[NameKind, int]]:
         """How many names there are, by app and kind."""

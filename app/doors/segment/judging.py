@@ -65,6 +65,11 @@ class _Noting:
     inner: Refiner
     notes: Notes
 
+    @property
+    def judges(self) -> bool:
+        """As the inner one."""
+        return self.inner.judges
+
     def refine(self, action: str, fields: dict[str, Any]) -> Notes:
         """As the inner one."""
         found = self.inner.refine(action, fields)

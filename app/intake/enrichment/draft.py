@@ -1,7 +1,6 @@
 """One item on its way through the steps, and what is known of its call."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -23,8 +22,7 @@ def nowhere(address: str) -> Place | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What is known of a call beside its body. `address`: the end user's, where something trusted named it."""
 
     received_at: int  # milliseconds since the epoch

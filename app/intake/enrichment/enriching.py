@@ -14,11 +14,12 @@ from app.model import NO_NOTES, Notes
 class Enriching:
     """Enrichment as the seam wants it (`intake/refining.py`)."""
 
-    __slots__ = ("_courses", "_facts", "_recipe", "_refuses")
+    __slots__ = ("_facts", "_idle", "_recipe", "judges")
 
     def __init__(self, recipe: Recipe, facts: Facts) -> None:
         self._recipe, self._facts = recipe, facts
-        self._courses, self._refuses = recipe.courses, recipe.refuses
+        self._idle = recipe.idle if facts.address is None else recipe.idle_located
+        self.judges = recipe.refuses
 
     @property
     def segment(self) -> SegmentRules:
@@ -27,14 +28,13 @@ class Enriching:
 
     def refine(self, action: str, fields: dict[str, Any]) -> Notes:
         """Take the item through its steps; most need none, which is seen at a glance."""
-        course = self._courses[action]
-        if course.idle(fields, self._facts):
+        if self._idle[action](fields):
             return NO_NOTES
-        return refined(course.steps, Draft(action, fields, self._facts, take(fields)))
+        return refined(self._recipe.courses[action].steps, Draft(action, fields, self._facts, take(fields)))
 
     def judge(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
         """Refuses unknown currencies where that is configured."""
-        if self._refuses and fields.get("currencyCode", "EUR") not in norms.CURRENCIES:
+        if self.judges and fields.get("currencyCode", "EUR") not in norms.CURRENCIES:
             raise Invalid((Fault("/currencyCode", "is not a currency code of ISO 4217", "currency"),))
         return notes
 

@@ -1,6 +1,6 @@
 """The steps that the items of one caller of one app go through, in their order."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,32 +9,24 @@ from pydantic import TypeAdapter, ValidationError
 from app.errors import StartRefused
 from app.intake.enrichment import config, devices, moments, norms, places, privacy, shaping
 from app.intake.enrichment.config import Declared, Section
-from app.intake.enrichment.draft import Draft, Facts, Glance, Spot, Step, found_at, put, spot
+from app.intake.enrichment.draft import Draft, Facts, Spot, Step, found_at, put, spot
 from app.intake.enrichment.privacy import Pseudonyms
 from app.intake.refining import EXTRAS
 from app.intake.segment import SegmentRules
 from app.leanplum.actions import ACTIONS
 from app.model import NO_NOTES, Notes
 
+Idle = Callable[[dict[str, Any]], bool]
+
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """The steps for one action. `watched`: the fields that give them something to do, unless what one says is seen to
-    be well; None: every item does."""
+    """The steps for one action. `idle`: whether none of them has anything to do about an item's fields, as with most
+    items; `idle_located`: the same in a call that has an address."""
 
     steps: tuple[Step, ...]
-    watched: Mapping[str, Glance] | None
-    locates: bool = False  # whether there is something to do for a call that has an address
-
-    def idle(self, fields: dict[str, Any], facts: Facts) -> bool:
-        """Whether no step has anything to do, as with most items: this is asked of each."""
-        watched = self.watched
-        if watched is None or (self.locates and facts.address is not None):
-            return False
-        for name in fields:  # noqa: SIM110 (a generator would double what this costs)
-            if name in watched and not watched[name](fields[name]):
-                return False
-        return True
+    idle: Idle
+    idle_located: Idle
 
 
 class Recipe:
@@ -42,6 +34,8 @@ class Recipe:
 
     def __init__(self, section: Section, pseudonyms: Pseudonyms) -> None:
         self.courses = {action: _course(action, section, pseudonyms) for action in config.ENRICHED}
+        self.idle = {action: course.idle for action, course in self.courses.items()}
+        self.idle_located = {action: course.idle_located for action, course in self.courses.items()}
         rules = [rule.made() for rule in section.privacy] if section.steps.get("privacy", True) else []
         self._guards = {action: privacy.guarding(rules, pseudonyms, action) for action in ACTIONS}
         self._guard = privacy.guarding(rules, pseudonyms, "")
@@ -71,23 +65,31 @@ def refined(steps: Sequence[Step], draft: Draft) -> Notes:
 
 def _course(action: str, section: Section, pseudonyms: Pseudonyms) -> Course:
     steps = tuple(step for step in _steps(action, section, pseudonyms) if section.steps.get(step.name, True))
-    watched: dict[str, Glance] = dict.fromkeys(EXTRAS, _never)
-    for step in steps:
-        for name in step.fields or ():
-            watched[name] = _both(watched.get(name), step.idle)
-    always = any(step.fields is None and step.idle is None for step in steps)
-    return Course(steps, None if always else watched, any(step.name == "location" for step in steps))
+    idle = _busy if any(step.fields is None and step.idle is None for step in steps) else _idle(steps)
+    return Course(steps, idle, _busy if any(step.name == "location" for step in steps) else idle)
 
 
-def _never(value: Any) -> bool:
+def _busy(fields: dict[str, Any]) -> bool:
+    """There is something to do about each item."""
     return False
 
 
-def _both(one: Glance | None, other: Glance | None) -> Glance:
-    """What sees whether two steps have nothing to do with a value."""
-    if one is None or other is None:
-        return other or _never
-    return lambda value: one(value) and other(value)
+def _idle(steps: Sequence[Step]) -> Idle:
+    """There is something to do about a field that is there, unless its step sees that its value is well. It is asked
+    of each item, and written to cost little."""
+    always = frozenset[str](EXTRAS).union(*(step.fields or () for step in steps if step.idle is None))
+    glances = [(name, step.idle) for step in steps if step.idle is not None for name in step.fields or ()]
+    none_of = always.isdisjoint
+
+    def idle(fields: dict[str, Any]) -> bool:
+        if not none_of(fields):
+            return False
+        for name, well in glances:  # noqa: SIM110 (a generator would double what this costs)
+            if name in fields and not well(fields[name]):
+                return False
+        return True
+
+    return idle
 
 
 def _steps(action: str, section: Section, pseudonyms: Pseudonyms) -> Iterator[Step]:
