@@ -253,7 +253,8 @@ async def _relaying(
         text = records.leanplum_call(
             time=now, app=app, attempt="", status=status, outcome={}, action=action, about=about
         )
-        writer.write(records.Record(now, text)).add_done_callback(_recorded)
+        # The record of what the caller is answered follows, and that is waited for.
+        writer.write(records.Record(now, text), along=True).add_done_callback(_recorded)
 
     async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets) as client:
         yield Relay(

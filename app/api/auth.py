@@ -1,6 +1,7 @@
 """Who calls, and may they: before anything is read or done."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -52,15 +53,21 @@ async def enter_unread(gateway: Gateway, context: Context) -> None:
 async def authenticate(gateway: Gateway, context: Context) -> Caller:
     """The caller, by key. Raises Unauthorized; or RateLimited where an address has failed too often. A good key passes
     all the same: many callers may share an address."""
-    header = context.headers.get(b"authorization") or b"\0" + context.headers.get(b"x-api-key", b"")
-    context.caller = gateway.directory.recognise(header)
-    if context.caller is not None:
-        return context.caller
     try:
-        context.caller = gateway.directory.authenticate(_key(context), header)
+        return look(gateway, context)
     except Unauthorized:
         await limiting.count_failure(gateway, context.address)
+        with suppress(Unauthorized):  # there may be none
+            context.shown = gateway.directory.owner(_key(context))
         raise
+
+
+def look(gateway: Gateway, context: Context) -> Caller:
+    """The same, with no failure counted: for where there is nothing to get. Raises Unauthorized."""
+    header = context.headers.get(b"authorization") or b"\0" + context.headers.get(b"x-api-key", b"")
+    context.caller = gateway.directory.recognise(header)
+    if context.caller is None:
+        context.caller = gateway.directory.authenticate(_key(context), header)
     return context.caller
 
 
@@ -81,8 +88,8 @@ def leaked(gateway: Gateway, context: Context, scope: Mapping[str, Any]) -> KeyI
     histories of whatever the call came through; the log here says whose it is."""
     if (leak := leaks.found(scope)) is None:
         return None
-    known = gateway.directory.owner(leak.key) if leak.key else None
-    log.warning("key.leaked", request_id=context.request_id, key_id=known)
+    context.shown = gateway.directory.owner(leak.key) if leak.key else None
+    log.warning("key.leaked", request_id=context.request_id, key_id=context.shown)
     return KeyInUrl(leaks.HINT)
 
 

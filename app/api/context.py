@@ -38,6 +38,7 @@ class Context:
         "rate_headers",
         "recorded",
         "request_id",
+        "shown",
         "started",
         "subjects",
         "too_slow",
@@ -56,6 +57,7 @@ class Context:
         self.path: str = scope["path"]
         self.operation = f"{self.method} (unknown)"
         self.caller: Caller | None = None
+        self.shown: str | None = None  # the id of a key that came with the call and opens nothing
         self.app: App | None = None  # that the call is about, once it is known
         self.gate: Gate | None = None  # what its items are held against beside the rules
         self.recorded = False  # whether the audit record of this call went along with what it accepted

@@ -4,9 +4,10 @@ It makes the request's context, answers the two hot writes itself (the router an
 the work), turns errors into problem documents, adds the headers of every answer, and tells metrics, log and audit.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from contextlib import suppress
 from urllib.parse import unquote_to_bytes
 
 import structlog
@@ -19,7 +20,7 @@ from app.api.receiving import ROOM
 from app.audit import records
 from app.callers.keys import PREFIX
 from app.clock import now_ms
-from app.errors import GatewayError, Malformed
+from app.errors import GatewayError, Malformed, Unauthorized
 from app.telemetry import Metrics, describe
 from app.wiring import Gateway
 
@@ -39,6 +40,8 @@ SNIFF = (b"x-content-type-options", b"nosniff")
 POLICY, CACHE = b"content-security-policy", b"cache-control"
 STRICT = (POLICY, b"default-src 'none'; frame-ancestors 'none'")  # pages have their own
 NO_STORE = (CACHE, b"no-store")  # what is answered under /v1 is somebody's data, or a key
+NOTHING_HERE = frozenset({404, 405})
+RECORD_SECONDS = 5.0  # that an answer waits for its record
 PAGE_HEADERS = [(b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referrer")]
 
 
@@ -60,18 +63,21 @@ class Front:
         finally:
             if context.held:
                 ROOM.give(context)
+        if not context.recorded:  # nobody was there any more to be answered
+            await _record(gateway, context, status)
         self._tell(gateway, context, status)
 
     async def _answered(self, gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send) -> int:
         if context.path in self._doors:  # each sees to its keys itself: Leanplum's own protocol has them in the query
-            return await self._doors[context.path](gateway, context, scope, receive, send)
+            return await self._doors[context.path](gateway, context, scope, receive, _recording(gateway, context, send))
         if (scope["query_string"] or PREFIX in context.path) and (leaked := auth.leaked(gateway, context, scope)):
             answer = problems.answer(leaked, context.request_id)
+            await _record(gateway, context, answer.status)
             await send_answer(answer, context, send)
             return answer.status
         hot = HOT.get((context.method, context.path))
         if hot is None:
-            return await self._route(scope, context, receive, send)
+            return await self._route(scope, context, receive, _recording(gateway, context, send))
         context.operation = f"{context.method} {context.path}"
         return await self._answer(hot, gateway, context, receive, send)
 
@@ -82,6 +88,8 @@ class Front:
             answer = problems.answer(error, context.request_id)
         except Exception as error:  # the outermost place of a request: told in the log, answered without its text
             answer = _failed(error, context)
+        if not context.recorded:
+            await _record(gateway, context, answer.status)
         await send_answer(answer, context, send)
         return answer.status
 
@@ -117,8 +125,6 @@ class Front:
         seconds = time.perf_counter() - context.started
         self._metrics.requests.add(context.operation, status, seconds)
         gates.tell(gateway, context)
-        if context.caller is not None and not context.recorded:
-            _record(gateway, context, status)
         if context.path not in QUIET:
             self._log(context, status, seconds)
 
@@ -170,24 +176,45 @@ async def send_answer(answer: Answer, context: Context, send: Send) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
-def _record(gateway: Gateway, context: Context, status: int) -> None:
-    """A call that was refused or only read: its record goes with the next commit; nobody waits for it."""
-    assert context.caller is not None
+def _recording(gateway: Gateway, context: Context, send: Send) -> Send:
+    """The same, which sends no answer before its record is written."""
+
+    async def recorded(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await _record(gateway, context, message["status"])
+        await send(message)
+
+    return recorded
+
+
+async def _record(gateway: Gateway, context: Context, status: int) -> None:
+    """Record a call that was refused or only read, where that is not done yet. An answer goes out without its record
+    only where the disk takes nothing for seconds: then the log tells of it."""
+    if context.caller is None and status in NOTHING_HERE:  # the router doesn't ask who calls
+        with suppress(Unauthorized):
+            auth.look(gateway, context)
+    key_id = context.caller.key_id if context.caller is not None else context.shown
+    if key_id is None or context.recorded:
+        return
+    context.recorded = True
     now, app = now_ms(), context.app_name
     about = gateway.pseudonyms.of_all(app, context.subjects) if app else []
     text = records.api_call(
         time=now,
         operation=context.operation,
-        key_id=context.caller.key_id,
+        key_id=key_id,
         app=app,
         address=context.address,
         request_id=context.request_id,
         status=status,
         details=records.about_users(about),
     )
-    gateway.writer.write(records.Record(now, text)).add_done_callback(_lost)
+    writing = gateway.writer.write(records.Record(now, text))
+    writing.add_done_callback(_lost)
+    if context.caller is not None:  # who shows a key that was revoked must not see by the time that it was one
+        await asyncio.wait({writing}, timeout=RECORD_SECONDS)
 
 
-def _lost(future: Any) -> None:
-    if not future.cancelled() and future.exception() is not None:
-        log.error("record.lost", kind=type(future.exception()).__name__)
+def _lost(future: asyncio.Future[None]) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        log.error("record.lost", kind=type(error).__name__)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
 import structlog
@@ -32,9 +32,11 @@ class _Known:
 
 
 class _Reading(NamedTuple):
-    """What was read of the store, and the headers that were recognised by it."""
+    """What was read of the store: the keys that may work, the ids of those that were revoked; and the headers that were
+    recognised by it."""
 
     by_hash: dict[bytes, _Known]
+    revoked: dict[bytes, str]
     recognised: dict[bytes, _Known]
 
 
@@ -45,7 +47,7 @@ class Directory:
         self, store: KeyStore, clock: Callable[[], int], tell: Callable[[Used], Awaitable[None]] | None = None
     ) -> None:
         self._store, self._clock, self._tell = store, clock, tell
-        self._read = _Reading({}, {})
+        self._read = _Reading({}, {}, {})
         self._state: object = None
         self._reading = threading.Lock()
         self._used: dict[str, int] = {}
@@ -55,17 +57,10 @@ class Directory:
         one."""
         with self._reading:
             state = self._store.state()  # first: what changes before the keys are read is read again
-            by_hash = self._read.by_hash if state == self._state else self._by_hash()
-            self._read = _Reading(by_hash, {})  # the headers are forgotten, lest a caller could make them ever more
+            by_hash, revoked, _ = self._read if state == self._state else _sorted(self._store.all())
+            # The headers are forgotten, lest a caller could make them ever more.
+            self._read = _Reading(by_hash, revoked, {})
             self._state = state
-
-    def _by_hash(self) -> dict[bytes, _Known]:
-        return {
-            secret.hash: _Known(stored, secret)
-            for stored in self._store.all()
-            if stored.revoked_at is None
-            for secret in stored.secrets
-        }
 
     async def run(self) -> None:
         """Read the store again and again, until cancelled; while it can't be read, the last reading stays in force."""
@@ -104,9 +99,10 @@ class Directory:
         raise Unauthorized("The key is not known here, or it is revoked or expired.")
 
     def owner(self, key: str) -> str | None:
-        """The id of this key, where it is one; it does not count as used."""
-        known = self._read.by_hash.get(keys.digest(key))
-        return None if known is None else known.caller.key_id
+        """The id of this key, where it is one, or was; it does not count as used."""
+        hash_ = keys.digest(key)
+        known = self._read.by_hash.get(hash_)
+        return self._read.revoked.get(hash_) if known is None else known.caller.key_id
 
     def _usable(self, known: _Known) -> Caller | None:
         now = self._clock()
@@ -114,6 +110,17 @@ class Directory:
             return None
         self._used[known.caller.key_id] = now
         return known.caller
+
+
+def _sorted(stored: Iterable[StoredKey]) -> _Reading:
+    read = _Reading({}, {}, {})
+    for key in stored:
+        for secret in key.secrets:
+            if key.revoked_at is None:
+                read.by_hash[secret.hash] = _Known(key, secret)
+            else:
+                read.revoked[secret.hash] = key.caller.key_id
+    return read
 
 
 async def cancelled(task: "asyncio.Task[None]") -> None:

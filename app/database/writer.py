@@ -25,6 +25,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 GROUP_LIMIT = 4_000  # rows that go into one transaction: bounds how long a commit may take
 GATHER_SECONDS = 0.0004  # where the last commit had company, wait for more: PostgreSQL's commit_delay, commit_siblings
+ALONG_SECONDS = 0.02  # that a write waits for the one that is to follow
 CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)
 
 log = structlog.get_logger("writer")
@@ -94,18 +95,25 @@ class Writer:
         self._wake.release()
         await asyncio.to_thread(self._thread.join)
 
-    def write(self, write: Write[T]) -> "asyncio.Future[T]":
-        """Commit `write`; the future has its result once it is on disk, or StorageUnavailable."""
+    def write(self, write: Write[T], *, along: bool = False) -> "asyncio.Future[T]":
+        """Commit `write`; the future has its result once it is on disk, or StorageUnavailable. `along`: another is about
+        to follow, which it may go together with."""
         assert self._loop is not None, "the writer is not started"
         future: asyncio.Future[T] = self._loop.create_future()
         if self._stopping:
             future.set_exception(StorageUnavailable("The gateway is stopping."))
             return future
         self._asked.append(_Asked(write, future))
+        if along:
+            self._loop.call_later(ALONG_SECONDS, self._hurry)
+        else:
+            self._hurry()
+        return future
+
+    def _hurry(self) -> None:
         if not self._awake:
             self._awake = True
             self._wake.release()
-        return future
 
     # --- on the thread -------------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from app.callers.store import KeyStore
+from app.model import Scope
 from tests.api.talk import CANARY, EVENT, JSON, NDJSON, Talk
 
 Start = Callable[..., Talk]
@@ -32,6 +34,8 @@ CALLS: dict[str, tuple[str, int, Callable[[Talk, dict[str, str]], Any]]] = {
     "too much": ("POST /v1/batch", 413, lambda t, h: t.batch([{}] * 1_001, headers=h)),
     "another type": ("POST /v1/events", 415, lambda t, h: t.event(headers=h | {"Content-Type": CANARY})),
     "a receipt": ("GET /v1/receipts/{id}", 200, lambda t, h: t.get("/v1/receipts/audited", headers=h)),
+    "nothing that is here": ("GET (unknown)", 404, lambda t, h: t.get(f"/v1/{CANARY}", headers=h)),
+    "another method": ("DELETE (unknown)", 405, lambda t, h: t.post("/v1/events", {}, method="DELETE", headers=h)),
     "no receipt": ("GET /v1/receipts/{id}", 404, lambda t, h: t.get(f"/v1/receipts/{CANARY}", headers=h)),
 }  # fmt: skip
 
@@ -52,7 +56,7 @@ def test_each_authenticated_call_leaves_one_record(
     assert record["api"]["request"]["uid"] == request_id
     assert record["src_endpoint"]["ip"] == "127.0.0.1"
     assert before - 50 <= record["time"] <= time.time() * 1000
-    assert record["unmapped"]["app"] == "default"
+    assert record["unmapped"]["app"] == ("" if "unknown" in operation else "default")
     assert (record["class_uid"], record["type_uid"]) == (6003, 600300 + record["activity_id"])
     assert record["status_id"] == (1 if status < 400 else 2)
     assert record["status_code"] == str(status), "the outcome recorded is not the one answered"
@@ -77,9 +81,6 @@ def test_a_batch_is_one_record_that_counts_its_items(gateway: Talk) -> None:
 
 
 def test_a_limited_call_and_a_forbidden_one_are_recorded(start: Start) -> None:
-    from app.callers.store import KeyStore
-    from app.model import Scope
-
     talk = start(gateway_rate_burst=1, gateway_rate_per_second=1)
     key, stored = KeyStore(talk.app.state.gateway.engine).create("reader", [Scope.RECEIPTS_READ], None, 0)
     talk.app.state.gateway.directory.refresh()
@@ -100,11 +101,27 @@ def test_a_call_that_a_full_queue_refuses_is_recorded(start: Start) -> None:
 def test_calls_without_a_known_key_and_pages_leave_no_record(gateway: Talk) -> None:
     before = len(gateway.audit())
     for answer in (
-        gateway.event(key=None), gateway.event(key="nonsense"), gateway.get("/docs"), gateway.get("/nothing"),
+        gateway.event(key=None), gateway.event(key="nonsense"), gateway.get("/docs"), gateway.get("/nothing", key=None),
         gateway.get("/livez"), gateway.get("/problems"),
     ):  # fmt: skip
         assert answer.headers["x-request-id"]
     assert len(gateway.audit()) == before
+
+
+def test_a_key_that_was_revoked_or_is_in_an_address_is_named_by_the_record_of_the_refusal(start: Start) -> None:
+    talk = start()
+    store = KeyStore(talk.app.state.gateway.engine)
+    revoked, stored = store.create("old", [Scope.EVENTS_WRITE], None, 0)
+    store.revoke(stored.caller.key_id, 1)
+    talk.app.state.gateway.directory.refresh()
+    answers = [talk.event(key=revoked), talk.get(f"/v1/receipts/x?key={revoked}", key=None)]
+    assert [answer.status_code for answer in answers] == [401, 400]
+    talk.get("/readyz")  # proves a commit: nobody waits for these records
+    for answer in answers:
+        (record,) = talk.audit(answer.headers["x-request-id"])
+        assert record["actor"]["user"]["uid"] == stored.caller.key_id
+        assert (record["status_code"], record["status_id"]) == (str(answer.status_code), 2)
+        assert revoked not in str(record)
 
 
 def test_the_record_is_committed_with_the_items(gateway: Talk) -> None:
