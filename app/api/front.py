@@ -185,7 +185,7 @@ def _record(gateway: Gateway, context: Context, status: int) -> None:
         status=status,
         details=records.about_users(about),
     )
-    gateway.writer.write(records.Record(now, text)).add_done_callback(_lost)
+    gateway.writer.write(records.Record(now, text, gateway.marks)).add_done_callback(_lost)
 
 
 def _lost(future: Any) -> None:

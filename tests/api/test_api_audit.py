@@ -81,7 +81,9 @@ def test_a_limited_call_and_a_forbidden_one_are_recorded(start: Start) -> None:
     from app.model import Scope
 
     talk = start(gateway_rate_burst=1, gateway_rate_per_second=1)
-    key, stored = KeyStore(talk.app.state.gateway.engine).create("reader", [Scope.RECEIPTS_READ], None, 0)
+    key, stored = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks).create(
+        "reader", [Scope.RECEIPTS_READ], None, 0
+    )
     talk.app.state.gateway.directory.refresh()
     answers = [talk.event(), talk.event(), talk.event(key=key)]
     assert [answer.status_code for answer in answers] == [202, 429, 403]
