@@ -377,6 +377,15 @@ def export_audit(
     typer.echo(f"{file} is written.")
 
 
+@audit_cli.command("adopt")
+def adopt_records() -> None:
+    """Once, after an update from before there were marks, where `audit.not_sealed` asks for it: mark what lies there
+    unsealed and unmarked. You vouch for it."""
+    from app.audit import commands
+
+    typer.echo(f"{commands.adopt(_settings())} records are marked; the gateway seals them now.")
+
+
 @audit_cli.command("public-key")
 def show_public_key() -> None:
     """Show what checkpoints are verified with. Keep it where whoever can change the database can't."""
@@ -386,10 +395,13 @@ def show_public_key() -> None:
 
 
 def _store() -> Any:
+    from app.audit import keys
     from app.callers.store import KeyStore
     from app.database.engine import connect
 
-    return KeyStore(connect(_settings().gateway_database_url))
+    settings = _settings()
+    engine = connect(settings.gateway_database_url)
+    return KeyStore(engine, keys.to_write(engine, settings.audit_seed).marks)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 from app.api.receipts import receipt_document
+from app.audit import keys
 from app.audit.records import administrative_act
 from app.clock import now_ms
 from app.database.engine import connect
@@ -86,7 +87,8 @@ def _with(settings: Settings, use: Callable[[Outbox], Awaitable[T]]) -> T:
         writer.start()
         try:
             vault = opened(engine, settings.data_keys, settings.sealing_key)
-            return await use(Outbox(engine, writer, dedup_ms=0, max_queued=0, vault=vault))
+            marks = keys.to_write(engine, settings.audit_seed).marks
+            return await use(Outbox(engine, writer, dedup_ms=0, max_queued=0, marks=marks, vault=vault))
         finally:
             await writer.stop()
             engine.dispose()

@@ -82,6 +82,7 @@ def forget_name(
     app: OfApp = "default",
 ) -> None:
     """Forget a name that Leanplum has dropped too. It counts again when it comes again."""
+    from app.audit import keys
     from app.audit.records import administrative_act, insert
     from app.clock import now_ms
     from app.database.engine import connect, transaction
@@ -91,8 +92,11 @@ def forget_name(
     if kind not in NAME_KINDS:
         raise StartRefused(f"KIND: takes {', '.join(NAME_KINDS)}")
     text = administrative_act(time=now_ms(), act="taxonomy.forget", subject=f"{app} {kind}")
-    write = Forget(app, Name(kind, name), lambda cursor: insert(cursor, [(now_ms(), text)]))
-    with transaction(connect(load().gateway_database_url)) as cursor:
+    settings = load()
+    engine = connect(settings.gateway_database_url)
+    marks = keys.to_write(engine, settings.audit_seed).marks
+    write = Forget(app, Name(kind, name), lambda cursor: insert(cursor, marks, [(now_ms(), text)]))
+    with transaction(engine) as cursor:
         (found,) = Forget.run_all(cursor, [write])
     if not found:
         raise NotFound(f"{app} has no name {name} of {kind}")

@@ -14,6 +14,7 @@ import uvloop
 
 from app import confines
 from app.apps import Apps, read
+from app.audit.keys import to_write
 from app.callers import keys
 from app.callers.store import ALL_SCOPES, KeyStore, StoredKey
 from app.clock import now_ms
@@ -173,7 +174,7 @@ def _sandbox_key(settings: Settings) -> str:
     """A new key each time, since none can be read again; those of earlier sandboxes stop working."""
     engine = connect(settings.gateway_database_url)
     try:
-        store, now = KeyStore(engine), now_ms()
+        store, now = KeyStore(engine, to_write(engine, settings.audit_seed).marks), now_ms()
         given = settings.gateway_bootstrap_key.get_secret_value() if settings.gateway_bootstrap_key else None
         stored = store.all()
         if any(one.caller.name != "sandbox" for one in stored):

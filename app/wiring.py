@@ -12,9 +12,11 @@ from sqlalchemy import Engine
 
 from app.apps import Apps, read
 from app.audit import records, seed
+from app.audit.keys import Keys, to_write
+from app.audit.marks import Marks
 from app.audit.notes import Signer
 from app.audit.pseudonyms import Pseudonyms
-from app.audit.sealing import Sealer, refuse_another_key
+from app.audit.sealing import Sealer
 from app.callers.directory import Directory, cancelled
 from app.callers.store import KeyStore
 from app.clock import now_ms
@@ -66,6 +68,7 @@ class Gateway:
     relay: Relay
     pseudonyms: Pseudonyms
     signer: Signer
+    marks: Marks
     enrichment: Enrichment
     plans: LoadedPlans
     taxonomy: Taxonomy
@@ -85,9 +88,9 @@ async def gateway(
     plans = LoadedPlans(settings.gateway_tracking_plan)
     engine = await asyncio.to_thread(connect, settings.gateway_database_url)
     vault = await asyncio.to_thread(_vault, settings, engine)
-    keys = KeyStore(engine)
+    audit = await asyncio.to_thread(audit_keys, settings, engine)
+    keys = KeyStore(engine, audit.marks)
     bootstrap(settings, keys)
-    pseudonyms, signer = audit_keys(settings, engine)
     if settings.audit_seed is None:
         log.warning("audit.key_in_database", advice="who can change the database can sign as well: GATEWAY_AUDIT_KEY")
     writer = Writer(engine)
@@ -99,6 +102,7 @@ async def gateway(
         writer,
         dedup_ms=int(settings.gateway_dedup_seconds * 1000),
         max_queued=settings.gateway_max_queued_items,
+        marks=audit.marks,
         erased_ms=int(settings.gateway_erased_seconds * 1000),
         vault=vault,
     )
@@ -109,15 +113,22 @@ async def gateway(
     metrics.taxonomy.counts, metrics.taxonomy.caps = taxonomy.counts, taxonomy.caps.of
     violations = ViolationCounts(engine, writer, metrics)
     policies = Policies(settings.gateway_rate_per_second, settings.gateway_rate_burst)
-    sealer = Sealer(engine, writer, signer, int(settings.gateway_audit_seconds * 1000))
-    enrichment = enriching(settings, settings.audit_seed or seed.kept(engine))
+    sealer = Sealer(engine, writer, audit.signer, audit.marks, int(settings.gateway_audit_seconds * 1000))
+    enrichment = enriching(settings, audit.seed)
     of_tracking = (plans.run, taxonomy.run, violations.run)
-    runs = (apps.run, directory.run, _housekeeper(settings, outbox).run, pseudonyms.run, sealer.run, enrichment.run)
+    runs = (
+        apps.run,
+        directory.run,
+        _housekeeper(settings, outbox).run,
+        audit.pseudonyms.run,
+        sealer.run,
+        enrichment.run,
+    )
     beside = [asyncio.create_task(run()) for run in (*runs, *of_tracking)]
     try:
         async with (
-            _delivering(settings, apps, outbox, metrics, pseudonyms, wanted=delivery) as turns,
-            _relaying(settings, apps, writer, metrics, turns, pseudonyms) as relay,
+            _delivering(settings, apps, outbox, metrics, audit.pseudonyms, wanted=delivery) as turns,
+            _relaying(settings, apps, writer, metrics, turns, audit) as relay,
             _limiting(settings, metrics, wanted=calls) as limits,
         ):
             yield Gateway(
@@ -132,8 +143,9 @@ async def gateway(
                 limits,
                 metrics,
                 relay,
-                pseudonyms,
-                signer,
+                audit.pseudonyms,
+                audit.signer,
+                audit.marks,
                 enrichment,
                 plans,
                 taxonomy,
@@ -160,8 +172,7 @@ def prepare(settings: Settings) -> None:
     engine = connect(settings.gateway_database_url)
     try:
         _tell(_vault(settings, engine))
-        bootstrap(settings, KeyStore(engine))
-        audit_keys(settings, engine)
+        bootstrap(settings, KeyStore(engine, audit_keys(settings, engine).marks))
         with lifeline.held(settings.gateway_database_url, str(uuid.uuid4())):
             pass
     finally:
@@ -199,12 +210,10 @@ def bootstrap(settings: Settings, store: KeyStore) -> None:
         log.info("key.bootstrapped", key_id=stored.caller.key_id)
 
 
-def audit_keys(settings: Settings, engine: Engine) -> tuple[Pseudonyms, Signer]:
-    """What hashes users' ids for the audit, and what signs it. Raises StartRefused where it was signed by another."""
-    made_of = settings.audit_seed or seed.kept(engine)
-    signer = Signer(made_of)
-    refuse_another_key(engine, signer.public)
-    return Pseudonyms(made_of), signer
+def audit_keys(settings: Settings, engine: Engine) -> Keys:
+    """What signs the audit, marks its records, and hashes users' ids for it. Raises StartRefused where it was made with
+    another key."""
+    return to_write(engine, settings.audit_seed)
 
 
 @asynccontextmanager
@@ -243,18 +252,18 @@ async def _delivering(
 
 @asynccontextmanager
 async def _relaying(
-    settings: Settings, apps: Apps, writer: Writer, metrics: Metrics, turns: Turns, pseudonyms: Pseudonyms
+    settings: Settings, apps: Apps, writer: Writer, metrics: Metrics, turns: Turns, audit: Keys
 ) -> AsyncIterator[Relay]:
     timeout, concurrency = settings.gateway_relay_timeout_seconds, settings.gateway_relay_concurrency
 
     def record(app: str, action: str, status: int | None, subjects: Collection[str]) -> None:
         now = now_ms()
-        about = records.about_users(pseudonyms.of_all(app, subjects)[: records.MOST_USERS])
+        about = records.about_users(audit.pseudonyms.of_all(app, subjects)[: records.MOST_USERS])
         text = records.leanplum_call(
             time=now, app=app, attempt="", status=status, outcome={}, action=action, about=about
         )
         # The record of what the caller is answered follows, and that is waited for.
-        writer.write(records.Record(now, text), along=True).add_done_callback(_recorded)
+        writer.write(records.Record(now, text, audit.marks), along=True).add_done_callback(_recorded)
 
     async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets) as client:
         yield Relay(

@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from app import ids
+from app.audit.marks import Marks
 from app.database.engine import connect, reading, transaction
 from app.model import Acceptance, NewItem, Wanted
 from app.outbox import claims
@@ -23,6 +24,7 @@ from app.vault import CLEAR, Vault
 ITEMS, ROUNDS, PAGE = 100, 120, 5_000
 BODY = '{{"event":"Purchase","userId":"user-{user}","value":9.99,"currencyCode":"EUR","params":{{"sku":"A-1"}}}}'
 SEALED = Vault({"a": os.urandom(32)}, "a", os.urandom(32))
+MARKS = Marks(bytes(32))
 
 
 def acceptance(first: int) -> Acceptance:
@@ -48,7 +50,7 @@ class Accepting:
     def __call__(self) -> float:
         """Seconds of the processor for one batch, less its commit."""
         self._count += 1
-        write = Accept(acceptance(self._count * ITEMS), 0, self._vault, self._erased)
+        write = Accept(acceptance(self._count * ITEMS), 0, self._vault, self._erased, MARKS)
         with transaction(self._engine) as cursor:
             began = time.thread_time()
             Accept.run_all(cursor, [write])
@@ -62,7 +64,7 @@ class Reading:
         self._engine, self._vault = engine, vault
         with transaction(engine) as cursor:
             for number in range(PAGE // ITEMS):
-                Accept.run_all(cursor, [Accept(acceptance(number * ITEMS), 0, vault, Erased(vault))])
+                Accept.run_all(cursor, [Accept(acceptance(number * ITEMS), 0, vault, Erased(vault), MARKS)])
             cursor.execute("UPDATE leases SET owner = 'one'")
             cursor.execute("INSERT INTO deliverers (id, expires_at) VALUES ('one', ?)", (2**60,))
         self._count = 0

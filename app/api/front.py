@@ -209,7 +209,7 @@ async def _record(gateway: Gateway, context: Context, status: int) -> None:
         status=status,
         details=records.about_users(about),
     )
-    writing = gateway.writer.write(records.Record(now, text))
+    writing = gateway.writer.write(records.Record(now, text, gateway.marks))
     writing.add_done_callback(_lost)
     if context.caller is not None:  # who shows a key that was revoked must not see by the time that it was one
         await asyncio.wait({writing}, timeout=RECORD_SECONDS)

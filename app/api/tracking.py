@@ -10,6 +10,7 @@ from app.api import auth, context, schemas
 from app.api.documents import problem_responses
 from app.api.routes import KEY, gateway_of, in_path
 from app.audit import records
+from app.audit.marks import Marks
 from app.clock import instant, now_ms
 from app.database.dialect import Cursor
 from app.errors import NotFound
@@ -134,11 +135,11 @@ async def forget_name(
     Other processes know within two seconds."""
     gateway, app = await _allowed(request, f"DELETE {ONE_NAME}", Scope.CONTENT_WRITE)
     told = Name(kind, in_path(request)["name"])
-    if not await gateway.taxonomy.forget(app.name, told, _record(request, app)):
+    if not await gateway.taxonomy.forget(app.name, told, _record(request, app, gateway.marks)):
         raise NotFound("The app has no such name; GET /v1/taxonomy lists them.")
 
 
-def _record(request: Request, app: App) -> Callable[[Cursor], None]:
+def _record(request: Request, app: App, marks: Marks) -> Callable[[Cursor], None]:
     """What writes the audit record along with the change."""
     about = context.of(request.scope)
 
@@ -155,7 +156,7 @@ def _record(request: Request, app: App) -> Callable[[Cursor], None]:
             status=204,
             details={},
         )
-        records.insert(cursor, [(now, text)])
+        records.insert(cursor, marks, [(now, text)])
         about.recorded = True
 
     return record

@@ -4,40 +4,51 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from sqlalchemy import Engine
-
-from app.audit import seed
 from app.audit.evidence import exported, of_database, of_export
 from app.audit.findings import Report
-from app.audit.notes import BadNote, PublicKey, Signer
+from app.audit.keys import to_read, to_write
+from app.audit.notes import BadNote, PublicKey
+from app.audit.records import administrative_act, insert
+from app.audit.tree import fetcher, raw_of
 from app.audit.verifying import verify
-from app.database.engine import connect, snapshot
+from app.clock import now_ms
+from app.database.dialect import Cursor
+from app.database.engine import connect, snapshot, transaction
 from app.errors import StartRefused
 from app.leanplum.values import query_time
 from app.settings import Settings
+
+UNMARKED = """
+SELECT seq, record FROM audit_records
+WHERE mark IS NULL AND seq > (SELECT size FROM audit_tree) ORDER BY seq LIMIT ?
+"""
+MARK = "UPDATE audit_records SET mark = ? WHERE seq = ?"
+ADOPTED = 1_000  # at once
 
 
 def public_key(settings: Settings) -> PublicKey:
     """What the checkpoints of this gateway are verified with."""
     engine = connect(settings.gateway_database_url)
     try:
-        return _own(settings, engine)
+        with snapshot(engine) as connection:
+            return to_read(fetcher(connection), settings.audit_seed).signer.public
     finally:
         engine.dispose()
 
 
-def _own(settings: Settings, engine: Engine) -> PublicKey:
-    return Signer(settings.audit_seed or seed.kept(engine)).public
-
-
 def verify_database(settings: Settings, key: str | None, kept: Sequence[str]) -> Report:
     """Hold the database's records against its newest checkpoint, and that against what was kept of earlier ones: notes,
-    or the names of files that have them. `key`: another public key than this gateway's own."""
+    or the names of files that have them. With a public `key` the gateway's own isn't needed, and marks are not looked
+    at."""
     engine = connect(settings.gateway_database_url)
     try:
-        public = _parsed(key) if key else _own(settings, engine)
+        notes = [_note(one) for one in kept]
         with snapshot(engine) as connection:
-            return verify(of_database(connection), public, [_note(one) for one in kept])
+            if key is not None:
+                public = _parsed(key)
+                return verify(of_database(connection, public), public, notes)
+            own = to_read(fetcher(connection), settings.audit_seed)
+            return verify(of_database(connection, own.signer.public), own.signer.public, notes, own.marks)
     finally:
         engine.dispose()
 
@@ -63,6 +74,8 @@ def told(report: Report) -> Iterator[str]:
         yield f"This is a part, {told_of}: is it the one that you asked for?"
     if report.unsealed:
         yield f"{report.unsealed} of them came after the newest checkpoint: nothing is signed for these."
+    if not report.marked:
+        yield "Marks were not looked at, which takes the database and its key."
 
 
 def export(settings: Settings, since: str | None, until: str | None, file: BinaryIO) -> int:
@@ -70,14 +83,39 @@ def export(settings: Settings, since: str | None, until: str | None, file: Binar
     begin, end = _ms("--since", since), _ms("--until", until)
     engine, count = connect(settings.gateway_database_url), 0
     try:
-        public = _own(settings, engine)
         with snapshot(engine) as connection:
-            for line in exported(of_database(connection, begin, end), public):
+            public = to_read(fetcher(connection), settings.audit_seed).signer.public
+            for line in exported(of_database(connection, public, begin, end), public):
                 file.write(line)
                 count += 1
         return count
     finally:
         engine.dispose()
+
+
+def adopt(settings: Settings) -> int:
+    """Mark the records that are not sealed yet and have no mark: a gateway from before there were marks left them, and
+    whoever runs this vouches for them. How many there were; that is recorded as well."""
+    engine, count = connect(settings.gateway_database_url), 0
+    try:
+        marks = to_write(engine, settings.audit_seed).marks
+        with transaction(engine) as cursor:
+            while rows := _unmarked(cursor):
+                for seq, text in rows:
+                    cursor.execute(MARK, (marks.of(seq, raw_of(text)), seq))
+                count += len(rows)
+            if count:
+                now = now_ms()
+                act = administrative_act(time=now, act="audit.adopt", subject=f"{count} records")
+                insert(cursor, marks, [(now, act)])
+        return count
+    finally:
+        engine.dispose()
+
+
+def _unmarked(cursor: Cursor) -> list[tuple[int, str]]:
+    cursor.execute(UNMARKED, (ADOPTED,))
+    return cursor.fetchall()
 
 
 def _parsed(key: str) -> PublicKey:
@@ -95,7 +133,7 @@ def _note(given: str) -> str:
         return given.replace("\\n", "\n")
     try:
         return Path(given).read_text()
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         raise StartRefused(f"--checkpoint: {given[:100]} is neither a note nor a file with one") from None
 
 

@@ -1,6 +1,6 @@
 """What there is to be verified, and what is found by it: the shapes that `verifying` takes and gives."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -19,26 +19,27 @@ class Finding(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A record as it was found. `leaf` and `time`, where they were kept beside it: its hash when it was written."""
+    """A record as it was found, in its bytes; and what was kept beside it: its time, and its mark (None: no mark)."""
 
     seq: int
-    text: str
-    leaf: bytes | None = None
-    time: int | None = None
+    raw: bytes
+    time: int
+    mark: bytes | None = None
 
 
 class Block(NamedTuple):
     """256 leaves of the tree, the last block fewer. `leaves` is empty where only the hash was handed over."""
 
-    place: int
     hash: bytes
     leaves: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What there is to be verified. `peaks` are those of all that lies before the first block. Rows come in the order
-    of their numbers; those between `first` and `last` are all that there should be (None: of all that was written)."""
+    """What there is to be verified. `peaks` are those of all that lies before the first block; blocks come one after
+    the other. Rows come in the order of their numbers; those between `first` and `last` are all that there should be
+    (None: of all that was written). `above`: the hashes over 2^level records, from a place on, for levels over that of
+    blocks; an export has none."""
 
     written: int
     note: str | None
@@ -51,12 +52,14 @@ class Evidence:
     rows: Callable[[], Iterable[Row]]
     notes: Sequence[str] = ()  # older checkpoints, oldest first
     tree_size: int | None = None  # as the tree's own row has it
+    above: Callable[[int, int], Iterator[bytes]] | None = None
 
 
 @dataclass(slots=True)
 class Report:
     """What was found, and over what it was looked for: so many `records`, of which `unsealed` came after the newest
-    checkpoint, and those between `part` alone where they are not all (0: no bound)."""
+    checkpoint, and those between `part` alone where they are not all (0: no bound). `marked`: whether marks were
+    looked at, which takes the key."""
 
     findings: list[Finding] = field(default_factory=list)
     records: int = 0
@@ -65,6 +68,7 @@ class Report:
     sealed: int = 0
     removed: int = 0
     root: bytes = merkle.EMPTY
+    marked: bool = False
 
     @property
     def counts(self) -> dict[str, int]:

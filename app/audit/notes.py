@@ -7,6 +7,7 @@ Go's `note` package does; our name, which is the log's origin as well, is made o
 import base64
 import binascii
 import hashlib
+import re
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
@@ -18,6 +19,7 @@ ED25519 = b"\1"
 PURPOSE = b"leanplum-gateway audit checkpoints"
 REMOVED = "/removed"  # behind the origin: what of the log's beginning retention has removed
 DASH = "\N{EM DASH}"
+COUNT = re.compile(r"0|[1-9][0-9]{0,17}")  # as many as there may be; int() itself refuses, or takes long for, more
 
 
 class BadNote(ValueError):
@@ -46,6 +48,11 @@ def decoded(text: str) -> bytes:
         raise BadNote("it is not base64") from None
 
 
+def count(text: str) -> int | None:
+    """The number that stands there as a checkpoint has it; None where it is none."""
+    return int(text) if COUNT.fullmatch(text) else None
+
+
 class PublicKey:
     """What checkpoints are verified with."""
 
@@ -61,7 +68,8 @@ class PublicKey:
         name, _, rest = text.strip().partition("+")
         _, _, key = rest.partition("+")
         raw = decoded(key)
-        if raw[:1] != ED25519 or len(raw) != 33 or (found := cls(name, raw[1:])).text != text.strip():
+        plain = text.isascii() and raw[:1] == ED25519 and len(raw) == 33
+        if not plain or (found := cls(name, raw[1:])).text != text.strip():
             raise BadNote("it is no public key of an audit")
         return found
 
@@ -69,13 +77,17 @@ class PublicKey:
         """What the note says, of the log itself or what has `behind` its origin. Raises BadNote."""
         text, _, signatures = note.partition("\n\n")
         lines = text.split("\n")
-        if len(lines) != 3 or lines[0] != self.name + behind or not lines[1].isdecimal():
+        if len(lines) != 3 or lines[0] != self.name + behind or (size := count(lines[1])) is None:
             raise BadNote("it is no checkpoint of this log")
         for line in signatures.splitlines():
             dash, _, rest = line.partition(" ")
             name, _, signature = rest.partition(" ")
-            if dash == DASH and name == self.name and self._signed(f"{text}\n".encode(), decoded(signature)):
-                return Checkpoint(int(lines[1]), decoded(lines[2]), note)
+            if (
+                dash == DASH
+                and name == self.name
+                and self._signed(f"{text}\n".encode(errors="surrogateescape"), decoded(signature))
+            ):
+                return Checkpoint(size, decoded(lines[2]), note)
         raise BadNote("it is not signed by this key")
 
     def _signed(self, text: bytes, signature: bytes) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from app.audit.merkle import leaf_hash
+from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
 
@@ -24,7 +24,7 @@ GATEWAY = {"user": {"uid": "gateway"}}
 OPERATOR = {"user": {"uid": "operator"}}
 MISSING = "audit.missing"  # stands in the place of a record that was gone before it was sealed
 MOST_USERS = 50  # that a call to Leanplum names: what one call may be about
-INSERT = "INSERT INTO audit_records (seq, time, record, leaf)"
+INSERT = "INSERT INTO audit_records (seq, time, record, mark)"
 
 
 def api_call(
@@ -117,15 +117,14 @@ def _record(time: int, activity: int, status: int, **facts: Any) -> str:
     ).decode()
 
 
-def numbered(seq: int, record: str) -> tuple[str, bytes]:
-    """A record as it is kept, which says its number; and its hash."""
-    text = f"{HEAD}{seq}}},{record[1:]}"
-    return text, leaf_hash(text.encode())
+def numbered(seq: int, record: str) -> str:
+    """A record as it is kept, which says its number."""
+    return f"{HEAD}{seq}}},{record[1:]}"
 
 
-def insert(cursor: Cursor, records: Sequence[tuple[int, str]]) -> None:
-    """Append records, given as (time in ms, record), in the transaction that is open. Their numbers have no gap, since
-    transactions that write take turns."""
+def insert(cursor: Cursor, marks: Marks, records: Sequence[tuple[int, str]]) -> None:
+    """Append records, given as (time in ms, record), each with its mark, in the transaction that is open. Their numbers
+    have no gap, since transactions that write take turns."""
     if not records:
         return
     cursor.execute("UPDATE sequence SET records = records + ? RETURNING records", (len(records),))
@@ -133,7 +132,8 @@ def insert(cursor: Cursor, records: Sequence[tuple[int, str]]) -> None:
     values: list[Any] = []
     for time, record in records:
         seq += 1
-        values += (seq, time, *numbered(seq, record))
+        text = numbered(seq, record)
+        values += (seq, time, text, marks.of(seq, text.encode()))
     insert_rows(cursor, INSERT, 4, values)
 
 
@@ -143,10 +143,11 @@ class Record:
 
     time: int
     text: str
+    marks: Marks
     rows: int = 1
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Record"]) -> Sequence[None]:
         """Append them."""
-        insert(cursor, [(write.time, write.text) for write in writes])
+        insert(cursor, writes[0].marks, [(write.time, write.text) for write in writes])
         return [None] * len(writes)

@@ -5,7 +5,7 @@ read, so that one of them does it, and none waits for another.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -13,28 +13,49 @@ import structlog
 from sqlalchemy import Engine
 
 from app.audit import merkle, records
-from app.audit.notes import REMOVED, BadNote, PublicKey, Signer, encoded
-from app.audit.tree import BLOCK, LEVEL, NEWEST, Fetch, Hashes, Node, Tree, fetcher, grown, read
+from app.audit.marks import Marks
+from app.audit.notes import REMOVED, BadNote, Signer, encoded
+from app.audit.tree import (
+    BLOCK,
+    LEVEL,
+    NEWEST,
+    Fetch,
+    Hashes,
+    Node,
+    Tree,
+    bytes_of,
+    count_of,
+    fetcher,
+    grown,
+    raw_of,
+    read,
+    text_of,
+    written_of,
+)
 from app.clock import now_ms
 from app.database.dialect import Cursor
 from app.database.engine import reading, snapshot
 from app.database.writer import Writer, insert_rows
-from app.errors import StartRefused, StorageUnavailable
+from app.errors import StorageUnavailable
 
 SEAL_SECONDS = 1.0
 STEP = 4_096  # records sealed, or removed, at once
 HOUR, DAY = 3_600_000, 86_400_000
-LEAVES = "SELECT seq, leaf FROM audit_records WHERE seq > ? AND seq <= ? ORDER BY seq"
+UNSEALED = "SELECT seq, record, mark FROM audit_records WHERE seq > ? AND seq <= ? ORDER BY seq"
 OLDEST = "SELECT seq, record FROM audit_records WHERE seq > ? AND seq <= ? ORDER BY seq"
 GROW = "UPDATE audit_tree SET size = ?, peaks = ?, tail = ? WHERE size = ?"
 SHRINK = "UPDATE audit_tree SET removed = ?, statement = ? WHERE removed = ?"
 THIN = "DELETE FROM audit_checkpoints WHERE size < ? OR (lasting = 0 AND time < ? AND size < ?)"
 
+MARK = "record {seq} is not what was recorded, its mark is wrong: run `audit verify`; docs/audit.md tells what then"
+UNMARKED = "record {seq} has no mark: where it is from before there were marks, `audit adopt` takes it"
+
 log = structlog.get_logger("audit")
 
 
 class NotSealed(Exception):
-    """The tree is not as this gateway left it: somebody changed it. Sealing on would sign what they made of it."""
+    """The tree or a record is not as the gateway left it: somebody changed it. Sealing on would sign what they made of
+    it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +68,7 @@ class Seal:
     time: int
     note: str
     lasting: bool
-    missing: Sequence[tuple[int, str, bytes]]  # number, record and hash of what stands in for one that is gone
+    missing: Sequence[tuple[int, str, bytes]]  # number, record and mark of what stands in for one that is gone
     rows: int = 1
 
     @classmethod
@@ -64,7 +85,7 @@ class Seal:
         insert_rows(cursor, head, 4, [value for node in self.nodes for value in node])
         insert = "INSERT INTO audit_checkpoints (size, time, note, lasting) VALUES (?, ?, ?, ?)"
         cursor.execute(insert, (tree.size, self.time, self.note, int(self.lasting)))
-        rows = [value for seq, text, leaf in self.missing for value in (seq, self.time, text, leaf)]
+        rows = [value for seq, text, mark in self.missing for value in (seq, self.time, text, mark)]
         insert_rows(cursor, records.INSERT, 4, rows)
         return True
 
@@ -116,9 +137,15 @@ class Sealer:
     """Seals what one database has; records are kept for `keep_ms`."""
 
     def __init__(
-        self, engine: Engine, writer: Writer, signer: Signer, keep_ms: int, clock: Callable[[], int] = now_ms
+        self,
+        engine: Engine,
+        writer: Writer,
+        signer: Signer,
+        marks: Marks,
+        keep_ms: int,
+        clock: Callable[[], int] = now_ms,
     ) -> None:
-        self._engine, self._writer, self._signer = engine, writer, signer
+        self._engine, self._writer, self._signer, self._marks = engine, writer, signer, marks
         self._keep_ms, self._clock = keep_ms, clock
         self._seen = 0, merkle.EMPTY
         self._thinned = 0
@@ -166,32 +193,52 @@ class Sealer:
         return (seal is not None and seal.tree.size - seal.before == STEP) or trim is not None
 
     def _prepare(self) -> Seal | None:
-        """What is to be sealed; None where all is."""
+        """What is to be sealed, up to the first record whose mark is wrong; None where all is. Raises NotSealed."""
         with snapshot(self._engine) as connection:
             fetch = fetcher(connection)
             tree = read(fetch)
             newest = fetch(NEWEST, ())
             self._trust(tree, newest)
-            written = fetch("SELECT records FROM sequence", ())[0][0]
+            written = written_of(fetch)
+            if written < tree.size:
+                raise NotSealed(f"{tree.size} records are sealed, and only {written} are said to have been written")
             upto = min(written, tree.size + STEP)
-            found = {seq: bytes(leaf) for seq, leaf in fetch(LEAVES, (tree.size, upto))}
-        if upto <= tree.size:
-            return None
+            found = {seq: (raw_of(text), mark) for seq, text, mark in fetch(UNSEALED, (tree.size, upto))}
         now = self._clock()
-        gone = [seq for seq in range(tree.size + 1, upto + 1) if seq not in found]
-        missing = [(seq, *records.numbered(seq, records.missing(now))) for seq in gone]
-        found.update((seq, leaf) for seq, _, leaf in missing)
-        after, nodes = grown(tree, [_whole(found[seq]) for seq in range(tree.size + 1, upto + 1)])
+        leaves, missing = self._leaves(tree.size, upto, found, now)
+        if not leaves:
+            return None
+        after, nodes = grown(tree, leaves)
         note = self._signer.sign(after.size, after.root)
-        lasting = not newest or newest[0][1] // HOUR != now // HOUR
+        lasting = not newest or count_of(newest[0][1]) // HOUR != now // HOUR
         return Seal(tree.size, after, nodes, now, note, lasting, missing)
+
+    def _leaves(
+        self, before: int, upto: int, found: Mapping[int, tuple[bytes, object]], now: int
+    ) -> tuple[list[bytes], list[tuple[int, str, bytes]]]:
+        """The leaves of the records after number `before`, and what stands in for those that are gone. Raises NotSealed
+        where the mark of the first is wrong; where that of a later one is, only what comes before it is told."""
+        leaves, missing = list[bytes](), list[tuple[int, str, bytes]]()
+        for seq in range(before + 1, upto + 1):
+            if seq in found:
+                raw, mark = found[seq]
+                if not self._marks.fits(seq, raw, bytes_of(mark)):
+                    if not leaves:
+                        raise NotSealed((UNMARKED if mark is None else MARK).format(seq=seq))
+                    break
+            else:
+                text = records.numbered(seq, records.missing(now))
+                raw = text.encode()
+                missing.append((seq, text, self._marks.of(seq, raw)))
+            leaves.append(merkle.leaf_hash(raw))
+        return leaves, missing
 
     def _trust(self, tree: Tree, newest: Sequence[tuple[int, int, str]]) -> None:
         """Raises NotSealed where the tree is not what the newest checkpoint says, or what this process has seen."""
         size, root = 0, merkle.EMPTY
         if newest:
             try:
-                checkpoint = self._signer.public.open(newest[0][2])
+                checkpoint = self._signer.public.open(text_of(newest[0][2]))
             except BadNote as error:
                 raise NotSealed(f"the newest checkpoint can't be trusted: {error}") from None
             size, root = checkpoint.size, checkpoint.root
@@ -232,7 +279,7 @@ def _past(fetch: Fetch, node: Callable[[int, int], bytes], after: int, most: int
     somebody else did. A record's own time counts, not the one beside it, which nothing has signed."""
     upto = after
     for seq, text in fetch(OLDEST, (after, most)):
-        if seq != upto + 1 or merkle.leaf_hash(text.encode()) != node(0, seq - 1):
+        if seq != upto + 1 or merkle.leaf_hash(raw_of(text)) != node(0, seq - 1):
             break
         if orjson.loads(text)["time"] >= until:
             return upto
@@ -240,18 +287,3 @@ def _past(fetch: Fetch, node: Callable[[int, int], bytes], after: int, most: int
     if upto < most:
         raise NotSealed(f"record {upto + 1} is gone or changed, so nothing is removed any more: run `audit verify`")
     return upto
-
-
-def refuse_another_key(engine: Engine, public: PublicKey) -> None:
-    """Raises StartRefused where what is sealed was signed by another key than this one."""
-    with reading(engine) as connection:
-        newest = fetcher(connection)(NEWEST, ())
-    if newest and newest[0][2].partition("\n")[0] != public.name:
-        raise StartRefused(
-            "GATEWAY_AUDIT_KEY: this database's audit was signed, and its users hashed, with another key; set that one"
-        )
-
-
-def _whole(leaf: bytes) -> bytes:
-    """A hash that somebody made shorter is sealed as one that no record has."""
-    return leaf if len(leaf) == merkle.SIZE else bytes(merkle.SIZE)

@@ -17,6 +17,7 @@ LEVEL = 8
 BLOCK = 1 << LEVEL  # records
 TREE = "SELECT size, peaks, tail, removed, statement FROM audit_tree"
 NODE = "SELECT hash, leaves FROM audit_nodes WHERE level = ? AND place = ?"
+WRITTEN = "SELECT records FROM sequence"
 NEWEST = "SELECT size, time, note FROM audit_checkpoints ORDER BY size DESC LIMIT 1"
 Fetch = Callable[[str, tuple[Any, ...]], Sequence[Any]]
 Node = tuple[int, int, bytes, bytes | None]  # level, place, hash, leaves of a block
@@ -61,6 +62,26 @@ def grown(tree: Tree, leaves: Sequence[bytes]) -> tuple[Tree, list[Node]]:
     return replace(tree, size=tree.size + len(leaves), peaks=b"".join(peaks), tail=tail), nodes
 
 
+def count_of(value: object) -> int:
+    """What a column of counts has: SQLite's take anything, so what is no count is told as -1, which is no count."""
+    return value if type(value) is int and value >= 0 else -1
+
+
+def bytes_of(value: object) -> bytes:
+    """What a column of hashes has; nothing where it is of another type, which no hash is."""
+    return bytes(value) if isinstance(value, bytes | memoryview) else b""
+
+
+def text_of(value: object) -> str:
+    """What a column of texts has; nothing where it is of another type."""
+    return value if isinstance(value, str) else ""
+
+
+def raw_of(value: object) -> bytes:
+    """The bytes of a text as the database has them, whether or not they are UTF-8."""
+    return text_of(value).encode(errors="surrogateescape")
+
+
 def fetcher(connection: Connection) -> Fetch:
     """Reads rows by our statements."""
     dialect = DIALECTS[connection.dialect.name]
@@ -73,7 +94,14 @@ def read(fetch: Fetch) -> Tree:
     if not found:
         return Tree()
     size, peaks, tail, removed, statement = found[0]
-    return Tree(size, bytes(peaks), bytes(tail), removed, statement)
+    told = None if statement is None else text_of(statement)
+    return Tree(count_of(size), bytes_of(peaks), bytes_of(tail), count_of(removed), told)
+
+
+def written_of(fetch: Fetch) -> int:
+    """How many records are said to have been written; none where the row that says it is gone."""
+    found = fetch(WRITTEN, ())
+    return count_of(found[0][0]) if found else 0
 
 
 class Hashes:
@@ -107,5 +135,5 @@ class Hashes:
             if not found:
                 raise LookupError(level, place)
             hash_, leaves = found[0]
-            self._rows[level, place] = bytes(hash_), None if leaves is None else bytes(leaves)
+            self._rows[level, place] = bytes_of(hash_), None if leaves is None else bytes_of(leaves)
         return self._rows[level, place]

@@ -1,9 +1,11 @@
 """Is the audit as it was sealed? Finds what was changed, removed, inserted, reordered or cut off, and names it. Pure.
 
-Only a checkpoint's signature is believed. The hashes that lie beside the records lead from its root to each record, and
-are believed as far as they do. Where somebody has changed hashes as well, what can't be told apart is named together.
+Only a checkpoint's signature is believed, and where the key is at hand, each record's mark. The hashes that lie beside
+the records lead from the root to each record, and are believed as far as they do. Where somebody has changed hashes as
+well, what can't be told apart is named together.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,9 +13,10 @@ import orjson
 
 from app.audit import merkle
 from app.audit.findings import Block, Evidence, Report, Row
-from app.audit.notes import REMOVED, BadNote, Checkpoint, PublicKey
+from app.audit.marks import Marks
+from app.audit.notes import REMOVED, BadNote, Checkpoint, PublicKey, count
 from app.audit.records import MISSING
-from app.audit.tree import BLOCK, block_hash, hashes
+from app.audit.tree import BLOCK, LEVEL, block_hash, hashes
 
 CHANGED = "it is not what was recorded"
 GONE = "it is gone"
@@ -22,13 +25,15 @@ ELSEWHERE = "another record stands here"
 TOGETHER = "one or more of these were changed, and the hashes with them"
 HASHES = "their hashes were changed, so that nothing tells whether they were as well"
 NOTHING = "nothing that can be believed is signed, so nothing speaks for any record (a new gateway signs each second)"
-PROVES = f"the hash of the last {BLOCK}, of which proofs are made, was changed; the records are as they were sealed"
+PROVES = "the hash of the last {count}, of which proofs are made, was changed; the records are as they were sealed"
+UNMARKED = "it has no mark: from before there were marks (`audit adopt` takes it), or inserted"
 BESIDE = "the record is as it was sealed, what stands beside it in its row is not"
 
 
-def verify(evidence: Evidence, key: PublicKey, kept: Sequence[str] = ()) -> Report:
-    """Hold everything against the newest checkpoint, and that against the `kept` ones: notes from outside."""
-    report = Report()
+def verify(evidence: Evidence, key: PublicKey, kept: Sequence[str] = (), marks: Marks | None = None) -> Report:
+    """Hold everything against the newest checkpoint, and that against the `kept` ones: notes from outside; and each
+    record against its mark, where `marks` are given."""
+    report = Report(marked=marks is not None)
     newest = _newest(evidence, key, report)
     if newest is not None:
         report.sealed, report.root = newest.size, newest.root
@@ -36,10 +41,10 @@ def verify(evidence: Evidence, key: PublicKey, kept: Sequence[str] = ()) -> Repo
     known = _opened(evidence.notes, key, report, "in the database")
     outside = _opened(kept, key, report, "that was kept")
     roots = _Roots(evidence, report.sealed, [*known, *outside])
-    trusted = _trust(evidence, report, roots, known)
+    trusted = _trust(report, roots, known)
     for checkpoint in outside:
         _compare(checkpoint, report, roots)
-    _judge(evidence, report, trusted)
+    _judge(evidence, report, trusted, marks)
     if report.records and not report.sealed:
         report.tell("checkpoint", 0, 0, NOTHING)
     report.part = evidence.first or 0, evidence.last or 0
@@ -74,9 +79,8 @@ def _opened(notes: Iterable[str], key: PublicKey, report: Report, where: str) ->
         try:
             found.append(key.open(note))
         except BadNote as error:
-            size = note.split("\n")[1:2]
-            told = int(size[0]) if size and size[0].isdecimal() else 0
-            report.tell("checkpoint", told, told, f"the one {where} can't be believed: {error}")
+            size = count("".join(note.split("\n")[1:2])) or 0
+            report.tell("checkpoint", size, size, f"the one {where} can't be believed: {error}")
     return found
 
 
@@ -97,36 +101,50 @@ class _Roots:
     def __init__(self, evidence: Evidence, sealed: int, checkpoints: Sequence[Checkpoint]) -> None:
         self.at: dict[int, bytes] = {}
         self.of_hashes = merkle.EMPTY
-        self.other: list[int] = []  # blocks whose own hash is not that of their leaves
+        self.other: list[tuple[int, int]] = []  # hashes that are not what the leaves make: up to record, over so many
         self._wanted = sorted({sealed, *(one.size for one in checkpoints)} - {0})
+        self._above = evidence.above
+        self._of_level: dict[int, Iterator[bytes]] = {}
         leaves, blocks = list(evidence.peaks), list(evidence.peaks)
-        count = begin = evidence.first_block
-        self._note(leaves, begin * BLOCK)
+        blocks_before = evidence.first_block
+        self._note(leaves, blocks_before * BLOCK)
         tail: list[bytes] = []
         for block in evidence.blocks():
-            whole = len(block.leaves) == BLOCK * merkle.SIZE or not block.leaves
-            if not whole:
+            self._inside(leaves, blocks_before, block.leaves)
+            if block.leaves and len(block.leaves) != BLOCK * merkle.SIZE:
                 tail = merkle.peaks_of(hashes(block.leaves))
-                self._inside(leaves, count, block.leaves)
                 break
-            self._inside(leaves, count, block.leaves)
             made = block_hash(block.leaves) if block.leaves else block.hash
-            self.other += [count] if made != block.hash else []
-            merkle.push(leaves, count, made)
-            merkle.push(blocks, count, block.hash)
-            count += 1
-            self._note(leaves, count * BLOCK)
+            merkle.push(blocks, blocks_before, block.hash)
+            self._compare(block.hash, merkle.push(leaves, blocks_before, made), blocks_before)
+            blocks_before += 1
+            self._note(leaves, blocks_before * BLOCK)
         self.of_hashes = merkle.root(blocks + tail)
 
+    def _compare(self, block: bytes, made: Sequence[bytes], place: int) -> None:
+        """Hold the hashes that lie there against those that a block, and the subtrees it completes, have."""
+        for up, hash_ in enumerate(made):
+            if (block if up == 0 else self._stored(up, place)) not in {hash_, None}:
+                self.other.append(((place + 1) * BLOCK, BLOCK << up))
+
+    def _stored(self, up: int, place: int) -> bytes | None:
+        """The hash that lies there of the subtree, so many levels above the blocks, that block `place` completes."""
+        if self._above is None:
+            return None
+        if up not in self._of_level:
+            self._of_level[up] = self._above(LEVEL + up, place >> up)
+        return next(self._of_level[up], b"")
+
     def _note(self, peaks: Sequence[bytes], size: int) -> None:
-        if size in self._wanted:
+        if size in self._wanted[(at := bisect_left(self._wanted, size)) : at + 1]:
             self.at[size] = merkle.root(peaks)
 
     def _inside(self, peaks: Sequence[bytes], blocks: int, leaves: bytes) -> None:
-        single = hashes(leaves)
-        for size in self._wanted:
-            if 0 < (inside := size - blocks * BLOCK) <= len(single) and inside < BLOCK:
-                self.at[size] = merkle.root([*peaks, *merkle.peaks_of(single[:inside])])
+        """The roots at the sizes that are wanted within a block."""
+        begin, single = blocks * BLOCK, hashes(leaves)
+        last = begin + min(len(single), BLOCK - 1)
+        for size in self._wanted[bisect_left(self._wanted, begin + 1) : bisect_right(self._wanted, last)]:
+            self.at[size] = merkle.root([*peaks, *merkle.peaks_of(single[: size - begin])])
 
 
 class _Trust(NamedTuple):
@@ -137,13 +155,13 @@ class _Trust(NamedTuple):
     doubtful: tuple[int, int] = (0, 0)
 
 
-def _trust(evidence: Evidence, report: Report, roots: _Roots, known: Sequence[Checkpoint]) -> _Trust:
+def _trust(report: Report, roots: _Roots, known: Sequence[Checkpoint]) -> _Trust:
     if not report.sealed or roots.at.get(report.sealed) == report.root:
         for one in known:
             if one.size in roots.at and roots.at[one.size] != one.root:
                 report.tell("checkpoint", one.size, one.size, "it is signed, and not about these records")
-        for size in [(block + 1) * BLOCK for block in roots.other]:
-            report.tell("checkpoint", size, size, PROVES)
+        for size, count_ in roots.other:
+            report.tell("checkpoint", size, size, PROVES.format(count=count_))
         return _Trust(leaves=True)
     good = [one.size for one in known if roots.at.get(one.size) == one.root]
     bad = [one.size for one in known if one.size in roots.at and roots.at[one.size] != one.root]
@@ -176,8 +194,8 @@ class _Wrong(NamedTuple):
     says: object
 
 
-def _judge(evidence: Evidence, report: Report, trust: _Trust) -> None:
-    """Hold every row against its leaf."""
+def _judge(evidence: Evidence, report: Report, trust: _Trust, marks: Marks | None) -> None:
+    """Hold every row against its leaf and its mark."""
     leaves = _Leaves(evidence, report, trust)
     wrong, missing = list[_Wrong](), dict[int, bytes | None]()
     after = max(report.removed, (evidence.first or 1) - 1)
@@ -192,7 +210,7 @@ def _judge(evidence: Evidence, report: Report, trust: _Trust) -> None:
         if (first := max(after, report.sealed) + 1) < row.seq:  # not one by one: no signature bounds these numbers
             report.tell("removed", first, row.seq - 1, GONE)
         after = row.seq
-        if (found := _wrong(row, leaves.at(row.seq), report)) is not None:
+        if (found := _wrong(row, leaves.at(row.seq), report, marks)) is not None:
             wrong.append(found)
     _name(report, wrong, missing)
     if after < end:
@@ -201,10 +219,15 @@ def _judge(evidence: Evidence, report: Report, trust: _Trust) -> None:
         report.tell("changed", *trust.doubtful, TOGETHER)
 
 
-def _wrong(row: Row, leaf: bytes | None, report: Report) -> _Wrong | None:
+def _wrong(row: Row, leaf: bytes | None, report: Report, marks: Marks | None) -> _Wrong | None:
     """What is wrong with a row, where something is. `leaf`: its hash in the tree, None where that is not known."""
-    found, told = merkle.leaf_hash(row.text.encode()), _told(row.text)
-    as_written = row.leaf in {None, found} and row.time in {None, told.time}
+    found, told = merkle.leaf_hash(row.raw), _told(row.raw)
+    # what is sealed may be from before there were marks
+    marked = marks is None or (row.mark is None and row.seq <= report.sealed) or _fits(row, marks)
+    as_written = marked and row.time == told.time
+    if leaf is None and row.mark is None and not marked and (told.seq, told.time) == (row.seq, row.time):
+        report.tell("inserted", row.seq, row.seq, UNMARKED)
+        return None
     if leaf is None:
         return None if as_written and told.seq == row.seq else _Wrong(row.seq, found, None, told.seq)
     if found != leaf:
@@ -216,6 +239,10 @@ def _wrong(row: Row, leaf: bytes | None, report: Report) -> _Wrong | None:
     return None
 
 
+def _fits(row: Row, marks: Marks) -> bool:
+    return row.mark is not None and marks.fits(row.seq, row.raw, row.mark)
+
+
 class _Told(NamedTuple):
     """What a record says of itself."""
 
@@ -224,9 +251,9 @@ class _Told(NamedTuple):
     operation: object = None
 
 
-def _told(text: str) -> _Told:
+def _told(raw: bytes) -> _Told:
     try:
-        read = orjson.loads(text)
+        read = orjson.loads(raw)
         return _Told(read["metadata"]["sequence"], read["time"], read["api"]["operation"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return _Told()
@@ -237,7 +264,7 @@ def _name(report: Report, wrong: Sequence[_Wrong], missing: dict[int, bytes | No
     there = {one.hash for one in wrong}
     homes = {one.leaf for one in wrong} | set(missing.values())
     for one in wrong:
-        if one.hash in homes or (one.leaf is None and one.says not in {None, one.seq}):
+        if one.hash in homes or (one.leaf is None and one.says not in (None, one.seq)):
             report.tell("reordered", one.seq, one.seq, ELSEWHERE)
         elif one.leaf is not None and one.leaf in there:
             report.tell("inserted", one.seq, one.seq, INSERTED)
@@ -256,7 +283,7 @@ class _Leaves:
     def __init__(self, evidence: Evidence, report: Report, trust: _Trust) -> None:
         self._blocks: Iterator[Block] = iter(evidence.blocks())
         self._report, self._trust = report, trust
-        self._place, self._leaves = -1, list[bytes]()
+        self._place, self._leaves = evidence.first_block - 1, list[bytes]()
 
     def at(self, seq: int) -> bytes | None:
         """Of record `seq`; they are asked for in their order."""
@@ -266,13 +293,16 @@ class _Leaves:
             block = next(self._blocks, None)
             if block is None:
                 return None
-            self._place, self._leaves = block.place, self._believable(block)
+            self._place += 1
+            self._leaves = self._believable(block)
         inside = seq - 1 - self._place * BLOCK
         return self._leaves[inside] if 0 <= inside < len(self._leaves) else None
 
     def _believable(self, block: Block) -> list[bytes]:
-        if self._trust.leaves or not block.leaves or block_hash(block.leaves) == block.hash:
+        trusted = self._trust.leaves or block_hash(block.leaves) == block.hash
+        if block.leaves and trusted:
             return hashes(block.leaves)
-        first = block.place * BLOCK + 1
-        self._report.tell("changed", first, first + len(block.leaves) // merkle.SIZE - 1, HASHES)
+        first = self._place * BLOCK + 1
+        last = min(first + BLOCK - 1, self._report.sealed)
+        self._report.tell("changed", first, last, HASHES)
         return []

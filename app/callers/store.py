@@ -15,6 +15,7 @@ import orjson
 from sqlalchemy import Engine
 
 from app.audit import records
+from app.audit.marks import Marks
 from app.callers import keys
 from app.clock import now_ms
 from app.database.dialect import Cursor
@@ -97,8 +98,8 @@ def by_operator(act: str) -> Recorder:
 class KeyStore:
     """Reads and writes keys. Changes are rare and made by people, so each is a plain transaction of its own."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, marks: Marks) -> None:
+        self._engine, self._marks = engine, marks
         self._shown: OrderedDict[tuple[str, bytes], tuple[float, str]] = OrderedDict()  # in memory alone
 
     def create(
@@ -138,7 +139,7 @@ class KeyStore:
         stored = StoredKey(caller, (Secret(keys.digest(told), told[-4:]),), now, expires_at)
         cursor.execute(INSERT, (caller.key_id, *_values(caller), now, expires_at))
         _add_secret(cursor, caller.key_id, stored.secrets[0], now)
-        records.insert(cursor, [(now, record(caller.key_id, now))])
+        records.insert(cursor, self._marks, [(now, record(caller.key_id, now))])
         return told, stored
 
     def bootstrap(self, key: str, now: int) -> StoredKey | None:
@@ -187,7 +188,7 @@ class KeyStore:
             caller = replace(stored.caller, **changes)
             expires_at = stored.expires_at if expires_at is KEEP else expires_at
             cursor.execute(CHANGE, (*_values(caller), expires_at, key_id))
-            records.insert(cursor, [(now, record(key_id, now))])
+            records.insert(cursor, self._marks, [(now, record(key_id, now))])
         return replace(stored, caller=caller, expires_at=expires_at)
 
     def rotate(
@@ -207,7 +208,7 @@ class KeyStore:
             cursor.execute(FORGET, (now, now - ROTATIONS_KEPT_MS))
             cursor.execute(OVERLAP, (now + overlap_ms, key_id, now + overlap_ms))
             _add_secret(cursor, key_id, Secret(keys.digest(made), made[-4:], None, rotation), now)
-            records.insert(cursor, [(now, (record or by_operator("key.rotate"))(key_id, now))])
+            records.insert(cursor, self._marks, [(now, (record or by_operator("key.rotate"))(key_id, now))])
             stored = _one(cursor, key_id)
             if rotation is not None:  # before the commit: from then on others ask for it
                 self._shown[key_id, rotation] = time.monotonic(), made
@@ -225,7 +226,7 @@ class KeyStore:
             cursor.execute(REVOKE, (now, key_id))
             if not cursor.rowcount:
                 raise NotFound(f"no key in use has the id {key_id}")
-            records.insert(cursor, [(now, (record or by_operator("key.revoke"))(key_id, now))])
+            records.insert(cursor, self._marks, [(now, (record or by_operator("key.revoke"))(key_id, now))])
 
 
 @dataclass(frozen=True, slots=True)

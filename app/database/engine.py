@@ -101,13 +101,23 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def snapshot(engine: Engine) -> Iterator[Connection]:
-    """A connection to read by, to which the database stays as it is now. Raises StorageUnavailable."""
+    """A connection to read by, to which the database stays as it is now. What is no UTF-8 in a text of SQLite's, which
+    takes any bytes, comes as surrogates (PEP 383) instead of an error. Raises StorageUnavailable."""
     with reading(engine) as connection:
         if engine.dialect.name == "sqlite":
-            connection.exec_driver_sql("BEGIN")
-            yield connection
+            driver: Any = connection.connection.driver_connection
+            driver.text_factory = _any_text
+            try:
+                connection.exec_driver_sql("BEGIN")
+                yield connection
+            finally:
+                driver.text_factory = str
         else:
             yield connection.execution_options(isolation_level="REPEATABLE READ")
+
+
+def _any_text(raw: bytes) -> str:
+    return raw.decode(errors="surrogateescape")
 
 
 def scrub(engine: Engine) -> bool:

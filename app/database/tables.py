@@ -130,7 +130,7 @@ audit_records = Table(
     Column("seq", _Seq, primary_key=True, autoincrement=False),
     Column("time", BigInteger, nullable=False),
     Column("record", Text, nullable=False),
-    Column("leaf", LargeBinary, nullable=False),  # its hash in the tree
+    Column("mark", LargeBinary),  # NULL: from before there were marks
     Index("audit_records_time", "time", "seq"),
 )
 

@@ -96,8 +96,8 @@ class Writer:
         await asyncio.to_thread(self._thread.join)
 
     def write(self, write: Write[T], *, along: bool = False) -> "asyncio.Future[T]":
-        """Commit `write`; the future has its result once it is on disk, or StorageUnavailable. `along`: another is about
-        to follow, which it may go together with."""
+        """Commit `write`; the future has its result once it is on disk, or StorageUnavailable. `along`: another is
+        about to follow, which it may go together with."""
         assert self._loop is not None, "the writer is not started"
         future: asyncio.Future[T] = self._loop.create_future()
         if self._stopping:

@@ -11,6 +11,7 @@ import orjson
 
 from app import ids
 from app.audit import records
+from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
 from app.model import Acceptance, Kind, NewItem, Taken
@@ -40,6 +41,7 @@ class Accept:
     since: int
     vault: Vault
     erased: Erased
+    marks: Marks
     erasing: bool = False
 
     @property
@@ -66,7 +68,7 @@ class Accept:
         insert_rows(cursor, NAMED_ITEMS, 8, rows.named_items)
         insert_rows(cursor, NOTED_ITEMS, 9, rows.noted_items)
         insert_rows(cursor, ITEM_IDS, 5, rows.ids, ANEW)
-        records.insert(cursor, rows.records)
+        records.insert(cursor, writes[0].marks, rows.records)
         return taken
 
 

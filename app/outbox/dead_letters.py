@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, select
 
 from app import ids
 from app.audit import records
+from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.database.tables import acceptances, items
 from app.database.tables import item_ids as given_ids
@@ -90,6 +91,7 @@ class Replay:
     seqs: Sequence[int]
     now: int
     record: Record
+    marks: Marks
     rows: int = STEP
 
     @classmethod
@@ -101,7 +103,7 @@ class Replay:
             statement = REPLAY.format(seqs=cursor.dialect.values("bigint"))
             cursor.execute(statement, (write.now, orjson.dumps(list(write.seqs)).decode()))
             counts.append(cursor.rowcount)
-        records.insert(cursor, [write.record for write in writes])
+        records.insert(cursor, writes[0].marks, [write.record for write in writes])
         cursor.execute("UPDATE sequence SET replays = replays + 1")
         return counts
 
@@ -112,6 +114,7 @@ class Discard:
 
     seqs: Sequence[int]
     record: Record
+    marks: Marks
     rows: int = STEP
 
     @classmethod
@@ -122,5 +125,5 @@ class Discard:
             statement = DISCARD.format(seqs=cursor.dialect.values("bigint"))
             cursor.execute(statement, (orjson.dumps(list(write.seqs)).decode(),))
             counts.append(cursor.rowcount)
-        records.insert(cursor, [write.record for write in writes])
+        records.insert(cursor, writes[0].marks, [write.record for write in writes])
         return counts

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy import Connection, Engine, func, select
 
+from app.audit.marks import Marks
 from app.clock import now_ms
 from app.database.engine import reading, scrub
 from app.database.tables import deliverers, items
@@ -40,11 +41,12 @@ class Outbox:
         *,
         dedup_ms: int,
         max_queued: int,
+        marks: Marks,
         erased_ms: int = 0,
         vault: Vault = CLEAR,
         clock: Callable[[], int] = now_ms,
     ) -> None:
-        self._engine, self._writer, self._vault = engine, writer, vault
+        self._engine, self._writer, self._vault, self._marks = engine, writer, vault, marks
         self._erased, self._erased_ms, self._looking = Erased(vault), erased_ms, asyncio.Lock()
         self._to_scrub = True  # a process of before may have ended before it did
         self._dedup_ms, self._max_queued, self._clock = dedup_ms, max_queued, clock
@@ -84,7 +86,7 @@ class Outbox:
         return coming
 
     def _accept(self, acceptance: Acceptance, *, erasing: bool = False) -> Accept:
-        return Accept(acceptance, self._clock() - self._dedup_ms, self._vault, self._erased, erasing)
+        return Accept(acceptance, self._clock() - self._dedup_ms, self._vault, self._erased, self._marks, erasing)
 
     async def erase(self, acceptance: Acceptance) -> tuple[list[Taken], dict[str, Removed]]:
         """The same, for items of which some erase their subjects: what is here of those is removed, and told by
@@ -151,7 +153,7 @@ class Outbox:
         """Write down what came of an attempt, for each of its items by sequence number; False, and no item changed,
         where the attempt was taken for lost meanwhile. `about`: whom and what it was about, for the audit. `erased`:
         the items that have erased their subjects."""
-        settle = Settle(attempt, app, verdicts, self._clock(), status, self._vault, about, erased)
+        settle = Settle(attempt, app, verdicts, self._clock(), status, self._vault, self._marks, about, erased)
         if not await self._writer.write(settle):
             return False
         self._to_scrub |= bool(erased)
@@ -210,7 +212,7 @@ class Outbox:
         went."""
 
         async def step(seqs: list[int]) -> int:
-            count = await self._writer.write(Replay(seqs, self._clock(), record(len(seqs))))
+            count = await self._writer.write(Replay(seqs, self._clock(), record(len(seqs)), self._marks))
             self.queued += count
             self.on_accepted()
             return count
@@ -222,7 +224,7 @@ class Outbox:
         went."""
 
         async def step(seqs: list[int]) -> int:
-            return await self._writer.write(Discard(seqs, record(len(seqs))))
+            return await self._writer.write(Discard(seqs, record(len(seqs)), self._marks))
 
         return await self._each(app, which, step, dry_run)
 

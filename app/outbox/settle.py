@@ -8,6 +8,7 @@ import orjson
 
 from app import ids
 from app.audit import records
+from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
 from app.model import Postponed, Settled, Status, Verdict
@@ -97,6 +98,7 @@ class Settle:
     finished_at: int
     status: int | None
     vault: Vault
+    marks: Marks
     about: Mapping[str, Any] | None = None
     erased: Sequence[tuple[int, str]] = ()
 
@@ -127,7 +129,7 @@ class Settle:
         for write in writes:
             for seq, subject in write.erased if write.attempt in open_ else ():
                 cursor.execute(ERASED, (alias_of(write.vault, write.app, subject), seq))
-        records.insert(cursor, [(write.finished_at, write._record()) for write in writes])
+        records.insert(cursor, writes[0].marks, [(write.finished_at, write._record()) for write in writes])
         return [write.attempt in open_ for write in writes]
 
     def _sort(self, delivered: list[int], otherwise: list[Change]) -> None:

@@ -82,7 +82,9 @@ def test_a_batch_is_one_record_that_counts_its_items(gateway: Talk) -> None:
 
 def test_a_limited_call_and_a_forbidden_one_are_recorded(start: Start) -> None:
     talk = start(gateway_rate_burst=1, gateway_rate_per_second=1)
-    key, stored = KeyStore(talk.app.state.gateway.engine).create("reader", [Scope.RECEIPTS_READ], None, 0)
+    key, stored = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks).create(
+        "reader", [Scope.RECEIPTS_READ], None, 0
+    )
     talk.app.state.gateway.directory.refresh()
     answers = [talk.event(), talk.event(), talk.event(key=key)]
     assert [answer.status_code for answer in answers] == [202, 429, 403]
@@ -110,7 +112,7 @@ def test_calls_without_a_known_key_and_pages_leave_no_record(gateway: Talk) -> N
 
 def test_a_key_that_was_revoked_or_is_in_an_address_is_named_by_the_record_of_the_refusal(start: Start) -> None:
     talk = start()
-    store = KeyStore(talk.app.state.gateway.engine)
+    store = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks)
     revoked, stored = store.create("old", [Scope.EVENTS_WRITE], None, 0)
     store.revoke(stored.caller.key_id, 1)
     talk.app.state.gateway.directory.refresh()

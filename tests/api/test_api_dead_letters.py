@@ -157,7 +157,7 @@ def test_what_chooses_nothing_sensible_is_refused_and_nothing_done(
 
 
 def test_they_need_their_own_scope(talk: Talk) -> None:
-    store = KeyStore(talk.app.state.gateway.engine)
+    store = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks)
     key, _ = store.create("other", frozenset(Scope) - {Scope.DEAD_LETTERS_MANAGE}, None, now_ms())
     talk.do(talk.app.state.gateway.directory.refresh)
     assert talk.get(LIST, key=key).status_code == 403

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from app.audit import records
 from app.audit.evidence import exported, of_database, of_export
 from app.audit.findings import Report
-from app.audit.notes import Signer
+from app.audit.keys import Keys
 from app.audit.sealing import Sealer
 from app.audit.verifying import verify
 from app.database.dialect import DIALECTS
@@ -27,7 +27,8 @@ class Log:
 
     def __init__(self, url: str, seed: bytes | None = None) -> None:
         self.engine: Engine = connect(url)
-        self.signer = Signer(seed or secrets.token_bytes(32))
+        self.keys = Keys.of(seed or secrets.token_bytes(32))
+        self.signer, self.marks = self.keys.signer, self.keys.marks
         self.now, self.written = 1_000, 0
 
     def write(self, count: int, **given: Any) -> None:
@@ -42,7 +43,7 @@ class Log:
             } | given  # fmt: skip
             texts.append((self.now, records.api_call(time=self.now, **told)))
         with transaction(self.engine) as cursor:
-            records.insert(cursor, texts)
+            records.insert(cursor, self.marks, texts)
 
     def seal(self, steps: int = 1) -> None:
         """What the sealer does in so many seconds."""
@@ -59,7 +60,7 @@ class Log:
             await writer.stop()
 
     def sealer(self, writer: Writer) -> Sealer:
-        return Sealer(self.engine, writer, self.signer, KEEP, lambda: self.now)
+        return Sealer(self.engine, writer, self.signer, self.marks, KEEP, lambda: self.now)
 
     def rows(self, statement: str, *values: Any) -> list[Any]:
         with self.engine.connect() as connection:
@@ -80,12 +81,13 @@ class Log:
 
     def verified(self, *kept: str) -> Report:
         with snapshot(self.engine) as connection:
-            return verify(of_database(connection), self.signer.public, kept)
+            return verify(of_database(connection, self.signer.public), self.signer.public, kept, self.marks)
 
     def verified_offline(self, folder: Path, *kept: str, since: int | None = None, until: int | None = None) -> Report:
         path = folder / "export.jsonl"
         with snapshot(self.engine) as connection, path.open("wb") as file:
-            file.writelines(exported(of_database(connection, since, until), self.signer.public))
+            public = self.signer.public
+            file.writelines(exported(of_database(connection, public, since, until), public))
         evidence, _ = of_export(path)
         return verify(evidence, self.signer.public, kept)
 

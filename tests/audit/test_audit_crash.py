@@ -95,11 +95,11 @@ def missing(log: Log, backends: list[Backend]) -> list[tuple[str, str]]:
 
 
 def seed(database: str) -> bytes:
-    from app.audit.seed import kept
+    from app.audit.keys import to_write
     from app.database.engine import connect
 
     engine = connect(database)
     try:
-        return kept(engine)
+        return to_write(engine, None).seed
     finally:
         engine.dispose()

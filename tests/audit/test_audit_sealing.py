@@ -7,23 +7,26 @@ from pathlib import Path
 import pytest
 
 from app.audit import merkle, proofs
-from app.audit.notes import Signer
+from app.audit.commands import adopt
+from app.audit.keys import Keys
+from app.audit.notes import encoded
 from app.audit.sealing import HOUR, NotSealed
 from app.database.engine import connect, snapshot
 from app.database.writer import Writer
 from app.errors import NotFound
+from app.settings import Settings
 from tests.audit.logs import KEEP, opened
 from tests.database.test_database_migrations import at_revision
 
 
-def test_records_are_numbered_without_a_gap_and_say_their_number(database: str) -> None:
+def test_records_are_numbered_without_a_gap_say_their_number_and_have_a_mark(database: str) -> None:
     with opened(database) as log:
         log.write(5)
-        found = log.rows("SELECT seq, record, leaf FROM audit_records ORDER BY seq")
+        found = log.rows("SELECT seq, record, mark FROM audit_records ORDER BY seq")
         assert [seq for seq, _, _ in found] == [1, 2, 3, 4, 5]
-        for seq, text, leaf in found:
+        for seq, text, mark in found:
             assert f'"sequence":{seq}}}' in text
-            assert bytes(leaf) == merkle.leaf_hash(text.encode())
+            assert log.marks.fits(seq, text.encode(), bytes(mark))
 
 
 def test_of_sealers_that_go_for_the_same_records_one_seals_them(database: str) -> None:
@@ -227,21 +230,54 @@ def test_another_key_does_not_verify_it(database: str) -> None:
     with opened(database) as log:
         log.write(3)
         log.seal()
-        log.signer = Signer(bytes(32))
+        log.signer = Keys.of(bytes(32)).signer
         assert "checkpoint" in {one.kind for one in log.verified().findings}
         log.write(1)
         with pytest.raises(NotSealed):
             log.seal()
 
 
-def test_records_from_before_are_numbered_anew_and_sealed(tmp_path: Path) -> None:
+def test_records_from_before_are_numbered_anew_and_sealed_once_somebody_vouches_for_them(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/g.db"
     old = '{"class_uid":6003,"time":7,"metadata":{"version":"1.4.0"},"api":{"operation":"POST /v1/events"}}'
     inserts = [f"INSERT INTO audit_records (seq, time, record) VALUES ({seq}, 7, '{old}')" for seq in (3, 7, 8)]
     at_revision(url, "0003", *inserts)
     connect(url).dispose()
-    with opened(url) as log:
+    seed = bytes(range(32))
+    with opened(url, seed) as log:
         assert [seq for (seq,) in log.rows("SELECT seq FROM audit_records ORDER BY seq")] == [1, 2, 3]
         log.write(1)
+        with pytest.raises(NotSealed, match=r"record 1 has no mark.*audit adopt"):
+            log.seal()
+        assert [(one.kind, one.first, one.last) for one in log.verified().findings if one.kind != "checkpoint"] == [
+            ("inserted", 1, 3)
+        ]
+        key = encoded(seed)
+        assert adopt(Settings(_env_file=None, gateway_database_url=url, gateway_audit_key=key)) == 3
         log.seal()
-        assert (log.verified().findings, log.verified().sealed) == ([], 4)
+        assert (log.verified().findings, log.verified().sealed) == ([], 5)
+        assert '"audit.adopt"' in log.rows("SELECT record FROM audit_records WHERE seq = 5")[0][0]
+
+
+def test_records_that_were_sealed_before_there_were_marks_stay_as_they_are(database: str, tmp_path: Path) -> None:
+    with opened(database) as log:
+        log.write(300)
+        log.seal()
+        log.change("UPDATE audit_records SET mark = NULL")
+        log.write(3)
+        log.seal()
+        for report in (log.verified(), log.verified_offline(tmp_path)):
+            assert (report.findings, report.sealed) == ([], 303)
+
+
+def test_what_is_good_before_a_record_with_a_wrong_mark_is_sealed_and_nothing_from_there_on(database: str) -> None:
+    with opened(database) as log:
+        log.write(9)
+        log.change("UPDATE audit_records SET record = replace(record, '127.', '10.') WHERE seq = 5")
+        log.seal()
+        with pytest.raises(NotSealed, match="record 5 is not what was recorded"):
+            log.seal()
+        assert log.verified().sealed == 4
+        log.change("DELETE FROM audit_records WHERE seq = 5")
+        log.seal()
+        assert [(one.kind, one.first, one.last) for one in log.verified().findings] == [("removed", 5, 5)]

@@ -220,7 +220,7 @@ def test_another_process_does_not_rotate_again_either(talk: Talk, settings: Call
 
     document = made(talk)
     rotated(talk, document["id"], "r")
-    other = KeyStore(talk.app.state.gateway.engine)
+    other = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks)
     key, stored = other.rotate(document["id"], int(time.time() * 1000), 0, once="r")
     assert key is None, "it was shown by the process that made it"
     assert len(stored.secrets) == 2

@@ -26,7 +26,7 @@ def make(talk: Talk, *scopes: Scope, expires_in_ms: int | None = None) -> str:
     gateway = talk.app.state.gateway
     now = now_ms()
     expires_at = None if expires_in_ms is None else now + expires_in_ms
-    key, _ = KeyStore(gateway.engine).create("made", scopes, None, now, expires_at=expires_at)
+    key, _ = KeyStore(gateway.engine, gateway.marks).create("made", scopes, None, now, expires_at=expires_at)
     gateway.directory.refresh()
     return key
 
@@ -90,7 +90,7 @@ def test_revoked_expired_and_unknown_keys_are_refused_in_the_same_words(start: S
     talk = start()
     expiring, revoked = make(talk, *Scope, expires_in_ms=150), make(talk, *Scope)
     assert [talk.event(key=key).status_code for key in (expiring, revoked)] == [202, 202]
-    store = KeyStore(talk.app.state.gateway.engine)
+    store = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks)
     store.revoke(
         next(one.caller.key_id for one in store.all() if one.secrets[0].hash == keys.digest(revoked)), now_ms()
     )
@@ -104,7 +104,7 @@ def test_a_key_that_another_process_revokes_stops_working_within_a_second(start:
     talk = start()
     other = make(talk, *Scope)
     assert talk.event(key=other).status_code == 202
-    store = KeyStore(talk.app.state.gateway.engine)
+    store = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks)
     store.revoke(next(one.caller.key_id for one in store.all() if one.secrets[0].hash == keys.digest(other)), now_ms())
     time.sleep(1.0)
     assert talk.event(key=other).status_code == 401
@@ -113,7 +113,7 @@ def test_a_key_that_another_process_revokes_stops_working_within_a_second(start:
 
 def test_a_key_that_another_process_makes_works_within_a_second(start: Start) -> None:
     talk = start()
-    key, _ = KeyStore(talk.app.state.gateway.engine).create("new", Scope, None, now_ms())
+    key, _ = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks).create("new", Scope, None, now_ms())
     time.sleep(1.0)
     assert talk.event(key=key).status_code == 202
 
@@ -223,7 +223,9 @@ def test_a_scope_that_this_version_does_not_know_neither_stops_the_gateway_nor_l
         connection.execute("UPDATE caller_keys SET scopes = 'events:write from:later' WHERE name = 'made'")
     talk.app.state.gateway.directory.refresh()
     assert talk.event(key=key).status_code == 202
-    KeyStore(talk.app.state.gateway.engine).revoke(talk.rows("SELECT id FROM caller_keys WHERE name = 'made'")[0][0], 1)
+    KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks).revoke(
+        talk.rows("SELECT id FROM caller_keys WHERE name = 'made'")[0][0], 1
+    )
     deadline = time.monotonic() + 5
     while talk.event(key=key).status_code == 202:
         assert time.monotonic() < deadline
@@ -242,7 +244,9 @@ def test_keys_are_read_again_after_a_reading_that_failed_for_whatever_reason(sta
         read()
 
     directory.refresh = refresh
-    key, _ = KeyStore(talk.app.state.gateway.engine).create("late", {Scope.EVENTS_WRITE}, None, now_ms())
+    key, _ = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks).create(
+        "late", {Scope.EVENTS_WRITE}, None, now_ms()
+    )
     deadline = time.monotonic() + 5
     while talk.event(key=key).status_code != 202:
         assert time.monotonic() < deadline

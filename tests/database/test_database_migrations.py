@@ -122,6 +122,7 @@ def test_what_waits_in_a_database_from_before_lanes_gets_its_lane_and_its_open_a
 
 
 def test_a_key_from_before_keys_were_for_several_apps_is_for_the_one_it_was_for(tmp_path: Path) -> None:
+    from app.audit.marks import Marks
     from app.callers import keys
     from app.callers.store import KeyStore
 
@@ -134,7 +135,7 @@ def test_a_key_from_before_keys_were_for_several_apps_is_for_the_one_it_was_for(
         f"VALUES ('key_1', x'{keys.digest(key).hex()}', '{key[-4:]}', 'old', 'sdk', 'default', 7)",
     )
     engine = connect(url)
-    (found,) = KeyStore(engine).all()
+    (found,) = KeyStore(engine, Marks(bytes(32))).all()
     assert (found.caller.key_id, found.caller.apps, found.created_at) == ("key_1", frozenset({"default"}), 7)
     assert [(one.hash, one.last_four) for one in found.secrets] == [(keys.digest(key), key[-4:])]
     engine.dispose()

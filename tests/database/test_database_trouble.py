@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from app import ids
+from app.audit.marks import Marks
 from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Probe, Writer
@@ -105,7 +106,7 @@ class Opened:
         event.listen(self.engine, "connect", _impatient)
         self.engine.dispose()
         self.writer = Writer(self.engine)
-        self.outbox = Outbox(self.engine, self.writer, dedup_ms=60_000, max_queued=10**6)
+        self.outbox = Outbox(self.engine, self.writer, dedup_ms=60_000, max_queued=10**6, marks=Marks(bytes(32)))
         self.writer.start()
 
     async def accept(self, body: str = "{}") -> str:

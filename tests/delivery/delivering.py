@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from sqlalchemy import event
 
 from app import ids
+from app.audit.marks import Marks
 from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
@@ -87,7 +88,9 @@ class Delivering:
             event.listen(self.engine, "connect", impatient)
             self.engine.dispose()
         self.writer = Writer(self.engine)
-        self.outbox = CountingOutbox(self.engine, self.writer, dedup_ms=60_000, max_queued=10**6)
+        self.outbox = CountingOutbox(
+            self.engine, self.writer, dedup_ms=60_000, max_queued=10**6, marks=Marks(bytes(32))
+        )
         self.metrics = Metrics()
         app = App(
             "default",

@@ -52,7 +52,7 @@ def scoped(talk: Talk, *scopes: Scope) -> str:
     from app.clock import now_ms
 
     gateway = talk.app.state.gateway
-    key, _ = KeyStore(gateway.engine).create("phones", frozenset(scopes), None, now_ms())
+    key, _ = KeyStore(gateway.engine, gateway.marks).create("phones", frozenset(scopes), None, now_ms())
     talk.do(lambda: gateway.directory.refresh())
     return key
 

@@ -33,7 +33,7 @@ def state(answer: Any) -> tuple[int, int]:
 
 def key_of(talk: Talk, name: str = "other", scopes: Any = ALL_SCOPES, apps: Any = None, **limits: Any) -> str:
     gateway = talk.app.state.gateway
-    key, _ = KeyStore(gateway.engine).create(name, scopes, apps, 0, **limits)
+    key, _ = KeyStore(gateway.engine, gateway.marks).create(name, scopes, apps, 0, **limits)
     talk.do(gateway.directory.refresh)
     return key
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine, event, text
 
 from app import ids
+from app.audit.marks import Marks
 from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
@@ -32,6 +33,7 @@ class Opened:
             self.writer,
             dedup_ms=60_000,
             max_queued=max_queued,
+            marks=Marks(bytes(32)),
             erased_ms=erased_ms,
             vault=vault,
             clock=lambda: self.now,
