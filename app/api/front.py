@@ -41,7 +41,7 @@ POLICY, CACHE = b"content-security-policy", b"cache-control"
 STRICT = (POLICY, b"default-src 'none'; frame-ancestors 'none'")  # pages have their own
 NO_STORE = (CACHE, b"no-store")  # what is answered under /v1 is somebody's data, or a key
 NOTHING_HERE = frozenset({404, 405})
-RECORD_SECONDS = 5.0  # that an answer waits for its record
+RECORD_SECONDS = 2.0  # that an answer waits for its record
 PAGE_HEADERS = [(b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referrer")]
 
 
@@ -189,7 +189,7 @@ def _recording(gateway: Gateway, context: Context, send: Send) -> Send:
 
 async def _record(gateway: Gateway, context: Context, status: int) -> None:
     """Record a call that was refused or only read, where that is not done yet. An answer goes out without its record
-    only where the disk takes nothing for seconds: then the log tells of it."""
+    only where the database takes nothing: then the log tells of it."""
     if context.caller is None and status in NOTHING_HERE:  # the router doesn't ask who calls
         with suppress(Unauthorized):
             auth.look(gateway, context)
@@ -211,7 +211,8 @@ async def _record(gateway: Gateway, context: Context, status: int) -> None:
     )
     writing = gateway.writer.write(records.Record(now, text, gateway.marks))
     writing.add_done_callback(_lost)
-    if context.caller is not None:  # who shows a key that was revoked must not see by the time that it was one
+    # Who shows a key that was revoked must not see by the time that it was one.
+    if context.caller is not None and gateway.writer.healthy:
         await asyncio.wait({writing}, timeout=RECORD_SECONDS)
 
 
