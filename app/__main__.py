@@ -386,6 +386,26 @@ def adopt_records() -> None:
     typer.echo(f"{commands.adopt(_settings())} records are marked; the gateway seals them now.")
 
 
+@audit_cli.command("key")
+def move_audit_key(
+    move: Annotated[bool, typer.Option("--move", help="Out of the database, into GATEWAY_AUDIT_KEY; run it twice")],
+) -> None:
+    """Move the key that the database keeps into the setting: first it is shown; once the setting has it, it is removed
+    from the database."""
+    from app.audit import commands
+    from app.audit.notes import encoded
+
+    if (kept := commands.move_key(_settings())) is None:
+        typer.echo("GATEWAY_AUDIT_KEY has the key, and the database keeps it no more. Backups made before still do.")
+        return
+    typer.echo(encoded(kept))
+    typer.echo(
+        "Set GATEWAY_AUDIT_KEY to this, secret as it is, for every process; then run this again with it set, "
+        "which removes it from the database.",
+        err=True,
+    )
+
+
 @audit_cli.command("public-key")
 def show_public_key() -> None:
     """Show what checkpoints are verified with. Keep it where whoever can change the database can't."""

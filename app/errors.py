@@ -18,6 +18,7 @@ GatewayError
 │   ├── QueueFull
 │   ├── StorageUnavailable
 │   ├── Overloaded           as much is being read as may be
+│   ├── AuditBroken          what was sealed can't be proven: somebody changed it
 │   └── UpstreamUnavailable  Leanplum is away, or asks for fewer calls
 ├── Upstream                 what was asked of Leanplum while the caller waited came to nothing
 │   ├── KeyNotConfigured     it needs a kind of Leanplum key that isn't there
@@ -127,6 +128,10 @@ class StorageUnavailable(Unable):
 
 class Overloaded(Unable):
     """As many connections, or bytes of bodies, as may be are held already."""
+
+
+class AuditBroken(Unable):
+    """The audit in the database is not what was sealed, so nothing of it is proven."""
 
 
 class UpstreamUnavailable(Unable):

@@ -48,6 +48,8 @@ from app.tracking.violations import ViolationCounts
 from app.vault import Vault
 from app.vault import opened as opened_vault
 
+MOVE = "`audit key --move` moves the key into GATEWAY_AUDIT_KEY, and removes it from the database once it is set there"
+
 log = structlog.get_logger("gateway")
 
 
@@ -91,8 +93,8 @@ async def gateway(
     audit = await asyncio.to_thread(audit_keys, settings, engine)
     keys = KeyStore(engine, audit.marks)
     bootstrap(settings, keys)
-    if settings.audit_seed is None:
-        log.warning("audit.key_in_database", advice="who can change the database can sign as well: GATEWAY_AUDIT_KEY")
+    if audit.kept:
+        log.warning("audit.key_in_database", advice=f"who can change the database can sign as well: {MOVE}")
     writer = Writer(engine)
     writer.start()
     directory = Directory(keys, now_ms, writer.write)

@@ -117,12 +117,12 @@ def _users(
     CHECKPOINT,
     summary="How far the records are sealed",
     response_model=schemas.AuditCheckpoint,
-    responses=problem_responses(*REFUSED, "not-found"),
+    responses=problem_responses(*REFUSED, "not-found", "audit-broken"),
 )
 async def get_checkpoint(request: Request) -> Any:
     """The newest checkpoint. Kept elsewhere, it shows later that no record before it was changed or cut off."""
     gateway, _ = await _reader(request, f"GET {CHECKPOINT}")
-    return _told(gateway, await _read(gateway, proofs.checkpoint))
+    return _told(gateway, await _read(gateway, partial(proofs.checkpoint, public=gateway.signer.public)))
 
 
 def _told(gateway: Gateway, sealed: proofs.Sealed) -> dict[str, Any]:
@@ -139,14 +139,14 @@ def _told(gateway: Gateway, sealed: proofs.Sealed) -> dict[str, Any]:
     CONSISTENCY,
     summary="Prove that the log only grew",
     response_model=schemas.ConsistencyProof,
-    responses=problem_responses(*REFUSED, "not-found"),
+    responses=problem_responses(*REFUSED, "not-found", "audit-broken"),
 )
 async def get_consistency(request: Request, from_: Annotated[Size, Query(alias="from")], to: Size) -> Any:
     """Between two checkpoints, by their sizes (RFC 9162 §2.1.4)."""
     gateway, _ = await _reader(request, f"GET {CONSISTENCY}")
     if from_ > to:
         raise Invalid((Fault("", "query parameter from: is above to", "order"),))
-    found = await _read(gateway, partial(proofs.consistency, old=from_, new=to))
+    found = await _read(gateway, partial(proofs.consistency, public=gateway.signer.public, old=from_, new=to))
     return {"hashes": [encoded(one) for one in found]}
 
 
@@ -154,7 +154,7 @@ async def get_consistency(request: Request, from_: Annotated[Size, Query(alias="
     PROOF,
     summary="Prove that a record is in the log",
     response_model=schemas.InclusionProof,
-    responses=problem_responses(*REFUSED, "not-found"),
+    responses=problem_responses(*REFUSED, "not-found", "audit-broken"),
 )
 async def get_proof(
     request: Request,
@@ -162,7 +162,8 @@ async def get_proof(
 ) -> Any:
     """The record, and the hashes that lead from it to the newest checkpoint (RFC 9162 §2.1.3)."""
     gateway, caller = await _reader(request, f"GET {PROOF}")
-    found = await _read(gateway, partial(proofs.inclusion, seq=record_id, apps=caller.apps))
+    public = gateway.signer.public
+    found = await _read(gateway, partial(proofs.inclusion, public=public, seq=record_id, apps=caller.apps))
     return {
         "recordId": found.seq,
         "record": found.record,

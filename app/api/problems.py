@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from app.errors import (
+    AuditBroken,
     Erased,
     Forbidden,
     GatewayError,
@@ -163,6 +164,12 @@ PROBLEMS: dict[str, Problem] = {
             "Try again after Retry-After, on fewer connections; the operator can raise GATEWAY_MAX_CONNECTIONS.",
         ),
         Problem(
+            "audit-broken",
+            503,
+            "The audit is not what was sealed",
+            "The operator runs `audit verify`, which names what was changed, and puts it back (docs/audit.md).",
+        ),
+        Problem(
             "storage-unavailable",
             503,
             "Nothing can be made durable now",
@@ -185,6 +192,7 @@ SLUGS: dict[type[GatewayError], str] = {
     RateLimited: "rate-limited",
     QueueFull: "queue-full",
     Overloaded: "overloaded",
+    AuditBroken: "audit-broken",
     StorageUnavailable: "storage-unavailable",
     KeyNotConfigured: "key-not-configured",
     UpstreamRejected: "upstream-rejected",

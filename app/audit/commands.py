@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from app.audit import seed
 from app.audit.evidence import exported, of_database, of_export
 from app.audit.findings import Report
 from app.audit.keys import to_read, to_write
@@ -13,7 +14,7 @@ from app.audit.tree import fetcher, raw_of
 from app.audit.verifying import verify
 from app.clock import now_ms
 from app.database.dialect import Cursor
-from app.database.engine import connect, snapshot, transaction
+from app.database.engine import connect, scrub, snapshot, transaction
 from app.errors import StartRefused
 from app.leanplum.values import query_time
 from app.settings import Settings
@@ -23,6 +24,7 @@ SELECT seq, record FROM audit_records
 WHERE mark IS NULL AND seq > (SELECT size FROM audit_tree) ORDER BY seq LIMIT ?
 """
 MARK = "UPDATE audit_records SET mark = ? WHERE seq = ?"
+OTHER_KEPT = "GATEWAY_AUDIT_KEY: is not the key that the database keeps, which stays there; without it that is shown"
 ADOPTED = 1_000  # at once
 
 
@@ -89,6 +91,30 @@ def export(settings: Settings, since: str | None, until: str | None, file: Binar
                 file.write(line)
                 count += 1
         return count
+    finally:
+        engine.dispose()
+
+
+def move_key(settings: Settings) -> bytes | None:
+    """Move the key out of the database, in two steps. While GATEWAY_AUDIT_KEY is not set: the seed that the database
+    keeps, for the operator to set it. Once it is set to that: None, and the database keeps it no more. Raises
+    StartRefused where there is nothing to move, or the setting is another."""
+    engine, given = connect(settings.gateway_database_url), settings.audit_seed
+    try:
+        with snapshot(engine) as connection:
+            fetch = fetcher(connection)
+            if (kept := seed.kept(fetch)) is None:
+                raise StartRefused("the database keeps no key of the audit: there is nothing to move")
+            if given is None:
+                return to_read(fetch, None).seed
+        if given != kept:
+            raise StartRefused(OTHER_KEPT)
+        marks, now = to_write(engine, given).marks, now_ms()
+        with transaction(engine) as cursor:
+            cursor.execute(seed.REMOVE, (seed.NAME, kept))
+            insert(cursor, marks, [(now, administrative_act(time=now, act="audit.key-move", subject="audit"))])
+        scrub(engine)
+        return None
     finally:
         engine.dispose()
 

@@ -6,6 +6,7 @@ then, block by block, the hashes that the tree has of 256 records, and these rec
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from math import floor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from sqlalchemy import Connection
 
 from app.audit import merkle
 from app.audit.findings import Block, Evidence, Row
-from app.audit.notes import BadNote, PublicKey, decoded, encoded
+from app.audit.notes import REMOVED, BadNote, PublicKey, decoded, encoded
 from app.audit.tree import (
     BLOCK,
     LEVEL,
@@ -36,7 +37,7 @@ PAGE = 2_000
 ROWS = "SELECT seq, time, record, mark FROM audit_records WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"
 NODES = "SELECT place, hash, leaves FROM audit_nodes WHERE level = ? AND place >= ? AND place < ?"
 NODE_PAGE = 200
-NOTES = "SELECT note FROM audit_checkpoints ORDER BY size"
+NOTES = "SELECT size, note FROM audit_checkpoints ORDER BY size"
 SINCE = "SELECT min(seq) FROM audit_records WHERE time >= ?"
 UNTIL = "SELECT max(seq) FROM audit_records WHERE time < ?"
 LEAST, MOST = -(1 << 63), (1 << 63) - 1  # numbers that a row may have
@@ -52,11 +53,13 @@ def of_database(
     checkpoint of the key `public` says."""
     fetch = fetcher(connection)
     tree, written = read(fetch), written_of(fetch)
-    notes = [text_of(note) for (note,) in fetch(NOTES, ())]
+    numbered = [(size, text_of(note)) for size, note in fetch(NOTES, ())]
+    notes = [note for _, note in numbered]
     sealed = _sealed(notes, public)
     first = None if since is None else fetch(SINCE, (since,))[0][0] or written + 1
     last = None if until is None else fetch(UNTIL, (until,))[0][0] or 0
-    begin = min(max(tree.removed, (first or 1) - 1, 0), sealed) // BLOCK
+    removed = _sealed([] if tree.statement is None else [tree.statement], public, REMOVED)
+    begin = min(max(removed, (first or 1) - 1), sealed) // BLOCK
     upto = MOST if last is None else last
     return Evidence(
         written,
@@ -69,16 +72,19 @@ def of_database(
         lambda: _blocks(fetch, tree, begin, sealed, upto),
         lambda: _rows(fetch, LEAST if first is None else first, upto),
         notes,
+        {note for size, note in numbered if note.split("\n")[1:2] != [str(size)]},
         tree.size,
+        tree.root,
+        tree.removed,
         lambda level, place: (hash_ for hash_, _ in _nodes(fetch, level, place, (sealed >> level) + 1)),
     )
 
 
-def _sealed(notes: Sequence[str], public: PublicKey) -> int:
-    """How many records are sealed, as the newest checkpoint says that can be believed."""
+def _sealed(notes: Sequence[str], public: PublicKey, behind: str = "") -> int:
+    """How many records are sealed (or removed), as the newest checkpoint says that can be believed."""
     for note in reversed(notes):
         with suppress(BadNote):
-            return public.open(note).size
+            return public.open(note, behind).size
     return 0
 
 
@@ -119,8 +125,9 @@ def _page(fetch: Fetch, level: int, page: range) -> Sequence[Any]:
 def _rows(fetch: Fetch, begin: int, upto: int) -> Iterator[Row]:
     while begin <= upto and (found := fetch(ROWS, (begin, upto, PAGE))):
         for seq, time, text, mark in found:
-            yield Row(seq, raw_of(text), count_of(time), None if mark is None else bytes_of(mark))
-        begin = found[-1][0] + 1
+            if type(seq) is int:
+                yield Row(seq, raw_of(text), count_of(time), None if mark is None else bytes_of(mark))
+        begin = floor(found[-1][0]) + 1
 
 
 # --- exports ----------------------------------------------------------------------------------------------------------
@@ -218,7 +225,7 @@ def of_export(path: Path) -> tuple[Evidence, str]:
         lambda: _read(path, _block),
         lambda: _read(path, _row),
         list(_read(path, _note)),
-        head["treeSize"],
+        tree_size=head["treeSize"],
     )
     return evidence, head["publicKey"]
 

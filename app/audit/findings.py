@@ -1,6 +1,6 @@
 """What there is to be verified, and what is found by it: the shapes that `verifying` takes and gives."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -51,7 +51,10 @@ class Evidence:
     blocks: Callable[[], Iterable[Block]]
     rows: Callable[[], Iterable[Row]]
     notes: Sequence[str] = ()  # older checkpoints, oldest first
+    misplaced: Collection[str] = ()  # those of them that stand under another number than their own
     tree_size: int | None = None  # as the tree's own row has it
+    tree_root: bytes | None = None  # likewise: what its hashes make
+    tree_removed: int | None = None
     above: Callable[[int, int], Iterator[bytes]] | None = None
 
 

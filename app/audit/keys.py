@@ -20,23 +20,25 @@ NOT_SET = "GATEWAY_AUDIT_KEY: is not set, and the database doesn't keep the key 
 NO_KEY = "GATEWAY_AUDIT_KEY: is not set, and the database keeps no key: nothing was recorded there yet"
 KEEPS = (
     "GATEWAY_AUDIT_KEY: records were made with the key that this database keeps, which is another one; set that one "
-    "(`audit key` shows it)"
+    "(`audit key --move` shows it)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """All that is made of one seed: what signs, what marks records, what hashes users."""
+    """All that is made of one seed: what signs, what marks records, what hashes users. `kept`: whether the database
+    keeps the seed."""
 
     seed: bytes = field(repr=False)
     signer: Signer
     marks: Marks
     pseudonyms: Pseudonyms
+    kept: bool
 
     @classmethod
-    def of(cls, made_of: bytes) -> "Keys":
+    def of(cls, made_of: bytes, *, kept: bool = False) -> "Keys":
         """Those of a seed."""
-        return cls(made_of, Signer(made_of), Marks(made_of), Pseudonyms(made_of))
+        return cls(made_of, Signer(made_of), Marks(made_of), Pseudonyms(made_of), kept)
 
 
 def to_write(engine: Engine, given: bytes | None) -> Keys:
@@ -52,8 +54,8 @@ def to_write(engine: Engine, given: bytes | None) -> Keys:
         if given is not None and own not in {None, given} and marked:
             raise StartRefused(KEEPS)
         if made_of := given or own:
-            return _not_another(fetch, Keys.of(made_of))
-    return Keys.of(seed.made(engine))
+            return _not_another(fetch, Keys.of(made_of, kept=made_of == own))
+    return Keys.of(seed.made(engine), kept=True)
 
 
 def to_read(fetch: Fetch, given: bytes | None) -> Keys:

@@ -1,4 +1,8 @@
-"""Proofs, for whoever keeps checkpoints of their own: that a record is in the log, and that the log only grew."""
+"""Proofs, for whoever keeps checkpoints of their own: that a record is in the log, and that the log only grew.
+
+What is given here was checked here: a proof that doesn't lead to what is signed would only tell the caller, later and
+elsewhere, that something is wrong with this database.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -6,14 +10,18 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from app.audit import merkle
+from app.audit.notes import BadNote, Checkpoint, PublicKey
 from app.audit.queries import app_of
-from app.audit.tree import Hashes, fetcher, read
-from app.errors import NotFound
+from app.audit.tree import NEWEST, Fetch, Hashes, Tree, count_of, fetcher, raw_of, read, text_of
+from app.errors import AuditBroken, NotFound
 
-CHECKPOINT = "SELECT time, note FROM audit_checkpoints WHERE size = ?"
 RECORD = "SELECT record FROM audit_records WHERE seq = ?"
-LOST = "The hashes that prove this record are not in the database any more: `audit verify` tells what is wrong there."
+NOTHING = "Nothing is sealed yet: the gateway seals each second what it has recorded; ask again."
+NO_RECORD = "No record has this id, or it is past GATEWAY_AUDIT_SECONDS."
+UNSEALED = "The record is there, and not sealed yet, which happens each second: ask again."
 GONE = "What this needs was removed with records that are past GATEWAY_AUDIT_SECONDS."
+BROKEN = "What is in the database is not what was sealed: the operator runs `audit verify`, which names what is wrong."
+END_OF_TIME = 253_402_300_800_000  # the year 10000, in ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,39 +43,61 @@ class Inclusion:
     checkpoint: Sealed
 
 
-def checkpoint(connection: Connection) -> Sealed:
-    """The newest one. Raises NotFound."""
-    fetch = fetcher(connection)
-    size = read(fetch).size
-    found = fetch(CHECKPOINT, (size,))
-    if not found:
-        raise NotFound("Nothing is sealed yet: the gateway seals each second what it has recorded; ask again.")
-    return Sealed(size, *found[0])
+def checkpoint(connection: Connection, public: PublicKey) -> Sealed:
+    """The newest one. Raises NotFound, AuditBroken."""
+    return _newest(fetcher(connection), public)[0]
 
 
-def inclusion(connection: Connection, seq: int, apps: Collection[str] | None) -> Inclusion:
-    """The proof for record `seq` of one of these apps (None: of any). Raises NotFound."""
+def inclusion(connection: Connection, public: PublicKey, seq: int, apps: Collection[str] | None) -> Inclusion:
+    """The proof for record `seq` of one of these apps (None: of any). Raises NotFound; AuditBroken where what is there
+    doesn't prove it."""
     fetch = fetcher(connection)
-    tree = read(fetch)
     found = fetch(RECORD, (seq,))
-    if not found or (apps is not None and app_of(found[0][0]) not in apps):
-        raise NotFound("No record has this id, or it is past GATEWAY_AUDIT_SECONDS.")
+    text = text_of(found[0][0]) if found else ""
+    if not found or (apps is not None and app_of(text) not in apps):
+        raise NotFound(NO_RECORD)
+    sealed, signed, tree = _newest(fetch, public)
     if seq > tree.size:
-        raise NotFound("The record is there, and not sealed yet, which happens each second: ask again.")
+        raise NotFound(UNSEALED)
     try:
         path = merkle.inclusion(Hashes(fetch, tree).node, seq - 1, tree.size)
     except LookupError:  # retention keeps the hashes of what is left
-        raise NotFound(LOST) from None
-    return Inclusion(seq, found[0][0], path, checkpoint(connection))
+        raise AuditBroken(BROKEN) from None
+    if not merkle.included(merkle.leaf_hash(raw_of(text)), seq - 1, tree.size, path, signed.root):
+        raise AuditBroken(BROKEN)
+    return Inclusion(seq, text, path, sealed)
 
 
-def consistency(connection: Connection, old: int, new: int) -> list[bytes]:
-    """The proof that the first `old` records are the beginning of the first `new`. Raises NotFound."""
+def consistency(connection: Connection, public: PublicKey, old: int, new: int) -> list[bytes]:
+    """The proof that the first `old` records are the beginning of the first `new`. Raises NotFound; AuditBroken where
+    what is there doesn't lead to the newest checkpoint."""
     fetch = fetcher(connection)
-    tree = read(fetch)
+    _, signed, tree = _newest(fetch, public)
     if new > tree.size:
         raise NotFound(f"{tree.size} records are sealed until now.")
+    node = Hashes(fetch, tree).node
     try:
-        return merkle.consistency(Hashes(fetch, tree).node, old, new)
+        roots = [merkle.subtree(node, 0, size) for size in (old, new)]
+        path, onward = merkle.consistency(node, old, new), merkle.consistency(node, new, tree.size)
     except LookupError:
-        raise NotFound(GONE) from None
+        raise (NotFound(GONE) if old <= tree.removed else AuditBroken(BROKEN)) from None
+    leads = merkle.consistent(new, roots[1], tree.size, signed.root, onward)
+    if not leads or not merkle.consistent(old, roots[0], new, roots[1], path):
+        raise AuditBroken(BROKEN)
+    return path
+
+
+def _newest(fetch: Fetch, public: PublicKey) -> tuple[Sealed, Checkpoint, Tree]:
+    """The newest checkpoint, and the tree that it is about. Raises NotFound where nothing is sealed, AuditBroken where
+    the one is not signed, or not about the other."""
+    tree, rows = read(fetch), fetch(NEWEST, ())
+    if not rows and tree == Tree():
+        raise NotFound(NOTHING)
+    try:
+        signed = public.open(text_of(rows[0][2]))
+    except (IndexError, BadNote):
+        raise AuditBroken(BROKEN) from None
+    time = count_of(rows[0][1])
+    if (tree.size, tree.root) != (signed.size, signed.root) or not 0 <= time < END_OF_TIME:
+        raise AuditBroken(BROKEN)
+    return Sealed(signed.size, time, signed.note), signed, tree

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 from sqlalchemy import Connection
 
-from app.audit.tree import Fetch, fetcher
+from app.audit.tree import Fetch, fetcher, read, written_of
 from app.database.dialect import DIALECTS
 
 LOOKED_AT = 50_000  # records in one call
@@ -17,8 +17,6 @@ FOREVER = 1 << 62
 LATE_MS = (
     60_000  # by how much the order of the times may differ from that of the numbers: a record waits for its commit
 )
-# not the rows' own, of which somebody may have put one far away
-NUMBERS = "SELECT coalesce((SELECT removed FROM audit_tree), 0) + 1, coalesce((SELECT records FROM sequence), 0)"
 OUTCOMES: dict[str, range] = {"success": range(400), "refused": range(400, 500), "failed": range(500, 1_000)}
 
 
@@ -107,15 +105,16 @@ def _takes(which: Filter, text: str) -> bool:
 def app_of(text: str) -> str | None:
     """The app that a record is about; None where it is about none, or is no record any more."""
     try:
-        found: str | None = orjson.loads(text).get("unmapped", {}).get("app")
+        found = orjson.loads(text).get("unmapped", {}).get("app")
     except (ValueError, AttributeError):
         return None
-    return found
+    return found if isinstance(found, str) else None
 
 
 def _between(fetch: Fetch, which: Filter) -> tuple[int, int]:
     """The numbers that records of the time may have: between those that are surely earlier, and surely later."""
-    ((first, newest),) = fetch(NUMBERS, ())
+    # not the rows' own, of which somebody may have put one far away
+    first, newest = max(read(fetch).removed, 0) + 1, written_of(fetch)
     if which.since is not None:
         first = _number(fetch, "time < ? ORDER BY time DESC, seq DESC", which.since - LATE_MS, first - 1) + 1
     if which.until is not None:

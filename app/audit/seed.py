@@ -18,6 +18,7 @@ from app.errors import StartRefused
 
 SIZE = 32
 NAME = "audit"
+REMOVE = "DELETE FROM own_secrets WHERE name = ? AND value = ?"
 KEPT = "SELECT value FROM own_secrets WHERE name = ?"
 DAMAGED = "GATEWAY_AUDIT_KEY: the key that the database keeps instead of it was damaged; set the one it was"
 

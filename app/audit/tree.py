@@ -15,6 +15,7 @@ from app.database.dialect import DIALECTS
 
 LEVEL = 8
 BLOCK = 1 << LEVEL  # records
+MOST = 1 << 62  # of any count: what is reckoned with it is still a number that a column can have
 TREE = "SELECT size, peaks, tail, removed, statement FROM audit_tree"
 NODE = "SELECT hash, leaves FROM audit_nodes WHERE level = ? AND place = ?"
 WRITTEN = "SELECT records FROM sequence"
@@ -64,7 +65,7 @@ def grown(tree: Tree, leaves: Sequence[bytes]) -> tuple[Tree, list[Node]]:
 
 def count_of(value: object) -> int:
     """What a column of counts has: SQLite's take anything, so what is no count is told as -1, which is no count."""
-    return value if type(value) is int and value >= 0 else -1
+    return value if type(value) is int and 0 <= value <= MOST else -1
 
 
 def bytes_of(value: object) -> bytes:
@@ -89,9 +90,9 @@ def fetcher(connection: Connection) -> Fetch:
 
 
 def read(fetch: Fetch) -> Tree:
-    """The tree, as it is now. Where its row is gone it is an empty one."""
+    """The tree, as it is now. Where its row is gone, or isn't the only one, it is an empty one."""
     found = fetch(TREE, ())
-    if not found:
+    if len(found) != 1:
         return Tree()
     size, peaks, tail, removed, statement = found[0]
     told = None if statement is None else text_of(statement)
@@ -99,9 +100,9 @@ def read(fetch: Fetch) -> Tree:
 
 
 def written_of(fetch: Fetch) -> int:
-    """How many records are said to have been written; none where the row that says it is gone."""
+    """How many records are said to have been written; none where the row that says it is gone or not alone."""
     found = fetch(WRITTEN, ())
-    return count_of(found[0][0]) if found else 0
+    return max(count_of(found[0][0]), 0) if len(found) == 1 else 0
 
 
 class Hashes:

@@ -22,11 +22,13 @@ CHANGED = "it is not what was recorded"
 GONE = "it is gone"
 INSERTED = "it was never recorded"
 ELSEWHERE = "another record stands here"
+OTHER_TREE = "the tree that is to grow has other hashes than those that are signed for"
 TOGETHER = "one or more of these were changed, and the hashes with them"
 HASHES = "their hashes were changed, so that nothing tells whether they were as well"
 NOTHING = "nothing that can be believed is signed, so nothing speaks for any record (a new gateway signs each second)"
 PROVES = "the hash of the last {count}, of which proofs are made, was changed; the records are as they were sealed"
 UNMARKED = "it has no mark: from before there were marks (`audit adopt` takes it), or inserted"
+NOTHING_THERE = Block(b"", b"")
 BESIDE = "the record is as it was sealed, what stands beside it in its row is not"
 
 
@@ -34,11 +36,11 @@ def verify(evidence: Evidence, key: PublicKey, kept: Sequence[str] = (), marks: 
     """Hold everything against the newest checkpoint, and that against the `kept` ones: notes from outside; and each
     record against its mark, where `marks` are given."""
     report = Report(marked=marks is not None)
-    newest = _newest(evidence, key, report)
+    known = _opened(evidence.notes, key, report, "in the database")
+    newest = _newest(evidence, key, known, report)
     if newest is not None:
         report.sealed, report.root = newest.size, newest.root
     report.removed = _removed(evidence, key, report)
-    known = _opened(evidence.notes, key, report, "in the database")
     outside = _opened(kept, key, report, "that was kept")
     roots = _Roots(evidence, report.sealed, [*known, *outside])
     trusted = _trust(report, roots, known)
@@ -55,19 +57,23 @@ def verify(evidence: Evidence, key: PublicKey, kept: Sequence[str] = (), marks: 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def _newest(evidence: Evidence, key: PublicKey, report: Report) -> Checkpoint | None:
-    """The newest checkpoint that can be believed."""
-    found: Checkpoint | None = None
-    for note in (*evidence.notes, *([evidence.note] if evidence.note is not None else [])):
-        try:
-            found = max(key.open(note), found or Checkpoint(-1, b"", ""), key=lambda one: one.size)
-        except BadNote as error:
-            if note == evidence.note:
-                report.tell("checkpoint", 0, 0, f"the newest checkpoint can't be believed: {error}")
-    size = 0 if found is None else found.size
+def _newest(evidence: Evidence, key: PublicKey, known: Sequence[Checkpoint], report: Report) -> Checkpoint | None:
+    """The newest checkpoint that can be believed, of those that are `known` and the one that stands as the newest."""
+    all_ = [*known]
+    if evidence.note is not None and evidence.note not in evidence.notes[-1:]:
+        all_ += _opened([evidence.note], key, report, "that stands as the newest")
+    found = max(all_, key=lambda one: one.size, default=None)
+    for one in known:
+        if one.note in evidence.misplaced:
+            report.tell("checkpoint", one.size, one.size, "it stands under another number than its own")
+    size, root = (0, merkle.EMPTY) if found is None else (found.size, found.root)
+    if found is not None and found.note != evidence.note:
+        report.tell("checkpoint", size, size, "another one stands in the newest's place")
     if evidence.tree_size not in {None, size}:
         told = f"the tree is said to have {evidence.tree_size} records, and {size} are signed for"
         report.tell("checkpoint", size, size, told)
+    elif evidence.tree_root not in {None, root}:
+        report.tell("checkpoint", size, size, OTHER_TREE)
     if evidence.written < size:
         report.tell("checkpoint", size, size, f"only {evidence.written} records are said to have been written")
     return found
@@ -86,13 +92,15 @@ def _opened(notes: Iterable[str], key: PublicKey, report: Report, where: str) ->
 
 def _removed(evidence: Evidence, key: PublicKey, report: Report) -> int:
     """How many of the first records retention has removed, as far as that is signed."""
-    if evidence.statement is None:
-        return 0
+    removed = 0
     try:
-        return key.open(evidence.statement, REMOVED).size
+        removed = 0 if evidence.statement is None else key.open(evidence.statement, REMOVED).size
     except BadNote as error:
         report.tell("checkpoint", 0, 0, f"what was removed by retention can't be believed: {error}")
-        return 0
+    if evidence.tree_removed not in {None, removed}:
+        told = f"retention is said to have removed {evidence.tree_removed} records, and {removed} are signed for"
+        report.tell("checkpoint", removed, removed, told)
+    return removed
 
 
 class _Roots:
@@ -278,7 +286,8 @@ def _name(report: Report, wrong: Sequence[_Wrong], missing: dict[int, bytes | No
 
 
 class _Leaves:
-    """The hash that the tree has of each record, read along with the rows; None where nothing believable tells it."""
+    """The hash that the tree has of each record, read along with the rows; None where nothing believable tells it,
+    which is told where it should be known."""
 
     def __init__(self, evidence: Evidence, report: Report, trust: _Trust) -> None:
         self._blocks: Iterator[Block] = iter(evidence.blocks())
@@ -290,19 +299,14 @@ class _Leaves:
         if seq > self._report.sealed:
             return None
         while self._place < (seq - 1) // BLOCK:
-            block = next(self._blocks, None)
-            if block is None:
-                return None
             self._place += 1
-            self._leaves = self._believable(block)
+            self._leaves = self._believable(next(self._blocks, NOTHING_THERE))
         inside = seq - 1 - self._place * BLOCK
-        return self._leaves[inside] if 0 <= inside < len(self._leaves) else None
+        if 0 <= inside < len(self._leaves):
+            return self._leaves[inside]
+        self._report.tell("changed", seq, seq, HASHES)
+        return None
 
     def _believable(self, block: Block) -> list[bytes]:
         trusted = self._trust.leaves or block_hash(block.leaves) == block.hash
-        if block.leaves and trusted:
-            return hashes(block.leaves)
-        first = self._place * BLOCK + 1
-        last = min(first + BLOCK - 1, self._report.sealed)
-        self._report.tell("changed", first, last, HASHES)
-        return []
+        return hashes(block.leaves) if trusted else []

@@ -18,6 +18,7 @@ SLUGS = {
     "method-not-allowed": 405, "id-conflict": 409, "too-large": 413, "unsupported-media-type": 415, "rate-limited": 429,
     "queue-full": 503, "storage-unavailable": 503, "internal": 500,
     "key-in-url": 400, "request-timeout": 408, "url-too-long": 414, "head-too-large": 431, "overloaded": 503,
+    "audit-broken": 503,
 }  # fmt: skip
 PAGES = ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/redoc", "/problems", "/problems/validation"]
 

@@ -175,8 +175,15 @@ def test_whatever_somebody_does_to_the_records_and_hashes_in_the_database_readin
             for of in ("", key):
                 found = talk.get("/v1/audit", params=query | {"order": "oldest"}, key=of)
                 assert found.status_code == 200
-        assert talk.get("/v1/audit/2/proof").status_code == 200, "it is shown as it is, and does not fit its proof"
+        broken(talk.get("/v1/audit/2/proof"))
         problem(talk.get("/v1/audit/2/proof", key=key), 404, "not-found")
-    change(talk, "UPDATE audit_tree SET tail = ?", b"")
-    change(talk, "DELETE FROM audit_nodes")
-    assert "audit verify" in problem(talk.get(f"/v1/audit/{newest}/proof"), 404, "not-found")["detail"]
+    for statement, value in (("audit_checkpoints SET note", "no note"), ("audit_tree SET tail", b"")):
+        change(talk, f"UPDATE {statement} = ?", value)
+        for path in ("checkpoint", f"{newest}/proof", "consistency?from=1&to=2"):
+            broken(talk.get(f"/v1/audit/{path}"))
+
+
+def broken(answer: Any) -> None:
+    """It says what to do, and gives nothing that proves nothing."""
+    assert "audit verify" in problem(answer, 503, "audit-broken")["detail"]
+    assert int(answer.headers["retry-after"]) > 0

@@ -145,16 +145,16 @@ def test_what_retention_leaves_can_be_verified_and_proven(database: str, tmp_pat
         for report in (log.verified(old), log.verified_offline(tmp_path, old)):
             assert (report.findings, report.removed, report.records) == ([], gone, 1013 - gone)
         with snapshot(log.engine) as connection:
-            newest = log.signer.public.open(proofs.checkpoint(connection).note)
+            newest = log.signer.public.open(proofs.checkpoint(connection, log.signer.public).note)
             for seq in {gone + 1, 713, 714, 1013}:
-                found = proofs.inclusion(connection, seq, None)
+                found = proofs.inclusion(connection, log.signer.public, seq, None)
                 leaf = merkle.leaf_hash(found.record.encode())
                 assert merkle.included(leaf, seq - 1, 1013, found.path, newest.root)
             kept = log.signer.public.open(old)
-            grew = proofs.consistency(connection, kept.size, 1013)
+            grew = proofs.consistency(connection, log.signer.public, kept.size, 1013)
             assert merkle.consistent(kept.size, kept.root, 1013, newest.root, grew)
             with pytest.raises(NotFound):
-                proofs.inclusion(connection, gone, None)
+                proofs.inclusion(connection, log.signer.public, gone, None)
 
 
 def test_retention_takes_nothing_that_is_not_sealed_or_that_is_young(database: str) -> None:

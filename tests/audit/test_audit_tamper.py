@@ -377,3 +377,15 @@ def test_a_hash_that_proofs_are_made_of_is_found_where_it_alone_was_changed(log:
     log.change("UPDATE audit_nodes SET hash = ? WHERE level = 8 AND place = 1", bytes(32))
     for report in (log.verified(), log.verified_offline(tmp_path)):
         assert [(one.kind, one.first) for one in report.findings] == [("checkpoint", 2 * BLOCK)]
+        assert "the hash of the last 256" in report.findings[0].detail
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["UPDATE audit_nodes SET hash = ? WHERE level = 9", "DELETE FROM audit_nodes WHERE level = 9 AND hash != ?"],
+)
+def test_a_hash_above_those_of_256_records_is_found_where_it_alone_was_changed(log: Log, change: str) -> None:
+    log.change(change, bytes(32))
+    (found,) = log.verified().findings
+    assert (found.kind, found.first) == ("checkpoint", 512)
+    assert "the hash of the last 512, of which proofs are made" in found.detail

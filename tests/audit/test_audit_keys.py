@@ -1,0 +1,139 @@
+"""Whose an audit is: what only reads makes no key and tells nothing with another's; the key moves out of the
+database."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.audit import commands
+from app.audit.keys import Keys, to_write
+from app.audit.notes import encoded
+from app.errors import StartRefused
+from app.settings import Settings
+from tests.acceptance.processes import ended, serving
+from tests.audit.logs import Log, opened
+
+SEED, OTHER = bytes(range(32)), bytes(range(32, 64))
+READS: dict[str, Callable[[Settings], Any]] = {
+    "verify": lambda settings: commands.verify_database(settings, None, []),
+    "export": lambda settings: commands.export(settings, None, None, io.BytesIO()),
+    "public-key": commands.public_key,
+}
+
+
+@pytest.fixture
+def log(database: str) -> Iterator[Log]:
+    """An audit that was made with a key from the settings."""
+    with opened(database, SEED) as log:
+        log.write(3)
+        log.seal()
+        yield log
+
+
+def settings(log: Log, seed: bytes | None) -> Settings:
+    url = log.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
+    return Settings(_env_file=None, gateway_database_url=url, gateway_audit_key=seed and encoded(seed))
+
+
+def kept(log: Log) -> list[bytes]:
+    return [bytes(value) for (value,) in log.rows("SELECT value FROM own_secrets WHERE name = 'audit'")]
+
+
+@pytest.mark.parametrize("seed", [None, OTHER])
+@pytest.mark.parametrize("read", READS)
+def test_what_reads_without_the_key_that_the_audit_was_made_with_refuses_and_writes_none(
+    log: Log, read: str, seed: bytes | None
+) -> None:
+    with pytest.raises(StartRefused, match=r"GATEWAY_AUDIT_KEY: .* set "):
+        READS[read](settings(log, seed))
+    assert kept(log) == []
+
+
+@pytest.mark.parametrize("read", READS)
+def test_what_reads_an_audit_in_which_nothing_was_recorded_makes_no_key(database: str, read: str) -> None:
+    with opened(database) as log:
+        with pytest.raises(StartRefused, match="nothing was recorded"):
+            READS[read](settings(log, None))
+        assert kept(log) == []
+
+
+def test_with_the_public_key_it_is_verified_without_the_seed_and_said_that_marks_were_not_looked_at(log: Log) -> None:
+    report = commands.verify_database(settings(log, None), log.signer.public.text, [])
+    assert (report.findings, report.records) == ([], 3)
+    assert "Marks were not looked at" in "".join(commands.told(report))
+    own = commands.verify_database(settings(log, SEED), None, [])
+    assert "Marks" not in "".join(commands.told(own))
+
+
+def test_a_command_that_writes_with_another_key_or_none_is_refused_before_it_writes(log: Log) -> None:
+    for seed in (None, OTHER):
+        with pytest.raises(StartRefused, match="GATEWAY_AUDIT_KEY"):
+            to_write(log.engine, seed)
+    assert kept(log) == []
+    assert to_write(log.engine, SEED).signer.public.text == log.signer.public.text
+
+
+@pytest.mark.parametrize("seed", [None, OTHER])
+def test_so_it_is_before_anything_is_sealed(database: str, seed: bytes | None) -> None:
+    with opened(database) as log:
+        made = to_write(log.engine, None)
+        log.marks = made.marks
+        log.write(1)
+        if seed is None:
+            log.change("DELETE FROM own_secrets")
+        with pytest.raises(StartRefused, match="GATEWAY_AUDIT_KEY"):
+            to_write(log.engine, seed)
+
+
+@pytest.mark.parametrize("value", ["x'07'", "'text'", "7"])
+def test_a_kept_key_that_was_damaged_is_told(path: Path, value: str) -> None:
+    with opened(f"sqlite:///{path}") as log:
+        log.change(f"INSERT INTO own_secrets (name, value) VALUES ('audit', {value})")
+        for use in (to_write, lambda engine, _: READS["verify"](settings(log, None))):
+            with pytest.raises(StartRefused, match="damaged"):
+                use(log.engine, None)
+
+
+def test_a_damaged_note_is_no_reason_not_to_start(log: Log) -> None:
+    log.change("UPDATE audit_checkpoints SET note = 'no note'")
+    assert to_write(log.engine, SEED).seed == SEED
+    assert [one.kind for one in READS["verify"](settings(log, SEED)).findings] != []
+
+
+def test_the_key_moves_out_of_the_database_in_two_steps_and_is_never_lost(database: str) -> None:
+    with opened(database) as log:
+        seed = to_write(log.engine, None).seed
+        log.marks = Keys.of(seed).marks
+        log.write(1)
+        with pytest.raises(StartRefused, match="is not the key that the database keeps"):
+            commands.move_key(settings(log, OTHER))
+        assert commands.move_key(settings(log, None)) == seed == commands.move_key(settings(log, None))
+        assert kept(log) == [seed]
+        assert to_write(log.engine, seed).kept
+        assert commands.move_key(settings(log, seed)) is None
+        assert kept(log) == []
+        assert not to_write(log.engine, seed).kept
+        with pytest.raises(StartRefused, match="keeps no key"):
+            commands.move_key(settings(log, seed))
+        assert '"audit.key-move"' in log.rows("SELECT record FROM audit_records ORDER BY seq DESC LIMIT 1")[0][0]
+
+
+def test_a_gateway_warns_while_the_database_keeps_the_key_and_goes_on_with_it_once_it_is_moved(tmp_path: Path) -> None:
+    with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery") as gateway:
+        gateway.terminate()
+        assert b"audit key --move" in gateway.output.read_bytes()
+        shown = ended(tmp_path, "audit", "key", "--move", **gateway.settings)
+        assert (shown.returncode, "run this again" in shown.stderr) == (0, True)
+        moved = gateway.settings | {"GATEWAY_AUDIT_KEY": shown.stdout.strip()}
+        assert ended(tmp_path, "audit", "key", "--move", **moved).returncode == 0
+        refused = ended(tmp_path, "audit", "verify", **gateway.settings)
+        assert (refused.returncode, "GATEWAY_AUDIT_KEY" in refused.stderr) == (2, True)
+        gateway.settings = moved
+        gateway.start()
+        gateway.event("user-1", 1)
+        assert gateway.terminate() == 0
+        assert gateway.output.read_bytes().count(b"audit.key_in_database") == 1
+        assert ended(tmp_path, "audit", "verify", **moved).returncode == 0
