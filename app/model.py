@@ -5,7 +5,7 @@ user is named; Leanplum locks one subject at a time, so order and one-call-at-a-
 Times are milliseconds since the epoch (`…_at`) unless said otherwise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
@@ -150,6 +150,16 @@ class Acceptance(NamedTuple):
     refused: int = 0
     batch: bool = False
     users: Sequence[str] = ()  # the keyed hashes of whom it is about, for the audit
+
+
+class Call(NamedTuple):
+    """One call to Leanplum, for the audit: the HTTP status that came back (None: no answer came), the numbers of its
+    items, what and whom it was about. `split`: it was refused for its size, and its items were sent again in halves."""
+
+    status: int | None
+    seqs: Collection[int]
+    about: Mapping[str, Any]
+    split: bool = False
 
 
 Kind = Literal["accepted", "duplicate", "conflict", "erased"]

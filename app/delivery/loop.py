@@ -6,9 +6,8 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from random import random
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -24,6 +23,7 @@ from app.leanplum.client import LeanplumClient, Unreachable
 from app.model import (
     ERASES,
     App,
+    Call,
     ConfigRefused,
     Item,
     ItemRefused,
@@ -48,12 +48,16 @@ LEASE_SECONDS = 15.0  # beyond the time that a call may take: how long a deliver
 log = structlog.get_logger("delivery")
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What came of one sending: an outcome for each item that was sent, and the HTTP status of the last answer."""
+Outcomes = list[tuple[Item, Outcome]]  # of the items that were sent
 
-    outcomes: list[tuple[Item, Outcome]] = field(default_factory=list)
-    status: int | None = None
+
+class Sent(NamedTuple):
+    """One call that was sent: its items, the HTTP status of the answer, and whether its items were sent again in
+    halves."""
+
+    items: Sequence[Item]
+    status: int | None
+    split: bool = False
 
 
 class Deliverer:
@@ -174,7 +178,9 @@ class Deliverer:
         if began < self._tended + TEND_SECONDS:
             return
         dead = self._dead([one for one in await self._outbox.deliverers() if one != self.owner])
-        tenure = await self._outbox.tend(self.owner, int(self._lease_seconds * 1000), dead, self._policy.not_twice)
+        tenure = await self._outbox.tend(
+            self.owner, int(self._lease_seconds * 1000), dead, self._policy.not_twice, self._pseudonyms
+        )
         self._tended, self._leased_until = began, began + self._lease_seconds
         if tenure.lost:
             log.warning("attempts.lost", count=tenure.lost)
@@ -243,10 +249,11 @@ class Deliverer:
                     "attempt.refused", reason="another deliverer has the lanes, the lease ends, or an item was erased"
                 )
                 return
-            heard = await self._heard(app, batch)
+            calls = list[Sent]()
+            outcomes = await self._heard(app, batch, calls)
             alone = len({item.lane for item in batch}) == 1
-            verdicts = [(item, self._judge(item, outcome, alone)) for item, outcome in heard.outcomes]
-            if await self._write_down(attempt, app, verdicts, heard.status):
+            verdicts = [(item, self._judge(item, outcome, alone)) for item, outcome in outcomes]
+            if await self._write_down(attempt, app, verdicts, calls):
                 postponed = self._postponed(batch, verdicts)
         except StorageUnavailable as error:
             log.error("attempt.unwritten", reason=error.detail, items=len(batch))
@@ -259,25 +266,28 @@ class Deliverer:
         """The app, or where it is no longer configured one that has no keys: its items are held."""
         return self._apps.get(name) or App(name, "", {}, "", in_file=True)
 
-    async def _heard(self, app: App, batch: Sequence[Item]) -> Heard:
-        """What came of sending the batch. An error of ours must not stop its users for good, nor leave their attempt
-        open: it counts as trouble."""
+    async def _heard(self, app: App, batch: Sequence[Item], calls: list[Sent]) -> Outcomes:
+        """What came of sending the batch; `calls` gets each call that it took. An error of ours must not stop its users
+        for good, nor leave their attempt open: it counts as trouble."""
         try:
-            return await self._send(app, batch)
+            return await self._send(app, batch, calls)
         except Exception as error:
             log.error("call.failed", **describe(error))
-            return Heard([(item, Trouble("The gateway failed on this call; see its log")) for item in batch])
+            return [(item, Trouble("The gateway failed on this call; see its log")) for item in batch]
 
     async def _settle(
-        self, attempt: str, app: App, verdicts: Sequence[tuple[Item, Verdict]], status: int | None
+        self, attempt: str, app: App, verdicts: Sequence[tuple[Item, Verdict]], calls: Sequence[Sent]
     ) -> bool:
         """Leanplum has answered, so forgetting is no choice: try until it is on disk, or the gateway stops."""
         by_seq = [(item.seq, verdict) for item, verdict in verdicts]
-        about = self._about(app, [item for item, _ in verdicts])
+        told = [
+            Call(call.status, [item.seq for item in call.items], self._about(app, call.items), call.split)
+            for call in calls
+        ]
         erased = [(item.seq, item.subject) for item, verdict in verdicts if _has_erased(item, verdict)]
         while True:
             try:
-                return await self._outbox.settle(attempt, app.name, by_seq, status, about, erased)
+                return await self._outbox.settle(attempt, app.name, by_seq, told, erased)
             except StorageUnavailable as error:
                 log.error("settle.failed", reason=error.detail, items=len(verdicts))
                 if self._stopping:
@@ -291,10 +301,10 @@ class Deliverer:
         return {"actions": actions, **about_users(self._pseudonyms(app.name, subjects))}
 
     async def _write_down(
-        self, attempt: str, app: App, verdicts: Sequence[tuple[Item, Verdict]], status: int | None
+        self, attempt: str, app: App, verdicts: Sequence[tuple[Item, Verdict]], calls: Sequence[Sent]
     ) -> bool:
         """Settle; False where the attempt was taken for lost meanwhile."""
-        if not await self._settle(attempt, app, verdicts, status):
+        if not await self._settle(attempt, app, verdicts, calls):
             log.warning("attempt.too_late", attempt=attempt, items=len(verdicts))
             return False
         counts: dict[str, int] = {}
@@ -303,6 +313,7 @@ class Deliverer:
         for name, count in counts.items():
             self._metrics.settled.labels(name).inc(count)
         self._tell(app, verdicts)
+        status = calls[-1].status if calls else None
         log.info("call.settled", app=app.name, attempt=attempt, status=status, items=counts)
         return True
 
@@ -317,46 +328,47 @@ class Deliverer:
             reason = held.leanplum["error"] if held.leanplum else ""
             log.error("app.held", app=app.name, reason=reason, probe_seconds=self._policy.held)
 
-    async def _send(self, app: App, items: Sequence[Item]) -> Heard:
+    async def _send(self, app: App, items: Sequence[Item], calls: list[Sent]) -> Outcomes:
         """Send, and where Leanplum refuses the call for what may be one item's fault, send each half by itself. Nothing
         is sent that may not be answered before the lease ends."""
         if self._ticks() + self._call_seconds > self._leased_until:
-            return Heard()
-        match await self._call(app, items):
-            case status, replies.TooMuch():
-                middle = len(items) // 2
-                first = await self._send(app, items[:middle])
-                rest = _may_follow(first.outcomes, items[:middle], items[middle:])
-                second = await self._send(app, rest) if rest else Heard(status=status)
-                return Heard(first.outcomes + second.outcomes, second.status)
-            case status, outcomes:
-                return Heard(list(zip(items, outcomes, strict=True)), status)
+            return []
+        outcomes = await self._call(app, items, calls)
+        if not isinstance(outcomes, replies.TooMuch):
+            return list(zip(items, outcomes, strict=True))
+        calls[-1] = calls[-1]._replace(split=True)
+        middle = len(items) // 2
+        first = await self._send(app, items[:middle], calls)
+        rest = _may_follow(first, items[:middle], items[middle:])
+        return first + (await self._send(app, rest, calls) if rest else [])
 
-    async def _call(self, app: App, items: Sequence[Item]) -> tuple[int | None, replies.Reply]:
+    async def _call(self, app: App, items: Sequence[Item], calls: list[Sent]) -> replies.Reply:
         started = time.perf_counter()
         status: int | None = None
         reply: replies.Reply
         if items[0].sealed:  # then it is alone
-            return None, [_unopened(items[0])]
+            return [_unopened(items[0])]
         if (kind := mapping.kind(items)) not in app.keys:
             reply = [ConfigRefused(f"{app.setting(kind)} is not set")] * len(items)
             if kind is KeyKind.PRODUCTION:  # the app is no longer configured
                 self._gate(app.name).heard(self._ticks(), 0.0, reply)
-            return None, reply
+            return reply
         try:
             action, body = mapping.call(app, items, self._clock() / 1000)
             answer = await self._client.call(app.api_url, action, body)
             status = answer.status
+            calls.append(Sent(items, status))
             sent = [mapping.request_id(item) for item in items]
             reply = replies.read(answer.status, answer.body, sent, answer.retry_after)
         except Unreachable as error:
+            calls.append(Sent(items, None))
             reply = [Trouble(f"No answer from Leanplum: {error}", lost=error.sent)] * len(items)
         self._metrics.calls.labels(str(status or "none")).inc()
         seconds = time.perf_counter() - started
         self._metrics.call_seconds.observe(seconds)
         if kind is KeyKind.PRODUCTION or not _refused(reply):  # a bad key of another kind holds only what needs it
             self._gate(app.name).heard(self._ticks(), seconds, reply)
-        return status, reply
+        return reply
 
     def _judge(self, item: Item, outcome: Outcome, alone: bool) -> Verdict:
         return judge(

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import orjson
 
+from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.ids import SHARDS
 from app.model import Tenure
-from app.outbox.recovery import recover
+from app.outbox.recovery import Pseudonyms, recover
 
 RENEW = "INSERT INTO deliverers (id, expires_at) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET expires_at = ?"
 BURY = "DELETE FROM deliverers WHERE id <> ? AND (expires_at <= ? OR id IN {ids})"
@@ -38,6 +39,8 @@ class Tend:
     now: int
     dead: Sequence[str]
     unknown: Collection[str]
+    marks: Marks
+    pseudonyms: Pseudonyms
     rows: int = 1
 
     @classmethod
@@ -51,7 +54,7 @@ class Tend:
         renewed = cursor.fetchone()[0] == 1
         cursor.execute(RENEW, (self.owner, now + self.lease_ms, now + self.lease_ms))
         cursor.execute(BURY.format(ids=cursor.dialect.values("text")), (self.owner, now, _text(self.dead)))
-        lost, settled = recover(cursor, self.now, self.unknown)
+        lost, settled = recover(cursor, self.now, self.unknown, self.marks, self.pseudonyms)
         cursor.execute(FREE)
         cursor.execute("SELECT shard, owner FROM leases WHERE owner IS NULL OR owner = ? ORDER BY shard", (self.owner,))
         found = cursor.fetchall()

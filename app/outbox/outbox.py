@@ -1,9 +1,9 @@
 """The outbox as the steps around it see it: accept, find, begin, settle, look up."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine, func, select
@@ -14,13 +14,14 @@ from app.database.engine import reading, scrub
 from app.database.tables import deliverers, items
 from app.database.writer import Writer
 from app.errors import QueueFull
-from app.model import ERASES, Acceptance, Found, Item, Receipt, Removed, Settled, Taken, Tenure, Verdict, Wanted
+from app.model import ERASES, Acceptance, Call, Found, Item, Receipt, Removed, Settled, Taken, Tenure, Verdict, Wanted
 from app.outbox import claims, dead_letters, erasure, receipts, retention
 from app.outbox.accept import Accept
 from app.outbox.dead_letters import Discard, Filter, Replay
 from app.outbox.erased import Erased
 from app.outbox.erasure import Erase
 from app.outbox.leases import Release, Tend
+from app.outbox.recovery import Pseudonyms
 from app.outbox.retention import Limits, Remove
 from app.outbox.settle import Begin, Settle
 from app.vault import CLEAR, Vault
@@ -117,9 +118,18 @@ class Outbox:
 
     # --- for a deliverer -----------------------------------------------------------------------------------------
 
-    async def tend(self, owner: str, lease_ms: int, dead: Sequence[str], unknown: Collection[str]) -> Tenure:
-        """Renew the leases of deliverer `owner` for `lease_ms`; recover what others, that are gone, left open."""
-        tenure = await self._writer.write(Tend(owner, lease_ms, self._clock(), dead, unknown))
+    async def tend(
+        self,
+        owner: str,
+        lease_ms: int,
+        dead: Sequence[str],
+        unknown: Collection[str],
+        pseudonyms: Pseudonyms = lambda app, subjects: (),
+    ) -> Tenure:
+        """Renew the leases of deliverer `owner` for `lease_ms`; recover what others, that are gone, left open.
+        `pseudonyms`: for the audit; without it that names nobody."""
+        tend = Tend(owner, lease_ms, self._clock(), dead, unknown, self._marks, pseudonyms)
+        tenure = await self._writer.write(tend)
         self.queued -= tenure.settled
         return tenure
 
@@ -146,14 +156,13 @@ class Outbox:
         attempt: str,
         app: str,
         verdicts: Sequence[tuple[int, Verdict]],
-        status: int | None,
-        about: Mapping[str, Any] | None = None,
+        calls: Sequence[Call] = (),
         erased: Sequence[tuple[int, str]] = (),
     ) -> bool:
         """Write down what came of an attempt, for each of its items by sequence number; False, and no item changed,
-        where the attempt was taken for lost meanwhile. `about`: whom and what it was about, for the audit. `erased`:
-        the items that have erased their subjects."""
-        settle = Settle(attempt, app, verdicts, self._clock(), status, self._vault, self._marks, about, erased)
+        where the attempt was taken for lost meanwhile. `calls`: what was sent, for the audit. `erased`: the items
+        that have erased their subjects."""
+        settle = Settle(attempt, app, verdicts, self._clock(), calls, self._vault, self._marks, erased)
         if not await self._writer.write(settle):
             return False
         self._to_scrub |= bool(erased)

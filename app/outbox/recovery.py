@@ -1,17 +1,24 @@
 """What a deliverer that is gone left open was perhaps sent: it is sent again with the same `reqId`, or where the policy
 for its action says not to send twice, it ends as unknown."""
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import orjson
 
+from app.audit import records
+from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.model import Status
 from app.outbox.settle import Change, change
 
 LOST = "SELECT id, items, started_at, erasing FROM attempts WHERE owner NOT IN (SELECT id FROM deliverers)"
 CLOSE = "DELETE FROM attempts WHERE owner NOT IN (SELECT id FROM deliverers)"
-ACTIONS = "SELECT seq, action FROM items WHERE settled_at IS NULL AND seq IN "
+SENT = """
+SELECT i.seq, i.action, i.subject, i.settled_at IS NULL, a.app
+FROM items i JOIN acceptances a ON a.first_seq = i.acceptance WHERE i.seq IN {seqs} ORDER BY i.seq
+"""
 WAIT = """
 UPDATE items SET next_attempt_at = ?
 WHERE settled_at IS NULL AND (next_attempt_at IS NULL OR next_attempt_at < ?) AND seq IN {seqs}
@@ -21,25 +28,51 @@ SAID = orjson.dumps({"success": False, "error": "The gateway was stopped before 
 OUTLIVES_MS = 5_000
 
 
-def recover(cursor: Cursor, now: int, unknown: Collection[str]) -> tuple[int, int]:
-    """Close the open attempts of deliverers that are gone, in the transaction that is open; `unknown` are the actions
-    that are not sent twice. Returns how many attempts there were, and how many items left the queue."""
+Pseudonyms = Callable[[str, Sequence[str]], Sequence[str]]  # the keyed hashes of subjects of an app, for the audit
+
+
+def recover(
+    cursor: Cursor, now: int, unknown: Collection[str], marks: Marks, pseudonyms: Pseudonyms
+) -> tuple[int, int]:
+    """Close the open attempts of deliverers that are gone, in the transaction that is open, with an audit record of
+    each; `unknown` are the actions that are not sent twice. Returns how many attempts there were, and how many items
+    left the queue."""
     cursor.execute(LOST)
     lost = cursor.fetchall()
     if not lost:
         return 0, 0
     started = {seq: started_at for _, seqs, started_at, _ in lost for seq in orjson.loads(seqs)}
-    cursor.execute(ACTIONS + cursor.dialect.values("bigint"), (orjson.dumps(list(started)).decode(),))
-    changes: list[Change] = [
-        (seq, Status.UNKNOWN, now, None, 1, SAID, True)
+    cursor.execute(SENT.format(seqs=cursor.dialect.values("bigint")), (orjson.dumps(list(started)).decode(),))
+    sent = {row[0]: row for row in cursor.fetchall()}
+    changes: dict[int, Change] = {
+        seq: (seq, Status.UNKNOWN, now, None, 1, SAID, True)
         if action in unknown
         else (seq, Status.RETRYING, None, started[seq] + OUTLIVES_MS, 1, SAID, True)
-        for seq, action in cursor.fetchall()
-    ]
-    change(cursor, changes)
-    for _, _, started_at, erasing in lost:
+        for seq, action, _, waits, _ in sent.values()
+        if waits
+    }
+    change(cursor, list(changes.values()))
+    told = []
+    for attempt, seqs, started_at, erasing in lost:
         if erasing:  # its subject's items are gone, and may be in a call that is still at work
             due = started_at + OUTLIVES_MS
             cursor.execute(WAIT.format(seqs=cursor.dialect.values("bigint")), (due, due, erasing))
+        of_call = [sent[seq] for seq in orjson.loads(seqs) if seq in sent]
+        told.append((now, _record(attempt, now, of_call, changes, pseudonyms)))
+    records.insert(cursor, marks, told)
     cursor.execute(CLOSE)
-    return len(lost), sum(status is Status.UNKNOWN for _, status, *_ in changes)
+    return len(lost), sum(status is Status.UNKNOWN for _, status, *_ in changes.values())
+
+
+def _record(attempt: str, now: int, sent: Sequence[Any], changes: dict[int, Change], pseudonyms: Pseudonyms) -> str:
+    """The audit record of a call of which nobody knows whether it was made, and what was answered."""
+    app = sent[0][4] if sent else ""
+    subjects = list(dict.fromkeys(subject for _, _, subject, _, _ in sent))[: records.MOST_USERS]
+    return records.leanplum_call(
+        time=now,
+        app=app,
+        attempt=attempt,
+        status=None,
+        outcome=Counter(str(changes[seq][1]) for seq, *_ in sent if seq in changes),
+        about={"actions": Counter(action for _, action, *_ in sent), **records.about_users(pseudonyms(app, subjects))},
+    )

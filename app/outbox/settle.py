@@ -1,8 +1,8 @@
 """Writing down what is about to be sent, and what came of it."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
@@ -11,7 +11,7 @@ from app.audit import records
 from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
-from app.model import Postponed, Settled, Status, Verdict
+from app.model import Call, Postponed, Settled, Status, Verdict
 from app.outbox.dead_letters import DEAD
 from app.outbox.erased import alias_of
 from app.vault import Vault, said_place
@@ -88,7 +88,7 @@ def _gone(cursor: Cursor, seqs: set[int]) -> set[int]:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """What came of one attempt: a verdict for each of its items, and the audit record of the call. Nothing is changed
+    """What came of one attempt: a verdict for each of its items, and an audit record of each call. No item is changed
     where the attempt is no longer open: another deliverer has taken it for lost, and the items with it. `erased`: which
     of its items have erased their subjects, whose receipts keep no subject from now on."""
 
@@ -96,10 +96,9 @@ class Settle:
     app: str
     verdicts: Sequence[tuple[int, Verdict]]
     finished_at: int
-    status: int | None
+    calls: Sequence[Call]
     vault: Vault
     marks: Marks
-    about: Mapping[str, Any] | None = None
     erased: Sequence[tuple[int, str]] = ()
 
     @property
@@ -129,7 +128,8 @@ class Settle:
         for write in writes:
             for seq, subject in write.erased if write.attempt in open_ else ():
                 cursor.execute(ERASED, (alias_of(write.vault, write.app, subject), seq))
-        records.insert(cursor, writes[0].marks, [(write.finished_at, write._record()) for write in writes])
+        told = [(write.finished_at, record) for write in writes for record in write._records()]
+        records.insert(cursor, writes[0].marks, told)
         return [write.attempt in open_ for write in writes]
 
     def _sort(self, delivered: list[int], otherwise: list[Change]) -> None:
@@ -150,18 +150,18 @@ class Settle:
         text = _text(said)
         return None if text is None else self.vault.seal(text, said_place(self.app, seq))
 
-    def _record(self) -> str:
-        counts: dict[str, int] = {}
-        for _, verdict in self.verdicts:
-            counts[verdict.status.value] = counts.get(verdict.status.value, 0) + 1
-        return records.leanplum_call(
-            time=self.finished_at,
-            app=self.app,
-            attempt=self.attempt,
-            status=self.status,
-            outcome=counts,
-            about=self.about,
-        )
+    def _records(self) -> Iterator[str]:
+        verdicts = dict(self.verdicts)
+        for call in self.calls:
+            outcomes = ["split" if call.split else verdicts[seq].status.value for seq in call.seqs]
+            yield records.leanplum_call(
+                time=self.finished_at,
+                app=self.app,
+                attempt=self.attempt,
+                status=call.status,
+                outcome=Counter(outcomes),
+                about=call.about,
+            )
 
 
 def change(cursor: Cursor, changes: Sequence[Change]) -> None:

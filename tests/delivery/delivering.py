@@ -99,7 +99,8 @@ class Delivering:
             f"{url}/api",
         )
         chosen: dict[str, Any] = {"policy": QUICK, "chance": lambda: 0.5} | options
-        self._make = partial(Deliverer, self.outbox, client, {"default": app}, self.metrics, **chosen)
+        self.apps = {"default": app}
+        self._make = partial(Deliverer, self.outbox, client, self.apps, self.metrics, **chosen)
         self.deliverer = self._make()
         self.outbox.on_accepted = self.deliverer.notify
         self.writer.start()
@@ -153,6 +154,12 @@ class Delivering:
         begun = await self.deliverer.step()
         await self.deliverer.drain()
         return begun
+
+    def records(self) -> list[dict[str, Any]]:
+        """The audit records of calls to Leanplum, oldest first."""
+        with self.engine.connect() as connection:
+            rows = connection.exec_driver_sql("SELECT record FROM audit_records ORDER BY seq").all()
+        return [one for (record,) in rows if (one := orjson.loads(record))["api"]["operation"] == "leanplum multi"]
 
     async def finish(self, seconds: float = 5.0) -> None:
         """Step until nothing waits."""

@@ -106,7 +106,7 @@ def test_the_count_of_the_queue_follows_what_is_accepted_and_settled_and_survive
         assert at.outbox.queued == 2
         waiting = await at.waiting(0, 10)
         await at.begin("t", waiting[:1])
-        await at.outbox.settle("t", "default", [(waiting[0].seq, Settled(Status.DELIVERED))], 200)
+        await at.outbox.settle("t", "default", [(waiting[0].seq, Settled(Status.DELIVERED))])
         assert at.outbox.queued == 1
 
     async def again(at: Opened) -> None:

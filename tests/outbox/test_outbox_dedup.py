@@ -98,4 +98,4 @@ async def deliver(at: Opened) -> None:
     """Settle all that waits."""
     waiting = await at.waiting(0, 100)
     await at.begin("t", waiting)
-    await at.outbox.settle("t", "default", [(item.seq, Settled(Status.DELIVERED)) for item in waiting], 200)
+    await at.outbox.settle("t", "default", [(item.seq, Settled(Status.DELIVERED)) for item in waiting])

@@ -22,7 +22,7 @@ async def settle(at: Opened, sent: list[Item], status: Status = Status.DELIVERED
     await at.begin("t", sent)
     erased = [(item.seq, item.subject) for item in sent if item.action == "deleteUser"]
     verdicts = [(item.seq, Settled(status, None if status == Status.DELIVERED else {"error": "no"})) for item in sent]
-    assert await at.outbox.settle("t", "default", verdicts, 200, erased=erased)
+    assert await at.outbox.settle("t", "default", verdicts, erased=erased)
 
 
 async def of_every_kind(at: Opened) -> None:
@@ -212,7 +212,7 @@ def test_whatever_comes_of_what_was_being_sent_nothing_is_left_of_it(
         (sent,) = await at.waiting()
         await at.begin("flying", [sent])
         await at.accept(gone())
-        assert await at.outbox.settle("flying", "default", [(sent.seq, verdict)], 200)
+        assert await at.outbox.settle("flying", "default", [(sent.seq, verdict)])
         assert [item.action for item in await at.waiting()] == ["deleteUser"]
         assert at.one("SELECT count(*) FROM items") == 1
 

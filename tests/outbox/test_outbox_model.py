@@ -212,7 +212,7 @@ class Histories(RuleBasedStateMachine):
         attempt = self.open.pop(name, None)
         items = attempt.items if attempt is not None else self.runner.run(self.at.waiting())[:2]
         verdicts: list[tuple[int, Verdict]] = [(item.seq, data.draw(VERDICTS)) for item in items]
-        settled = self.runner.run(self.at.outbox.settle(name, "default", verdicts, 200))
+        settled = self.runner.run(self.at.outbox.settle(name, "default", verdicts))
         assert settled == (attempt is not None), "only an open attempt may change its items, and only once"
         for seq, verdict in verdicts if settled else ():
             entry = self.entries[seq]

@@ -20,7 +20,7 @@ async def settled(at: Opened, *items: NewItem, status: Status = Status.DELIVERED
     waiting = await at.waiting(0, 10_000)
     await at.begin("t", waiting)
     said = None if status is Status.DELIVERED else SAID
-    await at.outbox.settle("t", "default", [(item.seq, Settled(status, said)) for item in waiting], 200)
+    await at.outbox.settle("t", "default", [(item.seq, Settled(status, said)) for item in waiting])
 
 
 async def swept(at: Opened) -> int:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from app.model import Item, Postponed, Receipt, Settled, Status, Verdict
+from app.model import Call, Item, Postponed, Receipt, Settled, Status, Verdict
 
 from .opened import Opened, track, with_outbox
 
@@ -18,7 +18,7 @@ async def settled(at: Opened, verdict: Verdict) -> tuple[Item, Receipt]:
     (item,) = await at.waiting(0, 10)
     await at.begin("t-1", [item])
     at.now += 500
-    await at.outbox.settle("t-1", "default", [(item.seq, verdict)], 200)
+    await at.outbox.settle("t-1", "default", [(item.seq, verdict)], [Call(200, [item.seq], {})])
     receipt = await at.outbox.receipt("default", "a")
     assert receipt is not None
     return item, receipt
@@ -73,7 +73,7 @@ def test_an_attempt_is_on_disk_before_it_is_sent_and_closed_with_its_outcome(dat
         await at.begin("t-1", waiting)
         assert at.one("SELECT count(*) FROM attempts") == 1
         verdicts = [(waiting[0].seq, Settled(Status.DELIVERED)), (waiting[1].seq, Settled(Status.REJECTED, SAID))]
-        await at.outbox.settle("t-1", "default", verdicts, 200)
+        await at.outbox.settle("t-1", "default", verdicts, [Call(200, [one.seq for one in waiting], {})])
         assert at.one("SELECT count(*) FROM attempts") == 0
         record = json.loads(str(at.one("SELECT record FROM audit_records ORDER BY seq DESC LIMIT 1")))
         assert record["unmapped"]["items"] == {"delivered": 1, "rejected": 1}
@@ -110,6 +110,27 @@ def test_after_a_crash_the_lost_attempt_is_counted_once_and_the_item_still_waits
     with_outbox(database, restart)
 
 
+def test_a_call_that_a_crash_left_open_has_a_record_of_which_nobody_knows_the_outcome(database: str) -> None:
+    async def body(at: Opened) -> None:
+        await at.accept(track("ann"), track("bob"), track("cem"))
+        waiting = await at.waiting()
+        await at.begin("t-1", waiting[:2])
+        await at.outbox.tend("two", 60_000, ["one"], (), lambda app, subjects: [f"{app}/{one}" for one in subjects])
+        with at.engine.connect() as connection:
+            rows = connection.exec_driver_sql("SELECT record FROM audit_records ORDER BY seq").all()
+        record = json.loads(rows[-1][0])
+        assert record["api"] == {"operation": "leanplum multi", "request": {"uid": "t-1"}}
+        assert (record["status_code"], record["status_id"]) == ("599", 2)
+        assert record["unmapped"] == {
+            "app": "default",
+            "items": {"retrying": 2},
+            "actions": {"track": 2},
+            "users": ["default/uann", "default/ubob"],
+        }
+
+    with_outbox(database, body)
+
+
 def test_what_was_perhaps_sent_ends_as_unknown_where_the_policy_says_not_to_send_it_twice(database: str) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track("ann", item_id="a"), track("bob", item_id="b"))
@@ -131,7 +152,7 @@ def test_an_attempt_that_was_taken_for_lost_changes_nothing_when_its_answer_come
         (item,) = await at.waiting()
         await at.begin("t-1", [item])
         await at.outbox.tend("two", 60_000, ["one"], ())
-        assert not await at.outbox.settle("t-1", "default", [(item.seq, Settled(Status.DELIVERED))], 200)
+        assert not await at.outbox.settle("t-1", "default", [(item.seq, Settled(Status.DELIVERED))])
         receipt = await at.outbox.receipt("default", "a")
         assert receipt is not None
         assert receipt.status is Status.RETRYING
@@ -146,7 +167,7 @@ def test_waiting_for_a_receipt_ends_as_soon_as_it_is_final(database: str) -> Non
         (item,) = await at.waiting(0, 10)
         await at.begin("t", [item])
         watched = asyncio.create_task(at.outbox.settled_receipt("default", "a", 20))
-        await at.outbox.settle("t", "default", [(item.seq, Settled(Status.DELIVERED))], 200)
+        await at.outbox.settle("t", "default", [(item.seq, Settled(Status.DELIVERED))])
         receipt = await asyncio.wait_for(watched, 5)
         assert receipt is not None
         assert receipt.status is Status.DELIVERED

@@ -38,7 +38,7 @@ async def reject(at: Opened) -> None:
     await at.begin("t", sent)
     said = {"success": False, "error": f"Bad info: {VALUE}"}
     verdicts = [(item.seq, Settled(Status.REJECTED, said)) for item in sent]
-    assert await at.outbox.settle("t", "default", verdicts, 200)
+    assert await at.outbox.settle("t", "default", verdicts)
 
 
 def stored(at: Opened) -> str:
@@ -98,7 +98,7 @@ def test_with_what_was_queued_and_dead_before_a_change_of_keys_all_goes_on_after
                 if item.id == "dead":
                     await at.begin("again", [item])
                     said = {"success": False, "error": VALUE}
-                    await at.outbox.settle("again", "default", [(item.seq, Settled(Status.REJECTED, said))], 200)
+                    await at.outbox.settle("again", "default", [(item.seq, Settled(Status.REJECTED, said))])
 
         with_outbox(database, kill_again, vault=vault(database, sealing, **keys))
 
@@ -135,7 +135,7 @@ def test_a_key_under_which_nothing_is_left_may_go_and_its_id_stand_for_another(d
         await at.accept(bought())
         sent = await at.waiting()
         await at.begin("t", sent)
-        await at.outbox.settle("t", "default", [(item.seq, Settled(Status.DELIVERED)) for item in sent], 200)
+        await at.outbox.settle("t", "default", [(item.seq, Settled(Status.DELIVERED)) for item in sent])
 
     with_outbox(database, body, vault=vault(database, "a", a=A))
     vault(database, "b", b=B, a=A)
