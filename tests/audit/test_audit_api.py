@@ -107,6 +107,32 @@ def test_pages_follow_one_another_in_both_orders_without_a_gap(talk: Talk) -> No
         assert seen == sorted(seen, reverse=order == "newest")
 
 
+def test_records_of_a_user_of_an_app_that_is_configured_no_more_are_found(
+    start: Callable[..., Talk], tmp_path: Path
+) -> None:
+    file = tmp_path / "apps.toml"
+    file.write_text(APPS)
+    talk = start(gateway_apps_file=file, leanplum_app_id=None, leanplum_production_key=None)
+    talk.event(EVENT | {"userId": USER}, headers=TWO | {"X-Request-ID": "other"})
+    file.write_text(APPS.partition("[apps.two]")[0])
+    talk.do(talk.app.state.gateway.apps.refresh)
+    assert [*talk.app.state.gateway.apps] == ["one"]
+    assert ids(talk, userId=USER) == ["other"]
+
+
+def test_a_filter_that_is_misspelt_is_refused_and_finds_not_everything(talk: Talk) -> None:
+    for path in (
+        "?userid=x",
+        "?limit=1&Action=track",
+        "/checkpoint?size=1",
+        "/consistency?from=1&to=1&x=",
+        "/1/proof?x=",
+    ):
+        found = problem(talk.get(f"/v1/audit{path}"), 422, "validation")
+        assert "check its spelling" in found["errors"][0]["detail"]
+    problem(talk.get("/v1/audit?userid=x", key=None), 401, "unauthorized")
+
+
 def test_no_answer_repeats_the_user_that_was_asked_for(talk: Talk) -> None:
     answers = [
         talk.get("/v1/audit", params={"userId": USER}), talk.get("/v1/audit", params={"userId": USER, "limit": "x"}),
