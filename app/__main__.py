@@ -351,7 +351,8 @@ def verify_audit(
     else:
         report = commands.verify_database(_settings(), public_key, kept)
     if as_json:
-        typer.echo(json.dumps({"findings": [one._asdict() for one in report.findings], **report.counts}))
+        told = {"findings": [one._asdict() for one in report.findings], **report.counts}
+        typer.echo(json.dumps(told | {"part": report.part, "marksLookedAt": report.marked}))
     else:
         for line in commands.told(report):
             typer.echo(line)
@@ -368,13 +369,9 @@ def export_audit(
     """Write the records as JSON Lines, with what `audit verify --export` needs to verify them elsewhere."""
     from app.audit import commands
 
-    settings = _settings()
-    if file is None:
-        commands.export(settings, since, until, sys.stdout.buffer)
-        return
-    with file.open("wb") as opened:
-        commands.export(settings, since, until, opened)
-    typer.echo(f"{file} is written.")
+    commands.export(_settings(), since, until, file)
+    if file is not None:
+        typer.echo(f"{file} is written.")
 
 
 @audit_cli.command("adopt")

@@ -33,6 +33,7 @@ from app.telemetry import Metrics
 from app.wiring import gateway, prepare
 
 SANDBOX_KEYS = ("production", "development", "data_export", "content_read_only")
+SANDBOX = "sandbox"  # the name of its own keys
 SANDBOX_DATABASE = "sqlite:///data/sandbox.db"  # never the real one: what waits there must not reach the real Leanplum
 
 
@@ -151,7 +152,7 @@ def sandbox(overrides: dict[str, Any]) -> None:
     )
     with BackgroundServer(config) as simulator:
         settings = load(**overrides | _against(simulator.url, config, configured))
-        key = _sandbox_key(settings)
+        key = sandbox_key(settings)
         listening = listen(settings)
         host, port = listening.getsockname()[:2]
         print(_welcome(f"http://{host}:{port}", key, simulator.url), flush=True)
@@ -170,23 +171,24 @@ def _against(url: str, config: SimulatorConfig, configured: Settings) -> dict[st
     }
 
 
-def _sandbox_key(settings: Settings) -> str:
-    """A new key each time, since none can be read again; those of earlier sandboxes stop working."""
+def sandbox_key(settings: Settings) -> str:
+    """The sandbox's own key: a new one each time, since none can be read again; those of earlier sandboxes stop working.
+    Keys that somebody has made in a sandbox go on. Raises StartRefused where the database is a real gateway's."""
     engine = connect(settings.gateway_database_url)
     try:
         store, now = KeyStore(engine, to_write(engine, settings.audit_seed).marks), now_ms()
         given = settings.gateway_bootstrap_key.get_secret_value() if settings.gateway_bootstrap_key else None
         stored = store.all()
-        if any(one.caller.name != "sandbox" for one in stored):
+        if stored and stored[0].caller.name != SANDBOX:  # the first: a sandbox makes one before anybody can
             raise StartRefused(
                 "GATEWAY_DATABASE_URL: belongs to a real gateway, whose queue the sandbox would eat; unset it"
             )
         for one in stored:
-            if one.usable(now) and not _is(one, given):
+            if one.caller.name == SANDBOX and one.usable(now) and not _is(one, given):
                 store.revoke(one.caller.key_id, now)
         if given is not None and any(one.usable(now) and _is(one, given) for one in stored):
             return given
-        return store.create("sandbox", ALL_SCOPES, None, now, key=given)[0]
+        return store.create(SANDBOX, ALL_SCOPES, None, now, key=given)[0]
     finally:
         engine.dispose()
 

@@ -186,6 +186,11 @@ class Metrics:
             "leanplum_gateway_leanplum_call_seconds", "Time of a call to Leanplum", registry=self.registry
         )
         self.queued = Gauge("leanplum_gateway_queued_items", "Items waiting", registry=self.registry)
+        self.audit_not_sealed = Gauge(
+            "leanplum_gateway_audit_not_sealed",
+            "1 while the audit is not sealed, or what is old of it not removed",
+            registry=self.registry,
+        )
         self.held = Gauge(
             "leanplum_gateway_held", "1 while Leanplum refuses our key or app", ["app"], registry=self.registry
         )

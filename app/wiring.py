@@ -71,6 +71,7 @@ class Gateway:
     pseudonyms: Pseudonyms
     signer: Signer
     marks: Marks
+    sealer: Sealer
     enrichment: Enrichment
     plans: LoadedPlans
     taxonomy: Taxonomy
@@ -116,6 +117,7 @@ async def gateway(
     violations = ViolationCounts(engine, writer, metrics)
     policies = Policies(settings.gateway_rate_per_second, settings.gateway_rate_burst)
     sealer = Sealer(engine, writer, audit.signer, audit.marks, int(settings.gateway_audit_seconds * 1000))
+    metrics.audit_not_sealed.set_function(lambda: sealer.stopped)
     enrichment = enriching(settings, audit.seed)
     of_tracking = (plans.run, taxonomy.run, violations.run)
     runs = (
@@ -148,6 +150,7 @@ async def gateway(
                 audit.pseudonyms,
                 audit.signer,
                 audit.marks,
+                sealer,
                 enrichment,
                 plans,
                 taxonomy,

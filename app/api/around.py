@@ -53,6 +53,7 @@ async def readyz(request: Request) -> Any:
         "database": await _database(gateway),
         "delivery": _delivery(gateway),
         "limits": _limits(gateway),
+        "audit": _audit(gateway),
     }
     if request.app.state.lifecycle.draining:
         parts["process"] = {"ok": False, "detail": "stopping"}
@@ -74,6 +75,12 @@ def _limits(gateway: Gateway) -> schemas.Part:
     return {"ok": True} if state is None else {"ok": True, "detail": state}
 
 
+def _audit(gateway: Gateway) -> schemas.Part:
+    """Nor is this: records are written all the same."""
+    return {"ok": True, "detail": NOT_SEALED} if gateway.sealer.stopped else {"ok": True}
+
+
+NOT_SEALED = "sealing has stopped; the log says why (audit.not_sealed)"
 STATES = {
     "held": "held, since Leanplum refuses the key or the app; the log says why",
     "open": "waiting, since calls to Leanplum fail; one at a time is tried until it answers",

@@ -29,6 +29,7 @@ REFUSED = ("unauthorized", "forbidden", "rate-limited", "validation", "internal"
 AUDIT = "/v1/audit"
 CHECKPOINT, CONSISTENCY, PROOF = f"{AUDIT}/checkpoint", f"{AUDIT}/consistency", f"{AUDIT}/{{recordId}}/proof"
 MOST = 2**62
+MOST_FAULTS = 10
 Instant = Annotated[str, AfterValidator(query_time)]
 Size = Annotated[int, Query(ge=1, le=MOST, description="how many records a checkpoint is about")]
 router = APIRouter(dependencies=KEY, tags=["Audit"])
@@ -37,7 +38,15 @@ router = APIRouter(dependencies=KEY, tags=["Audit"])
 async def _reader(request: Request, operation: str) -> tuple[Gateway, Caller]:
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = operation
-    return gateway, await auth.enter_beside_apps(gateway, about, Scope.AUDIT_READ)
+    caller = await auth.enter_beside_apps(gateway, about, Scope.AUDIT_READ)
+    # a filter that is misspelt would find everything
+    known = {one.alias for one in request.scope["route"].dependant.query_params}
+    if unknown := sorted(set(request.query_params) - known):
+        faults = [
+            Fault("", f"query parameter {name}: is none here; check its spelling", "parameter") for name in unknown
+        ]
+        raise Invalid(tuple(faults[:MOST_FAULTS]))
+    return gateway, caller
 
 
 async def _read(gateway: Gateway, query: Callable[[Connection], T]) -> T:
@@ -56,7 +65,12 @@ async def list_records(
     key_id: Annotated[str | None, Query(alias="keyId", description="of this caller key")] = None,
     app: Annotated[str | None, Query(description="about this app")] = None,
     user_id: Annotated[
-        str | None, Query(alias="userId", description="about this user; hashed before it is looked for, never shown")
+        str | None,
+        Query(
+            alias="userId",
+            description="about this user; hashed before it is looked for, never shown. In each app that is configured, "
+            "or that names were taken for; of one that is neither, `app` is to say it",
+        ),
     ] = None,
     user_hash: Annotated[
         str | None, Query(alias="userHash", description="about the user with this keyed hash, as records have it")
@@ -105,10 +119,11 @@ def _ms(seconds: Any) -> int | None:
 def _users(
     gateway: Gateway, caller: Caller, app: str | None, user_id: str | None, user_hash: str | None
 ) -> set[str] | None:
-    """The keyed hashes that a user has: one in each app."""
+    """The keyed hashes that a user has: one in each app, those that are configured no more too."""
     if user_id is None:
         return None if user_hash is None else {user_hash}
-    apps = [name for name in gateway.apps if caller.may_use(name)] if app is None else [app]
+    every = {*gateway.apps, *gateway.taxonomy.counts()}
+    apps = [name for name in every if caller.may_use(name)] if app is None else [app]
     hashes = {gateway.pseudonyms.of(name, f"u{user_id}") for name in apps}
     return hashes if user_hash is None else hashes & {user_hash}
 

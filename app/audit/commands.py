@@ -1,8 +1,9 @@
 """The audit by command: is it as it was sealed; and an export, which can be verified with nothing but the file."""
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO
 
 from app.audit import seed
 from app.audit.evidence import exported, of_database, of_export
@@ -70,29 +71,45 @@ def told(report: Report) -> Iterator[str]:
         yield f"{kind}: {'of' if kind == 'checkpoint' else 'record'} {numbers}: {detail}"
     line = "{records} records, {sealed} sealed, {removed} removed by retention".format(**report.counts)
     yield f"{line}; {'NOT as they were recorded' if report.findings else 'all as they were recorded'}."
-    if any(report.part):
-        first, last = report.part
-        told_of = f"from record {first or report.removed + 1} to {last or report.sealed}"
-        yield f"This is a part, {told_of}: is it the one that you asked for?"
+    if report.part != (None, None):
+        yield f"This is a part, {_reach(report)}: is it the one that you asked for?"
     if report.unsealed:
         yield f"{report.unsealed} of them came after the newest checkpoint: nothing is signed for these."
     if not report.marked:
         yield "Marks were not looked at, which takes the database and its key."
 
 
-def export(settings: Settings, since: str | None, until: str | None, file: BinaryIO) -> int:
-    """Write an export; how many lines it has."""
+def _reach(report: Report) -> str:
+    first, last = report.part
+    begin = first or report.removed + 1
+    if last is not None and last < begin:
+        return "without a record"
+    return f"from record {begin} on" if last is None else f"from record {begin} to {last}"
+
+
+def export(settings: Settings, since: str | None, until: str | None, path: Path | None) -> int:
+    """Write an export (None: to the standard output); how many lines it has. Raises StartRefused, with nothing written,
+    where it can't be made, and where the file can't be written."""
     begin, end = _ms("--since", since), _ms("--until", until)
-    engine, count = connect(settings.gateway_database_url), 0
+    engine = connect(settings.gateway_database_url)
     try:
         with snapshot(engine) as connection:
             public = to_read(fetcher(connection), settings.audit_seed).signer.public
-            for line in exported(of_database(connection, public, begin, end), public):
-                file.write(line)
-                count += 1
-        return count
+            return _write(exported(of_database(connection, public, begin, end), public), path)
     finally:
         engine.dispose()
+
+
+def _write(lines: Iterable[bytes], path: Path | None) -> int:
+    count = 0
+    try:
+        with nullcontext(sys.stdout.buffer) if path is None else path.open("wb") as file:
+            for line in lines:
+                file.write(line)
+                count += 1
+    except OSError as error:
+        raise StartRefused(f"{path or 'the standard output'}: can't be written: {error.strerror}") from None
+    return count
 
 
 def move_key(settings: Settings) -> bytes | None:

@@ -61,13 +61,13 @@ class Evidence:
 @dataclass(slots=True)
 class Report:
     """What was found, and over what it was looked for: so many `records`, of which `unsealed` came after the newest
-    checkpoint, and those between `part` alone where they are not all (0: no bound). `marked`: whether marks were
+    checkpoint, and those between `part` alone where they are not all (None: no bound). `marked`: whether marks were
     looked at, which takes the key."""
 
     findings: list[Finding] = field(default_factory=list)
     records: int = 0
     unsealed: int = 0
-    part: tuple[int, int] = (0, 0)
+    part: tuple[int | None, int | None] = (None, None)
     sealed: int = 0
     removed: int = 0
     root: bytes = merkle.EMPTY

@@ -151,6 +151,11 @@ class Sealer:
         self._thinned = 0
         self._told = ""
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the last attempt came to nothing; the log says why."""
+        return bool(self._told)
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:

@@ -49,7 +49,7 @@ def verify(evidence: Evidence, key: PublicKey, kept: Sequence[str] = (), marks: 
     _judge(evidence, report, trusted, marks)
     if report.records and not report.sealed:
         report.tell("checkpoint", 0, 0, NOTHING)
-    report.part = evidence.first or 0, evidence.last or 0
+    report.part = evidence.first, evidence.last
     report.findings.sort(key=lambda found: (found.kind == "checkpoint", found.first, found.last))
     return report
 

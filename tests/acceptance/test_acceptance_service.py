@@ -8,13 +8,21 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
+from app.audit.keys import to_write
+from app.callers.store import KeyStore
+from app.clock import now_ms
+from app.database.engine import connect
+from app.errors import StartRefused
+from app.model import Scope
+from app.serving import sandbox_key
+from app.settings import Settings
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
 
@@ -176,6 +184,34 @@ def test_the_sandbox_prints_a_line_that_delivers_an_event_when_it_is_run(tmp_pat
     finally:
         process.terminate()
         assert process.wait(timeout=20) == 0
+
+
+def test_a_sandbox_in_which_somebody_made_a_key_starts_again_and_that_key_goes_on(
+    settings: Callable[..., Settings],
+) -> None:
+    given = settings(gateway_bootstrap_key=None)
+    first = sandbox_key(given)
+    made = store(given).create("mine", [Scope.EVENTS_WRITE], None, now_ms())[1].caller.key_id
+    second = sandbox_key(given)
+    assert first != second
+    usable = [one.caller.key_id for one in store(given).all() if one.usable(now_ms())]
+    assert made in usable
+    assert len(usable) == 2, "the first sandbox's own key is of no use any more"
+
+
+@pytest.mark.parametrize("name", ["bootstrap", "mine"])
+def test_a_sandbox_refuses_the_database_of_a_real_gateway(settings: Callable[..., Settings], name: str) -> None:
+    given = settings(gateway_bootstrap_key=None)
+    for of in (name, "sandbox"):
+        store(given).create(of, [Scope.EVENTS_WRITE], None, now_ms())
+        time.sleep(0.002)  # they have an order
+    with pytest.raises(StartRefused, match="belongs to a real gateway"):
+        sandbox_key(given)
+
+
+def store(settings: Settings) -> KeyStore:
+    engine = connect(settings.gateway_database_url)
+    return KeyStore(engine, to_write(engine, settings.audit_seed).marks)
 
 
 def _ready(port: int) -> bool:

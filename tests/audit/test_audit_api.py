@@ -1,9 +1,10 @@
 """The audit over HTTP (contract §10): records found by who, what, when and about whom; checkpoints and proofs."""
 
 import base64
+import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from app.audit import merkle
 from app.audit.notes import PublicKey
 from app.clock import now_ms
 from app.model import Scope
+from tests.acceptance.processes import until
 from tests.api.talk import CANARY, EVENT, Talk, problem, running
 from tests.conftest import WIDE, make_settings
 
@@ -105,6 +107,32 @@ def test_pages_follow_one_another_in_both_orders_without_a_gap(talk: Talk) -> No
         assert seen == sorted(seen, reverse=order == "newest")
 
 
+def test_records_of_a_user_of_an_app_that_is_configured_no_more_are_found(
+    start: Callable[..., Talk], tmp_path: Path
+) -> None:
+    file = tmp_path / "apps.toml"
+    file.write_text(APPS)
+    talk = start(gateway_apps_file=file, leanplum_app_id=None, leanplum_production_key=None)
+    talk.event(EVENT | {"userId": USER}, headers=TWO | {"X-Request-ID": "other"})
+    file.write_text(APPS.partition("[apps.two]")[0])
+    talk.do(talk.app.state.gateway.apps.refresh)
+    assert [*talk.app.state.gateway.apps] == ["one"]
+    assert ids(talk, userId=USER) == ["other"]
+
+
+def test_a_filter_that_is_misspelt_is_refused_and_finds_not_everything(talk: Talk) -> None:
+    for path in (
+        "?userid=x",
+        "?limit=1&Action=track",
+        "/checkpoint?size=1",
+        "/consistency?from=1&to=1&x=",
+        "/1/proof?x=",
+    ):
+        found = problem(talk.get(f"/v1/audit{path}"), 422, "validation")
+        assert "check its spelling" in found["errors"][0]["detail"]
+    problem(talk.get("/v1/audit?userid=x", key=None), 401, "unauthorized")
+
+
 def test_no_answer_repeats_the_user_that_was_asked_for(talk: Talk) -> None:
     answers = [
         talk.get("/v1/audit", params={"userId": USER}), talk.get("/v1/audit", params={"userId": USER, "limit": "x"}),
@@ -181,6 +209,28 @@ def test_whatever_somebody_does_to_the_records_and_hashes_in_the_database_readin
         change(talk, f"UPDATE {statement} = ?", value)
         for path in ("checkpoint", f"{newest}/proof", "consistency?from=1&to=2"):
             broken(talk.get(f"/v1/audit/{path}"))
+
+
+def test_that_sealing_stopped_is_told_by_a_metric_and_by_readyz_and_events_are_taken_all_the_same(
+    start: Callable[..., Talk],
+) -> None:
+    talk = start()
+    sealed(talk, 1)
+    assert told_of(talk) == ("0.0", {"ok": True})
+    change(talk, "UPDATE audit_tree SET size = size + 1")
+    until(lambda: told_of(talk)[0] == "1.0")
+    assert "audit.not_sealed" in told_of(talk)[1]["detail"]
+    assert talk.get("/readyz").status_code == 200
+    assert talk.event().status_code == 202
+    change(talk, "UPDATE audit_tree SET size = size - 1")
+    until(lambda: told_of(talk) == ("0.0", {"ok": True}))
+
+
+def told_of(talk: Talk) -> tuple[str, dict[str, Any]]:
+    """The metric, and the part of /readyz."""
+    (metric,) = re.findall(r"^leanplum_gateway_audit_not_sealed (\S+)$", talk.get("/metrics").text, re.MULTILINE)
+    part: dict[str, Any] = talk.get("/readyz").json()["parts"]["audit"]
+    return metric, part
 
 
 def broken(answer: Any) -> None:

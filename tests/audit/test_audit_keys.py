@@ -1,7 +1,7 @@
 """Whose an audit is: what only reads makes no key and tells nothing with another's; the key moves out of the
 database."""
 
-import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tests.audit.logs import Log, opened
 SEED, OTHER = bytes(range(32)), bytes(range(32, 64))
 READS: dict[str, Callable[[Settings], Any]] = {
     "verify": lambda settings: commands.verify_database(settings, None, []),
-    "export": lambda settings: commands.export(settings, None, None, io.BytesIO()),
+    "export": lambda settings: commands.export(settings, None, None, Path(os.devnull)),
     "public-key": commands.public_key,
 }
 
@@ -119,6 +119,19 @@ def test_the_key_moves_out_of_the_database_in_two_steps_and_is_never_lost(databa
         with pytest.raises(StartRefused, match="keeps no key"):
             commands.move_key(settings(log, seed))
         assert '"audit.key-move"' in log.rows("SELECT record FROM audit_records ORDER BY seq DESC LIMIT 1")[0][0]
+
+
+def test_an_export_that_cannot_be_made_or_written_is_told_in_a_sentence_and_harms_no_file(tmp_path: Path) -> None:
+    given = {"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/g.db", "GATEWAY_AUDIT_KEY": encoded(SEED)}
+    done = ended(tmp_path, "audit", "export", "/nonexistent/x", **given)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "leanplum-gateway: /nonexistent/x: can't be written: No such file or directory\n",
+    )
+    (tmp_path / "old").write_text("old")
+    del given["GATEWAY_AUDIT_KEY"]
+    assert ended(tmp_path, "audit", "export", "old", **given).returncode == 2
+    assert (tmp_path / "old").read_text() == "old"
 
 
 def test_a_gateway_warns_while_the_database_keeps_the_key_and_goes_on_with_it_once_it_is_moved(tmp_path: Path) -> None:

@@ -364,9 +364,25 @@ def test_an_export_that_was_cut_together_with_its_head_tells_that_it_is_a_part(l
     cut = orjson.dumps(orjson.loads(head) | {"last": WRITTEN - 5}) + b"\n"
     (tmp_path / "cut").write_bytes(cut + b"".join(line for line in lines if _number(line) <= WRITTEN - 5))
     report = verify(of_export(tmp_path / "cut")[0], log.signer.public)
-    assert report.part == (0, WRITTEN - 5)
+    assert report.part == (None, WRITTEN - 5)
     assert f"from record 1 to {WRITTEN - 5}" in "".join(told(report))
     assert "7 of them came after" in "".join(told(report))
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "reach"),
+    [
+        (None, 0, "without a record"), (10**9, None, f"from record {WRITTEN + 1} on"),
+        (1_300, None, "from record 300 on"), (1_300, 1_400, "from record 300 to 399"),
+        (1_400, 1_300, "without a record"),
+    ],
+)  # fmt: skip
+def test_what_part_an_export_is_of_is_told(
+    log: Log, tmp_path: Path, since: int | None, until: int | None, reach: str
+) -> None:
+    report = log.verified_offline(tmp_path, since=since, until=until)
+    assert report.findings == []
+    assert f"This is a part, {reach}: " in "".join(told(report))
 
 
 def _number(line: bytes) -> int:
