@@ -202,8 +202,10 @@ def _show_key(key: str | None, stored: Any, *, as_json: bool) -> None:
 def list_keys(as_json: AsJson = False) -> None:
     """Every key: never the key itself."""
     from app.api.keys import key_document
+    from app.callers.store import every_key
+    from app.database.engine import connect
 
-    rows = [key_document(stored) for stored in _store().all()]
+    rows = [key_document(stored) for stored in every_key(connect(_settings().gateway_database_url))]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return

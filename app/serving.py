@@ -16,7 +16,7 @@ from app import confines
 from app.apps import Apps, read
 from app.audit.keys import to_write
 from app.callers import keys
-from app.callers.store import ALL_SCOPES, KeyStore, StoredKey
+from app.callers.store import ALL_SCOPES, KeyStore, StoredKey, every_key
 from app.clock import now_ms
 from app.database.engine import connect
 from app.errors import StartRefused
@@ -172,17 +172,17 @@ def _against(url: str, config: SimulatorConfig, configured: Settings) -> dict[st
 
 
 def sandbox_key(settings: Settings) -> str:
-    """The sandbox's own key: a new one each time, since none can be read again; those of earlier sandboxes stop working.
+    """The sandbox's own key: a new one each time, since none can be read again; those of earlier ones stop working.
     Keys that somebody has made in a sandbox go on. Raises StartRefused where the database is a real gateway's."""
     engine = connect(settings.gateway_database_url)
     try:
-        store, now = KeyStore(engine, to_write(engine, settings.audit_seed).marks), now_ms()
+        stored, now = every_key(engine), now_ms()
         given = settings.gateway_bootstrap_key.get_secret_value() if settings.gateway_bootstrap_key else None
-        stored = store.all()
         if stored and stored[0].caller.name != SANDBOX:  # the first: a sandbox makes one before anybody can
             raise StartRefused(
                 "GATEWAY_DATABASE_URL: belongs to a real gateway, whose queue the sandbox would eat; unset it"
             )
+        store = KeyStore(engine, to_write(engine, settings.audit_seed).marks)
         for one in stored:
             if one.caller.name == SANDBOX and one.usable(now) and not _is(one, given):
                 store.revoke(one.caller.key_id, now)

@@ -84,7 +84,7 @@ async def _measure(folder: str) -> None:
             for _ in range(ROUNDS):
                 with_it = await _slice(app, key, new=new)
                 with (
-                    patch.object(records, "insert", lambda cursor, rows: None),
+                    patch.object(records, "insert", lambda cursor, marks, rows: None),
                     patch.object(accept, "_record", lambda acceptance, taken, new: ""),
                     patch("app.audit.pseudonyms.Pseudonyms.of_all", lambda self, app, subjects: []),
                 ):

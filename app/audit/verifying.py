@@ -5,7 +5,6 @@ the records lead from the root to each record, and are believed as far as they d
 well, what can't be told apart is named together.
 """
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,7 +15,8 @@ from app.audit.findings import Block, Evidence, Report, Row
 from app.audit.marks import Marks
 from app.audit.notes import REMOVED, BadNote, Checkpoint, PublicKey, count
 from app.audit.records import MISSING
-from app.audit.tree import BLOCK, LEVEL, block_hash, hashes
+from app.audit.roots import Roots
+from app.audit.tree import BLOCK, block_hash, hashes
 
 CHANGED = "it is not what was recorded"
 GONE = "it is gone"
@@ -42,7 +42,7 @@ def verify(evidence: Evidence, key: PublicKey, kept: Sequence[str] = (), marks: 
         report.sealed, report.root = newest.size, newest.root
     report.removed = _removed(evidence, key, report)
     outside = _opened(kept, key, report, "that was kept")
-    roots = _Roots(evidence, report.sealed, [*known, *outside])
+    roots = Roots(evidence, report.sealed, [*known, *outside])
     trusted = _trust(report, roots, known)
     for checkpoint in outside:
         _compare(checkpoint, report, roots)
@@ -103,58 +103,6 @@ def _removed(evidence: Evidence, key: PublicKey, report: Report) -> int:
     return removed
 
 
-class _Roots:
-    """The roots that the leaves make at certain sizes, and the root that the blocks' own hashes make."""
-
-    def __init__(self, evidence: Evidence, sealed: int, checkpoints: Sequence[Checkpoint]) -> None:
-        self.at: dict[int, bytes] = {}
-        self.of_hashes = merkle.EMPTY
-        self.other: list[tuple[int, int]] = []  # hashes that are not what the leaves make: up to record, over so many
-        self._wanted = sorted({sealed, *(one.size for one in checkpoints)} - {0})
-        self._above = evidence.above
-        self._of_level: dict[int, Iterator[bytes]] = {}
-        leaves, blocks = list(evidence.peaks), list(evidence.peaks)
-        blocks_before = evidence.first_block
-        self._note(leaves, blocks_before * BLOCK)
-        tail: list[bytes] = []
-        for block in evidence.blocks():
-            self._inside(leaves, blocks_before, block.leaves)
-            if block.leaves and len(block.leaves) != BLOCK * merkle.SIZE:
-                tail = merkle.peaks_of(hashes(block.leaves))
-                break
-            made = block_hash(block.leaves) if block.leaves else block.hash
-            merkle.push(blocks, blocks_before, block.hash)
-            self._compare(block.hash, merkle.push(leaves, blocks_before, made), blocks_before)
-            blocks_before += 1
-            self._note(leaves, blocks_before * BLOCK)
-        self.of_hashes = merkle.root(blocks + tail)
-
-    def _compare(self, block: bytes, made: Sequence[bytes], place: int) -> None:
-        """Hold the hashes that lie there against those that a block, and the subtrees it completes, have."""
-        for up, hash_ in enumerate(made):
-            if (block if up == 0 else self._stored(up, place)) not in {hash_, None}:
-                self.other.append(((place + 1) * BLOCK, BLOCK << up))
-
-    def _stored(self, up: int, place: int) -> bytes | None:
-        """The hash that lies there of the subtree, so many levels above the blocks, that block `place` completes."""
-        if self._above is None:
-            return None
-        if up not in self._of_level:
-            self._of_level[up] = self._above(LEVEL + up, place >> up)
-        return next(self._of_level[up], b"")
-
-    def _note(self, peaks: Sequence[bytes], size: int) -> None:
-        if size in self._wanted[(at := bisect_left(self._wanted, size)) : at + 1]:
-            self.at[size] = merkle.root(peaks)
-
-    def _inside(self, peaks: Sequence[bytes], blocks: int, leaves: bytes) -> None:
-        """The roots at the sizes that are wanted within a block."""
-        begin, single = blocks * BLOCK, hashes(leaves)
-        last = begin + min(len(single), BLOCK - 1)
-        for size in self._wanted[bisect_left(self._wanted, begin + 1) : bisect_right(self._wanted, last)]:
-            self.at[size] = merkle.root([*peaks, *merkle.peaks_of(single[: size - begin])])
-
-
 class _Trust(NamedTuple):
     """Whether the leaves lead to the signed root; else whether the blocks' hashes do; else what can't be told apart."""
 
@@ -163,7 +111,7 @@ class _Trust(NamedTuple):
     doubtful: tuple[int, int] = (0, 0)
 
 
-def _trust(report: Report, roots: _Roots, known: Sequence[Checkpoint]) -> _Trust:
+def _trust(report: Report, roots: Roots, known: Sequence[Checkpoint]) -> _Trust:
     if not report.sealed or roots.at.get(report.sealed) == report.root:
         for one in known:
             if one.size in roots.at and roots.at[one.size] != one.root:
@@ -178,7 +126,7 @@ def _trust(report: Report, roots: _Roots, known: Sequence[Checkpoint]) -> _Trust
     return _Trust(leaves=False, blocks=roots.of_hashes == report.root, doubtful=(begin + 1, end))
 
 
-def _compare(kept: Checkpoint, report: Report, roots: _Roots) -> None:
+def _compare(kept: Checkpoint, report: Report, roots: Roots) -> None:
     """Hold what there is against a checkpoint from outside."""
     if kept.size > report.sealed:
         told = f"a checkpoint that was kept says that {kept.size} records were sealed"

@@ -152,13 +152,12 @@ class KeyStore:
             return self._create(cursor, caller, now, None, key, by_operator("key.create"))[1]
 
     def all(self) -> list[StoredKey]:
-        """Every key, oldest first, revoked ones too; of its secrets those that have not ended."""
-        with self._reading() as cursor:
-            return _read(cursor)
+        """Every key (`every_key`)."""
+        return every_key(self._engine)
 
     def state(self) -> tuple[str | None, str | None]:
         """What tells one state of `all` from another, when keys were last used aside: far cheaper to read than they."""
-        with self._reading() as cursor:
+        with _reading(self._engine) as cursor:
             say = cursor.dialect
             of_keys = say.state.format(columns=OF_STATE, by="id")
             of_secrets = say.state.format(columns=f"key_id, expires_at, {say.hex.format('hash')}", by="hash")
@@ -170,13 +169,8 @@ class KeyStore:
 
     def get(self, key_id: str) -> StoredKey:
         """One key. Raises NotFound."""
-        with self._reading() as cursor:
+        with _reading(self._engine) as cursor:
             return _one(cursor, key_id)
-
-    @contextmanager
-    def _reading(self) -> Iterator[Cursor]:
-        with reading(self._engine) as connection:
-            yield Cursor(connection.connection.cursor(), dialect(self._engine))
 
     def change(
         self, key_id: str, now: int, changes: Mapping[str, Any], record: Recorder, expires_at: int | Keep | None = KEEP
@@ -247,6 +241,18 @@ class Used:
                 (orjson.dumps(list(write.at.items())).decode(),),
             )
         return [None] * len(writes)
+
+
+def every_key(engine: Engine) -> list[StoredKey]:
+    """Every key, oldest first, revoked ones too; of its secrets those that have not ended."""
+    with _reading(engine) as cursor:
+        return _read(cursor)
+
+
+@contextmanager
+def _reading(engine: Engine) -> Iterator[Cursor]:
+    with reading(engine) as connection:
+        yield Cursor(connection.connection.cursor(), dialect(engine))
 
 
 def _newest(secret: Secret) -> tuple[bool, int]:
