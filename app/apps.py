@@ -120,12 +120,24 @@ def _followed(raw: Any, environ: Mapping[str, str], at: tuple[str, ...], faults:
     return {name: _followed(value, environ, (*at, name), faults) for name, value in raw.items()}
 
 
+def _changes(before: Mapping[str, App], after: Mapping[str, App]) -> Iterator[tuple[str, str]]:
+    """What became of which app."""
+    for name in sorted(before.keys() | after.keys()):
+        if name not in before:
+            yield name, "added"
+        elif name not in after:
+            yield name, "removed"
+        elif before[name] != after[name]:
+            yield name, "changed"
+
+
 class Apps(Mapping[str, App]):
     """The apps as they are configured now, by name. What is wrong in a changed file is told in the log, and the apps
     stay as they were."""
 
     def __init__(self, read: Callable[[], dict[str, App]]) -> None:
         self._read = read
+        self.on_change: Callable[[str, str], None] = lambda app, how: None  # for the audit
         self._apps = read()
         self._secrets = {key.get_secret_value(): key for app in self._apps.values() for key in app.keys.values()}
         self._refused: tuple[str, ...] = ()
@@ -160,9 +172,11 @@ class Apps(Mapping[str, App]):
             return
         self._refused = ()
         if found != self._apps:
-            self._apps = found
+            before, self._apps = self._apps, found
             self._secrets |= {key.get_secret_value(): key for app in found.values() for key in app.keys.values()}
             log.info("apps.changed", apps=sorted(found))
+            for name, how in _changes(before, found):
+                self.on_change(name, how)
 
     async def run(self) -> None:
         """Read them again every second, until cancelled. By content, not by time stamps: a mounted secret is swapped

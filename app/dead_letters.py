@@ -69,12 +69,15 @@ async def _page(outbox: Outbox, app: str, which: Filter, after: int) -> list[Rec
 def act(settings: Settings, act: Literal["replay", "discard"], app: str | None, which: Filter, *, dry_run: bool) -> int:
     """Do it, for one app or for all, with an audit record for each step; how many there were."""
 
-    def record(count: int) -> tuple[int, str]:
+    def record(app: str, count: int) -> tuple[int, str]:
         now = now_ms()
-        return now, administrative_act(time=now, act=f"dead-letter.{act}", subject=f"{count} items")
+        return now, administrative_act(time=now, act=f"dead-letter.{act}", subject=f"{count} items", app=app)
 
     async def each(outbox: Outbox) -> int:
-        done = [await getattr(outbox, act)(name, which, record, dry_run=dry_run) for name in await _apps(outbox, app)]
+        done = [
+            await getattr(outbox, act)(name, which, partial(record, name), dry_run=dry_run)
+            for name in await _apps(outbox, app)
+        ]
         return sum(one[0 if dry_run else 1] for one in done)
 
     return _with(settings, each)

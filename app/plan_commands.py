@@ -91,7 +91,7 @@ def forget_name(
 
     if kind not in NAME_KINDS:
         raise StartRefused(f"KIND: takes {', '.join(NAME_KINDS)}")
-    text = administrative_act(time=now_ms(), act="taxonomy.forget", subject=f"{app} {kind}")
+    text = administrative_act(time=now_ms(), act="taxonomy.forget", subject=kind, app=app)
     settings = load()
     engine = connect(settings.gateway_database_url)
     marks = keys.to_write(engine, settings.audit_seed).marks

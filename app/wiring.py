@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from sqlalchemy import Engine
@@ -119,6 +120,7 @@ async def gateway(
     sealer = Sealer(engine, writer, audit.signer, audit.marks, int(settings.gateway_audit_seconds * 1000))
     metrics.audit_not_sealed.set_function(lambda: sealer.stopped)
     enrichment = enriching(settings, audit.seed)
+    apps.on_change = partial(_record_change, writer, audit.marks)
     of_tracking = (plans.run, taxonomy.run, violations.run)
     runs = (
         apps.run,
@@ -298,6 +300,12 @@ async def _limiting(settings: Settings, metrics: Metrics, *, wanted: bool) -> As
     finally:
         await cancelled(looking)
         await limiter.close()
+
+
+def _record_change(writer: Writer, marks: Marks, app: str, how: str) -> None:
+    now = now_ms()
+    text = records.configured(time=now, app=app, how=how)
+    writer.write(records.Record(now, text, marks)).add_done_callback(_recorded)
 
 
 def _recorded(future: asyncio.Future[None]) -> None:

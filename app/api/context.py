@@ -37,6 +37,7 @@ class Context:
         "path",
         "rate_headers",
         "recorded",
+        "refused",
         "request_id",
         "shown",
         "started",
@@ -61,6 +62,7 @@ class Context:
         self.app: App | None = None  # that the call is about, once it is known
         self.gate: Gate | None = None  # what its items are held against beside the rules
         self.recorded = False  # whether the audit record of this call went along with what it accepted
+        self.refused = 0  # items of a batch of which none was taken
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.subjects: Collection[str] = ()  # whom the call is about, as far as that is known
         self.held = 0  # bytes of its body that count while it is answered

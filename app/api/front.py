@@ -207,7 +207,7 @@ async def _record(gateway: Gateway, context: Context, status: int) -> None:
         address=context.address,
         request_id=context.request_id,
         status=status,
-        details=records.about_users(about),
+        details={**(records.counts(0, 0, context.refused) if context.refused else {}), **records.about_users(about)},
     )
     writing = gateway.writer.write(records.Record(now, text, gateway.marks))
     writing.add_done_callback(_lost)

@@ -189,6 +189,7 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
     judged = permitted(app, caller, judged)
     items = [one for one in judged if type(one) is NewItem]
     if not items:
+        context.refused = len(judged)
         return _batch_answer(gateway, judged, ())
     refused = len(judged) - len(items)
     return _batch_answer(gateway, judged, await accept(gateway, context, caller, now_ms(), items, refused, batch=True))

@@ -5,8 +5,11 @@ user the keyed hash (`pseudonyms.py`). Its number, which it says itself, is its 
 Source of the shape: OCSF schema 1.4, class API Activity; activity ids 1 create, 2 read, 3 update, 4 delete, 99 other.
 """
 
+import os
+import pwd
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import orjson
@@ -21,7 +24,6 @@ SUCCESS, FAILURE = 1, 2
 METADATA = {"product": {"name": "leanplum-gateway", "vendor_name": "leanplum-gateway"}, "version": "1.4.0"}
 HEAD = f'{{"metadata":{orjson.dumps(METADATA).decode()[:-1]},"sequence":'
 GATEWAY = {"user": {"uid": "gateway"}}
-OPERATOR = {"user": {"uid": "operator"}}
 MISSING = "audit.missing"  # stands in the place of a record that was gone before it was sealed
 MOST_USERS = 50  # that a call to Leanplum names: what one call may be about
 INSERT = "INSERT INTO audit_records (seq, time, record, mark)"
@@ -77,21 +79,52 @@ def leanplum_call(
     )
 
 
+def counts(accepted: int, duplicates: int, rejected: int) -> dict[str, Any]:
+    """What became of a call's items."""
+    return {"accepted": accepted, "duplicates": duplicates, "rejected": rejected}
+
+
 def about_users(users: Sequence[str]) -> dict[str, Any]:
     """Whom a call was about, by their keyed hashes."""
     return {"user": users[0]} if len(users) == 1 else {"users": users} if users else {}
 
 
-def administrative_act(*, time: int, act: str, subject: str) -> str:
-    """The record of an operator's command: `act` is `noun.verb`, `subject` the id of what it was done to."""
+def administrative_act(*, time: int, act: str, subject: str, app: str = "") -> str:
+    """The record of an operator's command: `act` is `noun.verb`, `subject` the id of what it was done to, `app` the app
+    that it was about, where it was about one."""
     return _record(
         time,
         OTHER,
         0,
-        actor=OPERATOR,
+        actor={"user": {"uid": "operator", "name": _login()}},
         api={"operation": act},
         src_endpoint={"name": "command"},
         resources=[{"uid": subject}],
+        **({"unmapped": {"app": app}} if app else {}),
+    )
+
+
+@cache
+def _login() -> str:
+    """Who runs this process, as the system knows it; in a container that may be a number alone."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def configured(*, time: int, app: str, how: str) -> str:
+    """The record of a change of the configured apps that a running gateway has found: `how` is added, changed or
+    removed."""
+    return _record(
+        time,
+        OTHER,
+        0,
+        actor=GATEWAY,
+        api={"operation": f"app.{how}"},
+        src_endpoint={"name": "gateway"},
+        resources=[{"uid": app}],
+        unmapped={"app": app},
     )
 
 

@@ -192,9 +192,7 @@ def _content(item: NewItem) -> str:
 def _record(acceptance: Acceptance, taken: Sequence[Taken], new: int) -> str:
     duplicates = sum(kind == "duplicate" for _, kind in taken) if new < len(taken) else 0
     details = {
-        "accepted": new,
-        "duplicates": duplicates,
-        "rejected": acceptance.refused + len(taken) - new - duplicates,
+        **records.counts(new, duplicates, acceptance.refused + len(taken) - new - duplicates),
         "actions": dict(Counter([item.action for item in acceptance.items])),
         "itemsHash": hashlib.sha256("\n".join([item_id for item_id, _ in taken]).encode()).hexdigest(),
         **records.about_users(acceptance.users),

@@ -1,12 +1,15 @@
 """One audit record for each authenticated call: who, what, when, from where, with what outcome, which request id."""
 
+import getpass
 import hashlib
+import sqlite3
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from app import dead_letters
 from app.callers.store import KeyStore
 from app.model import Scope
 from tests.api.talk import CANARY, EVENT, JSON, NDJSON, Talk
@@ -108,6 +111,29 @@ def test_calls_without_a_known_key_and_pages_leave_no_record(gateway: Talk) -> N
     ):  # fmt: skip
         assert answer.headers["x-request-id"]
     assert len(gateway.audit()) == before
+
+
+def test_a_batch_of_which_nothing_is_taken_has_a_record_that_counts_its_items(gateway: Talk) -> None:
+    answer = gateway.batch([CANARY, {}, TRACK | {"value": CANARY}])
+    (record,) = gateway.audit(answer.headers["x-request-id"])
+    assert record["unmapped"] == {"app": "default", "accepted": 0, "duplicates": 0, "rejected": 3}
+
+
+def test_an_act_by_command_names_who_runs_it_and_the_app_that_it_is_about(start: Start) -> None:
+    talk = start()
+    talk.event()
+    settings = talk.app.state.gateway.settings
+    (seq,) = talk.rows("SELECT seq FROM items")[0]
+    change = "UPDATE items SET status = 'expired', settled_at = 1 WHERE seq = ?"
+    with sqlite3.connect(talk.path) as beside:
+        beside.execute(change, (seq,))
+    assert (
+        dead_letters.act(settings, "discard", None, dead_letters.chosen(None, None, None, None, None), dry_run=False)
+        == 1
+    )
+    record = talk.audit()[-1]
+    assert (record["api"]["operation"], record["unmapped"]) == ("dead-letter.discard", {"app": "default"})
+    assert record["actor"]["user"] == {"uid": "operator", "name": getpass.getuser()}
 
 
 def test_a_key_that_was_revoked_or_is_in_an_address_is_named_by_the_record_of_the_refusal(start: Start) -> None:

@@ -10,6 +10,7 @@ from app.apps import Apps, read
 from app.errors import StartRefused
 from app.model import App, KeyKind
 from app.settings import Settings
+from tests.api.talk import Talk
 
 Make = Callable[..., Settings]
 SECRET = "prod_very_secret"
@@ -145,3 +146,20 @@ def test_a_bad_file_keeps_the_apps_as_they_were_and_a_good_one_replaces_them(fil
     assert apps["a"].keys[KeyKind.PRODUCTION].get_secret_value() == "new"
     known = {secret.get_secret_value() for secret in apps.secrets()}
     assert known == {"old", "new"}, "an answer to a call with the old key may still echo it"
+
+
+def test_each_app_that_a_new_file_adds_changes_or_removes_has_an_audit_record(
+    file: Path, start: Callable[..., Talk]
+) -> None:
+    app = '[apps.{}]\napp_id = "i"\nproduction_key = "{}"\n'
+    file.write_text(app.format("stays", SECRET) + app.format("changes", "k") + app.format("goes", "k"))
+    talk = start(gateway_apps_file=file, leanplum_app_id=None, leanplum_production_key=None)
+    file.write_text(app.format("stays", SECRET) + app.format("changes", SECRET) + app.format("comes", SECRET))
+    talk.do(talk.app.state.gateway.apps.refresh)
+    talk.get("/readyz")  # proves a commit: nobody waits for these records
+    acts = [one for one in talk.audit() if one["api"]["operation"].startswith("app.")]
+    assert [(one["api"]["operation"], one["resources"], one["unmapped"]) for one in acts] == [
+        (f"app.{how}", [{"uid": name}], {"app": name})
+        for name, how in (("changes", "changed"), ("comes", "added"), ("goes", "removed"))
+    ]
+    assert SECRET not in str(acts)

@@ -82,6 +82,7 @@ async def _accepted(
     """The same, when all that can be is durable; with a refusal for each item of a user who was erased."""
     items = [one for one in verdicts if isinstance(one, NewItem)]
     if not items:
+        context.refused = sum(isinstance(one, GatewayError) for one in verdicts)
         return verdicts
     context.subjects = {one.subject for one in items}
     refused = sum(isinstance(one, GatewayError) for one in verdicts)
