@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from app import __version__
@@ -35,6 +36,7 @@ from app.settings import Settings
 from app.telemetry import Metrics
 from app.wiring import Gateway, gateway
 
+ROUTERS = tuple(one.router for one in (routes, preview, asks, dead_letters, keys, audit, tracking, around))
 DOORS = dict.fromkeys(sdk.PATHS, sdk.answer) | dict.fromkeys(SEGMENT_PATHS, segment.answer)
 
 
@@ -79,14 +81,8 @@ def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
     )
     app.state.lifecycle = Lifecycle()
     app.state.settings = settings
-    app.include_router(routes.router)
-    app.include_router(preview.router)
-    app.include_router(asks.router)
-    app.include_router(dead_letters.router)
-    app.include_router(keys.router)
-    app.include_router(audit.router)
-    app.include_router(tracking.router)
-    app.include_router(around.router)
+    for router in ROUTERS:
+        app.include_router(router)
     around.add_documentation(app)
     app.add_exception_handler(GatewayError, _problem)
     app.add_exception_handler(HTTPException, _http_problem)
@@ -129,9 +125,22 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     """What the router itself refuses."""
     assert isinstance(error, HTTPException)
     slug = HTTP_SLUGS.get(error.status_code, "internal")
-    headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
-    detail = f"{request.method} is not taken here." if error.status_code == 405 else "There is nothing at this address."
+    headers, detail = [], "There is nothing at this address."
+    if error.status_code == 405:
+        allowed = ", ".join(_allowed(request))
+        headers, detail = [(b"allow", allowed.encode())], f"{request.method} is not taken here; {allowed} is."
     return _response(problems.plain(slug, detail, context.of(request.scope).request_id, *headers))
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that the address takes (RFC 9110 §10.2.1); a router knows those of one of its routes alone."""
+    found = {
+        method
+        for route in (*request.app.routes, *(one for router in ROUTERS for one in router.routes))
+        if isinstance(route, Route) and route.path_regex.match(request.scope["path"])
+        for method in route.methods or ()
+    } or {"GET"}  # the pages' files
+    return sorted(found | {"HEAD"} if "GET" in found else found)
 
 
 async def _parameter_problem(request: Request, error: Exception) -> Response:
