@@ -131,6 +131,16 @@ def _changes(before: Mapping[str, App], after: Mapping[str, App]) -> Iterator[tu
             yield name, "changed"
 
 
+def _warn_of_twins(apps: Iterable[App]) -> None:
+    """Calls for one user are kept apart by the app's name: under two names of one app they meet at Leanplum, which
+    locks the user."""
+    of: dict[tuple[str, str], str] = {}
+    for app in apps:
+        other = of.setdefault((app.api_url, app.app_id), app.name)
+        if other != app.name:
+            log.warning("apps.same", apps=[other, app.name], advice="they have one app_id: give one app one name")
+
+
 class Apps(Mapping[str, App]):
     """The apps as they are configured now, by name. What is wrong in a changed file is told in the log, and the apps
     stay as they were."""
@@ -141,6 +151,7 @@ class Apps(Mapping[str, App]):
         self._apps = read()
         self._secrets = {key.get_secret_value(): key for app in self._apps.values() for key in app.keys.values()}
         self._refused: tuple[str, ...] = ()
+        _warn_of_twins(self._apps.values())
 
     def __getitem__(self, name: str) -> App:
         return self._apps[name]
@@ -156,6 +167,11 @@ class Apps(Mapping[str, App]):
         if names is None:
             return next(iter(self._apps.values())) if len(self._apps) == 1 else None
         return self._apps.get(next(iter(names))) if len(names) == 1 else None
+
+    @property
+    def refused(self) -> bool:
+        """Whether they were read last from a file that was refused."""
+        return bool(self._refused)
 
     def secrets(self) -> Iterable[SecretStr]:
         """Every key that there is, or was since the start: an answer may still echo it."""
@@ -175,6 +191,7 @@ class Apps(Mapping[str, App]):
             before, self._apps = self._apps, found
             self._secrets |= {key.get_secret_value(): key for app in found.values() for key in app.keys.values()}
             log.info("apps.changed", apps=sorted(found))
+            _warn_of_twins(found.values())
             for name, how in _changes(before, found):
                 self.on_change(name, how)
 

@@ -191,6 +191,9 @@ class Metrics:
             "1 while the audit is not sealed, or what is old of it not removed",
             registry=self.registry,
         )
+        self.apps_refused = Gauge(
+            "leanplum_gateway_apps_refused", "1 while a changed apps file is refused", registry=self.registry
+        )
         self.held = Gauge(
             "leanplum_gateway_held", "1 while Leanplum refuses our key or app", ["app"], registry=self.registry
         )

@@ -120,6 +120,7 @@ async def gateway(
     sealer = Sealer(engine, writer, audit.signer, audit.marks, int(settings.gateway_audit_seconds * 1000))
     metrics.audit_not_sealed.set_function(lambda: sealer.stopped)
     enrichment = enriching(settings, audit.seed)
+    metrics.apps_refused.set_function(lambda: apps.refused)
     apps.on_change = partial(_record_change, writer, audit.marks)
     of_tracking = (plans.run, taxonomy.run, violations.run)
     runs = (

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from app.apps import Apps, read
 from app.errors import StartRefused
@@ -136,13 +137,16 @@ def test_a_bad_file_keeps_the_apps_as_they_were_and_a_good_one_replaces_them(fil
     say("old")
     given = settings(gateway_apps_file=file, leanplum_app_id=None, leanplum_production_key=None)
     apps = Apps(lambda: read(given, {}))
+    refused = [apps.refused]
     file.write_text("[apps.a")
     apps.refresh()
+    refused.append(apps.refused)
     file.unlink()
     apps.refresh()
     assert apps["a"].keys[KeyKind.PRODUCTION].get_secret_value() == "old"
     say("new")
     apps.refresh()
+    assert [*refused, apps.refused] == [False, True, False]
     assert apps["a"].keys[KeyKind.PRODUCTION].get_secret_value() == "new"
     known = {secret.get_secret_value() for secret in apps.secrets()}
     assert known == {"old", "new"}, "an answer to a call with the old key may still echo it"
@@ -163,3 +167,12 @@ def test_each_app_that_a_new_file_adds_changes_or_removes_has_an_audit_record(
         for name, how in (("changes", "changed"), ("comes", "added"), ("goes", "removed"))
     ]
     assert SECRET not in str(acts)
+
+
+def test_two_names_for_one_app_of_leanplums_are_warned_of(file: Path, settings: Make) -> None:
+    app = '[apps.{}]\napp_id = "{}"\nproduction_key = "k"\n'
+    file.write_text(app.format("a", "one") + app.format("b", "two") + app.format("c", "one"))
+    given = settings(gateway_apps_file=file, leanplum_app_id=None, leanplum_production_key=None)
+    with structlog.testing.capture_logs() as logs:
+        Apps(lambda: read(given, {}))
+    assert [(line["event"], line["log_level"], line["apps"]) for line in logs] == [("apps.same", "warning", ["a", "c"])]
