@@ -80,7 +80,7 @@ def consistency(connection: Connection, public: PublicKey, old: int, new: int) -
         roots = [merkle.subtree(node, 0, size) for size in (old, new)]
         path, onward = merkle.consistency(node, old, new), merkle.consistency(node, new, tree.size)
     except LookupError:
-        raise (NotFound(GONE) if old <= tree.removed else AuditBroken(BROKEN)) from None
+        raise (NotFound(GONE) if old < tree.removed else AuditBroken(BROKEN)) from None
     leads = merkle.consistent(new, roots[1], tree.size, signed.root, onward)
     if not leads or not merkle.consistent(old, roots[0], new, roots[1], path):
         raise AuditBroken(BROKEN)

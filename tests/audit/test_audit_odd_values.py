@@ -1,6 +1,7 @@
 """Values of any type: SQLite's columns take whatever somebody puts there, and an export is a file that anybody may have
 written. Verifying, exporting and reading end with a finding or a sentence, never with a crash, and soon."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,13 +13,16 @@ import orjson
 import pytest
 
 from app.audit import proofs, queries
-from app.audit.evidence import of_export
+from app.audit.evidence import of_database, of_export
 from app.audit.findings import Report
+from app.audit.notes import encoded
 from app.audit.queries import Filter
 from app.audit.verifying import verify
 from app.database.engine import snapshot
 from app.errors import GatewayError, StartRefused
+from tests.acceptance.processes import ended
 from tests.audit.logs import Log, opened
+from tests.postgres import Server
 
 SEALED, WRITTEN = 1_030, 1_034  # four blocks, so that there are hashes of two and of four
 TABLES = ("audit_records", "audit_nodes", "audit_tree", "audit_checkpoints", "sequence")
@@ -128,6 +132,55 @@ def test_a_row_that_is_gone_or_not_alone_is_found(log: Log, tmp_path: Path, tabl
     reads(log)
 
 
+TYPED = [  # what PostgreSQL's columns take as well
+    "audit_tree SET size = 1000000000000", "audit_tree SET size = -1", "audit_tree SET peaks = ''::bytea",
+    "audit_tree SET tail = 'x'::bytea", "audit_tree SET removed = 9223372036854775807", "audit_tree SET removed = -1",
+    "audit_tree SET statement = 'text'", "audit_nodes SET hash = ''::bytea WHERE level = 8",
+    "audit_nodes SET hash = 'x'::bytea WHERE level = 9", "audit_nodes SET leaves = 'x'::bytea WHERE place = 0",
+    "audit_nodes SET leaves = NULL", "audit_nodes SET place = -1 WHERE level = 9",
+    "audit_nodes SET level = 7 WHERE place = 1",
+    "audit_checkpoints SET note = ''", "audit_checkpoints SET size = 9223372036854775807 WHERE size = 600",
+    "audit_records SET seq = -9223372036854775808 WHERE seq = 300", "audit_records SET record = '[[' WHERE seq = 300",
+    "audit_records SET mark = ''::bytea WHERE seq = 300", "audit_records SET time = -1 WHERE seq = 300",
+    "sequence SET records = -1", "sequence SET records = 9223372036854775807",
+]  # fmt: skip
+
+
+def test_odd_values_are_found_on_postgresql_too(postgresql_server: Server, tmp_path: Path) -> None:
+    with opened(postgresql_server.empty()) as log:
+        log.write(600)
+        log.seal()
+        log.write(4)
+        for table in TABLES:
+            log.change(f"CREATE TABLE kept_{table} AS SELECT * FROM {table}")
+        for change in TYPED:
+            log.change(f"UPDATE {change}")
+            assert ends_soon(log.verified).findings != [], change
+            offline(log, tmp_path)
+            reads(log)
+            for table in TABLES:
+                log.change(f"DELETE FROM {table}")
+                log.change(f"INSERT INTO {table} SELECT * FROM kept_{table}")
+        assert log.verified().findings == []
+
+
+def test_the_commands_name_a_record_of_another_type_and_end_with_1(path: Path, tmp_path: Path) -> None:
+    seed = bytes(range(32))
+    given = {"GATEWAY_DATABASE_URL": f"sqlite:///{path}", "GATEWAY_AUDIT_KEY": encoded(seed)}
+    with opened(f"sqlite:///{path}", seed) as log:
+        log.write(3)
+        log.seal()
+        public = log.signer.public.text
+        log.change("UPDATE audit_records SET record = CAST(x'22fffe80' AS TEXT) WHERE seq = 2")
+        log.change("UPDATE audit_records SET record = x'ff00' WHERE seq = 3")
+    export = "audit", "export", "export.jsonl"
+    assert ended(tmp_path, *export, **given).returncode == 0
+    for words in (["audit", "verify"], ["audit", "verify", "--export", "export.jsonl", "--public-key", public]):
+        done = ended(tmp_path, *words, **given)
+        assert (done.returncode, done.stderr) == (1, "")
+        assert "changed: record 2 to 3: " in done.stdout
+
+
 def test_an_empty_database_is_read_like_any_other(tmp_path: Path) -> None:
     with opened(f"sqlite:///{tmp_path}/empty.db") as log:
         assert log.verified().findings == offline(log, tmp_path) == []
@@ -144,8 +197,6 @@ LINES = {b'{"note"': ("note",), b'{"block"': ("hash", "leaves"), b'{"seq"': ("se
 
 def dumped(told: dict[str, Any]) -> bytes:
     """As orjson does, and with integers that it can't have."""
-    import json
-
     return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
@@ -201,8 +252,6 @@ def test_an_export_whose_head_leaves_blocks_out_speaks_for_none_of_their_records
 ) -> None:
     """As somebody makes it who wants a changed record to be taken for a good one."""
     head, hash_ = orjson.loads(exported[0]), log.rows("SELECT hash FROM audit_nodes WHERE level = 10")[0][0]
-    from app.audit.notes import encoded
-
     forged = dumped(head | {"firstBlock": 4, "peaks": [encoded(bytes(hash_))]})
     lines = [line for line in exported[1:] if not line.startswith(b'{"block"') or line.startswith(b'{"block":4')]
     changed = [line.replace(b"127.0.0.1", b"10.6.6.6") if line.startswith(b'{"seq":7,') else line for line in lines]
@@ -212,8 +261,6 @@ def test_an_export_whose_head_leaves_blocks_out_speaks_for_none_of_their_records
 
 def test_a_block_without_its_leaves_is_found_with_the_public_key_alone(log: Log) -> None:
     """Else a record of it could be changed unseen by whoever has no key to look at its mark."""
-    from app.audit.evidence import of_database
-
     log.change("UPDATE audit_nodes SET leaves = NULL WHERE level = 8 AND place = 1")
     log.change("UPDATE audit_records SET record = replace(record, '127.', '10.') WHERE seq = 300")
     with snapshot(log.engine) as connection:
