@@ -16,8 +16,9 @@ help: ## List these commands
 run: .venv/.runtime ## Run the gateway against a simulated Leanplum; GATEWAY_PORT changes its port
 	@$(BIN)/python -m app serve --sandbox
 
+# Two workers a core: many tests wait for the processes that they start.
 test: .venv/.dev .venv/.clients .venv/.sdks ## Run all tests; ARGS="-k name" picks some
-	@$(BIN)/pytest --numprocesses auto $(ARGS)
+	@$(BIN)/pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) $(ARGS)
 
 soak: .venv/.dev ## Kill the gateway 200 times under load, make 10,000 calls of its document; counts go to build/soak.xml
 	@GATEWAY_TESTS_KILLS=200 GATEWAY_TESTS_EXAMPLES=300 $(BIN)/pytest --junit-xml build/soak.xml -o junit_family=xunit1 tests/acceptance/test_kill_loop.py tests/api/test_api_as_documented.py $(ARGS)
