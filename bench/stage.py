@@ -44,10 +44,11 @@ class Stage:
         env = {"BENCH_UPSTREAM_DELAY": str(delay), "BENCH_UPSTREAM_FAIL_EACH": str(fail_each)}
         return self._uvicorn("upstream", core=core, ready="/stats", env=env)
 
-    def gateway(self, upstream: Child, *, delivery: bool = False, pinned: bool = True) -> Child:
-        """The gateway on a database of its own."""
+    def gateway(self, upstream: Child, *, delivery: bool = False, pinned: bool = True, without: str = "") -> Child:
+        """The gateway on a database of its own; `without` one of its parts (`bench/servers/without.py`)."""
         port, name = free_port(), f"gateway-{next(self._numbers)}"
-        argv = [sys.executable, "-m", "app", "serve", "--port", str(port)]
+        module = ["bench.servers.without", without] if without else ["app"]
+        argv = [sys.executable, "-m", *module, "serve", "--port", str(port)]
         return self.fleet.start(
             name,
             argv if delivery else [*argv, "--no-delivery"],

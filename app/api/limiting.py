@@ -27,10 +27,7 @@ async def take(gateway: Gateway, context: Context, caller: Caller, count: int, *
         count = min(count, *(limit.whole for limit in policy.limits))
     limiter = gateway.limits
     decision = limiter.take_now(policy.limits, count) or await limiter.take(policy.limits, count)
-    context.rate_headers = (
-        (b"ratelimit-policy", policy.header),
-        (b"ratelimit", _state(decision.limits, decision.lacks)),
-    )
+    context.rate_headers = (policy.header, (b"ratelimit", _state(decision.limits, decision.lacks)))
     if not decision.allowed:
         raise _refusal(policy.limits, decision, count)
 
@@ -59,9 +56,11 @@ def network(address: str) -> str:
 
 def _state(limits: Sequence[Limit], lacks: Sequence[float]) -> bytes:
     """What is left by the limits that are in force, which are less than the policy while Valkey is away."""
-    state = b'"caller";r=%d;t=%d' % (limits[0].remaining(lacks[0]), math.ceil(lacks[0] / limits[0].rate))
+    limit, lack = limits[0], lacks[0]
+    state = b'"caller";r=%d;t=%d' % (limit.remaining(lack), math.ceil(lack / limit.rate))
     if len(limits) > 1:
-        state += b', "app";r=%d;t=%d' % (limits[1].remaining(lacks[1]), math.ceil(lacks[1] / limits[1].rate))
+        limit, lack = limits[1], lacks[1]
+        state += b', "app";r=%d;t=%d' % (limit.remaining(lack), math.ceil(lack / limit.rate))
     return state
 
 

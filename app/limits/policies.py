@@ -14,7 +14,7 @@ class Policy(NamedTuple):
     caller: Caller
     app: App | None
     limits: tuple[Limit, ...]
-    header: bytes
+    header: tuple[bytes, bytes]
 
 
 class Policies:
@@ -44,7 +44,7 @@ class Policies:
             burst = app.rate_burst or self._saved_up(app.rate_per_second)
             limits.append(Limit(f"app:{app.name}", app.rate_per_second, burst, burst))
             header += b', "app";q=%d;w=1' % app.rate_per_second
-        return Policy(caller, app, tuple(limits), header)
+        return Policy(caller, app, tuple(limits), (b"ratelimit-policy", header))
 
     def _saved_up(self, rate: int) -> int:
         return max(1, rate * self._burst // self._rate)

@@ -1,0 +1,52 @@
+"""The gateway without one of its parts: `python -m bench.servers.without PART serve …`, for what that part costs.
+
+The switches are here, not in the product: none of these parts can be turned off there.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from app.__main__ import main
+from app.api import limiting
+from app.audit import records
+from app.audit.pseudonyms import Pseudonyms
+from app.outbox import accept
+
+
+async def _take_nothing(gateway: Any, context: Any, caller: Any, count: int, *, capped: bool = False) -> None:
+    context.rate_headers = ()
+
+
+def without_limits() -> None:
+    """Nothing is taken from any bucket, and no header tells of one."""
+    limiting.take = _take_nothing
+
+
+def without_audit() -> None:
+    """No record is made, nor a user's hash for one; nothing is ever sealed."""
+    records.insert = lambda cursor, marks, records: None
+    accept._record = lambda acceptance, taken, new: ""
+    Pseudonyms.of_all = lambda self, app, subjects: []  # type: ignore[method-assign]
+
+
+def without_memory() -> None:
+    """The audit knows no user from a moment ago, as where each call is about others."""
+    of_all = Pseudonyms.of_all
+
+    def anew(self: Pseudonyms, app: str, subjects: Iterable[str]) -> list[str]:
+        self.forget()
+        return of_all(self, app, subjects)
+
+    Pseudonyms.of_all = anew  # type: ignore[method-assign]
+
+
+WITHOUT: dict[str, Callable[[], None]] = {
+    "limits": without_limits,
+    "audit": without_audit,
+    "memory": without_memory,
+}
+
+if __name__ == "__main__":
+    WITHOUT[sys.argv.pop(1)]()
+    main()
