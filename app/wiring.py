@@ -17,6 +17,7 @@ from app.audit.keys import Keys, to_write
 from app.audit.marks import Marks
 from app.audit.notes import Signer
 from app.audit.pseudonyms import Pseudonyms
+from app.audit.recorder import Recorder
 from app.audit.sealing import Sealer
 from app.callers.directory import Directory, cancelled
 from app.callers.store import KeyStore
@@ -72,6 +73,7 @@ class Gateway:
     pseudonyms: Pseudonyms
     signer: Signer
     marks: Marks
+    recorder: Recorder
     sealer: Sealer
     enrichment: Enrichment
     plans: LoadedPlans
@@ -99,6 +101,7 @@ async def gateway(
         log.warning("audit.key_in_database", advice=f"who can change the database can sign as well: {MOVE}")
     writer = Writer(engine)
     writer.start()
+    recorder = Recorder(writer, audit.marks)
     directory = Directory(keys, now_ms, writer.write)
     directory.refresh()
     outbox = Outbox(
@@ -121,13 +124,14 @@ async def gateway(
     metrics.audit_not_sealed.set_function(lambda: sealer.stopped)
     enrichment = enriching(settings, audit.seed)
     metrics.apps_refused.set_function(lambda: apps.refused)
-    apps.on_change = partial(_record_change, writer, audit.marks)
+    apps.on_change = partial(_record_change, recorder)
     of_tracking = (plans.run, taxonomy.run, violations.run)
     runs = (
         apps.run,
         directory.run,
         _housekeeper(settings, outbox).run,
         audit.pseudonyms.run,
+        recorder.run,
         sealer.run,
         enrichment.run,
     )
@@ -135,7 +139,7 @@ async def gateway(
     try:
         async with (
             _delivering(settings, apps, outbox, metrics, audit.pseudonyms, wanted=delivery) as turns,
-            _relaying(settings, apps, writer, metrics, turns, audit) as relay,
+            _relaying(settings, apps, recorder, metrics, turns, audit.pseudonyms) as relay,
             _limiting(settings, metrics, wanted=calls) as limits,
         ):
             yield Gateway(
@@ -153,6 +157,7 @@ async def gateway(
                 audit.pseudonyms,
                 audit.signer,
                 audit.marks,
+                recorder,
                 sealer,
                 enrichment,
                 plans,
@@ -166,8 +171,10 @@ async def gateway(
             await directory.tell_used()
         with suppress(StorageUnavailable):  # likewise
             await violations.flush()
+        await recorder.flush()
         await sealer.attempt()  # what was recorded until now
         await writer.stop()
+        recorder.close()
         engine.dispose()
 
 
@@ -260,18 +267,18 @@ async def _delivering(
 
 @asynccontextmanager
 async def _relaying(
-    settings: Settings, apps: Apps, writer: Writer, metrics: Metrics, turns: Turns, audit: Keys
+    settings: Settings, apps: Apps, recorder: Recorder, metrics: Metrics, turns: Turns, pseudonyms: Pseudonyms
 ) -> AsyncIterator[Relay]:
     timeout, concurrency = settings.gateway_relay_timeout_seconds, settings.gateway_relay_concurrency
 
     def record(app: str, action: str, status: int | None, subjects: Collection[str]) -> None:
         now = now_ms()
-        about = records.about_users(audit.pseudonyms.of_all(app, subjects)[: records.MOST_USERS])
+        about = records.about_users(pseudonyms.of_all(app, subjects)[: records.MOST_USERS])
         text = records.leanplum_call(
             time=now, app=app, attempt="", status=status, outcome={}, action=action, about=about
         )
         # The record of what the caller is answered follows, and that is waited for.
-        writer.write(records.Record(now, text, audit.marks), along=True).add_done_callback(_recorded)
+        recorder.soon(now, text, along=True)
 
     async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets) as client:
         yield Relay(
@@ -303,15 +310,9 @@ async def _limiting(settings: Settings, metrics: Metrics, *, wanted: bool) -> As
         await limiter.close()
 
 
-def _record_change(writer: Writer, marks: Marks, app: str, how: str) -> None:
+def _record_change(recorder: Recorder, app: str, how: str) -> None:
     now = now_ms()
-    text = records.configured(time=now, app=app, how=how)
-    writer.write(records.Record(now, text, marks)).add_done_callback(_recorded)
-
-
-def _recorded(future: asyncio.Future[None]) -> None:
-    if not future.cancelled() and (error := future.exception()) is not None:
-        log.error("record.lost", kind=type(error).__name__)
+    recorder.soon(now, records.configured(time=now, app=app, how=how))
 
 
 def _caps(settings: Settings) -> Caps:

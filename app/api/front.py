@@ -4,7 +4,6 @@ It makes the request's context, answers the two hot writes itself (the router an
 the work), turns errors into problem documents, adds the headers of every answer, and tells metrics, log and audit.
 """
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -41,7 +40,6 @@ POLICY, CACHE = b"content-security-policy", b"cache-control"
 STRICT = (POLICY, b"default-src 'none'; frame-ancestors 'none'")  # pages have their own
 NO_STORE = (CACHE, b"no-store")  # what is answered under /v1 is somebody's data, or a key
 NOTHING_HERE = frozenset({404, 405})
-RECORD_SECONDS = 2.0  # that an answer waits for its record
 PAGE_HEADERS = [(b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referrer")]
 
 
@@ -188,8 +186,8 @@ def _recording(gateway: Gateway, context: Context, send: Send) -> Send:
 
 
 async def _record(gateway: Gateway, context: Context, status: int) -> None:
-    """Record a call that was refused or only read, where that is not done yet. An answer goes out without its record
-    only where the database takes nothing: then the log tells of it."""
+    """Record a call that was refused or only read, where that is not done yet. An answer goes out before its record is
+    on disk only where the database takes nothing just now."""
     if context.caller is None and status in NOTHING_HERE:  # the router doesn't ask who calls
         with suppress(Unauthorized):
             auth.look(gateway, context)
@@ -209,13 +207,7 @@ async def _record(gateway: Gateway, context: Context, status: int) -> None:
         status=status,
         details={**(records.counts(0, 0, context.refused) if context.refused else {}), **records.about_users(about)},
     )
-    writing = gateway.writer.write(records.Record(now, text, gateway.marks))
-    writing.add_done_callback(_lost)
-    # Who shows a key that was revoked must not see by the time that it was one.
-    if context.caller is not None and gateway.writer.healthy:
-        await asyncio.wait({writing}, timeout=RECORD_SECONDS)
-
-
-def _lost(future: asyncio.Future[None]) -> None:
-    if not future.cancelled() and (error := future.exception()) is not None:
-        log.error("record.lost", kind=type(error).__name__)
+    if context.caller is None:  # who shows a key that was revoked must not see by the time that it was one
+        gateway.recorder.soon(now, text)
+    else:
+        await gateway.recorder.record(now, text)

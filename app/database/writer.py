@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import structlog
 from sqlalchemy import Engine
@@ -25,6 +25,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 GROUP_LIMIT = 4_000  # rows that go into one transaction: bounds how long a commit may take
 GATHER_SECONDS = 0.0004  # where the last commit had company, wait for more: PostgreSQL's commit_delay, commit_siblings
+PROMPT_SECONDS = 1.0
 ALONG_SECONDS = 0.02  # that a write waits for the one that is to follow
 CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)
 
@@ -83,6 +84,13 @@ class Writer:
         self._cursor: Cursor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.healthy = True
+        self._began: float | None = None  # when the transaction was begun that is open, by the monotonic clock
+
+    @property
+    def prompt(self) -> bool:
+        """Whether a write can be expected to be done soon: the last one was, and none hangs."""
+        began = self._began
+        return self.healthy and (began is None or time.monotonic() - began < PROMPT_SECONDS)
 
     def start(self) -> None:
         """Start the thread; `write` may be called from this event loop from now on."""
@@ -125,7 +133,7 @@ class Writer:
             self._awake = False  # before looking, so that what is asked for from here on wakes us again
             while self._asked:
                 self._commit(self._group())
-            if self._stopping:
+            if self._stopping and not self._asked:
                 self._close()
                 return
 
@@ -139,12 +147,14 @@ class Writer:
 
     def _commit(self, group: list[_Asked[Any]]) -> None:
         self._siblings = len(group) > 1
+        self._began = time.monotonic()
         error, of_a_write = self._transact(group)
         for asked in group:
             asked.error = error
         if of_a_write and len(group) > 1:
             for asked in group:  # one that can't be written must not take its neighbours with it
                 asked.error, _ = self._transact([asked])
+        self._began = None
         self.healthy = any(asked.error is None for asked in group)
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._tell, group)
@@ -153,8 +163,7 @@ class Writer:
         """Commit the group; the error, if any, and whether it came of what was written, not of the database's state."""
         writing = False
         try:
-            cursor = self._open()
-            cursor.execute(self._dialect.begin)
+            cursor = self._begin()
             writing = True
             for kind, alike in _by_kind(group).items():
                 results = kind.run_all(cursor, [asked.write for asked in alike])
@@ -167,6 +176,23 @@ class Writer:
             self._close()
             return error, writing
         return None, False
+
+    def _begin(self) -> Cursor:
+        """A transaction; on a new connection, where the server has closed the old one since the last: nothing was asked
+        of it yet."""
+        kept = self._cursor is not None
+        cursor = self._open()
+        try:
+            cursor.execute(self._dialect.begin)
+        except self._storage_errors as error:
+            if not (
+                kept and self._engine.dialect.is_disconnect(cast(Any, error), self._connection.dbapi_connection, None)
+            ):
+                raise
+            self._close()
+            cursor = self._open()
+            cursor.execute(self._dialect.begin)
+        return cursor
 
     def _open(self) -> Cursor:
         if self._cursor is None:
