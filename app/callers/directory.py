@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 import structlog
@@ -32,11 +32,11 @@ class _Known:
 
 
 class _Reading(NamedTuple):
-    """What was read of the store: the keys that may work, the ids of those that were revoked; and the headers that were
-    recognised by it."""
+    """What was read of the store: the keys that may work, the ids of those that were revoked or that a rotation has
+    ended; and the headers that were recognised by it."""
 
     by_hash: dict[bytes, _Known]
-    revoked: dict[bytes, str]
+    ended: dict[bytes, str]
     recognised: dict[bytes, _Known]
 
 
@@ -57,10 +57,20 @@ class Directory:
         one."""
         with self._reading:
             state = self._store.state()  # first: what changes before the keys are read is read again
-            by_hash, revoked, _ = self._read if state == self._state else _sorted(self._store.all())
+            by_hash, ended, _ = self._read if state == self._state else self._sorted()
             # The headers are forgotten, lest a caller could make them ever more.
-            self._read = _Reading(by_hash, revoked, {})
+            self._read = _Reading(by_hash, ended, {})
             self._state = state
+
+    def _sorted(self) -> _Reading:
+        read = _Reading({}, self._store.ended(), {})
+        for stored in self._store.all():
+            for secret in stored.secrets:
+                if stored.revoked_at is None:
+                    read.by_hash[secret.hash] = _Known(stored, secret)
+                else:
+                    read.ended[secret.hash] = stored.caller.key_id
+        return read
 
     async def run(self) -> None:
         """Read the store again and again, until cancelled; while it can't be read, the last reading stays in force."""
@@ -102,7 +112,7 @@ class Directory:
         """The id of this key, where it is one, or was; it does not count as used."""
         hash_ = keys.digest(key)
         known = self._read.by_hash.get(hash_)
-        return self._read.revoked.get(hash_) if known is None else known.caller.key_id
+        return self._read.ended.get(hash_) if known is None else known.caller.key_id
 
     def _usable(self, known: _Known) -> Caller | None:
         now = self._clock()
@@ -110,17 +120,6 @@ class Directory:
             return None
         self._used[known.caller.key_id] = now
         return known.caller
-
-
-def _sorted(stored: Iterable[StoredKey]) -> _Reading:
-    read = _Reading({}, {}, {})
-    for key in stored:
-        for secret in key.secrets:
-            if key.revoked_at is None:
-                read.by_hash[secret.hash] = _Known(key, secret)
-            else:
-                read.revoked[secret.hash] = key.caller.key_id
-    return read
 
 
 async def cancelled(task: "asyncio.Task[None]") -> None:

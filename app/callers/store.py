@@ -26,8 +26,9 @@ from app.model import Caller, Scope
 ALL_SCOPES = frozenset(Scope)
 SHOWN_SECONDS = 600.0  # how long a rotation that is asked for again shows the same key
 MOST_SHOWN = 1_000
-# After its key has ended: a late repeat must not cut off those who have a newer one.
-ROTATIONS_KEPT_MS = 30 * 86_400_000
+# A key that a rotation has ended: a late repeat of the rotation must not cut off those who have a newer one, and the audit
+# names whose it was.
+ENDED_KEPT_MS = 30 * 86_400_000
 Recorder = Callable[[str, int], str]  # the audit record of a change: of which key (its id), when (ms)
 
 INSERT = """
@@ -39,7 +40,7 @@ UPDATE caller_keys SET name = ?, scopes = ?, apps = ?, rate_per_second = ?, rate
 """
 ADD = "INSERT INTO caller_secrets (hash, key_id, last_four, created_at, rotation) VALUES (?, ?, ?, ?, ?)"
 OVERLAP = "UPDATE caller_secrets SET expires_at = ? WHERE key_id = ? AND (expires_at IS NULL OR expires_at > ?)"
-FORGET = "DELETE FROM caller_secrets WHERE expires_at <= ? AND (rotation IS NULL OR expires_at <= ?)"
+FORGET = "DELETE FROM caller_secrets WHERE expires_at <= ?"
 REVOKE = "UPDATE caller_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
 KEYS = """
 SELECT id, name, scopes, apps, rate_per_second, rate_burst, created_at, expires_at, revoked_at, last_used_at
@@ -155,6 +156,12 @@ class KeyStore:
         """Every key (`every_key`)."""
         return every_key(self._engine)
 
+    def ended(self) -> dict[bytes, str]:
+        """Whose the secrets were that a rotation has ended, by their hashes."""
+        with _reading(self._engine) as cursor:
+            cursor.execute("SELECT hash, key_id FROM caller_secrets WHERE expires_at <= ?", (now_ms(),))
+            return {bytes(hash_): key_id for hash_, key_id in cursor.fetchall()}
+
     def state(self) -> tuple[str | None, str | None]:
         """What tells one state of `all` from another, when keys were last used aside: far cheaper to read than they."""
         with _reading(self._engine) as cursor:
@@ -199,7 +206,7 @@ class KeyStore:
                 cursor.execute("SELECT 1 FROM caller_secrets WHERE rotation = ?", (rotation,))
                 if cursor.fetchone():
                     return self._shown_before(key_id, rotation), _one(cursor, key_id)
-            cursor.execute(FORGET, (now, now - ROTATIONS_KEPT_MS))
+            cursor.execute(FORGET, (now - ENDED_KEPT_MS,))
             cursor.execute(OVERLAP, (now + overlap_ms, key_id, now + overlap_ms))
             _add_secret(cursor, key_id, Secret(keys.digest(made), made[-4:], None, rotation), now)
             records.insert(cursor, self._marks, [(now, (record or by_operator("key.rotate"))(key_id, now))])

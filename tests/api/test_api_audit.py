@@ -136,14 +136,18 @@ def test_an_act_by_command_names_who_runs_it_and_the_app_that_it_is_about(start:
     assert record["actor"]["user"] == {"uid": "operator", "name": getpass.getuser()}
 
 
-def test_a_key_that_was_revoked_or_is_in_an_address_is_named_by_the_record_of_the_refusal(start: Start) -> None:
+def test_a_key_that_was_rotated_out_or_revoked_or_is_in_an_address_is_named_by_the_record_of_the_refusal(
+    start: Start,
+) -> None:
     talk = start()
     store = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks)
-    revoked, stored = store.create("old", [Scope.EVENTS_WRITE], None, 0)
-    store.revoke(stored.caller.key_id, 1)
+    rotated, stored = store.create("old", [Scope.EVENTS_WRITE], None, 0)
+    revoked, _ = store.rotate(stored.caller.key_id, 1, 0)
+    assert revoked is not None
+    store.revoke(stored.caller.key_id, 2)
     talk.app.state.gateway.directory.refresh()
-    answers = [talk.event(key=revoked), talk.get(f"/v1/receipts/x?key={revoked}", key=None)]
-    assert [answer.status_code for answer in answers] == [401, 400]
+    answers = [talk.event(key=rotated), talk.event(key=revoked), talk.get(f"/v1/receipts/x?key={revoked}", key=None)]
+    assert [answer.status_code for answer in answers] == [401, 401, 400]
     talk.get("/readyz")  # proves a commit: nobody waits for these records
     for answer in answers:
         (record,) = talk.audit(answer.headers["x-request-id"])

@@ -180,6 +180,9 @@ def test_a_reading_of_the_keys_that_comes_late_undoes_none_that_came_after_it(ta
         def state(self) -> Any:
             return None, "another"
 
+        def ended(self) -> Any:
+            return {}
+
         def all(self) -> Any:
             found = read()
             begun.set()
