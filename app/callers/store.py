@@ -26,7 +26,7 @@ from app.model import Caller, Scope
 ALL_SCOPES = frozenset(Scope)
 SHOWN_SECONDS = 600.0  # how long a rotation that is asked for again shows the same key
 MOST_SHOWN = 1_000
-# A key that a rotation has ended: a late repeat of the rotation must not cut off those who have a newer one, and the audit
+# Keys that a rotation has ended: a late repeat of it must not cut off those who have a newer one, and the audit
 # names whose it was.
 ENDED_KEPT_MS = 30 * 86_400_000
 Recorder = Callable[[str, int], str]  # the audit record of a change: of which key (its id), when (ms)
