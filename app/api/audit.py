@@ -1,7 +1,7 @@
 """The audit over HTTP (contract §10): records by who, what, when and about whom; checkpoints, and proofs for them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -72,6 +72,10 @@ async def list_records(
             "or that names were taken for; of one that is neither, `app` is to say it",
         ),
     ] = None,
+    device_id: Annotated[
+        str | None,
+        Query(alias="deviceId", description="about this device, in the same way; with `userId`, about one of the two"),
+    ] = None,
     user_hash: Annotated[
         str | None, Query(alias="userHash", description="about the user with this keyed hash, as records have it")
     ] = None,
@@ -80,6 +84,7 @@ async def list_records(
     ] = None,
     outcome: Annotated[Outcome | None, Query(description="success; refused: 4xx; failed: 5xx, or no answer")] = None,
     request_id: Annotated[str | None, Query(alias="requestId", description="under this request id")] = None,
+    resource: Annotated[str | None, Query(description="of what was done to this, as to the key with this id")] = None,
     order: Annotated[Literal["newest", "oldest"], Query(description="which come first")] = "newest",
     cursor: Annotated[str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=1_000, description="of one page")] = 100,
@@ -95,10 +100,11 @@ async def list_records(
         key_id,
         app,
         caller.apps,
-        _users(gateway, caller, app, user_id, user_hash),
+        _users(gateway, caller, app, _subjects(user_id, device_id), user_hash),
         action,
         outcome,
         request_id,
+        resource,
     )
     after = int(cursor) if cursor else None
     found = await _read(
@@ -116,15 +122,19 @@ def _ms(seconds: Any) -> int | None:
     return None if seconds is None else int(float(seconds) * 1000)
 
 
+def _subjects(user_id: str | None, device_id: str | None) -> list[str]:
+    return [f"{kind}{one}" for kind, one in (("u", user_id), ("d", device_id)) if one is not None]
+
+
 def _users(
-    gateway: Gateway, caller: Caller, app: str | None, user_id: str | None, user_hash: str | None
+    gateway: Gateway, caller: Caller, app: str | None, subjects: Sequence[str], user_hash: str | None
 ) -> set[str] | None:
-    """The keyed hashes that a user has: one in each app, those that are configured no more too."""
-    if user_id is None:
+    """The keyed hashes that users and devices have: one in each app, those that are configured no more too."""
+    if not subjects:
         return None if user_hash is None else {user_hash}
     every = {*gateway.apps, *gateway.taxonomy.counts()}
     apps = [name for name in every if caller.may_use(name)] if app is None else [app]
-    hashes = {gateway.pseudonyms.of(name, f"u{user_id}") for name in apps}
+    hashes = {gateway.pseudonyms.of(name, subject) for name in apps for subject in subjects}
     return hashes if user_hash is None else hashes & {user_hash}
 
 

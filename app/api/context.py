@@ -39,6 +39,7 @@ class Context:
         "recorded",
         "refused",
         "request_id",
+        "resource",
         "shown",
         "started",
         "subjects",
@@ -62,6 +63,7 @@ class Context:
         self.app: App | None = None  # that the call is about, once it is known
         self.gate: Gate | None = None  # what its items are held against beside the rules
         self.recorded = False  # whether the audit record of this call went along with what it accepted
+        self.resource: str | None = None  # the id of what it is to be done to, where that is known
         self.refused = 0  # items of a batch of which none was taken
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.subjects: Collection[str] = ()  # whom the call is about, as far as that is known

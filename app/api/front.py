@@ -205,6 +205,7 @@ async def _record(gateway: Gateway, context: Context, status: int) -> None:
         address=context.address,
         request_id=context.request_id,
         status=status,
+        resource=context.resource,
         details={**(records.counts(0, 0, context.refused) if context.refused else {}), **records.about_users(about)},
     )
     if context.caller is None:  # who shows a key that was revoked must not see by the time that it was one

@@ -1,6 +1,7 @@
 """Caller keys over HTTP: made, listed, changed, rotated, revoked (contract §3). A key itself is shown once."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -34,6 +35,7 @@ MAX_ONCE = 255
 NEW, CHANGE, ROTATION = (TypeAdapter[Any](shape) for shape in (schemas.NewKey, schemas.KeyChange, schemas.Rotation))
 FIELDS = {"name": "name", "scopes": "scopes", "apps": "apps", "ratePerSecond": "rate_per_second"}
 FIELDS |= {"rateBurst": "rate_burst"}
+KEY_ID = re.compile("key_[0-9a-f]{16}")  # of those that were made here; anything else may be anything
 KeyId = Annotated[str, Path(alias="keyId", description="the key's id, which is not secret")]
 Once = Annotated[
     str | None, Header(alias="Idempotency-Key", description="A rotation that is asked for again with it is done once")
@@ -66,17 +68,18 @@ def _instant(at: int | None) -> str | None:
     return None if at is None else instant(at)
 
 
-async def _manager(request: Request, operation: str) -> tuple[Gateway, Caller]:
+async def _manager(request: Request, operation: str, key_id: str = "") -> tuple[Gateway, Caller]:
+    """Who calls. `key_id`: of the key that it is about."""
     about, gateway = context.of(request.scope), gateway_of(request)
-    about.operation = operation
+    about.operation, about.resource = operation, key_id if KEY_ID.fullmatch(key_id) else None
     return gateway, await auth.enter_beside_apps(gateway, about, Scope.KEYS_MANAGE)
 
 
-def _recorder(request: Request) -> Recorder:
+def _recorder(request: Request, status: int = 200) -> Recorder:
     """What makes the audit record that is committed with a change."""
     about = context.of(request.scope)
 
-    def record(key_id: str, now: int) -> str:
+    def record(key_id: str, now: int, what: Mapping[str, Any]) -> str:
         assert about.caller is not None
         about.recorded = True
         return records.api_call(
@@ -86,8 +89,8 @@ def _recorder(request: Request) -> Recorder:
             app="",
             address=about.address,
             request_id=about.request_id,
-            status=201 if about.operation == f"POST {KEYS}" else 200,
-            details={},
+            status=status,
+            details=dict(what),
             resource=key_id,
         )
 
@@ -159,7 +162,7 @@ async def make_key(request: Request, response: Response) -> Any:
     values = _values(fields)
     _within(caller, values.get("apps"))
     limits = {name: values.get(name) for name in ("rate_per_second", "rate_burst")}
-    expires_at, record = _expiry(fields, now), _recorder(request)
+    expires_at, record = _expiry(fields, now), _recorder(request, 201)
     key, stored = await _written(
         gateway,
         lambda: gateway.keys.create(
@@ -187,7 +190,7 @@ async def list_keys(request: Request) -> Any:
 @router.get(ONE, summary="A key", response_model=schemas.Key, responses=problem_responses(*REFUSED, "not-found"))
 async def get_key(request: Request, key_id: KeyId) -> Any:
     """What is known of it; never the key itself."""
-    gateway, caller = await _manager(request, f"GET {ONE}")
+    gateway, caller = await _manager(request, f"GET {ONE}", key_id)
     return key_document(await asyncio.to_thread(_mine, gateway, caller, key_id))
 
 
@@ -200,7 +203,7 @@ async def get_key(request: Request, key_id: KeyId) -> Any:
 )
 async def change_key(request: Request, key_id: KeyId) -> Any:
     """What is left out stays as it is; `null` takes a limit or the expiry away, and gives every app."""
-    gateway, caller = await _manager(request, f"PATCH {ONE}")
+    gateway, caller = await _manager(request, f"PATCH {ONE}", key_id)
     fields, now = await _body(request, gateway, CHANGE), now_ms()
     values, record = _values(fields), _recorder(request)
     if "apps" in values:
@@ -224,7 +227,7 @@ async def change_key(request: Request, key_id: KeyId) -> Any:
 async def rotate_key(request: Request, key_id: KeyId, once: Once = None) -> Any:
     """A new key under the same id; the old one goes on for `overlapSeconds` (a day unless told). Asked for again with
     the same `Idempotency-Key`, it is not done again, and the new key is shown again for ten minutes."""
-    gateway, caller = await _manager(request, f"POST {ROTATE}")
+    gateway, caller = await _manager(request, f"POST {ROTATE}", key_id)
     fields = await _body(request, gateway, ROTATION, optional=True)
     overlap_ms, record = fields.get("overlapSeconds", OVERLAP_SECONDS) * 1000, _recorder(request)
     if once is not None and not 1 <= len(once) <= MAX_ONCE:
@@ -241,8 +244,8 @@ async def rotate_key(request: Request, key_id: KeyId, once: Once = None) -> Any:
 @router.delete(ONE, status_code=204, summary="Revoke a key", responses=problem_responses(*REFUSED, "not-found"))
 async def revoke_key(request: Request, key_id: KeyId) -> None:
     """It stops at once here, and within a second in every other process. What it had accepted is delivered."""
-    gateway, caller = await _manager(request, f"DELETE {ONE}")
-    record = _recorder(request)
+    gateway, caller = await _manager(request, f"DELETE {ONE}", key_id)
+    record = _recorder(request, 204)
 
     def revoke() -> None:
         _mine(gateway, caller, key_id)

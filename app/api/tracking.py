@@ -135,11 +135,11 @@ async def forget_name(
     Other processes know within two seconds."""
     gateway, app = await _allowed(request, f"DELETE {ONE_NAME}", Scope.CONTENT_WRITE)
     told = Name(kind, in_path(request)["name"])
-    if not await gateway.taxonomy.forget(app.name, told, _record(request, app, gateway.marks)):
+    if not await gateway.taxonomy.forget(app.name, told, _record(request, app, kind, gateway.marks)):
         raise NotFound("The app has no such name; GET /v1/taxonomy lists them.")
 
 
-def _record(request: Request, app: App, marks: Marks) -> Callable[[Cursor], None]:
+def _record(request: Request, app: App, kind: str, marks: Marks) -> Callable[[Cursor], None]:
     """What writes the audit record along with the change."""
     about = context.of(request.scope)
 
@@ -155,6 +155,7 @@ def _record(request: Request, app: App, marks: Marks) -> Callable[[Cursor], None
             request_id=about.request_id,
             status=204,
             details={},
+            resource=kind,
         )
         records.insert(cursor, marks, [(now, text)])
         about.recorded = True

@@ -34,6 +34,7 @@ class Filter:
     action: str | None = None
     outcome: Outcome | None = None
     request_id: str | None = None
+    resource: str | None = None
 
     def takes(self, record: dict[str, Any]) -> bool:
         """Whether the record is one of these."""
@@ -47,11 +48,13 @@ class Filter:
             and (self.action is None or _is_about(self.action, api["operation"], told))
             and (self.outcome is None or int(record["status_code"]) in OUTCOMES[self.outcome])
             and (self.request_id is None or api.get("request", {}).get("uid") == self.request_id)
+            and (self.resource is None or {"uid": self.resource} in record.get("resources", ()))
         )
 
     def words(self) -> list[str]:
         """What stands in the text of each that it takes: the database leaves out what lacks one."""
-        given = [self.key_id, self.app, self.action, self.request_id, *(self.users or () if self._one_user else ())]
+        own = (self.key_id, self.app, self.action, self.request_id, self.resource)
+        given = [*own, *(self.users or () if self._one_user else ())]
         return [orjson.dumps(one).decode()[1:-1] for one in given if one is not None]
 
     @property

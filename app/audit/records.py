@@ -89,9 +89,12 @@ def about_users(users: Sequence[str]) -> dict[str, Any]:
     return {"user": users[0]} if len(users) == 1 else {"users": users} if users else {}
 
 
-def administrative_act(*, time: int, act: str, subject: str, app: str = "") -> str:
+def administrative_act(
+    *, time: int, act: str, subject: str, app: str = "", details: Mapping[str, Any] | None = None
+) -> str:
     """The record of an operator's command: `act` is `noun.verb`, `subject` the id of what it was done to, `app` the app
     that it was about, where it was about one."""
+    more = {**({"app": app} if app else {}), **(details or {})}
     return _record(
         time,
         OTHER,
@@ -100,7 +103,7 @@ def administrative_act(*, time: int, act: str, subject: str, app: str = "") -> s
         api={"operation": act},
         src_endpoint={"name": "command"},
         resources=[{"uid": subject}],
-        **({"unmapped": {"app": app}} if app else {}),
+        **({"unmapped": more} if more else {}),
     )
 
 

@@ -29,7 +29,8 @@ MOST_SHOWN = 1_000
 # Keys that a rotation has ended: a late repeat of it must not cut off those who have a newer one, and the audit
 # names whose it was.
 ENDED_KEPT_MS = 30 * 86_400_000
-Recorder = Callable[[str, int], str]  # the audit record of a change: of which key (its id), when (ms)
+# The audit record of a change: of which key (its id), when (ms), and what it was.
+Recorder = Callable[[str, int, Mapping[str, Any]], str]
 
 INSERT = """
 INSERT INTO caller_keys (id, name, scopes, apps, rate_per_second, rate_burst, created_at, expires_at)
@@ -49,6 +50,16 @@ FROM caller_keys
 LIVING = "caller_secrets WHERE (expires_at IS NULL OR expires_at > ?)"
 SECRETS = f"SELECT key_id, hash, last_four, expires_at, rotation FROM {LIVING}"
 OF_STATE = "id, name, scopes, apps, rate_per_second, rate_burst, expires_at, revoked_at"
+
+
+CALLER = {
+    "name": "name",
+    "scopes": "scopes",
+    "apps": "apps",
+    "rate_per_second": "ratePerSecond",
+    "rate_burst": "rateBurst",
+}
+WORDS = {**CALLER, "expires_at": "expiresAtMs"}  # what a key may be given, in the words of the API
 
 
 class Keep(Enum):
@@ -93,7 +104,16 @@ class StoredKey:
 
 def by_operator(act: str) -> Recorder:
     """What makes the audit record of an operator's command."""
-    return lambda key_id, now: records.administrative_act(time=now, act=act, subject=key_id)
+    return lambda key_id, now, what: records.administrative_act(time=now, act=act, subject=key_id, details=what)
+
+
+def _told(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a key was given, for the audit."""
+    return {
+        WORDS[name]: sorted(value) if isinstance(value, frozenset) else value
+        for name, value in fields.items()
+        if value is not KEEP
+    }
 
 
 class KeyStore:
@@ -140,7 +160,8 @@ class KeyStore:
         stored = StoredKey(caller, (Secret(keys.digest(told), told[-4:]),), now, expires_at)
         cursor.execute(INSERT, (caller.key_id, *_values(caller), now, expires_at))
         _add_secret(cursor, caller.key_id, stored.secrets[0], now)
-        records.insert(cursor, self._marks, [(now, record(caller.key_id, now))])
+        given = _told({**{name: getattr(caller, name) for name in CALLER}, "expires_at": expires_at})
+        records.insert(cursor, self._marks, [(now, record(caller.key_id, now, given))])
         return told, stored
 
     def bootstrap(self, key: str, now: int) -> StoredKey | None:
@@ -187,9 +208,10 @@ class KeyStore:
         with transaction(self._engine) as cursor:
             stored = _in_use(cursor, key_id)  # read while nobody else can change it
             caller = replace(stored.caller, **changes)
-            expires_at = stored.expires_at if expires_at is KEEP else expires_at
+            given, expires_at = expires_at, stored.expires_at if expires_at is KEEP else expires_at
             cursor.execute(CHANGE, (*_values(caller), expires_at, key_id))
-            records.insert(cursor, self._marks, [(now, record(key_id, now))])
+            told = _told({**changes, "expires_at": given})
+            records.insert(cursor, self._marks, [(now, record(key_id, now, told))])
         return replace(stored, caller=caller, expires_at=expires_at)
 
     def rotate(
@@ -209,7 +231,8 @@ class KeyStore:
             cursor.execute(FORGET, (now - ENDED_KEPT_MS,))
             cursor.execute(OVERLAP, (now + overlap_ms, key_id, now + overlap_ms))
             _add_secret(cursor, key_id, Secret(keys.digest(made), made[-4:], None, rotation), now)
-            records.insert(cursor, self._marks, [(now, (record or by_operator("key.rotate"))(key_id, now))])
+            told = {"overlapSeconds": overlap_ms // 1000}
+            records.insert(cursor, self._marks, [(now, (record or by_operator("key.rotate"))(key_id, now, told))])
             stored = _one(cursor, key_id)
             if rotation is not None:  # before the commit: from then on others ask for it
                 self._shown[key_id, rotation] = time.monotonic(), made
@@ -227,7 +250,7 @@ class KeyStore:
             cursor.execute(REVOKE, (now, key_id))
             if not cursor.rowcount:
                 raise NotFound(f"no key in use has the id {key_id}")
-            records.insert(cursor, self._marks, [(now, (record or by_operator("key.revoke"))(key_id, now))])
+            records.insert(cursor, self._marks, [(now, (record or by_operator("key.revoke"))(key_id, now, {}))])
 
 
 @dataclass(frozen=True, slots=True)

@@ -285,10 +285,12 @@ class Deliverer:
             for call in calls
         ]
         erased = [(item.seq, item.subject) for item, verdict in verdicts if _has_erased(item, verdict)]
+        again = False
         while True:
             try:
-                return await self._outbox.settle(attempt, app.name, by_seq, told, erased)
+                return await self._outbox.settle(attempt, app.name, by_seq, told, erased, again=again)
             except StorageUnavailable as error:
+                again = True
                 log.error("settle.failed", reason=error.detail, items=len(verdicts))
                 if self._stopping:
                     raise

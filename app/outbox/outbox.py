@@ -158,11 +158,13 @@ class Outbox:
         verdicts: Sequence[tuple[int, Verdict]],
         calls: Sequence[Call] = (),
         erased: Sequence[tuple[int, str]] = (),
+        *,
+        again: bool = False,
     ) -> bool:
         """Write down what came of an attempt, for each of its items by sequence number; False, and no item changed,
         where the attempt was taken for lost meanwhile. `calls`: what was sent, for the audit. `erased`: the items
-        that have erased their subjects."""
-        settle = Settle(attempt, app, verdicts, self._clock(), calls, self._vault, self._marks, erased)
+        that have erased their subjects. `again`: whether it was tried before, and failed, or may have."""
+        settle = Settle(attempt, app, verdicts, self._clock(), calls, self._vault, self._marks, erased, again)
         if not await self._writer.write(settle):
             return False
         self._to_scrub |= bool(erased)

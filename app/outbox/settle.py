@@ -90,7 +90,8 @@ def _gone(cursor: Cursor, seqs: set[int]) -> set[int]:
 class Settle:
     """What came of one attempt: a verdict for each of its items, and an audit record of each call. No item is changed
     where the attempt is no longer open: another deliverer has taken it for lost, and the items with it. `erased`: which
-    of its items have erased their subjects, whose receipts keep no subject from now on."""
+    of its items have erased their subjects, whose receipts keep no subject from now on. `again`: whether it was tried
+    before."""
 
     attempt: str
     app: str
@@ -100,6 +101,7 @@ class Settle:
     vault: Vault
     marks: Marks
     erased: Sequence[tuple[int, str]] = ()
+    again: bool = False
 
     @property
     def rows(self) -> int:
@@ -128,7 +130,9 @@ class Settle:
         for write in writes:
             for seq, subject in write.erased if write.attempt in open_ else ():
                 cursor.execute(ERASED, (alias_of(write.vault, write.app, subject), seq))
-        told = [(write.finished_at, record) for write in writes for record in write._records()]
+        # Asked for again, it may be that only the answer to the first commit was lost.
+        new = [write for write in writes if write.attempt in open_ or not write.again]
+        told = [(write.finished_at, record) for write in new for record in write._records()]
         records.insert(cursor, writes[0].marks, told)
         return [write.attempt in open_ for write in writes]
 

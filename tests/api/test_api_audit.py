@@ -232,3 +232,33 @@ def test_a_call_about_one_user_names_it_by_its_keyed_hash_also_where_it_is_refus
     for answer in answers:
         (record,) = talk.audit(answer.headers["x-request-id"])
         assert record["unmapped"]["user"] == hashed, record
+
+
+def test_what_is_done_to_a_key_is_recorded_with_what_it_was_given_and_found_by_its_id(start: Start) -> None:
+    talk = start()
+    given = {"name": "shop", "scopes": ["events:write"], "ratePerSecond": 7}
+    key_id = talk.post("/v1/keys", given).json()["id"]
+    one = f"/v1/keys/{key_id}"
+    talk.post(one, {"scopes": ["keys:manage"], "apps": ["default"]}, method="PATCH")
+    talk.post(f"{one}/rotate", {"overlapSeconds": 9})
+    assert talk.call("DELETE", one).status_code == 204
+    assert talk.call("DELETE", one).status_code == 404
+    found = talk.get(f"/v1/audit?resource={key_id}&order=oldest").json()["records"]
+    told = [(each["record"]["status_code"], each["record"]["unmapped"]) for each in found]
+    assert told == [
+        ("201", {"app": "", **given, "apps": None, "rateBurst": None, "expiresAtMs": None}),
+        ("200", {"app": "", "scopes": ["keys:manage"], "apps": ["default"]}),
+        ("200", {"app": "", "overlapSeconds": 9}),
+        ("204", {"app": ""}),
+        ("404", {"app": ""}),
+    ]
+
+
+def test_records_are_found_by_device(start: Start) -> None:
+    talk = start()
+    talk.event({"deviceId": "d1", "event": "E"}, headers={"X-Request-ID": "device"})
+    talk.event(EVENT, headers={"X-Request-ID": "user"})
+    found = talk.get("/v1/audit?deviceId=d1").json()["records"]
+    assert [one["record"]["api"]["request"]["uid"] for one in found] == ["device"]
+    both = talk.get("/v1/audit?deviceId=d1&userId=u1&order=oldest").json()["records"]
+    assert [one["record"]["api"]["request"]["uid"] for one in both] == ["device", "user"]

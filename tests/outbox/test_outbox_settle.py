@@ -110,6 +110,19 @@ def test_after_a_crash_the_lost_attempt_is_counted_once_and_the_item_still_waits
     with_outbox(database, restart)
 
 
+def test_what_is_settled_again_since_nobody_heard_that_it_was_is_recorded_once(database: str) -> None:
+    async def body(at: Opened) -> None:
+        await at.accept(track("ann"))
+        (item,) = await at.waiting()
+        await at.begin("t-1", [item])
+        verdicts, calls = [(item.seq, Settled(Status.DELIVERED))], [Call(200, [item.seq], {})]
+        for again in (False, True):
+            assert await at.outbox.settle("t-1", "default", verdicts, calls, again=again) is not again
+        assert at.one("SELECT count(*) FROM audit_records") == 2, "one of the call in, one of the call out"
+
+    with_outbox(database, body)
+
+
 def test_a_call_that_a_crash_left_open_has_a_record_of_which_nobody_knows_the_outcome(database: str) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track("ann"), track("bob"), track("cem"))
