@@ -271,15 +271,6 @@ async def _relaying(
 ) -> AsyncIterator[Relay]:
     timeout, concurrency = settings.gateway_relay_timeout_seconds, settings.gateway_relay_concurrency
 
-    def record(app: str, action: str, status: int | None, subjects: Collection[str]) -> None:
-        now = now_ms()
-        about = records.about_users(pseudonyms.of_all(app, subjects)[: records.MOST_USERS])
-        text = records.leanplum_call(
-            time=now, app=app, attempt="", status=status, outcome={}, action=action, about=about
-        )
-        # The record of what the caller is answered follows, and that is waited for.
-        recorder.soon(now, text, along=True)
-
     async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets) as client:
         yield Relay(
             client,
@@ -288,7 +279,7 @@ async def _relaying(
             timeout=timeout,
             concurrency=concurrency,
             cache_seconds=settings.gateway_cache_seconds,
-            record=record,
+            recorder=_CallRecorder(recorder, pseudonyms),
         )
 
 
@@ -308,6 +299,30 @@ async def _limiting(settings: Settings, metrics: Metrics, *, wanted: bool) -> As
     finally:
         await cancelled(looking)
         await limiter.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _CallRecorder:
+    """Records calls that a caller waits for."""
+
+    recorder: Recorder
+    pseudonyms: Pseudonyms
+
+    async def begin(self, app: str, action: str, subjects: Collection[str]) -> None:
+        """Have it on disk that a call is about to be sent."""
+        now = now_ms()
+        await self.recorder.record(now, self._text(now, app, action, subjects, records.BEGUN))
+
+    def end(self, app: str, action: str, subjects: Collection[str], status: int | None) -> None:
+        """Record what came back. The record of what the caller is answered follows, and that is waited for."""
+        now = now_ms()
+        self.recorder.soon(now, self._text(now, app, action, subjects, status), along=True)
+
+    def _text(self, now: int, app: str, action: str, subjects: Collection[str], status: int | None) -> str:
+        about = records.about_users(self.pseudonyms.of_all(app, subjects)[: records.MOST_USERS])
+        return records.leanplum_call(
+            time=now, app=app, attempt="", status=status, outcome={}, action=action, about=about
+        )
 
 
 def _record_change(recorder: Recorder, app: str, how: str) -> None:

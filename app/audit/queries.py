@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 from sqlalchemy import Connection
 
+from app.audit.records import BEGUN
 from app.audit.tree import Fetch, fetcher, read, written_of
 from app.database.dialect import DIALECTS
 
@@ -17,7 +18,11 @@ FOREVER = 1 << 62
 LATE_MS = (
     60_000  # by how much the order of the times may differ from that of the numbers: a record waits for its commit
 )
-OUTCOMES: dict[str, range] = {"success": range(400), "refused": range(400, 500), "failed": range(500, 1_000)}
+OUTCOMES: dict[str, Collection[int]] = {
+    "success": frozenset(range(400)) - {BEGUN},
+    "refused": range(400, 500),
+    "failed": range(500, 1_000),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ METADATA = {"product": {"name": "leanplum-gateway", "vendor_name": "leanplum-gat
 HEAD = f'{{"metadata":{orjson.dumps(METADATA).decode()[:-1]},"sequence":'
 GATEWAY = {"user": {"uid": "gateway"}}
 MISSING = "audit.missing"  # stands in the place of a record that was gone before it was sealed
+BEGUN = 102  # as HTTP's "processing": of a call that is about to be sent, what comes of it has a record of its own
 MOST_USERS = 50  # that a call to Leanplum names: what one call may be about
 INSERT = "INSERT INTO audit_records (seq, time, record, mark)"
 

@@ -45,6 +45,11 @@ class Action:
     documented: bool = True  # False: only SDKs call it, by their own door
 
     @property
+    def looks(self) -> bool:
+        """Whether it changes nothing at Leanplum."""
+        return self.name.startswith(("get", "list")) or self.name in {"exportUser", "downloadFile"}
+
+    @property
     def required(self) -> frozenset[str]:
         """The parameters that it can't do without."""
         found: frozenset[str] = self.shape.__required_keys__

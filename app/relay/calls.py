@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
@@ -47,6 +47,18 @@ class Turns(Protocol):
         ...
 
 
+class CallRecorder(Protocol):
+    """Whoever records calls for the audit."""
+
+    async def begin(self, app: str, action: str, subjects: Collection[str]) -> None:
+        """Have it on disk that a call is about to be sent."""
+        ...
+
+    def end(self, app: str, action: str, subjects: Collection[str], status: int | None) -> None:
+        """Record what HTTP status came back (None: no answer came)."""
+        ...
+
+
 class Relay:
     """Calls Leanplum for callers who wait, at most `concurrency` at once.
 
@@ -63,9 +75,9 @@ class Relay:
         timeout: float,
         concurrency: int,
         cache_seconds: float,
-        record: Callable[[str, str, int | None, Collection[str]], None] = lambda app, action, status, subjects: None,
+        recorder: CallRecorder | None = None,
     ) -> None:
-        self.client, self._turns, self._metrics, self._record = client, turns, metrics, record
+        self.client, self._turns, self._metrics, self._recorder = client, turns, metrics, recorder
         self._timeout, self._room = timeout, asyncio.Semaphore(concurrency)
         self._cache, self._quotas = Cache(cache_seconds), Quotas()
 
@@ -76,7 +88,7 @@ class Relay:
         NotFound where Leanplum doesn't know what was asked for, UpstreamRejected where it refuses."""
         self._afford(app, action)
         body = mapping.single(app, action.name, args, self.key(app, action.key), now_ms() / 1000)
-        answer = await self.exchange(app, action.name, body, [subject] if subject else [])
+        answer = await self.exchange(app, action.name, body, [subject] if subject else [], looks=action.looks)
         told = read(answer, action, app)
         self._quotas.count(app.name, action.name, time.time())
         return told
@@ -99,18 +111,21 @@ class Relay:
         if (wait := self._quotas.spent(app.name, action.name, action.a_day, time.time())) > 0:
             raise RateLimited(f"Leanplum does {action.name} {action.a_day} times a day; they are spent.", wait)
 
-    async def exchange(self, app: App, action: str, body: bytes, subjects: Collection[str]) -> Answer:
-        """One call at its users' turn. While Leanplum says that they are busy it is tried again, for a short while.
-        Raises Erased: whoever was erased could be there again by it, but not by looking."""
+    async def exchange(
+        self, app: App, action: str, body: bytes, subjects: Collection[str], *, looks: bool = False
+    ) -> Answer:
+        """One call at its users' turn; `looks`: whether it changes nothing. While Leanplum says that the users are busy
+        it is tried again, for a short while. Raises Erased: whoever was erased could be there again by it, but not by
+        looking."""
         async with self._turns.take(app.name, subjects, TURN_SECONDS), self._slot():
             if action != LOOKS and await self._turns.erased(app.name, subjects):
                 raise Erased
-            answer = await self._call(app, action, body, subjects)
+            answer = await self._call(app, action, body, subjects, looks)
             for pause in THROTTLE_PAUSES:
                 if answer.status not in replies.THROTTLES:
                     break
                 await asyncio.sleep(pause)
-                answer = await self._call(app, action, body, subjects)
+                answer = await self._call(app, action, body, subjects, looks)
         return answer
 
     async def upload(self, app: App, action: Action, fields: Mapping[str, str], files: list[Part]) -> dict[str, Any]:
@@ -128,7 +143,7 @@ class Relay:
         body = mapping.single(app, action.name, args, self.key(app, action.key), now_ms() / 1000)
         async with (
             self._slot(),
-            self._told(app, action.name) as heard,
+            self._told(app, action.name, looks=True) as heard,
             self.client.download(app.api_url, action.name, body) as found,
         ):
             heard.append(found.status)
@@ -143,15 +158,20 @@ class Relay:
             raise KeyNotConfigured(f"This needs Leanplum's {kind.value} key: {app.setting(kind)} is not set.")
         return app.keys[kind].get_secret_value()
 
-    async def _call(self, app: App, action: str, body: bytes, subjects: Collection[str]) -> Answer:
-        async with self._told(app, action, subjects) as heard:
+    async def _call(self, app: App, action: str, body: bytes, subjects: Collection[str], looks: bool) -> Answer:
+        async with self._told(app, action, subjects, looks=looks) as heard:
             answer = await self.client.call(app.api_url, action, body)
             heard.append(answer.status)
         return answer
 
     @asynccontextmanager
-    async def _told(self, app: App, action: str, subjects: Collection[str] = ()) -> AsyncIterator[list[int]]:
-        """Tell metrics, log and audit what came of a call, whatever it was; its errors in our words."""
+    async def _told(
+        self, app: App, action: str, subjects: Collection[str] = (), *, looks: bool = False
+    ) -> AsyncIterator[list[int]]:
+        """Tell metrics, log and audit what came of a call, whatever it was; its errors in our words. One that changes
+        something is on record before it is sent: whatever becomes of this process, somebody may ask what it did."""
+        if self._recorder is not None and not looks:
+            await self._recorder.begin(app.name, action, subjects)
         started, heard = time.perf_counter(), list[int]()
         try:
             yield heard
@@ -163,7 +183,8 @@ class Relay:
             seconds, status = time.perf_counter() - started, heard[0] if heard else None
             self._metrics.calls.labels(str(status or "none")).inc()
             self._metrics.call_seconds.observe(seconds)
-            self._record(app.name, action, status, subjects)
+            if self._recorder is not None:
+                self._recorder.end(app.name, action, subjects, status)
             log.info("call.relayed", app=app.name, action=action, status=status, ms=round(seconds * 1000, 1))
 
     @asynccontextmanager

@@ -150,7 +150,8 @@ async def _ask(gateway: Gateway, app: App, call: Call, reply: Reply, at: Sequenc
     subjects = {one.subject for one in run if one.subject is not None}
     try:
         action, body = _outgoing(gateway, app, call, run)
-        found = await gateway.relay.exchange(app, action, body, subjects)
+        looks = all(one.looks for one in run)
+        found = await gateway.relay.exchange(app, action, body, subjects, looks=looks)
     except GatewayError as error:
         if not (call.batch and isinstance(error, KeyNotConfigured | Erased)):  # the batch again would change nothing
             reply.status, reply.retry_after = status_of(error), getattr(error, "retry_after", None)

@@ -34,6 +34,7 @@ class Now:
     subject: str | None
     key: KeyKind
     alone: bool
+    looks: bool = False  # it is known to change nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,8 @@ def _now(entry: dict[str, Any], known: Action | None, subject: str | None, app: 
     key = known.key if known is not None else KeyKind.PRODUCTION
     if debugging and key is KeyKind.PRODUCTION and KeyKind.DEVELOPMENT in app.keys:
         key = KeyKind.DEVELOPMENT  # Leanplum may refuse development mode with a production key (fact sheet §2)
-    return Now(entry, subject, key, known is not None and known.alone)
+    alone, looks = (False, False) if known is None else (known.alone, known.looks)
+    return Now(entry, subject, key, alone, looks)
 
 
 def _item(action: str, entry: Mapping[str, Any], subject: str, notes: Notes, *, in_batch: bool) -> NewItem:
