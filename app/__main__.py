@@ -380,9 +380,10 @@ def export_audit(
 def adopt_records() -> None:
     """Once, after an update from before there were marks, where `audit.not_sealed` asks for it: mark what lies there
     unsealed and unmarked. You vouch for it."""
-    from app.audit import commands
+    from app.audit import adopting
 
-    typer.echo(f"{commands.adopt(_settings())} records are marked; the gateway seals them now.")
+    count = adopting.adopt(_settings(), typer.echo)
+    typer.echo(f"{count} are marked, and the gateway seals them now." if count else "None lacks a mark.")
 
 
 @audit_cli.command("key")

@@ -11,22 +11,15 @@ from app.audit.findings import Report
 from app.audit.keys import to_read, to_write
 from app.audit.notes import BadNote, PublicKey
 from app.audit.records import administrative_act, insert
-from app.audit.tree import fetcher, raw_of
+from app.audit.tree import fetcher
 from app.audit.verifying import verify
 from app.clock import now_ms
-from app.database.dialect import Cursor
 from app.database.engine import connect, scrub, snapshot, transaction
 from app.errors import StartRefused
 from app.leanplum.values import query_time
 from app.settings import Settings
 
-UNMARKED = """
-SELECT seq, record FROM audit_records
-WHERE mark IS NULL AND seq > (SELECT size FROM audit_tree) ORDER BY seq LIMIT ?
-"""
-MARK = "UPDATE audit_records SET mark = ? WHERE seq = ?"
 OTHER_KEPT = "GATEWAY_AUDIT_KEY: is not the key that the database keeps, which stays there; without it that is shown"
-ADOPTED = 1_000  # at once
 
 
 def public_key(settings: Settings) -> PublicKey:
@@ -134,31 +127,6 @@ def move_key(settings: Settings) -> bytes | None:
         return None
     finally:
         engine.dispose()
-
-
-def adopt(settings: Settings) -> int:
-    """Mark the records that are not sealed yet and have no mark: a gateway from before there were marks left them, and
-    whoever runs this vouches for them. How many there were; that is recorded as well."""
-    engine, count = connect(settings.gateway_database_url), 0
-    try:
-        marks = to_write(engine, settings.audit_seed).marks
-        with transaction(engine) as cursor:
-            while rows := _unmarked(cursor):
-                for seq, text in rows:
-                    cursor.execute(MARK, (marks.of(seq, raw_of(text)), seq))
-                count += len(rows)
-            if count:
-                now = now_ms()
-                act = administrative_act(time=now, act="audit.adopt", subject=f"{count} records")
-                insert(cursor, marks, [(now, act)])
-        return count
-    finally:
-        engine.dispose()
-
-
-def _unmarked(cursor: Cursor) -> list[tuple[int, str]]:
-    cursor.execute(UNMARKED, (ADOPTED,))
-    return cursor.fetchall()
 
 
 def _parsed(key: str) -> PublicKey:

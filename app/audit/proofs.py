@@ -45,7 +45,7 @@ class Inclusion:
 
 def checkpoint(connection: Connection, public: PublicKey) -> Sealed:
     """The newest one. Raises NotFound, AuditBroken."""
-    return _newest(fetcher(connection), public)[0]
+    return newest(fetcher(connection), public)[0]
 
 
 def inclusion(connection: Connection, public: PublicKey, seq: int, apps: Collection[str] | None) -> Inclusion:
@@ -56,7 +56,7 @@ def inclusion(connection: Connection, public: PublicKey, seq: int, apps: Collect
     text = text_of(found[0][0]) if found else ""
     if not found or (apps is not None and app_of(text) not in apps):
         raise NotFound(NO_RECORD)
-    sealed, signed, tree = _newest(fetch, public)
+    sealed, signed, tree = newest(fetch, public)
     if seq > tree.size:
         raise NotFound(UNSEALED)
     try:
@@ -72,7 +72,7 @@ def consistency(connection: Connection, public: PublicKey, old: int, new: int) -
     """The proof that the first `old` records are the beginning of the first `new`. Raises NotFound; AuditBroken where
     what is there doesn't lead to the newest checkpoint."""
     fetch = fetcher(connection)
-    _, signed, tree = _newest(fetch, public)
+    _, signed, tree = newest(fetch, public)
     if new > tree.size:
         raise NotFound(f"{tree.size} records are sealed until now.")
     node = Hashes(fetch, tree).node
@@ -87,7 +87,7 @@ def consistency(connection: Connection, public: PublicKey, old: int, new: int) -
     return path
 
 
-def _newest(fetch: Fetch, public: PublicKey) -> tuple[Sealed, Checkpoint, Tree]:
+def newest(fetch: Fetch, public: PublicKey) -> tuple[Sealed, Checkpoint, Tree]:
     """The newest checkpoint, and the tree that it is about. Raises NotFound where nothing is sealed, AuditBroken where
     the one is not signed, or not about the other."""
     tree, rows = read(fetch), fetch(NEWEST, ())

@@ -7,16 +7,12 @@ from pathlib import Path
 import pytest
 
 from app.audit import merkle, proofs
-from app.audit.commands import adopt
 from app.audit.keys import Keys
-from app.audit.notes import encoded
 from app.audit.sealing import HOUR, NotSealed
-from app.database.engine import connect, snapshot
+from app.database.engine import snapshot
 from app.database.writer import Writer
 from app.errors import NotFound
-from app.settings import Settings
 from tests.audit.logs import KEEP, opened
-from tests.database.test_database_migrations import at_revision
 
 
 def test_records_are_numbered_without_a_gap_say_their_number_and_have_a_mark(database: str) -> None:
@@ -235,28 +231,6 @@ def test_another_key_does_not_verify_it(database: str) -> None:
         log.write(1)
         with pytest.raises(NotSealed):
             log.seal()
-
-
-def test_records_from_before_are_numbered_anew_and_sealed_once_somebody_vouches_for_them(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/g.db"
-    old = '{"class_uid":6003,"time":7,"metadata":{"version":"1.4.0"},"api":{"operation":"POST /v1/events"}}'
-    inserts = [f"INSERT INTO audit_records (seq, time, record) VALUES ({seq}, 7, '{old}')" for seq in (3, 7, 8)]
-    at_revision(url, "0003", *inserts)
-    connect(url).dispose()
-    seed = bytes(range(32))
-    with opened(url, seed) as log:
-        assert [seq for (seq,) in log.rows("SELECT seq FROM audit_records ORDER BY seq")] == [1, 2, 3]
-        log.write(1)
-        with pytest.raises(NotSealed, match=r"record 1 has no mark.*audit adopt"):
-            log.seal()
-        assert [(one.kind, one.first, one.last) for one in log.verified().findings if one.kind != "checkpoint"] == [
-            ("inserted", 1, 3)
-        ]
-        key = encoded(seed)
-        assert adopt(Settings(_env_file=None, gateway_database_url=url, gateway_audit_key=key)) == 3
-        log.seal()
-        assert (log.verified().findings, log.verified().sealed) == ([], 5)
-        assert '"audit.adopt"' in log.rows("SELECT record FROM audit_records WHERE seq = 5")[0][0]
 
 
 def test_records_that_were_sealed_before_there_were_marks_stay_as_they_are(database: str, tmp_path: Path) -> None:
