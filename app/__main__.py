@@ -395,10 +395,14 @@ def move_audit_key(
     from app.audit import commands
     from app.audit.notes import encoded
 
-    if (kept := commands.move_key(_settings())) is None:
+    seed, left = commands.move_key(_settings())
+    if left:
+        typer.echo(f"GATEWAY_AUDIT_KEY has the key, but it may still lie in the database's files: {left}.", err=True)
+        raise typer.Exit(1)
+    if seed is None:
         typer.echo("GATEWAY_AUDIT_KEY has the key, and the database keeps it no more. Backups made before still do.")
         return
-    typer.echo(encoded(kept))
+    typer.echo(encoded(seed))
     typer.echo(
         "Set GATEWAY_AUDIT_KEY to this, secret as it is, for every process; then run this again with it set, "
         "which removes it from the database.",

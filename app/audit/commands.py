@@ -4,6 +4,10 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from time import monotonic, sleep
+from typing import NamedTuple
+
+from sqlalchemy import Engine
 
 from app.audit import seed
 from app.audit.evidence import exported, of_database, of_export
@@ -14,12 +18,16 @@ from app.audit.records import administrative_act, insert
 from app.audit.tree import fetcher
 from app.audit.verifying import verify
 from app.clock import now_ms
-from app.database.engine import connect, scrub, snapshot, transaction
+from app.database.engine import connect, scrub, snapshot, too_large_to_scrub, transaction
 from app.errors import StartRefused
 from app.leanplum.values import query_time
 from app.settings import Settings
 
 OTHER_KEPT = "GATEWAY_AUDIT_KEY: is not the key that the database keeps, which stays there; without it that is shown"
+IN_USE = "somebody reads or writes all the time. Run this again when nothing does"
+TOO_LARGE = """the file is too large to be written anew at once. At a quiet hour, write it anew by hand:
+sqlite3 FILE 'VACUUM; PRAGMA wal_checkpoint(TRUNCATE)'"""
+PATIENCE_SECONDS = 10.0  # for those who read and write beside us
 
 
 def public_key(settings: Settings) -> PublicKey:
@@ -105,28 +113,55 @@ def _write(lines: Iterable[bytes], path: Path | None) -> int:
     return count
 
 
-def move_key(settings: Settings) -> bytes | None:
-    """Move the key out of the database, in two steps. While GATEWAY_AUDIT_KEY is not set: the seed that the database
-    keeps, for the operator to set it. Once it is set to that: None, and the database keeps it no more. Raises
-    StartRefused where there is nothing to move, or the setting is another."""
+class Moved(NamedTuple):
+    """What a step of moving the key has come to: the `seed` that the operator is to set; or None where the database
+    keeps it no more, and then why it may still lie in the database's files ("": it doesn't)."""
+
+    seed: bytes | None
+    left: str = ""
+
+
+def move_key(settings: Settings) -> Moved:
+    """Move the key out of the database, in two steps. While GATEWAY_AUDIT_KEY is not set: tell the seed that the
+    database keeps. Once it is set to that: remove it from the database, and from its files; run again, it does what is
+    left of that. Raises StartRefused where there is nothing to move, or the setting is another."""
     engine, given = connect(settings.gateway_database_url), settings.audit_seed
     try:
         with snapshot(engine) as connection:
             fetch = fetcher(connection)
-            if (kept := seed.kept(fetch)) is None:
+            kept = seed.kept(fetch)
+            if kept is None and given is None:
                 raise StartRefused("the database keeps no key of the audit: there is nothing to move")
-            if given is None:
-                return to_read(fetch, None).seed
-        if given != kept:
-            raise StartRefused(OTHER_KEPT)
-        marks, now = to_write(engine, given).marks, now_ms()
-        with transaction(engine) as cursor:
-            cursor.execute(seed.REMOVE, (seed.NAME, kept))
-            insert(cursor, marks, [(now, administrative_act(time=now, act="audit.key-move", subject="audit"))])
-        scrub(engine)
-        return None
+            if given is None or kept is None:
+                to_read(fetch, given)  # no other key than the audit's
+        if given is None:
+            return Moved(kept)
+        if kept is not None:
+            _remove(engine, given, kept)
+        return Moved(None, _left_in_files(engine))
     finally:
         engine.dispose()
+
+
+def _remove(engine: Engine, given: bytes, kept: bytes) -> None:
+    if given != kept:
+        raise StartRefused(OTHER_KEPT)
+    marks, now = to_write(engine, given).marks, now_ms()
+    with transaction(engine) as cursor:
+        cursor.execute(seed.REMOVE, (seed.NAME, kept))
+        insert(cursor, marks, [(now, administrative_act(time=now, act="audit.key-move", subject="audit"))])
+
+
+def _left_in_files(engine: Engine) -> str:
+    """Clean the database's files of what was deleted; where that can't be, why not and what to do."""
+    if too_large_to_scrub(engine):
+        return TOO_LARGE
+    until = monotonic() + PATIENCE_SECONDS
+    while not scrub(engine):
+        if monotonic() > until:
+            return IN_USE
+        sleep(PATIENCE_SECONDS / 20)
+    return ""
 
 
 def _parsed(key: str) -> PublicKey:
