@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from app.audit import merkle
-from app.audit.notes import BadNote, Checkpoint, PublicKey
+from app.audit.notes import REMOVED, BadNote, Checkpoint, PublicKey
 from app.audit.queries import app_of
 from app.audit.tree import NEWEST, Fetch, Hashes, Tree, count_of, fetcher, raw_of, read, text_of
 from app.errors import AuditBroken, NotFound
@@ -50,13 +50,16 @@ def checkpoint(connection: Connection, public: PublicKey) -> Sealed:
 
 def inclusion(connection: Connection, public: PublicKey, seq: int, apps: Collection[str] | None) -> Inclusion:
     """The proof for record `seq` of one of these apps (None: of any). Raises NotFound; AuditBroken where what is there
-    doesn't prove it."""
+    doesn't prove it, or where it is gone before its time. Whose a record was that is gone nobody knows: who may see
+    certain apps alone isn't told of it."""
     fetch = fetcher(connection)
     found = fetch(RECORD, (seq,))
     text = text_of(found[0][0]) if found else ""
-    if not found or (apps is not None and app_of(text) not in apps):
+    if apps is not None and (not found or app_of(text) not in apps):
         raise NotFound(NO_RECORD)
     sealed, signed, tree = newest(fetch, public)
+    if not found:
+        raise AuditBroken(BROKEN) if _removed(tree, public) < seq <= tree.size else NotFound(NO_RECORD)
     if seq > tree.size:
         raise NotFound(UNSEALED)
     try:
@@ -85,6 +88,14 @@ def consistency(connection: Connection, public: PublicKey, old: int, new: int) -
     if not leads or not merkle.consistent(old, roots[0], new, roots[1], path):
         raise AuditBroken(BROKEN)
     return path
+
+
+def _removed(tree: Tree, public: PublicKey) -> int:
+    """How many of the first records retention has removed, as far as that is signed."""
+    try:
+        return 0 if tree.statement is None else public.open(tree.statement, REMOVED).size
+    except BadNote:
+        return 0
 
 
 def newest(fetch: Fetch, public: PublicKey) -> tuple[Sealed, Checkpoint, Tree]:

@@ -149,7 +149,7 @@ def test_what_retention_leaves_can_be_verified_and_proven(database: str, tmp_pat
             kept = log.signer.public.open(old)
             grew = proofs.consistency(connection, log.signer.public, kept.size, 1013)
             assert merkle.consistent(kept.size, kept.root, 1013, newest.root, grew)
-            with pytest.raises(NotFound):
+            with pytest.raises(NotFound, match="past GATEWAY_AUDIT_SECONDS"):
                 proofs.inclusion(connection, log.signer.public, gone, None)
 
 
