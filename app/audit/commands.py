@@ -11,9 +11,9 @@ from sqlalchemy import Engine
 
 from app.audit import seed
 from app.audit.evidence import exported, of_database, of_export
-from app.audit.findings import Report
+from app.audit.findings import Finding, Report
 from app.audit.keys import to_read, to_write
-from app.audit.notes import BadNote, PublicKey
+from app.audit.notes import BadNote, PublicKey, count
 from app.audit.records import administrative_act, insert
 from app.audit.tree import fetcher
 from app.audit.verifying import verify
@@ -67,17 +67,38 @@ def verify_export(path: Path, key: str | None, kept: Sequence[str]) -> Report:
 
 def told(report: Report) -> Iterator[str]:
     """A report for people: each finding, and over what it was looked for."""
-    for kind, first, last, detail in report.findings:
-        numbers = str(first) if first == last else f"{first} to {last}"
-        yield f"{kind}: {'of' if kind == 'checkpoint' else 'record'} {numbers}: {detail}"
+    for one in report.findings:
+        yield f"{one.kind}: {_finding(one)}"
+    for one in report.acknowledged:
+        yield f"acknowledged: {_finding(one)}"
+    for size in report.unchecked:
+        yield f"can't be checked: the checkpoint of {size} that was kept: retention has removed what it is about"
     line = "{records} records, {sealed} sealed, {removed} removed by retention".format(**report.counts)
-    yield f"{line}; {'NOT as they were recorded' if report.findings else 'all as they were recorded'}."
+    good = f"all as they were recorded{', but for those acknowledged' if report.acknowledged else ''}"
+    yield f"{line}; {'NOT as they were recorded' if report.findings else good}."
     if report.part != (None, None):
         yield f"This is a part, {_reach(report)}: is it the one that you asked for?"
     if report.unsealed:
         yield f"{report.unsealed} of them came after the newest checkpoint: nothing is signed for these."
     if not report.marked:
         yield "Marks were not looked at, which takes the database and its key."
+
+
+def _finding(one: Finding) -> str:
+    numbers = str(one.first) if one.first == one.last else f"{one.first} to {one.last}"
+    return f"{'of' if one.kind == 'checkpoint' else 'record'} {numbers}: {one.detail}"
+
+
+def ranges(given: Sequence[str]) -> list[range]:
+    """The numbers of records that an operator knows of: `12`, or `12-30`. Raises StartRefused."""
+    found = []
+    for text in given:
+        first, dash, last = text.partition("-")
+        begin, end = count(first), count(last if dash else first)
+        if not begin or not end or end < begin:
+            raise StartRefused(f"--acknowledge: {text[:100]} is neither a record's number nor two of them, as in 12-30")
+        found.append(range(begin, end + 1))
+    return found
 
 
 def _reach(report: Report) -> str:

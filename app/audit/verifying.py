@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from app.audit import merkle
-from app.audit.findings import Block, Evidence, Report, Row
+from app.audit.findings import GONE_UNSEALED, Block, Evidence, Report, Row
 from app.audit.marks import Marks
 from app.audit.notes import REMOVED, BadNote, Checkpoint, PublicKey, count
 from app.audit.records import MISSING, told_of
@@ -129,8 +129,10 @@ def _compare(kept: Checkpoint, report: Report, roots: Roots) -> None:
     if kept.size > report.sealed:
         told = f"a checkpoint that was kept says that {kept.size} records were sealed"
         report.tell("cut off", report.sealed + 1, kept.size, told)
+    elif kept.size not in roots.at and kept.size <= report.removed:
+        report.unchecked.append(kept.size)
     elif kept.size not in roots.at:
-        told = "nothing here reaches back to it: it is older than the records that are left, or that were exported"
+        told = "nothing here leads to it: hashes are gone, or it is older than the records that were exported"
         report.tell("checkpoint", kept.size, kept.size, told)
     elif roots.at[kept.size] != kept.root:
         report.tell("changed", report.removed + 1, kept.size, f"{TOGETHER}: a checkpoint that was kept says otherwise")
@@ -189,7 +191,7 @@ def _wrong(row: Row, leaf: bytes | None, report: Report, marks: Marks | None) ->
     if not as_written:
         report.tell("changed", row.seq, row.seq, BESIDE)
     if told.operation == MISSING:
-        report.tell("removed", row.seq, row.seq, "it was gone before it was sealed")
+        report.tell("removed", row.seq, row.seq, GONE_UNSEALED)
     return None
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from app.audit import merkle, proofs
+from app.audit.commands import ranges, told
 from app.audit.keys import Keys
 from app.audit.sealing import HOUR, NotSealed
 from app.database.engine import snapshot
 from app.database.writer import Writer
-from app.errors import NotFound
+from app.errors import NotFound, StartRefused
 from tests.audit.logs import KEEP, opened
 
 
@@ -151,6 +152,47 @@ def test_what_retention_leaves_can_be_verified_and_proven(database: str, tmp_pat
             assert merkle.consistent(kept.size, kept.root, 1013, newest.root, grew)
             with pytest.raises(NotFound, match="past GATEWAY_AUDIT_SECONDS"):
                 proofs.inclusion(connection, log.signer.public, gone, None)
+
+
+def test_a_kept_checkpoint_of_records_that_retention_has_removed_is_told_and_is_no_finding(
+    database: str, tmp_path: Path
+) -> None:
+    with opened(database) as log:
+        log.write(10)
+        log.seal()
+        old = log.note()
+        log.now += KEEP
+        log.write(600)
+        log.seal()
+        log.write(600)
+        log.now += KEEP - 900
+        log.seal()
+        for report in (log.verified(old), log.verified_offline(tmp_path, old)):
+            assert (report.findings, report.unchecked) == ([], [10])
+            lines = list(told(report))
+            assert lines[0].startswith("can't be checked: the checkpoint of 10 ")
+            assert "NOT" not in "".join(lines)
+
+
+def test_what_is_acknowledged_takes_exactly_records_that_were_gone_before_they_were_sealed(database: str) -> None:
+    with opened(database) as log:
+        log.write(20)
+        log.change("DELETE FROM audit_records WHERE seq IN (4, 5, 6, 9)")
+        log.seal()
+        log.change("DELETE FROM audit_records WHERE seq = 12")
+        log.change("UPDATE audit_records SET record = replace(record, '127.', '10.') WHERE seq = 14")
+        report = log.verified()
+        report.acknowledge(ranges(["5-8", "12-14"]))
+        assert [(one.kind, one.first, one.last) for one in report.findings] == [
+            ("removed", 4, 4), ("removed", 9, 9), ("removed", 12, 12), ("changed", 14, 14)
+        ]  # fmt: skip
+        assert "acknowledged: record 5 to 6: it was gone before it was sealed" in told(report)
+
+
+@pytest.mark.parametrize("given", ["", "0", "x", "-3", "5-", "7-5", "1-2-3"])
+def test_a_range_that_is_none_is_refused(given: str) -> None:
+    with pytest.raises(StartRefused, match="--acknowledge"):
+        ranges([given])
 
 
 def test_retention_takes_nothing_that_is_not_sealed_or_that_is_young(database: str) -> None:
