@@ -335,6 +335,10 @@ Key = Annotated[str | None, typer.Option("--public-key", help="The key, as `audi
 Kept = Annotated[
     list[str] | None, typer.Option("--checkpoint", help="A checkpoint kept outside: the note, or a file; several times")
 ]
+Known = Annotated[
+    list[str] | None,
+    typer.Option(help="A record, or two as in 12-30, known to be gone since before it was sealed; several times"),
+]
 
 
 @audit_cli.command("verify")
@@ -342,19 +346,22 @@ def verify_audit(
     export: Annotated[Path | None, typer.Option(help="Of this export, not of the database; needs no settings")] = None,
     public_key: Key = None,
     checkpoint: Kept = None,
+    acknowledge: Known = None,
     as_json: AsJson = False,
 ) -> None:
     """Find what was changed, removed, inserted, reordered or cut off, and name it. Ends with 1 where something was."""
     from app.audit import commands
 
-    kept = checkpoint or []
+    kept, known = checkpoint or [], commands.ranges(acknowledge or [])
     if export is not None:
         report = commands.verify_export(export, public_key, kept)
     else:
         report = commands.verify_database(_settings(), public_key, kept)
+    report.acknowledge(known)
     if as_json:
         told = {"findings": [one._asdict() for one in report.findings], **report.counts}
-        typer.echo(json.dumps(told | {"part": report.part, "marksLookedAt": report.marked}))
+        known_of = {"acknowledged": [one._asdict() for one in report.acknowledged], "unchecked": report.unchecked}
+        typer.echo(json.dumps(told | known_of | {"part": report.part, "marksLookedAt": report.marked}))
     else:
         for line in commands.told(report):
             typer.echo(line)
@@ -380,9 +387,10 @@ def export_audit(
 def adopt_records() -> None:
     """Once, after an update from before there were marks, where `audit.not_sealed` asks for it: mark what lies there
     unsealed and unmarked. You vouch for it."""
-    from app.audit import commands
+    from app.audit import adopting
 
-    typer.echo(f"{commands.adopt(_settings())} records are marked; the gateway seals them now.")
+    count = adopting.adopt(_settings(), typer.echo)
+    typer.echo(f"{count} are marked, and the gateway seals them now." if count else "None lacks a mark.")
 
 
 @audit_cli.command("key")
@@ -394,10 +402,14 @@ def move_audit_key(
     from app.audit import commands
     from app.audit.notes import encoded
 
-    if (kept := commands.move_key(_settings())) is None:
+    seed, left = commands.move_key(_settings())
+    if left:
+        typer.echo(f"GATEWAY_AUDIT_KEY has the key, but it may still lie in the database's files: {left}.", err=True)
+        raise typer.Exit(1)
+    if seed is None:
         typer.echo("GATEWAY_AUDIT_KEY has the key, and the database keeps it no more. Backups made before still do.")
         return
-    typer.echo(encoded(kept))
+    typer.echo(encoded(seed))
     typer.echo(
         "Set GATEWAY_AUDIT_KEY to this, secret as it is, for every process; then run this again with it set, "
         "which removes it from the database.",

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 import uvicorn
 import uvloop
+from sqlalchemy import Engine
 
 from app import confines
 from app.apps import Apps, read
@@ -18,7 +19,7 @@ from app.audit.keys import to_write
 from app.callers import keys
 from app.callers.store import ALL_SCOPES, KeyStore, StoredKey, every_key
 from app.clock import now_ms
-from app.database.engine import connect
+from app.database.engine import connect, transaction
 from app.errors import StartRefused
 from app.leanplum.client import LeanplumClient
 from app.main import create_app
@@ -33,8 +34,12 @@ from app.telemetry import Metrics
 from app.wiring import gateway, prepare
 
 SANDBOX_KEYS = ("production", "development", "data_export", "content_read_only")
-SANDBOX = "sandbox"  # the name of its own keys
+SANDBOX = "sandbox"  # the name of its own keys, and of what says in the database that it is a sandbox's
 SANDBOX_DATABASE = "sqlite:///data/sandbox.db"  # never the real one: what waits there must not reach the real Leanplum
+NO_SANDBOX = (
+    "GATEWAY_DATABASE_URL: this database has keys and doesn't say that it is a sandbox's; a real gateway's queue the "
+    f"sandbox would eat. Unset it; where a sandbox of before made it ({SANDBOX_DATABASE}), delete the file"
+)
 
 
 class Server(uvicorn.Server):
@@ -178,10 +183,7 @@ def sandbox_key(settings: Settings) -> str:
     try:
         stored, now = every_key(engine), now_ms()
         given = settings.gateway_bootstrap_key.get_secret_value() if settings.gateway_bootstrap_key else None
-        if stored and stored[0].caller.name != SANDBOX:  # the first: a sandbox makes one before anybody can
-            raise StartRefused(
-                "GATEWAY_DATABASE_URL: belongs to a real gateway, whose queue the sandbox would eat; unset it"
-            )
+        _claim(engine, fresh=not stored)
         store = KeyStore(engine, to_write(engine, settings.audit_seed).marks)
         for one in stored:
             if one.caller.name == SANDBOX and one.usable(now) and not _is(one, given):
@@ -191,6 +193,18 @@ def sandbox_key(settings: Settings) -> str:
         return store.create(SANDBOX, ALL_SCOPES, None, now, key=given)[0]
     finally:
         engine.dispose()
+
+
+def _claim(engine: Engine, *, fresh: bool) -> None:
+    """Write into the database that it is a sandbox's, where it is `fresh`. Raises StartRefused where it is neither
+    that nor says so: a name of a key is no sign, anybody may give it."""
+    with transaction(engine) as cursor:
+        cursor.execute("SELECT 1 FROM own_secrets WHERE name = ?", (SANDBOX,))
+        if cursor.fetchone() is not None:
+            return
+        if not fresh:
+            raise StartRefused(NO_SANDBOX)
+        cursor.execute("INSERT INTO own_secrets (name, value) VALUES (?, ?)", (SANDBOX, b""))
 
 
 def _is(stored: StoredKey, key: str | None) -> bool:

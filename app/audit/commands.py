@@ -4,29 +4,30 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from time import monotonic, sleep
+from typing import NamedTuple
+
+from sqlalchemy import Engine
 
 from app.audit import seed
 from app.audit.evidence import exported, of_database, of_export
-from app.audit.findings import Report
+from app.audit.findings import Finding, Report
 from app.audit.keys import to_read, to_write
-from app.audit.notes import BadNote, PublicKey
+from app.audit.notes import BadNote, PublicKey, count
 from app.audit.records import administrative_act, insert
-from app.audit.tree import fetcher, raw_of
+from app.audit.tree import fetcher
 from app.audit.verifying import verify
 from app.clock import now_ms
-from app.database.dialect import Cursor
-from app.database.engine import connect, scrub, snapshot, transaction
+from app.database.engine import connect, scrub, snapshot, too_large_to_scrub, transaction
 from app.errors import StartRefused
 from app.leanplum.values import query_time
 from app.settings import Settings
 
-UNMARKED = """
-SELECT seq, record FROM audit_records
-WHERE mark IS NULL AND seq > (SELECT size FROM audit_tree) ORDER BY seq LIMIT ?
-"""
-MARK = "UPDATE audit_records SET mark = ? WHERE seq = ?"
 OTHER_KEPT = "GATEWAY_AUDIT_KEY: is not the key that the database keeps, which stays there; without it that is shown"
-ADOPTED = 1_000  # at once
+IN_USE = "somebody reads or writes all the time. Run this again when nothing does"
+TOO_LARGE = """the file is too large to be written anew at once. At a quiet hour, write it anew by hand:
+sqlite3 FILE 'VACUUM; PRAGMA wal_checkpoint(TRUNCATE)'"""
+PATIENCE_SECONDS = 10.0  # for those who read and write beside us
 
 
 def public_key(settings: Settings) -> PublicKey:
@@ -66,17 +67,38 @@ def verify_export(path: Path, key: str | None, kept: Sequence[str]) -> Report:
 
 def told(report: Report) -> Iterator[str]:
     """A report for people: each finding, and over what it was looked for."""
-    for kind, first, last, detail in report.findings:
-        numbers = str(first) if first == last else f"{first} to {last}"
-        yield f"{kind}: {'of' if kind == 'checkpoint' else 'record'} {numbers}: {detail}"
+    for one in report.findings:
+        yield f"{one.kind}: {_finding(one)}"
+    for one in report.acknowledged:
+        yield f"acknowledged: {_finding(one)}"
+    for size in report.unchecked:
+        yield f"can't be checked: the checkpoint of {size} that was kept: retention has removed what it is about"
     line = "{records} records, {sealed} sealed, {removed} removed by retention".format(**report.counts)
-    yield f"{line}; {'NOT as they were recorded' if report.findings else 'all as they were recorded'}."
+    good = f"all as they were recorded{', but for those acknowledged' if report.acknowledged else ''}"
+    yield f"{line}; {'NOT as they were recorded' if report.findings else good}."
     if report.part != (None, None):
         yield f"This is a part, {_reach(report)}: is it the one that you asked for?"
     if report.unsealed:
         yield f"{report.unsealed} of them came after the newest checkpoint: nothing is signed for these."
     if not report.marked:
         yield "Marks were not looked at, which takes the database and its key."
+
+
+def _finding(one: Finding) -> str:
+    numbers = str(one.first) if one.first == one.last else f"{one.first} to {one.last}"
+    return f"{'of' if one.kind == 'checkpoint' else 'record'} {numbers}: {one.detail}"
+
+
+def ranges(given: Sequence[str]) -> list[range]:
+    """The numbers of records that an operator knows of: `12`, or `12-30`. Raises StartRefused."""
+    found = []
+    for text in given:
+        first, dash, last = text.partition("-")
+        begin, end = count(first), count(last if dash else first)
+        if not begin or not end or end < begin:
+            raise StartRefused(f"--acknowledge: {text[:100]} is neither a record's number nor two of them, as in 12-30")
+        found.append(range(begin, end + 1))
+    return found
 
 
 def _reach(report: Report) -> str:
@@ -112,53 +134,55 @@ def _write(lines: Iterable[bytes], path: Path | None) -> int:
     return count
 
 
-def move_key(settings: Settings) -> bytes | None:
-    """Move the key out of the database, in two steps. While GATEWAY_AUDIT_KEY is not set: the seed that the database
-    keeps, for the operator to set it. Once it is set to that: None, and the database keeps it no more. Raises
-    StartRefused where there is nothing to move, or the setting is another."""
+class Moved(NamedTuple):
+    """What a step of moving the key has come to: the `seed` that the operator is to set; or None where the database
+    keeps it no more, and then why it may still lie in the database's files ("": it doesn't)."""
+
+    seed: bytes | None
+    left: str = ""
+
+
+def move_key(settings: Settings) -> Moved:
+    """Move the key out of the database, in two steps. While GATEWAY_AUDIT_KEY is not set: tell the seed that the
+    database keeps. Once it is set to that: remove it from the database, and from its files; run again, it does what is
+    left of that. Raises StartRefused where there is nothing to move, or the setting is another."""
     engine, given = connect(settings.gateway_database_url), settings.audit_seed
     try:
         with snapshot(engine) as connection:
             fetch = fetcher(connection)
-            if (kept := seed.kept(fetch)) is None:
+            kept = seed.kept(fetch)
+            if kept is None and given is None:
                 raise StartRefused("the database keeps no key of the audit: there is nothing to move")
-            if given is None:
-                return to_read(fetch, None).seed
-        if given != kept:
-            raise StartRefused(OTHER_KEPT)
-        marks, now = to_write(engine, given).marks, now_ms()
-        with transaction(engine) as cursor:
-            cursor.execute(seed.REMOVE, (seed.NAME, kept))
-            insert(cursor, marks, [(now, administrative_act(time=now, act="audit.key-move", subject="audit"))])
-        scrub(engine)
-        return None
+            if given is None or kept is None:
+                to_read(fetch, given)  # no other key than the audit's
+        if given is None:
+            return Moved(kept)
+        if kept is not None:
+            _remove(engine, given, kept)
+        return Moved(None, _left_in_files(engine))
     finally:
         engine.dispose()
 
 
-def adopt(settings: Settings) -> int:
-    """Mark the records that are not sealed yet and have no mark: a gateway from before there were marks left them, and
-    whoever runs this vouches for them. How many there were; that is recorded as well."""
-    engine, count = connect(settings.gateway_database_url), 0
-    try:
-        marks = to_write(engine, settings.audit_seed).marks
-        with transaction(engine) as cursor:
-            while rows := _unmarked(cursor):
-                for seq, text in rows:
-                    cursor.execute(MARK, (marks.of(seq, raw_of(text)), seq))
-                count += len(rows)
-            if count:
-                now = now_ms()
-                act = administrative_act(time=now, act="audit.adopt", subject=f"{count} records")
-                insert(cursor, marks, [(now, act)])
-        return count
-    finally:
-        engine.dispose()
+def _remove(engine: Engine, given: bytes, kept: bytes) -> None:
+    if given != kept:
+        raise StartRefused(OTHER_KEPT)
+    marks, now = to_write(engine, given).marks, now_ms()
+    with transaction(engine) as cursor:
+        cursor.execute(seed.REMOVE, (seed.NAME, kept))
+        insert(cursor, marks, [(now, administrative_act(time=now, act="audit.key-move", subject="audit"))])
 
 
-def _unmarked(cursor: Cursor) -> list[tuple[int, str]]:
-    cursor.execute(UNMARKED, (ADOPTED,))
-    return cursor.fetchall()
+def _left_in_files(engine: Engine) -> str:
+    """Clean the database's files of what was deleted; where that can't be, why not and what to do."""
+    if too_large_to_scrub(engine):
+        return TOO_LARGE
+    until = monotonic() + PATIENCE_SECONDS
+    while not scrub(engine):
+        if monotonic() > until:
+            return IN_USE
+        sleep(PATIENCE_SECONDS / 20)
+    return ""
 
 
 def _parsed(key: str) -> PublicKey:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from app.audit import merkle
 
+GONE_UNSEALED = "it was gone before it was sealed"
 Kind = Literal["changed", "removed", "inserted", "reordered", "cut off", "checkpoint"]
 
 
@@ -62,7 +64,8 @@ class Evidence:
 class Report:
     """What was found, and over what it was looked for: so many `records`, of which `unsealed` came after the newest
     checkpoint, and those between `part` alone where they are not all (None: no bound). `marked`: whether marks were
-    looked at, which takes the key."""
+    looked at, which takes the key. `unchecked`: of how many records checkpoints that were kept are, which reach back to
+    nothing that is left. `acknowledged`: what would be findings, had the operator not said that they know of it."""
 
     findings: list[Finding] = field(default_factory=list)
     records: int = 0
@@ -72,6 +75,8 @@ class Report:
     removed: int = 0
     root: bytes = merkle.EMPTY
     marked: bool = False
+    unchecked: list[int] = field(default_factory=list)
+    acknowledged: list[Finding] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -79,6 +84,19 @@ class Report:
         and how many of these retention has removed."""
         told = {"records": self.records, "unsealed": self.unsealed, "sealed": self.sealed}
         return told | {"removed": self.removed}
+
+    def acknowledge(self, known: Sequence[range]) -> None:
+        """Take records of these numbers out of the findings, where they were gone before they were sealed: nothing else
+        can be known to be in order."""
+        findings, self.findings = self.findings, []
+        for one in findings:
+            if one.kind != "removed" or one.detail != GONE_UNSEALED:
+                self.findings.append(one)
+                continue
+            inside = {edge for of in known for edge in (of.start, of.stop) if one.first < edge <= one.last}
+            for first, after in pairwise(sorted({one.first, *inside, one.last + 1})):
+                to = self.acknowledged if any(first in of for of in known) else self.findings
+                to.append(one._replace(first=first, last=after - 1))
 
     def tell(self, kind: Kind, first: int, last: int, detail: str) -> None:
         """Add a finding; one that goes on where the last of its kind ended is one with it."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from app.audit import merkle
-from app.audit.notes import BadNote, Checkpoint, PublicKey
+from app.audit.notes import REMOVED, BadNote, Checkpoint, PublicKey
 from app.audit.queries import app_of
 from app.audit.tree import NEWEST, Fetch, Hashes, Tree, count_of, fetcher, raw_of, read, text_of
 from app.errors import AuditBroken, NotFound
@@ -45,18 +45,21 @@ class Inclusion:
 
 def checkpoint(connection: Connection, public: PublicKey) -> Sealed:
     """The newest one. Raises NotFound, AuditBroken."""
-    return _newest(fetcher(connection), public)[0]
+    return newest(fetcher(connection), public)[0]
 
 
 def inclusion(connection: Connection, public: PublicKey, seq: int, apps: Collection[str] | None) -> Inclusion:
     """The proof for record `seq` of one of these apps (None: of any). Raises NotFound; AuditBroken where what is there
-    doesn't prove it."""
+    doesn't prove it, or where it is gone before its time. Whose a record was that is gone nobody knows: who may see
+    certain apps alone isn't told of it."""
     fetch = fetcher(connection)
     found = fetch(RECORD, (seq,))
     text = text_of(found[0][0]) if found else ""
-    if not found or (apps is not None and app_of(text) not in apps):
+    if apps is not None and (not found or app_of(text) not in apps):
         raise NotFound(NO_RECORD)
-    sealed, signed, tree = _newest(fetch, public)
+    sealed, signed, tree = newest(fetch, public)
+    if not found:
+        raise AuditBroken(BROKEN) if _removed(tree, public) < seq <= tree.size else NotFound(NO_RECORD)
     if seq > tree.size:
         raise NotFound(UNSEALED)
     try:
@@ -72,7 +75,7 @@ def consistency(connection: Connection, public: PublicKey, old: int, new: int) -
     """The proof that the first `old` records are the beginning of the first `new`. Raises NotFound; AuditBroken where
     what is there doesn't lead to the newest checkpoint."""
     fetch = fetcher(connection)
-    _, signed, tree = _newest(fetch, public)
+    _, signed, tree = newest(fetch, public)
     if new > tree.size:
         raise NotFound(f"{tree.size} records are sealed until now.")
     node = Hashes(fetch, tree).node
@@ -87,7 +90,15 @@ def consistency(connection: Connection, public: PublicKey, old: int, new: int) -
     return path
 
 
-def _newest(fetch: Fetch, public: PublicKey) -> tuple[Sealed, Checkpoint, Tree]:
+def _removed(tree: Tree, public: PublicKey) -> int:
+    """How many of the first records retention has removed, as far as that is signed."""
+    try:
+        return 0 if tree.statement is None else public.open(tree.statement, REMOVED).size
+    except BadNote:
+        return 0
+
+
+def newest(fetch: Fetch, public: PublicKey) -> tuple[Sealed, Checkpoint, Tree]:
     """The newest checkpoint, and the tree that it is about. Raises NotFound where nothing is sealed, AuditBroken where
     the one is not signed, or not about the other."""
     tree, rows = read(fetch), fetch(NEWEST, ())

@@ -10,7 +10,7 @@ import pwd
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -157,6 +157,23 @@ def _record(time: int, activity: int, status: int, **facts: Any) -> str:
 def numbered(seq: int, record: str) -> str:
     """A record as it is kept, which says its number."""
     return f"{HEAD}{seq}}},{record[1:]}"
+
+
+class Told(NamedTuple):
+    """What a record says of itself; None where it says nothing that can be read."""
+
+    seq: object = None
+    time: object = None
+    operation: object = None
+
+
+def told_of(raw: bytes) -> Told:
+    """The same of any bytes, a record's or not."""
+    try:
+        read = orjson.loads(raw)
+        return Told(read["metadata"]["sequence"], read["time"], read["api"]["operation"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return Told()
 
 
 def insert(cursor: Cursor, marks: Marks, records: Sequence[tuple[int, str]]) -> None:

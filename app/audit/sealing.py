@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import Engine
 
 from app.audit import merkle, records
+from app.audit.marking import Marker
 from app.audit.marks import Marks
 from app.audit.notes import REMOVED, BadNote, Signer, encoded
 from app.audit.tree import (
@@ -48,7 +49,8 @@ SHRINK = "UPDATE audit_tree SET removed = ?, statement = ? WHERE removed = ?"
 THIN = "DELETE FROM audit_checkpoints WHERE size < ? OR (lasting = 0 AND time < ? AND size < ?)"
 
 MARK = "record {seq} is not what was recorded, its mark is wrong: run `audit verify`; docs/audit.md tells what then"
-UNMARKED = "record {seq} has no mark: where it is from before there were marks, `audit adopt` takes it"
+UNMARKED = "record {seq} has no mark: run `audit verify`; docs/audit.md tells what then"
+ADOPTABLE = "record {seq} has no mark: where it is from before there were marks, `audit adopt` takes it"
 
 log = structlog.get_logger("audit")
 
@@ -147,6 +149,7 @@ class Sealer:
     ) -> None:
         self._engine, self._writer, self._signer, self._marks = engine, writer, signer, marks
         self._keep_ms, self._clock = keep_ms, clock
+        self._marker = Marker(engine, signer.public, marks)
         self._seen = 0, merkle.EMPTY
         self._thinned = 0
         self._told = ""
@@ -183,14 +186,16 @@ class Sealer:
             log.error("audit.not_sealed", reason=reason)
 
     async def step(self) -> bool:
-        """Seal what there is, at most `STEP` records; then remove some of what is old. Raises NotSealed,
-        StorageUnavailable."""
+        """Seal what there is, at most `STEP` records; mark some that are sealed and from before there were marks; then
+        remove some of what is old. Raises NotSealed, StorageUnavailable."""
         seal = await asyncio.to_thread(self._prepare)
         if seal is not None and await self._writer.write(seal):
             self._seen = seal.tree.size, seal.tree.root
             log.info("audit.sealed", size=seal.tree.size, root=encoded(seal.tree.root), note=seal.note)
             if seal.missing:
                 log.error("audit.missing", records=[seq for seq, _, _ in seal.missing[:100]])
+        if not self._marker.done and (marking := await asyncio.to_thread(self._marker.step)) is not None:
+            await self._writer.write(marking)
         trim = await asyncio.to_thread(self._outdated)
         if trim is not None and await self._writer.write(trim):
             log.info("audit.removed", upto=trim.upto)
@@ -208,9 +213,11 @@ class Sealer:
             if written < tree.size:
                 raise NotSealed(f"{tree.size} records are sealed, and only {written} are said to have been written")
             upto = min(written, tree.size + STEP)
-            found = {seq: (raw_of(text), mark) for seq, text, mark in fetch(UNSEALED, (tree.size, upto))}
+            found = {seq: (raw_of(text), mark) for seq, text, mark in fetch(UNSEALED, (tree.size - 1, upto))}
+        _, mark = found.pop(tree.size, (b"", None))
+        unmarked = ADOPTABLE if tree.size and mark is None else UNMARKED  # behind one with a mark each has one
         now = self._clock()
-        leaves, missing = self._leaves(tree.size, upto, found, now)
+        leaves, missing = self._leaves(tree.size, upto, found, now, unmarked)
         if not leaves:
             return None
         after, nodes = grown(tree, leaves)
@@ -219,7 +226,7 @@ class Sealer:
         return Seal(tree.size, after, nodes, now, note, lasting, missing)
 
     def _leaves(
-        self, before: int, upto: int, found: Mapping[int, tuple[bytes, object]], now: int
+        self, before: int, upto: int, found: Mapping[int, tuple[bytes, object]], now: int, unmarked: str
     ) -> tuple[list[bytes], list[tuple[int, str, bytes]]]:
         """The leaves of the records after number `before`, and what stands in for those that are gone. Raises NotSealed
         where the mark of the first is wrong; where that of a later one is, only what comes before it is told."""
@@ -229,7 +236,7 @@ class Sealer:
                 raw, mark = found[seq]
                 if not self._marks.fits(seq, raw, bytes_of(mark)):
                     if not leaves:
-                        raise NotSealed((UNMARKED if mark is None else MARK).format(seq=seq))
+                        raise NotSealed((unmarked if mark is None else MARK).format(seq=seq))
                     break
             else:
                 text = records.numbered(seq, records.missing(now))

@@ -117,12 +117,13 @@ class Hashes:
         if level >= LEVEL:
             return self._row(level, place)[0]
         first = place << level
-        leaves = hashes(self._leaves(first // BLOCK))[first % BLOCK : first % BLOCK + (1 << level)]
+        leaves = hashes(self.leaves(first // BLOCK))[first % BLOCK : first % BLOCK + (1 << level)]
         if len(leaves) < 1 << level:
             raise LookupError(level, place)
         return merkle.root(merkle.peaks_of(leaves))
 
-    def _leaves(self, block: int) -> bytes:
+    def leaves(self, block: int) -> bytes:
+        """The leaves of a block, or of what there is of the last one. Raises LookupError likewise."""
         if block == self._tree.size // BLOCK:
             return self._tree.tail
         leaves = self._row(LEVEL, block)[1]

@@ -8,13 +8,11 @@ well, what can't be told apart is named together.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import orjson
-
 from app.audit import merkle
-from app.audit.findings import Block, Evidence, Report, Row
+from app.audit.findings import GONE_UNSEALED, Block, Evidence, Report, Row
 from app.audit.marks import Marks
 from app.audit.notes import REMOVED, BadNote, Checkpoint, PublicKey, count
-from app.audit.records import MISSING
+from app.audit.records import MISSING, told_of
 from app.audit.roots import Roots
 from app.audit.tree import BLOCK, block_hash, hashes
 
@@ -27,7 +25,7 @@ TOGETHER = "one or more of these were changed, and the hashes with them"
 HASHES = "their hashes were changed, so that nothing tells whether they were as well"
 NOTHING = "nothing that can be believed is signed, so nothing speaks for any record (a new gateway signs each second)"
 PROVES = "the hash of the last {count}, of which proofs are made, was changed; the records are as they were sealed"
-UNMARKED = "it has no mark: from before there were marks (`audit adopt` takes it), or inserted"
+UNMARKED = "it has no mark: it was put there, or is from before there were marks"
 NOTHING_THERE = Block(b"", b"")
 BESIDE = "the record is as it was sealed, what stands beside it in its row is not"
 
@@ -131,8 +129,10 @@ def _compare(kept: Checkpoint, report: Report, roots: Roots) -> None:
     if kept.size > report.sealed:
         told = f"a checkpoint that was kept says that {kept.size} records were sealed"
         report.tell("cut off", report.sealed + 1, kept.size, told)
+    elif kept.size not in roots.at and kept.size <= report.removed:
+        report.unchecked.append(kept.size)
     elif kept.size not in roots.at:
-        told = "nothing here reaches back to it: it is older than the records that are left, or that were exported"
+        told = "nothing here leads to it: hashes are gone, or it is older than the records that were exported"
         report.tell("checkpoint", kept.size, kept.size, told)
     elif roots.at[kept.size] != kept.root:
         report.tell("changed", report.removed + 1, kept.size, f"{TOGETHER}: a checkpoint that was kept says otherwise")
@@ -177,7 +177,7 @@ def _judge(evidence: Evidence, report: Report, trust: _Trust, marks: Marks | Non
 
 def _wrong(row: Row, leaf: bytes | None, report: Report, marks: Marks | None) -> _Wrong | None:
     """What is wrong with a row, where something is. `leaf`: its hash in the tree, None where that is not known."""
-    found, told = merkle.leaf_hash(row.raw), _told(row.raw)
+    found, told = merkle.leaf_hash(row.raw), told_of(row.raw)
     # what is sealed may be from before there were marks
     marked = marks is None or (row.mark is None and row.seq <= report.sealed) or _fits(row, marks)
     as_written = marked and row.time == told.time
@@ -191,28 +191,12 @@ def _wrong(row: Row, leaf: bytes | None, report: Report, marks: Marks | None) ->
     if not as_written:
         report.tell("changed", row.seq, row.seq, BESIDE)
     if told.operation == MISSING:
-        report.tell("removed", row.seq, row.seq, "it was gone before it was sealed")
+        report.tell("removed", row.seq, row.seq, GONE_UNSEALED)
     return None
 
 
 def _fits(row: Row, marks: Marks) -> bool:
     return row.mark is not None and marks.fits(row.seq, row.raw, row.mark)
-
-
-class _Told(NamedTuple):
-    """What a record says of itself."""
-
-    seq: object = None
-    time: object = None
-    operation: object = None
-
-
-def _told(raw: bytes) -> _Told:
-    try:
-        read = orjson.loads(raw)
-        return _Told(read["metadata"]["sequence"], read["time"], read["api"]["operation"])
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return _Told()
 
 
 def _name(report: Report, wrong: Sequence[_Wrong], missing: dict[int, bytes | None]) -> None:

@@ -129,7 +129,7 @@ def scrub(engine: Engine) -> bool:
         return True
     with reading(engine) as connection:
         say = connection.exec_driver_sql
-        size = say("PRAGMA page_count").scalar_one() * say("PRAGMA page_size").scalar_one()
+        size = _bytes(connection)
         say(f"PRAGMA busy_timeout={SCRUB_MS}")  # writers wait meanwhile
         try:
             if size <= VACUUM_BYTES:
@@ -144,6 +144,19 @@ def scrub(engine: Engine) -> bool:
         finally:
             say(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
     return not busy
+
+
+def too_large_to_scrub(engine: Engine) -> bool:
+    """Whether `scrub` leaves it to the operator to write the database anew."""
+    if engine.dialect.name != "sqlite":
+        return False
+    with reading(engine) as connection:
+        return _bytes(connection) > VACUUM_BYTES
+
+
+def _bytes(connection: Connection) -> int:
+    say = connection.exec_driver_sql
+    return int(say("PRAGMA page_count").scalar_one() * say("PRAGMA page_size").scalar_one())
 
 
 def storage_errors(engine: Engine) -> tuple[type[Exception], ...]:

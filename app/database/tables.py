@@ -7,7 +7,8 @@ deliverers ─┬─< leases   which deliverer sends the items of which shards
 audit_records    what was done, by whom (append-only), numbered without a gap
 audit_tree ───── audit_nodes, audit_checkpoints   the tree that they are sealed in
 caller_keys ───< caller_secrets   who may call; a hash only, of each key that works
-own_secrets      what the audit's keys are made of, where no setting has it; what hashes of contents are keyed by
+own_secrets      what the audit's keys are made of, where no setting has it; what hashes of contents are keyed by; that
+                 the database is a sandbox's
 data_keys        which keys what is stored was sealed by: a fingerprint of each
 erasures         whose items are refused for a while: a keyed hash
 taxonomy         the names of events, states, parameters and attributes that each app has

@@ -197,6 +197,11 @@ def test_whatever_somebody_does_to_the_records_and_hashes_in_the_database_readin
     key = talk.app.state.gateway.keys.create("two", [Scope.AUDIT_READ], ["two"], now_ms())[0]
     talk.do(talk.app.state.gateway.directory.refresh)
     newest = told["size"]
+    change(talk, "DELETE FROM audit_records WHERE seq = 3")
+    change(talk, "UPDATE audit_tree SET removed = 3")
+    broken(talk.get("/v1/audit/3/proof"))
+    problem(talk.get("/v1/audit/3/proof", key=key), 404, "not-found")
+    change(talk, "UPDATE audit_tree SET removed = 0")
     for text in ("no JSON", "{}", "[1]", '{"api":{"operation":"x"},"unmapped":[]}', '{"api":7,"unmapped":{}}'):
         change(talk, "UPDATE audit_records SET record = ? WHERE seq = 2", text)
         for query in ({}, {"keyId": "k"}, {"action": "track"}, {"outcome": "failed"}, {"requestId": "r"}):

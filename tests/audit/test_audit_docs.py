@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from app.audit.notes import encoded
 from tests.acceptance.processes import Process, ended, serving, until
+from tests.audit.logs import opened
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/audit.md").read_text()
 CURLS = re.findall(r"^curl .*$", PAGE, re.MULTILINE)
@@ -77,3 +79,14 @@ def test_another_key_is_refused_at_the_start(tmp_path: Path) -> None:
         gateway.terminate()
         done = ended(tmp_path, "serve", "--port", "0", **gateway.settings, GATEWAY_AUDIT_KEY="A" * 43 + "=")
         assert (done.returncode, "GATEWAY_AUDIT_KEY" in done.stderr) == (2, True)
+
+
+def test_with_what_is_acknowledged_verifying_ends_with_0_where_nothing_else_is_wrong(tmp_path: Path) -> None:
+    given = {"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/g.db", "GATEWAY_AUDIT_KEY": encoded(bytes(32))}
+    with opened(given["GATEWAY_DATABASE_URL"], bytes(32)) as log:
+        log.write(5)
+        log.change("DELETE FROM audit_records WHERE seq = 2")
+        log.seal()
+    for words, code in (([], 1), (["--acknowledge", "3"], 1), (["--acknowledge", "2"], 0)):
+        done = ended(tmp_path, "audit", "verify", *words, **given)
+        assert (done.returncode, "record 2: it was gone before it was sealed" in done.stdout) == (code, True)

@@ -2,11 +2,15 @@
 database."""
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from app.audit import commands
 from app.audit.keys import Keys, to_write
@@ -110,15 +114,64 @@ def test_the_key_moves_out_of_the_database_in_two_steps_and_is_never_lost(databa
         log.write(1)
         with pytest.raises(StartRefused, match="is not the key that the database keeps"):
             commands.move_key(settings(log, OTHER))
-        assert commands.move_key(settings(log, None)) == seed == commands.move_key(settings(log, None))
+        assert commands.move_key(settings(log, None)) == (seed, "") == commands.move_key(settings(log, None))
         assert kept(log) == [seed]
         assert to_write(log.engine, seed).kept
-        assert commands.move_key(settings(log, seed)) is None
+        assert commands.move_key(settings(log, seed)) == (None, "")
         assert kept(log) == []
         assert not to_write(log.engine, seed).kept
         with pytest.raises(StartRefused, match="keeps no key"):
-            commands.move_key(settings(log, seed))
+            commands.move_key(settings(log, None))
         assert '"audit.key-move"' in log.rows("SELECT record FROM audit_records ORDER BY seq DESC LIMIT 1")[0][0]
+
+
+def in_files(path: Path, seed: bytes) -> bool:
+    return any(seed in file.read_bytes() for file in path.parent.glob(f"{path.name}*"))
+
+
+def test_while_somebody_reads_the_moved_key_is_told_to_be_in_the_files_until_it_is_run_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "PATIENCE_SECONDS", 0.3)
+    with opened(f"sqlite:///{path}") as log:
+        seed = to_write(log.engine, None).seed
+        with closing(sqlite3.connect(path)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM own_secrets").fetchall()
+            assert commands.move_key(settings(log, seed)) == (None, commands.IN_USE)
+            assert in_files(path, seed)
+            reader.execute("ROLLBACK")
+        assert commands.move_key(settings(log, seed)) == (None, "")
+        assert not in_files(path, seed)
+        assert len(log.rows("SELECT 1 FROM audit_records")) == 1, "it was moved once"
+
+
+def test_a_reader_that_ends_soon_is_waited_for(path: Path) -> None:
+    with opened(f"sqlite:///{path}") as log, closing(sqlite3.connect(path, check_same_thread=False)) as reader:
+        seed = to_write(log.engine, None).seed
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM own_secrets").fetchall()
+        timer = Timer(1.5, reader.rollback)
+        timer.start()
+        assert commands.move_key(settings(log, seed)) == (None, "")
+        timer.join()
+        assert not in_files(path, seed)
+
+
+def test_a_file_that_is_too_large_to_be_written_anew_is_told_with_what_to_do_and_ends_with_1(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.__main__ import cli
+    from app.database import engine
+
+    with opened(f"sqlite:///{path}") as log:
+        seed = to_write(log.engine, None).seed
+        monkeypatch.setattr(engine, "VACUUM_BYTES", 1)
+        monkeypatch.setenv("GATEWAY_DATABASE_URL", f"sqlite:///{path}")
+        monkeypatch.setenv("GATEWAY_AUDIT_KEY", encoded(seed))
+        done = CliRunner().invoke(cli, ["audit", "key", "--move"])
+        assert (done.exit_code, "may still lie" in done.output, "VACUUM" in done.output) == (1, True, True)
+        assert "keeps it no more" not in done.output
 
 
 def test_an_export_that_cannot_be_made_or_written_is_told_in_a_sentence_and_harms_no_file(tmp_path: Path) -> None:

@@ -7,16 +7,13 @@ from pathlib import Path
 import pytest
 
 from app.audit import merkle, proofs
-from app.audit.commands import adopt
+from app.audit.commands import ranges, told
 from app.audit.keys import Keys
-from app.audit.notes import encoded
 from app.audit.sealing import HOUR, NotSealed
-from app.database.engine import connect, snapshot
+from app.database.engine import snapshot
 from app.database.writer import Writer
-from app.errors import NotFound
-from app.settings import Settings
+from app.errors import NotFound, StartRefused
 from tests.audit.logs import KEEP, opened
-from tests.database.test_database_migrations import at_revision
 
 
 def test_records_are_numbered_without_a_gap_say_their_number_and_have_a_mark(database: str) -> None:
@@ -153,8 +150,49 @@ def test_what_retention_leaves_can_be_verified_and_proven(database: str, tmp_pat
             kept = log.signer.public.open(old)
             grew = proofs.consistency(connection, log.signer.public, kept.size, 1013)
             assert merkle.consistent(kept.size, kept.root, 1013, newest.root, grew)
-            with pytest.raises(NotFound):
+            with pytest.raises(NotFound, match="past GATEWAY_AUDIT_SECONDS"):
                 proofs.inclusion(connection, log.signer.public, gone, None)
+
+
+def test_a_kept_checkpoint_of_records_that_retention_has_removed_is_told_and_is_no_finding(
+    database: str, tmp_path: Path
+) -> None:
+    with opened(database) as log:
+        log.write(10)
+        log.seal()
+        old = log.note()
+        log.now += KEEP
+        log.write(600)
+        log.seal()
+        log.write(600)
+        log.now += KEEP - 900
+        log.seal()
+        for report in (log.verified(old), log.verified_offline(tmp_path, old)):
+            assert (report.findings, report.unchecked) == ([], [10])
+            lines = list(told(report))
+            assert lines[0].startswith("can't be checked: the checkpoint of 10 ")
+            assert "NOT" not in "".join(lines)
+
+
+def test_what_is_acknowledged_takes_exactly_records_that_were_gone_before_they_were_sealed(database: str) -> None:
+    with opened(database) as log:
+        log.write(20)
+        log.change("DELETE FROM audit_records WHERE seq IN (4, 5, 6, 9)")
+        log.seal()
+        log.change("DELETE FROM audit_records WHERE seq = 12")
+        log.change("UPDATE audit_records SET record = replace(record, '127.', '10.') WHERE seq = 14")
+        report = log.verified()
+        report.acknowledge(ranges(["5-8", "12-14"]))
+        assert [(one.kind, one.first, one.last) for one in report.findings] == [
+            ("removed", 4, 4), ("removed", 9, 9), ("removed", 12, 12), ("changed", 14, 14)
+        ]  # fmt: skip
+        assert "acknowledged: record 5 to 6: it was gone before it was sealed" in told(report)
+
+
+@pytest.mark.parametrize("given", ["", "0", "x", "-3", "5-", "7-5", "1-2-3"])
+def test_a_range_that_is_none_is_refused(given: str) -> None:
+    with pytest.raises(StartRefused, match="--acknowledge"):
+        ranges([given])
 
 
 def test_retention_takes_nothing_that_is_not_sealed_or_that_is_young(database: str) -> None:
@@ -235,28 +273,6 @@ def test_another_key_does_not_verify_it(database: str) -> None:
         log.write(1)
         with pytest.raises(NotSealed):
             log.seal()
-
-
-def test_records_from_before_are_numbered_anew_and_sealed_once_somebody_vouches_for_them(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/g.db"
-    old = '{"class_uid":6003,"time":7,"metadata":{"version":"1.4.0"},"api":{"operation":"POST /v1/events"}}'
-    inserts = [f"INSERT INTO audit_records (seq, time, record) VALUES ({seq}, 7, '{old}')" for seq in (3, 7, 8)]
-    at_revision(url, "0003", *inserts)
-    connect(url).dispose()
-    seed = bytes(range(32))
-    with opened(url, seed) as log:
-        assert [seq for (seq,) in log.rows("SELECT seq FROM audit_records ORDER BY seq")] == [1, 2, 3]
-        log.write(1)
-        with pytest.raises(NotSealed, match=r"record 1 has no mark.*audit adopt"):
-            log.seal()
-        assert [(one.kind, one.first, one.last) for one in log.verified().findings if one.kind != "checkpoint"] == [
-            ("inserted", 1, 3)
-        ]
-        key = encoded(seed)
-        assert adopt(Settings(_env_file=None, gateway_database_url=url, gateway_audit_key=key)) == 3
-        log.seal()
-        assert (log.verified().findings, log.verified().sealed) == ([], 5)
-        assert '"audit.adopt"' in log.rows("SELECT record FROM audit_records WHERE seq = 5")[0][0]
 
 
 def test_records_that_were_sealed_before_there_were_marks_stay_as_they_are(database: str, tmp_path: Path) -> None:
