@@ -28,6 +28,7 @@ GatewayError
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,10 @@ class Malformed(Refusal):
 
 
 class Invalid(Refusal):
-    """The body breaks rules; `faults` has all of them."""
+    """What was sent breaks rules; `faults` has all of them, which are in the `body` or in the `address`."""
 
-    def __init__(self, faults: tuple[Fault, ...]) -> None:
-        super().__init__(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the body: see errors.")
+    def __init__(self, faults: tuple[Fault, ...], where: Literal["body", "address"] = "body") -> None:
+        super().__init__(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the {where}: see errors.")
         self.faults = faults
 
 

@@ -155,6 +155,6 @@ async def _parameter_problem(request: Request, error: Exception) -> Response:
     try:
         if request.url.path.startswith("/v1/"):
             await auth.enter_unread(request.app.state.gateway, about)
-        raise Invalid(faults)
+        raise Invalid(faults, "address")
     except GatewayError as refusal:
         return await _problem(request, refusal)

@@ -45,7 +45,7 @@ async def _reader(request: Request, operation: str) -> tuple[Gateway, Caller]:
         faults = [
             Fault("", f"query parameter {name}: is none here; check its spelling", "parameter") for name in unknown
         ]
-        raise Invalid(tuple(faults[:MOST_FAULTS]))
+        raise Invalid(tuple(faults[:MOST_FAULTS]), "address")
     return gateway, caller
 
 
@@ -170,7 +170,7 @@ async def get_consistency(request: Request, from_: Annotated[Size, Query(alias="
     """Between two checkpoints, by their sizes (RFC 9162 §2.1.4)."""
     gateway, _ = await _reader(request, f"GET {CONSISTENCY}")
     if from_ > to:
-        raise Invalid((Fault("", "query parameter from: is above to", "order"),))
+        raise Invalid((Fault("", "query parameter from: is above to", "order"),), "address")
     found = await _read(gateway, partial(proofs.consistency, public=gateway.signer.public, old=from_, new=to))
     return {"hashes": [encoded(one) for one in found]}
 

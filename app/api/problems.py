@@ -111,7 +111,7 @@ PROBLEMS: dict[str, Problem] = {
         Problem(
             "validation",
             422,
-            "The body breaks rules",
+            "The request breaks rules",
             "Mend every place that errors[] names; pointers are JSON Pointers into the body.",
         ),
         Problem(
