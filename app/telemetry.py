@@ -4,6 +4,7 @@ One fact, one wide line, named `noun.verb`.
 """
 
 import atexit
+import contextlib
 import logging
 import sys
 import threading
@@ -43,6 +44,7 @@ def configure_logging(level: str, form: str) -> None:
                 structlog.dev.ConsoleRenderer(),
             ],
             wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+            logger_factory=lambda *_: _Terminal(),
             cache_logger_on_first_use=True,
         )
     sys.excepthook = lambda kind, error, place: _uncaught(error)
@@ -102,6 +104,17 @@ def _rendered(line: Line) -> bytes:
     return orjson.dumps({"timestamp": instant(at), "level": level, "event": event, **fields}, default=str)
 
 
+class _Terminal(structlog.PrintLogger):
+    """Prints lines, and lets the gateway go on where nobody is there any more to read them."""
+
+    def msg(self, message: str) -> None:
+        """Print a line."""
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+            super().msg(message)
+
+    log = debug = info = warn = warning = error = critical = exception = fatal = msg
+
+
 FLUSH_SECONDS = 0.1
 
 
@@ -113,6 +126,7 @@ class Lines:
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._lines, self._lock = file, list[Line](), threading.Lock()
         self._timer: threading.Timer | None = None
+        self._lost = 0
         atexit.register(self.flush)
 
     def soon(self, line: Line) -> None:
@@ -131,12 +145,20 @@ class Lines:
         self.flush()
 
     def flush(self) -> None:
-        """Write what was gathered."""
+        """Write what was gathered. What can't be, on a full disk or since nobody reads any more, is counted, and told
+        when it can be again: whoever logs, the one thread that writes among them, must go on."""
         with self._lock:
             lines, self._lines, self._timer = self._lines, [], None
-        if lines:
-            self._file.write(b"".join(_rendered(line) + b"\n" for line in lines))
+            lost, self._lost = (self._lost, 0) if lines else (0, self._lost)
+        if not lines:
+            return
+        told: list[Line] = [("warning", now_ms(), "log.lost", {"lines": lost})] if lost else []
+        try:
+            self._file.write(b"".join(_rendered(line) + b"\n" for line in (*lines, *told)))
             self._file.flush()
+        except (OSError, ValueError):  # ValueError: it is closed
+            with self._lock:
+                self._lost += lost + len(lines)
 
 
 class _Forward(logging.Handler):
