@@ -188,13 +188,15 @@ def _recording(gateway: Gateway, context: Context, send: Send) -> Send:
 async def _record(gateway: Gateway, context: Context, status: int) -> None:
     """Record a call that was refused or only read, where that is not done yet. An answer goes out before its record is
     on disk only where the database takes nothing just now."""
+    if context.recorded:
+        return
+    context.recorded = True  # or seen to: of a call without a key that is known there is nothing to record
     if context.caller is None and status in NOTHING_HERE:  # the router doesn't ask who calls
         with suppress(Unauthorized):
             auth.look(gateway, context)
     key_id = context.caller.key_id if context.caller is not None else context.shown
-    if key_id is None or context.recorded:
+    if key_id is None:
         return
-    context.recorded = True
     now, app = now_ms(), context.app_name
     about = gateway.pseudonyms.of_all(app, context.subjects) if app else []
     text = records.api_call(

@@ -25,7 +25,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 GROUP_LIMIT = 4_000  # rows that go into one transaction: bounds how long a commit may take
 GATHER_SECONDS = 0.0004  # where the last commit had company, wait for more: PostgreSQL's commit_delay, commit_siblings
-PROMPT_SECONDS = 1.0
+PROMPT_SECONDS = 1.0  # that a transaction may be open before what is asked for next is taken to have long to wait
 ALONG_SECONDS = 0.02  # that a write waits for the one that is to follow
 CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)
 
