@@ -76,6 +76,7 @@ items = Table(
     Column("caller", BigInteger, nullable=False, server_default=text("0")),
     Column("replayed_at", BigInteger),
     Column("notes", Text),
+    Column("replay", BigInteger),  # the number of the last replay that sent it again, as `sequence.replays` counts
 )
 
 
@@ -88,6 +89,11 @@ def _index(name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None
 # SQLite wants `settled_at` in it as well, though it is always NULL there.
 _index("items_waiting", items.c.settled_at.is_(None), items.c.seq, items.c.caller, items.c.lane, items.c.settled_at)
 _index("items_dead", and_(items.c.settled_at.isnot(None), items.c.body.isnot(None)), items.c.seq)
+_index(
+    "items_replayed",
+    and_(items.c.settled_at.is_(None), items.c.replay.isnot(None)),
+    *(items.c.replay, items.c.lane, items.c.seq, items.c.acceptance),
+)
 
 item_ids = Table(
     "item_ids",

@@ -23,7 +23,7 @@ Record = tuple[int, str]  # an audit record: its time, its text
 IS_DEAD = "settled_at IS NOT NULL AND body IS NOT NULL"
 REPLAY = f"""
 UPDATE items SET status = 'accepted', attempts = 0, settled_at = NULL, next_attempt_at = NULL, leanplum = NULL,
-       replayed_at = ?
+       replayed_at = ?, replay = (SELECT replays + 1 FROM sequence)
 WHERE {IS_DEAD} AND seq IN {{seqs}}
 """
 DISCARD = f"UPDATE items SET body = NULL WHERE {IS_DEAD} AND seq IN {{seqs}}"
