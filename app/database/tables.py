@@ -3,7 +3,8 @@
 acceptances ─┬─< items >─ item_ids        what callers were promised
              │
 attempts     │   one row for each call to Leanplum that is not settled, written before it is sent
-deliverers ─┬─< leases   which deliverer sends the items of which shards
+deliverers ───< leases   which deliverer sends the items of which shards
+user_locks       one row for each call that a caller waits for: for whom nothing else may be sent meanwhile
 audit_records    what was done, by whom (append-only), numbered without a gap
 audit_tree ───── audit_nodes, audit_checkpoints   the tree that they are sealed in
 caller_keys ───< caller_secrets   who may call; a hash only, of each key that works
@@ -114,7 +115,19 @@ attempts = Table(
     Column("owner", Text, nullable=False),
     Column("items", Text, nullable=False),
     Column("started_at", BigInteger, nullable=False),
-    Column("erasing", Text),  # the items that erase subjects of its items
+    Column("lanes", Text, nullable=False, server_default=text("'[]'")),
+)
+
+user_locks = Table(
+    "user_locks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("ticket", BigInteger, nullable=False),  # the order in which calls have asked for their lanes
+    Column("lanes", Text, nullable=False),
+    Column("holder", Text, nullable=False),  # a process; empty: it is gone, and its call may be at work still
+    Column("lock", Text),  # the identity of the holder's liveness lock
+    Column("granted", SmallInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
 )
 
 deliverers = Table(
@@ -122,6 +135,7 @@ deliverers = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("expires_at", BigInteger, nullable=False),
+    Column("lock", Text),  # the identity of its liveness lock
 )
 
 leases = Table(

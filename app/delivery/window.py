@@ -401,9 +401,10 @@ class Window:
         if not self._counts[item.caller]:
             del self._counts[item.caller], self._bytes[item.caller]
 
-    def landed(self, batch: Iterable[Item], postponed: Mapping[int, int]) -> None:
+    def landed(self, batch: Iterable[Item], postponed: Mapping[int, int], locked: Collection[int] = ()) -> None:
         """A call's verdicts are on disk. `postponed` lanes wait until the time given: what of theirs is in memory is
-        let go of, and read again then, since the head of their order has gone back to the queue."""
+        let go of, and read again then, since the head of their order has gone back to the queue. Of the `locked` ones
+        nothing was sent, so the call says nothing about them."""
         passed: dict[int, _Passed] = {}
         for item in batch:
             self._landed.append(item.seq)
@@ -417,36 +418,14 @@ class Window:
             elif lane in postponed:
                 self._parked[lane] = postponed[lane]
                 self._let_go(lane, app, first, last)
-                self._failures[lane] = self._failures.get(lane, 0) + 1
+                if lane not in locked:
+                    self._failures[lane] = self._failures.get(lane, 0) + 1
             else:
                 self._failures.pop(lane, None)
                 if lane in self._waiting:
                     self._make_ready(lane)
                 elif lane in self._behind:
                     self._stir(lane)
-
-    # --- for those who call while a caller waits ------------------------------------------------------------------
-
-    def free_of(self, lanes: Collection[int]) -> bool:
-        """Whether no call is in flight for any of these lanes."""
-        return self._flying.isdisjoint(lanes)
-
-    def reserve(self, lane: int) -> bool:
-        """Keep a lane from being sent until it is free again; False where a call is in flight for it."""
-        if lane in self._flying:
-            return False
-        if lane in self._waiting:
-            self._unready(lane)
-        self._flying.add(lane)
-        return True
-
-    def free(self, lane: int) -> None:
-        """Let a reserved lane be sent again."""
-        self._flying.remove(lane)
-        if lane in self._waiting:
-            self._make_ready(lane)
-        elif lane in self._behind:
-            self._stir(lane)
 
     def _unready(self, lane: int) -> None:
         turn = self._turn(lane)

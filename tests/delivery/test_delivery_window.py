@@ -3,6 +3,7 @@
 The model is a list of items that stands for the database; it knows which wait, in which order, and what is in flight.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -75,7 +76,6 @@ class Histories(RuleBasedStateMachine):
         self.now, self.seq, self.replays = 1_000, 0, 0
         self.stored: list[Item] = []
         self.flying: list[list[Item]] = []
-        self.reserved: set[int] = set()
         self.dead: list[Item] = []
         self.replayed: dict[int, int] = {}  # by sequence number
         self.fresh()
@@ -119,7 +119,6 @@ class Histories(RuleBasedStateMachine):
         assert len(lanes) <= MAX_USERS
         assert len(batch) <= MAX_ACTIONS
         assert len(batch) == 1 or sum(len(item.body) for item in batch) <= MAX_BYTES
-        assert not lanes & self.reserved, "a call of a lane that is reserved"
         assert not lanes & {item.lane for other in self.flying for item in other}, "two calls of one lane at once"
         for lane in lanes:
             waiting = [
@@ -140,7 +139,8 @@ class Histories(RuleBasedStateMachine):
         late = data.draw(st.sets(st.sampled_from(lanes))) if wait else set()
         if refused:
             self.dead += [item for item in batch if item.lane not in late]
-        self._land(batch, dict.fromkeys(late, self.now + wait))
+        locked = data.draw(st.sets(st.sampled_from(sorted(late)))) if late else set()
+        self._land(batch, dict.fromkeys(late, self.now + wait), locked)
 
     @rule(data=st.data())
     def replay(self, data: Any) -> None:
@@ -154,39 +154,23 @@ class Histories(RuleBasedStateMachine):
             self.stored.append(item._replace(next_attempt_at=0))
         self.stored.sort(key=lambda item: item.seq)
 
-    def _land(self, batch: list[Item], postponed: dict[int, int]) -> None:
-        """A postponed lane's items go back to the queue, all of them, as after a call without an answer."""
+    def _land(self, batch: list[Item], postponed: dict[int, int], locked: Collection[int] = ()) -> None:
+        """A postponed lane's items go back to the queue, all of them, as after a call without an answer. Those of lanes
+        that are locked never left it."""
         settled = {item.seq for item in batch if item.lane not in postponed}
-        back = {item.seq: postponed.get(item.lane, 0) for item in batch}
+        back = {item.seq: postponed.get(item.lane, 0) for item in batch if item.lane not in locked}
         self.stored = [
             item._replace(next_attempt_at=back[item.seq]) if item.seq in back else item
             for item in self.stored
             if item.seq not in settled
         ]
-        self.window.landed(batch, postponed)
-
-    @rule(user=FEW_USERS)
-    def reserve(self, user: int) -> None:
-        """Somebody asks Leanplum something about a user, while the user has no call in flight."""
-        lane = ids.lane("default", f"u{user}")
-        flying = any(item.lane == lane for batch in self.flying for item in batch) or lane in self.reserved
-        assert self.window.free_of({lane}) is not flying
-        assert self.window.reserve(lane) is not flying
-        if not flying:
-            self.reserved.add(lane)
-
-    @rule()
-    def free(self) -> None:
-        """All who asked have their answers."""
-        while self.reserved:
-            self.window.free(self.reserved.pop())
+        self.window.landed(batch, postponed, locked)
 
     @precondition(lambda self: self.seq > 20)
     @rule()
     def restart(self) -> None:
         """A crash: what was in memory is gone, what is stored is not."""
         self.flying = []
-        self.reserved = set()
         self.fresh()
 
     @rule(half=st.sampled_from([range(32), range(16, 64), range(64)]))
@@ -208,7 +192,6 @@ class Histories(RuleBasedStateMachine):
         """When nothing is postponed any more, everything is delivered, in few enough steps."""
         if not hasattr(self, "window"):
             return
-        self.free()
         self.window.assign(ALL)
         for _ in range(40 + 6 * len(self.stored)):
             if not self.stored and not self.flying:
@@ -410,3 +393,16 @@ def test_an_app_that_is_held_does_not_keep_anothers_replays_from_being_read() ->
     at.replayed, at.replays = dict.fromkeys((item.seq for item in again), 1), 1
     at.read(times=5)
     assert "default" in at.window.apps
+
+
+def test_who_was_locked_has_not_failed_and_goes_on_beside_others() -> None:
+    at = Reading()
+    at.add("ann", "bob")
+    at.read()
+    first = at.window.next_batch()
+    at.window.landed(first, {first[0].lane: 50}, locked={first[0].lane})
+    at.stored.pop()
+    at.add("cid")
+    at.window.unpark(50)
+    at.read(50)
+    assert sorted(at.batch()) == [1, 3]
