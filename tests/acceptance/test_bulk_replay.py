@@ -1,0 +1,157 @@
+"""Dead letters sent again in bulk while their users have steady traffic.
+
+`GATEWAY_TESTS_REPLAYS` says how many; `make soak` sets 10,000.
+"""
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.simulator import SimulatorConfig
+from app.simulator.server import BackgroundServer
+
+from . import journal
+from .journal import Call
+from .processes import APP_ID, PRODUCTION_KEY, Process, fleet, plan, serving, until
+from .stored import DEAD, WAITING, counting, stuck
+
+REPLAYS = int(os.environ.get("GATEWAY_TESTS_REPLAYS", "2000"))
+USERS = [f"u{number}" for number in range(100)]
+WRITERS = 2
+PAUSE = 0.05  # between the rounds of a writer
+BATCH = 1_000
+REPLAYED, STEADY = "Replayed", "Steady"
+
+
+class Writer(threading.Thread):
+    """Posts numbered events of its own users, one for each in a batch, until it is told to end."""
+
+    def __init__(self, gateway: Process, users: Sequence[str]) -> None:
+        super().__init__(daemon=True)
+        self._gateway, self._ended = gateway, threading.Event()
+        self.users, self.rounds = users, 0
+        self.refused = list[str]()
+
+    def run(self) -> None:
+        while not self._ended.wait(PAUSE):
+            self._post()
+
+    def _post(self) -> None:
+        answer = post(self._gateway, [(user, STEADY, self.rounds) for user in self.users])
+        if answer.status_code != 202:
+            self.refused.append(answer.text)
+        self.rounds += 1
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join(timeout=60)
+
+
+@contextmanager
+def writing(gateway: Process) -> Iterator[list[Writer]]:
+    """Steady traffic of all users."""
+    writers = [Writer(gateway, USERS[number::WRITERS]) for number in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    try:
+        yield writers
+    finally:
+        for writer in writers:
+            writer.end()
+
+
+def post(gateway: Process, events: Sequence[tuple[str, str, int]]) -> httpx.Response:
+    items = [{"action": "track", "userId": user, "event": event, "value": value} for user, event, value in events]
+    return gateway.call("POST", "/v1/batch", json={"items": items})
+
+
+def make_dead_letters(gateway: Process, simulator: str, count: Callable[[str], int]) -> None:
+    """Have Leanplum refuse `REPLAYS` numbered events, those of a user one after the other."""
+    plan(simulator, {"mode": "success-false", "message": "Bad.", "times": None})
+    events = [(USERS[number % len(USERS)], REPLAYED, number // len(USERS)) for number in range(REPLAYS)]
+    for first in range(0, REPLAYS, BATCH):
+        assert post(gateway, events[first : first + BATCH]).status_code == 202
+    until(lambda: count(DEAD) == REPLAYS, 120, pause=0.1)
+    httpx.delete(f"{simulator}/_simulator/faults", trust_env=False).raise_for_status()
+
+
+def replay_all(gateway: Process) -> None:
+    answer = gateway.call("POST", "/v1/dead-letters/replay", json={"filter": {}})
+    assert answer.json() == {"matched": REPLAYS, "replayed": REPLAYS, "dryRun": False}
+
+
+def out_of_order(done: Sequence[tuple[Call, dict[str, Any]]], late: int) -> bool:
+    """Whether a user's events came in another order than the documentation of the replay promises.
+
+    Those that were sent again keep their order, and so do the others. An event that was accepted after the replay
+    (its number is `late` or more) comes after all that were sent again.
+    """
+    replayed = [action["value"] for _, action in done if action["event"] == REPLAYED]
+    steady = [action["value"] for _, action in done if action["event"] == STEADY]
+    events = [action["event"] for _, action in done]
+    last = len(events) - events[::-1].index(REPLAYED) if replayed else 0
+    early = sum(action["event"] == STEADY for _, action in done[:last])
+    return replayed != sorted(replayed) or steady != sorted(steady) or early > late
+
+
+def repeats(done: Sequence[tuple[Call, dict[str, Any]]]) -> int:
+    """How many events were done more than once."""
+    return sum(times - 1 for times in Counter((one["event"], one["value"]) for _, one in done).values())
+
+
+@contextmanager
+def gateway_with(deliverers: int, folder: Path, simulator: str, database: str) -> Iterator[Process]:
+    """One process that accepts and delivers; or one that accepts, with `deliverers` beside it."""
+    if not deliverers:
+        with serving(folder, simulator, GATEWAY_DATABASE_URL=database) as gateway:
+            yield gateway
+        return
+    with fleet(folder, simulator, apis=1, deliverers=deliverers, GATEWAY_DATABASE_URL=database) as gateways:
+        yield gateways[0]
+
+
+@pytest.mark.parametrize("deliverers", [0, 2], ids=["one process", "two deliverers"])
+def test_dead_letters_sent_again_in_bulk_beside_steady_traffic_all_arrive_once_in_order_and_alone(
+    tmp_path: Path, record_property: Callable[[str, object], None], database: str, deliverers: int
+) -> None:
+    config = SimulatorConfig(
+        app_id=APP_ID,
+        production_key=PRODUCTION_KEY,
+        latency_seconds=0.05,
+        deduplicate=False,
+        keep_requests=10**6,
+    )
+    with ExitStack() as stack:
+        leanplum = stack.enter_context(BackgroundServer(config)).url
+        gateway = stack.enter_context(gateway_with(deliverers, tmp_path, leanplum, database))
+        count = stack.enter_context(counting(database))
+        make_dead_letters(gateway, leanplum, count)
+        with writing(gateway) as writers:
+            until(lambda: count(f"settled_at IS NOT NULL AND NOT ({DEAD})") >= len(USERS))
+            replay_all(gateway)
+            late = {user: writer.rounds + 1 for writer in writers for user in writer.users}
+            stuck(count, f"replayed_at IS NOT NULL AND {WAITING}")
+        left = stuck(count, WAITING)
+        calls = journal.calls(leanplum)
+        done = journal.done_for(calls)
+        assert [text for writer in writers for text in writer.refused] == []
+        accepted = sum(writer.rounds * len(writer.users) for writer in writers)
+        counts = {
+            "replayed": REPLAYS,
+            "steady": accepted,
+            "stuck": left,
+            "out of order": sum(out_of_order(done[user], late[user]) for user in USERS),
+            "overlaps": len(journal.overlaps(calls)),
+            "repeated": sum(repeats(done[user]) for user in USERS),
+            "never done": REPLAYS + accepted - sum(len(done[user]) for user in USERS),
+        }
+        record_property("counts", counts)  # in the report of --junit-xml, which `make soak` writes
+        wrong = ("stuck", "out of order", "overlaps", "repeated", "never done")
+        assert {name: counts[name] for name in wrong} == dict.fromkeys(wrong, 0), counts
