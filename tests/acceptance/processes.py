@@ -79,6 +79,11 @@ class Process:
         self.http = httpx.Client(base_url=self.url, timeout=40, trust_env=False)
 
     def start(self) -> None:
+        self.launch()
+        until(self.ready, 60)
+
+    def launch(self) -> None:
+        """Start it, and don't wait until it is ready."""
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 self.command("serve", "--port", str(self.port), *self.words),
@@ -87,7 +92,6 @@ class Process:
                 stdout=output,
                 stderr=output,
             )
-        until(self.ready, 60)
 
     def command(self, *words: str) -> list[str]:
         return command(*words)
@@ -207,11 +211,15 @@ def fleet(folder: Path, upstream: str, *, apis: int, deliverers: int, **settings
     """
     common = {"GATEWAY_BOOTSTRAP_KEY": keys.make()} | settings
     part = f'"shards":{SHARDS // deliverers}'.encode() if deliverers else b""
+    gateways = [Process(folder, upstream, "--no-delivery", **common) for _ in range(apis)]
+    beside = [Deliverer(gateways[0], str(number)) for number in range(deliverers)]
     with ExitStack() as stack:
-        gateways = [
-            stack.enter_context(serving(folder, upstream, "--no-delivery", **common)) for _ in range(apis)
-        ]
-        names = [str(number) for number in range(deliverers)]
-        beside = [stack.enter_context(delivering(gateways[0], name)) for name in names]
-        until(lambda: all(deliverer.logged(part) for deliverer in beside))
+        for gateway in gateways:
+            stack.callback(gateway.close)
+            gateway.launch()
+        for deliverer in beside:
+            deliverer.start()
+            stack.callback(deliverer.kill)
+        until(lambda: all(gateway.ready() for gateway in gateways), 60)
+        until(lambda: all(deliverer.logged(part) for deliverer in beside), 60)
         yield gateways
