@@ -27,8 +27,9 @@ from .stored import WAITING, counting, stuck
 
 SECONDS = float(os.environ.get("GATEWAY_TESTS_FLEET_SECONDS", "8"))
 USERS = [f"u{number}" for number in range(24)]
-WRITERS, CALLERS, ERASERS = 2, 8, 2
-PAUSE = 0.4  # between the rounds of a writer: a user has nothing waiting now and then
+WRITERS, CALLERS, ERASERS = 2, 16, 2
+STARTS = 2  # sessions of a user who is being erased that begin at once through each process
+PAUSE = 0.6  # between the rounds of a writer: a user has nothing waiting now and then
 KEYS = {"LEANPLUM_DEVELOPMENT_KEY": "dev_sandbox", "LEANPLUM_DATA_EXPORT_KEY": "exp_sandbox"}
 ASKS = (("POST", "sessions"), ("POST", "sessions"), ("GET", "variables"), ("GET", ""))
 BUSY = (429, 503)
@@ -59,6 +60,11 @@ def start(gateway: Process, user: str) -> httpx.Response:
 
 def started(gateway: Process, user: str) -> bool:
     return start(gateway, user).status_code == 200
+
+
+def accepted(gateway: Process, items: Sequence[dict[str, Any]]) -> None:
+    answer = gateway.call("POST", "/v1/batch", json={"items": items})
+    assert answer.status_code == 202, answer.text
 
 
 def erase(gateway: Process, user: str) -> None:
@@ -110,19 +116,24 @@ class Load:
             for task in running:
                 task.result()
 
+    def make_users(self) -> None:
+        """Post a first item of each user."""
+        self._post(USERS, 0)
+
     def _any(self) -> Process:
         return self._chance.choice(self._gateways)
 
     def _write(self, users: Sequence[str]) -> None:
         """Post a numbered event or update of each user, then the next."""
-        for number in numbers():
-            kind = self._chance.choice([event, update])
-            body = {"items": [kind(user, number) for user in users]}
-            answer = self._any().call("POST", "/v1/batch", json=body)
-            assert answer.status_code == 202, answer.text
-            self.items |= dict.fromkeys(users, number + 1)
+        for number in numbers(1):
+            self._post(users, number)
             if self._ended.wait(PAUSE):
                 return
+
+    def _post(self, users: Sequence[str], number: int) -> None:
+        kind = self._chance.choice([event, update])
+        accepted(self._any(), [kind(user, number) for user in users])
+        self.items |= dict.fromkeys(users, number + 1)
 
     def _call(self) -> None:
         """Make relayed calls for users of the writers."""
@@ -135,16 +146,31 @@ class Load:
         """Erase one user after the other, in the middle of calls that would make it anew."""
         while not self._ended.is_set():
             user = f"erased{next(self._started)}"
-            gateway = self._any()
-            until(partial(started, gateway, user))
-            body = {"items": [event(user, number) for number in range(3)]}
-            assert gateway.call("POST", "/v1/batch", json=body).status_code == 202
-            with ThreadPoolExecutor(3) as threads:
-                calls = [threads.submit(start, one, user) for one in self._gateways]
-                threads.submit(erase, self._any(), user).result()
-                calls += [threads.submit(start, one, user) for one in self._gateways]
-            self.asked.update(call.result().status_code for call in calls)
+            until(partial(started, self._any(), user))
+            with ThreadPoolExecutor(2 * STARTS) as threads:
+                begun = threading.Semaphore(0)
+                starts = [
+                    threads.submit(self._start_until_refused, gateway, user, begun)
+                    for gateway in [*self._gateways] * STARTS
+                ]
+                begun.acquire()
+                if self._chance.random() < 0.5:
+                    accepted(self._any(), [event(user, 0)])
+                erase(self._any(), user)
+                for one in starts:
+                    one.result()
             self.erased.append(user)
+
+    def _start_until_refused(self, gateway: Process, user: str, begun: threading.Semaphore) -> None:
+        """Start sessions of a user, one after the other, until it is refused since the user was erased."""
+
+        def refused() -> bool:
+            status = start(gateway, user).status_code
+            self.asked[status] += 1
+            begun.release()
+            return status == 403
+
+        until(refused, 40)
 
 
 def there(simulator: str, users: Sequence[str]) -> list[str]:
@@ -162,6 +188,8 @@ def test_relayed_calls_and_deliveries_of_several_processes_never_overlap_nor_bri
         )
         waiting = stack.enter_context(counting(database))
         load = Load(gateways)
+        load.make_users()
+        assert stuck(waiting, WAITING) == 0
         with load.running():
             threading.Event().wait(SECONDS)
         left = stuck(waiting, WAITING)
