@@ -126,6 +126,36 @@ def gateway_with(deliverers: int, folder: Path, simulator: str, database: str) -
         yield gateways[0]
 
 
+def made_up(text: str) -> Done:
+    """Make what Leanplum did: calls at the times 1, 2, … with events such as R0 (sent again) and S0 (another)."""
+    return [
+        (
+            Call(at, at, at + 1, ("ann",), [], []),
+            {"event": REPLAYED if word[0] == "R" else STEADY, "value": int(word[1:])},
+        )
+        for at, call in enumerate(text.split("|"), 1)
+        for word in call.split()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("done", "wrong"),
+    [
+        ("S0|S1|R0 R1|S2|S3", False),
+        ("S0|S1|R0 R1 S2 S3", False),
+        ("S0|S1|R1 R0|S2", True),
+        ("S1|S0|R0 R1|S2", True),
+        ("S0|R0|S1|R1", False),  # the one call that was on its way
+        ("S0|R0|S1|S2|R1", True),
+        ("S0|R0|S3|R1", True),  # it was accepted after the replay
+        ("S0|S1", False),
+    ],
+)
+def test_the_documented_order_of_what_is_sent_again(done: str, wrong: bool) -> None:
+    """The replay is at the time 1.5, and events from number 3 on were accepted after it."""
+    assert out_of_order(made_up(done), 1.5, 3) is wrong
+
+
 @pytest.mark.parametrize("deliverers", [0, 2], ids=["one process", "two deliverers"])
 def test_dead_letters_sent_again_in_bulk_beside_steady_traffic_all_arrive_once_in_order_and_alone(
     tmp_path: Path, record_property: Callable[[str, object], None], database: str, deliverers: int
