@@ -12,7 +12,7 @@ from .processes import until
 
 WAITING = "settled_at IS NULL"
 DEAD = "settled_at IS NOT NULL AND body IS NOT NULL"
-QUIET_SECONDS = 6.0  # longer than a call that failed once waits to be sent again
+QUIET_SECONDS = 15.0  # longer than a call that failed once or twice waits to be sent again
 
 Count = Callable[[str], int]
 

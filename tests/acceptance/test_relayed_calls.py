@@ -146,7 +146,7 @@ class Load:
         """Erase one user after the other, in the middle of calls that would make it anew."""
         while not self._ended.is_set():
             user = f"erased{next(self._started)}"
-            until(partial(started, self._any(), user))
+            until(partial(started, self._any(), user), 60)
             with ThreadPoolExecutor(2 * STARTS) as threads:
                 begun = threading.Semaphore(0)
                 starts = [
@@ -170,7 +170,7 @@ class Load:
             begun.release()
             return status == 403
 
-        until(refused, 40)
+        until(refused, 60)
 
 
 def there(simulator: str, users: Sequence[str]) -> list[str]:
@@ -229,7 +229,7 @@ def test_a_relayed_start_does_not_overtake_the_deletion_of_its_user_that_waits(
             start(gateway, user)
         with delivering(first, "one"):
             for user, gateway in through.items():
-                until(partial(started, gateway, user))
+                until(partial(started, gateway, user), 60)
         done = journal.done_for(journal.calls(leanplum))
         actions = {user: [one["action"] for _, one in done[user]] for user in through}
         assert actions == {user: ["start", "deleteUser", "start"] for user in through}
