@@ -249,13 +249,11 @@ class Outbox:
             done += 0 if dry_run else await step([one.seq for one in found])
         return matched, done
 
-    async def sweep(self, after: int, limits: Limits) -> tuple[int, int | None]:
-        """Remove some of what is past its time, of the items after sequence number `after`; how many went, and where to
-        go on, None where all that follows is too young."""
+    async def sweep(self, limits: Limits) -> int:
+        """Remove some of what is past its time; return how many items went, 0 where none is left."""
         now = self._clock()
-        found = await self._read(partial(retention.look, after=after, now=now, limits=limits))
-        removed = await self._writer.write(Remove(found.seqs, now))
-        return removed, found.after
+        found = await self._read(partial(retention.look, now=now, limits=limits))
+        return await self._writer.write(Remove(found, now, limits))
 
     async def scrub(self) -> bool:
         """Let nothing of what was erased be left in the database's files, as far as that is ours to bring about;
