@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from app.model import NewItem, Settled, Status
 from app.outbox.dead_letters import Filter
 from app.outbox.housekeeping import Housekeeper
 from app.outbox.outbox import Outbox
-from app.outbox.retention import STEP, Limits, Remove
+from app.outbox.retention import STEP, Limits, Remove, look
 
 from .opened import Opened, track, with_outbox
 
@@ -155,3 +156,20 @@ def test_more_items_from_a_clock_that_was_ahead_than_a_step_takes_stop_nothing_e
 
 def ahead(number: int) -> NewItem:
     return track(f"user{number}")
+
+
+def test_what_is_too_young_is_not_looked_at(path: Path) -> None:
+    async def body(at: Opened) -> None:
+        await at.accept(*(track(f"user{number}") for number in range(3_000)))
+        await settle(at, Settled(Status.DELIVERED))
+        instructions = list[int]()
+        with at.engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.set_progress_handler(lambda: instructions.append(1), 1)
+            try:
+                assert look(connection, at.now, LIMITS) == []
+            finally:
+                driver.set_progress_handler(None, 0)
+        assert 0 < len(instructions) < 500
+
+    with_outbox(f"sqlite:///{path}", body)
