@@ -14,7 +14,7 @@ from app.audit import records
 from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
-from app.model import Acceptance, Kind, NewItem, Taken
+from app.model import SEALED, Acceptance, Kind, NewItem, Taken
 from app.outbox.erased import Erased, Refuse, alias_of
 from app.vault import Vault, place
 
@@ -117,7 +117,9 @@ def _made_here(cursor: Cursor, app: str, given: Sequence[str], vault: Vault) -> 
         )
         if row := cursor.fetchone():
             action, subject, body = row
-            text = None if body is None else vault.read(body, place(app, action, parsed[1], subject))
+            text = None if body is None else vault.open(body, place(app, action, parsed[1], subject))
+            if text is not None and text[:1] == SEALED:  # it can't be decrypted here: as if it were delivered
+                text = None
             known[app, item_id] = (parsed[1], vault.digest(action, subject, _sorted(text)))
     return known
 

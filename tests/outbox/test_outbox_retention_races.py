@@ -1,44 +1,22 @@
 """Retention beside others: what changes between choosing and removing, and clocks that were wrong."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from app.audit.marks import Marks
-from app.database.writer import Write, Writer
 from app.model import NewItem, Settled, Status
 from app.outbox.dead_letters import Filter
 from app.outbox.housekeeping import Housekeeper
-from app.outbox.outbox import Outbox
 from app.outbox.retention import STEP, Limits, Remove, look
 
+from .interrupted import Happening, interrupted
 from .opened import Opened, track, with_outbox
 
 HOUR = 3_600_000
 LIMITS = Limits(receipts=HOUR, dead_letters=5 * HOUR)
 REFUSED = Settled(Status.REJECTED, {"success": False, "error": "Bad."})
-Happening = Callable[[Opened], Awaitable[None]]
-
-
-class Interrupted(Writer):
-    """A writer that lets something else happen just before a removal is written."""
-
-    def __init__(self, at: Opened, happening: Happening) -> None:
-        super().__init__(at.engine)
-        self._at, self._happening = at, happening
-
-    def write(self, write: Write[Any], *, along: bool = False) -> "asyncio.Future[Any]":
-        if type(write) is Remove:
-            return asyncio.ensure_future(self._late(write))
-        return super().write(write, along=along)
-
-    async def _late(self, write: Write[Any]) -> Any:
-        await self._happening(self._at)
-        return await super().write(write)
 
 
 async def settle(at: Opened, verdict: Settled, attempt: str = "t") -> None:
@@ -61,20 +39,8 @@ async def replay_and_refuse_again(at: Opened) -> None:
 
 async def sweep_while(at: Opened, happening: Happening) -> None:
     """One step of retention, with something else between its reading and its writing."""
-    writer = Interrupted(at, happening)
-    outbox = Outbox(
-        at.engine,
-        writer,
-        dedup_ms=60_000,
-        max_queued=1_000,
-        marks=Marks(bytes(32)),
-        clock=lambda: at.now,
-    )
-    writer.start()
-    try:
+    async with interrupted(at, Remove, happening) as outbox:
         await Housekeeper(outbox, LIMITS).step()
-    finally:
-        await writer.stop()
 
 
 def stored(at: Opened, table: str) -> list[str]:
