@@ -275,6 +275,7 @@ class Receipt:
     next_attempt_at: int | None
     leanplum: dict[str, Any] | None
     notes: dict[str, Any] | None = None
+    leanplum_unreadable: bool = False  # whether what Leanplum said can't be decrypted here
 
     @property
     def settled(self) -> bool:

@@ -17,7 +17,7 @@ from app.errors import QueueFull
 from app.model import ERASES, Acceptance, Call, Found, Item, Receipt, Removed, Settled, Taken, Tenure, Verdict, Wanted
 from app.outbox import claims, dead_letters, erasure, receipts, retention
 from app.outbox.accept import Accept
-from app.outbox.dead_letters import Discard, Filter, Replay
+from app.outbox.dead_letters import Discard, Filter, Recorder, Replay
 from app.outbox.erased import Erased
 from app.outbox.erasure import Erase
 from app.outbox.leases import Release, Tend
@@ -29,7 +29,6 @@ from app.vault import CLEAR, Vault
 
 log = structlog.get_logger("outbox")
 T = TypeVar("T")
-Recorder = Callable[[int], dead_letters.Record]  # makes the audit record of a step over so many items
 LOOK_AGAIN_SECONDS = 1.0  # for what another process settled
 FEW_QUEUED = 5_000  # items that are looked through in a few milliseconds
 
@@ -276,7 +275,7 @@ class Outbox:
         went."""
 
         async def step(seqs: list[int]) -> int:
-            count = await self._writer.write(Replay(seqs, self._clock(), record(len(seqs)), self._marks))
+            count = await self._writer.write(Replay(seqs, self._clock(), record, self._marks, which))
             self.queued += count
             self.on_accepted()
             return count
@@ -288,7 +287,7 @@ class Outbox:
         went."""
 
         async def step(seqs: list[int]) -> int:
-            return await self._writer.write(Discard(seqs, record(len(seqs)), self._marks))
+            return await self._writer.write(Discard(seqs, record, self._marks, which))
 
         return await self._each(app, which, step, dry_run)
 
@@ -297,18 +296,17 @@ class Outbox:
     ) -> tuple[int, int]:
         """In steps, oldest first, so that nobody waits long for the database."""
         matched = done = after = 0
-        while found := await self.dead_letters(app, which, after, dead_letters.STEP):
-            matched, after = matched + len(found), found[-1].seq
-            done += 0 if dry_run else await step([one.seq for one in found])
+        find = partial(dead_letters.numbers, app=app, which=which, limit=dead_letters.STEP)
+        while seqs := await self._read(partial(find, after=after)):
+            matched, after = matched + len(seqs), seqs[-1]
+            done += 0 if dry_run else await step(seqs)
         return matched, done
 
-    async def sweep(self, after: int, limits: Limits) -> tuple[int, int | None]:
-        """Remove some of what is past its time, of the items after sequence number `after`; how many went, and where to
-        go on, None where all that follows is too young."""
+    async def sweep(self, limits: Limits) -> int:
+        """Remove some of what is past its time; return how many items went, 0 where none is left."""
         now = self._clock()
-        found = await self._read(partial(retention.look, after=after, now=now, limits=limits))
-        removed = await self._writer.write(Remove(found.seqs, now))
-        return removed, found.after
+        found = await self._read(partial(retention.look, now=now, limits=limits))
+        return await self._writer.write(Remove(found, now, limits))
 
     async def scrub(self) -> bool:
         """Let nothing of what was erased be left in the database's files, as far as that is ours to bring about;

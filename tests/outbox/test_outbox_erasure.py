@@ -113,7 +113,7 @@ def test_items_of_the_user_are_refused_until_the_time_is_over_and_only_of_that_u
         at.now += 1
         assert await at.accept(track(item_id="a")) == [("a", "accepted")]
         assert await at.outbox.erased("default", {"uann"}) == []
-        await at.outbox.sweep(0, Limits(0, 0))
+        await at.outbox.sweep(Limits(0, 0))
         assert at.one("SELECT count(*) FROM erasures") == 0
 
     with_outbox(database, body, erased_ms=1_000)
