@@ -243,7 +243,7 @@ class Window:
                 late.add(caller)
                 self._backlogs[caller] = item.seq - 1
             if others:
-                self._pass_over(item.lane, item.app, item.seq, item.seq)
+                self._pass_over(item.lane, item.app, found.earlier.get(item.lane, item.seq), item.seq)
         self._tail_whole = page.whole
         self._tail = found.last if page.whole else page.items[-1].seq
 

@@ -292,6 +292,22 @@ def test_a_callers_item_waits_for_an_earlier_one_of_its_user_in_anothers_backlog
     assert sent.index(201) < sent.index(202)
 
 
+def test_an_item_beyond_its_callers_share_waits_for_an_earlier_one_in_anothers_backlog() -> None:
+    at = Reading(capacity=20, page=100)
+    at.add(*(f"user{number}" for number in range(100)), "ann")
+    at.read(times=2)
+    at.add(*(f"new{number}" for number in range(30)), "ann", caller=2)
+    at.add("bob", caller=3)
+    sent = list[int]()
+    while len(sent) < 133:
+        at.read(times=1)
+        batch = at.window.next_batch()
+        sent += [item.seq for item in batch]
+        at.stored = [item for item in at.stored if item.seq not in sent]
+        at.window.landed(batch, {})
+    assert sent.index(101) < sent.index(132)
+
+
 def test_callers_take_turns_within_a_call() -> None:
     at = Reading()
     at.add(*(f"user{number}" for number in range(100)), caller=1)
