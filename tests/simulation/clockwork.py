@@ -12,14 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from functools import partial
-from typing import Any, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
+T = TypeVar("T")
 Args = TypeVarTuple("Args")
-HANG_SECONDS = 60.0  # of real time: a thread that takes longer never comes back
+HANG_SECONDS = 20.0  # of real time: a thread that takes longer never comes back
 Pause = Callable[[], float]  # draws seconds of virtual time
 Task = asyncio.Task[Any]
 # Draws the pauses of whoever runs, and has the tasks that it began.
@@ -61,8 +61,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         selector = _Selector()
         selector.loop = self
         super().__init__(selector)
-        self.set_default_executor(_InlineExecutor(self))
         self.set_task_factory(_remembered)
+        self.set_exception_handler(self._note)
+        self._broken: BaseException | None = None
+
+    def _note(self, _: object, context: dict[str, Any]) -> None:
+        """Remember what a callback of the simulation failed on: nothing after it means anything."""
+        if "handle" in context:
+            self._broken = context.get("exception")
 
     def time(self) -> float:
         """The virtual clock, in seconds."""
@@ -70,6 +76,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def pass_time(self, timeout: float | None) -> None:
         """Take what threads have said; with nothing to do, move the clock on."""
+        if self._broken is not None:
+            raise self._broken
         heard = False
         while not self._heard.empty():
             self.call_soon(self._heard.get())
@@ -94,8 +102,28 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         while not done():
             self._heard.get(timeout=HANG_SECONDS)()
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """Do nothing: no thread is behind the executor."""
+    def run_in_executor(self, executor: Any, func: Callable[[*Args], T], *args: *Args) -> "asyncio.Future[T]":
+        """Do on the loop what belongs on a thread, after a pause, and tell of it after another."""
+        told: asyncio.Future[T] = self.create_future()
+        runner = RUNNING.get()
+        pause = runner.pause if runner is not None else lambda: 0.0
+
+        def run() -> None:
+            if runner is not None and runner.dead:
+                return
+            try:
+                result = func(*args)
+            except Exception as error:
+                self.call_later(pause(), tell, told.set_exception, error)
+            else:
+                self.call_later(pause(), tell, told.set_result, result)
+
+        def tell(how: Callable[[Any], None], what: Any) -> None:
+            if not told.done():
+                how(what)
+
+        self.call_later(pause(), run)
+        return told
 
 
 def _remembered(loop: asyncio.AbstractEventLoop, coro: Any, *, context: Context | None = None) -> Task:
@@ -105,41 +133,6 @@ def _remembered(loop: asyncio.AbstractEventLoop, coro: Any, *, context: Context 
         runner.tasks.add(task)
         task.add_done_callback(runner.tasks.discard)
     return task
-
-
-class _InlineExecutor(ThreadPoolExecutor):
-    """Run what belongs on a thread on the loop instead, after a pause; tell of it after another."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        super().__init__(max_workers=1)
-        self._loop = loop
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        told = Future[Any]()
-        runner = RUNNING.get()
-        pause = runner.pause if runner is not None else lambda: 0.0
-
-        def run() -> None:
-            if runner is not None and runner.dead:
-                return
-            try:
-                result = fn(*args, **kwargs)
-            except Exception as error:
-                self._loop.call_later(pause(), _tell, told, None, error)
-            else:
-                self._loop.call_later(pause(), _tell, told, result, None)
-
-        self._loop.call_later(pause(), run)
-        return told
-
-
-def _tell(told: "Future[Any]", result: Any, error: Exception | None) -> None:
-    if told.cancelled():
-        return
-    if error is not None:
-        told.set_exception(error)
-    else:
-        told.set_result(result)
 
 
 def pauses(chance: random.Random, slow: float) -> Pause:

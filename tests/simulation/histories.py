@@ -24,7 +24,7 @@ SECONDS = 14.0  # that a history lasts, before the world is mended
 CALM = {"done": 6.0, "slow": 1.0}
 ROUGH = {
     **{"done": 5.0, "slow": 2.0, "late": 0.3, "lost": 0.7, "unread": 0.4, "away": 0.4},
-    **{"throttled": 0.4, "unreachable": 0.4, "unconnected": 0.3, "key": 0.1},
+    **{"throttled": 0.4, "unreachable": 0.4, "unconnected": 0.3, "key": 0.1, "limited": 0.2},
 }
 EVERYDAY = {"accept": 8.0, "refused": 1.5, "replay": 1.0}
 
@@ -37,12 +37,19 @@ class Profile:
     fates: Mapping[str, float] = field(default_factory=lambda: CALM)
     processes: tuple[int, ...] = (1, 2, 3)
     hold: float = 0.3  # how often the policy is not to send twice
+    receipts_ms: tuple[int, ...] = (20_000,)
+    dead_letters_ms: tuple[int, ...] = (6_000, 20_000)
 
 
 PROFILES: dict[str, Profile] = {
     "leanplum": Profile({**EVERYDAY, "start": 1.0}, ROUGH),
     "replays": Profile({"accept": 10.0, "refused": 6.0, "replay": 6.0, "replay_one": 4.0, "discard": 1.0}),
-    "retention": Profile({**EVERYDAY, "refused": 4.0, "sweep": 1.0, "race": 4.0, "ahead": 0.5}),
+    "retention": Profile(
+        {"accept": 4.0, "refused": 5.0, "sweep": 0.5, "race": 6.0},
+        receipts_ms=(2_000,),
+        dead_letters_ms=(1_000, 2_000),
+    ),
+    "future": Profile({**EVERYDAY, "refused": 2.0, "sweep": 1.0, "ahead": 2.0}, receipts_ms=(3_000,)),
     "relayed": Profile({"accept": 8.0, "start": 8.0, "variables": 2.0, "refused": 1.0, "erase": 1.0}),
     "kills": Profile({"accept": 8.0, "start": 1.0, "kill": 1.5, "begin": 2.0, "stop": 0.5}, hold=0.5),
     "stops": Profile({"accept": 8.0, "start": 1.0, "stop": 1.5, "locked_stop": 2.0, "begin": 3.0}, hold=0.5),
@@ -50,7 +57,8 @@ PROFILES: dict[str, Profile] = {
         {**EVERYDAY, "lose": 5.0, "answer": 4.0, "lock": 1.0, "start": 1.0, "stop": 1.0, "begin": 2.0},
         hold=0.5,
     ),
-    "clocks": Profile({**EVERYDAY, "clock": 4.0, "unlink": 1.0, "stop": 0.5, "begin": 1.0}, processes=(2, 3)),
+    "clocks": Profile({"accept": 9.0, "clock": 4.0, "stop": 0.5, "begin": 1.0}, processes=(2, 3)),
+    "locks": Profile({"accept": 9.0, "unlink": 1.0, "begin": 1.0}, processes=(2, 3)),
     "everything": Profile(
         {
             **{"accept": 12.0, "refused": 3.0, "replay": 2.0, "replay_one": 1.0, "discard": 0.5},
@@ -78,7 +86,8 @@ class Thing:
     refused: bool = False  # by the gateway: the user was erased
     nothing_taken: bool = False  # what the caller was told last,
     doubtful: bool = False  # unless one try ended without an answer
-    replays: list[float] = field(default_factory=list)
+    replays: list[float] = field(default_factory=list)  # when a replay was asked for that went
+    tried: bool = False  # whether a replay was asked for whose answer is not known
     discarded: float | None = None
     relayed: bool = False
     said: str = ""  # how a relayed call ended
@@ -94,8 +103,9 @@ class History:
         sizes = Sizes(
             processes=chance.choice(self._kind.processes),
             hold=chance.random() < self._kind.hold,
-            receipts_ms=chance.choice([8_000, 20_000]),
-            dead_letters_ms=chance.choice([2_000, 6_000, 20_000]),
+            api_only=chance.random() < 0.3,
+            receipts_ms=chance.choice(self._kind.receipts_ms),
+            dead_letters_ms=chance.choice(self._kind.dead_letters_ms),
             slow_database=chance.choice([0.0, 0.05, 0.3]),
         )
         self.world = World(loop, database, seed, sizes)
@@ -249,6 +259,8 @@ class History:
                 self.world.leanplum.refusing.clear()
             for item_id in chosen:  # one after the other, so that it is known which went
                 asked = self.world.loop.now
+                if (thing := self._named(item_id)) is not None:
+                    thing.tried = True
                 if await process.replay([item_id]):
                     self._replayed(item_id, asked)
         except (GatewayError, ConnectionError) as error:
@@ -370,8 +382,8 @@ class History:
             self._fault(process, point, "lost", self.chance.choice([1, 1, 3]), 5.0)
 
     async def answer(self) -> None:
-        """A commit takes effect, and its answer is lost; only a server's can be."""
-        if (process := self._up()) is not None and self.world.database.kind == "postgresql":
+        """A commit takes effect, and its answer is lost."""
+        if (process := self._up()) is not None:
             self._fault(process, "committed", "lost", 1, 5.0)
 
     async def lock(self) -> None:

@@ -118,6 +118,9 @@ class Leanplum:
             case "key":
                 error = {"success": False, "error": {"message": "Invalid access key"}}
                 return httpx.Response(403, json={"response": [error]})
+            case "limited":
+                error = {"success": False, "error": {"message": "Rate limit exceeded"}}
+                return httpx.Response(200, json={"response": [error]})
             case "unread":
                 return httpx.ReadError("reset")
         said = [self._apply(call, entry) for entry in call.entries]

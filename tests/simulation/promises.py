@@ -22,6 +22,18 @@ async def broken(history: History) -> list[str]:
     return found + await checks.of_retention()
 
 
+def _applied(call: Call) -> float:
+    assert call.applied is not None
+    return call.applied
+
+
+def _earlier(then: Call, first: Call) -> bool:
+    """Whether the later item's call came first, other than by passing one that its sender had given up."""
+    given_up = first.abandoned is not None and first.abandoned <= then.began
+    waited = then.began - first.began >= OUTLIVES_MS / 1000 - 2 * SLACK
+    return _applied(then) < _applied(first) and not (given_up and waited)
+
+
 class _Checks:
     def __init__(self, history: History) -> None:
         self.history, self.world = history, history.world
@@ -45,9 +57,9 @@ class _Checks:
 
     def _overlaps(self) -> Iterator[str]:
         for one, other in combinations(sorted(self.calls, key=lambda call: call.began), 2):
-            if other.began < one.ended and (users := one.users & other.users):
-                if not self._may_overlap(one, other):
-                    yield f"overlap of {sorted(users)}: {one} and {other} at {other.began - 1_000:.3f}"
+            users = one.users & other.users
+            if users and other.began < one.ended and not self._may_overlap(one, other):
+                yield f"overlap of {sorted(users)}: {one} and {other} at {other.began - 1_000:.3f}"
 
     def _may_overlap(self, one: Call, other: Call) -> bool:
         if one.abandoned is not None and one.abandoned <= other.began:
@@ -58,15 +70,14 @@ class _Checks:
     def _order(self) -> Iterator[str]:
         things = [one for one in self.history.things.values() if one.seq is not None]
         for one, other in combinations(sorted(things, key=lambda thing: thing.seq or 0), 2):
-            if one.user != other.user or one.replays or other.replays:
+            if one.user != other.user or one.tried or other.tried:
                 continue
             first, then = self._first(one), self._first(other)
-            if first is not None and then is not None and then < first:
+            if first is not None and then is not None and _earlier(then, first):
                 yield f"order: {other.marker} of {one.user} came before {one.marker}"
 
-    def _first(self, thing: Thing) -> float | None:
-        times = [call.applied for call in self.done.get(thing.marker, ()) if call.applied is not None]
-        return min(times, default=None)
+    def _first(self, thing: Thing) -> Call | None:
+        return min(self.done.get(thing.marker, ()), key=_applied, default=None)
 
     def _twice(self) -> Iterator[str]:
         for marker, calls in self.done.items():
@@ -84,7 +95,7 @@ class _Checks:
 
     @staticmethod
     def _replayed(thing: Thing, call: Call) -> bool:
-        return any(at >= call.began for at in thing.replays)
+        return thing.tried and any(at >= call.began for at in thing.replays)
 
     def _created_again(self) -> Iterator[str]:
         for user, at in self.history.erased.items():
@@ -130,9 +141,9 @@ class _Checks:
     def _judged(self, thing: Thing, status: str | None) -> Iterator[str]:
         sent, done = self.sent.get(thing.marker, []), self.done.get(thing.marker, [])
         since = thing.replays[-1] if thing.replays else 0.0
-        if status is None and thing.user not in self.history.erased:
-            if not any(call.began >= since for call in sent):
-                yield "lost: nothing is left of it, and it was not sent since it was taken or replayed"
+        was_sent = any(call.began >= since for call in sent)
+        if status is None and thing.user not in self.history.erased and not was_sent:
+            yield "lost: nothing is left of it, and it was not sent since it was taken or replayed"
         if status == "delivered" and not done:
             yield "receipt: delivered, and Leanplum never did it"
         if status == "rejected" and not any(thing.marker in call.refused for call in sent):

@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -79,36 +80,44 @@ class _SqliteConnection(sqlite3.Connection):
             point = "read"
         how = self.holder["now"].strikes(point) if self.holder else None
         if how is not None:
-            text = "database is locked" if how == "locked" else "disk I/O error"
-            raise sqlite3.OperationalError(text)
+            busy = how == "locked"
+            error = sqlite3.OperationalError("database is locked" if busy else "disk I/O error")
+            error.sqlite_errorname = "SQLITE_BUSY" if busy else "SQLITE_IOERR"
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY if busy else sqlite3.SQLITE_IOERR
+            raise error
 
     def commit(self) -> None:
-        if self.in_transaction:
+        writes = self.in_transaction
+        if writes:
             self.strike("commit")
         super().commit()
+        if writes:
+            self.strike("committed")
 
 
 class _PostgresCursor(psycopg.Cursor[Any]):
     def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
-        connection = cast(_PostgresConnection, self.connection)
+        connection = cast(_PostgresSeam, self.connection)
         text = query if isinstance(query, str) else ""
-        if "clock_timestamp()" in text and connection.holder:
+        if "clock_timestamp()" in text and "now" in connection.holder:
             now = connection.holder["now"].server_ms() / 1000
             query = text.replace("clock_timestamp()", f"to_timestamp({now:.3f})")
         connection.strike("begin" if text in BEGINS else "statement")
         return super().execute(query, params, **options)
 
 
-class _PostgresConnection(psycopg.Connection[Any]):
-    holder: Holder | None = None
-    writes = False
+class _PostgresSeam(psycopg.Connection[Any]):
+    """What is put before the class of the gateway's connections, whatever that is."""
+
+    holder: Holder
+    writes: bool
 
     def strike(self, point: Point) -> None:
         if point == "begin":
             self.writes = True
         elif point == "statement" and not self.writes:
             point = "read"
-        how = self.holder["now"].strikes(point) if self.holder else None
+        how = self.holder["now"].strikes(point) if "now" in self.holder else None
         if how == "locked":
             raise LockNotAvailable("canceling statement due to lock timeout")
         if how == "lost":
@@ -128,6 +137,11 @@ class _PostgresConnection(psycopg.Connection[Any]):
         super().rollback()
 
 
+@cache
+def _with_seam(kind: Any) -> Any:
+    return type(f"Seam{kind.__name__}", (_PostgresSeam, kind), {})
+
+
 class Database:
     """One database with an engine for each process that a history may have at once. Engines and the
     server are kept from history to history; what is in the tables is not."""
@@ -142,10 +156,10 @@ class Database:
         for holder in self.holders:
             engine = connect(url)
             engine.dispose()
-            event.listen(engine, "do_connect", self._connects(holder))
+            self._put_seam(engine, holder)
             self.engines.append(engine)
 
-    def _connects(self, holder: Holder) -> Callable[..., Any]:
+    def _put_seam(self, engine: Engine, holder: Holder) -> None:
         raise NotImplementedError
 
     def reset(self) -> None:
@@ -167,14 +181,14 @@ class Sqlite(Database):
         shutil.copy(template, path)
         super().__init__(f"sqlite:///{path}")
 
-    def _connects(self, holder: Holder) -> Callable[..., Any]:
-        def made(_dialect: Any, _record: Any, cargs: Sequence[Any], cparams: dict[str, Any]) -> Any:
+    def _put_seam(self, engine: Engine, holder: Holder) -> None:
+        def connect_with_seam(_dialect: Any, _record: Any, cargs: Sequence[Any], cparams: dict[str, Any]) -> Any:
             made = sqlite3.connect(*cargs, **cparams, factory=_SqliteConnection)
             made.execute(QUICK)
             made.holder = holder
             return made
 
-        return made
+        event.listen(engine, "do_connect", connect_with_seam, insert=True)
 
     def reset(self) -> None:
         for engine in self.engines:
@@ -206,17 +220,20 @@ class Postgresql(Database):
         names = [name for (name,) in self._own.execute(tables).fetchall()]
         self._rows = {name: self._own.execute(f"SELECT * FROM {name}").fetchall() for name in names}
 
-    def _connects(self, holder: Holder) -> Callable[..., Any]:
-        def made(_dialect: Any, _record: Any, cargs: Sequence[Any], cparams: dict[str, Any]) -> Any:
+    def _put_seam(self, engine: Engine, holder: Holder) -> None:
+        def before(_dialect: Any, _record: Any, _args: Any, _parameters: Any) -> None:
             if (seam := holder.get("now")) is not None and seam.strikes("connect") is not None:
                 raise psycopg.OperationalError("connection refused")
-            options = f"{cparams.pop('options', '')} -c synchronous_commit=off"
-            made = _PostgresConnection.connect(*cargs, **cparams, options=options)
-            made.cursor_factory = _PostgresCursor
-            made.holder = holder
-            return made
 
-        return made
+        def after(made: Any, _record: Any) -> None:
+            made.execute("SET synchronous_commit = off")
+            made.commit()
+            made.__class__ = _with_seam(made.__class__)
+            made.holder, made.writes = holder, False
+            made.cursor_factory = _PostgresCursor
+
+        event.listen(engine, "do_connect", before, insert=True)
+        event.listen(engine, "connect", after)
 
     def reset(self) -> None:
         for engine in self.engines:

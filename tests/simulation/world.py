@@ -5,10 +5,11 @@ Everything that knows how the parts are made is in `Process`; change it when the
 
 import asyncio
 import random
-from collections.abc import Awaitable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import Context
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from app.database.writer import Write, Writer
 from app.delivery.loop import Deliverer
 from app.delivery.turns import Turns
 from app.delivery.verdicts import RetryPolicy
+from app.delivery.window import Window
 from app.leanplum.actions import ACTIONS, QUEUED
 from app.leanplum.client import LeanplumClient
 from app.model import Acceptance, App, KeyKind, NewItem, Taken
@@ -45,9 +47,11 @@ KEYS = {
     KeyKind.DEVELOPMENT: SecretStr("dev_simulation"),
     KeyKind.DATA_EXPORT: SecretStr("export_simulation"),
 }
+LEANPLUM_APP = App(APP, "app_simulation", KEYS, "http://leanplum.invalid/api")
 EPOCH_MS = 1_800_000_000_000
 CALL_SECONDS = 6.0
 RELAY_SECONDS = 4.0
+DEDUP_MS = 60_000
 ERASED_MS = 3_600_000
 DRAIN_SECONDS = 20.0  # that requests in flight have to end, as at a real stop
 STOP_SECONDS = 90.0  # a stop that takes longer hangs
@@ -60,6 +64,7 @@ class Sizes:
     """What a history chooses once: how many processes, what is kept for how long, and the policy."""
 
     processes: int
+    api_only: bool  # whether the last process delivers nothing
     hold: bool
     receipts_ms: int
     dead_letters_ms: int
@@ -110,6 +115,7 @@ class World:
             structlog.configure(processors=before)
 
     def _log(self, _: Any, name: str, entry: MutableMapping[str, Any]) -> Any:
+        entry = {key: value for key, value in entry.items() if key not in {"attempt", "ms"}}
         told = " ".join(f"{key}={value}" for key, value in entry.items() if key != "event")
         self.trace(f"  log {entry.get('event')} {told}"[:200])
         raise structlog.DropEvent
@@ -137,12 +143,13 @@ class PacedWriter(Writer):
     def __init__(self, engine: Any, loop: VirtualLoop, runner: Runner, seam: Seam) -> None:
         super().__init__(engine)
         self._virtual, self._runner, self._seam = loop, runner, seam
-        self._coming: list[tuple[Write[Any], asyncio.Future[Any]]] = []
+        self._coming: list[tuple[Callable[[], asyncio.Future[Any]], asyncio.Future[Any]]] = []
         self._told_at = 0.0
 
-    def write(self, write: Write[T], **_: Any) -> "asyncio.Future[T]":
+    def write(self, write: Write[T], **options: Any) -> "asyncio.Future[T]":
         told: asyncio.Future[T] = self._virtual.create_future()
-        self._coming.append((write, told))
+        options.pop("along", None)  # its own pause; the pauses here are enough
+        self._coming.append((partial(super().write, write, **options), told))
         if len(self._coming) == 1:
             # A lock that is held is waited for, as SQLite's busy timeout and PostgreSQL's have it.
             wait = min(self._seam.lasts("begin"), 5.0)
@@ -153,7 +160,7 @@ class PacedWriter(Writer):
         if self._runner.dead:
             return
         coming, self._coming = self._coming, []
-        asked = [(super(PacedWriter, self).write(write), told) for write, told in coming if not told.cancelled()]
+        asked = [(begin(), told) for begin, told in coming if not told.cancelled()]
         self._virtual.await_threads(lambda: all(done.done() for done, _ in asked))
         self._told_at = max(self._told_at, self._virtual.time() + self._runner.pause())
         self._virtual.call_at(self._told_at, _pass_on, asked)
@@ -175,6 +182,8 @@ class Process:
 
     def __init__(self, world: World, slot: int) -> None:
         self._world, self._slot, self._generation = world, slot, 0
+        last = slot > 0 and slot == world.sizes.processes - 1
+        self._delivers = not (last and world.sizes.api_only)
         self.offset_ms = 0  # of its wall clock from true time
         self.seam = Seam(world.loop.time, world.server_ms)
         world.database.holders[slot]["now"] = self.seam
@@ -201,69 +210,74 @@ class Process:
 
     async def start(self) -> None:
         """Open everything and begin to deliver."""
-        world, sizes = self._world, self._world.sizes
         self._generation += 1
         self.owner = name = f"p{self._slot}.{self._generation}"
-        chance = random.Random(f"{world.chance.random()} {name}")
-        runner = Runner(name, pauses(chance, sizes.slow_database))
+        self._chance = random.Random(f"{self._world.chance.random()} {name}")
+        runner = Runner(name, pauses(self._chance, self._world.sizes.slow_database))
         self._context = Context()
         self._context.run(RUNNING.set, runner)
         self._stack = ExitStack()
+        self._open_outbox(runner)
+        turns = self._begin_delivery() if self._delivers else Turns(self.outbox, Window())
+        self._open_relay(turns)
+        self._runner = runner
+        self._world.trace(f"{name} starts")
+
+    def _open_outbox(self, runner: Runner) -> None:
+        world, sizes = self._world, self._world.sizes
         engine = world.database.engines[self._slot]
         self._writer = PacedWriter(engine, world.loop, runner, self.seam)
         self._writer.start()
         self.outbox = Outbox(
             engine,
             self._writer,
-            dedup_ms=sizes.receipts_ms,
+            dedup_ms=DEDUP_MS,
             max_queued=10**6,
             marks=Marks(bytes(32)),
             erased_ms=ERASED_MS,
             clock=self.wall,
         )
-        app = App(APP, "app_simulation", KEYS, "http://leanplum.invalid/api")
-        self._client = LeanplumClient(timeout=CALL_SECONDS, connections=4, transport=world.leanplum.transport())
-        policy = RetryPolicy(
-            window=100_000.0,
-            least=0.5,
-            most=4.0,
-            held=2.0,
-            not_twice=frozenset(QUEUED if sizes.hold else ()),
-        )
-        dead = self._stack.enter_context(lifeline.held(world.database.url, name))
+        limits = Limits(sizes.receipts_ms, sizes.dead_letters_ms)
+        self._housekeeper = Housekeeper(self.outbox, limits, world.loop.time)
+
+    def _begin_delivery(self) -> Turns:
+        self._client = self._leanplum(CALL_SECONDS)
+        dead = self._stack.enter_context(lifeline.held(self._world.database.url, self.owner))
+        not_twice = frozenset(QUEUED if self._world.sizes.hold else ())
         self._deliverer = Deliverer(
             self.outbox,
             self._client,
-            {APP: app},
+            {APP: LEANPLUM_APP},
             METRICS,
-            owner=name,
+            owner=self.owner,
             dead=dead,
             call_seconds=CALL_SECONDS,
             concurrency=4,
-            policy=policy,
+            policy=RetryPolicy(window=100_000.0, least=0.5, most=4.0, held=2.0, not_twice=not_twice),
             clock=self.wall,
-            chance=chance.random,
-            ticks=world.loop.time,
+            chance=self._chance.random,
+            ticks=self._world.loop.time,
         )
         self.outbox.on_accepted = self._deliverer.notify
         self._running = self._context.run(asyncio.create_task, self._deliverer.run())
-        self._relayer = LeanplumClient(timeout=RELAY_SECONDS, connections=4, transport=world.leanplum.transport())
-        self._app = app
-        self._relay = Relay(
-            self._relayer,
-            self._turns(),
-            METRICS,
-            timeout=RELAY_SECONDS,
-            concurrency=16,
-            cache_seconds=0.0,
-        )
-        limits = Limits(sizes.receipts_ms, sizes.dead_letters_ms)
-        self._housekeeper = Housekeeper(self.outbox, limits, world.loop.time)
-        self._runner = runner
-        world.trace(f"{name} starts")
-
-    def _turns(self) -> Turns:
         return self._deliverer.turns
+
+    def _open_relay(self, turns: Turns) -> None:
+        self._relayer = self._leanplum(RELAY_SECONDS)
+        self._relay = Relay(self._relayer, turns, METRICS, timeout=RELAY_SECONDS, concurrency=16, cache_seconds=0.0)
+
+    def _leanplum(self, timeout: float) -> LeanplumClient:
+        transport = self._world.leanplum.transport()
+        return LeanplumClient(timeout=timeout, connections=4, transport=transport)
+
+    async def _end(self) -> None:
+        await self._relayer.__aexit__()
+        if self._delivers:
+            await self._deliverer.stop()
+            await self._running
+            await self._client.__aexit__()
+
+    # --- its life --------------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
         """End as on SIGTERM: finish requests, then calls; settle; give everything back."""
@@ -276,19 +290,13 @@ class Process:
             for request in late:
                 request.cancel()
         ending = self._context.run(asyncio.create_task, self._end())
-        _, late = await asyncio.wait([ending], timeout=STOP_SECONDS)
-        if late:
+        done, _ = await asyncio.wait([ending], timeout=STOP_SECONDS)
+        if not done:
             self._world.faults.append(f"{runner.name} did not stop within {STOP_SECONDS:.0f} s")
-        runner.dead = True
-        await runner.cancel()
-        await self._close()
+        elif (error := ending.exception()) is not None:
+            self._world.faults.append(f"{runner.name} did not stop as it should: {error!r}")
+        await self._close(runner)
         self._world.trace(f"{runner.name} is stopped")
-
-    async def _end(self) -> None:
-        await self._relayer.__aexit__()
-        await self._deliverer.stop()
-        await self._running
-        await self._client.__aexit__()
 
     async def kill(self) -> None:
         """End at once: nothing of it happens any more, but calls at Leanplum go on there."""
@@ -298,10 +306,11 @@ class Process:
         world = self._world
         world.kills.append(Kill(runner.name, world.loop.now, world.open_items(runner.name)))
         world.trace(f"{runner.name} is killed; open: {sorted(world.kills[-1].open)}")
-        await runner.cancel()
-        await self._close()
+        await self._close(runner)
 
-    async def _close(self) -> None:
+    async def _close(self, runner: Runner) -> None:
+        runner.dead = True
+        await runner.cancel()
         self._stack.close()
         await self._writer.stop()
         self._world.database.engines[self._slot].dispose()
@@ -310,7 +319,9 @@ class Process:
     # --- what callers and operators ask of it --------------------------------------------------------------
 
     async def request(self, doing: Awaitable[T]) -> T:
-        """Do something in this process. Raises GatewayError, or ConnectionError where it is killed."""
+        """Do something in this process. Raises GatewayError, or ConnectionError where it is killed or down."""
+        if self._runner is None:
+            raise ConnectionError("refused")
 
         async def run() -> T:
             return await doing
@@ -335,7 +346,7 @@ class Process:
 
         async def ask() -> None:
             ASKED.set(self._world.loop.now)
-            await self._relay.ask(self._app, ACTIONS[action], {"userId": user, **arguments}, f"u{user}")
+            await self._relay.ask(LEANPLUM_APP, ACTIONS[action], {"userId": user, **arguments}, f"u{user}")
 
         await self.request(ask())
 
