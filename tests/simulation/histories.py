@@ -21,6 +21,7 @@ USERS = ("ann", "bob", "cid")
 ERASED_USER = "zoe"
 FUTURE_MS = 3_600_000
 SECONDS = 14.0  # that a history lasts, before the world is mended
+SETTLE_SECONDS = 90  # that everything has to settle in, once nothing goes wrong any more
 CALM = {"done": 6.0, "slow": 1.0}
 ROUGH = {
     **{"done": 5.0, "slow": 2.0, "late": 0.3, "lost": 0.7, "unread": 0.4, "away": 0.4},
@@ -142,10 +143,10 @@ class History:
     async def _settle(self) -> None:
         world = self.world
         await asyncio.gather(*(one.start() for one in world.processes if not one.up))
-        for _ in range(60):
+        for _ in range(SETTLE_SECONDS):
             if not world.waiting():
                 break
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(1.0)
         await asyncio.sleep(1.0)
 
     async def end(self) -> None:

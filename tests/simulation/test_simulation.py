@@ -1,6 +1,8 @@
 """The gateway's promises in random histories of several processes, on a virtual clock.
 
-`GATEWAY_TESTS_HISTORIES` says how many; `GATEWAY_TESTS_SEED=n` runs that one alone, and prints it.
+`GATEWAY_TESTS_HISTORIES` says how many; `GATEWAY_TESTS_SEED=n` runs one alone, and
+`GATEWAY_TESTS_PROFILE=name` makes all of one kind (`histories.PROFILES`). What is shown of one that
+broke a promise is its trace: seconds of virtual time, the process (`-`: outside), what happened.
 """
 
 import os
@@ -68,6 +70,10 @@ def run(database: Database, seeds: Iterable[int]) -> None:
             shown = shown or "\n".join([*lines[-SHOWN:], "", *found])
     if failed:
         pytest.fail("\n".join([shown, "", *failed, REPEAT]), pytrace=False)
+
+
+def test_a_seed_gives_the_same_history_again(sqlite: Database) -> None:
+    assert judge(sqlite, 10)[2] == judge(sqlite, 10)[2]
 
 
 def seeds_of(part: int, of: int) -> Iterable[int]:

@@ -183,7 +183,7 @@ class Process:
     def __init__(self, world: World, slot: int) -> None:
         self._world, self._slot, self._generation = world, slot, 0
         last = slot > 0 and slot == world.sizes.processes - 1
-        self._delivers = not (last and world.sizes.api_only)
+        self.delivers = not (last and world.sizes.api_only)
         self.offset_ms = 0  # of its wall clock from true time
         self.seam = Seam(world.loop.time, world.server_ms)
         world.database.holders[slot]["now"] = self.seam
@@ -218,7 +218,7 @@ class Process:
         self._context.run(RUNNING.set, runner)
         self._stack = ExitStack()
         self._open_outbox(runner)
-        turns = self._begin_delivery() if self._delivers else Turns(self.outbox, Window())
+        turns = self._begin_delivery() if self.delivers else Turns(self.outbox, Window())
         self._open_relay(turns)
         self._runner = runner
         self._world.trace(f"{name} starts")
@@ -272,7 +272,7 @@ class Process:
 
     async def _end(self) -> None:
         await self._relayer.__aexit__()
-        if self._delivers:
+        if self.delivers:
             await self._deliverer.stop()
             await self._running
             await self._client.__aexit__()
@@ -372,8 +372,10 @@ class Process:
         """Remove what is past its time, all of it."""
 
         async def steps() -> None:
-            while await self._housekeeper.step():
+            more = True
+            while more:
                 await asyncio.sleep(0.02)
+                more = await self._housekeeper.step()
 
         await self.request(steps())
 
