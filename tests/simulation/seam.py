@@ -163,8 +163,10 @@ class Database:
         raise NotImplementedError
 
     def reset(self) -> None:
-        """Empty the tables."""
-        raise NotImplementedError
+        """Empty the tables, and let go of what is open."""
+        for holder, engine in zip(self.holders, self.engines, strict=True):
+            holder.clear()
+            engine.dispose()
 
     def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Ask the database itself, past every process."""
@@ -191,8 +193,7 @@ class Sqlite(Database):
         event.listen(engine, "do_connect", connect_with_seam, insert=True)
 
     def reset(self) -> None:
-        for engine in self.engines:
-            engine.dispose()
+        super().reset()
         for name in ("-wal", "-shm", "-deliverers"):
             Path(f"{self._path}{name}").unlink(missing_ok=True)
         shutil.copy(self._template, self._path)
@@ -236,8 +237,7 @@ class Postgresql(Database):
         event.listen(engine, "connect", after)
 
     def reset(self) -> None:
-        for engine in self.engines:
-            engine.dispose()
+        super().reset()
         for name, rows in self._rows.items():
             self._own.execute(f"DELETE FROM {name}")
             for row in rows:

@@ -6,6 +6,7 @@ broke a promise is its trace: seconds of virtual time, the process (`-`: outside
 """
 
 import os
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def judge(database: Database, seed: int) -> tuple[str, list[str], list[str]]:
                 await history.run()
                 found.extend(await broken(history))
                 await history.end()
+        except Exception:  # whatever it is, it belongs to a seed and a trace
+            found.append(traceback.format_exc())
         finally:
             lines.extend(lines_of)
 
