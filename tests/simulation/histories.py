@@ -58,6 +58,11 @@ PROFILES: dict[str, Profile] = {
         {**EVERYDAY, "lose": 5.0, "answer": 4.0, "lock": 1.0, "start": 1.0, "stop": 1.0, "begin": 2.0},
         hold=0.5,
     ),
+    "attempts": Profile(
+        {"accept": 8.0, "answer": 4.0, "stop": 1.5, "begin": 3.0},
+        {"done": 2.0, "away": 3.0, "throttled": 1.0},
+        hold=1.0,
+    ),
     "clocks": Profile({"accept": 9.0, "clock": 4.0, "stop": 0.5, "begin": 1.0}, processes=(2, 3)),
     "locks": Profile({"accept": 9.0, "unlink": 1.0, "begin": 1.0}, processes=(2, 3)),
     "everything": Profile(
@@ -87,8 +92,8 @@ class Thing:
     refused: bool = False  # by the gateway: the user was erased
     nothing_taken: bool = False  # what the caller was told last,
     doubtful: bool = False  # unless one try ended without an answer
-    replays: list[float] = field(default_factory=list)  # when a replay was asked for that went
-    tried: bool = False  # whether a replay was asked for whose answer is not known
+    asks: list[float] = field(default_factory=list)  # when replays were asked for,
+    replays: list[tuple[float, float]] = field(default_factory=list)  # and from when to when some went
     discarded: float | None = None
     relayed: bool = False
     said: str = ""  # how a relayed call ended
@@ -255,23 +260,27 @@ class History:
             dead = await process.dead_letters()
             if not dead:
                 return
-            chosen = dead if most is None else [self.chance.choice(dead)]
             if self.chance.random() < 0.7:
                 self.world.leanplum.refusing.clear()
-            for item_id in chosen:  # one after the other, so that it is known which went
-                asked = self.world.loop.now
-                if (thing := self._named(item_id)) is not None:
-                    thing.tried = True
-                if await process.replay([item_id]):
-                    self._replayed(item_id, asked)
+            if most is None and self.chance.random() < 0.5:
+                await self._replay_these(process, dead, None)
+                return
+            for item_id in dead if most is None else [self.chance.choice(dead)]:
+                await self._replay_these(process, [item_id], [item_id])
         except (GatewayError, ConnectionError) as error:
             self.world.trace(f"replay fails: {error}")
 
-    def _replayed(self, item_id: str, asked: float) -> None:
-        thing = self._named(item_id)
-        self.world.trace(f"replayed {thing.marker if thing else item_id}")
-        if thing is not None:
-            thing.replays.append(asked)
+    async def _replay_these(self, process: Process, those: list[str], only: list[str] | None) -> None:
+        """Send dead letters again; which of several went is known only where all did."""
+        things = [thing for item_id in those if (thing := self._named(item_id)) is not None]
+        asked = self.world.loop.now
+        for thing in things:
+            thing.asks.append(asked)
+        count = await process.replay(only)
+        self.world.trace(f"replayed {count} of {[thing.marker for thing in things]}")
+        if count == len(those):
+            for thing in things:
+                thing.replays.append((asked, self.world.loop.now))
 
     def _named(self, item_id: str) -> Thing | None:
         return next((one for one in self.things.values() if one.item_id == item_id), None)
@@ -352,6 +361,7 @@ class History:
     async def kill(self) -> None:
         """Kill a process."""
         if (process := self._up()) is not None:
+            self.world.faulty = True
             await process.kill()
 
     async def stop(self) -> None:
@@ -394,6 +404,7 @@ class History:
 
     def _fault(self, process: Process, point: Point, how: How, count: int, seconds: float) -> None:
         until = self.world.loop.now + seconds
+        self.world.faulty = True
         process.seam.faults.append(Fault(point, how, count, until))
         self.world.trace(f"{process.owner}: {point} fails ({how}) {count} times, {seconds:.1f} s")
 

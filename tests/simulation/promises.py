@@ -11,6 +11,7 @@ from .leanplum import Call
 
 TURN_SECONDS = 2.0  # a relayed call waits so long for its user at most
 SLACK = 0.001
+NOTICE_SECONDS = 5.0  # that deliverers may take to notice a replay, on a slow database
 ASKED_FOR = 5  # receipts that are asked for as callers do; the others are read from the tables
 
 
@@ -54,6 +55,8 @@ class _Checks:
         yield from self._order()
         yield from self._twice()
         yield from self._created_again()
+        yield from self._passed()
+        yield from self._discarded()
 
     def _overlaps(self) -> Iterator[str]:
         for one, other in combinations(sorted(self.calls, key=lambda call: call.began), 2):
@@ -70,7 +73,7 @@ class _Checks:
     def _order(self) -> Iterator[str]:
         things = [one for one in self.history.things.values() if one.seq is not None]
         for one, other in combinations(sorted(things, key=lambda thing: thing.seq or 0), 2):
-            if one.user != other.user or one.tried or other.tried:
+            if one.user != other.user or one.asks or other.asks:
                 continue
             first, then = self._first(one), self._first(other)
             if first is not None and then is not None and _earlier(then, first):
@@ -95,12 +98,36 @@ class _Checks:
 
     @staticmethod
     def _replayed(thing: Thing, call: Call) -> bool:
-        return thing.tried and any(at >= call.began for at in thing.replays)
+        return any(at >= call.began for at in thing.asks)
 
     def _created_again(self) -> Iterator[str]:
         for user, at in self.history.erased.items():
             if self.world.leanplum.exists.get(user):
                 yield f"erased: {user} was erased at {at - 1_000:.3f} and is at Leanplum again"
+
+    def _passed(self) -> Iterator[str]:
+        """What was replayed goes before whatever of its user was not sent yet, once that is noticed."""
+        if self.world.faulty or self.world.stepped:
+            return
+        things = self.history.things
+        for thing in things.values():
+            for _, went in thing.replays:
+                sent = [call.began for call in self.sent[thing.marker] if call.began > went - SLACK]
+                for call in self.calls:
+                    later = [
+                        one.marker
+                        for one in call.entries
+                        if one.user == thing.user and (things[one.marker].seq or 0) > (thing.seq or 0)
+                    ]
+                    if went + NOTICE_SECONDS < call.began < min(sent, default=call.ended) and later:
+                        yield f"replay: {thing.marker} of {thing.user} was passed by {later[0]}"
+
+    def _discarded(self) -> Iterator[str]:
+        for thing in self.history.things.values():
+            if (at := thing.discarded) is not None:
+                for call in self.sent.get(thing.marker, ()):
+                    if call.began > at:
+                        yield f"discarded: {thing.marker} of {thing.user} was sent again"
 
     # --- what callers were told ------------------------------------------------------------------------------------
 
@@ -110,8 +137,8 @@ class _Checks:
             sent = self.sent.get(thing.marker)
             if thing.nothing_taken and not thing.doubtful and sent:
                 yield f"told that nothing was taken, and {thing.marker} was sent"
-            if thing.relayed and "can't be reached" in thing.said and sent:
-                yield f"told that Leanplum can't be reached, and {thing.marker} arrived"
+            if thing.relayed and "can't be reached" in thing.said and thing.marker in self.done:
+                yield f"told that Leanplum can't be reached, and it did {thing.marker}"
             if thing.relayed and thing.said.startswith("failed: No whole answer") and not sent:
                 yield f"told that {thing.marker} may have been done, and it was never sent"
             erased = self.history.erased.get(thing.user)
@@ -143,7 +170,7 @@ class _Checks:
 
     def _judged(self, thing: Thing, status: str | None) -> Iterator[str]:
         sent, done = self.sent.get(thing.marker, []), self.done.get(thing.marker, [])
-        since = thing.replays[-1] if thing.replays else 0.0
+        since = thing.replays[-1][0] if thing.replays else 0.0
         was_sent = any(call.began >= since for call in sent)
         if status is None and thing.user not in self.history.erased and not was_sent:
             yield "lost: nothing is left of it, and it was not sent since it was taken or replayed"
