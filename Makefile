@@ -20,8 +20,8 @@ run: .venv/.runtime ## Run the gateway against a simulated Leanplum; GATEWAY_POR
 test: .venv/.dev .venv/.clients .venv/.sdks ## Run all tests; ARGS="-k name" picks some
 	@$(BIN)/pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) $(ARGS)
 
-soak: .venv/.dev ## Kill the gateway 200 times under load, make 10,000 calls of its document; counts go to build/soak.xml
-	@GATEWAY_TESTS_KILLS=200 GATEWAY_TESTS_EXAMPLES=300 $(BIN)/pytest --junit-xml build/soak.xml -o junit_family=xunit1 tests/acceptance/test_kill_loop.py tests/api/test_api_as_documented.py $(ARGS)
+soak: .venv/.dev ## Kill the gateway 200 times under load, make 10,000 calls of its document, live 2,000 histories; counts go to build/soak.xml
+	@GATEWAY_TESTS_KILLS=200 GATEWAY_TESTS_EXAMPLES=300 GATEWAY_TESTS_HISTORIES=2000 $(BIN)/pytest --junit-xml build/soak.xml -o junit_family=xunit1 tests/acceptance/test_kill_loop.py tests/api/test_api_as_documented.py tests/simulation $(ARGS)
 
 check: .venv/.dev ## Look at everything that is checked without running it
 	$(BIN)/ruff format --check --quiet

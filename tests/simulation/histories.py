@@ -271,16 +271,23 @@ class History:
             self.world.trace(f"replay fails: {error}")
 
     async def _replay_these(self, process: Process, those: list[str], only: list[str] | None) -> None:
-        """Send dead letters again; which of several went is known only where all did."""
-        things = [thing for item_id in those if (thing := self._named(item_id)) is not None]
+        """Send dead letters again: those, or all that there are by now."""
         asked = self.world.loop.now
-        for thing in things:
+        chosen = [thing for item_id in those if (thing := self._named(item_id)) is not None]
+        for thing in self.things.values() if only is None else chosen:
             thing.asks.append(asked)
+        before = self._replayed()
         count = await process.replay(only)
-        self.world.trace(f"replayed {count} of {[thing.marker for thing in things]}")
-        if count == len(those):
-            for thing in things:
-                thing.replays.append((asked, self.world.loop.now))
+        after = self._replayed()
+        went = [thing for thing in chosen if thing.seq and before.get(thing.seq) != after.get(thing.seq)]
+        if only is not None:
+            went = chosen if count else []
+        self.world.trace(f"replayed {count}, among them {[thing.marker for thing in went]}")
+        for thing in went:
+            thing.replays.append((asked, self.world.loop.now))
+
+    def _replayed(self) -> dict[int, int | None]:
+        return dict(self.world.database.sql("SELECT seq, replayed_at FROM items"))
 
     def _named(self, item_id: str) -> Thing | None:
         return next((one for one in self.things.values() if one.item_id == item_id), None)
