@@ -9,7 +9,6 @@ from app.outbox.recovery import OUTLIVES_MS
 from .histories import History, Thing
 from .leanplum import Call
 
-TURN_SECONDS = 2.0  # a relayed call waits so long for its user at most
 SLACK = 0.001
 NOTICE_SECONDS = 5.0  # that deliverers may take to notice a replay, on a slow database
 ASKED_FOR = 5  # receipts that are asked for as callers do; the others are read from the tables
@@ -65,10 +64,10 @@ class _Checks:
                 yield f"overlap of {sorted(users)}: {one} and {other} at {other.began - 1_000:.3f}"
 
     def _may_overlap(self, one: Call, other: Call) -> bool:
-        if one.abandoned is not None and one.abandoned <= other.began:
-            waited = other.began - one.began >= OUTLIVES_MS / 1000 - 2 * SLACK
-            return waited or self.world.stepped
-        return any(call.asked is not None and call.began - call.asked >= TURN_SECONDS - SLACK for call in (one, other))
+        """Whether the first was given up by its sender, and the second waited as long as it should."""
+        given_up = one.abandoned is not None and one.abandoned <= other.began
+        waited = other.began - one.began >= OUTLIVES_MS / 1000 - 2 * SLACK
+        return given_up and (waited or self.world.stepped)
 
     def _order(self) -> Iterator[str]:
         things = [one for one in self.history.things.values() if one.seq is not None]
