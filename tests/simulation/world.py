@@ -5,7 +5,7 @@ Everything that knows how the parts are made is in `Process`; change it when the
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import Context
 from dataclasses import dataclass
@@ -318,9 +318,10 @@ class Process:
 
     # --- what callers and operators ask of it --------------------------------------------------------------
 
-    async def request(self, doing: Awaitable[T]) -> T:
+    async def request(self, doing: Coroutine[Any, Any, T]) -> T:
         """Do something in this process. Raises GatewayError, or ConnectionError where it is killed or down."""
         if self._runner is None:
+            doing.close()
             raise ConnectionError("refused")
 
         async def run() -> T:
