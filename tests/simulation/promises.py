@@ -1,7 +1,7 @@
 """What must be so after a history: the promises of `docs/reliability.md`, checked from outside."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import combinations
 
 from app.outbox.recovery import OUTLIVES_MS
@@ -25,6 +25,11 @@ async def broken(history: History) -> list[str]:
 def _applied(call: Call) -> float:
     assert call.applied is not None
     return call.applied
+
+
+def _first(calls: Iterable[Call]) -> Call | None:
+    """The call that Leanplum was first done with."""
+    return min((call for call in calls if call.applied is not None), key=_applied, default=None)
 
 
 def _earlier(then: Call, first: Call) -> bool:
@@ -74,12 +79,10 @@ class _Checks:
         for one, other in combinations(sorted(things, key=lambda thing: thing.seq or 0), 2):
             if one.user != other.user or one.asks or other.asks:
                 continue
-            first, then = self._first(one), self._first(other)
+            first = _first(self.sent.get(one.marker, ()))  # refused is judged as well
+            then = _first(self.done.get(other.marker, ()))
             if first is not None and then is not None and _earlier(then, first):
                 yield f"order: {other.marker} of {one.user} came before {one.marker}"
-
-    def _first(self, thing: Thing) -> Call | None:
-        return min(self.done.get(thing.marker, ()), key=_applied, default=None)
 
     def _twice(self) -> Iterator[str]:
         for marker, calls in self.done.items():
@@ -110,8 +113,8 @@ class _Checks:
             return
         things = self.history.things
         for thing in things.values():
-            for _, went in thing.replays:
-                sent = [call.began for call in self.sent[thing.marker] if call.began > went - SLACK]
+            for asked, went in thing.replays:
+                sent = [call.began for call in self.sent[thing.marker] if call.began >= asked]
                 for call in self.calls:
                     later = [
                         one.marker
