@@ -20,8 +20,12 @@ run: .venv/.runtime ## Run the gateway against a simulated Leanplum; GATEWAY_POR
 test: .venv/.dev .venv/.clients .venv/.sdks ## Run all tests; ARGS="-k name" picks some
 	@$(BIN)/pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) $(ARGS)
 
-soak: .venv/.dev ## Kill the gateway 200 times under load, make 10,000 calls of its document, live 2,000 histories; counts go to build/soak.xml
-	@GATEWAY_TESTS_KILLS=200 GATEWAY_TESTS_EXAMPLES=300 GATEWAY_TESTS_HISTORIES=2000 $(BIN)/pytest --junit-xml build/soak.xml -o junit_family=xunit1 tests/acceptance/test_kill_loop.py tests/api/test_api_as_documented.py tests/simulation $(ARGS)
+# What `make soak` runs longer than `make test` does.
+SOAK := GATEWAY_TESTS_KILLS=200 GATEWAY_TESTS_EXAMPLES=300 GATEWAY_TESTS_REPLAYS=10000 GATEWAY_TESTS_FLEET_SECONDS=60 GATEWAY_TESTS_HISTORIES=2000
+SOAKED := tests/acceptance/test_kill_loop.py tests/acceptance/test_bulk_replay.py tests/acceptance/test_relayed_calls.py tests/api/test_api_as_documented.py tests/simulation
+
+soak: .venv/.dev ## Run the long tests: 200 kills, 10,000 replays, a fleet for 60 s, 10,000 calls of the document, 2,000 histories; counts go to build/soak.xml
+	@$(SOAK) $(BIN)/pytest --junit-xml build/soak.xml -o junit_family=xunit1 $(SOAKED) $(ARGS)
 
 check: .venv/.dev ## Look at everything that is checked without running it
 	$(BIN)/ruff format --check --quiet

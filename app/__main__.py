@@ -290,7 +290,8 @@ def list_dead_letters(
             typer.echo(json.dumps(receipt))
         else:
             told = [receipt[name] for name in ("app", "id", "status", "action", "settledAt")]
-            typer.echo("  ".join([*told, str(receipt.get("leanplum", {}))]))
+            said = receipt.get("leanplum", "what Leanplum said can't be decrypted: its key is missing")
+            typer.echo("  ".join([*told, str(said)]))
 
 
 @dead_letters_cli.command("replay")

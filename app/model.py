@@ -214,6 +214,7 @@ class Wanted:
 
     shards: frozenset[int] | None = None
     fresh: bool = False  # only which callers have items that wait, and where the queue ends
+    replays: int = 0  # the lanes of what operators sent again after this many replays,
     lanes: frozenset[int] = frozenset()  # what waits of these lanes,
     lanes_from: int = 0  # from this sequence number
     lanes_upto: int = 0  # to this one
@@ -225,6 +226,14 @@ class Wanted:
     limit: int = 5_000
 
 
+class Replayed(NamedTuple):
+    """The first and the last item of a lane that operators have sent again."""
+
+    app: str
+    first: int
+    last: int
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What was read for a Wanted, in this order."""
@@ -234,6 +243,7 @@ class Found:
     replays: int  # how often an operator has sent items again
     callers: list[int] = field(default_factory=list)
     lanes: Page | None = None
+    replayed: dict[int, Replayed] = field(default_factory=dict)  # by lane
     tail: Page | None = None
     backlogs: list[tuple[int, Page]] = field(default_factory=list)
     earlier: dict[int, int] = field(default_factory=dict)  # lane -> its earliest item that may not have been read
@@ -265,6 +275,7 @@ class Receipt:
     next_attempt_at: int | None
     leanplum: dict[str, Any] | None
     notes: dict[str, Any] | None = None
+    leanplum_unreadable: bool = False  # whether what Leanplum said can't be decrypted here
 
     @property
     def settled(self) -> bool:

@@ -24,10 +24,9 @@ from app.callers.store import KeyStore
 from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
-from app.delivery.loop import Deliverer
-from app.delivery.turns import Turns
+from app.delivery.loop import LEASE_SECONDS, Deliverer
+from app.delivery.user_locks import UserLocks
 from app.delivery.verdicts import RetryPolicy
-from app.delivery.window import Window
 from app.enrichment import Enrichment, check
 from app.errors import Refusal, StartRefused, StorageUnavailable
 from app.intake.taxonomy import NAME_KINDS, Caps
@@ -39,6 +38,7 @@ from app.limits.shared import SharedLimiter
 from app.limits.valkey import Valkey
 from app.outbox import lifeline
 from app.outbox.housekeeping import Housekeeper
+from app.outbox.lifeline import LivenessLock
 from app.outbox.outbox import Outbox
 from app.outbox.retention import Limits
 from app.relay.calls import Relay
@@ -138,8 +138,9 @@ async def gateway(
     beside = [asyncio.create_task(run()) for run in (*runs, *of_tracking)]
     try:
         async with (
-            _delivering(settings, apps, outbox, metrics, audit.pseudonyms, wanted=delivery) as turns,
-            _relaying(settings, apps, recorder, metrics, turns, audit.pseudonyms) as relay,
+            _locking(settings, outbox) as (liveness, locks),
+            _delivering(settings, apps, outbox, metrics, audit.pseudonyms, liveness, locks, wanted=delivery),
+            _relaying(settings, apps, recorder, metrics, locks, audit.pseudonyms) as relay,
             _limiting(settings, metrics, wanted=calls) as limits,
         ):
             yield Gateway(
@@ -232,49 +233,70 @@ def audit_keys(settings: Settings, engine: Engine) -> Keys:
 
 
 @asynccontextmanager
+async def _locking(settings: Settings, outbox: Outbox) -> AsyncIterator[tuple[LivenessLock, UserLocks]]:
+    """The locks of this process: its own, and those of users whom it calls Leanplum for."""
+    timeout = settings.gateway_relay_timeout_seconds
+    with lifeline.held(settings.gateway_database_url, str(uuid.uuid4())) as liveness:
+        # A call waits for room, and then for Leanplum.
+        locks = UserLocks(outbox, liveness, liveness.owner, 2 * timeout + LEASE_SECONDS)
+        try:
+            yield liveness, locks
+        finally:
+            await locks.close(settings.gateway_shutdown_seconds)
+
+
+@asynccontextmanager
 async def _delivering(
-    settings: Settings, apps: Apps, outbox: Outbox, metrics: Metrics, pseudonyms: Pseudonyms, *, wanted: bool
-) -> AsyncIterator[Turns]:
+    settings: Settings,
+    apps: Apps,
+    outbox: Outbox,
+    metrics: Metrics,
+    pseudonyms: Pseudonyms,
+    liveness: LivenessLock,
+    locks: UserLocks,
+    *,
+    wanted: bool,
+) -> AsyncIterator[None]:
     if not wanted:
-        yield Turns(outbox, Window())
+        yield
         return
-    owner = str(uuid.uuid4())
     timeout, concurrency = settings.gateway_upstream_timeout_seconds, settings.gateway_upstream_concurrency
     client = LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets)
     policy = RetryPolicy(window=settings.gateway_retry_window, not_twice=settings.not_twice)
-    with lifeline.held(settings.gateway_database_url, owner) as dead:
-        async with client:
-            deliverer = Deliverer(
-                outbox,
-                client,
-                apps,
-                metrics,
-                owner=owner,
-                dead=dead,
-                call_seconds=timeout,
-                concurrency=concurrency,
-                policy=policy,
-                pseudonyms=pseudonyms.of_all,
-            )
-            outbox.on_accepted = deliverer.notify
-            running = asyncio.create_task(deliverer.run())
-            try:
-                yield deliverer.turns
-            finally:
-                await deliverer.stop()
-                await running
+    async with client:
+        deliverer = Deliverer(
+            outbox,
+            client,
+            apps,
+            metrics,
+            owner=liveness.owner,
+            liveness=liveness,
+            call_seconds=timeout,
+            drain_seconds=settings.gateway_shutdown_seconds,
+            concurrency=concurrency,
+            policy=policy,
+            pseudonyms=pseudonyms.of_all,
+        )
+        outbox.on_accepted = deliverer.notify
+        locks.on_unlocked, deliverer.on_call_ended = deliverer.look_again, locks.look_again
+        running = asyncio.create_task(deliverer.run())
+        try:
+            yield
+        finally:
+            await deliverer.stop()
+            await running
 
 
 @asynccontextmanager
 async def _relaying(
-    settings: Settings, apps: Apps, recorder: Recorder, metrics: Metrics, turns: Turns, pseudonyms: Pseudonyms
+    settings: Settings, apps: Apps, recorder: Recorder, metrics: Metrics, locks: UserLocks, pseudonyms: Pseudonyms
 ) -> AsyncIterator[Relay]:
     timeout, concurrency = settings.gateway_relay_timeout_seconds, settings.gateway_relay_concurrency
 
     async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets) as client:
         yield Relay(
             client,
-            turns,
+            locks,
             metrics,
             timeout=timeout,
             concurrency=concurrency,
@@ -308,10 +330,14 @@ class _CallRecorder:
     recorder: Recorder
     pseudonyms: Pseudonyms
 
+    def begun(self, app: str, action: str, subjects: Collection[str]) -> tuple[int, str]:
+        """The record of a call that is about to be sent: its time in milliseconds, its text."""
+        now = now_ms()
+        return now, self._text(now, app, action, subjects, records.BEGUN)
+
     async def begin(self, app: str, action: str, subjects: Collection[str]) -> None:
         """Have it on disk that a call is about to be sent."""
-        now = now_ms()
-        await self.recorder.record(now, self._text(now, app, action, subjects, records.BEGUN))
+        await self.recorder.record(*self.begun(app, action, subjects))
 
     def end(self, app: str, action: str, subjects: Collection[str], status: int | None) -> None:
         """Record what came back. The record of what the caller is answered follows, and that is waited for."""

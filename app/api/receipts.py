@@ -24,7 +24,9 @@ def receipt_document(receipt: Receipt, removed: Removed | None = None) -> dict[s
         document["settledAt"] = instant(receipt.settled_at)
     elif receipt.next_attempt_at is not None:
         document["nextAttemptAt"] = instant(receipt.next_attempt_at)
-    if receipt.leanplum is not None:
+    if receipt.leanplum_unreadable:
+        document["leanplumUnreadable"] = True
+    elif receipt.leanplum is not None:
         document["leanplum"] = receipt.leanplum
     elif receipt.settled_at is not None:
         document["leanplum"] = {"success": True}

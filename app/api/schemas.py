@@ -64,6 +64,12 @@ class Receipt(TypedDict):
     settledAt: NotRequired[Annotated[str, Field(json_schema_extra={"format": "date-time"})]]
     nextAttemptAt: NotRequired[Annotated[str, Field(json_schema_extra={"format": "date-time"})]]
     leanplum: NotRequired[LeanplumSaid]
+    leanplumUnreadable: NotRequired[
+        Annotated[
+            bool,
+            Field(description="true, in place of `leanplum`, where what Leanplum said is encrypted with a missing key"),
+        ]
+    ]
     erased: NotRequired[Erased]
     enrichment: NotRequired[Enrichment]
     violations: NotRequired[Violations]

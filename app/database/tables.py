@@ -3,7 +3,8 @@
 acceptances ─┬─< items >─ item_ids        what callers were promised
              │
 attempts     │   one row for each call to Leanplum that is not settled, written before it is sent
-deliverers ─┬─< leases   which deliverer sends the items of which shards
+deliverers ───< leases   which deliverer sends the items of which shards
+user_locks       one row for each call that a caller waits for: for whom nothing else may be sent meanwhile
 audit_records    what was done, by whom (append-only), numbered without a gap
 audit_tree ───── audit_nodes, audit_checkpoints   the tree that they are sealed in
 caller_keys ───< caller_secrets   who may call; a hash only, of each key that works
@@ -76,6 +77,7 @@ items = Table(
     Column("caller", BigInteger, nullable=False, server_default=text("0")),
     Column("replayed_at", BigInteger),
     Column("notes", Text),
+    Column("replay", BigInteger),  # the number of the last replay that sent it again, as `sequence.replays` counts
 )
 
 
@@ -87,7 +89,15 @@ def _index(name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None
 # item, and cost more than all the rest. Whose an item is, is found by walking it, without a look at the items; for that
 # SQLite wants `settled_at` in it as well, though it is always NULL there.
 _index("items_waiting", items.c.settled_at.is_(None), items.c.seq, items.c.caller, items.c.lane, items.c.settled_at)
-_index("items_dead", and_(items.c.settled_at.isnot(None), items.c.body.isnot(None)), items.c.seq)
+_index(
+    "items_replayed",
+    and_(items.c.settled_at.is_(None), items.c.replay.isnot(None)),
+    *(items.c.replay, items.c.lane, items.c.seq, items.c.acceptance),
+)
+# What retention finds what is past its time by: items settle in the order of time, so it grows at its end alone, too.
+# Dead letters are listed by number; with `settled_at` in their index the old ones are found without a look at the rest.
+_index("items_settled", and_(items.c.settled_at.isnot(None), items.c.body.is_(None)), items.c.settled_at)
+_index("items_dead", and_(items.c.settled_at.isnot(None), items.c.body.isnot(None)), items.c.seq, items.c.settled_at)
 
 item_ids = Table(
     "item_ids",
@@ -108,7 +118,19 @@ attempts = Table(
     Column("owner", Text, nullable=False),
     Column("items", Text, nullable=False),
     Column("started_at", BigInteger, nullable=False),
-    Column("erasing", Text),  # the items that erase subjects of its items
+    Column("lanes", Text, nullable=False, server_default=text("'[]'")),
+)
+
+user_locks = Table(
+    "user_locks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("ticket", BigInteger, nullable=False),  # the order in which calls have asked for their lanes
+    Column("lanes", Text, nullable=False),
+    Column("holder", Text, nullable=False),  # a process; empty: it is gone, and its call may be at work still
+    Column("lock", Text),  # the identity of the holder's liveness lock
+    Column("granted", SmallInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
 )
 
 deliverers = Table(
@@ -116,6 +138,7 @@ deliverers = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("expires_at", BigInteger, nullable=False),
+    Column("lock", Text),  # the identity of its liveness lock
 )
 
 leases = Table(

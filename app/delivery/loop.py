@@ -14,7 +14,6 @@ import structlog
 from app.audit.records import MOST_USERS, about_users
 from app.clock import now_ms
 from app.delivery.pacing import Gate, State
-from app.delivery.turns import Turns
 from app.delivery.verdicts import RetryPolicy, judge
 from app.delivery.window import Window
 from app.errors import StorageUnavailable
@@ -35,6 +34,7 @@ from app.model import (
     Trouble,
     Verdict,
 )
+from app.outbox.lifeline import LivenessLock
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics, describe
 from app.vault import SPOILED, unopened
@@ -42,6 +42,7 @@ from app.vault import SPOILED, unopened
 POLL_SECONDS = 0.5  # for what another process accepted, and for subjects whose time has come
 GATHER_SECONDS = 0.02  # while calls are in flight anyway, let more come together for the next one
 STORAGE_PAUSE_SECONDS = 1.0
+LOCKED_SECONDS = 0.05  # between looks whether a user is still locked
 TEND_SECONDS = 2.0  # between renewals of the leases: how soon one deliverer has what another gives back
 LEASE_SECONDS = 15.0  # beyond the time that a call may take: how long a deliverer may be silent
 
@@ -72,8 +73,9 @@ class Deliverer:
         metrics: Metrics,
         *,
         owner: str | None = None,
-        dead: Callable[[Sequence[str]], Sequence[str]] = lambda _: (),
+        liveness: LivenessLock | None = None,
         call_seconds: float = 30.0,
+        drain_seconds: float = 30.0,
         concurrency: int = 16,
         policy: RetryPolicy | None = None,
         clock: Callable[[], int] = now_ms,
@@ -81,11 +83,13 @@ class Deliverer:
         ticks: Callable[[], float] = time.monotonic,
         pseudonyms: Callable[[str, Sequence[str]], Sequence[str]] = lambda app, subjects: (),
     ) -> None:
-        """`pseudonyms`: the keyed hashes of subjects of an app, for the audit; without it that names nobody."""
+        """`drain_seconds`: how long a stop may take to write down what came of calls. `pseudonyms`: the keyed hashes of
+        subjects of an app, for the audit; without it that names nobody."""
         self._outbox, self._client, self._metrics = outbox, client, metrics
         self._pseudonyms = pseudonyms
         self._apps = apps
-        self.owner, self._dead = owner or str(uuid.uuid4()), dead
+        self.owner = owner or str(uuid.uuid4())
+        self._liveness = liveness or LivenessLock(None, self.owner)
         self._call_seconds, self._lease_seconds = call_seconds, call_seconds + LEASE_SECONDS
         self._tended = self._leased_until = -math.inf
         self._leaving: frozenset[int] = frozenset()
@@ -93,14 +97,18 @@ class Deliverer:
         self._clock, self._chance, self._ticks = clock, chance, ticks
         self._gates: dict[str, Gate] = {}
         self.window = Window()
-        self.turns = Turns(outbox, self.window, self._wake_up)
+        self.on_call_ended: Callable[[], None] = lambda: None
+        self._unsent = dict[str, None]()  # attempts that may have been written down, and were not sent
+        self._drain_seconds, self._settle_until = drain_seconds, math.inf
+        self._locked_out = False  # whether a user was locked lately whose items wait
         self._calls: set[asyncio.Task[None]] = set()
         self._flying = Counter[str]()  # calls in flight, by app
         self._wake = asyncio.Event()
         self._changed, self._polled = True, -math.inf
         self._stopping = False
 
-    def _wake_up(self) -> None:
+    def look_again(self) -> None:
+        """A user is no longer locked."""
         self._wake.set()
 
     def notify(self) -> None:
@@ -125,6 +133,7 @@ class Deliverer:
     async def stop(self) -> None:
         """Begin no more calls; `run` returns once those in flight are settled."""
         self._stopping = True
+        self._settle_until = self._ticks() + self._drain_seconds
         self._wake.set()
 
     async def drain(self) -> None:
@@ -135,7 +144,8 @@ class Deliverer:
     async def leave(self) -> None:
         """Give the leases up, so that another deliverer need not wait until they expire."""
         try:
-            await self._outbox.release(self.owner, sorted(self.window.shards | self._leaving), leaving=True)
+            shards = sorted(self.window.shards | self._leaving)
+            await self._outbox.release(self.owner, shards, leaving=True, forget=tuple(self._unsent))
         except StorageUnavailable as error:
             log.warning("leases.kept", reason=error.detail)
         self.window.assign(frozenset())
@@ -143,6 +153,7 @@ class Deliverer:
     async def step(self) -> int:
         """Read what may be read and begin the calls that may begin now; how many began."""
         await self._tend()
+        self._locked_out = False
         self.window.unpark(self._clock())
         await self._read()
         begun = 0
@@ -177,10 +188,19 @@ class Deliverer:
         began = self._ticks()
         if began < self._tended + TEND_SECONDS:
             return
-        dead = self._dead([one for one in await self._outbox.deliverers() if one != self.owner])
+        others = await self._outbox.processes()
+        others.pop(self.owner, None)
+        unsent = tuple(self._unsent)
         tenure = await self._outbox.tend(
-            self.owner, int(self._lease_seconds * 1000), dead, self._policy.not_twice, self._pseudonyms
+            self.owner,
+            int(self._lease_seconds * 1000),
+            self._liveness.gone(others),
+            self._policy.not_twice,
+            self._pseudonyms,
+            liveness=self._liveness.identity(),
+            forget=unsent,
         )
+        self._forget(unsent)
         self._tended, self._leased_until = began, began + self._lease_seconds
         if tenure.lost:
             log.warning("attempts.lost", count=tenure.lost)
@@ -219,7 +239,7 @@ class Deliverer:
         elif pauses := [pause for app in self.window.apps if (pause := self._pause(app))]:
             await asyncio.sleep(min(*pauses, POLL_SECONDS))
         else:
-            await self._sleep(POLL_SECONDS)
+            await self._sleep(LOCKED_SECONDS if self._locked_out else POLL_SECONDS)
         if self._calls and any(count < self._concurrency for count in self._flying.values()):
             await asyncio.sleep(GATHER_SECONDS)
 
@@ -240,27 +260,60 @@ class Deliverer:
         """One batch, from written-down intent to written-down outcome. Whatever happens its subjects land again."""
         later = self._clock() + int(STORAGE_PAUSE_SECONDS * 1000)
         postponed = {item.lane: later for item in batch}
+        locked = frozenset[int]()
         try:
             attempt = str(uuid.uuid4())
             app = self._app(batch[0].app)
-            if not await self._outbox.begin(attempt, self.owner, batch, int(self._call_seconds * 1000)):
+            begun = await self._begin(attempt, batch)
+            if begun is None:
                 self._tended = -math.inf
                 log.warning(
                     "attempt.refused", reason="another deliverer has the lanes, the lease ends, or an item was erased"
                 )
                 return
-            calls = list[Sent]()
-            outcomes = await self._heard(app, batch, calls)
-            alone = len({item.lane for item in batch}) == 1
-            verdicts = [(item, self._judge(item, outcome, alone)) for item, outcome in outcomes]
-            if await self._write_down(attempt, app, verdicts, calls):
-                postponed = self._postponed(batch, verdicts)
+            locked = begun
+            postponed |= dict.fromkeys(locked, self._clock() + int(LOCKED_SECONDS * 1000))
+            self._locked_out |= bool(locked)
+            sent = [item for item in batch if item.lane not in locked]
+            if sent:
+                postponed = await self._deliver_begun(attempt, app, sent, postponed)
         except StorageUnavailable as error:
             log.error("attempt.unwritten", reason=error.detail, items=len(batch))
         finally:
             self._flying[batch[0].app] -= 1
-            self.window.landed(batch, postponed)
-            self.turns.landed()
+            self.window.landed(batch, postponed, locked)
+            self.on_call_ended()
+
+    async def _begin(self, attempt: str, batch: Sequence[Item]) -> frozenset[int] | None:
+        """Write an attempt down. One of which nobody knows whether it is on disk is removed before the next."""
+        unsent, liveness = tuple(self._unsent), self._liveness.identity()
+        call_ms = int(self._call_seconds * 1000)
+        try:
+            begun = await self._outbox.begin(attempt, self.owner, batch, call_ms, liveness=liveness, forget=unsent)
+        except BaseException:
+            self._unsent[attempt] = None
+            raise
+        self._forget(unsent)
+        return begun
+
+    def _forget(self, attempts: Sequence[str]) -> None:
+        for attempt in attempts:
+            self._unsent.pop(attempt, None)
+
+    async def _deliver_begun(
+        self, attempt: str, app: App, batch: Sequence[Item], postponed: dict[int, int]
+    ) -> dict[int, int]:
+        """Send an attempt that is written down, and write its outcome down. Returns until when lanes wait; `postponed`:
+        until when they do where the outcome is not on disk."""
+        calls = list[Sent]()
+        outcomes = await self._heard(app, batch, calls)
+        alone = len({item.lane for item in batch}) == 1
+        verdicts = [(item, self._judge(item, outcome, alone)) for item, outcome in outcomes]
+        if not await self._write_down(attempt, app, verdicts, calls):
+            return postponed
+        sent = {item.lane for item in batch}
+        others = {lane: until for lane, until in postponed.items() if lane not in sent}
+        return others | self._postponed(batch, verdicts)
 
     def _app(self, name: str) -> App:
         """The app, or where it is no longer configured one that has no keys: its items are held."""
@@ -278,7 +331,7 @@ class Deliverer:
     async def _settle(
         self, attempt: str, app: App, verdicts: Sequence[tuple[Item, Verdict]], calls: Sequence[Sent]
     ) -> bool:
-        """Leanplum has answered, so forgetting is no choice: try until it is on disk, or the gateway stops."""
+        """Leanplum has answered, so forgetting is no choice: try until it is on disk, or a stop has taken too long."""
         by_seq = [(item.seq, verdict) for item, verdict in verdicts]
         told = [
             Call(call.status, [item.seq for item in call.items], self._about(app, call.items), call.split)
@@ -292,7 +345,7 @@ class Deliverer:
             except StorageUnavailable as error:
                 again = True
                 log.error("settle.failed", reason=error.detail, items=len(verdicts))
-                if self._stopping:
+                if self._ticks() + STORAGE_PAUSE_SECONDS > self._settle_until:
                     raise
                 await asyncio.sleep(STORAGE_PAUSE_SECONDS)
 

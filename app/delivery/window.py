@@ -9,10 +9,16 @@ its share of the room has a *backlog*, read by a cursor of its own as its share 
 callers' items pass it. A lane is *behind* where items of it were passed over; it takes no others before those, which
 are read by the lane itself. Items up to the tail are therefore always in one of four places: here, in flight, in a
 backlog, or in a lane that is behind or parked.
+
+An item that an operator sends again keeps its number, and so lies before what was read. Its lane falls behind: what is
+here of it is dropped, and the lane is read anew. Lanes that were read by themselves have room and turns of their own,
+so that a million items sent again don't keep new ones waiting.
 """
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping
+from itertools import islice
+from typing import NamedTuple
 
 from app import ids
 from app.leanplum.actions import sent_alone
@@ -29,7 +35,21 @@ def _alone(item: Item) -> bool:
     return item.sealed or sent_alone(item.action, item.body)
 
 
-Turn = tuple[str, int, int]  # whose turn it is: an app, a caller, and how many users a call with its lanes may have
+class Turn(NamedTuple):
+    """What ready lanes are sent by. Turns of one app and size share calls, and take turns in them."""
+
+    app: str
+    caller: int
+    users: int  # that a call with these lanes may have
+    refilled: bool  # whether the lanes were read by themselves
+
+
+class _Passed(NamedTuple):
+    """The first and the last item of a lane that were passed over."""
+
+    app: str
+    first: int
+    last: int
 
 
 class Window:
@@ -37,30 +57,45 @@ class Window:
 
     def __init__(self, capacity: int = 40_000, per_lane: int = MAX_ACTIONS, max_bytes: int = 64_000_000) -> None:
         self._capacity, self._per_lane, self._max_bytes = capacity, per_lane, max_bytes
+        self._refill_limit = max(1, min(PAGE, capacity // 8))
         self.shards: frozenset[int] = frozenset()
-        self._flying: dict[int, int] = {}  # the last sequence number that is in flight, by lane
-        self._landed: dict[int, int] = {}  # since the read began: the last sequence number that was in flight
+        self._waiting: dict[int, deque[Item]] = {}  # by lane
+        self._flying: set[int] = set()  # lanes
+        # Items that are here, in flight, or landed since the last read began: a read may bring them a second time.
+        self._known: set[int] = set()
+        self._landed: list[int] = []  # since the last read began
         self._failures: dict[int, int] = {}  # calls that failed, one after the other, by lane
         self._now = 0
         self._forget()
 
     def _forget(self) -> None:
-        self._waiting: dict[int, deque[Item]] = {}  # by lane
+        """Forget the queue, but not what is in flight."""
+        for queue in self._waiting.values():
+            self._known.difference_update([item.seq for item in queue])
+        self._waiting = {}
         self._ready: dict[Turn, dict[int, None]] = {}  # lanes that may be sent, the longest ready first
         self._parked: dict[int, int] = {}  # until when (ms), by lane
-        self._behind: dict[int, tuple[int, int]] = {}  # by lane: the first and last item that were passed over
-        self._idle: dict[int, None] = {}  # those of the lanes behind that nothing stops from being read
+        self._behind: dict[int, _Passed] = {}  # by lane
+        # By app: the lanes behind that nothing stops from being read.
+        self._idle = defaultdict[str, dict[int, None]](dict)
         self._tail: int | None = None  # None: the queue is to be read anew
         self._tail_whole = False
-        self._replays: int | None = None
+        self._replays = 0  # how many of an operator's replays were seen
         self._backlogs: dict[int, int] = {}  # by caller: the sequence number up to which it was read
-        self._counts = defaultdict[int, int](int)  # items waiting here, by caller
+        self._counts = defaultdict[int, int](int)  # items waiting here, by caller, but for those of refilled lanes
         self._bytes = defaultdict[int, int](int)
+        self._refilled: set[int] = set()  # lanes whose items here were read by the lane itself
+        self._refilled_counts = Counter[str]()  # items of theirs that wait here, by app
+        self._refilled_bytes = Counter[str]()
 
     @property
     def count(self) -> int:
         """How many items are here, waiting to be sent."""
-        return sum(self._counts.values())
+        return sum(self._counts.values()) + self._refilled_counts.total()
+
+    @property
+    def _full(self) -> bool:
+        return sum(self._counts.values()) >= self._capacity
 
     def assign(self, shards: frozenset[int]) -> None:
         """From now on these shards are ours: new ones are read from their start, and the lanes of lost ones dropped."""
@@ -69,9 +104,10 @@ class Window:
         self.shards = shards
         for lane in [lane for lane in self._waiting if ids.shard(lane) not in shards]:
             self._drop(lane)
-        for lanes in (self._parked, self._idle):
-            for lane in [lane for lane in lanes if ids.shard(lane) not in shards]:
-                del lanes[lane]
+        self._parked = {lane: until for lane, until in self._parked.items() if ids.shard(lane) in shards}
+        for idle in self._idle.values():
+            for lane in [lane for lane in idle if ids.shard(lane) not in shards]:
+                del idle[lane]
         self._failures = {lane: count for lane, count in self._failures.items() if ids.shard(lane) in shards}
         self._behind = {lane: passed for lane, passed in self._behind.items() if ids.shard(lane) in shards}
 
@@ -84,6 +120,7 @@ class Window:
     def wants(self, *, changed: bool) -> Wanted | None:
         """What should be read now; `changed`: something may have been accepted since the last time. None where there
         is nothing to read, or no room for it. What is read is to be told to `take_in`, and nothing asked before."""
+        self._known.difference_update(self._landed)
         self._landed.clear()
         return self._wanted(changed)
 
@@ -93,18 +130,18 @@ class Window:
         shards = self.shards if len(self.shards) < ids.SHARDS else None
         if self._tail is None:
             return Wanted(shards, fresh=True)
-        room = self.count < self._capacity
-        lanes = frozenset(list(self._idle)[:LANES]) if room else frozenset[int]()
+        lanes = frozenset(self._to_refill())
         backlogs = tuple(self._readable())
-        tail = self._tail if (changed or not self._tail_whole) and room else None
+        tail = self._tail if (changed or not self._tail_whole) and not self._full else None
         if not lanes and not backlogs and tail is None:
             return None
         passed = [self._behind[lane] for lane in lanes]
         return Wanted(
             shards,
+            replays=self._replays,
             lanes=lanes,
-            lanes_from=min((first for first, _ in passed), default=0),
-            lanes_upto=max((last for _, last in passed), default=0),
+            lanes_from=min((one.first for one in passed), default=0),
+            lanes_upto=max((one.last for one in passed), default=0),
             tail=tail,
             leave_out=frozenset(self._backlogs),
             backlogs=backlogs,
@@ -112,6 +149,12 @@ class Window:
             unread_after=min(self._backlogs.values(), default=None),
             contended=len(self._backlogs) > 1,
         )
+
+    def _to_refill(self) -> list[int]:
+        """The lanes behind that are to be read now. Each app has room of its own, since one that is held sends nothing
+        and gives no room back."""
+        apps = [app for app, idle in self._idle.items() if idle and not self._refills(app, 1)]
+        return [lane for app in apps for lane in islice(self._idle[app], max(1, LANES // len(apps)))]
 
     def _readable(self) -> Iterable[tuple[int, int, int]]:
         """The backlogs for which there is enough room that reading is worth it."""
@@ -144,33 +187,46 @@ class Window:
     def take_in(self, found: Found, now: int) -> None:
         """Add what was read for the last `wants`."""
         self._now = now
-        if self._replays not in {None, found.replays}:
-            return self._forget()  # an operator has put items back that lie behind the cursors
         self._replays = found.replays
         if self._tail is None:
             self._tail = found.last
             self._backlogs = dict.fromkeys(found.callers, 0)
-            return None
+            return
         if found.lanes is not None:
             self._take_lanes(found.wanted, found.lanes)
+        for lane, passed in found.replayed.items():
+            self._read_again(lane, *passed)
         if found.tail is not None:
             self._take_tail(found, found.tail)
         for caller, page in found.backlogs:
             self._take_backlog(found, caller, page)
-        return None
 
     def _take_lanes(self, wanted: Wanted, page: Page) -> None:
         """What was read of lanes that were behind: where it is all, they no longer are."""
         told = {item.lane for item in page.items}
-        upto = {lane: self._behind[lane][1] for lane in told & self._idle.keys()}
-        for lane in self._idle.keys() & (wanted.lanes if page.whole else told):
-            del self._idle[lane], self._behind[lane]
+        behind = {lane: self._behind[lane] for lane in (wanted.lanes if page.whole else told)}
+        for lane, passed in behind.items():
+            del self._idle[passed.app][lane], self._behind[lane]
+        self._refilled |= told
         for item in page.items:
             self._add(item)
+        self._refilled.intersection_update(self._waiting)
         if not page.whole:
-            for lane, last in upto.items():
-                if last > (read := page.items[-1].seq):
-                    self._pass_over(lane, read + 1, last)
+            read = page.items[-1].seq
+            for lane, passed in behind.items():
+                if passed.last > read:
+                    self._pass_over(lane, passed.app, read + 1, passed.last)
+
+    def _read_again(self, lane: int, app: str, first: int, last: int) -> None:
+        """Let a lane fall behind that has items before those that were read. Unread backlogs may have earlier ones."""
+        self._let_go(lane, app, min([first, *self._backlogs.values()]), last)
+
+    def _let_go(self, lane: int, app: str, first: int, last: int) -> None:
+        """Pass over these items of the lane and what is here of it."""
+        if queue := self._waiting.get(lane):
+            first, last = min(first, queue[0].seq), max(last, queue[-1].seq)
+        self._drop(lane)
+        self._pass_over(lane, app, first, last)
 
     def _take_tail(self, found: Found, page: Page) -> None:
         callers = {item.caller for item in page.items}
@@ -187,7 +243,7 @@ class Window:
                 late.add(caller)
                 self._backlogs[caller] = item.seq - 1
             if others:
-                self._pass_over(item.lane, item.seq, item.seq)
+                self._pass_over(item.lane, item.app, item.seq, item.seq)
         self._tail_whole = page.whole
         self._tail = found.last if page.whole else page.items[-1].seq
 
@@ -203,48 +259,66 @@ class Window:
     def _take(self, found: Found, item: Item) -> None:
         """Add an item, unless it is here already, or an earlier one of its lane may be unread."""
         earlier = found.earlier.get(item.lane, item.seq) if found.earlier else item.seq
-        if earlier < item.seq and item.seq > self._last_known(item.lane):
-            self._pass_over(item.lane, earlier, item.seq)  # the earlier one may be in another caller's backlog
+        if earlier < item.seq and item.seq not in self._known:
+            # The earlier one may be in another caller's backlog.
+            self._pass_over(item.lane, item.app, earlier, item.seq)
         else:
             self._add(item)
 
-    def _last_known(self, lane: int) -> int:
-        if queue := self._waiting.get(lane):
-            return queue[-1].seq
-        return max(self._flying.get(lane, 0), self._landed.get(lane, 0))
-
     def _add(self, item: Item) -> None:
         """Add an item whose lane's earlier ones are all known."""
-        lane = item.lane
-        if item.seq <= self._last_known(lane):
+        if item.seq in self._known:
             return
+        lane = item.lane
         queue = self._waiting.get(lane)
-        if lane in self._behind or lane in self._parked or (queue is not None and len(queue) >= self._per_lane):
-            self._pass_over(lane, item.seq, item.seq)
+        if lane in self._behind or lane in self._parked or (queue is not None and self._has_enough(lane, queue)):
+            self._pass_over(lane, item.app, item.seq, item.seq)
             return
         if queue is None:
             if item.next_attempt_at > self._now:
                 self._parked[lane] = item.next_attempt_at
-                self._pass_over(lane, item.seq, item.seq)
+                self._pass_over(lane, item.app, item.seq, item.seq)
                 return
             queue = self._waiting[lane] = deque()
+        elif item.seq < queue[-1].seq:  # sent again by an operator, and read before the replay was seen
+            self._read_again(lane, item.app, item.seq, item.seq)
+            return
         queue.append(item)
+        self._known.add(item.seq)
         if len(queue) == 1 and lane not in self._flying:
             self._make_ready(lane)
-        self._counts[item.caller] += 1
-        self._bytes[item.caller] += len(item.body)
+        self._count(item)
 
-    def _pass_over(self, lane: int, first: int, last: int) -> None:
+    def _has_enough(self, lane: int, queue: deque[Item]) -> bool:
+        if len(queue) >= self._per_lane:
+            return True
+        return lane in self._refilled and self._refills(queue[0].app, 2)
+
+    def _refills(self, app: str, times: int) -> bool:
+        """Whether what is here of an app's refilled lanes has reached `times` the room for it."""
+        count, size = self._refilled_counts[app], self._refilled_bytes[app]
+        return count >= times * self._refill_limit or size >= times * self._max_bytes // 8
+
+    def _count(self, item: Item) -> None:
+        if item.lane in self._refilled:
+            self._refilled_counts[item.app] += 1
+            self._refilled_bytes[item.app] += len(item.body)
+        else:
+            self._counts[item.caller] += 1
+            self._bytes[item.caller] += len(item.body)
+
+    def _pass_over(self, lane: int, app: str, first: int, last: int) -> None:
         """Items of the lane were passed over; they are read again once what is here of it is sent."""
         if lane in self._behind:
-            first, last = min(first, self._behind[lane][0]), max(last, self._behind[lane][1])
-        self._behind[lane] = first, last
+            app, passed_first, passed_last = self._behind[lane]
+            first, last = min(first, passed_first), max(last, passed_last)
+        self._behind[lane] = _Passed(app, first, last)
         self._stir(lane)
 
     def _stir(self, lane: int) -> None:
         """A lane that is behind may be read now, unless something stops it."""
         if lane not in self._waiting and lane not in self._flying and lane not in self._parked:
-            self._idle[lane] = None
+            self._idle[self._behind[lane].app][lane] = None
 
     # --- sending -------------------------------------------------------------------------------------------------
 
@@ -256,7 +330,7 @@ class Window:
     @property
     def apps(self) -> list[str]:
         """The apps of which something may be sent now, the one whose turn it is first."""
-        return list(dict.fromkeys(app for app, _, _ in self._ready))
+        return list(dict.fromkeys(turn.app for turn in self._ready))
 
     def _make_ready(self, lane: int) -> None:
         self._ready.setdefault(self._turn(lane), {})[lane] = None
@@ -265,15 +339,19 @@ class Window:
         """What a waiting lane is sent with. After a call that failed its users go on in calls of half as many, so that
         one whose items make calls fail is soon alone, and nobody else waits for it."""
         first = self._waiting[lane][0]
-        return first.app, first.caller, max(1, MAX_USERS >> min(self._failures.get(lane, 0), 10))
+        users = max(1, MAX_USERS >> min(self._failures.get(lane, 0), 10))
+        return Turn(first.app, first.caller, users, lane in self._refilled)
 
     def next_batch(self, users: int = MAX_USERS, app: str | None = None) -> list[Item]:
         """The items of the next call, for one app (None: whose turn it is): at most `users` lanes, 500 items, 1 MB, of
         all callers in turn. Their lanes are in flight from now on. Empty where nothing may be sent."""
         batch: list[Item] = []
         size, taken = 0, set[tuple[str, str]]()
-        of, _, most = next((turn for turn in self._ready if app in (None, turn[0])), ("", 0, 0))
-        users, turns = min(users, most), deque(turn for turn in self._ready if turn[0] == of and turn[2] == most)
+        first = next((turn for turn in self._ready if app in (None, turn.app)), None)
+        if first is None:
+            return batch
+        users = min(users, first.users)
+        turns = deque(turn for turn in self._ready if (turn.app, turn.users) == (first.app, first.users))
         while turns and len(taken) < users:
             turn = turns.popleft()
             lane = next(iter(self._ready[turn]))
@@ -304,66 +382,50 @@ class Window:
             item = queue.popleft()
             batch.append(item)
             size += len(item.body)
-            self._flying[lane] = item.seq
+            self._flying.add(lane)
             self._uncount(item)
             if len(batch) == 1 and _alone(item):
                 break
         if not queue:
             del self._waiting[lane]
+            self._refilled.discard(lane)
         return size
 
     def _uncount(self, item: Item) -> None:
+        if item.lane in self._refilled:
+            self._refilled_counts[item.app] -= 1
+            self._refilled_bytes[item.app] -= len(item.body)
+            return
         self._counts[item.caller] -= 1
         self._bytes[item.caller] -= len(item.body)
         if not self._counts[item.caller]:
             del self._counts[item.caller], self._bytes[item.caller]
 
-    def landed(self, batch: Iterable[Item], postponed: Mapping[int, int]) -> None:
+    def landed(self, batch: Iterable[Item], postponed: Mapping[int, int], locked: Collection[int] = ()) -> None:
         """A call's verdicts are on disk. `postponed` lanes wait until the time given: what of theirs is in memory is
-        let go of, and read again then, since the head of their order has gone back to the queue."""
-        first: dict[int, int] = {}
+        let go of, and read again then, since the head of their order has gone back to the queue. Of the `locked` ones
+        nothing was sent, so the call says nothing about them."""
+        passed: dict[int, _Passed] = {}
         for item in batch:
-            first.setdefault(item.lane, item.seq)
-        for lane in first:
-            self._landed[lane] = last = self._flying.pop(lane)
+            self._landed.append(item.seq)
+            first = passed[item.lane].first if item.lane in passed else item.seq
+            passed[item.lane] = _Passed(item.app, first, item.seq)
+        for lane, (app, first, last) in passed.items():
+            self._flying.remove(lane)
             if ids.shard(lane) not in self.shards:
                 self._drop(lane)
                 self._failures.pop(lane, None)
             elif lane in postponed:
-                queue = self._waiting.get(lane)
                 self._parked[lane] = postponed[lane]
-                self._pass_over(lane, first[lane], queue[-1].seq if queue else last)
-                self._drop(lane)
-                self._failures[lane] = self._failures.get(lane, 0) + 1
+                self._let_go(lane, app, first, last)
+                if lane not in locked:
+                    self._failures[lane] = self._failures.get(lane, 0) + 1
             else:
                 self._failures.pop(lane, None)
                 if lane in self._waiting:
                     self._make_ready(lane)
                 elif lane in self._behind:
                     self._stir(lane)
-
-    # --- for those who call while a caller waits ------------------------------------------------------------------
-
-    def free_of(self, lanes: Collection[int]) -> bool:
-        """Whether no call is in flight for any of these lanes."""
-        return self._flying.keys().isdisjoint(lanes)
-
-    def reserve(self, lane: int) -> bool:
-        """Keep a lane from being sent until it is free again; False where a call is in flight for it."""
-        if lane in self._flying:
-            return False
-        if lane in self._waiting:
-            self._unready(lane)
-        self._flying[lane] = self._landed.get(lane, 0)
-        return True
-
-    def free(self, lane: int) -> None:
-        """Let a reserved lane be sent again."""
-        self._landed[lane] = max(self._flying.pop(lane), self._landed.get(lane, 0))
-        if lane in self._waiting:
-            self._make_ready(lane)
-        elif lane in self._behind:
-            self._stir(lane)
 
     def _unready(self, lane: int) -> None:
         turn = self._turn(lane)
@@ -378,7 +440,9 @@ class Window:
             return
         self._unready(lane)
         for item in self._waiting.pop(lane):
+            self._known.discard(item.seq)
             self._uncount(item)
+        self._refilled.discard(lane)
 
     def unpark(self, now: int) -> None:
         """Let the lanes go on whose time has come."""

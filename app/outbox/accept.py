@@ -3,7 +3,7 @@
 import hashlib
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from app.audit import records
 from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
-from app.model import Acceptance, Kind, NewItem, Taken
+from app.model import SEALED, Acceptance, Kind, NewItem, Taken
 from app.outbox.erased import Erased, Refuse, alias_of
 from app.vault import Vault, place
 
@@ -27,9 +27,14 @@ ANEW = """ ON CONFLICT (app, id) DO UPDATE SET
 seq = excluded.seq, digest = excluded.digest, accepted_at = excluded.accepted_at"""
 
 KNOWN = "SELECT id, seq, digest FROM item_ids WHERE app = ? AND accepted_at >= ? AND id IN "
+MADE_HERE = """
+SELECT i.seq, a.app, a.prefix, i.action, i.subject, i.body
+FROM items i JOIN acceptances a ON a.first_seq = i.acceptance WHERE i.seq IN {seqs}
+"""
 
 NO_BODY = ""  # of a delivered item: who and what are still known, and no body is ever empty
 Known = dict[tuple[str, str], tuple[int, bytes]]  # (app, id) -> (seq, digest)
+MadeId = tuple[int, str, str]  # sequence number, app and prefix, as an id that the gateway makes tells them
 
 
 @dataclass(slots=True)
@@ -55,7 +60,7 @@ class Accept:
         wanted = sum(len(write.acceptance.items) for write in writes)
         # First: it makes writers take turns, so that what is looked up next stays true.
         seq, version = _reserve(cursor, wanted)
-        known = _known(cursor, writes)
+        known = _known(cursor, writes, seq)
         rows = _Rows([], [], [], [], [], [])
         taken = []
         for write in writes:
@@ -91,34 +96,44 @@ def _reserve(cursor: Cursor, count: int) -> tuple[int, int]:
     return last - count + 1, erasures
 
 
-def _known(cursor: Cursor, writes: Sequence[Accept]) -> Known:
-    """Which of the caller-given ids are remembered."""
+def _known(cursor: Cursor, writes: Sequence[Accept], first: int) -> Known:
+    """Which of the caller-given ids are remembered; `first` is the first sequence number that is not in use yet."""
     known: Known = {}
+    made = set[MadeId]()
     for write in writes:
         app = write.acceptance.app
         given = [item.id for item in write.acceptance.items if item.id is not None]
         if given:
             cursor.execute(KNOWN + cursor.dialect.values("text"), (app, write.since, orjson.dumps(given).decode()))
             known.update(((app, item_id), (seq, digest)) for item_id, seq, digest in cursor.fetchall())
-        known.update(_made_here(cursor, app, given, write.vault))
+            made.update(_perhaps_made_here(app, given, first))
+    if made:
+        known.update(_made_here(cursor, made, writes[0].vault))
     return known
 
 
-def _made_here(cursor: Cursor, app: str, given: Sequence[str], vault: Vault) -> Known:
-    """A caller may send an id again that the gateway made for it the first time."""
-    known: Known = {}
+def _perhaps_made_here(app: str, given: Sequence[str], first: int) -> Iterator[MadeId]:
+    """The ids that the gateway may have made. A UUIDv7 of somebody else's ends in 48 bits of chance, so it nearly
+    always stands for a sequence number that was never given out, and nothing has to be looked up for it."""
     for item_id in given:
-        if (parsed := ids.parse(item_id)) is None:
+        parsed = ids.parse(item_id)
+        if parsed is not None and parsed[1] < first:
+            yield parsed[1], app, parsed[0]
+
+
+def _made_here(cursor: Cursor, made: Set[MadeId], vault: Vault) -> Known:
+    """What stands under ids that a caller sends again and that the gateway made the first time: one statement for all
+    of a group."""
+    known: Known = {}
+    seqs = orjson.dumps([seq for seq, _, _ in made]).decode()
+    cursor.execute(MADE_HERE.format(seqs=cursor.dialect.values("bigint")), (seqs,))
+    for seq, app, prefix, action, subject, body in cursor.fetchall():
+        if (seq, app, prefix) not in made:  # another's id that ends in a number of ours, by chance
             continue
-        cursor.execute(
-            "SELECT i.action, i.subject, i.body FROM items i JOIN acceptances a ON a.first_seq = i.acceptance "
-            "WHERE i.seq = ? AND a.app = ? AND a.prefix = ?",
-            (parsed[1], app, parsed[0]),
-        )
-        if row := cursor.fetchone():
-            action, subject, body = row
-            text = None if body is None else vault.read(body, place(app, action, parsed[1], subject))
-            known[app, item_id] = (parsed[1], vault.digest(action, subject, _sorted(text)))
+        text = None if body is None else vault.open(body, place(app, action, seq, subject))
+        if text is not None and text[:1] == SEALED:  # it can't be decrypted here: as if it were delivered
+            text = None
+        known[app, ids.made(prefix, seq)] = (seq, vault.digest(action, subject, _sorted(text)))
     return known
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from app import ids
 from app.database.dialect import DIALECTS, Dialect
-from app.model import Found, Item, Page, Wanted
+from app.model import Found, Item, Page, Replayed, Wanted
 from app.vault import Vault, place
 
 COLUMNS = ", ".join(Item._fields)
@@ -27,6 +27,10 @@ SELECT {columns} FROM (SELECT *, sum(length(body)) OVER (ORDER BY seq) AS upto F
 """
 PAGE_CHARACTERS = 8_000_000  # of all bodies of a page, less the last: bounds memory, and SQLite's longest value
 CALLERS = "SELECT DISTINCT caller FROM items WHERE settled_at IS NULL"
+REPLAYED = """
+SELECT i.lane, min(a.app), min(i.seq), max(i.seq) FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
+WHERE i.settled_at IS NULL AND i.replay > ? AND i.replay <= ? GROUP BY i.lane
+"""
 EARLIER = """
 SELECT lane, min(seq) FROM items
 WHERE settled_at IS NULL AND seq > ? AND seq < ? AND lane IN {lanes} GROUP BY lane
@@ -35,15 +39,18 @@ WHERE settled_at IS NULL AND seq > ? AND seq < ? AND lane IN {lanes} GROUP BY la
 
 def look(connection: Connection, wanted: Wanted, vault: Vault) -> Found:
     """Read what is wanted, in the order that `Found` has it in: what is read later can only be newer."""
+    # Before the rest: an item that is accepted after a replay is read only once that replay was seen, lest it overtakes
+    # what was sent again.
     last, replays = connection.exec_driver_sql("SELECT last, replays FROM sequence").one()
     if wanted.fresh:
         callers = connection.exec_driver_sql(CALLERS).scalars()
         return Found(wanted, last, replays, callers=list(callers))
     read = _Reader(connection, wanted, vault)
     lanes = read.lanes() if wanted.lanes else None
-    tail = read.tail(wanted.tail) if wanted.tail is not None else None
+    replayed = read.replayed(replays) if replays > wanted.replays else {}
+    tail = read.tail(wanted.tail, last) if wanted.tail is not None else None
     backlogs = [(caller, read.backlog(caller, after, limit)) for caller, after, limit in wanted.backlogs]
-    return Found(wanted, last, replays, [], lanes, tail, backlogs, read.earlier(tail, backlogs))
+    return Found(wanted, last, replays, [], lanes, replayed, tail, backlogs, read.earlier(tail, backlogs))
 
 
 class _Reader:
@@ -60,11 +67,21 @@ class _Reader:
         which = f"seq >= ? AND seq <= ? AND lane IN {self._numbers}"
         return self._page(which, [wanted.lanes_from, wanted.lanes_upto, _text(wanted.lanes)], wanted.limit)
 
-    def tail(self, after: int) -> Page:
-        """What came after a sequence number, less what is of the callers to leave out."""
-        which, values = "seq > ?", list[Any]([after])
+    def replayed(self, upto: int) -> dict[int, Replayed]:
+        """The lanes of what was sent again, after the replays that are known, up to this one."""
+        statement, values = REPLAYED, list[Any]([self._wanted.replays, upto])
+        if self._wanted.shards is not None:
+            values.append(_text(self._wanted.shards))
+            statement = statement.replace("GROUP BY", f"AND i.lane % {ids.SHARDS} IN {self._numbers} GROUP BY")
+        found = self._connection.exec_driver_sql(self._dialect.sql(statement), tuple(values))
+        return {lane: Replayed(*passed) for lane, *passed in found}
+
+    def tail(self, after: int, upto: int) -> Page:
+        """What came after a sequence number, up to another, less what is of the callers to leave out."""
+        which, values = "seq > ? AND seq <= ?", list[Any]([after, upto])
         if self._wanted.leave_out:
-            which, values = f"{which} AND caller NOT IN {self._numbers}", [after, _text(self._wanted.leave_out)]
+            which = f"{which} AND caller NOT IN {self._numbers}"
+            values.append(_text(self._wanted.leave_out))
         return self._page(which, values, self._wanted.limit)
 
     def backlog(self, caller: int, after: int, limit: int) -> Page:

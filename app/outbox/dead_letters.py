@@ -1,11 +1,12 @@
 """Dead letters: what Leanplum refused, what was given up, and what was perhaps done. An operator looks at them, sends
 them again, or discards them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, Select, select
 
 from app import ids
 from app.audit import records
@@ -19,14 +20,15 @@ from app.vault import Vault
 
 STEP = 1_000  # items in one transaction
 DEAD = frozenset({Status.REJECTED, Status.EXPIRED, Status.UNKNOWN})  # they keep their body
-Record = tuple[int, str]  # an audit record: its time, its text
+# Makes the audit record (its time, its text) of a step over so many items; called in the transaction that does it.
+Recorder = Callable[[int], tuple[int, str]]
 IS_DEAD = "settled_at IS NOT NULL AND body IS NOT NULL"
 REPLAY = f"""
 UPDATE items SET status = 'accepted', attempts = 0, settled_at = NULL, next_attempt_at = NULL, leanplum = NULL,
-       replayed_at = ?
-WHERE {IS_DEAD} AND seq IN {{seqs}}
+       replayed_at = ?, replay = (SELECT replays + 1 FROM sequence)
+WHERE {IS_DEAD} AND seq IN {{seqs}}{{also}}
 """
-DISCARD = f"UPDATE items SET body = NULL WHERE {IS_DEAD} AND seq IN {{seqs}}"
+DISCARD = f"UPDATE items SET body = NULL WHERE {IS_DEAD} AND seq IN {{seqs}}{{also}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,29 @@ class Filter:
     item_ids: tuple[str, ...] | None = None
 
 
+EVERY = Filter()
+
+
 def find(connection: Connection, app: str, which: Filter, after: int, limit: int, vault: Vault) -> list[Receipt]:
     """At most `limit` dead letters of `app` with sequence numbers above `after`, in the order of acceptance."""
-    rows = receipts_of(app).where(items.c.settled_at.isnot(None), items.c.body.isnot(None), items.c.seq > after)
+    rows = _chosen(receipts_of(app), connection, app, which, after, limit)
+    return [receipt(row, vault) for row in connection.execute(rows)]
+
+
+def numbers(connection: Connection, app: str, which: Filter, after: int, limit: int) -> list[int]:
+    """Return the sequence numbers of the dead letters that `find` finds. Nothing is decrypted: what is done to dead
+    letters by number works whatever keys are here."""
+    of_app = select(items.c.seq).join(acceptances, acceptances.c.first_seq == items.c.acceptance)
+    rows = _chosen(of_app.where(acceptances.c.app == app), connection, app, which, after, limit)
+    return list(connection.execute(rows).scalars())
+
+
+def _chosen(rows: Select[Any], connection: Connection, app: str, which: Filter, after: int, limit: int) -> Select[Any]:
+    """Restrict a query for items of `app` to dead letters of the filter, in the order of acceptance."""
+    rows = rows.where(items.c.settled_at.isnot(None), items.c.body.isnot(None), items.c.seq > after)
     for condition in _conditions(connection, app, which):
         rows = rows.where(condition)
-    return [receipt(row, vault) for row in connection.execute(rows.order_by(items.c.seq).limit(limit))]
+    return rows.order_by(items.c.seq).limit(limit)
 
 
 def apps(connection: Connection) -> list[str]:
@@ -84,46 +103,66 @@ def _numbers(connection: Connection, app: str, wanted: Sequence[str]) -> list[in
     return [*found.values(), *(seq for seq, prefix in connection.execute(made_here) if parsed[seq] == prefix)]
 
 
+def _still(which: Filter) -> tuple[str, list[Any]]:
+    """Return what holds an item against the filter again, in SQL, and its values: since it was found it may have been
+    replayed by others and have become another dead letter. Its ids are no part of that: they don't change."""
+    conditions = [
+        ("action = ?", which.action),
+        ("status = ?", None if which.status is None else which.status.value),
+        ("settled_at >= ?", which.since),
+        ("settled_at < ?", which.until),
+    ]
+    asked = [(condition, value) for condition, value in conditions if value is not None]
+    return "".join(f" AND {condition}" for condition, _ in asked), [value for _, value in asked]
+
+
+def _change(cursor: Cursor, statement: str, values: Sequence[Any], seqs: Sequence[int], which: Filter) -> int:
+    """Run one of the statements above on those of the items that are still dead letters of the filter; return how
+    many there were."""
+    also, again = _still(which)
+    text = orjson.dumps(list(seqs)).decode()
+    cursor.execute(statement.format(seqs=cursor.dialect.values("bigint"), also=also), (*values, text, *again))
+    return cursor.rowcount
+
+
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Dead letters go back into the queue: as new, but with their number, id and content."""
+    """Dead letters go back into the queue: as new, but with their number, id and content. `which`: what they were
+    found by, and must still be."""
 
     seqs: Sequence[int]
     now: int
-    record: Record
+    record: Recorder
     marks: Marks
+    which: Filter = EVERY
     rows: int = STEP
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Replay"]) -> Sequence[int]:
         """Tells of each how many went back; fewer where someone else was quicker. Deliverers are told by a count,
         since these items lie behind where they read."""
-        counts = []
-        for write in writes:
-            statement = REPLAY.format(seqs=cursor.dialect.values("bigint"))
-            cursor.execute(statement, (write.now, orjson.dumps(list(write.seqs)).decode()))
-            counts.append(cursor.rowcount)
-        records.insert(cursor, writes[0].marks, [write.record for write in writes])
+        counts = [_change(cursor, REPLAY, (write.now,), write.seqs, write.which) for write in writes]
+        done = [write.record(count) for write, count in zip(writes, counts, strict=True)]
+        records.insert(cursor, writes[0].marks, done)
         cursor.execute("UPDATE sequence SET replays = replays + 1")
         return counts
 
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Dead letters are given up for good: their receipts stay, their bodies go."""
+    """Dead letters are given up for good: their receipts stay, their bodies go. `which`: what they were found by, and
+    must still be."""
 
     seqs: Sequence[int]
-    record: Record
+    record: Recorder
     marks: Marks
+    which: Filter = EVERY
     rows: int = STEP
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Discard"]) -> Sequence[int]:
-        """Tells of each how many there were."""
-        counts = []
-        for write in writes:
-            statement = DISCARD.format(seqs=cursor.dialect.values("bigint"))
-            cursor.execute(statement, (orjson.dumps(list(write.seqs)).decode(),))
-            counts.append(cursor.rowcount)
-        records.insert(cursor, writes[0].marks, [write.record for write in writes])
+        """Tells of each how many there were; fewer where someone else was quicker."""
+        counts = [_change(cursor, DISCARD, (), write.seqs, write.which) for write in writes]
+        done = [write.record(count) for write, count in zip(writes, counts, strict=True)]
+        records.insert(cursor, writes[0].marks, done)
         return counts

@@ -26,8 +26,7 @@ SELECT i.seq, i.settled_at, CASE WHEN i.body IS NULL THEN 0 ELSE 1 END, i.action
 FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
 WHERE i.subject = ? AND a.app = ? AND {which}
 """
-ATTEMPTS = "SELECT id, items, erasing FROM attempts"
-WAIT_FOR = "UPDATE attempts SET erasing = ? WHERE id = ?"
+ATTEMPTS = "SELECT items FROM attempts"
 REFUSE = """
 INSERT INTO erasures (alias, app, erased_at, until) VALUES (?, ?, ?, ?)
 ON CONFLICT (alias) DO UPDATE SET erased_at = excluded.erased_at, until = excluded.until
@@ -100,7 +99,7 @@ class Erase:
         found = self._stored(cursor, subject)
         erasing = [one.seq for one in found if one.erases]
         gone = [one for one in found if not one.erases and one.seq < max(erasing)]
-        flying = _in_flight(cursor, {one.seq for one in gone}, erasing)
+        flying = _in_flight(cursor, {one.seq for one in gone})
         ids = remove(cursor, [one.seq for one in gone])
         if self.until > acceptance.accepted_at:
             alias = self.accept.vault.alias(acceptance.app, subject)
@@ -117,17 +116,10 @@ class Erase:
         return [Stored(*row) for row in [*found, *cursor.fetchall()]]
 
 
-def _in_flight(cursor: Cursor, gone: set[int], erasing: Sequence[int]) -> int:
-    """How many of the items are being sent. Their attempts are told what must wait for them: a call may outlive the
-    process that made it (`recovery`)."""
-    flying = 0
+def _in_flight(cursor: Cursor, gone: set[int]) -> int:
+    """How many of the items are being sent."""
     cursor.execute(ATTEMPTS)
-    for attempt, sent, before in cursor.fetchall():
-        if count := len(gone.intersection(orjson.loads(sent))):
-            flying += count
-            waits = {*erasing, *(orjson.loads(before) if before else ())}
-            cursor.execute(WAIT_FOR, (_text(sorted(waits)), attempt))
-    return flying
+    return sum(len(gone.intersection(orjson.loads(sent))) for (sent,) in cursor.fetchall())
 
 
 def _text(values: Sequence[object]) -> str:

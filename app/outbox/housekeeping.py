@@ -24,7 +24,6 @@ class Housekeeper:
 
     def __init__(self, outbox: Outbox, limits: Limits, ticks: Callable[[], float] = time.monotonic) -> None:
         self._outbox, self._limits, self._ticks = outbox, limits, ticks
-        self._after = 0
         self._counted, self._scrub_from = ticks(), -math.inf
 
     async def run(self) -> None:
@@ -46,6 +45,4 @@ class Housekeeper:
             began = self._ticks()
             if began >= self._scrub_from and await self._outbox.scrub():
                 self._scrub_from = self._ticks() + SCRUB_REST * (self._ticks() - began)
-        removed, after = await self._outbox.sweep(self._after, self._limits)
-        self._after = after or 0
-        return bool(removed) or after is not None
+        return await self._outbox.sweep(self._limits) > 0

@@ -1,7 +1,8 @@
 """Leases: which deliverer sends the items of which shards, so that a user's lane has one sender at a time.
 
-A deliverer renews one row of its own; it holds its shards as long as that row has not expired. All that live take equal
-parts: who has too much gives back, who has too little takes what is free.
+A deliverer renews one row of its own; it holds its shards as long as that row has not expired. Where its liveness lock
+can be seen, that alone tells whether it is there, since a clock may be set. All that live take equal parts: who has too
+much gives back, who has too little takes what is free.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,10 +14,18 @@ from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.ids import SHARDS
 from app.model import Tenure
+from app.outbox import user_locks
 from app.outbox.recovery import Pseudonyms, recover
+from app.outbox.settle import forget
 
-RENEW = "INSERT INTO deliverers (id, expires_at) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET expires_at = ?"
-BURY = "DELETE FROM deliverers WHERE id <> ? AND (expires_at <= ? OR id IN {ids})"
+RENEW = """
+INSERT INTO deliverers (id, expires_at, lock) VALUES (?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at, lock = excluded.lock
+"""
+EXPIRE = """
+DELETE FROM deliverers WHERE id <> ? AND ((expires_at <= ? AND NOT coalesce(lock = ?, false)) OR id IN {ids})
+"""
+STEPPED = "UPDATE deliverers SET expires_at = ? WHERE expires_at > ?"
 FREE = "UPDATE leases SET owner = NULL WHERE owner IS NOT NULL AND owner NOT IN (SELECT id FROM deliverers)"
 TAKE = "UPDATE leases SET owner = ? WHERE owner IS NULL AND shard IN {shards}"
 GIVE = "UPDATE leases SET owner = NULL WHERE owner = ? AND shard IN {shards}"
@@ -31,8 +40,9 @@ def fair_part(mine: int, free: int, live: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Tend:
-    """Renew a deliverer's leases, bury the dead, and take or give back what is fair. `dead`: ids of deliverers whose
-    process is known to be gone. `unknown`: actions that are not sent twice."""
+    """Renew a deliverer's leases, expire those of the dead, and take or give back what is fair. `dead`: ids of
+    processes that are known to be gone. `unknown`: actions that are not sent twice. `liveness`: the identity of the
+    deliverer's liveness lock. `forget`: attempts that may have been written down, and were not sent."""
 
     owner: str
     lease_ms: int
@@ -41,6 +51,8 @@ class Tend:
     unknown: Collection[str]
     marks: Marks
     pseudonyms: Pseudonyms
+    liveness: str | None = None
+    forget: Sequence[str] = ()
     rows: int = 1
 
     @classmethod
@@ -52,8 +64,13 @@ class Tend:
         now = cursor.dialect.now(cursor, self.now)
         cursor.execute("SELECT count(*) FROM deliverers WHERE id = ?", (self.owner,))
         renewed = cursor.fetchone()[0] == 1
-        cursor.execute(RENEW, (self.owner, now + self.lease_ms, now + self.lease_ms))
-        cursor.execute(BURY.format(ids=cursor.dialect.values("text")), (self.owner, now, _text(self.dead)))
+        forget(cursor, self.forget)
+        cursor.execute(RENEW, (self.owner, now + self.lease_ms, self.liveness))
+        cursor.execute(STEPPED, (now + self.lease_ms, now + self.lease_ms + user_locks.STEPPED_MS))
+        gone = (self.owner, now, self.liveness, _text(self.dead))
+        cursor.execute(EXPIRE.format(ids=cursor.dialect.values("text")), gone)
+        user_locks.outlive(cursor, now, self.dead)
+        user_locks.expire(cursor, now, self.liveness)
         lost, settled = recover(cursor, self.now, self.unknown, self.marks, self.pseudonyms)
         cursor.execute(FREE)
         cursor.execute("SELECT shard, owner FROM leases WHERE owner IS NULL OR owner = ? ORDER BY shard", (self.owner,))
@@ -69,17 +86,20 @@ class Tend:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Give shards back, of which nothing is in flight; `leaving`: the deliverer goes altogether."""
+    """Give shards back, of which nothing is in flight; `leaving`: the deliverer goes altogether. `forget`: attempts
+    that may have been written down, and were not sent."""
 
     owner: str
     shards: Sequence[int]
     leaving: bool = False
+    forget: Sequence[str] = ()
     rows: int = 1
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Release"]) -> Sequence[None]:
         """They are free for others from the commit on."""
         for write in writes:
+            forget(cursor, write.forget)
             statement = GIVE.format(shards=cursor.dialect.values("bigint"))
             cursor.execute(statement, (write.owner, _text(write.shards)))
             if write.leaving:

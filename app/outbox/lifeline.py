@@ -1,15 +1,17 @@
-"""How deliverers of one SQLite file know of each other's end at once, not only when a lease expires.
+"""The liveness lock: how processes on one SQLite file know of each other's end at once, whatever the clock says.
 
-Each holds a lock on a byte of its own in one file beside the database; the kernel gives it up with the process, however
-that ends. Deliverers of a database server may be on several machines: there only the lease tells.
+Each process holds a lock on a byte of its own in one file beside the database; the kernel gives it up with the process,
+however that ends. Processes on a database server may be on several machines: there only a lease's time tells.
 """
 
 import fcntl
 import hashlib
+import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import structlog
 from sqlalchemy import make_url
@@ -21,43 +23,91 @@ LOCK = "hhqqi"  # struct flock (fcntl(2)): type, whence, start, length, pid
 SET_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 
 log = structlog.get_logger("lifeline")
-Dead = Callable[[Sequence[str]], list[str]]
+
+
+class LivenessLock:
+    """The lock of one process, `owner`; without a path there is none, and only time tells of another's end."""
+
+    def __init__(self, path: Path | None, owner: str) -> None:
+        self._path, self.owner = path, owner
+        self._file: BinaryIO | None = None
+
+    def identity(self) -> str | None:
+        """Return which file the lock is on, as `device:inode`; None where there are no such locks.
+
+        Where somebody deleted or replaced the file, the lock is taken again on the one that is there now: only who
+        locks the same file can see it.
+        """
+        while self._path is not None:
+            if self._file is not None and (there := _identity(self._path)) == _identity(self._file.fileno()):
+                return there
+            self._take(self._path)
+        return None
+
+    def gone(self, others: Mapping[str, str | None]) -> list[str]:
+        """Return which of the others, given with the identities of their locks' files, have ended."""
+        mine = self.identity()
+        if mine is None or self._file is None:
+            return []
+        file = self._file.fileno()
+        return [other for other, identity in others.items() if identity == mine and _is_free(file, other)]
+
+    def close(self) -> None:
+        """Give the lock up."""
+        if self._file is not None:
+            self._file.close()
+
+    def _take(self, path: Path) -> None:
+        before = self._file
+        try:
+            self._file = path.open("ab")
+            _lock(self._file.fileno(), self.owner, fcntl.F_WRLCK)
+        except OSError as error:  # not every file system has such locks; then none of its processes has one
+            log.warning("lifeline.missing", path=str(path), reason=error.strerror)
+            self._path = None
+        finally:
+            if before is not None:
+                before.close()
 
 
 @contextmanager
-def held(database_url: str, owner: str) -> Iterator[Dead]:
-    """Hold the lock of deliverer `owner`; gives what tells which of other deliverers are gone. Raises
-    StartRefused where the file can't be written."""
+def held(database_url: str, owner: str) -> Iterator[LivenessLock]:
+    """Hold the liveness lock of process `owner`. Raises StartRefused where the file can't be written."""
+    lock = LivenessLock(_path(database_url), owner)
+    try:
+        lock.identity()
+        yield lock
+    finally:
+        lock.close()
+
+
+def _path(database_url: str) -> Path | None:
     url = make_url(database_url)
     if url.get_backend_name() != "sqlite" or SET_LOCK is None:
-        yield lambda _: []
-        return
+        return None
     path = Path(f"{url.database}-deliverers")
     try:
         path.touch()
     except OSError as error:
         raise StartRefused(f"GATEWAY_DATABASE_URL: {path} can't be written: {error.strerror}") from None
-    with path.open("wb") as file:
-        try:
-            _take(file.fileno(), owner)
-        except OSError as error:  # not every file system has such locks; then none of its deliverers has one
-            log.warning("lifeline.missing", path=str(path), reason=error.strerror)
-            yield lambda _: []
-            return
-        yield lambda others: [one for one in others if _gone(file.fileno(), one)]
+    return path
 
 
-def _gone(file: int, owner: str) -> bool:
+def _identity(file: Path | int) -> str | None:
     try:
-        _take(file, owner)
+        status = os.stat(file)
+    except FileNotFoundError:
+        return None
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+def _is_free(file: int, owner: str) -> bool:
+    try:
+        _lock(file, owner, fcntl.F_WRLCK)
     except OSError:
         return False
     _lock(file, owner, fcntl.F_UNLCK)
     return True
-
-
-def _take(file: int, owner: str) -> None:
-    _lock(file, owner, fcntl.F_WRLCK)
 
 
 def _lock(file: int, owner: str, kind: int) -> None:

@@ -11,25 +11,26 @@ from sqlalchemy import Connection, Engine, func, select
 from app.audit.marks import Marks
 from app.clock import now_ms
 from app.database.engine import reading, scrub
-from app.database.tables import deliverers, items
+from app.database.tables import deliverers, items, sequence, user_locks
 from app.database.writer import Writer
 from app.errors import QueueFull
 from app.model import ERASES, Acceptance, Call, Found, Item, Receipt, Removed, Settled, Taken, Tenure, Verdict, Wanted
 from app.outbox import claims, dead_letters, erasure, receipts, retention
 from app.outbox.accept import Accept
-from app.outbox.dead_letters import Discard, Filter, Replay
+from app.outbox.dead_letters import Discard, Filter, Recorder, Replay
 from app.outbox.erased import Erased
 from app.outbox.erasure import Erase
 from app.outbox.leases import Release, Tend
 from app.outbox.recovery import Pseudonyms
 from app.outbox.retention import Limits, Remove
 from app.outbox.settle import Begin, Settle
+from app.outbox.user_locks import NOBODY, Answer, Denied, Lock, LockRequest, Unlock
 from app.vault import CLEAR, Vault
 
 log = structlog.get_logger("outbox")
 T = TypeVar("T")
-Recorder = Callable[[int], dead_letters.Record]  # makes the audit record of a step over so many items
 LOOK_AGAIN_SECONDS = 1.0  # for what another process settled
+FEW_QUEUED = 5_000  # items that are looked through in a few milliseconds
 
 
 class Outbox:
@@ -125,31 +126,51 @@ class Outbox:
         dead: Sequence[str],
         unknown: Collection[str],
         pseudonyms: Pseudonyms = lambda app, subjects: (),
+        *,
+        liveness: str | None = None,
+        forget: Sequence[str] = (),
     ) -> Tenure:
         """Renew the leases of deliverer `owner` for `lease_ms`; recover what others, that are gone, left open.
-        `pseudonyms`: for the audit; without it that names nobody."""
-        tend = Tend(owner, lease_ms, self._clock(), dead, unknown, self._marks, pseudonyms)
+        `pseudonyms`: for the audit; without it that names nobody. `liveness`: the identity of its liveness lock.
+        `forget`: attempts that may have been written down, and were not sent."""
+        now = self._clock()
+        tend = Tend(owner, lease_ms, now, dead, unknown, self._marks, pseudonyms, liveness, forget)
         tenure = await self._writer.write(tend)
         self.queued -= tenure.settled
         return tenure
 
-    async def deliverers(self) -> list[str]:
-        """The ids of all that deliver, or did until a moment ago."""
-        return await self._read(lambda connection: list(connection.execute(select(deliverers.c.id)).scalars()))
+    async def processes(self) -> dict[str, str | None]:
+        """The ids of all that deliver or hold locks of users, or did until a moment ago, with the identities of their
+        liveness locks."""
+        deliver = select(deliverers.c.id, deliverers.c.lock)
+        lock = select(user_locks.c.holder, user_locks.c.lock).where(user_locks.c.holder != NOBODY)
+        return await self._read(lambda connection: {row[0]: row[1] for row in connection.execute(deliver.union(lock))})
 
-    async def release(self, owner: str, shards: Sequence[int], *, leaving: bool = False) -> None:
-        """Let others have the shards."""
-        await self._writer.write(Release(owner, shards, leaving))
+    async def release(
+        self, owner: str, shards: Sequence[int], *, leaving: bool = False, forget: Sequence[str] = ()
+    ) -> None:
+        """Let others have the shards. `forget`: attempts that may have been written down, and were not sent."""
+        await self._writer.write(Release(owner, shards, leaving, forget))
 
     async def look(self, wanted: Wanted) -> Found:
         """Read what a deliverer wants to know of the queue."""
         return await self._read(partial(claims.look, wanted=wanted, vault=self._vault))
 
-    async def begin(self, attempt: str, owner: str, sent: Sequence[Item], call_ms: int = 0) -> bool:
-        """Write an attempt down, before it is sent; False, and nothing written, where `owner` doesn't hold the items'
-        lanes for `call_ms` from now, or an item's subject was erased."""
+    async def begin(
+        self,
+        attempt: str,
+        owner: str,
+        sent: Sequence[Item],
+        call_ms: int = 0,
+        *,
+        liveness: str | None = None,
+        forget: Sequence[str] = (),
+    ) -> frozenset[int] | None:
+        """Write an attempt down, before it is sent; None, and nothing written, where `owner` doesn't hold the items'
+        lanes for `call_ms` from now, or an item's subject was erased. Returns the lanes of users who are locked: their
+        items are not part of the attempt. `liveness`, `forget`: as in `tend`."""
         items = [(item.seq, item.lane) for item in sent]
-        return await self._writer.write(Begin(attempt, owner, items, self._clock(), call_ms))
+        return await self._writer.write(Begin(attempt, owner, items, self._clock(), call_ms, liveness, forget))
 
     async def settle(
         self,
@@ -175,13 +196,44 @@ class Outbox:
                     event.set()
         return True
 
-    async def waits(self, lanes: Collection[int]) -> bool:
-        """Whether something that was accepted for these lanes is not yet settled. The count in memory answers for most:
-        where nothing waits at all, nothing of theirs does."""
-        if not self.queued:
-            return False
+    # --- for calls that a caller waits for -----------------------------------------------------------------------
+
+    async def waits(self, lanes: Collection[int]) -> int | None:
+        """Up to which sequence number nothing that was accepted for these lanes waits; None where something does. A
+        short queue is left to `lock` to look through."""
+        if self.queued < FEW_QUEUED:
+            return 0
         of_theirs = select(items.c.seq).where(items.c.settled_at.is_(None), items.c.lane.in_(lanes)).limit(1)
-        return await self._read(lambda connection: connection.execute(of_theirs).first() is not None)
+
+        def look(connection: Connection) -> int | None:
+            last = connection.execute(select(sequence.c.last)).scalar_one()
+            return last if connection.execute(of_theirs).first() is None else None
+
+        return await self._read(look)
+
+    async def waits_to_erase(self, lanes: Collection[int]) -> bool:
+        """Whether something waits that erases a subject of these lanes."""
+        erases = select(items.c.seq).where(
+            items.c.settled_at.is_(None), items.c.lane.in_(lanes), items.c.action == ERASES
+        )
+        return await self._read(lambda connection: connection.execute(erases.limit(1)).first() is not None)
+
+    async def lock(
+        self, request: LockRequest, *, liveness: str | None, clear_upto: int | None, dead: Sequence[str] = ()
+    ) -> Answer | Denied:
+        """Lock the users of a call.
+
+        `clear_upto`: what `waits` said, and nothing is locked where something waits by now. None: it doesn't matter any
+        more, and where others stand against it the request stays, until it is granted or unlocked. `liveness`: the
+        identity of the caller's liveness lock; `dead`: processes that are known to be gone.
+        """
+        now = self._clock()
+        lock = Lock(request, now, liveness, clear_upto, dead, self._erased, self._marks)
+        return await self._writer.write(lock)
+
+    async def unlock(self, id: str) -> None:
+        """Let others call for the subjects of a lock, granted or not."""
+        await self._writer.write(Unlock(id))
 
     # --- for callers and operators -------------------------------------------------------------------------------
 
@@ -223,7 +275,7 @@ class Outbox:
         went."""
 
         async def step(seqs: list[int]) -> int:
-            count = await self._writer.write(Replay(seqs, self._clock(), record(len(seqs)), self._marks))
+            count = await self._writer.write(Replay(seqs, self._clock(), record, self._marks, which))
             self.queued += count
             self.on_accepted()
             return count
@@ -235,7 +287,7 @@ class Outbox:
         went."""
 
         async def step(seqs: list[int]) -> int:
-            return await self._writer.write(Discard(seqs, record(len(seqs)), self._marks))
+            return await self._writer.write(Discard(seqs, record, self._marks, which))
 
         return await self._each(app, which, step, dry_run)
 
@@ -244,18 +296,17 @@ class Outbox:
     ) -> tuple[int, int]:
         """In steps, oldest first, so that nobody waits long for the database."""
         matched = done = after = 0
-        while found := await self.dead_letters(app, which, after, dead_letters.STEP):
-            matched, after = matched + len(found), found[-1].seq
-            done += 0 if dry_run else await step([one.seq for one in found])
+        find = partial(dead_letters.numbers, app=app, which=which, limit=dead_letters.STEP)
+        while seqs := await self._read(partial(find, after=after)):
+            matched, after = matched + len(seqs), seqs[-1]
+            done += 0 if dry_run else await step(seqs)
         return matched, done
 
-    async def sweep(self, after: int, limits: Limits) -> tuple[int, int | None]:
-        """Remove some of what is past its time, of the items after sequence number `after`; how many went, and where to
-        go on, None where all that follows is too young."""
+    async def sweep(self, limits: Limits) -> int:
+        """Remove some of what is past its time; return how many items went, 0 where none is left."""
         now = self._clock()
-        found = await self._read(partial(retention.look, after=after, now=now, limits=limits))
-        removed = await self._writer.write(Remove(found.seqs, now))
-        return removed, found.after
+        found = await self._read(partial(retention.look, now=now, limits=limits))
+        return await self._writer.write(Remove(found, now, limits))
 
     async def scrub(self) -> bool:
         """Let nothing of what was erased be left in the database's files, as far as that is ours to bring about;

@@ -5,7 +5,7 @@ from sqlalchemy import Connection, Row, Select, and_, select
 
 from app import ids
 from app.database.tables import acceptances, item_ids, items
-from app.model import Receipt, Status
+from app.model import SEALED, Receipt, Status
 from app.vault import Vault, said_place
 
 
@@ -33,9 +33,11 @@ def receipts_of(app: str) -> Select[tuple[object, ...]]:
 
 
 def receipt(row: Row[tuple[object, ...]], vault: Vault) -> Receipt:
-    """One of those rows as a receipt. Raises StorageUnavailable where it is sealed by a key that isn't here."""
+    """Make a receipt of one of those rows. What Leanplum said is left out where it can't be decrypted, since its key is
+    not here or it was changed in the database; the receipt tells so."""
     found = row._mapping
-    said = found["leanplum"] and vault.read(found["leanplum"], said_place(found["app"], found["seq"]))
+    said = found["leanplum"] and vault.open(found["leanplum"], said_place(found["app"], found["seq"]))
+    unreadable = bool(said) and said[:1] == SEALED
     notes = found["notes"]
     return Receipt(
         seq=found["seq"],
@@ -47,6 +49,7 @@ def receipt(row: Row[tuple[object, ...]], vault: Vault) -> Receipt:
         attempts=found["attempts"],
         settled_at=found["settled_at"],
         next_attempt_at=found["next_attempt_at"],
-        leanplum=orjson.loads(said) if said else None,
+        leanplum=orjson.loads(said) if said and not unreadable else None,
+        leanplum_unreadable=unreadable,
         notes=orjson.loads(notes) if notes else None,
     )

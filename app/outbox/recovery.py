@@ -12,21 +12,15 @@ from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.model import Status
 from app.outbox.settle import Change, change
+from app.outbox.user_locks import OUTLIVES_MS, keep_locked
 
-LOST = "SELECT id, items, started_at, erasing FROM attempts WHERE owner NOT IN (SELECT id FROM deliverers)"
+LOST = "SELECT id, items, lanes, started_at FROM attempts WHERE owner NOT IN (SELECT id FROM deliverers)"
 CLOSE = "DELETE FROM attempts WHERE owner NOT IN (SELECT id FROM deliverers)"
 SENT = """
 SELECT i.seq, i.action, i.subject, i.settled_at IS NULL, a.app
 FROM items i JOIN acceptances a ON a.first_seq = i.acceptance WHERE i.seq IN {seqs} ORDER BY i.seq
 """
-WAIT = """
-UPDATE items SET next_attempt_at = ?
-WHERE settled_at IS NULL AND (next_attempt_at IS NULL OR next_attempt_at < ?) AND seq IN {seqs}
-"""
 SAID = orjson.dumps({"success": False, "error": "The gateway was stopped before Leanplum's answer came"}).decode()
-# A call may outlive the process that made it. Leanplum doesn't say for how long it locks a user, so this is a choice.
-OUTLIVES_MS = 5_000
-
 
 Pseudonyms = Callable[[str, Sequence[str]], Sequence[str]]  # the keyed hashes of subjects of an app, for the audit
 
@@ -35,33 +29,37 @@ def recover(
     cursor: Cursor, now: int, unknown: Collection[str], marks: Marks, pseudonyms: Pseudonyms
 ) -> tuple[int, int]:
     """Close the open attempts of deliverers that are gone, in the transaction that is open, with an audit record of
-    each; `unknown` are the actions that are not sent twice. Returns how many attempts there were, and how many items
-    left the queue."""
+    each; `unknown` are the actions that are not sent twice. Their lanes stay locked while a call may outlive its
+    process, whatever became of the items. Returns how many attempts there were, and how many items left the queue."""
     cursor.execute(LOST)
     lost = cursor.fetchall()
     if not lost:
         return 0, 0
-    started = {seq: started_at for _, seqs, started_at, _ in lost for seq in orjson.loads(seqs)}
-    cursor.execute(SENT.format(seqs=cursor.dialect.values("bigint")), (orjson.dumps(list(started)).decode(),))
+    due = {seq: _over(started_at, now) for _, seqs, _, started_at in lost for seq in orjson.loads(seqs)}
+    at = cursor.dialect.now(cursor, now)
+    cursor.execute(SENT.format(seqs=cursor.dialect.values("bigint")), (orjson.dumps(list(due)).decode(),))
     sent = {row[0]: row for row in cursor.fetchall()}
     changes: dict[int, Change] = {
         seq: (seq, Status.UNKNOWN, now, None, 1, SAID, True)
         if action in unknown
-        else (seq, Status.RETRYING, None, started[seq] + OUTLIVES_MS, 1, SAID, True)
+        else (seq, Status.RETRYING, None, due[seq], 1, SAID, True)
         for seq, action, _, waits, _ in sent.values()
         if waits
     }
     change(cursor, list(changes.values()))
     told = []
-    for attempt, seqs, started_at, erasing in lost:
-        if erasing:  # its subject's items are gone, and may be in a call that is still at work
-            due = started_at + OUTLIVES_MS
-            cursor.execute(WAIT.format(seqs=cursor.dialect.values("bigint")), (due, due, erasing))
+    for attempt, seqs, lanes, started_at in lost:
+        keep_locked(cursor, attempt, orjson.loads(lanes), _over(started_at, at))
         of_call = [sent[seq] for seq in orjson.loads(seqs) if seq in sent]
         told.append((now, _record(attempt, now, of_call, changes, pseudonyms)))
     records.insert(cursor, marks, told)
     cursor.execute(CLOSE)
     return len(lost), sum(status is Status.UNKNOWN for _, status, *_ in changes.values())
+
+
+def _over(started_at: int, now: int) -> int:
+    """When a call is taken to be over whose process is gone, whatever became of the clock since it was begun."""
+    return min(max(started_at + OUTLIVES_MS, now), now + OUTLIVES_MS)
 
 
 def _record(attempt: str, now: int, sent: Sequence[Any], changes: dict[int, Change], pseudonyms: Pseudonyms) -> str:

@@ -1,4 +1,8 @@
-"""Retention: what is past its time is removed, a little at a time, so that the database stops growing."""
+"""Retention: what is past its time is removed, a little at a time, so that the database stops growing.
+
+Candidates are read outside the transaction that removes them, since reading may take long. Much may happen in between
+(a replay, an erasure), so the removal itself holds each against the same conditions again.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,18 +12,27 @@ from sqlalchemy import Connection
 
 from app.database.dialect import DIALECTS, Cursor
 
-STEP = 500  # rows looked at, and so at most removed, in one transaction
-LOOK = """
-SELECT i.seq, a.accepted_at, i.settled_at, CASE WHEN i.body IS NULL THEN 0 ELSE 1 END
-FROM items i JOIN acceptances a ON a.first_seq = i.acceptance WHERE i.seq > ? ORDER BY i.seq LIMIT ?
+STEP = 500  # items removed in one transaction, at most
+
+# A settled item is old enough once `settled_at` is; the times of its acceptance count as well, since ids are remembered
+# from then on. Two clocks are in play where one was set, so neither time follows from the other.
+ACCEPTED = "(SELECT a.accepted_at FROM acceptances a WHERE a.first_seq = items.acceptance) <= ?"
+# Each is found by an index of its own (`database/tables.py`): what is too young is not even looked at.
+RECEIPTS = f"""
+SELECT seq FROM items WHERE settled_at IS NOT NULL AND body IS NULL AND settled_at <= ? AND {ACCEPTED}
+ORDER BY settled_at LIMIT ?
 """
+DEAD_LETTERS = f"""
+SELECT seq FROM items WHERE settled_at IS NOT NULL AND body IS NOT NULL AND settled_at <= ? AND {ACCEPTED}
+ORDER BY seq LIMIT ?
+"""
+OLD_ENOUGH = f"settled_at <= CASE WHEN body IS NULL THEN ? ELSE ? END AND {ACCEPTED}"  # never of what waits: NULL
+ITEMS = "DELETE FROM items WHERE seq IN {seqs}{also} RETURNING seq, acceptance, id"
 IDS = """
 DELETE FROM item_ids WHERE seq IN {seqs} AND (app, id) IN (
-    SELECT a.app, i.id FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
-    WHERE i.id IS NOT NULL AND i.seq IN {seqs}
+    SELECT a.app, v.id FROM {rows} AS v JOIN acceptances a ON a.first_seq = v.acceptance
 )
 """
-ITEMS = "DELETE FROM items WHERE seq IN {seqs} RETURNING acceptance"
 ACCEPTANCES = """
 DELETE FROM acceptances WHERE first_seq IN {firsts} AND NOT EXISTS (
     SELECT 1 FROM items i WHERE i.acceptance = acceptances.first_seq AND i.seq >= acceptances.first_seq AND i.seq <
@@ -39,55 +52,68 @@ class Limits:
     dead_letters: int
 
 
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """One step over the items: which may go, and where the next begins; None where all that follows is too young."""
-
-    seqs: list[int]
-    after: int | None
-
-
-def look(connection: Connection, after: int, now: int, limits: Limits) -> Sweep:
-    """Look at the items that follow sequence number `after`, oldest first."""
-    statement = DIALECTS[connection.dialect.name].sql(LOOK)
-    rows = connection.exec_driver_sql(statement, (after, STEP)).all()
-    gone: list[int] = []
-    for seq, accepted_at, settled_at, dead in rows:
-        if accepted_at > now - limits.receipts:
-            return Sweep(gone, None)
-        after = seq
-        if settled_at is not None and settled_at <= now - (limits.dead_letters if dead else limits.receipts):
-            gone.append(seq)
-    return Sweep(gone, after if len(rows) == STEP else None)
+def look(connection: Connection, now: int, limits: Limits) -> list[int]:
+    """Find items that are past their time, at most `STEP`."""
+    dialect = DIALECTS[connection.dialect.name]
+    accepted = now - limits.receipts
+    found: list[int] = []
+    for statement, settled in ((RECEIPTS, now - limits.receipts), (DEAD_LETTERS, now - limits.dead_letters)):
+        values = (settled, accepted, STEP - len(found))
+        found += connection.exec_driver_sql(dialect.sql(statement), values).scalars()
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove settled items with their ids, and erasures that are over."""
+    """Remove those items that are settled and past their time, with their ids; and erasures that are over."""
 
     seqs: Sequence[int]
     now: int
+    limits: Limits
     rows: int = STEP
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Remove"]) -> Sequence[int]:
-        """Tells of each how many items went."""
+        """Return for each how many items it has removed."""
         return [write._run(cursor) for write in writes]
 
     def _run(self, cursor: Cursor) -> int:
-        remove(cursor, self.seqs)
+        receipts, dead_letters = self.now - self.limits.receipts, self.now - self.limits.dead_letters
+        items, _ = _remove(cursor, self.seqs, f" AND {OLD_ENOUGH}", (receipts, dead_letters, receipts))
         cursor.execute(ERASURES, (self.now,))
-        return len(self.seqs)
+        return items
 
 
 def remove(cursor: Cursor, seqs: Sequence[int]) -> int:
-    """Remove items, their ids, and the acceptances that have no other; how many ids there were."""
-    if not seqs:
-        return 0
-    text, numbers = orjson.dumps(list(seqs)).decode(), cursor.dialect.values("bigint")
-    cursor.execute(IDS.format(seqs=numbers), (text, text))
-    ids = cursor.rowcount
-    cursor.execute(ITEMS.format(seqs=numbers), (text,))
-    firsts = {first for (first,) in cursor.fetchall()}
-    cursor.execute(ACCEPTANCES.format(firsts=numbers), (orjson.dumps(list(firsts)).decode(),))
+    """Remove items that were chosen in the transaction that is open, with their ids and the acceptances that have no
+    other; return how many ids there were."""
+    _, ids = _remove(cursor, seqs)
     return ids
+
+
+def _remove(cursor: Cursor, seqs: Sequence[int], also: str = "", values: tuple[int, ...] = ()) -> tuple[int, int]:
+    """Remove those of the items that meet the further condition; return how many items and how many ids went."""
+    if not seqs:
+        return 0, 0
+    numbers = cursor.dialect.values("bigint")
+    cursor.execute(ITEMS.format(seqs=numbers, also=also), (_text(seqs), *values))
+    gone = cursor.fetchall()
+    named = [(seq, acceptance, item_id) for seq, acceptance, item_id in gone if item_id is not None]
+    ids = _remove_ids(cursor, named)
+    firsts = {acceptance for _, acceptance, _ in gone}
+    cursor.execute(ACCEPTANCES.format(firsts=numbers), (_text(list(firsts)),))
+    return len(gone), ids
+
+
+def _remove_ids(cursor: Cursor, named: Sequence[tuple[int, int, str]]) -> int:
+    """Forget the ids of items that are gone, where they stand for no later item."""
+    if not named:
+        return 0
+    numbers, rows = cursor.dialect.values("bigint"), cursor.dialect.rows(acceptance="bigint", id="text")
+    of_items = [(acceptance, item_id) for _, acceptance, item_id in named]
+    cursor.execute(IDS.format(seqs=numbers, rows=rows), (_text([seq for seq, _, _ in named]), _text(of_items)))
+    return cursor.rowcount
+
+
+def _text(values: Sequence[object]) -> str:
+    return orjson.dumps(values).decode()

@@ -12,6 +12,7 @@ from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
 from app.model import Call, Postponed, Settled, Status, Verdict
+from app.outbox import user_locks
 from app.outbox.dead_letters import DEAD
 from app.outbox.erased import alias_of
 from app.vault import Vault, said_place
@@ -29,7 +30,8 @@ UPDATE items SET status = v.status, settled_at = v.settled_at, next_attempt_at =
 FROM {rows} AS v WHERE items.seq = v.seq
 """
 CLOSE = "DELETE FROM attempts WHERE id IN {ids} RETURNING id"
-ATTEMPTS = "INSERT INTO attempts (id, owner, items, started_at)"
+ATTEMPTS = "INSERT INTO attempts (id, owner, items, lanes, started_at)"
+FORGET = "DELETE FROM attempts WHERE id IN {ids}"
 HELD = """
 SELECT l.shard FROM leases l JOIN deliverers d ON d.id = l.owner WHERE l.owner = ? AND d.expires_at >= ?
 """
@@ -43,37 +45,58 @@ Change = tuple[int, str, int | None, int | None, int, str | None, bool]
 class Begin:
     """An attempt, written down before it is sent: after a crash, what is open here was perhaps sent. It is refused
     where the deliverer doesn't hold the lanes of all items for as long as a call may take (`call_ms`), and where one of
-    the items is no longer there: its subject was erased."""
+    the items is no longer there: its subject was erased. Items of users who are locked are left out. `liveness`: the
+    identity of the deliverer's liveness lock. `forget`: attempts that may have been written down, and were not sent."""
 
     attempt: str
     owner: str
     items: Sequence[tuple[int, int]]  # sequence number and lane of each
     started_at: int
     call_ms: int
+    liveness: str | None = None
+    forget: Sequence[str] = ()
     rows: int = 1
 
     @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["Begin"]) -> Sequence[bool]:
-        """Record the attempts as open; whether each was."""
+    def run_all(cls, cursor: Cursor, writes: Sequence["Begin"]) -> Sequence[frozenset[int] | None]:
+        """Record the attempts as open. Returns for each the lanes that are locked and left out; None where it was
+        refused."""
+        forget(cursor, [attempt for one in writes for attempt in one.forget])
         now = cursor.dialect.now(cursor, writes[0].started_at)
+        locked = user_locks.locked(cursor, now, writes[0].liveness)
         held: dict[str, set[int]] = {}
         for write in writes:
             if write.owner not in held:
                 cursor.execute(HELD, (write.owner, now + write.call_ms))
                 held[write.owner] = {shard for (shard,) in cursor.fetchall()}
         gone = _gone(cursor, {seq for one in writes for seq, _ in one.items})
-        allowed = [
-            {ids.shard(lane) for _, lane in one.items} <= held[one.owner]
-            and gone.isdisjoint(seq for seq, _ in one.items)
-            for one in writes
-        ]
-        rows = [
-            (one.attempt, one.owner, _text([seq for seq, _ in one.items]), one.started_at)
-            for one, may in zip(writes, allowed, strict=True)
-            if may
-        ]
-        insert_rows(cursor, ATTEMPTS, 4, [value for row in rows for value in row])
-        return allowed
+        rows: list[object] = []
+        told: list[frozenset[int] | None] = []
+        for one in writes:
+            if not one._may_begin(held[one.owner], gone):
+                told.append(None)
+                continue
+            rows += one._row(locked)
+            told.append(frozenset(lane for _, lane in one.items if lane in locked))
+        insert_rows(cursor, ATTEMPTS, 5, rows)
+        return told
+
+    def _may_begin(self, held: set[int], gone: set[int]) -> bool:
+        return {ids.shard(lane) for _, lane in self.items} <= held and gone.isdisjoint(seq for seq, _ in self.items)
+
+    def _row(self, locked: set[int]) -> tuple[object, ...]:
+        """The attempt as a row, empty where every user is locked."""
+        sent = [(seq, lane) for seq, lane in self.items if lane not in locked] if locked else self.items
+        if not sent:
+            return ()
+        lanes = list(dict.fromkeys(lane for _, lane in sent))
+        return self.attempt, self.owner, _text([seq for seq, _ in sent]), _text(lanes), self.started_at
+
+
+def forget(cursor: Cursor, attempts: Sequence[str]) -> None:
+    """Remove attempts that may have been written down, and were not sent."""
+    if attempts:
+        cursor.execute(FORGET.format(ids=cursor.dialect.values("text")), (_text(list(attempts)),))
 
 
 def _gone(cursor: Cursor, seqs: set[int]) -> set[int]:

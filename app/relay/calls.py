@@ -1,4 +1,4 @@
-"""Asking Leanplum while a caller waits: one call, its users' turn, and what is made of the answer."""
+"""Asking Leanplum while a caller waits: one call while its users are locked, and what is made of the answer."""
 
 import asyncio
 import time
@@ -11,7 +11,6 @@ import structlog
 
 from app.clock import now_ms
 from app.errors import (
-    Erased,
     KeyNotConfigured,
     NotFound,
     RateLimited,
@@ -28,27 +27,50 @@ from app.relay.quotas import Quotas
 from app.telemetry import Metrics
 
 THROTTLE_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between tries while Leanplum says that the user is busy
-TURN_SECONDS = 2.0  # how long a call waits for what was accepted for its users before
+PATIENCE_SECONDS = 2.0  # how long a call waits for what was accepted for its users before
 RETRY_SECONDS = 5.0
 LOOKS = "exportUser"
 
 log = structlog.get_logger("relay")
 
 
-class Turns(Protocol):
-    """Whoever keeps calls for one user apart (`delivery/turns.py`)."""
+class Locked(Protocol):
+    """What a lock gives: until when it lasts, by the monotonic clock, and whether the call's record is written."""
 
-    def take(self, app: str, subjects: Collection[str], seconds: float) -> AbstractAsyncContextManager[None]:
-        """The turn of these subjects, after at most `seconds`."""
+    @property
+    def until(self) -> float:
+        """Until when no other call is made for the users."""
         ...
 
-    async def erased(self, app: str, subjects: Collection[str]) -> bool:
-        """Whether one of the subjects was erased, so that nothing may be sent for it now."""
+    @property
+    def recorded(self) -> bool:
+        """Whether it is on disk that the call is about to be sent."""
+        ...
+
+
+class UserLocks(Protocol):
+    """Whoever keeps calls for one user apart (`delivery/user_locks.py`)."""
+
+    def hold(
+        self,
+        app: str,
+        subjects: Collection[str],
+        *,
+        patience: float,
+        timeout: float,
+        unless_erased: bool,
+        record: tuple[int, str] | None,
+    ) -> AbstractAsyncContextManager[Locked]:
+        """Lock the subjects. Raises Erased, UpstreamUnavailable, StorageUnavailable."""
         ...
 
 
 class CallRecorder(Protocol):
     """Whoever records calls for the audit."""
+
+    def begun(self, app: str, action: str, subjects: Collection[str]) -> tuple[int, str]:
+        """The record of a call that is about to be sent: its time in milliseconds, its text."""
+        ...
 
     async def begin(self, app: str, action: str, subjects: Collection[str]) -> None:
         """Have it on disk that a call is about to be sent."""
@@ -69,7 +91,7 @@ class Relay:
     def __init__(
         self,
         client: LeanplumClient,
-        turns: Turns,
+        locks: UserLocks,
         metrics: Metrics,
         *,
         timeout: float,
@@ -77,7 +99,7 @@ class Relay:
         cache_seconds: float,
         recorder: CallRecorder | None = None,
     ) -> None:
-        self.client, self._turns, self._metrics, self._recorder = client, turns, metrics, recorder
+        self.client, self._locks, self._metrics, self._recorder = client, locks, metrics, recorder
         self._timeout, self._room = timeout, asyncio.Semaphore(concurrency)
         self._cache, self._quotas = Cache(cache_seconds), Quotas()
 
@@ -114,19 +136,34 @@ class Relay:
     async def exchange(
         self, app: App, action: str, body: bytes, subjects: Collection[str], *, looks: bool = False
     ) -> Answer:
-        """One call at its users' turn; `looks`: whether it changes nothing. While Leanplum says that the users are busy
-        it is tried again, for a short while. Raises Erased: whoever was erased could be there again by it, but not by
-        looking."""
-        async with self._turns.take(app.name, subjects, TURN_SECONDS), self._slot():
-            if action != LOOKS and await self._turns.erased(app.name, subjects):
-                raise Erased
-            answer = await self._call(app, action, body, subjects, looks)
+        """One call while its users are locked; `looks`: whether it changes nothing. While Leanplum says that the users
+        are busy it is tried again, for a short while. Raises Erased: whoever was erased could be there again by it, but
+        not by looking."""
+        record = None
+        if self._recorder is not None and not looks and not self._room.locked():
+            record = self._recorder.begun(app.name, action, subjects)
+        locking = self._locks.hold(
+            app.name,
+            subjects,
+            patience=PATIENCE_SECONDS,
+            timeout=self._timeout,
+            unless_erased=action != LOOKS,
+            record=record,
+        )
+        async with locking as locked, self._slot():
+            if not self._in_time(locked):
+                raise UpstreamUnavailable("Too many calls wait for Leanplum.", RETRY_SECONDS)
+            answer = await self._call(app, action, body, subjects, looks, recorded=locked.recorded)
             for pause in THROTTLE_PAUSES:
-                if answer.status not in replies.THROTTLES:
+                if answer.status not in replies.THROTTLES or not self._in_time(locked, pause):
                     break
                 await asyncio.sleep(pause)
                 answer = await self._call(app, action, body, subjects, looks)
         return answer
+
+    def _in_time(self, locked: Locked, pause: float = 0.0) -> bool:
+        """Whether a call that is begun after a pause is over before the lock is."""
+        return time.monotonic() + pause + self._timeout <= locked.until
 
     async def upload(self, app: App, action: Action, fields: Mapping[str, str], files: list[Part]) -> dict[str, Any]:
         """The same as `ask`, with files, which are read as they go out."""
@@ -143,7 +180,7 @@ class Relay:
         body = mapping.single(app, action.name, args, self.key(app, action.key), now_ms() / 1000)
         async with (
             self._slot(),
-            self._told(app, action.name, looks=True) as heard,
+            self._told(app, action.name, recorded=True) as heard,
             self.client.download(app.api_url, action.name, body) as found,
         ):
             heard.append(found.status)
@@ -158,19 +195,22 @@ class Relay:
             raise KeyNotConfigured(f"This needs Leanplum's {kind.value} key: {app.setting(kind)} is not set.")
         return app.keys[kind].get_secret_value()
 
-    async def _call(self, app: App, action: str, body: bytes, subjects: Collection[str], looks: bool) -> Answer:
-        async with self._told(app, action, subjects, looks=looks) as heard:
+    async def _call(
+        self, app: App, action: str, body: bytes, subjects: Collection[str], looks: bool, *, recorded: bool = False
+    ) -> Answer:
+        async with self._told(app, action, subjects, recorded=recorded or looks) as heard:
             answer = await self.client.call(app.api_url, action, body)
             heard.append(answer.status)
         return answer
 
     @asynccontextmanager
     async def _told(
-        self, app: App, action: str, subjects: Collection[str] = (), *, looks: bool = False
+        self, app: App, action: str, subjects: Collection[str] = (), *, recorded: bool = False
     ) -> AsyncIterator[list[int]]:
         """Tell metrics, log and audit what came of a call, whatever it was; its errors in our words. One that changes
-        something is on record before it is sent: whatever becomes of this process, somebody may ask what it did."""
-        if self._recorder is not None and not looks:
+        something is on record before it is sent: whatever becomes of this process, somebody may ask what it did.
+        `recorded`: that is done, or not needed."""
+        if self._recorder is not None and not recorded:
             await self._recorder.begin(app.name, action, subjects)
         started, heard = time.perf_counter(), list[int]()
         try:

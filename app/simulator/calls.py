@@ -52,7 +52,7 @@ class Simulator:
     async def answer(self, arrival: Arrival) -> Answer:
         record = self.journal.open(arrival, self.clock())
         try:
-            answer = await self._locked(await self._read(record))
+            answer = await self._locked(await self._read(record), record)
         except Refused as no:
             answer = refused(no.message, no.status)
         if self.config.migrate_state:
@@ -68,10 +68,11 @@ class Simulator:
         self.items += len(call.items)
         return call
 
-    async def _locked(self, call: Call) -> Answer:
+    async def _locked(self, call: Call, record: Record) -> Answer:
         """A call that loses is answered at once; any other holds its users until its answer is ready."""
         users = call.users(self.world)
-        async with self.locks.hold({user for user in users if user}) as granted:
+        record.users = frozenset(user for user in users if user)
+        async with self.locks.hold(set(record.users)) as granted:
             if not granted:
                 raise Refused(self.config.texts.device_lock, 429)
             if self.config.latency_seconds:

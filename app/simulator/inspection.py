@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from app.simulator.calls import Simulator
 from app.simulator.fault_reading import BadPlan, read_plan
+from app.simulator.journal import Record
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -22,6 +23,7 @@ class Inspection:
     def routes(self) -> list[Route]:
         table: list[tuple[str, str, Endpoint]] = [
             ("GET", "/_simulator/requests", self.requests),
+            ("GET", "/_simulator/calls", self.calls),
             ("GET", "/_simulator/users/{id:path}", self.user),
             ("GET", "/_simulator/devices/{id:path}", self.device),
             ("GET", "/_simulator/app", self.app),
@@ -35,12 +37,27 @@ class Inspection:
         return [Route(path, endpoint, methods=[method]) for method, path, endpoint in table]
 
     async def requests(self, request: Request) -> Response:
+        try:
+            records = self._records(request)
+        except ValueError as error:
+            return _error(str(error), 400)
+        return JSONResponse({"requests": [await record.shown() for record in records]})
+
+    async def calls(self, request: Request) -> Response:
+        """Answer with when each call began and ended, and for which users: what tells overlaps and order."""
+        try:
+            records = self._records(request)
+        except ValueError as error:
+            return _error(str(error), 400)
+        return JSONResponse({"calls": [await record.traced() for record in records]})
+
+    def _records(self, request: Request) -> list[Record]:
+        """Return the calls that the query chooses. Raises ValueError for what is no count."""
         asked = {name: request.query_params.get(name) for name in ("since", "limit")}
         if not all(value is None or value.isdecimal() for value in asked.values()):
-            return _error("since and limit are whole numbers of 0 or more", 400)
+            raise ValueError("since and limit are whole numbers of 0 or more")
         since, limit = (None if value is None else int(value) for value in asked.values())
-        records = self._simulator.journal.since(since or 0, limit)
-        return JSONResponse({"requests": [await record.shown() for record in records]})
+        return self._simulator.journal.since(since or 0, limit)
 
     async def user(self, request: Request) -> Response:
         user = self._simulator.world.users.get(request.path_params["id"])

@@ -36,6 +36,25 @@ class Record:
     finished_at: float | None = None
     status: int | None = None
     response: bytes | None = None
+    users: frozenset[str] = frozenset()
+    """The users that the call locks, as they were known when it arrived."""
+
+    async def traced(self) -> dict[str, Any]:
+        """Return what /_simulator/calls shows: begin, end and users of the call, its actions and their answers."""
+        try:
+            args = (await self.arrival.read()).args
+        except Unreadable:
+            args = {}
+        response = _readable(self.response)
+        return {
+            "index": self.index,
+            "receivedAt": self.received_at,
+            "finishedAt": self.finished_at,
+            "users": sorted(self.users),
+            "actions": _actions(args),
+            "status": self.status,
+            "answers": response.get("response", []) if isinstance(response, dict) else [],
+        }
 
     async def shown(self) -> dict[str, Any]:
         """What /_simulator/requests shows of it; `args` is null when the request made no sense. Files by part."""
@@ -82,6 +101,14 @@ def close(record: Record, answer: Answer, now: float) -> None:
     record.finished_at = now
     if not answer.hang_up:
         record.status, record.response = answer.status, answer.body
+
+
+def _actions(args: dict[str, Any]) -> list[Any]:
+    """The entries of a multi, or the one action of another call, without keys."""
+    data = args.get("data")
+    if args.get("action") == "multi" and isinstance(data, list):
+        return data
+    return [{name: value for name, value in args.items() if name != "clientKey"}]
 
 
 def _sized(upload: Upload) -> dict[str, Any]:

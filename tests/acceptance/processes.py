@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from app.callers import keys
+from app.ids import SHARDS
 
 ROOT = Path(__file__).resolve().parents[2]
 APP_ID, PRODUCTION_KEY = "app_sandbox", "prod_sandbox"
@@ -25,12 +26,12 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait for something that another process brings about."""
+def until(true: Callable[[], bool], seconds: float = 20.0, *, pause: float = 0.02) -> None:
+    """Wait for something that another process brings about, and look every `pause` seconds."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
@@ -61,7 +62,8 @@ class Process:
 
     def __init__(self, folder: Path, upstream: str, *words: str, **settings: str | None) -> None:
         """Settings that are None are not set, whatever they are here."""
-        self.folder, self.words, self.port, self.key = folder, words, free_port(), keys.make()
+        self.folder, self.words, self.port = folder, words, free_port()
+        self.key = settings.get("GATEWAY_BOOTSTRAP_KEY") or keys.make()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = folder / "output"
         chosen = {
@@ -77,6 +79,11 @@ class Process:
         self.http = httpx.Client(base_url=self.url, timeout=40, trust_env=False)
 
     def start(self) -> None:
+        self.launch()
+        until(self.ready, 60)
+
+    def launch(self) -> None:
+        """Start it, and don't wait until it is ready."""
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 self.command("serve", "--port", str(self.port), *self.words),
@@ -85,7 +92,6 @@ class Process:
                 stdout=output,
                 stderr=output,
             )
-        until(self.ready, 60)
 
     def command(self, *words: str) -> list[str]:
         return command(*words)
@@ -195,3 +201,25 @@ def delivering(gateway: Process, name: str) -> Iterator[Deliverer]:
         yield deliverer
     finally:
         deliverer.kill()
+
+
+@contextmanager
+def fleet(folder: Path, upstream: str, *, apis: int, deliverers: int, **settings: str) -> Iterator[list[Process]]:
+    """Run `apis` processes that only accept and relay and `deliverers` that deliver, on one database and with one key.
+
+    They are ready, and each deliverer has its part of the shards.
+    """
+    common = {"GATEWAY_BOOTSTRAP_KEY": keys.make()} | settings
+    part = f'"shards":{SHARDS // deliverers}'.encode() if deliverers else b""
+    gateways = [Process(folder, upstream, "--no-delivery", **common) for _ in range(apis)]
+    beside = [Deliverer(gateways[0], str(number)) for number in range(deliverers)]
+    with ExitStack() as stack:
+        for gateway in gateways:
+            stack.callback(gateway.close)
+            gateway.launch()
+        for deliverer in beside:
+            deliverer.start()
+            stack.callback(deliverer.kill)
+        until(lambda: all(gateway.ready() for gateway in gateways), 60)
+        until(lambda: all(deliverer.logged(part) for deliverer in beside), 60)
+        yield gateways

@@ -31,7 +31,7 @@ def settle(talk: Talk, verdicts: dict[str, Verdict]) -> None:
         assert found.tail is not None
         items = [item for item in found.tail.items if item.id in verdicts]
         await outbox.tend("tests", 60_000, [], ())
-        assert await outbox.begin("t", "tests", items)
+        assert await outbox.begin("t", "tests", items) is not None
         assert await outbox.settle("t", "default", [(item.seq, verdicts[item.id]) for item in items])
 
     talk.do(run)

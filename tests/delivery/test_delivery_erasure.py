@@ -28,11 +28,12 @@ def test_what_a_deliverer_has_in_memory_of_an_erased_user_is_not_sent_and_others
     database: str, leanplum: Leanplum
 ) -> None:
     async def body(at: Delivering) -> None:
-        async with at.deliverer.turns.take("default", ["uann", "ubob"], 5):
-            await at.accept_mixed([("ann", 0), ("bob", 0), ("ann", 1)])
-            await at.deliverer.step()  # reads them; their turn is another's
-            assert at.deliverer.window.count == 3
-            await erase(at, "ann")
+        await at.step()
+        await at.accept_mixed([("ann", 0), ("bob", 0), ("ann", 1)])
+        at.deliverer.notify()
+        await at.deliverer._read()
+        assert at.deliverer.window.count == 3
+        await erase(at, "ann")
         await at.finish()
         assert actions(leanplum, "ann") == ["deleteUser"]
         assert leanplum.values("bob") == [0]

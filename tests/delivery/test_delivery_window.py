@@ -3,6 +3,7 @@
 The model is a list of items that stands for the database; it knows which wait, in which order, and what is in flight.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from app import ids
 from app.delivery import window as module
 from app.delivery.window import MAX_ACTIONS, MAX_BYTES, MAX_USERS, Window
-from app.model import Found, Item, Page, Wanted
+from app.model import Found, Item, Page, Replayed, Wanted
 
 BODIES = st.sampled_from([2, 2, 2, 400_000, 1_200_000]).map({size: "x" * size for size in (2, 400_000, 1_200_000)}.get)
 FEW_USERS = st.integers(0, 3)
@@ -23,8 +24,11 @@ MEMORY = 4_000_000
 ALL = frozenset(range(ids.SHARDS))
 
 
-def look(stored: list[Item], last: int, replays: int, wanted: Wanted, page: int) -> Found:
-    """What the outbox would find; pages are short, so that one is seldom all there is."""
+def look(
+    stored: list[Item], last: int, replays: int, wanted: Wanted, page: int, replayed: dict[int, int] | None = None
+) -> Found:
+    """What the outbox would find; pages are short, so that one is seldom all there is. `replayed`: by sequence number,
+    which replay has sent an item again."""
     if wanted.fresh:
         return Found(wanted, last, replays, sorted({item.caller for item in stored}))
     ours = [item for item in stored if wanted.shards is None or ids.shard(item.lane) in wanted.shards]
@@ -36,6 +40,11 @@ def look(stored: list[Item], last: int, replays: int, wanted: Wanted, page: int)
     if wanted.lanes:
         span = range(wanted.lanes_from, wanted.lanes_upto + 1)
         lanes = cut([item for item in stored if item.lane in wanted.lanes and item.seq in span], page)
+    again: dict[int, Replayed] = {}
+    for item in ours:
+        if wanted.replays < (replayed or {}).get(item.seq, 0) <= replays:
+            first = again[item.lane].first if item.lane in again else item.seq
+            again[item.lane] = Replayed(item.app, first, item.seq)
     tail = None
     if (after := wanted.tail) is not None:
         tail = cut([item for item in ours if item.seq > after and item.caller not in wanted.leave_out], page)
@@ -51,11 +60,11 @@ def look(stored: list[Item], last: int, replays: int, wanted: Wanted, page: int)
             between = [i.seq for i in stored if i.lane == lane and wanted.unread_after < i.seq < newest]
             if between:
                 earlier[lane] = between[0]
-    return Found(wanted, last, replays, [], lanes, tail, backlogs, earlier)
+    return Found(wanted, last, replays, [], lanes, again, tail, backlogs, earlier)
 
 
 class Histories(RuleBasedStateMachine):
-    """Items are accepted, read in pages, sent, postponed, sent again; shards come and go."""
+    """Items are accepted, read in pages, sent, postponed, refused, sent again by operators; shards come and go."""
 
     @initialize(
         capacity=st.sampled_from([4, 20, 10_000]),
@@ -67,12 +76,14 @@ class Histories(RuleBasedStateMachine):
         self.now, self.seq, self.replays = 1_000, 0, 0
         self.stored: list[Item] = []
         self.flying: list[list[Item]] = []
-        self.reserved: set[int] = set()
+        self.dead: list[Item] = []
+        self.replayed: dict[int, int] = {}  # by sequence number
         self.fresh()
 
     def fresh(self) -> None:
         self.window = Window(self.capacity, self.per_lane, MEMORY)
         self.window.assign(ALL)
+        self.seen = 0  # replays that the window knows of
 
     @rule(users=st.lists(FEW_USERS, min_size=1, max_size=12) | st.just(list(range(60))), body=BODIES, caller=CALLERS)
     def accept(self, users: list[int], body: str, caller: int) -> None:
@@ -90,10 +101,12 @@ class Histories(RuleBasedStateMachine):
         self.now += later
         self.window.unpark(self.now)
         if (wanted := self.window.wants(changed=True)) is not None:
-            found = look(self.stored, self.seq, self.replays, wanted, self.page)
+            found = look(self.stored, self.seq, self.replays, wanted, self.page, self.replayed)
             if landing is not None and self.flying:
-                self.land(data, landing)
+                self.land(data, landing, refused=data.draw(st.booleans()))
+                self.replay(data)
             self.window.take_in(found, self.now)
+            self.seen = found.replays
         for _ in range(calls):
             self.send()
 
@@ -106,10 +119,11 @@ class Histories(RuleBasedStateMachine):
         assert len(lanes) <= MAX_USERS
         assert len(batch) <= MAX_ACTIONS
         assert len(batch) == 1 or sum(len(item.body) for item in batch) <= MAX_BYTES
-        assert not lanes & self.reserved, "a call of a lane that is reserved"
         assert not lanes & {item.lane for other in self.flying for item in other}, "two calls of one lane at once"
         for lane in lanes:
-            waiting = [item for item in self.stored if item.lane == lane]
+            waiting = [
+                item for item in self.stored if item.lane == lane and self.replayed.get(item.seq, 0) <= self.seen
+            ]
             sent = [item.seq for item in batch if item.lane == lane]
             assert sent == [item.seq for item in waiting][: len(sent)], "out of order"
             assert waiting[0].next_attempt_at <= self.now, "before its time"
@@ -117,46 +131,46 @@ class Histories(RuleBasedStateMachine):
         self.flying.append(batch)
 
     @precondition(lambda self: bool(getattr(self, "flying", None)))
-    @rule(data=st.data(), wait=st.sampled_from([0, 0, 300, 5_000]))
-    def land(self, data: Any, wait: int) -> None:
+    @rule(data=st.data(), wait=st.sampled_from([0, 0, 300, 5_000]), refused=st.booleans())
+    def land(self, data: Any, wait: int, refused: bool) -> None:
+        """`refused`: what was not postponed is a dead letter."""
         batch = self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
         lanes = sorted({item.lane for item in batch})
         late = data.draw(st.sets(st.sampled_from(lanes))) if wait else set()
-        self._land(batch, dict.fromkeys(late, self.now + wait))
+        if refused:
+            self.dead += [item for item in batch if item.lane not in late]
+        locked = data.draw(st.sets(st.sampled_from(sorted(late)))) if late else set()
+        self._land(batch, dict.fromkeys(late, self.now + wait), locked)
 
-    def _land(self, batch: list[Item], postponed: dict[int, int]) -> None:
-        """A postponed lane's items go back to the queue, all of them, as after a call without an answer."""
+    @rule(data=st.data())
+    def replay(self, data: Any) -> None:
+        """An operator sends dead letters again, in one step."""
+        if not self.dead:
+            return
+        self.replays += 1
+        for item in data.draw(st.lists(st.sampled_from(self.dead), min_size=1, unique=True)):
+            self.dead.remove(item)
+            self.replayed[item.seq] = self.replays
+            self.stored.append(item._replace(next_attempt_at=0))
+        self.stored.sort(key=lambda item: item.seq)
+
+    def _land(self, batch: list[Item], postponed: dict[int, int], locked: Collection[int] = ()) -> None:
+        """A postponed lane's items go back to the queue, all of them, as after a call without an answer. Those of lanes
+        that are locked never left it."""
         settled = {item.seq for item in batch if item.lane not in postponed}
-        back = {item.seq: postponed.get(item.lane, 0) for item in batch}
+        back = {item.seq: postponed.get(item.lane, 0) for item in batch if item.lane not in locked}
         self.stored = [
             item._replace(next_attempt_at=back[item.seq]) if item.seq in back else item
             for item in self.stored
             if item.seq not in settled
         ]
-        self.window.landed(batch, postponed)
-
-    @rule(user=FEW_USERS)
-    def reserve(self, user: int) -> None:
-        """Somebody asks Leanplum something about a user, while the user has no call in flight."""
-        lane = ids.lane("default", f"u{user}")
-        flying = any(item.lane == lane for batch in self.flying for item in batch) or lane in self.reserved
-        assert self.window.free_of({lane}) is not flying
-        assert self.window.reserve(lane) is not flying
-        if not flying:
-            self.reserved.add(lane)
-
-    @rule()
-    def free(self) -> None:
-        """All who asked have their answers."""
-        while self.reserved:
-            self.window.free(self.reserved.pop())
+        self.window.landed(batch, postponed, locked)
 
     @precondition(lambda self: self.seq > 20)
     @rule()
     def restart(self) -> None:
         """A crash: what was in memory is gone, what is stored is not."""
         self.flying = []
-        self.reserved = set()
         self.fresh()
 
     @rule(half=st.sampled_from([range(32), range(16, 64), range(64)]))
@@ -169,13 +183,15 @@ class Histories(RuleBasedStateMachine):
         if hasattr(self, "window"):
             held = [item for queue in self.window._waiting.values() for item in queue]
             assert self.window.count == len(held)
-            assert sum(self.window._bytes.values()) == sum(len(item.body) for item in held)
+            counted = sum(self.window._bytes.values()) + self.window._refilled_bytes.total()
+            assert counted == sum(len(item.body) for item in held)
+            in_flight = [item for batch in self.flying for item in batch]
+            assert self.window._known - set(self.window._landed) == {item.seq for item in [*held, *in_flight]}
 
     def teardown(self) -> None:
         """When nothing is postponed any more, everything is delivered, in few enough steps."""
         if not hasattr(self, "window"):
             return
-        self.free()
         self.window.assign(ALL)
         for _ in range(40 + 6 * len(self.stored)):
             if not self.stored and not self.flying:
@@ -202,20 +218,23 @@ class Reading:
 
     def __init__(self, capacity: int = 20_000, page: int = module.PAGE) -> None:
         self.window, self.stored, self.page = Window(capacity), list[Item](), page
+        self.replays, self.replayed = 0, dict[int, int]()
+        self.last = 0
         self.window.assign(ALL)
 
-    def add(self, *users: str, caller: int = 1, next_attempt_at: int = 0) -> None:
+    def add(self, *users: str, caller: int = 1, next_attempt_at: int = 0, app: str = "default") -> None:
         """One item of each."""
         for user in users:
-            seq = len(self.stored) + 1
-            lane = ids.lane("default", user)
-            self.stored.append(Item(seq, str(seq), "default", user, "track", "{}", 0, 0, next_attempt_at, lane, caller))
+            self.last += 1
+            lane = ids.lane(app, user)
+            item = Item(self.last, str(self.last), app, user, "track", "{}", 0, 0, next_attempt_at, lane, caller)
+            self.stored.append(item)
 
     def read(self, now: int = 0, *, times: int = 2, settled: int = 0) -> None:
         """`settled`: what is no longer stored, up to this number."""
         for _ in range(times):
             if (wanted := self.window.wants(changed=True)) is not None:
-                found = look(self.stored[settled:], len(self.stored), 0, wanted, self.page)
+                found = look(self.stored[settled:], self.last, self.replays, wanted, self.page, self.replayed)
                 self.window.take_in(found, now)
 
     def batch(self) -> list[int]:
@@ -299,8 +318,91 @@ def test_what_an_operator_sends_again_is_found_behind_the_cursor() -> None:
     at.read()
     at.window.landed(at.window.next_batch(), {})
     assert again.seq < at.stored[0].seq
-    for _ in range(3):
+    for _ in range(2):
         wanted = at.window.wants(changed=True)
         assert wanted is not None
-        at.window.take_in(look([again], 2, 1, wanted, 10), 0)
+        at.window.take_in(look([again], 2, 1, wanted, 10, {1: 1}), 0)
     assert at.batch() == [1]
+
+
+def test_what_an_operator_sends_again_is_sent_though_a_later_item_of_its_user_is_in_flight() -> None:
+    at = Reading()
+    at.add("ann", "ann", "ann")
+    again = at.stored.pop(0)
+    at.read()
+    flying = at.window.next_batch()[:2]
+    at.stored.insert(0, again)
+    at.replayed[1] = at.replays = 1
+    at.read(times=3)
+    at.stored = [again]
+    at.window.landed(flying, {})
+    at.read()
+    assert at.batch() == [1]
+
+
+def test_an_item_behind_the_one_in_flight_is_found_when_a_shard_is_gained() -> None:
+    at = Reading()
+    at.window.assign(ALL - {ids.shard(ids.lane("default", "bob"))})
+    at.add("ann", "ann")
+    again = at.stored.pop(0)
+    at.read()
+    flying = at.window.next_batch()
+    at.stored.insert(0, again)
+    at.window.assign(ALL)
+    at.read()
+    at.stored = [again]
+    at.window.landed(flying, {})
+    at.read()
+    assert at.batch() == [1]
+
+
+def test_a_replay_of_many_forgets_nothing_that_was_read_of_others() -> None:
+    at = Reading()
+    at.add(*(f"user{number}" for number in range(100)))
+    again, at.stored = at.stored[:50], at.stored[50:]
+    at.read()
+    here = at.window.count
+    at.stored = again + at.stored
+    at.replayed, at.replays = dict.fromkeys((item.seq for item in again), 1), 1
+    at.read(times=1)
+    assert at.window.count == here == 50
+    assert at.batch() == [item.seq for item in at.stored[50:]]
+
+
+def test_new_items_do_not_wait_for_many_that_were_sent_again() -> None:
+    at = Reading()
+    at.add(*(f"dead{number}" for number in range(30_000)))
+    again, at.stored = at.stored, []
+    at.read()
+    at.stored = again
+    at.replayed, at.replays = dict.fromkeys((item.seq for item in again), 1), 1
+    at.read(times=5)
+    at.add(*(f"new{number}" for number in range(25)))
+    at.read(times=1)
+    assert at.window.count < 2 * module.PAGE + 100, "bounded, whatever waits"
+    assert set(range(30_001, 30_026)) <= set(at.batch()), "they are in the very next call"
+
+
+def test_an_app_that_is_held_does_not_keep_anothers_replays_from_being_read() -> None:
+    at = Reading()
+    at.add(*(f"dead{number}" for number in range(30_000)), app="held")
+    at.add(*(f"dead{number}" for number in range(10)))
+    again, at.stored = at.stored, []
+    at.read()
+    at.stored = again
+    at.replayed, at.replays = dict.fromkeys((item.seq for item in again), 1), 1
+    at.read(times=5)
+    assert "default" in at.window.apps
+
+
+def test_who_was_locked_has_not_failed_and_goes_on_beside_others() -> None:
+    at = Reading()
+    at.add("ann", "bob")
+    at.read()
+    first = at.window.next_batch()
+    at.window.landed(first, {first[0].lane: 50}, locked={first[0].lane})
+    at.stored.pop()
+    at.add("cid")
+    at.window.unpark(50)
+    at.read(50)
+    assert sorted(at.batch()) == [1, 3]

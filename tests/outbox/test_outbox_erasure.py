@@ -113,7 +113,7 @@ def test_items_of_the_user_are_refused_until_the_time_is_over_and_only_of_that_u
         at.now += 1
         assert await at.accept(track(item_id="a")) == [("a", "accepted")]
         assert await at.outbox.erased("default", {"uann"}) == []
-        await at.outbox.sweep(0, Limits(0, 0))
+        await at.outbox.sweep(Limits(0, 0))
         assert at.one("SELECT count(*) FROM erasures") == 0
 
     with_outbox(database, body, erased_ms=1_000)
@@ -226,8 +226,9 @@ def test_after_a_crash_the_erasure_waits_for_the_call_that_may_have_outlived_its
         await at.accept(gone())
         await at.outbox.tend("two", 60_000, ["one"], ())
         (left,) = await at.waiting()
-        assert (left.action, left.next_attempt_at) == ("deleteUser", at.now + 5_000)
+        assert await at.outbox.begin("early", "two", [left]) == frozenset({left.lane})
         assert at.one("SELECT count(*) FROM attempts") == 0
+        assert at.one("SELECT expires_at FROM user_locks") == at.now + 5_000
 
     with_outbox(database, body, erased_ms=1_000)
 

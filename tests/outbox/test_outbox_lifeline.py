@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys
 from app.outbox.lifeline import held
-with held(sys.argv[1], sys.argv[2]):
-    print("held", flush=True)
+with held(sys.argv[1], sys.argv[2]) as lock:
+    print("held", lock.identity(), flush=True)
     sys.stdin.read()
 """
 
@@ -25,42 +25,62 @@ def holding(url: str, owner: str) -> "subprocess.Popen[str]":
         [sys.executable, "-c", HOLD, url, owner], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
+    assert process.stdout.readline().startswith("held ")
     return process
 
 
 def test_another_is_dead_only_once_its_process_has_ended(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/g.db"
-    with lifeline.held(url, "one") as dead:
+    with lifeline.held(url, "one") as lock:
         process = holding(url, "two")
+        others = dict.fromkeys(["two", "never-there"], lock.identity())
         try:
-            assert dead(["two", "never-there"]) == ["never-there"]
-            assert dead(["two"]) == [], "having asked changes nothing"
+            assert lock.gone(others) == ["never-there"]
+            assert lock.gone(others) == ["never-there"], "having asked changes nothing"
         finally:
             process.kill()
             process.communicate(timeout=20)
-        assert dead(["two"]) == ["two"]
+        assert lock.gone(others) == ["two", "never-there"]
 
 
 def test_two_in_one_process_know_of_each_other(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/g.db"
-    with lifeline.held(url, "one") as dead:
-        with lifeline.held(url, "two"):
-            assert dead(["two"]) == []
-        assert dead(["two"]) == ["two"]
+    with lifeline.held(url, "one") as lock:
+        with lifeline.held(url, "two") as other:
+            two = {"two": other.identity()}
+            assert lock.gone(two) == []
+        assert lock.gone(two) == ["two"]
+
+
+def test_who_locks_a_file_that_is_not_there_any_more_is_not_taken_for_gone(tmp_path: Path) -> None:
+    url, path = f"sqlite:///{tmp_path}/g.db", tmp_path / "g.db-deliverers"
+    with lifeline.held(url, "one") as one:
+        before = {"one": one.identity()}
+        path.rename(tmp_path / "moved")
+        with lifeline.held(url, "two") as two:
+            assert two.identity() not in {None, before["one"]}
+            assert two.gone(before) == []
+            after = {"one": one.identity()}
+            assert after == {"one": two.identity()}, "it has locked the file that is there now"
+            assert two.gone(after) == []
+        path.unlink()
+        assert one.identity() is not None, "it has made the file anew"
+        assert path.exists()
 
 
 def test_on_a_server_only_the_lease_tells() -> None:
-    with lifeline.held("postgresql://host/db", "one") as dead:
-        assert dead(["two"]) == []
+    with lifeline.held("postgresql://host/db", "one") as lock:
+        assert lock.identity() is None
+        assert lock.gone({"two": None}) == []
 
 
 def test_where_there_are_no_such_locks_only_the_lease_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifeline, "SET_LOCK", 10**6)  # as a file system answers that doesn't know the command
     with pytest.raises(OSError, match="Invalid"), (tmp_path / "x").open("wb") as file:
         fcntl.fcntl(file, 10**6, b"")
-    with lifeline.held(f"sqlite:///{tmp_path}/g.db", "one") as dead:
-        assert dead(["two"]) == []
+    with lifeline.held(f"sqlite:///{tmp_path}/g.db", "one") as lock:
+        assert lock.identity() is None
+        assert lock.gone({"two": None}) == []
 
 
 def test_a_folder_that_cannot_be_written_refuses_the_start(tmp_path: Path) -> None:

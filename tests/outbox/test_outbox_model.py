@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from app import ids
 from app.model import Item, Postponed, Settled, Status, Verdict
 from app.outbox.dead_letters import DEAD, Filter
-from app.outbox.recovery import OUTLIVES_MS
+from app.outbox.user_locks import OUTLIVES_MS
 from tests.postgres import Server
 
 from .opened import Opened, track
@@ -86,6 +86,7 @@ class Histories(RuleBasedStateMachine):
         self.own: dict[str, tuple[int, int]] = {}
         self.open: dict[str, Attempt] = {}
         self.deliverers: dict[str, Deliverer] = {}
+        self.locked_until: dict[int, int] = {}
         self.names = 0
         self.start()
 
@@ -161,6 +162,8 @@ class Histories(RuleBasedStateMachine):
         fair = -(-ids.SHARDS // len(self.deliverers))
         assert tenure.surplus == max(0, len(me.shards) - fair)
         assert len(me.shards) >= min(fair, ids.SHARDS - len(others)), "what is free and fair is taken"
+        latest = self.now + OUTLIVES_MS
+        self.locked_until = {lane: min(until, latest) for lane, until in self.locked_until.items() if until > self.now}
         lost = [name for name, attempt in self.open.items() if attempt.owner in gone]
         assert tenure.lost == len(lost)
         for name in lost:
@@ -171,7 +174,9 @@ class Histories(RuleBasedStateMachine):
         for item in attempt.items:
             entry = self.entries[item.seq]
             entry.attempts += 1
-            entry.status, entry.due = ("unknown", 0) if hold else ("retrying", attempt.started_at + OUTLIVES_MS)
+            over = min(max(attempt.started_at + OUTLIVES_MS, self.now), self.now + OUTLIVES_MS)
+            entry.status, entry.due = ("unknown", 0) if hold else ("retrying", over)
+            self.locked_until[item.lane] = max(over, self.locked_until.get(item.lane, 0))
 
     @precondition(lambda self: self.deliverers)
     @rule(data=st.data())
@@ -197,12 +202,22 @@ class Histories(RuleBasedStateMachine):
             return
         self.names += 1
         name = f"attempt{self.names}"
-        began = self.runner.run(self.at.outbox.begin(name, owner, sent, CALL_MS))
+        locked = self.runner.run(self.at.outbox.begin(name, owner, sent, CALL_MS))
         held = self.deliverers.get(owner)
         in_time = held is not None and (self.server is not None or held.expires_at >= self.now + CALL_MS)
-        assert began == (in_time and held is not None and {ids.shard(item.lane) for item in sent} <= held.shards)
-        if began:
-            self.open[name] = Attempt(owner, sent, self.now)
+        shards = {ids.shard(item.lane) for item in sent}
+        assert (locked is not None) == (in_time and held is not None and shards <= held.shards)
+        if locked is not None:
+            self.check_locked(locked, {item.lane for item in sent})
+            if begun := [item for item in sent if item.lane not in locked]:
+                self.open[name] = Attempt(owner, begun, self.now)
+
+    def check_locked(self, locked: frozenset[int], lanes: set[int]) -> None:
+        """A lane stays locked for as long as a call may outlive its process. PostgreSQL goes by a clock of its own."""
+        if self.server is None:
+            assert locked == {lane for lane in lanes if self.locked_until.get(lane, 0) > self.now}
+        else:
+            assert locked <= self.locked_until.keys()
 
     @precondition(lambda self: self.names)
     @rule(data=st.data())

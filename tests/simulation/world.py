@@ -21,16 +21,16 @@ from sqlalchemy import make_url
 from app import ids
 from app.audit.marks import Marks
 from app.database.writer import Write, Writer
-from app.delivery.loop import Deliverer
-from app.delivery.turns import Turns
+from app.delivery.loop import LEASE_SECONDS, Deliverer
+from app.delivery.user_locks import UserLocks
 from app.delivery.verdicts import RetryPolicy
-from app.delivery.window import Window
 from app.leanplum.actions import ACTIONS, QUEUED
 from app.leanplum.client import LeanplumClient
 from app.model import Acceptance, App, KeyKind, NewItem, Taken
 from app.outbox import lifeline
 from app.outbox.dead_letters import Filter
 from app.outbox.housekeeping import Housekeeper
+from app.outbox.lifeline import LivenessLock
 from app.outbox.outbox import Outbox
 from app.outbox.retention import Limits
 from app.relay.calls import Relay
@@ -218,8 +218,11 @@ class Process:
         self._context.run(RUNNING.set, runner)
         self._stack = ExitStack()
         self._open_outbox(runner)
-        turns = self._begin_delivery() if self.delivers else Turns(self.outbox, Window())
-        self._open_relay(turns)
+        liveness = self._stack.enter_context(lifeline.held(self._world.database.url, name))
+        self._locks = UserLocks(self.outbox, liveness, name, 2 * RELAY_SECONDS + LEASE_SECONDS)
+        if self.delivers:
+            self._begin_delivery(liveness)
+        self._open_relay()
         self._runner = runner
         self._world.trace(f"{name} starts")
 
@@ -240,9 +243,8 @@ class Process:
         limits = Limits(sizes.receipts_ms, sizes.dead_letters_ms)
         self._housekeeper = Housekeeper(self.outbox, limits, world.loop.time)
 
-    def _begin_delivery(self) -> Turns:
+    def _begin_delivery(self, liveness: LivenessLock) -> None:
         self._client = self._leanplum(CALL_SECONDS)
-        dead = self._stack.enter_context(lifeline.held(self._world.database.url, self.owner))
         not_twice = frozenset(QUEUED if self._world.sizes.hold else ())
         self._deliverer = Deliverer(
             self.outbox,
@@ -250,8 +252,9 @@ class Process:
             {APP: LEANPLUM_APP},
             METRICS,
             owner=self.owner,
-            dead=dead,
+            liveness=liveness,
             call_seconds=CALL_SECONDS,
+            drain_seconds=DRAIN_SECONDS,
             concurrency=4,
             policy=RetryPolicy(window=100_000.0, least=0.5, most=4.0, held=2.0, not_twice=not_twice),
             clock=self.wall,
@@ -259,12 +262,15 @@ class Process:
             ticks=self._world.loop.time,
         )
         self.outbox.on_accepted = self._deliverer.notify
+        self._locks.on_unlocked = self._deliverer.look_again
+        self._deliverer.on_call_ended = self._locks.look_again
         self._running = self._context.run(asyncio.create_task, self._deliverer.run())
-        return self._deliverer.turns
 
-    def _open_relay(self, turns: Turns) -> None:
+    def _open_relay(self) -> None:
         self._relayer = self._leanplum(RELAY_SECONDS)
-        self._relay = Relay(self._relayer, turns, METRICS, timeout=RELAY_SECONDS, concurrency=16, cache_seconds=0.0)
+        self._relay = Relay(
+            self._relayer, self._locks, METRICS, timeout=RELAY_SECONDS, concurrency=16, cache_seconds=0.0
+        )
 
     def _leanplum(self, timeout: float) -> LeanplumClient:
         transport = self._world.leanplum.transport()
@@ -276,6 +282,7 @@ class Process:
             await self._deliverer.stop()
             await self._running
             await self._client.__aexit__()
+        await self._locks.close(DRAIN_SECONDS)
 
     # --- its life --------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,31 @@ def test_an_unreadable_call_is_shown_without_arguments(leanplum: Talk) -> None:
     assert (request["args"], request["body"], request["status"]) == (None, "{oops", 400)
 
 
+def test_a_call_is_shown_with_its_begin_and_end_its_users_actions_and_answers(leanplum: Talk) -> None:
+    leanplum.track("ann", deviceId="d1")
+    by_device = {"action": "track", "deviceId": "d1", "event": "Buy"}
+    leanplum.multi(event("bob"), by_device, {"action": "stop", "userId": "nobody"})
+    (call,) = leanplum.http.get("/_simulator/calls?since=1").json()["calls"]
+    assert (call["index"], call["users"], call["status"]) == (2, ["ann", "bob", "nobody"], 200)
+    assert call["receivedAt"] <= call["finishedAt"]
+    assert [one["action"] for one in call["actions"]] == ["track", "track", "stop"]
+    assert [one["success"] for one in call["answers"]] == [True, True, True]
+    assert "warning" in call["answers"][2]
+
+
+def test_a_lone_action_is_shown_without_its_key(leanplum: Talk) -> None:
+    leanplum.call("start", userId="ann")
+    (call,) = leanplum.http.get("/_simulator/calls").json()["calls"]
+    (action,) = call["actions"]
+    assert (action["action"], action["userId"], "clientKey" in action) == ("start", "ann", False)
+
+
+def test_a_call_that_makes_no_sense_is_shown_with_nobody(leanplum: Talk) -> None:
+    leanplum.http.post("/api", content=b"{oops", headers={"Content-Type": "application/json"})
+    (call,) = leanplum.http.get("/_simulator/calls").json()["calls"]
+    assert (call["users"], call["status"]) == ([], 400)
+
+
 def test_requests_can_be_read_on_from_an_index(leanplum: Talk) -> None:
     for name in ("a", "b", "c", "d"):
         leanplum.track(event=name)
@@ -32,9 +57,10 @@ def test_requests_can_be_read_on_from_an_index(leanplum: Talk) -> None:
     assert [(request["index"], request["args"]["event"]) for request in page] == [(2, "b"), (3, "c")]
 
 
+@pytest.mark.parametrize("page", ["requests", "calls"])
 @pytest.mark.parametrize("query", ["since=x", "limit=x", "limit=-1", "since=-1"])
-def test_an_index_or_limit_that_is_no_count_is_refused(leanplum: Talk, query: str) -> None:
-    assert leanplum.http.get(f"/_simulator/requests?{query}").status_code == 400
+def test_an_index_or_limit_that_is_no_count_is_refused(leanplum: Talk, query: str, page: str) -> None:
+    assert leanplum.http.get(f"/_simulator/{page}?{query}").status_code == 400
 
 
 def test_only_the_latest_calls_are_remembered(configured: Callable[..., Talk]) -> None:

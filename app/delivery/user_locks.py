@@ -1,0 +1,147 @@
+"""Locks users for a call that a caller waits for, and keeps clear of the delivery and of other such calls.
+
+What was accepted for a user should arrive before what is asked about them afterwards. So a call waits until nothing of
+its users waits, but for a bounded time only: a user with a long backlog, or one whose items Leanplum doesn't take now,
+is not cut off. It never goes beside another call of theirs, whichever process made that, and never before a deletion.
+"""
+
+import asyncio
+import math
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import structlog
+
+from app import ids
+from app.errors import Erased, StorageUnavailable, UpstreamUnavailable
+from app.outbox.lifeline import LivenessLock
+from app.outbox.outbox import Outbox
+from app.outbox.user_locks import Answer, Denied, LockRequest
+
+LOOK_AGAIN_SECONDS = 0.05  # for what other processes do
+UNLOCK_PAUSE_SECONDS = 1.0
+RETRY_SECONDS = 5.0
+
+log = structlog.get_logger("relay")
+Asking = asyncio.Task[Answer | Denied]
+
+
+class Locked(NamedTuple):
+    """Users are locked until `until`, by the monotonic clock. `recorded`: whether the record of the call is written."""
+
+    until: float = math.inf
+    recorded: bool = False
+
+
+class UserLocks:
+    """The locks of one process, `owner`; each lasts `lease_seconds` at most."""
+
+    def __init__(self, outbox: Outbox, liveness: LivenessLock, owner: str, lease_seconds: float) -> None:
+        self._outbox, self._liveness, self._owner = outbox, liveness, owner
+        self._lease_seconds = lease_seconds
+        self._waiters: set[asyncio.Event] = set()
+        self._unlocking: set[asyncio.Task[None]] = set()
+        self.on_unlocked: Callable[[], None] = lambda: None
+
+    def look_again(self) -> None:
+        """A call has ended: whoever waits for a lock tries again."""
+        for waiter in self._waiters:
+            waiter.set()
+
+    @asynccontextmanager
+    async def hold(
+        self,
+        app: str,
+        subjects: Collection[str],
+        *,
+        patience: float,
+        timeout: float,
+        unless_erased: bool = True,
+        record: tuple[int, str] | None = None,
+    ) -> AsyncIterator[Locked]:
+        """Lock the subjects, after waiting at most `patience` seconds for what was accepted for them before.
+
+        `record`: the audit record of the call, written together with the lock. Raises Erased where a subject was erased
+        and `unless_erased`; UpstreamUnavailable where other calls of the subjects don't end for `timeout` seconds.
+        """
+        if not subjects:
+            yield Locked()
+            return
+        lease_ms = int(self._lease_seconds * 1000)
+        request = LockRequest(str(uuid.uuid4()), app, list(subjects), self._owner, lease_ms, unless_erased, record)
+        asked: list[Asking] = []
+        try:
+            until = await self._locked(request, patience, timeout, asked)
+            yield Locked(until, record is not None)
+        finally:
+            if asked:
+                unlocking = asyncio.create_task(self._unlock(request.id, asked))
+                self._unlocking.add(unlocking)
+                unlocking.add_done_callback(self._unlocking.discard)
+
+    async def close(self, seconds: float) -> None:
+        """Wait until what was locked is free again, at most so long."""
+        if self._unlocking:
+            _, late = await asyncio.wait(self._unlocking, timeout=seconds)
+            for unlocking in late:
+                unlocking.cancel()
+
+    async def _locked(self, request: LockRequest, patience: float, timeout: float, asked: list[Asking]) -> float:
+        """Ask until the lock is granted; until when it lasts."""
+        lanes = {ids.lane(request.app, subject) for subject in request.subjects}
+        patient_until = time.monotonic() + patience
+        changed = asyncio.Event()
+        self._waiters.add(changed)
+        dead: Sequence[str] = ()
+        try:
+            while (now := time.monotonic()) < patient_until + timeout:
+                changed.clear()
+                patient = now < patient_until
+                clear_upto = await self._outbox.waits(lanes) if patient else None
+                if clear_upto is not None or not (patient or await self._is_deleted_soon(request, lanes)):
+                    answer = await self._ask(request, clear_upto, dead, asked)
+                    if answer is Answer.GRANTED:
+                        return now + self._lease_seconds
+                    if answer is Answer.ERASED:
+                        raise Erased
+                    dead = self._liveness.gone(answer.holders)
+                await _within(LOOK_AGAIN_SECONDS, changed)
+        finally:
+            self._waiters.discard(changed)
+        raise UpstreamUnavailable("Other calls of this user are at work.", RETRY_SECONDS)
+
+    async def _is_deleted_soon(self, request: LockRequest, lanes: Collection[int]) -> bool:
+        return request.unless_erased and await self._outbox.waits_to_erase(lanes)
+
+    async def _ask(
+        self, request: LockRequest, clear_upto: int | None, dead: Sequence[str], asked: list[Asking]
+    ) -> Answer | Denied:
+        """Ask once. Whoever gives up meanwhile leaves a question behind whose answer must be known before unlocking."""
+        liveness = self._liveness.identity()
+        asking = asyncio.ensure_future(self._outbox.lock(request, liveness=liveness, clear_upto=clear_upto, dead=dead))
+        asked[:] = [asking]
+        return await asyncio.shield(asking)
+
+    async def _unlock(self, id: str, asked: Sequence[Asking]) -> None:
+        """Try until it is written: what stays locked is sent to nobody."""
+        await asyncio.gather(*asked, return_exceptions=True)
+        while True:
+            try:
+                await self._outbox.unlock(id)
+                break
+            except StorageUnavailable as error:
+                log.error("unlock.failed", reason=error.detail)
+                await asyncio.sleep(UNLOCK_PAUSE_SECONDS)
+        self.look_again()
+        self.on_unlocked()
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,210 @@
+"""User locks: which users a call is made for while its caller waits, for every process to see.
+
+Leanplum refuses a user's second call while the first is at work, and a call that overtakes another changes what comes
+out. So a call that a caller waits for locks the lanes of its users here. The delivery begins nothing for a lane that is
+locked (`settle.Begin`), and a lock is granted only while no attempt is open for its lanes: each of them decides in its
+own transaction, and transactions that write take turns.
+
+A call may outlive the process that made it. Its lanes stay locked for a while, by nobody.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import orjson
+
+from app import ids
+from app.audit import records
+from app.audit.marks import Marks
+from app.database.dialect import Cursor
+from app.outbox.erased import VERSION, Erased
+
+# Leanplum doesn't say for how long a call may go on whose connection is gone, so this is a choice.
+OUTLIVES_MS = 5_000
+STEPPED_MS = 600_000  # no lock lasts that long: whatever would, was written before the clock was set back
+NOBODY = ""
+
+IN_FORCE = "(expires_at > ? OR lock = ?)"
+LOCKED = f"SELECT lanes FROM user_locks WHERE {IN_FORCE}"
+LOCKS = f"SELECT id, ticket, lanes, holder, lock, granted FROM user_locks WHERE {IN_FORCE}"
+ATTEMPTS = """
+SELECT a.lanes, a.started_at, a.owner, d.expires_at, d.lock FROM attempts a LEFT JOIN deliverers d ON d.id = a.owner
+"""
+WAITS = "SELECT 1 FROM items WHERE settled_at IS NULL AND seq > ? AND lane IN {lanes} LIMIT 1"
+PUT = """
+INSERT INTO user_locks (id, ticket, lanes, holder, lock, granted, expires_at)
+SELECT ?, coalesce(max(ticket), 0) + 1, ?, ?, ?, ?, ? FROM user_locks WHERE true
+ON CONFLICT (id) DO UPDATE SET granted = excluded.granted, expires_at = excluded.expires_at, lock = excluded.lock
+"""
+REMOVE = "DELETE FROM user_locks WHERE id IN {ids}"
+GIVEN_UP = "DELETE FROM user_locks WHERE granted = 0 AND holder IN {ids}"
+OUTLIVED = "UPDATE user_locks SET holder = '', lock = NULL, expires_at = ? WHERE granted = 1 AND holder IN {ids}"
+EXPIRED = f"DELETE FROM user_locks WHERE NOT {IN_FORCE.replace('lock = ?', 'coalesce(lock = ?, false)')}"
+STEPPED = "UPDATE user_locks SET expires_at = ? WHERE expires_at > CASE holder WHEN '' THEN ? ELSE ? END"
+
+
+class Answer(Enum):
+    """What became of a wish for a lock, where others did not stand against it."""
+
+    GRANTED = "granted"
+    ERASED = "erased"
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Why a lock was not granted: other processes that stand against it, with the identities of their liveness locks;
+    none where only items that wait do."""
+
+    holders: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LockRequest:
+    """A call of process `holder` that wants its users locked for `lease_ms`, of an app.
+
+    `unless_erased`: the call isn't made where one of them was erased. `record`: its audit record, written where the
+    lock is granted.
+    """
+
+    id: str
+    app: str
+    subjects: Sequence[str]
+    holder: str
+    lease_ms: int
+    unless_erased: bool = True
+    record: tuple[int, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """A request is decided.
+
+    `clear_upto`: nothing is locked where items of the users wait after this sequence number, and nothing is left behind
+    where others stand against it. None: waiting items don't matter, and the request stays: from now on the delivery
+    begins nothing for its users. `liveness`: the identity of the holder's liveness lock. `dead`: processes that have
+    ended.
+    """
+
+    request: LockRequest
+    now: int
+    liveness: str | None
+    clear_upto: int | None
+    dead: Sequence[str]
+    erased: Erased
+    marks: Marks
+    rows: int = 1
+
+    @classmethod
+    def run_all(cls, cursor: Cursor, writes: Sequence["Lock"]) -> Sequence[Answer | Denied]:
+        """Decide one after the other."""
+        return [write._run(cursor) for write in writes]
+
+    def _run(self, cursor: Cursor) -> Answer | Denied:
+        now = cursor.dialect.now(cursor, self.now)
+        outlive(cursor, now, self.dead)
+        if self._is_erased(cursor):
+            return Answer.ERASED
+        if holders := self._against(cursor, now):
+            if self.clear_upto is None:
+                self._put(cursor, now, granted=False)
+            return Denied(holders)
+        if self.clear_upto is not None and self._waits(cursor, self.clear_upto):
+            return Denied()
+        self._put(cursor, now, granted=True)
+        if self.request.record is not None:
+            records.insert(cursor, self.marks, [self.request.record])
+        return Answer.GRANTED
+
+    def _is_erased(self, cursor: Cursor) -> bool:
+        if not self.request.unless_erased:
+            return False
+        cursor.execute(VERSION)
+        refuse = self.erased.refuse(cursor, cursor.fetchone()[0], self.request.app, self.now)
+        return refuse is not None and any(refuse(subject, "") for subject in self.request.subjects)
+
+    def _against(self, cursor: Cursor, now: int) -> dict[str, str | None]:
+        """The processes whose locks or attempts stand against this one."""
+        cursor.execute(LOCKS, (now, self.liveness))
+        locks = cursor.fetchall()
+        mine = next((ticket for id_, ticket, *_ in locks if id_ == self.request.id), None)
+        holders: dict[str, str | None] = {
+            holder: liveness
+            for id_, ticket, lanes, holder, liveness, granted in locks
+            if id_ != self.request.id and (granted or mine is None or ticket < mine) and self._overlaps(lanes)
+        }
+        cursor.execute(ATTEMPTS)
+        for lanes, started_at, owner, expires_at, liveness in cursor.fetchall():
+            if self._overlaps(lanes) and self._is_open(now, started_at, expires_at, owner, liveness):
+                holders[owner] = liveness
+        return holders
+
+    def _is_open(self, now: int, started_at: int, expires_at: int | None, owner: str, liveness: str | None) -> bool:
+        """Whether an attempt may be at work: its deliverer is there, or its call may outlive it."""
+        if 0 < started_at + OUTLIVES_MS - now <= OUTLIVES_MS:
+            return True
+        if expires_at is None or owner in self.dead:
+            return False
+        return expires_at > now or (liveness is not None and liveness == self.liveness)
+
+    def _overlaps(self, lanes: str) -> bool:
+        return not self._lanes.isdisjoint(orjson.loads(lanes))
+
+    @property
+    def _lanes(self) -> set[int]:
+        return {ids.lane(self.request.app, subject) for subject in self.request.subjects}
+
+    def _waits(self, cursor: Cursor, after: int) -> bool:
+        statement = WAITS.format(lanes=cursor.dialect.values("bigint"))
+        cursor.execute(statement, (after, _text(self._lanes)))
+        return cursor.fetchone() is not None
+
+    def _put(self, cursor: Cursor, now: int, *, granted: bool) -> None:
+        request = self.request
+        row = (request.id, _text(self._lanes), request.holder, self.liveness, int(granted), now + request.lease_ms)
+        cursor.execute(PUT, row)
+
+
+@dataclass(frozen=True, slots=True)
+class Unlock:
+    """The end of a lock, granted or not."""
+
+    id: str
+    rows: int = 1
+
+    @classmethod
+    def run_all(cls, cursor: Cursor, writes: Sequence["Unlock"]) -> Sequence[None]:
+        """Free the lanes, from the commit on."""
+        cursor.execute(REMOVE.format(ids=cursor.dialect.values("text")), (_text([one.id for one in writes]),))
+        return [None] * len(writes)
+
+
+def locked(cursor: Cursor, now: int, liveness: str | None) -> set[int]:
+    """Return the lanes that are locked, as a process sees it whose liveness lock has this identity: locks of others on
+    that file don't end by time."""
+    cursor.execute(LOCKED, (now, liveness))
+    return {lane for (lanes,) in cursor.fetchall() for lane in orjson.loads(lanes)}
+
+
+def outlive(cursor: Cursor, now: int, dead: Sequence[str]) -> None:
+    """Take the locks of processes that have ended from them; their calls may be at work for a while."""
+    if not dead:
+        return
+    ids, names = cursor.dialect.values("text"), _text(dead)
+    cursor.execute(GIVEN_UP.format(ids=ids), (names,))
+    cursor.execute(OUTLIVED.format(ids=ids), (now + OUTLIVES_MS, names))
+
+
+def expire(cursor: Cursor, now: int, liveness: str | None) -> None:
+    """Remove the locks whose time is over, and shorten those from before the clock was set back."""
+    cursor.execute(EXPIRED, (now, liveness))
+    cursor.execute(STEPPED, (now + OUTLIVES_MS, now + OUTLIVES_MS, now + STEPPED_MS))
+
+
+def keep_locked(cursor: Cursor, attempt: str, lanes: Collection[int], until: int) -> None:
+    """Lock the lanes of an attempt whose deliverer is gone: its call may be at work still."""
+    cursor.execute(PUT, (attempt, _text(lanes), NOBODY, None, 1, until))
+
+
+def _text(values: Iterable[object]) -> str:
+    return orjson.dumps(list(values)).decode()

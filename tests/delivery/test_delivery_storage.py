@@ -1,0 +1,129 @@
+"""Deliveries while the database can't be written for a moment."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.database.writer import Write
+from app.delivery.verdicts import RetryPolicy
+from app.errors import StorageUnavailable
+from app.model import Status
+from app.outbox.leases import Release
+from app.outbox.settle import Begin, Settle
+
+from .delivering import Delivering, Leanplum, come_true, deliver
+
+HOLD = RetryPolicy(window=60.0, least=0.02, most=0.04, held=0.05, not_twice=frozenset({"track"}))
+
+
+def fail(at: Delivering, kind: type[Write[Any]], times: int, *, written: bool) -> list[int]:
+    """Let the next writes of a kind fail, after they were written or instead; what is returned counts down."""
+    left, write = [times], at.writer.write
+
+    def failing(asked: Write[Any], *, along: bool = False) -> "asyncio.Future[Any]":
+        if not isinstance(asked, kind) or not left[0]:
+            return write(asked, along=along)
+        left[0] -= 1
+        return asyncio.ensure_future(lost(write(asked) if written else None))
+
+    async def lost(writing: "asyncio.Future[Any] | None") -> Any:
+        if writing is not None:
+            await writing
+        raise StorageUnavailable("The database can't commit now.")
+
+    at.writer.write = failing  # type: ignore[method-assign, assignment]
+    return left
+
+
+def attempts(at: Delivering) -> int:
+    with at.engine.connect() as connection:
+        found = connection.exec_driver_sql("SELECT count(*) FROM attempts").scalar()
+    assert isinstance(found, int)
+    return found
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_attempt_whose_begin_had_no_answer_is_removed_before_the_next(
+    database: str, leanplum: Leanplum, times: int
+) -> None:
+    async def body(at: Delivering) -> None:
+        fail(at, Begin, times, written=True)
+        await at.accept("ann", 1)
+        await at.step()
+        assert (attempts(at), leanplum.stats()["calls"]) == (1, 0)
+        await at.finish(10)
+        assert attempts(at) == 0
+
+    deliver(database, leanplum, body)
+    assert leanplum.values("ann") == [1]
+
+
+def test_what_was_never_sent_does_not_end_as_unknown(database: str, leanplum: Leanplum) -> None:
+    """The answer to a begin is lost, then the deliverer stops in order; another takes its place."""
+
+    async def body(at: Delivering) -> None:
+        fail(at, Begin, 1, written=True)
+        await at.accept("ann", 1, 2)
+        await at.step()
+        await at.deliverer.leave()
+        assert attempts(at) == 0
+        at.deliverer = at.another()
+        await at.finish(10)
+        assert (await at.receipt("ann-1")).status is Status.DELIVERED
+        assert (await at.receipt("ann-2")).status is Status.DELIVERED
+
+    deliver(database, leanplum, body, policy=HOLD)
+
+
+def test_an_answer_that_came_before_a_stop_is_written_down_though_the_database_fails_at_first(
+    database: str, leanplum: Leanplum
+) -> None:
+    leanplum.plan({"mode": "slow", "delay": 0.3, "times": 1})
+
+    async def body(at: Delivering) -> None:
+        await at.accept("ann", 1)
+        async with at.running():
+            await come_true(lambda: attempts(at) == 1)
+            left = fail(at, Settle, 3, written=False)
+        assert left == [0]
+        assert (await at.receipt("ann-1")).status is Status.DELIVERED
+        assert attempts(at) == 0
+
+    deliver(database, leanplum, body, policy=HOLD)
+
+
+def test_the_leases_are_given_up_only_once_everything_is_written_down(database: str, leanplum: Leanplum) -> None:
+    leanplum.plan({"mode": "slow", "delay": 0.3, "times": 1})
+    told: list[type] = []
+
+    async def body(at: Delivering) -> None:
+        await at.accept("ann", 1)
+        async with at.running():
+            await come_true(lambda: attempts(at) == 1)
+            fail(at, Settle, 2, written=False)
+            write = at.writer.write
+
+            def noting(asked: Write[Any], *, along: bool = False) -> "asyncio.Future[Any]":
+                told.append(type(asked))
+                return write(asked, along=along)
+
+            at.writer.write = noting  # type: ignore[method-assign, assignment]
+        assert told.index(Release) > max(index for index, kind in enumerate(told) if kind is Settle)
+
+    deliver(database, leanplum, body)
+
+
+def test_a_stop_ends_in_time_though_the_database_never_comes_back(path: Path, leanplum: Leanplum) -> None:
+    leanplum.plan({"mode": "slow", "delay": 0.3, "times": 1})
+
+    async def body(at: Delivering) -> None:
+        await at.accept("ann", 1)
+        async with at.running():
+            await come_true(lambda: attempts(at) == 1)
+            fail(at, Settle, 10**6, written=False)
+            begun = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - begun < 5
+
+    deliver(f"sqlite:///{path}", leanplum, body, drain_seconds=2.5)
