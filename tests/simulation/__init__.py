@@ -1,0 +1,1 @@
+"""A deterministic simulation of several gateway processes, their database and Leanplum."""
