@@ -80,7 +80,8 @@ SQLITE = Dialect(
 # numbers mean nothing; they only must differ.
 POSTGRESQL = Dialect(
     name="postgresql",
-    begin="SELECT pg_advisory_xact_lock(7303014)",
+    # A process that falls silent must not hold the lock for good: the server ends its transaction.
+    begin="SELECT set_config('idle_in_transaction_session_timeout', '15s', true), pg_advisory_xact_lock(7303014)",
     begin_migration="SELECT pg_advisory_xact_lock(7303015)",
     placeholder="%s",
     json_each="json_array_elements(CAST(? AS json)) AS value",
