@@ -1,0 +1,85 @@
+"""The deadline of a thread's work with the database, and work on threads that is answered in time.
+
+The driver asks for the deadline each time it waits for the server (`postgresql.py`). A connection
+whose answer did not come by then is closed: nobody can know what would arrive on it next.
+"""
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from app.errors import StorageUnavailable
+
+T = TypeVar("T")
+CALLER_SECONDS = 10.0  # that somebody waits for a thread, a connection and the answer, all together
+BACKGROUND_SECONDS = 60.0  # for work that nobody waits for: it may walk through whole tables
+GRACE_SECONDS = 0.5  # beyond the deadline: the thread itself usually tells first, and knows more
+# Apart, so that hanging background work takes no thread from callers. A thread costs nothing until
+# it is used; together they stay below the connections of the engine's pool (15).
+_CALLERS = ThreadPoolExecutor(8, "database")
+_BACKGROUND = ThreadPoolExecutor(4, "database-background")
+
+
+class _Thread(threading.local):
+    until = math.inf  # by the monotonic clock
+
+
+_thread = _Thread()
+
+
+def seconds_left() -> float | None:
+    """Return the seconds until this thread's deadline, not below zero; None where it has none."""
+    until = _thread.until
+    return None if until == math.inf else max(0.0, until - time.monotonic())
+
+
+def set_until(until: float) -> None:
+    """Give this thread a deadline, by the monotonic clock, in place of the one it has."""
+    _thread.until = until
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Give the work inside `seconds`, or less where an earlier deadline holds already."""
+    outer = _thread.until
+    _thread.until = min(outer, time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _thread.until = outer
+
+
+async def in_time(work: Callable[[], T], seconds: float = CALLER_SECONDS) -> T:
+    """Run `work` on a thread for a caller who waits. Raises StorageUnavailable at the deadline."""
+    return await _run(_CALLERS, work, seconds)
+
+
+async def in_background(work: Callable[[], T]) -> T:
+    """Run `work` on a thread, for nobody who waits. Raises StorageUnavailable at the deadline."""
+    return await _run(_BACKGROUND, work, BACKGROUND_SECONDS)
+
+
+async def _run(threads: ThreadPoolExecutor, work: Callable[[], T], seconds: float) -> T:
+    until = time.monotonic() + seconds
+    try:
+        async with asyncio.timeout(seconds + GRACE_SECONDS):
+            return await asyncio.get_running_loop().run_in_executor(threads, _work, work, until)
+    except TimeoutError:
+        raise _late() from None
+
+
+def _work(work: Callable[[], T], until: float) -> T:
+    left = until - time.monotonic()
+    if left <= 0:  # it waited for a thread; the caller has been told
+        raise _late()
+    with within(left):
+        return work()
+
+
+def _late() -> StorageUnavailable:
+    return StorageUnavailable("The database did not answer in time.")
