@@ -32,10 +32,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-MAY_BE_DONE = (
-    "The database's answer to the commit was lost: it may have been done. "
-    "Look before doing it again."
-)
+MAY_BE_DONE = "The database's answer to the commit was lost: it may have been done. Look before doing it again."
 
 
 @dataclass(frozen=True, slots=True)

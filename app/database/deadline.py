@@ -17,12 +17,12 @@ from app.errors import StorageUnavailable
 
 T = TypeVar("T")
 CALLER_SECONDS = 10.0  # that somebody waits for a thread, a connection and the answer, all together
-BACKGROUND_SECONDS = 60.0  # for work that nobody waits for: it may walk through whole tables
+LONG_SECONDS = 60.0  # for what walks through whole tables
 GRACE_SECONDS = 0.5  # beyond the deadline: the thread itself usually tells first, and knows more
 # Apart, so that hanging background work takes no thread from callers. A thread costs nothing until
-# it is used; together they stay below the connections of the engine's pool (15).
+# it is used; with the writer they take all the connections that the engine's pool may have (15).
 _CALLERS = ThreadPoolExecutor(8, "database")
-_BACKGROUND = ThreadPoolExecutor(4, "database-background")
+_BACKGROUND = ThreadPoolExecutor(6, "database-background")
 
 
 class _Thread(threading.local):
@@ -43,6 +43,11 @@ def set_until(until: float) -> None:
     _thread.until = until
 
 
+def late_answer() -> StorageUnavailable:
+    """Make the error of an answer that did not come in time."""
+    return StorageUnavailable("The database did not answer in time.")
+
+
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
     """Give the work inside `seconds`, or less where an earlier deadline holds already."""
@@ -54,32 +59,38 @@ def within(seconds: float) -> Iterator[None]:
         _thread.until = outer
 
 
-async def in_time(work: Callable[[], T], seconds: float = CALLER_SECONDS) -> T:
-    """Run `work` on a thread for a caller who waits. Raises StorageUnavailable at the deadline."""
-    return await _run(_CALLERS, work, seconds)
+async def in_time(
+    work: Callable[[], T],
+    seconds: float = CALLER_SECONDS,
+    *,
+    late: Callable[[], StorageUnavailable] = late_answer,
+) -> T:
+    """Run `work` on a thread for a caller who waits. Raises `late` at the deadline."""
+    return await _run(_CALLERS, work, seconds, late)
 
 
-async def in_background(work: Callable[[], T]) -> T:
-    """Run `work` on a thread, for nobody who waits. Raises StorageUnavailable at the deadline."""
-    return await _run(_BACKGROUND, work, BACKGROUND_SECONDS)
+async def in_background(work: Callable[[], T], seconds: float = CALLER_SECONDS) -> T:
+    """Run `work` on a thread apart from those of callers. Raises StorageUnavailable at the deadline."""
+    return await _run(_BACKGROUND, work, seconds, late_answer)
 
 
-async def _run(threads: ThreadPoolExecutor, work: Callable[[], T], seconds: float) -> T:
+async def _run(
+    threads: ThreadPoolExecutor,
+    work: Callable[[], T],
+    seconds: float,
+    late: Callable[[], StorageUnavailable],
+) -> T:
     until = time.monotonic() + seconds
     try:
         async with asyncio.timeout(seconds + GRACE_SECONDS):
             return await asyncio.get_running_loop().run_in_executor(threads, _work, work, until)
     except TimeoutError:
-        raise _late() from None
+        raise late() from None
 
 
 def _work(work: Callable[[], T], until: float) -> T:
     left = until - time.monotonic()
     if left <= 0:  # it waited for a thread; the caller has been told
-        raise _late()
+        raise late_answer()
     with within(left):
         return work()
-
-
-def _late() -> StorageUnavailable:
-    return StorageUnavailable("The database did not answer in time.")

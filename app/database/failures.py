@@ -10,7 +10,20 @@ DATABASE_CLASSES = frozenset({"08", "53", "57", "58"})
 # Read-only transaction; a lock that was not given up; corrupted data and indexes.
 DATABASE_STATES = frozenset({"25006", "55P03", "XX001", "XX002"})
 SQLITE_STATES = frozenset(
-    "BUSY CANTOPEN CORRUPT FULL INTERRUPT IOERR LOCKED NOMEM NOTADB PERM PROTOCOL READONLY".split()
+    [
+        "BUSY",
+        "CANTOPEN",
+        "CORRUPT",
+        "FULL",
+        "INTERRUPT",
+        "IOERR",
+        "LOCKED",
+        "NOMEM",
+        "NOTADB",
+        "PERM",
+        "PROTOCOL",
+        "READONLY",
+    ]
 )
 CLIENT_SIDE = frozenset({"OperationalError", "InterfaceError"})
 

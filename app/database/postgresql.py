@@ -33,9 +33,7 @@ PARAMETERS: dict[str, Any] = {  # of libpq; a dead peer is noticed in about ten 
 class Connection(psycopg.Connection[Any]):
     """A connection that waits no longer than the thread's deadline, and is closed after that."""
 
-    def wait(
-        self, gen: PQGen[RV], interval: float = INTERVAL_SECONDS, timeout: float | None = None
-    ) -> RV:
+    def wait(self, gen: PQGen[RV], interval: float = INTERVAL_SECONDS, timeout: float | None = None) -> RV:
         """Wait for the server's answer. Raises OperationalError at the deadline."""
         left = deadline.seconds_left()
         if left is not None:

@@ -137,9 +137,7 @@ class Writer:
         if self._look is not None:
             self._look.cancel()
 
-    def write(
-        self, write: Write[T], *, along: bool = False, seconds: float | None = None
-    ) -> "asyncio.Future[T]":
+    def write(self, write: Write[T], *, along: bool = False, seconds: float | None = None) -> "asyncio.Future[T]":
         """Commit `write`; the future has its result once it is on disk, StorageUnavailable where it is not, or
         CommitUnknown. `along`: another is about to follow, which it may go together with. `seconds`: that it is waited
         for, where that is less than usual."""
@@ -249,8 +247,9 @@ class Writer:
     def _send_commit(self, group: Sequence[_Asked[Any]]) -> None:
         """Commit. Raises _GivenUp, and sends nothing, where somebody has given up."""
         with self._lock:
-            if any([asked.future.done() for asked in group]):
-                raise _GivenUp
+            for asked in group:
+                if asked.future.done():
+                    raise _GivenUp
             for asked in group:
                 asked.sent = True
         try:
