@@ -16,7 +16,7 @@ from app.audit import records
 from app.callers.store import KEEP, Recorder, StoredKey
 from app.clock import instant, now_ms
 from app.database.deadline import in_time
-from app.errors import CommitUnknown, Fault, Forbidden, Invalid, NotFound, StorageUnavailable
+from app.errors import Fault, Forbidden, Invalid, NotFound, StorageUnavailable
 from app.intake import bodies, rules
 from app.model import Caller, Scope
 from app.wiring import Gateway
@@ -107,7 +107,7 @@ async def _body(request: Request, gateway: Gateway, shape: TypeAdapter[Any], *, 
 
 async def _written(gateway: Gateway, change: Callable[[], T]) -> T:
     """Make a change, on a thread, and let this process know of it at once."""
-    done = await in_time(change, late=CommitUnknown)
+    done = await in_time(change)
     try:
         await in_time(gateway.directory.refresh)
     except StorageUnavailable as error:  # it is done, and known within a second of the database's return

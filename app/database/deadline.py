@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-from app.errors import StorageUnavailable
+from app.errors import CommitUnknown, StorageUnavailable
 
 T = TypeVar("T")
 CALLER_SECONDS = 10.0  # that somebody waits for a thread, a connection and the answer, all together
@@ -25,8 +25,19 @@ _CALLERS = ThreadPoolExecutor(8, "database")
 _BACKGROUND = ThreadPoolExecutor(6, "database-background")
 
 
+class _Awaited:
+    """Work that somebody waits for until a time, by the monotonic clock."""
+
+    __slots__ = ("sent", "until")
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.sent = False  # a commit
+
+
 class _Thread(threading.local):
     until = math.inf  # by the monotonic clock
+    awaited = _Awaited(math.inf)
 
 
 _thread = _Thread()
@@ -48,6 +59,16 @@ def late_answer() -> StorageUnavailable:
     return StorageUnavailable("The database did not answer in time.")
 
 
+def may_commit() -> bool:
+    """Note that a commit is about to be sent. Return False where it must not be: the deadline has
+    passed, and whoever waited was told that nothing was done."""
+    awaited = _thread.awaited
+    awaited.sent = True
+    if seconds_left() == 0:
+        awaited.sent = False
+    return awaited.sent
+
+
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
     """Give the work inside `seconds`, or less where an earlier deadline holds already."""
@@ -59,38 +80,31 @@ def within(seconds: float) -> Iterator[None]:
         _thread.until = outer
 
 
-async def in_time(
-    work: Callable[[], T],
-    seconds: float = CALLER_SECONDS,
-    *,
-    late: Callable[[], StorageUnavailable] = late_answer,
-) -> T:
-    """Run `work` on a thread for a caller who waits. Raises `late` at the deadline."""
-    return await _run(_CALLERS, work, seconds, late)
+async def in_time(work: Callable[[], T], seconds: float = CALLER_SECONDS) -> T:
+    """Run `work` on a thread for a caller who waits. Raises StorageUnavailable at the deadline, and
+    CommitUnknown where a commit was sent by then."""
+    return await _run(_CALLERS, work, seconds)
 
 
 async def in_background(work: Callable[[], T], seconds: float = CALLER_SECONDS) -> T:
     """Run `work` on a thread apart from those of callers. Raises StorageUnavailable at the deadline."""
-    return await _run(_BACKGROUND, work, seconds, late_answer)
+    return await _run(_BACKGROUND, work, seconds)
 
 
-async def _run(
-    threads: ThreadPoolExecutor,
-    work: Callable[[], T],
-    seconds: float,
-    late: Callable[[], StorageUnavailable],
-) -> T:
-    until = time.monotonic() + seconds
+async def _run(threads: ThreadPoolExecutor, work: Callable[[], T], seconds: float) -> T:
+    awaited = _Awaited(time.monotonic() + seconds)
+    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(seconds + GRACE_SECONDS):
-            return await asyncio.get_running_loop().run_in_executor(threads, _work, work, until)
+            return await loop.run_in_executor(threads, _work, work, awaited)
     except TimeoutError:
-        raise late() from None
+        raise CommitUnknown() if awaited.sent else late_answer() from None
 
 
-def _work(work: Callable[[], T], until: float) -> T:
-    left = until - time.monotonic()
+def _work(work: Callable[[], T], awaited: _Awaited) -> T:
+    left = awaited.until - time.monotonic()
     if left <= 0:  # it waited for a thread; the caller has been told
         raise late_answer()
+    _thread.awaited = awaited
     with within(left):
         return work()

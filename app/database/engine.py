@@ -88,7 +88,7 @@ def transaction(engine: Engine) -> Iterator[Cursor]:
         cursor = Cursor(connection.connection.cursor(), dialect(engine))
         cursor.execute(cursor.dialect.begin)
         yield cursor
-        if deadline.seconds_left() == 0:  # the caller was told that nothing was done
+        if not deadline.may_commit():
             raise StorageUnavailable("The database did not answer in time; nothing was done.")
         try:
             connection.connection.commit()
