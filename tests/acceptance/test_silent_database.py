@@ -26,6 +26,7 @@ DEVELOPMENT_KEY = "dev_sandbox"
 CALLER_SECONDS, READY_SECONDS = 12.0, 6.0
 EVENT = {"userId": "ann", "event": "E", "value": 1}
 Call = Callable[[], httpx.Response]
+Note = Callable[[str, object], None]
 
 
 @pytest.fixture
@@ -73,18 +74,20 @@ def answered(call: Call) -> tuple[float, httpx.Response]:
     return time.monotonic() - began, answer
 
 
-def not_ready_in_time(gateway: Process) -> None:
+def not_ready_in_time(gateway: Process) -> float:
+    """How long `/readyz` took to say so."""
     seconds, answer = answered(lambda: gateway.http.get("/readyz"))
     assert (answer.status_code, answer.json()["parts"]["database"]["ok"]) == (503, False)
     assert seconds <= READY_SECONDS
-    seconds, answer = answered(lambda: gateway.http.get("/livez"))
-    assert answer.status_code == 200
-    assert seconds < 1
+    alive_after, alive = answered(lambda: gateway.http.get("/livez"))
+    assert alive.status_code == 200
+    assert alive_after < 1
+    return seconds
 
 
-def everybody_hears_in_time(gateway: Process) -> None:
+def everybody_hears_in_time(gateway: Process, note: Note) -> None:
     """While the database says nothing: three callers of each kind at once, and again."""
-    calls = every_kind_of_call(gateway)
+    calls, slowest, not_ready = every_kind_of_call(gateway), 0.0, 0.0
     with ThreadPoolExecutor(3 * len(calls) + 1) as callers:
         for _ in range(2):
             ready = callers.submit(not_ready_in_time, gateway)
@@ -94,7 +97,11 @@ def everybody_hears_in_time(gateway: Process) -> None:
                 assert answer.status_code == 503, (name, answer.text)
                 assert seconds <= CALLER_SECONDS, name
                 assert "may have been" not in answer.text, "no commit was sent"
-            ready.result()
+                slowest = max(slowest, seconds)
+            not_ready = max(not_ready, ready.result())
+    note("callers", 2 * 3 * len(calls))
+    note("slowest", slowest)
+    note("not ready", not_ready)
 
 
 def recovered(gateway: Process, leanplum: str, url: str) -> None:
@@ -116,12 +123,12 @@ def before(gateway: Process, leanplum: str) -> None:
 
 
 def test_behind_a_proxy_that_stops_forwarding_every_caller_hears_in_time_and_all_recovers(
-    tmp_path: Path, leanplum: str, url: str
+    tmp_path: Path, leanplum: str, url: str, record_property: Note
 ) -> None:
     with proxied(url) as proxy, running(tmp_path, leanplum, proxy.url) as gateway:
         before(gateway, leanplum)
         proxy.fall_silent()
-        everybody_hears_in_time(gateway)
+        everybody_hears_in_time(gateway, record_property)
         proxy.speak()
         recovered(gateway, leanplum, url)
 
@@ -143,12 +150,12 @@ def frozen(server: Server) -> Iterator[None]:
 
 
 def test_of_a_server_that_is_stopped_every_caller_hears_in_time_and_all_recovers(
-    tmp_path: Path, leanplum: str, url: str, postgresql_server: Server
+    tmp_path: Path, leanplum: str, url: str, postgresql_server: Server, record_property: Note
 ) -> None:
     with running(tmp_path, leanplum, url) as gateway:
         before(gateway, leanplum)
         with frozen(postgresql_server):
-            everybody_hears_in_time(gateway)
+            everybody_hears_in_time(gateway, record_property)
         recovered(gateway, leanplum, url)
 
 

@@ -323,8 +323,10 @@ def test_a_connection_that_is_lost_in_the_middle_is_not_tried_again_for_each(pro
         first = writer.write(Add("slow", "SELECT pg_sleep(0.3)", runs, entered), along=True)
         others = [writer.write(Add(f"w{number}", runs=runs)) for number in range(5)]
         await asyncio.to_thread(entered.wait, 5)
+        made = proxy.connections
         proxy.refuse()
         await asyncio.gather(*(failed(one) for one in (first, *others)))
+        assert proxy.connections == made, "a connection for another attempt"
 
     with_writer(proxy.url, do)
     assert len(runs) == len(set(runs)), "some were tried twice"
