@@ -86,6 +86,8 @@ def transaction(engine: Engine) -> Iterator[Cursor]:
     the commit was lost."""
     with reading(engine) as connection:
         cursor = Cursor(connection.connection.cursor(), dialect(engine))
+        if cursor.dialect.left_alone is not None:
+            cursor.execute(cursor.dialect.left_alone.format(extent="LOCAL"))
         cursor.execute(cursor.dialect.begin)
         yield cursor
         if not deadline.may_commit():
