@@ -17,6 +17,7 @@ GatewayError
 ├── Unable                   the gateway can't take it now; the caller should try again
 │   ├── QueueFull
 │   ├── StorageUnavailable
+│   │   └── CommitUnknown    the commit's answer was lost: it may have been made
 │   ├── Overloaded           as much is being read as may be
 │   ├── AuditBroken          what was sealed can't be proven: somebody changed it
 │   └── UpstreamUnavailable  Leanplum is away, or asks for fewer calls
@@ -27,8 +28,11 @@ GatewayError
 └── StartRefused             the process must not start like this; one line for each reason
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+MAY_BE_DONE = "The database's answer to the commit was lost: it may have been done. Look before doing it again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,25 @@ class QueueFull(Unable):
 
 
 class StorageUnavailable(Unable):
-    """The database can't commit now, so nothing may be promised."""
+    """The database can't commit now, so nothing may be promised. Nothing was committed."""
+
+
+class CommitUnknown(StorageUnavailable):
+    """The commit was asked for, and its answer never came: it may have been made.
+
+    `result`: what the write would have returned. `ids`: of the items that were to be accepted, in
+    their order, so that a repeat with them is recognized; None for one that takes no part.
+    """
+
+    def __init__(
+        self,
+        detail: str = MAY_BE_DONE,
+        *,
+        result: object = None,
+        ids: Sequence[str | None] = (),
+    ) -> None:
+        super().__init__(detail)
+        self.result, self.ids = result, tuple(ids)
 
 
 class Overloaded(Unable):

@@ -129,6 +129,9 @@ class Settings(BaseSettings):
     gateway_database_url: Annotated[str, AfterValidator(_database)] = Field(
         "sqlite:///data/gateway.db", description="the database"
     )
+    gateway_commit_seconds: Seconds = Field(
+        10, description="how long a commit is waited for; then 503, which says whether it may have been taken"
+    )
     gateway_apps_file: Path | None = Field(
         None, description="a TOML file with several apps, as [apps.NAME] tables; read again when it changes"
     )

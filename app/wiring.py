@@ -99,7 +99,7 @@ async def gateway(
     bootstrap(settings, keys)
     if audit.kept:
         log.warning("audit.key_in_database", advice=f"who can change the database can sign as well: {MOVE}")
-    writer = Writer(engine)
+    writer = Writer(engine, settings.gateway_commit_seconds)
     writer.start()
     recorder = Recorder(writer, audit.marks)
     directory = Directory(keys, now_ms, writer.write)

@@ -16,8 +16,9 @@ from app.database.engine import connect
 class Server:
     """A server; databases are copies of one that has been migrated."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, pid: int) -> None:
         self._uri, self._count = uri, 0
+        self.pid = pid  # of its first process
         self._run("CREATE DATABASE migrated")
         connect(self.url("migrated")).dispose()
 
@@ -46,6 +47,8 @@ def postgresql() -> Iterator[Server]:
 
             server = get_server(Path(folder) / "data", cleanup_mode="delete")
         try:
-            yield Server(server.get_uri())
+            pid = server.get_pid()
+            assert pid is not None
+            yield Server(server.get_uri(), pid)
         finally:
             server.cleanup()

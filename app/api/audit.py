@@ -1,6 +1,5 @@
 """The audit over HTTP (contract §10): records by who, what, when and about whom; checkpoints, and proofs for them."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,6 +16,7 @@ from app.audit import merkle, proofs, queries
 from app.audit.notes import encoded
 from app.audit.queries import Filter, Outcome
 from app.clock import instant
+from app.database.deadline import in_time
 from app.database.engine import snapshot
 from app.errors import Fault, Forbidden, Invalid
 from app.intake import bodies
@@ -54,7 +54,7 @@ async def _read(gateway: Gateway, query: Callable[[Connection], T]) -> T:
         with snapshot(gateway.engine) as connection:
             return query(connection)
 
-    return await asyncio.to_thread(run)
+    return await in_time(run)
 
 
 @router.get(AUDIT, summary="Who did what", response_model=schemas.AuditPage, responses=problem_responses(*REFUSED))

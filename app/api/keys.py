@@ -1,10 +1,11 @@
 """Caller keys over HTTP: made, listed, changed, rotated, revoked (contract §3). A key itself is shown once."""
 
-import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
+import structlog
 from fastapi import APIRouter, Header, Path, Request, Response
 from pydantic import TypeAdapter
 
@@ -14,7 +15,8 @@ from app.api.routes import KEY, gateway_of
 from app.audit import records
 from app.callers.store import KEEP, Recorder, StoredKey
 from app.clock import instant, now_ms
-from app.errors import Fault, Forbidden, Invalid, NotFound
+from app.database.deadline import in_time
+from app.errors import Fault, Forbidden, Invalid, NotFound, StorageUnavailable
 from app.intake import bodies, rules
 from app.model import Caller, Scope
 from app.wiring import Gateway
@@ -41,6 +43,7 @@ Once = Annotated[
     str | None, Header(alias="Idempotency-Key", description="A rotation that is asked for again with it is done once")
 ]
 
+log = structlog.get_logger("keys")
 router = APIRouter(dependencies=KEY, tags=["Keys"])
 
 
@@ -104,8 +107,11 @@ async def _body(request: Request, gateway: Gateway, shape: TypeAdapter[Any], *, 
 
 async def _written(gateway: Gateway, change: Callable[[], T]) -> T:
     """Make a change, on a thread, and let this process know of it at once."""
-    done = await asyncio.to_thread(change)
-    await asyncio.to_thread(gateway.directory.refresh)
+    done = await in_time(change)
+    try:
+        await in_time(gateway.directory.refresh)
+    except StorageUnavailable as error:  # it is done, and known within a second of the database's return
+        log.warning("keys.unreadable", reason=error.detail)
     return done
 
 
@@ -183,7 +189,7 @@ async def make_key(request: Request, response: Response) -> Any:
 async def list_keys(request: Request) -> Any:
     """Every key, oldest first, revoked ones too; never a key itself."""
     gateway, caller = await _manager(request, f"GET {KEYS}")
-    found = await asyncio.to_thread(gateway.keys.all)
+    found = await in_time(gateway.keys.all)
     return {"keys": [key_document(stored) for stored in found if _sees(caller, stored)]}
 
 
@@ -191,7 +197,7 @@ async def list_keys(request: Request) -> Any:
 async def get_key(request: Request, key_id: KeyId) -> Any:
     """What is known of it; never the key itself."""
     gateway, caller = await _manager(request, f"GET {ONE}", key_id)
-    return key_document(await asyncio.to_thread(_mine, gateway, caller, key_id))
+    return key_document(await in_time(partial(_mine, gateway, caller, key_id)))
 
 
 @router.patch(

@@ -11,6 +11,7 @@ import orjson
 
 from app.errors import (
     AuditBroken,
+    CommitUnknown,
     Erased,
     Forbidden,
     GatewayError,
@@ -173,7 +174,8 @@ PROBLEMS: dict[str, Problem] = {
             "storage-unavailable",
             503,
             "Nothing can be made durable now",
-            "Try again after Retry-After, with the same ids. Nothing was taken.",
+            "Try again after Retry-After, with the same ids. Where the detail says that something may have been taken, "
+            "use the ids that it names: what was taken with them is not taken twice.",
         ),
     )
 }
@@ -194,6 +196,7 @@ SLUGS: dict[type[GatewayError], str] = {
     Overloaded: "overloaded",
     AuditBroken: "audit-broken",
     StorageUnavailable: "storage-unavailable",
+    CommitUnknown: "storage-unavailable",
     KeyNotConfigured: "key-not-configured",
     UpstreamRejected: "upstream-rejected",
     UpstreamUnavailable: "upstream-unavailable",
@@ -214,6 +217,8 @@ def document(slug: str, detail: str, instance: str | None = None, error: Gateway
         made["instance"] = instance
     if isinstance(error, Invalid):
         made["errors"] = [{"pointer": one.pointer, "detail": one.detail, "code": one.code} for one in error.faults]
+    if isinstance(error, CommitUnknown) and error.ids:
+        made["ids"] = list(error.ids)
     return made
 
 

@@ -133,6 +133,15 @@ class ProblemShape(TypedDict):
     detail: str
     instance: NotRequired[Annotated[str, Field(description="the request id")]]
     errors: NotRequired[list[FaultShape]]
+    ids: NotRequired[
+        Annotated[
+            list[str | None],
+            Field(
+                description="of a write that may have been taken: the ids to send its items again with, in their "
+                "order; null for one that was not taken"
+            ),
+        ]
+    ]
 
 
 class BatchResult(TypedDict):

@@ -1,7 +1,7 @@
 """What is tracked: the plan that is loaded, what broke it, and the names that Leanplum keeps of an app."""
 
-import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request
@@ -12,6 +12,7 @@ from app.api.routes import KEY, gateway_of, in_path
 from app.audit import records
 from app.audit.marks import Marks
 from app.clock import instant, now_ms
+from app.database.deadline import in_time
 from app.database.dialect import Cursor
 from app.errors import NotFound
 from app.intake.plan.judging import Entry, Plan
@@ -82,7 +83,7 @@ async def list_violations(request: Request) -> Any:
     Never a value. Kept for 30 days after they were last seen."""
     gateway, app = await _allowed(request, f"GET {VIOLATIONS}", Scope.AUDIT_READ)
     await gateway.violations.flush()
-    found = await asyncio.to_thread(gateway.violations.stored, app.name)
+    found = await in_time(partial(gateway.violations.stored, app.name))
     return {
         "violations": [
             {
@@ -111,7 +112,7 @@ async def get_taxonomy(request: Request) -> Any:
     word; `GATEWAY_TAXONOMY_POLICY` says what becomes of them here."""
     gateway, app = await _allowed(request, f"GET {TAXONOMY}", Scope.CONTENT_READ)
     taxonomy = gateway.taxonomy
-    found = await asyncio.to_thread(taxonomy.names, app.name)
+    found = await in_time(partial(taxonomy.names, app.name))
     of: dict[str, list[dict[str, str]]] = {kind: [] for kind in NAME_KINDS}
     for one in found:
         of[one.name.kind].append({"name": one.name.name, "firstSeen": instant(one.first_seen)})

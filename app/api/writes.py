@@ -7,6 +7,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +21,7 @@ from app.api.problems import Answer
 from app.api.receipts import fresh_receipt, receipt_document
 from app.clock import now_ms
 from app.errors import (
+    CommitUnknown,
     Erased,
     Fault,
     Forbidden,
@@ -29,6 +31,7 @@ from app.errors import (
     Malformed,
     NotFound,
     Refusal,
+    StorageUnavailable,
     TooLarge,
 )
 from app.intake import bodies, rules
@@ -43,6 +46,14 @@ Refused = Refusal | KeyNotConfigured  # why one item of a batch is not taken
 JSON_HEADER = (b"content-type", b"application/json")
 MAX_WAIT = 30
 WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=[,;]|$)", re.IGNORECASE | re.ASCII)
+MAY_BE_TAKEN = (
+    "The database's answer to the commit was lost: the item may have been taken. "
+    "Send it again with Idempotency-Key: {id}; then it is not taken twice."
+)
+BATCH_MAY_BE_TAKEN = (
+    "The database's answer to the commit was lost: the items may have been taken. Send them again, "
+    "each with its id in ids, in the same order, as its `id`; then none is taken twice."
+)
 CONFLICT = "This id was used within the window for an item with another content."
 MANY_OF_EACH = 50  # members that an item of a batch may have, all items taken together
 FEW = 20_000  # commas; with more of them judging takes long enough for others to notice
@@ -65,17 +76,24 @@ async def post_single(
     auth.require_key(app, key_for(action, new.body))
     now = now_ms()
     removed: Removed | None = None
-    if action == ERASES:
-        ((item_id, kind),), of_each = await gateway.outbox.erase(_acceptance(gateway, context, caller, now, [new]))
-        context.recorded, removed = True, of_each.get(new.subject)
-    else:
-        ((item_id, kind),) = await accept(gateway, context, caller, now, [new])
-    if kind == "accepted":
-        gateway.metrics.accepted.inc()
-        if b"prefer" not in context.headers:
-            fresh = fresh_receipt(item_id, action, new.subject, now, removed, new.notes)
-            return Answer(202, [JSON_HEADER, (b"location", f"/v1/receipts/{item_id}".encode())], fresh)
-    return await _receipt_answer(gateway, context, app.name, item_id, kind, removed)
+    try:
+        if action == ERASES:
+            ((item_id, kind),), of_each = await gateway.outbox.erase(_acceptance(gateway, context, caller, now, [new]))
+            context.recorded, removed = True, of_each.get(new.subject)
+        else:
+            ((item_id, kind),) = await accept(gateway, context, caller, now, [new])
+    except CommitUnknown as error:
+        (own_id,) = error.ids
+        raise CommitUnknown(MAY_BE_TAKEN.format(id=own_id), ids=error.ids) from error
+    if kind != "accepted":
+        return await _receipt_answer(gateway, context, app.name, item_id, kind, removed)
+    gateway.metrics.accepted.inc()
+    if b"prefer" in context.headers:
+        # Once the item is on disk, a failure to read is no reason to say anything but that.
+        with suppress(StorageUnavailable):
+            return await _receipt_answer(gateway, context, app.name, item_id, kind, removed)
+    fresh = fresh_receipt(item_id, action, new.subject, now, removed, new.notes)
+    return Answer(202, [JSON_HEADER, (b"location", f"/v1/receipts/{item_id}".encode())], fresh)
 
 
 def refiner_for(gateway: Gateway, context: Context, caller: Caller) -> Gate:
@@ -192,7 +210,13 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
         context.refused = len(judged)
         return _batch_answer(gateway, judged, ())
     refused = len(judged) - len(items)
-    return _batch_answer(gateway, judged, await accept(gateway, context, caller, now_ms(), items, refused, batch=True))
+    try:
+        taken = await accept(gateway, context, caller, now_ms(), items, refused, batch=True)
+    except CommitUnknown as error:
+        ids_ = iter(error.ids)
+        of_all = [next(ids_) if isinstance(one, NewItem) else None for one in judged]
+        raise CommitUnknown(BATCH_MAY_BE_TAKEN, ids=of_all) from error
+    return _batch_answer(gateway, judged, taken)
 
 
 async def _judged_batch(

@@ -34,6 +34,7 @@ from app.audit.tree import (
     written_of,
 )
 from app.clock import now_ms
+from app.database.deadline import in_background
 from app.database.dialect import Cursor
 from app.database.engine import reading, snapshot
 from app.database.writer import Writer, insert_rows
@@ -188,15 +189,15 @@ class Sealer:
     async def step(self) -> bool:
         """Seal what there is, at most `STEP` records; mark some that are sealed and from before there were marks; then
         remove some of what is old. Raises NotSealed, StorageUnavailable."""
-        seal = await asyncio.to_thread(self._prepare)
+        seal = await in_background(self._prepare)
         if seal is not None and await self._writer.write(seal):
             self._seen = seal.tree.size, seal.tree.root
             log.info("audit.sealed", size=seal.tree.size, root=encoded(seal.tree.root), note=seal.note)
             if seal.missing:
                 log.error("audit.missing", records=[seq for seq, _, _ in seal.missing[:100]])
-        if not self._marker.done and (marking := await asyncio.to_thread(self._marker.step)) is not None:
+        if not self._marker.done and (marking := await in_background(self._marker.step)) is not None:
             await self._writer.write(marking)
-        trim = await asyncio.to_thread(self._outdated)
+        trim = await in_background(self._outdated)
         if trim is not None and await self._writer.write(trim):
             log.info("audit.removed", upto=trim.upto)
         await self._thin()
@@ -277,7 +278,7 @@ class Sealer:
     async def _thin(self) -> None:
         if (now := self._clock()) >= self._thinned + HOUR // 60:
             self._thinned = now
-            tree = await asyncio.to_thread(self._tree)
+            tree = await in_background(self._tree)
             await self._writer.write(Thin(tree.removed, tree.size, now))
 
     def _tree(self) -> Tree:

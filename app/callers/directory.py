@@ -10,6 +10,7 @@ import structlog
 
 from app.callers import keys
 from app.callers.store import KeyStore, Secret, StoredKey, Used
+from app.database.deadline import in_background
 from app.errors import Unauthorized
 from app.model import Caller
 from app.telemetry import describe
@@ -79,7 +80,7 @@ class Directory:
             await asyncio.sleep(REFRESH_SECONDS)
             rounds += 1
             try:
-                await asyncio.to_thread(self.refresh)
+                await in_background(self.refresh)
                 if rounds * REFRESH_SECONDS % TELL_SECONDS == 0:
                     await self.tell_used()
             except Exception as error:  # the outermost place: a reader that ended would let revoked keys go on

@@ -12,8 +12,10 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from app.database import deadline
 from app.database.dialect import DIALECTS, Cursor, Dialect
-from app.errors import StartRefused, StorageUnavailable
+from app.database.failures import may_have_committed
+from app.errors import CommitUnknown, StartRefused, StorageUnavailable
 
 BUSY_SECONDS = 5.0
 SCRUB_MS = 200
@@ -27,8 +29,7 @@ PRAGMAS = (
     "PRAGMA secure_delete=ON",  # what is deleted, a delivered item's body too, is overwritten with zeros
     "PRAGMA temp_store=MEMORY",  # and never was in a file of its own
 )
-# What waits for a lock, or for an answer that doesn't come, is told so, as SQLite's busy timeout tells it.
-POSTGRESQL_OPTIONS = "-c lock_timeout=5s -c statement_timeout=60s -c synchronous_commit=on -c timezone=UTC"
+FIRST_SECONDS = 15.0  # for the first connection at the start: migrating may take longer
 
 log = structlog.get_logger("database")
 
@@ -43,6 +44,8 @@ def connect(url: str) -> Engine:
     sqlite = parsed.get_backend_name() == "sqlite"
     try:
         engine = _sqlite(parsed) if sqlite else _postgresql(parsed)
+        with deadline.within(FIRST_SECONDS):
+            engine.connect().close()
         migrate(engine)
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         where = parsed.database if sqlite else parsed.render_as_string(hide_password=True)
@@ -60,11 +63,9 @@ def _sqlite(url: URL) -> Engine:
 
 
 def _postgresql(url: URL) -> Engine:
-    return create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        connect_args={"connect_timeout": int(BUSY_SECONDS), "options": POSTGRESQL_OPTIONS},
-        pool_pre_ping=True,  # a connection that the server closed while nobody looked is opened anew
-    )
+    from app.database import postgresql  # the driver is loaded where it is used
+
+    return postgresql.engine_on(url)
 
 
 def _prepare(connection: sqlite3.Connection, _record: object) -> None:
@@ -81,12 +82,22 @@ def dialect(engine: Engine) -> Dialect:
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Cursor]:
     """A transaction that writes, for what is rare: it is committed at the end, or rolled back where that isn't reached.
-    What is written often goes through the `Writer`. Raises StorageUnavailable."""
+    What is written often goes through the `Writer`. Raises StorageUnavailable, and CommitUnknown where the answer to
+    the commit was lost."""
     with reading(engine) as connection:
         cursor = Cursor(connection.connection.cursor(), dialect(engine))
+        if cursor.dialect.left_alone is not None:
+            cursor.execute(cursor.dialect.left_alone.format(extent="LOCAL"))
         cursor.execute(cursor.dialect.begin)
         yield cursor
-        connection.connection.commit()
+        if not deadline.may_commit():
+            raise StorageUnavailable("The database did not answer in time; nothing was done.")
+        try:
+            connection.connection.commit()
+        except storage_errors(engine) as error:
+            if may_have_committed(connection.connection.dbapi_connection, error):
+                raise CommitUnknown() from error
+            raise
 
 
 @contextmanager

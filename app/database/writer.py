@@ -12,14 +12,16 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
 import structlog
 from sqlalchemy import Engine
 
+from app.database import deadline
 from app.database.dialect import Cursor
 from app.database.engine import dialect, reason, storage_errors
-from app.errors import StorageUnavailable
+from app.database.failures import is_of_database, may_have_committed
+from app.errors import CommitUnknown, StorageUnavailable
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -27,7 +29,15 @@ GROUP_LIMIT = 4_000  # rows that go into one transaction: bounds how long a comm
 GATHER_SECONDS = 0.0004  # where the last commit had company, wait for more: PostgreSQL's commit_delay, commit_siblings
 PROMPT_SECONDS = 1.0  # that a transaction may be open before what is asked for next is taken to have long to wait
 ALONG_SECONDS = 0.02  # that a write waits for the one that is to follow
+COMMIT_SECONDS = 10.0  # that a write is waited for
+LOOK_SECONDS = 0.2  # between looks for writes whose time is over
+HANGS_SECONDS = 4.0  # that a transaction may be open before it is taken to hang
+KEPT_SECONDS = 6.0  # for beginning on a connection that is kept; beyond waiting for the lock, which takes 5 s at most
+ROLLBACK_SECONDS = 1.0  # afterwards the connection is closed without it, which comes to the same
 CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)
+
+# How a transaction ended. `refused`: for something that was written; `failed`: for the database's state.
+End = Literal["committed", "refused", "failed", "given up"]
 
 log = structlog.get_logger("writer")
 
@@ -60,21 +70,35 @@ class Probe:
 
 
 class _Asked(Generic[T]):
-    __slots__ = ("error", "future", "result", "write")
+    __slots__ = ("error", "future", "result", "sent", "until", "write")
 
-    def __init__(self, write: Write[T], future: "asyncio.Future[T]") -> None:
-        self.write, self.future = write, future
+    def __init__(self, write: Write[T], future: "asyncio.Future[T]", until: float) -> None:
+        self.write, self.future, self.until = write, future, until
         self.result: T | None = None
         self.error: BaseException | None = None
+        self.sent = False  # the commit was asked for, and no answer has said that it failed
+
+
+class _GivenUp(Exception):
+    """Somebody in the group no longer waits, so it must not be committed as it is."""
 
 
 class Writer:
-    """Commits writes in groups, on a thread and a connection of its own."""
+    """Commits writes in groups, on a thread and a connection of its own.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Whoever waits is answered by a deadline. Until the COMMIT is sent, one that is given up (its time
+    is over, or its waiter was canceled) is left out, and its waiter can be told that nothing was
+    taken. From then on nobody knows, and the waiter is told that.
+    """
+
+    def __init__(self, engine: Engine, seconds: float = COMMIT_SECONDS) -> None:
+        """`seconds`: that each write is waited for at most."""
+        self._engine, self._seconds = engine, seconds
         self._dialect, self._storage_errors = dialect(engine), storage_errors(engine)
         self._asked: deque[_Asked[Any]] = deque()
+        self._lock = threading.Lock()  # between giving writes up and sending their COMMIT
+        self._group: Sequence[_Asked[Any]] = ()  # that the thread is at work on
+        self._look: asyncio.TimerHandle | None = None  # for writes whose time is over
         self._wake = threading.Semaphore(0)
         self._awake = False
         self._stopping = False
@@ -83,14 +107,22 @@ class Writer:
         self._connection: Any = None
         self._cursor: Cursor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.healthy = True
+        self._committed = True  # the last group, or some of it
         self._began: float | None = None  # when the transaction was begun that is open, by the monotonic clock
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last group was committed, and the next one doesn't hang."""
+        return self._committed and not self._open_for(HANGS_SECONDS)
 
     @property
     def prompt(self) -> bool:
         """Whether a write can be expected to be done soon: the last one was, and none hangs."""
+        return self._committed and not self._open_for(PROMPT_SECONDS)
+
+    def _open_for(self, seconds: float) -> bool:
         began = self._began
-        return self.healthy and (began is None or time.monotonic() - began < PROMPT_SECONDS)
+        return began is not None and time.monotonic() - began >= seconds
 
     def start(self) -> None:
         """Start the thread; `write` may be called from this event loop from now on."""
@@ -102,16 +134,22 @@ class Writer:
         self._stopping = True
         self._wake.release()
         await asyncio.to_thread(self._thread.join)
+        if self._look is not None:
+            self._look.cancel()
 
-    def write(self, write: Write[T], *, along: bool = False) -> "asyncio.Future[T]":
-        """Commit `write`; the future has its result once it is on disk, or StorageUnavailable. `along`: another is
-        about to follow, which it may go together with."""
+    def write(self, write: Write[T], *, along: bool = False, seconds: float | None = None) -> "asyncio.Future[T]":
+        """Commit `write`; the future has its result once it is on disk, StorageUnavailable where it is not, or
+        CommitUnknown. `along`: another is about to follow, which it may go together with. `seconds`: that it is waited
+        for, where that is less than usual."""
         assert self._loop is not None, "the writer is not started"
         future: asyncio.Future[T] = self._loop.create_future()
         if self._stopping:
             future.set_exception(StorageUnavailable("The gateway is stopping."))
             return future
-        self._asked.append(_Asked(write, future))
+        patience = self._seconds if seconds is None else min(seconds, self._seconds)
+        self._asked.append(_Asked(write, future, time.monotonic() + patience))
+        if self._look is None:
+            self._look = self._loop.call_later(LOOK_SECONDS, self._give_up)
         if along:
             self._loop.call_later(ALONG_SECONDS, self._hurry)
         else:
@@ -131,96 +169,160 @@ class Writer:
             if self._siblings:
                 time.sleep(GATHER_SECONDS)
             self._awake = False  # before looking, so that what is asked for from here on wakes us again
-            while self._asked:
-                self._commit(self._group())
+            while group := self._next_group():
+                self._commit(group)
             if self._stopping and not self._asked:
                 self._close()
                 return
 
-    def _group(self) -> list[_Asked[Any]]:
+    def _next_group(self) -> Sequence[_Asked[Any]]:
+        """Take what goes together next, less what nobody waits for any more."""
         group, rows = [], 0
-        while self._asked and rows < GROUP_LIMIT:
-            asked = self._asked.popleft()
-            rows += asked.write.rows
-            group.append(asked)
+        with self._lock:
+            while self._asked and rows < GROUP_LIMIT:
+                asked = self._asked.popleft()
+                if not asked.future.done():
+                    rows += asked.write.rows
+                    group.append(asked)
+            self._group = group
         return group
 
-    def _commit(self, group: list[_Asked[Any]]) -> None:
+    def _commit(self, group: Sequence[_Asked[Any]]) -> None:
         self._siblings = len(group) > 1
         self._began = time.monotonic()
-        error, of_a_write = self._transact(group)
-        for asked in group:
-            asked.error = error
-        if of_a_write and len(group) > 1:
-            for asked in group:  # one that can't be written must not take its neighbours with it
-                asked.error, _ = self._transact([asked])
+        ends = [self._transact(group)]
+        if ends == ["refused"] and len(group) > 1:
+            ends = self._one_by_one(group)
         self._began = None
-        self.healthy = any(asked.error is None for asked in group)
+        if ends != ["given up"]:
+            self._committed = "committed" in ends
+        with self._lock:
+            self._group = ()
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._tell, group)
 
-    def _transact(self, group: Sequence[_Asked[Any]]) -> tuple[BaseException | None, bool]:
-        """Commit the group; the error, if any, and whether it came of what was written, not of the database's state."""
-        writing = False
-        try:
-            cursor = self._begin()
-            writing = True
-            for kind, alike in _by_kind(group).items():
-                results = kind.run_all(cursor, [asked.write for asked in alike])
-                for asked, result in zip(alike, results, strict=True):
-                    asked.result = result
+    def _one_by_one(self, group: Sequence[_Asked[Any]]) -> list[End]:
+        """Commit each by itself: one that can't be written must not take its neighbors with it. Where the database
+        itself fails, the rest hear that without being tried."""
+        ends = list[End]()
+        for index, asked in enumerate(group):
+            ends.append(self._transact([asked]))
+            if ends[-1] == "failed":
+                for other in group[index + 1 :]:
+                    other.error = asked.error
+                break
+        return ends
+
+    def _transact(self, group: Sequence[_Asked[Any]]) -> End:
+        """Commit the group, without those who give up meanwhile. Each has the error, if any."""
+        while group := [asked for asked in group if not asked.future.done()]:
+            deadline.set_until(max([asked.until for asked in group]))
             writing = False
+            try:
+                cursor = self._begin()
+                writing = True
+                self._write(cursor, group)
+                writing = False
+                self._send_commit(group)
+            except _GivenUp:
+                self._close()
+            except Exception as error:  # the thread must live on: the waiter is told, and the log
+                log.error("write.failed", reason=reason(error), kind=type(error).__name__, writes=len(group))
+                for asked in group:
+                    asked.error = error
+                self._close()
+                return "refused" if writing and not is_of_database(error) else "failed"
+            else:
+                for asked in group:
+                    asked.error = None
+                return "committed"
+        return "given up"
+
+    def _write(self, cursor: Cursor, group: Sequence[_Asked[Any]]) -> None:
+        for kind, alike in _by_kind(group).items():
+            results = kind.run_all(cursor, [asked.write for asked in alike])
+            for asked, result in zip(alike, results, strict=True):
+                asked.result = result
+
+    def _send_commit(self, group: Sequence[_Asked[Any]]) -> None:
+        """Commit. Raises _GivenUp, and sends nothing, where somebody has given up."""
+        with self._lock:
+            for asked in group:
+                if asked.future.done():
+                    raise _GivenUp
+            for asked in group:
+                asked.sent = True
+        try:
             self._connection.commit()
-        except Exception as error:  # the thread must live on: the waiter is told, and the log
-            log.error("write.failed", reason=reason(error), kind=type(error).__name__, writes=len(group))
-            self._close()
-            return error, writing
-        return None, False
+        except Exception as error:
+            if not may_have_committed(self._connection.dbapi_connection, error):
+                for asked in group:
+                    asked.sent = False
+            raise
 
     def _begin(self) -> Cursor:
-        """A transaction; on a new connection, where the server has closed the old one since the last: nothing was asked
-        of it yet."""
-        kept = self._cursor is not None
-        cursor = self._open()
+        """Open a transaction; on a new connection, where the old one was closed or has fallen silent since the last:
+        nothing was asked of it yet."""
+        if self._cursor is None:
+            return self._begun()
         try:
-            cursor.execute(self._dialect.begin)
+            with deadline.within(KEPT_SECONDS):
+                return self._begun()
         except self._storage_errors as error:
-            if not (
-                kept and self._engine.dialect.is_disconnect(cast(Any, error), self._connection.dbapi_connection, None)
-            ):
+            lost = self._engine.dialect.is_disconnect(cast(Any, error), self._connection.dbapi_connection, None)
+            if not lost or deadline.seconds_left() == 0:
                 raise
-            self._close()
-            cursor = self._open()
-            cursor.execute(self._dialect.begin)
-        return cursor
+        self._close()
+        return self._begun()
 
-    def _open(self) -> Cursor:
+    def _begun(self) -> Cursor:
         if self._cursor is None:
             self._connection = self._engine.raw_connection()
             self._cursor = Cursor(self._connection.cursor(), self._dialect)
+            if self._dialect.left_alone is not None:
+                self._cursor.execute(self._dialect.left_alone.format(extent="SESSION"))
+        self._cursor.execute(self._dialect.begin)
         return self._cursor
 
     def _close(self) -> None:
         """Give the connection up, and first what is open on it: an error that somebody holds keeps its cursor alive,
         and with that the database's write lock."""
         if self._connection is not None:
-            with contextlib.suppress(*self._storage_errors):
+            with contextlib.suppress(*self._storage_errors), deadline.within(ROLLBACK_SECONDS):
                 self._connection.rollback()
             self._connection.invalidate()
         self._connection = self._cursor = None
 
     # --- on the event loop ---------------------------------------------------------------------------------------
 
+    def _give_up(self) -> None:
+        """Answer those whose time is over. What is not sent yet will not be committed from here on."""
+        assert self._loop is not None
+        now = time.monotonic()
+        with self._lock:
+            waiting = [*self._asked, *self._group]
+            for asked in waiting:
+                if asked.until <= now and not asked.future.done():
+                    asked.future.set_exception(_unanswered(asked))
+        self._look = self._loop.call_later(LOOK_SECONDS, self._give_up) if waiting else None
+
     def _tell(self, group: Sequence[_Asked[Any]]) -> None:
         for asked in group:
-            if asked.future.cancelled():
+            if asked.future.done():  # given up
                 continue
             if isinstance(asked.error, self._storage_errors):
-                asked.future.set_exception(StorageUnavailable("The database can't commit now; nothing was taken."))
+                asked.future.set_exception(_unanswered(asked))
             elif asked.error is not None:
                 asked.future.set_exception(asked.error)
             else:
                 asked.future.set_result(asked.result)
+
+
+def _unanswered(asked: _Asked[Any]) -> StorageUnavailable:
+    """What its waiter hears: whether it may have been taken."""
+    if asked.sent:
+        return CommitUnknown(result=asked.result)
+    return StorageUnavailable("The database can't commit now; nothing was taken.")
 
 
 def _by_kind(group: Sequence[_Asked[Any]]) -> dict[type[Write[Any]], list[_Asked[Any]]]:

@@ -3,17 +3,18 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine, func, select
 
 from app.audit.marks import Marks
 from app.clock import now_ms
+from app.database import deadline
 from app.database.engine import reading, scrub
 from app.database.tables import deliverers, items, sequence, user_locks
 from app.database.writer import Writer
-from app.errors import QueueFull
+from app.errors import CommitUnknown, QueueFull, StorageUnavailable
 from app.model import ERASES, Acceptance, Call, Found, Item, Receipt, Removed, Settled, Taken, Tenure, Verdict, Wanted
 from app.outbox import claims, dead_letters, erasure, receipts, retention
 from app.outbox.accept import Accept
@@ -29,6 +30,10 @@ from app.vault import CLEAR, Vault
 
 log = structlog.get_logger("outbox")
 T = TypeVar("T")
+MAY_BE_TAKEN = (
+    "The database's answer to the commit was lost: the items may have been taken. "
+    "Send them again with the same ids; then none is taken twice."
+)
 LOOK_AGAIN_SECONDS = 1.0  # for what another process settled
 FEW_QUEUED = 5_000  # items that are looked through in a few milliseconds
 
@@ -63,17 +68,18 @@ class Outbox:
     async def recount_queued(self) -> None:
         """The same, while others accept and settle: the count in memory knows nothing of other processes. It is off by
         what changed meanwhile, until the next time."""
-        self.queued = await self._read(_count)
+        self.queued = await self._walk(_count)
 
     async def accept(self, acceptance: Acceptance) -> list[Taken]:
-        """Commit the items of one call; one Taken for each, in order. Raises QueueFull before anything is written."""
+        """Commit the items of one call; one Taken for each, in order. Raises QueueFull before anything is written, and
+        CommitUnknown with the items' ids where they may have been taken."""
         if ERASES in [item.action for item in acceptance.items]:
             return (await self.erase(acceptance))[0]
         coming = self._coming(acceptance)
         self.queued += coming  # counted before the commit, so that many at once can't overfill the queue together
         new = 0
         try:
-            taken = await self._writer.write(self._accept(acceptance))
+            taken = await _with_ids(self._writer.write(self._accept(acceptance)), lambda taken: taken)
             new = [kind for _, kind in taken].count("accepted")
         finally:
             self.queued -= coming - new
@@ -95,18 +101,30 @@ class Outbox:
         subject; items of theirs are refused for a while."""
         self._coming(acceptance)
         subjects = sorted({item.subject for item in acceptance.items if item.action == ERASES})
-        async with self._looking:  # it may take seconds: one at a time, and nobody else waits for it
-            known = await self._read(partial(erasure.look, app=acceptance.app, subjects=subjects))
+        known = await self._look_for(acceptance.app, subjects)
         until = acceptance.accepted_at + self._erased_ms
-        taken, removed = await self._writer.write(
-            Erase(self._accept(acceptance, erasing=self._erased_ms > 0), known, until)
-        )
+        erase = Erase(self._accept(acceptance, erasing=self._erased_ms > 0), known, until)
+        taken, removed = await _with_ids(self._writer.write(erase), lambda told: told[0])
         self.queued += [kind for _, kind in taken].count("accepted") - sum(one.waiting for one in removed.values())
         self._to_scrub = True
         for one in removed.values():
             log.info("subject.erased", app=acceptance.app, request_id=acceptance.request_id, **one._asdict())
         self.on_accepted()
         return taken, removed
+
+    async def _look_for(self, app: str, subjects: Sequence[str]) -> erasure.Known:
+        """Look through all items for those of the subjects. It may take seconds: one at a time, and no other call
+        waits for it. Nor does a caller wait for a silent database that long."""
+        try:
+            async with asyncio.timeout(deadline.CALLER_SECONDS):
+                await self._read(_last)  # whether the database answers
+                await self._looking.acquire()
+        except TimeoutError:
+            raise StorageUnavailable("Others are being erased; nothing was done.") from None
+        try:
+            return await self._walk(partial(erasure.look, app=app, subjects=subjects))
+        finally:
+            self._looking.release()
 
     async def erased(self, app: str, subjects: Collection[str]) -> list[str]:
         """Which of the subjects were erased, so that nothing may be sent for them now."""
@@ -305,7 +323,7 @@ class Outbox:
     async def sweep(self, limits: Limits) -> int:
         """Remove some of what is past its time; return how many items went, 0 where none is left."""
         now = self._clock()
-        found = await self._read(partial(retention.look, now=now, limits=limits))
+        found = await self._walk(partial(retention.look, now=now, limits=limits))
         return await self._writer.write(Remove(found, now, limits))
 
     async def scrub(self) -> bool:
@@ -318,11 +336,30 @@ class Outbox:
         return not self._to_scrub
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
-        return await asyncio.to_thread(self._query, query)
+        """Read for somebody who waits. Raises StorageUnavailable."""
+        return await deadline.in_time(partial(self._query, query))
+
+    async def _walk(self, query: Callable[[Connection], T]) -> T:
+        """Read what may take long, apart from those who wait. Raises StorageUnavailable."""
+        return await deadline.in_background(partial(self._query, query), deadline.LONG_SECONDS)
 
     def _query(self, query: Callable[[Connection], T]) -> T:
         with reading(self._engine) as connection:
             return query(connection)
+
+
+async def _with_ids(writing: Awaitable[T], taken: Callable[[Any], Sequence[Taken]]) -> T:
+    """Wait for what was written. Raises CommitUnknown with the ids that the items were to have, which `taken` finds in
+    the result."""
+    try:
+        return await writing
+    except CommitUnknown as error:
+        ids = [item_id or None for item_id, _ in taken(error.result)]
+        raise CommitUnknown(MAY_BE_TAKEN, ids=ids) from error
+
+
+def _last(connection: Connection) -> int:
+    return int(connection.exec_driver_sql("SELECT last FROM sequence").scalar_one())
 
 
 def _count(connection: Connection) -> int:

@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy import Engine, select
 
 from app.clock import now_ms
+from app.database.deadline import in_background
 from app.database.dialect import Cursor
 from app.database.engine import reading
 from app.database.tables import taxonomy
@@ -17,6 +18,7 @@ from app.intake.taxonomy import NAME_KINDS, Caps, Known, Name, NameKind, Names, 
 from app.telemetry import describe
 
 REFRESH_SECONDS = 2.0
+LEARN_SECONDS = 1.0  # that a caller, whose items are on disk, waits for new names to be written down
 INSERT = "INSERT INTO taxonomy (app, kind, name, first_seen)"
 KNOWN_ALREADY = " ON CONFLICT (app, kind, name) DO NOTHING"
 FORGET = "DELETE FROM taxonomy WHERE app = ? AND kind = ? AND name = ?"
@@ -109,7 +111,7 @@ class Taxonomy:
         if not kept:
             return
         try:
-            await self._writer.write(Learn(app, kept, now_ms()))
+            await self._writer.write(Learn(app, kept, now_ms()), seconds=LEARN_SECONDS)
         except Exception as error:  # the items are on disk: their callers must not be told otherwise
             log.warning("taxonomy.unwritten", app=app, names=len(kept), **describe(error))
             self.of(app).settle((), kept)
@@ -146,6 +148,6 @@ class Taxonomy:
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
-                self.take(await asyncio.to_thread(self.read))
+                self.take(await in_background(self.read))
             except Exception as error:  # the outermost place: a reader that ended would miss others' names for good
                 log.warning("taxonomy.unreadable", **describe(error))

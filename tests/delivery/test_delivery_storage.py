@@ -22,9 +22,9 @@ def fail(at: Delivering, kind: type[Write[Any]], times: int, *, written: bool) -
     """Let the next writes of a kind fail, after they were written or instead; what is returned counts down."""
     left, write = [times], at.writer.write
 
-    def failing(asked: Write[Any], *, along: bool = False) -> "asyncio.Future[Any]":
+    def failing(asked: Write[Any], **options: Any) -> "asyncio.Future[Any]":
         if not isinstance(asked, kind) or not left[0]:
-            return write(asked, along=along)
+            return write(asked, **options)
         left[0] -= 1
         return asyncio.ensure_future(lost(write(asked) if written else None))
 
@@ -105,9 +105,9 @@ def test_the_leases_are_given_up_only_once_everything_is_written_down(database: 
             fail(at, Settle, 2, written=False)
             write = at.writer.write
 
-            def noting(asked: Write[Any], *, along: bool = False) -> "asyncio.Future[Any]":
+            def noting(asked: Write[Any], **options: Any) -> "asyncio.Future[Any]":
                 told.append(type(asked))
-                return write(asked, along=along)
+                return write(asked, **options)
 
             at.writer.write = noting  # type: ignore[method-assign, assignment]
         assert told.index(Release) > max(index for index, kind in enumerate(told) if kind is Settle)

@@ -21,10 +21,10 @@ class Interrupted(Writer):
         super().__init__(at.engine)
         self._at, self._kind, self._happening = at, kind, happening
 
-    def write(self, write: Write[Any], *, along: bool = False) -> "asyncio.Future[Any]":
+    def write(self, write: Write[Any], *, along: bool = False, seconds: float | None = None) -> "asyncio.Future[Any]":
         if type(write) is self._kind:
             return asyncio.ensure_future(self._late(write))
-        return super().write(write, along=along)
+        return super().write(write, along=along, seconds=seconds)
 
     async def _late(self, write: Write[Any]) -> Any:
         await self._happening(self._at)
