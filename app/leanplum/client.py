@@ -9,11 +9,14 @@ from typing import IO, Any, NamedTuple, Self, TypeVar
 import httpx
 from pydantic import SecretStr
 
+from app.clock import now_ms
+from app.leanplum.retry_after import as_number
+
 T = TypeVar("T")
 
 
 class Answer(NamedTuple):
-    """An HTTP answer, as it came."""
+    """An HTTP answer, as it came, but that a date in its Retry-After is told in seconds from now."""
 
     status: int
     body: bytes
@@ -161,7 +164,9 @@ class LeanplumClient:
         raise failed
 
     def _answer(self, response: httpx.Response) -> Answer:
-        return Answer(response.status_code, self._masked(response.content), response.headers.get("retry-after"))
+        date = response.headers.get("date")
+        wish = as_number(response.headers.get("retry-after"), date=date, now=now_ms() / 1000)
+        return Answer(response.status_code, self._masked(response.content), wish)
 
     def _masked(self, body: bytes) -> bytes:
         for secret in self._secrets():
