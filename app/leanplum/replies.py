@@ -54,7 +54,7 @@ def read(status: int, body: bytes, sent: Sequence[str], retry_after: str | None 
     if status >= 500 or status < 200:
         lost = status == GATEWAY_TIMEOUT
         return _all(sent, Trouble(_reason(status, found), after, lost=lost))
-    if found is None and 300 <= status < 500 and status != TOO_LARGE:
+    if not found and 300 <= status < 500 and status != TOO_LARGE:
         return Doubtful(
             f"{_reason(status, found)}: not Leanplum's words; check LEANPLUM_API_URL and what stands between"
         )

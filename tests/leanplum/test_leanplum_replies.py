@@ -274,7 +274,7 @@ def test_one_redirect_item_for_all_is_our_configurations_fault_in_whatever_words
     assert kinds(outcomes(status, envelope(error("moved", **REDIRECT)))) == [ConfigRefused] * 3
 
 
-# --- a 2xx with one refusal of a whole call ----------------------------------------------------------------------------
+# --- a 2xx with one refusal of a whole call ---
 
 TEN = [f"r-{number}" for number in range(10)]
 
