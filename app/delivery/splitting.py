@@ -36,6 +36,7 @@ class Doubts:
         self.reason: str | None = None
         self._alone = set[int]()  # users whose own calls were doubtful, since a call passed last
         self._suspects = dict[int, bool]()  # users in doubtful calls: whether another's call passed since
+        self._singled_out = set[int]()  # of the suspects: those whose own calls were doubtful
 
     @property
     def users(self) -> int:
@@ -54,25 +55,32 @@ class Doubts:
             if any(other != lane for other in lanes):
                 self._suspects[lane] = True
         for lane in lanes:
-            self._suspects.pop(lane, None)
+            self._forget(lane)
 
     def doubted(self, lanes: Collection[int], reason: str) -> bool:
-        """A call with these users' items was doubtful; return whether it is one user's, who is at fault. What others'
-        earlier calls showed says nothing of users for whom this one may be the first of many."""
+        """A call with these users' items was doubtful; return whether it is one user's, who is at fault.
+
+        What passed before is evidence against one user: for the others this answer may be the first of a block. Only
+        those whose own calls were doubtful before it passed keep theirs where another is found at fault."""
         self.reason = reason
         alone = next(iter(lanes)) if len(lanes) == 1 else None
         if alone is not None and self.cleared(alone):
+            self._suspects |= dict.fromkeys(self._suspects.keys() - self._singled_out, False)
             self._suspects[alone] = False
             return True
-        for lane in self._suspects.keys() - set(lanes):
-            self._suspects[lane] = False
-        if alone is not None:
-            self._alone.add(alone)
+        self._suspects |= dict.fromkeys(self._suspects.keys() - set(lanes), False)
         for lane in lanes:
             self._suspects.setdefault(lane, False)
+        if alone is not None:
+            self._alone.add(alone)
+            self._singled_out.add(alone)
         for lane in list(self._suspects)[: max(0, len(self._suspects) - MOST_SUSPECTS)]:
-            del self._suspects[lane]
+            self._forget(lane)
         return False
+
+    def _forget(self, lane: int) -> None:
+        self._suspects.pop(lane, None)
+        self._singled_out.discard(lane)
 
     def reread(self, reply: Reply) -> Reply:
         """Return the reply, in doubt where it refuses one item in the very words in which whole calls are refused."""

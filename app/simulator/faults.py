@@ -1,9 +1,9 @@
 """The fault plan: which planned fault strikes which call, and which entries of it (fact sheet §10.7).
 
 The first fault of the plan that matches a call decides it. A whole-call fault strikes alone. A per-entry
-fault leaves the entries that it doesn't touch to the per-entry faults after it. `times` counts calls. `userId`, `action` and
-`contains` (a text in an action) name the actions that a fault is for; a whole-call fault strikes where one of
-the call's is.
+fault leaves the entries that it doesn't touch to the per-entry faults after it. `times` counts calls. `userId`,
+`action` and `contains` (a text in an action) name the actions that a fault is for; a whole-call fault strikes
+where one of the call's is.
 """
 
 import random
