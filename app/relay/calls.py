@@ -22,6 +22,7 @@ from app.errors import (
 from app.leanplum import mapping, replies
 from app.leanplum.actions import ACTIONS, Action
 from app.leanplum.client import Answer, Download, LeanplumClient, Part, Unreachable
+from app.leanplum.retry_after import seconds
 from app.model import App, KeyKind
 from app.relay.cache import Cache, Kept
 from app.relay.quotas import Quotas
@@ -115,14 +116,14 @@ class Relay:
         self, app: App, action: str, body: bytes, subjects: Collection[str], *, looks: bool = False
     ) -> Answer:
         """One call at its users' turn; `looks`: whether it changes nothing. While Leanplum says that the users are busy
-        it is tried again, for a short while. Raises Erased: whoever was erased could be there again by it, but not by
-        looking."""
+        it is tried again, for a short while, unless it asks for a longer wait. Raises Erased: whoever was erased could
+        be there again by it, but not by looking."""
         async with self._turns.take(app.name, subjects, TURN_SECONDS), self._slot():
             if action != LOOKS and await self._turns.erased(app.name, subjects):
                 raise Erased
             answer = await self._call(app, action, body, subjects, looks)
             for pause in THROTTLE_PAUSES:
-                if answer.status not in replies.THROTTLES:
+                if answer.status not in replies.THROTTLES or seconds(answer.retry_after) > pause:
                     break
                 await asyncio.sleep(pause)
                 answer = await self._call(app, action, body, subjects, looks)
@@ -205,7 +206,8 @@ def read(answer: Answer, action: Action, app: App) -> dict[str, Any]:
     entries = replies.entries(answer.body)
     said = replies.text(entries[0], "error") if entries else None
     if answer.status in replies.THROTTLES or answer.status >= 500:
-        raise UpstreamUnavailable(f"Leanplum answered {answer.status}{_said(said)}.", RETRY_SECONDS)
+        wait = seconds(answer.retry_after) or RETRY_SECONDS
+        raise UpstreamUnavailable(f"Leanplum answered {answer.status}{_said(said)}.", wait)
     if not entries:
         raise UpstreamRejected(f"Leanplum answered {answer.status}, and not in its own words; check LEANPLUM_API_URL.")
     entry = entries[0]
