@@ -9,6 +9,7 @@ The data's way, module by module:
                     └─ outbox.claims ─ delivery.window ─ leanplum.mapping ─ leanplum.client ─ Leanplum
                                        delivery.loop                              │
                        outbox.settle ─ delivery.verdicts ─ leanplum.replies ──────┘
+                                       delivery.splitting, where a call is refused as a whole
 
     while the caller waits: api.asks ─ relay.calls ─ leanplum.client, at its user's turn (delivery.turns)
     in Leanplum's own protocol (SDKs): doors.sdk ─ outbox.accept, relay.calls

@@ -81,7 +81,7 @@ def _audit(gateway: Gateway) -> schemas.Part:
 
 NOT_SEALED = "sealing has stopped; the log says why (audit.not_sealed)"
 STATES = {
-    "held": "held, since Leanplum refuses the key or the app; the log says why",
+    "held": "held, since Leanplum, or what stands before it, refuses all that is sent; the log says why",
     "open": "waiting, since calls to Leanplum fail; one at a time is tried until it answers",
 }
 

@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from random import random
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ import structlog
 from app.audit.records import MOST_USERS, about_users
 from app.clock import now_ms
 from app.delivery.pacing import Gate, State
+from app.delivery.splitting import Bisection, Doubts, sent_again
 from app.delivery.verdicts import RetryPolicy, judge
 from app.delivery.window import Window
 from app.errors import StorageUnavailable
@@ -53,8 +54,8 @@ Outcomes = list[tuple[Item, Outcome]]  # of the items that were sent
 
 
 class Sent(NamedTuple):
-    """One call that was sent: its items, the HTTP status of the answer, and whether its items were sent again in
-    halves."""
+    """One call that was sent: its items, the HTTP status of the answer, and whether its items are sent again in smaller
+    calls."""
 
     items: Sequence[Item]
     status: int | None
@@ -96,6 +97,7 @@ class Deliverer:
         self._concurrency, self._policy = concurrency, policy or RetryPolicy()
         self._clock, self._chance, self._ticks = clock, chance, ticks
         self._gates: dict[str, Gate] = {}
+        self._doubts = defaultdict[tuple[str, KeyKind], Doubts](Doubts)  # a key says nothing of another
         self.window = Window()
         self.on_call_ended: Callable[[], None] = lambda: None
         self._unsent = dict[str, None]()  # attempts that may have been written down, and were not sent
@@ -384,25 +386,26 @@ class Deliverer:
             log.error("app.held", app=app.name, reason=reason, probe_seconds=self._policy.held)
 
     async def _send(self, app: App, items: Sequence[Item], calls: list[Sent]) -> Outcomes:
-        """Send, and where Leanplum refuses the call for what may be one item's fault, send each half by itself. Nothing
-        is sent that may not be answered before the lease ends."""
-        if self._ticks() + self._call_seconds > self._leased_until:
-            return []
-        outcomes = await self._call(app, items, calls)
-        if not isinstance(outcomes, replies.TooMuch):
-            return list(zip(items, outcomes, strict=True))
-        calls[-1] = calls[-1]._replace(split=True)
-        middle = len(items) // 2
-        first = await self._send(app, items[:middle], calls)
-        rest = _may_follow(first, items[:middle], items[middle:])
-        return first + (await self._send(app, rest, calls) if rest else [])
+        """Send, and where a call is refused as a whole, send smaller parts as `Bisection` says; of what is held in
+        doubt only one item, as a probe. Nothing is sent that may not be answered before the lease ends."""
+        if items[0].sealed:  # then it is alone
+            return [(items[0], _unopened(items[0]))]
+        kind = mapping.kind(items)
+        doubts = self._doubts[app.name, kind]
+        search = Bisection(items[:1] if doubts.held else items, doubts)
+        while search.part is not None and self._ticks() + self._call_seconds <= self._leased_until:
+            search.heard(await self._call(app, search.part, calls, doubts))
+        outcomes = search.outcomes()
+        again = sent_again([call.items for call in calls], {item.seq for item, _ in outcomes})
+        calls[:] = [call._replace(split=split) for call, split in zip(calls, again, strict=True)]
+        if search.held and kind is KeyKind.PRODUCTION:
+            self._gate(app.name).doubted(self._ticks(), doubts.users)
+        return outcomes
 
-    async def _call(self, app: App, items: Sequence[Item], calls: list[Sent]) -> replies.Reply:
+    async def _call(self, app: App, items: Sequence[Item], calls: list[Sent], doubts: Doubts) -> replies.Reply:
         started = time.perf_counter()
         status: int | None = None
         reply: replies.Reply
-        if items[0].sealed:  # then it is alone
-            return [_unopened(items[0])]
         if (kind := mapping.kind(items)) not in app.keys:
             reply = [ConfigRefused(f"{app.setting(kind)} is not set")] * len(items)
             if kind is KeyKind.PRODUCTION:  # the app is no longer configured
@@ -414,7 +417,7 @@ class Deliverer:
             status = answer.status
             calls.append(Sent(items, status))
             sent = [mapping.request_id(item) for item in items]
-            reply = replies.read(answer.status, answer.body, sent, answer.retry_after)
+            reply = doubts.reread(replies.read(answer.status, answer.body, sent, answer.retry_after))
         except Unreachable as error:
             calls.append(Sent(items, None))
             reply = [Trouble(f"No answer from Leanplum: {error}", lost=error.sent)] * len(items)
@@ -453,21 +456,10 @@ def _unopened(item: Item) -> Outcome:
 
 
 def _refused(reply: replies.Reply) -> bool:
-    return not isinstance(reply, replies.TooMuch) and any(isinstance(one, ConfigRefused) for one in reply)
+    return isinstance(reply, list) and any(isinstance(one, ConfigRefused) for one in reply)
 
 
 def _has_erased(item: Item, verdict: Verdict) -> bool:
     """Whether the item has done away with its subject: Leanplum did it, or had none."""
     done = (Status.DELIVERED, Status.SKIPPED)
     return item.action == ERASES and isinstance(verdict, Settled) and verdict.status in done
-
-
-def _may_follow(heard: Sequence[tuple[Item, Outcome]], before: Sequence[Item], items: Sequence[Item]) -> list[Item]:
-    """Which items may be sent after what was heard of the ones before: none overtakes one of its own lane that was not
-    sent or has to be sent again, and none is sent once our key or app is refused."""
-    if any(isinstance(outcome, ConfigRefused) for _, outcome in heard):
-        return []
-    sent = {item.seq for item, _ in heard}
-    failed = {item.lane for item, outcome in heard if isinstance(outcome, Trouble)}
-    failed |= {item.lane for item in before if item.seq not in sent}
-    return [item for item in items if item.lane not in failed]

@@ -8,7 +8,7 @@ takes without complaint: additive increase, multiplicative decrease (RFC 5681 §
 from collections import deque
 from enum import StrEnum
 
-from app.leanplum.replies import Reply, TooMuch
+from app.leanplum.replies import Doubtful, Reply, TooMuch
 from app.model import ConfigRefused, Trouble
 
 FAILURES = 5  # calls in trouble, one after the other, that open the circuit
@@ -31,7 +31,8 @@ class State(StrEnum):
 
 class Circuit:
     """Closed until calls lead nowhere; then open, with one probe at a time after waits that double; `held` is the same
-    with one steady wait, since only a person can mend that."""
+    with one steady wait, since only a person can mend that. Who waits until a probe is those whose calls failed: what
+    is in doubt for one user alone may be probed at once with another's items."""
 
     def __init__(self, *, shortest: float, held: float) -> None:
         self._shortest, self._held = shortest, held
@@ -58,9 +59,9 @@ class Circuit:
         self.state, self._probe_at = State.OPEN, now + self._wait
         self._wait = min(self._wait * 2, LONGEST_SECONDS)
 
-    def refused(self, now: float) -> None:
-        """Leanplum refused our key or app."""
-        self.state, self._probe_at = State.HELD, now + self._held
+    def refused(self, now: float, *, probe_now: bool = False) -> None:
+        """Leanplum refused our key or app, or all that we send is in doubt."""
+        self.state, self._probe_at = State.HELD, now if probe_now else now + self._held
 
 
 class Pace:
@@ -124,14 +125,25 @@ class Gate:
         """Whether the next call only finds out whether calls may go again."""
         return self.circuit.state is not State.CLOSED
 
+    def doubted(self, now: float, users: int) -> None:
+        """Nothing tells an item's fault from one of all that we send: hold. `users`: how many users' own calls were
+        doubtful since one passed. The first probe comes at once, and any while that is one user: it is another's."""
+        first = self.circuit.state is not State.HELD
+        self.circuit.refused(now, probe_now=first or users < 2)
+
     def heard(self, now: float, seconds: float, reply: Reply) -> None:
         """What came of one call, which took `seconds`."""
+        held = self.circuit.state is State.HELD
+        if isinstance(reply, Doubtful) or (held and isinstance(reply, TooMuch)):
+            return None  # neither shows that calls may go
         outcomes = [] if isinstance(reply, TooMuch) else reply
         if any(isinstance(one, ConfigRefused) for one in outcomes):
             return self.circuit.refused(now)
         troubles = [one for one in outcomes if isinstance(one, Trouble)]
         if any(one.throttled for one in troubles):
             self.pace.throttled(now, max(one.after for one in troubles))
+            if held and len(troubles) == len(outcomes):
+                return self.circuit.refused(now)  # it says nothing of what the app is held for
             return self.circuit.succeeded()
         if troubles and len(troubles) == len(outcomes):
             return self.circuit.failed(now)

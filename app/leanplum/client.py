@@ -4,16 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import IO, NamedTuple, Self, TypeVar
+from typing import IO, Any, NamedTuple, Self, TypeVar
 
 import httpx
 from pydantic import SecretStr
+
+from app.clock import now_ms
+from app.leanplum.retry_after import as_number
 
 T = TypeVar("T")
 
 
 class Answer(NamedTuple):
-    """An HTTP answer, as it came."""
+    """An HTTP answer, as it came, but that a date in its Retry-After is told in seconds from now."""
 
     status: int
     body: bytes
@@ -35,11 +38,29 @@ Part = tuple[str, tuple[str, IO[bytes], str]]  # of a form: its name, and the fi
 
 class Unreachable(Exception):
     """No whole answer came. The text says why, in a few words and without what was sent. `sent`: Leanplum may have got
-    the call and done it."""
+    the call and done it; False where not one byte of it went out."""
 
     def __init__(self, reason: str, *, sent: bool) -> None:
         super().__init__(reason)
         self.sent = sent
+
+
+class Progress:
+    """How far one request has come, as the transport traces it: `traced` once it does anything for the request, `sent`
+    once the first byte goes out. A connection that is looked up, opened or encrypted has sent nothing."""
+
+    def __init__(self) -> None:
+        self.traced = self.sent = False
+
+    async def __call__(self, event: str, _: Mapping[str, Any]) -> None:
+        """Take note of one event of the trace."""
+        self.traced = True
+        self.sent = self.sent or event.endswith(FIRST_BYTE)
+
+    def may_have_arrived(self, error: Exception) -> bool:
+        """Whether Leanplum may have got the request that ended in this error. A transport without a trace leaves only
+        the error's type to tell."""
+        return self.sent if self.traced else not isinstance(error, NEVER_SENT)
 
 
 class LeanplumClient:
@@ -58,10 +79,13 @@ class LeanplumClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._timeout = timeout
+        self._connect = min(CONNECT_SECONDS, timeout / 2)  # ends before the deadline of the whole call does
         self._secrets = secrets
         self._http = httpx.AsyncClient(
-            timeout=timeout,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=connections),
+            timeout=self._patience(timeout),
+            limits=httpx.Limits(
+                max_connections=None, max_keepalive_connections=connections, keepalive_expiry=IDLE_SECONDS
+            ),
             follow_redirects=False,
             transport=transport,
             trust_env=False,
@@ -76,21 +100,31 @@ class LeanplumClient:
     async def call(self, url: str, action: str, body: bytes) -> Answer:
         """Make one call. Raises Unreachable where no whole answer came within the timeout."""
         # httpx's own timeouts begin anew with each piece of an answer; this one is for all of it.
-        posted = self._http.post(url, params={"action": action}, content=body, headers=JSON)
-        return self._answer(await self._whole(posted, self._timeout))
+        progress = Progress()
+        trace = {"trace": progress}
+        posted = self._http.post(url, params={"action": action}, content=body, headers=JSON, extensions=trace)
+        return self._answer(await self._whole(posted, self._timeout, progress))
 
     async def upload(self, url: str, action: str, fields: Mapping[str, str], files: Sequence[Part]) -> Answer:
         """Send files as multipart/form-data, read piece by piece as they go out. Raises Unreachable where nothing moved
         for a minute."""
-        posted = self._http.post(url, params={"action": action}, data=fields, files=files, timeout=FILE_SECONDS)
-        return self._answer(await self._whole(posted, None))
+        progress = Progress()
+        posted = self._http.post(
+            url,
+            params={"action": action},
+            data=fields,
+            files=files,
+            timeout=self._patience(FILE_SECONDS),
+            extensions={"trace": progress},
+        )
+        return self._answer(await self._whole(posted, None, progress))
 
     @asynccontextmanager
     async def download(self, url: str, action: str, body: bytes) -> AsyncIterator[Download]:
         """Fetch a file, by way of the redirects that Leanplum answers with: keys go to the first place alone. Raises
         Unreachable where nothing moved for as long as the timeout, or a redirect leads where we don't go."""
         request = self._http.build_request("POST", url, params={"action": action}, content=body, headers=JSON)
-        response = await self._whole(self._http.send(request, stream=True), self._timeout)
+        response = await self._head(request)
         try:
             for _ in range(MAX_REDIRECTS):
                 if response.next_request is None:
@@ -99,19 +133,28 @@ class LeanplumClient:
                 await response.aclose()
                 if not _may_visit(target, request.url):
                     raise Unreachable("a redirect to a place that is not https", sent=True)
-                get = self._http.build_request("GET", target, timeout=FILE_SECONDS)
-                response = await self._whole(self._http.send(get, stream=True), self._timeout)
+                get = self._http.build_request("GET", target, timeout=self._patience(FILE_SECONDS))
+                response = await self._head(get)
             asked_again = response.request.method == "GET"
             is_json = "json" in response.headers.get("content-type", "")
             if response.status_code == httpx.codes.OK and (asked_again or not is_json):
                 yield Download(response.status_code, response.headers, chunks=_pieces(response))
             else:
-                told = await self._whole(response.aread(), self._timeout)
+                told = await self._whole(response.aread(), self._timeout, Progress())
                 yield Download(response.status_code, response.headers, body=self._masked(told))
         finally:
             await response.aclose()
 
-    async def _whole(self, doing: Awaitable[T], seconds: float | None) -> T:
+    def _patience(self, seconds: float) -> httpx.Timeout:
+        """Timeouts of `seconds` without a byte, and of less where a connection must be made first."""
+        return httpx.Timeout(seconds, connect=self._connect, pool=self._connect)
+
+    async def _head(self, request: httpx.Request) -> httpx.Response:
+        """Send a request and return its response before its body is read. Raises Unreachable."""
+        progress = request.extensions["trace"] = Progress()
+        return await self._whole(self._http.send(request, stream=True), self._timeout, progress)
+
+    async def _whole(self, doing: Awaitable[T], seconds: float | None, progress: Progress) -> T:
         """What comes of it within the time. Raises Unreachable outside the handler: the original error holds the
         request, and so the key."""
         failed: Unreachable | None = None
@@ -119,11 +162,13 @@ class LeanplumClient:
             async with asyncio.timeout(seconds):
                 return await doing
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            failed = Unreachable(type(error).__name__, sent=not isinstance(error, NEVER_SENT))
+            failed = Unreachable(type(error).__name__, sent=progress.may_have_arrived(error))
         raise failed
 
     def _answer(self, response: httpx.Response) -> Answer:
-        return Answer(response.status_code, self._masked(response.content), response.headers.get("retry-after"))
+        date = response.headers.get("date")
+        wish = as_number(response.headers.get("retry-after"), date=date, now=now_ms() / 1000)
+        return Answer(response.status_code, self._masked(response.content), wish)
 
     def _masked(self, body: bytes) -> bytes:
         for secret in self._secrets():
@@ -149,5 +194,16 @@ def _may_visit(target: httpx.URL, first: httpx.URL) -> bool:
 
 MAX_REDIRECTS = 5
 FILE_SECONDS = 60.0  # without a byte
-NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+CONNECT_SECONDS = 5.0  # for each step to a connection: the address and TCP, then TLS
+# Many servers close idle connections after 5 s. A call that goes out in that moment gets no answer, and counts as sent.
+IDLE_SECONDS = 3.0
+FIRST_BYTE = "send_request_headers.started"
+NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.InvalidURL,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
 JSON = {"content-type": "application/json"}

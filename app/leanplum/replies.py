@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from app.leanplum.retry_after import seconds
 from app.model import ConfigRefused, Done, Ignored, ItemRefused, Outcome, Trouble
 
 CONFIG_PREFIXES = (
@@ -22,6 +23,7 @@ CONFIG_PREFIXES = (
 THROTTLE_TEXTS = ("concurrent requests", "rate limit exceeded", "too many requests")
 NOT_DONE_TEXTS = ("skipped", "not found")
 DONE_TEXTS = ("rewriting timestamp", "anomaly detected")
+NO_REASON = "Leanplum gave no reason"
 RESULT_FIELDS = frozenset({"messagesSent", "isOffline", "result"})
 
 
@@ -32,29 +34,41 @@ class TooMuch:
     reason: str
 
 
-Reply = list[Outcome] | TooMuch
+@dataclass(frozen=True, slots=True)
+class Doubtful:
+    """The whole call was refused, and nothing tells whether for what one item holds or for all that we send: only what
+    becomes of other users' items does (`delivery/splitting.py`)."""
+
+    reason: str
+
+
+Reply = list[Outcome] | TooMuch | Doubtful
 
 
 def read(status: int, body: bytes, sent: Sequence[str], retry_after: str | None = None) -> Reply:
-    """What Leanplum said of each item sent; `sent` has their `reqId`s, in order."""
+    """What Leanplum said of each item sent; `sent` has their `reqId`s, in order. `retry_after` is in seconds."""
     found = entries(body)
+    after = seconds(retry_after)
     if status in THROTTLES:
-        return _all(sent, Trouble(_reason(status, found), _seconds(retry_after), throttled=True))
+        return _all(sent, Trouble(_reason(status, found), after, throttled=True))
     if status >= 500 or status < 200:
         lost = status == GATEWAY_TIMEOUT
-        return _all(sent, Trouble(_reason(status, found), _seconds(retry_after), lost=lost))
-    if found is None and 300 <= status < 500 and status != TOO_LARGE:
-        return _all(sent, ConfigRefused(f"{_reason(status, found)}: not Leanplum's words; check LEANPLUM_API_URL"))
+        return _all(sent, Trouble(_reason(status, found), after, lost=lost))
+    if not found and 300 <= status < 500 and status != TOO_LARGE:
+        return Doubtful(
+            f"{_reason(status, found)}: not Leanplum's words; check LEANPLUM_API_URL and what stands between"
+        )
     if found is not None and _speaks_of_items(status, found, sent):
-        return _match(found, sent)
+        return _match(found, sent, after)
     if 200 <= status < 300:
         return _all(sent, Trouble("Leanplum's answer can't be read", lost=True))
-    return _whole_call(status, found, sent)
+    return _whole_call(status, found, sent, after)
 
 
 THROTTLES = frozenset({408, 429})
 GATEWAY_TIMEOUT = 504  # a proxy on the way heard nothing: perhaps it was done
 TOO_LARGE = 413  # any proxy on the way says it in its own words: halves may pass
+ITEMS_OWN = frozenset({400, 404, TOO_LARGE, 451})  # a refusal that an item alone may cause (fact sheet §4)
 
 
 def entries(body: bytes) -> list[dict[str, Any]] | None:
@@ -70,14 +84,20 @@ def entries(body: bytes) -> list[dict[str, Any]] | None:
 
 
 def _speaks_of_items(status: int, entries: Sequence[dict[str, Any]], sent: Sequence[str]) -> bool:
-    """Whether the entries are about the items sent, not about the call: a refused call has one entry, a refusal."""
+    """Whether the entries are about the items sent, not about the call: a refused call has one entry, a refusal. Under
+    a status that no item causes, refusals alone are one of the call, however many."""
     if 200 <= status < 300:
         return bool(entries)
+    if status not in ITEMS_OWN and all(map(_refuses, entries)):
+        return False
     return len(entries) == len(sent) and (len(sent) > 1 or "reqId" in entries[0])
 
 
-def _match(entries: Sequence[dict[str, Any]], sent: Sequence[str]) -> list[Outcome]:
-    """By `reqId` where the answer has them, else by position if the counts agree; else nothing is known."""
+def _match(entries: Sequence[dict[str, Any]], sent: Sequence[str], after: float) -> Reply:
+    """By `reqId` where the answer has them, else by position if the counts agree; else nothing is known. Each action
+    has an entry of its own (fact sheet §3.7), so a lone refusal of many that names none of them is about the call."""
+    if len(entries) == 1 < len(sent) and _refuses(entries[0]) and not _is_of(entries[0], sent):
+        return _refused_call(entries[0], sent, after)
     if all("reqId" in entry for entry in entries):
         if [str(entry["reqId"]).lower() for entry in entries] == [one.lower() for one in sent]:
             return [judge(entry) for entry in entries]  # also where two items of SDKs have the same
@@ -85,9 +105,27 @@ def _match(entries: Sequence[dict[str, Any]], sent: Sequence[str]) -> list[Outco
         return [judge(told[one.lower()]) if one.lower() in told else _UNTOLD for one in sent]
     if len(entries) == len(sent):
         return [judge(entry) for entry in entries]
-    if len(entries) == 1 and is_config(text(entries[0], "error")):
-        return _all(sent, judge(entries[0]))
     return _all(sent, Trouble(f"Leanplum answered {len(entries)} entries to {len(sent)} items", lost=True))
+
+
+def _refuses(entry: dict[str, Any]) -> bool:
+    """Whether an entry says that nothing was done: only then may all be sent again, whatever the status."""
+    return entry.get("success") is False or text(entry, "error") is not None
+
+
+def _is_of(entry: dict[str, Any], sent: Sequence[str]) -> bool:
+    """Whether an entry is about one of the items sent."""
+    return str(entry.get("reqId")).lower() in {one.lower() for one in sent}
+
+
+def _refused_call(entry: dict[str, Any], sent: Sequence[str], after: float) -> Reply:
+    """What a 2xx with one refusal means for all that was sent."""
+    outcome = judge(entry)
+    if isinstance(outcome, ConfigRefused):
+        return _all(sent, outcome)
+    if isinstance(outcome, Trouble):
+        return _all(sent, Trouble(outcome.reason, after, throttled=True))
+    return Doubtful(text(entry, "error") or text(entry, "warning") or NO_REASON)
 
 
 _UNTOLD = Trouble("Leanplum's answer has no entry for this item", lost=True)
@@ -98,10 +136,10 @@ def judge(entry: dict[str, Any]) -> Outcome:
     error, warning = text(entry, "error"), text(entry, "warning")
     if is_config(error) or "apiHost" in entry:
         return ConfigRefused(error or "App endpoint configuration mismatch.")
-    if error is not None and any(part in error.lower() for part in THROTTLE_TEXTS):
+    if error is not None and is_throttle(error):
         return Trouble(error, throttled=True)
     if entry.get("success") is not True:
-        return ItemRefused(error or warning or "Leanplum gave no reason")
+        return ItemRefused(error or warning or NO_REASON)
     if error is not None:
         return Ignored(error, is_error=True)  # "even success:true items with error are skipped"
     if entry.get("ignored") is True:
@@ -118,14 +156,23 @@ def _warned(warning: str, entry: dict[str, Any]) -> Outcome:
     return Ignored(warning)
 
 
-def _whole_call(status: int, entries: list[dict[str, Any]] | None, sent: Sequence[str]) -> Reply:
-    """A 4xx about the call. Our configuration's fault is told by Leanplum's words, or by 401; what else is refused is
-    looked for by halves until one item is left."""
+def _whole_call(status: int, entries: list[dict[str, Any]] | None, sent: Sequence[str], after: float) -> Reply:
+    """A 4xx about the call. Our configuration's fault is told by Leanplum's words, or by 401. Another refusal that an
+    item may cause is looked for by halves until one item is left; one that none is known to cause is in doubt."""
     reason = _reason(status, entries)
     said = text(entries[0], "error") if entries else None
-    if is_config(said) or status == 401:
+    if is_config(said) or status == 401 or (entries and "apiHost" in entries[0]):
         return _all(sent, ConfigRefused(reason))
+    if said is not None and is_throttle(said):
+        return _all(sent, Trouble(reason, after, throttled=True))
+    if status not in ITEMS_OWN:
+        return Doubtful(reason)
     return TooMuch(reason) if len(sent) > 1 else _all(sent, ItemRefused(reason))
+
+
+def is_throttle(message: str) -> bool:
+    """Whether a text asks for fewer calls."""
+    return any(part in message.lower() for part in THROTTLE_TEXTS)
 
 
 def is_missing(message: str | None) -> bool:
@@ -150,11 +197,6 @@ def text(entry: dict[str, Any], field: str) -> str | None:
 def _reason(status: int, entries: list[dict[str, Any]] | None) -> str:
     said = text(entries[0], "error") if entries else None
     return f"HTTP {status}: {said}" if said else f"HTTP {status}"
-
-
-def _seconds(retry_after: str | None) -> float:
-    """Retry-After in seconds (RFC 9110 §10.2.3); its date form is not waited for."""
-    return min(float(retry_after), 3600.0) if retry_after and retry_after.isdecimal() else 0.0
 
 
 def _all(sent: Sequence[str], outcome: Outcome) -> list[Outcome]:

@@ -21,6 +21,7 @@ from app.errors import (
 from app.leanplum import mapping, replies
 from app.leanplum.actions import ACTIONS, Action
 from app.leanplum.client import Answer, Download, LeanplumClient, Part, Unreachable
+from app.leanplum.retry_after import seconds
 from app.model import App, KeyKind
 from app.relay.cache import Cache, Kept
 from app.relay.quotas import Quotas
@@ -137,8 +138,8 @@ class Relay:
         self, app: App, action: str, body: bytes, subjects: Collection[str], *, looks: bool = False
     ) -> Answer:
         """One call while its users are locked; `looks`: whether it changes nothing. While Leanplum says that the users
-        are busy it is tried again, for a short while. Raises Erased: whoever was erased could be there again by it, but
-        not by looking."""
+        are busy it is tried again, for a short while, unless it asks for a longer wait. Raises Erased: whoever was
+        erased could be there again by it, but not by looking."""
         record = None
         if self._recorder is not None and not looks and not self._room.locked():
             record = self._recorder.begun(app.name, action, subjects)
@@ -155,7 +156,9 @@ class Relay:
                 raise UpstreamUnavailable("Too many calls wait for Leanplum.", RETRY_SECONDS)
             answer = await self._call(app, action, body, subjects, looks, recorded=locked.recorded)
             for pause in THROTTLE_PAUSES:
-                if answer.status not in replies.THROTTLES or not self._in_time(locked, pause):
+                if answer.status not in replies.THROTTLES or seconds(answer.retry_after) > pause:
+                    break
+                if not self._in_time(locked, pause):
                     break
                 await asyncio.sleep(pause)
                 answer = await self._call(app, action, body, subjects, looks)
@@ -245,7 +248,8 @@ def read(answer: Answer, action: Action, app: App) -> dict[str, Any]:
     entries = replies.entries(answer.body)
     said = replies.text(entries[0], "error") if entries else None
     if answer.status in replies.THROTTLES or answer.status >= 500:
-        raise UpstreamUnavailable(f"Leanplum answered {answer.status}{_said(said)}.", RETRY_SECONDS)
+        wait = seconds(answer.retry_after) or RETRY_SECONDS
+        raise UpstreamUnavailable(f"Leanplum answered {answer.status}{_said(said)}.", wait)
     if not entries:
         raise UpstreamRejected(f"Leanplum answered {answer.status}, and not in its own words; check LEANPLUM_API_URL.")
     entry = entries[0]

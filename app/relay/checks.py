@@ -39,9 +39,9 @@ async def _check(client: LeanplumClient, app: App, kind: KeyKind) -> Checked:
     except Unreachable as error:
         return Checked(True, None, f"Leanplum did not answer: {error}")
     reply = replies.read(answer.status, answer.body, ["check"])
-    match reply if isinstance(reply, replies.TooMuch) else reply[0]:
+    match reply[0] if isinstance(reply, list) else reply:
         case ConfigRefused(reason):
             return Checked(True, False, f"Leanplum refuses it: {reason}")
-        case Trouble(reason):
+        case Trouble(reason) | replies.Doubtful(reason):
             return Checked(True, None, f"Leanplum did not say: {reason}")
     return Checked(True, True)

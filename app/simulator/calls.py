@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from app.simulator.access import DevModeRate, admit
 from app.simulator.actions import Refused
@@ -128,5 +127,8 @@ class Simulator:
 
 def _marked(answer: Answer, fault: Fault, status: int | None) -> Answer:
     """The answer with the status and the Retry-After that a fault asks for."""
-    headers: dict[str, Any] = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
-    return replace(answer, status=fault.status or status or answer.status, headers={**answer.headers, **headers})
+    headers = dict(answer.headers)
+    if fault.retry_after is not None:
+        wish = fault.retry_after
+        headers["Retry-After"] = wish if isinstance(wish, str) else f"{wish:g}"
+    return replace(answer, status=fault.status or status or answer.status, headers=headers)

@@ -55,6 +55,7 @@ class Texts:
     blocked: str = "User is blocked."
     inactive: str = "Event ignored: the user has no active session."
     bad_request: str = "Bad request"
+    not_allowed: str = "Request not allowed"
     too_large: str = "Batch exceeds the limit of users or actions"
 
 

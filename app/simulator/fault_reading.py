@@ -23,15 +23,20 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_header(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isprintable()
+
+
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mode": (lambda value: isinstance(value, str) and value in MODES, f"one of {', '.join(MODES)}"),
     "times": (_is_count, "a whole number of 1 or more, or null (until removed)"),
     "seconds": (_is_number, "a number of seconds for which the fault stays"),
     "userId": (_is_text, "a string"),
     "action": (_is_text, "a string"),
+    "contains": (_is_text, "a string that stands in an action's names or values"),
     "probability": (lambda value: _is_number(value) and value <= 1, "a number from 0 to 1"),
     "delay": (_is_number, "a number of seconds before the answer"),
-    "retryAfter": (_is_number, "a number of seconds"),
+    "retryAfter": (lambda value: _is_number(value) or _is_header(value), "a number of seconds, or the header's text"),
     "message": (_is_text, "a string"),
     "status": (lambda value: type(value) is int and 200 <= value <= 599, "an HTTP status from 200 to 599"),
     "applied": (lambda value: isinstance(value, bool), "true or false"),

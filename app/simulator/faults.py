@@ -1,7 +1,9 @@
 """The fault plan: which planned fault strikes which call, and which entries of it (fact sheet §10.7).
 
 The first fault of the plan that matches a call decides it. A whole-call fault strikes alone. A per-entry
-fault leaves the entries that it doesn't touch to the per-entry faults after it. `times` counts calls.
+fault leaves the entries that it doesn't touch to the per-entry faults after it. `times` counts calls. `userId`,
+`action` and `contains` (a text in an action) name the actions that a fault is for; a whole-call fault strikes
+where one of the call's is.
 """
 
 import random
@@ -21,9 +23,10 @@ class Fault:
     seconds: float | None = None
     user_id: str | None = None
     action: str | None = None
+    contains: str | None = None
     probability: float = 1.0
     delay: float = 0.0
-    retry_after: float | None = None
+    retry_after: float | str | None = None
     message: str | None = None
     status: int | None = None
     applied: bool = True
@@ -37,7 +40,8 @@ class Fault:
         return self.times != 0 and (self.until is None or now < self.until)
 
     def matches(self, item: dict[str, Any], user_id: str) -> bool:
-        return self.user_id in (None, user_id) and self.action in (None, item.get("action"))
+        named = self.user_id in (None, user_id) and self.action in (None, item.get("action"))
+        return named and (self.contains is None or holds(item, self.contains))
 
     def shown(self) -> dict[str, Any]:
         """The fault as it could be posted again."""
@@ -51,6 +55,7 @@ FIELDS = {
     "seconds": "seconds",
     "userId": "user_id",
     "action": "action",
+    "contains": "contains",
     "probability": "probability",
     "delay": "delay",
     "retryAfter": "retry_after",
@@ -58,6 +63,15 @@ FIELDS = {
     "status": "status",
     "applied": "applied",
 }
+
+
+def holds(value: Any, text: str) -> bool:
+    """Whether a text stands anywhere in what was sent: in a name or in a value, whatever the encoding was."""
+    if isinstance(value, dict):
+        return any(text in name or holds(inner, text) for name, inner in value.items())
+    if isinstance(value, list):
+        return any(holds(inner, text) for inner in value)
+    return text in str(value)
 
 
 @dataclass(frozen=True)
@@ -118,5 +132,5 @@ class FaultPlan:
         if not fault.per_entry:
             return matching if self._chance.random() < fault.probability else []
         drawn = [index for index in matching if self._chance.random() < fault.probability]
-        aimed = fault.user_id is not None or fault.action is not None
+        aimed = any(one is not None for one in (fault.user_id, fault.action, fault.contains))
         return drawn if aimed or not ENTRY_MODES[fault.mode].first_only else drawn[:1]

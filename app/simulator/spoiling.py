@@ -1,4 +1,11 @@
-"""What each fault mode does: some spoil an entry, the others the call's answer (fact sheet §10.7)."""
+"""What each fault mode does: some spoil an entry, the others the call's answer (fact sheet §10.7).
+
+Three modes refuse a whole call in ways that the fact sheet has no words for. `403-html` is the page of a
+firewall or a proxy. `403-other` is a refusal in the envelope whose text no source has. `200-refused` is a
+success to HTTP whose one entry refuses all actions: a multi has an entry for each action (§3.7), so it speaks
+of the call. With the filter `contains`, a fault strikes only where a text stands in what was sent, as a
+firewall's rule does.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -55,6 +62,9 @@ CALL_MODES = {
     "408": _refusing(408, lambda texts: texts.dev_mode_rate_sdk),
     "403-key": _refusing(403, lambda texts: texts.wrong_key),
     "404-app": _refusing(404, lambda texts: texts.unknown_app),
+    "403-other": _refusing(403, lambda texts: texts.not_allowed),
+    "403-html": CallMode(lambda draft: page(draft.message or "403 Forbidden", 403), applied=False),
+    "200-refused": _refusing(200, lambda texts: texts.dev_mode_rate),
     "403-size": _refusing(403, lambda texts: texts.too_large),
     "400": _refusing(400, lambda texts: texts.bad_request),
     "451": _refusing(451, lambda texts: texts.blocked),

@@ -69,6 +69,10 @@ def impatient(connection: Any, _: object) -> None:
     connection.execute("PRAGMA busy_timeout=200")
 
 
+def _event(user: str, value: int, **more: Any) -> str:
+    return orjson.dumps({"userId": user, "event": "E", "value": value, **more}).decode()
+
+
 class CountingOutbox(Outbox):
     """An outbox that counts how often its queue is read."""
 
@@ -113,6 +117,17 @@ class Delivering:
         now = now_ms() if now is None else now
         call = Acceptance("default", key, "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), items, 0)
         await self.outbox.accept(call)
+
+    async def accept_marked(self, users: list[str], value: int, now: int | None = None) -> None:
+        """One event of each user, in one call, whose parameter says `user-value`, as its id does."""
+        items = [
+            NewItem(f"u{user}", "track", _event(user, value, params={"mark": f"{user}-{value}"}), f"{user}-{value}")
+            for user in users
+        ]
+        now = now_ms() if now is None else now
+        await self.outbox.accept(
+            Acceptance("default", "k", "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), items)
+        )
 
     def another(self) -> Deliverer:
         """One more deliverer on the same database."""

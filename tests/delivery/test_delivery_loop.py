@@ -81,8 +81,8 @@ def test_a_wrong_key_holds_everything_and_drops_nothing_until_it_is_mended(datab
 def test_of_a_call_sent_in_halves_no_item_overtakes_its_own_users(
     database: str, leanplum: Leanplum, trouble: str
 ) -> None:
-    """The whole is refused for its size, then the first half fails: the second half must not be sent before it."""
-    leanplum.plan({"mode": "403-size"}, {"mode": trouble, "applied": False})
+    """The whole is refused, then the first half fails: the second half must not be sent before it."""
+    leanplum.plan({"mode": "400"}, {"mode": trouble, "applied": False})
 
     async def body(at: Delivering) -> None:
         await at.accept("ann", 0, 1, 2, 3)
@@ -92,8 +92,11 @@ def test_of_a_call_sent_in_halves_no_item_overtakes_its_own_users(
     assert leanplum.values("ann") == [0, 1, 2, 3]
 
 
-def test_once_the_key_is_refused_the_other_halves_of_the_call_are_not_tried(database: str, leanplum: Leanplum) -> None:
-    leanplum.plan({"mode": "403-size"}, {"mode": "403-key"})
+@pytest.mark.parametrize("refused", ["403-size", "400"])
+def test_once_the_key_is_refused_the_other_halves_of_the_call_are_not_tried(
+    database: str, leanplum: Leanplum, refused: str
+) -> None:
+    leanplum.plan({"mode": refused}, {"mode": "403-key"})
 
     async def body(at: Delivering) -> None:
         for number in range(8):
@@ -108,7 +111,7 @@ def test_what_was_not_sent_since_its_users_earlier_item_failed_is_sent_although_
     database: str, leanplum: Leanplum
 ) -> None:
     """The first half expires, so its user is not postponed; the rest, unsent, must not be forgotten until a restart."""
-    leanplum.plan({"mode": "403-size"}, {"mode": "503"})
+    leanplum.plan({"mode": "400"}, {"mode": "503"})
 
     async def body(at: Delivering) -> None:
         await at.accept("ann", 0, 1, 2, 3)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.leanplum.replies import TooMuch, judge, read
+from app.leanplum.replies import Doubtful, TooMuch, judge, read
 from app.model import ConfigRefused, Done, Ignored, ItemRefused, Outcome, Trouble
 
 SENT = ["r-a", "r-b", "r-c"]
@@ -130,7 +130,27 @@ def test_a_server_error_is_trouble_for_all_and_not_throttling(status: int, body:
 
 @pytest.mark.parametrize(
     ("retry_after", "seconds"),
-    [("0", 0.0), ("12", 12.0), ("999999", 3600.0), ("9" * 400, 3600.0), ("-5", 0.0), ("soon", 0.0)],
+    [
+        ("0", 0.0),
+        ("12", 12.0),
+        ("1.5", 1.5),
+        ("0.25", 0.25),
+        (".5", 0.5),
+        (" 2.0 ", 2.0),
+        ("999999", 3600.0),
+        ("9" * 400, 3600.0),
+        ("9" * 400 + ".5", 3600.0),
+        ("-5", 0.0),
+        ("-0.5", 0.0),
+        ("soon", 0.0),
+        ("nan", 0.0),
+        ("inf", 0.0),
+        ("1e3", 0.0),
+        ("1_0", 0.0),
+        ("٣", 0.0),
+        ("3, 5", 0.0),
+        ("", 0.0),
+    ],
 )
 def test_retry_after_is_bounded_and_nonsense_is_no_wish(retry_after: str, seconds: float) -> None:
     (found,) = outcomes(503, b"", ["r-a"], retry_after)
@@ -138,8 +158,8 @@ def test_retry_after_is_bounded_and_nonsense_is_no_wish(retry_after: str, second
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_redirect_is_our_configurations_fault_and_never_followed(status: int) -> None:
-    assert kinds(outcomes(status, b"")) == [ConfigRefused] * 3
+def test_a_redirect_is_never_followed_and_in_doubt_since_a_firewall_may_block_one_item_by_it(status: int) -> None:
+    assert isinstance(read(status, b"", SENT), Doubtful)
 
 
 @pytest.mark.parametrize(
@@ -199,12 +219,11 @@ def test_a_call_refused_for_our_configuration_is_no_items_fault(status: int, mes
     assert kinds(outcomes(status, envelope(error(message)), sent)) == [ConfigRefused] * len(sent)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", envelope(error("Who are you?"))])
-def test_a_401_is_our_configurations_fault(body: bytes) -> None:
-    assert kinds(outcomes(401, body)) == [ConfigRefused] * 3
+def test_a_401_of_leanplums_is_our_configurations_fault() -> None:
+    assert kinds(outcomes(401, envelope(error("Who are you?")))) == [ConfigRefused] * 3
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 451, 413, 422])
+@pytest.mark.parametrize("status", [400, 404, 451, 413])
 def test_a_refused_call_of_several_items_is_to_be_sent_in_halves(status: int) -> None:
     assert isinstance(read(status, envelope(error("Bad request")), SENT), TooMuch)
 
@@ -213,23 +232,89 @@ def test_a_proxys_own_413_is_about_the_size_too() -> None:
     assert isinstance(read(413, b"<html>Request Entity Too Large</html>", SENT), TooMuch)
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 405, 422, 451])
-def test_a_refusal_that_is_not_in_leanplums_words_blames_no_item(status: int) -> None:
-    """A proxy, or a wrong address: what waits must not be given up for it, nor asked for in halves."""
-    assert kinds(outcomes(status, b"<html>Forbidden</html>")) == [ConfigRefused] * 3
+FOREIGN = [b"", b"<html>Forbidden</html>", b"Forbidden", b"{}", b'{"error":"blocked"}', b'{"response":[]}', b"\xff"]
+
+
+@pytest.mark.parametrize("sent", [SENT, SENT[:1]])
+@pytest.mark.parametrize("body", FOREIGN)
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 406, 407, 409, 410, 415, 421, 422, 451, 494])
+def test_a_refusal_that_is_not_in_leanplums_words_is_in_doubt(status: int, body: bytes, sent: list[str]) -> None:
+    """A proxy, or a wrong address, or a firewall that dislikes one item: the answer alone doesn't tell."""
+    found = read(status, body, sent)
+    assert isinstance(found, Doubtful)
+    assert found.reason.startswith(f"HTTP {status}")
+
+
+@pytest.mark.parametrize("sent", [SENT, SENT[:1]])
+@pytest.mark.parametrize("message", ["Request not allowed", "Too many users", "invalid access key", "App is not found"])
+@pytest.mark.parametrize("status", [402, 403, 405, 409, 422])
+def test_a_refusal_in_words_that_nobody_knows_is_in_doubt(status: int, message: str, sent: list[str]) -> None:
+    assert read(status, envelope(error(message)), sent) == Doubtful(f"HTTP {status}: {message}")
+
+
+@pytest.mark.parametrize("sent", [SENT, SENT[:1]])
+def test_it_is_in_doubt_as_well_where_each_item_is_told_it(sent: list[str]) -> None:
+    body = envelope(*(error("Request not allowed", reqId=one) for one in sent))
+    assert read(403, body, sent) == Doubtful("HTTP 403: Request not allowed")
+
+
+def test_under_403_too_an_item_is_told_its_own_where_another_was_done() -> None:
+    assert kinds(outcomes(403, envelope(OK, error("Bad"), OK))) == [Done, ItemRefused, Done]
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 422])
+@pytest.mark.parametrize("message", ["Rate limit exceeded", CONCURRENT, "Too Many Requests."])
+def test_words_that_ask_for_fewer_calls_are_known_whatever_the_status(status: int, message: str) -> None:
+    found = outcomes(status, envelope(error(message)), retry_after="2.5")
+    assert found == [Trouble(f"HTTP {status}: {message}", 2.5, throttled=True)] * 3
+
+
+@pytest.mark.parametrize("status", [200, 202, 403])
+def test_one_redirect_item_for_all_is_our_configurations_fault_in_whatever_words(status: int) -> None:
+    assert kinds(outcomes(status, envelope(error("moved", **REDIRECT)))) == [ConfigRefused] * 3
+
+
+# --- a 2xx with one refusal of a whole call ---
+
+TEN = [f"r-{number}" for number in range(10)]
+
+
+@pytest.mark.parametrize("more", [{}, {"reqId": None}, {"reqId": "of-the-call"}])
+@pytest.mark.parametrize("message", ["Rate limit exceeded", "Per device rate limit exceeded.", CONCURRENT])
+def test_one_entry_that_asks_for_fewer_calls_throttles_all_and_loses_none(message: str, more: dict[str, Any]) -> None:
+    found = outcomes(200, envelope(error(message, **more)), TEN, retry_after="1.5")
+    assert found == [Trouble(message, 1.5, throttled=True)] * 10
+
+
+@pytest.mark.parametrize("more", [{}, {"reqId": None}, {"reqId": "of-the-call"}])
+def test_one_entry_that_refuses_in_other_words_leaves_all_in_doubt(more: dict[str, Any]) -> None:
+    assert read(200, envelope(error("Daily quota spent", **more)), TEN) == Doubtful("Daily quota spent")
+    assert read(200, envelope(OK | {"error": {"message": "No"}} | more), TEN) == Doubtful("No")
+    assert read(200, envelope({"success": False} | more), TEN) == Doubtful("Leanplum gave no reason")
+
+
+@pytest.mark.parametrize("entry", [OK, warned(SKIPPED), warned("Something new."), {}])
+def test_one_entry_that_refuses_nothing_is_a_lost_answer(entry: dict[str, Any]) -> None:
+    found = outcomes(200, envelope(entry), TEN)
+    assert [(type(one), getattr(one, "lost", None)) for one in found] == [(Trouble, True)] * 10
+
+
+def test_one_refusal_that_names_an_item_is_that_items_alone() -> None:
+    found = outcomes(200, envelope(error("Bad", reqId="R-3")), TEN)
+    assert found[3] == ItemRefused("Bad")
+    assert [getattr(one, "lost", None) for one in found[:3] + found[4:]] == [True] * 9
+
+
+def test_one_refusal_of_one_item_is_that_items_own() -> None:
+    assert outcomes(200, envelope(error("Daily quota spent")), ["r-a"]) == [ItemRefused("Daily quota spent")]
 
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [(400, "Bad request"), (403, "Too many users"), (404, "Message not found."), (451, "User is blocked.")],
+    [(400, "Bad request"), (404, "Message not found."), (451, "User is blocked.")],
 )
 def test_a_refused_call_of_one_item_is_that_items_fault(status: int, message: str) -> None:
     assert kinds(outcomes(status, envelope(error(message)), ["r-a"])) == [ItemRefused]
-
-
-@pytest.mark.parametrize("status", [403, 404])
-def test_a_wordless_403_or_404_blames_no_item(status: int) -> None:
-    assert kinds(outcomes(status, b"<html>Forbidden</html>", ["r-a"])) == [ConfigRefused]
 
 
 BODIES = st.binary(max_size=200) | st.lists(
@@ -254,5 +339,5 @@ def test_there_is_always_one_outcome_for_each_item_sent(
     reply = read(status, body, [f"r-{number}" for number in range(count)], after)
     if isinstance(reply, TooMuch):
         assert count > 1
-    else:
+    elif not isinstance(reply, Doubtful):
         assert len(reply) == count

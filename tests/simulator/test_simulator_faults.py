@@ -26,6 +26,8 @@ def applied(leanplum: Talk) -> list[str]:
         ("403-key", 403, "Invalid access key"),
         ("404-app", 404, "App not found"),
         ("403-size", 403, "Batch exceeds"),
+        ("403-other", 403, "Request not allowed"),
+        ("200-refused", 200, "Per device rate limit exceeded."),
         ("400", 400, "Bad request"),
         ("451", 451, "User is blocked."),
     ],
@@ -43,7 +45,13 @@ def test_refusing_modes_answer_one_error_and_do_nothing(leanplum: Talk, mode: st
 
 @pytest.mark.parametrize(
     ("mode", "status", "done"),
-    [("500-html", 500, []), ("503", 503, []), ("html-200", 200, []), ("applied-500", 500, ["ann", "bob"])],
+    [
+        ("500-html", 500, []),
+        ("503", 503, []),
+        ("html-200", 200, []),
+        ("403-html", 403, []),
+        ("applied-500", 500, ["ann", "bob"]),
+    ],
 )
 def test_page_modes_answer_html(leanplum: Talk, mode: str, status: int, done: list[str]) -> None:
     leanplum.plan({"mode": mode})
@@ -196,6 +204,26 @@ def test_status_message_and_retry_after_can_be_chosen(leanplum: Talk) -> None:
     assert message(answer.json()["response"][0], "error") == "Tea."
 
 
+@pytest.mark.parametrize(("said", "header"), [(1.5, "1.5"), ("Sun, 06 Nov 1994 08:49:37 GMT",) * 2, ("soon", "soon")])
+def test_retry_after_may_be_a_fraction_a_date_or_any_text(leanplum: Talk, said: Any, header: str) -> None:
+    leanplum.plan({"mode": "503", "retryAfter": said})
+    assert leanplum.track().headers["retry-after"] == header
+
+
+@pytest.mark.parametrize("place", [{"event": "a' OR 1=1"}, {"params": {"deep": ["x", {"y": "' OR 1=1 --"}]}},
+                                   {"params": {"' OR 1=1": 1}}, {"userId": "' OR 1=1"}])  # fmt: skip
+def test_a_fault_for_a_text_strikes_the_calls_in_which_it_stands(leanplum: Talk, place: Json) -> None:
+    leanplum.plan({"mode": "403-html", "contains": "' OR 1=1", "times": None})
+    assert leanplum.multi(A, C).status_code == 200
+    assert leanplum.multi(A, {**B, **place}, C).status_code == 403
+    assert leanplum.multi(A, C).status_code == 200
+
+
+def test_a_fault_of_an_entry_for_a_text_strikes_the_entries_in_which_it_stands(leanplum: Talk) -> None:
+    leanplum.plan({"mode": "success-false", "contains": "bob", "times": None})
+    assert [entry["success"] for entry in leanplum.entries(A, B, C)] == [True, False, True]
+
+
 def test_probability_zero_never_strikes_and_is_not_used_up(leanplum: Talk) -> None:
     leanplum.plan({"mode": "503", "probability": 0})
     assert leanplum.track().status_code == 200
@@ -231,6 +259,8 @@ def test_every_mode_strikes_a_lone_action_too(leanplum: Talk, mode: str) -> None
         ({"faults": [{"mode": "429", "probability": 2}]}, "faults[0].probability"),
         ({"faults": [{"mode": "429", "color": "red"}]}, "unknown field 'color'"),
         ({"faults": [{"mode": "slow"}]}, "slow needs a delay"),
+        ({"faults": [{"mode": "403-html", "contains": 1}]}, "faults[0].contains"),
+        ({"faults": [{"mode": "429", "retryAfter": "1\r\nX: y"}]}, "faults[0].retryAfter"),
     ],
 )
 def test_a_wrong_plan_is_refused_as_a_whole_with_the_reason(leanplum: Talk, plan: Any, text: str) -> None:
