@@ -278,10 +278,10 @@ class History:
             thing.asks.append(asked)
         before = self._replayed()
         count = await process.replay(only)
-        after = self._replayed()
-        went = [thing for thing in chosen if thing.seq and before.get(thing.seq) != after.get(thing.seq)]
-        if only is not None:
-            went = chosen if count else []
+        went = chosen if count else []
+        if only is None:  # some of those may have gone before, or may be removed by now
+            changed = self._replayed().items() - before.items()
+            went = [thing for thing in chosen if thing.seq in dict(changed)]
         self.world.trace(f"replayed {count}, among them {[thing.marker for thing in went]}")
         for thing in went:
             thing.replays.append((asked, self.world.loop.now))
