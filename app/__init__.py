@@ -11,7 +11,7 @@ The data's way, module by module:
                        outbox.settle ─ delivery.verdicts ─ leanplum.replies ──────┘
                                        delivery.splitting, where a call is refused as a whole
 
-    while the caller waits: api.asks ─ relay.calls ─ leanplum.client, at its user's turn (delivery.turns)
+    while the caller waits: api.asks ─ relay.calls ─ leanplum.client, while its user is locked (delivery.user_locks)
     in Leanplum's own protocol (SDKs): doors.sdk ─ outbox.accept, relay.calls
     in Segment's (its libraries, and RudderStack's): doors.segment ─ intake.rules ─ outbox.accept
     all of Leanplum's actions, for every step: leanplum.actions (shapes, questions, values, answers)
