@@ -45,12 +45,14 @@ class LivenessLock:
         return None
 
     def gone(self, others: Mapping[str, str | None]) -> list[str]:
-        """Return which of the others, given with the identities of their locks' files, have ended."""
+        """Return which of the others, given with the identities of their locks' files, have ended. This process itself
+        has not: asking for its own lock would succeed, and then give it up."""
         mine = self.identity()
         if mine is None or self._file is None:
             return []
         file = self._file.fileno()
-        return [other for other, identity in others.items() if identity == mine and _is_free(file, other)]
+        seen = [other for other, identity in others.items() if identity == mine and other != self.owner]
+        return [other for other in seen if _is_free(file, other)]
 
     def close(self) -> None:
         """Give the lock up."""

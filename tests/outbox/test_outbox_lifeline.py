@@ -68,6 +68,13 @@ def test_who_locks_a_file_that_is_not_there_any_more_is_not_taken_for_gone(tmp_p
         assert path.exists()
 
 
+def test_asking_for_oneself_gives_nothing_up(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/g.db"
+    with lifeline.held(url, "one") as one, lifeline.held(url, "two") as two:
+        assert one.gone({"one": one.identity()}) == []
+        assert two.gone({"one": one.identity()}) == []
+
+
 def test_on_a_server_only_the_lease_tells() -> None:
     with lifeline.held("postgresql://host/db", "one") as lock:
         assert lock.identity() is None
