@@ -22,7 +22,6 @@ ERASED_USER = "zoe"
 FUTURE_MS = 3_600_000
 SECONDS = 14.0  # that a history lasts, before the world is mended
 SETTLE_SECONDS = 90  # that everything has to settle in, once nothing goes wrong any more
-APART_SECONDS = 5.0  # between removals of the locks' file: another may get the inode of the first
 CALM = {"done": 6.0, "slow": 1.0}
 ROUGH = {
     **{"done": 5.0, "slow": 2.0, "late": 0.3, "lost": 0.7, "unread": 0.4, "away": 0.4},
@@ -65,7 +64,7 @@ PROFILES: dict[str, Profile] = {
         hold=1.0,
     ),
     "clocks": Profile({"accept": 9.0, "clock": 4.0, "stop": 0.5, "begin": 1.0}, processes=(2, 3)),
-    "locks": Profile({"accept": 9.0, "unlink": 2.0, "begin": 1.0}, processes=(2, 3)),
+    "locks": Profile({"accept": 9.0, "unlink": 1.0, "begin": 1.0}, processes=(2, 3)),
     "everything": Profile(
         {
             **{"accept": 12.0, "refused": 3.0, "replay": 2.0, "replay_one": 1.0, "discard": 0.5},
@@ -119,7 +118,7 @@ class History:
         self.things: dict[str, Thing] = {}
         self.erased: dict[str, float] = {}  # by user: when the first erasure was acknowledged
         self.ahead_ms = 0
-        self._count, self._removed = 0, 0.0
+        self._count = 0
 
     # --- the course ------------------------------------------------------------------------------------------------
 
@@ -425,10 +424,6 @@ class History:
 
     async def unlink(self) -> None:
         """Somebody removes the file of the liveness locks, and a process is started anew."""
-        now = self.world.loop.now
-        if now < self._removed + APART_SECONDS:
-            return
-        self._removed = now
         self.world.remove_locks()
         if (process := self._up()) is not None:
             await process.stop()
