@@ -31,6 +31,7 @@ class LivenessLock:
     def __init__(self, path: Path | None, owner: str) -> None:
         self._path, self.owner = path, owner
         self._file: BinaryIO | None = None
+        self._former: list[BinaryIO] = []  # kept open, so that no later file gets the inode of one that rows name
 
     def identity(self) -> str | None:
         """Return which file the lock is on, as `device:inode`; None where there are no such locks.
@@ -56,20 +57,19 @@ class LivenessLock:
 
     def close(self) -> None:
         """Give the lock up."""
-        if self._file is not None:
-            self._file.close()
+        for file in (*self._former, self._file):
+            if file is not None:
+                file.close()
 
     def _take(self, path: Path) -> None:
-        before = self._file
+        if self._file is not None:
+            self._former.append(self._file)
         try:
             self._file = path.open("ab")
             _lock(self._file.fileno(), self.owner, fcntl.F_WRLCK)
         except OSError as error:  # not every file system has such locks; then none of its processes has one
             log.warning("lifeline.missing", path=str(path), reason=error.strerror)
             self._path = None
-        finally:
-            if before is not None:
-                before.close()
 
 
 @contextmanager
