@@ -18,7 +18,7 @@ run: .venv/.runtime ## Run the gateway against a simulated Leanplum; GATEWAY_POR
 
 # Two workers a core: many tests wait for the processes that they start.
 test: .venv/.dev .venv/.clients .venv/.sdks ## Run all tests; ARGS="-k name" picks some
-	@$(BIN)/pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) $(ARGS)
+	@$(BIN)/pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal $(ARGS)
 
 # What `make soak` runs longer than `make test` does.
 SOAK := GATEWAY_TESTS_KILLS=200 GATEWAY_TESTS_EXAMPLES=300 GATEWAY_TESTS_REPLAYS=10000 GATEWAY_TESTS_FLEET_SECONDS=60 GATEWAY_TESTS_HISTORIES=2000
