@@ -287,7 +287,12 @@ class Window:
         self._known.add(item.seq)
         if len(queue) == 1 and lane not in self._flying:
             self._make_ready(lane)
-        self._count(item)
+        if lane in self._refilled:
+            self._refilled_counts[item.app] += 1
+            self._refilled_bytes[item.app] += len(item.body)
+        else:
+            self._counts[item.caller] += 1
+            self._bytes[item.caller] += len(item.body)
 
     def _has_enough(self, lane: int, queue: deque[Item]) -> bool:
         if len(queue) >= self._per_lane:
@@ -298,14 +303,6 @@ class Window:
         """Whether what is here of an app's refilled lanes has reached `times` the room for it."""
         count, size = self._refilled_counts[app], self._refilled_bytes[app]
         return count >= times * self._refill_limit or size >= times * self._max_bytes // 8
-
-    def _count(self, item: Item) -> None:
-        if item.lane in self._refilled:
-            self._refilled_counts[item.app] += 1
-            self._refilled_bytes[item.app] += len(item.body)
-        else:
-            self._counts[item.caller] += 1
-            self._bytes[item.caller] += len(item.body)
 
     def _pass_over(self, lane: int, app: str, first: int, last: int) -> None:
         """Items of the lane were passed over; they are read again once what is here of it is sent."""
@@ -405,19 +402,20 @@ class Window:
         """A call's verdicts are on disk. `postponed` lanes wait until the time given: what of theirs is in memory is
         let go of, and read again then, since the head of their order has gone back to the queue. Of the `locked` ones
         nothing was sent, so the call says nothing about them."""
-        passed: dict[int, _Passed] = {}
+        first: dict[int, Item] = {}
+        last: dict[int, int] = {}
         for item in batch:
+            first.setdefault(item.lane, item)
+            last[item.lane] = item.seq
             self._landed.append(item.seq)
-            first = passed[item.lane].first if item.lane in passed else item.seq
-            passed[item.lane] = _Passed(item.app, first, item.seq)
-        for lane, (app, first, last) in passed.items():
+        for lane, item in first.items():
             self._flying.remove(lane)
             if ids.shard(lane) not in self.shards:
                 self._drop(lane)
                 self._failures.pop(lane, None)
             elif lane in postponed:
                 self._parked[lane] = postponed[lane]
-                self._let_go(lane, app, first, last)
+                self._let_go(lane, item.app, item.seq, last[lane])
                 if lane not in locked:
                     self._failures[lane] = self._failures.get(lane, 0) + 1
             else:
