@@ -353,8 +353,8 @@ def test_a_full_sqlite_file_is_told_to_all_at_once(path: Path) -> None:
     runs = list[str]()
 
     async def do(writer: Writer) -> None:
-        many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9) INSERT INTO deliverers (id, expires_at)"
-        filling = f"{many} SELECT hex(randomblob(100000)), i FROM n"
+        numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9)"
+        filling = f"{numbers} INSERT INTO deliverers (id, expires_at) SELECT hex(randomblob(100000)), i FROM n"
         await writer.write(Add("before", "PRAGMA max_page_count=1"))  # no page more than there are
         bad = writer.write(Add("w0", filling, runs), along=True)
         others = [writer.write(Add(f"w{number}", runs=runs)) for number in range(1, 6)]
