@@ -11,6 +11,7 @@ The data's way, module by module:
                        outbox.settle ─ delivery.verdicts ─ leanplum.replies ──────┘
                                        delivery.splitting, where a call is refused as a whole
 
+    what follows a login, which makes two users one, waits for it: outbox.logins (outbox.accept, outbox.settle)
     while the caller waits: api.asks ─ relay.calls ─ leanplum.client, while its user is locked (delivery.user_locks)
     in Leanplum's own protocol (SDKs): doors.sdk ─ outbox.accept, relay.calls
     in Segment's (its libraries, and RudderStack's): doors.segment ─ intake.rules ─ outbox.accept

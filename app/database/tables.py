@@ -5,6 +5,7 @@ acceptances ─┬─< items >─ item_ids        what callers were promised
 attempts     │   one row for each call to Leanplum that is not settled, written before it is sent
 deliverers ───< leases   which deliverer sends the items of which shards
 user_locks       one row for each call that a caller waits for: for whom nothing else may be sent meanwhile
+logins           one row for each other lane that an item with `newUserId` concerns: what follows it there waits for it
 audit_records    what was done, by whom (append-only), numbered without a gap
 audit_tree ───── audit_nodes, audit_checkpoints   the tree that they are sealed in
 caller_keys ───< caller_secrets   who may call; a hash only, of each key that works
@@ -131,6 +132,15 @@ user_locks = Table(
     Column("lock", Text),  # the identity of the holder's liveness lock
     Column("granted", SmallInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
+)
+
+logins = Table(
+    "logins",
+    metadata,
+    Column("lane", BigInteger, nullable=False),
+    Column("seq", _Seq, nullable=False),  # the login's
+    PrimaryKeyConstraint("lane", "seq"),
+    sqlite_with_rowid=False,
 )
 
 deliverers = Table(

@@ -102,7 +102,8 @@ class Deliverer:
         self.on_call_ended: Callable[[], None] = lambda: None
         self._unsent = dict[str, None]()  # attempts that may have been written down, and were not sent
         self._drain_seconds, self._settle_until = drain_seconds, math.inf
-        self._locked_out = False  # whether a user was locked lately whose items wait
+        self._look_at = math.inf  # when to look again at users whose items wait for somebody's call
+        self._turned_away = Counter[int]()  # how often a lane's items had to wait for a login, by lane
         self._calls: set[asyncio.Task[None]] = set()
         self._flying = Counter[str]()  # calls in flight, by app
         self._wake = asyncio.Event()
@@ -155,7 +156,8 @@ class Deliverer:
     async def step(self) -> int:
         """Read what may be read and begin the calls that may begin now; how many began."""
         await self._tend()
-        self._locked_out = False
+        if self._ticks() >= self._look_at:
+            self._look_at = math.inf
         self.window.unpark(self._clock())
         await self._read()
         begun = 0
@@ -214,6 +216,7 @@ class Deliverer:
             self._leaving |= frozenset(sorted(tenure.shards - self._leaving)[-surplus:])
         if (shards := tenure.shards - self._leaving) != self.window.shards:
             self.window.assign(shards)
+            self._turned_away.clear()
             log.info("leases.changed", shards=len(shards))
 
     async def _read(self) -> None:
@@ -241,7 +244,7 @@ class Deliverer:
         elif pauses := [pause for app in self.window.apps if (pause := self._pause(app))]:
             await asyncio.sleep(min(*pauses, POLL_SECONDS))
         else:
-            await self._sleep(LOCKED_SECONDS if self._locked_out else POLL_SECONDS)
+            await self._sleep(min(POLL_SECONDS, max(0.0, self._look_at - self._ticks())))
         if self._calls and any(count < self._concurrency for count in self._flying.values()):
             await asyncio.sleep(GATHER_SECONDS)
 
@@ -262,7 +265,7 @@ class Deliverer:
         """One batch, from written-down intent to written-down outcome. Whatever happens its subjects land again."""
         later = self._clock() + int(STORAGE_PAUSE_SECONDS * 1000)
         postponed = {item.lane: later for item in batch}
-        locked = frozenset[int]()
+        waiting = dict[int, int]()
         try:
             attempt = str(uuid.uuid4())
             app = self._app(batch[0].app)
@@ -273,20 +276,39 @@ class Deliverer:
                     "attempt.refused", reason="another deliverer has the lanes, the lease ends, or an item was erased"
                 )
                 return
-            locked = begun
-            postponed |= dict.fromkeys(locked, self._clock() + int(LOCKED_SECONDS * 1000))
-            self._locked_out |= bool(locked)
-            sent = [item for item in batch if item.lane not in locked]
+            sent = [item for item in batch if item.seq <= begun.get(item.lane, item.seq)]
+            waiting = self._turn_away(batch, begun)
+            postponed |= waiting
             if sent:
                 postponed = await self._deliver_begun(attempt, app, sent, postponed)
+                failed = postponed.keys() & {item.lane for item in sent}
+                waiting = {lane: until for lane, until in waiting.items() if lane not in failed}
+                postponed = waiting | postponed
         except StorageUnavailable as error:
             log.error("attempt.unwritten", reason=error.detail, items=len(batch))
         finally:
             self._flying[batch[0].app] -= 1
-            self.window.landed(batch, postponed, locked)
+            self.window.landed(batch, postponed, waiting)
             self.on_call_ended()
 
-    async def _begin(self, attempt: str, batch: Sequence[Item]) -> frozenset[int] | None:
+    def _turn_away(self, batch: Sequence[Item], begun: Mapping[int, int]) -> dict[int, int]:
+        """Until when the lanes wait of which items were left out: for a call that is at work, or for a login. A login
+        may wait long, so it is asked for less and less often."""
+        if self._turned_away:
+            for lane in {item.lane for item in batch} - begun.keys():
+                self._turned_away.pop(lane, None)
+        if not begun:
+            return {}
+        waiting = dict[int, int]()
+        now = self._clock()
+        for lane, after in begun.items():
+            self._turned_away[lane] += after > 0
+            pause = min(LOCKED_SECONDS * 2 ** max(0, self._turned_away[lane] - 2), POLL_SECONDS)
+            waiting[lane] = now + int(pause * 1000)
+            self._look_at = min(self._look_at, self._ticks() + pause)
+        return waiting
+
+    async def _begin(self, attempt: str, batch: Sequence[Item]) -> dict[int, int] | None:
         """Write an attempt down. One of which nobody knows whether it is on disk is removed before the next."""
         unsent, liveness = tuple(self._unsent), self._liveness.identity()
         call_ms = int(self._call_seconds * 1000)

@@ -15,6 +15,7 @@ from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
 from app.model import SEALED, Acceptance, Kind, NewItem, Taken
+from app.outbox import logins
 from app.outbox.erased import Erased, Refuse, alias_of
 from app.vault import Vault, place
 
@@ -61,7 +62,7 @@ class Accept:
         # First: it makes writers take turns, so that what is looked up next stays true.
         seq, version = _reserve(cursor, wanted)
         known = _known(cursor, writes, seq)
-        rows = _Rows([], [], [], [], [], [])
+        rows = _Rows([], [], [], [], [], [], [])
         taken = []
         for write in writes:
             app, now = write.acceptance.app, write.acceptance.accepted_at
@@ -73,6 +74,7 @@ class Accept:
         insert_rows(cursor, NAMED_ITEMS, 8, rows.named_items)
         insert_rows(cursor, NOTED_ITEMS, 9, rows.noted_items)
         insert_rows(cursor, ITEM_IDS, 5, rows.ids, ANEW)
+        insert_rows(cursor, logins.ROWS, 2, rows.logins)
         records.insert(cursor, writes[0].marks, rows.records)
         return taken
 
@@ -86,6 +88,7 @@ class _Rows:
     named_items: list[Any]
     noted_items: list[Any]
     ids: list[Any]
+    logins: list[int]
     records: list[tuple[int, str]]
 
 
@@ -169,6 +172,8 @@ def _take(
             new += (seq, first, subject, action, stored, lane, caller)
         else:
             rows.named_items += (seq, first, subject, action, stored, lane, caller, item_id)
+        if logins.MARK in body:
+            rows.logins += logins.rows(app, body, lane, seq)
         taken.append((item_id or f"{prefix}{seq:012x}", "accepted"))
         seq += 1
     if seq > first:

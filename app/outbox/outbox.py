@@ -16,7 +16,7 @@ from app.database.tables import deliverers, items, sequence, user_locks
 from app.database.writer import Writer
 from app.errors import CommitUnknown, QueueFull, StorageUnavailable
 from app.model import ERASES, Acceptance, Call, Found, Item, Receipt, Removed, Settled, Taken, Tenure, Verdict, Wanted
-from app.outbox import claims, dead_letters, erasure, receipts, retention
+from app.outbox import claims, dead_letters, erasure, logins, receipts, retention
 from app.outbox.accept import Accept
 from app.outbox.dead_letters import Discard, Filter, Recorder, Replay
 from app.outbox.erased import Erased
@@ -183,10 +183,11 @@ class Outbox:
         *,
         liveness: str | None = None,
         forget: Sequence[str] = (),
-    ) -> frozenset[int] | None:
+    ) -> dict[int, int] | None:
         """Write an attempt down, before it is sent; None, and nothing written, where `owner` doesn't hold the items'
-        lanes for `call_ms` from now, or an item's subject was erased. Returns the lanes of users who are locked: their
-        items are not part of the attempt. `liveness`, `forget`: as in `tend`."""
+        lanes for `call_ms` from now, or an item's subject was erased. Returns the lanes of which items
+        are no part of the attempt, with the sequence number after which they are not: 0 where the user is locked, a
+        login's where what follows it waits for it. `liveness`, `forget`: as in `tend`."""
         items = [(item.seq, item.lane) for item in sent]
         return await self._writer.write(Begin(attempt, owner, items, self._clock(), call_ms, liveness, forget))
 
@@ -225,7 +226,8 @@ class Outbox:
 
         def look(connection: Connection) -> int | None:
             last = connection.execute(select(sequence.c.last)).scalar_one()
-            return last if connection.execute(of_theirs).first() is None else None
+            waits = connection.execute(of_theirs).first() is not None or logins.wait(connection, lanes)
+            return None if waits else last
 
         return await self._read(look)
 
@@ -321,10 +323,11 @@ class Outbox:
         return matched, done
 
     async def sweep(self, limits: Limits) -> int:
-        """Remove some of what is past its time; return how many items went, 0 where none is left."""
+        """Remove some of what is past its time; return how much of it went, 0 where none is left."""
         now = self._clock()
         found = await self._walk(partial(retention.look, now=now, limits=limits))
-        return await self._writer.write(Remove(found, now, limits))
+        over = await self._walk(partial(logins.over, limit=retention.STEP))
+        return await self._writer.write(Remove(found, now, limits, over)) + len(over)
 
     async def scrub(self) -> bool:
         """Let nothing of what was erased be left in the database's files, as far as that is ours to bring about;

@@ -11,6 +11,7 @@ from app.audit import records
 from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.model import Status
+from app.outbox import logins
 from app.outbox.settle import Change, change
 from app.outbox.user_locks import OUTLIVES_MS, keep_locked
 
@@ -29,8 +30,9 @@ def recover(
     cursor: Cursor, now: int, unknown: Collection[str], marks: Marks, pseudonyms: Pseudonyms
 ) -> tuple[int, int]:
     """Close the open attempts of deliverers that are gone, in the transaction that is open, with an audit record of
-    each; `unknown` are the actions that are not sent twice. Their lanes stay locked while a call may outlive its
-    process, whatever became of the items. Returns how many attempts there were, and how many items left the queue."""
+    each; `unknown` are the actions that are not sent twice. Their lanes, and those that logins among them concern, stay
+    locked while a call may outlive its process, whatever became of the items. Returns how many attempts there were, and
+    how many items left the queue."""
     cursor.execute(LOST)
     lost = cursor.fetchall()
     if not lost:
@@ -49,7 +51,8 @@ def recover(
     change(cursor, list(changes.values()))
     told = []
     for attempt, seqs, lanes, started_at in lost:
-        keep_locked(cursor, attempt, orjson.loads(lanes), _over(started_at, at))
+        joined = logins.joined(cursor, orjson.loads(seqs))
+        keep_locked(cursor, attempt, {*orjson.loads(lanes), *joined}, _over(started_at, at))
         of_call = [sent[seq] for seq in orjson.loads(seqs) if seq in sent]
         told.append((now, _record(attempt, now, of_call, changes, pseudonyms)))
     records.insert(cursor, marks, told)

@@ -11,6 +11,7 @@ import orjson
 from sqlalchemy import Connection
 
 from app.database.dialect import DIALECTS, Cursor
+from app.outbox import logins
 
 STEP = 500  # items removed in one transaction, at most
 
@@ -65,11 +66,13 @@ def look(connection: Connection, now: int, limits: Limits) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove those items that are settled and past their time, with their ids; and erasures that are over."""
+    """Remove those items that are settled and past their time, with their ids; erasures that are over; and
+    rows of logins that can't wait any more (`over`)."""
 
     seqs: Sequence[int]
     now: int
     limits: Limits
+    over: Sequence[logins.Row] = ()
     rows: int = STEP
 
     @classmethod
@@ -81,6 +84,7 @@ class Remove:
         receipts, dead_letters = self.now - self.limits.receipts, self.now - self.limits.dead_letters
         items, _ = _remove(cursor, self.seqs, f" AND {OLD_ENOUGH}", (receipts, dead_letters, receipts))
         cursor.execute(ERASURES, (self.now,))
+        logins.remove(cursor, self.over)
         return items
 
 

@@ -1,7 +1,7 @@
 """Writing down what is about to be sent, and what came of it."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -12,7 +12,7 @@ from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
 from app.model import Call, Postponed, Settled, Status, Verdict
-from app.outbox import user_locks
+from app.outbox import logins, user_locks
 from app.outbox.dead_letters import DEAD
 from app.outbox.erased import alias_of
 from app.vault import Vault, said_place
@@ -45,8 +45,9 @@ Change = tuple[int, str, int | None, int | None, int, str | None, bool]
 class Begin:
     """An attempt, written down before it is sent: after a crash, what is open here was perhaps sent. It is refused
     where the deliverer doesn't hold the lanes of all items for as long as a call may take (`call_ms`), and where one of
-    the items is no longer there: its subject was erased. Items of users who are locked are left out. `liveness`: the
-    identity of the deliverer's liveness lock. `forget`: attempts that may have been written down, and were not sent."""
+    the items is no longer there: its subject was erased. Items of users who are locked are left out, and what follows
+    a login that waits. `liveness`: the identity of the deliverer's liveness lock. `forget`: attempts that may have been
+    written down, and were not sent."""
 
     attempt: str
     owner: str
@@ -58,12 +59,15 @@ class Begin:
     rows: int = 1
 
     @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["Begin"]) -> Sequence[frozenset[int] | None]:
-        """Record the attempts as open. Returns for each the lanes that are locked and left out; None where it was
-        refused."""
+    def run_all(cls, cursor: Cursor, writes: Sequence["Begin"]) -> Sequence[dict[int, int] | None]:
+        """Record the attempts as open. Returns for each the lanes of which items are left out, and after which sequence
+        number they are; None where it was refused."""
         forget(cursor, [attempt for one in writes for attempt in one.forget])
         now = cursor.dialect.now(cursor, writes[0].started_at)
-        locked = user_locks.locked(cursor, now, writes[0].liveness)
+        locked, some_log_in = user_locks.locked(cursor, now, writes[0].liveness)
+        after = dict.fromkeys(locked, 0)
+        if some_log_in:
+            after = logins.first(cursor, {lane for one in writes for _, lane in one.items}) | after
         held: dict[str, set[int]] = {}
         for write in writes:
             if write.owner not in held:
@@ -71,22 +75,22 @@ class Begin:
                 held[write.owner] = {shard for (shard,) in cursor.fetchall()}
         gone = _gone(cursor, {seq for one in writes for seq, _ in one.items})
         rows: list[object] = []
-        told: list[frozenset[int] | None] = []
+        told: list[dict[int, int] | None] = []
         for one in writes:
             if not one._may_begin(held[one.owner], gone):
                 told.append(None)
                 continue
-            rows += one._row(locked)
-            told.append(frozenset(lane for _, lane in one.items if lane in locked))
+            rows += one._row(after)
+            told.append({lane: after[lane] for seq, lane in one.items if seq > after.get(lane, seq)})
         insert_rows(cursor, ATTEMPTS, 5, rows)
         return told
 
     def _may_begin(self, held: set[int], gone: set[int]) -> bool:
         return {ids.shard(lane) for _, lane in self.items} <= held and gone.isdisjoint(seq for seq, _ in self.items)
 
-    def _row(self, locked: set[int]) -> tuple[object, ...]:
-        """The attempt as a row, empty where every user is locked."""
-        sent = [(seq, lane) for seq, lane in self.items if lane not in locked] if locked else self.items
+    def _row(self, after: Mapping[int, int]) -> tuple[object, ...]:
+        """The attempt as a row, less what comes after these numbers in its lane; empty where nothing is left."""
+        sent = [(seq, lane) for seq, lane in self.items if seq <= after.get(lane, seq)] if after else self.items
         if not sent:
             return ()
         lanes = list(dict.fromkeys(lane for _, lane in sent))

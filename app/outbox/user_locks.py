@@ -18,6 +18,7 @@ from app import ids
 from app.audit import records
 from app.audit.marks import Marks
 from app.database.dialect import Cursor
+from app.outbox import logins
 from app.outbox.erased import VERSION, Erased
 
 # Leanplum doesn't say for how long a call may go on whose connection is gone, so this is a choice.
@@ -26,7 +27,7 @@ STEPPED_MS = 600_000  # no lock lasts that long: whatever would, was written bef
 NOBODY = ""
 
 IN_FORCE = "(expires_at > ? OR lock = ?)"
-LOCKED = f"SELECT lanes FROM user_locks WHERE {IN_FORCE}"
+LOCKED = f"SELECT lanes FROM user_locks WHERE {IN_FORCE} UNION ALL SELECT NULL WHERE {logins.ANY}"
 LOCKS = f"SELECT id, ticket, lanes, holder, lock, granted FROM user_locks WHERE {IN_FORCE}"
 ATTEMPTS = """
 SELECT a.lanes, a.started_at, a.owner, d.expires_at, d.lock FROM attempts a LEFT JOIN deliverers d ON d.id = a.owner
@@ -157,7 +158,7 @@ class Lock:
     def _waits(self, cursor: Cursor, after: int) -> bool:
         statement = WAITS.format(lanes=cursor.dialect.values("bigint"))
         cursor.execute(statement, (after, _text(self._lanes)))
-        return cursor.fetchone() is not None
+        return cursor.fetchone() is not None or logins.waits(cursor, self._lanes, after)
 
     def _put(self, cursor: Cursor, now: int, *, granted: bool) -> None:
         request = self.request
@@ -179,11 +180,12 @@ class Unlock:
         return [None] * len(writes)
 
 
-def locked(cursor: Cursor, now: int, liveness: str | None) -> set[int]:
+def locked(cursor: Cursor, now: int, liveness: str | None) -> tuple[set[int], bool]:
     """Return the lanes that are locked, as a process sees it whose liveness lock has this identity: locks of others on
-    that file don't end by time."""
+    that file don't end by time. Also tells whether there are rows of logins at all, without a statement of its own."""
     cursor.execute(LOCKED, (now, liveness))
-    return {lane for (lanes,) in cursor.fetchall() for lane in orjson.loads(lanes)}
+    found = [lanes for (lanes,) in cursor.fetchall()]
+    return {lane for lanes in found if lanes is not None for lane in orjson.loads(lanes)}, None in found
 
 
 def outlive(cursor: Cursor, now: int, dead: Sequence[str]) -> None:

@@ -103,7 +103,7 @@ def test_a_living_processes_lock_of_a_user_holds_whatever_the_clock_says(path: P
             assert denied == Denied({"one": one.identity()})
             await at.accept(track())
             (item,) = await at.waiting()
-            assert await at.outbox.begin("early", "two", [item], liveness=two.identity()) == frozenset({item.lane})
+            assert await at.outbox.begin("early", "two", [item], liveness=two.identity()) == {item.lane: 0}
             await at.outbox.unlock("first")
             assert await lock(at, "second", two) is Answer.GRANTED
 

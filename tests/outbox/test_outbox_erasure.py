@@ -226,7 +226,7 @@ def test_after_a_crash_the_erasure_waits_for_the_call_that_may_have_outlived_its
         await at.accept(gone())
         await at.outbox.tend("two", 60_000, ["one"], ())
         (left,) = await at.waiting()
-        assert await at.outbox.begin("early", "two", [left]) == frozenset({left.lane})
+        assert await at.outbox.begin("early", "two", [left]) == {left.lane: 0}
         assert at.one("SELECT count(*) FROM attempts") == 0
         assert at.one("SELECT expires_at FROM user_locks") == at.now + 5_000
 

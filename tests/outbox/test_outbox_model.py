@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from app import ids
-from app.model import Item, Postponed, Settled, Status, Verdict
+from app.model import Item, NewItem, Postponed, Settled, Status, Verdict
 from app.outbox.dead_letters import DEAD, Filter
 from app.outbox.user_locks import OUTLIVES_MS
 from tests.postgres import Server
@@ -39,6 +39,7 @@ class Entry:
     """An item in the model."""
 
     user: str
+    joins: str | None = None  # whom a login makes of its user
     status: str = "accepted"
     attempts: int = 0
     due: int = 0
@@ -134,6 +135,22 @@ class Histories(RuleBasedStateMachine):
                 self.own[own] = seq, self.now
             self.entries[seq] = Entry(user)
 
+    @rule(users=st.tuples(USERS, USERS).filter(lambda pair: pair[0] != pair[1]))
+    def log_in(self, users: tuple[str, str]) -> None:
+        """A user becomes another, or is that one again; and an item of the new one follows."""
+        old, new = users
+        login = NewItem(f"u{old}", "setUserAttributes", f'{{"newUserId":"{new}","userId":"{old}"}}')
+        taken = self.runner.run(self.at.accept(login, track(new)))
+        for (item_id, kind), entry in zip(taken, [Entry(old, new), Entry(new)], strict=True):
+            assert kind == "accepted"
+            parsed = ids.parse(item_id)
+            assert parsed is not None
+            self.entries[parsed[1]] = entry
+
+    def login_before(self, user: str, seq: int) -> bool:
+        """Whether a login to this user waits that was accepted before an item."""
+        return any(one.waits and one.joins == user for number, one in self.entries.items() if number < seq)
+
     async def seq_of(self, item_id: str) -> int:
         receipt = await self.at.outbox.receipt("default", item_id)
         assert receipt is not None
@@ -144,7 +161,9 @@ class Histories(RuleBasedStateMachine):
         """A deliverer renews; it has found out that others are dead, and the clock may have told it so as well."""
         before = self.at.outbox.queued
         dead = sorted(killed - {owner})
-        tenure = self.runner.run(self.at.outbox.tend(owner, LEASE_MS, dead, {"track"} if hold else ()))
+        tenure = self.runner.run(
+            self.at.outbox.tend(owner, LEASE_MS, dead, {"track", "setUserAttributes"} if hold else ())
+        )
         gone = {
             name
             for name, one in self.deliverers.items()
@@ -163,7 +182,11 @@ class Histories(RuleBasedStateMachine):
         assert tenure.surplus == max(0, len(me.shards) - fair)
         assert len(me.shards) >= min(fair, ids.SHARDS - len(others)), "what is free and fair is taken"
         latest = self.now + OUTLIVES_MS
-        self.locked_until = {lane: min(until, latest) for lane, until in self.locked_until.items() if until > self.now}
+        self.locked_until = {
+            lane: min(until, latest)
+            for lane, until in self.locked_until.items()
+            if until > self.now or self.server is not None
+        }
         lost = [name for name, attempt in self.open.items() if attempt.owner in gone]
         assert tenure.lost == len(lost)
         for name in lost:
@@ -176,7 +199,9 @@ class Histories(RuleBasedStateMachine):
             entry.attempts += 1
             over = min(max(attempt.started_at + OUTLIVES_MS, self.now), self.now + OUTLIVES_MS)
             entry.status, entry.due = ("unknown", 0) if hold else ("retrying", over)
-            self.locked_until[item.lane] = max(over, self.locked_until.get(item.lane, 0))
+            joined = [] if entry.joins is None else [ids.lane("default", f"u{entry.joins}")]
+            for lane in [item.lane, *joined]:
+                self.locked_until[lane] = max(over, self.locked_until.get(lane, 0))
 
     @precondition(lambda self: self.deliverers)
     @rule(data=st.data())
@@ -208,9 +233,20 @@ class Histories(RuleBasedStateMachine):
         shards = {ids.shard(item.lane) for item in sent}
         assert (locked is not None) == (in_time and held is not None and shards <= held.shards)
         if locked is not None:
-            self.check_locked(locked, {item.lane for item in sent})
-            if begun := [item for item in sent if item.lane not in locked]:
+            begun = [item for item in sent if item.seq <= locked.get(item.lane, item.seq)]
+            self.check_locked(
+                frozenset(lane for lane, after in locked.items() if not after), {one.lane for one in sent}
+            )
+            free = [item for item in sent if locked.get(item.lane) != 0]
+            assert begun == [item for item in free if not self.login_before(item.subject[1:], item.seq)]
+            if begun:
                 self.open[name] = Attempt(owner, begun, self.now)
+
+    @rule(owner=OWNERS, users=st.sets(USERS, min_size=1))
+    def take_over(self, owner: str, users: set[str]) -> None:
+        """One that finds all others dead has everything, and begins."""
+        self.tend(owner, {"one", "two", "three"}, False)
+        self.begin(owner, users)
 
     def check_locked(self, locked: frozenset[int], lanes: set[int]) -> None:
         """A lane stays locked for as long as a call may outlive its process. PostgreSQL goes by a clock of its own."""

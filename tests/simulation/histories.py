@@ -65,6 +65,14 @@ PROFILES: dict[str, Profile] = {
     ),
     "clocks": Profile({"accept": 9.0, "clock": 4.0, "stop": 0.5, "begin": 1.0}, processes=(2, 3)),
     "locks": Profile({"accept": 9.0, "unlink": 1.0, "begin": 1.0}, processes=(2, 3)),
+    "logins": Profile(
+        {
+            **{"accept": 4.0, "login": 6.0, "login_refused": 1.5, "replay": 0.5, "start": 1.0},
+            **{"kill": 0.7, "begin": 2.0, "stop": 0.5, "answer": 0.5, "lose": 0.5},
+        },
+        ROUGH,
+        hold=0.3,
+    ),
     "everything": Profile(
         {
             **{"accept": 12.0, "refused": 3.0, "replay": 2.0, "replay_one": 1.0, "discard": 0.5},
@@ -85,6 +93,7 @@ class Thing:
     user: str
     action: str
     at: float  # when it was first asked for
+    joins: str | None = None  # whom a login makes of its user
     own_id: str | None = None
     item_id: str | None = None
     seq: int | None = None
@@ -235,6 +244,25 @@ class History:
         thing = self._thing(self._user(), "track")
         self.world.leanplum.refusing.add(thing.marker)
         await self._accept([thing])
+
+    async def login(self) -> None:
+        """A user logs in, or back, with items of both around it: in one batch, or one after the other."""
+        await self._log_in(refused=False)
+
+    async def login_refused(self) -> None:
+        """A login that Leanplum refuses until it is mended."""
+        await self._log_in(refused=True)
+
+    async def _log_in(self, *, refused: bool) -> None:
+        old, new = self.chance.sample(USERS, 2)
+        login = self._thing(old, "setUserAttributes")
+        login.joins = new
+        if refused:
+            self.world.leanplum.refusing.add(login.marker)
+        around = [self._thing(user, "track") for user in self.chance.choices([old, new], k=5)]
+        things = [*around[:2], login, *around[2:]]
+        for calls in [things] if self.chance.random() < 0.5 else [things[:2], things[2:3], things[3:]]:
+            await self._accept(calls)
 
     async def ahead(self) -> None:
         """An item from a process whose clock is far ahead."""
@@ -439,6 +467,8 @@ STEPS: dict[str, Step] = {
 
 def _new(thing: Thing) -> NewItem:
     body = {"userId": thing.user, "marker": thing.marker}
+    if thing.joins is not None:
+        body["newUserId"] = thing.joins
     if thing.action == "track":
         body["event"] = thing.marker
     text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS).decode()

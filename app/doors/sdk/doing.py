@@ -121,12 +121,12 @@ async def _ask_for_those_left(
     gateway: Gateway, app: App, call: Call, reply: Reply, asked: Sequence[tuple[int, Now]]
 ) -> None:
     """Ask, but not for users who were erased: one of them must not take the others of a batch along."""
-    subjects = {one.subject for _, one in asked if one.subject is not None}
+    subjects = {subject for _, one in asked for subject in one.subjects}
     erased = await gateway.outbox.erased(app.name, subjects) if len(subjects) > 1 else ()
     for index, one in asked:
-        if one.subject in erased:
+        if not one.subjects.isdisjoint(erased):
             _tell_erased(call, reply, index, one.entry)
-    left = [(index, one) for index, one in asked if one.subject not in erased]
+    left = [(index, one) for index, one in asked if one.subjects.isdisjoint(erased)]
     if left:
         await _ask(gateway, app, call, reply, [index for index, _ in left], [one for _, one in left])
 
@@ -147,7 +147,7 @@ async def _ask(gateway: Gateway, app: App, call: Call, reply: Reply, at: Sequenc
     if reply.status in {429, 503, 504}:  # Leanplum has just failed; asking on would take longer than the SDK waits
         reply.tell(at, [answering.failed("Not asked, since Leanplum failed before.", one) for one in sent])
         return
-    subjects = {one.subject for one in run if one.subject is not None}
+    subjects = {subject for one in run for subject in one.subjects}
     try:
         action, body = _outgoing(gateway, app, call, run)
         looks = all(one.looks for one in run)

@@ -35,6 +35,12 @@ class Now:
     key: KeyKind
     alone: bool
     looks: bool = False  # it is known to change nothing
+    joins: str | None = None  # the user whom it logs in, whose other calls must not go beside it either
+
+    @property
+    def subjects(self) -> set[str]:
+        """Whom the call is about."""
+        return {one for one in (self.subject, self.joins) if one is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,8 @@ def _now(entry: dict[str, Any], known: Action | None, subject: str | None, app: 
     if debugging and key is KeyKind.PRODUCTION and KeyKind.DEVELOPMENT in app.keys:
         key = KeyKind.DEVELOPMENT  # Leanplum may refuse development mode with a production key (fact sheet §2)
     alone, looks = (False, False) if known is None else (known.alone, known.looks)
-    return Now(entry, subject, key, alone, looks)
+    new = text(entry.get("newUserId"))
+    return Now(entry, subject, key, alone, looks, f"u{new}" if new and subject is not None and not looks else None)
 
 
 def _item(action: str, entry: Mapping[str, Any], subject: str, notes: Notes, *, in_batch: bool) -> NewItem:
