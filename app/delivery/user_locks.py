@@ -64,6 +64,8 @@ class UserLocks:
     ) -> AsyncIterator[Locked]:
         """Lock the subjects, after waiting at most `patience` seconds for what was accepted for them before.
 
+        A call that is cancelled may be at work at Leanplum, so its subjects stay locked for a while.
+
         `record`: the audit record of the call, written together with the lock. Raises Erased where a subject was erased
         and `unless_erased`; UpstreamUnavailable where other calls of the subjects don't end for `timeout` seconds.
         """
@@ -73,12 +75,18 @@ class UserLocks:
         lease_ms = int(self._lease_seconds * 1000)
         request = LockRequest(str(uuid.uuid4()), app, list(subjects), self._owner, lease_ms, unless_erased, record)
         asked: list[Asking] = []
+        outlived = False
         try:
             until = await self._locked(request, patience, timeout, asked)
+            outlived = True
             yield Locked(until, record is not None)
+            outlived = False
+        except Exception:
+            outlived = False  # what went wrong with a call is known once it has ended
+            raise
         finally:
             if asked:
-                unlocking = asyncio.create_task(self._unlock(request.id, asked))
+                unlocking = asyncio.create_task(self._unlock(request.id, asked, outlived))
                 self._unlocking.add(unlocking)
                 unlocking.add_done_callback(self._unlocking.discard)
 
@@ -125,12 +133,12 @@ class UserLocks:
         asked[:] = [asking]
         return await asyncio.shield(asking)
 
-    async def _unlock(self, id: str, asked: Sequence[Asking]) -> None:
+    async def _unlock(self, id: str, asked: Sequence[Asking], outlived: bool) -> None:
         """Try until it is written: what stays locked is sent to nobody."""
         await asyncio.gather(*asked, return_exceptions=True)
         while True:
             try:
-                await self._outbox.unlock(id)
+                await self._outbox.unlock(id, outlived=outlived)
                 break
             except StorageUnavailable as error:
                 log.error("unlock.failed", reason=error.detail)

@@ -38,8 +38,8 @@ SELECT ?, coalesce(max(ticket), 0) + 1, ?, ?, ?, ?, ? FROM user_locks WHERE true
 ON CONFLICT (id) DO UPDATE SET granted = excluded.granted, expires_at = excluded.expires_at, lock = excluded.lock
 """
 REMOVE = "DELETE FROM user_locks WHERE id IN {ids}"
-GIVEN_UP = "DELETE FROM user_locks WHERE granted = 0 AND holder IN {ids}"
-OUTLIVED = "UPDATE user_locks SET holder = '', lock = NULL, expires_at = ? WHERE granted = 1 AND holder IN {ids}"
+GIVEN_UP = "DELETE FROM user_locks WHERE granted = 0 AND {column} IN {ids}"
+OUTLIVED = "UPDATE user_locks SET holder = '', lock = NULL, expires_at = ? WHERE granted = 1 AND {column} IN {ids}"
 EXPIRED = f"DELETE FROM user_locks WHERE NOT {IN_FORCE.replace('lock = ?', 'coalesce(lock = ?, false)')}"
 STEPPED = "UPDATE user_locks SET expires_at = ? WHERE expires_at > CASE holder WHEN '' THEN ? ELSE ? END"
 
@@ -167,15 +167,22 @@ class Lock:
 
 @dataclass(frozen=True, slots=True)
 class Unlock:
-    """The end of a lock, granted or not."""
+    """The end of a lock, granted or not. `outlived`: its call was given up, and may be at work for a while."""
 
     id: str
+    now: int
+    outlived: bool = False
     rows: int = 1
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Unlock"]) -> Sequence[None]:
-        """Free the lanes, from the commit on."""
-        cursor.execute(REMOVE.format(ids=cursor.dialect.values("text")), (_text([one.id for one in writes]),))
+        """Free the lanes, from the commit on, or for calls that were given up as soon as those must be over."""
+        ids = cursor.dialect.values("text")
+        if outlived := [one.id for one in writes if one.outlived]:
+            over = cursor.dialect.now(cursor, writes[0].now) + OUTLIVES_MS
+            cursor.execute(GIVEN_UP.format(column="id", ids=ids), (_text(outlived),))
+            cursor.execute(OUTLIVED.format(column="id", ids=ids), (over, _text(outlived)))
+        cursor.execute(REMOVE.format(ids=ids), (_text([one.id for one in writes if not one.outlived]),))
         return [None] * len(writes)
 
 
@@ -191,8 +198,8 @@ def outlive(cursor: Cursor, now: int, dead: Sequence[str]) -> None:
     if not dead:
         return
     ids, names = cursor.dialect.values("text"), _text(dead)
-    cursor.execute(GIVEN_UP.format(ids=ids), (names,))
-    cursor.execute(OUTLIVED.format(ids=ids), (now + OUTLIVES_MS, names))
+    cursor.execute(GIVEN_UP.format(column="holder", ids=ids), (names,))
+    cursor.execute(OUTLIVED.format(column="holder", ids=ids), (now + OUTLIVES_MS, names))
 
 
 def expire(cursor: Cursor, now: int, liveness: str | None) -> None:

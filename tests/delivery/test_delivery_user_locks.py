@@ -201,7 +201,32 @@ def test_who_gives_up_asking_leaves_no_lock_behind(database: str, leanplum: Lean
                 await asyncio.wait({asking})
             await locks.close(5)
             with at.engine.connect() as connection:
-                assert connection.exec_driver_sql("SELECT count(*) FROM user_locks").scalar() == 0
+                assert connection.exec_driver_sql("SELECT count(*) FROM user_locks WHERE holder <> ''").scalar() == 0
+
+    deliver(database, leanplum, body)
+
+
+def test_a_call_that_is_cancelled_may_be_at_work_so_its_user_is_locked_for_a_while(
+    database: str, leanplum: Leanplum
+) -> None:
+    async def body(at: Delivering) -> None:
+        async with other_process(at, database) as locks:
+            entered = asyncio.Event()
+
+            async def call() -> None:
+                async with locks.hold("default", ["uann"], patience=0, timeout=5):
+                    entered.set()
+                    await asyncio.sleep(60)
+
+            calling = asyncio.create_task(call())
+            await entered.wait()
+            calling.cancel()
+            await asyncio.wait({calling})
+            await locks.close(5)
+            begun = time.monotonic()
+            await at.accept("ann", 1)
+            await at.finish(20)
+            assert 4 < time.monotonic() - begun < 9
 
     deliver(database, leanplum, body)
 
