@@ -125,17 +125,18 @@ class Lock:
 
     def _against(self, cursor: Cursor, now: int) -> dict[str, str | None]:
         """The processes whose locks or attempts stand against this one."""
+        ours = self._lanes
         cursor.execute(LOCKS, (now, self.liveness))
         locks = cursor.fetchall()
         mine = next((ticket for id_, ticket, *_ in locks if id_ == self.request.id), None)
         holders: dict[str, str | None] = {
             holder: liveness
             for id_, ticket, lanes, holder, liveness, granted in locks
-            if id_ != self.request.id and (granted or mine is None or ticket < mine) and self._overlaps(lanes)
+            if id_ != self.request.id and (granted or mine is None or ticket < mine) and _overlap(ours, lanes)
         }
         cursor.execute(ATTEMPTS)
         for lanes, started_at, owner, expires_at, liveness in cursor.fetchall():
-            if self._overlaps(lanes) and self._is_open(now, started_at, expires_at, owner, liveness):
+            if _overlap(ours, lanes) and self._is_open(now, started_at, expires_at, owner, liveness):
                 holders[owner] = liveness
         return holders
 
@@ -146,9 +147,6 @@ class Lock:
         if expires_at is None or owner in self.dead:
             return False
         return expires_at > now or (liveness is not None and liveness == self.liveness)
-
-    def _overlaps(self, lanes: str) -> bool:
-        return not self._lanes.isdisjoint(orjson.loads(lanes))
 
     @property
     def _lanes(self) -> set[int]:
@@ -211,6 +209,10 @@ def expire(cursor: Cursor, now: int, liveness: str | None) -> None:
 def keep_locked(cursor: Cursor, attempt: str, lanes: Collection[int], until: int) -> None:
     """Lock the lanes of an attempt whose deliverer is gone: its call may be at work still."""
     cursor.execute(PUT, (attempt, _text(lanes), NOBODY, None, 1, until))
+
+
+def _overlap(ours: set[int], lanes: str) -> bool:
+    return not ours.isdisjoint(orjson.loads(lanes))
 
 
 def _text(values: Iterable[object]) -> str:
