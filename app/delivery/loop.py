@@ -102,7 +102,7 @@ class Deliverer:
         self.on_call_ended: Callable[[], None] = lambda: None
         self._unsent = dict[str, None]()  # attempts that may have been written down, and were not sent
         self._drain_seconds, self._settle_until = drain_seconds, math.inf
-        self._locked_out = False  # whether a user was locked lately whose items wait
+        self._locked_until = -math.inf  # until when it is looked often whether a user is still locked
         self._calls: set[asyncio.Task[None]] = set()
         self._flying = Counter[str]()  # calls in flight, by app
         self._wake = asyncio.Event()
@@ -145,17 +145,21 @@ class Deliverer:
 
     async def leave(self) -> None:
         """Give the leases up, so that another deliverer need not wait until they expire."""
-        try:
-            shards = sorted(self.window.shards | self._leaving)
-            await self._outbox.release(self.owner, shards, leaving=True, forget=tuple(self._unsent))
-        except StorageUnavailable as error:
-            log.warning("leases.kept", reason=error.detail)
+        shards = sorted(self.window.shards | self._leaving)
+        while True:
+            try:
+                await self._outbox.release(self.owner, shards, leaving=True, forget=tuple(self._unsent))
+                break
+            except StorageUnavailable as error:
+                log.warning("leases.kept", reason=error.detail)
+                if not self._stopping or self._ticks() + STORAGE_PAUSE_SECONDS > self._settle_until:
+                    break
+                await asyncio.sleep(STORAGE_PAUSE_SECONDS)
         self.window.assign(frozenset())
 
     async def step(self) -> int:
         """Read what may be read and begin the calls that may begin now; how many began."""
         await self._tend()
-        self._locked_out = False
         self.window.unpark(self._clock())
         await self._read()
         begun = 0
@@ -241,7 +245,7 @@ class Deliverer:
         elif pauses := [pause for app in self.window.apps if (pause := self._pause(app))]:
             await asyncio.sleep(min(*pauses, POLL_SECONDS))
         else:
-            await self._sleep(LOCKED_SECONDS if self._locked_out else POLL_SECONDS)
+            await self._sleep(LOCKED_SECONDS if self._ticks() < self._locked_until else POLL_SECONDS)
         if self._calls and any(count < self._concurrency for count in self._flying.values()):
             await asyncio.sleep(GATHER_SECONDS)
 
@@ -275,12 +279,16 @@ class Deliverer:
                 return
             locked = begun
             postponed |= dict.fromkeys(locked, self._clock() + int(LOCKED_SECONDS * 1000))
-            self._locked_out |= bool(locked)
+            if locked:
+                self._locked_until = self._ticks() + 4 * LOCKED_SECONDS
             sent = [item for item in batch if item.lane not in locked]
             if sent:
                 postponed = await self._deliver_begun(attempt, app, sent, postponed)
         except StorageUnavailable as error:
             log.error("attempt.unwritten", reason=error.detail, items=len(batch))
+        except Exception:  # an error of ours: its items go back to the queue, so the attempt must not stay open
+            self._unsent[attempt] = None
+            raise
         finally:
             self._flying[batch[0].app] -= 1
             self.window.landed(batch, postponed, locked)

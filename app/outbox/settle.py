@@ -63,7 +63,8 @@ class Begin:
         refused."""
         forget(cursor, [attempt for one in writes for attempt in one.forget])
         now = cursor.dialect.now(cursor, writes[0].started_at)
-        locked = user_locks.locked(cursor, now, writes[0].liveness)
+        lanes = {lane for one in writes for _, lane in one.items}
+        locked = user_locks.locked(cursor, now, writes[0].liveness, lanes, writes[0].owner)
         held: dict[str, set[int]] = {}
         for write in writes:
             if write.owner not in held:
