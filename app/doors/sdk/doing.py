@@ -1,7 +1,8 @@
 """What is done about a call: entries are accepted, asked, refused, each answered in its place."""
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -9,11 +10,12 @@ import orjson
 from app.api import gates, problems, writes
 from app.api.context import Context
 from app.clock import now_ms
-from app.doors.sdk import answering, sorting
+from app.doors.sdk import answering, sorting, times
 from app.doors.sdk.answering import Entry
 from app.doors.sdk.reading import Call, text
 from app.doors.sdk.sorting import No, Now
 from app.errors import Erased, Forbidden, GatewayError, KeyNotConfigured, Malformed, Unauthorized, UpstreamRejected
+from app.intake.gate import Gate
 from app.intake.refining import PLAIN
 from app.leanplum import replies
 from app.leanplum.client import Answer
@@ -45,9 +47,9 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     reply = Reply([None] * len(call.entries))
     noted = _guarded(gateway, context, caller, call)
     gate = gates.gate_of(gateway, context, PLAIN)
+    clock = _clock(context, call)
     judged = [
-        sorting.judged(sorting.sort(one, app, caller.scopes, in_batch=call.batch, notes=notes), one, notes, gate)
-        for one, notes in zip(call.entries, noted, strict=True)
+        _judged(app, caller, call, one, notes, clock, gate) for one, notes in zip(call.entries, noted, strict=True)
     ]
     context.subjects = {one.subject for one in judged if not isinstance(one, No) and one.subject is not None}
     index = 0
@@ -56,6 +58,34 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
         await _do(gateway, app, context, caller, call, reply, range(index, index + len(run)), run)
         index += len(run)
     return reply
+
+
+def _clock(context: Context, call: Call) -> times.Correction:
+    """Return the error of the sender's clock, as of when the request began to arrive.
+
+    The `time` of a call that is no batch is its one entry's own.
+    """
+    if not call.batch:
+        return times.NO_CORRECTION
+    waited = round((time.perf_counter() - context.started) * 1000)
+    return times.correction_of(call.args.get("time"), now_ms() - waited)
+
+
+def _judged(
+    app: App, caller: Caller, call: Call, sent: Any, notes: Notes, clock: times.Correction, gate: Gate
+) -> sorting.Sorted:
+    """Classify one entry with its corrected time; a repeat is recognised by the time as sent."""
+    entry = sent
+    if isinstance(sent, dict):
+        moment, moved_by, warning = clock.applied(sent)
+        if moved_by is not None:
+            entry, notes = {**sent, "time": moment}, replace(notes, time_correction=moved_by)
+        elif warning is not None:
+            notes = replace(notes, warnings=(*notes.warnings, warning))
+    classified = sorting.sort(entry, app, caller.scopes, in_batch=call.batch, notes=notes)
+    if entry is not sent and isinstance(classified, NewItem) and classified.id is not None:
+        classified = classified._replace(content=sorting.body_of(sent, in_batch=call.batch))
+    return sorting.judged(classified, entry, notes, gate)
 
 
 def _guarded(gateway: Gateway, context: Context, caller: Caller, call: Call) -> list[Notes]:
@@ -168,7 +198,8 @@ def _outgoing(gateway: Gateway, app: App, call: Call, run: Sequence[Now]) -> tup
     data = [_with_key(one.entry, keys) for one in run]
     if run[0].alone:  # it takes a key that a batch does not
         return str(run[0].entry["action"]), orjson.dumps({**data[0], **keys})
-    args = {"time": now_ms() / 1000, **call.args, **keys, "action": "multi", "data": data}
+    # The entries' times are corrected, so the clock that goes with them is the gateway's.
+    args = {**call.args, **keys, "action": "multi", "time": now_ms() / 1000, "data": data}
     try:
         return "multi", orjson.dumps(args)
     except TypeError:

@@ -111,11 +111,16 @@ def _now(entry: dict[str, Any], known: Action | None, subject: str | None, app: 
 
 def _item(action: str, entry: Mapping[str, Any], subject: str, notes: Notes, *, in_batch: bool) -> NewItem:
     """The entry as it will be sent: whole, in its own order, but for keys, which are put in then."""
+    return NewItem(subject, action, body_of(entry, in_batch=in_batch), _own_id(action, entry), told(notes))
+
+
+def body_of(entry: Mapping[str, Any], *, in_batch: bool) -> str:
+    """Return the text of an entry as it is stored."""
     left_out = ("action",) if in_batch else OF_THE_CALL
     fields = {name: value for name, value in entry.items() if name not in left_out}
     if "clientKey" in fields:
         fields["clientKey"] = None
-    return NewItem(subject, action, orjson.dumps(fields).decode(), _own_id(action, entry), told(notes))
+    return orjson.dumps(fields).decode()
 
 
 def _sendable(entry: Mapping[str, Any]) -> bool:
