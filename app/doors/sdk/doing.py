@@ -1,7 +1,7 @@
 """What is done about a call: entries are accepted, asked, refused, each answered in its place."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import orjson
 from app.api import gates, problems, writes
 from app.api.context import Context
 from app.clock import now_ms
-from app.doors.sdk import answering, sorting, times
+from app.doors.sdk import answering, call_arguments, sorting, times
 from app.doors.sdk.answering import Entry
 from app.doors.sdk.reading import Call, text
 from app.doors.sdk.sorting import No, Now
@@ -19,7 +19,7 @@ from app.intake.gate import Gate
 from app.intake.refining import PLAIN
 from app.leanplum import replies
 from app.leanplum.client import Answer
-from app.model import App, Caller, NewItem, Notes, Taken
+from app.model import App, Caller, KeyKind, NewItem, Notes, Taken
 from app.wiring import Gateway
 
 RUN_ACTIONS, RUN_USERS = 500, 50  # of one call to Leanplum
@@ -48,8 +48,10 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     noted = _guarded(gateway, context, caller, call)
     gate = gates.gate_of(gateway, context, PLAIN)
     clock = _clock(context, call)
+    shared = call_arguments.for_entries(call.args) if call.batch else {}
     judged = [
-        _judged(app, caller, call, one, notes, clock, gate) for one, notes in zip(call.entries, noted, strict=True)
+        _judged(caller, call, _shared(shared, one), notes, clock, gate)
+        for one, notes in zip(call.entries, noted, strict=True)
     ]
     context.subjects = {one.subject for one in judged if not isinstance(one, No) and one.subject is not None}
     index = 0
@@ -71,9 +73,11 @@ def _clock(context: Context, call: Call) -> times.Correction:
     return times.correction_of(call.args.get("time"), now_ms() - waited)
 
 
-def _judged(
-    app: App, caller: Caller, call: Call, sent: Any, notes: Notes, clock: times.Correction, gate: Gate
-) -> sorting.Sorted:
+def _shared(shared: Mapping[str, Any], entry: Any) -> Any:
+    return call_arguments.applied(shared, entry) if isinstance(entry, dict) else entry
+
+
+def _judged(caller: Caller, call: Call, sent: Any, notes: Notes, clock: times.Correction, gate: Gate) -> sorting.Sorted:
     """Classify one entry with its corrected time; a repeat is recognised by the time as sent."""
     entry = sent
     if isinstance(sent, dict):
@@ -82,7 +86,7 @@ def _judged(
             entry, notes = {**sent, "time": moment}, replace(notes, time_correction=moved_by)
         elif warning is not None:
             notes = replace(notes, warnings=(*notes.warnings, warning))
-    classified = sorting.sort(entry, app, caller.scopes, in_batch=call.batch, notes=notes)
+    classified = sorting.sort(entry, caller.scopes, in_batch=call.batch, notes=notes)
     if entry is not sent and isinstance(classified, NewItem) and classified.id is not None:
         classified = classified._replace(content=sorting.body_of(sent, in_batch=call.batch))
     return sorting.judged(classified, entry, notes, gate)
@@ -107,7 +111,7 @@ def _run(judged: Sequence[sorting.Sorted], start: int) -> Sequence[sorting.Sorte
     while end < len(judged) and type(one := judged[end]) is type(first):
         if isinstance(one, Now) and isinstance(first, Now):
             users.add(one.subject)
-            apart = one.alone or first.alone or one.key is not first.key
+            apart = one.alone or first.alone or (one.key, one.debugging) != (first.key, first.debugging)
             if end > start and (apart or end - start >= RUN_ACTIONS or len(users) > RUN_USERS):
                 break
         end += 1
@@ -191,7 +195,10 @@ async def _ask(gateway: Gateway, app: App, call: Call, reply: Reply, at: Sequenc
 
 
 def _outgoing(gateway: Gateway, app: App, call: Call, run: Sequence[Now]) -> tuple[str, bytes]:
-    """What goes to Leanplum: as it came, with the real keys wherever one stood. Raises Malformed."""
+    """What goes to Leanplum: as it came, with the real keys wherever one stood. Raises KeyNotConfigured, Malformed."""
+    if run[0].debugging and run[0].key is KeyKind.DEVELOPMENT and run[0].key not in app.keys:
+        missing = app.setting(KeyKind.DEVELOPMENT)
+        raise KeyNotConfigured(f"Development mode needs Leanplum's development key: {missing} is not set.")
     keys = {"appId": app.app_id, "clientKey": gateway.relay.key(app, run[0].key)}
     if not call.batch:
         return call.action, orjson.dumps({**call.args, **keys})
@@ -200,6 +207,8 @@ def _outgoing(gateway: Gateway, app: App, call: Call, run: Sequence[Now]) -> tup
         return str(run[0].entry["action"]), orjson.dumps({**data[0], **keys})
     # The entries' times are corrected, so the clock that goes with them is the gateway's.
     args = {**call.args, **keys, "action": "multi", "time": now_ms() / 1000, "data": data}
+    if run[0].debugging:
+        args["devMode"] = True
     try:
         return "multi", orjson.dumps(args)
     except TypeError:
