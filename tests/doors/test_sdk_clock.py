@@ -1,5 +1,6 @@
 """A sender's wrong clock at /api: each entry's time is corrected by the call's own `time` (contract §6)."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -171,3 +172,21 @@ def test_the_time_of_a_form_and_of_a_query_count_alike(sdk: Sdk, leanplum: Leanp
     sdk.call("POST", "/api", params={**keys, "time": repr(theirs)}, content=data.encode())
     settled(talk)
     assert [float(one["time"]) - now for one in leanplum.arrived()] == pytest.approx([0, 0], abs=CLOSE)
+
+
+def test_on_each_database_a_repeat_with_another_clock_is_one_item_whose_receipt_states_the_correction(
+    leanplum: Leanplum, settings: Callable[..., Any], tmp_path: Any, database: str
+) -> None:
+    leanplum.forget()
+    with delivering_to(leanplum, settings, tmp_path / "g.db", gateway_database_url=database) as talk:
+        sdk, now = Sdk(talk), time.time()
+        one = track(reqId="r", uuid="v", time=f"{now - 5 * DAY:.3f}")
+        for later in (0, 10):  # the second time while the first may wait still, the third after its delivery
+            sdk.multi(one, time=now - 5 * DAY + later)
+        settled(talk)
+        sdk.multi(one, time=now - 5 * DAY + 20)
+        settled(talk)
+        item_id = "sdk:" + hashlib.blake2b(b"track\0r\0v", digest_size=16).hexdigest()
+        receipt = talk.get(f"/v1/receipts/{item_id}").json()
+    assert receipt["timeCorrection"]["seconds"] == pytest.approx(5 * DAY, abs=CLOSE)
+    assert [float(one["time"]) - now for one in leanplum.arrived()] == pytest.approx([0], abs=CLOSE)
