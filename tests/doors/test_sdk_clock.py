@@ -157,6 +157,13 @@ def test_a_batch_that_is_sent_again_later_is_still_a_repeat(sdk: Sdk, leanplum: 
     assert [one["reqId"] for one in leanplum.arrived()] == ["a", "b"]
 
 
+def test_a_time_that_would_be_moved_out_of_what_times_are_is_left(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
+    sdk.multi(marked("a", time=9.9e10), time=1)
+    settled(talk)
+    assert [one["time"] for one in leanplum.arrived()] == [9.9e10]
+    assert "not corrected" in receipt(talk)["enrichment"]["warnings"][0]
+
+
 def test_a_call_of_one_action_keeps_its_time_which_is_its_entry_s(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
     at = round(time.time() - 5 * DAY, 3)
     assert entries(sdk.post(marked("a", time=at)))[0]["success"] is True

@@ -12,7 +12,7 @@ from typing import Any
 from app.leanplum.values import LATEST
 
 UNREADABLE = "time: the time of the call is not epoch seconds; the entry's time is not corrected"
-OUT_OF_RANGE = "time: the time of the call is so far from now that the entry's time is not corrected"
+OUT_OF_RANGE = "time: the time of the call is too far from now; the entry's time is not corrected"
 
 
 @dataclass(frozen=True, slots=True)
