@@ -177,10 +177,12 @@ class Relay:
         return read(answer, action, app)
 
     @asynccontextmanager
-    async def download(self, app: App, args: Mapping[str, Any]) -> AsyncIterator[Download]:
-        """A file, as it comes. Raises NotFound, UpstreamRejected."""
+    async def download(
+        self, app: App, args: Mapping[str, Any], kind: KeyKind = KeyKind.PRODUCTION
+    ) -> AsyncIterator[Download]:
+        """A file, as it comes, asked for with this kind of key. Raises NotFound, UpstreamRejected."""
         action = ACTIONS["downloadFile"]
-        body = mapping.single(app, action.name, args, self.key(app, action.key), now_ms() / 1000)
+        body = mapping.single(app, action.name, args, self.key(app, kind), now_ms() / 1000)
         async with (
             self._slot(),
             self._told(app, action.name, recorded=True) as heard,

@@ -1,7 +1,8 @@
 """What is done about a call: entries are accepted, asked, refused, each answered in its place."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -9,15 +10,16 @@ import orjson
 from app.api import gates, problems, writes
 from app.api.context import Context
 from app.clock import now_ms
-from app.doors.sdk import answering, sorting
+from app.doors.sdk import answering, call_arguments, sorting, times
 from app.doors.sdk.answering import Entry
 from app.doors.sdk.reading import Call, text
 from app.doors.sdk.sorting import No, Now
 from app.errors import Erased, Forbidden, GatewayError, KeyNotConfigured, Malformed, Unauthorized, UpstreamRejected
+from app.intake.gate import Gate
 from app.intake.refining import PLAIN
 from app.leanplum import replies
 from app.leanplum.client import Answer
-from app.model import App, Caller, NewItem, Notes, Taken
+from app.model import App, Caller, KeyKind, NewItem, Notes, Taken
 from app.wiring import Gateway
 
 RUN_ACTIONS, RUN_USERS = 500, 50  # of one call to Leanplum
@@ -45,8 +47,10 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     reply = Reply([None] * len(call.entries))
     noted = _guarded(gateway, context, caller, call)
     gate = gates.gate_of(gateway, context, PLAIN)
+    clock = _clock(context, call)
+    shared = call_arguments.for_entries(call.args) if call.batch else {}
     judged = [
-        sorting.judged(sorting.sort(one, app, caller.scopes, in_batch=call.batch, notes=notes), one, notes, gate)
+        _judged(caller, call, _shared(shared, one), notes, clock, gate)
         for one, notes in zip(call.entries, noted, strict=True)
     ]
     context.subjects = {one.subject for one in judged if not isinstance(one, No) and one.subject is not None}
@@ -56,6 +60,36 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
         await _do(gateway, app, context, caller, call, reply, range(index, index + len(run)), run)
         index += len(run)
     return reply
+
+
+def _clock(context: Context, call: Call) -> times.Correction:
+    """Return the error of the sender's clock, as of when the request began to arrive.
+
+    The `time` of a call that is no batch is its one entry's own.
+    """
+    if not call.batch:
+        return times.NO_CORRECTION
+    waited = round((time.perf_counter() - context.started) * 1000)
+    return times.correction_of(call.args.get("time"), now_ms() - waited)
+
+
+def _shared(shared: Mapping[str, Any], entry: Any) -> Any:
+    return call_arguments.applied(shared, entry) if isinstance(entry, dict) else entry
+
+
+def _judged(caller: Caller, call: Call, sent: Any, notes: Notes, clock: times.Correction, gate: Gate) -> sorting.Sorted:
+    """Classify one entry with its corrected time; a repeat is recognised by the time as sent."""
+    entry = sent
+    if isinstance(sent, dict):
+        moment, moved_by, warning = clock.applied(sent)
+        if moved_by is not None:
+            entry, notes = {**sent, "time": moment}, replace(notes, time_correction=moved_by)
+        elif warning is not None:
+            notes = replace(notes, warnings=(*notes.warnings, warning))
+    classified = sorting.sort(entry, caller.scopes, in_batch=call.batch, notes=notes)
+    if entry is not sent and isinstance(classified, NewItem) and classified.id is not None:
+        classified = classified._replace(content=sorting.body_of(sent, in_batch=call.batch))
+    return sorting.judged(classified, entry, notes, gate)
 
 
 def _guarded(gateway: Gateway, context: Context, caller: Caller, call: Call) -> list[Notes]:
@@ -77,7 +111,7 @@ def _run(judged: Sequence[sorting.Sorted], start: int) -> Sequence[sorting.Sorte
     while end < len(judged) and type(one := judged[end]) is type(first):
         if isinstance(one, Now) and isinstance(first, Now):
             users.add(one.subject)
-            apart = one.alone or first.alone or one.key is not first.key
+            apart = one.alone or first.alone or (one.key, one.debugging) != (first.key, first.debugging)
             if end > start and (apart or end - start >= RUN_ACTIONS or len(users) > RUN_USERS):
                 break
         end += 1
@@ -161,14 +195,20 @@ async def _ask(gateway: Gateway, app: App, call: Call, reply: Reply, at: Sequenc
 
 
 def _outgoing(gateway: Gateway, app: App, call: Call, run: Sequence[Now]) -> tuple[str, bytes]:
-    """What goes to Leanplum: as it came, with the real keys wherever one stood. Raises Malformed."""
+    """What goes to Leanplum: as it came, with the real keys wherever one stood. Raises KeyNotConfigured, Malformed."""
+    if run[0].debugging and run[0].key is KeyKind.DEVELOPMENT and run[0].key not in app.keys:
+        missing = app.setting(KeyKind.DEVELOPMENT)
+        raise KeyNotConfigured(f"Development mode needs Leanplum's development key: {missing} is not set.")
     keys = {"appId": app.app_id, "clientKey": gateway.relay.key(app, run[0].key)}
     if not call.batch:
         return call.action, orjson.dumps({**call.args, **keys})
     data = [_with_key(one.entry, keys) for one in run]
     if run[0].alone:  # it takes a key that a batch does not
         return str(run[0].entry["action"]), orjson.dumps({**data[0], **keys})
-    args = {"time": now_ms() / 1000, **call.args, **keys, "action": "multi", "data": data}
+    # The entries' times are corrected, so the clock that goes with them is the gateway's.
+    args = {**call.args, **keys, "action": "multi", "time": now_ms() / 1000, "data": data}
+    if run[0].debugging:
+        args["devMode"] = True
     try:
         return "multi", orjson.dumps(args)
     except TypeError:

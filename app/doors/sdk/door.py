@@ -15,11 +15,11 @@ from app.api.context import Context
 from app.doors.sdk import answering, reading, sorting
 from app.doors.sdk.doing import reply_to, status_of
 from app.doors.sdk.reading import Call
-from app.doors.sdk.sorting import No
+from app.doors.sdk.sorting import No, Now
 from app.errors import Forbidden, GatewayError, Malformed, TooLarge
 from app.leanplum.actions import ACTIONS
 from app.leanplum.client import Part
-from app.model import App, Caller
+from app.model import App, Caller, KeyKind
 from app.model import Scope as KeyScope
 from app.telemetry import describe
 from app.wiring import Gateway
@@ -142,7 +142,7 @@ async def _upload(
     gateway: Gateway, app: App, context: Context, call: Call, files: list[Part], caller: Caller, send: Send
 ) -> int:
     """Files go on as they are read; a CSV job is one too."""
-    judged = sorting.sort(call.args, app, caller.scopes, in_batch=False)
+    judged = sorting.sort(call.args, caller.scopes, in_batch=False)
     if isinstance(judged, No):
         raise Forbidden(judged.reason)
     if not files:
@@ -154,11 +154,12 @@ async def _upload(
 
 
 async def _download(gateway: Gateway, app: App, context: Context, call: Call, caller: Caller, send: Send) -> int:
-    judged = sorting.sort(call.args, app, caller.scopes, in_batch=False)
+    judged = sorting.sort(call.args, caller.scopes, in_batch=False)
     if isinstance(judged, No):
         raise Forbidden(judged.reason)
     args = {name: value for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
-    async with gateway.relay.download(app, args) as found:
+    kind = judged.key if isinstance(judged, Now) else KeyKind.PRODUCTION
+    async with gateway.relay.download(app, args, kind) as found:
         assert found.chunks is not None
         media = found.headers.get("content-type", "application/octet-stream").encode("latin-1")
         headers = [(b"content-type", media), *CORS, (b"x-request-id", context.request_id.encode())]

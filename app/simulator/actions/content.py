@@ -69,7 +69,7 @@ def _message(message: SandboxMessage) -> Extra:
 
 def _ab_test(test: SandboxAbTest) -> Extra:
     variants = [_variant(each) for each in test.variants]
-    return {**_life(test), "chosenVariant": None, "variants": variants, "details": ""}
+    return {**_life(test), "chosenVariant": None, "variants": variants, "details": {}}
 
 
 def _variant(variant: SandboxVariant) -> Extra:
