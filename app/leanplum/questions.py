@@ -205,17 +205,28 @@ class JobId(TypedDict, total=False):
     jobId: Required[Annotated[Text, Field(min_length=1, max_length=400)]]
 
 
+DefaultAction = Annotated[Text, Field(min_length=1, description="The action of rows that have none of their own.")]
+
+
 class Import(TypedDict, total=False):
-    """Actions as CSV (Leanplum's `multi` with `createJob`), as multipart/form-data. The first row names the arguments;
-    dots nest."""
+    """A CSV file of actions in a public Google Cloud Storage bucket (Leanplum's `multi` with `createJob`). The file's
+    first row names the arguments; dots nest."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
-        json_schema_extra={"examples": [{"gcsBucket": "bucket", "defaultAction": "track", "file": "userId,event"}]},
+        json_schema_extra={"examples": [{"gcsBucket": "bucket", "file": "rows.csv", "defaultAction": "track"}]},
     )
-    file: Required[Annotated[Text, Field(json_schema_extra={"format": "binary"})]]
-    gcsBucket: Annotated[Text, Field(description="Leanplum's docs name it as required")]
-    defaultAction: Annotated[Text, Field(description="of rows without an action of their own")]
+    file: Required[Annotated[Text, Field(min_length=1, description="The object's name in the bucket.")]]
+    gcsBucket: Required[Annotated[Text, Field(min_length=1, description="The public bucket's name.")]]
+    defaultAction: DefaultAction
+
+
+class ImportOfRows(TypedDict, total=False):
+    """The arguments of an import whose rows are the body, as text/csv."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    defaultAction: DefaultAction
+    gcsBucket: Annotated[Text, Field(description="Passed on where it is given; the rows are the body.")]
 
 
 class Postback(TypedDict, total=False):

@@ -176,6 +176,14 @@ class Relay:
             heard.append(answer.status)
         return read(answer, action, app)
 
+    async def import_csv(self, app: App, action: Action, args: Mapping[str, str], content: bytes) -> dict[str, Any]:
+        """Begin an import whose rows are the body, and return Leanplum's answer as `ask` does."""
+        keys = mapping.credentials(app, self.key(app, action.key))
+        async with self._slot(), self._told(app, action.name) as heard:
+            answer = await self.client.send_csv(app.api_url, action.name, {**args, **keys}, content)
+            heard.append(answer.status)
+        return read(answer, action, app)
+
     @asynccontextmanager
     async def download(self, app: App, args: Mapping[str, Any]) -> AsyncIterator[Download]:
         """A file, as it comes. Raises NotFound, UpstreamRejected."""

@@ -437,8 +437,9 @@ def test_more_entries_than_ten_thousand_are_too_many(sdk: Sdk) -> None:
     assert sdk.multi(*[TRACK] * 10_001).status_code == 413
 
 
-def test_an_empty_batch_has_one_answer_since_javascript_looks_at_the_first(sdk: Sdk) -> None:
-    assert entries(sdk.multi()) == [{"success": True}]
+def test_an_empty_batch_is_an_error_with_one_answer_since_javascript_looks_at_the_first(sdk: Sdk) -> None:
+    answer = sdk.multi()
+    assert (answer.status_code, [one["success"] for one in entries(answer)]) == (400, [False])
 
 
 SENSELESS: list[Any] = [

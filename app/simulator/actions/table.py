@@ -137,7 +137,7 @@ ACTIONS: dict[str, Action] = {
     "getAndroidNotificationChannels": ContentAction(handler=channels.get_channels),
     "downloadFile": ContentAction(handler=files.download_file, required=("filename",), alone=True),
     "uploadFile": ContentAction(handler=files.upload_file, key=Key.DEVELOPMENT, alone=True),
-    "multi": ContentAction(handler=bulk.create_job, key=Key.DEVELOPMENT, required=("gcsBucket",), alone=True),
+    "multi": ContentAction(handler=bulk.create_job, key=Key.DEVELOPMENT, alone=True),
     **_keyed(Key.DEVELOPMENT, _DEVELOPMENT),
     **_keyed(Key.DATA_EXPORT, _EXPORT),
     **_keyed(Key.CONTENT_READ_ONLY, _READ_ONLY),
