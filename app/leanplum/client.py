@@ -21,6 +21,7 @@ class Answer(NamedTuple):
     status: int
     body: bytes
     retry_after: str | None
+    location: str | None = None  # where a redirect leads, which is not followed
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,8 @@ class LeanplumClient:
     def _answer(self, response: httpx.Response) -> Answer:
         date = response.headers.get("date")
         wish = as_number(response.headers.get("retry-after"), date=date, now=now_ms() / 1000)
-        return Answer(response.status_code, self._masked(response.content), wish)
+        location = response.headers.get("location") if response.is_redirect else None
+        return Answer(response.status_code, self._masked(response.content), wish, location)
 
     def _masked(self, body: bytes) -> bytes:
         for secret in self._secrets():

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Required
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from app.leanplum.shapes import CLOSED, Attributes, DeviceFields, Place
+from app.leanplum.shapes import CLOSED, Attributes, DeviceFields, DevMode, Place
 from app.leanplum.values import DAY, Bool, DeviceId, EntityId, Int, Plain, Text, Time, UserId
 
 
@@ -29,6 +29,7 @@ class Start(DeviceFields, Place, total=False):
     ip: Annotated[Text, Field(description="The end user's address, to find the place by. Not sent on, nor stored.")]
     userAgent: Annotated[Text, Field(description="The end user's, to find the device by. Not sent on.")]
     createDisposition: Literal["CreateIfNeeded", "CreateNever"]
+    devMode: DevMode
     userAttributes: Attributes
     background: Annotated[Bool, Field(description="true: not counted until the session is resumed.")]
     includeDefaults: Annotated[Bool, Field(description="Whether variables at their defaults are answered too.")]
@@ -40,6 +41,11 @@ class Variables(TypedDict, total=False):
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     userId: UserId
     deviceId: DeviceId
+    devMode: DevMode
+    createDisposition: Annotated[
+        Literal["CreateIfNeeded", "CreateNever"],
+        Field(description="Whether Leanplum makes a user that it doesn't know; its default is CreateNever."),
+    ]
     includeDefaults: Annotated[Bool, Field(description="Whether variables at their defaults are answered too.")]
 
 
@@ -64,6 +70,7 @@ class One(TypedDict, total=False):
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     id: Required[EntityId]
+    includeDrafts: Annotated[Bool, Field(description="Whether a draft is found too; Leanplum's default is false.")]
 
 
 class VariableChange(TypedDict, total=False):

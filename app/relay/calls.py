@@ -21,6 +21,7 @@ from app.errors import (
 from app.leanplum import mapping, replies
 from app.leanplum.actions import ACTIONS, Action
 from app.leanplum.client import Answer, Download, LeanplumClient, Part, Unreachable
+from app.leanplum.migration import MigrateStates
 from app.leanplum.retry_after import seconds
 from app.model import App, KeyKind
 from app.relay.cache import Cache, Kept
@@ -31,6 +32,7 @@ THROTTLE_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between tries while Leanplum s
 PATIENCE_SECONDS = 2.0  # how long a call waits for what was accepted for its users before
 RETRY_SECONDS = 5.0
 LOOKS = "exportUser"
+NOT_PASSED_ON = replies.HOSTS | {"success", "reqId"}
 
 log = structlog.get_logger("relay")
 
@@ -99,9 +101,11 @@ class Relay:
         concurrency: int,
         cache_seconds: float,
         recorder: CallRecorder | None = None,
+        migration: MigrateStates | None = None,
     ) -> None:
         self.client, self._locks, self._metrics, self._recorder = client, locks, metrics, recorder
         self._timeout, self._room = timeout, asyncio.Semaphore(concurrency)
+        self.migration = migration or MigrateStates()
         self._cache, self._quotas = Cache(cache_seconds), Quotas()
 
     async def ask(
@@ -110,7 +114,7 @@ class Relay:
         """Leanplum's answer to one action, less `success`. Raises RateLimited where the day's number is spent,
         NotFound where Leanplum doesn't know what was asked for, UpstreamRejected where it refuses."""
         self._afford(app, action)
-        body = mapping.single(app, action.name, args, self.key(app, action.key), now_ms() / 1000)
+        body = mapping.single(app, action.name, args, self.key(app, _kind(action, args)), now_ms() / 1000)
         answer = await self.exchange(app, action.name, body, [subject] if subject else [], looks=action.looks)
         told = read(answer, action, app)
         self._quotas.count(app.name, action.name, time.time())
@@ -162,6 +166,7 @@ class Relay:
                     break
                 await asyncio.sleep(pause)
                 answer = await self._call(app, action, body, subjects, looks)
+        self.migration.note(app.name, answer.body)
         return answer
 
     def _in_time(self, locked: Locked, pause: float = 0.0) -> bool:
@@ -251,6 +256,12 @@ class Relay:
             self._room.release()
 
 
+def _kind(action: Action, args: Mapping[str, Any]) -> KeyKind:
+    """The kind of key for a call: development traffic takes the development key."""
+    developing = action.key is KeyKind.PRODUCTION and args.get("devMode") is True
+    return KeyKind.DEVELOPMENT if developing else action.key
+
+
 def read(answer: Answer, action: Action, app: App) -> dict[str, Any]:
     """What Leanplum says, in an answer about one action, less `success` and `reqId`. Raises what `Relay.ask` does."""
     entries = replies.entries(answer.body)
@@ -270,7 +281,7 @@ def read(answer: Answer, action: Action, app: App) -> dict[str, Any]:
         raise UpstreamRejected(f"Leanplum refused{_said(said or warned)}.")
     if replies.is_missing(warned):
         raise NotFound(f"Leanplum did nothing{_said(warned)}.")
-    return {name: value for name, value in entry.items() if name not in {"success", "reqId"}}
+    return {name: value for name, value in entry.items() if name not in NOT_PASSED_ON}
 
 
 def _said(text: str | None) -> str:

@@ -42,7 +42,7 @@ class Reply:
 async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller, call: Call) -> Reply:
     """Entry by entry in their order, those of a kind together: what was accepted before something is asked for the same
     user reaches Leanplum before it, and what comes after it, after."""
-    reply = Reply([None] * len(call.entries))
+    reply = Reply([None] * len(call.entries), beside=gateway.relay.migration.beside(app.name))
     noted = _guarded(gateway, context, caller, call)
     gate = gates.gate_of(gateway, context, PLAIN)
     judged = [
@@ -50,12 +50,24 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
         for one, notes in zip(call.entries, noted, strict=True)
     ]
     context.subjects = {one.subject for one in judged if not isinstance(one, No) and one.subject is not None}
-    index = 0
-    while index < len(judged):
-        run = _run(judged, index)
-        await _do(gateway, app, context, caller, call, reply, range(index, index + len(run)), run)
-        index += len(run)
+    _refuse(call, reply, judged)
+    left = [index for index, one in enumerate(judged) if not isinstance(one, No)]  # a refusal parts no run
+    doing = [judged[index] for index in left]
+    start = 0
+    while start < len(doing):
+        run = _run(doing, start)
+        await _do(gateway, app, context, caller, call, reply, left[start : start + len(run)], run)
+        start += len(run)
     return reply
+
+
+def _refuse(call: Call, reply: Reply, judged: Sequence[sorting.Sorted]) -> None:
+    """Answer the entries that are not done."""
+    for index, one in enumerate(judged):
+        if isinstance(one, No):
+            reply.tell([index], [answering.failed(one.reason, call.entries[index])])
+            if not call.batch:
+                reply.status = 400
 
 
 def _guarded(gateway: Gateway, context: Context, caller: Caller, call: Call) -> list[Notes]:
@@ -71,8 +83,6 @@ def _guarded(gateway: Gateway, context: Context, caller: Caller, call: Call) -> 
 def _run(judged: Sequence[sorting.Sorted], start: int) -> Sequence[sorting.Sorted]:
     """The entries from `start` that are done together."""
     first = judged[start]
-    if isinstance(first, No):
-        return judged[start : start + 1]
     end, users = start, set[str | None]()
     while end < len(judged) and type(one := judged[end]) is type(first):
         if isinstance(one, Now) and isinstance(first, Now):
@@ -95,11 +105,7 @@ async def _do(
     run: Sequence[sorting.Sorted],
 ) -> None:
     sent = [call.entries[index] for index in at]
-    if isinstance(run[0], No):
-        reply.tell(at, [answering.failed(run[0].reason, sent[0])])
-        if not call.batch:
-            reply.status = 400
-    elif isinstance(run[0], Now):
+    if isinstance(run[0], Now):
         asked = [(index, one) for index, one in zip(at, run, strict=True) if isinstance(one, Now)]
         await _ask_for_those_left(gateway, app, call, reply, asked)
     else:
@@ -200,7 +206,7 @@ def _take(reply: Reply, at: Sequence[int], sent: Sequence[Entry], found: Answer,
     elif found.status >= 400 and not call.batch:
         reply.status = found.status
     whole = orjson.loads(found.body)
-    reply.beside |= {name: value for name, value in whole.items() if name not in {"response", *answering.LEADING_AWAY}}
+    reply.beside |= {name: value for name, value in whole.items() if name not in {"response", *answering.NOT_PASSED_ON}}
 
 
 def status_of(error: GatewayError) -> int:

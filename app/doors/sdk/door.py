@@ -20,7 +20,7 @@ from app.errors import Forbidden, GatewayError, Malformed, TooLarge
 from app.intake.bodies import has_rows
 from app.leanplum.actions import ACTIONS
 from app.leanplum.client import Part
-from app.model import App, Caller
+from app.model import App, Caller, KeyKind
 from app.model import Scope as KeyScope
 from app.telemetry import describe
 from app.wiring import Gateway
@@ -61,7 +61,7 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
             raise Malformed(EMPTY)
         if call.imports and (rows := _rows(call, files)) is not None:
             return await _import(gateway, app, context, call, rows, caller, send)
-        if call.action == "uploadFile" and not call.batch:
+        if call.action == "uploadFile" or (files and _takes_files(call)):
             return await _upload(gateway, app, context, call, files, caller, send)
         if call.action == "downloadFile" and not call.batch:
             return await _download(gateway, app, context, call, caller, send)
@@ -70,7 +70,7 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         return await _send_error(context, send, status_of(error), error.detail, call, _retry(error))
     except Exception as error:  # the outermost place of a request: told in the log, answered without its text
         log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
-        # 503, not 500: Unity gives a batch up at any other status than 408, 429, 502, 503, 504.
+        # 503, not 500: it says that the request may be sent again, which every SDK but JavaScript's does.
         return await _send_error(context, send, 503, "The gateway failed on this request.", call)
     finally:
         for _, (_, file, _) in files:
@@ -148,6 +148,14 @@ def _app(gateway: Gateway, context: Context, call: Call, caller: Caller) -> App:
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _takes_files(call: Call) -> bool:
+    """Whether a call's files are sent on: those of development actions are. Raises Malformed for another's."""
+    known = ACTIONS.get(call.action)
+    if not call.batch and known is not None and known.key is KeyKind.DEVELOPMENT:
+        return True
+    raise Malformed(f"{call.action or 'This call'} takes no files; only development actions do, one a call.")
 
 
 async def _upload(

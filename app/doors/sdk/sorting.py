@@ -106,6 +106,8 @@ def _now(entry: dict[str, Any], known: Action | None, subject: str | None, app: 
     if debugging and key is KeyKind.PRODUCTION and KeyKind.DEVELOPMENT in app.keys:
         key = KeyKind.DEVELOPMENT  # Leanplum may refuse development mode with a production key (fact sheet §2)
     alone, looks = (False, False) if known is None else (known.alone, known.looks)
+    if debugging and key is KeyKind.DEVELOPMENT:
+        alone = False  # a `multi` with the development key takes all that this key may do
     return Now(entry, subject, key, alone, looks)
 
 

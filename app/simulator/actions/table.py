@@ -128,6 +128,9 @@ SDK_ACTIONS: dict[str, Action] = {
     "getMigrateState": ContentAction(handler=sdk.get_migrate_state),
     "log": ContentAction(handler=sdk.log),
     "restart": ContentAction(handler=sdk.restart),
+    "saveInterface": ContentAction(handler=sdk.save_interface, key=Key.DEVELOPMENT),
+    "saveInterfaceImage": ContentAction(handler=sdk.save_interface, key=Key.DEVELOPMENT),
+    "getViewControllerVersionsList": ContentAction(handler=sdk.save_interface, key=Key.DEVELOPMENT),
 }
 """Undocumented (fact sheet §3.8); whether one of them creates an unknown user is inferred (I)."""
 
