@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple, Self, TypeVar
 
 import httpx
@@ -13,6 +14,7 @@ from app.clock import now_ms
 from app.leanplum.retry_after import as_number
 
 T = TypeVar("T")
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Answer(NamedTuple):
@@ -98,12 +100,14 @@ class LeanplumClient:
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
-    async def call(self, url: str, action: str, body: bytes) -> Answer:
-        """Make one call. Raises Unreachable where no whole answer came within the timeout."""
+    async def call(self, url: str, action: str, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> Answer:
+        """Make one call. `headers`: what tells of the end user. Raises Unreachable where no whole answer came within
+        the timeout."""
         # httpx's own timeouts begin anew with each piece of an answer; this one is for all of it.
         progress = Progress()
         trace = {"trace": progress}
-        posted = self._http.post(url, params={"action": action}, content=body, headers=JSON, extensions=trace)
+        sent = {**JSON, **headers}
+        posted = self._http.post(url, params={"action": action}, content=body, headers=sent, extensions=trace)
         return self._answer(await self._whole(posted, self._timeout, progress))
 
     async def upload(self, url: str, action: str, fields: Mapping[str, str], files: Sequence[Part]) -> Answer:

@@ -20,7 +20,7 @@ from app.errors import (
 )
 from app.leanplum import mapping, replies
 from app.leanplum.actions import ACTIONS, Action
-from app.leanplum.client import Answer, Download, LeanplumClient, Part, Unreachable
+from app.leanplum.client import NO_HEADERS, Answer, Download, LeanplumClient, Part, Unreachable
 from app.leanplum.migration import MigrateStates
 from app.leanplum.retry_after import seconds
 from app.model import App, KeyKind
@@ -139,11 +139,18 @@ class Relay:
             raise RateLimited(f"Leanplum does {action.name} {action.a_day} times a day; they are spent.", wait)
 
     async def exchange(
-        self, app: App, action: str, body: bytes, subjects: Collection[str], *, looks: bool = False
+        self,
+        app: App,
+        action: str,
+        body: bytes,
+        subjects: Collection[str],
+        *,
+        looks: bool = False,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> Answer:
-        """One call while its users are locked; `looks`: whether it changes nothing. While Leanplum says that the users
-        are busy it is tried again, for a short while, unless it asks for a longer wait. Raises Erased: whoever was
-        erased could be there again by it, but not by looking."""
+        """One call while its users are locked; `looks`: whether it changes nothing; `headers` tell of the end user.
+        While Leanplum says that the users are busy it is tried again, for a short while, unless it asks for a longer
+        wait. Raises Erased: whoever was erased could be there again by it, but not by looking."""
         record = None
         if self._recorder is not None and not looks and not self._room.locked():
             record = self._recorder.begun(app.name, action, subjects)
@@ -158,14 +165,14 @@ class Relay:
         async with locking as locked, self._slot():
             if not self._in_time(locked):
                 raise UpstreamUnavailable("Too many calls wait for Leanplum.", RETRY_SECONDS)
-            answer = await self._call(app, action, body, subjects, looks, recorded=locked.recorded)
+            answer = await self._call(app, action, body, subjects, looks, headers, recorded=locked.recorded)
             for pause in THROTTLE_PAUSES:
                 if answer.status not in replies.THROTTLES or seconds(answer.retry_after) > pause:
                     break
                 if not self._in_time(locked, pause):
                     break
                 await asyncio.sleep(pause)
-                answer = await self._call(app, action, body, subjects, looks)
+                answer = await self._call(app, action, body, subjects, looks, headers)
         self.migration.note(app.name, answer.body)
         return answer
 
@@ -212,10 +219,18 @@ class Relay:
         return app.keys[kind].get_secret_value()
 
     async def _call(
-        self, app: App, action: str, body: bytes, subjects: Collection[str], looks: bool, *, recorded: bool = False
+        self,
+        app: App,
+        action: str,
+        body: bytes,
+        subjects: Collection[str],
+        looks: bool,
+        headers: Mapping[str, str],
+        *,
+        recorded: bool = False,
     ) -> Answer:
         async with self._told(app, action, subjects, recorded=recorded or looks) as heard:
-            answer = await self.client.call(app.api_url, action, body)
+            answer = await self.client.call(app.api_url, action, body, headers)
             heard.append(answer.status)
         return answer
 

@@ -235,7 +235,7 @@ def test_android_s_form_gets_every_reqid_back_and_its_texts_arrive_as_texts(
 ) -> None:
     common = {"deviceId": "d1", "userId": "u1", "sdkVersion": "7.8.0", "devMode": "false", "ct": False}
     sent = [
-        {"action": "start", **common, "time": "1.700000000123E9", "reqId": "A1", "uuid": "s", "country": "(detect)",
+        {"action": "start", **common, "time": "1.700000000123E9", "reqId": "A1", "uuid": "s", "country": "DE",
          "userAttributes": '{"age":29}', "newsfeedMessages": [], "includeDefaults": "false"},
         {"action": "track", **common, "event": "Purchase", "value": "9.99", "currencyCode": "USD", "reqId": "A2",
          "params": '{"sku":"a"}', "uuid": "s"},

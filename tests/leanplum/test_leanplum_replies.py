@@ -78,7 +78,7 @@ REDIRECT = {"apiHost": "api2.leanplum.com", "apiPath": "new-api", "devServerHost
             error("Development mode requested but not permitted."),
             ConfigRefused("Development mode requested but not permitted."),
         ),
-        (error(MISMATCH, **REDIRECT), ConfigRefused(MISMATCH)),
+        (error(MISMATCH, **REDIRECT), ConfigRefused(MISMATCH.rstrip(".") + TO_THE_HOST)),
         (error("moved", **REDIRECT), ConfigRefused(f"moved{TO_THE_HOST}")),
         (error(CONCURRENT), Trouble(CONCURRENT, throttled=True)),
         (error("Per device rate limit exceeded."), Trouble("Per device rate limit exceeded.", throttled=True)),

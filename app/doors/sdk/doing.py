@@ -1,6 +1,6 @@
 """What is done about a call: entries are accepted, asked, refused, each answered in its place."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +15,15 @@ from app.doors.sdk.reading import Call, text
 from app.doors.sdk.sorting import No, Now
 from app.errors import Erased, Forbidden, GatewayError, KeyNotConfigured, Malformed, Unauthorized, UpstreamRejected
 from app.intake.refining import PLAIN
-from app.leanplum import replies
+from app.leanplum import detection, replies
+from app.leanplum.actions import QUEUED
 from app.leanplum.client import Answer
+from app.leanplum.detection import undetected
 from app.model import App, Caller, NewItem, Notes, Taken
 from app.wiring import Gateway
 
 RUN_ACTIONS, RUN_USERS = 500, 50  # of one call to Leanplum
+FORWARD = "forward"
 GONE = 451  # what Leanplum answers for a user who is blocked
 
 
@@ -32,6 +35,7 @@ class Reply:
     status: int = 200
     beside: dict[str, Any] = field(default_factory=dict)
     retry_after: float | None = None
+    end_user: Mapping[str, str] = field(default_factory=dict)  # the headers that tell Leanplum of the end user
 
     def tell(self, at: Sequence[int], found: Sequence[Entry]) -> None:
         """The answers of the entries at these places."""
@@ -44,6 +48,8 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     user reaches Leanplum before it, and what comes after it, after."""
     reply = Reply([None] * len(call.entries), beside=gateway.relay.migration.beside(app.name))
     noted = _guarded(gateway, context, caller, call)
+    if gateway.settings.gateway_detect == FORWARD:
+        reply.end_user = detection.headers(_sender(gateway, context), context.header(b"accept-language"))
     gate = gates.gate_of(gateway, context, PLAIN)
     judged = [
         sorting.judged(sorting.sort(one, app, caller.scopes, in_batch=call.batch, notes=notes), one, notes, gate)
@@ -72,12 +78,28 @@ def _refuse(call: Call, reply: Reply, judged: Sequence[sorting.Sorted]) -> None:
 
 def _guarded(gateway: Gateway, context: Context, caller: Caller, call: Call) -> list[Notes]:
     """Take out of the call what must not be stored or sent on, and tell what was done to each entry."""
-    address = gateway.enrichment.end_user(context.address, context.headers.get(b"x-forwarded-for")) or context.address
-    refiner = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), address)
+    refiner = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), _sender(gateway, context))
     if call.batch:
         refiner.guard(call.action, call.args)
-    entries = (one if isinstance(one, dict) else {} for one in call.entries)
+    entries = [one if isinstance(one, dict) else {} for one in call.entries]
+    _tell_locale(gateway, context, entries)
     return [refiner.guard(text(one.get("action")), one) for one in entries]
+
+
+def _sender(gateway: Gateway, context: Context) -> str | None:
+    """The end user's address, where it is known."""
+    return gateway.enrichment.sender(context.address, context.headers.get(b"x-forwarded-for"))
+
+
+def _tell_locale(gateway: Gateway, context: Context, entries: Sequence[dict[str, Any]]) -> None:
+    """Put the request's language where an entry asks that it be detected, unless Leanplum is to do that: of entries
+    that are delivered later it can't, since they share a call with others."""
+    locale = detection.locale_of(context.header(b"accept-language"))
+    forwarding = gateway.settings.gateway_detect == FORWARD
+    for entry in entries:
+        later = text(entry.get("action")) in QUEUED
+        if locale is not None and entry.get("locale") == detection.DETECT and (later or not forwarding):
+            entry["locale"] = locale
 
 
 def _run(judged: Sequence[sorting.Sorted], start: int) -> Sequence[sorting.Sorted]:
@@ -155,9 +177,9 @@ async def _ask(gateway: Gateway, app: App, call: Call, reply: Reply, at: Sequenc
         return
     subjects = {one.subject for one in run if one.subject is not None}
     try:
-        action, body = _outgoing(gateway, app, call, run)
+        action, body = _outgoing(gateway, app, call, run, reply.end_user)
         looks = all(one.looks for one in run)
-        found = await gateway.relay.exchange(app, action, body, subjects, looks=looks)
+        found = await gateway.relay.exchange(app, action, body, subjects, looks=looks, headers=reply.end_user)
     except GatewayError as error:
         if not (call.batch and isinstance(error, KeyNotConfigured | Erased)):  # the batch again would change nothing
             reply.status, reply.retry_after = status_of(error), getattr(error, "retry_after", None)
@@ -166,15 +188,18 @@ async def _ask(gateway: Gateway, app: App, call: Call, reply: Reply, at: Sequenc
     _take(reply, at, sent, found, call)
 
 
-def _outgoing(gateway: Gateway, app: App, call: Call, run: Sequence[Now]) -> tuple[str, bytes]:
-    """What goes to Leanplum: as it came, with the real keys wherever one stood. Raises Malformed."""
+def _outgoing(
+    gateway: Gateway, app: App, call: Call, run: Sequence[Now], end_user: Mapping[str, str]
+) -> tuple[str, bytes]:
+    """What goes to Leanplum: as it came, with the real keys wherever one stood, less what Leanplum would detect of the
+    gateway. Raises Malformed."""
     keys = {"appId": app.app_id, "clientKey": gateway.relay.key(app, run[0].key)}
     if not call.batch:
-        return call.action, orjson.dumps({**call.args, **keys})
-    data = [_with_key(one.entry, keys) for one in run]
+        return call.action, orjson.dumps({**undetected(call.args, end_user), **keys})
+    data = [_with_key(undetected(one.entry, end_user), keys) for one in run]
     if run[0].alone:  # it takes a key that a batch does not
         return str(run[0].entry["action"]), orjson.dumps({**data[0], **keys})
-    args = {"time": now_ms() / 1000, **call.args, **keys, "action": "multi", "data": data}
+    args = {"time": now_ms() / 1000, **undetected(call.args, end_user), **keys, "action": "multi", "data": data}
     try:
         return "multi", orjson.dumps(args)
     except TypeError:
