@@ -111,7 +111,9 @@ def _now(entry: dict[str, Any], known: Action | None, subject: str | None, *, de
             return No("This action is not known here, so it can't be done in development mode.")
         return Now(entry, subject, KeyKind.PRODUCTION, alone=False)
     key = KeyKind.DEVELOPMENT if debugging and known.key is KeyKind.PRODUCTION else known.key
-    return Now(entry, subject, key, known.alone, known.looks, debugging)
+    # A `multi` with the development key takes all that this key may do.
+    alone = known.alone and not (debugging and key is KeyKind.DEVELOPMENT)
+    return Now(entry, subject, key, alone, known.looks, debugging)
 
 
 def _item(action: str, entry: Mapping[str, Any], subject: str, notes: Notes, *, in_batch: bool) -> NewItem:
