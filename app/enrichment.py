@@ -155,6 +155,11 @@ class Enrichment:
         hops = forwarded.decode("latin-1").split(",")[-MOST_HOPS:] if forwarded else []
         return next((hop for hop in map(str.strip, reversed(hops)) if not self._trusted(hop)), None)
 
+    def sender(self, peer: str, forwarded: bytes | None) -> str | None:
+        """Whose address a client's own request comes from: the one that trusted proxies name, else the peer's. None
+        where the peer is a trusted proxy that names nobody: its own place is not the end user's."""
+        return self.end_user(peer, forwarded) or (None if self._trusted(peer) else peer)
+
     def _trusted(self, address: str) -> bool:
         try:
             told = ip_address(address)

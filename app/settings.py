@@ -144,6 +144,11 @@ class Settings(BaseSettings):
     gateway_trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
         "", description="networks of proxies whose X-Forwarded-For names the end user, as in 10.0.0.0/8,fd00::/8"
     )
+    gateway_detect: Literal["resolve", "forward"] = Field(
+        "resolve",
+        description="what becomes of SDKs' (detect): resolve fills in the end user's place and language, or leaves the "
+        "field out; forward sends the end user's address and language to Leanplum where an SDK waits for the answer",
+    )
     gateway_shared_limits_url: Annotated[SecretStr, AfterValidator(_valkey)] | None = Field(
         None, description="a Valkey or Redis in which replicas share the limits; without it each keeps its own"
     )

@@ -239,6 +239,7 @@ class Metrics:
         )
         self.taxonomy = NameCounts()
         self.registry.register(self.taxonomy)
+        self.redirects: dict[str, str] = {}  # the host to which Leanplum sends us, of apps that are held for that
         self.states: dict[str, str] = {}  # how the way to Leanplum is, by app: closed (as it should be), open, held
 
     def sharing_limits(self) -> tuple[Gauge, Counter]:

@@ -31,6 +31,7 @@ from app.enrichment import Enrichment, check
 from app.errors import Refusal, StartRefused, StorageUnavailable
 from app.intake.taxonomy import NAME_KINDS, Caps
 from app.leanplum.client import LeanplumClient
+from app.leanplum.migration import MigrateStates
 from app.limits.bucket import Buckets
 from app.limits.limiter import Limiter, OwnLimiter
 from app.limits.policies import Policies
@@ -125,6 +126,7 @@ async def gateway(
     enrichment = enriching(settings, audit.seed)
     metrics.apps_refused.set_function(lambda: apps.refused)
     apps.on_change = partial(_record_change, recorder)
+    migration = MigrateStates()
     of_tracking = (plans.run, taxonomy.run, violations.run)
     runs = (
         apps.run,
@@ -139,8 +141,8 @@ async def gateway(
     try:
         async with (
             _locking(settings, outbox) as (liveness, locks),
-            _delivering(settings, apps, outbox, metrics, audit.pseudonyms, liveness, locks, wanted=delivery),
-            _relaying(settings, apps, recorder, metrics, locks, audit.pseudonyms) as relay,
+            _delivering(settings, apps, outbox, metrics, audit.pseudonyms, liveness, locks, migration, wanted=delivery),
+            _relaying(settings, apps, recorder, metrics, locks, audit.pseudonyms, migration) as relay,
             _limiting(settings, metrics, wanted=calls) as limits,
         ):
             yield Gateway(
@@ -254,6 +256,7 @@ async def _delivering(
     pseudonyms: Pseudonyms,
     liveness: LivenessLock,
     locks: UserLocks,
+    migration: MigrateStates,
     *,
     wanted: bool,
 ) -> AsyncIterator[None]:
@@ -276,6 +279,7 @@ async def _delivering(
             concurrency=concurrency,
             policy=policy,
             pseudonyms=pseudonyms.of_all,
+            on_answer=migration.note,
         )
         outbox.on_accepted = deliverer.notify
         locks.on_unlocked, deliverer.on_call_ended = deliverer.look_again, locks.look_again
@@ -289,7 +293,13 @@ async def _delivering(
 
 @asynccontextmanager
 async def _relaying(
-    settings: Settings, apps: Apps, recorder: Recorder, metrics: Metrics, locks: UserLocks, pseudonyms: Pseudonyms
+    settings: Settings,
+    apps: Apps,
+    recorder: Recorder,
+    metrics: Metrics,
+    locks: UserLocks,
+    pseudonyms: Pseudonyms,
+    migration: MigrateStates,
 ) -> AsyncIterator[Relay]:
     timeout, concurrency = settings.gateway_relay_timeout_seconds, settings.gateway_relay_concurrency
 
@@ -302,6 +312,7 @@ async def _relaying(
             concurrency=concurrency,
             cache_seconds=settings.gateway_cache_seconds,
             recorder=_CallRecorder(recorder, pseudonyms),
+            migration=migration,
         )
 
 

@@ -85,7 +85,7 @@ class Reading:
         write = Begin(f"attempt-{self._count}", "one", [(seq, 0) for seq in range(1, 501)], 0, 0)
         with transaction(self._engine) as cursor:
             began = time.thread_time()
-            assert Begin.run_all(cursor, [write]) == [frozenset()]
+            assert Begin.run_all(cursor, [write]) == [{}]
             taken = time.thread_time() - began
             cursor.execute("DELETE FROM attempts")
         return taken

@@ -64,7 +64,12 @@ async def readyz(request: Request) -> Any:
 
 def _delivery(gateway: Gateway) -> schemas.Part:
     """Never a reason not to accept: what can't be delivered now waits."""
-    told = [f"{app}: {STATES[state]}" for app, state in sorted(gateway.metrics.states.items()) if state in STATES]
+    redirects = gateway.metrics.redirects
+    told = [
+        f"{app}: {STATES[state]}" + (f"; it redirects to {redirects[app]}" if app in redirects else "")
+        for app, state in sorted(gateway.metrics.states.items())
+        if state in STATES
+    ]
     return {"ok": True, "detail": "; ".join(told)} if told else {"ok": True}
 
 

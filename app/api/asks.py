@@ -21,6 +21,7 @@ from app.intake import bodies, rules
 from app.intake.enrichment.config import ENRICHED
 from app.leanplum.actions import ACTIONS, About, Action
 from app.leanplum.client import Part
+from app.leanplum.questions import ImportOfRows
 from app.model import App, Caller, KeyKind, Scope
 from app.relay.checks import Checked, check
 from app.wiring import Gateway
@@ -136,7 +137,21 @@ def _add(ask: Ask) -> None:
         gateway, about, app, caller = await _enter(request, operation, action)
         return await _download(gateway, app, await _args(request, gateway, about, caller, ask))
 
-    special = {"uploadFile": uploaded, "multi": uploaded, "downloadFile": downloaded}
+    async def imported(request: Request) -> Response:
+        gateway, about, app, caller = await _enter(request, operation, action)
+        media = bodies.media_type(about.header(b"content-type"), bodies.JSON, bodies.CSV, MULTIPART)
+        if media == bodies.JSON:
+            args = await _args(request, gateway, about, caller, ask)
+            told = await gateway.relay.ask(app, action, {"createJob": True, **args})
+        elif media == bodies.CSV:
+            most = gateway.settings.gateway_max_upload_bytes
+            rows = await receiving.read_body(gateway, about, request.receive, most)
+            told = await _import_rows(gateway, app, action, dict(request.query_params), rows)
+        else:
+            told = await _import_form(request, gateway, about, app, action)
+        return Response(orjson.dumps(told), headers=JSON)
+
+    special = {"uploadFile": uploaded, "multi": imported, "downloadFile": downloaded}
     router.add_api_route(
         ask.path,
         special.get(ask.action, answered),
@@ -173,7 +188,7 @@ async def _upload(request: Request, gateway: Gateway, about: Context, app: App, 
         raise Malformed("The Content-Type has no boundary.")
     most = gateway.settings.gateway_max_upload_bytes
     limited = Request(request.scope, receiving.limited(gateway, about, request.receive, most))
-    fields: dict[str, str] = {"createJob": "true"} if action.name == "multi" else {}
+    fields = dict[str, str]()
     try:
         async with limited.form(max_files=MAX_FILES, max_fields=100) as form:
             files = list[Part]()
@@ -191,7 +206,43 @@ async def _upload(request: Request, gateway: Gateway, about: Context, app: App, 
     return Response(orjson.dumps(told), headers=JSON)
 
 
-OURS = frozenset({"appId", "clientKey", "apiVersion", "action", "createJob"})
+OURS = frozenset({"appId", "clientKey", "apiVersion", "action"})
+
+
+async def _import_rows(
+    gateway: Gateway, app: App, action: Action, fields: Mapping[str, Any], rows: bytes
+) -> dict[str, Any]:
+    """Begin an import of these rows."""
+    args = rules.checked(ROWS, dict(fields))
+    if not bodies.has_rows(rows):
+        raise Invalid((Fault("", NO_ROWS, "required"),))
+    return await gateway.relay.import_csv(app, action, {"createJob": "true", **args}, rows)
+
+
+async def _import_form(request: Request, gateway: Gateway, about: Context, app: App, action: Action) -> dict[str, Any]:
+    """Begin an import of the file that a form carries, or of the one in a bucket that it names."""
+    if "boundary=" not in about.header(b"content-type").lower():
+        raise Malformed("The Content-Type has no boundary.")
+    most = gateway.settings.gateway_max_upload_bytes
+    limited = Request(request.scope, receiving.limited(gateway, about, request.receive, most))
+    try:
+        async with limited.form(max_files=MAX_FILES, max_fields=100) as form:
+            parts = form.multi_items()
+            files = [value for _, value in parts if isinstance(value, UploadFile)]
+            fields = {name: value for name, value in parts if not isinstance(value, UploadFile)}
+            if len(files) > 1:
+                raise Invalid((Fault("/file", "must be one file with the rows", "required"),))
+            rows = await files[0].read() if files else None
+    except HTTPException as error:  # what starlette makes of a form that it can't read
+        raise Malformed(f"The form can't be read: {error.detail}") from None
+    if rows is not None:
+        return await _import_rows(gateway, app, action, fields, rows)
+    args = rules.checked(SHAPES["multi"], dict(fields))
+    return await gateway.relay.ask(app, action, {"createJob": True, **args})
+
+
+NO_ROWS = "has no rows: the first line names the arguments, and each further line is one action"
+ROWS = TypeAdapter[Any](ImportOfRows)
 
 
 async def _download(gateway: Gateway, app: App, args: Mapping[str, Any]) -> Response:
@@ -246,11 +297,21 @@ def _extra(ask: Ask, action: Action) -> dict[str, Any]:
     parameters = path_parameters(ask.path, DESCRIBED)
     if ask.method == "GET":
         return {"parameters": parameters + parameters_of(action.shape, known)}
-    media = MULTIPART if ask.action in {"uploadFile", "multi"} else bodies.JSON
+    if ask.action == "multi":
+        return _extra_of_imports()
+    media = MULTIPART if ask.action == "uploadFile" else bodies.JSON
     if set(action.shape.__annotations__) <= known:
         return {"parameters": parameters}
     body = body_of(action.shape.__name__, media=media, required=bool(action.required - known))
     return {"parameters": parameters} | body
+
+
+def _extra_of_imports() -> dict[str, Any]:
+    """The two forms of an import: a file in a bucket, named in JSON, or the rows themselves."""
+    body = body_of("Import")
+    rows = {"type": "string", "examples": ["userId,event\nuser-1,Purchase\n"]}
+    body["requestBody"]["content"][bodies.CSV] = {"schema": rows}
+    return {"parameters": parameters_of(ImportOfRows, ())} | body
 
 
 for _one in ASKS:

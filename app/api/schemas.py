@@ -51,6 +51,15 @@ Violations = Annotated[
 ]
 
 
+class TimeCorrection(TypedDict):
+    """How the `time` of an SDK's entry was corrected for the clock of its sender."""
+
+    seconds: Annotated[
+        float,
+        Field(description="added to `time`: the gateway's clock less the call's own `time`", examples=[432000.25]),
+    ]
+
+
 class Receipt(TypedDict):
     """The gateway's promise for one item, and how far it is kept."""
 
@@ -71,6 +80,7 @@ class Receipt(TypedDict):
         ]
     ]
     erased: NotRequired[Erased]
+    timeCorrection: NotRequired[TimeCorrection]
     enrichment: NotRequired[Enrichment]
     violations: NotRequired[Violations]
     href: Annotated[str, Field(examples=["/v1/receipts/019abc12-3456-7def-8123-000000000001"])]

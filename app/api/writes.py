@@ -37,7 +37,7 @@ from app.errors import (
 from app.intake import bodies, rules
 from app.intake.gate import Gate
 from app.intake.refining import Refiner
-from app.leanplum.actions import key_for
+from app.leanplum.actions import IN_DEVELOPMENT, key_for
 from app.model import ERASES, Acceptance, App, Caller, KeyKind, Kind, NewItem, Removed, Taken
 from app.wiring import Gateway
 
@@ -287,7 +287,7 @@ def careful_item(raw: Any, base: str, refiner: Refiner) -> NewItem | Refused:
 def permitted(app: App, caller: Caller, judged: Sequence[NewItem | Refused]) -> Sequence[NewItem | Refused]:
     """The same, with a refusal for each item whose action the caller's key may not send, or Leanplum's may not."""
     actions = {one.action for one in judged if type(one) is NewItem}
-    if all(_may(app, caller, action) for action in actions):
+    if all(_may(app, caller, action) for action in actions) and not _lacks_development(app, judged):
         return judged
     return [_permitted_item(app, caller, one) if isinstance(one, NewItem) else one for one in judged]
 
@@ -299,6 +299,13 @@ def _may(app: App, caller: Caller, action: str) -> bool:
     """Whether every item of the action may be sent."""
     known, keys = rules.ACTIONS[action], app.keys
     return known.scope in caller.scopes and known.key in keys and (action != RESETS or KeyKind.DEVELOPMENT in keys)
+
+
+def _lacks_development(app: App, judged: Sequence[NewItem | Refused]) -> bool:
+    """Whether some item may be development traffic, and the app has no key for that."""
+    if KeyKind.DEVELOPMENT in app.keys:
+        return False
+    return any(IN_DEVELOPMENT in one.body for one in judged if type(one) is NewItem)
 
 
 def _permitted_item(app: App, caller: Caller, item: NewItem) -> NewItem | Refused:

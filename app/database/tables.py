@@ -131,6 +131,7 @@ user_locks = Table(
     Column("holder", Text, nullable=False),  # a process; empty: it is gone, and its call may be at work still
     Column("lock", Text),  # the identity of the holder's liveness lock
     Column("granted", SmallInteger, nullable=False),
+    Column("lease_ms", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
 )
 

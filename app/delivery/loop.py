@@ -83,9 +83,12 @@ class Deliverer:
         chance: Callable[[], float] = random,
         ticks: Callable[[], float] = time.monotonic,
         pseudonyms: Callable[[str, Sequence[str]], Sequence[str]] = lambda app, subjects: (),
+        on_answer: Callable[[str, bytes], None] = lambda app, body: None,
     ) -> None:
         """`drain_seconds`: how long a stop may take to write down what came of calls. `pseudonyms`: the keyed hashes of
-        subjects of an app, for the audit; without it that names nobody."""
+        subjects of an app, for the audit; without it that names nobody. `on_answer` gets an app and the body of each
+        answer about it."""
+        self._on_answer = on_answer
         self._outbox, self._client, self._metrics = outbox, client, metrics
         self._pseudonyms = pseudonyms
         self._apps = apps
@@ -146,11 +149,16 @@ class Deliverer:
 
     async def leave(self) -> None:
         """Give the leases up, so that another deliverer need not wait until they expire."""
-        try:
-            shards = sorted(self.window.shards | self._leaving)
-            await self._outbox.release(self.owner, shards, leaving=True, forget=tuple(self._unsent))
-        except StorageUnavailable as error:
-            log.warning("leases.kept", reason=error.detail)
+        shards = sorted(self.window.shards | self._leaving)
+        while True:
+            try:
+                await self._outbox.release(self.owner, shards, leaving=True, forget=tuple(self._unsent))
+                break
+            except StorageUnavailable as error:
+                log.warning("leases.kept", reason=error.detail)
+                if not self._stopping or self._ticks() + STORAGE_PAUSE_SECONDS > self._settle_until:
+                    break
+                await asyncio.sleep(STORAGE_PAUSE_SECONDS)
         self.window.assign(frozenset())
 
     async def step(self) -> int:
@@ -286,6 +294,9 @@ class Deliverer:
                 postponed = waiting | postponed
         except StorageUnavailable as error:
             log.error("attempt.unwritten", reason=error.detail, items=len(batch))
+        except Exception:  # an error of ours: its items go back to the queue, so the attempt must not stay open
+            self._unsent[attempt] = None
+            raise
         finally:
             self._flying[batch[0].app] -= 1
             self.window.landed(batch, postponed, waiting)
@@ -402,10 +413,14 @@ class Deliverer:
         self._metrics.held.labels(app.name).set(state is State.HELD)
         self._metrics.circuit_open.labels(app.name).set(state is State.OPEN)
         self._metrics.states[app.name] = state.value
+        if state is not State.HELD:
+            self._metrics.redirects.pop(app.name, None)
         held = next((verdict for _, verdict in verdicts if verdict.status is Status.HELD), None)
         if held is not None:
             reason = held.leanplum["error"] if held.leanplum else ""
-            log.error("app.held", app=app.name, reason=reason, probe_seconds=self._policy.held)
+            host = self._metrics.redirects.get(app.name)
+            redirect = {} if host is None else {"redirect_host": host}
+            log.error("app.held", app=app.name, reason=reason, probe_seconds=self._policy.held, **redirect)
 
     async def _send(self, app: App, items: Sequence[Item], calls: list[Sent]) -> Outcomes:
         """Send, and where a call is refused as a whole, send smaller parts as `Bisection` says; of what is held in
@@ -439,7 +454,10 @@ class Deliverer:
             status = answer.status
             calls.append(Sent(items, status))
             sent = [mapping.request_id(item) for item in items]
-            reply = doubts.reread(replies.read(answer.status, answer.body, sent, answer.retry_after))
+            self._on_answer(app.name, answer.body)
+            if (host := replies.redirect(answer.body, answer.location)) is not None:
+                self._metrics.redirects[app.name] = host
+            reply = doubts.reread(replies.read(answer.status, answer.body, sent, answer.retry_after, answer.location))
         except Unreachable as error:
             calls.append(Sent(items, None))
             reply = [Trouble(f"No answer from Leanplum: {error}", lost=error.sent)] * len(items)

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import structlog
 
 from app import ids
-from app.errors import Erased, StorageUnavailable, UpstreamUnavailable
+from app.errors import CommitUnknown, Erased, StorageUnavailable, UpstreamUnavailable
 from app.outbox.lifeline import LivenessLock
 from app.outbox.outbox import Outbox
 from app.outbox.user_locks import Answer, Denied, LockRequest
+from app.telemetry import describe
 
 LOOK_AGAIN_SECONDS = 0.05  # for what other processes do
 UNLOCK_PAUSE_SECONDS = 1.0
@@ -64,6 +65,8 @@ class UserLocks:
     ) -> AsyncIterator[Locked]:
         """Lock the subjects, after waiting at most `patience` seconds for what was accepted for them before.
 
+        A call that is cancelled may be at work at Leanplum, so its subjects stay locked for a while.
+
         `record`: the audit record of the call, written together with the lock. Raises Erased where a subject was erased
         and `unless_erased`; UpstreamUnavailable where other calls of the subjects don't end for `timeout` seconds.
         """
@@ -73,12 +76,18 @@ class UserLocks:
         lease_ms = int(self._lease_seconds * 1000)
         request = LockRequest(str(uuid.uuid4()), app, list(subjects), self._owner, lease_ms, unless_erased, record)
         asked: list[Asking] = []
+        outlived = False
         try:
             until = await self._locked(request, patience, timeout, asked)
+            outlived = True
             yield Locked(until, record is not None)
+            outlived = False
+        except Exception:
+            outlived = False  # what went wrong with a call is known once it has ended
+            raise
         finally:
             if asked:
-                unlocking = asyncio.create_task(self._unlock(request.id, asked))
+                unlocking = asyncio.create_task(self._unlock(request.id, asked, outlived))
                 self._unlocking.add(unlocking)
                 unlocking.add_done_callback(self._unlocking.discard)
 
@@ -101,7 +110,8 @@ class UserLocks:
                 changed.clear()
                 patient = now < patient_until
                 clear_upto = await self._outbox.waits(lanes) if patient else None
-                if clear_upto is not None or not (patient or await self._is_deleted_soon(request, lanes)):
+                deleted = not patient and await self._is_deleted(request, lanes, asked)
+                if not deleted and (clear_upto is not None or not patient):
                     answer = await self._ask(request, clear_upto, dead, asked)
                     if answer is Answer.GRANTED:
                         return now + self._lease_seconds
@@ -113,8 +123,16 @@ class UserLocks:
             self._waiters.discard(changed)
         raise UpstreamUnavailable("Other calls of this user are at work.", RETRY_SECONDS)
 
-    async def _is_deleted_soon(self, request: LockRequest, lanes: Collection[int]) -> bool:
-        return request.unless_erased and await self._outbox.waits_to_erase(lanes)
+    async def _is_deleted(self, request: LockRequest, lanes: Collection[int], asked: list[Asking]) -> bool:
+        """Whether a deletion of the users waits, which this call must let pass. Raises Erased."""
+        if not (request.unless_erased and await self._outbox.waits_to_erase(lanes)):
+            return False
+        if await self._outbox.erased(request.app, request.subjects):
+            raise Erased
+        if asked:  # it may stand in line, and so in the deletion's way
+            await self._outbox.unlock(request.id)
+            asked.clear()
+        return True
 
     async def _ask(
         self, request: LockRequest, clear_upto: int | None, dead: Sequence[str], asked: list[Asking]
@@ -123,17 +141,21 @@ class UserLocks:
         liveness = self._liveness.identity()
         asking = asyncio.ensure_future(self._outbox.lock(request, liveness=liveness, clear_upto=clear_upto, dead=dead))
         asked[:] = [asking]
-        return await asyncio.shield(asking)
+        try:
+            return await asyncio.shield(asking)
+        except CommitUnknown as error:
+            raise StorageUnavailable("The database can't commit now; nothing was sent to Leanplum.") from error
 
-    async def _unlock(self, id: str, asked: Sequence[Asking]) -> None:
+    async def _unlock(self, id: str, asked: Sequence[Asking], outlived: bool) -> None:
         """Try until it is written: what stays locked is sent to nobody."""
         await asyncio.gather(*asked, return_exceptions=True)
         while True:
             try:
-                await self._outbox.unlock(id)
+                await self._outbox.unlock(id, outlived=outlived)
                 break
-            except StorageUnavailable as error:
-                log.error("unlock.failed", reason=error.detail)
+            except Exception as error:  # the outermost place of this task
+                reason = error.detail if isinstance(error, StorageUnavailable) else describe(error)
+                log.error("unlock.failed", reason=reason)
                 await asyncio.sleep(UNLOCK_PAUSE_SECONDS)
         self.look_again()
         self.on_unlocked()

@@ -1,6 +1,7 @@
 """Reading bodies: media type, compression, size, JSON. Pure but for the stream that the caller hands in."""
 
 import json
+import re
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import zstandard
 from app.errors import Fault, Invalid, Malformed, TooLarge, UnsupportedMediaType
 from app.leanplum.values import deeper
 
-JSON, NDJSON = "application/json", "application/x-ndjson"
+JSON, NDJSON, CSV = "application/json", "application/x-ndjson", "text/csv"
 MAX_MEMBERS = 100  # of one gzip or zstd body; each costs the same, however empty
 ZSTD_STEP = 256
 MAX_DEPTH = 64  # levels of JSON; deeper ones take parsers, and what walks through what they made, to their limits
@@ -25,6 +26,11 @@ def media_type(content_type: str, *allowed: str) -> str:
     if found in allowed:
         return found
     raise UnsupportedMediaType(f"The Content-Type must be {' or '.join(allowed)}.")
+
+
+def has_rows(csv: bytes) -> bool:
+    """Whether a CSV text has a row beside the one that names the columns."""
+    return re.search(rb"[\r\n]\s*\S", csv.lstrip()) is not None
 
 
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:

@@ -77,6 +77,7 @@ def told(notes: Notes) -> str | None:
     """The notes as receipts tell them: a JSON object's text; None where there is nothing to tell."""
     lists = {"steps": notes.steps, "warnings": notes.warnings}
     enrichment = {name: found for name, found in lists.items() if found}
-    parts: dict[str, Any] = {"enrichment": enrichment, "violations": notes.violations}
+    moved = {"seconds": notes.time_correction} if notes.time_correction else {}
+    parts: dict[str, Any] = {"timeCorrection": moved, "enrichment": enrichment, "violations": notes.violations}
     found = {name: part for name, part in parts.items() if part}
     return orjson.dumps(found).decode() if found else None

@@ -1,7 +1,7 @@
 """The table of all of Leanplum's actions: one entry is all that a further one needs.
 
 Validation, the choice of a key, packing, the SDK door and the documentation all follow it. Sources: Leanplum's API
-reference (42 actions), its SDKs' code (the last seven); fact sheet §2 for the keys, §3 for the rest.
+reference (42 actions), its SDKs' code (the last ten); fact sheet §2 for the keys, §3 for the rest.
 """
 
 from collections.abc import Callable, Mapping
@@ -56,8 +56,9 @@ class Action:
         return found
 
 
+IN_DEVELOPMENT = '"devMode":true'  # the text that only bodies of development traffic have, and some others
 WITHOUT_CONTENT = frozenset(
-    {"id", "action", "userId", "deviceId", "time", "createDisposition", "sentAt", "ip", "userAgent"}
+    {"id", "action", "userId", "deviceId", "time", "createDisposition", "sentAt", "ip", "userAgent", "devMode"}
 )
 DEVICE_FIELDS: frozenset[str] = frozenset(shapes.DeviceFields.__annotations__)
 
@@ -107,6 +108,13 @@ def _content(name: str, shape: Any, answer: Any) -> Action:
 
 def _sdk(name: str, shape: Any = questions.FromSdk, **more: Any) -> Action:
     return Action(name=name, scope=SDK, shape=shape, documented=False, **more)
+
+
+def _ios(name: str) -> Action:
+    """An old action of iOS's development builds (fact sheet §12.9)."""
+    return Action(
+        name=name, scope=WRITE, shape=questions.FromSdk, key=DEVELOPMENT, about=About.APP, alone=True, documented=False
+    )
 
 
 ACTIONS: dict[str, Action] = {
@@ -173,6 +181,9 @@ ACTIONS: dict[str, Action] = {
         _sdk("log", later=True, about=About.APP),
         _sdk("trackGeofence", shape=shapes.Event, later=True),
         _sdk("restart"),
+        _ios("saveInterface"),
+        _ios("saveInterfaceImage"),
+        _ios("getViewControllerVersionsList"),
     )
 }
 QUEUED = {name: action for name, action in ACTIONS.items() if action.later}
@@ -181,14 +192,22 @@ LATER = {name: action for name, action in QUEUED.items() if action.documented}
 
 def key_for(action: str, body: str) -> KeyKind:
     """The kind of key that an item needs; `body` is its JSON text."""
-    if action == "setUserAttributes" and '"resetAnomalies":true' in body:
-        return DEVELOPMENT if orjson.loads(body).get("resetAnomalies") is True else KeyKind.PRODUCTION
-    return ACTIONS[action].key
+    key = ACTIONS[action].key
+    if key is not KeyKind.PRODUCTION:
+        return key
+    if action == "setUserAttributes" and '"resetAnomalies":true' in body and _says(body, "resetAnomalies"):
+        return DEVELOPMENT
+    return DEVELOPMENT if IN_DEVELOPMENT in body and _says(body, "devMode") else key
+
+
+def _says(body: str, name: str) -> bool:
+    """Whether the field itself is true, and not one of the same name inside another."""
+    return orjson.loads(body).get(name) is True
 
 
 def sent_alone(action: str, body: str) -> bool:
     """Whether an item is a call of its own: a `multi` takes the production key, so nothing else fits into one."""
-    if action in _TOGETHER:  # nearly all of them: this is asked of every item
+    if action in _TOGETHER and IN_DEVELOPMENT not in body:  # nearly all of them: this is asked of every item
         return False
     return ACTIONS[action].alone or key_for(action, body) is not KeyKind.PRODUCTION
 

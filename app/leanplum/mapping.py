@@ -11,11 +11,13 @@ import orjson
 
 from app.ids import MADE
 from app.leanplum.actions import key_for, sent_alone
+from app.leanplum.detection import undetected
 from app.model import App, Item, KeyKind
 
 API_VERSION = "1.0.6"
+NO_HEADERS: Mapping[str, str] = {}  # items of many users share a call, so no header tells whose it is
 NAMESPACE = uuid.UUID("7d0f9a1e-6d4c-5e0b-9a67-0c6f3b7f2a11")
-OWN = ('"time":', '"reqId":', '"clientKey":')  # what only some bodies have, and must not stand there twice
+OWN = ('"time":', '"reqId":', '"clientKey":', '"(detect)"')  # what only some bodies have, which are looked at
 
 
 class Call(NamedTuple):
@@ -48,7 +50,7 @@ def credentials(app: App, key: str) -> dict[str, str]:
 
 def single(app: App, action: str, args: Mapping[str, Any], key: str, now: float) -> bytes:
     """The body of one action that is no item, at `now` (epoch seconds) unless its arguments say when."""
-    return orjson.dumps({**credentials(app, key), "action": action, "time": now, **args})
+    return orjson.dumps({**credentials(app, key), "action": action, "time": now, **undetected(args, NO_HEADERS)})
 
 
 def entry(item: Item, key: str) -> str:
@@ -70,7 +72,7 @@ def _with_own(item: Item, fields: dict[str, Any], key: str) -> str:
         made["time"] = item.accepted_at / 1000  # "now" was when it was accepted, whenever it is sent
     if "clientKey" in fields:
         made["clientKey"] = key
-    return orjson.dumps(made).decode()
+    return orjson.dumps(undetected(made, NO_HEADERS)).decode()
 
 
 def request_id(item: Item) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Required
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from app.leanplum.shapes import CLOSED, Attributes, DeviceFields, Place
+from app.leanplum.shapes import CLOSED, Attributes, DeviceFields, DevMode, Place
 from app.leanplum.values import DAY, Bool, DeviceId, EntityId, Int, Plain, Text, Time, UserId
 
 
@@ -29,6 +29,7 @@ class Start(DeviceFields, Place, total=False):
     ip: Annotated[Text, Field(description="The end user's address, to find the place by. Not sent on, nor stored.")]
     userAgent: Annotated[Text, Field(description="The end user's, to find the device by. Not sent on.")]
     createDisposition: Literal["CreateIfNeeded", "CreateNever"]
+    devMode: DevMode
     userAttributes: Attributes
     background: Annotated[Bool, Field(description="true: not counted until the session is resumed.")]
     includeDefaults: Annotated[Bool, Field(description="Whether variables at their defaults are answered too.")]
@@ -40,6 +41,11 @@ class Variables(TypedDict, total=False):
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     userId: UserId
     deviceId: DeviceId
+    devMode: DevMode
+    createDisposition: Annotated[
+        Literal["CreateIfNeeded", "CreateNever"],
+        Field(description="Whether Leanplum makes a user that it doesn't know; its default is CreateNever."),
+    ]
     includeDefaults: Annotated[Bool, Field(description="Whether variables at their defaults are answered too.")]
 
 
@@ -64,6 +70,7 @@ class One(TypedDict, total=False):
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     id: Required[EntityId]
+    includeDrafts: Annotated[Bool, Field(description="Whether a draft is found too; Leanplum's default is false.")]
 
 
 class VariableChange(TypedDict, total=False):
@@ -205,17 +212,28 @@ class JobId(TypedDict, total=False):
     jobId: Required[Annotated[Text, Field(min_length=1, max_length=400)]]
 
 
+DefaultAction = Annotated[Text, Field(min_length=1, description="The action of rows that have none of their own.")]
+
+
 class Import(TypedDict, total=False):
-    """Actions as CSV (Leanplum's `multi` with `createJob`), as multipart/form-data. The first row names the arguments;
-    dots nest."""
+    """A CSV file of actions in a public Google Cloud Storage bucket (Leanplum's `multi` with `createJob`). The file's
+    first row names the arguments; dots nest."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
-        json_schema_extra={"examples": [{"gcsBucket": "bucket", "defaultAction": "track", "file": "userId,event"}]},
+        json_schema_extra={"examples": [{"gcsBucket": "bucket", "file": "rows.csv", "defaultAction": "track"}]},
     )
-    file: Required[Annotated[Text, Field(json_schema_extra={"format": "binary"})]]
-    gcsBucket: Annotated[Text, Field(description="Leanplum's docs name it as required")]
-    defaultAction: Annotated[Text, Field(description="of rows without an action of their own")]
+    file: Required[Annotated[Text, Field(min_length=1, description="The object's name in the bucket.")]]
+    gcsBucket: Required[Annotated[Text, Field(min_length=1, description="The public bucket's name.")]]
+    defaultAction: DefaultAction
+
+
+class ImportOfRows(TypedDict, total=False):
+    """The arguments of an import whose rows are the body, as text/csv."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    defaultAction: DefaultAction
+    gcsBucket: Annotated[Text, Field(description="Passed on where it is given; the rows are the body.")]
 
 
 class Postback(TypedDict, total=False):

@@ -5,9 +5,11 @@ whatever the status is (fact sheet: response envelope, messages verbatim). There
 sent, however many entries the answer has.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -24,6 +26,9 @@ THROTTLE_TEXTS = ("concurrent requests", "rate limit exceeded", "too many reques
 NOT_DONE_TEXTS = ("skipped", "not found")
 DONE_TEXTS = ("rewriting timestamp", "anomaly detected")
 NO_REASON = "Leanplum gave no reason"
+REDIRECTS = frozenset({"apiHost", "apiPath", "devServerHost"})  # by these Leanplum moves SDKs to another host
+HOSTS = REDIRECTS | {"uploadUrl"}  # what names a host; no caller gets it
+HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?")
 RESULT_FIELDS = frozenset({"messagesSent", "isOffline", "result"})
 
 
@@ -45,8 +50,11 @@ class Doubtful:
 Reply = list[Outcome] | TooMuch | Doubtful
 
 
-def read(status: int, body: bytes, sent: Sequence[str], retry_after: str | None = None) -> Reply:
-    """What Leanplum said of each item sent; `sent` has their `reqId`s, in order. `retry_after` is in seconds."""
+def read(
+    status: int, body: bytes, sent: Sequence[str], retry_after: str | None = None, location: str | None = None
+) -> Reply:
+    """What Leanplum said of each item sent; `sent` has their `reqId`s, in order. `retry_after` is in seconds;
+    `location` is where a redirect leads."""
     found = entries(body)
     after = seconds(retry_after)
     if status in THROTTLES:
@@ -55,9 +63,9 @@ def read(status: int, body: bytes, sent: Sequence[str], retry_after: str | None 
         lost = status == GATEWAY_TIMEOUT
         return _all(sent, Trouble(_reason(status, found), after, lost=lost))
     if not found and 300 <= status < 500 and status != TOO_LARGE:
-        return Doubtful(
-            f"{_reason(status, found)}: not Leanplum's words; check LEANPLUM_API_URL and what stands between"
-        )
+        host = _host_of(location)
+        moved = f"{_reason(status, found)}, a redirect to {host}" if host else _reason(status, found)
+        return Doubtful(f"{moved}: not Leanplum's words; check LEANPLUM_API_URL and what stands between")
     if found is not None and _speaks_of_items(status, found, sent):
         return _match(found, sent, after)
     if 200 <= status < 300:
@@ -135,7 +143,7 @@ def judge(entry: dict[str, Any]) -> Outcome:
     """The outcome that one entry of an answer tells."""
     error, warning = text(entry, "error"), text(entry, "warning")
     if is_config(error) or "apiHost" in entry:
-        return ConfigRefused(error or "App endpoint configuration mismatch.")
+        return ConfigRefused(_moved(error or "App endpoint configuration mismatch.", entry))
     if error is not None and is_throttle(error):
         return Trouble(error, throttled=True)
     if entry.get("success") is not True:
@@ -196,7 +204,34 @@ def text(entry: dict[str, Any], field: str) -> str | None:
 
 def _reason(status: int, entries: list[dict[str, Any]] | None) -> str:
     said = text(entries[0], "error") if entries else None
-    return f"HTTP {status}: {said}" if said else f"HTTP {status}"
+    told = f"HTTP {status}: {said}" if said else f"HTTP {status}"
+    return _moved(told, entries[0]) if entries else told
+
+
+def redirect(body: bytes, location: str | None = None) -> str | None:
+    """Return the host that an answer sends us to: in Leanplum's own words, or as HTTP's Location does."""
+    if b'"apiHost"' in body:
+        hosts = (_host(entry.get("apiHost")) for entry in entries(body) or ())
+        if (host := next((one for one in hosts if one), None)) is not None:
+            return host
+    return _host_of(location)
+
+
+def _moved(reason: str, entry: dict[str, Any]) -> str:
+    """The reason, with the host to which a redirect leads."""
+    host = _host(entry.get("apiHost"))
+    return f"{reason.rstrip('.')}: Leanplum redirects this app to {host}; check LEANPLUM_API_URL" if host else reason
+
+
+def _host(found: Any) -> str | None:
+    return found if isinstance(found, str) and HOST.fullmatch(found) else None
+
+
+def _host_of(location: str | None) -> str | None:
+    try:
+        return _host(urlsplit(location or "").netloc.rpartition("@")[2])
+    except ValueError:
+        return None
 
 
 def _all(sent: Sequence[str], outcome: Outcome) -> list[Outcome]:

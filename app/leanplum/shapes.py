@@ -33,6 +33,12 @@ CLOSED = ConfigDict(extra="forbid")
 Empty = Literal[""]
 
 
+DevMode = Annotated[
+    Bool,
+    Field(description="Development traffic: kept out of analytics, sent with the development key, once a second."),
+]
+
+
 class Subject(TypedDict, total=False):
     """Whom something is about."""
 
@@ -47,6 +53,7 @@ class Subject(TypedDict, total=False):
     ]
     ip: Annotated[Text, Field(description="The end user's address, to find the place by. Not sent on, nor stored.")]
     userAgent: Annotated[Text, Field(description="The end user's, to find the device by. Not sent on.")]
+    devMode: DevMode
 
 
 class Common(Subject, total=False):

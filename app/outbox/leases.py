@@ -25,6 +25,7 @@ ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at, lock = excluded
 EXPIRE = """
 DELETE FROM deliverers WHERE id <> ? AND ((expires_at <= ? AND NOT coalesce(lock = ?, false)) OR id IN {ids})
 """
+STEPPED_MS = 600_000  # beyond a lease of one's own: whatever lasts longer was written before the clock was set back
 STEPPED = "UPDATE deliverers SET expires_at = ? WHERE expires_at > ?"
 FREE = "UPDATE leases SET owner = NULL WHERE owner IS NOT NULL AND owner NOT IN (SELECT id FROM deliverers)"
 TAKE = "UPDATE leases SET owner = ? WHERE owner IS NULL AND shard IN {shards}"
@@ -66,7 +67,7 @@ class Tend:
         renewed = cursor.fetchone()[0] == 1
         forget(cursor, self.forget)
         cursor.execute(RENEW, (self.owner, now + self.lease_ms, self.liveness))
-        cursor.execute(STEPPED, (now + self.lease_ms, now + self.lease_ms + user_locks.STEPPED_MS))
+        cursor.execute(STEPPED, (now + self.lease_ms, now + self.lease_ms + STEPPED_MS))
         gone = (self.owner, now, self.liveness, _text(self.dead))
         cursor.execute(EXPIRE.format(ids=cursor.dialect.values("text")), gone)
         user_locks.outlive(cursor, now, self.dead)

@@ -64,6 +64,12 @@ class LivenessLock:
     def _take(self, path: Path) -> None:
         if self._file is not None:
             self._former.append(self._file)
+        there = _identity(path)
+        for file in self._former:
+            if _identity(file.fileno()) == there:  # it was moved away and back; this process has its lock still
+                self._former.remove(file)
+                self._file = file
+                return
         try:
             self._file = path.open("ab")
             _lock(self._file.fileno(), self.owner, fcntl.F_WRLCK)

@@ -251,9 +251,10 @@ class Outbox:
         lock = Lock(request, now, liveness, clear_upto, dead, self._erased, self._marks)
         return await self._writer.write(lock)
 
-    async def unlock(self, id: str) -> None:
-        """Let others call for the subjects of a lock, granted or not."""
-        await self._writer.write(Unlock(id))
+    async def unlock(self, id: str, *, outlived: bool = False) -> None:
+        """Let others call for the subjects of a lock, granted or not. `outlived`: its call was given up, and may be at
+        work for a while."""
+        await self._writer.write(Unlock(id, self._clock(), outlived))
 
     # --- for callers and operators -------------------------------------------------------------------------------
 

@@ -64,10 +64,11 @@ class Begin:
         number they are; None where it was refused."""
         forget(cursor, [attempt for one in writes for attempt in one.forget])
         now = cursor.dialect.now(cursor, writes[0].started_at)
-        locked, some_log_in = user_locks.locked(cursor, now, writes[0].liveness)
+        lanes = {lane for one in writes for _, lane in one.items}
+        locked, some_log_in = user_locks.locked(cursor, now, writes[0].liveness, lanes, writes[0].owner)
         after = dict.fromkeys(locked, 0)
         if some_log_in:
-            after = logins.first(cursor, {lane for one in writes for _, lane in one.items}) | after
+            after = logins.first(cursor, lanes) | after
         held: dict[str, set[int]] = {}
         for write in writes:
             if write.owner not in held:

@@ -5,7 +5,8 @@ out. So a call that a caller waits for locks the lanes of its users here. The de
 locked (`settle.Begin`), and a lock is granted only while no attempt is open for its lanes: each of them decides in its
 own transaction, and transactions that write take turns.
 
-A call may outlive the process that made it. Its lanes stay locked for a while, by nobody.
+Who finds a lane locked stands in line, the delivery too: tickets say whose turn it is, so neither of them can keep the
+other waiting for good. A call may outlive the process that made it. Its lanes stay locked for a while, by nobody.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,26 +24,30 @@ from app.outbox.erased import VERSION, Erased
 
 # Leanplum doesn't say for how long a call may go on whose connection is gone, so this is a choice.
 OUTLIVES_MS = 5_000
-STEPPED_MS = 600_000  # no lock lasts that long: whatever would, was written before the clock was set back
 NOBODY = ""
+DELIVERY = "delivery "  # what begins the ids of the delivery's places in line, one for each lane
+IN_LINE_MS = 2_000  # that such a place is kept: it is asked for again much sooner, while there is something to send
 
 IN_FORCE = "(expires_at > ? OR lock = ?)"
-LOCKED = f"SELECT lanes FROM user_locks WHERE {IN_FORCE} UNION ALL SELECT NULL WHERE {logins.ANY}"
 LOCKS = f"SELECT id, ticket, lanes, holder, lock, granted FROM user_locks WHERE {IN_FORCE}"
+LOGINS = "logins"  # stands for them in the place of a lock's id
+LOCKS_AND_LOGINS = f"{LOCKS} UNION ALL SELECT '{LOGINS}', 0, '[]', '', NULL, 0 WHERE {logins.ANY}"
 ATTEMPTS = """
 SELECT a.lanes, a.started_at, a.owner, d.expires_at, d.lock FROM attempts a LEFT JOIN deliverers d ON d.id = a.owner
 """
 WAITS = "SELECT 1 FROM items WHERE settled_at IS NULL AND seq > ? AND lane IN {lanes} LIMIT 1"
 PUT = """
-INSERT INTO user_locks (id, ticket, lanes, holder, lock, granted, expires_at)
-SELECT ?, coalesce(max(ticket), 0) + 1, ?, ?, ?, ?, ? FROM user_locks WHERE true
+INSERT INTO user_locks (id, ticket, lanes, holder, lock, granted, lease_ms, expires_at)
+SELECT ?, coalesce(max(ticket), 0) + 1, ?, ?, ?, ?, ?, ? FROM user_locks WHERE true
 ON CONFLICT (id) DO UPDATE SET granted = excluded.granted, expires_at = excluded.expires_at, lock = excluded.lock
 """
 REMOVE = "DELETE FROM user_locks WHERE id IN {ids}"
-GIVEN_UP = "DELETE FROM user_locks WHERE granted = 0 AND holder IN {ids}"
-OUTLIVED = "UPDATE user_locks SET holder = '', lock = NULL, expires_at = ? WHERE granted = 1 AND holder IN {ids}"
+GIVEN_UP = "DELETE FROM user_locks WHERE granted = 0 AND {column} IN {ids}"
+OUTLIVED = """
+UPDATE user_locks SET holder = '', lock = NULL, lease_ms = ?, expires_at = ? WHERE granted = 1 AND {column} IN {ids}
+"""
 EXPIRED = f"DELETE FROM user_locks WHERE NOT {IN_FORCE.replace('lock = ?', 'coalesce(lock = ?, false)')}"
-STEPPED = "UPDATE user_locks SET expires_at = ? WHERE expires_at > CASE holder WHEN '' THEN ? ELSE ? END"
+STEPPED = "UPDATE user_locks SET expires_at = ? + lease_ms WHERE expires_at > ? + lease_ms"
 
 
 class Answer(Enum):
@@ -126,17 +131,18 @@ class Lock:
 
     def _against(self, cursor: Cursor, now: int) -> dict[str, str | None]:
         """The processes whose locks or attempts stand against this one."""
+        ours = self._lanes
         cursor.execute(LOCKS, (now, self.liveness))
         locks = cursor.fetchall()
         mine = next((ticket for id_, ticket, *_ in locks if id_ == self.request.id), None)
         holders: dict[str, str | None] = {
             holder: liveness
             for id_, ticket, lanes, holder, liveness, granted in locks
-            if id_ != self.request.id and (granted or mine is None or ticket < mine) and self._overlaps(lanes)
+            if id_ != self.request.id and (granted or mine is None or ticket < mine) and _overlap(ours, lanes)
         }
         cursor.execute(ATTEMPTS)
         for lanes, started_at, owner, expires_at, liveness in cursor.fetchall():
-            if self._overlaps(lanes) and self._is_open(now, started_at, expires_at, owner, liveness):
+            if _overlap(ours, lanes) and self._is_open(now, started_at, expires_at, owner, liveness):
                 holders[owner] = liveness
         return holders
 
@@ -148,9 +154,6 @@ class Lock:
             return False
         return expires_at > now or (liveness is not None and liveness == self.liveness)
 
-    def _overlaps(self, lanes: str) -> bool:
-        return not self._lanes.isdisjoint(orjson.loads(lanes))
-
     @property
     def _lanes(self) -> set[int]:
         return {ids.lane(self.request.app, subject) for subject in self.request.subjects}
@@ -161,31 +164,56 @@ class Lock:
         return cursor.fetchone() is not None or logins.waits(cursor, self._lanes, after)
 
     def _put(self, cursor: Cursor, now: int, *, granted: bool) -> None:
-        request = self.request
-        row = (request.id, _text(self._lanes), request.holder, self.liveness, int(granted), now + request.lease_ms)
-        cursor.execute(PUT, row)
+        asked = self.request
+        _put(cursor, now, asked.id, self._lanes, asked.holder, self.liveness, asked.lease_ms, granted=granted)
 
 
 @dataclass(frozen=True, slots=True)
 class Unlock:
-    """The end of a lock, granted or not."""
+    """The end of a lock, granted or not. `outlived`: its call was given up, and may be at work for a while."""
 
     id: str
+    now: int
+    outlived: bool = False
     rows: int = 1
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Unlock"]) -> Sequence[None]:
-        """Free the lanes, from the commit on."""
-        cursor.execute(REMOVE.format(ids=cursor.dialect.values("text")), (_text([one.id for one in writes]),))
+        """Free the lanes, from the commit on, or for calls that were given up as soon as those must be over."""
+        ids = cursor.dialect.values("text")
+        if outlived := [one.id for one in writes if one.outlived]:
+            over = cursor.dialect.now(cursor, writes[0].now) + OUTLIVES_MS
+            cursor.execute(GIVEN_UP.format(column="id", ids=ids), (_text(outlived),))
+            cursor.execute(OUTLIVED.format(column="id", ids=ids), (OUTLIVES_MS, over, _text(outlived)))
+        cursor.execute(REMOVE.format(ids=ids), (_text([one.id for one in writes if not one.outlived]),))
         return [None] * len(writes)
 
 
-def locked(cursor: Cursor, now: int, liveness: str | None) -> tuple[set[int], bool]:
-    """Return the lanes that are locked, as a process sees it whose liveness lock has this identity: locks of others on
-    that file don't end by time. Also tells whether there are rows of logins at all, without a statement of its own."""
-    cursor.execute(LOCKED, (now, liveness))
-    found = [lanes for (lanes,) in cursor.fetchall()]
-    return {lane for lanes in found if lanes is not None for lane in orjson.loads(lanes)}, None in found
+def locked(
+    cursor: Cursor, now: int, liveness: str | None, lanes: Collection[int], deliverer: str
+) -> tuple[set[int], bool]:
+    """Return which of the lanes are locked for the delivery, which from now on stands in line for them. Also tells
+    whether there are rows of logins at all, without a statement of its own.
+
+    `liveness`: the identity of the deliverer's liveness lock; locks of others on that file don't end by time.
+    """
+    cursor.execute(LOCKS_AND_LOGINS, (now, liveness))
+    rows = cursor.fetchall()
+    if not rows:
+        return set(), False
+    locks = [row for row in rows if row[0] != LOGINS]
+    places = {int(id_.removeprefix(DELIVERY)): ticket for id_, ticket, *_ in locks if id_.startswith(DELIVERY)}
+    found = set[int]()
+    for id_, ticket, text, _, _, granted in locks:
+        if not id_.startswith(DELIVERY):
+            before = [lane for lane in orjson.loads(text) if granted or ticket < places.get(lane, ticket + 1)]
+            found.update(before)
+    found.intersection_update(lanes)
+    for lane in found:
+        _put(cursor, now, f"{DELIVERY}{lane}", [lane], deliverer, None, IN_LINE_MS, granted=False)
+    if passed := places.keys() & set(lanes) - found:
+        cursor.execute(REMOVE.format(ids=cursor.dialect.values("text")), (_text(f"{DELIVERY}{one}" for one in passed),))
+    return found, len(locks) < len(rows)
 
 
 def outlive(cursor: Cursor, now: int, dead: Sequence[str]) -> None:
@@ -193,19 +221,37 @@ def outlive(cursor: Cursor, now: int, dead: Sequence[str]) -> None:
     if not dead:
         return
     ids, names = cursor.dialect.values("text"), _text(dead)
-    cursor.execute(GIVEN_UP.format(ids=ids), (names,))
-    cursor.execute(OUTLIVED.format(ids=ids), (now + OUTLIVES_MS, names))
+    cursor.execute(GIVEN_UP.format(column="holder", ids=ids), (names,))
+    cursor.execute(OUTLIVED.format(column="holder", ids=ids), (OUTLIVES_MS, now + OUTLIVES_MS, names))
 
 
 def expire(cursor: Cursor, now: int, liveness: str | None) -> None:
     """Remove the locks whose time is over, and shorten those from before the clock was set back."""
     cursor.execute(EXPIRED, (now, liveness))
-    cursor.execute(STEPPED, (now + OUTLIVES_MS, now + OUTLIVES_MS, now + STEPPED_MS))
+    cursor.execute(STEPPED, (now, now))
 
 
 def keep_locked(cursor: Cursor, attempt: str, lanes: Collection[int], until: int) -> None:
     """Lock the lanes of an attempt whose deliverer is gone: its call may be at work still."""
-    cursor.execute(PUT, (attempt, _text(lanes), NOBODY, None, 1, until))
+    _put(cursor, until - OUTLIVES_MS, attempt, lanes, NOBODY, None, OUTLIVES_MS, granted=True)
+
+
+def _put(
+    cursor: Cursor,
+    now: int,
+    id: str,
+    lanes: Collection[int],
+    holder: str,
+    liveness: str | None,
+    lease_ms: int,
+    *,
+    granted: bool,
+) -> None:
+    cursor.execute(PUT, (id, _text(lanes), holder, liveness, int(granted), lease_ms, now + lease_ms))
+
+
+def _overlap(ours: set[int], lanes: str) -> bool:
+    return not ours.isdisjoint(orjson.loads(lanes))
 
 
 def _text(values: Iterable[object]) -> str:

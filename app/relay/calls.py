@@ -20,7 +20,8 @@ from app.errors import (
 )
 from app.leanplum import mapping, replies
 from app.leanplum.actions import ACTIONS, Action
-from app.leanplum.client import Answer, Download, LeanplumClient, Part, Unreachable
+from app.leanplum.client import NO_HEADERS, Answer, Download, LeanplumClient, Part, Unreachable
+from app.leanplum.migration import MigrateStates
 from app.leanplum.retry_after import seconds
 from app.model import App, KeyKind
 from app.relay.cache import Cache, Kept
@@ -31,6 +32,7 @@ THROTTLE_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between tries while Leanplum s
 PATIENCE_SECONDS = 2.0  # how long a call waits for what was accepted for its users before
 RETRY_SECONDS = 5.0
 LOOKS = "exportUser"
+NOT_PASSED_ON = replies.HOSTS | {"success", "reqId"}
 
 log = structlog.get_logger("relay")
 
@@ -99,9 +101,11 @@ class Relay:
         concurrency: int,
         cache_seconds: float,
         recorder: CallRecorder | None = None,
+        migration: MigrateStates | None = None,
     ) -> None:
         self.client, self._locks, self._metrics, self._recorder = client, locks, metrics, recorder
         self._timeout, self._room = timeout, asyncio.Semaphore(concurrency)
+        self.migration = migration or MigrateStates()
         self._cache, self._quotas = Cache(cache_seconds), Quotas()
 
     async def ask(
@@ -110,7 +114,7 @@ class Relay:
         """Leanplum's answer to one action, less `success`. Raises RateLimited where the day's number is spent,
         NotFound where Leanplum doesn't know what was asked for, UpstreamRejected where it refuses."""
         self._afford(app, action)
-        body = mapping.single(app, action.name, args, self.key(app, action.key), now_ms() / 1000)
+        body = mapping.single(app, action.name, args, self.key(app, _kind(action, args)), now_ms() / 1000)
         answer = await self.exchange(app, action.name, body, [subject] if subject else [], looks=action.looks)
         told = read(answer, action, app)
         self._quotas.count(app.name, action.name, time.time())
@@ -135,11 +139,18 @@ class Relay:
             raise RateLimited(f"Leanplum does {action.name} {action.a_day} times a day; they are spent.", wait)
 
     async def exchange(
-        self, app: App, action: str, body: bytes, subjects: Collection[str], *, looks: bool = False
+        self,
+        app: App,
+        action: str,
+        body: bytes,
+        subjects: Collection[str],
+        *,
+        looks: bool = False,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> Answer:
-        """One call while its users are locked; `looks`: whether it changes nothing. While Leanplum says that the users
-        are busy it is tried again, for a short while, unless it asks for a longer wait. Raises Erased: whoever was
-        erased could be there again by it, but not by looking."""
+        """One call while its users are locked; `looks`: whether it changes nothing; `headers` tell of the end user.
+        While Leanplum says that the users are busy it is tried again, for a short while, unless it asks for a longer
+        wait. Raises Erased: whoever was erased could be there again by it, but not by looking."""
         record = None
         if self._recorder is not None and not looks and not self._room.locked():
             record = self._recorder.begun(app.name, action, subjects)
@@ -154,14 +165,15 @@ class Relay:
         async with locking as locked, self._slot():
             if not self._in_time(locked):
                 raise UpstreamUnavailable("Too many calls wait for Leanplum.", RETRY_SECONDS)
-            answer = await self._call(app, action, body, subjects, looks, recorded=locked.recorded)
+            answer = await self._call(app, action, body, subjects, looks, headers, recorded=locked.recorded)
             for pause in THROTTLE_PAUSES:
                 if answer.status not in replies.THROTTLES or seconds(answer.retry_after) > pause:
                     break
                 if not self._in_time(locked, pause):
                     break
                 await asyncio.sleep(pause)
-                answer = await self._call(app, action, body, subjects, looks)
+                answer = await self._call(app, action, body, subjects, looks, headers)
+        self.migration.note(app.name, answer.body)
         return answer
 
     def _in_time(self, locked: Locked, pause: float = 0.0) -> bool:
@@ -176,11 +188,21 @@ class Relay:
             heard.append(answer.status)
         return read(answer, action, app)
 
+    async def import_csv(self, app: App, action: Action, args: Mapping[str, str], content: bytes) -> dict[str, Any]:
+        """Begin an import whose rows are the body, and return Leanplum's answer as `ask` does."""
+        keys = mapping.credentials(app, self.key(app, action.key))
+        async with self._slot(), self._told(app, action.name) as heard:
+            answer = await self.client.send_csv(app.api_url, action.name, {**args, **keys}, content)
+            heard.append(answer.status)
+        return read(answer, action, app)
+
     @asynccontextmanager
-    async def download(self, app: App, args: Mapping[str, Any]) -> AsyncIterator[Download]:
-        """A file, as it comes. Raises NotFound, UpstreamRejected."""
+    async def download(
+        self, app: App, args: Mapping[str, Any], kind: KeyKind = KeyKind.PRODUCTION
+    ) -> AsyncIterator[Download]:
+        """A file, as it comes, asked for with this kind of key. Raises NotFound, UpstreamRejected."""
         action = ACTIONS["downloadFile"]
-        body = mapping.single(app, action.name, args, self.key(app, action.key), now_ms() / 1000)
+        body = mapping.single(app, action.name, args, self.key(app, kind), now_ms() / 1000)
         async with (
             self._slot(),
             self._told(app, action.name, recorded=True) as heard,
@@ -199,10 +221,18 @@ class Relay:
         return app.keys[kind].get_secret_value()
 
     async def _call(
-        self, app: App, action: str, body: bytes, subjects: Collection[str], looks: bool, *, recorded: bool = False
+        self,
+        app: App,
+        action: str,
+        body: bytes,
+        subjects: Collection[str],
+        looks: bool,
+        headers: Mapping[str, str],
+        *,
+        recorded: bool = False,
     ) -> Answer:
         async with self._told(app, action, subjects, recorded=recorded or looks) as heard:
-            answer = await self.client.call(app.api_url, action, body)
+            answer = await self.client.call(app.api_url, action, body, headers)
             heard.append(answer.status)
         return answer
 
@@ -243,6 +273,12 @@ class Relay:
             self._room.release()
 
 
+def _kind(action: Action, args: Mapping[str, Any]) -> KeyKind:
+    """The kind of key for a call: development traffic takes the development key."""
+    developing = action.key is KeyKind.PRODUCTION and args.get("devMode") is True
+    return KeyKind.DEVELOPMENT if developing else action.key
+
+
 def read(answer: Answer, action: Action, app: App) -> dict[str, Any]:
     """What Leanplum says, in an answer about one action, less `success` and `reqId`. Raises what `Relay.ask` does."""
     entries = replies.entries(answer.body)
@@ -262,7 +298,7 @@ def read(answer: Answer, action: Action, app: App) -> dict[str, Any]:
         raise UpstreamRejected(f"Leanplum refused{_said(said or warned)}.")
     if replies.is_missing(warned):
         raise NotFound(f"Leanplum did nothing{_said(warned)}.")
-    return {name: value for name, value in entry.items() if name not in {"success", "reqId"}}
+    return {name: value for name, value in entry.items() if name not in NOT_PASSED_ON}
 
 
 def _said(text: str | None) -> str:

@@ -80,6 +80,8 @@ def _check_multi(call: Call, key: Key, texts: Texts, users: set[str]) -> None:
     if key not in (Key.PRODUCTION, Key.DEVELOPMENT):
         raise Refused(texts.wrong_key, 403)
     _require(call, texts, "time", "data")
+    if not call.items:
+        raise Refused(texts.missing.format(name="data"), 400)
     if number(call.args["time"]) is None:
         raise Refused(texts.invalid.format(name="time"), 400)
     if call.from_sdk:

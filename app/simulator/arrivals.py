@@ -5,7 +5,7 @@ from typing import Any
 
 from app.simulator.actions import Refused
 from app.simulator.config import Texts
-from app.simulator.encoding import Received
+from app.simulator.encoding import CSV_BODY, Received
 from app.simulator.shelf import Around
 from app.simulator.values import number, text, truthy
 from app.simulator.world import World
@@ -17,7 +17,7 @@ SDK_CLIENTS = frozenset({"android", "ios", "js"})
 class Call:
     """The arguments of one HTTP call, and its actions: the arguments themselves, or the entries of `data`.
 
-    A multi with `createJob` is one action, which makes a job of a CSV file (fact sheet §3.7).
+    A multi with `createJob`, or with a body of CSV, is one action, which makes a job (fact sheet §3.7, §12.4).
     """
 
     args: dict[str, Any]
@@ -28,7 +28,8 @@ class Call:
     @classmethod
     def of(cls, received: Received, origin: str, texts: Texts) -> "Call":
         args = received.args
-        if text(args.get("action")) != "multi" or truthy(args.get("createJob")):
+        makes_job = truthy(args.get("createJob")) or CSV_BODY in received.files
+        if text(args.get("action")) != "multi" or makes_job:
             return cls(args, [args], multi=False, around=Around(origin, received.files))
         items = args.get("data", [])
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):

@@ -12,6 +12,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from app.simulator.shelf import Upload
 from app.simulator.values import parsed_data
 
+CSV_BODY = "(body)"  # the name under which a body of CSV stands among the files
+
 
 class Unreadable(Exception):
     """The request's body isn't what its content type says, or holds no arguments."""
@@ -28,7 +30,7 @@ class Received:
 async def read_request(content_type: str, query: str, body: bytes) -> Received:
     """The arguments, `data` parsed to what a multi means by it, and the files."""
     found = await _from_body(content_type, body)
-    shown = {name: f"(file {upload.filename})" for name, upload in found.files.items()}
+    shown = {name: f"(file {upload.filename})" for name, upload in found.files.items() if name != CSV_BODY}
     args = {**dict(parse_qsl(query, keep_blank_values=True)), **found.args, **shown}
     if "data" in args:
         args["data"] = parsed_data(args["data"])
@@ -44,7 +46,7 @@ async def _from_body(content_type: str, body: bytes) -> Received:
     if kind == "application/x-www-form-urlencoded":
         return Received(dict(parse_qsl(_text(body), keep_blank_values=True)))
     if kind == "text/csv":
-        return Received({}, {"file": Upload("body", body)})
+        return Received({}, {CSV_BODY: Upload("body", body)})
     return Received(_from_json(body))
 
 

@@ -28,6 +28,7 @@ class Inspection:
             ("GET", "/_simulator/devices/{id:path}", self.device),
             ("GET", "/_simulator/app", self.app),
             ("GET", "/_simulator/files", self.files),
+            ("PUT", "/_simulator/buckets/{bucket}/{name:path}", self.put_object),
             ("GET", "/_simulator/stats", self.stats),
             ("POST", "/_simulator/reset", self.reset),
             ("POST", "/_simulator/faults", self.add_faults),
@@ -74,6 +75,12 @@ class Inspection:
     async def files(self, request: Request) -> Response:
         uploads = self._simulator.world.shelf.uploads.values()
         return JSONResponse({"files": [file.shown() for file in uploads]})
+
+    async def put_object(self, request: Request) -> Response:
+        """Put an object into a public bucket, for imports to find."""
+        place = (request.path_params["bucket"], request.path_params["name"])
+        self._simulator.world.shelf.objects[place] = await request.body()
+        return JSONResponse({"stored": True})
 
     async def stats(self, request: Request) -> Response:
         return JSONResponse(self._simulator.stats())

@@ -27,6 +27,7 @@ class Job:
     result: dict[str, Any]
     files: list[StoredFile] = field(default_factory=list)
     asked: int = 0
+    failed: bool = False
 
     def next_state(self, states: tuple[str, ...]) -> str:
         """The state that is told this time; the last one stays."""

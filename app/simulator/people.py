@@ -14,22 +14,23 @@ class Tally:
     """How often something happened to a user, what it was worth, and the latest occurrences one by one."""
 
     count: int = 0
-    value: float = 0.0
+    value: float | None = None
+    """None until there is a value: an event that never had one is exported without (fact sheet §12.6)."""
     first_time: float | None = None
     last_time: float | None = None
     occurrences: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=OCCURRENCES_KEPT))
 
-    def add(self, time: float, value: float, details: dict[str, Any]) -> None:
+    def add(self, time: float, value: float | None, details: dict[str, Any]) -> None:
         self.count += 1
-        self.value += value
+        self.value = _sum(self.value, value)
         self.first_time = time if self.first_time is None else min(self.first_time, time)
         self.last_time = time if self.last_time is None else max(self.last_time, time)
-        self.occurrences.append({"time": time, "value": value, **details})
+        self.occurrences.append({"time": time, "value": value or 0.0, **details})
 
     def merge(self, other: "Tally") -> None:
         """Take over what another user's counter holds (login of an anonymous user)."""
         self.count += other.count
-        self.value += other.value
+        self.value = _sum(self.value, other.value)
         known = (self.first_time, self.last_time, other.first_time, other.last_time)
         times = [time for time in known if time is not None]
         self.first_time, self.last_time = min(times, default=None), max(times, default=None)
@@ -37,10 +38,15 @@ class Tally:
 
     def summary(self) -> dict[str, Any]:
         times = {"firstTime": self.first_time, "lastTime": self.last_time}
-        return {"count": self.count, "value": self.value, **times}
+        value = {} if self.value is None else {"value": self.value}
+        return {"count": self.count, **value, **times}
 
     def shown(self) -> dict[str, Any]:
         return {**self.summary(), "occurrences": list(self.occurrences)}
+
+
+def _sum(known: float | None, added: float | None) -> float | None:
+    return known if added is None else (known or 0.0) + added
 
 
 @dataclass
@@ -83,6 +89,8 @@ class User:
     states: dict[str, Tally] = field(default_factory=dict)
     sessions: list[Session] = field(default_factory=list)
     devices: list[str] = field(default_factory=list)
+    nameless_devices: list[dict[str, Any]] = field(default_factory=list)
+    """What was said of devices without an id (fact sheet §12.5)."""
     profile: dict[str, Any] = field(default_factory=dict)
     traffic_source: dict[str, Any] = field(default_factory=dict)
     unsubscribed_categories: list[str] = field(default_factory=list)

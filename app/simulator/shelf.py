@@ -46,9 +46,10 @@ class StoredFile:
 
 
 class Shelf:
-    """The uploaded files by name, and every file that can be fetched by its token."""
+    """The uploaded files by name, every file that can be fetched by its token, and the objects of public buckets."""
 
     def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], bytes] = {}
         self.uploads: dict[str, StoredFile] = {}
         self._by_token: dict[str, StoredFile] = {}
 

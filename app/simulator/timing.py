@@ -18,9 +18,9 @@ class Moment(NamedTuple):
 def settle(sent: float | None, *, request_time: float, now: float, past_rule: bool, texts: Texts) -> Moment:
     """The moment of an action.
 
-    Older than 365 days before the request: rewritten to now (exactly 365 days passes). A request whose own
-    time is 24 h or more behind the server's clock comes from a skewed clock: its times are moved by the
-    difference (I). No evidence exists about future times; they pass.
+    Older than 365 days before the request: rewritten to now (exactly 365 days passes). A request's own time is
+    the sender's clock: the difference to the server's is added to every time, behind or ahead (fact sheet §12.2).
+    Only a clock that is 24 h or more behind is told of (§5); no text is known for one that is ahead.
     """
     if sent is None:
         return Moment(now)
@@ -28,6 +28,5 @@ def settle(sent: float | None, *, request_time: float, now: float, past_rule: bo
     if past_rule and age > OLDEST:
         return Moment(now, texts.past_event.format(days=int(age // DAY)))
     behind = now - request_time
-    if behind >= DAY:
-        return Moment(sent + behind, texts.clock_skew.format(days=int(behind // DAY)))
-    return Moment(sent)
+    warning = texts.clock_skew.format(days=int(behind // DAY)) if behind >= DAY else None
+    return Moment(sent + behind, warning)

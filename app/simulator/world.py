@@ -116,6 +116,7 @@ class World:
         _merge_tallies(target.states, user.states)
         target.sessions.extend(user.sessions)
         target.newsfeed.update(user.newsfeed)
+        target.nameless_devices += [each for each in user.nameless_devices if each not in target.nameless_devices]
         self._hand_over(user, target)
         del self.users[user.user_id]
         return target

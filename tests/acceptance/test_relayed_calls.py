@@ -33,7 +33,6 @@ PAUSE = 0.6  # between the rounds of a writer: a user has nothing waiting now an
 KEYS = {"LEANPLUM_DEVELOPMENT_KEY": "dev_sandbox", "LEANPLUM_DATA_EXPORT_KEY": "exp_sandbox"}
 ASKS = (("POST", "sessions"), ("POST", "sessions"), ("GET", "variables"), ("GET", ""))
 BUSY = (429, 503)
-LOST = 504  # the simulator closed an idle connection in the moment in which a call went out on it
 
 
 @pytest.fixture
@@ -211,7 +210,7 @@ def test_relayed_calls_and_deliveries_of_several_processes_never_overlap_nor_bri
         record_property("answers", dict(load.asked))
         wrong = ("overlaps", "out of order", "erased users there again", "stuck")
         assert {name: counts[name] for name in wrong} == dict.fromkeys(wrong, 0), (counts, load.asked)
-        assert load.asked.keys() <= {200, 403, LOST, *BUSY}, load.asked
+        assert load.asked.keys() <= {200, 403, *BUSY}, load.asked
         assert load.asked[200] > load.asked.total() / 2, load.asked
         assert load.erased
         assert counts["items"] > len(USERS)

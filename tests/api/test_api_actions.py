@@ -167,7 +167,7 @@ def test_an_export_is_begun_polled_and_ends_with_its_files(talk: Talk, leanplum:
 
 
 def test_an_import_is_begun_from_a_file_polled_and_done(talk: Talk, leanplum: Leanplum) -> None:
-    form = {"gcsBucket": "bucket", "defaultAction": "track"}
+    form = {"defaultAction": "track"}
     answer = talk.call("POST", "/v1/imports", data=form, files={"file": ("rows.csv", b"userId,event\nu9,Imported\n")})
     assert answer.status_code == 200, answer.text
     (call,) = leanplum.calls()

@@ -7,7 +7,7 @@ import pytest
 
 from app import ids
 from app.doors.sdk import sorting
-from app.model import App, Scope
+from app.model import Scope
 from tests.api.talk import Talk
 from tests.doors.segment import post
 
@@ -57,6 +57,6 @@ def test_a_login_that_was_accepted_before_is_none_again(start: Callable[..., Tal
 
 def test_a_relayed_login_locks_both_users() -> None:
     entry = {"action": "start", "userId": "a", "deviceId": "d", "newUserId": "k"}
-    found = sorting.sort(entry, App("default", "app", {}, ""), frozenset(Scope), in_batch=True)
+    found = sorting.sort(entry, frozenset(Scope), in_batch=True)
     assert isinstance(found, sorting.Now)
     assert found.subjects == {"ua", "uk"}

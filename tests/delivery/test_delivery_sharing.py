@@ -1,6 +1,7 @@
 """What callers and deliverers share: turns between callers, leases between deliverers, and what is sent only once."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from app import ids
 from app.delivery.verdicts import RetryPolicy
+from app.leanplum.client import NO_HEADERS
 from app.model import Status
 from app.outbox.dead_letters import Filter
 
@@ -160,10 +162,10 @@ def test_an_error_that_nobody_foresaw_in_a_call_counts_as_trouble_and_closes_its
         client, failures = at.deliverer._client, [RuntimeError("unforeseen")]
         call = client.call
 
-        async def fails(url: str, action: str, body: bytes) -> Any:
+        async def fails(url: str, action: str, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> Any:
             if failures:
                 raise failures.pop()
-            return await call(url, action, body)
+            return await call(url, action, body, headers)
 
         client.call = fails  # type: ignore[method-assign]
         await at.accept("ann", 0)

@@ -127,3 +127,36 @@ def test_a_stop_ends_in_time_though_the_database_never_comes_back(path: Path, le
         assert asyncio.get_running_loop().time() - begun < 5
 
     deliver(f"sqlite:///{path}", leanplum, body, drain_seconds=2.5)
+
+
+def test_an_error_of_ours_between_beginning_and_settling_leaves_no_attempt_open(
+    database: str, leanplum: Leanplum
+) -> None:
+    left = [RuntimeError("unforeseen")]
+
+    def chance() -> float:
+        if left:
+            raise left.pop()
+        return 0.5
+
+    async def body(at: Delivering) -> None:
+        await at.accept("ann", 1)
+        await at.finish(10)
+        await at.accept("ann", 2)
+        await at.finish(10)
+        assert attempts(at) == 0
+
+    deliver(database, leanplum, body, chance=chance)
+    assert left == []
+
+
+def test_a_stop_gives_the_leases_up_though_the_database_fails_at_first(database: str, leanplum: Leanplum) -> None:
+    async def body(at: Delivering) -> None:
+        async with at.running():
+            await come_true(lambda: bool(at.deliverer.window.shards))
+            left = fail(at, Release, 2, written=False)
+        assert left == [0]
+        with at.engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT count(*) FROM deliverers").scalar() == 0
+
+    deliver(database, leanplum, body)

@@ -201,7 +201,83 @@ def test_who_gives_up_asking_leaves_no_lock_behind(database: str, leanplum: Lean
                 await asyncio.wait({asking})
             await locks.close(5)
             with at.engine.connect() as connection:
-                assert connection.exec_driver_sql("SELECT count(*) FROM user_locks").scalar() == 0
+                assert connection.exec_driver_sql("SELECT count(*) FROM user_locks WHERE holder <> ''").scalar() == 0
+
+    deliver(database, leanplum, body)
+
+
+def test_many_calls_for_a_user_do_not_keep_their_items_waiting(database: str, leanplum: Leanplum) -> None:
+    async def body(at: Delivering) -> None:
+        done = False
+
+        async def keep_calling(locks: UserLocks) -> None:
+            while not done:
+                async with locks.hold("default", ["uann"], patience=0.3, timeout=10):
+                    await asyncio.sleep(0.1)
+
+        async with at.running(), other_process(at, database) as locks:
+            calling = [asyncio.create_task(keep_calling(locks)) for _ in range(4)]
+            await asyncio.sleep(0.5)
+            for value in range(3):
+                begun = time.monotonic()
+                await at.accept("ann", value)
+                receipt = await at.outbox.settled_receipt("default", f"ann-{value}", 10)
+                assert receipt is not None
+                assert receipt.status is Status.DELIVERED
+                assert time.monotonic() - begun < 3
+            done = True
+            await asyncio.gather(*calling)
+
+    deliver(database, leanplum, body)
+    assert leanplum.stats()["overlaps"] == 0
+
+
+def test_a_call_in_line_lets_a_deletion_pass_that_is_accepted_meanwhile(database: str, leanplum: Leanplum) -> None:
+    async def body(at: Delivering) -> None:
+        at.outbox._erased_ms = 60_000
+        await at.accept("ann", 1)
+        leanplum.plan({"mode": "slow", "delay": 0.6, "times": 1})
+        assert await at.deliverer.step() == 1
+        async with other_process(at, database) as locks:
+
+            async def call() -> None:
+                async with locks.hold("default", ["uann"], patience=0, timeout=10):
+                    pass
+
+            calling = asyncio.create_task(call())
+            await asyncio.sleep(0.2)
+            await erase(at, "ann")
+            begun = time.monotonic()
+            while not (await at.receipt("erase-ann")).settled:
+                await steps(at, 1)
+            assert time.monotonic() - begun < 4
+            with pytest.raises(Erased):
+                await calling
+
+    deliver(database, leanplum, body)
+
+
+def test_a_call_that_is_cancelled_may_be_at_work_so_its_user_is_locked_for_a_while(
+    database: str, leanplum: Leanplum
+) -> None:
+    async def body(at: Delivering) -> None:
+        async with other_process(at, database) as locks:
+            entered = asyncio.Event()
+
+            async def call() -> None:
+                async with locks.hold("default", ["uann"], patience=0, timeout=5):
+                    entered.set()
+                    await asyncio.sleep(60)
+
+            calling = asyncio.create_task(call())
+            await entered.wait()
+            calling.cancel()
+            await asyncio.wait({calling})
+            await locks.close(5)
+            begun = time.monotonic()
+            await at.accept("ann", 1)
+            await at.finish(20)
+            assert 4 < time.monotonic() - begun < 9
 
     deliver(database, leanplum, body)
 

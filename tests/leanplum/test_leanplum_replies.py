@@ -43,6 +43,7 @@ ANOMALY = "Anomaly detected: time skew. User will be excluded from analytics."
 CONCURRENT = "Request failed due to concurrent requests to the same profile ID"
 INVALID_TIME = "event 'eventName1' firstTime is invalid."
 MISMATCH = "App endpoint configuration mismatch."
+TO_THE_HOST = ": Leanplum redirects this app to api2.leanplum.com; check LEANPLUM_API_URL"
 REDIRECT = {"apiHost": "api2.leanplum.com", "apiPath": "new-api", "devServerHost": "dev2.leanplum.com"}
 
 
@@ -77,8 +78,8 @@ REDIRECT = {"apiHost": "api2.leanplum.com", "apiPath": "new-api", "devServerHost
             error("Development mode requested but not permitted."),
             ConfigRefused("Development mode requested but not permitted."),
         ),
-        (error(MISMATCH, **REDIRECT), ConfigRefused(MISMATCH)),
-        (error("moved", **REDIRECT), ConfigRefused("moved")),
+        (error(MISMATCH, **REDIRECT), ConfigRefused(MISMATCH.rstrip(".") + TO_THE_HOST)),
+        (error("moved", **REDIRECT), ConfigRefused(f"moved{TO_THE_HOST}")),
         (error(CONCURRENT), Trouble(CONCURRENT, throttled=True)),
         (error("Per device rate limit exceeded."), Trouble("Per device rate limit exceeded.", throttled=True)),
         (error("Too Many Requests."), Trouble("Too Many Requests.", throttled=True)),

@@ -7,7 +7,7 @@ from pathlib import Path
 from app import ids
 from app.outbox import lifeline
 from app.outbox.lifeline import LivenessLock
-from app.outbox.user_locks import OUTLIVES_MS, STEPPED_MS, Answer, Denied, LockRequest
+from app.outbox.user_locks import OUTLIVES_MS, Answer, Denied, LockRequest
 
 from .opened import Opened, track, with_outbox
 
@@ -128,10 +128,10 @@ def test_a_lock_from_before_the_clock_was_set_back_ends_soon(path: Path) -> None
     async def body(at: Opened) -> None:
         one, two = LivenessLock(None, "one"), LivenessLock(None, "two")
         await lock(at, "first", one)
-        at.now -= HOUR_MS + STEPPED_MS
+        at.now -= HOUR_MS
         await tend(at, two)
         assert await lock(at, "second", two) == Denied({"one": None})
-        at.now += OUTLIVES_MS
+        at.now += LEASE_MS
         assert await lock(at, "second", two) is Answer.GRANTED
 
     with_outbox(f"sqlite:///{path}", body)

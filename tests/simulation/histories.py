@@ -126,6 +126,7 @@ class History:
         self.world = World(loop, database, seed, sizes)
         self.things: dict[str, Thing] = {}
         self.erased: dict[str, float] = {}  # by user: when the first erasure was acknowledged
+        self.deleted = set[str]()  # users whose erasure was asked for, and may have been done
         self.ahead_ms = 0
         self._count = 0
 
@@ -383,6 +384,7 @@ class History:
         starts = [asyncio.create_task(self._relay("start", user)) for _ in range(2)]
         await asyncio.sleep(self.chance.uniform(0.0, 0.5))
         thing = self._thing(user, "deleteUser")
+        self.deleted.add(user)
         await self._accept([thing])
         if thing.acknowledged:
             self.erased.setdefault(user, self.world.loop.now)

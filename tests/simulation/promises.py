@@ -174,7 +174,7 @@ class _Checks:
         sent, done = self.sent.get(thing.marker, []), self.done.get(thing.marker, [])
         since = thing.replays[-1][0] if thing.replays else 0.0
         was_sent = any(call.began >= since for call in sent)
-        if status is None and thing.user not in self.history.erased and not was_sent:
+        if status is None and thing.user not in self.history.deleted and not was_sent:
             yield "lost: nothing is left of it, and it was not sent since it was taken or replayed"
         if status == "delivered" and not done:
             yield "receipt: delivered, and Leanplum never did it"
@@ -204,10 +204,11 @@ class _Checks:
         for _ in range(3):
             await process.sweep()
         left = {seq for seq, *_ in self._settled()}
+        later = process.wall()
         found = []
         for seq, settled_at, dead, accepted_at in before:
             kept_ms = sizes.dead_letters_ms if dead else sizes.receipts_ms
-            if settled_at > now - kept_ms and seq not in left:
+            if settled_at > later - kept_ms and seq not in left:
                 found.append(f"retention: item {seq} was removed too early")
             if settled_at <= now - kept_ms and accepted_at <= now - sizes.receipts_ms and seq in left:
                 found.append(f"retention: item {seq} is still there{self._named(seq)}")

@@ -12,11 +12,11 @@ ROWS = "action,userId,event,params.sku\ntrack,ann,Buy,a\ntrack,bob,Buy,\n"
 
 
 def job(leanplum: Talk, content: str | bytes = ROWS, kind: str = "dev", **args: Any) -> httpx.Response:
-    """A multi that makes a job of this file."""
-    given = {**leanplum.keys(kind), "action": "multi", "createJob": "true", "gcsBucket": "ours", **args}
-    fields = {name: (None, value) for name, value in given.items()}
+    """A multi that makes a job of the object in a bucket that is named."""
     body = content.encode() if isinstance(content, str) else content
-    return leanplum.http.post("/api", files={**fields, "file": ("rows.csv", body)})
+    leanplum.http.put("/_simulator/buckets/ours/a/rows.csv", content=body)
+    given = {**leanplum.keys(kind), "action": "multi", "createJob": "true", "gcsBucket": "ours"}
+    return leanplum.http.post("/api", json={**given, "file": "a/rows.csv", **args})
 
 
 def results(leanplum: Talk, started: httpx.Response) -> Json:
@@ -32,11 +32,11 @@ def test_the_rows_of_a_file_are_performed(leanplum: Talk) -> None:
 
 
 def test_the_body_may_be_the_file_with_the_arguments_in_the_query(leanplum: Talk) -> None:
-    query = {**leanplum.keys("dev"), "action": "multi", "createJob": "true", "gcsBucket": "ours"}
+    query = {**leanplum.keys("dev"), "action": "multi"}
     headers = {"Content-Type": "text/csv"}
     started = leanplum.http.post("/api", params=query, headers=headers, content=ROWS)
     assert results(leanplum, started)["data"]["successesCount"] == 2
-    assert leanplum.requests()[0]["files"] == {"file": {"filename": "body", "bytes": len(ROWS)}}
+    assert leanplum.requests()[0]["files"] == {"(body)": {"filename": "body", "bytes": len(ROWS)}}
 
 
 def test_a_dot_in_a_column_nests_and_an_empty_cell_is_absent(leanplum: Talk) -> None:
@@ -80,10 +80,23 @@ def test_a_file_that_is_no_csv_is_refused(leanplum: Talk, content: bytes) -> Non
 
 @pytest.mark.parametrize("left_out", ["gcsBucket", "file"])
 def test_a_job_without_its_arguments_is_refused(leanplum: Talk, left_out: str) -> None:
-    args = {**leanplum.keys("dev"), "action": "multi", "createJob": True, "gcsBucket": "ours"}
+    args = {**leanplum.keys("dev"), "action": "multi", "createJob": True, "gcsBucket": "ours", "file": "a"}
     answer = leanplum.http.post("/api", json={name: value for name, value in args.items() if name != left_out})
     assert answer.status_code == 400
     assert left_out in message(answer.json()["response"][0], "error")
+
+
+def test_a_file_is_named_and_not_uploaded(leanplum: Talk) -> None:
+    fields = {**leanplum.keys("dev"), "action": "multi", "createJob": "true", "gcsBucket": "ours"}
+    answer = leanplum.http.post("/api", data=fields, files={"file": ("rows.csv", ROWS.encode())})
+    assert answer.status_code == 400
+    assert leanplum.count("ann", "Buy") == 0
+
+
+@pytest.mark.parametrize("place", [{"file": "b"}, {"gcsBucket": "theirs"}])
+def test_a_job_whose_object_is_not_there_fails(leanplum: Talk, place: Json) -> None:
+    data = results(leanplum, job(leanplum, **place))
+    assert data == {"success": True, "state": "FAILED"}
 
 
 @pytest.mark.parametrize("kind", ["prod", "exp", "cro"])

@@ -12,7 +12,8 @@ import orjson
 from app.leanplum import replies
 
 Entry = dict[str, Any]
-LEADING_AWAY = frozenset({"apiHost", "apiPath", "devServerHost"})
+LEADING_AWAY = replies.REDIRECTS
+NOT_PASSED_ON = replies.HOSTS  # `uploadUrl` too: iOS would post files there with its key
 OURS = "The gateway's own settings are refused by Leanplum; its operator has to mend them."
 UNTOLD = "Leanplum's answer has nothing about this action."
 
@@ -43,7 +44,7 @@ def cleaned(entry: Entry, sent: Any) -> tuple[Entry, bool]:
     """Leanplum's entry as an SDK may see it, and whether it tells of a fault that is ours."""
     if LEADING_AWAY & entry.keys() or replies.is_config(replies.text(entry, "error")):
         return failed(OURS, sent), True
-    return entry, False
+    return {name: value for name, value in entry.items() if name not in NOT_PASSED_ON}, False
 
 
 def matched(found: Sequence[Entry], sent: Sequence[Any]) -> list[Entry | None]:

@@ -1,7 +1,8 @@
 """What is done about a call: entries are accepted, asked, refused, each answered in its place."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -9,18 +10,22 @@ import orjson
 from app.api import gates, problems, writes
 from app.api.context import Context
 from app.clock import now_ms
-from app.doors.sdk import answering, sorting
+from app.doors.sdk import answering, call_arguments, sorting, times
 from app.doors.sdk.answering import Entry
 from app.doors.sdk.reading import Call, text
 from app.doors.sdk.sorting import No, Now
 from app.errors import Erased, Forbidden, GatewayError, KeyNotConfigured, Malformed, Unauthorized, UpstreamRejected
+from app.intake.gate import Gate
 from app.intake.refining import PLAIN
-from app.leanplum import replies
+from app.leanplum import detection, replies
+from app.leanplum.actions import QUEUED
 from app.leanplum.client import Answer
-from app.model import App, Caller, NewItem, Notes, Taken
+from app.leanplum.detection import undetected
+from app.model import App, Caller, KeyKind, NewItem, Notes, Taken
 from app.wiring import Gateway
 
 RUN_ACTIONS, RUN_USERS = 500, 50  # of one call to Leanplum
+FORWARD = "forward"
 GONE = 451  # what Leanplum answers for a user who is blocked
 
 
@@ -32,6 +37,7 @@ class Reply:
     status: int = 200
     beside: dict[str, Any] = field(default_factory=dict)
     retry_after: float | None = None
+    end_user: Mapping[str, str] = field(default_factory=dict)  # the headers that tell Leanplum of the end user
 
     def tell(self, at: Sequence[int], found: Sequence[Entry]) -> None:
         """The answers of the entries at these places."""
@@ -42,42 +48,102 @@ class Reply:
 async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller, call: Call) -> Reply:
     """Entry by entry in their order, those of a kind together: what was accepted before something is asked for the same
     user reaches Leanplum before it, and what comes after it, after."""
-    reply = Reply([None] * len(call.entries))
+    reply = Reply([None] * len(call.entries), beside=gateway.relay.migration.beside(app.name))
     noted = _guarded(gateway, context, caller, call)
+    if gateway.settings.gateway_detect == FORWARD:
+        reply.end_user = detection.headers(_sender(gateway, context), context.header(b"accept-language"))
     gate = gates.gate_of(gateway, context, PLAIN)
+    clock = _clock(context, call)
+    shared = call_arguments.for_entries(call.args) if call.batch else {}
     judged = [
-        sorting.judged(sorting.sort(one, app, caller.scopes, in_batch=call.batch, notes=notes), one, notes, gate)
+        _judged(caller, call, _shared(shared, one), notes, clock, gate)
         for one, notes in zip(call.entries, noted, strict=True)
     ]
     context.subjects = {one.subject for one in judged if not isinstance(one, No) and one.subject is not None}
-    index = 0
-    while index < len(judged):
-        run = _run(judged, index)
-        await _do(gateway, app, context, caller, call, reply, range(index, index + len(run)), run)
-        index += len(run)
+    _refuse(call, reply, judged)
+    left = [index for index, one in enumerate(judged) if not isinstance(one, No)]  # a refusal parts no run
+    doing = [judged[index] for index in left]
+    start = 0
+    while start < len(doing):
+        run = _run(doing, start)
+        await _do(gateway, app, context, caller, call, reply, left[start : start + len(run)], run)
+        start += len(run)
     return reply
+
+
+def _clock(context: Context, call: Call) -> times.Correction:
+    """Return the error of the sender's clock, as of when the request began to arrive.
+
+    The `time` of a call that is no batch is its one entry's own.
+    """
+    if not call.batch:
+        return times.NO_CORRECTION
+    waited = round((time.perf_counter() - context.started) * 1000)
+    return times.correction_of(call.args.get("time"), now_ms() - waited)
+
+
+def _shared(shared: Mapping[str, Any], entry: Any) -> Any:
+    return call_arguments.applied(shared, entry) if isinstance(entry, dict) else entry
+
+
+def _judged(caller: Caller, call: Call, sent: Any, notes: Notes, clock: times.Correction, gate: Gate) -> sorting.Sorted:
+    """Classify one entry with its corrected time; a repeat is recognised by the time as sent."""
+    entry = sent
+    if isinstance(sent, dict):
+        moment, moved_by, warning = clock.applied(sent)
+        if moved_by is not None:
+            entry, notes = {**sent, "time": moment}, replace(notes, time_correction=moved_by)
+        elif warning is not None:
+            notes = replace(notes, warnings=(*notes.warnings, warning))
+    classified = sorting.sort(entry, caller.scopes, in_batch=call.batch, notes=notes)
+    if entry is not sent and isinstance(classified, NewItem) and classified.id is not None:
+        classified = classified._replace(content=sorting.body_of(sent, in_batch=call.batch))
+    return sorting.judged(classified, entry, notes, gate)
+
+
+def _refuse(call: Call, reply: Reply, judged: Sequence[sorting.Sorted]) -> None:
+    """Answer the entries that are not done."""
+    for index, one in enumerate(judged):
+        if isinstance(one, No):
+            reply.tell([index], [answering.failed(one.reason, call.entries[index])])
+            if not call.batch:
+                reply.status = 400
 
 
 def _guarded(gateway: Gateway, context: Context, caller: Caller, call: Call) -> list[Notes]:
     """Take out of the call what must not be stored or sent on, and tell what was done to each entry."""
-    address = gateway.enrichment.end_user(context.address, context.headers.get(b"x-forwarded-for")) or context.address
-    refiner = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), address)
+    refiner = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), _sender(gateway, context))
     if call.batch:
         refiner.guard(call.action, call.args)
-    entries = (one if isinstance(one, dict) else {} for one in call.entries)
+    entries = [one if isinstance(one, dict) else {} for one in call.entries]
+    _tell_locale(gateway, context, entries)
     return [refiner.guard(text(one.get("action")), one) for one in entries]
+
+
+def _sender(gateway: Gateway, context: Context) -> str | None:
+    """The end user's address, where it is known."""
+    return gateway.enrichment.sender(context.address, context.headers.get(b"x-forwarded-for"))
+
+
+def _tell_locale(gateway: Gateway, context: Context, entries: Sequence[dict[str, Any]]) -> None:
+    """Put the request's language where an entry asks that it be detected, unless Leanplum is to do that: of entries
+    that are delivered later it can't, since they share a call with others."""
+    locale = detection.locale_of(context.header(b"accept-language"))
+    forwarding = gateway.settings.gateway_detect == FORWARD
+    for entry in entries:
+        later = text(entry.get("action")) in QUEUED
+        if locale is not None and entry.get("locale") == detection.DETECT and (later or not forwarding):
+            entry["locale"] = locale
 
 
 def _run(judged: Sequence[sorting.Sorted], start: int) -> Sequence[sorting.Sorted]:
     """The entries from `start` that are done together."""
     first = judged[start]
-    if isinstance(first, No):
-        return judged[start : start + 1]
     end, users = start, set[str | None]()
     while end < len(judged) and type(one := judged[end]) is type(first):
         if isinstance(one, Now) and isinstance(first, Now):
             users.add(one.subject)
-            apart = one.alone or first.alone or one.key is not first.key
+            apart = one.alone or first.alone or (one.key, one.debugging) != (first.key, first.debugging)
             if end > start and (apart or end - start >= RUN_ACTIONS or len(users) > RUN_USERS):
                 break
         end += 1
@@ -95,11 +161,7 @@ async def _do(
     run: Sequence[sorting.Sorted],
 ) -> None:
     sent = [call.entries[index] for index in at]
-    if isinstance(run[0], No):
-        reply.tell(at, [answering.failed(run[0].reason, sent[0])])
-        if not call.batch:
-            reply.status = 400
-    elif isinstance(run[0], Now):
+    if isinstance(run[0], Now):
         asked = [(index, one) for index, one in zip(at, run, strict=True) if isinstance(one, Now)]
         await _ask_for_those_left(gateway, app, call, reply, asked)
     else:
@@ -149,9 +211,9 @@ async def _ask(gateway: Gateway, app: App, call: Call, reply: Reply, at: Sequenc
         return
     subjects = {subject for one in run for subject in one.subjects}
     try:
-        action, body = _outgoing(gateway, app, call, run)
+        action, body = _outgoing(gateway, app, call, run, reply.end_user)
         looks = all(one.looks for one in run)
-        found = await gateway.relay.exchange(app, action, body, subjects, looks=looks)
+        found = await gateway.relay.exchange(app, action, body, subjects, looks=looks, headers=reply.end_user)
     except GatewayError as error:
         if not (call.batch and isinstance(error, KeyNotConfigured | Erased)):  # the batch again would change nothing
             reply.status, reply.retry_after = status_of(error), getattr(error, "retry_after", None)
@@ -160,15 +222,25 @@ async def _ask(gateway: Gateway, app: App, call: Call, reply: Reply, at: Sequenc
     _take(reply, at, sent, found, call)
 
 
-def _outgoing(gateway: Gateway, app: App, call: Call, run: Sequence[Now]) -> tuple[str, bytes]:
-    """What goes to Leanplum: as it came, with the real keys wherever one stood. Raises Malformed."""
+def _outgoing(
+    gateway: Gateway, app: App, call: Call, run: Sequence[Now], end_user: Mapping[str, str]
+) -> tuple[str, bytes]:
+    """What goes to Leanplum: as it came, with the real keys wherever one stood, less what Leanplum would detect of the
+    gateway. Raises KeyNotConfigured, Malformed."""
+    if run[0].debugging and run[0].key is KeyKind.DEVELOPMENT and run[0].key not in app.keys:
+        missing = app.setting(KeyKind.DEVELOPMENT)
+        raise KeyNotConfigured(f"Development mode needs Leanplum's development key: {missing} is not set.")
     keys = {"appId": app.app_id, "clientKey": gateway.relay.key(app, run[0].key)}
     if not call.batch:
-        return call.action, orjson.dumps({**call.args, **keys})
-    data = [_with_key(one.entry, keys) for one in run]
+        return call.action, orjson.dumps({**undetected(call.args, end_user), **keys})
+    data = [_with_key(undetected(one.entry, end_user), keys) for one in run]
     if run[0].alone:  # it takes a key that a batch does not
         return str(run[0].entry["action"]), orjson.dumps({**data[0], **keys})
-    args = {"time": now_ms() / 1000, **call.args, **keys, "action": "multi", "data": data}
+    # The entries' times are corrected, so the clock that goes with them is the gateway's.
+    shared = {**undetected(call.args, end_user), **keys}
+    args = {**shared, "action": "multi", "time": now_ms() / 1000, "data": data}
+    if run[0].debugging:
+        args["devMode"] = True
     try:
         return "multi", orjson.dumps(args)
     except TypeError:
@@ -200,7 +272,7 @@ def _take(reply: Reply, at: Sequence[int], sent: Sequence[Entry], found: Answer,
     elif found.status >= 400 and not call.batch:
         reply.status = found.status
     whole = orjson.loads(found.body)
-    reply.beside |= {name: value for name, value in whole.items() if name not in {"response", *answering.LEADING_AWAY}}
+    reply.beside |= {name: value for name, value in whole.items() if name not in {"response", *answering.NOT_PASSED_ON}}
 
 
 def status_of(error: GatewayError) -> int:

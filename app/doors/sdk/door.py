@@ -15,11 +15,12 @@ from app.api.context import Context
 from app.doors.sdk import answering, reading, sorting
 from app.doors.sdk.doing import reply_to, status_of
 from app.doors.sdk.reading import Call
-from app.doors.sdk.sorting import No
+from app.doors.sdk.sorting import No, Now
 from app.errors import Forbidden, GatewayError, Malformed, TooLarge
+from app.intake.bodies import has_rows
 from app.leanplum.actions import ACTIONS
 from app.leanplum.client import Part
-from app.model import App, Caller
+from app.model import App, Caller, KeyKind
 from app.model import Scope as KeyScope
 from app.telemetry import describe
 from app.wiring import Gateway
@@ -33,6 +34,11 @@ PREFLIGHT = [
     (b"access-control-max-age", b"86400"),
 ]
 MAX_ENTRIES = 10_000
+FORMS_OF_IMPORT = (
+    "Name the file and its public bucket in file and gcsBucket, or send the rows as a text/csv body: "
+    "the first line names the arguments, and each further line is one action."
+)
+EMPTY = f"The batch has no actions: send them in data. For an import: {FORMS_OF_IMPORT}"
 IN_A_THREAD = 256 * 1024  # bytes from which reading would keep others waiting
 
 log = structlog.get_logger("sdk")
@@ -51,7 +57,11 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
             return await _send_error(context, send, 405, "Send GET or POST.", call, [(b"allow", b"GET, POST, OPTIONS")])
         call = await _read(gateway, context, scope, receive, files)
         caller, app = await _enter(gateway, context, call)
-        if call.action in {"uploadFile", "multi"} and not call.batch:
+        if call.batch and not call.entries:
+            raise Malformed(EMPTY)
+        if call.imports and (rows := _rows(call, files)) is not None:
+            return await _import(gateway, app, context, call, rows, caller, send)
+        if call.action == "uploadFile" or (files and _takes_files(call)):
             return await _upload(gateway, app, context, call, files, caller, send)
         if call.action == "downloadFile" and not call.batch:
             return await _download(gateway, app, context, call, caller, send)
@@ -60,7 +70,7 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         return await _send_error(context, send, status_of(error), error.detail, call, _retry(error))
     except Exception as error:  # the outermost place of a request: told in the log, answered without its text
         log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
-        # 503, not 500: Unity gives a batch up at any other status than 408, 429, 502, 503, 504.
+        # 503, not 500: it says that the request may be sent again, which every SDK but JavaScript's does.
         return await _send_error(context, send, 503, "The gateway failed on this request.", call)
     finally:
         for _, (_, file, _) in files:
@@ -80,6 +90,8 @@ async def _read(gateway: Gateway, context: Context, scope: Scope, receive: Recei
     if media.startswith("multipart/form-data") and "boundary=" in media:
         return _counted(reading.call(context.path, query, await _form(gateway, context, scope, receive, files)))
     body = await receiving.read_body(gateway, context, receive, gateway.settings.gateway_sdk_max_body_bytes)
+    if reading.is_csv(media, query, body):
+        return reading.import_of(context.path, query, body)
     if len(body) > IN_A_THREAD:
         return _counted(await asyncio.to_thread(_call, context.path, query, body))
     return _counted(_call(context.path, query, body))
@@ -138,11 +150,19 @@ def _app(gateway: Gateway, context: Context, call: Call, caller: Caller) -> App:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+def _takes_files(call: Call) -> bool:
+    """Whether a call's files are sent on: those of development actions are. Raises Malformed for another's."""
+    known = ACTIONS.get(call.action)
+    if not call.batch and known is not None and known.key is KeyKind.DEVELOPMENT:
+        return True
+    raise Malformed(f"{call.action or 'This call'} takes no files; only development actions do, one a call.")
+
+
 async def _upload(
     gateway: Gateway, app: App, context: Context, call: Call, files: list[Part], caller: Caller, send: Send
 ) -> int:
-    """Files go on as they are read; a CSV job is one too."""
-    judged = sorting.sort(call.args, app, caller.scopes, in_batch=False)
+    """Files go on as they are read."""
+    judged = sorting.sort(call.args, caller.scopes, in_batch=False)
     if isinstance(judged, No):
         raise Forbidden(judged.reason)
     if not files:
@@ -153,12 +173,41 @@ async def _upload(
     return await _send(context, send, 200, JSON, answering.envelope([entry]))
 
 
+def _rows(call: Call, files: list[Part]) -> bytes | None:
+    """The CSV text that an import carries; None where it names a file in a bucket instead. Raises Malformed."""
+    if call.rows is not None:
+        return call.rows
+    if len(files) == 1:
+        return files[0][1][1].read()
+    missing = [name for name in ("file", "gcsBucket") if not reading.text(call.args.get(name))]
+    if missing or files:
+        raise Malformed(f"The import lacks {' and '.join(missing) or 'a single file'}. {FORMS_OF_IMPORT}")
+    call.args["createJob"] = call.args.get("createJob") or True
+    return None
+
+
+async def _import(
+    gateway: Gateway, app: App, context: Context, call: Call, rows: bytes, caller: Caller, send: Send
+) -> int:
+    judged = sorting.sort(call.args, caller.scopes, in_batch=False)
+    if isinstance(judged, No):
+        raise Forbidden(judged.reason)
+    if not has_rows(rows):
+        raise Malformed(f"The CSV has no rows. {FORMS_OF_IMPORT}")
+    fields = {name: reading.text(value) for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
+    fields.setdefault("createJob", "true")
+    told = await gateway.relay.import_csv(app, ACTIONS["multi"], fields, rows)
+    entry = answering.echoed(call.args, {"success": True, **told})
+    return await _send(context, send, 200, JSON, answering.envelope([entry]))
+
+
 async def _download(gateway: Gateway, app: App, context: Context, call: Call, caller: Caller, send: Send) -> int:
-    judged = sorting.sort(call.args, app, caller.scopes, in_batch=False)
+    judged = sorting.sort(call.args, caller.scopes, in_batch=False)
     if isinstance(judged, No):
         raise Forbidden(judged.reason)
     args = {name: value for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
-    async with gateway.relay.download(app, args) as found:
+    kind = judged.key if isinstance(judged, Now) else KeyKind.PRODUCTION
+    async with gateway.relay.download(app, args, kind) as found:
         assert found.chunks is not None
         media = found.headers.get("content-type", "application/octet-stream").encode("latin-1")
         headers = [(b"content-type", media), *CORS, (b"x-request-id", context.request_id.encode())]

@@ -1,6 +1,7 @@
 """From a request to a call of Leanplum's protocol. Pure. Judged by content: SDKs send JSON as text/plain, and forms
 without saying so (fact sheet §1, §7)."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from app.doors.parsing import parsed
 from app.errors import Malformed
+from app.intake.bodies import CSV
 
 BATCH_PATH = "/api-batch"
 MAX_FIELDS = 10_000
@@ -21,6 +23,12 @@ class Call:
     args: Args
     entries: list[Any]
     batch: bool
+    rows: bytes | None = None  # the CSV text of an import that came as the body
+
+    @property
+    def imports(self) -> bool:
+        """Whether the call is a `multi` that makes a job of CSV."""
+        return self.action == "multi" and not self.batch
 
     @property
     def action(self) -> str:
@@ -75,12 +83,33 @@ def from_body(body: bytes) -> Args:
     return {"data": found} if isinstance(found, list) else dict(found)
 
 
+def is_csv(media: str, query: Args, body: bytes) -> bool:
+    """Whether a body is the rows of an import: it says that it is CSV, or the query asks for a job and the body is
+    neither JSON nor a form."""
+    bare = body.strip()
+    if not bare or bare[:1] in b"{[":
+        return False
+    if media.partition(";")[0].strip() == CSV:
+        return True
+    first_line = re.split(rb"[\r\n]", bare, maxsplit=1)[0]
+    return truthy(query.get("createJob")) and b"=" not in first_line
+
+
+def import_of(path: str, query: Args, rows: bytes) -> Call:
+    """The call that makes a job of the rows in its body."""
+    args = {**query, "action": text(query.get("action")) or ("multi" if path == BATCH_PATH else "")}
+    return Call(args, [args], batch=False, rows=rows)
+
+
 def call(path: str, query: Args, body: Args) -> Call:
     """The call that query and body make together; the body wins. Raises Malformed where a batch's `data` is no list."""
     args = {**query, **body}
     action = text(args.get("action"))
     batch = action == "multi" or (not action and ("data" in args or path == BATCH_PATH))
-    if not batch or truthy(args.get("createJob")):
+    if not batch:
+        return Call(args, [args], batch=False)
+    if truthy(args.get("createJob")) or ("file" in args and "data" not in args):
+        args["action"] = "multi"
         return Call(args, [args], batch=False)
     return Call(args, _entries(args.pop("data", [])), batch=True)
 

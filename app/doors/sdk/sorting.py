@@ -16,7 +16,7 @@ from app.errors import Invalid
 from app.intake.gate import Gate, fields_of
 from app.intake.refining import told
 from app.leanplum.actions import ACTIONS, Action
-from app.model import NO_NOTES, App, KeyKind, NewItem, Notes, Scope
+from app.model import NO_NOTES, KeyKind, NewItem, Notes, Scope
 
 ASKED_THOUGH_LATER = frozenset({"sendMessage"})  # its answer says whether anything was sent
 OPEN_SCOPES = frozenset({Scope.EVENTS_WRITE, Scope.USERS_WRITE, Scope.SDK})
@@ -24,6 +24,7 @@ OPEN_ACTIONS = frozenset({"getVars", "downloadFile"})
 OF_THEIR_OWN = frozenset({"uploadFile", "downloadFile", "multi"})
 MOST_TOLD = 3
 OF_THE_CALL = ("action", "appId", "clientKey", "apiVersion")
+LEFT_OUT_OF_ONE = ("action", "appId", "clientKey")  # where a call is its own one entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Now:
     key: KeyKind
     alone: bool
     looks: bool = False  # it is known to change nothing
+    debugging: bool = False  # in development mode
     joins: str | None = None  # the user whom it logs in, whose other calls must not go beside it either
 
     @property
@@ -53,7 +55,7 @@ class No:
 Sorted = NewItem | Now | No
 
 
-def sort(entry: Any, app: App, scopes: frozenset[Scope], *, in_batch: bool, notes: Notes = NO_NOTES) -> Sorted:
+def sort(entry: Any, scopes: frozenset[Scope], *, in_batch: bool, notes: Notes = NO_NOTES) -> Sorted:
     """What becomes of one entry; `notes`: what its receipt will tell."""
     if not isinstance(entry, dict):
         return No("An action must be an object.")
@@ -70,7 +72,7 @@ def sort(entry: Any, app: App, scopes: frozenset[Scope], *, in_batch: bool, note
     subject = _subject(entry)
     debugging = truthy(entry.get("devMode"))
     if known is None or not known.later or debugging or action in ASKED_THOUGH_LATER:
-        return _now(entry, known, subject, app, debugging=debugging)
+        return _now(entry, known, subject, debugging=debugging)
     if subject is None:
         return No("The action needs a userId or a deviceId.")
     return _item(action, entry, subject, notes, in_batch=in_batch)
@@ -107,22 +109,33 @@ def _subject(entry: Mapping[str, Any]) -> str | None:
     return f"d{device}" if device else None
 
 
-def _now(entry: dict[str, Any], known: Action | None, subject: str | None, app: App, *, debugging: bool) -> Now:
-    key = known.key if known is not None else KeyKind.PRODUCTION
-    if debugging and key is KeyKind.PRODUCTION and KeyKind.DEVELOPMENT in app.keys:
-        key = KeyKind.DEVELOPMENT  # Leanplum may refuse development mode with a production key (fact sheet §2)
-    alone, looks = (False, False) if known is None else (known.alone, known.looks)
+def _now(entry: dict[str, Any], known: Action | None, subject: str | None, *, debugging: bool) -> Now | No:
+    """Development traffic takes the development key, so that it never counts as production's. An action that is not
+    known never gets that key."""
     new = text(entry.get("newUserId"))
-    return Now(entry, subject, key, alone, looks, f"u{new}" if new and subject is not None and not looks else None)
+    joins = f"u{new}" if new and subject is not None else None
+    if known is None:
+        if debugging:
+            return No("This action is not known here, so it can't be done in development mode.")
+        return Now(entry, subject, KeyKind.PRODUCTION, alone=False, joins=joins)
+    key = KeyKind.DEVELOPMENT if debugging and known.key is KeyKind.PRODUCTION else known.key
+    # A `multi` with the development key takes all that this key may do.
+    alone = known.alone and not (debugging and key is KeyKind.DEVELOPMENT)
+    return Now(entry, subject, key, alone, known.looks, debugging, None if known.looks else joins)
 
 
 def _item(action: str, entry: Mapping[str, Any], subject: str, notes: Notes, *, in_batch: bool) -> NewItem:
     """The entry as it will be sent: whole, in its own order, but for keys, which are put in then."""
-    left_out = ("action",) if in_batch else OF_THE_CALL
+    return NewItem(subject, action, body_of(entry, in_batch=in_batch), _own_id(action, entry), told(notes))
+
+
+def body_of(entry: Mapping[str, Any], *, in_batch: bool) -> str:
+    """Return the text of an entry as it is stored."""
+    left_out = ("action",) if in_batch else LEFT_OUT_OF_ONE
     fields = {name: value for name, value in entry.items() if name not in left_out}
     if "clientKey" in fields:
         fields["clientKey"] = None
-    return NewItem(subject, action, orjson.dumps(fields).decode(), _own_id(action, entry), told(notes))
+    return orjson.dumps(fields).decode()
 
 
 def _sendable(entry: Mapping[str, Any]) -> bool:

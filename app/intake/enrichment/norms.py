@@ -13,8 +13,8 @@ from babel.numbers import list_currencies
 
 from app.intake.enrichment.draft import Draft, Run
 from app.intake.enrichment.moments import seconds
-from app.intake.enrichment.places import DETECT
 from app.intake.enrichment.privacy import is_covered
+from app.leanplum.detection import DETECT
 
 CHANGES_AT = 900  # seconds
 NO_PHONE = "userAttributes.{}: is no phone number that can be written as E.164; it is left as it is"

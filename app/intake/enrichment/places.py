@@ -1,8 +1,7 @@
 """Where the end user is, by their address. The address itself goes nowhere."""
 
 from app.intake.enrichment.draft import Draft, Place
-
-DETECT = "(detect)"  # Leanplum's word for: by the address of the request, which would be the gateway's
+from app.leanplum.detection import DETECT
 
 
 def location(draft: Draft) -> bool:

@@ -108,8 +108,12 @@ def _check(turn: UserTurn) -> None:
         turn.mapping(name)
     for name in NUMBER_FIELDS:
         turn.number(name, 0.0)
-    if not all(isinstance(entry, dict) and text(entry.get("deviceId")) for entry in _devices(turn)):
+    if not all(isinstance(entry, dict) and _is_id_or_absent(entry.get("deviceId")) for entry in _devices(turn)):
         raise turn.invalid("devices")
+
+
+def _is_id_or_absent(value: Any) -> bool:
+    return value in (None, "") or bool(text(value))
 
 
 def _devices(turn: UserTurn) -> list[Any]:
@@ -117,9 +121,13 @@ def _devices(turn: UserTurn) -> list[Any]:
 
 
 def _apply_devices(turn: UserTurn, user: User) -> None:
+    """Devices without an id are taken, too (fact sheet §12.5); the same one said again is still one (I)."""
     for entry in _devices(turn):
-        device = turn.world.link(text(entry["deviceId"]), user)
-        device.attributes.update(_device_fields(entry))
+        device_id, fields = text(entry.get("deviceId")), _device_fields(entry)
+        if device_id:
+            turn.world.link(device_id, user).attributes.update(fields)
+        elif fields not in user.nameless_devices:
+            user.nameless_devices.append(fields)
 
 
 def _apply_unsubscriptions(turn: UserTurn, user: User) -> None:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from app.simulator.actions.turns import Extra, Refused, Turn
+from app.simulator.encoding import CSV_BODY
 from app.simulator.exporting import json_lines
 from app.simulator.jobs import Job
 from app.simulator.shelf import StoredFile
@@ -15,19 +16,35 @@ from app.simulator.values import number
 def create_job(turn: Turn) -> Extra:
     """Do every row at once, in order, and keep the answers for whoever asks (I).
 
-    The file that the job offers holds the answers, one to a line (I).
+    The rows are the body, or the object `file` of the public bucket `gcsBucket` (fact sheet §12.4). A job whose object
+    isn't there fails (I). The file that the job offers holds the answers, one to a line (I).
     """
-    upload = turn.around.files.get("file")
-    if upload is None:
-        raise turn.missing("file")
-    default = turn.text("defaultAction")
-    entries = [turn.row({"action": default, **row}) for row in _rows(turn, upload.content)]
-    done = sum(entry["success"] for entry in entries)
     jobs = turn.world.jobs
+    content = _content(turn)
+    if content is None:
+        job_id = jobs.new_id("multi")
+        jobs.multis[job_id] = Job(job_id, {}, failed=True)
+        return {"jobId": job_id}
+    default = turn.text("defaultAction")
+    entries = [turn.row({"action": default, **row}) for row in _rows(turn, content)]
+    done = sum(entry["success"] for entry in entries)
     job_id = jobs.new_id("multi")
     file = turn.world.shelf.offer(StoredFile(f"{job_id}.json", json_lines(entries)))
     jobs.multis[job_id] = Job(job_id, {"successesCount": done, "failuresCount": len(entries) - done}, [file])
     return {"jobId": job_id}
+
+
+def _content(turn: Turn) -> bytes | None:
+    """Return the CSV text: the body, else the object that is named; None where the bucket has no such object."""
+    body = turn.around.files.get(CSV_BODY)
+    if body is not None:
+        return body.content
+    for name in ("file", "gcsBucket"):
+        if not turn.given(name):
+            raise turn.missing(name)
+        if name in turn.around.files:  # the argument is a name, not the file itself
+            raise turn.invalid(name)
+    return turn.world.shelf.objects.get((turn.text("gcsBucket"), turn.text("file")))
 
 
 def get_multi_results(turn: Turn) -> Extra:
@@ -36,6 +53,8 @@ def get_multi_results(turn: Turn) -> Extra:
     if job is None:
         raise Refused(turn.texts.job_not_found, 404)
     state = job.next_state(turn.world.config.job_states)
+    if state == "FINISHED" and job.failed:
+        return {"state": "FAILED"}
     if state != "FINISHED":
         return {"state": state}
     return {"state": state, "data": {**job.result, "files": job.urls(turn.around.origin)}}

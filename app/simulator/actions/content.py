@@ -1,6 +1,7 @@
 """The app's content for reading: messages, A/B tests, variants, unsubscribe categories (fact sheet §3.6).
 
-`recent` is taken and changes nothing: all of the sandbox is recent (I).
+`recent` is taken and changes nothing: all of the sandbox is recent (I). One draft is found only with `includeDrafts`,
+which getMessage, getAbTest and getVariant take too (fact sheet §12.8); what they answer without it is inferred (I).
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ CREATED = 1_700_000_000.0
 
 def get_message(turn: Turn) -> Extra:
     message = turn.world.messages.get(turn.text("id"))
-    if message is None:
+    if message is None or (message.draft and not _with_drafts(turn)):
         raise Refused(turn.texts.message_not_found, 404)
     return {"message": _message(message)}
 
@@ -26,7 +27,7 @@ def get_messages(turn: Turn) -> Extra:
 def get_ab_test(turn: Turn) -> Extra:
     """How a missing A/B test is answered is not documented: as a missing message is (I)."""
     for test in turn.world.config.ab_tests:
-        if str(test.id) == turn.text("id"):
+        if str(test.id) == turn.text("id") and (not test.draft or _with_drafts(turn)):
             return {"abTest": _ab_test(test)}
     raise Refused(turn.texts.ab_test_not_found, 404)
 
@@ -38,6 +39,8 @@ def get_ab_tests(turn: Turn) -> Extra:
 
 def get_variant(turn: Turn) -> Extra:
     for test in turn.world.config.ab_tests:
+        if test.draft and not _with_drafts(turn):
+            continue
         for variant in test.variants:
             if str(variant.id) == turn.text("id"):
                 return {"variant": _variant(variant)}
@@ -69,7 +72,7 @@ def _message(message: SandboxMessage) -> Extra:
 
 def _ab_test(test: SandboxAbTest) -> Extra:
     variants = [_variant(each) for each in test.variants]
-    return {**_life(test), "chosenVariant": None, "variants": variants, "details": ""}
+    return {**_life(test), "chosenVariant": None, "variants": variants, "details": {}}
 
 
 def _variant(variant: SandboxVariant) -> Extra:

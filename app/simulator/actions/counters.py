@@ -20,7 +20,8 @@ def apply_counters(tallies: dict[str, Tally], counters: Counters) -> None:
     for name, given in counters.items():
         tally = tallies.setdefault(name, Tally())
         tally.count = int(given.get("count", tally.count) + given.get("countIncrement", 0))
-        tally.value = given.get("value", tally.value) + given.get("valueIncrement", 0.0)
+        if "value" in given or "valueIncrement" in given:
+            tally.value = given.get("value", tally.value or 0.0) + given.get("valueIncrement", 0.0)
         tally.first_time = given.get("firstTime", tally.first_time)
         tally.last_time = given.get("lastTime", tally.last_time)
 

@@ -9,7 +9,8 @@ _KEPT = ("reqId", "currencyCode", "info", "messageId")
 
 def track(turn: UserTurn) -> Extra:
     name = _event_name(turn)
-    value, params = turn.number("value", 0.0), turn.mapping("params")
+    value = turn.number("value", 0.0) if turn.given("value") else None
+    params = turn.mapping("params")
     disposition = _disposition(turn)
     offline = turn.user.session(turn.now) is None
     if offline and disposition == "requireActive":
@@ -25,7 +26,7 @@ def advance(turn: UserTurn) -> Extra:
     name, params = turn.text("state"), turn.mapping("params")
     turn.user.state, turn.user.state_paused = name or None, False
     if name:
-        _count(turn, turn.user.states, name, 0.0, params)
+        _count(turn, turn.user.states, name, None, params)
     return {}
 
 
@@ -56,6 +57,6 @@ def _disposition(turn: UserTurn) -> str:
     return disposition
 
 
-def _count(turn: UserTurn, tallies: dict[str, Tally], name: str, value: float, params: Extra) -> None:
+def _count(turn: UserTurn, tallies: dict[str, Tally], name: str, value: float | None, params: Extra) -> None:
     kept = {key: turn.item[key] for key in _KEPT if key in turn.item}
     tallies.setdefault(name, Tally()).add(turn.time, value, {"params": params, **kept})

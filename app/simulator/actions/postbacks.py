@@ -7,15 +7,15 @@ TYPES = ("messageEvents", "abTestEvents")
 
 
 def add_postback(turn: Turn) -> Extra:
-    """A fourth one is refused; the status and its text are not documented (I)."""
+    """The id is a whole number (fact sheet §12.6). A fourth postback is refused; no source tells how (I)."""
     content = turn.world.content
     wanted = {"type": turn.one_of("type", TYPES), "postbackUrl": turn.needed("postbackUrl")}
     channels = turn.names("channels") if turn.given("channels") else []
     if len(content.postbacks) >= MAX_POSTBACKS:
         raise Refused(turn.texts.too_many_postbacks.format(limit=MAX_POSTBACKS), 403)
     content.postbacks_made += 1
-    postback_id = str(content.postbacks_made)
-    content.postbacks[postback_id] = {"postbackId": postback_id, **wanted, "channels": channels}
+    postback_id = content.postbacks_made
+    content.postbacks[str(postback_id)] = {"postbackId": postback_id, **wanted, "channels": channels}
     return {"postbackId": postback_id}
 
 

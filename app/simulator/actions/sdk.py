@@ -1,4 +1,5 @@
-"""What only SDKs call, and no documentation names: getMigrateState, log, restart (fact sheet §3.8)."""
+"""What only SDKs call, and no documentation names: getMigrateState, log, restart (fact sheet §3.8), and the old
+development actions of iOS (§12.9)."""
 
 from app.simulator.actions.turns import Extra, Turn
 from app.simulator.migration import state_hash
@@ -10,6 +11,11 @@ def get_migrate_state(turn: Turn) -> Extra:
 
 
 def log(turn: Turn) -> Extra:
+    return {}
+
+
+def save_interface(turn: Turn) -> Extra:
+    """Nothing is known but that it is there."""
     return {}
 
 

@@ -128,6 +128,9 @@ SDK_ACTIONS: dict[str, Action] = {
     "getMigrateState": ContentAction(handler=sdk.get_migrate_state),
     "log": ContentAction(handler=sdk.log),
     "restart": ContentAction(handler=sdk.restart),
+    "saveInterface": ContentAction(handler=sdk.save_interface, key=Key.DEVELOPMENT),
+    "saveInterfaceImage": ContentAction(handler=sdk.save_interface, key=Key.DEVELOPMENT),
+    "getViewControllerVersionsList": ContentAction(handler=sdk.save_interface, key=Key.DEVELOPMENT),
 }
 """Undocumented (fact sheet §3.8); whether one of them creates an unknown user is inferred (I)."""
 
@@ -137,7 +140,7 @@ ACTIONS: dict[str, Action] = {
     "getAndroidNotificationChannels": ContentAction(handler=channels.get_channels),
     "downloadFile": ContentAction(handler=files.download_file, required=("filename",), alone=True),
     "uploadFile": ContentAction(handler=files.upload_file, key=Key.DEVELOPMENT, alone=True),
-    "multi": ContentAction(handler=bulk.create_job, key=Key.DEVELOPMENT, required=("gcsBucket",), alone=True),
+    "multi": ContentAction(handler=bulk.create_job, key=Key.DEVELOPMENT, alone=True),
     **_keyed(Key.DEVELOPMENT, _DEVELOPMENT),
     **_keyed(Key.DATA_EXPORT, _EXPORT),
     **_keyed(Key.CONTENT_READ_ONLY, _READ_ONLY),

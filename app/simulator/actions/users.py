@@ -33,6 +33,7 @@ def register_device(turn: Turn) -> Extra:
 
 
 def export_user(turn: UserTurn) -> Extra:
+    """Sessions and time are told of a user who had none, too (fact sheet §12.6)."""
     user = turn.user
     return {
         "userId": user.user_id,
@@ -40,10 +41,13 @@ def export_user(turn: UserTurn) -> Extra:
         "events": {name: tally.summary() for name, tally in user.events.items()},
         "states": {name: tally.summary() for name, tally in user.states.items()},
         "created": user.created,
+        "totalSessions": 0,
+        "timeSpentInApp": 0.0,
         **{name: user.profile[name] for name in PROFILE_FIELDS if name in user.profile},
         "unsubscribeChannels": user.unsubscribed_channels,
-        "unsubscribeCategories": user.unsubscribed_categories,
-        "devices": [_exported_device(turn, device_id) for device_id in user.devices],
+        "unsubscribeCategories": [_exported_category(turn, each) for each in user.unsubscribed_categories],
+        "devices": [_exported_device(turn, device_id) for device_id in user.devices]
+        + [{"deviceId": None, **fields} for fields in user.nameless_devices],
         "userBucket": _bucket(user),
     }
 
@@ -55,6 +59,14 @@ def _exported(value: Any) -> Any:
 
 def _exported_device(turn: UserTurn, device_id: str) -> Extra:
     return {"deviceId": device_id, **turn.world.devices[device_id].attributes}
+
+
+def _exported_category(turn: UserTurn, category: str) -> Extra:
+    """Its id and name (fact sheet §12.6); one that the app does not have has no name (I)."""
+    for known in turn.world.config.unsubscribe_categories:
+        if str(known.id) == category:
+            return {"id": known.id, "name": known.name}
+    return {"id": int(category) if category.isdecimal() else category, "name": None}
 
 
 def _bucket(user: User) -> int:

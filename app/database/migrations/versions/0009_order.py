@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("holder", sa.Text, nullable=False),
         sa.Column("lock", sa.Text),
         sa.Column("granted", sa.SmallInteger, nullable=False),
+        sa.Column("lease_ms", sa.BigInteger, nullable=False),
         sa.Column("expires_at", sa.BigInteger, nullable=False),
     )
 
