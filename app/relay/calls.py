@@ -105,7 +105,7 @@ class Relay:
     ) -> None:
         self.client, self._locks, self._metrics, self._recorder = client, locks, metrics, recorder
         self._timeout, self._room = timeout, asyncio.Semaphore(concurrency)
-        self.migration = migration or MigrateStates()
+        self._migration = migration or MigrateStates()
         self._cache, self._quotas = Cache(cache_seconds), Quotas()
 
     async def ask(
@@ -126,6 +126,10 @@ class Relay:
         if (kept := self._cache.get(name, time.monotonic())) is not None:
             return kept
         return self._cache.put(name, orjson.dumps(await self.ask(app, action, args)), time.monotonic())
+
+    def beside(self, app: str) -> dict[str, Any]:
+        """What Leanplum tells beside the entries of each answer about this app, as far as it has told it."""
+        return self._migration.beside(app)
 
     @property
     def cache_seconds(self) -> float:
@@ -173,7 +177,7 @@ class Relay:
                     break
                 await asyncio.sleep(pause)
                 answer = await self._call(app, action, body, subjects, looks, headers)
-        self.migration.note(app.name, answer.body)
+        self._migration.note(app.name, answer.body)
         return answer
 
     def _in_time(self, locked: Locked, pause: float = 0.0) -> bool:

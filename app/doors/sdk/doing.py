@@ -48,7 +48,7 @@ class Reply:
 async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller, call: Call) -> Reply:
     """Entry by entry in their order, those of a kind together: what was accepted before something is asked for the same
     user reaches Leanplum before it, and what comes after it, after."""
-    reply = Reply([None] * len(call.entries), beside=gateway.relay.migration.beside(app.name))
+    reply = Reply([None] * len(call.entries), beside=gateway.relay.beside(app.name))
     noted = _guarded(gateway, context, caller, call)
     if gateway.settings.gateway_detect == FORWARD:
         reply.end_user = detection.headers(_sender(gateway, context), context.header(b"accept-language"))
