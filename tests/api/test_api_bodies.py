@@ -270,7 +270,7 @@ def test_a_body_of_more_fields_than_anything_has_is_refused_at_once(gateway: Tal
     for url, sent, kind in [*calls, ("/v1/batch", batch, JSON), ("/v1/batch", body, NDJSON)]:
         began = time.process_time()
         problem(gateway.post(url, sent, headers={"Content-Type": kind}), 413, "too-large")
-        assert time.process_time() - began < 1.5, url
+        assert time.process_time() - began < 3, url
 
 
 def test_one_item_of_a_batch_with_too_many_fields_harms_no_other(gateway: Talk) -> None:
