@@ -1,4 +1,4 @@
-"""What a failure of the database's driver means. Pure.
+"""Tells what a failure of the database's driver means. Pure.
 
 The drivers are told apart by what their errors carry: PostgreSQL's a `sqlstate`, SQLite's a name.
 """

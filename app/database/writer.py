@@ -319,7 +319,7 @@ class Writer:
 
 
 def _unanswered(asked: _Asked[Any]) -> StorageUnavailable:
-    """What its waiter hears: whether it may have been taken."""
+    """Return the error for the waiter, which says whether the write may have been taken."""
     if asked.sent:
         return CommitUnknown(result=asked.result)
     return StorageUnavailable("The database can't commit now; nothing was taken.")

@@ -25,7 +25,7 @@ MOST_SUSPECTS = 500
 
 
 class Doubts:
-    """What the doubtful answers to one app's calls, and the answers between them, tell. Users are named by their lanes.
+    """The evidence of the doubtful answers to one app's calls, and of those between them. Users are named by lanes.
 
     `held`: it was decided that no item is at fault; so it stays until a call passes. `reason`: of the last doubtful
     answer, until a call passes.
@@ -115,7 +115,7 @@ class Bisection:
             self.part = None
 
     def outcomes(self) -> list[tuple[Item, Outcome]]:
-        """What came of each item. Those without an outcome were not sent, or are to be sent again at once."""
+        """Return each item's outcome. Items without one were not sent, or are to be sent again at once."""
         outcomes = dict(self._outcomes)
         if self._reason is not None and self._doubts.held:
             for item in self._items:

@@ -36,7 +36,7 @@ def _alone(item: Item) -> bool:
 
 
 class Turn(NamedTuple):
-    """What ready lanes are sent by. Turns of one app and size share calls, and take turns in them."""
+    """The group in which a ready lane is sent. Groups of one app and size share calls, and take turns in them."""
 
     app: str
     caller: int

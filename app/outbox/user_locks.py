@@ -28,7 +28,8 @@ NOBODY = ""
 DELIVERY = "delivery "  # what begins the ids of the delivery's places in line, one for each lane
 IN_LINE_MS = 2_000  # that such a place is kept: it is asked for again much sooner, while there is something to send
 
-IN_FORCE = "(expires_at > ? OR lock = ?)"
+# Values: the time, and the identity of the liveness lock of who asks (None: it has none).
+IN_FORCE = "(expires_at > ? OR coalesce(lock = ?, false))"
 LOCKS = f"SELECT id, ticket, lanes, holder, lock, granted FROM user_locks WHERE {IN_FORCE}"
 LOGINS = "logins"  # stands for them in the place of a lock's id
 LOCKS_AND_LOGINS = f"{LOCKS} UNION ALL SELECT '{LOGINS}', 0, '[]', '', NULL, 0 WHERE {logins.ANY}"
@@ -46,12 +47,12 @@ GIVEN_UP = "DELETE FROM user_locks WHERE granted = 0 AND {column} IN {ids}"
 OUTLIVED = """
 UPDATE user_locks SET holder = '', lock = NULL, lease_ms = ?, expires_at = ? WHERE granted = 1 AND {column} IN {ids}
 """
-EXPIRED = f"DELETE FROM user_locks WHERE NOT {IN_FORCE.replace('lock = ?', 'coalesce(lock = ?, false)')}"
+EXPIRED = f"DELETE FROM user_locks WHERE NOT {IN_FORCE}"
 STEPPED = "UPDATE user_locks SET expires_at = ? + lease_ms WHERE expires_at > ? + lease_ms"
 
 
 class Answer(Enum):
-    """What became of a wish for a lock, where others did not stand against it."""
+    """The answer to a request for a lock that others do not stand against."""
 
     GRANTED = "granted"
     ERASED = "erased"
@@ -59,8 +60,8 @@ class Answer(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Why a lock was not granted: other processes that stand against it, with the identities of their liveness locks;
-    none where only items that wait do."""
+    """A lock was not granted. `holders`: the processes that stand against it, with the identities of their liveness
+    locks; none where only items that wait do."""
 
     holders: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -84,11 +85,11 @@ class LockRequest:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A request is decided.
+    """Decide on a request.
 
     `clear_upto`: nothing is locked where items of the users wait after this sequence number, and nothing is left behind
-    where others stand against it. None: waiting items don't matter, and the request stays: from now on the delivery
-    begins nothing for its users. `liveness`: the identity of the holder's liveness lock. `dead`: processes that have
+    where others stand against it. None: waiting items don't matter, and the request stays in line for its users.
+    `liveness`: the identity of the holder's liveness lock. `dead`: processes that have
     ended.
     """
 

@@ -38,7 +38,7 @@ log = structlog.get_logger("relay")
 
 
 class Locked(Protocol):
-    """What a lock gives: until when it lasts, by the monotonic clock, and whether the call's record is written."""
+    """A lock: until when it lasts, by the monotonic clock, and whether the call's record is written."""
 
     @property
     def until(self) -> float:
@@ -128,7 +128,7 @@ class Relay:
         return self._cache.put(name, orjson.dumps(await self.ask(app, action, args)), time.monotonic())
 
     def beside(self, app: str) -> dict[str, Any]:
-        """What Leanplum tells beside the entries of each answer about this app, as far as it has told it."""
+        """Return what Leanplum last told beside the entries of its answers about this app."""
         return self._migration.beside(app)
 
     @property

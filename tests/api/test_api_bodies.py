@@ -268,9 +268,15 @@ def test_a_body_of_more_fields_than_anything_has_is_refused_at_once(gateway: Tal
     batch = b'{"items":[%s]}' % body
     calls = [("/v1/events", body, JSON), ("/v1/preview", body, JSON), ("/v1/keys", body, JSON)]
     for url, sent, kind in [*calls, ("/v1/batch", batch, JSON), ("/v1/batch", body, NDJSON)]:
-        began = time.process_time()
-        problem(gateway.post(url, sent, headers={"Content-Type": kind}), 413, "too-large")
-        assert time.process_time() - began < 3, url
+        # The whole process's time is measured, in which other tests' servers may be at work: one quiet call is proof.
+        assert any(seconds_to_refuse(gateway, url, sent, kind) < 1.5 for _ in range(3)), url
+
+
+def seconds_to_refuse(gateway: Talk, url: str, sent: bytes, kind: str) -> float:
+    """Return the processor time that a refusal takes."""
+    began = time.process_time()
+    problem(gateway.post(url, sent, headers={"Content-Type": kind}), 413, "too-large")
+    return time.process_time() - began
 
 
 def test_one_item_of_a_batch_with_too_many_fields_harms_no_other(gateway: Talk) -> None:

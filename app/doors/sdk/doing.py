@@ -225,8 +225,8 @@ async def _ask(gateway: Gateway, app: App, call: Call, reply: Reply, at: Sequenc
 def _outgoing(
     gateway: Gateway, app: App, call: Call, run: Sequence[Now], end_user: Mapping[str, str]
 ) -> tuple[str, bytes]:
-    """What goes to Leanplum: as it came, with the real keys wherever one stood, less what Leanplum would detect of the
-    gateway. Raises KeyNotConfigured, Malformed."""
+    """Return the action and body for Leanplum: as they came, with the real keys wherever one stood, less what Leanplum
+    would detect of the gateway. Raises KeyNotConfigured, Malformed."""
     if run[0].debugging and run[0].key is KeyKind.DEVELOPMENT and run[0].key not in app.keys:
         missing = app.setting(KeyKind.DEVELOPMENT)
         raise KeyNotConfigured(f"Development mode needs Leanplum's development key: {missing} is not set.")

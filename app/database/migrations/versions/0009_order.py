@@ -1,5 +1,5 @@
-"""What keeps order: the replay that sent an item again, the lanes of attempts, locks of users, liveness locks. Settled
-items are found by when they settled."""
+"""Adds what keeps order (replays, lanes of attempts, user locks, liveness locks), and an index by the time of
+settling."""
 
 import sqlalchemy as sa
 from alembic import op

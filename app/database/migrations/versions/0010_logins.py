@@ -1,4 +1,4 @@
-"""Which users' items wait for a login, so that they don't overtake it."""
+"""Adds the logins that users' items wait for."""
 
 import sqlalchemy as sa
 from alembic import op
