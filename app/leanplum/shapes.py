@@ -145,10 +145,10 @@ class DeviceFields(TypedDict, total=False):
 
 
 class Device(DeviceFields, total=False):
-    """One device of a user."""
+    """One device of a user. Leanplum accepts one without `deviceId` (fact sheet §12.5)."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
-    deviceId: Required[DeviceId]
+    deviceId: DeviceId
 
 
 class Place(TypedDict, total=False):

@@ -55,7 +55,7 @@ def test_every_fault_of_a_user_update_is_told_at_once() -> None:
         "userAttributes": {".hidden": 1, "nested": {"a": 1}, "list": [1, None, "ok", []]},
         "userAttributeValuesToIncrement": {"n": 1.5},
         "events": {"e": {"count": -1, "total": 5}},
-        "devices": [{"deviceId": "d"}, {}, {"deviceId": ""}],
+        "devices": [{"deviceId": "d"}, {}, {"deviceId": ""}, {"deviceID": "d"}],
         "unsubscribeChannelsToAdd": ["Email", "Pigeon"],
     }
     assert faults("setUserAttributes", raw) == {
@@ -68,7 +68,7 @@ def test_every_fault_of_a_user_update_is_told_at_once() -> None:
         "/userAttributeValuesToIncrement/n": "type",
         "/events/e/count": "range",
         "/events/e/total": "unknown-field",
-        "/devices/1/deviceId": "required",
+        "/devices/3/deviceID": "unknown-field",
         "/devices/2/deviceId": "length",
         "/unsubscribeChannelsToAdd/1": "choice",
     }

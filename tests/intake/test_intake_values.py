@@ -93,7 +93,7 @@ def test_attributes_are_as_many_as_one_likes() -> None:
         ("totalSessions", [0, 5], [-1, 1.5, "5", True, BIG]),
         ("timezoneOffsetSeconds", [-43200, 0, 50400], [1.5, "0", True]),
         ("unsubscribeCategoriesToAdd", [[], [1, 2]], [1, ["1"], [1.5]]),
-        ("devices", [[], [{"deviceId": "d", "appVersion": "1"}]], [{}, [{}], [{"deviceId": "d", "x": 1}], [1]]),
+        ("devices", [[], [{"deviceId": "d", "appVersion": "1"}], [{}]], [{}, [{"deviceId": "d", "x": 1}], [1]]),
         ("events", [{"e": {"count": 1, "valueIncrement": -1.5}}], [{"e": 1}, {"e": {"count": -1}}, {"e": {"x": 1}}]),
         ("states", [{"s": {"countIncrement": -1}}], [{"s": {"value": 1}}, {"s": {"firstTime": -1}}]),
         ("created", [0, "2015-10-01T00:00:00Z"], [-1, "2015-10-01", True]),

@@ -24,7 +24,7 @@ def do(world: World, action: str, **args: Any) -> dict[str, Any]:
 
 def ann(world: World, **args: Any) -> User:
     """The user after setUserAttributes."""
-    assert do(world, "setUserAttributes", userId="ann", **args) == {"success": True}
+    assert do(world, "setUserAttributes", userId="ann", **args) == {"success": True, "isOffline": True}
     return world.users["ann"]
 
 

@@ -41,7 +41,7 @@ def test_a_skewed_multi_counts_its_events_when_they_happened(leanplum: Talk, ske
 def test_a_device_without_an_id_is_taken_and_exported_with_none(app: App, none: dict[str, Any]) -> None:
     devices = [{**none}, {"deviceId": "d1"}, {**none, "appVersion": "2"}]
     for _ in range(2):
-        assert app.ann(devices=devices) == {"success": True}
+        assert app.ann(devices=devices) == {"success": True, "isOffline": True}
     exported = app.ann("exportUser")["devices"]
     assert exported == [{"deviceId": "d1"}, {"deviceId": None}, {"deviceId": None, "appVersion": "2"}]
 
@@ -118,3 +118,9 @@ def test_unsubscribe_categories_are_exported_with_id_and_name(app: App) -> None:
 def test_details_of_an_ab_test_are_an_object(app: App) -> None:
     assert isinstance(app.do("getAbTest", id=2001)["abTest"]["details"], dict)
     assert all(isinstance(each["details"], dict) for each in app.do("getAbTests")["abTests"])
+
+
+def test_an_update_says_that_the_user_has_no_open_session(app: App) -> None:
+    assert app.ann(userAttributes={"plan": "pro"}) == {"success": True, "isOffline": True}
+    app.do("start", userId="ann", deviceId="d1")
+    assert app.ann(userAttributes={"plan": "free"}) == {"success": True}

@@ -19,7 +19,8 @@ DEVICE_FIELDS = (
 
 
 def set_user_attributes(turn: UserTurn) -> Extra:
-    """All is checked first, so that a refused call changes nothing (I)."""
+    """All is checked first, so that a refused call changes nothing (I). The answer says `isOffline` where the user has
+    no open session (fact sheet §12.7)."""
     _check(turn)
     events, states = checked_counters(turn, "event"), checked_counters(turn, "state")
     new_id = turn.text("newUserId")
@@ -34,7 +35,7 @@ def set_user_attributes(turn: UserTurn) -> Extra:
     apply_counters(user.states, states)
     if truthy(turn.item.get("resetAnomalies")):
         user.profile.pop("anomalous", None)
-    return {}
+    return {} if user.session(turn.now) else {"isOffline": True}
 
 
 def set_device_attributes(turn: UserTurn) -> Extra:
