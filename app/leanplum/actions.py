@@ -187,6 +187,8 @@ ACTIONS: dict[str, Action] = {
     )
 }
 QUEUED = {name: action for name, action in ACTIONS.items() if action.later}
+# What may be delivered in the background: of several sessions in one SDK's batch all but the last, too.
+DELIVERED = {"start": ACTIONS["start"], **QUEUED}
 LATER = {name: action for name, action in QUEUED.items() if action.documented}
 
 

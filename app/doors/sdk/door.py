@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 from app.api import auth, limiting, receiving
 from app.api.context import Context
 from app.doors.sdk import answering, reading, sorting
-from app.doors.sdk.doing import reply_to, status_of
+from app.doors.sdk.asking import status_of
+from app.doors.sdk.doing import reply_to
 from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import No, Now
 from app.errors import Forbidden, GatewayError, Malformed, TooLarge

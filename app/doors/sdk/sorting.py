@@ -124,6 +124,12 @@ def _now(entry: dict[str, Any], known: Action | None, subject: str | None, *, de
     return Now(entry, subject, key, alone, known.looks, debugging, None if known.looks else joins)
 
 
+def for_later(now: Now, notes: Notes) -> NewItem:
+    """Return the item of an entry of a batch whose answer nobody uses."""
+    assert now.subject is not None
+    return _item(text(now.entry.get("action")), now.entry, now.subject, notes, in_batch=True)
+
+
 def _item(action: str, entry: Mapping[str, Any], subject: str, notes: Notes, *, in_batch: bool) -> NewItem:
     """The entry as it will be sent: whole, in its own order, but for keys, which are put in then."""
     return NewItem(subject, action, body_of(entry, in_batch=in_batch), _own_id(action, entry), told(notes))
