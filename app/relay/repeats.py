@@ -41,7 +41,7 @@ class _Kept(NamedTuple):
 
 
 class Repeats:
-    """Requests by their keys. Who claims a key must settle it."""
+    """Requests by their keys. Who claims a key must release it."""
 
     def __init__(self, clock: Callable[[], float], seconds: float = KEPT_SECONDS, most_bytes: int = MOST_BYTES) -> None:
         """`clock` is monotonic. Answers are kept for `seconds`; beyond `most_bytes` the oldest go."""
@@ -60,14 +60,20 @@ class Repeats:
         return Told(orjson.loads(kept.entry))
 
     def claim(self, key: bytes) -> None:
-        """Let others who come with this key wait for its answer."""
+        """Let others who come with this key have its answer, until it is released."""
         self._going[key] = asyncio.get_running_loop().create_future()
 
     def settle(self, key: bytes, told: Told | None, *, keep: bool = False) -> None:
         """Give a claimed key its answer. `keep`: a good one is remembered for a while."""
-        self._going.pop(key).set_result(told)
+        self._going[key].set_result(told)
         if keep and told is not None and told.good:
             self._keep(key, orjson.dumps(told.entry))
+
+    def release(self, key: bytes) -> None:
+        """End a claim; whoever still waits learns that its owner has given up."""
+        going = self._going.pop(key)
+        if not going.done():
+            going.set_result(None)
 
     def _keep(self, key: bytes, entry: bytes) -> None:
         now = self._clock()

@@ -6,7 +6,7 @@ Only reads are moved: one that another question of its user follows is asked tog
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -22,10 +22,10 @@ class Kind(Enum):
 
 
 class Part(NamedTuple):
-    """One entry. `about`: the users and the device that it concerns; none means everybody."""
+    """One entry. `group`: the number of those whom it concerns (`groups`); None means everybody."""
 
     kind: Kind
-    about: frozenset[str]
+    group: int | None
 
 
 class Step(NamedTuple):
@@ -39,6 +39,39 @@ def about(entry: Mapping[str, Any]) -> frozenset[str]:
     """Return whom an entry concerns: its user, the user whom it logs in, and its device."""
     named = (("u", "userId"), ("u", "newUserId"), ("d", "deviceId"))
     return frozenset(kind + found for kind, name in named if (found := text(entry.get(name))))
+
+
+def groups(concerned: Sequence[Collection[str]]) -> list[int | None]:
+    """Return for each entry the number of its group: users and devices that any entry of the batch
+    names together belong together, as a login makes two users one. None where it names nobody."""
+    members = _Members()
+    for names in concerned:
+        members.join(names)
+    return [members.of(next(iter(names))) if names else None for names in concerned]
+
+
+class _Members:
+    """Who belongs together (union–find)."""
+
+    def __init__(self) -> None:
+        self._numbers = dict[str, int]()
+        self._parents = list[int]()
+
+    def join(self, names: Iterable[str]) -> None:
+        """Let these belong together, and all who belong to one of them."""
+        roots = {self.of(name) for name in names}
+        for root in roots:
+            self._parents[root] = min(roots)
+
+    def of(self, name: str) -> int:
+        """Return the number of the group of a name."""
+        number = self._numbers.setdefault(name, len(self._parents))
+        if number == len(self._parents):
+            self._parents.append(number)
+        while (parent := self._parents[number]) != number:
+            self._parents[number] = self._parents[parent]
+            number = parent
+        return number
 
 
 def superseded(starts: Iterable[tuple[int, Mapping[str, Any]]]) -> set[int]:
@@ -69,15 +102,15 @@ def plan(parts: Sequence[Part]) -> list[Step]:
 
 
 def _postponed(parts: Sequence[Part]) -> set[int]:
-    """Return the reads that are not asked in their own place: a question follows about somebody whom
-    they concern, or they concern nobody and have no order to keep."""
-    asked_later, found = set[str](), set[int]()
+    """Return the reads that are not asked in their own place: a question of their group follows, or
+    they concern nobody and have no order to keep."""
+    asked_later, found = set[int](), set[int]()
     for place in range(len(parts) - 1, -1, -1):
-        kind, concerned = parts[place]
-        if kind is Kind.LOOK and (not concerned or not asked_later.isdisjoint(concerned)):
+        kind, group = parts[place]
+        if kind is Kind.LOOK and (group is None or group in asked_later):
             found.add(place)
-        elif kind is not Kind.ACCEPT:
-            asked_later |= concerned
+        elif kind is not Kind.ACCEPT and group is not None:
+            asked_later.add(group)
     return found
 
 
@@ -85,54 +118,33 @@ class _Planning:
     """The steps so far. Accepting has the even numbers, asking the odd ones."""
 
     def __init__(self) -> None:
-        self._reached = dict[str, int]()  # the step that somebody's last entry has
+        self._reached = dict[int, int]()  # the step that a group's last entry has
         self._floor = self._top = 0  # the least step for everybody, and the greatest in use
         self._places = defaultdict[int, list[int]](list)
-        self._waiting = defaultdict[str, list[int]](list)  # postponed reads, by whom they concern
-        self._called = set[int]()  # those of them that have their step
-        self._of_nobody = list[int]()  # postponed reads that concern nobody
+        self._waiting = defaultdict[int | None, list[int]](list)  # postponed reads, by their group
 
     def put(self, place: int, part: Part) -> None:
         """Give an entry the least step that keeps the order."""
-        step = self._least(part)
+        step = self._top if part.group is None else max(self._floor, self._reached.get(part.group, 0))
         asks = part.kind is not Kind.ACCEPT
         if step % 2 != asks:
             step += 1
-        self._raise(part, step)
+        self._top = max(self._top, step)
+        if part.group is None:
+            self._floor = step
+        else:
+            self._reached[part.group] = step
         self._places[step].append(place)
-        if asks:
-            self._places[step] += self._called_for(part)
+        if asks and part.group is not None:
+            self._places[step] += self._waiting.pop(part.group, ())
 
     def postpone(self, place: int, part: Part) -> None:
-        """Keep a read for the next question of somebody whom it concerns."""
-        if not part.about:
-            self._of_nobody.append(place)
-            return
-        self._raise(part, self._least(part), everybody=False)
-        for one in part.about:
-            self._waiting[one].append(place)
+        """Keep a read for the next question of its group."""
+        self._waiting[part.group].append(place)
 
     def steps(self) -> list[Step]:
         """Return the steps that have entries."""
-        if self._of_nobody:
+        if of_nobody := self._waiting.pop(None, None):
             asking = [step for step in self._places if step % 2]
-            self._places[min(asking, default=1)] += self._of_nobody
+            self._places[min(asking, default=1)] += of_nobody
         return [Step(bool(step % 2), sorted(self._places[step])) for step in sorted(self._places)]
-
-    def _least(self, part: Part) -> int:
-        if not part.about:
-            return self._top
-        return max(self._floor, *(self._reached.get(one, 0) for one in part.about))
-
-    def _raise(self, part: Part, step: int, *, everybody: bool = True) -> None:
-        for one in part.about:
-            self._reached[one] = step
-        if everybody and not part.about:
-            self._floor = step
-        self._top = max(self._top, step)
-
-    def _called_for(self, part: Part) -> set[int]:
-        """Take the reads that waited for this question."""
-        found = {place for one in part.about for place in self._waiting.pop(one, ())} - self._called
-        self._called |= found
-        return found

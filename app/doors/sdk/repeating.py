@@ -3,8 +3,9 @@ for the register of `relay/repeats.py`.
 
 An SDK that has given up waiting sends its batch again, often with new entries behind. What tells that
 an entry is the same request is its whole content, if that has something of its own: a `reqId`, a
-`uuid` or a `time`. The place and the language that were detected are left out, since a phone may have
-moved to another network.
+`uuid` or a `time`. With both a `reqId` and a `uuid` it is recognised for a while after it was
+answered. The place and the language that were detected are left out, since a phone may have moved to
+another network.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from app.doors.sdk.reading import text
 from app.leanplum.detection import LOCALE, PLACE
 from app.relay.repeats import Answer, Repeats, Told
 
@@ -24,6 +26,12 @@ DETECTED = frozenset({*PLACE, LOCALE})
 def undetected_content(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an entry says itself."""
     return {name: value for name, value in entry.items() if name not in DETECTED}
+
+
+def lasts(entry: Mapping[str, Any]) -> bool:
+    """Return whether an entry is known again after it was answered: what has both is one action, and no
+    other ever has the same."""
+    return bool(text(entry.get("reqId")) and text(entry.get("uuid")))
 
 
 def key_of(whose: bytes, entry: Mapping[str, Any], *, looks: bool = False) -> bytes | None:
@@ -55,11 +63,16 @@ def _digest(whose: bytes, content: bytes) -> bytes:
 
 
 class Claims:
-    """What of one request others are at work on or have done, and what it does itself."""
+    """What of one request others are at work on or have done, and what it does itself.
+
+    Others find what it does until all of it is answered.
+    """
 
     def __init__(self, register: Repeats) -> None:
         self._register = register
         self._own, self._keys = dict[int, bytes](), set[bytes]()
+        self._asked = set[bytes]()  # those of its own that Leanplum is asked about now
+        self._ended = False
         self.others = dict[int, Answer | Told]()  # by the entry's place
 
     def look(self, place: int, key: bytes | None, *, claim: bool) -> None:
@@ -74,18 +87,22 @@ class Claims:
             self._own[place] = key
             self._keys.add(key)
 
-    def hand_over(self, places: Collection[int]) -> dict[int, bytes]:
-        """Give up the entries at these places to whoever settles them from now on."""
-        return {place: self._own.pop(place) for place in places if place in self._own}
+    def ask(self, places: Iterable[int]) -> None:
+        """Keep the claims at these places until they are settled, even where the request ends before."""
+        self._asked.update(self._own[place] for place in places if place in self._own)
 
-    def settle(self, keys: Mapping[int, bytes], told: Iterable[tuple[int, Told | None]], *, keep: bool) -> None:
-        """Tell those who wait."""
+    def settle(self, told: Iterable[tuple[int, Told | None]], keep: Collection[int] = ()) -> None:
+        """Tell those who wait, and at the places in `keep` those who come later, too."""
         for place, one in told:
-            if place in keys:
-                self._register.settle(keys[place], one, keep=keep)
+            if (key := self._own.get(place)) is None:
+                continue
+            self._register.settle(key, one, keep=place in keep)
+            self._asked.discard(key)
+            if self._ended:
+                self._register.release(key)
 
     def release(self) -> None:
-        """Give up all that is left."""
-        for key in self._own.values():
-            self._register.settle(key, None)
-        self._own.clear()
+        """End the request."""
+        self._ended = True
+        for key in self._keys - self._asked:
+            self._register.release(key)

@@ -12,7 +12,7 @@ from typing import Any
 from app.doors.sdk import answering, asking, planning
 from app.doors.sdk.planning import Kind, Part, Step
 from app.doors.sdk.reading import Call
-from app.doors.sdk.repeating import Batch, Claims, key_of
+from app.doors.sdk.repeating import Batch, Claims, key_of, lasts
 from app.doors.sdk.replying import Reply
 from app.doors.sdk.sorting import Now
 from app.model import App, NewItem, Taken
@@ -51,16 +51,17 @@ class Steps:
         """`caller`: whose key it is; `until`: when the answer must be there, by the loop's clock."""
         self._gateway, self._app, self._call, self._doing = gateway, app, call, doing
         self._reply, self._accept, self._until = reply, accept, until
-        self._about = {place: planning.about(call.entries[place]) for place in doing}
+        concerned = [planning.about(call.entries[place]) for place in doing]
+        self._groups = dict(zip(doing, planning.groups(concerned), strict=True))
         self._claims = Claims(gateway.relay.repeats)
         self._claim(f"{app.name}\0{caller}\0{call.batch}".encode())
-        self._before = defaultdict[str, set[str]](set)  # subjects of what was accepted, by whom it concerned
+        self._before = defaultdict[int | None, set[str]](set)  # subjects of what was accepted, by group
         self._new = Counter[str]()  # how many items were new, by subject
 
     async def run(self) -> None:
         """Do everything."""
         places = list(self._doing)
-        plan = planning.plan([Part(_kind(self._doing[place]), self._about[place]) for place in places])
+        plan = planning.plan([Part(_kind(self._doing[place]), self._groups[place]) for place in places])
         try:
             for step in plan:
                 await self._do(step, [places[index] for index in step.at])
@@ -130,10 +131,8 @@ class Steps:
                 continue
             self._reply.tell([place], [answering.done(self._call.entries[place])])
             self._new[item.subject] += kind == "accepted"
-            for name in self._about[place]:
-                self._before[name].add(item.subject)
-        keys = self._claims.hand_over(places)
-        self._claims.settle(keys, [(place, Told({"success": True})) for place in keys], keep=False)
+            self._before[self._groups[place]].add(item.subject)
+            self._claims.settle([(place, Told({"success": True}))])
 
     # --- asking --------------------------------------------------------------------------------------------------
 
@@ -155,11 +154,11 @@ class Steps:
 
     def _apart(self, run: Run, others: Collection[Run]) -> bool:
         """Whether a call is about nobody whom another is about that is in flight."""
-        concerned = self._concerned(run)
-        return not others or (bool(concerned) and all(concerned.isdisjoint(self._concerned(one)) for one in others))
+        groups = self._groups_of(run)
+        return not others or all(groups.isdisjoint(self._groups_of(one)) for one in others)
 
-    def _concerned(self, run: Run) -> set[str]:
-        return {name for place, _ in run for name in self._about[place]}
+    def _groups_of(self, run: Run) -> set[int | None]:
+        return {self._groups[place] for place, _ in run}
 
     def _why_not(self) -> str | None:
         """Why nothing more is asked: asking on would take longer than the SDK waits."""
@@ -169,17 +168,17 @@ class Steps:
 
     def _begin(self, run: Run) -> asyncio.Task[list[Told]]:
         subjects = {subject for _, one in run for subject in one.subjects}
-        before = {subject for name in self._concerned(run) for subject in self._before[name]} - subjects
+        before = {subject for group in self._groups_of(run) for subject in self._before[group]} - subjects
         if len(before) > RUN_USERS:  # so many users of one device are no phone's
             before = set()
         coming = sum(self._new[subject] for subject in subjects | before)
         longest = max(PATIENCE_SECONDS, self._left() - ASKING_SECONDS)
         patience = min(PATIENCE_SECONDS + coming * SECONDS_PER_ITEM, longest)
+        self._claims.ask([place for place, _ in run])
         return self._gateway.relay.begin(self._asked(run, before, patience))
 
     async def _asked(self, run: Run, before: Collection[str], patience: float) -> list[Told]:
         """Ask, and tell whoever else waits for it. It goes on when its caller has gone."""
-        keys = self._claims.hand_over([place for place, _ in run])
         told: Sequence[Told | None] = [None] * len(run)
         try:
             entries = [one for _, one in run]
@@ -189,7 +188,8 @@ class Steps:
             )  # fmt: skip
             return found
         finally:
-            self._claims.settle(keys, zip([place for place, _ in run], told, strict=True), keep=True)
+            keep = {place for place, one in run if lasts(self._call.entries[place]) and not one.debugging}
+            self._claims.settle(zip([place for place, _ in run], told, strict=True), keep)
 
     def _take_answers(self, run: Run, task: asyncio.Task[list[Told]]) -> None:
         if not task.done():
