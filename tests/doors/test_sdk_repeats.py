@@ -151,6 +151,8 @@ def test_something_must_make_it_one_certain_request(name: str) -> None:
     assert key_of(b"me", {**bare, name: "1"}) is not None
     assert (key_of(b"me", {**bare, name: "1"}, looks=True) is not None) == (name == "reqId")
     assert not lasts({**bare, name: "1"})
+    event = {"action": "track", "userId": "u", "event": "e", name: "1"}
+    assert (key_of(b"me", event) is None) == (name == "time")  # two of the same second may be alike
 
 
 def test_entries_with_nothing_of_their_own_are_known_by_their_batch() -> None:

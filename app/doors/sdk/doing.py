@@ -24,7 +24,7 @@ from app.model import App, Caller, NewItem, Notes, Taken
 from app.wiring import Gateway
 
 ANSWER_SECONDS = 8.0  # after the whole request is here, within which all is answered: phones wait 10
-ACCEPT_SECONDS = 0.5  # beyond these, for what is accepted last
+ACCEPT_SECONDS = 1.0  # beyond these, for what is accepted last
 FORWARD = "forward"
 
 

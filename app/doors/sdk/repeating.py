@@ -3,7 +3,7 @@ for the register of `relay/repeats.py`.
 
 An SDK that has given up waiting sends its batch again, often with new entries behind. What tells that
 an entry is the same request is its whole content, if that has something of its own: a `reqId`, a
-`uuid` or a `time`. With both a `reqId` and a `uuid` it is recognised for a while after it was
+`uuid` or, of what is no event, a `time`. With both a `reqId` and a `uuid` it is recognised for a while after it was
 answered. The place and the language that were detected are left out, since a phone may have moved to
 another network.
 """
@@ -15,11 +15,13 @@ from typing import Any
 import orjson
 
 from app.doors.sdk.reading import text
+from app.leanplum.actions import QUEUED
 from app.leanplum.detection import LOCALE, PLACE
 from app.relay.repeats import Answer, Repeats, Told
 
-OWN = ("reqId", "uuid", "time")
+OF_AN_EVENT = ("reqId", "uuid")  # two of the same second may be alike
 OF_A_READ = ("reqId",)  # the same read of the same second may be a new question
+OWN = (*OF_AN_EVENT, "time")  # of what is neither
 DETECTED = frozenset({*PLACE, LOCALE})
 
 
@@ -37,7 +39,8 @@ def lasts(entry: Mapping[str, Any]) -> bool:
 def key_of(whose: bytes, entry: Mapping[str, Any], *, looks: bool = False) -> bytes | None:
     """Return the key of an entry of a caller; None where nothing makes it one certain request.
     `looks`: it is known to change nothing."""
-    if not any(entry.get(name) not in (None, "") for name in (OF_A_READ if looks else OWN)):
+    own = OF_A_READ if looks else OF_AN_EVENT if text(entry.get("action")) in QUEUED else OWN
+    if not any(entry.get(name) not in (None, "") for name in own):
         return None
     return _digest(whose, orjson.dumps(undetected_content(entry), option=orjson.OPT_SORT_KEYS))
 

@@ -54,7 +54,7 @@ class Steps:
         concerned = [planning.about(call.entries[place]) for place in doing]
         self._groups = dict(zip(doing, planning.groups(concerned), strict=True))
         self._claims = Claims(gateway.relay.repeats)
-        self._claim(f"{app.name}\0{caller}\0{call.batch}".encode())
+        self._whose = f"{app.name}\0{caller}\0{call.batch}".encode()
         self._before = defaultdict[int | None, set[str]](set)  # subjects of what was accepted, by group
         self._new = Counter[str]()  # how many items were new, by subject
 
@@ -63,6 +63,7 @@ class Steps:
         places = list(self._doing)
         plan = planning.plan([Part(_kind(self._doing[place]), self._groups[place]) for place in places])
         try:
+            self._claim()
             for step in plan:
                 await self._do(step, [places[index] for index in step.at])
         finally:
@@ -80,13 +81,13 @@ class Steps:
 
     # --- repeats -------------------------------------------------------------------------------------------------
 
-    def _claim(self, whose: bytes) -> None:
+    def _claim(self) -> None:
         """Look up at once whatever may be a repeat, so that no two requests wait for each other."""
-        for place, key in self._keys(whose):
+        for place, key in self._keys():
             one = self._doing[place]
             self._claims.look(place, key, claim=isinstance(one, Now) or one.id is None)
 
-    def _keys(self, whose: bytes) -> Iterable[tuple[int, bytes | None]]:
+    def _keys(self) -> Iterable[tuple[int, bytes | None]]:
         """Return the key of each entry that the database doesn't recognise by itself, or that may have
         been asked before as the last of its device's sessions."""
         changes = any(isinstance(one, NewItem) or not one.looks for one in self._doing.values())
@@ -95,9 +96,9 @@ class Steps:
             if isinstance(one, NewItem) and one.id is not None and one.action != "start":
                 continue
             debugging, looks = (one.debugging, one.looks) if isinstance(one, Now) else (False, False)
-            key = key_of(whose + b"%d" % debugging, self._call.entries[place], looks=looks)
+            key = key_of(self._whose + b"%d" % debugging, self._call.entries[place], looks=looks)
             if key is None and changes and self._call.batch and len(self._doing) > 1:
-                batch = batch or Batch(whose, self._call.entries)
+                batch = batch or Batch(self._whose, self._call.entries)
                 key = batch.key_of(place)
             yield place, key
 
