@@ -312,3 +312,16 @@ def test_in_development_mode_every_session_is_asked(sdk: Sdk, leanplum: Leanplum
     assert ["vars" in one for one in entries(answer)] == [True, True]
     (call,) = leanplum.calls()
     assert [one["reqId"] for one in call["args"]["data"]] == ["1", "2"]
+
+
+def test_a_delivered_start_is_under_the_policy_for_lost_answers(tmp_path: Any, migrated: Any) -> None:
+    def not_twice(policy: str) -> frozenset[str]:
+        return make_settings(tmp_path, migrated, {"gateway_unknown_policy": policy}).not_twice
+
+    assert "start" in not_twice("hold")
+    assert "start" not in not_twice("hold,start=resend")
+    assert not_twice("resend,start=hold") == {"start"}
+
+
+def test_dead_letters_of_sessions_can_be_listed(talk: Talk) -> None:
+    assert talk.get("/v1/dead-letters?action=start").status_code == 200
