@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import StartRefused
-from app.leanplum.actions import QUEUED, RELAYABLE
+from app.leanplum.actions import DELIVERED, RELAYABLE
 from app.model import KeyKind
 
 DEFAULT_SECRETS_DIR = "/run/secrets"
@@ -50,10 +50,11 @@ def _unknown_policy(text: str) -> str:
     """`resend` or `hold`, then exceptions by action. Raises ValueError."""
     default, _, exceptions = text.partition(",")
     pairs = [one.partition("=") for one in exceptions.split(",") if one]
-    if default in POLICIES and all(name in QUEUED and value in POLICIES for name, _, value in pairs):
+    if default in POLICIES and all(name in DELIVERED and value in POLICIES for name, _, value in pairs):
         return text
     raise ValueError(
-        "takes resend or hold, then exceptions by action, as in resend,track=hold; the actions are " + ", ".join(QUEUED)
+        "takes resend or hold, then exceptions by action, as in resend,track=hold; the actions are "
+        + ", ".join(DELIVERED)
     )
 
 
@@ -255,7 +256,7 @@ class Settings(BaseSettings):
     def not_twice(self) -> frozenset[str]:
         """The actions that are not sent again where an answer was lost."""
         default, _, exceptions = self.gateway_unknown_policy.partition(",")
-        told = dict.fromkeys(QUEUED, default) | dict(one.split("=") for one in exceptions.split(",") if one)
+        told = dict.fromkeys(DELIVERED, default) | dict(one.split("=") for one in exceptions.split(",") if one)
         return frozenset(action for action, policy in told.items() if policy == "hold")
 
     @property

@@ -304,7 +304,7 @@ async def _relaying(
     timeout, concurrency = settings.gateway_relay_timeout_seconds, settings.gateway_relay_concurrency
 
     async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets) as client:
-        yield Relay(
+        relay = Relay(
             client,
             locks,
             metrics,
@@ -314,6 +314,10 @@ async def _relaying(
             recorder=_CallRecorder(recorder, pseudonyms),
             migration=migration,
         )
+        try:
+            yield relay
+        finally:
+            await relay.close(settings.gateway_shutdown_seconds)
 
 
 @asynccontextmanager

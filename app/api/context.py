@@ -36,6 +36,7 @@ class Context:
         "operation",
         "path",
         "rate_headers",
+        "received",
         "recorded",
         "refused",
         "request_id",
@@ -69,7 +70,7 @@ class Context:
         self.subjects: Collection[str] = ()  # whom the call is about, as far as that is known
         self.held = 0  # bytes of its body that count while it is answered
         self.too_slow = False  # whether the body comes too slowly to be waited for any longer
-        self.started = time.perf_counter()
+        self.started = self.received = time.perf_counter()  # when its first and its last byte was here
 
     @property
     def app_name(self) -> str:

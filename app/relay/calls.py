@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import orjson
 import structlog
@@ -26,7 +26,8 @@ from app.leanplum.retry_after import seconds
 from app.model import App, KeyKind
 from app.relay.cache import Cache, Kept
 from app.relay.quotas import Quotas
-from app.telemetry import Metrics
+from app.relay.repeats import Repeats
+from app.telemetry import Metrics, describe
 
 THROTTLE_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between tries while Leanplum says that the user is busy
 PATIENCE_SECONDS = 2.0  # how long a call waits for what was accepted for its users before
@@ -35,6 +36,7 @@ LOOKS = "exportUser"
 NOT_PASSED_ON = replies.HOSTS | {"success", "reqId"}
 
 log = structlog.get_logger("relay")
+T = TypeVar("T")
 
 
 class Locked(Protocol):
@@ -108,6 +110,30 @@ class Relay:
         self._timeout, self._room = timeout, asyncio.Semaphore(concurrency)
         self._migration = migration or MigrateStates()
         self._cache, self._quotas = Cache(cache_seconds), Quotas()
+        self.repeats = Repeats(time.monotonic)
+        self._going = set[asyncio.Task[Any]]()
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Do work that goes on whether or not somebody still waits for it: what Leanplum was asked
+        must become known to whoever asks again."""
+        task = asyncio.create_task(work)
+        self._going.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._going.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("work.failed", **describe(error))
+
+    async def close(self, seconds: float) -> None:
+        """Wait until what was begun has ended, at most so long."""
+        if self._going:
+            _, late = await asyncio.wait(self._going, timeout=seconds)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
 
     async def ask(
         self, app: App, action: Action, args: Mapping[str, Any], subject: str | None = None
@@ -153,9 +179,11 @@ class Relay:
         looks: bool = False,
         headers: Mapping[str, str] = NO_HEADERS,
         in_order: bool = False,
+        patience: float = PATIENCE_SECONDS,
     ) -> Answer:
         """One call while its users are locked; `looks`: whether it changes nothing; `headers` tell of the end user;
-        `in_order`: whether it never overtakes what was accepted for its users before.
+        `in_order`: whether it never overtakes what was accepted for its users before; `patience`: how many seconds it
+        waits for that.
         While Leanplum says that the users are busy it is tried again, for a short while, unless it asks for a longer
         wait. Raises Erased: whoever was erased could be there again by it, but not by looking."""
         record = None
@@ -164,7 +192,7 @@ class Relay:
         locking = self._locks.hold(
             app.name,
             subjects,
-            patience=PATIENCE_SECONDS,
+            patience=patience,
             timeout=self._timeout,
             unless_erased=action != LOOKS,
             record=record,

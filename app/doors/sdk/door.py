@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 
 import structlog
@@ -13,7 +14,8 @@ from starlette.types import Receive, Scope, Send
 from app.api import auth, limiting, receiving
 from app.api.context import Context
 from app.doors.sdk import answering, reading, sorting
-from app.doors.sdk.doing import reply_to, status_of
+from app.doors.sdk.asking import status_of
+from app.doors.sdk.doing import reply_to
 from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import No, Now
 from app.errors import Forbidden, GatewayError, Malformed, TooLarge
@@ -90,6 +92,7 @@ async def _read(gateway: Gateway, context: Context, scope: Scope, receive: Recei
     if media.startswith("multipart/form-data") and "boundary=" in media:
         return _counted(reading.call(context.path, query, await _form(gateway, context, scope, receive, files)))
     body = await receiving.read_body(gateway, context, receive, gateway.settings.gateway_sdk_max_body_bytes)
+    context.received = time.perf_counter()
     if reading.is_csv(media, query, body):
         return reading.import_of(context.path, query, body)
     if len(body) > IN_A_THREAD:

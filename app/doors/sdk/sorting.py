@@ -154,6 +154,12 @@ def _key(known: Action, entry: Mapping[str, Any], *, debugging: bool) -> KeyKind
     return known.key
 
 
+def for_later(now: Now, notes: Notes) -> NewItem:
+    """Return the item of an entry of a batch whose answer nobody uses."""
+    assert now.subject is not None
+    return _item(text(now.entry.get("action")), now.entry, now.subject, notes, in_batch=True)
+
+
 def _item(action: str, entry: Mapping[str, Any], subject: str, notes: Notes, *, in_batch: bool) -> NewItem:
     """The entry as it will be sent: whole, in its own order, but for keys, which are put in then."""
     return NewItem(subject, action, body_of(entry, in_batch=in_batch), _own_id(action, entry), told(notes))
