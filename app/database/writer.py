@@ -129,11 +129,11 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    async def stop(self) -> None:
-        """Write what was asked for until now, then end the thread and close its connection."""
+    async def stop(self, seconds: float | None = None) -> None:
+        """Write what was asked for until now, then end the thread and close its connection; wait for that so long."""
         self._stopping = True
         self._wake.release()
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, seconds)
         if self._look is not None:
             self._look.cancel()
 
@@ -151,12 +151,20 @@ class Writer:
         if self._look is None:
             self._look = self._loop.call_later(LOOK_SECONDS, self._give_up)
         if along:
-            self._loop.call_later(ALONG_SECONDS, self._hurry)
+            self._loop.call_later(ALONG_SECONDS, self._wake_up)
         else:
-            self._hurry()
+            self._wake_up()
         return future
 
-    def _hurry(self) -> None:
+    def hurry(self, seconds: float) -> None:
+        """Let nobody wait longer than so many seconds from now on."""
+        self._seconds = min(self._seconds, seconds)
+        latest = time.monotonic() + self._seconds
+        with self._lock:
+            for asked in (*self._asked, *self._group):
+                asked.until = min(asked.until, latest)
+
+    def _wake_up(self) -> None:
         if not self._awake:
             self._awake = True
             self._wake.release()
