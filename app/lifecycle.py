@@ -14,9 +14,11 @@ from collections.abc import Callable
 
 import structlog
 
-CUT, CLOSE = 0.6, 0.9  # shares of the shutdown time by which work is cut off, and all is written down
+# Shares of the shutdown time by which work is cut off, what came of it is written down, and all else.
+CUT, SETTLE, CLOSE = 0.6, 0.8, 0.9
 GIVE_UP = 0.1  # the share that what is given up has to be answered, before it is cut off by force
 HANDLED_BY_KERNEL_SECONDS = 0.5  # after the watchdog's time; then not even a thread can run
+LEAST_SECONDS = 1.5  # between the time by which all is written down, and the end by force
 LOG_SECONDS = 0.2  # that a line of the log may take before the process ends without it
 END_SECONDS = 3.0  # that the interpreter may take to end once everything is closed
 
@@ -53,6 +55,11 @@ class Lifecycle:
         if self._close_at is None:
             return CLOSE * self.shutdown_seconds
         return max(0.0, self._close_at - self._clock())
+
+    @property
+    def left_to_settle(self) -> float:
+        """The seconds until what came of calls must be written down, not below zero."""
+        return max(0.0, self.left - (CLOSE - SETTLE) * self.shutdown_seconds)
 
     def drain(self) -> None:
         """Begin to drain, once."""
@@ -109,11 +116,14 @@ class Watchdog:
         self._until: float | None = None
         self._exit_code = 1
 
-    def arm(self, seconds: float) -> None:
-        """End the process in so many seconds, unless it was to end sooner."""
+    def arm_for(self, drain: float, shutdown: float) -> None:
+        """End the process when a stop should be over that drains and shuts down in so many seconds."""
+        self._arm(drain + max(shutdown, CLOSE * shutdown + LEAST_SECONDS))
+
+    def _arm(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         if self._until is not None and self._until <= until:
-            return
+            return  # it is to end sooner
         first, self._until = self._until is None, until
         signal.setitimer(signal.ITIMER_REAL, seconds + HANDLED_BY_KERNEL_SECONDS)  # SIGALRM kills
         if first:
@@ -123,7 +133,8 @@ class Watchdog:
         """Whatever hangs from now on holds nothing: the process may end in a moment, with 0."""
         self._exit_code = 0
         if self._until is not None:
-            self.arm(END_SECONDS)
+            self._arm(END_SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _watch(self) -> None:
         while self._until is not None and (left := self._until - time.monotonic()) > 0:

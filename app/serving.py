@@ -72,7 +72,7 @@ class Server(uvicorn.Server):
         self._signals += 1
         drain = self._drain_seconds if self._signals == 1 and self.started else 0.0
         share = 1.0 if self._signals < CUTS_OFF else CUT_OFF_SHARE
-        self._watchdog.arm(drain + share * self._lifecycle.shutdown_seconds)
+        self._watchdog.arm_for(drain, share * self._lifecycle.shutdown_seconds)
         asyncio.get_running_loop().call_soon_threadsafe(self._go_on, self._signals)
 
     def _go_on(self, signals: int) -> None:
@@ -217,7 +217,7 @@ async def _deliver(settings: Settings) -> None:
     def stop(sig: int, frame: FrameType | None) -> None:
         """A second signal gives up what is in flight."""
         share = CUT_OFF_SHARE if lifecycle.refusing else 1.0
-        watchdog.arm(share * lifecycle.shutdown_seconds)
+        watchdog.arm_for(0.0, share * lifecycle.shutdown_seconds)
         loop.call_soon_threadsafe(lifecycle.cut if lifecycle.refusing else lifecycle.refuse)
 
     for sign in (signal.SIGTERM, signal.SIGINT):

@@ -190,10 +190,11 @@ async def gateway(
             finally:
                 lifecycle.refuse()
     finally:
+        for task in beside:
+            task.cancel()
+        await asyncio.wait(beside, timeout=lifecycle.left)
         try:
             async with asyncio.timeout(lifecycle.left):
-                for task in beside:
-                    await cancelled(task)
                 with suppress(StorageUnavailable):  # when a key was last used is not worth a failed stop
                     await directory.tell_used()
                 with suppress(StorageUnavailable):  # likewise
@@ -275,7 +276,7 @@ async def _locking(
         try:
             yield liveness, locks
         finally:
-            await locks.close(lifecycle.left)
+            await locks.close(lifecycle.left_to_settle)
 
 
 @asynccontextmanager
@@ -307,7 +308,7 @@ async def _delivering(
             owner=liveness.owner,
             liveness=liveness,
             call_seconds=timeout,
-            drain_seconds=lifecycle.left,
+            drain_seconds=lifecycle.left_to_settle,
             concurrency=concurrency,
             policy=policy,
             pseudonyms=pseudonyms.of_all,
@@ -322,7 +323,7 @@ async def _delivering(
             yield
         finally:
             deliverer.finish()
-            await asyncio.wait({running}, timeout=lifecycle.left)
+            await asyncio.wait({running}, timeout=lifecycle.left_to_settle)
             if running.done():
                 running.result()
             else:

@@ -3,13 +3,13 @@ another one; idle connections end at once."""
 
 import http.client
 import json
-import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -19,10 +19,21 @@ from tests.api.serve import Wire
 
 NOWHERE = "http://127.0.0.1:9"
 CLIENTS, SECONDS = 16, 0.6
+LIVEZ = b"GET /livez HTTP/1.1\r\nHost: g\r\n\r\n"
+Sending = Callable[[int, Callable[[], bool]], Counter[str]]
+Clients = Callable[[Process], Sending]
+
+
+class Draining(NamedTuple):
+    """A gateway that drains."""
+
+    gateway: Process
+    wires: dict[str, Wire]
+    told_at: float
 
 
 @contextmanager
-def sending(send: Callable[[int, Callable[[], bool]], Counter[str]]) -> Iterator[Counter[str]]:
+def sending(send: Sending) -> Iterator[Counter[str]]:
     """Clients that send one request after the other until the end of the context; what came of all, after that."""
     over, found = threading.Event(), Counter[str]()
     results = list[Counter[str]]()
@@ -46,7 +57,7 @@ def body(client: int, number: int) -> bytes:
     return json.dumps({"userId": f"c{client}", "event": "E", "value": number}).encode()
 
 
-def by_http_client(gateway: Process) -> Callable[[int, Callable[[], bool]], Counter[str]]:
+def by_http_client(gateway: Process) -> Sending:
     """A client of the standard library's, which opens a connection anew only where it was told to."""
     headers = {"Authorization": f"Bearer {gateway.key}", "Content-Type": "application/json"}
 
@@ -80,7 +91,7 @@ def by_http_client(gateway: Process) -> Callable[[int, Callable[[], bool]], Coun
     return send
 
 
-def by_httpx(gateway: Process) -> Callable[[int, Callable[[], bool]], Counter[str]]:
+def by_httpx(gateway: Process) -> Sending:
     """A client with a pool of connections, one for all threads."""
     pool = httpx.Client(base_url=gateway.url, timeout=20, trust_env=False)
     headers = {"Authorization": f"Bearer {gateway.key}", "Content-Type": "application/json"}
@@ -103,20 +114,89 @@ def by_httpx(gateway: Process) -> Callable[[int, Callable[[], bool]], Counter[st
     return send
 
 
-@pytest.mark.parametrize("client", [by_http_client, by_httpx])
-@pytest.mark.parametrize("drain", ["0", "0.5"])
+@pytest.mark.parametrize(("client", "drain"), [(by_http_client, "0.5"), (by_httpx, "0")])
 def test_clients_that_keep_their_connections_lose_no_request_when_the_gateway_stops(
-    tmp_path: Path, client: Callable[[Process], Callable[[int, Callable[[], bool]], Counter[str]]], drain: str
+    tmp_path: Path, client: Clients, drain: str
 ) -> None:
-    with serving(
-        tmp_path, NOWHERE, "--no-delivery", GATEWAY_DRAIN_SECONDS=drain, GATEWAY_RATE_PER_SECOND="100000"
-    ) as gateway:
-        for _ in range(3):
-            with sending(client(gateway)) as found:
-                time.sleep(SECONDS)
-                assert gateway.terminate() == 0
-                time.sleep(0.1)
-            assert found.pop("202") > 10 * CLIENTS, found
-            assert found.pop("refused") > 0
-            assert not found, found
-            gateway.start()
+    rate = {"GATEWAY_RATE_PER_SECOND": "100000"}
+    with serving(tmp_path, NOWHERE, "--no-delivery", GATEWAY_DRAIN_SECONDS=drain, **rate) as gateway:
+        with sending(client(gateway)) as found:
+            time.sleep(SECONDS)
+            assert gateway.terminate() == 0
+            time.sleep(0.1)
+        assert found.pop("202") > 5 * CLIENTS, found
+        assert found.pop("refused") > 0
+        assert not found, found
+
+
+@pytest.fixture(scope="module")
+def draining(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Draining]:
+    """A gateway that drains for long, what was opened to it before, and when it was told to stop."""
+    folder = tmp_path_factory.mktemp("draining")
+    with (
+        serving(folder, NOWHERE, "--no-delivery", GATEWAY_DRAIN_SECONDS="60") as gateway,
+        ExitStack() as stack,
+    ):
+        wires = {name: Wire(gateway.port) for name in ("idle", "used", "used-late", "unused", "half")}
+        for wire in wires.values():
+            stack.callback(wire.close)
+        wires["half"].say(b"GET /livez HTTP/1.1\r\nHost: g\r\n")
+        for name in ("idle", "used", "used-late"):
+            wires[name].say(LIVEZ)
+            assert "connection" not in wires[name].answer()[1]
+        told_at = time.monotonic()
+        gateway.process.terminate()
+        until(lambda: gateway.http.get("/readyz").status_code == 503)
+        yield Draining(gateway, wires, told_at)
+
+
+def test_a_request_on_a_kept_connection_is_answered_and_told_that_the_connection_ends(
+    draining: Draining,
+) -> None:
+    wire = draining.wires["used"]
+    wire.say(LIVEZ)
+    status, headers, _ = wire.answer()
+    assert (status, headers["connection"]) == (200, "close")
+    assert wire.closed()
+
+
+def test_a_head_that_had_begun_is_answered_likewise(draining: Draining) -> None:
+    wire = draining.wires["half"]
+    wire.say(b"\r\n")
+    status, headers, _ = wire.answer()
+    assert (status, headers["connection"]) == (200, "close")
+    assert wire.closed()
+
+
+@pytest.mark.parametrize("name", ["idle", "unused"])
+def test_an_idle_connection_ends_within_moments_of_the_signal(draining: Draining, name: str) -> None:
+    assert draining.wires[name].closed()
+    assert time.monotonic() - draining.told_at < 5, "long before the drain time is over"
+
+
+def test_every_answer_says_that_the_connection_ends_whatever_it_is(draining: Draining) -> None:
+    gateway = draining.gateway
+    answers = [
+        gateway.http.get("/readyz"),
+        gateway.http.get("/v1/nothing"),
+        gateway.http.post("/v1/events", json={}),
+        gateway.event("ann", 1),
+        gateway.call("POST", "/v1/batch", json={"items": []}),
+        gateway.http.get("/docs"),
+        gateway.http.head("/livez"),
+        gateway.http.post("/api", json={}),
+        gateway.http.post("/segment/v1/track", json={}),
+    ]
+    assert [answer.status_code for answer in answers[:4]] == [503, 404, 401, 202]
+    assert {answer.headers["connection"] for answer in answers} == {"close"}
+
+
+def test_of_pipelined_requests_each_is_answered_and_only_the_last_ends_the_connection(
+    draining: Draining,
+) -> None:
+    wire = Wire(draining.gateway.port)
+    wire.say(LIVEZ * 3)
+    heads = [wire.answer()[1] for _ in range(3)]
+    assert [head.get("connection") for head in heads] == [None, None, "close"]
+    assert wire.closed()
+    wire.close()
