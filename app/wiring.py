@@ -122,7 +122,7 @@ async def gateway(
     )
     outbox.count_queued()
     lifecycle.on_drain.append(outbox.answer_waiters)
-    lifecycle.on_cut.append(partial(writer.hurry, GIVE_UP * lifecycle.shutdown_seconds))
+    lifecycle.on_cut.append(partial(writer.hurry, GIVE_UP / 2 * lifecycle.shutdown_seconds))
     metrics.queued.set_function(lambda: outbox.queued)
     taxonomy = Taxonomy(engine, writer, _caps(settings), settings.gateway_taxonomy_policy)
     taxonomy.take(taxonomy.read())

@@ -194,6 +194,10 @@ class Writer:
         with self._lock:
             for asked in (*self._asked, *self._group):
                 asked.until = min(asked.until, latest)
+        if self._look is not None:
+            self._look.cancel()
+            assert self._loop is not None
+            self._look = self._loop.call_later(min(LOOK_SECONDS, self._seconds), self._give_up)
 
     def _wake_up(self) -> None:
         if not self._awake:

@@ -1,7 +1,9 @@
 """A stop ends in time with exit code 0 whatever hangs, and whoever waits is answered."""
 
 import json
+import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -196,9 +198,6 @@ def test_the_third_signal_gives_up_what_is_in_flight(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sign", ["SIGTERM", "SIGINT"])
 def test_a_simulator_that_is_stopped_ends_with_0_though_a_call_hangs(tmp_path: Path, sign: str) -> None:
-    import signal
-    import subprocess
-
     output = (tmp_path / "output").open("wb+")
     words = command("simulate", "--port", "0", "--latency", "60")
     with subprocess.Popen(words, cwd=tmp_path, env=environment(tmp_path), stdout=output) as process:
