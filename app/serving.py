@@ -6,6 +6,7 @@ import gc
 import secrets
 import signal
 import socket
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -38,6 +39,7 @@ from app.wiring import gateway, prepare
 SANDBOX_KEYS = ("production", "development", "data_export", "content_read_only")
 SANDBOX = "sandbox"  # the name of its own keys, and of what says in the database that it is a sandbox's
 SANDBOX_DATABASE = "sqlite:///data/sandbox.db"  # never the real one: what waits there must not reach the real Leanplum
+STOPS = (signal.SIGTERM, signal.SIGINT)
 CUTS_OFF = 3  # the signal that gives up what is in flight
 CUT_OFF_SHARE = 1 - CUT  # of the shutdown time, that is left then
 LOOK_SECONDS = 0.02
@@ -66,6 +68,14 @@ class Server(uvicorn.Server):
         state = self.config.app.state  # type: ignore[union-attr]
         if not self.should_exit:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, state.gateway.apps.refresh)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """A signal that comes when all is closed changes nothing any more."""
+        with super().capture_signals():
+            yield
+        if self._signals:
+            _ignore_signals()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Go one step further in the stop. The watchdog is told here: the event loop may hang."""
@@ -150,6 +160,11 @@ class Server(uvicorn.Server):
         await asyncio.wait({ending}, timeout=seconds)
 
 
+def _ignore_signals() -> None:
+    for sign in STOPS:
+        signal.signal(sign, signal.SIG_IGN)
+
+
 def _accepted(listening: socket.socket) -> list[socket.socket]:
     """The connections that wait to be accepted."""
     found = list[socket.socket]()
@@ -220,12 +235,13 @@ async def _deliver(settings: Settings) -> None:
         watchdog.arm_for(0.0, share * lifecycle.shutdown_seconds)
         loop.call_soon_threadsafe(lifecycle.cut if lifecycle.refusing else lifecycle.refuse)
 
-    for sign in (signal.SIGTERM, signal.SIGINT):
+    for sign in STOPS:
         signal.signal(sign, stop)
     async with gateway(settings, Metrics(), lifecycle, calls=False) as opened:
         loop.add_signal_handler(signal.SIGHUP, opened.apps.refresh)
         structlog.get_logger("delivery").info("delivery.started")
         await ended.wait()
+    _ignore_signals()
     watchdog.all_is_closed()
 
 
