@@ -18,6 +18,7 @@ GatewayError
 │   ├── QueueFull
 │   ├── StorageUnavailable
 │   │   └── CommitUnknown    the commit's answer was lost: it may have been made
+│   ├── Stopping             the process ended before it was done
 │   ├── Overloaded           as much is being read as may be
 │   ├── AuditBroken          what was sealed can't be proven: somebody changed it
 │   └── UpstreamUnavailable  Leanplum is away, or asks for fewer calls
@@ -151,6 +152,15 @@ class CommitUnknown(StorageUnavailable):
 
 class Overloaded(Unable):
     """As many connections, or bytes of bodies, as may be are held already."""
+
+
+class Stopping(Unable):
+    """The process ended before the request was done: it may have been, in part or as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The gateway stopped before this was done; it may have been taken. Send it again, with the same ids."
+        )
 
 
 class AuditBroken(Unable):

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -33,6 +32,7 @@ from app.doors.segment import door as segment
 from app.doors.segment.reading import PATHS as SEGMENT_PATHS
 from app.errors import Fault, GatewayError, Invalid
 from app.intake.plan.judging import NO_PLANS
+from app.lifecycle import Lifecycle
 from app.settings import Settings
 from app.telemetry import Metrics
 from app.wiring import Gateway, gateway
@@ -41,13 +41,6 @@ ROUTERS = tuple(
     one.router for one in (routes, receipt_search, preview, asks, dead_letters, keys, audit, tracking, around)
 )
 DOORS = dict.fromkeys(sdk.PATHS, sdk.answer) | dict.fromkeys(SEGMENT_PATHS, segment.answer)
-
-
-@dataclass(slots=True)
-class Lifecycle:
-    """How far the process is on its way out."""
-
-    draining: bool = False
 
 
 class Application(FastAPI):
@@ -66,10 +59,11 @@ class Application(FastAPI):
 def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
     """The ASGI app. Nothing is opened before its lifespan is entered."""
     metrics = Metrics()
+    lifecycle = Lifecycle(settings.gateway_shutdown_seconds)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with gateway(settings, metrics, delivery=delivery) as opened:
+        async with gateway(settings, metrics, lifecycle, delivery=delivery) as opened:
             app.state.gateway = opened
             yield
 
@@ -82,7 +76,7 @@ def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.lifecycle = Lifecycle()
+    app.state.lifecycle = lifecycle
     app.state.settings = settings
     for router in ROUTERS:
         app.include_router(router)

@@ -7,17 +7,21 @@ note where they are, and each connection is looked at once in a while.
 """
 
 import asyncio
+import fcntl
 import http
 import socket
+import struct
+import termios
 from collections import Counter
 from typing import Any
 
 import httptools
 import structlog
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.api import context, problems
+from app.lifecycle import Lifecycle
 from app.settings import Settings
 
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers together; of trailers, and of what frames chunks, too
@@ -28,6 +32,8 @@ LOOK_SECONDS = 1.0
 LINGER_SECONDS = 2.0  # in which a caller that is refused while it still sends can read why
 LINGER_BYTES = 1024 * 1024
 LARGE_SHARE = 4  # of all connections, a fourth
+QUIET_SECONDS = 1.0  # after which, while the process stops, no request is taken to be on its way
+DRAIN_LOOK_SECONDS = 0.05
 UNSENT = 128 * 1024  # bytes that the kernel takes ahead, so that a reader's pace is seen
 
 IDLE, HEAD, BODY, BUSY, REFUSED = "idle", "head", "body", "busy", "refused"
@@ -101,6 +107,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(self._joining)  # type: ignore[arg-type]
         _notice_slow_readers(transport)
         self._settings: Settings = self.config.app.state.settings  # type: ignore[union-attr]
+        self._lifecycle: Lifecycle = self.config.app.state.lifecycle  # type: ignore[union-attr]
         self._refused = False
         self._received = 0  # bytes
         self._beside = 0  # bytes that came since a head or a piece of a body was whole
@@ -146,8 +153,11 @@ class Protocol(HttpToolsProtocol):
         if self._beside > MAX_HEAD or len(self.headers) > MAX_HEADERS or len(self.url) > MAX_URL or self.pipeline:
             self._check_head()
         self._beside = 0
+        before = self.cycle
         _headers_complete(self)
         self.headers = []
+        if self._lifecycle.draining:
+            self._close_after(before)
 
     def _check_head(self) -> None:
         """Raises ValueError, which ends the parsing, where the head or the pipeline is over a limit."""
@@ -240,7 +250,8 @@ class Protocol(HttpToolsProtocol):
 
     def _look(self) -> None:
         """Once in a while: is anything too slow? What is going on is timed from the first look that finds it."""
-        self._timer = self.loop.call_later(self._every, self._look)
+        draining = self._lifecycle.draining
+        self._timer = self.loop.call_later(DRAIN_LOOK_SECONDS if draining else self._every, self._look)
         now, seen = self.loop.time(), self._going_on()
         if seen != self._seen:
             self._seen, self._since, self._before = seen, now, self._received
@@ -254,6 +265,8 @@ class Protocol(HttpToolsProtocol):
             self._look_at_body(waited)
         elif what is IDLE and now - max(self._heard, self._since) > self.timeout_keep_alive:
             self.transport.close()
+        elif what is IDLE and draining:
+            self._close_quiet(now)
 
     def _look_at_body(self, waited: float) -> None:
         """Too slow is what is slower than the least rate, when it was asked for. The application tells the caller."""
@@ -280,6 +293,45 @@ class Protocol(HttpToolsProtocol):
     def _allowed(self, size: int) -> float:
         """The seconds that so many bytes may take."""
         return self._settings.gateway_slow_seconds + size / self._settings.gateway_least_bytes_per_second
+
+    # --- stopping -----------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """From now on every answer that begins is the last of its connection."""
+        if self._busy and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+        self._timer.cancel()
+        self._look()
+
+    @property
+    def open_to_work(self) -> bool:
+        """Whether a request, or an answer that nobody has read yet, may still go over it."""
+        return not self._refused or bool(self.transport.get_write_buffer_size())
+
+    def _close_after(self, before: RequestResponseCycle | None) -> None:
+        """Close after the answer to the request whose head just came; not after that to the one before it."""
+        if before is not None and not before.response_started:
+            before.keep_alive = True
+        self.cycle.keep_alive = False
+
+    def _close_quiet(self, now: float) -> None:
+        """Close a connection on which nothing has gone on for a while. This side ends first and reads on, so that
+        what comes in spite of that meets no reset."""
+        keep_alive = self.timeout_keep_alive_task
+        answered = keep_alive.when() - self.timeout_keep_alive if keep_alive is not None else 0.0
+        quiet = now - max(self._heard, answered)
+        if quiet < QUIET_SECONDS or self.transport.is_closing() or self._has_unread_bytes():
+            return
+        self._refused = True
+        self.transport.write_eof()
+
+    def _has_unread_bytes(self) -> bool:
+        """Whether the kernel has received something that the event loop has not come to read yet."""
+        opened = self.transport.get_extra_info("socket")
+        if opened is None:
+            return False
+        waiting = fcntl.ioctl(opened.fileno(), termios.FIONREAD, struct.pack("i", 0))
+        return bool(struct.unpack("i", waiting)[0])
 
     # --- refusing -----------------------------------------------------------------------------------------------------
 

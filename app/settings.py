@@ -249,7 +249,7 @@ class Settings(BaseSettings):
         5, ge=0, le=86_400, description="seconds between SIGTERM and refusing new work"
     )
     gateway_shutdown_seconds: Positive = Field(
-        20, description="seconds that requests in flight have to end, once new work is refused"
+        20, description="seconds within which what is in flight ends, and the process, once new work is refused"
     )
 
     @property

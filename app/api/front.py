@@ -4,6 +4,7 @@ It makes the request's context, answers the two hot writes itself (the router an
 the work), turns errors into problem documents, adds the headers of every answer, and tells metrics, log and audit.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -86,6 +87,8 @@ class Front:
             answer = problems.answer(error, context.request_id)
         except Exception as error:  # the outermost place of a request: told in the log, answered without its text
             answer = _failed(error, context)
+        except asyncio.CancelledError:
+            answer = problems.answer(problems.stopping(), context.request_id)
         if not context.recorded:
             await _record(gateway, context, answer.status)
         await send_answer(answer, context, send)
@@ -116,6 +119,12 @@ class Front:
             answer = _failed(error, context)
             if not status:
                 await send_answer(answer, context, send)
+            status = answer.status
+        except asyncio.CancelledError:
+            if status:  # too late for another answer: that it ends before its end tells the caller
+                raise
+            answer = problems.answer(problems.stopping(), context.request_id)
+            await send_answer(answer, context, send)
             status = answer.status
         return status
 

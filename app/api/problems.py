@@ -3,6 +3,7 @@
 The same table makes the error responses in `openapi/` and the pages at `/problems`.
 """
 
+import asyncio
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from app.errors import (
     Overloaded,
     QueueFull,
     RateLimited,
+    Stopping,
     StorageUnavailable,
     TooLarge,
     TooSlow,
@@ -165,6 +167,13 @@ PROBLEMS: dict[str, Problem] = {
             "Try again after Retry-After, on fewer connections; the operator can raise GATEWAY_MAX_CONNECTIONS.",
         ),
         Problem(
+            "stopping",
+            503,
+            "The gateway is stopping",
+            "Try again after Retry-After, on a new connection and with the same ids: "
+            "what was taken with them is not taken twice.",
+        ),
+        Problem(
             "audit-broken",
             503,
             "The audit is not what was sealed",
@@ -194,6 +203,7 @@ SLUGS: dict[type[GatewayError], str] = {
     RateLimited: "rate-limited",
     QueueFull: "queue-full",
     Overloaded: "overloaded",
+    Stopping: "stopping",
     AuditBroken: "audit-broken",
     StorageUnavailable: "storage-unavailable",
     CommitUnknown: "storage-unavailable",
@@ -225,6 +235,14 @@ def document(slug: str, detail: str, instance: str | None = None, error: Gateway
 def of_error(error: GatewayError, instance: str | None = None) -> dict[str, Any]:
     """The problem document of one of our errors."""
     return document(SLUGS[type(error)], error.detail, instance, error)
+
+
+def stopping() -> Stopping:
+    """Return the error to answer with in place of a cancellation of the request, which only a stop brings about."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+    return Stopping()
 
 
 def answer(error: GatewayError, request_id: str) -> Answer:

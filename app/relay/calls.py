@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 import orjson
@@ -32,6 +32,7 @@ from app.telemetry import Metrics, describe
 THROTTLE_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between tries while Leanplum says that the user is busy
 PATIENCE_SECONDS = 2.0  # how long a call waits for what was accepted for its users before
 RETRY_SECONDS = 5.0
+STOPPED = "The gateway stopped before Leanplum answered; if it was asked already, it may have done it."
 LOOKS = "exportUser"
 NOT_PASSED_ON = replies.HOSTS | {"success", "reqId"}
 
@@ -112,6 +113,8 @@ class Relay:
         self._cache, self._quotas = Cache(cache_seconds), Quotas()
         self.repeats = Repeats(time.monotonic)
         self._going = set[asyncio.Task[Any]]()
+        self._open = set[asyncio.Timeout]()  # of the calls that callers wait for
+        self._given_up = False
 
     def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Do work that goes on whether or not somebody still waits for it: what Leanplum was asked
@@ -134,6 +137,28 @@ class Relay:
                 task.cancel()
             if late:
                 await asyncio.wait(late)
+
+    def give_up(self) -> None:
+        """End every call that a caller waits for, and make no more: the process ends."""
+        self._given_up = True
+        for timeout in self._open:
+            if not timeout.expired():
+                timeout.reschedule(0)
+
+    @asynccontextmanager
+    async def _unless_given_up(self) -> AsyncIterator[None]:
+        """Raises UpstreamUnavailable where the call inside is given up."""
+        try:
+            async with asyncio.timeout(0 if self._given_up else None) as timeout:
+                self._open.add(timeout)
+                try:
+                    yield
+                finally:
+                    self._open.discard(timeout)
+        except TimeoutError:
+            if not self._given_up:
+                raise
+            raise UpstreamUnavailable(STOPPED, RETRY_SECONDS) from None
 
     async def ask(
         self, app: App, action: Action, args: Mapping[str, Any], subject: str | None = None
@@ -198,7 +223,7 @@ class Relay:
             record=record,
             in_order=in_order,
         )
-        async with locking as locked, self._slot():
+        async with self._unless_given_up(), locking as locked, self._slot():
             if not self._in_time(locked):
                 raise UpstreamUnavailable("Too many calls wait for Leanplum.", RETRY_SECONDS)
             answer = await self._call(app, action, body, subjects, looks, headers, recorded=locked.recorded)
@@ -225,7 +250,7 @@ class Relay:
     async def upload(self, app: App, action: Action, fields: Mapping[str, str], files: list[Part]) -> dict[str, Any]:
         """The same as `ask`, with files, which are read as they go out."""
         keys = mapping.credentials(app, self.key(app, action.key))
-        async with self._slot(), self._told(app, action.name) as heard:
+        async with self._unless_given_up(), self._slot(), self._told(app, action.name) as heard:
             answer = await self.client.upload(app.api_url, action.name, {**keys, **fields}, files)
             heard.append(answer.status)
         return read(answer, action, app)
@@ -233,7 +258,7 @@ class Relay:
     async def import_csv(self, app: App, action: Action, args: Mapping[str, str], content: bytes) -> dict[str, Any]:
         """Begin an import whose rows are the body, and return Leanplum's answer as `ask` does."""
         keys = mapping.credentials(app, self.key(app, action.key))
-        async with self._slot(), self._told(app, action.name) as heard:
+        async with self._unless_given_up(), self._slot(), self._told(app, action.name) as heard:
             answer = await self.client.send_csv(app.api_url, action.name, {**args, **keys}, content)
             heard.append(answer.status)
         return read(answer, action, app)
@@ -245,11 +270,12 @@ class Relay:
         """A file, as it comes, asked for with this kind of key. Raises NotFound, UpstreamRejected."""
         action = ACTIONS["downloadFile"]
         body = mapping.single(app, action.name, args, self.key(app, kind), now_ms() / 1000)
-        async with (
-            self._slot(),
-            self._told(app, action.name, recorded=True) as heard,
-            self.client.download(app.api_url, action.name, body) as found,
-        ):
+        async with AsyncExitStack() as stack:
+            async with self._unless_given_up():
+                await stack.enter_async_context(self._slot())
+                heard = await stack.enter_async_context(self._told(app, action.name, recorded=True))
+                asking = self.client.download(app.api_url, action.name, body)
+                found = await stack.enter_async_context(asking)
             heard.append(found.status)
             if found.chunks is None:
                 read(Answer(found.status, found.body, None), action, app)

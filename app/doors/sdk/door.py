@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from app.api import auth, limiting, receiving
+from app.api import auth, limiting, problems, receiving
 from app.api.context import Context
 from app.doors.sdk import answering, reading, sorting
 from app.doors.sdk.asking import status_of
@@ -74,6 +74,9 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
         # 503, not 500: it says that the request may be sent again, which every SDK but JavaScript's does.
         return await _send_error(context, send, 503, "The gateway failed on this request.", call)
+    except asyncio.CancelledError:
+        stopping = problems.stopping()
+        return await _send_error(context, send, status_of(stopping), stopping.detail, call, _retry(stopping))
     finally:
         for _, (_, file, _) in files:
             file.close()

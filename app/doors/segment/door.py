@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from app.api import auth, limiting, receiving, writes
+from app.api import auth, limiting, problems, receiving, writes
 from app.api.context import Context
 from app.clock import now_ms
 from app.doors.segment import answering, judging, reading
@@ -53,6 +53,9 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
     except Exception as error:  # the outermost place of a request: told in the log, answered without its text
         log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
         return await _send(context, send, 500, FAILED, [])
+    except asyncio.CancelledError:
+        stopping = problems.stopping()
+        return await _send(context, send, 503, answering.failed(stopping), _retry(stopping))
     return await _send(context, send, status, body, [])
 
 
