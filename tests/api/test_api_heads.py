@@ -80,9 +80,9 @@ ENDLESS = {
     "header's value": (ASK + b"X: ", b"v", "head-too-large"),
     "headers": (ASK, b"A: b\r\n", "head-too-large"),
     "nothing before a request": (b"", b"\r\n", "head-too-large"),
-    "trailers": (b"POST /v1/events HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"A: b\r\n", None),
-    "one trailer": (b"POST /v1/events HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: ", b"b", None),
-    "a chunk's extension": (b"POST /v1/events HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"e", None),
+    "trailers": (b"POST /v1/events HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"A: b\r\n", None),
+    "one trailer": (b"POST /v1/events HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: ", b"b", None),
+    "a chunk's extension": (b"POST /v1/events HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"e", None),
 }
 
 

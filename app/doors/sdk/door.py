@@ -53,6 +53,8 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
     call: Call | None = None
     files = list[Part]()
     try:
+        if context.faulty is not None:
+            raise Malformed(context.faulty)
         if context.method not in METHODS:
             return await _send_error(context, send, 405, "Send GET or POST.", call, [(b"allow", b"GET, POST, OPTIONS")])
         call = await _read(gateway, context, scope, receive, files)

@@ -14,7 +14,7 @@ from app.clock import now_ms
 from app.doors.segment import answering, judging, reading
 from app.doors.segment.judging import Judge, Verdict
 from app.doors.segment.reading import PATHS, Call
-from app.errors import Erased, GatewayError, KeyNotConfigured, Refusal, TooLarge
+from app.errors import Erased, GatewayError, KeyNotConfigured, Malformed, Refusal, TooLarge
 from app.intake import bodies
 from app.model import Caller, KeyKind, NewItem
 from app.telemetry import describe
@@ -45,6 +45,8 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
     if context.method != "POST":
         return await _send(context, send, 405, NOT_POST, [(b"allow", b"POST, OPTIONS")])
     try:
+        if context.faulty is not None:
+            raise Malformed(context.faulty)
         if (leaked := auth.leaked(gateway, context, scope)) is not None:
             raise leaked
         status, body = await _take(gateway, context, receive, kind)
