@@ -72,7 +72,8 @@ def test_a_head_with_two_meanings_is_refused_and_the_header_is_named(
     [
         ["Host: gateway.example:8000"], ["Host: [::1]:8000"], ["Host: under_score.internal"], ["Host:"],
         ["Host: gateway", "X-API-Key: KEY"], ["Host: gateway", "X-API-Key: a proxy's own"],
-        ["Host: gateway", "Accept: a/b", "Accept: c/d"], ["Host: gateway", "X-Forwarded-For: ::1", "X-Forwarded-For: ::2"],
+        ["Host: gateway", "Accept: a/b", "Accept: c/d"],
+        ["Host: gateway", "X-Forwarded-For: ::1", "X-Forwarded-For: ::2"],
     ],
 )  # fmt: skip
 def test_a_head_with_one_meaning_is_taken(server: Server, lines: list[str]) -> None:
