@@ -5,6 +5,7 @@ Only a small body is parsed before a known key is seen in the call.
 """
 
 import asyncio
+import math
 from collections.abc import Iterable
 
 from app.api import auth, limiting, receiving
@@ -34,7 +35,7 @@ class _Held:
     """The beginning of a body, for as long as there is room. After that what comes is searched and
     dropped: so whoever has no key learns that, and whoever has one is asked to send it again."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: float) -> None:
         self._most, self._size = most, 0
         self.parts: list[bytes] | None = []
 
@@ -80,23 +81,23 @@ async def _searched(
     """Return the whole body again, which is read until a known key is seen."""
     locked = not small and await limiting.locked_out(gateway, context.address)
     reading = receiving.limited(gateway, context, receive, limit, room=None)
-    held = _Held(gateway.settings.gateway_max_held_bytes // SHARE)
+    held = _Held(math.inf if small else gateway.settings.gateway_max_held_bytes / SHARE)
     scanner, first, seen, more = KeyScanner(), "", 0, True
     try:
         while more and not scanner.exhausted and not (locked and seen > receiving.SMALL):
             message = await reading()
             body, more = message.get("body", b""), message.get("more_body", False)
-            held.add(body)
             for piece in [body] if unpacker is None else unpacker.feed(body):
                 keys = scanner.feed(piece)
                 first = first or next(iter(keys), "")
                 context.caller = next(filter(None, map(gateway.directory.find, keys)), None)
                 if context.caller is not None:
-                    return _again(held, receive, more=more)
+                    return _again(held, receive, body, more=more)
                 seen += len(piece)
                 if seen > limit:
                     raise bodies.too_large(limit)
                 await asyncio.sleep(0)  # others have their turn
+            held.add(body)
         if small:
             return _again(held, receive, more=more)
     finally:
@@ -115,11 +116,11 @@ async def _refuse(gateway: Gateway, context: Context, key: str, *, locked: bool)
     await auth.authenticate(gateway, context)
 
 
-def _again(held: _Held, receive: Receive, *, more: bool) -> Receive:
-    """What was held, then what is still to come. Raises Overloaded where it was dropped."""
+def _again(held: _Held, receive: Receive, *last: bytes, more: bool) -> Receive:
+    """What was held and what came last, then what is still to come. Raises Overloaded where it was dropped."""
     if held.parts is None:
         raise Overloaded(DROPPED)
-    return _replayed(held.parts, receive, more=more)
+    return _replayed([*held.parts, *last], receive, more=more)
 
 
 def _replayed(parts: Iterable[bytes], receive: Receive, *, more: bool) -> Receive:
