@@ -125,8 +125,8 @@ def test_where_there_is_no_room_who_has_no_key_learns_that_and_who_has_one_is_as
     assert settings.gateway_bootstrap_key is not None
     known = settings.gateway_bootstrap_key.get_secret_value()
 
-    def asked(content: bytes) -> tuple[int, dict[str, str]]:
-        with closing(Wire(port)) as wire:
+    def asked(at_port: int, content: bytes) -> tuple[int, dict[str, str]]:
+        with closing(Wire(at_port)) as wire:
             wire.say(b"POST /api HTTP/1.1\r\nHost: gateway\r\nContent-Length: %d\r\n\r\n" % len(content))
             for at in range(0, len(content), 50_000):  # the key must not come in one piece with all before it
                 wire.say(content[at : at + 50_000])
@@ -134,11 +134,11 @@ def test_where_there_is_no_room_who_has_no_key_learns_that_and_who_has_one_is_as
             status, headers, _ = wire.answer()
             return status, headers
 
-    with served(settings) as port:
-        assert asked(body(keys.make(), last=True))[0] == 403
-        status, headers = asked(body(known, last=True))
+    with served(settings) as opened:
+        assert asked(opened, body(keys.make(), last=True))[0] == 403
+        status, headers = asked(opened, body(known, last=True))
         assert (status, "retry-after" in headers) == (503, True)
-        assert asked(body(known))[0] == 200
+        assert asked(opened, body(known))[0] == 200
     assert identification.STRANGERS.held == 0
 
 
