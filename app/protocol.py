@@ -13,6 +13,7 @@ import socket
 import struct
 import termios
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -29,8 +30,13 @@ MAX_URL = 32 * 1024
 MAX_HEADERS = 100
 MAX_PIPELINED = 100
 LOOK_SECONDS = 1.0
-LINGER_SECONDS = 2.0  # in which a caller that is refused while it still sends can read why
-LINGER_BYTES = 1024 * 1024
+REFUSED_SECONDS = 2.0  # in which a caller whose connection or head is refused can read why
+# Bounds on what is read and discarded behind an answer that was sent before its body was whole.
+LINGER_SECONDS = 30.0
+LINGER_IDLE_SECONDS = 5.0  # without a byte
+LINGER_BYTES = 64 * 1024 * 1024
+LINGER_BYTES_UNDECLARED = 32 * 1024 * 1024  # of chunks, and of what is not HTTP
+KEPT_BODY = 1024 * 1024  # bytes of an unwanted body behind which the connection is kept
 LARGE_SHARE = 4  # of all connections, a fourth
 QUIET_SECONDS = 1.0  # after which, while the process stops, no request is taken to be on its way
 DRAIN_LOOK_SECONDS = 0.05
@@ -44,8 +50,9 @@ log = structlog.get_logger("connection")
 class _Joining:
     """A transport that holds back what is written until the event loop's next turn, and then writes it at once."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    def __init__(self, transport: asyncio.Transport, linger: Callable[[], bool]) -> None:
+        self._transport, self._linger = transport, linger
+        self._lingering = False
         self._held: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self.written = 0  # bytes
@@ -65,9 +72,16 @@ class _Joining:
         self._transport.write_eof()
 
     def close(self) -> None:
-        """Write what is held, then close."""
+        """Write what is held, then close; but first take in what the caller still sends."""
         self._flush()
-        self._transport.close()
+        if not self._lingering and self._linger():
+            self._lingering = True
+        else:
+            self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether nothing more is to be done here."""
+        return self._lingering or self._transport.is_closing()
 
     def _flush(self) -> None:
         if self._held:
@@ -103,12 +117,15 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection was opened."""
-        self._joining = _Joining(transport)
+        self._joining = _Joining(transport, self._linger)
         super().connection_made(self._joining)  # type: ignore[arg-type]
         _notice_slow_readers(transport)
         self._settings: Settings = self.config.app.state.settings  # type: ignore[union-attr]
         self._lifecycle: Lifecycle = self.config.app.state.lifecycle  # type: ignore[union-attr]
-        self._refused = False
+        self._refused = False  # whether what comes is discarded
+        self._lingers = REFUSED_SECONDS, REFUSED_SECONDS  # for how long then, in all and without a byte
+        self._discards = LINGER_BYTES_UNDECLARED
+        self._ending: RequestResponseCycle | None = None  # what ends the connection if answered early
         self._received = 0  # bytes
         self._beside = 0  # bytes that came since a head or a piece of a body was whole
         self._heard = self.loop.time()  # when anything came
@@ -134,7 +151,7 @@ class Protocol(HttpToolsProtocol):
         self._beside += size
         self._heard = self.loop.time()
         if self._refused:
-            if self._beside > LINGER_BYTES:
+            if self._beside > self._discards:
                 self.transport.abort()
             return
         if self.timeout_keep_alive_task is not None:
@@ -147,6 +164,20 @@ class Protocol(HttpToolsProtocol):
             self._refuse_unreadable()
         if self._beside > MAX_HEAD and not self._refused:
             self._refuse_head()
+        if getattr(self.cycle, "more_body", False):
+            self._end_if_answered_early()
+
+    def _end_if_answered_early(self) -> None:
+        """Let an answer that comes before the body is whole end the connection, unless little of the
+        body is left. Who awaits `100 Continue` may send the body behind another answer, or may not:
+        nobody can tell what would follow then."""
+        cycle = self.cycle
+        if cycle is self._ending or cycle.response_started or not cycle.keep_alive:
+            return
+        length = _declared(cycle)
+        if length is None or length > KEPT_BODY or cycle.waiting_for_100_continue:
+            cycle.keep_alive = False
+            self._ending = cycle
 
     def on_headers_complete(self) -> None:
         """A head is whole. Trailers, which may come later, are none of it and are dropped."""
@@ -184,6 +215,8 @@ class Protocol(HttpToolsProtocol):
         if self.parser.should_upgrade() and self._framing():
             return
         self.cycle.more_body = False
+        if self.cycle is self._ending and not self.cycle.response_started:
+            self.cycle.keep_alive, self._ending = not self._lifecycle.draining, None
         if not self.cycle.response_complete:
             self.cycle.message_event.set()
 
@@ -256,7 +289,7 @@ class Protocol(HttpToolsProtocol):
         if seen != self._seen:
             self._seen, self._since, self._before = seen, now, self._received
         what, waited = seen[0], now - self._since
-        if self._unread_too_long(now) or (what is REFUSED and waited > LINGER_SECONDS):
+        if self._unread_too_long(now) or (what is REFUSED and self._lingered(now, waited)):
             self.transport.abort()
         elif what is HEAD and waited > self._settings.gateway_head_seconds:
             seconds = f"{self._settings.gateway_head_seconds:g}"
@@ -293,6 +326,10 @@ class Protocol(HttpToolsProtocol):
     def _allowed(self, size: int) -> float:
         """The seconds that so many bytes may take."""
         return self._settings.gateway_slow_seconds + size / self._settings.gateway_least_bytes_per_second
+
+    def _lingered(self, now: float, waited: float) -> bool:
+        most, idle = self._lingers
+        return waited > most or now - max(self._heard, self._since) > idle
 
     # --- stopping -----------------------------------------------------------------------------------------------------
 
@@ -335,6 +372,25 @@ class Protocol(HttpToolsProtocol):
 
     # --- refusing -----------------------------------------------------------------------------------------------------
 
+    def _linger(self) -> bool:
+        """Whether the rest of a body is taken in before the connection closes; from now on it is.
+
+        To close a socket on which unread bytes lie resets the connection, and the caller's system
+        then discards the answer. So the sending side is closed alone, and what comes is discarded.
+        """
+        if self._refused or not getattr(self.cycle, "more_body", False):
+            return False
+        if self.cycle.disconnected or self._joining.is_closing() or not self._joining.can_write_eof():
+            return False
+        self._refused, self._beside = True, 0
+        self._lingers = LINGER_SECONDS, LINGER_IDLE_SECONDS
+        if _declared(self.cycle) is not None:
+            self._discards = LINGER_BYTES
+        self.cycle.body = bytearray()
+        self._joining.write_eof()
+        self.flow.resume_reading()
+        return True
+
     def _make_room(self) -> None:
         """Close a connection on which no caller is known to wait for anything; where there is none, refuse this one.
         First those of an address that has a large share of all, and of these the one that has been so for longest."""
@@ -363,7 +419,7 @@ class Protocol(HttpToolsProtocol):
         if what is BODY:
             told = of.scope.get(context.CONTEXT)
             return told is None or told.caller is None
-        return what in {IDLE, HEAD}
+        return what in {IDLE, HEAD, REFUSED}
 
     def _refuse(self, slug: str, detail: str, *headers: tuple[bytes, bytes]) -> None:
         """Say why, then close. Nothing is said where it would be taken for another request's answer."""
@@ -387,6 +443,11 @@ class Protocol(HttpToolsProtocol):
         lines = b"".join(b"%s: %s\r\n" % field for field in fields)
         line = b"HTTP/1.1 %d %s\r\n" % (answer.status, http.HTTPStatus(answer.status).phrase.encode())
         return line + lines + b"content-length: %d\r\n\r\n" % len(answer.body) + answer.body
+
+
+def _declared(cycle: RequestResponseCycle) -> int | None:
+    """The length that a request's body is said to have; None for one in chunks."""
+    return next((int(value) for name, value in cycle.scope["headers"] if name == b"content-length"), None)
 
 
 def _notice_slow_readers(transport: asyncio.Transport) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, MutableMapping
 from typing import Any
 
+from app.api import head
 from app.intake.gate import Gate
 from app.model import App, Caller
 
@@ -29,6 +30,7 @@ class Context:
         "address",
         "app",
         "caller",
+        "faulty",
         "gate",
         "headers",
         "held",
@@ -50,6 +52,8 @@ class Context:
 
     def __init__(self, scope: MutableMapping[str, Any]) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        # What is wrong with the head, whatever is asked for.
+        self.faulty = head.fault(scope["http_version"], scope["headers"], self.headers)
         given = self.headers.get(b"x-request-id")
         self.request_id = given.decode() if given and REQUEST_ID.match(given) else new_request_id()
         trace = TRACEPARENT.match(self.headers.get(b"traceparent", b""))

@@ -69,11 +69,10 @@ class Front:
     async def _answered(self, gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send) -> int:
         if context.path in self._doors:  # each sees to its keys itself: Leanplum's own protocol has them in the query
             return await self._doors[context.path](gateway, context, scope, receive, _recording(gateway, context, send))
+        if context.faulty is not None:
+            return await _refuse(Malformed(context.faulty), gateway, context, send)
         if (scope["query_string"] or PREFIX in context.path) and (leaked := auth.leaked(gateway, context, scope)):
-            answer = problems.answer(leaked, context.request_id)
-            await _record(gateway, context, answer.status)
-            await send_answer(answer, context, send)
-            return answer.status
+            return await _refuse(leaked, gateway, context, send)
         hot = HOT.get((context.method, context.path))
         if hot is None:
             return await self._route(scope, context, receive, _recording(gateway, context, send))
@@ -145,6 +144,14 @@ class Front:
             key_id=context.caller.key_id if context.caller else None,
             trace_id=context.trace_id,
         )
+
+
+async def _refuse(error: GatewayError, gateway: Gateway, context: Context, send: Send) -> int:
+    """Refuse a request for what its head says; the status."""
+    answer = problems.answer(error, context.request_id)
+    await _record(gateway, context, answer.status)
+    await send_answer(answer, context, send)
+    return answer.status
 
 
 def _routable(scope: Scope) -> str:

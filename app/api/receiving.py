@@ -1,5 +1,6 @@
 """Taking a request's body in, whole or within a limit as it comes."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -8,6 +9,8 @@ from app.errors import Malformed, Overloaded, TooSlow
 from app.intake import bodies
 from app.wiring import Gateway
 
+SMALL = 64 * 1024  # bytes of a body that may be parsed before it is known who calls
+PACKED_IN_A_THREAD = 16 * 1024  # bytes from which to unpack a body would keep others waiting
 Receive = Callable[[], Awaitable[Any]]
 
 
@@ -37,9 +40,7 @@ ROOM = Room()
 async def read_body(gateway: Gateway, context: Context, receive: Receive, limit: int | None = None) -> bytes:
     """The whole body, decompressed. Raises TooLarge as soon as it is over the limit."""
     limit = gateway.settings.gateway_max_body_bytes if limit is None else limit
-    declared = context.headers.get(b"content-length")
-    if declared is not None and int(declared) > limit:
-        raise bodies.too_large(limit)
+    refuse_declared(context, limit)
     message = await receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
@@ -47,7 +48,25 @@ async def read_body(gateway: Gateway, context: Context, receive: Receive, limit:
     elif len(body) > limit:
         raise bodies.too_large(limit)
     encoding = context.headers.get(b"content-encoding")
-    return body if encoding is None else bodies.decompress(body, encoding.decode("latin-1"), limit)
+    if encoding is None:
+        return body
+    if len(body) > PACKED_IN_A_THREAD:
+        return await asyncio.to_thread(bodies.decompress, body, encoding.decode("latin-1"), limit)
+    return bodies.decompress(body, encoding.decode("latin-1"), limit)
+
+
+def refuse_declared(context: Context, limit: int) -> None:
+    """Raises TooLarge where the body is said to be over the limit."""
+    declared = context.headers.get(b"content-length")
+    if declared is not None and int(declared) > limit:
+        raise bodies.too_large(limit)
+
+
+def is_small(context: Context) -> bool:
+    """Whether a request has no body, or one that is known to be small before it is read."""
+    if b"content-encoding" in context.headers or b"transfer-encoding" in context.headers:
+        return False
+    return int(context.headers.get(b"content-length", b"0")) <= SMALL
 
 
 async def read_fields(
@@ -63,9 +82,12 @@ async def read_fields(
     return body or (b"{}" if optional else b"")
 
 
-def limited(gateway: Gateway, context: Context, receive: Receive, limit: int, seen: int = 0) -> Receive:
+def limited(
+    gateway: Gateway, context: Context, receive: Receive, limit: int, seen: int = 0, room: Room | None = ROOM
+) -> Receive:
     """The same body, which ends in TooLarge where it is over the limit, TooSlow where it comes too slowly, Malformed
-    where it is never whole, Overloaded where too many are being read. `seen`: the bytes that came before."""
+    where it is never whole, Overloaded where too many are being read. `seen`: the bytes that came before; `room`: None
+    where they are counted elsewhere."""
     most = gateway.settings.gateway_max_held_bytes
 
     async def counted() -> Any:
@@ -76,7 +98,8 @@ def limited(gateway: Gateway, context: Context, receive: Receive, limit: int, se
         if context.too_slow and message.get("more_body"):
             raise TooSlow("The body came too slowly.")
         size = len(message.get("body", b""))
-        ROOM.take(context, size, most)
+        if room is not None:
+            room.take(context, size, most)
         seen += size
         if seen > limit:
             raise bodies.too_large(limit)

@@ -199,6 +199,8 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
     caller = await auth.authenticate(gateway, context)
     try:
         app = auth.choose_app(gateway, context, caller)
+        if not receiving.is_small(context):
+            await limiting.refuse_spent(gateway, context, caller)
         judged = await _judged_batch(gateway, context, receive, refiner_for(gateway, context, caller))
     except Refusal:
         await limiting.take(gateway, context, caller, 1)  # what can't be read as items costs as one

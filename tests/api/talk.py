@@ -89,7 +89,9 @@ class Talk:
         scope: Scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
             "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "server": ("gateway", 80),
-            "client": ("127.0.0.1", 1), "headers": [(b"authorization", f"Bearer {self.key}".encode()), *headers],
+            "client": ("127.0.0.1", 1), "headers": [
+                (b"host", b"gateway"), (b"authorization", f"Bearer {self.key}".encode()), *headers,
+            ],
         }  # fmt: skip
         waiting, statuses = list(messages), list[int]()
 

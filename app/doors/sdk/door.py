@@ -1,9 +1,9 @@
 """The door itself: who calls, what was sent, what is accepted, what is asked; and an answer in Leanplum's words."""
 
-import asyncio
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 from starlette.datastructures import UploadFile
@@ -13,12 +13,14 @@ from starlette.types import Receive, Scope, Send
 
 from app.api import auth, limiting, problems, receiving
 from app.api.context import Context
+from app.doors.identification import identify
+from app.doors.parsing import IN_A_THREAD, in_turn
 from app.doors.sdk import answering, reading, sorting
 from app.doors.sdk.asking import status_of
 from app.doors.sdk.doing import reply_to
 from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import No, Now
-from app.errors import Forbidden, GatewayError, Malformed, TooLarge
+from app.errors import Forbidden, GatewayError, Malformed, Refusal, TooLarge
 from app.intake.bodies import has_rows
 from app.leanplum.actions import ACTIONS
 from app.leanplum.client import Part
@@ -41,7 +43,6 @@ FORMS_OF_IMPORT = (
     "the first line names the arguments, and each further line is one action."
 )
 EMPTY = f"The batch has no actions: send them in data. For an import: {FORMS_OF_IMPORT}"
-IN_A_THREAD = 256 * 1024  # bytes from which reading would keep others waiting
 
 log = structlog.get_logger("sdk")
 
@@ -55,9 +56,11 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
     call: Call | None = None
     files = list[Part]()
     try:
+        if context.faulty is not None:
+            raise Malformed(context.faulty)
         if context.method not in METHODS:
             return await _send_error(context, send, 405, "Send GET or POST.", call, [(b"allow", b"GET, POST, OPTIONS")])
-        call = await _read(gateway, context, scope, receive, files)
+        call = await _known(gateway, context, scope, receive, files)
         caller, app = await _enter(gateway, context, call)
         if call.batch and not call.entries:
             raise Malformed(EMPTY)
@@ -88,23 +91,40 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
 # --- in ---------------------------------------------------------------------------------------------------------------
 
 
+async def _known(gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]) -> Call:
+    """The call of somebody whose key is in it; what can't be read costs as one item."""
+    try:
+        return await _read(gateway, context, scope, receive, files)
+    except Refusal:
+        if context.caller is not None:
+            await limiting.take(gateway, context, context.caller, 1)
+        raise
+
+
 async def _read(gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]) -> Call:
     """The call; `files` gets those that came along, which are the caller's to close."""
     query = reading.from_query(scope["query_string"])
-    media = context.header(b"content-type").lower()
-    if media.startswith("multipart/form-data") and "boundary=" in media:
+    media, limit = context.header(b"content-type").lower(), gateway.settings.gateway_sdk_max_body_bytes
+    form = media.startswith("multipart/form-data") and "boundary=" in media
+    receiving.refuse_declared(context, gateway.settings.gateway_max_upload_bytes if form else limit)
+    encoding = "" if form else context.header(b"content-encoding")
+    shown = reading.text(query.get("clientKey"))
+    receive = await identify(gateway, context, receive, limit=limit, encoding=encoding, shown=shown)
+    if form:
         return _counted(reading.call(context.path, query, await _form(gateway, context, scope, receive, files)))
-    body = await receiving.read_body(gateway, context, receive, gateway.settings.gateway_sdk_max_body_bytes)
+    body = await receiving.read_body(gateway, context, receive, limit)
     context.received = time.perf_counter()
     if reading.is_csv(media, query, body):
         return reading.import_of(context.path, query, body)
     if len(body) > IN_A_THREAD:
-        return _counted(await asyncio.to_thread(_call, context.path, query, body))
+        return _counted(await in_turn(partial(_call, context.path, query, body)))
     return _counted(_call(context.path, query, body))
 
 
 def _call(path: str, query: reading.Args, body: bytes) -> Call:
-    return reading.call(path, query, reading.from_body(body))
+    call = reading.call(path, query, reading.from_body(body))
+    reading.refuse_crowded(call)
+    return call
 
 
 def _counted(call: Call) -> Call:

@@ -5,11 +5,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl
 
+from app.doors import form_values
 from app.doors.parsing import parsed
-from app.errors import Malformed
-from app.intake.bodies import CSV
+from app.errors import Malformed, TooLarge
+from app.intake.bodies import CSV, MANY, crowded
+from app.leanplum.actions import ACTIONS
 
 BATCH_PATH = "/api-batch"
 MAX_FIELDS = 10_000
@@ -64,12 +65,12 @@ def truthy(value: Any) -> bool:
 def from_query(query: bytes) -> Args:
     """The arguments of a query, or of a form."""
     try:
-        pairs = parse_qsl(query.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
+        query.decode()
+        return dict(form_values.pairs(query, MAX_FIELDS))
     except UnicodeDecodeError:
         raise Malformed("The arguments are not UTF-8, percent-encoded.") from None
     except ValueError:
         raise Malformed(f"There are more than {MAX_FIELDS} arguments.") from None
-    return dict(pairs)
 
 
 def from_body(body: bytes) -> Args:
@@ -112,6 +113,26 @@ def call(path: str, query: Args, body: Args) -> Call:
         args["action"] = "multi"
         return Call(args, [args], batch=False)
     return Call(args, _entries(args.pop("data", [])), batch=True)
+
+
+def refuse_crowded(call: Call) -> None:
+    """Raise TooLarge where one action has more fields and values than any has: to judge each of
+    hundreds of thousands takes seconds, and others wait."""
+    for entry in call.entries:
+        if isinstance(entry, dict) and (crowded(entry) is not None or _crowded_text(entry)):
+            raise TooLarge(f"An action has more than {MANY} fields and values.")
+
+
+def _crowded_text(entry: Args) -> bool:
+    """Whether a value that is JSON as text has too many, of an action whose values are judged."""
+    action = ACTIONS.get(text(entry.get("action")))
+    if action is None or not action.later:
+        return False
+    return any(isinstance(value, str) and _is_crowded(value) for value in entry.values())
+
+
+def _is_crowded(value: str) -> bool:
+    return len(value) > MANY and value.lstrip()[:1] in {"{", "["} and value.count(",") > MANY
 
 
 def _entries(data: Any) -> list[Any]:
