@@ -26,6 +26,7 @@ from app.api import (
     routes,
     tracking,
 )
+from app.api.forwarded import TrustedProxies
 from app.api.front import Front
 from app.doors.sdk import door as sdk
 from app.doors.segment import door as segment
@@ -50,9 +51,9 @@ class Lifecycle:
 class Application(FastAPI):
     """FastAPI behind our front: the hot writes need nothing of what FastAPI does for each request."""
 
-    def __init__(self, *, metrics: Metrics, **options: Any) -> None:
+    def __init__(self, *, metrics: Metrics, proxies: TrustedProxies, **options: Any) -> None:
         super().__init__(**options)
-        self._front = Front(super().__call__, metrics, DOORS)
+        self._front = Front(super().__call__, metrics, DOORS, proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Every request goes through the front."""
@@ -72,6 +73,7 @@ def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
 
     app = Application(
         metrics=metrics,
+        proxies=TrustedProxies(settings.trusted_proxies),
         title="Leanplum gateway",
         version=__version__,
         lifespan=lifespan,

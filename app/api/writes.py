@@ -98,8 +98,8 @@ async def post_single(
 
 def refiner_for(gateway: Gateway, context: Context, caller: Caller) -> Gate:
     """What the items of this call go through beside the rules: enrichment, the tracking plan, the names of the app."""
-    address = gateway.enrichment.end_user(context.address, context.headers.get(b"x-forwarded-for"))
-    enriching = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), address)
+    named = context.origin.named
+    enriching = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), named)
     return gates.gate_of(gateway, context, enriching)
 
 
