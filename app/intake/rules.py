@@ -18,7 +18,7 @@ from app.errors import Fault, Invalid
 from app.intake.refining import PLAIN, Refiner, told
 from app.leanplum.actions import LATER, About
 from app.leanplum.actions import Action as Known
-from app.leanplum.values import TAKES
+from app.leanplum.values import INT_LIMIT, TAKES, TOO_LARGE
 from app.model import NO_NOTES, KeyKind, NewItem, Notes, Scope
 
 MAX_FAULTS = 100
@@ -204,7 +204,9 @@ def _faults(error: ValidationError, raw: Any) -> Iterator[Fault]:
     """pydantic's findings, one for each place in the body, in our words, and without the values."""
     places: dict[tuple[str, ...], list[Any]] = {}
     for found in error.errors(include_url=False, include_input=False):
-        places.setdefault(_place(found["loc"], raw, missing=found["type"] == "missing"), []).append(found)
+        inside = (str(step) for step in found.get("ctx", {}).get("at", ()))
+        place = (*_place(found["loc"], raw, missing=found["type"] == "missing"), *inside)
+        places.setdefault(place, []).append(found)
     above = {place[:length] for place in places for length in range(len(place))}
     for place, findings in places.items():
         if place not in above:  # else this only says that a value is none of the types it might have been
@@ -262,7 +264,6 @@ _CODES = {
     "too_short": "count",
     "literal_error": "choice",
     "zero_id": "zero-id",
-    "plain": "characters",
     "depth": "depth",
     "time": "time",
     "too_large": "range",
@@ -282,8 +283,8 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "too_short": lambda ctx: "must not be empty",
     "literal_error": lambda ctx: f"takes {ctx['expected']}",
     "finite_number": lambda ctx: "takes a finite number",
-    "less_than": lambda ctx: "is too large: whole numbers have at most 64 bits",
-    "greater_than_equal": lambda ctx: f"must not be less than {ctx['ge']}",
+    "less_than": lambda ctx: TOO_LARGE,
+    "greater_than_equal": lambda ctx: f"must not be less than {ctx['ge']}" if ctx["ge"] != -INT_LIMIT else TOO_LARGE,
     "less_than_equal": lambda ctx: f"must not be more than {ctx['le']}",
     "string_unicode": lambda ctx: "is not Unicode text: it has a lone surrogate",
 }

@@ -83,13 +83,13 @@ def _clock(context: Context, call: Call) -> times.Correction:
 
 
 def _shared(shared: Mapping[str, Any], entry: Any) -> Any:
-    return call_arguments.applied(shared, entry) if isinstance(entry, dict) else entry
+    return call_arguments.applied(shared, entry) if type(entry) is dict else entry
 
 
 def _judged(caller: Caller, call: Call, sent: Any, notes: Notes, clock: times.Correction, gate: Gate) -> sorting.Sorted:
     """Classify one entry with its corrected time; a repeat is recognised by the time as sent."""
     entry = sent
-    if isinstance(sent, dict):
+    if type(sent) is dict:  # and so not one that is refused as it was read
         moment, moved_by, warning = clock.applied(sent)
         if moved_by is not None:
             entry, notes = {**sent, "time": moment}, replace(notes, time_correction=moved_by)

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from app.doors.parsing import Faulty, with_nul
 from app.doors.segment import mapping
 from app.doors.segment.making import Guard, unguarded
 from app.doors.segment.mapping import Mapped
-from app.doors.segment.reading import TYPES
+from app.doors.segment.reading import AS_SENT, TYPES
 from app.errors import Forbidden, GatewayError, Invalid
 from app.intake import bodies, rules
 from app.intake.refining import Refiner
@@ -33,6 +34,11 @@ class Judge:
         """What becomes of one message. `common`: what its batch says for all."""
         if (crowded := bodies.crowded(message)) is not None:
             return crowded
+        for read in (message, common):
+            if isinstance(read, Faulty):
+                return Invalid(read.faults)
+        if isinstance(message, dict) and (faults := with_nul(message, AS_SENT)):
+            return Invalid(faults)
         try:
             found = mapping.mapped(message, common, self.rules, self.guard)
             return None if found is None else _item(found, self.scopes, self.refiner)
