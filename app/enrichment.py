@@ -32,7 +32,7 @@ def read(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise StartRefused(f"{FILE}: {path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:

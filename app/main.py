@@ -31,8 +31,9 @@ from app.api.front import Front
 from app.doors.sdk import door as sdk
 from app.doors.segment import door as segment
 from app.doors.segment.reading import PATHS as SEGMENT_PATHS
-from app.errors import Fault, GatewayError, Invalid
+from app.errors import Fault, GatewayError, Invalid, RequestPart
 from app.intake.plan.judging import NO_PLANS
+from app.intake.pointers import pointer
 from app.settings import Settings
 from app.telemetry import Metrics
 from app.wiring import Gateway, gateway
@@ -150,13 +151,18 @@ async def _parameter_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     about = context.of(request.scope)
     about.operation = f"{request.method} {request.scope['route'].path}"
-    faults = tuple(
-        Fault("", f"{found['loc'][0]} parameter {found['loc'][-1]}: {found['msg']}", "parameter")
-        for found in error.errors()
-    )
+    faults = tuple(map(_parameter_fault, error.errors()))
     try:
         if request.url.path.startswith("/v1/"):
             await auth.enter_unread(request.app.state.gateway, about)
-        raise Invalid(faults, "address")
+        raise Invalid(faults)
     except GatewayError as refusal:
         return await _problem(request, refusal)
+
+
+def _parameter_fault(found: Any) -> Fault:
+    where, *path = map(str, found["loc"])
+    if where == "body":
+        return Fault(pointer(path), found["msg"], "type")
+    part: RequestPart = "header" if where == "header" else "parameter"
+    return Fault(path[0] if path else where, found["msg"], part, part)

@@ -42,10 +42,8 @@ async def _reader(request: Request, operation: str) -> tuple[Gateway, Caller]:
     # a filter that is misspelt would find everything
     known = {one.alias for one in request.scope["route"].dependant.query_params}
     if unknown := sorted(set(request.query_params) - known):
-        faults = [
-            Fault("", f"query parameter {name}: is none here; check its spelling", "parameter") for name in unknown
-        ]
-        raise Invalid(tuple(faults[:MOST_FAULTS]), "address")
+        detail = "is no query parameter here; check its spelling"
+        raise Invalid(tuple(Fault(name, detail, "parameter", "parameter") for name in unknown[:MOST_FAULTS]))
     return gateway, caller
 
 
@@ -170,7 +168,7 @@ async def get_consistency(request: Request, from_: Annotated[Size, Query(alias="
     """Between two checkpoints, by their sizes (RFC 9162 §2.1.4)."""
     gateway, _ = await _reader(request, f"GET {CONSISTENCY}")
     if from_ > to:
-        raise Invalid((Fault("", "query parameter from: is above to", "order"),), "address")
+        raise Invalid((Fault("from", "is above to", "order", "parameter"),))
     found = await _read(gateway, partial(proofs.consistency, public=gateway.signer.public, old=from_, new=to))
     return {"hashes": [encoded(one) for one in found]}
 

@@ -8,6 +8,7 @@ from app.errors import Malformed, Overloaded, TooSlow
 from app.intake import bodies
 from app.wiring import Gateway
 
+NO_MARKS = frozenset({b"{", b"[", b""})  # how nearly every body begins
 Receive = Callable[[], Awaitable[Any]]
 
 
@@ -35,7 +36,7 @@ ROOM = Room()
 
 
 async def read_body(gateway: Gateway, context: Context, receive: Receive, limit: int | None = None) -> bytes:
-    """The whole body, decompressed. Raises TooLarge as soon as it is over the limit."""
+    """The whole body, decompressed, without a byte-order mark. Raises TooLarge as soon as it is over the limit."""
     limit = gateway.settings.gateway_max_body_bytes if limit is None else limit
     declared = context.headers.get(b"content-length")
     if declared is not None and int(declared) > limit:
@@ -47,20 +48,30 @@ async def read_body(gateway: Gateway, context: Context, receive: Receive, limit:
     elif len(body) > limit:
         raise bodies.too_large(limit)
     encoding = context.headers.get(b"content-encoding")
-    return body if encoding is None else bodies.decompress(body, encoding.decode("latin-1"), limit)
+    if encoding is not None:
+        body = bodies.decompress(body, encoding.decode("latin-1"), limit)
+    return body if body[:1] in NO_MARKS else bodies.without_bom(body)
 
 
 async def read_fields(
     gateway: Gateway, context: Context, receive: Receive, *, optional: bool, most: int = bodies.MANY
 ) -> bytes:
-    """A body of JSON that has at most `most` members; `optional`: none at all is an empty object. Raises
-    UnsupportedMediaType beside what `read_body` raises."""
+    """A body of JSON that has at most `most` members; `optional`: none at all is an empty object, whatever its media
+    type is said to be. Raises UnsupportedMediaType beside what `read_body` raises."""
     kind = context.headers.get(b"content-type")
-    if not (optional and kind is None):
+    untyped = optional and kind is None
+    if not untyped and not (optional and _may_be_empty(context)):
         bodies.media_type((kind or b"").decode("latin-1"), bodies.JSON)
     body = await read_body(gateway, context, receive)
+    if body and optional and kind is not None:
+        bodies.media_type(kind.decode("latin-1"), bodies.JSON)
     bodies.refuse_crowded(body, most)
     return body or (b"{}" if optional else b"")
+
+
+def _may_be_empty(context: Context) -> bool:
+    """Return whether the head of the request does not say that there is a body."""
+    return context.headers.get(b"content-length", b"0").strip(b"0") == b""
 
 
 def limited(gateway: Gateway, context: Context, receive: Receive, limit: int, seen: int = 0) -> Receive:

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from app.errors import Fault, Malformed, TooLarge
-from app.intake.bodies import has_long_number, kindly, shallow, strict
+from app.intake.bodies import BOM, has_long_number, kindly, shallow, strict
 from app.intake.rules import MAX_FAULTS, pointer
 from app.leanplum.values import SURROGATE, TOO_LARGE, is_whole
 
@@ -49,6 +49,7 @@ class Faulty(dict[str, Any]):
 
 def parsed(text: bytes) -> Any:
     """Return the JSON of a text. Objects that are not quite as they were sent are `Odd`. Raises Malformed, TooLarge."""
+    text = text.removeprefix(BOM)
     try:
         found = strict(text)
         if not has_long_number(text):

@@ -15,6 +15,8 @@ from app.leanplum.values import deeper
 LONG = b"0" * 19  # digits of the largest whole number that is taken
 _AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 MAX_DIGITS, FAR_OUT = 40, 10**40
+BOM = b"\xef\xbb\xbf"
+OTHER_BOMS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16, either way round, and so of UTF-32
 JSON, NDJSON, CSV = "application/json", "application/x-ndjson", "text/csv"
 MAX_MEMBERS = 100  # of one gzip or zstd body; each costs the same, however empty
 ZSTD_STEP = 256
@@ -29,6 +31,13 @@ def media_type(content_type: str, *allowed: str) -> str:
     if found in allowed:
         return found
     raise UnsupportedMediaType(f"The Content-Type must be {' or '.join(allowed)}.")
+
+
+def without_bom(text: bytes) -> bytes:
+    """Return a text without the byte-order mark at its start. Raises Malformed for a mark of UTF-16."""
+    if text.startswith(OTHER_BOMS):
+        raise Malformed("The body is UTF-16 or UTF-32, by its byte-order mark: send it in UTF-8.")
+    return text.removeprefix(BOM)
 
 
 def has_rows(csv: bytes) -> bool:

@@ -6,7 +6,7 @@ so that each fault gets its pointer and its sentence, and no item is harmed by i
 
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Annotated, Any, Literal, Required, Union
 
@@ -15,6 +15,8 @@ from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from app.errors import Fault, Invalid
+from app.intake.pointers import as_sent
+from app.intake.pointers import pointer as pointer
 from app.intake.refining import PLAIN, Refiner, told
 from app.leanplum.actions import LATER, About
 from app.leanplum.actions import Action as Known
@@ -139,7 +141,8 @@ def single(
     faults: Sequence[Fault] = (),
 ) -> NewItem:
     """One item of `action` from parsed JSON, which is refined. Raises Invalid with every fault, those given too;
-    pointers start with `base`, and lead into what the refiner made of `raw`."""
+    pointers start with `base`, and lead into `raw` as it
+    was before it was refined."""
     adapter = ACTIONS[action].in_batch if batched else ACTIONS[action].alone
     fields: Any = raw if isinstance(raw, dict) else {}
     notes = refiner.refine(action, fields)
@@ -155,7 +158,8 @@ def single(
             return item(action, fields, refiner, notes)
     except Invalid as error:
         found += error.faults
-    raise Invalid(tuple(Fault(base + fault.pointer, fault.detail, fault.code) for fault in found[:MAX_FAULTS]))
+    sent = (as_sent(fault, notes.moved) for fault in found[:MAX_FAULTS])
+    raise Invalid(tuple(replace(fault, pointer=base + fault.pointer) for fault in sent))
 
 
 def of_any_action(raw: Any, base: str = "", refiner: Refiner = PLAIN) -> NewItem:
@@ -237,12 +241,6 @@ def _place(loc: Sequence[str | int], raw: Any, *, missing: bool) -> tuple[str, .
     if missing:
         parts.append(str(loc[-1]))
     return tuple(parts)
-
-
-def pointer(parts: Sequence[str]) -> str:
-    """A JSON Pointer (RFC 6901). What is no Unicode text in a key of the body is replaced by "?"."""
-    made = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
-    return made.encode("utf-8", "replace").decode()
 
 
 _TYPES = {

@@ -12,8 +12,9 @@ TYPES = ("track", "identify", "page", "screen", "group", "alias")
 BATCH = "batch"
 # analytics.js calls the letters; import is the old name of a batch.
 PATHS = {
-    f"/segment/v1/{name}": kind
+    f"/segment/v1/{name}{slash}": kind
     for kind in (*TYPES, BATCH)
+    for slash in ("", "/")
     for name in (kind, kind[0], *(("import",) if kind == BATCH else ()))
 }
 COMMON = ("context", "integrations", "sentAt")  # what a batch may say for all its messages
