@@ -211,8 +211,8 @@ BODIES: dict[str, Any] = {
 @pytest.mark.parametrize(("call", "name"), OF_ADDRESSES.items())
 def test_a_fault_of_the_address_names_the_parameter(keyed: Talk, call: str, name: str) -> None:
     method, _, url = call.partition(" ")
-    required = next((body for part, body in BODIES.items() if call.startswith(part)), {})
-    options = (
+    required: Any = next((body for part, body in BODIES.items() if call.startswith(part)), {})
+    options: dict[str, Any] = (
         {} if method == "GET" else {"content": orjson.dumps(required), "headers": {"Content-Type": "application/json"}}
     )
     answer = keyed.call(method, url, **options)

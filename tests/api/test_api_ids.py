@@ -252,7 +252,7 @@ def test_ids_are_remembered_over_a_restart(start: Start) -> None:
     assert start().event(EVENT | {"id": "kept"}, key=first.key).json() == made | {"duplicate": True}
 
 
-@pytest.mark.parametrize("unknown", ["nothing", "01890a5d-ac96-774b-bcce-b302099a8058", "a%00b", "%27", "x" * 2_000])
+@pytest.mark.parametrize("unknown", ["nothing", "01890a5d-ac96-774b-bcce-b302099a8058", "%27", "x" * 2_000])
 def test_an_unknown_receipt_is_not_found(gateway: Talk, unknown: str) -> None:
     problem(gateway.get(f"/v1/receipts/{unknown}"), 404, "not-found")
 

@@ -170,15 +170,15 @@ def test_a_parameter_that_no_database_can_look_for_is_refused(settings: Callable
             assert unknown.status_code == 401, read
 
 
-@pytest.mark.parametrize("path", ["/v1/dead-letters/replay", "/v1/dead-letters/discard", "/v1/keys"])
+@pytest.mark.parametrize("url", ["/v1/dead-letters/replay", "/v1/dead-letters/discard", "/v1/keys"])
 def test_an_operator_s_body_with_such_text_is_refused(
-    settings: Callable[..., Settings], database: str, path: str
+    settings: Callable[..., Settings], database: str, url: str
 ) -> None:
     bodies = ('{"ids":["%s"]}', '{"filter":{"action":"%s"}}')
-    if path == "/v1/keys":
+    if url == "/v1/keys":
         bodies = ('{"name":"%s","scopes":["sdk"]}', '{"name":"n","scopes":["sdk"],"apps":["%s"]}')
     with gateway(settings, database) as (client, _):
         for body in bodies:
             for text in BAD.values():
-                answer = client.post(path, content=filled(body, text), headers=JSON)
+                answer = client.post(url, content=filled(body, text), headers=JSON)
                 assert answer.status_code == 422, answer.text

@@ -294,12 +294,13 @@ def sdk(talk: Talk, **fields: Any) -> dict[str, Any]:
 
 
 def test_names_that_are_none_are_counted_together_as_other(talk: Talk) -> None:
-    for name in ("a\0b", "x" * 5_000, "1234"):
+    assert not sdk(talk, event="a\0b")["success"]
+    for name in ("x" * 5_000, "1234"):
         assert sdk(talk, event=name)["success"]
     sdk(talk, event="Search", params=json.dumps({"n\0": 1, "n": "x"}))
     found = talk.get("/v1/tracking-plan/violations").json()["violations"]
     assert {(one["name"], one["code"], one["count"]) for one in found} == {
-        ("other", "plan-unknown-event", 3),
+        ("other", "plan-unknown-event", 2),
         ("Search", "plan-type", 1),
     }
 
