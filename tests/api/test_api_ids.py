@@ -100,11 +100,11 @@ def test_a_path_and_a_body_that_name_two_users_are_a_contradiction(gateway: Talk
     assert gateway.post("/v1/users/5", body | {"userId": 5}, method="PATCH").status_code == 202
 
 
-@pytest.mark.parametrize("bad", ["", "a b", "a/b", "a" * 129, "é", '"quoted"', "a,b"])
+@pytest.mark.parametrize("bad", ["", "a b", "a/b", "a" * 129, "é", "a,b"])
 def test_an_idempotency_key_keeps_the_rules_of_an_id(gateway: Talk, bad: str) -> None:
     before = gateway.items()
     answer = gateway.event(headers={"Idempotency-Key": bad.encode("latin-1")})
-    assert pointers(problem(answer, 422, "validation")).keys() == {"/id"}
+    assert pointers(problem(answer, 422, "validation")).keys() == {"Idempotency-Key"}
     assert gateway.items() == before
 
 
