@@ -157,7 +157,8 @@ class Settings(BaseSettings):
         None, description="a MaxMind database (GeoLite2 City or alike) of where addresses are; read again likewise"
     )
     gateway_trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
-        "", description="networks of proxies whose X-Forwarded-For names the end user, as in 10.0.0.0/8,fd00::/8"
+        "",
+        description="networks of proxies whose X-Forwarded-For or Forwarded names the client: 10.0.0.0/8,fd00::/8",
     )
     gateway_detect: Literal["resolve", "forward"] = Field(
         "resolve",

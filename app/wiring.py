@@ -242,8 +242,7 @@ def _tell(vault: Vault) -> None:
 def enriching(settings: Settings, made_of: bytes) -> Enrichment:
     """Enrichment as the settings have it; the seed makes the key of what is hashed."""
     key = seed.derived(made_of, b"leanplum-gateway values")
-    proxies = settings.trusted_proxies
-    return Enrichment(settings.gateway_enrichment_file, settings.gateway_maxmind_file, proxies, key)
+    return Enrichment(settings.gateway_enrichment_file, settings.gateway_maxmind_file, key)
 
 
 def bootstrap(settings: Settings, store: KeyStore) -> None:

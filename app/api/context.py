@@ -4,10 +4,11 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import Collection, MutableMapping
+from collections.abc import Collection, Iterable, MutableMapping
 from typing import Any
 
 from app.api import head
+from app.api.forwarded import Origin, TrustedProxies, plain
 from app.intake.gate import Gate
 from app.model import App, Caller
 
@@ -36,6 +37,7 @@ class Context:
         "held",
         "method",
         "operation",
+        "origin",
         "path",
         "rate_headers",
         "received",
@@ -59,7 +61,9 @@ class Context:
         trace = TRACEPARENT.match(self.headers.get(b"traceparent", b""))
         self.trace_id = trace.group(1).decode() if trace else None
         client = scope.get("client")
-        self.address: str = client[0] if client else ""
+        peer = client[0] if client else ""
+        self.address: str = plain(peer) if ":" in peer else peer
+        self.origin = Origin(self.address, None, self.address)
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.operation = f"{self.method} (unknown)"
@@ -75,6 +79,11 @@ class Context:
         self.held = 0  # bytes of its body that count while it is answered
         self.too_slow = False  # whether the body comes too slowly to be waited for any longer
         self.started = self.received = time.perf_counter()  # when its first and its last byte was here
+
+    def trace(self, proxies: TrustedProxies, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Find out for whom trusted proxies forward the request."""
+        self.origin = proxies.origin(self.address, headers)
+        self.address = self.origin.address
 
     @property
     def app_name(self) -> str:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import auth, gates, problems, writes
 from app.api.context import CONTEXT, Context
+from app.api.forwarded import TrustedProxies
 from app.api.problems import Answer
 from app.api.receiving import ROOM
 from app.audit import records
@@ -47,8 +48,9 @@ PAGE_HEADERS = [(b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referre
 class Front:
     """Pure ASGI middleware; the outermost."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, doors: Mapping[str, Door]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, doors: Mapping[str, Door], proxies: TrustedProxies) -> None:
         self._app, self._metrics, self._doors = app, metrics, doors
+        self._proxies = proxies or None  # to ask for None costs less than to ask a list
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -57,6 +59,8 @@ class Front:
             return
         context = scope[CONTEXT] = Context(scope)
         gateway: Gateway = scope["app"].state.gateway
+        if self._proxies is not None:
+            context.trace(self._proxies, scope["headers"])
         try:
             status = await self._answered(gateway, context, scope, receive, send)
         finally:

@@ -115,7 +115,8 @@ PROBLEMS: dict[str, Problem] = {
             "validation",
             422,
             "The request breaks rules",
-            "Mend every place that errors[] names; pointers are JSON Pointers into the body.",
+            "Mend every place that errors[] names: a pointer is a JSON Pointer into the body as you sent it; "
+            "header and parameter name a header, or a parameter of the path or the query.",
         ),
         Problem(
             "rate-limited",
@@ -226,7 +227,7 @@ def document(slug: str, detail: str, instance: str | None = None, error: Gateway
     if instance is not None:
         made["instance"] = instance
     if isinstance(error, Invalid):
-        made["errors"] = [{"pointer": one.pointer, "detail": one.detail, "code": one.code} for one in error.faults]
+        made["errors"] = [one.document() for one in error.faults]
     if isinstance(error, CommitUnknown) and error.ids:
         made["ids"] = list(error.ids)
     return made

@@ -11,6 +11,7 @@ from app.wiring import Gateway
 
 SMALL = 64 * 1024  # bytes of a body that may be parsed before it is known who calls
 PACKED_IN_A_THREAD = 16 * 1024  # bytes from which to unpack a body would keep others waiting
+NO_MARKS = frozenset({b"{", b"[", b""})  # how nearly every body begins
 Receive = Callable[[], Awaitable[Any]]
 
 
@@ -38,7 +39,7 @@ ROOM = Room()
 
 
 async def read_body(gateway: Gateway, context: Context, receive: Receive, limit: int | None = None) -> bytes:
-    """The whole body, decompressed. Raises TooLarge as soon as it is over the limit."""
+    """The whole body, decompressed, without a byte-order mark. Raises TooLarge as soon as it is over the limit."""
     limit = gateway.settings.gateway_max_body_bytes if limit is None else limit
     refuse_declared(context, limit)
     message = await receive()
@@ -48,11 +49,11 @@ async def read_body(gateway: Gateway, context: Context, receive: Receive, limit:
     elif len(body) > limit:
         raise bodies.too_large(limit)
     encoding = context.headers.get(b"content-encoding")
-    if encoding is None:
-        return body
-    if len(body) > PACKED_IN_A_THREAD:
-        return await asyncio.to_thread(bodies.decompress, body, encoding.decode("latin-1"), limit)
-    return bodies.decompress(body, encoding.decode("latin-1"), limit)
+    if encoding is not None and len(body) > PACKED_IN_A_THREAD:
+        body = await asyncio.to_thread(bodies.decompress, body, encoding.decode("latin-1"), limit)
+    elif encoding is not None:
+        body = bodies.decompress(body, encoding.decode("latin-1"), limit)
+    return body if body[:1] in NO_MARKS else bodies.without_bom(body)
 
 
 def refuse_declared(context: Context, limit: int) -> None:
@@ -72,14 +73,22 @@ def is_small(context: Context) -> bool:
 async def read_fields(
     gateway: Gateway, context: Context, receive: Receive, *, optional: bool, most: int = bodies.MANY
 ) -> bytes:
-    """A body of JSON that has at most `most` members; `optional`: none at all is an empty object. Raises
-    UnsupportedMediaType beside what `read_body` raises."""
+    """A body of JSON that has at most `most` members; `optional`: none at all is an empty object, whatever its media
+    type is said to be. Raises UnsupportedMediaType beside what `read_body` raises."""
     kind = context.headers.get(b"content-type")
-    if not (optional and kind is None):
+    untyped = optional and kind is None
+    if not untyped and not (optional and _may_be_empty(context)):
         bodies.media_type((kind or b"").decode("latin-1"), bodies.JSON)
     body = await read_body(gateway, context, receive)
+    if body and optional and kind is not None:
+        bodies.media_type(kind.decode("latin-1"), bodies.JSON)
     bodies.refuse_crowded(body, most)
     return body or (b"{}" if optional else b"")
+
+
+def _may_be_empty(context: Context) -> bool:
+    """Return whether the head of the request does not say that there is a body."""
+    return context.headers.get(b"content-length", b"0").strip(b"0") == b""
 
 
 def limited(

@@ -36,7 +36,7 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     reply = Reply([None] * len(call.entries), beside=gateway.relay.beside(app.name))
     noted = _guarded(gateway, context, caller, call)
     if gateway.settings.gateway_detect == FORWARD:
-        reply.end_user = detection.headers(_sender(gateway, context), context.header(b"accept-language"))
+        reply.end_user = detection.headers(context.origin.sender, context.header(b"accept-language"))
     gate = gates.gate_of(gateway, context, PLAIN)
     clock = _clock(context, call)
     shared = call_arguments.for_entries(call.args) if call.batch else {}
@@ -123,7 +123,7 @@ def _clock(context: Context, call: Call) -> times.Correction:
 
 
 def _shared(shared: Mapping[str, Any], entry: Any) -> Any:
-    return call_arguments.applied(shared, entry) if isinstance(entry, dict) else entry
+    return call_arguments.applied(shared, entry) if type(entry) is dict else entry
 
 
 def _judged(
@@ -145,7 +145,7 @@ def _judged(
 
 def _corrected(sent: Any, notes: Notes, clock: times.Correction) -> tuple[Any, Notes]:
     """Return an entry with its time corrected, and the notes that tell of it."""
-    if not isinstance(sent, dict):
+    if type(sent) is not dict:  # or it is refused as it was read
         return sent, notes
     moment, moved_by, warning = clock.applied(sent)
     if moved_by is not None:
@@ -166,17 +166,12 @@ def _refuse(call: Call, reply: Reply, judged: Sequence[sorting.Sorted]) -> None:
 
 def _guarded(gateway: Gateway, context: Context, caller: Caller, call: Call) -> list[Notes]:
     """Take out of the call what must not be stored or sent on, and tell what was done to each entry."""
-    refiner = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), _sender(gateway, context))
+    refiner = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), context.origin.sender)
     if call.batch:
         refiner.guard(call.action, call.args)
     entries = [one if isinstance(one, dict) else {} for one in call.entries]
     _tell_locale(gateway, context, entries)
     return [refiner.guard(text(one.get("action")), one) for one in entries]
-
-
-def _sender(gateway: Gateway, context: Context) -> str | None:
-    """The end user's address, where it is known."""
-    return gateway.enrichment.sender(context.address, context.headers.get(b"x-forwarded-for"))
 
 
 def _tell_locale(gateway: Gateway, context: Context, entries: Sequence[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """The door itself: who calls, what was sent, what is accepted, what is asked; and an answer in Leanplum's words."""
 
+import asyncio
 import math
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from app.doors.sdk.doing import reply_to
 from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import No, Now
 from app.errors import Forbidden, GatewayError, Malformed, Refusal, TooLarge
-from app.intake.bodies import has_rows
+from app.intake.bodies import has_rows, without_bom
 from app.leanplum.actions import ACTIONS
 from app.leanplum.client import Part
 from app.model import App, Caller, KeyKind
@@ -29,7 +30,7 @@ from app.model import Scope as KeyScope
 from app.telemetry import describe
 from app.wiring import Gateway
 
-PATHS = ("/api", reading.BATCH_PATH)
+PATHS = ("/api", "/api/", reading.BATCH_PATH, f"{reading.BATCH_PATH}/")
 METHODS = ("GET", "POST")
 CORS = [(b"access-control-allow-origin", b"*"), (b"x-content-type-options", b"nosniff")]
 JSON = [(b"content-type", b"application/json;charset=utf-8"), (b"cache-control", b"private")]
@@ -49,6 +50,7 @@ log = structlog.get_logger("sdk")
 
 async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send) -> int:
     """Answer one request; the status. Nothing is raised: whatever goes wrong is told in Leanplum's envelope."""
+    context.path = context.path.rstrip("/")  # a client may have the endpoint with a slash at its end
     context.operation = f"{context.method} {context.path}"
     if context.method == "OPTIONS":
         asked = context.headers.get(b"access-control-request-headers", b"*")
@@ -204,7 +206,7 @@ def _rows(call: Call, files: list[Part]) -> bytes | None:
     if call.rows is not None:
         return call.rows
     if len(files) == 1:
-        return files[0][1][1].read()
+        return without_bom(files[0][1][1].read())
     missing = [name for name in ("file", "gcsBucket") if not reading.text(call.args.get(name))]
     if missing or files:
         raise Malformed(f"The import lacks {' and '.join(missing) or 'a single file'}. {FORMS_OF_IMPORT}")

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.doors import form_values
+from app.doors import form_values, parsing
 from app.doors.parsing import parsed
 from app.errors import Malformed, TooLarge
 from app.intake.bodies import CSV, MANY, crowded
+from app.intake.enrichment.privacy import OBJECTS
 from app.leanplum.actions import ACTIONS
 
 BATCH_PATH = "/api-batch"
 MAX_FIELDS = 10_000
+AS_SENT = ("userId", "deviceId", "newUserId", "action", "event", "state")  # never mended
+AS_TEXT = OBJECTS | {"value"}  # may be JSON as text
 Args = dict[str, Any]
 
 
@@ -108,6 +111,7 @@ def call(path: str, query: Args, body: Args) -> Call:
     action = text(args.get("action"))
     batch = action == "multi" or (not action and ("data" in args or path == BATCH_PATH))
     if not batch:
+        args = _entry(parsing.marked(args))
         return Call(args, [args], batch=False)
     if truthy(args.get("createJob")) or ("file" in args and "data" not in args):
         args["action"] = "multi"
@@ -143,5 +147,9 @@ def _entries(data: Any) -> list[Any]:
         if isinstance(data, Mapping):
             data = data.get("data", [])
         if isinstance(data, list):
-            return data
+            return list(map(_entry, data))
     raise Malformed("A batch's data must be a list of actions.")
+
+
+def _entry(found: Any) -> Any:
+    return parsing.settled(found, AS_SENT, AS_TEXT)

@@ -4,14 +4,15 @@ Accepted for later is what needs no answer beyond success; what an SDK uses the 
 development mode is asked now too: whoever debugs waits for it, and it may take another key.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from app.doors.sdk.reading import text, truthy
-from app.errors import Invalid
+from app.doors import parsing
+from app.doors.sdk.reading import AS_SENT, text, truthy
+from app.errors import Fault, Invalid
 from app.intake.gate import Gate, fields_of
 from app.intake.refining import told
 from app.leanplum.actions import ACTIONS, Action
@@ -69,9 +70,13 @@ def sort(
     asked now although they could be accepted for later."""
     if not isinstance(entry, dict):
         return No("An action must be an object.")
+    if isinstance(entry, parsing.Faulty):
+        return refusal_of(entry.faults)
     action = text(entry.get("action"))
     if not action:
         return No("The action is missing.")
+    if faults := parsing.with_nul(entry, AS_SENT):
+        return refusal_of(faults)
     if in_batch and action in OF_THEIR_OWN:
         return No(f"{action} must be a call of its own.")
     known = ACTIONS.get(action)
@@ -98,13 +103,18 @@ def judged(sorted_: Sorted, entry: Any, notes: Notes, gate: Gate) -> Sorted:
     try:
         found = gate.judge(action, fields_of(entry), notes)
     except Invalid as refusal:
-        faults = "; ".join(f"{fault.pointer} {fault.detail}" for fault in refusal.faults[:MOST_TOLD])
-        return No(f"Refused: {faults}.")
+        return refusal_of(refusal.faults)
     except ValueError:  # an object that came as text may be nested more deeply than a schema can follow
         return No("The action is nested too deeply.")
     if found is notes or isinstance(sorted_, Now):
         return sorted_
     return sorted_._replace(notes=told(found))
+
+
+def refusal_of(faults: Sequence[Fault]) -> No:
+    """Return the refusal of an entry, with pointers into it."""
+    told = "; ".join(f"{fault.pointer} {fault.detail}" for fault in faults[:MOST_TOLD])
+    return No(f"Refused: {told}.")
 
 
 def _refused(known: Action, entry: Mapping[str, Any], scopes: frozenset[Scope]) -> No | None:

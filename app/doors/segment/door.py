@@ -158,8 +158,9 @@ async def _judged(gateway: Gateway, context: Context, caller: Caller, call: Call
     refiner = writes.refiner_for(gateway, context, caller)
     judge = Judge(caller.scopes, alone.segment, refiner, alone.guard)
     verdicts = list[Verdict]()
-    for message in call.messages:
-        verdicts.append(judge.of(message, call.common))
+    for index, message in enumerate(call.messages):
+        base = f"/{reading.BATCH}/{index}" if call.batch else ""
+        verdicts.append(judge.of(message, call.common, base))
         if len(verdicts) % AT_ONCE == 0:
             await asyncio.sleep(0)  # others have their turn
     return verdicts
