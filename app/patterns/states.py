@@ -46,9 +46,9 @@ ALWAYS = 0
 Masks = dict[int, int]  # places, each a bit, by what must hold between the characters before them
 
 
-def check(node: Node, most_ranges: int = MOST_RANGES) -> None:
+def check(node: Node, most_ranges: int = MOST_RANGES, most_steps: int = MOST_STEPS) -> None:
     """Raises PatternRefused where a pattern has too many places, ranges of characters in them, or states."""
-    places = _Places(most_ranges)
+    places = _Places(most_ranges, most_steps)
     whole = places.of(node)
     _count(places, whole)
 
@@ -69,6 +69,7 @@ class _Places:
     """The places of a pattern, and which may follow which (Glushkov's construction)."""
 
     most_ranges: int = MOST_RANGES
+    most_steps: int = MOST_STEPS
     characters: list[Ranges] = field(default_factory=list)
     follow: list[Masks] = field(default_factory=list)
     ranges: int = 0
@@ -78,7 +79,7 @@ class _Places:
     def spend(self, steps: int) -> None:
         """Count what is done. Raises PatternRefused where it is too much."""
         self.steps += steps
-        if self.steps > MOST_STEPS:
+        if self.steps > self.most_steps:
             raise PatternRefused(TOO_LARGE)
 
     def of(self, node: Node) -> _Part:
