@@ -1,4 +1,4 @@
-"""A real gateway in front of a server that answers as no server should: nothing is lost, memory and waits are bounded."""
+"""A real gateway before a server that answers as no server should: nothing is lost, memory and waits are bounded."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,11 @@ def server() -> Iterator[Hostile]:
 
 @pytest.fixture(scope="module")
 def gateway(server: Hostile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    waits = {"GATEWAY_UPSTREAM_TIMEOUT_SECONDS": SECONDS, "GATEWAY_RELAY_TIMEOUT_SECONDS": SECONDS}
+    waits = {
+        "LEANPLUM_DATA_EXPORT_KEY": "exp_sandbox",
+        "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": SECONDS,
+        "GATEWAY_RELAY_TIMEOUT_SECONDS": SECONDS,
+    }
     with serving(tmp_path_factory.mktemp("hostile"), server.url, **waits) as running:
         yield running
 

@@ -1,0 +1,1 @@
+"""The rules that items must keep, and how bodies are read."""
