@@ -1,1 +1,1 @@
-"""The rules that items must keep, and how bodies are read."""
+"""Operators' patterns: what they mean, and what searching for them costs."""
