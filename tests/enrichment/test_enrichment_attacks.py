@@ -124,3 +124,11 @@ def test_looking_at_paths_costs_no_more_than_in_proportion_to_the_item() -> None
     assert time.process_time() - spent < 3
     assert len(left) == 5_000
     assert set(map(str, left.values())) == {"{'secret': '***', 'sku': 2}"}
+
+
+def test_the_check_command_tells_of_such_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_text("[[privacy]]\ndo = \"drop\"\nvalues = '(a)\\1'\n")
+    settings = {"LEANPLUM_APP_ID": "a", "LEANPLUM_PRODUCTION_KEY": "k", "LEANPLUM_API_URL": "http://127.0.0.1:9/api"}
+    over = ended(tmp_path, "check", GATEWAY_ENRICHMENT_FILE=str(tmp_path / "rules.toml"), **settings)
+    assert over.returncode != 0
+    assert "privacy.0.values: has a back-reference" in over.stderr
