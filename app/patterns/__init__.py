@@ -5,7 +5,7 @@
 Nothing here is the gateway's own: a pattern and a text come in, and whether the one is found in the other goes out.
 """
 
-from app.patterns.engine import Pattern, check_size, compiled, encoded, glob
+from app.patterns.engine import Pattern, any_of, check_size, compiled, encoded, glob
 from app.patterns.syntax import PatternRefused
 
-__all__ = ["Pattern", "PatternRefused", "check_size", "compiled", "encoded", "glob"]
+__all__ = ["Pattern", "PatternRefused", "any_of", "check_size", "compiled", "encoded", "glob"]

@@ -19,10 +19,10 @@ _BOTH: Any = re2._re2.RE2.Anchor.ANCHOR_BOTH
 class Pattern:
     """A pattern that is ready to be searched for."""
 
-    __slots__ = ("_match", "text")
+    __slots__ = ("_match", "node", "text")
 
-    def __init__(self, text: str, matcher: Any) -> None:
-        self.text, self._match = text, matcher.Match
+    def __init__(self, text: str, node: syntax.Node, matcher: Any) -> None:
+        self.text, self.node, self._match = text, node, matcher.Match
 
     def __repr__(self) -> str:
         return f"Pattern({self.text!r})"
@@ -51,6 +51,26 @@ def compiled(text: str, *, flags: int = re.IGNORECASE, at_dots: bool = False) ->
     are plain sets of places, which `states.check` counts, and it never has to find out where a match begins."""
     node = syntax.parse(text, flags, at_dots=at_dots)
     states.check(node)
+    return Pattern(text, node, _matcher(node))
+
+
+@lru_cache(256)
+def any_of(patterns: tuple[Pattern, ...]) -> Pattern | None:
+    """One pattern that is found wherever one of these is; None where it would be too large, or there are not two."""
+    node = syntax.Alternatives(tuple(pattern.node for pattern in patterns))
+    if len(patterns) < 2:
+        return None
+    try:
+        states.check(node, most_steps=UNION_STEPS)
+        return Pattern("|".join(pattern.text for pattern in patterns), node, _matcher(node))
+    except PatternRefused:
+        return None
+
+
+UNION_STEPS = 50_000
+
+
+def _matcher(node: syntax.Node) -> Any:
     options: Any = re2.Options()
     options.never_capture = True
     options.longest_match = True
@@ -59,7 +79,7 @@ def compiled(text: str, *, flags: int = re.IGNORECASE, at_dots: bool = False) ->
     matcher = re2._re2.RE2(rf"\C*(?:{syntax.written(node)})\C*".encode(), options)
     if not matcher.ok():
         raise PatternRefused(states.TOO_LARGE)
-    return Pattern(text, matcher)
+    return matcher
 
 
 def glob(text: str) -> Pattern:

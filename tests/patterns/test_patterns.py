@@ -10,7 +10,7 @@ import pytest
 from jsonschema_rs import Draft202012Validator
 
 from app.intake.plan import schemas
-from app.patterns import Pattern, PatternRefused, compiled, encoded, glob
+from app.patterns import Pattern, PatternRefused, any_of, compiled, encoded, glob
 
 MEBIBYTE = 1024 * 1024
 MOST_SECONDS = 0.05  # of processor time, for a megabyte
@@ -246,3 +246,12 @@ def test_a_schema_s_ordinary_pattern_is_taken_and_fast(pattern: str) -> None:
 
 def test_a_text_is_searched_as_it_is_stored() -> None:
     assert encoded("é\ud800") == b"\xc3\xa9\xed\xa0\x80"
+
+
+def test_one_search_for_several_patterns_finds_what_one_of_them_finds_and_no_more() -> None:
+    patterns = tuple(compiled(pattern) for pattern in (r"^\d{3}$", "b|c", r"\bx\b"))
+    union = any_of(patterns)
+    assert union is not None
+    for text in ("123", "1234", "abc", "a", "x y", "xy", "", "12\n", "123\n"):
+        assert union.search(text) == any(pattern.search(text) for pattern in patterns)
+    assert any_of(patterns[:1]) is None

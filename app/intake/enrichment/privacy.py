@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import orjson
 
-from app.patterns import Pattern, encoded
+from app.patterns import Pattern, any_of, encoded
 
 Verb = Literal["drop", "mask", "hash"]
 STRONGEST: tuple[Verb, ...] = ("drop", "mask", "hash")
@@ -115,6 +115,8 @@ class Guard:
 
     def __init__(self, rules: Sequence[Rule], pseudonyms: Pseudonyms) -> None:
         self._rules, self._pseudonyms = rules, pseudonyms
+        # Most values are none that a rule looks for: one search finds that out, instead of one for each rule.
+        self._any = any_of(tuple(rule.values for rule in rules if rule.values is not None))
         self._known: dict[str, tuple[Verb | None, tuple[Rule, ...]]] = {}
 
     def apply(self, fields: dict[str, Any], *, texts: bool = False) -> bool:
@@ -148,7 +150,8 @@ class Guard:
             return value
         if by_value and not self._is_left(value):
             text = encoded(_text(value))
-            if fitting := [rule.verb for rule in by_value if _says(rule, text)]:
+            suspect = self._any is None or self._any.found_in(text)
+            if suspect and (fitting := [rule.verb for rule in by_value if _says(rule, text)]):
                 verb = min([verb, *fitting] if verb is not None else fitting, key=STRONGEST.index)
         return value if verb is None else self._by(verb, value)
 
