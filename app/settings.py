@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import StartRefused
 from app.leanplum.actions import DELIVERED, RELAYABLE
+from app.leanplum.response_body import MAX_DOWNLOAD_BYTES, MAX_RESPONSE_BYTES
 from app.model import KeyKind
 
 DEFAULT_SECRETS_DIR = "/run/secrets"
@@ -202,6 +203,14 @@ class Settings(BaseSettings):
     gateway_max_queued_items: Positive = Field(10_000_000, description="items that may wait")
     gateway_upstream_concurrency: Positive = Field(16, description="calls to Leanplum in flight at once")
     gateway_upstream_timeout_seconds: Seconds = Field(30, description="how long one call to Leanplum may take")
+    gateway_upstream_max_response_bytes: Positive = Field(
+        MAX_RESPONSE_BYTES,
+        description="bytes of one of Leanplum's answers, compressed or not; a larger one is not read",
+    )
+    gateway_upstream_max_download_bytes: Positive = Field(
+        MAX_DOWNLOAD_BYTES,
+        description="bytes of one file that Leanplum sends, compressed or not; a larger one is cut off",
+    )
     gateway_relay_concurrency: Positive = Field(64, description="calls to Leanplum at once that callers wait for")
     gateway_relay_timeout_seconds: Seconds = Field(
         7, description="how long a call to Leanplum may take that a caller waits for; SDKs give up after 10"

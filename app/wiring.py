@@ -278,6 +278,16 @@ async def _locking(
             await locks.close(lifecycle.left_to_settle)
 
 
+def _client(settings: Settings, apps: Apps, timeout: float, concurrency: int) -> LeanplumClient:
+    return LeanplumClient(
+        timeout=timeout,
+        connections=concurrency,
+        max_response=settings.gateway_upstream_max_response_bytes,
+        max_download=settings.gateway_upstream_max_download_bytes,
+        secrets=apps.secrets,
+    )
+
+
 @asynccontextmanager
 async def _delivering(
     settings: Settings,
@@ -296,7 +306,7 @@ async def _delivering(
         yield
         return
     timeout, concurrency = settings.gateway_upstream_timeout_seconds, settings.gateway_upstream_concurrency
-    client = LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets)
+    client = _client(settings, apps, timeout, concurrency)
     policy = RetryPolicy(window=settings.gateway_retry_window, not_twice=settings.not_twice)
     async with client:
         deliverer = Deliverer(
@@ -343,7 +353,7 @@ async def _relaying(
 ) -> AsyncIterator[Relay]:
     timeout, concurrency = settings.gateway_relay_timeout_seconds, settings.gateway_relay_concurrency
 
-    async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets) as client:
+    async with _client(settings, apps, timeout, concurrency) as client:
         relay = Relay(
             client,
             locks,
