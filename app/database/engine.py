@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -16,7 +16,9 @@ from app.database import deadline
 from app.database.dialect import DIALECTS, Cursor, Dialect
 from app.database.failures import may_have_committed
 from app.errors import CommitUnknown, StartRefused, StorageUnavailable
+from app.urls import MASK, PostgresUrl, SqliteUrl, database_url, is_secret, masked
 
+SETTING = "GATEWAY_DATABASE_URL"
 BUSY_SECONDS = 5.0
 SCRUB_MS = 200
 VACUUM_BYTES = 64_000_000  # within a second
@@ -40,32 +42,52 @@ def connect(url: str) -> Engine:
     Raises StartRefused, with one line that says what is wrong, where the database can't be opened, written or
     understood.
     """
-    parsed = make_url(url)
-    sqlite = parsed.get_backend_name() == "sqlite"
     try:
-        engine = _sqlite(parsed) if sqlite else _postgresql(parsed)
-        with deadline.within(FIRST_SECONDS):
-            engine.connect().close()
+        parsed = database_url(url)
+    except ValueError as error:
+        raise StartRefused(f"{SETTING}: {error}") from None
+    try:
+        engine = _sqlite(parsed) if isinstance(parsed, SqliteUrl) else _postgresql(parsed)
+        with deadline.within(FIRST_SECONDS), engine.connect() as connection:
+            _check_encoding(connection)
         migrate(engine)
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        where = parsed.database if sqlite else parsed.render_as_string(hide_password=True)
-        raise StartRefused(f"GATEWAY_DATABASE_URL: {where} can't be used: {reason(error)}") from error
+        raise StartRefused(f"{SETTING}: {_unusable(url, parsed, reason(error))}") from error
     return engine
 
 
-def _sqlite(url: URL) -> Engine:
-    Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+def _unusable(url: str, parsed: SqliteUrl | PostgresUrl, why: str) -> str:
+    if isinstance(parsed, SqliteUrl):
+        return f"{parsed.path} can't be used: {why}"
+    for name, value in parsed.parameters.items():
+        if is_secret(name) and value:
+            why = why.replace(value, MASK)
+    return f"{masked(url)} can't be used: {why}"
+
+
+def _sqlite(url: SqliteUrl) -> Engine:
+    Path(url.path).parent.mkdir(parents=True, exist_ok=True)
+    timeout = BUSY_SECONDS if url.timeout is None else url.timeout
     engine = create_engine(
-        url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "cached_statements": 512}
+        URL.create("sqlite", database=url.path),
+        connect_args={"timeout": timeout, "check_same_thread": False, "cached_statements": 512},
     )
     event.listen(engine, "connect", _prepare)
     return engine
 
 
-def _postgresql(url: URL) -> Engine:
+def _postgresql(url: PostgresUrl) -> Engine:
     from app.database import postgresql  # the driver is loaded where it is used
 
     return postgresql.engine_on(url)
+
+
+def _check_encoding(connection: Connection) -> None:
+    """Refuse a SQLite file in UTF-16; PostgreSQL's encoding is looked at on each connection."""
+    if connection.dialect.name == "sqlite":
+        encoding = connection.exec_driver_sql("PRAGMA encoding").scalar_one()
+        if encoding != "UTF-8":
+            raise OSError(f"its encoding is {encoding}, and the gateway needs UTF-8; use a new file")
 
 
 def _prepare(connection: sqlite3.Connection, _record: object) -> None:
@@ -86,8 +108,6 @@ def transaction(engine: Engine) -> Iterator[Cursor]:
     the commit was lost."""
     with reading(engine) as connection:
         cursor = Cursor(connection.connection.cursor(), dialect(engine))
-        if cursor.dialect.left_alone is not None:
-            cursor.execute(cursor.dialect.left_alone.format(extent="LOCAL"))
         cursor.execute(cursor.dialect.begin)
         yield cursor
         if not deadline.may_commit():
