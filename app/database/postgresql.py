@@ -9,15 +9,14 @@ kept in the session then: no prepared statements, and the settings are told to e
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, Self, TypeVar
 
 import psycopg
 import structlog
-from psycopg.abc import Params, PQGen, Query
+from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine, create_engine, event
-from typing_extensions import Self
 
 from app.database import deadline
 from app.urls import PostgresUrl
@@ -72,17 +71,15 @@ class Connection(psycopg.Connection[Any]):
 class PooledCursor(psycopg.Cursor[Any]):
     """A cursor that begins each transaction with the settings that a session would have kept."""
 
-    def execute(
-        self, query: Query, params: Params | None = None, *, prepare: bool | None = None, binary: bool | None = None
-    ) -> Self:
+    def execute(self, *args: Any, **kwargs: Any) -> Self:
         """Run one statement."""
         self._begin()
-        return super().execute(query, params, prepare=prepare, binary=binary)
+        return super().execute(*args, **kwargs)
 
-    def executemany(self, query: Query, params_seq: Iterable[Params], *, returning: bool = False) -> None:
+    def executemany(self, *args: Any, **kwargs: Any) -> None:
         """Run one statement with each of the parameters."""
         self._begin()
-        super().executemany(query, params_seq, returning=returning)
+        super().executemany(*args, **kwargs)
 
     def _begin(self) -> None:
         connection = self.connection
