@@ -26,6 +26,7 @@ SERVICE_LINK = re.compile(
     r"(GATEWAY|LEANPLUM)(_\w+)?_"
     r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
+SERVICE_PORT = re.compile(r"(GATEWAY|LEANPLUM)(_\w+)?_PORT")  # where its value is such a URL
 SERVICE_URL = re.compile(r"(tcp|udp|sctp)://\S+", re.IGNORECASE)
 CLOSE = 0.75  # how alike two names are before one is suggested for the other
 
@@ -114,9 +115,9 @@ def read(names: Collection[str], secret: Collection[str], environ: Mapping[str, 
 
 def is_service_link(name: str, value: str) -> bool:
     """Tell whether Kubernetes put a variable into the environment, for a service of that name."""
-    if re.fullmatch(r"(GATEWAY|LEANPLUM)(_\w+)?_PORT", name):
-        return SERVICE_URL.fullmatch(value) is not None
-    return SERVICE_LINK.fullmatch(name) is not None
+    if SERVICE_LINK.fullmatch(name) is not None:
+        return True
+    return SERVICE_PORT.fullmatch(name) is not None and SERVICE_URL.fullmatch(value) is not None
 
 
 def is_empty(value: str) -> bool:

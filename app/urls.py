@@ -125,8 +125,10 @@ def masked(url: str) -> str:
     """Return the URL, or libpq's `name=value` text, with its passwords masked."""
     scheme, mark, rest = url.partition("://")
     if not mark:
-        return _masked_words(url)
-    user_end = _user_end(rest, postgres=POSTGRESQL.fullmatch(url) is not None)
+        return _masked_words(re.sub(r":.*@", f":{MASK}@", url, flags=re.DOTALL))
+    if SQLITE.fullmatch(url):
+        return url
+    user_end = _user_end(url, rest)
     if user_end >= 0:
         user, colon, _ = rest[:user_end].partition(":")
         # A user name without a password may be a token, where it is not a database's.
@@ -135,11 +137,15 @@ def masked(url: str) -> str:
     return f"{scheme}://{_masked_query(rest)}"
 
 
-def _user_end(rest: str, *, postgres: bool) -> int:
-    """Return where user name and password end, -1 where there are none. A password that is not
-    encoded may have any character in it: the last @ ends it then."""
-    if postgres:
-        return rest[: _query_at(rest)].rfind("@")
+def _user_end(url: str, rest: str) -> int:
+    """Return where user name and password end, -1 where there are none. In a URL that can't be read
+    the last @ ends them: a password that is not encoded may have any character in it."""
+    if POSTGRESQL.fullmatch(url):
+        try:
+            database_url(url)
+        except ValueError:
+            return rest.rfind("@")
+        return rest.partition("/")[0].find("@")
     strict = re.match(r"[^/?#]*@", rest)
     if strict:
         return strict.end() - 1
