@@ -51,10 +51,11 @@ def pgbouncer(database_url: str, mode: str, *, size: int = 5, more: str = "") ->
         }
         config = Path(folder) / "pgbouncer.ini"
         config.write_text(CONFIG.format(**settings))
-        owner = os.stat(str(server["host"])).st_uid  # it doesn't run as root
         Path(folder).chmod(0o755)
+        # It refuses to run as root, and so does PostgreSQL.
+        owner = os.stat(str(server["host"])).st_uid if os.geteuid() == 0 else None
         with (Path(folder) / "log").open("ab") as log:
-            process = subprocess.Popen([PGBOUNCER, str(config)], user=owner, group=0, stdout=log, stderr=log)
+            process = subprocess.Popen([PGBOUNCER, str(config)], user=owner, stdout=log, stderr=log)
         try:
             url = f"postgresql://gateway:pa55-word@127.0.0.1:{listen}/{server['dbname']}"
             _wait(url, process, Path(folder) / "log")
