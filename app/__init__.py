@@ -26,7 +26,7 @@ The data's way, module by module:
     whose Leanplum keys are used, and which: apps
     what is tracked, and what must not be: intake.plan, intake.taxonomy (pure), tracking (their files and tables)
     what items get and lose on the way in: enrichment (its files), intake.enrichment (its steps, pure)
-    the nouns: model, ids, errors, urls
+    the nouns: model, ids, request_ids (of SDKs' reqIds: how receipts are found by one), errors, urls
     for operators: dead_letters, plan_commands (by command; over HTTP in api.dead_letters, api.tracking)
     from outside in: serving (runs the server, with its protocol), main (the application), wiring (opens and closes all)
     what the operating system may give and take: confines

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -215,9 +216,9 @@ def list_keys(as_json: AsJson = False) -> None:
     """Every key: never the key itself."""
     from app.api.keys import key_document
     from app.callers.store import every_key
-    from app.database.engine import connect
+    from app.database.engine import connect_to_read
 
-    rows = [key_document(stored) for stored in every_key(connect(_settings().gateway_database_url))]
+    rows = [key_document(stored) for stored in every_key(connect_to_read(_settings().gateway_database_url))]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -297,13 +298,24 @@ def list_dead_letters(
     """Those that there are, oldest first; never what is in them."""
     from app import dead_letters
 
-    for receipt in dead_letters.listed(_settings(), app, dead_letters.chosen(None, action, status, since, until)):
-        if as_json:
-            typer.echo(json.dumps(receipt))
-        else:
-            told = [receipt[name] for name in ("app", "id", "status", "action", "settledAt")]
-            said = receipt.get("leanplum", "what Leanplum said can't be decrypted: its key is missing")
-            typer.echo("  ".join([*told, str(said)]))
+    found = dead_letters.listed(_settings(), app, dead_letters.chosen(None, action, status, since, until))
+    if as_json:
+        _echo_list(found)
+        return
+    for receipt in found:
+        told = [receipt[name] for name in ("app", "id", "status", "action", "settledAt")]
+        said = receipt.get("leanplum", "what Leanplum said can't be decrypted: its key is missing")
+        typer.echo("  ".join([*told, str(said)]))
+
+
+def _echo_list(rows: Iterable[Any]) -> None:
+    """Print one JSON document, a list, row by row: there may be more rows than fit into memory."""
+    between = ""
+    typer.echo("[", nl=False)
+    for row in rows:
+        typer.echo(f"{between}\n{json.dumps(row)}", nl=False)
+        between = ","
+    typer.echo("\n]" if between else "]")
 
 
 @dead_letters_cli.command("replay")
@@ -321,8 +333,10 @@ def replay_dead_letters(
     from app import dead_letters
 
     which = dead_letters.chosen(item_ids, action, status, since, until, every=every)
-    count = dead_letters.act(_settings(), "replay", app, which, dry_run=dry_run)
-    typer.echo(f"{count} {'would be' if dry_run else 'are'} sent again.")
+    if dry_run:
+        _tell_count(dead_letters.counted(_settings(), app, which), "would be sent again")
+    else:
+        _tell_count(dead_letters.act(_settings(), "replay", app, which), "are sent again")
 
 
 @dead_letters_cli.command("discard")
@@ -340,8 +354,17 @@ def discard_dead_letters(
     from app import dead_letters
 
     which = dead_letters.chosen(item_ids, action, status, since, until, every=every)
-    count = dead_letters.act(_settings(), "discard", app, which, dry_run=dry_run)
-    typer.echo(f"{count} {'would be' if dry_run else 'are'} discarded.")
+    if dry_run:
+        _tell_count(dead_letters.counted(_settings(), app, which), "would be discarded")
+    else:
+        _tell_count(dead_letters.act(_settings(), "discard", app, which), "are discarded")
+
+
+def _tell_count(count: int, done: str) -> None:
+    """Say how many; end with 1 where there were none."""
+    typer.echo(f"{count} {done}.")
+    if not count:
+        raise typer.Exit(1)
 
 
 Key = Annotated[str | None, typer.Option("--public-key", help="The key, as `audit public-key` shows it")]

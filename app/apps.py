@@ -11,9 +11,10 @@ import structlog
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from app.errors import StartRefused
+from app.leanplum.actions import RELAYABLE
 from app.model import APP_NAME, App, KeyKind
 from app.setting_sources import Unreadable, fault_of, is_empty, read_secret
-from app.settings import Settings, upstream
+from app.settings import RELAYED_TAKES, Settings, upstream
 from app.telemetry import describe
 
 REFRESH_SECONDS = 1.0
@@ -22,6 +23,15 @@ FILE = "GATEWAY_APPS_FILE"
 Name = Annotated[str, Field(pattern=APP_NAME)]
 Key = Annotated[SecretStr, Field(min_length=1)]
 Rate = Annotated[int, Field(gt=0)]
+
+
+def _relayable(name: str) -> str:
+    if name not in RELAYABLE:
+        raise ValueError(f"{name} can't be relayed; {RELAYED_TAKES}")
+    return name
+
+
+Relayable = Annotated[str, AfterValidator(_relayable)]
 
 log = structlog.get_logger("apps")
 
@@ -38,6 +48,7 @@ class _Entry(BaseModel):
     api_url: Annotated[str, AfterValidator(upstream)] | None = None
     rate_per_second: Rate | None = None
     rate_burst: Rate | None = None
+    sdk_relayed_actions: list[Relayable] | None = None
 
     @model_validator(mode="after")
     def _burst_of_a_rate(self) -> "_Entry":
@@ -72,7 +83,13 @@ def _by_variables(settings: Settings) -> App:
     if missing or settings.leanplum_app_id is None:
         hint = ["To try the gateway without a Leanplum account: serve --sandbox"] if len(missing) > 1 else []
         raise StartRefused(*missing, *hint)
-    return App(DEFAULT, settings.leanplum_app_id, settings.leanplum_keys, settings.leanplum_api_url)
+    return App(
+        DEFAULT,
+        settings.leanplum_app_id,
+        settings.leanplum_keys,
+        settings.leanplum_api_url,
+        sdk_relayed=settings.sdk_relayed,
+    )
 
 
 def _in_file(settings: Settings, environ: Mapping[str, str]) -> Iterator[App]:
@@ -101,7 +118,11 @@ def _in_file(settings: Settings, environ: Mapping[str, str]) -> Iterator[App]:
     for name, entry in entries.items():
         keys = {kind: key for kind in KeyKind if (key := getattr(entry, f"{kind.name.lower()}_key")) is not None}
         url = entry.api_url or settings.leanplum_api_url
-        yield App(name, entry.app_id, keys, url, entry.rate_per_second, entry.rate_burst, in_file=True)
+        relayed = settings.sdk_relayed
+        if entry.sdk_relayed_actions is not None:
+            relayed = frozenset(entry.sdk_relayed_actions)
+        rates = entry.rate_per_second, entry.rate_burst
+        yield App(name, entry.app_id, keys, url, *rates, in_file=True, sdk_relayed=relayed)
 
 
 def _followed(raw: Any, environ: Mapping[str, str], at: tuple[str, ...], faults: list[str]) -> Any:

@@ -1,25 +1,29 @@
 """Dead letters by command: `python -m app dead-letters …` works on the database itself, beside running gateways."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
+
+from sqlalchemy import Connection
 
 from app.api.receipts import receipt_document
 from app.audit import keys
 from app.audit.records import administrative_act
 from app.clock import now_ms
-from app.database.engine import connect
+from app.database.engine import connect, connect_to_read, reading
 from app.database.writer import Writer
 from app.errors import StartRefused
 from app.leanplum.values import query_time
-from app.model import Receipt, Status
+from app.model import Status
+from app.outbox import dead_letters
 from app.outbox.dead_letters import DEAD, Filter
 from app.outbox.outbox import Outbox
 from app.settings import Settings
 from app.vault import Vault
 
-T = TypeVar("T")
+PAGE = 1_000
 
 
 def chosen(
@@ -51,50 +55,62 @@ def _ms(option: str, text: str | None) -> int | None:
 
 def listed(settings: Settings, app: str | None, which: Filter) -> Iterator[dict[str, Any]]:
     """Their receipts with the app that each is of, oldest first; of one app, or of each in turn."""
-    for name in _with(settings, partial(_apps, app=app)):
-        after = 0
-        while found := _with(settings, partial(_page, app=name, which=which, after=after)):
-            yield from ({"app": name} | receipt_document(one) for one in found)
-            after = found[-1].seq
+    vault = Vault(settings.data_keys, None)  # a missing key hides what Leanplum said, and no more
+    with _to_read(settings) as connection:
+        for name in _apps(connection, app):
+            after = 0
+            while found := dead_letters.find(connection, name, which, after, PAGE, vault):
+                yield from ({"app": name} | receipt_document(one) for one in found)
+                after = found[-1].seq
 
 
-async def _apps(outbox: Outbox, app: str | None) -> list[str]:
-    return await outbox.dead_apps() if app is None else [app]
+def counted(settings: Settings, app: str | None, which: Filter) -> int:
+    """How many there are."""
+    with _to_read(settings) as connection:
+        return sum(_count(connection, name, which) for name in _apps(connection, app))
 
 
-async def _page(outbox: Outbox, app: str, which: Filter, after: int) -> list[Receipt]:
-    return await outbox.dead_letters(app, which, after, 1_000)
-
-
-def act(settings: Settings, act: Literal["replay", "discard"], app: str | None, which: Filter, *, dry_run: bool) -> int:
-    """Do it, for one app or for all, with an audit record for each step; how many there were."""
+def act(settings: Settings, act: Literal["replay", "discard"], app: str | None, which: Filter) -> int:
+    """Do it, for one app or for all, with an audit record for each step; return how many it was done to."""
 
     def record(app: str, count: int) -> tuple[int, str]:
         now = now_ms()
         return now, administrative_act(time=now, act=f"dead-letter.{act}", subject=f"{count} items", app=app)
 
-    async def each(outbox: Outbox) -> int:
-        done = [
-            await getattr(outbox, act)(name, which, partial(record, name), dry_run=dry_run)
-            for name in await _apps(outbox, app)
-        ]
-        return sum(one[0 if dry_run else 1] for one in done)
-
-    return _with(settings, each)
-
-
-def _with(settings: Settings, use: Callable[[Outbox], Awaitable[T]]) -> T:
-    async def run() -> T:
+    async def run() -> int:
         engine = connect(settings.gateway_database_url)
         writer = Writer(engine)
         writer.start()
         try:
-            # Not `opened`, which refuses to start without a key: it is needed to show what Leanplum said, no more.
-            vault = Vault(settings.data_keys, None)
             marks = keys.to_write(engine, settings.audit_seed).marks
-            return await use(Outbox(engine, writer, dedup_ms=0, max_queued=0, marks=marks, vault=vault))
+            vault = Vault(settings.data_keys, None)
+            outbox = Outbox(engine, writer, dedup_ms=0, max_queued=0, marks=marks, vault=vault)
+            names = await outbox.dead_apps() if app is None else [app]
+            done = [await getattr(outbox, act)(name, which, partial(record, name)) for name in names]
+            return sum(count for _, count in done)
         finally:
             await writer.stop()
             engine.dispose()
 
     return asyncio.run(run())
+
+
+@contextmanager
+def _to_read(settings: Settings) -> Iterator[Connection]:
+    engine = connect_to_read(settings.gateway_database_url)
+    try:
+        with reading(engine) as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def _apps(connection: Connection, app: str | None) -> list[str]:
+    return dead_letters.apps(connection) if app is None else [app]
+
+
+def _count(connection: Connection, app: str, which: Filter) -> int:
+    count = after = 0
+    while seqs := dead_letters.numbers(connection, app, which, after, PAGE):
+        count, after = count + len(seqs), seqs[-1]
+    return count

@@ -23,6 +23,7 @@ from app.api import (
     keys,
     preview,
     problems,
+    receipt_search,
     routes,
     tracking,
 )
@@ -36,7 +37,9 @@ from app.settings import Settings
 from app.telemetry import Metrics
 from app.wiring import Gateway, gateway
 
-ROUTERS = tuple(one.router for one in (routes, preview, asks, dead_letters, keys, audit, tracking, around))
+ROUTERS = tuple(
+    one.router for one in (routes, receipt_search, preview, asks, dead_letters, keys, audit, tracking, around)
+)
 DOORS = dict.fromkeys(sdk.PATHS, sdk.answer) | dict.fromkeys(SEGMENT_PATHS, segment.answer)
 
 

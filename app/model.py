@@ -78,6 +78,7 @@ class App:
     rate_per_second: int | None = None  # items a second that all its callers may send together; None: no limit
     rate_burst: int | None = None
     in_file: bool = False  # whether it is configured in the apps file
+    sdk_relayed: frozenset[str] = frozenset()  # actions at /api that are relayed, not accepted for later
 
     def setting(self, kind: KeyKind) -> str:
         """Where its key of this kind is to be set."""
@@ -297,10 +298,11 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """Leanplum answered success and did nothing."""
+    """Leanplum answered success and did nothing. `by_field`: its field `ignored` says so, whatever its text."""
 
     reason: str
     is_error: bool = False
+    by_field: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,11 +59,11 @@ def diff(old: PlanPath, new: PlanPath) -> None:
 def list_names(app: OfApp = "default", as_json: AsJson = False) -> None:
     """Every name that was accepted for the app, and how many of each kind Leanplum keeps."""
     from app.clock import instant
-    from app.database.engine import connect
+    from app.database.engine import connect_to_read
     from app.tracking.taxonomy import stored
 
     settings = load()
-    names = stored(connect(settings.gateway_database_url), app)
+    names = stored(connect_to_read(settings.gateway_database_url), app)
     if as_json:
         rows = [{"kind": one.name.kind, "name": one.name.name, "firstSeen": instant(one.first_seen)} for one in names]
         typer.echo(json.dumps(rows, indent=2))

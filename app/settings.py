@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from app import setting_sources, urls
 from app.errors import StartRefused
-from app.leanplum.actions import QUEUED
+from app.leanplum.actions import QUEUED, RELAYABLE
 from app.model import KeyKind
 
 SEED_BYTES = 32
@@ -23,6 +23,7 @@ URLS = {"gateway_database_url", "gateway_shared_limits_url", "leanplum_api_url"}
 POLICIES = ("resend", "hold")
 IN_CLEAR = "clear"  # in the place of a data key: what is new lies in clear
 DATA_KEY = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,32}):(?P<key>[A-Za-z0-9+/]{43}=)")
+RELAYED_TAKES = "the actions are " + ", ".join(RELAYABLE)
 TAXONOMY = {"events": 500, "states": 500, "params": 200, "attributes": 500}  # names that Leanplum keeps of an app
 
 
@@ -49,6 +50,19 @@ def _unknown_policy(text: str) -> str:
     raise ValueError(
         "takes resend or hold, then exceptions by action, as in resend,track=hold; the actions are " + ", ".join(QUEUED)
     )
+
+
+def _relayed(text: str) -> str:
+    """Raises ValueError for what is no action that may be relayed."""
+    names = listed(text)
+    if unknown := [name for name in names if name not in RELAYABLE]:
+        raise ValueError(f"{unknown[0]} can't be relayed; {RELAYED_TAKES}")
+    return ",".join(names)
+
+
+def listed(text: str) -> list[str]:
+    """Return the values of a list with commas between."""
+    return [one.strip() for one in text.split(",") if one.strip()]
 
 
 def _networks(text: str) -> str:
@@ -191,6 +205,11 @@ class Settings(BaseSettings):
     gateway_sdk_max_body_bytes: Positive = Field(
         24 * 1024 * 1024, description="bytes of one SDK's call, which may have 10,000 entries as an encoded form"
     )
+    gateway_sdk_relayed_actions: Annotated[str, AfterValidator(_relayed)] = Field(
+        "",
+        description="actions at /api that Leanplum is asked for while the caller waits, instead of being accepted for "
+        "later, as in track,setUserAttributes",
+    )
     gateway_unknown_policy: Annotated[str, AfterValidator(_unknown_policy)] = Field(
         "resend", description="whether what was sent, and whose answer was lost, is sent again: resend or hold"
     )
@@ -244,6 +263,11 @@ class Settings(BaseSettings):
         default, _, exceptions = self.gateway_unknown_policy.partition(",")
         told = dict.fromkeys(QUEUED, default) | dict(one.split("=") for one in exceptions.split(",") if one)
         return frozenset(action for action, policy in told.items() if policy == "hold")
+
+    @property
+    def sdk_relayed(self) -> frozenset[str]:
+        """The actions at the SDK door that are relayed although they could be accepted for later."""
+        return frozenset(listed(self.gateway_sdk_relayed_actions))
 
     @property
     def taxonomy_limits(self) -> dict[str, int]:

@@ -9,7 +9,8 @@ import logging
 import sys
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter as TallyOf
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any, BinaryIO, cast
 
@@ -203,6 +204,12 @@ class Metrics:
         self.settled = Counter(
             "leanplum_gateway_items_settled", "Items by what became of them", ["status"], registry=self.registry
         )
+        self.warnings = Counter(
+            "leanplum_gateway_leanplum_warnings",
+            "Entries that Leanplum answered with a warning, by the kind of warning",
+            ["app", "warning"],
+            registry=self.registry,
+        )
         self.calls = Counter("leanplum_gateway_leanplum_calls", "Calls to Leanplum", ["status"], registry=self.registry)
         self.call_seconds = Histogram(
             "leanplum_gateway_leanplum_call_seconds", "Time of a call to Leanplum", registry=self.registry
@@ -241,6 +248,11 @@ class Metrics:
         self.registry.register(self.taxonomy)
         self.redirects: dict[str, str] = {}  # the host to which Leanplum sends us, of apps that are held for that
         self.states: dict[str, str] = {}  # how the way to Leanplum is, by app: closed (as it should be), open, held
+
+    def count_warnings(self, app: str, labels: Iterable[str]) -> None:
+        """Count warnings of Leanplum's by their labels (`leanplum/warning_labels.py`)."""
+        for label, count in TallyOf(labels).items():
+            self.warnings.labels(app, label).inc(count)
 
     def sharing_limits(self) -> tuple[Gauge, Counter]:
         """The metrics of limits that replicas share."""

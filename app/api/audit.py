@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from app.api import auth, context, schemas
 from app.api.documents import problem_responses
+from app.api.queries import refuse_unknown
 from app.api.routes import KEY, gateway_of
 from app.audit import merkle, proofs, queries
 from app.audit.notes import encoded
@@ -29,7 +30,6 @@ REFUSED = ("unauthorized", "forbidden", "rate-limited", "validation", "internal"
 AUDIT = "/v1/audit"
 CHECKPOINT, CONSISTENCY, PROOF = f"{AUDIT}/checkpoint", f"{AUDIT}/consistency", f"{AUDIT}/{{recordId}}/proof"
 MOST = 2**62
-MOST_FAULTS = 10
 Instant = Annotated[str, AfterValidator(query_time)]
 Size = Annotated[int, Query(ge=1, le=MOST, description="how many records a checkpoint is about")]
 router = APIRouter(dependencies=KEY, tags=["Audit"])
@@ -39,13 +39,7 @@ async def _reader(request: Request, operation: str) -> tuple[Gateway, Caller]:
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = operation
     caller = await auth.enter_beside_apps(gateway, about, Scope.AUDIT_READ)
-    # a filter that is misspelt would find everything
-    known = {one.alias for one in request.scope["route"].dependant.query_params}
-    if unknown := sorted(set(request.query_params) - known):
-        faults = [
-            Fault("", f"query parameter {name}: is none here; check its spelling", "parameter") for name in unknown
-        ]
-        raise Invalid(tuple(faults[:MOST_FAULTS]), "address")
+    refuse_unknown(request)
     return gateway, caller
 
 

@@ -36,6 +36,14 @@ async def accepted(
     return taken
 
 
+async def relayed(gateway: Gateway, context: Context, items: Sequence[NewItem]) -> None:
+    """Keep the new names of items that Leanplum took while their caller waited."""
+    claimed = context.gate.claim(items) if context.gate is not None else []
+    names = list(dict.fromkeys(name for found in claimed for name in found))
+    if names:
+        await gateway.taxonomy.learn(context.app_name, names, names)
+
+
 def tell(gateway: Gateway, context: Context) -> None:
     """Count what was found in a call that has been answered."""
     gate = context.gate

@@ -118,6 +118,13 @@ class DeadLetterPage(TypedDict):
     nextCursor: NotRequired[Annotated[str, Field(description="`cursor` of the next page; absent on the last")]]
 
 
+class ReceiptPage(TypedDict):
+    """Some receipts, newest first, and where the next ones are."""
+
+    receipts: list[Receipt]
+    nextCursor: NotRequired[Annotated[str, Field(description="`cursor` of the next page; absent on the last")]]
+
+
 class Replayed(TypedDict):
     """How many dead letters were chosen, and how many went back into the queue."""
 

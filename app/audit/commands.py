@@ -18,13 +18,17 @@ from app.audit.records import administrative_act, insert
 from app.audit.tree import fetcher
 from app.audit.verifying import verify
 from app.clock import now_ms
-from app.database.engine import connect, scrub, snapshot, too_large_to_scrub, transaction
+from app.database.engine import connect_to_read, scrub, snapshot, too_large_to_scrub, transaction
 from app.errors import StartRefused
 from app.leanplum.values import query_time
 from app.settings import Settings
 
 OTHER_KEPT = "GATEWAY_AUDIT_KEY: is not the key that the database keeps, which stays there; without it that is shown"
 IN_USE = "somebody reads or writes all the time. Run this again when nothing does"
+NOTHING_SEALED = (
+    "Nothing is sealed yet: each record fits its mark, but no signature tells whether some are missing. "
+    "The gateway seals each second while it runs."
+)
 TOO_LARGE = """the file is too large to be written anew at once. At a quiet hour, write it anew by hand:
 sqlite3 FILE 'VACUUM; PRAGMA wal_checkpoint(TRUNCATE)'"""
 PATIENCE_SECONDS = 10.0  # for those who read and write beside us
@@ -32,7 +36,7 @@ PATIENCE_SECONDS = 10.0  # for those who read and write beside us
 
 def public_key(settings: Settings) -> PublicKey:
     """What the checkpoints of this gateway are verified with."""
-    engine = connect(settings.gateway_database_url)
+    engine = connect_to_read(settings.gateway_database_url)
     try:
         with snapshot(engine) as connection:
             return to_read(fetcher(connection), settings.audit_seed).signer.public
@@ -44,7 +48,7 @@ def verify_database(settings: Settings, key: str | None, kept: Sequence[str]) ->
     """Hold the database's records against its newest checkpoint, and that against what was kept of earlier ones: notes,
     or the names of files that have them. With a public `key` the gateway's own isn't needed, and marks are not looked
     at."""
-    engine = connect(settings.gateway_database_url)
+    engine = connect_to_read(settings.gateway_database_url)
     try:
         notes = [_note(one) for one in kept]
         with snapshot(engine) as connection:
@@ -73,6 +77,8 @@ def told(report: Report) -> Iterator[str]:
         yield f"acknowledged: {_finding(one)}"
     for size in report.unchecked:
         yield f"can't be checked: the checkpoint of {size} that was kept: retention has removed what it is about"
+    if report.nothing_sealed:
+        yield NOTHING_SEALED
     line = "{records} records, {sealed} sealed, {removed} removed by retention".format(**report.counts)
     good = f"all as they were recorded{', but for those acknowledged' if report.acknowledged else ''}"
     yield f"{line}; {'NOT as they were recorded' if report.findings else good}."
@@ -113,7 +119,7 @@ def export(settings: Settings, since: str | None, until: str | None, path: Path 
     """Write an export (None: to the standard output); how many lines it has. Raises StartRefused, with nothing written,
     where it can't be made, and where the file can't be written."""
     begin, end = _ms("--since", since), _ms("--until", until)
-    engine = connect(settings.gateway_database_url)
+    engine = connect_to_read(settings.gateway_database_url)
     try:
         with snapshot(engine) as connection:
             public = to_read(fetcher(connection), settings.audit_seed).signer.public
@@ -146,7 +152,7 @@ def move_key(settings: Settings) -> Moved:
     """Move the key out of the database, in two steps. While GATEWAY_AUDIT_KEY is not set: tell the seed that the
     database keeps. Once it is set to that: remove it from the database, and from its files; run again, it does what is
     left of that. Raises StartRefused where there is nothing to move, or the setting is another."""
-    engine, given = connect(settings.gateway_database_url), settings.audit_seed
+    engine, given = connect_to_read(settings.gateway_database_url), settings.audit_seed
     try:
         with snapshot(engine) as connection:
             fetch = fetcher(connection)

@@ -77,6 +77,7 @@ class Report:
     marked: bool = False
     unchecked: list[int] = field(default_factory=list)
     acknowledged: list[Finding] = field(default_factory=list)
+    nothing_sealed: bool = False  # there are records, and no trace of a checkpoint
 
     @property
     def counts(self) -> dict[str, int]:

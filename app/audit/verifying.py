@@ -46,10 +46,17 @@ def verify(evidence: Evidence, key: PublicKey, kept: Sequence[str] = (), marks: 
         _compare(checkpoint, report, roots)
     _judge(evidence, report, trusted, marks)
     if report.records and not report.sealed:
-        report.tell("checkpoint", 0, 0, NOTHING)
+        report.nothing_sealed = marks is not None and not _was_sealed(evidence)
+        if not report.nothing_sealed:
+            report.tell("checkpoint", 0, 0, NOTHING)
     report.part = evidence.first, evidence.last
     report.findings.sort(key=lambda found: (found.kind == "checkpoint", found.first, found.last))
     return report
+
+
+def _was_sealed(evidence: Evidence) -> bool:
+    """Whether anything is left of a checkpoint or of the tree."""
+    return bool(evidence.note or evidence.notes or evidence.statement or evidence.tree_size)
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------

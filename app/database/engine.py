@@ -1,7 +1,7 @@
 """Opens the database, brings it to the newest schema, and refuses one that can't keep a promise."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -31,6 +31,7 @@ PRAGMAS = (
     "PRAGMA secure_delete=ON",  # what is deleted, a delivered item's body too, is overwritten with zeros
     "PRAGMA temp_store=MEMORY",  # and never was in a file of its own
 )
+CREATE_IT = "start the gateway, or run `python -m app migrate`"
 FIRST_SECONDS = 15.0  # for the first connection at the start: migrating may take longer
 
 log = structlog.get_logger("database")
@@ -42,15 +43,34 @@ def connect(url: str) -> Engine:
     Raises StartRefused, with one line that says what is wrong, where the database can't be opened, written or
     understood.
     """
+    return _connected(url, migrate)
+
+
+def connect_to_read(url: str) -> Engine:
+    """An engine for commands that only read: no database is created, and none is migrated.
+
+    Raises StartRefused where there is no database with the newest schema.
+    """
+    parsed = _parsed(url)
+    if isinstance(parsed, SqliteUrl) and not Path(parsed.path).exists():
+        raise StartRefused(f"{SETTING}: there is no database at {parsed.path}; {CREATE_IT}")
+    return _connected(url, _refuse_other_schema)
+
+
+def _parsed(url: str) -> SqliteUrl | PostgresUrl:
     try:
-        parsed = database_url(url)
+        return database_url(url)
     except ValueError as error:
         raise StartRefused(f"{SETTING}: {error}") from None
+
+
+def _connected(url: str, prepare: Callable[[Engine], None]) -> Engine:
+    parsed = _parsed(url)
     try:
         engine = _sqlite(parsed) if isinstance(parsed, SqliteUrl) else _postgresql(parsed)
         with deadline.within(FIRST_SECONDS), engine.connect() as connection:
             _check_encoding(connection)
-        migrate(engine)
+        prepare(engine)
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise StartRefused(f"{SETTING}: {_unusable(url, parsed, reason(error))}") from error
     return engine
@@ -202,14 +222,34 @@ def reason(error: BaseException) -> str:
     return str(cause).partition("\n")[0] or type(cause).__name__
 
 
-def migrate(engine: Engine) -> None:
-    """Apply the migrations that are missing, all or none."""
-    from alembic import command
+def _migrations() -> Any:
     from alembic.config import Config
-    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(files("app.database") / "migrations"))
+    return config
+
+
+def _refuse_other_schema(engine: Engine) -> None:
+    """Raise StartRefused unless the database has the newest schema."""
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    newest = ScriptDirectory.from_config(_migrations()).get_current_head()
+    with engine.connect() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    if found is None:
+        raise StartRefused(f"GATEWAY_DATABASE_URL: the database has no tables yet; {CREATE_IT}")
+    if found != newest:
+        raise StartRefused(f"GATEWAY_DATABASE_URL: the database has another gateway's schema; {CREATE_IT}")
+
+
+def migrate(engine: Engine) -> None:
+    """Apply the migrations that are missing, all or none."""
+    from alembic import command
+    from alembic.util import CommandError
+
+    config = _migrations()
     with engine.connect() as connection:
         # two processes that start at once: the second waits, then finds it done
         connection.exec_driver_sql(dialect(engine).begin_migration)

@@ -18,7 +18,7 @@ from app.delivery.splitting import Bisection, Doubts, sent_again
 from app.delivery.verdicts import RetryPolicy, judge
 from app.delivery.window import Window
 from app.errors import StorageUnavailable
-from app.leanplum import mapping, replies
+from app.leanplum import mapping, replies, warning_labels
 from app.leanplum.client import LeanplumClient, Unreachable
 from app.model import (
     ERASES,
@@ -346,6 +346,8 @@ class Deliverer:
         verdicts = [(item, self._judge(item, outcome, alone)) for item, outcome in outcomes]
         if not await self._write_down(attempt, app, verdicts, calls):
             return postponed
+        labels = [warning_labels.of_outcome(outcome) for _, outcome in outcomes]
+        self._metrics.count_warnings(app.name, (label for label in labels if label is not None))
         sent = {item.lane for item in batch}
         others = {lane: until for lane, until in postponed.items() if lane not in sent}
         return others | self._postponed(batch, verdicts)

@@ -25,6 +25,7 @@ from app.telemetry import describe
 LOOK_AGAIN_SECONDS = 0.05  # for what other processes do
 UNLOCK_PAUSE_SECONDS = 1.0
 RETRY_SECONDS = 5.0
+NOT_YET = "What was accepted for this user before is not delivered yet; nothing was sent or stored."
 
 log = structlog.get_logger("relay")
 Asking = asyncio.Task[Answer | Denied]
@@ -62,13 +63,15 @@ class UserLocks:
         timeout: float,
         unless_erased: bool = True,
         record: tuple[int, str] | None = None,
+        in_order: bool = False,
     ) -> AsyncIterator[Locked]:
         """Lock the subjects, after waiting at most `patience` seconds for what was accepted for them before.
 
         A call that is cancelled may be at work at Leanplum, so its subjects stay locked for a while.
 
-        `record`: the audit record of the call, written together with the lock. Raises Erased where a subject was erased
-        and `unless_erased`; UpstreamUnavailable where other calls of the subjects don't end for `timeout` seconds.
+        `record`: the audit record of the call, written together with the lock. `in_order`: nothing that waits is
+        overtaken. Raises Erased where a subject was erased and `unless_erased`; UpstreamUnavailable where other calls
+        of the subjects don't end for `timeout` seconds, or where `in_order` and something waits still.
         """
         if not subjects:
             yield Locked()
@@ -78,7 +81,7 @@ class UserLocks:
         asked: list[Asking] = []
         outlived = False
         try:
-            until = await self._locked(request, patience, timeout, asked)
+            until = await self._locked(request, patience, timeout, asked, in_order=in_order)
             outlived = True
             yield Locked(until, record is not None)
             outlived = False
@@ -98,7 +101,15 @@ class UserLocks:
             for unlocking in late:
                 unlocking.cancel()
 
-    async def _locked(self, request: LockRequest, patience: float, timeout: float, asked: list[Asking]) -> float:
+    async def _locked(
+        self,
+        request: LockRequest,
+        patience: float,
+        timeout: float,
+        asked: list[Asking],
+        *,
+        in_order: bool,
+    ) -> float:
         """Ask until the lock is granted; until when it lasts."""
         lanes = {ids.lane(request.app, subject) for subject in request.subjects}
         patient_until = time.monotonic() + patience
@@ -108,9 +119,10 @@ class UserLocks:
         try:
             while (now := time.monotonic()) < patient_until + timeout:
                 changed.clear()
-                patient = now < patient_until
+                patient = in_order or now < patient_until
                 clear_upto = await self._outbox.waits(lanes) if patient else None
                 deleted = not patient and await self._is_deleted(request, lanes, asked)
+                items_wait = clear_upto is None
                 if not deleted and (clear_upto is not None or not patient):
                     answer = await self._ask(request, clear_upto, dead, asked)
                     if answer is Answer.GRANTED:
@@ -118,6 +130,9 @@ class UserLocks:
                     if answer is Answer.ERASED:
                         raise Erased
                     dead = self._liveness.gone(answer.holders)
+                    items_wait = not answer.holders
+                if in_order and items_wait and now >= patient_until:
+                    raise UpstreamUnavailable(NOT_YET, RETRY_SECONDS)
                 await _within(LOOK_AGAIN_SECONDS, changed)
         finally:
             self._waiters.discard(changed)

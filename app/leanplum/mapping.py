@@ -66,8 +66,14 @@ def entry(item: Item, key: str) -> str:
 
 def _with_own(item: Item, fields: dict[str, Any], key: str) -> str:
     """The same, where the body itself says when it happened, or has what SDKs send (fact sheet §7)."""
-    sent = request_id(item)
-    made = {"action": item.action, "reqId": sent, "uuid": sent, "time": item.accepted_at / 1000} | fields
+    # Leanplum knows a repeat by reqId and uuid, so where an SDK gives only a reqId, which may stand for
+    # many items, the uuid must be the item's own.
+    made = {
+        "action": item.action,
+        "reqId": request_id(item),
+        "uuid": _made_of(item),
+        "time": item.accepted_at / 1000,
+    } | fields
     if fields.get("time", "") in (None, ""):
         made["time"] = item.accepted_at / 1000  # "now" was when it was accepted, whenever it is sent
     if "clientKey" in fields:
@@ -80,4 +86,8 @@ def request_id(item: Item) -> str:
     made of the item's id alone, so the same at every attempt."""
     if '"reqId":' in item.body and (own := orjson.loads(item.body).get("reqId")):
         return str(own)
+    return _made_of(item)
+
+
+def _made_of(item: Item) -> str:
     return item.id if MADE.match(item.id) else str(uuid.uuid5(NAMESPACE, f"{item.app}/{item.id}"))

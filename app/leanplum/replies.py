@@ -151,7 +151,7 @@ def judge(entry: dict[str, Any]) -> Outcome:
     if error is not None:
         return Ignored(error, is_error=True)  # "even success:true items with error are skipped"
     if entry.get("ignored") is True:
-        return Ignored(warning or "ignored")
+        return Ignored(warning or "ignored", by_field=True)
     return Done() if warning is None else _warned(warning, entry)
 
 

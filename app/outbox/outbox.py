@@ -262,6 +262,13 @@ class Outbox:
         """The receipt of an item of `app`, or None."""
         return await self._read(partial(receipts.find, app=app, item_id=item_id, vault=self._vault))
 
+    async def find_receipts(
+        self, app: str, which: receipts.Filter, before: int | None = None, limit: int = 100
+    ) -> list[Receipt]:
+        """Find at most `limit` receipts of `app` with sequence numbers below `before`, newest first."""
+        find = partial(receipts.page, app=app, which=which, before=before, limit=limit, vault=self._vault)
+        return await self._read(find)
+
     async def settled_receipt(self, app: str, item_id: str, timeout: float) -> Receipt | None:
         """The receipt as soon as it is final, or as it is after `timeout` seconds."""
         loop = asyncio.get_running_loop()

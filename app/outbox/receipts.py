@@ -1,5 +1,7 @@
 """Reading receipts."""
 
+from dataclasses import dataclass
+
 import orjson
 from sqlalchemy import Connection, Row, Select, and_, select
 
@@ -23,6 +25,33 @@ def find(connection: Connection, app: str, item_id: str, vault: Vault) -> Receip
     prefix, seq = parsed
     row = connection.execute(receipts_of(app).where(items.c.seq == seq, acceptances.c.prefix == prefix)).first()
     return receipt(row, vault) if row is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which receipts; None takes all. `ids`: only items with ids of the caller's between these bounds."""
+
+    ids: tuple[str, str] | None = None
+
+
+def page(
+    connection: Connection, app: str, which: Filter, before: int | None, limit: int, vault: Vault
+) -> list[Receipt]:
+    """Find at most `limit` receipts of `app` with sequence numbers below `before`, newest first."""
+    rows = connection.execute(chosen(app, which, before, limit))
+    return [receipt(row, vault) for row in rows]
+
+
+def chosen(app: str, which: Filter, before: int | None, limit: int) -> Select[tuple[object, ...]]:
+    """Return the query of a page."""
+    rows = receipts_of(app)
+    if which.ids is not None:
+        least, greatest = which.ids
+        given = and_(item_ids.c.app == app, item_ids.c.seq == items.c.seq)
+        rows = rows.join(item_ids, given).where(item_ids.c.id.between(least, greatest))
+    if before is not None:
+        rows = rows.where(items.c.seq < before)
+    return rows.order_by(items.c.seq.desc()).limit(limit)
 
 
 def receipts_of(app: str) -> Select[tuple[object, ...]]:

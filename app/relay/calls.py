@@ -18,7 +18,7 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from app.leanplum import mapping, replies
+from app.leanplum import mapping, replies, warning_labels
 from app.leanplum.actions import ACTIONS, Action
 from app.leanplum.client import NO_HEADERS, Answer, Download, LeanplumClient, Part, Unreachable
 from app.leanplum.migration import MigrateStates
@@ -63,6 +63,7 @@ class UserLocks(Protocol):
         timeout: float,
         unless_erased: bool,
         record: tuple[int, str] | None,
+        in_order: bool,
     ) -> AbstractAsyncContextManager[Locked]:
         """Lock the subjects. Raises Erased, UpstreamUnavailable, StorageUnavailable."""
         ...
@@ -151,8 +152,10 @@ class Relay:
         *,
         looks: bool = False,
         headers: Mapping[str, str] = NO_HEADERS,
+        in_order: bool = False,
     ) -> Answer:
-        """One call while its users are locked; `looks`: whether it changes nothing; `headers` tell of the end user.
+        """One call while its users are locked; `looks`: whether it changes nothing; `headers` tell of the end user;
+        `in_order`: whether it never overtakes what was accepted for its users before.
         While Leanplum says that the users are busy it is tried again, for a short while, unless it asks for a longer
         wait. Raises Erased: whoever was erased could be there again by it, but not by looking."""
         record = None
@@ -165,6 +168,7 @@ class Relay:
             timeout=self._timeout,
             unless_erased=action != LOOKS,
             record=record,
+            in_order=in_order,
         )
         async with locking as locked, self._slot():
             if not self._in_time(locked):
@@ -178,7 +182,13 @@ class Relay:
                 await asyncio.sleep(pause)
                 answer = await self._call(app, action, body, subjects, looks, headers)
         self._migration.note(app.name, answer.body)
+        self._count_warnings(app.name, answer.body)
         return answer
+
+    def _count_warnings(self, app: str, body: bytes) -> None:
+        if b'"warning"' in body or b'"ignored"' in body:
+            labels = map(warning_labels.of_entry, replies.entries(body) or ())
+            self._metrics.count_warnings(app, (label for label in labels if label is not None))
 
     def _in_time(self, locked: Locked, pause: float = 0.0) -> bool:
         """Whether a call that is begun after a pause is over before the lock is."""

@@ -127,10 +127,7 @@ def test_an_act_by_command_names_who_runs_it_and_the_app_that_it_is_about(start:
     change = "UPDATE items SET status = 'expired', settled_at = 1 WHERE seq = ?"
     with sqlite3.connect(talk.path) as beside:
         beside.execute(change, (seq,))
-    assert (
-        dead_letters.act(settings, "discard", None, dead_letters.chosen(None, None, None, None, None), dry_run=False)
-        == 1
-    )
+    assert dead_letters.act(settings, "discard", None, dead_letters.chosen(None, None, None, None, None)) == 1
     record = talk.audit()[-1]
     assert (record["api"]["operation"], record["unmapped"]) == ("dead-letter.discard", {"app": "default"})
     assert record["actor"]["user"] == {"uid": "operator", "name": getpass.getuser()}

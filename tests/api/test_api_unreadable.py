@@ -80,6 +80,6 @@ def test_the_commands_need_no_key_either(talk: Talk, settings: Callable[..., Set
         ("second", True),
         ("third", False),
     ]
-    assert dead_letters.act(given, act, None, Filter(), dry_run=True) == 3
-    assert dead_letters.act(given, act, None, Filter(), dry_run=False) == 3
+    assert dead_letters.counted(given, None, Filter()) == 3
+    assert dead_letters.act(given, act, None, Filter()) == 3
     assert list(dead_letters.listed(given, None, Filter())) == []

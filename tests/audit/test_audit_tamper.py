@@ -303,10 +303,11 @@ def sealed(named: tuple[str, int]) -> bool:
     return named[1] <= SEALED or named[0] != "changed"
 
 
-def test_a_log_of_which_nothing_is_signed_is_not_taken_for_a_good_one(log: Log, tmp_path: Path) -> None:
+def test_a_log_of_which_nothing_is_signed_is_held_against_its_marks(log: Log, tmp_path: Path) -> None:
     empty(log)
     log.change(SET, *forged(log, 7), 7)
-    assert [(one.kind, one.first) for one in log.verified().findings] == [("changed", 7), ("checkpoint", 0)]
+    assert [(one.kind, one.first) for one in log.verified().findings] == [("changed", 7)]
+    assert log.verified().nothing_sealed
     assert [one.kind for one in log.verified_offline(tmp_path).findings] == ["checkpoint"]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from app import request_ids
 from app.api import gates, problems, writes
 from app.api.context import Context
 from app.clock import now_ms
@@ -56,7 +57,7 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     clock = _clock(context, call)
     shared = call_arguments.for_entries(call.args) if call.batch else {}
     judged = [
-        _judged(caller, call, _shared(shared, one), notes, clock, gate)
+        _judged(caller, call, _shared(shared, one), notes, clock, gate, app.sdk_relayed)
         for one, notes in zip(call.entries, noted, strict=True)
     ]
     context.subjects = {one.subject for one in judged if not isinstance(one, No) and one.subject is not None}
@@ -68,7 +69,16 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
         run = _run(doing, start)
         await _do(gateway, app, context, caller, call, reply, left[start : start + len(run)], run)
         start += len(run)
+    await _learn(gateway, context, reply, judged)
     return reply
+
+
+async def _learn(gateway: Gateway, context: Context, reply: Reply, judged: Sequence[sorting.Sorted]) -> None:
+    """Keep the names that relayed writes brought, where Leanplum took them."""
+    answered = zip(judged, reply.entries, strict=True)
+    done = [one for one, entry in answered if isinstance(one, Now) and one.writes and entry and entry.get("success")]
+    if done:
+        await gates.relayed(gateway, context, [sorting.item_of(one) for one in done])
 
 
 def _clock(context: Context, call: Call) -> times.Correction:
@@ -86,7 +96,15 @@ def _shared(shared: Mapping[str, Any], entry: Any) -> Any:
     return call_arguments.applied(shared, entry) if isinstance(entry, dict) else entry
 
 
-def _judged(caller: Caller, call: Call, sent: Any, notes: Notes, clock: times.Correction, gate: Gate) -> sorting.Sorted:
+def _judged(
+    caller: Caller,
+    call: Call,
+    sent: Any,
+    notes: Notes,
+    clock: times.Correction,
+    gate: Gate,
+    relayed: frozenset[str],
+) -> sorting.Sorted:
     """Classify one entry with its corrected time; a repeat is recognised by the time as sent."""
     entry = sent
     if isinstance(sent, dict):
@@ -95,7 +113,7 @@ def _judged(caller: Caller, call: Call, sent: Any, notes: Notes, clock: times.Co
             entry, notes = {**sent, "time": moment}, replace(notes, time_correction=moved_by)
         elif warning is not None:
             notes = replace(notes, warnings=(*notes.warnings, warning))
-    classified = sorting.sort(entry, caller.scopes, in_batch=call.batch, notes=notes)
+    classified = sorting.sort(entry, caller.scopes, in_batch=call.batch, notes=notes, relayed=relayed)
     if entry is not sent and isinstance(classified, NewItem) and classified.id is not None:
         classified = classified._replace(content=sorting.body_of(sent, in_batch=call.batch))
     return sorting.judged(classified, entry, notes, gate)
@@ -194,10 +212,14 @@ async def _ask_for_those_left(
 
 
 async def _accept(gateway: Gateway, context: Context, caller: Caller, items: list[NewItem]) -> Sequence[Taken]:
-    """On disk when this returns. A repeat is known by its reqId and uuid; two contents with the same are two items."""
+    """On disk when this returns. A repeat is known by its id; two contents with the same are two items."""
     taken: Sequence[Taken] = await writes.accept(gateway, context, caller, now_ms(), items, batch=True)
     gateway.metrics.accepted.inc(sum(kind == "accepted" for _, kind in taken))
-    again = [item._replace(id=None) for item, (_, kind) in zip(items, taken, strict=True) if kind == "conflict"]
+    again = [
+        item._replace(id=request_ids.apart(item.id))
+        for item, (_, kind) in zip(items, taken, strict=True)
+        if kind == "conflict" and item.id is not None
+    ]
     if again:
         await writes.accept(gateway, context, caller, now_ms(), again, batch=True)
         gateway.metrics.accepted.inc(len(again))
@@ -212,8 +234,10 @@ async def _ask(gateway: Gateway, app: App, call: Call, reply: Reply, at: Sequenc
     subjects = {subject for one in run for subject in one.subjects}
     try:
         action, body = _outgoing(gateway, app, call, run, reply.end_user)
-        looks = all(one.looks for one in run)
-        found = await gateway.relay.exchange(app, action, body, subjects, looks=looks, headers=reply.end_user)
+        looks, in_order = all(one.looks for one in run), any(one.writes for one in run)
+        found = await gateway.relay.exchange(
+            app, action, body, subjects, looks=looks, headers=reply.end_user, in_order=in_order
+        )
     except GatewayError as error:
         if not (call.batch and isinstance(error, KeyNotConfigured | Erased)):  # the batch again would change nothing
             reply.status, reply.retry_after = status_of(error), getattr(error, "retry_after", None)

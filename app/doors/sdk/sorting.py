@@ -4,8 +4,7 @@ Accepted for later is what needs no answer beyond success; what an SDK uses the 
 development mode is asked now too: whoever debugs waits for it, and it may take another key.
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from app.intake.gate import Gate, fields_of
 from app.intake.refining import told
 from app.leanplum.actions import ACTIONS, Action
 from app.model import NO_NOTES, KeyKind, NewItem, Notes, Scope
+from app.request_ids import item_id
 
 ASKED_THOUGH_LATER = frozenset({"sendMessage"})  # its answer says whether anything was sent
 OPEN_SCOPES = frozenset({Scope.EVENTS_WRITE, Scope.USERS_WRITE, Scope.SDK})
@@ -25,6 +25,7 @@ OF_THEIR_OWN = frozenset({"uploadFile", "downloadFile", "multi"})
 MOST_TOLD = 3
 OF_THE_CALL = ("action", "appId", "clientKey", "apiVersion")
 LEFT_OUT_OF_ONE = ("action", "appId", "clientKey")  # where a call is its own one entry
+NONE_RELAYED: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Now:
     looks: bool = False  # it is known to change nothing
     debugging: bool = False  # in development mode
     joins: str | None = None  # the user whom it logs in, whose other calls must not go beside it either
+    writes: bool = False  # accepted for later unless a setting has it relayed: judged, and kept in order, as such
 
     @property
     def subjects(self) -> set[str]:
@@ -55,8 +57,16 @@ class No:
 Sorted = NewItem | Now | No
 
 
-def sort(entry: Any, scopes: frozenset[Scope], *, in_batch: bool, notes: Notes = NO_NOTES) -> Sorted:
-    """What becomes of one entry; `notes`: what its receipt will tell."""
+def sort(
+    entry: Any,
+    scopes: frozenset[Scope],
+    *,
+    in_batch: bool,
+    notes: Notes = NO_NOTES,
+    relayed: Set[str] = NONE_RELAYED,
+) -> Sorted:
+    """What becomes of one entry; `notes`: what its receipt will tell; `relayed`: the actions that are
+    asked now although they could be accepted for later."""
     if not isinstance(entry, dict):
         return No("An action must be an object.")
     action = text(entry.get("action"))
@@ -75,21 +85,26 @@ def sort(entry: Any, scopes: frozenset[Scope], *, in_batch: bool, notes: Notes =
         return _now(entry, known, subject, debugging=debugging)
     if subject is None:
         return No("The action needs a userId or a deviceId.")
+    if action in relayed:
+        return _now(entry, known, subject, debugging=False, writes=True)
     return _item(action, entry, subject, notes, in_batch=in_batch)
 
 
 def judged(sorted_: Sorted, entry: Any, notes: Notes, gate: Gate) -> Sorted:
     """The same, held against the tracking plan and the names that Leanplum keeps."""
-    if not isinstance(sorted_, NewItem):
+    if not isinstance(sorted_, NewItem) and not (isinstance(sorted_, Now) and sorted_.writes):
         return sorted_
+    action = sorted_.action if isinstance(sorted_, NewItem) else text(sorted_.entry["action"])
     try:
-        found = gate.judge(sorted_.action, fields_of(entry), notes)
+        found = gate.judge(action, fields_of(entry), notes)
     except Invalid as refusal:
         faults = "; ".join(f"{fault.pointer} {fault.detail}" for fault in refusal.faults[:MOST_TOLD])
         return No(f"Refused: {faults}.")
     except ValueError:  # an object that came as text may be nested more deeply than a schema can follow
         return No("The action is nested too deeply.")
-    return sorted_ if found is notes else sorted_._replace(notes=told(found))
+    if found is notes or isinstance(sorted_, Now):
+        return sorted_
+    return sorted_._replace(notes=told(found))
 
 
 def _refused(known: Action, entry: Mapping[str, Any], scopes: frozenset[Scope]) -> No | None:
@@ -109,7 +124,14 @@ def _subject(entry: Mapping[str, Any]) -> str | None:
     return f"d{device}" if device else None
 
 
-def _now(entry: dict[str, Any], known: Action | None, subject: str | None, *, debugging: bool) -> Now | No:
+def _now(
+    entry: dict[str, Any],
+    known: Action | None,
+    subject: str | None,
+    *,
+    debugging: bool,
+    writes: bool = False,
+) -> Now | No:
     """Development traffic takes the development key, so that it never counts as production's. An action that is not
     known never gets that key."""
     new = text(entry.get("newUserId"))
@@ -118,10 +140,18 @@ def _now(entry: dict[str, Any], known: Action | None, subject: str | None, *, de
         if debugging:
             return No("This action is not known here, so it can't be done in development mode.")
         return Now(entry, subject, KeyKind.PRODUCTION, alone=False, joins=joins)
-    key = KeyKind.DEVELOPMENT if debugging and known.key is KeyKind.PRODUCTION else known.key
+    key = _key(known, entry, debugging=debugging)
     # A `multi` with the development key takes all that this key may do.
     alone = known.alone and not (debugging and key is KeyKind.DEVELOPMENT)
-    return Now(entry, subject, key, alone, known.looks, debugging, None if known.looks else joins)
+    return Now(entry, subject, key, alone, known.looks, debugging, None if known.looks else joins, writes)
+
+
+def _key(known: Action, entry: Mapping[str, Any], *, debugging: bool) -> KeyKind:
+    """Return the kind of key that an entry takes when it is asked now."""
+    resets = known.name == "setUserAttributes" and truthy(entry.get("resetAnomalies"))
+    if known.key is KeyKind.PRODUCTION and (debugging or resets):
+        return KeyKind.DEVELOPMENT
+    return known.key
 
 
 def _item(action: str, entry: Mapping[str, Any], subject: str, notes: Notes, *, in_batch: bool) -> NewItem:
@@ -150,8 +180,12 @@ def _sendable(entry: Mapping[str, Any]) -> bool:
 
 
 def _own_id(action: str, entry: Mapping[str, Any]) -> str | None:
-    """SDKs that send a batch again mark each action by reqId and uuid; with both, a repeat is known as one."""
-    req_id, own = text(entry.get("reqId")), text(entry.get("uuid"))
-    if not req_id or not own:
-        return None
-    return "sdk:" + hashlib.blake2b(f"{action}\0{req_id}\0{own}".encode(), digest_size=16).hexdigest()
+    """The id by which an entry is found, and by which a repeat of it is known, where it has a reqId."""
+    req_id = text(entry.get("reqId"))
+    return item_id(action, req_id, text(entry.get("uuid"))) if req_id else None
+
+
+def item_of(entry: Now) -> NewItem:
+    """Return a relayed write as the item that it would have been."""
+    action = text(entry.entry["action"])
+    return NewItem(entry.subject or "", action, body_of(entry.entry, in_batch=True))

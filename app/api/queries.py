@@ -1,0 +1,17 @@
+"""What the endpoints that find things have in common."""
+
+from fastapi import Request
+
+from app.errors import Fault, Invalid
+
+MOST_FAULTS = 10
+
+
+def refuse_unknown(request: Request) -> None:
+    """Raise Invalid where the query has a parameter that is none here: a misspelt filter would find everything."""
+    known = {one.alias for one in request.scope["route"].dependant.query_params}
+    if unknown := sorted(set(request.query_params) - known):
+        faults = [
+            Fault("", f"query parameter {name}: is none here; check its spelling", "parameter") for name in unknown
+        ]
+        raise Invalid(tuple(faults[:MOST_FAULTS]), "address")

@@ -1,0 +1,66 @@
+"""Commands that only read, as real processes: they create nothing, and say honestly that there is nothing."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from .processes import ended
+
+READ = [
+    ("keys", "list", "--json"),
+    ("dead-letters", "list", "--json"),
+    ("dead-letters", "replay", "--all", "--dry-run"),
+    ("dead-letters", "discard", "--all", "--dry-run"),
+    ("audit", "verify"),
+    ("audit", "export"),
+    ("audit", "public-key"),
+    ("taxonomy", "list"),
+]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> dict[str, str]:
+    """The setting that names a database in an own folder, which isn't there yet."""
+    return {"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/data/g.db"}
+
+
+@pytest.mark.parametrize("words", READ, ids=" ".join)
+def test_a_command_that_reads_creates_no_database(
+    tmp_path: Path, database: dict[str, str], words: tuple[str, ...]
+) -> None:
+    found = ended(tmp_path, *words, **database)
+    assert found.returncode == 2
+    assert found.stderr.count("\n") == 1
+    assert "there is no database at" in found.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_that_reads_migrates_no_database(tmp_path: Path) -> None:
+    (tmp_path / "g.db").touch()
+    found = ended(tmp_path, "keys", "list", GATEWAY_DATABASE_URL=f"sqlite:///{tmp_path}/g.db")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert "has no tables yet" in found.stderr
+    with sqlite3.connect(tmp_path / "g.db") as beside:
+        assert beside.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+
+
+def test_there_are_no_dead_letters_to_list_or_to_act_on(tmp_path: Path, database: dict[str, str]) -> None:
+    assert ended(tmp_path, "migrate", **database).returncode == 0
+    listed = ended(tmp_path, "dead-letters", "list", "--json", **database)
+    assert (listed.returncode, json.loads(listed.stdout)) == (0, [])
+    for act, said in (("replay", "sent again"), ("discard", "discarded")):
+        for words, verb in ((("--all", "--dry-run"), "would be"), (("--all",), "are"), (("no-such-id",), "are")):
+            done = ended(tmp_path, "dead-letters", act, *words, **database)
+            assert (done.returncode, done.stdout) == (1, f"0 {verb} {said}.\n"), done.stderr
+
+
+def test_an_audit_in_which_nothing_is_sealed_yet_is_told_as_that(tmp_path: Path, database: dict[str, str]) -> None:
+    assert ended(tmp_path, "keys", "create", "--name", "shop", **database).returncode == 0
+    verified = ended(tmp_path, "audit", "verify", **database)
+    assert verified.returncode == 0, verified.stdout
+    assert verified.stdout.startswith("Nothing is sealed yet")
+    assert "NOT" not in verified.stdout
+    told = json.loads(ended(tmp_path, "audit", "verify", "--json", **database).stdout)
+    assert (told["findings"], told["sealed"], told["records"]) == ([], 0, 1)
