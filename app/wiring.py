@@ -54,6 +54,12 @@ from app.vault import opened as opened_vault
 
 MOVE = "`audit key --move` moves the key into GATEWAY_AUDIT_KEY, and removes it from the database once it is set there"
 
+BOOTSTRAP = {
+    "unknown": "GATEWAY_BOOTSTRAP_KEY differs from the keys that are stored already, so it is ignored",
+    "ended": "GATEWAY_BOOTSTRAP_KEY is revoked, rotated or expired, so it opens nothing",
+}
+BOOTSTRAP_ADVICE = "unset it, or set it to the stored key; `keys create` makes another, `keys list` shows those stored"
+
 log = structlog.get_logger("gateway")
 
 
@@ -220,7 +226,9 @@ def prepare(settings: Settings) -> None:
     engine = connect(settings.gateway_database_url)
     try:
         _tell(_vault(settings, engine))
-        bootstrap(settings, KeyStore(engine, audit_keys(settings, engine).marks))
+        store = KeyStore(engine, audit_keys(settings, engine).marks)
+        bootstrap(settings, store)
+        _tell_bootstrap(settings, store)
         with lifeline.held(settings.gateway_database_url, str(uuid.uuid4())):
             pass
     finally:
@@ -255,6 +263,14 @@ def bootstrap(settings: Settings, store: KeyStore) -> None:
         raise StartRefused(f"GATEWAY_BOOTSTRAP_KEY: {error.detail}") from None
     if stored is not None:
         log.info("key.bootstrapped", key_id=stored.caller.key_id)
+
+
+def _tell_bootstrap(settings: Settings, store: KeyStore) -> None:
+    """Say at the start where the bootstrap key opens nothing: it is stored at the first start only."""
+    key = settings.gateway_bootstrap_key
+    standing = "usable" if key is None else store.standing(key.get_secret_value(), now_ms())
+    if standing != "usable":
+        log.warning("key.bootstrap_ignored", reason=BOOTSTRAP[standing], advice=BOOTSTRAP_ADVICE)
 
 
 def audit_keys(settings: Settings, engine: Engine) -> Keys:
