@@ -31,7 +31,7 @@ from .processes import APP_ID, PRODUCTION_KEY, Deliverer, Process, delivering, s
 from .stored import WAITING, counting
 from .verdicts import Verdict, arrivals, judge
 
-KILLS = int(os.environ.get("GATEWAY_TESTS_KILLS", "6"))  # each takes about 2.5 s, for a process to start again
+KILLS = int(os.environ.get("GATEWAY_TESTS_KILLS", "5"))  # each takes about 2.5 s, for a process to start again
 WRITERS, USERS_EACH, PERSONS_EACH = 3, 6, 3
 PAUSE, LOGIN_PAUSE = 0.003, 0.02
 PATIENCE = 120.0  # for a call that is posted until it is answered, in seconds; and then for the queue
@@ -254,7 +254,7 @@ def test_nothing_acknowledged_is_lost_reordered_or_sent_twice_whenever_a_process
         record_property("counts", counts)  # in the report of --junit-xml, which `make soak` writes
         assert found == {}
         assert counts["events"]["acknowledged"] > 20 * KILLS
-        assert all(counts[kind]["logins"] > KILLS for kind in LOGINS)
+        assert all(counts[kind]["logins"] > KILLS / 2 for kind in LOGINS)
 
 
 def judged(
