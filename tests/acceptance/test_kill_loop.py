@@ -26,12 +26,13 @@ from app.simulator.server import BackgroundServer
 from tests.postgres import Server
 
 from . import journal
+from .fork_server import fork_server
 from .histories import LOGINS, Call, History, Item, events
 from .processes import APP_ID, PRODUCTION_KEY, Deliverer, Process, delivering, serving, until
 from .stored import WAITING, counting
 from .verdicts import Verdict, arrivals, judge
 
-KILLS = int(os.environ.get("GATEWAY_TESTS_KILLS", "5"))  # each takes about 2.5 s, for a process to start again
+KILLS = int(os.environ.get("GATEWAY_TESTS_KILLS", "20"))
 WRITERS, USERS_EACH, PERSONS_EACH = 3, 6, 3
 PAUSE, LOGIN_PAUSE = 0.003, 0.02
 PATIENCE = 120.0  # for a call that is posted until it is answered, in seconds; and then for the queue
@@ -242,8 +243,11 @@ def test_nothing_acknowledged_is_lost_reordered_or_sent_twice_whenever_a_process
         keep_requests=10**6,
     )
     with ExitStack() as stack:
+        forks = stack.enter_context(fork_server(tmp_path))
         leanplum = stack.enter_context(BackgroundServer(config))
         running = FLEETS[fleet]((stack, tmp_path, leanplum.url), request)
+        for process in running.processes:
+            process.spawn = forks.spawn  # to be there again soon
         writers = callers(running.gateways, seed)
         with writing(writers):
             running.kill_again_and_again(random.Random(seed))
