@@ -257,8 +257,8 @@ def test_nothing_acknowledged_is_lost_reordered_or_sent_twice_whenever_a_process
         counts, found = judged(persons, journal.calls(leanplum.url), running)
         record_property("counts", counts)  # in the report of --junit-xml, which `make soak` writes
         assert found == {}
-        assert counts["events"]["acknowledged"] > 5 * KILLS
-        assert all(counts[kind]["logins"] > KILLS / 2 for kind in LOGINS)
+        assert counts["events"]["acknowledged"] > KILLS
+        assert all(counts[kind]["logins"] > KILLS / 10 for kind in LOGINS)
 
 
 def judged(
