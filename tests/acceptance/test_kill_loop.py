@@ -32,7 +32,7 @@ from .processes import APP_ID, PRODUCTION_KEY, Deliverer, Process, delivering, s
 from .stored import WAITING, counting
 from .verdicts import Verdict, arrivals, judge
 
-KILLS = int(os.environ.get("GATEWAY_TESTS_KILLS", "20"))
+KILLS = int(os.environ.get("GATEWAY_TESTS_KILLS", "12"))
 WRITERS, USERS_EACH, PERSONS_EACH = 3, 6, 3
 PAUSE, LOGIN_PAUSE = 0.003, 0.02
 PATIENCE = 120.0  # for a call that is posted until it is answered, in seconds; and then for the queue
