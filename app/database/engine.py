@@ -15,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from app.database import deadline
 from app.database.dialect import DIALECTS, Cursor, Dialect
 from app.database.failures import may_have_committed
+from app.database.group_files import share_with_group
 from app.database.sqlite_files import FilesChanged, SqliteFiles
 from app.errors import CommitUnknown, StartRefused, StorageUnavailable
 from app.urls import MASK, PostgresUrl, SqliteUrl, database_url, is_secret, masked
@@ -89,6 +90,7 @@ def _unusable(url: str, parsed: SqliteUrl | PostgresUrl, why: str) -> str:
 def _sqlite(url: SqliteUrl) -> Engine:
     path = Path(url.path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    share_with_group(path)
     files = SqliteFiles(path)
     timeout = BUSY_SECONDS if url.timeout is None else url.timeout
     engine = create_engine(

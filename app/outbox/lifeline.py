@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import structlog
 
+from app.database.group_files import share_with_group
 from app.errors import StartRefused
 from app.urls import SqliteUrl
 from app.urls import database_url as parsed
@@ -72,6 +73,7 @@ class LivenessLock:
                 self._file = file
                 return
         try:
+            share_with_group(path)
             self._file = path.open("ab")
             _lock(self._file.fileno(), self.owner, fcntl.F_WRLCK)
         except OSError as error:  # not every file system has such locks; then none of its processes has one
@@ -96,6 +98,7 @@ def _path(database_url: str) -> Path | None:
         return None
     path = Path(f"{url.path}-deliverers")
     try:
+        share_with_group(path)
         path.touch()
     except OSError as error:
         raise StartRefused(f"GATEWAY_DATABASE_URL: {path} can't be written: {error.strerror}") from None

@@ -1,7 +1,10 @@
 """The image, as far as its Dockerfile tells; CI builds and runs it for real (.ci/container)."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -24,10 +27,62 @@ def test_the_gateway_is_the_process_that_gets_the_signals() -> None:
     assert json.loads(stage["CMD"][-1]) == ["serve"]
 
 
-def test_the_image_runs_as_a_numeric_user_that_is_not_root() -> None:
+def test_the_image_runs_as_a_numeric_user_that_is_not_root_and_of_group_0() -> None:
     user, group = final_stage()["USER"][-1].split(":")
     assert int(user) > 0
-    assert int(group) > 0
+    assert group == "0", "platforms that choose the user themselves keep this group"
+
+
+def test_any_user_of_group_0_may_write_to_the_volume_and_to_nothing_else() -> None:
+    stage = final_stage()
+    made = [command for command in stage["RUN"] if "install --directory" in command]
+    assert len(made) == 1
+    assert re.search(r"--group 0 --mode 2770 /data\b", made[0])
+    assert not any("chmod" in command or "chown" in command for command in stage["RUN"] + stage["COPY"])
+    assert "HOME=/data" in " ".join(stage["ENV"]), "a user without an entry in /etc/passwd has / otherwise"
+
+
+def removed_modules() -> list[str]:
+    """The modules that the build takes out of the environment, by their names at import."""
+    text = (ROOT / "Dockerfile").read_text()
+    command = text[text.index("&& rm -r ") : text.index("&& find babel")]
+    words = command.replace("\\\n", " ").split()[3:]
+    names = {re.sub(r"(\.py|\.?\*)$", "", word).replace("/", ".") for word in words}
+    return sorted(name for name in names if not name.endswith("-"))
+
+
+USED = """
+import sys
+
+class Removed:
+    def find_spec(self, name, path=None, target=None):
+        if name in {names!r}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Removed())
+import app.serving, app.main, app.database.postgresql, app.intake.enrichment.norms, zstandard
+from app.__main__ import cli
+"""
+
+
+def test_what_is_taken_out_of_the_image_is_not_loaded() -> None:
+    names = removed_modules()
+    assert {"pygments", "rich", "phonenumbers.geodata", "sqlalchemy.testing"} <= set(names)
+    for words in (["--help"], ["openapi", "--check"]):
+        code = USED.format(names=set(names)) + f"sys.argv = ['app', *{words!r}]\ncli()\n"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"TYPER_USE_RICH": "0"}, cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert "TYPER_USE_RICH=0" in " ".join(final_stage()["ENV"])
+
+
+def test_babel_is_asked_for_english_alone() -> None:
+    """The image has no other language's data."""
+    texts = [path.read_text() for path in (ROOT / "app").rglob("*.py")]
+    assert {call for text in texts for call in re.findall(r"\bLocale\(.*?\)", text)} == {'Locale("en")'}
+    assert not any(re.search(r"\bLocale\.(parse|default|negotiate)|babel\.(dates|units|lists)", text) for text in texts)
 
 
 def test_the_health_check_needs_no_shell_and_asks_livez() -> None:
