@@ -6,7 +6,9 @@ Only a small body is parsed before a known key is seen in the call.
 
 import asyncio
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, nullcontext
+from weakref import WeakKeyDictionary
 
 from app.api import auth, limiting, receiving
 from app.api.context import Context
@@ -15,6 +17,7 @@ from app.callers.key_scanner import KeyScanner
 from app.errors import Overloaded
 from app.intake import bodies
 from app.intake.bodies import Unpacker
+from app.model import Caller
 from app.wiring import Gateway
 
 SHARE = 4  # of GATEWAY_MAX_HELD_BYTES, a fourth is for calls of which no known key was seen yet
@@ -29,6 +32,20 @@ class Strangers:
 
 
 STRANGERS = Strangers()
+
+
+_turns = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
+
+
+def _turn(*, small: bool) -> AbstractAsyncContextManager[None]:
+    """Return what is held while a piece of a body is searched: one large body at a time, in order.
+
+    Where each of 60 bodies had its piece searched before anybody else had a turn, everybody else
+    would wait for all of them, several times in one request.
+    """
+    if small:
+        return nullcontext()
+    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 class _Held:
@@ -54,6 +71,34 @@ class _Held:
         """Count these bytes no longer."""
         STRANGERS.held -= self._size
         self._size = 0
+
+
+class _Search:
+    """Looks for a known key in the pieces of one body. `first` is the first key that was seen, known or not."""
+
+    def __init__(self, gateway: Gateway, limit: int) -> None:
+        self._gateway, self._limit = gateway, limit
+        self._scanner = KeyScanner()
+        self.first, self.seen = "", 0
+        self.caller: Caller | None = None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing more will be found."""
+        return self._scanner.exhausted
+
+    def step(self, pieces: Iterator[bytes]) -> bool:
+        """Search the next piece; returns False where there is none. Raises TooLarge, and what unpacking raises."""
+        piece = next(pieces, None)
+        if piece is None:
+            return False
+        keys = self._scanner.feed(piece)
+        self.first = self.first or next(iter(keys), "")
+        self.caller = next(filter(None, map(self._gateway.directory.find, keys)), None)
+        self.seen += len(piece)
+        if self.caller is None and self.seen > self._limit:
+            raise bodies.too_large(self._limit)
+        return self.caller is None
 
 
 async def identify(
@@ -82,27 +127,26 @@ async def _searched(
     locked = not small and await limiting.locked_out(gateway, context.address)
     reading = receiving.limited(gateway, context, receive, limit, room=None)
     held = _Held(math.inf if small else gateway.settings.gateway_max_held_bytes / SHARE)
-    scanner, first, seen, more = KeyScanner(), "", 0, True
+    search, more = _Search(gateway, limit), True
     try:
-        while more and not scanner.exhausted and not (locked and seen > receiving.SMALL):
+        while more and not search.exhausted and not (locked and search.seen > receiving.SMALL):
             message = await reading()
             body, more = message.get("body", b""), message.get("more_body", False)
-            for piece in [body] if unpacker is None else unpacker.feed(body):
-                keys = scanner.feed(piece)
-                first = first or next(iter(keys), "")
-                context.caller = next(filter(None, map(gateway.directory.find, keys)), None)
-                if context.caller is not None:
+            pieces = iter([body]) if unpacker is None else unpacker.feed(body)
+            left = True
+            while left:
+                async with _turn(small=small):
+                    left = search.step(pieces)
+                    await asyncio.sleep(0)  # others have their turn
+                if search.caller is not None:
+                    context.caller = search.caller
                     return _again(held, receive, body, more=more)
-                seen += len(piece)
-                if seen > limit:
-                    raise bodies.too_large(limit)
-                await asyncio.sleep(0)  # others have their turn
             held.add(body)
         if small:
             return _again(held, receive, more=more)
     finally:
         held.drop()
-    await _refuse(gateway, context, first, locked=locked)
+    await _refuse(gateway, context, search.first, locked=locked)
     raise Overloaded("The key became known while the call was read: send it again.")
 
 
