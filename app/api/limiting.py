@@ -44,6 +44,14 @@ async def refuse_spent(gateway: Gateway, context: Context, caller: Caller) -> No
         raise _refusal(policy.limits, decision, 1)
 
 
+async def fits(gateway: Gateway, context: Context, caller: Caller, count: int) -> bool:
+    """Take nothing, and return whether `count` items would pass now."""
+    policy = gateway.policies.of(caller, context.app or gateway.apps.implied(caller.apps))
+    limiter = gateway.limits
+    decision = limiter.take_now(policy.limits, 0) or await limiter.take(policy.limits, 0)
+    return all(limit.fits(lacks, count) for limit, lacks in zip(decision.limits, decision.lacks, strict=True))
+
+
 async def locked_out(gateway: Gateway, address: str) -> bool:
     """Return whether the next failed authentication of an address would be one too many."""
     decision = await gateway.limits.take((_failures(gateway, address),), 0)

@@ -7,12 +7,12 @@ Only a small body is parsed before a known key is seen in the call.
 import asyncio
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, nullcontext
-from weakref import WeakKeyDictionary
+from contextlib import nullcontext
 
 from app.api import auth, limiting, receiving
 from app.api.context import Context
 from app.api.receiving import Receive, is_small
+from app.api.turns import turn
 from app.callers.key_scanner import KeyScanner
 from app.errors import Overloaded
 from app.intake import bodies
@@ -32,20 +32,6 @@ class Strangers:
 
 
 STRANGERS = Strangers()
-
-
-_turns = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
-
-
-def _turn(*, small: bool) -> AbstractAsyncContextManager[None]:
-    """Return what is held while a piece of a body is searched: one large body at a time, in order.
-
-    Where each of 60 bodies had its piece searched before anybody else had a turn, everybody else
-    would wait for all of them, several times in one request.
-    """
-    if small:
-        return nullcontext()
-    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 class _Held:
@@ -135,7 +121,7 @@ async def _searched(
             pieces = iter([body]) if unpacker is None else unpacker.feed(body)
             left = True
             while left:
-                async with _turn(small=small):
+                async with nullcontext() if small else turn():
                     left = search.step(pieces)
                     await asyncio.sleep(0)  # others have their turn
                 if search.caller is not None:

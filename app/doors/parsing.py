@@ -7,6 +7,7 @@ pointer. So is an id that no database can store: two users must not become one.
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -51,14 +52,42 @@ class Faulty(dict[str, Any]):
 
 IN_A_THREAD = 256 * 1024  # bytes from which reading would keep others waiting
 SLOW_BYTES = 8 * 1024 * 1024  # of what takes the slow way
-_reader = ThreadPoolExecutor(1, "reading")
+LONGEST_REST = 0.1  # seconds
 _Made = TypeVar("_Made")
 
 
+class Reader:
+    """The one thread that reads large bodies. Several would take the interpreter's lock by turns, and
+    everybody else would wait for all of them each time.
+
+    A fast parser keeps that lock until it is done, so between two bodies the thread rests for as long
+    as it has worked: whoever waited for one body need not wait for the next.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "reading")
+        self._rests_until = 0.0
+
+    async def read(self, function: Callable[[], _Made]) -> _Made:
+        """Call a function in the thread, after those that were asked for before."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._rested, function)
+
+    def _rested(self, function: Callable[[], _Made]) -> _Made:
+        time.sleep(max(0.0, self._rests_until - time.monotonic()))
+        began = time.monotonic()
+        try:
+            return function()
+        finally:
+            ended = time.monotonic()
+            self._rests_until = ended + min(ended - began, LONGEST_REST)
+
+
+_reader = Reader()
+
+
 async def in_turn(function: Callable[[], _Made]) -> _Made:
-    """Call a function that reads a large body, in the one thread for this. Several would take the
-    interpreter's lock by turns, and everybody else waits for all of them each time."""
-    return await asyncio.get_running_loop().run_in_executor(_reader, function)
+    """Call a function that reads a large body, in the one thread for this."""
+    return await _reader.read(function)
 
 
 def parsed(text: bytes) -> Any:

@@ -216,7 +216,7 @@ def refuse_crowded(body: bytes, most: int, *, lines: bool = False) -> None:
 
 def crowded(found: Any, base: str = "") -> Invalid | None:
     """Why one item of a batch is refused that has too many members by itself; None where it has not."""
-    if _count(found) <= MANY:
+    if _count(found, MANY) <= MANY:
         return None
     return Invalid((Fault(base, f"has more than {MANY} fields and values", "count"),))
 
@@ -229,9 +229,10 @@ def _members(text: bytes) -> int:
         return text.count(b",")
 
 
-def _count(found: Any) -> int:
+def _count(found: Any, most: int | None = None) -> int:
+    """Return how many members there are; above `most`, where that is given, any number above it."""
     count, left = 0, [found]
-    while left:
+    while left and (most is None or count <= most):
         one = left.pop()
         if isinstance(one, dict | list):
             count += len(one)

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from app import request_ids
 from app.api import gates, writes
 from app.api.context import Context
+from app.api.turns import in_slices
 from app.clock import now_ms
 from app.doors.sdk import answering, asking, call_arguments, planning, sorting, times
 from app.doors.sdk.reading import Call, text
@@ -34,16 +35,16 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     it, after. All that needs no question is accepted at once."""
     until = asyncio.get_running_loop().time() + ANSWER_SECONDS - (time.perf_counter() - context.received)
     reply = Reply([None] * len(call.entries), beside=gateway.relay.beside(app.name))
-    noted = _guarded(gateway, context, caller, call)
+    noted = await in_slices(_guarded(gateway, context, caller, call))
     if gateway.settings.gateway_detect == FORWARD:
         reply.end_user = detection.headers(context.origin.sender, context.header(b"accept-language"))
     gate = gates.gate_of(gateway, context, PLAIN)
     clock = _clock(context, call)
     shared = call_arguments.for_entries(call.args) if call.batch else {}
-    judged = [
+    judged = await in_slices(
         _judged(caller, call, _shared(shared, one), notes, clock, gate, app.sdk_relayed)
         for one, notes in zip(call.entries, noted, strict=True)
-    ]
+    )
     context.subjects = {one.subject for one in judged if not isinstance(one, No) and one.subject is not None}
     _refuse(call, reply, judged)
     doing = {place: one for place, one in enumerate(judged) if not isinstance(one, No)}  # a refusal parts no step
@@ -164,14 +165,14 @@ def _refuse(call: Call, reply: Reply, judged: Sequence[sorting.Sorted]) -> None:
                 reply.status = 400
 
 
-def _guarded(gateway: Gateway, context: Context, caller: Caller, call: Call) -> list[Notes]:
+def _guarded(gateway: Gateway, context: Context, caller: Caller, call: Call) -> Iterator[Notes]:
     """Take out of the call what must not be stored or sent on, and tell what was done to each entry."""
     refiner = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), context.origin.sender)
     if call.batch:
         refiner.guard(call.action, call.args)
     entries = [one if isinstance(one, dict) else {} for one in call.entries]
     _tell_locale(gateway, context, entries)
-    return [refiner.guard(text(one.get("action")), one) for one in entries]
+    return (refiner.guard(text(one.get("action")), one) for one in entries)
 
 
 def _tell_locale(gateway: Gateway, context: Context, entries: Sequence[dict[str, Any]]) -> None:

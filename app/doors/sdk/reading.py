@@ -111,6 +111,8 @@ def call(path: str, query: Args, body: Args) -> Call:
     action = text(args.get("action"))
     batch = action == "multi" or (not action and ("data" in args or path == BATCH_PATH))
     if not batch:
+        if crowded(args) is not None:  # before each of hundreds of thousands is looked at
+            raise _crowded()
         args = _entry(parsing.marked(args))
         return Call(args, [args], batch=False)
     if truthy(args.get("createJob")) or ("file" in args and "data" not in args):
@@ -124,7 +126,11 @@ def refuse_crowded(call: Call) -> None:
     hundreds of thousands takes seconds, and others wait."""
     for entry in call.entries:
         if isinstance(entry, dict) and (crowded(entry) is not None or _crowded_text(entry)):
-            raise TooLarge(f"An action has more than {MANY} fields and values.")
+            raise _crowded()
+
+
+def _crowded() -> TooLarge:
+    return TooLarge(f"An action has more than {MANY} fields and values.")
 
 
 def _crowded_text(entry: Args) -> bool:

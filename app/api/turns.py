@@ -1,0 +1,44 @@
+"""Large pieces of work on the event loop, one at a time and in order, with a turn of everybody else's after each.
+
+Where each of 60 callers had a piece of work done before anybody else had a turn, everybody else would
+wait for all of them, several times in one request.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+SLICE_SECONDS = 0.002
+_Made = TypeVar("_Made")
+_locks = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
+
+
+def turn() -> asyncio.Lock:
+    """Return what is held for one piece of work, and until others have had their turn (`asyncio.sleep(0)`)."""
+    return _locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+
+async def in_slices(work: Iterator[_Made]) -> list[_Made]:
+    """Return what an iterator makes, which may be much: after each slice of time, others have their turn."""
+    made = list[_Made]()
+    if _slice(work, made):  # nearly always, and then at once
+        return made
+    ended = False
+    while not ended:
+        await asyncio.sleep(0)
+        async with turn():
+            ended = _slice(work, made)
+            await asyncio.sleep(0)
+    return made
+
+
+def _slice(work: Iterator[_Made], made: list[_Made]) -> bool:
+    """Work for one slice of time; returns whether that was all."""
+    until = time.perf_counter() + SLICE_SECONDS
+    for one in work:
+        made.append(one)
+        if time.perf_counter() >= until:
+            return False
+    return True
