@@ -1,4 +1,4 @@
-"""Runs one attack: `python -m tests.attacks.attacker NAME SECONDS`, with the target as JSON on stdin.
+"""Runs one attack: `python -m tests.attacks.attacker NAME SECONDS CONNECTIONS`, with the target as JSON on stdin.
 
 It says `ready` when its bodies are made, begins when a line comes, and prints what became of its requests as JSON.
 Its priority is low: it takes what the gateway and its callers leave of the processors.
@@ -24,12 +24,13 @@ def repeat(step: Step, pause: float, until: float, found: list[str]) -> None:
         time.sleep(max(0.0, min(began + pause, until) - time.monotonic()))
 
 
-def main(name: str, seconds: float) -> None:
+def main(name: str, seconds: float, connections: int) -> None:
     os.nice(NICENESS)
     attack = REQUESTS[name]
     target = Target(**json.loads(sys.stdin.readline()))
-    steps = [attack.make(target) for _ in range(attack.connections)]
-    print("ready", flush=True)
+    steps = [attack.make(target) for _ in range(connections)]
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     sys.stdin.readline()
     found = list[str]()
     pause, until = attack.connections / attack.rate, time.monotonic() + seconds
@@ -38,8 +39,8 @@ def main(name: str, seconds: float) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    print(json.dumps(Counter(found)), flush=True)
+    sys.stdout.write(json.dumps(Counter(found)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))

@@ -16,9 +16,14 @@ from tests.attacks.sending import Client
 PER_SECOND = 50
 
 
+def wait_for_the_end(ended: threading.Event) -> None:
+    sys.stdin.read()
+    ended.set()
+
+
 def main(port: int, key: str) -> None:
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    threading.Thread(target=wait_for_the_end, args=(ended,), daemon=True).start()
     client, found = Client(port), list[tuple[float, float, float, str]]()
     body = b'{"userId":"good","event":"Purchase","value":9.99,"params":{"sku":"A-1"}}'
     due = time.monotonic()
@@ -28,7 +33,7 @@ def main(port: int, key: str) -> None:
         answered = time.monotonic()
         found.append((due, answered - due, answered - sent, outcome))
         due += 1 / PER_SECOND
-    print(json.dumps(found), flush=True)
+    sys.stdout.write(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tests.attacks.rows import Attack
 from tests.attacks.sending import Target
 
 TICKS = os.sysconf("SC_CLK_TCK")
+MANY = 1_000_000  # connections: as many as an attack has
 MEBIBYTE = 1024 * 1024
 LOOKS = 0.05  # seconds between two looks at the gateway's memory
 IDLE, IDLE_SECONDS = 0.3, 15.0  # what the gateway may use of a core between attacks, and how long that is awaited
@@ -96,6 +97,9 @@ class Window:
     began: float
     ended: float
 
+    def holds(self, moment: float) -> bool:
+        return self.began <= moment < self.ended
+
 
 @dataclass(frozen=True)
 class Event:
@@ -105,6 +109,10 @@ class Event:
     since_due: float
     since_sent: float
     outcome: str
+
+    @property
+    def sent(self) -> float:
+        return self.due + self.since_due - self.since_sent
 
 
 class Caller:
@@ -192,19 +200,17 @@ class Measured:
     weight: Weight
 
     def row(self, events: Sequence[Event], *, since_sent: bool = False) -> Row:
-        meanwhile = _within(events, self.during)
-        before = [one.since_due for one in _within(events, self.before)]
+        """`since_sent`: an event counts from when it was sent, as where each waits for a deadline of its own."""
+        meanwhile = [one for one in events if self.during.holds(one.sent if since_sent else one.due)]
+        before = [one.since_due for one in events if self.before.holds(one.due)]
         return Row(
             self.name, self.what, round(self.during.ended - self.during.began, 1), sum(self.answers.values()),
             self.answers, Span.of(before),
             Span.of([one.since_sent if since_sent else one.since_due for one in meanwhile]),
-            dict(Counter(one.outcome for one in meanwhile)), round(self.weight.processor_seconds, 2), round(self.weight.waited_seconds, 2),
+            dict(Counter(one.outcome for one in meanwhile)), round(self.weight.processor_seconds, 2),
+            round(self.weight.waited_seconds, 2),
             self.weight.most // MEBIBYTE, (self.weight.most - self.weight.before) // MEBIBYTE,
         )  # fmt: skip
-
-
-def _within(events: Sequence[Event], window: Window) -> list[Event]:
-    return [one for one in events if window.began <= one.due < window.ended]
 
 
 def rest(pid: int, seconds: float) -> Window:
@@ -220,9 +226,9 @@ def rest(pid: int, seconds: float) -> Window:
     return Window(began, time.monotonic())
 
 
-def attack(gateway: Process, target: Target, one: Attack, seconds: float, before: float) -> Measured:
+def attack(gateway: Process, target: Target, one: Attack, seconds: float, before: float, connections: int) -> Measured:
     """Make one attack for so many seconds, after so many of quiet."""
-    attacker = started("attacker", one.name, str(seconds))
+    attacker = started("attacker", one.name, str(seconds), str(min(one.connections, connections)))
     try:
         say(attacker, json.dumps(asdict(target)))
         assert pipe(attacker.stdout).readline() == "ready\n"
@@ -272,12 +278,14 @@ def simulator() -> Iterator[str]:
         yield server.url
 
 
-def measured(folder: Path, attacks: Sequence[Attack], seconds: float, before: float) -> list[Row]:
-    """Make the attacks one after another on one gateway."""
+def measured(
+    folder: Path, attacks: Sequence[Attack], seconds: float, before: float, connections: int = MANY
+) -> list[Row]:
+    """Make the attacks one after another on one gateway, with so many connections at most."""
     with simulator() as upstream, gateway_under(folder, upstream) as gateway:
         target, caller = target_of(gateway), Caller(gateway)
         try:
-            made = [attack(gateway, target, one, seconds, before) for one in attacks]
+            made = [attack(gateway, target, one, seconds, before, connections) for one in attacks]
             events = caller.end()
         finally:
             caller.close()

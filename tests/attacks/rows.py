@@ -154,7 +154,10 @@ WITHOUT_A_KEY = (
 )  # fmt: skip
 WITH_A_PHONES_KEY = (
     Attack("slow-texts", "texts that are slow for an e-mail rule", 2, 40, _slow_texts, frozenset({"200", "202"})),
-    Attack("hostile-bodies", "very many members, lists, escapes, digits", 2, 2, _hostile, frozenset({"200", "400", "413"})),
+    Attack(
+        "hostile-bodies", "very many members, lists, escapes, digits", 2, 2, _hostile,
+        frozenset({"200", "400", "413"}),
+    ),
     Attack("bombs", "gzip of 1 MB that is 1 GB", 4, 20, _bombs_with_key, frozenset({"413"})),
     Attack(
         "large-batches", "batches of 10,000 entries, refused and taken", 1, 1, _large_batches,
@@ -163,8 +166,8 @@ WITH_A_PHONES_KEY = (
     Attack("nowhere", "404 and 405", 8, 400, _nowhere, frozenset({"404", "405", "429"})),
     Attack("empty-bucket", "batches of 1,000 items beyond the rate", 16, 160, _empty_bucket, frozenset({"202", "429"})),
     Attack(
-        "unknown-actions", "unknown actions at `/api`, of up to 3 MB", 4, 40, _unknown_actions,
-        frozenset({"200", "400", "403", "429"}),
+        "unknown-actions", "unknown actions at `/api`, of up to 3 MB", 4, 20, _unknown_actions,
+        frozenset({"200", "400", "403", "413", "429", "503"}),
     ),
     Attack("keys", "keys made and changed, beside the ones that there are", 1, 40, _keys, frozenset({"200", "201"})),
 )  # fmt: skip
