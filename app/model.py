@@ -79,6 +79,7 @@ class App:
     rate_burst: int | None = None
     in_file: bool = False  # whether it is configured in the apps file
     sdk_relayed: frozenset[str] = frozenset()  # actions at /api that are relayed, not accepted for later
+    sdk_extra: frozenset[str] = frozenset()  # actions at /api that are passed on although they are not known
 
     def setting(self, kind: KeyKind) -> str:
         """Where its key of this kind is to be set."""

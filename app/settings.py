@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import StartRefused
+from app.leanplum import action_names
 from app.leanplum.actions import QUEUED, RELAYABLE
 from app.model import KeyKind
 
@@ -63,6 +64,11 @@ def _relayed(text: str) -> str:
     if unknown := [name for name in names if name not in RELAYABLE]:
         raise ValueError(f"{unknown[0]} can't be relayed; {RELAYED_TAKES}")
     return ",".join(names)
+
+
+def _extra(text: str) -> str:
+    """Raises ValueError for what is no name of an action."""
+    return ",".join(action_names.name_of_extra(name) for name in listed(text))
 
 
 def listed(text: str) -> list[str]:
@@ -216,6 +222,11 @@ class Settings(BaseSettings):
         description="actions at /api that Leanplum is asked for while the caller waits, instead of being accepted for "
         "later, as in track,setUserAttributes",
     )
+    gateway_sdk_extra_actions: Annotated[str, AfterValidator(_extra)] = Field(
+        "",
+        description="actions at /api that are passed on although the gateway does not know them, by their "
+        "exact names with commas between",
+    )
     gateway_unknown_policy: Annotated[str, AfterValidator(_unknown_policy)] = Field(
         "resend", description="whether what was sent, and whose answer was lost, is sent again: resend or hold"
     )
@@ -262,6 +273,11 @@ class Settings(BaseSettings):
     def sdk_relayed(self) -> frozenset[str]:
         """The actions at the SDK door that are relayed although they could be accepted for later."""
         return frozenset(listed(self.gateway_sdk_relayed_actions))
+
+    @property
+    def sdk_extra(self) -> frozenset[str]:
+        """The actions at the SDK door that are passed on although they are not known."""
+        return frozenset(listed(self.gateway_sdk_extra_actions))
 
     @property
     def taxonomy_limits(self) -> dict[str, int]:

@@ -13,6 +13,8 @@ from app.intake.bodies import CSV
 
 BATCH_PATH = "/api-batch"
 MAX_FIELDS = 10_000
+# These make a job of a `multi`. A batch of entries must not have them: Leanplum may read `createJob` otherwise.
+OF_IMPORTS = frozenset({"createJob", "file", "gcsBucket", "defaultAction"})
 Args = dict[str, Any]
 
 
@@ -111,7 +113,8 @@ def call(path: str, query: Args, body: Args) -> Call:
     if truthy(args.get("createJob")) or ("file" in args and "data" not in args):
         args["action"] = "multi"
         return Call(args, [args], batch=False)
-    return Call(args, _entries(args.pop("data", [])), batch=True)
+    entries = _entries(args.pop("data", []))
+    return Call({name: value for name, value in args.items() if name not in OF_IMPORTS}, entries, batch=True)
 
 
 def _entries(data: Any) -> list[Any]:
