@@ -30,6 +30,7 @@ The data's way, module by module:
     for operators: dead_letters, plan_commands (by command; over HTTP in api.dead_letters, api.tracking)
     from outside in: serving (runs the server, with its protocol), main (the application), wiring (opens and closes all)
     what the operating system may give and take: confines
+    how a stop goes, and how long each part of it may take: lifecycle
 """
 
 __version__ = "0.1.0"

@@ -100,7 +100,7 @@ def _in_file(settings: Settings, environ: Mapping[str, str]) -> Iterator[App]:
         return
     faults: list[str] = []
     try:
-        raw = _followed(tomllib.loads(path.read_text(encoding="utf-8")), environ, (), faults)
+        raw = _followed(tomllib.loads(path.read_text(encoding="utf-8-sig")), environ, (), faults)
     except OSError as error:
         raise StartRefused(f"{FILE}: {path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -140,7 +140,7 @@ def _followed(raw: Any, environ: Mapping[str, str], at: tuple[str, ...], faults:
         return value
     if at and raw.keys() == {"file"}:
         try:
-            return Path(str(raw["file"])).read_text(encoding="utf-8").strip()
+            return Path(str(raw["file"])).read_text(encoding="utf-8-sig").strip()
         except (OSError, ValueError) as error:  # a ValueError: what is no path, or not UTF-8
             why = error.strerror if isinstance(error, OSError) else "it is no path, or the file is not UTF-8 text"
             faults.append(f"{'.'.join(at)}: the file {raw['file']} can't be read: {why}")

@@ -1,13 +1,12 @@
-"""Enrichment as it is configured now: its file, the database of addresses, and which proxies are believed. Files are
-read anew all the time: a change needs no restart."""
+"""Enrichment as it is configured now: its file, and the database of addresses. Files are read anew all the time: a
+change needs no restart."""
 
 import asyncio
 import os
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Callable, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,6 @@ from app.telemetry import describe
 
 REFRESH_SECONDS = 1.0
 MAXMIND = "GATEWAY_MAXMIND_FILE"
-MOST_HOPS = 32  # of X-Forwarded-For that are looked at
-Networks = Sequence[IPv4Network | IPv6Network]
 
 log = structlog.get_logger("enrichment")
 
@@ -35,7 +32,7 @@ def read(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise StartRefused(f"{FILE}: {path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -132,8 +129,8 @@ def _location(found: Any) -> str | None:
 class Enrichment:
     """Makes the refiner of each call. What is wrong in a changed file is told in the log, and all stays as it was."""
 
-    def __init__(self, file: Path | None, maxmind: Path | None, proxies: Networks, key: bytes) -> None:
-        self._file, self._proxies = file, proxies
+    def __init__(self, file: Path | None, maxmind: Path | None, key: bytes) -> None:
+        self._file = file
         self._pseudonyms = Pseudonyms(key)
         self._text = read(file)
         self._book = self._made(self._text)
@@ -146,26 +143,6 @@ class Enrichment:
     def refiner(self, app: str, key_id: str, now: int, address: str | None = None) -> Enriching:
         """What the items of one call go through, at `now` (milliseconds since the epoch). `address`: the end user's."""
         return Enriching(self._book.recipe(app, key_id), Facts(now, address, self._addresses.place))
-
-    def end_user(self, peer: str, forwarded: bytes | None) -> str | None:
-        """Whose address the trusted proxies name in X-Forwarded-For: the last one that is none of theirs. None where
-        the peer is no trusted proxy."""
-        if not self._proxies or not self._trusted(peer):
-            return None
-        hops = forwarded.decode("latin-1").split(",")[-MOST_HOPS:] if forwarded else []
-        return next((hop for hop in map(str.strip, reversed(hops)) if not self._trusted(hop)), None)
-
-    def sender(self, peer: str, forwarded: bytes | None) -> str | None:
-        """Whose address a client's own request comes from: the one that trusted proxies name, else the peer's. None
-        where the peer is a trusted proxy that names nobody: its own place is not the end user's."""
-        return self.end_user(peer, forwarded) or (None if self._trusted(peer) else peer)
-
-    def _trusted(self, address: str) -> bool:
-        try:
-            told = ip_address(address)
-        except ValueError:
-            return False
-        return any(told in network for network in self._proxies)
 
     def refresh(self) -> None:
         """Look at the files again."""
@@ -201,4 +178,4 @@ class Enrichment:
 
 def check(file: Path | None, maxmind: Path | None) -> None:
     """Raises StartRefused where the files don't allow a start."""
-    Enrichment(file, maxmind, (), b"\0" * 32)
+    Enrichment(file, maxmind, b"\0" * 32)

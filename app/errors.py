@@ -18,6 +18,7 @@ GatewayError
 │   ├── QueueFull
 │   ├── StorageUnavailable
 │   │   └── CommitUnknown    the commit's answer was lost: it may have been made
+│   ├── Stopping             the process ended before it was done
 │   ├── Overloaded           as much is being read as may be
 │   ├── AuditBroken          what was sealed can't be proven: somebody changed it
 │   └── UpstreamUnavailable  Leanplum is away, or asks for fewer calls
@@ -35,13 +36,30 @@ from typing import Literal
 MAY_BE_DONE = "The database's answer to the commit was lost: it may have been done. Look before doing it again."
 
 
+RequestPart = Literal["pointer", "header", "parameter"]
+PLACES: dict[frozenset[RequestPart], str] = {
+    frozenset({"pointer"}): "body",
+    frozenset({"header"}): "headers",
+    frozenset({"parameter"}): "address",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong in a body: where (a JSON Pointer, RFC 6901), what and what to do, and a code for programs."""
+    """One thing wrong in a request: where, what and what to do, and a code for programs.
+
+    `pointer` is a JSON Pointer (RFC 6901) into the body; or the name of a header, or of a parameter
+    of the path or the query, where `part` says so.
+    """
 
     pointer: str
     detail: str
     code: str
+    part: RequestPart = "pointer"
+
+    def document(self) -> dict[str, str]:
+        """Return the fault as callers see it."""
+        return {self.part: self.pointer, "detail": self.detail, "code": self.code}
 
 
 class GatewayError(Exception):
@@ -61,9 +79,10 @@ class Malformed(Refusal):
 
 
 class Invalid(Refusal):
-    """What was sent breaks rules; `faults` has all of them, which are in the `body` or in the `address`."""
+    """What was sent breaks rules; `faults` has all of them."""
 
-    def __init__(self, faults: tuple[Fault, ...], where: Literal["body", "address"] = "body") -> None:
+    def __init__(self, faults: tuple[Fault, ...]) -> None:
+        where = PLACES.get(frozenset(fault.part for fault in faults), "request")
         super().__init__(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the {where}: see errors.")
         self.faults = faults
 
@@ -151,6 +170,15 @@ class CommitUnknown(StorageUnavailable):
 
 class Overloaded(Unable):
     """As many connections, or bytes of bodies, as may be are held already."""
+
+
+class Stopping(Unable):
+    """The process ended before the request was done: it may have been, in part or as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The gateway stopped before this was done; it may have been taken. Send it again, with the same ids."
+        )
 
 
 class AuditBroken(Unable):

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -27,12 +26,15 @@ from app.api import (
     routes,
     tracking,
 )
+from app.api.forwarded import TrustedProxies
 from app.api.front import Front
 from app.doors.sdk import door as sdk
 from app.doors.segment import door as segment
 from app.doors.segment.reading import PATHS as SEGMENT_PATHS
-from app.errors import Fault, GatewayError, Invalid
+from app.errors import Fault, GatewayError, Invalid, RequestPart
 from app.intake.plan.judging import NO_PLANS
+from app.intake.pointers import pointer
+from app.lifecycle import Lifecycle
 from app.settings import Settings
 from app.telemetry import Metrics
 from app.wiring import Gateway, gateway
@@ -43,19 +45,12 @@ ROUTERS = tuple(
 DOORS = dict.fromkeys(sdk.PATHS, sdk.answer) | dict.fromkeys(SEGMENT_PATHS, segment.answer)
 
 
-@dataclass(slots=True)
-class Lifecycle:
-    """How far the process is on its way out."""
-
-    draining: bool = False
-
-
 class Application(FastAPI):
     """FastAPI behind our front: the hot writes need nothing of what FastAPI does for each request."""
 
-    def __init__(self, *, metrics: Metrics, **options: Any) -> None:
+    def __init__(self, *, metrics: Metrics, proxies: TrustedProxies, **options: Any) -> None:
         super().__init__(**options)
-        self._front = Front(super().__call__, metrics, DOORS)
+        self._front = Front(super().__call__, metrics, DOORS, proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Every request goes through the front."""
@@ -66,15 +61,17 @@ class Application(FastAPI):
 def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
     """The ASGI app. Nothing is opened before its lifespan is entered."""
     metrics = Metrics()
+    lifecycle = Lifecycle(settings.gateway_shutdown_seconds)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with gateway(settings, metrics, delivery=delivery) as opened:
+        async with gateway(settings, metrics, lifecycle, delivery=delivery) as opened:
             app.state.gateway = opened
             yield
 
     app = Application(
         metrics=metrics,
+        proxies=TrustedProxies(settings.trusted_proxies),
         title="Leanplum gateway",
         version=__version__,
         lifespan=lifespan,
@@ -82,7 +79,7 @@ def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.lifecycle = Lifecycle()
+    app.state.lifecycle = lifecycle
     app.state.settings = settings
     for router in ROUTERS:
         app.include_router(router)
@@ -151,13 +148,18 @@ async def _parameter_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     about = context.of(request.scope)
     about.operation = f"{request.method} {request.scope['route'].path}"
-    faults = tuple(
-        Fault("", f"{found['loc'][0]} parameter {found['loc'][-1]}: {found['msg']}", "parameter")
-        for found in error.errors()
-    )
+    faults = tuple(map(_parameter_fault, error.errors()))
     try:
         if request.url.path.startswith("/v1/"):
             await auth.enter_unread(request.app.state.gateway, about)
-        raise Invalid(faults, "address")
+        raise Invalid(faults)
     except GatewayError as refusal:
         return await _problem(request, refusal)
+
+
+def _parameter_fault(found: Any) -> Fault:
+    where, *path = map(str, found["loc"])
+    if where == "body":
+        return Fault(pointer(path), found["msg"], "type")
+    part: RequestPart = "header" if where == "header" else "parameter"
+    return Fault(path[0] if path else where, found["msg"], part, part)

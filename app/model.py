@@ -126,7 +126,8 @@ class Notes:
     `reshaped`: whether something changed that the rules would have to see again. `said`: fields that were made of what
     is known at this moment alone (the clock, an address), as the caller said them; None where the caller did not.
     `violations`: what breaks the tracking plan, or the names that Leanplum keeps, and was let through.
-    `time_correction`: seconds that an SDK's entry was moved by, since its sender's clock was wrong."""
+    `time_correction`: seconds that an SDK's entry was moved by, since its sender's clock was wrong.
+    `moved`: what stands elsewhere than it was sent, in the order of the steps."""
 
     steps: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -134,6 +135,7 @@ class Notes:
     said: Mapping[str, Any] = field(default_factory=dict)
     violations: tuple[Fault, ...] = ()
     time_correction: float | None = None
+    moved: Sequence[Any] = ()
 
 
 NO_NOTES = Notes()

@@ -7,17 +7,22 @@ note where they are, and each connection is looked at once in a while.
 """
 
 import asyncio
+import fcntl
 import http
 import socket
+import struct
+import termios
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import httptools
 import structlog
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.api import context, problems
+from app.lifecycle import Lifecycle
 from app.settings import Settings
 
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers together; of trailers, and of what frames chunks, too
@@ -25,9 +30,16 @@ MAX_URL = 32 * 1024
 MAX_HEADERS = 100
 MAX_PIPELINED = 100
 LOOK_SECONDS = 1.0
-LINGER_SECONDS = 2.0  # in which a caller that is refused while it still sends can read why
-LINGER_BYTES = 1024 * 1024
+REFUSED_SECONDS = 2.0  # in which a caller whose connection or head is refused can read why
+# Bounds on what is read and discarded behind an answer that was sent before its body was whole.
+LINGER_SECONDS = 30.0
+LINGER_IDLE_SECONDS = 5.0  # without a byte
+LINGER_BYTES = 64 * 1024 * 1024
+LINGER_BYTES_UNDECLARED = 32 * 1024 * 1024  # of chunks, and of what is not HTTP
+KEPT_BODY = 1024 * 1024  # bytes of an unwanted body behind which the connection is kept
 LARGE_SHARE = 4  # of all connections, a fourth
+QUIET_SECONDS = 1.0  # after which, while the process stops, no request is taken to be on its way
+DRAIN_LOOK_SECONDS = 0.05
 UNSENT = 128 * 1024  # bytes that the kernel takes ahead, so that a reader's pace is seen
 
 IDLE, HEAD, BODY, BUSY, REFUSED = "idle", "head", "body", "busy", "refused"
@@ -38,8 +50,9 @@ log = structlog.get_logger("connection")
 class _Joining:
     """A transport that holds back what is written until the event loop's next turn, and then writes it at once."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    def __init__(self, transport: asyncio.Transport, linger: Callable[[], bool]) -> None:
+        self._transport, self._linger = transport, linger
+        self._lingering = False
         self._held: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self.written = 0  # bytes
@@ -59,9 +72,16 @@ class _Joining:
         self._transport.write_eof()
 
     def close(self) -> None:
-        """Write what is held, then close."""
+        """Write what is held, then close; but first take in what the caller still sends."""
         self._flush()
-        self._transport.close()
+        if not self._lingering and self._linger():
+            self._lingering = True
+        else:
+            self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether nothing more is to be done here."""
+        return self._lingering or self._transport.is_closing()
 
     def _flush(self) -> None:
         if self._held:
@@ -97,11 +117,15 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection was opened."""
-        self._joining = _Joining(transport)
+        self._joining = _Joining(transport, self._linger)
         super().connection_made(self._joining)  # type: ignore[arg-type]
         _notice_slow_readers(transport)
         self._settings: Settings = self.config.app.state.settings  # type: ignore[union-attr]
-        self._refused = False
+        self._lifecycle: Lifecycle = self.config.app.state.lifecycle  # type: ignore[union-attr]
+        self._refused = False  # whether what comes is discarded
+        self._lingers = REFUSED_SECONDS, REFUSED_SECONDS  # for how long then, in all and without a byte
+        self._discards = LINGER_BYTES_UNDECLARED
+        self._ending: RequestResponseCycle | None = None  # what ends the connection if answered early
         self._received = 0  # bytes
         self._beside = 0  # bytes that came since a head or a piece of a body was whole
         self._heard = self.loop.time()  # when anything came
@@ -127,7 +151,7 @@ class Protocol(HttpToolsProtocol):
         self._beside += size
         self._heard = self.loop.time()
         if self._refused:
-            if self._beside > LINGER_BYTES:
+            if self._beside > self._discards:
                 self.transport.abort()
             return
         if self.timeout_keep_alive_task is not None:
@@ -140,14 +164,31 @@ class Protocol(HttpToolsProtocol):
             self._refuse_unreadable()
         if self._beside > MAX_HEAD and not self._refused:
             self._refuse_head()
+        if getattr(self.cycle, "more_body", False):
+            self._end_if_answered_early()
+
+    def _end_if_answered_early(self) -> None:
+        """Let an answer that comes before the body is whole end the connection, unless little of the
+        body is left. Who awaits `100 Continue` may send the body behind another answer, or may not:
+        nobody can tell what would follow then."""
+        cycle = self.cycle
+        if cycle is self._ending or cycle.response_started or not cycle.keep_alive:
+            return
+        length = _declared(cycle)
+        if length is None or length > KEPT_BODY or cycle.waiting_for_100_continue:
+            cycle.keep_alive = False
+            self._ending = cycle
 
     def on_headers_complete(self) -> None:
         """A head is whole. Trailers, which may come later, are none of it and are dropped."""
         if self._beside > MAX_HEAD or len(self.headers) > MAX_HEADERS or len(self.url) > MAX_URL or self.pipeline:
             self._check_head()
         self._beside = 0
+        before = self.cycle
         _headers_complete(self)
         self.headers = []
+        if self._lifecycle.draining:
+            self._close_after(before)
 
     def _check_head(self) -> None:
         """Raises ValueError, which ends the parsing, where the head or the pipeline is over a limit."""
@@ -174,6 +215,8 @@ class Protocol(HttpToolsProtocol):
         if self.parser.should_upgrade() and self._framing():
             return
         self.cycle.more_body = False
+        if self.cycle is self._ending and not self.cycle.response_started:
+            self.cycle.keep_alive, self._ending = not self._lifecycle.draining, None
         if not self.cycle.response_complete:
             self.cycle.message_event.set()
 
@@ -240,12 +283,13 @@ class Protocol(HttpToolsProtocol):
 
     def _look(self) -> None:
         """Once in a while: is anything too slow? What is going on is timed from the first look that finds it."""
-        self._timer = self.loop.call_later(self._every, self._look)
+        draining = self._lifecycle.draining
+        self._timer = self.loop.call_later(DRAIN_LOOK_SECONDS if draining else self._every, self._look)
         now, seen = self.loop.time(), self._going_on()
         if seen != self._seen:
             self._seen, self._since, self._before = seen, now, self._received
         what, waited = seen[0], now - self._since
-        if self._unread_too_long(now) or (what is REFUSED and waited > LINGER_SECONDS):
+        if self._unread_too_long(now) or (what is REFUSED and self._lingered(now, waited)):
             self.transport.abort()
         elif what is HEAD and waited > self._settings.gateway_head_seconds:
             seconds = f"{self._settings.gateway_head_seconds:g}"
@@ -254,6 +298,8 @@ class Protocol(HttpToolsProtocol):
             self._look_at_body(waited)
         elif what is IDLE and now - max(self._heard, self._since) > self.timeout_keep_alive:
             self.transport.close()
+        elif what is IDLE and draining:
+            self._close_quiet(now)
 
     def _look_at_body(self, waited: float) -> None:
         """Too slow is what is slower than the least rate, when it was asked for. The application tells the caller."""
@@ -281,7 +327,69 @@ class Protocol(HttpToolsProtocol):
         """The seconds that so many bytes may take."""
         return self._settings.gateway_slow_seconds + size / self._settings.gateway_least_bytes_per_second
 
+    def _lingered(self, now: float, waited: float) -> bool:
+        most, idle = self._lingers
+        return waited > most or now - max(self._heard, self._since) > idle
+
+    # --- stopping -----------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """From now on every answer that begins is the last of its connection."""
+        if self._busy and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+        self._timer.cancel()
+        self._look()
+
+    @property
+    def open_to_work(self) -> bool:
+        """Whether a request, or an answer that nobody has read yet, may still go over it."""
+        return not self._refused or bool(self.transport.get_write_buffer_size())
+
+    def _close_after(self, before: RequestResponseCycle | None) -> None:
+        """Close after the answer to the request whose head just came; not after that to the one before it."""
+        if before is not None and not before.response_started:
+            before.keep_alive = True
+        self.cycle.keep_alive = False
+
+    def _close_quiet(self, now: float) -> None:
+        """Close a connection on which nothing has gone on for a while. This side ends first and reads on, so that
+        what comes in spite of that meets no reset."""
+        keep_alive = self.timeout_keep_alive_task
+        answered = keep_alive.when() - self.timeout_keep_alive if keep_alive is not None else 0.0
+        quiet = now - max(self._heard, answered)
+        if quiet < QUIET_SECONDS or self.transport.is_closing() or self._has_unread_bytes():
+            return
+        self._refused = True
+        self.transport.write_eof()
+
+    def _has_unread_bytes(self) -> bool:
+        """Whether the kernel has received something that the event loop has not come to read yet."""
+        opened = self.transport.get_extra_info("socket")
+        if opened is None:
+            return False
+        waiting = fcntl.ioctl(opened.fileno(), termios.FIONREAD, struct.pack("i", 0))
+        return bool(struct.unpack("i", waiting)[0])
+
     # --- refusing -----------------------------------------------------------------------------------------------------
+
+    def _linger(self) -> bool:
+        """Whether the rest of a body is taken in before the connection closes; from now on it is.
+
+        To close a socket on which unread bytes lie resets the connection, and the caller's system
+        then discards the answer. So the sending side is closed alone, and what comes is discarded.
+        """
+        if self._refused or not getattr(self.cycle, "more_body", False):
+            return False
+        if self.cycle.disconnected or self._joining.is_closing() or not self._joining.can_write_eof():
+            return False
+        self._refused, self._beside = True, 0
+        self._lingers = LINGER_SECONDS, LINGER_IDLE_SECONDS
+        if _declared(self.cycle) is not None:
+            self._discards = LINGER_BYTES
+        self.cycle.body = bytearray()
+        self._joining.write_eof()
+        self.flow.resume_reading()
+        return True
 
     def _make_room(self) -> None:
         """Close a connection on which no caller is known to wait for anything; where there is none, refuse this one.
@@ -311,7 +419,7 @@ class Protocol(HttpToolsProtocol):
         if what is BODY:
             told = of.scope.get(context.CONTEXT)
             return told is None or told.caller is None
-        return what in {IDLE, HEAD}
+        return what in {IDLE, HEAD, REFUSED}
 
     def _refuse(self, slug: str, detail: str, *headers: tuple[bytes, bytes]) -> None:
         """Say why, then close. Nothing is said where it would be taken for another request's answer."""
@@ -335,6 +443,11 @@ class Protocol(HttpToolsProtocol):
         lines = b"".join(b"%s: %s\r\n" % field for field in fields)
         line = b"HTTP/1.1 %d %s\r\n" % (answer.status, http.HTTPStatus(answer.status).phrase.encode())
         return line + lines + b"content-length: %d\r\n\r\n" % len(answer.body) + answer.body
+
+
+def _declared(cycle: RequestResponseCycle) -> int | None:
+    """The length that a request's body is said to have; None for one in chunks."""
+    return next((int(value) for name, value in cycle.scope["headers"] if name == b"content-length"), None)
 
 
 def _notice_slow_readers(transport: asyncio.Transport) -> None:

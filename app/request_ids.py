@@ -29,9 +29,13 @@ def item_id(action: str, req_id: str, uuid: str, random: Random = os.urandom) ->
     A repeat gets the same id where an SDK marks each action as its own: by a uuid, or by a reqId
     that is a UUID itself. Any other reqId may stand for many items, so each gets an id of its own.
     """
-    req_id = req_id.lower()
-    last = _of_action(action) if uuid or UUID.fullmatch(req_id) else _last(random(LAST_BYTES))
-    return _of_request(req_id) + _of_uuid(uuid) + last
+    last = _of_action(action) if marks_one(req_id, uuid) else _last(random(LAST_BYTES))
+    return _of_request(req_id.lower()) + _of_uuid(uuid) + last
+
+
+def marks_one(req_id: str, uuid: str) -> bool:
+    """Return whether a reqId with this uuid ("": none) stands for one action alone."""
+    return bool(req_id) and (bool(uuid) or UUID.fullmatch(req_id.lower()) is not None)
 
 
 def apart(item_id: str, random: Random = os.urandom) -> str:

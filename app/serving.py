@@ -1,10 +1,12 @@
 """Running the server: uvicorn, told how this gateway stops (contract §11), and the sandbox."""
 
 import asyncio
+import contextlib
 import gc
 import secrets
 import signal
 import socket
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -22,6 +24,7 @@ from app.clock import now_ms
 from app.database.engine import connect, transaction
 from app.errors import StartRefused
 from app.leanplum.client import LeanplumClient
+from app.lifecycle import CUT, GIVE_UP, Lifecycle, Watchdog
 from app.main import create_app
 from app.model import App, KeyKind
 from app.protocol import Protocol
@@ -36,6 +39,10 @@ from app.wiring import gateway, prepare
 SANDBOX_KEYS = ("production", "development", "data_export", "content_read_only")
 SANDBOX = "sandbox"  # the name of its own keys, and of what says in the database that it is a sandbox's
 SANDBOX_DATABASE = "sqlite:///data/sandbox.db"  # never the real one: what waits there must not reach the real Leanplum
+STOPS = (signal.SIGTERM, signal.SIGINT)
+CUTS_OFF = 3  # the signal that gives up what is in flight
+CUT_OFF_SHARE = 1 - CUT  # of the shutdown time, that is left then
+LOOK_SECONDS = 0.02
 NO_SANDBOX = (
     "GATEWAY_DATABASE_URL: this database has keys and doesn't say that it is a sandbox's; a real gateway's queue the "
     f"sandbox would eat. Unset it; where a sandbox of before made it ({SANDBOX_DATABASE}), delete the file"
@@ -43,11 +50,17 @@ NO_SANDBOX = (
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but a signal first makes `/readyz` fail, after the drain time refuses new work, and ends with 0."""
+    """uvicorn, but a signal first makes `/readyz` fail, after the drain time refuses new work, and ends with 0.
+
+    A second signal ends the drain time; a third one the time that what is in flight has.
+    """
 
     def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
         super().__init__(config)
         self._drain_seconds = settings.gateway_drain_seconds
+        self._lifecycle: Lifecycle = config.app.state.lifecycle  # type: ignore[union-attr]
+        self._watchdog = Watchdog()
+        self._signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """From now on SIGHUP reads the apps again, which would happen within a second anyway."""
@@ -56,17 +69,112 @@ class Server(uvicorn.Server):
         if not self.should_exit:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, state.gateway.apps.refresh)
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """A signal that comes when all is closed changes nothing any more."""
+        with super().capture_signals():
+            yield
+        if self._signals:
+            _ignore_signals()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A second signal cuts the drain time short."""
-        lifecycle = self.config.app.state.lifecycle  # type: ignore[union-attr]
-        if lifecycle.draining:
-            self.should_exit = True
-        lifecycle.draining = True
-        loop = asyncio.get_running_loop()
-        loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, self._exit)
+        """Go one step further in the stop. The watchdog is told here: the event loop may hang."""
+        self._signals += 1
+        drain = self._drain_seconds if self._signals == 1 and self.started else 0.0
+        share = 1.0 if self._signals < CUTS_OFF else CUT_OFF_SHARE
+        self._watchdog.arm_for(drain, share * self._lifecycle.shutdown_seconds)
+        asyncio.get_running_loop().call_soon_threadsafe(self._go_on, self._signals)
+
+    def _go_on(self, signals: int) -> None:
+        if signals == 1 and self.started:
+            self._lifecycle.drain()
+            for connection in self._connections():
+                connection.drain()
+            asyncio.get_running_loop().call_later(self._drain_seconds, self._exit)
+        elif signals < CUTS_OFF:
+            self._exit()
+        else:
+            self._exit()
+            self._lifecycle.cut()
 
     def _exit(self) -> None:
         self.should_exit = True
+
+    def _connections(self) -> list[Protocol]:
+        return [one for one in self.server_state.connections if isinstance(one, Protocol)]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuse new work, let what is in flight end, cut off what does not, and close the gateway."""
+        self._lifecycle.refuse()
+        for connection in self._connections():
+            connection.drain()
+        await self._close_listeners(sockets or [])
+        ending = asyncio.create_task(self._until_ended())
+        cutting = asyncio.create_task(self._lifecycle.until_cut())
+        await asyncio.wait({ending, cutting}, return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            await self._cut_off(ending)
+        ending.cancel()
+        cutting.cancel()
+        for connection in self._connections():
+            connection.transport.abort()
+        await self.lifespan.shutdown()
+        self._watchdog.all_is_closed()
+
+    async def _close_listeners(self, sockets: list[socket.socket]) -> None:
+        """Stop listening. Who is connected already, and was not looked at yet, is taken: closing the listener would
+        reset it."""
+        copies = [one.dup() for one in sockets]
+        for server in self.servers:
+            server.close()
+        for one in sockets:
+            one.close()
+        accepted = list[socket.socket]()
+        for copy in copies:
+            accepted += _accepted(copy)
+            copy.close()
+        for one in accepted:
+            with contextlib.suppress(OSError):  # it is gone again
+                await asyncio.get_running_loop().connect_accepted_socket(self._protocol, one)
+
+    def _protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
+
+    async def _until_ended(self) -> None:
+        """Wait until nothing is in flight, and no request can be on its way any more."""
+        while True:
+            if not self.server_state.tasks and not any(one.open_to_work for one in self._connections()):
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _cut_off(self, ending: "asyncio.Task[None]") -> None:
+        """What waits for others has just been told to give up. What hangs all the same is canceled, and so answered;
+        and what nobody reads is thrown away."""
+        seconds = GIVE_UP * self._lifecycle.shutdown_seconds
+        await asyncio.wait({ending}, timeout=seconds)
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        await asyncio.wait({ending}, timeout=seconds)
+
+
+def _ignore_signals() -> None:
+    for sign in STOPS:
+        signal.signal(sign, signal.SIG_IGN)
+
+
+def _accepted(listening: socket.socket) -> list[socket.socket]:
+    """The connections that wait to be accepted."""
+    found = list[socket.socket]()
+    listening.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            one, _ = listening.accept()
+            one.setblocking(False)
+            found.append(one)
+    return found
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -74,6 +182,8 @@ def listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.gateway_host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if settings.gateway_host == "::":  # every address, also where the system's default is IPv6 alone
+        listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     try:
         listening.bind((settings.gateway_host, settings.gateway_port))
     except OSError as error:
@@ -99,7 +209,6 @@ def serve(settings: Settings, *, delivery: bool = True, listening: socket.socket
             proxy_headers=False,
             lifespan="on",
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=settings.gateway_shutdown_seconds,
         )
         gc.collect()
         gc.freeze()  # what was imported stays; walking it again and again finds nothing
@@ -118,13 +227,24 @@ def deliver(settings: Settings) -> None:
 
 
 async def _deliver(settings: Settings) -> None:
-    ended, loop = asyncio.Event(), asyncio.get_running_loop()
-    for sign in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(sign, ended.set)
-    async with gateway(settings, Metrics(), calls=False) as opened:
+    loop, lifecycle, watchdog = asyncio.get_running_loop(), Lifecycle(settings.gateway_shutdown_seconds), Watchdog()
+    ended = asyncio.Event()
+    lifecycle.on_refuse.append(ended.set)
+
+    def stop(sig: int, frame: FrameType | None) -> None:
+        """A second signal gives up what is in flight."""
+        share = CUT_OFF_SHARE if lifecycle.refusing else 1.0
+        watchdog.arm_for(0.0, share * lifecycle.shutdown_seconds)
+        loop.call_soon_threadsafe(lifecycle.cut if lifecycle.refusing else lifecycle.refuse)
+
+    for sign in STOPS:
+        signal.signal(sign, stop)
+    async with gateway(settings, Metrics(), lifecycle, calls=False) as opened:
         loop.add_signal_handler(signal.SIGHUP, opened.apps.refresh)
         structlog.get_logger("delivery").info("delivery.started")
         await ended.wait()
+    _ignore_signals()
+    watchdog.all_is_closed()
 
 
 def check(settings: Settings) -> list[tuple[App, dict[KeyKind, Checked]]]:

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import StartRefused
 from app.leanplum import action_names
-from app.leanplum.actions import QUEUED, RELAYABLE
+from app.leanplum.actions import DELIVERED, RELAYABLE
 from app.model import KeyKind
 
 DEFAULT_SECRETS_DIR = "/run/secrets"
@@ -51,10 +51,11 @@ def _unknown_policy(text: str) -> str:
     """`resend` or `hold`, then exceptions by action. Raises ValueError."""
     default, _, exceptions = text.partition(",")
     pairs = [one.partition("=") for one in exceptions.split(",") if one]
-    if default in POLICIES and all(name in QUEUED and value in POLICIES for name, _, value in pairs):
+    if default in POLICIES and all(name in DELIVERED and value in POLICIES for name, _, value in pairs):
         return text
     raise ValueError(
-        "takes resend or hold, then exceptions by action, as in resend,track=hold; the actions are " + ", ".join(QUEUED)
+        "takes resend or hold, then exceptions by action, as in resend,track=hold; the actions are "
+        + ", ".join(DELIVERED)
     )
 
 
@@ -162,7 +163,8 @@ class Settings(BaseSettings):
         None, description="a MaxMind database (GeoLite2 City or alike) of where addresses are; read again likewise"
     )
     gateway_trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
-        "", description="networks of proxies whose X-Forwarded-For names the end user, as in 10.0.0.0/8,fd00::/8"
+        "",
+        description="networks of proxies whose X-Forwarded-For or Forwarded names the client: 10.0.0.0/8,fd00::/8",
     )
     gateway_detect: Literal["resolve", "forward"] = Field(
         "resolve",
@@ -259,14 +261,14 @@ class Settings(BaseSettings):
         5, ge=0, le=86_400, description="seconds between SIGTERM and refusing new work"
     )
     gateway_shutdown_seconds: Positive = Field(
-        20, description="seconds that requests in flight have to end, once new work is refused"
+        20, description="seconds within which what is in flight ends, and the process, once new work is refused"
     )
 
     @property
     def not_twice(self) -> frozenset[str]:
         """The actions that are not sent again where an answer was lost."""
         default, _, exceptions = self.gateway_unknown_policy.partition(",")
-        told = dict.fromkeys(QUEUED, default) | dict(one.split("=") for one in exceptions.split(",") if one)
+        told = dict.fromkeys(DELIVERED, default) | dict(one.split("=") for one in exceptions.split(",") if one)
         return frozenset(action for action, policy in told.items() if policy == "hold")
 
     @property

@@ -32,6 +32,7 @@ from app.errors import Refusal, StartRefused, StorageUnavailable
 from app.intake.taxonomy import NAME_KINDS, Caps
 from app.leanplum.client import LeanplumClient
 from app.leanplum.migration import MigrateStates
+from app.lifecycle import GIVE_UP, Lifecycle
 from app.limits.bucket import Buckets
 from app.limits.limiter import Limiter, OwnLimiter
 from app.limits.policies import Policies
@@ -84,10 +85,15 @@ class Gateway:
 
 @asynccontextmanager
 async def gateway(
-    settings: Settings, metrics: Metrics, *, delivery: bool = True, calls: bool = True
+    settings: Settings,
+    metrics: Metrics,
+    lifecycle: Lifecycle,
+    *,
+    delivery: bool = True,
+    calls: bool = True,
 ) -> AsyncIterator[Gateway]:
-    """The running gateway. Leaving the context finishes and settles what is in flight. `calls`: whether callers are
-    served, and so have a share in limits.
+    """The running gateway. Leaving the context finishes and settles what is in flight, within the time that the
+    lifecycle leaves for it. `calls`: whether callers are served, and so have a share in limits.
 
     Raises StartRefused where the settings or the database don't allow a start.
     """
@@ -115,6 +121,8 @@ async def gateway(
         vault=vault,
     )
     outbox.count_queued()
+    lifecycle.on_drain.append(outbox.answer_waiters)
+    lifecycle.on_cut.append(partial(writer.hurry, GIVE_UP / 2 * lifecycle.shutdown_seconds))
     metrics.queued.set_function(lambda: outbox.queued)
     taxonomy = Taxonomy(engine, writer, _caps(settings), settings.gateway_taxonomy_policy)
     taxonomy.take(taxonomy.read())
@@ -140,43 +148,65 @@ async def gateway(
     beside = [asyncio.create_task(run()) for run in (*runs, *of_tracking)]
     try:
         async with (
-            _locking(settings, outbox) as (liveness, locks),
-            _delivering(settings, apps, outbox, metrics, audit.pseudonyms, liveness, locks, migration, wanted=delivery),
-            _relaying(settings, apps, recorder, metrics, locks, audit.pseudonyms, migration) as relay,
-            _limiting(settings, metrics, wanted=calls) as limits,
-        ):
-            yield Gateway(
+            _locking(settings, outbox, lifecycle) as (liveness, locks),
+            _delivering(
                 settings,
                 apps,
-                engine,
-                writer,
                 outbox,
-                keys,
-                directory,
-                policies,
-                limits,
                 metrics,
-                relay,
                 audit.pseudonyms,
-                audit.signer,
-                audit.marks,
-                recorder,
-                sealer,
-                enrichment,
-                plans,
-                taxonomy,
-                violations,
-            )
+                liveness,
+                locks,
+                migration,
+                lifecycle,
+                wanted=delivery,
+            ),
+            _relaying(settings, apps, recorder, metrics, locks, audit.pseudonyms, migration, lifecycle) as relay,
+            _limiting(settings, metrics, wanted=calls) as limits,
+        ):
+            try:
+                yield Gateway(
+                    settings,
+                    apps,
+                    engine,
+                    writer,
+                    outbox,
+                    keys,
+                    directory,
+                    policies,
+                    limits,
+                    metrics,
+                    relay,
+                    audit.pseudonyms,
+                    audit.signer,
+                    audit.marks,
+                    recorder,
+                    sealer,
+                    enrichment,
+                    plans,
+                    taxonomy,
+                    violations,
+                )
+            finally:
+                lifecycle.refuse()
     finally:
         for task in beside:
-            await cancelled(task)
-        with suppress(StorageUnavailable):  # when a key was last used is not worth a failed stop
-            await directory.tell_used()
-        with suppress(StorageUnavailable):  # likewise
-            await violations.flush()
-        await recorder.flush()
-        await sealer.attempt()  # what was recorded until now
-        await writer.stop()
+            task.cancel()
+        await asyncio.wait(beside, timeout=lifecycle.left)
+        try:
+            async with asyncio.timeout(lifecycle.left):
+                with suppress(StorageUnavailable):  # when a key was last used is not worth a failed stop
+                    await directory.tell_used()
+                with suppress(StorageUnavailable):  # likewise
+                    await violations.flush()
+                await recorder.flush()
+                await sealer.attempt()  # what was recorded until now
+                await writer.stop(lifecycle.left)
+        except TimeoutError:
+            log.warning(
+                "stop.cut", advice="the database did not answer in time; the next start goes on from what it has"
+            )
+        lifecycle.close()
         recorder.close()
         engine.dispose()
 
@@ -212,8 +242,7 @@ def _tell(vault: Vault) -> None:
 def enriching(settings: Settings, made_of: bytes) -> Enrichment:
     """Enrichment as the settings have it; the seed makes the key of what is hashed."""
     key = seed.derived(made_of, b"leanplum-gateway values")
-    proxies = settings.trusted_proxies
-    return Enrichment(settings.gateway_enrichment_file, settings.gateway_maxmind_file, proxies, key)
+    return Enrichment(settings.gateway_enrichment_file, settings.gateway_maxmind_file, key)
 
 
 def bootstrap(settings: Settings, store: KeyStore) -> None:
@@ -235,7 +264,9 @@ def audit_keys(settings: Settings, engine: Engine) -> Keys:
 
 
 @asynccontextmanager
-async def _locking(settings: Settings, outbox: Outbox) -> AsyncIterator[tuple[LivenessLock, UserLocks]]:
+async def _locking(
+    settings: Settings, outbox: Outbox, lifecycle: Lifecycle
+) -> AsyncIterator[tuple[LivenessLock, UserLocks]]:
     """The locks of this process: its own, and those of users whom it calls Leanplum for."""
     timeout = settings.gateway_relay_timeout_seconds
     with lifeline.held(settings.gateway_database_url, str(uuid.uuid4())) as liveness:
@@ -244,7 +275,7 @@ async def _locking(settings: Settings, outbox: Outbox) -> AsyncIterator[tuple[Li
         try:
             yield liveness, locks
         finally:
-            await locks.close(settings.gateway_shutdown_seconds)
+            await locks.close(lifecycle.left_to_settle)
 
 
 @asynccontextmanager
@@ -257,6 +288,7 @@ async def _delivering(
     liveness: LivenessLock,
     locks: UserLocks,
     migration: MigrateStates,
+    lifecycle: Lifecycle,
     *,
     wanted: bool,
 ) -> AsyncIterator[None]:
@@ -275,7 +307,7 @@ async def _delivering(
             owner=liveness.owner,
             liveness=liveness,
             call_seconds=timeout,
-            drain_seconds=settings.gateway_shutdown_seconds,
+            drain_seconds=lifecycle.left_to_settle,
             concurrency=concurrency,
             policy=policy,
             pseudonyms=pseudonyms.of_all,
@@ -283,12 +315,19 @@ async def _delivering(
         )
         outbox.on_accepted = deliverer.notify
         locks.on_unlocked, deliverer.on_call_ended = deliverer.look_again, locks.look_again
+        lifecycle.on_refuse.append(deliverer.finish)
+        lifecycle.on_cut.append(client.give_up)
         running = asyncio.create_task(deliverer.run())
         try:
             yield
         finally:
-            await deliverer.stop()
-            await running
+            deliverer.finish()
+            await asyncio.wait({running}, timeout=lifecycle.left_to_settle)
+            if running.done():
+                running.result()
+            else:
+                log.warning("delivery.cut", advice="what it did not settle is recovered by the next start")
+                await cancelled(running)
 
 
 @asynccontextmanager
@@ -300,11 +339,12 @@ async def _relaying(
     locks: UserLocks,
     pseudonyms: Pseudonyms,
     migration: MigrateStates,
+    lifecycle: Lifecycle,
 ) -> AsyncIterator[Relay]:
     timeout, concurrency = settings.gateway_relay_timeout_seconds, settings.gateway_relay_concurrency
 
     async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets) as client:
-        yield Relay(
+        relay = Relay(
             client,
             locks,
             metrics,
@@ -314,6 +354,11 @@ async def _relaying(
             recorder=_CallRecorder(recorder, pseudonyms),
             migration=migration,
         )
+        lifecycle.on_cut.append(relay.give_up)
+        try:
+            yield relay
+        finally:
+            await relay.close(settings.gateway_shutdown_seconds)
 
 
 @asynccontextmanager

@@ -108,7 +108,7 @@ async def compared(steps: dict[str, Step], first: str) -> dict[str, tuple[float,
 def judging(sent: list[bytes]) -> dict[str, Step]:
     """Reading and judging alone."""
     plans, names, caps = made({"plan": plan()}).plans, Names(), Caps({kind: TAXONOMY[kind] for kind in NAME_KINDS}, 0.9)
-    enrichment = Enrichment(None, None, (), b"0" * 32)
+    enrichment = Enrichment(None, None, b"0" * 32)
     assert plans is not None
     of = plans.of("default")
 

@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from app.api import context, schemas
 from app.api.documents import problem_responses
 from app.api.problems import PROBLEMS, Problem, document
-from app.database.writer import Probe
+from app.database.engine import reason
 from app.errors import NotFound, StorageUnavailable
 from app.intake.plan.judging import NO_PLANS
 from app.wiring import Gateway
@@ -93,9 +93,10 @@ STATES = {
 
 async def _database(gateway: Gateway) -> schemas.Part:
     try:
-        await gateway.writer.write(Probe(), seconds=PROBE_SECONDS)
+        await gateway.writer.probe(PROBE_SECONDS)
     except StorageUnavailable as error:
-        return {"ok": False, "detail": error.detail}
+        why = f" ({reason(error.__cause__)})" if error.__cause__ is not None else ""
+        return {"ok": False, "detail": f"{error.detail}{why}"}
     return {"ok": True}
 
 

@@ -2,7 +2,8 @@
 
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, NamedTuple
 
 import orjson
@@ -16,9 +17,10 @@ from app.api import auth, context, receiving, schemas, writes
 from app.api.context import Context
 from app.api.documents import body_of, parameters_of, problem_responses
 from app.api.routes import KEY, PATH_PARAMETERS, USER, gateway_of, in_path, path_parameters
-from app.errors import Fault, Invalid, Malformed, NotFound
+from app.errors import Fault, Invalid, Malformed, NotFound, RequestPart
 from app.intake import bodies, rules
 from app.intake.enrichment.config import ENRICHED
+from app.intake.pointers import Move, as_sent, parts
 from app.leanplum.actions import ACTIONS, About, Action
 from app.leanplum.client import Part
 from app.leanplum.questions import ImportOfRows
@@ -102,12 +104,27 @@ async def _args(request: Request, gateway: Gateway, about: Context, caller: Call
         if not isinstance(told, dict):
             raise Invalid((Fault("", "takes an object", "type"),))
         raw = {**raw, **told}
-    faults = writes.contradictions(raw, path)
-    if faults:
-        raise Invalid(tuple(faults))
-    if ask.action in ENRICHED:
-        writes.refiner_for(gateway, about, caller).refine(ask.action, raw)
-    return rules.checked(SHAPES[ask.action], raw)
+    in_body = frozenset(told) if ask.method != "GET" else frozenset[str]()
+    moved: Sequence[Move] = ()
+    try:
+        faults = writes.contradictions(raw, path)
+        if faults:
+            raise Invalid(tuple(faults))
+        if ask.action in ENRICHED:
+            moved = writes.refiner_for(gateway, about, caller).refine(ask.action, raw).moved
+        return rules.checked(SHAPES[ask.action], raw)
+    except Invalid as error:
+        raise Invalid(tuple(_placed(ask, as_sent(fault, moved), path, in_body) for fault in error.faults)) from None
+
+
+def _placed(ask: Ask, fault: Fault, path: Mapping[str, Any], in_body: Collection[str]) -> Fault:
+    """Return a fault of what the path or the query has as one of a parameter."""
+    name = next(iter(parts(fault.pointer)), "")
+    if not name or name in in_body or (ask.method != "GET" and fault.code == "required"):
+        return fault
+    if name in path and name not in ask.path:
+        name = "id"
+    return replace(fault, pointer=name, part="parameter")
 
 
 def _meant(text: str) -> Any:
@@ -146,7 +163,7 @@ def _add(ask: Ask) -> None:
         elif media == bodies.CSV:
             most = gateway.settings.gateway_max_upload_bytes
             rows = await receiving.read_body(gateway, about, request.receive, most)
-            told = await _import_rows(gateway, app, action, dict(request.query_params), rows)
+            told = await _import_rows(gateway, app, action, dict(request.query_params), rows, "parameter")
         else:
             told = await _import_form(request, gateway, about, app, action)
         return Response(orjson.dumps(told), headers=JSON)
@@ -210,10 +227,16 @@ OURS = frozenset({"appId", "clientKey", "apiVersion", "action"})
 
 
 async def _import_rows(
-    gateway: Gateway, app: App, action: Action, fields: Mapping[str, Any], rows: bytes
+    gateway: Gateway, app: App, action: Action, fields: Mapping[str, Any], rows: bytes, part: RequestPart = "pointer"
 ) -> dict[str, Any]:
-    """Begin an import of these rows."""
-    args = rules.checked(ROWS, dict(fields))
+    """Begin an import of these rows. `part`: what the fields came in."""
+    try:
+        args = rules.checked(ROWS, dict(fields))
+    except Invalid as error:
+        if part == "pointer":
+            raise
+        named = (replace(fault, pointer=parts(fault.pointer)[0], part=part) for fault in error.faults)
+        raise Invalid(tuple(named)) from None
     if not bodies.has_rows(rows):
         raise Invalid((Fault("", NO_ROWS, "required"),))
     return await gateway.relay.import_csv(app, action, {"createJob": "true", **args}, rows)
@@ -232,7 +255,7 @@ async def _import_form(request: Request, gateway: Gateway, about: Context, app: 
             fields = {name: value for name, value in parts if not isinstance(value, UploadFile)}
             if len(files) > 1:
                 raise Invalid((Fault("/file", "must be one file with the rows", "required"),))
-            rows = await files[0].read() if files else None
+            rows = bodies.without_bom(await files[0].read()) if files else None
     except HTTPException as error:  # what starlette makes of a form that it can't read
         raise Malformed(f"The form can't be read: {error.detail}") from None
     if rows is not None:

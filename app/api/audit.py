@@ -164,7 +164,7 @@ async def get_consistency(request: Request, from_: Annotated[Size, Query(alias="
     """Between two checkpoints, by their sizes (RFC 9162 §2.1.4)."""
     gateway, _ = await _reader(request, f"GET {CONSISTENCY}")
     if from_ > to:
-        raise Invalid((Fault("", "query parameter from: is above to", "order"),), "address")
+        raise Invalid((Fault("from", "is above to", "order", "parameter"),))
     found = await _read(gateway, partial(proofs.consistency, public=gateway.signer.public, old=from_, new=to))
     return {"hashes": [encoded(one) for one in found]}
 

@@ -71,6 +71,16 @@ def look(gateway: Gateway, context: Context) -> Caller:
     return context.caller
 
 
+def find(gateway: Gateway, context: Context, shown: str) -> Caller | None:
+    """Return the caller of the key that is shown before the body, or of the one in a header; None
+    where neither is known. Nothing is refused, counted or remembered: another key may be the one that counts."""
+    caller = gateway.directory.find(shown) if shown else None
+    if caller is None:
+        with suppress(Unauthorized):  # there may be none
+            caller = gateway.directory.find(_key(context))
+    return caller
+
+
 def _key(context: Context) -> str:
     authorization = context.headers.get(b"authorization")
     if authorization is not None:

@@ -4,9 +4,11 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import Collection, MutableMapping
+from collections.abc import Collection, Iterable, MutableMapping
 from typing import Any
 
+from app.api import head
+from app.api.forwarded import Origin, TrustedProxies, plain
 from app.intake.gate import Gate
 from app.model import App, Caller
 
@@ -29,13 +31,16 @@ class Context:
         "address",
         "app",
         "caller",
+        "faulty",
         "gate",
         "headers",
         "held",
         "method",
         "operation",
+        "origin",
         "path",
         "rate_headers",
+        "received",
         "recorded",
         "refused",
         "request_id",
@@ -49,12 +54,16 @@ class Context:
 
     def __init__(self, scope: MutableMapping[str, Any]) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        # What is wrong with the head, whatever is asked for.
+        self.faulty = head.fault(scope["http_version"], scope["headers"], self.headers)
         given = self.headers.get(b"x-request-id")
         self.request_id = given.decode() if given and REQUEST_ID.match(given) else new_request_id()
         trace = TRACEPARENT.match(self.headers.get(b"traceparent", b""))
         self.trace_id = trace.group(1).decode() if trace else None
         client = scope.get("client")
-        self.address: str = client[0] if client else ""
+        peer = client[0] if client else ""
+        self.address: str = plain(peer) if ":" in peer else peer
+        self.origin = Origin(self.address, None, self.address)
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.operation = f"{self.method} (unknown)"
@@ -69,7 +78,12 @@ class Context:
         self.subjects: Collection[str] = ()  # whom the call is about, as far as that is known
         self.held = 0  # bytes of its body that count while it is answered
         self.too_slow = False  # whether the body comes too slowly to be waited for any longer
-        self.started = time.perf_counter()
+        self.started = self.received = time.perf_counter()  # when its first and its last byte was here
+
+    def trace(self, proxies: TrustedProxies, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Find out for whom trusted proxies forward the request."""
+        self.origin = proxies.origin(self.address, headers)
+        self.address = self.origin.address
 
     @property
     def app_name(self) -> str:

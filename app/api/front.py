@@ -4,6 +4,7 @@ It makes the request's context, answers the two hot writes itself (the router an
 the work), turns errors into problem documents, adds the headers of every answer, and tells metrics, log and audit.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import auth, gates, problems, writes
 from app.api.context import CONTEXT, Context
+from app.api.forwarded import TrustedProxies
 from app.api.problems import Answer
 from app.api.receiving import ROOM
 from app.audit import records
@@ -46,8 +48,9 @@ PAGE_HEADERS = [(b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referre
 class Front:
     """Pure ASGI middleware; the outermost."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, doors: Mapping[str, Door]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, doors: Mapping[str, Door], proxies: TrustedProxies) -> None:
         self._app, self._metrics, self._doors = app, metrics, doors
+        self._proxies = proxies or None  # to ask for None costs less than to ask a list
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -56,6 +59,8 @@ class Front:
             return
         context = scope[CONTEXT] = Context(scope)
         gateway: Gateway = scope["app"].state.gateway
+        if self._proxies is not None:
+            context.trace(self._proxies, scope["headers"])
         try:
             status = await self._answered(gateway, context, scope, receive, send)
         finally:
@@ -68,11 +73,10 @@ class Front:
     async def _answered(self, gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send) -> int:
         if context.path in self._doors:  # each sees to its keys itself: Leanplum's own protocol has them in the query
             return await self._doors[context.path](gateway, context, scope, receive, _recording(gateway, context, send))
+        if context.faulty is not None:
+            return await _refuse(Malformed(context.faulty), gateway, context, send)
         if (scope["query_string"] or PREFIX in context.path) and (leaked := auth.leaked(gateway, context, scope)):
-            answer = problems.answer(leaked, context.request_id)
-            await _record(gateway, context, answer.status)
-            await send_answer(answer, context, send)
-            return answer.status
+            return await _refuse(leaked, gateway, context, send)
         hot = HOT.get((context.method, context.path))
         if hot is None:
             return await self._route(scope, context, receive, _recording(gateway, context, send))
@@ -86,6 +90,8 @@ class Front:
             answer = problems.answer(error, context.request_id)
         except Exception as error:  # the outermost place of a request: told in the log, answered without its text
             answer = _failed(error, context)
+        except asyncio.CancelledError:
+            answer = problems.answer(problems.stopping(), context.request_id)
         if not context.recorded:
             await _record(gateway, context, answer.status)
         await send_answer(answer, context, send)
@@ -117,6 +123,12 @@ class Front:
             if not status:
                 await send_answer(answer, context, send)
             status = answer.status
+        except asyncio.CancelledError:
+            if status:  # too late for another answer: that it ends before its end tells the caller
+                raise
+            answer = problems.answer(problems.stopping(), context.request_id)
+            await send_answer(answer, context, send)
+            status = answer.status
         return status
 
     def _tell(self, gateway: Gateway, context: Context, status: int) -> None:
@@ -136,6 +148,14 @@ class Front:
             key_id=context.caller.key_id if context.caller else None,
             trace_id=context.trace_id,
         )
+
+
+async def _refuse(error: GatewayError, gateway: Gateway, context: Context, send: Send) -> int:
+    """Refuse a request for what its head says; the status."""
+    answer = problems.answer(error, context.request_id)
+    await _record(gateway, context, answer.status)
+    await send_answer(answer, context, send)
+    return answer.status
 
 
 def _routable(scope: Scope) -> str:

@@ -11,6 +11,8 @@ from pydantic import TypeAdapter
 
 from app.api import auth, context, receiving, schemas
 from app.api.documents import body_of, problem_responses
+from app.api.idempotency import NAME as IDEMPOTENCY_KEY
+from app.api.idempotency import key_of
 from app.api.routes import KEY, gateway_of
 from app.audit import records
 from app.callers.store import KEEP, Recorder, StoredKey
@@ -236,8 +238,9 @@ async def rotate_key(request: Request, key_id: KeyId, once: Once = None) -> Any:
     gateway, caller = await _manager(request, f"POST {ROTATE}", key_id)
     fields = await _body(request, gateway, ROTATION, optional=True)
     overlap_ms, record = fields.get("overlapSeconds", OVERLAP_SECONDS) * 1000, _recorder(request)
+    once = None if once is None else key_of(once)
     if once is not None and not 1 <= len(once) <= MAX_ONCE:
-        raise Invalid((Fault("", f"Idempotency-Key takes 1 to {MAX_ONCE} characters", "header"),))
+        raise Invalid((Fault(IDEMPOTENCY_KEY, f"takes 1 to {MAX_ONCE} characters", "header", "header"),))
 
     def rotate() -> tuple[str | None, StoredKey]:
         _mine(gateway, caller, key_id)

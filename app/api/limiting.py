@@ -32,13 +32,34 @@ async def take(gateway: Gateway, context: Context, caller: Caller, count: int, *
         raise _refusal(policy.limits, decision, count)
 
 
+async def refuse_spent(gateway: Gateway, context: Context, caller: Caller) -> None:
+    """Take nothing, and refuse a call for which not even one item would pass, before its body is
+    read. Raises RateLimited."""
+    policy = gateway.policies.of(caller, context.app or gateway.apps.implied(caller.apps))
+    limiter = gateway.limits
+    decision = limiter.take_now(policy.limits, 0) or await limiter.take(policy.limits, 0)
+    fitting = zip(decision.limits, decision.lacks, strict=True)
+    if not all(limit.fits(lacks, 1) for limit, lacks in fitting):
+        context.rate_headers = (policy.header, (b"ratelimit", _state(decision.limits, decision.lacks)))
+        raise _refusal(policy.limits, decision, 1)
+
+
+async def locked_out(gateway: Gateway, address: str) -> bool:
+    """Return whether the next failed authentication of an address would be one too many."""
+    decision = await gateway.limits.take((_failures(gateway, address),), 0)
+    return not decision.limits[0].fits(decision.lacks[0], 1)
+
+
 async def count_failure(gateway: Gateway, address: str) -> None:
     """Count a failed authentication of an address. Raises RateLimited where it has failed too often."""
-    per_minute = gateway.settings.gateway_failed_auth_per_minute
-    limit = Limit(f"address:{network(address)}", per_minute / 60, per_minute, per_minute)
-    decision = await gateway.limits.take((limit,), 1)
+    decision = await gateway.limits.take((_failures(gateway, address),), 1)
     if not decision.allowed:
         raise RateLimited("Too many failed authentications from this address.", decision.wait(1))
+
+
+def _failures(gateway: Gateway, address: str) -> Limit:
+    per_minute = gateway.settings.gateway_failed_auth_per_minute
+    return Limit(f"address:{network(address)}", per_minute / 60, per_minute, per_minute)
 
 
 def network(address: str) -> str:

@@ -3,6 +3,7 @@
 The same table makes the error responses in `openapi/` and the pages at `/problems`.
 """
 
+import asyncio
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from app.errors import (
     Overloaded,
     QueueFull,
     RateLimited,
+    Stopping,
     StorageUnavailable,
     TooLarge,
     TooSlow,
@@ -113,7 +115,8 @@ PROBLEMS: dict[str, Problem] = {
             "validation",
             422,
             "The request breaks rules",
-            "Mend every place that errors[] names; pointers are JSON Pointers into the body.",
+            "Mend every place that errors[] names: a pointer is a JSON Pointer into the body as you sent it; "
+            "header and parameter name a header, or a parameter of the path or the query.",
         ),
         Problem(
             "rate-limited",
@@ -165,6 +168,13 @@ PROBLEMS: dict[str, Problem] = {
             "Try again after Retry-After, on fewer connections; the operator can raise GATEWAY_MAX_CONNECTIONS.",
         ),
         Problem(
+            "stopping",
+            503,
+            "The gateway is stopping",
+            "Try again after Retry-After, on a new connection and with the same ids: "
+            "what was taken with them is not taken twice.",
+        ),
+        Problem(
             "audit-broken",
             503,
             "The audit is not what was sealed",
@@ -194,6 +204,7 @@ SLUGS: dict[type[GatewayError], str] = {
     RateLimited: "rate-limited",
     QueueFull: "queue-full",
     Overloaded: "overloaded",
+    Stopping: "stopping",
     AuditBroken: "audit-broken",
     StorageUnavailable: "storage-unavailable",
     CommitUnknown: "storage-unavailable",
@@ -216,7 +227,7 @@ def document(slug: str, detail: str, instance: str | None = None, error: Gateway
     if instance is not None:
         made["instance"] = instance
     if isinstance(error, Invalid):
-        made["errors"] = [{"pointer": one.pointer, "detail": one.detail, "code": one.code} for one in error.faults]
+        made["errors"] = [one.document() for one in error.faults]
     if isinstance(error, CommitUnknown) and error.ids:
         made["ids"] = list(error.ids)
     return made
@@ -225,6 +236,14 @@ def document(slug: str, detail: str, instance: str | None = None, error: Gateway
 def of_error(error: GatewayError, instance: str | None = None) -> dict[str, Any]:
     """The problem document of one of our errors."""
     return document(SLUGS[type(error)], error.detail, instance, error)
+
+
+def stopping() -> Stopping:
+    """Return the error to answer with in place of a cancellation of the request, which only a stop brings about."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+    return Stopping()
 
 
 def answer(error: GatewayError, request_id: str) -> Answer:

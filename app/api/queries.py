@@ -11,7 +11,5 @@ def refuse_unknown(request: Request) -> None:
     """Raise Invalid where the query has a parameter that is none here: a misspelt filter would find everything."""
     known = {one.alias for one in request.scope["route"].dependant.query_params}
     if unknown := sorted(set(request.query_params) - known):
-        faults = [
-            Fault("", f"query parameter {name}: is none here; check its spelling", "parameter") for name in unknown
-        ]
-        raise Invalid(tuple(faults[:MOST_FAULTS]), "address")
+        detail = "is no query parameter here; check its spelling"
+        raise Invalid(tuple(Fault(name, detail, "parameter", "parameter") for name in unknown[:MOST_FAULTS]))

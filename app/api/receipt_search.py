@@ -57,6 +57,6 @@ async def find_receipts(
 def _chosen(req_id: str | None, uuid: str | None) -> Filter:
     """Return the filter that a query means. Raises Invalid."""
     if not req_id:
-        detail = "query parameter uuid: needs reqId beside it" if uuid else "query parameter reqId: is required"
-        raise Invalid((Fault("", detail, "parameter"),), "address")
+        name, detail = ("uuid", "needs reqId beside it") if uuid else ("reqId", "is required")
+        raise Invalid((Fault(name, detail, "parameter", "parameter"),))
     return Filter(request_ids.bounds(req_id, uuid or None))

@@ -1,5 +1,6 @@
 """Taking a request's body in, whole or within a limit as it comes."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -8,6 +9,9 @@ from app.errors import Malformed, Overloaded, TooSlow
 from app.intake import bodies
 from app.wiring import Gateway
 
+SMALL = 64 * 1024  # bytes of a body that may be parsed before it is known who calls
+PACKED_IN_A_THREAD = 16 * 1024  # bytes from which to unpack a body would keep others waiting
+NO_MARKS = frozenset({b"{", b"[", b""})  # how nearly every body begins
 Receive = Callable[[], Awaitable[Any]]
 
 
@@ -35,11 +39,9 @@ ROOM = Room()
 
 
 async def read_body(gateway: Gateway, context: Context, receive: Receive, limit: int | None = None) -> bytes:
-    """The whole body, decompressed. Raises TooLarge as soon as it is over the limit."""
+    """The whole body, decompressed, without a byte-order mark. Raises TooLarge as soon as it is over the limit."""
     limit = gateway.settings.gateway_max_body_bytes if limit is None else limit
-    declared = context.headers.get(b"content-length")
-    if declared is not None and int(declared) > limit:
-        raise bodies.too_large(limit)
+    refuse_declared(context, limit)
     message = await receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
@@ -47,25 +49,54 @@ async def read_body(gateway: Gateway, context: Context, receive: Receive, limit:
     elif len(body) > limit:
         raise bodies.too_large(limit)
     encoding = context.headers.get(b"content-encoding")
-    return body if encoding is None else bodies.decompress(body, encoding.decode("latin-1"), limit)
+    if encoding is not None and len(body) > PACKED_IN_A_THREAD:
+        body = await asyncio.to_thread(bodies.decompress, body, encoding.decode("latin-1"), limit)
+    elif encoding is not None:
+        body = bodies.decompress(body, encoding.decode("latin-1"), limit)
+    return body if body[:1] in NO_MARKS else bodies.without_bom(body)
+
+
+def refuse_declared(context: Context, limit: int) -> None:
+    """Raises TooLarge where the body is said to be over the limit."""
+    declared = context.headers.get(b"content-length")
+    if declared is not None and int(declared) > limit:
+        raise bodies.too_large(limit)
+
+
+def is_small(context: Context) -> bool:
+    """Whether a request has no body, or one that is known to be small before it is read."""
+    if b"content-encoding" in context.headers or b"transfer-encoding" in context.headers:
+        return False
+    return int(context.headers.get(b"content-length", b"0")) <= SMALL
 
 
 async def read_fields(
     gateway: Gateway, context: Context, receive: Receive, *, optional: bool, most: int = bodies.MANY
 ) -> bytes:
-    """A body of JSON that has at most `most` members; `optional`: none at all is an empty object. Raises
-    UnsupportedMediaType beside what `read_body` raises."""
+    """A body of JSON that has at most `most` members; `optional`: none at all is an empty object, whatever its media
+    type is said to be. Raises UnsupportedMediaType beside what `read_body` raises."""
     kind = context.headers.get(b"content-type")
-    if not (optional and kind is None):
+    untyped = optional and kind is None
+    if not untyped and not (optional and _may_be_empty(context)):
         bodies.media_type((kind or b"").decode("latin-1"), bodies.JSON)
     body = await read_body(gateway, context, receive)
+    if body and optional and kind is not None:
+        bodies.media_type(kind.decode("latin-1"), bodies.JSON)
     bodies.refuse_crowded(body, most)
     return body or (b"{}" if optional else b"")
 
 
-def limited(gateway: Gateway, context: Context, receive: Receive, limit: int, seen: int = 0) -> Receive:
+def _may_be_empty(context: Context) -> bool:
+    """Return whether the head of the request does not say that there is a body."""
+    return context.headers.get(b"content-length", b"0").strip(b"0") == b""
+
+
+def limited(
+    gateway: Gateway, context: Context, receive: Receive, limit: int, seen: int = 0, room: Room | None = ROOM
+) -> Receive:
     """The same body, which ends in TooLarge where it is over the limit, TooSlow where it comes too slowly, Malformed
-    where it is never whole, Overloaded where too many are being read. `seen`: the bytes that came before."""
+    where it is never whole, Overloaded where too many are being read. `seen`: the bytes that came before; `room`: None
+    where they are counted elsewhere."""
     most = gateway.settings.gateway_max_held_bytes
 
     async def counted() -> Any:
@@ -76,7 +107,8 @@ def limited(gateway: Gateway, context: Context, receive: Receive, limit: int, se
         if context.too_slow and message.get("more_body"):
             raise TooSlow("The body came too slowly.")
         size = len(message.get("body", b""))
-        ROOM.take(context, size, most)
+        if room is not None:
+            room.take(context, size, most)
         seen += size
         if seen > limit:
             raise bodies.too_large(limit)

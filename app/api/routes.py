@@ -6,6 +6,7 @@ from typing import Annotated, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from app.api import auth, context, schemas, writes
@@ -19,8 +20,22 @@ from app.leanplum.actions import ACTIONS
 from app.model import KeyKind, Scope
 from app.wiring import Gateway
 
+
+async def storable(request: Request) -> None:
+    """Refuse a parameter of the path or the query with a NUL character: not every database can look for one."""
+    if b"%00" not in request.scope["raw_path"] and b"%00" not in request.scope["query_string"]:
+        return
+    sent = [("path", *one) for one in request.path_params.items()]
+    sent += [("query", *one) for one in request.query_params.multi_items()]
+    found = [{"loc": (where, name), "msg": NO_NUL} for where, name, value in sent if "\0" in f"{name}{value}"]
+    if found:
+        raise RequestValidationError(found)
+
+
+NO_NUL = "must not have a NUL character"
 # They only document how a key is sent; `auth.authenticate` reads it.
 KEY = [
+    Depends(storable),
     Depends(HTTPBearer(auto_error=False, scheme_name="Bearer", description="A caller key")),
     Depends(APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="X-API-Key", description="A caller key")),
 ]

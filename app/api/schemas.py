@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal, NotRequired, Required
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from app.leanplum.actions import QUEUED
+from app.leanplum.actions import DELIVERED
 from app.leanplum.shapes import CLOSED
 from app.leanplum.values import Bool, ItemId, Time
 from app.model import APP_NAME, KEY_NAME, Scope, Status
 
-ActionName: Any = Literal[tuple(QUEUED)]
+ActionName: Any = Literal[tuple(DELIVERED)]
 
 
 class LeanplumSaid(TypedDict, total=False):
@@ -32,9 +32,15 @@ class Erased(TypedDict):
 
 
 class FaultShape(TypedDict):
-    """One thing wrong in a body."""
+    """One thing wrong in a request, with one of `pointer`, `header` and `parameter`."""
 
-    pointer: Annotated[str, Field(description="JSON Pointer into the body", examples=["/items/3/event"])]
+    pointer: NotRequired[
+        Annotated[str, Field(description="JSON Pointer into the body as it was sent", examples=["/items/3/event"])]
+    ]
+    header: NotRequired[Annotated[str, Field(description="the header's name", examples=["Idempotency-Key"])]]
+    parameter: NotRequired[
+        Annotated[str, Field(description="the name of a parameter of the path or the query", examples=["limit"])]
+    ]
     detail: str
     code: str
 

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +18,8 @@ import orjson
 from app import ids
 from app.api import auth, gates, limiting, problems, receiving
 from app.api.context import Context
+from app.api.idempotency import NAME as IDEMPOTENCY_KEY
+from app.api.idempotency import key_of
 from app.api.problems import Answer
 from app.api.receipts import fresh_receipt, receipt_document
 from app.clock import now_ms
@@ -54,6 +57,7 @@ BATCH_MAY_BE_TAKEN = (
     "The database's answer to the commit was lost: the items may have been taken. Send them again, "
     "each with its id in ids, in the same order, as its `id`; then none is taken twice."
 )
+CONTRADICTION = "contradiction"
 CONFLICT = "This id was used within the window for an item with another content."
 MANY_OF_EACH = 50  # members that an item of a batch may have, all items taken together
 FEW = 20_000  # commas; with more of them judging takes long enough for others to notice
@@ -68,7 +72,7 @@ async def post_single(
     caller, app = await auth.enter(gateway, context, known.scope, known.key)
     body = await receiving.read_fields(gateway, context, receive, optional=bool(given))
     if b"idempotency-key" in context.headers:
-        given = {**given, "id": context.header(b"idempotency-key")}
+        given = {**given, "id": key_of(context.header(b"idempotency-key"))}
     refiner = refiner_for(gateway, context, caller)
     new = not given and rules.fast_single(action, body, refiner)
     new = new or _careful_single(action, body, given, refiner.anew())
@@ -98,8 +102,8 @@ async def post_single(
 
 def refiner_for(gateway: Gateway, context: Context, caller: Caller) -> Gate:
     """What the items of this call go through beside the rules: enrichment, the tracking plan, the names of the app."""
-    address = gateway.enrichment.end_user(context.address, context.headers.get(b"x-forwarded-for"))
-    enriching = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), address)
+    named = context.origin.named
+    enriching = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), named)
     return gates.gate_of(gateway, context, enriching)
 
 
@@ -107,13 +111,26 @@ def _careful_single(action: str, body: bytes, given: Mapping[str, Any], refiner:
     raw = bodies.parse(body)
     if not isinstance(raw, dict):
         return rules.single(action, raw)
-    return rules.single(action, raw, refiner=refiner, faults=contradictions(raw, given))
+    try:
+        return rules.single(action, raw, refiner=refiner, faults=contradictions(raw, given))
+    except Invalid as error:
+        raise Invalid(tuple(_given(fault, given) for fault in error.faults)) from None
+
+
+def _given(fault: Fault, given: Mapping[str, Any]) -> Fault:
+    """Return a fault of what the path, the query or a header has as one of that."""
+    name = fault.pointer.removeprefix("/")
+    if name not in given or fault.code == CONTRADICTION:
+        return fault
+    if name == "id":
+        return replace(fault, pointer=IDEMPOTENCY_KEY, part="header")
+    return replace(fault, pointer=name, part="parameter")
 
 
 def contradictions(raw: dict[str, Any], given: Mapping[str, Any]) -> list[Fault]:
     """Add what is given otherwise to a body; what it says differently itself."""
     return [
-        Fault(f"/{name}", f"differs from {'Idempotency-Key' if name == 'id' else 'the path'}", "contradiction")
+        Fault(f"/{name}", f"differs from {IDEMPOTENCY_KEY if name == 'id' else 'the path'}", CONTRADICTION)
         for name, value in given.items()
         if not _same(raw.setdefault(name, value), value)
     ]
@@ -199,6 +216,8 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
     caller = await auth.authenticate(gateway, context)
     try:
         app = auth.choose_app(gateway, context, caller)
+        if not receiving.is_small(context):
+            await limiting.refuse_spent(gateway, context, caller)
         judged = await _judged_batch(gateway, context, receive, refiner_for(gateway, context, caller))
     except Refusal:
         await limiting.take(gateway, context, caller, 1)  # what can't be read as items costs as one
@@ -250,7 +269,7 @@ async def _careful_batch(body: bytes, kind: str, most: int, refiner: Refiner) ->
         if len(lines) > most:
             raise _too_many(len(lines), most)
         for line in lines:
-            judged.append(_careful_line(line, refiner))
+            judged.append(_careful_line(line.removeprefix(bodies.BOM), refiner))
             await asyncio.sleep(0)
         return judged
     raw = bodies.parse(body)

@@ -109,6 +109,13 @@ class Directory:
             raise Unauthorized("The key is mistyped: its form or checksum is wrong.")
         raise Unauthorized("The key is not known here, or it is revoked or expired.")
 
+    def find(self, key: str) -> Caller | None:
+        """Return whose usable key this is. It does not count as used: it may not be the one that counts."""
+        known = self._read.by_hash.get(keys.digest(key))
+        if known is None or (known.until is not None and self._clock() >= known.until):
+            return None
+        return known.caller
+
     def owner(self, key: str) -> str | None:
         """The id of this key, where it is one, or was; it does not count as used."""
         hash_ = keys.digest(key)

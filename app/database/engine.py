@@ -15,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from app.database import deadline
 from app.database.dialect import DIALECTS, Cursor, Dialect
 from app.database.failures import may_have_committed
+from app.database.sqlite_files import FilesChanged, SqliteFiles
 from app.errors import CommitUnknown, StartRefused, StorageUnavailable
 
 BUSY_SECONDS = 5.0
@@ -70,12 +71,34 @@ def _connected(url: str, prepare: Callable[[Engine], None]) -> Engine:
 
 
 def _sqlite(url: URL) -> Engine:
-    Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+    path = Path(url.database or "")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = SqliteFiles(path)
     engine = create_engine(
-        url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "cached_statements": 512}
+        url,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "cached_statements": 512},
+        execution_options={"files": files},
     )
-    event.listen(engine, "connect", _prepare)
+
+    def check_place(*_: object) -> None:
+        """SQLite would make a new file where there is none."""
+        files.check()
+
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        _prepare(connection)
+        files.open()
+
+    event.listen(engine, "do_connect", check_place)
+    event.listen(engine, "connect", prepare)
+    event.listen(engine, "engine_disposed", lambda _: files.close())
     return engine
+
+
+def check_files(engine: Engine) -> None:
+    """Raise FilesChanged where the database's files are not at their place any more. A server sees to its own."""
+    files: SqliteFiles | None = engine.get_execution_options().get("files")
+    if files is not None:
+        files.check()
 
 
 def _postgresql(url: URL) -> Engine:
@@ -84,7 +107,7 @@ def _postgresql(url: URL) -> Engine:
     return postgresql.engine_on(url)
 
 
-def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+def _prepare(connection: sqlite3.Connection) -> None:
     connection.isolation_level = None  # transactions are begun and ended by our own words, never by the driver's guess
     for pragma in PRAGMAS:
         connection.execute(pragma)
@@ -101,6 +124,7 @@ def transaction(engine: Engine) -> Iterator[Cursor]:
     What is written often goes through the `Writer`. Raises StorageUnavailable, and CommitUnknown where the answer to
     the commit was lost."""
     with reading(engine) as connection:
+        check_files(engine)
         cursor = Cursor(connection.connection.cursor(), dialect(engine))
         if cursor.dialect.left_alone is not None:
             cursor.execute(cursor.dialect.left_alone.format(extent="LOCAL"))
@@ -114,6 +138,10 @@ def transaction(engine: Engine) -> Iterator[Cursor]:
             if may_have_committed(connection.connection.dbapi_connection, error):
                 raise CommitUnknown() from error
             raise
+        try:
+            check_files(engine)
+        except FilesChanged as error:
+            raise CommitUnknown() from error
 
 
 @contextmanager

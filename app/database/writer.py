@@ -12,15 +12,16 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Generic, Literal, Protocol, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import structlog
 from sqlalchemy import Engine
 
 from app.database import deadline
 from app.database.dialect import Cursor
-from app.database.engine import dialect, reason, storage_errors
+from app.database.engine import check_files, dialect, reason, storage_errors
 from app.database.failures import is_of_database, may_have_committed
+from app.database.sqlite_files import FilesChanged
 from app.errors import CommitUnknown, StorageUnavailable
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ LOOK_SECONDS = 0.2  # between looks for writes whose time is over
 HANGS_SECONDS = 4.0  # that a transaction may be open before it is taken to hang
 KEPT_SECONDS = 6.0  # for beginning on a connection that is kept; beyond waiting for the lock, which takes 5 s at most
 ROLLBACK_SECONDS = 1.0  # afterwards the connection is closed without it, which comes to the same
+MOST_ROOM = 32 * 1024 * 1024  # bytes
 CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)
 
 # How a transaction ended. `refused`: for something that was written; `failed`: for the database's state.
@@ -56,17 +58,40 @@ class Write(Protocol[T_co]):
         ...
 
 
+@runtime_checkable
+class Sized(Protocol):
+    """A write that knows how many bytes it brings."""
+
+    @property
+    def size(self) -> int:
+        """The bytes of what it brings."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A commit that changes nothing of meaning: proof that one can be made."""
+    """A commit that changes nothing of meaning: proof that one can be made, and that there is room for `size` bytes."""
 
+    size: int = 0
     rows: int = 1
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Probe"]) -> Sequence[None]:
-        """Make the database write a page."""
+        """Make the database write a page, and as many more as are to be shown room for."""
         cursor.execute("UPDATE sequence SET last = last")
+        size = max(write.size for write in writes)
+        if size > 0:
+            _take_room(cursor, size)
         return [None] * len(writes)
+
+
+def _take_room(cursor: Cursor, size: int) -> None:
+    """Write so many bytes. They are in the commit, though no longer in a table: what is rolled back may never touch
+    the disk."""
+    for statement in cursor.dialect.take_room:
+        cursor.execute(statement, (size,) if "?" in statement else ())
+    if cursor.dialect.give_room_back is not None:
+        cursor.execute(cursor.dialect.give_room_back)
 
 
 class _Asked(Generic[T]):
@@ -108,6 +133,7 @@ class Writer:
         self._cursor: Cursor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._committed = True  # the last group, or some of it
+        self._failed_size = 0  # bytes of the largest write that failed, until a look shows that there is room for it
         self._began: float | None = None  # when the transaction was begun that is open, by the monotonic clock
 
     @property
@@ -129,11 +155,11 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    async def stop(self) -> None:
-        """Write what was asked for until now, then end the thread and close its connection."""
+    async def stop(self, seconds: float | None = None) -> None:
+        """Write what was asked for until now, then end the thread and close its connection; wait for that so long."""
         self._stopping = True
         self._wake.release()
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, seconds)
         if self._look is not None:
             self._look.cancel()
 
@@ -151,12 +177,29 @@ class Writer:
         if self._look is None:
             self._look = self._loop.call_later(LOOK_SECONDS, self._give_up)
         if along:
-            self._loop.call_later(ALONG_SECONDS, self._hurry)
+            self._loop.call_later(ALONG_SECONDS, self._wake_up)
         else:
-            self._hurry()
+            self._wake_up()
         return future
 
-    def _hurry(self) -> None:
+    async def probe(self, seconds: float) -> None:
+        """Show that a commit can be made, and that there is room: as much as a small item needs, and as the largest
+        write did that has failed since. Raises StorageUnavailable."""
+        await self.write(Probe(max(self._dialect.room, self._failed_size)), seconds=seconds)
+
+    def hurry(self, seconds: float) -> None:
+        """Let nobody wait longer than so many seconds from now on."""
+        self._seconds = min(self._seconds, seconds)
+        latest = time.monotonic() + self._seconds
+        with self._lock:
+            for asked in (*self._asked, *self._group):
+                asked.until = min(asked.until, latest)
+        if self._look is not None:
+            self._look.cancel()
+            assert self._loop is not None
+            self._look = self._loop.call_later(min(LOOK_SECONDS, self._seconds), self._give_up)
+
+    def _wake_up(self) -> None:
         if not self._awake:
             self._awake = True
             self._wake.release()
@@ -196,10 +239,22 @@ class Writer:
         self._began = None
         if ends != ["given up"]:
             self._committed = "committed" in ends
+            self._remember_size(group)
         with self._lock:
             self._group = ()
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._tell, group)
+
+    def _remember_size(self, group: Sequence[_Asked[Any]]) -> None:
+        """A disk that is full for one item may have room for a smaller one, which shows nothing of the larger."""
+        failed = [asked for asked in group if isinstance(asked.error, self._storage_errors)]
+        sizes = [size for asked in failed if (size := _size(asked.write)) > 0]
+        if sizes:
+            self._failed_size = min(MOST_ROOM, max(self._failed_size, *sizes))
+            return
+        probes = [asked.write for asked in group if asked.error is None and isinstance(asked.write, Probe)]
+        if any(probe.size >= self._failed_size for probe in probes):
+            self._failed_size = 0
 
     def _one_by_one(self, group: Sequence[_Asked[Any]]) -> list[End]:
         """Commit each by itself: one that can't be written must not take its neighbors with it. Where the database
@@ -219,17 +274,20 @@ class Writer:
             deadline.set_until(max([asked.until for asked in group]))
             writing = False
             try:
+                check_files(self._engine)
                 cursor = self._begin()
                 writing = True
                 self._write(cursor, group)
                 writing = False
                 self._send_commit(group)
+                check_files(self._engine)
             except _GivenUp:
                 self._close()
+            except FilesChanged as error:  # what is open is kept: the files may come back
+                self._note(group, error)
+                return "failed"
             except Exception as error:  # the thread must live on: the waiter is told, and the log
-                log.error("write.failed", reason=reason(error), kind=type(error).__name__, writes=len(group))
-                for asked in group:
-                    asked.error = error
+                self._note(group, error)
                 self._close()
                 return "refused" if writing and not is_of_database(error) else "failed"
             else:
@@ -237,6 +295,11 @@ class Writer:
                     asked.error = None
                 return "committed"
         return "given up"
+
+    def _note(self, group: Sequence[_Asked[Any]], error: Exception) -> None:
+        log.error("write.failed", reason=reason(error), kind=type(error).__name__, writes=len(group))
+        for asked in group:
+            asked.error = error
 
     def _write(self, cursor: Cursor, group: Sequence[_Asked[Any]]) -> None:
         for kind, alike in _by_kind(group).items():
@@ -319,10 +382,16 @@ class Writer:
 
 
 def _unanswered(asked: _Asked[Any]) -> StorageUnavailable:
-    """Return the error for the waiter, which says whether the write may have been taken."""
+    """Return the error for the waiter, which says whether the write may have been taken; its cause is the driver's."""
+    made = StorageUnavailable("The database can't commit now; nothing was taken.")
     if asked.sent:
-        return CommitUnknown(result=asked.result)
-    return StorageUnavailable("The database can't commit now; nothing was taken.")
+        made = CommitUnknown(result=asked.result)
+    made.__cause__ = asked.error
+    return made
+
+
+def _size(write: object) -> int:
+    return write.size if isinstance(write, Sized) else 0
 
 
 def _by_kind(group: Sequence[_Asked[Any]]) -> dict[type[Write[Any]], list[_Asked[Any]]]:

@@ -136,11 +136,16 @@ class Deliverer:
         await self.drain()
         await self.leave()
 
-    async def stop(self) -> None:
+    def finish(self) -> None:
         """Begin no more calls; `run` returns once those in flight are settled."""
-        self._stopping = True
-        self._settle_until = self._ticks() + self._drain_seconds
-        self._wake.set()
+        if not self._stopping:
+            self._stopping = True
+            self._settle_until = self._ticks() + self._drain_seconds
+            self._wake.set()
+
+    async def stop(self) -> None:
+        """Finish."""
+        self.finish()
 
     async def drain(self) -> None:
         """Wait until no call is in flight."""

@@ -11,6 +11,7 @@ import orjson
 
 from app.errors import Invalid
 from app.intake.plan.judging import NONE, Plan, Violation, Violations
+from app.intake.pointers import as_sent
 from app.intake.refining import Refiner
 from app.intake.rules import MAX_FAULTS
 from app.intake.taxonomy import Caps, Known, Name, NameKind, Names, Seen, Verdict, judge, none_known
@@ -95,7 +96,7 @@ class Gate:
         return params is None or known.issuperset(params)
 
     def _noted(self, found: Violations, new: Iterable[Seen], notes: Notes) -> Notes:
-        self.found += found
+        self.found += [one._replace(fault=as_sent(one.fault, notes.moved)) for one in found]
         verdicts, taken = self._seen(new)
         broken = [one for one in verdicts if one.breaks]
         self.beyond += [one.seen.name.kind for one in broken]
@@ -108,7 +109,7 @@ class Gate:
                     self._coming[kind].discard(name)
             raise Invalid(tuple(enforced))
         told = [] if self._policy == "off" else [one.fault for one in verdicts if one.fault is not None]
-        violations = (*(one.fault for one in found), *told)
+        violations = tuple(as_sent(fault, notes.moved) for fault in (*(one.fault for one in found), *told))
         return replace(notes, violations=violations[:MAX_FAULTS]) if violations else notes
 
     def _seen(self, new: Iterable[Seen]) -> tuple[list[Verdict], list[Name]]:

@@ -78,6 +78,10 @@ def told(notes: Notes) -> str | None:
     lists = {"steps": notes.steps, "warnings": notes.warnings}
     enrichment = {name: found for name, found in lists.items() if found}
     moved = {"seconds": notes.time_correction} if notes.time_correction else {}
-    parts: dict[str, Any] = {"timeCorrection": moved, "enrichment": enrichment, "violations": notes.violations}
+    parts: dict[str, Any] = {
+        "timeCorrection": moved,
+        "enrichment": enrichment,
+        "violations": [fault.document() for fault in notes.violations],
+    }
     found = {name: part for name, part in parts.items() if part}
     return orjson.dumps(found).decode() if found else None

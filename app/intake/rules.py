@@ -6,7 +6,7 @@ so that each fault gets its pointer and its sentence, and no item is harmed by i
 
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Annotated, Any, Literal, Required, Union
 
@@ -15,10 +15,12 @@ from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from app.errors import Fault, Invalid
+from app.intake.pointers import as_sent
+from app.intake.pointers import pointer as pointer
 from app.intake.refining import PLAIN, Refiner, told
 from app.leanplum.actions import LATER, About
 from app.leanplum.actions import Action as Known
-from app.leanplum.values import TAKES
+from app.leanplum.values import INT_LIMIT, TAKES, TOO_LARGE
 from app.model import NO_NOTES, KeyKind, NewItem, Notes, Scope
 
 MAX_FAULTS = 100
@@ -139,7 +141,8 @@ def single(
     faults: Sequence[Fault] = (),
 ) -> NewItem:
     """One item of `action` from parsed JSON, which is refined. Raises Invalid with every fault, those given too;
-    pointers start with `base`, and lead into what the refiner made of `raw`."""
+    pointers start with `base`, and lead into `raw` as it
+    was before it was refined."""
     adapter = ACTIONS[action].in_batch if batched else ACTIONS[action].alone
     fields: Any = raw if isinstance(raw, dict) else {}
     notes = refiner.refine(action, fields)
@@ -155,7 +158,8 @@ def single(
             return item(action, fields, refiner, notes)
     except Invalid as error:
         found += error.faults
-    raise Invalid(tuple(Fault(base + fault.pointer, fault.detail, fault.code) for fault in found[:MAX_FAULTS]))
+    sent = (as_sent(fault, notes.moved) for fault in found[:MAX_FAULTS])
+    raise Invalid(tuple(replace(fault, pointer=base + fault.pointer) for fault in sent))
 
 
 def of_any_action(raw: Any, base: str = "", refiner: Refiner = PLAIN) -> NewItem:
@@ -204,7 +208,9 @@ def _faults(error: ValidationError, raw: Any) -> Iterator[Fault]:
     """pydantic's findings, one for each place in the body, in our words, and without the values."""
     places: dict[tuple[str, ...], list[Any]] = {}
     for found in error.errors(include_url=False, include_input=False):
-        places.setdefault(_place(found["loc"], raw, missing=found["type"] == "missing"), []).append(found)
+        inside = (str(step) for step in found.get("ctx", {}).get("at", ()))
+        place = (*_place(found["loc"], raw, missing=found["type"] == "missing"), *inside)
+        places.setdefault(place, []).append(found)
     above = {place[:length] for place in places for length in range(len(place))}
     for place, findings in places.items():
         if place not in above:  # else this only says that a value is none of the types it might have been
@@ -237,12 +243,6 @@ def _place(loc: Sequence[str | int], raw: Any, *, missing: bool) -> tuple[str, .
     return tuple(parts)
 
 
-def pointer(parts: Sequence[str]) -> str:
-    """A JSON Pointer (RFC 6901). What is no Unicode text in a key of the body is replaced by "?"."""
-    made = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
-    return made.encode("utf-8", "replace").decode()
-
-
 _TYPES = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -262,7 +262,6 @@ _CODES = {
     "too_short": "count",
     "literal_error": "choice",
     "zero_id": "zero-id",
-    "plain": "characters",
     "depth": "depth",
     "time": "time",
     "too_large": "range",
@@ -282,8 +281,8 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "too_short": lambda ctx: "must not be empty",
     "literal_error": lambda ctx: f"takes {ctx['expected']}",
     "finite_number": lambda ctx: "takes a finite number",
-    "less_than": lambda ctx: "is too large: whole numbers have at most 64 bits",
-    "greater_than_equal": lambda ctx: f"must not be less than {ctx['ge']}",
+    "less_than": lambda ctx: TOO_LARGE,
+    "greater_than_equal": lambda ctx: f"must not be less than {ctx['ge']}" if ctx["ge"] != -INT_LIMIT else TOO_LARGE,
     "less_than_equal": lambda ctx: f"must not be more than {ctx['le']}",
     "string_unicode": lambda ctx: "is not Unicode text: it has a lone surrogate",
 }

@@ -189,6 +189,8 @@ ACTIONS: dict[str, Action] = {
 QUEUED = {name: action for name, action in ACTIONS.items() if action.later}
 # Those that a setting may have relayed at the SDK door: not what needs a call of its own, nor what blocks a user.
 RELAYABLE = tuple(name for name, action in QUEUED.items() if not action.alone and action.scope is not ERASE)
+# What may be delivered in the background: of several sessions in one SDK's batch all but the last, too.
+DELIVERED = {"start": ACTIONS["start"], **QUEUED}
 LATER = {name: action for name, action in QUEUED.items() if action.documented}
 
 

@@ -84,6 +84,8 @@ class LeanplumClient:
         self._timeout = timeout
         self._connect = min(CONNECT_SECONDS, timeout / 2)  # ends before the deadline of the whole call does
         self._secrets = secrets
+        self._open = set[asyncio.Timeout]()  # of the calls that are at work
+        self._given_up = False
         self._http = httpx.AsyncClient(
             timeout=self._patience(timeout),
             limits=httpx.Limits(
@@ -99,6 +101,13 @@ class LeanplumClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
+
+    def give_up(self) -> None:
+        """End every call that is at work, and make no more."""
+        self._given_up = True
+        for timeout in self._open:
+            if not timeout.expired():
+                timeout.reschedule(0)
 
     async def call(self, url: str, action: str, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> Answer:
         """Make one call. `headers`: what tells of the end user. Raises Unreachable where no whole answer came within
@@ -178,8 +187,12 @@ class LeanplumClient:
         request, and so the key."""
         failed: Unreachable | None = None
         try:
-            async with asyncio.timeout(seconds):
-                return await doing
+            async with asyncio.timeout(0 if self._given_up else seconds) as timeout:
+                self._open.add(timeout)
+                try:
+                    return await doing
+                finally:
+                    self._open.discard(timeout)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             failed = Unreachable(type(error).__name__, sent=progress.may_have_arrived(error))
         raise failed

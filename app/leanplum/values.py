@@ -3,17 +3,20 @@
 Each is an annotated type, checked by pydantic's core, and has one sentence that says what it takes: `TAKES`.
 """
 
+import math
 import re
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Annotated, Any
 
-import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from app.model import APP_NAME, KEY_NAME
 
 INT_LIMIT = 2**63
+TOO_LARGE = "is out of range: whole numbers are from -2^63 to 2^63-1"
+SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_PARAMS = 50
 MAX_VALUE_DEPTH = 32  # of a value that may be any JSON; less than a body's, so that both ways of reading one agree
 ZERO_UUID = "00000000-0000-0000-0000-000000000000"
@@ -62,7 +65,7 @@ def _no_zero(value: str) -> str:
 def _not_whole(value: object) -> object:
     """A whole number that is too large for `Int` must not slip through as a rounded fraction."""
     if type(value) is int:
-        raise PydanticCustomError("too_large", "is too large: whole numbers have at most 64 bits")
+        raise PydanticCustomError("too_large", TOO_LARGE)
     return value
 
 
@@ -81,11 +84,42 @@ def _plain(value: dict[str, object]) -> dict[str, object]:
     """Any JSON, so long as it can be sent on."""
     if deeper(value, MAX_VALUE_DEPTH):
         raise PydanticCustomError("depth", f"is nested too deeply: at most {MAX_VALUE_DEPTH} levels are taken")
-    try:
-        orjson.dumps(value)
-    except TypeError:
-        raise PydanticCustomError("plain", "has text that is not Unicode, or a number of more than 64 bits") from None
+    for path, inner in _leaves(value):
+        _sendable(path, inner)
     return value
+
+
+def _sendable(path: tuple[str | int, ...], value: object) -> None:
+    """Raise PydanticCustomError, with the path, for a value that JSON can't carry to Leanplum unchanged."""
+    kind = type(value)
+    if kind is int and not is_whole(value):
+        raise PydanticCustomError("too_large", TOO_LARGE, {"at": path})
+    if kind is float and not math.isfinite(value):  # type: ignore[arg-type]
+        raise PydanticCustomError("finite_number", "takes a finite number", {"at": path})
+    texts = [value, *path[-1:]] if kind is str else path[-1:]
+    if any(isinstance(text, str) and SURROGATE.search(text) for text in texts):
+        raise PydanticCustomError("string_unicode", "is not Unicode text", {"at": path})
+
+
+def _leaves(value: object) -> Iterator[tuple[tuple[str | int, ...], object]]:
+    """Yield every value inside an object or a list, with its path."""
+    open_: list[tuple[tuple[str | int, ...], object]] = [((), value)]
+    while open_:
+        path, outer = open_.pop()
+        inside: Iterable[tuple[str | int, object]] = ()
+        if isinstance(outer, dict):
+            inside = outer.items()
+        elif isinstance(outer, list):
+            inside = enumerate(outer)
+        for key, inner in inside:
+            yield (*path, key), inner
+            if isinstance(inner, dict | list):
+                open_.append(((*path, key), inner))
+
+
+def is_whole(value: object) -> bool:
+    """Return whether a value is a whole number that fits into 64 bits with its sign."""
+    return type(value) is int and -INT_LIMIT <= value < INT_LIMIT
 
 
 def _epoch(value: float | str) -> float:

@@ -33,6 +33,7 @@ SELECT i.seq, a.app, a.prefix, i.action, i.subject, i.body
 FROM items i JOIN acceptances a ON a.first_seq = i.acceptance WHERE i.seq IN {seqs}
 """
 
+ROW_BYTES = 1_000  # of an item beside its content, generously
 NO_BODY = ""  # of a delivered item: who and what are still known, and no body is ever empty
 Known = dict[tuple[str, str], tuple[int, bytes]]  # (app, id) -> (seq, digest)
 MadeId = tuple[int, str, str]  # sequence number, app and prefix, as an id that the gateway makes tells them
@@ -54,6 +55,12 @@ class Accept:
     def rows(self) -> int:
         """Its weight in a group."""
         return len(self.acceptance.items) + 2
+
+    @property
+    def size(self) -> int:
+        """The bytes that it brings: contents, and for each item some rows and entries of indexes."""
+        items = self.acceptance.items
+        return sum(len(item.body) for item in items) + ROW_BYTES * len(items)
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Accept"]) -> list[list[Taken]]:

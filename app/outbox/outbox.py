@@ -58,6 +58,7 @@ class Outbox:
         self._to_scrub = True  # a process of before may have ended before it did
         self._dedup_ms, self._max_queued, self._clock = dedup_ms, max_queued, clock
         self._awaited: dict[int, list[asyncio.Event]] = {}  # by sequence number: who waits for the item to settle
+        self._waiting_is_over = False  # whether nobody waits for an item to settle any more
         self.queued = 0
         self.on_accepted: Callable[[], None] = lambda: None
 
@@ -275,6 +276,8 @@ class Outbox:
         deadline = loop.time() + timeout
         receipt = await self.receipt(app, item_id)
         while receipt is not None and not receipt.settled and (left := deadline - loop.time()) > 0:
+            if self._waiting_is_over:
+                break
             settled, seq = asyncio.Event(), receipt.seq
             events = self._awaited.setdefault(seq, [])
             events.append(settled)
@@ -288,6 +291,13 @@ class Outbox:
                 if not events:
                     self._awaited.pop(seq, None)
         return receipt
+
+    def answer_waiters(self) -> None:
+        """Let nobody wait for an item to settle from now on."""
+        self._waiting_is_over = True
+        for events in self._awaited.values():
+            for event in events:
+                event.set()
 
     async def dead_letters(self, app: str, which: Filter, after: int = 0, limit: int = 100) -> list[Receipt]:
         """At most `limit` dead letters of `app` after sequence number `after`, in the order of acceptance."""

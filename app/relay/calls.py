@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, Protocol, TypeVar
 
 import orjson
 import structlog
@@ -26,15 +26,18 @@ from app.leanplum.retry_after import seconds
 from app.model import App, KeyKind
 from app.relay.cache import Cache, Kept
 from app.relay.quotas import Quotas
-from app.telemetry import Metrics
+from app.relay.repeats import Repeats
+from app.telemetry import Metrics, describe
 
 THROTTLE_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between tries while Leanplum says that the user is busy
 PATIENCE_SECONDS = 2.0  # how long a call waits for what was accepted for its users before
 RETRY_SECONDS = 5.0
+STOPPED = "The gateway stopped before Leanplum answered; if it was asked already, it may have done it."
 LOOKS = "exportUser"
 NOT_PASSED_ON = replies.HOSTS | {"success", "reqId"}
 
 log = structlog.get_logger("relay")
+T = TypeVar("T")
 
 
 class Locked(Protocol):
@@ -108,6 +111,54 @@ class Relay:
         self._timeout, self._room = timeout, asyncio.Semaphore(concurrency)
         self._migration = migration or MigrateStates()
         self._cache, self._quotas = Cache(cache_seconds), Quotas()
+        self.repeats = Repeats(time.monotonic)
+        self._going = set[asyncio.Task[Any]]()
+        self._open = set[asyncio.Timeout]()  # of the calls that callers wait for
+        self._given_up = False
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Do work that goes on whether or not somebody still waits for it: what Leanplum was asked
+        must become known to whoever asks again."""
+        task = asyncio.create_task(work)
+        self._going.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._going.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("work.failed", **describe(error))
+
+    async def close(self, seconds: float) -> None:
+        """Wait until what was begun has ended, at most so long."""
+        if self._going:
+            _, late = await asyncio.wait(self._going, timeout=seconds)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    def give_up(self) -> None:
+        """End every call that a caller waits for, and make no more: the process ends."""
+        self._given_up = True
+        for timeout in self._open:
+            if not timeout.expired():
+                timeout.reschedule(0)
+
+    @asynccontextmanager
+    async def _unless_given_up(self) -> AsyncIterator[None]:
+        """Raises UpstreamUnavailable where the call inside is given up."""
+        try:
+            async with asyncio.timeout(0 if self._given_up else None) as timeout:
+                self._open.add(timeout)
+                try:
+                    yield
+                finally:
+                    self._open.discard(timeout)
+        except TimeoutError:
+            if not self._given_up:
+                raise
+            raise UpstreamUnavailable(STOPPED, RETRY_SECONDS) from None
 
     async def ask(
         self, app: App, action: Action, args: Mapping[str, Any], subject: str | None = None
@@ -153,9 +204,11 @@ class Relay:
         looks: bool = False,
         headers: Mapping[str, str] = NO_HEADERS,
         in_order: bool = False,
+        patience: float = PATIENCE_SECONDS,
     ) -> Answer:
         """One call while its users are locked; `looks`: whether it changes nothing; `headers` tell of the end user;
-        `in_order`: whether it never overtakes what was accepted for its users before.
+        `in_order`: whether it never overtakes what was accepted for its users before; `patience`: how many seconds it
+        waits for that.
         While Leanplum says that the users are busy it is tried again, for a short while, unless it asks for a longer
         wait. Raises Erased: whoever was erased could be there again by it, but not by looking."""
         record = None
@@ -164,13 +217,13 @@ class Relay:
         locking = self._locks.hold(
             app.name,
             subjects,
-            patience=PATIENCE_SECONDS,
+            patience=patience,
             timeout=self._timeout,
             unless_erased=action != LOOKS,
             record=record,
             in_order=in_order,
         )
-        async with locking as locked, self._slot():
+        async with self._unless_given_up(), locking as locked, self._slot():
             if not self._in_time(locked):
                 raise UpstreamUnavailable("Too many calls wait for Leanplum.", RETRY_SECONDS)
             answer = await self._call(app, action, body, subjects, looks, headers, recorded=locked.recorded)
@@ -197,7 +250,7 @@ class Relay:
     async def upload(self, app: App, action: Action, fields: Mapping[str, str], files: list[Part]) -> dict[str, Any]:
         """The same as `ask`, with files, which are read as they go out."""
         keys = mapping.credentials(app, self.key(app, action.key))
-        async with self._slot(), self._told(app, action.name) as heard:
+        async with self._unless_given_up(), self._slot(), self._told(app, action.name) as heard:
             answer = await self.client.upload(app.api_url, action.name, {**keys, **fields}, files)
             heard.append(answer.status)
         return read(answer, action, app)
@@ -205,7 +258,7 @@ class Relay:
     async def import_csv(self, app: App, action: Action, args: Mapping[str, str], content: bytes) -> dict[str, Any]:
         """Begin an import whose rows are the body, and return Leanplum's answer as `ask` does."""
         keys = mapping.credentials(app, self.key(app, action.key))
-        async with self._slot(), self._told(app, action.name) as heard:
+        async with self._unless_given_up(), self._slot(), self._told(app, action.name) as heard:
             answer = await self.client.send_csv(app.api_url, action.name, {**args, **keys}, content)
             heard.append(answer.status)
         return read(answer, action, app)
@@ -217,11 +270,12 @@ class Relay:
         """A file, as it comes, asked for with this kind of key. Raises NotFound, UpstreamRejected."""
         action = ACTIONS["downloadFile"]
         body = mapping.single(app, action.name, args, self.key(app, kind), now_ms() / 1000)
-        async with (
-            self._slot(),
-            self._told(app, action.name, recorded=True) as heard,
-            self.client.download(app.api_url, action.name, body) as found,
-        ):
+        async with AsyncExitStack() as stack:
+            async with self._unless_given_up():
+                await stack.enter_async_context(self._slot())
+                heard = await stack.enter_async_context(self._told(app, action.name, recorded=True))
+                asking = self.client.download(app.api_url, action.name, body)
+                found = await stack.enter_async_context(asking)
             heard.append(found.status)
             if found.chunks is None:
                 read(Answer(found.status, found.body, None), action, app)

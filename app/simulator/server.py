@@ -4,7 +4,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Self
 
 import uvicorn
@@ -68,6 +68,10 @@ class _Server(uvicorn.Server):
             )
         )
         self._listening = listening
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; and end with 0, since the signal is not raised again afterwards."""
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

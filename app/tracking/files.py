@@ -27,7 +27,7 @@ def read(path: Path, label: str = SETTING, beside: Path | None = None) -> Files:
         names = [path] if not path.is_dir() else _in_folder(path)
         if sum(one.stat().st_size for one in names) > MOST_BYTES:
             raise StartRefused(f"{label}: {path} has more than {MOST_BYTES} bytes")
-        return {str(one.relative_to(beside) if beside else one): one.read_text(encoding="utf-8") for one in names}
+        return {str(one.relative_to(beside) if beside else one): one.read_text(encoding="utf-8-sig") for one in names}
     except OSError as error:
         raise StartRefused(f"{label}: {error.filename or path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -15,20 +15,21 @@ from app.settings import Settings
 
 
 @contextmanager
-def served(settings: Settings, app: FastAPI | None = None) -> Iterator[int]:
-    """The port of a running server; stopped at the end, after what is in flight. `app`: one made of these settings."""
+def served(settings: Settings, app: FastAPI | None = None, *, listening: socket.socket | None = None) -> Iterator[int]:
+    """The port of a running server; stopped at the end, after what is in flight. `app`: one made of these settings.
+    `listening`: a socket to serve on, instead of one on the loopback address."""
     config = uvicorn.Config(
         app or create_app(settings, delivery=False), host="127.0.0.1", port=0, http=Protocol, log_config=None,
         access_log=False, server_header=False, lifespan="on", ws="none",
     )  # fmt: skip
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
+    thread = threading.Thread(target=server.run, args=([listening] if listening else None,), daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive(), "the server did not start"
         time.sleep(0.01)
     try:
-        yield server.servers[0].sockets[0].getsockname()[1]
+        yield (listening or server.servers[0].sockets[0]).getsockname()[1]
     finally:
         server.should_exit = True
         thread.join(10)

@@ -18,6 +18,7 @@ from app.main import create_app
 from app.settings import Settings
 
 JSON, NDJSON, PROBLEM = "application/json", "application/x-ndjson", "application/problem+json"
+PLACES = ("pointer", "header", "parameter")
 CANARY = "cAnArY-7f3b"  # as an attribute value or an invalid value: it must not come back, nor stay in the audit
 EVENT: dict[str, Any] = {"userId": "u1", "event": "Purchase"}
 
@@ -89,7 +90,9 @@ class Talk:
         scope: Scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
             "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "server": ("gateway", 80),
-            "client": ("127.0.0.1", 1), "headers": [(b"authorization", f"Bearer {self.key}".encode()), *headers],
+            "client": ("127.0.0.1", 1), "headers": [
+                (b"host", b"gateway"), (b"authorization", f"Bearer {self.key}".encode()), *headers,
+            ],
         }  # fmt: skip
         waiting, statuses = list(messages), list[int]()
 
@@ -141,5 +144,5 @@ def problem(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
 
 
 def pointers(found: dict[str, Any]) -> dict[str, str]:
-    """The faults of a problem: code by pointer."""
-    return {error["pointer"]: error["code"] for error in found["errors"]}
+    """The faults of a problem: code by pointer; by the name of the header or parameter where one is at fault."""
+    return {next(error[one] for one in PLACES if one in error): error["code"] for error in found["errors"]}

@@ -74,15 +74,16 @@ def test_an_address_that_is_too_long_is_refused(wire: Wire) -> None:
     refused(wire, 414, "url-too-long")
 
 
+CHUNKED = b"POST /v1/events HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n"
 ENDLESS = {
     "address": (b"GET /", b"a", "url-too-long"),
     "header's name": (ASK, b"n", "head-too-large"),
     "header's value": (ASK + b"X: ", b"v", "head-too-large"),
     "headers": (ASK, b"A: b\r\n", "head-too-large"),
     "nothing before a request": (b"", b"\r\n", "head-too-large"),
-    "trailers": (b"POST /v1/events HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"A: b\r\n", None),
-    "one trailer": (b"POST /v1/events HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: ", b"b", None),
-    "a chunk's extension": (b"POST /v1/events HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"e", None),
+    "trailers": (CHUNKED + b"0\r\n", b"A: b\r\n", None),
+    "one trailer": (CHUNKED + b"0\r\nA: ", b"b", None),
+    "a chunk's extension": (CHUNKED + b"1;", b"e", None),
 }
 
 

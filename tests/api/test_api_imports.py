@@ -242,3 +242,15 @@ def test_an_import_needs_its_scope(talk: Talk, leanplum: Leanplum) -> None:
         assert entry["success"] is False
         assert "exports:run" in entry["error"]["message"]
     assert leanplum.calls() == []
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column_s_name(talk: Talk, leanplum: Leanplum) -> None:
+    marked = b"\xef\xbb\xbf" + ROWS
+    jobs = [csv(talk, marked).json()["jobId"]]
+    form = {"file": ("rows.csv", marked, "text/csv")}
+    jobs.append(talk.call("POST", "/v1/imports", data={"defaultAction": "track"}, files=form).json()["jobId"])
+    query = {"createJob": "true", "defaultAction": "track"}
+    assert door(talk, "POST", marked, "text/csv", **query).json()["response"][0]["success"]
+    assert all(finished(talk, job) for job in jobs)
+    assert imported(leanplum) == [3, 3]
+    assert problem(csv(talk, ROWS.decode().encode("utf-16")), 400, "malformed")["detail"].endswith("in UTF-8.")

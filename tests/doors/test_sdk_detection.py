@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.enrichment import Enrichment
+from app.api.forwarded import TrustedProxies
 from app.leanplum import detection
 from tests.api.leanplum import Leanplum, delivering_to, simulated, until
 from tests.api.talk import Talk
@@ -164,10 +165,12 @@ def test_a_header_that_is_none_is_not_sent() -> None:
 
 
 def test_a_proxy_that_names_nobody_is_not_the_sender() -> None:
-    from ipaddress import ip_network
+    proxies = TrustedProxies([ip_network("10.0.0.0/8")])
 
-    enrichment = Enrichment(None, None, [ip_network("10.0.0.0/8")], b"k" * 32)
-    assert enrichment.sender("10.0.0.1", None) is None
-    assert enrichment.sender("10.0.0.1", b"10.0.0.2") is None
-    assert enrichment.sender("10.0.0.1", USER.encode()) == USER
-    assert enrichment.sender("198.51.100.9", USER.encode()) == "198.51.100.9"
+    def sender(peer: str, *forwarded: str) -> str | None:
+        return proxies.origin(peer, [(b"x-forwarded-for", line.encode()) for line in forwarded]).sender
+
+    assert sender("10.0.0.1") is None
+    assert sender("10.0.0.1", "10.0.0.2") is None
+    assert sender("10.0.0.1", USER) == USER
+    assert sender("198.51.100.9", USER) == "198.51.100.9"

@@ -141,7 +141,7 @@ def test_the_ruby_gem_s_anomaly_override_works(sdk: Sdk, leanplum: Leanplum, tal
     for one in answers[:2]:
         assert re.fullmatch(PAST, one["warning"]["message"])
         assert one["isOffline"] is True
-    assert answers[2] == {"success": True}
+    assert answers[2] == {"success": True, "isOffline": True}
     first, second = leanplum.calls()
     assert [one["action"] for one in first["args"]["data"]] == ["track", "track", "setUserAttributes"]
     assert second["args"]["clientKey"] == KEYS["leanplum_development_key"]
@@ -154,7 +154,7 @@ def test_a_reset_of_anomalies_takes_the_development_key_alone_or_in_a_batch(
     sdk: Sdk, leanplum: Leanplum, value: Any
 ) -> None:
     reset = {"action": "setUserAttributes", "userId": "u1", "resetAnomalies": value}
-    assert [entries(sdk.post(reset)) for _ in range(2)] == [[{"success": True}]] * 2
+    assert [entries(sdk.post(reset)) for _ in range(2)] == [[{"success": True, "isOffline": True}]] * 2
     assert [one["success"] for one in entries(sdk.multi(track(), reset, track()))] == [True] * 3
     kinds = [(one["action"], one["clientKey"]) for one in leanplum.arrived()]
     production, development = KEYS["leanplum_production_key"], KEYS["leanplum_development_key"]

@@ -204,7 +204,7 @@ def test_segment_s_messages_are_held_against_it_and_its_faults_point_into_the_me
     warned = sent(event="Search", properties={"n": CANARY}, messageId="w1")
     answer = post(talk, "batch", {"batch": [bad, warned]})
     (refused,) = answer.json()["rejected"]
-    assert (refused["index"], pointers(refused)) == (0, {"/properties/sku": "plan-pattern"})
+    assert (refused["index"], pointers(refused)) == (0, {"/batch/0/properties/sku": "plan-pattern"})
     assert CANARY not in answer.text
     assert [one["code"] for one in talk.get("/v1/receipts/w1").json()["violations"]] == ["plan-type"]
     counted = talk.get("/v1/tracking-plan/violations").json()["violations"]
@@ -227,7 +227,7 @@ def test_the_plan_judges_what_enrichment_has_made(start: Start, file: Path) -> N
     nested = {"userId": "u1", "event": "Order", "params": {"address": {"city": "Ghent"}}}
     assert talk.event(nested).status_code == 202
     nested["params"] = {"address": {"city": "Ghent", "street": "x"}}
-    assert pointers(problem(talk.event(nested), 422, "validation")) == {"/params/address.street": "plan-unknown-param"}
+    assert pointers(problem(talk.event(nested), 422, "validation")) == {"/params/address/street": "plan-unknown-param"}
 
 
 # --- the documentation ------------------------------------------------------------------------------------------------
@@ -294,12 +294,13 @@ def sdk(talk: Talk, **fields: Any) -> dict[str, Any]:
 
 
 def test_names_that_are_none_are_counted_together_as_other(talk: Talk) -> None:
-    for name in ("a\0b", "x" * 5_000, "1234"):
+    assert not sdk(talk, event="a\0b")["success"]
+    for name in ("x" * 5_000, "1234"):
         assert sdk(talk, event=name)["success"]
     sdk(talk, event="Search", params=json.dumps({"n\0": 1, "n": "x"}))
     found = talk.get("/v1/tracking-plan/violations").json()["violations"]
     assert {(one["name"], one["code"], one["count"]) for one in found} == {
-        ("other", "plan-unknown-event", 3),
+        ("other", "plan-unknown-event", 2),
         ("Search", "plan-type", 1),
     }
 

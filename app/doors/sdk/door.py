@@ -2,7 +2,9 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 from starlette.datastructures import UploadFile
@@ -10,14 +12,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from app.api import auth, limiting, receiving
+from app.api import auth, limiting, problems, receiving
 from app.api.context import Context
+from app.doors.identification import identify
+from app.doors.parsing import IN_A_THREAD, in_turn
 from app.doors.sdk import answering, reading, sorting
-from app.doors.sdk.doing import reply_to, status_of
+from app.doors.sdk.asking import status_of
+from app.doors.sdk.doing import reply_to
 from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import No, Now
-from app.errors import Forbidden, GatewayError, Malformed, TooLarge
-from app.intake.bodies import has_rows
+from app.errors import Forbidden, GatewayError, Malformed, Refusal, TooLarge
+from app.intake.bodies import has_rows, without_bom
 from app.leanplum import action_names
 from app.leanplum.actions import ACTIONS
 from app.leanplum.client import Part
@@ -26,7 +31,7 @@ from app.model import Scope as KeyScope
 from app.telemetry import describe
 from app.wiring import Gateway
 
-PATHS = ("/api", reading.BATCH_PATH)
+PATHS = ("/api", "/api/", reading.BATCH_PATH, f"{reading.BATCH_PATH}/")
 METHODS = ("GET", "POST")
 CORS = [(b"access-control-allow-origin", b"*"), (b"x-content-type-options", b"nosniff")]
 JSON = [(b"content-type", b"application/json;charset=utf-8"), (b"cache-control", b"private")]
@@ -40,13 +45,13 @@ FORMS_OF_IMPORT = (
     "the first line names the arguments, and each further line is one action."
 )
 EMPTY = f"The batch has no actions: send them in data. For an import: {FORMS_OF_IMPORT}"
-IN_A_THREAD = 256 * 1024  # bytes from which reading would keep others waiting
 
 log = structlog.get_logger("sdk")
 
 
 async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send) -> int:
     """Answer one request; the status. Nothing is raised: whatever goes wrong is told in Leanplum's envelope."""
+    context.path = context.path.rstrip("/")  # a client may have the endpoint with a slash at its end
     context.operation = f"{context.method} {context.path}"
     if context.method == "OPTIONS":
         asked = context.headers.get(b"access-control-request-headers", b"*")
@@ -54,9 +59,11 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
     call: Call | None = None
     files = list[Part]()
     try:
+        if context.faulty is not None:
+            raise Malformed(context.faulty)
         if context.method not in METHODS:
             return await _send_error(context, send, 405, "Send GET or POST.", call, [(b"allow", b"GET, POST, OPTIONS")])
-        call = await _read(gateway, context, scope, receive, files)
+        call = await _known(gateway, context, scope, receive, files)
         caller, app = await _enter(gateway, context, call)
         if call.batch and not call.entries:
             raise Malformed(EMPTY)
@@ -74,6 +81,9 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
         # 503, not 500: it says that the request may be sent again, which every SDK but JavaScript's does.
         return await _send_error(context, send, 503, "The gateway failed on this request.", call)
+    except asyncio.CancelledError:
+        stopping = problems.stopping()
+        return await _send_error(context, send, status_of(stopping), stopping.detail, call, _retry(stopping))
     finally:
         for _, (_, file, _) in files:
             file.close()
@@ -85,22 +95,40 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
 # --- in ---------------------------------------------------------------------------------------------------------------
 
 
+async def _known(gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]) -> Call:
+    """The call of somebody whose key is in it; what can't be read costs as one item."""
+    try:
+        return await _read(gateway, context, scope, receive, files)
+    except Refusal:
+        if context.caller is not None:
+            await limiting.take(gateway, context, context.caller, 1)
+        raise
+
+
 async def _read(gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]) -> Call:
     """The call; `files` gets those that came along, which are the caller's to close."""
     query = reading.from_query(scope["query_string"])
-    media = context.header(b"content-type").lower()
-    if media.startswith("multipart/form-data") and "boundary=" in media:
+    media, limit = context.header(b"content-type").lower(), gateway.settings.gateway_sdk_max_body_bytes
+    form = media.startswith("multipart/form-data") and "boundary=" in media
+    receiving.refuse_declared(context, gateway.settings.gateway_max_upload_bytes if form else limit)
+    encoding = "" if form else context.header(b"content-encoding")
+    shown = reading.text(query.get("clientKey"))
+    receive = await identify(gateway, context, receive, limit=limit, encoding=encoding, shown=shown)
+    if form:
         return _counted(reading.call(context.path, query, await _form(gateway, context, scope, receive, files)))
-    body = await receiving.read_body(gateway, context, receive, gateway.settings.gateway_sdk_max_body_bytes)
+    body = await receiving.read_body(gateway, context, receive, limit)
+    context.received = time.perf_counter()
     if reading.is_csv(media, query, body):
         return reading.import_of(context.path, query, body)
     if len(body) > IN_A_THREAD:
-        return _counted(await asyncio.to_thread(_call, context.path, query, body))
+        return _counted(await in_turn(partial(_call, context.path, query, body)))
     return _counted(_call(context.path, query, body))
 
 
 def _call(path: str, query: reading.Args, body: bytes) -> Call:
-    return reading.call(path, query, reading.from_body(body))
+    call = reading.call(path, query, reading.from_body(body))
+    reading.refuse_crowded(call)
+    return call
 
 
 def _counted(call: Call) -> Call:
@@ -192,7 +220,7 @@ def _rows(call: Call, files: list[Part]) -> bytes | None:
     if call.rows is not None:
         return call.rows
     if len(files) == 1:
-        return files[0][1][1].read()
+        return without_bom(files[0][1][1].read())
     missing = [name for name in ("file", "gcsBucket") if not reading.text(call.args.get(name))]
     if missing or files:
         raise Malformed(f"The import lacks {' and '.join(missing) or 'a single file'}. {FORMS_OF_IMPORT}")

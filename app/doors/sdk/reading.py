@@ -5,16 +5,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl
 
+from app.doors import form_values, parsing
 from app.doors.parsing import parsed
-from app.errors import Malformed
-from app.intake.bodies import CSV
+from app.errors import Malformed, TooLarge
+from app.intake.bodies import CSV, MANY, crowded
+from app.intake.enrichment.privacy import OBJECTS
+from app.leanplum.actions import ACTIONS
 
 BATCH_PATH = "/api-batch"
 MAX_FIELDS = 10_000
 # These make a job of a `multi`. A batch of entries must not have them: Leanplum may read `createJob` otherwise.
 OF_IMPORTS = frozenset({"createJob", "file", "gcsBucket", "defaultAction"})
+AS_SENT = ("userId", "deviceId", "newUserId", "action", "event", "state")  # never mended
+AS_TEXT = OBJECTS | {"value"}  # may be JSON as text
 Args = dict[str, Any]
 
 
@@ -66,12 +70,12 @@ def truthy(value: Any) -> bool:
 def from_query(query: bytes) -> Args:
     """The arguments of a query, or of a form."""
     try:
-        pairs = parse_qsl(query.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
+        query.decode()
+        return dict(form_values.pairs(query, MAX_FIELDS))
     except UnicodeDecodeError:
         raise Malformed("The arguments are not UTF-8, percent-encoded.") from None
     except ValueError:
         raise Malformed(f"There are more than {MAX_FIELDS} arguments.") from None
-    return dict(pairs)
 
 
 def from_body(body: bytes) -> Args:
@@ -109,12 +113,33 @@ def call(path: str, query: Args, body: Args) -> Call:
     action = text(args.get("action"))
     batch = action == "multi" or (not action and ("data" in args or path == BATCH_PATH))
     if not batch:
+        args = _entry(parsing.marked(args))
         return Call(args, [args], batch=False)
     if truthy(args.get("createJob")) or ("file" in args and "data" not in args):
         args["action"] = "multi"
         return Call(args, [args], batch=False)
     entries = _entries(args.pop("data", []))
     return Call({name: value for name, value in args.items() if name not in OF_IMPORTS}, entries, batch=True)
+
+
+def refuse_crowded(call: Call) -> None:
+    """Raise TooLarge where one action has more fields and values than any has: to judge each of
+    hundreds of thousands takes seconds, and others wait."""
+    for entry in call.entries:
+        if isinstance(entry, dict) and (crowded(entry) is not None or _crowded_text(entry)):
+            raise TooLarge(f"An action has more than {MANY} fields and values.")
+
+
+def _crowded_text(entry: Args) -> bool:
+    """Whether a value that is JSON as text has too many, of an action whose values are judged."""
+    action = ACTIONS.get(text(entry.get("action")))
+    if action is None or not action.later:
+        return False
+    return any(isinstance(value, str) and _is_crowded(value) for value in entry.values())
+
+
+def _is_crowded(value: str) -> bool:
+    return len(value) > MANY and value.lstrip()[:1] in {"{", "["} and value.count(",") > MANY
 
 
 def _entries(data: Any) -> list[Any]:
@@ -125,5 +150,9 @@ def _entries(data: Any) -> list[Any]:
         if isinstance(data, Mapping):
             data = data.get("data", [])
         if isinstance(data, list):
-            return data
+            return list(map(_entry, data))
     raise Malformed("A batch's data must be a list of actions.")
+
+
+def _entry(found: Any) -> Any:
+    return parsing.settled(found, AS_SENT, AS_TEXT)

@@ -4,14 +4,15 @@ Accepted for later is what needs no answer beyond success; what an SDK uses the 
 development mode is asked now too: whoever debugs waits for it, and it may take another key.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from app.doors.sdk.reading import text, truthy
-from app.errors import Invalid
+from app.doors import parsing
+from app.doors.sdk.reading import AS_SENT, text, truthy
+from app.errors import Fault, Invalid
 from app.intake.gate import Gate, fields_of
 from app.intake.refining import told
 from app.leanplum import action_names
@@ -72,6 +73,8 @@ def sort(
     """
     if not isinstance(entry, dict):
         return No("An action must be an object.")
+    if isinstance(entry, parsing.Faulty):
+        return refusal_of(entry.faults)
     action = text(entry.get("action"))
     if not action:
         return No("The action is missing.")
@@ -79,6 +82,8 @@ def sort(
         return No(f"{action} must be a call of its own.")
     if (forbidden := forbids(action, scopes, extra)) is not None:
         return forbidden
+    if faults := parsing.with_nul(entry, AS_SENT):
+        return refusal_of(faults)
     known = ACTIONS.get(action)
     if known is not None and (lacking := _lacking(known, entry)) is not None:
         return lacking
@@ -103,13 +108,18 @@ def judged(sorted_: Sorted, entry: Any, notes: Notes, gate: Gate) -> Sorted:
     try:
         found = gate.judge(action, fields_of(entry), notes)
     except Invalid as refusal:
-        faults = "; ".join(f"{fault.pointer} {fault.detail}" for fault in refusal.faults[:MOST_TOLD])
-        return No(f"Refused: {faults}.")
+        return refusal_of(refusal.faults)
     except ValueError:  # an object that came as text may be nested more deeply than a schema can follow
         return No("The action is nested too deeply.")
     if found is notes or isinstance(sorted_, Now):
         return sorted_
     return sorted_._replace(notes=told(found))
+
+
+def refusal_of(faults: Sequence[Fault]) -> No:
+    """Return the refusal of an entry, with pointers into it."""
+    told = "; ".join(f"{fault.pointer} {fault.detail}" for fault in faults[:MOST_TOLD])
+    return No(f"Refused: {told}.")
 
 
 def forbids(action: str, scopes: frozenset[Scope], extra: Set[str]) -> No | None:
@@ -170,6 +180,12 @@ def _key(known: Action, entry: Mapping[str, Any], *, debugging: bool) -> KeyKind
     if known.key is KeyKind.PRODUCTION and (debugging or resets):
         return KeyKind.DEVELOPMENT
     return known.key
+
+
+def for_later(now: Now, notes: Notes) -> NewItem:
+    """Return the item of an entry of a batch whose answer nobody uses."""
+    assert now.subject is not None
+    return _item(text(now.entry.get("action")), now.entry, now.subject, notes, in_batch=True)
 
 
 def _item(action: str, entry: Mapping[str, Any], subject: str, notes: Notes, *, in_batch: bool) -> NewItem:

@@ -31,7 +31,7 @@ def failure(error: GatewayError) -> dict[str, Any]:
     told: dict[str, Any] = {"code": problems.SLUGS[type(error)], "message": error.detail}
     if isinstance(error, Invalid):
         told["message"] = "; ".join(f"{one.pointer or 'the message'}: {one.detail}" for one in error.faults[:3])
-        told["errors"] = [{"pointer": one.pointer, "detail": one.detail, "code": one.code} for one in error.faults]
+        told["errors"] = [one.document() for one in error.faults]
     return told
 
 

@@ -4,17 +4,20 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from app.api import auth, limiting, receiving, writes
+from app.api import auth, limiting, problems, receiving, writes
 from app.api.context import Context
 from app.clock import now_ms
+from app.doors.identification import identify
+from app.doors.parsing import IN_A_THREAD, in_turn
 from app.doors.segment import answering, judging, reading
 from app.doors.segment.judging import Judge, Verdict
 from app.doors.segment.reading import PATHS, Call
-from app.errors import Erased, GatewayError, KeyNotConfigured, Refusal, TooLarge
+from app.errors import Erased, GatewayError, KeyNotConfigured, Malformed, Refusal, TooLarge
 from app.intake import bodies
 from app.model import Caller, KeyKind, NewItem
 from app.telemetry import describe
@@ -26,7 +29,6 @@ CORS = [
     (b"x-content-type-options", b"nosniff"),
 ]
 PREFLIGHT = [(b"access-control-allow-methods", b"POST, OPTIONS"), (b"access-control-max-age", b"86400")]
-IN_A_THREAD = 256 * 1024  # bytes from which reading would keep others waiting
 AT_ONCE = 50  # messages that are judged before others have a turn
 FAILED = b'{"success":false,"code":"internal","message":"The gateway failed on this request."}'
 NOT_POST = b'{"success":false,"code":"method-not-allowed","message":"Send POST."}'
@@ -45,6 +47,8 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
     if context.method != "POST":
         return await _send(context, send, 405, NOT_POST, [(b"allow", b"POST, OPTIONS")])
     try:
+        if context.faulty is not None:
+            raise Malformed(context.faulty)
         if (leaked := auth.leaked(gateway, context, scope)) is not None:
             raise leaked
         status, body = await _take(gateway, context, receive, kind)
@@ -53,6 +57,9 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
     except Exception as error:  # the outermost place of a request: told in the log, answered without its text
         log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
         return await _send(context, send, 500, FAILED, [])
+    except asyncio.CancelledError:
+        stopping = problems.stopping()
+        return await _send(context, send, 503, answering.failed(stopping), _retry(stopping))
     return await _send(context, send, status, body, [])
 
 
@@ -60,10 +67,10 @@ async def _take(gateway: Gateway, context: Context, receive: Receive, kind: str)
     """Accept what can be accepted; status and body."""
     caller = await _caller(gateway, context, "") if _has_key(context) else None
     try:
-        call = await _call(gateway, context, receive, kind)
+        call = await _call(gateway, context, await _entered(gateway, context, caller, receive), kind)
     except Refusal:
-        if caller is not None:
-            await limiting.take(gateway, context, caller, 1)  # what can't be read costs as one
+        if context.caller is not None:
+            await limiting.take(gateway, context, context.caller, 1)  # what can't be read costs as one
         raise
     caller = caller or await _caller(gateway, context, call.key)
     try:
@@ -117,6 +124,18 @@ async def _caller(gateway: Gateway, context: Context, in_body: str) -> Caller:
     return await auth.authenticate(gateway, context)
 
 
+async def _entered(gateway: Gateway, context: Context, caller: Caller | None, receive: Receive) -> Receive:
+    """The body of a caller who may send one; where no key is in a header, of whoever's key is in the body."""
+    limit = gateway.settings.gateway_max_body_bytes
+    receiving.refuse_declared(context, limit)
+    if caller is None:
+        encoding = context.header(b"content-encoding")
+        return await identify(gateway, context, receive, limit=limit, encoding=encoding)
+    if not receiving.is_small(context):
+        await limiting.refuse_spent(gateway, context, caller)
+    return receive
+
+
 # --- what was sent ----------------------------------------------------------------------------------------------------
 
 
@@ -124,8 +143,10 @@ async def _call(gateway: Gateway, context: Context, receive: Receive, kind: str)
     body = await receiving.read_body(gateway, context, receive)
     most = gateway.settings.gateway_max_batch_items
     bodies.refuse_crowded(body, writes.MANY_OF_EACH * most)
-    far = len(body) > IN_A_THREAD
-    call = await asyncio.to_thread(reading.call, kind, body) if far else reading.call(kind, body)
+    if len(body) > IN_A_THREAD:
+        call = await in_turn(partial(reading.call, kind, body))
+    else:
+        call = reading.call(kind, body)
     if len(call.messages) > most:
         raise TooLarge(f"The batch has {len(call.messages)} messages; at most {most} are taken at once.")
     return call
@@ -137,8 +158,9 @@ async def _judged(gateway: Gateway, context: Context, caller: Caller, call: Call
     refiner = writes.refiner_for(gateway, context, caller)
     judge = Judge(caller.scopes, alone.segment, refiner, alone.guard)
     verdicts = list[Verdict]()
-    for message in call.messages:
-        verdicts.append(judge.of(message, call.common))
+    for index, message in enumerate(call.messages):
+        base = f"/{reading.BATCH}/{index}" if call.batch else ""
+        verdicts.append(judge.of(message, call.common, base))
         if len(verdicts) % AT_ONCE == 0:
             await asyncio.sleep(0)  # others have their turn
     return verdicts

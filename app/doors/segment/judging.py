@@ -1,20 +1,23 @@
 """What becomes of a message. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.doors.segment import mapping
+from app.doors.parsing import Faulty, with_nul
+from app.doors.segment import mapping, pointers
 from app.doors.segment.making import Guard, unguarded
 from app.doors.segment.mapping import Mapped
-from app.doors.segment.reading import TYPES
-from app.errors import Forbidden, GatewayError, Invalid
+from app.doors.segment.reading import AS_SENT, TYPES
+from app.errors import Fault, Forbidden, GatewayError, Invalid
 from app.intake import bodies, rules
+from app.intake.pointers import parts
 from app.intake.refining import Refiner
 from app.intake.segment import SegmentRules
 from app.model import NO_NOTES, NewItem, Notes, Scope
 
 OTHER = "other"
+AsSent = Callable[[Fault], Fault]
 Verdict = NewItem | GatewayError | None
 """An item that went through the refiner and the rules; why it is refused; None: it is not for Leanplum."""
 
@@ -29,15 +32,41 @@ class Judge:
     refiner: Refiner
     guard: Guard = unguarded
 
-    def of(self, message: Any, common: Mapping[str, Any]) -> Verdict:
-        """What becomes of one message. `common`: what its batch says for all."""
+    def of(self, message: Any, common: Mapping[str, Any], base: str = "") -> Verdict:
+        """What becomes of one message. `common`: what its batch says for all. Pointers start with `base`."""
+        verdict = self._of(message, common)
+        if not base or not isinstance(verdict, Invalid):
+            return verdict
+        if isinstance(common, Faulty):
+            return verdict
+        shared = common.keys() - (message.keys() if isinstance(message, dict) else ())
+        return Invalid(
+            tuple(
+                one if shared.intersection(parts(one.pointer)[:1]) else replace(one, pointer=base + one.pointer)
+                for one in verdict.faults
+            )
+        )
+
+    def _of(self, message: Any, common: Mapping[str, Any]) -> Verdict:
         if (crowded := bodies.crowded(message)) is not None:
             return crowded
+        for read in (message, common):
+            if isinstance(read, Faulty):
+                return Invalid(read.faults)
+        if isinstance(message, dict) and (faults := with_nul(message, AS_SENT)):
+            return Invalid(faults)
         try:
             found = mapping.mapped(message, common, self.rules, self.guard)
-            return None if found is None else _item(found, self.scopes, self.refiner)
         except Invalid as error:
-            return Invalid(tuple(mapping.told_of(one) for one in error.faults))
+            return error
+
+        def as_sent(fault: Fault) -> Fault:
+            return pointers.as_sent(fault, message, common, self.rules)
+
+        try:
+            return None if found is None else _item(found, self.scopes, self.refiner, as_sent)
+        except Invalid as error:
+            return Invalid(tuple(map(as_sent, error.faults)))
         except GatewayError as error:
             return error
 
@@ -49,21 +78,21 @@ def outcome(verdict: Verdict) -> str:
     return "accepted" if isinstance(verdict, NewItem) else "refused"
 
 
-def _item(found: Mapped, scopes: frozenset[Scope], refiner: Refiner) -> NewItem:
+def _item(found: Mapped, scopes: frozenset[Scope], refiner: Refiner, as_sent: AsSent) -> NewItem:
     needed = rules.ACTIONS[found.action].scope
     if needed not in scopes:
         raise Forbidden(f"This needs a key with the scope {needed.value}.")
-    refine = refiner if found.notes is NO_NOTES else _Noting(refiner, found.notes)
-    made = rules.single(found.action, found.fields, refiner=refine)
+    made = rules.single(found.action, found.fields, refiner=_Noting(refiner, found.notes, as_sent))
     return made if found.subject is None else made._replace(subject=found.subject)
 
 
 @dataclass(frozen=True, slots=True)
 class _Noting:
-    """A refiner that notes what the mapping had to change, too."""
+    """A refiner that notes what the mapping had to change, too, and whose violations point into the message."""
 
     inner: Refiner
     notes: Notes
+    as_sent: AsSent
 
     @property
     def judges(self) -> bool:
@@ -73,12 +102,17 @@ class _Noting:
     def refine(self, action: str, fields: dict[str, Any]) -> Notes:
         """As the inner one."""
         found = self.inner.refine(action, fields)
+        if self.notes is NO_NOTES:
+            return found
         steps = tuple(dict.fromkeys((*self.notes.steps, *found.steps)))
         return replace(found, steps=steps, warnings=(*self.notes.warnings, *found.warnings))
 
     def judge(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
         """As the inner one."""
-        return self.inner.judge(action, fields, notes)
+        found = self.inner.judge(action, fields, notes)
+        if found is notes or not found.violations:
+            return found
+        return replace(found, violations=tuple(map(self.as_sent, found.violations)))
 
 
 def kind_of(message: object) -> str:

@@ -69,13 +69,16 @@ class Making:
         return Notes(self.steps, tuple(told)) if self.steps or told else NO_NOTES
 
 
-def object_of(of: Mapping[str, Any], name: str) -> Message:
-    """The object of this name; none where there is none. Raises Invalid."""
+def object_of(of: Mapping[str, Any], name: str, at: str = "") -> Message:
+    """Return the object of this name; an empty one where there is none. PHP writes an empty object as an empty list.
+
+    Raises Invalid with a pointer that starts with `at`.
+    """
     found = of.get(name)
-    if found is None:
+    if found is None or found == []:
         return {}
     if not isinstance(found, dict):
-        raise Invalid((Fault(f"/{name}", "takes an object", "type"),))
+        raise Invalid((Fault(f"{at}/{name}", "takes an object", "type"),))
     return found
 
 

@@ -104,7 +104,7 @@ ABOUT_PAGES = ("url", "path", "referrer", "title", "search")
 
 def _page(making: Making) -> Fields:
     """A page is a state. Leanplum makes no user for a state unless it is told to."""
-    context = object_of(making.context, "page")
+    context = object_of(making.context, "page", "/context")
     around = {name: plain.value(context[name]) for name in ABOUT_PAGES if first_text(context.get(name))}
     return _state(making, making.rules.page_state, around)
 
@@ -138,18 +138,3 @@ _KINDS: dict[str, tuple[str, Callable[[Making], Fields]]] = {
     "group": ("setUserAttributes", group),
     "alias": ("setUserAttributes", alias),
 }
-FROM = {  # where what a rule says of a field was, in the message
-    "params": "properties",
-    "userAttributes": "traits",
-    "state": "name",
-    "id": "messageId",
-    "time": "timestamp",
-    "deviceId": "anonymousId",
-    "newUserId": "userId",
-}
-
-
-def told_of(fault: Fault) -> Fault:
-    """A fault of the mapped fields, with its pointer into the message."""
-    head, _, rest = fault.pointer.lstrip("/").partition("/")
-    return Fault(f"/{FROM.get(head, head)}" + (f"/{rest}" if rest else "") if head else "", fault.detail, fault.code)

@@ -14,9 +14,10 @@ from typing import Any
 
 import orjson
 
-from app.leanplum.values import DEVICE_ID, ITEM_ID, LATEST, ZERO_UUID
+from app.leanplum.values import DEVICE_ID, ITEM_ID, LATEST, ZERO_UUID, is_whole
 
 MAX_NAME = 139
+LONG_NUMBER = re.compile(r"\s*[-+]?[0-9]{19,}\s*", re.ASCII)
 BAD = re.compile(r',|[|"{}\t\n\r\0]')
 
 
@@ -62,8 +63,6 @@ def value(found: Any, *, lists: bool = False) -> Any:
     whether a list of scalars may stay one."""
     if isinstance(found, str):
         return found.replace("\0", "") if "\0" in found else found
-    if isinstance(found, int) and not isinstance(found, bool) and found >= 2**63:
-        return str(found)
     if not isinstance(found, list):
         return found
     if lists and not any(isinstance(one, list | dict) or one is None for one in found):
@@ -114,8 +113,10 @@ def moment(found: Any) -> float | None:
 
 
 def number(found: Any) -> int | float | None:
-    """A number, or a text that is one; None for anything else."""
+    """A number, or a text that is one; None for anything else, as a whole number of more than 64 bits."""
     if isinstance(found, str) and len(found) < 64:
+        if LONG_NUMBER.fullmatch(found) and not is_whole(int(found)):
+            return None
         try:
             found = float(found)
         except ValueError:
@@ -124,4 +125,4 @@ def number(found: Any) -> int | float | None:
         return None
     if isinstance(found, float) and not math.isfinite(found):
         return None
-    return found if -(2**63) <= found < 2**63 else float(found)
+    return found

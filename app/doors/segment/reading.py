@@ -5,18 +5,20 @@ import binascii
 from dataclasses import dataclass
 from typing import Any
 
-from app.doors.parsing import parsed
+from app.doors.parsing import marked, parsed, settled
 from app.errors import Malformed, Unauthorized
 
 TYPES = ("track", "identify", "page", "screen", "group", "alias")
 BATCH = "batch"
 # analytics.js calls the letters; import is the old name of a batch.
 PATHS = {
-    f"/segment/v1/{name}": kind
+    f"/segment/v1/{name}{slash}": kind
     for kind in (*TYPES, BATCH)
+    for slash in ("", "/")
     for name in (kind, kind[0], *(("import",) if kind == BATCH else ()))
 }
 COMMON = ("context", "integrations", "sentAt")  # what a batch may say for all its messages
+AS_SENT = ("userId", "anonymousId", "previousId", "messageId")  # never mended
 Message = dict[str, Any]
 
 
@@ -38,11 +40,16 @@ def call(kind: str, body: bytes) -> Call:
     key = found.get("writeKey")
     key = key if isinstance(key, str) else ""
     if kind != BATCH:
-        return Call([{**found, "type": kind}], {}, key, batch=False)
+        return Call([_settled(marked({**found, "type": kind}))], {}, key, batch=False)
     messages = found.get(BATCH)
     if not isinstance(messages, list):
         raise Malformed('The body must be {"batch": [...]}, with a list of messages.')
-    return Call(messages, {name: found[name] for name in COMMON if name in found}, key, batch=True)
+    common = marked({name: found[name] for name in COMMON if name in found})
+    return Call(list(map(_settled, messages)), _settled(common), key, batch=True)
+
+
+def _settled(found: Any) -> Any:
+    return settled(found, AS_SENT)
 
 
 def basic(authorization: bytes) -> str | None:

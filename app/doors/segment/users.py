@@ -48,7 +48,7 @@ PARAMETERS: tuple[tuple[str, Fits, tuple[str, ...], tuple[str, ...]], ...] = (
 
 def identify(making: Making) -> Fields:
     whom = _login(making)
-    beneath, traits = object_of(making.context, "traits"), object_of(making.message, "traits")
+    beneath, traits = object_of(making.context, "traits", "/context"), object_of(making.message, "traits")
     attributes = making.flat(ATTRIBUTES, {**beneath, **traits})
     fields = whom | _parameters(attributes, making.context)
     devices = _devices(making.context, whom.get("deviceId"))

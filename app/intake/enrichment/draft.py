@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from app.intake.pointers import Move
+
 
 class Place(NamedTuple):
     """Where an address is, as far as it is known; in Leanplum's words."""
@@ -36,11 +38,12 @@ NOTHING_SAID: Mapping[str, Any] = MappingProxyType({})
 class Draft:
     """One item: its fields as they are now, what was said for enrichment alone, and what receipts will tell."""
 
-    __slots__ = ("action", "extras", "facts", "fields", "said", "warnings")
+    __slots__ = ("action", "extras", "facts", "fields", "moved", "said", "warnings")
 
     def __init__(self, action: str, fields: dict[str, Any], facts: Facts, extras: Mapping[str, Any]) -> None:
         self.action, self.fields, self.facts, self.extras = action, fields, facts, extras
         self.warnings: tuple[str, ...] = ()
+        self.moved: tuple[Move, ...] = ()
         self.said: Mapping[str, Any] = NOTHING_SAID
 
     def warn(self, warning: str) -> None:

@@ -60,7 +60,7 @@ def refined(steps: Sequence[Step], draft: Draft) -> Notes:
             reshaped = reshaped or reshapes
     if not done and not draft.warnings:
         return NO_NOTES
-    return Notes(done, draft.warnings, reshaped, draft.said)
+    return Notes(done, draft.warnings, reshaped, draft.said, moved=draft.moved)
 
 
 def _course(action: str, section: Section, pseudonyms: Pseudonyms) -> Course:

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from app.intake.enrichment.draft import Draft, Run, Spot, found_at, put
+from app.intake.pointers import Flattened, Renamed
 
 DEEPEST = 32  # objects in one another that are flattened; what is deeper is left, for the rules to refuse
 TAKEN = "{}: {} is there already; both are left as they are"
@@ -20,7 +21,9 @@ def flatten(names: Sequence[str]) -> Run:
         for name in names:
             found = draft.fields.get(name)
             if isinstance(found, dict) and not is_flat(found):
-                changed = _flattened(found) or changed
+                moved = tuple(_flattened(name, found))
+                draft.moved += moved
+                changed = changed or bool(moved)
         return changed
 
     return run
@@ -35,19 +38,16 @@ def is_flat(value: Any) -> bool:
     return True
 
 
-def _flattened(outer: dict[str, Any]) -> bool:
-    """Longest names first: what is in the way of one can only be longer, and may be gone by then."""
+def _flattened(field: str, outer: dict[str, Any]) -> Iterator[Flattened]:
+    """Flatten a field, longest names first: what is in the way of one can only be longer, and may be gone by then."""
     nested = sorted((key for key, value in outer.items() if type(value) is dict), key=len, reverse=True)
-    changed = False
     for key in nested:
         if (leaves := _leaves(key, outer[key])) is None:
             continue
         names = {name for name, _ in leaves}
         if len(names) == len(leaves) and not any(name in outer for name in names):
-            del outer[key]
+            yield Flattened(field, key, outer.pop(key))
             outer.update(leaves)
-            changed = True
-    return changed
 
 
 def _leaves(path: str, value: dict[str, Any]) -> list[tuple[str, Any]] | None:
@@ -80,10 +80,15 @@ def rename(names: Sequence[tuple[Spot, Spot]]) -> Run:
                 draft.warn(TAKEN.format(written(old), written(new)))
                 continue
             del found[0][found[1]]
+            draft.moved += (Renamed(_path(old), _path(new)),)
             changed = True
         return changed
 
     return run
+
+
+def _path(at: Spot) -> tuple[str, ...]:
+    return (at[0],) if at[1] is None else (at[0], at[1])
 
 
 def values(maps: Sequence[tuple[Spot, Mapping[str, Any]]]) -> Run:

@@ -1,0 +1,184 @@
+"""Who sent a request that came through proxies: X-Forwarded-For and Forwarded (RFC 7239). Pure.
+
+Anybody may write these headers, so only what a trusted proxy added counts. The walk starts at the
+peer and goes from hop to hop towards the client, as long as each hop is a trusted proxy. It ends at
+the first address that is none, and at a hop that can't be read: whatever stands before that one may
+be made up.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from typing import NamedTuple
+
+Network = IPv4Network | IPv6Network
+Headers = Iterable[tuple[bytes, bytes]]
+
+# The hops that are looked at, nearest first.
+MOST_HOPS = 32
+MAPPED = IPv6Network("::ffff:0:0/96")
+
+_BRACKETED = re.compile(r"\[([^\[\]]*)\](?::(\d{1,5}))?")
+_WITH_PORT = re.compile(r"([0-9.]+):(\d{1,5})")
+_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105  # RFC 9110's token, no secret
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+# Bare values are read more kindly than RFC 7239 asks: many senders quote no address with a colon.
+_PAIR = re.compile(rf'\s*({_TOKEN})=({_QUOTED}|[^\s",;]*)\s*')
+
+
+class Origin(NamedTuple):
+    """Where a request came from.
+
+    `address` is the nearest address to the client that can be relied on: it is locked out, and the
+    audit has it. `named` is the client as a trusted proxy names it, None where none does. `sender`
+    is whose request it is: the client that is named, or the peer where that is no proxy; None where
+    only proxies are known.
+    """
+
+    address: str
+    named: str | None
+    sender: str | None
+
+
+def plain(address: str) -> str:
+    """Return an address without an IPv4 mapping (::ffff:10.0.0.1) or a zone; else as it is."""
+    found = _address(address)
+    return address if found is None else str(found)
+
+
+class TrustedProxies:
+    """The networks whose hosts are believed when they name whom they forward for."""
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        self._networks = tuple(map(_unmapped, networks))
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+    def trusts(self, address: str) -> bool:
+        """Return whether the address is a trusted proxy's."""
+        found = _address(address)
+        return found is not None and self._covers(found)
+
+    def origin(self, peer: str, headers: Headers) -> Origin:
+        """Return where a request came from, by its peer and its headers."""
+        nearest = plain(peer)
+        if not self.trusts(nearest):
+            return Origin(nearest, None, nearest)
+        for hop in _hops(headers):
+            found = _node(hop)
+            if found is None:
+                break
+            nearest = str(found)
+            if not self._covers(found):
+                return Origin(nearest, nearest, nearest)
+        return Origin(nearest, None, None)
+
+    def _covers(self, address: IPv4Address | IPv6Address) -> bool:
+        return any(address in network for network in self._networks)
+
+
+def _unmapped(network: Network) -> Network:
+    """Return a network of mapped IPv4 addresses as the IPv4 network that it is."""
+    if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
+        mapped = network.network_address.ipv4_mapped
+        return ip_network(f"{mapped}/{network.prefixlen - 96}")
+    return network
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """Return the address that a text is; None where it is none."""
+    try:
+        found = ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(found, IPv6Address):
+        if found.ipv4_mapped is not None:
+            return found.ipv4_mapped
+        if found.scope_id is not None:
+            # A zone means something on the host that wrote it, and nowhere else.
+            return IPv6Address(int(found))
+    return found
+
+
+def _node(text: str) -> IPv4Address | IPv6Address | None:
+    """Return the address of a hop, which may have a port; None where it names no address."""
+    found = _BRACKETED.fullmatch(text)
+    if found is not None and ":" not in found[1]:
+        return None
+    found = found or _WITH_PORT.fullmatch(text)
+    if found is None:
+        return _address(text)
+    if found[2] is not None and int(found[2]) > 65_535:
+        return None
+    return _address(found[1])
+
+
+def _hops(headers: Headers) -> list[str]:
+    """Return the hops that the headers name, nearest first.
+
+    X-Forwarded-For goes before Forwarded. Nearly every proxy adds to the former, and one that does
+    not know the latter passes it on as the client wrote it.
+    """
+    chains: dict[bytes, list[bytes]] = {b"x-forwarded-for": [], b"forwarded": []}
+    for name, value in headers:
+        if name in chains:
+            chains[name].append(value)
+    hops: list[str] = []
+    if chains[b"x-forwarded-for"]:
+        for line in reversed(chains[b"x-forwarded-for"]):
+            hops += _listed(line.decode("latin-1"))
+    else:
+        for line in reversed(chains[b"forwarded"]):
+            hops += reversed(list(_elements(line.decode("latin-1"))))
+    return hops[:MOST_HOPS]
+
+
+def _listed(line: str) -> list[str]:
+    """Return the members of one X-Forwarded-For line, the last one first; empty ones are left out."""
+    members = (member.strip() for member in reversed(line.split(",")))
+    return [_unquoted(member) for member in members if member]
+
+
+def _elements(line: str) -> Iterator[str]:
+    """Yield whom each element of one Forwarded line is for; "" for an element that does not say.
+
+    A line that is not as RFC 7239 has it is one hop that can't be read.
+    """
+    found: list[str] = []
+    named: str | None = None
+    empty, at = True, 0
+    while at <= len(line):
+        pair = _PAIR.match(line, at)
+        if pair is not None:
+            empty, at = False, pair.end()
+            if pair[1].lower() == "for":
+                if named is not None:
+                    yield ""
+                    return
+                named = _unquoted(pair[2])
+        else:
+            at += len(line[at:]) - len(line[at:].lstrip())
+        end = line[at : at + 1]
+        if end not in {"", ",", ";"}:
+            yield ""
+            return
+        if end != ";":
+            if not empty:
+                found.append(named or "")
+            named, empty = None, True
+        at += 1
+    yield from found
+
+
+def _unquoted(text: str) -> str:
+    if len(text) >= 2 and text[0] == text[-1] == '"':
+        return re.sub(r"\\(.)", r"\1", text[1:-1])
+    return text

@@ -1,0 +1,131 @@
+"""Notices that somebody deleted, replaced or cut off the files of a SQLite database that is in use.
+
+SQLite itself goes on writing to a file that has lost its name, and what is written there is gone
+with the process. So whoever commits asks here whether the files are still the ones at their place:
+before, so that nothing is begun, and after, before anybody is told that the commit was made.
+"""
+
+import contextlib
+import os
+import sqlite3
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+MOVED = (
+    "the database's file is not at its place: it was moved, deleted or replaced while the gateway ran. "
+    "Put it back, or restart the gateway on the file that is there"
+)
+LOG_MOVED = (
+    "the database's log (its -wal or -shm file) was moved, deleted or replaced while the gateway ran. "
+    "Put it back, or restart every process that uses the database"
+)
+CUT_OFF = (
+    "the database's file was cut off or overwritten while the gateway ran. "
+    "Restore it from a backup, and restart the gateway"
+)
+LARGE_BYTES = 64_000_000  # a file that has become smaller and is still larger is not looked through
+
+log = structlog.get_logger("database")
+
+
+class FilesChanged(OSError):
+    """The files at the database's place are not those that are open; the text says what to do."""
+
+
+class _Identity(NamedTuple):
+    device: int
+    inode: int
+
+
+class SqliteFiles:
+    """The files of one database, as they were when it was opened."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._known: _Identity | None = None  # of the database's own file
+        self._logs: dict[Path, _Identity | None] = {}
+        self._size = 0
+        # Never used to write: while it is open nobody removes the log in order.
+        self._anchor: sqlite3.Connection | None = None
+        self._saved = False
+
+    def open(self) -> None:
+        """Remember the files, unless that is done. Raises FilesChanged."""
+        with self._lock:
+            if self._anchor is not None:
+                return
+            self._check_place()
+            self._anchor = sqlite3.connect(self._path, check_same_thread=False)
+            self._anchor.execute("PRAGMA journal_mode=WAL")
+            self._anchor.execute("SELECT count(*) FROM sqlite_master").fetchall()
+            place = self._path.resolve()  # SQLite follows links, and has the log beside the file itself
+            logs = [place.with_name(place.name + ending) for ending in ("-wal", "-shm")]
+            self._logs = {log: _identity(log) for log in logs}
+            self._known, self._size = _identity(self._path), self._path.stat().st_size
+
+    def close(self) -> None:
+        """Let the log be removed in order. What file it is stays known."""
+        with self._lock:
+            if self._anchor is not None:
+                self._anchor.close()
+            self._anchor, self._logs = None, {}
+
+    def check(self) -> None:
+        """Raise FilesChanged where the files at their place are not those that are open."""
+        size = self._check_place()
+        for place, known in self._logs.items():
+            if _identity(place) != known:
+                self._save(place)
+                raise FilesChanged(LOG_MOVED)
+        if size < self._size:
+            self._look_through(size)
+        self._size, self._saved = size, False
+
+    def _check_place(self) -> int:
+        """Return the size of the database's file, where it is the one that was opened."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            if self._known is None:
+                return 0
+            raise FilesChanged(MOVED) from None
+        if self._known not in (None, _Identity(status.st_dev, status.st_ino)):
+            raise FilesChanged(MOVED)
+        return status.st_size
+
+    def _look_through(self, size: int) -> None:
+        """A file that has become smaller was cleaned in order, or somebody has cut it off."""
+        if size > LARGE_BYTES:
+            return
+        with self._lock:
+            if self._anchor is None:
+                return
+            try:
+                (found,) = self._anchor.execute("PRAGMA quick_check(1)").fetchone()
+            except sqlite3.OperationalError:  # locked: it is looked at again the next time
+                raise
+            except sqlite3.DatabaseError:
+                found = ""
+            if found != "ok":
+                raise FilesChanged(CUT_OFF)
+
+    def _save(self, place: Path) -> None:
+        """Move what is only in a log without a name into the database's file, once."""
+        with self._lock, contextlib.suppress(sqlite3.Error):
+            if self._anchor is None or self._saved or place.exists():
+                return
+            self._saved = True
+            _, frames, moved = self._anchor.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+            log.warning("database.log_saved", pages=moved, of=frames)
+
+
+def _identity(path: Path) -> _Identity | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return _Identity(status.st_dev, status.st_ino)

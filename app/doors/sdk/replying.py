@@ -1,0 +1,23 @@
+"""What was found out so far about a call."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.doors.sdk.answering import Entry
+
+
+@dataclass(slots=True)
+class Reply:
+    """What was found out so far: an answer for each entry, and what stands beside them."""
+
+    entries: list[Entry | None]
+    status: int = 200
+    beside: dict[str, Any] = field(default_factory=dict)
+    retry_after: float | None = None
+    end_user: Mapping[str, str] = field(default_factory=dict)  # the headers that tell Leanplum of the end user
+
+    def tell(self, at: Sequence[int], found: Sequence[Entry]) -> None:
+        """The answers of the entries at these places."""
+        for index, entry in zip(at, found, strict=True):
+            self.entries[index] = entry

@@ -1,0 +1,246 @@
+"""Do a call with entries that are asked: step by step as planned, each entry answered in its place.
+
+Whatever happens the answer is there before an SDK gives up. What was asked goes on without whoever
+asked, and its answer is there for whoever sends the same entry again.
+"""
+
+import asyncio
+from collections import Counter, defaultdict, deque
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from app import request_ids
+from app.doors.sdk import answering, asking, planning
+from app.doors.sdk.planning import Kind, Part, Step
+from app.doors.sdk.reading import Call, text
+from app.doors.sdk.repeating import Batch, Claims, key_of, lasts
+from app.doors.sdk.replying import Reply
+from app.doors.sdk.sorting import Now
+from app.model import App, NewItem, Taken
+from app.relay.calls import PATIENCE_SECONDS
+from app.relay.repeats import Told
+from app.wiring import Gateway
+
+RUN_ACTIONS, RUN_USERS = 500, 50  # of one call to Leanplum
+AT_ONCE = 4  # calls to Leanplum for one batch, about different users
+RETRY_SECONDS = 5.0
+# An item that comes before what is asked adds to the time that is waited for it: 500 are a call.
+SECONDS_PER_ITEM = 1 / 500
+ASKING_SECONDS = 1.5  # that waiting for items leaves for the call itself
+TOO_LATE = "Leanplum did not answer in time."
+NOT_ASKED = "Not asked, since Leanplum failed before."
+
+Accept = Callable[[list[NewItem]], Awaitable[Sequence[Taken]]]
+Doing = NewItem | Now
+Run = list[tuple[int, Now]]  # what shares a call to Leanplum, with the places in the batch
+
+
+class Steps:
+    """The entries of one call (by their places, those refused left out) and what is done with them."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        app: App,
+        caller: str,
+        call: Call,
+        doing: Mapping[int, Doing],
+        reply: Reply,
+        accept: Accept,
+        until: float,
+    ) -> None:
+        """`caller`: whose key it is; `until`: when the answer must be there, by the loop's clock."""
+        self._gateway, self._app, self._call, self._doing = gateway, app, call, doing
+        self._reply, self._accept, self._until = reply, accept, until
+        concerned = [planning.about(call.entries[place]) for place in doing]
+        self._groups = dict(zip(doing, planning.groups(concerned), strict=True))
+        self._claims = Claims(gateway.relay.repeats)
+        self._whose = f"{app.name}\0{caller}\0{call.batch}".encode()
+        self._before = defaultdict[int | None, set[str]](set)  # subjects of what was accepted, by group
+        self._new = Counter[str]()  # how many items were new, by subject
+
+    async def run(self) -> None:
+        """Do everything."""
+        places = list(self._doing)
+        plan = planning.plan([Part(_kind(self._doing[place]), self._groups[place]) for place in places])
+        try:
+            self._claim()
+            for step in plan:
+                await self._do(step, [places[index] for index in step.at])
+        finally:
+            self._claims.release()
+
+    async def _do(self, step: Step, places: Sequence[int]) -> None:
+        left = await self._left_by_others(places)
+        if step.asks:
+            await self._ask(left)
+        elif left:
+            await self._take(left)
+
+    def _left(self) -> float:
+        return self._until - asyncio.get_running_loop().time()
+
+    # --- repeats -------------------------------------------------------------------------------------------------
+
+    def _claim(self) -> None:
+        """Look up at once whatever may be a repeat, so that no two requests wait for each other."""
+        for place, key in self._keys():
+            one = self._doing[place]
+            self._claims.look(place, key, claim=isinstance(one, Now) or not self._recognised(place))
+
+    def _keys(self) -> Iterable[tuple[int, bytes | None]]:
+        """Return the key of each entry that the database doesn't recognise by itself, or that may have
+        been asked before as the last of its device's sessions."""
+        changes = any(isinstance(one, NewItem) or not one.looks for one in self._doing.values())
+        batch: Batch | None = None
+        for place, one in self._doing.items():
+            if isinstance(one, NewItem) and self._recognised(place) and one.action != "start":
+                continue
+            debugging, looks = (one.debugging, one.looks) if isinstance(one, Now) else (False, False)
+            key = key_of(self._whose + b"%d" % debugging, self._call.entries[place], looks=looks)
+            if key is None and changes and self._call.batch and len(self._doing) > 1:
+                batch = batch or Batch(self._whose, self._call.entries)
+                key = batch.key_of(place)
+            yield place, key
+
+    def _recognised(self, place: int) -> bool:
+        """Whether the database recognises an item when it is accepted again."""
+        entry = self._call.entries[place]
+        return request_ids.marks_one(text(entry.get("reqId")), text(entry.get("uuid")))
+
+    async def _left_by_others(self, places: Sequence[int]) -> list[int]:
+        """Wait for what other requests do for these entries; the places of what is still to be done."""
+        others = {place: self._claims.others[place] for place in places if place in self._claims.others}
+        going = [one for one in others.values() if isinstance(one, asyncio.Future)]
+        if going:
+            await asyncio.wait(going, timeout=max(0.0, self._left()))
+        for place, one in others.items():
+            if isinstance(one, asyncio.Future) and not one.done():
+                self._fail([place], TOO_LATE)
+            elif (told := one.result() if isinstance(one, asyncio.Future) else one) is not None:
+                self._tell_of_other(place, told)
+        return [place for place in places if self._reply.entries[place] is None]
+
+    def _tell_of_other(self, place: int, told: Told) -> None:
+        if isinstance(self._doing[place], Now):
+            self._tell(place, told)
+        elif told.good:
+            self._reply.tell([place], [answering.done(self._call.entries[place])])
+
+    # --- accepting -----------------------------------------------------------------------------------------------
+
+    async def _take(self, places: Sequence[int]) -> None:
+        items = [one for place in places if isinstance(one := self._doing[place], NewItem)]
+        taken = await self._accept(items)
+        for place, item, (_, kind) in zip(places, items, taken, strict=True):
+            if kind == "erased":
+                self._tell(place, asking.erasure(self._call, self._call.entries[place]))
+                continue
+            self._reply.tell([place], [answering.done(self._call.entries[place])])
+            self._new[item.subject] += kind == "accepted"
+            self._before[self._groups[place]].add(item.subject)
+            self._claims.settle([(place, Told({"success": True}))])
+
+    # --- asking --------------------------------------------------------------------------------------------------
+
+    async def _ask(self, places: Sequence[int]) -> None:
+        """Ask in as few calls as can be; some of them at once, where they are about different users."""
+        asked = [(place, one) for place in places if isinstance(one := self._doing[place], Now)]
+        waiting, going = deque(runs(asked)), dict[asyncio.Task[list[Told]], Run]()
+        while waiting or going:
+            while waiting and len(going) < AT_ONCE and self._apart(waiting[0], going.values()):
+                run = waiting.popleft()
+                if (reason := self._why_not()) is not None:
+                    self._fail([place for place, _ in run], reason)
+                else:
+                    going[self._begin(run)] = run
+            if going:
+                done, _ = await asyncio.wait(going, timeout=max(0.0, self._left()), return_when="FIRST_COMPLETED")
+                for task in done or list(going):
+                    self._take_answers(going.pop(task), task)
+
+    def _apart(self, run: Run, others: Collection[Run]) -> bool:
+        """Whether a call is about nobody whom another is about that is in flight."""
+        groups = self._groups_of(run)
+        return not others or all(groups.isdisjoint(self._groups_of(one)) for one in others)
+
+    def _groups_of(self, run: Run) -> set[int | None]:
+        return {self._groups[place] for place, _ in run}
+
+    def _why_not(self) -> str | None:
+        """Why nothing more is asked: asking on would take longer than the SDK waits."""
+        if self._reply.status in {429, 503, 504}:
+            return NOT_ASKED
+        return TOO_LATE if self._left() <= 0 else None
+
+    def _begin(self, run: Run) -> asyncio.Task[list[Told]]:
+        subjects = {subject for _, one in run for subject in one.subjects}
+        before = {subject for group in self._groups_of(run) for subject in self._before[group]} - subjects
+        if len(before) > RUN_USERS:  # so many users of one device are no phone's
+            before = set()
+        coming = sum(self._new[subject] for subject in subjects | before)
+        longest = max(PATIENCE_SECONDS, self._left() - ASKING_SECONDS)
+        patience = min(PATIENCE_SECONDS + coming * SECONDS_PER_ITEM, longest)
+        self._claims.ask([place for place, _ in run])
+        return self._gateway.relay.begin(self._asked(run, before, patience))
+
+    async def _asked(self, run: Run, before: Collection[str], patience: float) -> list[Told]:
+        """Ask, and tell whoever else waits for it. It goes on when its caller has gone."""
+        told: Sequence[Told | None] = [None] * len(run)
+        try:
+            entries = [one for _, one in run]
+            told = found = await asking.ask(
+                self._gateway, self._app, self._call, entries,
+                end_user=self._reply.end_user, before=before, patience=patience,
+            )  # fmt: skip
+            return found
+        finally:
+            keep = {place for place, one in run if lasts(self._call.entries[place]) and not one.debugging}
+            self._claims.settle(zip([place for place, _ in run], told, strict=True), keep)
+
+    def _take_answers(self, run: Run, task: asyncio.Task[list[Told]]) -> None:
+        if not task.done():
+            self._fail([place for place, _ in run], TOO_LATE)
+            return
+        for (place, _), told in zip(run, task.result(), strict=True):
+            self._tell(place, told)
+
+    # --- answers -------------------------------------------------------------------------------------------------
+
+    def _tell(self, place: int, told: Told) -> None:
+        self._reply.tell([place], [told.entry])
+        self._reply.beside |= told.beside
+        if told.status != 200:
+            self._reply.status, self._reply.retry_after = told.status, told.retry_after
+
+    def _fail(self, places: Sequence[int], reason: str) -> None:
+        """Nothing is known of these entries: the SDK is to send them again."""
+        failed = [answering.failed(reason, self._call.entries[place]) for place in places]
+        self._reply.tell(places, failed)
+        if self._reply.status == 200:
+            self._reply.status, self._reply.retry_after = 503, RETRY_SECONDS
+
+
+def _kind(one: Doing) -> Kind:
+    if isinstance(one, NewItem):
+        return Kind.ACCEPT
+    return Kind.LOOK if one.looks and not one.debugging else Kind.ASK
+
+
+def runs(asked: Run) -> list[Run]:
+    """Return the entries that share a call to Leanplum, in their order."""
+    found, users = list[Run](), set[Any]()
+    for place, one in asked:
+        if not found or not _fits(one, found[-1], users):
+            found.append([])
+            users = set()
+        found[-1].append((place, one))
+        users.add(one.subject)
+    return found
+
+
+def _fits(one: Now, run: Run, users: Collection[Any]) -> bool:
+    first = run[0][1]
+    if one.alone or first.alone or (one.key, one.debugging) != (first.key, first.debugging):
+        return False
+    return len(run) < RUN_ACTIONS and (one.subject in users or len(users) < RUN_USERS)
