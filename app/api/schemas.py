@@ -346,9 +346,10 @@ class RotatedKey(Key):
 
 
 class Keys(TypedDict):
-    """Caller keys, oldest first."""
+    """Some caller keys, oldest first, and where the next ones are."""
 
     keys: list[Key]
+    nextCursor: NotRequired[Annotated[str, Field(description="`cursor` of the next page; absent on the last")]]
 
 
 Base64 = Annotated[str, Field(description="base64")]
