@@ -217,7 +217,12 @@ class Metrics:
         self.queued = Gauge("leanplum_gateway_queued_items", "Items waiting", registry=self.registry)
         self.audit_not_sealed = Gauge(
             "leanplum_gateway_audit_not_sealed",
-            "1 while the audit is not sealed, or what is old of it not removed",
+            "1 while the audit is not sealed, or what is old of it not removed, whatever the cause",
+            registry=self.registry,
+        )
+        self.audit_misfit = Gauge(
+            "leanplum_gateway_audit_does_not_fit",
+            "1 while the audit in the database is not what the gateway left there: somebody changed it",
             registry=self.registry,
         )
         self.apps_refused = Gauge(
