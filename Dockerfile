@@ -27,6 +27,6 @@ USER 10001:10001
 VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 \
-  CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ.get(\"GATEWAY_PORT\", 8000)}/livez', timeout=2)"]
+  CMD ["python", "-c", "import os, urllib.request as u; p = os.environ.get('GATEWAY_PORT', ''); u.urlopen(f'http://127.0.0.1:{p if p.isdecimal() else 8000}/livez', timeout=2)"]
 ENTRYPOINT ["python", "-m", "app"]
 CMD ["serve"]

@@ -22,11 +22,12 @@ The data's way, module by module:
     how fast: api.limiting ─ limits.policies, limits.bucket (in memory), limits.shared (with other replicas, in Valkey)
 
     beside the way: vault (what rests on the disk is sealed; who was erased), telemetry (logs, metrics), settings,
-                    clock, simulator (Leanplum's stand-in)
+                    read from setting_sources, clock, simulator (Leanplum's stand-in)
     whose Leanplum keys are used, and which: apps
     what is tracked, and what must not be: intake.plan, intake.taxonomy (pure), tracking (their files and tables)
     what items get and lose on the way in: enrichment (its files), intake.enrichment (its steps, pure)
-    the nouns: model, ids, request_ids (of SDKs' reqIds: how receipts are found by one), errors
+    operators' patterns over callers' texts, in linear time: patterns
+    the nouns: model, ids, request_ids (of SDKs' reqIds: how receipts are found by one), errors, urls
     for operators: dead_letters, plan_commands (by command; over HTTP in api.dead_letters, api.tracking)
     from outside in: serving (runs the server, with its protocol), main (the application), wiring (opens and closes all)
     what the operating system may give and take: confines

@@ -11,7 +11,7 @@ import typer
 from app import confines
 from app.errors import GatewayError, StartRefused
 from app.plan_commands import plan_cli, taxonomy_cli
-from app.settings import Settings, load, table
+from app.settings import Settings, made, read, table
 
 cli = typer.Typer(
     help="A durable gateway from your backends to Leanplum.",
@@ -33,11 +33,22 @@ Port = Annotated[int | None, typer.Option(help="GATEWAY_PORT; 0 takes a free one
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table")]
 
 
-def _settings(**overrides: Any) -> Settings:
+def _settings(*, logged: bool = False, **overrides: Any) -> Settings:
+    """Load the settings. Names that look like settings and are none are told: in the log of a process that stays,
+    else on standard error."""
+    import structlog
+
+    from app.apps import referenced
     from app.telemetry import configure_logging
 
-    settings = load(**overrides)
+    found = read()
+    settings = made(found, **overrides)
     configure_logging(settings.gateway_log_level, settings.gateway_log_format)
+    for line in found.notices(referenced(settings.gateway_apps_file)):
+        if logged:
+            structlog.get_logger("settings").warning("settings.ignored", reason=line)
+        else:
+            typer.echo(f"leanplum-gateway: {line}", err=True)
     return settings
 
 
@@ -58,7 +69,7 @@ def serve(
     from app import serving
 
     overrides = _given(gateway_host=host, gateway_port=port)
-    settings = _settings(**overrides)
+    settings = _settings(logged=True, **overrides)
     if sandbox:
         serving.sandbox(overrides)
     else:
@@ -70,7 +81,7 @@ def deliver() -> None:
     """The delivery alone, beside `serve --no-delivery` on the same database; several share the work."""
     from app import serving
 
-    serving.deliver(_settings())
+    serving.deliver(_settings(logged=True))
 
 
 @cli.command()
@@ -113,13 +124,14 @@ def migrate() -> None:
 @cli.command()
 def settings(as_json: AsJson = False) -> None:
     """Every setting: its value (secrets masked) and where it came from."""
-    rows = [{"name": name, "value": value, "source": source} for name, value, source in table(load())]
+    rows = list(table(_settings(), read()))
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
     width = max(len(row["name"]) for row in rows)
     for row in rows:
-        typer.echo(f"{row['name']:<{width}}  {row['value']}  ({row['source']})")
+        line = f"{row['name']:<{width}}  {row['value']}  ({row['source']}) {row.get('path', '')}"
+        typer.echo(line.rstrip())
 
 
 @cli.command()

@@ -14,6 +14,7 @@ from app.errors import StartRefused
 from app.leanplum import action_names
 from app.leanplum.actions import RELAYABLE
 from app.model import APP_NAME, App, KeyKind
+from app.setting_sources import Unreadable, fault_of, is_empty, read_secret
 from app.settings import RELAYED_TAKES, Settings, upstream
 from app.telemetry import describe
 
@@ -83,7 +84,8 @@ def _by_variables(settings: Settings) -> App:
         if getattr(settings, name.lower()) is None
     ]
     if missing or settings.leanplum_app_id is None:
-        raise StartRefused(*missing, "To try the gateway without a Leanplum account: serve --sandbox")
+        hint = ["To try the gateway without a Leanplum account: serve --sandbox"] if len(missing) > 1 else []
+        raise StartRefused(*missing, *hint)
     return App(
         DEFAULT,
         settings.leanplum_app_id,
@@ -107,6 +109,7 @@ def _in_file(settings: Settings, environ: Mapping[str, str]) -> Iterator[App]:
         raise StartRefused(f"{FILE}: {path} is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
         raise StartRefused(f"{FILE}: {path} is not TOML: {error}") from None
+    raw = _without_empty(raw, (), faults)
     if faults:
         raise StartRefused(*(f"{FILE}: {fault}" for fault in faults))
     try:
@@ -135,17 +138,55 @@ def _followed(raw: Any, environ: Mapping[str, str], at: tuple[str, ...], faults:
     if not isinstance(raw, dict):
         return raw
     if at and raw.keys() == {"env"}:
-        if not (value := environ.get(str(raw["env"]))):
+        value = environ.get(str(raw["env"]), "")
+        if is_empty(value):
             faults.append(f"{'.'.join(at)}: the variable {raw['env']} is not set")
         return value
     if at and raw.keys() == {"file"}:
         try:
-            return Path(str(raw["file"])).read_text(encoding="utf-8-sig").strip()
-        except (OSError, ValueError) as error:  # a ValueError: what is no path, or not UTF-8
-            why = error.strerror if isinstance(error, OSError) else "it is no path, or the file is not UTF-8 text"
-            faults.append(f"{'.'.join(at)}: the file {raw['file']} can't be read: {why}")
+            text = read_secret(Path(str(raw["file"])))
+        except ValueError as error:  # its own, or of what is no path
+            why = error if isinstance(error, Unreadable) else f"{raw['file']!r} is no path"
+            faults.append(f"{'.'.join(at)}: {why}")
             return None
+        if is_empty(text):
+            faults.append(f"{'.'.join(at)}: the file {raw['file']} is empty")
+        return text
     return {name: _followed(value, environ, (*at, name), faults) for name, value in raw.items()}
+
+
+def _without_empty(raw: Any, at: tuple[str, ...], faults: list[str]) -> Any:
+    """Return the tables without their empty values, which mean unset; `faults` gets what has quotes or white space
+    around it."""
+    if isinstance(raw, str):
+        fault = fault_of(raw, secret=at[-1].endswith("_key"))
+        if fault is not None:
+            faults.append(f"{'.'.join(at)}: its value {fault}")
+        return raw if at[-1].endswith("_key") else raw.strip()
+    if not isinstance(raw, dict):
+        return raw
+    kept = {name: value for name, value in raw.items() if not isinstance(value, str) or not is_empty(value)}
+    return {name: _without_empty(value, (*at, name), faults) for name, value in kept.items()}
+
+
+def referenced(path: Path | None) -> set[str]:
+    """Return the names of the variables, and of the files, that the apps file refers to; none where it can't be
+    read, which `read` tells."""
+    found = set[str]()
+    try:
+        _gather("" if path is None else tomllib.loads(path.read_text(encoding="utf-8-sig")), found)
+    except (OSError, ValueError):
+        return set()
+    return found
+
+
+def _gather(raw: Any, found: set[str]) -> None:
+    if not isinstance(raw, dict):
+        return
+    if raw.keys() in ({"env"}, {"file"}):
+        found.update(Path(str(value)).name.upper() for value in raw.values())
+    for value in raw.values():
+        _gather(value, found)
 
 
 def _changes(before: Mapping[str, App], after: Mapping[str, App]) -> Iterator[tuple[str, str]]:

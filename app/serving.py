@@ -15,7 +15,7 @@ import uvicorn
 import uvloop
 from sqlalchemy import Engine
 
-from app import confines
+from app import confines, enrichment
 from app.apps import Apps, read
 from app.audit.keys import to_write
 from app.callers import keys
@@ -248,7 +248,9 @@ async def _deliver(settings: Settings) -> None:
 
 
 def check(settings: Settings) -> list[tuple[App, dict[KeyKind, Checked]]]:
-    """What Leanplum says of each key of each app. Raises StartRefused where no app is configured."""
+    """What Leanplum says of each key of each app. Raises StartRefused where no app is configured, or the enrichment
+    file can't be used."""
+    enrichment.check(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
     apps = Apps(lambda: read(settings))
 
     async def ask() -> list[tuple[App, dict[KeyKind, Checked]]]:

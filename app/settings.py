@@ -1,4 +1,4 @@
-"""One frozen Settings, read once at the edge from the environment, `.env` and a secrets directory (contract §1)."""
+"""One frozen Settings, made once at the edge of what `setting_sources` finds (contract §1)."""
 
 import base64
 import binascii
@@ -8,18 +8,20 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app import setting_sources, urls
 from app.errors import StartRefused
 from app.leanplum import action_names
 from app.leanplum.actions import DELIVERED, RELAYABLE
+from app.leanplum.response_body import MAX_DOWNLOAD_BYTES, MAX_RESPONSE_BYTES
 from app.model import KeyKind
 
-DEFAULT_SECRETS_DIR = "/run/secrets"
 SEED_BYTES = 32
+SHARED = {"redis", "rediss", "valkey", "valkeys"}
+URLS = {"gateway_database_url", "gateway_shared_limits_url", "leanplum_api_url"}  # may have a password in them
 POLICIES = ("resend", "hold")
 IN_CLEAR = "clear"  # in the place of a data key: what is new lies in clear
 DATA_KEY = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,32}):(?P<key>[A-Za-z0-9+/]{43}=)")
@@ -29,22 +31,16 @@ TAXONOMY = {"events": 500, "states": 500, "params": 200, "attributes": 500}  # n
 
 def upstream(url: str) -> str:
     """Leanplum takes keys in the body, so only https may carry them; plain http is for this machine alone."""
-    parts = urlsplit(url)
-    local = parts.hostname in {"127.0.0.1", "localhost", "::1"}
-    _ = parts.port  # raises ValueError where it is no port
-    if (parts.scheme == "https" and parts.hostname) or (parts.scheme == "http" and local):
+    scheme, host, _, _ = urls.split(url)
+    local = host in {"127.0.0.1", "localhost", "::1"}
+    if (scheme == "https" and host) or (scheme == "http" and local):
         return url
     raise ValueError("takes an https:// URL (http:// only for a loopback address)")
 
 
 def _database(url: str) -> str:
-    if url.startswith("sqlite:///") and url.removeprefix("sqlite:///") not in {"", ":memory:"}:
-        return url
-    parts = urlsplit(url)
-    if parts.scheme == "postgresql" and parts.path.strip("/"):
-        _ = parts.port  # raises ValueError where it is no port
-        return url
-    raise ValueError("takes sqlite:///PATH (sqlite:////absolute/path) or postgresql://USER:PASSWORD@HOST/DATABASE")
+    urls.database_url(url)
+    return url
 
 
 def _unknown_policy(text: str) -> str:
@@ -98,10 +94,9 @@ def _seed(text: SecretStr) -> SecretStr:
 
 
 def _valkey(url: SecretStr) -> SecretStr:
-    parts = urlsplit(url.get_secret_value())
-    _ = parts.port  # raises ValueError where it is no port
-    scheme = parts.scheme in {"redis", "rediss", "valkey", "valkeys"}
-    if scheme and parts.hostname and re.fullmatch(r"(/\d*)?", parts.path) and not parts.query and not parts.fragment:
+    text = url.get_secret_value()
+    scheme, host, _, path = urls.split(text)
+    if scheme in SHARED and host and re.fullmatch(r"(/\d*)?", path) and not re.search(r"[?#]", text):
         return url
     raise ValueError(
         "takes valkey:// or redis:// (valkeys:// or rediss:// for TLS), then [USER:PASSWORD@]HOST:PORT[/DB]"
@@ -135,7 +130,7 @@ Seconds = Annotated[float, Field(gt=0, le=10 * 366 * 86_400, allow_inf_nan=False
 class Settings(BaseSettings):
     """Every setting, by its variable's name in lower case. Immutable; secrets are masked wherever it is shown."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
     leanplum_app_id: str | None = Field(None, description="the app's id", min_length=1)
     leanplum_production_key: SecretStr | None = Field(None, description="the production client key", min_length=1)
@@ -148,7 +143,7 @@ class Settings(BaseSettings):
         "https://api.leanplum.com/api", description="where Leanplum is: https, or http on a loopback address"
     )
     gateway_database_url: Annotated[str, AfterValidator(_database)] = Field(
-        "sqlite:///data/gateway.db", description="the database"
+        "sqlite:///data/gateway.db", description="the database", repr=False
     )
     gateway_commit_seconds: Seconds = Field(
         10, description="how long a commit is waited for; then 503, which says whether it may have been taken"
@@ -208,6 +203,14 @@ class Settings(BaseSettings):
     gateway_max_queued_items: Positive = Field(10_000_000, description="items that may wait")
     gateway_upstream_concurrency: Positive = Field(16, description="calls to Leanplum in flight at once")
     gateway_upstream_timeout_seconds: Seconds = Field(30, description="how long one call to Leanplum may take")
+    gateway_upstream_max_response_bytes: Positive = Field(
+        MAX_RESPONSE_BYTES,
+        description="bytes of one of Leanplum's answers, compressed or not; a larger one is not read",
+    )
+    gateway_upstream_max_download_bytes: Positive = Field(
+        MAX_DOWNLOAD_BYTES,
+        description="bytes of one file that Leanplum sends, compressed or not; a larger one is cut off",
+    )
     gateway_relay_concurrency: Positive = Field(64, description="calls to Leanplum at once that callers wait for")
     gateway_relay_timeout_seconds: Seconds = Field(
         7, description="how long a call to Leanplum may take that a caller waits for; SDKs give up after 10"
@@ -264,6 +267,18 @@ class Settings(BaseSettings):
         20, description="seconds within which what is in flight ends, and the process, once new work is refused"
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what is given, and nothing else: `load` reads the sources."""
+        return (init_settings,)
+
     @property
     def not_twice(self) -> frozenset[str]:
         """The actions that are not sent again where an answer was lost."""
@@ -317,22 +332,28 @@ class Settings(BaseSettings):
         return {kind: key for kind, key in named.items() if key is not None}
 
 
+def read(environ: Mapping[str, str] = os.environ) -> setting_sources.Read:
+    """Read every source of settings. Raises StartRefused with a line for each that can't be read."""
+    return setting_sources.read(Settings.model_fields, _secret(), environ)
+
+
 def load(environ: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
     """Read the settings; `overrides` (by field name) win. Raises StartRefused with a line for each bad one."""
+    return made(read(environ), **overrides)
+
+
+def made(found: setting_sources.Read, **overrides: Any) -> Settings:
+    """Make the settings of what was read; `overrides` win. Raises StartRefused with a line for each bad one."""
+    values: dict[str, Any] = {name: one.value for name, one in found.given.items()}
     try:
-        return Settings(_secrets_dir=secrets_dir(environ), **overrides)
+        return Settings(**values | overrides)
     except ValidationError as error:
         raise StartRefused(*_lines(error)) from None
-    except UnicodeDecodeError:
-        raise StartRefused(".env: is not UTF-8 text; save it as UTF-8") from None
 
 
-def secrets_dir(environ: Mapping[str, str] = os.environ) -> str | None:
-    """The directory whose files are settings: a file's name is the variable, its content the value."""
-    named = environ.get("GATEWAY_SECRETS_DIR")
-    if named and not Path(named).is_dir():
-        raise StartRefused(f"GATEWAY_SECRETS_DIR: {named} is not a directory")
-    return named or (DEFAULT_SECRETS_DIR if Path(DEFAULT_SECRETS_DIR).is_dir() else None)
+def _secret() -> set[str]:
+    """The names of the settings that are secrets, or may have one in them."""
+    return URLS | {name for name, one in Settings.model_fields.items() if "SecretStr" in str(one.annotation)}
 
 
 def _lines(error: ValidationError) -> Iterator[str]:
@@ -343,25 +364,18 @@ def _lines(error: ValidationError) -> Iterator[str]:
         yield f"{name.upper()}: {fault['msg'].removeprefix('Value error, ')}{takes}"
 
 
-def table(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[tuple[str, str, str]]:
+def table(settings: Settings, found: setting_sources.Read) -> Iterator[dict[str, str]]:
     """Each setting's variable, its value (secrets masked), and where it came from."""
-    directory = secrets_dir(environ)
-    present = {name.lower() for name in environ}
     for name in Settings.model_fields:
-        value = getattr(settings, name)
-        if name in present:
-            source = "environment"
-        elif name in settings.model_fields_set:
-            source = "secrets directory" if directory and (Path(directory) / name).exists() else ".env file"
-        else:
-            source = "default"
-        yield name.upper(), "-" if value is None else _shown(name, value), source
+        value, given = getattr(settings, name), found.given.get(name)
+        shown = "-" if value is None else _shown(name, value)
+        source = setting_sources.DEFAULT if given is None else given.source
+        row = {"name": name.upper(), "value": shown, "source": source}
+        yield row if given is None or given.path is None else row | {"path": str(given.path)}
 
 
 def _shown(name: str, value: object) -> str:
     """A URL may have a password in it, which alone is masked; the secrets mask themselves."""
-    if name in {"gateway_database_url", "gateway_shared_limits_url"}:
-        url = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        parts = urlsplit(url)
-        return url.replace(f":{parts.password}@", ":***@") if parts.password else url
+    if name in URLS:
+        return urls.masked(value.get_secret_value() if isinstance(value, SecretStr) else str(value))
     return str(value)

@@ -54,6 +54,12 @@ from app.vault import opened as opened_vault
 
 MOVE = "`audit key --move` moves the key into GATEWAY_AUDIT_KEY, and removes it from the database once it is set there"
 
+BOOTSTRAP = {
+    "unknown": "GATEWAY_BOOTSTRAP_KEY differs from the keys that are stored already, so it is ignored",
+    "ended": "GATEWAY_BOOTSTRAP_KEY is revoked, rotated or expired, so it opens nothing",
+}
+BOOTSTRAP_ADVICE = "unset it, or set it to the stored key; `keys create` makes another, `keys list` shows those stored"
+
 log = structlog.get_logger("gateway")
 
 
@@ -221,7 +227,9 @@ def prepare(settings: Settings) -> None:
     engine = connect(settings.gateway_database_url)
     try:
         _tell(_vault(settings, engine))
-        bootstrap(settings, KeyStore(engine, audit_keys(settings, engine).marks))
+        store = KeyStore(engine, audit_keys(settings, engine).marks)
+        bootstrap(settings, store)
+        _tell_bootstrap(settings, store)
         with lifeline.held(settings.gateway_database_url, str(uuid.uuid4())):
             pass
     finally:
@@ -258,6 +266,14 @@ def bootstrap(settings: Settings, store: KeyStore) -> None:
         log.info("key.bootstrapped", key_id=stored.caller.key_id)
 
 
+def _tell_bootstrap(settings: Settings, store: KeyStore) -> None:
+    """Say at the start where the bootstrap key opens nothing: it is stored at the first start only."""
+    key = settings.gateway_bootstrap_key
+    standing = "usable" if key is None else store.standing(key.get_secret_value(), now_ms())
+    if standing != "usable":
+        log.warning("key.bootstrap_ignored", reason=BOOTSTRAP[standing], advice=BOOTSTRAP_ADVICE)
+
+
 def audit_keys(settings: Settings, engine: Engine) -> Keys:
     """What signs the audit, marks its records, and hashes users' ids for it. Raises StartRefused where it was made with
     another key."""
@@ -279,6 +295,16 @@ async def _locking(
             await locks.close(lifecycle.left_to_settle)
 
 
+def _client(settings: Settings, apps: Apps, timeout: float, concurrency: int) -> LeanplumClient:
+    return LeanplumClient(
+        timeout=timeout,
+        connections=concurrency,
+        max_response=settings.gateway_upstream_max_response_bytes,
+        max_download=settings.gateway_upstream_max_download_bytes,
+        secrets=apps.secrets,
+    )
+
+
 @asynccontextmanager
 async def _delivering(
     settings: Settings,
@@ -297,7 +323,7 @@ async def _delivering(
         yield
         return
     timeout, concurrency = settings.gateway_upstream_timeout_seconds, settings.gateway_upstream_concurrency
-    client = LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets)
+    client = _client(settings, apps, timeout, concurrency)
     policy = RetryPolicy(window=settings.gateway_retry_window, not_twice=settings.not_twice)
     async with client:
         deliverer = Deliverer(
@@ -344,7 +370,7 @@ async def _relaying(
 ) -> AsyncIterator[Relay]:
     timeout, concurrency = settings.gateway_relay_timeout_seconds, settings.gateway_relay_concurrency
 
-    async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets) as client:
+    async with _client(settings, apps, timeout, concurrency) as client:
         relay = Relay(
             client,
             locks,

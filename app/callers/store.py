@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from sqlalchemy import Engine
@@ -29,6 +29,7 @@ MOST_SHOWN = 1_000
 # Keys that a rotation has ended: a late repeat of it must not cut off those who have a newer one, and the audit
 # names whose it was.
 ENDED_KEPT_MS = 30 * 86_400_000
+Standing = Literal["usable", "ended", "unknown"]
 # The audit record of a change: of which key (its id), when (ms), and what it was.
 Recorder = Callable[[str, int, Mapping[str, Any]], str]
 
@@ -62,6 +63,11 @@ FEW = 100  # changed keys that are read one by one; where there are more, all ar
 PAGE = 1_001  # what a page of the API needs: one more than it shows
 BEFORE_ALL = (-(2**63), "")
 CREATED_AT = 6  # its place in `KEYS`
+STANDING = """
+SELECT k.revoked_at, k.expires_at, s.expires_at FROM caller_secrets s JOIN caller_keys k ON k.id = s.key_id
+WHERE s.hash = ?
+"""
+
 
 CALLER = {
     "name": "name",
@@ -183,6 +189,17 @@ class KeyStore:
             if cursor.fetchone():
                 return None
             return self._create(cursor, caller, now, None, key, by_operator("key.create"))[1]
+
+    def standing(self, key: str, now: int) -> Standing:
+        """Return whether a key is usable, has ended (revoked, rotated, expired), or is unknown."""
+        with _reading(self._engine) as cursor:
+            cursor.execute(STANDING, (keys.digest(key),))
+            row = cursor.fetchone()
+        if row is None:
+            return "unknown"
+        revoked_at, *expiries = row
+        ended = revoked_at is not None or any(expiry is not None and expiry <= now for expiry in expiries)
+        return "ended" if ended else "usable"
 
     def all(self) -> list[StoredKey]:
         """Every key (`every_key`)."""

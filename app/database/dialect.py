@@ -18,9 +18,6 @@ class Dialect:
     name: str
     begin: str  # opens a transaction that writes; writers take turns from here on, in every process
     begin_migration: str
-    # Said for a SESSION or a LOCAL transaction: the server ends a transaction whose process has fallen silent, since
-    # that must not hold the writers' lock for good. SQLite's lock goes with the process.
-    left_alone: str | None
     placeholder: str
     json_each: str
     json_value: str
@@ -71,7 +68,6 @@ SQLITE = Dialect(
     name="sqlite",
     begin="BEGIN IMMEDIATE",
     begin_migration="BEGIN IMMEDIATE",
-    left_alone=None,
     placeholder="?",
     json_each="json_each(?)",
     json_value="value",
@@ -88,9 +84,9 @@ SQLITE = Dialect(
 # numbers mean nothing; they only must differ.
 POSTGRESQL = Dialect(
     name="postgresql",
-    begin="SELECT pg_advisory_xact_lock(7303014)",
+    # The server ends a transaction whose process has fallen silent: it must not hold the lock for good.
+    begin=("SELECT set_config('idle_in_transaction_session_timeout', '15s', true), pg_advisory_xact_lock(7303014)"),
     begin_migration="SELECT pg_advisory_xact_lock(7303015)",
-    left_alone="SET {extent} idle_in_transaction_session_timeout = '15s'",
     placeholder="%s",
     json_each="json_array_elements(CAST(? AS json)) AS value",
     json_value="(value #>> '{}')",

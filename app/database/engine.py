@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -17,7 +17,9 @@ from app.database.dialect import DIALECTS, Cursor, Dialect
 from app.database.failures import may_have_committed
 from app.database.sqlite_files import FilesChanged, SqliteFiles
 from app.errors import CommitUnknown, StartRefused, StorageUnavailable
+from app.urls import MASK, PostgresUrl, SqliteUrl, database_url, is_secret, masked
 
+SETTING = "GATEWAY_DATABASE_URL"
 BUSY_SECONDS = 5.0
 SCRUB_MS = 200
 VACUUM_BYTES = 64_000_000  # within a second
@@ -50,33 +52,48 @@ def connect_to_read(url: str) -> Engine:
 
     Raises StartRefused where there is no database with the newest schema.
     """
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
-        raise StartRefused(f"GATEWAY_DATABASE_URL: there is no database at {parsed.database}; {CREATE_IT}")
+    parsed = _parsed(url)
+    if isinstance(parsed, SqliteUrl) and not Path(parsed.path).exists():
+        raise StartRefused(f"{SETTING}: there is no database at {parsed.path}; {CREATE_IT}")
     return _connected(url, _refuse_other_schema)
 
 
-def _connected(url: str, prepare: Callable[[Engine], None]) -> Engine:
-    parsed = make_url(url)
-    sqlite = parsed.get_backend_name() == "sqlite"
+def _parsed(url: str) -> SqliteUrl | PostgresUrl:
     try:
-        engine = _sqlite(parsed) if sqlite else _postgresql(parsed)
-        with deadline.within(FIRST_SECONDS):
-            engine.connect().close()
+        return database_url(url)
+    except ValueError as error:
+        raise StartRefused(f"{SETTING}: {error}") from None
+
+
+def _connected(url: str, prepare: Callable[[Engine], None]) -> Engine:
+    parsed = _parsed(url)
+    try:
+        engine = _sqlite(parsed) if isinstance(parsed, SqliteUrl) else _postgresql(parsed)
+        with deadline.within(FIRST_SECONDS), engine.connect() as connection:
+            _check_encoding(connection)
         prepare(engine)
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        where = parsed.database if sqlite else parsed.render_as_string(hide_password=True)
-        raise StartRefused(f"GATEWAY_DATABASE_URL: {where} can't be used: {reason(error)}") from error
+        raise StartRefused(f"{SETTING}: {_unusable(url, parsed, reason(error))}") from error
     return engine
 
 
-def _sqlite(url: URL) -> Engine:
-    path = Path(url.database or "")
+def _unusable(url: str, parsed: SqliteUrl | PostgresUrl, why: str) -> str:
+    if isinstance(parsed, SqliteUrl):
+        return f"{parsed.path} can't be used: {why}"
+    for name, value in parsed.parameters.items():
+        if is_secret(name) and value:
+            why = why.replace(value, MASK)
+    return f"{masked(url)} can't be used: {why}"
+
+
+def _sqlite(url: SqliteUrl) -> Engine:
+    path = Path(url.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files = SqliteFiles(path)
+    timeout = BUSY_SECONDS if url.timeout is None else url.timeout
     engine = create_engine(
-        url,
-        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "cached_statements": 512},
+        URL.create("sqlite", database=url.path),
+        connect_args={"timeout": timeout, "check_same_thread": False, "cached_statements": 512},
         execution_options={"files": files},
     )
 
@@ -101,10 +118,18 @@ def check_files(engine: Engine) -> None:
         files.check()
 
 
-def _postgresql(url: URL) -> Engine:
+def _postgresql(url: PostgresUrl) -> Engine:
     from app.database import postgresql  # the driver is loaded where it is used
 
     return postgresql.engine_on(url)
+
+
+def _check_encoding(connection: Connection) -> None:
+    """Refuse a SQLite file in UTF-16; PostgreSQL's encoding is looked at on each connection."""
+    if connection.dialect.name == "sqlite":
+        encoding = connection.exec_driver_sql("PRAGMA encoding").scalar_one()
+        if encoding != "UTF-8":
+            raise OSError(f"its encoding is {encoding}, and the gateway needs UTF-8; use a new file")
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
@@ -126,8 +151,6 @@ def transaction(engine: Engine) -> Iterator[Cursor]:
     with reading(engine) as connection:
         check_files(engine)
         cursor = Cursor(connection.connection.cursor(), dialect(engine))
-        if cursor.dialect.left_alone is not None:
-            cursor.execute(cursor.dialect.left_alone.format(extent="LOCAL"))
         cursor.execute(cursor.dialect.begin)
         yield cursor
         if not deadline.may_commit():

@@ -342,8 +342,6 @@ class Writer:
         if self._cursor is None:
             self._connection = self._engine.raw_connection()
             self._cursor = Cursor(self._connection.cursor(), self._dialect)
-            if self._dialect.left_alone is not None:
-                self._cursor.execute(self._dialect.left_alone.format(extent="SESSION"))
         self._cursor.execute(self._dialect.begin)
         return self._cursor
 

@@ -1,6 +1,8 @@
 """The one place that calls Leanplum."""
 
 import asyncio
+import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +13,15 @@ import httpx
 from pydantic import SecretStr
 
 from app.clock import now_ms
+from app.leanplum.response_body import (
+    ACCEPTED,
+    MAX_DOWNLOAD_BYTES,
+    MAX_RESPONSE_BYTES,
+    UnreadableBody,
+    decoded,
+    too_large,
+    whole,
+)
 from app.leanplum.retry_after import as_number
 
 T = TypeVar("T")
@@ -71,6 +82,9 @@ class LeanplumClient:
 
     An answer is what is logged, stored and shown of a call, so none of `secrets` passes: where one is echoed, it is
     replaced by "[key]" before anything else sees the answer.
+
+    Whatever the other side sends, reading it is bounded: an answer by `max_response` bytes as it came and
+    decompressed, a file by `max_download`, and either by a time in all. What goes beyond is no whole answer.
     """
 
     def __init__(
@@ -78,15 +92,19 @@ class LeanplumClient:
         *,
         timeout: float,
         connections: int,
+        max_response: int = MAX_RESPONSE_BYTES,
+        max_download: int = MAX_DOWNLOAD_BYTES,
         secrets: Callable[[], Iterable[SecretStr]] = tuple,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._timeout = timeout
         self._connect = min(CONNECT_SECONDS, timeout / 2)  # ends before the deadline of the whole call does
+        self._max_response, self._max_download = max_response, max_download
         self._secrets = secrets
         self._open = set[asyncio.Timeout]()  # of the calls that are at work
         self._given_up = False
         self._http = httpx.AsyncClient(
+            headers={"accept-encoding": ACCEPTED},
             timeout=self._patience(timeout),
             limits=httpx.Limits(
                 max_connections=None, max_keepalive_connections=connections, keepalive_expiry=IDLE_SECONDS
@@ -113,39 +131,36 @@ class LeanplumClient:
         """Make one call. `headers`: what tells of the end user. Raises Unreachable where no whole answer came within
         the timeout."""
         # httpx's own timeouts begin anew with each piece of an answer; this one is for all of it.
-        progress = Progress()
-        trace = {"trace": progress}
-        sent = {**JSON, **headers}
-        posted = self._http.post(url, params={"action": action}, content=body, headers=sent, extensions=trace)
-        return self._answer(await self._whole(posted, self._timeout, progress))
+        request = self._http.build_request(
+            "POST", url, params={"action": action}, content=body, headers={**JSON, **headers}
+        )
+        return await self._answered(request, self._timeout)
 
     async def upload(self, url: str, action: str, fields: Mapping[str, str], files: Sequence[Part]) -> Answer:
         """Send files as multipart/form-data, read piece by piece as they go out. Raises Unreachable where nothing moved
-        for a minute."""
-        progress = Progress()
-        posted = self._http.post(
+        for a minute, or all of it took longer than at the least rate."""
+        request = self._http.build_request(
+            "POST",
             url,
             params={"action": action},
             data=fields,
             files=files,
             timeout=self._patience(FILE_SECONDS),
-            extensions={"trace": progress},
         )
-        return self._answer(await self._whole(posted, None, progress))
+        return await self._answered(request, self._file_seconds(sum(map(_size, files))))
 
     async def send_csv(self, url: str, action: str, args: Mapping[str, str], content: bytes) -> Answer:
         """Send CSV as the body itself. The arguments, the keys among them, stand in the query, since nothing else is
-        left for them (fact sheet §12). Raises Unreachable where nothing moved for a minute."""
-        progress = Progress()
-        posted = self._http.post(
+        left for them (fact sheet §12). Raises Unreachable as `upload` does."""
+        request = self._http.build_request(
+            "POST",
             url,
             params={"action": action, **args},
             content=content,
             headers={"content-type": "text/csv"},
             timeout=self._patience(FILE_SECONDS),
-            extensions={"trace": progress},
         )
-        return self._answer(await self._whole(posted, None, progress))
+        return await self._answered(request, self._file_seconds(len(content)))
 
     @asynccontextmanager
     async def download(self, url: str, action: str, body: bytes) -> AsyncIterator[Download]:
@@ -165,10 +180,12 @@ class LeanplumClient:
                 response = await self._head(get)
             asked_again = response.request.method == "GET"
             is_json = "json" in response.headers.get("content-type", "")
+            if int(response.headers.get("content-length", 0)) > self._max_download:
+                raise Unreachable(too_large(self._max_download, DOWNLOAD_SETTING), sent=True)
             if response.status_code == httpx.codes.OK and (asked_again or not is_json):
-                yield Download(response.status_code, response.headers, chunks=_pieces(response))
+                yield Download(response.status_code, response.headers, chunks=self._pieces(response))
             else:
-                told = await self._whole(response.aread(), self._timeout, Progress())
+                told = await self._whole(self._body(response), self._timeout, Progress())
                 yield Download(response.status_code, response.headers, body=self._masked(told))
         finally:
             await response.aclose()
@@ -176,6 +193,40 @@ class LeanplumClient:
     def _patience(self, seconds: float) -> httpx.Timeout:
         """Timeouts of `seconds` without a byte, and of less where a connection must be made first."""
         return httpx.Timeout(seconds, connect=self._connect, pool=self._connect)
+
+    def _file_seconds(self, size: int) -> float:
+        """How long sending so many bytes, and reading the answer, may take as a whole."""
+        return FILE_SECONDS + self._timeout + size / LEAST_BYTES_PER_SECOND
+
+    async def _answered(self, request: httpx.Request, seconds: float) -> Answer:
+        """Send a request and read the whole answer within the time. Raises Unreachable."""
+        progress = request.extensions["trace"] = Progress()
+        return await self._whole(self._exchange(request), seconds, progress)
+
+    async def _exchange(self, request: httpx.Request) -> Answer:
+        response = await self._http.send(request, stream=True)
+        try:
+            return self._answer(response, await self._body(response))
+        finally:
+            await response.aclose()
+
+    async def _body(self, response: httpx.Response) -> bytes:
+        encoding = response.headers.get("content-encoding", "")
+        return await whole(_raw(response), encoding, self._max_response, RESPONSE_SETTING)
+
+    async def _pieces(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        """A file's content, as it comes. Raises Unreachable outside the handler, as `_whole` does."""
+        encoding = response.headers.get("content-encoding", "")
+        failed: Unreachable | None = None
+        try:
+            async for piece in decoded(_steady(_raw(response)), encoding, self._max_download, DOWNLOAD_SETTING):
+                yield piece
+        except httpx.HTTPError as error:
+            failed = Unreachable(type(error).__name__, sent=True)
+        except (UnreadableBody, TimeoutError) as error:
+            failed = Unreachable(str(error), sent=True)
+        if failed is not None:
+            raise failed
 
     async def _head(self, request: httpx.Request) -> httpx.Response:
         """Send a request and return its response before its body is read. Raises Unreachable."""
@@ -195,13 +246,15 @@ class LeanplumClient:
                     self._open.discard(timeout)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             failed = Unreachable(type(error).__name__, sent=progress.may_have_arrived(error))
+        except UnreadableBody as error:
+            failed = Unreachable(str(error), sent=True)
         raise failed
 
-    def _answer(self, response: httpx.Response) -> Answer:
+    def _answer(self, response: httpx.Response, body: bytes) -> Answer:
         date = response.headers.get("date")
         wish = as_number(response.headers.get("retry-after"), date=date, now=now_ms() / 1000)
         location = response.headers.get("location") if response.is_redirect else None
-        return Answer(response.status_code, self._masked(response.content), wish, location)
+        return Answer(response.status_code, self._masked(body), wish, location)
 
     def _masked(self, body: bytes) -> bytes:
         for secret in self._secrets():
@@ -209,15 +262,35 @@ class LeanplumClient:
         return body
 
 
-async def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
-    failed: Unreachable | None = None
-    try:
-        async for piece in response.aiter_bytes():
-            yield piece
-    except httpx.HTTPError as error:
-        failed = Unreachable(type(error).__name__, sent=True)
-    if failed is not None:
-        raise failed
+async def _raw(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The body as it comes, before httpx decompresses it: that would be all of a piece at once."""
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    async for piece in response.stream:
+        yield piece
+
+
+async def _steady(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Pieces that come at the least rate, by the time in which they are waited for. Raises TimeoutError."""
+    came, waited = 0, 0.0
+    while True:
+        began = time.monotonic()
+        piece = await anext(pieces, None)
+        waited += time.monotonic() - began
+        if piece is None:
+            return
+        came += len(piece)
+        if waited > FILE_SECONDS + came / LEAST_BYTES_PER_SECOND:
+            raise TimeoutError(f"the file comes at less than {LEAST_BYTES_PER_SECOND:,} bytes a second")
+        yield piece
+
+
+def _size(part: Part) -> int:
+    """The bytes of a form's file, from where it is on."""
+    file = part[1][1]
+    at = file.tell()
+    end = file.seek(0, os.SEEK_END)
+    file.seek(at)
+    return end - at
 
 
 def _may_visit(target: httpx.URL, first: httpx.URL) -> bool:
@@ -227,6 +300,8 @@ def _may_visit(target: httpx.URL, first: httpx.URL) -> bool:
 
 MAX_REDIRECTS = 5
 FILE_SECONDS = 60.0  # without a byte
+LEAST_BYTES_PER_SECOND = 10_000  # of a file, beyond those seconds
+RESPONSE_SETTING, DOWNLOAD_SETTING = "GATEWAY_UPSTREAM_MAX_RESPONSE_BYTES", "GATEWAY_UPSTREAM_MAX_DOWNLOAD_BYTES"
 CONNECT_SECONDS = 5.0  # for each step to a connection: the address and TCP, then TLS
 # Many servers close idle connections after 5 s. A call that goes out in that moment gets no answer, and counts as sent.
 IDLE_SECONDS = 3.0

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import structlog
-from sqlalchemy import make_url
 
 from app.errors import StartRefused
+from app.urls import SqliteUrl
+from app.urls import database_url as parsed
 
 LOCK = "hhqqi"  # struct flock (fcntl(2)): type, whence, start, length, pid
 # Of the open file, not of the process: closing another handle on the same file doesn't give these up (fcntl(2)).
@@ -90,10 +91,10 @@ def held(database_url: str, owner: str) -> Iterator[LivenessLock]:
 
 
 def _path(database_url: str) -> Path | None:
-    url = make_url(database_url)
-    if url.get_backend_name() != "sqlite" or SET_LOCK is None:
+    url = parsed(database_url)
+    if not isinstance(url, SqliteUrl) or SET_LOCK is None:
         return None
-    path = Path(f"{url.database}-deliverers")
+    path = Path(f"{url.path}-deliverers")
     try:
         path.touch()
     except OSError as error:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -47,10 +47,15 @@ def _calls(simulator: str) -> Iterator[Call]:
 def _call(shown: dict[str, Any]) -> Call:
     ended = float("inf") if shown["finishedAt"] is None else shown["finishedAt"]
     answers = shown["answers"] if shown["status"] == 200 else []
-    done = [answer["success"] is True for answer in answers]
+    done = [answer["success"] is True and not _skipped(answer) for answer in answers]
     if len(done) != len(shown["actions"]):
         done = [False] * len(shown["actions"])
     return Call(shown["index"], shown["receivedAt"], ended, tuple(shown["users"]), shown["actions"], done)
+
+
+def _skipped(answer: dict[str, Any]) -> bool:
+    """Whether Leanplum answered with success and did nothing."""
+    return str((answer.get("warning") or {}).get("message", "")).endswith("skipped.")
 
 
 def overlaps(journal: Iterable[Call]) -> list[Overlap]:
@@ -65,6 +70,17 @@ def overlaps(journal: Iterable[Call]) -> list[Overlap]:
             if earlier is None or call.ended > earlier.ended:
                 latest[user] = call
     return found
+
+
+def by_name(journal: Iterable[Call]) -> list[Call]:
+    """Return the calls with whom their actions name as their users. A device that is named alone is one of its own,
+    but for a login of it, which keeps the order of its new user."""
+    return [replace(call, users=tuple({_name(action) for action in call.actions})) for call in journal]
+
+
+def _name(action: dict[str, Any]) -> str:
+    user = action.get("userId") or action.get("newUserId")
+    return f"u{user}" if user else f"d{action.get('deviceId')}"
 
 
 def done_for(journal: Iterable[Call]) -> dict[str, list[tuple[Call, dict[str, Any]]]]:

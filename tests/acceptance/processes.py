@@ -6,10 +6,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -44,6 +44,27 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "app", *words]
 
 
+class Running(Protocol):
+    """A process that was started, as `subprocess.Popen` has it."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def terminate(self) -> None: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+Spawn = Callable[[Sequence[str], Path, Mapping[str, str], Path], Running]
+
+
+def spawn(words: Sequence[str], folder: Path, env: Mapping[str, str], output: Path) -> Running:
+    """Start a command in a folder, with its output appended to a file."""
+    with output.open("ab") as opened:
+        return subprocess.Popen(words, cwd=folder, env=env, stdout=opened, stderr=opened)
+
+
 def ended(folder: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """A command that ends by itself, run in `folder`."""
     return subprocess.run(
@@ -63,6 +84,7 @@ class Process:
     def __init__(self, folder: Path, upstream: str, *words: str, **settings: str | None) -> None:
         """Settings that are None are not set, whatever they are here."""
         self.folder, self.words, self.port = folder, words, free_port()
+        self.spawn: Spawn = spawn
         self.key = settings.get("GATEWAY_BOOTSTRAP_KEY") or keys.make()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = folder / "output"
@@ -84,14 +106,8 @@ class Process:
 
     def launch(self) -> None:
         """Start it, and don't wait until it is ready."""
-        with self.output.open("ab") as output:
-            self.process = subprocess.Popen(
-                self.command("serve", "--port", str(self.port), *self.words),
-                cwd=self.folder,
-                env=environment(self.folder, **self.settings),
-                stdout=output,
-                stderr=output,
-            )
+        words = self.command("serve", "--port", str(self.port), *self.words)
+        self.process = self.spawn(words, self.folder, environment(self.folder, **self.settings), self.output)
 
     def command(self, *words: str) -> list[str]:
         return command(*words)
@@ -166,16 +182,12 @@ class Deliverer:
 
     def __init__(self, gateway: Process, name: str) -> None:
         self._gateway, self.output = gateway, gateway.folder / f"deliver-{name}"
+        self.spawn: Spawn = gateway.spawn
 
     def start(self) -> None:
-        with self.output.open("ab") as output:
-            self.process = subprocess.Popen(
-                command("deliver"),
-                cwd=self._gateway.folder,
-                env=environment(self._gateway.folder, **self._gateway.settings),
-                stdout=output,
-                stderr=output,
-            )
+        folder = self._gateway.folder
+        env = environment(folder, **self._gateway.settings)
+        self.process = self.spawn(command("deliver"), folder, env, self.output)
 
     def kill(self) -> None:
         self.process.kill()

@@ -2,9 +2,11 @@
 sent again, on a clock that jumps."""
 
 import asyncio
+import json
 import shutil
 import tempfile
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ from tests.postgres import Server
 
 from .opened import Opened, track
 
-USERS = st.sampled_from(["ann", "bob", "cid", "dan", "eve"])
+USERS = st.sampled_from(["uann", "ubob", "ucid", "udan", "ueve"])
+DEVICES = st.sampled_from(["dphone", "dtablet"])
+SUBJECTS = st.one_of(USERS, USERS, DEVICES)
 OWN_IDS = st.none() | st.sampled_from([f"own{number}" for number in range(6)])
 OWNERS = st.sampled_from(["one", "two", "three"])
 SAID = {"success": False, "error": "Bad."}
@@ -34,12 +38,27 @@ LEASE_MS, CALL_MS = 60_000, 10_000
 DEDUP_MS = 60_000
 
 
+def event(subject: str, own: str | None = None) -> NewItem:
+    """An item of a user or of a device alone."""
+    if subject.startswith("u"):
+        return track(subject[1:], item_id=own)
+    return NewItem(subject, "track", f'{{"deviceId":"{subject[1:]}","event":"E"}}', own)
+
+
+def login(old: str, new: str, device: str | None) -> NewItem:
+    """An item that makes a user another, on a device or on none."""
+    fields = {"newUserId": new[1:], "userId": old[1:]}
+    if device is not None:
+        fields["deviceId"] = device[1:]
+    return NewItem(old, "setUserAttributes", json.dumps(fields, separators=(",", ":")))
+
+
 @dataclass
 class Entry:
     """An item in the model."""
 
-    user: str
-    joins: str | None = None  # whom a login makes of its user
+    subject: str
+    joins: frozenset[str] = frozenset()  # subjects that a login makes one with its own
     status: str = "accepted"
     attempts: int = 0
     due: int = 0
@@ -115,13 +134,13 @@ class Histories(RuleBasedStateMachine):
 
     # --- what happens --------------------------------------------------------------------------------------------
 
-    @rule(items=st.lists(st.tuples(USERS, OWN_IDS), min_size=1, max_size=6))
+    @rule(items=st.lists(st.tuples(SUBJECTS, OWN_IDS), min_size=1, max_size=6))
     def accept(self, items: list[tuple[str, str | None]]) -> None:
-        taken = self.runner.run(self.at.accept(*(track(user, item_id=own) for user, own in items)))
-        for (user, own), (item_id, kind) in zip(items, taken, strict=True):
+        taken = self.runner.run(self.at.accept(*(event(subject, own) for subject, own in items)))
+        for (subject, own), (item_id, kind) in zip(items, taken, strict=True):
             known, since = self.own.get(own or "", (0, 0))
             if known and since >= self.now - DEDUP_MS:
-                assert kind == ("duplicate" if self.entries[known].user == user else "conflict")
+                assert kind == ("duplicate" if self.entries[known].subject == subject else "conflict")
                 continue
             assert kind == "accepted"
             seq = max(self.entries, default=0) + 1
@@ -133,23 +152,29 @@ class Histories(RuleBasedStateMachine):
             else:
                 seq = self.runner.run(self.seq_of(own))
                 self.own[own] = seq, self.now
-            self.entries[seq] = Entry(user)
+            self.entries[seq] = Entry(subject)
 
-    @rule(users=st.tuples(USERS, USERS).filter(lambda pair: pair[0] != pair[1]))
-    def log_in(self, users: tuple[str, str]) -> None:
-        """A user becomes another, or is that one again; and an item of the new one follows."""
-        old, new = users
-        login = NewItem(f"u{old}", "setUserAttributes", f'{{"newUserId":"{new}","userId":"{old}"}}')
-        taken = self.runner.run(self.at.accept(login, track(new)))
-        for (item_id, kind), entry in zip(taken, [Entry(old, new), Entry(new)], strict=True):
+    @rule(users=st.lists(USERS, min_size=2, max_size=4), device=st.none() | DEVICES)
+    def log_in(self, users: list[str], device: str | None) -> None:
+        """A user becomes another, and that one the next, or the first again, on a device or on none: in one batch, with
+        an item of each id that was reached and one of the device after each login."""
+        entries: list[Entry] = []
+        items: list[NewItem] = []
+        for old, new in pairwise(users):
+            if old != new:
+                joins = frozenset({new} if device is None else {new, device})
+                entries += [Entry(old, joins), *map(Entry, sorted(joins))]
+                items += [login(old, new, device), *map(event, sorted(joins))]
+        taken = self.runner.run(self.at.accept(*items)) if items else []
+        for (item_id, kind), entry in zip(taken, entries, strict=True):
             assert kind == "accepted"
             parsed = ids.parse(item_id)
             assert parsed is not None
             self.entries[parsed[1]] = entry
 
-    def login_before(self, user: str, seq: int) -> bool:
-        """Whether a login to this user waits that was accepted before an item."""
-        return any(one.waits and one.joins == user for number, one in self.entries.items() if number < seq)
+    def login_before(self, subject: str, seq: int) -> bool:
+        """Whether a login waits that was accepted before an item, and joins its subject."""
+        return any(one.waits and subject in one.joins for number, one in self.entries.items() if number < seq)
 
     async def seq_of(self, item_id: str) -> int:
         receipt = await self.at.outbox.receipt("default", item_id)
@@ -197,10 +222,9 @@ class Histories(RuleBasedStateMachine):
         for item in attempt.items:
             entry = self.entries[item.seq]
             entry.attempts += 1
-            over = min(max(attempt.started_at + OUTLIVES_MS, self.now), self.now + OUTLIVES_MS)
+            over = self.now + OUTLIVES_MS
             entry.status, entry.due = ("unknown", 0) if hold else ("retrying", over)
-            joined = [] if entry.joins is None else [ids.lane("default", f"u{entry.joins}")]
-            for lane in [item.lane, *joined]:
+            for lane in [item.lane, *(ids.lane("default", one) for one in entry.joins)]:
                 self.locked_until[lane] = max(over, self.locked_until.get(lane, 0))
 
     @precondition(lambda self: self.deliverers)
@@ -214,14 +238,14 @@ class Histories(RuleBasedStateMachine):
         self.runner.run(self.at.outbox.release(owner, some))
         self.deliverers[owner].shards -= set(some)
 
-    @rule(owner=OWNERS, users=st.sets(USERS, min_size=1))
-    def begin(self, owner: str, users: set[str]) -> None:
+    @rule(owner=OWNERS, subjects=st.sets(SUBJECTS, min_size=1))
+    def begin(self, owner: str, subjects: set[str]) -> None:
         """A call for the head items of some users, of whom none is in flight."""
         flying = {item.subject for one in self.open.values() for item in one.items}
         sent = [
             item
             for item in self.runner.run(self.at.waiting())
-            if item.subject[1:] in users and item.subject not in flying and item.next_attempt_at <= self.now
+            if item.subject in subjects and item.subject not in flying and item.next_attempt_at <= self.now
         ]
         if not sent:
             return
@@ -238,15 +262,15 @@ class Histories(RuleBasedStateMachine):
                 frozenset(lane for lane, after in locked.items() if not after), {one.lane for one in sent}
             )
             free = [item for item in sent if locked.get(item.lane) != 0]
-            assert begun == [item for item in free if not self.login_before(item.subject[1:], item.seq)]
+            assert begun == [item for item in free if not self.login_before(item.subject, item.seq)]
             if begun:
                 self.open[name] = Attempt(owner, begun, self.now)
 
-    @rule(owner=OWNERS, users=st.sets(USERS, min_size=1))
-    def take_over(self, owner: str, users: set[str]) -> None:
+    @rule(owner=OWNERS, subjects=st.sets(SUBJECTS, min_size=1))
+    def take_over(self, owner: str, subjects: set[str]) -> None:
         """One that finds all others dead has everything, and begins."""
         self.tend(owner, {"one", "two", "three"}, False)
-        self.begin(owner, users)
+        self.begin(owner, subjects)
 
     def check_locked(self, locked: frozenset[int], lanes: set[int]) -> None:
         """A lane stays locked for as long as a call may outlive its process. PostgreSQL goes by a clock of its own."""
@@ -302,7 +326,7 @@ class Histories(RuleBasedStateMachine):
     def everything_accepted_is_where_the_model_has_it(self) -> None:
         waiting = self.runner.run(self.at.waiting())
         assert [(one.seq, one.subject, one.attempts, one.next_attempt_at) for one in waiting] == [
-            (seq, f"u{one.user}", one.attempts, one.due) for seq, one in sorted(self.entries.items()) if one.waits
+            (seq, one.subject, one.attempts, one.due) for seq, one in sorted(self.entries.items()) if one.waits
         ]
         assert self.at.outbox.queued == len(waiting)
         dead = self.runner.run(self.at.outbox.dead_letters("default", Filter(), 0, 1_000))

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -19,6 +20,7 @@ from .world import APP, Process, Sizes, World
 
 USERS = ("ann", "bob", "cid")
 ERASED_USER = "zoe"
+DEVICES = ("phone", "tablet")  # whose items name no user
 FUTURE_MS = 3_600_000
 SECONDS = 14.0  # that a history lasts, before the world is mended
 SETTLE_SECONDS = 90  # that everything has to settle in, once nothing goes wrong any more
@@ -67,7 +69,7 @@ PROFILES: dict[str, Profile] = {
     "locks": Profile({"accept": 9.0, "unlink": 1.0, "begin": 1.0}, processes=(2, 3)),
     "logins": Profile(
         {
-            **{"accept": 4.0, "login": 6.0, "login_refused": 1.5, "replay": 0.5, "start": 1.0},
+            **{"accept": 4.0, "login": 6.0, "login_refused": 1.5, "chain": 2.0, "replay": 0.5, "start": 1.0},
             **{"kill": 0.7, "begin": 2.0, "stop": 0.5, "answer": 0.5, "lose": 0.5},
         },
         ROUGH,
@@ -93,7 +95,8 @@ class Thing:
     user: str
     action: str
     at: float  # when it was first asked for
-    joins: str | None = None  # whom a login makes of its user
+    joins: str | None = None  # whom a login makes of its user,
+    device: str | None = None  # and on which device
     own_id: str | None = None
     item_id: str | None = None
     seq: int | None = None
@@ -256,14 +259,30 @@ class History:
 
     async def _log_in(self, *, refused: bool) -> None:
         old, new = self.chance.sample(USERS, 2)
-        login = self._thing(old, "setUserAttributes")
-        login.joins = new
+        device = self.chance.choice([None, *DEVICES])
+        login = self._login_of(old, new, device)
         if refused:
             self.world.leanplum.refusing.add(login.marker)
-        around = [self._thing(user, "track") for user in self.chance.choices([old, new], k=5)]
+        names = [old, new] if device is None else [old, new, device]
+        around = [self._thing(name, "track") for name in self.chance.choices(names, k=5)]
         things = [*around[:2], login, *around[2:]]
         for calls in [things] if self.chance.random() < 0.5 else [things[:2], things[2:3], things[3:]]:
             await self._accept(calls)
+
+    async def chain(self) -> None:
+        """Logins from one user to the next, and back to the first, each with an item that follows: in one batch."""
+        users = self.chance.sample(USERS, len(USERS))
+        device = self.chance.choice([None, *DEVICES])
+        things: list[Thing] = []
+        for old, new in pairwise([*users, users[0]]):
+            names = [new] if device is None else [new, device]
+            things += [self._login_of(old, new, device), *(self._thing(one, "track") for one in names)]
+        await self._accept(things)
+
+    def _login_of(self, old: str, new: str, device: str | None) -> Thing:
+        login = self._thing(old, "setUserAttributes")
+        login.joins, login.device = new, device
+        return login
 
     async def ahead(self) -> None:
         """An item from a process whose clock is far ahead."""
@@ -468,13 +487,16 @@ STEPS: dict[str, Step] = {
 
 
 def _new(thing: Thing) -> NewItem:
-    body = {"userId": thing.user, "marker": thing.marker}
+    alone = thing.user in DEVICES
+    body = {"deviceId" if alone else "userId": thing.user, "marker": thing.marker}
     if thing.joins is not None:
         body["newUserId"] = thing.joins
+    if thing.device is not None:
+        body["deviceId"] = thing.device
     if thing.action == "track":
         body["event"] = thing.marker
     text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS).decode()
-    return NewItem(f"u{thing.user}", thing.action, text, thing.own_id)
+    return NewItem(f"{'d' if alone else 'u'}{thing.user}", thing.action, text, thing.own_id)
 
 
 __all__ = ["APP", "PROFILES", "History", "Thing"]

@@ -160,4 +160,7 @@ async def _never_connected(fate: str, request: httpx.Request) -> httpx.Response:
 
 
 def _entries(body: dict[str, Any]) -> list[Entry]:
-    return [Entry(one["action"], one["userId"], one["marker"], one.get("reqId")) for one in body.get("data", [body])]
+    return [
+        Entry(one["action"], one.get("userId") or one["deviceId"], one["marker"], one.get("reqId"))
+        for one in body.get("data", [body])
+    ]

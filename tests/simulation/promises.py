@@ -77,7 +77,7 @@ class _Checks:
     def _order(self) -> Iterator[str]:
         things = [one for one in self.history.things.values() if one.seq is not None]
         for one, other in combinations(sorted(things, key=lambda thing: thing.seq or 0), 2):
-            if other.user not in (one.user, one.joins) or one.asks or other.asks:
+            if other.user not in (one.user, one.joins, one.device) or one.asks or other.asks:
                 continue
             first = _first(self.sent.get(one.marker, ()))  # refused is judged as well
             then = _first(self.done.get(other.marker, ()))

@@ -1,14 +1,13 @@
 """What the file of GATEWAY_ENRICHMENT_FILE declares (TOML): for all, for an app (`[apps.NAME]`), for a caller
 (`[callers.KEY_ID]`). The narrower one wins, setting by setting; privacy rules add up."""
 
-import fnmatch
-import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import phonenumbers
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from app import patterns
 from app.errors import StartRefused
 from app.intake.enrichment import norms, privacy, shaping
 from app.intake.enrichment.privacy import FREE, MASK, Rule
@@ -17,6 +16,7 @@ from app.intake.segment import SegmentRules
 from app.leanplum.actions import ACTIONS, LATER
 from app.leanplum.values import Scalar
 from app.model import APP_NAME
+from app.patterns import Pattern, compiled
 
 FILE = "GATEWAY_ENRICHMENT_FILE"
 STEPS = (
@@ -52,22 +52,29 @@ def _region(code: str) -> str:
     return code
 
 
-def _expression(text: Any) -> Any:
+def _expression(text: Any) -> Pattern:
+    """A regular expression over a value."""
     if not isinstance(text, str):
         raise ValueError("takes a regular expression as text")
-    try:
-        return re.compile(text, re.IGNORECASE)
-    except re.error as error:
-        raise ValueError(f"is not a regular expression: {error}") from None
+    return compiled(text)
+
+
+def _path_expression(text: Any) -> Pattern:
+    """A regular expression over a path: the path is under the rule as well if what it is beneath is."""
+    if not isinstance(text, str):
+        raise ValueError("takes a regular expression as text")
+    return compiled(text, at_dots=True)
 
 
 def _keys(glob: str) -> str:
     if glob in FREE:
         raise ValueError(f"{glob} is under no rule: it says whom or what the item is about")
+    patterns.glob(glob)
     return glob
 
 
-Expression = Annotated[re.Pattern[str], BeforeValidator(_expression)]
+Expression = Annotated[Pattern, BeforeValidator(_expression)]
+PathExpression = Annotated[Pattern, BeforeValidator(_path_expression)]
 ActionName = Annotated[str, AfterValidator(_action)]
 Path = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[^\x00]+)?$")]
 CLOSED = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -103,13 +110,13 @@ class PrivacyRule(BaseModel):
     model_config = CLOSED
     do: privacy.Verb
     keys: list[Annotated[str, AfterValidator(_keys)]] = []
-    paths: list[Expression] = []
+    paths: list[PathExpression] = []
     values: Expression | None = None
     actions: list[Annotated[str, AfterValidator(_any_action)]] = [ALL]
 
     def made(self) -> Rule:
         """The rule itself."""
-        globs = [re.compile(r"\A" + fnmatch.translate(glob), re.IGNORECASE) for glob in self.keys]  # of a whole path
+        globs = map(patterns.glob, self.keys)
         actions = None if ALL in self.actions else frozenset(self.actions)
         return Rule(self.do, (*globs, *self.paths), self.values, actions)
 

@@ -17,6 +17,7 @@ from app.intake.enrichment.privacy import is_covered
 from app.leanplum.detection import DETECT
 
 CHANGES_AT = 900  # seconds
+LONGEST = 250  # characters; what is longer is no phone number, locale or zone, and is not kept in memory as one
 NO_PHONE = "userAttributes.{}: is no phone number that can be written as E.164; it is left as it is"
 UNKNOWN_CURRENCY = "currencyCode: is not in ISO 4217"
 UNKNOWN_LOCALE = "locale: is not one that is known, as en_US is; it is left as it is"
@@ -56,9 +57,13 @@ def _email(value: str) -> str:
     return trimmed.lower() if "@" in trimmed else value
 
 
-@lru_cache(4_096)
 def phone(value: str, region: str | None) -> str | None:
     """A phone number as E.164; None for what can't be one."""
+    return _phone(value, region) if len(value) <= LONGEST else None
+
+
+@lru_cache(4_096)
+def _phone(value: str, region: str | None) -> str | None:
     try:
         number = phonenumbers.parse(value, region)
     except phonenumbers.NumberParseException:
@@ -99,7 +104,7 @@ def currency(default: str | None) -> Run:
 
 def is_locale(value: Any) -> bool:
     """Whether a locale is written as Leanplum does."""
-    return isinstance(value, str) and _locale(value) == value
+    return isinstance(value, str) and len(value) <= LONGEST and _locale(value) == value
 
 
 def locale(draft: Draft) -> bool:
@@ -107,7 +112,8 @@ def locale(draft: Draft) -> bool:
     told = draft.fields.get("locale")
     if not isinstance(told, str) or told == DETECT:
         return False
-    if (made := _locale(told)) is None:
+    made = _locale(told) if len(told) <= LONGEST else None
+    if made is None:
         draft.warn(UNKNOWN_LOCALE)
     elif made != told:
         draft.fields["locale"] = made
@@ -140,7 +146,8 @@ def timezone(draft: Draft) -> bool:
     told = fields.get("timezone")
     if not isinstance(told, str) or told == DETECT:
         return False
-    if (name := _zone(told)) is None:
+    name = _zone(told) if len(told) <= LONGEST else None
+    if name is None:
         draft.warn(UNKNOWN_ZONE)
         return False
     changed = name != told

@@ -10,11 +10,13 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
+
+from app.patterns import Pattern, any_of, encoded
 
 Verb = Literal["drop", "mask", "hash"]
 STRONGEST: tuple[Verb, ...] = ("drop", "mask", "hash")
@@ -25,6 +27,10 @@ FORM = re.compile(r"h_[A-Za-z0-9_-]{27}\Z")
 DEEPEST = 64  # what is nested more deeply is dropped: nobody looks in there
 MOST_PATHS = 8_192  # whose rules are remembered
 LONGEST_PATH = 1_000  # characters; what has a longer one is dropped likewise
+# An item's paths together may be as long as this, and so many times as long as its names. Only what is named like
+# {"a very long name": {"a": 1, "b": 2, …}} has more, and is dropped from there on: looking would take too long.
+FREE_PATH_CHARACTERS = 20_000
+PATH_SHARE = 16
 # Under no rule: whom and what an item is about, and what Leanplum's protocol lives on.
 FREE = frozenset({
     "action", "id", "userId", "deviceId", "newUserId", "time", "createDisposition", "messageId", "campaignId",
@@ -42,16 +48,17 @@ _DROPPED = object()
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule. `paths` and `values` are searched in, whatever the case; a rule without `paths` is over every path."""
+    """One rule. `paths` and `values` are searched for; a rule without `paths` is over every path. A pattern of `paths`
+    takes a dot for the end of a path: what is over `a` is over `a.b` (`compiled(at_dots=True)`)."""
 
     verb: Verb
-    paths: tuple[re.Pattern[str], ...] = ()
-    values: re.Pattern[str] | None = None
+    paths: tuple[Pattern, ...] = ()
+    values: Pattern | None = None
     actions: frozenset[str] | None = None  # None: all
 
-    def over(self, path: str) -> bool:
-        """Whether the path is one of the rule's."""
-        return not self.paths or any(pattern.search(path) for pattern in self.paths)
+    def over(self, path: bytes) -> bool:
+        """Whether the path, or what it is beneath, is one of the rule's."""
+        return not self.paths or any(pattern.found_in(path) for pattern in self.paths)
 
 
 class Pseudonyms:
@@ -89,20 +96,36 @@ def is_covered(value: str) -> bool:
     return value == MASK or FORM.match(value) is not None
 
 
+class _Budget:
+    """How much longer the paths of one item may be than its names."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = FREE_PATH_CHARACTERS
+
+    def allows(self, path: str, names: Iterable[str]) -> bool:
+        """Whether what stands in the object at a path is still to be looked at."""
+        self._left += sum(PATH_SHARE * len(name) - len(path) for name in names)
+        return self._left >= 0
+
+
 class Guard:
     """Applies rules to the fields of an item, in place."""
 
     def __init__(self, rules: Sequence[Rule], pseudonyms: Pseudonyms) -> None:
         self._rules, self._pseudonyms = rules, pseudonyms
+        # Most values are none that a rule looks for: one search finds that out, instead of one for each rule.
+        self._any = any_of(tuple(rule.values for rule in rules if rule.values is not None))
         self._known: dict[str, tuple[Verb | None, tuple[Rule, ...]]] = {}
 
     def apply(self, fields: dict[str, Any], *, texts: bool = False) -> bool:
         """Whether anything was changed. `texts`: objects may stand there as JSON text."""
-        changed = False
+        changed, budget = False, _Budget()
         for name in [name for name in fields if name not in FREE]:
             before = fields[name]
             value = _opened(before) if texts and name in OBJECTS and isinstance(before, str) else before
-            after = value if value is _DROPPED else self._covered(name, value, 0)
+            after = value if value is _DROPPED else self._covered(name, value, 0, budget)
             if after is not _DROPPED and value is not before:
                 after = _closed(after)
             if after is _DROPPED:
@@ -112,7 +135,7 @@ class Guard:
             changed = changed or after is not before
         return changed
 
-    def _covered(self, path: str, value: Any, depth: int) -> Any:
+    def _covered(self, path: str, value: Any, depth: int, budget: _Budget) -> Any:
         """What is left of a value: itself where no rule reaches it."""
         verb, by_value = self._over(path)
         if verb == "drop":
@@ -120,21 +143,28 @@ class Guard:
         if isinstance(value, dict | list):
             if depth >= DEEPEST:
                 return _DROPPED
-            return self._inside(path, value, depth) if isinstance(value, dict) else self._each(path, value, depth)
+            if isinstance(value, dict):
+                return self._inside(path, value, depth, budget)
+            return self._each(path, value, depth, budget)
         if value is None:  # says nothing, and may stay: it clears an attribute
             return value
-        if by_value and not self._is_left(value) and (fitting := [one.verb for one in by_value if _says(one, value)]):
-            verb = min([verb, *fitting] if verb is not None else fitting, key=STRONGEST.index)
+        if by_value and not self._is_left(value):
+            text = encoded(_text(value))
+            suspect = self._any is None or self._any.found_in(text)
+            if suspect and (fitting := [rule.verb for rule in by_value if _says(rule, text)]):
+                verb = min([verb, *fitting] if verb is not None else fitting, key=STRONGEST.index)
         return value if verb is None else self._by(verb, value)
 
-    def _inside(self, path: str, value: dict[str, Any], depth: int) -> Any:
-        made = {key: self._covered(f"{path}.{key}", inner, depth + 1) for key, inner in value.items()}
+    def _inside(self, path: str, value: dict[str, Any], depth: int, budget: _Budget) -> Any:
+        if not budget.allows(path, value):
+            return _DROPPED
+        made = {key: self._covered(f"{path}.{key}", inner, depth + 1, budget) for key, inner in value.items()}
         if all(made[key] is value[key] for key in made):
             return value
         return {key: inner for key, inner in made.items() if inner is not _DROPPED}
 
-    def _each(self, path: str, value: list[Any], depth: int) -> Any:
-        made = [self._covered(path, inner, depth + 1) for inner in value]
+    def _each(self, path: str, value: list[Any], depth: int, budget: _Budget) -> Any:
+        made = [self._covered(path, inner, depth + 1, budget) for inner in value]
         if all(one is other for one, other in zip(made, value, strict=True)):
             return value
         return [inner for inner in made if inner is not _DROPPED]
@@ -160,9 +190,8 @@ class Guard:
             return known
         if len(path) > LONGEST_PATH:
             return "drop", ()
-        parts = path.split(".")
-        above = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
-        over = [rule for rule in self._rules if any(map(rule.over, above))]
+        told = encoded(path)
+        over = [rule for rule in self._rules if rule.over(told)]
         verbs = [rule.verb for rule in over if rule.values is None]
         found = (min(verbs, key=STRONGEST.index, default=None), tuple(one for one in over if one.values is not None))
         if len(self._known) >= MOST_PATHS:
@@ -171,9 +200,9 @@ class Guard:
         return found
 
 
-def _says(rule: Rule, value: Any) -> bool:
+def _says(rule: Rule, text: bytes) -> bool:
     assert rule.values is not None
-    return rule.values.search(_text(value)) is not None
+    return rule.values.found_in(text)
 
 
 def _text(value: Any) -> str:

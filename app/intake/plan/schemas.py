@@ -15,8 +15,10 @@ from app.errors import Fault
 from app.intake.plan.shape import Schema
 from app.intake.plan.text import Path
 from app.intake.rules import pointer
+from app.patterns import PatternRefused, check_size
 
 Definitions = dict[str, Schema]
+PATTERN_BYTES = 32 * 1024 * 1024  # what a pattern may keep in mind, which `check_size` bounds
 DEFINITIONS = "#/definitions/"
 
 
@@ -79,8 +81,26 @@ def faults(schema: Schema, definitions: Definitions) -> Iterator[Found]:
             if name not in definitions or not str(one["$ref"]).startswith(DEFINITIONS):
                 found = True
                 yield (*path, "$ref"), f"takes {DEFINITIONS}NAME, with a name that is under definitions"
+        for at, sentence in _too_large(one):
+            found = True
+            yield (*path, *at), sentence
     if not found:
         yield from _uncompilable(schema, definitions)
+
+
+def _too_large(schema: Schema) -> Iterator[Found]:
+    """Patterns that could make searching slow: their engine takes linear time, but by how much depends on them."""
+    if not isinstance(schema, dict):
+        return
+    names = schema.get("patternProperties", {})
+    patterns: list[tuple[Path, Any]] = [(("pattern",), schema.get("pattern"))]
+    patterns += [(("patternProperties", name), name) for name in (names if isinstance(names, dict) else ())]
+    for at, pattern in patterns:
+        if isinstance(pattern, str):
+            try:
+                check_size(pattern)
+            except PatternRefused as refused:
+                yield at, str(refused)
 
 
 def _uncompilable(schema: Schema, definitions: Definitions) -> Iterator[Found]:
@@ -108,7 +128,7 @@ def compiled(schema: Schema, definitions: Definitions) -> Draft202012Validator:
         {**(schema if isinstance(schema, dict) else {"allOf": [schema]}), "definitions": definitions},
         validate_formats=True,
         ignore_unknown_formats=False,
-        pattern_options=RegexOptions(),
+        pattern_options=RegexOptions(dfa_size_limit=PATTERN_BYTES),
         offline=True,
     )
 

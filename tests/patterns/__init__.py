@@ -1,0 +1,1 @@
+"""Operators' patterns: what they mean, and what searching for them costs."""
