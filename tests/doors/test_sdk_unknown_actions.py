@@ -195,7 +195,7 @@ def test_a_named_action_goes_to_leanplum_with_the_production_key(extended: Talk,
     sdk.post({"action": "futureAction", "userId": "u1", "new": [1]})
     sdk.multi({"action": "futureAction", "userId": "u2"}, TRACK)
     settled(extended)
-    found = [(one["action"], one["clientKey"]) for one in leanplum.arrived()]
+    found = sorted((one["action"], one["clientKey"]) for one in leanplum.arrived())
     assert found == [("futureAction", "prod_sandbox")] * 2 + [("track", "prod_sandbox")]
     assert entries(sdk.post({"action": "FutureAction", "userId": "u1"}))[0]["success"] is False
 
