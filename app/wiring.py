@@ -21,7 +21,7 @@ from app.audit.recorder import Recorder
 from app.audit.sealing import Sealer
 from app.callers.directory import Directory, cancelled
 from app.callers.store import KeyStore
-from app.clock import now_ms
+from app.clock import Clock, now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
 from app.delivery.loop import LEASE_SECONDS, Deliverer
@@ -52,6 +52,7 @@ from app.vault import Vault
 from app.vault import opened as opened_vault
 
 MOVE = "`audit key --move` moves the key into GATEWAY_AUDIT_KEY, and removes it from the database once it is set there"
+CLOCK_SECONDS = 1.0  # between looks whether the wall clock was set
 
 log = structlog.get_logger("gateway")
 
@@ -91,6 +92,7 @@ async def gateway(
 
     Raises StartRefused where the settings or the database don't allow a start.
     """
+    clock = Clock(on_step=_tell_of_step)
     apps = Apps(lambda: read(settings))
     plans = LoadedPlans(settings.gateway_tracking_plan)
     engine = await asyncio.to_thread(connect, settings.gateway_database_url)
@@ -113,15 +115,19 @@ async def gateway(
         marks=audit.marks,
         erased_ms=int(settings.gateway_erased_seconds * 1000),
         vault=vault,
+        since=clock.since,
     )
     outbox.count_queued()
+    clock.follow(await outbox.newest())
     metrics.queued.set_function(lambda: outbox.queued)
     taxonomy = Taxonomy(engine, writer, _caps(settings), settings.gateway_taxonomy_policy)
     taxonomy.take(taxonomy.read())
     metrics.taxonomy.counts, metrics.taxonomy.caps = taxonomy.counts, taxonomy.caps.of
     violations = ViolationCounts(engine, writer, metrics)
     policies = Policies(settings.gateway_rate_per_second, settings.gateway_rate_burst)
-    sealer = Sealer(engine, writer, audit.signer, audit.marks, int(settings.gateway_audit_seconds * 1000))
+    sealer = Sealer(
+        engine, writer, audit.signer, audit.marks, int(settings.gateway_audit_seconds * 1000), since=clock.since
+    )
     metrics.audit_not_sealed.set_function(lambda: sealer.stopped)
     enrichment = enriching(settings, audit.seed)
     metrics.apps_refused.set_function(lambda: apps.refused)
@@ -136,12 +142,15 @@ async def gateway(
         recorder.run,
         sealer.run,
         enrichment.run,
+        partial(_watch, clock),
     )
     beside = [asyncio.create_task(run()) for run in (*runs, *of_tracking)]
     try:
         async with (
             _locking(settings, outbox) as (liveness, locks),
-            _delivering(settings, apps, outbox, metrics, audit.pseudonyms, liveness, locks, migration, wanted=delivery),
+            _delivering(
+                settings, apps, outbox, metrics, audit.pseudonyms, liveness, locks, migration, clock, wanted=delivery
+            ),
             _relaying(settings, apps, recorder, metrics, locks, audit.pseudonyms, migration) as relay,
             _limiting(settings, metrics, wanted=calls) as limits,
         ):
@@ -257,6 +266,7 @@ async def _delivering(
     liveness: LivenessLock,
     locks: UserLocks,
     migration: MigrateStates,
+    clock: Clock,
     *,
     wanted: bool,
 ) -> AsyncIterator[None]:
@@ -278,6 +288,7 @@ async def _delivering(
             drain_seconds=settings.gateway_shutdown_seconds,
             concurrency=concurrency,
             policy=policy,
+            times=clock,
             pseudonyms=pseudonyms.of_all,
             on_answer=migration.note,
         )
@@ -365,6 +376,17 @@ class _CallRecorder:
 def _record_change(recorder: Recorder, app: str, how: str) -> None:
     now = now_ms()
     recorder.soon(now, records.configured(time=now, app=app, how=how))
+
+
+async def _watch(clock: Clock) -> None:
+    """Notice soon that somebody set the wall clock. Until cancelled."""
+    while True:
+        clock.look()
+        await asyncio.sleep(CLOCK_SECONDS)
+
+
+def _tell_of_step(seconds: float) -> None:
+    log.warning("clock.stepped", seconds=round(seconds, 1))
 
 
 def _caps(settings: Settings) -> Caps:

@@ -52,11 +52,15 @@ class Outbox:
         erased_ms: int = 0,
         vault: Vault = CLEAR,
         clock: Callable[[], int] = now_ms,
+        since: Callable[[int], int] | None = None,
     ) -> None:
+        """`since`: the time below which everything stored is older than so many milliseconds, however
+        the clock was set; without it that is the clock's time less these."""
         self._engine, self._writer, self._vault, self._marks = engine, writer, vault, marks
-        self._erased, self._erased_ms, self._looking = Erased(vault), erased_ms, asyncio.Lock()
+        self._erased, self._erased_ms, self._looking = Erased(vault, self._least_now), erased_ms, asyncio.Lock()
         self._to_scrub = True  # a process of before may have ended before it did
         self._dedup_ms, self._max_queued, self._clock = dedup_ms, max_queued, clock
+        self._since = since or (lambda span: self._clock() - span)
         self._awaited: dict[int, list[asyncio.Event]] = {}  # by sequence number: who waits for the item to settle
         self.queued = 0
         self.on_accepted: Callable[[], None] = lambda: None
@@ -94,7 +98,7 @@ class Outbox:
         return coming
 
     def _accept(self, acceptance: Acceptance, *, erasing: bool = False) -> Accept:
-        return Accept(acceptance, self._clock() - self._dedup_ms, self._vault, self._erased, self._marks, erasing)
+        return Accept(acceptance, self._since(self._dedup_ms), self._vault, self._erased, self._marks, erasing)
 
     async def erase(self, acceptance: Acceptance) -> tuple[list[Taken], dict[str, Removed]]:
         """The same, for items of which some erase their subjects: what is here of those is removed, and told by
@@ -135,6 +139,16 @@ class Outbox:
 
         return await self._read(look)
 
+    def _least_now(self) -> int:
+        """The time by which the end of an erasure's refusals is judged."""
+        return self._since(self._erased_ms) + self._erased_ms
+
+    async def newest(self) -> int:
+        """The time of the last audit record, which every write has one of; 0 where there is none."""
+        last = "SELECT time FROM audit_records ORDER BY seq DESC LIMIT 1"
+        found = await self._read(lambda connection: connection.exec_driver_sql(last).scalar())
+        return found or 0
+
     # --- for a deliverer -----------------------------------------------------------------------------------------
 
     async def tend(
@@ -147,12 +161,14 @@ class Outbox:
         *,
         liveness: str | None = None,
         forget: Sequence[str] = (),
+        latest: int | None = None,
     ) -> Tenure:
         """Renew the leases of deliverer `owner` for `lease_ms`; recover what others, that are gone, left open.
         `pseudonyms`: for the audit; without it that names nobody. `liveness`: the identity of its liveness lock.
-        `forget`: attempts that may have been written down, and were not sent."""
+        `forget`: attempts that may have been written down, and were not sent. `latest`: the latest time
+        that others' leases are judged by."""
         now = self._clock()
-        tend = Tend(owner, lease_ms, now, dead, unknown, self._marks, pseudonyms, liveness, forget)
+        tend = Tend(owner, lease_ms, now, dead, unknown, self._marks, pseudonyms, liveness, forget, latest)
         tenure = await self._writer.write(tend)
         self.queued -= tenure.settled
         return tenure
@@ -332,7 +348,9 @@ class Outbox:
 
     async def sweep(self, limits: Limits) -> int:
         """Remove some of what is past its time; return how much of it went, 0 where none is left."""
-        now = self._clock()
+        now = self._least_now()
+        # As much longer as the clock was set forward within them.
+        limits = Limits(now - self._since(limits.receipts), now - self._since(limits.dead_letters))
         found = await self._walk(partial(retention.look, now=now, limits=limits))
         over = await self._walk(partial(logins.over, limit=retention.STEP))
         return await self._writer.write(Remove(found, now, limits, over)) + len(over)
