@@ -120,6 +120,7 @@ async def gateway(
     outbox.count_queued()
     clock.follow(await outbox.newest())
     metrics.queued.set_function(lambda: outbox.queued)
+    outbox.on_settled = metrics.count_settled
     taxonomy = Taxonomy(engine, writer, _caps(settings), settings.gateway_taxonomy_policy)
     taxonomy.take(taxonomy.read())
     metrics.taxonomy.counts, metrics.taxonomy.caps = taxonomy.counts, taxonomy.caps.of

@@ -440,11 +440,12 @@ class Deliverer:
         counts: dict[str, int] = {}
         for _, verdict in verdicts:
             counts[verdict.status.value] = counts.get(verdict.status.value, 0) + 1
-        for name, count in counts.items():
-            self._metrics.settled.labels(name).inc(count)
+        for status in (Status.RETRYING.value, Status.HELD.value):
+            if status in counts:
+                self._metrics.postponed.labels(status).inc(counts[status])
         self._tell(app, verdicts)
-        status = calls[-1].status if calls else None
-        log.info("call.settled", app=app.name, attempt=attempt, status=status, items=counts)
+        answered = calls[-1].status if calls else None
+        log.info("call.settled", app=app.name, attempt=attempt, status=answered, items=counts)
         return True
 
     def _tell(self, app: App, verdicts: Sequence[tuple[Item, Verdict]]) -> None:

@@ -1,7 +1,7 @@
 """The outbox as the steps around it see it: accept, find, begin, settle, look up."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,7 +15,21 @@ from app.database.engine import reading, scrub
 from app.database.tables import deliverers, items, sequence, user_locks
 from app.database.writer import Writer
 from app.errors import CommitUnknown, QueueFull, StorageUnavailable
-from app.model import ERASES, Acceptance, Call, Found, Item, Receipt, Removed, Settled, Taken, Tenure, Verdict, Wanted
+from app.model import (
+    ERASES,
+    Acceptance,
+    Call,
+    Found,
+    Item,
+    Receipt,
+    Removed,
+    Settled,
+    Status,
+    Taken,
+    Tenure,
+    Verdict,
+    Wanted,
+)
 from app.outbox import claims, dead_letters, erasure, logins, receipts, retention
 from app.outbox.accept import Accept
 from app.outbox.dead_letters import Discard, Filter, Recorder, Replay
@@ -64,6 +78,7 @@ class Outbox:
         self._awaited: dict[int, list[asyncio.Event]] = {}  # by sequence number: who waits for the item to settle
         self.queued = 0
         self.on_accepted: Callable[[], None] = lambda: None
+        self.on_settled: Callable[[Mapping[str, int]], None] = lambda counts: None  # by status
 
     def count_queued(self) -> None:
         """Read from the database how many items wait; afterwards the count is kept in memory."""
@@ -171,6 +186,8 @@ class Outbox:
         tend = Tend(owner, lease_ms, now, dead, unknown, self._marks, pseudonyms, liveness, forget, latest)
         tenure = await self._writer.write(tend)
         self.queued -= tenure.settled
+        if tenure.settled:
+            self.on_settled({Status.UNKNOWN.value: tenure.settled})
         return tenure
 
     async def processes(self) -> dict[str, str | None]:
@@ -221,8 +238,10 @@ class Outbox:
         where the attempt was taken for lost meanwhile. `calls`: what was sent, for the audit. `erased`: the items
         that have erased their subjects. `again`: whether it was tried before, and failed, or may have."""
         settle = Settle(attempt, app, verdicts, self._clock(), calls, self._vault, self._marks, erased, again)
-        if not await self._writer.write(settle):
+        counts = await self._writer.write(settle)
+        if counts is None:
             return False
+        self.on_settled(counts)
         self._to_scrub |= bool(erased)
         self.queued -= settle.settled
         for seq, verdict in verdicts if self._awaited else ():
