@@ -253,6 +253,7 @@ class Metrics:
         self.taxonomy = NameCounts()
         self.registry.register(self.taxonomy)
         self.redirects: dict[str, str] = {}  # the host to which Leanplum sends us, of apps that are held for that
+        self.states_since: dict[str, int] = {}  # since when, in milliseconds
         self.states: dict[str, str] = {}  # how the way to Leanplum is, by app: closed (as it should be), open, held
 
     def count_warnings(self, app: str, labels: Iterable[str]) -> None:

@@ -453,6 +453,8 @@ class Deliverer:
         state = self._gate(app.name).circuit.state
         self._metrics.held.labels(app.name).set(state is State.HELD)
         self._metrics.circuit_open.labels(app.name).set(state is State.OPEN)
+        if self._metrics.states.get(app.name) != state.value:
+            self._metrics.states_since[app.name] = self._clock()
         self._metrics.states[app.name] = state.value
         if state is not State.HELD:
             self._metrics.redirects.pop(app.name, None)

@@ -30,7 +30,7 @@ from app.model import (
     Verdict,
     Wanted,
 )
-from app.outbox import claims, dead_letters, erasure, logins, receipts, retention
+from app.outbox import claims, dead_letters, erasure, logins, receipts, retention, waiting
 from app.outbox.accept import Accept
 from app.outbox.dead_letters import Discard, Filter, Recorder, Replay
 from app.outbox.erased import Erased
@@ -296,6 +296,10 @@ class Outbox:
     async def receipt(self, app: str, item_id: str) -> Receipt | None:
         """The receipt of an item of `app`, or None."""
         return await self._read(partial(receipts.find, app=app, item_id=item_id, vault=self._vault))
+
+    async def waiting_for(self, app: str, receipt: Receipt) -> waiting.Waits:
+        """Return what an item of `app` waits for, as far as the database tells."""
+        return await self._read(partial(waiting.look, app=app, receipt=receipt))
 
     async def find_receipts(
         self, app: str, which: receipts.Filter, before: int | None = None, limit: int = 100
