@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import StartRefused
 from app.leanplum.actions import QUEUED, RELAYABLE
+from app.leanplum.connecting import TAKES, Route, is_proxy
 from app.model import KeyKind
 
 DEFAULT_SECRETS_DIR = "/run/secrets"
@@ -99,6 +100,12 @@ def _valkey(url: SecretStr) -> SecretStr:
     raise ValueError(
         "takes valkey:// or redis:// (valkeys:// or rediss:// for TLS), then [USER:PASSWORD@]HOST:PORT[/DB]"
     )
+
+
+def _proxy(url: SecretStr) -> SecretStr:
+    if not is_proxy(url.get_secret_value()):
+        raise ValueError(TAKES)
+    return url
 
 
 def _data_keys(text: SecretStr) -> SecretStr:
@@ -200,6 +207,16 @@ class Settings(BaseSettings):
     gateway_max_queued_items: Positive = Field(10_000_000, description="items that may wait")
     gateway_upstream_concurrency: Positive = Field(16, description="calls to Leanplum in flight at once")
     gateway_upstream_timeout_seconds: Seconds = Field(30, description="how long one call to Leanplum may take")
+    gateway_upstream_proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = Field(
+        None, description="the proxy on the way to Leanplum; NO_PROXY does not apply to it"
+    )
+    gateway_upstream_ca_file: Path | None = Field(
+        None,
+        description="certificates (PEM) of authorities that are trusted beside the usual ones on the way to Leanplum",
+    )
+    gateway_upstream_trust_env: bool = Field(
+        False, description="whether HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR count on the way to Leanplum"
+    )
     gateway_relay_concurrency: Positive = Field(64, description="calls to Leanplum at once that callers wait for")
     gateway_relay_timeout_seconds: Seconds = Field(
         7, description="how long a call to Leanplum may take that a caller waits for; SDKs give up after 10"
@@ -257,6 +274,14 @@ class Settings(BaseSettings):
         default, _, exceptions = self.gateway_unknown_policy.partition(",")
         told = dict.fromkeys(QUEUED, default) | dict(one.split("=") for one in exceptions.split(",") if one)
         return frozenset(action for action, policy in told.items() if policy == "hold")
+
+    @property
+    def route(self) -> Route:
+        """How Leanplum is reached. Raises StartRefused where it can't be, whatever Leanplum does."""
+        route = Route(self.gateway_upstream_proxy, self.gateway_upstream_ca_file, self.gateway_upstream_trust_env)
+        if faults := list(route.faults()):
+            raise StartRefused(*faults)
+        return route
 
     @property
     def sdk_relayed(self) -> frozenset[str]:

@@ -195,6 +195,7 @@ def prepare(settings: Settings) -> None:
     """Everything that may refuse a start, before there is a server: apps are configured, the database opens, and has
     its first key."""
     read(settings)
+    _ = settings.route
     LoadedPlans(settings.gateway_tracking_plan)
     check(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
     engine = connect(settings.gateway_database_url)
@@ -275,7 +276,7 @@ async def _delivering(
         yield
         return
     timeout, concurrency = settings.gateway_upstream_timeout_seconds, settings.gateway_upstream_concurrency
-    client = LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets)
+    client = LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets, route=settings.route)
     policy = RetryPolicy(window=settings.gateway_retry_window, not_twice=settings.not_twice)
     async with client:
         deliverer = Deliverer(
@@ -315,7 +316,8 @@ async def _relaying(
 ) -> AsyncIterator[Relay]:
     timeout, concurrency = settings.gateway_relay_timeout_seconds, settings.gateway_relay_concurrency
 
-    async with LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets) as client:
+    client = LeanplumClient(timeout=timeout, connections=concurrency, secrets=apps.secrets, route=settings.route)
+    async with client:
         yield Relay(
             client,
             locks,

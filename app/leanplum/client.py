@@ -1,6 +1,7 @@
 """The one place that calls Leanplum."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ import httpx
 from pydantic import SecretStr
 
 from app.clock import now_ms
+from app.leanplum.connecting import Route, reason
 from app.leanplum.retry_after import as_number
 
 T = TypeVar("T")
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+DIRECT = Route()
 
 
 class Answer(NamedTuple):
@@ -55,10 +58,11 @@ class Progress:
     def __init__(self) -> None:
         self.traced = self.sent = False
 
-    async def __call__(self, event: str, _: Mapping[str, Any]) -> None:
-        """Take note of one event of the trace."""
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        """Take note of one event of the trace. What asks a proxy for a connection goes no further than the proxy."""
         self.traced = True
-        self.sent = self.sent or event.endswith(FIRST_BYTE)
+        if event.endswith(FIRST_BYTE):
+            self.sent = self.sent or info["request"].method != b"CONNECT"
 
     def may_have_arrived(self, error: Exception) -> bool:
         """Whether Leanplum may have got the request that ended in this error. A transport without a trace leaves only
@@ -80,18 +84,24 @@ class LeanplumClient:
         connections: int,
         secrets: Callable[[], Iterable[SecretStr]] = tuple,
         transport: httpx.AsyncBaseTransport | None = None,
+        route: Route = DIRECT,
     ) -> None:
         self._timeout = timeout
         self._connect = min(CONNECT_SECONDS, timeout / 2)  # ends before the deadline of the whole call does
         self._secrets = secrets
+        context = route.context()
+        limits = httpx.Limits(
+            max_connections=None, max_keepalive_connections=connections, keepalive_expiry=IDLE_SECONDS
+        )
+        mounts = {} if transport is not None else _mounts(route, context, limits)
         self._http = httpx.AsyncClient(
             timeout=self._patience(timeout),
-            limits=httpx.Limits(
-                max_connections=None, max_keepalive_connections=connections, keepalive_expiry=IDLE_SECONDS
-            ),
+            limits=limits,
             follow_redirects=False,
             transport=transport,
-            trust_env=False,
+            trust_env=route.trust_env and route.proxy is None,
+            verify=context,
+            mounts=mounts,
         )
 
     async def __aenter__(self) -> Self:
@@ -181,7 +191,7 @@ class LeanplumClient:
             async with asyncio.timeout(seconds):
                 return await doing
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            failed = Unreachable(type(error).__name__, sent=progress.may_have_arrived(error))
+            failed = Unreachable(reason(error), sent=progress.may_have_arrived(error))
         raise failed
 
     def _answer(self, response: httpx.Response) -> Answer:
@@ -202,9 +212,20 @@ async def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
         async for piece in response.aiter_bytes():
             yield piece
     except httpx.HTTPError as error:
-        failed = Unreachable(type(error).__name__, sent=True)
+        failed = Unreachable(reason(error), sent=True)
     if failed is not None:
         raise failed
+
+
+def _mounts(route: Route, context: ssl.SSLContext, limits: httpx.Limits) -> dict[str, httpx.AsyncBaseTransport]:
+    """Return the transport through the proxy, by what goes there. Plain http, which only a simulator on this machine
+    has, shows its keys to a proxy, so that must be on this machine as well."""
+    if route.proxy is None:
+        return {}
+    url = httpx.URL(route.proxy.get_secret_value())
+    proxy = httpx.Proxy(url, ssl_context=context if url.scheme == "https" else None)
+    transport = httpx.AsyncHTTPTransport(verify=context, limits=limits, proxy=proxy, trust_env=False)
+    return {"all://" if route.proxy_is_safe else "https://": transport}
 
 
 def _may_visit(target: httpx.URL, first: httpx.URL) -> bool:
