@@ -502,6 +502,7 @@ class Deliverer:
                 self._metrics.redirects[app.name] = host
             reply = doubts.reread(replies.read(answer.status, answer.body, sent, answer.retry_after, answer.location))
         except Unreachable as error:
+            log.warning("call.unanswered", app=app.name, reason=str(error), sent=error.sent)
             calls.append(Sent(items, None))
             reply = [Trouble(f"No answer from Leanplum: {error}", lost=error.sent)] * len(items)
         self._metrics.calls.labels(str(status or "none")).inc()

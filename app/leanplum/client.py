@@ -56,13 +56,14 @@ class Progress:
     once the first byte goes out. A connection that is looked up, opened or encrypted has sent nothing."""
 
     def __init__(self) -> None:
-        self.traced = self.sent = False
+        self.traced = self.sent = self.asked_proxy = False
 
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
         """Take note of one event of the trace. What asks a proxy for a connection goes no further than the proxy."""
         self.traced = True
         if event.endswith(FIRST_BYTE):
-            self.sent = self.sent or info["request"].method != b"CONNECT"
+            to_proxy = info["request"].method == b"CONNECT"
+            self.asked_proxy, self.sent = self.asked_proxy or to_proxy, self.sent or not to_proxy
 
     def may_have_arrived(self, error: Exception) -> bool:
         """Whether Leanplum may have got the request that ended in this error. A transport without a trace leaves only
@@ -94,6 +95,7 @@ class LeanplumClient:
             max_connections=None, max_keepalive_connections=connections, keepalive_expiry=IDLE_SECONDS
         )
         mounts = {} if transport is not None else _mounts(route, context, limits)
+        self._proxied = bool(mounts)
         self._http = httpx.AsyncClient(
             timeout=self._patience(timeout),
             limits=limits,
@@ -191,7 +193,9 @@ class LeanplumClient:
             async with asyncio.timeout(seconds):
                 return await doing
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            failed = Unreachable(reason(error), sent=progress.may_have_arrived(error))
+            at_proxy = self._proxied and not (progress.asked_proxy or progress.sent)
+            where = "proxy: " if at_proxy and isinstance(error, CONNECTING) else ""
+            failed = Unreachable(where + reason(error), sent=progress.may_have_arrived(error))
         raise failed
 
     def _answer(self, response: httpx.Response) -> Answer:
@@ -239,6 +243,7 @@ CONNECT_SECONDS = 5.0  # for each step to a connection: the address and TCP, the
 # Many servers close idle connections after 5 s. A call that goes out in that moment gets no answer, and counts as sent.
 IDLE_SECONDS = 3.0
 FIRST_BYTE = "send_request_headers.started"
+CONNECTING = (httpx.ConnectError, httpx.ConnectTimeout)
 NEVER_SENT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,

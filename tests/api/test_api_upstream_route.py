@@ -10,7 +10,7 @@ import pytest
 from app.errors import StartRefused
 from app.settings import Settings
 from app.wiring import prepare
-from tests.api.leanplum import KEYS, until
+from tests.api.leanplum import KEYS, simulated, until
 from tests.api.talk import EVENT, Talk, running
 from tests.leanplum.reached import Files, TunnelProxy, encrypted_simulator, make_files
 
@@ -141,6 +141,32 @@ def test_a_proxy_that_refuses_is_told_without_its_words_or_the_password(
         given = {"gateway_upstream_ca_file": files.authority, "gateway_unknown_policy": "hold"}
         talk = gateway(simulator, gateway_upstream_proxy=url, **given)
         assert said(talk) == "proxy answered 407 Proxy Authentication Required"
+
+
+def test_a_proxy_that_is_not_there_is_told_as_such(
+    gateway: Start, simulator: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk = gateway(simulator, gateway_upstream_proxy="http://user:s3cret@127.0.0.1:9")
+    assert said(talk) == "proxy: connection refused"
+    logged = capsys.readouterr().out
+    for event in ("call.unanswered", "call.relayed"):
+        assert any(event in line and "proxy: connection refused" in line for line in logged.splitlines()), event
+    assert "s3cret" not in logged
+
+
+def test_a_proxy_may_speak_tls_itself(gateway: Start, simulator: str, files: Files) -> None:
+    with TunnelProxy("u:p", certificate=files.server).running() as proxy:
+        url = f"https://u:p@127.0.0.1:{proxy.port}"
+        works(gateway(simulator, gateway_upstream_proxy=url, gateway_upstream_ca_file=files.authority))
+
+
+def test_plain_http_goes_through_no_proxy_that_is_elsewhere(
+    start: Callable[..., Talk],
+) -> None:
+    """It would carry the keys in clear."""
+    with simulated() as leanplum:
+        given = {"leanplum_app_id": "app_sandbox", "leanplum_api_url": f"{leanplum.url}/api", **KEYS}
+        works(start(delivery=True, gateway_upstream_proxy="http://proxy.invalid:3128", **given))
 
 
 def test_a_bad_certificate_behind_a_proxy_has_sent_nothing(gateway: Start, simulator: str) -> None:

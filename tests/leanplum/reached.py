@@ -3,6 +3,7 @@
 import base64
 import datetime
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -93,6 +94,7 @@ class TunnelProxy:
     """A proxy that only knows CONNECT, and asks for `user:password` where that is given."""
 
     credentials: str | None = None
+    certificate: Path | None = None
     heads: list[str] = field(default_factory=list)
 
     @property
@@ -112,8 +114,15 @@ class TunnelProxy:
                 client, _ = self._listener.accept()
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
+    def _encrypted(self, client: socket.socket) -> socket.socket:
+        if self.certificate is None:
+            return client
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate)
+        return context.wrap_socket(client, server_side=True)
+
     def _serve(self, client: socket.socket) -> None:
-        with client, suppress(OSError):
+        with suppress(OSError), self._encrypted(client) as client:
             head = b""
             while b"\r\n\r\n" not in head:
                 head += client.recv(65_536)
