@@ -264,6 +264,7 @@ class Tenure:
     lost: int = 0  # attempts of deliverers that are gone
     settled: int = 0  # items that left the queue with them
     renewed: bool = True  # False: others took it for gone meanwhile, and may have sent what it has in memory
+    at: int = 0  # the time of the clock by which leases end
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,6 +204,12 @@ class Metrics:
         self.settled = Counter(
             "leanplum_gateway_items_settled", "Items by what became of them", ["status"], registry=self.registry
         )
+        self.postponed = Counter(
+            "leanplum_gateway_items_postponed",
+            "Attempts after which an item stays: retrying, or held",
+            ["status"],
+            registry=self.registry,
+        )
         self.warnings = Counter(
             "leanplum_gateway_leanplum_warnings",
             "Entries that Leanplum answered with a warning, by the kind of warning",
@@ -252,12 +258,18 @@ class Metrics:
         self.taxonomy = NameCounts()
         self.registry.register(self.taxonomy)
         self.redirects: dict[str, str] = {}  # the host to which Leanplum sends us, of apps that are held for that
+        self.states_since: dict[str, int] = {}  # since when, in milliseconds
         self.states: dict[str, str] = {}  # how the way to Leanplum is, by app: closed (as it should be), open, held
 
     def count_warnings(self, app: str, labels: Iterable[str]) -> None:
         """Count warnings of Leanplum's by their labels (`leanplum/warning_labels.py`)."""
         for label, count in TallyOf(labels).items():
             self.warnings.labels(app, label).inc(count)
+
+    def count_settled(self, counts: Mapping[str, int]) -> None:
+        """Count items that have settled, by status."""
+        for status, count in counts.items():
+            self.settled.labels(status).inc(count)
 
     def sharing_limits(self) -> tuple[Gauge, Counter]:
         """The metrics of limits that replicas share."""

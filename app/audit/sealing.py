@@ -148,9 +148,13 @@ class Sealer:
         marks: Marks,
         keep_ms: int,
         clock: Callable[[], int] = now_ms,
+        since: Callable[[int], int] | None = None,
     ) -> None:
+        """`since`: the time below which everything stored is older than so many milliseconds, however
+        the clock was set; without it that is the clock's time less these."""
         self._engine, self._writer, self._signer, self._marks = engine, writer, signer, marks
         self._keep_ms, self._clock = keep_ms, clock
+        self._since = since or (lambda span: self._clock() - span)
         self._marker = Marker(engine, signer.public, marks)
         self._seen = 0, merkle.EMPTY
         self._thinned = 0
@@ -285,7 +289,7 @@ class Sealer:
 
     def _outdated(self) -> Trim | None:
         """What is to be removed; None where nothing is. Raises NotSealed."""
-        until = self._clock() - self._keep_ms
+        until = self._since(self._keep_ms)
         with snapshot(self._engine) as connection:
             fetch = fetcher(connection)
             tree = read(fetch)
@@ -298,7 +302,8 @@ class Sealer:
         return Trim(tree.removed, upto, self._signer.sign(upto, root, REMOVED))
 
     async def _thin(self) -> None:
-        if (now := self._clock()) >= self._thinned + HOUR // 60:
+        now = self._clock()
+        if not 0 <= now - self._thinned < HOUR // 60:  # negative: the clock was set back
             self._thinned = now
             tree = await in_background(self._tree)
             await self._writer.write(Thin(tree.removed, tree.size, now))
