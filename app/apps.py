@@ -11,6 +11,7 @@ import structlog
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from app.errors import StartRefused
+from app.leanplum import action_names
 from app.leanplum.actions import RELAYABLE
 from app.model import APP_NAME, App, KeyKind
 from app.setting_sources import Unreadable, fault_of, is_empty, read_secret
@@ -32,6 +33,7 @@ def _relayable(name: str) -> str:
 
 
 Relayable = Annotated[str, AfterValidator(_relayable)]
+Extra = Annotated[str, AfterValidator(action_names.name_of_extra)]
 
 log = structlog.get_logger("apps")
 
@@ -49,6 +51,7 @@ class _Entry(BaseModel):
     rate_per_second: Rate | None = None
     rate_burst: Rate | None = None
     sdk_relayed_actions: list[Relayable] | None = None
+    sdk_extra_actions: list[Extra] | None = None
 
     @model_validator(mode="after")
     def _burst_of_a_rate(self) -> "_Entry":
@@ -89,6 +92,7 @@ def _by_variables(settings: Settings) -> App:
         settings.leanplum_keys,
         settings.leanplum_api_url,
         sdk_relayed=settings.sdk_relayed,
+        sdk_extra=settings.sdk_extra,
     )
 
 
@@ -121,8 +125,11 @@ def _in_file(settings: Settings, environ: Mapping[str, str]) -> Iterator[App]:
         relayed = settings.sdk_relayed
         if entry.sdk_relayed_actions is not None:
             relayed = frozenset(entry.sdk_relayed_actions)
+        extra = settings.sdk_extra
+        if entry.sdk_extra_actions is not None:
+            extra = frozenset(entry.sdk_extra_actions)
         rates = entry.rate_per_second, entry.rate_burst
-        yield App(name, entry.app_id, keys, url, *rates, in_file=True, sdk_relayed=relayed)
+        yield App(name, entry.app_id, keys, url, *rates, True, relayed, extra)
 
 
 def _followed(raw: Any, environ: Mapping[str, str], at: tuple[str, ...], faults: list[str]) -> Any:

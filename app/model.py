@@ -79,6 +79,7 @@ class App:
     rate_burst: int | None = None
     in_file: bool = False  # whether it is configured in the apps file
     sdk_relayed: frozenset[str] = frozenset()  # actions at /api that are relayed, not accepted for later
+    sdk_extra: frozenset[str] = frozenset()  # actions at /api that are passed on although they are not known
 
     def setting(self, kind: KeyKind) -> str:
         """Where its key of this kind is to be set."""
@@ -263,6 +264,7 @@ class Tenure:
     lost: int = 0  # attempts of deliverers that are gone
     settled: int = 0  # items that left the queue with them
     renewed: bool = True  # False: others took it for gone meanwhile, and may have sent what it has in memory
+    at: int = 0  # the time of the clock by which leases end
 
 
 @dataclass(frozen=True, slots=True)

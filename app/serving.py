@@ -255,7 +255,10 @@ def check(settings: Settings) -> list[tuple[App, dict[KeyKind, Checked]]]:
 
     async def ask() -> list[tuple[App, dict[KeyKind, Checked]]]:
         async with LeanplumClient(
-            timeout=settings.gateway_upstream_timeout_seconds, connections=1, secrets=apps.secrets
+            timeout=settings.gateway_upstream_timeout_seconds,
+            connections=1,
+            secrets=apps.secrets,
+            route=settings.route,
         ) as client:
             return [(app, await checks.check(client, app)) for app in apps.values()]
 

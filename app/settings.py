@@ -14,13 +14,20 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from app import setting_sources, urls
 from app.errors import StartRefused
+from app.leanplum import action_names
 from app.leanplum.actions import DELIVERED, RELAYABLE
+from app.leanplum.connecting import TAKES, Route, is_proxy
 from app.leanplum.response_body import MAX_DOWNLOAD_BYTES, MAX_RESPONSE_BYTES
 from app.model import KeyKind
 
 SEED_BYTES = 32
 SHARED = {"redis", "rediss", "valkey", "valkeys"}
-URLS = {"gateway_database_url", "gateway_shared_limits_url", "leanplum_api_url"}  # may have a password in them
+URLS = {
+    "gateway_database_url",
+    "gateway_shared_limits_url",
+    "gateway_upstream_proxy",
+    "leanplum_api_url",
+}  # may have a password in them
 POLICIES = ("resend", "hold")
 IN_CLEAR = "clear"  # in the place of a data key: what is new lies in clear
 DATA_KEY = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,32}):(?P<key>[A-Za-z0-9+/]{43}=)")
@@ -62,6 +69,11 @@ def _relayed(text: str) -> str:
     return ",".join(names)
 
 
+def _extra(text: str) -> str:
+    """Raises ValueError for what is no name of an action."""
+    return ",".join(action_names.name_of_extra(name) for name in listed(text))
+
+
 def listed(text: str) -> list[str]:
     """Return the values of a list with commas between."""
     return [one.strip() for one in text.split(",") if one.strip()]
@@ -95,6 +107,12 @@ def _valkey(url: SecretStr) -> SecretStr:
     raise ValueError(
         "takes valkey:// or redis:// (valkeys:// or rediss:// for TLS), then [USER:PASSWORD@]HOST:PORT[/DB]"
     )
+
+
+def _proxy(url: SecretStr) -> SecretStr:
+    if not is_proxy(url.get_secret_value()):
+        raise ValueError(TAKES)
+    return url
 
 
 def _data_keys(text: SecretStr) -> SecretStr:
@@ -205,6 +223,16 @@ class Settings(BaseSettings):
         MAX_DOWNLOAD_BYTES,
         description="bytes of one file that Leanplum sends, compressed or not; a larger one is cut off",
     )
+    gateway_upstream_proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = Field(
+        None, description="the proxy on the way to Leanplum; NO_PROXY does not apply to it"
+    )
+    gateway_upstream_ca_file: Path | None = Field(
+        None,
+        description="certificates (PEM) of authorities that are trusted beside the usual ones on the way to Leanplum",
+    )
+    gateway_upstream_trust_env: bool = Field(
+        False, description="whether HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR count on the way to Leanplum"
+    )
     gateway_relay_concurrency: Positive = Field(64, description="calls to Leanplum at once that callers wait for")
     gateway_relay_timeout_seconds: Seconds = Field(
         7, description="how long a call to Leanplum may take that a caller waits for; SDKs give up after 10"
@@ -220,6 +248,11 @@ class Settings(BaseSettings):
         "",
         description="actions at /api that Leanplum is asked for while the caller waits, instead of being accepted for "
         "later, as in track,setUserAttributes",
+    )
+    gateway_sdk_extra_actions: Annotated[str, AfterValidator(_extra)] = Field(
+        "",
+        description="actions at /api that are passed on although the gateway does not know them, by their "
+        "exact names with commas between",
     )
     gateway_unknown_policy: Annotated[str, AfterValidator(_unknown_policy)] = Field(
         "resend", description="whether what was sent, and whose answer was lost, is sent again: resend or hold"
@@ -276,9 +309,22 @@ class Settings(BaseSettings):
         return frozenset(action for action, policy in told.items() if policy == "hold")
 
     @property
+    def route(self) -> Route:
+        """How Leanplum is reached. Raises StartRefused where it can't be, whatever Leanplum does."""
+        route = Route(self.gateway_upstream_proxy, self.gateway_upstream_ca_file, self.gateway_upstream_trust_env)
+        if faults := list(route.faults()):
+            raise StartRefused(*faults)
+        return route
+
+    @property
     def sdk_relayed(self) -> frozenset[str]:
         """The actions at the SDK door that are relayed although they could be accepted for later."""
         return frozenset(listed(self.gateway_sdk_relayed_actions))
+
+    @property
+    def sdk_extra(self) -> frozenset[str]:
+        """The actions at the SDK door that are passed on although they are not known."""
+        return frozenset(listed(self.gateway_sdk_extra_actions))
 
     @property
     def taxonomy_limits(self) -> dict[str, int]:

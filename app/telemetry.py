@@ -204,6 +204,12 @@ class Metrics:
         self.settled = Counter(
             "leanplum_gateway_items_settled", "Items by what became of them", ["status"], registry=self.registry
         )
+        self.postponed = Counter(
+            "leanplum_gateway_items_postponed",
+            "Attempts after which an item stays: retrying, or held",
+            ["status"],
+            registry=self.registry,
+        )
         self.warnings = Counter(
             "leanplum_gateway_leanplum_warnings",
             "Entries that Leanplum answered with a warning, by the kind of warning",
@@ -217,7 +223,12 @@ class Metrics:
         self.queued = Gauge("leanplum_gateway_queued_items", "Items waiting", registry=self.registry)
         self.audit_not_sealed = Gauge(
             "leanplum_gateway_audit_not_sealed",
-            "1 while the audit is not sealed, or what is old of it not removed",
+            "1 while the audit is not sealed, or what is old of it not removed, whatever the cause",
+            registry=self.registry,
+        )
+        self.audit_misfit = Gauge(
+            "leanplum_gateway_audit_does_not_fit",
+            "1 while the audit in the database is not what the gateway left there: somebody changed it",
             registry=self.registry,
         )
         self.apps_refused = Gauge(
@@ -247,12 +258,18 @@ class Metrics:
         self.taxonomy = NameCounts()
         self.registry.register(self.taxonomy)
         self.redirects: dict[str, str] = {}  # the host to which Leanplum sends us, of apps that are held for that
+        self.states_since: dict[str, int] = {}  # since when, in milliseconds
         self.states: dict[str, str] = {}  # how the way to Leanplum is, by app: closed (as it should be), open, held
 
     def count_warnings(self, app: str, labels: Iterable[str]) -> None:
         """Count warnings of Leanplum's by their labels (`leanplum/warning_labels.py`)."""
         for label, count in TallyOf(labels).items():
             self.warnings.labels(app, label).inc(count)
+
+    def count_settled(self, counts: Mapping[str, int]) -> None:
+        """Count items that have settled, by status."""
+        for status, count in counts.items():
+            self.settled.labels(status).inc(count)
 
     def sharing_limits(self) -> tuple[Gauge, Counter]:
         """The metrics of limits that replicas share."""

@@ -21,7 +21,7 @@ from app.audit.recorder import Recorder
 from app.audit.sealing import Sealer
 from app.callers.directory import Directory, cancelled
 from app.callers.store import KeyStore
-from app.clock import now_ms
+from app.clock import Clock, now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
 from app.delivery.loop import LEASE_SECONDS, Deliverer
@@ -53,6 +53,7 @@ from app.vault import Vault
 from app.vault import opened as opened_vault
 
 MOVE = "`audit key --move` moves the key into GATEWAY_AUDIT_KEY, and removes it from the database once it is set there"
+CLOCK_SECONDS = 1.0  # between looks whether the wall clock was set
 
 BOOTSTRAP = {
     "unknown": "GATEWAY_BOOTSTRAP_KEY differs from the keys that are stored already, so it is ignored",
@@ -103,6 +104,7 @@ async def gateway(
 
     Raises StartRefused where the settings or the database don't allow a start.
     """
+    clock = Clock(on_step=_tell_of_step)
     apps = Apps(lambda: read(settings))
     plans = LoadedPlans(settings.gateway_tracking_plan)
     engine = await asyncio.to_thread(connect, settings.gateway_database_url)
@@ -125,18 +127,24 @@ async def gateway(
         marks=audit.marks,
         erased_ms=int(settings.gateway_erased_seconds * 1000),
         vault=vault,
+        since=clock.since,
     )
     outbox.count_queued()
+    clock.follow(await outbox.newest())
     lifecycle.on_drain.append(outbox.answer_waiters)
     lifecycle.on_cut.append(partial(writer.hurry, GIVE_UP / 2 * lifecycle.shutdown_seconds))
     metrics.queued.set_function(lambda: outbox.queued)
+    outbox.on_settled = metrics.count_settled
     taxonomy = Taxonomy(engine, writer, _caps(settings), settings.gateway_taxonomy_policy)
     taxonomy.take(taxonomy.read())
     metrics.taxonomy.counts, metrics.taxonomy.caps = taxonomy.counts, taxonomy.caps.of
     violations = ViolationCounts(engine, writer, metrics)
     policies = Policies(settings.gateway_rate_per_second, settings.gateway_rate_burst)
-    sealer = Sealer(engine, writer, audit.signer, audit.marks, int(settings.gateway_audit_seconds * 1000))
-    metrics.audit_not_sealed.set_function(lambda: sealer.stopped)
+    sealer = Sealer(
+        engine, writer, audit.signer, audit.marks, int(settings.gateway_audit_seconds * 1000), since=clock.since
+    )
+    metrics.audit_not_sealed.set_function(lambda: sealer.misfit or sealer.waiting)
+    metrics.audit_misfit.set_function(lambda: sealer.misfit)
     enrichment = enriching(settings, audit.seed)
     metrics.apps_refused.set_function(lambda: apps.refused)
     apps.on_change = partial(_record_change, recorder)
@@ -150,6 +158,7 @@ async def gateway(
         recorder.run,
         sealer.run,
         enrichment.run,
+        partial(_watch, clock),
     )
     beside = [asyncio.create_task(run()) for run in (*runs, *of_tracking)]
     try:
@@ -165,6 +174,7 @@ async def gateway(
                 locks,
                 migration,
                 lifecycle,
+                clock,
                 wanted=delivery,
             ),
             _relaying(settings, apps, recorder, metrics, locks, audit.pseudonyms, migration, lifecycle) as relay,
@@ -221,6 +231,7 @@ def prepare(settings: Settings) -> None:
     """Everything that may refuse a start, before there is a server: apps are configured, the database opens, and has
     its first key."""
     read(settings)
+    _ = settings.route
     LoadedPlans(settings.gateway_tracking_plan)
     check(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
     engine = connect(settings.gateway_database_url)
@@ -300,6 +311,7 @@ def _client(settings: Settings, apps: Apps, timeout: float, concurrency: int) ->
         connections=concurrency,
         max_response=settings.gateway_upstream_max_response_bytes,
         max_download=settings.gateway_upstream_max_download_bytes,
+        route=settings.route,
         secrets=apps.secrets,
     )
 
@@ -315,6 +327,7 @@ async def _delivering(
     locks: UserLocks,
     migration: MigrateStates,
     lifecycle: Lifecycle,
+    clock: Clock,
     *,
     wanted: bool,
 ) -> AsyncIterator[None]:
@@ -336,6 +349,7 @@ async def _delivering(
             drain_seconds=lifecycle.left_to_settle,
             concurrency=concurrency,
             policy=policy,
+            times=clock,
             pseudonyms=pseudonyms.of_all,
             on_answer=migration.note,
         )
@@ -436,6 +450,17 @@ class _CallRecorder:
 def _record_change(recorder: Recorder, app: str, how: str) -> None:
     now = now_ms()
     recorder.soon(now, records.configured(time=now, app=app, how=how))
+
+
+async def _watch(clock: Clock) -> None:
+    """Notice soon that somebody set the wall clock. Until cancelled."""
+    while True:
+        clock.look()
+        await asyncio.sleep(CLOCK_SECONDS)
+
+
+def _tell_of_step(seconds: float) -> None:
+    log.warning("clock.stepped", seconds=round(seconds, 1))
 
 
 def _caps(settings: Settings) -> Caps:

@@ -81,10 +81,18 @@ def _limits(gateway: Gateway) -> schemas.Part:
 
 def _audit(gateway: Gateway) -> schemas.Part:
     """Nor is this: records are written all the same."""
-    return {"ok": True, "detail": NOT_SEALED} if gateway.sealer.stopped else {"ok": True}
+    if gateway.sealer.misfit:
+        return {"ok": True, "detail": MISFIT}
+    if gateway.sealer.waiting:
+        return {"ok": True, "detail": SEALING_WAITS}
+    return {"ok": True}
 
 
-NOT_SEALED = "sealing has stopped; the log says why (audit.not_sealed)"
+MISFIT = (
+    "the audit does not fit what was recorded, so sealing has stopped; the log says where (audit.not_sealed), and "
+    "`audit verify` names all that is wrong"
+)
+SEALING_WAITS = "sealing waits for the database and goes on by itself; nothing was found wrong (audit.sealing_waits)"
 STATES = {
     "held": "held, since Leanplum, or what stands before it, refuses all that is sent; the log says why",
     "open": "waiting, since calls to Leanplum fail; one at a time is tried until it answers",

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import structlog
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
 from app.api import auth, context, receiving, schemas
@@ -39,6 +39,7 @@ MAX_ONCE = 255
 NEW, CHANGE, ROTATION = (TypeAdapter[Any](shape) for shape in (schemas.NewKey, schemas.KeyChange, schemas.Rotation))
 FIELDS = {"name": "name", "scopes": "scopes", "apps": "apps", "ratePerSecond": "rate_per_second"}
 FIELDS |= {"rateBurst": "rate_burst"}
+CURSOR = r"^\d{1,18}-key_[0-9a-f]{16}$"
 KEY_ID = re.compile("key_[0-9a-f]{16}")  # of those that were made here; anything else may be anything
 KeyId = Annotated[str, Path(alias="keyId", description="the key's id, which is not secret")]
 Once = Annotated[
@@ -187,12 +188,33 @@ async def make_key(request: Request, response: Response) -> Any:
     return key_document(stored, key)
 
 
-@router.get(KEYS, summary="The keys", response_model=schemas.Keys, responses=problem_responses(*REFUSED))
-async def list_keys(request: Request) -> Any:
-    """Every key, oldest first, revoked ones too; never a key itself."""
+@router.get(
+    KEYS,
+    summary="The keys",
+    response_model=schemas.Keys,
+    response_model_exclude_unset=True,
+    responses=problem_responses(*REFUSED, "validation"),
+)
+async def list_keys(
+    request: Request,
+    cursor: Annotated[str | None, Query(pattern=CURSOR, description="`nextCursor` of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000, description="of one page")] = 1_000,
+) -> Any:
+    """The keys, oldest first, revoked ones too; never a key itself. Where there are more, `nextCursor` leads on."""
     gateway, caller = await _manager(request, f"GET {KEYS}")
-    found = await in_time(gateway.keys.all)
-    return {"keys": [key_document(stored) for stored in found if _sees(caller, stored)]}
+    after = _position(cursor) if cursor else None
+    found = await in_time(partial(gateway.keys.page, after, limit + 1, partial(_sees, caller)))
+    page: dict[str, Any] = {"keys": [key_document(stored) for stored in found[:limit]]}
+    if len(found) > limit:
+        last = found[limit - 1]
+        page["nextCursor"] = f"{last.created_at}-{last.caller.key_id}"
+    return page
+
+
+def _position(cursor: str) -> tuple[int, str]:
+    """Return when the last key of a page was made, and its id."""
+    made, _, key_id = cursor.partition("-")
+    return int(made), key_id
 
 
 @router.get(ONE, summary="A key", response_model=schemas.Key, responses=problem_responses(*REFUSED, "not-found"))

@@ -1,15 +1,69 @@
 """Receipts as callers see them (contract §4)."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import orjson
 
 from app.clock import instant
-from app.model import Receipt, Removed
+from app.model import Receipt, Removed, Status
+from app.outbox.outbox import Outbox
+from app.outbox.waiting import Waits
+from app.telemetry import Metrics
 
 
-def receipt_document(receipt: Receipt, removed: Removed | None = None) -> dict[str, Any]:
-    """A receipt as JSON; times are RFC 3339 in UTC with milliseconds. `removed`: what an erasure has just removed."""
+class Way(NamedTuple):
+    """How the way to Leanplum is for an app (`metrics.states`), and since when."""
+
+    state: str = ""
+    since: int = 0
+
+
+NOTHING_KNOWN, AS_IT_SHOULD_BE = Waits(), Way()
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingFor:
+    """Why an item waits; times in milliseconds. `until`: where that is known."""
+
+    reason: str
+    since: int
+    until: int | None = None
+
+    def document(self) -> dict[str, str]:
+        """Return it as JSON."""
+        until = {} if self.until is None else {"until": instant(self.until)}
+        return {"reason": self.reason, "since": instant(self.since), **until}
+
+
+def waiting_for(receipt: Receipt, waits: Waits = NOTHING_KNOWN, way: Way = AS_IT_SHOULD_BE) -> WaitingFor | None:
+    """Return why an item waits; None where it has settled, or nothing is known to stop it. `waits`: what
+    the database tells of others; `way`: how the way to Leanplum is, where this process delivers."""
+    since = receipt.accepted_at
+    if receipt.settled:
+        return None
+    if receipt.status is Status.HELD or waits.held_next is not None or way.state == "held":
+        return WaitingFor("app-held", max(since, way.since) if way.state == "held" else since)
+    if receipt.status is Status.RETRYING:
+        return WaitingFor("retry", since, receipt.next_attempt_at)
+    if way.state == "open":
+        return WaitingFor("circuit-open", max(since, way.since))
+    return WaitingFor("earlier-item", since) if waits.behind else None
+
+
+async def explained(outbox: Outbox, metrics: Metrics, app: str, receipt: Receipt) -> WaitingFor | None:
+    """Return why an item waits, from all that this process and the database know."""
+    if receipt.settled:
+        return None
+    way = Way(metrics.states.get(app, ""), metrics.states_since.get(app, 0))
+    return waiting_for(receipt, await outbox.waiting_for(app, receipt), way)
+
+
+def receipt_document(
+    receipt: Receipt, removed: Removed | None = None, waits: WaitingFor | None = None
+) -> dict[str, Any]:
+    """A receipt as JSON; times are RFC 3339 in UTC with milliseconds. `removed`: what an erasure has just removed.
+    `waits`: why it waits, where more is known than the receipt itself tells."""
     document: dict[str, Any] = {
         "id": receipt.id,
         "action": receipt.action,
@@ -24,6 +78,8 @@ def receipt_document(receipt: Receipt, removed: Removed | None = None) -> dict[s
         document["settledAt"] = instant(receipt.settled_at)
     elif receipt.next_attempt_at is not None:
         document["nextAttemptAt"] = instant(receipt.next_attempt_at)
+    if (reason := waits or waiting_for(receipt)) is not None:
+        document["waitingFor"] = reason.document()
     if receipt.leanplum_unreadable:
         document["leanplumUnreadable"] = True
     elif receipt.leanplum is not None:

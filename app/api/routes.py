@@ -13,7 +13,7 @@ from app.api import auth, context, schemas, writes
 from app.api.documents import body_of, problem_responses
 from app.api.front import BATCH, EVENTS
 from app.api.problems import Answer
-from app.api.receipts import receipt_document
+from app.api.receipts import explained, receipt_document
 from app.errors import NotFound
 from app.intake.rules import subject_of
 from app.leanplum.actions import ACTIONS
@@ -280,4 +280,5 @@ async def get_receipt(request: Request, item: Annotated[str, Path(alias="id", de
     receipt = await gateway.outbox.receipt(app.name, item)
     if receipt is None:
         raise NotFound("No item of this app has this id, or its receipt is past the window.")
-    return receipt_document(receipt)
+    waits = await explained(gateway.outbox, gateway.metrics, app.name, receipt)
+    return receipt_document(receipt, waits=waits)

@@ -66,6 +66,27 @@ class TimeCorrection(TypedDict):
     ]
 
 
+class WaitingFor(TypedDict):
+    """Why an item is not delivered yet."""
+
+    reason: Annotated[
+        Literal["app-held", "earlier-item", "circuit-open", "rate", "retry"],
+        Field(
+            description="`app-held`: Leanplum refuses the key or the app; `retry`: the last attempt failed; "
+            "`earlier-item`: an earlier item of the same user waits; `circuit-open`: Leanplum is away; `rate`: fewer "
+            "calls are taken"
+        ),
+    ]
+    since: Annotated[
+        str,
+        Field(
+            description="since when, as far as that is known; else when the item was accepted",
+            json_schema_extra={"format": "date-time"},
+        ),
+    ]
+    until: NotRequired[Annotated[str, Field(json_schema_extra={"format": "date-time"})]]
+
+
 class Receipt(TypedDict):
     """The gateway's promise for one item, and how far it is kept."""
 
@@ -78,6 +99,7 @@ class Receipt(TypedDict):
     attempts: Annotated[int, Field(ge=0)]
     settledAt: NotRequired[Annotated[str, Field(json_schema_extra={"format": "date-time"})]]
     nextAttemptAt: NotRequired[Annotated[str, Field(json_schema_extra={"format": "date-time"})]]
+    waitingFor: NotRequired[WaitingFor]
     leanplum: NotRequired[LeanplumSaid]
     leanplumUnreadable: NotRequired[
         Annotated[
@@ -346,9 +368,10 @@ class RotatedKey(Key):
 
 
 class Keys(TypedDict):
-    """Caller keys, oldest first."""
+    """Some caller keys, oldest first, and where the next ones are."""
 
     keys: list[Key]
+    nextCursor: NotRequired[Annotated[str, Field(description="`cursor` of the next page; absent on the last")]]
 
 
 Base64 = Annotated[str, Field(description="base64")]

@@ -21,7 +21,7 @@ from app.api.context import Context
 from app.api.idempotency import NAME as IDEMPOTENCY_KEY
 from app.api.idempotency import key_of
 from app.api.problems import Answer
-from app.api.receipts import fresh_receipt, receipt_document
+from app.api.receipts import explained, fresh_receipt, receipt_document
 from app.clock import now_ms
 from app.errors import (
     CommitUnknown,
@@ -197,7 +197,10 @@ async def _receipt_answer(
     receipt = await gateway.outbox.settled_receipt(app, item_id, wait or 0)
     if receipt is None:
         raise NotFound("The item was accepted, and its receipt is past the window already.")
-    document = receipt_document(receipt, removed) | ({"duplicate": True} if duplicate else {})
+    waits = None
+    if wait is not None:
+        waits = await explained(gateway.outbox, gateway.metrics, app, receipt)
+    document = receipt_document(receipt, removed, waits) | ({"duplicate": True} if duplicate else {})
     headers = [JSON_HEADER, (b"location", document["href"].encode())]
     if wait is not None:
         headers.append((b"preference-applied", b"wait=%d" % wait))

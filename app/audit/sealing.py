@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import orjson
 import structlog
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.audit import merkle, records
 from app.audit.marking import Marker
@@ -147,18 +148,28 @@ class Sealer:
         marks: Marks,
         keep_ms: int,
         clock: Callable[[], int] = now_ms,
+        since: Callable[[int], int] | None = None,
     ) -> None:
+        """`since`: the time below which everything stored is older than so many milliseconds, however
+        the clock was set; without it that is the clock's time less these."""
         self._engine, self._writer, self._signer, self._marks = engine, writer, signer, marks
         self._keep_ms, self._clock = keep_ms, clock
+        self._since = since or (lambda span: self._clock() - span)
         self._marker = Marker(engine, signer.public, marks)
         self._seen = 0, merkle.EMPTY
         self._thinned = 0
-        self._told = ""
+        self._misfit = self._outage = ""
 
     @property
-    def stopped(self) -> bool:
-        """Whether the last attempt came to nothing; the log says why."""
-        return bool(self._told)
+    def misfit(self) -> bool:
+        """Whether the log was found not to be as the gateway left it. It stays so until a whole step succeeds: that the
+        database went away since then says nothing else."""
+        return bool(self._misfit)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the database could not be used at the last attempt. It says nothing of the log."""
+        return bool(self._outage)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -170,21 +181,36 @@ class Sealer:
         """One step, whatever comes of it; whether another should follow at once."""
         try:
             more = await self.step()
-            self._told = ""
         except NotSealed as error:
-            self._tell(str(error))
+            self._tell_misfit(str(error))
         except StorageUnavailable as error:
-            self._tell(error.detail)
-        except Exception as error:  # the outermost place: whatever is wrong now, it is tried again
-            self._tell(f"{type(error).__name__}: {error}")
+            self._tell_outage(error.detail)
+        except (SQLAlchemyError, OSError) as error:
+            self._tell_outage(f"{type(error).__name__}: {error}")
+        except (
+            Exception
+        ) as error:  # the outermost place: what is read is not what the gateway writes; it is tried again
+            self._tell_misfit(f"{type(error).__name__}: {error}")
         else:
+            self._tell_going_on()
             return more
         return False
 
-    def _tell(self, reason: str) -> None:
-        if reason != self._told:
-            self._told = reason
+    def _tell_misfit(self, reason: str) -> None:
+        self._outage = ""  # the database answered
+        if reason != self._misfit:
+            self._misfit = reason
             log.error("audit.not_sealed", reason=reason)
+
+    def _tell_outage(self, reason: str) -> None:
+        if not self._outage:  # the words differ from attempt to attempt
+            log.warning("audit.sealing_waits", reason=reason, advice="it goes on by itself when the database answers")
+        self._outage = reason
+
+    def _tell_going_on(self) -> None:
+        if self._misfit or self._outage:
+            self._misfit = self._outage = ""
+            log.info("audit.sealing_goes_on")
 
     async def step(self) -> bool:
         """Seal what there is, at most `STEP` records; mark some that are sealed and from before there were marks; then
@@ -263,7 +289,7 @@ class Sealer:
 
     def _outdated(self) -> Trim | None:
         """What is to be removed; None where nothing is. Raises NotSealed."""
-        until = self._clock() - self._keep_ms
+        until = self._since(self._keep_ms)
         with snapshot(self._engine) as connection:
             fetch = fetcher(connection)
             tree = read(fetch)
@@ -276,7 +302,8 @@ class Sealer:
         return Trim(tree.removed, upto, self._signer.sign(upto, root, REMOVED))
 
     async def _thin(self) -> None:
-        if (now := self._clock()) >= self._thinned + HOUR // 60:
+        now = self._clock()
+        if not 0 <= now - self._thinned < HOUR // 60:  # negative: the clock was set back
             self._thinned = now
             tree = await in_background(self._tree)
             await self._writer.write(Thin(tree.removed, tree.size, now))

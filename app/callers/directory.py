@@ -1,4 +1,4 @@
-"""The look-up of a caller by key, on every request: a dictionary in memory, read anew soon after a change."""
+"""The look-up of a caller by key, on every request: a dictionary in memory, which follows what changes."""
 
 import asyncio
 import contextlib
@@ -17,6 +17,7 @@ from app.telemetry import describe
 
 REFRESH_SECONDS = 0.5  # a key revoked by another process stops working within a second
 TELL_SECONDS = 10.0  # between writings of when keys were last used
+NOTHING_READ = -1  # less than the number of any change
 
 log = structlog.get_logger("callers")
 
@@ -33,12 +34,28 @@ class _Known:
 
 
 class _Reading(NamedTuple):
-    """What was read of the store: the keys that may work, the ids of those that were revoked or that a rotation has
-    ended; and the headers that were recognised by it."""
+    """What was read of the store: the keys that work or have ended, the ids of those that were revoked, the hashes of
+    each key; and the headers that were recognised by it."""
 
     by_hash: dict[bytes, _Known]
-    ended: dict[bytes, str]
+    revoked: dict[bytes, str]
+    hashes: dict[str, tuple[bytes, ...]]
     recognised: dict[bytes, _Known]
+
+    def take(self, stored: StoredKey) -> None:
+        """Put a key in the place of what was known of it. Others may read meanwhile."""
+        key_id = stored.caller.key_id
+        hashes = tuple(secret.hash for secret in stored.secrets)
+        for hash_ in self.hashes.get(key_id, ()):
+            if stored.revoked_at is not None or hash_ not in hashes:
+                self.by_hash.pop(hash_, None)
+                self.revoked.pop(hash_, None)
+        self.hashes[key_id] = hashes
+        for secret in stored.secrets:
+            if stored.revoked_at is None:
+                self.by_hash[secret.hash] = _Known(stored, secret)
+            else:
+                self.revoked[secret.hash] = key_id
 
 
 class Directory:
@@ -48,30 +65,24 @@ class Directory:
         self, store: KeyStore, clock: Callable[[], int], tell: Callable[[Used], Awaitable[None]] | None = None
     ) -> None:
         self._store, self._clock, self._tell = store, clock, tell
-        self._read = _Reading({}, {}, {})
-        self._state: object = None
+        self._read = _Reading({}, {}, {}, {})
+        self._newest = NOTHING_READ
         self._reading = threading.Lock()
         self._used: dict[str, int] = {}
 
     def refresh(self) -> None:
-        """Read the store where it has changed. One thread at a time, so that no reading takes the place of a later
-        one."""
+        """Read the keys that have changed. One thread at a time, so that no reading takes the place of a later one."""
         with self._reading:
-            state = self._store.state()  # first: what changes before the keys are read is read again
-            by_hash, ended, _ = self._read if state == self._state else self._sorted()
+            newest = self._store.newest_change()  # first: what changes before the keys are read is read again
+            read, after = self._read, self._newest
+            if newest < after:  # the database is not the one that was read: a backup of it, perhaps
+                read, after = _Reading({}, {}, {}, {}), NOTHING_READ
+            if newest > after:
+                for stored in self._store.changed(after):
+                    read.take(stored)
             # The headers are forgotten, lest a caller could make them ever more.
-            self._read = _Reading(by_hash, ended, {})
-            self._state = state
-
-    def _sorted(self) -> _Reading:
-        read = _Reading({}, self._store.ended(), {})
-        for stored in self._store.all():
-            for secret in stored.secrets:
-                if stored.revoked_at is None:
-                    read.by_hash[secret.hash] = _Known(stored, secret)
-                else:
-                    read.ended[secret.hash] = stored.caller.key_id
-        return read
+            self._read = read._replace(recognised={})
+            self._newest = newest
 
     async def run(self) -> None:
         """Read the store again and again, until cancelled; while it can't be read, the last reading stays in force."""
@@ -120,7 +131,7 @@ class Directory:
         """The id of this key, where it is one, or was; it does not count as used."""
         hash_ = keys.digest(key)
         known = self._read.by_hash.get(hash_)
-        return self._read.ended.get(hash_) if known is None else known.caller.key_id
+        return self._read.revoked.get(hash_) if known is None else known.caller.key_id
 
     def _usable(self, known: _Known) -> Caller | None:
         now = self._clock()

@@ -33,28 +33,40 @@ Standing = Literal["usable", "ended", "unknown"]
 # The audit record of a change: of which key (its id), when (ms), and what it was.
 Recorder = Callable[[str, int, Mapping[str, Any]], str]
 
-INSERT = """
-INSERT INTO caller_keys (id, name, scopes, apps, rate_per_second, rate_burst, created_at, expires_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+# Each change has a number of its own. Transactions that write take turns, so the numbers are in the order of commits.
+NEXT = "(SELECT coalesce(max(changed), 0) + 1 FROM caller_keys)"
+NEWEST = "SELECT coalesce(max(changed), 0) FROM caller_keys"
+INSERT = f"""
+INSERT INTO caller_keys (id, name, scopes, apps, rate_per_second, rate_burst, created_at, expires_at, changed)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, {NEXT})
 """
-CHANGE = """
-UPDATE caller_keys SET name = ?, scopes = ?, apps = ?, rate_per_second = ?, rate_burst = ?, expires_at = ? WHERE id = ?
+CHANGE = f"""
+UPDATE caller_keys SET name = ?, scopes = ?, apps = ?, rate_per_second = ?, rate_burst = ?, expires_at = ?,
+    changed = {NEXT}
+WHERE id = ?
 """
+TOUCH = f"UPDATE caller_keys SET changed = {NEXT} WHERE id = ?"
 ADD = "INSERT INTO caller_secrets (hash, key_id, last_four, created_at, rotation) VALUES (?, ?, ?, ?, ?)"
 OVERLAP = "UPDATE caller_secrets SET expires_at = ? WHERE key_id = ? AND (expires_at IS NULL OR expires_at > ?)"
 FORGET = "DELETE FROM caller_secrets WHERE expires_at <= ?"
-REVOKE = "UPDATE caller_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
+REVOKE = f"UPDATE caller_keys SET revoked_at = ?, changed = {NEXT} WHERE id = ? AND revoked_at IS NULL"
 KEYS = """
 SELECT id, name, scopes, apps, rate_per_second, rate_burst, created_at, expires_at, revoked_at, last_used_at
 FROM caller_keys
 """
 LIVING = "caller_secrets WHERE (expires_at IS NULL OR expires_at > ?)"
 SECRETS = f"SELECT key_id, hash, last_four, expires_at, rotation FROM {LIVING}"
+# With a limit, PostgreSQL goes by the index whatever it believes of the rows; so it does for the secrets of one key.
+CHANGED = f"{KEYS} WHERE changed > ? ORDER BY changed LIMIT ?"
+HASHES = "SELECT key_id, hash, last_four, expires_at, rotation FROM caller_secrets"
+FEW = 100  # changed keys that are read one by one; where there are more, all are read at once
+PAGE = 1_001  # what a page of the API needs: one more than it shows
+BEFORE_ALL = (-(2**63), "")
+CREATED_AT = 6  # its place in `KEYS`
 STANDING = """
 SELECT k.revoked_at, k.expires_at, s.expires_at FROM caller_secrets s JOIN caller_keys k ON k.id = s.key_id
 WHERE s.hash = ?
 """
-OF_STATE = "id, name, scopes, apps, rate_per_second, rate_burst, expires_at, revoked_at"
 
 
 CALLER = {
@@ -173,8 +185,8 @@ class KeyStore:
         """Store the operator's own first key with every scope for every app, if there is no key yet."""
         caller = Caller("key_" + secrets.token_hex(8), "bootstrap", ALL_SCOPES)
         with transaction(self._engine) as cursor:
-            cursor.execute("SELECT count(*) FROM caller_keys")
-            if cursor.fetchone()[0]:
+            cursor.execute("SELECT 1 FROM caller_keys LIMIT 1")
+            if cursor.fetchone():
                 return None
             return self._create(cursor, caller, now, None, key, by_operator("key.create"))[1]
 
@@ -193,23 +205,38 @@ class KeyStore:
         """Every key (`every_key`)."""
         return every_key(self._engine)
 
-    def ended(self) -> dict[bytes, str]:
-        """Whose the secrets were that a rotation has ended, by their hashes."""
+    def page(
+        self, after: tuple[int, str] | None, limit: int, sees: Callable[[StoredKey], bool] = lambda stored: True
+    ) -> list[StoredKey]:
+        """Return up to `limit` keys of those that `sees` lets through, oldest first, revoked ones too: those that come
+        after this time of making and id."""
+        found = list[StoredKey]()
+        at: tuple[int, str] | None = BEFORE_ALL if after is None else after
         with _reading(self._engine) as cursor:
-            cursor.execute("SELECT hash, key_id FROM caller_secrets WHERE expires_at <= ?", (now_ms(),))
-            return {bytes(hash_): key_id for hash_, key_id in cursor.fetchall()}
+            while at is not None and len(found) < limit:
+                page, at = _page(cursor, at)
+                found += filter(sees, page)
+        return found[:limit]
 
-    def state(self) -> tuple[str | None, str | None]:
-        """What tells one state of `all` from another, when keys were last used aside: far cheaper to read than they."""
+    def newest_change(self) -> int:
+        """Return the number of the last change of any key; 0 where there was none."""
         with _reading(self._engine) as cursor:
-            say = cursor.dialect
-            of_keys = say.state.format(columns=OF_STATE, by="id")
-            of_secrets = say.state.format(columns=f"key_id, expires_at, {say.hex.format('hash')}", by="hash")
-            cursor.execute(
-                f"SELECT (SELECT {of_keys} FROM caller_keys), (SELECT {of_secrets} FROM {LIVING})", (now_ms(),)
-            )
-            keys_, secrets_ = cursor.fetchone()
-            return keys_, secrets_
+            cursor.execute(NEWEST)
+            return int(cursor.fetchone()[0])
+
+    def changed(self, after: int) -> list[StoredKey]:
+        """Return the keys whose last change has a greater number, or all of them: revoked ones too, with all of their
+        secrets, those that have ended as well."""
+        with _reading(self._engine) as cursor:
+            cursor.execute(CHANGED, (after, FEW))
+            rows = cursor.fetchall()
+            if len(rows) < FEW:
+                return list(_with_secrets(cursor, rows))
+            # Secrets first, as in `_read`.
+            cursor.execute(f"{HASHES} ORDER BY created_at DESC")
+            of = _by_key(cursor.fetchall())
+            cursor.execute(KEYS)
+            return [_stored(row, of[row[0]]) for row in cursor.fetchall() if row[0] in of]
 
     def get(self, key_id: str) -> StoredKey:
         """One key. Raises NotFound."""
@@ -241,12 +268,13 @@ class KeyStore:
         with transaction(self._engine) as cursor:
             _in_use(cursor, key_id)
             if rotation is not None:
-                cursor.execute("SELECT 1 FROM caller_secrets WHERE rotation = ?", (rotation,))
+                cursor.execute("SELECT 1 FROM caller_secrets WHERE key_id = ? AND rotation = ?", (key_id, rotation))
                 if cursor.fetchone():
                     return self._shown_before(key_id, rotation), _one(cursor, key_id)
             cursor.execute(FORGET, (now - ENDED_KEPT_MS,))
             cursor.execute(OVERLAP, (now + overlap_ms, key_id, now + overlap_ms))
             _add_secret(cursor, key_id, Secret(keys.digest(made), made[-4:], None, rotation), now)
+            cursor.execute(TOUCH, (key_id,))
             told = {"overlapSeconds": overlap_ms // 1000}
             records.insert(cursor, self._marks, [(now, (record or by_operator("key.rotate"))(key_id, now, told))])
             stored = _one(cursor, key_id)
@@ -310,11 +338,37 @@ def _read(cursor: Cursor, key_id: str | None = None) -> list[StoredKey]:
     one, and_one, which = ("", "", ()) if key_id is None else (" WHERE id = ?", " AND key_id = ?", (key_id,))
     # Secrets first: of a key that is made between the two nothing is known then, not half of it.
     cursor.execute(f"{SECRETS}{and_one} ORDER BY created_at DESC", (now_ms(), *which))
-    of: dict[str, list[Secret]] = {}
-    for owner, *secret in cursor.fetchall():
-        of.setdefault(owner, []).append(Secret(*secret))
+    of = _by_key(cursor.fetchall())
     cursor.execute(f"{KEYS}{one} ORDER BY created_at, id", which)
-    return [_stored(row, sorted(of[row[0]], key=_newest)) for row in cursor.fetchall() if row[0] in of]
+    return [_stored(row, of[row[0]]) for row in cursor.fetchall() if row[0] in of]
+
+
+def _page(cursor: Cursor, after: tuple[int, str]) -> tuple[list[StoredKey], tuple[int, str] | None]:
+    """Return the next keys after this time of making and id, at most `PAGE`, and where to go on."""
+    cursor.execute(f"{KEYS} WHERE (created_at, id) > (?, ?) ORDER BY created_at, id LIMIT ?", (*after, PAGE))
+    rows = cursor.fetchall()
+    ids = orjson.dumps([row[0] for row in rows]).decode()
+    of_rows = f"{SECRETS} AND key_id IN {cursor.dialect.values('text')}"
+    cursor.execute(f"{of_rows} ORDER BY created_at DESC", (now_ms(), ids))
+    of = _by_key(cursor.fetchall())
+    last = (rows[-1][CREATED_AT], rows[-1][0]) if len(rows) == PAGE else None
+    return [_stored(row, of[row[0]]) for row in rows if row[0] in of], last
+
+
+def _with_secrets(cursor: Cursor, rows: Iterable[Sequence[Any]]) -> Iterator[StoredKey]:
+    """Yield the keys of these rows with all of their secrets."""
+    for row in rows:
+        cursor.execute(f"{HASHES} WHERE key_id = ? ORDER BY created_at DESC", (row[0],))
+        if (of := _by_key(cursor.fetchall())).get(row[0]):
+            yield _stored(row, of[row[0]])
+
+
+def _by_key(rows: Iterable[Sequence[Any]]) -> dict[str, list[Secret]]:
+    """Return the secrets of each key, newest first, of rows that come so."""
+    of: dict[str, list[Secret]] = {}
+    for owner, hash_, *rest in rows:
+        of.setdefault(owner, []).append(Secret(bytes(hash_), *rest))
+    return {owner: sorted(secrets_, key=_newest) for owner, secrets_ in of.items()}
 
 
 def _one(cursor: Cursor, key_id: str) -> StoredKey:

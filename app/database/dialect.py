@@ -25,13 +25,11 @@ class Dialect:
     hex_seq: str  # the sequence number of item `i` as the last twelve digits of an id made here
     contains: str  # whether the text of an audit record has these words
     clock: str | None
-    hex: str
     # What makes the server write as many new bytes as the one parameter says. Of PostgreSQL, a table of its own: space
     # that was freed in another is none that items can have.
     take_room: tuple[str, ...]
     give_room_back: str | None
     room: int  # bytes of which each look is to show that there is room
-    state: str  # a text that differs where any of the rows does; SQLite has no hashes, so it is the rows themselves
     # SQLite's driver gives the interpreter's lock up and takes it back once a row, which costs milliseconds each when
     # the event loop is busy: many rows come as one, in JSON.
     one_row: bool
@@ -77,11 +75,9 @@ SQLITE = Dialect(
     hex_seq="printf('%012x', i.seq)",
     contains="instr(record, ?) > 0",
     clock=None,
-    hex="hex({})",
     take_room=("INSERT INTO own_secrets (name, value) VALUES ('room', zeroblob(?))",),
     give_room_back="DELETE FROM own_secrets WHERE name = 'room'",
     room=64 * 1024,  # an item changes some ten pages, wherever it is small
-    state="json_group_array(json_array({columns}))",
     one_row=True,
 )
 # One advisory lock for all that write: what SQLite's one writer gives, so that the same reasoning holds for both. The
@@ -98,7 +94,6 @@ POSTGRESQL = Dialect(
     hex_seq="lpad(to_hex(i.seq), 12, '0')",
     contains="strpos(record, ?) > 0",
     clock="SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
-    hex="encode({}, 'hex')",
     take_room=(
         "CREATE TEMPORARY TABLE room (value bytea) ON COMMIT DROP",
         "ALTER TABLE room ALTER COLUMN value SET STORAGE EXTERNAL",  # not compressed
@@ -106,7 +101,6 @@ POSTGRESQL = Dialect(
     ),
     give_room_back=None,
     room=0,  # it makes a table, so only where there was too little room
-    state="encode(sha256(convert_to(string_agg(CAST(row({columns}) AS text), '' ORDER BY {by}), 'UTF8')), 'hex')",
     one_row=False,
 )
 DIALECTS = {dialect.name: dialect for dialect in (SQLITE, POSTGRESQL)}

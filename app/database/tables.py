@@ -236,6 +236,9 @@ caller_keys = Table(
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
     Column("last_used_at", BigInteger),
+    Column("changed", BigInteger, nullable=False, server_default=text("0")),  # the number of its last change
+    Index("caller_keys_changed", "changed"),
+    Index("caller_keys_created", "created_at", "id"),
 )
 
 caller_secrets = Table(
@@ -247,7 +250,9 @@ caller_secrets = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("rotation", LargeBinary),
+    Index("caller_secrets_of_key", "key_id"),
 )
+_index("caller_secrets_ending", caller_secrets.c.expires_at.isnot(None), caller_secrets.c.expires_at)
 
 taxonomy = Table(
     "taxonomy",

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from app.audit.records import MOST_USERS, about_users
-from app.clock import now_ms
+from app.clock import Clock, Watermarks, now_ms
 from app.delivery.pacing import Gate, State
 from app.delivery.splitting import Bisection, Doubts, sent_again
 from app.delivery.verdicts import RetryPolicy, judge
@@ -20,6 +20,7 @@ from app.delivery.window import Window
 from app.errors import StorageUnavailable
 from app.leanplum import mapping, replies, warning_labels
 from app.leanplum.client import LeanplumClient, Unreachable
+from app.leanplum.retry_after import LONGEST_SECONDS
 from app.model import (
     ERASES,
     App,
@@ -45,6 +46,7 @@ GATHER_SECONDS = 0.02  # while calls are in flight anyway, let more come togethe
 STORAGE_PAUSE_SECONDS = 1.0
 LOCKED_SECONDS = 0.05  # between looks whether a user is still locked
 TEND_SECONDS = 2.0  # between renewals of the leases: how soon one deliverer has what another gives back
+STEP_SECONDS = 10.0  # that the database's clock may gain between renewals before it is taken to be set
 LEASE_SECONDS = 15.0  # beyond the time that a call may take: how long a deliverer may be silent
 
 log = structlog.get_logger("delivery")
@@ -60,6 +62,34 @@ class Sent(NamedTuple):
     items: Sequence[Item]
     status: int | None
     split: bool = False
+
+
+class _LeaseTime:
+    """The database's clock, by which leases end, as the monotonic one has it.
+
+    Where the database's was set forward, leases from before that are judged by what it would show
+    otherwise, for as long as they may last.
+    """
+
+    def __init__(self, lease_seconds: float) -> None:
+        self._lease_seconds = lease_seconds
+        self._heard: tuple[int, float] | None = None  # the database's time (ms), and when that was
+        self._in_doubt_until = math.inf
+
+    def latest(self, now: float) -> int | None:
+        """Return the latest time (ms) that leases may be judged by; None where that is unknown."""
+        if self._heard is None:
+            return None
+        at, heard = self._heard
+        return at + int((now - heard + STEP_SECONDS) * 1000)
+
+    def heard(self, at: int, now: float) -> None:
+        """Take note of the database's time."""
+        latest = self.latest(now)
+        if latest is None or at <= latest or now >= self._in_doubt_until:
+            self._heard, self._in_doubt_until = (at, now), math.inf
+        elif self._in_doubt_until == math.inf:
+            self._in_doubt_until = now + self._lease_seconds
 
 
 class Deliverer:
@@ -82,12 +112,13 @@ class Deliverer:
         clock: Callable[[], int] = now_ms,
         chance: Callable[[], float] = random,
         ticks: Callable[[], float] = time.monotonic,
+        times: Clock | None = None,
         pseudonyms: Callable[[str, Sequence[str]], Sequence[str]] = lambda app, subjects: (),
         on_answer: Callable[[str, bytes], None] = lambda app, body: None,
     ) -> None:
         """`drain_seconds`: how long a stop may take to write down what came of calls. `pseudonyms`: the keyed hashes of
         subjects of an app, for the audit; without it that names nobody. `on_answer` gets an app and the body of each
-        answer about it."""
+        answer about it. `times`: tells how old a stored time is; without it one of `clock` and `ticks`."""
         self._on_answer = on_answer
         self._outbox, self._client, self._metrics = outbox, client, metrics
         self._pseudonyms = pseudonyms
@@ -99,6 +130,9 @@ class Deliverer:
         self._leaving: frozenset[int] = frozenset()
         self._concurrency, self._policy = concurrency, policy or RetryPolicy()
         self._clock, self._chance, self._ticks = clock, chance, ticks
+        self._times = times or Clock(clock, ticks)
+        self._watermarks = Watermarks(self._policy.window)
+        self._lease_time = _LeaseTime(self._lease_seconds)
         self._gates: dict[str, Gate] = {}
         self._doubts = defaultdict[tuple[str, KeyKind], Doubts](Doubts)  # a key says nothing of another
         self.window = Window()
@@ -171,7 +205,7 @@ class Deliverer:
         await self._tend()
         if self._ticks() >= self._look_at:
             self._look_at = math.inf
-        self.window.unpark(self._clock())
+        self.window.unpark(self._ticks_ms())
         await self._read()
         begun = 0
         while (app := next((one for one in self.window.apps if self._pause(one) == 0), None)) is not None:
@@ -216,8 +250,10 @@ class Deliverer:
             self._pseudonyms,
             liveness=self._liveness.identity(),
             forget=unsent,
+            latest=self._lease_time.latest(began),
         )
         self._forget(unsent)
+        self._lease_time.heard(tenure.at, began)
         self._tended, self._leased_until = began, began + self._lease_seconds
         if tenure.lost:
             log.warning("attempts.lost", count=tenure.lost)
@@ -244,7 +280,9 @@ class Deliverer:
             except StorageUnavailable:
                 self._changed = True
                 raise
-            self.window.take_in(found, self._clock())
+            self._watermarks.note(found.last, now)
+            latest = self._times.latest(int(LONGEST_SECONDS * 1000))
+            self.window.take_in(found, self._ticks_ms(), latest)
             if not wanted.fresh:
                 return
 
@@ -276,7 +314,7 @@ class Deliverer:
 
     async def _deliver(self, batch: Sequence[Item]) -> None:
         """One batch, from written-down intent to written-down outcome. Whatever happens its subjects land again."""
-        later = self._clock() + int(STORAGE_PAUSE_SECONDS * 1000)
+        later = self._ticks_ms() + int(STORAGE_PAUSE_SECONDS * 1000)
         postponed = {item.lane: later for item in batch}
         waiting = dict[int, int]()
         try:
@@ -316,7 +354,7 @@ class Deliverer:
         if not begun:
             return {}
         waiting = dict[int, int]()
-        now = self._clock()
+        now = self._ticks_ms()
         for lane, after in begun.items():
             self._turned_away[lane] += after > 0
             pause = min(LOCKED_SECONDS * 2 ** max(0, self._turned_away[lane] - 2), POLL_SECONDS)
@@ -407,11 +445,12 @@ class Deliverer:
         counts: dict[str, int] = {}
         for _, verdict in verdicts:
             counts[verdict.status.value] = counts.get(verdict.status.value, 0) + 1
-        for name, count in counts.items():
-            self._metrics.settled.labels(name).inc(count)
+        for status in (Status.RETRYING.value, Status.HELD.value):
+            if status in counts:
+                self._metrics.postponed.labels(status).inc(counts[status])
         self._tell(app, verdicts)
-        status = calls[-1].status if calls else None
-        log.info("call.settled", app=app.name, attempt=attempt, status=status, items=counts)
+        answered = calls[-1].status if calls else None
+        log.info("call.settled", app=app.name, attempt=attempt, status=answered, items=counts)
         return True
 
     def _tell(self, app: App, verdicts: Sequence[tuple[Item, Verdict]]) -> None:
@@ -419,6 +458,8 @@ class Deliverer:
         state = self._gate(app.name).circuit.state
         self._metrics.held.labels(app.name).set(state is State.HELD)
         self._metrics.circuit_open.labels(app.name).set(state is State.OPEN)
+        if self._metrics.states.get(app.name) != state.value:
+            self._metrics.states_since[app.name] = self._clock()
         self._metrics.states[app.name] = state.value
         if state is not State.HELD:
             self._metrics.redirects.pop(app.name, None)
@@ -466,6 +507,7 @@ class Deliverer:
                 self._metrics.redirects[app.name] = host
             reply = doubts.reread(replies.read(answer.status, answer.body, sent, answer.retry_after, answer.location))
         except Unreachable as error:
+            log.warning("call.unanswered", app=app.name, reason=str(error), sent=error.sent)
             calls.append(Sent(items, None))
             reply = [Trouble(f"No answer from Leanplum: {error}", lost=error.sent)] * len(items)
         self._metrics.calls.labels(str(status or "none")).inc()
@@ -479,20 +521,31 @@ class Deliverer:
         return judge(
             outcome,
             action=item.action,
-            age=(self._clock() - item.queued_at) / 1000,
+            age=self._age(item),
             attempt=item.attempts,
             policy=self._policy,
             chance=self._chance(),
             alone=alone,
         )
 
+    def _age(self, item: Item) -> float:
+        """Return the seconds that an item has waited for certain, whichever clock was set."""
+        age = self._times.age(item.queued_at)
+        if item.queued_at != item.accepted_at:  # sent again by an operator
+            return age
+        return min(age, self._watermarks.at_most(item.seq, self._ticks()))
+
+    def _ticks_ms(self) -> int:
+        return int(self._ticks() * 1000)
+
     def _postponed(self, batch: Sequence[Item], verdicts: Sequence[tuple[Item, Verdict]]) -> dict[int, int]:
         """Until when each lane waits that still has an item in the queue; what was not sent may go at once."""
         sent = {item.seq for item, _ in verdicts}
-        until = {item.lane: self._clock() for item in batch if item.seq not in sent}
+        now = self._ticks_ms()
+        until = {item.lane: now for item in batch if item.seq not in sent}
         for item, verdict in verdicts:
             if isinstance(verdict, Postponed):
-                until[item.lane] = max(until.get(item.lane, 0), self._clock() + int(verdict.wait * 1000))
+                until[item.lane] = max(until.get(item.lane, 0), now + int(verdict.wait * 1000))
         return until
 
 

@@ -29,6 +29,7 @@ MAX_ACTIONS = 500
 MAX_BYTES = 1_000_000  # no limit is published; clients in the field stop here
 PAGE = 5_000
 LANES = 2_000  # lanes that are read by themselves at once
+LONGEST_WAIT_MS = 3_600_000  # a stored time further ahead is by a clock that was set, or another host's
 
 
 def _alone(item: Item) -> bool:
@@ -65,7 +66,7 @@ class Window:
         self._known: set[int] = set()
         self._landed: list[int] = []  # since the last read began
         self._failures: dict[int, int] = {}  # calls that failed, one after the other, by lane
-        self._now = 0
+        self._now = self._wall = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -184,9 +185,10 @@ class Window:
         """Whether reading may find more, without anything new having been accepted."""
         return self._wanted(False) is not None
 
-    def take_in(self, found: Found, now: int) -> None:
-        """Add what was read for the last `wants`."""
-        self._now = now
+    def take_in(self, found: Found, now: int, wall: int | None = None) -> None:
+        """Add what was read for the last `wants`. `now` is by a clock that nobody sets; `wall`: the
+        time by which what is stored with items has come, where that is another one."""
+        self._now, self._wall = now, now if wall is None else wall
         self._replays = found.replays
         if self._tail is None:
             self._tail = found.last
@@ -275,8 +277,8 @@ class Window:
             self._pass_over(lane, item.app, item.seq, item.seq)
             return
         if queue is None:
-            if item.next_attempt_at > self._now:
-                self._parked[lane] = item.next_attempt_at
+            if (wait := min(item.next_attempt_at - self._wall, LONGEST_WAIT_MS)) > 0:
+                self._parked[lane] = self._now + wait
                 self._pass_over(lane, item.app, item.seq, item.seq)
                 return
             queue = self._waiting[lane] = deque()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import httpx
 from pydantic import SecretStr
 
 from app.clock import now_ms
+from app.leanplum.connecting import Route, reason
 from app.leanplum.response_body import (
     ACCEPTED,
     MAX_DOWNLOAD_BYTES,
@@ -26,6 +28,7 @@ from app.leanplum.retry_after import as_number
 
 T = TypeVar("T")
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+DIRECT = Route()
 
 
 class Answer(NamedTuple):
@@ -64,12 +67,14 @@ class Progress:
     once the first byte goes out. A connection that is looked up, opened or encrypted has sent nothing."""
 
     def __init__(self) -> None:
-        self.traced = self.sent = False
+        self.traced = self.sent = self.asked_proxy = False
 
-    async def __call__(self, event: str, _: Mapping[str, Any]) -> None:
-        """Take note of one event of the trace."""
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        """Take note of one event of the trace. What asks a proxy for a connection goes no further than the proxy."""
         self.traced = True
-        self.sent = self.sent or event.endswith(FIRST_BYTE)
+        if event.endswith(FIRST_BYTE):
+            to_proxy = info["request"].method == b"CONNECT"
+            self.asked_proxy, self.sent = self.asked_proxy or to_proxy, self.sent or not to_proxy
 
     def may_have_arrived(self, error: Exception) -> bool:
         """Whether Leanplum may have got the request that ended in this error. A transport without a trace leaves only
@@ -96,6 +101,7 @@ class LeanplumClient:
         max_download: int = MAX_DOWNLOAD_BYTES,
         secrets: Callable[[], Iterable[SecretStr]] = tuple,
         transport: httpx.AsyncBaseTransport | None = None,
+        route: Route = DIRECT,
     ) -> None:
         self._timeout = timeout
         self._connect = min(CONNECT_SECONDS, timeout / 2)  # ends before the deadline of the whole call does
@@ -103,15 +109,21 @@ class LeanplumClient:
         self._secrets = secrets
         self._open = set[asyncio.Timeout]()  # of the calls that are at work
         self._given_up = False
+        context = route.context()
+        limits = httpx.Limits(
+            max_connections=None, max_keepalive_connections=connections, keepalive_expiry=IDLE_SECONDS
+        )
+        mounts = {} if transport is not None else _mounts(route, context, limits)
+        self._proxied = bool(mounts)
         self._http = httpx.AsyncClient(
             headers={"accept-encoding": ACCEPTED},
             timeout=self._patience(timeout),
-            limits=httpx.Limits(
-                max_connections=None, max_keepalive_connections=connections, keepalive_expiry=IDLE_SECONDS
-            ),
+            limits=limits,
             follow_redirects=False,
             transport=transport,
-            trust_env=False,
+            trust_env=route.trust_env and route.proxy is None,
+            verify=context,
+            mounts=mounts,
         )
 
     async def __aenter__(self) -> Self:
@@ -222,7 +234,7 @@ class LeanplumClient:
             async for piece in decoded(_steady(_raw(response)), encoding, self._max_download, DOWNLOAD_SETTING):
                 yield piece
         except httpx.HTTPError as error:
-            failed = Unreachable(type(error).__name__, sent=True)
+            failed = Unreachable(reason(error), sent=True)
         except (UnreadableBody, TimeoutError) as error:
             failed = Unreachable(str(error), sent=True)
         if failed is not None:
@@ -245,7 +257,9 @@ class LeanplumClient:
                 finally:
                     self._open.discard(timeout)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            failed = Unreachable(type(error).__name__, sent=progress.may_have_arrived(error))
+            at_proxy = self._proxied and not (progress.asked_proxy or progress.sent)
+            where = "proxy: " if at_proxy and isinstance(error, CONNECTING) else ""
+            failed = Unreachable(where + reason(error), sent=progress.may_have_arrived(error))
         except UnreadableBody as error:
             failed = Unreachable(str(error), sent=True)
         raise failed
@@ -293,6 +307,17 @@ def _size(part: Part) -> int:
     return end - at
 
 
+def _mounts(route: Route, context: ssl.SSLContext, limits: httpx.Limits) -> dict[str, httpx.AsyncBaseTransport]:
+    """Return the transport through the proxy, by what goes there. Plain http, which only a simulator on this machine
+    has, shows its keys to a proxy, so that must be on this machine as well."""
+    if route.proxy is None:
+        return {}
+    url = httpx.URL(route.proxy.get_secret_value())
+    proxy = httpx.Proxy(url, ssl_context=context if url.scheme == "https" else None)
+    transport = httpx.AsyncHTTPTransport(verify=context, limits=limits, proxy=proxy, trust_env=False)
+    return {"all://" if route.proxy_is_safe else "https://": transport}
+
+
 def _may_visit(target: httpx.URL, first: httpx.URL) -> bool:
     """https, or where Leanplum itself is (the simulator speaks http)."""
     return target.scheme == "https" or (target.scheme, target.host) == (first.scheme, first.host)
@@ -306,6 +331,7 @@ CONNECT_SECONDS = 5.0  # for each step to a connection: the address and TCP, the
 # Many servers close idle connections after 5 s. A call that goes out in that moment gets no answer, and counts as sent.
 IDLE_SECONDS = 3.0
 FIRST_BYTE = "send_request_headers.started"
+CONNECTING = (httpx.ConnectError, httpx.ConnectTimeout)
 NEVER_SENT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,

@@ -1,6 +1,7 @@
 """Who was erased: whose items are refused for a while. A keyed hash of each is kept, and in memory as well: it is read
 anew only where the database's number of the last erasure is another one than it was at the last reading."""
 
+import math
 from collections.abc import Callable, Mapping
 
 from sqlalchemy import Connection
@@ -14,10 +15,13 @@ ALL = "SELECT alias, until FROM erasures"
 
 
 class Erased:
-    """The erasures that are in force. Times are milliseconds since the epoch."""
+    """The erasures that are in force. Times are milliseconds since the epoch.
 
-    def __init__(self, vault: Vault) -> None:
-        self._vault = vault
+    `least_now`: the time that has come for certain, however the clock was set.
+    """
+
+    def __init__(self, vault: Vault, least_now: Callable[[], float] = lambda: math.inf) -> None:
+        self._vault, self._least_now = vault, least_now
         self._read: tuple[int, Mapping[bytes, int]] = (-1, {})  # of which erasure, until when each is refused
 
     def refuse(self, cursor: Cursor, version: int, app: str, now: int, *, erasing: bool = False) -> "Refuse | None":
@@ -27,7 +31,7 @@ class Erased:
             cursor.execute(ALL)
             self._read = version, {bytes(alias): until for alias, until in cursor.fetchall()}
         until = self._read[1]
-        return Refuse(self._vault.aliases(app), until, now) if erasing or until else None
+        return Refuse(self._vault.aliases(app), until, self._now(now)) if erasing or until else None
 
     def look(self, connection: Connection) -> None:
         """Bring the memory up to date."""
@@ -38,13 +42,17 @@ class Erased:
 
     def has(self, app: str, subject: str, now: int) -> bool:
         """Whether the subject's items are refused, as far as the memory knows."""
-        return bool(self._read[1]) and now < self._read[1].get(self._vault.alias(app, subject), 0)
+        return bool(self._read[1]) and self._now(now) < self._read[1].get(self._vault.alias(app, subject), 0)
+
+    def _now(self, now: int) -> float:
+        """The time that erasures end by."""
+        return min(now, self._least_now())
 
 
 class Refuse:
     """Tells the items of one call, in their order: what follows a subject's erasure in the same call is refused too."""
 
-    def __init__(self, alias: Callable[[str], bytes], until: Mapping[bytes, int], now: int) -> None:
+    def __init__(self, alias: Callable[[str], bytes], until: Mapping[bytes, int], now: float) -> None:
         self._alias, self._until, self._now = alias, until, now
         self._here = set[str]()
 

@@ -43,7 +43,8 @@ def fair_part(mine: int, free: int, live: int) -> tuple[int, int]:
 class Tend:
     """Renew a deliverer's leases, expire those of the dead, and take or give back what is fair. `dead`: ids of
     processes that are known to be gone. `unknown`: actions that are not sent twice. `liveness`: the identity of the
-    deliverer's liveness lock. `forget`: attempts that may have been written down, and were not sent."""
+    deliverer's liveness lock. `forget`: attempts that may have been written down, and were not sent. `latest`: the
+    latest time that others' leases are judged by, where the database's clock may have been set forward."""
 
     owner: str
     lease_ms: int
@@ -54,6 +55,7 @@ class Tend:
     pseudonyms: Pseudonyms
     liveness: str | None = None
     forget: Sequence[str] = ()
+    latest: int | None = None
     rows: int = 1
 
     @classmethod
@@ -68,7 +70,8 @@ class Tend:
         forget(cursor, self.forget)
         cursor.execute(RENEW, (self.owner, now + self.lease_ms, self.liveness))
         cursor.execute(STEPPED, (now + self.lease_ms, now + self.lease_ms + STEPPED_MS))
-        gone = (self.owner, now, self.liveness, _text(self.dead))
+        judged = now if self.latest is None else min(now, self.latest)
+        gone = (self.owner, judged, self.liveness, _text(self.dead))
         cursor.execute(EXPIRE.format(ids=cursor.dialect.values("text")), gone)
         user_locks.outlive(cursor, now, self.dead)
         user_locks.expire(cursor, now, self.liveness)
@@ -82,7 +85,7 @@ class Tend:
         take, give = fair_part(len(mine), len(free), cursor.fetchone()[0])
         if take:
             cursor.execute(TAKE.format(shards=cursor.dialect.values("bigint")), (self.owner, _text(free[:take])))
-        return Tenure(frozenset(mine + free[:take]), give, lost, settled, renewed)
+        return Tenure(frozenset(mine + free[:take]), give, lost, settled, renewed, now)
 
 
 @dataclass(frozen=True, slots=True)

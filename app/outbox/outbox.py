@@ -1,7 +1,7 @@
 """The outbox as the steps around it see it: accept, find, begin, settle, look up."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,8 +15,22 @@ from app.database.engine import reading, scrub
 from app.database.tables import deliverers, items, sequence, user_locks
 from app.database.writer import Writer
 from app.errors import CommitUnknown, QueueFull, StorageUnavailable
-from app.model import ERASES, Acceptance, Call, Found, Item, Receipt, Removed, Settled, Taken, Tenure, Verdict, Wanted
-from app.outbox import claims, dead_letters, erasure, logins, receipts, retention
+from app.model import (
+    ERASES,
+    Acceptance,
+    Call,
+    Found,
+    Item,
+    Receipt,
+    Removed,
+    Settled,
+    Status,
+    Taken,
+    Tenure,
+    Verdict,
+    Wanted,
+)
+from app.outbox import claims, dead_letters, erasure, logins, receipts, retention, waiting
 from app.outbox.accept import Accept
 from app.outbox.dead_letters import Discard, Filter, Recorder, Replay
 from app.outbox.erased import Erased
@@ -52,15 +66,20 @@ class Outbox:
         erased_ms: int = 0,
         vault: Vault = CLEAR,
         clock: Callable[[], int] = now_ms,
+        since: Callable[[int], int] | None = None,
     ) -> None:
+        """`since`: the time below which everything stored is older than so many milliseconds, however
+        the clock was set; without it that is the clock's time less these."""
         self._engine, self._writer, self._vault, self._marks = engine, writer, vault, marks
-        self._erased, self._erased_ms, self._looking = Erased(vault), erased_ms, asyncio.Lock()
+        self._erased, self._erased_ms, self._looking = Erased(vault, self._least_now), erased_ms, asyncio.Lock()
         self._to_scrub = True  # a process of before may have ended before it did
         self._dedup_ms, self._max_queued, self._clock = dedup_ms, max_queued, clock
+        self._since = since or (lambda span: self._clock() - span)
         self._awaited: dict[int, list[asyncio.Event]] = {}  # by sequence number: who waits for the item to settle
         self._waiting_is_over = False  # whether nobody waits for an item to settle any more
         self.queued = 0
         self.on_accepted: Callable[[], None] = lambda: None
+        self.on_settled: Callable[[Mapping[str, int]], None] = lambda counts: None  # by status
 
     def count_queued(self) -> None:
         """Read from the database how many items wait; afterwards the count is kept in memory."""
@@ -95,7 +114,7 @@ class Outbox:
         return coming
 
     def _accept(self, acceptance: Acceptance, *, erasing: bool = False) -> Accept:
-        return Accept(acceptance, self._clock() - self._dedup_ms, self._vault, self._erased, self._marks, erasing)
+        return Accept(acceptance, self._since(self._dedup_ms), self._vault, self._erased, self._marks, erasing)
 
     async def erase(self, acceptance: Acceptance) -> tuple[list[Taken], dict[str, Removed]]:
         """The same, for items of which some erase their subjects: what is here of those is removed, and told by
@@ -136,6 +155,16 @@ class Outbox:
 
         return await self._read(look)
 
+    def _least_now(self) -> int:
+        """The time by which the end of an erasure's refusals is judged."""
+        return self._since(self._erased_ms) + self._erased_ms
+
+    async def newest(self) -> int:
+        """The time of the last audit record, which every write has one of; 0 where there is none."""
+        last = "SELECT time FROM audit_records ORDER BY seq DESC LIMIT 1"
+        found = await self._read(lambda connection: connection.exec_driver_sql(last).scalar())
+        return found or 0
+
     # --- for a deliverer -----------------------------------------------------------------------------------------
 
     async def tend(
@@ -148,14 +177,18 @@ class Outbox:
         *,
         liveness: str | None = None,
         forget: Sequence[str] = (),
+        latest: int | None = None,
     ) -> Tenure:
         """Renew the leases of deliverer `owner` for `lease_ms`; recover what others, that are gone, left open.
         `pseudonyms`: for the audit; without it that names nobody. `liveness`: the identity of its liveness lock.
-        `forget`: attempts that may have been written down, and were not sent."""
+        `forget`: attempts that may have been written down, and were not sent. `latest`: the latest time
+        that others' leases are judged by."""
         now = self._clock()
-        tend = Tend(owner, lease_ms, now, dead, unknown, self._marks, pseudonyms, liveness, forget)
+        tend = Tend(owner, lease_ms, now, dead, unknown, self._marks, pseudonyms, liveness, forget, latest)
         tenure = await self._writer.write(tend)
         self.queued -= tenure.settled
+        if tenure.settled:
+            self.on_settled({Status.UNKNOWN.value: tenure.settled})
         return tenure
 
     async def processes(self) -> dict[str, str | None]:
@@ -206,8 +239,10 @@ class Outbox:
         where the attempt was taken for lost meanwhile. `calls`: what was sent, for the audit. `erased`: the items
         that have erased their subjects. `again`: whether it was tried before, and failed, or may have."""
         settle = Settle(attempt, app, verdicts, self._clock(), calls, self._vault, self._marks, erased, again)
-        if not await self._writer.write(settle):
+        counts = await self._writer.write(settle)
+        if counts is None:
             return False
+        self.on_settled(counts)
         self._to_scrub |= bool(erased)
         self.queued -= settle.settled
         for seq, verdict in verdicts if self._awaited else ():
@@ -262,6 +297,10 @@ class Outbox:
     async def receipt(self, app: str, item_id: str) -> Receipt | None:
         """The receipt of an item of `app`, or None."""
         return await self._read(partial(receipts.find, app=app, item_id=item_id, vault=self._vault))
+
+    async def waiting_for(self, app: str, receipt: Receipt) -> waiting.Waits:
+        """Return what an item of `app` waits for, as far as the database tells."""
+        return await self._read(partial(waiting.look, app=app, receipt=receipt))
 
     async def find_receipts(
         self, app: str, which: receipts.Filter, before: int | None = None, limit: int = 100
@@ -342,7 +381,9 @@ class Outbox:
 
     async def sweep(self, limits: Limits) -> int:
         """Remove some of what is past its time; return how much of it went, 0 where none is left."""
-        now = self._clock()
+        now = self._least_now()
+        # As much longer as the clock was set forward within them.
+        limits = Limits(now - self._since(limits.receipts), now - self._since(limits.dead_letters))
         found = await self._walk(partial(retention.look, now=now, limits=limits))
         over = await self._walk(partial(logins.over, limit=retention.STEP))
         return await self._writer.write(Remove(found, now, limits, over)) + len(over)

@@ -15,7 +15,7 @@ from app.outbox import logins
 from app.outbox.settle import Change, change
 from app.outbox.user_locks import OUTLIVES_MS, keep_locked
 
-LOST = "SELECT id, items, lanes, started_at FROM attempts WHERE owner NOT IN (SELECT id FROM deliverers)"
+LOST = "SELECT id, items, lanes FROM attempts WHERE owner NOT IN (SELECT id FROM deliverers)"
 CLOSE = "DELETE FROM attempts WHERE owner NOT IN (SELECT id FROM deliverers)"
 SENT = """
 SELECT i.seq, i.action, i.subject, i.settled_at IS NULL, a.app
@@ -31,38 +31,33 @@ def recover(
 ) -> tuple[int, int]:
     """Close the open attempts of deliverers that are gone, in the transaction that is open, with an audit record of
     each; `unknown` are the actions that are not sent twice. Their lanes, and those that logins among them concern, stay
-    locked while a call may outlive its process, whatever became of the items. Returns how many attempts there were, and
-    how many items left the queue."""
+    locked while a call may outlive its process, whatever became of the items: the time counts from here, since a call
+    is sent only once the commit of its attempt is confirmed, which may take a while. Returns how many attempts there
+    were, and how many items left the queue."""
     cursor.execute(LOST)
     lost = cursor.fetchall()
     if not lost:
         return 0, 0
-    due = {seq: _over(started_at, now) for _, seqs, _, started_at in lost for seq in orjson.loads(seqs)}
-    at = cursor.dialect.now(cursor, now)
-    cursor.execute(SENT.format(seqs=cursor.dialect.values("bigint")), (orjson.dumps(list(due)).decode(),))
+    attempted = [seq for _, seqs, _ in lost for seq in orjson.loads(seqs)]
+    cursor.execute(SENT.format(seqs=cursor.dialect.values("bigint")), (orjson.dumps(attempted).decode(),))
     sent = {row[0]: row for row in cursor.fetchall()}
     changes: dict[int, Change] = {
         seq: (seq, Status.UNKNOWN, now, None, 1, SAID, True)
         if action in unknown
-        else (seq, Status.RETRYING, None, due[seq], 1, SAID, True)
+        else (seq, Status.RETRYING, None, now + OUTLIVES_MS, 1, SAID, True)
         for seq, action, _, waits, _ in sent.values()
         if waits
     }
     change(cursor, list(changes.values()))
-    told = []
-    for attempt, seqs, lanes, started_at in lost:
+    told, unlocked_at = [], cursor.dialect.now(cursor, now) + OUTLIVES_MS
+    for attempt, seqs, lanes in lost:
         joined = logins.joined(cursor, orjson.loads(seqs))
-        keep_locked(cursor, attempt, {*orjson.loads(lanes), *joined}, _over(started_at, at))
+        keep_locked(cursor, attempt, {*orjson.loads(lanes), *joined}, unlocked_at)
         of_call = [sent[seq] for seq in orjson.loads(seqs) if seq in sent]
         told.append((now, _record(attempt, now, of_call, changes, pseudonyms)))
     records.insert(cursor, marks, told)
     cursor.execute(CLOSE)
     return len(lost), sum(status is Status.UNKNOWN for _, status, *_ in changes.values())
-
-
-def _over(started_at: int, now: int) -> int:
-    """When a call is taken to be over whose process is gone, whatever became of the clock since it was begun."""
-    return min(max(started_at + OUTLIVES_MS, now), now + OUTLIVES_MS)
 
 
 def _record(attempt: str, now: int, sent: Sequence[Any], changes: dict[int, Change], pseudonyms: Pseudonyms) -> str:

@@ -1,7 +1,7 @@
 """Writing down what is about to be sent, and what came of it."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import orjson
@@ -36,8 +36,10 @@ HELD = """
 SELECT l.shard FROM leases l JOIN deliverers d ON d.id = l.owner WHERE l.owner = ? AND d.expires_at >= ?
 """
 COUNT, THERE = (f"SELECT {what} FROM items WHERE seq IN {{seqs}}" for what in ("count(*)", "seq"))
+AS_IT_IS = "SELECT seq, status, settled_at IS NULL FROM items WHERE seq IN {seqs}"
 ERASED = "UPDATE items SET subject = ? WHERE seq = ?"
 # seq, status, settled_at, next_attempt_at, attempts to add, leanplum, whether the body is kept
+Counts = Mapping[str, int]  # of items that have settled, by status
 Change = tuple[int, str, int | None, int | None, int, str | None, bool]
 
 
@@ -142,8 +144,9 @@ class Settle:
         return sum(isinstance(verdict, Settled) for _, verdict in self.verdicts)
 
     @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["Settle"]) -> Sequence[bool]:
-        """Bring the items to where their verdicts say, and close the attempts; whether each was still open."""
+    def run_all(cls, cursor: Cursor, writes: Sequence["Settle"]) -> Sequence[Counts | None]:
+        """Bring the items to where their verdicts say, and close the attempts. Return for each how many
+        items have settled; None where it was no longer open, and not by this write's own first try."""
         cursor.execute(CLOSE.format(ids=cursor.dialect.values("text")), (_text([write.attempt for write in writes]),))
         open_ = {attempt for (attempt,) in cursor.fetchall()}
         delivered: list[int] = []
@@ -154,7 +157,10 @@ class Settle:
         if delivered:
             statement = DELIVERED.format(seqs=cursor.dialect.values("bigint"))
             cursor.execute(statement, (max(write.finished_at for write in writes), _text(delivered)))
-        change(cursor, otherwise)
+        changed = cursor.rowcount if delivered else 0
+        changed += change(cursor, otherwise)
+        whole = changed == len(delivered) + len(otherwise)
+        gone = set[int]() if whole else _gone(cursor, {*delivered, *(seq for seq, *_ in otherwise)})
         for write in writes:
             for seq, subject in write.erased if write.attempt in open_ else ():
                 cursor.execute(ERASED, (alias_of(write.vault, write.app, subject), seq))
@@ -162,7 +168,23 @@ class Settle:
         new = [write for write in writes if write.attempt in open_ or not write.again]
         told = [(write.finished_at, record) for write in new for record in write._records()]
         records.insert(cursor, writes[0].marks, told)
-        return [write.attempt in open_ for write in writes]
+        return [write._counts(gone) if write.attempt in open_ or write._is_done(cursor) else None for write in writes]
+
+    def _counts(self, gone: Set[int]) -> Counts:
+        """How many items have settled, by status; those that were erased meanwhile have not."""
+        ended = [(seq, verdict.status) for seq, verdict in self.verdicts if isinstance(verdict, Settled)]
+        return Counter(status.value for seq, status in ended if seq not in gone)
+
+    def _is_done(self, cursor: Cursor) -> bool:
+        """Whether an earlier try, whose answer was lost, has done all of it."""
+        if not self.again:
+            return False
+        numbers = _text([seq for seq, _ in self.verdicts])
+        cursor.execute(AS_IT_IS.format(seqs=cursor.dialect.values("bigint")), (numbers,))
+        found = {seq: (status, bool(waits)) for seq, status, waits in cursor.fetchall()}
+        return all(
+            found.get(seq) == (verdict.status.value, isinstance(verdict, Postponed)) for seq, verdict in self.verdicts
+        )
 
     def _sort(self, delivered: list[int], otherwise: list[Change]) -> None:
         """Put the items that are simply delivered into the one list, and what becomes of the others into the other."""
@@ -196,19 +218,21 @@ class Settle:
             )
 
 
-def change(cursor: Cursor, changes: Sequence[Change]) -> None:
-    """Bring items to where the changes say."""
-    if changes:
-        rows = cursor.dialect.rows(
-            seq="bigint",
-            status="text",
-            settled_at="bigint",
-            due="bigint",
-            counts="bigint",
-            leanplum="text",
-            keeps="bigint",
-        )
-        cursor.execute(OTHERWISE.format(rows=rows), (_text([[*one[:-1], int(one[-1])] for one in changes]),))
+def change(cursor: Cursor, changes: Sequence[Change]) -> int:
+    """Bring items to where the changes say; return how many there were."""
+    if not changes:
+        return 0
+    rows = cursor.dialect.rows(
+        seq="bigint",
+        status="text",
+        settled_at="bigint",
+        due="bigint",
+        counts="bigint",
+        leanplum="text",
+        keeps="bigint",
+    )
+    cursor.execute(OTHERWISE.format(rows=rows), (_text([[*one[:-1], int(one[-1])] for one in changes]),))
+    return cursor.rowcount
 
 
 def _text(value: object) -> str | None:

@@ -314,9 +314,11 @@ class Relay:
         if self._recorder is not None and not recorded:
             await self._recorder.begin(app.name, action, subjects)
         started, heard = time.perf_counter(), list[int]()
+        why = dict[str, str]()
         try:
             yield heard
         except Unreachable as error:
+            why["reason"] = str(error)
             if error.sent:
                 raise UpstreamTimeout(f"No whole answer came from Leanplum: {error}.") from None
             raise UpstreamUnavailable(f"Leanplum can't be reached: {error}.", RETRY_SECONDS) from None
@@ -326,7 +328,7 @@ class Relay:
             self._metrics.call_seconds.observe(seconds)
             if self._recorder is not None:
                 self._recorder.end(app.name, action, subjects, status)
-            log.info("call.relayed", app=app.name, action=action, status=status, ms=round(seconds * 1000, 1))
+            log.info("call.relayed", app=app.name, action=action, status=status, ms=round(seconds * 1000, 1), **why)
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:

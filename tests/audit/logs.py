@@ -26,6 +26,7 @@ class Log:
     """One log. `now` is its clock, in milliseconds."""
 
     def __init__(self, url: str, seed: bytes | None = None) -> None:
+        self.url = url
         self.engine: Engine = connect(url)
         self.keys = Keys.of(seed or secrets.token_bytes(32))
         self.signer, self.marks = self.keys.signer, self.keys.marks

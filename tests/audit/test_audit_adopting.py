@@ -33,7 +33,7 @@ def log(database: str) -> Iterator[Log]:
 
 def adopted(log: Log) -> tuple[int, list[str]]:
     """How many, and what was told."""
-    url, told = log.engine.url.render_as_string(hide_password=False).replace("+psycopg", ""), list[str]()
+    url, told = log.url, list[str]()
     given = Settings(_env_file=None, gateway_database_url=url, gateway_audit_key=encoded(SEED))
     return adopt(given, told.append), told
 

@@ -234,6 +234,17 @@ def test_that_sealing_stopped_is_told_by_a_metric_and_by_readyz_and_events_are_t
     until(lambda: told_of(talk) == ("0.0", {"ok": True}))
 
 
+def test_a_misfit_is_told_by_a_metric_of_its_own(start: Callable[..., Talk]) -> None:
+    talk = start()
+    sealed(talk, 1)
+    change(talk, "UPDATE audit_tree SET size = size + 1")
+    until(lambda: told_of(talk)[0] == "1.0")
+    assert "leanplum_gateway_audit_does_not_fit 1.0" in talk.get("/metrics").text
+    assert "does not fit" in told_of(talk)[1]["detail"]
+    change(talk, "UPDATE audit_tree SET size = size - 1")
+    until(lambda: "leanplum_gateway_audit_does_not_fit 0.0" in talk.get("/metrics").text)
+
+
 def told_of(talk: Talk) -> tuple[str, dict[str, Any]]:
     """The metric, and the part of /readyz."""
     (metric,) = re.findall(r"^leanplum_gateway_audit_not_sealed (\S+)$", talk.get("/metrics").text, re.MULTILINE)

@@ -37,8 +37,7 @@ def log(database: str) -> Iterator[Log]:
 
 
 def settings(log: Log, seed: bytes | None) -> Settings:
-    url = log.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
-    return Settings(_env_file=None, gateway_database_url=url, gateway_audit_key=seed and encoded(seed))
+    return Settings(_env_file=None, gateway_database_url=log.url, gateway_audit_key=seed and encoded(seed))
 
 
 def kept(log: Log) -> list[bytes]:

@@ -174,17 +174,14 @@ def test_a_late_repeat_of_a_rotation_does_not_rotate_again_however_many_came_aft
 def test_a_reading_of_the_keys_that_comes_late_undoes_none_that_came_after_it(talk: Talk) -> None:
     directory, document = talk.app.state.gateway.directory, made(talk)
     begun, go_on = threading.Event(), threading.Event()
-    read = directory._store.all
+    read = directory._store.changed
 
     class Slow:
-        def state(self) -> Any:
-            return None, "another"
+        def newest_change(self) -> int:
+            return 10**9
 
-        def ended(self) -> Any:
-            return {}
-
-        def all(self) -> Any:
-            found = read()
+        def changed(self, after: int) -> Any:
+            found = read(-1)
             begun.set()
             go_on.wait(10)
             return found

@@ -48,7 +48,7 @@ NEEDS = {
         "POST /v1/imports", "GET /v1/imports/{jobId}", "POST /v1/postbacks", "GET /v1/postbacks",
         "DELETE /v1/postbacks/{id}",
     ],
-    "receipts:read": ["GET /v1/receipts/{id}"],
+    "receipts:read": ["GET /v1/receipts", "GET /v1/receipts/{id}"],
     "dead-letters:manage": [
         "GET /v1/dead-letters", "POST /v1/dead-letters/replay", "POST /v1/dead-letters/discard",
     ],

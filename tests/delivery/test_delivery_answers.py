@@ -155,7 +155,7 @@ def test_in_trouble_that_outlasts_the_window_an_item_expires_with_the_last_reaso
         assert attempts > 1
         assert (await at.receipt("ann-0")).leanplum == {"success": False, "error": "HTTP 503"}
 
-    deliver(database, leanplum, body, policy=RetryPolicy(window=0.2, least=0.02, most=0.04))
+    deliver(database, leanplum, body, policy=RetryPolicy(window=1.0, least=0.02, most=0.04))
 
 
 def test_leanplums_retry_after_is_waited_for(database: str, leanplum: Leanplum) -> None:

@@ -201,7 +201,7 @@ def test_when_leanplum_cannot_be_reached_at_all_everything_waits(database: str, 
         await at.step()
         assert await at.told("ann", 1) == [("retrying", 1)]
         receipt = await at.receipt("ann-0")
-        assert receipt.leanplum == {"success": False, "error": "No answer from Leanplum: ConnectError"}
+        assert receipt.leanplum == {"success": False, "error": "No answer from Leanplum: connection refused"}
 
     deliver(database, nobody, body)
     nobody.close()

@@ -84,12 +84,18 @@ FAILURES = [
 ]
 
 
+WORDS: dict[type[Exception], str] = {
+    httpx.ConnectTimeout: "connection timed out",
+    httpx.PoolTimeout: "no free connection",
+}
+
+
 @pytest.mark.parametrize("failure", FAILURES)
 def test_no_whole_answer_is_unreachable_and_says_only_its_kind(leanplum: respx.Route, failure: type[Exception]) -> None:
     leanplum.side_effect = failure(f"failed sending {KEY}")
     with pytest.raises(Unreachable) as caught:
         send()
-    assert str(caught.value) == failure.__name__
+    assert str(caught.value) == WORDS.get(failure, failure.__name__)
     assert KEY not in "".join(traceback.format_exception(caught.value))
 
 
@@ -107,7 +113,7 @@ def test_a_real_connection_that_is_refused_is_unreachable() -> None:
         async with LeanplumClient(timeout=5, connections=1) as client:
             await client.call("http://127.0.0.1:1/api", "multi", BODY)
 
-    with pytest.raises(Unreachable, match="ConnectError"):
+    with pytest.raises(Unreachable, match="connection refused"):
         asyncio.run(once())
 
 

@@ -23,6 +23,7 @@ class Opened:
 
     def __init__(self, database: str, max_queued: int, vault: Vault = CLEAR, erased_ms: int = 0) -> None:
         self.now = now_ms()
+        self.database = database
         self.engine: Engine = connect(database)
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _impatient)

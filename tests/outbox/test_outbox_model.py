@@ -222,7 +222,7 @@ class Histories(RuleBasedStateMachine):
         for item in attempt.items:
             entry = self.entries[item.seq]
             entry.attempts += 1
-            over = min(max(attempt.started_at + OUTLIVES_MS, self.now), self.now + OUTLIVES_MS)
+            over = self.now + OUTLIVES_MS
             entry.status, entry.due = ("unknown", 0) if hold else ("retrying", over)
             for lane in [item.lane, *(ids.lane("default", one) for one in entry.joins)]:
                 self.locked_until[lane] = max(over, self.locked_until.get(lane, 0))

@@ -38,7 +38,7 @@ async def three_dead_letters(at: Opened) -> str:
     that was made for that."""
     await at.accept(track("ann", item_id="first"))
     await refuse(at)
-    async with Opened(at.engine.url.render_as_string(hide_password=False), 1_000, ELSEWHERE) as other:
+    async with Opened(at.database, 1_000, ELSEWHERE) as other:
         ((made, _),) = await other.accept(track("bob"))
         await refuse(other)
     await at.accept(track("cid", item_id="third"))

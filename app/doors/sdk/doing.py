@@ -42,7 +42,7 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     clock = _clock(context, call)
     shared = call_arguments.for_entries(call.args) if call.batch else {}
     judged = await in_slices(
-        _judged(caller, call, _shared(shared, one), notes, clock, gate, app.sdk_relayed)
+        _judged(caller, call, _shared(shared, one), notes, clock, gate, app)
         for one, notes in zip(call.entries, noted, strict=True)
     )
     context.subjects = {one.subject for one in judged if not isinstance(one, No) and one.subject is not None}
@@ -134,11 +134,13 @@ def _judged(
     notes: Notes,
     clock: times.Correction,
     gate: Gate,
-    relayed: frozenset[str],
+    app: App,
 ) -> sorting.Sorted:
     """Classify one entry with its corrected time; a repeat is recognised by the time as sent."""
     entry, notes = _corrected(sent, notes, clock)
-    classified = sorting.sort(entry, caller.scopes, in_batch=call.batch, notes=notes, relayed=relayed)
+    classified = sorting.sort(
+        entry, caller.scopes, in_batch=call.batch, notes=notes, relayed=app.sdk_relayed, extra=app.sdk_extra
+    )
     if entry is not sent and isinstance(classified, NewItem) and classified.id is not None:
         classified = classified._replace(content=sorting.body_of(sent, in_batch=call.batch))
     return sorting.judged(classified, entry, notes, gate)

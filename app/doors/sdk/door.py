@@ -23,6 +23,7 @@ from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import No, Now
 from app.errors import Forbidden, GatewayError, Malformed, Refusal, TooLarge
 from app.intake.bodies import has_rows, without_bom
+from app.leanplum import action_names
 from app.leanplum.actions import ACTIONS
 from app.leanplum.client import Part
 from app.model import App, Caller, KeyKind
@@ -66,6 +67,7 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         caller, app = await _enter(gateway, context, call)
         if call.batch and not call.entries:
             raise Malformed(EMPTY)
+        _permit_action(call, caller, app)
         if call.imports and (rows := _rows(call, files)) is not None:
             return await _import(gateway, app, context, call, rows, caller, send)
         if call.action == "uploadFile" or (files and _takes_files(call)):
@@ -173,6 +175,18 @@ def _app(gateway: Gateway, context: Context, call: Call, caller: Caller) -> App:
     if named is not None:
         context.headers[b"x-leanplum-app"] = named.name.encode()
     return auth.choose_app(gateway, context, caller)
+
+
+def _permit_action(call: Call, caller: Caller, app: App) -> None:
+    """Raises Forbidden where a call of one action must not be done; a batch is judged entry by entry."""
+    named = [] if call.batch else [call.action]
+    if call.imports:
+        named.append(reading.text(call.args.get("defaultAction")))
+    for action in filter(None, named):
+        if not action_names.allowed(action, app.sdk_extra):
+            raise Forbidden(action_names.unknown(action))
+    if not call.batch and call.action and (refused := sorting.forbids(call.action, caller.scopes, app.sdk_extra)):
+        raise Forbidden(refused.reason)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

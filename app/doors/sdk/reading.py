@@ -15,6 +15,8 @@ from app.leanplum.actions import ACTIONS
 
 BATCH_PATH = "/api-batch"
 MAX_FIELDS = 10_000
+# These make a job of a `multi`. A batch of entries must not have them: Leanplum may read `createJob` otherwise.
+OF_IMPORTS = frozenset({"createJob", "file", "gcsBucket", "defaultAction"})
 AS_SENT = ("userId", "deviceId", "newUserId", "action", "event", "state")  # never mended
 AS_TEXT = OBJECTS | {"value"}  # may be JSON as text
 Args = dict[str, Any]
@@ -118,7 +120,8 @@ def call(path: str, query: Args, body: Args) -> Call:
     if truthy(args.get("createJob")) or ("file" in args and "data" not in args):
         args["action"] = "multi"
         return Call(args, [args], batch=False)
-    return Call(args, _entries(args.pop("data", [])), batch=True)
+    entries = _entries(args.pop("data", []))
+    return Call({name: value for name, value in args.items() if name not in OF_IMPORTS}, entries, batch=True)
 
 
 def refuse_crowded(call: Call) -> None:

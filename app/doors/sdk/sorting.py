@@ -15,6 +15,7 @@ from app.doors.sdk.reading import AS_SENT, text, truthy
 from app.errors import Fault, Invalid
 from app.intake.gate import Gate, fields_of
 from app.intake.refining import told
+from app.leanplum import action_names
 from app.leanplum.actions import ACTIONS, Action
 from app.model import NO_NOTES, KeyKind, NewItem, Notes, Scope
 from app.request_ids import item_id
@@ -26,7 +27,7 @@ OF_THEIR_OWN = frozenset({"uploadFile", "downloadFile", "multi"})
 MOST_TOLD = 3
 OF_THE_CALL = ("action", "appId", "clientKey", "apiVersion")
 LEFT_OUT_OF_ONE = ("action", "appId", "clientKey")  # where a call is its own one entry
-NONE_RELAYED: frozenset[str] = frozenset()
+NO_ACTIONS: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,12 @@ def sort(
     *,
     in_batch: bool,
     notes: Notes = NO_NOTES,
-    relayed: Set[str] = NONE_RELAYED,
+    relayed: Set[str] = NO_ACTIONS,
+    extra: Set[str] = NO_ACTIONS,
 ) -> Sorted:
     """What becomes of one entry; `notes`: what its receipt will tell; `relayed`: the actions that are
-    asked now although they could be accepted for later."""
+    asked now although they could be accepted for later; `extra`: those that are passed on although they are not known.
+    """
     if not isinstance(entry, dict):
         return No("An action must be an object.")
     if isinstance(entry, parsing.Faulty):
@@ -75,13 +78,15 @@ def sort(
     action = text(entry.get("action"))
     if not action:
         return No("The action is missing.")
-    if faults := parsing.with_nul(entry, AS_SENT):
-        return refusal_of(faults)
     if in_batch and action in OF_THEIR_OWN:
         return No(f"{action} must be a call of its own.")
+    if (forbidden := forbids(action, scopes, extra)) is not None:
+        return forbidden
+    if faults := parsing.with_nul(entry, AS_SENT):
+        return refusal_of(faults)
     known = ACTIONS.get(action)
-    if known is not None and (refused := _refused(known, entry, scopes)) is not None:
-        return refused
+    if known is not None and (lacking := _lacking(known, entry)) is not None:
+        return lacking
     if not _sendable(entry):
         return No("The action is nested too deeply.")
     subject = _subject(entry)
@@ -117,10 +122,23 @@ def refusal_of(faults: Sequence[Fault]) -> No:
     return No(f"Refused: {told}.")
 
 
-def _refused(known: Action, entry: Mapping[str, Any], scopes: frozenset[Scope]) -> No | None:
-    """Anybody can read the key that an app carries, so with it alone only what SDKs do is done."""
-    if known.scope not in OPEN_SCOPES and known.name not in OPEN_ACTIONS and known.scope not in scopes:
-        return No(f"{known.name} needs a caller key with the scope {known.scope.value}.")
+def forbids(action: str, scopes: frozenset[Scope], extra: Set[str]) -> No | None:
+    """Return why an action is not done for this caller, None where it is.
+
+    Anybody can read the key that an app carries, so with it alone only what SDKs do is done. An unknown action is
+    passed on only where a setting names it. Where its name resembles a known one, it needs that one's scope: nobody
+    knows what Leanplum takes it for.
+    """
+    if not action_names.allowed(action, extra):
+        return No(action_names.unknown(action))
+    known = action_names.resembled(action)
+    if known is None or known.scope in scopes or known.scope in OPEN_SCOPES or known.name in OPEN_ACTIONS:
+        return None
+    return No(f"{action} needs a caller key with the scope {known.scope.value}.")
+
+
+def _lacking(known: Action, entry: Mapping[str, Any]) -> No | None:
+    """Return which parameters are missing from an action that is accepted for later."""
     if known.later and (missing := sorted(known.required - {name for name in entry if entry[name] is not None})):
         return No(f"{known.name} needs {' and '.join(missing)}.")
     return None

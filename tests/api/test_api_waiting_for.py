@@ -1,0 +1,92 @@
+"""Why a receipt says that its item waits."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.settings import Settings
+from tests.api.leanplum import Leanplum, delivering_to, simulated, until
+from tests.api.talk import EVENT, Talk, running
+
+Make = Callable[..., Settings]
+
+
+@pytest.fixture
+def leanplum() -> Iterator[Leanplum]:
+    with simulated() as found:
+        yield found
+
+
+def receipt(talk: Talk, item_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = talk.get(f"/v1/receipts/{item_id}").json()
+    return found
+
+
+def send(talk: Talk, item_id: str, user: str = "ann", **headers: str) -> dict[str, Any]:
+    answer = talk.event({**EVENT, "userId": user, "id": item_id}, headers=headers)
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_a_receipt_says_that_its_app_is_held_whichever_process_is_asked(
+    leanplum: Leanplum, settings: Make, path: Path
+) -> None:
+    with delivering_to(leanplum, settings, path, leanplum_production_key="wrong") as talk:
+        send(talk, "first")
+        until(lambda: receipt(talk, "first")["status"] == "held")
+        assert receipt(talk, "first")["waitingFor"]["reason"] == "app-held"
+        later = send(talk, "later", "bob", Prefer="wait=1")
+        assert later["waitingFor"]["reason"] == "app-held"
+        assert later["acceptedAt"] == later["waitingFor"]["since"], "it was held by then"
+        assert "until" not in later["waitingFor"]
+        metrics = talk.get("/metrics", key=None).text
+        assert 'items_settled_total{status="held"}' not in metrics
+        assert 'items_postponed_total{status="held"}' in metrics
+    with running(settings(), path) as accepting:
+        accepting.key = talk.key
+        send(accepting, "elsewhere", "cem")
+        for item_id in ("first", "later", "elsewhere"):
+            found = receipt(accepting, item_id)
+            assert found.get("waitingFor", {}).get("reason") == "app-held", found
+
+
+def test_a_receipt_says_until_when_a_retry_waits_and_what_waits_behind_it(
+    leanplum: Leanplum, settings: Make, path: Path
+) -> None:
+    with delivering_to(leanplum, settings, path) as talk:
+        leanplum.fault(mode="503", retryAfter=600)
+        send(talk, "first")
+        until(lambda: receipt(talk, "first")["status"] == "retrying")
+        found = receipt(talk, "first")
+        since = found["acceptedAt"]
+        assert found["waitingFor"] == {"reason": "retry", "since": since, "until": found["nextAttemptAt"]}
+        behind = send(talk, "second", Prefer="wait=0")
+        assert behind["waitingFor"] == {"reason": "earlier-item", "since": behind["acceptedAt"]}
+        assert receipt(talk, "second") == behind
+        assert "waitingFor" not in send(talk, "third"), "nothing more is looked up for a plain write"
+
+
+def test_a_receipt_says_that_leanplum_is_away(leanplum: Leanplum, settings: Make, path: Path) -> None:
+    with delivering_to(leanplum, settings, path) as talk:
+        leanplum.fault(mode="503", times=None)
+        for number in range(6):
+            send(talk, f"first-{number}", f"user{number}", Prefer="wait=0")
+        until(lambda: receipt(talk, "first-0")["waitingFor"]["reason"] == "retry")
+        until(lambda: talk.app.state.gateway.metrics.states.get("default") == "open")
+        send(talk, "late", "bob")
+        assert receipt(talk, "late")["waitingFor"]["reason"] == "circuit-open"
+
+
+def test_a_receipt_that_is_settled_or_just_accepted_waits_for_nothing(
+    leanplum: Leanplum, settings: Make, path: Path
+) -> None:
+    with delivering_to(leanplum, settings, path) as talk:
+        done = send(talk, "done", Prefer="wait=10")
+        assert done["status"] == "delivered"
+        assert "waitingFor" not in done
+        assert 'items_settled_total{status="delivered"} 1.0' in talk.get("/metrics", key=None).text
+    with running(settings(), path) as accepting:
+        send(accepting, "alone")
+        assert "waitingFor" not in receipt(accepting, "alone")
