@@ -21,10 +21,10 @@ test: .venv/.dev .venv/.clients .venv/.sdks ## Run all tests; ARGS="-k name" pic
 	@$(BIN)/pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal $(ARGS)
 
 # What `make soak` runs longer than `make test` does.
-SOAK := GATEWAY_TESTS_KILLS=200 GATEWAY_TESTS_EXAMPLES=300 GATEWAY_TESTS_REPLAYS=10000 GATEWAY_TESTS_FLEET_SECONDS=60 GATEWAY_TESTS_HISTORIES=2000
-SOAKED := tests/acceptance/test_kill_loop.py tests/acceptance/test_bulk_replay.py tests/acceptance/test_relayed_calls.py tests/api/test_api_as_documented.py tests/simulation
+SOAK := GATEWAY_TESTS_KILLS=200 GATEWAY_TESTS_EXAMPLES=300 GATEWAY_TESTS_REPLAYS=10000 GATEWAY_TESTS_FLEET_SECONDS=60 GATEWAY_TESTS_HISTORIES=2000 GATEWAY_TESTS_ATTACK_SECONDS=8
+SOAKED := tests/acceptance/test_kill_loop.py tests/acceptance/test_bulk_replay.py tests/acceptance/test_relayed_calls.py tests/api/test_api_as_documented.py tests/simulation tests/attacks
 
-soak: .venv/.dev ## Run the long tests: 200 kills, 10,000 replays, a fleet for 60 s, 10,000 calls of the document, 2,000 histories; counts go to build/soak.xml
+soak: .venv/.dev ## Run the long tests: 200 kills, 10,000 replays, a fleet for 60 s, 10,000 calls of the document, 2,000 histories, each attack for 8 s; counts go to build/soak.xml
 	@$(SOAK) $(BIN)/pytest --junit-xml build/soak.xml -o junit_family=xunit1 $(SOAKED) $(ARGS)
 
 check: .venv/.dev ## Look at everything that is checked without running it
