@@ -16,7 +16,9 @@ SECONDS = float(os.environ.get("GATEWAY_TESTS_ATTACK_SECONDS", "0"))
 LONG = SECONDS > 0
 SHORT_SECONDS, SHORT_BEFORE, BEFORE = 1.5, 0.3, 4.0
 SHORT_CONNECTIONS = 12
-P99_MS, BUSY_MS = 100.0, 2_500.0
+# What parses and writes much at once holds the interpreter, or the one writer; docs/security.md says for how long.
+ABOVE = {"slow-texts": 200.0, "hostile-bodies": 300.0, "large-batches": 2_500.0}
+P99_MS, BUSY_MS = 100.0, 5_000.0
 MEMORY_MB = 400
 Note = Callable[[str, object], None]
 GROUPS = {
@@ -47,7 +49,7 @@ def test_a_well_behaved_caller_is_answered_during_attacks(tmp_path: Path, group:
 
 def faults_of(attack: Attack, row: Row) -> list[str]:
     """What is wrong about an attack and what came of it."""
-    most = P99_MS if LONG else BUSY_MS
+    most = ABOVE.get(row.name, P99_MS) if LONG else BUSY_MS
     checks = {
         "the attack was made": row.requests > 0,
         "every event was accepted": set(row.outcomes) == {"202"},
