@@ -78,7 +78,7 @@ class Front:
         if (scope["query_string"] or PREFIX in context.path) and (leaked := auth.leaked(gateway, context, scope)):
             return await _refuse(leaked, gateway, context, send)
         hot = HOT.get((context.method, context.path))
-        if hot is None:
+        if hot is None or scope["query_string"]:
             return await self._route(scope, context, receive, _recording(gateway, context, send))
         context.operation = f"{context.method} {context.path}"
         return await self._answer(hot, gateway, context, receive, send)

@@ -13,6 +13,7 @@ from app.api import auth, context, schemas, writes
 from app.api.documents import body_of, problem_responses
 from app.api.front import BATCH, EVENTS
 from app.api.problems import Answer
+from app.api.queries import declared
 from app.api.receipts import receipt_document
 from app.errors import NotFound
 from app.intake.rules import subject_of
@@ -33,9 +34,10 @@ async def storable(request: Request) -> None:
 
 
 NO_NUL = "must not have a NUL character"
-# They only document how a key is sent; `auth.authenticate` reads it.
+# The last two only document how a key is sent; `auth.authenticate` reads it.
 KEY = [
     Depends(storable),
+    Depends(declared),
     Depends(HTTPBearer(auto_error=False, scheme_name="Bearer", description="A caller key")),
     Depends(APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="X-API-Key", description="A caller key")),
 ]
