@@ -202,18 +202,28 @@ PATH_PARAMETERS = {
 }
 
 
-def path_parameters(path: str, described: Mapping[str, str]) -> list[dict[str, Any]]:
-    """How the documentation shows the parameters of a path."""
-    return [
-        {"name": name, "in": "path", "required": True, "description": described[name], "schema": {"type": "string"}}
-        for name in re.findall(r"{(\w+)}", path)
-    ]
+# What the documentation pages fill in. To try an erasure or a block takes no user of the other examples.
+EXAMPLES = {"userId": "user-1", "deviceId": "device-1", "messageId": "1002", "campaignId": "1002"}
+EXAMPLE_USERS = {"deleteUser": "user-to-erase", "block": "user-to-block", "unblock": "user-to-block"}
+
+
+def path_parameters(path: str, described: Mapping[str, str], action: str = "") -> list[dict[str, Any]]:
+    """Return how the documentation shows the parameters of a path."""
+    return [_path_parameter(name, described[name], action) for name in re.findall(r"{(\w+)}", path)]
+
+
+def _path_parameter(name: str, description: str, action: str) -> dict[str, Any]:
+    made: dict[str, Any] = {"name": name, "in": "path", "required": True, "description": description}
+    example = EXAMPLE_USERS.get(action) if name == "userId" else None
+    if example is not None or name in EXAMPLES:
+        made["example"] = example or EXAMPLES[name]
+    return made | {"schema": {"type": "string"}}
 
 
 def _add(write: Write) -> None:
     action = ACTIONS[write.action]
     required = bool(action.required - set(re.findall(r"{(\w+)}", write.path)))
-    parameters = path_parameters(write.path, PATH_PARAMETERS)
+    parameters = path_parameters(write.path, PATH_PARAMETERS, write.action)
     if write.action == "deleteUser":
         parameters.append(ERASURE)
 
