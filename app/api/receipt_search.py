@@ -46,7 +46,7 @@ async def find_receipts(
     found = await gateway.outbox.find_receipts(
         app.name, _chosen(req_id, uuid), int(cursor) if cursor else None, limit + 1
     )
-    page: dict[str, Any] = {"receipts": [receipt_document(one) for one in found[:limit]]}
+    page: dict[str, Any] = {"receipts": [receipt_document(one, prefix=about.prefix) for one in found[:limit]]}
     if len(found) > limit:
         page["nextCursor"] = str(found[limit - 1].seq)
     return page

@@ -292,4 +292,4 @@ async def get_receipt(request: Request, item: Annotated[str, Path(alias="id", de
     receipt = await gateway.outbox.receipt(app.name, item)
     if receipt is None:
         raise NotFound("No item of this app has this id, or its receipt is past the window.")
-    return receipt_document(receipt)
+    return receipt_document(receipt, prefix=about.prefix)
