@@ -60,7 +60,7 @@ def listed(settings: Settings, app: str | None, which: Filter) -> Iterator[dict[
         for name in _apps(connection, app):
             after = 0
             while found := dead_letters.find(connection, name, which, after, PAGE, vault):
-                yield from ({"app": name} | receipt_document(one) for one in found)
+                yield from ({"app": name} | receipt_document(one, prefix=settings.gateway_root_path) for one in found)
                 after = found[-1].seq
 
 

@@ -48,9 +48,9 @@ DOORS = dict.fromkeys(sdk.PATHS, sdk.answer) | dict.fromkeys(SEGMENT_PATHS, segm
 class Application(FastAPI):
     """FastAPI behind our front: the hot writes need nothing of what FastAPI does for each request."""
 
-    def __init__(self, *, metrics: Metrics, proxies: TrustedProxies, **options: Any) -> None:
+    def __init__(self, *, metrics: Metrics, proxies: TrustedProxies, root: str, **options: Any) -> None:
         super().__init__(**options)
-        self._front = Front(super().__call__, metrics, DOORS, proxies)
+        self._front = Front(super().__call__, metrics, DOORS, proxies, root)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Every request goes through the front."""
@@ -72,11 +72,13 @@ def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
     app = Application(
         metrics=metrics,
         proxies=TrustedProxies(settings.trusted_proxies),
+        root=settings.gateway_root_path,
         title="Leanplum gateway",
         version=__version__,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
         redirect_slashes=False,
     )
     app.state.lifecycle = lifecycle
@@ -107,15 +109,21 @@ def _response(answer: problems.Answer) -> Response:
     return response
 
 
+def _of(request: Request) -> tuple[str, str]:
+    """Return the id of the request and its path prefix."""
+    about = context.of(request.scope)
+    return about.request_id, about.prefix
+
+
 async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, GatewayError)
-    return _response(problems.answer(error, context.of(request.scope).request_id))
+    return _response(problems.answer(error, *_of(request)))
 
 
 async def _internal_problem(request: Request, error: Exception) -> Response:
     """A fault of ours: answered without its text; the front, which it goes on to, puts it into the log."""
     detail = "The gateway failed on this request; it is in the log."
-    return _response(problems.plain("internal", detail, context.of(request.scope).request_id))
+    return _response(problems.plain("internal", detail, *_of(request)))
 
 
 HTTP_SLUGS = {404: "not-found", 405: "method-not-allowed"}
@@ -129,7 +137,7 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         allowed = ", ".join(_allowed(request))
         headers, detail = [(b"allow", allowed.encode())], f"{request.method} is not taken here; {allowed} is."
-    return _response(problems.plain(slug, detail, context.of(request.scope).request_id, *headers))
+    return _response(problems.plain(slug, detail, *_of(request), *headers))
 
 
 def _allowed(request: Request) -> list[str]:

@@ -437,8 +437,8 @@ class Protocol(HttpToolsProtocol):
             self.transport.write_eof()
 
     def _problem(self, slug: str, detail: str, *headers: tuple[bytes, bytes]) -> bytes:
-        request_id = context.new_request_id()
-        answer = problems.plain(slug, detail, request_id, (b"connection", b"close"), *headers)
+        request_id, root = context.new_request_id(), self._settings.gateway_root_path
+        answer = problems.plain(slug, detail, request_id, root, (b"connection", b"close"), *headers)
         fields = [*self.server_state.default_headers, *answer.headers, (b"x-request-id", request_id.encode())]
         lines = b"".join(b"%s: %s\r\n" % field for field in fields)
         line = b"HTTP/1.1 %d %s\r\n" % (answer.status, http.HTTPStatus(answer.status).phrase.encode())

@@ -38,6 +38,8 @@ from app.wiring import gateway, prepare
 
 SANDBOX_KEYS = ("production", "development", "data_export", "content_read_only")
 SANDBOX = "sandbox"  # the name of its own keys, and of what says in the database that it is a sandbox's
+# Users of the examples: they exist, so that each example does what it says.
+SANDBOX_USERS = ("user-1", "user-to-erase")
 SANDBOX_DATABASE = "sqlite:///data/sandbox.db"  # never the real one: what waits there must not reach the real Leanplum
 STOPS = (signal.SIGTERM, signal.SIGINT)
 CUTS_OFF = 3  # the signal that gives up what is in flight
@@ -279,6 +281,7 @@ def sandbox(overrides: dict[str, Any]) -> None:
         development_key="dev_" + secrets.token_hex(12),
         data_export_key="exp_" + secrets.token_hex(12),
         content_read_only_key="cro_" + secrets.token_hex(12),
+        users=SANDBOX_USERS,
     )
     with BackgroundServer(config) as simulator:
         settings = load(**overrides | _against(simulator.url, config, configured))
@@ -290,14 +293,13 @@ def sandbox(overrides: dict[str, Any]) -> None:
 
 
 def _against(url: str, config: SimulatorConfig, configured: Settings) -> dict[str, Any]:
-    database = (
-        {} if "gateway_database_url" in configured.model_fields_set else {"gateway_database_url": SANDBOX_DATABASE}
-    )
+    # Whom somebody erases to try it is taken again at once: the first calls go on working.
+    chosen = {"gateway_database_url": SANDBOX_DATABASE, "gateway_erased_seconds": 0}
     return {
         "leanplum_app_id": config.app_id,
         **{f"leanplum_{kind}_key": getattr(config, f"{kind}_key") for kind in SANDBOX_KEYS},
         "leanplum_api_url": f"{url}/api",
-        **database,
+        **{name: value for name, value in chosen.items() if name not in configured.model_fields_set},
     }
 
 

@@ -171,7 +171,11 @@ class Settings(BaseSettings):
     )
     gateway_trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
         "",
-        description="networks of proxies whose X-Forwarded-For or Forwarded names the client: 10.0.0.0/8,fd00::/8",
+        description="networks of proxies whose X-Forwarded-For or Forwarded names the client, and whose "
+        "X-Forwarded-Prefix the path prefix: 10.0.0.0/8,fd00::/8",
+    )
+    gateway_root_path: Annotated[str, AfterValidator(urls.path_prefix)] = Field(
+        "", description="the path under which a proxy offers the gateway, as in /leanplum"
     )
     gateway_detect: Literal["resolve", "forward"] = Field(
         "resolve",

@@ -1,4 +1,5 @@
 """URLs that may have a password in them: how database URLs are read, and how any URL is shown.
+And the path prefix of the gateway's own.
 
 No message from here repeats a part of a URL that could be a piece of a password, since a password
 that is not percent-encoded ends up anywhere.
@@ -25,6 +26,14 @@ IN_MEMORY = {"", ":memory:", "file::memory:"}
 # Parameters whose values are passwords, by words in their names; these two are paths.
 SECRET_WORDS = ("pass", "pwd", "secret", "token", "auth")
 PATHS = {"passfile", "require_auth"}
+# Characters that mean nothing in HTML, in a script or in a header, and are never percent-encoded.
+SEGMENT = re.compile(r"[A-Za-z0-9._~-]+")
+MOST_PREFIX = 256
+# Behind it /segment/v1/batch may be Segment's, or /v1/batch: nobody can tell.
+AMBIGUOUS = "/segment"
+PREFIX_TAKES = (
+    f"takes a path such as /leanplum, with A-Z a-z 0-9 . _ ~ - and / alone, of at most {MOST_PREFIX} characters"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +190,18 @@ def split(url: str) -> tuple[str, str | None, int | None, str]:
         return parts.scheme, parts.hostname, parts.port, parts.path
     except ValueError:
         raise ValueError(ENCODE) from None
+
+
+def path_prefix(text: str) -> str:
+    """Return a path prefix as `/one` or `/one/two`, "" for `/`.
+
+    Raises ValueError for anything that is no plain path.
+    """
+    plain = text.strip().removesuffix("/")
+    path = f"/{plain.removeprefix('/')}" if plain else ""
+    segments = path.split("/")[1:]
+    if len(path) > MOST_PREFIX or not all(SEGMENT.fullmatch(one) and one.strip(".") for one in segments):
+        raise ValueError(PREFIX_TAKES)
+    if path == AMBIGUOUS:
+        raise ValueError(f"can't be {AMBIGUOUS}: the gateway's own paths begin with it")
+    return path

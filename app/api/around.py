@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from app.api import context, schemas
 from app.api.documents import problem_responses
+from app.api.prefixes import VARY
 from app.api.problems import PROBLEMS, Problem, document
 from app.database.engine import reason
 from app.errors import NotFound, StorageUnavailable
@@ -119,9 +120,10 @@ async def metrics(request: Request) -> Response:
 @router.get("/problems", summary="Every kind of problem, explained", response_class=HTMLResponse)
 async def problem_index(request: Request) -> HTMLResponse:
     """A page."""
-    context.of(request.scope).operation = "GET /problems"
+    prefix = _prefix(request, "GET /problems")
     rows = "".join(
-        f'<li><a href="/problems/{problem.slug}">{problem.slug}</a> ({problem.status}): {escape(problem.title)}</li>'
+        f'<li><a href="{prefix}/problems/{problem.slug}">{problem.slug}</a> '
+        f"({problem.status}): {escape(problem.title)}</li>"
         for problem in PROBLEMS.values()
     )
     return _guarded(HTMLResponse(PAGE.format(title="Problems", body=f"<h1>Problems</h1><ul>{rows}</ul>")))
@@ -135,17 +137,24 @@ async def problem_index(request: Request) -> HTMLResponse:
 )
 async def problem_page(request: Request, slug: str) -> HTMLResponse:
     """A page: what the problem means and what to do."""
-    context.of(request.scope).operation = "GET /problems/{slug}"
+    prefix = _prefix(request, "GET /problems/{slug}")
     if (problem := PROBLEMS.get(slug)) is None:
         raise NotFound("There is no kind of problem with this name; /problems lists them.")
-    return _guarded(HTMLResponse(PAGE.format(title=escape(problem.title), body=_explained(problem))))
+    return _guarded(HTMLResponse(PAGE.format(title=escape(problem.title), body=_explained(problem, prefix))))
 
 
-def _explained(problem: Problem) -> str:
-    example = escape(str(document(problem.slug, problem.advice, "4bf92f35")))
+def _prefix(request: Request, operation: str) -> str:
+    """Name the operation; return the path prefix that links of its page begin with."""
+    about = context.of(request.scope)
+    about.operation = operation
+    return about.prefix
+
+
+def _explained(problem: Problem, prefix: str) -> str:
+    example = escape(str(document(problem.slug, problem.advice, "4bf92f35", prefix=prefix)))
     return (
-        f"<h1>{escape(problem.title)}</h1><p>HTTP {problem.status}, <code>/problems/{problem.slug}</code></p>"
-        f"<p>{escape(problem.advice)}</p><pre>{example}</pre><p><a href='/problems'>All problems</a></p>"
+        f"<h1>{escape(problem.title)}</h1><p>HTTP {problem.status}, <code>{prefix}/problems/{problem.slug}</code></p>"
+        f"<p>{escape(problem.advice)}</p><pre>{example}</pre><p><a href='{prefix}/problems'>All problems</a></p>"
     )
 
 
@@ -162,6 +171,7 @@ def _guarded(page: HTMLResponse, styles: str = "") -> HTMLResponse:
     """The page, with a policy by which a browser runs the scripts that are in it now and no other, and asks no other
     host for anything. `styles`: what it may be styled by; unless told, the styles that are in it now."""
     styles = styles or _hashes(page, "style")
+    page.headers.update(VARY)
     page.headers["Content-Security-Policy"] = (
         f"default-src 'none'; script-src 'self'{_hashes(page, 'script')}; style-src {styles}; "
         "img-src 'self' data:; connect-src 'self'; worker-src blob:; "
@@ -183,28 +193,34 @@ def add_documentation(app: FastAPI) -> None:
     """`/docs` and `/redoc`, from assets inside this package: no browser asks another host for anything."""
     app.mount("/assets", StaticFiles(directory=str(files("app.api") / "assets")), name="assets")
 
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi(request: Request) -> JSONResponse:
+        prefix = _prefix(request, "GET /openapi.json")
+        servers = {"servers": [{"url": prefix}]} if prefix else {}
+        return JSONResponse(app.openapi() | servers, headers=VARY)
+
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
-        context.of(request.scope).operation = "GET /docs"
+        prefix = _prefix(request, "GET /docs")
         gateway: Gateway = request.app.state.gateway
         page = get_swagger_ui_html(
-            openapi_url="/openapi.json",
+            openapi_url=f"{prefix}/openapi.json",
             title=app.title,
-            swagger_js_url="/assets/swagger-ui-bundle.js",
-            swagger_css_url="/assets/swagger-ui.css",
-            swagger_favicon_url="/assets/favicon.svg",
+            swagger_js_url=f"{prefix}/assets/swagger-ui-bundle.js",
+            swagger_css_url=f"{prefix}/assets/swagger-ui.css",
+            swagger_favicon_url=f"{prefix}/assets/favicon.svg",
             swagger_ui_parameters=PLANNED if gateway.plans.plans is not NO_PLANS else None,
         )
         return _guarded(page, styles="'self' 'unsafe-inline'")
 
     @app.get("/redoc", include_in_schema=False)
     async def redoc(request: Request) -> HTMLResponse:
-        context.of(request.scope).operation = "GET /redoc"
+        prefix = _prefix(request, "GET /redoc")
         page = get_redoc_html(
-            openapi_url="/openapi.json",
+            openapi_url=f"{prefix}/openapi.json",
             title=app.title,
-            redoc_js_url="/assets/redoc.standalone.js",
-            redoc_favicon_url="/assets/favicon.svg",
+            redoc_js_url=f"{prefix}/assets/redoc.standalone.js",
+            redoc_favicon_url=f"{prefix}/assets/favicon.svg",
             with_google_fonts=False,
         )
         return _guarded(page, styles="'self' 'unsafe-inline'")

@@ -39,6 +39,7 @@ class Context:
         "operation",
         "origin",
         "path",
+        "prefix",
         "rate_headers",
         "received",
         "recorded",
@@ -66,6 +67,7 @@ class Context:
         self.origin = Origin(self.address, None, self.address)
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self.prefix = ""  # the path prefix under which the caller finds the gateway
         self.operation = f"{self.method} (unknown)"
         self.caller: Caller | None = None
         self.shown: str | None = None  # the id of a key that came with the call and opens nothing

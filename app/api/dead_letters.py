@@ -62,7 +62,9 @@ async def list_dead_letters(
         raise Malformed("The query names another app than X-Leanplum-App.")
     which = Filter(action, Status(status) if status else None, _ms(since), _ms(until))
     found = await gateway.outbox.dead_letters(chosen.name, which, int(cursor or 0), limit + 1)
-    page: dict[str, Any] = {"deadLetters": [receipt_document(one) for one in found[:limit]]}
+    page: dict[str, Any] = {
+        "deadLetters": [receipt_document(one, prefix=context.of(request.scope).prefix) for one in found[:limit]]
+    }
     if len(found) > limit:
         page["nextCursor"] = str(found[limit - 1].seq)
     return page

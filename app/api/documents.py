@@ -100,9 +100,11 @@ def openapi(app: FastAPI, plans: Plans = NO_PLANS) -> dict[str, Any]:
         for one, shape in {**schema.pop("$defs", {}), name: schema}.items():
             assert schemas.setdefault(one, shape) == shape, f"two shapes are called {one}: what is asked, and an answer"
     made = with_plans(made, plans)
-    for path in made["paths"].values():
-        for operation in path.values():
+    for path, operations in made["paths"].items():
+        for operation in operations.values():
             _without_own_422(operation)
+            if path.startswith("/v1/"):  # each may be called with a query parameter that it has not
+                operation["responses"].setdefault("422", problem_responses("validation")[422])
             _with_headers(operation)
     _without_unused(made)
     return made

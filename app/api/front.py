@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api import auth, gates, problems, writes
 from app.api.context import CONTEXT, Context
 from app.api.forwarded import TrustedProxies
+from app.api.prefixes import Prefixes
 from app.api.problems import Answer
 from app.api.receiving import ROOM
 from app.audit import records
@@ -48,9 +49,12 @@ PAGE_HEADERS = [(b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referre
 class Front:
     """Pure ASGI middleware; the outermost."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, doors: Mapping[str, Door], proxies: TrustedProxies) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, doors: Mapping[str, Door], proxies: TrustedProxies, root: str
+    ) -> None:
         self._app, self._metrics, self._doors = app, metrics, doors
         self._proxies = proxies or None  # to ask for None costs less than to ask a list
+        self._prefixes = Prefixes(root, proxies) or None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -59,6 +63,9 @@ class Front:
             return
         context = scope[CONTEXT] = Context(scope)
         gateway: Gateway = scope["app"].state.gateway
+        if self._prefixes is not None:
+            context.prefix = self._prefixes.enter(context.address, scope, context.headers)
+            context.path = scope["path"]
         if self._proxies is not None:
             context.trace(self._proxies, scope["headers"])
         try:
@@ -78,7 +85,7 @@ class Front:
         if (scope["query_string"] or PREFIX in context.path) and (leaked := auth.leaked(gateway, context, scope)):
             return await _refuse(leaked, gateway, context, send)
         hot = HOT.get((context.method, context.path))
-        if hot is None:
+        if hot is None or scope["query_string"]:
             return await self._route(scope, context, receive, _recording(gateway, context, send))
         context.operation = f"{context.method} {context.path}"
         return await self._answer(hot, gateway, context, receive, send)
@@ -87,11 +94,11 @@ class Front:
         try:
             answer = await hot(gateway, context, receive)
         except GatewayError as error:
-            answer = problems.answer(error, context.request_id)
+            answer = problems.answer(error, context.request_id, context.prefix)
         except Exception as error:  # the outermost place of a request: told in the log, answered without its text
             answer = _failed(error, context)
         except asyncio.CancelledError:
-            answer = problems.answer(problems.stopping(), context.request_id)
+            answer = problems.answer(problems.stopping(), context.request_id, context.prefix)
         if not context.recorded:
             await _record(gateway, context, answer.status)
         await send_answer(answer, context, send)
@@ -116,7 +123,7 @@ class Front:
         try:
             await self._app({**scope, "path": _routable(scope)}, receive, told)
         except Malformed as error:
-            await send_answer(problems.answer(error, context.request_id), context, send)
+            await send_answer(problems.answer(error, context.request_id, context.prefix), context, send)
             status = 400
         except Exception as error:  # the outermost place of a request: told in the log, answered without its text
             answer = _failed(error, context)
@@ -126,7 +133,7 @@ class Front:
         except asyncio.CancelledError:
             if status:  # too late for another answer: that it ends before its end tells the caller
                 raise
-            answer = problems.answer(problems.stopping(), context.request_id)
+            answer = problems.answer(problems.stopping(), context.request_id, context.prefix)
             await send_answer(answer, context, send)
             status = answer.status
         return status
@@ -152,7 +159,7 @@ class Front:
 
 async def _refuse(error: GatewayError, gateway: Gateway, context: Context, send: Send) -> int:
     """Refuse a request for what its head says; the status."""
-    answer = problems.answer(error, context.request_id)
+    answer = problems.answer(error, context.request_id, context.prefix)
     await _record(gateway, context, answer.status)
     await send_answer(answer, context, send)
     return answer.status
@@ -169,7 +176,8 @@ def _routable(scope: Scope) -> str:
 
 def _failed(error: Exception, context: Context) -> Answer:
     log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
-    return problems.plain("internal", "The gateway failed on this request; it is in the log.", context.request_id)
+    detail = "The gateway failed on this request; it is in the log."
+    return problems.plain("internal", detail, context.request_id, context.prefix)
 
 
 def _guarded(context: Context, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

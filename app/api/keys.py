@@ -184,7 +184,7 @@ async def make_key(request: Request, response: Response) -> Any:
             **limits,
         ),
     )
-    response.headers["Location"] = f"{KEYS}/{stored.caller.key_id}"
+    response.headers["Location"] = f"{context.of(request.scope).prefix}{KEYS}/{stored.caller.key_id}"
     return key_document(stored, key)
 
 

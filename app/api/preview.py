@@ -51,7 +51,7 @@ async def preview(request: Request) -> Any:
     about.gate = None  # what is only looked at is not counted
     about.subjects = {one.subject for one in judged if isinstance(one, NewItem)}
     results = writes.permitted(app, caller, judged)
-    return {"results": [_result(index, app, one) for index, one in enumerate(results)]}
+    return {"results": [_result(index, app, one, about.prefix) for index, one in enumerate(results)]}
 
 
 def _items(raw: Any) -> tuple[list[Any], str]:
@@ -66,9 +66,9 @@ def _items(raw: Any) -> tuple[list[Any], str]:
     return items, "/items/{}"
 
 
-def _result(index: int, app: App, one: NewItem | writes.Refused) -> dict[str, Any]:
+def _result(index: int, app: App, one: NewItem | writes.Refused, prefix: str) -> dict[str, Any]:
     if not isinstance(one, NewItem):
-        return {"index": index, "problem": problems.of_error(one)}
+        return {"index": index, "problem": problems.of_error(one, prefix)}
     notes = orjson.loads(one.notes) if one.notes is not None else {}
     return {"index": index, "leanplum": sent(app, one, now_ms()), **notes}
 

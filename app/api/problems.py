@@ -215,11 +215,17 @@ SLUGS: dict[type[GatewayError], str] = {
 }
 
 
-def document(slug: str, detail: str, instance: str | None = None, error: GatewayError | None = None) -> dict[str, Any]:
-    """The problem document."""
+def document(
+    slug: str,
+    detail: str,
+    instance: str | None = None,
+    error: GatewayError | None = None,
+    prefix: str = "",
+) -> dict[str, Any]:
+    """Return the problem document; `prefix` is the path prefix under which the caller finds the gateway."""
     problem = PROBLEMS[slug]
     made: dict[str, Any] = {
-        "type": f"/problems/{slug}",
+        "type": f"{prefix}/problems/{slug}",
         "title": problem.title,
         "status": problem.status,
         "detail": detail,
@@ -233,9 +239,9 @@ def document(slug: str, detail: str, instance: str | None = None, error: Gateway
     return made
 
 
-def of_error(error: GatewayError, instance: str | None = None) -> dict[str, Any]:
-    """The problem document of one of our errors."""
-    return document(SLUGS[type(error)], error.detail, instance, error)
+def of_error(error: GatewayError, prefix: str, instance: str | None = None) -> dict[str, Any]:
+    """Return the problem document of one of our errors."""
+    return document(SLUGS[type(error)], error.detail, instance, error, prefix)
 
 
 def stopping() -> Stopping:
@@ -246,19 +252,19 @@ def stopping() -> Stopping:
     return Stopping()
 
 
-def answer(error: GatewayError, request_id: str) -> Answer:
-    """The HTTP answer to one of our errors."""
+def answer(error: GatewayError, request_id: str, prefix: str) -> Answer:
+    """Return the HTTP answer to one of our errors."""
     headers = []
     if (after := getattr(error, "retry_after", None)) is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(after))))
     if isinstance(error, Unauthorized):
         headers.append((b"www-authenticate", b"Bearer"))
-    return rendered(of_error(error, request_id), headers)
+    return rendered(of_error(error, prefix, request_id), headers)
 
 
-def plain(slug: str, detail: str, request_id: str, *headers: tuple[bytes, bytes]) -> Answer:
-    """The HTTP answer for a problem that is none of our errors."""
-    return rendered(document(slug, detail, request_id), list(headers))
+def plain(slug: str, detail: str, request_id: str, prefix: str, *headers: tuple[bytes, bytes]) -> Answer:
+    """Return the HTTP answer for a problem that is none of our errors."""
+    return rendered(document(slug, detail, request_id, prefix=prefix), list(headers))
 
 
 def rendered(made: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> Answer:

@@ -7,7 +7,6 @@ from fastapi import APIRouter, Query, Request
 from app import request_ids
 from app.api import auth, context, schemas
 from app.api.documents import problem_responses
-from app.api.queries import refuse_unknown
 from app.api.receipts import receipt_document
 from app.api.routes import KEY, gateway_of
 from app.errors import Fault, Invalid
@@ -44,11 +43,10 @@ async def find_receipts(
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = f"GET {LIST}"
     _, app = await auth.enter(gateway, about, Scope.RECEIPTS_READ)
-    refuse_unknown(request)
     found = await gateway.outbox.find_receipts(
         app.name, _chosen(req_id, uuid), int(cursor) if cursor else None, limit + 1
     )
-    page: dict[str, Any] = {"receipts": [receipt_document(one) for one in found[:limit]]}
+    page: dict[str, Any] = {"receipts": [receipt_document(one, prefix=about.prefix) for one in found[:limit]]}
     if len(found) > limit:
         page["nextCursor"] = str(found[limit - 1].seq)
     return page

@@ -60,10 +60,13 @@ async def explained(outbox: Outbox, metrics: Metrics, app: str, receipt: Receipt
 
 
 def receipt_document(
-    receipt: Receipt, removed: Removed | None = None, waits: WaitingFor | None = None
+    receipt: Receipt, removed: Removed | None = None, waits: WaitingFor | None = None, *, prefix: str
 ) -> dict[str, Any]:
-    """A receipt as JSON; times are RFC 3339 in UTC with milliseconds. `removed`: what an erasure has just removed.
-    `waits`: why it waits, where more is known than the receipt itself tells."""
+    """Return a receipt as JSON; times are RFC 3339 in UTC with milliseconds.
+
+    `removed` is what an erasure has just removed, `prefix` the path prefix under which the caller finds the gateway;
+    `waits` is why the item waits, where more is known than the receipt itself tells.
+    """
     document: dict[str, Any] = {
         "id": receipt.id,
         "action": receipt.action,
@@ -87,8 +90,13 @@ def receipt_document(
     elif receipt.settled_at is not None:
         document["leanplum"] = {"success": True}
     document |= receipt.notes or {}
-    document["href"] = f"/v1/receipts/{receipt.id}"
+    document["href"] = receipt_path(receipt.id, prefix)
     return document
+
+
+def receipt_path(item_id: str, prefix: str) -> str:
+    """Return where the caller finds the receipt of an item."""
+    return f"{prefix}/v1/receipts/{item_id}"
 
 
 def _named(subject: str) -> dict[str, str]:
@@ -114,6 +122,8 @@ def fresh_receipt(
     accepted_at: int,
     removed: Removed | None = None,
     notes: str | None = None,
+    *,
+    prefix: str,
 ) -> bytes:
     """The receipt of an item accepted this moment, rendered: the hot path's own short cut to the same words."""
     return orjson.dumps(
@@ -126,6 +136,6 @@ def fresh_receipt(
             "attempts": 0,
             **({} if removed is None else {"erased": _told(removed)}),
             **(orjson.loads(notes) if notes is not None else {}),
-            "href": f"/v1/receipts/{item_id}",
+            "href": receipt_path(item_id, prefix),
         }
     )

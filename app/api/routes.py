@@ -13,6 +13,7 @@ from app.api import auth, context, schemas, writes
 from app.api.documents import body_of, problem_responses
 from app.api.front import BATCH, EVENTS
 from app.api.problems import Answer
+from app.api.queries import declared
 from app.api.receipts import explained, receipt_document
 from app.errors import NotFound
 from app.intake.rules import subject_of
@@ -33,9 +34,10 @@ async def storable(request: Request) -> None:
 
 
 NO_NUL = "must not have a NUL character"
-# They only document how a key is sent; `auth.authenticate` reads it.
+# The last two only document how a key is sent; `auth.authenticate` reads it.
 KEY = [
     Depends(storable),
+    Depends(declared),
     Depends(HTTPBearer(auto_error=False, scheme_name="Bearer", description="A caller key")),
     Depends(APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="X-API-Key", description="A caller key")),
 ]
@@ -200,18 +202,28 @@ PATH_PARAMETERS = {
 }
 
 
-def path_parameters(path: str, described: Mapping[str, str]) -> list[dict[str, Any]]:
-    """How the documentation shows the parameters of a path."""
-    return [
-        {"name": name, "in": "path", "required": True, "description": described[name], "schema": {"type": "string"}}
-        for name in re.findall(r"{(\w+)}", path)
-    ]
+# What the documentation pages fill in. To try an erasure or a block takes no user of the other examples.
+EXAMPLES = {"userId": "user-1", "deviceId": "device-1", "messageId": "1002", "campaignId": "1002"}
+EXAMPLE_USERS = {"deleteUser": "user-to-erase", "block": "user-to-block", "unblock": "user-to-block"}
+
+
+def path_parameters(path: str, described: Mapping[str, str], action: str = "") -> list[dict[str, Any]]:
+    """Return how the documentation shows the parameters of a path."""
+    return [_path_parameter(name, described[name], action) for name in re.findall(r"{(\w+)}", path)]
+
+
+def _path_parameter(name: str, description: str, action: str) -> dict[str, Any]:
+    made: dict[str, Any] = {"name": name, "in": "path", "required": True, "description": description}
+    example = EXAMPLE_USERS.get(action) if name == "userId" else None
+    if example is not None or name in EXAMPLES:
+        made["example"] = example or EXAMPLES[name]
+    return made | {"schema": {"type": "string"}}
 
 
 def _add(write: Write) -> None:
     action = ACTIONS[write.action]
     required = bool(action.required - set(re.findall(r"{(\w+)}", write.path)))
-    parameters = path_parameters(write.path, PATH_PARAMETERS)
+    parameters = path_parameters(write.path, PATH_PARAMETERS, write.action)
     if write.action == "deleteUser":
         parameters.append(ERASURE)
 
@@ -281,4 +293,4 @@ async def get_receipt(request: Request, item: Annotated[str, Path(alias="id", de
     if receipt is None:
         raise NotFound("No item of this app has this id, or its receipt is past the window.")
     waits = await explained(gateway.outbox, gateway.metrics, app.name, receipt)
-    return receipt_document(receipt, waits=waits)
+    return receipt_document(receipt, waits=waits, prefix=about.prefix)

@@ -21,7 +21,7 @@ from app.api.context import Context
 from app.api.idempotency import NAME as IDEMPOTENCY_KEY
 from app.api.idempotency import key_of
 from app.api.problems import Answer
-from app.api.receipts import explained, fresh_receipt, receipt_document
+from app.api.receipts import explained, fresh_receipt, receipt_document, receipt_path
 from app.clock import now_ms
 from app.errors import (
     CommitUnknown,
@@ -98,8 +98,8 @@ async def post_single(
         # Once the item is on disk, a failure to read is no reason to say anything but that.
         with suppress(StorageUnavailable):
             return await _receipt_answer(gateway, context, app.name, item_id, kind, removed)
-    fresh = fresh_receipt(item_id, action, new.subject, now, removed, new.notes)
-    return Answer(202, [JSON_HEADER, (b"location", f"/v1/receipts/{item_id}".encode())], fresh)
+    fresh = fresh_receipt(item_id, action, new.subject, now, removed, new.notes, prefix=context.prefix)
+    return Answer(202, [JSON_HEADER, (b"location", receipt_path(item_id, context.prefix).encode())], fresh)
 
 
 def refiner_for(gateway: Gateway, context: Context, caller: Caller) -> Gate:
@@ -200,7 +200,9 @@ async def _receipt_answer(
     waits = None
     if wait is not None:
         waits = await explained(gateway.outbox, gateway.metrics, app, receipt)
-    document = receipt_document(receipt, removed, waits) | ({"duplicate": True} if duplicate else {})
+    document = receipt_document(receipt, removed, waits, prefix=context.prefix)
+    if duplicate:
+        document["duplicate"] = True
     headers = [JSON_HEADER, (b"location", document["href"].encode())]
     if wait is not None:
         headers.append((b"preference-applied", b"wait=%d" % wait))
@@ -234,7 +236,7 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
     items = [one for one in judged if type(one) is NewItem]
     if not items:
         context.refused = len(judged)
-        return _batch_answer(gateway, judged, ())
+        return _batch_answer(gateway, context, judged, ())
     refused = len(judged) - len(items)
     try:
         taken = await accept(gateway, context, caller, now_ms(), items, refused, batch=True)
@@ -242,7 +244,7 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
         ids_ = iter(error.ids)
         of_all = [next(ids_) if isinstance(one, NewItem) else None for one in judged]
         raise CommitUnknown(BATCH_MAY_BE_TAKEN, ids=of_all) from error
-    return _batch_answer(gateway, judged, taken)
+    return _batch_answer(gateway, context, judged, taken)
 
 
 async def _judged_batch(
@@ -368,10 +370,12 @@ def _permitted_item(app: App, caller: Caller, item: NewItem) -> NewItem | Refuse
     return item
 
 
-def _batch_answer(gateway: Gateway, judged: Sequence[NewItem | Refused], taken: Sequence[Taken]) -> Answer:
-    kept = iter(taken)
+def _batch_answer(
+    gateway: Gateway, context: Context, judged: Sequence[NewItem | Refused], taken: Sequence[Taken]
+) -> Answer:
+    kept, prefix = iter(taken), context.prefix
     results = [
-        _result(index, one, next(kept)) if isinstance(one, NewItem) else _refused(index, one)
+        _result(index, one, next(kept), prefix) if isinstance(one, NewItem) else _refused(index, one, prefix)
         for index, one in enumerate(judged)
     ]
     kinds = Counter([kind for _, kind in taken])
@@ -391,16 +395,16 @@ def _refusal(kind: Kind) -> Refusal | None:
     return IdConflict(CONFLICT) if kind == "conflict" else Erased() if kind == "erased" else None
 
 
-def _result(index: int, item: NewItem, taken: Taken) -> dict[str, Any]:
+def _result(index: int, item: NewItem, taken: Taken, prefix: str) -> dict[str, Any]:
     item_id, kind = taken
     if kind == "accepted" and item.notes is None:  # at the least cost: most items
         return {"index": index, "id": item_id, "status": kind}
     named = {"index": index, "id": item_id} if item_id else {"index": index}
     if (refusal := _refusal(kind)) is not None:
-        return {**named, "status": "rejected", "problem": problems.of_error(refusal)}
+        return {**named, "status": "rejected", "problem": problems.of_error(refusal, prefix)}
     found = {**named, "status": kind}
     return found | orjson.loads(item.notes) if kind == "accepted" and item.notes is not None else found
 
 
-def _refused(index: int, refusal: Refused) -> dict[str, Any]:
-    return {"index": index, "status": "rejected", "problem": problems.of_error(refusal)}
+def _refused(index: int, refusal: Refused, prefix: str) -> dict[str, Any]:
+    return {"index": index, "status": "rejected", "problem": problems.of_error(refusal, prefix)}

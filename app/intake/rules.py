@@ -70,7 +70,7 @@ class Batch(TypedDict):
                     "items": [
                         {"action": "track", "userId": "user-1", "event": "Purchase", "value": 9.99},
                         {"action": "setUserAttributes", "userId": "user-1", "userAttributes": {"plan": "pro"}},
-                        {"action": "advance", "userId": "user-2", "state": "Checkout"},
+                        {"action": "advance", "userId": "user-1", "state": "Checkout"},
                     ]
                 }
             ]

@@ -80,6 +80,8 @@ class SimulatorConfig:
     mixed_status: Literal[200, 404] = 200
     """HTTP status of a multi in which an action failed (fact sheet §3.7: 404 in 2015, 200 in 2017)."""
     texts: Texts = field(default_factory=Texts)
+    users: tuple[str, ...] = ()
+    """Ids of users who exist from the start."""
     messages: tuple[SandboxMessage, ...] = SANDBOX_MESSAGES
     ab_tests: tuple[SandboxAbTest, ...] = SANDBOX_AB_TESTS
     unsubscribe_categories: tuple[SandboxCategory, ...] = SANDBOX_CATEGORIES

@@ -13,6 +13,7 @@ from app.simulator.sandbox import SandboxMessage
 from app.simulator.shelf import Shelf
 
 REPEATS_KEPT = 500_000
+SINCE = 1_704_067_200.0  # when users who exist from the start were made
 
 
 class World:
@@ -20,7 +21,7 @@ class World:
 
     def __init__(self, config: SimulatorConfig) -> None:
         self.config = config
-        self.users: dict[str, User] = {}
+        self.users: dict[str, User] = {one: User(one, created=SINCE) for one in config.users}
         self.devices: dict[str, Device] = {}
         self.messages: dict[str, SandboxMessage] = {str(message.id): message for message in config.messages}
         self.content = Content()
