@@ -62,6 +62,5 @@ def post(curl: str) -> bytes:
 assert os.getuid() != 0, "the image runs as root"
 refuses_to_start_without_settings()
 delivers_in_the_sandbox()
-print(
-    f"container, as {os.getuid()}:{os.getgid()}: refuses to start without settings, delivers in the sandbox, ends with 0 at SIGTERM"
-)
+print(f"container, as {os.getuid()}:{os.getgid()}: refuses to start without settings,", end=" ")
+print("delivers in the sandbox, ends with 0 at SIGTERM")
