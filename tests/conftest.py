@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from app.callers import keys
@@ -26,6 +27,9 @@ from tests.api.talk import Talk, running
 from tests.postgres import Server, postgresql
 from tests.valkey import Valkey
 from tests.valkey import valkey as running_valkey
+
+hypothesis.settings.register_profile("gateway", deadline=None)  # the time of one example says how busy the machine is
+hypothesis.settings.load_profile("gateway")
 
 WIDE = {
     "gateway_rate_per_second": 10**6,

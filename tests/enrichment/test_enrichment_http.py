@@ -73,12 +73,12 @@ def test_each_result_of_a_batch_tells_its_own_steps(start: Start) -> None:
     assert again == {"index": 0, "id": "x", "status": "duplicate"}
 
 
-def test_what_is_mended_is_accepted_and_a_fault_is_told_in_the_words_of_what_was_made(start: Start, file: Path) -> None:
+def test_what_is_mended_is_accepted_and_a_fault_is_told_in_the_words_that_were_sent(start: Start, file: Path) -> None:
     file.write_text('[renames.track]\n"params.colour" = "params.color"')
     talk = start(gateway_enrichment_file=file)
     assert talk.event({"userId": "u", "event": "e", "params": {"item": {"sku": "A"}}}).status_code == 202
     refused = talk.event({"userId": "u", "event": "e", "params": {"colour": [1]}})
-    assert pointers(problem(refused, 422, "validation")) == {"/params/color": "type"}
+    assert pointers(problem(refused, 422, "validation")) == {"/params/colour": "type"}
     assert bodies(talk) == [{"userId": "u", "event": "e", "params": {"item.sku": "A"}}]
 
 

@@ -32,7 +32,7 @@ def test_the_key_is_made_and_the_user_erased_as_written(tmp_path: Path) -> None:
     settings = {name: key, "LEANPLUM_DEVELOPMENT_KEY": "dev_sandbox"}
     with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery", **settings) as gateway:
         assert b'"event":"bodies.sealed","key":"2026a"' in gateway.output.read_bytes()
-        gateway.event("user-1", 0)
+        gateway.event("user-to-erase", 0)
         words = command(ERASURE, "curl").replace("http://127.0.0.1:8000", gateway.url).replace("$KEY", gateway.key)
         told = run(words + " -sS -f")
         assert '"erased":{"waiting":1,"inFlight":0,"deadLetters":0,"receipts":0,"ids":1}' in told
