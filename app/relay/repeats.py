@@ -19,12 +19,14 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 class Told(NamedTuple):
     """What is answered about one entry: `status` and `retry_after` of its call, and the fields that
-    stand beside the entries."""
+    stand beside the entries. `waits`: it was not asked, since items of its own users wait; that tells
+    nothing of other users."""
 
     entry: dict[str, Any]
     status: int = 200
     retry_after: float | None = None
     beside: Mapping[str, Any] = NOTHING
+    waits: bool = False
 
     @property
     def good(self) -> bool:
