@@ -324,3 +324,73 @@ def test_a_delivered_start_is_under_the_policy_for_lost_answers(tmp_path: Any, m
 
 def test_dead_letters_of_sessions_can_be_listed(talk: Talk) -> None:
     assert talk.get("/v1/dead-letters?action=start").status_code == 200
+
+
+# --- what only writes -------------------------------------------------------------------------------------------------
+
+
+def at_once(talk: Talk, sdk: Sdk, sent: list[Any], times: int, *, single: bool = False) -> list[httpx.Response]:
+    """Answers to the same request, made so often at the same moment."""
+    options = batch(sdk, sent)
+    if single:
+        body = {"appId": "app_sandbox", "clientKey": sdk.key, **sent[0]}
+        options = {"content": json.dumps(body).encode(), "key": None}
+
+    async def ask() -> list[httpx.Response]:
+        return await asyncio.gather(*(talk._request("POST", "/api", **options) for _ in range(times)))
+
+    found: list[httpx.Response] = talk.do(ask)
+    return found
+
+
+@pytest.mark.parametrize("own", [{"uuid": "of-this"}, {"reqId": "77"}, {"reqId": 77, "uuid": ""}])
+@pytest.mark.parametrize("single", [False, True], ids=["in a batch", "alone"])
+def test_an_event_that_is_sent_again_while_it_is_written_arrives_once(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk, own: dict[str, Any], single: bool
+) -> None:
+    sent = [{"action": "track", "userId": "u1", "event": "e", **own}]
+    found = at_once(talk, sdk, sent, 3, single=single)
+    assert [(one.status_code, entries(one)[0]["success"]) for one in found] == [(200, True)] * 3
+    at_rest(talk)
+    assert len(leanplum.arrived()) == 1
+
+
+def test_events_that_are_alike_and_have_nothing_of_their_own_all_arrive(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk
+) -> None:
+    sent = [{"action": "track", "userId": "u1", "event": "e"}]
+    at_once(talk, sdk, sent, 3)
+    at_once(talk, sdk, [*sent, {"action": "getVars", "userId": "u1"}], 2)  # two backends that do the same
+    at_rest(talk)
+    assert [one["action"] for one in leanplum.arrived()].count("track") == 5
+
+
+@pytest.mark.parametrize("own", [{"reqId": "r", "uuid": "v"}, {"reqId": "3f2504e0-4f89-11d3-9a0c-0305e82c3301"}])
+@pytest.mark.parametrize("asks", [False, True], ids=["written alone", "with a session"])
+def test_two_contents_with_the_same_ids_arrive_once_each_however_often_they_come(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk, own: dict[str, Any], asks: bool
+) -> None:
+    own = {name: f"{value}"[:-6] + f"{time.time_ns() % 10**6:06}" for name, value in own.items() if len(value) > 6} or {
+        name: f"{value}{time.time_ns()}" for name, value in own.items()
+    }
+    sent = [{"action": "track", "userId": "u1", "event": event, **own} for event in "ABC"]
+    for _ in range(4):
+        answer = sdk.multi(*sent, *([marked("start", "s")] if asks else []))
+        assert all(one["success"] for one in entries(answer))
+    at_rest(talk)
+    tracked = [one["event"] for one in leanplum.arrived() if one["action"] == "track"]
+    assert sorted(tracked) == ["A", "B", "C"]
+
+
+@pytest.mark.parametrize("later", ["fr", ""])
+@pytest.mark.parametrize("action", ["track", "setUserAttributes"])
+def test_an_entry_that_comes_again_from_another_network_arrives_once(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk, action: str, later: str
+) -> None:
+    detect = dict.fromkeys(("country", "city", "locale"), "(detect)")
+    sent = marked(action, "1", event="e", userAttributes={"a": 1}, **detect)
+    for language in ("de-DE", later):
+        body = batch(sdk, [sent])
+        assert talk.call("POST", "/api", **body, headers={"Accept-Language": language}).status_code == 200
+    at_rest(talk)
+    assert [one["locale"] for one in leanplum.arrived()] == ["de_DE"]

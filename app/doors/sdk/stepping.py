@@ -92,14 +92,14 @@ class Steps:
     def _keys(self) -> Iterable[tuple[int, bytes | None]]:
         """Return the key of each entry that the database doesn't recognise by itself, or that may have
         been asked before as the last of its device's sessions."""
-        changes = any(isinstance(one, NewItem) or not one.looks for one in self._doing.values())
+        begins = any(text(self._call.entries[place].get("action")) == "start" for place in self._doing)
         batch: Batch | None = None
         for place, one in self._doing.items():
             if isinstance(one, NewItem) and self._recognised(place) and one.action != "start":
                 continue
             debugging, looks = (one.debugging, one.looks) if isinstance(one, Now) else (False, False)
             key = key_of(self._whose + b"%d" % debugging, self._call.entries[place], looks=looks)
-            if key is None and changes and self._call.batch and len(self._doing) > 1:
+            if key is None and begins and self._call.batch and len(self._doing) > 1:
                 batch = batch or Batch(self._whose, self._call.entries)
                 key = batch.key_of(place)
             yield place, key
