@@ -16,11 +16,12 @@ from app.doors.sdk.repeating import Batch, Claims, key_of, lasts
 from app.doors.sdk.replying import Reply
 from app.doors.sdk.sorting import Now
 from app.model import App, NewItem, Taken
-from app.relay.calls import PATIENCE_SECONDS
-from app.relay.repeats import Told
+from app.relay.calls import LOOKS, PATIENCE_SECONDS
+from app.relay.repeats import Answer, Told
 from app.wiring import Gateway
 
 RUN_ACTIONS, RUN_USERS = 500, 50  # of one call to Leanplum
+MOST_BEFORE = 500  # other users of one device whose items are waited for
 AT_ONCE = 4  # calls to Leanplum for one batch, about different users
 RETRY_SECONDS = 5.0
 # An item that comes before what is asked adds to the time that is waited for it: 500 are a call.
@@ -111,16 +112,39 @@ class Steps:
 
     async def _left_by_others(self, places: Sequence[int]) -> list[int]:
         """Wait for what other requests do for these entries; the places of what is still to be done."""
+        await self._wait_for_others(places)
         others = {place: self._claims.others[place] for place in places if place in self._claims.others}
-        going = [one for one in others.values() if isinstance(one, asyncio.Future)]
-        if going:
-            await asyncio.wait(going, timeout=max(0.0, self._left()))
+        erased = await self._erased(others)
         for place, one in others.items():
-            if isinstance(one, asyncio.Future) and not one.done():
+            told = _told(one)
+            if place in erased:
+                self._tell(place, asking.erasure(self._call, self._call.entries[place]))
+            elif told is None:
                 self._fail([place], TOO_LATE)
-            elif (told := one.result() if isinstance(one, asyncio.Future) else one) is not None:
+            else:
                 self._tell_of_other(place, told)
         return [place for place in places if self._reply.entries[place] is None]
+
+    async def _wait_for_others(self, places: Sequence[int]) -> None:
+        """Wait until nobody else is at work on these entries, or it is too late."""
+        while True:
+            others = [self._claims.others[place] for place in places if place in self._claims.others]
+            going = [one for one in others if isinstance(one, asyncio.Future)]
+            if going:
+                await asyncio.wait(going, timeout=max(0.0, self._left()))
+            if not self._claims.look_again():
+                return
+
+    async def _erased(self, places: Iterable[int]) -> set[int]:
+        """Return at which of the places a user was erased: whatever was answered before is gone with them."""
+        whose = {place: _subjects(self._doing[place]) for place in places if not self._exports(place)}
+        subjects = set[str]().union(*whose.values())
+        erased = set(await self._gateway.outbox.erased(self._app.name, subjects)) if subjects else set[str]()
+        return {place for place, subjects in whose.items() if not subjects.isdisjoint(erased)}
+
+    def _exports(self, place: int) -> bool:
+        """Whether an entry only looks at a user, which is done for erased ones, too."""
+        return text(self._call.entries[place].get("action")) == LOOKS
 
     def _tell_of_other(self, place: int, told: Told) -> None:
         if isinstance(self._doing[place], Now):
@@ -184,7 +208,8 @@ class Steps:
     def _begin(self, run: Run) -> asyncio.Task[list[Told]]:
         waited_for = self._waited_for(run)
         coming = sum(self._new[subject] for subject in set[str]().union(*waited_for))
-        longest = max(PATIENCE_SECONDS, self._left() - ASKING_SECONDS)
+        in_order = any(one.writes for _, one in run)  # such a call never goes first, so that time is left for it
+        longest = max(PATIENCE_SECONDS if in_order else 0.0, self._left() - ASKING_SECONDS)
         patience = min(PATIENCE_SECONDS + coming * SECONDS_PER_ITEM, longest)
         self._claims.ask([place for place, _ in run])
         return self._gateway.relay.begin(self._asked(run, waited_for, patience))
@@ -197,7 +222,7 @@ class Steps:
             found[self._groups[place]] |= one.subjects
         for group, subjects in found.items():
             before = self._before[group] - subjects
-            if len(before) <= RUN_USERS:  # so many users of one device are no phone's
+            if len(before) <= MOST_BEFORE:
                 subjects |= before
         return [found[self._groups[place]] for place, _ in run]
 
@@ -241,6 +266,17 @@ class Steps:
         self._reply.tell(places, failed)
         if self._reply.status == 200:
             self._reply.status, self._reply.retry_after = 503, RETRY_SECONDS
+
+
+def _told(one: Answer | Told) -> Told | None:
+    """Return what was told by now."""
+    if not isinstance(one, asyncio.Future):
+        return one
+    return one.result() if one.done() else None
+
+
+def _subjects(one: Doing) -> set[str]:
+    return {one.subject} if isinstance(one, NewItem) else one.subjects
 
 
 def _kind(one: Doing) -> Kind:
