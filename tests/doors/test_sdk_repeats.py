@@ -467,7 +467,8 @@ def test_whoever_waited_for_a_request_that_was_given_up_asks_once(sdk: Sdk, lean
     async def begin() -> list[asyncio.Task[httpx.Response]]:
         return [asyncio.create_task(ask()) for _ in range(3)]
 
-    first, *others = talk.do(begin)
+    tasks: list[asyncio.Task[httpx.Response]] = talk.do(begin)
+    first, *others = tasks
     until(lambda: relay._going)
 
     async def cancel() -> list[httpx.Response]:
