@@ -246,8 +246,6 @@ class Steps:
             return
         for (place, _), told in zip(run, task.result(), strict=True):
             self._tell(place, told)
-            if told.waits:
-                self._stuck.add(self._groups[place])
 
     # --- answers -------------------------------------------------------------------------------------------------
 
@@ -257,6 +255,8 @@ class Steps:
         if told.status != 200:
             self._reply.status, self._reply.retry_after = told.status, told.retry_after
             self._failed |= told.status in {429, 503, 504} and not told.waits
+        if told.waits:
+            self._stuck.add(self._groups[place])
 
     def _fail(self, places: Sequence[int], reason: str) -> None:
         """Nothing is known of these entries: the SDK is to send them again."""
