@@ -29,7 +29,7 @@ GatewayError
 └── StartRefused             the process must not start like this; one line for each reason
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -186,7 +186,14 @@ class AuditBroken(Unable):
 
 
 class UpstreamUnavailable(Unable):
-    """Leanplum can't be reached, fails, or asks for fewer calls."""
+    """Leanplum can't be reached, fails, or asks for fewer calls.
+
+    `waiting`: the subjects whose items must be delivered first, where only that prevents the call.
+    """
+
+    def __init__(self, detail: str, retry_after: float = 5.0, waiting: Collection[str] = ()) -> None:
+        super().__init__(detail, retry_after)
+        self.waiting = frozenset(waiting)
 
 
 class Upstream(GatewayError):

@@ -38,9 +38,10 @@ def marks_one(req_id: str, uuid: str) -> bool:
     return bool(req_id) and (bool(uuid) or UUID.fullmatch(req_id.lower()) is not None)
 
 
-def apart(item_id: str, random: Random = os.urandom) -> str:
-    """Return another id of the same reqId and uuid, for an item with another content."""
-    return item_id[:-LAST_DIGITS] + _last(random(LAST_BYTES))
+def apart(item_id: str, action: str, content: str) -> str:
+    """Return another id of the same reqId and uuid, for an item with another content; a repeat gets the same."""
+    digest = blake2b(f"{action}\0{content}".encode(), digest_size=LAST_BYTES).digest()
+    return item_id[:-LAST_DIGITS] + _last(digest)
 
 
 def bounds(req_id: str, uuid: str | None) -> Bounds:

@@ -132,11 +132,17 @@ class UserLocks:
                     dead = self._liveness.gone(answer.holders)
                     items_wait = not answer.holders
                 if in_order and items_wait and now >= patient_until:
-                    raise UpstreamUnavailable(NOT_YET, RETRY_SECONDS)
+                    raise UpstreamUnavailable(NOT_YET, RETRY_SECONDS, await self._waiting(request))
                 await _within(LOOK_AGAIN_SECONDS, changed)
         finally:
             self._waiters.discard(changed)
         raise UpstreamUnavailable("Other calls of this user are at work.", RETRY_SECONDS)
+
+    async def _waiting(self, request: LockRequest) -> list[str]:
+        """Return the subjects of a request for whom something waits."""
+        lanes = {subject: ids.lane(request.app, subject) for subject in request.subjects}
+        waiting = await self._outbox.waiting(set(lanes.values()))
+        return [subject for subject, lane in lanes.items() if lane in waiting]
 
     async def _is_deleted(self, request: LockRequest, lanes: Collection[int], asked: list[Asking]) -> bool:
         """Whether a deletion of the users waits, which this call must let pass. Raises Erased."""

@@ -267,6 +267,16 @@ class Outbox:
 
         return await self._read(look)
 
+    async def waiting(self, lanes: Collection[int]) -> set[int]:
+        """Return those of the lanes for which something waits."""
+        of_theirs = select(items.c.lane).where(items.c.settled_at.is_(None), items.c.lane.in_(lanes)).distinct()
+
+        def look(connection: Connection) -> set[int]:
+            found = set(connection.execute(of_theirs).scalars())
+            return found | {lane for lane in lanes if lane not in found and logins.wait(connection, [lane])}
+
+        return await self._read(look)
+
     async def waits_to_erase(self, lanes: Collection[int]) -> bool:
         """Whether something waits that erases a subject of these lanes."""
         erases = select(items.c.seq).where(

@@ -14,17 +14,20 @@ import orjson
 
 KEPT_SECONDS = 120.0  # a phone that has given up waiting sends again much sooner
 MOST_BYTES = 16 * 1024 * 1024
+ENTRY_BYTES = 400  # of an answer beside its text, generously
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Told(NamedTuple):
     """What is answered about one entry: `status` and `retry_after` of its call, and the fields that
-    stand beside the entries."""
+    stand beside the entries. `waits`: it was not asked, since items of its own users wait; that tells
+    nothing of other users."""
 
     entry: dict[str, Any]
     status: int = 200
     retry_after: float | None = None
     beside: Mapping[str, Any] = NOTHING
+    waits: bool = False
 
     @property
     def good(self) -> bool:
@@ -63,11 +66,11 @@ class Repeats:
         """Let others who come with this key have its answer, until it is released."""
         self._going[key] = asyncio.get_running_loop().create_future()
 
-    def settle(self, key: bytes, told: Told | None, *, keep: bool = False) -> None:
+    def settle(self, key: bytes, told: Told, *, keep: bool = False) -> None:
         """Give a claimed key its answer. `keep`: a good one is remembered for a while."""
         self._going[key].set_result(told)
-        if keep and told is not None and told.good:
-            self._keep(key, orjson.dumps(told.entry))
+        if keep and told.good:
+            self._keep(key, bytes(memoryview(orjson.dumps(told.entry))))  # a copy: what orjson returns has spare room
 
     def release(self, key: bytes) -> None:
         """End a claim; whoever still waits learns that its owner has given up."""
@@ -79,7 +82,7 @@ class Repeats:
         now = self._clock()
         self._drop(key)
         self._kept[key] = _Kept(entry, now + self._seconds)
-        self._bytes += len(entry)
+        self._bytes += len(entry) + ENTRY_BYTES
         while self._kept and (self._bytes > self._most or self._oldest.until <= now):
             self._drop(next(iter(self._kept)))
 
@@ -89,4 +92,4 @@ class Repeats:
 
     def _drop(self, key: bytes) -> None:
         if (old := self._kept.pop(key, None)) is not None:
-            self._bytes -= len(old.entry)
+            self._bytes -= len(old.entry) + ENTRY_BYTES

@@ -304,7 +304,7 @@ def test_an_id_lies_between_its_bounds_in_every_collation(req_id: str, own: str)
     made = request_ids.item_id("track", req_id, own)
     for which in (None, own):
         least, greatest = request_ids.bounds(req_id, which)
-        for one in (made, request_ids.apart(made)):
+        for one in (made, request_ids.apart(made, "track", "{}")):
             # Digits of one length: no language sorts them otherwise, alone or in pairs.
             assert {len(least), len(one), len(greatest)} == {len("sdk:") + 59}
             assert all(text.removeprefix("sdk:").isdecimal() for text in (least, one, greatest))

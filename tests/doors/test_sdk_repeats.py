@@ -2,8 +2,10 @@
 whose sender has gone."""
 
 import asyncio
+import hashlib
 import json
 import time
+import tracemalloc
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any
@@ -12,7 +14,7 @@ import httpx
 import pytest
 
 from app.doors.sdk.repeating import Batch, Claims, key_of, lasts
-from app.relay.repeats import KEPT_SECONDS, Repeats, Told
+from app.relay.repeats import ENTRY_BYTES, KEPT_SECONDS, Repeats, Told
 from tests.api.leanplum import Leanplum, delivering_to, simulated, until
 from tests.api.talk import Talk
 from tests.conftest import WIDE, make_settings
@@ -93,14 +95,14 @@ def test_a_failure_is_not_kept(told: Told) -> None:
 @on_a_loop
 async def test_what_is_kept_is_bounded_by_its_bytes_and_its_time() -> None:
     clock, told = Clock(), Told({"success": True, "vars": "x" * 100})
-    register = Repeats(clock, most_bytes=1_000)
+    register = Repeats(clock, most_bytes=7 * (ENTRY_BYTES + 140))
     for number in range(20):
         kept(register, b"%d" % number, told)
     assert [number for number in range(20) if register.find(b"%d" % number)] == list(range(13, 20))
     clock.now += KEPT_SECONDS
     kept(register, b"new", told)
     assert len(register._kept) == 1
-    kept(register, b"large", Told({"success": True, "vars": "x" * 1_000}))
+    kept(register, b"large", Told({"success": True, "vars": "x" * 4_000}))
     assert register.find(b"large") is None
     assert register._bytes == 0
 
@@ -324,3 +326,180 @@ def test_a_delivered_start_is_under_the_policy_for_lost_answers(tmp_path: Any, m
 
 def test_dead_letters_of_sessions_can_be_listed(talk: Talk) -> None:
     assert talk.get("/v1/dead-letters?action=start").status_code == 200
+
+
+# --- what only writes -------------------------------------------------------------------------------------------------
+
+
+def at_once(talk: Talk, sdk: Sdk, sent: list[Any], times: int, *, single: bool = False) -> list[httpx.Response]:
+    """Answers to the same request, made so often at the same moment."""
+    options = batch(sdk, sent)
+    if single:
+        body = {"appId": "app_sandbox", "clientKey": sdk.key, **sent[0]}
+        options = {"content": json.dumps(body).encode(), "key": None}
+
+    async def ask() -> list[httpx.Response]:
+        return await asyncio.gather(*(talk._request("POST", "/api", **options) for _ in range(times)))
+
+    found: list[httpx.Response] = talk.do(ask)
+    return found
+
+
+@pytest.mark.parametrize("own", [{"uuid": "of-this"}, {"reqId": "77"}, {"reqId": 77, "uuid": ""}])
+@pytest.mark.parametrize("single", [False, True], ids=["in a batch", "alone"])
+def test_an_event_that_is_sent_again_while_it_is_written_arrives_once(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk, own: dict[str, Any], single: bool
+) -> None:
+    sent = [{"action": "track", "userId": "u1", "event": "e", **own}]
+    found = at_once(talk, sdk, sent, 3, single=single)
+    assert [(one.status_code, entries(one)[0]["success"]) for one in found] == [(200, True)] * 3
+    at_rest(talk)
+    assert len(leanplum.arrived()) == 1
+
+
+def test_events_that_are_alike_and_have_nothing_of_their_own_all_arrive(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk
+) -> None:
+    sent = [{"action": "track", "userId": "u1", "event": "e"}]
+    at_once(talk, sdk, sent, 3)
+    at_once(talk, sdk, [*sent, {"action": "getVars", "userId": "u1"}], 2)  # two backends that do the same
+    at_rest(talk)
+    assert [one["action"] for one in leanplum.arrived()].count("track") == 5
+
+
+@pytest.mark.parametrize("own", [{"reqId": "r", "uuid": "v"}, {"reqId": "3f2504e0-4f89-11d3-9a0c-0305e82c3301"}])
+@pytest.mark.parametrize("asks", [False, True], ids=["written alone", "with a session"])
+def test_two_contents_with_the_same_ids_arrive_once_each_however_often_they_come(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk, own: dict[str, Any], asks: bool
+) -> None:
+    own = {name: f"{value}"[:-6] + f"{time.time_ns() % 10**6:06}" for name, value in own.items() if len(value) > 6} or {
+        name: f"{value}{time.time_ns()}" for name, value in own.items()
+    }
+    sent = [{"action": "track", "userId": "u1", "event": event, **own} for event in "ABC"]
+    for _ in range(4):
+        answer = sdk.multi(*sent, *([marked("start", "s")] if asks else []))
+        assert all(one["success"] for one in entries(answer))
+    at_rest(talk)
+    tracked = [one["event"] for one in leanplum.arrived() if one["action"] == "track"]
+    assert sorted(tracked) == ["A", "B", "C"]
+
+
+@pytest.mark.parametrize("later", ["fr", ""])
+@pytest.mark.parametrize("action", ["track", "setUserAttributes"])
+def test_an_entry_that_comes_again_from_another_network_arrives_once(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk, action: str, later: str
+) -> None:
+    detect = dict.fromkeys(("country", "city", "locale"), "(detect)")
+    sent = marked(action, "1", event="e", userAttributes={"a": 1}, **detect)
+    for language in ("de-DE", later):
+        body = batch(sdk, [sent])
+        assert talk.call("POST", "/api", **body, headers={"Accept-Language": language}).status_code == 200
+    at_rest(talk)
+    assert [one["locale"] for one in leanplum.arrived()] == ["de_DE"]
+
+
+# --- what others give up, and what is kept ----------------------------------------------------------------------------
+
+
+@on_a_loop
+async def test_what_is_given_up_is_claimed_by_one_of_those_who_waited() -> None:
+    register = Repeats(Clock())
+    first, second, third = (Claims(register) for _ in range(3))
+    for claims in (first, second, third):
+        claims.look(0, b"k", claim=True)
+    first.release()
+    assert second.look_again()
+    assert second.others == {}
+    assert third.look_again()
+    found = third.others[0]
+    assert isinstance(found, asyncio.Future) and not found.done()
+    assert not third.look_again()
+    second.settle([(0, DONE)])
+    assert found.result() == DONE
+    second.release()
+    third.release()
+    assert not register._going
+
+
+@on_a_loop
+async def test_a_question_that_ends_without_an_answer_is_given_up_at_once() -> None:
+    register = Repeats(Clock())
+    first, second = Claims(register), Claims(register)
+    for claims in (first, second):
+        claims.look(0, b"k", claim=True)
+    first.ask([0])
+    first.settle([(0, None)])
+    assert second.look_again()
+    assert second.others == {}
+    first.release()
+    assert isinstance(register.find(b"k"), asyncio.Future)  # it is the second's
+    second.release()
+    assert register.find(b"k") is None
+
+
+@on_a_loop
+async def test_the_memory_of_what_is_kept_is_bounded() -> None:
+    most = 2 * 1024 * 1024
+    answers = [Told({"success": True}), Told({"success": True, "vars": "x" * 1_100})]
+    for told in answers:
+        tracemalloc.start()
+        try:
+            register = Repeats(Clock(), most_bytes=most)
+            before, _ = tracemalloc.get_traced_memory()
+            for number in range(3 * most // 300):
+                kept(register, hashlib.blake2b(b"%d" % number, digest_size=16).digest(), told)
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert 0 < after - before < 1.1 * most
+
+
+def test_whoever_waited_for_a_request_that_was_given_up_asks_once(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
+    sent = [
+        {"action": "start", "userId": "u1", "deviceId": "d1", "reqId": "1"},
+        {"action": "track", "userId": "u1", "event": "e", "reqId": "2"},
+        {"action": "start", "userId": "u1", "deviceId": "d2", "reqId": "3"},
+    ]
+    leanplum.fault(mode="slow", delay=0.5, times=1, action="start")
+    ask = partial(talk._request, "POST", "/api", **batch(sdk, sent))
+    relay = talk.app.state.gateway.relay
+
+    async def begin() -> list[asyncio.Task[httpx.Response]]:
+        return [asyncio.create_task(ask()) for _ in range(3)]
+
+    tasks: list[asyncio.Task[httpx.Response]] = talk.do(begin)
+    first, *others = tasks
+    until(lambda: relay._going)
+
+    async def cancel() -> list[httpx.Response]:
+        first.cancel()
+        await asyncio.wait([first])
+        return await asyncio.gather(*others)
+
+    found: list[httpx.Response] = talk.do(cancel)
+    assert [one.status_code for one in found] == [200, 200]
+    assert entries(found[0]) == entries(found[1])
+    at_rest(talk)
+    assert [one["reqId"] for one in leanplum.arrived()] == ["1", "2", "3"]
+    assert not relay.repeats._going
+
+
+def test_what_was_answered_about_a_user_is_not_told_after_the_user_was_erased(
+    leanplum: Leanplum, tmp_path: Any, migrated: Any
+) -> None:
+    def settings(**given: Any) -> Any:
+        return make_settings(tmp_path, migrated, WIDE | given)
+
+    with delivering_to(leanplum, settings, tmp_path / "g.db", gateway_erased_seconds=600) as talk:
+        sdk = Sdk(talk)
+        earlier, start = (marked("start", name, userId="gone", deviceId=name) for name in "12")
+        assert ["vars" in one for one in entries(sdk.multi(earlier, start))] == [True, True]
+        single = marked("start", "4", userId="gone", deviceId="4")
+        assert "vars" in entries(sdk.post(single))[0]
+        assert talk.call("DELETE", "/v1/users/gone?fullErasure=true").status_code == 202
+        at_rest(talk)
+        other = marked("start", "3", userId="u2", deviceId="3")
+        again = sdk.multi(earlier, start, other)
+        assert (again.status_code, ["vars" in one for one in entries(again)]) == (200, [False, False, True])
+        assert all("was erased" in one["error"]["message"] for one in entries(again)[:2])
+        assert sdk.post(single).status_code == 451

@@ -1,6 +1,6 @@
 """Ask Leanplum about entries while an SDK waits: one call, and what it says of each of them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any
 
 import orjson
@@ -11,7 +11,16 @@ from app.doors.sdk import answering
 from app.doors.sdk.answering import Entry
 from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import Now
-from app.errors import Erased, Forbidden, GatewayError, KeyNotConfigured, Malformed, Unauthorized, UpstreamRejected
+from app.errors import (
+    Erased,
+    Forbidden,
+    GatewayError,
+    KeyNotConfigured,
+    Malformed,
+    Unauthorized,
+    UpstreamRejected,
+    UpstreamUnavailable,
+)
 from app.leanplum import replies
 from app.leanplum.client import Answer
 from app.leanplum.detection import undetected
@@ -29,18 +38,25 @@ async def ask(
     run: Sequence[Now],
     *,
     end_user: Mapping[str, str],
-    before: Collection[str],
+    waited_for: Sequence[Set[str]],
     patience: float,
 ) -> list[Told]:
-    """Ask about entries that share a call, but not about users who were erased: one of them must not
-    take the others of a batch along. `before`: other users whose items come first, too; `patience`:
-    how many seconds to wait for what comes first."""
-    subjects = {subject for one in run for subject in one.subjects} | set(before)
+    """Ask about entries that share a call, but not about users who were erased, nor about those for whom
+    something waits that must come first: one of them must not take the others of a batch along.
+
+    `waited_for`: for each entry the users whose items come first; `patience`: how many seconds to wait for them.
+    """
+    subjects = set[str]().union(*waited_for)
     erased = set(await gateway.outbox.erased(app.name, subjects)) if len(subjects) > 1 else set[str]()
-    left = [one for one in run if one.subjects.isdisjoint(erased)]
-    waited_for = {subject for one in left for subject in one.subjects} | (set(before) - erased)
-    found = iter(await _exchange(gateway, app, call, left, end_user, waited_for, patience) if left else ())
-    return [next(found) if one.subjects.isdisjoint(erased) else erasure(call, one.entry) for one in run]
+    told = {place: erasure(call, one.entry) for place, one in enumerate(run) if not one.subjects.isdisjoint(erased)}
+    while left := [place for place in range(len(run)) if place not in told]:
+        users = set[str]().union(*(waited_for[place] for place in left)) - erased
+        found, waiting = await _exchange(gateway, app, call, [run[place] for place in left], end_user, users, patience)
+        answered = dict(zip(left, found, strict=True))
+        stuck = {place: answered[place] for place in left if not waited_for[place].isdisjoint(waiting)}
+        told |= stuck or answered
+        patience = 0.0  # all have waited as long as may be
+    return [told[place] for place in range(len(run))]
 
 
 def erasure(call: Call, sent: Any) -> Told:
@@ -56,7 +72,8 @@ async def _exchange(
     end_user: Mapping[str, str],
     subjects: Collection[str],
     patience: float,
-) -> list[Told]:
+) -> tuple[list[Told], Set[str]]:
+    """Return what is told of each entry; and whose items wait, where nothing was asked because of them."""
     sent = [one.entry for one in run]
     try:
         action, body = _outgoing(gateway, app, call, run, end_user)
@@ -68,8 +85,10 @@ async def _exchange(
         status, after = status_of(error), getattr(error, "retry_after", None)
         if call.batch and isinstance(error, KeyNotConfigured | Erased):
             status, after = 200, None  # the batch again would change nothing
-        return [Told(answering.failed(error.detail, one), status, after) for one in sent]
-    return _read(sent, found, call)
+        waiting = error.waiting if isinstance(error, UpstreamUnavailable) else frozenset[str]()
+        told = [Told(answering.failed(error.detail, one), status, after, waits=bool(waiting)) for one in sent]
+        return told, waiting
+    return _read(sent, found, call), frozenset()
 
 
 def _outgoing(

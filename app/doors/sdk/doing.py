@@ -13,7 +13,7 @@ from app.api.turns import in_slices
 from app.clock import now_ms
 from app.doors.sdk import answering, asking, call_arguments, planning, sorting, times
 from app.doors.sdk.reading import Call, text
-from app.doors.sdk.repeating import undetected_content
+from app.doors.sdk.repeating import DETECTED, undetected_content
 from app.doors.sdk.replying import Reply
 from app.doors.sdk.sorting import No, Now
 from app.doors.sdk.stepping import Steps
@@ -52,7 +52,7 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     async def accept(items: list[NewItem]) -> Sequence[Taken]:
         return await _accept(gateway, context, caller, items, until + ACCEPT_SECONDS)
 
-    if any(type(one) is Now for one in judged):
+    if any(_in_steps(one, sent) for one, sent in zip(judged, call.entries, strict=True)):
         if call.batch:
             _let_wait(doing, call, noted, clock, detection.locale_of(context.header(b"accept-language")))
         await Steps(gateway, app, caller.key_id, call, doing, reply, accept, until).run()
@@ -60,6 +60,14 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
         _tell_taken(call, reply, doing, await accept([one for one in doing.values() if isinstance(one, NewItem)]))
     await _learn(gateway, context, reply, judged)
     return reply
+
+
+def _in_steps(one: sorting.Sorted, sent: Any) -> bool:
+    """Whether an entry is asked, or may be a repeat that the database doesn't recognise."""
+    if not isinstance(one, NewItem):
+        return isinstance(one, Now)
+    req_id, uuid = text(sent.get("reqId")), text(sent.get("uuid"))
+    return bool(req_id or uuid) and not request_ids.marks_one(req_id, uuid)
 
 
 async def _learn(gateway: Gateway, context: Context, reply: Reply, judged: Sequence[sorting.Sorted]) -> None:
@@ -93,10 +101,15 @@ def _begins_session(one: Now) -> bool:
 def _later(one: Now, sent: Mapping[str, Any], notes: Notes, clock: times.Correction, locale: str | None) -> NewItem:
     if locale is not None and one.entry.get("locale") == detection.DETECT:
         one = replace(one, entry={**one.entry, "locale": locale})
-    item = sorting.for_later(one, _corrected(sent, notes, clock)[1])
-    if item.id is None:
+    return _recognised_by(sorting.for_later(one, _corrected(sent, notes, clock)[1]), one.entry, sent, in_batch=True)
+
+
+def _recognised_by(item: NewItem, entry: Mapping[str, Any], sent: Mapping[str, Any], *, in_batch: bool) -> NewItem:
+    """Return an item of an entry that is compared by what the sender said itself: neither by a corrected
+    time, nor by what was detected."""
+    if item.id is None or (entry is sent and DETECTED.isdisjoint(sent)):
         return item
-    return item._replace(content=sorting.body_of(undetected_content(sent), in_batch=True))
+    return item._replace(content=sorting.body_of(undetected_content(sent), in_batch=in_batch))
 
 
 def _tell_taken(call: Call, reply: Reply, doing: Mapping[int, NewItem | Now], taken: Sequence[Taken]) -> None:
@@ -136,13 +149,13 @@ def _judged(
     gate: Gate,
     app: App,
 ) -> sorting.Sorted:
-    """Classify one entry with its corrected time; a repeat is recognised by the time as sent."""
+    """Classify one entry with its corrected time."""
     entry, notes = _corrected(sent, notes, clock)
     classified = sorting.sort(
         entry, caller.scopes, in_batch=call.batch, notes=notes, relayed=app.sdk_relayed, extra=app.sdk_extra
     )
-    if entry is not sent and isinstance(classified, NewItem) and classified.id is not None:
-        classified = classified._replace(content=sorting.body_of(sent, in_batch=call.batch))
+    if isinstance(classified, NewItem):
+        classified = _recognised_by(classified, entry, sent, in_batch=call.batch)
     return sorting.judged(classified, entry, notes, gate)
 
 
@@ -203,12 +216,21 @@ async def _accept(
 async def _accepted(gateway: Gateway, context: Context, caller: Caller, items: list[NewItem]) -> Sequence[Taken]:
     taken: Sequence[Taken] = await writes.accept(gateway, context, caller, now_ms(), items, batch=True)
     gateway.metrics.accepted.inc(sum(kind == "accepted" for _, kind in taken))
-    again = [
-        item._replace(id=request_ids.apart(item.id))
-        for item, (_, kind) in zip(items, taken, strict=True)
-        if kind == "conflict" and item.id is not None
-    ]
-    if again:
-        await writes.accept(gateway, context, caller, now_ms(), again, batch=True)
-        gateway.metrics.accepted.inc(len(again))
-    return taken
+    conflicts = [place for place, (_, kind) in enumerate(taken) if kind == "conflict"]
+    if not conflicts:
+        return taken
+    again = await writes.accept(
+        gateway, context, caller, now_ms(), [_apart(items[place]) for place in conflicts], batch=True
+    )
+    gateway.metrics.accepted.inc(sum(kind == "accepted" for _, kind in again))
+    found = list(taken)
+    for place, one in zip(conflicts, again, strict=True):
+        found[place] = one
+    return found
+
+
+def _apart(item: NewItem) -> NewItem:
+    """Return an item under the id of its content, where the id of its action is another content's."""
+    assert item.id is not None
+    content = item.body if item.content is None else item.content
+    return item._replace(id=request_ids.apart(item.id, item.action, content))

@@ -115,7 +115,9 @@ async def _read(gateway: Gateway, context: Context, scope: Scope, receive: Recei
     shown = reading.text(query.get("clientKey"))
     receive = await identify(gateway, context, receive, limit=limit, encoding=encoding, shown=shown)
     if form:
-        return _counted(reading.call(context.path, query, await _form(gateway, context, scope, receive, files)))
+        fields = await _form(gateway, context, scope, receive, files)
+        context.received = time.perf_counter()
+        return _counted(reading.call(context.path, query, fields))
     body = await receiving.read_body(gateway, context, receive, limit)
     context.received = time.perf_counter()
     if reading.is_csv(media, query, body):

@@ -8,6 +8,7 @@ answered. The place and the language that were detected are left out, since a ph
 another network.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -65,6 +66,10 @@ def _digest(whose: bytes, content: bytes) -> bytes:
     return hashlib.blake2b(whose + b"\0" + content, digest_size=16).digest()
 
 
+def _given_up(one: Answer | Told) -> bool:
+    return isinstance(one, asyncio.Future) and one.done() and one.result() is None
+
+
 class Claims:
     """What of one request others are at work on or have done, and what it does itself.
 
@@ -77,6 +82,7 @@ class Claims:
         self._asked = set[bytes]()  # those of its own that Leanplum is asked about now
         self._ended = False
         self.others = dict[int, Answer | Told]()  # by the entry's place
+        self._looked = dict[int, tuple[bytes, bool]]()  # how those were looked up
 
     def look(self, place: int, key: bytes | None, *, claim: bool) -> None:
         """Look an entry up; where nobody has it, it is this request's from now on (`claim`). An entry
@@ -84,11 +90,23 @@ class Claims:
         if key is None or key in self._keys:
             return
         if (found := self._register.find(key)) is not None:
-            self.others[place] = found
+            self.others[place], self._looked[place] = found, (key, claim)
         elif claim:
             self._register.claim(key)
             self._own[place] = key
             self._keys.add(key)
+
+    def look_again(self) -> bool:
+        """Look up anew, all at once, what others have given up; whether there was any.
+
+        One of those who waited for it has it then, and the others wait for that one.
+        """
+        given_up = [place for place, one in self.others.items() if _given_up(one)]
+        for place in given_up:
+            key, claim = self._looked[place]
+            del self.others[place]
+            self.look(place, key, claim=claim)
+        return bool(given_up)
 
     def ask(self, places: Iterable[int]) -> None:
         """Keep the claims at these places until they are settled, even where the request ends before."""
@@ -99,9 +117,12 @@ class Claims:
         for place, one in told:
             if (key := self._own.get(place)) is None:
                 continue
-            self._register.settle(key, one, keep=place in keep)
             self._asked.discard(key)
-            if self._ended:
+            if one is not None:
+                self._register.settle(key, one, keep=place in keep)
+            if self._ended or one is None:
+                del self._own[place]
+                self._keys.discard(key)
                 self._register.release(key)
 
     def release(self) -> None:
