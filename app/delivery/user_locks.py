@@ -141,7 +141,7 @@ class UserLocks:
     async def _waiting(self, request: LockRequest) -> list[str]:
         """Return the subjects of a request for whom something waits."""
         lanes = {subject: ids.lane(request.app, subject) for subject in request.subjects}
-        waiting = await self._outbox.waiting(set(lanes.values()))
+        waiting = await self._outbox.waiting_lanes(set(lanes.values()))
         return [subject for subject, lane in lanes.items() if lane in waiting]
 
     async def _is_deleted(self, request: LockRequest, lanes: Collection[int], asked: list[Asking]) -> bool:

@@ -267,7 +267,7 @@ class Outbox:
 
         return await self._read(look)
 
-    async def waiting(self, lanes: Collection[int]) -> set[int]:
+    async def waiting_lanes(self, lanes: Collection[int]) -> set[int]:
         """Return those of the lanes for which something waits."""
         of_theirs = select(items.c.lane).where(items.c.settled_at.is_(None), items.c.lane.in_(lanes)).distinct()
 

@@ -228,7 +228,7 @@ def test_after_a_crash_the_erasure_waits_for_the_call_that_may_have_outlived_its
         (left,) = await at.waiting()
         assert await at.outbox.begin("early", "two", [left]) == {left.lane: 0}
         assert at.one("SELECT count(*) FROM attempts") == 0
-        until = at.one("SELECT expires_at FROM user_locks")  # by the database's clock, which goes on
+        until = int(str(at.one("SELECT expires_at FROM user_locks")))  # by the database's clock, which goes on
         assert at.now + 5_000 <= until <= at.now + 60_000
 
     with_outbox(database, body, erased_ms=1_000)
