@@ -309,13 +309,15 @@ def list_dead_letters(
 
 
 def _echo_list(rows: Iterable[Any]) -> None:
-    """Print one JSON document, a list, row by row: there may be more rows than fit into memory."""
-    between = ""
-    typer.echo("[", nl=False)
+    """Print one JSON document, a list, row by row: there may be more rows than fit into memory.
+
+    Nothing is printed before the first row is there, or it is known that there is none.
+    """
+    before = "["
     for row in rows:
-        typer.echo(f"{between}\n{json.dumps(row)}", nl=False)
-        between = ","
-    typer.echo("\n]" if between else "]")
+        typer.echo(f"{before}\n{json.dumps(row)}", nl=False)
+        before = ","
+    typer.echo("[]" if before == "[" else "\n]")
 
 
 @dead_letters_cli.command("replay")

@@ -31,15 +31,16 @@ def test_a_command_that_reads_creates_no_database(
     tmp_path: Path, database: dict[str, str], words: tuple[str, ...]
 ) -> None:
     found = ended(tmp_path, *words, **database)
-    assert found.returncode == 2
+    assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.count("\n") == 1
     assert "there is no database at" in found.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_command_that_reads_migrates_no_database(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", READ, ids=" ".join)
+def test_a_command_that_reads_migrates_no_database(tmp_path: Path, words: tuple[str, ...]) -> None:
     (tmp_path / "g.db").touch()
-    found = ended(tmp_path, "keys", "list", GATEWAY_DATABASE_URL=f"sqlite:///{tmp_path}/g.db")
+    found = ended(tmp_path, *words, GATEWAY_DATABASE_URL=f"sqlite:///{tmp_path}/g.db")
     assert (found.returncode, found.stdout) == (2, "")
     assert "has no tables yet" in found.stderr
     with sqlite3.connect(tmp_path / "g.db") as beside:
@@ -54,6 +55,17 @@ def test_there_are_no_dead_letters_to_list_or_to_act_on(tmp_path: Path, database
         for words, verb in ((("--all", "--dry-run"), "would be"), (("--all",), "are"), (("no-such-id",), "are")):
             done = ended(tmp_path, "dead-letters", act, *words, **database)
             assert (done.returncode, done.stdout) == (1, f"0 {verb} {said}.\n"), done.stderr
+
+
+def test_an_audit_in_which_nothing_is_recorded_yet_is_told_as_that(tmp_path: Path, database: dict[str, str]) -> None:
+    assert ended(tmp_path, "migrate", **database).returncode == 0
+    verified = ended(tmp_path, "audit", "verify", **database)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    assert verified.stdout == "Nothing is recorded yet, and nothing is sealed.\n"
+    exported = ended(tmp_path, "audit", "export", "log.jsonl", **database)
+    assert (exported.returncode, exported.stdout) == (1, "")
+    assert exported.stderr == "leanplum-gateway: Nothing is recorded yet: there is nothing to export.\n"
+    assert not (tmp_path / "log.jsonl").exists()
 
 
 def test_an_audit_in_which_nothing_is_sealed_yet_is_told_as_that(tmp_path: Path, database: dict[str, str]) -> None:
