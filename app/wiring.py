@@ -19,6 +19,7 @@ from app.audit.notes import Signer
 from app.audit.pseudonyms import Pseudonyms
 from app.audit.recorder import Recorder
 from app.audit.sealing import Sealer
+from app.callers import keys
 from app.callers.directory import Directory, cancelled
 from app.callers.store import KeyStore
 from app.clock import Clock, now_ms
@@ -231,6 +232,7 @@ def prepare(settings: Settings) -> None:
     """Everything that may refuse a start, before there is a server: apps are configured, the database opens, and has
     its first key."""
     read(settings)
+    check_bootstrap_key(settings)
     _ = settings.route
     LoadedPlans(settings.gateway_tracking_plan)
     check(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
@@ -262,6 +264,13 @@ def enriching(settings: Settings, made_of: bytes) -> Enrichment:
     """Enrichment as the settings have it; the seed makes the key of what is hashed."""
     key = seed.derived(made_of, b"leanplum-gateway values")
     return Enrichment(settings.gateway_enrichment_file, settings.gateway_maxmind_file, key)
+
+
+def check_bootstrap_key(settings: Settings) -> None:
+    """Raise StartRefused for a first key that has not the form of one."""
+    key = settings.gateway_bootstrap_key
+    if key is not None and not keys.well_formed(key.get_secret_value()):
+        raise StartRefused(f"GATEWAY_BOOTSTRAP_KEY: {keys.MALFORMED}")
 
 
 def bootstrap(settings: Settings, store: KeyStore) -> None:

@@ -131,8 +131,8 @@ def _node(text: str) -> IPv4Address | IPv6Address | None:
 def _hops(headers: Headers) -> list[str]:
     """Return the hops that the headers name, nearest first.
 
-    X-Forwarded-For goes before Forwarded, unless it names nobody. Nearly every proxy adds to the former, and one that does
-    not know the latter passes it on as the client wrote it.
+    X-Forwarded-For goes before Forwarded, unless it names nobody. Nearly every proxy adds to the
+    former, and one that does not know the latter passes it on as the client wrote it.
     """
     chains: dict[bytes, list[bytes]] = {b"x-forwarded-for": [], b"forwarded": []}
     for name, value in headers:

@@ -1,7 +1,6 @@
 """Commands that only read, as real processes: they create nothing, and say honestly that there is nothing."""
 
 import json
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,15 @@ READ = [
     ("audit", "export"),
     ("audit", "public-key"),
     ("taxonomy", "list"),
+]
+CHANGE = [
+    ("dead-letters", "replay", "abc"),
+    ("dead-letters", "discard", "--all"),
+    ("keys", "revoke", "key_x"),
+    ("keys", "rotate", "key_x"),
+    ("keys", "patch", "key_x", "--name", "y"),
+    ("taxonomy", "forget", "events", "x"),
+    ("audit", "adopt"),
 ]
 
 
@@ -43,8 +51,16 @@ def test_a_command_that_reads_migrates_no_database(tmp_path: Path, words: tuple[
     found = ended(tmp_path, *words, GATEWAY_DATABASE_URL=f"sqlite:///{tmp_path}/g.db")
     assert (found.returncode, found.stdout) == (2, "")
     assert "has no tables yet" in found.stderr
-    with sqlite3.connect(tmp_path / "g.db") as beside:
-        assert beside.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+    assert [(one.name, one.stat().st_size) for one in tmp_path.iterdir()] == [("g.db", 0)]
+
+
+@pytest.mark.parametrize("words", CHANGE, ids=" ".join)
+def test_a_command_that_changes_what_is_there_creates_no_database(tmp_path: Path, words: tuple[str, ...]) -> None:
+    url = {"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/data/g.db"}
+    found = ended(tmp_path, *words, **url)
+    assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1)
+    assert "there is no database at" in found.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_there_are_no_dead_letters_to_list_or_to_act_on(tmp_path: Path, database: dict[str, str]) -> None:
