@@ -21,9 +21,9 @@ from app.audit.recorder import Recorder
 from app.audit.sealing import Sealer
 from app.callers import keys
 from app.callers.directory import Directory, cancelled
-from app.callers.store import KeyStore
+from app.callers.store import KeyStore, every_key
 from app.clock import Clock, now_ms
-from app.database.engine import connect
+from app.database.engine import connect, connect_to_read
 from app.database.writer import Writer
 from app.delivery.loop import LEASE_SECONDS, Deliverer
 from app.delivery.user_locks import UserLocks
@@ -267,10 +267,24 @@ def enriching(settings: Settings, made_of: bytes) -> Enrichment:
 
 
 def check_bootstrap_key(settings: Settings) -> None:
-    """Raise StartRefused for a first key that has not the form of one."""
+    """Raise StartRefused for a first key that has not the form of one, before a database is made for it. Where there
+    are keys already it is ignored, whatever its form."""
     key = settings.gateway_bootstrap_key
-    if key is not None and not keys.well_formed(key.get_secret_value()):
-        raise StartRefused(f"GATEWAY_BOOTSTRAP_KEY: {keys.MALFORMED}")
+    if key is None or keys.well_formed(key.get_secret_value()) or _has_keys(settings):
+        return
+    raise StartRefused(f"GATEWAY_BOOTSTRAP_KEY: {keys.MALFORMED}")
+
+
+def _has_keys(settings: Settings) -> bool:
+    """Return whether there is a database with keys; none is made, and none is migrated."""
+    try:
+        engine = connect_to_read(settings.gateway_database_url)
+    except StartRefused:
+        return False
+    try:
+        return bool(every_key(engine))
+    finally:
+        engine.dispose()
 
 
 def bootstrap(settings: Settings, store: KeyStore) -> None:
