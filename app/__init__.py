@@ -22,7 +22,7 @@ The data's way, module by module:
     how fast: api.limiting ─ limits.policies, limits.bucket (in memory), limits.shared (with other replicas, in Valkey)
 
     beside the way: vault (what rests on the disk is sealed; who was erased), telemetry (logs, metrics), settings,
-                    read from setting_sources, clock, simulator (Leanplum's stand-in)
+                    read from setting_sources (with units), clock, simulator (Leanplum's stand-in)
     whose Leanplum keys are used, and which: apps
     what is tracked, and what must not be: intake.plan, intake.taxonomy (pure), tracking (their files and tables)
     what items get and lose on the way in: enrichment (its files), intake.enrichment (its steps, pure)

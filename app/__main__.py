@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -250,7 +250,7 @@ def change_key(
     _check_key(name=name, apps=app, ratePerSecond=rate_per_second or None, rateBurst=rate_burst or None)
     changes |= {limit: value or None for limit, value in limits.items()}
     until = KEEP if expires_in_days is None else (now + expires_in_days * 86_400_000 if expires_in_days else None)
-    stored = _store().change(key_id, now, changes, by_operator("key.change"), until)
+    stored = _existing_store().change(key_id, now, changes, by_operator("key.change"), until)
     _show_key(None, stored, as_json=as_json)
 
 
@@ -263,7 +263,7 @@ def rotate_key(
     """Give a caller a new key, under the same id. It is shown this once; the old one goes on for a while."""
     from app.clock import now_ms
 
-    key, stored = _store().rotate(key_id, now_ms(), overlap_seconds * 1000)
+    key, stored = _existing_store().rotate(key_id, now_ms(), overlap_seconds * 1000)
     _show_key(key, stored, as_json=as_json)
 
 
@@ -272,7 +272,7 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id, as `key
     """Make a key unusable, in every process, within a second."""
     from app.clock import now_ms
 
-    _store().revoke(key_id, now_ms())
+    _existing_store().revoke(key_id, now_ms())
     typer.echo(f"{key_id} is revoked.")
 
 
@@ -309,13 +309,15 @@ def list_dead_letters(
 
 
 def _echo_list(rows: Iterable[Any]) -> None:
-    """Print one JSON document, a list, row by row: there may be more rows than fit into memory."""
-    between = ""
-    typer.echo("[", nl=False)
+    """Print one JSON document, a list, row by row: there may be more rows than fit into memory.
+
+    Nothing is printed before the first row is there, or it is known that there is none.
+    """
+    before = "["
     for row in rows:
-        typer.echo(f"{between}\n{json.dumps(row)}", nl=False)
-        between = ","
-    typer.echo("\n]" if between else "]")
+        typer.echo(f"{before}\n{json.dumps(row)}", nl=False)
+        before = ","
+    typer.echo("[]" if before == "[" else "\n]")
 
 
 @dead_letters_cli.command("replay")
@@ -462,9 +464,21 @@ def show_public_key() -> None:
 
 
 def _store() -> Any:
+    from app.database.engine import connect
+
+    return _store_on(connect)
+
+
+def _existing_store() -> Any:
+    """For what changes a key that there is: it makes no database."""
+    from app.database.engine import connect_existing
+
+    return _store_on(connect_existing)
+
+
+def _store_on(connect: Callable[[str], Any]) -> Any:
     from app.audit import keys
     from app.callers.store import KeyStore
-    from app.database.engine import connect
 
     settings = _settings()
     engine = connect(settings.gateway_database_url)

@@ -12,7 +12,7 @@ from app.api.receipts import receipt_document
 from app.audit import keys
 from app.audit.records import administrative_act
 from app.clock import now_ms
-from app.database.engine import connect, connect_to_read, reading
+from app.database.engine import connect_existing, connect_to_read, reading
 from app.database.writer import Writer
 from app.errors import StartRefused
 from app.leanplum.values import query_time
@@ -78,7 +78,7 @@ def act(settings: Settings, act: Literal["replay", "discard"], app: str | None, 
         return now, administrative_act(time=now, act=f"dead-letter.{act}", subject=f"{count} items", app=app)
 
     async def run() -> int:
-        engine = connect(settings.gateway_database_url)
+        engine = connect_existing(settings.gateway_database_url)
         writer = Writer(engine)
         writer.start()
         try:

@@ -85,7 +85,7 @@ def forget_name(
     from app.audit import keys
     from app.audit.records import administrative_act, insert
     from app.clock import now_ms
-    from app.database.engine import connect, transaction
+    from app.database.engine import connect_existing, transaction
     from app.intake.taxonomy import NAME_KINDS, Name
     from app.tracking.taxonomy import Forget
 
@@ -93,7 +93,7 @@ def forget_name(
         raise StartRefused(f"KIND: takes {', '.join(NAME_KINDS)}")
     text = administrative_act(time=now_ms(), act="taxonomy.forget", subject=kind, app=app)
     settings = load()
-    engine = connect(settings.gateway_database_url)
+    engine = connect_existing(settings.gateway_database_url)
     marks = keys.to_write(engine, settings.audit_seed).marks
     write = Forget(app, Name(kind, name), lambda cursor: insert(cursor, marks, [(now_ms(), text)]))
     with transaction(engine) as cursor:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import secrets
 import signal
@@ -34,7 +35,7 @@ from app.settings import Settings, load
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
 from app.telemetry import Metrics
-from app.wiring import gateway, prepare
+from app.wiring import check_bootstrap_key, gateway, prepare
 
 SANDBOX_KEYS = ("production", "development", "data_export", "content_read_only")
 SANDBOX = "sandbox"  # the name of its own keys, and of what says in the database that it is a sandbox's
@@ -276,6 +277,7 @@ def sandbox(overrides: dict[str, Any]) -> None:
     real = [kind.setting for kind in configured.leanplum_keys]
     if real := real + (["GATEWAY_APPS_FILE"] if configured.gateway_apps_file else []):
         raise StartRefused(*(f"{name}: is set, and the sandbox must not hold a real key; unset it" for name in real))
+    check_bootstrap_key(configured)
     config = SimulatorConfig(
         production_key="prod_" + secrets.token_hex(12),
         development_key="dev_" + secrets.token_hex(12),
@@ -283,13 +285,32 @@ def sandbox(overrides: dict[str, Any]) -> None:
         content_read_only_key="cro_" + secrets.token_hex(12),
         users=SANDBOX_USERS,
     )
-    with BackgroundServer(config) as simulator:
+    with contextlib.ExitStack() as stack:
+        simulator = start_simulator(stack, config, configured)
         settings = load(**overrides | _against(simulator.url, config, configured))
         key = sandbox_key(settings)
         listening = listen(settings)
         host, port = listening.getsockname()[:2]
         print(_welcome(f"http://{host}:{port}", key, simulator.url), flush=True)
         serve(settings, listening=listening)
+
+
+def start_simulator(stack: contextlib.ExitStack, config: SimulatorConfig, configured: Settings) -> BackgroundServer:
+    """Start the simulator on its port, or on a free one where the default is taken. Raises StartRefused where a port
+    that was chosen is taken."""
+    port = configured.gateway_sandbox_port
+    try:
+        if port and port == configured.gateway_port:
+            raise OSError(errno.EADDRINUSE, "it is the gateway's own port")
+        return stack.enter_context(BackgroundServer(config, port))
+    except OSError as error:
+        said, _, _ = str(error.strerror).partition(" (")  # in brackets the address again
+        why = f"127.0.0.1:{port} can't be listened on: {said}"
+        if "gateway_sandbox_port" in configured.model_fields_set:
+            raise StartRefused(f"GATEWAY_SANDBOX_PORT: {why}") from error
+    advice = "the simulator takes a free port; GATEWAY_SANDBOX_PORT sets another"
+    structlog.get_logger("sandbox").warning("sandbox.port_taken", reason=why, advice=advice)
+    return stack.enter_context(BackgroundServer(config))
 
 
 def _against(url: str, config: SimulatorConfig, configured: Settings) -> dict[str, Any]:

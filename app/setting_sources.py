@@ -6,7 +6,7 @@ for what is easily added by mistake: quotes, and white space around a secret.
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ SERVICE_LINK = re.compile(
 )
 SERVICE_PORT = re.compile(r"(GATEWAY|LEANPLUM)(_\w+)?_PORT")  # where its value is such a URL
 SERVICE_URL = re.compile(r"(tcp|udp|sctp)://\S+", re.IGNORECASE)
+MOST_SUGGESTIONS = 3
 CLOSE = 0.75  # how alike two names are before one is suggested for the other
 
 
@@ -50,11 +51,11 @@ class Unknown:
 
     name: str
     source: str
-    suggestion: str | None
+    suggestions: tuple[str, ...] = ()
 
     def line(self) -> str:
         """Say so in a line."""
-        hint = f"; did you mean {self.suggestion}?" if self.suggestion else ""
+        hint = f"; did you mean {' or '.join(self.suggestions)}?" if self.suggestions else ""
         return f"{self.name}: no setting has this name ({self.source}){hint}"
 
 
@@ -208,8 +209,19 @@ def _where(given: Given) -> str:
 
 
 def _unknown(name: str, source: str, names: Collection[str]) -> Unknown:
-    close = difflib.get_close_matches(name, [*names, SECRETS_DIR.lower()], 1, CLOSE)
-    return Unknown(name.upper(), source, close[0].upper() if close else None)
+    meant = _meant(name, [*names, SECRETS_DIR.lower()])
+    return Unknown(name.upper(), source, tuple(one.upper() for one in meant[:MOST_SUGGESTIONS]))
+
+
+def _meant(name: str, names: Sequence[str]) -> list[str]:
+    """Return the names that were probably meant: those that go on where this one ends, else those
+    that have all of its words, else the one that is spelt most alike."""
+    words = {word for word in name.split("_") if word}
+    if len(words) > 1:
+        longer = [one for one in names if one.startswith(f"{name}_")]
+        if longer := longer or [one for one in names if words <= set(one.split("_"))]:
+            return longer
+    return difflib.get_close_matches(name, names, 1, CLOSE)
 
 
 def _stripped(value: str) -> str:

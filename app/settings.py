@@ -9,10 +9,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from app import setting_sources, urls
+from app import setting_sources, units, urls
 from app.errors import StartRefused
 from app.leanplum import action_names
 from app.leanplum.actions import DELIVERED, RELAYABLE
@@ -136,7 +136,9 @@ def _limits(text: str) -> str:
 
 
 Positive = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0, le=10 * 366 * 86_400, allow_inf_nan=False)]
+Duration = BeforeValidator(units.seconds)
+Seconds = Annotated[float, Field(gt=0, le=10 * 366 * 86_400, allow_inf_nan=False), Duration]
+Bytes = Annotated[int, Field(gt=0), BeforeValidator(units.size)]
 
 
 class Settings(BaseSettings):
@@ -193,6 +195,9 @@ class Settings(BaseSettings):
     )
     gateway_host: str = Field("127.0.0.1", description="the address to listen on")
     gateway_port: int = Field(8000, ge=0, le=65535, description="the port to listen on; 0 takes a free one")
+    gateway_sandbox_port: int = Field(
+        8001, ge=0, le=65535, description="the simulator's port under serve --sandbox; 0 takes a free one"
+    )
     gateway_log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least level logged"
     )
@@ -200,30 +205,30 @@ class Settings(BaseSettings):
         "auto", description="json or console; auto is console on a terminal, else json"
     )
     gateway_max_batch_items: Positive = Field(1_000, description="items in one batch")
-    gateway_max_body_bytes: Positive = Field(5 * 1024 * 1024, description="bytes of one body, after decompression")
+    gateway_max_body_bytes: Bytes = Field(5 * 1024 * 1024, description="bytes of one body, after decompression")
     gateway_dedup_seconds: Seconds = Field(86_400, description="how long an item's id is remembered")
     gateway_rate_per_second: Positive = Field(1_000, description="items a second for each caller key")
     gateway_rate_burst: Positive = Field(5_000, description="items at once for each caller key")
     gateway_failed_auth_per_minute: Positive = Field(50, description="failed authentications a minute for each address")
     gateway_max_connections: Positive = Field(5_000, description="connections of callers at once, idle ones too")
-    gateway_max_held_bytes: Positive = Field(
+    gateway_max_held_bytes: Bytes = Field(
         256 * 1024 * 1024, description="bytes of large bodies being read at once, of all callers together"
     )
     gateway_head_seconds: Seconds = Field(10, description="how long the head of a request may take to come")
     gateway_slow_seconds: Seconds = Field(
         30, description="how long a body, or the reading of an answer, may take beyond its size at the least rate"
     )
-    gateway_least_bytes_per_second: Positive = Field(
+    gateway_least_bytes_per_second: Bytes = Field(
         10_000, description="the least rate at which a body must come, and an answer be read"
     )
     gateway_max_queued_items: Positive = Field(10_000_000, description="items that may wait")
     gateway_upstream_concurrency: Positive = Field(16, description="calls to Leanplum in flight at once")
     gateway_upstream_timeout_seconds: Seconds = Field(30, description="how long one call to Leanplum may take")
-    gateway_upstream_max_response_bytes: Positive = Field(
+    gateway_upstream_max_response_bytes: Bytes = Field(
         MAX_RESPONSE_BYTES,
         description="bytes of one of Leanplum's answers, compressed or not; a larger one is not read",
     )
-    gateway_upstream_max_download_bytes: Positive = Field(
+    gateway_upstream_max_download_bytes: Bytes = Field(
         MAX_DOWNLOAD_BYTES,
         description="bytes of one file that Leanplum sends, compressed or not; a larger one is cut off",
     )
@@ -241,11 +246,11 @@ class Settings(BaseSettings):
     gateway_relay_timeout_seconds: Seconds = Field(
         7, description="how long a call to Leanplum may take that a caller waits for; SDKs give up after 10"
     )
-    gateway_cache_seconds: float = Field(
+    gateway_cache_seconds: Annotated[float, Duration] = Field(
         30, ge=0, le=86_400, description="how old an answer about messages, tests, variants or categories may be"
     )
-    gateway_max_upload_bytes: Positive = Field(50_000_000, description="bytes of one upload, all files together")
-    gateway_sdk_max_body_bytes: Positive = Field(
+    gateway_max_upload_bytes: Bytes = Field(50_000_000, description="bytes of one upload, all files together")
+    gateway_sdk_max_body_bytes: Bytes = Field(
         24 * 1024 * 1024, description="bytes of one SDK's call, which may have 10,000 entries as an encoded form"
     )
     gateway_sdk_relayed_actions: Annotated[str, AfterValidator(_relayed)] = Field(
@@ -269,7 +274,7 @@ class Settings(BaseSettings):
     gateway_data_key: Annotated[SecretStr, AfterValidator(_data_keys)] | None = Field(
         None, description="what seals bodies on the disk, as ID:BASE64; the first seals, all open; default: in clear"
     )
-    gateway_erased_seconds: float = Field(
+    gateway_erased_seconds: Annotated[float, Duration] = Field(
         86_400, ge=0, le=366 * 86_400, description="how long items of a user are refused who was erased"
     )
     gateway_tracking_plan: Path | None = Field(
@@ -286,10 +291,10 @@ class Settings(BaseSettings):
         90, ge=0, le=100, description="the share of a limit from which on new names are warned of"
     )
     gateway_retry_window: Seconds = Field(86_400, description="seconds after which an undelivered item is given up")
-    gateway_drain_seconds: float = Field(
+    gateway_drain_seconds: Annotated[float, Duration] = Field(
         5, ge=0, le=86_400, description="seconds between SIGTERM and refusing new work"
     )
-    gateway_shutdown_seconds: Positive = Field(
+    gateway_shutdown_seconds: Annotated[Positive, Duration] = Field(
         20, description="seconds within which what is in flight ends, and the process, once new work is refused"
     )
 

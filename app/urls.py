@@ -141,7 +141,7 @@ def masked(url: str) -> str:
     if user_end >= 0:
         user, colon, _ = rest[:user_end].partition(":")
         # A user name without a password may be a token, where it is not a database's.
-        shown = user if not scheme.startswith("http") else MASK
+        shown = user if POSTGRESQL.fullmatch(url) else MASK
         rest = f"{user}:{MASK}{rest[user_end:]}" if colon else f"{shown}{rest[user_end:]}"
     return f"{scheme}://{_masked_query(rest)}"
 

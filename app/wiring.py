@@ -19,10 +19,11 @@ from app.audit.notes import Signer
 from app.audit.pseudonyms import Pseudonyms
 from app.audit.recorder import Recorder
 from app.audit.sealing import Sealer
+from app.callers import keys
 from app.callers.directory import Directory, cancelled
-from app.callers.store import KeyStore
+from app.callers.store import KeyStore, every_key
 from app.clock import Clock, now_ms
-from app.database.engine import connect
+from app.database.engine import connect, connect_to_read
 from app.database.writer import Writer
 from app.delivery.loop import LEASE_SECONDS, Deliverer
 from app.delivery.user_locks import UserLocks
@@ -231,6 +232,7 @@ def prepare(settings: Settings) -> None:
     """Everything that may refuse a start, before there is a server: apps are configured, the database opens, and has
     its first key."""
     read(settings)
+    check_bootstrap_key(settings)
     _ = settings.route
     LoadedPlans(settings.gateway_tracking_plan)
     check(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
@@ -262,6 +264,27 @@ def enriching(settings: Settings, made_of: bytes) -> Enrichment:
     """Enrichment as the settings have it; the seed makes the key of what is hashed."""
     key = seed.derived(made_of, b"leanplum-gateway values")
     return Enrichment(settings.gateway_enrichment_file, settings.gateway_maxmind_file, key)
+
+
+def check_bootstrap_key(settings: Settings) -> None:
+    """Raise StartRefused for a first key that has not the form of one, before a database is made for it. Where there
+    are keys already it is ignored, whatever its form."""
+    key = settings.gateway_bootstrap_key
+    if key is None or keys.well_formed(key.get_secret_value()) or _has_keys(settings):
+        return
+    raise StartRefused(f"GATEWAY_BOOTSTRAP_KEY: {keys.MALFORMED}")
+
+
+def _has_keys(settings: Settings) -> bool:
+    """Return whether there is a database with keys; none is made, and none is migrated."""
+    try:
+        engine = connect_to_read(settings.gateway_database_url)
+    except StartRefused:
+        return False
+    try:
+        return bool(every_key(engine))
+    finally:
+        engine.dispose()
 
 
 def bootstrap(settings: Settings, store: KeyStore) -> None:

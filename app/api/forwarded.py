@@ -24,9 +24,12 @@ Headers = Iterable[tuple[bytes, bytes]]
 # The hops that are looked at, nearest first.
 MOST_HOPS = 32
 MAPPED = IPv6Network("::ffff:0:0/96")
+EVERY_IPV4 = IPv4Network("0.0.0.0/0")
 
-_BRACKETED = re.compile(r"\[([^\[\]]*)\](?::(\d{1,5}))?")
-_WITH_PORT = re.compile(r"([0-9.]+):(\d{1,5})")
+# A port is a number, or a name that a proxy has made up for one (RFC 7239, obfport).
+_PORT = r":(?:(\d{1,5})|_[A-Za-z0-9._-]+)"
+_BRACKETED = re.compile(rf"\[([^\[\]]*)\](?:{_PORT})?")
+_WITH_PORT = re.compile(rf"([0-9.]+){_PORT}")
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105  # RFC 9110's token, no secret
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 # Bare values are read more kindly than RFC 7239 asks: many senders quote no address with a colon.
@@ -57,7 +60,7 @@ class TrustedProxies:
     """The networks whose hosts are believed when they name whom they forward for."""
 
     def __init__(self, networks: Sequence[Network]) -> None:
-        self._networks = tuple(map(_unmapped, networks))
+        self._networks = tuple(form for network in networks for form in _forms(network))
 
     def __bool__(self) -> bool:
         return bool(self._networks)
@@ -85,12 +88,16 @@ class TrustedProxies:
         return any(address in network for network in self._networks)
 
 
-def _unmapped(network: Network) -> Network:
-    """Return a network of mapped IPv4 addresses as the IPv4 network that it is."""
-    if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
-        mapped = network.network_address.ipv4_mapped
-        return ip_network(f"{mapped}/{network.prefixlen - 96}")
-    return network
+def _forms(network: Network) -> list[Network]:
+    """Return the network in the forms in which addresses are looked for: a mapped IPv4 address is
+    looked for as the IPv4 address that it is."""
+    if isinstance(network, IPv6Network):
+        if network.subnet_of(MAPPED):
+            mapped = network.network_address.ipv4_mapped
+            return [ip_network(f"{mapped}/{network.prefixlen - 96}")]
+        if network.supernet_of(MAPPED):
+            return [network, EVERY_IPV4]
+    return [network]
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
@@ -124,18 +131,17 @@ def _node(text: str) -> IPv4Address | IPv6Address | None:
 def _hops(headers: Headers) -> list[str]:
     """Return the hops that the headers name, nearest first.
 
-    X-Forwarded-For goes before Forwarded. Nearly every proxy adds to the former, and one that does
-    not know the latter passes it on as the client wrote it.
+    X-Forwarded-For goes before Forwarded, unless it names nobody. Nearly every proxy adds to the
+    former, and one that does not know the latter passes it on as the client wrote it.
     """
     chains: dict[bytes, list[bytes]] = {b"x-forwarded-for": [], b"forwarded": []}
     for name, value in headers:
         if name in chains:
             chains[name].append(value)
     hops: list[str] = []
-    if chains[b"x-forwarded-for"]:
-        for line in reversed(chains[b"x-forwarded-for"]):
-            hops += _listed(line.decode("latin-1"))
-    else:
+    for line in reversed(chains[b"x-forwarded-for"]):
+        hops += _listed(line.decode("latin-1"))
+    if not hops:
         for line in reversed(chains[b"forwarded"]):
             hops += reversed(list(_elements(line.decode("latin-1"))))
     return hops[:MOST_HOPS]

@@ -11,7 +11,7 @@ from app.audit.marking import Marking
 from app.audit.records import administrative_act, insert, told_of
 from app.audit.tree import Fetch, fetcher, raw_of, read, written_of
 from app.clock import instant, now_ms
-from app.database.engine import connect, snapshot, transaction
+from app.database.engine import connect_existing, snapshot, transaction
 from app.errors import AuditBroken, NotFound, StartRefused
 from app.settings import Settings
 
@@ -33,7 +33,7 @@ ANOTHER = "record {seq} has no mark, and its text isn't that of a record of this
 def adopt(settings: Settings, tell: Callable[[str], None]) -> int:
     """Mark the records that are not sealed yet and have no mark; how many there were. Which ones is told before it is
     done, and recorded. Raises StartRefused, with none marked, where a gateway can't have left them so."""
-    engine = connect(settings.gateway_database_url)
+    engine = connect_existing(settings.gateway_database_url)
     try:
         keys = to_write(engine, settings.audit_seed)
         with snapshot(engine) as connection:

@@ -12,19 +12,21 @@ from sqlalchemy import Engine
 from app.audit import seed
 from app.audit.evidence import exported, of_database, of_export
 from app.audit.findings import Finding, Report
-from app.audit.keys import to_read, to_write
+from app.audit.keys import nothing_recorded, to_read, to_write
 from app.audit.notes import BadNote, PublicKey, count
 from app.audit.records import administrative_act, insert
 from app.audit.tree import fetcher
 from app.audit.verifying import verify
 from app.clock import now_ms
 from app.database.engine import connect_to_read, scrub, snapshot, too_large_to_scrub, transaction
-from app.errors import StartRefused
+from app.errors import NotFound, StartRefused
 from app.leanplum.values import query_time
 from app.settings import Settings
 
 OTHER_KEPT = "GATEWAY_AUDIT_KEY: is not the key that the database keeps, which stays there; without it that is shown"
 IN_USE = "somebody reads or writes all the time. Run this again when nothing does"
+NOTHING_RECORDED = "Nothing is recorded yet, and nothing is sealed."
+NOTHING_TO_EXPORT = "Nothing is recorded yet: there is nothing to export."
 NOTHING_SEALED = (
     "Nothing is sealed yet: each record fits its mark, but no signature tells whether some are missing. "
     "The gateway seals each second while it runs."
@@ -55,8 +57,12 @@ def verify_database(settings: Settings, key: str | None, kept: Sequence[str]) ->
             if key is not None:
                 public = _parsed(key)
                 return verify(of_database(connection, public), public, notes)
-            own = to_read(fetcher(connection), settings.audit_seed)
-            return verify(of_database(connection, own.signer.public), own.signer.public, notes, own.marks)
+            fetch = fetcher(connection)
+            if not notes and nothing_recorded(fetch):
+                return Report(nothing_recorded=True)
+            own = to_read(fetch, settings.audit_seed)
+            public = own.signer.public
+            return verify(of_database(connection, public), public, notes, own.marks, now_ms())
     finally:
         engine.dispose()
 
@@ -71,6 +77,9 @@ def verify_export(path: Path, key: str | None, kept: Sequence[str]) -> Report:
 
 def told(report: Report) -> Iterator[str]:
     """A report for people: each finding, and over what it was looked for."""
+    if report.nothing_recorded:
+        yield NOTHING_RECORDED
+        return
     for one in report.findings:
         yield f"{one.kind}: {_finding(one)}"
     for one in report.acknowledged:
@@ -117,12 +126,15 @@ def _reach(report: Report) -> str:
 
 def export(settings: Settings, since: str | None, until: str | None, path: Path | None) -> int:
     """Write an export (None: to the standard output); how many lines it has. Raises StartRefused, with nothing written,
-    where it can't be made, and where the file can't be written."""
+    where it can't be made, and where the file can't be written; NotFound where nothing was ever recorded."""
     begin, end = _ms("--since", since), _ms("--until", until)
     engine = connect_to_read(settings.gateway_database_url)
     try:
         with snapshot(engine) as connection:
-            public = to_read(fetcher(connection), settings.audit_seed).signer.public
+            fetch = fetcher(connection)
+            if nothing_recorded(fetch):
+                raise NotFound(NOTHING_TO_EXPORT)
+            public = to_read(fetch, settings.audit_seed).signer.public
             return _write(exported(of_database(connection, public, begin, end), public), path)
     finally:
         engine.dispose()

@@ -78,6 +78,7 @@ class Report:
     unchecked: list[int] = field(default_factory=list)
     acknowledged: list[Finding] = field(default_factory=list)
     nothing_sealed: bool = False  # there are records, and no trace of a checkpoint
+    nothing_recorded: bool = False  # there is no trace of a record either
 
     @property
     def counts(self) -> dict[str, int]:

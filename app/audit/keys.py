@@ -9,11 +9,12 @@ from app.audit import seed
 from app.audit.marks import Marks
 from app.audit.notes import PublicKey, Signer
 from app.audit.pseudonyms import Pseudonyms
-from app.audit.tree import NEWEST, Fetch, fetcher
+from app.audit.tree import NEWEST, Fetch, fetcher, read, written_of
 from app.database.engine import snapshot
 from app.errors import StartRefused
 
 GATEWAY = re.compile(r"leanplum-gateway/[0-9a-f]{16}")  # the name of one that signs
+RECORDED = "SELECT 1 FROM audit_records LIMIT 1"
 MARKED = "SELECT 1 FROM audit_records WHERE mark IS NOT NULL LIMIT 1"
 ANOTHER = "GATEWAY_AUDIT_KEY: this database's audit was signed, and its users hashed, with another key; set that one"
 NOT_SET = "GATEWAY_AUDIT_KEY: is not set, and the database doesn't keep the key that its audit was made with; set it"
@@ -63,8 +64,15 @@ def to_read(fetch: Fetch, given: bytes | None) -> Keys:
     that the newest checkpoint wasn't signed with."""
     made_of = given or seed.kept(fetch)
     if made_of is None:
-        raise StartRefused(NOT_SET if fetch(NEWEST, ()) or fetch(MARKED, ()) else NO_KEY)
+        raise StartRefused(NO_KEY if nothing_recorded(fetch) else NOT_SET)
     return _not_another(fetch, Keys.of(made_of))
+
+
+def nothing_recorded(fetch: Fetch) -> bool:
+    """Return whether no trace of a record or of a checkpoint is in the database."""
+    tree = read(fetch)
+    traces = written_of(fetch), tree.size, tree.statement, fetch(RECORDED, ()), fetch(NEWEST, ())
+    return not any(traces)
 
 
 def _not_another(fetch: Fetch, keys: Keys) -> Keys:

@@ -159,6 +159,12 @@ def numbered(seq: int, record: str) -> str:
     return f"{HEAD}{seq}}},{record[1:]}"
 
 
+def is_served(operation: object) -> bool:
+    """Return whether only a gateway that serves or delivers records this operation: an API call, or a call to Leanplum.
+    Acts of operators by command have names without a space."""
+    return isinstance(operation, str) and " " in operation
+
+
 class Told(NamedTuple):
     """What a record says of itself; None where it says nothing that can be read."""
 

@@ -12,7 +12,7 @@ from app.audit import merkle
 from app.audit.findings import GONE_UNSEALED, Block, Evidence, Report, Row
 from app.audit.marks import Marks
 from app.audit.notes import REMOVED, BadNote, Checkpoint, PublicKey, count
-from app.audit.records import MISSING, told_of
+from app.audit.records import MISSING, is_served, told_of
 from app.audit.roots import Roots
 from app.audit.tree import BLOCK, block_hash, hashes
 
@@ -26,13 +26,26 @@ HASHES = "their hashes were changed, so that nothing tells whether they were as 
 NOTHING = "nothing that can be believed is signed, so nothing speaks for any record (a new gateway signs each second)"
 PROVES = "the hash of the last {count}, of which proofs are made, was changed; the records are as they were sealed"
 UNMARKED = "it has no mark: it was put there, or is from before there were marks"
+SEAL_MS = 60_000  # a gateway seals each second while it runs
+UNSEALED = (
+    "nothing is sealed, although record {seq}, of a gateway that ran, is more than a minute old, and a gateway "
+    "seals each second: the checkpoints and the tree were taken away; or the gateway was killed in its first "
+    "second: then start it, and verify again"
+)
 NOTHING_THERE = Block(b"", b"")
 BESIDE = "the record is as it was sealed, what stands beside it in its row is not"
 
 
-def verify(evidence: Evidence, key: PublicKey, kept: Sequence[str] = (), marks: Marks | None = None) -> Report:
+def verify(
+    evidence: Evidence,
+    key: PublicKey,
+    kept: Sequence[str] = (),
+    marks: Marks | None = None,
+    now: int | None = None,
+) -> Report:
     """Hold everything against the newest checkpoint, and that against the `kept` ones: notes from outside; and each
-    record against its mark, where `marks` are given."""
+    record against its mark, where `marks` are given. At the time `now` (ms) something must have been sealed of what a
+    gateway recorded more than a minute ago."""
     report = Report(marked=marks is not None)
     known = _opened(evidence.notes, key, report, "in the database")
     newest = _newest(evidence, key, known, report)
@@ -46,8 +59,12 @@ def verify(evidence: Evidence, key: PublicKey, kept: Sequence[str] = (), marks: 
         _compare(checkpoint, report, roots)
     _judge(evidence, report, trusted, marks)
     if report.records and not report.sealed:
-        report.nothing_sealed = marks is not None and not _was_sealed(evidence)
-        if not report.nothing_sealed:
+        unsealed = marks is not None and not _was_sealed(evidence)
+        overdue = _overdue(evidence, now) if unsealed and now is not None else None
+        report.nothing_sealed = unsealed and overdue is None
+        if overdue is not None:
+            report.tell("checkpoint", 0, 0, UNSEALED.format(seq=overdue))
+        elif not unsealed:
             report.tell("checkpoint", 0, 0, NOTHING)
     report.part = evidence.first, evidence.last
     report.findings.sort(key=lambda found: (found.kind == "checkpoint", found.first, found.last))
@@ -57,6 +74,15 @@ def verify(evidence: Evidence, key: PublicKey, kept: Sequence[str] = (), marks: 
 def _was_sealed(evidence: Evidence) -> bool:
     """Whether anything is left of a checkpoint or of the tree."""
     return bool(evidence.note or evidence.notes or evidence.statement or evidence.tree_size)
+
+
+def _overdue(evidence: Evidence, now: int) -> int | None:
+    """Return the first record of a gateway that ran, where it is so old that it must have been sealed."""
+    for row in evidence.rows():
+        told = told_of(row.raw)
+        if is_served(told.operation) and isinstance(told.time, int):
+            return row.seq if now - told.time > SEAL_MS else None
+    return None
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------

@@ -168,9 +168,7 @@ class KeyStore:
     ) -> tuple[str, StoredKey]:
         told = key or keys.make()
         if not keys.well_formed(told):
-            raise Refusal(
-                "the key hasn't the form of a caller key (lpgw_ + 30 base62 characters + a 6-character checksum)"
-            )
+            raise Refusal(keys.MALFORMED)
         cursor.execute("SELECT 1 FROM caller_secrets WHERE hash = ?", (keys.digest(told),))
         if cursor.fetchone():
             raise Refusal("the key is a caller's already")

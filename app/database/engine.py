@@ -34,6 +34,7 @@ PRAGMAS = (
     "PRAGMA temp_store=MEMORY",  # and never was in a file of its own
 )
 CREATE_IT = "start the gateway, or run `python -m app migrate`"
+NO_TABLES = f"the database has no tables yet; {CREATE_IT}"
 FIRST_SECONDS = 15.0  # for the first connection at the start: migrating may take longer
 
 log = structlog.get_logger("database")
@@ -53,10 +54,32 @@ def connect_to_read(url: str) -> Engine:
 
     Raises StartRefused where there is no database with the newest schema.
     """
-    parsed = _parsed(url)
-    if isinstance(parsed, SqliteUrl) and not Path(parsed.path).exists():
-        raise StartRefused(f"{SETTING}: there is no database at {parsed.path}; {CREATE_IT}")
+    _check_existence(url)
     return _connected(url, _refuse_other_schema)
+
+
+def connect_existing(url: str) -> Engine:
+    """An engine for commands that change what is there: no database is created, one that is there is migrated.
+
+    Raises StartRefused where there is no database, and as `connect` does.
+    """
+    _check_existence(url)
+    return _connected(url, migrate)
+
+
+def _check_existence(url: str) -> None:
+    """Refuse a SQLite file that is missing or empty, before SQLite makes one or writes to it."""
+    parsed = _parsed(url)
+    if not isinstance(parsed, SqliteUrl):
+        return
+    try:
+        size = Path(parsed.path).stat().st_size
+    except FileNotFoundError:
+        raise StartRefused(f"{SETTING}: there is no database at {parsed.path}; {CREATE_IT}") from None
+    except OSError as error:
+        raise StartRefused(f"{SETTING}: {parsed.path} can't be used: {error.strerror}") from error
+    if not size:
+        raise StartRefused(f"{SETTING}: {NO_TABLES}")
 
 
 def _parsed(url: str) -> SqliteUrl | PostgresUrl:
@@ -268,7 +291,7 @@ def _refuse_other_schema(engine: Engine) -> None:
     with engine.connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
     if found is None:
-        raise StartRefused(f"GATEWAY_DATABASE_URL: the database has no tables yet; {CREATE_IT}")
+        raise StartRefused(f"{SETTING}: {NO_TABLES}")
     if found != newest:
         raise StartRefused(f"GATEWAY_DATABASE_URL: the database has another gateway's schema; {CREATE_IT}")
 

@@ -24,14 +24,17 @@ def serve(config: SimulatorConfig, host: str, port: int) -> None:
 
 
 class BackgroundServer:
-    """A simulator on a free loopback port in a thread of its own, for as long as its `with` block."""
+    """A simulator on a loopback port in a thread of its own, for as long as its `with` block. Port 0 is a free one.
 
-    def __init__(self, config: SimulatorConfig | None = None) -> None:
-        self._config = config or SimulatorConfig()
+    Entering raises OSError where the port is taken.
+    """
+
+    def __init__(self, config: SimulatorConfig | None = None, port: int = 0) -> None:
+        self._config, self._port = config or SimulatorConfig(), port
         self._settled = threading.Event()
 
     def __enter__(self) -> Self:
-        listener = _listen("127.0.0.1", 0)
+        listener = _listen("127.0.0.1", self._port)
         self.url = _url("127.0.0.1", listener)
         self._server = _Server(self._config, self._settled.set)
         self._thread = threading.Thread(target=self._run, args=(listener,), name="simulator", daemon=True)

@@ -171,7 +171,7 @@ def test_the_sandbox_prints_a_line_that_delivers_an_event_when_it_is_run(tmp_pat
         process = subprocess.Popen(
             command("serve", "--sandbox", "--port", str(port)),
             cwd=tmp_path,
-            env=environment(tmp_path, GATEWAY_DRAIN_SECONDS="0"),
+            env=environment(tmp_path, GATEWAY_DRAIN_SECONDS="0", GATEWAY_SANDBOX_PORT="0"),
             stdout=file,
             stderr=file,
         )

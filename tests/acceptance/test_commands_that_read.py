@@ -1,7 +1,6 @@
 """Commands that only read, as real processes: they create nothing, and say honestly that there is nothing."""
 
 import json
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,15 @@ READ = [
     ("audit", "public-key"),
     ("taxonomy", "list"),
 ]
+CHANGE = [
+    ("dead-letters", "replay", "abc"),
+    ("dead-letters", "discard", "--all"),
+    ("keys", "revoke", "key_x"),
+    ("keys", "rotate", "key_x"),
+    ("keys", "patch", "key_x", "--name", "y"),
+    ("taxonomy", "forget", "events", "x"),
+    ("audit", "adopt"),
+]
 
 
 @pytest.fixture
@@ -31,19 +39,28 @@ def test_a_command_that_reads_creates_no_database(
     tmp_path: Path, database: dict[str, str], words: tuple[str, ...]
 ) -> None:
     found = ended(tmp_path, *words, **database)
-    assert found.returncode == 2
+    assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.count("\n") == 1
     assert "there is no database at" in found.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_command_that_reads_migrates_no_database(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", READ, ids=" ".join)
+def test_a_command_that_reads_migrates_no_database(tmp_path: Path, words: tuple[str, ...]) -> None:
     (tmp_path / "g.db").touch()
-    found = ended(tmp_path, "keys", "list", GATEWAY_DATABASE_URL=f"sqlite:///{tmp_path}/g.db")
+    found = ended(tmp_path, *words, GATEWAY_DATABASE_URL=f"sqlite:///{tmp_path}/g.db")
     assert (found.returncode, found.stdout) == (2, "")
     assert "has no tables yet" in found.stderr
-    with sqlite3.connect(tmp_path / "g.db") as beside:
-        assert beside.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+    assert [(one.name, one.stat().st_size) for one in tmp_path.iterdir()] == [("g.db", 0)]
+
+
+@pytest.mark.parametrize("words", CHANGE, ids=" ".join)
+def test_a_command_that_changes_what_is_there_creates_no_database(tmp_path: Path, words: tuple[str, ...]) -> None:
+    url = {"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/data/g.db"}
+    found = ended(tmp_path, *words, **url)
+    assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1)
+    assert "there is no database at" in found.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_there_are_no_dead_letters_to_list_or_to_act_on(tmp_path: Path, database: dict[str, str]) -> None:
@@ -54,6 +71,17 @@ def test_there_are_no_dead_letters_to_list_or_to_act_on(tmp_path: Path, database
         for words, verb in ((("--all", "--dry-run"), "would be"), (("--all",), "are"), (("no-such-id",), "are")):
             done = ended(tmp_path, "dead-letters", act, *words, **database)
             assert (done.returncode, done.stdout) == (1, f"0 {verb} {said}.\n"), done.stderr
+
+
+def test_an_audit_in_which_nothing_is_recorded_yet_is_told_as_that(tmp_path: Path, database: dict[str, str]) -> None:
+    assert ended(tmp_path, "migrate", **database).returncode == 0
+    verified = ended(tmp_path, "audit", "verify", **database)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    assert verified.stdout == "Nothing is recorded yet, and nothing is sealed.\n"
+    exported = ended(tmp_path, "audit", "export", "log.jsonl", **database)
+    assert (exported.returncode, exported.stdout) == (1, "")
+    assert exported.stderr == "leanplum-gateway: Nothing is recorded yet: there is nothing to export.\n"
+    assert not (tmp_path / "log.jsonl").exists()
 
 
 def test_an_audit_in_which_nothing_is_sealed_yet_is_told_as_that(tmp_path: Path, database: dict[str, str]) -> None:

@@ -76,6 +76,14 @@ FORWARDED = {  # one Forwarded line from the peer 10.0.0.1: the client, and the 
     'for="[2001:db8::1]"': ("2001:db8::1", "2001:db8::1"),
     r'for="1.2.3.\4"': ("1.2.3.4", "1.2.3.4"),
     "for=[2001:db8::1]:80": ("2001:db8::1", "2001:db8::1"),
+    'for="1.2.3.4:_p1"': ("1.2.3.4", "1.2.3.4"),
+    'for="1.2.3.4:_a.B-c_9"': ("1.2.3.4", "1.2.3.4"),
+    'for="[2001:db8::1]:_x"': ("2001:db8::1", "2001:db8::1"),
+    'for=1.2.3.4, for="10.0.0.2:_p", for="[fd00::7]:_q"': ("1.2.3.4", "1.2.3.4"),
+    'for="1.2.3.4:_"': (None, "10.0.0.1"),
+    'for="1.2.3.4:_p 1"': (None, "10.0.0.1"),
+    'for="1.2.3.4:p1"': (None, "10.0.0.1"),
+    'for="[2001:db8::1]_x"': (None, "10.0.0.1"),
     "for=9.9.9.9, for=1.2.3.4": ("1.2.3.4", "1.2.3.4"),
     "for=1.2.3.4, for=10.0.0.2": ("1.2.3.4", "1.2.3.4"),
     'for=1.2.3.4,for="[fd00::7]:80";by=_x': ("1.2.3.4", "1.2.3.4"),
@@ -124,6 +132,12 @@ def test_x_forwarded_for_goes_before_forwarded() -> None:
     assert PROXIES.origin("10.0.0.1", [(FWD, b"for=6.6.6.6"), (XFF, b"unknown")]).named is None
 
 
+@pytest.mark.parametrize("empty", [[b""], [b" "], [b","], [b"", b" , "]])
+def test_an_x_forwarded_for_that_names_nobody_leaves_it_to_forwarded(empty: list[bytes]) -> None:
+    headers = [(FWD, b"for=1.2.3.4"), *((XFF, line) for line in empty)]
+    assert PROXIES.origin("10.0.0.1", headers).named == "1.2.3.4"
+
+
 @pytest.mark.parametrize(
     ("peer", "address"),
     [
@@ -140,6 +154,17 @@ def test_a_peer_that_is_not_trusted_is_the_client_itself(peer: str, address: str
 @pytest.mark.parametrize("peer", ["10.0.0.1", "::ffff:10.0.0.1", "::ffff:a00:1", "fd00::1", "fd00::1%eth0"])
 def test_a_proxy_is_recognised_in_every_form_of_its_address(peer: str) -> None:
     assert PROXIES.origin(peer, [(XFF, b"1.2.3.4")]).named == "1.2.3.4"
+
+
+@pytest.mark.parametrize("network", ["::/0", "::/80", "::ffff:0:0/96"])
+def test_a_network_that_holds_all_mapped_addresses_covers_ipv4(network: str) -> None:
+    proxies = TrustedProxies([ip_network(network)])
+    assert all(map(proxies.trusts, ("11.1.2.3", "::ffff:11.1.2.3")))
+    assert proxies.trusts("2001:db8::1") is (network == "::/0")
+
+
+def test_a_network_beside_the_mapped_addresses_covers_no_ipv4() -> None:
+    assert not TrustedProxies([ip_network("::/96")]).trusts("11.1.2.3")
 
 
 def test_a_network_of_mapped_addresses_is_the_ipv4_network() -> None:

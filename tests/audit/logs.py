@@ -82,7 +82,7 @@ class Log:
 
     def verified(self, *kept: str) -> Report:
         with snapshot(self.engine) as connection:
-            return verify(of_database(connection, self.signer.public), self.signer.public, kept, self.marks)
+            return verify(of_database(connection, self.signer.public), self.signer.public, kept, self.marks, self.now)
 
     def verified_offline(self, folder: Path, *kept: str, since: int | None = None, until: int | None = None) -> Report:
         path = folder / "export.jsonl"

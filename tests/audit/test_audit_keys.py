@@ -14,7 +14,7 @@ import pytest
 from app.audit import commands
 from app.audit.keys import Keys, to_write
 from app.audit.notes import encoded
-from app.errors import StartRefused
+from app.errors import NotFound, StartRefused
 from app.settings import Settings
 from tests.acceptance.processes import ended, serving
 from tests.audit.logs import Log, opened
@@ -57,9 +57,34 @@ def test_what_reads_without_the_key_that_the_audit_was_made_with_refuses_and_wri
 @pytest.mark.parametrize("read", READS)
 def test_what_reads_an_audit_in_which_nothing_was_recorded_makes_no_key(database: str, read: str) -> None:
     with opened(database) as log:
-        with pytest.raises(StartRefused, match="nothing was recorded"):
-            READS[read](settings(log, None))
+        if read == "verify":
+            assert READS[read](settings(log, None)).findings == []
+        else:
+            with pytest.raises((StartRefused, NotFound), match=r"(?i)nothing (was|is) recorded"):
+                READS[read](settings(log, None))
         assert kept(log) == []
+
+
+@pytest.mark.parametrize("seed", [None, SEED])
+def test_where_nothing_was_recorded_that_is_told_with_a_key_and_without(database: str, seed: bytes | None) -> None:
+    with opened(database) as log:
+        report = commands.verify_database(settings(log, seed), None, [])
+        assert list(commands.told(report)) == ["Nothing is recorded yet, and nothing is sealed."]
+        with pytest.raises(NotFound, match="Nothing is recorded yet"):
+            commands.export(settings(log, seed), None, None, Path(os.devnull))
+
+
+def test_an_audit_that_was_emptied_is_not_let_pass_beside_a_checkpoint_from_outside(log: Log) -> None:
+    note = log.note()
+    for table in ("audit_records", "audit_nodes", "audit_tree", "audit_checkpoints"):
+        log.change(f"DELETE FROM {table}")
+    with pytest.raises(StartRefused, match="GATEWAY_AUDIT_KEY"):
+        commands.verify_database(settings(log, None), None, [])
+    log.change("UPDATE sequence SET records = 0")
+    found = commands.verify_database(settings(log, SEED), None, [note]).findings
+    assert [(one.kind, one.first, one.last) for one in found] == [("cut off", 1, 3)]
+    with pytest.raises(StartRefused, match="GATEWAY_AUDIT_KEY"):
+        commands.verify_database(settings(log, None), None, [note])
 
 
 def test_with_the_public_key_it_is_verified_without_the_seed_and_said_that_marks_were_not_looked_at(log: Log) -> None:

@@ -10,13 +10,15 @@ import orjson
 import pytest
 
 from app.audit.commands import told
-from app.audit.evidence import of_export
+from app.audit.evidence import of_database, of_export
 from app.audit.findings import Report
 from app.audit.marks import Marks
 from app.audit.merkle import leaf_hash
+from app.audit.records import administrative_act, insert
 from app.audit.sealing import NotSealed
 from app.audit.tree import BLOCK, block_hash
 from app.audit.verifying import verify
+from app.database.engine import snapshot, transaction
 from tests.audit.logs import Log, opened
 
 SEALED, UNSEALED = 530, 12  # two blocks and a part of one, and what came after the last checkpoint
@@ -309,6 +311,39 @@ def test_a_log_of_which_nothing_is_signed_is_held_against_its_marks(log: Log, tm
     assert [(one.kind, one.first) for one in log.verified().findings] == [("changed", 7)]
     assert log.verified().nothing_sealed
     assert [one.kind for one in log.verified_offline(tmp_path).findings] == ["checkpoint"]
+
+
+CHECKPOINTS = ("audit_nodes", "audit_tree", "audit_checkpoints")
+
+
+def test_a_log_of_which_a_gateway_must_have_sealed_something_is_not_let_pass_without_a_checkpoint(log: Log) -> None:
+    for table in CHECKPOINTS:
+        log.change(f"DELETE FROM {table}")
+    first = row(log, 1)[2]
+    for now, found in ((first + 60_000, []), (first + 60_001, [("checkpoint", 0)])):
+        report = verified_at(log, now)
+        assert [(one.kind, one.first) for one in report.findings] == found
+        assert report.nothing_sealed is not bool(found)
+    assert "although record 1, " in report.findings[0].detail
+    assert "NOT as they were recorded" in "".join(told(report))
+
+
+def test_what_commands_alone_have_recorded_need_not_be_sealed(database: str) -> None:
+    with opened(database) as log:
+        text = administrative_act(time=1, act="key.create", subject="key_1")
+        with transaction(log.engine) as cursor:
+            insert(cursor, log.marks, [(1, text)])
+        report = verified_at(log, 10**12)
+        assert (report.findings, report.nothing_sealed) == ([], True)
+        log.write(1)
+        assert [one.kind for one in verified_at(log, 10**12).findings] == ["checkpoint"]
+        log.seal()
+        assert verified_at(log, 10**12).findings == []
+
+
+def verified_at(log: Log, now: int) -> Report:
+    with snapshot(log.engine) as connection:
+        return verify(of_database(connection, log.signer.public), log.signer.public, (), log.marks, now)
 
 
 def empty(log: Log) -> None:

@@ -4,6 +4,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from app.clock import now_ms
 from app.errors import StartRefused
 from app.model import Scope
 from app.settings import Settings
+from app.wiring import prepare
 from tests.api.talk import EVENT, Talk, problem
 
 Start = Callable[..., Talk]
@@ -190,6 +192,18 @@ def test_a_first_key_of_another_form_stops_the_start_with_its_variables_name(sta
         start(gateway_bootstrap_key="my-own-secret")
     assert "GATEWAY_BOOTSTRAP_KEY" in caught.value.detail
     assert "my-own-secret" not in caught.value.detail
+
+
+def test_a_first_key_of_another_form_is_refused_before_a_database_is_made(tmp_path: Path) -> None:
+    settings = Settings(
+        leanplum_app_id="app",
+        leanplum_production_key="p",
+        gateway_database_url=f"sqlite:///{tmp_path}/data/g.db",
+        gateway_bootstrap_key="mistyped",
+    )
+    with pytest.raises(StartRefused, match="GATEWAY_BOOTSTRAP_KEY: the key hasn't the form"):
+        prepare(settings)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_key_is_in_the_database_files_of_a_gateway_that_was_used(start: Start) -> None:

@@ -15,7 +15,10 @@ from app.main import create_app
 from app.settings import Settings
 from tests.acceptance.processes import ROOT, Process, serving, until
 
-NO_LEANPLUM = dict.fromkeys(("LEANPLUM_APP_ID", "LEANPLUM_PRODUCTION_KEY", "LEANPLUM_API_URL"))
+NO_LEANPLUM: dict[str, str | None] = {
+    **dict.fromkeys(("LEANPLUM_APP_ID", "LEANPLUM_PRODUCTION_KEY", "LEANPLUM_API_URL")),
+    "GATEWAY_SANDBOX_PORT": "0",  # sandboxes run beside each other
+}
 COMMAND = re.compile(r"^curl (?:.*\\\n)*.*$", re.MULTILINE)
 DOCUMENT = create_app(Settings(_env_file=None)).openapi()
 WRITES = [

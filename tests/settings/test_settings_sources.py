@@ -217,6 +217,19 @@ def test_the_secrets_directory_may_be_named_in_the_env_file(tmp_path: Path, monk
         ("LEANPLUM_PRODUCTION_KEYS", "LEANPLUM_PRODUCTION_KEY"),
         ("GATEWAY_LEANPLUM_APP_ID", "LEANPLUM_APP_ID"),
         ("GATEWAY_SECRET_DIR", "GATEWAY_SECRETS_DIR"),
+        ("GATEWAY_RATE", "GATEWAY_RATE_PER_SECOND or GATEWAY_RATE_BURST"),
+        ("GATEWAY_DATABASE", "GATEWAY_DATABASE_URL"),
+        (
+            "LEANPLUM_KEY",
+            "LEANPLUM_PRODUCTION_KEY or LEANPLUM_DEVELOPMENT_KEY or LEANPLUM_DATA_EXPORT_KEY",
+        ),
+        (
+            "GATEWAY_TIMEOUT",
+            "GATEWAY_SHARED_LIMITS_TIMEOUT_SECONDS or GATEWAY_UPSTREAM_TIMEOUT_SECONDS or "
+            "GATEWAY_RELAY_TIMEOUT_SECONDS",
+        ),
+        ("GATEWAY_UPSTREAM_SECONDS", "GATEWAY_UPSTREAM_TIMEOUT_SECONDS"),
+        ("GATEWAY_", None),
         ("GATEWAY_ZZZ", None),
     ],
 )

@@ -3,7 +3,7 @@
 import pytest
 
 from app.errors import StartRefused
-from app.settings import load
+from app.settings import load, read, table
 from app.urls import PostgresUrl, SqliteUrl, database_url, masked
 
 CANARY = "pa55-word"
@@ -152,6 +152,10 @@ def test_a_parameter_that_is_mistyped_is_told_with_the_one_that_was_meant() -> N
         ("redis://:p%40q@h:1/2", "redis://:***@h:1/2"),
         ("rediss://u:p@[::1]/2", "rediss://u:***@[::1]/2"),
         ("https://token@h/api", "https://***@h/api"),
+        ("valkey://token@h:1/2", "valkey://***@h:1/2"),
+        ("valkeys://token@[::1]", "valkeys://***@[::1]"),
+        ("redis://token@h", "redis://***@h"),
+        ("socks5://token@h:1", "socks5://***@h:1"),
         ("https://u:p/q?r@h/api", "https://u:***@h/api"),
         ("https://h/api?access_token=p#x", "https://h/api?access_token=***"),
         ("https://h/api?email=a@b", "https://h/api?email=a@b"),
@@ -160,3 +164,18 @@ def test_a_parameter_that_is_mistyped_is_told_with_the_one_that_was_meant() -> N
 )
 def test_a_url_is_shown_without_its_passwords(url: str, shown: str) -> None:
     assert masked(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "shown"),
+    [
+        ("GATEWAY_SHARED_LIMITS_URL", "valkey://{}@127.0.0.1:1", "valkey://***@127.0.0.1:1"),
+        ("GATEWAY_SHARED_LIMITS_URL", "rediss://{}@h/0", "rediss://***@h/0"),
+        ("GATEWAY_UPSTREAM_PROXY", "http://{}@h:3128", "http://***@h:3128"),
+        ("LEANPLUM_API_URL", "https://{}@h/api", "https://***@h/api"),
+    ],
+)
+def test_settings_shows_no_token_that_stands_for_a_user(name: str, url: str, shown: str) -> None:
+    environ = {name: url.format(CANARY)}
+    rows = {row["name"]: row["value"] for row in table(load(environ), read(environ))}
+    assert rows[name] == shown
