@@ -124,7 +124,7 @@ class Protocol(HttpToolsProtocol):
         _notice_slow_readers(transport)
         self._settings: Settings = self.config.app.state.settings  # type: ignore[union-attr]
         self._lifecycle: Lifecycle = self.config.app.state.lifecycle  # type: ignore[union-attr]
-        self._refused = False  # whether what comes is discarded
+        self._refused = False  # whether nothing more is answered
         self._last: bytes | None = None  # the refusal that is said after the answers to the requests before it
         self._ended: float | None = None  # since when the caller sends no more, and waits for an answer
         self._lingers = REFUSED_SECONDS, REFUSED_SECONDS  # for how long then, in all and without a byte
@@ -154,7 +154,7 @@ class Protocol(HttpToolsProtocol):
         self._received += size
         self._beside += size
         self._heard = self.loop.time()
-        if self._refused or self._last is not None:
+        if self._deaf:
             if self._beside > self._discards:
                 self.transport.abort()
             return
@@ -166,12 +166,12 @@ class Protocol(HttpToolsProtocol):
             self._go_on(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse_unreadable()
-        if self._beside > MAX_HEAD and not self._refused and self._last is None:
+        if self._beside > MAX_HEAD and not self._deaf:
             self._refuse_head()
         if getattr(self.cycle, "more_body", False):
             self._end_if_answered_early()
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]
         """The caller sends no more. It may still read: what it asked for is answered, then the connection is closed."""
         if self._refused or not self._busy:
             self._joining.flush()
@@ -278,6 +278,11 @@ class Protocol(HttpToolsProtocol):
             self._refuse("head-too-large", detail)
 
     # --- time ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _deaf(self) -> bool:
+        """Whether what comes is discarded."""
+        return self._refused or self._last is not None
 
     @property
     def _in_head(self) -> bool:
