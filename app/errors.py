@@ -31,7 +31,7 @@ GatewayError
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 MAY_BE_DONE = "The database's answer to the commit was lost: it may have been done. Look before doing it again."
 
@@ -63,7 +63,12 @@ class Fault:
 
 
 class GatewayError(Exception):
-    """Anything this gateway refuses or can't do. `detail` is shown to the caller: no secret, no attribute value."""
+    """Anything this gateway refuses or can't do. `detail` is shown to the caller: no secret, no attribute value.
+
+    `faults`: where in the request it lies, as far as one place can be named.
+    """
+
+    faults: tuple[Fault, ...] = ()
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -72,6 +77,15 @@ class GatewayError(Exception):
 
 class Refusal(GatewayError):
     """The request can't be taken as it is."""
+
+    def at(self, fault: Fault | None) -> Self:
+        """Return the same error, which names the place that is at fault, where one is."""
+        self.faults = () if fault is None else (fault,)
+        return self
+
+    def at_header(self, name: str) -> Self:
+        """Return the same error, which names a header and has its own words for it."""
+        return self.at(Fault(name, self.detail, "header", "header"))
 
 
 class Malformed(Refusal):

@@ -44,6 +44,7 @@ UNSENT = 128 * 1024  # bytes that the kernel takes ahead, so that a reader's pac
 
 IDLE, HEAD, BODY, BUSY, REFUSED = "idle", "head", "body", "busy", "refused"
 _headers_complete = HttpToolsProtocol.on_headers_complete  # by its name: super() costs more than what is done around it
+_response_complete = HttpToolsProtocol.on_response_complete
 log = structlog.get_logger("connection")
 
 
@@ -63,17 +64,17 @@ class _Joining:
     def write(self, data: bytes) -> None:
         """Write soon."""
         if not self._held:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._held.append(data)
 
     def write_eof(self) -> None:
         """Write what is held, then tell that no more comes."""
-        self._flush()
+        self.flush()
         self._transport.write_eof()
 
     def close(self) -> None:
         """Write what is held, then close; but first take in what the caller still sends."""
-        self._flush()
+        self.flush()
         if not self._lingering and self._linger():
             self._lingering = True
         else:
@@ -83,7 +84,8 @@ class _Joining:
         """Whether nothing more is to be done here."""
         return self._lingering or self._transport.is_closing()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is held."""
         if self._held:
             data, self._held = b"".join(self._held), []
             self.written += len(data)
@@ -122,7 +124,9 @@ class Protocol(HttpToolsProtocol):
         _notice_slow_readers(transport)
         self._settings: Settings = self.config.app.state.settings  # type: ignore[union-attr]
         self._lifecycle: Lifecycle = self.config.app.state.lifecycle  # type: ignore[union-attr]
-        self._refused = False  # whether what comes is discarded
+        self._refused = False  # whether nothing more is answered
+        self._last: bytes | None = None  # the refusal that is said after the answers to the requests before it
+        self._ended: float | None = None  # since when the caller sends no more, and waits for an answer
         self._lingers = REFUSED_SECONDS, REFUSED_SECONDS  # for how long then, in all and without a byte
         self._discards = LINGER_BYTES_UNDECLARED
         self._ending: RequestResponseCycle | None = None  # what ends the connection if answered early
@@ -150,7 +154,7 @@ class Protocol(HttpToolsProtocol):
         self._received += size
         self._beside += size
         self._heard = self.loop.time()
-        if self._refused:
+        if self._deaf:
             if self._beside > self._discards:
                 self.transport.abort()
             return
@@ -162,10 +166,28 @@ class Protocol(HttpToolsProtocol):
             self._go_on(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse_unreadable()
-        if self._beside > MAX_HEAD and not self._refused:
+        if self._beside > MAX_HEAD and not self._deaf:
             self._refuse_head()
         if getattr(self.cycle, "more_body", False):
             self._end_if_answered_early()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The caller sends no more. It may still read: what it asked for is answered, then the connection is closed."""
+        if self._refused or not self._busy:
+            self._joining.flush()
+            return False
+        self._ended = self.loop.time()
+        if self._last is None:
+            self.cycle.keep_alive = False
+        if self.cycle.more_body:
+            self._tell_of_cut()
+        return True
+
+    def _tell_of_cut(self) -> None:
+        """Let the application say that the body will never be whole."""
+        if context.CONTEXT in self.cycle.scope:
+            context.of(self.cycle.scope).cut_off = True
+        self.cycle.message_event.set()
 
     def _end_if_answered_early(self) -> None:
         """Let an answer that comes before the body is whole end the connection, unless little of the
@@ -258,6 +280,11 @@ class Protocol(HttpToolsProtocol):
     # --- time ---------------------------------------------------------------------------------------------------------
 
     @property
+    def _deaf(self) -> bool:
+        """Whether what comes is discarded."""
+        return self._refused or self._last is not None
+
+    @property
     def _in_head(self) -> bool:
         """Whether a head has begun and is not whole: then its scope is no cycle's yet."""
         return self.scope is not getattr(self.cycle, "scope", None)  # before the first request there is no cycle
@@ -303,7 +330,11 @@ class Protocol(HttpToolsProtocol):
 
     def _look_at_body(self, waited: float) -> None:
         """Too slow is what is slower than the least rate, when it was asked for. The application tells the caller."""
-        if self.flow.read_paused:
+        if self._ended is not None:
+            self._tell_of_cut()
+            if self.loop.time() - self._ended > self._settings.gateway_slow_seconds:
+                self.transport.close()
+        elif self.flow.read_paused:
             self._since += self._every
         elif waited > self._allowed(self._received - self._before):
             if self.cycle.response_complete:
@@ -378,7 +409,7 @@ class Protocol(HttpToolsProtocol):
         To close a socket on which unread bytes lie resets the connection, and the caller's system
         then discards the answer. So the sending side is closed alone, and what comes is discarded.
         """
-        if self._refused or not getattr(self.cycle, "more_body", False):
+        if self._refused or self._ended is not None or not getattr(self.cycle, "more_body", False):
             return False
         if self.cycle.disconnected or self._joining.is_closing() or not self._joining.can_write_eof():
             return False
@@ -422,18 +453,48 @@ class Protocol(HttpToolsProtocol):
         return what in {IDLE, HEAD, REFUSED}
 
     def _refuse(self, slug: str, detail: str, *headers: tuple[bytes, bytes]) -> None:
-        """Say why, then close. Nothing is said where it would be taken for another request's answer."""
-        in_head, self._refused, self._beside = self._in_head, True, 0
+        """Say why, then close. The requests before it that are whole are answered first. Nothing is said where it would
+        be taken for a part of another answer."""
         log.info("connection.refused", slug=slug, address=self._address)
-        in_the_way = self.pipeline or (self._busy and (in_head or self.cycle.response_started))
+        self._beside = 0
+        refusal = self._problem(slug, detail, *headers)
+        if self._others_wait():
+            self._last, self.scope = refusal, self.cycle.scope
+            return
+        self._refused = True
         if self._busy:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        if in_the_way:
+        if self._busy and self.cycle.response_started:
             self.transport.close()
-            return
-        self.transport.write(self._problem(slug, detail, *headers))
-        if self.transport.can_write_eof():
+        else:
+            self._end_with(refusal)
+
+    def _others_wait(self) -> bool:
+        """Whether requests that are whole wait for answers; the one that is not is given up."""
+        if not self._busy:
+            return False
+        if self._in_head or not self.cycle.more_body:
+            return True
+        if not self.pipeline:
+            return False
+        self.pipeline.popleft()
+        self.cycle.more_body = False
+        return True
+
+    def on_response_complete(self) -> None:
+        """An answer is out; the last word follows the last one."""
+        last = None if self.pipeline else self._last
+        _response_complete(self)
+        if last is not None and not self.transport.is_closing():
+            self._refused, self._last = True, None
+            self._end_with(last)
+
+    def _end_with(self, refusal: bytes) -> None:
+        self.transport.write(refusal)
+        if self._ended is not None:
+            self.transport.close()
+        elif self.transport.can_write_eof():
             self.transport.write_eof()
 
     def _problem(self, slug: str, detail: str, *headers: tuple[bytes, bytes]) -> bytes:

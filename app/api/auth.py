@@ -12,6 +12,8 @@ from app.errors import Forbidden, KeyInUrl, KeyNotConfigured, Malformed, Unautho
 from app.model import App, Caller, KeyKind, Scope
 from app.wiring import Gateway
 
+APP = "X-Leanplum-App"
+
 log = structlog.get_logger("request")
 
 
@@ -118,11 +120,12 @@ def choose_app(gateway: Gateway, context: Context, caller: Caller) -> App:
         context.app = app
         return app
     if named is not None:
-        raise Forbidden("This key is not for the app that X-Leanplum-App names.")
+        raise Forbidden("This key is not for the app that X-Leanplum-App names.").at_header(APP)
     mine = sorted(name for name in gateway.apps if caller.may_use(name))
     if not mine:
         raise Forbidden("No app that this key is for is configured.")
-    raise Malformed(f"This key is for several apps: name one in the header X-Leanplum-App ({', '.join(mine)}).")
+    detail = f"This key is for several apps: name one in the header X-Leanplum-App ({', '.join(mine)})."
+    raise Malformed(detail).at_header(APP)
 
 
 def require_key(app: App, kind: KeyKind) -> None:

@@ -31,6 +31,7 @@ class Context:
         "address",
         "app",
         "caller",
+        "cut_off",
         "faulty",
         "gate",
         "headers",
@@ -80,6 +81,7 @@ class Context:
         self.subjects: Collection[str] = ()  # whom the call is about, as far as that is known
         self.held = 0  # bytes of its body that count while it is answered
         self.too_slow = False  # whether the body comes too slowly to be waited for any longer
+        self.cut_off = False  # whether its body ends before it is whole
         self.started = self.received = time.perf_counter()  # when its first and its last byte was here
 
     def trace(self, proxies: TrustedProxies, headers: Iterable[tuple[bytes, bytes]]) -> None:

@@ -22,7 +22,7 @@ from app.api.receiving import ROOM
 from app.audit import records
 from app.callers.keys import PREFIX
 from app.clock import now_ms
-from app.errors import GatewayError, Malformed, Unauthorized
+from app.errors import Fault, GatewayError, Malformed, Unauthorized
 from app.telemetry import Metrics, describe
 from app.wiring import Gateway
 
@@ -81,7 +81,7 @@ class Front:
         if context.path in self._doors:  # each sees to its keys itself: Leanplum's own protocol has them in the query
             return await self._doors[context.path](gateway, context, scope, receive, _recording(gateway, context, send))
         if context.faulty is not None:
-            return await _refuse(Malformed(context.faulty), gateway, context, send)
+            return await _refuse(Malformed(context.faulty.detail).at(context.faulty), gateway, context, send)
         if (scope["query_string"] or PREFIX in context.path) and (leaked := auth.leaked(gateway, context, scope)):
             return await _refuse(leaked, gateway, context, send)
         hot = HOT.get((context.method, context.path))
@@ -171,7 +171,8 @@ def _routable(scope: Scope) -> str:
     try:
         return "/".join(unquote_to_bytes(segment).decode().replace("/", "%2F") for segment in raw.split(b"/"))
     except UnicodeDecodeError:
-        raise Malformed("The path is not UTF-8, percent-encoded.") from None
+        error = Malformed("The path is not UTF-8, percent-encoded.")
+        raise error.at(Fault("path", error.detail, "parameter", "parameter")) from None
 
 
 def _failed(error: Exception, context: Context) -> Answer:

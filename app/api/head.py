@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from app.callers.keys import PREFIX
+from app.errors import Fault
 
 SINGLE = (  # RFC 9112 §3.2 for Host; the others decide who calls, about what, and what the body is
     b"host",
@@ -18,7 +19,7 @@ HOST = re.compile(rb"[0-9A-Za-z._~%!$&'()*+;=-]*(?::[0-9]*)?|\[[0-9A-Fa-fvV:.%_~
 _OURS = PREFIX.encode()
 
 
-def fault(version: str, headers: Sequence[tuple[bytes, bytes]], last: Mapping[bytes, bytes]) -> str | None:
+def fault(version: str, headers: Sequence[tuple[bytes, bytes]], last: Mapping[bytes, bytes]) -> Fault | None:
     """Why a request with these headers is refused, naming the header; None where nothing is wrong.
 
     `last`: the headers by name. It is as long as `headers` where none comes twice, as nearly always.
@@ -26,14 +27,18 @@ def fault(version: str, headers: Sequence[tuple[bytes, bytes]], last: Mapping[by
     host = last.get(b"host")
     if host is None:
         if version == "1.1":  # HTTP/1.0 has none
-            return "The request has no Host header."
+            return _at("Host", "The request has no Host header.")
     elif HOST.fullmatch(host) is None:
-        return "The Host header is not a host, or a host and a port."
+        return _at("Host", "The Host header is not a host, or a host and a port.")
     if len(last) != len(headers) and (twice := _twice(headers)) is not None:
-        return f"The request has more than one {twice} header."
+        return _at(twice, f"The request has more than one {twice} header.")
     if b"x-api-key" in last and b"authorization" in last and _two_keys(last[b"authorization"], last[b"x-api-key"]):
-        return "The Authorization and X-API-Key headers have different keys: send one of them."
+        return _at("X-API-Key", "The Authorization and X-API-Key headers have different keys: send one of them.")
     return None
+
+
+def _at(header: str, detail: str) -> Fault:
+    return Fault(header, detail, "header", "header")
 
 
 def _twice(headers: Sequence[tuple[bytes, bytes]]) -> str | None:

@@ -232,7 +232,7 @@ def document(
     }
     if instance is not None:
         made["instance"] = instance
-    if isinstance(error, Invalid):
+    if error is not None and error.faults:
         made["errors"] = [one.document() for one in error.faults]
     if isinstance(error, CommitUnknown) and error.ids:
         made["ids"] = list(error.ids)

@@ -102,7 +102,7 @@ def limited(
     async def counted() -> Any:
         nonlocal seen
         message = await receive()
-        if message["type"] == "http.disconnect":
+        if message["type"] == "http.disconnect" or (context.cut_off and message.get("more_body")):
             raise Malformed("The connection was closed before the body was whole.")
         if context.too_slow and message.get("more_body"):
             raise TooSlow("The body came too slowly.")

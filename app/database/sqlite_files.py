@@ -3,11 +3,15 @@
 SQLite itself goes on writing to a file that has lost its name, and what is written there is gone
 with the process. So whoever commits asks here whether the files are still the ones at their place:
 before, so that nothing is begun, and after, before anybody is told that the commit was made.
+
+SQLite finds the log by the file's real name: a file that is only reached by another name, as by a
+link to where it was moved, has lost its log for whoever opens it next.
 """
 
 import contextlib
 import os
 import sqlite3
+import stat
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -40,13 +44,22 @@ class _Identity(NamedTuple):
     inode: int
 
 
+class _Place(NamedTuple):
+    """Where a file is, whatever links lead there: its log is in the same folder, under a name made of its own."""
+
+    folder: _Identity | None
+    name: str
+    file: _Identity
+
+
 class SqliteFiles:
     """The files of one database, as they were when it was opened."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = os.path.abspath(path)
+        self._by_links = False  # whether the path led over links when it was opened
         self._lock = threading.Lock()
-        self._known: _Identity | None = None  # of the database's own file
+        self._known: _Place | None = None  # of the database's own file
         self._logs: dict[Path, _Identity | None] = {}
         self._size = 0
         # Never used to write: while it is open nobody removes the log in order.
@@ -62,10 +75,11 @@ class SqliteFiles:
             self._anchor = sqlite3.connect(self._path, check_same_thread=False)
             self._anchor.execute("PRAGMA journal_mode=WAL")
             self._anchor.execute("SELECT count(*) FROM sqlite_master").fetchall()
-            place = self._path.resolve()  # SQLite follows links, and has the log beside the file itself
-            logs = [place.with_name(place.name + ending) for ending in ("-wal", "-shm")]
+            real = Path(self._path).resolve()  # SQLite follows links, and has the log beside the file itself
+            logs = [real.with_name(real.name + ending) for ending in ("-wal", "-shm")]
             self._logs = {log: _identity(log) for log in logs}
-            self._known, self._size = _identity(self._path), self._path.stat().st_size
+            self._by_links = str(real) != self._path
+            self._known, self._size = self._look()
 
     def close(self) -> None:
         """Let the log be removed in order. What file it is stays known."""
@@ -88,14 +102,27 @@ class SqliteFiles:
     def _check_place(self) -> int:
         """Return the size of the database's file, where it is the one that was opened."""
         try:
-            status = self._path.stat()
+            place, size = self._look()
         except OSError:
             if self._known is None:
                 return 0
             raise FilesChanged(MOVED) from None
-        if self._known not in (None, _Identity(status.st_dev, status.st_ino)):
+        if self._known not in (None, place):
             raise FilesChanged(MOVED)
-        return status.st_size
+        return size
+
+    def _look(self) -> tuple[_Place, int]:
+        """Return where the path leads, and the size of the file there. Raises OSError.
+
+        To follow links costs ten times as much as to see that there is none.
+        """
+        path = os.path.realpath(self._path) if self._by_links else self._path
+        status = os.lstat(path)
+        if stat.S_ISLNK(status.st_mode):
+            path = os.path.realpath(path)
+            status = os.lstat(path)
+        folder, name = os.path.split(path)
+        return _Place(_identity(folder), name, _of(status)), status.st_size
 
     def _look_through(self, size: int) -> None:
         """A file that has become smaller was cleaned in order, or somebody has cut it off."""
@@ -123,9 +150,12 @@ class SqliteFiles:
             log.warning("database.log_saved", pages=moved, of=frames)
 
 
-def _identity(path: Path) -> _Identity | None:
+def _identity(path: str | Path) -> _Identity | None:
     try:
-        status = os.stat(path)
+        return _of(os.stat(path))
     except OSError:
         return None
+
+
+def _of(status: os.stat_result) -> _Identity:
     return _Identity(status.st_dev, status.st_ino)

@@ -30,7 +30,7 @@ def media_type(content_type: str, *allowed: str) -> str:
     found = content_type.partition(";")[0].strip().lower()
     if found in allowed:
         return found
-    raise UnsupportedMediaType(f"The Content-Type must be {' or '.join(allowed)}.")
+    raise UnsupportedMediaType(f"The Content-Type must be {' or '.join(allowed)}.").at_header("Content-Type")
 
 
 def without_bom(text: bytes) -> bytes:
@@ -153,7 +153,8 @@ def unpacker_of(encoding: str) -> Unpacker | None:
     if name in {"", "identity"}:
         return None
     if name not in _DECODERS:
-        raise UnsupportedMediaType("The Content-Encoding must be gzip or zstd.")
+        refusal = UnsupportedMediaType("The Content-Encoding must be gzip or zstd.")
+        raise refusal.at_header("Content-Encoding")
     return Unpacker(name)
 
 

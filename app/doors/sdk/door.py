@@ -53,14 +53,14 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
     """Answer one request; the status. Nothing is raised: whatever goes wrong is told in Leanplum's envelope."""
     context.path = context.path.rstrip("/")  # a client may have the endpoint with a slash at its end
     context.operation = f"{context.method} {context.path}"
-    if context.method == "OPTIONS":
+    if context.method == "OPTIONS" and context.faulty is None:
         asked = context.headers.get(b"access-control-request-headers", b"*")
         return await _send(context, send, 204, [*PREFLIGHT, (b"access-control-allow-headers", asked)], b"")
     call: Call | None = None
     files = list[Part]()
     try:
         if context.faulty is not None:
-            raise Malformed(context.faulty)
+            raise Malformed(context.faulty.detail).at(context.faulty)
         if context.method not in METHODS:
             return await _send_error(context, send, 405, "Send GET or POST.", call, [(b"allow", b"GET, POST, OPTIONS")])
         call = await _known(gateway, context, scope, receive, files)

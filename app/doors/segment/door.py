@@ -41,14 +41,14 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
     """Answer one request; the status. Nothing is raised: whatever goes wrong is told in the protocol's words."""
     kind = PATHS[context.path]
     context.operation = f"{context.method} /segment/v1/{kind}"
-    if context.method == "OPTIONS":
+    if context.method == "OPTIONS" and context.faulty is None:
         asked = context.headers.get(b"access-control-request-headers", b"*")
         return await _send(context, send, 204, b"", [*PREFLIGHT, (b"access-control-allow-headers", asked)])
-    if context.method != "POST":
+    if context.method != "POST" and context.faulty is None:
         return await _send(context, send, 405, NOT_POST, [(b"allow", b"POST, OPTIONS")])
     try:
         if context.faulty is not None:
-            raise Malformed(context.faulty)
+            raise Malformed(context.faulty.detail).at(context.faulty)
         if (leaked := auth.leaked(gateway, context, scope)) is not None:
             raise leaked
         status, body = await _take(gateway, context, receive, kind)
