@@ -13,7 +13,9 @@ from typing import Any
 import orjson
 import pytest
 
+from app.api import receiving
 from app.settings import Settings
+from tests.api.leanplum import until
 from tests.api.serve import Wire, served
 from tests.conftest import make_settings
 
@@ -303,6 +305,7 @@ def test_bodies_of_all_callers_together_have_a_limit_and_what_is_answered_counts
             time.sleep(0.3)
             second.say(head(settings, 800_000, "/api") + part)
             assert second.answer()[0] == 503
+        until(lambda: receiving.ROOM._held == 0)
         body = orjson.dumps({"userId": "u", "event": "e", "info": "x" * 700_000})
         for _ in range(3):
             with closing(Wire(port)) as wire:
