@@ -127,7 +127,8 @@ def test_the_document_is_openapi_3_1_with_every_call_that_is_built(document: dic
         "DELETE /v1/taxonomy/{kind}/{name}",
         "POST /v1/keys", "GET /v1/keys", "GET /v1/keys/{keyId}", "PATCH /v1/keys/{keyId}", "DELETE /v1/keys/{keyId}",
         "POST /v1/keys/{keyId}/rotate",
-        "GET /v1/receipts", "GET /v1/receipts/{id}", "GET /livez", "GET /readyz", "GET /metrics", "GET /problems", "GET /problems/{slug}",
+        "GET /v1/receipts", "GET /v1/receipts/{id}", "GET /livez", "GET /readyz", "GET /metrics", "GET /problems",
+        "GET /problems/{slug}",
         "GET /v1/audit", "GET /v1/audit/checkpoint", "GET /v1/audit/consistency", "GET /v1/audit/{recordId}/proof",
         "GET /v1/dead-letters", "POST /v1/dead-letters/replay", "POST /v1/dead-letters/discard",
     }  # fmt: skip
