@@ -152,9 +152,11 @@ async def accept(
     refused: int = 0,
     *,
     batch: bool = False,
+    seconds: float | None = None,
 ) -> Sequence[Taken]:
-    """Commit the items of a call."""
-    accepting = gateway.outbox.accept(_acceptance(gateway, context, caller, now, items, refused, batch=batch))
+    """Commit the items of a call. `seconds`: how long to wait for the commit, where it is less than usual."""
+    acceptance = _acceptance(gateway, context, caller, now, items, refused, batch=batch)
+    accepting = gateway.outbox.accept(acceptance, seconds)
     taken = await gates.accepted(gateway, context, items, accepting)
     context.recorded = True
     return taken

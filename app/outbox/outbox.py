@@ -90,16 +90,17 @@ class Outbox:
         what changed meanwhile, until the next time."""
         self.queued = await self._walk(_count)
 
-    async def accept(self, acceptance: Acceptance) -> list[Taken]:
-        """Commit the items of one call; one Taken for each, in order. Raises QueueFull before anything is written, and
-        CommitUnknown with the items' ids where they may have been taken."""
+    async def accept(self, acceptance: Acceptance, seconds: float | None = None) -> list[Taken]:
+        """Commit the items of one call; one Taken for each, in order. `seconds`: how long to wait for that, where it is
+        less than for other writes. Raises QueueFull before anything is written, and CommitUnknown with the items' ids
+        where they may have been taken."""
         if ERASES in [item.action for item in acceptance.items]:
             return (await self.erase(acceptance))[0]
         coming = self._coming(acceptance)
         self.queued += coming  # counted before the commit, so that many at once can't overfill the queue together
         new = 0
         try:
-            taken = await _with_ids(self._writer.write(self._accept(acceptance)), lambda taken: taken)
+            taken = await _with_ids(self._writer.write(self._accept(acceptance), seconds=seconds), lambda taken: taken)
             new = [kind for _, kind in taken].count("accepted")
         finally:
             self.queued -= coming - new

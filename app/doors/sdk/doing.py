@@ -17,7 +17,6 @@ from app.doors.sdk.repeating import DETECTED, undetected_content
 from app.doors.sdk.replying import Reply
 from app.doors.sdk.sorting import No, Now
 from app.doors.sdk.stepping import Steps
-from app.errors import CommitUnknown
 from app.intake.gate import Gate
 from app.intake.refining import PLAIN
 from app.leanplum import detection
@@ -205,23 +204,19 @@ async def _accept(
     gateway: Gateway, context: Context, caller: Caller, items: list[NewItem], until: float
 ) -> Sequence[Taken]:
     """On disk when this returns. A repeat is known by its reqId and uuid; two contents with the same are two items.
-    Raises CommitUnknown where that is not so by `until`, by the loop's clock."""
-    try:
-        async with asyncio.timeout_at(until):
-            return await _accepted(gateway, context, caller, items)
-    except TimeoutError:
-        raise CommitUnknown() from None
+    The commit is waited for until `until`, by the loop's clock. Raises StorageUnavailable, and CommitUnknown where it
+    may have been made."""
 
+    async def commit(items: list[NewItem]) -> Sequence[Taken]:
+        seconds = max(0.0, until - asyncio.get_running_loop().time())
+        return await writes.accept(gateway, context, caller, now_ms(), items, batch=True, seconds=seconds)
 
-async def _accepted(gateway: Gateway, context: Context, caller: Caller, items: list[NewItem]) -> Sequence[Taken]:
-    taken: Sequence[Taken] = await writes.accept(gateway, context, caller, now_ms(), items, batch=True)
+    taken = await commit(items)
     gateway.metrics.accepted.inc(sum(kind == "accepted" for _, kind in taken))
     conflicts = [place for place, (_, kind) in enumerate(taken) if kind == "conflict"]
     if not conflicts:
         return taken
-    again = await writes.accept(
-        gateway, context, caller, now_ms(), [_apart(items[place]) for place in conflicts], batch=True
-    )
+    again = await commit([_apart(items[place]) for place in conflicts])
     gateway.metrics.accepted.inc(sum(kind == "accepted" for _, kind in again))
     found = list(taken)
     for place, one in zip(conflicts, again, strict=True):
