@@ -15,7 +15,7 @@ from app.audit.findings import Finding, Report
 from app.audit.keys import nothing_recorded, to_read, to_write
 from app.audit.notes import BadNote, PublicKey, count
 from app.audit.records import administrative_act, insert
-from app.audit.tree import fetcher
+from app.audit.tree import Fetch, fetcher
 from app.audit.verifying import verify
 from app.clock import now_ms
 from app.database.engine import connect_to_read, scrub, snapshot, too_large_to_scrub, transaction
@@ -58,7 +58,7 @@ def verify_database(settings: Settings, key: str | None, kept: Sequence[str]) ->
                 public = _parsed(key)
                 return verify(of_database(connection, public), public, notes)
             fetch = fetcher(connection)
-            if not notes and nothing_recorded(fetch):
+            if not notes and _is_untouched(fetch):
                 return Report(nothing_recorded=True)
             own = to_read(fetch, settings.audit_seed)
             public = own.signer.public
@@ -132,12 +132,18 @@ def export(settings: Settings, since: str | None, until: str | None, path: Path 
     try:
         with snapshot(engine) as connection:
             fetch = fetcher(connection)
-            if nothing_recorded(fetch):
+            if _is_untouched(fetch):
                 raise NotFound(NOTHING_TO_EXPORT)
             public = to_read(fetch, settings.audit_seed).signer.public
             return _write(exported(of_database(connection, public, begin, end), public), path)
     finally:
         engine.dispose()
+
+
+def _is_untouched(fetch: Fetch) -> bool:
+    """Whether the database has neither a key of the audit nor a trace of a record. Raises StartRefused for a damaged
+    key."""
+    return seed.kept(fetch) is None and nothing_recorded(fetch)
 
 
 def _write(lines: Iterable[bytes], path: Path | None) -> int:

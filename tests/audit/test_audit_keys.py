@@ -195,7 +195,7 @@ def test_of_a_file_that_is_too_large_to_be_written_anew_it_is_told_what_to_do(
 
 def test_an_export_that_cannot_be_made_or_written_is_told_in_a_sentence_and_harms_no_file(tmp_path: Path) -> None:
     given = {"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/g.db", "GATEWAY_AUDIT_KEY": encoded(SEED)}
-    assert ended(tmp_path, "migrate", **given).returncode == 0
+    assert ended(tmp_path, "keys", "create", "--name", "first", **given).returncode == 0
     done = ended(tmp_path, "audit", "export", "/nonexistent/x", **given)
     assert (done.returncode, done.stderr) == (
         2,
