@@ -78,6 +78,7 @@ class Outbox:
         self._awaited: dict[int, list[asyncio.Event]] = {}  # by sequence number: who waits for the item to settle
         self._waiting_is_over = False  # whether nobody waits for an item to settle any more
         self.queued = 0
+        self._accepting = 0  # of these, what is being accepted
         self.on_accepted: Callable[[], None] = lambda: None
         self.on_settled: Callable[[Mapping[str, int]], None] = lambda counts: None  # by status
 
@@ -87,8 +88,8 @@ class Outbox:
 
     async def recount_queued(self) -> None:
         """The same, while others accept and settle: the count in memory knows nothing of other processes. It is off by
-        what changed meanwhile, until the next time."""
-        self.queued = await self._walk(_count)
+        what changed meanwhile, until the next time; what is being accepted counts as waiting."""
+        self.queued = await self._walk(_count) + self._accepting
 
     async def accept(self, acceptance: Acceptance, seconds: float | None = None) -> list[Taken]:
         """Commit the items of one call; one Taken for each, in order. `seconds`: how long to wait for that, where it is
@@ -98,12 +99,14 @@ class Outbox:
             return (await self.erase(acceptance))[0]
         coming = self._coming(acceptance)
         self.queued += coming  # counted before the commit, so that many at once can't overfill the queue together
+        self._accepting += coming
         new = 0
         try:
             taken = await _with_ids(self._writer.write(self._accept(acceptance), seconds=seconds), lambda taken: taken)
             new = [kind for _, kind in taken].count("accepted")
         finally:
             self.queued -= coming - new
+            self._accepting -= coming
         self.on_accepted()
         return taken
 

@@ -183,3 +183,18 @@ def test_a_waiter_that_gave_up_harms_nobody(database: str) -> None:
         assert len(await patient) == 1
 
     with_outbox(database, body)
+
+
+def test_what_is_being_accepted_is_not_forgotten_when_the_queue_is_counted_anew(database: str) -> None:
+    async def body(at: Opened) -> None:
+        for _ in range(5):
+            items = [NewItem("uann", "track", f'{{"event":"e{number}"}}') for number in range(300)]
+            accepting = asyncio.create_task(at.accept(*items))
+            await asyncio.sleep(0)
+            await at.outbox.recount_queued()
+            assert at.outbox.queued >= 300
+            await accepting
+        await at.outbox.recount_queued()
+        assert at.outbox.queued == 1_500
+
+    with_outbox(database, body)
