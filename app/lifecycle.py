@@ -46,7 +46,7 @@ class Lifecycle:
 
     @property
     def refusing(self) -> bool:
-        """Whether new work is refused."""
+        """Tell whether new work is refused."""
         return self._close_at is not None
 
     @property

@@ -61,7 +61,7 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What the sources hold: settings by field name, and names that are none."""
+    """The content of the sources: settings by field name, and names that are none."""
 
     given: Mapping[str, Given]
     unknown: tuple[Unknown, ...] = ()

@@ -1,4 +1,4 @@
-"""Who sent a request that came through proxies: X-Forwarded-For and Forwarded (RFC 7239). Pure.
+"""Find who sent a request that came through proxies: X-Forwarded-For and Forwarded (RFC 7239). Pure.
 
 Anybody may write these headers, so only what a trusted proxy added counts. The walk starts at the
 peer and goes from hop to hop towards the client, as long as each hop is a trusted proxy. It ends at

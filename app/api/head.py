@@ -50,7 +50,7 @@ def _twice(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
 
 
 def _two_keys(authorization: bytes, key: bytes) -> bool:
-    """Whether both have a caller key, not the same one. A proxy's own X-API-Key is none of ours."""
+    """Return whether both have a caller key and the keys differ. A proxy's own X-API-Key is none of ours."""
     scheme, _, other = authorization.partition(b" ")
     ours = key.strip().startswith(_OURS) and scheme.lower() == b"bearer"
     return ours and other.strip() != key.strip()

@@ -70,7 +70,7 @@ class _Search:
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing more will be found."""
+        """Tell whether nothing more will be found."""
         return self._scanner.exhausted
 
     def step(self, pieces: Iterator[bytes]) -> bool:
@@ -147,7 +147,7 @@ async def _refuse(gateway: Gateway, context: Context, key: str, *, locked: bool)
 
 
 def _again(held: _Held, receive: Receive, *last: bytes, more: bool) -> Receive:
-    """What was held and what came last, then what is still to come. Raises Overloaded where it was dropped."""
+    """Return a body that begins with what was held and what came last. Raises Overloaded where it was dropped."""
     if held.parts is None:
         raise Overloaded(DROPPED)
     return _replayed([*held.parts, *last], receive, more=more)

@@ -61,7 +61,7 @@ def shown(name: str) -> str:
 
 
 def allowed(name: str, extra: Set[str]) -> bool:
-    """Whether an action is passed on at all: it is known, or a setting names it exactly."""
+    """Return whether an action is passed on at all: it is known, or a setting names it exactly."""
     return name in ACTIONS or name in extra
 
 

@@ -40,7 +40,7 @@ class Route:
 
     @property
     def proxy_is_safe(self) -> bool:
-        """Whether what is said to the proxy in clear stays on this machine."""
+        """Tell whether unencrypted traffic to the proxy stays on this machine."""
         parts = urlsplit(self.proxy.get_secret_value() if self.proxy else "")
         return parts.scheme == "https" or parts.hostname in LOCAL
 
@@ -78,7 +78,7 @@ class Route:
 
 
 def is_proxy(url: str) -> bool:
-    """Whether it is the URL of a proxy that may be used."""
+    """Return whether a text is the URL of a proxy that may be used."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises ValueError where it is no port

@@ -24,7 +24,7 @@ class UnreadableBody(Exception):
 
 
 def too_large(most: int, setting: str) -> str:
-    """What is said of a body with more bytes than a setting allows."""
+    """Return the error text for a body with more bytes than a setting allows."""
     return f"the response is larger than {most:,} bytes ({setting})"
 
 

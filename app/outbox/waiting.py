@@ -1,4 +1,4 @@
-"""What an item waits for, as far as the database tells: deliverers may be other processes."""
+"""Find out why an item waits, as far as the database tells: deliverers may be other processes."""
 
 from typing import NamedTuple
 

@@ -28,12 +28,12 @@ class Pattern:
         return f"Pattern({self.text!r})"
 
     def found_in(self, text: bytes) -> bool:
-        """Whether the pattern is somewhere in a text, which is UTF-8 (see `encoded`)."""
+        """Return whether the pattern is somewhere in a text, which is UTF-8 (see `encoded`)."""
         found: Any = self._match(_BOTH, text, 0, len(text))[0]
         return bool(found != _NOWHERE)
 
     def search(self, text: str) -> bool:
-        """Whether the pattern is somewhere in a text."""
+        """Return whether the pattern is somewhere in a text."""
         return self.found_in(encoded(text))
 
 

@@ -142,7 +142,7 @@ def _optional(part: _Part) -> _Part:
 
 
 def _through(conditions: Iterable[int], masks: Masks) -> Masks:
-    """What can be reached by a part that is empty under these conditions."""
+    """Return the states reached by a part that is empty under these conditions."""
     return _merged({at | condition: mask} for condition in conditions for at, mask in masks.items())
 
 

@@ -1,4 +1,4 @@
-"""What is being asked, and what was answered a moment ago, so that a repeat is not asked again.
+"""A register of what is being asked and what was answered a moment ago, so that a repeat is not asked again.
 
 Pure but for futures, and for being told the time. It is the memory of one process: another replica
 knows nothing of it.
@@ -19,7 +19,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Told(NamedTuple):
-    """What is answered about one entry: `status` and `retry_after` of its call, and the fields that
+    """The answer about one entry: `status` and `retry_after` of its call, and the fields that
     stand beside the entries. `waits`: it was not asked, since items of its own users wait; that tells
     nothing of other users."""
 
@@ -31,7 +31,7 @@ class Told(NamedTuple):
 
     @property
     def good(self) -> bool:
-        """Whether Leanplum did what was asked."""
+        """Tell whether Leanplum did what was asked."""
         return self.status == 200 and self.entry.get("success") is True
 
 

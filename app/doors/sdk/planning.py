@@ -14,7 +14,7 @@ from app.doors.sdk.reading import text
 
 
 class Kind(Enum):
-    """What is done with an entry."""
+    """A way to do an entry."""
 
     ACCEPT = "accepted durably"
     ASK = "asked while the caller waits"
@@ -51,7 +51,7 @@ def groups(concerned: Sequence[Collection[str]]) -> list[int | None]:
 
 
 class _Members:
-    """Who belongs together (union–find)."""
+    """Sets of users and devices that belong together (union–find)."""
 
     def __init__(self) -> None:
         self._numbers = dict[str, int]()

@@ -1,4 +1,4 @@
-"""What was found out so far about a call."""
+"""The answer to a call, as far as it is known."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from app.doors.sdk.answering import Entry
 
 @dataclass(slots=True)
 class Reply:
-    """What was found out so far: an answer for each entry, and what stands beside them."""
+    """The answer to a call, as far as it is known: one for each entry, and what stands beside them."""
 
     entries: list[Entry | None]
     status: int = 200

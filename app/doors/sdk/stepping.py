@@ -106,7 +106,7 @@ class Steps:
             yield place, key
 
     def _recognised(self, place: int) -> bool:
-        """Whether the database recognises an item when it is accepted again."""
+        """Return whether the database recognises an item when it is accepted again."""
         entry = self._call.entries[place]
         return request_ids.marks_one(text(entry.get("reqId")), text(entry.get("uuid")))
 
@@ -143,7 +143,7 @@ class Steps:
         return {place for place, subjects in whose.items() if not subjects.isdisjoint(erased)}
 
     def _exports(self, place: int) -> bool:
-        """Whether an entry only looks at a user, which is done for erased ones, too."""
+        """Return whether an entry only looks at a user, which is done for erased ones, too."""
         return text(self._call.entries[place].get("action")) == LOOKS
 
     def _tell_of_other(self, place: int, told: Told) -> None:
@@ -187,7 +187,7 @@ class Steps:
                     self._take_answers(going.pop(task), task)
 
     def _apart(self, run: Run, others: Collection[Run]) -> bool:
-        """Whether a call is about nobody whom another is about that is in flight."""
+        """Return whether a call shares no user with another that is in flight."""
         groups = self._groups_of(run)
         return not others or all(groups.isdisjoint(self._groups_of(one)) for one in others)
 
