@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 STEP_MS = 1_000  # a smaller difference between two looks is followed, as one that NTP corrects
+NOISE_MS = 2.0  # between looks at two clocks, of which one shows whole milliseconds
 MOST_PERIODS = 64
 
 
@@ -83,6 +84,10 @@ class Clock:
     def look(self) -> float:
         """Notice whether the wall clock was set since the last look; return the monotonic clock's
         time in milliseconds."""
+        now = self._monotonic()
+        if -NOISE_MS < self._wall() - now - self._periods[-1].ahead < NOISE_MS:
+            self._seen = now
+            return now
         with self._lock:
             now = self._monotonic()
             ahead = self._wall() - now
@@ -115,6 +120,9 @@ class Clock:
     def since(self, span_ms: int) -> int:
         """Return the time below which everything stored is older than `span_ms` for certain."""
         began = self.look() - span_ms
+        periods = self._periods
+        if len(periods) == 1:
+            return math.floor(began + periods[0].ahead)
         shown = [max(one.begins, began) + one.ahead for one in self._periods_since(began)]
         return math.floor(min(shown))
 

@@ -60,6 +60,14 @@ class Status(StrEnum):
     UNKNOWN = "unknown"
 
 
+STATUSES = tuple(Status)
+
+
+def count_by_status(statuses: Sequence[Status]) -> dict[str, int]:
+    """Return how many there are of each status that occurs."""
+    return {status.value: count for status in STATUSES if (count := statuses.count(status))}
+
+
 _NOT_OF_A_LINE = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 KEY_NAME = rf"^[^{_NOT_OF_A_LINE}]*[^\s{_NOT_OF_A_LINE}][^{_NOT_OF_A_LINE}]*$"  # a line of text, and not a blank one
 APP_NAME = r"^[A-Za-z0-9_-]{1,64}$"
@@ -298,6 +306,9 @@ class Done:
     """Leanplum did it; `warning` when it says that it did it with a change."""
 
     warning: str | None = None
+
+
+DONE = Done()  # nearly always
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,11 +136,12 @@ def _sqlite(url: SqliteUrl) -> Engine:
     return engine
 
 
-def check_files(engine: Engine) -> None:
-    """Raise FilesChanged where the database's files are not at their place any more. A server sees to its own."""
+def check_files(engine: Engine, seconds: float = 0.0) -> None:
+    """Raise FilesChanged where the database's files are not at their place any more; what was found in order is not
+    looked at again for so many `seconds`. A server sees to its own files."""
     files: SqliteFiles | None = engine.get_execution_options().get("files")
     if files is not None:
-        files.check()
+        files.check(seconds)
 
 
 def _postgresql(url: PostgresUrl) -> Engine:

@@ -9,12 +9,13 @@ link to where it was moved, has lost its log for whoever opens it next.
 """
 
 import contextlib
+import math
 import os
 import sqlite3
 import stat
 import threading
+import time
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
 
@@ -39,17 +40,7 @@ class FilesChanged(OSError):
     """The files at the database's place are not those that are open; the text says what to do."""
 
 
-class _Identity(NamedTuple):
-    device: int
-    inode: int
-
-
-class _Place(NamedTuple):
-    """Where a file is, whatever links lead there: its log is in the same folder, under a name made of its own."""
-
-    folder: _Identity | None
-    name: str
-    file: _Identity
+Identity = tuple[int, int]  # device and inode
 
 
 class SqliteFiles:
@@ -59,9 +50,10 @@ class SqliteFiles:
         self._path = os.path.abspath(path)
         self._by_links = False  # whether the path led over links when it was opened
         self._lock = threading.Lock()
-        self._known: _Place | None = None  # of the database's own file
-        self._logs: dict[Path, _Identity | None] = {}
+        self._known: Identity | None = None  # of the database's own file
+        self._logs: dict[str, Identity | None] = {}  # of its log and of the log's index, by the ending of their names
         self._size = 0
+        self._checked = -math.inf
         # Never used to write: while it is open nobody removes the log in order.
         self._anchor: sqlite3.Connection | None = None
         self._saved = False
@@ -71,15 +63,14 @@ class SqliteFiles:
         with self._lock:
             if self._anchor is not None:
                 return
-            self._check_place()
+            self._check_file()
             self._anchor = sqlite3.connect(self._path, check_same_thread=False)
             self._anchor.execute("PRAGMA journal_mode=WAL")
             self._anchor.execute("SELECT count(*) FROM sqlite_master").fetchall()
-            real = Path(self._path).resolve()  # SQLite follows links, and has the log beside the file itself
-            logs = [real.with_name(real.name + ending) for ending in ("-wal", "-shm")]
-            self._logs = {log: _identity(log) for log in logs}
-            self._by_links = str(real) != self._path
-            self._known, self._size = self._look()
+            real, status = self._look()
+            self._logs = {ending: _identity(real + ending) for ending in ("-wal", "-shm")}
+            self._by_links = os.path.realpath(self._path) != self._path
+            self._known, self._size = _of(status), status.st_size
 
     def close(self) -> None:
         """Let the log be removed in order. What file it is stays known."""
@@ -88,31 +79,36 @@ class SqliteFiles:
                 self._anchor.close()
             self._anchor, self._logs = None, {}
 
-    def check(self) -> None:
-        """Raise FilesChanged where the files at their place are not those that are open."""
-        size = self._check_place()
-        for place, known in self._logs.items():
-            if _identity(place) != known:
-                self._save(place)
+    def check(self, seconds: float = 0.0) -> None:
+        """Raise FilesChanged where the files at their place are not those that are open. They are not looked at again
+        for so many `seconds` after they were found in order: each look gives up the interpreter's lock."""
+        now = time.monotonic()
+        if now - self._checked < seconds:
+            return
+        self._checked = -math.inf
+        real, size = self._check_file()
+        for ending, known in self._logs.items():
+            if _identity(real + ending) != known:
+                self._save(Path(real + ending))
                 raise FilesChanged(LOG_MOVED)
         if size < self._size:
             self._look_through(size)
-        self._size, self._saved = size, False
+        self._size, self._saved, self._checked = size, False, now
 
-    def _check_place(self) -> int:
-        """Return the size of the database's file, where it is the one that was opened."""
+    def _check_file(self) -> tuple[str, int]:
+        """Return where the database's file really is and its size, where it is the one that was opened."""
         try:
-            place, size = self._look()
+            real, status = self._look()
         except OSError:
             if self._known is None:
-                return 0
+                return self._path, 0
             raise FilesChanged(MOVED) from None
-        if self._known not in (None, place):
+        if self._known not in (None, _of(status)):
             raise FilesChanged(MOVED)
-        return size
+        return real, status.st_size
 
-    def _look(self) -> tuple[_Place, int]:
-        """Return where the path leads, and the size of the file there. Raises OSError.
+    def _look(self) -> tuple[str, os.stat_result]:
+        """Return where the path leads, and the status of the file there. Raises OSError.
 
         To follow links costs ten times as much as to see that there is none.
         """
@@ -121,8 +117,7 @@ class SqliteFiles:
         if stat.S_ISLNK(status.st_mode):
             path = os.path.realpath(path)
             status = os.lstat(path)
-        folder, name = os.path.split(path)
-        return _Place(_identity(folder), name, _of(status)), status.st_size
+        return path, status
 
     def _look_through(self, size: int) -> None:
         """A file that has become smaller was cleaned in order, or somebody has cut it off."""
@@ -150,12 +145,12 @@ class SqliteFiles:
             log.warning("database.log_saved", pages=moved, of=frames)
 
 
-def _identity(path: str | Path) -> _Identity | None:
+def _identity(path: str) -> Identity | None:
     try:
         return _of(os.stat(path))
     except OSError:
         return None
 
 
-def _of(status: os.stat_result) -> _Identity:
-    return _Identity(status.st_dev, status.st_ino)
+def _of(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino

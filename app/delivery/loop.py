@@ -22,6 +22,7 @@ from app.leanplum import mapping, replies, warning_labels
 from app.leanplum.client import LeanplumClient, Unreachable
 from app.leanplum.retry_after import LONGEST_SECONDS
 from app.model import (
+    DONE,
     ERASES,
     App,
     Call,
@@ -35,6 +36,7 @@ from app.model import (
     Status,
     Trouble,
     Verdict,
+    count_by_status,
 )
 from app.outbox.lifeline import LivenessLock
 from app.outbox.outbox import Outbox
@@ -389,8 +391,8 @@ class Deliverer:
         verdicts = [(item, self._judge(item, outcome, alone)) for item, outcome in outcomes]
         if not await self._write_down(attempt, app, verdicts, calls):
             return postponed
-        labels = [warning_labels.of_outcome(outcome) for _, outcome in outcomes]
-        self._metrics.count_warnings(app.name, (label for label in labels if label is not None))
+        told = [warning_labels.of_outcome(outcome) for _, outcome in outcomes if outcome is not DONE]
+        self._metrics.count_warnings(app.name, (label for label in told if label is not None))
         sent = {item.lane for item in batch}
         others = {lane: until for lane, until in postponed.items() if lane not in sent}
         return others | self._postponed(batch, verdicts)
@@ -442,9 +444,7 @@ class Deliverer:
         if not await self._settle(attempt, app, verdicts, calls):
             log.warning("attempt.too_late", attempt=attempt, items=len(verdicts))
             return False
-        counts: dict[str, int] = {}
-        for _, verdict in verdicts:
-            counts[verdict.status.value] = counts.get(verdict.status.value, 0) + 1
+        counts = count_by_status([verdict.status for _, verdict in verdicts])
         for status in (Status.RETRYING.value, Status.HELD.value):
             if status in counts:
                 self._metrics.postponed.labels(status).inc(counts[status])
@@ -521,7 +521,7 @@ class Deliverer:
         return judge(
             outcome,
             action=item.action,
-            age=self._age(item),
+            age=self._age(item) if isinstance(outcome, Trouble) else 0.0,  # nothing else depends on it
             attempt=item.attempts,
             policy=self._policy,
             chance=self._chance(),

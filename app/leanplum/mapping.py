@@ -86,7 +86,7 @@ def request_id(item: Item) -> str:
     made of the item's id alone, so the same at every attempt."""
     if '"reqId":' in item.body and (own := orjson.loads(item.body).get("reqId")):
         return str(own)
-    return _made_of(item)
+    return item.id if MADE.match(item.id) else _made_of(item)
 
 
 def _made_of(item: Item) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from app.leanplum.retry_after import seconds
-from app.model import ConfigRefused, Done, Ignored, ItemRefused, Outcome, Trouble
+from app.model import DONE, ConfigRefused, Done, Ignored, ItemRefused, Outcome, Trouble
 
 CONFIG_PREFIXES = (
     "Invalid access key",
@@ -152,7 +152,7 @@ def judge(entry: dict[str, Any]) -> Outcome:
         return Ignored(error, is_error=True)  # "even success:true items with error are skipped"
     if entry.get("ignored") is True:
         return Ignored(warning or "ignored", by_field=True)
-    return Done() if warning is None else _warned(warning, entry)
+    return DONE if warning is None else _warned(warning, entry)
 
 
 def _warned(warning: str, entry: dict[str, Any]) -> Outcome:

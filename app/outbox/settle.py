@@ -1,6 +1,5 @@
 """Writing down what is about to be sent, and what came of it."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from app.audit import records
 from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
-from app.model import Call, Postponed, Settled, Status, Verdict
+from app.model import Call, Postponed, Settled, Status, Verdict, count_by_status
 from app.outbox import logins, user_locks
 from app.outbox.dead_letters import DEAD
 from app.outbox.erased import alias_of
@@ -172,8 +171,8 @@ class Settle:
 
     def _counts(self, gone: Set[int]) -> Counts:
         """How many items have settled, by status; those that were erased meanwhile have not."""
-        ended = [(seq, verdict.status) for seq, verdict in self.verdicts if isinstance(verdict, Settled)]
-        return Counter(status.value for seq, status in ended if seq not in gone)
+        ended = [verdict.status for seq, verdict in self.verdicts if isinstance(verdict, Settled) and seq not in gone]
+        return count_by_status(ended)
 
     def _is_done(self, cursor: Cursor) -> bool:
         """Whether an earlier try, whose answer was lost, has done all of it."""
@@ -207,13 +206,13 @@ class Settle:
     def _records(self) -> Iterator[str]:
         verdicts = dict(self.verdicts)
         for call in self.calls:
-            outcomes = ["split" if call.split else verdicts[seq].status.value for seq in call.seqs]
+            ended = count_by_status([verdicts[seq].status for seq in call.seqs])
             yield records.leanplum_call(
                 time=self.finished_at,
                 app=self.app,
                 attempt=self.attempt,
                 status=call.status,
-                outcome=Counter(outcomes),
+                outcome={"split": len(call.seqs)} if call.split else ended,
                 about=call.about,
             )
 
