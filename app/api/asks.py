@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from app.api import auth, context, receiving, schemas, writes
 from app.api.context import Context
 from app.api.documents import body_of, parameters_of, problem_responses
+from app.api.files import headers_of_file
 from app.api.routes import KEY, PATH_PARAMETERS, USER, gateway_of, in_path, path_parameters
 from app.errors import Fault, Invalid, Malformed, NotFound, RequestPart
 from app.intake import bodies, rules
@@ -182,12 +183,17 @@ def _add(ask: Ask) -> None:
 
 
 JSON = {"Content-Type": bodies.JSON}
+WHOSE = "Authorization, X-API-Key, X-Leanplum-App"  # the headers that say who asks, and about which app
 
 
 async def _kept(request: Request, gateway: Gateway, app: App, action: Action, args: Mapping[str, Any]) -> Response:
-    """What changes seldom is kept for a short while; who has it already (If-None-Match) gets 304."""
+    """What changes seldom is kept for a short while; who has it already (If-None-Match) gets 304.
+
+    A caller's own cache must not tell one app's answer, or one key's, to another.
+    """
     kept = await gateway.relay.ask_seldom(app, action, args)
-    headers = {"ETag": kept.etag, "Cache-Control": f"private, max-age={max(0, int(kept.until - time.monotonic()))}"}
+    seconds = max(0, int(kept.until - time.monotonic()))
+    headers = {"ETag": kept.etag, "Cache-Control": f"private, max-age={seconds}", "Vary": WHOSE}
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if known & {kept.etag, "*"}:
         return Response(status_code=304, headers=headers)
@@ -282,11 +288,9 @@ async def _download(gateway: Gateway, app: App, args: Mapping[str, Any]) -> Resp
         finally:
             await opened.__aexit__(None, None, None)
 
-    told = ("content-length", "etag", "last-modified") if "content-encoding" not in found.headers else ("etag",)
-    headers = {name: found.headers[name] for name in told if name in found.headers}
-    media = found.headers.get("content-type", "application/octet-stream")
-    headers |= {"Content-Type": media, "Content-Disposition": "attachment"}
-    return StreamingResponse(passed_on(), headers=headers)
+    response = StreamingResponse(passed_on())
+    response.raw_headers = headers_of_file(found.headers)
+    return response
 
 
 # --- the documentation ------------------------------------------------------------------------------------------------

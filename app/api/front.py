@@ -44,6 +44,7 @@ STRICT = (POLICY, b"default-src 'none'; frame-ancestors 'none'")  # pages have t
 NO_STORE = (CACHE, b"no-store")  # what is answered under /v1 is somebody's data, or a key
 NOTHING_HERE = frozenset({404, 405})
 PAGE_HEADERS = [(b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referrer")]
+GUARDS = [*PAGE_HEADERS, STRICT]  # of what a browser must not show as a page of this origin
 
 
 class Front:

@@ -15,6 +15,7 @@ from app.limits.bucket import Decision, Limit
 from app.model import Caller
 from app.wiring import Gateway
 
+LOCKED_OUT = "Too many failed authentications from this address."
 # In the order of a Policy's limits.
 WHOSE = ("this key's limit", "the limit that all callers of the app share")
 
@@ -52,17 +53,19 @@ async def fits(gateway: Gateway, context: Context, caller: Caller, count: int) -
     return all(limit.fits(lacks, count) for limit, lacks in zip(decision.limits, decision.lacks, strict=True))
 
 
-async def locked_out(gateway: Gateway, address: str) -> bool:
-    """Return whether the next failed authentication of an address would be one too many."""
+async def refuse_locked_out(gateway: Gateway, address: str) -> None:
+    """Take nothing, and refuse an address whose next failed authentication would be one too many.
+    Raises RateLimited."""
     decision = await gateway.limits.take((_failures(gateway, address),), 0)
-    return not decision.limits[0].fits(decision.lacks[0], 1)
+    if not decision.limits[0].fits(decision.lacks[0], 1):
+        raise RateLimited(LOCKED_OUT, decision.wait(1))
 
 
 async def count_failure(gateway: Gateway, address: str) -> None:
     """Count a failed authentication of an address. Raises RateLimited where it has failed too often."""
     decision = await gateway.limits.take((_failures(gateway, address),), 1)
     if not decision.allowed:
-        raise RateLimited("Too many failed authentications from this address.", decision.wait(1))
+        raise RateLimited(LOCKED_OUT, decision.wait(1))
 
 
 def _failures(gateway: Gateway, address: str) -> Limit:

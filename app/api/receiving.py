@@ -1,23 +1,22 @@
 """Taking a request's body in, whole or within a limit as it comes."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from app.api import decompression
 from app.api.context import Context
 from app.errors import Malformed, Overloaded, TooSlow
 from app.intake import bodies
 from app.wiring import Gateway
 
 SMALL = 64 * 1024  # bytes of a body that may be parsed before it is known who calls
-PACKED_IN_A_THREAD = 16 * 1024  # bytes from which to unpack a body would keep others waiting
 NO_MARKS = frozenset({b"{", b"[", b""})  # how nearly every body begins
 Receive = Callable[[], Awaitable[Any]]
 
 
 class Room:
-    """How many bytes of bodies this process holds: of those that come in several pieces, whoever sends them. An SDK's
-    key is in its body, so anybody may send one of those."""
+    """Counts the bytes of bodies that this process holds: of those that come in several pieces, and
+    what comes out of compressed ones. An SDK's key is in its body, so anybody may send one of those."""
 
     def __init__(self) -> None:
         self._held = 0
@@ -49,10 +48,11 @@ async def read_body(gateway: Gateway, context: Context, receive: Receive, limit:
     elif len(body) > limit:
         raise bodies.too_large(limit)
     encoding = context.headers.get(b"content-encoding")
-    if encoding is not None and len(body) > PACKED_IN_A_THREAD:
-        body = await asyncio.to_thread(bodies.decompress, body, encoding.decode("latin-1"), limit)
-    elif encoding is not None:
-        body = bodies.decompress(body, encoding.decode("latin-1"), limit)
+    if encoding is not None:
+        most = gateway.settings.gateway_max_held_bytes
+        body = await decompression.decompressed(
+            body, encoding.decode("latin-1"), limit, lambda size: ROOM.take(context, size, most)
+        )
     return body if body[:1] in NO_MARKS else bodies.without_bom(body)
 
 

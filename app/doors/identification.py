@@ -1,20 +1,21 @@
 """Finding out who calls before a body is read and parsed, where the key may be in the body.
 
 A key has a form of its own (`callers.key_scanner`), so it is searched for in the bytes as they come.
-Only a small body is parsed before a known key is seen in the call.
+Only a small body is parsed before a known key is seen in the call. Of an address that has failed too
+often, a small body alone is looked at.
 """
 
 import asyncio
-import math
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 
-from app.api import auth, limiting, receiving
+from app.api import auth, decompression, limiting, receiving
 from app.api.context import Context
+from app.api.decompression import Queue
 from app.api.receiving import Receive, is_small
 from app.api.turns import turn
 from app.callers.key_scanner import KeyScanner
-from app.errors import Overloaded
+from app.callers.keys import PREFIX
+from app.errors import Overloaded, RateLimited, Refusal, Unauthorized
 from app.intake import bodies
 from app.intake.bodies import Unpacker
 from app.model import Caller
@@ -22,24 +23,29 @@ from app.wiring import Gateway
 
 SHARE = 4  # of GATEWAY_MAX_HELD_BYTES, a fourth is for calls of which no known key was seen yet
 DROPPED = "As much is being read as may be held at once of calls whose key comes late."
+COMPRESSED_AT_ONCE = 1  # compressed bodies without a known key that are searched
+MAX_COMPRESSED_WAITING = 64
+SMALL_BODY_SECONDS = 0.5  # in which a small body must be here if its address has failed too often
 
 
 class Strangers:
-    """How many bytes this process holds of bodies in which no known key was seen yet."""
+    """Counts the bytes that this process holds of bodies in which no known key was seen yet."""
 
     def __init__(self) -> None:
         self.held = 0
 
 
-STRANGERS = Strangers()
+STRANGERS, SMALL_STRANGERS = Strangers(), Strangers()  # of large bodies, of small ones in pieces
+_compressed = Queue(COMPRESSED_AT_ONCE, MAX_COMPRESSED_WAITING)
 
 
 class _Held:
     """The beginning of a body, for as long as there is room. After that what comes is searched and
     dropped: so whoever has no key learns that, and whoever has one is asked to send it again."""
 
-    def __init__(self, most: float) -> None:
-        self._most, self._size = most, 0
+    def __init__(self, gateway: Gateway, strangers: Strangers) -> None:
+        self._most, self._size = gateway.settings.gateway_max_held_bytes // SHARE, 0
+        self._strangers = strangers
         self.parts: list[bytes] | None = []
 
     def add(self, part: bytes) -> None:
@@ -47,25 +53,26 @@ class _Held:
         if self.parts is None:
             return
         self._size += len(part)
-        STRANGERS.held += len(part)
+        self._strangers.held += len(part)
         self.parts.append(part)
-        if STRANGERS.held > self._most:
+        if self._strangers.held > self._most:
             self.drop()
             self.parts = None
 
     def drop(self) -> None:
         """Count these bytes no longer."""
-        STRANGERS.held -= self._size
+        self._strangers.held -= self._size
         self._size = 0
 
 
 class _Search:
-    """Looks for a known key in the pieces of one body. `first` is the first key that was seen, known or not."""
+    """Looks for a known key in one body. `first` is the first key that was seen, known or not."""
 
     def __init__(self, gateway: Gateway, limit: int) -> None:
         self._gateway, self._limit = gateway, limit
         self._scanner = KeyScanner()
-        self.first, self.seen = "", 0
+        self._seen = 0
+        self.first = ""
         self.caller: Caller | None = None
 
     @property
@@ -73,22 +80,44 @@ class _Search:
         """Tell whether nothing more will be found."""
         return self._scanner.exhausted
 
-    def step(self, pieces: Iterator[bytes]) -> bool:
-        """Search the next piece; returns False where there is none. Raises TooLarge, and what unpacking raises."""
-        piece = next(pieces, None)
-        if piece is None:
-            return False
-        keys = self._scanner.feed(piece)
-        self.first = self.first or next(iter(keys), "")
-        self.caller = next(filter(None, map(self._gateway.directory.find, keys)), None)
-        self.seen += len(piece)
-        if self.caller is None and self.seen > self._limit:
+    def plain(self, piece: bytes) -> None:
+        """Search a piece. Raises TooLarge."""
+        self._judge(len(piece), self._scanner.feed(piece))
+
+    async def compressed(self, pieces: Iterator[bytes]) -> None:
+        """Search what comes out of a piece, slice by slice, until a known key is seen. Raises
+        TooLarge, Malformed."""
+        size = 1
+        while size and self.caller is None and not self.exhausted:
+            size, found = await decompression.in_thread(lambda: self._slice(pieces))
+            self._judge(size, found)
+
+    def _slice(self, pieces: Iterator[bytes]) -> tuple[int, list[str]]:
+        """Return how many bytes came out, and the keys in them."""
+        size, found = 0, list[str]()
+        for piece in pieces:
+            size += len(piece)
+            found += self._scanner.feed(piece)
+            if found or size >= decompression.SLICE:
+                break
+        return size, found
+
+    def _judge(self, size: int, found: list[str]) -> None:
+        self.first = self.first or next(iter(found), "")
+        self.caller = next(filter(None, map(self._gateway.directory.find, found)), None)
+        self._seen += size
+        if self.caller is None and self._seen > self._limit:
             raise bodies.too_large(self._limit)
-        return self.caller is None
 
 
 async def identify(
-    gateway: Gateway, context: Context, receive: Receive, *, limit: int, encoding: str, shown: str = ""
+    gateway: Gateway,
+    context: Context,
+    receive: Receive,
+    *,
+    limit: int,
+    encoding: str,
+    shown: str = "",
 ) -> Receive:
     """Return the body, to be read, of a call with a known key or with a small body.
 
@@ -99,55 +128,117 @@ async def identify(
     """
     small = is_small(context)
     context.caller = auth.find(gateway, context, shown)
+    if context.caller is None and small:
+        return await _small(gateway, context, receive, limit)
     if context.caller is None:
-        receive = await _searched(gateway, context, receive, limit, bodies.unpacker_of(encoding), small=small)
+        await limiting.refuse_locked_out(gateway, context.address)
+        if shown or _names_key(context):
+            await _authenticate(gateway, context, shown)
+        else:
+            receive = await _large(gateway, context, receive, limit, encoding)
     if context.caller is not None and not small:
         await limiting.refuse_spent(gateway, context, context.caller)
     return receive
 
 
-async def _searched(
-    gateway: Gateway, context: Context, receive: Receive, limit: int, unpacker: Unpacker | None, *, small: bool
-) -> Receive:
-    """Return the whole body again, which is read until a known key is seen."""
-    locked = not small and await limiting.locked_out(gateway, context.address)
+async def charge(gateway: Gateway, context: Context, refusal: Refusal) -> None:
+    """Count a call that can't be read: as one item of the caller whose key was seen in it, else as
+    a failed authentication of its address. Raises RateLimited."""
+    if context.caller is not None:
+        await limiting.take(gateway, context, context.caller, 1)
+    elif not isinstance(refusal, Unauthorized | RateLimited) and not _lost(context):
+        await limiting.count_failure(gateway, context.address)
+
+
+def _lost(context: Context) -> bool:
+    """Tell whether a small body was cut off, for which a bad connection is enough."""
+    return context.cut_off and is_small(context)
+
+
+def _names_key(context: Context) -> bool:
+    """Tell whether a header has a text that begins as this gateway's keys do."""
+    bearer = context.header(b"authorization").partition(" ")[2]
+    shown = (bearer, context.header(b"x-api-key"))
+    return any(text.strip().startswith(PREFIX) for text in shown)
+
+
+async def _small(gateway: Gateway, context: Context, receive: Receive, limit: int) -> Receive:
+    """Return a small body, which may be parsed unless its address has failed too often. In that case
+    it must have a known key, and be here at once."""
+    until: float | None = asyncio.get_running_loop().time() + SMALL_BODY_SECONDS
     reading = receiving.limited(gateway, context, receive, limit, room=None)
-    held = _Held(math.inf if small else gateway.settings.gateway_max_held_bytes / SHARE)
-    search, more = _Search(gateway, limit), True
+    held, search, more = _Held(gateway, SMALL_STRANGERS), _Search(gateway, limit), True
+    body = b""
     try:
-        while more and not search.exhausted and not (locked and search.seen > receiving.SMALL):
-            message = await reading()
+        while more and search.caller is None:
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await reading()
+            except TimeoutError:
+                await limiting.refuse_locked_out(gateway, context.address)
+                until = None
+                continue
             body, more = message.get("body", b""), message.get("more_body", False)
-            pieces = iter([body]) if unpacker is None else unpacker.feed(body)
-            left = True
-            while left:
-                async with nullcontext() if small else turn():
-                    left = search.step(pieces)
-                    await asyncio.sleep(0)  # others have their turn
-                if search.caller is not None:
-                    context.caller = search.caller
-                    return _again(held, receive, body, more=more)
-            held.add(body)
-        if small:
-            return _again(held, receive, more=more)
+            search.plain(body)
+            if more:
+                held.add(body)
+                body = b""
     finally:
         held.drop()
-    await _refuse(gateway, context, search.first, locked=locked)
+    context.caller = search.caller
+    if context.caller is None:
+        await limiting.refuse_locked_out(gateway, context.address)
+    return _again(held, receive, body, more=more)
+
+
+async def _large(
+    gateway: Gateway, context: Context, receive: Receive, limit: int, encoding: str
+) -> Receive:
+    """Return the whole body again, which is read until a known key is seen."""
+    unpacker = bodies.unpacker_of(encoding)
+    reading = receiving.limited(gateway, context, receive, limit, room=None)
+    held, search, more = _Held(gateway, STRANGERS), _Search(gateway, limit), True
+    try:
+        while more and not search.exhausted:
+            message = await reading()
+            body, more = message.get("body", b""), message.get("more_body", False)
+            await _look(gateway, context, search, unpacker, body)
+            if search.caller is not None:
+                context.caller = search.caller
+                return _again(held, receive, body, more=more)
+            held.add(body)
+    finally:
+        held.drop()
+    await _authenticate(gateway, context, search.first)
     raise Overloaded("The key became known while the call was read: send it again.")
 
 
-async def _refuse(gateway: Gateway, context: Context, key: str, *, locked: bool) -> None:
-    """Refuse a call as one with the key that was seen first, or with none."""
-    if locked:
-        await limiting.count_failure(gateway, context.address)
+async def _look(
+    gateway: Gateway, context: Context, search: _Search, unpacker: Unpacker | None, body: bytes
+) -> None:
+    """Search a piece of a large body. Raises RateLimited where its address has failed too often
+    while it waited for its turn."""
+    if unpacker is None:
+        async with turn():
+            search.plain(body)
+            await asyncio.sleep(0)  # others have their turn
+        return
+    async with _compressed.place():
+        await limiting.refuse_locked_out(gateway, context.address)
+        await search.compressed(unpacker.feed(body))
+
+
+async def _authenticate(gateway: Gateway, context: Context, key: str) -> None:
+    """Authenticate a call by the key that was seen first, or by its headers. Raises Unauthorized."""
     if key:
         context.headers.pop(b"authorization", None)
-        context.headers[b"x-api-key"] = key.encode()
+        context.headers[b"x-api-key"] = key.encode("latin-1", "replace")
     await auth.authenticate(gateway, context)
 
 
 def _again(held: _Held, receive: Receive, *last: bytes, more: bool) -> Receive:
-    """Return a body that begins with what was held and what came last. Raises Overloaded where it was dropped."""
+    """Return a body that begins with what was held and what came last. Raises Overloaded where it
+    was dropped."""
     if held.parts is None:
         raise Overloaded(DROPPED)
     return _replayed([*held.parts, *last], receive, more=more)

@@ -19,7 +19,7 @@ OTHER_BOMS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16, either way round, and so o
 JSON, NDJSON, CSV = "application/json", "application/x-ndjson", "text/csv"
 MAX_MEMBERS = 100  # of one gzip or zstd body; each costs the same, however empty
 PACKED_STEP, UNPACKED_STEP = 64 * 1024, 256 * 1024  # bytes that go in, or come out, at a time
-ZSTD_STEP = 256
+ZSTD_STEP = 64
 MAX_DEPTH = 64  # levels of JSON; deeper ones take parsers, and what walks through what they made, to their limits
 MANY = 2_000  # members of a body that is one thing: far more than anything here has fields
 MAX_CONTAINERS = 500_000  # objects and lists of one body, or commas; a batch of 10,000 SDK actions has some 30,000
@@ -145,6 +145,11 @@ class Unpacker:
 
 
 _DECODERS: dict[str, type[_Gzip | _Zstd]] = {"gzip": _Gzip, "x-gzip": _Gzip, "zstd": _Zstd}
+
+
+def is_zstd(encoding: str) -> bool:
+    """Tell whether a Content-Encoding is zstd, of which few bytes may become very many."""
+    return encoding.strip().lower() == "zstd"
 
 
 def unpacker_of(encoding: str) -> Unpacker | None:

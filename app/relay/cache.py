@@ -29,8 +29,9 @@ class Cache:
         return kept if kept is not None and now < kept.until else None
 
     def put(self, name: tuple[str, ...], body: bytes, now: float) -> Kept:
-        """Keep an answer."""
-        kept = Kept(body, f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"', now + self.seconds)
+        """Keep an answer. Its tag is of its name, too: no other app's answer has the same."""
+        digest = hashlib.blake2b(repr(name).encode() + body, digest_size=16).hexdigest()
+        kept = Kept(body, f'"{digest}"', now + self.seconds)
         if self.seconds > 0:
             self._drop(name)
             self._kept[name] = kept

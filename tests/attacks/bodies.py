@@ -8,7 +8,7 @@ from functools import cache
 APP_ID = "app_sandbox"
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 NDJSON = "application/x-ndjson"
-SDK_LIMIT = 24 * 1024 * 1024
+SDK_LIMIT, LIMIT = 24 * 1024 * 1024, 5 * 1024 * 1024
 Body = tuple[bytes, dict[str, str]]
 SLOW_TEXTS = ("a" * 80_000 + " ", "a@" * 40_000, "a" * 35 + "!", ("a" * 35 + "@") * 2_000)
 
@@ -39,10 +39,11 @@ def packed(size: int, filler: bytes = b" ") -> Body:
 
 
 @cache
-def packed_call() -> Body:
-    """A gzip of 23 kB that is 24 MB of a call without a key."""
-    start, end = b'{"action":"multi","data":"', b'"}'
-    text = start + b"a" * (SDK_LIMIT - 100) + end
+def packed_call(key: str = "", *, name: str = "clientKey", size: int = SDK_LIMIT, last: bool = True) -> Body:
+    """A gzip of 23 kB that is 24 MB of a call; without a key, or with one at its start or its end."""
+    named = b'"%s":"%s"' % (name.encode(), key.encode()) if key else b'"action":"multi"'
+    filler = b'"data":"' + b"a" * (size - 200) + b'"'
+    text = b"{%s,%s}" % ((filler, named) if last else (named, filler))
     return gzip.compress(text, 9), {"Content-Type": JSON, "Content-Encoding": "gzip"}
 
 

@@ -45,8 +45,25 @@ def _unknown_key(target: Target) -> Step:
 
 
 def _packed_without_key(target: Target) -> Step:
-    client, body = Client(target.port), bodies.packed_call()
-    return _in_turn([partial(client.ask, "POST", path, body) for path in ("/api", "/segment/v1/batch")])
+    return _posts(target, "/api", [bodies.packed_call()])
+
+
+def _packed_write_key(target: Target) -> Step:
+    """Without a key, and with an unknown one at the end; each as large as may be, and larger."""
+    sent = [
+        bodies.packed_call(key, name="writeKey", size=size)
+        for size in (bodies.LIMIT, bodies.SDK_LIMIT)
+        for key in ("", target.unknown)
+    ]
+    return _posts(target, "/segment/v1/batch", sent)
+
+
+def _packed_with_key(target: Target) -> Step:
+    """With a phone's key at the start or at the end, and in the query."""
+    client = Client(target.port)
+    calls = [("/api", bodies.packed_call(target.sdk, last=last)) for last in (False, True)]
+    calls.append((f"/api?clientKey={target.sdk}", bodies.packed_call()))
+    return _in_turn([partial(client.ask, "POST", path, body) for path, body in calls])
 
 
 def _bombs_with_key(target: Target) -> Step:
@@ -146,6 +163,10 @@ WITHOUT_A_KEY = (
     Attack("unknown-key", "24 MB with an unknown key, JSON, form and nested", 8, 8, _unknown_key, REFUSED),
     Attack("packed-without-key", "gzip of 23 kB that is 24 MB, without a key", 60, 120, _packed_without_key, REFUSED),
     Attack(
+        "packed-write-key", "the same at `/segment/v1/batch`, without a key or with an unknown `writeKey`", 60, 120,
+        _packed_write_key, REFUSED,
+    ),
+    Attack(
         "early-answers", "16 MB that are answered 401, 404, 413 and 415 at their start", 8, 32, _early,
         frozenset({"401", "404", "413", "415", "429"}),
     ),
@@ -157,6 +178,10 @@ WITH_A_PHONES_KEY = (
     Attack(
         "hostile-bodies", "very many members, lists, escapes, digits", 2, 2, _hostile,
         frozenset({"200", "400", "413"}),
+    ),
+    Attack(
+        "packed-with-key", "gzip of 23 kB that is 24 MB, with a phone's key", 60, 120, _packed_with_key,
+        frozenset({"200", "400", "413", "429", "503"}),
     ),
     Attack("bombs", "gzip of 1 MB that is 1 GB", 4, 20, _bombs_with_key, frozenset({"413"})),
     Attack(

@@ -22,9 +22,9 @@ P99_MS, BUSY_MS = 100.0, 5_000.0
 MEMORY_MB = 400
 Note = Callable[[str, object], None]
 GROUPS = {
-    "without a key": ("unknown-key", "packed-without-key", "early-answers"),
+    "without a key": ("unknown-key", "packed-without-key", "packed-write-key", "early-answers"),
     "slow connections": ("slow-heads", "slow-bodies"),
-    "hostile texts of a phone": ("slow-texts", "hostile-bodies", "bombs"),
+    "hostile texts of a phone": ("slow-texts", "hostile-bodies", "packed-with-key", "bombs"),
     "many calls": ("nowhere", "empty-bucket", "keys"),
     "large calls": ("large-batches", "unknown-actions"),
 }

@@ -177,6 +177,8 @@ def _refuse(call: Call, reply: Reply, judged: Sequence[sorting.Sorted]) -> None:
             reply.tell([index], [answering.failed(one.reason, call.entries[index])])
             if not call.batch:
                 reply.status = 400
+    if call.batch and all(isinstance(one, No) and one.unknown for one in judged):
+        reply.status = 403
 
 
 def _guarded(gateway: Gateway, context: Context, caller: Caller, call: Call) -> Iterator[Notes]:

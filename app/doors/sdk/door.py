@@ -14,7 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from app.api import auth, limiting, problems, receiving
 from app.api.context import Context
-from app.doors.identification import identify
+from app.api.files import headers_of_file
+from app.api.front import GUARDS, NO_STORE
+from app.doors.identification import charge, identify
 from app.doors.parsing import IN_A_THREAD, in_turn
 from app.doors.sdk import answering, reading, sorting
 from app.doors.sdk.asking import status_of
@@ -34,7 +36,7 @@ from app.wiring import Gateway
 PATHS = ("/api", "/api/", reading.BATCH_PATH, f"{reading.BATCH_PATH}/")
 METHODS = ("GET", "POST")
 CORS = [(b"access-control-allow-origin", b"*"), (b"x-content-type-options", b"nosniff")]
-JSON = [(b"content-type", b"application/json;charset=utf-8"), (b"cache-control", b"private")]
+JSON = [(b"content-type", b"application/json;charset=utf-8"), (b"cache-control", b"private, no-store")]
 PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
     (b"access-control-max-age", b"86400"),
@@ -96,12 +98,11 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
 
 
 async def _known(gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]) -> Call:
-    """The call of somebody whose key is in it; what can't be read costs as one item."""
+    """The call, which can be read; one that can't counts all the same."""
     try:
         return await _read(gateway, context, scope, receive, files)
-    except Refusal:
-        if context.caller is not None:
-            await limiting.take(gateway, context, context.caller, 1)
+    except Refusal as refusal:
+        await charge(gateway, context, refusal)
         raise
 
 
@@ -181,14 +182,13 @@ def _app(gateway: Gateway, context: Context, call: Call, caller: Caller) -> App:
 
 def _permit_action(call: Call, caller: Caller, app: App) -> None:
     """Raises Forbidden where a call of one action must not be done; a batch is judged entry by entry."""
-    named = [] if call.batch else [call.action]
-    if call.imports:
-        named.append(reading.text(call.args.get("defaultAction")))
-    for action in filter(None, named):
-        if not action_names.allowed(action, app.sdk_extra):
-            raise Forbidden(action_names.unknown(action))
-    if not call.batch and call.action and (refused := sorting.forbids(call.action, caller.scopes, app.sdk_extra)):
+    if call.batch or not call.action:
+        return
+    if refused := sorting.forbids(call.args, caller.scopes, app.sdk_extra):
         raise Forbidden(refused.reason)
+    of_rows = reading.text(call.args.get("defaultAction"))
+    if call.imports and of_rows and not action_names.allowed(of_rows, app.sdk_extra):
+        raise Forbidden(action_names.unknown(of_rows))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -253,10 +253,8 @@ async def _download(gateway: Gateway, app: App, context: Context, call: Call, ca
     kind = judged.key if isinstance(judged, Now) else KeyKind.PRODUCTION
     async with gateway.relay.download(app, args, kind) as found:
         assert found.chunks is not None
-        media = found.headers.get("content-type", "application/octet-stream").encode("latin-1")
-        headers = [(b"content-type", media), *CORS, (b"x-request-id", context.request_id.encode())]
-        if "content-length" in found.headers and "content-encoding" not in found.headers:
-            headers.append((b"content-length", found.headers["content-length"].encode()))
+        headers = [*headers_of_file(found.headers), *CORS, *GUARDS, NO_STORE]
+        headers += [(b"x-request-id", context.request_id.encode()), *context.rate_headers]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
             async for chunk in found.chunks:

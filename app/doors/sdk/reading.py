@@ -2,7 +2,7 @@
 without saying so (fact sheet §1, §7)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ from app.leanplum.actions import ACTIONS
 
 BATCH_PATH = "/api-batch"
 MAX_FIELDS = 10_000
-# These make a job of a `multi`. A batch of entries must not have them: Leanplum may read `createJob` otherwise.
-OF_IMPORTS = frozenset({"createJob", "file", "gcsBucket", "defaultAction"})
+# What a batch says as a whole, and an import. Anything else is left out: of a batch with `createJob`
+# or a bucket Leanplum may make an import, and of an import with `data` a batch with the development key.
+OF_BATCHES = frozenset({"action", "appId", "clientKey", "apiVersion", "client", "sdkVersion", "devMode", "time"})
+OF_IMPORTS = OF_BATCHES | {"createJob", "file", "gcsBucket", "defaultAction", "reqId", "uuid"}
 AS_SENT = ("userId", "deviceId", "newUserId", "action", "event", "state")  # never mended
 AS_TEXT = OBJECTS | {"value"}  # may be JSON as text
 Args = dict[str, Any]
@@ -104,6 +106,8 @@ def is_csv(media: str, query: Args, body: bytes) -> bool:
 def import_of(path: str, query: Args, rows: bytes) -> Call:
     """The call that makes a job of the rows in its body."""
     args = {**query, "action": text(query.get("action")) or ("multi" if path == BATCH_PATH else "")}
+    if args["action"] == "multi":
+        args = _only(OF_IMPORTS, args)
     return Call(args, [args], batch=False, rows=rows)
 
 
@@ -118,10 +122,13 @@ def call(path: str, query: Args, body: Args) -> Call:
         args = _entry(parsing.marked(args))
         return Call(args, [args], batch=False)
     if truthy(args.get("createJob")) or ("file" in args and "data" not in args):
-        args["action"] = "multi"
+        args = _only(OF_IMPORTS, args) | {"action": "multi"}
         return Call(args, [args], batch=False)
-    entries = _entries(args.pop("data", []))
-    return Call({name: value for name, value in args.items() if name not in OF_IMPORTS}, entries, batch=True)
+    return Call(_only(OF_BATCHES, args), _entries(args.get("data", [])), batch=True)
+
+
+def _only(names: Set[str], args: Args) -> Args:
+    return {name: value for name, value in args.items() if name in names}
 
 
 def refuse_crowded(call: Call) -> None:

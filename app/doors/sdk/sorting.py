@@ -24,6 +24,8 @@ ASKED_THOUGH_LATER = frozenset({"sendMessage"})  # its answer says whether anyth
 OPEN_SCOPES = frozenset({Scope.EVENTS_WRITE, Scope.USERS_WRITE, Scope.SDK})
 OPEN_ACTIONS = frozenset({"getVars", "downloadFile"})
 OF_THEIR_OWN = frozenset({"uploadFile", "downloadFile", "multi"})
+RESETS, RESET_SCOPE = "resetAnomalies", Scope.USERS_WRITE  # it takes the development key
+OFF = frozenset({"", "0", "false", "no", "off"})
 MOST_TOLD = 3
 OF_THE_CALL = ("action", "appId", "clientKey", "apiVersion")
 LEFT_OUT_OF_ONE = ("action", "appId", "clientKey")  # where a call is its own one entry
@@ -51,9 +53,10 @@ class Now:
 
 @dataclass(frozen=True, slots=True)
 class No:
-    """Not done, and why."""
+    """Not done, and why. `unknown`: the action is none that this gateway passes on at this place."""
 
     reason: str
+    unknown: bool = False
 
 
 Sorted = NewItem | Now | No
@@ -79,8 +82,8 @@ def sort(
     if not action:
         return No("The action is missing.")
     if in_batch and action in OF_THEIR_OWN:
-        return No(f"{action} must be a call of its own.")
-    if (forbidden := forbids(action, scopes, extra)) is not None:
+        return No(f"{action} must be a call of its own.", unknown=action == "multi")
+    if (forbidden := forbids(entry, scopes, extra)) is not None:
         return forbidden
     if faults := parsing.with_nul(entry, AS_SENT):
         return refusal_of(faults)
@@ -122,19 +125,29 @@ def refusal_of(faults: Sequence[Fault]) -> No:
     return No(f"Refused: {told}.")
 
 
-def forbids(action: str, scopes: frozenset[Scope], extra: Set[str]) -> No | None:
-    """Return why an action is not done for this caller, None where it is.
+def forbids(entry: Mapping[str, Any], scopes: frozenset[Scope], extra: Set[str]) -> No | None:
+    """Return why an entry's action is not done for this caller, None where it is.
 
     Anybody can read the key that an app carries, so with it alone only what SDKs do is done. An unknown action is
     passed on only where a setting names it. Where its name resembles a known one, it needs that one's scope: nobody
     knows what Leanplum takes it for.
     """
+    action = text(entry.get("action"))
     if not action_names.allowed(action, extra):
-        return No(action_names.unknown(action))
+        return No(action_names.unknown(action), unknown=True)
+    if RESETS in entry and RESET_SCOPE not in scopes and not _is_off(entry[RESETS]):
+        return No(f"{RESETS} needs a caller key with the scope {RESET_SCOPE.value}.")
     known = action_names.resembled(action)
     if known is None or known.scope in scopes or known.scope in OPEN_SCOPES or known.name in OPEN_ACTIONS:
         return None
     return No(f"{action} needs a caller key with the scope {known.scope.value}.")
+
+
+def _is_off(value: Any) -> bool:
+    """Tell whether a switch is off, whoever reads it: "on", for one, may mean either."""
+    if isinstance(value, str):
+        return value.strip().lower() in OFF
+    return value is None or (isinstance(value, int | float) and value == 0)
 
 
 def _lacking(known: Action, entry: Mapping[str, Any]) -> No | None:

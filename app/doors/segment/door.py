@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from app.api import auth, limiting, problems, receiving, writes
 from app.api.context import Context
 from app.clock import now_ms
-from app.doors.identification import identify
+from app.doors.identification import charge, identify
 from app.doors.parsing import IN_A_THREAD, in_turn
 from app.doors.segment import answering, judging, reading
 from app.doors.segment.judging import Judge, Verdict
@@ -68,9 +68,8 @@ async def _take(gateway: Gateway, context: Context, receive: Receive, kind: str)
     caller = await _caller(gateway, context, "") if _has_key(context) else None
     try:
         call = await _call(gateway, context, await _entered(gateway, context, caller, receive), kind)
-    except Refusal:
-        if context.caller is not None:
-            await limiting.take(gateway, context, context.caller, 1)  # what can't be read costs as one
+    except Refusal as refusal:
+        await charge(gateway, context, refusal)
         raise
     caller = caller or await _caller(gateway, context, call.key)
     try:
