@@ -59,9 +59,7 @@ async def in_thread(function: Callable[[], _Made]) -> _Made:
     return await asyncio.get_running_loop().run_in_executor(_thread, function)
 
 
-async def decompressed(
-    body: bytes, encoding: str, limit: int, count: Callable[[int], None]
-) -> bytes:
+async def decompressed(body: bytes, encoding: str, limit: int, count: Callable[[int], None]) -> bytes:
     """Return the body of a known caller as it was before Content-Encoding.
 
     `count` is told of the bytes that came out, and may raise Overloaded. Raises what

@@ -191,9 +191,7 @@ async def _small(gateway: Gateway, context: Context, receive: Receive, limit: in
     return _again(held, receive, body, more=more)
 
 
-async def _large(
-    gateway: Gateway, context: Context, receive: Receive, limit: int, encoding: str
-) -> Receive:
+async def _large(gateway: Gateway, context: Context, receive: Receive, limit: int, encoding: str) -> Receive:
     """Return the whole body again, which is read until a known key is seen."""
     unpacker = bodies.unpacker_of(encoding)
     reading = receiving.limited(gateway, context, receive, limit, room=None)
@@ -213,9 +211,7 @@ async def _large(
     raise Overloaded("The key became known while the call was read: send it again.")
 
 
-async def _look(
-    gateway: Gateway, context: Context, search: _Search, unpacker: Unpacker | None, body: bytes
-) -> None:
+async def _look(gateway: Gateway, context: Context, search: _Search, unpacker: Unpacker | None, body: bytes) -> None:
     """Search a piece of a large body. Raises RateLimited where its address has failed too often
     while it waited for its turn."""
     if unpacker is None:

@@ -1,6 +1,6 @@
 """Every action at /api × every scope × every form of its name: denied unless it is allowed (contract §3, §5, §6)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ OPEN = [
 NEEDED = {action: scope for scope, actions in NEEDS.items() for action in actions}
 OF_THEIR_OWN = {"multi", "uploadFile", "downloadFile"}
 FULL_WIDTH = {ord(char): ord(char) + 0xFEE0 for char in map(chr, range(ord("A"), ord("z") + 1)) if char.isalpha()}
-FORMS = {
+FORMS: dict[str, Callable[[str], str]] = {
     "capital": lambda name: name[0].upper() + name[1:],
     "upper case": str.upper,
     "a space behind": lambda name: f"{name} ",
@@ -203,7 +203,7 @@ def test_resetting_anomalies_for_a_whole_batch_says_nothing(
 # --- the arguments of a whole call ------------------------------------------------------------------------------------
 
 OF_A_BATCH = {"action", "appId", "clientKey", "apiVersion", "client", "sdkVersion", "devMode", "time", "data"}
-FOREIGN = {
+FOREIGN: dict[str, Any] = {
     "createJob": "on", "file": "rows.csv", "gcsBucket": "b", "s3BucketName": "b", "s3AccessId": "i", "defaultAction":
     "deleteUser", "CreateJob": True, "createjob": "1", "actions": "[]", "Data": [{"action": "deleteUser"}],
     "data[]": "x", "resetAnomalies": True, "userId": "u9", "anything": {"a": 1},
@@ -211,7 +211,7 @@ FOREIGN = {
 
 
 def test_a_batch_goes_on_with_the_arguments_that_a_batch_has_and_no_other(sdk: Sdk, leanplum: Leanplum) -> None:
-    known = {"client": "android", "sdkVersion": "7.8.0", "apiVersion": "1.0.6", "devMode": False}
+    known: dict[str, Any] = {"client": "android", "sdkVersion": "7.8.0", "apiVersion": "1.0.6", "devMode": False}
     sdk.multi({"action": "getVars", "userId": "u1"}, **known, **FOREIGN)
     fields = {"appId": "app_sandbox", "clientKey": sdk.key, "action": "multi", **FOREIGN}
     data = [{"action": "getVars", "userId": "u2"}]
