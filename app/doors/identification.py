@@ -2,7 +2,7 @@
 
 A key has a form of its own (`callers.key_scanner`), so it is searched for in the bytes as they come.
 Only a small body is parsed before a known key is seen in the call. Of an address that has failed too
-often, a small body alone is looked at.
+often, only the beginning of a body that is not compressed is looked at, and nothing is parsed.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ SHARE = 4  # of GATEWAY_MAX_HELD_BYTES, a fourth is for calls of which no known 
 DROPPED = "As much is being read as may be held at once of calls whose key comes late."
 COMPRESSED_AT_ONCE = 1  # compressed bodies without a known key that are searched
 MAX_COMPRESSED_WAITING = 64
-SMALL_BODY_SECONDS = 0.5  # in which a small body must be here if its address has failed too often
+BEGINNING_SECONDS = 0.5  # in which a body's beginning must be here if its address has failed too often
 
 
 class Strangers:
@@ -71,24 +71,28 @@ class _Search:
     def __init__(self, gateway: Gateway, limit: int) -> None:
         self._gateway, self._limit = gateway, limit
         self._scanner = KeyScanner()
-        self._seen = 0
-        self.first = ""
+        self.first, self.seen = "", 0
         self.caller: Caller | None = None
 
     @property
-    def exhausted(self) -> bool:
-        """Tell whether nothing more will be found."""
-        return self._scanner.exhausted
+    def goes_on(self) -> bool:
+        """Tell whether a known key is still looked for."""
+        return self.caller is None and not self._scanner.exhausted
 
-    def plain(self, piece: bytes) -> None:
-        """Search a piece. Raises TooLarge."""
-        self._judge(len(piece), self._scanner.feed(piece))
+    async def plain(self, piece: bytes, *, at_once: bool) -> None:
+        """Search a piece, `at_once` or when it is its turn. Raises TooLarge."""
+        if at_once:
+            self._judge(len(piece), self._scanner.feed(piece))
+            return
+        async with turn():
+            self._judge(len(piece), self._scanner.feed(piece))
+            await asyncio.sleep(0)  # others have their turn
 
     async def compressed(self, pieces: Iterator[bytes]) -> None:
         """Search what comes out of a piece, slice by slice, until a known key is seen. Raises
         TooLarge, Malformed."""
         size = 1
-        while size and self.caller is None and not self.exhausted:
+        while size and self.goes_on:
             size, found = await decompression.in_thread(lambda: self._slice(pieces))
             self._judge(size, found)
 
@@ -105,8 +109,8 @@ class _Search:
     def _judge(self, size: int, found: list[str]) -> None:
         self.first = self.first or next(iter(found), "")
         self.caller = next(filter(None, map(self._gateway.directory.find, found)), None)
-        self._seen += size
-        if self.caller is None and self._seen > self._limit:
+        self.seen += size
+        if self.caller is None and self.seen > self._limit:
             raise bodies.too_large(self._limit)
 
 
@@ -128,14 +132,14 @@ async def identify(
     """
     small = is_small(context)
     context.caller = auth.find(gateway, context, shown)
-    if context.caller is None and small:
-        return await _small(gateway, context, receive, limit)
     if context.caller is None:
-        await limiting.refuse_locked_out(gateway, context.address)
-        if shown or _names_key(context):
+        if not small and (shown or _names_key(context)):
             await _authenticate(gateway, context, shown)
+        elif (unpacker := bodies.unpacker_of(encoding)) is None:
+            receive = await _searched(gateway, context, receive, limit, small=small)
         else:
-            receive = await _large(gateway, context, receive, limit, encoding)
+            await limiting.refuse_locked_out(gateway, context.address)
+            receive = await _searched_compressed(gateway, context, receive, limit, unpacker)
     if context.caller is not None and not small:
         await limiting.refuse_spent(gateway, context, context.caller)
     return receive
@@ -162,66 +166,80 @@ def _names_key(context: Context) -> bool:
     return any(text.strip().startswith(PREFIX) for text in shown)
 
 
-async def _small(gateway: Gateway, context: Context, receive: Receive, limit: int) -> Receive:
-    """Return a small body, which may be parsed unless its address has failed too often. In that case
-    it must have a known key, and be here at once."""
-    until: float | None = asyncio.get_running_loop().time() + SMALL_BODY_SECONDS
+class _LockOut:
+    """Refuses an address that has failed too often, once: as soon as no known key is in the beginning
+    of a body, or no beginning is here in time."""
+
+    def __init__(self, gateway: Gateway, address: str) -> None:
+        self._gateway, self._address = gateway, address
+        self.until: float | None = asyncio.get_running_loop().time() + BEGINNING_SECONDS
+
+    async def check(self) -> None:
+        """Let the address go on. Raises RateLimited."""
+        if self.until is not None:
+            self.until = None
+            await limiting.refuse_locked_out(self._gateway, self._address)
+
+
+async def _searched(gateway: Gateway, context: Context, receive: Receive, limit: int, *, small: bool) -> Receive:
+    """Return the whole body again, which is read until a known key is seen, or until its end where it
+    is small."""
+    lock_out = _LockOut(gateway, context.address)
     reading = receiving.limited(gateway, context, receive, limit, room=None)
-    held, search, more = _Held(gateway, SMALL_STRANGERS), _Search(gateway, limit), True
-    body = b""
+    held = _Held(gateway, SMALL_STRANGERS if small else STRANGERS)
+    search, body, more = _Search(gateway, limit), b"", True
     try:
-        while more and search.caller is None:
+        while more and search.goes_on:
             try:
-                async with asyncio.timeout_at(until):
+                async with asyncio.timeout_at(lock_out.until):
                     message = await reading()
             except TimeoutError:
-                await limiting.refuse_locked_out(gateway, context.address)
-                until = None
+                await lock_out.check()
                 continue
             body, more = message.get("body", b""), message.get("more_body", False)
-            search.plain(body)
-            if more:
+            await search.plain(body, at_once=small)
+            if search.caller is None and more:
                 held.add(body)
                 body = b""
+            if search.caller is None and search.seen > receiving.SMALL:
+                await lock_out.check()
     finally:
         held.drop()
     context.caller = search.caller
     if context.caller is None:
-        await limiting.refuse_locked_out(gateway, context.address)
+        await lock_out.check()
+        if not small:
+            await _refuse(gateway, context, search.first)
     return _again(held, receive, body, more=more)
 
 
-async def _large(gateway: Gateway, context: Context, receive: Receive, limit: int, encoding: str) -> Receive:
-    """Return the whole body again, which is read until a known key is seen."""
-    unpacker = bodies.unpacker_of(encoding)
+async def _searched_compressed(
+    gateway: Gateway, context: Context, receive: Receive, limit: int, unpacker: Unpacker
+) -> Receive:
+    """Return the whole compressed body again, which is read and unpacked until a known key is seen. Of
+    an address that has failed too often nothing is unpacked."""
     reading = receiving.limited(gateway, context, receive, limit, room=None)
     held, search, more = _Held(gateway, STRANGERS), _Search(gateway, limit), True
     try:
-        while more and not search.exhausted:
+        while more and search.goes_on:
             message = await reading()
             body, more = message.get("body", b""), message.get("more_body", False)
-            await _look(gateway, context, search, unpacker, body)
-            if search.caller is not None:
-                context.caller = search.caller
-                return _again(held, receive, body, more=more)
+            async with _compressed.place():
+                await limiting.refuse_locked_out(gateway, context.address)  # it may have failed while it waited
+                await search.compressed(unpacker.feed(body))
             held.add(body)
     finally:
         held.drop()
-    await _authenticate(gateway, context, search.first)
+    context.caller = search.caller
+    if context.caller is None:
+        await _refuse(gateway, context, search.first)
+    return _again(held, receive, more=more)
+
+
+async def _refuse(gateway: Gateway, context: Context, key: str) -> None:
+    """Refuse a call by the key that was seen first, or by its headers. Raises Unauthorized."""
+    await _authenticate(gateway, context, key)
     raise Overloaded("The key became known while the call was read: send it again.")
-
-
-async def _look(gateway: Gateway, context: Context, search: _Search, unpacker: Unpacker | None, body: bytes) -> None:
-    """Search a piece of a large body. Raises RateLimited where its address has failed too often
-    while it waited for its turn."""
-    if unpacker is None:
-        async with turn():
-            search.plain(body)
-            await asyncio.sleep(0)  # others have their turn
-        return
-    async with _compressed.place():
-        await limiting.refuse_locked_out(gateway, context.address)
-        await search.compressed(unpacker.feed(body))
 
 
 async def _authenticate(gateway: Gateway, context: Context, key: str) -> None:
