@@ -1,4 +1,4 @@
-"""Decompress bodies off the event loop: in one thread, a slice of each in turn, and only so many at once.
+"""Decompress bodies off the event loop: in one thread, a slice of each in turn, only so many at once.
 
 A body of a few kilobytes may become thousands of times as large, so what comes out counts against
 `GATEWAY_MAX_HELD_BYTES` as it comes.
@@ -6,22 +6,22 @@ A body of a few kilobytes may become thousands of times as large, so what comes 
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
+from app.api.turns import RestingThread
 from app.errors import Overloaded
 from app.intake import bodies
 from app.intake.bodies import Unpacker
 
 AT_ONCE = 2  # more would not be faster: there is one thread
 MAX_WAITING = 1_000
-SLICE = 512 * 1024  # bytes that come out of one body before another has its turn
+SLICE = 256 * 1024  # bytes that come out of one body before another has its turn
 IN_PLACE = 512  # bytes of a gzip body that is decompressed where it is: at most half a megabyte
 FULL = "As many compressed bodies wait to be decompressed as may."
 _Made = TypeVar("_Made")
-_thread = ThreadPoolExecutor(1, "decompression")
+_thread = RestingThread("decompression")
 
 
 class Queue:
@@ -56,7 +56,7 @@ KNOWN_CALLERS = Queue(AT_ONCE, MAX_WAITING)
 
 async def in_thread(function: Callable[[], _Made]) -> _Made:
     """Call a function in the one thread that decompresses."""
-    return await asyncio.get_running_loop().run_in_executor(_thread, function)
+    return await _thread.call(function)
 
 
 async def decompressed(body: bytes, encoding: str, limit: int, count: Callable[[int], None]) -> bytes:

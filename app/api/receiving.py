@@ -10,6 +10,7 @@ from app.intake import bodies
 from app.wiring import Gateway
 
 SMALL = 64 * 1024  # bytes of a body that may be parsed before it is known who calls
+UNPACKED_SHARE = 2  # of what may be held, a half may be held when more comes out of a compressed body
 NO_MARKS = frozenset({b"{", b"[", b""})  # how nearly every body begins
 Receive = Callable[[], Awaitable[Any]]
 
@@ -49,7 +50,8 @@ async def read_body(gateway: Gateway, context: Context, receive: Receive, limit:
         raise bodies.too_large(limit)
     encoding = context.headers.get(b"content-encoding")
     if encoding is not None:
-        most = gateway.settings.gateway_max_held_bytes
+        held = gateway.settings.gateway_max_held_bytes
+        most = max(held // UNPACKED_SHARE, min(limit, held))
         body = await decompression.decompressed(
             body, encoding.decode("latin-1"), limit, lambda size: ROOM.take(context, size, most)
         )

@@ -5,16 +5,14 @@ number of more than 64 bits would become another number, so whatever has one is 
 pointer. So is an id that no database can store: two users must not become one.
 """
 
-import asyncio
 import math
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
 
 import orjson
 
+from app.api.turns import RestingThread
 from app.errors import Fault, Malformed, TooLarge
 from app.intake.bodies import BOM, has_long_number, kindly, shallow, strict
 from app.intake.rules import MAX_FAULTS, pointer
@@ -52,42 +50,15 @@ class Faulty(dict[str, Any]):
 
 IN_A_THREAD = 256 * 1024  # bytes from which reading would keep others waiting
 SLOW_BYTES = 8 * 1024 * 1024  # of what takes the slow way
-LONGEST_REST = 0.1  # seconds
 _Made = TypeVar("_Made")
 
 
-class Reader:
-    """The one thread that reads large bodies. Several would take the interpreter's lock by turns, and
-    everybody else would wait for all of them each time.
-
-    A fast parser keeps that lock until it is done, so between two bodies the thread rests for as long
-    as it has worked: whoever waited for one body need not wait for the next.
-    """
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "reading")
-        self._rests_until = 0.0
-
-    async def read(self, function: Callable[[], _Made]) -> _Made:
-        """Call a function in the thread, after those that were asked for before."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._rested, function)
-
-    def _rested(self, function: Callable[[], _Made]) -> _Made:
-        time.sleep(max(0.0, self._rests_until - time.monotonic()))
-        began = time.monotonic()
-        try:
-            return function()
-        finally:
-            ended = time.monotonic()
-            self._rests_until = ended + min(ended - began, LONGEST_REST)
-
-
-_reader = Reader()
+_reader = RestingThread("reading")
 
 
 async def in_turn(function: Callable[[], _Made]) -> _Made:
     """Call a function that reads a large body, in the one thread for this."""
-    return await _reader.read(function)
+    return await _reader.call(function)
 
 
 def parsed(text: bytes) -> Any:
