@@ -16,8 +16,9 @@ from app.intake import bodies
 from app.intake.bodies import Unpacker
 
 AT_ONCE = 2  # more would not be faster: there is one thread
-MAX_WAITING = 1_000
+MAX_WAITING, WAITING_SECONDS = 1_000, 5.0
 SLICE = 256 * 1024  # bytes that come out of one body before another has its turn
+WITHOUT_A_PLACE = 1024 * 1024  # bytes that come out before a body must wait for others as large
 IN_PLACE = 512  # bytes of a gzip body that is decompressed where it is: at most half a megabyte
 FULL = "As many compressed bodies wait to be decompressed as may."
 _Made = TypeVar("_Made")
@@ -25,24 +26,27 @@ _thread = RestingThread("decompression")
 
 
 class Queue:
-    """A queue for places, of which there are few. Its length is bounded, too."""
+    """A queue for places, of which there are few. It is bounded in length and in time."""
 
-    def __init__(self, places: int, most_waiting: int) -> None:
-        self._places, self._most = places, most_waiting
+    def __init__(self, places: int, most_waiting: int, seconds: float = WAITING_SECONDS) -> None:
+        self._places, self._most, self._seconds = places, most_waiting, seconds
         self._waiting = 0
         self._free = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]()
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
         """Wait for a place, and hold it for as long as the context lasts. Raises Overloaded where
-        too many wait."""
+        too many wait, or none becomes free in time."""
         if self._waiting >= self._most:
             raise Overloaded(FULL)
         loop = asyncio.get_running_loop()
         free = self._free.setdefault(loop, asyncio.Semaphore(self._places))
         self._waiting += 1
         try:
-            await free.acquire()
+            async with asyncio.timeout(self._seconds):
+                await free.acquire()
+        except TimeoutError:
+            raise Overloaded(FULL) from None
         finally:
             self._waiting -= 1
         try:
@@ -70,10 +74,14 @@ async def decompressed(body: bytes, encoding: str, limit: int, count: Callable[[
         return body
     if len(body) <= IN_PLACE and not bodies.is_zstd(encoding):
         return bodies.decompress(body, encoding, limit)
+    unpacking = _Unpacking(unpacker, body, limit)
+    while not unpacking.ended and unpacking.size < WITHOUT_A_PLACE:
+        count(await in_thread(unpacking.step))
+    if unpacking.ended:
+        return unpacking.whole()
     async with KNOWN_CALLERS.place():
-        unpacking = _Unpacking(unpacker, body, limit)
-        while size := await in_thread(unpacking.step):
-            count(size)
+        while not unpacking.ended:
+            count(await in_thread(unpacking.step))
         return await in_thread(unpacking.whole)
 
 
@@ -83,19 +91,21 @@ class _Unpacking:
     def __init__(self, unpacker: Unpacker, body: bytes, limit: int) -> None:
         self._unpacker, self._limit = unpacker, limit
         self._pieces = _pieces(unpacker, body)
-        self._out, self._size = list[bytes](), 0
+        self._out = list[bytes]()
+        self.size, self.ended = 0, False
 
     def step(self) -> int:
-        """Decompress a slice; return how many bytes came out, 0 at the end. Raises TooLarge."""
-        before = self._size
+        """Decompress a slice, and return how many bytes came out. Raises TooLarge, Malformed."""
+        before = self.size
         for piece in self._pieces:
             self._out.append(piece)
-            self._size += len(piece)
-            if self._size > self._limit:
+            self.size += len(piece)
+            if self.size > self._limit:
                 raise bodies.too_large(self._limit)
-            if self._size - before >= SLICE:
-                break
-        return self._size - before
+            if self.size - before >= SLICE:
+                return self.size - before
+        self.ended = True
+        return self.size - before
 
     def whole(self) -> bytes:
         """Return all that came out. Raises Malformed where the body was cut off."""

@@ -36,7 +36,7 @@ class Strangers:
 
 
 STRANGERS, SMALL_STRANGERS = Strangers(), Strangers()  # of large bodies, of small ones in pieces
-_compressed = Queue(COMPRESSED_AT_ONCE, MAX_COMPRESSED_WAITING)
+_compressed = Queue(COMPRESSED_AT_ONCE, MAX_COMPRESSED_WAITING, seconds=15.0)
 
 
 class _Held:

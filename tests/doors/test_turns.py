@@ -7,8 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from app.api.turns import SLICE_SECONDS, in_slices, turn
-from app.doors.parsing import Reader
+from app.api.turns import SLICE_SECONDS, RestingThread, in_slices, turn
 from app.doors.sdk import reading
 from app.errors import TooLarge
 
@@ -92,8 +91,8 @@ def test_the_reading_thread_rests_between_two_bodies_for_as_long_as_it_worked() 
         spans.append((began, time.monotonic()))
 
     async def three() -> None:
-        reader = Reader()
-        await asyncio.gather(*(reader.read(read) for _ in range(3)))
+        reader = RestingThread("reading")
+        await asyncio.gather(*(reader.call(read) for _ in range(3)))
 
     asyncio.run(three())
     for (began, ended), (next_began, _) in pairwise(spans):

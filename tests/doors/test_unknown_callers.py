@@ -313,6 +313,30 @@ def test_what_must_not_be_held_is_not_decompressed_any_further() -> None:
     assert sum(counted) < 3_000_000
 
 
+def test_what_is_small_when_it_is_decompressed_waits_for_no_place() -> None:
+    async def run(size: int) -> bytes:
+        async with decompression.KNOWN_CALLERS.place(), decompression.KNOWN_CALLERS.place():
+            packed_body = gzip.compress(b"ab" * size, 1)
+            return await asyncio.wait_for(decompression.decompressed(packed_body, "gzip", 3 * size, int), 1)
+
+    assert len(asyncio.run(run(300_000))) == 600_000
+    with pytest.raises(TimeoutError):
+        asyncio.run(run(3_000_000))
+
+
+def test_a_place_is_waited_for_only_so_long() -> None:
+    async def run() -> None:
+        queue = Queue(1, 5, seconds=0.05)
+        async with queue.place():
+            with pytest.raises(Overloaded):
+                async with queue.place():
+                    pytest.fail("there is one place")
+        async with queue.place():
+            pass
+
+    asyncio.run(run())
+
+
 def test_only_so_many_wait_for_a_place() -> None:
     async def run() -> list[str]:
         queue, may_end, told = Queue(1, 2), asyncio.Event(), list[str]()
