@@ -1,10 +1,11 @@
-"""Decompress bodies off the event loop: in one thread, a slice of each in turn, only so many at once.
+"""Decompress bodies off the event loop: in one thread, a slice of each in turn, few at once.
 
 A body of a few kilobytes may become thousands of times as large, so what comes out counts against
 `GATEWAY_MAX_HELD_BYTES` as it comes.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -63,7 +64,12 @@ async def in_thread(function: Callable[[], _Made]) -> _Made:
     return await _thread.call(function)
 
 
-async def decompressed(body: bytes, encoding: str, limit: int, count: Callable[[int], None]) -> bytes:
+async def decompressed(
+    body: bytes,
+    encoding: str,
+    limit: int,
+    count: Callable[[int], None],
+) -> bytes:
     """Return the body of a known caller as it was before Content-Encoding.
 
     `count` is told of the bytes that came out, and may raise Overloaded. Raises what
@@ -75,14 +81,20 @@ async def decompressed(body: bytes, encoding: str, limit: int, count: Callable[[
     if len(body) <= IN_PLACE and not bodies.is_zstd(encoding):
         return bodies.decompress(body, encoding, limit)
     unpacking = _Unpacking(unpacker, body, limit)
-    while not unpacking.ended and unpacking.size < WITHOUT_A_PLACE:
-        count(await in_thread(unpacking.step))
-    if unpacking.ended:
+    if await _ended(unpacking, WITHOUT_A_PLACE, count):
         return unpacking.whole()
     async with KNOWN_CALLERS.place():
-        while not unpacking.ended:
-            count(await in_thread(unpacking.step))
+        await _ended(unpacking, math.inf, count)
         return await in_thread(unpacking.whole)
+
+
+async def _ended(unpacking: "_Unpacking", most: float, count: Callable[[int], None]) -> bool:
+    """Decompress a body until about `most` bytes have come out; tell whether that was all."""
+    ended = False
+    while not ended and unpacking.size < most:
+        size, ended = await in_thread(unpacking.step)
+        count(size)
+    return ended
 
 
 class _Unpacking:
@@ -92,10 +104,13 @@ class _Unpacking:
         self._unpacker, self._limit = unpacker, limit
         self._pieces = _pieces(unpacker, body)
         self._out = list[bytes]()
-        self.size, self.ended = 0, False
+        self.size = 0
 
-    def step(self) -> int:
-        """Decompress a slice, and return how many bytes came out. Raises TooLarge, Malformed."""
+    def step(self) -> tuple[int, bool]:
+        """Decompress a slice; return how many bytes came out, and whether those were the last.
+
+        Raises TooLarge, Malformed.
+        """
         before = self.size
         for piece in self._pieces:
             self._out.append(piece)
@@ -103,9 +118,8 @@ class _Unpacking:
             if self.size > self._limit:
                 raise bodies.too_large(self._limit)
             if self.size - before >= SLICE:
-                return self.size - before
-        self.ended = True
-        return self.size - before
+                return self.size - before, False
+        return self.size - before, True
 
     def whole(self) -> bytes:
         """Return all that came out. Raises Malformed where the body was cut off."""

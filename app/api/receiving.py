@@ -10,7 +10,7 @@ from app.intake import bodies
 from app.wiring import Gateway
 
 SMALL = 64 * 1024  # bytes of a body that may be parsed before it is known who calls
-UNPACKED_SHARE = 2  # of what may be held, a half may be held when more comes out of a compressed body
+UNPACKED_SHARE = 3  # of what may be held, a third, beyond which nothing more is decompressed
 NO_MARKS = frozenset({b"{", b"[", b""})  # how nearly every body begins
 Receive = Callable[[], Awaitable[Any]]
 

@@ -1,8 +1,9 @@
 """Finding out who calls before a body is read and parsed, where the key may be in the body.
 
-A key has a form of its own (`callers.key_scanner`), so it is searched for in the bytes as they come.
-Only a small body is parsed before a known key is seen in the call. Of an address that has failed too
-often, only the beginning of a body that is not compressed is looked at, and nothing is parsed.
+A key has a form of its own (`callers.key_scanner`), so it is searched for in the bytes as they
+come. Only a small body is parsed before a known key is seen in the call. Of an address that has
+failed too often, only the beginning of a body that is not compressed is looked at, and nothing is
+parsed.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ SHARE = 4  # of GATEWAY_MAX_HELD_BYTES, a fourth is for calls of which no known 
 DROPPED = "As much is being read as may be held at once of calls whose key comes late."
 COMPRESSED_AT_ONCE = 1  # compressed bodies without a known key that are searched
 MAX_COMPRESSED_WAITING = 64
-BEGINNING_SECONDS = 0.5  # in which a body's beginning must be here if its address has failed too often
+BEGINNING_SECONDS = 0.5  # in which a body must begin where its address has failed too often
 
 
 class Strangers:
@@ -167,8 +168,8 @@ def _names_key(context: Context) -> bool:
 
 
 class _LockOut:
-    """Refuses an address that has failed too often, once: as soon as no known key is in the beginning
-    of a body, or no beginning is here in time."""
+    """Refuses an address that has failed too often: once the beginning of a body has no known key, or
+    is not here in time."""
 
     def __init__(self, gateway: Gateway, address: str) -> None:
         self._gateway, self._address = gateway, address
@@ -182,8 +183,8 @@ class _LockOut:
 
 
 async def _searched(gateway: Gateway, context: Context, receive: Receive, limit: int, *, small: bool) -> Receive:
-    """Return the whole body again, which is read until a known key is seen, or until its end where it
-    is small."""
+    """Return the whole body again, which is read until a known key is seen; a small one, until its
+    end."""
     lock_out = _LockOut(gateway, context.address)
     reading = receiving.limited(gateway, context, receive, limit, room=None)
     held = _Held(gateway, SMALL_STRANGERS if small else STRANGERS)
@@ -216,8 +217,10 @@ async def _searched(gateway: Gateway, context: Context, receive: Receive, limit:
 async def _searched_compressed(
     gateway: Gateway, context: Context, receive: Receive, limit: int, unpacker: Unpacker
 ) -> Receive:
-    """Return the whole compressed body again, which is read and unpacked until a known key is seen. Of
-    an address that has failed too often nothing is unpacked."""
+    """Return the whole compressed body again, which is read and unpacked until a known key is seen.
+
+    Of an address that has failed too often nothing is unpacked.
+    """
     reading = receiving.limited(gateway, context, receive, limit, room=None)
     held, search, more = _Held(gateway, STRANGERS), _Search(gateway, limit), True
     try:
@@ -225,7 +228,8 @@ async def _searched_compressed(
             message = await reading()
             body, more = message.get("body", b""), message.get("more_body", False)
             async with _compressed.place():
-                await limiting.refuse_locked_out(gateway, context.address)  # it may have failed while it waited
+                # It may have failed too often while it waited.
+                await limiting.refuse_locked_out(gateway, context.address)
                 await search.compressed(unpacker.feed(body))
             held.add(body)
     finally:
@@ -243,7 +247,7 @@ async def _refuse(gateway: Gateway, context: Context, key: str) -> None:
 
 
 async def _authenticate(gateway: Gateway, context: Context, key: str) -> None:
-    """Authenticate a call by the key that was seen first, or by its headers. Raises Unauthorized."""
+    """Authenticate a call by the key that was seen, or by its headers. Raises Unauthorized."""
     if key:
         context.headers.pop(b"authorization", None)
         context.headers[b"x-api-key"] = key.encode("latin-1", "replace")

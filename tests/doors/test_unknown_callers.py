@@ -317,7 +317,9 @@ def test_what_is_small_when_it_is_decompressed_waits_for_no_place() -> None:
     async def run(size: int) -> bytes:
         async with decompression.KNOWN_CALLERS.place(), decompression.KNOWN_CALLERS.place():
             packed_body = gzip.compress(b"ab" * size, 1)
-            return await asyncio.wait_for(decompression.decompressed(packed_body, "gzip", 3 * size, int), 1)
+            return await asyncio.wait_for(
+                decompression.decompressed(packed_body, "gzip", 3 * size, list[int]().append), 1
+            )
 
     assert len(asyncio.run(run(300_000))) == 600_000
     with pytest.raises(TimeoutError):
