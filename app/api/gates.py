@@ -1,11 +1,13 @@
 """The gate of a call: what its items are held against beside the rules, and what is counted once they are accepted."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from app.api.context import Context
+from app.api.turns import in_slices
 from app.clock import now_ms
 from app.intake.gate import Gate
 from app.intake.refining import Refiner
+from app.intake.taxonomy import Name
 from app.model import NewItem, Taken
 from app.wiring import Gateway
 
@@ -18,15 +20,15 @@ def gate_of(gateway: Gateway, context: Context, refiner: Refiner) -> Gate:
 
 
 async def accepted(
-    gateway: Gateway, context: Context, items: Sequence[NewItem], accepting: Awaitable[list[Taken]]
+    gateway: Gateway, context: Context, items: Sequence[NewItem], accept: Callable[[], Awaitable[list[Taken]]]
 ) -> list[Taken]:
-    """What became of items, after their new names are counted: those of items that were accepted."""
-    claimed = context.gate.claim(items) if context.gate is not None else []
+    """Accept items, and count the new names of those that were; return what became of each."""
+    claimed = await _claimed(context.gate, items)
     if not claimed:
-        return await accepting
+        return await accept()
     names = list(dict.fromkeys(name for found in claimed for name in found))
     try:
-        taken = await accepting
+        taken = await accept()
     except BaseException:
         await gateway.taxonomy.learn(context.app_name, (), names)
         raise
@@ -36,9 +38,18 @@ async def accepted(
     return taken
 
 
+async def _claimed(gate: Gate | None, items: Sequence[NewItem]) -> list[list[Name]]:
+    """Count the new names of items from now on; those of each item."""
+    if gate is None or not gate.brings_names:
+        return []
+    found = await in_slices(gate.new_names(items))
+    gate.claim(name for names in found for name in names)
+    return found
+
+
 async def relayed(gateway: Gateway, context: Context, items: Sequence[NewItem]) -> None:
     """Keep the new names of items that Leanplum took while their caller waited."""
-    claimed = context.gate.claim(items) if context.gate is not None else []
+    claimed = await _claimed(context.gate, items)
     names = list(dict.fromkeys(name for found in claimed for name in found))
     if names:
         await gateway.taxonomy.learn(context.app_name, names, names)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -156,8 +157,7 @@ async def accept(
 ) -> Sequence[Taken]:
     """Commit the items of a call. `seconds`: how long to wait for the commit, where it is less than usual."""
     acceptance = _acceptance(gateway, context, caller, now, items, refused, batch=batch)
-    accepting = gateway.outbox.accept(acceptance, seconds)
-    taken = await gates.accepted(gateway, context, items, accepting)
+    taken = await gates.accepted(gateway, context, items, partial(gateway.outbox.accept, acceptance, seconds))
     context.recorded = True
     return taken
 
