@@ -1,6 +1,6 @@
 """The gate of a call: what its items are held against beside the rules, and what is counted once they are accepted."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from app.api.context import Context
 from app.api.turns import in_slices
@@ -23,34 +23,41 @@ async def accepted(
     gateway: Gateway, context: Context, items: Sequence[NewItem], accept: Callable[[], Awaitable[list[Taken]]]
 ) -> list[Taken]:
     """Accept items, and count the new names of those that were; return what became of each."""
-    claimed = await _claimed(context.gate, items)
-    if not claimed:
+    claimed, names = await _claimed(context.gate, items)
+    if not names:
         return await accept()
-    names = list(dict.fromkeys(name for found in claimed for name in found))
     try:
         taken = await accept()
     except BaseException:
         await gateway.taxonomy.learn(context.app_name, (), names)
         raise
-    new = [found for found, (_, kind) in zip(claimed, taken, strict=True) if kind == "accepted"]
-    kept = list(dict.fromkeys(name for found in new for name in found))
-    await gateway.taxonomy.learn(context.app_name, kept, names)
+    kept: dict[Name, None] = {}
+    for found, (_, kind) in zip(claimed, taken, strict=True):
+        if kind == "accepted":
+            kept.update(dict.fromkeys(found))
+    await gateway.taxonomy.learn(context.app_name, list(kept), names)
     return taken
 
 
-async def _claimed(gate: Gate | None, items: Sequence[NewItem]) -> list[list[Name]]:
-    """Count the new names of items from now on; those of each item."""
+async def _claimed(gate: Gate | None, items: Sequence[NewItem]) -> tuple[list[list[Name]], list[Name]]:
+    """Count the new names of items from now on; return those of each item, and each once."""
     if gate is None or not gate.brings_names:
-        return []
-    found = await in_slices(gate.new_names(items))
-    gate.claim(name for names in found for name in names)
-    return found
+        return [], []
+    names: dict[Name, None] = {}
+
+    def looked() -> Iterator[list[Name]]:
+        for found in gate.new_names(items):
+            names.update(dict.fromkeys(found))
+            yield found
+
+    claimed = await in_slices(looked())
+    gate.claim(names)
+    return claimed, list(names)
 
 
 async def relayed(gateway: Gateway, context: Context, items: Sequence[NewItem]) -> None:
     """Keep the new names of items that Leanplum took while their caller waited."""
-    claimed = await _claimed(context.gate, items)
-    names = list(dict.fromkeys(name for found in claimed for name in found))
+    _, names = await _claimed(context.gate, items)
     if names:
         await gateway.taxonomy.learn(context.app_name, names, names)
 

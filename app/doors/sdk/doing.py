@@ -51,7 +51,7 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     async def accept(items: list[NewItem]) -> Sequence[Taken]:
         return await _accept(gateway, context, caller, items, until + ACCEPT_SECONDS)
 
-    if any(_in_steps(one, sent) for one, sent in zip(judged, call.entries, strict=True)):
+    if any(await in_slices(_in_steps(one, sent) for one, sent in zip(judged, call.entries, strict=True))):
         if call.batch:
             _let_wait(doing, call, noted, clock, detection.locale_of(context.header(b"accept-language")))
         await Steps(gateway, app, caller.key_id, call, doing, reply, accept, until).run()
