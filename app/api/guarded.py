@@ -27,9 +27,7 @@ def arguments(gateway: Gateway, context: Context, caller: Caller, action: str, f
     refiner_of(gateway, context, caller).privacy(action, fields)
 
 
-def files(
-    gateway: Gateway, context: Context, caller: Caller, action: str, found: Sequence[Part]
-) -> list[Part]:
+def files(gateway: Gateway, context: Context, caller: Caller, action: str, found: Sequence[Part]) -> list[Part]:
     """Return the files of a call, whose names and media types are under the rules. Raises Forbidden
     for a file that a rule is over as a whole. What is in files is not looked at."""
     refiner = refiner_of(gateway, context, caller)

@@ -102,8 +102,7 @@ PLACES = [place for action in ACTIONS if action not in NOT_IN_JSON for place in 
 # What is not a parameter that anybody documents, as SDKs may send it.
 ODD = [
     Place(action, path, filled)
-    for action in ACTIONS
-    if action not in NOT_IN_JSON
+    for action in ("track", "setUserAttributes", "start", "getVars", "registerDevice", "log", "getMigrateState")
     for path, filled in (
         (SECRET, lambda n: f"{SIGN}{n}"),
         (SECRET, lambda n: f"{float(n):.1f}"),
@@ -124,7 +123,7 @@ def as_text(fields: Body) -> dict[str, str]:
 
 def message(number: int, path: str, *, kind: str) -> Body:
     """Return a message of Segment's with a value at a path (`properties.a.b`)."""
-    made: Body = {"type": kind, "userId": "u", "anonymousId": "d", "messageId": f"m-{number}"}
+    made: Body = {"type": kind, "userId": "u", "anonymousId": "d"}
     made |= {"event": "E"} if kind == "track" else {"name": "S"} if kind in {"page", "screen"} else {}
     made |= {"groupId": "g"} if kind == "group" else {}
     *outer, last = path.split(".")
@@ -133,6 +132,14 @@ def message(number: int, path: str, *, kind: str) -> Body:
         inner = inner.setdefault(name, {})
     inner[last] = value_of(path, number)
     return made
+
+
+def as_leanplums(kind: str, path: str) -> str:
+    """Return the path of what a message's value becomes, where that is a param or an attribute."""
+    name, _, rest = path.partition(".")
+    prefix = "group_" if kind == "group" else ""
+    homes = {"properties": "params.", "traits": f"userAttributes.{prefix}"}
+    return homes.get(name, f"{kind}:{name}.") + rest
 
 
 def value_of(path: str, number: int) -> Any:

@@ -30,12 +30,12 @@ from tests.enrichment.ruled_places import (
     BASES,
     FIRST,
     MESSAGES,
-    NOT_IN_JSON,
     ODD,
     PLACES,
     SECRET,
     SIGN,
     Place,
+    as_leanplums,
     as_text,
     body,
     message,
@@ -77,6 +77,7 @@ class Attempt:
     talk: Talk
     numbers: Iterator[int]
     covers: Callable[[str], bool]
+    share: slice  # of the places, those that are sent alone: the forms share them; in batches all are
     sent: dict[int, str] = field(default_factory=dict)
     answers: list[httpx.Response] = field(default_factory=list)
 
@@ -86,14 +87,20 @@ class Attempt:
         self.sent[number] = f"{way} {path}"
         return number
 
-    def bodies(self, way: str, places: list[Place]) -> list[tuple[Place, dict[str, Any]]]:
+    def bodies(self, way: str, places: list[Place], *, alone: bool = False) -> list[tuple[Place, dict[str, Any]]]:
         """The bodies of the places that the rules cover."""
         covered = [place for place in places if self.covers(place.path)]
+        covered = covered[self.share] if alone else covered
         return [(one, body(one, self.put(f"{way} {one.action}", one.path))) for one in covered]
 
     def answered(self, answer: httpx.Response) -> None:
         assert answer.status_code < 500 or answer.status_code == 502, answer.text
         self.answers.append(answer)
+
+    def taken(self, answer: httpx.Response, count: int) -> None:
+        """A batch of so many, of which most must be taken: else nothing is seen of what becomes of them."""
+        assert answer.json()["accepted"] > count / 2, answer.text
+        self.answered(answer)
 
 
 # --- the ways in ------------------------------------------------------------------------------------------------------
@@ -101,7 +108,8 @@ class Attempt:
 
 def rest(attempt: Attempt) -> None:
     talk = attempt.talk
-    for place, fields in attempt.bodies("REST", [one for one in PLACES if one.action in SINGLE]):
+    places = [one for one in PLACES if one.action in SINGLE]
+    for place, fields in attempt.bodies("REST", places, alone=True):
         method, url = SINGLE[place.action]
         whom = {"userId": "u"} if place.action == "track" else {}
         shown = {name: one for name, one in fields.items() if name not in {"messageId", "campaignId", "id"}}
@@ -115,14 +123,12 @@ def rest(attempt: Attempt) -> None:
 
 def batches(attempt: Attempt) -> None:
     later = [place for place in PLACES if place.action in LATER]
-    items = [
-        {"action": place.action, "userId": REFUSED, **fields} for place, fields in attempt.bodies("batch", later)
-    ]
-    attempt.answered(attempt.talk.batch(items))
+    items = [{"action": place.action, "userId": REFUSED, **fields} for place, fields in attempt.bodies("batch", later)]
+    attempt.taken(attempt.talk.batch(items), len(items))
     faulty = {"action": "track", "info": f"{SIGN}{attempt.put('faulty batch', 'info')}", "what": 1}
     items = [{"action": place.action, "userId": REFUSED, **fields} for place, fields in attempt.bodies("ndjson", later)]
     lines = b"\n".join(map(orjson.dumps, [faulty, *items]))
-    attempt.answered(attempt.talk.batch(lines, headers={"Content-Type": NDJSON}))
+    attempt.taken(attempt.talk.batch(lines, headers={"Content-Type": NDJSON}), len(items))
 
 
 def imports(attempt: Attempt) -> None:
@@ -167,19 +173,23 @@ def sdk(attempt: Attempt) -> None:
     keys = {"appId": "app_sandbox", "clientKey": talk.key}
     known = [*PLACES, *ODD]
 
-    def entries(way: str) -> list[dict[str, Any]]:
+    def entries(way: str, places: list[Place] = known, *, alone: bool = False) -> list[dict[str, Any]]:
         return [
             {"action": place.action, "userId": REFUSED, "deviceId": "d", **fields}
-            for place, fields in attempt.bodies(way, known)
+            for place, fields in attempt.bodies(way, places, alone=alone)
         ]
 
     def call(**options: Any) -> None:
         attempt.answered(talk.call("POST", "/api", key=None, **options))
 
-    call(json={**keys, "action": "multi", "data": entries("SDK batch")})
-    texts = [as_text(entry) for entry in entries("SDK batch of texts")]
+    # What is a call of its own in a batch, too, takes the time of one.
+    together = [place for place in known if not ACTIONS[place.action].alone]
+    apart = [place for place in known if ACTIONS[place.action].alone]
+    call(json={**keys, "action": "multi", "data": entries("SDK batch", together)})
+    call(json={**keys, "action": "multi", "data": entries("SDK batch, apart", apart, alone=True)})
+    texts = [as_text(entry) for entry in entries("SDK batch of texts", together)]
     call(content=urlencode({**keys, "action": "multi", "data": orjson.dumps({"data": texts}).decode()}))
-    for index, entry in enumerate(entries("SDK alone")):
+    for index, entry in enumerate(entries("SDK alone", alone=True)):
         if index % 2:
             call(content=urlencode({**keys, **as_text(entry)}))
         else:
@@ -187,13 +197,11 @@ def sdk(attempt: Attempt) -> None:
 
 
 def segment(attempt: Attempt) -> None:
-    covered = [(kind, path) for kind, path in MESSAGES if attempt.covers(path)]
+    covered = [(kind, path) for kind, path in MESSAGES if attempt.covers(as_leanplums(kind, path))]
     messages = [message(attempt.put(f"segment {kind}", path), path, kind=kind) for kind, path in covered]
     attempt.answered(post(attempt.talk, "batch", {"batch": messages}))
-    for one in messages:
-        fresh = {**one, "messageId": f"again-{one['messageId']}"}
-        kind = fresh.pop("type")
-        attempt.answered(post(attempt.talk, str(kind), fresh))
+    for one in messages[attempt.share]:
+        attempt.answered(post(attempt.talk, one["type"], one))
 
 
 WAYS = (rest, batches, imports, files, sdk, segment)
@@ -243,7 +251,7 @@ FORMS: dict[str, Form] = {
     "drop by value, for an app": (rule("drop", EXACTLY, "apps.default."), everything),
     "hash by value, for a caller": (rule("hash", EXACTLY, "callers.KEY_ID."), everything),
 }
-ON_POSTGRESQL = ("mask by value", "drop by key")
+ON_POSTGRESQL = ("drop by value",)
 
 
 # --- what is searched -------------------------------------------------------------------------------------------------
@@ -273,7 +281,7 @@ class Served:
         with closing(psycopg.connect(plain)) as connection:
             listing = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
             tables = [name for (name,) in connection.execute(listing)]
-            rows = [str(connection.execute(f"SELECT t.*::text FROM {name} t").fetchall()) for name in tables]  # noqa: S608
+            rows = [str(connection.execute(f"SELECT t.*::text FROM {name} t").fetchall()) for name in tables]
         return "".join(rows).encode()
 
     def told(self) -> bytes:
@@ -282,8 +290,10 @@ class Served:
         return b"".join(self.talk.get(page).content for page in (*pages, "/v1/tracking-plan/violations"))
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Served]:
+@pytest.fixture(scope="module")
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, migrated: Path
+) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("ruled")
     file = folder / "enrichment.toml"
     file.write_text("")
@@ -303,11 +313,11 @@ def found_in(data: bytes) -> set[int]:
     return {int(number) for number in SEEN.findall(data)}
 
 
-def attempted(served: Served, covers: Callable[[str], bool]) -> tuple[Attempt, dict[str, bytes]]:
+def attempted(served: Served, covers: Callable[[str], bool], share: slice) -> tuple[Attempt, dict[str, bytes]]:
     """Send everything, and return it with all that is to be searched, by where it is."""
     served.leanplum.forget()
     served.leanplum.fault(mode="success-false", userId=REFUSED, times=None)
-    attempt = Attempt(served.talk, served.numbers, covers)
+    attempt = Attempt(served.talk, served.numbers, covers, share)
     with capture_logs() as lines:
         for way in WAYS:
             way(attempt)
@@ -322,26 +332,32 @@ def attempted(served: Served, covers: Callable[[str], bool]) -> tuple[Attempt, d
     }
 
 
-@pytest.mark.parametrize("form", FORMS)
+DATABASES = ("sqlite", "postgresql")
+
+
+@pytest.mark.parametrize(
+    ("served", "form"),
+    [("sqlite", form) for form in FORMS] + [("postgresql", form) for form in ON_POSTGRESQL],
+    indirect=["served"],
+)
 def test_no_value_under_a_rule_leaves_a_trace_whatever_way_it_comes(served: Served, form: str) -> None:
-    if served.url.startswith("postgresql") and form not in ON_POSTGRESQL:
-        pytest.skip("one database is enough for this form")
     text, covers = FORMS[form]
     served.rules(text)
-    attempt, places = attempted(served, covers)
+    attempt, places = attempted(served, covers, slice(list(FORMS).index(form), None, len(FORMS)))
     leaks = {
         where: sorted(attempt.sent[number] for number in found_in(data) & attempt.sent.keys())
         for where, data in places.items()
     }
-    assert leaks == dict.fromkeys(leaks, [])
+    assert leaks == {where: [] for where in leaks}
     taken = [answer for answer in attempt.answers if answer.status_code in {200, 202}]
     assert len(taken) > len(attempt.answers) / 2
 
 
+@pytest.mark.parametrize("served", DATABASES, indirect=True)
 def test_without_rules_the_search_finds_what_was_sent(served: Served) -> None:
     served.rules("")
-    attempt, places = attempted(served, everything)
+    attempt, places = attempted(served, everything, slice(0, None, 10))
     found = found_in(places["Leanplum"] + places["database"])
     lost = sorted(where for number, where in attempt.sent.items() if number not in found)
     assert len(lost) < len(attempt.sent) / 10, lost
-    assert NOT_IN_JSON.isdisjoint(place.action for place in PLACES)
+    assert len(found_in(places["database"]) & attempt.sent.keys()) > 50  # of the dead letters

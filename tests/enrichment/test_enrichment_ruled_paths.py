@@ -138,8 +138,9 @@ def test_a_rule_over_a_field_that_is_under_no_rule_is_refused(name: str) -> None
 
 @pytest.mark.parametrize("over", ["keys = ['*Id']", "keys = ['user*']", "keys = ['*']", "paths = ['userId']"])
 def test_a_rule_that_is_over_something_beside_is_taken(over: str) -> None:
-    item = {"userId": "u", "params": {"userId": 1, "userids": 1}}
-    assert "userId" not in fields("track", item, f'[[privacy]]\ndo = "drop"\n{over}').get("params", {})
+    item = {"userId": "u", "userAttributes": {"userId": 1}}
+    assert "userId" not in fields(UPDATE, item, f'[[privacy]]\ndo = "drop"\n{over}').get("userAttributes", {})
+    assert item["userId"] == "u"
 
 
 # --- Leanplum's own protocol ------------------------------------------------------------------------------------------
@@ -249,7 +250,9 @@ def test_an_import_from_a_bucket_is_refused_where_a_rule_is_in_force(ruled: Call
     assert "privacy rules are in force" in door.text
 
 
-@pytest.mark.parametrize("rows", [b"userId;params.a\nu;1\n", b"userId\tparams.a\nu\t1\n", b'"userId\nu', b"\xff\xfea\x00"])
+@pytest.mark.parametrize(
+    "rows", [b"userId;params.a\nu;1\n", b"userId\tparams.a\nu\t1\n", b'"userId\nu', b"userId\n\xe9\n"]
+)
 def test_rows_that_rules_can_not_be_applied_to_are_refused(ruled: Callable[[str], Talk], rows: bytes) -> None:
     talk = ruled(rule("mask", keys='["params.a"]'))
     answer = talk.call("POST", "/v1/imports", content=rows, headers={"Content-Type": "text/csv"})
@@ -302,4 +305,6 @@ def test_rows_are_looked_at_whatever_their_columns_are_called() -> None:
 
 def test_a_row_that_says_two_actions_is_under_all_rules() -> None:
     config = rule("mask", keys='["info"]', actions='["track"]')
-    assert lines(config, "action,action,info\nadvance,track,x\n", "advance") == "action,action,info\nadvance,track,***\n"
+    assert (
+        lines(config, "action,action,info\nadvance,track,x\n", "advance") == "action,action,info\nadvance,track,***\n"
+    )

@@ -252,9 +252,7 @@ async def _import(
     return await _send(context, send, 200, JSON, answering.envelope([entry]))
 
 
-async def _guarded_rows(
-    gateway: Gateway, context: Context, caller: Caller, rows: bytes, default_action: str
-) -> bytes:
+async def _guarded_rows(gateway: Gateway, context: Context, caller: Caller, rows: bytes, default_action: str) -> bytes:
     try:
         return await guarded.rows(gateway, context, caller, rows, default_action)
     except Invalid as error:

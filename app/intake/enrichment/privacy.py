@@ -56,7 +56,7 @@ SAME_AS = {
 NUMBER = re.compile(r"\s*[+-]?(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?\s*\Z")
 LONGEST_NUMBER = 1_000  # characters; no longer text is read as a number
 EXACT = 2**53  # above it a float has other digits than the number that was written
-BEGINS = frozenset("{[\"")  # of a text that may hold an object or a list
+BEGINS = frozenset('{["')  # of a text that may hold an object or a list
 DROPPED = object()
 
 
@@ -161,10 +161,10 @@ class Guard:
         return self._over(path)[0] is not None
 
     def rewritten(self, path: str, value: str, made: str) -> Any:
-        """What is left of a value that is about to be written as `made`, where a rule looks for how
-        it was written and finds nothing in `made`; else the value, which is looked at again then."""
+        """What is left of a value that is about to be written as `made`, where a rule looks for how it
+        was written. Where `made` is under a rule as well, the value stays, and `made` is looked at then."""
         if made == value:
-            return value
+            return self._covered(path, value, 0, _Budget())
         by_value = self._over(path)[1]
         verbs = self._fitting(by_value, value)
         if not verbs or self._fitting(by_value, made):

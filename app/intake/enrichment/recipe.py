@@ -167,7 +167,8 @@ def _as_sent(guard: privacy.Guard, contact: config.Contact) -> Run:
             if isinstance(value := attributes.get(name), str):
                 made = norms.contact_as_written(name, value, contact.emails, contact.phones, contact.region)
                 left.append((attributes, name, guard.rewritten(f"userAttributes.{name}", value, made)))
-        return any([_set(inner, name, value) for inner, name, value in left])
+        changed = [_set(inner, name, value) for inner, name, value in left]
+        return any(changed)
 
     return run
 
