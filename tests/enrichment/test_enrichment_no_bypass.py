@@ -185,7 +185,8 @@ def sdk(attempt: Attempt) -> None:
     # What is a call of its own in a batch, too, takes the time of one.
     together = [place for place in known if not ACTIONS[place.action].alone]
     apart = [place for place in known if ACTIONS[place.action].alone]
-    call(json={**keys, "action": "multi", "data": entries("SDK batch", together)})
+    beside = {SECRET: f"{SIGN}{attempt.put('SDK call', SECRET)}"} if attempt.covers(SECRET) else {}
+    call(json={**keys, **beside, "action": "multi", "data": entries("SDK batch", together)})
     call(json={**keys, "action": "multi", "data": entries("SDK batch, apart", apart, alone=True)})
     texts = [as_text(entry) for entry in entries("SDK batch of texts", together)]
     call(content=urlencode({**keys, "action": "multi", "data": orjson.dumps({"data": texts}).decode()}))

@@ -59,7 +59,7 @@ def _parameters(making: Making, traits: Fields) -> Fields:
     """What has a parameter of its own; it is taken out of the traits."""
     fields: Fields = {}
     context = making.context
-    placed = {name: context[name] for name in ("location", "locale", "timezone") if name in context}
+    placed: Fields = {name: context[name] for name in ("location", "locale", "timezone") if name in context}
     left = making.left("", plain.flattened(placed, []))
     around = {name: plain.value(one) for name, one in left.items()} if isinstance(left, dict) else {}
     for parameter, fits, named, beside in PARAMETERS:

@@ -162,8 +162,9 @@ def _as_sent(guard: privacy.Guard, contact: config.Contact) -> Run:
             if isinstance(value := fields[name], str):
                 made = norms.field_as_written(name, value)
                 left.append((fields, name, guard.rewritten(name, value, made)))
-        attributes = fields.get("userAttributes")
-        for name in names if isinstance(attributes, dict) else ():
+        found = fields.get("userAttributes")
+        attributes: dict[str, Any] = found if isinstance(found, dict) else {}
+        for name in names:
             if isinstance(value := attributes.get(name), str):
                 made = norms.contact_as_written(name, value, contact.emails, contact.phones, contact.region)
                 left.append((attributes, name, guard.rewritten(f"userAttributes.{name}", value, made)))
