@@ -183,7 +183,7 @@ def _guarded(gateway: Gateway, context: Context, caller: Caller, call: Call) -> 
     """Take out of the call what must not be stored or sent on, and tell what was done to each entry."""
     refiner = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), context.origin.sender)
     if call.batch:
-        refiner.guard(call.action, call.args)
+        refiner.guard("", call.args)  # they may be of any of the entries: all rules are over them
     entries = [one if isinstance(one, dict) else {} for one in call.entries]
     _tell_locale(gateway, context, entries)
     return (refiner.guard(text(one.get("action")), one) for one in entries)

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from app.api import auth, limiting, problems, receiving
+from app.api import auth, guarded, limiting, problems, receiving
 from app.api.context import Context
 from app.doors.identification import identify
 from app.doors.parsing import IN_A_THREAD, in_turn
@@ -21,7 +21,7 @@ from app.doors.sdk.asking import status_of
 from app.doors.sdk.doing import reply_to
 from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import No, Now
-from app.errors import Forbidden, GatewayError, Malformed, Refusal, TooLarge
+from app.errors import Forbidden, GatewayError, Invalid, Malformed, Refusal, TooLarge
 from app.intake.bodies import has_rows, without_bom
 from app.leanplum import action_names
 from app.leanplum.actions import ACTIONS
@@ -68,8 +68,10 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         if call.batch and not call.entries:
             raise Malformed(EMPTY)
         _permit_action(call, caller, app)
-        if call.imports and (rows := _rows(call, files)) is not None:
-            return await _import(gateway, app, context, call, rows, caller, send)
+        if call.imports:
+            if (rows := _rows(call, files)) is not None:
+                return await _import(gateway, app, context, call, rows, caller, send)
+            _refuse_bucket(gateway, context, caller)
         if call.action == "uploadFile" or (files and _takes_files(call)):
             return await _upload(gateway, app, context, call, files, caller, send)
         if call.action == "downloadFile" and not call.batch:
@@ -211,8 +213,10 @@ async def _upload(
         raise Forbidden(judged.reason)
     if not files:
         raise Malformed("There is no file: send it as multipart/form-data.")
+    guarded.arguments(gateway, context, caller, call.action, call.args)
     fields = {name: reading.text(value) for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
-    told = await gateway.relay.upload(app, ACTIONS[call.action], fields, files)
+    sent = guarded.files(gateway, context, caller, call.action, files)
+    told = await gateway.relay.upload(app, ACTIONS[call.action], fields, sent)
     entry = answering.echoed(call.args, {"success": True, **told})
     return await _send(context, send, 200, JSON, answering.envelope([entry]))
 
@@ -238,6 +242,9 @@ async def _import(
         raise Forbidden(judged.reason)
     if not has_rows(rows):
         raise Malformed(f"The CSV has no rows. {FORMS_OF_IMPORT}")
+    default_action = reading.text(call.args.get("defaultAction"))
+    guarded.arguments(gateway, context, caller, call.action, call.args)
+    rows = await _guarded_rows(gateway, context, caller, rows, default_action)
     fields = {name: reading.text(value) for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
     fields.setdefault("createJob", "true")
     told = await gateway.relay.import_csv(app, ACTIONS["multi"], fields, rows)
@@ -245,10 +252,26 @@ async def _import(
     return await _send(context, send, 200, JSON, answering.envelope([entry]))
 
 
+async def _guarded_rows(gateway: Gateway, context: Context, caller: Caller, rows: bytes, default_action: str) -> bytes:
+    try:
+        return await guarded.rows(gateway, context, caller, rows, default_action)
+    except Invalid as error:
+        raise Malformed(f"The CSV {error.faults[0].detail}.") from None
+
+
+def _refuse_bucket(gateway: Gateway, context: Context, caller: Caller) -> None:
+    """Raise Malformed where privacy rules could not be applied to what an import brings."""
+    try:
+        guarded.refuse_bucket(gateway, context, caller)
+    except Invalid as error:
+        raise Malformed(f"gcsBucket {error.faults[0].detail}.") from None
+
+
 async def _download(gateway: Gateway, app: App, context: Context, call: Call, caller: Caller, send: Send) -> int:
     judged = sorting.sort(call.args, caller.scopes, in_batch=False)
     if isinstance(judged, No):
         raise Forbidden(judged.reason)
+    guarded.arguments(gateway, context, caller, call.action, call.args)
     args = {name: value for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
     kind = judged.key if isinstance(judged, Now) else KeyKind.PRODUCTION
     async with gateway.relay.download(app, args, kind) as found:

@@ -16,6 +16,7 @@ from app.doors.identification import identify
 from app.doors.parsing import IN_A_THREAD, in_turn
 from app.doors.segment import answering, judging, reading
 from app.doors.segment.judging import Judge, Verdict
+from app.doors.segment.making import unguarded
 from app.doors.segment.reading import PATHS, Call
 from app.errors import Erased, GatewayError, KeyNotConfigured, Malformed, Refusal, TooLarge
 from app.intake import bodies
@@ -156,7 +157,7 @@ async def _judged(gateway: Gateway, context: Context, caller: Caller, call: Call
     """What becomes of each message; no one's fault harms its neighbour."""
     alone = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms())
     refiner = writes.refiner_for(gateway, context, caller)
-    judge = Judge(caller.scopes, alone.segment, refiner, alone.guard)
+    judge = Judge(caller.scopes, alone.segment, refiner, alone.privacy if alone.ruled else unguarded)
     verdicts = list[Verdict]()
     for index, message in enumerate(call.messages):
         base = f"/{reading.BATCH}/{index}" if call.batch else ""

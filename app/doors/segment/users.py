@@ -50,16 +50,18 @@ def identify(making: Making) -> Fields:
     whom = _login(making)
     beneath, traits = object_of(making.context, "traits", "/context"), object_of(making.message, "traits")
     attributes = making.flat(ATTRIBUTES, {**beneath, **traits})
-    fields = whom | _parameters(attributes, making.context)
+    fields = whom | _parameters(making, attributes)
     devices = _devices(making.context, whom.get("deviceId"))
     return fields | {ATTRIBUTES: attributes} | ({"devices": devices} if devices else {})
 
 
-def _parameters(traits: Fields, context: Mapping[str, Any]) -> Fields:
+def _parameters(making: Making, traits: Fields) -> Fields:
     """What has a parameter of its own; it is taken out of the traits."""
     fields: Fields = {}
-    placed = {name: context[name] for name in ("location", "locale", "timezone") if name in context}
-    around = {name: plain.value(one) for name, one in plain.flattened(placed, []).items()}
+    context = making.context
+    placed: Fields = {name: context[name] for name in ("location", "locale", "timezone") if name in context}
+    left = making.left("", plain.flattened(placed, []))
+    around = {name: plain.value(one) for name, one in left.items()} if isinstance(left, dict) else {}
     for parameter, fits, named, beside in PARAMETERS:
         fields |= _first(parameter, fits, traits, named, take=True) or _first(
             parameter, fits, around, beside, take=False
