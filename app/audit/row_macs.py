@@ -55,11 +55,10 @@ CALLER_KEYS = Table(
         *("created_at", "expires_at", "revoked_at", "changed"),
     ),
 )
-CALLER_SECRETS = Table(
-    "caller_secrets", KEYS, ("hash", "key_id", "last_four", "created_at", "expires_at", "rotation")
-)
+CALLER_SECRETS = Table("caller_secrets", KEYS, ("hash", "key_id", "last_four", "created_at", "expires_at", "rotation"))
 ERASURES = Table("erasures", ERASED, ("alias", "app", "erased_at", "until"))
 TABLES = (CALLER_KEYS, CALLER_SECRETS, ERASURES)
+SETS = (KEYS, ERASED)
 
 
 class Row(NamedTuple):
@@ -136,9 +135,7 @@ class RowMacs:
         return hmac.digest(self._terms, _encoded((name, members, digest, version)), "sha256")
 
     @contextmanager
-    def changing(
-        self, cursor: Cursor, *parts: tuple[Table, str, tuple[Any, ...]]
-    ) -> Iterator[Noted]:
+    def changing(self, cursor: Cursor, *parts: tuple[Table, str, tuple[Any, ...]]) -> Iterator[Noted]:
         """Give the rows that are changed inside their MACs, and their set its digest.
 
         `parts`: which rows of which table may be changed, as a condition and its values. All are
@@ -196,9 +193,7 @@ def store(cursor: Cursor, name: str, summary: Summary) -> None:
     cursor.execute(UPDATE, values)
 
 
-def _rows(
-    cursor: Cursor, parts: Iterable[tuple[Table, str, tuple[Any, ...]]]
-) -> Mapping[tuple[Table, Any], Row]:
+def _rows(cursor: Cursor, parts: Iterable[tuple[Table, str, tuple[Any, ...]]]) -> Mapping[tuple[Table, Any], Row]:
     found: dict[tuple[Table, Any], Row] = {}
     for table, where, values in parts:
         cursor.execute(f"{table.select} WHERE {where}", values)

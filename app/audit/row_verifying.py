@@ -57,9 +57,7 @@ def _finding(detail: str) -> Finding:
     return Finding("row", 0, 0, detail)
 
 
-def _of_set(
-    fetch: Fetch, macs: RowMacs, name: str, terms: list[int], doubtful: int, known: int
-) -> Iterator[str]:
+def _of_set(fetch: Fetch, macs: RowMacs, name: str, terms: list[int], doubtful: int, known: int) -> Iterator[str]:
     """Yield what is wrong with a set as a whole. `doubtful`: how many rows are there whose MACs are wrong."""
     rows = fetch(SUMMARY, (name,))
     if len(rows) != 1:

@@ -325,9 +325,7 @@ class KeyStore:
         at, made = self._shown.get((key_id, rotation), (0.0, ""))
         return made if made and time.monotonic() - at < SHOWN_SECONDS else None
 
-    def revoke(
-        self, key_id: str, now: int, record: Recorder | None = None, *, guard: Guard = _anybody
-    ) -> None:
+    def revoke(self, key_id: str, now: int, record: Recorder | None = None, *, guard: Guard = _anybody) -> None:
         """Make a key unusable. Raises NotFound where there is none with that id, or it is revoked already."""
         with transaction(self._engine) as cursor:
             if guard is not _anybody:

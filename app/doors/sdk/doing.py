@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from app import request_ids
-from app.api import auth, gates, writes
+from app.api import auth, gates, jobs, writes
 from app.api.context import Context
 from app.api.turns import in_slices
 from app.clock import now_ms
@@ -46,6 +46,8 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
         for one, notes in zip(call.entries, noted, strict=True)
     )
     context.subjects = {one.subject for one in judged if not isinstance(one, No) and one.subject is not None}
+    asked = [(text(one.entry.get("action")), one.entry) for one in judged if isinstance(one, Now)]
+    jobs.tell_entries(context, asked)
     _refuse(call, reply, judged)
     doing = {place: one for place, one in enumerate(judged) if not isinstance(one, No)}  # a refusal parts no step
 
@@ -67,6 +69,9 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     elif doing:
         _tell_taken(call, reply, doing, await accept([one for one in doing.values() if isinstance(one, NewItem)]))
     await _learn(gateway, context, reply, judged)
+    for entry in reply.entries:
+        if entry is not None and not jobs.IDS.isdisjoint(entry):
+            jobs.tell_answered(context, entry)
     return reply
 
 
@@ -234,9 +239,7 @@ async def _accept(
 
     async def commit(items: list[NewItem]) -> Sequence[Taken]:
         seconds = max(0.0, until - asyncio.get_running_loop().time())
-        return await writes.accept(
-            gateway, context, caller, now_ms(), items, batch=True, seconds=seconds, permit=still
-        )
+        return await writes.accept(gateway, context, caller, now_ms(), items, batch=True, seconds=seconds, permit=still)
 
     taken = await commit(items)
     gateway.metrics.accepted.inc(sum(kind == "accepted" for _, kind in taken))
