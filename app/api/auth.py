@@ -74,8 +74,10 @@ def look(gateway: Gateway, context: Context) -> Caller:
 
 
 def look_again(gateway: Gateway, context: Context, caller: Caller) -> Caller:
-    """Return who calls as their key is now: while a body comes it may be revoked, expire, or lose the app. Nearly always
-    that is `caller` itself. Raises Unauthorized, Forbidden."""
+    """Return who calls, as their key is now: nearly always `caller` itself.
+
+    While a body comes a key may be revoked, expire, or lose the app. Raises Unauthorized, Forbidden.
+    """
     header = context.headers.get(b"authorization") or b"\0" + context.headers.get(b"x-api-key", b"")
     again = gateway.directory.recognise(header) or gateway.directory.authenticate(_key(context), header)
     if again is caller:
@@ -87,8 +89,7 @@ def look_again(gateway: Gateway, context: Context, caller: Caller) -> Caller:
 
 
 def still(gateway: Gateway, context: Context, scope: Scope) -> Caller:
-    """Return the same for whoever has been authenticated, where their key still has the scope. Raises Unauthorized,
-    Forbidden."""
+    """Return who calls, as their key is now, where it still has the scope. Raises Unauthorized, Forbidden."""
     assert context.caller is not None
     caller = look_again(gateway, context, context.caller)
     permit(caller, scope)

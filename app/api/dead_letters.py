@@ -109,8 +109,10 @@ async def discard(request: Request) -> Any:
 async def _done(
     request: Request, gateway: Gateway, app: App, done: str, which: Filter, *, dry_run: bool
 ) -> tuple[int, int]:
-    """Do it in steps, each while the key may still do it; how many were chosen, and to how many it was done. Where a step
-    fails the call has a record that says so, beside those of the steps that were done."""
+    """Replay or discard in steps, each while the key may still do it; return how many were chosen and done.
+
+    Where a step fails the call has a record that says so, beside those of the steps that were done.
+    """
     about = context.of(request.scope)
     act = gateway.outbox.replay if done == "replayed" else gateway.outbox.discard
     before = partial(auth.still, gateway, about, Scope.DEAD_LETTERS_MANAGE)

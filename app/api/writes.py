@@ -156,9 +156,12 @@ async def accept(
     seconds: float | None = None,
     permit: Callable[[Caller, Sequence[NewItem]], None] | None = None,
 ) -> Sequence[Taken]:
-    """Commit the items of a call, where its key may still send them. `seconds`: how long to wait for the commit, where it
-    is less than usual. `permit`: raises Forbidden where a key that was changed meanwhile may not send these items; without
-    it the key needs the scope of each action. Raises Unauthorized, Forbidden beside what accepting raises."""
+    """Commit the items of a call, where its key may still send them.
+
+    `seconds`: how long to wait for the commit, where it is less than usual. `permit`: raises
+    Forbidden where a key that was changed meanwhile may not send these items; without it the key
+    needs the scope of each action. Raises Unauthorized, Forbidden beside what accepting raises.
+    """
     again = auth.look_again(gateway, context, caller)
     if again is not caller:
         (permit or _permit)(again, items)

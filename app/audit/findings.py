@@ -12,8 +12,8 @@ Kind = Literal["changed", "removed", "inserted", "reordered", "cut off", "checkp
 
 
 class Finding(NamedTuple):
-    """What is wrong with the records from number `first` to `last`, or for "checkpoint" with one of so many records; for
-    "row" with a row of caller keys or erasures, which `detail` names."""
+    """What is wrong with the records from number `first` to `last`; for "checkpoint" with one of so many records;
+    for "row" with a row of caller keys or erasures, which `detail` names."""
 
     kind: Kind
     first: int

@@ -43,8 +43,8 @@ class Keys:
 
 
 def to_write(engine: Engine, given: bytes | None) -> Keys:
-    """For whoever writes records (`_to_write`). Rows that have no MAC yet, since the database was just made or migrated,
-    get theirs first."""
+    """Return the keys for whoever writes records, as `_to_write` does. Rows that have no MAC yet, since the
+    database was just made or migrated, get theirs first."""
     keys = _to_write(engine, given)
     row_adopting.begin(engine, keys.marks)
     return keys

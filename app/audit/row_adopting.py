@@ -17,6 +17,7 @@ from app.audit.row_macs import (
     PENDING,
     SETS,
     TABLES,
+    TAKE,
     RowMacs,
     Table,
     detail_of,
@@ -29,6 +30,7 @@ from app.clock import now_ms
 from app.database.dialect import Cursor
 from app.database.engine import snapshot, transaction
 
+RECORDED = "SELECT record FROM audit_records WHERE {contains}"
 KNOWN = "SELECT 1 FROM audit_records WHERE {contains} LIMIT 1"
 INSERT = "INSERT INTO row_sets (name, members, digest, version) VALUES (?, ?, ?, ?)"
 FIRST_VERSION = 1
@@ -93,7 +95,7 @@ def vouch(engine: Engine, marks: Marks, tell: Callable[[str], None]) -> int:
 def _vouch(cursor: Cursor, marks: Marks, name: str, known: int) -> None:
     given = members = digest = 0
     for table in (one for one in TABLES if one.of_set == name):
-        cursor.execute(f"UPDATE {table.name} SET mac = NULL")
+        cursor.execute(TAKE.format(table=table.name))
         count, terms = _give(cursor, marks.rows, table)
         given, members, digest = given + count, members + len(terms), digest + sum(terms)
     summary = stored(cursor, name)
@@ -109,7 +111,7 @@ def _vouch(cursor: Cursor, marks: Marks, name: str, known: int) -> None:
 def _newest_change(cursor: Cursor, name: str) -> int:
     """Return the number of the newest change of a set that the audit has a record of; 0 where it has none."""
     like = records.DETAIL + detail_of(name, 0)[:-1]
-    cursor.execute(f"SELECT record FROM audit_records WHERE {cursor.dialect.contains}", (like,))
+    cursor.execute(RECORDED.format(contains=cursor.dialect.contains), (like,))
     changes = (records.told_of(raw_of(text)).change for (text,) in cursor.fetchall())
     return max((change[1] for change in changes if change is not None and change[0] == name), default=0)
 

@@ -21,6 +21,9 @@ ROWS, TERMS = b"leanplum-gateway rows", b"leanplum-gateway sets of rows"
 SIZE = 32
 MODULUS = 1 << (8 * SIZE)
 EMPTY = bytes(SIZE)
+SELECT = "SELECT {columns}, mac FROM {table}"
+PUT = "UPDATE {table} SET mac = ? WHERE {key} = ?"
+TAKE = "UPDATE {table} SET mac = NULL"
 SUMMARY = "SELECT members, digest, version, mac FROM row_sets WHERE name = ?"
 UPDATE = "UPDATE row_sets SET members = ?, digest = ?, version = ?, mac = ? WHERE name = ?"
 PENDING = "SELECT name FROM row_sets WHERE mac IS NULL ORDER BY name"
@@ -37,12 +40,12 @@ class Table(NamedTuple):
     @property
     def select(self) -> str:
         """The statement that reads what a MAC covers, and the MAC."""
-        return f"SELECT {', '.join(self.columns)}, mac FROM {self.name}"
+        return SELECT.format(columns=", ".join(self.columns), table=self.name)
 
     @property
     def put(self) -> str:
         """The statement that sets a row's MAC."""
-        return f"UPDATE {self.name} SET mac = ? WHERE {self.columns[0]} = ?"
+        return PUT.format(table=self.name, key=self.columns[0])
 
 
 KEYS, ERASED = "keys", "erasures"

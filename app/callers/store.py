@@ -141,8 +141,8 @@ def _anybody(stored: StoredKey) -> None:
 
 
 class KeyStore:
-    """Reads and writes keys. Changes are rare and made by people, so each is a plain transaction of its own. `guard`: what
-    the key must be in that transaction."""
+    """Reads and writes keys. Changes are rare and made by people, so each is a plain transaction of its own.
+    `guard`: what the key must be in that transaction."""
 
     def __init__(self, engine: Engine, marks: Marks) -> None:
         self._engine, self._marks = engine, marks

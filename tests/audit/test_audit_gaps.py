@@ -212,7 +212,7 @@ def test_a_command_names_the_dead_letters_too(start: Callable[..., Talk]) -> Non
 
 
 def failing(talk: Talk, path: str) -> None:
-    """Let each transaction fail that is about to commit a change made through `path`: when its own record is written."""
+    """Let each transaction fail that has made a change through `path`, when its own record is written."""
     beside(
         talk,
         "CREATE TRIGGER fails AFTER INSERT ON audit_records "

@@ -66,7 +66,11 @@ class Made(NamedTuple):
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Made]:
     folder = tmp_path_factory.mktemp("rows")
-    given: dict[str, Any] = WIDE | {"gateway_audit_key": encoded(SEED), "gateway_erased_seconds": 3_600}
+    given: dict[str, Any] = WIDE | {
+        "gateway_audit_key": encoded(SEED),
+        "gateway_erased_seconds": 3_600,
+        "leanplum_development_key": "dev_tests",
+    }
     if request.param == "postgresql":
         server: Server = request.getfixturevalue("postgresql_server")
         given["gateway_database_url"] = server.empty()

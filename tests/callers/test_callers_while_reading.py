@@ -190,7 +190,7 @@ ENDS: Mapping[str, Callable[[Open, str], None]] = {
 }
 
 
-def slowly(at: Open, call: Slow, key: str, meanwhile: Callable[[], None]) -> tuple[int, bytes]:
+def slowly(at: Open, call: Slow, key: str, meanwhile: Callable[[], object]) -> tuple[int, bytes]:
     """Send half of the body, let something happen, send the rest; the answer."""
     wire = Wire(at.port)
     try:

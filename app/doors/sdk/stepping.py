@@ -50,8 +50,8 @@ class Steps:
         until: float,
         still: Callable[[Iterable[str]], None],
     ) -> None:
-        """`caller`: whose key it is; `until`: when the answer must be there, by the loop's clock; `still`: raises where the
-        key may not do actions any more."""
+        """`caller`: whose key it is; `until`: when the answer must be there, by the loop's clock;
+        `still`: raises where the key may not do actions any more."""
         self._gateway, self._app, self._call, self._doing = gateway, app, call, doing
         self._reply, self._accept, self._until, self._still = reply, accept, until, still
         concerned = [planning.about(call.entries[place]) for place in doing]
