@@ -142,19 +142,19 @@ class RowMacs:
         """Give the rows that are changed inside their MACs, and their set its digest.
 
         `parts`: which rows of which table may be changed, as a condition and its values. All are
-        of one set. The transaction is the one that is open.
+        of one set, whose change is counted even where no value is another one. The transaction is
+        the one that is open.
         """
         noted = Noted()
         before = _rows(cursor, parts)
         yield noted
         after = _rows(cursor, parts)
         members = digest = 0
-        changed = False
         for place in {**before, **after}:
             old, new = before.get(place), after.get(place)
             if old is not None and new is not None and old.values == new.values:
                 continue
-            table, changed = place[0], True
+            table = place[0]
             if old is not None and not self.fits(table, old):
                 continue  # done by hand: what is done to it now must not hide that
             if old is not None and old.mac is not None:
@@ -163,8 +163,7 @@ class RowMacs:
                 mac = self.of(table, new.values)
                 cursor.execute(table.put, (mac, new.values[0]))
                 members, digest = members + 1, digest + self.term(mac)
-        if changed:
-            noted.detail = self._step(cursor, parts[0][0].of_set, members, digest)
+        noted.detail = self._step(cursor, parts[0][0].of_set, members, digest)
 
     def next_version(self, cursor: Cursor, name: str) -> int:
         """Return the number that the next change of a set will have; 0 where it has no digest."""

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,16 +16,18 @@ from app.audit.findings import Finding
 from app.audit.keys import to_write
 from app.audit.notes import encoded
 from app.callers import keys
-from app.callers.store import ENDED_KEPT_MS, KeyStore
+from app.callers.store import ENDED_KEPT_MS, KeyStore, by_operator
 from app.clock import now_ms
 from app.database.dialect import DIALECTS
 from app.database.engine import connect
-from app.model import Scope
+from app.model import ERASES, NewItem, Scope
+from app.outbox.retention import Limits
 from app.settings import Settings
 from tests.acceptance.processes import ended, until
 from tests.api.serve import served
 from tests.conftest import WIDE, make_settings
 from tests.database.test_database_migrations import at_revision
+from tests.outbox.opened import Opened, with_outbox
 from tests.postgres import Server
 
 SEED = bytes(range(32))
@@ -237,16 +240,35 @@ def test_each_change_by_hand_is_found_and_named(at: Made, tamper: Callable[[Made
     assert any(told.format(**at.ids) in one.detail for one in found), found
 
 
-def test_no_change_of_the_gateway_makes_good_what_was_done_by_hand(at: Made) -> None:
+@pytest.fixture
+def own(database: str) -> Iterator[Made]:
+    """A database of the test's own, with a few keys and an erasure, which the test may go on to change in order."""
+    settings = Settings(_env_file=None, gateway_database_url=database, gateway_audit_key=encoded(SEED))
+    engine = connect(database)
+    store, made = store_of(settings, engine), Made(settings, engine, {})
+    for name in ("shop", "phone", "revoked"):
+        made.ids[name] = store.create(name, [Scope.EVENTS_WRITE], ["default"], now_ms())[1].caller.key_id
+    made.keep("old")
+    store.revoke(made.ids["revoked"], now_ms())
+    yield made
+    engine.dispose()
+
+
+def store_of(settings: Settings, engine: Engine) -> KeyStore:
+    return KeyStore(engine, to_write(engine, settings.audit_seed).marks)
+
+
+def test_no_change_of_the_gateway_makes_good_what_was_done_by_hand(own: Made) -> None:
     """A key that was widened by hand and is then changed, rotated and revoked in order is still found."""
-    store = KeyStore(at.engine, to_write(at.engine, at.settings.audit_seed).marks)
-    at.say(f"UPDATE caller_keys SET scopes = 'keys:manage' WHERE id = '{at.ids['shop']}'")
-    at.say(f"DELETE FROM caller_secrets WHERE key_id = '{at.ids['phone']}'")
-    store.change(at.ids["shop"], now_ms(), {"name": "innocent"}, lambda *_: "{}")
-    store.rotate(at.ids["shop"], now_ms(), 0)
-    store.revoke(at.ids["shop"], now_ms())
-    found = [one.detail for one in at.verified() if one.kind == "row"]
-    assert any(f"caller key {at.ids['shop']} (innocent)" in one for one in found), found
+    store = store_of(own.settings, own.engine)
+    own.say(f"UPDATE caller_keys SET scopes = 'keys:manage' WHERE id = '{own.ids['shop']}'")
+    own.say(f"DELETE FROM caller_secrets WHERE key_id = '{own.ids['phone']}'")
+    store.change(own.ids["shop"], now_ms(), {"name": "innocent"}, by_operator("key.change"))
+    store.rotate(own.ids["shop"], now_ms(), 0)
+    store.revoke(own.ids["shop"], now_ms())
+    found = [one.detail for one in own.verified()]
+    assert any(f"caller key {own.ids['shop']} (innocent): it is not what" in one for one in found), found
+    assert any("1 of keys gone" in one for one in found), found
 
 
 def test_a_digest_that_was_unmade_is_not_made_again_by_the_next_start(at: Made) -> None:
@@ -257,35 +279,51 @@ def test_a_digest_that_was_unmade_is_not_made_again_by_the_next_start(at: Made) 
     assert at.rows("SELECT name FROM row_sets WHERE mac IS NOT NULL") == []
 
 
-def test_who_vouches_for_the_rows_has_them_taken_as_they_are_and_that_is_recorded(at: Made) -> None:
-    key_row(at)
-    removed_revocation(at)
+def test_who_vouches_for_the_rows_has_them_taken_as_they_are_and_that_is_recorded(own: Made) -> None:
+    key_row(own)
+    removed_revocation(own)
     lines = list[str]()
-    assert adopting.adopt_rows(at.settings, lines.append) == len(lines) > 0
+    assert adopting.adopt_rows(own.settings, lines.append) == len(lines) > 0
     assert any("key_0123456789abcdef" in line for line in lines)
-    assert at.verified() == []
-    record = json.loads(at.rows("SELECT record FROM audit_records ORDER BY seq DESC LIMIT 1")[0][0])
-    assert record["api"]["operation"] == "audit.adopt-rows"
-    assert adopting.adopt_rows(at.settings, lines.append) == 0
-    for table in TABLES:
-        at.say(f"DROP TABLE kept_{table}")
-    at.keep("kept")
+    assert own.verified() == []
+    record = json.loads(own.rows("SELECT record FROM audit_records WHERE seq = 5")[0][0])
+    assert (record["api"]["operation"], record["resources"]) == ("audit.adopt-rows", [{"uid": "keys"}])
+    assert adopting.adopt_rows(own.settings, lines.append) == 0
 
 
-def test_what_retention_and_rotations_remove_is_no_finding(at: Made) -> None:
-    store = KeyStore(at.engine, to_write(at.engine, at.settings.audit_seed).marks)
-    now = now_ms()
-    _, stored = store.create("often", [Scope.EVENTS_WRITE], None, now)
+def test_what_retention_expiry_and_rotations_remove_is_no_finding(own: Made) -> None:
+    store, now = store_of(own.settings, own.engine), now_ms()
     for step in range(3):  # the last forgets the secrets that ended long ago
-        store.rotate(stored.caller.key_id, now + step * 2 * ENDED_KEPT_MS, 0)
-    store.change(stored.caller.key_id, now, {"name": "more"}, lambda *_: "{}", now + 1)
-    ahead = at.settings.model_copy(update={"gateway_erased_seconds": 0.0})
-    with served(ahead):
-        until(lambda: at.rows("SELECT 1 FROM caller_secrets") != [])
-    assert [one for one in at.verified() if one.kind == "row"] == []
-    for table in TABLES:
-        at.say(f"DROP TABLE kept_{table}")
-    at.keep("kept")
+        store.rotate(own.ids["shop"], now + step * 2 * ENDED_KEPT_MS, 0)
+    assert len(own.rows("SELECT 1 FROM caller_secrets")) == 3 + 2 - 1
+    store.change(own.ids["phone"], now, {"name": "more"}, by_operator("key.change"), now + 1)
+    assert own.verified() == []
+
+
+def test_erasures_whose_time_is_over_go_without_a_finding(database: str) -> None:
+    settings = Settings(_env_file=None, gateway_database_url=database, gateway_audit_key=encoded(bytes(32)))
+    engine = connect(database)
+    store_of(settings, engine)
+    made = Made(settings, engine, {})
+
+    async def body(at: Opened) -> None:
+        for user in ("ann", "bob", "ann"):
+            await at.outbox.erase(at.call(NewItem(f"u{user}", ERASES, "{}")))
+        assert len(made.rows("SELECT 1 FROM erasures")) == 2
+        assert made.verified() == []
+        at.now += 2_000
+        await at.outbox.erase(at.call(NewItem("ueve", ERASES, "{}")))
+        await at.outbox.sweep(Limits(1, 1))
+        assert len(made.rows("SELECT 1 FROM erasures")) == 1
+        assert made.verified() == []
+        made.say("INSERT INTO erasures (alias, app, erased_at, until) SELECT mac, app, 1, 2 FROM erasures")
+        at.now += 2_000
+        await at.outbox.sweep(Limits(1, 1))
+        assert made.rows("SELECT 1 FROM erasures") == []
+        assert made.verified() == [], "what was put there by hand is over as well"
+
+    with_outbox(database, body, erased_ms=1_000)
+    engine.dispose()
 
 
 def test_verifying_with_the_public_key_alone_looks_at_no_row(at: Made) -> None:
@@ -296,15 +334,11 @@ def test_verifying_with_the_public_key_alone_looks_at_no_row(at: Made) -> None:
 
 
 def test_ten_thousand_keys_are_verified_within_a_second(at: Made) -> None:
-    import time
-
-    store = to_write(at.engine, at.settings.audit_seed).marks
     values = ", ".join(f"('key_{n:016x}', 'n', 'sdk', 1, {n})" for n in range(10_000))
     at.say(f"INSERT INTO caller_keys (id, name, scopes, created_at, changed) VALUES {values}")
     began = time.process_time()
     found = at.verified()
-    assert time.process_time() - began < 3.0
-    assert store is not None
+    assert time.process_time() - began < 1.0
     assert len(found) == 10_000
 
 
