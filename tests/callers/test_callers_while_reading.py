@@ -31,6 +31,7 @@ from tests.postgres import Server
 JSON = "application/json"
 APP_ID, PRODUCTION_KEY = "app_tests", "prod_tests_secret"
 BOUNDARY = "edge"
+DAY = time.strftime("%Y%m%d", time.gmtime(time.time() - 3 * 86_400))
 FORM = (
     f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="rows.csv"\r\n'
     f"Content-Type: text/csv\r\n\r\nuserId,action\r\nann,track\r\n--{BOUNDARY}--\r\n"
@@ -115,7 +116,7 @@ def json_of(value: Any) -> bytes:
 
 TRACK = {"action": "track", "userId": "ann", "event": "E"}
 SEGMENT = {"userId": "ann", "event": "E", "messageId": "m-1", "type": "track"}
-SDK = {"action": "track", "userId": "ann", "event": "E"}
+SDK = {"action": "track", "userId": "sue", "event": "E"}
 CALLS = {
     "event": Slow("POST", "/v1/events", json_of({"userId": "ann", "event": "E"}), Scope.EVENTS_WRITE),
     "user": Slow("PATCH", "/v1/users/ann", json_of({"userAttributes": {"a": 1}}), Scope.USERS_WRITE),
@@ -142,10 +143,8 @@ CALLS = {
         json_of({"gcsBucket": "b", "file": "f.csv", "defaultAction": "track"}),
         Scope.EXPORTS_RUN,
     ),
-    "export": Slow("POST", "/v1/exports/data", json_of({"startDate": "20260101"}), Scope.EXPORTS_RUN),
-    "segment": Slow(
-        "POST", "/segment/v1/batch", json_of({"batch": [SEGMENT]}), Scope.EVENTS_WRITE, by="basic", narrowed=400
-    ),
+    "export": Slow("POST", "/v1/exports/data", json_of({"startDate": DAY}), Scope.EXPORTS_RUN),
+    "segment": Slow("POST", "/segment/v1/batch", json_of({"batch": [SEGMENT]}), Scope.EVENTS_WRITE, by="basic"),
     "sdk": Slow("POST", "/api", json_of({"action": "multi", "data": [SDK]}), Scope.SDK, by="query", refused=403),
     "making a key": Slow("POST", "/v1/keys", json_of({"name": "stolen", "scopes": ["sdk"]}), Scope.KEYS_MANAGE),
     "replaying": Slow("POST", "/v1/dead-letters/replay", json_of({"filter": {}}), Scope.DEAD_LETTERS_MANAGE),
@@ -292,8 +291,8 @@ def test_what_comes_after_an_answer_of_leanplum_is_not_done_for_a_key_that_was_r
         answers.append(httpx.post(url, json={"action": "multi", "data": data}, trust_env=False, timeout=20))
 
     asking = threading.Thread(target=ask)
-    asking.start()
     before = len(sent_to(at.leanplum))
+    asking.start()
     until(lambda: len(sent_to(at.leanplum)) > before or bool(answers))
     revoked(at, key_id)
     asking.join(20)
