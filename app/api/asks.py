@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from app.api import auth, context, guarded, receiving, schemas, writes
+from app.api import auth, context, guarded, jobs, receiving, schemas, writes
 from app.api.context import Context
 from app.api.documents import body_of, parameters_of, problem_responses
 from app.api.routes import KEY, PATH_PARAMETERS, USER, gateway_of, in_path, path_parameters
@@ -24,7 +24,7 @@ from app.intake.pointers import Move, as_sent, parts
 from app.leanplum.actions import ACTIONS, About, Action
 from app.leanplum.client import Part
 from app.leanplum.questions import ImportOfRows
-from app.model import App, Caller, KeyKind, Scope
+from app.model import APP_NAME, App, Caller, KeyKind, Scope
 from app.relay.checks import Checked, check
 from app.wiring import Gateway
 
@@ -142,11 +142,16 @@ def _add(ask: Ask) -> None:
         in_path(request)  # whom it is about is known even where it is refused
         gateway, about, app, caller = await _enter(request, operation, action)
         args = await _args(request, gateway, about, caller, ask)
+        auth.still(gateway, about, action.scope)
         if action.seldom_changes:
             return await _kept(request, gateway, app, action, args)
         subject = rules.subject_of(args) if action.about is About.USER else None
         about.subjects = (subject,) if subject else ()
-        return Response(orjson.dumps(await gateway.relay.ask(app, action, args, subject)), headers=JSON)
+        jobs.tell_asked(about, action, args)
+        told = await gateway.relay.ask(app, action, args, subject)
+        if action.scope is Scope.EXPORTS_RUN:
+            jobs.tell_answered(about, told)
+        return Response(orjson.dumps(told), headers=JSON)
 
     async def uploaded(request: Request) -> Response:
         gateway, about, app, caller = await _enter(request, operation, action)
@@ -162,14 +167,19 @@ def _add(ask: Ask) -> None:
         if media == bodies.JSON:
             args = await _args(request, gateway, about, caller, ask)
             guarded.refuse_bucket(gateway, about, caller)
+            jobs.tell_asked(about, action, args)
+            auth.still(gateway, about, action.scope)
             told = await gateway.relay.ask(app, action, {"createJob": True, **args})
         elif media == bodies.CSV:
             most = gateway.settings.gateway_max_upload_bytes
             rows = await receiving.read_body(gateway, about, request.receive, most)
+            auth.still(gateway, about, action.scope)
             fields = dict(request.query_params)
+            jobs.tell_asked(about, action, fields)
             told = await _import_rows(gateway, about, caller, app, action, fields, rows, "parameter")
         else:
             told = await _import_form(request, gateway, about, caller, app, action)
+        jobs.tell_answered(about, told)
         return Response(orjson.dumps(told), headers=JSON)
 
     special = {"uploadFile": uploaded, "multi": imported, "downloadFile": downloaded}
@@ -225,6 +235,7 @@ async def _upload(
                 raise Invalid((Fault("", "has no file", "required"),))
             guarded.arguments(gateway, about, caller, action.name, fields)
             files = guarded.files(gateway, about, caller, action.name, files)
+            auth.still(gateway, about, action.scope)
             told = await gateway.relay.upload(app, action, fields, files)
     except HTTPException as error:  # what starlette makes of a form that it can't read
         raise Malformed(f"The form can't be read: {error.detail}") from None
@@ -278,6 +289,8 @@ async def _import_form(
             rows = bodies.without_bom(await files[0].read()) if files else None
     except HTTPException as error:  # what starlette makes of a form that it can't read
         raise Malformed(f"The form can't be read: {error.detail}") from None
+    auth.still(gateway, about, action.scope)
+    jobs.tell_asked(about, action, fields)
     if rows is not None:
         return await _import_rows(gateway, about, caller, app, action, fields, rows)
     guarded.arguments(gateway, about, caller, action.name, fields)
@@ -366,6 +379,7 @@ for _one in ASKS:
 # --- apps -------------------------------------------------------------------------------------------------------------
 
 APPS = "/v1/apps"
+NAME = re.compile(APP_NAME)
 MANAGED = ("unauthorized", "forbidden", "rate-limited", "internal")
 
 
@@ -402,9 +416,12 @@ async def list_apps(request: Request) -> Any:
 async def check_app(request: Request, name: Annotated[str, Path(description="the app's name")]) -> Any:
     """Asks Leanplum once for each key, by calls that name no user and change nothing."""
     gateway, caller = await _manage(request, f"POST {APPS}/{{name}}/check")
-    app = gateway.apps.get(name)
+    about, app = context.of(request.scope), gateway.apps.get(name)
+    if NAME.fullmatch(name):
+        about.resource = name
     if app is None or not caller.may_use(name):
         raise NotFound("There is no app of this name; GET /v1/apps lists them.")
+    about.app = app
     found = await check(gateway.relay.client, app)
     return {"name": name, "keys": {kind.value: _told(one) for kind, one in found.items()}}
 

@@ -73,6 +73,29 @@ def look(gateway: Gateway, context: Context) -> Caller:
     return context.caller
 
 
+def look_again(gateway: Gateway, context: Context, caller: Caller) -> Caller:
+    """Return who calls, as their key is now: nearly always `caller` itself.
+
+    While a body comes a key may be revoked, expire, or lose the app. Raises Unauthorized, Forbidden.
+    """
+    header = context.headers.get(b"authorization") or b"\0" + context.headers.get(b"x-api-key", b"")
+    again = gateway.directory.recognise(header) or gateway.directory.authenticate(_key(context), header)
+    if again is caller:
+        return caller
+    context.caller = again
+    if context.app is not None and not again.may_use(context.app.name):
+        raise Forbidden("This key is no longer for this app.")
+    return again
+
+
+def still(gateway: Gateway, context: Context, scope: Scope) -> Caller:
+    """Return who calls, as their key is now, where it still has the scope. Raises Unauthorized, Forbidden."""
+    assert context.caller is not None
+    caller = look_again(gateway, context, context.caller)
+    permit(caller, scope)
+    return caller
+
+
 def find(gateway: Gateway, context: Context, shown: str) -> Caller | None:
     """Return the caller of the key that is shown before the body, or of the one in a header; None
     where neither is known. Nothing is refused, counted or remembered: another key may be the one that counts."""

@@ -237,7 +237,12 @@ async def _record(gateway: Gateway, context: Context, status: int) -> None:
         request_id=context.request_id,
         status=status,
         resource=context.resource,
-        details={**(records.counts(0, 0, context.refused) if context.refused else {}), **records.about_users(about)},
+        resources=context.resources,
+        details={
+            **(records.counts(0, 0, context.refused) if context.refused else {}),
+            **records.about_users(about),
+            **context.details,
+        },
     )
     if context.caller is None:  # who shows a key that was revoked must not see by the time that it was one
         gateway.recorder.soon(now, text)

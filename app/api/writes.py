@@ -85,6 +85,7 @@ async def post_single(
     removed: Removed | None = None
     try:
         if action == ERASES:
+            caller = auth.still(gateway, context, known.scope)
             ((item_id, kind),), of_each = await gateway.outbox.erase(_acceptance(gateway, context, caller, now, [new]))
             context.recorded, removed = True, of_each.get(new.subject)
         else:
@@ -154,12 +155,26 @@ async def accept(
     *,
     batch: bool = False,
     seconds: float | None = None,
+    permit: Callable[[Caller, Sequence[NewItem]], None] | None = None,
 ) -> Sequence[Taken]:
-    """Commit the items of a call. `seconds`: how long to wait for the commit, where it is less than usual."""
+    """Commit the items of a call, where its key may still send them.
+
+    `seconds`: how long to wait for the commit, where it is less than usual. `permit`: raises
+    Forbidden where a key that was changed meanwhile may not send these items; without it the key
+    needs the scope of each action. Raises Unauthorized, Forbidden beside what accepting raises.
+    """
+    again = auth.look_again(gateway, context, caller)
+    if again is not caller:
+        (permit or _permit)(again, items)
     acceptance = _acceptance(gateway, context, caller, now, items, refused, batch=batch)
     taken = await gates.accepted(gateway, context, items, partial(gateway.outbox.accept, acceptance, seconds))
     context.recorded = True
     return taken
+
+
+def _permit(caller: Caller, items: Sequence[NewItem]) -> None:
+    for action in {item.action for item in items}:
+        auth.permit(caller, rules.ACTIONS[action].scope)
 
 
 def _acceptance(
@@ -234,6 +249,7 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
         await limiting.take(gateway, context, caller, 1)  # what can't be read as items costs as one
         raise
     await limiting.take(gateway, context, caller, len(judged))
+    caller = auth.look_again(gateway, context, caller)
     judged = permitted(app, caller, judged)
     items = [one for one in judged if type(one) is NewItem]
     if not items:

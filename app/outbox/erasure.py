@@ -11,6 +11,7 @@ from typing import NamedTuple
 import orjson
 from sqlalchemy import Connection
 
+from app.audit.row_macs import ERASED, ERASURES
 from app.database.dialect import DIALECTS, Cursor
 from app.model import ERASES, Removed, Taken
 from app.outbox.accept import Accept
@@ -86,6 +87,8 @@ class Erase:
         return [write._run(cursor) for write in writes]
 
     def _run(self, cursor: Cursor) -> tuple[list[Taken], dict[str, Removed]]:
+        if self.until > self.accept.acceptance.accepted_at:
+            self.accept.change = self.accept.marks.rows.next_version(cursor, ERASED)
         (taken,) = Accept.run_all(cursor, [self.accept])
         told = zip(self.accept.acceptance.items, taken, strict=True)
         erased = {item.subject for item, (_, kind) in told if item.action == ERASES and kind == "accepted"}
@@ -103,7 +106,9 @@ class Erase:
         ids = remove(cursor, [one.seq for one in gone])
         if self.until > acceptance.accepted_at:
             alias = self.accept.vault.alias(acceptance.app, subject)
-            cursor.execute(REFUSE, (alias, acceptance.app, acceptance.accepted_at, self.until))
+            row = (alias, acceptance.app, acceptance.accepted_at, self.until)
+            with self.accept.marks.rows.changing(cursor, (ERASURES, "alias = ?", (alias,))):
+                cursor.execute(REFUSE, row)
         waiting = sum(one.settled_at is None for one in gone)
         dead = sum(one.settled_at is not None and one.has_body for one in gone)
         return Removed(waiting - flying, flying, dead, len(gone) - waiting - dead, ids)

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from app.api import auth, guarded, limiting, problems, receiving
+from app.api import auth, guarded, jobs, limiting, problems, receiving
 from app.api.context import Context
 from app.doors.identification import identify
 from app.doors.parsing import IN_A_THREAD, in_turn
@@ -247,7 +247,9 @@ async def _import(
     rows = await _guarded_rows(gateway, context, caller, rows, default_action)
     fields = {name: reading.text(value) for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
     fields.setdefault("createJob", "true")
+    jobs.tell_asked(context, ACTIONS["multi"], fields)
     told = await gateway.relay.import_csv(app, ACTIONS["multi"], fields, rows)
+    jobs.tell_answered(context, told)
     entry = answering.echoed(call.args, {"success": True, **told})
     return await _send(context, send, 200, JSON, answering.envelope([entry]))
 
