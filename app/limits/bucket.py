@@ -23,12 +23,14 @@ class Limit(NamedTuple):
     whole: int
     lends: bool = False
 
-    def later(self, lacks: float, seconds: float, held: int) -> float:
-        """Return what a bucket that lacked so much lacks so much later. `held`: its `whole` at that time."""
-        left = lacks - seconds * self.rate
-        if left <= self.whole:
-            return max(0.0, left)
-        return left - max(0.0, min(held, left) - self.whole)
+    def later(self, lacks: float, seconds: float) -> float:
+        """Return what a bucket that lacked so much lacks so much later."""
+        return max(0.0, lacks - seconds * self.rate)
+
+    def resized(self, lacks: float, held: int) -> float:
+        """Return what a bucket lacks that lacked so much when it held `held` items. It lacks no more than it holds now,
+        and its debt."""
+        return lacks - max(0.0, min(held, lacks) - self.whole)
 
     def fits(self, lacks: float, count: int) -> bool:
         """Whether a call for so many items passes a bucket that lacks so much."""
@@ -116,7 +118,13 @@ class Buckets:
 
     def _lacks(self, limit: Limit, now: float) -> float:
         found = self._known.get(limit.name)
-        return 0.0 if found is None else limit.later(found[0], now - found[1], found[3])
+        if found is None:
+            return 0.0
+        lacks = limit.later(found[0], now - found[1])
+        if lacks > limit.whole and found[3] > limit.whole:  # it was made smaller, and counts as that from now on
+            lacks = limit.resized(lacks, found[3])
+            self._keep(limit, lacks, now)
+        return lacks
 
     def _keep(self, limit: Limit, lacks: float, now: float) -> None:
         self._known[limit.name] = (lacks, now, limit.rate, limit.whole)

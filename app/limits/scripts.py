@@ -29,8 +29,9 @@ while arg < #ARGV do
       end
     end
     local lack = math.max(0, lacked[name] - (now - since[name]) * rate / 1e6)
-    if lack > burst then
-      lack = lack - math.max(0, math.min(held[name], lack) - burst)
+    if lack > burst and held[name] > burst then -- it was made smaller, and counts as that from now on
+      lack = lack - (math.min(held[name], lack) - burst)
+      lacked[name], since[name], held[name], changed[name] = lack, now, burst, rate
     end
     lacks[place] = lack
     local needed = (lends and count > burst) and 1 or count

@@ -91,6 +91,16 @@ def test_over_time_no_more_passes_than_the_rate_allows_and_one_batch(
         assert passed <= burst + rate * (clock.now - began) + largest + 1e-3
 
 
+def test_a_bucket_that_was_made_smaller_is_full_again_as_soon_as_it_says() -> None:
+    buckets = Buckets(clock := Clock())
+    buckets.take((lending(rate=1_000, burst=5_000),), 5_000)
+    smaller = lending(rate=1, burst=10)
+    for limits in ((smaller,), (smaller, lending(name="other"))):
+        assert buckets.take(limits, 1).wait(1) == pytest.approx(1)
+        clock.now += 1
+        assert buckets.take(limits, 1).allowed
+
+
 # --- in Valkey --------------------------------------------------------------------------------------------------------
 
 
@@ -103,7 +113,8 @@ def server() -> Iterator[Server]:
 HISTORY = [  # seconds since the one before, items, rate, burst, whether it lends
     (0, 4, 10, 20, False), (0, 30, 10, 20, False), (0, 30, 10, 20, True), (0.1, 1, 10, 20, True), (0, 30, 10, 20, True),
     (0, 1, 1, 5, True), (1, 0, 1, 5, True), (1.5, 40, 10, 5, True), (0, 1, 1_000, 5, False), (1, 1_000, 1_000, 5, True),
-    (0.5, 1, 1_000, 500, True), (0.5, 900, 1_000, 500, True),
+    (0.5, 1, 1_000, 500, True), (0.5, 900, 1_000, 500, True), (2, 500, 1, 500, False), (0, 1, 1, 3, False),
+    (1, 1, 1, 3, False), (0, 1, 1, 3, False), (0, 1, 1, 2, True), (1, 9, 1, 2, True),
 ]  # fmt: skip
 
 
