@@ -60,11 +60,12 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
     call: Call | None = None
     files = list[Part]()
     try:
-        if context.faulty is not None or context.method not in METHODS:
-            await _charge(gateway, context, scope)
         if context.faulty is not None:
-            raise Malformed(context.faulty.detail).at(context.faulty)
+            _show_query(context, scope)
+            raise await auth.charged(gateway, context, Malformed(context.faulty.detail).at(context.faulty))
         if context.method not in METHODS:
+            _show_query(context, scope)
+            await auth.charge(gateway, context)
             return await _send_error(context, send, 405, "Send GET or POST.", call, [(b"allow", b"GET, POST, OPTIONS")])
         call = await _known(gateway, context, scope, receive, files)
         caller, app = await _enter(gateway, context, call)
@@ -106,13 +107,6 @@ async def _known(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         if context.caller is not None:
             await limiting.take(gateway, context, context.caller, 1)
         raise
-
-
-async def _charge(gateway: Gateway, context: Context, scope: Scope) -> None:
-    """Take an item for a call that is refused unread, where a key is in the query or a header. Raises Unauthorized,
-    RateLimited, Malformed."""
-    _show(context, reading.text(reading.from_query(scope["query_string"]).get("clientKey")))
-    await auth.charge(gateway, context)
 
 
 async def _read(gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]) -> Call:
@@ -184,6 +178,11 @@ def _show(context: Context, key: str) -> None:
     if key:
         context.headers.pop(b"authorization", None)
         context.headers[b"x-api-key"] = key.encode("latin-1", "replace")
+
+
+def _show_query(context: Context, scope: Scope) -> None:
+    """Have the key in the query count. Raises Malformed."""
+    _show(context, reading.text(reading.from_query(scope["query_string"]).get("clientKey")))
 
 
 def _app(gateway: Gateway, context: Context, call: Call, caller: Caller) -> App:

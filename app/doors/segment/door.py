@@ -18,7 +18,7 @@ from app.doors.parsing import Fits
 from app.doors.segment import answering, judging, reading
 from app.doors.segment.judging import Judge, Verdict
 from app.doors.segment.reading import PATHS, Call
-from app.errors import Erased, GatewayError, KeyNotConfigured, Malformed, Refusal, TooLarge
+from app.errors import Erased, GatewayError, KeyNotConfigured, Malformed, RateLimited, Refusal, TooLarge, Unauthorized
 from app.intake import bodies
 from app.model import Caller, KeyKind, NewItem
 from app.telemetry import describe
@@ -47,8 +47,7 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         return await _send(context, send, 204, b"", [*PREFLIGHT, (b"access-control-allow-headers", asked)])
     try:
         if context.faulty is not None:
-            await _charge(gateway, context)
-            raise Malformed(context.faulty.detail).at(context.faulty)
+            raise await _faulty(gateway, context, Malformed(context.faulty.detail).at(context.faulty))
         if (leaked := await auth.leaked(gateway, context, scope)) is not None:
             raise leaked
         if context.method != "POST":
@@ -131,6 +130,17 @@ async def _charge(gateway: Gateway, context: Context) -> None:
     """Take an item for a call that is refused unread, where a key is in a header. Raises Unauthorized, RateLimited."""
     if _has_key(context):
         await limiting.take(gateway, context, await _caller(gateway, context, ""), 1)
+
+
+async def _faulty(gateway: Gateway, context: Context, error: Malformed) -> GatewayError:
+    """Return what a call with a faulty head is refused with: that, unless a limit is spent."""
+    try:
+        await _charge(gateway, context)
+    except RateLimited as refusal:
+        return refusal
+    except Unauthorized:  # the head may say two things
+        pass
+    return error
 
 
 async def _entered(gateway: Gateway, context: Context, caller: Caller | None, receive: Receive) -> Receive:
