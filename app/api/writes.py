@@ -23,6 +23,7 @@ from app.api.idempotency import NAME as IDEMPOTENCY_KEY
 from app.api.idempotency import key_of
 from app.api.problems import Answer
 from app.api.receipts import explained, fresh_receipt, receipt_document, receipt_path
+from app.api.turns import turn
 from app.clock import now_ms
 from app.errors import (
     CommitUnknown,
@@ -63,7 +64,7 @@ CONTRADICTION = "contradiction"
 CONFLICT = "This id was used within the window for an item with another content."
 MANY_OF_EACH = 50  # members that an item of a batch may have, all items taken together
 FEW = 20_000  # commas; with more of them judging takes long enough for others to notice
-FEW_ITEMS = 100  # of a batch; they are judged within milliseconds
+FEW_ITEMS = 100  # of a small batch; they are judged within milliseconds
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -240,8 +241,7 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
     caller = await auth.authenticate(gateway, context)
     try:
         app = auth.choose_app(gateway, context, caller)
-        if not receiving.is_small(context):
-            await limiting.refuse_spent(gateway, context, caller)
+        await limiting.refuse_spent(gateway, context, caller, ask=not receiving.is_small(context))
         judged = await _judged_batch(gateway, context, receive, caller)
     except RateLimited:
         raise
@@ -289,18 +289,33 @@ async def _judged_batch(
 async def _refuse_beyond_limit(gateway: Gateway, context: Context, caller: Caller, kind: str, body: bytes) -> None:
     """Raise RateLimited for a batch that would not pass: to judge its items takes ten times as long as to count them.
 
-    Where it is certain that they would pass, which is nearly always, nothing is parsed.
+    Where it is certain that they would pass, which is nearly always, nothing is parsed. An item is an object, so there
+    are not more items than braces.
     """
-    about = body.count(b"\n") + 1 if kind == bodies.NDJSON else body.count(b'"action"')
-    if about <= FEW_ITEMS or await limiting.fits(gateway, context, caller, about):
+    lines = kind == bodies.NDJSON
+    most = body.count(b"\n") + 1 if lines else body.count(b"{")
+    fits = await limiting.room(gateway, context, caller, ask=most > FEW_ITEMS or len(body) > receiving.SMALL)
+    if fits(most):
         return
-    count = sum(1 for line in body.split(b"\n") if line.strip()) if kind == bodies.NDJSON else _items(body)
-    if count <= gateway.settings.gateway_max_batch_items and not await limiting.fits(gateway, context, caller, count):
-        await limiting.take(gateway, context, caller, count)
+    count = _lines(body) if lines else await _items(body)
+    if 0 < count <= gateway.settings.gateway_max_batch_items:
+        await limiting.refuse_spent(gateway, context, caller, count)
 
 
-def _items(body: bytes) -> int:
-    """Return how many items a batch of JSON has; 0 where it is none."""
+def _lines(body: bytes) -> int:
+    return sum(1 for line in body.split(b"\n") if line.strip())
+
+
+async def _items(body: bytes) -> int:
+    """Return how many items a batch of JSON has; 0 where it is none. One body at a time is read for this, and others
+    have their turn in between."""
+    async with turn():
+        count = _items_in(body)
+        await asyncio.sleep(0)
+    return count
+
+
+def _items_in(body: bytes) -> int:
     try:
         found = bodies.strict(body)
     except (orjson.JSONDecodeError, Refusal):

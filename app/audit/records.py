@@ -63,6 +63,38 @@ def api_call(
     )
 
 
+def repeated_refusals(
+    *,
+    time: int,
+    operation: str,
+    key_id: str,
+    app: str,
+    address: str,
+    request_id: str,
+    status: int,
+    count: int,
+    since: int,
+    until: int,
+    resources: Sequence[str],
+    details: dict[str, Any],
+) -> str:
+    """The record of `count` refusals of one kind, of calls between two times; address and request id are those of the
+    last one. OCSF has these names for events of one logical group."""
+    return _record(
+        time,
+        ACTIVITIES.get(operation.partition(" ")[0], OTHER),
+        status,
+        count=count,
+        start_time=since,
+        end_time=until,
+        actor={"user": {"uid": key_id}},
+        api={"operation": operation, "request": {"uid": request_id}},
+        src_endpoint={"ip": address},
+        unmapped={"app": app, **details},
+        **({"resources": [{"uid": one} for one in resources]} if resources else {}),
+    )
+
+
 def leanplum_call(
     *,
     time: int,

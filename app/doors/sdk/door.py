@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 from app.api import auth, guarded, jobs, limiting, problems, receiving
 from app.api.context import Context
 from app.doors.identification import identify
-from app.doors.parsing import IN_A_THREAD, in_turn
+from app.doors.limited_reading import read_within_limit
+from app.doors.parsing import Fits
 from app.doors.sdk import answering, reading, sorting
 from app.doors.sdk.asking import status_of
 from app.doors.sdk.doing import reply_to
@@ -60,8 +61,11 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
     files = list[Part]()
     try:
         if context.faulty is not None:
-            raise Malformed(context.faulty.detail).at(context.faulty)
+            _show_query(context, scope)
+            raise await auth.charged(gateway, context, Malformed(context.faulty.detail).at(context.faulty))
         if context.method not in METHODS:
+            _show_query(context, scope)
+            await auth.charge(gateway, context)
             return await _send_error(context, send, 405, "Send GET or POST.", call, [(b"allow", b"GET, POST, OPTIONS")])
         call = await _known(gateway, context, scope, receive, files)
         caller, app = await _enter(gateway, context, call)
@@ -119,18 +123,19 @@ async def _read(gateway: Gateway, context: Context, scope: Scope, receive: Recei
     if form:
         fields = await _form(gateway, context, scope, receive, files)
         context.received = time.perf_counter()
-        return _counted(reading.call(context.path, query, fields))
+        size = sum(map(len, fields.values()))
+        read = partial(reading.call, context.path, query, fields)
+        return _counted(await read_within_limit(gateway, context, read, size))
     body = await receiving.read_body(gateway, context, receive, limit)
     context.received = time.perf_counter()
     if reading.is_csv(media, query, body):
         return reading.import_of(context.path, query, body)
-    if len(body) > IN_A_THREAD:
-        return _counted(await in_turn(partial(_call, context.path, query, body)))
-    return _counted(_call(context.path, query, body))
+    read = partial(_call, context.path, query, body)
+    return _counted(await read_within_limit(gateway, context, read, len(body)))
 
 
-def _call(path: str, query: reading.Args, body: bytes) -> Call:
-    call = reading.call(path, query, reading.from_body(body))
+def _call(path: str, query: reading.Args, body: bytes, fits: Fits) -> Call:
+    call = reading.call(path, query, reading.from_body(body), fits)
     reading.refuse_crowded(call)
     return call
 
@@ -160,16 +165,26 @@ async def _form(gateway: Gateway, context: Context, scope: Scope, receive: Recei
 
 async def _enter(gateway: Gateway, context: Context, call: Call) -> tuple[Caller, App]:
     """The caller, by the key that stands where Leanplum's would; and the app, by the id that the SDK names."""
-    if call.key:
-        context.headers.pop(b"authorization", None)
-        context.headers[b"x-api-key"] = call.key.encode("latin-1", "replace")
+    _show(context, call.key)
     caller = await auth.authenticate(gateway, context)
     try:
         app = _app(gateway, context, call, caller)
     finally:
-        await limiting.take(gateway, context, caller, len(call.entries) or 1, capped=True)
+        await limiting.take(gateway, context, caller, len(call.entries) or 1, lends=True)
     auth.permit(caller, KeyScope.SDK)
     return caller, app
+
+
+def _show(context: Context, key: str) -> None:
+    """Have a key of the call count instead of one in a header."""
+    if key:
+        context.headers.pop(b"authorization", None)
+        context.headers[b"x-api-key"] = key.encode("latin-1", "replace")
+
+
+def _show_query(context: Context, scope: Scope) -> None:
+    """Have the key in the query count. Raises Malformed."""
+    _show(context, reading.text(reading.from_query(scope["query_string"]).get("clientKey")))
 
 
 def _app(gateway: Gateway, context: Context, call: Call, caller: Caller) -> App:

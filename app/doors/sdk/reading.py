@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.doors import form_values, parsing
-from app.doors.parsing import parsed
+from app.doors.parsing import Fits, anything_fits, parsed
 from app.errors import Malformed, TooLarge
 from app.intake.bodies import CSV, MANY, crowded
 from app.intake.enrichment.privacy import OBJECTS
@@ -107,8 +107,9 @@ def import_of(path: str, query: Args, rows: bytes) -> Call:
     return Call(args, [args], batch=False, rows=rows)
 
 
-def call(path: str, query: Args, body: Args) -> Call:
-    """The call that query and body make together; the body wins. Raises Malformed where a batch's `data` is no list."""
+def call(path: str, query: Args, body: Args, fits: Fits = anything_fits) -> Call:
+    """The call that query and body make together; the body wins. Raises Malformed where a batch's `data` is no list,
+    BeyondLimit where it has more entries than fit."""
     args = {**query, **body}
     action = text(args.get("action"))
     batch = action == "multi" or (not action and ("data" in args or path == BATCH_PATH))
@@ -120,7 +121,7 @@ def call(path: str, query: Args, body: Args) -> Call:
     if truthy(args.get("createJob")) or ("file" in args and "data" not in args):
         args["action"] = "multi"
         return Call(args, [args], batch=False)
-    entries = _entries(args.pop("data", []))
+    entries = _entries(args.pop("data", []), fits)
     return Call({name: value for name, value in args.items() if name not in OF_IMPORTS}, entries, batch=True)
 
 
@@ -148,7 +149,7 @@ def _is_crowded(value: str) -> bool:
     return len(value) > MANY and value.lstrip()[:1] in {"{", "["} and value.count(",") > MANY
 
 
-def _entries(data: Any) -> list[Any]:
+def _entries(data: Any, fits: Fits) -> list[Any]:
     """A list, {"data": a list}, or a text of either (fact sheet §3.7)."""
     for _ in range(3):
         if isinstance(data, str):
@@ -156,6 +157,7 @@ def _entries(data: Any) -> list[Any]:
         if isinstance(data, Mapping):
             data = data.get("data", [])
         if isinstance(data, list):
+            parsing.refuse_beyond(fits, len(data))
             return list(map(_entry, data))
     raise Malformed("A batch's data must be a list of actions.")
 
