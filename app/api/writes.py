@@ -142,7 +142,7 @@ def contradictions(raw: dict[str, Any], given: Mapping[str, Any]) -> list[Fault]
 def _same(name: str, told: Any, value: Any) -> bool:
     """Whether the body says what the path or the header does; a whole number is an id as well."""
     if name in WHOM and type(told) in (str, int):
-        return ids.text_of(told) == value
+        return bool(ids.text_of(told) == value)
     return bool((str(told) if type(told) is int else told) == value)
 
 

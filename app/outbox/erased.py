@@ -2,7 +2,6 @@
 anew only where the database's number of the last erasure is another one than it was at the last reading."""
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from app.outbox.logins import named
 from app.vault import Vault
 
 VERSION = "SELECT erasures FROM sequence"
-NAMELESS = "(erased)"
+NAMELESS = "Leanplum's text named the user, who was erased."
 ALL = "SELECT alias, until FROM erasures"
 
 
@@ -72,12 +71,12 @@ class Refuse:
 
 
 def nameless(said: Any, name: str) -> Any:
-    """Return what Leanplum said, without the id of whom it was said."""
+    """Return what Leanplum said, less each text in which an id stands."""
     if isinstance(said, str):
-        return re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", NAMELESS, said)
+        return NAMELESS if name.casefold() in said.casefold() else said
     if isinstance(said, dict):
         return {key: nameless(inner, name) for key, inner in said.items()}
-    return [nameless(inner, name) for inner in said] if isinstance(said, list) else said
+    return said
 
 
 def alias_of(vault: Vault, app: str, subject: str) -> str:

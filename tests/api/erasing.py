@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from app.callers import keys
 from app.database.engine import connect
 from app.main import create_app
 from app.settings import Settings
@@ -13,6 +14,7 @@ from tests.api.leanplum import KEYS, Leanplum
 from tests.api.serve import served
 from tests.doors.segment import basic
 
+CALLER_KEY = keys.make()
 APP = {"appId": "app_sandbox", "apiVersion": "1.0.6"}
 
 
@@ -20,12 +22,13 @@ class Gateway:
     """One running gateway, as its callers and its database's owner see it."""
 
     def __init__(self, port: int, key: str, database: str) -> None:
-        self.key, self._database = key, database
+        self.key, self._engine = key, connect(database)
         headers = {"Authorization": f"Bearer {key}"}
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, timeout=30)
 
     def close(self) -> None:
         self._http.close()
+        self._engine.dispose()
 
     def call(self, method: str, path: str, body: Any = None, **options: Any) -> httpx.Response:
         return self._http.request(method, path, **({} if body is None else {"json": body}), **options)
@@ -51,16 +54,8 @@ class Gateway:
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         """What is in the database now."""
-        return rows(self._database, statement)
-
-
-def rows(database: str, statement: str) -> list[tuple[Any, ...]]:
-    engine = connect(database)
-    try:
-        with engine.connect() as connection:
+        with self._engine.connect() as connection:
             return [tuple(row) for row in connection.exec_driver_sql(statement)]
-    finally:
-        engine.dispose()
 
 
 def cells(database: str) -> Iterator[tuple[str, str, Any]]:
@@ -88,6 +83,7 @@ def gateway(
         "gateway_database_url": database,
         "gateway_rate_per_second": 10**6,
         "gateway_rate_burst": 10**9,
+        "gateway_bootstrap_key": CALLER_KEY,  # the same for all on one database
         **KEYS,
         **given,
     }

@@ -1,6 +1,7 @@
 """Nobody who was erased comes back by `newUserId`: whichever way it comes, and whenever it was accepted."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.api.erasing import Gateway, gateway
 from tests.api.leanplum import Leanplum, simulated, until
+from tests.conftest import make_settings
 
 Ask = Callable[[Gateway, str, str], httpx.Response]
 DATA_KEY = "a:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
@@ -84,8 +86,6 @@ def shared(
     simulator: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
 ) -> Iterator[Callable[[str], Gateway]]:
     """A gateway that has erased nobody yet."""
-    from tests.conftest import make_settings
-
     directory = tmp_path_factory.mktemp("erased")
     database = f"sqlite:///{directory / 'g.db'}"
 
@@ -150,7 +150,7 @@ def test_logins_from_before_the_erasure_leave_nobody_behind_with_two_deliverers_
         found = [at.erase(user)["id"] for user in users]
     with gateway(settings, database, leanplum) as one, gateway(settings, database, leanplum):
         for item_id in found:
-            until(lambda item_id=item_id: one.settled(item_id))
+            until(partial(one.settled, item_id))
     assert [user for user in users if not leanplum.user(user).get("error")] == []
     for user in users:
         of_user = [one["action"] for one in leanplum.arrived() if user in (one["userId"], one.get("newUserId"))]
@@ -165,7 +165,7 @@ def test_a_dead_letter_that_names_whoever_is_erased_is_never_sent_again(
         leanplum.fault(mode="success-false", message="ann is bad.", userId="a", times=2)
         for item_id in ("names", "other"):
             at.call("POST", "/v1/batch", {"items": [login("a", "ann" if item_id == "names" else "bob", id=item_id)]})
-            assert until(lambda item_id=item_id: at.settled(item_id))["status"] == "rejected"
+            assert until(partial(at.settled, item_id))["status"] == "rejected"
         leanplum.mend()
         receipt = at.erase("ann", wait=10)
         assert (receipt["status"], receipt["erased"]["deadLetters"]) == ("skipped", 1)
