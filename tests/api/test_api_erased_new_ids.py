@@ -82,17 +82,23 @@ WAYS: dict[str, Ask] = {
 
 
 @pytest.fixture(scope="module")
+def apart() -> Iterator[Leanplum]:
+    with simulated() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
 def shared(
-    simulator: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
+    apart: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
 ) -> Iterator[Callable[[str], Gateway]]:
-    """A gateway that has erased nobody yet."""
+    """A gateway for many tests, once it has erased a user."""
     directory = tmp_path_factory.mktemp("erased")
     database = f"sqlite:///{directory / 'g.db'}"
 
     def settings(**given: Any) -> Any:
         return make_settings(directory, migrated, given)
 
-    with gateway(settings, database, simulator) as found:
+    with gateway(settings, database, apart) as found:
         yield lambda user: _erased(found, user)
 
 
@@ -103,7 +109,7 @@ def _erased(found: Gateway, user: str) -> Gateway:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_login_as_somebody_who_was_erased_is_refused_whichever_way_it_comes(
-    shared: Callable[[str], Gateway], simulator: Leanplum, way: str
+    shared: Callable[[str], Gateway], apart: Leanplum, way: str
 ) -> None:
     user = f"erased-{next(number)}"
     at = shared(user)
@@ -111,8 +117,8 @@ def test_a_login_as_somebody_who_was_erased_is_refused_whichever_way_it_comes(
     answer = WAYS[way](at, f"anon-{user}", user)
     assert refused_of(answer), (answer.status_code, answer.text)
     assert at.rows("SELECT count(*) FROM items") == before
-    assert [one["action"] for one in simulator.arrived() if user in str(one)] == ["deleteUser"]
-    assert simulator.user(user).get("error")
+    assert [one["action"] for one in apart.arrived() if user in str(one)] == ["deleteUser"]
+    assert apart.user(user).get("error")
 
 
 @pytest.mark.parametrize("way", ["an update", "a batch of a device", "an SDK's batch", "alias", "identify"])

@@ -9,10 +9,10 @@ import orjson
 import pytest
 
 from app import ids
-from app.outbox.erased import NAMELESS
 from tests.api.erasing import cells, gateway
 from tests.api.leanplum import Leanplum, simulated, until
 
+NAMELESS = "Leanplum's text named the user, who was erased."
 USER, DEVICE, OTHER = "canary-user-9d1e", "canary-device-5c2f", "somebody-else"
 
 

@@ -6,7 +6,6 @@ import pytest
 
 from app import ids
 from app.model import NewItem, Settled, Status
-from app.outbox import logins
 from app.outbox.dead_letters import Filter
 from app.outbox.retention import Limits
 from app.vault import CLEAR, Vault
@@ -15,6 +14,7 @@ from .opened import Opened, with_outbox
 from .test_outbox_erasure import gone, settle
 
 KEY = base64.b64decode("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
+GIVEN_UP = {"success": False, "error": "Not sent again: a user whom it names was erased."}
 LONG = Limits(receipts=10**9, dead_letters=10**9)
 
 
@@ -64,7 +64,7 @@ def test_a_dead_letter_that_names_the_user_gives_its_content_up_and_others_don_t
         assert [one.id for one in await at.outbox.dead_letters("other", Filter())] == ["other app"]
         receipt = await at.outbox.receipt("default", "names")
         assert receipt is not None
-        assert (receipt.status, receipt.leanplum) == (Status.REJECTED, logins.GIVEN_UP)
+        assert (receipt.status, receipt.leanplum) == (Status.REJECTED, GIVEN_UP)
         assert await at.outbox.receipt("default", "own") is None
 
     with_outbox(database, body, vault=vault)
