@@ -59,7 +59,8 @@ TAKES = {
 
 def _one_text(value: str) -> str:
     """An id in the one text that it has."""
-    value = plain(value)
+    if not ("!" <= value[0] <= "~" and "!" <= value[-1] <= "~"):  # as in `plain`, without a call: most ids are fine
+        value = plain(value)
     if not value:
         raise PydanticCustomError("string_too_short", "must not be empty")
     if value == ZERO_UUID:

@@ -174,6 +174,8 @@ def _with_plain_ids(entry: Args) -> Args:
         value = entry.get(name)
         if value is None or type(value) is int:
             continue
+        if type(value) is str and value and "!" <= value[0] <= "~" and "!" <= value[-1] <= "~":
+            continue  # as in `plain`, without a call: nearly all
         text = text_of(value)
         if text is None:
             return parsing.Faulty(entry, (Fault(f"/{name}", NO_ID, "type"),))
