@@ -65,6 +65,7 @@ CONFLICT = "This id was used within the window for an item with another content.
 MANY_OF_EACH = 50  # members that an item of a batch may have, all items taken together
 FEW = 20_000  # commas; with more of them judging takes long enough for others to notice
 FEW_ITEMS = 100  # of a small batch; they are judged within milliseconds
+WHOM = frozenset({"userId", "deviceId"})
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -137,12 +138,14 @@ def contradictions(raw: dict[str, Any], given: Mapping[str, Any]) -> list[Fault]
     return [
         Fault(f"/{name}", f"differs from {IDEMPOTENCY_KEY if name == 'id' else 'the path'}", CONTRADICTION)
         for name, value in given.items()
-        if not _same(raw.setdefault(name, value), value)
+        if not _same(name, raw.setdefault(name, value), value)
     ]
 
 
-def _same(told: Any, value: Any) -> bool:
+def _same(name: str, told: Any, value: Any) -> bool:
     """Whether the body says what the path or the header does; a whole number is an id as well."""
+    if name in WHOM and type(told) in (str, int):
+        return bool(ids.text_of(told) == value)
     return bool((str(told) if type(told) is int else told) == value)
 
 

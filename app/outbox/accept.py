@@ -166,7 +166,7 @@ def _take(
     of_app = zlib.crc32(acceptance.app.encode())
     for item in acceptance.items:
         subject, action, body, item_id, notes, _ = item
-        if refuse is not None and refuse(subject, action):
+        if refuse is not None and refuse(subject, action, body):
             taken.append((item_id or "", "erased"))
             continue
         if (
@@ -184,7 +184,7 @@ def _take(
         else:
             rows.named_items += (seq, first, subject, action, stored, lane, caller, item_id)
         if logins.MARK in body:
-            rows.logins += logins.rows(app, body, lane, seq)
+            rows.logins += logins.rows(app, body, subject, lane, seq)
         taken.append((item_id or f"{prefix}{seq:012x}", "accepted"))
         seq += 1
     if seq > first:

@@ -1,6 +1,7 @@
 """Erasing: the item that deletes a subject at Leanplum is accepted, and what is here of the subject is removed, in one
 transaction. What waits in the memory of a deliverer is refused when it is to be sent (`settle.Begin`); what is just
-being sent is finished, and Leanplum is told to delete afterwards, since it is one lane.
+being sent is finished, and Leanplum is told to delete afterwards, since it is one lane. Other users' items that name
+the subject as `newUserId` are delivered before the deletion, or never (`logins.erase`).
 """
 
 import secrets
@@ -14,6 +15,7 @@ from sqlalchemy import Connection
 from app.audit.row_macs import ERASED, ERASURES
 from app.database.dialect import DIALECTS, Cursor
 from app.model import ERASES, Removed, Taken
+from app.outbox import logins
 from app.outbox.accept import Accept
 from app.outbox.retention import remove
 
@@ -104,6 +106,7 @@ class Erase:
         gone = [one for one in found if not one.erases and one.seq < max(erasing)]
         flying = _in_flight(cursor, {one.seq for one in gone})
         ids = remove(cursor, [one.seq for one in gone])
+        named = logins.erase(cursor, self.accept.vault, acceptance.app, subject, max(erasing))
         if self.until > acceptance.accepted_at:
             alias = self.accept.vault.alias(acceptance.app, subject)
             row = (alias, acceptance.app, acceptance.accepted_at, self.until)
@@ -111,7 +114,7 @@ class Erase:
                 cursor.execute(REFUSE, row)
         waiting = sum(one.settled_at is None for one in gone)
         dead = sum(one.settled_at is not None and one.has_body for one in gone)
-        return Removed(waiting - flying, flying, dead, len(gone) - waiting - dead, ids)
+        return Removed(waiting - flying, flying, dead + named, len(gone) - waiting - dead, ids)
 
     def _stored(self, cursor: Cursor, subject: str) -> list[Stored]:
         of, numbers = (subject, self.accept.acceptance.app), cursor.dialect.values("bigint")

@@ -8,16 +8,19 @@ from typing import Any
 
 from app.doors import form_values, parsing
 from app.doors.parsing import Fits, anything_fits, parsed
-from app.errors import Malformed, TooLarge
+from app.errors import Fault, Malformed, TooLarge
+from app.ids import text_of
 from app.intake.bodies import CSV, MANY, crowded
 from app.intake.enrichment.privacy import OBJECTS
 from app.leanplum.actions import ACTIONS
 
 BATCH_PATH = "/api-batch"
 MAX_FIELDS = 10_000
+NO_ID = "takes text or a number"
 # These make a job of a `multi`. A batch of entries must not have them: Leanplum may read `createJob` otherwise.
 OF_IMPORTS = frozenset({"createJob", "file", "gcsBucket", "defaultAction"})
 AS_SENT = ("userId", "deviceId", "newUserId", "action", "event", "state")  # never mended
+WHOM = ("userId", "deviceId", "newUserId")
 AS_TEXT = OBJECTS | {"value"}  # may be JSON as text
 Args = dict[str, Any]
 
@@ -163,4 +166,21 @@ def _entries(data: Any, fits: Fits) -> list[Any]:
 
 
 def _entry(found: Any) -> Any:
-    return parsing.settled(found, AS_SENT, AS_TEXT)
+    settled = parsing.settled(found, AS_SENT, AS_TEXT)
+    return _with_plain_ids(settled) if type(settled) is dict else settled
+
+
+def _with_plain_ids(entry: Args) -> Args:
+    """Give ids the one text that each has, for Leanplum as well: " 77" and 77.0 are 77. Whole numbers stay numbers."""
+    for name in WHOM:
+        value = entry.get(name)
+        if value is None or type(value) is int:
+            continue
+        if type(value) is str and value and "!" <= value[0] <= "~" and "!" <= value[-1] <= "~":
+            continue  # as in `plain`, without a call: nearly all
+        text = text_of(value)
+        if text is None:
+            return parsing.Faulty(entry, (Fault(f"/{name}", NO_ID, "type"),))
+        if text is not value:
+            entry[name] = text
+    return entry

@@ -16,6 +16,7 @@ from app.doors.sdk.repeating import Batch, Claims, key_of, lasts
 from app.doors.sdk.replying import Reply
 from app.doors.sdk.sorting import Now
 from app.model import App, NewItem, Taken
+from app.outbox.logins import named
 from app.relay.calls import LOOKS, PATIENCE_SECONDS
 from app.relay.repeats import Answer, Told
 from app.wiring import Gateway
@@ -279,7 +280,7 @@ def _told(one: Answer | Told) -> Told | None:
 
 
 def _subjects(one: Doing) -> set[str]:
-    return {one.subject} if isinstance(one, NewItem) else one.subjects
+    return {one.subject, *named(one.body)} if isinstance(one, NewItem) else one.subjects
 
 
 def _kind(one: Doing) -> Kind:

@@ -103,9 +103,9 @@ def first_text(*found: Any) -> str:
 
 def whom(making: Making) -> Fields:
     """userId and anonymousId, as Leanplum's user and device (fact sheet §3: both are a pair, one alone is enough)."""
-    user, device = plain.text_id(making.message.get("userId")), plain.device_id(making.message.get("anonymousId"))
+    user, device = plain.whose(making.message.get("userId")), plain.device_id(making.message.get("anonymousId"))
     if making.rules.anonymous == "user":
-        user, device = user or plain.text_id(making.message.get("anonymousId")), None
+        user, device = user or plain.whose(making.message.get("anonymousId")), None
     fields = {**({"userId": user} if user else {}), **({"deviceId": device} if device else {})}
     if not fields:
         raise Invalid((Fault("", "needs userId or anonymousId: whom is it about?", "missing-subject"),))

@@ -15,7 +15,7 @@ def _login(making: Making) -> Fields:
     It waits behind the known user's items, so that no later one makes the device that user's before the merge; earlier
     ones of the device that come later are the known user's as well, since Leanplum infers the user of a device.
     """
-    user, anonymous = plain.text_id(making.message.get("userId")), plain.text_id(making.message.get("anonymousId"))
+    user, anonymous = plain.whose(making.message.get("userId")), plain.whose(making.message.get("anonymousId"))
     if not (making.rules.login and user and anonymous):
         return whom(making)
     if making.rules.anonymous == "user":
@@ -120,8 +120,8 @@ def group(making: Making) -> Fields:
 def alias(making: Making) -> Fields:
     """The previous id becomes the new one. It is a device's where it is the message's own anonymousId."""
     message = making.message
-    user, anonymous = plain.text_id(message.get("userId")), plain.text_id(message.get("anonymousId"))
-    previous = plain.text_id(message.get("previousId")) or anonymous
+    user, anonymous = plain.whose(message.get("userId")), plain.whose(message.get("anonymousId"))
+    previous = plain.whose(message.get("previousId")) or anonymous
     if not user or not previous:
         raise Invalid((Fault("", "needs previousId and userId", "required"),))
     if previous == anonymous and making.rules.anonymous == "device" and (device := plain.device_id(previous)):
