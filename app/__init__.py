@@ -19,6 +19,8 @@ The data's way, module by module:
 
     who did what: audit.records, with the write itself ─ audit.sealing, into a tree (audit.tree, audit.merkle) signed in
      audit.notes ─ looked up and proven: api.audit, audit.queries, audit.proofs ─ audit.verifying, of audit.evidence
+     MACs of caller keys and erasures: audit.row_macs ─ audit.row_verifying (audit.row_adopting: at the first start)
+    what was refused again and again: audit.folding, which counts
     how fast: api.limiting ─ limits.policies, limits.bucket (in memory), limits.shared (with other replicas, in Valkey)
 
     beside the way: vault (what rests on the disk is sealed; who was erased), telemetry (logs, metrics), settings,

@@ -422,11 +422,17 @@ def export_audit(
 
 
 @audit_cli.command("adopt")
-def adopt_records() -> None:
+def adopt_records(
+    rows: Annotated[bool, typer.Option("--rows", help="Caller keys and erasures as they are now, instead")] = False,
+) -> None:
     """Once, after an update from before there were marks, where `audit.not_sealed` asks for it: mark what lies there
-    unsealed and unmarked. You vouch for it."""
+    unsealed and unmarked. You vouch for it. With `--rows`: take caller keys and erasures as they are now."""
     from app.audit import adopting
 
+    if rows:
+        count = adopting.adopt_rows(_settings(), typer.echo)
+        typer.echo("You vouch for the rows as they are." if count else "Nothing is wrong with the rows.")
+        return
     count = adopting.adopt(_settings(), typer.echo)
     typer.echo(f"{count} are marked, and the gateway seals them now." if count else "None lacks a mark.")
 

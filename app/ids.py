@@ -1,6 +1,8 @@
 """Item ids. One that the gateway makes is a UUIDv7 (RFC 9562 §5.7) that tells where its item is, so none is stored.
 
 All items of one acceptance share the first four groups (time and chance); the last group is the item's sequence number.
+
+Ids of users and devices have one text each, whichever way they are written: order, locks and erasures go by that text.
 """
 
 import hashlib
@@ -35,6 +37,36 @@ def parse(item_id: str) -> tuple[str, int] | None:
 def digest(action: str, subject: str, body: str) -> bytes:
     """What tells two contents under one caller-given id apart, without keeping them."""
     return hashlib.blake2b(f"{action}\0{subject}\0{body}".encode(), digest_size=16).digest()
+
+
+# White space, control characters and invisible signs. NUL is left in: an id that has one is refused.
+_EDGE_RANGES = (
+    *(range(0x01, 0x21), range(0x7F, 0xA1), range(0xAD, 0xAE), range(0x061C, 0x061D), range(0x1680, 0x1681)),
+    *(range(0x180E, 0x180F), range(0x2000, 0x2010), range(0x2028, 0x2030), range(0x205F, 0x2070)),
+    *(range(0x3000, 0x3001), range(0xFEFF, 0xFF00)),
+)
+EDGES = "".join(chr(code) for codes in _EDGE_RANGES for code in codes)
+
+
+def plain(text: str) -> str:
+    """Return the id of a user or device without white space and invisible signs around it."""
+    if not text or ("!" <= text[0] <= "~" and "!" <= text[-1] <= "~"):  # nearly all, at a fifth of the cost
+        return text
+    return text.strip(EDGES)
+
+
+def text_of(value: object) -> str | None:
+    """Return the id of a user or device as text: of a whole number its digits, also where it is written as 77.0 or
+    7.7e1. "" says that none is given; None, that this is no id."""
+    if isinstance(value, str):
+        return plain(value)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value)
 
 
 def lane(app: str, subject: str) -> int:

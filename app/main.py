@@ -31,7 +31,7 @@ from app.api.front import Front
 from app.doors.sdk import door as sdk
 from app.doors.segment import door as segment
 from app.doors.segment.reading import PATHS as SEGMENT_PATHS
-from app.errors import Fault, GatewayError, Invalid, RequestPart
+from app.errors import Fault, GatewayError, Invalid, NotFound, RequestPart
 from app.intake.plan.judging import NO_PLANS
 from app.intake.pointers import pointer
 from app.lifecycle import Lifecycle
@@ -117,7 +117,19 @@ def _of(request: Request) -> tuple[str, str]:
 
 async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, GatewayError)
+    if isinstance(error, NotFound):
+        error = await _refused_key(request) or error
     return _response(problems.answer(error, *_of(request)))
+
+
+async def _refused_key(request: Request) -> GatewayError | None:
+    """Return what is wrong with the key of a call that asks for what is not there. The call takes an item of the key,
+    where that is not done yet."""
+    try:
+        await auth.charge(request.app.state.gateway, context.of(request.scope))
+    except GatewayError as refusal:
+        return refusal
+    return None
 
 
 async def _internal_problem(request: Request, error: Exception) -> Response:
@@ -132,6 +144,8 @@ HTTP_SLUGS = {404: "not-found", 405: "method-not-allowed"}
 async def _http_problem(request: Request, error: Exception) -> Response:
     """What the router itself refuses."""
     assert isinstance(error, HTTPException)
+    if (refusal := await _refused_key(request)) is not None:
+        return await _problem(request, refusal)
     slug = HTTP_SLUGS.get(error.status_code, "internal")
     headers, detail = [], "There is nothing at this address."
     if error.status_code == 405:
@@ -160,6 +174,8 @@ async def _parameter_problem(request: Request, error: Exception) -> Response:
     try:
         if request.url.path.startswith("/v1/"):
             await auth.enter_unread(request.app.state.gateway, about)
+        else:
+            await auth.charge(request.app.state.gateway, about)
         raise Invalid(faults)
     except GatewayError as refusal:
         return await _problem(request, refusal)

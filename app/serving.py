@@ -215,7 +215,7 @@ def serve(settings: Settings, *, delivery: bool = True, listening: socket.socket
         )
         gc.collect()
         gc.freeze()  # what was imported stays; walking it again and again finds nothing
-        gc.set_threshold(50_000, 20, 20)
+        gc.set_threshold(10_000, 50, 40)  # a pause ends the sooner the less it has to look at
         Server(config, settings).run([opened])
 
 

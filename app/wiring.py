@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from app.apps import Apps, read
 from app.audit import records, seed
+from app.audit.folding import Folding
 from app.audit.keys import Keys, to_write
 from app.audit.marks import Marks
 from app.audit.notes import Signer
@@ -84,6 +85,7 @@ class Gateway:
     signer: Signer
     marks: Marks
     recorder: Recorder
+    folding: Folding
     sealer: Sealer
     enrichment: Enrichment
     plans: LoadedPlans
@@ -118,6 +120,7 @@ async def gateway(
     writer = Writer(engine, settings.gateway_commit_seconds)
     writer.start()
     recorder = Recorder(writer, audit.marks)
+    folding = Folding(recorder, time.monotonic)
     directory = Directory(keys, now_ms, writer.write)
     directory.refresh()
     outbox = Outbox(
@@ -157,6 +160,7 @@ async def gateway(
         _housekeeper(settings, outbox).run,
         audit.pseudonyms.run,
         recorder.run,
+        folding.run,
         sealer.run,
         enrichment.run,
         partial(_watch, clock),
@@ -198,6 +202,7 @@ async def gateway(
                     audit.signer,
                     audit.marks,
                     recorder,
+                    folding,
                     sealer,
                     enrichment,
                     plans,
@@ -210,6 +215,7 @@ async def gateway(
         for task in beside:
             task.cancel()
         await asyncio.wait(beside, timeout=lifecycle.left)
+        folding.close()
         try:
             async with asyncio.timeout(lifecycle.left):
                 with suppress(StorageUnavailable):  # when a key was last used is not worth a failed stop

@@ -133,7 +133,7 @@ async def problem_index(request: Request) -> HTMLResponse:
     "/problems/{slug}",
     summary="One kind of problem, explained",
     response_class=HTMLResponse,
-    responses=problem_responses("not-found"),
+    responses=problem_responses("unauthorized", "not-found", "rate-limited"),
 )
 async def problem_page(request: Request, slug: str) -> HTMLResponse:
     """A page: what the problem means and what to do."""

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from app.api import auth, context, receiving, schemas, writes
+from app.api import auth, context, guarded, jobs, receiving, schemas, writes
 from app.api.context import Context
 from app.api.documents import body_of, parameters_of, problem_responses
 from app.api.files import headers_of_file
@@ -25,7 +25,7 @@ from app.intake.pointers import Move, as_sent, parts
 from app.leanplum.actions import ACTIONS, About, Action
 from app.leanplum.client import Part
 from app.leanplum.questions import ImportOfRows
-from app.model import App, Caller, KeyKind, Scope
+from app.model import APP_NAME, App, Caller, KeyKind, Scope
 from app.relay.checks import Checked, check
 from app.wiring import Gateway
 
@@ -113,6 +113,8 @@ async def _args(request: Request, gateway: Gateway, about: Context, caller: Call
             raise Invalid(tuple(faults))
         if ask.action in ENRICHED:
             moved = writes.refiner_for(gateway, about, caller).refine(ask.action, raw).moved
+        else:
+            guarded.arguments(gateway, about, caller, ask.action, raw)
         return rules.checked(SHAPES[ask.action], raw)
     except Invalid as error:
         raise Invalid(tuple(_placed(ask, as_sent(fault, moved), path, in_body) for fault in error.faults)) from None
@@ -141,15 +143,20 @@ def _add(ask: Ask) -> None:
         in_path(request)  # whom it is about is known even where it is refused
         gateway, about, app, caller = await _enter(request, operation, action)
         args = await _args(request, gateway, about, caller, ask)
+        auth.still(gateway, about, action.scope)
         if action.seldom_changes:
             return await _kept(request, gateway, app, action, args)
         subject = rules.subject_of(args) if action.about is About.USER else None
         about.subjects = (subject,) if subject else ()
-        return Response(orjson.dumps(await gateway.relay.ask(app, action, args, subject)), headers=JSON)
+        jobs.tell_asked(about, action, args)
+        told = await gateway.relay.ask(app, action, args, subject)
+        if action.scope is Scope.EXPORTS_RUN:
+            jobs.tell_answered(about, told)
+        return Response(orjson.dumps(told), headers=JSON)
 
     async def uploaded(request: Request) -> Response:
-        gateway, about, app, _ = await _enter(request, operation, action)
-        return await _upload(request, gateway, about, app, action)
+        gateway, about, app, caller = await _enter(request, operation, action)
+        return await _upload(request, gateway, about, caller, app, action)
 
     async def downloaded(request: Request) -> Response:
         gateway, about, app, caller = await _enter(request, operation, action)
@@ -160,13 +167,20 @@ def _add(ask: Ask) -> None:
         media = bodies.media_type(about.header(b"content-type"), bodies.JSON, bodies.CSV, MULTIPART)
         if media == bodies.JSON:
             args = await _args(request, gateway, about, caller, ask)
+            guarded.refuse_bucket(gateway, about, caller)
+            jobs.tell_asked(about, action, args)
+            auth.still(gateway, about, action.scope)
             told = await gateway.relay.ask(app, action, {"createJob": True, **args})
         elif media == bodies.CSV:
             most = gateway.settings.gateway_max_upload_bytes
             rows = await receiving.read_body(gateway, about, request.receive, most)
-            told = await _import_rows(gateway, app, action, dict(request.query_params), rows, "parameter")
+            auth.still(gateway, about, action.scope)
+            fields = dict(request.query_params)
+            jobs.tell_asked(about, action, fields)
+            told = await _import_rows(gateway, about, caller, app, action, fields, rows, "parameter")
         else:
-            told = await _import_form(request, gateway, about, app, action)
+            told = await _import_form(request, gateway, about, caller, app, action)
+        jobs.tell_answered(about, told)
         return Response(orjson.dumps(told), headers=JSON)
 
     special = {"uploadFile": uploaded, "multi": imported, "downloadFile": downloaded}
@@ -203,7 +217,9 @@ async def _kept(request: Request, gateway: Gateway, app: App, action: Action, ar
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-async def _upload(request: Request, gateway: Gateway, about: Context, app: App, action: Action) -> Response:
+async def _upload(
+    request: Request, gateway: Gateway, about: Context, caller: Caller, app: App, action: Action
+) -> Response:
     """A form is written to a temporary file where it is large, and read from there as it goes out."""
     media = about.header(b"content-type")
     bodies.media_type(media, MULTIPART)
@@ -223,6 +239,9 @@ async def _upload(request: Request, gateway: Gateway, about: Context, app: App, 
                     fields[name] = value
             if not files:
                 raise Invalid((Fault("", "has no file", "required"),))
+            guarded.arguments(gateway, about, caller, action.name, fields)
+            files = guarded.files(gateway, about, caller, action.name, files)
+            auth.still(gateway, about, action.scope)
             told = await gateway.relay.upload(app, action, fields, files)
     except HTTPException as error:  # what starlette makes of a form that it can't read
         raise Malformed(f"The form can't be read: {error.detail}") from None
@@ -233,11 +252,20 @@ OURS = frozenset({"appId", "clientKey", "apiVersion", "action"})
 
 
 async def _import_rows(
-    gateway: Gateway, app: App, action: Action, fields: Mapping[str, Any], rows: bytes, part: RequestPart = "pointer"
+    gateway: Gateway,
+    about: Context,
+    caller: Caller,
+    app: App,
+    action: Action,
+    fields: dict[str, Any],
+    rows: bytes,
+    part: RequestPart = "pointer",
 ) -> dict[str, Any]:
     """Begin an import of these rows. `part`: what the fields came in."""
+    default_action = str(fields.get("defaultAction", ""))
+    guarded.arguments(gateway, about, caller, action.name, fields)
     try:
-        args = rules.checked(ROWS, dict(fields))
+        args = rules.checked(ROWS, fields)
     except Invalid as error:
         if part == "pointer":
             raise
@@ -245,10 +273,13 @@ async def _import_rows(
         raise Invalid(tuple(named)) from None
     if not bodies.has_rows(rows):
         raise Invalid((Fault("", NO_ROWS, "required"),))
+    rows = await guarded.rows(gateway, about, caller, rows, default_action)
     return await gateway.relay.import_csv(app, action, {"createJob": "true", **args}, rows)
 
 
-async def _import_form(request: Request, gateway: Gateway, about: Context, app: App, action: Action) -> dict[str, Any]:
+async def _import_form(
+    request: Request, gateway: Gateway, about: Context, caller: Caller, app: App, action: Action
+) -> dict[str, Any]:
     """Begin an import of the file that a form carries, or of the one in a bucket that it names."""
     if "boundary=" not in about.header(b"content-type").lower():
         raise Malformed("The Content-Type has no boundary.")
@@ -258,15 +289,19 @@ async def _import_form(request: Request, gateway: Gateway, about: Context, app: 
         async with limited.form(max_files=MAX_FILES, max_fields=100) as form:
             parts = form.multi_items()
             files = [value for _, value in parts if isinstance(value, UploadFile)]
-            fields = {name: value for name, value in parts if not isinstance(value, UploadFile)}
+            fields: dict[str, Any] = {name: value for name, value in parts if not isinstance(value, UploadFile)}
             if len(files) > 1:
                 raise Invalid((Fault("/file", "must be one file with the rows", "required"),))
             rows = bodies.without_bom(await files[0].read()) if files else None
     except HTTPException as error:  # what starlette makes of a form that it can't read
         raise Malformed(f"The form can't be read: {error.detail}") from None
+    auth.still(gateway, about, action.scope)
+    jobs.tell_asked(about, action, fields)
     if rows is not None:
-        return await _import_rows(gateway, app, action, fields, rows)
-    args = rules.checked(SHAPES["multi"], dict(fields))
+        return await _import_rows(gateway, about, caller, app, action, fields, rows)
+    guarded.arguments(gateway, about, caller, action.name, fields)
+    args = rules.checked(SHAPES["multi"], fields)
+    guarded.refuse_bucket(gateway, about, caller)
     return await gateway.relay.ask(app, action, {"createJob": True, **args})
 
 
@@ -348,6 +383,7 @@ for _one in ASKS:
 # --- apps -------------------------------------------------------------------------------------------------------------
 
 APPS = "/v1/apps"
+NAME = re.compile(APP_NAME)
 MANAGED = ("unauthorized", "forbidden", "rate-limited", "internal")
 
 
@@ -384,9 +420,12 @@ async def list_apps(request: Request) -> Any:
 async def check_app(request: Request, name: Annotated[str, Path(description="the app's name")]) -> Any:
     """Asks Leanplum once for each key, by calls that name no user and change nothing."""
     gateway, caller = await _manage(request, f"POST {APPS}/{{name}}/check")
-    app = gateway.apps.get(name)
+    about, app = context.of(request.scope), gateway.apps.get(name)
+    if NAME.fullmatch(name):
+        about.resource = name
     if app is None or not caller.may_use(name):
         raise NotFound("There is no app of this name; GET /v1/apps lists them.")
+    about.app = app
     found = await check(gateway.relay.client, app)
     return {"name": name, "keys": {kind.value: _told(one) for kind, one in found.items()}}
 

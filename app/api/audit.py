@@ -19,6 +19,7 @@ from app.clock import instant
 from app.database.deadline import in_time
 from app.database.engine import snapshot
 from app.errors import Fault, Forbidden, Invalid
+from app.ids import plain
 from app.intake import bodies
 from app.leanplum.values import query_time
 from app.model import Caller, Scope
@@ -115,7 +116,7 @@ def _ms(seconds: Any) -> int | None:
 
 
 def _subjects(user_id: str | None, device_id: str | None) -> list[str]:
-    return [f"{kind}{one}" for kind, one in (("u", user_id), ("d", device_id)) if one is not None]
+    return [f"{kind}{plain(one)}" for kind, one in (("u", user_id), ("d", device_id)) if one is not None]
 
 
 def _users(

@@ -8,7 +8,7 @@ import structlog
 
 from app.api import leaks, limiting
 from app.api.context import Context
-from app.errors import Forbidden, KeyInUrl, KeyNotConfigured, Malformed, Unauthorized
+from app.errors import Forbidden, GatewayError, KeyInUrl, KeyNotConfigured, Malformed, RateLimited, Unauthorized
 from app.model import App, Caller, KeyKind, Scope
 from app.wiring import Gateway
 
@@ -52,6 +52,32 @@ async def enter_unread(gateway: Gateway, context: Context) -> None:
     await limiting.take(gateway, context, await authenticate(gateway, context), 1)
 
 
+async def charge(gateway: Gateway, context: Context) -> None:
+    """Take an item for a call that is refused before anybody has asked who calls, where a key came with it. Another
+    scheme than Bearer is a proxy's own. Raises Unauthorized, RateLimited."""
+    if context.caller is None and _shows_key(context):
+        await enter_unread(gateway, context)
+
+
+async def charged(gateway: Gateway, context: Context, error: GatewayError) -> GatewayError:
+    """Return what such a call is refused with: `error`, unless a limit is spent. A key that opens nothing changes
+    nothing else."""
+    try:
+        await charge(gateway, context)
+    except RateLimited as refusal:
+        return refusal
+    except Unauthorized:
+        pass
+    return error
+
+
+def _shows_key(context: Context) -> bool:
+    authorization = context.headers.get(b"authorization")
+    if authorization is None:
+        return b"x-api-key" in context.headers
+    return authorization.partition(b" ")[0].lower() == b"bearer"
+
+
 async def authenticate(gateway: Gateway, context: Context) -> Caller:
     """The caller, by key. Raises Unauthorized; or RateLimited where an address has failed too often. A good key passes
     all the same: many callers may share an address."""
@@ -65,12 +91,35 @@ async def authenticate(gateway: Gateway, context: Context) -> Caller:
 
 
 def look(gateway: Gateway, context: Context) -> Caller:
-    """The same, with no failure counted: for where there is nothing to get. Raises Unauthorized."""
+    """The same, with no failure counted. Raises Unauthorized."""
     header = context.headers.get(b"authorization") or b"\0" + context.headers.get(b"x-api-key", b"")
     context.caller = gateway.directory.recognise(header)
     if context.caller is None:
         context.caller = gateway.directory.authenticate(_key(context), header)
     return context.caller
+
+
+def look_again(gateway: Gateway, context: Context, caller: Caller) -> Caller:
+    """Return who calls, as their key is now: nearly always `caller` itself.
+
+    While a body comes a key may be revoked, expire, or lose the app. Raises Unauthorized, Forbidden.
+    """
+    header = context.headers.get(b"authorization") or b"\0" + context.headers.get(b"x-api-key", b"")
+    again = gateway.directory.recognise(header) or gateway.directory.authenticate(_key(context), header)
+    if again is caller:
+        return caller
+    context.caller = again
+    if context.app is not None and not again.may_use(context.app.name):
+        raise Forbidden("This key is no longer for this app.")
+    return again
+
+
+def still(gateway: Gateway, context: Context, scope: Scope) -> Caller:
+    """Return who calls, as their key is now, where it still has the scope. Raises Unauthorized, Forbidden."""
+    assert context.caller is not None
+    caller = look_again(gateway, context, context.caller)
+    permit(caller, scope)
+    return caller
 
 
 def find(gateway: Gateway, context: Context, shown: str) -> Caller | None:
@@ -95,14 +144,24 @@ def _key(context: Context) -> str:
     raise Unauthorized("There is no key: send Authorization: Bearer KEY or X-API-Key: KEY.")
 
 
-def leaked(gateway: Gateway, context: Context, scope: Mapping[str, Any]) -> KeyInUrl | None:
+async def leaked(gateway: Gateway, context: Context, scope: Mapping[str, Any]) -> GatewayError | None:
     """Why a request with a key in its address is refused; None where there is none. The key is in the logs and
-    histories of whatever the call came through; the log here says whose it is."""
+    histories of whatever the call came through; the log here says whose it is. The call takes an item of that key; one
+    that opens nothing counts as a failed authentication."""
     if (leak := leaks.found(scope)) is None:
         return None
     context.shown = gateway.directory.owner(leak.key) if leak.key else None
     log.warning("key.leaked", request_id=context.request_id, key_id=context.shown)
-    return KeyInUrl(leaks.HINT)
+    caller = gateway.directory.find(leak.key) if leak.key else None
+    try:
+        if caller is not None:
+            await limiting.take(gateway, context, caller, 1)
+            return KeyInUrl(leaks.HINT)
+        if leak.key:
+            await limiting.count_failure(gateway, context.address)
+    except RateLimited as refusal:
+        return refusal
+    return KeyInUrl(leaks.HINT) if context.shown else await charged(gateway, context, KeyInUrl(leaks.HINT))
 
 
 def permit(caller: Caller, scope: Scope) -> None:

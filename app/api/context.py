@@ -4,7 +4,8 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import Collection, Iterable, MutableMapping
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from app.api import head
@@ -15,6 +16,7 @@ from app.model import App, Caller
 CONTEXT = "gateway.context"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
 PROCESS = secrets.token_hex(10)  # with a count: unique, and cheaper than chance for each request
+NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
 _count = itertools.count(1)
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")  # W3C Trace Context
 
@@ -32,6 +34,7 @@ class Context:
         "app",
         "caller",
         "cut_off",
+        "details",
         "faulty",
         "gate",
         "headers",
@@ -47,6 +50,7 @@ class Context:
         "refused",
         "request_id",
         "resource",
+        "resources",
         "shown",
         "started",
         "subjects",
@@ -76,6 +80,8 @@ class Context:
         self.gate: Gate | None = None  # what its items are held against beside the rules
         self.recorded = False  # whether the audit record of this call went along with what it accepted
         self.resource: str | None = None  # the id of what it is to be done to, where that is known
+        self.resources: Sequence[str] = ()  # further ids of that
+        self.details: Mapping[str, Any] = NO_DETAILS  # what else its audit record says
         self.refused = 0  # items of a batch of which none was taken
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.subjects: Collection[str] = ()  # whom the call is about, as far as that is known

@@ -1,5 +1,6 @@
 """Dead letters as operators see them over HTTP (contract §4): list, send again, discard. Never what is in them."""
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -86,7 +87,7 @@ async def replay(request: Request) -> Any:
     that they had: before whatever of their users has not been sent yet, after what has. `dryRun` only counts."""
     gateway, app = await _manager(request, f"POST {REPLAY}")
     which, dry_run = await _choice(request, gateway)
-    matched, done = await gateway.outbox.replay(app.name, which, _recorder(request, "replayed"), dry_run=dry_run)
+    matched, done = await _done(request, gateway, app, "replayed", which, dry_run=dry_run)
     return {"matched": matched, "replayed": done, "dryRun": dry_run}
 
 
@@ -101,8 +102,28 @@ async def discard(request: Request) -> Any:
     """Their contents are deleted; their receipts stay as long as other receipts do. `dryRun` only counts."""
     gateway, app = await _manager(request, f"POST {DISCARD}")
     which, dry_run = await _choice(request, gateway)
-    matched, done = await gateway.outbox.discard(app.name, which, _recorder(request, "discarded"), dry_run=dry_run)
+    matched, done = await _done(request, gateway, app, "discarded", which, dry_run=dry_run)
     return {"matched": matched, "discarded": done, "dryRun": dry_run}
+
+
+async def _done(
+    request: Request, gateway: Gateway, app: App, done: str, which: Filter, *, dry_run: bool
+) -> tuple[int, int]:
+    """Replay or discard in steps, each while the key may still do it; return how many were chosen and done.
+
+    Where a step fails the call has a record that says so, beside those of the steps that were done.
+    """
+    about = context.of(request.scope)
+    act = gateway.outbox.replay if done == "replayed" else gateway.outbox.discard
+    before = partial(auth.still, gateway, about, Scope.DEAD_LETTERS_MANAGE)
+    if which.item_ids is not None:
+        about.resources, about.details = records.named_items(which.item_ids)
+    before()
+    try:
+        return await act(app.name, which, _recorder(request, done), dry_run=dry_run, before=before)
+    except BaseException:
+        about.recorded = False
+        raise
 
 
 async def _choice(request: Request, gateway: Gateway) -> tuple[Filter, bool]:

@@ -7,7 +7,6 @@ the work), turns errors into problem documents, adds the headers of every answer
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from urllib.parse import unquote_to_bytes
 
 import structlog
@@ -16,13 +15,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api import auth, gates, problems, writes
 from app.api.context import CONTEXT, Context
 from app.api.forwarded import TrustedProxies
+from app.api.limiting import network
 from app.api.prefixes import Prefixes
 from app.api.problems import Answer
 from app.api.receiving import ROOM
 from app.audit import records
+from app.audit.folding import Refused
 from app.callers.keys import PREFIX
 from app.clock import now_ms
-from app.errors import Fault, GatewayError, Malformed, Unauthorized
+from app.errors import Fault, GatewayError, Malformed
 from app.telemetry import Metrics, describe
 from app.wiring import Gateway
 
@@ -42,7 +43,7 @@ SNIFF = (b"x-content-type-options", b"nosniff")
 POLICY, CACHE = b"content-security-policy", b"cache-control"
 STRICT = (POLICY, b"default-src 'none'; frame-ancestors 'none'")  # pages have their own
 NO_STORE = (CACHE, b"no-store")  # what is answered under /v1 is somebody's data, or a key
-NOTHING_HERE = frozenset({404, 405})
+REFUSED, FAILED = 400, 500  # statuses: the first of a refusal, and the first that is none
 PAGE_HEADERS = [(b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referrer")]
 GUARDS = [*PAGE_HEADERS, STRICT]  # of what a browser must not show as a page of this origin
 
@@ -82,12 +83,14 @@ class Front:
         if context.path in self._doors:  # each sees to its keys itself: Leanplum's own protocol has them in the query
             return await self._doors[context.path](gateway, context, scope, receive, _recording(gateway, context, send))
         if context.faulty is not None:
-            return await _refuse(Malformed(context.faulty.detail).at(context.faulty), gateway, context, send)
-        if (scope["query_string"] or PREFIX in context.path) and (leaked := auth.leaked(gateway, context, scope)):
+            faulty = await auth.charged(gateway, context, Malformed(context.faulty.detail).at(context.faulty))
+            return await _refuse(faulty, gateway, context, send)
+        asks = scope["query_string"] or PREFIX in context.path
+        if asks and (leaked := await auth.leaked(gateway, context, scope)):
             return await _refuse(leaked, gateway, context, send)
         hot = HOT.get((context.method, context.path))
         if hot is None or scope["query_string"]:
-            return await self._route(scope, context, receive, _recording(gateway, context, send))
+            return await self._route(gateway, scope, context, receive, _recording(gateway, context, send))
         context.operation = f"{context.method} {context.path}"
         return await self._answer(hot, gateway, context, receive, send)
 
@@ -105,7 +108,7 @@ class Front:
         await send_answer(answer, context, send)
         return answer.status
 
-    async def _route(self, scope: Scope, context: Context, receive: Receive, send: Send) -> int:
+    async def _route(self, gateway: Gateway, scope: Scope, context: Context, receive: Receive, send: Send) -> int:
         status = 0
 
         head = scope["method"] == "HEAD"
@@ -124,8 +127,9 @@ class Front:
         try:
             await self._app({**scope, "path": _routable(scope)}, receive, told)
         except Malformed as error:
-            await send_answer(problems.answer(error, context.request_id, context.prefix), context, send)
-            status = 400
+            answer = problems.answer(await auth.charged(gateway, context, error), context.request_id, context.prefix)
+            await send_answer(answer, context, send)
+            status = answer.status
         except Exception as error:  # the outermost place of a request: told in the log, answered without its text
             answer = _failed(error, context)
             if not status:
@@ -221,14 +225,19 @@ async def _record(gateway: Gateway, context: Context, status: int) -> None:
     if context.recorded:
         return
     context.recorded = True  # or seen to: of a call without a key that is known there is nothing to record
-    if context.caller is None and status in NOTHING_HERE:  # the router doesn't ask who calls
-        with suppress(Unauthorized):
-            auth.look(gateway, context)
     key_id = context.caller.key_id if context.caller is not None else context.shown
     if key_id is None:
         return
     now, app = now_ms(), context.app_name
     about = gateway.pseudonyms.of_all(app, context.subjects) if app else []
+    if REFUSED <= status < FAILED and gateway.folding.counted(
+        Refused(
+            now, context.operation, key_id, app, context.address, context.request_id, status, context.resource,
+            about, context.refused,
+        ),
+        network(context.address),
+    ):  # fmt: skip
+        return
     text = records.api_call(
         time=now,
         operation=context.operation,
@@ -238,7 +247,12 @@ async def _record(gateway: Gateway, context: Context, status: int) -> None:
         request_id=context.request_id,
         status=status,
         resource=context.resource,
-        details={**(records.counts(0, 0, context.refused) if context.refused else {}), **records.about_users(about)},
+        resources=context.resources,
+        details={
+            **(records.counts(0, 0, context.refused) if context.refused else {}),
+            **records.about_users(about),
+            **context.details,
+        },
     )
     if context.caller is None:  # who shows a key that was revoked must not see by the time that it was one
         gateway.recorder.soon(now, text)

@@ -1,11 +1,13 @@
 """The gate of a call: what its items are held against beside the rules, and what is counted once they are accepted."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from app.api.context import Context
+from app.api.turns import in_slices
 from app.clock import now_ms
 from app.intake.gate import Gate
 from app.intake.refining import Refiner
+from app.intake.taxonomy import Name
 from app.model import NewItem, Taken
 from app.wiring import Gateway
 
@@ -18,28 +20,44 @@ def gate_of(gateway: Gateway, context: Context, refiner: Refiner) -> Gate:
 
 
 async def accepted(
-    gateway: Gateway, context: Context, items: Sequence[NewItem], accepting: Awaitable[list[Taken]]
+    gateway: Gateway, context: Context, items: Sequence[NewItem], accept: Callable[[], Awaitable[list[Taken]]]
 ) -> list[Taken]:
-    """What became of items, after their new names are counted: those of items that were accepted."""
-    claimed = context.gate.claim(items) if context.gate is not None else []
-    if not claimed:
-        return await accepting
-    names = list(dict.fromkeys(name for found in claimed for name in found))
+    """Accept items, and count the new names of those that were; return what became of each."""
+    claimed, names = await _claimed(context.gate, items)
+    if not names:
+        return await accept()
     try:
-        taken = await accepting
+        taken = await accept()
     except BaseException:
         await gateway.taxonomy.learn(context.app_name, (), names)
         raise
-    new = [found for found, (_, kind) in zip(claimed, taken, strict=True) if kind == "accepted"]
-    kept = list(dict.fromkeys(name for found in new for name in found))
-    await gateway.taxonomy.learn(context.app_name, kept, names)
+    kept: dict[Name, None] = {}
+    for found, (_, kind) in zip(claimed, taken, strict=True):
+        if kind == "accepted":
+            kept.update(dict.fromkeys(found))
+    await gateway.taxonomy.learn(context.app_name, list(kept), names)
     return taken
+
+
+async def _claimed(gate: Gate | None, items: Sequence[NewItem]) -> tuple[list[list[Name]], list[Name]]:
+    """Count the new names of items from now on; return those of each item, and each once."""
+    if gate is None or not gate.brings_names:
+        return [], []
+    names: dict[Name, None] = {}
+
+    def looked() -> Iterator[list[Name]]:
+        for found in gate.new_names(items):
+            names.update(dict.fromkeys(found))
+            yield found
+
+    claimed = await in_slices(looked())
+    gate.claim(names)
+    return claimed, list(names)
 
 
 async def relayed(gateway: Gateway, context: Context, items: Sequence[NewItem]) -> None:
     """Keep the new names of items that Leanplum took while their caller waited."""
-    claimed = context.gate.claim(items) if context.gate is not None else []
-    names = list(dict.fromkeys(name for found in claimed for name in found))
+    _, names = await _claimed(context.gate, items)
     if names:
         await gateway.taxonomy.learn(context.app_name, names, names)
 

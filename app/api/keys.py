@@ -103,14 +103,23 @@ def _recorder(request: Request, status: int = 200) -> Recorder:
     return record
 
 
-async def _body(request: Request, gateway: Gateway, shape: TypeAdapter[Any], *, optional: bool = False) -> Any:
-    body = await receiving.read_fields(gateway, context.of(request.scope), request.receive, optional=optional)
-    return rules.checked(shape, bodies.parse(body))
+async def _body(
+    request: Request, gateway: Gateway, shape: TypeAdapter[Any], *, optional: bool = False
+) -> tuple[Any, Caller]:
+    """Return what was sent, and who calls as their key is after that."""
+    about = context.of(request.scope)
+    body = await receiving.read_fields(gateway, about, request.receive, optional=optional)
+    fields = rules.checked(shape, bodies.parse(body))
+    return fields, auth.still(gateway, about, Scope.KEYS_MANAGE)
 
 
-async def _written(gateway: Gateway, change: Callable[[], T]) -> T:
-    """Make a change, on a thread, and let this process know of it at once."""
-    done = await in_time(change)
+async def _written(request: Request, gateway: Gateway, change: Callable[[], T]) -> T:
+    """Make a change, on a thread, and let this process know of it at once. One that fails is recorded as such."""
+    try:
+        done = await in_time(change)
+    except BaseException:
+        context.of(request.scope).recorded = False  # its record was in the transaction that failed
+        raise
     try:
         await in_time(gateway.directory.refresh)
     except StorageUnavailable as error:  # it is done, and known within a second of the database's return
@@ -127,9 +136,14 @@ def _within(caller: Caller, apps: Iterable[str] | None) -> None:
 def _mine(gateway: Gateway, caller: Caller, key_id: str) -> StoredKey:
     """The key with this id. Raises NotFound where there is none, or it is for apps that are not the caller's."""
     stored = gateway.keys.get(key_id)
+    _guard(caller, stored)
+    return stored
+
+
+def _guard(caller: Caller, stored: StoredKey) -> None:
+    """Raises NotFound where the key is for apps that are not the caller's."""
     if not _sees(caller, stored):
         raise NotFound("No key has this id.")
-    return stored
 
 
 def _sees(caller: Caller, stored: StoredKey) -> bool:
@@ -166,13 +180,14 @@ def _values(fields: Mapping[str, Any]) -> dict[str, Any]:
 async def make_key(request: Request, response: Response) -> Any:
     """For whom, what it may do, for which apps, how fast, until when. It works at once here, and within a second in
     every other process."""
-    gateway, caller = await _manager(request, f"POST {KEYS}")
-    fields, now = await _body(request, gateway, NEW), now_ms()
-    values = _values(fields)
+    gateway, _ = await _manager(request, f"POST {KEYS}")
+    fields, caller = await _body(request, gateway, NEW)
+    values, now = _values(fields), now_ms()
     _within(caller, values.get("apps"))
     limits = {name: values.get(name) for name in ("rate_per_second", "rate_burst")}
     expires_at, record = _expiry(fields, now), _recorder(request, 201)
     key, stored = await _written(
+        request,
         gateway,
         lambda: gateway.keys.create(
             values["name"],
@@ -233,18 +248,23 @@ async def get_key(request: Request, key_id: KeyId) -> Any:
 )
 async def change_key(request: Request, key_id: KeyId) -> Any:
     """What is left out stays as it is; `null` takes a limit or the expiry away, and gives every app."""
-    gateway, caller = await _manager(request, f"PATCH {ONE}", key_id)
-    fields, now = await _body(request, gateway, CHANGE), now_ms()
-    values, record = _values(fields), _recorder(request)
+    gateway, _ = await _manager(request, f"PATCH {ONE}", key_id)
+    fields, caller = await _body(request, gateway, CHANGE)
+    values, record, now = _values(fields), _recorder(request), now_ms()
     if "apps" in values:
         _within(caller, values["apps"])
     expires_at = _expiry(fields, now)
 
-    def change() -> StoredKey:
-        _mine(gateway, caller, key_id)
-        return gateway.keys.change(key_id, now, values, record, expires_at if "expiresAt" in fields else KEEP)
-
-    return key_document(await _written(gateway, change))
+    change = partial(
+        gateway.keys.change,
+        key_id,
+        now,
+        values,
+        record,
+        expires_at if "expiresAt" in fields else KEEP,
+        guard=partial(_guard, caller),
+    )
+    return key_document(await _written(request, gateway, change))
 
 
 @router.post(
@@ -257,18 +277,18 @@ async def change_key(request: Request, key_id: KeyId) -> Any:
 async def rotate_key(request: Request, key_id: KeyId, once: Once = None) -> Any:
     """A new key under the same id; the old one goes on for `overlapSeconds` (a day unless told). Asked for again with
     the same `Idempotency-Key`, it is not done again, and the new key is shown again for ten minutes."""
-    gateway, caller = await _manager(request, f"POST {ROTATE}", key_id)
-    fields = await _body(request, gateway, ROTATION, optional=True)
+    gateway, _ = await _manager(request, f"POST {ROTATE}", key_id)
+    fields, caller = await _body(request, gateway, ROTATION, optional=True)
     overlap_ms, record = fields.get("overlapSeconds", OVERLAP_SECONDS) * 1000, _recorder(request)
     once = None if once is None else key_of(once)
     if once is not None and not 1 <= len(once) <= MAX_ONCE:
         raise Invalid((Fault(IDEMPOTENCY_KEY, f"takes 1 to {MAX_ONCE} characters", "header", "header"),))
 
     def rotate() -> tuple[str | None, StoredKey]:
-        _mine(gateway, caller, key_id)
-        return gateway.keys.rotate(key_id, now_ms(), overlap_ms, once=once, record=record)
+        guard = partial(_guard, caller)
+        return gateway.keys.rotate(key_id, now_ms(), overlap_ms, once=once, record=record, guard=guard)
 
-    key, stored = await _written(gateway, rotate)
+    key, stored = await _written(request, gateway, rotate)
     return {"key": None} | key_document(stored, key)
 
 
@@ -279,7 +299,6 @@ async def revoke_key(request: Request, key_id: KeyId) -> None:
     record = _recorder(request, 204)
 
     def revoke() -> None:
-        _mine(gateway, caller, key_id)
-        gateway.keys.revoke(key_id, now_ms(), record)
+        gateway.keys.revoke(key_id, now_ms(), record, guard=partial(_guard, caller))
 
-    await _written(gateway, revoke)
+    await _written(request, gateway, revoke)

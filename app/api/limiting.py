@@ -7,11 +7,12 @@ bucket is full again. The draft has no word for a bucket's size; r of a full one
 
 import ipaddress
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from app.api.context import Context
 from app.errors import RateLimited
 from app.limits.bucket import Decision, Limit
+from app.limits.policies import Policy
 from app.model import Caller
 from app.wiring import Gateway
 
@@ -20,37 +21,55 @@ LOCKED_OUT = "Too many failed authentications from this address."
 WHOSE = ("this key's limit", "the limit that all callers of the app share")
 
 
-async def take(gateway: Gateway, context: Context, caller: Caller, count: int, *, capped: bool = False) -> None:
+async def take(gateway: Gateway, context: Context, caller: Caller, count: int, *, lends: bool = False) -> None:
     """Take `count` items from the buckets of the caller and of the app that the call is about, or nothing from either.
-    `capped`: a call that is larger than a bucket counts as one that fills it. Raises RateLimited."""
+    `lends`: a call that is larger than a bucket passes where one item would, and the bucket is in debt then.
+    Raises RateLimited."""
     policy = gateway.policies.of(caller, context.app)
-    if capped:
-        count = min(count, *(limit.whole for limit in policy.limits))
+    limits = policy.lending if lends else policy.limits
     limiter = gateway.limits
-    decision = limiter.take_now(policy.limits, count) or await limiter.take(policy.limits, count)
+    decision = limiter.take_now(limits, count) or await limiter.take(limits, count)
     context.rate_headers = (policy.header, (b"ratelimit", _state(decision.limits, decision.lacks)))
     if not decision.allowed:
-        raise _refusal(policy.limits, decision, count)
+        raise _refusal(limits, decision, count)
 
 
-async def refuse_spent(gateway: Gateway, context: Context, caller: Caller) -> None:
-    """Take nothing, and refuse a call for which not even one item would pass, before its body is
-    read. Raises RateLimited."""
-    policy = gateway.policies.of(caller, context.app or gateway.apps.implied(caller.apps))
-    limiter = gateway.limits
-    decision = limiter.take_now(policy.limits, 0) or await limiter.take(policy.limits, 0)
-    fitting = zip(decision.limits, decision.lacks, strict=True)
-    if not all(limit.fits(lacks, 1) for limit, lacks in fitting):
+async def refuse_spent(
+    gateway: Gateway, context: Context, caller: Caller, count: int = 1, *, lends: bool = False, ask: bool = True
+) -> None:
+    """Take nothing, and refuse a call for which `count` items would not pass, before its body is read or judged.
+    `ask`: False where another server's answer is not worth waiting for: the call is limited later all the same.
+    Raises RateLimited."""
+    policy = _policy(gateway, context, caller)
+    limits = policy.lending if lends else policy.limits
+    decision = await _look(gateway, limits, ask=ask)
+    if decision is not None and not decision.fits(count):
         context.rate_headers = (policy.header, (b"ratelimit", _state(decision.limits, decision.lacks)))
-        raise _refusal(policy.limits, decision, 1)
+        raise _refusal(limits, decision, count)
 
 
-async def fits(gateway: Gateway, context: Context, caller: Caller, count: int) -> bool:
-    """Take nothing, and return whether `count` items would pass now."""
-    policy = gateway.policies.of(caller, context.app or gateway.apps.implied(caller.apps))
-    limiter = gateway.limits
-    decision = limiter.take_now(policy.limits, 0) or await limiter.take(policy.limits, 0)
-    return all(limit.fits(lacks, count) for limit, lacks in zip(decision.limits, decision.lacks, strict=True))
+async def room(
+    gateway: Gateway, context: Context, caller: Caller, *, lends: bool = False, ask: bool = True
+) -> Callable[[int], bool]:
+    """Take nothing, and return what says whether so many items would pass now."""
+    policy = _policy(gateway, context, caller)
+    decision = await _look(gateway, policy.lending if lends else policy.limits, ask=ask)
+    return _anything if decision is None else decision.fits
+
+
+def _policy(gateway: Gateway, context: Context, caller: Caller) -> Policy:
+    """Return the limits of a call whose app may not be known yet."""
+    return gateway.policies.of(caller, context.app or gateway.apps.implied(caller.apps))
+
+
+async def _look(gateway: Gateway, limits: Sequence[Limit], *, ask: bool) -> Decision | None:
+    """Return how the buckets are now; None where that takes asking, and nobody is to be asked."""
+    decision = gateway.limits.take_now(limits, 0)
+    return await gateway.limits.take(limits, 0) if decision is None and ask else decision
+
+
+def _anything(count: int) -> bool:
+    return True
 
 
 async def refuse_locked_out(gateway: Gateway, address: str) -> None:

@@ -37,8 +37,7 @@ async def preview(request: Request) -> Any:
     caller = await auth.authenticate(gateway, about)
     try:
         app = auth.choose_app(gateway, about, caller)
-        if not receiving.is_small(about):
-            await limiting.refuse_spent(gateway, about, caller)
+        await limiting.refuse_spent(gateway, about, caller, ask=not receiving.is_small(about))
         most = MOST * writes.MANY_OF_EACH
         raw = bodies.parse(await receiving.read_fields(gateway, about, request.receive, optional=False, most=most))
         told, base = _items(raw)

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader, HTTPBearer
 
+from app import ids
 from app.api import auth, context, schemas, writes
 from app.api.documents import body_of, problem_responses
 from app.api.front import BATCH, EVENTS
@@ -89,11 +90,12 @@ def _response(answer: Answer) -> Response:
 
 
 def in_path(request: Request) -> dict[str, str]:
-    """The parameters of the path, as they were sent: a user id may have a slash, written `%2F`."""
+    """The parameters of the path: a user id may have a slash, written `%2F`."""
     sent: list[bytes] = request.scope["raw_path"].partition(b"?")[0].split(b"/")
     template = request.scope["route"].path.split("/")
     named = {part[1:-1]: value for part, value in zip(template, sent, strict=True) if part.startswith("{")}
     told = {name: unquote_to_bytes(value).decode() for name, value in named.items()}  # the front: it is UTF-8
+    told |= {name: ids.plain(told[name]) for name in writes.WHOM if name in told}
     if (subject := subject_of(told)) is not None:
         context.of(request.scope).subjects = (subject,)
     return told

@@ -136,7 +136,12 @@ async def forget_name(
     Other processes know within two seconds."""
     gateway, app = await _allowed(request, f"DELETE {ONE_NAME}", Scope.CONTENT_WRITE)
     told = Name(kind, in_path(request)["name"])
-    if not await gateway.taxonomy.forget(app.name, told, _record(request, app, kind, gateway.marks)):
+    try:
+        forgotten = await gateway.taxonomy.forget(app.name, told, _record(request, app, kind, gateway.marks))
+    except BaseException:
+        context.of(request.scope).recorded = False  # its record was in the transaction that failed
+        raise
+    if not forgotten:
         raise NotFound("The app has no such name; GET /v1/taxonomy lists them.")
 
 

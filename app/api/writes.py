@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +23,7 @@ from app.api.idempotency import NAME as IDEMPOTENCY_KEY
 from app.api.idempotency import key_of
 from app.api.problems import Answer
 from app.api.receipts import explained, fresh_receipt, receipt_document, receipt_path
+from app.api.turns import turn
 from app.clock import now_ms
 from app.errors import (
     CommitUnknown,
@@ -62,7 +64,8 @@ CONTRADICTION = "contradiction"
 CONFLICT = "This id was used within the window for an item with another content."
 MANY_OF_EACH = 50  # members that an item of a batch may have, all items taken together
 FEW = 20_000  # commas; with more of them judging takes long enough for others to notice
-FEW_ITEMS = 100  # of a batch; they are judged within milliseconds
+FEW_ITEMS = 100  # of a small batch; they are judged within milliseconds
+WHOM = frozenset({"userId", "deviceId"})
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -84,6 +87,7 @@ async def post_single(
     removed: Removed | None = None
     try:
         if action == ERASES:
+            caller = auth.still(gateway, context, known.scope)
             ((item_id, kind),), of_each = await gateway.outbox.erase(_acceptance(gateway, context, caller, now, [new]))
             context.recorded, removed = True, of_each.get(new.subject)
         else:
@@ -134,12 +138,14 @@ def contradictions(raw: dict[str, Any], given: Mapping[str, Any]) -> list[Fault]
     return [
         Fault(f"/{name}", f"differs from {IDEMPOTENCY_KEY if name == 'id' else 'the path'}", CONTRADICTION)
         for name, value in given.items()
-        if not _same(raw.setdefault(name, value), value)
+        if not _same(name, raw.setdefault(name, value), value)
     ]
 
 
-def _same(told: Any, value: Any) -> bool:
+def _same(name: str, told: Any, value: Any) -> bool:
     """Whether the body says what the path or the header does; a whole number is an id as well."""
+    if name in WHOM and type(told) in (str, int):
+        return bool(ids.text_of(told) == value)
     return bool((str(told) if type(told) is int else told) == value)
 
 
@@ -153,13 +159,26 @@ async def accept(
     *,
     batch: bool = False,
     seconds: float | None = None,
+    permit: Callable[[Caller, Sequence[NewItem]], None] | None = None,
 ) -> Sequence[Taken]:
-    """Commit the items of a call. `seconds`: how long to wait for the commit, where it is less than usual."""
+    """Commit the items of a call, where its key may still send them.
+
+    `seconds`: how long to wait for the commit, where it is less than usual. `permit`: raises
+    Forbidden where a key that was changed meanwhile may not send these items; without it the key
+    needs the scope of each action. Raises Unauthorized, Forbidden beside what accepting raises.
+    """
+    again = auth.look_again(gateway, context, caller)
+    if again is not caller:
+        (permit or _permit)(again, items)
     acceptance = _acceptance(gateway, context, caller, now, items, refused, batch=batch)
-    accepting = gateway.outbox.accept(acceptance, seconds)
-    taken = await gates.accepted(gateway, context, items, accepting)
+    taken = await gates.accepted(gateway, context, items, partial(gateway.outbox.accept, acceptance, seconds))
     context.recorded = True
     return taken
+
+
+def _permit(caller: Caller, items: Sequence[NewItem]) -> None:
+    for action in {item.action for item in items}:
+        auth.permit(caller, rules.ACTIONS[action].scope)
 
 
 def _acceptance(
@@ -225,8 +244,7 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
     caller = await auth.authenticate(gateway, context)
     try:
         app = auth.choose_app(gateway, context, caller)
-        if not receiving.is_small(context):
-            await limiting.refuse_spent(gateway, context, caller)
+        await limiting.refuse_spent(gateway, context, caller, ask=not receiving.is_small(context))
         judged = await _judged_batch(gateway, context, receive, caller)
     except RateLimited:
         raise
@@ -234,6 +252,7 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
         await limiting.take(gateway, context, caller, 1)  # what can't be read as items costs as one
         raise
     await limiting.take(gateway, context, caller, len(judged))
+    caller = auth.look_again(gateway, context, caller)
     judged = permitted(app, caller, judged)
     items = [one for one in judged if type(one) is NewItem]
     if not items:
@@ -273,18 +292,33 @@ async def _judged_batch(
 async def _refuse_beyond_limit(gateway: Gateway, context: Context, caller: Caller, kind: str, body: bytes) -> None:
     """Raise RateLimited for a batch that would not pass: to judge its items takes ten times as long as to count them.
 
-    Where it is certain that they would pass, which is nearly always, nothing is parsed.
+    Where it is certain that they would pass, which is nearly always, nothing is parsed. An item is an object, so there
+    are not more items than braces.
     """
-    about = body.count(b"\n") + 1 if kind == bodies.NDJSON else body.count(b'"action"')
-    if about <= FEW_ITEMS or await limiting.fits(gateway, context, caller, about):
+    lines = kind == bodies.NDJSON
+    most = body.count(b"\n") + 1 if lines else body.count(b"{")
+    fits = await limiting.room(gateway, context, caller, ask=most > FEW_ITEMS or len(body) > receiving.SMALL)
+    if fits(most):
         return
-    count = sum(1 for line in body.split(b"\n") if line.strip()) if kind == bodies.NDJSON else _items(body)
-    if count <= gateway.settings.gateway_max_batch_items and not await limiting.fits(gateway, context, caller, count):
-        await limiting.take(gateway, context, caller, count)
+    count = _lines(body) if lines else await _items(body)
+    if 0 < count <= gateway.settings.gateway_max_batch_items:
+        await limiting.refuse_spent(gateway, context, caller, count)
 
 
-def _items(body: bytes) -> int:
-    """Return how many items a batch of JSON has; 0 where it is none."""
+def _lines(body: bytes) -> int:
+    return sum(1 for line in body.split(b"\n") if line.strip())
+
+
+async def _items(body: bytes) -> int:
+    """Return how many items a batch of JSON has; 0 where it is none. One body at a time is read for this, and others
+    have their turn in between."""
+    async with turn():
+        count = _items_in(body)
+        await asyncio.sleep(0)
+    return count
+
+
+def _items_in(body: bytes) -> int:
     try:
         found = bodies.strict(body)
     except (orjson.JSONDecodeError, Refusal):

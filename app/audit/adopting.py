@@ -5,7 +5,7 @@ What shows that such a gateway can't have left it is refused, since the marks th
 
 from collections.abc import Callable
 
-from app.audit import proofs
+from app.audit import proofs, row_adopting
 from app.audit.keys import Keys, to_write
 from app.audit.marking import Marking
 from app.audit.records import administrative_act, insert, told_of
@@ -47,6 +47,16 @@ def adopt(settings: Settings, tell: Callable[[str], None]) -> int:
                 Marking([(seq, mark) for seq, _, mark in found]).run(cursor)
                 insert(cursor, keys.marks, [(now, administrative_act(time=now, act="audit.adopt", subject=which))])
         return len(found)
+    finally:
+        engine.dispose()
+
+
+def adopt_rows(settings: Settings, tell: Callable[[str], None]) -> int:
+    """Take caller keys and erasures as they are now, where `audit verify` finds something wrong with them; how many
+    findings there were."""
+    engine = connect_existing(settings.gateway_database_url)
+    try:
+        return row_adopting.vouch(engine, to_write(engine, settings.audit_seed).marks, tell)
     finally:
         engine.dispose()
 

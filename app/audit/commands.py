@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Engine
 
-from app.audit import seed
+from app.audit import row_verifying, seed
 from app.audit.evidence import exported, of_database, of_export
 from app.audit.findings import Finding, Report
 from app.audit.keys import nothing_recorded, to_read, to_write
@@ -62,7 +62,9 @@ def verify_database(settings: Settings, key: str | None, kept: Sequence[str]) ->
                 return Report(nothing_recorded=True)
             own = to_read(fetch, settings.audit_seed)
             public = own.signer.public
-            return verify(of_database(connection, public), public, notes, own.marks, now_ms())
+            report = verify(of_database(connection, public), public, notes, own.marks, now_ms())
+            report.findings += row_verifying.verify(fetch, own.marks.rows, report.changes)
+            return report
     finally:
         engine.dispose()
 
@@ -81,7 +83,7 @@ def told(report: Report) -> Iterator[str]:
         yield NOTHING_RECORDED
         return
     for one in report.findings:
-        yield f"{one.kind}: {_finding(one)}"
+        yield f"row: {one.detail}" if one.kind == "row" else f"{one.kind}: {_finding(one)}"
     for one in report.acknowledged:
         yield f"acknowledged: {_finding(one)}"
     for size in report.unchecked:
@@ -90,7 +92,11 @@ def told(report: Report) -> Iterator[str]:
         yield NOTHING_SEALED
     line = "{records} records, {sealed} sealed, {removed} removed by retention".format(**report.counts)
     good = f"all as they were recorded{', but for those acknowledged' if report.acknowledged else ''}"
-    yield f"{line}; {'NOT as they were recorded' if report.findings else good}."
+    of_rows = any(one.kind == "row" for one in report.findings)
+    of_records = any(one.kind != "row" for one in report.findings)
+    yield f"{line}; {'NOT as they were recorded' if of_records else good}."
+    if of_rows:
+        yield "Caller keys and erasures are NOT as the gateway left them."
     if report.part != (None, None):
         yield f"This is a part, {_reach(report)}: is it the one that you asked for?"
     if report.unsealed:

@@ -8,11 +8,12 @@ from typing import Literal, NamedTuple
 from app.audit import merkle
 
 GONE_UNSEALED = "it was gone before it was sealed"
-Kind = Literal["changed", "removed", "inserted", "reordered", "cut off", "checkpoint"]
+Kind = Literal["changed", "removed", "inserted", "reordered", "cut off", "checkpoint", "row"]
 
 
 class Finding(NamedTuple):
-    """What is wrong with the records from number `first` to `last`, or for "checkpoint" with one of so many records."""
+    """What is wrong with the records from number `first` to `last`; for "checkpoint" with one of so many records;
+    for "row" with a row of caller keys or erasures, which `detail` names."""
 
     kind: Kind
     first: int
@@ -79,6 +80,7 @@ class Report:
     acknowledged: list[Finding] = field(default_factory=list)
     nothing_sealed: bool = False  # there are records, and no trace of a checkpoint
     nothing_recorded: bool = False  # there is no trace of a record either
+    changes: dict[str, int] = field(default_factory=dict)  # of each set of rows the newest change that a record tells
 
     @property
     def counts(self) -> dict[str, int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
-from app.audit import seed
+from app.audit import row_adopting, seed
 from app.audit.marks import Marks
 from app.audit.notes import PublicKey, Signer
 from app.audit.pseudonyms import Pseudonyms
@@ -43,6 +43,14 @@ class Keys:
 
 
 def to_write(engine: Engine, given: bytes | None) -> Keys:
+    """Return the keys for whoever writes records, as `_to_write` does. Rows that have no MAC yet, since the
+    database was just made or migrated, get theirs first."""
+    keys = _to_write(engine, given)
+    row_adopting.begin(engine, keys.marks)
+    return keys
+
+
+def _to_write(engine: Engine, given: bytes | None) -> Keys:
     """For whoever writes records: made of the setting's seed (`given`), else of the one that the database keeps; one is
     made there where nothing was recorded yet. Raises StartRefused, before anything is written, where what was recorded
     was so with another."""

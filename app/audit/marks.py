@@ -6,16 +6,18 @@ who can change the database, and hasn't the key, can't have another record seale
 
 import hmac
 
+from app.audit.row_macs import RowMacs
 from app.audit.seed import derived
 
 PURPOSE = b"leanplum-gateway audit marks"
 
 
 class Marks:
-    """Makes and checks the marks of one gateway: the same for the same seed."""
+    """Makes and checks the marks of one gateway: the same for the same seed. `rows`: the MACs of other rows."""
 
     def __init__(self, seed: bytes) -> None:
         self._key = derived(seed, PURPOSE)
+        self.rows = RowMacs(seed)
 
     def of(self, seq: int, text: bytes) -> bytes:
         """The mark of record `seq`: HMAC-SHA256 (RFC 2104) over its number, a zero byte, and its text; 32 bytes."""

@@ -5,8 +5,10 @@ user the keyed hash (`pseudonyms.py`). Its number, which it says itself, is its 
 Source of the shape: OCSF schema 1.4, class API Activity; activity ids 1 create, 2 read, 3 update, 4 delete, 99 other.
 """
 
+import hashlib
 import os
 import pwd
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +26,9 @@ SUCCESS, FAILURE = 1, 2
 METADATA = {"product": {"name": "leanplum-gateway", "vendor_name": "leanplum-gateway"}, "version": "1.4.0"}
 HEAD = f'{{"metadata":{orjson.dumps(METADATA).decode()[:-1]},"sequence":'
 GATEWAY = {"user": {"uid": "gateway"}}
+DETAIL = '"status_detail":"'  # before what `detailed` adds
+DETAIL_OF_SET = re.compile(r"([a-z]{1,20}) ([0-9]{1,18})")
+MOST_NAMED = 50  # items that a record names one by one
 MISSING = "audit.missing"  # stands in the place of a record that was gone before it was sealed
 BEGUN = 102  # as HTTP's "processing": of a call that is about to be sent, what comes of it has a record of its own
 MOST_USERS = 50  # that a call to Leanplum names: what one call may be about
@@ -41,9 +46,11 @@ def api_call(
     status: int,
     details: dict[str, Any],
     resource: str | None = None,
+    resources: Sequence[str] = (),
 ) -> str:
     """The record of one authenticated call: `operation` is `METHOD path-template`, `status` the HTTP status, `resource`
-    the id of what it was done to."""
+    the id of what it was done to, `resources` the ids of several such."""
+    named = [*([resource] if resource else ()), *resources]
     return _record(
         time,
         ACTIVITIES.get(operation.partition(" ")[0], OTHER),
@@ -52,7 +59,39 @@ def api_call(
         api={"operation": operation, "request": {"uid": request_id}},
         src_endpoint={"ip": address},
         unmapped={"app": app, **details},
-        **({"resources": [{"uid": resource}]} if resource else {}),
+        **({"resources": [{"uid": one} for one in named]} if named else {}),
+    )
+
+
+def repeated_refusals(
+    *,
+    time: int,
+    operation: str,
+    key_id: str,
+    app: str,
+    address: str,
+    request_id: str,
+    status: int,
+    count: int,
+    since: int,
+    until: int,
+    resources: Sequence[str],
+    details: dict[str, Any],
+) -> str:
+    """The record of `count` refusals of one kind, of calls between two times; address and request id are those of the
+    last one. OCSF has these names for events of one logical group."""
+    return _record(
+        time,
+        ACTIVITIES.get(operation.partition(" ")[0], OTHER),
+        status,
+        count=count,
+        start_time=since,
+        end_time=until,
+        actor={"user": {"uid": key_id}},
+        api={"operation": operation, "request": {"uid": request_id}},
+        src_endpoint={"ip": address},
+        unmapped={"app": app, **details},
+        **({"resources": [{"uid": one} for one in resources]} if resources else {}),
     )
 
 
@@ -90,11 +129,42 @@ def about_users(users: Sequence[str]) -> dict[str, Any]:
     return {"user": users[0]} if len(users) == 1 else {"users": users} if users else {}
 
 
+def named_items(item_ids: Sequence[str]) -> tuple[Sequence[str], dict[str, Any]]:
+    """Return how a record names items: a few by their ids, more by a hash over all of them (`itemsHash`)."""
+    if len(item_ids) <= MOST_NAMED:
+        return item_ids, {}
+    return (), {"itemsHash": items_hash(item_ids)}
+
+
+def naming(record: str, item_ids: Sequence[str]) -> str:
+    """A record that names items as `named_items` does, beside what it names already."""
+    if not item_ids:
+        return record
+    told = orjson.loads(record)
+    named, hashed = named_items(item_ids)
+    if named:
+        told["resources"] = [*told.get("resources", ()), *({"uid": one} for one in named)]
+    if hashed:
+        told["unmapped"] = {**told.get("unmapped", {}), **hashed}
+    return orjson.dumps(told).decode()
+
+
+def items_hash(item_ids: Sequence[str]) -> str:
+    """Return the hash over the ids of items, in their order."""
+    return hashlib.sha256("\n".join(item_ids).encode()).hexdigest()
+
+
 def administrative_act(
-    *, time: int, act: str, subject: str, app: str = "", details: Mapping[str, Any] | None = None
+    *,
+    time: int,
+    act: str,
+    subject: str,
+    app: str = "",
+    details: Mapping[str, Any] | None = None,
+    resources: Sequence[str] = (),
 ) -> str:
-    """The record of an operator's command: `act` is `noun.verb`, `subject` the id of what it was done to, `app` the app
-    that it was about, where it was about one."""
+    """The record of an operator's command: `act` is `noun.verb`, `subject` the id of what it was done to, `resources`
+    further ones, `app` the app that it was about, where it was about one."""
     more = {**({"app": app} if app else {}), **(details or {})}
     return _record(
         time,
@@ -103,7 +173,7 @@ def administrative_act(
         actor={"user": {"uid": "operator", "name": _login()}},
         api={"operation": act},
         src_endpoint={"name": "command"},
-        resources=[{"uid": subject}],
+        resources=[{"uid": one} for one in (subject, *resources)],
         **({"unmapped": more} if more else {}),
     )
 
@@ -130,6 +200,25 @@ def configured(*, time: int, app: str, how: str) -> str:
         resources=[{"uid": app}],
         unmapped={"app": app},
     )
+
+
+def rows_adopted(*, time: int, name: str, count: int) -> str:
+    """The record of rows from before there were MACs, which a gateway has given theirs as they were."""
+    return _record(
+        time,
+        OTHER,
+        0,
+        actor=GATEWAY,
+        api={"operation": "audit.adopt-rows"},
+        src_endpoint={"name": "gateway"},
+        resources=[{"uid": name}],
+        unmapped={"rows": count},
+    )
+
+
+def detailed(record: str, detail: str) -> str:
+    """A record that says which change of a set of rows it is about (`row_macs.detail_of`); "" says nothing."""
+    return f'{record[:-1]},{DETAIL}{detail}"}}' if detail else record
 
 
 def missing(time: int) -> str:
@@ -171,13 +260,21 @@ class Told(NamedTuple):
     seq: object = None
     time: object = None
     operation: object = None
+    detail: object = None
+
+    @property
+    def change(self) -> tuple[str, int] | None:
+        """The set of rows that it changed, and the number of the change."""
+        found = DETAIL_OF_SET.fullmatch(self.detail) if isinstance(self.detail, str) else None
+        return None if found is None else (found.group(1), int(found.group(2)))
 
 
 def told_of(raw: bytes) -> Told:
     """The same of any bytes, a record's or not."""
     try:
         read = orjson.loads(raw)
-        return Told(read["metadata"]["sequence"], read["time"], read["api"]["operation"])
+        of_head = read["metadata"]["sequence"], read["time"]
+        return Told(*of_head, read["api"]["operation"], read.get("status_detail"))
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return Told()
 

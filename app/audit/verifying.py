@@ -214,6 +214,8 @@ def _wrong(row: Row, leaf: bytes | None, report: Report, marks: Marks | None) ->
     # what is sealed may be from before there were marks
     marked = marks is None or (row.mark is None and row.seq <= report.sealed) or _fits(row, marks)
     as_written = marked and row.time == told.time
+    if as_written and (change := told.change) is not None:
+        report.changes[change[0]] = max(change[1], report.changes.get(change[0], 0))
     if leaf is None and row.mark is None and not marked and (told.seq, told.time) == (row.seq, row.time):
         report.tell("inserted", row.seq, row.seq, UNMARKED)
         return None

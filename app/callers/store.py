@@ -6,7 +6,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 
 from app.audit import records
 from app.audit.marks import Marks
+from app.audit.row_macs import CALLER_KEYS, CALLER_SECRETS, Noted, Table
 from app.callers import keys
 from app.clock import now_ms
 from app.database.dialect import Cursor
@@ -76,6 +77,8 @@ CALLER = {
     "rate_per_second": "ratePerSecond",
     "rate_burst": "rateBurst",
 }
+# Whether a change may be made of a key as it is then; raises what is to be said where it may not.
+Guard = Callable[["StoredKey"], None]
 WORDS = {**CALLER, "expires_at": "expiresAtMs"}  # what a key may be given, in the words of the API
 
 
@@ -133,8 +136,13 @@ def _told(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _anybody(stored: StoredKey) -> None:
+    """Let every key be changed: commands may."""
+
+
 class KeyStore:
-    """Reads and writes keys. Changes are rare and made by people, so each is a plain transaction of its own."""
+    """Reads and writes keys. Changes are rare and made by people, so each is a plain transaction of its own.
+    `guard`: what the key must be in that transaction."""
 
     def __init__(self, engine: Engine, marks: Marks) -> None:
         self._engine, self._marks = engine, marks
@@ -173,11 +181,25 @@ class KeyStore:
         if cursor.fetchone():
             raise Refusal("the key is a caller's already")
         stored = StoredKey(caller, (Secret(keys.digest(told), told[-4:]),), now, expires_at)
-        cursor.execute(INSERT, (caller.key_id, *_values(caller), now, expires_at))
-        _add_secret(cursor, caller.key_id, stored.secrets[0], now)
+        with self._changing(cursor, caller.key_id) as noted:
+            cursor.execute(INSERT, (caller.key_id, *_values(caller), now, expires_at))
+            _add_secret(cursor, caller.key_id, stored.secrets[0], now)
         given = _told({**{name: getattr(caller, name) for name in CALLER}, "expires_at": expires_at})
-        records.insert(cursor, self._marks, [(now, record(caller.key_id, now, given))])
+        self._record(cursor, now, record(caller.key_id, now, given), noted)
         return told, stored
+
+    def _changing(self, cursor: Cursor, key_id: str, ended: int | None = None) -> AbstractContextManager[Noted]:
+        """Give the rows of a key that are changed inside their MACs; and of secrets that had ended by `ended`."""
+        parts: list[tuple[Table, str, tuple[Any, ...]]] = [
+            (CALLER_KEYS, "id = ?", (key_id,)),
+            (CALLER_SECRETS, "key_id = ?", (key_id,)),
+        ]
+        if ended is not None:
+            parts.append((CALLER_SECRETS, "expires_at <= ?", (ended,)))
+        return self._marks.rows.changing(cursor, *parts)
+
+    def _record(self, cursor: Cursor, now: int, text: str, noted: Noted) -> None:
+        records.insert(cursor, self._marks, [(now, records.detailed(text, noted.detail))])
 
     def bootstrap(self, key: str, now: int) -> StoredKey | None:
         """Store the operator's own first key with every scope for every app, if there is no key yet."""
@@ -242,21 +264,36 @@ class KeyStore:
             return _one(cursor, key_id)
 
     def change(
-        self, key_id: str, now: int, changes: Mapping[str, Any], record: Recorder, expires_at: int | Keep | None = KEEP
+        self,
+        key_id: str,
+        now: int,
+        changes: Mapping[str, Any],
+        record: Recorder,
+        expires_at: int | Keep | None = KEEP,
+        *,
+        guard: Guard = _anybody,
     ) -> StoredKey:
         """Replace fields of the caller, and when the key expires (KEEP: as it is). Raises NotFound where it is not in
         use."""
         with transaction(self._engine) as cursor:
-            stored = _in_use(cursor, key_id)  # read while nobody else can change it
+            stored = _in_use(cursor, key_id, guard)  # read while nobody else can change it
             caller = replace(stored.caller, **changes)
             given, expires_at = expires_at, stored.expires_at if expires_at is KEEP else expires_at
-            cursor.execute(CHANGE, (*_values(caller), expires_at, key_id))
+            with self._changing(cursor, key_id) as noted:
+                cursor.execute(CHANGE, (*_values(caller), expires_at, key_id))
             told = _told({**changes, "expires_at": given})
-            records.insert(cursor, self._marks, [(now, record(key_id, now, told))])
+            self._record(cursor, now, record(key_id, now, told), noted)
         return replace(stored, caller=caller, expires_at=expires_at)
 
     def rotate(
-        self, key_id: str, now: int, overlap_ms: int, *, once: str | None = None, record: Recorder | None = None
+        self,
+        key_id: str,
+        now: int,
+        overlap_ms: int,
+        *,
+        once: str | None = None,
+        record: Recorder | None = None,
+        guard: Guard = _anybody,
     ) -> tuple[str | None, StoredKey]:
         """Give a caller a new key; those that it has go on for `overlap_ms`. With the same `once` it is done once: the
         key is shown again for ten minutes by the process that made it, and is None afterwards or elsewhere. Raises
@@ -264,17 +301,19 @@ class KeyStore:
         rotation = None if once is None else hashlib.sha256(f"{key_id}\0{once}".encode()).digest()
         made = keys.make()
         with transaction(self._engine) as cursor:
-            _in_use(cursor, key_id)
+            _in_use(cursor, key_id, guard)
             if rotation is not None:
                 cursor.execute("SELECT 1 FROM caller_secrets WHERE key_id = ? AND rotation = ?", (key_id, rotation))
                 if cursor.fetchone():
                     return self._shown_before(key_id, rotation), _one(cursor, key_id)
-            cursor.execute(FORGET, (now - ENDED_KEPT_MS,))
-            cursor.execute(OVERLAP, (now + overlap_ms, key_id, now + overlap_ms))
-            _add_secret(cursor, key_id, Secret(keys.digest(made), made[-4:], None, rotation), now)
-            cursor.execute(TOUCH, (key_id,))
+            ended = now - ENDED_KEPT_MS
+            with self._changing(cursor, key_id, ended) as noted:
+                cursor.execute(FORGET, (ended,))
+                cursor.execute(OVERLAP, (now + overlap_ms, key_id, now + overlap_ms))
+                _add_secret(cursor, key_id, Secret(keys.digest(made), made[-4:], None, rotation), now)
+                cursor.execute(TOUCH, (key_id,))
             told = {"overlapSeconds": overlap_ms // 1000}
-            records.insert(cursor, self._marks, [(now, (record or by_operator("key.rotate"))(key_id, now, told))])
+            self._record(cursor, now, (record or by_operator("key.rotate"))(key_id, now, told), noted)
             stored = _one(cursor, key_id)
             if rotation is not None:  # before the commit: from then on others ask for it
                 self._shown[key_id, rotation] = time.monotonic(), made
@@ -286,13 +325,16 @@ class KeyStore:
         at, made = self._shown.get((key_id, rotation), (0.0, ""))
         return made if made and time.monotonic() - at < SHOWN_SECONDS else None
 
-    def revoke(self, key_id: str, now: int, record: Recorder | None = None) -> None:
+    def revoke(self, key_id: str, now: int, record: Recorder | None = None, *, guard: Guard = _anybody) -> None:
         """Make a key unusable. Raises NotFound where there is none with that id, or it is revoked already."""
         with transaction(self._engine) as cursor:
-            cursor.execute(REVOKE, (now, key_id))
-            if not cursor.rowcount:
-                raise NotFound(f"no key in use has the id {key_id}")
-            records.insert(cursor, self._marks, [(now, (record or by_operator("key.revoke"))(key_id, now, {}))])
+            if guard is not _anybody:
+                guard(_one(cursor, key_id))
+            with self._changing(cursor, key_id) as noted:
+                cursor.execute(REVOKE, (now, key_id))
+                if not cursor.rowcount:
+                    raise NotFound(f"no key in use has the id {key_id}")
+            self._record(cursor, now, (record or by_operator("key.revoke"))(key_id, now, {}), noted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,8 +419,9 @@ def _one(cursor: Cursor, key_id: str) -> StoredKey:
     return found[0]
 
 
-def _in_use(cursor: Cursor, key_id: str) -> StoredKey:
+def _in_use(cursor: Cursor, key_id: str, guard: Guard = _anybody) -> StoredKey:
     stored = _one(cursor, key_id)
+    guard(stored)
     if stored.revoked_at is not None:
         raise NotFound("The key with this id is revoked.")
     return stored

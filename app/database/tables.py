@@ -13,6 +13,7 @@ own_secrets      what the audit's keys are made of, where no setting has it; wha
                  the database is a sandbox's
 data_keys        which keys what is stored was sealed by: a fingerprint of each
 erasures         whose items are refused for a while: a keyed hash
+row_sets         how many caller keys and erasures there are, and a digest of all: each of their rows has a MAC
 taxonomy         the names of events, states, parameters and attributes that each app has
 plan_violations  what broke the tracking plan, counted
 sequence         the last numbers given out, of items and of records: one row, so that the order is that of the commits
@@ -221,6 +222,17 @@ erasures = Table(
     Column("app", Text, nullable=False),
     Column("erased_at", BigInteger, nullable=False),
     Column("until", BigInteger, nullable=False),
+    Column("mac", LargeBinary),
+)
+
+row_sets = Table(
+    "row_sets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("members", BigInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("version", BigInteger, nullable=False),  # the number of the last change
+    Column("mac", LargeBinary),  # NULL: not made yet, since the database was just made or migrated
 )
 
 caller_keys = Table(
@@ -237,6 +249,7 @@ caller_keys = Table(
     Column("revoked_at", BigInteger),
     Column("last_used_at", BigInteger),
     Column("changed", BigInteger, nullable=False, server_default=text("0")),  # the number of its last change
+    Column("mac", LargeBinary),
     Index("caller_keys_changed", "changed"),
     Index("caller_keys_created", "created_at", "id"),
 )
@@ -250,6 +263,7 @@ caller_secrets = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("rotation", LargeBinary),
+    Column("mac", LargeBinary),
     Index("caller_secrets_of_key", "key_id"),
 )
 _index("caller_secrets_ending", caller_secrets.c.expires_at.isnot(None), caller_secrets.c.expires_at)

@@ -22,6 +22,26 @@ NO_UNICODE = "is not Unicode text: it has a lone surrogate"
 NO_NUL = "must not have a NUL character"
 INFINITE = "takes a finite number"
 BEGINS = frozenset("{[-0123456789")
+Fits = Callable[[int], bool]  # whether so many items may pass now
+
+
+class BeyondLimit(Exception):
+    """Ends the reading of a batch once its items are counted: they are more than may pass now."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.count = count
+
+
+def anything_fits(count: int) -> bool:
+    """Return True: for a call that is limited only once it is read."""
+    return True
+
+
+def refuse_beyond(fits: Fits, count: int) -> None:
+    """Raise BeyondLimit for a batch that would not pass, before its items are looked at."""
+    if count and not fits(count):
+        raise BeyondLimit(count)
 
 
 class _Number(str):

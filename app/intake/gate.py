@@ -3,7 +3,7 @@
 Nothing is counted, and no name is taken, before the call's items are accepted: a body may be read twice.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
@@ -38,12 +38,12 @@ class Gate:
         "_closed",
         "_coming",
         "_first",
-        "_good",
         "_judge",
         "_known_events",
         "_known_params",
         "_names",
         "_passes",
+        "_planned",
         "_policy",
         "_settled",
         "beyond",
@@ -55,7 +55,7 @@ class Gate:
         self._names, self._caps, self._policy = names, caps, policy
         self.refine: Refine = refiner.refine
         self._first = refiner.judge if refiner.judges else None
-        self._good = self._known if plan is None else self._as_planned
+        self._planned = plan is not None
         self._judge = nothing if plan is None else plan.judge
         self._passes: Mapping[str, Callable[[Any], bool]] = {} if plan is None else plan.passes["events"]
         self._settled, self._closed = names.settled_under(plan), {} if plan is None else plan.closed
@@ -74,7 +74,9 @@ class Gate:
         Raises Invalid where it must not go on."""
         if self._first is not None:
             notes = self._first(action, fields, notes)
-        if action == "track" and self._good(fields):  # at the least cost: most items are good events
+        # At the least cost: most items are good events. (A bound method kept here would be a cycle, a call's worth of
+        # garbage that only the collector can find.)
+        if action == "track" and (self._as_planned(fields) if self._planned else self._known(fields)):
             return notes
         found, new = self._judge(action, fields), self._names.new(action, fields)
         return self._noted(found, new, notes) if found or new else notes
@@ -124,15 +126,21 @@ class Gate:
                 taken.append(seen.name)
         return verdicts, taken
 
-    def claim(self, items: Sequence[NewItem]) -> list[list[Name]]:
-        """Count the new names of items that are about to be accepted; those of each item."""
-        coming = self._coming
-        if coming is None or not any(coming.values()):
-            return []
-        looked = [self._names.new(one.action, fields_of(orjson.loads(one.body))) for one in items]
-        claimed = [[seen.name for seen in found if seen.name.name in coming[seen.name.kind]] for found in looked]
-        self._names.claim(name for names in claimed for name in names)
-        return claimed
+    @property
+    def brings_names(self) -> bool:
+        """Whether any item that was judged has a new name that fits."""
+        return self._coming is not None and any(self._coming.values())
+
+    def new_names(self, items: Sequence[NewItem]) -> Iterator[list[Name]]:
+        """The new names of each item that is about to be accepted."""
+        coming = self._coming or none_known()
+        for one in items:
+            found = self._names.new(one.action, fields_of(orjson.loads(one.body)))
+            yield [seen.name for seen in found if seen.name.name in coming[seen.name.kind]]
+
+    def claim(self, names: Iterable[Name]) -> None:
+        """Count names from now on."""
+        self._names.claim(names)
 
 
 def nothing(action: str, fields: Mapping[str, Any]) -> Violations:

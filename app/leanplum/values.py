@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from app.ids import plain
 from app.model import APP_NAME, KEY_NAME
 
 INT_LIMIT = 2**63
@@ -56,7 +57,12 @@ TAKES = {
 }
 
 
-def _no_zero(value: str) -> str:
+def _one_text(value: str) -> str:
+    """An id in the one text that it has."""
+    if not ("!" <= value[0] <= "~" and "!" <= value[-1] <= "~"):  # as in `plain`, without a call: most ids are fine
+        value = plain(value)
+    if not value:
+        raise PydanticCustomError("string_too_short", "must not be empty")
     if value == ZERO_UUID:
         raise PydanticCustomError("zero_id", "must not be the zero UUID")
     return value
@@ -159,12 +165,12 @@ NumberAsText = Annotated[Int, AfterValidator(str)]  # clients in the field send 
 UserId = Annotated[
     Annotated[str, Field(min_length=1, max_length=400, pattern=USER_ID, strict=True)] | NumberAsText,
     Field(union_mode="left_to_right"),
-    AfterValidator(_no_zero),
+    AfterValidator(_one_text),
 ]
 DeviceId = Annotated[
     Annotated[str, Field(min_length=1, max_length=400, pattern=DEVICE_ID, strict=True)] | NumberAsText,
     Field(union_mode="left_to_right"),
-    AfterValidator(_no_zero),
+    AfterValidator(_one_text),
 ]
 EntityId = Annotated[  # of a message, a campaign …: Leanplum's are whole numbers; a path has them as text
     Annotated[int, Field(strict=True, ge=0, lt=INT_LIMIT)]

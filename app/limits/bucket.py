@@ -13,21 +13,30 @@ A_TRIFLE = 1e-6  # of an item: what floating point may be wrong by
 
 class Limit(NamedTuple):
     """Which bucket, the items a second that it regains, and the items that it holds. A call for up to `whole` items
-    passes a full bucket even where this holds fewer, and what it lacks then is made good before the next one."""
+    passes a full bucket even where this holds fewer, and what it lacks then is made good before the next one.
+    `lends`: a call for more than `whole` items passes where one item would. The bucket lacks all of them then, and the
+    part beyond `whole` is a debt, which a smaller bucket doesn't cancel."""
 
     name: str
     rate: float
     burst: float
     whole: int
+    lends: bool = False
 
     def later(self, lacks: float, seconds: float) -> float:
-        """What a bucket that lacked so much lacks so much later."""
-        left = lacks - seconds * self.rate
-        return 0.0 if left <= 0 else min(left, self.whole)
+        """Return what a bucket that lacked so much lacks so much later."""
+        return max(0.0, lacks - seconds * self.rate)
+
+    def resized(self, lacks: float, held: int) -> float:
+        """Return what a bucket lacks that lacked so much when it held `held` items. It lacks no more than it holds now,
+        and its debt."""
+        return lacks - max(0.0, min(held, lacks) - self.whole)
 
     def fits(self, lacks: float, count: int) -> bool:
         """Whether a call for so many items passes a bucket that lacks so much."""
-        return lacks + count <= self.burst + A_TRIFLE or (count <= self.whole and lacks <= A_TRIFLE)
+        if lacks + count <= self.burst + A_TRIFLE or (count <= self.whole and lacks <= A_TRIFLE):
+            return True
+        return self.lends and count > self.whole and self.fits(lacks, 1)
 
     def remaining(self, lacks: float) -> int:
         """The items that may pass at once."""
@@ -41,7 +50,7 @@ class Limit(NamedTuple):
     def wait(self, lacks: float, count: int) -> float:
         """Seconds until so many items may pass; infinite where they never do."""
         if count > self.whole:
-            return math.inf
+            return self.wait(lacks, 1) if self.lends else math.inf
         return max(0.0, lacks - max(0.0, self.burst - count)) / self.rate
 
 
@@ -53,6 +62,10 @@ class Decision(NamedTuple):
     limits: Sequence[Limit]
     lacks: Sequence[float]
 
+    def fits(self, count: int) -> bool:
+        """Whether so many items pass buckets that are as these."""
+        return all(limit.fits(lacks, count) for limit, lacks in zip(self.limits, self.lacks, strict=True))
+
     def wait(self, count: int) -> float:
         """Seconds until so many items may pass; infinite where they never do."""
         return max(limit.wait(lacks, count) for limit, lacks in zip(self.limits, self.lacks, strict=True))
@@ -63,7 +76,8 @@ class Buckets:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._known: dict[str, tuple[float, float, float]] = {}  # what it lacked, when, and its rate
+        # What it lacked, when, its rate, and its `whole`.
+        self._known: dict[str, tuple[float, float, float, int]] = {}
         self._sweep_at = 10_000
 
     def __len__(self) -> int:
@@ -78,12 +92,12 @@ class Buckets:
         found = known.get(limit.name)
         lacks = 0.0 if found is None else found[0] - (now - found[1]) * limit.rate
         if not 0 <= lacks <= limit.whole:
-            lacks = 0.0 if lacks < 0 else limit.whole
+            lacks = 0.0 if lacks < 0 else self._lacks(limit, now)
         if lacks + count > limit.burst and not limit.fits(lacks, count):
             return Decision(False, limits, (lacks,))
         if count:
             lacks += count
-            known[limit.name] = (lacks, now, limit.rate)
+            known[limit.name] = (lacks, now, limit.rate, limit.whole)
             if len(known) > self._sweep_at:
                 self._sweep(now)
         return tuple.__new__(Decision, (True, limits, (lacks,)))  # half the price of Decision(…)
@@ -104,10 +118,16 @@ class Buckets:
 
     def _lacks(self, limit: Limit, now: float) -> float:
         found = self._known.get(limit.name)
-        return 0.0 if found is None else limit.later(found[0], now - found[1])
+        if found is None:
+            return 0.0
+        lacks = limit.later(found[0], now - found[1])
+        if lacks > limit.whole and found[3] > limit.whole:  # it was made smaller, and counts as that from now on
+            lacks = limit.resized(lacks, found[3])
+            self._keep(limit, lacks, now)
+        return lacks
 
     def _keep(self, limit: Limit, lacks: float, now: float) -> None:
-        self._known[limit.name] = (lacks, now, limit.rate)
+        self._known[limit.name] = (lacks, now, limit.rate, limit.whole)
         if len(self._known) > self._sweep_at:
             self._sweep(now)
 

@@ -9,11 +9,13 @@ MOST_KNOWN = 10_000
 
 
 class Policy(NamedTuple):
-    """The limits of the calls of one caller about one app, and how a header tells them."""
+    """The limits of the calls of one caller about one app, and how a header tells them. `lending`: the same limits, for
+    clients that can't split a batch."""
 
     caller: Caller
     app: App | None
     limits: tuple[Limit, ...]
+    lending: tuple[Limit, ...]
     header: tuple[bytes, bytes]
 
 
@@ -44,7 +46,8 @@ class Policies:
             burst = app.rate_burst or self._saved_up(app.rate_per_second)
             limits.append(Limit(f"app:{app.name}", app.rate_per_second, burst, burst))
             header += b', "app";q=%d;w=1' % app.rate_per_second
-        return Policy(caller, app, tuple(limits), (b"ratelimit-policy", header))
+        lending = tuple(limit._replace(lends=True) for limit in limits)
+        return Policy(caller, app, tuple(limits), lending, (b"ratelimit-policy", header))
 
     def _saved_up(self, rate: int) -> int:
         return max(1, rate * self._burst // self._rate)

@@ -38,7 +38,7 @@ class Server(Protocol):
 def share(limit: Limit, replicas: int) -> Limit:
     """One replica's part of a limit. A call that the whole limit would let pass is let pass by a full share: a caller
     that sends large batches must not be shut out for as long as the server is away."""
-    return Limit(limit.name, limit.rate / replicas, limit.burst / replicas, limit.whole)
+    return Limit(limit.name, limit.rate / replicas, limit.burst / replicas, limit.whole, limit.lends)
 
 
 class SharedLimiter:

@@ -47,7 +47,7 @@ class Valkey:
         names = [PREFIX + limit.name for limits, _ in calls for limit in limits]
         words: list[Any] = [now]
         for limits, count in calls:
-            words += (count, len(limits), *(value for limit in limits for value in (limit.rate, limit.burst)))
+            words += (count, len(limits), *(word for limit in limits for word in _words(limit)))
         told = iter((await within(self._take_seconds, self._run(TAKE, names, words))).split())
         return [Decision(next(told) == b"1", limits, [float(next(told)) for _ in limits]) for limits, _ in calls]
 
@@ -68,6 +68,11 @@ class Valkey:
             return await self._client.execute_command("EVALSHA", _sha(script), *rest)
         except NoScriptError:
             return await self._client.execute_command("EVAL", script, *rest)
+
+
+def _words(limit: Limit) -> tuple[float, float, int]:
+    """What the script is told of a bucket."""
+    return limit.rate, limit.burst, int(limit.lends)
 
 
 HASHES = {script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest() for script in (TAKE, BEAT)}

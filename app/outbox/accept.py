@@ -1,6 +1,5 @@
 """Accepting: items, their ids and the audit record in one transaction, for many callers at once."""
 
-import hashlib
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
@@ -12,9 +11,10 @@ import orjson
 from app import ids
 from app.audit import records
 from app.audit.marks import Marks
+from app.audit.row_macs import ERASED, detail_of
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
-from app.model import SEALED, Acceptance, Kind, NewItem, Taken
+from app.model import ERASES, SEALED, Acceptance, Kind, NewItem, Taken
 from app.outbox import logins
 from app.outbox.erased import Erased, Refuse, alias_of
 from app.vault import Vault, place
@@ -42,7 +42,8 @@ MadeId = tuple[int, str, str]  # sequence number, app and prefix, as an id that 
 @dataclass(slots=True)
 class Accept:
     """One call's items, to be made durable. `since`: ids accepted before that time are forgotten; `erasing`: what
-    follows an item that erases its subject, of the same subject, is refused."""
+    follows an item that erases its subject, of the same subject, is refused; `change`: the number of the change of
+    erasures that it makes, 0 where it makes none."""
 
     acceptance: Acceptance
     since: int
@@ -50,6 +51,7 @@ class Accept:
     erased: Erased
     marks: Marks
     erasing: bool = False
+    change: int = 0
 
     @property
     def rows(self) -> int:
@@ -75,6 +77,8 @@ class Accept:
             app, now = write.acceptance.app, write.acceptance.accepted_at
             refuse = write.erased.refuse(cursor, version, app, now, erasing=write.erasing)
             results, seq = _take(write.acceptance, seq, known, rows, write.vault, refuse)
+            if write.change:
+                _tell_change(write, results, rows)
             taken.append(results)
         insert_rows(cursor, ACCEPTANCES, 6, rows.acceptances)
         insert_rows(cursor, ITEMS, 7, rows.items)
@@ -162,7 +166,7 @@ def _take(
     of_app = zlib.crc32(acceptance.app.encode())
     for item in acceptance.items:
         subject, action, body, item_id, notes, _ = item
-        if refuse is not None and refuse(subject, action):
+        if refuse is not None and refuse(subject, action, body):
             taken.append((item_id or "", "erased"))
             continue
         if (
@@ -180,13 +184,21 @@ def _take(
         else:
             rows.named_items += (seq, first, subject, action, stored, lane, caller, item_id)
         if logins.MARK in body:
-            rows.logins += logins.rows(app, body, lane, seq)
+            rows.logins += logins.rows(app, body, subject, lane, seq)
         taken.append((item_id or f"{prefix}{seq:012x}", "accepted"))
         seq += 1
     if seq > first:
         rows.acceptances += (first, prefix, app, acceptance.key_id, acceptance.request_id, acceptance.accepted_at)
     rows.records.append((acceptance.accepted_at, _record(acceptance, taken, seq - first)))
     return taken, seq
+
+
+def _tell_change(write: Accept, taken: Sequence[Taken], rows: "_Rows") -> None:
+    """Let the record of a call say which change of erasures it makes, where it makes one."""
+    items = zip(write.acceptance.items, taken, strict=True)
+    if any(item.action == ERASES and kind == "accepted" for item, (_, kind) in items):
+        time, text = rows.records[-1]
+        rows.records[-1] = time, records.detailed(text, detail_of(ERASED, write.change))
 
 
 def _recognise(
@@ -221,7 +233,7 @@ def _record(acceptance: Acceptance, taken: Sequence[Taken], new: int) -> str:
     details = {
         **records.counts(new, duplicates, acceptance.refused + len(taken) - new - duplicates),
         "actions": dict(Counter([item.action for item in acceptance.items])),
-        "itemsHash": hashlib.sha256("\n".join([item_id for item_id, _ in taken]).encode()).hexdigest(),
+        "itemsHash": records.items_hash([item_id for item_id, _ in taken]),
         **records.about_users(acceptance.users),
     }
     return records.api_call(

@@ -20,15 +20,20 @@ from app.vault import Vault
 
 STEP = 1_000  # items in one transaction
 DEAD = frozenset({Status.REJECTED, Status.EXPIRED, Status.UNKNOWN})  # they keep their body
-# Makes the audit record (its time, its text) of a step over so many items; called in the transaction that does it.
+# Makes the audit record (its time, its text) of a step over so many items; called in the transaction that does it. The
+# items are named by what is added to it.
 Recorder = Callable[[int], tuple[int, str]]
 IS_DEAD = "settled_at IS NOT NULL AND body IS NOT NULL"
 REPLAY = f"""
 UPDATE items SET status = 'accepted', attempts = 0, settled_at = NULL, next_attempt_at = NULL, leanplum = NULL,
        replayed_at = ?, replay = (SELECT replays + 1 FROM sequence)
-WHERE {IS_DEAD} AND seq IN {{seqs}}{{also}}
+WHERE {IS_DEAD} AND seq IN {{seqs}}{{also}} RETURNING seq
 """
-DISCARD = f"UPDATE items SET body = NULL WHERE {IS_DEAD} AND seq IN {{seqs}}{{also}}"
+DISCARD = f"UPDATE items SET body = NULL WHERE {IS_DEAD} AND seq IN {{seqs}}{{also}} RETURNING seq"
+NAMES = """
+SELECT i.seq, i.id, a.prefix FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
+WHERE i.seq IN {seqs} ORDER BY i.seq
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +121,24 @@ def _still(which: Filter) -> tuple[str, list[Any]]:
     return "".join(f" AND {condition}" for condition, _ in asked), [value for _, value in asked]
 
 
-def _change(cursor: Cursor, statement: str, values: Sequence[Any], seqs: Sequence[int], which: Filter) -> int:
-    """Run one of the statements above on those of the items that are still dead letters of the filter; return how
-    many there were."""
+def _change(cursor: Cursor, statement: str, values: Sequence[Any], seqs: Sequence[int], which: Filter) -> list[str]:
+    """Run one of the statements above on those of the items that are still dead letters of the filter; return their
+    ids, in the order of acceptance."""
     also, again = _still(which)
     text = orjson.dumps(list(seqs)).decode()
     cursor.execute(statement.format(seqs=cursor.dialect.values("bigint"), also=also), (*values, text, *again))
-    return cursor.rowcount
+    changed = orjson.dumps([seq for (seq,) in cursor.fetchall()]).decode()
+    cursor.execute(NAMES.format(seqs=cursor.dialect.values("bigint")), (changed,))
+    return [item_id or ids.made(prefix, seq) for seq, item_id, prefix in cursor.fetchall()]
+
+
+def _told(writes: Sequence["Replay | Discard"], changed: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
+    """Return the record of each write, which names the items that it has changed."""
+    told = list[tuple[int, str]]()
+    for write, item_ids in zip(writes, changed, strict=True):
+        time, text = write.record(len(item_ids))
+        told.append((time, records.naming(text, item_ids)))
+    return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +157,10 @@ class Replay:
     def run_all(cls, cursor: Cursor, writes: Sequence["Replay"]) -> Sequence[int]:
         """Tells of each how many went back; fewer where someone else was quicker. Deliverers are told by a count,
         since these items lie behind where they read."""
-        counts = [_change(cursor, REPLAY, (write.now,), write.seqs, write.which) for write in writes]
-        done = [write.record(count) for write, count in zip(writes, counts, strict=True)]
-        records.insert(cursor, writes[0].marks, done)
+        changed = [_change(cursor, REPLAY, (write.now,), write.seqs, write.which) for write in writes]
+        records.insert(cursor, writes[0].marks, _told(writes, changed))
         cursor.execute("UPDATE sequence SET replays = replays + 1")
-        return counts
+        return [len(item_ids) for item_ids in changed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +177,6 @@ class Discard:
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Discard"]) -> Sequence[int]:
         """Tells of each how many there were; fewer where someone else was quicker."""
-        counts = [_change(cursor, DISCARD, (), write.seqs, write.which) for write in writes]
-        done = [write.record(count) for write, count in zip(writes, counts, strict=True)]
-        records.insert(cursor, writes[0].marks, done)
-        return counts
+        changed = [_change(cursor, DISCARD, (), write.seqs, write.which) for write in writes]
+        records.insert(cursor, writes[0].marks, _told(writes, changed))
+        return [len(item_ids) for item_ids in changed]

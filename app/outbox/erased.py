@@ -3,14 +3,17 @@ anew only where the database's number of the last erasure is another one than it
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from sqlalchemy import Connection
 
 from app.database.dialect import Cursor
 from app.model import ERASES
+from app.outbox.logins import named
 from app.vault import Vault
 
 VERSION = "SELECT erasures FROM sequence"
+NAMELESS = "Leanplum's text named the user, who was erased."
 ALL = "SELECT alias, until FROM erasures"
 
 
@@ -56,12 +59,24 @@ class Refuse:
         self._alias, self._until, self._now = alias, until, now
         self._here = set[str]()
 
-    def __call__(self, subject: str, action: str) -> bool:
-        """Whether this item is refused."""
+    def __call__(self, subject: str, action: str, body: str = "") -> bool:
+        """Whether this item is refused: it is about somebody who was erased, or would make them anew."""
         if action == ERASES:
             self._here.add(subject)
             return False
+        return self._has(subject) or any(map(self._has, named(body)))
+
+    def _has(self, subject: str) -> bool:
         return self._until.get(self._alias(subject), 0) > self._now or subject in self._here
+
+
+def nameless(said: Any, name: str) -> Any:
+    """Return what Leanplum said, less each text in which an id stands."""
+    if isinstance(said, str):
+        return NAMELESS if name.casefold() in said.casefold() else said
+    if isinstance(said, dict):
+        return {key: nameless(inner, name) for key, inner in said.items()}
+    return said
 
 
 def alias_of(vault: Vault, app: str, subject: str) -> str:

@@ -1,6 +1,7 @@
 """Erasing: the item that deletes a subject at Leanplum is accepted, and what is here of the subject is removed, in one
 transaction. What waits in the memory of a deliverer is refused when it is to be sent (`settle.Begin`); what is just
-being sent is finished, and Leanplum is told to delete afterwards, since it is one lane.
+being sent is finished, and Leanplum is told to delete afterwards, since it is one lane. Other users' items that name
+the subject as `newUserId` are delivered before the deletion, or never (`logins.erase`).
 """
 
 import secrets
@@ -11,8 +12,10 @@ from typing import NamedTuple
 import orjson
 from sqlalchemy import Connection
 
+from app.audit.row_macs import ERASED, ERASURES
 from app.database.dialect import DIALECTS, Cursor
 from app.model import ERASES, Removed, Taken
+from app.outbox import logins
 from app.outbox.accept import Accept
 from app.outbox.retention import remove
 
@@ -86,6 +89,8 @@ class Erase:
         return [write._run(cursor) for write in writes]
 
     def _run(self, cursor: Cursor) -> tuple[list[Taken], dict[str, Removed]]:
+        if self.until > self.accept.acceptance.accepted_at:
+            self.accept.change = self.accept.marks.rows.next_version(cursor, ERASED)
         (taken,) = Accept.run_all(cursor, [self.accept])
         told = zip(self.accept.acceptance.items, taken, strict=True)
         erased = {item.subject for item, (_, kind) in told if item.action == ERASES and kind == "accepted"}
@@ -101,12 +106,15 @@ class Erase:
         gone = [one for one in found if not one.erases and one.seq < max(erasing)]
         flying = _in_flight(cursor, {one.seq for one in gone})
         ids = remove(cursor, [one.seq for one in gone])
+        named = logins.erase(cursor, self.accept.vault, acceptance.app, subject, max(erasing))
         if self.until > acceptance.accepted_at:
             alias = self.accept.vault.alias(acceptance.app, subject)
-            cursor.execute(REFUSE, (alias, acceptance.app, acceptance.accepted_at, self.until))
+            row = (alias, acceptance.app, acceptance.accepted_at, self.until)
+            with self.accept.marks.rows.changing(cursor, (ERASURES, "alias = ?", (alias,))):
+                cursor.execute(REFUSE, row)
         waiting = sum(one.settled_at is None for one in gone)
         dead = sum(one.settled_at is not None and one.has_body for one in gone)
-        return Removed(waiting - flying, flying, dead, len(gone) - waiting - dead, ids)
+        return Removed(waiting - flying, flying, dead + named, len(gone) - waiting - dead, ids)
 
     def _stored(self, cursor: Cursor, subject: str) -> list[Stored]:
         of, numbers = (subject, self.accept.acceptance.app), cursor.dialect.values("bigint")

@@ -7,6 +7,10 @@ login frees the lanes in the same transaction, and a login that an operator send
 then. Rows of logins that can't wait any more are swept.
 
 A login waits for nothing but lower numbers, whichever lanes it joins, so chains and logins back end.
+
+The deletion of the new id is one of those that wait for it. A login must not make a user again who was erased, so one
+that is a dead letter then gives up its content, and one that waits is marked: it gives its content up should it become
+a dead letter. So it can't be sent again once the deletion was delivered.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -17,6 +21,8 @@ from sqlalchemy import Connection
 
 from app import ids
 from app.database.dialect import DIALECTS, Cursor
+from app.model import SEALED
+from app.vault import Vault, place, said_place
 
 MARK = '"newUserId"'  # bodies are written by us, so the name stands in them in this form alone
 ROWS = "INSERT INTO logins (lane, seq)"
@@ -29,31 +35,62 @@ WAITS = """
 SELECT 1 FROM logins l JOIN items i ON i.seq = l.seq
 WHERE i.settled_at IS NULL AND l.seq > ? AND l.lane IN {lanes} LIMIT 1
 """
-JOINED = "SELECT lane FROM logins WHERE seq IN {seqs}"
+JOINED = "SELECT lane FROM logins WHERE lane >= 0 AND seq IN {seqs}"
 OVER = """
 SELECT l.lane, l.seq FROM logins l LEFT JOIN items i ON i.seq = l.seq
 WHERE i.seq IS NULL OR (i.settled_at IS NOT NULL AND i.body IS NULL) LIMIT ?
 """
 REMOVE = "DELETE FROM logins WHERE (lane, seq) IN {rows}"
 Row = tuple[int, int]  # lane, sequence number of the login
+LAST_TRY = -1  # in the place of a lane: a user whom the login names was erased
+OF_LANE = """
+SELECT i.seq, i.settled_at IS NOT NULL, i.action, i.subject, i.body
+FROM logins l JOIN items i ON i.seq = l.seq JOIN acceptances a ON a.first_seq = i.acceptance
+WHERE l.lane = ? AND a.app = ? AND i.body IS NOT NULL AND i.seq < ?
+"""
+MARK_LAST = f"""
+INSERT INTO logins (lane, seq) SELECT {LAST_TRY}, v.seq FROM {{rows}} AS v WHERE true ON CONFLICT DO NOTHING
+"""
+MARKED = f"SELECT seq FROM logins WHERE lane = {LAST_TRY} AND seq IN {{seqs}}"
+GIVE_UP = "UPDATE items SET body = NULL, leanplum = v.said FROM {rows} AS v WHERE items.seq = v.seq"
+GIVEN_UP = {"success": False, "error": "Not sent again: a user whom it names was erased."}
+FORGET = """
+DELETE FROM logins WHERE lane = ? AND NOT EXISTS (
+    SELECT 1 FROM items i WHERE i.seq = logins.seq AND (i.settled_at IS NULL OR i.body IS NOT NULL)
+)
+"""
 
 
-def rows(app: str, body: str, lane: int, seq: int) -> Iterator[int]:
+def rows(app: str, body: str, subject: str, lane: int, seq: int) -> Iterator[int]:
     """Return the rows of an item whose body has the mark, as flat values: none where it is no login."""
-    fields: dict[str, Any] = orjson.loads(body)
-    user, new, device = (_id(fields.get(name)) for name in ("userId", "newUserId", "deviceId"))
+    user, new, device = _whom(body)
     if not new or new == user:
         return
     subjects = [f"u{new}", *([f"u{user}"] if user else []), *([f"d{device}"] if device else [])]
-    for other in {ids.lane(app, subject) for subject in subjects} - {lane}:
+    others = {ids.lane(app, other) for other in subjects} - {lane}
+    if subject != f"u{new}":  # the erasure of the new id looks for it here, whichever lane it is in
+        others.add(ids.lane(app, f"u{new}"))
+    for other in others:
         yield other
         yield seq
 
 
-def _id(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
+def named(body: str) -> tuple[str, ...]:
+    """Return whom an item with `newUserId` can make anew: the new id, and whoever takes it. None for other items."""
+    if MARK not in body:
+        return ()
+    user, new, device = _whom(body)
+    if not new:
+        return ()
+    old = f"u{user}" if user else f"d{device}"
+    return f"u{new}", old
+
+
+def _whom(body: str) -> tuple[str, str, str]:
+    """Return the id of the user, the new one, and that of the device."""
+    fields: dict[str, Any] = orjson.loads(body)
+    user, new, device = (ids.text_of(fields.get(name)) or "" for name in ("userId", "newUserId", "deviceId"))
+    return user, new, device
 
 
 def first(cursor: Cursor, lanes: Collection[int]) -> dict[int, int]:
@@ -94,5 +131,39 @@ def remove(cursor: Cursor, found: Sequence[Row]) -> None:
         cursor.execute(statement, (_text(found),))
 
 
-def _text(values: Sequence[object]) -> str:
+# --- whoever is named was erased --------------------------------------------------------------------------------------
+
+
+def erase(cursor: Cursor, vault: Vault, app: str, subject: str, before: int) -> int:
+    """Let no login with a number below this make an erased user again; returns how many dead letters that ended. One
+    that can't be decrypted here counts as one that names the user."""
+    cursor.execute(OF_LANE, (ids.lane(app, subject), app, before))
+    dead, waiting = list[int](), list[int]()
+    for seq, settled, action, whose, body in cursor.fetchall():
+        text = vault.open(body, place(app, action, seq, whose))
+        if text[:1] == SEALED or subject in named(text):
+            (dead if settled else waiting).append(seq)
+    if waiting:
+        statement = MARK_LAST.format(rows=cursor.dialect.rows(seq="bigint"))
+        cursor.execute(statement, (_text([[seq] for seq in waiting]),))
+    if dead:
+        told = [(seq, vault.seal(_text(GIVEN_UP), said_place(app, seq))) for seq in dead]
+        cursor.execute(GIVE_UP.format(rows=cursor.dialect.rows(seq="bigint", said="text")), (_text(told),))
+    return len(dead)
+
+
+def marked(cursor: Cursor, dead: Sequence[int]) -> set[int]:
+    """Return which of these items, that become dead letters, keep no content: somebody whom they name was erased."""
+    if not dead:
+        return set()
+    cursor.execute(MARKED.format(seqs=cursor.dialect.values("bigint")), (_text(dead),))
+    return {seq for (seq,) in cursor.fetchall()}
+
+
+def forget(cursor: Cursor, app: str, subject: str) -> None:
+    """Remove what tells of a subject that was erased, but for logins that wait."""
+    cursor.execute(FORGET, (ids.lane(app, subject),))
+
+
+def _text(values: object) -> str:
     return orjson.dumps(values).decode()

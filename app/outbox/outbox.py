@@ -37,7 +37,7 @@ from app.outbox.erased import Erased
 from app.outbox.erasure import Erase
 from app.outbox.leases import Release, Tend
 from app.outbox.recovery import Pseudonyms
-from app.outbox.retention import Limits, Remove
+from app.outbox.retention import EndErasures, Limits, Remove
 from app.outbox.settle import Begin, Settle
 from app.outbox.user_locks import NOBODY, Answer, Denied, Lock, LockRequest, Unlock
 from app.vault import CLEAR, Vault
@@ -361,9 +361,17 @@ class Outbox:
         """The apps that there are dead letters of."""
         return await self._read(dead_letters.apps)
 
-    async def replay(self, app: str, which: Filter, record: Recorder, *, dry_run: bool = False) -> tuple[int, int]:
+    async def replay(
+        self,
+        app: str,
+        which: Filter,
+        record: Recorder,
+        *,
+        dry_run: bool = False,
+        before: Callable[[], object] = lambda: None,
+    ) -> tuple[int, int]:
         """Put dead letters back into the queue, with an audit record for each step; how many were chosen, and how many
-        went."""
+        went. `before`: called before each step; what it raises ends the replay."""
 
         async def step(seqs: list[int]) -> int:
             count = await self._writer.write(Replay(seqs, self._clock(), record, self._marks, which))
@@ -371,25 +379,40 @@ class Outbox:
             self.on_accepted()
             return count
 
-        return await self._each(app, which, step, dry_run)
+        return await self._each(app, which, step, before, dry_run=dry_run)
 
-    async def discard(self, app: str, which: Filter, record: Recorder, *, dry_run: bool = False) -> tuple[int, int]:
+    async def discard(
+        self,
+        app: str,
+        which: Filter,
+        record: Recorder,
+        *,
+        dry_run: bool = False,
+        before: Callable[[], object] = lambda: None,
+    ) -> tuple[int, int]:
         """Give dead letters up for good, with an audit record for each step; how many were chosen, and how many
-        went."""
+        went. `before`: as in `replay`."""
 
         async def step(seqs: list[int]) -> int:
             return await self._writer.write(Discard(seqs, record, self._marks, which))
 
-        return await self._each(app, which, step, dry_run)
+        return await self._each(app, which, step, before, dry_run=dry_run)
 
     async def _each(
-        self, app: str, which: Filter, step: Callable[[list[int]], Awaitable[int]], dry_run: bool
+        self,
+        app: str,
+        which: Filter,
+        step: Callable[[list[int]], Awaitable[int]],
+        before: Callable[[], object],
+        *,
+        dry_run: bool,
     ) -> tuple[int, int]:
         """In steps, oldest first, so that nobody waits long for the database."""
         matched = done = after = 0
         find = partial(dead_letters.numbers, app=app, which=which, limit=dead_letters.STEP)
         while seqs := await self._read(partial(find, after=after)):
             matched, after = matched + len(seqs), seqs[-1]
+            before()
             done += 0 if dry_run else await step(seqs)
         return matched, done
 
@@ -400,6 +423,8 @@ class Outbox:
         limits = Limits(now - self._since(limits.receipts), now - self._since(limits.dead_letters))
         found = await self._walk(partial(retention.look, now=now, limits=limits))
         over = await self._walk(partial(logins.over, limit=retention.STEP))
+        if await self._walk(partial(retention.any_over, now=now)):
+            await self._writer.write(EndErasures(now, self._marks))
         return await self._writer.write(Remove(found, now, limits, over)) + len(over)
 
     async def scrub(self) -> bool:

@@ -41,8 +41,9 @@ def recover(
     attempted = [seq for _, seqs, _ in lost for seq in orjson.loads(seqs)]
     cursor.execute(SENT.format(seqs=cursor.dialect.values("bigint")), (orjson.dumps(attempted).decode(),))
     sent = {row[0]: row for row in cursor.fetchall()}
+    last_tries = logins.marked(cursor, [seq for seq, action, *_ in sent.values() if action in unknown])
     changes: dict[int, Change] = {
-        seq: (seq, Status.UNKNOWN, now, None, 1, SAID, True)
+        seq: (seq, Status.UNKNOWN, now, None, 1, SAID, seq not in last_tries)
         if action in unknown
         else (seq, Status.RETRYING, None, now + OUTLIVES_MS, 1, SAID, True)
         for seq, action, _, waits, _ in sent.values()

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import orjson
 from sqlalchemy import Connection
 
+from app.audit.marks import Marks
+from app.audit.row_macs import ERASURES as ERASURE_ROWS
 from app.database.dialect import DIALECTS, Cursor
 from app.outbox import logins
 
@@ -42,6 +44,7 @@ DELETE FROM acceptances WHERE first_seq IN {firsts} AND NOT EXISTS (
 )
 """
 ERASURES = "DELETE FROM erasures WHERE until <= ?"
+ANY_OVER = "SELECT 1 FROM erasures WHERE until <= ? LIMIT 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,8 @@ def look(connection: Connection, now: int, limits: Limits) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove those items that are settled and past their time, with their ids; erasures that are over; and
-    rows of logins that can't wait any more (`over`)."""
+    """Remove those items that are settled and past their time, with their ids; and rows of logins that can't wait any
+    more (`over`)."""
 
     seqs: Sequence[int]
     now: int
@@ -83,9 +86,31 @@ class Remove:
     def _run(self, cursor: Cursor) -> int:
         receipts, dead_letters = self.now - self.limits.receipts, self.now - self.limits.dead_letters
         items, _ = _remove(cursor, self.seqs, f" AND {OLD_ENOUGH}", (receipts, dead_letters, receipts))
-        cursor.execute(ERASURES, (self.now,))
         logins.remove(cursor, self.over)
         return items
+
+
+def any_over(connection: Connection, now: int) -> bool:
+    """Return whether there are erasures that are over."""
+    statement = DIALECTS[connection.dialect.name].sql(ANY_OVER)
+    return connection.exec_driver_sql(statement, (now,)).first() is not None
+
+
+@dataclass(frozen=True, slots=True)
+class EndErasures:
+    """Remove erasures that are over, and take them out of the digest of their set."""
+
+    now: int
+    marks: Marks
+    rows: int = STEP
+
+    @classmethod
+    def run_all(cls, cursor: Cursor, writes: Sequence["EndErasures"]) -> Sequence[None]:
+        """Remove them."""
+        for write in writes:
+            with write.marks.rows.changing(cursor, (ERASURE_ROWS, "until <= ?", (write.now,))):
+                cursor.execute(ERASURES, (write.now,))
+        return [None] * len(writes)
 
 
 def remove(cursor: Cursor, seqs: Sequence[int]) -> int:

@@ -13,7 +13,7 @@ from app.database.writer import insert_rows
 from app.model import Call, Postponed, Settled, Status, Verdict, count_by_status
 from app.outbox import logins, user_locks
 from app.outbox.dead_letters import DEAD
-from app.outbox.erased import alias_of
+from app.outbox.erased import alias_of, nameless
 from app.vault import Vault, said_place
 
 # One statement for all items of all calls that settle together, whatever their number: each statement gives the
@@ -36,7 +36,8 @@ SELECT l.shard FROM leases l JOIN deliverers d ON d.id = l.owner WHERE l.owner =
 """
 COUNT, THERE = (f"SELECT {what} FROM items WHERE seq IN {{seqs}}" for what in ("count(*)", "seq"))
 AS_IT_IS = "SELECT seq, status, settled_at IS NULL FROM items WHERE seq IN {seqs}"
-ERASED = "UPDATE items SET subject = ? WHERE seq = ?"
+# The lane is a hash without a key: whoever has a list of ids could tell by it who was erased.
+ERASED = "UPDATE items SET subject = ?, lane = 0 WHERE seq = ?"
 # seq, status, settled_at, next_attempt_at, attempts to add, leanplum, whether the body is kept
 Counts = Mapping[str, int]  # of items that have settled, by status
 Change = tuple[int, str, int | None, int | None, int, str | None, bool]
@@ -152,7 +153,8 @@ class Settle:
         otherwise: list[Change] = []
         for write in writes:
             if write.attempt in open_:
-                write._sort(delivered, otherwise)
+                changes = write._sort(delivered)
+                otherwise += write._less_last_tries(cursor, changes)
         if delivered:
             statement = DELIVERED.format(seqs=cursor.dialect.values("bigint"))
             cursor.execute(statement, (max(write.finished_at for write in writes), _text(delivered)))
@@ -163,6 +165,7 @@ class Settle:
         for write in writes:
             for seq, subject in write.erased if write.attempt in open_ else ():
                 cursor.execute(ERASED, (alias_of(write.vault, write.app, subject), seq))
+                logins.forget(cursor, write.app, subject)
         # Asked for again, it may be that only the answer to the first commit was lost.
         new = [write for write in writes if write.attempt in open_ or not write.again]
         told = [(write.finished_at, record) for write in new for record in write._records()]
@@ -185,18 +188,32 @@ class Settle:
             found.get(seq) == (verdict.status.value, isinstance(verdict, Postponed)) for seq, verdict in self.verdicts
         )
 
-    def _sort(self, delivered: list[int], otherwise: list[Change]) -> None:
-        """Put the items that are simply delivered into the one list, and what becomes of the others into the other."""
-        at = self.finished_at
+    def _sort(self, delivered: list[int]) -> list[Change]:
+        """Put the items that are simply delivered into the list; return what becomes of the others."""
+        at, erased, otherwise = self.finished_at, dict(self.erased), list[Change]()
         for seq, verdict in self.verdicts:
             match verdict:
                 case Settled(Status.DELIVERED, None):
                     delivered.append(seq)
                 case Settled(status, said):
+                    if seq in erased:
+                        said = nameless(said, erased[seq][1:])
                     otherwise.append((seq, status, at, None, 1, self._sealed(seq, said), status in DEAD))
                 case Postponed(status, wait, said, counts):
                     due = at + int(wait * 1000)
                     otherwise.append((seq, status, None, due, int(counts), self._sealed(seq, said), True))
+        return otherwise
+
+    def _less_last_tries(self, cursor: Cursor, changes: list[Change]) -> list[Change]:
+        """Return the changes; of new dead letters that name somebody who was erased, nothing is kept."""
+        dead = [seq for seq, _, settled_at, *_, keeps in changes if settled_at is not None and keeps]
+        ended = logins.marked(cursor, dead)
+        if not ended:
+            return changes
+        return [
+            (*change[:5], self._sealed(change[0], logins.GIVEN_UP), False) if change[0] in ended else change
+            for change in changes
+        ]
 
     def _sealed(self, seq: int, said: object) -> str | None:
         """What Leanplum said, which may repeat what it was sent."""

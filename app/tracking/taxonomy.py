@@ -107,7 +107,8 @@ class Taxonomy:
     async def learn(self, app: str, kept: Sequence[Name], dropped: Sequence[Name]) -> None:
         """Of names that were claimed: write down those that were accepted, drop the others. Where that can't be done,
         they are new again the next time: their items are accepted all the same."""
-        self.of(app).settle((), [name for name in dropped if name not in set(kept)])
+        accepted = set(kept)
+        self.of(app).settle((), [name for name in dropped if name not in accepted])
         if not kept:
             return
         try:

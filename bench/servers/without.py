@@ -14,7 +14,7 @@ from app.audit.pseudonyms import Pseudonyms
 from app.outbox import accept
 
 
-async def _take_nothing(gateway: Any, context: Any, caller: Any, count: int, *, capped: bool = False) -> None:
+async def _take_nothing(gateway: Any, context: Any, caller: Any, count: int, *, lends: bool = False) -> None:
     context.rate_headers = ()
 
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import zlib
 from functools import cache
+from urllib.parse import urlencode
 
 APP_ID = "app_sandbox"
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
@@ -63,6 +64,33 @@ def sdk_batch(key: str, entries: int, *, event: str | None = "E") -> Body:
     named = {} if event is None else {"event": event}
     data = [{"action": "track", "userId": f"u{at % 50}", "params": params, **named} for at in range(entries)]
     return sdk_call(key, action="multi", data=data)
+
+
+def as_text(body: Body) -> Body:
+    """The same call, whose `data` is JSON as text."""
+    call = json.loads(body[0])
+    return json.dumps({**call, "data": json.dumps(call["data"])}).encode(), {"Content-Type": JSON}
+
+
+def as_fields(body: Body) -> Body:
+    """The same call as a form."""
+    call = json.loads(body[0])
+    fields = {name: value if isinstance(value, str) else json.dumps(value) for name, value in call.items()}
+    return urlencode(fields).encode(), {"Content-Type": FORM}
+
+
+def gzipped(body: Body) -> Body:
+    return gzip.compress(body[0]), {**body[1], "Content-Encoding": "gzip"}
+
+
+@cache
+def segment_batch(key: str, messages: int) -> Body:
+    """A batch of so many messages with 26 properties each."""
+    properties = {f"name{number}": f"value{number}" for number in range(26)}
+    batch = [
+        {"type": "track", "userId": f"u{at % 50}", "event": "E", "properties": properties} for at in range(messages)
+    ]
+    return json.dumps({"batch": batch, "writeKey": key}).encode(), {"Content-Type": JSON}
 
 
 @cache

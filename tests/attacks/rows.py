@@ -127,11 +127,32 @@ def _large_batches(target: Target) -> Step:
 def _nowhere(target: Target) -> Step:
     client = Client(target.port)
     calls = (("GET", "/v1/nothing"), ("DELETE", "/v1/audit"), ("POST", "/livez"), ("GET", "/v1/receipts/a/b"))
-    return _in_turn([partial(client.ask, method, path, key=target.sdk) for method, path in calls])
+    steps = [partial(client.ask, method, path, key=target.sdk) for method, path in calls]
+    leaks = [partial(client.ask, "GET", f"/v1/{place}{target.sdk}") for place in ("receipts/", "messages?key=")]
+    return _in_turn([*steps, *leaks])
 
 
 def _empty_bucket(target: Target) -> Step:
     return _posts(target, "/v1/batch", [bodies.rest_batch(1_000)], key=target.poor)
+
+
+def _mixed(sent: Iterable[tuple[str, Body]], target: Target) -> Step:
+    client = Client(target.port)
+    return _in_turn([partial(client.ask, "POST", path, body) for path, body in sent])
+
+
+def _beyond_the_rest(target: Target) -> Step:
+    """Batches that a bucket would hold and never has room for, in each form."""
+    sdk, segment = bodies.sdk_batch(target.half, 1_000), bodies.segment_batch(target.half, 1_000)
+    forms = (sdk, bodies.as_text(sdk), bodies.as_fields(sdk), bodies.gzipped(sdk))
+    calls = [("/api", form) for form in forms]
+    return _mixed([*calls, ("/segment/v1/batch", segment), ("/segment/v1/batch", bodies.gzipped(segment))], target)
+
+
+def _debts(target: Target) -> Step:
+    """Batches that are larger than a bucket: the first passes, and the bucket is in debt."""
+    sdk, segment = bodies.sdk_batch(target.poor, 1_000), bodies.segment_batch(target.poor, 1_000)
+    return _mixed([("/api", sdk), ("/segment/v1/batch", segment)], target)
 
 
 def _unknown_actions(target: Target) -> Step:
@@ -188,8 +209,18 @@ WITH_A_PHONES_KEY = (
         "large-batches", "batches of 10,000 entries, refused and taken", 1, 1, _large_batches,
         frozenset({"200", "429"}),
     ),
-    Attack("nowhere", "404 and 405", 8, 400, _nowhere, frozenset({"404", "405", "429"})),
+    Attack(
+        "nowhere", "404, 405 and keys in addresses", 8, 400, _nowhere, frozenset({"400", "404", "405", "429"}),
+    ),
     Attack("empty-bucket", "batches of 1,000 items beyond the rate", 16, 160, _empty_bucket, frozenset({"202", "429"})),
+    Attack(
+        "beyond-the-rest", "`/api` and Segment batches of 1,000 beyond what a bucket has", 16, 160, _beyond_the_rest,
+        frozenset({"200", "429"}),
+    ),
+    Attack(
+        "debts", "`/api` and Segment batches of 1,000 larger than the bucket", 16, 160, _debts,
+        frozenset({"200", "429"}),
+    ),
     Attack(
         "unknown-actions", "unknown actions at `/api`, of up to 3 MB", 4, 20, _unknown_actions,
         frozenset({"200", "400", "403", "413", "429", "503"}),

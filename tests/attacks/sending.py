@@ -19,7 +19,8 @@ class Target:
     port: int
     sdk: str  # a phone's
     writer: str  # a backend's, which may write events
-    poor: str  # a backend's with a rate of 1 item a second
+    poor: str  # a backend's and a phone's with a rate of 1 item a second
+    half: str  # a phone's with a rate of 1 item a second, and a bucket of 1,500
     manager: str  # an operator's, which makes keys
     changed: str  # the id of a key that the operator changes
     unknown: str  # in the form of a key, and nobody's

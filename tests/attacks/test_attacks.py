@@ -26,6 +26,7 @@ GROUPS = {
     "slow connections": ("slow-heads", "slow-bodies"),
     "hostile texts of a phone": ("slow-texts", "hostile-bodies", "packed-with-key", "bombs"),
     "many calls": ("nowhere", "empty-bucket", "keys"),
+    "batches beyond a limit": ("beyond-the-rest", "debts"),
     "large calls": ("large-batches", "unknown-actions"),
 }
 

@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from app import request_ids
-from app.api import gates, writes
+from app.api import auth, gates, jobs, writes
 from app.api.context import Context
 from app.api.turns import in_slices
 from app.clock import now_ms
@@ -17,11 +17,12 @@ from app.doors.sdk.repeating import DETECTED, undetected_content
 from app.doors.sdk.replying import Reply
 from app.doors.sdk.sorting import No, Now
 from app.doors.sdk.stepping import Steps
+from app.errors import Forbidden
 from app.intake.gate import Gate
 from app.intake.refining import PLAIN
 from app.leanplum import detection
 from app.leanplum.actions import QUEUED
-from app.model import App, Caller, NewItem, Notes, Taken
+from app.model import App, Caller, NewItem, Notes, Scope, Taken
 from app.wiring import Gateway
 
 ANSWER_SECONDS = 8.0  # after the whole request is here, within which all is answered: phones wait 10
@@ -45,19 +46,34 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
         for one, notes in zip(call.entries, noted, strict=True)
     )
     context.subjects = {one.subject for one in judged if not isinstance(one, No) and one.subject is not None}
+    asked = [(text(one.entry.get("action")), one.entry) for one in judged if isinstance(one, Now)]
+    jobs.tell_entries(context, asked)
     _refuse(call, reply, judged)
     doing = {place: one for place, one in enumerate(judged) if not isinstance(one, No)}  # a refusal parts no step
 
-    async def accept(items: list[NewItem]) -> Sequence[Taken]:
-        return await _accept(gateway, context, caller, items, until + ACCEPT_SECONDS)
+    def permit(again: Caller, actions: Iterable[str]) -> None:
+        chosen = set(actions)
+        entries = (call.entries[place] for place in doing)
+        _permit(again, (one for one in entries if text(one.get("action")) in chosen), app)
 
-    if any(_in_steps(one, sent) for one, sent in zip(judged, call.entries, strict=True)):
+    async def accept(items: list[NewItem]) -> Sequence[Taken]:
+        return await _accept(gateway, context, caller, items, until + ACCEPT_SECONDS, permit)
+
+    def still(actions: Iterable[str]) -> None:
+        again = auth.look_again(gateway, context, caller)
+        if again is not caller:
+            permit(again, actions)
+
+    if any(await in_slices(_in_steps(one, sent) for one, sent in zip(judged, call.entries, strict=True))):
         if call.batch:
             _let_wait(doing, call, noted, clock, detection.locale_of(context.header(b"accept-language")))
-        await Steps(gateway, app, caller.key_id, call, doing, reply, accept, until).run()
+        await Steps(gateway, app, caller.key_id, call, doing, reply, accept, until, still).run()
     elif doing:
         _tell_taken(call, reply, doing, await accept([one for one in doing.values() if isinstance(one, NewItem)]))
     await _learn(gateway, context, reply, judged)
+    for entry in reply.entries:
+        if entry is not None and not jobs.IDS.isdisjoint(entry):
+            jobs.tell_answered(context, entry)
     return reply
 
 
@@ -185,7 +201,7 @@ def _guarded(gateway: Gateway, context: Context, caller: Caller, call: Call) -> 
     """Take out of the call what must not be stored or sent on, and tell what was done to each entry."""
     refiner = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), context.origin.sender)
     if call.batch:
-        refiner.guard(call.action, call.args)
+        refiner.guard("", call.args)  # they may be of any of the entries: all rules are over them
     entries = [one if isinstance(one, dict) else {} for one in call.entries]
     _tell_locale(gateway, context, entries)
     return (refiner.guard(text(one.get("action")), one) for one in entries)
@@ -202,16 +218,32 @@ def _tell_locale(gateway: Gateway, context: Context, entries: Sequence[dict[str,
             entry["locale"] = locale
 
 
+def _permit(caller: Caller, entries: Iterable[Mapping[str, Any]], app: App) -> None:
+    """Raises Forbidden where a key that was changed meanwhile may not do these entries here."""
+    auth.permit(caller, Scope.SDK)
+    for entry in entries:
+        if (refused := sorting.forbids(entry, caller.scopes, app.sdk_extra)) is not None:
+            raise Forbidden(refused.reason)
+
+
 async def _accept(
-    gateway: Gateway, context: Context, caller: Caller, items: list[NewItem], until: float
+    gateway: Gateway,
+    context: Context,
+    caller: Caller,
+    items: list[NewItem],
+    until: float,
+    permit: Callable[[Caller, Iterable[str]], None],
 ) -> Sequence[Taken]:
     """On disk when this returns. A repeat is known by its reqId and uuid; two contents with the same are two items.
     The commit is waited for until `until`, by the loop's clock. Raises StorageUnavailable, and CommitUnknown where it
     may have been made."""
 
+    def still(again: Caller, items: Sequence[NewItem]) -> None:
+        permit(again, {item.action for item in items})
+
     async def commit(items: list[NewItem]) -> Sequence[Taken]:
         seconds = max(0.0, until - asyncio.get_running_loop().time())
-        return await writes.accept(gateway, context, caller, now_ms(), items, batch=True, seconds=seconds)
+        return await writes.accept(gateway, context, caller, now_ms(), items, batch=True, seconds=seconds, permit=still)
 
     taken = await commit(items)
     gateway.metrics.accepted.inc(sum(kind == "accepted" for _, kind in taken))

@@ -12,18 +12,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from app.api import auth, limiting, problems, receiving
+from app.api import auth, guarded, jobs, limiting, problems, receiving
 from app.api.context import Context
 from app.api.files import headers_of_file
 from app.api.front import GUARDS, NO_STORE
 from app.doors.identification import charge, identify
-from app.doors.parsing import IN_A_THREAD, in_turn
+from app.doors.limited_reading import read_within_limit
+from app.doors.parsing import Fits
 from app.doors.sdk import answering, reading, sorting
 from app.doors.sdk.asking import status_of
 from app.doors.sdk.doing import reply_to
 from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import No, Now
-from app.errors import Forbidden, GatewayError, Malformed, Refusal, TooLarge
+from app.errors import Forbidden, GatewayError, Invalid, Malformed, Refusal, TooLarge
 from app.intake.bodies import has_rows, without_bom
 from app.leanplum import action_names
 from app.leanplum.actions import ACTIONS
@@ -62,16 +63,21 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
     files = list[Part]()
     try:
         if context.faulty is not None:
-            raise Malformed(context.faulty.detail).at(context.faulty)
+            _show_query(context, scope)
+            raise await auth.charged(gateway, context, Malformed(context.faulty.detail).at(context.faulty))
         if context.method not in METHODS:
+            _show_query(context, scope)
+            await auth.charge(gateway, context)
             return await _send_error(context, send, 405, "Send GET or POST.", call, [(b"allow", b"GET, POST, OPTIONS")])
         call = await _known(gateway, context, scope, receive, files)
         caller, app = await _enter(gateway, context, call)
         if call.batch and not call.entries:
             raise Malformed(EMPTY)
         _permit_action(call, caller, app)
-        if call.imports and (rows := _rows(call, files)) is not None:
-            return await _import(gateway, app, context, call, rows, caller, send)
+        if call.imports:
+            if (rows := _rows(call, files)) is not None:
+                return await _import(gateway, app, context, call, rows, caller, send)
+            _refuse_bucket(gateway, context, caller)
         if call.action == "uploadFile" or (files and _takes_files(call)):
             return await _upload(gateway, app, context, call, files, caller, send)
         if call.action == "downloadFile" and not call.batch:
@@ -118,18 +124,19 @@ async def _read(gateway: Gateway, context: Context, scope: Scope, receive: Recei
     if form:
         fields = await _form(gateway, context, scope, receive, files)
         context.received = time.perf_counter()
-        return _counted(reading.call(context.path, query, fields))
+        size = sum(map(len, fields.values()))
+        read = partial(reading.call, context.path, query, fields)
+        return _counted(await read_within_limit(gateway, context, read, size))
     body = await receiving.read_body(gateway, context, receive, limit)
     context.received = time.perf_counter()
     if reading.is_csv(media, query, body):
         return reading.import_of(context.path, query, body)
-    if len(body) > IN_A_THREAD:
-        return _counted(await in_turn(partial(_call, context.path, query, body)))
-    return _counted(_call(context.path, query, body))
+    read = partial(_call, context.path, query, body)
+    return _counted(await read_within_limit(gateway, context, read, len(body)))
 
 
-def _call(path: str, query: reading.Args, body: bytes) -> Call:
-    call = reading.call(path, query, reading.from_body(body))
+def _call(path: str, query: reading.Args, body: bytes, fits: Fits) -> Call:
+    call = reading.call(path, query, reading.from_body(body), fits)
     reading.refuse_crowded(call)
     return call
 
@@ -159,16 +166,26 @@ async def _form(gateway: Gateway, context: Context, scope: Scope, receive: Recei
 
 async def _enter(gateway: Gateway, context: Context, call: Call) -> tuple[Caller, App]:
     """The caller, by the key that stands where Leanplum's would; and the app, by the id that the SDK names."""
-    if call.key:
-        context.headers.pop(b"authorization", None)
-        context.headers[b"x-api-key"] = call.key.encode("latin-1", "replace")
+    _show(context, call.key)
     caller = await auth.authenticate(gateway, context)
     try:
         app = _app(gateway, context, call, caller)
     finally:
-        await limiting.take(gateway, context, caller, len(call.entries) or 1, capped=True)
+        await limiting.take(gateway, context, caller, len(call.entries) or 1, lends=True)
     auth.permit(caller, KeyScope.SDK)
     return caller, app
+
+
+def _show(context: Context, key: str) -> None:
+    """Have a key of the call count instead of one in a header."""
+    if key:
+        context.headers.pop(b"authorization", None)
+        context.headers[b"x-api-key"] = key.encode("latin-1", "replace")
+
+
+def _show_query(context: Context, scope: Scope) -> None:
+    """Have the key in the query count. Raises Malformed."""
+    _show(context, reading.text(reading.from_query(scope["query_string"]).get("clientKey")))
 
 
 def _app(gateway: Gateway, context: Context, call: Call, caller: Caller) -> App:
@@ -211,8 +228,10 @@ async def _upload(
         raise Forbidden(judged.reason)
     if not files:
         raise Malformed("There is no file: send it as multipart/form-data.")
+    guarded.arguments(gateway, context, caller, call.action, call.args)
     fields = {name: reading.text(value) for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
-    told = await gateway.relay.upload(app, ACTIONS[call.action], fields, files)
+    sent = guarded.files(gateway, context, caller, call.action, files)
+    told = await gateway.relay.upload(app, ACTIONS[call.action], fields, sent)
     entry = answering.echoed(call.args, {"success": True, **told})
     return await _send(context, send, 200, JSON, answering.envelope([entry]))
 
@@ -238,17 +257,38 @@ async def _import(
         raise Forbidden(judged.reason)
     if not has_rows(rows):
         raise Malformed(f"The CSV has no rows. {FORMS_OF_IMPORT}")
+    default_action = reading.text(call.args.get("defaultAction"))
+    guarded.arguments(gateway, context, caller, call.action, call.args)
+    rows = await _guarded_rows(gateway, context, caller, rows, default_action)
     fields = {name: reading.text(value) for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
     fields.setdefault("createJob", "true")
+    jobs.tell_asked(context, ACTIONS["multi"], fields)
     told = await gateway.relay.import_csv(app, ACTIONS["multi"], fields, rows)
+    jobs.tell_answered(context, told)
     entry = answering.echoed(call.args, {"success": True, **told})
     return await _send(context, send, 200, JSON, answering.envelope([entry]))
+
+
+async def _guarded_rows(gateway: Gateway, context: Context, caller: Caller, rows: bytes, default_action: str) -> bytes:
+    try:
+        return await guarded.rows(gateway, context, caller, rows, default_action)
+    except Invalid as error:
+        raise Malformed(f"The CSV {error.faults[0].detail}.") from None
+
+
+def _refuse_bucket(gateway: Gateway, context: Context, caller: Caller) -> None:
+    """Raise Malformed where privacy rules could not be applied to what an import brings."""
+    try:
+        guarded.refuse_bucket(gateway, context, caller)
+    except Invalid as error:
+        raise Malformed(f"gcsBucket {error.faults[0].detail}.") from None
 
 
 async def _download(gateway: Gateway, app: App, context: Context, call: Call, caller: Caller, send: Send) -> int:
     judged = sorting.sort(call.args, caller.scopes, in_batch=False)
     if isinstance(judged, No):
         raise Forbidden(judged.reason)
+    guarded.arguments(gateway, context, caller, call.action, call.args)
     args = {name: value for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
     kind = judged.key if isinstance(judged, Now) else KeyKind.PRODUCTION
     async with gateway.relay.download(app, args, kind) as found:

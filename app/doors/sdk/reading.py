@@ -7,19 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.doors import form_values, parsing
-from app.doors.parsing import parsed
-from app.errors import Malformed, TooLarge
+from app.doors.parsing import Fits, anything_fits, parsed
+from app.errors import Fault, Malformed, TooLarge
+from app.ids import text_of
 from app.intake.bodies import CSV, MANY, crowded
 from app.intake.enrichment.privacy import OBJECTS
 from app.leanplum.actions import ACTIONS
 
 BATCH_PATH = "/api-batch"
 MAX_FIELDS = 10_000
+NO_ID = "takes text or a number"
 # What a batch says as a whole, and an import. Anything else is left out: of a batch with `createJob`
 # or a bucket Leanplum may make an import, and of an import with `data` a batch with the development key.
 OF_BATCHES = frozenset({"action", "appId", "clientKey", "apiVersion", "client", "sdkVersion", "devMode", "time"})
 OF_IMPORTS = OF_BATCHES | {"createJob", "file", "gcsBucket", "defaultAction", "reqId", "uuid"}
 AS_SENT = ("userId", "deviceId", "newUserId", "action", "event", "state")  # never mended
+WHOM = ("userId", "deviceId", "newUserId")
 AS_TEXT = OBJECTS | {"value"}  # may be JSON as text
 Args = dict[str, Any]
 
@@ -111,8 +114,9 @@ def import_of(path: str, query: Args, rows: bytes) -> Call:
     return Call(args, [args], batch=False, rows=rows)
 
 
-def call(path: str, query: Args, body: Args) -> Call:
-    """The call that query and body make together; the body wins. Raises Malformed where a batch's `data` is no list."""
+def call(path: str, query: Args, body: Args, fits: Fits = anything_fits) -> Call:
+    """The call that query and body make together; the body wins. Raises Malformed where a batch's `data` is no list,
+    BeyondLimit where it has more entries than fit."""
     args = {**query, **body}
     action = text(args.get("action"))
     batch = action == "multi" or (not action and ("data" in args or path == BATCH_PATH))
@@ -124,7 +128,7 @@ def call(path: str, query: Args, body: Args) -> Call:
     if truthy(args.get("createJob")) or ("file" in args and "data" not in args):
         args = _only(OF_IMPORTS, args) | {"action": "multi"}
         return Call(args, [args], batch=False)
-    return Call(_only(OF_BATCHES, args), _entries(args.get("data", [])), batch=True)
+    return Call(_only(OF_BATCHES, args), _entries(args.get("data", []), fits), batch=True)
 
 
 def _only(names: Set[str], args: Args) -> Args:
@@ -155,7 +159,7 @@ def _is_crowded(value: str) -> bool:
     return len(value) > MANY and value.lstrip()[:1] in {"{", "["} and value.count(",") > MANY
 
 
-def _entries(data: Any) -> list[Any]:
+def _entries(data: Any, fits: Fits) -> list[Any]:
     """A list, {"data": a list}, or a text of either (fact sheet §3.7)."""
     for _ in range(3):
         if isinstance(data, str):
@@ -163,9 +167,27 @@ def _entries(data: Any) -> list[Any]:
         if isinstance(data, Mapping):
             data = data.get("data", [])
         if isinstance(data, list):
+            parsing.refuse_beyond(fits, len(data))
             return list(map(_entry, data))
     raise Malformed("A batch's data must be a list of actions.")
 
 
 def _entry(found: Any) -> Any:
-    return parsing.settled(found, AS_SENT, AS_TEXT)
+    settled = parsing.settled(found, AS_SENT, AS_TEXT)
+    return _with_plain_ids(settled) if type(settled) is dict else settled
+
+
+def _with_plain_ids(entry: Args) -> Args:
+    """Give ids the one text that each has, for Leanplum as well: " 77" and 77.0 are 77. Whole numbers stay numbers."""
+    for name in WHOM:
+        value = entry.get(name)
+        if value is None or type(value) is int:
+            continue
+        if type(value) is str and value and "!" <= value[0] <= "~" and "!" <= value[-1] <= "~":
+            continue  # as in `plain`, without a call: nearly all
+        text = text_of(value)
+        if text is None:
+            return parsing.Faulty(entry, (Fault(f"/{name}", NO_ID, "type"),))
+        if text is not value:
+            entry[name] = text
+    return entry

@@ -176,7 +176,7 @@ def _now(
     """Development traffic takes the development key, so that it never counts as production's. An action that is not
     known never gets that key."""
     new = text(entry.get("newUserId"))
-    joins = f"u{new}" if new and subject is not None else None
+    joins = f"u{new}" if new else None
     if known is None:
         if debugging:
             return No("This action is not known here, so it can't be done in development mode.")

@@ -16,6 +16,7 @@ from app.doors.sdk.repeating import Batch, Claims, key_of, lasts
 from app.doors.sdk.replying import Reply
 from app.doors.sdk.sorting import Now
 from app.model import App, NewItem, Taken
+from app.outbox.logins import named
 from app.relay.calls import LOOKS, PATIENCE_SECONDS
 from app.relay.repeats import Answer, Told
 from app.wiring import Gateway
@@ -48,10 +49,12 @@ class Steps:
         reply: Reply,
         accept: Accept,
         until: float,
+        still: Callable[[Iterable[str]], None],
     ) -> None:
-        """`caller`: whose key it is; `until`: when the answer must be there, by the loop's clock."""
+        """`caller`: whose key it is; `until`: when the answer must be there, by the loop's clock;
+        `still`: raises where the key may not do actions any more."""
         self._gateway, self._app, self._call, self._doing = gateway, app, call, doing
-        self._reply, self._accept, self._until = reply, accept, until
+        self._reply, self._accept, self._until, self._still = reply, accept, until, still
         concerned = [planning.about(call.entries[place]) for place in doing]
         self._groups = dict(zip(doing, planning.groups(concerned), strict=True))
         self._claims = Claims(gateway.relay.repeats)
@@ -180,6 +183,7 @@ class Steps:
                 if (reason := self._why_not()) is not None:
                     self._fail([place for place, _ in run], reason)
                 else:
+                    self._still({text(one.entry.get("action")) for _, one in run})
                     going[self._begin(run)] = run
             if going:
                 done, _ = await asyncio.wait(going, timeout=max(0.0, self._left()), return_when="FIRST_COMPLETED")
@@ -276,7 +280,7 @@ def _told(one: Answer | Told) -> Told | None:
 
 
 def _subjects(one: Doing) -> set[str]:
-    return {one.subject} if isinstance(one, NewItem) else one.subjects
+    return {one.subject, *named(one.body)} if isinstance(one, NewItem) else one.subjects
 
 
 def _kind(one: Doing) -> Kind:

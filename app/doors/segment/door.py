@@ -13,11 +13,13 @@ from app.api import auth, limiting, problems, receiving, writes
 from app.api.context import Context
 from app.clock import now_ms
 from app.doors.identification import charge, identify
-from app.doors.parsing import IN_A_THREAD, in_turn
+from app.doors.limited_reading import read_within_limit
+from app.doors.parsing import Fits
 from app.doors.segment import answering, judging, reading
 from app.doors.segment.judging import Judge, Verdict
+from app.doors.segment.making import unguarded
 from app.doors.segment.reading import PATHS, Call
-from app.errors import Erased, GatewayError, KeyNotConfigured, Malformed, Refusal, TooLarge
+from app.errors import Erased, GatewayError, KeyNotConfigured, Malformed, RateLimited, Refusal, TooLarge, Unauthorized
 from app.intake import bodies
 from app.model import Caller, KeyKind, NewItem
 from app.telemetry import describe
@@ -44,13 +46,14 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
     if context.method == "OPTIONS" and context.faulty is None:
         asked = context.headers.get(b"access-control-request-headers", b"*")
         return await _send(context, send, 204, b"", [*PREFLIGHT, (b"access-control-allow-headers", asked)])
-    if context.method != "POST" and context.faulty is None:
-        return await _send(context, send, 405, NOT_POST, [(b"allow", b"POST, OPTIONS")])
     try:
         if context.faulty is not None:
-            raise Malformed(context.faulty.detail).at(context.faulty)
-        if (leaked := auth.leaked(gateway, context, scope)) is not None:
+            raise await _faulty(gateway, context, Malformed(context.faulty.detail).at(context.faulty))
+        if (leaked := await auth.leaked(gateway, context, scope)) is not None:
             raise leaked
+        if context.method != "POST":
+            await _charge(gateway, context)
+            return await _send(context, send, 405, NOT_POST, [(b"allow", b"POST, OPTIONS")])
         status, body = await _take(gateway, context, receive, kind)
     except GatewayError as error:
         return await _send(context, send, answering.status_of(error), answering.failed(error), _retry(error))
@@ -75,7 +78,7 @@ async def _take(gateway: Gateway, context: Context, receive: Receive, kind: str)
     try:
         app = auth.choose_app(gateway, context, caller)
     finally:
-        await limiting.take(gateway, context, caller, len(call.messages) or 1, capped=True)
+        await limiting.take(gateway, context, caller, len(call.messages) or 1, lends=True)
     auth.require_key(app, KeyKind.PRODUCTION)
     verdicts = await _accepted(gateway, context, caller, await _judged(gateway, context, caller, call))
     _tell(gateway, context, call, verdicts)
@@ -123,6 +126,23 @@ async def _caller(gateway: Gateway, context: Context, in_body: str) -> Caller:
     return await auth.authenticate(gateway, context)
 
 
+async def _charge(gateway: Gateway, context: Context) -> None:
+    """Take an item for a call that is refused unread, where a key is in a header. Raises Unauthorized, RateLimited."""
+    if _has_key(context):
+        await limiting.take(gateway, context, await _caller(gateway, context, ""), 1)
+
+
+async def _faulty(gateway: Gateway, context: Context, error: Malformed) -> GatewayError:
+    """Return what a call with a faulty head is refused with: that, unless a limit is spent."""
+    try:
+        await _charge(gateway, context)
+    except RateLimited as refusal:
+        return refusal
+    except Unauthorized:  # the head may say two things
+        pass
+    return error
+
+
 async def _entered(gateway: Gateway, context: Context, caller: Caller | None, receive: Receive) -> Receive:
     """The body of a caller who may send one; where no key is in a header, of whoever's key is in the body."""
     limit = gateway.settings.gateway_max_body_bytes
@@ -130,8 +150,7 @@ async def _entered(gateway: Gateway, context: Context, caller: Caller | None, re
     if caller is None:
         encoding = context.header(b"content-encoding")
         return await identify(gateway, context, receive, limit=limit, encoding=encoding)
-    if not receiving.is_small(context):
-        await limiting.refuse_spent(gateway, context, caller)
+    await limiting.refuse_spent(gateway, context, caller, ask=not receiving.is_small(context))
     return receive
 
 
@@ -141,21 +160,22 @@ async def _entered(gateway: Gateway, context: Context, caller: Caller | None, re
 async def _call(gateway: Gateway, context: Context, receive: Receive, kind: str) -> Call:
     body = await receiving.read_body(gateway, context, receive)
     most = gateway.settings.gateway_max_batch_items
-    bodies.refuse_crowded(body, writes.MANY_OF_EACH * most)
-    if len(body) > IN_A_THREAD:
-        call = await in_turn(partial(reading.call, kind, body))
-    else:
-        call = reading.call(kind, body)
+    call = await read_within_limit(gateway, context, partial(_read, kind, body, most), len(body))
     if len(call.messages) > most:
         raise TooLarge(f"The batch has {len(call.messages)} messages; at most {most} are taken at once.")
     return call
+
+
+def _read(kind: str, body: bytes, most: int, fits: Fits) -> Call:
+    bodies.refuse_crowded(body, writes.MANY_OF_EACH * most)
+    return reading.call(kind, body, fits)
 
 
 async def _judged(gateway: Gateway, context: Context, caller: Caller, call: Call) -> list[Verdict]:
     """What becomes of each message; no one's fault harms its neighbour."""
     alone = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms())
     refiner = writes.refiner_for(gateway, context, caller)
-    judge = Judge(caller.scopes, alone.segment, refiner, alone.guard)
+    judge = Judge(caller.scopes, alone.segment, refiner, alone.privacy if alone.ruled else unguarded)
     verdicts = list[Verdict]()
     for index, message in enumerate(call.messages):
         base = f"/{reading.BATCH}/{index}" if call.batch else ""

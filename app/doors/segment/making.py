@@ -39,17 +39,31 @@ class Making:
     def flat(self, home: str, nested: Mapping[str, Any]) -> Fields:
         """What goes into the field `home`, before anything is taken out of it for a parameter of its own: so privacy
         rules see it whole, by the names of Segment's."""
-        fields: Fields = {home: plain.flattened(nested, self.changed)}
+        renamed = list[str]()
+        fields: Fields = {home: plain.flattened(nested, renamed)}
         self.steps = self.guard(self.action, fields).steps or self.steps
         found = fields.get(home)
+        if not isinstance(found, dict):
+            return {}
+        self.changed += [name for name in renamed if name in found]
         lists = home == ATTRIBUTES
-        return {name: plain.value(one, lists=lists) for name, one in found.items()} if isinstance(found, dict) else {}
+        return {name: plain.value(one, lists=lists) for name, one in found.items()}
 
-    def name(self, text: str) -> str:
-        """A name that Leanplum takes."""
+    def left(self, home: str, found: Any, key: str = "") -> Any:
+        """What privacy rules leave of a value that goes into the field `home` (in it: under `key`), as
+        it was sent; None where nothing is left."""
+        if self.guard is unguarded or found is None:
+            return found
+        fields: Fields = {home: {key: found} if key else found}
+        self.steps = self.guard(self.action, fields).steps or self.steps
+        left = fields.get(home)
+        return left.get(key) if key and isinstance(left, dict) else left
+
+    def name(self, home: str, text: str) -> str:
+        """A name that Leanplum takes, for the field `home`. What was sent is told to nobody."""
         made = plain.name(text)
         if made != text:
-            self.changed.append(made)
+            self.changed.append(home)
         return made
 
     def params(self, flat: Mapping[str, Any]) -> Fields:
@@ -89,9 +103,9 @@ def first_text(*found: Any) -> str:
 
 def whom(making: Making) -> Fields:
     """userId and anonymousId, as Leanplum's user and device (fact sheet §3: both are a pair, one alone is enough)."""
-    user, device = plain.text_id(making.message.get("userId")), plain.device_id(making.message.get("anonymousId"))
+    user, device = plain.whose(making.message.get("userId")), plain.device_id(making.message.get("anonymousId"))
     if making.rules.anonymous == "user":
-        user, device = user or plain.text_id(making.message.get("anonymousId")), None
+        user, device = user or plain.whose(making.message.get("anonymousId")), None
     fields = {**({"userId": user} if user else {}), **({"deviceId": device} if device else {})}
     if not fields:
         raise Invalid((Fault("", "needs userId or anonymousId: whom is it about?", "missing-subject"),))

@@ -81,9 +81,11 @@ def _shared(making: Making) -> Fields:
 def _track(making: Making) -> Fields:
     fields = whom(making)
     event = making.message.get("event")
+    if isinstance(event, str):
+        event = making.left("event", making.rules.events.get(event, event))
     if not isinstance(event, str) or not event:
         raise Invalid((Fault("/event", "takes the event's name", "required"),))
-    fields["event"] = making.name(making.rules.events.get(event, event))
+    fields["event"] = making.name("event", event)
     properties = making.flat(PARAMS, object_of(making.message, "properties"))
     for name in ("revenue", "value", "total"):
         if (worth := plain.number(properties.get(name))) is not None:
@@ -117,14 +119,17 @@ def _state(making: Making, template: str, around: Fields) -> Fields:
     message = making.message
     properties = making.flat(PARAMS, object_of(message, "properties"))
     kind = str(message["type"]).capitalize()
-    category = first_text(message.get("category"), properties.get("category"))
-    told = first_text(message.get("name"), properties.pop("name", None), message.get("event"))
-    words = {"name": told or category or kind, "category": category, "type": kind}
+    own_category = making.left(PARAMS, first_text(message.get("category")), "category")
+    category = first_text(own_category, properties.get("category"))
+    in_state = first_text(making.left("state", category))
+    named = first_text(message.get("name"), properties.pop("name", None), message.get("event"))
+    told = first_text(making.left("state", named))
+    words = {"name": told or in_state or kind, "category": in_state, "type": kind}
     state = template.format_map(words).strip()
     params = {**around, **properties, **({"category": category} if category else {})}
     return {
         **whom(making),
-        "state": making.name(state) or kind,
+        "state": making.name("state", state) or kind,
         "createDisposition": "CreateIfNeeded",
         **making.params(params),
     }

@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from app.ids import text_of
 from app.leanplum.values import DEVICE_ID, ITEM_ID, LATEST, ZERO_UUID, is_whole
 
 MAX_NAME = 139
@@ -80,6 +81,11 @@ def text_id(found: Any) -> str:
     return str(found) if isinstance(found, int | float) and not isinstance(found, bool) else ""
 
 
+def whose(found: Any) -> str:
+    """The id of a user or device as text, the same however it is written; "" where there is none."""
+    return text_of(found) or ""
+
+
 def item_id(found: Any) -> str | None:
     """An item's id for a messageId: itself where it fits, else a hash of it."""
     text = text_id(found)
@@ -88,7 +94,7 @@ def item_id(found: Any) -> str | None:
 
 def device_id(found: Any) -> str | None:
     """A deviceId for an anonymousId: itself where it fits, else a hash of it; None for none, or the zero UUID."""
-    text = text_id(found)
+    text = whose(found)
     return _fitting(text, DEVICE_ID, 400) if text and text != ZERO_UUID else None
 
 

@@ -5,7 +5,7 @@ import binascii
 from dataclasses import dataclass
 from typing import Any
 
-from app.doors.parsing import marked, parsed, settled
+from app.doors.parsing import Fits, anything_fits, marked, parsed, refuse_beyond, settled
 from app.errors import Malformed, Unauthorized
 
 TYPES = ("track", "identify", "page", "screen", "group", "alias")
@@ -32,8 +32,9 @@ class Call:
     batch: bool
 
 
-def call(kind: str, body: bytes) -> Call:
-    """The call that a body makes; `kind` is one of TYPES, or BATCH. Raises Malformed."""
+def call(kind: str, body: bytes, fits: Fits = anything_fits) -> Call:
+    """The call that a body makes; `kind` is one of TYPES, or BATCH. Raises Malformed; BeyondLimit where it has more
+    messages than fit."""
     found = parsed(body)
     if not isinstance(found, dict):
         raise Malformed("The body must be a JSON object.")
@@ -44,6 +45,7 @@ def call(kind: str, body: bytes) -> Call:
     messages = found.get(BATCH)
     if not isinstance(messages, list):
         raise Malformed('The body must be {"batch": [...]}, with a list of messages.')
+    refuse_beyond(fits, len(messages))
     common = marked({name: found[name] for name in COMMON if name in found})
     return Call(list(map(_settled, messages)), _settled(common), key, batch=True)
 

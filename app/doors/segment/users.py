@@ -15,7 +15,7 @@ def _login(making: Making) -> Fields:
     It waits behind the known user's items, so that no later one makes the device that user's before the merge; earlier
     ones of the device that come later are the known user's as well, since Leanplum infers the user of a device.
     """
-    user, anonymous = plain.text_id(making.message.get("userId")), plain.text_id(making.message.get("anonymousId"))
+    user, anonymous = plain.whose(making.message.get("userId")), plain.whose(making.message.get("anonymousId"))
     if not (making.rules.login and user and anonymous):
         return whom(making)
     if making.rules.anonymous == "user":
@@ -50,16 +50,18 @@ def identify(making: Making) -> Fields:
     whom = _login(making)
     beneath, traits = object_of(making.context, "traits", "/context"), object_of(making.message, "traits")
     attributes = making.flat(ATTRIBUTES, {**beneath, **traits})
-    fields = whom | _parameters(attributes, making.context)
+    fields = whom | _parameters(making, attributes)
     devices = _devices(making.context, whom.get("deviceId"))
     return fields | {ATTRIBUTES: attributes} | ({"devices": devices} if devices else {})
 
 
-def _parameters(traits: Fields, context: Mapping[str, Any]) -> Fields:
+def _parameters(making: Making, traits: Fields) -> Fields:
     """What has a parameter of its own; it is taken out of the traits."""
     fields: Fields = {}
-    placed = {name: context[name] for name in ("location", "locale", "timezone") if name in context}
-    around = {name: plain.value(one) for name, one in plain.flattened(placed, []).items()}
+    context = making.context
+    placed: Fields = {name: context[name] for name in ("location", "locale", "timezone") if name in context}
+    left = making.left("", plain.flattened(placed, []))
+    around = {name: plain.value(one) for name, one in left.items()} if isinstance(left, dict) else {}
     for parameter, fits, named, beside in PARAMETERS:
         fields |= _first(parameter, fits, traits, named, take=True) or _first(
             parameter, fits, around, beside, take=False
@@ -118,8 +120,8 @@ def group(making: Making) -> Fields:
 def alias(making: Making) -> Fields:
     """The previous id becomes the new one. It is a device's where it is the message's own anonymousId."""
     message = making.message
-    user, anonymous = plain.text_id(message.get("userId")), plain.text_id(message.get("anonymousId"))
-    previous = plain.text_id(message.get("previousId")) or anonymous
+    user, anonymous = plain.whose(message.get("userId")), plain.whose(message.get("anonymousId"))
+    previous = plain.whose(message.get("previousId")) or anonymous
     if not user or not previous:
         raise Invalid((Fault("", "needs previousId and userId", "required"),))
     if previous == anonymous and making.rules.anonymous == "device" and (device := plain.device_id(previous)):

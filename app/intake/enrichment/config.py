@@ -1,7 +1,7 @@
 """What the file of GATEWAY_ENRICHMENT_FILE declares (TOML): for all, for an app (`[apps.NAME]`), for a caller
 (`[callers.KEY_ID]`). The narrower one wins, setting by setting; privacy rules add up."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import phonenumbers
@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from app import patterns
 from app.errors import StartRefused
 from app.intake.enrichment import norms, privacy, shaping
-from app.intake.enrichment.privacy import FREE, MASK, Rule
+from app.intake.enrichment.privacy import FREE, MASK, OBJECTS, Rule
 from app.intake.refining import EXTRAS
 from app.intake.segment import SegmentRules
 from app.leanplum.actions import ACTIONS, LATER
@@ -63,14 +63,29 @@ def _path_expression(text: Any) -> Pattern:
     """A regular expression over a path: the path is under the rule as well if what it is beneath is."""
     if not isinstance(text, str):
         raise ValueError("takes a regular expression as text")
-    return compiled(text, at_dots=True)
+    return _reaching(compiled(text, at_dots=True), text)
 
 
 def _keys(glob: str) -> str:
-    if glob in FREE:
-        raise ValueError(f"{glob} is under no rule: it says whom or what the item is about")
-    patterns.glob(glob)
+    _reaching(patterns.glob(glob), glob)
     return glob
+
+
+def _reaching(pattern: Pattern, text: str) -> Pattern:
+    """Refuse a pattern of paths that is over fields alone that no rule is over."""
+    free = [name for name in FREE if pattern.search(name)]
+    if free and not any(map(pattern.search, _reachable(free))):
+        raise ValueError(f"{text} is under no rule: it says whom or what the item is about")
+    return pattern
+
+
+def _reachable(names: Iterable[str]) -> Iterator[str]:
+    """Yield paths that are under rules: the other fields of all actions, and such names inside objects."""
+    yield from RULED_FIELDS
+    yield from (f"{outer}.{name}" for outer in OBJECTS for name in names)
+
+
+RULED_FIELDS = OBJECTS.union(*(action.shape.__annotations__ for action in ACTIONS.values())) - FREE
 
 
 Expression = Annotated[Pattern, BeforeValidator(_expression)]

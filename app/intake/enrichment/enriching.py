@@ -1,14 +1,17 @@
 """The refiner of one call: the caller's recipe, and what is known of the call."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from app.errors import Fault, Invalid
-from app.intake.enrichment import norms, places
+from app.intake.enrichment import norms, places, rows
 from app.intake.enrichment.draft import Draft, Facts
 from app.intake.enrichment.recipe import Recipe, refined
 from app.intake.refining import take
 from app.intake.segment import SegmentRules
 from app.model import NO_NOTES, Notes
+
+PRIVACY = Notes(("privacy",))
 
 
 class Enriching:
@@ -37,6 +40,25 @@ class Enriching:
         if self.judges and fields.get("currencyCode", "EUR") not in norms.CURRENCIES:
             raise Invalid((Fault("/currencyCode", "is not a currency code of ISO 4217", "currency"),))
         return notes
+
+    @property
+    def ruled(self) -> bool:
+        """Whether there is a privacy rule."""
+        return self._recipe.ruled
+
+    def privacy(self, action: str, fields: dict[str, Any]) -> Notes:
+        """The privacy rules alone. Objects may stand in `fields` as JSON text."""
+        guard = self._recipe.guard(action)
+        return PRIVACY if guard is not None and guard.apply(fields, texts=True) else NO_NOTES
+
+    def is_ruled(self, action: str, path: str) -> bool:
+        """Whether a privacy rule is over a path, whatever stands there."""
+        guard = self._recipe.guard(action)
+        return guard is not None and guard.is_over(path)
+
+    def rows(self, content: bytes, default_action: str) -> Iterator[bytes]:
+        """The lines of an import's CSV without what rules take out. Raises Invalid."""
+        return rows.guarded(content, default_action, self._recipe.guard)
 
     def guard(self, action: str, entry: dict[str, Any]) -> Notes:
         """For an entry in Leanplum's own protocol, which is passed on as it is: the privacy rules, and the place where

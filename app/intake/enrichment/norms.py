@@ -47,6 +47,22 @@ def contact(emails: Sequence[str], phones: Sequence[str], region: str | None) ->
     return run
 
 
+def contact_as_written(name: str, value: str, emails: Sequence[str], phones: Sequence[str], region: str | None) -> str:
+    """Return what `contact` makes of the user attribute of this name."""
+    if name in emails:
+        return _email(value)
+    return (phone(value, region) if name in phones else None) or value
+
+
+def field_as_written(name: str, value: str) -> str:
+    """Return what the steps for currencies, locales and time zones make of the field of this name."""
+    if name == "currencyCode":
+        mended = value.strip().upper()
+        return mended if mended in CURRENCIES else value
+    known = _locale if name == "locale" else _zone
+    return (known(value) if len(value) <= LONGEST else None) or value
+
+
 def without(names: Set[str]) -> Callable[[Any], bool]:
     """Whether an object has none of these keys."""
     return lambda value: not isinstance(value, dict) or names.isdisjoint(value)
@@ -110,7 +126,7 @@ def is_locale(value: Any) -> bool:
 def locale(draft: Draft) -> bool:
     """`en-us` as Leanplum writes it: en_US."""
     told = draft.fields.get("locale")
-    if not isinstance(told, str) or told == DETECT:
+    if not isinstance(told, str) or told == DETECT or is_covered(told):
         return False
     made = _locale(told) if len(told) <= LONGEST else None
     if made is None:
@@ -144,7 +160,7 @@ def timezone(draft: Draft) -> bool:
     """The zone's name as the IANA database writes it, and its offset from UTC at the item's time."""
     fields = draft.fields
     told = fields.get("timezone")
-    if not isinstance(told, str) or told == DETECT:
+    if not isinstance(told, str) or told == DETECT or is_covered(told):
         return False
     name = _zone(told) if len(told) <= LONGEST else None
     if name is None:

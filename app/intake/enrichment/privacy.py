@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 import orjson
@@ -43,7 +44,20 @@ OBJECTS = frozenset({
     "userAttributeValuesToIncrement", "values", "vars", "trafficSource", "deviceAttributes", "devices", "events",
     "states", "data",
 })  # fmt: skip
-_DROPPED = object()
+# A rule over a user's attribute is over what other fields make of it, and one over a device's field
+# is over the same field of a user's devices.
+INCREMENTS = "userAttributeValuesToIncrement"
+SAME_AS = {
+    "userAttributeValuesToAdd": "userAttributes",
+    "userAttributeValuesToRemove": "userAttributes",
+    INCREMENTS: "userAttributes",
+    "devices": "",
+}
+NUMBER = re.compile(r"\s*[+-]?(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?\s*\Z")
+LONGEST_NUMBER = 1_000  # characters; no longer text is read as a number
+EXACT = 2**53  # above it a float has other digits than the number that was written
+BEGINS = frozenset('{["')  # of a text that may hold an object or a list
+DROPPED = object()
 
 
 @dataclass(frozen=True)
@@ -124,55 +138,102 @@ class Guard:
         changed, budget = False, _Budget()
         for name in [name for name in fields if name not in FREE]:
             before = fields[name]
-            value = _opened(before) if texts and name in OBJECTS and isinstance(before, str) else before
-            after = value if value is _DROPPED else self._covered(name, value, 0, budget)
-            if after is not _DROPPED and value is not before:
-                after = _closed(after)
-            if after is _DROPPED:
+            if texts and isinstance(before, str):
+                after = self._covered_text(name, before, budget)
+            else:
+                after = self._covered(name, before, 0, budget)
+            if after is DROPPED:
                 del fields[name]
             else:
                 fields[name] = after
             changed = changed or after is not before
         return changed
 
+    def cell(self, path: str, text: str) -> str:
+        """What is left of a cell of CSV in the column of this path; "" where it is dropped."""
+        if not text or path in FREE:
+            return text
+        left = self._covered_text(path, text, _Budget())
+        return "" if left is DROPPED else str(left)
+
+    def is_over(self, path: str) -> bool:
+        """Return whether a rule is over a path, whatever stands there."""
+        return self._over(path)[0] is not None
+
+    def rewritten(self, path: str, value: str, made: str) -> Any:
+        """What is left of a value that is about to be written as `made`, where a rule looks for how it
+        was written. Where `made` is under a rule as well, the value stays, and `made` is looked at then."""
+        if made == value:
+            return self._covered(path, value, 0, _Budget())
+        by_value = self._over(path)[1]
+        verbs = self._fitting(by_value, value)
+        if not verbs or self._fitting(by_value, made):
+            return value
+        return self._by(min(verbs, key=STRONGEST.index), made)
+
+    def _covered_text(self, name: str, told: str, budget: _Budget) -> Any:
+        """What is left of a text that may be JSON."""
+        if name in OBJECTS:
+            value = _opened(told)
+            after = value if value is DROPPED else self._covered(name, value, 0, budget)
+            return after if after is DROPPED or value is told else _closed(after)
+        after = self._covered(name, told, 0, budget)
+        if after is not told or told.lstrip()[:1] not in BEGINS:
+            return after
+        value = _opened(told)
+        if value is DROPPED or value is told:  # a text like any other
+            return told
+        inside = self._covered(name, value, 0, budget)
+        if inside is DROPPED:
+            return inside
+        return told if inside is value and _is_plain(told) else _closed(inside)
+
     def _covered(self, path: str, value: Any, depth: int, budget: _Budget) -> Any:
         """What is left of a value: itself where no rule reaches it."""
         verb, by_value = self._over(path)
         if verb == "drop":
-            return _DROPPED
+            return DROPPED
         if isinstance(value, dict | list):
             if depth >= DEEPEST:
-                return _DROPPED
+                return DROPPED
             if isinstance(value, dict):
                 return self._inside(path, value, depth, budget)
             return self._each(path, value, depth, budget)
         if value is None:  # says nothing, and may stay: it clears an attribute
             return value
-        if by_value and not self._is_left(value):
-            text = encoded(_text(value))
-            suspect = self._any is None or self._any.found_in(text)
-            if suspect and (fitting := [rule.verb for rule in by_value if _says(rule, text)]):
-                verb = min([verb, *fitting] if verb is not None else fitting, key=STRONGEST.index)
+        if by_value and not self._is_left(value) and (fitting := self._fitting(by_value, value)):
+            verb = min([verb, *fitting] if verb is not None else fitting, key=STRONGEST.index)
+        if verb is not None and path.partition(".")[0] == INCREMENTS:  # which takes numbers alone
+            return DROPPED
         return value if verb is None else self._by(verb, value)
+
+    def _fitting(self, rules: Sequence[Rule], value: Any) -> list[Verb]:
+        """What the rules that find a value want of it."""
+        found: list[Verb] = []
+        for form in _forms(value):
+            text = encoded(form)
+            if self._any is None or self._any.found_in(text):
+                found += [rule.verb for rule in rules if _says(rule, text)]
+        return found
 
     def _inside(self, path: str, value: dict[str, Any], depth: int, budget: _Budget) -> Any:
         if not budget.allows(path, value):
-            return _DROPPED
+            return DROPPED
         made = {key: self._covered(f"{path}.{key}", inner, depth + 1, budget) for key, inner in value.items()}
         if all(made[key] is value[key] for key in made):
             return value
-        return {key: inner for key, inner in made.items() if inner is not _DROPPED}
+        return {key: inner for key, inner in made.items() if inner is not DROPPED}
 
     def _each(self, path: str, value: list[Any], depth: int, budget: _Budget) -> Any:
         made = [self._covered(path, inner, depth + 1, budget) for inner in value]
         if all(one is other for one, other in zip(made, value, strict=True)):
             return value
-        return [inner for inner in made if inner is not _DROPPED]
+        return [inner for inner in made if inner is not DROPPED]
 
     def _by(self, verb: Verb, value: Any) -> Any:
         """A single value under a rule."""
         if verb == "drop":
-            return _DROPPED
+            return DROPPED
         if value == MASK:
             return value
         if verb == "mask":
@@ -190,8 +251,8 @@ class Guard:
             return known
         if len(path) > LONGEST_PATH:
             return "drop", ()
-        told = encoded(path)
-        over = [rule for rule in self._rules if rule.over(told)]
+        paths = [encoded(one) for one in _names_of(path)]
+        over = [rule for rule in self._rules if any(map(rule.over, paths))]
         verbs = [rule.verb for rule in over if rule.values is None]
         found = (min(verbs, key=STRONGEST.index, default=None), tuple(one for one in over if one.values is not None))
         if len(self._known) >= MOST_PATHS:
@@ -205,9 +266,43 @@ def _says(rule: Rule, text: bytes) -> bool:
     return rule.values.found_in(text)
 
 
+def _names_of(path: str) -> Iterable[str]:
+    """A path, and what else the same value is known by."""
+    yield path
+    field, dot, rest = path.partition(".")
+    if (other := SAME_AS.get(field)) is not None:
+        same = f"{other}{dot if other else ''}{rest}"
+        if same and same not in FREE:
+            yield same
+
+
 def _text(value: Any) -> str:
-    """A single value as text: itself, or its JSON."""
-    return value if isinstance(value, str) else json.dumps(value)
+    """A single value as text: itself, or its JSON. A float that is whole is as the whole number."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(Decimal(repr(value))))
+    return json.dumps(value)
+
+
+def _forms(value: Any) -> Iterable[str]:
+    """The texts in which rules look for a value. A number is looked at as digits, however it was
+    written, and a text that is a number is, too."""
+    text = _text(value)
+    yield text
+    if isinstance(value, float) and value.is_integer():
+        if abs(value) > EXACT:
+            yield str(int(value))
+    elif isinstance(value, str) and (whole := _whole(value)) is not None and whole != text:
+        yield whole
+
+
+def _whole(text: str) -> str | None:
+    """The digits of a text that is a whole number, as "1.5e3" is; None for any other."""
+    if len(text) > LONGEST_NUMBER or not NUMBER.match(text):
+        return None
+    number = Decimal(text.strip())
+    return str(int(number)) if number == number.to_integral_value() else None
 
 
 def _opened(told: str) -> Any:
@@ -221,8 +316,22 @@ def _opened(told: str) -> Any:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            return _DROPPED
-    return value if not isinstance(value, str) else _DROPPED
+            return DROPPED
+    return value if not isinstance(value, str) else DROPPED
+
+
+def _is_plain(told: str) -> bool:
+    """Return whether all of a JSON text was looked at: no text in a text, and no name twice in an
+    object, of which only the last counts."""
+    repeated = False
+
+    def looked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal repeated
+        made = dict(pairs)
+        repeated = repeated or len(made) < len(pairs)
+        return made
+
+    return not isinstance(json.loads(told, object_pairs_hook=looked), str) and not repeated
 
 
 def _closed(value: Any) -> Any:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from app.errors import StartRefused
 from app.intake.enrichment import config, devices, moments, norms, places, privacy, shaping
 from app.intake.enrichment.config import Declared, Section
-from app.intake.enrichment.draft import Draft, Facts, Spot, Step, found_at, put, spot
+from app.intake.enrichment.draft import Draft, Facts, Run, Spot, Step, found_at, put, spot
 from app.intake.enrichment.privacy import Pseudonyms
 from app.intake.refining import EXTRAS
 from app.intake.segment import SegmentRules
@@ -38,7 +38,9 @@ class Recipe:
         self.idle_located = {action: course.idle_located for action, course in self.courses.items()}
         rules = [rule.made() for rule in section.privacy] if section.steps.get("privacy", True) else []
         self._guards = {action: privacy.guarding(rules, pseudonyms, action) for action in ACTIONS}
-        self._guard = privacy.guarding(rules, pseudonyms, "")
+        # What is not known may be taken for anything: all rules are over it.
+        self._guard = privacy.Guard(rules, pseudonyms) if rules else None
+        self.ruled = bool(rules)
         self.locates: bool = section.steps.get("location", True)
         self.segment = section.segment or SegmentRules()
         assert section.currency is not None
@@ -109,6 +111,9 @@ def _steps(action: str, section: Section, pseudonyms: Pseudonyms) -> Iterator[St
         frozenset({"userAttributes"}),
         idle=norms.without({*contact.emails, *contact.phones}),
     )
+    if guard is not None:
+        rewritten = (REWRITTEN | {"userAttributes"}) & takes
+        yield Step("privacy", _as_sent(guard, contact), rewritten, True)
     values = Step("values", shaping.values(maps), frozenset(at[0] for at, _ in maps), True)
     default = [(at, value) for at, value in _spots(config.of_action(section.defaults, action))]
     renamed = [(old, spot(new)) for old, new in renames]
@@ -141,6 +146,43 @@ def _steps(action: str, section: Section, pseudonyms: Pseudonyms) -> Iterator[St
     if maps:
         yield values
     yield from guards
+
+
+REWRITTEN = frozenset({"locale", "timezone", "currencyCode"})
+
+
+def _as_sent(guard: privacy.Guard, contact: config.Contact) -> Run:
+    """Apply the rules over values to what later steps write otherwise, where it stands as it was sent.
+    What is hashed is what they write."""
+    names = (*contact.emails, *contact.phones)
+
+    def run(draft: Draft) -> bool:
+        fields, left = draft.fields, list[tuple[dict[str, Any], str, Any]]()
+        for name in REWRITTEN & fields.keys():
+            if isinstance(value := fields[name], str):
+                made = norms.field_as_written(name, value)
+                left.append((fields, name, guard.rewritten(name, value, made)))
+        found = fields.get("userAttributes")
+        attributes: dict[str, Any] = found if isinstance(found, dict) else {}
+        for name in names:
+            if isinstance(value := attributes.get(name), str):
+                made = norms.contact_as_written(name, value, contact.emails, contact.phones, contact.region)
+                left.append((attributes, name, guard.rewritten(f"userAttributes.{name}", value, made)))
+        changed = [_set(inner, name, value) for inner, name, value in left]
+        return any(changed)
+
+    return run
+
+
+def _set(inner: dict[str, Any], name: str, value: Any) -> bool:
+    """Put what rules left of a value in its place; whether that is something else."""
+    if value is inner[name]:
+        return False
+    if value is privacy.DROPPED:
+        del inner[name]
+    else:
+        inner[name] = value
+    return True
 
 
 def _spots(table: Mapping[str, Any]) -> list[tuple[Spot, Any]]:

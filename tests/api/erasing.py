@@ -1,0 +1,98 @@
+"""Gateways behind their real server, on a database of either kind, for tests of erasures."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from app.callers import keys
+from app.database.engine import connect
+from app.main import create_app
+from app.settings import Settings
+from tests.api.leanplum import KEYS, Leanplum
+from tests.api.serve import served
+from tests.doors.segment import basic
+
+CALLER_KEY = keys.make()
+APP = {"appId": "app_sandbox", "apiVersion": "1.0.6"}
+
+
+class Gateway:
+    """One running gateway, as its callers and its database's owner see it."""
+
+    def __init__(self, port: int, key: str, database: str) -> None:
+        self.key, self._engine = key, connect(database)
+        headers = {"Authorization": f"Bearer {key}"}
+        self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, timeout=30)
+
+    def close(self) -> None:
+        self._http.close()
+        self._engine.dispose()
+
+    def call(self, method: str, path: str, body: Any = None, **options: Any) -> httpx.Response:
+        return self._http.request(method, path, **({} if body is None else {"json": body}), **options)
+
+    def sdk(self, **args: Any) -> httpx.Response:
+        """One call of Leanplum's protocol."""
+        return self.call("POST", "/api", {**APP, "clientKey": self.key, **args})
+
+    def segment(self, path: str, **message: Any) -> httpx.Response:
+        return self.call("POST", f"/segment/v1/{path}", message, headers=basic(self.key))
+
+    def erase(self, user: str, wait: int | None = None) -> dict[str, Any]:
+        headers = {} if wait is None else {"Prefer": f"wait={wait}"}
+        answer = self.call("DELETE", f"/v1/users/{user}?fullErasure=true", headers=headers)
+        assert answer.status_code in {200, 202}, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def settled(self, item_id: str) -> dict[str, Any] | None:
+        """The receipt of an item, once it is final."""
+        found: dict[str, Any] = self.call("GET", f"/v1/receipts/{item_id}").json()
+        return found if "settledAt" in found else None
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        """What is in the database now."""
+        with self._engine.connect() as connection:
+            return [tuple(row) for row in connection.exec_driver_sql(statement)]
+
+
+def cells(database: str) -> Iterator[tuple[str, str, Any]]:
+    """Every value of every table, with the names of its table and column."""
+    engine = connect(database)
+    try:
+        with engine.connect() as connection:
+            for table in engine.dialect.get_table_names(connection):
+                found = connection.exec_driver_sql(f"SELECT * FROM {table}")
+                for row in found.mappings():
+                    for column, value in row.items():
+                        yield table, column, value
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def gateway(
+    settings: Callable[..., Settings], database: str, leanplum: Leanplum, *, delivery: bool = True, **given: Any
+) -> Iterator[Gateway]:
+    """A gateway that delivers to this simulator."""
+    told = {
+        "leanplum_app_id": "app_sandbox",
+        "leanplum_api_url": f"{leanplum.url}/api",
+        "gateway_database_url": database,
+        "gateway_rate_per_second": 10**6,
+        "gateway_rate_burst": 10**9,
+        "gateway_bootstrap_key": CALLER_KEY,  # the same for all on one database
+        **KEYS,
+        **given,
+    }
+    made = settings(**told)
+    key = made.gateway_bootstrap_key
+    assert key is not None
+    with served(made, create_app(made, delivery=delivery)) as port:
+        found = Gateway(port, key.get_secret_value(), database)
+        try:
+            yield found
+        finally:
+            found.close()
