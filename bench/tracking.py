@@ -118,8 +118,10 @@ def judging(sent: list[bytes]) -> dict[str, Step]:
                 made_ = refiner()
                 found = rules.fast_batch(body, made_)
                 assert found is not None
-                if isinstance(made_, Gate):
-                    names.settle([name for of_item in made_.claim(found) for name in of_item], ())
+                if isinstance(made_, Gate) and made_.brings_names:
+                    new = {name for of_item in made_.new_names(found) for name in of_item}
+                    made_.claim(new)
+                    names.settle(new, ())
 
         return judge
 
