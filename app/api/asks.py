@@ -148,7 +148,7 @@ def _add(ask: Ask) -> None:
             return await _kept(request, gateway, app, action, args)
         subject = rules.subject_of(args) if action.about is About.USER else None
         about.subjects = (subject,) if subject else ()
-        jobs.tell_asked(about, action, args)
+        jobs.tell_asked(gateway, about, action, args)
         told = await gateway.relay.ask(app, action, args, subject)
         if action.scope is Scope.EXPORTS_RUN:
             jobs.tell_answered(about, told)
@@ -168,7 +168,7 @@ def _add(ask: Ask) -> None:
         if media == bodies.JSON:
             args = await _args(request, gateway, about, caller, ask)
             guarded.refuse_bucket(gateway, about, caller)
-            jobs.tell_asked(about, action, args)
+            jobs.tell_asked(gateway, about, action, args)
             auth.still(gateway, about, action.scope)
             told = await gateway.relay.ask(app, action, {"createJob": True, **args})
         elif media == bodies.CSV:
@@ -176,7 +176,6 @@ def _add(ask: Ask) -> None:
             rows = await receiving.read_body(gateway, about, request.receive, most)
             auth.still(gateway, about, action.scope)
             fields = dict(request.query_params)
-            jobs.tell_asked(about, action, fields)
             told = await _import_rows(gateway, about, caller, app, action, fields, rows, "parameter")
         else:
             told = await _import_form(request, gateway, about, caller, app, action)
@@ -273,6 +272,7 @@ async def _import_rows(
         raise Invalid(tuple(named)) from None
     if not bodies.has_rows(rows):
         raise Invalid((Fault("", NO_ROWS, "required"),))
+    jobs.tell_asked(gateway, about, action, args)
     rows = await guarded.rows(gateway, about, caller, rows, default_action)
     return await gateway.relay.import_csv(app, action, {"createJob": "true", **args}, rows)
 
@@ -296,12 +296,12 @@ async def _import_form(
     except HTTPException as error:  # what starlette makes of a form that it can't read
         raise Malformed(f"The form can't be read: {error.detail}") from None
     auth.still(gateway, about, action.scope)
-    jobs.tell_asked(about, action, fields)
     if rows is not None:
         return await _import_rows(gateway, about, caller, app, action, fields, rows)
     guarded.arguments(gateway, about, caller, action.name, fields)
     args = rules.checked(SHAPES["multi"], fields)
     guarded.refuse_bucket(gateway, about, caller)
+    jobs.tell_asked(gateway, about, action, args)
     return await gateway.relay.ask(app, action, {"createJob": True, **args})
 
 

@@ -45,6 +45,7 @@ async def preview(request: Request) -> Any:
         await limiting.take(gateway, about, caller, 1)  # what can't be read as items costs as one
         raise
     await limiting.take(gateway, about, caller, len(told))
+    caller = auth.look_again(gateway, about, caller)
     refiner = writes.refiner_for(gateway, about, caller)
     judged = [writes.careful_item(one, base.format(index), refiner) for index, one in enumerate(told)]
     about.gate = None  # what is only looked at is not counted

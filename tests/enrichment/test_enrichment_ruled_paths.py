@@ -250,6 +250,32 @@ def test_an_import_from_a_bucket_is_refused_where_a_rule_is_in_force(ruled: Call
     assert "privacy rules are in force" in door.text
 
 
+NUMBER = "4111111111111111"
+ROWS = ("rows.csv", b"userId,event\nu,E\n", "text/csv")
+
+
+@pytest.mark.parametrize(
+    "name", ["defaultAction", "dataType", "audienceName", "messageId", "postbackUrl", "file", "gcsBucket"]
+)
+@pytest.mark.parametrize("form", ["csv", "form", "json", "sdk"])
+def test_the_record_of_an_import_has_no_value_that_a_rule_is_over(
+    ruled: Callable[[str], Talk], form: str, name: str
+) -> None:
+    talk = ruled(rule("mask", values=r"'\d{13,19}'"))
+    said = {name: f"https://{NUMBER}.example.com" if name.endswith("Url") else NUMBER}
+    sdk = {"appId": "app_tests", "clientKey": talk.key, "action": "multi", "createJob": "true", **said}
+    answer = {
+        "csv": lambda: talk.call(
+            "POST", "/v1/imports", content=ROWS[1], headers={"Content-Type": "text/csv"}, params=said
+        ),
+        "form": lambda: talk.call("POST", "/v1/imports", files={"file": ROWS}, data=said),
+        "json": lambda: talk.post("/v1/imports", said),
+        "sdk": lambda: talk.call("POST", "/api", params=sdk, content=ROWS[1], headers={"Content-Type": "text/csv"}),
+    }[form]()
+    (record,) = talk.audit(answer.headers["x-request-id"])
+    assert NUMBER not in orjson.dumps(record).decode()
+
+
 @pytest.mark.parametrize(
     "rows", [b"userId;params.a\nu;1\n", b"userId\tparams.a\nu\t1\n", b'"userId\nu', b"userId\n\xe9\n"]
 )

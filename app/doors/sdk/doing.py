@@ -47,7 +47,7 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     )
     context.subjects = {one.subject for one in judged if not isinstance(one, No) and one.subject is not None}
     asked = [(text(one.entry.get("action")), one.entry) for one in judged if isinstance(one, Now)]
-    jobs.tell_entries(context, asked)
+    jobs.tell_entries(gateway, context, asked)
     _refuse(call, reply, judged)
     doing = {place: one for place, one in enumerate(judged) if not isinstance(one, No)}  # a refusal parts no step
 

@@ -262,7 +262,7 @@ async def _import(
     rows = await _guarded_rows(gateway, context, caller, rows, default_action)
     fields = {name: reading.text(value) for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
     fields.setdefault("createJob", "true")
-    jobs.tell_asked(context, ACTIONS["multi"], fields)
+    jobs.tell_asked(gateway, context, ACTIONS["multi"], fields)
     told = await gateway.relay.import_csv(app, ACTIONS["multi"], fields, rows)
     jobs.tell_answered(context, told)
     entry = answering.echoed(call.args, {"success": True, **told})
