@@ -223,13 +223,16 @@ class Settle:
     def _records(self) -> Iterator[str]:
         verdicts = dict(self.verdicts)
         for call in self.calls:
-            ended = count_by_status([verdicts[seq].status for seq in call.seqs])
+            if call.split:  # what is sent again has no verdict of this call
+                outcome = {"split": len(call.seqs)}
+            else:
+                outcome = count_by_status([verdicts[seq].status for seq in call.seqs])
             yield records.leanplum_call(
                 time=self.finished_at,
                 app=self.app,
                 attempt=self.attempt,
                 status=call.status,
-                outcome={"split": len(call.seqs)} if call.split else ended,
+                outcome=outcome,
                 about=call.about,
             )
 
