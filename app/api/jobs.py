@@ -12,7 +12,7 @@ from app.wiring import Gateway
 
 LONGEST = 200  # characters of a text that a caller chose
 MOST = 50  # jobs and targets of one call
-NAMED = ("startDate", "endDate", "dataType", "audienceName", "abTestId", "messageId", "type", "defaultAction")
+NAMED = ("startDate", "endDate", "dataType", "abTestId", "messageId", "type", "defaultAction")
 IDS = frozenset({"jobId", "postbackId"})
 URLS = ("postbackUrl", "callbackUrl")
 TARGET = "t"  # before a URL that is hashed; a user begins with another letter
