@@ -93,10 +93,15 @@ def simulate(
     latency: Annotated[float, typer.Option(help="Seconds that each call takes")] = 0.0,
 ) -> None:
     """The Leanplum simulator alone."""
+    from app.errors import StartRefused
     from app.simulator import SimulatorConfig
     from app.simulator.server import serve as run
 
-    run(SimulatorConfig(app_id=app_id, production_key=production_key, latency_seconds=latency), host, port)
+    config = SimulatorConfig(app_id=app_id, production_key=production_key, latency_seconds=latency)
+    try:
+        run(config, host, port)
+    except OSError as error:
+        raise StartRefused(f"--port: {host}:{port} can't be listened on: {error.strerror}") from error
 
 
 @cli.command()

@@ -9,7 +9,6 @@ from typing import Self
 
 import uvicorn
 
-from app.errors import StartRefused
 from app.simulator.application import create_app
 from app.simulator.config import SimulatorConfig
 
@@ -17,11 +16,8 @@ SHUTDOWN_SECONDS = 1
 
 
 def serve(config: SimulatorConfig, host: str, port: int) -> None:
-    """Run until interrupted; says where it listens once it does. Port 0 is a free port. Raises StartRefused."""
-    try:
-        listener = _listen(host, port)
-    except OSError as error:
-        raise StartRefused(f"--port: {host}:{port} can't be used: {error.strerror}") from error
+    """Run until interrupted; says where it listens once it does. Port 0 is a free port."""
+    listener = _listen(host, port)
     url = _url(host, listener)
     with contextlib.suppress(KeyboardInterrupt):
         _Server(config, lambda: print(f"simulator: {url}/api", flush=True)).run([listener])

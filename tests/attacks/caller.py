@@ -3,7 +3,7 @@
 It sends 50 events a second on one connection, each after the answer to the last. An event's time counts from the
 moment it was due, so that a gateway that stalls can't hide the events that would have come meanwhile. Prints one
 `[due, seconds since then, seconds since it was sent, outcome]` for each event, by the clock that all processes share
-(CLOCK_MONOTONIC).
+(CLOCK_MONOTONIC), after a line `ready` once the first was answered.
 """
 
 import json
@@ -31,6 +31,8 @@ def main(port: int, key: str) -> None:
         sent = time.monotonic()
         outcome = client.ask("POST", "/v1/events", (body, {"Content-Type": "application/json"}), key=key)
         answered = time.monotonic()
+        if not found:
+            print("ready", flush=True)
         found.append((due, answered - due, answered - sent, outcome))
         due += 1 / PER_SECOND
     sys.stdout.write(json.dumps(found))

@@ -121,6 +121,7 @@ class Caller:
     def __init__(self, gateway: Process) -> None:
         self._process = started("caller", str(gateway.port))
         say(self._process, gateway.key)
+        assert pipe(self._process.stdout).readline() == "ready\n"
 
     def end(self) -> list[Event]:
         """What became of its events."""
