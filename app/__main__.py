@@ -93,7 +93,6 @@ def simulate(
     latency: Annotated[float, typer.Option(help="Seconds that each call takes")] = 0.0,
 ) -> None:
     """The Leanplum simulator alone."""
-    from app.errors import StartRefused
     from app.simulator import SimulatorConfig
     from app.simulator.server import serve as run
 

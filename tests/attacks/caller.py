@@ -32,7 +32,8 @@ def main(port: int, key: str) -> None:
         outcome = client.ask("POST", "/v1/events", (body, {"Content-Type": "application/json"}), key=key)
         answered = time.monotonic()
         if not found:
-            print("ready", flush=True)
+            sys.stdout.write("ready\n")
+            sys.stdout.flush()
         found.append((due, answered - due, answered - sent, outcome))
         due += 1 / PER_SECOND
     sys.stdout.write(json.dumps(found))
