@@ -13,7 +13,7 @@ from app.database.writer import insert_rows
 from app.model import Call, Postponed, Settled, Status, Verdict, count_by_status
 from app.outbox import logins, user_locks
 from app.outbox.dead_letters import DEAD
-from app.outbox.erased import alias_of, nameless
+from app.outbox.erased import alias_of, both, nameless
 from app.vault import Vault, said_place
 
 # One statement for all items of all calls that settle together, whatever their number: each statement gives the
@@ -48,8 +48,8 @@ class Begin:
     """An attempt, written down before it is sent: after a crash, what is open here was perhaps sent. It is refused
     where the deliverer doesn't hold the lanes of all items for as long as a call may take (`call_ms`), and where one of
     the items is no longer there: its subject was erased. Items of users who are locked are left out, and what follows
-    a login that waits. `liveness`: the identity of the deliverer's liveness lock. `forget`: attempts that may have been
-    written down, and were not sent."""
+    a login that waits, and a deletion while a call is at work for its id as a device's. `liveness`: the identity of the
+    deliverer's liveness lock. `forget`: attempts that may have been written down, and were not sent."""
 
     attempt: str
     owner: str
@@ -69,8 +69,14 @@ class Begin:
         lanes = {lane for one in writes for _, lane in one.items}
         locked, some_log_in = user_locks.locked(cursor, now, writes[0].liveness, lanes, writes[0].owner)
         after = dict.fromkeys(locked, 0)
+        joined = dict[int, set[int]]()
         if some_log_in:
             after = logins.first(cursor, lanes) | after
+            joined = logins.deletions(cursor, [seq for one in writes for seq, _ in one.items])
+        if joined:
+            others = set[int]().union(*joined.values())
+            busy = user_locks.busy(cursor, now, writes[0].liveness, others, writes[0].owner)
+            after |= dict.fromkeys([lane for lane in joined if not busy.isdisjoint(joined[lane])], 0)
         held: dict[str, set[int]] = {}
         for write in writes:
             if write.owner not in held:
@@ -83,7 +89,7 @@ class Begin:
             if not one._may_begin(held[one.owner], gone):
                 told.append(None)
                 continue
-            rows += one._row(after)
+            rows += one._row(after, joined)
             told.append({lane: after[lane] for seq, lane in one.items if seq > after.get(lane, seq)})
         insert_rows(cursor, ATTEMPTS, 5, rows)
         return told
@@ -91,12 +97,15 @@ class Begin:
     def _may_begin(self, held: set[int], gone: set[int]) -> bool:
         return {ids.shard(lane) for _, lane in self.items} <= held and gone.isdisjoint(seq for seq, _ in self.items)
 
-    def _row(self, after: Mapping[int, int]) -> tuple[object, ...]:
-        """The attempt as a row, less what comes after these numbers in its lane; empty where nothing is left."""
+    def _row(self, after: Mapping[int, int], joined: Mapping[int, Set[int]]) -> tuple[object, ...]:
+        """The attempt as a row, less what comes after these numbers in its lane; empty where nothing is left.
+        `joined`: the lanes that deletions have beside their own."""
         sent = [(seq, lane) for seq, lane in self.items if seq <= after.get(lane, seq)] if after else self.items
         if not sent:
             return ()
         lanes = list(dict.fromkeys(lane for _, lane in sent))
+        if joined:
+            lanes += sorted(set[int]().union(*(joined.get(lane, ()) for lane in lanes)) - set(lanes))
         return self.attempt, self.owner, _text([seq for seq, _ in sent]), _text(lanes), self.started_at
 
 
@@ -165,7 +174,8 @@ class Settle:
         for write in writes:
             for seq, subject in write.erased if write.attempt in open_ else ():
                 cursor.execute(ERASED, (alias_of(write.vault, write.app, subject), seq))
-                logins.forget(cursor, write.app, subject)
+                for one in both(subject):
+                    logins.forget(cursor, write.app, one)
         # Asked for again, it may be that only the answer to the first commit was lost.
         new = [write for write in writes if write.attempt in open_ or not write.again]
         told = [(write.finished_at, record) for write in new for record in write._records()]
