@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from app.database.dialect import Cursor
 from app.model import ERASES
+from app.outbox import logins
 from app.outbox.logins import named
 from app.vault import Vault
 
@@ -19,6 +20,8 @@ USER, DEVICE = "u", "d"
 VERSION = "SELECT erasures FROM sequence"
 NAMELESS = "Leanplum's text named the user, who was erased."
 ALL = "SELECT alias, until FROM erasures"
+# The lane is a hash without a key: whoever has a list of ids could tell by it who was erased.
+ANONYMOUS = "UPDATE items SET subject = ?, lane = 0 WHERE seq = ?"
 
 
 class Erased:
@@ -105,3 +108,10 @@ def nameless(said: Any, name: str) -> Any:
 def alias_of(vault: Vault, app: str, subject: str) -> str:
     """What stands for the subject in the receipt of its erasure, once that is done."""
     return "e" + vault.alias(app, subject).hex()
+
+
+def end(cursor: Cursor, vault: Vault, app: str, seq: int, subject: str) -> None:
+    """Let nothing that is left of a deletion tell whom it was of, once it is done or given up."""
+    cursor.execute(ANONYMOUS, (alias_of(vault, app, subject), seq))
+    for one in both(subject):
+        logins.forget(cursor, app, one)

@@ -395,7 +395,9 @@ class Outbox:
         went. `before`: as in `replay`."""
 
         async def step(seqs: list[int]) -> int:
-            return await self._writer.write(Discard(seqs, record, self._marks, which))
+            done = await self._writer.write(Discard(seqs, record, self._marks, self._vault, which))
+            self._to_scrub |= done > 0
+            return done
 
         return await self._each(app, which, step, before, dry_run=dry_run)
 

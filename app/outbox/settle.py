@@ -11,9 +11,9 @@ from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
 from app.model import Call, Postponed, Settled, Status, Verdict, count_by_status
-from app.outbox import logins, user_locks
+from app.outbox import erased, logins, user_locks
 from app.outbox.dead_letters import DEAD
-from app.outbox.erased import alias_of, both, nameless
+from app.outbox.erased import nameless
 from app.vault import Vault, said_place
 
 # One statement for all items of all calls that settle together, whatever their number: each statement gives the
@@ -36,8 +36,6 @@ SELECT l.shard FROM leases l JOIN deliverers d ON d.id = l.owner WHERE l.owner =
 """
 COUNT, THERE = (f"SELECT {what} FROM items WHERE seq IN {{seqs}}" for what in ("count(*)", "seq"))
 AS_IT_IS = "SELECT seq, status, settled_at IS NULL FROM items WHERE seq IN {seqs}"
-# The lane is a hash without a key: whoever has a list of ids could tell by it who was erased.
-ERASED = "UPDATE items SET subject = ?, lane = 0 WHERE seq = ?"
 # seq, status, settled_at, next_attempt_at, attempts to add, leanplum, whether the body is kept
 Counts = Mapping[str, int]  # of items that have settled, by status
 Change = tuple[int, str, int | None, int | None, int, str | None, bool]
@@ -173,9 +171,7 @@ class Settle:
         gone = set[int]() if whole else _gone(cursor, {*delivered, *(seq for seq, *_ in otherwise)})
         for write in writes:
             for seq, subject in write.erased if write.attempt in open_ else ():
-                cursor.execute(ERASED, (alias_of(write.vault, write.app, subject), seq))
-                for one in both(subject):
-                    logins.forget(cursor, write.app, one)
+                erased.end(cursor, write.vault, write.app, seq, subject)
         # Asked for again, it may be that only the answer to the first commit was lost.
         new = [write for write in writes if write.attempt in open_ or not write.again]
         told = [(write.finished_at, record) for write in new for record in write._records()]
@@ -200,14 +196,14 @@ class Settle:
 
     def _sort(self, delivered: list[int]) -> list[Change]:
         """Put the items that are simply delivered into the list; return what becomes of the others."""
-        at, erased, otherwise = self.finished_at, dict(self.erased), list[Change]()
+        at, subjects, otherwise = self.finished_at, dict(self.erased), list[Change]()
         for seq, verdict in self.verdicts:
             match verdict:
                 case Settled(Status.DELIVERED, None):
                     delivered.append(seq)
                 case Settled(status, said):
-                    if seq in erased:
-                        said = nameless(said, erased[seq][1:])
+                    if seq in subjects:
+                        said = nameless(said, subjects[seq][1:])
                     otherwise.append((seq, status, at, None, 1, self._sealed(seq, said), status in DEAD))
                 case Postponed(status, wait, said, counts):
                     due = at + int(wait * 1000)
