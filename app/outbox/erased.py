@@ -52,8 +52,13 @@ class Erased:
 
     def has(self, app: str, subject: str, now: int) -> bool:
         """Whether the subject's items are refused, as far as the memory knows."""
+        has = self.tells(app, now)
+        return has is not None and has(subject)
+
+    def tells(self, app: str, now: int) -> Callable[[str], bool] | None:
+        """Return what tells that of many subjects; None where none is refused."""
         until = self._read[1]
-        return bool(until) and Refuse(self._vault.aliases(app), until, self._now(now)).has(subject)
+        return Refuse(self._vault.aliases(app), until, self._now(now)).has if until else None
 
     def _now(self, now: int) -> float:
         """The time that erasures end by."""

@@ -160,6 +160,15 @@ class Outbox:
 
         return await self._read(look)
 
+    async def tells_erased(self, app: str) -> Callable[[str], bool] | None:
+        """Return what tells whether a subject was erased; None where no erasure is in force."""
+
+        def look(connection: Connection) -> Callable[[str], bool] | None:
+            self._erased.look(connection)
+            return self._erased.tells(app, self._clock())
+
+        return await self._read(look)
+
     def _least_now(self) -> int:
         """The time by which the end of an erasure's refusals is judged."""
         return self._since(self._erased_ms) + self._erased_ms
