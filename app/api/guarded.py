@@ -7,6 +7,7 @@ from app.api.context import Context
 from app.api.turns import in_slices
 from app.clock import now_ms
 from app.errors import Fault, Forbidden, Invalid
+from app.intake import import_rows
 from app.intake.enrichment.enriching import Enriching
 from app.leanplum.client import Part
 from app.model import Caller
@@ -45,7 +46,10 @@ def files(gateway: Gateway, context: Context, caller: Caller, action: str, found
 
 
 async def rows(gateway: Gateway, context: Context, caller: Caller, content: bytes, default_action: str) -> bytes:
-    """Return the rows of an import without what must not be sent on. Raises Invalid."""
+    """Return the rows of an import without what must not be sent on. Raises Invalid, also where one names whoever was
+    erased."""
+    if (is_erased := await gateway.outbox.tells_erased(context.app_name)) is not None:
+        await in_slices(import_rows.refuse_erased(content, is_erased))
     refiner = refiner_of(gateway, context, caller)
     if not refiner.ruled:
         return content

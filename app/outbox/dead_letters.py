@@ -14,9 +14,10 @@ from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.database.tables import acceptances, items
 from app.database.tables import item_ids as given_ids
-from app.model import Receipt, Status
+from app.model import ERASES, SEALED, Receipt, Status
+from app.outbox import erased
 from app.outbox.receipts import receipt, receipts_of
-from app.vault import Vault
+from app.vault import Vault, said_place
 
 STEP = 1_000  # items in one transaction
 DEAD = frozenset({Status.REJECTED, Status.EXPIRED, Status.UNKNOWN})  # they keep their body
@@ -30,6 +31,11 @@ UPDATE items SET status = 'accepted', attempts = 0, settled_at = NULL, next_atte
 WHERE {IS_DEAD} AND seq IN {{seqs}}{{also}} RETURNING seq
 """
 DISCARD = f"UPDATE items SET body = NULL WHERE {IS_DEAD} AND seq IN {{seqs}}{{also}} RETURNING seq"
+DELETIONS = f"""
+SELECT i.seq, i.subject, i.leanplum, a.app FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
+WHERE i.seq IN {{seqs}} AND i.action = '{ERASES}' AND i.settled_at IS NOT NULL AND i.body IS NULL
+"""
+SAY = "UPDATE items SET leanplum = ? WHERE seq = ?"
 NAMES = """
 SELECT i.seq, i.id, a.prefix FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
 WHERE i.seq IN {seqs} ORDER BY i.seq
@@ -132,6 +138,19 @@ def _change(cursor: Cursor, statement: str, values: Sequence[Any], seqs: Sequenc
     return [item_id or ids.made(prefix, seq) for seq, item_id, prefix in cursor.fetchall()]
 
 
+def _end_deletions(cursor: Cursor, vault: Vault, seqs: Sequence[int]) -> None:
+    """Let those of the items that are deletions, and were given up, tell of nobody."""
+    cursor.execute(DELETIONS.format(seqs=cursor.dialect.values("bigint")), (orjson.dumps(list(seqs)).decode(),))
+    for seq, subject, said, app in cursor.fetchall():
+        if subject[0] not in {erased.USER, erased.DEVICE}:
+            continue  # it is over since long
+        erased.end(cursor, vault, app, seq, subject)
+        text = None if said is None else vault.open(said, said_place(app, seq))
+        if text is not None and text[:1] != SEALED:
+            left = erased.nameless(orjson.loads(text), subject[1:])
+            cursor.execute(SAY, (vault.seal(orjson.dumps(left).decode(), said_place(app, seq)), seq))
+
+
 def _told(writes: Sequence["Replay | Discard"], changed: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
     """Return the record of each write, which names the items that it has changed."""
     told = list[tuple[int, str]]()
@@ -165,12 +184,13 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Dead letters are given up for good: their receipts stay, their bodies go. `which`: what they were found by, and
-    must still be."""
+    """Dead letters are given up for good: their receipts stay, their bodies go, and deletions name nobody any more.
+    `which`: what they were found by, and must still be."""
 
     seqs: Sequence[int]
     record: Recorder
     marks: Marks
+    vault: Vault
     which: Filter = EVERY
     rows: int = STEP
 
@@ -178,5 +198,7 @@ class Discard:
     def run_all(cls, cursor: Cursor, writes: Sequence["Discard"]) -> Sequence[int]:
         """Tells of each how many there were; fewer where someone else was quicker."""
         changed = [_change(cursor, DISCARD, (), write.seqs, write.which) for write in writes]
+        for write in writes:
+            _end_deletions(cursor, write.vault, write.seqs)
         records.insert(cursor, writes[0].marks, _told(writes, changed))
         return [len(item_ids) for item_ids in changed]

@@ -1,5 +1,8 @@
 """Who was erased: whose items are refused for a while. A keyed hash of each is kept, and in memory as well: it is read
-anew only where the database's number of the last erasure is another one than it was at the last reading."""
+anew only where the database's number of the last erasure is another one than it was at the last reading.
+
+Leanplum takes a device's id for that of its user where it is told no other, so one id is erased as both.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,12 +12,16 @@ from sqlalchemy import Connection
 
 from app.database.dialect import Cursor
 from app.model import ERASES
+from app.outbox import logins
 from app.outbox.logins import named
 from app.vault import Vault
 
+USER, DEVICE = "u", "d"
 VERSION = "SELECT erasures FROM sequence"
 NAMELESS = "Leanplum's text named the user, who was erased."
 ALL = "SELECT alias, until FROM erasures"
+# The lane is a hash without a key: whoever has a list of ids could tell by it who was erased.
+ANONYMOUS = "UPDATE items SET subject = ?, lane = 0 WHERE seq = ?"
 
 
 class Erased:
@@ -45,7 +52,13 @@ class Erased:
 
     def has(self, app: str, subject: str, now: int) -> bool:
         """Whether the subject's items are refused, as far as the memory knows."""
-        return bool(self._read[1]) and self._now(now) < self._read[1].get(self._vault.alias(app, subject), 0)
+        has = self.tells(app, now)
+        return has is not None and has(subject)
+
+    def tells(self, app: str, now: int) -> Callable[[str], bool] | None:
+        """Return what tells that of many subjects; None where none is refused."""
+        until = self._read[1]
+        return Refuse(self._vault.aliases(app), until, self._now(now)).has if until else None
 
     def _now(self, now: int) -> float:
         """The time that erasures end by."""
@@ -62,12 +75,30 @@ class Refuse:
     def __call__(self, subject: str, action: str, body: str = "") -> bool:
         """Whether this item is refused: it is about somebody who was erased, or would make them anew."""
         if action == ERASES:
-            self._here.add(subject)
+            self._here.add(as_user(subject))
             return False
-        return self._has(subject) or any(map(self._has, named(body)))
+        return self.has(subject) or any(map(self.has, named(body)))
 
-    def _has(self, subject: str) -> bool:
-        return self._until.get(self._alias(subject), 0) > self._now or subject in self._here
+    def has(self, subject: str) -> bool:
+        """Whether a subject was erased: as a user, as a device, or in this call."""
+        user = as_user(subject)
+        if self._is_in_force(user) or user in self._here:
+            return True
+        return user != subject and self._is_in_force(subject)  # a gateway of before kept a device's own
+
+    def _is_in_force(self, subject: str) -> bool:
+        return self._until.get(self._alias(subject), 0) > self._now
+
+
+def as_user(subject: str) -> str:
+    """Return the user that an id is, whether it was given as a user's or as a device's."""
+    return subject if subject[:1] == USER else f"{USER}{subject[1:]}"
+
+
+def both(subject: str) -> tuple[str, str]:
+    """Return a subject, and the other one that its id may be."""
+    user = as_user(subject)
+    return (subject, f"{DEVICE}{subject[1:]}") if user == subject else (subject, user)
 
 
 def nameless(said: Any, name: str) -> Any:
@@ -82,3 +113,10 @@ def nameless(said: Any, name: str) -> Any:
 def alias_of(vault: Vault, app: str, subject: str) -> str:
     """What stands for the subject in the receipt of its erasure, once that is done."""
     return "e" + vault.alias(app, subject).hex()
+
+
+def end(cursor: Cursor, vault: Vault, app: str, seq: int, subject: str) -> None:
+    """Let nothing that is left of a deletion tell whom it was of, once it is done or given up."""
+    cursor.execute(ANONYMOUS, (alias_of(vault, app, subject), seq))
+    for one in both(subject):
+        logins.forget(cursor, app, one)

@@ -1,7 +1,8 @@
 """Erasing: the item that deletes a subject at Leanplum is accepted, and what is here of the subject is removed, in one
 transaction. What waits in the memory of a deliverer is refused when it is to be sent (`settle.Begin`); what is just
-being sent is finished, and Leanplum is told to delete afterwards, since it is one lane. Other users' items that name
-the subject as `newUserId` are delivered before the deletion, or never (`logins.erase`).
+being sent is finished, and Leanplum is told to delete afterwards, since it is one lane. One id is erased as a user's
+and as a device's; the deletion joins their two lanes (`logins.join`). Other users' items that name the subject as
+`newUserId` are delivered before the deletion, or never (`logins.erase`).
 """
 
 import secrets
@@ -17,6 +18,7 @@ from app.database.dialect import DIALECTS, Cursor
 from app.model import ERASES, Removed, Taken
 from app.outbox import logins
 from app.outbox.accept import Accept
+from app.outbox.erased import as_user, both
 from app.outbox.retention import remove
 
 LOOK = """
@@ -100,16 +102,20 @@ class Erase:
         return taken, removed
 
     def _erase(self, cursor: Cursor, subject: str) -> Removed:
-        acceptance = self.accept.acceptance
-        found = self._stored(cursor, subject)
+        acceptance, subjects = self.accept.acceptance, both(subject)
+        found_of = [self._stored(cursor, each) for each in subjects]
+        found = [one for each in found_of for one in each]
         erasing = [one.seq for one in found if one.erases]
         gone = [one for one in found if not one.erases and one.seq < max(erasing)]
         flying = _in_flight(cursor, {one.seq for one in gone})
         ids = remove(cursor, [one.seq for one in gone])
-        named = logins.erase(cursor, self.accept.vault, acceptance.app, subject, max(erasing))
+        app, vault = acceptance.app, self.accept.vault
+        named = sum(logins.erase(cursor, vault, app, each, max(erasing)) for each in subjects)
+        for each, other in zip(found_of, reversed(subjects), strict=True):
+            logins.join(cursor, app, other, [one.seq for one in each if one.erases])
         if self.until > acceptance.accepted_at:
-            alias = self.accept.vault.alias(acceptance.app, subject)
-            row = (alias, acceptance.app, acceptance.accepted_at, self.until)
+            alias = vault.alias(app, as_user(subject))
+            row = (alias, app, acceptance.accepted_at, self.until)
             with self.accept.marks.rows.changing(cursor, (ERASURES, "alias = ?", (alias,))):
                 cursor.execute(REFUSE, row)
         waiting = sum(one.settled_at is None for one in gone)

@@ -11,8 +11,12 @@ A login waits for nothing but lower numbers, whichever lanes it joins, so chains
 The deletion of the new id is one of those that wait for it. A login must not make a user again who was erased, so one
 that is a dead letter then gives up its content, and one that waits is marked: it gives its content up should it become
 a dead letter. So it can't be sent again once the deletion was delivered.
+
+A deletion has a row as well: it joins the lane of its id as a user's with that of the same id as a device's. Besides,
+it is begun only while no call is at work in either (`settle.Begin`).
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -21,7 +25,7 @@ from sqlalchemy import Connection
 
 from app import ids
 from app.database.dialect import DIALECTS, Cursor
-from app.model import SEALED
+from app.model import ERASES, SEALED
 from app.vault import Vault, place, said_place
 
 MARK = '"newUserId"'  # bodies are written by us, so the name stands in them in this form alone
@@ -43,10 +47,15 @@ WHERE i.seq IS NULL OR (i.settled_at IS NOT NULL AND i.body IS NULL) LIMIT ?
 REMOVE = "DELETE FROM logins WHERE (lane, seq) IN {rows}"
 Row = tuple[int, int]  # lane, sequence number of the login
 LAST_TRY = -1  # in the place of a lane: a user whom the login names was erased
-OF_LANE = """
+OF_LANE = f"""
 SELECT i.seq, i.settled_at IS NOT NULL, i.action, i.subject, i.body
 FROM logins l JOIN items i ON i.seq = l.seq JOIN acceptances a ON a.first_seq = i.acceptance
-WHERE l.lane = ? AND a.app = ? AND i.body IS NOT NULL AND i.seq < ?
+WHERE l.lane = ? AND a.app = ? AND i.body IS NOT NULL AND i.seq < ? AND i.action <> '{ERASES}'
+"""
+JOIN = "INSERT INTO logins (lane, seq) SELECT v.lane, v.seq FROM {rows} AS v WHERE true ON CONFLICT DO NOTHING"
+DELETIONS = f"""
+SELECT i.lane, l.lane FROM logins l JOIN items i ON i.seq = l.seq
+WHERE i.action = '{ERASES}' AND l.lane >= 0 AND l.seq IN {{seqs}}
 """
 MARK_LAST = f"""
 INSERT INTO logins (lane, seq) SELECT {LAST_TRY}, v.seq FROM {{rows}} AS v WHERE true ON CONFLICT DO NOTHING
@@ -150,6 +159,23 @@ def erase(cursor: Cursor, vault: Vault, app: str, subject: str, before: int) -> 
         told = [(seq, vault.seal(_text(GIVEN_UP), said_place(app, seq))) for seq in dead]
         cursor.execute(GIVE_UP.format(rows=cursor.dialect.rows(seq="bigint", said="text")), (_text(told),))
     return len(dead)
+
+
+def join(cursor: Cursor, app: str, subject: str, deletions: Sequence[int]) -> None:
+    """Let what follows the deletions wait for them, also where it is of this subject, which is none of theirs."""
+    if deletions:
+        statement = JOIN.format(rows=cursor.dialect.rows(lane="bigint", seq="bigint"))
+        lane = ids.lane(app, subject)
+        cursor.execute(statement, (_text([[lane, seq] for seq in deletions]),))
+
+
+def deletions(cursor: Cursor, seqs: Sequence[int]) -> dict[int, set[int]]:
+    """Return for the lanes of those of the items which are deletions the other lanes that these join."""
+    cursor.execute(DELETIONS.format(seqs=cursor.dialect.values("bigint")), (_text(seqs),))
+    found = defaultdict[int, set[int]](set)
+    for lane, other in cursor.fetchall():
+        found[lane].add(other)
+    return found
 
 
 def marked(cursor: Cursor, dead: Sequence[int]) -> set[int]:

@@ -33,7 +33,7 @@ from app.model import (
 from app.outbox import claims, dead_letters, erasure, logins, receipts, retention, waiting
 from app.outbox.accept import Accept
 from app.outbox.dead_letters import Discard, Filter, Recorder, Replay
-from app.outbox.erased import Erased
+from app.outbox.erased import Erased, both
 from app.outbox.erasure import Erase
 from app.outbox.leases import Release, Tend
 from app.outbox.recovery import Pseudonyms
@@ -124,7 +124,8 @@ class Outbox:
         """The same, for items of which some erase their subjects: what is here of those is removed, and told by
         subject; items of theirs are refused for a while."""
         self._coming(acceptance)
-        subjects = sorted({item.subject for item in acceptance.items if item.action == ERASES})
+        erased = {item.subject for item in acceptance.items if item.action == ERASES}
+        subjects = sorted({one for subject in erased for one in both(subject)})
         known = await self._look_for(acceptance.app, subjects)
         until = acceptance.accepted_at + self._erased_ms
         erase = Erase(self._accept(acceptance, erasing=self._erased_ms > 0), known, until)
@@ -156,6 +157,15 @@ class Outbox:
         def look(connection: Connection) -> list[str]:
             self._erased.look(connection)
             return [subject for subject in subjects if self._erased.has(app, subject, self._clock())]
+
+        return await self._read(look)
+
+    async def tells_erased(self, app: str) -> Callable[[str], bool] | None:
+        """Return what tells whether a subject was erased; None where no erasure is in force."""
+
+        def look(connection: Connection) -> Callable[[str], bool] | None:
+            self._erased.look(connection)
+            return self._erased.tells(app, self._clock())
 
         return await self._read(look)
 
@@ -394,7 +404,9 @@ class Outbox:
         went. `before`: as in `replay`."""
 
         async def step(seqs: list[int]) -> int:
-            return await self._writer.write(Discard(seqs, record, self._marks, which))
+            done = await self._writer.write(Discard(seqs, record, self._marks, self._vault, which))
+            self._to_scrub |= done > 0
+            return done
 
         return await self._each(app, which, step, before, dry_run=dry_run)
 

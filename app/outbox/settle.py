@@ -11,9 +11,9 @@ from app.audit.marks import Marks
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
 from app.model import Call, Postponed, Settled, Status, Verdict, count_by_status
-from app.outbox import logins, user_locks
+from app.outbox import erased, logins, user_locks
 from app.outbox.dead_letters import DEAD
-from app.outbox.erased import alias_of, nameless
+from app.outbox.erased import nameless
 from app.vault import Vault, said_place
 
 # One statement for all items of all calls that settle together, whatever their number: each statement gives the
@@ -36,8 +36,6 @@ SELECT l.shard FROM leases l JOIN deliverers d ON d.id = l.owner WHERE l.owner =
 """
 COUNT, THERE = (f"SELECT {what} FROM items WHERE seq IN {{seqs}}" for what in ("count(*)", "seq"))
 AS_IT_IS = "SELECT seq, status, settled_at IS NULL FROM items WHERE seq IN {seqs}"
-# The lane is a hash without a key: whoever has a list of ids could tell by it who was erased.
-ERASED = "UPDATE items SET subject = ?, lane = 0 WHERE seq = ?"
 # seq, status, settled_at, next_attempt_at, attempts to add, leanplum, whether the body is kept
 Counts = Mapping[str, int]  # of items that have settled, by status
 Change = tuple[int, str, int | None, int | None, int, str | None, bool]
@@ -48,8 +46,8 @@ class Begin:
     """An attempt, written down before it is sent: after a crash, what is open here was perhaps sent. It is refused
     where the deliverer doesn't hold the lanes of all items for as long as a call may take (`call_ms`), and where one of
     the items is no longer there: its subject was erased. Items of users who are locked are left out, and what follows
-    a login that waits. `liveness`: the identity of the deliverer's liveness lock. `forget`: attempts that may have been
-    written down, and were not sent."""
+    a login that waits, and a deletion while a call is at work for its id as a device's. `liveness`: the identity of the
+    deliverer's liveness lock. `forget`: attempts that may have been written down, and were not sent."""
 
     attempt: str
     owner: str
@@ -69,8 +67,14 @@ class Begin:
         lanes = {lane for one in writes for _, lane in one.items}
         locked, some_log_in = user_locks.locked(cursor, now, writes[0].liveness, lanes, writes[0].owner)
         after = dict.fromkeys(locked, 0)
+        joined = dict[int, set[int]]()
         if some_log_in:
             after = logins.first(cursor, lanes) | after
+            joined = logins.deletions(cursor, [seq for one in writes for seq, _ in one.items])
+        if joined:
+            others = set[int]().union(*joined.values())
+            busy = user_locks.busy(cursor, now, writes[0].liveness, others, writes[0].owner)
+            after |= dict.fromkeys([lane for lane in joined if not busy.isdisjoint(joined[lane])], 0)
         held: dict[str, set[int]] = {}
         for write in writes:
             if write.owner not in held:
@@ -83,7 +87,7 @@ class Begin:
             if not one._may_begin(held[one.owner], gone):
                 told.append(None)
                 continue
-            rows += one._row(after)
+            rows += one._row(after, joined)
             told.append({lane: after[lane] for seq, lane in one.items if seq > after.get(lane, seq)})
         insert_rows(cursor, ATTEMPTS, 5, rows)
         return told
@@ -91,12 +95,15 @@ class Begin:
     def _may_begin(self, held: set[int], gone: set[int]) -> bool:
         return {ids.shard(lane) for _, lane in self.items} <= held and gone.isdisjoint(seq for seq, _ in self.items)
 
-    def _row(self, after: Mapping[int, int]) -> tuple[object, ...]:
-        """The attempt as a row, less what comes after these numbers in its lane; empty where nothing is left."""
+    def _row(self, after: Mapping[int, int], joined: Mapping[int, Set[int]]) -> tuple[object, ...]:
+        """The attempt as a row, less what comes after these numbers in its lane; empty where nothing is left.
+        `joined`: the lanes that deletions have beside their own."""
         sent = [(seq, lane) for seq, lane in self.items if seq <= after.get(lane, seq)] if after else self.items
         if not sent:
             return ()
         lanes = list(dict.fromkeys(lane for _, lane in sent))
+        if joined:
+            lanes += sorted(set[int]().union(*(joined.get(lane, ()) for lane in lanes)) - set(lanes))
         return self.attempt, self.owner, _text([seq for seq, _ in sent]), _text(lanes), self.started_at
 
 
@@ -164,8 +171,7 @@ class Settle:
         gone = set[int]() if whole else _gone(cursor, {*delivered, *(seq for seq, *_ in otherwise)})
         for write in writes:
             for seq, subject in write.erased if write.attempt in open_ else ():
-                cursor.execute(ERASED, (alias_of(write.vault, write.app, subject), seq))
-                logins.forget(cursor, write.app, subject)
+                erased.end(cursor, write.vault, write.app, seq, subject)
         # Asked for again, it may be that only the answer to the first commit was lost.
         new = [write for write in writes if write.attempt in open_ or not write.again]
         told = [(write.finished_at, record) for write in new for record in write._records()]
@@ -190,14 +196,14 @@ class Settle:
 
     def _sort(self, delivered: list[int]) -> list[Change]:
         """Put the items that are simply delivered into the list; return what becomes of the others."""
-        at, erased, otherwise = self.finished_at, dict(self.erased), list[Change]()
+        at, subjects, otherwise = self.finished_at, dict(self.erased), list[Change]()
         for seq, verdict in self.verdicts:
             match verdict:
                 case Settled(Status.DELIVERED, None):
                     delivered.append(seq)
                 case Settled(status, said):
-                    if seq in erased:
-                        said = nameless(said, erased[seq][1:])
+                    if seq in subjects:
+                        said = nameless(said, subjects[seq][1:])
                     otherwise.append((seq, status, at, None, 1, self._sealed(seq, said), status in DEAD))
                 case Postponed(status, wait, said, counts):
                     due = at + int(wait * 1000)

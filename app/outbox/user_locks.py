@@ -36,6 +36,7 @@ LOCKS_AND_LOGINS = f"{LOCKS} UNION ALL SELECT '{LOGINS}', 0, '[]', '', NULL, 0 W
 ATTEMPTS = """
 SELECT a.lanes, a.started_at, a.owner, d.expires_at, d.lock FROM attempts a LEFT JOIN deliverers d ON d.id = a.owner
 """
+OPEN = "SELECT lanes FROM attempts"
 WAITS = "SELECT 1 FROM items WHERE settled_at IS NULL AND seq > ? AND lane IN {lanes} LIMIT 1"
 PUT = """
 INSERT INTO user_locks (id, ticket, lanes, holder, lock, granted, lease_ms, expires_at)
@@ -215,6 +216,15 @@ def locked(
     if passed := places.keys() & set(lanes) - found:
         cursor.execute(REMOVE.format(ids=cursor.dialect.values("text")), (_text(f"{DELIVERY}{one}" for one in passed),))
     return found, len(locks) < len(rows)
+
+
+def busy(cursor: Cursor, now: int, liveness: str | None, lanes: Collection[int], deliverer: str) -> set[int]:
+    """Return for which of the lanes a call is at work, or may be."""
+    found, _ = locked(cursor, now, liveness, lanes, deliverer)
+    cursor.execute(OPEN)
+    for (text,) in cursor.fetchall():
+        found.update(orjson.loads(text))
+    return found.intersection(lanes)
 
 
 def outlive(cursor: Cursor, now: int, dead: Sequence[str]) -> None:

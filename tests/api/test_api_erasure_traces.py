@@ -35,7 +35,9 @@ def made_of(name: str) -> dict[str, Any]:
         for body in ("", orjson.dumps({"userId": name}).decode()):
             found[f"digest {action} {body}"] = ids.digest(action, f"u{name}", body).hex()
     lane = ids.lane("default", f"u{name}")
-    return found | {"lane": lane, "place in line": f"delivery {lane}"}
+    of_device = ids.lane("default", f"d{name}")
+    places = {"lane": lane, "place in line": f"delivery {lane}"}
+    return found | places | {"device's lane": of_device, "device's place in line": f"delivery {of_device}"}
 
 
 def found_in(database: str, name: str) -> list[tuple[str, str, str]]:

@@ -23,13 +23,13 @@ from app.doors.sdk import answering, reading, sorting
 from app.doors.sdk.asking import status_of
 from app.doors.sdk.doing import reply_to
 from app.doors.sdk.reading import Call
-from app.doors.sdk.sorting import No, Now
-from app.errors import Forbidden, GatewayError, Invalid, Malformed, Refusal, TooLarge
+from app.doors.sdk.sorting import No, Now, Sorted
+from app.errors import Erased, Forbidden, GatewayError, Invalid, Malformed, Refusal, TooLarge
 from app.intake.bodies import has_rows, without_bom
 from app.leanplum import action_names
 from app.leanplum.actions import ACTIONS
 from app.leanplum.client import Part
-from app.model import App, Caller, KeyKind
+from app.model import ERASES, App, Caller, KeyKind
 from app.model import Scope as KeyScope
 from app.telemetry import describe
 from app.wiring import Gateway
@@ -214,7 +214,7 @@ def _permit_action(call: Call, caller: Caller, app: App) -> None:
 def _takes_files(call: Call) -> bool:
     """Whether a call's files are sent on: those of development actions are. Raises Malformed for another's."""
     known = ACTIONS.get(call.action)
-    if not call.batch and known is not None and known.key is KeyKind.DEVELOPMENT:
+    if not call.batch and known is not None and known.key is KeyKind.DEVELOPMENT and known.name != ERASES:
         return True
     raise Malformed(f"{call.action or 'This call'} takes no files; only development actions do, one a call.")
 
@@ -228,12 +228,19 @@ async def _upload(
         raise Forbidden(judged.reason)
     if not files:
         raise Malformed("There is no file: send it as multipart/form-data.")
+    await _refuse_erased(gateway, app, judged)
     guarded.arguments(gateway, context, caller, call.action, call.args)
     fields = {name: reading.text(value) for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
     sent = guarded.files(gateway, context, caller, call.action, files)
     told = await gateway.relay.upload(app, ACTIONS[call.action], fields, sent)
     entry = answering.echoed(call.args, {"success": True, **told})
     return await _send(context, send, 200, JSON, answering.envelope([entry]))
+
+
+async def _refuse_erased(gateway: Gateway, app: App, judged: Sorted) -> None:
+    """Raise Erased where somebody who was erased is named."""
+    if isinstance(judged, Now) and await gateway.outbox.erased(app.name, judged.subjects):
+        raise Erased
 
 
 def _rows(call: Call, files: list[Part]) -> bytes | None:
@@ -289,6 +296,7 @@ async def _download(gateway: Gateway, app: App, context: Context, call: Call, ca
     if isinstance(judged, No):
         raise Forbidden(judged.reason)
     guarded.arguments(gateway, context, caller, call.action, call.args)
+    await _refuse_erased(gateway, app, judged)
     args = {name: value for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
     kind = judged.key if isinstance(judged, Now) else KeyKind.PRODUCTION
     async with gateway.relay.download(app, args, kind) as found:

@@ -1,7 +1,8 @@
 """What becomes of each entry of a call. Pure.
 
 Accepted for later is what needs no answer beyond success; what an SDK uses the answer of is asked now. An entry in
-development mode is asked now too: whoever debugs waits for it, and it may take another key.
+development mode is asked now too: whoever debugs waits for it, and it may take another key. What erases a user is
+always accepted, so that nothing of the user is left here either.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -17,7 +18,7 @@ from app.intake.gate import Gate, fields_of
 from app.intake.refining import told
 from app.leanplum import action_names
 from app.leanplum.actions import ACTIONS, Action
-from app.model import NO_NOTES, KeyKind, NewItem, Notes, Scope
+from app.model import ERASES, NO_NOTES, KeyKind, NewItem, Notes, Scope
 from app.request_ids import item_id
 
 ASKED_THOUGH_LATER = frozenset({"sendMessage"})  # its answer says whether anything was sent
@@ -94,11 +95,12 @@ def sort(
         return No("The action is nested too deeply.")
     subject = _subject(entry)
     debugging = truthy(entry.get("devMode"))
-    if known is None or not known.later or debugging or action in ASKED_THOUGH_LATER:
+    debugs = debugging and action != ERASES  # the gateway forgets whom Leanplum is to delete
+    if known is None or not known.later or debugs or action in ASKED_THOUGH_LATER:
         return _now(entry, known, subject, debugging=debugging)
     if subject is None:
         return No("The action needs a userId or a deviceId.")
-    if action in relayed:
+    if action in relayed and action != ERASES:
         return _now(entry, known, subject, debugging=False, writes=True)
     return _item(action, entry, subject, notes, in_batch=in_batch)
 
@@ -184,7 +186,7 @@ def _now(
     key = _key(known, entry, debugging=debugging)
     # A `multi` with the development key takes all that this key may do.
     alone = known.alone and not (debugging and key is KeyKind.DEVELOPMENT)
-    return Now(entry, subject, key, alone, known.looks, debugging, None if known.looks else joins, writes)
+    return Now(entry, subject, key, alone, known.looks, debugging, joins, writes)
 
 
 def _key(known: Action, entry: Mapping[str, Any], *, debugging: bool) -> KeyKind:
