@@ -30,6 +30,7 @@ from app.errors import (
     Erased,
     Fault,
     Forbidden,
+    GatewayError,
     IdConflict,
     Invalid,
     KeyNotConfigured,
@@ -265,6 +266,9 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
         ids_ = iter(error.ids)
         of_all = [next(ids_) if isinstance(one, NewItem) else None for one in judged]
         raise CommitUnknown(BATCH_MAY_BE_TAKEN, ids=of_all) from error
+    except GatewayError as error:
+        await limiting.give_back(gateway, context, caller, len(judged), error)
+        raise
     return _batch_answer(gateway, context, judged, taken)
 
 

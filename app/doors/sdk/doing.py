@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from app import request_ids
-from app.api import auth, gates, jobs, writes
+from app.api import auth, gates, jobs, limiting, writes
 from app.api.context import Context
 from app.api.turns import in_slices
 from app.clock import now_ms
@@ -17,7 +17,7 @@ from app.doors.sdk.repeating import DETECTED, undetected_content
 from app.doors.sdk.replying import Reply
 from app.doors.sdk.sorting import No, Now
 from app.doors.sdk.stepping import Steps
-from app.errors import Forbidden
+from app.errors import Forbidden, GatewayError
 from app.intake.gate import Gate
 from app.intake.refining import PLAIN
 from app.leanplum import detection
@@ -33,8 +33,24 @@ FORWARD = "forward"
 async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller, call: Call) -> Reply:
     """What was accepted before something is asked for the same user reaches Leanplum before it, and what comes after
     it, after. All that needs no question is accepted at once."""
-    until = asyncio.get_running_loop().time() + ANSWER_SECONDS - (time.perf_counter() - context.received)
     reply = Reply([None] * len(call.entries), beside=gateway.relay.beside(app.name))
+    try:
+        await _do(gateway, app, context, caller, call, reply)
+    except GatewayError as error:
+        if not _done_in_part(reply):
+            await limiting.give_back(gateway, context, caller, len(call.entries), error)
+        raise
+    return reply
+
+
+def _done_in_part(reply: Reply) -> bool:
+    """Return whether an entry was done, or asked of Leanplum without an answer."""
+    return reply.status != 200 or any(entry and entry.get("success") for entry in reply.entries)
+
+
+async def _do(gateway: Gateway, app: App, context: Context, caller: Caller, call: Call, reply: Reply) -> None:
+    """Do what is asked of each entry, and tell it in the reply."""
+    until = asyncio.get_running_loop().time() + ANSWER_SECONDS - (time.perf_counter() - context.received)
     noted = await in_slices(_guarded(gateway, context, caller, call))
     if gateway.settings.gateway_detect == FORWARD:
         reply.end_user = detection.headers(context.origin.sender, context.header(b"accept-language"))
@@ -74,7 +90,6 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     for entry in reply.entries:
         if entry is not None and not jobs.IDS.isdisjoint(entry):
             jobs.tell_answered(context, entry)
-    return reply
 
 
 def _in_steps(one: sorting.Sorted, sent: Any) -> bool:

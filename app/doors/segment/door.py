@@ -79,8 +79,12 @@ async def _take(gateway: Gateway, context: Context, receive: Receive, kind: str)
         app = auth.choose_app(gateway, context, caller)
     finally:
         await limiting.take(gateway, context, caller, len(call.messages) or 1, lends=True)
-    auth.require_key(app, KeyKind.PRODUCTION)
-    verdicts = await _accepted(gateway, context, caller, await _judged(gateway, context, caller, call))
+    try:
+        auth.require_key(app, KeyKind.PRODUCTION)
+        verdicts = await _accepted(gateway, context, caller, await _judged(gateway, context, caller, call))
+    except GatewayError as error:
+        await limiting.give_back(gateway, context, caller, len(call.messages), error)
+        raise
     _tell(gateway, context, call, verdicts)
     return _answered(call, {index: one for index, one in enumerate(verdicts) if isinstance(one, GatewayError)})
 
