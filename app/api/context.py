@@ -42,6 +42,7 @@ class Context:
         "method",
         "operation",
         "origin",
+        "overloaded",
         "path",
         "prefix",
         "rate_headers",
@@ -86,6 +87,7 @@ class Context:
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.subjects: Collection[str] = ()  # whom the call is about, as far as that is known
         self.held = 0  # bytes of its body that count while it is answered
+        self.overloaded = False  # whether it is refused since the gateway holds too much to read its body
         self.too_slow = False  # whether the body comes too slowly to be waited for any longer
         self.cut_off = False  # whether its body ends before it is whole
         self.started = self.received = time.perf_counter()  # when its first and its last byte was here

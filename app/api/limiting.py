@@ -46,6 +46,14 @@ async def give_back(gateway: Gateway, context: Context, caller: Caller, count: i
     context.rate_headers = (policy.header, (b"ratelimit", _state(decision.limits, decision.lacks)))
 
 
+async def charge_unread(gateway: Gateway, context: Context) -> None:
+    """Take an item of the caller whose key was seen, for a call that is refused since the gateway holds
+    too much to read it. Raises RateLimited."""
+    context.overloaded = True
+    if context.caller is not None:
+        await take(gateway, context, context.caller, 1)
+
+
 async def refuse_spent(
     gateway: Gateway, context: Context, caller: Caller, count: int = 1, *, lends: bool = False, ask: bool = True
 ) -> None:

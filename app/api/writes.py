@@ -36,6 +36,7 @@ from app.errors import (
     KeyNotConfigured,
     Malformed,
     NotFound,
+    Overloaded,
     RateLimited,
     Refusal,
     StorageUnavailable,
@@ -251,6 +252,9 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
         raise
     except Refusal:
         await limiting.take(gateway, context, caller, 1)  # what can't be read as items costs as one
+        raise
+    except Overloaded:
+        await limiting.charge_unread(gateway, context)
         raise
     await limiting.take(gateway, context, caller, len(judged))
     caller = auth.look_again(gateway, context, caller)

@@ -17,7 +17,7 @@ LOOK_SECONDS = 1.0
 MOST_KINDS = 10_000  # that are counted at once; with one more, all are recorded
 MOST_RESOURCES = 50  # that a record of repeated refusals names
 ALONE = 20  # refusals for what a call has in it that are recorded singly: each may be about other users
-FIRST_ALONE = frozenset({403, 404, 405, 429})  # say nothing of that: only the first is recorded singly
+FIRST_ALONE = frozenset({403, 404, 405, 429, 503})  # say nothing of that: only the first is recorded singly
 
 
 class Refused(NamedTuple):

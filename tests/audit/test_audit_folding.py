@@ -103,6 +103,13 @@ def test_refusals_for_what_a_call_has_in_it_are_recorded_singly_up_to_a_number(s
     assert desk.written.records[0]["unmapped"] == {"app": "", "accepted": 0, "duplicates": 0, "rejected": 10}
 
 
+def test_of_calls_that_there_is_no_room_to_read_only_the_first_is_recorded_singly() -> None:
+    desk = Desk()
+    desk.refuse(30, status=503)
+    desk.folding.close()
+    assert (desk.alone, desk.counts) == (1, [29])
+
+
 def test_whom_and_what_they_were_about_is_kept_within_bounds() -> None:
     desk = Desk()
     for at in range(80):

@@ -24,7 +24,7 @@ from app.doors.sdk.asking import status_of
 from app.doors.sdk.doing import reply_to
 from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import No, Now
-from app.errors import Forbidden, GatewayError, Invalid, Malformed, Refusal, TooLarge
+from app.errors import Forbidden, GatewayError, Invalid, Malformed, Overloaded, Refusal, TooLarge
 from app.intake.bodies import has_rows, without_bom
 from app.leanplum import action_names
 from app.leanplum.actions import ACTIONS
@@ -109,6 +109,9 @@ async def _known(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         return await _read(gateway, context, scope, receive, files)
     except Refusal as refusal:
         await charge(gateway, context, refusal)
+        raise
+    except Overloaded:
+        await limiting.charge_unread(gateway, context)
         raise
 
 

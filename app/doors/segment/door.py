@@ -19,7 +19,17 @@ from app.doors.segment import answering, judging, reading
 from app.doors.segment.judging import Judge, Verdict
 from app.doors.segment.making import unguarded
 from app.doors.segment.reading import PATHS, Call
-from app.errors import Erased, GatewayError, KeyNotConfigured, Malformed, RateLimited, Refusal, TooLarge, Unauthorized
+from app.errors import (
+    Erased,
+    GatewayError,
+    KeyNotConfigured,
+    Malformed,
+    Overloaded,
+    RateLimited,
+    Refusal,
+    TooLarge,
+    Unauthorized,
+)
 from app.intake import bodies
 from app.model import Caller, KeyKind, NewItem
 from app.telemetry import describe
@@ -73,6 +83,9 @@ async def _take(gateway: Gateway, context: Context, receive: Receive, kind: str)
         call = await _call(gateway, context, await _entered(gateway, context, caller, receive), kind)
     except Refusal as refusal:
         await charge(gateway, context, refusal)
+        raise
+    except Overloaded:
+        await limiting.charge_unread(gateway, context)
         raise
     caller = caller or await _caller(gateway, context, call.key)
     try:
