@@ -49,6 +49,8 @@ class Context:
         "received",
         "recorded",
         "refused",
+        "refused_actions",
+        "refused_subjects",
         "request_id",
         "resource",
         "resources",
@@ -84,6 +86,8 @@ class Context:
         self.resources: Sequence[str] = ()  # further ids of that
         self.details: Mapping[str, Any] = NO_DETAILS  # what else its audit record says
         self.refused = 0  # items of a batch of which none was taken
+        self.refused_actions: Mapping[str, int] = NO_DETAILS  # Leanplum's actions that were refused, and how often
+        self.refused_subjects: Collection[str] = ()  # some of those whom that was about
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.subjects: Collection[str] = ()  # whom the call is about, as far as that is known
         self.held = 0  # bytes of its body that count while it is answered

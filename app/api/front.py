@@ -233,7 +233,7 @@ async def _record(gateway: Gateway, context: Context, status: int) -> None:
     if (REFUSED <= status < FAILED or context.overloaded) and gateway.folding.counted(
         Refused(
             now, context.operation, key_id, app, context.address, context.request_id, status, context.resource,
-            about, context.refused,
+            about, context.refused, context.refused_actions,
         ),
         network(context.address),
     ):  # fmt: skip
@@ -250,6 +250,7 @@ async def _record(gateway: Gateway, context: Context, status: int) -> None:
         resources=context.resources,
         details={
             **(records.counts(0, 0, context.refused) if context.refused else {}),
+            **records.refused_actions(context.refused_actions),
             **records.about_users(about),
             **context.details,
         },

@@ -193,7 +193,9 @@ def _acceptance(
     *,
     batch: bool = False,
 ) -> Acceptance:
-    users = gateway.pseudonyms.of_all(context.app_name, {item.subject for item in items})
+    subjects = {item.subject for item in items}
+    subjects.update(context.refused_subjects)
+    users = gateway.pseudonyms.of_all(context.app_name, subjects)
     return Acceptance(
         context.app_name,
         caller.key_id,
@@ -206,6 +208,7 @@ def _acceptance(
         refused,
         batch,
         users,
+        context.refused_actions,
     )
 
 

@@ -5,12 +5,14 @@ audit, and the disk, with what one number says.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from app.audit import records
 from app.audit.records import MOST_USERS
 from app.clock import now_ms
+from app.model import NOTHING_REFUSED
 
 FOLD_SECONDS = 10.0  # that refusals are counted before their record is written
 LOOK_SECONDS = 1.0
@@ -21,7 +23,8 @@ FIRST_ALONE = frozenset({403, 404, 405, 429, 503})  # say nothing of that: only 
 
 
 class Refused(NamedTuple):
-    """A call that was refused: what its record says. `users` are keyed hashes; `items` those of a batch."""
+    """A call that was refused: what its record says. `users` are keyed hashes; `items`
+    those of a batch; `actions` those of Leanplum's that were refused, by names of which there are few."""
 
     time: int
     operation: str
@@ -33,6 +36,7 @@ class Refused(NamedTuple):
     resource: str | None
     users: Sequence[str]
     items: int
+    actions: Mapping[str, int] = NOTHING_REFUSED
 
 
 class Writes(Protocol):
@@ -45,7 +49,7 @@ class Writes(Protocol):
 class _Kind:
     """Refusals of one kind, since the last record of them."""
 
-    __slots__ = ("alone", "count", "ends_at", "items", "last", "resources", "since", "users")
+    __slots__ = ("actions", "alone", "count", "ends_at", "items", "last", "resources", "since", "users")
 
     def __init__(self, ends_at: float) -> None:
         self.alone = 1
@@ -56,6 +60,7 @@ class _Kind:
         self.ends_at = ends_at
         self.count = self.items = self.since = 0
         self.last: Refused | None = None
+        self.actions = Counter[str]()
         self.users, self.resources = dict[str, None](), dict[str, None]()
 
     def add(self, call: Refused) -> None:
@@ -63,6 +68,7 @@ class _Kind:
         self.since = self.since or call.time
         self.count += 1
         self.items += call.items
+        self.actions.update(call.actions)
         self.last = call
         if len(self.users) < MOST_USERS:
             self.users |= dict.fromkeys(call.users[: MOST_USERS - len(self.users)])
@@ -133,6 +139,7 @@ class Folding:
             resources=list(kind.resources),
             details={
                 **(records.counts(0, 0, kind.items) if kind.items else {}),
+                **records.refused_actions(kind.actions),
                 **records.about_users(list(kind.users)),
             },
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from app import request_ids
 from app.api import auth, gates, jobs, limiting, writes
 from app.api.context import Context
 from app.api.turns import in_slices
+from app.audit.records import MOST_USERS
 from app.clock import now_ms
 from app.doors.sdk import answering, asking, call_arguments, planning, sorting, times
 from app.doors.sdk.reading import Call, text
@@ -21,13 +23,14 @@ from app.errors import Forbidden, GatewayError
 from app.intake.gate import Gate
 from app.intake.refining import PLAIN
 from app.leanplum import detection
-from app.leanplum.actions import QUEUED
+from app.leanplum.actions import ACTIONS, QUEUED
 from app.model import App, Caller, NewItem, Notes, Scope, Taken
 from app.wiring import Gateway
 
 ANSWER_SECONDS = 8.0  # after the whole request is here, within which all is answered: phones wait 10
 ACCEPT_SECONDS = 1.0  # beyond these, for what is accepted last
 FORWARD = "forward"
+UNKNOWN = "(unknown)"  # an action that the audit does not name
 
 
 async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller, call: Call) -> Reply:
@@ -61,7 +64,10 @@ async def _do(gateway: Gateway, app: App, context: Context, caller: Caller, call
         _judged(caller, call, _shared(shared, one), notes, clock, gate, app)
         for one, notes in zip(call.entries, noted, strict=True)
     )
-    context.subjects = {one.subject for one in judged if not isinstance(one, No) and one.subject is not None}
+    tell_refused(context, [sent for one, sent in zip(judged, call.entries, strict=True) if isinstance(one, No)])
+    context.subjects = {*context.refused_subjects} | {
+        one.subject for one in judged if not isinstance(one, No) and one.subject is not None
+    }
     asked = [(text(one.entry.get("action")), one.entry) for one in judged if isinstance(one, Now)]
     jobs.tell_entries(gateway, context, asked)
     _refuse(call, reply, judged)
@@ -90,6 +96,21 @@ async def _do(gateway: Gateway, app: App, context: Context, caller: Caller, call
     for entry in reply.entries:
         if entry is not None and not jobs.IDS.isdisjoint(entry):
             jobs.tell_answered(context, entry)
+
+
+def tell_refused(context: Context, entries: Iterable[Any]) -> None:
+    """Have the audit's record of the call say how many entries were refused, their actions, and some of
+    whom they were about."""
+    actions, subjects = Counter[str](), dict[str, None]()
+    for entry in entries:
+        fields = entry if isinstance(entry, dict) else {}
+        action = text(fields.get("action"))
+        actions[action if action in ACTIONS else UNKNOWN] += 1
+        subject = sorting.subject_of(fields)
+        if subject is not None and len(subjects) < MOST_USERS:
+            subjects[subject] = None
+    context.refused = actions.total()
+    context.refused_actions, context.refused_subjects = actions, subjects
 
 
 def _in_steps(one: sorting.Sorted, sent: Any) -> bool:
@@ -258,7 +279,12 @@ async def _accept(
 
     async def commit(items: list[NewItem]) -> Sequence[Taken]:
         seconds = max(0.0, until - asyncio.get_running_loop().time())
-        return await writes.accept(gateway, context, caller, now_ms(), items, batch=True, seconds=seconds, permit=still)
+        refused = context.refused
+        taken = await writes.accept(
+            gateway, context, caller, now_ms(), items, refused, batch=True, seconds=seconds, permit=still
+        )
+        tell_refused(context, ())  # one record of the call is enough
+        return taken
 
     taken = await commit(items)
     gateway.metrics.accepted.inc(sum(kind == "accepted" for _, kind in taken))

@@ -92,7 +92,7 @@ def sort(
         return lacking
     if not _sendable(entry):
         return No("The action is nested too deeply.")
-    subject = _subject(entry)
+    subject = subject_of(entry)
     debugging = truthy(entry.get("devMode"))
     if known is None or not known.later or debugging or action in ASKED_THOUGH_LATER:
         return _now(entry, known, subject, debugging=debugging)
@@ -157,7 +157,7 @@ def _lacking(known: Action, entry: Mapping[str, Any]) -> No | None:
     return None
 
 
-def _subject(entry: Mapping[str, Any]) -> str | None:
+def subject_of(entry: Mapping[str, Any]) -> str | None:
     """Whom Leanplum will lock. An empty id is as none (iOS)."""
     if user := text(entry.get("userId")):
         return f"u{user}"
