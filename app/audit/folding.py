@@ -5,7 +5,7 @@ audit, and the disk, with what one number says.
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -19,6 +19,8 @@ LOOK_SECONDS = 1.0
 MOST_KINDS = 10_000  # that are counted at once; with one more, all are recorded
 MOST_RESOURCES = 50  # that a record of repeated refusals names
 ALONE = 20  # refusals for what a call has in it that are recorded singly: each may be about other users
+MOST_NETWORKS = 20  # of a key with the same status at once; those of further ones are counted together
+ANY_NETWORK = ""
 FIRST_ALONE = frozenset({403, 404, 405, 429, 503})  # say nothing of that: only the first is recorded singly
 
 
@@ -83,22 +85,33 @@ class Folding:
         """`clock` is monotonic."""
         self._recorder, self._clock, self._seconds = recorder, clock, seconds
         self._kinds: dict[tuple[str, str, str, int, str], _Kind] = {}
+        self._networks = defaultdict[tuple[str, int], set[str]](set)  # by key and status
 
     def counted(self, call: Refused, network: str) -> bool:
         """Count a refusal of a key from a network. Returns False where it is to have a record of its own, as the first
         of its kind lately has."""
+        network = self._network(call, network)
         name = (call.key_id, network, call.operation, call.status, call.app)
         kind = self._kinds.get(name)
         if kind is None:
             if len(self._kinds) >= MOST_KINDS:
                 self.close()
             self._kinds[name] = _Kind(self._clock() + self._seconds)
+            self._networks[call.key_id, call.status].add(network)
             return False
         if kind.alone < (1 if call.status in FIRST_ALONE else ALONE):
             kind.alone += 1
             return False
         kind.add(call)
         return True
+
+    def _network(self, call: Refused, network: str) -> str:
+        """Return the network by which a refusal is counted: whoever has a key that many know may have
+        very many addresses."""
+        known = self._networks.get((call.key_id, call.status), ())
+        if network in known or (len(known) < MOST_NETWORKS and ANY_NETWORK not in known):
+            return network
+        return ANY_NETWORK
 
     async def run(self) -> None:
         """Record what is due, again and again, until cancelled."""
@@ -108,17 +121,22 @@ class Folding:
 
     def look(self) -> None:
         """Record what was counted for long enough, and forget the kinds of which there was nothing more."""
-        now = self._clock()
+        now, before = self._clock(), len(self._kinds)
         for name, kind in [one for one in self._kinds.items() if one[1].ends_at <= now]:
             if kind.last is None:
                 del self._kinds[name]
             else:
                 self._record(kind, kind.last)
                 kind.begin(now + self._seconds)
+        if len(self._kinds) < before:
+            self._networks.clear()
+            for key_id, network, _, status, _ in self._kinds:
+                self._networks[key_id, status].add(network)
 
     def close(self) -> None:
         """Record all that was counted, and forget it."""
         kinds, self._kinds = self._kinds, {}
+        self._networks.clear()
         for kind in kinds.values():
             if kind.last is not None:
                 self._record(kind, kind.last)

@@ -173,6 +173,29 @@ def test_a_thousand_refusals_of_a_key_are_a_few_records_that_say_how_many(gatewa
     assert counted([one for one in found if one["status_code"] == "429"]) == statuses.count(429)
 
 
+def test_a_revoked_key_that_comes_from_many_networks_leaves_few_records(tmp_path: Path) -> None:
+    more = {"GATEWAY_LOG_LEVEL": "error", "GATEWAY_TRUSTED_PROXIES": "127.0.0.0/8"}
+    with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery", **more) as gateway:
+        key_id, key = made(gateway)
+        assert gateway.call("DELETE", f"/v1/keys/{key_id}").status_code == 204
+        for at in range(300):
+            from_there = {"X-Forwarded-For": f"2001:db8:0:{at:x}::1"}
+            answer = gateway.http.get("/v1/messages", headers={**bearer(key), **from_there})
+            assert answer.status_code == 401
+            answer = gateway.http.post(f"/api?clientKey={key}&action=track", headers=from_there)
+            assert answer.status_code == 403
+        found = records(gateway, key_id, 600)
+        assert counted(found) == 600
+        assert len(found) < 80
+
+
+@pytest.mark.parametrize("path", ["/api", "/api-batch", "/segment/v1/track"])
+def test_a_preflight_takes_nothing_whatever_key_is_shown(gateway: Process, path: str) -> None:
+    _, key = made(gateway, ratePerSecond=1, rateBurst=1)
+    answers = [gateway.http.options(path, headers=bearer(key)) for _ in range(3)]
+    assert [(answer.status_code, answer.headers.get("ratelimit")) for answer in answers] == [(204, None)] * 3
+
+
 # --- what the gateway holds too much to read --------------------------------------------------------------------------
 
 UNREAD_BYTES = 3_000_000  # of a body, once it is decompressed: more than may be held
