@@ -8,6 +8,7 @@ Times are milliseconds since the epoch (`…_at`) unless said otherwise.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from pydantic import SecretStr
@@ -149,6 +150,9 @@ class Notes:
 NO_NOTES = Notes()
 
 
+NOTHING_REFUSED: Mapping[str, int] = MappingProxyType({})
+
+
 class Acceptance(NamedTuple):
     """One call's items, to be committed together. Item ids that the gateway makes are UUIDv7 (RFC 9562) made of
     `prefix`, which all items of the call share, and the item's sequence number as the last twelve hex digits."""
@@ -164,6 +168,7 @@ class Acceptance(NamedTuple):
     refused: int = 0
     batch: bool = False
     users: Sequence[str] = ()  # the keyed hashes of whom it is about, for the audit
+    refused_actions: Mapping[str, int] = NOTHING_REFUSED  # Leanplum's actions that were refused, and how often
 
 
 class Call(NamedTuple):

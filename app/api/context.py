@@ -42,12 +42,15 @@ class Context:
         "method",
         "operation",
         "origin",
+        "overloaded",
         "path",
         "prefix",
         "rate_headers",
         "received",
         "recorded",
         "refused",
+        "refused_actions",
+        "refused_subjects",
         "request_id",
         "resource",
         "resources",
@@ -83,9 +86,12 @@ class Context:
         self.resources: Sequence[str] = ()  # further ids of that
         self.details: Mapping[str, Any] = NO_DETAILS  # what else its audit record says
         self.refused = 0  # items of a batch of which none was taken
+        self.refused_actions: Mapping[str, int] = NO_DETAILS  # Leanplum's actions that were refused, and how often
+        self.refused_subjects: Collection[str] = ()  # some of those whom that was about
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.subjects: Collection[str] = ()  # whom the call is about, as far as that is known
         self.held = 0  # bytes of its body that count while it is answered
+        self.overloaded = False  # whether it is refused since the gateway holds too much to read its body
         self.too_slow = False  # whether the body comes too slowly to be waited for any longer
         self.cut_off = False  # whether its body ends before it is whole
         self.started = self.received = time.perf_counter()  # when its first and its last byte was here

@@ -230,10 +230,10 @@ async def _record(gateway: Gateway, context: Context, status: int) -> None:
         return
     now, app = now_ms(), context.app_name
     about = gateway.pseudonyms.of_all(app, context.subjects) if app else []
-    if REFUSED <= status < FAILED and gateway.folding.counted(
+    if (REFUSED <= status < FAILED or context.overloaded) and gateway.folding.counted(
         Refused(
             now, context.operation, key_id, app, context.address, context.request_id, status, context.resource,
-            about, context.refused,
+            about, context.refused, context.refused_actions,
         ),
         network(context.address),
     ):  # fmt: skip
@@ -250,6 +250,7 @@ async def _record(gateway: Gateway, context: Context, status: int) -> None:
         resources=context.resources,
         details={
             **(records.counts(0, 0, context.refused) if context.refused else {}),
+            **records.refused_actions(context.refused_actions),
             **records.about_users(about),
             **context.details,
         },

@@ -10,13 +10,14 @@ import math
 from collections.abc import Callable, Sequence
 
 from app.api.context import Context
-from app.errors import RateLimited
+from app.errors import CommitUnknown, GatewayError, KeyNotConfigured, QueueFull, RateLimited, StorageUnavailable
 from app.limits.bucket import Decision, Limit
 from app.limits.policies import Policy
 from app.model import Caller
 from app.wiring import Gateway
 
 LOCKED_OUT = "Too many failed authentications from this address."
+NOTHING_TAKEN = (StorageUnavailable, QueueFull, KeyNotConfigured)  # errors of which the caller is not the cause
 # In the order of a Policy's limits.
 WHOSE = ("this key's limit", "the limit that all callers of the app share")
 
@@ -32,6 +33,25 @@ async def take(gateway: Gateway, context: Context, caller: Caller, count: int, *
     context.rate_headers = (policy.header, (b"ratelimit", _state(decision.limits, decision.lacks)))
     if not decision.allowed:
         raise _refusal(limits, decision, count)
+
+
+async def give_back(gateway: Gateway, context: Context, caller: Caller, count: int, error: GatewayError) -> None:
+    """Give back all but one of the items that a call took which was then refused whole, where nothing
+    of it was accepted for certain and its caller is not the cause: it is to be sent again."""
+    sure = isinstance(error, NOTHING_TAKEN) and not isinstance(error, CommitUnknown)
+    if count <= 1 or not sure or context.recorded:
+        return
+    policy = gateway.policies.of(caller, context.app)
+    decision = await gateway.limits.give(policy.limits, count - 1)
+    context.rate_headers = (policy.header, (b"ratelimit", _state(decision.limits, decision.lacks)))
+
+
+async def charge_unread(gateway: Gateway, context: Context) -> None:
+    """Take an item of the caller whose key was seen, for a call that is refused since the gateway holds
+    too much to read it. Raises RateLimited."""
+    context.overloaded = True
+    if context.caller is not None:
+        await take(gateway, context, context.caller, 1)
 
 
 async def refuse_spent(

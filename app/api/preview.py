@@ -10,7 +10,7 @@ from app.api import auth, context, limiting, problems, receiving, schemas, write
 from app.api.documents import body_of, problem_responses
 from app.api.routes import BATCH_REFUSED, KEY, gateway_of
 from app.clock import now_ms
-from app.errors import Fault, Invalid, Refusal
+from app.errors import Fault, Invalid, Overloaded, Refusal
 from app.intake import bodies
 from app.leanplum import mapping
 from app.model import App, Item, NewItem
@@ -43,6 +43,9 @@ async def preview(request: Request) -> Any:
         told, base = _items(raw)
     except Refusal:
         await limiting.take(gateway, about, caller, 1)  # what can't be read as items costs as one
+        raise
+    except Overloaded:
+        await limiting.charge_unread(gateway, about)
         raise
     await limiting.take(gateway, about, caller, len(told))
     caller = auth.look_again(gateway, about, caller)

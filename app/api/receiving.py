@@ -25,6 +25,7 @@ class Room:
     def take(self, context: Context, size: int, most: int) -> None:
         """Count them until `give`. Raises Overloaded where they would be more than `most`."""
         if self._held + size > most:
+            context.overloaded = True
             raise Overloaded("As much is being read as may be held at once.")
         self._held += size
         context.held += size
@@ -52,9 +53,13 @@ async def read_body(gateway: Gateway, context: Context, receive: Receive, limit:
     if encoding is not None:
         held = gateway.settings.gateway_max_held_bytes
         most = max(held // UNPACKED_SHARE, min(limit, held))
-        body = await decompression.decompressed(
-            body, encoding.decode("latin-1"), limit, lambda size: ROOM.take(context, size, most)
-        )
+        try:
+            body = await decompression.decompressed(
+                body, encoding.decode("latin-1"), limit, lambda size: ROOM.take(context, size, most)
+            )
+        except Overloaded:  # the queue is full, too
+            context.overloaded = True
+            raise
     return body if body[:1] in NO_MARKS else bodies.without_bom(body)
 
 

@@ -30,11 +30,13 @@ from app.errors import (
     Erased,
     Fault,
     Forbidden,
+    GatewayError,
     IdConflict,
     Invalid,
     KeyNotConfigured,
     Malformed,
     NotFound,
+    Overloaded,
     RateLimited,
     Refusal,
     StorageUnavailable,
@@ -191,7 +193,9 @@ def _acceptance(
     *,
     batch: bool = False,
 ) -> Acceptance:
-    users = gateway.pseudonyms.of_all(context.app_name, {item.subject for item in items})
+    subjects = {item.subject for item in items}
+    subjects.update(context.refused_subjects)
+    users = gateway.pseudonyms.of_all(context.app_name, subjects)
     return Acceptance(
         context.app_name,
         caller.key_id,
@@ -204,6 +208,7 @@ def _acceptance(
         refused,
         batch,
         users,
+        context.refused_actions,
     )
 
 
@@ -251,6 +256,9 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
     except Refusal:
         await limiting.take(gateway, context, caller, 1)  # what can't be read as items costs as one
         raise
+    except Overloaded:
+        await limiting.charge_unread(gateway, context)
+        raise
     await limiting.take(gateway, context, caller, len(judged))
     caller = auth.look_again(gateway, context, caller)
     judged = permitted(app, caller, judged)
@@ -265,6 +273,9 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
         ids_ = iter(error.ids)
         of_all = [next(ids_) if isinstance(one, NewItem) else None for one in judged]
         raise CommitUnknown(BATCH_MAY_BE_TAKEN, ids=of_all) from error
+    except GatewayError as error:
+        await limiting.give_back(gateway, context, caller, len(judged), error)
+        raise
     return _batch_answer(gateway, context, judged, taken)
 
 

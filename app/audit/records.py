@@ -124,6 +124,11 @@ def counts(accepted: int, duplicates: int, rejected: int) -> dict[str, Any]:
     return {"accepted": accepted, "duplicates": duplicates, "rejected": rejected}
 
 
+def refused_actions(actions: Mapping[str, int]) -> dict[str, Any]:
+    """Return which of Leanplum's actions were refused, and how often."""
+    return {"refusedActions": dict(actions)} if actions else {}
+
+
 def about_users(users: Sequence[str]) -> dict[str, Any]:
     """Whom a call was about, by their keyed hashes."""
     return {"user": users[0]} if len(users) == 1 else {"users": users} if users else {}

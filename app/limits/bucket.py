@@ -112,6 +112,14 @@ class Buckets:
                 self._keep(limit, lack, now)
         return Decision(allowed, limits, lacks)
 
+    def give(self, limits: Sequence[Limit], count: int) -> Decision:
+        """Give `count` items back to every one of the buckets, as far as it lacks them."""
+        now = self._clock()
+        lacks = [max(0.0, self._lacks(limit, now) - count) for limit in limits]
+        for limit, lack in zip(limits, lacks, strict=True):
+            self._keep(limit, lack, now)
+        return Decision(True, limits, lacks)
+
     def put(self, limit: Limit, lacks: float) -> None:
         """Make a bucket as it is known to be from elsewhere."""
         self._keep(limit, lacks, self._clock())

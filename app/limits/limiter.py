@@ -15,6 +15,9 @@ class Limiter(Protocol):
     async def take(self, limits: Sequence[Limit], count: int) -> Decision:
         """Take `count` items from every one of the buckets, or nothing from any."""
 
+    async def give(self, limits: Sequence[Limit], count: int) -> Decision:
+        """Give `count` items back to every one of the buckets, as far as it lacks them."""
+
     def state(self) -> str | None:
         """How far limits are shared, for operators; None where they are not meant to be."""
 
@@ -29,6 +32,10 @@ class OwnLimiter:
     async def take(self, limits: Sequence[Limit], count: int) -> Decision:
         """At once."""
         return self._buckets.take(limits, count)
+
+    async def give(self, limits: Sequence[Limit], count: int) -> Decision:
+        """Give back at once."""
+        return self._buckets.give(limits, count)
 
     def state(self) -> str | None:
         """They are not shared."""

@@ -6,6 +6,7 @@ TAKE = """
 -- ARGV: the time in microseconds (-1: the server's own); then of each call its count, how many buckets it has, and of
 -- each of them the rate, the burst, and whether it lends (1 or 0): then a call larger than the burst passes where one
 -- item would, and what the bucket lacks beyond the burst is a debt.
+-- A negative count is given back to each bucket, as far as that lacks it.
 -- A bucket is kept as what it lacked, when, and its burst at that time: a smaller burst doesn't cancel a debt.
 -- Answers for each call 1 or 0, and what each of its buckets lacks of being full: after it where it passed.
 local now, own = tonumber(ARGV[1]), tonumber(ARGV[1]) < 0
@@ -35,7 +36,7 @@ while arg < #ARGV do
     end
     lacks[place] = lack
     local needed = (lends and count > burst) and 1 or count
-    passes = passes and lack + needed <= burst + trifle
+    passes = passes and (count < 0 or lack + needed <= burst + trifle)
     at = at + 3
   end
   told[#told + 1] = passes and '1' or '0'
@@ -43,7 +44,7 @@ while arg < #ARGV do
     if passes then
       local given = arg + 2 + 3 * (place - key)
       local name, rate, burst = KEYS[place], tonumber(ARGV[given]), tonumber(ARGV[given + 1])
-      lacks[place] = lacks[place] + count
+      lacks[place] = math.max(0, lacks[place] + count)
       lacked[name], since[name], held[name], changed[name] = lacks[place], now, burst, rate
     end
     told[#told + 1] = string.format('%.17g', lacks[place])

@@ -69,15 +69,25 @@ class SharedLimiter:
 
     async def take(self, limits: Sequence[Limit], count: int) -> Decision:
         """As all replicas together allow it, or as this one's share does. Raises nothing."""
-        if self._there:
-            answer = asyncio.get_running_loop().create_future()
-            self._waiting.append((limits, count, answer))
-            if self._under_way is None:
-                self._under_way = asyncio.create_task(self._ask())
-            decision: Decision | None = await answer
-            if decision is not None:
-                return decision
-        return self._by_share(limits, count)
+        decision = await self._by_server(limits, count)
+        return self._by_share(limits, count) if decision is None else decision
+
+    async def give(self, limits: Sequence[Limit], count: int) -> Decision:
+        """Give items back to the shared buckets; while the server is away, to this one's share."""
+        decision = await self._by_server(limits, -count)
+        if decision is not None:
+            return decision
+        return self._buckets.give([share(limit, self._replicas) for limit in limits], count)
+
+    async def _by_server(self, limits: Sequence[Limit], count: int) -> Decision | None:
+        """Return what the server decides; None while it is away."""
+        if not self._there:
+            return None
+        answer: asyncio.Future[Decision | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((limits, count, answer))
+        if self._under_way is None:
+            self._under_way = asyncio.create_task(self._ask())
+        return await answer
 
     def _by_share(self, limits: Sequence[Limit], count: int) -> Decision:
         self._decided_here()

@@ -235,6 +235,7 @@ def _record(acceptance: Acceptance, taken: Sequence[Taken], new: int) -> str:
         "actions": dict(Counter([item.action for item in acceptance.items])),
         "itemsHash": records.items_hash([item_id for item_id, _ in taken]),
         **records.about_users(acceptance.users),
+        **records.refused_actions(acceptance.refused_actions),
     }
     return records.api_call(
         time=acceptance.accepted_at,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.audit import folding
-from app.audit.folding import ALONE, FOLD_SECONDS, Folding, Refused
+from app.audit.folding import ALONE, FOLD_SECONDS, MOST_NETWORKS, Folding, Refused
 
 
 class Written:
@@ -101,6 +101,44 @@ def test_refusals_for_what_a_call_has_in_it_are_recorded_singly_up_to_a_number(s
     desk.folding.close()
     assert (desk.alone, desk.counts) == (ALONE, [5])
     assert desk.written.records[0]["unmapped"] == {"app": "", "accepted": 0, "duplicates": 0, "rejected": 10}
+
+
+def test_of_calls_that_there_is_no_room_to_read_only_the_first_is_recorded_singly() -> None:
+    desk = Desk()
+    desk.refuse(30, status=503)
+    desk.folding.close()
+    assert (desk.alone, desk.counts) == (1, [29])
+
+
+@pytest.mark.parametrize(("status", "alone"), [(401, ALONE), (403, 1), (404, 1), (429, 1), (503, 1)])
+def test_refusals_of_a_key_from_many_networks_are_counted_together(status: int, alone: int) -> None:
+    desk = Desk()
+    for at in range(1_000):
+        desk.refuse(ALONE + 10, network=f"2001:db8:0:{at:x}::/64", status=status)
+    assert desk.alone == (MOST_NETWORKS + 1) * alone
+    desk.folding.close()
+    assert len(desk.counts) == MOST_NETWORKS + 1
+    assert desk.alone + sum(desk.counts) == 1_000 * (ALONE + 10)
+
+
+def test_while_the_refusals_from_many_networks_go_on_no_network_is_new() -> None:
+    desk = Desk()
+    for at in range(100):
+        desk.refuse(network=f"network-{at}")
+    for at in range(500, 1_000):
+        desk.now += FOLD_SECONDS / 10
+        desk.folding.look()
+        desk.refuse(network=f"network-{at}")
+    assert desk.alone == MOST_NETWORKS + 1
+    desk.refuse(5, network="another", key_id="other")
+    assert desk.alone == MOST_NETWORKS + 2, "each key has networks of its own"
+    for _ in range(3):
+        desk.now += FOLD_SECONDS
+        desk.folding.look()
+    desk.refuse(network="network-7")
+    desk.refuse(network="network-8")
+    assert desk.alone == MOST_NETWORKS + 4, "after a quiet span each network counts again"
+    assert desk.alone + sum(desk.counts) == 607
 
 
 def test_whom_and_what_they_were_about_is_kept_within_bounds() -> None:

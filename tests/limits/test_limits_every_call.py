@@ -1,6 +1,7 @@
 """Every call with a key takes an item, whatever it asks for, and repeated refusals are folded in the audit."""
 
 import base64
+import gzip
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -26,9 +27,10 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         yield running
 
 
-def made(gateway: Process, **limits: int) -> tuple[str, str]:
-    """A new key's id and the key."""
-    answer = gateway.call("POST", "/v1/keys", json={"name": os.urandom(4).hex(), "scopes": ["sdk"], **limits})
+def made(gateway: Process, *scopes: str, **limits: int) -> tuple[str, str]:
+    """A new key's id and the key. Without scopes named it has that of SDKs."""
+    fields = {"name": os.urandom(4).hex(), "scopes": list(scopes) or ["sdk"], **limits}
+    answer = gateway.call("POST", "/v1/keys", json=fields)
     assert answer.status_code == 201, answer.text
     return answer.json()["id"], answer.json()["key"]
 
@@ -169,6 +171,88 @@ def test_a_thousand_refusals_of_a_key_are_a_few_records_that_say_how_many(gatewa
     assert folded["start_time"] <= folded["end_time"] <= folded["time"]
     assert {one["status_code"] for one in found} == {str(status) for status in statuses}
     assert counted([one for one in found if one["status_code"] == "429"]) == statuses.count(429)
+
+
+def test_a_revoked_key_that_comes_from_many_networks_leaves_few_records(tmp_path: Path) -> None:
+    more = {"GATEWAY_LOG_LEVEL": "error", "GATEWAY_TRUSTED_PROXIES": "127.0.0.0/8"}
+    with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery", **more) as gateway:
+        key_id, key = made(gateway)
+        assert gateway.call("DELETE", f"/v1/keys/{key_id}").status_code == 204
+        for at in range(300):
+            from_there = {"X-Forwarded-For": f"2001:db8:0:{at:x}::1"}
+            answer = gateway.http.get("/v1/messages", headers={**bearer(key), **from_there})
+            assert answer.status_code == 401
+            answer = gateway.http.post(f"/api?clientKey={key}&action=track", headers=from_there)
+            assert answer.status_code == 403
+        found = records(gateway, key_id, 600)
+        assert counted(found) == 600
+        assert len(found) < 80
+
+
+@pytest.mark.parametrize("path", ["/api", "/api-batch", "/segment/v1/track"])
+def test_a_preflight_takes_nothing_whatever_key_is_shown(gateway: Process, path: str) -> None:
+    _, key = made(gateway, ratePerSecond=1, rateBurst=1)
+    answers = [gateway.http.options(path, headers=bearer(key)) for _ in range(3)]
+    assert [(answer.status_code, answer.headers.get("ratelimit")) for answer in answers] == [(204, None)] * 3
+
+
+# --- what the gateway holds too much to read --------------------------------------------------------------------------
+
+UNREAD_BYTES = 3_000_000  # of a body, once it is decompressed: more than may be held
+
+
+def bomb(method: str, path: str, headers: Callable[[str], dict[str, str]], before: bytes = b"") -> Call:
+    """A call whose compressed body is too large to be held; its key may stand in its query or in its body."""
+
+    def sent(gateway: Process, key: str) -> httpx.Response:
+        beginning = before.replace(b"KEY", key.encode())
+        body = gzip.compress(beginning + b" " * (UNREAD_BYTES - len(beginning)))
+        more = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+        return gateway.http.request(method, path.replace("KEY", key), headers={**headers(key), **more}, content=body)
+
+    return sent
+
+
+def nothing(key: str) -> dict[str, str]:
+    return {}
+
+
+UNREAD: dict[str, Call] = {
+    "SDK, key in the query": bomb("POST", f"/api?appId={APP_ID}&clientKey=KEY", nothing),
+    "SDK, key in a header": bomb("POST", f"/api?appId={APP_ID}", lambda key: {"X-API-Key": key}),
+    "SDK, key in the body": bomb("POST", "/api", nothing, b'{"clientKey":"KEY","action":'),
+    "Segment, key in a header": bomb("POST", "/segment/v1/batch", basic),
+    "Segment, key in the body": bomb("POST", "/segment/v1/batch", nothing, b'{"writeKey":"KEY","batch":'),
+    "a batch": bomb("POST", "/v1/batch", bearer),
+    "an event": bomb("POST", "/v1/events", bearer),
+    "a preview": bomb("POST", "/v1/preview", bearer),
+}
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A gateway that may hold little of bodies."""
+    folder = tmp_path_factory.mktemp("crowded")
+    more = {"GATEWAY_LOG_LEVEL": "error", "GATEWAY_MAX_HELD_BYTES": "2000000"}
+    with serving(folder, "http://127.0.0.1:9", "--no-delivery", **more) as running:
+        yield running
+
+
+def test_calls_that_there_is_no_room_to_read_take_an_item_and_are_folded(crowded: Process) -> None:
+    sent = dict[str, tuple[str, list[int]]]()
+    for name, call in UNREAD.items():
+        key_id, key = made(crowded, "sdk", "events:write", ratePerSecond=1, rateBurst=5)
+        answers = [call(crowded, key) for _ in range(12)]
+        statuses = [answer.status_code for answer in answers]
+        assert statuses[:5] == [503] * 5, name
+        assert answers[0].headers.get("ratelimit") == '"caller";r=4;t=1', name
+        assert set(statuses) == {503, 429}, name
+        sent[name] = key_id, statuses
+    for name, (key_id, statuses) in sent.items():
+        found = records(crowded, key_id, len(statuses))
+        of_503 = [one for one in found if one["status_code"] == "503"]
+        assert (len(of_503), counted(of_503)) == (2, statuses.count(503)), name
+        assert counted(found) == len(statuses), name
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

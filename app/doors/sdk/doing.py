@@ -2,14 +2,16 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from app import request_ids
-from app.api import auth, gates, jobs, writes
+from app.api import auth, gates, jobs, limiting, writes
 from app.api.context import Context
 from app.api.turns import in_slices
+from app.audit.records import MOST_USERS
 from app.clock import now_ms
 from app.doors.sdk import answering, asking, call_arguments, planning, sorting, times
 from app.doors.sdk.reading import Call, text
@@ -17,24 +19,41 @@ from app.doors.sdk.repeating import DETECTED, undetected_content
 from app.doors.sdk.replying import Reply
 from app.doors.sdk.sorting import No, Now
 from app.doors.sdk.stepping import Steps
-from app.errors import Forbidden
+from app.errors import Forbidden, GatewayError
 from app.intake.gate import Gate
 from app.intake.refining import PLAIN
 from app.leanplum import detection
-from app.leanplum.actions import QUEUED
+from app.leanplum.actions import ACTIONS, QUEUED
 from app.model import App, Caller, NewItem, Notes, Scope, Taken
 from app.wiring import Gateway
 
 ANSWER_SECONDS = 8.0  # after the whole request is here, within which all is answered: phones wait 10
 ACCEPT_SECONDS = 1.0  # beyond these, for what is accepted last
 FORWARD = "forward"
+UNKNOWN = "(unknown)"  # an action that the audit does not name
 
 
 async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller, call: Call) -> Reply:
     """What was accepted before something is asked for the same user reaches Leanplum before it, and what comes after
     it, after. All that needs no question is accepted at once."""
-    until = asyncio.get_running_loop().time() + ANSWER_SECONDS - (time.perf_counter() - context.received)
     reply = Reply([None] * len(call.entries), beside=gateway.relay.beside(app.name))
+    try:
+        await _do(gateway, app, context, caller, call, reply)
+    except GatewayError as error:
+        if not _done_in_part(reply):
+            await limiting.give_back(gateway, context, caller, len(call.entries), error)
+        raise
+    return reply
+
+
+def _done_in_part(reply: Reply) -> bool:
+    """Return whether an entry was done, or asked of Leanplum without an answer."""
+    return reply.status != 200 or any(entry and entry.get("success") for entry in reply.entries)
+
+
+async def _do(gateway: Gateway, app: App, context: Context, caller: Caller, call: Call, reply: Reply) -> None:
+    """Do what is asked of each entry, and tell it in the reply."""
+    until = asyncio.get_running_loop().time() + ANSWER_SECONDS - (time.perf_counter() - context.received)
     noted = await in_slices(_guarded(gateway, context, caller, call))
     if gateway.settings.gateway_detect == FORWARD:
         reply.end_user = detection.headers(context.origin.sender, context.header(b"accept-language"))
@@ -45,7 +64,10 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
         _judged(caller, call, _shared(shared, one), notes, clock, gate, app)
         for one, notes in zip(call.entries, noted, strict=True)
     )
-    context.subjects = {one.subject for one in judged if not isinstance(one, No) and one.subject is not None}
+    tell_refused(context, [sent for one, sent in zip(judged, call.entries, strict=True) if isinstance(one, No)])
+    context.subjects = {*context.refused_subjects} | {
+        one.subject for one in judged if not isinstance(one, No) and one.subject is not None
+    }
     asked = [(text(one.entry.get("action")), one.entry) for one in judged if isinstance(one, Now)]
     jobs.tell_entries(gateway, context, asked)
     _refuse(call, reply, judged)
@@ -74,7 +96,21 @@ async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller,
     for entry in reply.entries:
         if entry is not None and not jobs.IDS.isdisjoint(entry):
             jobs.tell_answered(context, entry)
-    return reply
+
+
+def tell_refused(context: Context, entries: Iterable[Any]) -> None:
+    """Have the audit's record of the call say how many entries were refused, their actions, and some of
+    whom they were about."""
+    actions, subjects = Counter[str](), dict[str, None]()
+    for entry in entries:
+        fields = entry if isinstance(entry, dict) else {}
+        action = text(fields.get("action"))
+        actions[action if action in ACTIONS else UNKNOWN] += 1
+        subject = sorting.subject_of(fields)
+        if subject is not None and len(subjects) < MOST_USERS:
+            subjects[subject] = None
+    context.refused = actions.total()
+    context.refused_actions, context.refused_subjects = actions, subjects
 
 
 def _in_steps(one: sorting.Sorted, sent: Any) -> bool:
@@ -243,7 +279,12 @@ async def _accept(
 
     async def commit(items: list[NewItem]) -> Sequence[Taken]:
         seconds = max(0.0, until - asyncio.get_running_loop().time())
-        return await writes.accept(gateway, context, caller, now_ms(), items, batch=True, seconds=seconds, permit=still)
+        refused = context.refused
+        taken = await writes.accept(
+            gateway, context, caller, now_ms(), items, refused, batch=True, seconds=seconds, permit=still
+        )
+        tell_refused(context, ())  # one record of the call is enough
+        return taken
 
     taken = await commit(items)
     gateway.metrics.accepted.inc(sum(kind == "accepted" for _, kind in taken))

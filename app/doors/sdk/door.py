@@ -21,10 +21,10 @@ from app.doors.limited_reading import read_within_limit
 from app.doors.parsing import Fits
 from app.doors.sdk import answering, reading, sorting
 from app.doors.sdk.asking import status_of
-from app.doors.sdk.doing import reply_to
+from app.doors.sdk.doing import reply_to, tell_refused
 from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import No, Now, Sorted
-from app.errors import Erased, Forbidden, GatewayError, Invalid, Malformed, Refusal, TooLarge
+from app.errors import Erased, Forbidden, GatewayError, Invalid, Malformed, Overloaded, Refusal, TooLarge
 from app.intake.bodies import has_rows, without_bom
 from app.leanplum import action_names
 from app.leanplum.actions import ACTIONS
@@ -73,7 +73,7 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         caller, app = await _enter(gateway, context, call)
         if call.batch and not call.entries:
             raise Malformed(EMPTY)
-        _permit_action(call, caller, app)
+        _permit_action(context, call, caller, app)
         if call.imports:
             if (rows := _rows(call, files)) is not None:
                 return await _import(gateway, app, context, call, rows, caller, send)
@@ -109,6 +109,9 @@ async def _known(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         return await _read(gateway, context, scope, receive, files)
     except Refusal as refusal:
         await charge(gateway, context, refusal)
+        raise
+    except Overloaded:
+        await limiting.charge_unread(gateway, context)
         raise
 
 
@@ -197,11 +200,13 @@ def _app(gateway: Gateway, context: Context, call: Call, caller: Caller) -> App:
     return auth.choose_app(gateway, context, caller)
 
 
-def _permit_action(call: Call, caller: Caller, app: App) -> None:
+def _permit_action(context: Context, call: Call, caller: Caller, app: App) -> None:
     """Raises Forbidden where a call of one action must not be done; a batch is judged entry by entry."""
     if call.batch or not call.action:
         return
     if refused := sorting.forbids(call.args, caller.scopes, app.sdk_extra):
+        tell_refused(context, [call.args])
+        context.subjects = context.refused_subjects
         raise Forbidden(refused.reason)
     of_rows = reading.text(call.args.get("defaultAction"))
     if call.imports and of_rows and not action_names.allowed(of_rows, app.sdk_extra):

@@ -93,7 +93,7 @@ def sort(
         return lacking
     if not _sendable(entry):
         return No("The action is nested too deeply.")
-    subject = _subject(entry)
+    subject = subject_of(entry)
     debugging = truthy(entry.get("devMode"))
     debugs = debugging and action != ERASES  # the gateway forgets whom Leanplum is to delete
     if known is None or not known.later or debugs or action in ASKED_THOUGH_LATER:
@@ -159,7 +159,7 @@ def _lacking(known: Action, entry: Mapping[str, Any]) -> No | None:
     return None
 
 
-def _subject(entry: Mapping[str, Any]) -> str | None:
+def subject_of(entry: Mapping[str, Any]) -> str | None:
     """Whom Leanplum will lock. An empty id is as none (iOS)."""
     if user := text(entry.get("userId")):
         return f"u{user}"

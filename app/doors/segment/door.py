@@ -19,7 +19,17 @@ from app.doors.segment import answering, judging, reading
 from app.doors.segment.judging import Judge, Verdict
 from app.doors.segment.making import unguarded
 from app.doors.segment.reading import PATHS, Call
-from app.errors import Erased, GatewayError, KeyNotConfigured, Malformed, RateLimited, Refusal, TooLarge, Unauthorized
+from app.errors import (
+    Erased,
+    GatewayError,
+    KeyNotConfigured,
+    Malformed,
+    Overloaded,
+    RateLimited,
+    Refusal,
+    TooLarge,
+    Unauthorized,
+)
 from app.intake import bodies
 from app.model import Caller, KeyKind, NewItem
 from app.telemetry import describe
@@ -74,13 +84,20 @@ async def _take(gateway: Gateway, context: Context, receive: Receive, kind: str)
     except Refusal as refusal:
         await charge(gateway, context, refusal)
         raise
+    except Overloaded:
+        await limiting.charge_unread(gateway, context)
+        raise
     caller = caller or await _caller(gateway, context, call.key)
     try:
         app = auth.choose_app(gateway, context, caller)
     finally:
         await limiting.take(gateway, context, caller, len(call.messages) or 1, lends=True)
-    auth.require_key(app, KeyKind.PRODUCTION)
-    verdicts = await _accepted(gateway, context, caller, await _judged(gateway, context, caller, call))
+    try:
+        auth.require_key(app, KeyKind.PRODUCTION)
+        verdicts = await _accepted(gateway, context, caller, await _judged(gateway, context, caller, call))
+    except GatewayError as error:
+        await limiting.give_back(gateway, context, caller, len(call.messages), error)
+        raise
     _tell(gateway, context, call, verdicts)
     return _answered(call, {index: one for index, one in enumerate(verdicts) if isinstance(one, GatewayError)})
 
