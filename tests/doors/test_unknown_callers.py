@@ -3,9 +3,11 @@
 import asyncio
 import gzip
 import itertools
+import select
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -255,6 +257,44 @@ def test_a_header_of_a_proxy_s_own_is_no_key_and_the_body_is_searched(server: Se
     body = call(server.key, params={"a": LARGE.decode()})
     for header in ("X-API-Key: of-the-proxy", "Authorization: Basic cHJveHk6cHJveHk="):
         assert sent_from(address, server.port, "POST", "/api", body, header)[0] == 200
+
+
+# --- good callers whose key is inside a compressed body ---------------------------------------------------------------
+
+GOOD: dict[str, Callable[[str], bytes]] = {
+    "/api": call,
+    "/segment/v1/track": lambda key: orjson.dumps({"userId": "u", "event": "e", "writeKey": key}),
+}
+
+
+@contextmanager
+def all_at_once(server: Server, path: str, bodies: Iterable[tuple[str, bytes]]) -> Iterator[list[Wire]]:
+    """Connections over each of which one compressed body has been sent: from its address."""
+    with ExitStack() as stack:
+        wires = list[Wire]()
+        for address, body in bodies:
+            wires.append(stack.enter_context(closing(Wire(server.port))))
+            wires[-1].say(head(address, "POST", path, f"Content-Length: {len(body)}", GZIP, JSON) + body)
+        yield wires
+
+
+@pytest.mark.parametrize("path", GOOD)
+def test_many_small_compressed_bodies_with_the_key_in_them_pass_at_once(
+    server: Server, address: str, path: str
+) -> None:
+    body = gzip.compress(GOOD[path](server.key))
+    with all_at_once(server, path, [(address, body)] * 150) as wires:
+        assert Counter(wire.answer()[0] for wire in wires) == {200: 150}
+
+
+@pytest.mark.parametrize("path", GOOD)
+def test_a_compressed_body_with_a_key_waits_for_no_one_s_large_body(server: Server, address: str, path: str) -> None:
+    bombs = [(f"10.2.0.{number}", packed(SDK_LIMIT - 10)) for number in range(1, 21)]
+    good = (address, gzip.compress(GOOD[path](server.key)))
+    with all_at_once(server, "/api", bombs) as waiting, all_at_once(server, path, [good]) as (wire,):
+        assert wire.answer()[0] == 200
+        assert select.select([waiting[-1].socket], [], [], 0)[0] == [], "a bomb that came earlier is still unpacked"
+        assert {one.answer()[0] for one in waiting} == {403}
 
 
 # --- what comes out of compressed bodies ------------------------------------------------------------------------------
