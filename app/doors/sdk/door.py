@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from app.api import auth, guarded, jobs, limiting, problems, receiving
+from app.api import auth, guarded, importing, jobs, limiting, problems, receiving
 from app.api.context import Context
 from app.api.files import headers_of_file
 from app.api.front import GUARDS, NO_STORE
@@ -26,7 +26,6 @@ from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import No, Now
 from app.errors import Forbidden, GatewayError, Invalid, Malformed, Refusal, TooLarge
 from app.intake.bodies import has_rows, without_bom
-from app.leanplum import action_names
 from app.leanplum.actions import ACTIONS
 from app.leanplum.client import Part
 from app.model import App, Caller, KeyKind
@@ -77,6 +76,7 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         if call.imports:
             if (rows := _rows(call, files)) is not None:
                 return await _import(gateway, app, context, call, rows, caller, send)
+            await importing.permit(context, app, reading.text(call.args.get("defaultAction")))
             _refuse_bucket(gateway, context, caller)
         if call.action == "uploadFile" or (files and _takes_files(call)):
             return await _upload(gateway, app, context, call, files, caller, send)
@@ -203,9 +203,6 @@ def _permit_action(call: Call, caller: Caller, app: App) -> None:
         return
     if refused := sorting.forbids(call.args, caller.scopes, app.sdk_extra):
         raise Forbidden(refused.reason)
-    of_rows = reading.text(call.args.get("defaultAction"))
-    if call.imports and of_rows and not action_names.allowed(of_rows, app.sdk_extra):
-        raise Forbidden(action_names.unknown(of_rows))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -258,6 +255,7 @@ async def _import(
     if not has_rows(rows):
         raise Malformed(f"The CSV has no rows. {FORMS_OF_IMPORT}")
     default_action = reading.text(call.args.get("defaultAction"))
+    await _permit_rows(context, app, rows, default_action)
     guarded.arguments(gateway, context, caller, call.action, call.args)
     rows = await _guarded_rows(gateway, context, caller, rows, default_action)
     fields = {name: reading.text(value) for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
@@ -267,6 +265,14 @@ async def _import(
     jobs.tell_answered(context, told)
     entry = answering.echoed(call.args, {"success": True, **told})
     return await _send(context, send, 200, JSON, answering.envelope([entry]))
+
+
+async def _permit_rows(context: Context, app: App, rows: bytes, default_action: str) -> None:
+    """Let a caller import these rows. Raises Forbidden, Malformed."""
+    try:
+        await importing.permit(context, app, default_action, rows)
+    except Invalid as error:
+        raise Malformed(f"The CSV {error.faults[0].detail}.") from None
 
 
 async def _guarded_rows(gateway: Gateway, context: Context, caller: Caller, rows: bytes, default_action: str) -> bytes:
