@@ -17,7 +17,7 @@ from app.api.receiving import Receive, is_small
 from app.api.turns import turn
 from app.callers.key_scanner import KeyScanner
 from app.callers.keys import PREFIX
-from app.errors import Overloaded, RateLimited, Refusal, Unauthorized
+from app.errors import Malformed, Overloaded, RateLimited, Refusal, Unauthorized
 from app.intake import bodies
 from app.intake.bodies import Unpacker
 from app.model import Caller
@@ -154,13 +154,13 @@ async def charge(gateway: Gateway, context: Context, refusal: Refusal) -> None:
     a failed authentication of its address. Raises RateLimited."""
     if context.caller is not None:
         await limiting.take(gateway, context, context.caller, 1)
-    elif not isinstance(refusal, Unauthorized | RateLimited) and not _lost(context):
+    elif not isinstance(refusal, Unauthorized | RateLimited) and not _lost(context, refusal):
         await limiting.count_failure(gateway, context.address)
 
 
-def _lost(context: Context) -> bool:
-    """Tell whether a small body was cut off, for which a bad connection is enough."""
-    return context.cut_off and is_small(context)
+def _lost(context: Context, refusal: Refusal) -> bool:
+    """Tell whether a body can't be read since it was cut off, for which a bad connection is enough."""
+    return context.cut_off and isinstance(refusal, Malformed)
 
 
 def _names_key(context: Context) -> bool:
@@ -239,6 +239,10 @@ async def _searched_compressed(
                 # It may have failed too often while it waited.
                 await limiting.refuse_locked_out(gateway, context.address)
                 await search.compressed(pieces, math.inf)
+    except Malformed:
+        if context.cut_off and search.seen >= decompression.SLICE:
+            await limiting.count_failure(gateway, context.address)  # it cost more than a bad line
+        raise
     finally:
         held.drop()
     context.caller = search.caller

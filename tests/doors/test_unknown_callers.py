@@ -4,11 +4,13 @@ import asyncio
 import gzip
 import itertools
 import select
+import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +21,7 @@ import zstandard
 from app.api import decompression, receiving
 from app.api.decompression import Queue
 from app.callers import keys
+from app.doors import identification
 from app.errors import Overloaded
 from tests.api.leanplum import until
 from tests.api.serve import Wire, served
@@ -295,6 +298,57 @@ def test_a_compressed_body_with_a_key_waits_for_no_one_s_large_body(server: Serv
         assert wire.answer()[0] == 200
         assert select.select([waiting[-1].socket], [], [], 0)[0] == [], "a bomb that came earlier is still unpacked"
         assert {one.answer()[0] for one in waiting} == {403}
+
+
+# --- bodies that are cut off ------------------------------------------------------------------------------------------
+
+
+def half_closed(wire: Wire, expected: int = 400) -> None:
+    wire.socket.shutdown(socket.SHUT_WR)
+    assert wire.answer()[0] == expected
+
+
+def reset(wire: Wire) -> None:
+    """End a connection as a phone that is gone: nothing is said or read any more."""
+    until(lambda: identification.STRANGERS.held > 0)
+    wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wire.close()
+    until(lambda: identification.STRANGERS.held == 0)
+
+
+def cut_off(address: str, port: int, end: Callable[[Wire], None], path: str, body: bytes, *headers: str) -> None:
+    with closing(Wire(port)) as wire:
+        wire.say(head(address, "POST", path, f"Content-Length: {len(body) + 30}", *headers) + body)
+        end(wire)
+
+
+@pytest.mark.parametrize("end", [half_closed, reset])
+@pytest.mark.parametrize("path", ["/api", "/segment/v1/track"])
+def test_a_body_that_was_cut_off_does_not_count(
+    server: Server, address: str, path: str, end: Callable[[Wire], None]
+) -> None:
+    late = {"userId": "u", "event": "e", "appId": APP, "action": "track", "properties": {"a": LARGE.decode()}}
+    body = orjson.dumps(late | {"clientKey": server.key, "writeKey": server.key})
+    for _ in range(MOST_FAILURES + 2):
+        cut_off(address, server.port, end, path, body[:100_000], JSON)
+    for _ in range(MOST_FAILURES + 2):
+        cut_off(address, server.port, end, path, gzip.compress(call(""))[:-30], GZIP)
+    assert sent_from(address, server.port, "POST", path, body, JSON)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "status"),
+    [
+        ("/api", LIMIT, 400), ("/segment/v1/batch", LIMIT - 10, 400),
+        ("/api", SDK_LIMIT + 900_000, 413), ("/segment/v1/batch", SDK_LIMIT, 413),
+    ],
+)  # fmt: skip
+def test_a_large_compressed_body_that_was_cut_off_counts(
+    server: Server, address: str, path: str, size: int, status: int
+) -> None:
+    for _ in range(MOST_FAILURES):
+        cut_off(address, server.port, partial(half_closed, expected=status), path, packed(size)[:-12], GZIP)
+    assert sent_from(address, server.port, "POST", path, packed(1_000), GZIP)[0] == 429
 
 
 # --- what comes out of compressed bodies ------------------------------------------------------------------------------
