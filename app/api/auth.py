@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from app.api import leaks, limiting
+from app.api import leaks, limiting, shown_keys
 from app.api.context import Context
 from app.errors import Forbidden, GatewayError, KeyInUrl, KeyNotConfigured, Malformed, RateLimited, Unauthorized
 from app.model import App, Caller, KeyKind, Scope
@@ -53,9 +53,13 @@ async def enter_unread(gateway: Gateway, context: Context) -> None:
 
 
 async def charge(gateway: Gateway, context: Context) -> None:
-    """Take an item for a call that is refused before anybody has asked who calls, where a key came with it. Another
-    scheme than Bearer is a proxy's own. Raises Unauthorized, RateLimited."""
-    if context.caller is None and _shows_key(context):
+    """Take an item for a call that is refused before anybody has asked who calls, where a key came with it, be it by
+    Basic. Raises Unauthorized, RateLimited."""
+    if context.caller is not None:
+        return
+    if key := shown_keys.in_headers(context):
+        shown_keys.use(context, key)
+    if key or _shows_key(context):
         await enter_unread(gateway, context)
 
 
