@@ -1,6 +1,7 @@
 """Who shows no known key costs little, and is refused unread once the address has failed too often."""
 
 import asyncio
+import base64
 import gzip
 import itertools
 import select
@@ -256,10 +257,59 @@ def test_a_key_before_the_body_that_is_not_known_is_refused_before_a_large_body_
         assert unread(address, server.port, path, *header, *more)[0] == 403
 
 
-def test_a_header_of_a_proxy_s_own_is_no_key_and_the_body_is_searched(server: Server, address: str) -> None:
-    body = call(server.key, params={"a": LARGE.decode()})
-    for header in ("X-API-Key: of-the-proxy", "Authorization: Basic cHJveHk6cHJveHk="):
-        assert sent_from(address, server.port, "POST", "/api", body, header)[0] == 200
+PROXYS = (
+    "X-API-Key: of-the-proxy", "Authorization: Bearer of-the-proxy", "Authorization: Basic cHJveHk6cHJveHk=",
+    "Authorization: Basic !!!", "Authorization: Basic", "Authorization: Basic /w==", "Authorization: Digest x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("header", PROXYS)
+def test_a_header_of_a_proxy_s_own_is_no_key_and_the_body_is_searched(
+    server: Server, address: str, header: str
+) -> None:
+    for more in ("", LARGE.decode()):
+        message = {"userId": "u", "event": "e", "writeKey": server.key, "properties": {"a": more}}
+        for path, body in (
+            ("/api", call(server.key, params={"a": more})),
+            ("/segment/v1/track", orjson.dumps(message)),
+        ):
+            assert sent_from(address, server.port, "POST", path, body, header)[0] == 200
+            assert sent_from(address, server.port, "POST", path, gzip.compress(body), header, GZIP)[0] == 200
+
+
+NOWHERE = [
+    ("GET", "/favicon.ico", 404), ("POST", "/nope", 404), ("POST", "/segment/v1/zz", 404),
+    ("GET", "/segment/v1/track", 405), ("PUT", "/api", 405),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("header", PROXYS)
+def test_a_header_of_a_proxy_s_own_changes_nothing_where_no_key_is_needed(
+    server: Server, address: str, header: str
+) -> None:
+    for method, path, status in NOWHERE:
+        assert sent_from(address, server.port, method, path, b"", header)[0] == status
+    assert sent_from(address, server.port, "GET", "/v1/keys", b"")[0] == 401, "nothing was counted"
+
+
+WRONG: dict[str, tuple[str, str, str, int]] = {
+    "Basic that can't be read, without a writeKey": ("POST", "/segment/v1/track", "Authorization: Basic !!!", 401),
+    "Basic of a proxy's own, without a writeKey": ("POST", "/segment/v1/track", PROXYS[2], 401),
+    "a Bearer of no form under /v1": ("GET", "/v1/nothing", PROXYS[1], 401),
+    "an X-API-Key of no form under /v1": ("PUT", "/v1/events", PROXYS[0], 401),
+    "a clientKey of no form": ("PUT", "/api?clientKey=wrong", JSON, 403),
+    "Basic with a caller key that is not known": (
+        "POST", "/segment/v1/zz", "Authorization: Basic " + base64.b64encode(b"lpgw_wrong:").decode(), 401,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_key_counts_where_a_key_is_needed(server: Server, address: str, name: str) -> None:
+    method, path, header, status = WRONG[name]
+    body = orjson.dumps({"userId": "u", "event": "e"})
+    found = [sent_from(address, server.port, method, path, body, header)[0] for _ in range(MOST_FAILURES + 1)]
+    assert found == [status] * MOST_FAILURES + [429]
 
 
 # --- good callers whose key is inside a compressed body ---------------------------------------------------------------

@@ -62,11 +62,11 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
     files = list[Part]()
     try:
         if context.faulty is not None:
-            _show_query(context, scope)
-            raise await auth.charged(gateway, context, Malformed(context.faulty.detail).at(context.faulty))
+            named = _show_query(context, scope)
+            error = Malformed(context.faulty.detail).at(context.faulty)
+            raise await auth.charged(gateway, context, error, named=named)
         if context.method not in METHODS:
-            _show_query(context, scope)
-            await auth.charge(gateway, context)
+            await auth.charge(gateway, context, named=_show_query(context, scope))
             return await _send_error(context, send, 405, "Send GET or POST.", call, [(b"allow", b"GET, POST, OPTIONS")])
         call = await _known(gateway, context, scope, receive, files)
         caller, app = await _enter(gateway, context, call)
@@ -183,9 +183,11 @@ def _show(context: Context, key: str) -> None:
         context.headers[b"x-api-key"] = key.encode("latin-1", "replace")
 
 
-def _show_query(context: Context, scope: Scope) -> None:
-    """Have the key in the query count. Raises Malformed."""
-    _show(context, reading.text(reading.from_query(scope["query_string"]).get("clientKey")))
+def _show_query(context: Context, scope: Scope) -> bool:
+    """Have the key in the query count; return whether there is one. Raises Malformed."""
+    key = reading.text(reading.from_query(scope["query_string"]).get("clientKey"))
+    _show(context, key)
+    return key != ""
 
 
 def _app(gateway: Gateway, context: Context, call: Call, caller: Caller) -> App:
