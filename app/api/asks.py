@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from app.api import auth, context, guarded, jobs, receiving, schemas, writes
+from app.api import auth, context, guarded, importing, jobs, receiving, schemas, writes
 from app.api.context import Context
 from app.api.documents import body_of, parameters_of, problem_responses
 from app.api.files import headers_of_file
@@ -170,6 +170,7 @@ def _add(ask: Ask) -> None:
             guarded.refuse_bucket(gateway, about, caller)
             jobs.tell_asked(gateway, about, action, args)
             auth.still(gateway, about, action.scope)
+            await importing.permit(about, app, args.get("defaultAction", ""))
             told = await gateway.relay.ask(app, action, {"createJob": True, **args})
         elif media == bodies.CSV:
             most = gateway.settings.gateway_max_upload_bytes
@@ -273,6 +274,7 @@ async def _import_rows(
     if not bodies.has_rows(rows):
         raise Invalid((Fault("", NO_ROWS, "required"),))
     jobs.tell_asked(gateway, about, action, args)
+    await importing.permit(about, app, default_action, rows)
     rows = await guarded.rows(gateway, about, caller, rows, default_action)
     return await gateway.relay.import_csv(app, action, {"createJob": "true", **args}, rows)
 
@@ -302,6 +304,7 @@ async def _import_form(
     args = rules.checked(SHAPES["multi"], fields)
     guarded.refuse_bucket(gateway, about, caller)
     jobs.tell_asked(gateway, about, action, args)
+    await importing.permit(about, app, args.get("defaultAction", ""))
     return await gateway.relay.ask(app, action, {"createJob": True, **args})
 
 

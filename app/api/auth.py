@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from app.api import leaks, limiting
+from app.api import leaks, limiting, shown_keys
 from app.api.context import Context
 from app.errors import Forbidden, GatewayError, KeyInUrl, KeyNotConfigured, Malformed, RateLimited, Unauthorized
 from app.model import App, Caller, KeyKind, Scope
@@ -52,18 +52,23 @@ async def enter_unread(gateway: Gateway, context: Context) -> None:
     await limiting.take(gateway, context, await authenticate(gateway, context), 1)
 
 
-async def charge(gateway: Gateway, context: Context) -> None:
-    """Take an item for a call that is refused before anybody has asked who calls, where a key came with it. Another
-    scheme than Bearer is a proxy's own. Raises Unauthorized, RateLimited."""
-    if context.caller is None and _shows_key(context):
+async def charge(gateway: Gateway, context: Context, *, named: bool = False) -> None:
+    """Take an item for a call that is refused before anybody has asked who calls, where a key came with it, be it by
+    Basic. Any other text in a header is a proxy's own, but under /v1 or where the call has `named` its key. Raises
+    Unauthorized, RateLimited."""
+    if context.caller is not None:
+        return
+    if key := shown_keys.in_headers(context):
+        shown_keys.use(context, key)
+    if key or named or _shows_key(context):
         await enter_unread(gateway, context)
 
 
-async def charged(gateway: Gateway, context: Context, error: GatewayError) -> GatewayError:
+async def charged(gateway: Gateway, context: Context, error: GatewayError, *, named: bool = False) -> GatewayError:
     """Return what such a call is refused with: `error`, unless a limit is spent. A key that opens nothing changes
     nothing else."""
     try:
-        await charge(gateway, context)
+        await charge(gateway, context, named=named)
     except RateLimited as refusal:
         return refusal
     except Unauthorized:
@@ -72,6 +77,9 @@ async def charged(gateway: Gateway, context: Context, error: GatewayError) -> Ga
 
 
 def _shows_key(context: Context) -> bool:
+    """Tell whether a header under /v1, where a key is needed, is one for it; elsewhere it may be a proxy's own."""
+    if not context.path.startswith("/v1/"):
+        return False
     authorization = context.headers.get(b"authorization")
     if authorization is None:
         return b"x-api-key" in context.headers

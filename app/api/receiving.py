@@ -110,6 +110,7 @@ def limited(
         nonlocal seen
         message = await receive()
         if message["type"] == "http.disconnect" or (context.cut_off and message.get("more_body")):
+            context.cut_off = True
             raise Malformed("The connection was closed before the body was whole.")
         if context.too_slow and message.get("more_body"):
             raise TooSlow("The body came too slowly.")

@@ -7,6 +7,7 @@ parsed.
 """
 
 import asyncio
+import math
 from collections.abc import Iterable, Iterator
 
 from app.api import auth, decompression, limiting, receiving
@@ -16,7 +17,7 @@ from app.api.receiving import Receive, is_small
 from app.api.turns import turn
 from app.callers.key_scanner import KeyScanner
 from app.callers.keys import PREFIX
-from app.errors import Overloaded, RateLimited, Refusal, Unauthorized
+from app.errors import Malformed, Overloaded, RateLimited, Refusal, Unauthorized
 from app.intake import bodies
 from app.intake.bodies import Unpacker
 from app.model import Caller
@@ -24,7 +25,7 @@ from app.wiring import Gateway
 
 SHARE = 4  # of GATEWAY_MAX_HELD_BYTES, a fourth is for calls of which no known key was seen yet
 DROPPED = "As much is being read as may be held at once of calls whose key comes late."
-COMPRESSED_AT_ONCE = 1  # compressed bodies without a known key that are searched
+COMPRESSED_AT_ONCE = 1  # compressed bodies without a known key that are searched beyond a slice
 MAX_COMPRESSED_WAITING = 64
 BEGINNING_SECONDS = 0.5  # in which a body must begin where its address has failed too often
 
@@ -89,23 +90,25 @@ class _Search:
             self._judge(len(piece), self._scanner.feed(piece))
             await asyncio.sleep(0)  # others have their turn
 
-    async def compressed(self, pieces: Iterator[bytes]) -> None:
-        """Search what comes out of a piece, slice by slice, until a known key is seen. Raises
-        TooLarge, Malformed."""
-        size = 1
-        while size and self.goes_on:
-            size, found = await decompression.in_thread(lambda: self._slice(pieces))
+    async def compressed(self, pieces: Iterator[bytes], most: float) -> bool:
+        """Search what comes out of a piece, slice by slice, until a known key is seen or about
+        `most` bytes of the body have come out. Return whether the search of the piece has ended.
+        Raises TooLarge, Malformed."""
+        ended = False
+        while not ended and self.goes_on and self.seen < most:
+            size, found, ended = await decompression.in_thread(lambda: self._slice(pieces))
             self._judge(size, found)
+        return ended or not self.goes_on
 
-    def _slice(self, pieces: Iterator[bytes]) -> tuple[int, list[str]]:
-        """Return how many bytes came out, and the keys in them."""
+    def _slice(self, pieces: Iterator[bytes]) -> tuple[int, list[str], bool]:
+        """Return how many bytes came out, the keys in them, and whether those were the last."""
         size, found = 0, list[str]()
         for piece in pieces:
             size += len(piece)
             found += self._scanner.feed(piece)
             if found or size >= decompression.SLICE:
-                break
-        return size, found
+                return size, found, False
+        return size, found, True
 
     def _judge(self, size: int, found: list[str]) -> None:
         self.first = self.first or next(iter(found), "")
@@ -151,13 +154,13 @@ async def charge(gateway: Gateway, context: Context, refusal: Refusal) -> None:
     a failed authentication of its address. Raises RateLimited."""
     if context.caller is not None:
         await limiting.take(gateway, context, context.caller, 1)
-    elif not isinstance(refusal, Unauthorized | RateLimited) and not _lost(context):
+    elif not isinstance(refusal, Unauthorized | RateLimited) and not _lost(context, refusal):
         await limiting.count_failure(gateway, context.address)
 
 
-def _lost(context: Context) -> bool:
-    """Tell whether a small body was cut off, for which a bad connection is enough."""
-    return context.cut_off and is_small(context)
+def _lost(context: Context, refusal: Refusal) -> bool:
+    """Tell whether a body can't be read since it was cut off, for which a bad connection is enough."""
+    return context.cut_off and isinstance(refusal, Malformed)
 
 
 def _names_key(context: Context) -> bool:
@@ -219,7 +222,8 @@ async def _searched_compressed(
 ) -> Receive:
     """Return the whole compressed body again, which is read and unpacked until a known key is seen.
 
-    Of an address that has failed too often nothing is unpacked.
+    The first slice waits for no place, so a client whose key comes early waits for no one's large
+    body. Of an address that has failed too often nothing is unpacked.
     """
     reading = receiving.limited(gateway, context, receive, limit, room=None)
     held, search, more = _Held(gateway, STRANGERS), _Search(gateway, limit), True
@@ -227,11 +231,18 @@ async def _searched_compressed(
         while more and search.goes_on:
             message = await reading()
             body, more = message.get("body", b""), message.get("more_body", False)
+            held.add(body)
+            pieces = unpacker.feed(body)
+            if await search.compressed(pieces, decompression.SLICE):
+                continue
             async with _compressed.place():
                 # It may have failed too often while it waited.
                 await limiting.refuse_locked_out(gateway, context.address)
-                await search.compressed(unpacker.feed(body))
-            held.add(body)
+                await search.compressed(pieces, math.inf)
+    except Malformed:
+        if context.cut_off and search.seen >= decompression.SLICE:
+            await limiting.count_failure(gateway, context.address)  # it cost more than a bad line
+        raise
     finally:
         held.drop()
     context.caller = search.caller

@@ -1,12 +1,17 @@
 """Who shows no known key costs little, and is refused unread once the address has failed too often."""
 
 import asyncio
+import base64
 import gzip
 import itertools
+import select
+import socket
+import struct
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from functools import cache
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +22,7 @@ import zstandard
 from app.api import decompression, receiving
 from app.api.decompression import Queue
 from app.callers import keys
+from app.doors import identification
 from app.errors import Overloaded
 from tests.api.leanplum import until
 from tests.api.serve import Wire, served
@@ -251,10 +257,148 @@ def test_a_key_before_the_body_that_is_not_known_is_refused_before_a_large_body_
         assert unread(address, server.port, path, *header, *more)[0] == 403
 
 
-def test_a_header_of_a_proxy_s_own_is_no_key_and_the_body_is_searched(server: Server, address: str) -> None:
-    body = call(server.key, params={"a": LARGE.decode()})
-    for header in ("X-API-Key: of-the-proxy", "Authorization: Basic cHJveHk6cHJveHk="):
-        assert sent_from(address, server.port, "POST", "/api", body, header)[0] == 200
+PROXYS = (
+    "X-API-Key: of-the-proxy", "Authorization: Bearer of-the-proxy", "Authorization: Basic cHJveHk6cHJveHk=",
+    "Authorization: Basic !!!", "Authorization: Basic", "Authorization: Basic /w==", "Authorization: Digest x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("header", PROXYS)
+def test_a_header_of_a_proxy_s_own_is_no_key_and_the_body_is_searched(
+    server: Server, address: str, header: str
+) -> None:
+    for more in ("", LARGE.decode()):
+        message = {"userId": "u", "event": "e", "writeKey": server.key, "properties": {"a": more}}
+        for path, body in (
+            ("/api", call(server.key, params={"a": more})),
+            ("/segment/v1/track", orjson.dumps(message)),
+        ):
+            assert sent_from(address, server.port, "POST", path, body, header)[0] == 200
+            assert sent_from(address, server.port, "POST", path, gzip.compress(body), header, GZIP)[0] == 200
+
+
+NOWHERE = [
+    ("GET", "/favicon.ico", 404), ("POST", "/nope", 404), ("POST", "/segment/v1/zz", 404),
+    ("GET", "/segment/v1/track", 405), ("PUT", "/api", 405),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("header", PROXYS)
+def test_a_header_of_a_proxy_s_own_changes_nothing_where_no_key_is_needed(
+    server: Server, address: str, header: str
+) -> None:
+    for method, path, status in NOWHERE:
+        assert sent_from(address, server.port, method, path, b"", header)[0] == status
+    assert sent_from(address, server.port, "GET", "/v1/keys", b"")[0] == 401, "nothing was counted"
+
+
+WRONG: dict[str, tuple[str, str, str, int]] = {
+    "Basic that can't be read, without a writeKey": ("POST", "/segment/v1/track", "Authorization: Basic !!!", 401),
+    "Basic of a proxy's own, without a writeKey": ("POST", "/segment/v1/track", PROXYS[2], 401),
+    "a Bearer of no form under /v1": ("GET", "/v1/nothing", PROXYS[1], 401),
+    "an X-API-Key of no form under /v1": ("PUT", "/v1/events", PROXYS[0], 401),
+    "a clientKey of no form": ("PUT", "/api?clientKey=wrong", JSON, 403),
+    "Basic with a caller key that is not known": (
+        "POST", "/segment/v1/zz", "Authorization: Basic " + base64.b64encode(b"lpgw_wrong:").decode(), 401,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_key_counts_where_a_key_is_needed(server: Server, address: str, name: str) -> None:
+    method, path, header, status = WRONG[name]
+    body = orjson.dumps({"userId": "u", "event": "e"})
+    found = [sent_from(address, server.port, method, path, body, header)[0] for _ in range(MOST_FAILURES + 1)]
+    assert found == [status] * MOST_FAILURES + [429]
+
+
+# --- good callers whose key is inside a compressed body ---------------------------------------------------------------
+
+GOOD: dict[str, Callable[[str], bytes]] = {
+    "/api": call,
+    "/segment/v1/track": lambda key: orjson.dumps({"userId": "u", "event": "e", "writeKey": key}),
+}
+
+
+@contextmanager
+def all_at_once(server: Server, path: str, bodies: Iterable[tuple[str, bytes]]) -> Iterator[list[Wire]]:
+    """Connections over each of which one compressed body has been sent: from its address."""
+    with ExitStack() as stack:
+        wires = list[Wire]()
+        for address, body in bodies:
+            wires.append(stack.enter_context(closing(Wire(server.port))))
+            wires[-1].say(head(address, "POST", path, f"Content-Length: {len(body)}", GZIP, JSON) + body)
+        yield wires
+
+
+@pytest.mark.parametrize("path", GOOD)
+def test_many_small_compressed_bodies_with_the_key_in_them_pass_at_once(
+    server: Server, address: str, path: str
+) -> None:
+    body = gzip.compress(GOOD[path](server.key))
+    with all_at_once(server, path, [(address, body)] * 150) as wires:
+        assert Counter(wire.answer()[0] for wire in wires) == {200: 150}
+
+
+@pytest.mark.parametrize("path", GOOD)
+def test_a_compressed_body_with_a_key_waits_for_no_one_s_large_body(server: Server, address: str, path: str) -> None:
+    bombs = [(f"10.2.0.{number}", packed(SDK_LIMIT - 10)) for number in range(1, 21)]
+    good = (address, gzip.compress(GOOD[path](server.key)))
+    with all_at_once(server, "/api", bombs) as waiting, all_at_once(server, path, [good]) as (wire,):
+        assert wire.answer()[0] == 200
+        assert select.select([waiting[-1].socket], [], [], 0)[0] == [], "a bomb that came earlier is still unpacked"
+        assert {one.answer()[0] for one in waiting} == {403}
+
+
+# --- bodies that are cut off ------------------------------------------------------------------------------------------
+
+
+def half_closed(wire: Wire, expected: int = 400) -> None:
+    wire.socket.shutdown(socket.SHUT_WR)
+    assert wire.answer()[0] == expected
+
+
+def reset(wire: Wire) -> None:
+    """End a connection as a phone that is gone: nothing is said or read any more."""
+    until(lambda: identification.STRANGERS.held > 0)
+    wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wire.close()
+    until(lambda: identification.STRANGERS.held == 0)
+
+
+def cut_off(address: str, port: int, end: Callable[[Wire], None], path: str, body: bytes, *headers: str) -> None:
+    with closing(Wire(port)) as wire:
+        wire.say(head(address, "POST", path, f"Content-Length: {len(body) + 30}", *headers) + body)
+        end(wire)
+
+
+@pytest.mark.parametrize("end", [half_closed, reset])
+@pytest.mark.parametrize("path", ["/api", "/segment/v1/track"])
+def test_a_body_that_was_cut_off_does_not_count(
+    server: Server, address: str, path: str, end: Callable[[Wire], None]
+) -> None:
+    late = {"userId": "u", "event": "e", "appId": APP, "action": "track", "properties": {"a": LARGE.decode()}}
+    body = orjson.dumps(late | {"clientKey": server.key, "writeKey": server.key})
+    for _ in range(MOST_FAILURES + 2):
+        cut_off(address, server.port, end, path, body[:100_000], JSON)
+    for _ in range(MOST_FAILURES + 2):
+        cut_off(address, server.port, end, path, gzip.compress(call(""))[:-30], GZIP)
+    assert sent_from(address, server.port, "POST", path, body, JSON)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "status"),
+    [
+        ("/api", LIMIT, 400), ("/segment/v1/batch", LIMIT - 10, 400),
+        ("/api", SDK_LIMIT + 900_000, 413), ("/segment/v1/batch", SDK_LIMIT, 413),
+    ],
+)  # fmt: skip
+def test_a_large_compressed_body_that_was_cut_off_counts(
+    server: Server, address: str, path: str, size: int, status: int
+) -> None:
+    for _ in range(MOST_FAILURES):
+        cut_off(address, server.port, partial(half_closed, expected=status), path, packed(size)[:-12], GZIP)
+    assert sent_from(address, server.port, "POST", path, packed(1_000), GZIP)[0] == 429
 
 
 # --- what comes out of compressed bodies ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from app.api import auth, guarded, jobs, limiting, problems, receiving
+from app.api import auth, guarded, importing, jobs, limiting, problems, receiving
 from app.api.context import Context
 from app.api.files import headers_of_file
 from app.api.front import GUARDS, NO_STORE
@@ -26,7 +26,6 @@ from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import No, Now, Sorted
 from app.errors import Erased, Forbidden, GatewayError, Invalid, Malformed, Overloaded, Refusal, TooLarge
 from app.intake.bodies import has_rows, without_bom
-from app.leanplum import action_names
 from app.leanplum.actions import ACTIONS
 from app.leanplum.client import Part
 from app.model import ERASES, App, Caller, KeyKind
@@ -63,11 +62,11 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
     files = list[Part]()
     try:
         if context.faulty is not None:
-            _show_query(context, scope)
-            raise await auth.charged(gateway, context, Malformed(context.faulty.detail).at(context.faulty))
+            named = _show_query(context, scope)
+            error = Malformed(context.faulty.detail).at(context.faulty)
+            raise await auth.charged(gateway, context, error, named=named)
         if context.method not in METHODS:
-            _show_query(context, scope)
-            await auth.charge(gateway, context)
+            await auth.charge(gateway, context, named=_show_query(context, scope))
             return await _send_error(context, send, 405, "Send GET or POST.", call, [(b"allow", b"GET, POST, OPTIONS")])
         call = await _known(gateway, context, scope, receive, files)
         caller, app = await _enter(gateway, context, call)
@@ -77,6 +76,7 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         if call.imports:
             if (rows := _rows(call, files)) is not None:
                 return await _import(gateway, app, context, call, rows, caller, send)
+            await importing.permit(context, app, reading.text(call.args.get("defaultAction")))
             _refuse_bucket(gateway, context, caller)
         if call.action == "uploadFile" or (files and _takes_files(call)):
             return await _upload(gateway, app, context, call, files, caller, send)
@@ -186,9 +186,11 @@ def _show(context: Context, key: str) -> None:
         context.headers[b"x-api-key"] = key.encode("latin-1", "replace")
 
 
-def _show_query(context: Context, scope: Scope) -> None:
-    """Have the key in the query count. Raises Malformed."""
-    _show(context, reading.text(reading.from_query(scope["query_string"]).get("clientKey")))
+def _show_query(context: Context, scope: Scope) -> bool:
+    """Have the key in the query count; return whether there is one. Raises Malformed."""
+    key = reading.text(reading.from_query(scope["query_string"]).get("clientKey"))
+    _show(context, key)
+    return key != ""
 
 
 def _app(gateway: Gateway, context: Context, call: Call, caller: Caller) -> App:
@@ -208,9 +210,6 @@ def _permit_action(context: Context, call: Call, caller: Caller, app: App) -> No
         tell_refused(context, [call.args])
         context.subjects = context.refused_subjects
         raise Forbidden(refused.reason)
-    of_rows = reading.text(call.args.get("defaultAction"))
-    if call.imports and of_rows and not action_names.allowed(of_rows, app.sdk_extra):
-        raise Forbidden(action_names.unknown(of_rows))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -270,6 +269,7 @@ async def _import(
     if not has_rows(rows):
         raise Malformed(f"The CSV has no rows. {FORMS_OF_IMPORT}")
     default_action = reading.text(call.args.get("defaultAction"))
+    await _permit_rows(context, app, rows, default_action)
     guarded.arguments(gateway, context, caller, call.action, call.args)
     rows = await _guarded_rows(gateway, context, caller, rows, default_action)
     fields = {name: reading.text(value) for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
@@ -279,6 +279,14 @@ async def _import(
     jobs.tell_answered(context, told)
     entry = answering.echoed(call.args, {"success": True, **told})
     return await _send(context, send, 200, JSON, answering.envelope([entry]))
+
+
+async def _permit_rows(context: Context, app: App, rows: bytes, default_action: str) -> None:
+    """Let a caller import these rows. Raises Forbidden, Malformed."""
+    try:
+        await importing.permit(context, app, default_action, rows)
+    except Invalid as error:
+        raise Malformed(f"The CSV {error.faults[0].detail}.") from None
 
 
 async def _guarded_rows(gateway: Gateway, context: Context, caller: Caller, rows: bytes, default_action: str) -> bytes:

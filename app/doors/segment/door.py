@@ -9,7 +9,7 @@ from functools import partial
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from app.api import auth, limiting, problems, receiving, writes
+from app.api import auth, limiting, problems, receiving, shown_keys, writes
 from app.api.context import Context
 from app.clock import now_ms
 from app.doors.identification import charge, identify
@@ -28,7 +28,6 @@ from app.errors import (
     RateLimited,
     Refusal,
     TooLarge,
-    Unauthorized,
 )
 from app.intake import bodies
 from app.model import Caller, KeyKind, NewItem
@@ -58,11 +57,11 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         return await _send(context, send, 204, b"", [*PREFLIGHT, (b"access-control-allow-headers", asked)])
     try:
         if context.faulty is not None:
-            raise await _faulty(gateway, context, Malformed(context.faulty.detail).at(context.faulty))
+            raise await auth.charged(gateway, context, Malformed(context.faulty.detail).at(context.faulty))
         if (leaked := await auth.leaked(gateway, context, scope)) is not None:
             raise leaked
         if context.method != "POST":
-            await _charge(gateway, context)
+            await auth.charge(gateway, context)
             return await _send(context, send, 405, NOT_POST, [(b"allow", b"POST, OPTIONS")])
         status, body = await _take(gateway, context, receive, kind)
     except GatewayError as error:
@@ -78,7 +77,8 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
 
 async def _take(gateway: Gateway, context: Context, receive: Receive, kind: str) -> tuple[int, bytes]:
     """Accept what can be accepted; status and body."""
-    caller = await _caller(gateway, context, "") if _has_key(context) else None
+    key = shown_keys.in_headers(context)
+    caller = await _caller(gateway, context, key) if key else None
     try:
         call = await _call(gateway, context, await _entered(gateway, context, caller, receive), kind)
     except Refusal as refusal:
@@ -130,34 +130,12 @@ def _answered(call: Call, refused: Mapping[int, GatewayError]) -> tuple[int, byt
 # --- who calls --------------------------------------------------------------------------------------------------------
 
 
-def _has_key(context: Context) -> bool:
-    return b"authorization" in context.headers or b"x-api-key" in context.headers
-
-
-async def _caller(gateway: Gateway, context: Context, in_body: str) -> Caller:
-    """The caller, by the key in a header, else by the one in the body. Raises Unauthorized, RateLimited."""
-    key = reading.basic(context.headers.get(b"authorization", b"")) if _has_key(context) else in_body
+async def _caller(gateway: Gateway, context: Context, key: str) -> Caller:
+    """The caller, by the key in a header or in the body; without one the headers are told what they lack. Raises
+    Unauthorized, RateLimited."""
     if key:
-        context.headers.pop(b"authorization", None)
-        context.headers[b"x-api-key"] = key.encode("latin-1", "replace")
+        shown_keys.use(context, key)
     return await auth.authenticate(gateway, context)
-
-
-async def _charge(gateway: Gateway, context: Context) -> None:
-    """Take an item for a call that is refused unread, where a key is in a header. Raises Unauthorized, RateLimited."""
-    if _has_key(context):
-        await limiting.take(gateway, context, await _caller(gateway, context, ""), 1)
-
-
-async def _faulty(gateway: Gateway, context: Context, error: Malformed) -> GatewayError:
-    """Return what a call with a faulty head is refused with: that, unless a limit is spent."""
-    try:
-        await _charge(gateway, context)
-    except RateLimited as refusal:
-        return refusal
-    except Unauthorized:  # the head may say two things
-        pass
-    return error
 
 
 async def _entered(gateway: Gateway, context: Context, caller: Caller | None, receive: Receive) -> Receive:

@@ -1,12 +1,10 @@
 """From a request to a call of Segment's protocol. Pure. Judged by content: browsers send JSON as text/plain."""
 
-import base64
-import binascii
 from dataclasses import dataclass
 from typing import Any
 
 from app.doors.parsing import Fits, anything_fits, marked, parsed, refuse_beyond, settled
-from app.errors import Malformed, Unauthorized
+from app.errors import Malformed
 
 TYPES = ("track", "identify", "page", "screen", "group", "alias")
 BATCH = "batch"
@@ -52,15 +50,3 @@ def call(kind: str, body: bytes, fits: Fits = anything_fits) -> Call:
 
 def _settled(found: Any) -> Any:
     return settled(found, AS_SENT)
-
-
-def basic(authorization: bytes) -> str | None:
-    """The user name of a Basic Authorization header (RFC 7617); None where it is of another scheme. Raises
-    Unauthorized."""
-    scheme, _, text = authorization.partition(b" ")
-    if scheme.lower() != b"basic":
-        return None
-    try:
-        return base64.b64decode(text.strip(), validate=True).decode().partition(":")[0]
-    except (binascii.Error, UnicodeDecodeError):
-        raise Unauthorized("The Authorization header can't be read: Basic takes KEY: in base64.") from None

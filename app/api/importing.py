@@ -1,0 +1,16 @@
+"""Who may import what: the rows' own actions, and the one of rows that have none."""
+
+from app.api.context import Context
+from app.api.turns import in_slices
+from app.intake import row_actions
+from app.model import App
+
+
+async def permit(context: Context, app: App, default_action: str, rows: bytes = b"") -> None:
+    """Let a caller import these rows; of a file in a bucket only the default action is seen.
+    Raises Forbidden; Invalid where the rows' actions can't be read."""
+    assert context.caller is not None
+    scopes = context.caller.scopes
+    if default_action:
+        row_actions.permit(default_action, scopes, app.sdk_extra)
+    await in_slices(row_actions.permit_rows(rows, scopes, app.sdk_extra))
