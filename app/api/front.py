@@ -20,7 +20,7 @@ from app.api.prefixes import Prefixes
 from app.api.problems import Answer
 from app.api.receiving import ROOM
 from app.audit import records
-from app.audit.folding import Refused
+from app.audit.folding import FOLDED, Refused
 from app.callers.keys import PREFIX
 from app.clock import now_ms
 from app.errors import Fault, GatewayError, Malformed
@@ -43,7 +43,6 @@ SNIFF = (b"x-content-type-options", b"nosniff")
 POLICY, CACHE = b"content-security-policy", b"cache-control"
 STRICT = (POLICY, b"default-src 'none'; frame-ancestors 'none'")  # pages have their own
 NO_STORE = (CACHE, b"no-store")  # what is answered under /v1 is somebody's data, or a key
-REFUSED, FAILED = 400, 500  # statuses: the first of a refusal, and the first that is none
 PAGE_HEADERS = [(b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referrer")]
 GUARDS = [*PAGE_HEADERS, STRICT]  # of what a browser must not show as a page of this origin
 
@@ -230,7 +229,7 @@ async def _record(gateway: Gateway, context: Context, status: int) -> None:
         return
     now, app = now_ms(), context.app_name
     about = gateway.pseudonyms.of_all(app, context.subjects) if app else []
-    if (REFUSED <= status < FAILED or context.overloaded) and gateway.folding.counted(
+    if (status in FOLDED or context.overloaded) and gateway.folding.counted(
         Refused(
             now, context.operation, key_id, app, context.address, context.request_id, status, context.resource,
             about, context.refused, context.refused_actions,

@@ -18,6 +18,7 @@ FOLD_SECONDS = 10.0  # that refusals are counted before their record is written
 LOOK_SECONDS = 1.0
 MOST_KINDS = 10_000  # that are counted at once; with one more, all are recorded
 MOST_RESOURCES = 50  # that a record of repeated refusals names
+FOLDED = frozenset({400, 401, 403, 404, 405, 429})  # others say what is wrong in a call, and each has its record
 ALONE = 20  # refusals for what a call has in it that are recorded singly: each may be about other users
 MOST_NETWORKS = 20  # of a key with the same status at once; those of further ones are counted together
 ANY_NETWORK = ""

@@ -25,7 +25,6 @@ from app.errors import (
     KeyNotConfigured,
     Malformed,
     Overloaded,
-    RateLimited,
     Refusal,
     TooLarge,
 )
