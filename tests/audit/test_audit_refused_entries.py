@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.acceptance.processes import APP_ID, Process, serving, until
-from tests.limits.test_limits_every_call import made
+from tests.limits.test_limits_every_call import basic, made
 
 VICTIM, OTHER = {"action": "deleteUser", "userId": "victim"}, {"action": "deleteUser", "userId": "other"}
 VARS = {"action": "setVars", "vars": "{}"}
@@ -64,6 +64,32 @@ def test_entries_that_are_refused_are_counted_and_named(
     assert told["refusedActions"] == actions
     assert len(told["users"] if users > 1 else [told["user"]]) == users
     for text in ("victim", "other", "phone", "XXX"):
+        assert text not in str(record)
+
+
+SEGMENT_TRACK = {"type": "track", "userId": "u", "event": "E"}
+NO_EVENT = {"type": "track", "userId": "victim"}
+NO_TYPE = {"type": "X" * 300, "anonymousId": "phone-1"}
+MESSAGES: dict[str, tuple[int, tuple[Any, ...], int, dict[str, int], int]] = {
+    "all are refused": (400, (NO_EVENT, NO_TYPE), 0, {"track": 1, "other": 1}, 2),
+    "one is accepted": (200, (NO_EVENT, SEGMENT_TRACK), 1, {"track": 1}, 2),
+    "no objects, no users": (400, (7, {"userId": "victim", "event": 1}), 0, {"other": 2}, 1),
+}
+
+
+@pytest.mark.parametrize(("status", "sent", "accepted", "types", "users"), MESSAGES.values(), ids=MESSAGES)
+def test_messages_that_are_refused_are_counted_and_named(
+    gateway: Process, status: int, sent: tuple[Any, ...], accepted: int, types: dict[str, int], users: int
+) -> None:
+    _, key = made(gateway, "events:write", "users:write")
+    answer = gateway.http.post("/segment/v1/batch", json={"batch": list(sent)}, headers=basic(key))
+    assert answer.status_code == status
+    record = record_of(gateway, answer)
+    told = record["unmapped"]
+    assert (told["accepted"], told["rejected"]) == (accepted, len(sent) - accepted)
+    assert told["refusedActions"] == types
+    assert len(told["users"] if users > 1 else [told["user"]]) == users
+    for text in ("victim", "phone", "XXX"):
         assert text not in str(record)
 
 

@@ -5,12 +5,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
 from app.api import auth, limiting, problems, receiving, shown_keys, writes
 from app.api.context import Context
+from app.audit.records import MOST_USERS
 from app.clock import now_ms
 from app.doors.identification import charge, identify
 from app.doors.limited_reading import read_within_limit
@@ -93,7 +95,9 @@ async def _take(gateway: Gateway, context: Context, receive: Receive, kind: str)
         await limiting.take(gateway, context, caller, len(call.messages) or 1, lends=True)
     try:
         auth.require_key(app, KeyKind.PRODUCTION)
-        verdicts = await _accepted(gateway, context, caller, await _judged(gateway, context, caller, call))
+        judged = await _judged(gateway, context, caller, call)
+        _tell_refused(gateway, context, caller, call, judged)
+        verdicts = await _accepted(gateway, context, caller, judged)
     except GatewayError as error:
         await limiting.give_back(gateway, context, caller, len(call.messages), error)
         raise
@@ -107,6 +111,7 @@ async def _accepted(
     """The same, when all that can be is durable; with a refusal for each item of a user who was erased."""
     items = [one for one in verdicts if isinstance(one, NewItem)]
     if not items:
+        context.subjects = context.refused_subjects
         context.refused = sum(isinstance(one, GatewayError) for one in verdicts)
         return verdicts
     context.subjects = {one.subject for one in items}
@@ -199,6 +204,19 @@ def _tell(gateway: Gateway, context: Context, call: Call, verdicts: Sequence[Ver
             messages=len(verdicts),
             codes=sorted({code for error in refused for code in answering.codes(error)}),
         )
+
+
+def _tell_refused(gateway: Gateway, context: Context, caller: Caller, call: Call, verdicts: Sequence[Verdict]) -> None:
+    """Have the audit's record of the call say of which types the refused messages are, and some of
+    whom they were about."""
+    pairs = zip(call.messages, verdicts, strict=True)
+    refused = [message for message, one in pairs if isinstance(one, GatewayError)]
+    if not refused:
+        return
+    rules = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms()).segment
+    subjects = (judging.subject_of(message, call.common, rules) for message in refused)
+    context.refused_actions = Counter(map(judging.kind_of, refused))
+    context.refused_subjects = dict.fromkeys(islice(filter(None, subjects), MOST_USERS))
 
 
 def _retry(error: GatewayError) -> Headers:

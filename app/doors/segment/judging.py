@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.doors.parsing import Faulty, with_nul
-from app.doors.segment import mapping, pointers
+from app.doors.segment import mapping, plain, pointers
 from app.doors.segment.making import Guard, unguarded
 from app.doors.segment.mapping import Mapped
 from app.doors.segment.reading import AS_SENT, TYPES
@@ -113,6 +113,20 @@ class _Noting:
         if found is notes or not found.violations:
             return found
         return replace(found, violations=tuple(map(self.as_sent, found.violations)))
+
+
+def subject_of(message: object, common: Mapping[str, Any], rules: SegmentRules) -> str | None:
+    """Return whom a message is about, as far as it says so."""
+    if not isinstance(message, dict):
+        return None
+    ids = {**common, **message}
+    user, anonymous = plain.whose(ids.get("userId")), ids.get("anonymousId")
+    if not user and rules.anonymous == "user":
+        user = plain.whose(anonymous)
+    if user:
+        return f"u{user}"
+    device = plain.device_id(anonymous)
+    return f"d{device}" if device else None
 
 
 def kind_of(message: object) -> str:
