@@ -11,7 +11,7 @@ from app.model import Scope
 
 ACTION, RESETS = action_names.folded("action"), action_names.folded("resetAnomalies")
 BROUGHT = frozenset({Scope.EVENTS_WRITE, Scope.USERS_WRITE, Scope.SDK})  # what imports are for
-PLAIN = re.compile(r"\s*(?:[A-Za-z_]\w*(?:\.[^;|\t\r\n]*)?)?\s*\Z")
+PLAIN = re.compile(r"\s*(?:[A-Za-z_][\w ]*(?:\.[^;|\t\r\n]*)?)?\s*\Z")
 JUDGED = re.compile(r"\b(?:action|resetanomalies)\b", re.IGNORECASE)
 UNREADABLE = "names an action in its first line but is not CSV in UTF-8 with commas, so its actions can't be judged"
 ROWS_AT_ONCE = 500
