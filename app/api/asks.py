@@ -201,7 +201,7 @@ WHOSE = "Authorization, X-API-Key, X-Leanplum-App"  # the headers that say who a
 
 
 async def _kept(request: Request, gateway: Gateway, app: App, action: Action, args: Mapping[str, Any]) -> Response:
-    """What changes seldom is kept for a short while; who has it already (If-None-Match) gets 304.
+    """Answer from a cache that is kept for a short while; a caller that has the answer (If-None-Match) gets 304.
 
     A caller's own cache must not tell one app's answer, or one key's, to another.
     """

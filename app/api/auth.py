@@ -99,7 +99,7 @@ async def authenticate(gateway: Gateway, context: Context) -> Caller:
 
 
 def look(gateway: Gateway, context: Context) -> Caller:
-    """The same, with no failure counted. Raises Unauthorized."""
+    """Return who calls, and count no failure. Raises Unauthorized."""
     header = context.headers.get(b"authorization") or b"\0" + context.headers.get(b"x-api-key", b"")
     context.caller = gateway.directory.recognise(header)
     if context.caller is None:

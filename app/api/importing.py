@@ -1,4 +1,4 @@
-"""Who may import what: the rows' own actions, and the one of rows that have none."""
+"""Check the actions of an import: those that its rows name, and the default of the others."""
 
 from app.api.context import Context
 from app.api.turns import in_slices

@@ -1,4 +1,4 @@
-"""What the audit record of an export, an import or a postback names: the job, and where the data goes or comes from."""
+"""Facts for the audit records of exports, imports and postbacks: the job, and where data goes or comes from."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial

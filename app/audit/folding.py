@@ -43,7 +43,7 @@ class Refused(NamedTuple):
 
 
 class Writes(Protocol):
-    """What writes a record without being waited for."""
+    """A recorder that writes a record and keeps nobody waiting."""
 
     def soon(self, time: int, text: str, *, along: bool = False) -> object:
         """Write a record; its time in ms."""

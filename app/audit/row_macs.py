@@ -73,7 +73,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What is kept of a set of rows: how many, the digest of all, the number of its last change."""
+    """A set of rows: how many there are, the digest of all, and the number of its last change."""
 
     members: int
     digest: bytes
@@ -83,7 +83,7 @@ class Summary:
 
 @dataclass(slots=True)
 class Noted:
-    """What is to be told of a change in its audit record; "" where the set had no digest yet."""
+    """The detail of a change in its audit record; "" where the set had no digest yet."""
 
     detail: str = ""
 

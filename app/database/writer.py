@@ -31,7 +31,8 @@ GATHER_SECONDS = 0.0004  # where the last commit had company, wait for more: Pos
 PROMPT_SECONDS = 1.0  # that a transaction may be open before what is asked for next is taken to have long to wait
 ALONG_SECONDS = 0.02  # that a write waits for the one that is to follow
 COMMIT_SECONDS = 10.0  # that a write is waited for
-FOUND_SECONDS = 0.1  # that a write is begun without another look whether the files are there; none is told without
+# After the files were found in order, a write begins without another look for so long; none is told without one.
+FOUND_SECONDS = 0.1
 LOOK_SECONDS = 0.2  # between looks for writes whose time is over
 HANGS_SECONDS = 4.0  # that a transaction may be open before it is taken to hang
 KEPT_SECONDS = 6.0  # for beginning on a connection that is kept; beyond waiting for the lock, which takes 5 s at most

@@ -74,8 +74,7 @@ class Gate:
         Raises Invalid where it must not go on."""
         if self._first is not None:
             notes = self._first(action, fields, notes)
-        # At the least cost: most items are good events. (A bound method kept here would be a cycle, a call's worth of
-        # garbage that only the collector can find.)
+        # At the least cost: most items are good events. A bound method kept in a slot would make each gate a cycle.
         if action == "track" and (self._as_planned(fields) if self._planned else self._known(fields)):
             return notes
         found, new = self._judge(action, fields), self._names.new(action, fields)

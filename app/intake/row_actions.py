@@ -1,4 +1,4 @@
-"""What the rows of an import ask for, by the column that names their actions, and who may. Pure."""
+"""Judge the actions that the rows of an import name, by the scopes of its caller. Pure."""
 
 import csv
 import io

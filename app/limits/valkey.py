@@ -71,7 +71,7 @@ class Valkey:
 
 
 def _words(limit: Limit) -> tuple[float, float, int]:
-    """What the script is told of a bucket."""
+    """Return the script's arguments for a bucket."""
     return limit.rate, limit.burst, int(limit.lends)
 
 

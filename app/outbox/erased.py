@@ -56,7 +56,7 @@ class Erased:
         return has is not None and has(subject)
 
     def tells(self, app: str, now: int) -> Callable[[str], bool] | None:
-        """Return what tells that of many subjects; None where none is refused."""
+        """Return a function that tells `has` of many subjects; None where nobody is refused."""
         until = self._read[1]
         return Refuse(self._vault.aliases(app), until, self._now(now)).has if until else None
 
@@ -107,6 +107,8 @@ def nameless(said: Any, name: str) -> Any:
         return NAMELESS if name.casefold() in said.casefold() else said
     if isinstance(said, dict):
         return {key: nameless(inner, name) for key, inner in said.items()}
+    if isinstance(said, list):
+        return [nameless(inner, name) for inner in said]
     return said
 
 

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from app.api import auth, guarded, importing, jobs, limiting, problems, receiving
+from app.api import auth, guarded, importing, jobs, limiting, problems, receiving, shown_keys
 from app.api.context import Context
 from app.api.files import headers_of_file
 from app.api.front import GUARDS, NO_STORE
@@ -182,8 +182,7 @@ async def _enter(gateway: Gateway, context: Context, call: Call) -> tuple[Caller
 def _show(context: Context, key: str) -> None:
     """Have a key of the call count instead of one in a header."""
     if key:
-        context.headers.pop(b"authorization", None)
-        context.headers[b"x-api-key"] = key.encode("latin-1", "replace")
+        shown_keys.use(context, key)
 
 
 def _show_query(context: Context, scope: Scope) -> bool:

@@ -50,7 +50,7 @@ class Making:
         return {name: plain.value(one, lists=lists) for name, one in found.items()}
 
     def left(self, home: str, found: Any, key: str = "") -> Any:
-        """What privacy rules leave of a value that goes into the field `home` (in it: under `key`), as
+        """Return the part that privacy rules leave of a value that goes into the field `home` (in it: under `key`), as
         it was sent; None where nothing is left."""
         if self.guard is unguarded or found is None:
             return found

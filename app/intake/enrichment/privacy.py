@@ -150,7 +150,7 @@ class Guard:
         return changed
 
     def cell(self, path: str, text: str) -> str:
-        """What is left of a cell of CSV in the column of this path; "" where it is dropped."""
+        """Return the rest of a cell of CSV in the column of this path; "" where it is dropped."""
         if not text or path in FREE:
             return text
         left = self._covered_text(path, text, _Budget())
@@ -161,7 +161,7 @@ class Guard:
         return self._over(path)[0] is not None
 
     def rewritten(self, path: str, value: str, made: str) -> Any:
-        """What is left of a value that is about to be written as `made`, where a rule looks for how it
+        """Return the rest of a value that is about to be written as `made`, where a rule looks for how it
         was written. Where `made` is under a rule as well, the value stays, and `made` is looked at then."""
         if made == value:
             return self._covered(path, value, 0, _Budget())
@@ -172,7 +172,7 @@ class Guard:
         return self._by(min(verbs, key=STRONGEST.index), made)
 
     def _covered_text(self, name: str, told: str, budget: _Budget) -> Any:
-        """What is left of a text that may be JSON."""
+        """Return the rest of a text that may be JSON."""
         if name in OBJECTS:
             value = _opened(told)
             after = value if value is DROPPED else self._covered(name, value, 0, budget)
@@ -208,7 +208,7 @@ class Guard:
         return value if verb is None else self._by(verb, value)
 
     def _fitting(self, rules: Sequence[Rule], value: Any) -> list[Verb]:
-        """What the rules that find a value want of it."""
+        """Return the verbs of the rules that find a value."""
         found: list[Verb] = []
         for form in _forms(value):
             text = encoded(form)
