@@ -1,4 +1,6 @@
-"""Runs inside the image, as its user: start without settings, sandbox, one event, health check, stop."""
+"""Runs inside the image, as its user: start without settings, sandbox, one event, health check,
+stop.
+"""
 
 import json
 import os
@@ -18,7 +20,11 @@ SECONDS_TO_START = 30
 
 def refuses_to_start_without_settings() -> None:
     done = subprocess.run(COMMAND, capture_output=True, text=True, check=False)
-    named = [name for name in ("LEANPLUM_APP_ID", "LEANPLUM_PRODUCTION_KEY") if f" {name}: " in done.stderr]
+    named = [
+        name
+        for name in ("LEANPLUM_APP_ID", "LEANPLUM_PRODUCTION_KEY")
+        if f" {name}: " in done.stderr
+    ]
     assert done.returncode == 2, done
     assert len(named) == 2, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
@@ -27,8 +33,13 @@ def refuses_to_start_without_settings() -> None:
 def delivers_in_the_sandbox() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        environment = os.environ | {"GATEWAY_PORT": str(free.getsockname()[1]), "GATEWAY_DRAIN_SECONDS": "0"}
-    server = subprocess.Popen([*COMMAND, "--sandbox"], env=environment, stdout=subprocess.PIPE, text=True)
+        environment = os.environ | {
+            "GATEWAY_PORT": str(free.getsockname()[1]),
+            "GATEWAY_DRAIN_SECONDS": "0",
+        }
+    server = subprocess.Popen(
+        [*COMMAND, "--sandbox"], env=environment, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert server.stdout is not None
         line = next(line for line in server.stdout if line.strip().startswith("curl "))
@@ -55,7 +66,9 @@ def post(curl: str) -> bytes:
     options = list(zip(words[::2], words[1::2], strict=True))
     headers = dict(value.split(": ", 1) for option, value in options if option == "-H")
     body = next(value for option, value in options if option == "-d")
-    with urllib.request.urlopen(urllib.request.Request(url, body.encode(), headers), timeout=20) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(url, body.encode(), headers), timeout=20
+    ) as answer:
         return bytes(answer.read())
 
 

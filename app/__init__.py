@@ -11,11 +11,12 @@ The data's way, module by module:
                        outbox.settle ─ delivery.verdicts ─ leanplum.replies ──────┘
                                        delivery.splitting, where a call is refused as a whole
 
-    what follows a login, which makes two users one, waits for it: outbox.logins (outbox.accept, outbox.settle)
-    while the caller waits: api.asks ─ relay.calls ─ leanplum.client, while its user is locked (delivery.user_locks)
-    in Leanplum's own protocol (SDKs): doors.sdk ─ outbox.accept, relay.calls
-    in Segment's (its libraries, and RudderStack's): doors.segment ─ intake.rules ─ outbox.accept
-    all of Leanplum's actions, for every step: leanplum.actions (shapes, questions, values, answers)
+    what follows a login, which makes two users one, waits for it: outbox.logins (outbox.accept,
+    outbox.settle) while the caller waits: api.asks ─ relay.calls ─ leanplum.client, while its user
+    is locked (delivery.user_locks) in Leanplum's own protocol (SDKs): doors.sdk ─ outbox.accept,
+    relay.calls in Segment's (its libraries, and RudderStack's): doors.segment ─ intake.rules ─
+    outbox.accept all of Leanplum's actions, for every step: leanplum.actions (shapes, questions,
+    values, answers)
 
     who did what: audit.records, with the write itself ─ audit.sealing, into a tree (audit.tree, audit.merkle) signed in
      audit.notes ─ looked up and proven: api.audit, audit.queries, audit.proofs ─ audit.verifying, of audit.evidence

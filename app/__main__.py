@@ -21,21 +21,28 @@ cli = typer.Typer(
 )
 keys_cli = typer.Typer(help="Caller keys.", no_args_is_help=True)
 cli.add_typer(keys_cli, name="keys")
-dead_letters_cli = typer.Typer(help="What was refused, given up, or perhaps done.", no_args_is_help=True)
+dead_letters_cli = typer.Typer(
+    help="What was refused, given up, or perhaps done.", no_args_is_help=True
+)
 cli.add_typer(dead_letters_cli, name="dead-letters")
-audit_cli = typer.Typer(help="Who did what, and whether that is still what was recorded.", no_args_is_help=True)
+audit_cli = typer.Typer(
+    help="Who did what, and whether that is still what was recorded.", no_args_is_help=True
+)
 cli.add_typer(audit_cli, name="audit")
 cli.add_typer(plan_cli, name="plan")
 cli.add_typer(taxonomy_cli, name="taxonomy")
 
 Host = Annotated[str | None, typer.Option(help="GATEWAY_HOST")]
-Port = Annotated[int | None, typer.Option(help="GATEWAY_PORT; 0 takes a free one", min=0, max=65535)]
+Port = Annotated[
+    int | None, typer.Option(help="GATEWAY_PORT; 0 takes a free one", min=0, max=65535)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table")]
 
 
 def _settings(*, logged: bool = False, **overrides: Any) -> Settings:
-    """Load the settings. Names that look like settings and are none are told: in the log of a process that stays,
-    else on standard error."""
+    """Load the settings. Names that look like settings and are none are told: in the log of a
+    process that stays, else on standard error.
+    """
     import structlog
 
     from app.apps import referenced
@@ -60,7 +67,9 @@ def _given(**options: Any) -> dict[str, Any]:
 def serve(
     host: Host = None,
     port: Port = None,
-    sandbox: Annotated[bool, typer.Option("--sandbox", help="Against the simulator: no account, no settings")] = False,
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Against the simulator: no account, no settings")
+    ] = False,
     delivery: Annotated[
         bool, typer.Option("--delivery/--no-delivery", help="Whether to deliver, or to accept only")
     ] = True,
@@ -78,7 +87,9 @@ def serve(
 
 @cli.command()
 def deliver() -> None:
-    """The delivery alone, beside `serve --no-delivery` on the same database; several share the work."""
+    """The delivery alone, beside `serve --no-delivery` on the same database; several share the
+    work.
+    """
     from app import serving
 
     serving.deliver(_settings(logged=True))
@@ -100,17 +111,29 @@ def simulate(
     try:
         run(config, host, port)
     except OSError as error:
-        raise StartRefused(f"--port: {host}:{port} can't be listened on: {error.strerror}") from error
+        raise StartRefused(
+            f"--port: {host}:{port} can't be listened on: {error.strerror}"
+        ) from error
 
 
 @cli.command()
 def check() -> None:
-    """Ask Leanplum whether it takes each key that is configured. No user is touched. Ends with 1 where it doesn't."""
+    """Ask Leanplum whether it takes each key that is configured. No user is touched. Ends with 1
+    where it doesn't.
+    """
     from app import serving
 
-    found = [(app.setting(kind), one) for app, keys in serving.check(_settings()) for kind, one in keys.items()]
+    found = [
+        (app.setting(kind), one)
+        for app, keys in serving.check(_settings())
+        for kind, one in keys.items()
+    ]
     for name, one in found:
-        said = {True: "accepted", False: "refused", None: "not known"}[one.accepted] if one.configured else "not set"
+        said = (
+            {True: "accepted", False: "refused", None: "not known"}[one.accepted]
+            if one.configured
+            else "not set"
+        )
         typer.echo(f"{name:<34} {said}{f'  {one.detail}' if one.detail else ''}")
     if not all(one.accepted for _, one in found if one.configured):
         raise typer.Exit(1)
@@ -140,8 +163,12 @@ def settings(as_json: AsJson = False) -> None:
 
 @cli.command()
 def openapi(
-    directory: Annotated[Path, typer.Argument(help="Where to write openapi.json")] = Path("openapi"),
-    check: Annotated[bool, typer.Option("--check", help="Only tell whether the file is what the app makes")] = False,
+    directory: Annotated[Path, typer.Argument(help="Where to write openapi.json")] = Path(
+        "openapi"
+    ),
+    check: Annotated[
+        bool, typer.Option("--check", help="Only tell whether the file is what the app makes")
+    ] = False,
 ) -> None:
     """Write the OpenAPI document that the app makes."""
     from app.main import create_app
@@ -159,11 +186,19 @@ def openapi(
 @keys_cli.command("create")
 def create_key(
     name: Annotated[str, typer.Option(help="Whose key it is")],
-    scope: Annotated[list[str] | None, typer.Option(help="What it may do; several times; default: every scope")] = None,
-    app: Annotated[list[str] | None, typer.Option(help="For this app; several times; default: every app")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What it may do; several times; default: every scope")
+    ] = None,
+    app: Annotated[
+        list[str] | None, typer.Option(help="For this app; several times; default: every app")
+    ] = None,
     expires_in_days: Annotated[int | None, typer.Option(min=1, max=36_500)] = None,
-    rate_per_second: Annotated[int | None, typer.Option(min=1, help="Its own limit, in items")] = None,
-    rate_burst: Annotated[int | None, typer.Option(min=1, help="Its own limit, in items at once")] = None,
+    rate_per_second: Annotated[
+        int | None, typer.Option(min=1, help="Its own limit, in items")
+    ] = None,
+    rate_burst: Annotated[
+        int | None, typer.Option(min=1, help="Its own limit, in items at once")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key. It is shown this once."""
@@ -175,12 +210,23 @@ def create_key(
     scopes = _scopes(scope) if scope else ALL_SCOPES
     _check_key(name=name, apps=app, ratePerSecond=rate_per_second, rateBurst=rate_burst)
     key, stored = _store().create(
-        name, scopes, app, now, expires_at=expires_at, rate_per_second=rate_per_second, rate_burst=rate_burst
+        name,
+        scopes,
+        app,
+        now,
+        expires_at=expires_at,
+        rate_per_second=rate_per_second,
+        rate_burst=rate_burst,
     )
     _show_key(key, stored, as_json=as_json)
 
 
-OPTIONS = {"name": "--name", "apps": "--app", "ratePerSecond": "--rate-per-second", "rateBurst": "--rate-burst"}
+OPTIONS = {
+    "name": "--name",
+    "apps": "--app",
+    "ratePerSecond": "--rate-per-second",
+    "rateBurst": "--rate-burst",
+}
 
 
 def _check_key(**told: Any) -> None:
@@ -192,7 +238,9 @@ def _check_key(**told: Any) -> None:
     try:
         rules.checked(CHANGE, _given(**told))
     except Invalid as refusal:
-        said = [f"{OPTIONS[fault.pointer.split('/')[1]]}: {fault.detail}" for fault in refusal.faults]
+        said = [
+            f"{OPTIONS[fault.pointer.split('/')[1]]}: {fault.detail}" for fault in refusal.faults
+        ]
         raise StartRefused("; ".join(said)) from None
 
 
@@ -222,25 +270,38 @@ def list_keys(as_json: AsJson = False) -> None:
     from app.callers.store import every_key
     from app.database.engine import connect_to_read
 
-    rows = [key_document(stored) for stored in every_key(connect_to_read(_settings().gateway_database_url))]
+    rows = [
+        key_document(stored)
+        for stored in every_key(connect_to_read(_settings().gateway_database_url))
+    ]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
     for row in rows:
         state = f"revoked {row['revokedAt']}" if row["revokedAt"] else f"since {row['createdAt']}"
-        typer.echo(f"{row['id']}  …{row['lastFour']}  {row['name']}  {state}  {' '.join(row['scopes'] or ())}")
+        typer.echo(
+            f"{row['id']}  …{row['lastFour']}  {row['name']}  {state}  {' '.join(row['scopes'] or ())}"
+        )
 
 
 @keys_cli.command("patch")
 def change_key(
     key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it")],
     name: Annotated[str | None, typer.Option(help="Whose key it is")] = None,
-    scope: Annotated[list[str] | None, typer.Option(help="What it may do from now on; several times")] = None,
-    app: Annotated[list[str] | None, typer.Option(help="For this app from now on; several times")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What it may do from now on; several times")
+    ] = None,
+    app: Annotated[
+        list[str] | None, typer.Option(help="For this app from now on; several times")
+    ] = None,
     every_app: Annotated[bool, typer.Option("--every-app", help="For every app")] = False,
     expires_in_days: Annotated[int | None, typer.Option(min=0, max=36_500, help="0: never")] = None,
-    rate_per_second: Annotated[int | None, typer.Option(min=0, help="Its own limit; 0: the gateway's")] = None,
-    rate_burst: Annotated[int | None, typer.Option(min=0, help="Its own limit; 0: as its rate is")] = None,
+    rate_per_second: Annotated[
+        int | None, typer.Option(min=0, help="Its own limit; 0: the gateway's")
+    ] = None,
+    rate_burst: Annotated[
+        int | None, typer.Option(min=0, help="Its own limit; 0: as its rate is")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Change a key. What is not named stays as it is."""
@@ -248,12 +309,20 @@ def change_key(
     from app.clock import now_ms
 
     now = now_ms()
-    changes = _given(name=name, scopes=_scopes(scope) if scope else None, apps=frozenset(app) if app else None)
+    changes = _given(
+        name=name, scopes=_scopes(scope) if scope else None, apps=frozenset(app) if app else None
+    )
     changes |= {"apps": None} if every_app else {}
     limits = _given(rate_per_second=rate_per_second, rate_burst=rate_burst)
-    _check_key(name=name, apps=app, ratePerSecond=rate_per_second or None, rateBurst=rate_burst or None)
+    _check_key(
+        name=name, apps=app, ratePerSecond=rate_per_second or None, rateBurst=rate_burst or None
+    )
     changes |= {limit: value or None for limit, value in limits.items()}
-    until = KEEP if expires_in_days is None else (now + expires_in_days * 86_400_000 if expires_in_days else None)
+    until = (
+        KEEP
+        if expires_in_days is None
+        else (now + expires_in_days * 86_400_000 if expires_in_days else None)
+    )
     stored = _existing_store().change(key_id, now, changes, by_operator("key.change"), until)
     _show_key(None, stored, as_json=as_json)
 
@@ -261,10 +330,14 @@ def change_key(
 @keys_cli.command("rotate")
 def rotate_key(
     key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it")],
-    overlap_seconds: Annotated[int, typer.Option(min=0, max=2_592_000, help="How long the old one goes on")] = 86_400,
+    overlap_seconds: Annotated[
+        int, typer.Option(min=0, max=2_592_000, help="How long the old one goes on")
+    ] = 86_400,
     as_json: AsJson = False,
 ) -> None:
-    """Give a caller a new key, under the same id. It is shown this once; the old one goes on for a while."""
+    """Give a caller a new key, under the same id. It is shown this once; the old one goes on for a
+    while.
+    """
     from app.clock import now_ms
 
     key, stored = _existing_store().rotate(key_id, now_ms(), overlap_seconds * 1000)
@@ -272,7 +345,9 @@ def rotate_key(
 
 
 @keys_cli.command("revoke")
-def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it")]) -> None:
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it")],
+) -> None:
     """Make a key unusable, in every process, within a second."""
     from app.clock import now_ms
 
@@ -280,14 +355,18 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id, as `key
     typer.echo(f"{key_id} is revoked.")
 
 
-ItemIds = Annotated[list[str] | None, typer.Argument(help="Their ids; none: all that the options choose")]
+ItemIds = Annotated[
+    list[str] | None, typer.Argument(help="Their ids; none: all that the options choose")
+]
 Action = Annotated[str | None, typer.Option(help="Only of this action, as track")]
 OfStatus = Annotated[str | None, typer.Option("--status", help="Only rejected, expired or unknown")]
 Since = Annotated[str | None, typer.Option(help="Only those of this time (RFC 3339) or later")]
 Until = Annotated[str | None, typer.Option(help="Only those from before this time")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell how many there are")]
 OfApp = Annotated[str | None, typer.Option("--app", help="Only of this app")]
-All = Annotated[bool, typer.Option("--all", help="Every one that the options choose, though no ids are given")]
+All = Annotated[
+    bool, typer.Option("--all", help="Every one that the options choose, though no ids are given")
+]
 
 
 @dead_letters_cli.command("list")
@@ -302,7 +381,9 @@ def list_dead_letters(
     """Those that there are, oldest first; never what is in them."""
     from app import dead_letters
 
-    found = dead_letters.listed(_settings(), app, dead_letters.chosen(None, action, status, since, until))
+    found = dead_letters.listed(
+        _settings(), app, dead_letters.chosen(None, action, status, since, until)
+    )
     if as_json:
         _echo_list(found)
         return
@@ -373,25 +454,36 @@ def _tell_count(count: int, done: str) -> None:
         raise typer.Exit(1)
 
 
-Key = Annotated[str | None, typer.Option("--public-key", help="The key, as `audit public-key` shows it")]
+Key = Annotated[
+    str | None, typer.Option("--public-key", help="The key, as `audit public-key` shows it")
+]
 Kept = Annotated[
-    list[str] | None, typer.Option("--checkpoint", help="A checkpoint kept outside: the note, or a file; several times")
+    list[str] | None,
+    typer.Option(
+        "--checkpoint", help="A checkpoint kept outside: the note, or a file; several times"
+    ),
 ]
 Known = Annotated[
     list[str] | None,
-    typer.Option(help="A record, or two as in 12-30, known to be gone since before it was sealed; several times"),
+    typer.Option(
+        help="A record, or two as in 12-30, known to be gone since before it was sealed; several times"
+    ),
 ]
 
 
 @audit_cli.command("verify")
 def verify_audit(
-    export: Annotated[Path | None, typer.Option(help="Of this export, not of the database; needs no settings")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Of this export, not of the database; needs no settings")
+    ] = None,
     public_key: Key = None,
     checkpoint: Kept = None,
     acknowledge: Known = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find what was changed, removed, inserted, reordered or cut off, and name it. Ends with 1 where something was."""
+    """Find what was changed, removed, inserted, reordered or cut off, and name it. Ends with 1
+    where something was.
+    """
     from app.audit import commands
 
     kept, known = checkpoint or [], commands.ranges(acknowledge or [])
@@ -402,8 +494,13 @@ def verify_audit(
     report.acknowledge(known)
     if as_json:
         told = {"findings": [one._asdict() for one in report.findings], **report.counts}
-        known_of = {"acknowledged": [one._asdict() for one in report.acknowledged], "unchecked": report.unchecked}
-        typer.echo(json.dumps(told | known_of | {"part": report.part, "marksLookedAt": report.marked}))
+        known_of = {
+            "acknowledged": [one._asdict() for one in report.acknowledged],
+            "unchecked": report.unchecked,
+        }
+        typer.echo(
+            json.dumps(told | known_of | {"part": report.part, "marksLookedAt": report.marked})
+        )
     else:
         for line in commands.told(report):
             typer.echo(line)
@@ -413,11 +510,17 @@ def verify_audit(
 
 @audit_cli.command("export")
 def export_audit(
-    file: Annotated[Path | None, typer.Argument(help="Where to write it; default: the standard output")] = None,
-    since: Annotated[str | None, typer.Option(help="Only records of this time (RFC 3339) or later")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="Where to write it; default: the standard output")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only records of this time (RFC 3339) or later")
+    ] = None,
     until: Annotated[str | None, typer.Option(help="Only records from before this time")] = None,
 ) -> None:
-    """Write the records as JSON Lines, with what `audit verify --export` needs to verify them elsewhere."""
+    """Write the records as JSON Lines, with what `audit verify --export` needs to verify them
+    elsewhere.
+    """
     from app.audit import commands
 
     commands.export(_settings(), since, until, file)
@@ -427,35 +530,52 @@ def export_audit(
 
 @audit_cli.command("adopt")
 def adopt_records(
-    rows: Annotated[bool, typer.Option("--rows", help="Caller keys and erasures as they are now, instead")] = False,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="Caller keys and erasures as they are now, instead")
+    ] = False,
 ) -> None:
-    """Once, after an update from before there were marks, where `audit.not_sealed` asks for it: mark what lies there
-    unsealed and unmarked. You vouch for it. With `--rows`: take caller keys and erasures as they are now."""
+    """Once, after an update from before there were marks, where `audit.not_sealed` asks for it:
+    mark what lies there unsealed and unmarked. You vouch for it. With `--rows`: take caller keys
+    and erasures as they are now.
+    """
     from app.audit import adopting
 
     if rows:
         count = adopting.adopt_rows(_settings(), typer.echo)
-        typer.echo("You vouch for the rows as they are." if count else "Nothing is wrong with the rows.")
+        typer.echo(
+            "You vouch for the rows as they are." if count else "Nothing is wrong with the rows."
+        )
         return
     count = adopting.adopt(_settings(), typer.echo)
-    typer.echo(f"{count} are marked, and the gateway seals them now." if count else "None lacks a mark.")
+    typer.echo(
+        f"{count} are marked, and the gateway seals them now." if count else "None lacks a mark."
+    )
 
 
 @audit_cli.command("key")
 def move_audit_key(
-    move: Annotated[bool, typer.Option("--move", help="Out of the database, into GATEWAY_AUDIT_KEY; run it twice")],
+    move: Annotated[
+        bool,
+        typer.Option("--move", help="Out of the database, into GATEWAY_AUDIT_KEY; run it twice"),
+    ],
 ) -> None:
-    """Move the key that the database keeps into the setting: first it is shown; once the setting has it, it is removed
-    from the database."""
+    """Move the key that the database keeps into the setting: first it is shown; once the setting
+    has it, it is removed from the database.
+    """
     from app.audit import commands
     from app.audit.notes import encoded
 
     seed, left = commands.move_key(_settings())
     if left:
-        typer.echo(f"GATEWAY_AUDIT_KEY has the key, but it may still lie in the database's files: {left}.", err=True)
+        typer.echo(
+            f"GATEWAY_AUDIT_KEY has the key, but it may still lie in the database's files: {left}.",
+            err=True,
+        )
         raise typer.Exit(1)
     if seed is None:
-        typer.echo("GATEWAY_AUDIT_KEY has the key, and the database keeps it no more. Backups made before still do.")
+        typer.echo(
+            "GATEWAY_AUDIT_KEY has the key, and the database keeps it no more. Backups made before still do."
+        )
         return
     typer.echo(encoded(seed))
     typer.echo(
@@ -467,7 +587,9 @@ def move_audit_key(
 
 @audit_cli.command("public-key")
 def show_public_key() -> None:
-    """Show what checkpoints are verified with. Keep it where whoever can change the database can't."""
+    """Show what checkpoints are verified with. Keep it where whoever can change the database
+    can't.
+    """
     from app.audit import commands
 
     typer.echo(commands.public_key(_settings()).text)
@@ -496,7 +618,9 @@ def _store_on(connect: Callable[[str], Any]) -> Any:
 
 
 def main() -> None:
-    """Run a command. What refuses the start is told in a line for each reason, never by a traceback."""
+    """Run a command. What refuses the start is told in a line for each reason, never by a
+    traceback.
+    """
     confines.without_dumps()
     try:
         cli(standalone_mode=True)

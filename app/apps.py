@@ -1,4 +1,6 @@
-"""The Leanplum apps: one by variables, more by a file, which is read anew all the time: a change needs no restart."""
+"""The Leanplum apps: one by variables, more by a file, which is read anew all the time: a change
+needs no restart.
+"""
 
 import asyncio
 import os
@@ -8,7 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from app.errors import StartRefused
 from app.leanplum import action_names
@@ -66,13 +76,21 @@ class _File(BaseModel):
 
 
 def read(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, App]:
-    """Every configured app, by its name. Raises StartRefused, with a line for each thing that is wrong."""
+    """Every configured app, by its name. Raises StartRefused, with a line for each thing that is
+    wrong.
+    """
     found: dict[str, App] = {}
-    if settings.gateway_apps_file is None or settings.leanplum_app_id is not None or settings.leanplum_keys:
+    if (
+        settings.gateway_apps_file is None
+        or settings.leanplum_app_id is not None
+        or settings.leanplum_keys
+    ):
         found[DEFAULT] = _by_variables(settings)
     for app in _in_file(settings, environ):
         if app.name in found:
-            raise StartRefused(f"{FILE}: apps.{app.name} is configured by LEANPLUM_APP_ID already; unset one of them")
+            raise StartRefused(
+                f"{FILE}: apps.{app.name} is configured by LEANPLUM_APP_ID already; unset one of them"
+            )
         found[app.name] = app
     return found
 
@@ -84,7 +102,11 @@ def _by_variables(settings: Settings) -> App:
         if getattr(settings, name.lower()) is None
     ]
     if missing or settings.leanplum_app_id is None:
-        hint = ["To try the gateway without a Leanplum account: serve --sandbox"] if len(missing) > 1 else []
+        hint = (
+            ["To try the gateway without a Leanplum account: serve --sandbox"]
+            if len(missing) > 1
+            else []
+        )
         raise StartRefused(*missing, *hint)
     return App(
         DEFAULT,
@@ -117,10 +139,17 @@ def _in_file(settings: Settings, environ: Mapping[str, str]) -> Iterator[App]:
     except ValidationError as error:
         told = error.errors(include_input=False, include_url=False)
         raise StartRefused(
-            *(f"{FILE}: {'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}" for one in told)
+            *(
+                f"{FILE}: {'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}"
+                for one in told
+            )
         ) from None
     for name, entry in entries.items():
-        keys = {kind: key for kind in KeyKind if (key := getattr(entry, f"{kind.name.lower()}_key")) is not None}
+        keys = {
+            kind: key
+            for kind in KeyKind
+            if (key := getattr(entry, f"{kind.name.lower()}_key")) is not None
+        }
         url = entry.api_url or settings.leanplum_api_url
         relayed = settings.sdk_relayed
         if entry.sdk_relayed_actions is not None:
@@ -133,8 +162,9 @@ def _in_file(settings: Settings, environ: Mapping[str, str]) -> Iterator[App]:
 
 
 def _followed(raw: Any, environ: Mapping[str, str], at: tuple[str, ...], faults: list[str]) -> Any:
-    """The same with every `{ env = "NAME" }` and `{ file = "/path" }` replaced by what it leads to; `faults` gets those
-    that lead nowhere."""
+    """The same with every `{ env = "NAME" }` and `{ file = "/path" }` replaced by what it leads to;
+    `faults` gets those that lead nowhere.
+    """
     if not isinstance(raw, dict):
         return raw
     if at and raw.keys() == {"env"}:
@@ -156,8 +186,9 @@ def _followed(raw: Any, environ: Mapping[str, str], at: tuple[str, ...], faults:
 
 
 def _without_empty(raw: Any, at: tuple[str, ...], faults: list[str]) -> Any:
-    """Return the tables without their empty values, which mean unset; `faults` gets what has quotes or white space
-    around it."""
+    """Return the tables without their empty values, which mean unset; `faults` gets what has quotes
+    or white space around it.
+    """
     if isinstance(raw, str):
         fault = fault_of(raw, secret=at[-1].endswith("_key"))
         if fault is not None:
@@ -165,13 +196,18 @@ def _without_empty(raw: Any, at: tuple[str, ...], faults: list[str]) -> Any:
         return raw if at[-1].endswith("_key") else raw.strip()
     if not isinstance(raw, dict):
         return raw
-    kept = {name: value for name, value in raw.items() if not isinstance(value, str) or not is_empty(value)}
+    kept = {
+        name: value
+        for name, value in raw.items()
+        if not isinstance(value, str) or not is_empty(value)
+    }
     return {name: _without_empty(value, (*at, name), faults) for name, value in kept.items()}
 
 
 def referenced(path: Path | None) -> set[str]:
-    """Return the names of the variables, and of the files, that the apps file refers to; none where it can't be
-    read, which `read` tells."""
+    """Return the names of the variables, and of the files, that the apps file refers to; none where
+    it can't be read, which `read` tells.
+    """
     found = set[str]()
     try:
         _gather("" if path is None else tomllib.loads(path.read_text(encoding="utf-8-sig")), found)
@@ -201,24 +237,32 @@ def _changes(before: Mapping[str, App], after: Mapping[str, App]) -> Iterator[tu
 
 
 def _warn_of_twins(apps: Iterable[App]) -> None:
-    """Calls for one user are kept apart by the app's name: under two names of one app they meet at Leanplum, which
-    locks the user."""
+    """Calls for one user are kept apart by the app's name: under two names of one app they meet at
+    Leanplum, which locks the user.
+    """
     of: dict[tuple[str, str], str] = {}
     for app in apps:
         other = of.setdefault((app.api_url, app.app_id), app.name)
         if other != app.name:
-            log.warning("apps.same", apps=[other, app.name], advice="they have one app_id: give one app one name")
+            log.warning(
+                "apps.same",
+                apps=[other, app.name],
+                advice="they have one app_id: give one app one name",
+            )
 
 
 class Apps(Mapping[str, App]):
-    """The apps as they are configured now, by name. What is wrong in a changed file is told in the log, and the apps
-    stay as they were."""
+    """The apps as they are configured now, by name. What is wrong in a changed file is told in the
+    log, and the apps stay as they were.
+    """
 
     def __init__(self, read: Callable[[], dict[str, App]]) -> None:
         self._read = read
         self.on_change: Callable[[str, str], None] = lambda app, how: None  # for the audit
         self._apps = read()
-        self._secrets = {key.get_secret_value(): key for app in self._apps.values() for key in app.keys.values()}
+        self._secrets = {
+            key.get_secret_value(): key for app in self._apps.values() for key in app.keys.values()
+        }
         self._refused: tuple[str, ...] = ()
         _warn_of_twins(self._apps.values())
 
@@ -258,18 +302,22 @@ class Apps(Mapping[str, App]):
         self._refused = ()
         if found != self._apps:
             before, self._apps = self._apps, found
-            self._secrets |= {key.get_secret_value(): key for app in found.values() for key in app.keys.values()}
+            self._secrets |= {
+                key.get_secret_value(): key for app in found.values() for key in app.keys.values()
+            }
             log.info("apps.changed", apps=sorted(found))
             _warn_of_twins(found.values())
             for name, how in _changes(before, found):
                 self.on_change(name, how)
 
     async def run(self) -> None:
-        """Read them again every second, until cancelled. By content, not by time stamps: a mounted secret is swapped
-        by a link, and a file that is referred to has a time of its own."""
+        """Read them again every second, until cancelled. By content, not by time stamps: a mounted
+        secret is swapped by a link, and a file that is referred to has a time of its own.
+        """
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
                 self.refresh()
-            except Exception as error:  # the outermost place: a reader that ended would keep an old key for good
+            except Exception as error:
+                # the outermost place: a reader that ended would keep an old key for good
                 log.error("apps.unreadable", **describe(error))

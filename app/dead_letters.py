@@ -1,4 +1,6 @@
-"""Dead letters by command: `python -m app dead-letters …` works on the database itself, beside running gateways."""
+"""Dead letters by command: `python -m app dead-letters …` works on the database itself, beside
+running gateways.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -35,14 +37,22 @@ def chosen(
     *,
     every: bool = True,
 ) -> Filter:
-    """What the words of a command choose. Raises StartRefused for words that choose nothing sensible."""
+    """What the words of a command choose. Raises StartRefused for words that choose nothing
+    sensible.
+    """
     if status is not None and status not in DEAD:
         raise StartRefused(f"--status: takes {', '.join(sorted(DEAD))}")
     if not item_ids and not every:
-        raise StartRefused("give the ids of dead letters, or --all for every one that the options choose")
+        raise StartRefused(
+            "give the ids of dead letters, or --all for every one that the options choose"
+        )
     of_status = Status(status) if status else None
     return Filter(
-        action, of_status, _ms("--since", since), _ms("--until", until), tuple(item_ids) if item_ids else None
+        action,
+        of_status,
+        _ms("--since", since),
+        _ms("--until", until),
+        tuple(item_ids) if item_ids else None,
     )
 
 
@@ -60,7 +70,10 @@ def listed(settings: Settings, app: str | None, which: Filter) -> Iterator[dict[
         for name in _apps(connection, app):
             after = 0
             while found := dead_letters.find(connection, name, which, after, PAGE, vault):
-                yield from ({"app": name} | receipt_document(one, prefix=settings.gateway_root_path) for one in found)
+                yield from (
+                    {"app": name} | receipt_document(one, prefix=settings.gateway_root_path)
+                    for one in found
+                )
                 after = found[-1].seq
 
 
@@ -70,12 +83,18 @@ def counted(settings: Settings, app: str | None, which: Filter) -> int:
         return sum(_count(connection, name, which) for name in _apps(connection, app))
 
 
-def act(settings: Settings, act: Literal["replay", "discard"], app: str | None, which: Filter) -> int:
-    """Do it, for one app or for all, with an audit record for each step; return how many it was done to."""
+def act(
+    settings: Settings, act: Literal["replay", "discard"], app: str | None, which: Filter
+) -> int:
+    """Do it, for one app or for all, with an audit record for each step; return how many it was
+    done to.
+    """
 
     def record(app: str, count: int) -> tuple[int, str]:
         now = now_ms()
-        return now, administrative_act(time=now, act=f"dead-letter.{act}", subject=f"{count} items", app=app)
+        return now, administrative_act(
+            time=now, act=f"dead-letter.{act}", subject=f"{count} items", app=app
+        )
 
     async def run() -> int:
         engine = connect_existing(settings.gateway_database_url)
@@ -86,7 +105,9 @@ def act(settings: Settings, act: Literal["replay", "discard"], app: str | None, 
             vault = Vault(settings.data_keys, None)
             outbox = Outbox(engine, writer, dedup_ms=0, max_queued=0, marks=marks, vault=vault)
             names = await outbox.dead_apps() if app is None else [app]
-            done = [await getattr(outbox, act)(name, which, partial(record, name)) for name in names]
+            done = [
+                await getattr(outbox, act)(name, which, partial(record, name)) for name in names
+            ]
             return sum(count for _, count in done)
         finally:
             await writer.stop()

@@ -1,5 +1,6 @@
-"""Enrichment as it is configured now: its file, and the database of addresses. Files are read anew all the time: a
-change needs no restart."""
+"""Enrichment as it is configured now: its file, and the database of addresses. Files are read anew
+all the time: a change needs no restart.
+"""
 
 import asyncio
 import os
@@ -48,8 +49,9 @@ def understood(text: str) -> Declared:
 
 
 class Addresses:
-    """A database of where addresses are (MaxMind's format, as GeoLite2 City). What replaces its file is taken within a
-    second; where that can't be read, the one before goes on."""
+    """A database of where addresses are (MaxMind's format, as GeoLite2 City). What replaces its
+    file is taken within a second; where that can't be read, the one before goes on.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -89,8 +91,10 @@ class Addresses:
 
 
 def _opened(path: Path) -> maxminddb.Reader:
-    """A reader of a copy: the file itself may be written over while it is being read. Where no file can be written, as
-    in a container that is read-only, the copy is in memory, which makes looking up slower."""
+    """A reader of a copy: the file itself may be written over while it is being read. Where no file
+    can be written, as in a container that is read-only, the copy is in memory, which makes looking
+    up slower.
+    """
     with path.open("rb") as original:
         try:
             with tempfile.NamedTemporaryFile(prefix="addresses-") as copy:
@@ -127,7 +131,9 @@ def _location(found: Any) -> str | None:
 
 
 class Enrichment:
-    """Makes the refiner of each call. What is wrong in a changed file is told in the log, and all stays as it was."""
+    """Makes the refiner of each call. What is wrong in a changed file is told in the log, and all
+    stays as it was.
+    """
 
     def __init__(self, file: Path | None, maxmind: Path | None, key: bytes) -> None:
         self._file = file
@@ -141,7 +147,9 @@ class Enrichment:
         return Cookbook(understood(text), self._pseudonyms)
 
     def refiner(self, app: str, key_id: str, now: int, address: str | None = None) -> Enriching:
-        """What the items of one call go through, at `now` (milliseconds since the epoch). `address`: the end user's."""
+        """What the items of one call go through, at `now` (milliseconds since the epoch).
+        `address`: the end user's.
+        """
         return Enriching(self._book.recipe(app, key_id), Facts(now, address, self._addresses.place))
 
     def refresh(self) -> None:
@@ -166,13 +174,16 @@ class Enrichment:
         self._refused.pop(what, None)
 
     async def run(self) -> None:
-        """Look at the files every second, where there are any, until cancelled. The one is compared by its content, as
-        the apps' file is; the other, which is large, by its inode, its time and its size."""
+        """Look at the files every second, where there are any, until cancelled. The one is compared
+        by its content, as the apps' file is; the other, which is large, by its inode, its time and
+        its size.
+        """
         while self._file is not None or self._addresses.configured:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
                 await asyncio.to_thread(self.refresh)
-            except Exception as error:  # the outermost place: a reader that ended would keep old rules for good
+            except Exception as error:
+                # the outermost place: a reader that ended would keep old rules for good
                 log.error("enrichment.unreadable", **describe(error))
 
 

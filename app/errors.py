@@ -1,4 +1,5 @@
-"""The tree of our errors. Nothing here knows HTTP: `api/problems.py` has the one table that turns them into answers.
+"""The tree of our errors. Nothing here knows HTTP: `api/problems.py` has the one table that turns
+them into answers.
 
 GatewayError
 ├── Refusal                  the request can't be taken; the caller can mend it
@@ -63,7 +64,8 @@ class Fault:
 
 
 class GatewayError(Exception):
-    """Anything this gateway refuses or can't do. `detail` is shown to the caller: no secret, no attribute value.
+    """Anything this gateway refuses or can't do. `detail` is shown to the caller: no secret, no
+    attribute value.
 
     `faults`: where in the request it lies, as far as one place can be named.
     """
@@ -97,7 +99,9 @@ class Invalid(Refusal):
 
     def __init__(self, faults: tuple[Fault, ...]) -> None:
         where = PLACES.get(frozenset(fault.part for fault in faults), "request")
-        super().__init__(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the {where}: see errors.")
+        super().__init__(
+            f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the {where}: see errors."
+        )
         self.faults = faults
 
 
@@ -113,7 +117,9 @@ class Erased(Refusal):
     """The item's subject was erased, and nothing is taken or sent for it for a while."""
 
     def __init__(self) -> None:
-        super().__init__("This user was erased; nothing is taken for them for a while (GATEWAY_ERASED_SECONDS).")
+        super().__init__(
+            "This user was erased; nothing is taken for them for a while (GATEWAY_ERASED_SECONDS)."
+        )
 
 
 class NotFound(Refusal):
@@ -205,7 +211,9 @@ class UpstreamUnavailable(Unable):
     `waiting`: the subjects whose items must be delivered first, where only that prevents the call.
     """
 
-    def __init__(self, detail: str, retry_after: float = 5.0, waiting: Collection[str] = ()) -> None:
+    def __init__(
+        self, detail: str, retry_after: float = 5.0, waiting: Collection[str] = ()
+    ) -> None:
         super().__init__(detail, retry_after)
         self.waiting = frozenset(waiting)
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 import structlog
 
-# Shares of the shutdown time by which work is cut off, what came of it is written down, and all else.
+# Shares of the shutdown time by which work is cut off, what came of it is written down, and all
+# else.
 CUT, SETTLE, CLOSE = 0.6, 0.8, 0.9
 GIVE_UP = 0.1  # the share that what is given up has to be answered, before it is cut off by force
 HANDLED_BY_KERNEL_SECONDS = 0.5  # after the watchdog's time; then not even a thread can run
@@ -33,7 +34,9 @@ class Lifecycle:
     waits for others.
     """
 
-    def __init__(self, shutdown_seconds: float = 20.0, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, shutdown_seconds: float = 20.0, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.shutdown_seconds = shutdown_seconds
         self.draining = False
         self.on_drain = list[Hook]()
@@ -110,14 +113,18 @@ def _run(hooks: list[Hook]) -> None:
 
 
 class Watchdog:
-    """Ends the process at a time, whatever hangs in it: a thread, the event loop, the exit itself."""
+    """Ends the process at a time, whatever hangs in it: a thread, the event loop, the exit
+    itself.
+    """
 
     def __init__(self) -> None:
         self._until: float | None = None
         self._exit_code = 1
 
     def arm_for(self, drain: float, shutdown: float) -> None:
-        """End the process when a stop should be over that drains and shuts down in so many seconds."""
+        """End the process when a stop should be over that drains and shuts down in so many
+        seconds.
+        """
         self._arm(drain + max(shutdown, CLOSE * shutdown + LEAST_SECONDS))
 
     def _arm(self, seconds: float) -> None:

@@ -1,4 +1,6 @@
-"""The application: routers, handlers, the front, and the lifespan that opens and closes the gateway."""
+"""The application: routers, handlers, the front, and the lifespan that opens and closes the
+gateway.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -40,15 +42,20 @@ from app.telemetry import Metrics
 from app.wiring import Gateway, gateway
 
 ROUTERS = tuple(
-    one.router for one in (routes, receipt_search, preview, asks, dead_letters, keys, audit, tracking, around)
+    one.router
+    for one in (routes, receipt_search, preview, asks, dead_letters, keys, audit, tracking, around)
 )
 DOORS = dict.fromkeys(sdk.PATHS, sdk.answer) | dict.fromkeys(SEGMENT_PATHS, segment.answer)
 
 
 class Application(FastAPI):
-    """FastAPI behind our front: the hot writes need nothing of what FastAPI does for each request."""
+    """FastAPI behind our front: the hot writes need nothing of what FastAPI does for each
+    request.
+    """
 
-    def __init__(self, *, metrics: Metrics, proxies: TrustedProxies, root: str, **options: Any) -> None:
+    def __init__(
+        self, *, metrics: Metrics, proxies: TrustedProxies, root: str, **options: Any
+    ) -> None:
         super().__init__(**options)
         self._front = Front(super().__call__, metrics, DOORS, proxies, root)
 
@@ -123,8 +130,9 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 
 async def _refused_key(request: Request) -> GatewayError | None:
-    """Return what is wrong with the key of a call that asks for what is not there. The call takes an item of the key,
-    where that is not done yet."""
+    """Return what is wrong with the key of a call that asks for what is not there. The call takes
+    an item of the key, where that is not done yet.
+    """
     try:
         await auth.charge(request.app.state.gateway, context.of(request.scope))
     except GatewayError as refusal:
@@ -133,7 +141,9 @@ async def _refused_key(request: Request) -> GatewayError | None:
 
 
 async def _internal_problem(request: Request, error: Exception) -> Response:
-    """A fault of ours: answered without its text; the front, which it goes on to, puts it into the log."""
+    """A fault of ours: answered without its text; the front, which it goes on to, puts it into the
+    log.
+    """
     detail = "The gateway failed on this request; it is in the log."
     return _response(problems.plain("internal", detail, *_of(request)))
 
@@ -150,12 +160,17 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     headers, detail = [], "There is nothing at this address."
     if error.status_code == 405:
         allowed = ", ".join(_allowed(request))
-        headers, detail = [(b"allow", allowed.encode())], f"{request.method} is not taken here; {allowed} is."
+        headers, detail = (
+            [(b"allow", allowed.encode())],
+            f"{request.method} is not taken here; {allowed} is.",
+        )
     return _response(problems.plain(slug, detail, *_of(request), *headers))
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods that the address takes (RFC 9110 §10.2.1); a router knows those of one of its routes alone."""
+    """The methods that the address takes (RFC 9110 §10.2.1); a router knows those of one of its
+    routes alone.
+    """
     found = {
         method
         for route in (*request.app.routes, *(one for router in ROUTERS for one in router.routes))
@@ -166,7 +181,9 @@ def _allowed(request: Request) -> list[str]:
 
 
 async def _parameter_problem(request: Request, error: Exception) -> Response:
-    """What FastAPI finds wrong in a path or a query. It looks before anybody has asked who calls: that comes first."""
+    """What FastAPI finds wrong in a path or a query. It looks before anybody has asked who calls:
+    that comes first.
+    """
     assert isinstance(error, RequestValidationError)
     about = context.of(request.scope)
     about.operation = f"{request.method} {request.scope['route'].path}"

@@ -1,8 +1,9 @@
 """The nouns of the gateway, frozen: what travels between the steps of the way.
 
-An *item* is one event or user update. A *subject* is whom an item is about: `u` + user id, or `d` + device id where no
-user is named; Leanplum locks one subject at a time, so order and one-call-at-a-time are kept per subject.
-Times are milliseconds since the epoch (`…_at`) unless said otherwise.
+An *item* is one event or user update. A *subject* is whom an item is about: `u` + user id, or `d` +
+device id where no user is named; Leanplum locks one subject at a time, so order and
+one-call-at-a-time are kept per subject. Times are milliseconds since the epoch (`…_at`) unless said
+otherwise.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -35,7 +36,9 @@ class Scope(StrEnum):
 
 
 class KeyKind(StrEnum):
-    """The kinds of Leanplum's client keys; the kind decides what may be called (Leanplum's docs, Authentication)."""
+    """The kinds of Leanplum's client keys; the kind decides what may be called (Leanplum's docs,
+    Authentication).
+    """
 
     PRODUCTION = "production"
     DEVELOPMENT = "development"
@@ -70,7 +73,8 @@ def count_by_status(statuses: Sequence[Status]) -> dict[str, int]:
 
 
 _NOT_OF_A_LINE = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
-KEY_NAME = rf"^[^{_NOT_OF_A_LINE}]*[^\s{_NOT_OF_A_LINE}][^{_NOT_OF_A_LINE}]*$"  # a line of text, and not a blank one
+# A line of text, and not a blank one
+KEY_NAME = rf"^[^{_NOT_OF_A_LINE}]*[^\s{_NOT_OF_A_LINE}][^{_NOT_OF_A_LINE}]*$"
 APP_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 SEALED = "~"  # what begins a text that is sealed, and no JSON
 ERASES = "deleteUser"  # the action that erases its subject here, too
@@ -84,11 +88,14 @@ class App:
     app_id: str
     keys: Mapping[KeyKind, SecretStr]
     api_url: str
-    rate_per_second: int | None = None  # items a second that all its callers may send together; None: no limit
+    # Items a second that all its callers may send together; None: no limit
+    rate_per_second: int | None = None
     rate_burst: int | None = None
     in_file: bool = False  # whether it is configured in the apps file
-    sdk_relayed: frozenset[str] = frozenset()  # actions at /api that are relayed, not accepted for later
-    sdk_extra: frozenset[str] = frozenset()  # actions at /api that are passed on although they are not known
+    # Actions at /api that are relayed, not accepted for later
+    sdk_relayed: frozenset[str] = frozenset()
+    # Actions at /api that are passed on although they are not known
+    sdk_extra: frozenset[str] = frozenset()
 
     def setting(self, kind: KeyKind) -> str:
         """Where its key of this kind is to be set."""
@@ -97,8 +104,10 @@ class App:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A backend that calls the gateway, as its key says. `key_id` is not secret. `apps`: the names of those that it may
-    use; None means every one. Its own limits are in items; None means the gateway's."""
+    """A backend that calls the gateway, as its key says. `key_id` is not secret. `apps`: the names
+    of those that it may use; None means every one. Its own limits are in items; None means the
+    gateway's.
+    """
 
     key_id: str
     name: str
@@ -113,12 +122,13 @@ class Caller:
 
 
 class NewItem(NamedTuple):
-    """An item that passed the rules and is not yet on disk. `body` is the JSON object that Leanplum gets, as text,
-    less what the gateway adds when it sends (action, time, reqId, uuid); with its keys sorted where the caller gave an
-    `id`, so that one content has one text.
+    """An item that passed the rules and is not yet on disk. `body` is the JSON object that Leanplum
+    gets, as text, less what the gateway adds when it sends (action, time, reqId, uuid); with its
+    keys sorted where the caller gave an `id`, so that one content has one text.
 
-    `notes`: what its receipt tells beside (a JSON object's text), None for most. `content`: what tells whether a repeat
-    of an `id` says the same, where that is not `body` itself."""
+    `notes`: what its receipt tells beside (a JSON object's text), None for most. `content`: what
+    tells whether a repeat of an `id` says the same, where that is not `body` itself.
+    """
 
     subject: str
     action: str
@@ -132,11 +142,13 @@ class NewItem(NamedTuple):
 class Notes:
     """What the steps beside the rules did to one item. Nothing here has a value of a user's.
 
-    `reshaped`: whether something changed that the rules would have to see again. `said`: fields that were made of what
-    is known at this moment alone (the clock, an address), as the caller said them; None where the caller did not.
-    `violations`: what breaks the tracking plan, or the names that Leanplum keeps, and was let through.
-    `time_correction`: seconds that an SDK's entry was moved by, since its sender's clock was wrong.
-    `moved`: what stands elsewhere than it was sent, in the order of the steps."""
+    `reshaped`: whether something changed that the rules would have to see again. `said`: fields
+    that were made of what is known at this moment alone (the clock, an address), as the caller said
+    them; None where the caller did not. `violations`: what breaks the tracking plan, or the names
+    that Leanplum keeps, and was let through. `time_correction`: seconds that an SDK's entry was
+    moved by, since its sender's clock was wrong. `moved`: what stands elsewhere than it was sent,
+    in the order of the steps.
+    """
 
     steps: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -154,8 +166,10 @@ NOTHING_REFUSED: Mapping[str, int] = MappingProxyType({})
 
 
 class Acceptance(NamedTuple):
-    """One call's items, to be committed together. Item ids that the gateway makes are UUIDv7 (RFC 9562) made of
-    `prefix`, which all items of the call share, and the item's sequence number as the last twelve hex digits."""
+    """One call's items, to be committed together. Item ids that the gateway makes are UUIDv7 (RFC
+    9562) made of `prefix`, which all items of the call share, and the item's sequence number as the
+    last twelve hex digits.
+    """
 
     app: str
     key_id: str
@@ -168,12 +182,15 @@ class Acceptance(NamedTuple):
     refused: int = 0
     batch: bool = False
     users: Sequence[str] = ()  # the keyed hashes of whom it is about, for the audit
-    refused_actions: Mapping[str, int] = NOTHING_REFUSED  # Leanplum's actions that were refused, and how often
+    # Leanplum's actions that were refused, and how often
+    refused_actions: Mapping[str, int] = NOTHING_REFUSED
 
 
 class Call(NamedTuple):
-    """One call to Leanplum, for the audit: the HTTP status that came back (None: no answer came), the numbers of its
-    items, what and whom it was about. `split`: it was refused for its size, and its items were sent again in halves."""
+    """One call to Leanplum, for the audit: the HTTP status that came back (None: no answer came),
+    the numbers of its items, what and whom it was about. `split`: it was refused for its size, and
+    its items were sent again in halves.
+    """
 
     status: int | None
     seqs: Collection[int]
@@ -188,8 +205,9 @@ since its subject was erased (then it may have no id)."""
 
 
 class Removed(NamedTuple):
-    """What an erasure removed: items that waited; that were just being sent, which is finished; dead letters; receipts
-    of other items; and ids that were remembered."""
+    """What an erasure removed: items that waited; that were just being sent, which is finished;
+    dead letters; receipts of other items; and ids that were remembered.
+    """
 
     waiting: int = 0
     in_flight: int = 0
@@ -212,7 +230,8 @@ class Item(NamedTuple):
     next_attempt_at: int
     lane: int = 0  # of its subject: what order and one-call-at-a-time are kept by
     caller: int = 0  # whose fair share it counts to
-    queued_at: int = 0  # when it was accepted, or last sent again by an operator: what its age is counted from
+    # When it was accepted, or last sent again by an operator: what its age is counted from
+    queued_at: int = 0
 
     @property
     def sealed(self) -> bool:
@@ -221,7 +240,9 @@ class Item(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Items that were read, in the order of acceptance; `whole` where no more were there to be read."""
+    """Items that were read, in the order of acceptance; `whole` where no more were there to be
+    read.
+    """
 
     items: list[Item]
     whole: bool
@@ -240,7 +261,8 @@ class Wanted:
     tail: int | None = None  # what came after this sequence number,
     leave_out: frozenset[int] = frozenset()  # but not of these callers
     backlogs: tuple[tuple[int, int, int], ...] = ()  # (caller, after, limit)
-    unread_after: int | None = None  # where the first of all backlogs begins; None where there is none
+    # Where the first of all backlogs begins; None where there is none
+    unread_after: int | None = None
     contended: bool = False  # whether several callers have a backlog
     limit: int = 5_000
 
@@ -265,7 +287,8 @@ class Found:
     replayed: dict[int, Replayed] = field(default_factory=dict)  # by lane
     tail: Page | None = None
     backlogs: list[tuple[int, Page]] = field(default_factory=list)
-    earlier: dict[int, int] = field(default_factory=dict)  # lane -> its earliest item that may not have been read
+    # Lane -> its earliest item that may not have been read
+    earlier: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +299,8 @@ class Tenure:
     surplus: int = 0
     lost: int = 0  # attempts of deliverers that are gone
     settled: int = 0  # items that left the queue with them
-    renewed: bool = True  # False: others took it for gone meanwhile, and may have sent what it has in memory
+    # False: others took it for gone meanwhile, and may have sent what it has in memory
+    renewed: bool = True
     at: int = 0  # the time of the clock by which leases end
 
 
@@ -318,7 +342,9 @@ DONE = Done()  # nearly always
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """Leanplum answered success and did nothing. `by_field`: its field `ignored` says so, whatever its text."""
+    """Leanplum answered success and did nothing. `by_field`: its field `ignored` says so, whatever
+    its text.
+    """
 
     reason: str
     is_error: bool = False
@@ -341,8 +367,10 @@ class ConfigRefused:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Something that passes: worth another try, not before `after` seconds. `throttled`: told to slow down, which is
-    not an attempt. `lost`: it was sent, and what came of it will never be known."""
+    """Something that passes: worth another try, not before `after` seconds. `throttled`: told to
+    slow down, which is not an attempt. `lost`: it was sent, and what came of it will never be
+    known.
+    """
 
     reason: str
     after: float = 0.0
@@ -365,7 +393,9 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """The item stays: `retrying` or `held`, for `wait` seconds. `counts`: whether this was an attempt."""
+    """The item stays: `retrying` or `held`, for `wait` seconds. `counts`: whether this was an
+    attempt.
+    """
 
     status: Status
     wait: float

@@ -1,4 +1,6 @@
-"""The tracking plan and the taxonomy by command: `python -m app plan …`, `python -m app taxonomy …`."""
+"""The tracking plan and the taxonomy by command: `python -m app plan …`, `python -m app taxonomy
+…`.
+"""
 
 import json
 from pathlib import Path
@@ -10,7 +12,9 @@ from app.errors import NotFound, StartRefused
 from app.settings import load
 
 plan_cli = typer.Typer(help="The tracking plan.", no_args_is_help=True)
-taxonomy_cli = typer.Typer(help="The names that an app has, of those that Leanplum keeps.", no_args_is_help=True)
+taxonomy_cli = typer.Typer(
+    help="The names that an app has, of those that Leanplum keeps.", no_args_is_help=True
+)
 
 PlanPath = Annotated[Path, typer.Argument(help="A file, or a folder of them")]
 OfApp = Annotated[str, typer.Option("--app", help="Of this app")]
@@ -19,9 +23,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead 
 
 @plan_cli.command("lint")
 def lint(
-    path: Annotated[Path | None, typer.Argument(help="A file, or a folder; default: GATEWAY_TRACKING_PLAN")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(help="A file, or a folder; default: GATEWAY_TRACKING_PLAN")
+    ] = None,
 ) -> None:
-    """Tell everything that is wrong with a plan, each in a line with its place. Ends with 1 where something is."""
+    """Tell everything that is wrong with a plan, each in a line with its place. Ends with 1 where
+    something is.
+    """
     from app.intake.plan.making import made
     from app.tracking.files import read
 
@@ -50,7 +58,9 @@ def diff(old: PlanPath, new: PlanPath) -> None:
         typer.echo(str(change))
     breaking = sum(change.breaking for change in changes)
     if breaking:
-        typer.echo(f"Breaking: {breaking} of {len(changes)} changes may refuse what was let through.")
+        typer.echo(
+            f"Breaking: {breaking} of {len(changes)} changes may refuse what was let through."
+        )
         raise typer.Exit(1)
     typer.echo("Nothing that was let through is refused." if changes else "Nothing differs.")
 
@@ -65,7 +75,10 @@ def list_names(app: OfApp = "default", as_json: AsJson = False) -> None:
     settings = load()
     names = stored(connect_to_read(settings.gateway_database_url), app)
     if as_json:
-        rows = [{"kind": one.name.kind, "name": one.name.name, "firstSeen": instant(one.first_seen)} for one in names]
+        rows = [
+            {"kind": one.name.kind, "name": one.name.name, "firstSeen": instant(one.first_seen)}
+            for one in names
+        ]
         typer.echo(json.dumps(rows, indent=2))
         return
     for kind, limit in settings.taxonomy_limits.items():

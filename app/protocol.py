@@ -1,9 +1,11 @@
-"""HTTP/1.1 as uvicorn speaks it, but with one write for an answer instead of two, and with bounds on what a caller may
-hold: the size of a head, the time that a head, a body or the reading of an answer takes, the number of connections.
+"""HTTP/1.1 as uvicorn speaks it, but with one write for an answer instead of two, and with bounds
+on what a caller may hold: the size of a head, the time that a head, a body or the reading of an
+answer takes, the number of connections.
 
-uvicorn writes an answer's head and body by themselves; each is a system call and wakes the other side. For answers as
-short as ours that is a fair part of what a request costs. The bounds cost a request next to nothing: callbacks only
-note where they are, and each connection is looked at once in a while.
+uvicorn writes an answer's head and body by themselves; each is a system call and wakes the other
+side. For answers as short as ours that is a fair part of what a request costs. The bounds cost a
+request next to nothing: callbacks only note where they are, and each connection is looked at once
+in a while.
 """
 
 import asyncio
@@ -25,7 +27,8 @@ from app.api import context, problems
 from app.lifecycle import Lifecycle
 from app.settings import Settings
 
-MAX_HEAD = 64 * 1024  # bytes of a request's line and headers together; of trailers, and of what frames chunks, too
+# Bytes of a request's line and headers together; of trailers, and of what frames chunks, too
+MAX_HEAD = 64 * 1024
 MAX_URL = 32 * 1024
 MAX_HEADERS = 100
 MAX_PIPELINED = 100
@@ -43,13 +46,16 @@ DRAIN_LOOK_SECONDS = 0.05
 UNSENT = 128 * 1024  # bytes that the kernel takes ahead, so that a reader's pace is seen
 
 IDLE, HEAD, BODY, BUSY, REFUSED = "idle", "head", "body", "busy", "refused"
-_headers_complete = HttpToolsProtocol.on_headers_complete  # by its name: super() costs more than what is done around it
+# By its name: super() costs more than what is done around it
+_headers_complete = HttpToolsProtocol.on_headers_complete
 _response_complete = HttpToolsProtocol.on_response_complete
 log = structlog.get_logger("connection")
 
 
 class _Joining:
-    """A transport that holds back what is written until the event loop's next turn, and then writes it at once."""
+    """A transport that holds back what is written until the event loop's next turn, and then writes
+    it at once.
+    """
 
     def __init__(self, transport: asyncio.Transport, linger: Callable[[], bool]) -> None:
         self._transport, self._linger = transport, linger
@@ -93,7 +99,9 @@ class _Joining:
 
 
 class _BodyReader:
-    """Hears of a body whose head was read by another parser. What follows in the same packet is refused."""
+    """Hears of a body whose head was read by another parser. What follows in the same packet is
+    refused.
+    """
 
     def __init__(self, protocol: "Protocol") -> None:
         self._protocol, self._whole = protocol, False
@@ -115,7 +123,9 @@ class _BodyReader:
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol on a joining transport, with bounds (from the settings in the app's state)."""
+    """uvicorn's protocol on a joining transport, with bounds (from the settings in the app's
+    state).
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection was opened."""
@@ -125,17 +135,22 @@ class Protocol(HttpToolsProtocol):
         self._settings: Settings = self.config.app.state.settings  # type: ignore[union-attr]
         self._lifecycle: Lifecycle = self.config.app.state.lifecycle  # type: ignore[union-attr]
         self._refused = False  # whether nothing more is answered
-        self._last: bytes | None = None  # the refusal that is said after the answers to the requests before it
-        self._ended: float | None = None  # since when the caller sends no more, and waits for an answer
-        self._lingers = REFUSED_SECONDS, REFUSED_SECONDS  # for how long then, in all and without a byte
+        # The refusal that is said after the answers to the requests before it
+        self._last: bytes | None = None
+        # Since when the caller sends no more, and waits for an answer
+        self._ended: float | None = None
+        # For how long then, in all and without a byte
+        self._lingers = REFUSED_SECONDS, REFUSED_SECONDS
         self._discards = LINGER_BYTES_UNDECLARED
-        self._ending: RequestResponseCycle | None = None  # what ends the connection if answered early
+        # What ends the connection if answered early
+        self._ending: RequestResponseCycle | None = None
         self._received = 0  # bytes
         self._beside = 0  # bytes that came since a head or a piece of a body was whole
         self._heard = self.loop.time()  # when anything came
         self._seen: tuple[str, Any] = (IDLE, None)  # what was going on at the last look
         self._since, self._before = self._heard, 0  # since when, and what had been received by then
-        self._unread: tuple[float, int] | None = None  # since when an answer is not read, and what had been by then
+        # Since when an answer is not read, and what had been by then
+        self._unread: tuple[float, int] | None = None
         self._every = min(LOOK_SECONDS, self._settings.gateway_head_seconds / 4)
         self._timer = self.loop.call_later(self._every, self._look)
         if len(self.connections) > self._settings.gateway_max_connections:
@@ -149,7 +164,9 @@ class Protocol(HttpToolsProtocol):
     # --- what comes in ------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes; the last ones, where they are neither a whole head nor a body for too long."""
+        """Some bytes; the last ones, where they are neither a whole head nor a body for too
+        long.
+        """
         size = len(data)
         self._received += size
         self._beside += size
@@ -172,7 +189,9 @@ class Protocol(HttpToolsProtocol):
             self._end_if_answered_early()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The caller sends no more. It may still read: what it asked for is answered, then the connection is closed."""
+        """The caller sends no more. It may still read: what it asked for is answered, then the
+        connection is closed.
+        """
         if self._refused or not self._busy:
             self._joining.flush()
             return False
@@ -190,9 +209,10 @@ class Protocol(HttpToolsProtocol):
         self.cycle.message_event.set()
 
     def _end_if_answered_early(self) -> None:
-        """Let an answer that comes before the body is whole end the connection, unless little of the
-        body is left. Who awaits `100 Continue` may send the body behind another answer, or may not:
-        nobody can tell what would follow then."""
+        """Let an answer that comes before the body is whole end the connection, unless little of
+        the body is left. Who awaits `100 Continue` may send the body behind another answer, or may
+        not: nobody can tell what would follow then.
+        """
         cycle = self.cycle
         if cycle is self._ending or cycle.response_started or not cycle.keep_alive:
             return
@@ -203,7 +223,12 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A head is whole. Trailers, which may come later, are none of it and are dropped."""
-        if self._beside > MAX_HEAD or len(self.headers) > MAX_HEADERS or len(self.url) > MAX_URL or self.pipeline:
+        if (
+            self._beside > MAX_HEAD
+            or len(self.headers) > MAX_HEADERS
+            or len(self.url) > MAX_URL
+            or self.pipeline
+        ):
             self._check_head()
         self._beside = 0
         before = self.cycle
@@ -213,7 +238,9 @@ class Protocol(HttpToolsProtocol):
             self._close_after(before)
 
     def _check_head(self) -> None:
-        """Raises ValueError, which ends the parsing, where the head or the pipeline is over a limit."""
+        """Raises ValueError, which ends the parsing, where the head or the pipeline is over a
+        limit.
+        """
         if self._too_much() or len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError
 
@@ -233,7 +260,9 @@ class Protocol(HttpToolsProtocol):
             cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        """A request is whole; or the parser goes no further, since another protocol was asked for."""
+        """A request is whole; or the parser goes no further, since another protocol was asked
+        for.
+        """
         if self.parser.should_upgrade() and self._framing():
             return
         self.cycle.more_body = False
@@ -244,12 +273,22 @@ class Protocol(HttpToolsProtocol):
 
     def _framing(self) -> list[tuple[bytes, bytes]]:
         """The headers that tell how long the request's body is; none where it has none."""
-        told = [one for one in self.cycle.scope["headers"] if one[0] in {b"content-length", b"transfer-encoding"}]
-        return [] if all(name == b"content-length" and int(value) == 0 for name, value in told) else told
+        told = [
+            one
+            for one in self.cycle.scope["headers"]
+            if one[0] in {b"content-length", b"transfer-encoding"}
+        ]
+        return (
+            []
+            if all(name == b"content-length" and int(value) == 0 for name, value in told)
+            else told
+        )
 
     def _go_on(self, rest: bytes) -> None:
-        """Read on where the parser stopped at an Upgrade, which is answered as if it had not been asked for (RFC 9110
-        §7.8): Java's client asks for h2c with whatever it sends, its bodies included."""
+        """Read on where the parser stopped at an Upgrade, which is answered as if it had not been
+        asked for (RFC 9110 §7.8): Java's client asks for h2c with whatever it sends, its bodies
+        included.
+        """
         if framing := self._framing():
             self.parser = httptools.HttpRequestParser(_BodyReader(self))
             head = b"".join(b"%s: %s\r\n" % field for field in framing)
@@ -287,7 +326,8 @@ class Protocol(HttpToolsProtocol):
     @property
     def _in_head(self) -> bool:
         """Whether a head has begun and is not whole: then its scope is no cycle's yet."""
-        return self.scope is not getattr(self.cycle, "scope", None)  # before the first request there is no cycle
+        # Before the first request there is no cycle
+        return self.scope is not getattr(self.cycle, "scope", None)
 
     @property
     def _busy(self) -> bool:
@@ -309,9 +349,13 @@ class Protocol(HttpToolsProtocol):
         return (BUSY, self.cycle) if self._busy else (IDLE, None)
 
     def _look(self) -> None:
-        """Once in a while: is anything too slow? What is going on is timed from the first look that finds it."""
+        """Once in a while: is anything too slow? What is going on is timed from the first look that
+        finds it.
+        """
         draining = self._lifecycle.draining
-        self._timer = self.loop.call_later(DRAIN_LOOK_SECONDS if draining else self._every, self._look)
+        self._timer = self.loop.call_later(
+            DRAIN_LOOK_SECONDS if draining else self._every, self._look
+        )
         now, seen = self.loop.time(), self._going_on()
         if seen != self._seen:
             self._seen, self._since, self._before = seen, now, self._received
@@ -320,7 +364,9 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()
         elif what is HEAD and waited > self._settings.gateway_head_seconds:
             seconds = f"{self._settings.gateway_head_seconds:g}"
-            self._refuse("request-timeout", f"The request's head was not whole after {seconds} seconds.")
+            self._refuse(
+                "request-timeout", f"The request's head was not whole after {seconds} seconds."
+            )
         elif what is BODY:
             self._look_at_body(waited)
         elif what is IDLE and now - max(self._heard, self._since) > self.timeout_keep_alive:
@@ -329,7 +375,9 @@ class Protocol(HttpToolsProtocol):
             self._close_quiet(now)
 
     def _look_at_body(self, waited: float) -> None:
-        """Too slow is what is slower than the least rate, when it was asked for. The application tells the caller."""
+        """Too slow is what is slower than the least rate, when it was asked for. The application
+        tells the caller.
+        """
         if self._ended is not None:
             self._tell_of_cut()
             if self.loop.time() - self._ended > self._settings.gateway_slow_seconds:
@@ -356,7 +404,10 @@ class Protocol(HttpToolsProtocol):
 
     def _allowed(self, size: int) -> float:
         """The seconds that so many bytes may take."""
-        return self._settings.gateway_slow_seconds + size / self._settings.gateway_least_bytes_per_second
+        return (
+            self._settings.gateway_slow_seconds
+            + size / self._settings.gateway_least_bytes_per_second
+        )
 
     def _lingered(self, now: float, waited: float) -> bool:
         most, idle = self._lingers
@@ -377,14 +428,17 @@ class Protocol(HttpToolsProtocol):
         return not self._refused or bool(self.transport.get_write_buffer_size())
 
     def _close_after(self, before: RequestResponseCycle | None) -> None:
-        """Close after the answer to the request whose head just came; not after that to the one before it."""
+        """Close after the answer to the request whose head just came; not after that to the one
+        before it.
+        """
         if before is not None and not before.response_started:
             before.keep_alive = True
         self.cycle.keep_alive = False
 
     def _close_quiet(self, now: float) -> None:
-        """Close a connection on which nothing has gone on for a while. This side ends first and reads on, so that
-        what comes in spite of that meets no reset."""
+        """Close a connection on which nothing has gone on for a while. This side ends first and
+        reads on, so that what comes in spite of that meets no reset.
+        """
         keep_alive = self.timeout_keep_alive_task
         answered = keep_alive.when() - self.timeout_keep_alive if keep_alive is not None else 0.0
         quiet = now - max(self._heard, answered)
@@ -394,7 +448,9 @@ class Protocol(HttpToolsProtocol):
         self.transport.write_eof()
 
     def _has_unread_bytes(self) -> bool:
-        """Whether the kernel has received something that the event loop has not come to read yet."""
+        """Whether the kernel has received something that the event loop has not come to read
+        yet.
+        """
         opened = self.transport.get_extra_info("socket")
         if opened is None:
             return False
@@ -411,7 +467,11 @@ class Protocol(HttpToolsProtocol):
         """
         if self._refused or self._ended is not None or not getattr(self.cycle, "more_body", False):
             return False
-        if self.cycle.disconnected or self._joining.is_closing() or not self._joining.can_write_eof():
+        if (
+            self.cycle.disconnected
+            or self._joining.is_closing()
+            or not self._joining.can_write_eof()
+        ):
             return False
         self._refused, self._beside = True, 0
         self._lingers = LINGER_SECONDS, LINGER_IDLE_SECONDS
@@ -423,20 +483,27 @@ class Protocol(HttpToolsProtocol):
         return True
 
     def _make_room(self) -> None:
-        """Close a connection on which no caller is known to wait for anything; where there is none, refuse this one.
-        First those of an address that has a large share of all, and of these the one that has been so for longest."""
+        """Close a connection on which no caller is known to wait for anything; where there is none,
+        refuse this one. First those of an address that has a large share of all, and of these the
+        one that has been so for longest.
+        """
         others = [one for one in self.connections if isinstance(one, Protocol) and one is not self]
         of_address = Counter(one._address for one in others)
         share = self._settings.gateway_max_connections / LARGE_SHARE
         found = min(
             (one for one in others if one._expendable),
-            key=lambda one: (of_address[one._address] < share, one._heard if one.idle else one._since),
+            key=lambda one: (
+                of_address[one._address] < share,
+                one._heard if one.idle else one._since,
+            ),
             default=None,
         )
         if found is not None:
             found.transport.close()
         else:
-            self._refuse("overloaded", "As many connections as may be are open.", (b"retry-after", b"5"))
+            self._refuse(
+                "overloaded", "As many connections as may be are open.", (b"retry-after", b"5")
+            )
 
     @property
     def _address(self) -> str:
@@ -444,8 +511,9 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def _expendable(self) -> bool:
-        """Whether nobody who has shown a key waits: nothing is going on, or a head or body is still coming from who
-        knows whom."""
+        """Whether nobody who has shown a key waits: nothing is going on, or a head or body is still
+        coming from who knows whom.
+        """
         what, of = self._going_on()
         if what is BODY:
             told = of.scope.get(context.CONTEXT)
@@ -453,8 +521,9 @@ class Protocol(HttpToolsProtocol):
         return what in {IDLE, HEAD, REFUSED}
 
     def _refuse(self, slug: str, detail: str, *headers: tuple[bytes, bytes]) -> None:
-        """Say why, then close. The requests before it that are whole are answered first. Nothing is said where it would
-        be taken for a part of another answer."""
+        """Say why, then close. The requests before it that are whole are answered first. Nothing is
+        said where it would be taken for a part of another answer.
+        """
         log.info("connection.refused", slug=slug, address=self._address)
         self._beside = 0
         refusal = self._problem(slug, detail, *headers)
@@ -500,15 +569,24 @@ class Protocol(HttpToolsProtocol):
     def _problem(self, slug: str, detail: str, *headers: tuple[bytes, bytes]) -> bytes:
         request_id, root = context.new_request_id(), self._settings.gateway_root_path
         answer = problems.plain(slug, detail, request_id, root, (b"connection", b"close"), *headers)
-        fields = [*self.server_state.default_headers, *answer.headers, (b"x-request-id", request_id.encode())]
+        fields = [
+            *self.server_state.default_headers,
+            *answer.headers,
+            (b"x-request-id", request_id.encode()),
+        ]
         lines = b"".join(b"%s: %s\r\n" % field for field in fields)
-        line = b"HTTP/1.1 %d %s\r\n" % (answer.status, http.HTTPStatus(answer.status).phrase.encode())
+        line = b"HTTP/1.1 %d %s\r\n" % (
+            answer.status,
+            http.HTTPStatus(answer.status).phrase.encode(),
+        )
         return line + lines + b"content-length: %d\r\n\r\n" % len(answer.body) + answer.body
 
 
 def _declared(cycle: RequestResponseCycle) -> int | None:
     """The length that a request's body is said to have; None for one in chunks."""
-    return next((int(value) for name, value in cycle.scope["headers"] if name == b"content-length"), None)
+    return next(
+        (int(value) for name, value in cycle.scope["headers"] if name == b"content-length"), None
+    )
 
 
 def _notice_slow_readers(transport: asyncio.Transport) -> None:

@@ -1,9 +1,10 @@
-"""The ids of items that came with an SDK's `reqId`: all items of one reqId are a range of ids. Pure.
+"""The ids of items that came with an SDK's `reqId`: all items of one reqId are a range of ids.
+Pure.
 
-An id is `sdk:`, a hash of the reqId, a hash of the uuid, and what tells items of the two apart. It has
-a fixed length, and behind the prefix it has digits alone: `id BETWEEN` the bounds of a reqId means the
-same in every collation, and the primary key finds it. Letters would not do: in Danish, `aa` sorts
-behind `z`. SDKs compare reqIds without regard to case, and so does this module.
+An id is `sdk:`, a hash of the reqId, a hash of the uuid, and what tells items of the two apart. It
+has a fixed length, and behind the prefix it has digits alone: `id BETWEEN` the bounds of a reqId
+means the same in every collation, and the primary key finds it. Letters would not do: in Danish,
+`aa` sorts behind `z`. SDKs compare reqIds without regard to case, and so does this module.
 """
 
 import os
@@ -39,13 +40,17 @@ def marks_one(req_id: str, uuid: str) -> bool:
 
 
 def apart(item_id: str, action: str, content: str) -> str:
-    """Return another id of the same reqId and uuid, for an item with another content; a repeat gets the same."""
+    """Return another id of the same reqId and uuid, for an item with another content; a repeat gets
+    the same.
+    """
     digest = blake2b(f"{action}\0{content}".encode(), digest_size=LAST_BYTES).digest()
     return item_id[:-LAST_DIGITS] + _last(digest)
 
 
 def bounds(req_id: str, uuid: str | None) -> Bounds:
-    """Return the bounds of the ids of all items with this reqId, and with this uuid if one is given."""
+    """Return the bounds of the ids of all items with this reqId, and with this uuid if one is
+    given.
+    """
     start = _of_request(req_id.lower())
     if uuid is not None:
         start += _of_uuid(uuid)
@@ -64,7 +69,9 @@ def _of_uuid(uuid: str) -> str:
 
 @cache
 def _of_action(action: str) -> str:
-    """Return what stands last where a repeat is known: few actions exist, so each is hashed once."""
+    """Return what stands last where a repeat is known: few actions exist, so each is hashed
+    once.
+    """
     return _last(blake2b(action.encode(), digest_size=LAST_BYTES).digest())
 
 

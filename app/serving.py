@@ -38,10 +38,12 @@ from app.telemetry import Metrics
 from app.wiring import check_bootstrap_key, gateway, prepare
 
 SANDBOX_KEYS = ("production", "development", "data_export", "content_read_only")
-SANDBOX = "sandbox"  # the name of its own keys, and of what says in the database that it is a sandbox's
+# The name of its own keys, and of what says in the database that it is a sandbox's
+SANDBOX = "sandbox"
 # Users of the examples: they exist, so that each example does what it says.
 SANDBOX_USERS = ("user-1", "user-to-erase")
-SANDBOX_DATABASE = "sqlite:///data/sandbox.db"  # never the real one: what waits there must not reach the real Leanplum
+# Never the real one: what waits there must not reach the real Leanplum
+SANDBOX_DATABASE = "sqlite:///data/sandbox.db"
 STOPS = (signal.SIGTERM, signal.SIGINT)
 CUTS_OFF = 3  # the signal that gives up what is in flight
 CUT_OFF_SHARE = 1 - CUT  # of the shutdown time, that is left then
@@ -53,7 +55,8 @@ NO_SANDBOX = (
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but a signal first makes `/readyz` fail, after the drain time refuses new work, and ends with 0.
+    """uvicorn, but a signal first makes `/readyz` fail, after the drain time refuses new work, and
+    ends with 0.
 
     A second signal ends the drain time; a third one the time that what is in flight has.
     """
@@ -107,7 +110,9 @@ class Server(uvicorn.Server):
         return [one for one in self.server_state.connections if isinstance(one, Protocol)]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Refuse new work, let what is in flight end, cut off what does not, and close the gateway."""
+        """Refuse new work, let what is in flight end, cut off what does not, and close the
+        gateway.
+        """
         self._lifecycle.refuse()
         for connection in self._connections():
             connection.drain()
@@ -125,8 +130,9 @@ class Server(uvicorn.Server):
         self._watchdog.all_is_closed()
 
     async def _close_listeners(self, sockets: list[socket.socket]) -> None:
-        """Stop listening. Who is connected already, and was not looked at yet, is taken: closing the listener would
-        reset it."""
+        """Stop listening. Who is connected already, and was not looked at yet, is taken: closing
+        the listener would reset it.
+        """
         copies = [one.dup() for one in sockets]
         for server in self.servers:
             server.close()
@@ -149,13 +155,16 @@ class Server(uvicorn.Server):
     async def _until_ended(self) -> None:
         """Wait until nothing is in flight, and no request can be on its way any more."""
         while True:
-            if not self.server_state.tasks and not any(one.open_to_work for one in self._connections()):
+            if not self.server_state.tasks and not any(
+                one.open_to_work for one in self._connections()
+            ):
                 return
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _cut_off(self, ending: "asyncio.Task[None]") -> None:
-        """What waits for others has just been told to give up. What hangs all the same is canceled, and so answered;
-        and what nobody reads is thrown away."""
+        """What waits for others has just been told to give up. What hangs all the same is canceled,
+        and so answered; and what nobody reads is thrown away.
+        """
         seconds = GIVE_UP * self._lifecycle.shutdown_seconds
         await asyncio.wait({ending}, timeout=seconds)
         for task in list(self.server_state.tasks):
@@ -185,7 +194,8 @@ def listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.gateway_host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if settings.gateway_host == "::":  # every address, also where the system's default is IPv6 alone
+    # Every address, also where the system's default is IPv6 alone
+    if settings.gateway_host == "::":
         listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     try:
         listening.bind((settings.gateway_host, settings.gateway_port))
@@ -197,10 +207,14 @@ def listen(settings: Settings) -> socket.socket:
     return listening
 
 
-def serve(settings: Settings, *, delivery: bool = True, listening: socket.socket | None = None) -> None:
+def serve(
+    settings: Settings, *, delivery: bool = True, listening: socket.socket | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartRefused where the start is refused."""
     prepare(settings)
-    settings = settings.model_copy(update={"gateway_max_connections": confines.connections(settings)})
+    settings = settings.model_copy(
+        update={"gateway_max_connections": confines.connections(settings)}
+    )
     with listening or listen(settings) as opened:
         config = uvicorn.Config(
             create_app(settings, delivery=delivery),
@@ -220,7 +234,8 @@ def serve(settings: Settings, *, delivery: bool = True, listening: socket.socket
 
 
 def deliver(settings: Settings) -> None:
-    """Deliver what others accept, until SIGTERM or SIGINT; then finish and settle what is in flight.
+    """Deliver what others accept, until SIGTERM or SIGINT; then finish and settle what is in
+    flight.
 
     Raises StartRefused where the start is refused.
     """
@@ -230,7 +245,11 @@ def deliver(settings: Settings) -> None:
 
 
 async def _deliver(settings: Settings) -> None:
-    loop, lifecycle, watchdog = asyncio.get_running_loop(), Lifecycle(settings.gateway_shutdown_seconds), Watchdog()
+    loop, lifecycle, watchdog = (
+        asyncio.get_running_loop(),
+        Lifecycle(settings.gateway_shutdown_seconds),
+        Watchdog(),
+    )
     ended = asyncio.Event()
     lifecycle.on_refuse.append(ended.set)
 
@@ -251,8 +270,9 @@ async def _deliver(settings: Settings) -> None:
 
 
 def check(settings: Settings) -> list[tuple[App, dict[KeyKind, Checked]]]:
-    """What Leanplum says of each key of each app. Raises StartRefused where no app is configured, or the enrichment
-    file can't be used."""
+    """What Leanplum says of each key of each app. Raises StartRefused where no app is configured,
+    or the enrichment file can't be used.
+    """
     enrichment.check(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
     apps = Apps(lambda: read(settings))
 
@@ -269,14 +289,20 @@ def check(settings: Settings) -> list[tuple[App, dict[KeyKind, Checked]]]:
 
 
 def sandbox(overrides: dict[str, Any]) -> None:
-    """Serve against the simulator: no Leanplum account, no settings; prints a key and a line to try it with.
+    """Serve against the simulator: no Leanplum account, no settings; prints a key and a line to try
+    it with.
 
     Raises StartRefused where a real Leanplum key is configured.
     """
     configured = load(**overrides)
     real = [kind.setting for kind in configured.leanplum_keys]
     if real := real + (["GATEWAY_APPS_FILE"] if configured.gateway_apps_file else []):
-        raise StartRefused(*(f"{name}: is set, and the sandbox must not hold a real key; unset it" for name in real))
+        raise StartRefused(
+            *(
+                f"{name}: is set, and the sandbox must not hold a real key; unset it"
+                for name in real
+            )
+        )
     check_bootstrap_key(configured)
     config = SimulatorConfig(
         production_key="prod_" + secrets.token_hex(12),
@@ -295,9 +321,12 @@ def sandbox(overrides: dict[str, Any]) -> None:
         serve(settings, listening=listening)
 
 
-def start_simulator(stack: contextlib.ExitStack, config: SimulatorConfig, configured: Settings) -> BackgroundServer:
-    """Start the simulator on its port, or on a free one where the default is taken. Raises StartRefused where a port
-    that was chosen is taken."""
+def start_simulator(
+    stack: contextlib.ExitStack, config: SimulatorConfig, configured: Settings
+) -> BackgroundServer:
+    """Start the simulator on its port, or on a free one where the default is taken. Raises
+    StartRefused where a port that was chosen is taken.
+    """
     port = configured.gateway_sandbox_port
     try:
         if port and port == configured.gateway_port:
@@ -320,17 +349,25 @@ def _against(url: str, config: SimulatorConfig, configured: Settings) -> dict[st
         "leanplum_app_id": config.app_id,
         **{f"leanplum_{kind}_key": getattr(config, f"{kind}_key") for kind in SANDBOX_KEYS},
         "leanplum_api_url": f"{url}/api",
-        **{name: value for name, value in chosen.items() if name not in configured.model_fields_set},
+        **{
+            name: value for name, value in chosen.items() if name not in configured.model_fields_set
+        },
     }
 
 
 def sandbox_key(settings: Settings) -> str:
-    """The sandbox's own key: a new one each time, since none can be read again; those of earlier ones stop working.
-    Keys that somebody has made in a sandbox go on. Raises StartRefused where the database is a real gateway's."""
+    """The sandbox's own key: a new one each time, since none can be read again; those of earlier
+    ones stop working. Keys that somebody has made in a sandbox go on. Raises StartRefused where the
+    database is a real gateway's.
+    """
     engine = connect(settings.gateway_database_url)
     try:
         stored, now = every_key(engine), now_ms()
-        given = settings.gateway_bootstrap_key.get_secret_value() if settings.gateway_bootstrap_key else None
+        given = (
+            settings.gateway_bootstrap_key.get_secret_value()
+            if settings.gateway_bootstrap_key
+            else None
+        )
         _claim(engine, fresh=not stored)
         store = KeyStore(engine, to_write(engine, settings.audit_seed).marks)
         for one in stored:
@@ -344,8 +381,9 @@ def sandbox_key(settings: Settings) -> str:
 
 
 def _claim(engine: Engine, *, fresh: bool) -> None:
-    """Write into the database that it is a sandbox's, where it is `fresh`. Raises StartRefused where it is neither
-    that nor says so: a name of a key is no sign, anybody may give it."""
+    """Write into the database that it is a sandbox's, where it is `fresh`. Raises StartRefused
+    where it is neither that nor says so: a name of a key is no sign, anybody may give it.
+    """
     with transaction(engine) as cursor:
         cursor.execute("SELECT 1 FROM own_secrets WHERE name = ?", (SANDBOX,))
         if cursor.fetchone() is not None:
@@ -356,12 +394,16 @@ def _claim(engine: Engine, *, fresh: bool) -> None:
 
 
 def _is(stored: StoredKey, key: str | None) -> bool:
-    return key is not None and any(secrets.compare_digest(one.hash, keys.digest(key)) for one in stored.secrets)
+    return key is not None and any(
+        secrets.compare_digest(one.hash, keys.digest(key)) for one in stored.secrets
+    )
 
 
 def _welcome(host: str, key: str, simulator: str) -> str:
     event = '{"userId":"user-1","event":"Purchase","value":9.99,"currencyCode":"EUR","params":{"sku":"A-1"}}'
-    headers = f"-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -H 'Prefer: wait=10'"
+    headers = (
+        f"-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -H 'Prefer: wait=10'"
+    )
     curl = f"curl -sS {host}/v1/events {headers} -d '{event}'"
     return f"""
 The gateway's sandbox: everything is real but Leanplum, which is a simulator on this machine.

@@ -17,11 +17,17 @@ from app.errors import StartRefused
 DEFAULT_SECRETS_DIR = "/run/secrets"
 SECRETS_DIR = "GATEWAY_SECRETS_DIR"
 ENV_FILE = ".env"
-ENVIRONMENT, IN_ENV_FILE, IN_SECRETS_DIR, DEFAULT = "environment", ".env file", "secrets directory", "default"
+ENVIRONMENT, IN_ENV_FILE, IN_SECRETS_DIR, DEFAULT = (
+    "environment",
+    ".env file",
+    "secrets directory",
+    "default",
+)
 PREFIXES = ("gateway_", "leanplum_")
 QUOTES = "\"'`\u201c\u201d\u2018\u2019"
 UNSEEN = "\ufeff\u200b"  # white space that `str.strip` leaves
-# What Kubernetes puts into the environment of each container for a service named gateway…, leanplum…
+# What Kubernetes puts into the environment of each container for a service named gateway…,
+# leanplum…
 SERVICE_LINK = re.compile(
     r"(GATEWAY|LEANPLUM)(_\w+)?_"
     r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
@@ -98,7 +104,9 @@ def read(names: Collection[str], secret: Collection[str], environ: Mapping[str, 
             fault = fault_of(found.value, secret=name in secret)
             if fault is not None:
                 faults.append(f"{name.upper()}: its value {_where(found)} {fault}")
-            given[name] = found if name in secret else Given(_stripped(found.value), found.source, found.path)
+            given[name] = (
+                found if name in secret else Given(_stripped(found.value), found.source, found.path)
+            )
     if faults:
         raise StartRefused(*faults)
     unknown = (
@@ -144,7 +152,9 @@ def fault_of(value: str, *, secret: bool) -> str | None:
 
 
 def secrets_dir(environ: Mapping[str, str], env_file: Mapping[str, str | None]) -> Path | None:
-    """Return the directory whose files are settings: a file's name is the variable, its content the value."""
+    """Return the directory whose files are settings: a file's name is the variable, its content the
+    value.
+    """
     named = _stripped(environ.get(SECRETS_DIR, "")) or _stripped(env_file.get(SECRETS_DIR) or "")
     if named and not Path(named).is_dir():
         raise StartRefused(f"{SECRETS_DIR}: {named} is not a directory")

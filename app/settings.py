@@ -32,11 +32,14 @@ POLICIES = ("resend", "hold")
 IN_CLEAR = "clear"  # in the place of a data key: what is new lies in clear
 DATA_KEY = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,32}):(?P<key>[A-Za-z0-9+/]{43}=)")
 RELAYED_TAKES = "the actions are " + ", ".join(RELAYABLE)
-TAXONOMY = {"events": 500, "states": 500, "params": 200, "attributes": 500}  # names that Leanplum keeps of an app
+# Names that Leanplum keeps of an app
+TAXONOMY = {"events": 500, "states": 500, "params": 200, "attributes": 500}
 
 
 def upstream(url: str) -> str:
-    """Leanplum takes keys in the body, so only https may carry them; plain http is for this machine alone."""
+    """Leanplum takes keys in the body, so only https may carry them; plain http is for this machine
+    alone.
+    """
     scheme, host, _, _ = urls.split(url)
     local = host in {"127.0.0.1", "localhost", "::1"}
     if (scheme == "https" and host) or (scheme == "http" and local):
@@ -53,7 +56,9 @@ def _unknown_policy(text: str) -> str:
     """`resend` or `hold`, then exceptions by action. Raises ValueError."""
     default, _, exceptions = text.partition(",")
     pairs = [one.partition("=") for one in exceptions.split(",") if one]
-    if default in POLICIES and all(name in DELIVERED and value in POLICIES for name, _, value in pairs):
+    if default in POLICIES and all(
+        name in DELIVERED and value in POLICIES for name, _, value in pairs
+    ):
         return text
     raise ValueError(
         "takes resend or hold, then exceptions by action, as in resend,track=hold; the actions are "
@@ -102,7 +107,12 @@ def _seed(text: SecretStr) -> SecretStr:
 def _valkey(url: SecretStr) -> SecretStr:
     text = url.get_secret_value()
     scheme, host, _, path = urls.split(text)
-    if scheme in SHARED and host and re.fullmatch(r"(/\d*)?", path) and not re.search(r"[?#]", text):
+    if (
+        scheme in SHARED
+        and host
+        and re.fullmatch(r"(/\d*)?", path)
+        and not re.search(r"[?#]", text)
+    ):
         return url
     raise ValueError(
         "takes valkey:// or redis:// (valkeys:// or rediss:// for TLS), then [USER:PASSWORD@]HOST:PORT[/DB]"
@@ -130,9 +140,15 @@ def _data_keys(text: SecretStr) -> SecretStr:
 def _limits(text: str) -> str:
     """Raises ValueError."""
     pairs = [one.partition("=") for one in text.split(",") if one]
-    if all(name in TAXONOMY and value.isdecimal() and 0 < int(value) < 10**6 for name, _, value in pairs):
+    if all(
+        name in TAXONOMY and value.isdecimal() and 0 < int(value) < 10**6
+        for name, _, value in pairs
+    ):
         return text
-    raise ValueError("takes how many names of a kind, as in events=500,params=200; kinds are " + ", ".join(TAXONOMY))
+    raise ValueError(
+        "takes how many names of a kind, as in events=500,params=200; kinds are "
+        + ", ".join(TAXONOMY)
+    )
 
 
 Positive = Annotated[int, Field(gt=0)]
@@ -142,34 +158,47 @@ Bytes = Annotated[int, Field(gt=0), BeforeValidator(units.size)]
 
 
 class Settings(BaseSettings):
-    """Every setting, by its variable's name in lower case. Immutable; secrets are masked wherever it is shown."""
+    """Every setting, by its variable's name in lower case. Immutable; secrets are masked wherever
+    it is shown.
+    """
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
     leanplum_app_id: str | None = Field(None, description="the app's id", min_length=1)
-    leanplum_production_key: SecretStr | None = Field(None, description="the production client key", min_length=1)
-    leanplum_development_key: SecretStr | None = Field(None, description="the development client key", min_length=1)
-    leanplum_data_export_key: SecretStr | None = Field(None, description="the data export client key", min_length=1)
+    leanplum_production_key: SecretStr | None = Field(
+        None, description="the production client key", min_length=1
+    )
+    leanplum_development_key: SecretStr | None = Field(
+        None, description="the development client key", min_length=1
+    )
+    leanplum_data_export_key: SecretStr | None = Field(
+        None, description="the data export client key", min_length=1
+    )
     leanplum_content_read_only_key: SecretStr | None = Field(
         None, description="the content read-only client key", min_length=1
     )
     leanplum_api_url: Annotated[str, AfterValidator(upstream)] = Field(
-        "https://api.leanplum.com/api", description="where Leanplum is: https, or http on a loopback address"
+        "https://api.leanplum.com/api",
+        description="where Leanplum is: https, or http on a loopback address",
     )
     gateway_database_url: Annotated[str, AfterValidator(_database)] = Field(
         "sqlite:///data/gateway.db", description="the database", repr=False
     )
     gateway_commit_seconds: Seconds = Field(
-        10, description="how long a commit is waited for; then 503, which says whether it may have been taken"
+        10,
+        description="how long a commit is waited for; then 503, which says whether it may have been taken",
     )
     gateway_apps_file: Path | None = Field(
-        None, description="a TOML file with several apps, as [apps.NAME] tables; read again when it changes"
+        None,
+        description="a TOML file with several apps, as [apps.NAME] tables; read again when it changes",
     )
     gateway_enrichment_file: Path | None = Field(
-        None, description="a TOML file that says how items are enriched, and which values must go; read again likewise"
+        None,
+        description="a TOML file that says how items are enriched, and which values must go; read again likewise",
     )
     gateway_maxmind_file: Path | None = Field(
-        None, description="a MaxMind database (GeoLite2 City or alike) of where addresses are; read again likewise"
+        None,
+        description="a MaxMind database (GeoLite2 City or alike) of where addresses are; read again likewise",
     )
     gateway_trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
         "",
@@ -185,18 +214,26 @@ class Settings(BaseSettings):
         "field out; forward sends the end user's address and language to Leanplum where an SDK waits for the answer",
     )
     gateway_shared_limits_url: Annotated[SecretStr, AfterValidator(_valkey)] | None = Field(
-        None, description="a Valkey or Redis in which replicas share the limits; without it each keeps its own"
+        None,
+        description="a Valkey or Redis in which replicas share the limits; without it each keeps its own",
     )
     gateway_shared_limits_timeout_seconds: Seconds = Field(
-        0.05, description="how long a call waits for the shared limits before each replica keeps a share by itself"
+        0.05,
+        description="how long a call waits for the shared limits before each replica keeps a share by itself",
     )
     gateway_bootstrap_key: SecretStr | None = Field(
-        None, description="a caller key with every scope, made at the first start when no key exists yet"
+        None,
+        description="a caller key with every scope, made at the first start when no key exists yet",
     )
     gateway_host: str = Field("127.0.0.1", description="the address to listen on")
-    gateway_port: int = Field(8000, ge=0, le=65535, description="the port to listen on; 0 takes a free one")
+    gateway_port: int = Field(
+        8000, ge=0, le=65535, description="the port to listen on; 0 takes a free one"
+    )
     gateway_sandbox_port: int = Field(
-        8001, ge=0, le=65535, description="the simulator's port under serve --sandbox; 0 takes a free one"
+        8001,
+        ge=0,
+        le=65535,
+        description="the simulator's port under serve --sandbox; 0 takes a free one",
     )
     gateway_log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least level logged"
@@ -205,25 +242,43 @@ class Settings(BaseSettings):
         "auto", description="json or console; auto is console on a terminal, else json"
     )
     gateway_max_batch_items: Positive = Field(1_000, description="items in one batch")
-    gateway_max_body_bytes: Bytes = Field(5 * 1024 * 1024, description="bytes of one body, after decompression")
-    gateway_dedup_seconds: Seconds = Field(86_400, description="how long an item's id is remembered")
-    gateway_rate_per_second: Positive = Field(1_000, description="items a second for each caller key")
-    gateway_rate_burst: Positive = Field(5_000, description="items at once for each caller key")
-    gateway_failed_auth_per_minute: Positive = Field(50, description="failed authentications a minute for each address")
-    gateway_max_connections: Positive = Field(5_000, description="connections of callers at once, idle ones too")
-    gateway_max_held_bytes: Bytes = Field(
-        256 * 1024 * 1024, description="bytes of large bodies being read at once, of all callers together"
+    gateway_max_body_bytes: Bytes = Field(
+        5 * 1024 * 1024, description="bytes of one body, after decompression"
     )
-    gateway_head_seconds: Seconds = Field(10, description="how long the head of a request may take to come")
+    gateway_dedup_seconds: Seconds = Field(
+        86_400, description="how long an item's id is remembered"
+    )
+    gateway_rate_per_second: Positive = Field(
+        1_000, description="items a second for each caller key"
+    )
+    gateway_rate_burst: Positive = Field(5_000, description="items at once for each caller key")
+    gateway_failed_auth_per_minute: Positive = Field(
+        50, description="failed authentications a minute for each address"
+    )
+    gateway_max_connections: Positive = Field(
+        5_000, description="connections of callers at once, idle ones too"
+    )
+    gateway_max_held_bytes: Bytes = Field(
+        256 * 1024 * 1024,
+        description="bytes of large bodies being read at once, of all callers together",
+    )
+    gateway_head_seconds: Seconds = Field(
+        10, description="how long the head of a request may take to come"
+    )
     gateway_slow_seconds: Seconds = Field(
-        30, description="how long a body, or the reading of an answer, may take beyond its size at the least rate"
+        30,
+        description="how long a body, or the reading of an answer, may take beyond its size at the least rate",
     )
     gateway_least_bytes_per_second: Bytes = Field(
         10_000, description="the least rate at which a body must come, and an answer be read"
     )
     gateway_max_queued_items: Positive = Field(10_000_000, description="items that may wait")
-    gateway_upstream_concurrency: Positive = Field(16, description="calls to Leanplum in flight at once")
-    gateway_upstream_timeout_seconds: Seconds = Field(30, description="how long one call to Leanplum may take")
+    gateway_upstream_concurrency: Positive = Field(
+        16, description="calls to Leanplum in flight at once"
+    )
+    gateway_upstream_timeout_seconds: Seconds = Field(
+        30, description="how long one call to Leanplum may take"
+    )
     gateway_upstream_max_response_bytes: Bytes = Field(
         MAX_RESPONSE_BYTES,
         description="bytes of one of Leanplum's answers, compressed or not; a larger one is not read",
@@ -240,18 +295,28 @@ class Settings(BaseSettings):
         description="certificates (PEM) of authorities that are trusted beside the usual ones on the way to Leanplum",
     )
     gateway_upstream_trust_env: bool = Field(
-        False, description="whether HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR count on the way to Leanplum"
+        False,
+        description="whether HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR count on the way to Leanplum",
     )
-    gateway_relay_concurrency: Positive = Field(64, description="calls to Leanplum at once that callers wait for")
+    gateway_relay_concurrency: Positive = Field(
+        64, description="calls to Leanplum at once that callers wait for"
+    )
     gateway_relay_timeout_seconds: Seconds = Field(
-        7, description="how long a call to Leanplum may take that a caller waits for; SDKs give up after 10"
+        7,
+        description="how long a call to Leanplum may take that a caller waits for; SDKs give up after 10",
     )
     gateway_cache_seconds: Annotated[float, Duration] = Field(
-        30, ge=0, le=86_400, description="how old an answer about messages, tests, variants or categories may be"
+        30,
+        ge=0,
+        le=86_400,
+        description="how old an answer about messages, tests, variants or categories may be",
     )
-    gateway_max_upload_bytes: Bytes = Field(50_000_000, description="bytes of one upload, all files together")
+    gateway_max_upload_bytes: Bytes = Field(
+        50_000_000, description="bytes of one upload, all files together"
+    )
     gateway_sdk_max_body_bytes: Bytes = Field(
-        24 * 1024 * 1024, description="bytes of one SDK's call, which may have 10,000 entries as an encoded form"
+        24 * 1024 * 1024,
+        description="bytes of one SDK's call, which may have 10,000 entries as an encoded form",
     )
     gateway_sdk_relayed_actions: Annotated[str, AfterValidator(_relayed)] = Field(
         "",
@@ -264,24 +329,36 @@ class Settings(BaseSettings):
         "exact names with commas between",
     )
     gateway_unknown_policy: Annotated[str, AfterValidator(_unknown_policy)] = Field(
-        "resend", description="whether what was sent, and whose answer was lost, is sent again: resend or hold"
+        "resend",
+        description="whether what was sent, and whose answer was lost, is sent again: resend or hold",
     )
-    gateway_dead_letter_seconds: Seconds = Field(30 * 86_400, description="how long a dead letter is kept")
-    gateway_audit_seconds: Seconds = Field(90 * 86_400, description="how long an audit record is kept")
+    gateway_dead_letter_seconds: Seconds = Field(
+        30 * 86_400, description="how long a dead letter is kept"
+    )
+    gateway_audit_seconds: Seconds = Field(
+        90 * 86_400, description="how long an audit record is kept"
+    )
     gateway_audit_key: Annotated[SecretStr, AfterValidator(_seed)] | None = Field(
-        None, description="what signs the audit and hashes users' ids; default: made once, kept in the database"
+        None,
+        description="what signs the audit and hashes users' ids; default: made once, kept in the database",
     )
     gateway_data_key: Annotated[SecretStr, AfterValidator(_data_keys)] | None = Field(
-        None, description="what seals bodies on the disk, as ID:BASE64; the first seals, all open; default: in clear"
+        None,
+        description="what seals bodies on the disk, as ID:BASE64; the first seals, all open; default: in clear",
     )
     gateway_erased_seconds: Annotated[float, Duration] = Field(
-        86_400, ge=0, le=366 * 86_400, description="how long items of a user are refused who was erased"
+        86_400,
+        ge=0,
+        le=366 * 86_400,
+        description="how long items of a user are refused who was erased",
     )
     gateway_tracking_plan: Path | None = Field(
-        None, description="a tracking plan: a YAML file, or a folder of them; read again when it changes"
+        None,
+        description="a tracking plan: a YAML file, or a folder of them; read again when it changes",
     )
     gateway_taxonomy_policy: Literal["off", "warn", "enforce"] = Field(
-        "warn", description="what becomes of names beyond those that Leanplum keeps: off, warn or enforce"
+        "warn",
+        description="what becomes of names beyond those that Leanplum keeps: off, warn or enforce",
     )
     gateway_taxonomy_limits: Annotated[str, AfterValidator(_limits)] = Field(
         ",".join(f"{kind}={limit}" for kind, limit in TAXONOMY.items()),
@@ -290,12 +367,15 @@ class Settings(BaseSettings):
     gateway_taxonomy_warn_percent: float = Field(
         90, ge=0, le=100, description="the share of a limit from which on new names are warned of"
     )
-    gateway_retry_window: Seconds = Field(86_400, description="seconds after which an undelivered item is given up")
+    gateway_retry_window: Seconds = Field(
+        86_400, description="seconds after which an undelivered item is given up"
+    )
     gateway_drain_seconds: Annotated[float, Duration] = Field(
         5, ge=0, le=86_400, description="seconds between SIGTERM and refusing new work"
     )
     gateway_shutdown_seconds: Annotated[Positive, Duration] = Field(
-        20, description="seconds within which what is in flight ends, and the process, once new work is refused"
+        20,
+        description="seconds within which what is in flight ends, and the process, once new work is refused",
     )
 
     @classmethod
@@ -314,20 +394,30 @@ class Settings(BaseSettings):
     def not_twice(self) -> frozenset[str]:
         """The actions that are not sent again where an answer was lost."""
         default, _, exceptions = self.gateway_unknown_policy.partition(",")
-        told = dict.fromkeys(DELIVERED, default) | dict(one.split("=") for one in exceptions.split(",") if one)
+        told = dict.fromkeys(DELIVERED, default) | dict(
+            one.split("=") for one in exceptions.split(",") if one
+        )
         return frozenset(action for action, policy in told.items() if policy == "hold")
 
     @property
     def route(self) -> Route:
-        """How Leanplum is reached. Raises StartRefused where it can't be, whatever Leanplum does."""
-        route = Route(self.gateway_upstream_proxy, self.gateway_upstream_ca_file, self.gateway_upstream_trust_env)
+        """How Leanplum is reached. Raises StartRefused where it can't be, whatever Leanplum
+        does.
+        """
+        route = Route(
+            self.gateway_upstream_proxy,
+            self.gateway_upstream_ca_file,
+            self.gateway_upstream_trust_env,
+        )
         if faults := list(route.faults()):
             raise StartRefused(*faults)
         return route
 
     @property
     def sdk_relayed(self) -> frozenset[str]:
-        """The actions at the SDK door that are relayed although they could be accepted for later."""
+        """The actions at the SDK door that are relayed although they could be accepted for
+        later.
+        """
         return frozenset(listed(self.gateway_sdk_relayed_actions))
 
     @property
@@ -344,7 +434,11 @@ class Settings(BaseSettings):
     @property
     def trusted_proxies(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """The networks of the proxies that are believed."""
-        return tuple(ip_network(one.strip()) for one in self.gateway_trusted_proxies.split(",") if one.strip())
+        return tuple(
+            ip_network(one.strip())
+            for one in self.gateway_trusted_proxies.split(",")
+            if one.strip()
+        )
 
     @property
     def audit_seed(self) -> bytes | None:
@@ -372,17 +466,23 @@ class Settings(BaseSettings):
 
 
 def read(environ: Mapping[str, str] = os.environ) -> setting_sources.Read:
-    """Read every source of settings. Raises StartRefused with a line for each that can't be read."""
+    """Read every source of settings. Raises StartRefused with a line for each that can't be
+    read.
+    """
     return setting_sources.read(Settings.model_fields, _secret(), environ)
 
 
 def load(environ: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
-    """Read the settings; `overrides` (by field name) win. Raises StartRefused with a line for each bad one."""
+    """Read the settings; `overrides` (by field name) win. Raises StartRefused with a line for each
+    bad one.
+    """
     return made(read(environ), **overrides)
 
 
 def made(found: setting_sources.Read, **overrides: Any) -> Settings:
-    """Make the settings of what was read; `overrides` win. Raises StartRefused with a line for each bad one."""
+    """Make the settings of what was read; `overrides` win. Raises StartRefused with a line for each
+    bad one.
+    """
     values: dict[str, Any] = {name: one.value for name, one in found.given.items()}
     try:
         return Settings(**values | overrides)
@@ -392,7 +492,9 @@ def made(found: setting_sources.Read, **overrides: Any) -> Settings:
 
 def _secret() -> set[str]:
     """The names of the settings that are secrets, or may have one in them."""
-    return URLS | {name for name, one in Settings.model_fields.items() if "SecretStr" in str(one.annotation)}
+    return URLS | {
+        name for name, one in Settings.model_fields.items() if "SecretStr" in str(one.annotation)
+    }
 
 
 def _lines(error: ValidationError) -> Iterator[str]:

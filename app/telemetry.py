@@ -1,4 +1,5 @@
-"""What the gateway says of itself: log lines and metrics. Nothing here ever sees a secret or an attribute value.
+"""What the gateway says of itself: log lines and metrics. Nothing here ever sees a secret or an
+attribute value.
 
 One fact, one wide line, named `noun.verb`.
 """
@@ -17,16 +18,28 @@ from typing import Any, BinaryIO, cast
 import orjson
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from app.clock import instant, now_ms
 
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
 
 
 def configure_logging(level: str, form: str) -> None:
-    """Log to standard output: one JSON object a line, or for a terminal. Libraries' own lines take the same way."""
+    """Log to standard output: one JSON object a line, or for a terminal. Libraries' own lines take
+    the same way.
+    """
     if form == "auto":
         form = "console" if sys.stdout.isatty() else "json"
     if form == "json":
@@ -53,17 +66,22 @@ def configure_logging(level: str, form: str) -> None:
     sys.unraisablehook = lambda told: _uncaught(told.exc_value)
     root = logging.getLogger()
     root.handlers = [_Forward()]
-    root.setLevel(max(LEVELS[level], logging.WARNING))  # libraries speak of their insides; only their warnings are news
+    # Libraries speak of their insides; only their warnings are news
+    root.setLevel(max(LEVELS[level], logging.WARNING))
 
 
 def _uncaught(error: BaseException | None) -> None:
-    """What nobody caught: Python itself would print its text, which may hold what a caller sent, or a key."""
+    """What nobody caught: Python itself would print its text, which may hold what a caller sent, or
+    a key.
+    """
     if error is not None:
         structlog.get_logger("gateway").error("error.uncaught", **describe(error))
 
 
 class _Direct:
-    """A structlog logger without its chain of processors, which would cost a request more than its validation does."""
+    """A structlog logger without its chain of processors, which would cost a request more than its
+    validation does.
+    """
 
     def __init__(self, lines: "Lines", processors: object = None, context: object = None) -> None:
         self._lines = lines
@@ -86,14 +104,21 @@ class _Direct:
 
     def log(self, level: int, event: str, **fields: Any) -> None:
         """By the level's number."""
-        getattr(self, "error" if level >= logging.ERROR else "warning" if level >= logging.WARNING else "info")(
-            event, **fields
-        )
+        getattr(
+            self,
+            "error"
+            if level >= logging.ERROR
+            else "warning"
+            if level >= logging.WARNING
+            else "info",
+        )(event, **fields)
 
 
 def _direct(least: int) -> type[_Direct]:
     """The logger that says only what is of the least level or above."""
-    silent = {name: lambda self, event, **fields: None for name, level in LEVELS.items() if level < least}
+    silent = {
+        name: lambda self, event, **fields: None for name, level in LEVELS.items() if level < least
+    }
     return type("Direct", (_Direct,), silent)
 
 
@@ -102,7 +127,9 @@ Line = tuple[str, int, str, dict[str, Any]]  # level, when (ms), event, fields
 
 def _rendered(line: Line) -> bytes:
     level, at, event, fields = line
-    return orjson.dumps({"timestamp": instant(at), "level": level, "event": event, **fields}, default=str)
+    return orjson.dumps(
+        {"timestamp": instant(at), "level": level, "event": event, **fields}, default=str
+    )
 
 
 class _Terminal(structlog.PrintLogger):
@@ -120,9 +147,10 @@ FLUSH_SECONDS = 0.1
 
 
 class Lines:
-    """Writes log lines. A write to a file for each request would cost more than the request, so lines of no urgency are
-    gathered for a tenth of a second, then rendered and written together; warnings and errors go out at once, and take
-    those before them along."""
+    """Writes log lines. A write to a file for each request would cost more than the request, so
+    lines of no urgency are gathered for a tenth of a second, then rendered and written together;
+    warnings and errors go out at once, and take those before them along.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._lines, self._lock = file, list[Line](), threading.Lock()
@@ -146,8 +174,10 @@ class Lines:
         self.flush()
 
     def flush(self) -> None:
-        """Write what was gathered. What can't be, on a full disk or since nobody reads any more, is counted, and told
-        when it can be again: whoever logs, the one thread that writes among them, must go on."""
+        """Write what was gathered. What can't be, on a full disk or since nobody reads any more, is
+        counted, and told when it can be again: whoever logs, the one thread that writes among them,
+        must go on.
+        """
         with self._lock:
             lines, self._lines, self._timer = self._lines, [], None
             lost, self._lost = (self._lost, 0) if lines else (0, self._lost)
@@ -163,8 +193,9 @@ class Lines:
 
 
 class _Forward(logging.Handler):
-    """Lines of the standard library's logging, as lines of ours. A traceback is told as its kind and place: the values
-    in it stay where they are."""
+    """Lines of the standard library's logging, as lines of ours. A traceback is told as its kind
+    and place: the values in it stay where they are.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         details: dict[str, Any] = {"logger": record.name}
@@ -178,7 +209,9 @@ class _Forward(logging.Handler):
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """An error's kind and the places it came through, never its text: that may hold what a caller sent."""
+    """An error's kind and the places it came through, never its text: that may hold what a caller
+    sent.
+    """
     places = []
     at = error.__traceback__
     while at is not None:
@@ -188,13 +221,17 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 
 class Metrics:
-    """The numbers at `/metrics`. One registry for each app object, so that tests don't share them."""
+    """The numbers at `/metrics`. One registry for each app object, so that tests don't share
+    them.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = RequestTally()
         self.registry.register(self.requests)
-        self.accepted = Counter("leanplum_gateway_items_accepted", "Items accepted", registry=self.registry)
+        self.accepted = Counter(
+            "leanplum_gateway_items_accepted", "Items accepted", registry=self.registry
+        )
         self.segment = Counter(
             "leanplum_gateway_segment_messages",
             "Messages at the Segment door by what became of them",
@@ -202,7 +239,10 @@ class Metrics:
             registry=self.registry,
         )
         self.settled = Counter(
-            "leanplum_gateway_items_settled", "Items by what became of them", ["status"], registry=self.registry
+            "leanplum_gateway_items_settled",
+            "Items by what became of them",
+            ["status"],
+            registry=self.registry,
         )
         self.postponed = Counter(
             "leanplum_gateway_items_postponed",
@@ -216,11 +256,20 @@ class Metrics:
             ["app", "warning"],
             registry=self.registry,
         )
-        self.calls = Counter("leanplum_gateway_leanplum_calls", "Calls to Leanplum", ["status"], registry=self.registry)
-        self.call_seconds = Histogram(
-            "leanplum_gateway_leanplum_call_seconds", "Time of a call to Leanplum", registry=self.registry
+        self.calls = Counter(
+            "leanplum_gateway_leanplum_calls",
+            "Calls to Leanplum",
+            ["status"],
+            registry=self.registry,
         )
-        self.queued = Gauge("leanplum_gateway_queued_items", "Items waiting", registry=self.registry)
+        self.call_seconds = Histogram(
+            "leanplum_gateway_leanplum_call_seconds",
+            "Time of a call to Leanplum",
+            registry=self.registry,
+        )
+        self.queued = Gauge(
+            "leanplum_gateway_queued_items", "Items waiting", registry=self.registry
+        )
         self.audit_not_sealed = Gauge(
             "leanplum_gateway_audit_not_sealed",
             "1 while the audit is not sealed, or what is old of it not removed, whatever the cause",
@@ -232,16 +281,27 @@ class Metrics:
             registry=self.registry,
         )
         self.apps_refused = Gauge(
-            "leanplum_gateway_apps_refused", "1 while a changed apps file is refused", registry=self.registry
+            "leanplum_gateway_apps_refused",
+            "1 while a changed apps file is refused",
+            registry=self.registry,
         )
         self.held = Gauge(
-            "leanplum_gateway_held", "1 while Leanplum refuses our key or app", ["app"], registry=self.registry
+            "leanplum_gateway_held",
+            "1 while Leanplum refuses our key or app",
+            ["app"],
+            registry=self.registry,
         )
         self.circuit_open = Gauge(
-            "leanplum_gateway_circuit_open", "1 while calls to Leanplum lead nowhere", ["app"], registry=self.registry
+            "leanplum_gateway_circuit_open",
+            "1 while calls to Leanplum lead nowhere",
+            ["app"],
+            registry=self.registry,
         )
         self.call_rate = Gauge(
-            "leanplum_gateway_call_rate", "Calls to Leanplum allowed a second", ["app"], registry=self.registry
+            "leanplum_gateway_call_rate",
+            "Calls to Leanplum allowed a second",
+            ["app"],
+            registry=self.registry,
         )
         self.plan_violations = Counter(
             "leanplum_gateway_plan_violations",
@@ -257,9 +317,11 @@ class Metrics:
         )
         self.taxonomy = NameCounts()
         self.registry.register(self.taxonomy)
-        self.redirects: dict[str, str] = {}  # the host to which Leanplum sends us, of apps that are held for that
+        # The host to which Leanplum sends us, of apps that are held for that
+        self.redirects: dict[str, str] = {}
         self.states_since: dict[str, int] = {}  # since when, in milliseconds
-        self.states: dict[str, str] = {}  # how the way to Leanplum is, by app: closed (as it should be), open, held
+        # How the way to Leanplum is, by app: closed (as it should be), open, held
+        self.states: dict[str, str] = {}
 
     def count_warnings(self, app: str, labels: Iterable[str]) -> None:
         """Count warnings of Leanplum's by their labels (`leanplum/warning_labels.py`)."""
@@ -290,8 +352,9 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10
 
 
 class RequestTally(Collector):
-    """Requests answered and how long each took. Plain lists that become metrics when they are asked for: the library's
-    own counters take a lock for each number."""
+    """Requests answered and how long each took. Plain lists that become metrics when they are asked
+    for: the library's own counters take a lock for each number.
+    """
 
     def __init__(self) -> None:
         self._answered: dict[tuple[str, int], int] = {}
@@ -309,11 +372,15 @@ class RequestTally(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The metrics as they are now."""
-        requests = CounterMetricFamily("leanplum_gateway_requests", "Requests answered", labels=["operation", "status"])
+        requests = CounterMetricFamily(
+            "leanplum_gateway_requests", "Requests answered", labels=["operation", "status"]
+        )
         for (operation, status), count in list(self._answered.items()):
             requests.add_metric([operation, str(status)], count)
         yield requests
-        seconds = HistogramMetricFamily("leanplum_gateway_request_seconds", "Time to answer", labels=["operation"])
+        seconds = HistogramMetricFamily(
+            "leanplum_gateway_request_seconds", "Time to answer", labels=["operation"]
+        )
         for operation, times in list(self._times.items()):
             upto = [*accumulate(times[:-1])]
             buckets = [*zip([*map(str, BUCKETS), "+Inf"], upto, strict=True)]
@@ -330,12 +397,16 @@ class NameCounts(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The metrics as they are now."""
-        names = GaugeMetricFamily("leanplum_gateway_taxonomy_names", "Names of an app", labels=["app", "kind"])
+        names = GaugeMetricFamily(
+            "leanplum_gateway_taxonomy_names", "Names of an app", labels=["app", "kind"]
+        )
         for app, kinds in self.counts().items():
             for kind, count in kinds.items():
                 names.add_metric([app, kind], count)
         yield names
-        caps = GaugeMetricFamily("leanplum_gateway_taxonomy_limit", "Names that Leanplum keeps", labels=["kind"])
+        caps = GaugeMetricFamily(
+            "leanplum_gateway_taxonomy_limit", "Names that Leanplum keeps", labels=["kind"]
+        )
         for kind, cap in self.caps.items():
             caps.add_metric([kind], cap)
         yield caps

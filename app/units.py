@@ -4,7 +4,13 @@ import re
 from decimal import Decimal
 
 MILLISECOND = Decimal("0.001")
-SECONDS = {"ms": MILLISECOND, "s": Decimal(1), "m": Decimal(60), "h": Decimal(3_600), "d": Decimal(86_400)}
+SECONDS = {
+    "ms": MILLISECOND,
+    "s": Decimal(1),
+    "m": Decimal(60),
+    "h": Decimal(3_600),
+    "d": Decimal(86_400),
+}
 BYTES = {
     "B": 1,
     "KB": 1_000,

@@ -31,9 +31,7 @@ SEGMENT = re.compile(r"[A-Za-z0-9._~-]+")
 MOST_PREFIX = 256
 # Behind it /segment/v1/batch may be Segment's, or /v1/batch: nobody can tell.
 AMBIGUOUS = "/segment"
-PREFIX_TAKES = (
-    f"takes a path such as /leanplum, with A-Z a-z 0-9 . _ ~ - and / alone, of at most {MOST_PREFIX} characters"
-)
+PREFIX_TAKES = f"takes a path such as /leanplum, with A-Z a-z 0-9 . _ ~ - and / alone, of at most {MOST_PREFIX} characters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +182,9 @@ def is_secret(name: str) -> bool:
 
 
 def split(url: str) -> tuple[str, str | None, int | None, str]:
-    """Return scheme, host, port and path. Raises ValueError, whose text repeats nothing of the URL."""
+    """Return scheme, host, port and path. Raises ValueError, whose text repeats nothing of the
+    URL.
+    """
     try:
         parts = urlsplit(url)
         return parts.scheme, parts.hostname, parts.port, parts.path
@@ -200,7 +200,9 @@ def path_prefix(text: str) -> str:
     plain = text.strip().removesuffix("/")
     path = f"/{plain.removeprefix('/')}" if plain else ""
     segments = path.split("/")[1:]
-    if len(path) > MOST_PREFIX or not all(SEGMENT.fullmatch(one) and one.strip(".") for one in segments):
+    if len(path) > MOST_PREFIX or not all(
+        SEGMENT.fullmatch(one) and one.strip(".") for one in segments
+    ):
         raise ValueError(PREFIX_TAKES)
     if path == AMBIGUOUS:
         raise ValueError(f"can't be {AMBIGUOUS}: the gateway's own paths begin with it")

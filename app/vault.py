@@ -1,8 +1,10 @@
-"""The vault: seals what callers sent before it rests on the disk, and opens it again when it is needed.
+"""The vault: seals what callers sent before it rests on the disk, and opens it again when it is
+needed.
 
-A sealed text is `~ID.BASE64`, which no JSON begins with: the id of the data key, then a nonce of 96 random bits and
-what AES-256-GCM (NIST SP 800-38D) makes of the text. It is bound to its place: elsewhere it can't be opened.
-Without a key for sealing a text stays as it is; what was sealed before is opened all the same.
+A sealed text is `~ID.BASE64`, which no JSON begins with: the id of the data key, then a nonce of 96
+random bits and what AES-256-GCM (NIST SP 800-38D) makes of the text. It is bound to its place:
+elsewhere it can't be opened. Without a key for sealing a text stays as it is; what was sealed
+before is opened all the same.
 """
 
 import base64
@@ -41,13 +43,16 @@ def said_place(app: str, seq: int) -> str:
 
 
 class Vault:
-    """Seals with one key, opens with several; and makes the keyed hashes of what is not kept. `keys` are 32 bytes each,
-    by their id; `sealing` is the id of the one that seals, None where texts stay in clear."""
+    """Seals with one key, opens with several; and makes the keyed hashes of what is not kept.
+    `keys` are 32 bytes each, by their id; `sealing` is the id of the one that seals, None where
+    texts stay in clear.
+    """
 
     def __init__(self, keys: Mapping[str, bytes], sealing: str | None, secret: bytes = b"") -> None:
         self._ciphers = {key_id: AESGCM(key) for key_id, key in keys.items()}
         self.fingerprints = {
-            key_id: hashlib.blake2b(key, digest_size=16, person=FINGERPRINT).digest() for key_id, key in keys.items()
+            key_id: hashlib.blake2b(key, digest_size=16, person=FINGERPRINT).digest()
+            for key_id, key in keys.items()
         }
         self.sealing = sealing
         self._head = "" if sealing is None else f"{SEALED}{sealing}."
@@ -64,22 +69,34 @@ class Vault:
         return text if sealer is None else sealer(text, where)
 
     def sealer(self, most: int) -> Callable[[str, str], str] | None:
-        """What seals at most so many texts, for which chance is asked once; None where texts stay as they are."""
+        """What seals at most so many texts, for which chance is asked once; None where texts stay
+        as they are.
+        """
         if self.sealing is None:
             return None
-        encrypt, head, encoded = self._ciphers[self.sealing].encrypt, self._head, binascii.b2a_base64
+        encrypt, head, encoded = (
+            self._ciphers[self.sealing].encrypt,
+            self._head,
+            binascii.b2a_base64,
+        )
         chance = os.urandom(most * NONCE_BYTES)
         nonces = iter([chance[at : at + NONCE_BYTES] for at in range(0, len(chance), NONCE_BYTES)])
 
         def seal(text: str, where: str) -> str:
             nonce = next(nonces)
-            return head + encoded(nonce + encrypt(nonce, text.encode(), where.encode()), newline=False).decode()
+            return (
+                head
+                + encoded(
+                    nonce + encrypt(nonce, text.encode(), where.encode()), newline=False
+                ).decode()
+            )
 
         return seal
 
     def open(self, stored: str, where: str) -> str:
-        """The text that rests at the place. What was sealed by a key that isn't here is given as it is, so it begins
-        with `~`; what was changed since, or belongs elsewhere, as `~` alone."""
+        """The text that rests at the place. What was sealed by a key that isn't here is given as it
+        is, so it begins with `~`; what was changed since, or belongs elsewhere, as `~` alone.
+        """
         if stored[:1] != SEALED:
             return stored
         key_id, _, sealed = stored[1:].partition(".")
@@ -92,7 +109,9 @@ class Vault:
             return SPOILED
 
     def read(self, stored: str, where: str) -> str:
-        """The same, for whoever can't do without. Raises StorageUnavailable where it can't be opened."""
+        """The same, for whoever can't do without. Raises StorageUnavailable where it can't be
+        opened.
+        """
         if (text := self.open(stored, where))[:1] == SEALED:
             raise StorageUnavailable(unopened(text))
         return text
@@ -136,9 +155,10 @@ def unopened(stored: str) -> str:
 
 
 def opened(engine: Engine, keys: Mapping[str, bytes], sealing: str | None) -> Vault:
-    """The vault of a database. Which keys it was used with is known there by a fingerprint of each, until nothing is
-    sealed by them any more. Raises StartRefused, before anything is written, where a key is missing or is another one
-    than before under the same id."""
+    """The vault of a database. Which keys it was used with is known there by a fingerprint of each,
+    until nothing is sealed by them any more. Raises StartRefused, before anything is written, where
+    a key is missing or is another one than before under the same id.
+    """
     vault = Vault(keys, sealing)
     with transaction(engine) as cursor:
         _admit(cursor, vault)
@@ -148,7 +168,11 @@ def opened(engine: Engine, keys: Mapping[str, bytes], sealing: str | None) -> Va
 def _admit(cursor: Cursor, vault: Vault) -> None:
     cursor.execute("SELECT id, fingerprint FROM data_keys ORDER BY id")
     known = {key_id: bytes(fingerprint) for key_id, fingerprint in cursor.fetchall()}
-    foreign = [key_id for key_id, fingerprint in known.items() if vault.fingerprints.get(key_id) != fingerprint]
+    foreign = [
+        key_id
+        for key_id, fingerprint in known.items()
+        if vault.fingerprints.get(key_id) != fingerprint
+    ]
     if refused := [_refusal(key_id, vault) for key_id in foreign if _used(cursor, key_id)]:
         raise StartRefused(*refused)
     for key_id in foreign:
@@ -161,13 +185,13 @@ def _admit(cursor: Cursor, vault: Vault) -> None:
 def _refusal(key_id: str, vault: Vault) -> str:
     if key_id in vault.fingerprints:
         return f'GATEWAY_DATA_KEY: "{key_id}" is another key than the one that sealed what is stored; give it a new id'
-    return (
-        f'GATEWAY_DATA_KEY: the key "{key_id}" is missing, and what is stored is sealed by it; add it after the first'
-    )
+    return f'GATEWAY_DATA_KEY: the key "{key_id}" is missing, and what is stored is sealed by it; add it after the first'
 
 
 def _used(cursor: Cursor, key_id: str) -> bool:
-    """Whether anything is sealed by the key. Looks through all items, so only where a key is gone."""
+    """Whether anything is sealed by the key. Looks through all items, so only where a key is
+    gone.
+    """
     head = f"{SEALED}{key_id}."
     cursor.execute(USES, (len(head), head, len(head), head))
     if cursor.fetchone() is not None:
@@ -176,15 +200,22 @@ def _used(cursor: Cursor, key_id: str) -> bool:
 
 
 def _secret(cursor: Cursor, vault: Vault) -> bytes:
-    """What the hashes are keyed by: made once, and sealed anew where another key seals now, so that no change of keys
-    changes a hash."""
+    """What the hashes are keyed by: made once, and sealed anew where another key seals now, so that
+    no change of keys changes a hash.
+    """
     stored = _stored_secret(cursor)
-    text = base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode() if stored is None else stored
+    text = (
+        base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode() if stored is None else stored
+    )
     text = vault.read(text, SECRET_PLACE)
     if stored is None:
         values: tuple[Any, ...] = (vault.seal(text, SECRET_PLACE).encode(), SECRET)
         cursor.execute("INSERT INTO own_secrets (value, name) VALUES (?, ?)", values)
-    elif not stored.startswith(f"{SEALED}{vault.sealing}.") if vault.sealing else stored[:1] == SEALED:
+    elif (
+        not stored.startswith(f"{SEALED}{vault.sealing}.")
+        if vault.sealing
+        else stored[:1] == SEALED
+    ):
         values = (vault.seal(text, SECRET_PLACE).encode(), SECRET)
         cursor.execute("UPDATE own_secrets SET value = ? WHERE name = ?", values)
     return base64.b64decode(text)

@@ -1,4 +1,6 @@
-"""The composition root: opens everything in order, and closes it in the opposite one. Only here do the parts meet."""
+"""The composition root: opens everything in order, and closes it in the opposite one. Only here do
+the parts meet.
+"""
 
 import asyncio
 import time
@@ -102,8 +104,9 @@ async def gateway(
     delivery: bool = True,
     calls: bool = True,
 ) -> AsyncIterator[Gateway]:
-    """The running gateway. Leaving the context finishes and settles what is in flight, within the time that the
-    lifecycle leaves for it. `calls`: whether callers are served, and so have a share in limits.
+    """The running gateway. Leaving the context finishes and settles what is in flight, within the
+    time that the lifecycle leaves for it. `calls`: whether callers are served, and so have a share
+    in limits.
 
     Raises StartRefused where the settings or the database don't allow a start.
     """
@@ -116,7 +119,9 @@ async def gateway(
     keys = KeyStore(engine, audit.marks)
     bootstrap(settings, keys)
     if audit.kept:
-        log.warning("audit.key_in_database", advice=f"who can change the database can sign as well: {MOVE}")
+        log.warning(
+            "audit.key_in_database", advice=f"who can change the database can sign as well: {MOVE}"
+        )
     writer = Writer(engine, settings.gateway_commit_seconds)
     writer.start()
     recorder = Recorder(writer, audit.marks)
@@ -145,7 +150,12 @@ async def gateway(
     violations = ViolationCounts(engine, writer, metrics)
     policies = Policies(settings.gateway_rate_per_second, settings.gateway_rate_burst)
     sealer = Sealer(
-        engine, writer, audit.signer, audit.marks, int(settings.gateway_audit_seconds * 1000), since=clock.since
+        engine,
+        writer,
+        audit.signer,
+        audit.marks,
+        int(settings.gateway_audit_seconds * 1000),
+        since=clock.since,
     )
     metrics.audit_not_sealed.set_function(lambda: sealer.misfit or sealer.waiting)
     metrics.audit_misfit.set_function(lambda: sealer.misfit)
@@ -182,7 +192,9 @@ async def gateway(
                 clock,
                 wanted=delivery,
             ),
-            _relaying(settings, apps, recorder, metrics, locks, audit.pseudonyms, migration, lifecycle) as relay,
+            _relaying(
+                settings, apps, recorder, metrics, locks, audit.pseudonyms, migration, lifecycle
+            ) as relay,
             _limiting(settings, metrics, wanted=calls) as limits,
         ):
             try:
@@ -218,7 +230,8 @@ async def gateway(
         folding.close()
         try:
             async with asyncio.timeout(lifecycle.left):
-                with suppress(StorageUnavailable):  # when a key was last used is not worth a failed stop
+                # When a key was last used is not worth a failed stop
+                with suppress(StorageUnavailable):
                     await directory.tell_used()
                 with suppress(StorageUnavailable):  # likewise
                     await violations.flush()
@@ -227,7 +240,8 @@ async def gateway(
                 await writer.stop(lifecycle.left)
         except TimeoutError:
             log.warning(
-                "stop.cut", advice="the database did not answer in time; the next start goes on from what it has"
+                "stop.cut",
+                advice="the database did not answer in time; the next start goes on from what it has",
             )
         lifecycle.close()
         recorder.close()
@@ -235,8 +249,9 @@ async def gateway(
 
 
 def prepare(settings: Settings) -> None:
-    """Everything that may refuse a start, before there is a server: apps are configured, the database opens, and has
-    its first key."""
+    """Everything that may refuse a start, before there is a server: apps are configured, the
+    database opens, and has its first key.
+    """
     read(settings)
     check_bootstrap_key(settings)
     _ = settings.route
@@ -261,7 +276,9 @@ def _vault(settings: Settings, engine: Engine) -> Vault:
 def _tell(vault: Vault) -> None:
     """Say at the start whether bodies are sealed."""
     if vault.sealing is None:
-        log.warning("bodies.in_clear", hint="set GATEWAY_DATA_KEY, and what waits is encrypted on the disk")
+        log.warning(
+            "bodies.in_clear", hint="set GATEWAY_DATA_KEY, and what waits is encrypted on the disk"
+        )
     else:
         log.info("bodies.sealed", key=vault.sealing)
 
@@ -273,8 +290,9 @@ def enriching(settings: Settings, made_of: bytes) -> Enrichment:
 
 
 def check_bootstrap_key(settings: Settings) -> None:
-    """Raise StartRefused for a first key that has not the form of one, before a database is made for it. Where there
-    are keys already it is ignored, whatever its form."""
+    """Raise StartRefused for a first key that has not the form of one, before a database is made
+    for it. Where there are keys already it is ignored, whatever its form.
+    """
     key = settings.gateway_bootstrap_key
     if key is None or keys.well_formed(key.get_secret_value()) or _has_keys(settings):
         return
@@ -306,7 +324,9 @@ def bootstrap(settings: Settings, store: KeyStore) -> None:
 
 
 def _tell_bootstrap(settings: Settings, store: KeyStore) -> None:
-    """Say at the start where the bootstrap key opens nothing: it is stored at the first start only."""
+    """Say at the start where the bootstrap key opens nothing: it is stored at the first start
+    only.
+    """
     key = settings.gateway_bootstrap_key
     standing = "usable" if key is None else store.standing(key.get_secret_value(), now_ms())
     if standing != "usable":
@@ -314,8 +334,9 @@ def _tell_bootstrap(settings: Settings, store: KeyStore) -> None:
 
 
 def audit_keys(settings: Settings, engine: Engine) -> Keys:
-    """What signs the audit, marks its records, and hashes users' ids for it. Raises StartRefused where it was made with
-    another key."""
+    """What signs the audit, marks its records, and hashes users' ids for it. Raises StartRefused
+    where it was made with another key.
+    """
     return to_write(engine, settings.audit_seed)
 
 
@@ -363,7 +384,10 @@ async def _delivering(
     if not wanted:
         yield
         return
-    timeout, concurrency = settings.gateway_upstream_timeout_seconds, settings.gateway_upstream_concurrency
+    timeout, concurrency = (
+        settings.gateway_upstream_timeout_seconds,
+        settings.gateway_upstream_concurrency,
+    )
     client = _client(settings, apps, timeout, concurrency)
     policy = RetryPolicy(window=settings.gateway_retry_window, not_twice=settings.not_twice)
     async with client:
@@ -395,7 +419,9 @@ async def _delivering(
             if running.done():
                 running.result()
             else:
-                log.warning("delivery.cut", advice="what it did not settle is recovered by the next start")
+                log.warning(
+                    "delivery.cut", advice="what it did not settle is recovered by the next start"
+                )
                 await cancelled(running)
 
 
@@ -410,7 +436,10 @@ async def _relaying(
     migration: MigrateStates,
     lifecycle: Lifecycle,
 ) -> AsyncIterator[Relay]:
-    timeout, concurrency = settings.gateway_relay_timeout_seconds, settings.gateway_relay_concurrency
+    timeout, concurrency = (
+        settings.gateway_relay_timeout_seconds,
+        settings.gateway_relay_concurrency,
+    )
 
     async with _client(settings, apps, timeout, concurrency) as client:
         relay = Relay(
@@ -431,14 +460,18 @@ async def _relaying(
 
 
 @asynccontextmanager
-async def _limiting(settings: Settings, metrics: Metrics, *, wanted: bool) -> AsyncIterator[Limiter]:
+async def _limiting(
+    settings: Settings, metrics: Metrics, *, wanted: bool
+) -> AsyncIterator[Limiter]:
     buckets, url = Buckets(time.monotonic), settings.gateway_shared_limits_url
     if url is None or not wanted:
         yield OwnLimiter(buckets)
         return
     up, decided_here = metrics.sharing_limits()
     server = Valkey(url.get_secret_value(), settings.gateway_shared_limits_timeout_seconds)
-    limiter = SharedLimiter(server, buckets, clock=time.monotonic, told=up.set, decided_here=decided_here.inc)
+    limiter = SharedLimiter(
+        server, buckets, clock=time.monotonic, told=up.set, decided_here=decided_here.inc
+    )
     await limiter.look()
     looking = asyncio.create_task(limiter.run())
     try:
@@ -465,11 +498,15 @@ class _CallRecorder:
         await self.recorder.record(*self.begun(app, action, subjects))
 
     def end(self, app: str, action: str, subjects: Collection[str], status: int | None) -> None:
-        """Record what came back. The record of what the caller is answered follows, and that is waited for."""
+        """Record what came back. The record of what the caller is answered follows, and that is
+        waited for.
+        """
         now = now_ms()
         self.recorder.soon(now, self._text(now, app, action, subjects, status), along=True)
 
-    def _text(self, now: int, app: str, action: str, subjects: Collection[str], status: int | None) -> str:
+    def _text(
+        self, now: int, app: str, action: str, subjects: Collection[str], status: int | None
+    ) -> str:
         about = records.about_users(self.pseudonyms.of_all(app, subjects)[: records.MOST_USERS])
         return records.leanplum_call(
             time=now, app=app, attempt="", status=status, outcome={}, action=action, about=about
@@ -494,7 +531,9 @@ def _tell_of_step(seconds: float) -> None:
 
 def _caps(settings: Settings) -> Caps:
     limits = settings.taxonomy_limits
-    return Caps({kind: limits[kind] for kind in NAME_KINDS}, settings.gateway_taxonomy_warn_percent / 100)
+    return Caps(
+        {kind: limits[kind] for kind in NAME_KINDS}, settings.gateway_taxonomy_warn_percent / 100
+    )
 
 
 def _housekeeper(settings: Settings, outbox: Outbox) -> Housekeeper:

@@ -1,4 +1,5 @@
-"""The performance harness: what the gateway costs, as ratios to yardsticks measured beside it in one run.
+"""The performance harness: what the gateway costs, as ratios to yardsticks measured beside it in
+one run.
 
 plan        how long and how much: the full run and the quick one
 keys        a caller key that passes its own checksum                                     (pure)

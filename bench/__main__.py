@@ -1,4 +1,6 @@
-"""`python -m bench`: measure, print the table, write the JSON; status 1 on failed requests or lost items."""
+"""`python -m bench`: measure, print the table, write the JSON; status 1 on failed requests or lost
+items.
+"""
 
 import argparse
 import json
@@ -39,8 +41,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=DESCRIPTION)
     parser.add_argument("--quick", action="store_true", help="within a minute, rougher")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here, too")
-    parser.add_argument("--only", action="append", choices=SCENARIOS, help="only this group (repeatable)")
-    parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder for databases (on a real disk)")
+    parser.add_argument(
+        "--only", action="append", choices=SCENARIOS, help="only this group (repeatable)"
+    )
+    parser.add_argument(
+        "--data", type=Path, default=ROOT / "data", help="folder for databases (on a real disk)"
+    )
     return parser.parse_args(argv)
 
 
@@ -60,7 +66,9 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def measure(name: str, setting: Setting) -> list[Row]:
-    """One group of rows, its servers stopped afterwards; one that cannot be measured is a row saying why."""
+    """One group of rows, its servers stopped afterwards; one that cannot be measured is a row
+    saying why.
+    """
     try:
         with setting.stage.fleet.scope():
             return SCENARIOS[name](setting)
@@ -104,7 +112,11 @@ def main() -> int:
         print(f"bench stopped: {str(end) or 'interrupted'}", file=sys.stderr)
         return 1
     facts = about(plan, time.monotonic() - began)
-    print(table(rows), f"\n{facts['seconds']} s, {facts['cores']} cores, load by {facts['load']}", sep="\n")
+    print(
+        table(rows),
+        f"\n{facts['seconds']} s, {facts['cores']} cores, load by {facts['load']}",
+        sep="\n",
+    )
     if options.json:
         options.json.write_text(json.dumps(document(rows, facts), indent=1) + "\n")
     return exit_status(rows)

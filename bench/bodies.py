@@ -1,4 +1,6 @@
-"""What is posted: events, batches, batches whose items carry the caller's own ids. Same seed, same bodies."""
+"""What is posted: events, batches, batches whose items carry the caller's own ids. Same seed, same
+bodies.
+"""
 
 import json
 import random
@@ -45,7 +47,9 @@ def item(rng: random.Random, users: int, *, ids: bool) -> dict[str, object]:
 def body(traffic: Traffic, rng: random.Random, users: int) -> str:
     """One request body."""
     if traffic.relayed:
-        return json.dumps({"data": [{"action": "getVars", "userId": f"user-{rng.randrange(users)}"}]})
+        return json.dumps(
+            {"data": [{"action": "getVars", "userId": f"user-{rng.randrange(users)}"}]}
+        )
     if traffic.size == 1:
         return json.dumps(event(rng, users), separators=(",", ":"))
     items = [item(rng, users, ids=traffic.ids) for _ in range(traffic.size)]

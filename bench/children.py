@@ -1,4 +1,6 @@
-"""Processes: started, awaited until they answer, pinned, paused, weighed, and stopped by their own pid."""
+"""Processes: started, awaited until they answer, pinned, paused, weighed, and stopped by their own
+pid.
+"""
 
 import os
 import signal
@@ -78,7 +80,9 @@ class Child:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Let it run for a while, then pause it: what it puts off is done in its own time, not another's."""
+        """Let it run for a while, then pause it: what it puts off is done in its own time, not
+        another's.
+        """
         self.process.send_signal(signal.SIGCONT)
         try:
             yield
@@ -115,7 +119,10 @@ class Fleet:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.stop(*self._children)
 
@@ -171,7 +178,9 @@ class Fleet:
             self.stop(*(child for child in self._children if child not in before))
 
     def run(self, argv: Sequence[str], *, core: int | None, limit: float, text: str = "") -> str:
-        """Run a program, return what it printed; raises ChildFailed unless it ends well and in time."""
+        """Run a program, return what it printed; raises ChildFailed unless it ends well and in
+        time.
+        """
         try:
             done = subprocess.run(
                 argv,
@@ -185,5 +194,7 @@ class Fleet:
         except subprocess.TimeoutExpired as late:
             raise ChildFailed(f"{argv[0]} was still running after {limit:.0f} s") from late
         if done.returncode:
-            raise ChildFailed(f"{argv[0]} ended with status {done.returncode}\n{done.stderr[-1000:]}")
+            raise ChildFailed(
+                f"{argv[0]} ended with status {done.returncode}\n{done.stderr[-1000:]}"
+            )
         return done.stdout

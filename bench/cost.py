@@ -1,7 +1,7 @@
 """What a part of the gateway costs: `python -m bench.cost limits`, `python -m bench.cost audit`.
 
-Two gateways, one of them without the part, take the same load by turns, each paused while the other is measured; a
-ratio is taken of each pair of slices.
+Two gateways, one of them without the part, take the same load by turns, each paused while the other
+is measured; a ratio is taken of each pair of slices.
 """
 
 import os
@@ -25,7 +25,9 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Comparison(NamedTuple):
-    """A load, and what of the gateway takes it in turns: `whole` and `less`, each without a part, or with all ("")."""
+    """A load, and what of the gateway takes it in turns: `whole` and `less`, each without a part,
+    or with all ("").
+    """
 
     title: str
     traffic: Traffic
@@ -37,7 +39,9 @@ COMPARISONS = {
     "limits": (Comparison("a single event, with limits to without", EVENT, "", "limits"),),
     "audit": (
         Comparison("a batch of 100 for 2,000 users, with audit to without", BATCH, "", "audit"),
-        Comparison("the same, each for users whom the audit does not know yet", BATCH, "memory", "audit"),
+        Comparison(
+            "the same, each for users whom the audit does not know yet", BATCH, "memory", "audit"
+        ),
     ),
 }
 
@@ -51,14 +55,17 @@ class Measured(NamedTuple):
 
 def _processor_seconds(child: Child) -> float:
     fields = Path(f"/proc/{child.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS  # proc(5): utime, stime, counted from the state on
+    # Proc(5): utime, stime, counted from the state on
+    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def _slice(load: Load, child: Child, traffic: Traffic) -> Measured:
     with child.awake():
         began = _processor_seconds(child)
         found = load.slice(child, traffic)
-        return Measured(found.requests / found.seconds, found.requests / (_processor_seconds(child) - began))
+        return Measured(
+            found.requests / found.seconds, found.requests / (_processor_seconds(child) - began)
+        )
 
 
 def compare(stage: Stage, load: Load, one: Comparison) -> list[tuple[Measured, Measured]]:
@@ -80,7 +87,9 @@ def told(one: Comparison, pairs: Sequence[tuple[Measured, Measured]]) -> str:
     """The medians of the ratios, and between which half of them are."""
     lines = [one.title]
     for name, which in (("requests a second", 0), ("requests a second of processor time", 1)):
-        low, middle, high = statistics.quantiles([whole[which] / less[which] for whole, less in pairs], n=4)
+        low, middle, high = statistics.quantiles(
+            [whole[which] / less[which] for whole, less in pairs], n=4
+        )
         lines.append(f"  {name}: {middle:.3f} ({low:.3f} to {high:.3f})")
     return "\n".join(lines)
 

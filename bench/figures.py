@@ -1,4 +1,6 @@
-"""One measured slice, and how slices become figures: medians, also of ratios taken within each round."""
+"""One measured slice, and how slices become figures: medians, also of ratios taken within each
+round.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +9,9 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Slice:
-    """What one stretch of load found: latencies in ms, memory in MB, and how many `items` were taken."""
+    """What one stretch of load found: latencies in ms, memory in MB, and how many `items` were
+    taken.
+    """
 
     requests: int
     failed: int

@@ -1,8 +1,9 @@
-"""Our own load, a program of its own: reads a job as JSON on stdin, prints the slice as JSON on stdout.
+"""Our own load, a program of its own: reads a job as JSON on stdin, prints the slice as JSON on
+stdout.
 
-Without a rate the loop is closed: each connection sends when its last answer is in. With a rate it is open:
-request n is due at n/rate seconds, and its latency counts from then, so that a server that stalls cannot hide
-the requests that would have come in the meantime.
+Without a rate the loop is closed: each connection sends when its last answer is in. With a rate it
+is open: request n is due at n/rate seconds, and its latency counts from then, so that a server that
+stalls cannot hide the requests that would have come in the meantime.
 """
 
 import asyncio
@@ -101,7 +102,9 @@ class Tally:
 
 
 def messages(job: Job) -> Iterator[bytes]:
-    """The requests in the order in which they are sent; bodies are made before the first one is asked for."""
+    """The requests in the order in which they are sent; bodies are made before the first one is
+    asked for.
+    """
     bodies = [text.encode() for text in make_bodies(job.traffic, job.bodies, job.users)]
     numbers = itertools.count(1)
 
@@ -123,14 +126,18 @@ async def closed(ends: float) -> AsyncIterator[float]:
 
 
 async def scheduled(slots: Iterator[float], ends: float) -> AsyncIterator[float]:
-    """Moments to send at: the next slot that no other connection has taken, awaited when it is to come."""
+    """Moments to send at: the next slot that no other connection has taken, awaited when it is to
+    come.
+    """
     while (moment := next(slots)) < ends:
         if (early := moment - time.monotonic()) > 0:
             await asyncio.sleep(early)
         yield min(moment, time.monotonic())
 
 
-async def drive(connection: Connection, moments: AsyncIterator[float], supply: Iterator[bytes], tally: Tally) -> None:
+async def drive(
+    connection: Connection, moments: AsyncIterator[float], supply: Iterator[bytes], tally: Tally
+) -> None:
     """Send on one connection until the moments, the requests, or the connection are at an end."""
     async for moment in moments:
         if (message := next(supply, None)) is None:
@@ -144,7 +151,10 @@ async def drive(connection: Connection, moments: AsyncIterator[float], supply: I
 async def run(job: Job) -> Slice:
     """Do the job."""
     loop, supply, tally = asyncio.get_running_loop(), messages(job), Tally(job.traffic.size)
-    opened = [await loop.create_connection(Connection, "127.0.0.1", job.port) for _ in range(job.connections)]
+    opened = [
+        await loop.create_connection(Connection, "127.0.0.1", job.port)
+        for _ in range(job.connections)
+    ]
     started = time.monotonic()
     ends = started + job.seconds
     slots = (started + n / job.rate for n in itertools.count()) if job.rate else None

@@ -1,4 +1,6 @@
-"""A caller key as the gateway expects it: a prefix, 30 random characters, 6 of checksum over these."""
+"""A caller key as the gateway expects it: a prefix, 30 random characters, 6 of checksum over
+these.
+"""
 
 import secrets
 import string

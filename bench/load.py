@@ -1,4 +1,6 @@
-"""Load on one server: by wrk where it is installed, else, and for counts and rates, by our own generator."""
+"""Load on one server: by wrk where it is installed, else, and for counts and rates, by our own
+generator.
+"""
 
 import json
 import secrets
@@ -39,7 +41,9 @@ class Load:
         script.write_text(wrk.script(bodies, self._stage.key, self._prefix(), ids=traffic.ids))
         options = ["-t1", f"-c{connections}", f"-d{self._plan.slice}s", "--timeout", "10s"]
         argv = [self.wrk, *options, "-s", str(script), child.url + traffic.path]
-        printed = self._stage.fleet.run(argv, core=self._stage.load_core, limit=self._plan.slice + MARGIN)
+        printed = self._stage.fleet.run(
+            argv, core=self._stage.load_core, limit=self._plan.slice + MARGIN
+        )
         return replace(wrk.parse(printed, traffic.size), rss=child.rss())
 
     def warm(self, child: Child, traffic: Traffic) -> None:
@@ -53,14 +57,18 @@ class Load:
 
     def _probe(self, child: Child, traffic: Traffic) -> None:
         template = make_bodies(traffic, 1, self._plan.users)[0].encode()
-        answer = self._post(child, traffic, fill(template, self._prefix(), iter(range(traffic.size))))
+        answer = self._post(
+            child, traffic, fill(template, self._prefix(), iter(range(traffic.size)))
+        )
         if acknowledged(answer, traffic.size) != traffic.size:
             told = f"{answer.status}: {answer.body[:500]!r}"
             raise ChildFailed(f"{child.name} answered {told}\n{child.log_end()}")
 
     def paced(self, child: Child, traffic: Traffic, *, rate: float, seconds: float) -> Slice:
         """An open loop of `rate` requests a second."""
-        job = replace(self._job(child, traffic, seconds), rate=rate, connections=4 * self._plan.connections)
+        job = replace(
+            self._job(child, traffic, seconds), rate=rate, connections=4 * self._plan.connections
+        )
         return self._generate(child, job, self._stage.load_core)
 
     def count(
@@ -77,7 +85,9 @@ class Load:
         requests = items // traffic.size
         job = replace(self._job(child, traffic, limit), requests=requests, connections=connections)
         distinct = requests if traffic.size * requests <= 200_000 else BODIES
-        return self._generate(child, replace(job, bodies=distinct), self._stage.load_core if pinned else None)
+        return self._generate(
+            child, replace(job, bodies=distinct), self._stage.load_core if pinned else None
+        )
 
     def _job(self, child: Child, traffic: Traffic, seconds: float) -> Job:
         return Job(

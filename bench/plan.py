@@ -1,4 +1,6 @@
-"""How long a run measures, and how much it sends: the full run in four minutes, the quick one in one."""
+"""How long a run measures, and how much it sends: the full run in four minutes, the quick one in
+one.
+"""
 
 from dataclasses import dataclass
 

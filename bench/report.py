@@ -1,4 +1,6 @@
-"""From figures to what is read: rows with their targets, the table, the JSON document, the exit status."""
+"""From figures to what is read: rows with their targets, the table, the JSON document, the exit
+status.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -6,7 +8,18 @@ from statistics import median
 
 from bench.figures import Slice
 
-HEADINGS = ("scenario", "rate", "to (a)", "to (b)", "p50 ms", "p99 ms", "RSS MB", "failed", "wanted", "met")
+HEADINGS = (
+    "scenario",
+    "rate",
+    "to (a)",
+    "to (b)",
+    "p50 ms",
+    "p99 ms",
+    "RSS MB",
+    "failed",
+    "wanted",
+    "met",
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,9 @@ def summarise(
     targets: tuple[Target, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Row:
-    """One row from all rounds: medians of rate and latency, the greatest memory, the sum of failures."""
+    """One row from all rounds: medians of rate and latency, the greatest memory, the sum of
+    failures.
+    """
     return Row(
         name=name,
         rate=median(s.rate for s in slices),
@@ -108,7 +123,9 @@ def _draw(line: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def document(rows: Sequence[Row], about: dict[str, object]) -> dict[str, object]:
-    """What `--json` writes: the machine and the plan, then every row with its slices and targets."""
+    """What `--json` writes: the machine and the plan, then every row with its slices and
+    targets.
+    """
     return {**about, "rows": [_record(row) for row in rows], "exit_status": exit_status(rows)}
 
 

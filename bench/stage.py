@@ -17,7 +17,9 @@ def cores() -> tuple[int, int]:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without the gateway's settings, so that a developer's own cannot colour the figures."""
+    """The environment without the gateway's settings, so that a developer's own cannot colour the
+    figures.
+    """
     return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
 
 
@@ -44,8 +46,12 @@ class Stage:
         env = {"BENCH_UPSTREAM_DELAY": str(delay), "BENCH_UPSTREAM_FAIL_EACH": str(fail_each)}
         return self._uvicorn("upstream", core=core, ready="/stats", env=env)
 
-    def gateway(self, upstream: Child, *, delivery: bool = False, pinned: bool = True, without: str = "") -> Child:
-        """The gateway on a database of its own; `without` one of its parts (`bench/servers/without.py`)."""
+    def gateway(
+        self, upstream: Child, *, delivery: bool = False, pinned: bool = True, without: str = ""
+    ) -> Child:
+        """The gateway on a database of its own; `without` one of its parts
+        (`bench/servers/without.py`).
+        """
         port, name = free_port(), f"gateway-{next(self._numbers)}"
         module = ["bench.servers.without", without] if without else ["app"]
         argv = [sys.executable, "-m", *module, "serve", "--port", str(port)]
@@ -71,7 +77,9 @@ class Stage:
             "GATEWAY_DRAIN_SECONDS": "0",
         }
 
-    def _uvicorn(self, module: str, *, core: int | None, ready: str, env: dict[str, str] | None = None) -> Child:
+    def _uvicorn(
+        self, module: str, *, core: int | None, ready: str, env: dict[str, str] | None = None
+    ) -> Child:
         port = free_port()
         argv = [sys.executable, "-m", "uvicorn", f"bench.servers.{module}:app", "--port", str(port)]
         options = ["--no-access-log", "--log-level", "warning"]

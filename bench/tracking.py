@@ -1,8 +1,9 @@
 """What enrichment, the tracking plan and the taxonomy cost a batch: `python -m bench.tracking`.
 
-Bodies of 100 items are judged with nothing beside the rules, with names counted, with a plan of 200 events under
-enforce too, and with enrichment's default steps too; and whole gateways take them. One after the other in rounds, so
-that what else the machine does meets all alike. CPU time of the process, the medians of the rounds' ratios.
+Bodies of 100 items are judged with nothing beside the rules, with names counted, with a plan of 200
+events under enforce too, and with enrichment's default steps too; and whole gateways take them. One
+after the other in rounds, so that what else the machine does meets all alike. CPU time of the
+process, the medians of the rounds' ratios.
 """
 
 import asyncio
@@ -78,7 +79,12 @@ def _item(rng: random.Random) -> dict[str, Any]:
         "event": f"Event {rng.randrange(EVENTS)}",
         "value": round(rng.uniform(1, 100), 2),
         "currencyCode": "EUR",
-        "params": {"sku": f"A-{rng.randrange(50)}", "quantity": rng.randrange(1, 9), "gift": False, "channel": "web"},
+        "params": {
+            "sku": f"A-{rng.randrange(50)}",
+            "quantity": rng.randrange(1, 9),
+            "gift": False,
+            "channel": "web",
+        },
     }
 
 
@@ -107,7 +113,11 @@ async def compared(steps: dict[str, Step], first: str) -> dict[str, tuple[float,
 
 def judging(sent: list[bytes]) -> dict[str, Step]:
     """Reading and judging alone."""
-    plans, names, caps = made({"plan": plan()}).plans, Names(), Caps({kind: TAXONOMY[kind] for kind in NAME_KINDS}, 0.9)
+    plans, names, caps = (
+        made({"plan": plan()}).plans,
+        Names(),
+        Caps({kind: TAXONOMY[kind] for kind in NAME_KINDS}, 0.9),
+    )
     enrichment = Enrichment(None, None, b"0" * 32)
     assert plans is not None
     of = plans.of("default")
@@ -129,7 +139,9 @@ def judging(sent: list[bytes]) -> dict[str, Step]:
         NOTHING: step(lambda: PLAIN),
         NAMES: step(lambda: Gate(PLAIN, None, names, caps, "enforce")),
         PLAN: step(lambda: Gate(PLAIN, of, names, caps, "enforce")),
-        ALL: step(lambda: Gate(enrichment.refiner("default", "key", now_ms()), of, names, caps, "enforce")),
+        ALL: step(
+            lambda: Gate(enrichment.refiner("default", "key", now_ms()), of, names, caps, "enforce")
+        ),
     }
 
 
@@ -139,7 +151,9 @@ async def measured(sent: list[bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "plan.yaml").write_text(plan())
         (Path(folder) / "off.toml").write_text(OFF)
-        apps = {name: create_app(_settings(folder, name), delivery=False) for name in (NAMES, PLAN, ALL)}
+        apps = {
+            name: create_app(_settings(folder, name), delivery=False) for name in (NAMES, PLAN, ALL)
+        }
         async with AsyncExitStack() as stack:
             for app in apps.values():
                 await stack.enter_async_context(app.router.lifespan_context(app))
@@ -152,7 +166,9 @@ async def measured(sent: list[bytes]) -> None:
 def told(what: str, found: dict[str, tuple[float, float]]) -> None:
     """Print the figures."""
     for name, (micro, ratio) in found.items():
-        print(f"{what:<10} {name:<14} {micro:6.2f} µs an item; CPU x {ratio:.3f}, throughput {1 / ratio - 1:+.1%}")
+        print(
+            f"{what:<10} {name:<14} {micro:6.2f} µs an item; CPU x {ratio:.3f}, throughput {1 / ratio - 1:+.1%}"
+        )
 
 
 KEY = keys.make()

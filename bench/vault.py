@@ -1,5 +1,7 @@
-"""`python -m bench.vault`: what sealing bodies and refusing erased users cost, as ratios of processor time to doing
-without. Paired: each round measures every variant once, so that what else the machine does strikes all of them."""
+"""`python -m bench.vault`: what sealing bodies and refusing erased users cost, as ratios of
+processor time to doing without. Paired: each round measures every variant once, so that what else
+the machine does strikes all of them.
+"""
 
 import os
 import statistics
@@ -32,7 +34,18 @@ def acceptance(first: int) -> Acceptance:
     users = range(first, first + ITEMS)
     items = [NewItem(f"uuser-{user}", "track", BODY.format(user=user), None) for user in users]
     now = time.time_ns() // 1_000_000
-    return Acceptance("default", "key_1", "r", "POST /v1/batch", "127.0.0.1", now, ids.new_prefix(now), items, 0, True)
+    return Acceptance(
+        "default",
+        "key_1",
+        "r",
+        "POST /v1/batch",
+        "127.0.0.1",
+        now,
+        ids.new_prefix(now),
+        items,
+        0,
+        True,
+    )
 
 
 class Accepting:
@@ -43,7 +56,9 @@ class Accepting:
         with transaction(engine) as cursor:
             for number in range(erased):
                 row = vault.alias("default", f"ugone-{number}"), "default", 0, 2**60
-                cursor.execute("INSERT INTO erasures (alias, app, erased_at, until) VALUES (?, ?, ?, ?)", row)
+                cursor.execute(
+                    "INSERT INTO erasures (alias, app, erased_at, until) VALUES (?, ?, ?, ?)", row
+                )
             cursor.execute("UPDATE sequence SET erasures = 1")
         self._erased = Erased(vault)
 
@@ -58,13 +73,17 @@ class Accepting:
 
 
 class Reading:
-    """One variant of reading a page of the queue, and of writing down that 500 of its items are sent."""
+    """One variant of reading a page of the queue, and of writing down that 500 of its items are
+    sent.
+    """
 
     def __init__(self, engine: Engine, vault: Vault) -> None:
         self._engine, self._vault = engine, vault
         with transaction(engine) as cursor:
             for number in range(PAGE // ITEMS):
-                Accept.run_all(cursor, [Accept(acceptance(number * ITEMS), 0, vault, Erased(vault), MARKS)])
+                Accept.run_all(
+                    cursor, [Accept(acceptance(number * ITEMS), 0, vault, Erased(vault), MARKS)]
+                )
             cursor.execute("UPDATE leases SET owner = 'one'")
             cursor.execute("INSERT INTO deliverers (id, expires_at) VALUES ('one', ?)", (2**60,))
         self._count = 0

@@ -1,4 +1,6 @@
-"""HTTP/1.1 as bytes, as little of it as a load generator needs: requests written, answers read by length."""
+"""HTTP/1.1 as bytes, as little of it as a load generator needs: requests written, answers read by
+length.
+"""
 
 import re
 from typing import NamedTuple
@@ -32,7 +34,9 @@ def request(port: int, path: str, key: str, body: bytes) -> bytes:
 
 
 def read_answer(received: bytes | bytearray) -> Answer | None:
-    """The answer, once all of it has come; `LOST` without a Content-Length, since its end cannot be told."""
+    """The answer, once all of it has come; `LOST` without a Content-Length, since its end cannot be
+    told.
+    """
     end = received.find(_HEAD_END)
     if end < 0:
         return None
@@ -41,7 +45,9 @@ def read_answer(received: bytes | bytearray) -> Answer | None:
         return LOST
     start = end + len(_HEAD_END)
     stop = start + int(length[1])
-    return Answer(int(received[9:12]), bytes(received[start:stop])) if len(received) >= stop else None
+    return (
+        Answer(int(received[9:12]), bytes(received[start:stop])) if len(received) >= stop else None
+    )
 
 
 def acknowledged(answer: Answer, size: int) -> int:

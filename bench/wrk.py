@@ -1,4 +1,6 @@
-"""wrk's side: the script that makes it post our bodies, and the line that the script prints at the end."""
+"""wrk's side: the script that makes it post our bodies, and the line that the script prints at the
+end.
+"""
 
 import json
 from collections.abc import Sequence
@@ -45,7 +47,9 @@ end
 
 
 def script(bodies: Sequence[str], key: str, prefix: str, *, ids: bool) -> str:
-    """A wrk script that posts `bodies` in turn; with `ids`, every id mark becomes an id never sent before."""
+    """A wrk script that posts `bodies` in turn; with `ids`, every id mark becomes an id never sent
+    before.
+    """
     return _SCRIPT % {
         "key": key,
         "bodies": ",\n".join(f"[==[{body}]==]" for body in bodies),
@@ -57,7 +61,9 @@ def script(bodies: Sequence[str], key: str, prefix: str, *, ids: bool) -> str:
 
 
 def parse(output: str, size: int) -> Slice:
-    """What wrk found, for requests of `size` items each. Raises ValueError when there is no line."""
+    """What wrk found, for requests of `size` items each. Raises ValueError when there is no
+    line.
+    """
     lines = [line for line in output.splitlines() if line.startswith(MARK)]
     if not lines:
         raise ValueError(f"wrk printed no result: {output[-500:]!r}")

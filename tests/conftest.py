@@ -7,8 +7,8 @@
     valkey    a running Valkey of the test's own, with nothing in it
     path      a migrated SQLite file with nothing in it
 
-`Talk` (api/talk.py) is what the first two give: `talk.event({...})`, `talk.batch([...])`, `talk.get(url)`,
-`talk.rows(sql)`.
+`Talk` (api/talk.py) is what the first two give: `talk.event({...})`, `talk.batch([...])`,
+`talk.get(url)`, `talk.rows(sql)`.
 """
 
 import shutil
@@ -28,7 +28,8 @@ from tests.postgres import Server, postgresql
 from tests.valkey import Valkey
 from tests.valkey import valkey as running_valkey
 
-hypothesis.settings.register_profile("gateway", deadline=None)  # the time of one example says how busy the machine is
+# The time of one example says how busy the machine is
+hypothesis.settings.register_profile("gateway", deadline=None)
 hypothesis.settings.load_profile("gateway")
 
 WIDE = {
@@ -41,7 +42,9 @@ WIDE = {
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database file with the newest schema and nothing in it: copying it is faster than migrating each time."""
+    """A database file with the newest schema and nothing in it: copying it is faster than migrating
+    each time.
+    """
     path = tmp_path_factory.mktemp("template") / "g.db"
     connect(f"sqlite:///{path}").dispose()
     return path

@@ -17,7 +17,9 @@ from tests.acceptance.processes import free_port
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 NEEDED = bool(os.environ.get("GATEWAY_TESTS_NEED_PGBOUNCER"))
-needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None and not NEEDED, reason="there is no PgBouncer here")
+needs_pgbouncer = pytest.mark.skipif(
+    PGBOUNCER is None and not NEEDED, reason="there is no PgBouncer here"
+)
 CONFIG = """
 [databases]
 * = host={host} port={port} user={user}

@@ -1,4 +1,6 @@
-"""A real PostgreSQL for tests, from a wheel: started when first asked for, one for each test process."""
+"""A real PostgreSQL for tests, from a wheel: started when first asked for, one for each test
+process.
+"""
 
 import os
 import tempfile
@@ -23,7 +25,11 @@ class Server:
         connect(self.url("migrated")).dispose()
 
     def url(self, name: str) -> str:
-        return make_url(self._uri).set(drivername="postgresql", database=name).render_as_string(hide_password=False)
+        return (
+            make_url(self._uri)
+            .set(drivername="postgresql", database=name)
+            .render_as_string(hide_password=False)
+        )
 
     def empty(self) -> str:
         """The URL of a database of its own, with nothing in it but the tables."""

@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 
 @contextmanager
 def dropping() -> Iterator[str]:
-    """The URL of a port that answers no new connection, as behind a firewall that drops what it doesn't like: its
-    queue is full, and nobody takes from it."""
+    """The URL of a port that answers no new connection, as behind a firewall that drops what it
+    doesn't like: its queue is full, and nobody takes from it.
+    """
     with contextlib.ExitStack() as open_sockets:
         listener = open_sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):

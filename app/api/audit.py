@@ -1,4 +1,6 @@
-"""The audit over HTTP (contract §10): records by who, what, when and about whom; checkpoints, and proofs for them."""
+"""The audit over HTTP (contract §10): records by who, what, when and about whom; checkpoints, and
+proofs for them.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,9 +28,20 @@ from app.model import Caller, Scope
 from app.wiring import Gateway
 
 T = TypeVar("T")
-REFUSED = ("unauthorized", "forbidden", "rate-limited", "validation", "internal", "storage-unavailable")
+REFUSED = (
+    "unauthorized",
+    "forbidden",
+    "rate-limited",
+    "validation",
+    "internal",
+    "storage-unavailable",
+)
 AUDIT = "/v1/audit"
-CHECKPOINT, CONSISTENCY, PROOF = f"{AUDIT}/checkpoint", f"{AUDIT}/consistency", f"{AUDIT}/{{recordId}}/proof"
+CHECKPOINT, CONSISTENCY, PROOF = (
+    f"{AUDIT}/checkpoint",
+    f"{AUDIT}/consistency",
+    f"{AUDIT}/{{recordId}}/proof",
+)
 MOST = 2**62
 Instant = Annotated[str, AfterValidator(query_time)]
 Size = Annotated[int, Query(ge=1, le=MOST, description="how many records a checkpoint is about")]
@@ -50,10 +63,17 @@ async def _read(gateway: Gateway, query: Callable[[Connection], T]) -> T:
     return await in_time(run)
 
 
-@router.get(AUDIT, summary="Who did what", response_model=schemas.AuditPage, responses=problem_responses(*REFUSED))
+@router.get(
+    AUDIT,
+    summary="Who did what",
+    response_model=schemas.AuditPage,
+    responses=problem_responses(*REFUSED),
+)
 async def list_records(
     request: Request,
-    since: Annotated[Instant | None, Query(description="of this time or later (RFC 3339, or seconds)")] = None,
+    since: Annotated[
+        Instant | None, Query(description="of this time or later (RFC 3339, or seconds)")
+    ] = None,
     until: Annotated[Instant | None, Query(description="from before this time")] = None,
     key_id: Annotated[str | None, Query(alias="keyId", description="of this caller key")] = None,
     app: Annotated[str | None, Query(description="about this app")] = None,
@@ -67,23 +87,40 @@ async def list_records(
     ] = None,
     device_id: Annotated[
         str | None,
-        Query(alias="deviceId", description="about this device, in the same way; with `userId`, about one of the two"),
+        Query(
+            alias="deviceId",
+            description="about this device, in the same way; with `userId`, about one of the two",
+        ),
     ] = None,
     user_hash: Annotated[
-        str | None, Query(alias="userHash", description="about the user with this keyed hash, as records have it")
+        str | None,
+        Query(
+            alias="userHash", description="about the user with this keyed hash, as records have it"
+        ),
     ] = None,
     action: Annotated[
-        str | None, Query(description="an operation, as `POST /v1/events`, or Leanplum's action, as `track`")
+        str | None,
+        Query(description="an operation, as `POST /v1/events`, or Leanplum's action, as `track`"),
     ] = None,
-    outcome: Annotated[Outcome | None, Query(description="success; refused: 4xx; failed: 5xx, or no answer")] = None,
-    request_id: Annotated[str | None, Query(alias="requestId", description="under this request id")] = None,
-    resource: Annotated[str | None, Query(description="of what was done to this, as to the key with this id")] = None,
+    outcome: Annotated[
+        Outcome | None, Query(description="success; refused: 4xx; failed: 5xx, or no answer")
+    ] = None,
+    request_id: Annotated[
+        str | None, Query(alias="requestId", description="under this request id")
+    ] = None,
+    resource: Annotated[
+        str | None, Query(description="of what was done to this, as to the key with this id")
+    ] = None,
     order: Annotated[Literal["newest", "oldest"], Query(description="which come first")] = "newest",
-    cursor: Annotated[str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the page before")] = None,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the page before")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1_000, description="of one page")] = 100,
 ) -> Response:
-    """In the order of their commits. A key that is for certain apps sees the records of these. A call looks at so many
-    records at most; a page may have fewer than `limit`, even none, and a `nextCursor`."""
+    """In the order of their commits. A key that is for certain apps sees the records of these. A
+    call looks at so many records at most; a page may have fewer than `limit`, even none, and a
+    `nextCursor`.
+    """
     gateway, caller = await _reader(request, f"GET {AUDIT}")
     if app is not None and not caller.may_use(app):
         raise Forbidden("This key is not for this app.")
@@ -101,7 +138,10 @@ async def list_records(
     )
     after = int(cursor) if cursor else None
     found = await _read(
-        gateway, partial(queries.page, which=which, after=after, limit=limit, oldest_first=order == "oldest")
+        gateway,
+        partial(
+            queries.page, which=which, after=after, limit=limit, oldest_first=order == "oldest"
+        ),
     )
     page: dict[str, Any] = {
         "records": [{"recordId": seq, "record": orjson.Fragment(text)} for seq, text in found.found]
@@ -116,13 +156,21 @@ def _ms(seconds: Any) -> int | None:
 
 
 def _subjects(user_id: str | None, device_id: str | None) -> list[str]:
-    return [f"{kind}{plain(one)}" for kind, one in (("u", user_id), ("d", device_id)) if one is not None]
+    return [
+        f"{kind}{plain(one)}" for kind, one in (("u", user_id), ("d", device_id)) if one is not None
+    ]
 
 
 def _users(
-    gateway: Gateway, caller: Caller, app: str | None, subjects: Sequence[str], user_hash: str | None
+    gateway: Gateway,
+    caller: Caller,
+    app: str | None,
+    subjects: Sequence[str],
+    user_hash: str | None,
 ) -> set[str] | None:
-    """The keyed hashes that users and devices have: one in each app, those that are configured no more too."""
+    """The keyed hashes that users and devices have: one in each app, those that are configured no
+    more too.
+    """
     if not subjects:
         return None if user_hash is None else {user_hash}
     every = {*gateway.apps, *gateway.taxonomy.counts()}
@@ -138,9 +186,13 @@ def _users(
     responses=problem_responses(*REFUSED, "not-found", "audit-broken"),
 )
 async def get_checkpoint(request: Request) -> Any:
-    """The newest checkpoint. Kept elsewhere, it shows later that no record before it was changed or cut off."""
+    """The newest checkpoint. Kept elsewhere, it shows later that no record before it was changed or
+    cut off.
+    """
     gateway, _ = await _reader(request, f"GET {CHECKPOINT}")
-    return _told(gateway, await _read(gateway, partial(proofs.checkpoint, public=gateway.signer.public)))
+    return _told(
+        gateway, await _read(gateway, partial(proofs.checkpoint, public=gateway.signer.public))
+    )
 
 
 def _told(gateway: Gateway, sealed: proofs.Sealed) -> dict[str, Any]:
@@ -159,12 +211,16 @@ def _told(gateway: Gateway, sealed: proofs.Sealed) -> dict[str, Any]:
     response_model=schemas.ConsistencyProof,
     responses=problem_responses(*REFUSED, "not-found", "audit-broken"),
 )
-async def get_consistency(request: Request, from_: Annotated[Size, Query(alias="from")], to: Size) -> Any:
+async def get_consistency(
+    request: Request, from_: Annotated[Size, Query(alias="from")], to: Size
+) -> Any:
     """Between two checkpoints, by their sizes (RFC 9162 §2.1.4)."""
     gateway, _ = await _reader(request, f"GET {CONSISTENCY}")
     if from_ > to:
         raise Invalid((Fault("from", "is above to", "order", "parameter"),))
-    found = await _read(gateway, partial(proofs.consistency, public=gateway.signer.public, old=from_, new=to))
+    found = await _read(
+        gateway, partial(proofs.consistency, public=gateway.signer.public, old=from_, new=to)
+    )
     return {"hashes": [encoded(one) for one in found]}
 
 
@@ -176,12 +232,16 @@ async def get_consistency(request: Request, from_: Annotated[Size, Query(alias="
 )
 async def get_proof(
     request: Request,
-    record_id: Annotated[int, Path(alias="recordId", ge=1, le=MOST, description="the record's number")],
+    record_id: Annotated[
+        int, Path(alias="recordId", ge=1, le=MOST, description="the record's number")
+    ],
 ) -> Any:
     """The record, and the hashes that lead from it to the newest checkpoint (RFC 9162 §2.1.3)."""
     gateway, caller = await _reader(request, f"GET {PROOF}")
     public = gateway.signer.public
-    found = await _read(gateway, partial(proofs.inclusion, public=public, seq=record_id, apps=caller.apps))
+    found = await _read(
+        gateway, partial(proofs.inclusion, public=public, seq=record_id, apps=caller.apps)
+    )
     return {
         "recordId": found.seq,
         "record": found.record,

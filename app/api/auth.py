@@ -8,7 +8,15 @@ import structlog
 
 from app.api import leaks, limiting, shown_keys
 from app.api.context import Context
-from app.errors import Forbidden, GatewayError, KeyInUrl, KeyNotConfigured, Malformed, RateLimited, Unauthorized
+from app.errors import (
+    Forbidden,
+    GatewayError,
+    KeyInUrl,
+    KeyNotConfigured,
+    Malformed,
+    RateLimited,
+    Unauthorized,
+)
 from app.model import App, Caller, KeyKind, Scope
 from app.wiring import Gateway
 
@@ -17,9 +25,13 @@ APP = "X-Leanplum-App"
 log = structlog.get_logger("request")
 
 
-async def enter(gateway: Gateway, context: Context, scope: Scope, kind: KeyKind | None = None) -> tuple[Caller, App]:
-    """Who calls, and about which app, for a call that counts as one item, whatever is said to it. `kind`: of Leanplum's
-    key that it needs. Raises Unauthorized, RateLimited, Forbidden, Malformed, KeyNotConfigured."""
+async def enter(
+    gateway: Gateway, context: Context, scope: Scope, kind: KeyKind | None = None
+) -> tuple[Caller, App]:
+    """Who calls, and about which app, for a call that counts as one item, whatever is said to it.
+    `kind`: of Leanplum's key that it needs. Raises Unauthorized, RateLimited, Forbidden, Malformed,
+    KeyNotConfigured.
+    """
     caller = _recognised(gateway, context) or await authenticate(gateway, context)
     try:
         app = choose_app(gateway, context, caller)
@@ -48,14 +60,17 @@ def _recognised(gateway: Gateway, context: Context) -> Caller | None:
 
 
 async def enter_unread(gateway: Gateway, context: Context) -> None:
-    """The same for a call that is refused whatever it is about. Raises Unauthorized, RateLimited."""
+    """The same for a call that is refused whatever it is about. Raises Unauthorized,
+    RateLimited.
+    """
     await limiting.take(gateway, context, await authenticate(gateway, context), 1)
 
 
 async def charge(gateway: Gateway, context: Context, *, named: bool = False) -> None:
-    """Take an item for a call that is refused before anybody has asked who calls, where a key came with it, be it by
-    Basic. Any other text in a header is a proxy's own, but under /v1 or where the call has `named` its key. Raises
-    Unauthorized, RateLimited."""
+    """Take an item for a call that is refused before anybody has asked who calls, where a key came
+    with it, be it by Basic. Any other text in a header is a proxy's own, but under /v1 or where the
+    call has `named` its key. Raises Unauthorized, RateLimited.
+    """
     if context.caller is not None:
         return
     if key := shown_keys.in_headers(context):
@@ -64,9 +79,12 @@ async def charge(gateway: Gateway, context: Context, *, named: bool = False) -> 
         await enter_unread(gateway, context)
 
 
-async def charged(gateway: Gateway, context: Context, error: GatewayError, *, named: bool = False) -> GatewayError:
-    """Return what such a call is refused with: `error`, unless a limit is spent. A key that opens nothing changes
-    nothing else."""
+async def charged(
+    gateway: Gateway, context: Context, error: GatewayError, *, named: bool = False
+) -> GatewayError:
+    """Return what such a call is refused with: `error`, unless a limit is spent. A key that opens
+    nothing changes nothing else.
+    """
     try:
         await charge(gateway, context, named=named)
     except RateLimited as refusal:
@@ -77,7 +95,9 @@ async def charged(gateway: Gateway, context: Context, error: GatewayError, *, na
 
 
 def _shows_key(context: Context) -> bool:
-    """Tell whether a header under /v1, where a key is needed, is one for it; elsewhere it may be a proxy's own."""
+    """Tell whether a header under /v1, where a key is needed, is one for it; elsewhere it may be a
+    proxy's own.
+    """
     if not context.path.startswith("/v1/"):
         return False
     authorization = context.headers.get(b"authorization")
@@ -87,8 +107,9 @@ def _shows_key(context: Context) -> bool:
 
 
 async def authenticate(gateway: Gateway, context: Context) -> Caller:
-    """The caller, by key. Raises Unauthorized; or RateLimited where an address has failed too often. A good key passes
-    all the same: many callers may share an address."""
+    """The caller, by key. Raises Unauthorized; or RateLimited where an address has failed too
+    often. A good key passes all the same: many callers may share an address.
+    """
     try:
         return look(gateway, context)
     except Unauthorized:
@@ -110,10 +131,13 @@ def look(gateway: Gateway, context: Context) -> Caller:
 def look_again(gateway: Gateway, context: Context, caller: Caller) -> Caller:
     """Return who calls, as their key is now: nearly always `caller` itself.
 
-    While a body comes a key may be revoked, expire, or lose the app. Raises Unauthorized, Forbidden.
+    While a body comes a key may be revoked, expire, or lose the app. Raises Unauthorized,
+    Forbidden.
     """
     header = context.headers.get(b"authorization") or b"\0" + context.headers.get(b"x-api-key", b"")
-    again = gateway.directory.recognise(header) or gateway.directory.authenticate(_key(context), header)
+    again = gateway.directory.recognise(header) or gateway.directory.authenticate(
+        _key(context), header
+    )
     if again is caller:
         return caller
     context.caller = again
@@ -123,7 +147,9 @@ def look_again(gateway: Gateway, context: Context, caller: Caller) -> Caller:
 
 
 def still(gateway: Gateway, context: Context, scope: Scope) -> Caller:
-    """Return who calls, as their key is now, where it still has the scope. Raises Unauthorized, Forbidden."""
+    """Return who calls, as their key is now, where it still has the scope. Raises Unauthorized,
+    Forbidden.
+    """
     assert context.caller is not None
     caller = look_again(gateway, context, context.caller)
     permit(caller, scope)
@@ -132,7 +158,9 @@ def still(gateway: Gateway, context: Context, scope: Scope) -> Caller:
 
 def find(gateway: Gateway, context: Context, shown: str) -> Caller | None:
     """Return the caller of the key that is shown before the body, or of the one in a header; None
-    where neither is known. Nothing is refused, counted or remembered: another key may be the one that counts."""
+    where neither is known. Nothing is refused, counted or remembered: another key may be the one
+    that counts.
+    """
     caller = gateway.directory.find(shown) if shown else None
     if caller is None:
         with suppress(Unauthorized):  # there may be none
@@ -152,10 +180,13 @@ def _key(context: Context) -> str:
     raise Unauthorized("There is no key: send Authorization: Bearer KEY or X-API-Key: KEY.")
 
 
-async def leaked(gateway: Gateway, context: Context, scope: Mapping[str, Any]) -> GatewayError | None:
-    """Why a request with a key in its address is refused; None where there is none. The key is in the logs and
-    histories of whatever the call came through; the log here says whose it is. The call takes an item of that key; one
-    that opens nothing counts as a failed authentication."""
+async def leaked(
+    gateway: Gateway, context: Context, scope: Mapping[str, Any]
+) -> GatewayError | None:
+    """Why a request with a key in its address is refused; None where there is none. The key is in
+    the logs and histories of whatever the call came through; the log here says whose it is. The
+    call takes an item of that key; one that opens nothing counts as a failed authentication.
+    """
     if (leak := leaks.found(scope)) is None:
         return None
     context.shown = gateway.directory.owner(leak.key) if leak.key else None
@@ -169,7 +200,11 @@ async def leaked(gateway: Gateway, context: Context, scope: Mapping[str, Any]) -
             await limiting.count_failure(gateway, context.address)
     except RateLimited as refusal:
         return refusal
-    return KeyInUrl(leaks.HINT) if context.shown else await charged(gateway, context, KeyInUrl(leaks.HINT))
+    return (
+        KeyInUrl(leaks.HINT)
+        if context.shown
+        else await charged(gateway, context, KeyInUrl(leaks.HINT))
+    )
 
 
 def permit(caller: Caller, scope: Scope) -> None:
@@ -179,10 +214,15 @@ def permit(caller: Caller, scope: Scope) -> None:
 
 
 def choose_app(gateway: Gateway, context: Context, caller: Caller) -> App:
-    """The app that the call is about: the one that it names, or the only one that the key is for. Raises Forbidden,
-    Malformed where it must name one."""
+    """The app that the call is about: the one that it names, or the only one that the key is for.
+    Raises Forbidden, Malformed where it must name one.
+    """
     named = context.headers.get(b"x-leanplum-app")
-    app = gateway.apps.implied(caller.apps) if named is None else gateway.apps.get(named.decode("latin-1"))
+    app = (
+        gateway.apps.implied(caller.apps)
+        if named is None
+        else gateway.apps.get(named.decode("latin-1"))
+    )
     if app is not None and caller.may_use(app.name):
         context.app = app
         return app
@@ -191,11 +231,15 @@ def choose_app(gateway: Gateway, context: Context, caller: Caller) -> App:
     mine = sorted(name for name in gateway.apps if caller.may_use(name))
     if not mine:
         raise Forbidden("No app that this key is for is configured.")
-    detail = f"This key is for several apps: name one in the header X-Leanplum-App ({', '.join(mine)})."
+    detail = (
+        f"This key is for several apps: name one in the header X-Leanplum-App ({', '.join(mine)})."
+    )
     raise Malformed(detail).at_header(APP)
 
 
 def require_key(app: App, kind: KeyKind) -> None:
     """Raises KeyNotConfigured where Leanplum's key of this kind is not there."""
     if kind not in app.keys:
-        raise KeyNotConfigured(f"This needs Leanplum's {kind.value} key: {app.setting(kind)} is not set.")
+        raise KeyNotConfigured(
+            f"This needs Leanplum's {kind.value} key: {app.setting(kind)} is not set."
+        )

@@ -18,7 +18,8 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
 PROCESS = secrets.token_hex(10)  # with a count: unique, and cheaper than chance for each request
 NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
 _count = itertools.count(1)
-TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")  # W3C Trace Context
+# W3C Trace Context
+TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
 
 def new_request_id() -> str:
@@ -27,7 +28,9 @@ def new_request_id() -> str:
 
 
 class Context:
-    """One request's facts, filled as they become known: for the log line, the audit record and the answer's headers."""
+    """One request's facts, filled as they become known: for the log line, the audit record and the
+    answer's headers.
+    """
 
     __slots__ = (
         "address",
@@ -81,20 +84,24 @@ class Context:
         self.shown: str | None = None  # the id of a key that came with the call and opens nothing
         self.app: App | None = None  # that the call is about, once it is known
         self.gate: Gate | None = None  # what its items are held against beside the rules
-        self.recorded = False  # whether the audit record of this call went along with what it accepted
+        # Whether the audit record of this call went along with what it accepted
+        self.recorded = False
         self.resource: str | None = None  # the id of what it is to be done to, where that is known
         self.resources: Sequence[str] = ()  # further ids of that
         self.details: Mapping[str, Any] = NO_DETAILS  # what else its audit record says
         self.refused = 0  # items of a batch of which none was taken
-        self.refused_actions: Mapping[str, int] = NO_DETAILS  # Leanplum's actions that were refused, and how often
+        # Leanplum's actions that were refused, and how often
+        self.refused_actions: Mapping[str, int] = NO_DETAILS
         self.refused_subjects: Collection[str] = ()  # some of those whom that was about
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.subjects: Collection[str] = ()  # whom the call is about, as far as that is known
         self.held = 0  # bytes of its body that count while it is answered
-        self.overloaded = False  # whether it is refused since the gateway holds too much to read its body
+        # Whether it is refused since the gateway holds too much to read its body
+        self.overloaded = False
         self.too_slow = False  # whether the body comes too slowly to be waited for any longer
         self.cut_off = False  # whether its body ends before it is whole
-        self.started = self.received = time.perf_counter()  # when its first and its last byte was here
+        # When its first and its last byte was here
+        self.started = self.received = time.perf_counter()
 
     def trace(self, proxies: TrustedProxies, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Find out for whom trusted proxies forward the request."""

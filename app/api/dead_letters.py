@@ -1,4 +1,6 @@
-"""Dead letters as operators see them over HTTP (contract §4): list, send again, discard. Never what is in them."""
+"""Dead letters as operators see them over HTTP (contract §4): list, send again, discard. Never what
+is in them.
+"""
 
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -20,7 +22,14 @@ from app.outbox.dead_letters import Filter
 from app.wiring import Gateway
 
 CHOICE: TypeAdapter[Any] = TypeAdapter(schemas.DeadLetterChoice)
-REFUSED = ("malformed", "unauthorized", "forbidden", "too-large", "unsupported-media-type", "validation")
+REFUSED = (
+    "malformed",
+    "unauthorized",
+    "forbidden",
+    "too-large",
+    "unsupported-media-type",
+    "validation",
+)
 FAILED = ("rate-limited", "internal", "storage-unavailable")
 LIST, REPLAY, DISCARD = "/v1/dead-letters", "/v1/dead-letters/replay", "/v1/dead-letters/discard"
 Instant = Annotated[str, AfterValidator(query_time)]
@@ -46,13 +55,16 @@ async def list_dead_letters(
     app: Annotated[str | None, Query(description="of this app; the same as X-Leanplum-App")] = None,
     action: Annotated[str | None, Query(description="only of this action, as `track`")] = None,
     status: Annotated[
-        Literal["rejected", "expired", "unknown"] | None, Query(description="only those that ended so")
+        Literal["rejected", "expired", "unknown"] | None,
+        Query(description="only those that ended so"),
     ] = None,
     since: Annotated[
         Instant | None, Query(description="became one at this time or later (RFC 3339, or seconds)")
     ] = None,
     until: Annotated[Instant | None, Query(description="became one before this time")] = None,
-    cursor: Annotated[str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the page before")] = None,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the page before")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1_000, description="of one page")] = 100,
 ) -> Any:
     """Their receipts, in the order of acceptance. Kept for `GATEWAY_DEAD_LETTER_SECONDS`."""
@@ -64,7 +76,9 @@ async def list_dead_letters(
     which = Filter(action, Status(status) if status else None, _ms(since), _ms(until))
     found = await gateway.outbox.dead_letters(chosen.name, which, int(cursor or 0), limit + 1)
     page: dict[str, Any] = {
-        "deadLetters": [receipt_document(one, prefix=context.of(request.scope).prefix) for one in found[:limit]]
+        "deadLetters": [
+            receipt_document(one, prefix=context.of(request.scope).prefix) for one in found[:limit]
+        ]
     }
     if len(found) > limit:
         page["nextCursor"] = str(found[limit - 1].seq)
@@ -83,8 +97,10 @@ def _ms(seconds: Any) -> int | None:
     openapi_extra=body_of("DeadLetterChoice"),
 )
 async def replay(request: Request) -> Any:
-    """They go back into the queue with the same id and content, with new attempts and a new retry window, in the place
-    that they had: before whatever of their users has not been sent yet, after what has. `dryRun` only counts."""
+    """They go back into the queue with the same id and content, with new attempts and a new retry
+    window, in the place that they had: before whatever of their users has not been sent yet, after
+    what has. `dryRun` only counts.
+    """
     gateway, app = await _manager(request, f"POST {REPLAY}")
     which, dry_run = await _choice(request, gateway)
     matched, done = await _done(request, gateway, app, "replayed", which, dry_run=dry_run)
@@ -99,7 +115,9 @@ async def replay(request: Request) -> Any:
     openapi_extra=body_of("DeadLetterChoice"),
 )
 async def discard(request: Request) -> Any:
-    """Their contents are deleted; their receipts stay as long as other receipts do. `dryRun` only counts."""
+    """Their contents are deleted; their receipts stay as long as other receipts do. `dryRun` only
+    counts.
+    """
     gateway, app = await _manager(request, f"POST {DISCARD}")
     which, dry_run = await _choice(request, gateway)
     matched, done = await _done(request, gateway, app, "discarded", which, dry_run=dry_run)
@@ -109,7 +127,8 @@ async def discard(request: Request) -> Any:
 async def _done(
     request: Request, gateway: Gateway, app: App, done: str, which: Filter, *, dry_run: bool
 ) -> tuple[int, int]:
-    """Replay or discard in steps, each while the key may still do it; return how many were chosen and done.
+    """Replay or discard in steps, each while the key may still do it; return how many were chosen
+    and done.
 
     Where a step fails the call has a record that says so, beside those of the steps that were done.
     """
@@ -132,7 +151,9 @@ async def _choice(request: Request, gateway: Gateway) -> tuple[Filter, bool]:
     raw = bodies.parse(await receiving.read_body(gateway, about, request.receive))
     fields = rules.checked(CHOICE, raw)
     if ("ids" in fields) == ("filter" in fields):
-        raise Invalid((Fault("", "takes either ids or filter; an empty filter means all", "choice"),))
+        raise Invalid(
+            (Fault("", "takes either ids or filter; an empty filter means all", "choice"),)
+        )
     chosen = fields.get("filter", {})
     item_ids = tuple(fields["ids"]) if "ids" in fields else None
     status = Status(chosen["status"]) if "status" in chosen else None

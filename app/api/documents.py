@@ -1,4 +1,6 @@
-"""The OpenAPI document: FastAPI's own, with the bodies of the thin routes and the problems put in from our tables."""
+"""The OpenAPI document: FastAPI's own, with the bodies of the thin routes and the problems put in
+from our tables.
+"""
 
 import re
 from collections.abc import Collection
@@ -21,10 +23,23 @@ from app.leanplum.actions import ACTIONS
 REF = "#/components/schemas/"
 PREVIEWED = Annotated[
     BatchItem | Batch,
-    Field(examples=[{"action": "track", "userId": "user-1", "event": "Purchase", "params": {"basket": {"items": 3}}}]),
+    Field(
+        examples=[
+            {
+                "action": "track",
+                "userId": "user-1",
+                "event": "Purchase",
+                "params": {"basket": {"items": 3}},
+            }
+        ]
+    ),
 ]
 BODIES: dict[str, TypeAdapter[Any]] = {
-    **{action.shape.__name__: TypeAdapter(action.shape) for action in ACTIONS.values() if action.documented},
+    **{
+        action.shape.__name__: TypeAdapter(action.shape)
+        for action in ACTIONS.values()
+        if action.documented
+    },
     "BatchItem": TypeAdapter(BatchItem),
     "Batch": TypeAdapter(Batch),
     "Previewed": TypeAdapter(PREVIEWED),
@@ -45,7 +60,9 @@ came too slowly), 414 or 431 (its address or its headers are too long) or 503 (`
 """
 
 
-def body_of(shape: str, *, lines_of: str | None = None, required: bool = True, media: str = JSON) -> dict[str, Any]:
+def body_of(
+    shape: str, *, lines_of: str | None = None, required: bool = True, media: str = JSON
+) -> dict[str, Any]:
     """The requestBody of a thin route."""
     content: dict[str, Any] = {media: {"schema": {"$ref": REF + shape}}}
     if lines_of is not None:
@@ -82,23 +99,32 @@ def problem_responses(*slugs: str) -> dict[int | str, dict[str, Any]]:
             },
         )
         error = EXAMPLE_FAULT if slug == "validation" else None
-        response["content"][MEDIA_TYPE]["examples"][slug] = {"value": document(slug, problem.advice, "4bf92f35", error)}
+        response["content"][MEDIA_TYPE]["examples"][slug] = {
+            "value": document(slug, problem.advice, "4bf92f35", error)
+        }
         if problem.status in {429, 503}:
-            response["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait"}}
+            response["headers"] = {
+                "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait"}
+            }
     return responses
 
 
 def openapi(app: FastAPI, plans: Plans = NO_PLANS) -> dict[str, Any]:
-    """The whole document, with what the tracking plans have in it. FastAPI's own 422 is left out: what it would say,
-    ours says."""
-    made = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, tags=TAGS)
+    """The whole document, with what the tracking plans have in it. FastAPI's own 422 is left out:
+    what it would say, ours says.
+    """
+    made = get_openapi(
+        title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, tags=TAGS
+    )
     schemas = made.setdefault("components", {}).setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     for name, adapter in [*BODIES.items(), ("Problem", TypeAdapter(ProblemShape))]:
         schema = adapter.json_schema(ref_template=REF + "{model}")
         for one, shape in {**schema.pop("$defs", {}), name: schema}.items():
-            assert schemas.setdefault(one, shape) == shape, f"two shapes are called {one}: what is asked, and an answer"
+            assert schemas.setdefault(one, shape) == shape, (
+                f"two shapes are called {one}: what is asked, and an answer"
+            )
     made = with_plans(made, plans)
     for path, operations in made["paths"].items():
         for operation in operations.values():
@@ -138,7 +164,10 @@ LIMIT_HEADERS = ("RateLimit-Policy", "RateLimit")
 HEADERS: dict[str, dict[str, Any]] = {
     name: {"schema": {"type": "string"}, "description": description}
     for name, description in (
-        ("X-Request-ID", "The request's id: yours, or one made here; it is in the log and the audit"),
+        (
+            "X-Request-ID",
+            "The request's id: yours, or one made here; it is in the log and the audit",
+        ),
         (
             "RateLimit-Policy",
             "The key's limit, and the app's where it has one: as in \"caller\";q=1000;w=1 or "
@@ -161,8 +190,14 @@ TAGS = [
     {"name": "Writes", "description": "Accepted durably, delivered in the background."},
     {"name": "Leanplum", "description": "Asked of Leanplum while you wait."},
     {"name": "Receipts", "description": "What became of an item."},
-    {"name": "Dead letters", "description": "What Leanplum refused, what was given up, what was perhaps done."},
-    {"name": "Tracking plan", "description": "What is tracked: the plan, what broke it, the names that there are."},
+    {
+        "name": "Dead letters",
+        "description": "What Leanplum refused, what was given up, what was perhaps done.",
+    },
+    {
+        "name": "Tracking plan",
+        "description": "What is tracked: the plan, what broke it, the names that there are.",
+    },
     {"name": "Keys", "description": "Who may call, what, for which apps, how fast, until when."},
     {"name": "Audit", "description": "Who did what, with proofs that it is as it was recorded."},
     {"name": "Around it", "description": "For operators: no key needed."},

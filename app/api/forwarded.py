@@ -1,4 +1,5 @@
-"""Find who sent a request that came through proxies: X-Forwarded-For and Forwarded (RFC 7239). Pure.
+"""Find who sent a request that came through proxies: X-Forwarded-For and Forwarded (RFC 7239).
+Pure.
 
 Anybody may write these headers, so only what a trusted proxy added counts. The walk starts at the
 peer and goes from hop to hop towards the client, as long as each hop is a trusted proxy. It ends at
@@ -148,7 +149,9 @@ def _hops(headers: Headers) -> list[str]:
 
 
 def _listed(line: str) -> list[str]:
-    """Return the members of one X-Forwarded-For line, the last one first; empty ones are left out."""
+    """Return the members of one X-Forwarded-For line, the last one first; empty ones are left
+    out.
+    """
     members = (member.strip() for member in reversed(line.split(",")))
     return [_unquoted(member) for member in members if member]
 

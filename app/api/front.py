@@ -1,7 +1,8 @@
 """In front of the router: every request passes here once, on its way in and out.
 
-It makes the request's context, answers the two hot writes itself (the router and its layers cost as much as the rest of
-the work), turns errors into problem documents, adds the headers of every answer, and tells metrics, log and audit.
+It makes the request's context, answers the two hot writes itself (the router and its layers cost as
+much as the rest of the work), turns errors into problem documents, adds the headers of every
+answer, and tells metrics, log and audit.
 """
 
 import asyncio
@@ -29,7 +30,8 @@ from app.wiring import Gateway
 
 log = structlog.get_logger("request")
 Hot = Callable[[Gateway, Context, Receive], Awaitable[Answer]]
-Door = Callable[[Gateway, Context, Scope, Receive, Send], Awaitable[int]]  # a foreign protocol; the status it answered
+# A foreign protocol; the status it answered
+Door = Callable[[Gateway, Context, Scope, Receive, Send], Awaitable[int]]
 EVENTS, BATCH = "/v1/events", "/v1/batch"
 
 
@@ -51,7 +53,12 @@ class Front:
     """Pure ASGI middleware; the outermost."""
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, doors: Mapping[str, Door], proxies: TrustedProxies, root: str
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        doors: Mapping[str, Door],
+        proxies: TrustedProxies,
+        root: str,
     ) -> None:
         self._app, self._metrics, self._doors = app, metrics, doors
         self._proxies = proxies or None  # to ask for None costs less than to ask a list
@@ -78,27 +85,39 @@ class Front:
             await _record(gateway, context, status)
         self._tell(gateway, context, status)
 
-    async def _answered(self, gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send) -> int:
-        if context.path in self._doors:  # each sees to its keys itself: Leanplum's own protocol has them in the query
-            return await self._doors[context.path](gateway, context, scope, receive, _recording(gateway, context, send))
+    async def _answered(
+        self, gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send
+    ) -> int:
+        # Each sees to its keys itself: Leanplum's own protocol has them in the query
+        if context.path in self._doors:
+            return await self._doors[context.path](
+                gateway, context, scope, receive, _recording(gateway, context, send)
+            )
         if context.faulty is not None:
-            faulty = await auth.charged(gateway, context, Malformed(context.faulty.detail).at(context.faulty))
+            faulty = await auth.charged(
+                gateway, context, Malformed(context.faulty.detail).at(context.faulty)
+            )
             return await _refuse(faulty, gateway, context, send)
         asks = scope["query_string"] or PREFIX in context.path
         if asks and (leaked := await auth.leaked(gateway, context, scope)):
             return await _refuse(leaked, gateway, context, send)
         hot = HOT.get((context.method, context.path))
         if hot is None or scope["query_string"]:
-            return await self._route(gateway, scope, context, receive, _recording(gateway, context, send))
+            return await self._route(
+                gateway, scope, context, receive, _recording(gateway, context, send)
+            )
         context.operation = f"{context.method} {context.path}"
         return await self._answer(hot, gateway, context, receive, send)
 
-    async def _answer(self, hot: Hot, gateway: Gateway, context: Context, receive: Receive, send: Send) -> int:
+    async def _answer(
+        self, hot: Hot, gateway: Gateway, context: Context, receive: Receive, send: Send
+    ) -> int:
         try:
             answer = await hot(gateway, context, receive)
         except GatewayError as error:
             answer = problems.answer(error, context.request_id, context.prefix)
-        except Exception as error:  # the outermost place of a request: told in the log, answered without its text
+        except Exception as error:
+            # the outermost place of a request: told in the log, answered without its text
             answer = _failed(error, context)
         except asyncio.CancelledError:
             answer = problems.answer(problems.stopping(), context.request_id, context.prefix)
@@ -107,7 +126,9 @@ class Front:
         await send_answer(answer, context, send)
         return answer.status
 
-    async def _route(self, gateway: Gateway, scope: Scope, context: Context, receive: Receive, send: Send) -> int:
+    async def _route(
+        self, gateway: Gateway, scope: Scope, context: Context, receive: Receive, send: Send
+    ) -> int:
         status = 0
 
         head = scope["method"] == "HEAD"
@@ -120,16 +141,22 @@ class Front:
                 message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*_guarded(context, message.get("headers", ())), *_common(context)]
+                message["headers"] = [
+                    *_guarded(context, message.get("headers", ())),
+                    *_common(context),
+                ]
             await send(message)
 
         try:
             await self._app({**scope, "path": _routable(scope)}, receive, told)
         except Malformed as error:
-            answer = problems.answer(await auth.charged(gateway, context, error), context.request_id, context.prefix)
+            answer = problems.answer(
+                await auth.charged(gateway, context, error), context.request_id, context.prefix
+            )
             await send_answer(answer, context, send)
             status = answer.status
-        except Exception as error:  # the outermost place of a request: told in the log, answered without its text
+        except Exception as error:
+            # the outermost place of a request: told in the log, answered without its text
             answer = _failed(error, context)
             if not status:
                 await send_answer(answer, context, send)
@@ -170,23 +197,34 @@ async def _refuse(error: GatewayError, gateway: Gateway, context: Context, send:
 
 
 def _routable(scope: Scope) -> str:
-    """The path for the router, in which a segment's own slashes are still escaped. Raises Malformed."""
+    """The path for the router, in which a segment's own slashes are still escaped. Raises
+    Malformed.
+    """
     raw: bytes = scope["raw_path"].partition(b"?")[0]
     try:
-        return "/".join(unquote_to_bytes(segment).decode().replace("/", "%2F") for segment in raw.split(b"/"))
+        return "/".join(
+            unquote_to_bytes(segment).decode().replace("/", "%2F") for segment in raw.split(b"/")
+        )
     except UnicodeDecodeError:
         error = Malformed("The path is not UTF-8, percent-encoded.")
         raise error.at(Fault("path", error.detail, "parameter", "parameter")) from None
 
 
 def _failed(error: Exception, context: Context) -> Answer:
-    log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
+    log.error(
+        "request.failed",
+        request_id=context.request_id,
+        operation=context.operation,
+        **describe(error),
+    )
     detail = "The gateway failed on this request; it is in the log."
     return problems.plain("internal", detail, context.request_id, context.prefix)
 
 
 def _guarded(context: Context, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers of a routed answer, with those that guard whoever gets it in a browser or through a shared cache."""
+    """The headers of a routed answer, with those that guard whoever gets it in a browser or through
+    a shared cache.
+    """
     names = {name for name, _ in headers}
     made = [*headers, *PAGE_HEADERS]
     if POLICY not in names:
@@ -219,11 +257,13 @@ def _recording(gateway: Gateway, context: Context, send: Send) -> Send:
 
 
 async def _record(gateway: Gateway, context: Context, status: int) -> None:
-    """Record a call that was refused or only read, where that is not done yet. An answer goes out before its record is
-    on disk only where the database takes nothing just now."""
+    """Record a call that was refused or only read, where that is not done yet. An answer goes out
+    before its record is on disk only where the database takes nothing just now.
+    """
     if context.recorded:
         return
-    context.recorded = True  # or seen to: of a call without a key that is known there is nothing to record
+    # Or seen to: of a call without a key that is known there is nothing to record
+    context.recorded = True
     key_id = context.caller.key_id if context.caller is not None else context.shown
     if key_id is None:
         return
@@ -254,7 +294,8 @@ async def _record(gateway: Gateway, context: Context, status: int) -> None:
             **context.details,
         },
     )
-    if context.caller is None:  # who shows a key that was revoked must not see by the time that it was one
+    # Who shows a key that was revoked must not see by the time that it was one
+    if context.caller is None:
         gateway.recorder.soon(now, text)
     else:
         await gateway.recorder.record(now, text)

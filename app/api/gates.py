@@ -1,4 +1,6 @@
-"""The gate of a call: what its items are held against beside the rules, and what is counted once they are accepted."""
+"""The gate of a call: what its items are held against beside the rules, and what is counted once
+they are accepted.
+"""
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
@@ -15,12 +17,17 @@ from app.wiring import Gateway
 def gate_of(gateway: Gateway, context: Context, refiner: Refiner) -> Gate:
     """The refiner with the gate of this call behind it."""
     app, taxonomy = context.app_name, gateway.taxonomy
-    context.gate = Gate(refiner, gateway.plans.of(app), taxonomy.of(app), taxonomy.caps, taxonomy.policy)
+    context.gate = Gate(
+        refiner, gateway.plans.of(app), taxonomy.of(app), taxonomy.caps, taxonomy.policy
+    )
     return context.gate
 
 
 async def accepted(
-    gateway: Gateway, context: Context, items: Sequence[NewItem], accept: Callable[[], Awaitable[list[Taken]]]
+    gateway: Gateway,
+    context: Context,
+    items: Sequence[NewItem],
+    accept: Callable[[], Awaitable[list[Taken]]],
 ) -> list[Taken]:
     """Accept items, and count the new names of those that were; return what became of each."""
     claimed, names = await _claimed(context.gate, items)
@@ -39,7 +46,9 @@ async def accepted(
     return taken
 
 
-async def _claimed(gate: Gate | None, items: Sequence[NewItem]) -> tuple[list[list[Name]], list[Name]]:
+async def _claimed(
+    gate: Gate | None, items: Sequence[NewItem]
+) -> tuple[list[list[Name]], list[Name]]:
     """Count the new names of items from now on; return those of each item, and each once."""
     if gate is None or not gate.brings_names:
         return [], []

@@ -1,4 +1,6 @@
-"""Privacy rules over what no item is made of: the arguments of a call, its files, the rows of an import."""
+"""Privacy rules over what no item is made of: the arguments of a call, its files, the rows of an
+import.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,12 +25,16 @@ def refiner_of(gateway: Gateway, context: Context, caller: Caller) -> Enriching:
     return gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms())
 
 
-def arguments(gateway: Gateway, context: Context, caller: Caller, action: str, fields: dict[str, Any]) -> None:
+def arguments(
+    gateway: Gateway, context: Context, caller: Caller, action: str, fields: dict[str, Any]
+) -> None:
     """Take out of the arguments of a call, in place, what must not be sent on."""
     refiner_of(gateway, context, caller).privacy(action, fields)
 
 
-def files(gateway: Gateway, context: Context, caller: Caller, action: str, found: Sequence[Part]) -> list[Part]:
+def files(
+    gateway: Gateway, context: Context, caller: Caller, action: str, found: Sequence[Part]
+) -> list[Part]:
     """Return the files of a call, whose names and media types are under the rules. Raises Forbidden
     for a file that a rule is over as a whole. What is in files is not looked at."""
     refiner = refiner_of(gateway, context, caller)
@@ -45,9 +51,12 @@ def files(gateway: Gateway, context: Context, caller: Caller, action: str, found
     return made
 
 
-async def rows(gateway: Gateway, context: Context, caller: Caller, content: bytes, default_action: str) -> bytes:
-    """Return the rows of an import without what must not be sent on. Raises Invalid, also where one names whoever was
-    erased."""
+async def rows(
+    gateway: Gateway, context: Context, caller: Caller, content: bytes, default_action: str
+) -> bytes:
+    """Return the rows of an import without what must not be sent on. Raises Invalid, also where one
+    names whoever was erased.
+    """
     if (is_erased := await gateway.outbox.tells_erased(context.app_name)) is not None:
         await in_slices(import_rows.refuse_erased(content, is_erased))
     refiner = refiner_of(gateway, context, caller)

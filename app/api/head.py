@@ -1,5 +1,6 @@
-"""Heads of requests that two readers would read differently: who calls, and where to, must not depend on which of two
-headers is looked at. Pure."""
+"""Heads of requests that two readers would read differently: who calls, and where to, must not
+depend on which of two headers is looked at. Pure.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,18 @@ SINGLE = (  # RFC 9112 §3.2 for Host; the others decide who calls, about what, 
     b"idempotency-key",
     b"content-type",
 )
-HOST = re.compile(rb"[0-9A-Za-z._~%!$&'()*+;=-]*(?::[0-9]*)?|\[[0-9A-Fa-fvV:.%_~-]+\](?::[0-9]*)?")  # RFC 3986 §3.2.2
+# RFC 3986 §3.2.2
+HOST = re.compile(rb"[0-9A-Za-z._~%!$&'()*+;=-]*(?::[0-9]*)?|\[[0-9A-Fa-fvV:.%_~-]+\](?::[0-9]*)?")
 _OURS = PREFIX.encode()
 
 
-def fault(version: str, headers: Sequence[tuple[bytes, bytes]], last: Mapping[bytes, bytes]) -> Fault | None:
+def fault(
+    version: str, headers: Sequence[tuple[bytes, bytes]], last: Mapping[bytes, bytes]
+) -> Fault | None:
     """Why a request with these headers is refused, naming the header; None where nothing is wrong.
 
-    `last`: the headers by name. It is as long as `headers` where none comes twice, as nearly always.
+    `last`: the headers by name. It is as long as `headers` where none comes twice, as nearly
+    always.
     """
     host = last.get(b"host")
     if host is None:
@@ -32,8 +37,15 @@ def fault(version: str, headers: Sequence[tuple[bytes, bytes]], last: Mapping[by
         return _at("Host", "The Host header is not a host, or a host and a port.")
     if len(last) != len(headers) and (twice := _twice(headers)) is not None:
         return _at(twice, f"The request has more than one {twice} header.")
-    if b"x-api-key" in last and b"authorization" in last and _two_keys(last[b"authorization"], last[b"x-api-key"]):
-        return _at("X-API-Key", "The Authorization and X-API-Key headers have different keys: send one of them.")
+    if (
+        b"x-api-key" in last
+        and b"authorization" in last
+        and _two_keys(last[b"authorization"], last[b"x-api-key"])
+    ):
+        return _at(
+            "X-API-Key",
+            "The Authorization and X-API-Key headers have different keys: send one of them.",
+        )
     return None
 
 
@@ -50,7 +62,9 @@ def _twice(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
 
 
 def _two_keys(authorization: bytes, key: bytes) -> bool:
-    """Return whether both have a caller key and the keys differ. A proxy's own X-API-Key is none of ours."""
+    """Return whether both have a caller key and the keys differ. A proxy's own X-API-Key is none of
+    ours.
+    """
     scheme, _, other = authorization.partition(b" ")
     ours = key.strip().startswith(_OURS) and scheme.lower() == b"bearer"
     return ours and other.strip() != key.strip()

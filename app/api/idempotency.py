@@ -1,4 +1,6 @@
-"""The Idempotency-Key header, as draft-ietf-httpapi-idempotency-key-header has it and as it is often sent. Pure."""
+"""The Idempotency-Key header, as draft-ietf-httpapi-idempotency-key-header has it and as it is
+often sent. Pure.
+"""
 
 import re
 
@@ -10,7 +12,9 @@ _STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"\s*(?:;.*)?')
 
 
 def key_of(header: str) -> str:
-    """Return the key of a header: what is in double quotes, or the text as it is. Raises Invalid."""
+    """Return the key of a header: what is in double quotes, or the text as it is. Raises
+    Invalid.
+    """
     text = header.strip()
     if not text.startswith('"'):
         return text

@@ -1,4 +1,6 @@
-"""Facts for the audit records of exports, imports and postbacks: the job, and where data goes or comes from."""
+"""Facts for the audit records of exports, imports and postbacks: the job, and where data goes or
+comes from.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -20,8 +22,9 @@ Hash = Callable[[str], str]
 
 
 def tell_asked(gateway: Gateway, about: Context, action: Action, args: Mapping[str, Any]) -> None:
-    """Let the record of a call name what it asks for, where the action is an export, an import or a postback. `args`
-    have passed the privacy rules."""
+    """Let the record of a call name what it asks for, where the action is an export, an import or a
+    postback. `args` have passed the privacy rules.
+    """
     if action.scope is not Scope.EXPORTS_RUN:
         return
     _add(about, ids_in(args))
@@ -33,8 +36,12 @@ def tell_answered(about: Context, told: Mapping[str, Any]) -> None:
     _add(about, ids_in(told))
 
 
-def tell_entries(gateway: Gateway, about: Context, entries: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-    """Let the record of a call of several actions name those that are exports, imports or postbacks."""
+def tell_entries(
+    gateway: Gateway, about: Context, entries: Iterable[tuple[str, Mapping[str, Any]]]
+) -> None:
+    """Let the record of a call of several actions name those that are exports, imports or
+    postbacks.
+    """
     found = [(name, args) for name, args in entries if _is_job(name)][:MOST]
     if len(found) == 1:
         tell_asked(gateway, about, ACTIONS[found[0][0]], found[0][1])
@@ -64,11 +71,17 @@ def ids_in(told: Mapping[str, Any]) -> list[str]:
 
 
 def asked(args: Mapping[str, Any], hash_of: Hash) -> dict[str, Any]:
-    """Return what the record says of arguments: never a key, and of a URL only its host and a keyed hash."""
-    facts: dict[str, Any] = {name: _short(args[name]) for name in NAMED if isinstance(args.get(name), str | int)}
+    """Return what the record says of arguments: never a key, and of a URL only its host and a keyed
+    hash.
+    """
+    facts: dict[str, Any] = {
+        name: _short(args[name]) for name in NAMED if isinstance(args.get(name), str | int)
+    }
     targets = [_target(str(args[name]), hash_of) for name in URLS if args.get(name)]
     if args.get("s3BucketName"):
-        targets.append({"target": _short(f"s3://{args['s3BucketName']}/{args.get('s3ObjectPrefix') or ''}")})
+        targets.append(
+            {"target": _short(f"s3://{args['s3BucketName']}/{args.get('s3ObjectPrefix') or ''}")}
+        )
     if args.get("gcsBucket"):
         targets.append({"target": _short(f"gs://{args['gcsBucket']}/{args.get('file') or ''}")})
     if len(targets) == 1:
@@ -77,7 +90,9 @@ def asked(args: Mapping[str, Any], hash_of: Hash) -> dict[str, Any]:
 
 
 def _target(url: str, hash_of: Hash) -> dict[str, str]:
-    """Return the place of a URL. Its path and query may hold secrets, so a hash stands for the whole."""
+    """Return the place of a URL. Its path and query may hold secrets, so a hash stands for the
+    whole.
+    """
     return {"target": _short(_origin(url)), "targetHash": hash_of(TARGET + url)}
 
 

@@ -1,4 +1,6 @@
-"""Caller keys over HTTP: made, listed, changed, rotated, revoked (contract §3). A key itself is shown once."""
+"""Caller keys over HTTP: made, listed, changed, rotated, revoked (contract §3). A key itself is
+shown once.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -36,14 +38,21 @@ MADE: dict[int | str, dict[str, Any]] = {
 }
 OVERLAP_SECONDS = 86_400
 MAX_ONCE = 255
-NEW, CHANGE, ROTATION = (TypeAdapter[Any](shape) for shape in (schemas.NewKey, schemas.KeyChange, schemas.Rotation))
+NEW, CHANGE, ROTATION = (
+    TypeAdapter[Any](shape) for shape in (schemas.NewKey, schemas.KeyChange, schemas.Rotation)
+)
 FIELDS = {"name": "name", "scopes": "scopes", "apps": "apps", "ratePerSecond": "rate_per_second"}
 FIELDS |= {"rateBurst": "rate_burst"}
 CURSOR = r"^\d{1,18}-key_[0-9a-f]{16}$"
-KEY_ID = re.compile("key_[0-9a-f]{16}")  # of those that were made here; anything else may be anything
+# Of those that were made here; anything else may be anything
+KEY_ID = re.compile("key_[0-9a-f]{16}")
 KeyId = Annotated[str, Path(alias="keyId", description="the key's id, which is not secret")]
 Once = Annotated[
-    str | None, Header(alias="Idempotency-Key", description="A rotation that is asked for again with it is done once")
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="A rotation that is asked for again with it is done once",
+    ),
 ]
 
 log = structlog.get_logger("keys")
@@ -66,7 +75,10 @@ def key_document(stored: StoredKey, key: str | None = None) -> dict[str, Any]:
         "expiresAt": _instant(stored.expires_at),
         "revokedAt": _instant(stored.revoked_at),
         "lastUsedAt": _instant(stored.last_used_at),
-        "secrets": [{"lastFour": one.last_four, "expiresAt": _instant(one.expires_at)} for one in stored.secrets],
+        "secrets": [
+            {"lastFour": one.last_four, "expiresAt": _instant(one.expires_at)}
+            for one in stored.secrets
+        ],
     }
 
 
@@ -114,7 +126,9 @@ async def _body(
 
 
 async def _written(request: Request, gateway: Gateway, change: Callable[[], T]) -> T:
-    """Make a change, on a thread, and let this process know of it at once. One that fails is recorded as such."""
+    """Make a change, on a thread, and let this process know of it at once. One that fails is
+    recorded as such.
+    """
     try:
         done = await in_time(change)
     except BaseException:
@@ -122,7 +136,8 @@ async def _written(request: Request, gateway: Gateway, change: Callable[[], T]) 
         raise
     try:
         await in_time(gateway.directory.refresh)
-    except StorageUnavailable as error:  # it is done, and known within a second of the database's return
+    except StorageUnavailable as error:
+        # it is done, and known within a second of the database's return
         log.warning("keys.unreadable", reason=error.detail)
     return done
 
@@ -134,7 +149,9 @@ def _within(caller: Caller, apps: Iterable[str] | None) -> None:
 
 
 def _mine(gateway: Gateway, caller: Caller, key_id: str) -> StoredKey:
-    """The key with this id. Raises NotFound where there is none, or it is for apps that are not the caller's."""
+    """The key with this id. Raises NotFound where there is none, or it is for apps that are not the
+    caller's.
+    """
     stored = gateway.keys.get(key_id)
     _guard(caller, stored)
     return stored
@@ -147,7 +164,9 @@ def _guard(caller: Caller, stored: StoredKey) -> None:
 
 
 def _sees(caller: Caller, stored: StoredKey) -> bool:
-    return caller.apps is None or (stored.caller.apps is not None and caller.apps >= stored.caller.apps)
+    return caller.apps is None or (
+        stored.caller.apps is not None and caller.apps >= stored.caller.apps
+    )
 
 
 def _expiry(fields: Mapping[str, Any], now: int) -> int | None:
@@ -156,7 +175,9 @@ def _expiry(fields: Mapping[str, Any], now: int) -> int | None:
     if at is None:
         return None
     if at * 1000 <= now:
-        raise Invalid((Fault("/expiresAt", "must be in the future; DELETE revokes a key at once", "past"),))
+        raise Invalid(
+            (Fault("/expiresAt", "must be in the future; DELETE revokes a key at once", "past"),)
+        )
     return int(at * 1000)
 
 
@@ -178,8 +199,9 @@ def _values(fields: Mapping[str, Any]) -> dict[str, Any]:
     openapi_extra=body_of("NewKey"),
 )
 async def make_key(request: Request, response: Response) -> Any:
-    """For whom, what it may do, for which apps, how fast, until when. It works at once here, and within a second in
-    every other process."""
+    """For whom, what it may do, for which apps, how fast, until when. It works at once here, and
+    within a second in every other process.
+    """
     gateway, _ = await _manager(request, f"POST {KEYS}")
     fields, caller = await _body(request, gateway, NEW)
     values, now = _values(fields), now_ms()
@@ -199,7 +221,9 @@ async def make_key(request: Request, response: Response) -> Any:
             **limits,
         ),
     )
-    response.headers["Location"] = f"{context.of(request.scope).prefix}{KEYS}/{stored.caller.key_id}"
+    response.headers["Location"] = (
+        f"{context.of(request.scope).prefix}{KEYS}/{stored.caller.key_id}"
+    )
     return key_document(stored, key)
 
 
@@ -212,10 +236,14 @@ async def make_key(request: Request, response: Response) -> Any:
 )
 async def list_keys(
     request: Request,
-    cursor: Annotated[str | None, Query(pattern=CURSOR, description="`nextCursor` of the page before")] = None,
+    cursor: Annotated[
+        str | None, Query(pattern=CURSOR, description="`nextCursor` of the page before")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1_000, description="of one page")] = 1_000,
 ) -> Any:
-    """The keys, oldest first, revoked ones too; never a key itself. Where there are more, `nextCursor` leads on."""
+    """The keys, oldest first, revoked ones too; never a key itself. Where there are more,
+    `nextCursor` leads on.
+    """
     gateway, caller = await _manager(request, f"GET {KEYS}")
     after = _position(cursor) if cursor else None
     found = await in_time(partial(gateway.keys.page, after, limit + 1, partial(_sees, caller)))
@@ -232,7 +260,12 @@ def _position(cursor: str) -> tuple[int, str]:
     return int(made), key_id
 
 
-@router.get(ONE, summary="A key", response_model=schemas.Key, responses=problem_responses(*REFUSED, "not-found"))
+@router.get(
+    ONE,
+    summary="A key",
+    response_model=schemas.Key,
+    responses=problem_responses(*REFUSED, "not-found"),
+)
 async def get_key(request: Request, key_id: KeyId) -> Any:
     """What is known of it; never the key itself."""
     gateway, caller = await _manager(request, f"GET {ONE}", key_id)
@@ -247,7 +280,9 @@ async def get_key(request: Request, key_id: KeyId) -> Any:
     openapi_extra=body_of("KeyChange"),
 )
 async def change_key(request: Request, key_id: KeyId) -> Any:
-    """What is left out stays as it is; `null` takes a limit or the expiry away, and gives every app."""
+    """What is left out stays as it is; `null` takes a limit or the expiry away, and gives every
+    app.
+    """
     gateway, _ = await _manager(request, f"PATCH {ONE}", key_id)
     fields, caller = await _body(request, gateway, CHANGE)
     values, record, now = _values(fields), _recorder(request), now_ms()
@@ -275,26 +310,36 @@ async def change_key(request: Request, key_id: KeyId) -> Any:
     openapi_extra=body_of("Rotation", required=False),
 )
 async def rotate_key(request: Request, key_id: KeyId, once: Once = None) -> Any:
-    """A new key under the same id; the old one goes on for `overlapSeconds` (a day unless told). Asked for again with
-    the same `Idempotency-Key`, it is not done again, and the new key is shown again for ten minutes."""
+    """A new key under the same id; the old one goes on for `overlapSeconds` (a day unless told).
+    Asked for again with the same `Idempotency-Key`, it is not done again, and the new key is shown
+    again for ten minutes.
+    """
     gateway, _ = await _manager(request, f"POST {ROTATE}", key_id)
     fields, caller = await _body(request, gateway, ROTATION, optional=True)
     overlap_ms, record = fields.get("overlapSeconds", OVERLAP_SECONDS) * 1000, _recorder(request)
     once = None if once is None else key_of(once)
     if once is not None and not 1 <= len(once) <= MAX_ONCE:
-        raise Invalid((Fault(IDEMPOTENCY_KEY, f"takes 1 to {MAX_ONCE} characters", "header", "header"),))
+        raise Invalid(
+            (Fault(IDEMPOTENCY_KEY, f"takes 1 to {MAX_ONCE} characters", "header", "header"),)
+        )
 
     def rotate() -> tuple[str | None, StoredKey]:
         guard = partial(_guard, caller)
-        return gateway.keys.rotate(key_id, now_ms(), overlap_ms, once=once, record=record, guard=guard)
+        return gateway.keys.rotate(
+            key_id, now_ms(), overlap_ms, once=once, record=record, guard=guard
+        )
 
     key, stored = await _written(request, gateway, rotate)
     return {"key": None} | key_document(stored, key)
 
 
-@router.delete(ONE, status_code=204, summary="Revoke a key", responses=problem_responses(*REFUSED, "not-found"))
+@router.delete(
+    ONE, status_code=204, summary="Revoke a key", responses=problem_responses(*REFUSED, "not-found")
+)
 async def revoke_key(request: Request, key_id: KeyId) -> None:
-    """It stops at once here, and within a second in every other process. What it had accepted is delivered."""
+    """It stops at once here, and within a second in every other process. What it had accepted is
+    delivered.
+    """
     gateway, caller = await _manager(request, f"DELETE {ONE}", key_id)
     record = _recorder(request, 204)
 

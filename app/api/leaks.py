@@ -1,4 +1,6 @@
-"""A key in an address: it stays in the logs of every proxy, in browsers' histories and in bookmarks. Pure."""
+"""A key in an address: it stays in the logs of every proxy, in browsers' histories and in
+bookmarks. Pure.
+"""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +10,17 @@ from urllib.parse import unquote_to_bytes
 from app.callers.keys import LENGTH, PREFIX
 
 NAMES = frozenset(
-    {"key", "apikey", "xapikey", "clientkey", "accesskey", "accesstoken", "authtoken", "token", "authorization"}
+    {
+        "key",
+        "apikey",
+        "xapikey",
+        "clientkey",
+        "accesskey",
+        "accesstoken",
+        "authtoken",
+        "token",
+        "authorization",
+    }
     | {"bearer", "secret", "clientsecret", "password"}
 )
 KEY = re.compile(rb"%s[0-9A-Za-z]{%d}" % (PREFIX.encode(), LENGTH - len(PREFIX)))
@@ -25,8 +37,9 @@ class Leak(NamedTuple):
 
 
 def found(scope: Mapping[str, Any]) -> Leak | None:
-    """The key in the path or the query of the request with this ASGI scope: what has a caller key's form, or is called
-    like a key."""
+    """The key in the path or the query of the request with this ASGI scope: what has a caller key's
+    form, or is called like a key.
+    """
     query: bytes = scope["query_string"]
     ours = KEY.search(unquote_to_bytes(scope["raw_path"] + b"?" + query))
     if ours is not None:

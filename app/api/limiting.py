@@ -1,8 +1,10 @@
-"""How fast: the limits of a call, taken before anything is done for it, and told in the headers of its answer.
+"""How fast: the limits of a call, taken before anything is done for it, and told in the headers of
+its answer.
 
-The headers are those of draft-ietf-httpapi-ratelimit-headers: in RateLimit-Policy `q` items for every `w` seconds; in
-RateLimit `r` items that may pass now, which is more than `q` while the burst is not used up, and `t` seconds until the
-bucket is full again. The draft has no word for a bucket's size; r of a full one is it.
+The headers are those of draft-ietf-httpapi-ratelimit-headers: in RateLimit-Policy `q` items for
+every `w` seconds; in RateLimit `r` items that may pass now, which is more than `q` while the burst
+is not used up, and `t` seconds until the bucket is full again. The draft has no word for a bucket's
+size; r of a full one is it.
 """
 
 import ipaddress
@@ -10,22 +12,33 @@ import math
 from collections.abc import Callable, Sequence
 
 from app.api.context import Context
-from app.errors import CommitUnknown, GatewayError, KeyNotConfigured, QueueFull, RateLimited, StorageUnavailable
+from app.errors import (
+    CommitUnknown,
+    GatewayError,
+    KeyNotConfigured,
+    QueueFull,
+    RateLimited,
+    StorageUnavailable,
+)
 from app.limits.bucket import Decision, Limit
 from app.limits.policies import Policy
 from app.model import Caller
 from app.wiring import Gateway
 
 LOCKED_OUT = "Too many failed authentications from this address."
-NOTHING_TAKEN = (StorageUnavailable, QueueFull, KeyNotConfigured)  # errors of which the caller is not the cause
+# Errors of which the caller is not the cause
+NOTHING_TAKEN = (StorageUnavailable, QueueFull, KeyNotConfigured)
 # In the order of a Policy's limits.
 WHOSE = ("this key's limit", "the limit that all callers of the app share")
 
 
-async def take(gateway: Gateway, context: Context, caller: Caller, count: int, *, lends: bool = False) -> None:
-    """Take `count` items from the buckets of the caller and of the app that the call is about, or nothing from either.
-    `lends`: a call that is larger than a bucket passes where one item would, and the bucket is in debt then.
-    Raises RateLimited."""
+async def take(
+    gateway: Gateway, context: Context, caller: Caller, count: int, *, lends: bool = False
+) -> None:
+    """Take `count` items from the buckets of the caller and of the app that the call is about, or
+    nothing from either. `lends`: a call that is larger than a bucket passes where one item would,
+    and the bucket is in debt then. Raises RateLimited.
+    """
     policy = gateway.policies.of(caller, context.app)
     limits = policy.lending if lends else policy.limits
     limiter = gateway.limits
@@ -35,9 +48,13 @@ async def take(gateway: Gateway, context: Context, caller: Caller, count: int, *
         raise _refusal(limits, decision, count)
 
 
-async def give_back(gateway: Gateway, context: Context, caller: Caller, count: int, error: GatewayError) -> None:
-    """Give back all but one of the items that a call took which was then refused whole, where nothing
-    of it was accepted for certain and its caller is not the cause: it is to be sent again."""
+async def give_back(
+    gateway: Gateway, context: Context, caller: Caller, count: int, error: GatewayError
+) -> None:
+    """Give back all but one of the items that a call took which was then refused whole, where
+    nothing of it was accepted for certain and its caller is not the cause: it is to be sent
+    again.
+    """
     sure = isinstance(error, NOTHING_TAKEN) and not isinstance(error, CommitUnknown)
     if count <= 1 or not sure or context.recorded:
         return
@@ -47,24 +64,35 @@ async def give_back(gateway: Gateway, context: Context, caller: Caller, count: i
 
 
 async def charge_unread(gateway: Gateway, context: Context) -> None:
-    """Take an item of the caller whose key was seen, for a call that is refused since the gateway holds
-    too much to read it. Raises RateLimited."""
+    """Take an item of the caller whose key was seen, for a call that is refused since the gateway
+    holds too much to read it. Raises RateLimited.
+    """
     context.overloaded = True
     if context.caller is not None:
         await take(gateway, context, context.caller, 1)
 
 
 async def refuse_spent(
-    gateway: Gateway, context: Context, caller: Caller, count: int = 1, *, lends: bool = False, ask: bool = True
+    gateway: Gateway,
+    context: Context,
+    caller: Caller,
+    count: int = 1,
+    *,
+    lends: bool = False,
+    ask: bool = True,
 ) -> None:
-    """Take nothing, and refuse a call for which `count` items would not pass, before its body is read or judged.
-    `ask`: False where another server's answer is not worth waiting for: the call is limited later all the same.
-    Raises RateLimited."""
+    """Take nothing, and refuse a call for which `count` items would not pass, before its body is
+    read or judged. `ask`: False where another server's answer is not worth waiting for: the call is
+    limited later all the same. Raises RateLimited.
+    """
     policy = _policy(gateway, context, caller)
     limits = policy.lending if lends else policy.limits
     decision = await _look(gateway, limits, ask=ask)
     if decision is not None and not decision.fits(count):
-        context.rate_headers = (policy.header, (b"ratelimit", _state(decision.limits, decision.lacks)))
+        context.rate_headers = (
+            policy.header,
+            (b"ratelimit", _state(decision.limits, decision.lacks)),
+        )
         raise _refusal(limits, decision, count)
 
 
@@ -101,7 +129,9 @@ async def refuse_locked_out(gateway: Gateway, address: str) -> None:
 
 
 async def count_failure(gateway: Gateway, address: str) -> None:
-    """Count a failed authentication of an address. Raises RateLimited where it has failed too often."""
+    """Count a failed authentication of an address. Raises RateLimited where it has failed too
+    often.
+    """
     decision = await gateway.limits.take((_failures(gateway, address),), 1)
     if not decision.allowed:
         raise RateLimited(LOCKED_OUT, decision.wait(1))
@@ -126,7 +156,9 @@ def network(address: str) -> str:
 
 
 def _state(limits: Sequence[Limit], lacks: Sequence[float]) -> bytes:
-    """What is left by the limits that are in force, which are less than the policy while Valkey is away."""
+    """What is left by the limits that are in force, which are less than the policy while Valkey is
+    away.
+    """
     limit, lack = limits[0], lacks[0]
     state = b'"caller";r=%d;t=%d' % (limit.remaining(lack), math.ceil(lack / limit.rate))
     if len(limits) > 1:
@@ -137,10 +169,17 @@ def _state(limits: Sequence[Limit], lacks: Sequence[float]) -> bytes:
 
 def _refusal(limits: Sequence[Limit], decision: Decision, count: int) -> RateLimited:
     """Of the limit that keeps the call waiting longest."""
-    waits = [limit.wait(lacks, count) for limit, lacks in zip(decision.limits, decision.lacks, strict=True)]
+    waits = [
+        limit.wait(lacks, count)
+        for limit, lacks in zip(decision.limits, decision.lacks, strict=True)
+    ]
     at = waits.index(max(waits))
     limit, whose, items = limits[at], WHOSE[at], f"{count} item{'s' if count != 1 else ''}"
     if math.isinf(waits[at]):
-        first = decision.limits[at].full_in(decision.lacks[at])  # when a part that is as large as can be may pass
-        return RateLimited(f"{items} never pass together: {whose} lets {limit.whole} pass at once. Split them.", first)
+        # When a part that is as large as can be may pass
+        first = decision.limits[at].full_in(decision.lacks[at])
+        return RateLimited(
+            f"{items} never pass together: {whose} lets {limit.whole} pass at once. Split them.",
+            first,
+        )
     return RateLimited(f"{items} would exceed {whose} of {limit.rate} a second.", waits[at])

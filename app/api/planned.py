@@ -1,4 +1,6 @@
-"""The OpenAPI document with a tracking plan: events and states, each with its own schema and examples; attributes."""
+"""The OpenAPI document with a tracking plan: events and states, each with its own schema and
+examples; attributes.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +51,9 @@ def _apart(plans: Plans) -> list[tuple[str, Plan]]:
     return found if len(found) > 1 else [("", plan) for _, plan in found]
 
 
-def _add_kind(document: Document, kind: Kind, base: str, path: str, apart: Sequence[tuple[str, Plan]]) -> None:
+def _add_kind(
+    document: Document, kind: Kind, base: str, path: str, apart: Sequence[tuple[str, Plan]]
+) -> None:
     schemas = document["components"]["schemas"]
     refs = list[Document]()
     examples = dict[str, Document]()
@@ -63,7 +67,9 @@ def _add_kind(document: Document, kind: Kind, base: str, path: str, apart: Seque
         return
     if any(plan.unknown[kind] != "enforce" for _, plan in apart):
         name = _free(schemas, f"Other{base}")
-        schemas[name] = _other(schemas[base], kind, [entry for _, plan in apart for entry in plan.entries[kind]])
+        schemas[name] = _other(
+            schemas[base], kind, [entry for _, plan in apart for entry in plan.entries[kind]]
+        )
         refs.append({"$ref": REF + name})
     content = document["paths"][path]["post"]["requestBody"]["content"][JSON]
     content["schema"] = {"oneOf": refs} if len(apart) == 1 else {"anyOf": refs}
@@ -77,7 +83,9 @@ def _schema(base: Document, entry: Entry, apps: str, number: int) -> Document:
     field = ACTIONS[entry.kind][1]
     owner = [f"Owner: {entry.owner}."] if entry.owner else []
     made["title"] = entry.name + (f" ({apps})" if apps else "")
-    made["description"] = " ".join([*([entry.description] if entry.description else []), *owner, TOLD[entry.mode]])
+    made["description"] = " ".join(
+        [*([entry.description] if entry.description else []), *owner, TOLD[entry.mode]]
+    )
     for name, schema in entry.schema["properties"].items():
         made["properties"][name] = _property(made["properties"][name], _rewritten(schema, number))
     made["properties"][field] = {"const": entry.name, "type": "string"}
@@ -119,11 +127,15 @@ def _add_attributes(schemas: dict[str, Any], apart: Sequence[tuple[str, Plan]]) 
         for entry in plan.entries["attributes"].values():
             told = {"description": entry.description} if entry.description else {}
             schema = _rewritten(entry.schema, number) | told
-            found.setdefault(entry.name, []).extend([] if schema in found.get(entry.name, ()) else [schema])
+            found.setdefault(entry.name, []).extend(
+                [] if schema in found.get(entry.name, ()) else [schema]
+            )
     if not found:
         return
     attributes = schemas["UserUpdate"]["properties"]["userAttributes"]
-    attributes["properties"] = {name: {"anyOf": [*forms, {"type": "null"}]} for name, forms in found.items()}
+    attributes["properties"] = {
+        name: {"anyOf": [*forms, {"type": "null"}]} for name, forms in found.items()
+    }
     if all(plan.unknown["attributes"] == "enforce" for _, plan in apart):
         attributes["additionalProperties"] = False
 
@@ -150,5 +162,9 @@ def _free(schemas: Mapping[str, Any], wanted: str) -> str:
     return (
         name
         if name not in schemas
-        else next(told for count in range(2, len(schemas) + 3) if (told := f"{name}_{count}") not in schemas)
+        else next(
+            told
+            for count in range(2, len(schemas) + 3)
+            if (told := f"{name}_{count}") not in schemas
+        )
     )

@@ -1,7 +1,8 @@
-"""The path prefix under which callers find the gateway, where a proxy offers it as one path of a site. Pure.
+"""The path prefix under which callers find the gateway, where a proxy offers it as one path of a
+site. Pure.
 
-The proxy may take the prefix off before it forwards a request, or leave it in the path. Links of the
-answer begin with the prefix in either case.
+The proxy may take the prefix off before it forwards a request, or leave it in the path. Links of
+the answer begin with the prefix in either case.
 """
 
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -20,7 +21,9 @@ OWN |= {"problems", "readyz", "redoc", "segment", "v1"}
 
 
 class Prefixes:
-    """Finds the prefix of each request: GATEWAY_ROOT_PATH, or X-Forwarded-Prefix of a trusted proxy."""
+    """Finds the prefix of each request: GATEWAY_ROOT_PATH, or X-Forwarded-Prefix of a trusted
+    proxy.
+    """
 
     def __init__(self, root: str, proxies: TrustedProxies) -> None:
         self._root, self._proxies = root, proxies
@@ -28,8 +31,12 @@ class Prefixes:
     def __bool__(self) -> bool:
         return bool(self._root or self._proxies)
 
-    def enter(self, peer: str, scope: MutableMapping[str, Any], headers: Mapping[bytes, bytes]) -> str:
-        """Return the prefix of a request, and take it off the path in the ASGI scope, where it is there."""
+    def enter(
+        self, peer: str, scope: MutableMapping[str, Any], headers: Mapping[bytes, bytes]
+    ) -> str:
+        """Return the prefix of a request, and take it off the path in the ASGI scope, where it is
+        there.
+        """
         prefix = self._root
         if HEADER in headers and self._proxies.trusts(peer):
             prefix = forwarded_prefix(scope["headers"]) or prefix

@@ -29,9 +29,11 @@ router = APIRouter(dependencies=KEY)
     openapi_extra=body_of("Previewed"),
 )
 async def preview(request: Request) -> Any:
-    """One item, or a batch of at most 100, goes all the way to Leanplum but for the last step: enriched, held against
-    the rules and the privacy rules, and written as Leanplum gets it, less keys. Nothing is stored or sent. Each item
-    needs the scope of its own action, and counts for the limits as if it were accepted."""
+    """One item, or a batch of at most 100, goes all the way to Leanplum but for the last step:
+    enriched, held against the rules and the privacy rules, and written as Leanplum gets it, less
+    keys. Nothing is stored or sent. Each item needs the scope of its own action, and counts for the
+    limits as if it were accepted.
+    """
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = f"POST {PREVIEW}"
     caller = await auth.authenticate(gateway, about)
@@ -39,7 +41,9 @@ async def preview(request: Request) -> Any:
         app = auth.choose_app(gateway, about, caller)
         await limiting.refuse_spent(gateway, about, caller, ask=not receiving.is_small(about))
         most = MOST * writes.MANY_OF_EACH
-        raw = bodies.parse(await receiving.read_fields(gateway, about, request.receive, optional=False, most=most))
+        raw = bodies.parse(
+            await receiving.read_fields(gateway, about, request.receive, optional=False, most=most)
+        )
         told, base = _items(raw)
     except Refusal:
         await limiting.take(gateway, about, caller, 1)  # what can't be read as items costs as one
@@ -50,11 +54,15 @@ async def preview(request: Request) -> Any:
     await limiting.take(gateway, about, caller, len(told))
     caller = auth.look_again(gateway, about, caller)
     refiner = writes.refiner_for(gateway, about, caller)
-    judged = [writes.careful_item(one, base.format(index), refiner) for index, one in enumerate(told)]
+    judged = [
+        writes.careful_item(one, base.format(index), refiner) for index, one in enumerate(told)
+    ]
     about.gate = None  # what is only looked at is not counted
     about.subjects = {one.subject for one in judged if isinstance(one, NewItem)}
     results = writes.permitted(app, caller, judged)
-    return {"results": [_result(index, app, one, about.prefix) for index, one in enumerate(results)]}
+    return {
+        "results": [_result(index, app, one, about.prefix) for index, one in enumerate(results)]
+    }
 
 
 def _items(raw: Any) -> tuple[list[Any], str]:
@@ -77,9 +85,13 @@ def _result(index: int, app: App, one: NewItem | writes.Refused, prefix: str) ->
 
 
 def sent(app: App, new: NewItem, now: int) -> dict[str, Any]:
-    """The item as Leanplum would get it if it were accepted at `now`; reqId and uuid only where its id is known."""
+    """The item as Leanplum would get it if it were accepted at `now`; reqId and uuid only where its
+    id is known.
+    """
     item_id = new.id or ids.made(ids.new_prefix(now), 0)
-    entry = mapping.entry(Item(0, item_id, app.name, new.subject, new.action, new.body, now, 0, now), "")
+    entry = mapping.entry(
+        Item(0, item_id, app.name, new.subject, new.action, new.body, now, 0, now), ""
+    )
     made: dict[str, Any] = orjson.loads(entry)
     left_out = () if new.id is not None else ("reqId", "uuid")
     return {name: value for name, value in made.items() if name not in left_out}

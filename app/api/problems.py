@@ -1,4 +1,5 @@
-"""One table turns every error into HTTP: a status, a slug with a page of its own, a title and what to do (RFC 9457).
+"""One table turns every error into HTTP: a status, a slug with a page of its own, a title and what
+to do (RFC 9457).
 
 The same table makes the error responses in `openapi/` and the pages at `/problems`.
 """
@@ -91,7 +92,12 @@ PROBLEMS: dict[str, Problem] = {
             "There is no such thing",
             "Check the address. Receipts are kept for the de-duplication window.",
         ),
-        Problem("method-not-allowed", 405, "The method is not taken here", "Use a method that the Allow header names."),
+        Problem(
+            "method-not-allowed",
+            405,
+            "The method is not taken here",
+            "Use a method that the Allow header names.",
+        ),
         Problem(
             "request-timeout",
             408,
@@ -99,11 +105,19 @@ PROBLEMS: dict[str, Problem] = {
             "Send it again, with the same item ids, on a faster connection or in smaller parts.",
         ),
         Problem(
-            "id-conflict", 409, "The id stands for another content", "Send the first content again, or use a new id."
+            "id-conflict",
+            409,
+            "The id stands for another content",
+            "Send the first content again, or use a new id.",
         ),
-        Problem("too-large", 413, "The body is too large", "Split it: the limits are in the detail."),
         Problem(
-            "url-too-long", 414, "The address is too long", "Send what is in the query in the body, or less of it."
+            "too-large", 413, "The body is too large", "Split it: the limits are in the detail."
+        ),
+        Problem(
+            "url-too-long",
+            414,
+            "The address is too long",
+            "Send what is in the query in the body, or less of it.",
         ),
         Problem(
             "unsupported-media-type",
@@ -124,7 +138,12 @@ PROBLEMS: dict[str, Problem] = {
             "The limit is spent",
             "Wait as long as Retry-After says. Nothing of the request was taken.",
         ),
-        Problem("head-too-large", 431, "The headers are too many or too large", "Send fewer and shorter headers."),
+        Problem(
+            "head-too-large",
+            431,
+            "The headers are too many or too large",
+            "Send fewer and shorter headers.",
+        ),
         Problem(
             "internal",
             500,
@@ -222,7 +241,9 @@ def document(
     error: GatewayError | None = None,
     prefix: str = "",
 ) -> dict[str, Any]:
-    """Return the problem document; `prefix` is the path prefix under which the caller finds the gateway."""
+    """Return the problem document; `prefix` is the path prefix under which the caller finds the
+    gateway.
+    """
     problem = PROBLEMS[slug]
     made: dict[str, Any] = {
         "type": f"{prefix}/problems/{slug}",
@@ -245,7 +266,9 @@ def of_error(error: GatewayError, prefix: str, instance: str | None = None) -> d
 
 
 def stopping() -> Stopping:
-    """Return the error to answer with in place of a cancellation of the request, which only a stop brings about."""
+    """Return the error to answer with in place of a cancellation of the request, which only a stop
+    brings about.
+    """
     task = asyncio.current_task()
     if task is not None:
         task.uncancel()
@@ -262,11 +285,15 @@ def answer(error: GatewayError, request_id: str, prefix: str) -> Answer:
     return rendered(of_error(error, prefix, request_id), headers)
 
 
-def plain(slug: str, detail: str, request_id: str, prefix: str, *headers: tuple[bytes, bytes]) -> Answer:
+def plain(
+    slug: str, detail: str, request_id: str, prefix: str, *headers: tuple[bytes, bytes]
+) -> Answer:
     """Return the HTTP answer for a problem that is none of our errors."""
     return rendered(document(slug, detail, request_id, prefix=prefix), list(headers))
 
 
 def rendered(made: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> Answer:
     """A problem document as an HTTP answer."""
-    return Answer(made["status"], [(b"content-type", MEDIA_TYPE.encode()), *headers], orjson.dumps(made))
+    return Answer(
+        made["status"], [(b"content-type", MEDIA_TYPE.encode()), *headers], orjson.dumps(made)
+    )

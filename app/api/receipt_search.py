@@ -14,7 +14,15 @@ from app.model import Scope
 from app.outbox.receipts import Filter
 
 LIST = "/v1/receipts"
-REFUSED = ("unauthorized", "forbidden", "malformed", "rate-limited", "validation", "internal", "storage-unavailable")
+REFUSED = (
+    "unauthorized",
+    "forbidden",
+    "malformed",
+    "rate-limited",
+    "validation",
+    "internal",
+    "storage-unavailable",
+)
 router = APIRouter(dependencies=KEY, tags=["Receipts"])
 
 
@@ -35,18 +43,24 @@ async def find_receipts(
         ),
     ] = None,
     uuid: Annotated[str | None, Query(description="and with this `uuid`; needs `reqId`")] = None,
-    cursor: Annotated[str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the page before")] = None,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the page before")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1_000, description="of one page")] = 100,
 ) -> Any:
-    """The receipts of durable entries at `/api` by their `reqId`, newest first; none where nothing is known of it: it
-    never came, its receipt is past the time of `GATEWAY_DEDUP_SECONDS`, or Leanplum was asked while the SDK waited."""
+    """The receipts of durable entries at `/api` by their `reqId`, newest first; none where nothing
+    is known of it: it never came, its receipt is past the time of `GATEWAY_DEDUP_SECONDS`, or
+    Leanplum was asked while the SDK waited.
+    """
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = f"GET {LIST}"
     _, app = await auth.enter(gateway, about, Scope.RECEIPTS_READ)
     found = await gateway.outbox.find_receipts(
         app.name, _chosen(req_id, uuid), int(cursor) if cursor else None, limit + 1
     )
-    page: dict[str, Any] = {"receipts": [receipt_document(one, prefix=about.prefix) for one in found[:limit]]}
+    page: dict[str, Any] = {
+        "receipts": [receipt_document(one, prefix=about.prefix) for one in found[:limit]]
+    }
     if len(found) > limit:
         page["nextCursor"] = str(found[limit - 1].seq)
     return page

@@ -36,9 +36,13 @@ class WaitingFor:
         return {"reason": self.reason, "since": instant(self.since), **until}
 
 
-def waiting_for(receipt: Receipt, waits: Waits = NOTHING_KNOWN, way: Way = AS_IT_SHOULD_BE) -> WaitingFor | None:
-    """Return why an item waits; None where it has settled, or nothing is known to stop it. `waits`: what
-    the database tells of others; `way`: how the way to Leanplum is, where this process delivers."""
+def waiting_for(
+    receipt: Receipt, waits: Waits = NOTHING_KNOWN, way: Way = AS_IT_SHOULD_BE
+) -> WaitingFor | None:
+    """Return why an item waits; None where it has settled, or nothing is known to stop it. `waits`:
+    what the database tells of others; `way`: how the way to Leanplum is, where this process
+    delivers.
+    """
     since = receipt.accepted_at
     if receipt.settled:
         return None
@@ -51,7 +55,9 @@ def waiting_for(receipt: Receipt, waits: Waits = NOTHING_KNOWN, way: Way = AS_IT
     return WaitingFor("earlier-item", since) if waits.behind else None
 
 
-async def explained(outbox: Outbox, metrics: Metrics, app: str, receipt: Receipt) -> WaitingFor | None:
+async def explained(
+    outbox: Outbox, metrics: Metrics, app: str, receipt: Receipt
+) -> WaitingFor | None:
     """Return why an item waits, from all that this process and the database know."""
     if receipt.settled:
         return None
@@ -60,12 +66,17 @@ async def explained(outbox: Outbox, metrics: Metrics, app: str, receipt: Receipt
 
 
 def receipt_document(
-    receipt: Receipt, removed: Removed | None = None, waits: WaitingFor | None = None, *, prefix: str
+    receipt: Receipt,
+    removed: Removed | None = None,
+    waits: WaitingFor | None = None,
+    *,
+    prefix: str,
 ) -> dict[str, Any]:
     """Return a receipt as JSON; times are RFC 3339 in UTC with milliseconds.
 
-    `removed` is what an erasure has just removed, `prefix` the path prefix under which the caller finds the gateway;
-    `waits` is why the item waits, where more is known than the receipt itself tells.
+    `removed` is what an erasure has just removed, `prefix` the path prefix under which the caller
+    finds the gateway; `waits` is why the item waits, where more is known than the receipt itself
+    tells.
     """
     document: dict[str, Any] = {
         "id": receipt.id,
@@ -125,7 +136,9 @@ def fresh_receipt(
     *,
     prefix: str,
 ) -> bytes:
-    """The receipt of an item accepted this moment, rendered: the hot path's own short cut to the same words."""
+    """The receipt of an item accepted this moment, rendered: the hot path's own short cut to the
+    same words.
+    """
     return orjson.dumps(
         {
             "id": item_id,

@@ -17,7 +17,9 @@ Receive = Callable[[], Awaitable[Any]]
 
 class Room:
     """Counts the bytes of bodies that this process holds: of those that come in several pieces, and
-    what comes out of compressed ones. An SDK's key is in its body, so anybody may send one of those."""
+    what comes out of compressed ones. An SDK's key is in its body, so anybody may send one of
+    those.
+    """
 
     def __init__(self) -> None:
         self._held = 0
@@ -39,8 +41,12 @@ class Room:
 ROOM = Room()
 
 
-async def read_body(gateway: Gateway, context: Context, receive: Receive, limit: int | None = None) -> bytes:
-    """The whole body, decompressed, without a byte-order mark. Raises TooLarge as soon as it is over the limit."""
+async def read_body(
+    gateway: Gateway, context: Context, receive: Receive, limit: int | None = None
+) -> bytes:
+    """The whole body, decompressed, without a byte-order mark. Raises TooLarge as soon as it is
+    over the limit.
+    """
     limit = gateway.settings.gateway_max_body_bytes if limit is None else limit
     refuse_declared(context, limit)
     message = await receive()
@@ -80,8 +86,10 @@ def is_small(context: Context) -> bool:
 async def read_fields(
     gateway: Gateway, context: Context, receive: Receive, *, optional: bool, most: int = bodies.MANY
 ) -> bytes:
-    """A body of JSON that has at most `most` members; `optional`: none at all is an empty object, whatever its media
-    type is said to be. Raises UnsupportedMediaType beside what `read_body` raises."""
+    """A body of JSON that has at most `most` members; `optional`: none at all is an empty object,
+    whatever its media type is said to be. Raises UnsupportedMediaType beside what `read_body`
+    raises.
+    """
     kind = context.headers.get(b"content-type")
     untyped = optional and kind is None
     if not untyped and not (optional and _may_be_empty(context)):
@@ -99,11 +107,17 @@ def _may_be_empty(context: Context) -> bool:
 
 
 def limited(
-    gateway: Gateway, context: Context, receive: Receive, limit: int, seen: int = 0, room: Room | None = ROOM
+    gateway: Gateway,
+    context: Context,
+    receive: Receive,
+    limit: int,
+    seen: int = 0,
+    room: Room | None = ROOM,
 ) -> Receive:
-    """The same body, which ends in TooLarge where it is over the limit, TooSlow where it comes too slowly, Malformed
-    where it is never whole, Overloaded where too many are being read. `seen`: the bytes that came before; `room`: None
-    where they are counted elsewhere."""
+    """The same body, which ends in TooLarge where it is over the limit, TooSlow where it comes too
+    slowly, Malformed where it is never whole, Overloaded where too many are being read. `seen`: the
+    bytes that came before; `room`: None where they are counted elsewhere.
+    """
     most = gateway.settings.gateway_max_held_bytes
 
     async def counted() -> Any:

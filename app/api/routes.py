@@ -24,12 +24,18 @@ from app.wiring import Gateway
 
 
 async def storable(request: Request) -> None:
-    """Refuse a parameter of the path or the query with a NUL character: not every database can look for one."""
+    """Refuse a parameter of the path or the query with a NUL character: not every database can look
+    for one.
+    """
     if b"%00" not in request.scope["raw_path"] and b"%00" not in request.scope["query_string"]:
         return
     sent = [("path", *one) for one in request.path_params.items()]
     sent += [("query", *one) for one in request.query_params.multi_items()]
-    found = [{"loc": (where, name), "msg": NO_NUL} for where, name, value in sent if "\0" in f"{name}{value}"]
+    found = [
+        {"loc": (where, name), "msg": NO_NUL}
+        for where, name, value in sent
+        if "\0" in f"{name}{value}"
+    ]
     if found:
         raise RequestValidationError(found)
 
@@ -40,17 +46,31 @@ KEY = [
     Depends(storable),
     Depends(declared),
     Depends(HTTPBearer(auto_error=False, scheme_name="Bearer", description="A caller key")),
-    Depends(APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="X-API-Key", description="A caller key")),
+    Depends(
+        APIKeyHeader(
+            name="X-API-Key", auto_error=False, scheme_name="X-API-Key", description="A caller key"
+        )
+    ),
 ]
 router = APIRouter(prefix="", dependencies=KEY)
 IdempotencyKey = Annotated[
-    str | None, Header(alias="Idempotency-Key", description="The same as the item's `id`: makes a repeat a duplicate")
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="The same as the item's `id`: makes a repeat a duplicate",
+    ),
 ]
 Prefer = Annotated[
-    str | None, Header(description="`wait=N`: answer when the item is settled, or after N seconds (at most 30)")
+    str | None,
+    Header(
+        description="`wait=N`: answer when the item is settled, or after N seconds (at most 30)"
+    ),
 ]
 ACCEPTED: dict[int | str, dict[str, Any]] = {
-    200: {"model": schemas.Receipt, "description": "A duplicate; or, with Prefer: wait, the final receipt"},
+    200: {
+        "model": schemas.Receipt,
+        "description": "A duplicate; or, with Prefer: wait, the final receipt",
+    },
     202: {"model": schemas.Receipt, "description": "On disk; it will be delivered"},
 }
 REFUSED = (
@@ -63,10 +83,15 @@ REFUSED = (
     "rate-limited",
 )
 FAILED = ("internal", "queue-full", "storage-unavailable")
-WRITE: dict[int | str, dict[str, Any]] = ACCEPTED | problem_responses(*REFUSED, "id-conflict", *FAILED)
+WRITE: dict[int | str, dict[str, Any]] = ACCEPTED | problem_responses(
+    *REFUSED, "id-conflict", *FAILED
+)
 
 BATCHED: dict[int | str, dict[str, Any]] = {
-    202: {"model": schemas.BatchAnswer, "description": "What became of each item; at least one was taken"},
+    202: {
+        "model": schemas.BatchAnswer,
+        "description": "What became of each item; at least one was taken",
+    },
     422: {
         "model": schemas.BatchAnswer,
         "description": "Every item is invalid; or, as a problem, the batch as a whole is. Nothing was taken",
@@ -93,8 +118,13 @@ def in_path(request: Request) -> dict[str, str]:
     """The parameters of the path: a user id may have a slash, written `%2F`."""
     sent: list[bytes] = request.scope["raw_path"].partition(b"?")[0].split(b"/")
     template = request.scope["route"].path.split("/")
-    named = {part[1:-1]: value for part, value in zip(template, sent, strict=True) if part.startswith("{")}
-    told = {name: unquote_to_bytes(value).decode() for name, value in named.items()}  # the front: it is UTF-8
+    named = {
+        part[1:-1]: value
+        for part, value in zip(template, sent, strict=True)
+        if part.startswith("{")
+    }
+    # The front: it is UTF-8
+    told = {name: unquote_to_bytes(value).decode() for name, value in named.items()}
     told |= {name: ids.plain(told[name]) for name in writes.WHOM if name in told}
     if (subject := subject_of(told)) is not None:
         context.of(request.scope).subjects = (subject,)
@@ -104,14 +134,25 @@ def in_path(request: Request) -> dict[str, str]:
 async def _write(request: Request, operation: str, action: str, **given: Any) -> Response:
     about = context.of(request.scope)
     about.operation = operation
-    return _response(await writes.post_single(gateway_of(request), about, request.receive, action, given))
+    return _response(
+        await writes.post_single(gateway_of(request), about, request.receive, action, given)
+    )
 
 
 @router.post(
-    EVENTS, status_code=202, tags=["Writes"], summary="Accept an event", responses=WRITE, openapi_extra=body_of("Event")
+    EVENTS,
+    status_code=202,
+    tags=["Writes"],
+    summary="Accept an event",
+    responses=WRITE,
+    openapi_extra=body_of("Event"),
 )
-async def post_event(request: Request, key: IdempotencyKey = None, prefer: Prefer = None) -> Response:
-    """One event of one user (Leanplum's `track`), written to disk before it is answered, then delivered."""
+async def post_event(
+    request: Request, key: IdempotencyKey = None, prefer: Prefer = None
+) -> Response:
+    """One event of one user (Leanplum's `track`), written to disk before it is answered, then
+    delivered.
+    """
     return await _write(request, f"POST {EVENTS}", "track")
 
 
@@ -128,9 +169,19 @@ class Write(NamedTuple):
 USER, DEVICE = "/v1/users/{userId}", "/v1/devices/{deviceId}"
 WRITES = (
     Write(
-        "PATCH", USER, "setUserAttributes", "Accept changes of a user", "Attributes and everything else that it sets."
+        "PATCH",
+        USER,
+        "setUserAttributes",
+        "Accept changes of a user",
+        "Attributes and everything else that it sets.",
     ),
-    Write("PATCH", DEVICE, "setDeviceAttributes", "Accept changes of a device", "What is known of the device."),
+    Write(
+        "PATCH",
+        DEVICE,
+        "setDeviceAttributes",
+        "Accept changes of a device",
+        "What is known of the device.",
+    ),
     Write(
         "PUT",
         f"{USER}/traffic-source",
@@ -145,10 +196,34 @@ WRITES = (
         "Accept that a user enters a state",
         "The user enters a state; an empty state leaves the one they are in.",
     ),
-    Write("POST", f"{USER}/states/pause", "pauseState", "Accept that the state pauses", "Only the state pauses."),
-    Write("POST", f"{USER}/states/resume", "resumeState", "Accept that the state goes on", "Only the state goes on."),
-    Write("POST", f"{USER}/sessions/stop", "stop", "Accept that the session ends", "The user's session ends."),
-    Write("POST", f"{USER}/sessions/pause", "pauseSession", "Accept that the session pauses", "It ends in 30 minutes."),
+    Write(
+        "POST",
+        f"{USER}/states/pause",
+        "pauseState",
+        "Accept that the state pauses",
+        "Only the state pauses.",
+    ),
+    Write(
+        "POST",
+        f"{USER}/states/resume",
+        "resumeState",
+        "Accept that the state goes on",
+        "Only the state goes on.",
+    ),
+    Write(
+        "POST",
+        f"{USER}/sessions/stop",
+        "stop",
+        "Accept that the session ends",
+        "The user's session ends.",
+    ),
+    Write(
+        "POST",
+        f"{USER}/sessions/pause",
+        "pauseSession",
+        "Accept that the session pauses",
+        "It ends in 30 minutes.",
+    ),
     Write(
         "POST",
         f"{USER}/sessions/resume",
@@ -184,7 +259,13 @@ WRITES = (
         "Accept that a user is blocked",
         "Leanplum erases the user's data within 15 days and refuses later writes with 451.",
     ),
-    Write("DELETE", f"{USER}/block", "unblock", "Accept that a user is no longer blocked", "Writes are taken again."),
+    Write(
+        "DELETE",
+        f"{USER}/block",
+        "unblock",
+        "Accept that a user is no longer blocked",
+        "Writes are taken again.",
+    ),
     Write(
         "DELETE",
         USER,
@@ -204,18 +285,30 @@ PATH_PARAMETERS = {
 }
 
 
-# What the documentation pages fill in. To try an erasure or a block takes no user of the other examples.
+# What the documentation pages fill in. To try an erasure or a block takes no user of the other
+# examples.
 EXAMPLES = {"userId": "user-1", "deviceId": "device-1", "messageId": "1002", "campaignId": "1002"}
-EXAMPLE_USERS = {"deleteUser": "user-to-erase", "block": "user-to-block", "unblock": "user-to-block"}
+EXAMPLE_USERS = {
+    "deleteUser": "user-to-erase",
+    "block": "user-to-block",
+    "unblock": "user-to-block",
+}
 
 
-def path_parameters(path: str, described: Mapping[str, str], action: str = "") -> list[dict[str, Any]]:
+def path_parameters(
+    path: str, described: Mapping[str, str], action: str = ""
+) -> list[dict[str, Any]]:
     """Return how the documentation shows the parameters of a path."""
     return [_path_parameter(name, described[name], action) for name in re.findall(r"{(\w+)}", path)]
 
 
 def _path_parameter(name: str, description: str, action: str) -> dict[str, Any]:
-    made: dict[str, Any] = {"name": name, "in": "path", "required": True, "description": description}
+    made: dict[str, Any] = {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": description,
+    }
     example = EXAMPLE_USERS.get(action) if name == "userId" else None
     if example is not None or name in EXAMPLES:
         made["example"] = example or EXAMPLES[name]
@@ -229,9 +322,14 @@ def _add(write: Write) -> None:
     if write.action == "deleteUser":
         parameters.append(ERASURE)
 
-    async def endpoint(request: Request, key: IdempotencyKey = None, prefer: Prefer = None) -> Response:
+    async def endpoint(
+        request: Request, key: IdempotencyKey = None, prefer: Prefer = None
+    ) -> Response:
         given: dict[str, Any] = in_path(request)
-        if write.action == "deleteUser" and (asked := request.query_params.get("fullErasure")) is not None:
+        if (
+            write.action == "deleteUser"
+            and (asked := request.query_params.get("fullErasure")) is not None
+        ):
             given["fullErasure"] = {"true": True, "false": False}.get(asked, asked)
         return await _write(request, f"{write.method} {write.path}", write.action, **given)
 
@@ -244,8 +342,12 @@ def _add(write: Write) -> None:
         tags=["Writes"],
         summary=write.summary,
         description=f"{write.description} Leanplum's `{write.action}`.",
-        responses=WRITE | problem_responses(*(["key-not-configured"] if action.key is not KeyKind.PRODUCTION else [])),
-        openapi_extra=body_of(action.shape.__name__, required=required) | {"parameters": parameters},
+        responses=WRITE
+        | problem_responses(
+            *(["key-not-configured"] if action.key is not KeyKind.PRODUCTION else [])
+        ),
+        openapi_extra=body_of(action.shape.__name__, required=required)
+        | {"parameters": parameters},
     )
 
 
@@ -269,8 +371,9 @@ for _one in WRITES:
     openapi_extra=body_of("Batch", lines_of="BatchItem"),
 )
 async def post_batch(request: Request) -> Response:
-    """Items of any action, mixed, as JSON or one a line as NDJSON; one bad item never harms its neighbours. Each item
-    needs the scope of its own action."""
+    """Items of any action, mixed, as JSON or one a line as NDJSON; one bad item never harms its
+    neighbours. Each item needs the scope of its own action.
+    """
     about = context.of(request.scope)
     about.operation = f"POST {BATCH}"
     return _response(await writes.post_batch(gateway_of(request), about, request.receive))
@@ -286,8 +389,12 @@ async def post_batch(request: Request) -> Response:
         "unauthorized", "forbidden", "not-found", "rate-limited", "internal", "storage-unavailable"
     ),
 )
-async def get_receipt(request: Request, item: Annotated[str, Path(alias="id", description="The item's id")]) -> Any:
-    """The receipt of an item, by the caller's own id or the gateway's. Kept for the de-duplication window."""
+async def get_receipt(
+    request: Request, item: Annotated[str, Path(alias="id", description="The item's id")]
+) -> Any:
+    """The receipt of an item, by the caller's own id or the gateway's. Kept for the de-duplication
+    window.
+    """
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = "GET /v1/receipts/{id}"
     _, app = await auth.enter(gateway, about, Scope.RECEIPTS_READ)

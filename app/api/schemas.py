@@ -25,21 +25,38 @@ class Erased(TypedDict):
     """What an erasure removed from the gateway itself."""
 
     waiting: Annotated[int, Field(ge=0, description="items that had not been sent")]
-    inFlight: Annotated[int, Field(ge=0, description="items just being sent: that is finished, and nothing kept of it")]
+    inFlight: Annotated[
+        int,
+        Field(ge=0, description="items just being sent: that is finished, and nothing kept of it"),
+    ]
     deadLetters: Annotated[int, Field(ge=0, description="with their contents")]
     receipts: Annotated[int, Field(ge=0, description="of items that were settled")]
-    ids: Annotated[int, Field(ge=0, description="your own ids of items, remembered against repeats")]
+    ids: Annotated[
+        int, Field(ge=0, description="your own ids of items, remembered against repeats")
+    ]
 
 
 class FaultShape(TypedDict):
     """One thing wrong in a request, with one of `pointer`, `header` and `parameter`."""
 
     pointer: NotRequired[
-        Annotated[str, Field(description="JSON Pointer into the body as it was sent", examples=["/items/3/event"])]
+        Annotated[
+            str,
+            Field(
+                description="JSON Pointer into the body as it was sent", examples=["/items/3/event"]
+            ),
+        ]
     ]
-    header: NotRequired[Annotated[str, Field(description="the header's name", examples=["Idempotency-Key"])]]
+    header: NotRequired[
+        Annotated[str, Field(description="the header's name", examples=["Idempotency-Key"])]
+    ]
     parameter: NotRequired[
-        Annotated[str, Field(description="the name of a parameter of the path or the query", examples=["limit"])]
+        Annotated[
+            str,
+            Field(
+                description="the name of a parameter of the path or the query", examples=["limit"]
+            ),
+        ]
     ]
     detail: str
     code: str
@@ -48,12 +65,19 @@ class FaultShape(TypedDict):
 class Enrichment(TypedDict, total=False):
     """What enrichment did to the item, where it did something."""
 
-    steps: Annotated[list[str], Field(description="the steps that changed it, in their order", examples=[["time"]])]
-    warnings: Annotated[list[str], Field(description="what was seen and left as it is, or what Leanplum will change")]
+    steps: Annotated[
+        list[str],
+        Field(description="the steps that changed it, in their order", examples=[["time"]]),
+    ]
+    warnings: Annotated[
+        list[str],
+        Field(description="what was seen and left as it is, or what Leanplum will change"),
+    ]
 
 
 Violations = Annotated[
-    list[FaultShape], Field(description="what breaks the tracking plan and was let through; pointers into the item")
+    list[FaultShape],
+    Field(description="what breaks the tracking plan and was let through; pointers into the item"),
 ]
 
 
@@ -62,7 +86,10 @@ class TimeCorrection(TypedDict):
 
     seconds: Annotated[
         float,
-        Field(description="added to `time`: the gateway's clock less the call's own `time`", examples=[432000.25]),
+        Field(
+            description="added to `time`: the gateway's clock less the call's own `time`",
+            examples=[432000.25],
+        ),
     ]
 
 
@@ -104,7 +131,9 @@ class Receipt(TypedDict):
     leanplumUnreadable: NotRequired[
         Annotated[
             bool,
-            Field(description="true, in place of `leanplum`, where what Leanplum said is encrypted with a missing key"),
+            Field(
+                description="true, in place of `leanplum`, where what Leanplum said is encrypted with a missing key"
+            ),
         ]
     ]
     erased: NotRequired[Erased]
@@ -112,7 +141,9 @@ class Receipt(TypedDict):
     enrichment: NotRequired[Enrichment]
     violations: NotRequired[Violations]
     href: Annotated[str, Field(examples=["/v1/receipts/019abc12-3456-7def-8123-000000000001"])]
-    duplicate: NotRequired[Annotated[bool, Field(description="true where the id was accepted before")]]
+    duplicate: NotRequired[
+        Annotated[bool, Field(description="true where the id was accepted before")]
+    ]
 
 
 class DeadLetterFilter(TypedDict, total=False):
@@ -131,7 +162,10 @@ class DeadLetterChoice(TypedDict, total=False):
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
         json_schema_extra={
-            "examples": [{"ids": ["order-1:paid"]}, {"filter": {"status": "expired"}, "dryRun": True}],
+            "examples": [
+                {"ids": ["order-1:paid"]},
+                {"filter": {"status": "expired"}, "dryRun": True},
+            ],
         },
     )
     ids: Annotated[list[ItemId], Field(min_length=1, max_length=1_000)]
@@ -143,14 +177,18 @@ class DeadLetterPage(TypedDict):
     """Some dead letters, and where the next ones are."""
 
     deadLetters: list[Receipt]
-    nextCursor: NotRequired[Annotated[str, Field(description="`cursor` of the next page; absent on the last")]]
+    nextCursor: NotRequired[
+        Annotated[str, Field(description="`cursor` of the next page; absent on the last")]
+    ]
 
 
 class ReceiptPage(TypedDict):
     """Some receipts, newest first, and where the next ones are."""
 
     receipts: list[Receipt]
-    nextCursor: NotRequired[Annotated[str, Field(description="`cursor` of the next page; absent on the last")]]
+    nextCursor: NotRequired[
+        Annotated[str, Field(description="`cursor` of the next page; absent on the last")]
+    ]
 
 
 class Replayed(TypedDict):
@@ -213,7 +251,9 @@ class PreviewResult(TypedDict):
     """What would become of one item."""
 
     index: int
-    leanplum: NotRequired[Annotated[dict[str, Any], Field(description="what Leanplum would get, less keys")]]
+    leanplum: NotRequired[
+        Annotated[dict[str, Any], Field(description="what Leanplum would get, less keys")]
+    ]
     enrichment: NotRequired[Enrichment]
     violations: NotRequired[Violations]
     problem: NotRequired[ProblemShape]
@@ -240,7 +280,9 @@ class Readiness(TypedDict):
 
 
 class KeyState(TypedDict):
-    """One kind of Leanplum's keys. `accepted` is absent where it was not asked, or Leanplum did not say."""
+    """One kind of Leanplum's keys. `accepted` is absent where it was not asked, or Leanplum did not
+    say.
+    """
 
     configured: bool
     accepted: NotRequired[bool]
@@ -271,19 +313,27 @@ class CheckedApp(TypedDict):
 ScopeName: Any = Literal[tuple(scope.value for scope in Scope)]
 KeyName = Annotated[
     str,
-    Field(min_length=1, max_length=200, pattern=KEY_NAME, strict=True, description="Whose key it is"),
+    Field(
+        min_length=1, max_length=200, pattern=KEY_NAME, strict=True, description="Whose key it is"
+    ),
 ]
-Scopes = Annotated[list[ScopeName], Field(min_length=1, max_length=len(Scope), description="What it may do")]
+Scopes = Annotated[
+    list[ScopeName], Field(min_length=1, max_length=len(Scope), description="What it may do")
+]
 AppNames = Annotated[
-    Annotated[list[Annotated[str, Field(pattern=APP_NAME, strict=True)]], Field(min_length=1)] | None,
+    Annotated[list[Annotated[str, Field(pattern=APP_NAME, strict=True)]], Field(min_length=1)]
+    | None,
     Field(description="For these apps; null: for every one"),
 ]
 Rate = Annotated[
-    Annotated[int, Field(strict=True, ge=1, le=10**9)] | None, Field(description="Items a second; null: the gateway's")
+    Annotated[int, Field(strict=True, ge=1, le=10**9)] | None,
+    Field(description="Items a second; null: the gateway's"),
 ]
 Burst = Annotated[
     Annotated[int, Field(strict=True, ge=1, le=10**9)] | None,
-    Field(description="Items at once; null: the gateway's, in proportion to the key's own rate where it has one"),
+    Field(
+        description="Items at once; null: the gateway's, in proportion to the key's own rate where it has one"
+    ),
 ]
 Expiry = Annotated[Time | None, Field(description="When it stops; null: never")]
 WhenOrNever = Annotated[str | None, Field(json_schema_extra={"format": "date-time"})]
@@ -294,7 +344,9 @@ class NewKey(TypedDict, total=False):
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
-        json_schema_extra={"examples": [{"name": "shop backend", "scopes": ["events:write", "users:write"]}]},
+        json_schema_extra={
+            "examples": [{"name": "shop backend", "scopes": ["events:write", "users:write"]}]
+        },
     )
     name: Required[KeyName]
     scopes: Required[Scopes]
@@ -308,7 +360,8 @@ class KeyChange(TypedDict, total=False):
     """What is to change of a caller key."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
-        extra="forbid", json_schema_extra={"examples": [{"scopes": ["events:write"], "ratePerSecond": 50}]}
+        extra="forbid",
+        json_schema_extra={"examples": [{"scopes": ["events:write"], "ratePerSecond": 50}]},
     )
     name: KeyName
     scopes: Scopes
@@ -325,7 +378,13 @@ class Rotation(TypedDict, total=False):
         extra="forbid", json_schema_extra={"examples": [{"overlapSeconds": 3600}]}
     )
     overlapSeconds: Annotated[
-        int, Field(strict=True, ge=0, le=30 * 86_400, description="How long the old key goes on; a day unless told")
+        int,
+        Field(
+            strict=True,
+            ge=0,
+            le=30 * 86_400,
+            description="How long the old key goes on; a day unless told",
+        ),
     ]
 
 
@@ -363,7 +422,10 @@ class RotatedKey(Key):
     """A caller key that has been rotated."""
 
     key: Annotated[
-        str | None, Field(description="The new one; null where this rotation was done before and is shown no more")
+        str | None,
+        Field(
+            description="The new one; null where this rotation was done before and is shown no more"
+        ),
     ]
 
 
@@ -371,7 +433,9 @@ class Keys(TypedDict):
     """Some caller keys, oldest first, and where the next ones are."""
 
     keys: list[Key]
-    nextCursor: NotRequired[Annotated[str, Field(description="`cursor` of the next page; absent on the last")]]
+    nextCursor: NotRequired[
+        Annotated[str, Field(description="`cursor` of the next page; absent on the last")]
+    ]
 
 
 Base64 = Annotated[str, Field(description="base64")]
@@ -391,7 +455,9 @@ class AuditPage(TypedDict):
     nextCursor: NotRequired[
         Annotated[
             str,
-            Field(description="`cursor` of the next page, which may be there after an empty one; absent on the last"),
+            Field(
+                description="`cursor` of the next page, which may be there after an empty one; absent on the last"
+            ),
         ]
     ]
 
@@ -410,7 +476,12 @@ class InclusionProof(TypedDict):
     """That the record is in the log that the checkpoint is about (RFC 9162 §2.1.3.2)."""
 
     recordId: int
-    record: Annotated[str, Field(description="the record's own text; its leaf hash is SHA-256 of a zero byte and this")]
+    record: Annotated[
+        str,
+        Field(
+            description="the record's own text; its leaf hash is SHA-256 of a zero byte and this"
+        ),
+    ]
     leafIndex: int
     leafHash: Base64
     hashes: list[Base64]
@@ -424,7 +495,9 @@ class ConsistencyProof(TypedDict):
 
 
 class PlanEntry(TypedDict):
-    """One event, state or attribute of a tracking plan. The schema is of an item's fields; of an attribute's value."""
+    """One event, state or attribute of a tracking plan. The schema is of an item's fields; of an
+    attribute's value.
+    """
 
     name: str
     mode: Literal["off", "warn", "enforce"]
@@ -439,27 +512,37 @@ class TrackingPlan(TypedDict):
 
     loaded: bool
     version: NotRequired[str]
-    digest: NotRequired[Annotated[str, Field(description="SHA-256 of its content, the same wherever it was read")]]
+    digest: NotRequired[
+        Annotated[str, Field(description="SHA-256 of its content, the same wherever it was read")]
+    ]
     files: NotRequired[list[str]]
-    unknown: NotRequired[Annotated[dict[str, str], Field(description="what becomes of names that it doesn't have")]]
+    unknown: NotRequired[
+        Annotated[dict[str, str], Field(description="what becomes of names that it doesn't have")]
+    ]
     definitions: NotRequired[dict[str, Any]]
     events: NotRequired[list[PlanEntry]]
     states: NotRequired[list[PlanEntry]]
     attributes: NotRequired[list[PlanEntry]]
-    refused: Annotated[list[str], Field(description="what is wrong with the files now; empty where nothing is")]
+    refused: Annotated[
+        list[str], Field(description="what is wrong with the files now; empty where nothing is")
+    ]
 
 
 class PlanViolation(TypedDict):
     """One way in which items broke the plan, and how often."""
 
     kind: Literal["events", "states", "attributes"]
-    name: Annotated[str, Field(description="of the event, state or attribute", examples=["Purchase"])]
+    name: Annotated[
+        str, Field(description="of the event, state or attribute", examples=["Purchase"])
+    ]
     code: Annotated[str, Field(examples=["plan-required"])]
     keyId: str
     count: int
     firstSeen: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     lastSeen: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-    pointer: Annotated[str, Field(description="where in the item, the last time", examples=["/params/sku"])]
+    pointer: Annotated[
+        str, Field(description="where in the item, the last time", examples=["/params/sku"])
+    ]
 
 
 class PlanViolations(TypedDict):
@@ -488,7 +571,9 @@ class Taxonomy(TypedDict):
 
     app: str
     policy: Literal["off", "warn", "enforce"]
-    warnFrom: Annotated[float, Field(description="the share of a limit from which on new names are warned of")]
+    warnFrom: Annotated[
+        float, Field(description="the share of a limit from which on new names are warned of")
+    ]
     events: NamesOfKind
     states: NamesOfKind
     params: NamesOfKind

@@ -1,4 +1,6 @@
-"""What is tracked: the plan that is loaded, what broke it, and the names that Leanplum keeps of an app."""
+"""What is tracked: the plan that is loaded, what broke it, and the names that Leanplum keeps of an
+app.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +25,14 @@ from app.wiring import Gateway
 
 PLAN, VIOLATIONS, TAXONOMY = "/v1/tracking-plan", "/v1/tracking-plan/violations", "/v1/taxonomy"
 ONE_NAME = f"{TAXONOMY}/{{kind}}/{{name}}"
-REFUSED = ("malformed", "unauthorized", "forbidden", "rate-limited", "internal", "storage-unavailable")
+REFUSED = (
+    "malformed",
+    "unauthorized",
+    "forbidden",
+    "rate-limited",
+    "internal",
+    "storage-unavailable",
+)
 router = APIRouter(dependencies=KEY, tags=["Tracking plan"])
 
 
@@ -42,11 +51,16 @@ async def _allowed(request: Request, operation: str, scope: Scope) -> tuple[Gate
     responses=problem_responses(*REFUSED),
 )
 async def get_plan(request: Request) -> Any:
-    """Its version and digest, and all that it has for this app; and what is wrong with the files as they are now, where
-    they were refused."""
+    """Its version and digest, and all that it has for this app; and what is wrong with the files as
+    they are now, where they were refused.
+    """
     gateway, app = await _allowed(request, f"GET {PLAN}", Scope.CONTENT_READ)
     plan, refused = gateway.plans.of(app.name), list(gateway.plans.refused)
-    return {"loaded": False, "refused": refused} if plan is None else _document(plan) | {"refused": refused}
+    return (
+        {"loaded": False, "refused": refused}
+        if plan is None
+        else _document(plan) | {"refused": refused}
+    )
 
 
 def _document(plan: Plan) -> dict[str, Any]:
@@ -79,8 +93,9 @@ def _entry(entry: Entry) -> dict[str, Any]:
     responses=problem_responses(*REFUSED),
 )
 async def list_violations(request: Request) -> Any:
-    """Counted by name, code and caller key, the latest first, at most 1,000; of every process, within two seconds.
-    Never a value. Kept for 30 days after they were last seen."""
+    """Counted by name, code and caller key, the latest first, at most 1,000; of every process,
+    within two seconds. Never a value. Kept for 30 days after they were last seen.
+    """
     gateway, app = await _allowed(request, f"GET {VIOLATIONS}", Scope.AUDIT_READ)
     await gateway.violations.flush()
     found = await in_time(partial(gateway.violations.stored, app.name))
@@ -108,8 +123,9 @@ async def list_violations(request: Request) -> Any:
     responses=problem_responses(*REFUSED),
 )
 async def get_taxonomy(request: Request) -> Any:
-    """Every distinct name that was accepted for the app, by any door. Beyond its limits Leanplum drops names without a
-    word; `GATEWAY_TAXONOMY_POLICY` says what becomes of them here."""
+    """Every distinct name that was accepted for the app, by any door. Beyond its limits Leanplum
+    drops names without a word; `GATEWAY_TAXONOMY_POLICY` says what becomes of them here.
+    """
     gateway, app = await _allowed(request, f"GET {TAXONOMY}", Scope.CONTENT_READ)
     taxonomy = gateway.taxonomy
     found = await in_time(partial(taxonomy.names, app.name))
@@ -120,24 +136,36 @@ async def get_taxonomy(request: Request) -> Any:
         "app": app.name,
         "policy": taxonomy.policy,
         "warnFrom": taxonomy.caps.warn_from,
-        **{kind: {"count": len(of[kind]), "limit": taxonomy.caps.of[kind], "names": of[kind]} for kind in NAME_KINDS},
+        **{
+            kind: {"count": len(of[kind]), "limit": taxonomy.caps.of[kind], "names": of[kind]}
+            for kind in NAME_KINDS
+        },
     }
 
 
 @router.delete(
-    ONE_NAME, status_code=204, summary="Forget a name", responses=problem_responses(*REFUSED, "not-found", "validation")
+    ONE_NAME,
+    status_code=204,
+    summary="Forget a name",
+    responses=problem_responses(*REFUSED, "not-found", "validation"),
 )
 async def forget_name(
     request: Request,
-    kind: Annotated[Literal["events", "states", "params", "attributes"], Path(description="what it is a name of")],
+    kind: Annotated[
+        Literal["events", "states", "params", "attributes"],
+        Path(description="what it is a name of"),
+    ],
     name: Annotated[str, Path(description="the name")],
 ) -> None:
-    """For names that Leanplum has dropped too, or that were accepted by mistake. It counts again when it comes again.
-    Other processes know within two seconds."""
+    """For names that Leanplum has dropped too, or that were accepted by mistake. It counts again
+    when it comes again. Other processes know within two seconds.
+    """
     gateway, app = await _allowed(request, f"DELETE {ONE_NAME}", Scope.CONTENT_WRITE)
     told = Name(kind, in_path(request)["name"])
     try:
-        forgotten = await gateway.taxonomy.forget(app.name, told, _record(request, app, kind, gateway.marks))
+        forgotten = await gateway.taxonomy.forget(
+            app.name, told, _record(request, app, kind, gateway.marks)
+        )
     except BaseException:
         context.of(request.scope).recorded = False  # its record was in the transaction that failed
         raise

@@ -1,7 +1,7 @@
 """Large pieces of work, one at a time and in order, with a turn of everybody else's after each.
 
-Where each of 60 callers had a piece of work done before anybody else had a turn, everybody else would
-wait for all of them, several times in one request.
+Where each of 60 callers had a piece of work done before anybody else had a turn, everybody else
+would wait for all of them, several times in one request.
 """
 
 import asyncio
@@ -18,12 +18,16 @@ _locks = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
 
 
 def turn() -> asyncio.Lock:
-    """Return what is held for one piece of work, and until others have had their turn (`asyncio.sleep(0)`)."""
+    """Return what is held for one piece of work, and until others have had their turn
+    (`asyncio.sleep(0)`).
+    """
     return _locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 async def in_slices(work: Iterator[_Made]) -> list[_Made]:
-    """Return what an iterator makes, which may be much: after each slice of time, others have their turn."""
+    """Return what an iterator makes, which may be much: after each slice of time, others have their
+    turn.
+    """
     made = list[_Made]()
     if _slice(work, made):  # nearly always, and then at once
         return made
@@ -47,12 +51,12 @@ def _slice(work: Iterator[_Made], made: list[_Made]) -> bool:
 
 
 class RestingThread:
-    """The one thread for large work of a kind. Several would take the interpreter's lock by turns, and
-    everybody else would wait for all of them each time.
+    """The one thread for large work of a kind. Several would take the interpreter's lock by turns,
+    and everybody else would wait for all of them each time.
 
-    A parser or decompressor that is written in C takes that lock, or the processor, until it is done. So
-    between two pieces of work the thread rests for as long as it has worked: whoever waited for one
-    need not wait for the next.
+    A parser or decompressor that is written in C takes that lock, or the processor, until it is
+    done. So between two pieces of work the thread rests for as long as it has worked: whoever
+    waited for one need not wait for the next.
     """
 
     def __init__(self, name: str) -> None:
@@ -61,7 +65,9 @@ class RestingThread:
 
     async def call(self, function: Callable[[], _Made]) -> _Made:
         """Call a function in the thread, after those that were asked for before."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._rested, function)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._rested, function
+        )
 
     def _rested(self, function: Callable[[], _Made]) -> _Made:
         time.sleep(max(0.0, self._rests_until - time.monotonic()))

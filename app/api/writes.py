@@ -1,6 +1,8 @@
-"""The writes: single items and batches, accepted durably. The two hot ones are answered in front of the router.
+"""The writes: single items and batches, accepted durably. The two hot ones are answered in front of
+the router.
 
-Each goes the same way: authenticate, limit, read, hold against the rules, accept (one durable commit), answer 202.
+Each goes the same way: authenticate, limit, read, hold against the rules, accept (one durable
+commit), answer 202.
 """
 
 import asyncio
@@ -72,7 +74,11 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 async def post_single(
-    gateway: Gateway, context: Context, receive: Receive, action: str, given: Mapping[str, Any] = NOTHING
+    gateway: Gateway,
+    context: Context,
+    receive: Receive,
+    action: str,
+    given: Mapping[str, Any] = NOTHING,
 ) -> Answer:
     """Accept one item; `given` are fields that the path has."""
     known = rules.ACTIONS[action]
@@ -90,7 +96,9 @@ async def post_single(
     try:
         if action == ERASES:
             caller = auth.still(gateway, context, known.scope)
-            ((item_id, kind),), of_each = await gateway.outbox.erase(_acceptance(gateway, context, caller, now, [new]))
+            ((item_id, kind),), of_each = await gateway.outbox.erase(
+                _acceptance(gateway, context, caller, now, [new])
+            )
             context.recorded, removed = True, of_each.get(new.subject)
         else:
             ((item_id, kind),) = await accept(gateway, context, caller, now, [new])
@@ -104,18 +112,26 @@ async def post_single(
         # Once the item is on disk, a failure to read is no reason to say anything but that.
         with suppress(StorageUnavailable):
             return await _receipt_answer(gateway, context, app.name, item_id, kind, removed)
-    fresh = fresh_receipt(item_id, action, new.subject, now, removed, new.notes, prefix=context.prefix)
-    return Answer(202, [JSON_HEADER, (b"location", receipt_path(item_id, context.prefix).encode())], fresh)
+    fresh = fresh_receipt(
+        item_id, action, new.subject, now, removed, new.notes, prefix=context.prefix
+    )
+    return Answer(
+        202, [JSON_HEADER, (b"location", receipt_path(item_id, context.prefix).encode())], fresh
+    )
 
 
 def refiner_for(gateway: Gateway, context: Context, caller: Caller) -> Gate:
-    """What the items of this call go through beside the rules: enrichment, the tracking plan, the names of the app."""
+    """What the items of this call go through beside the rules: enrichment, the tracking plan, the
+    names of the app.
+    """
     named = context.origin.named
     enriching = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), named)
     return gates.gate_of(gateway, context, enriching)
 
 
-def _careful_single(action: str, body: bytes, given: Mapping[str, Any], refiner: Refiner) -> NewItem:
+def _careful_single(
+    action: str, body: bytes, given: Mapping[str, Any], refiner: Refiner
+) -> NewItem:
     raw = bodies.parse(body)
     if not isinstance(raw, dict):
         return rules.single(action, raw)
@@ -138,7 +154,11 @@ def _given(fault: Fault, given: Mapping[str, Any]) -> Fault:
 def contradictions(raw: dict[str, Any], given: Mapping[str, Any]) -> list[Fault]:
     """Add what is given otherwise to a body; what it says differently itself."""
     return [
-        Fault(f"/{name}", f"differs from {IDEMPOTENCY_KEY if name == 'id' else 'the path'}", CONTRADICTION)
+        Fault(
+            f"/{name}",
+            f"differs from {IDEMPOTENCY_KEY if name == 'id' else 'the path'}",
+            CONTRADICTION,
+        )
         for name, value in given.items()
         if not _same(name, raw.setdefault(name, value), value)
     ]
@@ -173,7 +193,9 @@ async def accept(
     if again is not caller:
         (permit or _permit)(again, items)
     acceptance = _acceptance(gateway, context, caller, now, items, refused, batch=batch)
-    taken = await gates.accepted(gateway, context, items, partial(gateway.outbox.accept, acceptance, seconds))
+    taken = await gates.accepted(
+        gateway, context, items, partial(gateway.outbox.accept, acceptance, seconds)
+    )
     context.recorded = True
     return taken
 
@@ -215,7 +237,9 @@ def _acceptance(
 async def _receipt_answer(
     gateway: Gateway, context: Context, app: str, item_id: str, kind: Kind, removed: Removed | None
 ) -> Answer:
-    """The answer where it isn't just the fresh receipt: a refusal, a duplicate, or a wait for the item to settle."""
+    """The answer where it isn't just the fresh receipt: a refusal, a duplicate, or a wait for the
+    item to settle.
+    """
     if (refusal := _refusal(kind)) is not None:
         raise refusal
     wait = preferred_wait(context.header(b"prefer"))
@@ -236,7 +260,9 @@ async def _receipt_answer(
 
 
 def preferred_wait(prefer: str) -> int | None:
-    """The seconds of `wait=N` in a Prefer header (RFC 7240), at most 30; None where there is none."""
+    """The seconds of `wait=N` in a Prefer header (RFC 7240), at most 30; None where there is
+    none.
+    """
     match = WAIT.search(prefer)
     return min(int(match.group(1)), MAX_WAIT) if match else None
 
@@ -282,7 +308,9 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
 async def _judged_batch(
     gateway: Gateway, context: Context, receive: Receive, caller: Caller
 ) -> Sequence[NewItem | Refused]:
-    """The items of the body, each as it is or why it is refused. Raises Refusal where the body as a whole is."""
+    """The items of the body, each as it is or why it is refused. Raises Refusal where the body as a
+    whole is.
+    """
     kind = bodies.media_type(context.header(b"content-type"), bodies.JSON, bodies.NDJSON)
     body = await receiving.read_body(gateway, context, receive)
     most = gateway.settings.gateway_max_batch_items
@@ -300,15 +328,20 @@ async def _judged_batch(
     return judged
 
 
-async def _refuse_beyond_limit(gateway: Gateway, context: Context, caller: Caller, kind: str, body: bytes) -> None:
-    """Raise RateLimited for a batch that would not pass: to judge its items takes ten times as long as to count them.
+async def _refuse_beyond_limit(
+    gateway: Gateway, context: Context, caller: Caller, kind: str, body: bytes
+) -> None:
+    """Raise RateLimited for a batch that would not pass: to judge its items takes ten times as long
+    as to count them.
 
-    Where it is certain that they would pass, which is nearly always, nothing is parsed. An item is an object, so there
-    are not more items than braces.
+    Where it is certain that they would pass, which is nearly always, nothing is parsed. An item is
+    an object, so there are not more items than braces.
     """
     lines = kind == bodies.NDJSON
     most = body.count(b"\n") + 1 if lines else body.count(b"{")
-    fits = await limiting.room(gateway, context, caller, ask=most > FEW_ITEMS or len(body) > receiving.SMALL)
+    fits = await limiting.room(
+        gateway, context, caller, ask=most > FEW_ITEMS or len(body) > receiving.SMALL
+    )
     if fits(most):
         return
     count = _lines(body) if lines else await _items(body)
@@ -321,8 +354,9 @@ def _lines(body: bytes) -> int:
 
 
 async def _items(body: bytes) -> int:
-    """Return how many items a batch of JSON has; 0 where it is none. One body at a time is read for this, and others
-    have their turn in between."""
+    """Return how many items a batch of JSON has; 0 where it is none. One body at a time is read for
+    this, and others have their turn in between.
+    """
     async with turn():
         count = _items_in(body)
         await asyncio.sleep(0)
@@ -342,8 +376,12 @@ def _too_many(count: int, most: int) -> TooLarge:
     return TooLarge(f"The batch has {count} items; at most {most} are taken at once.")
 
 
-async def _careful_batch(body: bytes, kind: str, most: int, refiner: Refiner) -> list[NewItem | Refused]:
-    """Counted before any is judged: judging a million costs seconds. Others have their turn between two items."""
+async def _careful_batch(
+    body: bytes, kind: str, most: int, refiner: Refiner
+) -> list[NewItem | Refused]:
+    """Counted before any is judged: judging a million costs seconds. Others have their turn between
+    two items.
+    """
     judged = list[NewItem | Refused]()
     if kind == bodies.NDJSON:
         lines = [line for line in body.split(b"\n") if line.strip()]
@@ -355,10 +393,17 @@ async def _careful_batch(body: bytes, kind: str, most: int, refiner: Refiner) ->
         return judged
     raw = bodies.parse(body)
     if not isinstance(raw, dict) or not isinstance(raw.get("items"), list):
-        raise Invalid((Fault("/items" if isinstance(raw, dict) else "", 'takes {"items": [...]}', "type"),))
+        raise Invalid(
+            (Fault("/items" if isinstance(raw, dict) else "", 'takes {"items": [...]}', "type"),)
+        )
     if unknown := raw.keys() - {"items"}:
         told = islice(unknown, rules.MAX_FAULTS)
-        raise Invalid(tuple(Fault(rules.pointer((name,)), "is not a field here", "unknown-field") for name in told))
+        raise Invalid(
+            tuple(
+                Fault(rules.pointer((name,)), "is not a field here", "unknown-field")
+                for name in told
+            )
+        )
     if len(raw["items"]) > most:
         raise _too_many(len(raw["items"]), most)
     for index, one in enumerate(raw["items"]):
@@ -384,12 +429,18 @@ def careful_item(raw: Any, base: str, refiner: Refiner) -> NewItem | Refused:
         return refusal
 
 
-def permitted(app: App, caller: Caller, judged: Sequence[NewItem | Refused]) -> Sequence[NewItem | Refused]:
-    """The same, with a refusal for each item whose action the caller's key may not send, or Leanplum's may not."""
+def permitted(
+    app: App, caller: Caller, judged: Sequence[NewItem | Refused]
+) -> Sequence[NewItem | Refused]:
+    """The same, with a refusal for each item whose action the caller's key may not send, or
+    Leanplum's may not.
+    """
     actions = {one.action for one in judged if type(one) is NewItem}
     if all(_may(app, caller, action) for action in actions) and not _lacks_development(app, judged):
         return judged
-    return [_permitted_item(app, caller, one) if isinstance(one, NewItem) else one for one in judged]
+    return [
+        _permitted_item(app, caller, one) if isinstance(one, NewItem) else one for one in judged
+    ]
 
 
 RESETS = "setUserAttributes"  # with resetAnomalies it needs the development key
@@ -398,7 +449,11 @@ RESETS = "setUserAttributes"  # with resetAnomalies it needs the development key
 def _may(app: App, caller: Caller, action: str) -> bool:
     """Whether every item of the action may be sent."""
     known, keys = rules.ACTIONS[action], app.keys
-    return known.scope in caller.scopes and known.key in keys and (action != RESETS or KeyKind.DEVELOPMENT in keys)
+    return (
+        known.scope in caller.scopes
+        and known.key in keys
+        and (action != RESETS or KeyKind.DEVELOPMENT in keys)
+    )
 
 
 def _lacks_development(app: App, judged: Sequence[NewItem | Refused]) -> bool:
@@ -422,7 +477,9 @@ def _batch_answer(
 ) -> Answer:
     kept, prefix = iter(taken), context.prefix
     results = [
-        _result(index, one, next(kept), prefix) if isinstance(one, NewItem) else _refused(index, one, prefix)
+        _result(index, one, next(kept), prefix)
+        if isinstance(one, NewItem)
+        else _refused(index, one, prefix)
         for index, one in enumerate(judged)
     ]
     kinds = Counter([kind for _, kind in taken])
@@ -450,7 +507,9 @@ def _result(index: int, item: NewItem, taken: Taken, prefix: str) -> dict[str, A
     if (refusal := _refusal(kind)) is not None:
         return {**named, "status": "rejected", "problem": problems.of_error(refusal, prefix)}
     found = {**named, "status": kind}
-    return found | orjson.loads(item.notes) if kind == "accepted" and item.notes is not None else found
+    return (
+        found | orjson.loads(item.notes) if kind == "accepted" and item.notes is not None else found
+    )
 
 
 def _refused(index: int, refusal: Refused, prefix: str) -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""Taking over what a gateway from before there were marks left unsealed: whoever runs this vouches for it.
+"""Taking over what a gateway from before there were marks left unsealed: whoever runs this vouches
+for it.
 
-What shows that such a gateway can't have left it is refused, since the marks that are made here would speak for it.
+What shows that such a gateway can't have left it is refused, since the marks that are made here
+would speak for it.
 """
 
 from collections.abc import Callable
@@ -25,14 +27,24 @@ NOT_SIGNED = (
     "the audit has no checkpoint of this key that is about its tree, and each gateway that ran for a second has left "
     f"one: somebody took it away, or the records are from before the audit was sealed at all; {SEE}"
 )
-BEYOND = "record {seq} has no mark, and only {written} records were written: somebody put it there; " + SEE
-MARKED_BEFORE = "record {seq} has no mark, and record {marked} before it has one: it was put there or changed; " + SEE
-ANOTHER = "record {seq} has no mark, and its text isn't that of a record of this number and time; " + SEE
+BEYOND = (
+    "record {seq} has no mark, and only {written} records were written: somebody put it there; "
+    + SEE
+)
+MARKED_BEFORE = (
+    "record {seq} has no mark, and record {marked} before it has one: it was put there or changed; "
+    + SEE
+)
+ANOTHER = (
+    "record {seq} has no mark, and its text isn't that of a record of this number and time; " + SEE
+)
 
 
 def adopt(settings: Settings, tell: Callable[[str], None]) -> int:
-    """Mark the records that are not sealed yet and have no mark; how many there were. Which ones is told before it is
-    done, and recorded. Raises StartRefused, with none marked, where a gateway can't have left them so."""
+    """Mark the records that are not sealed yet and have no mark; how many there were. Which ones is
+    told before it is done, and recorded. Raises StartRefused, with none marked, where a gateway
+    can't have left them so.
+    """
     engine = connect_existing(settings.gateway_database_url)
     try:
         keys = to_write(engine, settings.audit_seed)
@@ -41,19 +53,26 @@ def adopt(settings: Settings, tell: Callable[[str], None]) -> int:
         if found:
             (first, begin, _), (last, end, _) = found[0], found[-1]
             which = f"records {first} to {last}"
-            tell(f"{len(found)} without a mark: {which}, from {instant(begin)} to {instant(end)}. You vouch for them.")
+            tell(
+                f"{len(found)} without a mark: {which}, from {instant(begin)} to {instant(end)}. You vouch for them."
+            )
             now = now_ms()
             with transaction(engine) as cursor:
                 Marking([(seq, mark) for seq, _, mark in found]).run(cursor)
-                insert(cursor, keys.marks, [(now, administrative_act(time=now, act="audit.adopt", subject=which))])
+                insert(
+                    cursor,
+                    keys.marks,
+                    [(now, administrative_act(time=now, act="audit.adopt", subject=which))],
+                )
         return len(found)
     finally:
         engine.dispose()
 
 
 def adopt_rows(settings: Settings, tell: Callable[[str], None]) -> int:
-    """Take caller keys and erasures as they are now, where `audit verify` finds something wrong with them; how many
-    findings there were."""
+    """Take caller keys and erasures as they are now, where `audit verify` finds something wrong
+    with them; how many findings there were.
+    """
     engine = connect_existing(settings.gateway_database_url)
     try:
         return row_adopting.vouch(engine, to_write(engine, settings.audit_seed).marks, tell)
@@ -62,7 +81,9 @@ def adopt_rows(settings: Settings, tell: Callable[[str], None]) -> int:
 
 
 def _adoptable(fetch: Fetch, keys: Keys) -> list[tuple[int, int, bytes]]:
-    """Number, time, and the mark to be, of each record that has none and isn't sealed. Raises StartRefused."""
+    """Number, time, and the mark to be, of each record that has none and isn't sealed. Raises
+    StartRefused.
+    """
     rows = fetch(UNMARKED, (read(fetch).size,))
     if not rows:
         return []

@@ -1,4 +1,6 @@
-"""The audit by command: is it as it was sealed; and an export, which can be verified with nothing but the file."""
+"""The audit by command: is it as it was sealed; and an export, which can be verified with nothing
+but the file.
+"""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,9 +49,10 @@ def public_key(settings: Settings) -> PublicKey:
 
 
 def verify_database(settings: Settings, key: str | None, kept: Sequence[str]) -> Report:
-    """Hold the database's records against its newest checkpoint, and that against what was kept of earlier ones: notes,
-    or the names of files that have them. With a public `key` the gateway's own isn't needed, and marks are not looked
-    at."""
+    """Hold the database's records against its newest checkpoint, and that against what was kept of
+    earlier ones: notes, or the names of files that have them. With a public `key` the gateway's own
+    isn't needed, and marks are not looked at.
+    """
     engine = connect_to_read(settings.gateway_database_url)
     try:
         notes = [_note(one) for one in kept]
@@ -70,9 +73,13 @@ def verify_database(settings: Settings, key: str | None, kept: Sequence[str]) ->
 
 
 def verify_export(path: Path, key: str | None, kept: Sequence[str]) -> Report:
-    """The same for an export. The key has to come from elsewhere: one that came with the export proves nothing."""
+    """The same for an export. The key has to come from elsewhere: one that came with the export
+    proves nothing.
+    """
     if key is None:
-        raise StartRefused("--public-key: is needed with --export: the one that `audit public-key` shows")
+        raise StartRefused(
+            "--public-key: is needed with --export: the one that `audit public-key` shows"
+        )
     evidence, _ = of_export(path)
     return verify(evidence, _parsed(key), [_note(one) for one in kept])
 
@@ -90,8 +97,12 @@ def told(report: Report) -> Iterator[str]:
         yield f"can't be checked: the checkpoint of {size} that was kept: retention has removed what it is about"
     if report.nothing_sealed:
         yield NOTHING_SEALED
-    line = "{records} records, {sealed} sealed, {removed} removed by retention".format(**report.counts)
-    good = f"all as they were recorded{', but for those acknowledged' if report.acknowledged else ''}"
+    line = "{records} records, {sealed} sealed, {removed} removed by retention".format(
+        **report.counts
+    )
+    good = (
+        f"all as they were recorded{', but for those acknowledged' if report.acknowledged else ''}"
+    )
     of_rows = any(one.kind == "row" for one in report.findings)
     of_records = any(one.kind != "row" for one in report.findings)
     yield f"{line}; {'NOT as they were recorded' if of_records else good}."
@@ -117,7 +128,9 @@ def ranges(given: Sequence[str]) -> list[range]:
         first, dash, last = text.partition("-")
         begin, end = count(first), count(last if dash else first)
         if not begin or not end or end < begin:
-            raise StartRefused(f"--acknowledge: {text[:100]} is neither a record's number nor two of them, as in 12-30")
+            raise StartRefused(
+                f"--acknowledge: {text[:100]} is neither a record's number nor two of them, as in 12-30"
+            )
         found.append(range(begin, end + 1))
     return found
 
@@ -131,8 +144,10 @@ def _reach(report: Report) -> str:
 
 
 def export(settings: Settings, since: str | None, until: str | None, path: Path | None) -> int:
-    """Write an export (None: to the standard output); how many lines it has. Raises StartRefused, with nothing written,
-    where it can't be made, and where the file can't be written; NotFound where nothing was ever recorded."""
+    """Write an export (None: to the standard output); how many lines it has. Raises StartRefused,
+    with nothing written, where it can't be made, and where the file can't be written; NotFound
+    where nothing was ever recorded.
+    """
     begin, end = _ms("--since", since), _ms("--until", until)
     engine = connect_to_read(settings.gateway_database_url)
     try:
@@ -147,8 +162,9 @@ def export(settings: Settings, since: str | None, until: str | None, path: Path 
 
 
 def _is_untouched(fetch: Fetch) -> bool:
-    """Whether the database has neither a key of the audit nor a trace of a record. Raises StartRefused for a damaged
-    key."""
+    """Whether the database has neither a key of the audit nor a trace of a record. Raises
+    StartRefused for a damaged key.
+    """
     return seed.kept(fetch) is None and nothing_recorded(fetch)
 
 
@@ -160,29 +176,37 @@ def _write(lines: Iterable[bytes], path: Path | None) -> int:
                 file.write(line)
                 count += 1
     except OSError as error:
-        raise StartRefused(f"{path or 'the standard output'}: can't be written: {error.strerror}") from None
+        raise StartRefused(
+            f"{path or 'the standard output'}: can't be written: {error.strerror}"
+        ) from None
     return count
 
 
 class Moved(NamedTuple):
-    """What a step of moving the key has come to: the `seed` that the operator is to set; or None where the database
-    keeps it no more, and then why it may still lie in the database's files ("": it doesn't)."""
+    """What a step of moving the key has come to: the `seed` that the operator is to set; or None
+    where the database keeps it no more, and then why it may still lie in the database's files ("":
+    it doesn't).
+    """
 
     seed: bytes | None
     left: str = ""
 
 
 def move_key(settings: Settings) -> Moved:
-    """Move the key out of the database, in two steps. While GATEWAY_AUDIT_KEY is not set: tell the seed that the
-    database keeps. Once it is set to that: remove it from the database, and from its files; run again, it does what is
-    left of that. Raises StartRefused where there is nothing to move, or the setting is another."""
+    """Move the key out of the database, in two steps. While GATEWAY_AUDIT_KEY is not set: tell the
+    seed that the database keeps. Once it is set to that: remove it from the database, and from its
+    files; run again, it does what is left of that. Raises StartRefused where there is nothing to
+    move, or the setting is another.
+    """
     engine, given = connect_to_read(settings.gateway_database_url), settings.audit_seed
     try:
         with snapshot(engine) as connection:
             fetch = fetcher(connection)
             kept = seed.kept(fetch)
             if kept is None and given is None:
-                raise StartRefused("the database keeps no key of the audit: there is nothing to move")
+                raise StartRefused(
+                    "the database keeps no key of the audit: there is nothing to move"
+                )
             if given is None or kept is None:
                 to_read(fetch, given)  # no other key than the audit's
         if given is None:
@@ -200,11 +224,17 @@ def _remove(engine: Engine, given: bytes, kept: bytes) -> None:
     marks, now = to_write(engine, given).marks, now_ms()
     with transaction(engine) as cursor:
         cursor.execute(seed.REMOVE, (seed.NAME, kept))
-        insert(cursor, marks, [(now, administrative_act(time=now, act="audit.key-move", subject="audit"))])
+        insert(
+            cursor,
+            marks,
+            [(now, administrative_act(time=now, act="audit.key-move", subject="audit"))],
+        )
 
 
 def _left_in_files(engine: Engine) -> str:
-    """Clean the database's files of what was deleted; where that can't be, why not and what to do."""
+    """Clean the database's files of what was deleted; where that can't be, why not and what to
+    do.
+    """
     if too_large_to_scrub(engine):
         return TOO_LARGE
     until = monotonic() + PATIENCE_SECONDS
@@ -231,7 +261,9 @@ def _note(given: str) -> str:
     try:
         return Path(given).read_text()
     except (OSError, ValueError):
-        raise StartRefused(f"--checkpoint: {given[:100]} is neither a note nor a file with one") from None
+        raise StartRefused(
+            f"--checkpoint: {given[:100]} is neither a note nor a file with one"
+        ) from None
 
 
 def _ms(option: str, text: str | None) -> int | None:

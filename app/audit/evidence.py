@@ -1,7 +1,9 @@
-"""What there is to be verified: read from the database, written to an export, and read from that again.
+"""What there is to be verified: read from the database, written to an export, and read from that
+again.
 
-An export is JSON Lines. The first line has the newest checkpoint, the public key and what else is not said by a record;
-then, block by block, the hashes that the tree has of 256 records, and these records, a line each.
+An export is JSON Lines. The first line has the newest checkpoint, the public key and what else is
+not said by a record; then, block by block, the hashes that the tree has of 256 records, and these
+records, a line each.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,9 +50,10 @@ T = TypeVar("T")
 def of_database(
     connection: Connection, public: PublicKey, since: int | None = None, until: int | None = None
 ) -> Evidence:
-    """What the database has, as it is during one snapshot; with `since` or `until` (ms) only the records of that time
-    and what proves them. Nothing in it is believed to be of its column's type; how many hashes are read, the newest
-    checkpoint of the key `public` says."""
+    """What the database has, as it is during one snapshot; with `since` or `until` (ms) only the
+    records of that time and what proves them. Nothing in it is believed to be of its column's type;
+    how many hashes are read, the newest checkpoint of the key `public` says.
+    """
     fetch = fetcher(connection)
     tree, written = read(fetch), written_of(fetch)
     numbered = [(size, text_of(note)) for size, note in fetch(NOTES, ())]
@@ -76,12 +79,16 @@ def of_database(
         tree.size,
         tree.root,
         tree.removed,
-        lambda level, place: (hash_ for hash_, _ in _nodes(fetch, level, place, (sealed >> level) + 1)),
+        lambda level, place: (
+            hash_ for hash_, _ in _nodes(fetch, level, place, (sealed >> level) + 1)
+        ),
     )
 
 
 def _sealed(notes: Sequence[str], public: PublicKey, behind: str = "") -> int:
-    """How many records are sealed (or removed), as the newest checkpoint says that can be believed."""
+    """How many records are sealed (or removed), as the newest checkpoint says that can be
+    believed.
+    """
     for note in reversed(notes):
         with suppress(BadNote):
             return public.open(note, behind).size
@@ -109,10 +116,15 @@ def _blocks(fetch: Fetch, tree: Tree, begin: int, sealed: int, upto: int) -> Ite
 
 
 def _nodes(fetch: Fetch, level: int, begin: int, end: int) -> Iterator[tuple[bytes, bytes]]:
-    """Hash and leaves of each place from `begin` to before `end`; of one that isn't there, a hash that fits nothing."""
+    """Hash and leaves of each place from `begin` to before `end`; of one that isn't there, a hash
+    that fits nothing.
+    """
     for first in range(begin, end, NODE_PAGE):
         page = range(first, min(first + NODE_PAGE, end))
-        found = {place: (bytes_of(hash_), bytes_of(leaves)) for place, hash_, leaves in _page(fetch, level, page)}
+        found = {
+            place: (bytes_of(hash_), bytes_of(leaves))
+            for place, hash_, leaves in _page(fetch, level, page)
+        }
         for place in page:
             hash_, leaves = found.get(place, (NO_HASH, b""))
             yield (hash_ if len(hash_) == merkle.SIZE else NO_HASH), leaves
@@ -126,7 +138,9 @@ def _rows(fetch: Fetch, begin: int, upto: int) -> Iterator[Row]:
     while begin <= upto and (found := fetch(ROWS, (begin, upto, PAGE))):
         for seq, time, text, mark in found:
             if type(seq) is int:
-                yield Row(seq, raw_of(text), count_of(time), None if mark is None else bytes_of(mark))
+                yield Row(
+                    seq, raw_of(text), count_of(time), None if mark is None else bytes_of(mark)
+                )
         begin = floor(found[-1][0]) + 1
 
 
@@ -154,7 +168,11 @@ def exported(evidence: Evidence, key: PublicKey) -> Iterator[bytes]:
     row = next(rows, None)
     for place, block in enumerate(evidence.blocks(), evidence.first_block):
         yield _line({"block": place, "hash": encoded(block.hash), "leaves": encoded(block.leaves)})
-        while row is not None and row.seq <= (place + 1) * BLOCK and row.seq <= (evidence.tree_size or 0):
+        while (
+            row is not None
+            and row.seq <= (place + 1) * BLOCK
+            and row.seq <= (evidence.tree_size or 0)
+        ):
             yield _record(row)
             row = next(rows, None)
     while row is not None:
@@ -172,15 +190,26 @@ def _line(told: dict[str, Any]) -> bytes:
 
 
 def _record(row: Row) -> bytes:
-    """The record stands as it is in its line, so that its bytes can be hashed again; one that somebody has made into
-    something else than a line of JSON stands there as text. Its mark is of no use without the key."""
+    """The record stands as it is in its line, so that its bytes can be hashed again; one that
+    somebody has made into something else than a line of JSON stands there as text. Its mark is of
+    no use without the key.
+    """
     head = orjson.dumps({"seq": row.seq, "time": row.time})[:-1] + b',"record":'
-    return head + (row.raw if _is_object(row.raw) else orjson.dumps(row.raw.decode(errors="replace"))) + b"}\n"
+    return (
+        head
+        + (row.raw if _is_object(row.raw) else orjson.dumps(row.raw.decode(errors="replace")))
+        + b"}\n"
+    )
 
 
 def _is_object(raw: bytes) -> bool:
     try:
-        return raw[:1] == b"{" and b"\n" not in raw and b"\r" not in raw and isinstance(orjson.loads(raw), dict)
+        return (
+            raw[:1] == b"{"
+            and b"\n" not in raw
+            and b"\r" not in raw
+            and isinstance(orjson.loads(raw), dict)
+        )
     except orjson.JSONDecodeError:
         return False
 
@@ -197,13 +226,18 @@ HEAD = {
     "firstBlock": int,
     "treeSize": int,
 }
-NOTE, BLOCK_LINE, RECORD = {"note": str}, {"block": int, "hash": str, "leaves": str}, {"seq": int, "time": int}
+NOTE, BLOCK_LINE, RECORD = (
+    {"note": str},
+    {"block": int, "hash": str, "leaves": str},
+    {"seq": int, "time": int},
+)
 OF_NOTE, OF_BLOCK, OF_ROW = KINDS = (b'{"note":', b'{"block":', b'{"seq":')
 
 
 def of_export(path: Path) -> tuple[Evidence, str]:
-    """What an export has, and the public key that it says is its own. Raises StartRefused, where it is none, with the
-    first line that isn't."""
+    """What an export has, and the public key that it says is its own. Raises StartRefused, where it
+    is none, with the first line that isn't.
+    """
     try:
         with path.open("rb") as file:
             head = _told(file.readline(), HEAD)
@@ -255,7 +289,9 @@ def _read(path: Path, reader: Callable[[bytes], T | None]) -> Iterable[T]:
                 if found is None and not line.startswith(KINDS):
                     raise BadNote("it is of no kind")
             except WRONG:
-                raise StartRefused(f"{path}: line {number} is none of an export of the audit") from None
+                raise StartRefused(
+                    f"{path}: line {number} is none of an export of the audit"
+                ) from None
             if found is not None:
                 yield found
 

@@ -1,4 +1,6 @@
-"""What there is to be verified, and what is found by it: the shapes that `verifying` takes and gives."""
+"""What there is to be verified, and what is found by it: the shapes that `verifying` takes and
+gives.
+"""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +14,9 @@ Kind = Literal["changed", "removed", "inserted", "reordered", "cut off", "checkp
 
 
 class Finding(NamedTuple):
-    """What is wrong with the records from number `first` to `last`; for "checkpoint" with one of so many records;
-    for "row" with a row of caller keys or erasures, which `detail` names."""
+    """What is wrong with the records from number `first` to `last`; for "checkpoint" with one of so
+    many records; for "row" with a row of caller keys or erasures, which `detail` names.
+    """
 
     kind: Kind
     first: int
@@ -22,7 +25,9 @@ class Finding(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A record as it was found, in its bytes; and what was kept beside it: its time, and its mark (None: no mark)."""
+    """A record as it was found, in its bytes; and what was kept beside it: its time, and its mark
+    (None: no mark).
+    """
 
     seq: int
     raw: bytes
@@ -31,7 +36,9 @@ class Row(NamedTuple):
 
 
 class Block(NamedTuple):
-    """256 leaves of the tree, the last block fewer. `leaves` is empty where only the hash was handed over."""
+    """256 leaves of the tree, the last block fewer. `leaves` is empty where only the hash was
+    handed over.
+    """
 
     hash: bytes
     leaves: bytes
@@ -39,10 +46,11 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What there is to be verified. `peaks` are those of all that lies before the first block; blocks come one after
-    the other. Rows come in the order of their numbers; those between `first` and `last` are all that there should be
-    (None: of all that was written). `above`: the hashes over 2^level records, from a place on, for levels over that of
-    blocks; an export has none."""
+    """What there is to be verified. `peaks` are those of all that lies before the first block;
+    blocks come one after the other. Rows come in the order of their numbers; those between `first`
+    and `last` are all that there should be (None: of all that was written). `above`: the hashes
+    over 2^level records, from a place on, for levels over that of blocks; an export has none.
+    """
 
     written: int
     note: str | None
@@ -63,10 +71,12 @@ class Evidence:
 
 @dataclass(slots=True)
 class Report:
-    """What was found, and over what it was looked for: so many `records`, of which `unsealed` came after the newest
-    checkpoint, and those between `part` alone where they are not all (None: no bound). `marked`: whether marks were
-    looked at, which takes the key. `unchecked`: of how many records checkpoints that were kept are, which reach back to
-    nothing that is left. `acknowledged`: what would be findings, had the operator not said that they know of it."""
+    """What was found, and over what it was looked for: so many `records`, of which `unsealed` came
+    after the newest checkpoint, and those between `part` alone where they are not all (None: no
+    bound). `marked`: whether marks were looked at, which takes the key. `unchecked`: of how many
+    records checkpoints that were kept are, which reach back to nothing that is left.
+    `acknowledged`: what would be findings, had the operator not said that they know of it.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     records: int = 0
@@ -80,24 +90,29 @@ class Report:
     acknowledged: list[Finding] = field(default_factory=list)
     nothing_sealed: bool = False  # there are records, and no trace of a checkpoint
     nothing_recorded: bool = False  # there is no trace of a record either
-    changes: dict[str, int] = field(default_factory=dict)  # of each set of rows the newest change that a record tells
+    # Of each set of rows the newest change that a record tells
+    changes: dict[str, int] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many records were looked at, how many of them nothing is signed for yet, how many are sealed altogether,
-        and how many of these retention has removed."""
+        """How many records were looked at, how many of them nothing is signed for yet, how many are
+        sealed altogether, and how many of these retention has removed.
+        """
         told = {"records": self.records, "unsealed": self.unsealed, "sealed": self.sealed}
         return told | {"removed": self.removed}
 
     def acknowledge(self, known: Sequence[range]) -> None:
-        """Take records of these numbers out of the findings, where they were gone before they were sealed: nothing else
-        can be known to be in order."""
+        """Take records of these numbers out of the findings, where they were gone before they were
+        sealed: nothing else can be known to be in order.
+        """
         findings, self.findings = self.findings, []
         for one in findings:
             if one.kind != "removed" or one.detail != GONE_UNSEALED:
                 self.findings.append(one)
                 continue
-            inside = {edge for of in known for edge in (of.start, of.stop) if one.first < edge <= one.last}
+            inside = {
+                edge for of in known for edge in (of.start, of.stop) if one.first < edge <= one.last
+            }
             for first, after in pairwise(sorted({one.first, *inside, one.last + 1})):
                 to = self.acknowledged if any(first in of for of in known) else self.findings
                 to.append(one._replace(first=first, last=after - 1))
@@ -106,7 +121,11 @@ class Report:
         """Add a finding; one that goes on where the last of its kind ended is one with it."""
         if self.findings:
             before = self.findings[-1]
-            if before.kind == kind != "checkpoint" and before.detail == detail and first == before.last + 1:
+            if (
+                before.kind == kind != "checkpoint"
+                and before.detail == detail
+                and first == before.last + 1
+            ):
                 self.findings[-1] = before._replace(last=last)
                 return
         self.findings.append(Finding(kind, first, last, detail))

@@ -18,16 +18,21 @@ FOLD_SECONDS = 10.0  # that refusals are counted before their record is written
 LOOK_SECONDS = 1.0
 MOST_KINDS = 10_000  # that are counted at once; with one more, all are recorded
 MOST_RESOURCES = 50  # that a record of repeated refusals names
-FOLDED = frozenset({400, 401, 403, 404, 405, 429})  # others say what is wrong in a call, and each has its record
-ALONE = 20  # refusals for what a call has in it that are recorded singly: each may be about other users
-MOST_NETWORKS = 20  # of a key with the same status at once; those of further ones are counted together
+# Others say what is wrong in a call, and each has its record
+FOLDED = frozenset({400, 401, 403, 404, 405, 429})
+# Refusals for what a call has in it that are recorded singly: each may be about other users
+ALONE = 20
+# Of a key with the same status at once; those of further ones are counted together
+MOST_NETWORKS = 20
 ANY_NETWORK = ""
-FIRST_ALONE = frozenset({403, 404, 405, 429, 503})  # say nothing of that: only the first is recorded singly
+# Say nothing of that: only the first is recorded singly
+FIRST_ALONE = frozenset({403, 404, 405, 429, 503})
 
 
 class Refused(NamedTuple):
-    """A call that was refused: what its record says. `users` are keyed hashes; `items`
-    those of a batch; `actions` those of Leanplum's that were refused, by names of which there are few."""
+    """A call that was refused: what its record says. `users` are keyed hashes; `items` those of a
+    batch; `actions` those of Leanplum's that were refused, by names of which there are few.
+    """
 
     time: int
     operation: str
@@ -52,7 +57,17 @@ class Writes(Protocol):
 class _Kind:
     """Refusals of one kind, since the last record of them."""
 
-    __slots__ = ("actions", "alone", "count", "ends_at", "items", "last", "resources", "since", "users")
+    __slots__ = (
+        "actions",
+        "alone",
+        "count",
+        "ends_at",
+        "items",
+        "last",
+        "resources",
+        "since",
+        "users",
+    )
 
     def __init__(self, ends_at: float) -> None:
         self.alone = 1
@@ -82,15 +97,18 @@ class _Kind:
 class Folding:
     """Counts the refusals of one process, and records what it has counted."""
 
-    def __init__(self, recorder: Writes, clock: Callable[[], float], seconds: float = FOLD_SECONDS) -> None:
+    def __init__(
+        self, recorder: Writes, clock: Callable[[], float], seconds: float = FOLD_SECONDS
+    ) -> None:
         """`clock` is monotonic."""
         self._recorder, self._clock, self._seconds = recorder, clock, seconds
         self._kinds: dict[tuple[str, str, str, int, str], _Kind] = {}
         self._networks = defaultdict[tuple[str, int], set[str]](set)  # by key and status
 
     def counted(self, call: Refused, network: str) -> bool:
-        """Count a refusal of a key from a network. Returns False where it is to have a record of its own, as the first
-        of its kind lately has."""
+        """Count a refusal of a key from a network. Returns False where it is to have a record of
+        its own, as the first of its kind lately has.
+        """
         network = self._network(call, network)
         name = (call.key_id, network, call.operation, call.status, call.app)
         kind = self._kinds.get(name)
@@ -107,8 +125,9 @@ class Folding:
         return True
 
     def _network(self, call: Refused, network: str) -> str:
-        """Return the network by which a refusal is counted: whoever has a key that many know may have
-        very many addresses."""
+        """Return the network by which a refusal is counted: whoever has a key that many know may
+        have very many addresses.
+        """
         known = self._networks.get((call.key_id, call.status), ())
         if network in known or (len(known) < MOST_NETWORKS and ANY_NETWORK not in known):
             return network
@@ -121,7 +140,9 @@ class Folding:
             self.look()
 
     def look(self) -> None:
-        """Record what was counted for long enough, and forget the kinds of which there was nothing more."""
+        """Record what was counted for long enough, and forget the kinds of which there was nothing
+        more.
+        """
         now, before = self._clock(), len(self._kinds)
         for name, kind in [one for one in self._kinds.items() if one[1].ends_at <= now]:
             if kind.last is None:

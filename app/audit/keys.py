@@ -1,4 +1,6 @@
-"""The keys of one audit, and whose the audit of a database is: nothing is written, or told of it, with another's."""
+"""The keys of one audit, and whose the audit of a database is: nothing is written, or told of it,
+with another's.
+"""
 
 import re
 from dataclasses import dataclass, field
@@ -18,7 +20,9 @@ RECORDED = "SELECT 1 FROM audit_records LIMIT 1"
 MARKED = "SELECT 1 FROM audit_records WHERE mark IS NOT NULL LIMIT 1"
 ANOTHER = "GATEWAY_AUDIT_KEY: this database's audit was signed, and its users hashed, with another key; set that one"
 NOT_SET = "GATEWAY_AUDIT_KEY: is not set, and the database doesn't keep the key that its audit was made with; set it"
-NO_KEY = "GATEWAY_AUDIT_KEY: is not set, and the database keeps no key: nothing was recorded there yet"
+NO_KEY = (
+    "GATEWAY_AUDIT_KEY: is not set, and the database keeps no key: nothing was recorded there yet"
+)
 KEEPS = (
     "GATEWAY_AUDIT_KEY: records were made with the key that this database keeps, which is another one; set that one "
     "(`audit key --move` shows it)"
@@ -27,8 +31,9 @@ KEEPS = (
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """All that is made of one seed: what signs, what marks records, what hashes users. `kept`: whether the database
-    keeps the seed."""
+    """All that is made of one seed: what signs, what marks records, what hashes users. `kept`:
+    whether the database keeps the seed.
+    """
 
     seed: bytes = field(repr=False)
     signer: Signer
@@ -43,17 +48,19 @@ class Keys:
 
 
 def to_write(engine: Engine, given: bytes | None) -> Keys:
-    """Return the keys for whoever writes records, as `_to_write` does. Rows that have no MAC yet, since the
-    database was just made or migrated, get theirs first."""
+    """Return the keys for whoever writes records, as `_to_write` does. Rows that have no MAC yet,
+    since the database was just made or migrated, get theirs first.
+    """
     keys = _to_write(engine, given)
     row_adopting.begin(engine, keys.marks)
     return keys
 
 
 def _to_write(engine: Engine, given: bytes | None) -> Keys:
-    """For whoever writes records: made of the setting's seed (`given`), else of the one that the database keeps; one is
-    made there where nothing was recorded yet. Raises StartRefused, before anything is written, where what was recorded
-    was so with another."""
+    """For whoever writes records: made of the setting's seed (`given`), else of the one that the
+    database keeps; one is made there where nothing was recorded yet. Raises StartRefused, before
+    anything is written, where what was recorded was so with another.
+    """
     with snapshot(engine) as connection:
         fetch = fetcher(connection)
         own, newest = seed.kept(fetch), fetch(NEWEST, ())
@@ -68,8 +75,9 @@ def _to_write(engine: Engine, given: bytes | None) -> Keys:
 
 
 def to_read(fetch: Fetch, given: bytes | None) -> Keys:
-    """The same for whoever only reads: nothing is ever made. Raises StartRefused where there is no key, or only one
-    that the newest checkpoint wasn't signed with."""
+    """The same for whoever only reads: nothing is ever made. Raises StartRefused where there is no
+    key, or only one that the newest checkpoint wasn't signed with.
+    """
     made_of = given or seed.kept(fetch)
     if made_of is None:
         raise StartRefused(NO_KEY if nothing_recorded(fetch) else NOT_SET)
@@ -91,6 +99,8 @@ def _not_another(fetch: Fetch, keys: Keys) -> Keys:
 
 
 def _is_another(note: object, public: PublicKey) -> bool:
-    """Whether the note says that another gateway signed it. One that was damaged is no reason not to start."""
+    """Whether the note says that another gateway signed it. One that was damaged is no reason not
+    to start.
+    """
     name = str(note).partition("\n")[0]
     return name != public.name and GATEWAY.fullmatch(name) is not None

@@ -1,6 +1,8 @@
-"""Marks for records from before there were marks: those that are sealed get theirs while the gateway runs, in steps.
+"""Marks for records from before there were marks: those that are sealed get theirs while the
+gateway runs, in steps.
 
-Until then only the tree speaks for such a record: whoever empties it can change the record, and nothing shows that.
+Until then only the tree speaks for such a record: whoever empties it can change the record, and
+nothing shows that.
 """
 
 from collections.abc import Sequence
@@ -17,7 +19,9 @@ from app.database.engine import snapshot
 from app.errors import AuditBroken, NotFound
 
 BLOCKS = 16  # looked at in one step
-UNMARKED = "SELECT seq, record FROM audit_records WHERE mark IS NULL AND seq > ? AND seq <= ? ORDER BY seq"
+UNMARKED = (
+    "SELECT seq, record FROM audit_records WHERE mark IS NULL AND seq > ? AND seq <= ? ORDER BY seq"
+)
 AT_ONCE = 256
 COLUMNS = "SET mark = v.column2 FROM (VALUES {}) AS v"  # these names both databases give them
 
@@ -50,7 +54,9 @@ class Marking:
 
 
 class Marker:
-    """Looks once at each block that was sealed when it began: later records all have marks before they are sealed."""
+    """Looks once at each block that was sealed when it began: later records all have marks before
+    they are sealed.
+    """
 
     def __init__(self, engine: Engine, public: PublicKey, marks: Marks) -> None:
         self._engine, self._public, self._marks = engine, public, marks
@@ -62,8 +68,10 @@ class Marker:
         return 0 <= self._end <= self._next
 
     def step(self) -> Marking | None:
-        """Marks for records of the next few blocks, whose texts the newest checkpoint speaks for; None where none lacks
-        one. Blocks that had some are looked at again, in case these could not be written."""
+        """Marks for records of the next few blocks, whose texts the newest checkpoint speaks for;
+        None where none lacks one. Blocks that had some are looked at again, in case these could not
+        be written.
+        """
         found = list[tuple[int, bytes]]()
         with snapshot(self._engine) as connection:
             fetch = fetcher(connection)
@@ -83,7 +91,8 @@ class Marker:
                     found += [
                         (seq, self._marks.of(seq, raw))
                         for seq, raw in ((seq, raw_of(text)) for seq, text in rows)
-                        if leaves[(at := seq - 1 - block * BLOCK) : at + 1] == [merkle.leaf_hash(raw)]
+                        if leaves[(at := seq - 1 - block * BLOCK) : at + 1]
+                        == [merkle.leaf_hash(raw)]
                     ]
         if not found:
             self._next = end
@@ -94,7 +103,8 @@ def _proven(stored: Hashes, tree: Tree, block: int, root: bytes) -> list[bytes]:
     """The leaves of a block where they lead to the root, which is that of `tree`; else none."""
     try:
         leaves = stored.leaves(block)
-        if block == tree.size // BLOCK:  # they are in the tree's own row, and the root is made of them
+        # They are in the tree's own row, and the root is made of them
+        if block == tree.size // BLOCK:
             return hashes(leaves)
         path = merkle.inclusion(stored.node, block * BLOCK, tree.size)[LEVEL:]
     except LookupError:

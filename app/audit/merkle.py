@@ -1,9 +1,10 @@
 """The tree that the audit's records are sealed in. Pure.
 
-Source: RFC 6962 §2.1 (hashes, inclusion and consistency proofs), RFC 9162 §2.1.3.2 and §2.1.4.2 (their verification).
-A subtree of 2^level leaves that begins at a multiple of its size is *complete*: its hash never changes again. `Node`
-tells it by its level and its place among those of its level. *Peaks* are the hashes of the largest complete subtrees
-that together hold a tree's leaves, in their order; from them alone a tree can grow.
+Source: RFC 6962 §2.1 (hashes, inclusion and consistency proofs), RFC 9162 §2.1.3.2 and §2.1.4.2
+(their verification). A subtree of 2^level leaves that begins at a multiple of its size is
+*complete*: its hash never changes again. `Node` tells it by its level and its place among those of
+its level. *Peaks* are the hashes of the largest complete subtrees that together hold a tree's
+leaves, in their order; from them alone a tree can grow.
 """
 
 import hashlib
@@ -35,8 +36,9 @@ def peak_places(size: int) -> list[tuple[int, int]]:
 
 
 def push(peaks: list[bytes], size: int, leaf: bytes) -> list[bytes]:
-    """Put a leaf (or a complete subtree, `size` counted in such) behind `size` others; the hashes of the subtrees that
-    it completes, from the smallest on."""
+    """Put a leaf (or a complete subtree, `size` counted in such) behind `size` others; the hashes
+    of the subtrees that it completes, from the smallest on.
+    """
     made = [leaf]
     while size & 1:
         made.append(node_hash(peaks.pop(), made[-1]))
@@ -64,7 +66,9 @@ def root(peaks: Sequence[bytes]) -> bytes:
 
 
 def subtree(node: Node, begin: int, end: int) -> bytes:
-    """The hash over the leaves from `begin` to before `end`, which are one of the subtrees that proofs are made of."""
+    """The hash over the leaves from `begin` to before `end`, which are one of the subtrees that
+    proofs are made of.
+    """
     places = peak_places(end - begin)
     return root([node(level, place + (begin >> level)) for level, place in places])
 
@@ -105,7 +109,9 @@ def consistency(node: Node, old: int, new: int) -> list[bytes]:
 
 
 def included(leaf: bytes, index: int, size: int, path: Sequence[bytes], head: bytes) -> bool:
-    """Whether the proof shows that `leaf` stands at `index` in the tree of `size` leaves whose hash is `head`."""
+    """Whether the proof shows that `leaf` stands at `index` in the tree of `size` leaves whose hash
+    is `head`.
+    """
     if not 0 <= index < size:
         return False
     at, last, found = index, size - 1, leaf

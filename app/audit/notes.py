@@ -1,7 +1,8 @@
 """Checkpoints: how many records there were, and the hash of their tree, signed. Pure.
 
-Source: C2SP tlog-checkpoint and signed-note, with Ed25519 (algorithm 1). A public key is written as `name+id+key`, as
-Go's `note` package does; our name, which is the log's origin as well, is made of the key.
+Source: C2SP tlog-checkpoint and signed-note, with Ed25519 (algorithm 1). A public key is written as
+`name+id+key`, as Go's `note` package does; our name, which is the log's origin as well, is made of
+the key.
 """
 
 import base64
@@ -19,7 +20,8 @@ ED25519 = b"\1"
 PURPOSE = b"leanplum-gateway audit checkpoints"
 REMOVED = "/removed"  # behind the origin: what of the log's beginning retention has removed
 DASH = "\N{EM DASH}"
-COUNT = re.compile(r"0|[1-9][0-9]{0,17}")  # as many as there may be; int() itself refuses, or takes long for, more
+# As many as there may be; int() itself refuses, or takes long for, more
+COUNT = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 class BadNote(ValueError):

@@ -1,7 +1,8 @@
-"""Proofs, for whoever keeps checkpoints of their own: that a record is in the log, and that the log only grew.
+"""Proofs, for whoever keeps checkpoints of their own: that a record is in the log, and that the log
+only grew.
 
-What is given here was checked here: a proof that doesn't lead to what is signed would only tell the caller, later and
-elsewhere, that something is wrong with this database.
+What is given here was checked here: a proof that doesn't lead to what is signed would only tell the
+caller, later and elsewhere, that something is wrong with this database.
 """
 
 from collections.abc import Collection
@@ -48,10 +49,13 @@ def checkpoint(connection: Connection, public: PublicKey) -> Sealed:
     return newest(fetcher(connection), public)[0]
 
 
-def inclusion(connection: Connection, public: PublicKey, seq: int, apps: Collection[str] | None) -> Inclusion:
-    """The proof for record `seq` of one of these apps (None: of any). Raises NotFound; AuditBroken where what is there
-    doesn't prove it, or where it is gone before its time. Whose a record was that is gone nobody knows: who may see
-    certain apps alone isn't told of it."""
+def inclusion(
+    connection: Connection, public: PublicKey, seq: int, apps: Collection[str] | None
+) -> Inclusion:
+    """The proof for record `seq` of one of these apps (None: of any). Raises NotFound; AuditBroken
+    where what is there doesn't prove it, or where it is gone before its time. Whose a record was
+    that is gone nobody knows: who may see certain apps alone isn't told of it.
+    """
     fetch = fetcher(connection)
     found = fetch(RECORD, (seq,))
     text = text_of(found[0][0]) if found else ""
@@ -59,7 +63,11 @@ def inclusion(connection: Connection, public: PublicKey, seq: int, apps: Collect
         raise NotFound(NO_RECORD)
     sealed, signed, tree = newest(fetch, public)
     if not found:
-        raise AuditBroken(BROKEN) if _removed(tree, public) < seq <= tree.size else NotFound(NO_RECORD)
+        raise (
+            AuditBroken(BROKEN)
+            if _removed(tree, public) < seq <= tree.size
+            else NotFound(NO_RECORD)
+        )
     if seq > tree.size:
         raise NotFound(UNSEALED)
     try:
@@ -72,8 +80,9 @@ def inclusion(connection: Connection, public: PublicKey, seq: int, apps: Collect
 
 
 def consistency(connection: Connection, public: PublicKey, old: int, new: int) -> list[bytes]:
-    """The proof that the first `old` records are the beginning of the first `new`. Raises NotFound; AuditBroken where
-    what is there doesn't lead to the newest checkpoint."""
+    """The proof that the first `old` records are the beginning of the first `new`. Raises NotFound;
+    AuditBroken where what is there doesn't lead to the newest checkpoint.
+    """
     fetch = fetcher(connection)
     _, signed, tree = newest(fetch, public)
     if new > tree.size:
@@ -99,8 +108,9 @@ def _removed(tree: Tree, public: PublicKey) -> int:
 
 
 def newest(fetch: Fetch, public: PublicKey) -> tuple[Sealed, Checkpoint, Tree]:
-    """The newest checkpoint, and the tree that it is about. Raises NotFound where nothing is sealed, AuditBroken where
-    the one is not signed, or not about the other."""
+    """The newest checkpoint, and the tree that it is about. Raises NotFound where nothing is
+    sealed, AuditBroken where the one is not signed, or not about the other.
+    """
     tree, rows = read(fetch), fetch(NEWEST, ())
     if not rows and tree == Tree():
         raise NotFound(NOTHING)

@@ -1,5 +1,6 @@
-"""Users and devices as the audit knows them: a keyed hash, which tells that two records are about one user, and not who
-it is."""
+"""Users and devices as the audit knows them: a keyed hash, which tells that two records are about
+one user, and not who it is.
+"""
 
 import asyncio
 import hashlib
@@ -10,7 +11,8 @@ from app.audit.seed import derived
 
 SIZE = 10  # bytes: of 100 million users two have the same hash with a chance of one to 10^8
 MOST_KEPT = 20_000  # hashes, before all are made anew: some 5 MB
-KEPT_SECONDS = 60.0  # and then they are forgotten, so that whoever was erased is soon in no memory either
+# And then they are forgotten, so that whoever was erased is soon in no memory either
+KEPT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +24,21 @@ class _OfApp:
 
 
 class Pseudonyms:
-    """Makes the keyed hashes of one gateway: the same for the same seed. A user is seen often, when accepted and when
-    delivered, so hashes are kept in memory for a minute."""
+    """Makes the keyed hashes of one gateway: the same for the same seed. A user is seen often, when
+    accepted and when delivered, so hashes are kept in memory for a minute.
+    """
 
     def __init__(self, seed: bytes) -> None:
-        self._start = hashlib.blake2s(key=derived(seed, b"leanplum-gateway users"), digest_size=SIZE)
+        self._start = hashlib.blake2s(
+            key=derived(seed, b"leanplum-gateway users"), digest_size=SIZE
+        )
         self._of_apps: dict[str, _OfApp] = {}
         self._kept = 0
 
     def of(self, app: str, subject: str) -> str:
-        """The keyed hash of a subject (`u` + user id, `d` + device id) of an app: 20 hexadecimal digits."""
+        """The keyed hash of a subject (`u` + user id, `d` + device id) of an app: 20 hexadecimal
+        digits.
+        """
         return self.of_all(app, (subject,))[0]
 
     def of_all(self, app: str, subjects: Iterable[str]) -> list[str]:

@@ -1,5 +1,6 @@
-"""Looking records up. They are kept for verifying, so there are few indexes: each call looks at a bounded number of
-them, and tells where to go on."""
+"""Looking records up. They are kept for verifying, so there are few indexes: each call looks at a
+bounded number of them, and tells where to go on.
+"""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ LOOKED_AT = 50_000  # records in one call
 Outcome = Literal["success", "refused", "failed"]
 FOREVER = 1 << 62
 LATE_MS = (
-    60_000  # by how much the order of the times may differ from that of the numbers: a record waits for its commit
+    # By how much the order of the times may differ from that of the numbers: a record waits for its
+    # commit
+    60_000
 )
 OUTCOMES: dict[str, Collection[int]] = {
     "success": frozenset(range(400)) - {BEGUN},
@@ -27,8 +30,10 @@ OUTCOMES: dict[str, Collection[int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which records; None takes all. `since` and `until` are in milliseconds; `users` are keyed hashes, any of them;
-    `apps`: those that the caller may see, and `app` the one that is asked for."""
+    """Which records; None takes all. `since` and `until` are in milliseconds; `users` are keyed
+    hashes, any of them; `apps`: those that the caller may see, and `app` the one that is asked
+    for.
+    """
 
     since: int | None = None
     until: int | None = None
@@ -49,7 +54,10 @@ class Filter:
             (self.key_id is None or record["actor"]["user"]["uid"] == self.key_id)
             and (self.app is None or app == self.app)
             and (self.apps is None or app in self.apps)
-            and (self.users is None or not {told.get("user"), *told.get("users", ())}.isdisjoint(self.users))
+            and (
+                self.users is None
+                or not {told.get("user"), *told.get("users", ())}.isdisjoint(self.users)
+            )
             and (self.action is None or _is_about(self.action, api["operation"], told))
             and (self.outcome is None or int(record["status_code"]) in OUTCOMES[self.outcome])
             and (self.request_id is None or api.get("request", {}).get("uid") == self.request_id)
@@ -68,7 +76,9 @@ class Filter:
 
 
 def _is_about(action: str, operation: str, told: dict[str, Any]) -> bool:
-    return action in {operation, operation.removeprefix("leanplum ")} or action in told.get("actions", ())
+    return action in {operation, operation.removeprefix("leanplum ")} or action in told.get(
+        "actions", ()
+    )
 
 
 class Page(NamedTuple):
@@ -78,10 +88,13 @@ class Page(NamedTuple):
     following: int | None
 
 
-def page(connection: Connection, which: Filter, after: int | None, limit: int, *, oldest_first: bool) -> Page:
-    """At most `limit` records, in the order of their numbers, which is that of the commits: whoever goes on after a
-    number misses none that comes late. It may be fewer, even none, where there are more: then that is all of as many as
-    are looked at in one call."""
+def page(
+    connection: Connection, which: Filter, after: int | None, limit: int, *, oldest_first: bool
+) -> Page:
+    """At most `limit` records, in the order of their numbers, which is that of the commits: whoever
+    goes on after a number misses none that comes late. It may be fewer, even none, where there are
+    more: then that is all of as many as are looked at in one call.
+    """
     fetch, found = fetcher(connection), list[tuple[int, str]]()
     order = "ASC" if oldest_first else "DESC"
     low, high = _between(fetch, which)
@@ -103,7 +116,9 @@ def page(connection: Connection, which: Filter, after: int | None, limit: int, *
 
 
 def _takes(which: Filter, text: str) -> bool:
-    """What somebody has changed into no record at all is none of any kind; `audit verify` names it."""
+    """What somebody has changed into no record at all is none of any kind; `audit verify` names
+    it.
+    """
     try:
         return which.takes(orjson.loads(text))
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -120,13 +135,25 @@ def app_of(text: str) -> str | None:
 
 
 def _between(fetch: Fetch, which: Filter) -> tuple[int, int]:
-    """The numbers that records of the time may have: between those that are surely earlier, and surely later."""
+    """The numbers that records of the time may have: between those that are surely earlier, and
+    surely later.
+    """
     # not the rows' own, of which somebody may have put one far away
     first, newest = max(read(fetch).removed, 0) + 1, written_of(fetch)
     if which.since is not None:
-        first = _number(fetch, "time < ? ORDER BY time DESC, seq DESC", which.since - LATE_MS, first - 1) + 1
+        first = (
+            _number(
+                fetch, "time < ? ORDER BY time DESC, seq DESC", which.since - LATE_MS, first - 1
+            )
+            + 1
+        )
     if which.until is not None:
-        newest = _number(fetch, "time >= ? ORDER BY time ASC, seq ASC", which.until + LATE_MS, newest + 1) - 1
+        newest = (
+            _number(
+                fetch, "time >= ? ORDER BY time ASC, seq ASC", which.until + LATE_MS, newest + 1
+            )
+            - 1
+        )
     return first, newest
 
 

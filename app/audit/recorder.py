@@ -1,7 +1,8 @@
-"""Records of what is no write itself: a call that only read or was refused, a call to Leanplum while the caller waits.
+"""Records of what is no write itself: a call that only read or was refused, a call to Leanplum
+while the caller waits.
 
-One that can't be written now is kept and written later; of what is kept when the process ends, or is more than can be
-kept, the log has the whole text.
+One that can't be written now is kept and written later; of what is kept when the process ends, or
+is more than can be kept, the log has the whole text.
 """
 
 import asyncio
@@ -29,13 +30,17 @@ class Recorder:
         self._kept = deque[Record]()
 
     async def record(self, time: int, text: str) -> None:
-        """Write a record (its time in ms), and wait until it is on disk, while that can be expected soon."""
+        """Write a record (its time in ms), and wait until it is on disk, while that can be expected
+        soon.
+        """
         writing = self.soon(time, text)
         if writing is not None:
             await asyncio.wait({writing}, timeout=WAIT_SECONDS)
 
     def soon(self, time: int, text: str, *, along: bool = False) -> "asyncio.Future[None] | None":
-        """Write it without waiting; None where it is kept for later. `along`: another is about to follow."""
+        """Write it without waiting; None where it is kept for later. `along`: another is about to
+        follow.
+        """
         record = Record(time, text, self._marks)
         if self._kept or not self._writer.prompt:
             self._keep(record)

@@ -1,8 +1,9 @@
 """Audit records in the shape of OCSF's API Activity (class 6003), one for each fact.
 
-A record holds who, what, when, from where, with what outcome; never a body, a secret or an attribute value, and of a
-user the keyed hash (`pseudonyms.py`). Its number, which it says itself, is its place in the tree that it is sealed in.
-Source of the shape: OCSF schema 1.4, class API Activity; activity ids 1 create, 2 read, 3 update, 4 delete, 99 other.
+A record holds who, what, when, from where, with what outcome; never a body, a secret or an
+attribute value, and of a user the keyed hash (`pseudonyms.py`). Its number, which it says itself,
+is its place in the tree that it is sealed in. Source of the shape: OCSF schema 1.4, class API
+Activity; activity ids 1 create, 2 read, 3 update, 4 delete, 99 other.
 """
 
 import hashlib
@@ -23,14 +24,19 @@ from app.database.writer import insert_rows
 OTHER = 99
 ACTIVITIES = {"POST": 1, "GET": 2, "PATCH": 3, "PUT": 3, "DELETE": 4}
 SUCCESS, FAILURE = 1, 2
-METADATA = {"product": {"name": "leanplum-gateway", "vendor_name": "leanplum-gateway"}, "version": "1.4.0"}
+METADATA = {
+    "product": {"name": "leanplum-gateway", "vendor_name": "leanplum-gateway"},
+    "version": "1.4.0",
+}
 HEAD = f'{{"metadata":{orjson.dumps(METADATA).decode()[:-1]},"sequence":'
 GATEWAY = {"user": {"uid": "gateway"}}
 DETAIL = '"status_detail":"'  # before what `detailed` adds
 DETAIL_OF_SET = re.compile(r"([a-z]{1,20}) ([0-9]{1,18})")
 MOST_NAMED = 50  # items that a record names one by one
 MISSING = "audit.missing"  # stands in the place of a record that was gone before it was sealed
-BEGUN = 102  # as HTTP's "processing": of a call that is about to be sent, what comes of it has a record of its own
+# As HTTP's "processing": of a call that is about to be sent, what comes of it has a record of its
+# own
+BEGUN = 102
 MOST_USERS = 50  # that a call to Leanplum names: what one call may be about
 INSERT = "INSERT INTO audit_records (seq, time, record, mark)"
 
@@ -48,8 +54,9 @@ def api_call(
     resource: str | None = None,
     resources: Sequence[str] = (),
 ) -> str:
-    """The record of one authenticated call: `operation` is `METHOD path-template`, `status` the HTTP status, `resource`
-    the id of what it was done to, `resources` the ids of several such."""
+    """The record of one authenticated call: `operation` is `METHOD path-template`, `status` the
+    HTTP status, `resource` the id of what it was done to, `resources` the ids of several such.
+    """
     named = [*([resource] if resource else ()), *resources]
     return _record(
         time,
@@ -78,8 +85,9 @@ def repeated_refusals(
     resources: Sequence[str],
     details: dict[str, Any],
 ) -> str:
-    """The record of `count` refusals of one kind, of calls between two times; address and request id are those of the
-    last one. OCSF has these names for events of one logical group."""
+    """The record of `count` refusals of one kind, of calls between two times; address and request
+    id are those of the last one. OCSF has these names for events of one logical group.
+    """
     return _record(
         time,
         ACTIVITIES.get(operation.partition(" ")[0], OTHER),
@@ -105,8 +113,9 @@ def leanplum_call(
     action: str = "multi",
     about: Mapping[str, Any] | None = None,
 ) -> str:
-    """The record of one call to Leanplum: which attempt, what HTTP status came back (None: none), items by what became
-    of them, whom and what it was about (`about_items`)."""
+    """The record of one call to Leanplum: which attempt, what HTTP status came back (None: none),
+    items by what became of them, whom and what it was about (`about_items`).
+    """
     request = {"request": {"uid": attempt}} if attempt else {}
     return _record(
         time,
@@ -135,7 +144,9 @@ def about_users(users: Sequence[str]) -> dict[str, Any]:
 
 
 def named_items(item_ids: Sequence[str]) -> tuple[Sequence[str], dict[str, Any]]:
-    """Return how a record names items: a few by their ids, more by a hash over all of them (`itemsHash`)."""
+    """Return how a record names items: a few by their ids, more by a hash over all of them
+    (`itemsHash`).
+    """
     if len(item_ids) <= MOST_NAMED:
         return item_ids, {}
     return (), {"itemsHash": items_hash(item_ids)}
@@ -168,8 +179,9 @@ def administrative_act(
     details: Mapping[str, Any] | None = None,
     resources: Sequence[str] = (),
 ) -> str:
-    """The record of an operator's command: `act` is `noun.verb`, `subject` the id of what it was done to, `resources`
-    further ones, `app` the app that it was about, where it was about one."""
+    """The record of an operator's command: `act` is `noun.verb`, `subject` the id of what it was
+    done to, `resources` further ones, `app` the app that it was about, where it was about one.
+    """
     more = {**({"app": app} if app else {}), **(details or {})}
     return _record(
         time,
@@ -193,8 +205,9 @@ def _login() -> str:
 
 
 def configured(*, time: int, app: str, how: str) -> str:
-    """The record of a change of the configured apps that a running gateway has found: `how` is added, changed or
-    removed."""
+    """The record of a change of the configured apps that a running gateway has found: `how` is
+    added, changed or removed.
+    """
     return _record(
         time,
         OTHER,
@@ -208,7 +221,9 @@ def configured(*, time: int, app: str, how: str) -> str:
 
 
 def rows_adopted(*, time: int, name: str, count: int) -> str:
-    """The record of rows from before there were MACs, which a gateway has given theirs as they were."""
+    """The record of rows from before there were MACs, which a gateway has given theirs as they
+    were.
+    """
     return _record(
         time,
         OTHER,
@@ -222,17 +237,28 @@ def rows_adopted(*, time: int, name: str, count: int) -> str:
 
 
 def detailed(record: str, detail: str) -> str:
-    """A record that says which change of a set of rows it is about (`row_macs.detail_of`); "" says nothing."""
+    """A record that says which change of a set of rows it is about (`row_macs.detail_of`); "" says
+    nothing.
+    """
     return f'{record[:-1]},{DETAIL}{detail}"}}' if detail else record
 
 
 def missing(time: int) -> str:
     """What stands in the place of a record that is gone."""
-    return _record(time, OTHER, 599, actor=GATEWAY, api={"operation": MISSING}, src_endpoint={"name": "gateway"})
+    return _record(
+        time,
+        OTHER,
+        599,
+        actor=GATEWAY,
+        api={"operation": MISSING},
+        src_endpoint={"name": "gateway"},
+    )
 
 
 def _record(time: int, activity: int, status: int, **facts: Any) -> str:
-    """The frame that all records share, less `metadata`. `status` is an HTTP status; 0 where there was no call."""
+    """The frame that all records share, less `metadata`. `status` is an HTTP status; 0 where there
+    was no call.
+    """
     return orjson.dumps(
         {
             "class_uid": 6003,
@@ -254,8 +280,9 @@ def numbered(seq: int, record: str) -> str:
 
 
 def is_served(operation: object) -> bool:
-    """Return whether only a gateway that serves or delivers records this operation: an API call, or a call to Leanplum.
-    Acts of operators by command have names without a space."""
+    """Return whether only a gateway that serves or delivers records this operation: an API call, or
+    a call to Leanplum. Acts of operators by command have names without a space.
+    """
     return isinstance(operation, str) and " " in operation
 
 
@@ -285,8 +312,9 @@ def told_of(raw: bytes) -> Told:
 
 
 def insert(cursor: Cursor, marks: Marks, records: Sequence[tuple[int, str]]) -> None:
-    """Append records, given as (time in ms, record), each with its mark, in the transaction that is open. Their numbers
-    have no gap, since transactions that write take turns."""
+    """Append records, given as (time in ms, record), each with its mark, in the transaction that is
+    open. Their numbers have no gap, since transactions that write take turns.
+    """
     if not records:
         return
     cursor.execute("UPDATE sequence SET records = records + ? RETURNING records", (len(records),))
@@ -301,7 +329,9 @@ def insert(cursor: Cursor, marks: Marks, records: Sequence[tuple[int, str]]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A write that is only a record: a call that was refused or that only read, an administrative act."""
+    """A write that is only a record: a call that was refused or that only read, an administrative
+    act.
+    """
 
     time: int
     text: str

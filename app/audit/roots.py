@@ -1,4 +1,6 @@
-"""The roots that the hashes lead to, which lie beside the records: to be held against those that are signed. Pure."""
+"""The roots that the hashes lead to, which lie beside the records: to be held against those that
+are signed. Pure.
+"""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
@@ -10,12 +12,15 @@ from app.audit.tree import BLOCK, LEVEL, block_hash, hashes
 
 
 class Roots:
-    """The roots that the leaves make at certain sizes, and the root that the blocks' own hashes make."""
+    """The roots that the leaves make at certain sizes, and the root that the blocks' own hashes
+    make.
+    """
 
     def __init__(self, evidence: Evidence, sealed: int, checkpoints: Sequence[Checkpoint]) -> None:
         self.at: dict[int, bytes] = {}
         self.of_hashes = merkle.EMPTY
-        self.other: list[tuple[int, int]] = []  # hashes that are not what the leaves make: up to record, over so many
+        # Hashes that are not what the leaves make: up to record, over so many
+        self.other: list[tuple[int, int]] = []
         self._wanted = sorted({sealed, *(one.size for one in checkpoints)} - {0})
         self._above = evidence.above
         self._of_level: dict[int, Iterator[bytes]] = {}
@@ -36,13 +41,17 @@ class Roots:
         self.of_hashes = merkle.root(blocks + tail)
 
     def _compare(self, block: bytes, made: Sequence[bytes], place: int) -> None:
-        """Hold the hashes that lie there against those that a block, and the subtrees it completes, have."""
+        """Hold the hashes that lie there against those that a block, and the subtrees it completes,
+        have.
+        """
         for up, hash_ in enumerate(made):
             if (block if up == 0 else self._stored(up, place)) not in {hash_, None}:
                 self.other.append(((place + 1) * BLOCK, BLOCK << up))
 
     def _stored(self, up: int, place: int) -> bytes | None:
-        """The hash that lies there of the subtree, so many levels above the blocks, that block `place` completes."""
+        """The hash that lies there of the subtree, so many levels above the blocks, that block
+        `place` completes.
+        """
         if self._above is None:
             return None
         if up not in self._of_level:
@@ -57,5 +66,7 @@ class Roots:
         """The roots at the sizes that are wanted within a block."""
         begin, single = blocks * BLOCK, hashes(leaves)
         last = begin + min(len(single), BLOCK - 1)
-        for size in self._wanted[bisect_left(self._wanted, begin + 1) : bisect_right(self._wanted, last)]:
+        for size in self._wanted[
+            bisect_left(self._wanted, begin + 1) : bisect_right(self._wanted, last)
+        ]:
             self.at[size] = merkle.root([*peaks, *merkle.peaks_of(single[: size - begin])])

@@ -1,7 +1,9 @@
-"""Giving rows from before there were MACs theirs: once, by the first process that starts with the audit's key.
+"""Giving rows from before there were MACs theirs: once, by the first process that starts with the
+audit's key.
 
-Whoever can change the database could ask for it again, so it is refused where the audit knows of a change of these rows
-since they have MACs; `audit verify` then names what is wrong. Where rows are given MACs, the audit says how many.
+Whoever can change the database could ask for it again, so it is refused where the audit knows of a
+change of these rows since they have MACs; `audit verify` then names what is wrong. Where rows are
+given MACs, the audit says how many.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +42,8 @@ log = structlog.get_logger("audit")
 
 
 def begin(engine: Engine, marks: Marks) -> None:
-    """Make the digest of each set of rows that has none yet, and the MACs of the rows that have none.
+    """Make the digest of each set of rows that has none yet, and the MACs of the rows that have
+    none.
 
     Raises StorageUnavailable.
     """
@@ -74,8 +77,10 @@ def _begin(cursor: Cursor, marks: Marks, name: str) -> None:
 
 
 def vouch(engine: Engine, marks: Marks, tell: Callable[[str], None]) -> int:
-    """Take the rows as they are now, where something is wrong with them; whoever runs this vouches for them. Return how
-    many findings there were; each is told before it is done. The audit has a record of it."""
+    """Take the rows as they are now, where something is wrong with them; whoever runs this vouches
+    for them. Return how many findings there were; each is told before it is done. The audit has a
+    record of it.
+    """
     with transaction(engine) as cursor:
 
         def fetch(statement: str, values: tuple[Any, ...]) -> Sequence[Any]:
@@ -104,26 +109,36 @@ def _vouch(cursor: Cursor, marks: Marks, name: str, known: int) -> None:
     cursor.execute(INSERT, (name, 0, EMPTY, 0))
     store(cursor, name, marks.rows.summary(name, members, digest, version))
     now = now_ms()
-    text = records.administrative_act(time=now, act="audit.adopt-rows", subject=name, details={"rows": given})
+    text = records.administrative_act(
+        time=now, act="audit.adopt-rows", subject=name, details={"rows": given}
+    )
     records.insert(cursor, marks, [(now, records.detailed(text, detail_of(name, version)))])
 
 
 def _newest_change(cursor: Cursor, name: str) -> int:
-    """Return the number of the newest change of a set that the audit has a record of; 0 where it has none."""
+    """Return the number of the newest change of a set that the audit has a record of; 0 where it
+    has none.
+    """
     like = records.DETAIL + detail_of(name, 0)[:-1]
     cursor.execute(RECORDED.format(contains=cursor.dialect.contains), (like,))
     changes = (records.told_of(raw_of(text)).change for (text,) in cursor.fetchall())
-    return max((change[1] for change in changes if change is not None and change[0] == name), default=0)
+    return max(
+        (change[1] for change in changes if change is not None and change[0] == name), default=0
+    )
 
 
 def _is_known(cursor: Cursor, name: str) -> bool:
     """Whether the audit has a record of a change of the set since it has a digest."""
-    cursor.execute(KNOWN.format(contains=cursor.dialect.contains), (records.DETAIL + detail_of(name, 0)[:-1],))
+    cursor.execute(
+        KNOWN.format(contains=cursor.dialect.contains), (records.DETAIL + detail_of(name, 0)[:-1],)
+    )
     return cursor.fetchone() is not None
 
 
 def _give(cursor: Cursor, macs: RowMacs, table: Table) -> tuple[int, list[int]]:
-    """Give the rows of a table that have no MAC theirs; how many, and what all whose MACs fit add to the digest."""
+    """Give the rows of a table that have no MAC theirs; how many, and what all whose MACs fit add
+    to the digest.
+    """
     cursor.execute(table.select)
     adopted, terms = 0, list[int]()
     for row in map(read_row, cursor.fetchall()):

@@ -2,8 +2,8 @@
 
 Beside each row stands an HMAC-SHA256 under the audit's key. Beside each set of rows stands how many
 there are and a digest of them all, under a MAC as well: so a row that was removed by hand, or put
-back as it was earlier, is found too. Each change of a set has a number, which its audit record says:
-so a set that was put back together with its digest is found by the audit.
+back as it was earlier, is found too. Each change of a set has a number, which its audit record
+says: so a set that was put back together with its digest is found by the audit.
 
 A change by the gateway never makes good what was done by hand: a row whose MAC was wrong keeps it.
 """
@@ -58,7 +58,9 @@ CALLER_KEYS = Table(
         *("created_at", "expires_at", "revoked_at", "changed"),
     ),
 )
-CALLER_SECRETS = Table("caller_secrets", KEYS, ("hash", "key_id", "last_four", "created_at", "expires_at", "rotation"))
+CALLER_SECRETS = Table(
+    "caller_secrets", KEYS, ("hash", "key_id", "last_four", "created_at", "expires_at", "rotation")
+)
 ERASURES = Table("erasures", ERASED, ("alias", "app", "erased_at", "until"))
 TABLES = (CALLER_KEYS, CALLER_SECRETS, ERASURES)
 SETS = (KEYS, ERASED)
@@ -138,7 +140,9 @@ class RowMacs:
         return hmac.digest(self._terms, _encoded((name, members, digest, version)), "sha256")
 
     @contextmanager
-    def changing(self, cursor: Cursor, *parts: tuple[Table, str, tuple[Any, ...]]) -> Iterator[Noted]:
+    def changing(
+        self, cursor: Cursor, *parts: tuple[Table, str, tuple[Any, ...]]
+    ) -> Iterator[Noted]:
         """Give the rows that are changed inside their MACs, and their set its digest.
 
         `parts`: which rows of which table may be changed, as a condition and its values. All are
@@ -195,7 +199,9 @@ def store(cursor: Cursor, name: str, summary: Summary) -> None:
     cursor.execute(UPDATE, values)
 
 
-def _rows(cursor: Cursor, parts: Iterable[tuple[Table, str, tuple[Any, ...]]]) -> Mapping[tuple[Table, Any], Row]:
+def _rows(
+    cursor: Cursor, parts: Iterable[tuple[Table, str, tuple[Any, ...]]]
+) -> Mapping[tuple[Table, Any], Row]:
     found: dict[tuple[Table, Any], Row] = {}
     for table, where, values in parts:
         cursor.execute(f"{table.select} WHERE {where}", values)
@@ -217,7 +223,9 @@ def _bytes_or_none(value: Any) -> bytes | None:
 
 
 def _encoded(values: Iterable[Any]) -> bytes:
-    """Return values as bytes, each with its type and length: two different rows never share them."""
+    """Return values as bytes, each with its type and length: two different rows never share
+    them.
+    """
     made = bytearray()
     for value in values:
         kind = type(value).__name__.encode()

@@ -1,4 +1,6 @@
-"""Are caller keys and erasures as the gateway left them? Finds what was added, changed, removed or put back by hand."""
+"""Are caller keys and erasures as the gateway left them? Finds what was added, changed, removed or
+put back by hand.
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -25,16 +27,19 @@ NOT_MADE = (
 GONE_DIGEST = "the digest of {name} is gone: it was removed by hand"
 CHANGED_DIGEST = "the digest of {name} is not what the gateway wrote: it was changed by hand"
 REMOVED = "{count} of {name} gone: removed by hand ({members} rows were there)"
-PUT_BACK = "{count} more of {name} than there were ({members}): rows that were gone were put back by hand"
-OTHERS = "{name} are not the rows that the gateway left: some were put back by hand as they were earlier"
-SET_BACK = (
-    "{name} were set back by hand to how they were earlier: the audit knows of change {known}, they say {version}"
+PUT_BACK = (
+    "{count} more of {name} than there were ({members}): rows that were gone were put back by hand"
 )
+OTHERS = (
+    "{name} are not the rows that the gateway left: some were put back by hand as they were earlier"
+)
+SET_BACK = "{name} were set back by hand to how they were earlier: the audit knows of change {known}, they say {version}"
 
 
 def verify(fetch: Fetch, macs: RowMacs, known: Mapping[str, int]) -> list[Finding]:
-    """Hold each row against its MAC, and each set against its digest. `known`: the newest change of each set that the
-    audit knows of."""
+    """Hold each row against its MAC, and each set against its digest. `known`: the newest change of
+    each set that the audit knows of.
+    """
     found: dict[str, list[int]] = {}
     doubtful: dict[str, int] = {}
     findings = list[Finding]()
@@ -57,8 +62,12 @@ def _finding(detail: str) -> Finding:
     return Finding("row", 0, 0, detail)
 
 
-def _of_set(fetch: Fetch, macs: RowMacs, name: str, terms: list[int], doubtful: int, known: int) -> Iterator[str]:
-    """Yield what is wrong with a set as a whole. `doubtful`: how many rows are there whose MACs are wrong."""
+def _of_set(
+    fetch: Fetch, macs: RowMacs, name: str, terms: list[int], doubtful: int, known: int
+) -> Iterator[str]:
+    """Yield what is wrong with a set as a whole. `doubtful`: how many rows are there whose MACs are
+    wrong.
+    """
     rows = fetch(SUMMARY, (name,))
     if len(rows) != 1:
         yield GONE_DIGEST.format(name=name)

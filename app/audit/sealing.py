@@ -1,7 +1,8 @@
-"""The sealer: each second puts what was recorded into the tree and signs how far it reaches; removes what is old.
+"""The sealer: each second puts what was recorded into the tree and signs how far it reaches;
+removes what is old.
 
-Every process has one. What is to be written is made first and then committed only where the tree is still as it was
-read, so that one of them does it, and none waits for another.
+Every process has one. What is to be written is made first and then committed only where the tree is
+still as it was read, so that one of them does it, and none waits for another.
 """
 
 import asyncio
@@ -52,14 +53,17 @@ THIN = "DELETE FROM audit_checkpoints WHERE size < ? OR (lasting = 0 AND time < 
 
 MARK = "record {seq} is not what was recorded, its mark is wrong: run `audit verify`; docs/audit.md tells what then"
 UNMARKED = "record {seq} has no mark: run `audit verify`; docs/audit.md tells what then"
-ADOPTABLE = "record {seq} has no mark: where it is from before there were marks, `audit adopt` takes it"
+ADOPTABLE = (
+    "record {seq} has no mark: where it is from before there were marks, `audit adopt` takes it"
+)
 
 log = structlog.get_logger("audit")
 
 
 class NotSealed(Exception):
-    """The tree or a record is not as the gateway left it: somebody changed it. Sealing on would sign what they made of
-    it."""
+    """The tree or a record is not as the gateway left it: somebody changed it. Sealing on would
+    sign what they made of it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,8 @@ class Seal:
     time: int
     note: str
     lasting: bool
-    missing: Sequence[tuple[int, str, bytes]]  # number, record and mark of what stands in for one that is gone
+    # Number, record and mark of what stands in for one that is gone
+    missing: Sequence[tuple[int, str, bytes]]
     rows: int = 1
 
     @classmethod
@@ -114,7 +119,8 @@ class Trim:
             return False
         cursor.execute("DELETE FROM audit_records WHERE seq <= ?", (self.upto,))
         blocks = self.upto // BLOCK
-        for level in range(blocks.bit_length()):  # a last one at its level is a peak, which proofs of later ones need
+        # A last one at its level is a peak, which proofs of later ones need
+        for level in range(blocks.bit_length()):
             values = LEVEL + level, blocks >> level & ~1
             cursor.execute("DELETE FROM audit_nodes WHERE level = ? AND place < ?", values)
         return True
@@ -122,7 +128,9 @@ class Trim:
 
 @dataclass(frozen=True, slots=True)
 class Thin:
-    """Remove checkpoints that nothing can be held against any more, and of old ones all but one an hour."""
+    """Remove checkpoints that nothing can be held against any more, and of old ones all but one an
+    hour.
+    """
 
     removed: int
     size: int
@@ -150,8 +158,9 @@ class Sealer:
         clock: Callable[[], int] = now_ms,
         since: Callable[[int], int] | None = None,
     ) -> None:
-        """`since`: the time below which everything stored is older than so many milliseconds, however
-        the clock was set; without it that is the clock's time less these."""
+        """`since`: the time below which everything stored is older than so many milliseconds,
+        however the clock was set; without it that is the clock's time less these.
+        """
         self._engine, self._writer, self._signer, self._marks = engine, writer, signer, marks
         self._keep_ms, self._clock = keep_ms, clock
         self._since = since or (lambda span: self._clock() - span)
@@ -162,13 +171,16 @@ class Sealer:
 
     @property
     def misfit(self) -> bool:
-        """Whether the log was found not to be as the gateway left it. It stays so until a whole step succeeds: that the
-        database went away since then says nothing else."""
+        """Whether the log was found not to be as the gateway left it. It stays so until a whole
+        step succeeds: that the database went away since then says nothing else.
+        """
         return bool(self._misfit)
 
     @property
     def waiting(self) -> bool:
-        """Whether the database could not be used at the last attempt. It says nothing of the log."""
+        """Whether the database could not be used at the last attempt. It says nothing of the
+        log.
+        """
         return bool(self._outage)
 
     async def run(self) -> None:
@@ -187,9 +199,7 @@ class Sealer:
             self._tell_outage(error.detail)
         except (SQLAlchemyError, OSError) as error:
             self._tell_outage(f"{type(error).__name__}: {error}")
-        except (
-            Exception
-        ) as error:  # the outermost place: what is read is not what the gateway writes; it is tried again
+        except Exception as error:  # the outermost place: what is read is not what the gateway writes; it is tried again
             self._tell_misfit(f"{type(error).__name__}: {error}")
         else:
             self._tell_going_on()
@@ -204,7 +214,11 @@ class Sealer:
 
     def _tell_outage(self, reason: str) -> None:
         if not self._outage:  # the words differ from attempt to attempt
-            log.warning("audit.sealing_waits", reason=reason, advice="it goes on by itself when the database answers")
+            log.warning(
+                "audit.sealing_waits",
+                reason=reason,
+                advice="it goes on by itself when the database answers",
+            )
         self._outage = reason
 
     def _tell_going_on(self) -> None:
@@ -213,15 +227,21 @@ class Sealer:
             log.info("audit.sealing_goes_on")
 
     async def step(self) -> bool:
-        """Seal what there is, at most `STEP` records; mark some that are sealed and from before there were marks; then
-        remove some of what is old. Raises NotSealed, StorageUnavailable."""
+        """Seal what there is, at most `STEP` records; mark some that are sealed and from before
+        there were marks; then remove some of what is old. Raises NotSealed, StorageUnavailable.
+        """
         seal = await in_background(self._prepare)
         if seal is not None and await self._writer.write(seal):
             self._seen = seal.tree.size, seal.tree.root
-            log.info("audit.sealed", size=seal.tree.size, root=encoded(seal.tree.root), note=seal.note)
+            log.info(
+                "audit.sealed", size=seal.tree.size, root=encoded(seal.tree.root), note=seal.note
+            )
             if seal.missing:
                 log.error("audit.missing", records=[seq for seq, _, _ in seal.missing[:100]])
-        if not self._marker.done and (marking := await in_background(self._marker.step)) is not None:
+        if (
+            not self._marker.done
+            and (marking := await in_background(self._marker.step)) is not None
+        ):
             await self._writer.write(marking)
         trim = await in_background(self._outdated)
         if trim is not None and await self._writer.write(trim):
@@ -230,7 +250,9 @@ class Sealer:
         return (seal is not None and seal.tree.size - seal.before == STEP) or trim is not None
 
     def _prepare(self) -> Seal | None:
-        """What is to be sealed, up to the first record whose mark is wrong; None where all is. Raises NotSealed."""
+        """What is to be sealed, up to the first record whose mark is wrong; None where all is.
+        Raises NotSealed.
+        """
         with snapshot(self._engine) as connection:
             fetch = fetcher(connection)
             tree = read(fetch)
@@ -238,11 +260,17 @@ class Sealer:
             self._trust(tree, newest)
             written = written_of(fetch)
             if written < tree.size:
-                raise NotSealed(f"{tree.size} records are sealed, and only {written} are said to have been written")
+                raise NotSealed(
+                    f"{tree.size} records are sealed, and only {written} are said to have been written"
+                )
             upto = min(written, tree.size + STEP)
-            found = {seq: (raw_of(text), mark) for seq, text, mark in fetch(UNSEALED, (tree.size - 1, upto))}
+            found = {
+                seq: (raw_of(text), mark)
+                for seq, text, mark in fetch(UNSEALED, (tree.size - 1, upto))
+            }
         _, mark = found.pop(tree.size, (b"", None))
-        unmarked = ADOPTABLE if tree.size and mark is None else UNMARKED  # behind one with a mark each has one
+        # Behind one with a mark each has one
+        unmarked = ADOPTABLE if tree.size and mark is None else UNMARKED
         now = self._clock()
         leaves, missing = self._leaves(tree.size, upto, found, now, unmarked)
         if not leaves:
@@ -253,10 +281,17 @@ class Sealer:
         return Seal(tree.size, after, nodes, now, note, lasting, missing)
 
     def _leaves(
-        self, before: int, upto: int, found: Mapping[int, tuple[bytes, object]], now: int, unmarked: str
+        self,
+        before: int,
+        upto: int,
+        found: Mapping[int, tuple[bytes, object]],
+        now: int,
+        unmarked: str,
     ) -> tuple[list[bytes], list[tuple[int, str, bytes]]]:
-        """The leaves of the records after number `before`, and what stands in for those that are gone. Raises NotSealed
-        where the mark of the first is wrong; where that of a later one is, only what comes before it is told."""
+        """The leaves of the records after number `before`, and what stands in for those that are
+        gone. Raises NotSealed where the mark of the first is wrong; where that of a later one is,
+        only what comes before it is told.
+        """
         leaves, missing = list[bytes](), list[tuple[int, str, bytes]]()
         for seq in range(before + 1, upto + 1):
             if seq in found:
@@ -273,7 +308,9 @@ class Sealer:
         return leaves, missing
 
     def _trust(self, tree: Tree, newest: Sequence[tuple[int, int, str]]) -> None:
-        """Raises NotSealed where the tree is not what the newest checkpoint says, or what this process has seen."""
+        """Raises NotSealed where the tree is not what the newest checkpoint says, or what this
+        process has seen.
+        """
         size, root = 0, merkle.EMPTY
         if newest:
             try:
@@ -282,9 +319,13 @@ class Sealer:
                 raise NotSealed(f"the newest checkpoint can't be trusted: {error}") from None
             size, root = checkpoint.size, checkpoint.root
         if (tree.size, tree.root) != (size, root):
-            raise NotSealed(f"the tree of {tree.size} records is not that of the newest checkpoint, of {size}")
+            raise NotSealed(
+                f"the tree of {tree.size} records is not that of the newest checkpoint, of {size}"
+            )
         if size < self._seen[0] or (size == self._seen[0] and root != self._seen[1]):
-            raise NotSealed(f"{self._seen[0]} records were sealed, and the tree has {size} of them, or others")
+            raise NotSealed(
+                f"{self._seen[0]} records were sealed, and the tree has {size} of them, or others"
+            )
         self._seen = size, root
 
     def _outdated(self) -> Trim | None:
@@ -313,10 +354,14 @@ class Sealer:
             return read(fetcher(connection))
 
 
-def _past(fetch: Fetch, node: Callable[[int, int], bytes], after: int, most: int, until: int) -> int:
-    """The number of the last record, of those from `after` to `most`, that is past its time with all before it. Raises
-    NotSealed where one is gone or is not as it was sealed: to sign that retention removed it would be to sign what
-    somebody else did. A record's own time counts, not the one beside it, which nothing has signed."""
+def _past(
+    fetch: Fetch, node: Callable[[int, int], bytes], after: int, most: int, until: int
+) -> int:
+    """The number of the last record, of those from `after` to `most`, that is past its time with
+    all before it. Raises NotSealed where one is gone or is not as it was sealed: to sign that
+    retention removed it would be to sign what somebody else did. A record's own time counts, not
+    the one beside it, which nothing has signed.
+    """
     upto = after
     for seq, text in fetch(OLDEST, (after, most)):
         if seq != upto + 1 or merkle.leaf_hash(raw_of(text)) != node(0, seq - 1):
@@ -325,5 +370,7 @@ def _past(fetch: Fetch, node: Callable[[int, int], bytes], after: int, most: int
             return upto
         upto = seq
     if upto < most:
-        raise NotSealed(f"record {upto + 1} is gone or changed, so nothing is removed any more: run `audit verify`")
+        raise NotSealed(
+            f"record {upto + 1} is gone or changed, so nothing is removed any more: run `audit verify`"
+        )
     return upto

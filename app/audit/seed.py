@@ -1,8 +1,8 @@
-"""The 32 bytes that the audit's keys are made of: what hashes users' ids, what marks records, and what signs (RFC 5869
-derives each).
+"""The 32 bytes that the audit's keys are made of: what hashes users' ids, what marks records, and
+what signs (RFC 5869 derives each).
 
-They are the setting `GATEWAY_AUDIT_KEY`, or where it is not set, made once and kept in the database: then who can
-change the database can sign as well.
+They are the setting `GATEWAY_AUDIT_KEY`, or where it is not set, made once and kept in the
+database: then who can change the database can sign as well.
 """
 
 import secrets
@@ -24,7 +24,9 @@ DAMAGED = "GATEWAY_AUDIT_KEY: the key that the database keeps instead of it was 
 
 
 def kept(fetch: Callable[[str, tuple[Any, ...]], Sequence[Any]]) -> bytes | None:
-    """The seed that is kept in the database, where one is. Raises StartRefused where it can't be one any more."""
+    """The seed that is kept in the database, where one is. Raises StartRefused where it can't be
+    one any more.
+    """
     found = fetch(KEPT, (NAME,))
     if not found:
         return None
@@ -34,8 +36,9 @@ def kept(fetch: Callable[[str, tuple[Any, ...]], Sequence[Any]]) -> bytes | None
 
 
 def made(engine: Engine) -> bytes:
-    """The seed that is kept in the database, made now where there is none: of two that make one at once both get the
-    same. Raises StorageUnavailable, StartRefused."""
+    """The seed that is kept in the database, made now where there is none: of two that make one at
+    once both get the same. Raises StorageUnavailable, StartRefused.
+    """
     with transaction(engine) as cursor:
 
         def fetch(statement: str, values: tuple[Any, ...]) -> Sequence[Any]:
@@ -50,5 +53,7 @@ def made(engine: Engine) -> bytes:
 
 
 def derived(seed: bytes, purpose: bytes) -> bytes:
-    """32 bytes for one purpose, of which neither the seed nor those of another purpose can be told."""
+    """32 bytes for one purpose, of which neither the seed nor those of another purpose can be
+    told.
+    """
     return HKDF(SHA256(), SIZE, salt=None, info=purpose).derive(seed)

@@ -1,7 +1,8 @@
 """The tree of the audit's records as the database has it, how it grows, and its hashes for proofs.
 
-The leaves of a complete subtree of 256 records, a *block*, lie together in one row beside the block's hash; those
-behind the last block are in the tree's own row. So neither growing nor proving reads the records.
+The leaves of a complete subtree of 256 records, a *block*, lie together in one row beside the
+block's hash; those behind the last block are in the tree's own row. So neither growing nor proving
+reads the records.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,8 +27,9 @@ Node = tuple[int, int, bytes, bytes | None]  # level, place, hash, leaves of a b
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """How far the records are sealed. `removed`: how many of the first ones retention has removed, and `statement` the
-    signed note that says so."""
+    """How far the records are sealed. `removed`: how many of the first ones retention has removed,
+    and `statement` the signed note that says so.
+    """
 
     size: int = 0
     peaks: bytes = b""
@@ -58,13 +60,17 @@ def grown(tree: Tree, leaves: Sequence[bytes]) -> tuple[Tree, list[Node]]:
     while len(tail) >= BLOCK * merkle.SIZE:
         block, tail = tail[: BLOCK * merkle.SIZE], tail[BLOCK * merkle.SIZE :]
         made = merkle.push(peaks, blocks, block_hash(block))
-        nodes += [(LEVEL + up, blocks >> up, one, None if up else block) for up, one in enumerate(made)]
+        nodes += [
+            (LEVEL + up, blocks >> up, one, None if up else block) for up, one in enumerate(made)
+        ]
         blocks += 1
     return replace(tree, size=tree.size + len(leaves), peaks=b"".join(peaks), tail=tail), nodes
 
 
 def count_of(value: object) -> int:
-    """What a column of counts has: SQLite's take anything, so what is no count is told as -1, which is no count."""
+    """What a column of counts has: SQLite's take anything, so what is no count is told as -1, which
+    is no count.
+    """
     return value if type(value) is int and 0 <= value <= MOST else -1
 
 
@@ -86,7 +92,9 @@ def raw_of(value: object) -> bytes:
 def fetcher(connection: Connection) -> Fetch:
     """Reads rows by our statements."""
     dialect = DIALECTS[connection.dialect.name]
-    return lambda statement, values: connection.exec_driver_sql(dialect.sql(statement), values).all()
+    return lambda statement, values: connection.exec_driver_sql(
+        dialect.sql(statement), values
+    ).all()
 
 
 def read(fetch: Fetch) -> Tree:
@@ -100,7 +108,9 @@ def read(fetch: Fetch) -> Tree:
 
 
 def written_of(fetch: Fetch) -> int:
-    """How many records are said to have been written; none where the row that says it is gone or not alone."""
+    """How many records are said to have been written; none where the row that says it is gone or
+    not alone.
+    """
     found = fetch(WRITTEN, ())
     return max(count_of(found[0][0]), 0) if len(found) == 1 else 0
 
@@ -123,7 +133,9 @@ class Hashes:
         return merkle.root(merkle.peaks_of(leaves))
 
     def leaves(self, block: int) -> bytes:
-        """The leaves of a block, or of what there is of the last one. Raises LookupError likewise."""
+        """The leaves of a block, or of what there is of the last one. Raises LookupError
+        likewise.
+        """
         if block == self._tree.size // BLOCK:
             return self._tree.tail
         leaves = self._row(LEVEL, block)[1]

@@ -1,8 +1,9 @@
-"""Is the audit as it was sealed? Finds what was changed, removed, inserted, reordered or cut off, and names it. Pure.
+"""Is the audit as it was sealed? Finds what was changed, removed, inserted, reordered or cut off,
+and names it. Pure.
 
-Only a checkpoint's signature is believed, and where the key is at hand, each record's mark. The hashes that lie beside
-the records lead from the root to each record, and are believed as far as they do. Where somebody has changed hashes as
-well, what can't be told apart is named together.
+Only a checkpoint's signature is believed, and where the key is at hand, each record's mark. The
+hashes that lie beside the records lead from the root to each record, and are believed as far as
+they do. Where somebody has changed hashes as well, what can't be told apart is named together.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,9 +44,10 @@ def verify(
     marks: Marks | None = None,
     now: int | None = None,
 ) -> Report:
-    """Hold everything against the newest checkpoint, and that against the `kept` ones: notes from outside; and each
-    record against its mark, where `marks` are given. At the time `now` (ms) something must have been sealed of what a
-    gateway recorded more than a minute ago."""
+    """Hold everything against the newest checkpoint, and that against the `kept` ones: notes from
+    outside; and each record against its mark, where `marks` are given. At the time `now` (ms)
+    something must have been sealed of what a gateway recorded more than a minute ago.
+    """
     report = Report(marked=marks is not None)
     known = _opened(evidence.notes, key, report, "in the database")
     newest = _newest(evidence, key, known, report)
@@ -77,7 +79,9 @@ def _was_sealed(evidence: Evidence) -> bool:
 
 
 def _overdue(evidence: Evidence, now: int) -> int | None:
-    """Return the first record of a gateway that ran, where it is so old that it must have been sealed."""
+    """Return the first record of a gateway that ran, where it is so old that it must have been
+    sealed.
+    """
     for row in evidence.rows():
         told = told_of(row.raw)
         if is_served(told.operation) and isinstance(told.time, int):
@@ -88,15 +92,21 @@ def _overdue(evidence: Evidence, now: int) -> int | None:
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def _newest(evidence: Evidence, key: PublicKey, known: Sequence[Checkpoint], report: Report) -> Checkpoint | None:
-    """The newest checkpoint that can be believed, of those that are `known` and the one that stands as the newest."""
+def _newest(
+    evidence: Evidence, key: PublicKey, known: Sequence[Checkpoint], report: Report
+) -> Checkpoint | None:
+    """The newest checkpoint that can be believed, of those that are `known` and the one that stands
+    as the newest.
+    """
     all_ = [*known]
     if evidence.note is not None and evidence.note not in evidence.notes[-1:]:
         all_ += _opened([evidence.note], key, report, "that stands as the newest")
     found = max(all_, key=lambda one: one.size, default=None)
     for one in known:
         if one.note in evidence.misplaced:
-            report.tell("checkpoint", one.size, one.size, "it stands under another number than its own")
+            report.tell(
+                "checkpoint", one.size, one.size, "it stands under another number than its own"
+            )
     size, root = (0, merkle.EMPTY) if found is None else (found.size, found.root)
     if found is not None and found.note != evidence.note:
         report.tell("checkpoint", size, size, "another one stands in the newest's place")
@@ -106,7 +116,12 @@ def _newest(evidence: Evidence, key: PublicKey, known: Sequence[Checkpoint], rep
     elif evidence.tree_root not in {None, root}:
         report.tell("checkpoint", size, size, OTHER_TREE)
     if evidence.written < size:
-        report.tell("checkpoint", size, size, f"only {evidence.written} records are said to have been written")
+        report.tell(
+            "checkpoint",
+            size,
+            size,
+            f"only {evidence.written} records are said to have been written",
+        )
     return found
 
 
@@ -135,7 +150,9 @@ def _removed(evidence: Evidence, key: PublicKey, report: Report) -> int:
 
 
 class _Trust(NamedTuple):
-    """Whether the leaves lead to the signed root; else whether the blocks' hashes do; else what can't be told apart."""
+    """Whether the leaves lead to the signed root; else whether the blocks' hashes do; else what
+    can't be told apart.
+    """
 
     leaves: bool
     blocks: bool = False
@@ -146,7 +163,9 @@ def _trust(report: Report, roots: Roots, known: Sequence[Checkpoint]) -> _Trust:
     if not report.sealed or roots.at.get(report.sealed) == report.root:
         for one in known:
             if one.size in roots.at and roots.at[one.size] != one.root:
-                report.tell("checkpoint", one.size, one.size, "it is signed, and not about these records")
+                report.tell(
+                    "checkpoint", one.size, one.size, "it is signed, and not about these records"
+                )
         for size, count_ in roots.other:
             report.tell("checkpoint", size, size, PROVES.format(count=count_))
         return _Trust(leaves=True)
@@ -168,14 +187,21 @@ def _compare(kept: Checkpoint, report: Report, roots: Roots) -> None:
         told = "nothing here leads to it: hashes are gone, or it is older than the records that were exported"
         report.tell("checkpoint", kept.size, kept.size, told)
     elif roots.at[kept.size] != kept.root:
-        report.tell("changed", report.removed + 1, kept.size, f"{TOGETHER}: a checkpoint that was kept says otherwise")
+        report.tell(
+            "changed",
+            report.removed + 1,
+            kept.size,
+            f"{TOGETHER}: a checkpoint that was kept says otherwise",
+        )
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
 
 
 class _Wrong(NamedTuple):
-    """A row that is not what belongs at its place: its hash, the one that belongs there, the number that it says."""
+    """A row that is not what belongs at its place: its hash, the one that belongs there, the number
+    that it says.
+    """
 
     seq: int
     hash: bytes
@@ -195,8 +221,11 @@ def _judge(evidence: Evidence, report: Report, trust: _Trust, marks: Marks | Non
         if row.seq <= after or row.seq > end:
             report.tell("inserted", row.seq, row.seq, INSERTED)
             continue
-        missing.update((seq, leaves.at(seq)) for seq in range(after + 1, min(row.seq, report.sealed + 1)))
-        if (first := max(after, report.sealed) + 1) < row.seq:  # not one by one: no signature bounds these numbers
+        missing.update(
+            (seq, leaves.at(seq)) for seq in range(after + 1, min(row.seq, report.sealed + 1))
+        )
+        # Not one by one: no signature bounds these numbers
+        if (first := max(after, report.sealed) + 1) < row.seq:
             report.tell("removed", first, row.seq - 1, GONE)
         after = row.seq
         if (found := _wrong(row, leaves.at(row.seq), report, marks)) is not None:
@@ -209,18 +238,27 @@ def _judge(evidence: Evidence, report: Report, trust: _Trust, marks: Marks | Non
 
 
 def _wrong(row: Row, leaf: bytes | None, report: Report, marks: Marks | None) -> _Wrong | None:
-    """What is wrong with a row, where something is. `leaf`: its hash in the tree, None where that is not known."""
+    """What is wrong with a row, where something is. `leaf`: its hash in the tree, None where that
+    is not known.
+    """
     found, told = merkle.leaf_hash(row.raw), told_of(row.raw)
     # what is sealed may be from before there were marks
     marked = marks is None or (row.mark is None and row.seq <= report.sealed) or _fits(row, marks)
     as_written = marked and row.time == told.time
     if as_written and (change := told.change) is not None:
         report.changes[change[0]] = max(change[1], report.changes.get(change[0], 0))
-    if leaf is None and row.mark is None and not marked and (told.seq, told.time) == (row.seq, row.time):
+    if (
+        leaf is None
+        and row.mark is None
+        and not marked
+        and (told.seq, told.time) == (row.seq, row.time)
+    ):
         report.tell("inserted", row.seq, row.seq, UNMARKED)
         return None
     if leaf is None:
-        return None if as_written and told.seq == row.seq else _Wrong(row.seq, found, None, told.seq)
+        return (
+            None if as_written and told.seq == row.seq else _Wrong(row.seq, found, None, told.seq)
+        )
     if found != leaf:
         return _Wrong(row.seq, found, leaf, told.seq)
     if not as_written:
@@ -249,12 +287,18 @@ def _name(report: Report, wrong: Sequence[_Wrong], missing: dict[int, bytes | No
         if one.hash in homes and one.leaf not in there:
             report.tell("removed", one.seq, one.seq, GONE)
     for seq, leaf in missing.items():
-        report.tell("reordered" if leaf in there else "removed", seq, seq, ELSEWHERE if leaf in there else GONE)
+        report.tell(
+            "reordered" if leaf in there else "removed",
+            seq,
+            seq,
+            ELSEWHERE if leaf in there else GONE,
+        )
 
 
 class _Leaves:
-    """The hash that the tree has of each record, read along with the rows; None where nothing believable tells it,
-    which is told where it should be known."""
+    """The hash that the tree has of each record, read along with the rows; None where nothing
+    believable tells it, which is told where it should be known.
+    """
 
     def __init__(self, evidence: Evidence, report: Report, trust: _Trust) -> None:
         self._blocks: Iterator[Block] = iter(evidence.blocks())

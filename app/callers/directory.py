@@ -1,4 +1,6 @@
-"""The look-up of a caller by key, on every request: a dictionary in memory, which follows what changes."""
+"""The look-up of a caller by key, on every request: a dictionary in memory, which follows what
+changes.
+"""
 
 import asyncio
 import contextlib
@@ -34,8 +36,9 @@ class _Known:
 
 
 class _Reading(NamedTuple):
-    """What was read of the store: the keys that work or have ended, the ids of those that were revoked, the hashes of
-    each key; and the headers that were recognised by it."""
+    """What was read of the store: the keys that work or have ended, the ids of those that were
+    revoked, the hashes of each key; and the headers that were recognised by it.
+    """
 
     by_hash: dict[bytes, _Known]
     revoked: dict[bytes, str]
@@ -62,7 +65,10 @@ class Directory:
     """Every usable key by its hash. `tell` writes down when keys were last used."""
 
     def __init__(
-        self, store: KeyStore, clock: Callable[[], int], tell: Callable[[Used], Awaitable[None]] | None = None
+        self,
+        store: KeyStore,
+        clock: Callable[[], int],
+        tell: Callable[[Used], Awaitable[None]] | None = None,
     ) -> None:
         self._store, self._clock, self._tell = store, clock, tell
         self._read = _Reading({}, {}, {}, {})
@@ -71,9 +77,12 @@ class Directory:
         self._used: dict[str, int] = {}
 
     def refresh(self) -> None:
-        """Read the keys that have changed. One thread at a time, so that no reading takes the place of a later one."""
+        """Read the keys that have changed. One thread at a time, so that no reading takes the place
+        of a later one.
+        """
         with self._reading:
-            newest = self._store.newest_change()  # first: what changes before the keys are read is read again
+            # First: what changes before the keys are read is read again
+            newest = self._store.newest_change()
             read, after = self._read, self._newest
             if newest < after:  # the database is not the one that was read: a backup of it, perhaps
                 read, after = _Reading({}, {}, {}, {}), NOTHING_READ
@@ -85,7 +94,9 @@ class Directory:
             self._newest = newest
 
     async def run(self) -> None:
-        """Read the store again and again, until cancelled; while it can't be read, the last reading stays in force."""
+        """Read the store again and again, until cancelled; while it can't be read, the last reading
+        stays in force.
+        """
         rounds = 0
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
@@ -94,7 +105,8 @@ class Directory:
                 await in_background(self.refresh)
                 if rounds * REFRESH_SECONDS % TELL_SECONDS == 0:
                     await self.tell_used()
-            except Exception as error:  # the outermost place: a reader that ended would let revoked keys go on
+            except Exception as error:
+                # the outermost place: a reader that ended would let revoked keys go on
                 log.warning("keys.unreadable", **describe(error))
 
     async def tell_used(self) -> None:
@@ -104,13 +116,16 @@ class Directory:
             await self._tell(Used(used))
 
     def recognise(self, header: bytes) -> Caller | None:
-        """The caller whose key has just come in this very header; None where it must be looked at."""
+        """The caller whose key has just come in this very header; None where it must be looked
+        at.
+        """
         known = self._read.recognised.get(header)
         return None if known is None else self._usable(known)
 
     def authenticate(self, key: str, header: bytes) -> Caller:
-        """The caller that `key` belongs to, which came in `header`. Raises Unauthorized, saying why as far as the
-        caller may know."""
+        """The caller that `key` belongs to, which came in `header`. Raises Unauthorized, saying why
+        as far as the caller may know.
+        """
         read = self._read  # another thread may put the next one in its place
         known = read.by_hash.get(keys.digest(key))
         if known is not None and (caller := self._usable(known)) is not None:
@@ -121,7 +136,9 @@ class Directory:
         raise Unauthorized("The key is not known here, or it is revoked or expired.")
 
     def find(self, key: str) -> Caller | None:
-        """Return whose usable key this is. It does not count as used: it may not be the one that counts."""
+        """Return whose usable key this is. It does not count as used: it may not be the one that
+        counts.
+        """
         known = self._read.by_hash.get(keys.digest(key))
         if known is None or (known.until is not None and self._clock() >= known.until):
             return None

@@ -10,10 +10,13 @@ from app.callers import keys
 
 START = keys.PREFIX.rstrip("_").encode()
 # The underscore may be percent-encoded, or written as \u005f, with more backslashes in nested JSON.
-FORM = re.compile(rb"%s(?:_|%%5[Ff]|\\{1,8}u005[Ff])([0-9A-Za-z]{%d})" % (START, keys.CHANCE + keys.CHECK))
+FORM = re.compile(
+    rb"%s(?:_|%%5[Ff]|\\{1,8}u005[Ff])([0-9A-Za-z]{%d})" % (START, keys.CHANCE + keys.CHECK)
+)
 LONGEST = len(START) + 8 + len("u005f") + keys.CHANCE + keys.CHECK
 MAX_DIFFERENT = 32  # texts of the form whose checksum is looked at; a call has one key
-MAX_STARTS = 50_000  # texts that begin like a key; some SDKs repeat theirs in each of 10,000 entries
+# Texts that begin like a key; some SDKs repeat theirs in each of 10,000 entries
+MAX_STARTS = 50_000
 
 
 class KeyScanner:

@@ -1,7 +1,8 @@
-"""The form of a caller key (contract §3): `lpgw_`, 30 base62 characters of chance, 6 of CRC-32 over what comes before.
+"""The form of a caller key (contract §3): `lpgw_`, 30 base62 characters of chance, 6 of CRC-32 over
+what comes before.
 
-The checksum tells a mistyped key from an unknown one before any look-up. Only a hash of a key is kept: it has 178 bits
-of chance, so a plain SHA-256 can't be searched.
+The checksum tells a mistyped key from an unknown one before any look-up. Only a hash of a key is
+kept: it has 178 bits of chance, so a plain SHA-256 can't be searched.
 """
 
 import hashlib
@@ -36,7 +37,12 @@ def well_formed(key: str) -> bool:
     """Whether the key has the form and its checksum is right."""
     body, check = key[:-CHECK], key[-CHECK:]
     alphabet = key.isascii() and key[len(PREFIX) :].isalnum()
-    return len(key) == LENGTH and key.startswith(PREFIX) and alphabet and secrets.compare_digest(checksum(body), check)
+    return (
+        len(key) == LENGTH
+        and key.startswith(PREFIX)
+        and alphabet
+        and secrets.compare_digest(checksum(body), check)
+    )
 
 
 def digest(key: str) -> bytes:

@@ -1,5 +1,6 @@
-"""The store of caller keys: made, listed, changed, rotated, revoked. Of a key itself only a hash and the last four
-characters are kept."""
+"""The store of caller keys: made, listed, changed, rotated, revoked. Of a key itself only a hash
+and the last four characters are kept.
+"""
 
 import hashlib
 import secrets
@@ -27,14 +28,15 @@ from app.model import Caller, Scope
 ALL_SCOPES = frozenset(Scope)
 SHOWN_SECONDS = 600.0  # how long a rotation that is asked for again shows the same key
 MOST_SHOWN = 1_000
-# Keys that a rotation has ended: a late repeat of it must not cut off those who have a newer one, and the audit
-# names whose it was.
+# Keys that a rotation has ended: a late repeat of it must not cut off those who have a newer one,
+# and the audit names whose it was.
 ENDED_KEPT_MS = 30 * 86_400_000
 Standing = Literal["usable", "ended", "unknown"]
 # The audit record of a change: of which key (its id), when (ms), and what it was.
 Recorder = Callable[[str, int, Mapping[str, Any]], str]
 
-# Each change has a number of its own. Transactions that write take turns, so the numbers are in the order of commits.
+# Each change has a number of its own. Transactions that write take turns, so the numbers are in the
+# order of commits.
 NEXT = "(SELECT coalesce(max(changed), 0) + 1 FROM caller_keys)"
 NEWEST = "SELECT coalesce(max(changed), 0) FROM caller_keys"
 INSERT = f"""
@@ -50,14 +52,17 @@ TOUCH = f"UPDATE caller_keys SET changed = {NEXT} WHERE id = ?"
 ADD = "INSERT INTO caller_secrets (hash, key_id, last_four, created_at, rotation) VALUES (?, ?, ?, ?, ?)"
 OVERLAP = "UPDATE caller_secrets SET expires_at = ? WHERE key_id = ? AND (expires_at IS NULL OR expires_at > ?)"
 FORGET = "DELETE FROM caller_secrets WHERE expires_at <= ?"
-REVOKE = f"UPDATE caller_keys SET revoked_at = ?, changed = {NEXT} WHERE id = ? AND revoked_at IS NULL"
+REVOKE = (
+    f"UPDATE caller_keys SET revoked_at = ?, changed = {NEXT} WHERE id = ? AND revoked_at IS NULL"
+)
 KEYS = """
 SELECT id, name, scopes, apps, rate_per_second, rate_burst, created_at, expires_at, revoked_at, last_used_at
 FROM caller_keys
 """
 LIVING = "caller_secrets WHERE (expires_at IS NULL OR expires_at > ?)"
 SECRETS = f"SELECT key_id, hash, last_four, expires_at, rotation FROM {LIVING}"
-# With a limit, PostgreSQL goes by the index whatever it believes of the rows; so it does for the secrets of one key.
+# With a limit, PostgreSQL goes by the index whatever it believes of the rows; so it does for the
+# secrets of one key.
 CHANGED = f"{KEYS} WHERE changed > ? ORDER BY changed LIMIT ?"
 HASHES = "SELECT key_id, hash, last_four, expires_at, rotation FROM caller_secrets"
 FEW = 100  # changed keys that are read one by one; where there are more, all are read at once
@@ -103,7 +108,9 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A caller's key as it is kept, its secrets newest first. Times are milliseconds since the epoch."""
+    """A caller's key as it is kept, its secrets newest first. Times are milliseconds since the
+    epoch.
+    """
 
     caller: Caller
     secrets: tuple[Secret, ...]
@@ -124,7 +131,9 @@ class StoredKey:
 
 def by_operator(act: str) -> Recorder:
     """What makes the audit record of an operator's command."""
-    return lambda key_id, now, what: records.administrative_act(time=now, act=act, subject=key_id, details=what)
+    return lambda key_id, now, what: records.administrative_act(
+        time=now, act=act, subject=key_id, details=what
+    )
 
 
 def _told(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,12 +150,14 @@ def _anybody(stored: StoredKey) -> None:
 
 
 class KeyStore:
-    """Reads and writes keys. Changes are rare and made by people, so each is a plain transaction of its own.
-    `guard`: what the key must be in that transaction."""
+    """Reads and writes keys. Changes are rare and made by people, so each is a plain transaction of
+    its own. `guard`: what the key must be in that transaction.
+    """
 
     def __init__(self, engine: Engine, marks: Marks) -> None:
         self._engine, self._marks = engine, marks
-        self._shown: OrderedDict[tuple[str, bytes], tuple[float, str]] = OrderedDict()  # in memory alone
+        # In memory alone
+        self._shown: OrderedDict[tuple[str, bytes], tuple[float, str]] = OrderedDict()
 
     def create(
         self,
@@ -161,18 +172,28 @@ class KeyStore:
         rate_burst: int | None = None,
         record: Recorder | None = None,
     ) -> tuple[str, StoredKey]:
-        """Store a key (a new one, or `key`) for these apps (None: for every one); returns it, for the only time, with
-        what was stored.
+        """Store a key (a new one, or `key`) for these apps (None: for every one); returns it, for
+        the only time, with what was stored.
 
         Raises Refusal where `key` hasn't the form of a caller key, or is one already.
         """
         of = None if apps is None else frozenset(apps)
-        caller = Caller("key_" + secrets.token_hex(8), name, frozenset(scopes), of, rate_per_second, rate_burst)
+        caller = Caller(
+            "key_" + secrets.token_hex(8), name, frozenset(scopes), of, rate_per_second, rate_burst
+        )
         with transaction(self._engine) as cursor:
-            return self._create(cursor, caller, now, expires_at, key, record or by_operator("key.create"))
+            return self._create(
+                cursor, caller, now, expires_at, key, record or by_operator("key.create")
+            )
 
     def _create(
-        self, cursor: Cursor, caller: Caller, now: int, expires_at: int | None, key: str | None, record: Recorder
+        self,
+        cursor: Cursor,
+        caller: Caller,
+        now: int,
+        expires_at: int | None,
+        key: str | None,
+        record: Recorder,
     ) -> tuple[str, StoredKey]:
         told = key or keys.make()
         if not keys.well_formed(told):
@@ -184,12 +205,18 @@ class KeyStore:
         with self._changing(cursor, caller.key_id) as noted:
             cursor.execute(INSERT, (caller.key_id, *_values(caller), now, expires_at))
             _add_secret(cursor, caller.key_id, stored.secrets[0], now)
-        given = _told({**{name: getattr(caller, name) for name in CALLER}, "expires_at": expires_at})
+        given = _told(
+            {**{name: getattr(caller, name) for name in CALLER}, "expires_at": expires_at}
+        )
         self._record(cursor, now, record(caller.key_id, now, given), noted)
         return told, stored
 
-    def _changing(self, cursor: Cursor, key_id: str, ended: int | None = None) -> AbstractContextManager[Noted]:
-        """Give the rows of a key that are changed inside their MACs; and of secrets that had ended by `ended`."""
+    def _changing(
+        self, cursor: Cursor, key_id: str, ended: int | None = None
+    ) -> AbstractContextManager[Noted]:
+        """Give the rows of a key that are changed inside their MACs; and of secrets that had ended
+        by `ended`.
+        """
         parts: list[tuple[Table, str, tuple[Any, ...]]] = [
             (CALLER_KEYS, "id = ?", (key_id,)),
             (CALLER_SECRETS, "key_id = ?", (key_id,)),
@@ -202,7 +229,9 @@ class KeyStore:
         records.insert(cursor, self._marks, [(now, records.detailed(text, noted.detail))])
 
     def bootstrap(self, key: str, now: int) -> StoredKey | None:
-        """Store the operator's own first key with every scope for every app, if there is no key yet."""
+        """Store the operator's own first key with every scope for every app, if there is no key
+        yet.
+        """
         caller = Caller("key_" + secrets.token_hex(8), "bootstrap", ALL_SCOPES)
         with transaction(self._engine) as cursor:
             cursor.execute("SELECT 1 FROM caller_keys LIMIT 1")
@@ -218,7 +247,9 @@ class KeyStore:
         if row is None:
             return "unknown"
         revoked_at, *expiries = row
-        ended = revoked_at is not None or any(expiry is not None and expiry <= now for expiry in expiries)
+        ended = revoked_at is not None or any(
+            expiry is not None and expiry <= now for expiry in expiries
+        )
         return "ended" if ended else "usable"
 
     def all(self) -> list[StoredKey]:
@@ -226,10 +257,14 @@ class KeyStore:
         return every_key(self._engine)
 
     def page(
-        self, after: tuple[int, str] | None, limit: int, sees: Callable[[StoredKey], bool] = lambda stored: True
+        self,
+        after: tuple[int, str] | None,
+        limit: int,
+        sees: Callable[[StoredKey], bool] = lambda stored: True,
     ) -> list[StoredKey]:
-        """Return up to `limit` keys of those that `sees` lets through, oldest first, revoked ones too: those that come
-        after this time of making and id."""
+        """Return up to `limit` keys of those that `sees` lets through, oldest first, revoked ones
+        too: those that come after this time of making and id.
+        """
         found = list[StoredKey]()
         at: tuple[int, str] | None = BEFORE_ALL if after is None else after
         with _reading(self._engine) as cursor:
@@ -245,8 +280,9 @@ class KeyStore:
             return int(cursor.fetchone()[0])
 
     def changed(self, after: int) -> list[StoredKey]:
-        """Return the keys whose last change has a greater number, or all of them: revoked ones too, with all of their
-        secrets, those that have ended as well."""
+        """Return the keys whose last change has a greater number, or all of them: revoked ones too,
+        with all of their secrets, those that have ended as well.
+        """
         with _reading(self._engine) as cursor:
             cursor.execute(CHANGED, (after, FEW))
             rows = cursor.fetchall()
@@ -273,8 +309,9 @@ class KeyStore:
         *,
         guard: Guard = _anybody,
     ) -> StoredKey:
-        """Replace fields of the caller, and when the key expires (KEEP: as it is). Raises NotFound where it is not in
-        use."""
+        """Replace fields of the caller, and when the key expires (KEEP: as it is). Raises NotFound
+        where it is not in use.
+        """
         with transaction(self._engine) as cursor:
             stored = _in_use(cursor, key_id, guard)  # read while nobody else can change it
             caller = replace(stored.caller, **changes)
@@ -295,25 +332,33 @@ class KeyStore:
         record: Recorder | None = None,
         guard: Guard = _anybody,
     ) -> tuple[str | None, StoredKey]:
-        """Give a caller a new key; those that it has go on for `overlap_ms`. With the same `once` it is done once: the
-        key is shown again for ten minutes by the process that made it, and is None afterwards or elsewhere. Raises
-        NotFound where the key is not in use."""
+        """Give a caller a new key; those that it has go on for `overlap_ms`. With the same `once`
+        it is done once: the key is shown again for ten minutes by the process that made it, and is
+        None afterwards or elsewhere. Raises NotFound where the key is not in use.
+        """
         rotation = None if once is None else hashlib.sha256(f"{key_id}\0{once}".encode()).digest()
         made = keys.make()
         with transaction(self._engine) as cursor:
             _in_use(cursor, key_id, guard)
             if rotation is not None:
-                cursor.execute("SELECT 1 FROM caller_secrets WHERE key_id = ? AND rotation = ?", (key_id, rotation))
+                cursor.execute(
+                    "SELECT 1 FROM caller_secrets WHERE key_id = ? AND rotation = ?",
+                    (key_id, rotation),
+                )
                 if cursor.fetchone():
                     return self._shown_before(key_id, rotation), _one(cursor, key_id)
             ended = now - ENDED_KEPT_MS
             with self._changing(cursor, key_id, ended) as noted:
                 cursor.execute(FORGET, (ended,))
                 cursor.execute(OVERLAP, (now + overlap_ms, key_id, now + overlap_ms))
-                _add_secret(cursor, key_id, Secret(keys.digest(made), made[-4:], None, rotation), now)
+                _add_secret(
+                    cursor, key_id, Secret(keys.digest(made), made[-4:], None, rotation), now
+                )
                 cursor.execute(TOUCH, (key_id,))
             told = {"overlapSeconds": overlap_ms // 1000}
-            self._record(cursor, now, (record or by_operator("key.rotate"))(key_id, now, told), noted)
+            self._record(
+                cursor, now, (record or by_operator("key.rotate"))(key_id, now, told), noted
+            )
             stored = _one(cursor, key_id)
             if rotation is not None:  # before the commit: from then on others ask for it
                 self._shown[key_id, rotation] = time.monotonic(), made
@@ -325,8 +370,12 @@ class KeyStore:
         at, made = self._shown.get((key_id, rotation), (0.0, ""))
         return made if made and time.monotonic() - at < SHOWN_SECONDS else None
 
-    def revoke(self, key_id: str, now: int, record: Recorder | None = None, *, guard: Guard = _anybody) -> None:
-        """Make a key unusable. Raises NotFound where there is none with that id, or it is revoked already."""
+    def revoke(
+        self, key_id: str, now: int, record: Recorder | None = None, *, guard: Guard = _anybody
+    ) -> None:
+        """Make a key unusable. Raises NotFound where there is none with that id, or it is revoked
+        already.
+        """
         with transaction(self._engine) as cursor:
             if guard is not _anybody:
                 guard(_one(cursor, key_id))
@@ -375,7 +424,9 @@ def _newest(secret: Secret) -> tuple[bool, int]:
 
 def _read(cursor: Cursor, key_id: str | None = None) -> list[StoredKey]:
     """Every key, or this one; of its secrets those that have not ended."""
-    one, and_one, which = ("", "", ()) if key_id is None else (" WHERE id = ?", " AND key_id = ?", (key_id,))
+    one, and_one, which = (
+        ("", "", ()) if key_id is None else (" WHERE id = ?", " AND key_id = ?", (key_id,))
+    )
     # Secrets first: of a key that is made between the two nothing is known then, not half of it.
     cursor.execute(f"{SECRETS}{and_one} ORDER BY created_at DESC", (now_ms(), *which))
     of = _by_key(cursor.fetchall())
@@ -385,7 +436,9 @@ def _read(cursor: Cursor, key_id: str | None = None) -> list[StoredKey]:
 
 def _page(cursor: Cursor, after: tuple[int, str]) -> tuple[list[StoredKey], tuple[int, str] | None]:
     """Return the next keys after this time of making and id, at most `PAGE`, and where to go on."""
-    cursor.execute(f"{KEYS} WHERE (created_at, id) > (?, ?) ORDER BY created_at, id LIMIT ?", (*after, PAGE))
+    cursor.execute(
+        f"{KEYS} WHERE (created_at, id) > (?, ?) ORDER BY created_at, id LIMIT ?", (*after, PAGE)
+    )
     rows = cursor.fetchall()
     ids = orjson.dumps([row[0] for row in rows]).decode()
     of_rows = f"{SECRETS} AND key_id IN {cursor.dialect.values('text')}"
@@ -430,7 +483,9 @@ def _in_use(cursor: Cursor, key_id: str, guard: Guard = _anybody) -> StoredKey:
 def _stored(row: Sequence[Any], secrets_: Sequence[Secret]) -> StoredKey:
     key_id, name, scopes, apps, rate, burst, *times = row
     of = None if apps is None else frozenset(apps.split())
-    return StoredKey(Caller(key_id, name, _scopes(scopes), of, rate, burst), tuple(secrets_), *times)
+    return StoredKey(
+        Caller(key_id, name, _scopes(scopes), of, rate, burst), tuple(secrets_), *times
+    )
 
 
 def _scopes(stored: str) -> frozenset[Scope]:
@@ -440,7 +495,13 @@ def _scopes(stored: str) -> frozenset[Scope]:
 
 def _values(caller: Caller) -> tuple[str, str, str | None, int | None, int | None]:
     apps = None if caller.apps is None else " ".join(sorted(caller.apps))
-    return caller.name, " ".join(sorted(caller.scopes)), apps, caller.rate_per_second, caller.rate_burst
+    return (
+        caller.name,
+        " ".join(sorted(caller.scopes)),
+        apps,
+        caller.rate_per_second,
+        caller.rate_burst,
+    )
 
 
 def _add_secret(cursor: Cursor, key_id: str, secret: Secret, now: int) -> None:

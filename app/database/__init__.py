@@ -1,1 +1,3 @@
-"""The database: its tables, its migrations, and the one thread that writes. What is written is decided above."""
+"""The database: its tables, its migrations, and the one thread that writes. What is written is
+decided above.
+"""

@@ -87,7 +87,9 @@ async def in_time(work: Callable[[], T], seconds: float = CALLER_SECONDS) -> T:
 
 
 async def in_background(work: Callable[[], T], seconds: float = CALLER_SECONDS) -> T:
-    """Run `work` on a thread apart from those of callers. Raises StorageUnavailable at the deadline."""
+    """Run `work` on a thread apart from those of callers. Raises StorageUnavailable at the
+    deadline.
+    """
     return await _run(_BACKGROUND, work, seconds)
 
 

@@ -1,7 +1,8 @@
-"""Where SQLite and PostgreSQL differ in how the same thing is said. Everything else is one text for both.
+"""Where SQLite and PostgreSQL differ in how the same thing is said. Everything else is one text for
+both.
 
-Statements are written with `?` for a parameter; lists travel as one JSON parameter, since each statement of its own
-would cost a step of the driver.
+Statements are written with `?` for a parameter; lists travel as one JSON parameter, since each
+statement of its own would cost a step of the driver.
 """
 
 from dataclasses import dataclass
@@ -25,13 +26,13 @@ class Dialect:
     hex_seq: str  # the sequence number of item `i` as the last twelve digits of an id made here
     contains: str  # whether the text of an audit record has these words
     clock: str | None
-    # What makes the server write as many new bytes as the one parameter says. Of PostgreSQL, a table of its own: space
-    # that was freed in another is none that items can have.
+    # What makes the server write as many new bytes as the one parameter says. Of PostgreSQL, a
+    # table of its own: space that was freed in another is none that items can have.
     take_room: tuple[str, ...]
     give_room_back: str | None
     room: int  # bytes of which each look is to show that there is room
-    # SQLite's driver gives the interpreter's lock up and takes it back once a row, which costs milliseconds each when
-    # the event loop is busy: many rows come as one, in JSON.
+    # SQLite's driver gives the interpreter's lock up and takes it back once a row, which costs
+    # milliseconds each when the event loop is busy: many rows come as one, in JSON.
     one_row: bool
 
     def values(self, kind: Type) -> str:
@@ -47,8 +48,9 @@ class Dialect:
         return f"(SELECT {', '.join(told)} FROM {self.json_each})"
 
     def now(self, cursor: "Cursor", now: int) -> int:
-        """The time that leases are judged by, in milliseconds: the server's, where processes on several machines
-        share it, since their own clocks differ; else `now`."""
+        """The time that leases are judged by, in milliseconds: the server's, where processes on
+        several machines share it, since their own clocks differ; else `now`.
+        """
         if self.clock is None:
             return now
         cursor.execute(self.clock)
@@ -80,12 +82,15 @@ SQLITE = Dialect(
     room=64 * 1024,  # an item changes some ten pages, wherever it is small
     one_row=True,
 )
-# One advisory lock for all that write: what SQLite's one writer gives, so that the same reasoning holds for both. The
-# numbers mean nothing; they only must differ.
+# One advisory lock for all that write: what SQLite's one writer gives, so that the same reasoning
+# holds for both. The numbers mean nothing; they only must differ.
 POSTGRESQL = Dialect(
     name="postgresql",
-    # The server ends a transaction whose process has fallen silent: it must not hold the lock for good.
-    begin=("SELECT set_config('idle_in_transaction_session_timeout', '15s', true), pg_advisory_xact_lock(7303014)"),
+    # The server ends a transaction whose process has fallen silent: it must not hold the lock for
+    # good.
+    begin=(
+        "SELECT set_config('idle_in_transaction_session_timeout', '15s', true), pg_advisory_xact_lock(7303014)"
+    ),
     begin_migration="SELECT pg_advisory_xact_lock(7303015)",
     placeholder="%s",
     json_each="json_array_elements(CAST(? AS json)) AS value",

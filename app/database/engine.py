@@ -26,11 +26,13 @@ SCRUB_MS = 200
 VACUUM_BYTES = 64_000_000  # within a second
 PRAGMAS = (
     "PRAGMA journal_mode=WAL",
-    "PRAGMA synchronous=FULL",  # a commit is on the disk, not in the kernel's memory, before 202 is sent
+    # A commit is on the disk, not in the kernel's memory, before 202 is sent
+    "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
     "PRAGMA wal_autocheckpoint=4000",
     "PRAGMA journal_size_limit=67108864",
-    "PRAGMA secure_delete=ON",  # what is deleted, a delivered item's body too, is overwritten with zeros
+    # What is deleted, a delivered item's body too, is overwritten with zeros
+    "PRAGMA secure_delete=ON",
     "PRAGMA temp_store=MEMORY",  # and never was in a file of its own
 )
 CREATE_IT = "start the gateway, or run `python -m app migrate`"
@@ -43,8 +45,8 @@ log = structlog.get_logger("database")
 def connect(url: str) -> Engine:
     """An engine on the database at `url`, migrated to the newest schema.
 
-    Raises StartRefused, with one line that says what is wrong, where the database can't be opened, written or
-    understood.
+    Raises StartRefused, with one line that says what is wrong, where the database can't be opened,
+    written or understood.
     """
     return _connected(url, migrate)
 
@@ -59,7 +61,8 @@ def connect_to_read(url: str) -> Engine:
 
 
 def connect_existing(url: str) -> Engine:
-    """An engine for commands that change what is there: no database is created, one that is there is migrated.
+    """An engine for commands that change what is there: no database is created, one that is there
+    is migrated.
 
     Raises StartRefused where there is no database, and as `connect` does.
     """
@@ -75,7 +78,9 @@ def _check_existence(url: str) -> None:
     try:
         size = Path(parsed.path).stat().st_size
     except FileNotFoundError:
-        raise StartRefused(f"{SETTING}: there is no database at {parsed.path}; {CREATE_IT}") from None
+        raise StartRefused(
+            f"{SETTING}: there is no database at {parsed.path}; {CREATE_IT}"
+        ) from None
     except OSError as error:
         raise StartRefused(f"{SETTING}: {parsed.path} can't be used: {error.strerror}") from error
     if not size:
@@ -137,8 +142,9 @@ def _sqlite(url: SqliteUrl) -> Engine:
 
 
 def check_files(engine: Engine, seconds: float = 0.0) -> None:
-    """Raise FilesChanged where the database's files are not at their place any more; what was found in order is not
-    looked at again for so many `seconds`. A server sees to its own files."""
+    """Raise FilesChanged where the database's files are not at their place any more; what was found
+    in order is not looked at again for so many `seconds`. A server sees to its own files.
+    """
     files: SqliteFiles | None = engine.get_execution_options().get("files")
     if files is not None:
         files.check(seconds)
@@ -155,11 +161,14 @@ def _check_encoding(connection: Connection) -> None:
     if connection.dialect.name == "sqlite":
         encoding = connection.exec_driver_sql("PRAGMA encoding").scalar_one()
         if encoding != "UTF-8":
-            raise OSError(f"its encoding is {encoding}, and the gateway needs UTF-8; use a new file")
+            raise OSError(
+                f"its encoding is {encoding}, and the gateway needs UTF-8; use a new file"
+            )
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    connection.isolation_level = None  # transactions are begun and ended by our own words, never by the driver's guess
+    # Transactions are begun and ended by our own words, never by the driver's guess
+    connection.isolation_level = None
     for pragma in PRAGMAS:
         connection.execute(pragma)
 
@@ -171,9 +180,10 @@ def dialect(engine: Engine) -> Dialect:
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Cursor]:
-    """A transaction that writes, for what is rare: it is committed at the end, or rolled back where that isn't reached.
-    What is written often goes through the `Writer`. Raises StorageUnavailable, and CommitUnknown where the answer to
-    the commit was lost."""
+    """A transaction that writes, for what is rare: it is committed at the end, or rolled back where
+    that isn't reached. What is written often goes through the `Writer`. Raises StorageUnavailable,
+    and CommitUnknown where the answer to the commit was lost.
+    """
     with reading(engine) as connection:
         check_files(engine)
         cursor = Cursor(connection.connection.cursor(), dialect(engine))
@@ -205,8 +215,10 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def snapshot(engine: Engine) -> Iterator[Connection]:
-    """A connection to read by, to which the database stays as it is now. What is no UTF-8 in a text of SQLite's, which
-    takes any bytes, comes as surrogates (PEP 383) instead of an error. Raises StorageUnavailable."""
+    """A connection to read by, to which the database stays as it is now. What is no UTF-8 in a text
+    of SQLite's, which takes any bytes, comes as surrogates (PEP 383) instead of an error. Raises
+    StorageUnavailable.
+    """
     with reading(engine) as connection:
         if engine.dialect.name == "sqlite":
             driver: Any = connection.connection.driver_connection
@@ -225,9 +237,10 @@ def _any_text(raw: bytes) -> str:
 
 
 def scrub(engine: Engine) -> bool:
-    """Let nothing of what was deleted be left in SQLite's files: write the database anew, since moving rows leaves
-    copies in its pages whatever `secure_delete` does; then cut the log off. One that is too large for that is told in
-    the log. False where it couldn't be done now, since somebody reads or writes. PostgreSQL cleans up in its own time.
+    """Let nothing of what was deleted be left in SQLite's files: write the database anew, since
+    moving rows leaves copies in its pages whatever `secure_delete` does; then cut the log off. One
+    that is too large for that is told in the log. False where it couldn't be done now, since
+    somebody reads or writes. PostgreSQL cleans up in its own time.
     """
     if engine.dialect.name != "sqlite":
         return True
@@ -240,7 +253,9 @@ def scrub(engine: Engine) -> bool:
                 say("VACUUM")
             else:
                 log.warning(
-                    "database.not_vacuumed", bytes=size, advice="VACUUM at a quiet hour removes what was erased"
+                    "database.not_vacuumed",
+                    bytes=size,
+                    advice="VACUUM at a quiet hour removes what was erased",
                 )
             busy, *_ = say("PRAGMA wal_checkpoint(TRUNCATE)").one()
         except OperationalError:  # it is locked
@@ -294,7 +309,9 @@ def _refuse_other_schema(engine: Engine) -> None:
     if found is None:
         raise StartRefused(f"{SETTING}: {NO_TABLES}")
     if found != newest:
-        raise StartRefused(f"GATEWAY_DATABASE_URL: the database has another gateway's schema; {CREATE_IT}")
+        raise StartRefused(
+            f"GATEWAY_DATABASE_URL: the database has another gateway's schema; {CREATE_IT}"
+        )
 
 
 def migrate(engine: Engine) -> None:

@@ -42,8 +42,9 @@ def is_of_database(error: BaseException) -> bool:
 
 
 def may_have_committed(connection: Any, error: BaseException) -> bool:
-    """Tell whether a commit that failed on this driver's connection may have been made all the same:
-    the connection broke before the answer, or the disk failed while it was written."""
+    """Tell whether a commit that failed on this driver's connection may have been made all the
+    same: the connection broke before the answer, or the disk failed while it was written.
+    """
     name = getattr(error, "sqlite_errorname", None)
     if name is not None:
         return str(name).startswith("SQLITE_IOERR")

@@ -11,7 +11,9 @@ GROUP_MODE = 0o660
 
 
 def share_with_group(path: Path) -> None:
-    """Make the file, if it is new and its directory is the group's to write. SQLite gives its other files its mode."""
+    """Make the file, if it is new and its directory is the group's to write. SQLite gives its other
+    files its mode.
+    """
     if path.exists() or not path.parent.stat().st_mode & stat.S_IWGRP:
         return
     with path.open("ab") as made:

@@ -1,10 +1,11 @@
-"""PostgreSQL's driver, set up so that a server that falls silent is noticed, and a pooler does no harm.
+"""PostgreSQL's driver, set up so that a server that falls silent is noticed, and a pooler does no
+harm.
 
 TCP's own means (keepalives, the user timeout) find a peer that acknowledges nothing. A proxy that
 acknowledges and forwards nothing, or a stopped server process, is found by the thread's deadline.
 
-Behind a pooler (PgBouncer), each transaction may run in another session of the server. So nothing is
-kept in the session then: no prepared statements, and the settings are told to each transaction.
+Behind a pooler (PgBouncer), each transaction may run in another session of the server. So nothing
+is kept in the session then: no prepared statements, and the settings are told to each transaction.
 """
 
 import math
@@ -26,7 +27,8 @@ INTERVAL_SECONDS = 0.1  # between looks for signals while waiting: the driver's 
 LEAST_CONNECT_SECONDS = 2  # libpq takes less for this
 POOL_SECONDS = 5.0  # that a thread waits for a connection of the pool
 LEAST_VERSION = 11  # the first with sha256()
-# Who waits for a lock, or for an answer that doesn't come, is told so, as SQLite's busy timeout does.
+# Who waits for a lock, or for an answer that doesn't come, is told so, as SQLite's busy timeout
+# does.
 SETTINGS = {
     "lock_timeout": "5s",
     "statement_timeout": "60s",
@@ -55,7 +57,9 @@ class Connection(psycopg.Connection[Any]):
 
     each_transaction: tuple[str, list[str]] | None = None  # what a transaction is to begin with
 
-    def wait(self, gen: PQGen[RV], interval: float = INTERVAL_SECONDS, timeout: float | None = None) -> RV:
+    def wait(
+        self, gen: PQGen[RV], interval: float = INTERVAL_SECONDS, timeout: float | None = None
+    ) -> RV:
         """Wait for the server's answer. Raises OperationalError at the deadline."""
         left = deadline.seconds_left()
         if left is not None:
@@ -93,12 +97,16 @@ class Connector:
     """Opens the connections of one engine, and finds out what stands between it and the server."""
 
     def __init__(self, url: PostgresUrl) -> None:
-        self._hosts = max(len(url.parameters.get(name, "").split(",")) for name in ("host", "hostaddr"))
+        self._hosts = max(
+            len(url.parameters.get(name, "").split(",")) for name in ("host", "hostaddr")
+        )
         self._own_options = url.parameters.get("options", "")
         self._takes_options = True
         self._told = False
 
-    def connect(self, _dialect: object, _record: object, args: Any, parameters: dict[str, Any]) -> Connection:
+    def connect(
+        self, _dialect: object, _record: object, args: Any, parameters: dict[str, Any]
+    ) -> Connection:
         """Open a connection. Raises psycopg.Error."""
         left = deadline.seconds_left()
         if left is not None:
@@ -126,21 +134,29 @@ class Connector:
         return Connection.connect(*args, **rest)
 
     def _look(self, connection: Connection) -> None:
-        """Check that the server can be used; where a pooler stands before it, keep nothing in the session."""
+        """Check that the server can be used; where a pooler stands before it, keep nothing in the
+        session.
+        """
         connection.autocommit = True
         pid, encoding = connection.execute(PROBE).fetchone() or (0, "")
         connection.autocommit = False
         check_server(connection.info.server_version, encoding)
-        # A pooler gives each client a number of its own: it does not have one server process for it.
+        # A pooler gives each client a number of its own: it does not have one server process for
+        # it.
         pooled = pid != connection.info.backend_pid
         if not pooled and self._takes_options:
             return
         connection.prepare_threshold = None
-        connection.each_transaction = _each_transaction({**SETTINGS, **settings_of(self._own_options)})
+        connection.each_transaction = _each_transaction(
+            {**SETTINGS, **settings_of(self._own_options)}
+        )
         connection.cursor_factory = PooledCursor
         _check_transactions(connection)
         if not self._told:
-            log.debug("database.pooled", note="a pooler stands before PostgreSQL: nothing is kept in sessions")
+            log.debug(
+                "database.pooled",
+                note="a pooler stands before PostgreSQL: nothing is kept in sessions",
+            )
             self._told = True
 
 
@@ -166,13 +182,16 @@ def connect_args(url: PostgresUrl) -> dict[str, Any]:
         **PARAMETERS,
         **writable,
         **given,
-        "options": f"{settings} {given.get('options', '')}".rstrip(),  # of two the server takes the later
+        # Of two the server takes the later
+        "options": f"{settings} {given.get('options', '')}".rstrip(),
         "client_encoding": "UTF8",  # whatever the URL says: items may have any character
     }
 
 
 def check_server(version: int, encoding: str) -> None:
-    """Raises OperationalError where a server of this version, or a database in this encoding, can't be used."""
+    """Raises OperationalError where a server of this version, or a database in this encoding, can't
+    be used.
+    """
     if version // 10_000 < LEAST_VERSION:
         raise psycopg.OperationalError(
             f"the server is PostgreSQL {version // 10_000}, and the gateway needs {LEAST_VERSION} or newer"
@@ -185,7 +204,9 @@ def check_server(version: int, encoding: str) -> None:
 
 
 def settings_of(options: str) -> dict[str, str]:
-    """Read `options` of a URL as settings. Raises OperationalError for others, which no pooler takes."""
+    """Read `options` of a URL as settings. Raises OperationalError for others, which no pooler
+    takes.
+    """
     found, at = dict[str, str](), 0
     while options[at:].strip():
         one = SETTING.match(options, at)

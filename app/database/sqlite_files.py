@@ -51,7 +51,8 @@ class SqliteFiles:
         self._by_links = False  # whether the path led over links when it was opened
         self._lock = threading.Lock()
         self._known: Identity | None = None  # of the database's own file
-        self._logs: dict[str, Identity | None] = {}  # of its log and of the log's index, by the ending of their names
+        # Of its log and of the log's index, by the ending of their names
+        self._logs: dict[str, Identity | None] = {}
         self._size = 0
         self._checked = -math.inf
         # Never used to write: while it is open nobody removes the log in order.
@@ -80,8 +81,10 @@ class SqliteFiles:
             self._anchor, self._logs = None, {}
 
     def check(self, seconds: float = 0.0) -> None:
-        """Raise FilesChanged where the files at their place are not those that are open. They are not looked at again
-        for so many `seconds` after they were found in order: each look gives up the interpreter's lock."""
+        """Raise FilesChanged where the files at their place are not those that are open. They are
+        not looked at again for so many `seconds` after they were found in order: each look gives up
+        the interpreter's lock.
+        """
         now = time.monotonic()
         if now - self._checked < seconds:
             return
@@ -96,7 +99,9 @@ class SqliteFiles:
         self._size, self._saved, self._checked = size, False, now
 
     def _check_file(self) -> tuple[str, int]:
-        """Return where the database's file really is and its size, where it is the one that was opened."""
+        """Return where the database's file really is and its size, where it is the one that was
+        opened.
+        """
         try:
             real, status = self._look()
         except OSError:

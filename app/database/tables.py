@@ -1,4 +1,5 @@
-"""Every table, as SQLAlchemy Core metadata. `migrations/` brings a database to this shape; a test compares the two.
+"""Every table, as SQLAlchemy Core metadata. `migrations/` brings a database to this shape; a test
+compares the two.
 
 acceptances ─┬─< items >─ item_ids        what callers were promised
              │
@@ -47,7 +48,8 @@ sequence = Table(
     Column("last", BigInteger, nullable=False),
     Column("replays", BigInteger, nullable=False, server_default=text("0")),
     Column("records", BigInteger, nullable=False, server_default=text("0")),
-    Column("erasures", BigInteger, nullable=False, server_default=text("0")),  # another number after each erasure
+    # Another number after each erasure
+    Column("erasures", BigInteger, nullable=False, server_default=text("0")),
 )
 
 acceptances = Table(
@@ -79,7 +81,8 @@ items = Table(
     Column("caller", BigInteger, nullable=False, server_default=text("0")),
     Column("replayed_at", BigInteger),
     Column("notes", Text),
-    Column("replay", BigInteger),  # the number of the last replay that sent it again, as `sequence.replays` counts
+    # The number of the last replay that sent it again, as `sequence.replays` counts
+    Column("replay", BigInteger),
 )
 
 
@@ -87,19 +90,37 @@ def _index(name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None
     Index(name, *columns, sqlite_where=where, postgresql_where=where)
 
 
-# One index for all that waits, which grows at its end alone: one by lane or by caller would touch other pages for each
-# item, and cost more than all the rest. Whose an item is, is found by walking it, without a look at the items; for that
-# SQLite wants `settled_at` in it as well, though it is always NULL there.
-_index("items_waiting", items.c.settled_at.is_(None), items.c.seq, items.c.caller, items.c.lane, items.c.settled_at)
+# One index for all that waits, which grows at its end alone: one by lane or by caller would touch
+# other pages for each item, and cost more than all the rest. Whose an item is, is found by walking
+# it, without a look at the items; for that SQLite wants `settled_at` in it as well, though it is
+# always NULL there.
+_index(
+    "items_waiting",
+    items.c.settled_at.is_(None),
+    items.c.seq,
+    items.c.caller,
+    items.c.lane,
+    items.c.settled_at,
+)
 _index(
     "items_replayed",
     and_(items.c.settled_at.is_(None), items.c.replay.isnot(None)),
     *(items.c.replay, items.c.lane, items.c.seq, items.c.acceptance),
 )
-# What retention finds what is past its time by: items settle in the order of time, so it grows at its end alone, too.
-# Dead letters are listed by number; with `settled_at` in their index the old ones are found without a look at the rest.
-_index("items_settled", and_(items.c.settled_at.isnot(None), items.c.body.is_(None)), items.c.settled_at)
-_index("items_dead", and_(items.c.settled_at.isnot(None), items.c.body.isnot(None)), items.c.seq, items.c.settled_at)
+# What retention finds what is past its time by: items settle in the order of time, so it grows at
+# its end alone, too. Dead letters are listed by number; with `settled_at` in their index the old
+# ones are found without a look at the rest.
+_index(
+    "items_settled",
+    and_(items.c.settled_at.isnot(None), items.c.body.is_(None)),
+    items.c.settled_at,
+)
+_index(
+    "items_dead",
+    and_(items.c.settled_at.isnot(None), items.c.body.isnot(None)),
+    items.c.seq,
+    items.c.settled_at,
+)
 
 item_ids = Table(
     "item_ids",
@@ -127,9 +148,11 @@ user_locks = Table(
     "user_locks",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("ticket", BigInteger, nullable=False),  # the order in which calls have asked for their lanes
+    # The order in which calls have asked for their lanes
+    Column("ticket", BigInteger, nullable=False),
     Column("lanes", Text, nullable=False),
-    Column("holder", Text, nullable=False),  # a process; empty: it is gone, and its call may be at work still
+    # A process; empty: it is gone, and its call may be at work still
+    Column("holder", Text, nullable=False),
     Column("lock", Text),  # the identity of the holder's liveness lock
     Column("granted", SmallInteger, nullable=False),
     Column("lease_ms", BigInteger, nullable=False),
@@ -170,8 +193,9 @@ audit_records = Table(
     Index("audit_records_time", "time", "seq"),
 )
 
-# A complete subtree of 256 records has its leaves with it, of a smaller one the hash is soon made of them. They stand
-# here a second time, so that a record is still named when its row is changed together with its hash.
+# A complete subtree of 256 records has its leaves with it, of a smaller one the hash is soon made
+# of them. They stand here a second time, so that a record is still named when its row is changed
+# together with its hash.
 audit_nodes = Table(
     "audit_nodes",
     metadata,
@@ -188,7 +212,8 @@ audit_tree = Table(
     Column("size", BigInteger, nullable=False),
     Column("peaks", LargeBinary, nullable=False),  # of the complete subtrees of 256 records
     Column("tail", LargeBinary, nullable=False),  # the leaves behind these
-    Column("removed", BigInteger, nullable=False),  # how many of the first records retention has removed,
+    # How many of the first records retention has removed,
+    Column("removed", BigInteger, nullable=False),
     Column("statement", Text),  # and the gateway's signature under that
 )
 
@@ -248,7 +273,8 @@ caller_keys = Table(
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
     Column("last_used_at", BigInteger),
-    Column("changed", BigInteger, nullable=False, server_default=text("0")),  # the number of its last change
+    # The number of its last change
+    Column("changed", BigInteger, nullable=False, server_default=text("0")),
     Column("mac", LargeBinary),
     Index("caller_keys_changed", "changed"),
     Index("caller_keys_created", "created_at", "id"),
@@ -266,7 +292,9 @@ caller_secrets = Table(
     Column("mac", LargeBinary),
     Index("caller_secrets_of_key", "key_id"),
 )
-_index("caller_secrets_ending", caller_secrets.c.expires_at.isnot(None), caller_secrets.c.expires_at)
+_index(
+    "caller_secrets_ending", caller_secrets.c.expires_at.isnot(None), caller_secrets.c.expires_at
+)
 
 taxonomy = Table(
     "taxonomy",

@@ -1,7 +1,8 @@
 """The one thread that writes: group commit.
 
-Whatever asks to be written while a transaction is being committed goes together into the next one, so that many
-callers share one fsync. Each is told only after the commit: this is what makes 202 both true and fast.
+Whatever asks to be written while a transaction is being committed goes together into the next one,
+so that many callers share one fsync. Each is told only after the commit: this is what makes 202
+both true and fast.
 """
 
 import asyncio
@@ -27,20 +28,25 @@ from app.errors import CommitUnknown, StorageUnavailable
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 GROUP_LIMIT = 4_000  # rows that go into one transaction: bounds how long a commit may take
-GATHER_SECONDS = 0.0004  # where the last commit had company, wait for more: PostgreSQL's commit_delay, commit_siblings
-PROMPT_SECONDS = 1.0  # that a transaction may be open before what is asked for next is taken to have long to wait
+# Where the last commit had company, wait for more: PostgreSQL's commit_delay, commit_siblings
+GATHER_SECONDS = 0.0004
+# That a transaction may be open before what is asked for next is taken to have long to wait
+PROMPT_SECONDS = 1.0
 ALONG_SECONDS = 0.02  # that a write waits for the one that is to follow
 COMMIT_SECONDS = 10.0  # that a write is waited for
-# After the files were found in order, a write begins without another look for so long; none is told without one.
+# After the files were found in order, a write begins without another look for so long; none is told
+# without one.
 FOUND_SECONDS = 0.1
 LOOK_SECONDS = 0.2  # between looks for writes whose time is over
 HANGS_SECONDS = 4.0  # that a transaction may be open before it is taken to hang
-KEPT_SECONDS = 6.0  # for beginning on a connection that is kept; beyond waiting for the lock, which takes 5 s at most
+# For beginning on a connection that is kept; beyond waiting for the lock, which takes 5 s at most
+KEPT_SECONDS = 6.0
 ROLLBACK_SECONDS = 1.0  # afterwards the connection is closed without it, which comes to the same
 MOST_ROOM = 32 * 1024 * 1024  # bytes
 CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)
 
-# How a transaction ended. `refused`: for something that was written; `failed`: for the database's state.
+# How a transaction ended. `refused`: for something that was written; `failed`: for the database's
+# state.
 End = Literal["committed", "refused", "failed", "given up"]
 
 log = structlog.get_logger("writer")
@@ -56,7 +62,9 @@ class Write(Protocol[T_co]):
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence[Any]) -> Sequence[T_co]:
-        """Write all of one kind inside the transaction that the writer has open; one result for each."""
+        """Write all of one kind inside the transaction that the writer has open; one result for
+        each.
+        """
         ...
 
 
@@ -72,7 +80,9 @@ class Sized(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A commit that changes nothing of meaning: proof that one can be made, and that there is room for `size` bytes."""
+    """A commit that changes nothing of meaning: proof that one can be made, and that there is room
+    for `size` bytes.
+    """
 
     size: int = 0
     rows: int = 1
@@ -88,8 +98,9 @@ class Probe:
 
 
 def _take_room(cursor: Cursor, size: int) -> None:
-    """Write so many bytes. They are in the commit, though no longer in a table: what is rolled back may never touch
-    the disk."""
+    """Write so many bytes. They are in the commit, though no longer in a table: what is rolled back
+    may never touch the disk.
+    """
     for statement in cursor.dialect.take_room:
         cursor.execute(statement, (size,) if "?" in statement else ())
     if cursor.dialect.give_room_back is not None:
@@ -113,9 +124,9 @@ class _GivenUp(Exception):
 class Writer:
     """Commits writes in groups, on a thread and a connection of its own.
 
-    Whoever waits is answered by a deadline. Until the COMMIT is sent, one that is given up (its time
-    is over, or its waiter was canceled) is left out, and its waiter can be told that nothing was
-    taken. From then on nobody knows, and the waiter is told that.
+    Whoever waits is answered by a deadline. Until the COMMIT is sent, one that is given up (its
+    time is over, or its waiter was canceled) is left out, and its waiter can be told that nothing
+    was taken. From then on nobody knows, and the waiter is told that.
     """
 
     def __init__(self, engine: Engine, seconds: float = COMMIT_SECONDS) -> None:
@@ -135,8 +146,10 @@ class Writer:
         self._cursor: Cursor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._committed = True  # the last group, or some of it
-        self._failed_size = 0  # bytes of the largest write that failed, until a look shows that there is room for it
-        self._began: float | None = None  # when the transaction was begun that is open, by the monotonic clock
+        # Bytes of the largest write that failed, until a look shows that there is room for it
+        self._failed_size = 0
+        # When the transaction was begun that is open, by the monotonic clock
+        self._began: float | None = None
 
     @property
     def healthy(self) -> bool:
@@ -158,17 +171,22 @@ class Writer:
         self._thread.start()
 
     async def stop(self, seconds: float | None = None) -> None:
-        """Write what was asked for until now, then end the thread and close its connection; wait for that so long."""
+        """Write what was asked for until now, then end the thread and close its connection; wait
+        for that so long.
+        """
         self._stopping = True
         self._wake.release()
         await asyncio.to_thread(self._thread.join, seconds)
         if self._look is not None:
             self._look.cancel()
 
-    def write(self, write: Write[T], *, along: bool = False, seconds: float | None = None) -> "asyncio.Future[T]":
-        """Commit `write`; the future has its result once it is on disk, StorageUnavailable where it is not, or
-        CommitUnknown. `along`: another is about to follow, which it may go together with. `seconds`: that it is waited
-        for, where that is less than usual."""
+    def write(
+        self, write: Write[T], *, along: bool = False, seconds: float | None = None
+    ) -> "asyncio.Future[T]":
+        """Commit `write`; the future has its result once it is on disk, StorageUnavailable where it
+        is not, or CommitUnknown. `along`: another is about to follow, which it may go together
+        with. `seconds`: that it is waited for, where that is less than usual.
+        """
         assert self._loop is not None, "the writer is not started"
         future: asyncio.Future[T] = self._loop.create_future()
         if self._stopping:
@@ -185,8 +203,9 @@ class Writer:
         return future
 
     async def probe(self, seconds: float) -> None:
-        """Show that a commit can be made, and that there is room: as much as a small item needs, and as the largest
-        write did that has failed since. Raises StorageUnavailable."""
+        """Show that a commit can be made, and that there is room: as much as a small item needs,
+        and as the largest write did that has failed since. Raises StorageUnavailable.
+        """
         await self.write(Probe(max(self._dialect.room, self._failed_size)), seconds=seconds)
 
     def hurry(self, seconds: float) -> None:
@@ -213,7 +232,8 @@ class Writer:
             self._wake.acquire()
             if self._siblings:
                 time.sleep(GATHER_SECONDS)
-            self._awake = False  # before looking, so that what is asked for from here on wakes us again
+            # Before looking, so that what is asked for from here on wakes us again
+            self._awake = False
             while group := self._next_group():
                 self._commit(group)
             if self._stopping and not self._asked:
@@ -248,19 +268,24 @@ class Writer:
         self._loop.call_soon_threadsafe(self._tell, group)
 
     def _remember_size(self, group: Sequence[_Asked[Any]]) -> None:
-        """A disk that is full for one item may have room for a smaller one, which shows nothing of the larger."""
+        """A disk that is full for one item may have room for a smaller one, which shows nothing of
+        the larger.
+        """
         failed = [asked for asked in group if isinstance(asked.error, self._storage_errors)]
         sizes = [size for asked in failed if (size := _size(asked.write)) > 0]
         if sizes:
             self._failed_size = min(MOST_ROOM, max(self._failed_size, *sizes))
             return
-        probes = [asked.write for asked in group if asked.error is None and isinstance(asked.write, Probe)]
+        probes = [
+            asked.write for asked in group if asked.error is None and isinstance(asked.write, Probe)
+        ]
         if any(probe.size >= self._failed_size for probe in probes):
             self._failed_size = 0
 
     def _one_by_one(self, group: Sequence[_Asked[Any]]) -> list[End]:
-        """Commit each by itself: one that can't be written must not take its neighbors with it. Where the database
-        itself fails, the rest hear that without being tried."""
+        """Commit each by itself: one that can't be written must not take its neighbors with it.
+        Where the database itself fails, the rest hear that without being tried.
+        """
         ends = list[End]()
         for index, asked in enumerate(group):
             ends.append(self._transact([asked]))
@@ -299,7 +324,9 @@ class Writer:
         return "given up"
 
     def _note(self, group: Sequence[_Asked[Any]], error: Exception) -> None:
-        log.error("write.failed", reason=reason(error), kind=type(error).__name__, writes=len(group))
+        log.error(
+            "write.failed", reason=reason(error), kind=type(error).__name__, writes=len(group)
+        )
         for asked in group:
             asked.error = error
 
@@ -326,15 +353,18 @@ class Writer:
             raise
 
     def _begin(self) -> Cursor:
-        """Open a transaction; on a new connection, where the old one was closed or has fallen silent since the last:
-        nothing was asked of it yet."""
+        """Open a transaction; on a new connection, where the old one was closed or has fallen
+        silent since the last: nothing was asked of it yet.
+        """
         if self._cursor is None:
             return self._begun()
         try:
             with deadline.within(KEPT_SECONDS):
                 return self._begun()
         except self._storage_errors as error:
-            lost = self._engine.dialect.is_disconnect(cast(Any, error), self._connection.dbapi_connection, None)
+            lost = self._engine.dialect.is_disconnect(
+                cast(Any, error), self._connection.dbapi_connection, None
+            )
             if not lost or deadline.seconds_left() == 0:
                 raise
         self._close()
@@ -348,8 +378,9 @@ class Writer:
         return self._cursor
 
     def _close(self) -> None:
-        """Give the connection up, and first what is open on it: an error that somebody holds keeps its cursor alive,
-        and with that the database's write lock."""
+        """Give the connection up, and first what is open on it: an error that somebody holds keeps
+        its cursor alive, and with that the database's write lock.
+        """
         if self._connection is not None:
             with contextlib.suppress(*self._storage_errors), deadline.within(ROLLBACK_SECONDS):
                 self._connection.rollback()
@@ -359,7 +390,9 @@ class Writer:
     # --- on the event loop ---------------------------------------------------------------------------------------
 
     def _give_up(self) -> None:
-        """Answer those whose time is over. What is not sent yet will not be committed from here on."""
+        """Answer those whose time is over. What is not sent yet will not be committed from here
+        on.
+        """
         assert self._loop is not None
         now = time.monotonic()
         with self._lock:
@@ -382,7 +415,9 @@ class Writer:
 
 
 def _unanswered(asked: _Asked[Any]) -> StorageUnavailable:
-    """Return the error for the waiter, which says whether the write may have been taken; its cause is the driver's."""
+    """Return the error for the waiter, which says whether the write may have been taken; its cause
+    is the driver's.
+    """
     made = StorageUnavailable("The database can't commit now; nothing was taken.")
     if asked.sent:
         made = CommitUnknown(result=asked.result)
@@ -402,10 +437,11 @@ def _by_kind(group: Sequence[_Asked[Any]]) -> dict[type[Write[Any]], list[_Asked
 
 
 def insert_rows(cursor: Cursor, head: str, width: int, values: list[Any], tail: str = "") -> None:
-    """Insert rows given as one flat list, many to a statement: one step of the driver for up to 128 rows.
+    """Insert rows given as one flat list, many to a statement: one step of the driver for up to 128
+    rows.
 
-    `head` is `INSERT INTO t (…)`, `width` the columns, `tail` what follows the values. (executemany would take the
-    interpreter's lock once a row.)
+    `head` is `INSERT INTO t (…)`, `width` the columns, `tail` what follows the values. (executemany
+    would take the interpreter's lock once a row.)
     """
     at = 0
     left = len(values) // width

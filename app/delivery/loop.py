@@ -1,4 +1,6 @@
-"""The loop that keeps the promise: read what waits, pack, send, judge, write down. It acts and decides nothing."""
+"""The loop that keeps the promise: read what waits, pack, send, judge, write down. It acts and
+decides nothing.
+"""
 
 import asyncio
 import math
@@ -47,8 +49,10 @@ POLL_SECONDS = 0.5  # for what another process accepted, and for subjects whose 
 GATHER_SECONDS = 0.02  # while calls are in flight anyway, let more come together for the next one
 STORAGE_PAUSE_SECONDS = 1.0
 LOCKED_SECONDS = 0.05  # between looks whether a user is still locked
-TEND_SECONDS = 2.0  # between renewals of the leases: how soon one deliverer has what another gives back
-STEP_SECONDS = 10.0  # that the database's clock may gain between renewals before it is taken to be set
+# Between renewals of the leases: how soon one deliverer has what another gives back
+TEND_SECONDS = 2.0
+# That the database's clock may gain between renewals before it is taken to be set
+STEP_SECONDS = 10.0
 LEASE_SECONDS = 15.0  # beyond the time that a call may take: how long a deliverer may be silent
 
 log = structlog.get_logger("delivery")
@@ -58,8 +62,9 @@ Outcomes = list[tuple[Item, Outcome]]  # of the items that were sent
 
 
 class Sent(NamedTuple):
-    """One call that was sent: its items, the HTTP status of the answer, and whether its items are sent again in smaller
-    calls."""
+    """One call that was sent: its items, the HTTP status of the answer, and whether its items are
+    sent again in smaller calls.
+    """
 
     items: Sequence[Item]
     status: int | None
@@ -95,8 +100,9 @@ class _LeaseTime:
 
 
 class Deliverer:
-    """Delivers the items of the configured apps, at most `concurrency` calls at once for each. `apps` is looked at
-    anew for each call, so a key that is changed there is used from then on."""
+    """Delivers the items of the configured apps, at most `concurrency` calls at once for each.
+    `apps` is looked at anew for each call, so a key that is changed there is used from then on.
+    """
 
     def __init__(
         self,
@@ -118,9 +124,11 @@ class Deliverer:
         pseudonyms: Callable[[str, Sequence[str]], Sequence[str]] = lambda app, subjects: (),
         on_answer: Callable[[str, bytes], None] = lambda app, body: None,
     ) -> None:
-        """`drain_seconds`: how long a stop may take to write down what came of calls. `pseudonyms`: the keyed hashes of
-        subjects of an app, for the audit; without it that names nobody. `on_answer` gets an app and the body of each
-        answer about it. `times`: tells how old a stored time is; without it one of `clock` and `ticks`."""
+        """`drain_seconds`: how long a stop may take to write down what came of calls. `pseudonyms`:
+        the keyed hashes of subjects of an app, for the audit; without it that names nobody.
+        `on_answer` gets an app and the body of each answer about it. `times`: tells how old a
+        stored time is; without it one of `clock` and `ticks`.
+        """
         self._on_answer = on_answer
         self._outbox, self._client, self._metrics = outbox, client, metrics
         self._pseudonyms = pseudonyms
@@ -136,13 +144,16 @@ class Deliverer:
         self._watermarks = Watermarks(self._policy.window)
         self._lease_time = _LeaseTime(self._lease_seconds)
         self._gates: dict[str, Gate] = {}
-        self._doubts = defaultdict[tuple[str, KeyKind], Doubts](Doubts)  # a key says nothing of another
+        # A key says nothing of another
+        self._doubts = defaultdict[tuple[str, KeyKind], Doubts](Doubts)
         self.window = Window()
         self.on_call_ended: Callable[[], None] = lambda: None
-        self._unsent = dict[str, None]()  # attempts that may have been written down, and were not sent
+        # Attempts that may have been written down, and were not sent
+        self._unsent = dict[str, None]()
         self._drain_seconds, self._settle_until = drain_seconds, math.inf
         self._look_at = math.inf  # when to look again at users whose items wait for somebody's call
-        self._turned_away = Counter[int]()  # how often a lane's items had to wait for a login, by lane
+        # How often a lane's items had to wait for a login, by lane
+        self._turned_away = Counter[int]()
         self._calls: set[asyncio.Task[None]] = set()
         self._flying = Counter[str]()  # calls in flight, by app
         self._wake = asyncio.Event()
@@ -164,7 +175,8 @@ class Deliverer:
             self._wake.clear()
             try:
                 await self.step()
-            except Exception as error:  # the outermost place: whatever is wrong now, what waits is tried again
+            except Exception as error:
+                # the outermost place: whatever is wrong now, what waits is tried again
                 reason = error.detail if isinstance(error, StorageUnavailable) else describe(error)
                 log.error("delivery.paused", reason=reason)
                 await self._sleep(STORAGE_PAUSE_SECONDS)
@@ -193,7 +205,9 @@ class Deliverer:
         shards = sorted(self.window.shards | self._leaving)
         while True:
             try:
-                await self._outbox.release(self.owner, shards, leaving=True, forget=tuple(self._unsent))
+                await self._outbox.release(
+                    self.owner, shards, leaving=True, forget=tuple(self._unsent)
+                )
                 break
             except StorageUnavailable as error:
                 log.warning("leases.kept", reason=error.detail)
@@ -210,10 +224,16 @@ class Deliverer:
         self.window.unpark(self._ticks_ms())
         await self._read()
         begun = 0
-        while (app := next((one for one in self.window.apps if self._pause(one) == 0), None)) is not None:
+        while (
+            app := next((one for one in self.window.apps if self._pause(one) == 0), None)
+        ) is not None:
             gate = self._gate(app)
             gate.pace.began(self._ticks())
-            batch = self.window.next_batch(users=1, app=app) if gate.probing else self.window.next_batch(app=app)
+            batch = (
+                self.window.next_batch(users=1, app=app)
+                if gate.probing
+                else self.window.next_batch(app=app)
+            )
             self._flying[app] += 1
             task = asyncio.create_task(self._deliver(batch))
             self._calls.add(task)
@@ -228,13 +248,17 @@ class Deliverer:
         return self._gates[app]
 
     def _pause(self, app: str) -> float | None:
-        """Seconds until another call for the app may begin; None where something else must happen first."""
+        """Seconds until another call for the app may begin; None where something else must happen
+        first.
+        """
         if self._flying[app] >= self._concurrency:
             return None
         return self._gate(app).wait(self._ticks(), self._flying[app])
 
     async def _tend(self) -> None:
-        """Renew the leases when it is time, and take or give back what is fair among all that deliver."""
+        """Renew the leases when it is time, and take or give back what is fair among all that
+        deliver.
+        """
         if self._leaving and not self.window.in_flight(self._leaving):
             await self._outbox.release(self.owner, sorted(self._leaving))
             self._leaving = frozenset()
@@ -273,10 +297,13 @@ class Deliverer:
     async def _read(self) -> None:
         now = self._ticks()
         # Beside a backlog, looking for what is new costs a walk over all of it.
-        changed = now >= self._polled + POLL_SECONDS or (self._changed and not self.window.backlogged)
+        changed = now >= self._polled + POLL_SECONDS or (
+            self._changed and not self.window.backlogged
+        )
         while (wanted := self.window.wants(changed=changed)) is not None:
             if wanted.tail is not None:
-                self._changed, self._polled = False, now  # before reading: what is accepted meanwhile is read again
+                # Before reading: what is accepted meanwhile is read again
+                self._changed, self._polled = False, now
             try:
                 found = await self._outbox.look(wanted)
             except StorageUnavailable:
@@ -315,7 +342,9 @@ class Deliverer:
             log.error("call.failed", **describe(error))
 
     async def _deliver(self, batch: Sequence[Item]) -> None:
-        """One batch, from written-down intent to written-down outcome. Whatever happens its subjects land again."""
+        """One batch, from written-down intent to written-down outcome. Whatever happens its
+        subjects land again.
+        """
         later = self._ticks_ms() + int(STORAGE_PAUSE_SECONDS * 1000)
         postponed = {item.lane: later for item in batch}
         waiting = dict[int, int]()
@@ -326,7 +355,8 @@ class Deliverer:
             if begun is None:
                 self._tended = -math.inf
                 log.warning(
-                    "attempt.refused", reason="another deliverer has the lanes, the lease ends, or an item was erased"
+                    "attempt.refused",
+                    reason="another deliverer has the lanes, the lease ends, or an item was erased",
                 )
                 return
             sent = [item for item in batch if item.seq <= begun.get(item.lane, item.seq)]
@@ -339,7 +369,8 @@ class Deliverer:
                 postponed = waiting | postponed
         except StorageUnavailable as error:
             log.error("attempt.unwritten", reason=error.detail, items=len(batch))
-        except Exception:  # an error of ours: its items go back to the queue, so the attempt must not stay open
+        except Exception:
+            # an error of ours: its items go back to the queue, so the attempt must not stay open
             self._unsent[attempt] = None
             raise
         finally:
@@ -348,8 +379,9 @@ class Deliverer:
             self.on_call_ended()
 
     def _turn_away(self, batch: Sequence[Item], begun: Mapping[int, int]) -> dict[int, int]:
-        """Until when the lanes wait of which items were left out: for a call that is at work, or for a login. A login
-        may wait long, so it is asked for less and less often."""
+        """Until when the lanes wait of which items were left out: for a call that is at work, or
+        for a login. A login may wait long, so it is asked for less and less often.
+        """
         if self._turned_away:
             for lane in {item.lane for item in batch} - begun.keys():
                 self._turned_away.pop(lane, None)
@@ -365,11 +397,15 @@ class Deliverer:
         return waiting
 
     async def _begin(self, attempt: str, batch: Sequence[Item]) -> dict[int, int] | None:
-        """Write an attempt down. One of which nobody knows whether it is on disk is removed before the next."""
+        """Write an attempt down. One of which nobody knows whether it is on disk is removed before
+        the next.
+        """
         unsent, liveness = tuple(self._unsent), self._liveness.identity()
         call_ms = int(self._call_seconds * 1000)
         try:
-            begun = await self._outbox.begin(attempt, self.owner, batch, call_ms, liveness=liveness, forget=unsent)
+            begun = await self._outbox.begin(
+                attempt, self.owner, batch, call_ms, liveness=liveness, forget=unsent
+            )
         except BaseException:
             self._unsent[attempt] = None
             raise
@@ -383,15 +419,18 @@ class Deliverer:
     async def _deliver_begun(
         self, attempt: str, app: App, batch: Sequence[Item], postponed: dict[int, int]
     ) -> dict[int, int]:
-        """Send an attempt that is written down, and write its outcome down. Returns until when lanes wait; `postponed`:
-        until when they do where the outcome is not on disk."""
+        """Send an attempt that is written down, and write its outcome down. Returns until when
+        lanes wait; `postponed`: until when they do where the outcome is not on disk.
+        """
         calls = list[Sent]()
         outcomes = await self._heard(app, batch, calls)
         alone = len({item.lane for item in batch}) == 1
         verdicts = [(item, self._judge(item, outcome, alone)) for item, outcome in outcomes]
         if not await self._write_down(attempt, app, verdicts, calls):
             return postponed
-        told = [warning_labels.of_outcome(outcome) for _, outcome in outcomes if outcome is not DONE]
+        told = [
+            warning_labels.of_outcome(outcome) for _, outcome in outcomes if outcome is not DONE
+        ]
         self._metrics.count_warnings(app.name, (label for label in told if label is not None))
         sent = {item.lane for item in batch}
         others = {lane: until for lane, until in postponed.items() if lane not in sent}
@@ -402,28 +441,46 @@ class Deliverer:
         return self._apps.get(name) or App(name, "", {}, "", in_file=True)
 
     async def _heard(self, app: App, batch: Sequence[Item], calls: list[Sent]) -> Outcomes:
-        """What came of sending the batch; `calls` gets each call that it took. An error of ours must not stop its users
-        for good, nor leave their attempt open: it counts as trouble."""
+        """What came of sending the batch; `calls` gets each call that it took. An error of ours
+        must not stop its users for good, nor leave their attempt open: it counts as trouble.
+        """
         try:
             return await self._send(app, batch, calls)
         except Exception as error:
             log.error("call.failed", **describe(error))
-            return [(item, Trouble("The gateway failed on this call; see its log")) for item in batch]
+            return [
+                (item, Trouble("The gateway failed on this call; see its log")) for item in batch
+            ]
 
     async def _settle(
-        self, attempt: str, app: App, verdicts: Sequence[tuple[Item, Verdict]], calls: Sequence[Sent]
+        self,
+        attempt: str,
+        app: App,
+        verdicts: Sequence[tuple[Item, Verdict]],
+        calls: Sequence[Sent],
     ) -> bool:
-        """Leanplum has answered, so forgetting is no choice: try until it is on disk, or a stop has taken too long."""
+        """Leanplum has answered, so forgetting is no choice: try until it is on disk, or a stop has
+        taken too long.
+        """
         by_seq = [(item.seq, verdict) for item, verdict in verdicts]
         told = [
-            Call(call.status, [item.seq for item in call.items], self._about(app, call.items), call.split)
+            Call(
+                call.status,
+                [item.seq for item in call.items],
+                self._about(app, call.items),
+                call.split,
+            )
             for call in calls
         ]
-        erased = [(item.seq, item.subject) for item, verdict in verdicts if _has_erased(item, verdict)]
+        erased = [
+            (item.seq, item.subject) for item, verdict in verdicts if _has_erased(item, verdict)
+        ]
         again = False
         while True:
             try:
-                return await self._outbox.settle(attempt, app.name, by_seq, told, erased, again=again)
+                return await self._outbox.settle(
+                    attempt, app.name, by_seq, told, erased, again=again
+                )
             except StorageUnavailable as error:
                 again = True
                 log.error("settle.failed", reason=error.detail, items=len(verdicts))
@@ -438,7 +495,11 @@ class Deliverer:
         return {"actions": actions, **about_users(self._pseudonyms(app.name, subjects))}
 
     async def _write_down(
-        self, attempt: str, app: App, verdicts: Sequence[tuple[Item, Verdict]], calls: Sequence[Sent]
+        self,
+        attempt: str,
+        app: App,
+        verdicts: Sequence[tuple[Item, Verdict]],
+        calls: Sequence[Sent],
     ) -> bool:
         """Settle; False where the attempt was taken for lost meanwhile."""
         if not await self._settle(attempt, app, verdicts, calls):
@@ -468,11 +529,15 @@ class Deliverer:
             reason = held.leanplum["error"] if held.leanplum else ""
             host = self._metrics.redirects.get(app.name)
             redirect = {} if host is None else {"redirect_host": host}
-            log.error("app.held", app=app.name, reason=reason, probe_seconds=self._policy.held, **redirect)
+            log.error(
+                "app.held", app=app.name, reason=reason, probe_seconds=self._policy.held, **redirect
+            )
 
     async def _send(self, app: App, items: Sequence[Item], calls: list[Sent]) -> Outcomes:
-        """Send, and where a call is refused as a whole, send smaller parts as `Bisection` says; of what is held in
-        doubt only one item, as a probe. Nothing is sent that may not be answered before the lease ends."""
+        """Send, and where a call is refused as a whole, send smaller parts as `Bisection` says; of
+        what is held in doubt only one item, as a probe. Nothing is sent that may not be answered
+        before the lease ends.
+        """
         if items[0].sealed:  # then it is alone
             return [(items[0], _unopened(items[0]))]
         kind = mapping.kind(items)
@@ -487,7 +552,9 @@ class Deliverer:
             self._gate(app.name).doubted(self._ticks(), doubts.users)
         return outcomes
 
-    async def _call(self, app: App, items: Sequence[Item], calls: list[Sent], doubts: Doubts) -> replies.Reply:
+    async def _call(
+        self, app: App, items: Sequence[Item], calls: list[Sent], doubts: Doubts
+    ) -> replies.Reply:
         started = time.perf_counter()
         status: int | None = None
         reply: replies.Reply
@@ -505,7 +572,9 @@ class Deliverer:
             self._on_answer(app.name, answer.body)
             if (host := replies.redirect(answer.body, answer.location)) is not None:
                 self._metrics.redirects[app.name] = host
-            reply = doubts.reread(replies.read(answer.status, answer.body, sent, answer.retry_after, answer.location))
+            reply = doubts.reread(
+                replies.read(answer.status, answer.body, sent, answer.retry_after, answer.location)
+            )
         except Unreachable as error:
             log.warning("call.unanswered", app=app.name, reason=str(error), sent=error.sent)
             calls.append(Sent(items, None))
@@ -513,7 +582,8 @@ class Deliverer:
         self._metrics.calls.labels(str(status or "none")).inc()
         seconds = time.perf_counter() - started
         self._metrics.call_seconds.observe(seconds)
-        if kind is KeyKind.PRODUCTION or not _refused(reply):  # a bad key of another kind holds only what needs it
+        # A bad key of another kind holds only what needs it
+        if kind is KeyKind.PRODUCTION or not _refused(reply):
             self._gate(app.name).heard(self._ticks(), seconds, reply)
         return reply
 
@@ -521,7 +591,8 @@ class Deliverer:
         return judge(
             outcome,
             action=item.action,
-            age=self._age(item) if isinstance(outcome, Trouble) else 0.0,  # nothing else depends on it
+            # Nothing else depends on it
+            age=self._age(item) if isinstance(outcome, Trouble) else 0.0,
             attempt=item.attempts,
             policy=self._policy,
             chance=self._chance(),
@@ -538,8 +609,12 @@ class Deliverer:
     def _ticks_ms(self) -> int:
         return int(self._ticks() * 1000)
 
-    def _postponed(self, batch: Sequence[Item], verdicts: Sequence[tuple[Item, Verdict]]) -> dict[int, int]:
-        """Until when each lane waits that still has an item in the queue; what was not sent may go at once."""
+    def _postponed(
+        self, batch: Sequence[Item], verdicts: Sequence[tuple[Item, Verdict]]
+    ) -> dict[int, int]:
+        """Until when each lane waits that still has an item in the queue; what was not sent may go
+        at once.
+        """
         sent = {item.seq for item, _ in verdicts}
         now = self._ticks_ms()
         until = {item.lane: now for item in batch if item.seq not in sent}

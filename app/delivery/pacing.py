@@ -1,8 +1,9 @@
-"""Whether a call to Leanplum may begin now, from what came of those before. Pure: it is told the time, in seconds of a
-clock that never goes back.
+"""Whether a call to Leanplum may begin now, from what came of those before. Pure: it is told the
+time, in seconds of a clock that never goes back.
 
-`Circuit` stops calls while they lead nowhere and lets one through to probe; `Pace` keeps them to a rate that Leanplum
-takes without complaint: additive increase, multiplicative decrease (RFC 5681 §3.1 has the same for TCP).
+`Circuit` stops calls while they lead nowhere and lets one through to probe; `Pace` keeps them to a
+rate that Leanplum takes without complaint: additive increase, multiplicative decrease (RFC 5681
+§3.1 has the same for TCP).
 """
 
 from collections import deque
@@ -15,8 +16,10 @@ FAILURES = 5  # calls in trouble, one after the other, that open the circuit
 LONGEST_SECONDS = 60.0  # between probes while Leanplum is away: how late its return may be noticed
 MOST, LEAST = 1_000.0, 5.0  # calls a second
 RISE = 20.0  # calls a second more, each second without complaint
-BURST_SECONDS = 0.05  # so much of the rate may begin at once: else calls that are ready together wait in a row
-COOLDOWN_SECONDS = 1.0  # what was in flight at a complaint will complain as well: that is one complaint
+# So much of the rate may begin at once: else calls that are ready together wait in a row
+BURST_SECONDS = 0.05
+# What was in flight at a complaint will complain as well: that is one complaint
+COOLDOWN_SECONDS = 1.0
 SLOW_SECONDS = 2.0  # a call may take so long without being a sign of anything
 SLOW_FACTOR = 4.0  # times what is usual
 
@@ -30,9 +33,11 @@ class State(StrEnum):
 
 
 class Circuit:
-    """Closed until calls lead nowhere; then open, with one probe at a time after waits that double; `held` is the same
-    with one steady wait, since only a person can mend that. Who waits until a probe is those whose calls failed: what
-    is in doubt for one user alone may be probed at once with another's items."""
+    """Closed until calls lead nowhere; then open, with one probe at a time after waits that double;
+    `held` is the same with one steady wait, since only a person can mend that. Who waits until a
+    probe is those whose calls failed: what is in doubt for one user alone may be probed at once
+    with another's items.
+    """
 
     def __init__(self, *, shortest: float, held: float) -> None:
         self._shortest, self._held = shortest, held
@@ -92,8 +97,12 @@ class Pace:
         self._lower(now, 0.5)
 
     def answered(self, now: float, seconds: float) -> None:
-        """Leanplum answered without complaint, after `seconds`: far more than usual is a complaint as well."""
-        usual = self._usual = seconds if self._usual is None else self._usual + (seconds - self._usual) / 50
+        """Leanplum answered without complaint, after `seconds`: far more than usual is a complaint
+        as well.
+        """
+        usual = self._usual = (
+            seconds if self._usual is None else self._usual + (seconds - self._usual) / 50
+        )
         if seconds > max(SLOW_SECONDS, SLOW_FACTOR * usual):
             self._lower(now, 0.8)
         elif now - self._complained >= COOLDOWN_SECONDS:
@@ -115,8 +124,9 @@ class Gate:
         self.circuit, self.pace = Circuit(shortest=shortest, held=held), Pace()
 
     def wait(self, now: float, in_flight: int) -> float | None:
-        """Seconds until another call may begin beside those in flight: 0 where it may now, None where an answer, or
-        the time of the next probe, must come first."""
+        """Seconds until another call may begin beside those in flight: 0 where it may now, None
+        where an answer, or the time of the next probe, must come first.
+        """
         room = self.circuit.room(now)
         return self.pace.wait(now) if room is None or in_flight < room else None
 
@@ -126,8 +136,10 @@ class Gate:
         return self.circuit.state is not State.CLOSED
 
     def doubted(self, now: float, users: int) -> None:
-        """Nothing tells an item's fault from one of all that we send: hold. `users`: how many users' own calls were
-        doubtful since one passed. The first probe comes at once, and any while that is one user: it is another's."""
+        """Nothing tells an item's fault from one of all that we send: hold. `users`: how many
+        users' own calls were doubtful since one passed. The first probe comes at once, and any
+        while that is one user: it is another's.
+        """
         first = self.circuit.state is not State.HELD
         self.circuit.refused(now, probe_now=first or users < 2)
 

@@ -1,10 +1,11 @@
-"""Finding the item at fault where a call is refused as a whole. Pure: it says what to send next, and is told what came
-of it.
+"""Finding the item at fault where a call is refused as a whole. Pure: it says what to send next,
+and is told what came of it.
 
-A refused call is sent again in halves, by users as long as there are several, then by one user's items in their order,
-until the parts pass or one item is left. Where Leanplum itself refuses what an item says (`TooMuch`), a lone item's own
-refusal ends it. Where nothing tells an item's fault from one of all that we send (`Doubtful`: a firewall's answer, a
-refusal in words that nobody knows), only other users' calls do:
+A refused call is sent again in halves, by users as long as there are several, then by one user's
+items in their order, until the parts pass or one item is left. Where Leanplum itself refuses what
+an item says (`TooMuch`), a lone item's own refusal ends it. Where nothing tells an item's fault
+from one of all that we send (`Doubtful`: a firewall's answer, a refusal in words that nobody
+knows), only other users' calls do:
 
 - An item is at fault where a call with it was doubtful, then a call of another user passed, and then its own call was
   doubtful, twice.
@@ -20,22 +21,25 @@ from app.model import ConfigRefused, Item, ItemRefused, Outcome, Trouble
 Part = Sequence[Item]
 Steps = Generator[Part, Reply, None]
 
-USERS_IN_DOUBT = 2  # so many users whose own calls are doubtful, and none passed since: it is nobody's item
+# So many users whose own calls are doubtful, and none passed since: it is nobody's item
+USERS_IN_DOUBT = 2
 MOST_SUSPECTS = 500
 
 
 class Doubts:
-    """The evidence of the doubtful answers to one app's calls, and of those between them. Users are named by lanes.
+    """The evidence of the doubtful answers to one app's calls, and of those between them. Users are
+    named by lanes.
 
-    `held`: it was decided that no item is at fault; so it stays until a call passes. `reason`: of the last doubtful
-    answer, until a call passes.
+    `held`: it was decided that no item is at fault; so it stays until a call passes. `reason`: of
+    the last doubtful answer, until a call passes.
     """
 
     def __init__(self) -> None:
         self.held = False
         self.reason: str | None = None
         self._alone = set[int]()  # users whose own calls were doubtful, since a call passed last
-        self._suspects = dict[int, bool]()  # users in doubtful calls: whether another's call passed since
+        # Users in doubtful calls: whether another's call passed since
+        self._suspects = dict[int, bool]()
         self._singled_out = set[int]()  # of the suspects: those whose own calls were doubtful
 
     @property
@@ -58,10 +62,13 @@ class Doubts:
             self._forget(lane)
 
     def doubted(self, lanes: Collection[int], reason: str) -> bool:
-        """A call with these users' items was doubtful; return whether it is one user's, who is at fault.
+        """A call with these users' items was doubtful; return whether it is one user's, who is at
+        fault.
 
-        What passed before is evidence against one user: for the others this answer may be the first of a block. Only
-        those whose own calls were doubtful before it passed keep theirs where another is found at fault."""
+        What passed before is evidence against one user: for the others this answer may be the first
+        of a block. Only those whose own calls were doubtful before it passed keep theirs where
+        another is found at fault.
+        """
         self.reason = reason
         alone = next(iter(lanes)) if len(lanes) == 1 else None
         if alone is not None and self.cleared(alone):
@@ -83,7 +90,9 @@ class Doubts:
         self._singled_out.discard(lane)
 
     def reread(self, reply: Reply) -> Reply:
-        """Return the reply, in doubt where it refuses one item in the very words in which whole calls are refused."""
+        """Return the reply, in doubt where it refuses one item in the very words in which whole
+        calls are refused.
+        """
         match reply:
             case [ItemRefused(reason)] if reason == self.reason:
                 return Doubtful(reason)
@@ -91,15 +100,19 @@ class Doubts:
 
 
 class Bisection:
-    """The sending of one batch. `part` is what to send next, None at the end; `heard` takes the reply to it. Each user
-    has one call at a time and their items in order: after an item that has to wait, none of theirs is sent."""
+    """The sending of one batch. `part` is what to send next, None at the end; `heard` takes the
+    reply to it. Each user has one call at a time and their items in order: after an item that has
+    to wait, none of theirs is sent.
+    """
 
     def __init__(self, items: Part, doubts: Doubts) -> None:
         self._items, self._doubts = items, doubts
         self._outcomes = dict[int, Outcome]()  # by sequence number
         self._blocked = set[int]()  # users of whom nothing more may be sent now
-        self._guilty = dict[int, bool]()  # users found at fault: whether another item may be refused on that evidence
-        self._unclear: list[int] = []  # users whose own call was doubtful, with nothing to compare it with
+        # Users found at fault: whether another item may be refused on that evidence
+        self._guilty = dict[int, bool]()
+        # Users whose own call was doubtful, with nothing to compare it with
+        self._unclear: list[int] = []
         self._reason: str | None = None  # of the last doubtful answer
         self._left = 0  # calls that may be made yet, once an answer was doubtful
         self._stopped = False
@@ -115,7 +128,9 @@ class Bisection:
             self.part = None
 
     def outcomes(self) -> list[tuple[Item, Outcome]]:
-        """Return each item's outcome. Items without one were not sent, or are to be sent again at once."""
+        """Return each item's outcome. Items without one were not sent, or are to be sent again at
+        once.
+        """
         outcomes = dict(self._outcomes)
         if self._reason is not None and self._doubts.held:
             for item in self._items:
@@ -142,7 +157,9 @@ class Bisection:
             yield from self._finish(part, reply)
 
     def _ask(self, part: Part) -> Generator[Part, Reply, Reply | None]:
-        """Send what may be sent of a part and take note of the reply; None where nothing was sent."""
+        """Send what may be sent of a part and take note of the reply; None where nothing was
+        sent.
+        """
         left = self._sendable(part)
         in_doubt = self._reason is not None
         if not left or self._stopped or (in_doubt and (self._doubts.held or not self._left)):
@@ -160,7 +177,11 @@ class Bisection:
         return reply
 
     def _sendable(self, part: Part) -> list[Item]:
-        return [item for item in part if item.seq not in self._outcomes and item.lane not in self._blocked]
+        return [
+            item
+            for item in part
+            if item.seq not in self._outcomes and item.lane not in self._blocked
+        ]
 
     def _note(self, part: Part, outcomes: Sequence[Outcome]) -> None:
         """Keep the outcomes of a part, and what they tell of the way to Leanplum."""
@@ -215,8 +236,9 @@ class Bisection:
             yield from self._refuse(part)
 
     def _halve(self, part: Part) -> Steps:
-        """Send a part in two halves. Those of different users are both sent before either is halved again: most users
-        need not wait then until the item at fault is found."""
+        """Send a part in two halves. Those of different users are both sent before either is halved
+        again: most users need not wait then until the item at fault is found.
+        """
         first, second = halves(part)
         if first[0].lane == second[0].lane:
             yield from self._send(first)
@@ -230,7 +252,9 @@ class Bisection:
                 yield from self._finish(half, reply)
 
     def _sound_out(self, first: Part, second: Part) -> Steps:
-        """Both halves are doubtful: several items are at fault, or none. One user of each, by themselves, tells."""
+        """Both halves are doubtful: several items are at fault, or none. One user of each, by
+        themselves, tells.
+        """
         for half in first, second:
             user = [item for item in half if item.lane == half[0].lane]
             if len(user) < len(half):
@@ -241,7 +265,9 @@ class Bisection:
         reply = yield from self._ask(part)
         if isinstance(reply, Doubtful):
             (item,) = part
-            self._outcomes[item.seq] = ItemRefused(f"{reply.reason}; calls of other users pass, this item's does not")
+            self._outcomes[item.seq] = ItemRefused(
+                f"{reply.reason}; calls of other users pass, this item's does not"
+            )
             self._guilty[item.lane] = False
         elif reply is not None:
             yield from self._finish(part, reply)
@@ -251,16 +277,22 @@ class Bisection:
 
 
 def halves(part: Part) -> tuple[Part, Part]:
-    """Split a part of several items by its users, or where it is all of one by its items; order is kept."""
+    """Split a part of several items by its users, or where it is all of one by its items; order is
+    kept.
+    """
     lanes = list(dict.fromkeys(item.lane for item in part))
     if len(lanes) == 1:
         return part[: len(part) // 2], part[len(part) // 2 :]
     first = set(lanes[: len(lanes) // 2])
-    return [item for item in part if item.lane in first], [item for item in part if item.lane not in first]
+    return [item for item in part if item.lane in first], [
+        item for item in part if item.lane not in first
+    ]
 
 
 def most_calls(items: Part) -> int:
-    """How many calls may be spent on a batch after a doubtful one: twice what it takes to find one item."""
+    """How many calls may be spent on a batch after a doubtful one: twice what it takes to find one
+    item.
+    """
     counts = dict[int, int]()
     for item in items:
         counts[item.lane] = counts.get(item.lane, 0) + 1
@@ -269,8 +301,9 @@ def most_calls(items: Part) -> int:
 
 
 def sent_again(parts: Sequence[Part], settled: Collection[int]) -> list[bool]:
-    """For each part, in the order in which they were sent, return whether it is not what settled all of its items: one
-    was sent again later, or is still to be sent."""
+    """For each part, in the order in which they were sent, return whether it is not what settled
+    all of its items: one was sent again later, or is still to be sent.
+    """
     again, later = list[bool](), set[int]()
     for part in reversed(parts):
         seqs = {item.seq for item in part}

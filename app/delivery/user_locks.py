@@ -1,8 +1,10 @@
-"""Locks users for a call that a caller waits for, and keeps clear of the delivery and of other such calls.
+"""Locks users for a call that a caller waits for, and keeps clear of the delivery and of other such
+calls.
 
-What was accepted for a user should arrive before what is asked about them afterwards. So a call waits until nothing of
-its users waits, but for a bounded time only: a user with a long backlog, or one whose items Leanplum doesn't take now,
-is not cut off. It never goes beside another call of theirs, whichever process made that, and never before a deletion.
+What was accepted for a user should arrive before what is asked about them afterwards. So a call
+waits until nothing of its users waits, but for a bounded time only: a user with a long backlog, or
+one whose items Leanplum doesn't take now, is not cut off. It never goes beside another call of
+theirs, whichever process made that, and never before a deletion.
 """
 
 import asyncio
@@ -32,7 +34,9 @@ Asking = asyncio.Task[Answer | Denied]
 
 
 class Locked(NamedTuple):
-    """Users are locked until `until`, by the monotonic clock. `recorded`: whether the record of the call is written."""
+    """Users are locked until `until`, by the monotonic clock. `recorded`: whether the record of the
+    call is written.
+    """
 
     until: float = math.inf
     recorded: bool = False
@@ -41,7 +45,9 @@ class Locked(NamedTuple):
 class UserLocks:
     """The locks of one process, `owner`; each lasts `lease_seconds` at most."""
 
-    def __init__(self, outbox: Outbox, liveness: LivenessLock, owner: str, lease_seconds: float) -> None:
+    def __init__(
+        self, outbox: Outbox, liveness: LivenessLock, owner: str, lease_seconds: float
+    ) -> None:
         self._outbox, self._liveness, self._owner = outbox, liveness, owner
         self._lease_seconds = lease_seconds
         self._waiters: set[asyncio.Event] = set()
@@ -65,19 +71,24 @@ class UserLocks:
         record: tuple[int, str] | None = None,
         in_order: bool = False,
     ) -> AsyncIterator[Locked]:
-        """Lock the subjects, after waiting at most `patience` seconds for what was accepted for them before.
+        """Lock the subjects, after waiting at most `patience` seconds for what was accepted for
+        them before.
 
-        A call that is cancelled may be at work at Leanplum, so its subjects stay locked for a while.
+        A call that is cancelled may be at work at Leanplum, so its subjects stay locked for a
+        while.
 
-        `record`: the audit record of the call, written together with the lock. `in_order`: nothing that waits is
-        overtaken. Raises Erased where a subject was erased and `unless_erased`; UpstreamUnavailable where other calls
-        of the subjects don't end for `timeout` seconds, or where `in_order` and something waits still.
+        `record`: the audit record of the call, written together with the lock. `in_order`: nothing
+        that waits is overtaken. Raises Erased where a subject was erased and `unless_erased`;
+        UpstreamUnavailable where other calls of the subjects don't end for `timeout` seconds, or
+        where `in_order` and something waits still.
         """
         if not subjects:
             yield Locked()
             return
         lease_ms = int(self._lease_seconds * 1000)
-        request = LockRequest(str(uuid.uuid4()), app, list(subjects), self._owner, lease_ms, unless_erased, record)
+        request = LockRequest(
+            str(uuid.uuid4()), app, list(subjects), self._owner, lease_ms, unless_erased, record
+        )
         asked: list[Asking] = []
         outlived = False
         try:
@@ -144,7 +155,9 @@ class UserLocks:
         waiting = await self._outbox.waiting_lanes(set(lanes.values()))
         return [subject for subject, lane in lanes.items() if lane in waiting]
 
-    async def _is_deleted(self, request: LockRequest, lanes: Collection[int], asked: list[Asking]) -> bool:
+    async def _is_deleted(
+        self, request: LockRequest, lanes: Collection[int], asked: list[Asking]
+    ) -> bool:
         """Whether a deletion of the users waits, which this call must let pass. Raises Erased."""
         if not (request.unless_erased and await self._outbox.waits_to_erase(lanes)):
             return False
@@ -158,14 +171,20 @@ class UserLocks:
     async def _ask(
         self, request: LockRequest, clear_upto: int | None, dead: Sequence[str], asked: list[Asking]
     ) -> Answer | Denied:
-        """Ask once. Whoever gives up meanwhile leaves a question behind whose answer must be known before unlocking."""
+        """Ask once. Whoever gives up meanwhile leaves a question behind whose answer must be known
+        before unlocking.
+        """
         liveness = self._liveness.identity()
-        asking = asyncio.ensure_future(self._outbox.lock(request, liveness=liveness, clear_upto=clear_upto, dead=dead))
+        asking = asyncio.ensure_future(
+            self._outbox.lock(request, liveness=liveness, clear_upto=clear_upto, dead=dead)
+        )
         asked[:] = [asking]
         try:
             return await asyncio.shield(asking)
         except CommitUnknown as error:
-            raise StorageUnavailable("The database can't commit now; nothing was sent to Leanplum.") from error
+            raise StorageUnavailable(
+                "The database can't commit now; nothing was sent to Leanplum."
+            ) from error
 
     async def _unlock(self, id: str, asked: Sequence[Asking], outlived: bool) -> None:
         """Try until it is written: what stays locked is sent to nobody."""

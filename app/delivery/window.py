@@ -1,18 +1,21 @@
-"""What a deliverer knows of the queue: the next items of each lane, which may be sent, and what it should read next.
+"""What a deliverer knows of the queue: the next items of each lane, which may be sent, and what it
+should read next.
 
-Pure but for being told what happens. It is bounded: the rest of the queue stays on disk and is read as room comes. A
-lane's items are held in the order of acceptance, and a lane that is in flight or parked gives none out, so its order
-and its one call at a time hold whatever happens to others.
+Pure but for being told what happens. It is bounded: the rest of the queue stays on disk and is read
+as room comes. A lane's items are held in the order of acceptance, and a lane that is in flight or
+parked gives none out, so its order and its one call at a time hold whatever happens to others.
 
-The queue is read from its tail, so that what was accepted just now is seen at once. A caller that has more waiting than
-its share of the room has a *backlog*, read by a cursor of its own as its share is sent: however long it is, other
-callers' items pass it. A lane is *behind* where items of it were passed over; it takes no others before those, which
-are read by the lane itself. Items up to the tail are therefore always in one of four places: here, in flight, in a
-backlog, or in a lane that is behind or parked.
+The queue is read from its tail, so that what was accepted just now is seen at once. A caller that
+has more waiting than its share of the room has a *backlog*, read by a cursor of its own as its
+share is sent: however long it is, other callers' items pass it. A lane is *behind* where items of
+it were passed over; it takes no others before those, which are read by the lane itself. Items up to
+the tail are therefore always in one of four places: here, in flight, in a backlog, or in a lane
+that is behind or parked.
 
-An item that an operator sends again keeps its number, and so lies before what was read. Its lane falls behind: what is
-here of it is dropped, and the lane is read anew. Lanes that were read by themselves have room and turns of their own,
-so that a million items sent again don't keep new ones waiting.
+An item that an operator sends again keeps its number, and so lies before what was read. Its lane
+falls behind: what is here of it is dropped, and the lane is read anew. Lanes that were read by
+themselves have room and turns of their own, so that a million items sent again don't keep new ones
+waiting.
 """
 
 from collections import Counter, defaultdict, deque
@@ -29,7 +32,8 @@ MAX_ACTIONS = 500
 MAX_BYTES = 1_000_000  # no limit is published; clients in the field stop here
 PAGE = 5_000
 LANES = 2_000  # lanes that are read by themselves at once
-LONGEST_WAIT_MS = 3_600_000  # a stored time further ahead is by a clock that was set, or another host's
+# A stored time further ahead is by a clock that was set, or another host's
+LONGEST_WAIT_MS = 3_600_000
 
 
 def _alone(item: Item) -> bool:
@@ -37,7 +41,9 @@ def _alone(item: Item) -> bool:
 
 
 class Turn(NamedTuple):
-    """The group in which a ready lane is sent. Groups of one app and size share calls, and take turns in them."""
+    """The group in which a ready lane is sent. Groups of one app and size share calls, and take
+    turns in them.
+    """
 
     app: str
     caller: int
@@ -56,13 +62,16 @@ class _Passed(NamedTuple):
 class Window:
     """The part of the queue that is in memory."""
 
-    def __init__(self, capacity: int = 40_000, per_lane: int = MAX_ACTIONS, max_bytes: int = 64_000_000) -> None:
+    def __init__(
+        self, capacity: int = 40_000, per_lane: int = MAX_ACTIONS, max_bytes: int = 64_000_000
+    ) -> None:
         self._capacity, self._per_lane, self._max_bytes = capacity, per_lane, max_bytes
         self._refill_limit = max(1, min(PAGE, capacity // 8))
         self.shards: frozenset[int] = frozenset()
         self._waiting: dict[int, deque[Item]] = {}  # by lane
         self._flying: set[int] = set()  # lanes
-        # Items that are here, in flight, or landed since the last read began: a read may bring them a second time.
+        # Items that are here, in flight, or landed since the last read began: a read may bring them
+        # a second time.
         self._known: set[int] = set()
         self._landed: list[int] = []  # since the last read began
         self._failures: dict[int, int] = {}  # calls that failed, one after the other, by lane
@@ -74,7 +83,8 @@ class Window:
         for queue in self._waiting.values():
             self._known.difference_update([item.seq for item in queue])
         self._waiting = {}
-        self._ready: dict[Turn, dict[int, None]] = {}  # lanes that may be sent, the longest ready first
+        # Lanes that may be sent, the longest ready first
+        self._ready: dict[Turn, dict[int, None]] = {}
         self._parked: dict[int, int] = {}  # until when (ms), by lane
         self._behind: dict[int, _Passed] = {}  # by lane
         # By app: the lanes behind that nothing stops from being read.
@@ -82,8 +92,10 @@ class Window:
         self._tail: int | None = None  # None: the queue is to be read anew
         self._tail_whole = False
         self._replays = 0  # how many of an operator's replays were seen
-        self._backlogs: dict[int, int] = {}  # by caller: the sequence number up to which it was read
-        self._counts = defaultdict[int, int](int)  # items waiting here, by caller, but for those of refilled lanes
+        # By caller: the sequence number up to which it was read
+        self._backlogs: dict[int, int] = {}
+        # Items waiting here, by caller, but for those of refilled lanes
+        self._counts = defaultdict[int, int](int)
         self._bytes = defaultdict[int, int](int)
         self._refilled: set[int] = set()  # lanes whose items here were read by the lane itself
         self._refilled_counts = Counter[str]()  # items of theirs that wait here, by app
@@ -99,18 +111,26 @@ class Window:
         return sum(self._counts.values()) >= self._capacity
 
     def assign(self, shards: frozenset[int]) -> None:
-        """From now on these shards are ours: new ones are read from their start, and the lanes of lost ones dropped."""
+        """From now on these shards are ours: new ones are read from their start, and the lanes of
+        lost ones dropped.
+        """
         if shards - self.shards:
             self._forget()
         self.shards = shards
         for lane in [lane for lane in self._waiting if ids.shard(lane) not in shards]:
             self._drop(lane)
-        self._parked = {lane: until for lane, until in self._parked.items() if ids.shard(lane) in shards}
+        self._parked = {
+            lane: until for lane, until in self._parked.items() if ids.shard(lane) in shards
+        }
         for idle in self._idle.values():
             for lane in [lane for lane in idle if ids.shard(lane) not in shards]:
                 del idle[lane]
-        self._failures = {lane: count for lane, count in self._failures.items() if ids.shard(lane) in shards}
-        self._behind = {lane: passed for lane, passed in self._behind.items() if ids.shard(lane) in shards}
+        self._failures = {
+            lane: count for lane, count in self._failures.items() if ids.shard(lane) in shards
+        }
+        self._behind = {
+            lane: passed for lane, passed in self._behind.items() if ids.shard(lane) in shards
+        }
 
     def in_flight(self, shards: frozenset[int]) -> bool:
         """Whether a call is in flight for a lane of these shards."""
@@ -119,8 +139,10 @@ class Window:
     # --- reading -------------------------------------------------------------------------------------------------
 
     def wants(self, *, changed: bool) -> Wanted | None:
-        """What should be read now; `changed`: something may have been accepted since the last time. None where there
-        is nothing to read, or no room for it. What is read is to be told to `take_in`, and nothing asked before."""
+        """What should be read now; `changed`: something may have been accepted since the last time.
+        None where there is nothing to read, or no room for it. What is read is to be told to
+        `take_in`, and nothing asked before.
+        """
         self._known.difference_update(self._landed)
         self._landed.clear()
         return self._wanted(changed)
@@ -152,10 +174,13 @@ class Window:
         )
 
     def _to_refill(self) -> list[int]:
-        """The lanes behind that are to be read now. Each app has room of its own, since one that is held sends nothing
-        and gives no room back."""
+        """The lanes behind that are to be read now. Each app has room of its own, since one that is
+        held sends nothing and gives no room back.
+        """
         apps = [app for app, idle in self._idle.items() if idle and not self._refills(app, 1)]
-        return [lane for app in apps for lane in islice(self._idle[app], max(1, LANES // len(apps)))]
+        return [
+            lane for app in apps for lane in islice(self._idle[app], max(1, LANES // len(apps)))
+        ]
 
     def _readable(self) -> Iterable[tuple[int, int, int]]:
         """The backlogs for which there is enough room that reading is worth it."""
@@ -220,7 +245,9 @@ class Window:
                     self._pass_over(lane, passed.app, read + 1, passed.last)
 
     def _read_again(self, lane: int, app: str, first: int, last: int) -> None:
-        """Let a lane fall behind that has items before those that were read. Unread backlogs may have earlier ones."""
+        """Let a lane fall behind that has items before those that were read. Unread backlogs may
+        have earlier ones.
+        """
         self._let_go(lane, app, min([first, *self._backlogs.values()]), last)
 
     def _let_go(self, lane: int, app: str, first: int, last: int) -> None:
@@ -234,7 +261,8 @@ class Window:
         callers = {item.caller for item in page.items}
         share, others = self._share(callers), len(callers | self._backlogs.keys()) > 1
         left = {caller: self._room(caller, share) for caller in callers}
-        late = set[int]()  # callers whose backlog begins in this page: `earlier` doesn't know of it yet
+        # Callers whose backlog begins in this page: `earlier` doesn't know of it yet
+        late = set[int]()
         for item in page.items:
             caller = item.caller
             left[caller] -= 1
@@ -245,7 +273,9 @@ class Window:
                 late.add(caller)
                 self._backlogs[caller] = item.seq - 1
             if others:
-                self._pass_over(item.lane, item.app, found.earlier.get(item.lane, item.seq), item.seq)
+                self._pass_over(
+                    item.lane, item.app, found.earlier.get(item.lane, item.seq), item.seq
+                )
         self._tail_whole = page.whole
         self._tail = found.last if page.whole else page.items[-1].seq
 
@@ -273,7 +303,11 @@ class Window:
             return
         lane = item.lane
         queue = self._waiting.get(lane)
-        if lane in self._behind or lane in self._parked or (queue is not None and self._has_enough(lane, queue)):
+        if (
+            lane in self._behind
+            or lane in self._parked
+            or (queue is not None and self._has_enough(lane, queue))
+        ):
             self._pass_over(lane, item.app, item.seq, item.seq)
             return
         if queue is None:
@@ -282,7 +316,8 @@ class Window:
                 self._pass_over(lane, item.app, item.seq, item.seq)
                 return
             queue = self._waiting[lane] = deque()
-        elif item.seq < queue[-1].seq:  # sent again by an operator, and read before the replay was seen
+        elif item.seq < queue[-1].seq:
+            # sent again by an operator, and read before the replay was seen
             self._read_again(lane, item.app, item.seq, item.seq)
             return
         queue.append(item)
@@ -307,7 +342,9 @@ class Window:
         return count >= times * self._refill_limit or size >= times * self._max_bytes // 8
 
     def _pass_over(self, lane: int, app: str, first: int, last: int) -> None:
-        """Items of the lane were passed over; they are read again once what is here of it is sent."""
+        """Items of the lane were passed over; they are read again once what is here of it is
+        sent.
+        """
         if lane in self._behind:
             app, passed_first, passed_last = self._behind[lane]
             first, last = min(first, passed_first), max(last, passed_last)
@@ -335,22 +372,28 @@ class Window:
         self._ready.setdefault(self._turn(lane), {})[lane] = None
 
     def _turn(self, lane: int) -> Turn:
-        """What a waiting lane is sent with. After a call that failed its users go on in calls of half as many, so that
-        one whose items make calls fail is soon alone, and nobody else waits for it."""
+        """What a waiting lane is sent with. After a call that failed its users go on in calls of
+        half as many, so that one whose items make calls fail is soon alone, and nobody else waits
+        for it.
+        """
         first = self._waiting[lane][0]
         users = max(1, MAX_USERS >> min(self._failures.get(lane, 0), 10))
         return Turn(first.app, first.caller, users, lane in self._refilled)
 
     def next_batch(self, users: int = MAX_USERS, app: str | None = None) -> list[Item]:
-        """The items of the next call, for one app (None: whose turn it is): at most `users` lanes, 500 items, 1 MB, of
-        all callers in turn. Their lanes are in flight from now on. Empty where nothing may be sent."""
+        """The items of the next call, for one app (None: whose turn it is): at most `users` lanes,
+        500 items, 1 MB, of all callers in turn. Their lanes are in flight from now on. Empty where
+        nothing may be sent.
+        """
         batch: list[Item] = []
         size, taken = 0, set[tuple[str, str]]()
         first = next((turn for turn in self._ready if app in (None, turn.app)), None)
         if first is None:
             return batch
         users = min(users, first.users)
-        turns = deque(turn for turn in self._ready if (turn.app, turn.users) == (first.app, first.users))
+        turns = deque(
+            turn for turn in self._ready if (turn.app, turn.users) == (first.app, first.users)
+        )
         while turns and len(taken) < users:
             turn = turns.popleft()
             lane = next(iter(self._ready[turn]))
@@ -361,21 +404,31 @@ class Window:
             lanes = self._ready.pop(turn)
             del lanes[lane]
             if lanes:
-                self._ready[turn] = lanes  # as the last one, so that the next call begins with another
+                # As the last one, so that the next call begins with another
+                self._ready[turn] = lanes
                 turns.append(turn)
             if _alone(batch[0]):
                 break
         return batch
 
-    def _fill(self, batch: list[Item], size: int, lane: int, taken: set[tuple[str, str]], users: int) -> int:
-        """Move what fits of a lane's items into the batch, whose bodies have `size` bytes and are of the users `taken`;
-        their size afterwards."""
+    def _fill(
+        self, batch: list[Item], size: int, lane: int, taken: set[tuple[str, str]], users: int
+    ) -> int:
+        """Move what fits of a lane's items into the batch, whose bodies have `size` bytes and are
+        of the users `taken`; their size afterwards.
+        """
         queue = self._waiting[lane]
         if batch and _alone(batch[0]):
             return size
-        while queue and len(batch) < MAX_ACTIONS and (not batch or size + len(queue[0].body) <= MAX_BYTES):
+        while (
+            queue
+            and len(batch) < MAX_ACTIONS
+            and (not batch or size + len(queue[0].body) <= MAX_BYTES)
+        ):
             who = queue[0].app, queue[0].subject
-            if (who not in taken and len(taken) == users) or (batch and (_alone(queue[0]) or who[0] != batch[0].app)):
+            if (who not in taken and len(taken) == users) or (
+                batch and (_alone(queue[0]) or who[0] != batch[0].app)
+            ):
                 break
             taken.add(who)
             item = queue.popleft()
@@ -400,10 +453,14 @@ class Window:
         if not self._counts[item.caller]:
             del self._counts[item.caller], self._bytes[item.caller]
 
-    def landed(self, batch: Iterable[Item], postponed: Mapping[int, int], locked: Collection[int] = ()) -> None:
-        """A call's verdicts are on disk. `postponed` lanes wait until the time given: what of theirs is in memory is
-        let go of, and read again then, since the head of their order has gone back to the queue. Of the `locked` ones
-        nothing was sent, so the call says nothing about them."""
+    def landed(
+        self, batch: Iterable[Item], postponed: Mapping[int, int], locked: Collection[int] = ()
+    ) -> None:
+        """A call's verdicts are on disk. `postponed` lanes wait until the time given: what of
+        theirs is in memory is let go of, and read again then, since the head of their order has
+        gone back to the queue. Of the `locked` ones nothing was sent, so the call says nothing
+        about them.
+        """
         first: dict[int, Item] = {}
         last: dict[int, int] = {}
         for item in batch:

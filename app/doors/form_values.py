@@ -11,7 +11,8 @@ from app.errors import Malformed
 
 NO_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 SLICE = 256 * 1024  # bytes that are decoded before other threads have their turn
-MAX_BARE = 1_000  # signs that begin no escape, in a slice: to escape each costs as much as an object
+# Signs that begin no escape, in a slice: to escape each costs as much as an object
+MAX_BARE = 1_000
 
 
 def pairs(form: bytes, most: int) -> Iterator[tuple[str, str]]:

@@ -159,7 +159,9 @@ async def charge(gateway: Gateway, context: Context, refusal: Refusal) -> None:
 
 
 def _lost(context: Context, refusal: Refusal) -> bool:
-    """Tell whether a body can't be read since it was cut off, for which a bad connection is enough."""
+    """Tell whether a body can't be read since it was cut off, for which a bad connection is
+    enough.
+    """
     return context.cut_off and isinstance(refusal, Malformed)
 
 
@@ -171,8 +173,9 @@ def _names_key(context: Context) -> bool:
 
 
 class _LockOut:
-    """Refuses an address that has failed too often: once the beginning of a body has no known key, or
-    is not here in time."""
+    """Refuses an address that has failed too often: once the beginning of a body has no known key,
+    or is not here in time.
+    """
 
     def __init__(self, gateway: Gateway, address: str) -> None:
         self._gateway, self._address = gateway, address
@@ -185,7 +188,9 @@ class _LockOut:
             await limiting.refuse_locked_out(self._gateway, self._address)
 
 
-async def _searched(gateway: Gateway, context: Context, receive: Receive, limit: int, *, small: bool) -> Receive:
+async def _searched(
+    gateway: Gateway, context: Context, receive: Receive, limit: int, *, small: bool
+) -> Receive:
     """Return the whole body again, which is read until a known key is seen; a small one, until its
     end."""
     lock_out = _LockOut(gateway, context.address)

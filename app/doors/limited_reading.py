@@ -1,4 +1,5 @@
-"""Reading the batch of a known key: its items are counted first, and only a batch that passes is looked into.
+"""Reading the batch of a known key: its items are counted first, and only a batch that passes is
+looked into.
 
 To parse a batch costs a fifth of what it costs to look at each of its items.
 """
@@ -17,7 +18,9 @@ FEW_BYTES = 4 * 1024  # a body that is no larger holds a few items, and is read 
 _Call = TypeVar("_Call")
 
 
-async def read_within_limit(gateway: Gateway, context: Context, read: Callable[[Fits], _Call], size: int) -> _Call:
+async def read_within_limit(
+    gateway: Gateway, context: Context, read: Callable[[Fits], _Call], size: int
+) -> _Call:
     """Return what `read` makes of a body of so many bytes, in a thread where it is large.
 
     The key that was seen need not be the one that counts, so the call is limited again once it is

@@ -82,7 +82,9 @@ async def in_turn(function: Callable[[], _Made]) -> _Made:
 
 
 def parsed(text: bytes) -> Any:
-    """Return the JSON of a text. Objects that are not quite as they were sent are `Odd`. Raises Malformed, TooLarge."""
+    """Return the JSON of a text. Objects that are not quite as they were sent are `Odd`. Raises
+    Malformed, TooLarge.
+    """
     text = text.removeprefix(BOM)
     try:
         found = strict(text)
@@ -177,7 +179,9 @@ def _unmarked(value: Any) -> Any:
 
 
 def with_nul(found: Mapping[str, Any], ids: Collection[str]) -> tuple[Fault, ...]:
-    """Return a fault for each of these fields that has a NUL character: no column of PostgreSQL takes one."""
+    """Return a fault for each of these fields that has a NUL character: no column of PostgreSQL
+    takes one.
+    """
     return tuple(
         Fault(pointer((name,)), NO_NUL, "characters")
         for name in ids

@@ -1,4 +1,6 @@
-"""Reading bodies: media type, compression, size, JSON. Pure but for the stream that the caller hands in."""
+"""Reading bodies: media type, compression, size, JSON. Pure but for the stream that the caller
+hands in.
+"""
 
 import json
 import zlib
@@ -20,9 +22,11 @@ JSON, NDJSON, CSV = "application/json", "application/x-ndjson", "text/csv"
 MAX_MEMBERS = 100  # of one gzip or zstd body; each costs the same, however empty
 PACKED_STEP, UNPACKED_STEP = 64 * 1024, 256 * 1024  # bytes that go in, or come out, at a time
 ZSTD_STEP = 64
-MAX_DEPTH = 64  # levels of JSON; deeper ones take parsers, and what walks through what they made, to their limits
+# Levels of JSON; deeper ones take parsers, and what walks through what they made, to their limits
+MAX_DEPTH = 64
 MANY = 2_000  # members of a body that is one thing: far more than anything here has fields
-MAX_CONTAINERS = 500_000  # objects and lists of one body, or commas; a batch of 10,000 SDK actions has some 30,000
+# Objects and lists of one body, or commas; a batch of 10,000 SDK actions has some 30,000
+MAX_CONTAINERS = 500_000
 
 
 def media_type(content_type: str, *allowed: str) -> str:
@@ -30,11 +34,15 @@ def media_type(content_type: str, *allowed: str) -> str:
     found = content_type.partition(";")[0].strip().lower()
     if found in allowed:
         return found
-    raise UnsupportedMediaType(f"The Content-Type must be {' or '.join(allowed)}.").at_header("Content-Type")
+    raise UnsupportedMediaType(f"The Content-Type must be {' or '.join(allowed)}.").at_header(
+        "Content-Type"
+    )
 
 
 def without_bom(text: bytes) -> bytes:
-    """Return a text without the byte-order mark at its start. Raises Malformed for a mark of UTF-16."""
+    """Return a text without the byte-order mark at its start. Raises Malformed for a mark of
+    UTF-16.
+    """
     if text.startswith(OTHER_BOMS):
         raise Malformed("The body is UTF-16 or UTF-32, by its byte-order mark: send it in UTF-8.")
     return text.removeprefix(BOM)
@@ -49,8 +57,8 @@ def has_rows(csv: bytes) -> bool:
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     """The body as it was before Content-Encoding, of at most `limit` bytes.
 
-    Raises TooLarge as soon as more comes out (a bomb is never unpacked whole), Malformed where it can't be unpacked,
-    UnsupportedMediaType for another encoding than gzip, zstd or identity.
+    Raises TooLarge as soon as more comes out (a bomb is never unpacked whole), Malformed where it
+    can't be unpacked, UnsupportedMediaType for another encoding than gzip, zstd or identity.
     """
     unpacker = unpacker_of(encoding)
     if unpacker is None:
@@ -92,14 +100,18 @@ class _Gzip:
 
 
 class _Zstd:
-    """One frame of a zstd body (RFC 8878). A window over 8 MiB is refused: it is memory that the sender chooses."""
+    """One frame of a zstd body (RFC 8878). A window over 8 MiB is refused: it is memory that the
+    sender chooses.
+    """
 
     def __init__(self) -> None:
         self._decoder = zstandard.ZstdDecompressor(max_window_size=8 * 1024 * 1024).decompressobj()
         self.rest: bytes | None = None
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
-        """Yield what comes out. Few bytes go in at a time, since a block of four may come out as 128 KiB."""
+        """Yield what comes out. Few bytes go in at a time, since a block of four may come out as
+        128 KiB.
+        """
         for at in range(0, len(piece), ZSTD_STEP):
             yield self._decoder.decompress(piece[at : at + ZSTD_STEP])
             if self._decoder.eof:
@@ -108,7 +120,9 @@ class _Zstd:
 
 
 class Unpacker:
-    """Takes a compressed body piece by piece: one member (frame), or several, one after the other."""
+    """Takes a compressed body piece by piece: one member (frame), or several, one after the
+    other.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -153,7 +167,9 @@ def is_zstd(encoding: str) -> bool:
 
 
 def unpacker_of(encoding: str) -> Unpacker | None:
-    """What unpacks a Content-Encoding; None where nothing is packed. Raises UnsupportedMediaType."""
+    """What unpacks a Content-Encoding; None where nothing is packed. Raises
+    UnsupportedMediaType.
+    """
     name = encoding.strip().lower()
     if name in {"", "identity"}:
         return None
@@ -164,9 +180,10 @@ def unpacker_of(encoding: str) -> Unpacker | None:
 
 
 def parse(body: bytes) -> Any:
-    """The body's JSON, read as kindly as can be: NaN, huge numbers and lone surrogates come through, so that the rules
-    can say where they stand. Raises Malformed, saying where, for what is not JSON or is too deep; TooLarge for too
-    much of it."""
+    """The body's JSON, read as kindly as can be: NaN, huge numbers and lone surrogates come
+    through, so that the rules can say where they stand. Raises Malformed, saying where, for what is
+    not JSON or is too deep; TooLarge for too much of it.
+    """
     try:
         found = strict(body)
         if not has_long_number(body):
@@ -177,12 +194,15 @@ def parse(body: bytes) -> Any:
 
 
 def kindly(body: bytes, **hooks: Any) -> Any:
-    """The body's JSON with every whole number as it was sent, and with NaN, infinities and lone surrogates. `hooks` are
-    json.loads's own. Raises Malformed."""
+    """The body's JSON with every whole number as it was sent, and with NaN, infinities and lone
+    surrogates. `hooks` are json.loads's own. Raises Malformed.
+    """
     try:
         return json.loads(body.decode("utf-8"), parse_int=_whole, **hooks)
     except json.JSONDecodeError as error:
-        raise Malformed(f"The body is not JSON: line {error.lineno}, column {error.colno}.") from None
+        raise Malformed(
+            f"The body is not JSON: line {error.lineno}, column {error.colno}."
+        ) from None
     except UnicodeDecodeError as error:
         raise Malformed(f"The body is not UTF-8: byte {error.start}.") from None
     except RecursionError:
@@ -190,21 +210,26 @@ def kindly(body: bytes, **hooks: Any) -> Any:
 
 
 def has_long_number(body: bytes) -> bool:
-    """Return whether a text may have a whole number of more than 64 bits, which fast parsers round. What only looks
-    like one, as a long id in a text, counts as well. (Translating and searching costs a tenth of a regular
-    expression.)"""
+    """Return whether a text may have a whole number of more than 64 bits, which fast parsers round.
+    What only looks like one, as a long id in a text, counts as well. (Translating and searching
+    costs a tenth of a regular expression.)
+    """
     return LONG in body.translate(_AS_ZEROS)
 
 
 def _whole(digits: str) -> int:
-    """Return a whole number, or one that is out of range like it: Python refuses to read very long ones."""
+    """Return a whole number, or one that is out of range like it: Python refuses to read very long
+    ones.
+    """
     return int(digits) if len(digits) < MAX_DIGITS else FAR_OUT
 
 
 def strict(body: bytes) -> Any:
-    """The body's JSON, where it is just that. Raises orjson.JSONDecodeError where it is not, Malformed where it is too
-    deep, and TooLarge where it has so many objects, lists or members that making them would keep others waiting: they
-    cost memory and time that no other byte does, so what makes them is counted first."""
+    """The body's JSON, where it is just that. Raises orjson.JSONDecodeError where it is not,
+    Malformed where it is too deep, and TooLarge where it has so many objects, lists or members that
+    making them would keep others waiting: they cost memory and time that no other byte does, so
+    what makes them is counted first.
+    """
     brackets = body.count(b"[") + body.count(b"{")
     if max(brackets, body.count(b",")) > MAX_CONTAINERS:
         raise TooLarge(f"The body has more than {MAX_CONTAINERS} objects and lists, or commas.")
@@ -213,15 +238,22 @@ def strict(body: bytes) -> Any:
 
 
 def refuse_crowded(body: bytes, most: int, *, lines: bool = False) -> None:
-    """Raise TooLarge where the objects and lists of a body of JSON, or of `lines` of it, have more than `most` members
-    together: to say of each what is wrong with it takes a hundred times as long as to read it, and others wait. Where
-    there are not even so many commas, which is nearly always, nothing is read."""
-    if body.count(b",") >= most and sum(map(_members, body.split(b"\n") if lines else [body])) > most:
+    """Raise TooLarge where the objects and lists of a body of JSON, or of `lines` of it, have more
+    than `most` members together: to say of each what is wrong with it takes a hundred times as long
+    as to read it, and others wait. Where there are not even so many commas, which is nearly always,
+    nothing is read.
+    """
+    if (
+        body.count(b",") >= most
+        and sum(map(_members, body.split(b"\n") if lines else [body])) > most
+    ):
         raise TooLarge(f"The body has more than {most} fields and values.")
 
 
 def crowded(found: Any, base: str = "") -> Invalid | None:
-    """Why one item of a batch is refused that has too many members by itself; None where it has not."""
+    """Why one item of a batch is refused that has too many members by itself; None where it has
+    not.
+    """
     if _count(found, MANY) <= MANY:
         return None
     return Invalid((Fault(base, f"has more than {MANY} fields and values", "count"),))

@@ -1,6 +1,8 @@
-"""What holds the items of one call against the tracking plan and the names that Leanplum keeps. Pure.
+"""What holds the items of one call against the tracking plan and the names that Leanplum keeps.
+Pure.
 
-Nothing is counted, and no name is taken, before the call's items are accepted: a body may be read twice.
+Nothing is counted, and no name is taken, before the call's items are accepted: a body may be read
+twice.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,8 +31,9 @@ class Refine(Protocol):
 
 
 class Gate:
-    """The refiner of one call's items with the gate behind it: refined by `refiner`, judged here. `found`: what broke
-    the plan; `beyond`: the kinds of the names that did not fit."""
+    """The refiner of one call's items with the gate behind it: refined by `refiner`, judged here.
+    `found`: what broke the plan; `beyond`: the kinds of the names that did not fit.
+    """
 
     judges = True
     __slots__ = (
@@ -51,13 +54,17 @@ class Gate:
         "refine",
     )  # fmt: skip
 
-    def __init__(self, refiner: Refiner, plan: Plan | None, names: Names, caps: Caps, policy: Policy) -> None:
+    def __init__(
+        self, refiner: Refiner, plan: Plan | None, names: Names, caps: Caps, policy: Policy
+    ) -> None:
         self._names, self._caps, self._policy = names, caps, policy
         self.refine: Refine = refiner.refine
         self._first = refiner.judge if refiner.judges else None
         self._planned = plan is not None
         self._judge = nothing if plan is None else plan.judge
-        self._passes: Mapping[str, Callable[[Any], bool]] = {} if plan is None else plan.passes["events"]
+        self._passes: Mapping[str, Callable[[Any], bool]] = (
+            {} if plan is None else plan.passes["events"]
+        )
         self._settled, self._closed = names.settled_under(plan), {} if plan is None else plan.closed
         self._known_events, self._known_params = names.known["events"], names.known["params"]
         self.anew()
@@ -70,12 +77,16 @@ class Gate:
         return self
 
     def judge(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
-        """Hold an item that passed the rules against the plan and the names; with what is to be told of it noted.
-        Raises Invalid where it must not go on."""
+        """Hold an item that passed the rules against the plan and the names; with what is to be
+        told of it noted. Raises Invalid where it must not go on.
+        """
         if self._first is not None:
             notes = self._first(action, fields, notes)
-        # At the least cost: most items are good events. A bound method kept in a slot would make each gate a cycle.
-        if action == "track" and (self._as_planned(fields) if self._planned else self._known(fields)):
+        # At the least cost: most items are good events. A bound method kept in a slot would make
+        # each gate a cycle.
+        if action == "track" and (
+            self._as_planned(fields) if self._planned else self._known(fields)
+        ):
             return notes
         found, new = self._judge(action, fields), self._names.new(action, fields)
         return self._noted(found, new, notes) if found or new else notes
@@ -83,14 +94,20 @@ class Gate:
     def _known(self, fields: Mapping[str, Any]) -> bool:
         """Whether an event brings no name that is new."""
         params = fields.get("params")
-        return fields["event"] in self._known_events and (params is None or self._known_params.issuperset(params))
+        return fields["event"] in self._known_events and (
+            params is None or self._known_params.issuperset(params)
+        )
 
     def _as_planned(self, fields: Mapping[str, Any]) -> bool:
         """Whether an event is as planned, too."""
         name, params, known = fields["event"], fields.get("params"), self._known_params
         if (passes := self._settled.get(name)) is not None:
             return passes(fields)
-        if (passes := self._passes.get(name)) is None or not passes(fields) or name not in self._known_events:
+        if (
+            (passes := self._passes.get(name)) is None
+            or not passes(fields)
+            or name not in self._known_events
+        ):
             return False
         if (closed := self._closed.get(name)) is not None and closed <= known:
             self._settled[name] = passes
@@ -109,12 +126,20 @@ class Gate:
                 for kind, name in taken:
                     self._coming[kind].discard(name)
             raise Invalid(tuple(enforced))
-        told = [] if self._policy == "off" else [one.fault for one in verdicts if one.fault is not None]
-        violations = tuple(as_sent(fault, notes.moved) for fault in (*(one.fault for one in found), *told))
+        told = (
+            []
+            if self._policy == "off"
+            else [one.fault for one in verdicts if one.fault is not None]
+        )
+        violations = tuple(
+            as_sent(fault, notes.moved) for fault in (*(one.fault for one in found), *told)
+        )
         return replace(notes, violations=violations[:MAX_FAULTS]) if violations else notes
 
     def _seen(self, new: Iterable[Seen]) -> tuple[list[Verdict], list[Name]]:
-        """Judge an item's new names. Those that fit, and are new in the call too, take their room at once."""
+        """Judge an item's new names. Those that fit, and are new in the call too, take their room
+        at once.
+        """
         verdicts, taken = list[Verdict](), list[Name]()
         for seen in new:
             kind, name = seen.name
@@ -147,12 +172,20 @@ def nothing(action: str, fields: Mapping[str, Any]) -> Violations:
     return NONE
 
 
-TEXTS = ("params", "userAttributes", "userAttributeValuesToAdd", "userAttributeValuesToIncrement", "events", "states")
+TEXTS = (
+    "params",
+    "userAttributes",
+    "userAttributeValuesToAdd",
+    "userAttributeValuesToIncrement",
+    "events",
+    "states",
+)
 
 
 def fields_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An item's fields with everything as it is in JSON: SDKs send objects as texts, and numbers as well. What is not
-    of its kind is left out."""
+    """An item's fields with everything as it is in JSON: SDKs send objects as texts, and numbers as
+    well. What is not of its kind is left out.
+    """
     fields = {**entry, "event": _text(entry.get("event")), "state": _text(entry.get("state"))}
     if isinstance(value := entry.get("value"), str):
         fields["value"] = _number(value)

@@ -9,7 +9,9 @@ from app.ids import plain
 from app.intake.enrichment.rows import ARGUMENT
 
 KINDS = {"userId": "u", "newUserId": "u", "deviceId": "d"}
-UNREADABLE = "is not CSV in UTF-8 with commas and names in its first line, so whom it names can't be told"
+UNREADABLE = (
+    "is not CSV in UTF-8 with commas and names in its first line, so whom it names can't be told"
+)
 ERASED = "names a user who was erased, in row {row} after the first line; nothing was imported"
 
 
@@ -20,7 +22,11 @@ def refuse_erased(content: bytes, is_erased: Callable[[str], bool]) -> Iterator[
         names: Sequence[str] = next(reader, ())
         if any(kind in text for text in names if not ARGUMENT.match(text) for kind in KINDS):
             raise Invalid((Fault("", UNREADABLE, "erased"),))
-        columns = [(place, KINDS[name]) for place, text in enumerate(names) if (name := text.strip()) in KINDS]
+        columns = [
+            (place, KINDS[name])
+            for place, text in enumerate(names)
+            if (name := text.strip()) in KINDS
+        ]
         for number, row in enumerate(reader, 1):
             cells = [(kind, plain(row[place])) for place, kind in columns if place < len(row)]
             if any(text and is_erased(f"{kind}{text}") for kind, text in cells):

@@ -17,7 +17,9 @@ class Renamed(NamedTuple):
 
 
 class Flattened(NamedTuple):
-    """An object that was under `key` in the field, whose values are now keys with dots of the field."""
+    """An object that was under `key` in the field, whose values are now keys with dots of the
+    field.
+    """
 
     field: str
     key: str
@@ -61,7 +63,9 @@ def _flattened(path: Path, move: Flattened) -> Path:
 
 
 def leaf(nested: Mapping[str, Any], name: str) -> Path | None:
-    """Return where the value stands whose keys, joined by dots, are `name`; None where there is none."""
+    """Return where the value stands whose keys, joined by dots, are `name`; None where there is
+    none.
+    """
     if name in nested and not isinstance(nested[name], dict):
         return (name,)
     for key, inner in nested.items():

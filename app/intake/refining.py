@@ -1,8 +1,10 @@
-"""What items go through beside the rules: enrichment before them, the tracking plan after them. Pure.
+"""What items go through beside the rules: enrichment before them, the tracking plan after them.
+Pure.
 
-One refiner is made for each call, since what it knows (the caller, the app, the clock, the end user's address) is the
-call's. The steps are the same on both ways through the rules: a good body passes the rules first and is refined then;
-a body with a fault is refined first, since that may mend it.
+One refiner is made for each call, since what it knows (the caller, the app, the clock, the end
+user's address) is the call's. The steps are the same on both ways through the rules: a good body
+passes the rules first and is refined then; a body with a fault is refined first, since that may
+mend it.
 """
 
 from typing import Any, Protocol
@@ -23,7 +25,9 @@ _NAMES = frozenset(EXTRAS)
 
 
 def take(fields: dict[str, Any]) -> dict[str, Any]:
-    """Take what is for enrichment only out of an item. What is none of its kind is left, for the rules to find."""
+    """Take what is for enrichment only out of an item. What is none of its kind is left, for the
+    rules to find.
+    """
     if _NAMES.isdisjoint(fields):
         return {}
     found: dict[str, Any] = {}
@@ -46,12 +50,15 @@ class Refiner(Protocol):
         ...
 
     def refine(self, action: str, fields: dict[str, Any]) -> Notes:
-        """Change `fields` in place: any JSON object, whether it passed the rules or not. Idempotent; raises nothing."""
+        """Change `fields` in place: any JSON object, whether it passed the rules or not.
+        Idempotent; raises nothing.
+        """
         ...
 
     def judge(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
-        """Hold refined fields, that passed the rules, against what is beyond them; with what was found noted. Raises
-        Invalid where it is more than a note."""
+        """Hold refined fields, that passed the rules, against what is beyond them; with what was
+        found noted. Raises Invalid where it is more than a note.
+        """
         ...
 
 
@@ -74,7 +81,9 @@ PLAIN = Plain()
 
 
 def told(notes: Notes) -> str | None:
-    """The notes as receipts tell them: a JSON object's text; None where there is nothing to tell."""
+    """The notes as receipts tell them: a JSON object's text; None where there is nothing to
+    tell.
+    """
     lists = {"steps": notes.steps, "warnings": notes.warnings}
     enrichment = {name: found for name, found in lists.items() if found}
     moved = {"seconds": notes.time_correction} if notes.time_correction else {}

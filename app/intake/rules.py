@@ -1,7 +1,8 @@
 """Holding what callers sent against the rules. Pure: bytes or values in, items or faults out.
 
-Good bodies take one pass through pydantic's core. Only when that finds a fault is the body read again, item by item,
-so that each fault gets its pointer and its sentence, and no item is harmed by its neighbour.
+Good bodies take one pass through pydantic's core. Only when that finds a fault is the body read
+again, item by item, so that each fault gets its pointer and its sentence, and no item is harmed by
+its neighbour.
 """
 
 import types
@@ -28,7 +29,9 @@ MAX_FAULTS = 100
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """An action that is accepted for later: who may send it, and how its items look alone and in a batch."""
+    """An action that is accepted for later: who may send it, and how its items look alone and in a
+    batch.
+    """
 
     name: str
     scope: Scope
@@ -43,7 +46,9 @@ def _in_batch(action: Known) -> Any:
     """The shape of an item in a batch: as alone, and it says what it is."""
     name = f"{action.name[0].upper()}{action.name[1:]}Item"
     says = {"__annotations__": {"action": Required[Literal[action.name]]}}
-    made: Any = types.new_class(name, (action.shape,), {"total": False}, lambda body: body.update(says))
+    made: Any = types.new_class(
+        name, (action.shape,), {"total": False}, lambda body: body.update(says)
+    )
     made.__doc__ = f"`{action.name}`, in a batch."
     made.__pydantic_config__ = ConfigDict(extra="forbid")
     return made
@@ -53,7 +58,13 @@ SHAPES: dict[str, Any] = {name: _in_batch(action) for name, action in LATER.item
 BatchItem: Any = Annotated[Union[tuple(SHAPES.values())], Field(discriminator="action")]  # noqa: UP007
 ACTIONS = {
     name: Action(
-        name, known.scope, known.key, known.about, known.check, TypeAdapter(known.shape), TypeAdapter(SHAPES[name])
+        name,
+        known.scope,
+        known.key,
+        known.about,
+        known.check,
+        TypeAdapter(known.shape),
+        TypeAdapter(SHAPES[name]),
     )
     for name, known in LATER.items()
 }
@@ -69,20 +80,27 @@ class Batch(TypedDict):
                 {
                     "items": [
                         {"action": "track", "userId": "user-1", "event": "Purchase", "value": 9.99},
-                        {"action": "setUserAttributes", "userId": "user-1", "userAttributes": {"plan": "pro"}},
+                        {
+                            "action": "setUserAttributes",
+                            "userId": "user-1",
+                            "userAttributes": {"plan": "pro"},
+                        },
                         {"action": "advance", "userId": "user-1", "state": "Checkout"},
                     ]
                 }
             ]
         },
     )
-    items: Annotated[list[BatchItem], FailFast()]  # with the first fault a batch is read again, item by item
+    # With the first fault a batch is read again, item by item
+    items: Annotated[list[BatchItem], FailFast()]
 
 
 BATCH: TypeAdapter[Any] = TypeAdapter(Batch)
 
 
-def item(action: str, fields: dict[str, Any], refiner: Refiner = PLAIN, notes: Notes = NO_NOTES) -> NewItem:
+def item(
+    action: str, fields: dict[str, Any], refiner: Refiner = PLAIN, notes: Notes = NO_NOTES
+) -> NewItem:
     """The item that checked and refined `fields` make. Raises Invalid for what no shape can say."""
     own_id = fields.pop("id", None)
     fields.pop("action", None)
@@ -91,10 +109,12 @@ def item(action: str, fields: dict[str, Any], refiner: Refiner = PLAIN, notes: N
     if subject is None or known.check(fields) is not None:
         raise Invalid(tuple(_beside(action, fields)))
     notes = refiner.judge(action, fields, notes)
-    sorting = orjson.OPT_SORT_KEYS if own_id is not None else None  # one content, one text: it will be compared
+    # One content, one text: it will be compared
+    sorting = orjson.OPT_SORT_KEYS if own_id is not None else None
     body = orjson.dumps(fields, option=sorting).decode()
     if notes is NO_NOTES:
-        return tuple.__new__(NewItem, (subject, action, body, own_id, None, None))  # half the price of NewItem(…)
+        # Half the price of NewItem(…)
+        return tuple.__new__(NewItem, (subject, action, body, own_id, None, None))
     content = _as_said(fields, notes) if own_id is not None and notes.said else None
     return NewItem(subject, action, body, own_id, told(notes), content)
 
@@ -140,9 +160,10 @@ def single(
     batched: bool = False,
     faults: Sequence[Fault] = (),
 ) -> NewItem:
-    """One item of `action` from parsed JSON, which is refined. Raises Invalid with every fault, those given too;
-    pointers start with `base`, and lead into `raw` as it
-    was before it was refined."""
+    """One item of `action` from parsed JSON, which is refined. Raises Invalid with every fault,
+    those given too; pointers start with `base`, and lead into `raw` as it was before it was
+    refined.
+    """
     adapter = ACTIONS[action].in_batch if batched else ACTIONS[action].alone
     fields: Any = raw if isinstance(raw, dict) else {}
     notes = refiner.refine(action, fields)
@@ -163,17 +184,23 @@ def single(
 
 
 def of_any_action(raw: Any, base: str = "", refiner: Refiner = PLAIN) -> NewItem:
-    """One item of a batch from parsed JSON. Raises Invalid with every fault; pointers start with `base`."""
+    """One item of a batch from parsed JSON. Raises Invalid with every fault; pointers start with
+    `base`.
+    """
     if not isinstance(raw, dict):
         raise Invalid((Fault(base, "takes an object", "type"),))
     action = raw.get("action")
     if not isinstance(action, str) or action not in ACTIONS:
-        raise Invalid((Fault(base + "/action", f"takes one of {', '.join(ACTIONS)}", "unknown-action"),))
+        raise Invalid(
+            (Fault(base + "/action", f"takes one of {', '.join(ACTIONS)}", "unknown-action"),)
+        )
     return single(action, raw, base, refiner=refiner, batched=True)
 
 
 def fast_single(action: str, body: bytes, refiner: Refiner = PLAIN) -> NewItem | None:
-    """The item that a good body makes; None where anything is wrong and the body must be read again with care."""
+    """The item that a good body makes; None where anything is wrong and the body must be read again
+    with care.
+    """
     try:
         fields = ACTIONS[action].alone.validate_json(body)
         notes = refiner.refine(action, fields)
@@ -185,7 +212,9 @@ def fast_single(action: str, body: bytes, refiner: Refiner = PLAIN) -> NewItem |
 
 
 def fast_batch(body: bytes, refiner: Refiner = PLAIN) -> list[NewItem] | None:
-    """The items that a good batch makes; None where anything is wrong and it must be read again with care."""
+    """The items that a good batch makes; None where anything is wrong and it must be read again
+    with care.
+    """
     try:
         checked: list[dict[str, Any]] = BATCH.validate_json(body)["items"]
         return [
@@ -213,21 +242,29 @@ def _faults(error: ValidationError, raw: Any) -> Iterator[Fault]:
         places.setdefault(place, []).append(found)
     above = {place[:length] for place in places for length in range(len(place))}
     for place, findings in places.items():
-        if place not in above:  # else this only says that a value is none of the types it might have been
+        # Else this only says that a value is none of the types it might have been
+        if place not in above:
             yield _fault(place, findings)
 
 
 def _fault(place: tuple[str, ...], findings: Sequence[Any]) -> Fault:
-    """One fault of what was found at one place: what is said of a value beats what is said of its type."""
+    """One fault of what was found at one place: what is said of a value beats what is said of its
+    type.
+    """
     names = {found["type"] for found in findings}
     of_value = [found for found in findings if found["type"] not in _TYPES]
-    if of_value and not ({"string_type", "literal_error"} <= names):  # "" as an alternative to a name says nothing
+    # "" as an alternative to a name says nothing
+    if of_value and not ({"string_type", "literal_error"} <= names):
         first = of_value[0]
         return Fault(pointer(place), _sentence(first), _CODES.get(first["type"], "type"))
     if "float_type" in names:
         names.discard("int_type")
     takes = [_TYPES[name] for name in _TYPES if name in names]
-    return Fault(pointer(place), f"takes {', '.join(takes[:-1])}{' or ' if takes[1:] else ''}{takes[-1]}", "type")
+    return Fault(
+        pointer(place),
+        f"takes {', '.join(takes[:-1])}{' or ' if takes[1:] else ''}{takes[-1]}",
+        "type",
+    )
 
 
 def _place(loc: Sequence[str | int], raw: Any, *, missing: bool) -> tuple[str, ...]:
@@ -235,7 +272,9 @@ def _place(loc: Sequence[str | int], raw: Any, *, missing: bool) -> tuple[str, .
     parts: list[str] = []
     at = raw
     for step in loc:
-        if (isinstance(at, dict) and step in at) or (isinstance(at, list) and isinstance(step, int) and step < len(at)):
+        if (isinstance(at, dict) and step in at) or (
+            isinstance(at, list) and isinstance(step, int) and step < len(at)
+        ):
             parts.append(str(step))
             at = at[step]  # type: ignore[index]  # one of the two kinds above
     if missing:
@@ -282,7 +321,9 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "literal_error": lambda ctx: f"takes {ctx['expected']}",
     "finite_number": lambda ctx: "takes a finite number",
     "less_than": lambda ctx: TOO_LARGE,
-    "greater_than_equal": lambda ctx: f"must not be less than {ctx['ge']}" if ctx["ge"] != -INT_LIMIT else TOO_LARGE,
+    "greater_than_equal": lambda ctx: (
+        f"must not be less than {ctx['ge']}" if ctx["ge"] != -INT_LIMIT else TOO_LARGE
+    ),
     "less_than_equal": lambda ctx: f"must not be more than {ctx['le']}",
     "string_unicode": lambda ctx: "is not Unicode text: it has a lone surrogate",
 }

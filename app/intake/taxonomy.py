@@ -1,6 +1,8 @@
-"""The names that an app has: Leanplum keeps so many of each kind, and what comes beyond them it drops without a word.
+"""The names that an app has: Leanplum keeps so many of each kind, and what comes beyond them it
+drops without a word.
 
-Names that are known cost an item a look into a set. What is new is judged: does it fit, is it fit to be a name at all?
+Names that are known cost an item a look into a set. What is new is judged: does it fit, is it fit
+to be a name at all?
 """
 
 import re
@@ -14,8 +16,14 @@ from app.leanplum.values import NAME, TAKES
 
 NameKind = Literal["events", "states", "params", "attributes"]
 NAME_KINDS: tuple[NameKind, ...] = ("events", "states", "params", "attributes")
-SINGULAR = {"events": "event", "states": "state", "params": "parameter", "attributes": "user attribute"}
-OTHERS: dict[NameKind, NameKind] = {"events": "states", "states": "events"}  # which may not share a name
+SINGULAR = {
+    "events": "event",
+    "states": "state",
+    "params": "parameter",
+    "attributes": "user attribute",
+}
+# Which may not share a name
+OTHERS: dict[NameKind, NameKind] = {"events": "states", "states": "events"}
 LONGEST = 139
 _NAME = re.compile(NAME)
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -50,7 +58,9 @@ def none_known() -> Known:
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """How many names of a kind Leanplum keeps of an app, and from which share on new ones are warned of."""
+    """How many names of a kind Leanplum keeps of an app, and from which share on new ones are
+    warned of.
+    """
 
     of: Mapping[NameKind, int]
     warn_from: float
@@ -58,8 +68,10 @@ class Caps:
 
 @dataclass(slots=True)
 class Names:
-    """The names of one app, as this process knows them. `claimed`: those that are just being accepted. `settled`: of
-    the events that can have no name but known ones under the plan `under`, what tells whether an item is as planned."""
+    """The names of one app, as this process knows them. `claimed`: those that are just being
+    accepted. `settled`: of the events that can have no name but known ones under the plan `under`,
+    what tells whether an item is as planned.
+    """
 
     known: Known = field(default_factory=none_known)
     claimed: set[Name] = field(default_factory=set)
@@ -105,7 +117,9 @@ class Names:
 
 
 class Verdict(NamedTuple):
-    """What is to be said of a new name. `breaks`: Leanplum would drop it. `fault`: None where it just is one more."""
+    """What is to be said of a new name. `breaks`: Leanplum would drop it. `fault`: None where it
+    just is one more.
+    """
 
     seen: Seen
     fault: Fault | None
@@ -123,7 +137,9 @@ def judge(seen: Seen, known: Known, coming: Known, caps: Caps) -> Verdict:
         return Verdict(seen, Fault(at, TAKES[NAME], "taxonomy-name"), True)
     if other is not None and (name in known[other] or name in coming[other]):
         detail = f"is the name of a {SINGULAR[other]} of this app already; a state and an event may not share one"
-        return Verdict(seen, Fault(at, detail.replace("a event", "an event"), "taxonomy-shared-name"), True)
+        return Verdict(
+            seen, Fault(at, detail.replace("a event", "an event"), "taxonomy-shared-name"), True
+        )
     if count > cap:
         detail = f"is one {SINGULAR[kind]} name too many: Leanplum keeps {cap} of an app and drops the rest"
         return Verdict(seen, Fault(at, detail, "taxonomy-limit"), True)

@@ -1,4 +1,6 @@
-"""Names of actions as callers write them: which are known, and which a server might take for a known one. Pure."""
+"""Names of actions as callers write them: which are known, and which a server might take for a
+known one. Pure.
+"""
 
 import re
 import unicodedata
@@ -14,9 +16,11 @@ ADVICE = "GATEWAY_SDK_EXTRA_ACTIONS allows further actions by their exact names.
 
 
 def folded(name: str) -> str:
-    """Return the letters and digits of a name without case, width, accents, percent-encoding or white space.
+    """Return the letters and digits of a name without case, width, accents, percent-encoding or
+    white space.
 
-    It folds more than any server is known to: what it takes for a known action needs that action's scope.
+    It folds more than any server is known to: what it takes for a known action needs that action's
+    scope.
     """
     text = name.strip()[:LONGEST]
     for _ in range(DECODINGS):
@@ -33,7 +37,8 @@ def _shortened(name: str) -> Iterator[str]:
 
 
 _FOLDED: Mapping[str, Action] = {folded(name): action for name, action in ACTIONS.items()}
-# By the forms that one deletion leaves, two names are compared with a few look-ups, however many actions there are.
+# By the forms that one deletion leaves, two names are compared with a few look-ups, however many
+# actions there are.
 _NEAR: Mapping[str, str] = {
     form: action.name for folded_name, action in _FOLDED.items() for form in _shortened(folded_name)
 } | {form: action.name for form, action in _FOLDED.items()}
@@ -41,13 +46,17 @@ _LONGEST_NEAR = max(map(len, _FOLDED)) + 1
 
 
 def resembled(name: str) -> Action | None:
-    """Return the known action that a server might take `name` for: itself, or one that folds to it."""
+    """Return the known action that a server might take `name` for: itself, or one that folds to
+    it.
+    """
     known = ACTIONS.get(name)
     return _FOLDED.get(folded(name)) if known is None else known
 
 
 def suggested(name: str) -> str | None:
-    """Return the known name that was probably meant: one that folds to the same, or is a letter away."""
+    """Return the known name that was probably meant: one that folds to the same, or is a letter
+    away.
+    """
     form = folded(name)
     if not form or len(form) > _LONGEST_NEAR:
         return None
@@ -56,7 +65,9 @@ def suggested(name: str) -> str | None:
 
 def shown(name: str) -> str:
     """Return at most `LONGEST` printable characters of a name, for a message."""
-    head = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in name[:LONGEST])
+    head = "".join(
+        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in name[:LONGEST]
+    )
     return head if len(name) <= LONGEST else f"{head}…"
 
 
@@ -75,8 +86,12 @@ def unknown(name: str) -> str:
 def name_of_extra(name: str) -> str:
     """Return a name that a setting allows. Raises ValueError for what is no name of an action."""
     if not name or len(name) > LONGEST or not name.isprintable() or any(map(str.isspace, name)):
-        raise ValueError(f"takes names of at most {LONGEST} printable characters without spaces; not {shown(name)!r}")
+        raise ValueError(
+            f"takes names of at most {LONGEST} printable characters without spaces; not {shown(name)!r}"
+        )
     known = resembled(name)
     if known is not None and known.name == "multi" and name != "multi":
-        raise ValueError(f"{name} can't be allowed: a batch under another name would hide what is in it")
+        raise ValueError(
+            f"{name} can't be allowed: a batch under another name would hide what is in it"
+        )
     return name

@@ -1,7 +1,8 @@
 """The table of all of Leanplum's actions: one entry is all that a further one needs.
 
-Validation, the choice of a key, packing, the SDK door and the documentation all follow it. Sources: Leanplum's API
-reference (42 actions), its SDKs' code (the last ten); fact sheet §2 for the keys, §3 for the rest.
+Validation, the choice of a key, packing, the SDK door and the documentation all follow it. Sources:
+Leanplum's API reference (42 actions), its SDKs' code (the last ten); fact sheet §2 for the keys, §3
+for the rest.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,11 +36,14 @@ class Action:
     shape: Any
     key: KeyKind = KeyKind.PRODUCTION
     about: About = About.USER
-    later: bool = False  # nothing beyond success is answered: accepted durably, delivered in the background
+    # Nothing beyond success is answered: accepted durably, delivered in the background
+    later: bool = False
     alone: bool = False  # never inside a `multi`, which takes the production key
-    repeatable: bool = True  # doing it twice does no more than doing it once, or Leanplum knows the repeat by its reqId
+    # Doing it twice does no more than doing it once, or Leanplum knows the repeat by its reqId
+    repeatable: bool = True
     answer: Any = answers.Success
-    check: Callable[[Fields], Fault | None] = lambda fields: None  # what is wrong beside the single fields
+    # What is wrong beside the single fields
+    check: Callable[[Fields], Fault | None] = lambda fields: None
     a_day: int | None = None  # how often it succeeds in a day (fact sheet §5)
     seldom_changes: bool = False
     documented: bool = True  # False: only SDKs call it, by their own door
@@ -56,9 +60,21 @@ class Action:
         return found
 
 
-IN_DEVELOPMENT = '"devMode":true'  # the text that only bodies of development traffic have, and some others
+# The text that only bodies of development traffic have, and some others
+IN_DEVELOPMENT = '"devMode":true'
 WITHOUT_CONTENT = frozenset(
-    {"id", "action", "userId", "deviceId", "time", "createDisposition", "sentAt", "ip", "userAgent", "devMode"}
+    {
+        "id",
+        "action",
+        "userId",
+        "deviceId",
+        "time",
+        "createDisposition",
+        "sentAt",
+        "ip",
+        "userAgent",
+        "devMode",
+    }
 )
 DEVICE_FIELDS: frozenset[str] = frozenset(shapes.DeviceFields.__annotations__)
 
@@ -81,25 +97,49 @@ def _names_a_device(fields: Fields) -> Fault | None:
         return Fault("/deviceId", "is required", "required")
     if fields.keys() & DEVICE_FIELDS:
         return None
-    return Fault("", "changes nothing: give appVersion or another field of the device", "empty-update")
+    return Fault(
+        "", "changes nothing: give appVersion or another field of the device", "empty-update"
+    )
 
 
 def _names_a_source(fields: Fields) -> Fault | None:
-    return None if fields["trafficSource"] else Fault("/trafficSource", "must not be empty", "length")
+    return (
+        None if fields["trafficSource"] else Fault("/trafficSource", "must not be empty", "length")
+    )
 
 
-EVENTS, USERS, SEND, ERASE = Scope.EVENTS_WRITE, Scope.USERS_WRITE, Scope.MESSAGES_SEND, Scope.USERS_ERASE
+EVENTS, USERS, SEND, ERASE = (
+    Scope.EVENTS_WRITE,
+    Scope.USERS_WRITE,
+    Scope.MESSAGES_SEND,
+    Scope.USERS_ERASE,
+)
 READ, WRITE, EXPORT, SDK = Scope.CONTENT_READ, Scope.CONTENT_WRITE, Scope.EXPORTS_RUN, Scope.SDK
-DEVELOPMENT, DATA_EXPORT, CONTENT = KeyKind.DEVELOPMENT, KeyKind.DATA_EXPORT, KeyKind.CONTENT_READ_ONLY
+DEVELOPMENT, DATA_EXPORT, CONTENT = (
+    KeyKind.DEVELOPMENT,
+    KeyKind.DATA_EXPORT,
+    KeyKind.CONTENT_READ_ONLY,
+)
 
 
 def _later(name: str, scope: Scope, shape: Any, **more: Any) -> Action:
     return Action(name=name, scope=scope, shape=shape, later=True, **more)
 
 
-def _alone(name: str, scope: Scope, shape: Any, key: KeyKind, answer: Any = answers.Success, **more: Any) -> Action:
+def _alone(
+    name: str, scope: Scope, shape: Any, key: KeyKind, answer: Any = answers.Success, **more: Any
+) -> Action:
     """Answered while the caller waits, and about the app."""
-    return Action(name=name, scope=scope, shape=shape, key=key, answer=answer, about=About.APP, alone=True, **more)
+    return Action(
+        name=name,
+        scope=scope,
+        shape=shape,
+        key=key,
+        answer=answer,
+        about=About.APP,
+        alone=True,
+        **more,
+    )
 
 
 def _content(name: str, shape: Any, answer: Any) -> Action:
@@ -113,7 +153,13 @@ def _sdk(name: str, shape: Any = questions.FromSdk, **more: Any) -> Action:
 def _ios(name: str) -> Action:
     """An old action of iOS's development builds (fact sheet §12.9)."""
     return Action(
-        name=name, scope=WRITE, shape=questions.FromSdk, key=DEVELOPMENT, about=About.APP, alone=True, documented=False
+        name=name,
+        scope=WRITE,
+        shape=questions.FromSdk,
+        key=DEVELOPMENT,
+        about=About.APP,
+        alone=True,
+        documented=False,
     )
 
 
@@ -130,7 +176,13 @@ ACTIONS: dict[str, Action] = {
         _later("pauseState", EVENTS, shapes.UserCall),
         _later("resumeState", EVENTS, shapes.UserCall),
         _later("setUserAttributes", USERS, shapes.UserUpdate, check=_changes_something),
-        _later("setDeviceAttributes", USERS, shapes.DeviceUpdate, about=About.DEVICE, check=_names_a_device),
+        _later(
+            "setDeviceAttributes",
+            USERS,
+            shapes.DeviceUpdate,
+            about=About.DEVICE,
+            check=_names_a_device,
+        ),
         _later("setTrafficSourceInfo", USERS, shapes.TrafficSource, check=_names_a_source),
         _later("sendMessage", SEND, shapes.Message, answer=answers.Sent),
         _later("startCampaign", SEND, shapes.Campaign, key=DEVELOPMENT, alone=True),
@@ -148,30 +200,78 @@ ACTIONS: dict[str, Action] = {
         ),
         _alone("setVars", WRITE, questions.VariableChange, DEVELOPMENT),
         _alone("deleteVars", WRITE, questions.VariableNames, DEVELOPMENT, answers.RemovedVariables),
-        _alone("registerDevice", WRITE, questions.DevelopmentDevice, DEVELOPMENT, answers.Registered),
+        _alone(
+            "registerDevice", WRITE, questions.DevelopmentDevice, DEVELOPMENT, answers.Registered
+        ),
         _alone("uploadFile", WRITE, questions.Upload, DEVELOPMENT),
         _alone("downloadFile", READ, questions.FileName, KeyKind.PRODUCTION, answers.Bytes),
         _alone(
-            "getAndroidNotificationChannels", READ, questions.Nothing, KeyKind.PRODUCTION, answers.NotificationChannels
+            "getAndroidNotificationChannels",
+            READ,
+            questions.Nothing,
+            KeyKind.PRODUCTION,
+            answers.NotificationChannels,
         ),
         _alone(
-            "addAndroidNotificationChannel", WRITE, questions.NotificationChannel, DEVELOPMENT, answers.ChannelAdded
+            "addAndroidNotificationChannel",
+            WRITE,
+            questions.NotificationChannel,
+            DEVELOPMENT,
+            answers.ChannelAdded,
         ),
-        _alone("deleteAndroidNotificationChannel", WRITE, questions.ChannelId, DEVELOPMENT, answers.ChannelDeleted),
+        _alone(
+            "deleteAndroidNotificationChannel",
+            WRITE,
+            questions.ChannelId,
+            DEVELOPMENT,
+            answers.ChannelDeleted,
+        ),
         _content("getMessages", questions.Listing, answers.Messages),
         _content("getMessage", questions.One, answers.OneMessage),
         _content("getAbTests", questions.Listing, answers.AbTests),
         _content("getAbTest", questions.One, answers.OneAbTest),
         _content("getVariant", questions.One, answers.OneVariant),
         _content("getUnsubscribeCategories", questions.Nothing, answers.Categories),
-        _alone("exportData", EXPORT, questions.DataExport, DATA_EXPORT, answers.Job, a_day=24, repeatable=False),
-        _alone("exportUsers", EXPORT, questions.UsersExport, DATA_EXPORT, answers.Job, a_day=40, repeatable=False),
-        _alone("exportReport", EXPORT, questions.ReportExport, DATA_EXPORT, answers.Job, a_day=100, repeatable=False),
+        _alone(
+            "exportData",
+            EXPORT,
+            questions.DataExport,
+            DATA_EXPORT,
+            answers.Job,
+            a_day=24,
+            repeatable=False,
+        ),
+        _alone(
+            "exportUsers",
+            EXPORT,
+            questions.UsersExport,
+            DATA_EXPORT,
+            answers.Job,
+            a_day=40,
+            repeatable=False,
+        ),
+        _alone(
+            "exportReport",
+            EXPORT,
+            questions.ReportExport,
+            DATA_EXPORT,
+            answers.Job,
+            a_day=100,
+            repeatable=False,
+        ),
         _alone("getExportResults", EXPORT, questions.JobId, DATA_EXPORT, answers.ExportState),
-        # As a CSV job. The JSON form, with the production key, is how items are packed (`leanplum/mapping.py`).
+        # As a CSV job. The JSON form, with the production key, is how items are packed
+        # (`leanplum/mapping.py`).
         _alone("multi", EXPORT, questions.Import, DEVELOPMENT, answers.Job, repeatable=False),
         _alone("getMultiResults", EXPORT, questions.JobId, DEVELOPMENT, answers.ImportState),
-        _alone("addPostback", EXPORT, questions.Postback, DATA_EXPORT, answers.PostbackAdded, repeatable=False),
+        _alone(
+            "addPostback",
+            EXPORT,
+            questions.Postback,
+            DATA_EXPORT,
+            answers.PostbackAdded,
+            repeatable=False,
+        ),
         _alone("listPostbacks", EXPORT, questions.Nothing, DATA_EXPORT, answers.Postbacks),
         _alone("deletePostback", EXPORT, questions.PostbackId, DATA_EXPORT),
         _sdk("getNewsfeedMessages", answer=answers.Newsfeed),
@@ -187,9 +287,13 @@ ACTIONS: dict[str, Action] = {
     )
 }
 QUEUED = {name: action for name, action in ACTIONS.items() if action.later}
-# Those that a setting may have relayed at the SDK door: not what needs a call of its own, nor what blocks a user.
-RELAYABLE = tuple(name for name, action in QUEUED.items() if not action.alone and action.scope is not ERASE)
-# What may be delivered in the background: of several sessions in one SDK's batch all but the last, too.
+# Those that a setting may have relayed at the SDK door: not what needs a call of its own, nor what
+# blocks a user.
+RELAYABLE = tuple(
+    name for name, action in QUEUED.items() if not action.alone and action.scope is not ERASE
+)
+# What may be delivered in the background: of several sessions in one SDK's batch all but the last,
+# too.
 DELIVERED = {"start": ACTIONS["start"], **QUEUED}
 LATER = {name: action for name, action in QUEUED.items() if action.documented}
 
@@ -199,7 +303,11 @@ def key_for(action: str, body: str) -> KeyKind:
     key = ACTIONS[action].key
     if key is not KeyKind.PRODUCTION:
         return key
-    if action == "setUserAttributes" and '"resetAnomalies":true' in body and _says(body, "resetAnomalies"):
+    if (
+        action == "setUserAttributes"
+        and '"resetAnomalies":true' in body
+        and _says(body, "resetAnomalies")
+    ):
         return DEVELOPMENT
     return DEVELOPMENT if IN_DEVELOPMENT in body and _says(body, "devMode") else key
 
@@ -210,8 +318,11 @@ def _says(body: str, name: str) -> bool:
 
 
 def sent_alone(action: str, body: str) -> bool:
-    """Whether an item is a call of its own: a `multi` takes the production key, so nothing else fits into one."""
-    if action in _TOGETHER and IN_DEVELOPMENT not in body:  # nearly all of them: this is asked of every item
+    """Whether an item is a call of its own: a `multi` takes the production key, so nothing else
+    fits into one.
+    """
+    # Nearly all of them: this is asked of every item
+    if action in _TOGETHER and IN_DEVELOPMENT not in body:
         return False
     return ACTIONS[action].alone or key_for(action, body) is not KeyKind.PRODUCTION
 

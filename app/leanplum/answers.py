@@ -1,4 +1,5 @@
-"""What Leanplum answers, action by action: for the documentation; what comes is passed on whole, unknown fields too.
+"""What Leanplum answers, action by action: for the documentation; what comes is passed on whole,
+unknown fields too.
 
 Source: fact sheet §3; `total=False` everywhere, since no field is promised.
 """
@@ -40,7 +41,9 @@ class Sent(Success, total=False):
 
 
 class ExportedUser(Success, total=False):
-    """All that Leanplum knows of a user. Booleans among the attributes come as "True" and "False"."""
+    """All that Leanplum knows of a user. Booleans among the attributes come as "True" and
+    "False".
+    """
 
     userId: str
     userAttributes: dict[str, Any]
@@ -165,7 +168,9 @@ class Job(Success, total=False):
 
 
 class ExportState(Success, total=False):
-    """How far an export is; once finished, where its files are (for 24 hours), or a report itself."""
+    """How far an export is; once finished, where its files are (for 24 hours), or a report
+    itself.
+    """
 
     state: Literal["PENDING", "RUNNING", "FINISHED", "FAILED"]
     jobId: str

@@ -1,4 +1,6 @@
-"""The way to Leanplum: through which proxy, which certificates are trusted, and why a connection failed."""
+"""The way to Leanplum: through which proxy, which certificates are trusted, and why a connection
+failed.
+"""
 
 import errno
 import os
@@ -85,7 +87,12 @@ def is_proxy(url: str) -> bool:
     except ValueError:
         return False
     whole = parts.path in {"", "/"} and not parts.query and not parts.fragment
-    return parts.scheme in {"http", "https"} and bool(parts.hostname) and whole and not re.search(r"\s", url)
+    return (
+        parts.scheme in {"http", "https"}
+        and bool(parts.hostname)
+        and whole
+        and not re.search(r"\s", url)
+    )
 
 
 def _load(context: ssl.SSLContext, setting: str, path: Path) -> None:
@@ -101,7 +108,9 @@ def _load(context: ssl.SSLContext, setting: str, path: Path) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Say in words why no answer came, without anything that was sent. Falls back to the error's kind."""
+    """Say in words why no answer came, without anything that was sent. Falls back to the error's
+    kind.
+    """
     if type(error).__name__ == "ProxyError":
         return f"proxy answered {_status(str(error))}"
     for cause in _causes(error):

@@ -1,7 +1,7 @@
 """The word by which a client asks Leanplum to find out where a call comes from. Pure.
 
-Leanplum looks at the address of the call, which is the gateway's. So the word is sent on only with the end user's own
-address beside it; otherwise the field is left out (fact sheet §12.8).
+Leanplum looks at the address of the call, which is the gateway's. So the word is sent on only with
+the end user's own address beside it; otherwise the field is left out (fact sheet §12.8).
 """
 
 import re
@@ -25,17 +25,26 @@ OF_NO_USER = [  # networks in which proxies are, and whose addresses say nothing
 
 
 def undetected(fields: Mapping[str, Any], kept: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields without those that ask for what Leanplum can't see; `kept` has the headers that let it see."""
-    blind = [*(() if is_place(kept.get(ADDRESS)) else PLACE), *(() if LANGUAGE in kept else (LOCALE,))]
+    """Return the fields without those that ask for what Leanplum can't see; `kept` has the headers
+    that let it see.
+    """
+    blind = [
+        *(() if is_place(kept.get(ADDRESS)) else PLACE),
+        *(() if LANGUAGE in kept else (LOCALE,)),
+    ]
     if all(fields.get(name) != DETECT for name in blind):
         return dict(fields)
-    return {name: value for name, value in fields.items() if not (value == DETECT and name in blind)}
+    return {
+        name: value for name, value in fields.items() if not (value == DETECT and name in blind)
+    }
 
 
 def headers(address: str | None, language: str) -> dict[str, str]:
     """Return the headers that tell Leanplum of the end user."""
     found = {ADDRESS: address} if address and _parsed(address) is not None else {}
-    return found | ({LANGUAGE: language[:MAX_LANGUAGE]} if language.strip() and language.isprintable() else {})
+    return found | (
+        {LANGUAGE: language[:MAX_LANGUAGE]} if language.strip() and language.isprintable() else {}
+    )
 
 
 def is_place(address: str | None) -> bool:
@@ -55,7 +64,9 @@ def _parsed(address: str) -> Any:
 
 
 def locale_of(language: str) -> str | None:
-    """Return the locale that Accept-Language (RFC 9110 §12.5.4) prefers, as in en_US; None where it names none."""
+    """Return the locale that Accept-Language (RFC 9110 §12.5.4) prefers, as in en_US; None where it
+    names none.
+    """
     best: tuple[float, str] | None = None
     for one in language[:MAX_LANGUAGE].split(","):
         tag, _, parameters = one.partition(";")

@@ -1,4 +1,6 @@
-"""The state of each app's migration, as Leanplum tells it beside its answers. SDKs compare its hash (fact sheet §7)."""
+"""The state of each app's migration, as Leanplum tells it beside its answers. SDKs compare its hash
+(fact sheet §7).
+"""
 
 import re
 from typing import Any
@@ -16,7 +18,9 @@ class MigrateStates:
         self._texts: dict[str, bytes] = {}
 
     def note(self, app: str, body: bytes) -> None:
-        """Remember the state that an answer tells. An answer is parsed only where its text of the state is new."""
+        """Remember the state that an answer tells. An answer is parsed only where its text of the
+        state is new.
+        """
         found = STATE.search(body)
         if found is None or self._texts.get(app) == found.group():
             return
@@ -29,5 +33,7 @@ class MigrateStates:
             self._states[app], self._texts[app] = state, found.group()
 
     def beside(self, app: str) -> dict[str, Any]:
-        """Return what stands beside the entries of an answer about this app; nothing until Leanplum told it."""
+        """Return what stands beside the entries of an answer about this app; nothing until Leanplum
+        told it.
+        """
         return {"migrateState": self._states[app]} if app in self._states else {}

@@ -1,4 +1,6 @@
-"""The parameters of what is asked while the caller waits, and of what only SDKs call; see `shapes`."""
+"""The parameters of what is asked while the caller waits, and of what only SDKs call; see
+`shapes`.
+"""
 
 from typing import Annotated, Literal, Required
 
@@ -20,19 +22,34 @@ class Start(DeviceFields, Place, total=False):
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
-        json_schema_extra={"examples": [{"deviceId": "device-1", "systemName": "iOS", "userAttributes": {"age": 29}}]},
+        json_schema_extra={
+            "examples": [
+                {"deviceId": "device-1", "systemName": "iOS", "userAttributes": {"age": 29}}
+            ]
+        },
     )
     userId: UserId
     deviceId: DeviceId
     time: Time
-    sentAt: Annotated[Time, Field(description="When the sender's clock sent it: corrects `time`. Not sent on.")]
-    ip: Annotated[Text, Field(description="The end user's address, to find the place by. Not sent on, nor stored.")]
-    userAgent: Annotated[Text, Field(description="The end user's, to find the device by. Not sent on.")]
+    sentAt: Annotated[
+        Time, Field(description="When the sender's clock sent it: corrects `time`. Not sent on.")
+    ]
+    ip: Annotated[
+        Text,
+        Field(description="The end user's address, to find the place by. Not sent on, nor stored."),
+    ]
+    userAgent: Annotated[
+        Text, Field(description="The end user's, to find the device by. Not sent on.")
+    ]
     createDisposition: Literal["CreateIfNeeded", "CreateNever"]
     devMode: DevMode
     userAttributes: Attributes
-    background: Annotated[Bool, Field(description="true: not counted until the session is resumed.")]
-    includeDefaults: Annotated[Bool, Field(description="Whether variables at their defaults are answered too.")]
+    background: Annotated[
+        Bool, Field(description="true: not counted until the session is resumed.")
+    ]
+    includeDefaults: Annotated[
+        Bool, Field(description="Whether variables at their defaults are answered too.")
+    ]
 
 
 class Variables(TypedDict, total=False):
@@ -44,9 +61,13 @@ class Variables(TypedDict, total=False):
     devMode: DevMode
     createDisposition: Annotated[
         Literal["CreateIfNeeded", "CreateNever"],
-        Field(description="Whether Leanplum makes a user that it doesn't know; its default is CreateNever."),
+        Field(
+            description="Whether Leanplum makes a user that it doesn't know; its default is CreateNever."
+        ),
     ]
-    includeDefaults: Annotated[Bool, Field(description="Whether variables at their defaults are answered too.")]
+    includeDefaults: Annotated[
+        Bool, Field(description="Whether variables at their defaults are answered too.")
+    ]
 
 
 class Whom(TypedDict, total=False):
@@ -61,8 +82,12 @@ class Listing(TypedDict, total=False):
     """Which of them are listed."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
-    includeDrafts: Annotated[Bool, Field(description="Whether drafts are listed too; Leanplum's default is false.")]
-    recent: Annotated[Bool, Field(description="Whether only recent ones are; Leanplum's default is true.")]
+    includeDrafts: Annotated[
+        Bool, Field(description="Whether drafts are listed too; Leanplum's default is false.")
+    ]
+    recent: Annotated[
+        Bool, Field(description="Whether only recent ones are; Leanplum's default is true.")
+    ]
 
 
 class One(TypedDict, total=False):
@@ -70,14 +95,17 @@ class One(TypedDict, total=False):
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     id: Required[EntityId]
-    includeDrafts: Annotated[Bool, Field(description="Whether a draft is found too; Leanplum's default is false.")]
+    includeDrafts: Annotated[
+        Bool, Field(description="Whether a draft is found too; Leanplum's default is false.")
+    ]
 
 
 class VariableChange(TypedDict, total=False):
     """Variables and their values (Leanplum's `setVars`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
-        extra="forbid", json_schema_extra={"examples": [{"vars": {"welcome.text": "Hello", "welcome.seconds": 3}}]}
+        extra="forbid",
+        json_schema_extra={"examples": [{"vars": {"welcome.text": "Hello", "welcome.seconds": 3}}]},
     )
     vars: Required[Annotated[Plain, Field(min_length=1)]]
     deviceId: DeviceId
@@ -101,7 +129,9 @@ class NotificationChannel(TypedDict, total=False):
     )
     id: Required[Annotated[Text, Field(min_length=1)]]
     name: Required[Annotated[Text, Field(min_length=1)]]
-    importance: Required[Annotated[Int, Field(description="Android's importance; Leanplum's own default is 3.")]]
+    importance: Required[
+        Annotated[Int, Field(description="Android's importance; Leanplum's own default is 3.")]
+    ]
     description: Text
     groupId: Text
     enableLights: Bool
@@ -126,7 +156,8 @@ class DevelopmentDevice(TypedDict, total=False):
     """A device for development (Leanplum's `registerDevice`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
-        extra="forbid", json_schema_extra={"examples": [{"deviceId": "device-1", "email": "ann@example.com"}]}
+        extra="forbid",
+        json_schema_extra={"examples": [{"deviceId": "device-1", "email": "ann@example.com"}]},
     )
     deviceId: Required[DeviceId]
     email: Required[Annotated[Text, Field(min_length=1)]]
@@ -140,16 +171,22 @@ class FileName(TypedDict, total=False):
 
 
 class Upload(TypedDict, total=False):
-    """Files, as multipart/form-data: one as `file` with its `filename`, `size` and `hash`; or several as `file0`,
-    `file1` … with `data`, a JSON list of {filename, size, hash}. At most 16, 50 MB together."""
+    """Files, as multipart/form-data: one as `file` with its `filename`, `size` and `hash`; or
+    several as `file0`, `file1` … with `data`, a JSON list of {filename, size, hash}. At most 16, 50
+    MB together.
+    """
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="allow",
         json_schema_extra={
-            "examples": [{"filename": "hello.png", "size": "512", "hash": "9a0364b9", "file": "(bytes)"}]
+            "examples": [
+                {"filename": "hello.png", "size": "512", "hash": "9a0364b9", "file": "(bytes)"}
+            ]
         },
     )
-    data: Annotated[Text, Field(description="JSON list of {filename, size, hash}, one for each file.")]
+    data: Annotated[
+        Text, Field(description="JSON list of {filename, size, hash}, one for each file.")
+    ]
     filename: Text
     size: Text
     hash: Text
@@ -164,7 +201,9 @@ class DataExport(TypedDict, total=False):
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
-        json_schema_extra={"examples": [{"startDate": "20260131", "endDate": "20260201", "exportFormat": "json"}]},
+        json_schema_extra={
+            "examples": [{"startDate": "20260131", "endDate": "20260201", "exportFormat": "json"}]
+        },
     )
     startDate: Required[Day]
     endDate: Day
@@ -194,10 +233,13 @@ class ReportExport(TypedDict, total=False):
     """A report (Leanplum's `exportReport`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
-        extra="forbid", json_schema_extra={"examples": [{"startDate": "20260131", "dataType": "UserActivity"}]}
+        extra="forbid",
+        json_schema_extra={"examples": [{"startDate": "20260131", "dataType": "UserActivity"}]},
     )
     startDate: Required[Day]
-    dataType: Required[Literal["UserActivity", "AbTestResults", "MessageResults", "BookmarkedReport"]]
+    dataType: Required[
+        Literal["UserActivity", "AbTestResults", "MessageResults", "BookmarkedReport"]
+    ]
     endDate: Day
     abTestId: EntityId
     messageId: EntityId
@@ -212,19 +254,28 @@ class JobId(TypedDict, total=False):
     jobId: Required[Annotated[Text, Field(min_length=1, max_length=400)]]
 
 
-DefaultAction = Annotated[Text, Field(min_length=1, description="The action of rows that have none of their own.")]
+DefaultAction = Annotated[
+    Text, Field(min_length=1, description="The action of rows that have none of their own.")
+]
 
 
 class Import(TypedDict, total=False):
-    """A CSV file of actions in a public Google Cloud Storage bucket (Leanplum's `multi` with `createJob`). The file's
-    first row names the arguments; dots nest."""
+    """A CSV file of actions in a public Google Cloud Storage bucket (Leanplum's `multi` with
+    `createJob`). The file's first row names the arguments; dots nest.
+    """
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
-        json_schema_extra={"examples": [{"gcsBucket": "bucket", "file": "rows.csv", "defaultAction": "track"}]},
+        json_schema_extra={
+            "examples": [{"gcsBucket": "bucket", "file": "rows.csv", "defaultAction": "track"}]
+        },
     )
-    file: Required[Annotated[Text, Field(min_length=1, description="The object's name in the bucket.")]]
-    gcsBucket: Required[Annotated[Text, Field(min_length=1, description="The public bucket's name.")]]
+    file: Required[
+        Annotated[Text, Field(min_length=1, description="The object's name in the bucket.")]
+    ]
+    gcsBucket: Required[
+        Annotated[Text, Field(min_length=1, description="The public bucket's name.")]
+    ]
     defaultAction: DefaultAction
 
 
@@ -233,16 +284,22 @@ class ImportOfRows(TypedDict, total=False):
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     defaultAction: DefaultAction
-    gcsBucket: Annotated[Text, Field(description="Passed on where it is given; the rows are the body.")]
+    gcsBucket: Annotated[
+        Text, Field(description="Passed on where it is given; the rows are the body.")
+    ]
 
 
 class Postback(TypedDict, total=False):
-    """Where Leanplum posts what happens to messages or tests (Leanplum's `addPostback`); at most 3 an app."""
+    """Where Leanplum posts what happens to messages or tests (Leanplum's `addPostback`); at most 3
+    an app.
+    """
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
         json_schema_extra={
-            "examples": [{"type": "messageEvents", "postbackUrl": "https://example.com/lp?user={{User ID}}"}]
+            "examples": [
+                {"type": "messageEvents", "postbackUrl": "https://example.com/lp?user={{User ID}}"}
+            ]
         },
     )
     type: Required[Literal["messageEvents", "abTestEvents"]]

@@ -1,8 +1,8 @@
 """Reading Leanplum's answers. Pure: a status and a body in, an outcome for each item out.
 
-Leanplum answers 200 to things it did not do, and may answer 404 to a call of which most was done, so the body is read
-whatever the status is (fact sheet: response envelope, messages verbatim). There is always one outcome for each item
-sent, however many entries the answer has.
+Leanplum answers 200 to things it did not do, and may answer 404 to a call of which most was done,
+so the body is read whatever the status is (fact sheet: response envelope, messages verbatim). There
+is always one outcome for each item sent, however many entries the answer has.
 """
 
 import re
@@ -20,13 +20,15 @@ CONFIG_PREFIXES = (
     "Invalid access key",
     "App not found",
     "Development mode requested but not permitted",
-    "App endpoint configuration mismatch",  # Leanplum's redirect: never followed, the host is the operator's to choose
+    # Leanplum's redirect: never followed, the host is the operator's to choose
+    "App endpoint configuration mismatch",
 )
 THROTTLE_TEXTS = ("concurrent requests", "rate limit exceeded", "too many requests")
 NOT_DONE_TEXTS = ("skipped", "not found")
 DONE_TEXTS = ("rewriting timestamp", "anomaly detected")
 NO_REASON = "Leanplum gave no reason"
-REDIRECTS = frozenset({"apiHost", "apiPath", "devServerHost"})  # by these Leanplum moves SDKs to another host
+# By these Leanplum moves SDKs to another host
+REDIRECTS = frozenset({"apiHost", "apiPath", "devServerHost"})
 HOSTS = REDIRECTS | {"uploadUrl"}  # what names a host; no caller gets it
 HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?")
 RESULT_FIELDS = frozenset({"messagesSent", "isOffline", "result"})
@@ -34,15 +36,18 @@ RESULT_FIELDS = frozenset({"messagesSent", "isOffline", "result"})
 
 @dataclass(frozen=True, slots=True)
 class TooMuch:
-    """The whole call was refused for something that may be one item's, or its size: send it in two halves."""
+    """The whole call was refused for something that may be one item's, or its size: send it in two
+    halves.
+    """
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Doubtful:
-    """The whole call was refused, and nothing tells whether for what one item holds or for all that we send: only what
-    becomes of other users' items does (`delivery/splitting.py`)."""
+    """The whole call was refused, and nothing tells whether for what one item holds or for all that
+    we send: only what becomes of other users' items does (`delivery/splitting.py`).
+    """
 
     reason: str
 
@@ -51,10 +56,15 @@ Reply = list[Outcome] | TooMuch | Doubtful
 
 
 def read(
-    status: int, body: bytes, sent: Sequence[str], retry_after: str | None = None, location: str | None = None
+    status: int,
+    body: bytes,
+    sent: Sequence[str],
+    retry_after: str | None = None,
+    location: str | None = None,
 ) -> Reply:
-    """What Leanplum said of each item sent; `sent` has their `reqId`s, in order. `retry_after` is in seconds;
-    `location` is where a redirect leads."""
+    """What Leanplum said of each item sent; `sent` has their `reqId`s, in order. `retry_after` is
+    in seconds; `location` is where a redirect leads.
+    """
     found = entries(body)
     after = seconds(retry_after)
     if status in THROTTLES:
@@ -64,8 +74,12 @@ def read(
         return _all(sent, Trouble(_reason(status, found), after, lost=lost))
     if not found and 300 <= status < 500 and status != TOO_LARGE:
         host = _host_of(location)
-        moved = f"{_reason(status, found)}, a redirect to {host}" if host else _reason(status, found)
-        return Doubtful(f"{moved}: not Leanplum's words; check LEANPLUM_API_URL and what stands between")
+        moved = (
+            f"{_reason(status, found)}, a redirect to {host}" if host else _reason(status, found)
+        )
+        return Doubtful(
+            f"{moved}: not Leanplum's words; check LEANPLUM_API_URL and what stands between"
+        )
     if found is not None and _speaks_of_items(status, found, sent):
         return _match(found, sent, after)
     if 200 <= status < 300:
@@ -76,7 +90,8 @@ def read(
 THROTTLES = frozenset({408, 429})
 GATEWAY_TIMEOUT = 504  # a proxy on the way heard nothing: perhaps it was done
 TOO_LARGE = 413  # any proxy on the way says it in its own words: halves may pass
-ITEMS_OWN = frozenset({400, 404, TOO_LARGE, 451})  # a refusal that an item alone may cause (fact sheet §4)
+# A refusal that an item alone may cause (fact sheet §4)
+ITEMS_OWN = frozenset({400, 404, TOO_LARGE, 451})
 
 
 def entries(body: bytes) -> list[dict[str, Any]] | None:
@@ -92,8 +107,10 @@ def entries(body: bytes) -> list[dict[str, Any]] | None:
 
 
 def _speaks_of_items(status: int, entries: Sequence[dict[str, Any]], sent: Sequence[str]) -> bool:
-    """Whether the entries are about the items sent, not about the call: a refused call has one entry, a refusal. Under
-    a status that no item causes, refusals alone are one of the call, however many."""
+    """Whether the entries are about the items sent, not about the call: a refused call has one
+    entry, a refusal. Under a status that no item causes, refusals alone are one of the call,
+    however many.
+    """
     if 200 <= status < 300:
         return bool(entries)
     if status not in ITEMS_OWN and all(map(_refuses, entries)):
@@ -102,8 +119,10 @@ def _speaks_of_items(status: int, entries: Sequence[dict[str, Any]], sent: Seque
 
 
 def _match(entries: Sequence[dict[str, Any]], sent: Sequence[str], after: float) -> Reply:
-    """By `reqId` where the answer has them, else by position if the counts agree; else nothing is known. Each action
-    has an entry of its own (fact sheet §3.7), so a lone refusal of many that names none of them is about the call."""
+    """By `reqId` where the answer has them, else by position if the counts agree; else nothing is
+    known. Each action has an entry of its own (fact sheet §3.7), so a lone refusal of many that
+    names none of them is about the call.
+    """
     if len(entries) == 1 < len(sent) and _refuses(entries[0]) and not _is_of(entries[0], sent):
         return _refused_call(entries[0], sent, after)
     if all("reqId" in entry for entry in entries):
@@ -113,11 +132,15 @@ def _match(entries: Sequence[dict[str, Any]], sent: Sequence[str], after: float)
         return [judge(told[one.lower()]) if one.lower() in told else _UNTOLD for one in sent]
     if len(entries) == len(sent):
         return [judge(entry) for entry in entries]
-    return _all(sent, Trouble(f"Leanplum answered {len(entries)} entries to {len(sent)} items", lost=True))
+    return _all(
+        sent, Trouble(f"Leanplum answered {len(entries)} entries to {len(sent)} items", lost=True)
+    )
 
 
 def _refuses(entry: dict[str, Any]) -> bool:
-    """Whether an entry says that nothing was done: only then may all be sent again, whatever the status."""
+    """Whether an entry says that nothing was done: only then may all be sent again, whatever the
+    status.
+    """
     return entry.get("success") is False or text(entry, "error") is not None
 
 
@@ -164,9 +187,13 @@ def _warned(warning: str, entry: dict[str, Any]) -> Outcome:
     return Ignored(warning)
 
 
-def _whole_call(status: int, entries: list[dict[str, Any]] | None, sent: Sequence[str], after: float) -> Reply:
-    """A 4xx about the call. Our configuration's fault is told by Leanplum's words, or by 401. Another refusal that an
-    item may cause is looked for by halves until one item is left; one that none is known to cause is in doubt."""
+def _whole_call(
+    status: int, entries: list[dict[str, Any]] | None, sent: Sequence[str], after: float
+) -> Reply:
+    """A 4xx about the call. Our configuration's fault is told by Leanplum's words, or by 401.
+    Another refusal that an item may cause is looked for by halves until one item is left; one that
+    none is known to cause is in doubt.
+    """
     reason = _reason(status, entries)
     said = text(entries[0], "error") if entries else None
     if is_config(said) or status == 401 or (entries and "apiHost" in entries[0]):
@@ -194,7 +221,9 @@ def is_config(message: str | None) -> bool:
 
 
 def text(entry: dict[str, Any], field: str) -> str | None:
-    """The message of an entry's `error` or `warning`, which is an object with a message, or a bare text."""
+    """The message of an entry's `error` or `warning`, which is an object with a message, or a bare
+    text.
+    """
     found = entry.get(field)
     if found is None or found is False:
         return None
@@ -209,7 +238,9 @@ def _reason(status: int, entries: list[dict[str, Any]] | None) -> str:
 
 
 def redirect(body: bytes, location: str | None = None) -> str | None:
-    """Return the host that an answer sends us to: in Leanplum's own words, or as HTTP's Location does."""
+    """Return the host that an answer sends us to: in Leanplum's own words, or as HTTP's Location
+    does.
+    """
     if b'"apiHost"' in body:
         hosts = (_host(entry.get("apiHost")) for entry in entries(body) or ())
         if (host := next((one for one in hosts if one), None)) is not None:
@@ -220,7 +251,11 @@ def redirect(body: bytes, location: str | None = None) -> str | None:
 def _moved(reason: str, entry: dict[str, Any]) -> str:
     """The reason, with the host to which a redirect leads."""
     host = _host(entry.get("apiHost"))
-    return f"{reason.rstrip('.')}: Leanplum redirects this app to {host}; check LEANPLUM_API_URL" if host else reason
+    return (
+        f"{reason.rstrip('.')}: Leanplum redirects this app to {host}; check LEANPLUM_API_URL"
+        if host
+        else reason
+    )
 
 
 def _host(found: Any) -> str | None:

@@ -1,7 +1,9 @@
-"""Reading the body of a response within bounds, however it was compressed. Pure but for the pieces that come in.
+"""Reading the body of a response within bounds, however it was compressed. Pure but for the pieces
+that come in.
 
-A compressed body is decompressed step by step, so that one that says three megabytes and means three gigabytes is
-given up after the first few of them. Two encodings, one in the other, are not read: nobody asked for them.
+A compressed body is decompressed step by step, so that one that says three megabytes and means
+three gigabytes is given up after the first few of them. Two encodings, one in the other, are not
+read: nobody asked for them.
 """
 
 import asyncio
@@ -38,9 +40,12 @@ async def whole(pieces: AsyncIterable[bytes], encoding: str, most: int, setting:
     return bytes(body)
 
 
-async def decoded(pieces: AsyncIterable[bytes], encoding: str, most: int, setting: str) -> AsyncIterator[bytes]:
-    """The body's pieces, decompressed, each no larger than one that came or `STEP`. Raises UnreadableBody beyond `most`
-    bytes, those that came and those that they mean counted apart."""
+async def decoded(
+    pieces: AsyncIterable[bytes], encoding: str, most: int, setting: str
+) -> AsyncIterator[bytes]:
+    """The body's pieces, decompressed, each no larger than one that came or `STEP`. Raises
+    UnreadableBody beyond `most` bytes, those that came and those that they mean counted apart.
+    """
     told = encoding.strip().lower()
     steps = None if told in ("", "identity") else _Steps(told)
     came = meant = since = 0

@@ -1,4 +1,6 @@
-"""Reading `Retry-After` (RFC 9110 §10.2.3): a number of seconds, a fraction of one too, or a date. Pure."""
+"""Reading `Retry-After` (RFC 9110 §10.2.3): a number of seconds, a fraction of one too, or a date.
+Pure.
+"""
 
 import re
 from datetime import UTC
@@ -9,10 +11,11 @@ NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 
 
 def as_number(header: str | None, *, date: str | None, now: float) -> str | None:
-    """Return the header with a date replaced by the seconds until it; anything else is returned as it came.
+    """Return the header with a date replaced by the seconds until it; anything else is returned as
+    it came.
 
-    The date counts from the answer's own `date`, since both are by the sender's clock; from `now` (epoch seconds) where
-    the answer has none.
+    The date counts from the answer's own `date`, since both are by the sender's clock; from `now`
+    (epoch seconds) where the answer has none.
     """
     until = _epoch(header)
     if until is None:

@@ -1,7 +1,8 @@
 """The parameters of Leanplum's actions, less `appId`, `clientKey`, `apiVersion` (contract §4, §5).
 
-These shapes are the rules *and* the documentation: bodies are checked against them, and `openapi/` is made from them.
-The source of each is the action's page of Leanplum's API reference (fact sheet §3).
+These shapes are the rules *and* the documentation: bodies are checked against them, and `openapi/`
+is made from them. The source of each is the action's page of Leanplum's API reference (fact sheet
+§3).
 """
 
 from typing import Annotated, Literal, Required
@@ -35,7 +36,9 @@ Empty = Literal[""]
 
 DevMode = Annotated[
     Bool,
-    Field(description="Development traffic: kept out of analytics, sent with the development key, once a second."),
+    Field(
+        description="Development traffic: kept out of analytics, sent with the development key, once a second."
+    ),
 ]
 
 
@@ -43,16 +46,31 @@ class Subject(TypedDict, total=False):
     """Whom something is about."""
 
     id: Annotated[
-        ItemId, Field(description="The caller's own id for the item: a repeat within the window is a duplicate.")
+        ItemId,
+        Field(
+            description="The caller's own id for the item: a repeat within the window is a duplicate."
+        ),
     ]
-    userId: Annotated[UserId, Field(description="Whom it is about. One of userId and deviceId is required.")]
+    userId: Annotated[
+        UserId, Field(description="Whom it is about. One of userId and deviceId is required.")
+    ]
     deviceId: Annotated[DeviceId, Field(description="The device it is about.")]
-    time: Annotated[Time, Field(description="When it happened: RFC 3339 or epoch seconds. Default: now.")]
-    sentAt: Annotated[
-        Time, Field(description="When the sender's clock sent it: corrects `time` by that clock's error. Not sent on.")
+    time: Annotated[
+        Time, Field(description="When it happened: RFC 3339 or epoch seconds. Default: now.")
     ]
-    ip: Annotated[Text, Field(description="The end user's address, to find the place by. Not sent on, nor stored.")]
-    userAgent: Annotated[Text, Field(description="The end user's, to find the device by. Not sent on.")]
+    sentAt: Annotated[
+        Time,
+        Field(
+            description="When the sender's clock sent it: corrects `time` by that clock's error. Not sent on."
+        ),
+    ]
+    ip: Annotated[
+        Text,
+        Field(description="The end user's address, to find the place by. Not sent on, nor stored."),
+    ]
+    userAgent: Annotated[
+        Text, Field(description="The end user's, to find the device by. Not sent on.")
+    ]
     devMode: DevMode
 
 
@@ -87,19 +105,28 @@ class Event(Common, total=False):
     event: Required[
         Annotated[
             Name | Empty,
-            Field(union_mode="left_to_right", description="The event's name; empty only with messageId."),
+            Field(
+                union_mode="left_to_right",
+                description="The event's name; empty only with messageId.",
+            ),
         ]
     ]
     value: Annotated[Number, Field(description="The event's value, as the price of a purchase.")]
     currencyCode: Annotated[Currency, Field(description="ISO 4217 code of `value`'s currency.")]
     info: Annotated[Text, Field(description="Free text, treated like a parameter.")]
-    params: Annotated[Params, Field(description=f"At most {MAX_PARAMS} parameters: text, number or boolean.")]
+    params: Annotated[
+        Params, Field(description=f"At most {MAX_PARAMS} parameters: text, number or boolean.")
+    ]
     messageId: Annotated[Int, Field(description="Ties the event to a message.")]
     disposition: Annotated[
         Literal["active", "passive", "requireActive"],
-        Field(description="active marks the user active; passive doesn't; requireActive needs an open session."),
+        Field(
+            description="active marks the user active; passive doesn't; requireActive needs an open session."
+        ),
     ]
-    allowOffline: Annotated[Bool, Field(description="Deprecated by Leanplum: false is active, true is passive.")]
+    allowOffline: Annotated[
+        Bool, Field(description="Deprecated by Leanplum: false is active, true is passive.")
+    ]
     googlePlayPurchaseData: Text
     googlePlayPurchaseDataSignature: Text
     iOSTransactionIdentifier: Text
@@ -174,14 +201,28 @@ class UserUpdate(Common, Place, total=False):
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
-        json_schema_extra={"examples": [{"userAttributes": {"plan": "pro", "age": 29, "nickname": None}}]},
+        json_schema_extra={
+            "examples": [{"userAttributes": {"plan": "pro", "age": 29, "nickname": None}}]
+        },
     )
-    userAttributes: Annotated[Attributes, Field(description="Merged into the user's; null clears an attribute.")]
-    userAttributeValuesToAdd: Annotated[SetValues, Field(description="Values added to set-valued attributes.")]
-    userAttributeValuesToRemove: Annotated[SetValues, Field(description="Values removed from set-valued attributes.")]
-    userAttributeValuesToIncrement: Annotated[dict[Name, Int], Field(description="Whole numbers added.")]
-    newUserId: Annotated[UserId, Field(description="Log in, register or switch: the user's new id.")]
-    events: Annotated[dict[Name, Occurrences], Field(description="The profile's counters of events.")]
+    userAttributes: Annotated[
+        Attributes, Field(description="Merged into the user's; null clears an attribute.")
+    ]
+    userAttributeValuesToAdd: Annotated[
+        SetValues, Field(description="Values added to set-valued attributes.")
+    ]
+    userAttributeValuesToRemove: Annotated[
+        SetValues, Field(description="Values removed from set-valued attributes.")
+    ]
+    userAttributeValuesToIncrement: Annotated[
+        dict[Name, Int], Field(description="Whole numbers added.")
+    ]
+    newUserId: Annotated[
+        UserId, Field(description="Log in, register or switch: the user's new id.")
+    ]
+    events: Annotated[
+        dict[Name, Occurrences], Field(description="The profile's counters of events.")
+    ]
     states: Annotated[dict[Name, Visits], Field(description="The profile's counters of states.")]
     created: Time
     lastActive: Time
@@ -191,7 +232,9 @@ class UserUpdate(Common, Place, total=False):
     unsubscribeCategoriesToAdd: list[Int]
     unsubscribeCategoriesToRemove: list[Int]
     unsubscribeChannelsToAdd: Annotated[Channel | list[Channel], Field(union_mode="left_to_right")]
-    unsubscribeChannelsToRemove: Annotated[Channel | list[Channel], Field(union_mode="left_to_right")]
+    unsubscribeChannelsToRemove: Annotated[
+        Channel | list[Channel], Field(union_mode="left_to_right")
+    ]
     resetAnomalies: Annotated[
         Bool,
         Field(
@@ -204,28 +247,37 @@ class State(Common, total=False):
     """The user enters a state (Leanplum's `advance`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
-        extra="forbid", json_schema_extra={"examples": [{"state": "Checkout", "params": {"step": 2}}]}
+        extra="forbid",
+        json_schema_extra={"examples": [{"state": "Checkout", "params": {"step": 2}}]},
     )
     state: Required[
         Annotated[
-            Name | Empty, Field(union_mode="left_to_right", description="The state's name; empty leaves the state.")
+            Name | Empty,
+            Field(
+                union_mode="left_to_right", description="The state's name; empty leaves the state."
+            ),
         ]
     ]
     info: Annotated[Text, Field(description="Free text, treated like a parameter.")]
-    params: Annotated[Params, Field(description=f"At most {MAX_PARAMS} parameters: text, number or boolean.")]
+    params: Annotated[
+        Params, Field(description=f"At most {MAX_PARAMS} parameters: text, number or boolean.")
+    ]
 
 
 class UserCall(Common, total=False):
     """Nothing beyond whom it is about and when."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"deviceId": "device-1"}]})  # type: ignore[misc]
+    __pydantic_config__ = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"deviceId": "device-1"}]}
+    )  # type: ignore[misc]
 
 
 class DeviceUpdate(Common, DeviceFields, total=False):
     """Changes of one device (Leanplum's `setDeviceAttributes`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
-        extra="forbid", json_schema_extra={"examples": [{"deviceModel": "Pixel 9", "appVersion": "2.0.1"}]}
+        extra="forbid",
+        json_schema_extra={"examples": [{"deviceModel": "Pixel 9", "appVersion": "2.0.1"}]},
     )
 
 
@@ -247,7 +299,11 @@ class TrafficSource(Common, total=False):
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
-        json_schema_extra={"examples": [{"trafficSource": {"publisherName": "Search", "publisherSubCampaign": "May"}}]},
+        json_schema_extra={
+            "examples": [
+                {"trafficSource": {"publisherName": "Search", "publisherSubCampaign": "May"}}
+            ]
+        },
     )
     trafficSource: Required[Source]
 
@@ -260,7 +316,9 @@ class Message(Common, total=False):
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
-        json_schema_extra={"examples": [{"userId": "user-1", "values": {"name": "Ann"}, "force": False}]},
+        json_schema_extra={
+            "examples": [{"userId": "user-1", "values": {"name": "Ann"}, "force": False}]
+        },
     )
     messageId: Required[Annotated[EntityId, Field(description="The message's id.")]]
     values: Values
@@ -271,7 +329,8 @@ class Campaign(Common, total=False):
     """One user enters a campaign (Leanplum's `startCampaign`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
-        extra="forbid", json_schema_extra={"examples": [{"userId": "user-1", "values": {"name": "Ann"}}]}
+        extra="forbid",
+        json_schema_extra={"examples": [{"userId": "user-1", "values": {"name": "Ann"}}]},
     )
     campaignId: Required[Annotated[EntityId, Field(description="The campaign's id.")]]
     values: Values
@@ -280,11 +339,17 @@ class Campaign(Common, total=False):
 class Blocking(Subject, total=False):
     """Nothing beyond whom it is about."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"deviceId": "device-1"}]})  # type: ignore[misc]
+    __pydantic_config__ = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"deviceId": "device-1"}]}
+    )  # type: ignore[misc]
 
 
 class Erasure(Subject, total=False):
     """A user who shall be forgotten (Leanplum's `deleteUser`)."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"fullErasure": True}]})  # type: ignore[misc]
-    fullErasure: Annotated[Bool, Field(description="Everything, as the GDPR asks; Leanplum takes up to 15 days.")]
+    __pydantic_config__ = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"fullErasure": True}]}
+    )  # type: ignore[misc]
+    fullErasure: Annotated[
+        Bool, Field(description="Everything, as the GDPR asks; Leanplum takes up to 15 days.")
+    ]

@@ -1,6 +1,8 @@
-"""The values that Leanplum takes: names, ids, scalars, times (fact sheet: Leanplum's API limits and SDK checks).
+"""The values that Leanplum takes: names, ids, scalars, times (fact sheet: Leanplum's API limits and
+SDK checks).
 
-Each is an annotated type, checked by pydantic's core, and has one sentence that says what it takes: `TAKES`.
+Each is an annotated type, checked by pydantic's core, and has one sentence that says what it takes:
+`TAKES`.
 """
 
 import math
@@ -19,17 +21,22 @@ INT_LIMIT = 2**63
 TOO_LARGE = "is out of range: whole numbers are from -2^63 to 2^63-1"
 SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_PARAMS = 50
-MAX_VALUE_DEPTH = 32  # of a value that may be any JSON; less than a body's, so that both ways of reading one agree
+# Of a value that may be any JSON; less than a body's, so that both ways of reading one agree
+MAX_VALUE_DEPTH = 32
 ZERO_UUID = "00000000-0000-0000-0000-000000000000"
 LATEST = 1e11  # seconds; what is above is surely milliseconds: the year 5138
 
 
 def _name_pattern() -> str:
-    """1+ characters; no , | " { } tab, newline, CR; first not . or -; last not /; not only digits; no NUL."""
+    """1+ characters; no , | " { } tab, newline, CR; first not . or -; last not /; not only digits;
+    no NUL.
+    """
     bad = r',|"{}\t\n\r\x00'
     any_, last = f"[^{bad}]", f"[^{bad}/]"
-    letter, first = f"[^{bad}0-9]", rf"[^{bad}0-9.\-]"  # a character that is no digit; the same, fit to be the first
-    lone_letter, lone_first = f"[^{bad}0-9/]", rf"[^{bad}0-9.\-/]"  # the same, fit to be the last too
+    # A character that is no digit; the same, fit to be the first
+    letter, first = f"[^{bad}0-9]", rf"[^{bad}0-9.\-]"
+    # The same, fit to be the last too
+    lone_letter, lone_first = f"[^{bad}0-9/]", rf"[^{bad}0-9.\-/]"
     return f"^(?:(?:[0-9]+{letter}|{first}){any_}*{last}|[0-9]+{lone_letter}|{lone_first})$"
 
 
@@ -59,7 +66,8 @@ TAKES = {
 
 def _one_text(value: str) -> str:
     """An id in the one text that it has."""
-    if not ("!" <= value[0] <= "~" and "!" <= value[-1] <= "~"):  # as in `plain`, without a call: most ids are fine
+    # As in `plain`, without a call: most ids are fine
+    if not ("!" <= value[0] <= "~" and "!" <= value[-1] <= "~"):
         value = plain(value)
     if not value:
         raise PydanticCustomError("string_too_short", "must not be empty")
@@ -79,7 +87,9 @@ def deeper(value: dict[Any, Any] | list[Any], levels: int) -> bool:
     """Whether parsed JSON is nested more deeply than so many levels."""
     level: list[Any] = [value]
     for _ in range(levels):
-        inside = [one for outer in level for one in (outer.values() if type(outer) is dict else outer)]
+        inside = [
+            one for outer in level for one in (outer.values() if type(outer) is dict else outer)
+        ]
         level = [one for one in inside if type(one) is dict or type(one) is list]
         if not level:
             return False
@@ -89,14 +99,18 @@ def deeper(value: dict[Any, Any] | list[Any], levels: int) -> bool:
 def _plain(value: dict[str, object]) -> dict[str, object]:
     """Any JSON, so long as it can be sent on."""
     if deeper(value, MAX_VALUE_DEPTH):
-        raise PydanticCustomError("depth", f"is nested too deeply: at most {MAX_VALUE_DEPTH} levels are taken")
+        raise PydanticCustomError(
+            "depth", f"is nested too deeply: at most {MAX_VALUE_DEPTH} levels are taken"
+        )
     for path, inner in _leaves(value):
         _sendable(path, inner)
     return value
 
 
 def _sendable(path: tuple[str | int, ...], value: object) -> None:
-    """Raise PydanticCustomError, with the path, for a value that JSON can't carry to Leanplum unchanged."""
+    """Raise PydanticCustomError, with the path, for a value that JSON can't carry to Leanplum
+    unchanged.
+    """
     kind = type(value)
     if kind is int and not is_whole(value):
         raise PydanticCustomError("too_large", TOO_LARGE, {"at": path})
@@ -133,7 +147,9 @@ def _epoch(value: float | str) -> float:
     if isinstance(value, str):
         value = _rfc3339(value)
     if not 0 <= value < LATEST:
-        raise PydanticCustomError("time", "takes seconds since 1970 (not milliseconds) or an RFC 3339 time")
+        raise PydanticCustomError(
+            "time", "takes seconds since 1970 (not milliseconds) or an RFC 3339 time"
+        )
     return value
 
 
@@ -142,17 +158,23 @@ def query_time(text: str) -> float:
     return _epoch(float(text) if re.fullmatch(r"\d{1,12}(\.\d{1,6})?", text) else text)
 
 
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
+_RFC3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII
+)
 
 
 def _rfc3339(value: str) -> float:
     if not (match := _RFC3339.fullmatch(value)):
-        raise PydanticCustomError("time", "takes an RFC 3339 time with its offset, as in 2026-01-31T12:00:00Z")
+        raise PydanticCustomError(
+            "time", "takes an RFC 3339 time with its offset, as in 2026-01-31T12:00:00Z"
+        )
     day, clock, fraction, offset = match.groups()
     if clock.endswith(":60"):  # a leap second, which the epoch does not have: its neighbour
         clock = clock[:-2] + "59"
     try:
-        return datetime.fromisoformat(f"{day}T{clock}.{(fraction or '0')[:6]:0<6}{offset.upper()}").timestamp()
+        return datetime.fromisoformat(
+            f"{day}T{clock}.{(fraction or '0')[:6]:0<6}{offset.upper()}"
+        ).timestamp()
     except (ValueError, OverflowError):
         raise PydanticCustomError("time", "is not a day and time of the calendar") from None
 
@@ -163,16 +185,19 @@ Bool = Annotated[bool, Field(strict=True)]
 Int = Annotated[int, Field(strict=True, ge=-INT_LIMIT, lt=INT_LIMIT)]
 NumberAsText = Annotated[Int, AfterValidator(str)]  # clients in the field send whole numbers as ids
 UserId = Annotated[
-    Annotated[str, Field(min_length=1, max_length=400, pattern=USER_ID, strict=True)] | NumberAsText,
+    Annotated[str, Field(min_length=1, max_length=400, pattern=USER_ID, strict=True)]
+    | NumberAsText,
     Field(union_mode="left_to_right"),
     AfterValidator(_one_text),
 ]
 DeviceId = Annotated[
-    Annotated[str, Field(min_length=1, max_length=400, pattern=DEVICE_ID, strict=True)] | NumberAsText,
+    Annotated[str, Field(min_length=1, max_length=400, pattern=DEVICE_ID, strict=True)]
+    | NumberAsText,
     Field(union_mode="left_to_right"),
     AfterValidator(_one_text),
 ]
-EntityId = Annotated[  # of a message, a campaign …: Leanplum's are whole numbers; a path has them as text
+# Of a message, a campaign …: Leanplum's are whole numbers; a path has them as text
+EntityId = Annotated[
     Annotated[int, Field(strict=True, ge=0, lt=INT_LIMIT)]
     | Annotated[str, Field(strict=True, pattern=DIGITS), AfterValidator(int)],
     Field(union_mode="left_to_right"),
@@ -185,7 +210,10 @@ Count = Annotated[int, Field(strict=True, ge=0, lt=INT_LIMIT)]
 Scalar = Annotated[Text | Bool | Int | Fraction, Field(union_mode="left_to_right")]
 Time = Annotated[
     Annotated[float, Field(strict=True, allow_inf_nan=False)] | Annotated[str, Field(strict=True)],
-    Field(union_mode="left_to_right", json_schema_extra={"examples": ["2026-01-31T12:00:00Z", 1769860800]}),
+    Field(
+        union_mode="left_to_right",
+        json_schema_extra={"examples": ["2026-01-31T12:00:00Z", 1769860800]},
+    ),
     AfterValidator(_epoch),
 ]
 Params = Annotated[dict[Name, Scalar], Field(max_length=MAX_PARAMS)]

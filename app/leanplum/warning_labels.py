@@ -1,7 +1,7 @@
 """The kinds of Leanplum's warnings, as a metric counts them. Pure.
 
-A warning's text may hold a value of a user's, and its wording changes (fact sheet §9). So a label is
-one of a fixed set, found by what a text contains; what matches nothing is `other`.
+A warning's text may hold a value of a user's, and its wording changes (fact sheet §9). So a label
+is one of a fixed set, found by what a text contains; what matches nothing is `other`.
 """
 
 from typing import Any
@@ -11,7 +11,8 @@ from app.model import Done, Ignored, Outcome
 
 IGNORED = "ignored"
 OTHER = "other"
-# The first that matches: texts in lower case that a warning contains, and the label. Source: fact sheet §4, §3.2.
+# The first that matches: texts in lower case that a warning contains, and the label. Source: fact
+# sheet §4, §3.2.
 KINDS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("anomal",), "anomaly"),
     (("past event",), "past-event"),

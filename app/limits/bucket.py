@@ -1,7 +1,8 @@
 """Token buckets, kept as GCRA: two numbers for each bucket, what it lacked of being full, and when.
 
-Source: "Generic cell rate algorithm", ITU-T I.371, as a continuous-state leaky bucket. Counted in items, times in
-seconds. A bucket's rate and size come with each call, so a change of them is in force from the next call on.
+Source: "Generic cell rate algorithm", ITU-T I.371, as a continuous-state leaky bucket. Counted in
+items, times in seconds. A bucket's rate and size come with each call, so a change of them is in
+force from the next call on.
 """
 
 import math
@@ -12,10 +13,12 @@ A_TRIFLE = 1e-6  # of an item: what floating point may be wrong by
 
 
 class Limit(NamedTuple):
-    """Which bucket, the items a second that it regains, and the items that it holds. A call for up to `whole` items
-    passes a full bucket even where this holds fewer, and what it lacks then is made good before the next one.
-    `lends`: a call for more than `whole` items passes where one item would. The bucket lacks all of them then, and the
-    part beyond `whole` is a debt, which a smaller bucket doesn't cancel."""
+    """Which bucket, the items a second that it regains, and the items that it holds. A call for up
+    to `whole` items passes a full bucket even where this holds fewer, and what it lacks then is
+    made good before the next one. `lends`: a call for more than `whole` items passes where one item
+    would. The bucket lacks all of them then, and the part beyond `whole` is a debt, which a smaller
+    bucket doesn't cancel.
+    """
 
     name: str
     rate: float
@@ -28,8 +31,9 @@ class Limit(NamedTuple):
         return max(0.0, lacks - seconds * self.rate)
 
     def resized(self, lacks: float, held: int) -> float:
-        """Return what a bucket lacks that lacked so much when it held `held` items. It lacks no more than it holds now,
-        and its debt."""
+        """Return what a bucket lacks that lacked so much when it held `held` items. It lacks no
+        more than it holds now, and its debt.
+        """
         return lacks - max(0.0, min(held, lacks) - self.whole)
 
     def fits(self, lacks: float, count: int) -> bool:
@@ -55,8 +59,9 @@ class Limit(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """Whether a call may pass, by which limits, and what each of their buckets lacks: after it where it may pass, else
-    as they are."""
+    """Whether a call may pass, by which limits, and what each of their buckets lacks: after it
+    where it may pass, else as they are.
+    """
 
     allowed: bool
     limits: Sequence[Limit]
@@ -64,11 +69,15 @@ class Decision(NamedTuple):
 
     def fits(self, count: int) -> bool:
         """Whether so many items pass buckets that are as these."""
-        return all(limit.fits(lacks, count) for limit, lacks in zip(self.limits, self.lacks, strict=True))
+        return all(
+            limit.fits(lacks, count) for limit, lacks in zip(self.limits, self.lacks, strict=True)
+        )
 
     def wait(self, count: int) -> float:
         """Seconds until so many items may pass; infinite where they never do."""
-        return max(limit.wait(lacks, count) for limit, lacks in zip(self.limits, self.lacks, strict=True))
+        return max(
+            limit.wait(lacks, count) for limit, lacks in zip(self.limits, self.lacks, strict=True)
+        )
 
 
 class Buckets:
@@ -87,7 +96,8 @@ class Buckets:
         """Take `count` items from every one of the buckets, or nothing from any."""
         if len(limits) > 1:
             return self._take_from_all(limits, count)
-        # One bucket, as for nearly every call. Written out: a call costs more here than what it would do.
+        # One bucket, as for nearly every call. Written out: a call costs more here than what it
+        # would do.
         limit, now, known = limits[0], self._clock(), self._known
         found = known.get(limit.name)
         lacks = 0.0 if found is None else found[0] - (now - found[1]) * limit.rate
@@ -129,7 +139,8 @@ class Buckets:
         if found is None:
             return 0.0
         lacks = limit.later(found[0], now - found[1])
-        if lacks > limit.whole and found[3] > limit.whole:  # it was made smaller, and counts as that from now on
+        # It was made smaller, and counts as that from now on
+        if lacks > limit.whole and found[3] > limit.whole:
             lacks = limit.resized(lacks, found[3])
             self._keep(limit, lacks, now)
         return lacks
@@ -140,5 +151,7 @@ class Buckets:
             self._sweep(now)
 
     def _sweep(self, now: float) -> None:
-        self._known = {name: of for name, of in self._known.items() if of[0] > (now - of[1]) * of[2]}
+        self._known = {
+            name: of for name, of in self._known.items() if of[0] > (now - of[1]) * of[2]
+        }
         self._sweep_at = max(10_000, 2 * len(self._known))

@@ -1,4 +1,6 @@
-"""Who asks for items goes through a limiter: this one knows of this process alone, `shared` of all replicas."""
+"""Who asks for items goes through a limiter: this one knows of this process alone, `shared` of all
+replicas.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,7 +12,9 @@ class Limiter(Protocol):
     """What callers of a limiter see."""
 
     def take_now(self, limits: Sequence[Limit], count: int) -> Decision | None:
-        """As `take` does, where that can be decided without waiting; else None, and nothing is taken."""
+        """As `take` does, where that can be decided without waiting; else None, and nothing is
+        taken.
+        """
 
     async def take(self, limits: Sequence[Limit], count: int) -> Decision:
         """Take `count` items from every one of the buckets, or nothing from any."""

@@ -9,8 +9,9 @@ MOST_KNOWN = 10_000
 
 
 class Policy(NamedTuple):
-    """The limits of the calls of one caller about one app, and how a header tells them. `lending`: the same limits, for
-    clients that can't split a batch."""
+    """The limits of the calls of one caller about one app, and how a header tells them. `lending`:
+    the same limits, for clients that can't split a batch.
+    """
 
     caller: Caller
     app: App | None
@@ -20,8 +21,9 @@ class Policy(NamedTuple):
 
 
 class Policies:
-    """What a key has not of its own is the gateway's; a key or an app that has a rate alone may save up as many seconds
-    of it as the gateway's callers may of theirs."""
+    """What a key has not of its own is the gateway's; a key or an app that has a rate alone may
+    save up as many seconds of it as the gateway's callers may of theirs.
+    """
 
     def __init__(self, rate: int, burst: int) -> None:
         self._rate, self._burst = rate, burst

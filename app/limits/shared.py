@@ -1,8 +1,10 @@
-"""Limits that all replicas share, in Valkey; and what holds while it is away: each replica's share, in memory.
+"""Limits that all replicas share, in Valkey; and what holds while it is away: each replica's share,
+in memory.
 
-Calls that come together are decided together: one call to the server is under way, and what comes meanwhile goes with
-the next one. So a caller waits for one answer or two, and when the server falls silent, for one time-out at most: after
-it everything is decided here, until a probe in the background finds the server again.
+Calls that come together are decided together: one call to the server is under way, and what comes
+meanwhile goes with the next one. So a caller waits for one answer or two, and when the server falls
+silent, for one time-out at most: after it everything is decided here, until a probe in the
+background finds the server again.
 """
 
 import asyncio
@@ -36,9 +38,13 @@ class Server(Protocol):
 
 
 def share(limit: Limit, replicas: int) -> Limit:
-    """One replica's part of a limit. A call that the whole limit would let pass is let pass by a full share: a caller
-    that sends large batches must not be shut out for as long as the server is away."""
-    return Limit(limit.name, limit.rate / replicas, limit.burst / replicas, limit.whole, limit.lends)
+    """One replica's part of a limit. A call that the whole limit would let pass is let pass by a
+    full share: a caller that sends large batches must not be shut out for as long as the server is
+    away.
+    """
+    return Limit(
+        limit.name, limit.rate / replicas, limit.burst / replicas, limit.whole, limit.lends
+    )
 
 
 class SharedLimiter:
@@ -53,8 +59,9 @@ class SharedLimiter:
         told: Callable[[bool], object],
         decided_here: Callable[[], object],
     ) -> None:
-        """`told` is called with whether the server is there, when that changes; `decided_here` for each decision that
-        was not the server's."""
+        """`told` is called with whether the server is there, when that changes; `decided_here` for
+        each decision that was not the server's.
+        """
         self._server, self._buckets, self._clock = server, buckets, clock
         self._told, self._decided_here = told, decided_here
         self._me = uuid4().hex
@@ -97,7 +104,11 @@ class SharedLimiter:
         """By how many they are shared; or that the server is away, and what holds meanwhile."""
         if self._there:
             return f"shared by {self._replicas} replica{'s' if self._replicas != 1 else ''}"
-        held = "the whole of each limit" if self._replicas == 1 else f"one of {self._replicas} shares of each limit"
+        held = (
+            "the whole of each limit"
+            if self._replicas == 1
+            else f"one of {self._replicas} shares of each limit"
+        )
         return f"the shared limits are away; this replica keeps {held} by itself"
 
     async def look(self) -> None:
@@ -142,12 +153,16 @@ class SharedLimiter:
             self._under_way = None
 
     def _remember(self, limits: Sequence[Limit], decision: Decision) -> None:
-        """So that a share, when it is needed, begins where the whole was, and a caller's spent limit is not new."""
+        """So that a share, when it is needed, begins where the whole was, and a caller's spent
+        limit is not new.
+        """
         for limit, lacks in zip(limits, decision.lacks, strict=True):
             self._buckets.put(share(limit, self._replicas), lacks / self._replicas)
 
     def _found(self, replicas: int) -> None:
-        """The number grows at once and shrinks late: a server that comes back empty knows the others in a second."""
+        """The number grows at once and shrinks late: a server that comes back empty knows the
+        others in a second.
+        """
         now = self._clock()
         if replicas >= self._replicas or now - self._counted_at > GONE_SECONDS:
             self._replicas, self._counted_at = replicas, now

@@ -1,4 +1,6 @@
-"""Buckets in Valkey (or Redis), for all replicas: the only place that speaks to it. Every call ends within its time."""
+"""Buckets in Valkey (or Redis), for all replicas: the only place that speaks to it. Every call ends
+within its time.
+"""
 
 import asyncio
 import hashlib
@@ -26,14 +28,18 @@ Call = tuple[Sequence[Limit], int]
 
 
 class Valkey:
-    """A server. Whatever goes wrong with it is raised: an error of redis-py, OSError, TimeoutError."""
+    """A server. Whatever goes wrong with it is raised: an error of redis-py, OSError,
+    TimeoutError.
+    """
 
     def __init__(self, url: str, take_seconds: float = TAKE_SECONDS) -> None:
         """Nothing is opened before it is needed. Schemes: redis, rediss, valkey, valkeys."""
         self._take_seconds = take_seconds
-        # Never again by itself: who waits is answered without it, and one probe a second finds out when it is back.
+        # Never again by itself: who waits is answered without it, and one probe a second finds out
+        # when it is back.
         never = Retry(NoBackoff(), 0)
-        self._client: Any = Redis.from_url(  # Any: its types leave open which of its calls are awaited
+        # Any: its types leave open which of its calls are awaited
+        self._client: Any = Redis.from_url(
             url.replace("valkey", "redis", 1) if url.startswith("valkey") else url,
             max_connections=CONNECTIONS,
             protocol=2,
@@ -43,13 +49,18 @@ class Valkey:
         )
 
     async def take(self, calls: Sequence[Call], now: float = -1) -> list[Decision]:
-        """Decide the calls in their order, at once. `now`: in microseconds, instead of the server's own clock."""
+        """Decide the calls in their order, at once. `now`: in microseconds, instead of the server's
+        own clock.
+        """
         names = [PREFIX + limit.name for limits, _ in calls for limit in limits]
         words: list[Any] = [now]
         for limits, count in calls:
             words += (count, len(limits), *(word for limit in limits for word in _words(limit)))
         told = iter((await within(self._take_seconds, self._run(TAKE, names, words))).split())
-        return [Decision(next(told) == b"1", limits, [float(next(told)) for _ in limits]) for limits, _ in calls]
+        return [
+            Decision(next(told) == b"1", limits, [float(next(told)) for _ in limits])
+            for limits, _ in calls
+        ]
 
     async def beat(self, replica: str) -> int:
         """Give a sign of life; how many replicas have given one lately."""
@@ -58,11 +69,15 @@ class Valkey:
     async def close(self, replica: str) -> None:
         """Take the replica out, if that can be done, and close the connections."""
         with suppress(Exception):  # it is forgotten in a few seconds anyway
-            await within(self._take_seconds, self._client.execute_command("ZREM", REPLICAS, replica))
+            await within(
+                self._take_seconds, self._client.execute_command("ZREM", REPLICAS, replica)
+            )
         await self._client.aclose()
 
     async def _run(self, script: str, names: Sequence[str], words: Sequence[Any]) -> Any:
-        """By the script's hash; with its text where the server does not know it, as after its restart."""
+        """By the script's hash; with its text where the server does not know it, as after its
+        restart.
+        """
         rest = (len(names), *names, *words)
         try:
             return await self._client.execute_command("EVALSHA", _sha(script), *rest)
@@ -75,7 +90,10 @@ def _words(limit: Limit) -> tuple[float, float, int]:
     return limit.rate, limit.burst, int(limit.lends)
 
 
-HASHES = {script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest() for script in (TAKE, BEAT)}
+HASHES = {
+    script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+    for script in (TAKE, BEAT)
+}
 
 
 def _sha(script: str) -> str:
@@ -83,8 +101,9 @@ def _sha(script: str) -> str:
 
 
 async def within(seconds: float, asking: Coroutine[Any, Any, T]) -> T:
-    """The answer. Raises TimeoutError where there is none in time; one that came while the event loop was busy with
-    other things counts, or a busy gateway would take its server for away."""
+    """The answer. Raises TimeoutError where there is none in time; one that came while the event
+    loop was busy with other things counts, or a busy gateway would take its server for away.
+    """
     task = asyncio.ensure_future(asking)
     task.add_done_callback(_seen)
     try:

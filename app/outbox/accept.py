@@ -36,14 +36,16 @@ FROM items i JOIN acceptances a ON a.first_seq = i.acceptance WHERE i.seq IN {se
 ROW_BYTES = 1_000  # of an item beside its content, generously
 NO_BODY = ""  # of a delivered item: who and what are still known, and no body is ever empty
 Known = dict[tuple[str, str], tuple[int, bytes]]  # (app, id) -> (seq, digest)
-MadeId = tuple[int, str, str]  # sequence number, app and prefix, as an id that the gateway makes tells them
+# Sequence number, app and prefix, as an id that the gateway makes tells them
+MadeId = tuple[int, str, str]
 
 
 @dataclass(slots=True)
 class Accept:
-    """One call's items, to be made durable. `since`: ids accepted before that time are forgotten; `erasing`: what
-    follows an item that erases its subject, of the same subject, is refused; `change`: the number of the change of
-    erasures that it makes, 0 where it makes none."""
+    """One call's items, to be made durable. `since`: ids accepted before that time are forgotten;
+    `erasing`: what follows an item that erases its subject, of the same subject, is refused;
+    `change`: the number of the change of erasures that it makes, 0 where it makes none.
+    """
 
     acceptance: Acceptance
     since: int
@@ -60,13 +62,17 @@ class Accept:
 
     @property
     def size(self) -> int:
-        """The bytes that it brings: contents, and for each item some rows and entries of indexes."""
+        """The bytes that it brings: contents, and for each item some rows and entries of
+        indexes.
+        """
         items = self.acceptance.items
         return sum(len(item.body) for item in items) + ROW_BYTES * len(items)
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Accept"]) -> list[list[Taken]]:
-        """Commit all items that are new; what is a duplicate or in conflict is told and not stored."""
+        """Commit all items that are new; what is a duplicate or in conflict is told and not
+        stored.
+        """
         wanted = sum(len(write.acceptance.items) for write in writes)
         # First: it makes writers take turns, so that what is looked up next stays true.
         seq, version = _reserve(cursor, wanted)
@@ -111,15 +117,22 @@ def _reserve(cursor: Cursor, count: int) -> tuple[int, int]:
 
 
 def _known(cursor: Cursor, writes: Sequence[Accept], first: int) -> Known:
-    """Which of the caller-given ids are remembered; `first` is the first sequence number that is not in use yet."""
+    """Which of the caller-given ids are remembered; `first` is the first sequence number that is
+    not in use yet.
+    """
     known: Known = {}
     made = set[MadeId]()
     for write in writes:
         app = write.acceptance.app
         given = [item.id for item in write.acceptance.items if item.id is not None]
         if given:
-            cursor.execute(KNOWN + cursor.dialect.values("text"), (app, write.since, orjson.dumps(given).decode()))
-            known.update(((app, item_id), (seq, digest)) for item_id, seq, digest in cursor.fetchall())
+            cursor.execute(
+                KNOWN + cursor.dialect.values("text"),
+                (app, write.since, orjson.dumps(given).decode()),
+            )
+            known.update(
+                ((app, item_id), (seq, digest)) for item_id, seq, digest in cursor.fetchall()
+            )
             made.update(_perhaps_made_here(app, given, first))
     if made:
         known.update(_made_here(cursor, made, writes[0].vault))
@@ -127,8 +140,10 @@ def _known(cursor: Cursor, writes: Sequence[Accept], first: int) -> Known:
 
 
 def _perhaps_made_here(app: str, given: Sequence[str], first: int) -> Iterator[MadeId]:
-    """The ids that the gateway may have made. A UUIDv7 of somebody else's ends in 48 bits of chance, so it nearly
-    always stands for a sequence number that was never given out, and nothing has to be looked up for it."""
+    """The ids that the gateway may have made. A UUIDv7 of somebody else's ends in 48 bits of
+    chance, so it nearly always stands for a sequence number that was never given out, and nothing
+    has to be looked up for it.
+    """
     for item_id in given:
         parsed = ids.parse(item_id)
         if parsed is not None and parsed[1] < first:
@@ -136,8 +151,9 @@ def _perhaps_made_here(app: str, given: Sequence[str], first: int) -> Iterator[M
 
 
 def _made_here(cursor: Cursor, made: Set[MadeId], vault: Vault) -> Known:
-    """What stands under ids that a caller sends again and that the gateway made the first time: one statement for all
-    of a group."""
+    """What stands under ids that a caller sends again and that the gateway made the first time: one
+    statement for all of a group.
+    """
     known: Known = {}
     seqs = orjson.dumps([seq for seq, _, _ in made]).decode()
     cursor.execute(MADE_HERE.format(seqs=cursor.dialect.values("bigint")), (seqs,))
@@ -145,21 +161,30 @@ def _made_here(cursor: Cursor, made: Set[MadeId], vault: Vault) -> Known:
         if (seq, app, prefix) not in made:  # another's id that ends in a number of ours, by chance
             continue
         text = None if body is None else vault.open(body, place(app, action, seq, subject))
-        if text is not None and text[:1] == SEALED:  # it can't be decrypted here: as if it were delivered
+        # It can't be decrypted here: as if it were delivered
+        if text is not None and text[:1] == SEALED:
             text = None
         known[app, ids.made(prefix, seq)] = (seq, vault.digest(action, subject, _sorted(text)))
     return known
 
 
 def _sorted(body: str | None) -> str:
-    """The text that a body has under a caller's own id: the order of its keys is no part of the content."""
-    return NO_BODY if body is None else orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS).decode()
+    """The text that a body has under a caller's own id: the order of its keys is no part of the
+    content.
+    """
+    return (
+        NO_BODY
+        if body is None
+        else orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS).decode()
+    )
 
 
 def _take(
     acceptance: Acceptance, seq: int, known: Known, rows: _Rows, vault: Vault, refuse: Refuse | None
 ) -> tuple[list[Taken], int]:
-    """Sort one call's items into new, duplicate, conflict and refused; collect the rows of the new ones."""
+    """Sort one call's items into new, duplicate, conflict and refused; collect the rows of the new
+    ones.
+    """
     first, prefix, app = seq, acceptance.prefix, acceptance.app
     new, taken, caller = rows.items, list[Taken](), ids.share(app, acceptance.key_id)
     seal = vault.sealer(len(acceptance.items))
@@ -171,7 +196,8 @@ def _take(
             continue
         if (
             item_id is not None
-            and (kind := _recognise(item_id, item, acceptance, seq, known, rows, vault)) != "accepted"
+            and (kind := _recognise(item_id, item, acceptance, seq, known, rows, vault))
+            != "accepted"
         ):
             taken.append((item_id, kind))
             continue
@@ -188,7 +214,14 @@ def _take(
         taken.append((item_id or f"{prefix}{seq:012x}", "accepted"))
         seq += 1
     if seq > first:
-        rows.acceptances += (first, prefix, app, acceptance.key_id, acceptance.request_id, acceptance.accepted_at)
+        rows.acceptances += (
+            first,
+            prefix,
+            app,
+            acceptance.key_id,
+            acceptance.request_id,
+            acceptance.accepted_at,
+        )
     rows.records.append((acceptance.accepted_at, _record(acceptance, taken, seq - first)))
     return taken, seq
 
@@ -202,7 +235,13 @@ def _tell_change(write: Accept, taken: Sequence[Taken], rows: "_Rows") -> None:
 
 
 def _recognise(
-    item_id: str, item: NewItem, acceptance: Acceptance, seq: int, known: Known, rows: _Rows, vault: Vault
+    item_id: str,
+    item: NewItem,
+    acceptance: Acceptance,
+    seq: int,
+    known: Known,
+    rows: _Rows,
+    vault: Vault,
 ) -> Kind:
     """Whether a caller-given id is new; a new one is remembered from now on."""
     key = (acceptance.app, item_id)
@@ -216,8 +255,9 @@ def _recognise(
 
 
 def _otherwise(item: NewItem, app: str, vault: Vault) -> Iterator[bytes]:
-    """How else the same content may be remembered: without its body, since it was delivered; without its subject, since
-    that was erased by it; unkeyed, by a gateway of before."""
+    """How else the same content may be remembered: without its body, since it was delivered;
+    without its subject, since that was erased by it; unkeyed, by a gateway of before.
+    """
     yield vault.digest(item.action, item.subject, NO_BODY)
     yield vault.digest(item.action, alias_of(vault, app, item.subject), NO_BODY)
     yield ids.digest(item.action, item.subject, _content(item))
@@ -253,4 +293,12 @@ def _status(batch: bool, taken: Sequence[Taken], new: int, duplicates: int) -> i
     """What is answered (contract §4)."""
     if batch:
         return 202 if new or duplicates else 422
-    return 202 if new else 200 if duplicates else 403 if [kind for _, kind in taken] == ["erased"] else 409
+    return (
+        202
+        if new
+        else 200
+        if duplicates
+        else 403
+        if [kind for _, kind in taken] == ["erased"]
+        else 409
+    )

@@ -1,7 +1,7 @@
 """Reading what waits, in the order of acceptance, which is the order of the sequence numbers.
 
-Numbers become visible in their order (the transactions that give them out take turns), so what lies below the newest
-one seen is all there is.
+Numbers become visible in their order (the transactions that give them out take turns), so what lies
+below the newest one seen is all there is.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,8 @@ SELECT {columns} FROM (SELECT *, sum(length(body)) OVER (ORDER BY seq) AS upto F
     WHERE i.seq IN (SELECT seq FROM items WHERE settled_at IS NULL AND {which} ORDER BY seq LIMIT ?)
 ) AS found) AS counted WHERE upto - length(body) < ?
 """
-PAGE_CHARACTERS = 8_000_000  # of all bodies of a page, less the last: bounds memory, and SQLite's longest value
+# Of all bodies of a page, less the last: bounds memory, and SQLite's longest value
+PAGE_CHARACTERS = 8_000_000
 CALLERS = "SELECT DISTINCT caller FROM items WHERE settled_at IS NULL"
 REPLAYED = """
 SELECT i.lane, min(a.app), min(i.seq), max(i.seq) FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
@@ -38,9 +39,11 @@ WHERE settled_at IS NULL AND seq > ? AND seq < ? AND lane IN {lanes} GROUP BY la
 
 
 def look(connection: Connection, wanted: Wanted, vault: Vault) -> Found:
-    """Read what is wanted, in the order that `Found` has it in: what is read later can only be newer."""
-    # Before the rest: an item that is accepted after a replay is read only once that replay was seen, lest it overtakes
-    # what was sent again.
+    """Read what is wanted, in the order that `Found` has it in: what is read later can only be
+    newer.
+    """
+    # Before the rest: an item that is accepted after a replay is read only once that replay was
+    # seen, lest it overtakes what was sent again.
     last, replays = connection.exec_driver_sql("SELECT last, replays FROM sequence").one()
     if wanted.fresh:
         callers = connection.exec_driver_sql(CALLERS).scalars()
@@ -49,8 +52,12 @@ def look(connection: Connection, wanted: Wanted, vault: Vault) -> Found:
     lanes = read.lanes() if wanted.lanes else None
     replayed = read.replayed(replays) if replays > wanted.replays else {}
     tail = read.tail(wanted.tail, last) if wanted.tail is not None else None
-    backlogs = [(caller, read.backlog(caller, after, limit)) for caller, after, limit in wanted.backlogs]
-    return Found(wanted, last, replays, [], lanes, replayed, tail, backlogs, read.earlier(tail, backlogs))
+    backlogs = [
+        (caller, read.backlog(caller, after, limit)) for caller, after, limit in wanted.backlogs
+    ]
+    return Found(
+        wanted, last, replays, [], lanes, replayed, tail, backlogs, read.earlier(tail, backlogs)
+    )
 
 
 class _Reader:
@@ -65,19 +72,25 @@ class _Reader:
         """What waits of lanes that are behind."""
         wanted = self._wanted
         which = f"seq >= ? AND seq <= ? AND lane IN {self._numbers}"
-        return self._page(which, [wanted.lanes_from, wanted.lanes_upto, _text(wanted.lanes)], wanted.limit)
+        return self._page(
+            which, [wanted.lanes_from, wanted.lanes_upto, _text(wanted.lanes)], wanted.limit
+        )
 
     def replayed(self, upto: int) -> dict[int, Replayed]:
         """The lanes of what was sent again, after the replays that are known, up to this one."""
         statement, values = REPLAYED, list[Any]([self._wanted.replays, upto])
         if self._wanted.shards is not None:
             values.append(_text(self._wanted.shards))
-            statement = statement.replace("GROUP BY", f"AND i.lane % {ids.SHARDS} IN {self._numbers} GROUP BY")
+            statement = statement.replace(
+                "GROUP BY", f"AND i.lane % {ids.SHARDS} IN {self._numbers} GROUP BY"
+            )
         found = self._connection.exec_driver_sql(self._dialect.sql(statement), tuple(values))
         return {lane: Replayed(*passed) for lane, *passed in found}
 
     def tail(self, after: int, upto: int) -> Page:
-        """What came after a sequence number, up to another, less what is of the callers to leave out."""
+        """What came after a sequence number, up to another, less what is of the callers to leave
+        out.
+        """
         which, values = "seq > ? AND seq <= ?", list[Any]([after, upto])
         if self._wanted.leave_out:
             which = f"{which} AND caller NOT IN {self._numbers}"
@@ -90,15 +103,22 @@ class _Reader:
 
     def _page(self, which: str, values: list[Any], limit: int) -> Page:
         if self._wanted.shards is not None:
-            which, values = f"{which} AND lane % {ids.SHARDS} IN {self._numbers}", [*values, _text(self._wanted.shards)]
+            which, values = (
+                f"{which} AND lane % {ids.SHARDS} IN {self._numbers}",
+                [*values, _text(self._wanted.shards)],
+            )
         found = self._rows(which, (*values, limit, PAGE_CHARACTERS))
         whole = len(found) < limit and sum(len(item.body) for item in found) < PAGE_CHARACTERS
         return Page(self._opened(found) if self._vault.opens else found, whole)
 
     def _opened(self, found: list[Item]) -> list[Item]:
-        """The same, with their bodies as they were accepted; those that can't be opened stay sealed."""
+        """The same, with their bodies as they were accepted; those that can't be opened stay
+        sealed.
+        """
         opened = self._vault.open
-        bodies = [opened(one.body, place(one.app, one.action, one.seq, one.subject)) for one in found]
+        bodies = [
+            opened(one.body, place(one.app, one.action, one.seq, one.subject)) for one in found
+        ]
         return [Item(*one[:5], body, *one[6:]) for one, body in zip(found, bodies, strict=True)]
 
     def _rows(self, which: str, values: tuple[Any, ...]) -> list[Item]:
@@ -107,18 +127,26 @@ class _Reader:
         if self._dialect.one_row:
             found = orjson.loads(self._connection.exec_driver_sql(statement, values).scalar_one())
         else:
-            found = self._connection.exec_driver_sql(self._dialect.sql(statement + "ORDER BY seq"), values)
+            found = self._connection.exec_driver_sql(
+                self._dialect.sql(statement + "ORDER BY seq"), values
+            )
         return list(map(Item._make, found))
 
     def earlier(self, tail: Page | None, backlogs: Sequence[tuple[int, Page]]) -> dict[int, int]:
-        """For the lanes of what was read: their earliest item that may be in the backlog of another caller."""
+        """For the lanes of what was read: their earliest item that may be in the backlog of another
+        caller.
+        """
         after = self._wanted.unread_after
         doubtful = list(tail.items) if tail is not None else []
         if self._wanted.contended:
             doubtful += [item for _, page in backlogs for item in page.items]
         if after is None or not doubtful:
             return {}
-        values = (after, max(item.seq for item in doubtful), _text({item.lane for item in doubtful}))
+        values = (
+            after,
+            max(item.seq for item in doubtful),
+            _text({item.lane for item in doubtful}),
+        )
         statement = self._dialect.sql(EARLIER.format(lanes=self._numbers))
         return {row[0]: row[1] for row in self._connection.exec_driver_sql(statement, values)}
 

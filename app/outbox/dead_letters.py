@@ -1,5 +1,6 @@
-"""Dead letters: what Leanplum refused, what was given up, and what was perhaps done. An operator looks at them, sends
-them again, or discards them."""
+"""Dead letters: what Leanplum refused, what was given up, and what was perhaps done. An operator
+looks at them, sends them again, or discards them.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from app.vault import Vault, said_place
 
 STEP = 1_000  # items in one transaction
 DEAD = frozenset({Status.REJECTED, Status.EXPIRED, Status.UNKNOWN})  # they keep their body
-# Makes the audit record (its time, its text) of a step over so many items; called in the transaction that does it. The
-# items are named by what is added to it.
+# Makes the audit record (its time, its text) of a step over so many items; called in the
+# transaction that does it. The items are named by what is added to it.
 Recorder = Callable[[int], tuple[int, str]]
 IS_DEAD = "settled_at IS NOT NULL AND body IS NOT NULL"
 REPLAY = f"""
@@ -44,8 +45,9 @@ WHERE i.seq IN {seqs} ORDER BY i.seq
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which dead letters; None takes all. `since` and `until` are about when an item became one, in milliseconds;
-    `item_ids`: only these."""
+    """Which dead letters; None takes all. `since` and `until` are about when an item became one, in
+    milliseconds; `item_ids`: only these.
+    """
 
     action: str | None = None
     status: Status | None = None
@@ -57,22 +59,31 @@ class Filter:
 EVERY = Filter()
 
 
-def find(connection: Connection, app: str, which: Filter, after: int, limit: int, vault: Vault) -> list[Receipt]:
-    """At most `limit` dead letters of `app` with sequence numbers above `after`, in the order of acceptance."""
+def find(
+    connection: Connection, app: str, which: Filter, after: int, limit: int, vault: Vault
+) -> list[Receipt]:
+    """At most `limit` dead letters of `app` with sequence numbers above `after`, in the order of
+    acceptance.
+    """
     rows = _chosen(receipts_of(app), connection, app, which, after, limit)
     return [receipt(row, vault) for row in connection.execute(rows)]
 
 
 def numbers(connection: Connection, app: str, which: Filter, after: int, limit: int) -> list[int]:
-    """Return the sequence numbers of the dead letters that `find` finds. Nothing is decrypted: what is done to dead
-    letters by number works whatever keys are here."""
+    """Return the sequence numbers of the dead letters that `find` finds. Nothing is decrypted: what
+    is done to dead letters by number works whatever keys are here.
+    """
     of_app = select(items.c.seq).join(acceptances, acceptances.c.first_seq == items.c.acceptance)
     rows = _chosen(of_app.where(acceptances.c.app == app), connection, app, which, after, limit)
     return list(connection.execute(rows).scalars())
 
 
-def _chosen(rows: Select[Any], connection: Connection, app: str, which: Filter, after: int, limit: int) -> Select[Any]:
-    """Restrict a query for items of `app` to dead letters of the filter, in the order of acceptance."""
+def _chosen(
+    rows: Select[Any], connection: Connection, app: str, which: Filter, after: int, limit: int
+) -> Select[Any]:
+    """Restrict a query for items of `app` to dead letters of the filter, in the order of
+    acceptance.
+    """
     rows = rows.where(items.c.settled_at.isnot(None), items.c.body.isnot(None), items.c.seq > after)
     for condition in _conditions(connection, app, which):
         rows = rows.where(condition)
@@ -103,20 +114,32 @@ def _conditions(connection: Connection, app: str, which: Filter) -> list[ColumnE
 
 def _numbers(connection: Connection, app: str, wanted: Sequence[str]) -> list[int]:
     """The sequence numbers of items by their ids, the callers' own or made here."""
-    own = select(given_ids.c.id, given_ids.c.seq).where(given_ids.c.app == app, given_ids.c.id.in_(wanted))
+    own = select(given_ids.c.id, given_ids.c.seq).where(
+        given_ids.c.app == app, given_ids.c.id.in_(wanted)
+    )
     found = {row.id: row.seq for row in connection.execute(own)}
-    parsed = {seq: prefix for one in wanted if one not in found and (made := ids.parse(one)) for prefix, seq in [made]}
+    parsed = {
+        seq: prefix
+        for one in wanted
+        if one not in found and (made := ids.parse(one))
+        for prefix, seq in [made]
+    }
     made_here = (
         select(items.c.seq, acceptances.c.prefix)
         .join(acceptances, acceptances.c.first_seq == items.c.acceptance)
         .where(items.c.seq.in_(list(parsed)), acceptances.c.app == app)
     )
-    return [*found.values(), *(seq for seq, prefix in connection.execute(made_here) if parsed[seq] == prefix)]
+    return [
+        *found.values(),
+        *(seq for seq, prefix in connection.execute(made_here) if parsed[seq] == prefix),
+    ]
 
 
 def _still(which: Filter) -> tuple[str, list[Any]]:
-    """Return what holds an item against the filter again, in SQL, and its values: since it was found it may have been
-    replayed by others and have become another dead letter. Its ids are no part of that: they don't change."""
+    """Return what holds an item against the filter again, in SQL, and its values: since it was
+    found it may have been replayed by others and have become another dead letter. Its ids are no
+    part of that: they don't change.
+    """
     conditions = [
         ("action = ?", which.action),
         ("status = ?", None if which.status is None else which.status.value),
@@ -127,12 +150,17 @@ def _still(which: Filter) -> tuple[str, list[Any]]:
     return "".join(f" AND {condition}" for condition, _ in asked), [value for _, value in asked]
 
 
-def _change(cursor: Cursor, statement: str, values: Sequence[Any], seqs: Sequence[int], which: Filter) -> list[str]:
-    """Run one of the statements above on those of the items that are still dead letters of the filter; return their
-    ids, in the order of acceptance."""
+def _change(
+    cursor: Cursor, statement: str, values: Sequence[Any], seqs: Sequence[int], which: Filter
+) -> list[str]:
+    """Run one of the statements above on those of the items that are still dead letters of the
+    filter; return their ids, in the order of acceptance.
+    """
     also, again = _still(which)
     text = orjson.dumps(list(seqs)).decode()
-    cursor.execute(statement.format(seqs=cursor.dialect.values("bigint"), also=also), (*values, text, *again))
+    cursor.execute(
+        statement.format(seqs=cursor.dialect.values("bigint"), also=also), (*values, text, *again)
+    )
     changed = orjson.dumps([seq for (seq,) in cursor.fetchall()]).decode()
     cursor.execute(NAMES.format(seqs=cursor.dialect.values("bigint")), (changed,))
     return [item_id or ids.made(prefix, seq) for seq, item_id, prefix in cursor.fetchall()]
@@ -140,7 +168,9 @@ def _change(cursor: Cursor, statement: str, values: Sequence[Any], seqs: Sequenc
 
 def _end_deletions(cursor: Cursor, vault: Vault, seqs: Sequence[int]) -> None:
     """Let those of the items that are deletions, and were given up, tell of nobody."""
-    cursor.execute(DELETIONS.format(seqs=cursor.dialect.values("bigint")), (orjson.dumps(list(seqs)).decode(),))
+    cursor.execute(
+        DELETIONS.format(seqs=cursor.dialect.values("bigint")), (orjson.dumps(list(seqs)).decode(),)
+    )
     for seq, subject, said, app in cursor.fetchall():
         if subject[0] not in {erased.USER, erased.DEVICE}:
             continue  # it is over since long
@@ -148,10 +178,14 @@ def _end_deletions(cursor: Cursor, vault: Vault, seqs: Sequence[int]) -> None:
         text = None if said is None else vault.open(said, said_place(app, seq))
         if text is not None and text[:1] != SEALED:
             left = erased.nameless(orjson.loads(text), subject[1:])
-            cursor.execute(SAY, (vault.seal(orjson.dumps(left).decode(), said_place(app, seq)), seq))
+            cursor.execute(
+                SAY, (vault.seal(orjson.dumps(left).decode(), said_place(app, seq)), seq)
+            )
 
 
-def _told(writes: Sequence["Replay | Discard"], changed: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
+def _told(
+    writes: Sequence["Replay | Discard"], changed: Sequence[Sequence[str]]
+) -> list[tuple[int, str]]:
     """Return the record of each write, which names the items that it has changed."""
     told = list[tuple[int, str]]()
     for write, item_ids in zip(writes, changed, strict=True):
@@ -162,8 +196,9 @@ def _told(writes: Sequence["Replay | Discard"], changed: Sequence[Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Dead letters go back into the queue: as new, but with their number, id and content. `which`: what they were
-    found by, and must still be."""
+    """Dead letters go back into the queue: as new, but with their number, id and content. `which`:
+    what they were found by, and must still be.
+    """
 
     seqs: Sequence[int]
     now: int
@@ -174,9 +209,12 @@ class Replay:
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Replay"]) -> Sequence[int]:
-        """Tells of each how many went back; fewer where someone else was quicker. Deliverers are told by a count,
-        since these items lie behind where they read."""
-        changed = [_change(cursor, REPLAY, (write.now,), write.seqs, write.which) for write in writes]
+        """Tells of each how many went back; fewer where someone else was quicker. Deliverers are
+        told by a count, since these items lie behind where they read.
+        """
+        changed = [
+            _change(cursor, REPLAY, (write.now,), write.seqs, write.which) for write in writes
+        ]
         records.insert(cursor, writes[0].marks, _told(writes, changed))
         cursor.execute("UPDATE sequence SET replays = replays + 1")
         return [len(item_ids) for item_ids in changed]
@@ -184,8 +222,9 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Dead letters are given up for good: their receipts stay, their bodies go, and deletions name nobody any more.
-    `which`: what they were found by, and must still be."""
+    """Dead letters are given up for good: their receipts stay, their bodies go, and deletions name
+    nobody any more. `which`: what they were found by, and must still be.
+    """
 
     seqs: Sequence[int]
     record: Recorder

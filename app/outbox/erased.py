@@ -1,7 +1,9 @@
-"""Who was erased: whose items are refused for a while. A keyed hash of each is kept, and in memory as well: it is read
-anew only where the database's number of the last erasure is another one than it was at the last reading.
+"""Who was erased: whose items are refused for a while. A keyed hash of each is kept, and in memory
+as well: it is read anew only where the database's number of the last erasure is another one than it
+was at the last reading.
 
-Leanplum takes a device's id for that of its user where it is told no other, so one id is erased as both.
+Leanplum takes a device's id for that of its user where it is told no other, so one id is erased as
+both.
 """
 
 import math
@@ -32,11 +34,15 @@ class Erased:
 
     def __init__(self, vault: Vault, least_now: Callable[[], float] = lambda: math.inf) -> None:
         self._vault, self._least_now = vault, least_now
-        self._read: tuple[int, Mapping[bytes, int]] = (-1, {})  # of which erasure, until when each is refused
+        # Of which erasure, until when each is refused
+        self._read: tuple[int, Mapping[bytes, int]] = (-1, {})
 
-    def refuse(self, cursor: Cursor, version: int, app: str, now: int, *, erasing: bool = False) -> "Refuse | None":
-        """What tells which items of a call are refused; None where none is. `version` is the database's number of the
-        last erasure, read in the transaction that is open."""
+    def refuse(
+        self, cursor: Cursor, version: int, app: str, now: int, *, erasing: bool = False
+    ) -> "Refuse | None":
+        """What tells which items of a call are refused; None where none is. `version` is the
+        database's number of the last erasure, read in the transaction that is open.
+        """
         if version != self._read[0]:
             cursor.execute(ALL)
             self._read = version, {bytes(alias): until for alias, until in cursor.fetchall()}
@@ -66,14 +72,20 @@ class Erased:
 
 
 class Refuse:
-    """Tells the items of one call, in their order: what follows a subject's erasure in the same call is refused too."""
+    """Tells the items of one call, in their order: what follows a subject's erasure in the same
+    call is refused too.
+    """
 
-    def __init__(self, alias: Callable[[str], bytes], until: Mapping[bytes, int], now: float) -> None:
+    def __init__(
+        self, alias: Callable[[str], bytes], until: Mapping[bytes, int], now: float
+    ) -> None:
         self._alias, self._until, self._now = alias, until, now
         self._here = set[str]()
 
     def __call__(self, subject: str, action: str, body: str = "") -> bool:
-        """Whether this item is refused: it is about somebody who was erased, or would make them anew."""
+        """Whether this item is refused: it is about somebody who was erased, or would make them
+        anew.
+        """
         if action == ERASES:
             self._here.add(as_user(subject))
             return False
@@ -84,7 +96,8 @@ class Refuse:
         user = as_user(subject)
         if self._is_in_force(user) or user in self._here:
             return True
-        return user != subject and self._is_in_force(subject)  # a gateway of before kept a device's own
+        # A gateway of before kept a device's own
+        return user != subject and self._is_in_force(subject)
 
     def _is_in_force(self, subject: str) -> bool:
         return self._until.get(self._alias(subject), 0) > self._now

@@ -1,8 +1,9 @@
-"""Erasing: the item that deletes a subject at Leanplum is accepted, and what is here of the subject is removed, in one
-transaction. What waits in the memory of a deliverer is refused when it is to be sent (`settle.Begin`); what is just
-being sent is finished, and Leanplum is told to delete afterwards, since it is one lane. One id is erased as a user's
-and as a device's; the deletion joins their two lanes (`logins.join`). Other users' items that name the subject as
-`newUserId` are delivered before the deletion, or never (`logins.erase`).
+"""Erasing: the item that deletes a subject at Leanplum is accepted, and what is here of the subject
+is removed, in one transaction. What waits in the memory of a deliverer is refused when it is to be
+sent (`settle.Begin`); what is just being sent is finished, and Leanplum is told to delete
+afterwards, since it is one lane. One id is erased as a user's and as a device's; the deletion joins
+their two lanes (`logins.join`). Other users' items that name the subject as `newUserId` are
+delivered before the deletion, or never (`logins.erase`).
 """
 
 import secrets
@@ -54,15 +55,18 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Where items of subjects are, up to a sequence number: what a look through all of them found."""
+    """Where items of subjects are, up to a sequence number: what a look through all of them
+    found.
+    """
 
     upto: int
     seqs: Mapping[str, Sequence[int]]
 
 
 def look(connection: Connection, app: str, subjects: Sequence[str]) -> Known:
-    """Look through all items for those of the subjects, before the transaction, which then has only to look at newer
-    ones: no index finds them, since one would cost each item that is accepted."""
+    """Look through all items for those of the subjects, before the transaction, which then has only
+    to look at newer ones: no index finds them, since one would cost each item that is accepted.
+    """
     dialect = DIALECTS[connection.dialect.name]
     upto = connection.exec_driver_sql("SELECT last FROM sequence").scalar_one()
     statement = dialect.sql(LOOK.format(subjects=dialect.values("text")))
@@ -74,7 +78,9 @@ def look(connection: Connection, app: str, subjects: Sequence[str]) -> Known:
 
 @dataclass(frozen=True, slots=True)
 class Erase:
-    """A call's items, among them some that erase. `until`: when the subjects' items are taken again."""
+    """A call's items, among them some that erase. `until`: when the subjects' items are taken
+    again.
+    """
 
     accept: Accept
     known: Known
@@ -86,7 +92,9 @@ class Erase:
         return self.accept.rows + sum(map(len, self.known.seqs.values()))
 
     @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["Erase"]) -> Sequence[tuple[list[Taken], dict[str, Removed]]]:
+    def run_all(
+        cls, cursor: Cursor, writes: Sequence["Erase"]
+    ) -> Sequence[tuple[list[Taken], dict[str, Removed]]]:
         """Of each what became of its items, and what was removed of each subject."""
         return [write._run(cursor) for write in writes]
 
@@ -95,7 +103,9 @@ class Erase:
             self.accept.change = self.accept.marks.rows.next_version(cursor, ERASED)
         (taken,) = Accept.run_all(cursor, [self.accept])
         told = zip(self.accept.acceptance.items, taken, strict=True)
-        erased = {item.subject for item, (_, kind) in told if item.action == ERASES and kind == "accepted"}
+        erased = {
+            item.subject for item, (_, kind) in told if item.action == ERASES and kind == "accepted"
+        }
         removed = {subject: self._erase(cursor, subject) for subject in sorted(erased)}
         if removed:  # whoever has them in memory, in every process, reads them anew
             cursor.execute("UPDATE sequence SET erasures = ?", (secrets.randbits(62),))
@@ -124,7 +134,9 @@ class Erase:
 
     def _stored(self, cursor: Cursor, subject: str) -> list[Stored]:
         of, numbers = (subject, self.accept.acceptance.app), cursor.dialect.values("bigint")
-        cursor.execute(REST.format(which=f"i.seq IN {numbers}"), (*of, _text(self.known.seqs.get(subject, ()))))
+        cursor.execute(
+            REST.format(which=f"i.seq IN {numbers}"), (*of, _text(self.known.seqs.get(subject, ())))
+        )
         found = cursor.fetchall()
         cursor.execute(REST.format(which="i.seq > ?"), (*of, self.known.upto))
         return [Stored(*row) for row in [*found, *cursor.fetchall()]]

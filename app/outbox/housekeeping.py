@@ -13,7 +13,8 @@ from app.outbox.retention import Limits
 from app.telemetry import describe
 
 COUNT_SECONDS = 15.0  # between counts of what waits: other processes accept and deliver as well
-SCRUB_REST = 100  # times as long as the database's last cleaning took, none follows: others wait for it
+# Times as long as the database's last cleaning took, none follows: others wait for it
+SCRUB_REST = 100
 STEP_SECONDS = 0.02  # between steps that removed something: callers' commits go first
 
 log = structlog.get_logger("housekeeping")
@@ -22,7 +23,9 @@ log = structlog.get_logger("housekeeping")
 class Housekeeper:
     """Keeps one database from growing without end."""
 
-    def __init__(self, outbox: Outbox, limits: Limits, ticks: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, outbox: Outbox, limits: Limits, ticks: Callable[[], float] = time.monotonic
+    ) -> None:
         self._outbox, self._limits, self._ticks = outbox, limits, ticks
         self._counted, self._scrub_from = ticks(), -math.inf
 
@@ -31,7 +34,8 @@ class Housekeeper:
         while True:
             try:
                 more = await self.step()
-            except Exception as error:  # the outermost place: whatever is wrong now, it is tried again
+            except Exception as error:
+                # the outermost place: whatever is wrong now, it is tried again
                 reason = error.detail if isinstance(error, StorageUnavailable) else describe(error)
                 log.warning("housekeeping.paused", reason=reason)
                 more = False

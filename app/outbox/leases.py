@@ -1,8 +1,9 @@
-"""Leases: which deliverer sends the items of which shards, so that a user's lane has one sender at a time.
+"""Leases: which deliverer sends the items of which shards, so that a user's lane has one sender at
+a time.
 
-A deliverer renews one row of its own; it holds its shards as long as that row has not expired. Where its liveness lock
-can be seen, that alone tells whether it is there, since a clock may be set. All that live take equal parts: who has too
-much gives back, who has too little takes what is free.
+A deliverer renews one row of its own; it holds its shards as long as that row has not expired.
+Where its liveness lock can be seen, that alone tells whether it is there, since a clock may be set.
+All that live take equal parts: who has too much gives back, who has too little takes what is free.
 """
 
 from collections.abc import Collection, Sequence
@@ -25,7 +26,8 @@ ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at, lock = excluded
 EXPIRE = """
 DELETE FROM deliverers WHERE id <> ? AND ((expires_at <= ? AND NOT coalesce(lock = ?, false)) OR id IN {ids})
 """
-STEPPED_MS = 600_000  # beyond a lease of one's own: whatever lasts longer was written before the clock was set back
+# Beyond a lease of one's own: whatever lasts longer was written before the clock was set back
+STEPPED_MS = 600_000
 STEPPED = "UPDATE deliverers SET expires_at = ? WHERE expires_at > ?"
 FREE = "UPDATE leases SET owner = NULL WHERE owner IS NOT NULL AND owner NOT IN (SELECT id FROM deliverers)"
 TAKE = "UPDATE leases SET owner = ? WHERE owner IS NULL AND shard IN {shards}"
@@ -33,18 +35,21 @@ GIVE = "UPDATE leases SET owner = NULL WHERE owner = ? AND shard IN {shards}"
 
 
 def fair_part(mine: int, free: int, live: int) -> tuple[int, int]:
-    """How many free shards a deliverer should take, and how many of its own it should give back, where `live`
-    deliverers share."""
+    """How many free shards a deliverer should take, and how many of its own it should give back,
+    where `live` deliverers share.
+    """
     fair = -(-SHARDS // live)
     return max(0, min(free, fair - mine)), max(0, mine - fair)
 
 
 @dataclass(frozen=True, slots=True)
 class Tend:
-    """Renew a deliverer's leases, expire those of the dead, and take or give back what is fair. `dead`: ids of
-    processes that are known to be gone. `unknown`: actions that are not sent twice. `liveness`: the identity of the
-    deliverer's liveness lock. `forget`: attempts that may have been written down, and were not sent. `latest`: the
-    latest time that others' leases are judged by, where the database's clock may have been set forward."""
+    """Renew a deliverer's leases, expire those of the dead, and take or give back what is fair.
+    `dead`: ids of processes that are known to be gone. `unknown`: actions that are not sent twice.
+    `liveness`: the identity of the deliverer's liveness lock. `forget`: attempts that may have been
+    written down, and were not sent. `latest`: the latest time that others' leases are judged by,
+    where the database's clock may have been set forward.
+    """
 
     owner: str
     lease_ms: int
@@ -77,21 +82,28 @@ class Tend:
         user_locks.expire(cursor, now, self.liveness)
         lost, settled = recover(cursor, self.now, self.unknown, self.marks, self.pseudonyms)
         cursor.execute(FREE)
-        cursor.execute("SELECT shard, owner FROM leases WHERE owner IS NULL OR owner = ? ORDER BY shard", (self.owner,))
+        cursor.execute(
+            "SELECT shard, owner FROM leases WHERE owner IS NULL OR owner = ? ORDER BY shard",
+            (self.owner,),
+        )
         found = cursor.fetchall()
         mine = [shard for shard, owner in found if owner is not None]
         free = [shard for shard, owner in found if owner is None]
         cursor.execute("SELECT count(*) FROM deliverers")
         take, give = fair_part(len(mine), len(free), cursor.fetchone()[0])
         if take:
-            cursor.execute(TAKE.format(shards=cursor.dialect.values("bigint")), (self.owner, _text(free[:take])))
+            cursor.execute(
+                TAKE.format(shards=cursor.dialect.values("bigint")),
+                (self.owner, _text(free[:take])),
+            )
         return Tenure(frozenset(mine + free[:take]), give, lost, settled, renewed, now)
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Give shards back, of which nothing is in flight; `leaving`: the deliverer goes altogether. `forget`: attempts
-    that may have been written down, and were not sent."""
+    """Give shards back, of which nothing is in flight; `leaving`: the deliverer goes altogether.
+    `forget`: attempts that may have been written down, and were not sent.
+    """
 
     owner: str
     shards: Sequence[int]

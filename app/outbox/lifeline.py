@@ -1,7 +1,9 @@
-"""The liveness lock: how processes on one SQLite file know of each other's end at once, whatever the clock says.
+"""The liveness lock: how processes on one SQLite file know of each other's end at once, whatever
+the clock says.
 
-Each process holds a lock on a byte of its own in one file beside the database; the kernel gives it up with the process,
-however that ends. Processes on a database server may be on several machines: there only a lease's time tells.
+Each process holds a lock on a byte of its own in one file beside the database; the kernel gives it
+up with the process, however that ends. Processes on a database server may be on several machines:
+there only a lease's time tells.
 """
 
 import fcntl
@@ -21,40 +23,49 @@ from app.urls import SqliteUrl
 from app.urls import database_url as parsed
 
 LOCK = "hhqqi"  # struct flock (fcntl(2)): type, whence, start, length, pid
-# Of the open file, not of the process: closing another handle on the same file doesn't give these up (fcntl(2)).
+# Of the open file, not of the process: closing another handle on the same file doesn't give these
+# up (fcntl(2)).
 SET_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 
 log = structlog.get_logger("lifeline")
 
 
 class LivenessLock:
-    """The lock of one process, `owner`; without a path there is none, and only time tells of another's end."""
+    """The lock of one process, `owner`; without a path there is none, and only time tells of
+    another's end.
+    """
 
     def __init__(self, path: Path | None, owner: str) -> None:
         self._path, self.owner = path, owner
         self._file: BinaryIO | None = None
-        self._former: list[BinaryIO] = []  # kept open, so that no later file gets the inode of one that rows name
+        # Kept open, so that no later file gets the inode of one that rows name
+        self._former: list[BinaryIO] = []
 
     def identity(self) -> str | None:
         """Return which file the lock is on, as `device:inode`; None where there are no such locks.
 
-        Where somebody deleted or replaced the file, the lock is taken again on the one that is there now: only who
-        locks the same file can see it.
+        Where somebody deleted or replaced the file, the lock is taken again on the one that is
+        there now: only who locks the same file can see it.
         """
         while self._path is not None:
-            if self._file is not None and (there := _identity(self._path)) == _identity(self._file.fileno()):
+            if self._file is not None and (there := _identity(self._path)) == _identity(
+                self._file.fileno()
+            ):
                 return there
             self._take(self._path)
         return None
 
     def gone(self, others: Mapping[str, str | None]) -> list[str]:
-        """Return which of the others, given with the identities of their locks' files, have ended. This process itself
-        has not: asking for its own lock would succeed, and then give it up."""
+        """Return which of the others, given with the identities of their locks' files, have ended.
+        This process itself has not: asking for its own lock would succeed, and then give it up.
+        """
         mine = self.identity()
         if mine is None or self._file is None:
             return []
         file = self._file.fileno()
-        seen = [other for other, identity in others.items() if identity == mine and other != self.owner]
+        seen = [
+            other for other, identity in others.items() if identity == mine and other != self.owner
+        ]
         return [other for other in seen if _is_free(file, other)]
 
     def close(self) -> None:
@@ -68,7 +79,8 @@ class LivenessLock:
             self._former.append(self._file)
         there = _identity(path)
         for file in self._former:
-            if _identity(file.fileno()) == there:  # it was moved away and back; this process has its lock still
+            # It was moved away and back; this process has its lock still
+            if _identity(file.fileno()) == there:
                 self._former.remove(file)
                 self._file = file
                 return
@@ -76,14 +88,17 @@ class LivenessLock:
             share_with_group(path)
             self._file = path.open("ab")
             _lock(self._file.fileno(), self.owner, fcntl.F_WRLCK)
-        except OSError as error:  # not every file system has such locks; then none of its processes has one
+        except OSError as error:
+            # not every file system has such locks; then none of its processes has one
             log.warning("lifeline.missing", path=str(path), reason=error.strerror)
             self._path = None
 
 
 @contextmanager
 def held(database_url: str, owner: str) -> Iterator[LivenessLock]:
-    """Hold the liveness lock of process `owner`. Raises StartRefused where the file can't be written."""
+    """Hold the liveness lock of process `owner`. Raises StartRefused where the file can't be
+    written.
+    """
     lock = LivenessLock(_path(database_url), owner)
     try:
         lock.identity()
@@ -101,7 +116,9 @@ def _path(database_url: str) -> Path | None:
         share_with_group(path)
         path.touch()
     except OSError as error:
-        raise StartRefused(f"GATEWAY_DATABASE_URL: {path} can't be written: {error.strerror}") from None
+        raise StartRefused(
+            f"GATEWAY_DATABASE_URL: {path} can't be written: {error.strerror}"
+        ) from None
     return path
 
 

@@ -1,19 +1,23 @@
-"""Logins: an item with `newUserId` makes two users one, so what is accepted after it waits for it, under either id.
+"""Logins: an item with `newUserId` makes two users one, so what is accepted after it waits for it,
+under either id.
 
-Order is kept by lane, and a login is in one lane alone. So accepting it also writes a row for each other lane that it
-concerns: the new id's, the device's. While the login waits, nothing of those lanes with a higher number is begun
-(`settle.Begin`); within its own lane order holds anyway. A row counts only while its login waits, so whatever ends the
-login frees the lanes in the same transaction, and a login that an operator sends again holds back what was not sent by
-then. Rows of logins that can't wait any more are swept.
+Order is kept by lane, and a login is in one lane alone. So accepting it also writes a row for each
+other lane that it concerns: the new id's, the device's. While the login waits, nothing of those
+lanes with a higher number is begun (`settle.Begin`); within its own lane order holds anyway. A row
+counts only while its login waits, so whatever ends the login frees the lanes in the same
+transaction, and a login that an operator sends again holds back what was not sent by then. Rows of
+logins that can't wait any more are swept.
 
-A login waits for nothing but lower numbers, whichever lanes it joins, so chains and logins back end.
+A login waits for nothing but lower numbers, whichever lanes it joins, so chains and logins back
+end.
 
-The deletion of the new id is one of those that wait for it. A login must not make a user again who was erased, so one
-that is a dead letter then gives up its content, and one that waits is marked: it gives its content up should it become
-a dead letter. So it can't be sent again once the deletion was delivered.
+The deletion of the new id is one of those that wait for it. A login must not make a user again who
+was erased, so one that is a dead letter then gives up its content, and one that waits is marked: it
+gives its content up should it become a dead letter. So it can't be sent again once the deletion was
+delivered.
 
-A deletion has a row as well: it joins the lane of its id as a user's with that of the same id as a device's. Besides,
-it is begun only while no call is at work in either (`settle.Begin`).
+A deletion has a row as well: it joins the lane of its id as a user's with that of the same id as a
+device's. Besides, it is begun only while no call is at work in either (`settle.Begin`).
 """
 
 from collections import defaultdict
@@ -71,7 +75,9 @@ DELETE FROM logins WHERE lane = ? AND NOT EXISTS (
 
 
 def rows(app: str, body: str, subject: str, lane: int, seq: int) -> Iterator[int]:
-    """Return the rows of an item whose body has the mark, as flat values: none where it is no login."""
+    """Return the rows of an item whose body has the mark, as flat values: none where it is no
+    login.
+    """
     user, new, device = _whom(body)
     if not new or new == user:
         return
@@ -85,7 +91,9 @@ def rows(app: str, body: str, subject: str, lane: int, seq: int) -> Iterator[int
 
 
 def named(body: str) -> tuple[str, ...]:
-    """Return whom an item with `newUserId` can make anew: the new id, and whoever takes it. None for other items."""
+    """Return whom an item with `newUserId` can make anew: the new id, and whoever takes it. None
+    for other items.
+    """
     if MARK not in body:
         return ()
     user, new, device = _whom(body)
@@ -98,7 +106,9 @@ def named(body: str) -> tuple[str, ...]:
 def _whom(body: str) -> tuple[str, str, str]:
     """Return the id of the user, the new one, and that of the device."""
     fields: dict[str, Any] = orjson.loads(body)
-    user, new, device = (ids.text_of(fields.get(name)) or "" for name in ("userId", "newUserId", "deviceId"))
+    user, new, device = (
+        ids.text_of(fields.get(name)) or "" for name in ("userId", "newUserId", "deviceId")
+    )
     return user, new, device
 
 
@@ -144,8 +154,9 @@ def remove(cursor: Cursor, found: Sequence[Row]) -> None:
 
 
 def erase(cursor: Cursor, vault: Vault, app: str, subject: str, before: int) -> int:
-    """Let no login with a number below this make an erased user again; returns how many dead letters that ended. One
-    that can't be decrypted here counts as one that names the user."""
+    """Let no login with a number below this make an erased user again; returns how many dead
+    letters that ended. One that can't be decrypted here counts as one that names the user.
+    """
     cursor.execute(OF_LANE, (ids.lane(app, subject), app, before))
     dead, waiting = list[int](), list[int]()
     for seq, settled, action, whose, body in cursor.fetchall():
@@ -157,12 +168,16 @@ def erase(cursor: Cursor, vault: Vault, app: str, subject: str, before: int) -> 
         cursor.execute(statement, (_text([[seq] for seq in waiting]),))
     if dead:
         told = [(seq, vault.seal(_text(GIVEN_UP), said_place(app, seq))) for seq in dead]
-        cursor.execute(GIVE_UP.format(rows=cursor.dialect.rows(seq="bigint", said="text")), (_text(told),))
+        cursor.execute(
+            GIVE_UP.format(rows=cursor.dialect.rows(seq="bigint", said="text")), (_text(told),)
+        )
     return len(dead)
 
 
 def join(cursor: Cursor, app: str, subject: str, deletions: Sequence[int]) -> None:
-    """Let what follows the deletions wait for them, also where it is of this subject, which is none of theirs."""
+    """Let what follows the deletions wait for them, also where it is of this subject, which is none
+    of theirs.
+    """
     if deletions:
         statement = JOIN.format(rows=cursor.dialect.rows(lane="bigint", seq="bigint"))
         lane = ids.lane(app, subject)
@@ -170,7 +185,9 @@ def join(cursor: Cursor, app: str, subject: str, deletions: Sequence[int]) -> No
 
 
 def deletions(cursor: Cursor, seqs: Sequence[int]) -> dict[int, set[int]]:
-    """Return for the lanes of those of the items which are deletions the other lanes that these join."""
+    """Return for the lanes of those of the items which are deletions the other lanes that these
+    join.
+    """
     cursor.execute(DELETIONS.format(seqs=cursor.dialect.values("bigint")), (_text(seqs),))
     found = defaultdict[int, set[int]](set)
     for lane, other in cursor.fetchall():
@@ -179,7 +196,9 @@ def deletions(cursor: Cursor, seqs: Sequence[int]) -> dict[int, set[int]]:
 
 
 def marked(cursor: Cursor, dead: Sequence[int]) -> set[int]:
-    """Return which of these items, that become dead letters, keep no content: somebody whom they name was erased."""
+    """Return which of these items, that become dead letters, keep no content: somebody whom they
+    name was erased.
+    """
     if not dead:
         return set()
     cursor.execute(MARKED.format(seqs=cursor.dialect.values("bigint")), (_text(dead),))

@@ -53,7 +53,9 @@ FEW_QUEUED = 5_000  # items that are looked through in a few milliseconds
 
 
 class Outbox:
-    """The durable queue. Every method that writes returns after the commit, or raises StorageUnavailable."""
+    """The durable queue. Every method that writes returns after the commit, or raises
+    StorageUnavailable.
+    """
 
     def __init__(
         self,
@@ -68,14 +70,20 @@ class Outbox:
         clock: Callable[[], int] = now_ms,
         since: Callable[[int], int] | None = None,
     ) -> None:
-        """`since`: the time below which everything stored is older than so many milliseconds, however
-        the clock was set; without it that is the clock's time less these."""
+        """`since`: the time below which everything stored is older than so many milliseconds,
+        however the clock was set; without it that is the clock's time less these.
+        """
         self._engine, self._writer, self._vault, self._marks = engine, writer, vault, marks
-        self._erased, self._erased_ms, self._looking = Erased(vault, self._least_now), erased_ms, asyncio.Lock()
+        self._erased, self._erased_ms, self._looking = (
+            Erased(vault, self._least_now),
+            erased_ms,
+            asyncio.Lock(),
+        )
         self._to_scrub = True  # a process of before may have ended before it did
         self._dedup_ms, self._max_queued, self._clock = dedup_ms, max_queued, clock
         self._since = since or (lambda span: self._clock() - span)
-        self._awaited: dict[int, list[asyncio.Event]] = {}  # by sequence number: who waits for the item to settle
+        # By sequence number: who waits for the item to settle
+        self._awaited: dict[int, list[asyncio.Event]] = {}
         self._waiting_is_over = False  # whether nobody waits for an item to settle any more
         self.queued = 0
         self._accepting = 0  # of these, what is being accepted
@@ -87,22 +95,28 @@ class Outbox:
         self.queued = self._query(_count)
 
     async def recount_queued(self) -> None:
-        """The same, while others accept and settle: the count in memory knows nothing of other processes. It is off by
-        what changed meanwhile, until the next time; what is being accepted counts as waiting."""
+        """The same, while others accept and settle: the count in memory knows nothing of other
+        processes. It is off by what changed meanwhile, until the next time; what is being accepted
+        counts as waiting.
+        """
         self.queued = await self._walk(_count) + self._accepting
 
     async def accept(self, acceptance: Acceptance, seconds: float | None = None) -> list[Taken]:
-        """Commit the items of one call; one Taken for each, in order. `seconds`: how long to wait for that, where it is
-        less than for other writes. Raises QueueFull before anything is written, and CommitUnknown with the items' ids
-        where they may have been taken."""
+        """Commit the items of one call; one Taken for each, in order. `seconds`: how long to wait
+        for that, where it is less than for other writes. Raises QueueFull before anything is
+        written, and CommitUnknown with the items' ids where they may have been taken.
+        """
         if ERASES in [item.action for item in acceptance.items]:
             return (await self.erase(acceptance))[0]
         coming = self._coming(acceptance)
-        self.queued += coming  # counted before the commit, so that many at once can't overfill the queue together
+        # Counted before the commit, so that many at once can't overfill the queue together
+        self.queued += coming
         self._accepting += coming
         new = 0
         try:
-            taken = await _with_ids(self._writer.write(self._accept(acceptance), seconds=seconds), lambda taken: taken)
+            taken = await _with_ids(
+                self._writer.write(self._accept(acceptance), seconds=seconds), lambda taken: taken
+            )
             new = [kind for _, kind in taken].count("accepted")
         finally:
             self.queued -= coming - new
@@ -114,15 +128,20 @@ class Outbox:
         """How many items a call would add to the queue. Raises QueueFull."""
         coming = len(acceptance.items)
         if self.queued + coming > self._max_queued:
-            raise QueueFull(f"{self._max_queued} items wait already (GATEWAY_MAX_QUEUED_ITEMS).", retry_after=10)
+            raise QueueFull(
+                f"{self._max_queued} items wait already (GATEWAY_MAX_QUEUED_ITEMS).", retry_after=10
+            )
         return coming
 
     def _accept(self, acceptance: Acceptance, *, erasing: bool = False) -> Accept:
-        return Accept(acceptance, self._since(self._dedup_ms), self._vault, self._erased, self._marks, erasing)
+        return Accept(
+            acceptance, self._since(self._dedup_ms), self._vault, self._erased, self._marks, erasing
+        )
 
     async def erase(self, acceptance: Acceptance) -> tuple[list[Taken], dict[str, Removed]]:
-        """The same, for items of which some erase their subjects: what is here of those is removed, and told by
-        subject; items of theirs are refused for a while."""
+        """The same, for items of which some erase their subjects: what is here of those is removed,
+        and told by subject; items of theirs are refused for a while.
+        """
         self._coming(acceptance)
         erased = {item.subject for item in acceptance.items if item.action == ERASES}
         subjects = sorted({one for subject in erased for one in both(subject)})
@@ -130,16 +149,24 @@ class Outbox:
         until = acceptance.accepted_at + self._erased_ms
         erase = Erase(self._accept(acceptance, erasing=self._erased_ms > 0), known, until)
         taken, removed = await _with_ids(self._writer.write(erase), lambda told: told[0])
-        self.queued += [kind for _, kind in taken].count("accepted") - sum(one.waiting for one in removed.values())
+        self.queued += [kind for _, kind in taken].count("accepted") - sum(
+            one.waiting for one in removed.values()
+        )
         self._to_scrub = True
         for one in removed.values():
-            log.info("subject.erased", app=acceptance.app, request_id=acceptance.request_id, **one._asdict())
+            log.info(
+                "subject.erased",
+                app=acceptance.app,
+                request_id=acceptance.request_id,
+                **one._asdict(),
+            )
         self.on_accepted()
         return taken, removed
 
     async def _look_for(self, app: str, subjects: Sequence[str]) -> erasure.Known:
-        """Look through all items for those of the subjects. It may take seconds: one at a time, and no other call
-        waits for it. Nor does a caller wait for a silent database that long."""
+        """Look through all items for those of the subjects. It may take seconds: one at a time, and
+        no other call waits for it. Nor does a caller wait for a silent database that long.
+        """
         try:
             async with asyncio.timeout(deadline.CALLER_SECONDS):
                 await self._read(_last)  # whether the database answers
@@ -156,7 +183,9 @@ class Outbox:
 
         def look(connection: Connection) -> list[str]:
             self._erased.look(connection)
-            return [subject for subject in subjects if self._erased.has(app, subject, self._clock())]
+            return [
+                subject for subject in subjects if self._erased.has(app, subject, self._clock())
+            ]
 
         return await self._read(look)
 
@@ -174,7 +203,9 @@ class Outbox:
         return self._since(self._erased_ms) + self._erased_ms
 
     async def newest(self) -> int:
-        """The time of the last audit record, which every write has one of; 0 where there is none."""
+        """The time of the last audit record, which every write has one of; 0 where there is
+        none.
+        """
         last = "SELECT time FROM audit_records ORDER BY seq DESC LIMIT 1"
         found = await self._read(lambda connection: connection.exec_driver_sql(last).scalar())
         return found or 0
@@ -193,12 +224,15 @@ class Outbox:
         forget: Sequence[str] = (),
         latest: int | None = None,
     ) -> Tenure:
-        """Renew the leases of deliverer `owner` for `lease_ms`; recover what others, that are gone, left open.
-        `pseudonyms`: for the audit; without it that names nobody. `liveness`: the identity of its liveness lock.
-        `forget`: attempts that may have been written down, and were not sent. `latest`: the latest time
-        that others' leases are judged by."""
+        """Renew the leases of deliverer `owner` for `lease_ms`; recover what others, that are gone,
+        left open. `pseudonyms`: for the audit; without it that names nobody. `liveness`: the
+        identity of its liveness lock. `forget`: attempts that may have been written down, and were
+        not sent. `latest`: the latest time that others' leases are judged by.
+        """
         now = self._clock()
-        tend = Tend(owner, lease_ms, now, dead, unknown, self._marks, pseudonyms, liveness, forget, latest)
+        tend = Tend(
+            owner, lease_ms, now, dead, unknown, self._marks, pseudonyms, liveness, forget, latest
+        )
         tenure = await self._writer.write(tend)
         self.queued -= tenure.settled
         if tenure.settled:
@@ -206,16 +240,26 @@ class Outbox:
         return tenure
 
     async def processes(self) -> dict[str, str | None]:
-        """The ids of all that deliver or hold locks of users, or did until a moment ago, with the identities of their
-        liveness locks."""
+        """The ids of all that deliver or hold locks of users, or did until a moment ago, with the
+        identities of their liveness locks.
+        """
         deliver = select(deliverers.c.id, deliverers.c.lock)
         lock = select(user_locks.c.holder, user_locks.c.lock).where(user_locks.c.holder != NOBODY)
-        return await self._read(lambda connection: {row[0]: row[1] for row in connection.execute(deliver.union(lock))})
+        return await self._read(
+            lambda connection: {row[0]: row[1] for row in connection.execute(deliver.union(lock))}
+        )
 
     async def release(
-        self, owner: str, shards: Sequence[int], *, leaving: bool = False, forget: Sequence[str] = ()
+        self,
+        owner: str,
+        shards: Sequence[int],
+        *,
+        leaving: bool = False,
+        forget: Sequence[str] = (),
     ) -> None:
-        """Let others have the shards. `forget`: attempts that may have been written down, and were not sent."""
+        """Let others have the shards. `forget`: attempts that may have been written down, and were
+        not sent.
+        """
         await self._writer.write(Release(owner, shards, leaving, forget))
 
     async def look(self, wanted: Wanted) -> Found:
@@ -232,12 +276,16 @@ class Outbox:
         liveness: str | None = None,
         forget: Sequence[str] = (),
     ) -> dict[int, int] | None:
-        """Write an attempt down, before it is sent; None, and nothing written, where `owner` doesn't hold the items'
-        lanes for `call_ms` from now, or an item's subject was erased. Returns the lanes of which items
-        are no part of the attempt, with the sequence number after which they are not: 0 where the user is locked, a
-        login's where what follows it waits for it. `liveness`, `forget`: as in `tend`."""
+        """Write an attempt down, before it is sent; None, and nothing written, where `owner`
+        doesn't hold the items' lanes for `call_ms` from now, or an item's subject was erased.
+        Returns the lanes of which items are no part of the attempt, with the sequence number after
+        which they are not: 0 where the user is locked, a login's where what follows it waits for
+        it. `liveness`, `forget`: as in `tend`.
+        """
         items = [(item.seq, item.lane) for item in sent]
-        return await self._writer.write(Begin(attempt, owner, items, self._clock(), call_ms, liveness, forget))
+        return await self._writer.write(
+            Begin(attempt, owner, items, self._clock(), call_ms, liveness, forget)
+        )
 
     async def settle(
         self,
@@ -249,10 +297,14 @@ class Outbox:
         *,
         again: bool = False,
     ) -> bool:
-        """Write down what came of an attempt, for each of its items by sequence number; False, and no item changed,
-        where the attempt was taken for lost meanwhile. `calls`: what was sent, for the audit. `erased`: the items
-        that have erased their subjects. `again`: whether it was tried before, and failed, or may have."""
-        settle = Settle(attempt, app, verdicts, self._clock(), calls, self._vault, self._marks, erased, again)
+        """Write down what came of an attempt, for each of its items by sequence number; False, and
+        no item changed, where the attempt was taken for lost meanwhile. `calls`: what was sent, for
+        the audit. `erased`: the items that have erased their subjects. `again`: whether it was
+        tried before, and failed, or may have.
+        """
+        settle = Settle(
+            attempt, app, verdicts, self._clock(), calls, self._vault, self._marks, erased, again
+        )
         counts = await self._writer.write(settle)
         if counts is None:
             return False
@@ -268,26 +320,39 @@ class Outbox:
     # --- for calls that a caller waits for -----------------------------------------------------------------------
 
     async def waits(self, lanes: Collection[int]) -> int | None:
-        """Up to which sequence number nothing that was accepted for these lanes waits; None where something does. A
-        short queue is left to `lock` to look through."""
+        """Up to which sequence number nothing that was accepted for these lanes waits; None where
+        something does. A short queue is left to `lock` to look through.
+        """
         if self.queued < FEW_QUEUED:
             return 0
-        of_theirs = select(items.c.seq).where(items.c.settled_at.is_(None), items.c.lane.in_(lanes)).limit(1)
+        of_theirs = (
+            select(items.c.seq)
+            .where(items.c.settled_at.is_(None), items.c.lane.in_(lanes))
+            .limit(1)
+        )
 
         def look(connection: Connection) -> int | None:
             last = connection.execute(select(sequence.c.last)).scalar_one()
-            waits = connection.execute(of_theirs).first() is not None or logins.wait(connection, lanes)
+            waits = connection.execute(of_theirs).first() is not None or logins.wait(
+                connection, lanes
+            )
             return None if waits else last
 
         return await self._read(look)
 
     async def waiting_lanes(self, lanes: Collection[int]) -> set[int]:
         """Return those of the lanes for which something waits."""
-        of_theirs = select(items.c.lane).where(items.c.settled_at.is_(None), items.c.lane.in_(lanes)).distinct()
+        of_theirs = (
+            select(items.c.lane)
+            .where(items.c.settled_at.is_(None), items.c.lane.in_(lanes))
+            .distinct()
+        )
 
         def look(connection: Connection) -> set[int]:
             found = set(connection.execute(of_theirs).scalars())
-            return found | {lane for lane in lanes if lane not in found and logins.wait(connection, [lane])}
+            return found | {
+                lane for lane in lanes if lane not in found and logins.wait(connection, [lane])
+            }
 
         return await self._read(look)
 
@@ -296,24 +361,33 @@ class Outbox:
         erases = select(items.c.seq).where(
             items.c.settled_at.is_(None), items.c.lane.in_(lanes), items.c.action == ERASES
         )
-        return await self._read(lambda connection: connection.execute(erases.limit(1)).first() is not None)
+        return await self._read(
+            lambda connection: connection.execute(erases.limit(1)).first() is not None
+        )
 
     async def lock(
-        self, request: LockRequest, *, liveness: str | None, clear_upto: int | None, dead: Sequence[str] = ()
+        self,
+        request: LockRequest,
+        *,
+        liveness: str | None,
+        clear_upto: int | None,
+        dead: Sequence[str] = (),
     ) -> Answer | Denied:
         """Lock the users of a call.
 
-        `clear_upto`: what `waits` said, and nothing is locked where something waits by now. None: it doesn't matter any
-        more, and where others stand against it the request stays, until it is granted or unlocked. `liveness`: the
-        identity of the caller's liveness lock; `dead`: processes that are known to be gone.
+        `clear_upto`: what `waits` said, and nothing is locked where something waits by now. None:
+        it doesn't matter any more, and where others stand against it the request stays, until it is
+        granted or unlocked. `liveness`: the identity of the caller's liveness lock; `dead`:
+        processes that are known to be gone.
         """
         now = self._clock()
         lock = Lock(request, now, liveness, clear_upto, dead, self._erased, self._marks)
         return await self._writer.write(lock)
 
     async def unlock(self, id: str, *, outlived: bool = False) -> None:
-        """Let others call for the subjects of a lock, granted or not. `outlived`: its call was given up, and may be at
-        work for a while."""
+        """Let others call for the subjects of a lock, granted or not. `outlived`: its call was
+        given up, and may be at work for a while.
+        """
         await self._writer.write(Unlock(id, self._clock(), outlived))
 
     # --- for callers and operators -------------------------------------------------------------------------------
@@ -329,8 +403,12 @@ class Outbox:
     async def find_receipts(
         self, app: str, which: receipts.Filter, before: int | None = None, limit: int = 100
     ) -> list[Receipt]:
-        """Find at most `limit` receipts of `app` with sequence numbers below `before`, newest first."""
-        find = partial(receipts.page, app=app, which=which, before=before, limit=limit, vault=self._vault)
+        """Find at most `limit` receipts of `app` with sequence numbers below `before`, newest
+        first.
+        """
+        find = partial(
+            receipts.page, app=app, which=which, before=before, limit=limit, vault=self._vault
+        )
         return await self._read(find)
 
     async def settled_receipt(self, app: str, item_id: str, timeout: float) -> Receipt | None:
@@ -345,7 +423,8 @@ class Outbox:
             events = self._awaited.setdefault(seq, [])
             events.append(settled)
             try:
-                receipt = await self.receipt(app, item_id)  # it may have settled before the event was there
+                # It may have settled before the event was there
+                receipt = await self.receipt(app, item_id)
                 if receipt is not None and not receipt.settled:
                     await _within(min(left, LOOK_AGAIN_SECONDS), settled)
                     receipt = await self.receipt(app, item_id)
@@ -362,9 +441,15 @@ class Outbox:
             for event in events:
                 event.set()
 
-    async def dead_letters(self, app: str, which: Filter, after: int = 0, limit: int = 100) -> list[Receipt]:
-        """At most `limit` dead letters of `app` after sequence number `after`, in the order of acceptance."""
-        find = partial(dead_letters.find, app=app, which=which, after=after, limit=limit, vault=self._vault)
+    async def dead_letters(
+        self, app: str, which: Filter, after: int = 0, limit: int = 100
+    ) -> list[Receipt]:
+        """At most `limit` dead letters of `app` after sequence number `after`, in the order of
+        acceptance.
+        """
+        find = partial(
+            dead_letters.find, app=app, which=which, after=after, limit=limit, vault=self._vault
+        )
         return await self._read(find)
 
     async def dead_apps(self) -> list[str]:
@@ -380,11 +465,15 @@ class Outbox:
         dry_run: bool = False,
         before: Callable[[], object] = lambda: None,
     ) -> tuple[int, int]:
-        """Put dead letters back into the queue, with an audit record for each step; how many were chosen, and how many
-        went. `before`: called before each step; what it raises ends the replay."""
+        """Put dead letters back into the queue, with an audit record for each step; how many were
+        chosen, and how many went. `before`: called before each step; what it raises ends the
+        replay.
+        """
 
         async def step(seqs: list[int]) -> int:
-            count = await self._writer.write(Replay(seqs, self._clock(), record, self._marks, which))
+            count = await self._writer.write(
+                Replay(seqs, self._clock(), record, self._marks, which)
+            )
             self.queued += count
             self.on_accepted()
             return count
@@ -400,8 +489,9 @@ class Outbox:
         dry_run: bool = False,
         before: Callable[[], object] = lambda: None,
     ) -> tuple[int, int]:
-        """Give dead letters up for good, with an audit record for each step; how many were chosen, and how many
-        went. `before`: as in `replay`."""
+        """Give dead letters up for good, with an audit record for each step; how many were chosen,
+        and how many went. `before`: as in `replay`.
+        """
 
         async def step(seqs: list[int]) -> int:
             done = await self._writer.write(Discard(seqs, record, self._marks, self._vault, which))
@@ -429,7 +519,9 @@ class Outbox:
         return matched, done
 
     async def sweep(self, limits: Limits) -> int:
-        """Remove some of what is past its time; return how much of it went, 0 where none is left."""
+        """Remove some of what is past its time; return how much of it went, 0 where none is
+        left.
+        """
         now = self._least_now()
         # As much longer as the clock was set forward within them.
         limits = Limits(now - self._since(limits.receipts), now - self._since(limits.dead_letters))
@@ -440,8 +532,9 @@ class Outbox:
         return await self._writer.write(Remove(found, now, limits, over)) + len(over)
 
     async def scrub(self) -> bool:
-        """Let nothing of what was erased be left in the database's files, as far as that is ours to bring about;
-        whether there was something to do, and it is done."""
+        """Let nothing of what was erased be left in the database's files, as far as that is ours to
+        bring about; whether there was something to do, and it is done.
+        """
         if not self._to_scrub:
             return False
         self._to_scrub = False  # before: what is erased meanwhile is for the next time
@@ -462,8 +555,9 @@ class Outbox:
 
 
 async def _with_ids(writing: Awaitable[T], taken: Callable[[Any], Sequence[Taken]]) -> T:
-    """Wait for what was written. Raises CommitUnknown with the ids that the items were to have, which `taken` finds in
-    the result."""
+    """Wait for what was written. Raises CommitUnknown with the ids that the items were to have,
+    which `taken` finds in the result.
+    """
     try:
         return await writing
     except CommitUnknown as error:

@@ -1,5 +1,6 @@
-"""What a deliverer that is gone left open was perhaps sent: it is sent again with the same `reqId`, or where the policy
-for its action says not to send twice, it ends as unknown."""
+"""What a deliverer that is gone left open was perhaps sent: it is sent again with the same `reqId`,
+or where the policy for its action says not to send twice, it ends as unknown.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -21,27 +22,36 @@ SENT = """
 SELECT i.seq, i.action, i.subject, i.settled_at IS NULL, a.app
 FROM items i JOIN acceptances a ON a.first_seq = i.acceptance WHERE i.seq IN {seqs} ORDER BY i.seq
 """
-SAID = orjson.dumps({"success": False, "error": "The gateway was stopped before Leanplum's answer came"}).decode()
+SAID = orjson.dumps(
+    {"success": False, "error": "The gateway was stopped before Leanplum's answer came"}
+).decode()
 
-Pseudonyms = Callable[[str, Sequence[str]], Sequence[str]]  # the keyed hashes of subjects of an app, for the audit
+# The keyed hashes of subjects of an app, for the audit
+Pseudonyms = Callable[[str, Sequence[str]], Sequence[str]]
 
 
 def recover(
     cursor: Cursor, now: int, unknown: Collection[str], marks: Marks, pseudonyms: Pseudonyms
 ) -> tuple[int, int]:
-    """Close the open attempts of deliverers that are gone, in the transaction that is open, with an audit record of
-    each; `unknown` are the actions that are not sent twice. Their lanes, and those that logins among them concern, stay
-    locked while a call may outlive its process, whatever became of the items: the time counts from here, since a call
-    is sent only once the commit of its attempt is confirmed, which may take a while. Returns how many attempts there
-    were, and how many items left the queue."""
+    """Close the open attempts of deliverers that are gone, in the transaction that is open, with an
+    audit record of each; `unknown` are the actions that are not sent twice. Their lanes, and those
+    that logins among them concern, stay locked while a call may outlive its process, whatever
+    became of the items: the time counts from here, since a call is sent only once the commit of its
+    attempt is confirmed, which may take a while. Returns how many attempts there were, and how many
+    items left the queue.
+    """
     cursor.execute(LOST)
     lost = cursor.fetchall()
     if not lost:
         return 0, 0
     attempted = [seq for _, seqs, _ in lost for seq in orjson.loads(seqs)]
-    cursor.execute(SENT.format(seqs=cursor.dialect.values("bigint")), (orjson.dumps(attempted).decode(),))
+    cursor.execute(
+        SENT.format(seqs=cursor.dialect.values("bigint")), (orjson.dumps(attempted).decode(),)
+    )
     sent = {row[0]: row for row in cursor.fetchall()}
-    last_tries = logins.marked(cursor, [seq for seq, action, *_ in sent.values() if action in unknown])
+    last_tries = logins.marked(
+        cursor, [seq for seq, action, *_ in sent.values() if action in unknown]
+    )
     changes: dict[int, Change] = {
         seq: (seq, Status.UNKNOWN, now, None, 1, SAID, seq not in last_tries)
         if action in unknown
@@ -61,8 +71,12 @@ def recover(
     return len(lost), sum(status is Status.UNKNOWN for _, status, *_ in changes.values())
 
 
-def _record(attempt: str, now: int, sent: Sequence[Any], changes: dict[int, Change], pseudonyms: Pseudonyms) -> str:
-    """The audit record of a call of which nobody knows whether it was made, and what was answered."""
+def _record(
+    attempt: str, now: int, sent: Sequence[Any], changes: dict[int, Change], pseudonyms: Pseudonyms
+) -> str:
+    """The audit record of a call of which nobody knows whether it was made, and what was
+    answered.
+    """
     app = sent[0][4] if sent else ""
     subjects = list(dict.fromkeys(subject for _, _, subject, _, _ in sent))[: records.MOST_USERS]
     return records.leanplum_call(
@@ -71,5 +85,8 @@ def _record(attempt: str, now: int, sent: Sequence[Any], changes: dict[int, Chan
         attempt=attempt,
         status=None,
         outcome=Counter(str(changes[seq][1]) for seq, *_ in sent if seq in changes),
-        about={"actions": Counter(action for _, action, *_ in sent), **records.about_users(pseudonyms(app, subjects))},
+        about={
+            "actions": Counter(action for _, action, *_ in sent),
+            **records.about_users(pseudonyms(app, subjects)),
+        },
     )

@@ -1,7 +1,9 @@
-"""Retention: what is past its time is removed, a little at a time, so that the database stops growing.
+"""Retention: what is past its time is removed, a little at a time, so that the database stops
+growing.
 
-Candidates are read outside the transaction that removes them, since reading may take long. Much may happen in between
-(a replay, an erasure), so the removal itself holds each against the same conditions again.
+Candidates are read outside the transaction that removes them, since reading may take long. Much may
+happen in between (a replay, an erasure), so the removal itself holds each against the same
+conditions again.
 """
 
 from collections.abc import Sequence
@@ -17,10 +19,12 @@ from app.outbox import logins
 
 STEP = 500  # items removed in one transaction, at most
 
-# A settled item is old enough once `settled_at` is; the times of its acceptance count as well, since ids are remembered
-# from then on. Two clocks are in play where one was set, so neither time follows from the other.
+# A settled item is old enough once `settled_at` is; the times of its acceptance count as well,
+# since ids are remembered from then on. Two clocks are in play where one was set, so neither time
+# follows from the other.
 ACCEPTED = "(SELECT a.accepted_at FROM acceptances a WHERE a.first_seq = items.acceptance) <= ?"
-# Each is found by an index of its own (`database/tables.py`): what is too young is not even looked at.
+# Each is found by an index of its own (`database/tables.py`): what is too young is not even looked
+# at.
 RECEIPTS = f"""
 SELECT seq FROM items WHERE settled_at IS NOT NULL AND body IS NULL AND settled_at <= ? AND {ACCEPTED}
 ORDER BY settled_at LIMIT ?
@@ -29,7 +33,8 @@ DEAD_LETTERS = f"""
 SELECT seq FROM items WHERE settled_at IS NOT NULL AND body IS NOT NULL AND settled_at <= ? AND {ACCEPTED}
 ORDER BY seq LIMIT ?
 """
-OLD_ENOUGH = f"settled_at <= CASE WHEN body IS NULL THEN ? ELSE ? END AND {ACCEPTED}"  # never of what waits: NULL
+# Never of what waits: NULL
+OLD_ENOUGH = f"settled_at <= CASE WHEN body IS NULL THEN ? ELSE ? END AND {ACCEPTED}"
 ITEMS = "DELETE FROM items WHERE seq IN {seqs}{also} RETURNING seq, acceptance, id"
 IDS = """
 DELETE FROM item_ids WHERE seq IN {seqs} AND (app, id) IN (
@@ -49,8 +54,9 @@ ANY_OVER = "SELECT 1 FROM erasures WHERE until <= ? LIMIT 1"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long things are kept, in milliseconds: receipts after the item settled, ids after it was accepted, dead
-    letters. (The audit's records: `audit/sealing.py`.)"""
+    """How long things are kept, in milliseconds: receipts after the item settled, ids after it was
+    accepted, dead letters. (The audit's records: `audit/sealing.py`.)
+    """
 
     receipts: int
     dead_letters: int
@@ -61,7 +67,10 @@ def look(connection: Connection, now: int, limits: Limits) -> list[int]:
     dialect = DIALECTS[connection.dialect.name]
     accepted = now - limits.receipts
     found: list[int] = []
-    for statement, settled in ((RECEIPTS, now - limits.receipts), (DEAD_LETTERS, now - limits.dead_letters)):
+    for statement, settled in (
+        (RECEIPTS, now - limits.receipts),
+        (DEAD_LETTERS, now - limits.dead_letters),
+    ):
         values = (settled, accepted, STEP - len(found))
         found += connection.exec_driver_sql(dialect.sql(statement), values).scalars()
     return found
@@ -69,8 +78,9 @@ def look(connection: Connection, now: int, limits: Limits) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove those items that are settled and past their time, with their ids; and rows of logins that can't wait any
-    more (`over`)."""
+    """Remove those items that are settled and past their time, with their ids; and rows of logins
+    that can't wait any more (`over`).
+    """
 
     seqs: Sequence[int]
     now: int
@@ -84,8 +94,13 @@ class Remove:
         return [write._run(cursor) for write in writes]
 
     def _run(self, cursor: Cursor) -> int:
-        receipts, dead_letters = self.now - self.limits.receipts, self.now - self.limits.dead_letters
-        items, _ = _remove(cursor, self.seqs, f" AND {OLD_ENOUGH}", (receipts, dead_letters, receipts))
+        receipts, dead_letters = (
+            self.now - self.limits.receipts,
+            self.now - self.limits.dead_letters,
+        )
+        items, _ = _remove(
+            cursor, self.seqs, f" AND {OLD_ENOUGH}", (receipts, dead_letters, receipts)
+        )
         logins.remove(cursor, self.over)
         return items
 
@@ -114,14 +129,19 @@ class EndErasures:
 
 
 def remove(cursor: Cursor, seqs: Sequence[int]) -> int:
-    """Remove items that were chosen in the transaction that is open, with their ids and the acceptances that have no
-    other; return how many ids there were."""
+    """Remove items that were chosen in the transaction that is open, with their ids and the
+    acceptances that have no other; return how many ids there were.
+    """
     _, ids = _remove(cursor, seqs)
     return ids
 
 
-def _remove(cursor: Cursor, seqs: Sequence[int], also: str = "", values: tuple[int, ...] = ()) -> tuple[int, int]:
-    """Remove those of the items that meet the further condition; return how many items and how many ids went."""
+def _remove(
+    cursor: Cursor, seqs: Sequence[int], also: str = "", values: tuple[int, ...] = ()
+) -> tuple[int, int]:
+    """Remove those of the items that meet the further condition; return how many items and how many
+    ids went.
+    """
     if not seqs:
         return 0, 0
     numbers = cursor.dialect.values("bigint")
@@ -138,9 +158,14 @@ def _remove_ids(cursor: Cursor, named: Sequence[tuple[int, int, str]]) -> int:
     """Forget the ids of items that are gone, where they stand for no later item."""
     if not named:
         return 0
-    numbers, rows = cursor.dialect.values("bigint"), cursor.dialect.rows(acceptance="bigint", id="text")
+    numbers, rows = (
+        cursor.dialect.values("bigint"),
+        cursor.dialect.rows(acceptance="bigint", id="text"),
+    )
     of_items = [(acceptance, item_id) for _, acceptance, item_id in named]
-    cursor.execute(IDS.format(seqs=numbers, rows=rows), (_text([seq for seq, _, _ in named]), _text(of_items)))
+    cursor.execute(
+        IDS.format(seqs=numbers, rows=rows), (_text([seq for seq, _, _ in named]), _text(of_items))
+    )
     return cursor.rowcount
 
 

@@ -16,8 +16,8 @@ from app.outbox.dead_letters import DEAD
 from app.outbox.erased import nameless
 from app.vault import Vault, said_place
 
-# One statement for all items of all calls that settle together, whatever their number: each statement gives the
-# interpreter's lock up and has to wait for it again.
+# One statement for all items of all calls that settle together, whatever their number: each
+# statement gives the interpreter's lock up and has to wait for it again.
 DELIVERED = """
 UPDATE items SET status = 'delivered', settled_at = ?, attempts = attempts + 1, next_attempt_at = NULL, leanplum = NULL,
        body = NULL
@@ -43,11 +43,14 @@ Change = tuple[int, str, int | None, int | None, int, str | None, bool]
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """An attempt, written down before it is sent: after a crash, what is open here was perhaps sent. It is refused
-    where the deliverer doesn't hold the lanes of all items for as long as a call may take (`call_ms`), and where one of
-    the items is no longer there: its subject was erased. Items of users who are locked are left out, and what follows
-    a login that waits, and a deletion while a call is at work for its id as a device's. `liveness`: the identity of the
-    deliverer's liveness lock. `forget`: attempts that may have been written down, and were not sent."""
+    """An attempt, written down before it is sent: after a crash, what is open here was perhaps
+    sent. It is refused where the deliverer doesn't hold the lanes of all items for as long as a
+    call may take (`call_ms`), and where one of the items is no longer there: its subject was
+    erased. Items of users who are locked are left out, and what follows a login that waits, and a
+    deletion while a call is at work for its id as a device's. `liveness`: the identity of the
+    deliverer's liveness lock. `forget`: attempts that may have been written down, and were not
+    sent.
+    """
 
     attempt: str
     owner: str
@@ -60,12 +63,15 @@ class Begin:
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Begin"]) -> Sequence[dict[int, int] | None]:
-        """Record the attempts as open. Returns for each the lanes of which items are left out, and after which sequence
-        number they are; None where it was refused."""
+        """Record the attempts as open. Returns for each the lanes of which items are left out, and
+        after which sequence number they are; None where it was refused.
+        """
         forget(cursor, [attempt for one in writes for attempt in one.forget])
         now = cursor.dialect.now(cursor, writes[0].started_at)
         lanes = {lane for one in writes for _, lane in one.items}
-        locked, some_log_in = user_locks.locked(cursor, now, writes[0].liveness, lanes, writes[0].owner)
+        locked, some_log_in = user_locks.locked(
+            cursor, now, writes[0].liveness, lanes, writes[0].owner
+        )
         after = dict.fromkeys(locked, 0)
         joined = dict[int, set[int]]()
         if some_log_in:
@@ -74,7 +80,9 @@ class Begin:
         if joined:
             others = set[int]().union(*joined.values())
             busy = user_locks.busy(cursor, now, writes[0].liveness, others, writes[0].owner)
-            after |= dict.fromkeys([lane for lane in joined if not busy.isdisjoint(joined[lane])], 0)
+            after |= dict.fromkeys(
+                [lane for lane in joined if not busy.isdisjoint(joined[lane])], 0
+            )
         held: dict[str, set[int]] = {}
         for write in writes:
             if write.owner not in held:
@@ -88,23 +96,40 @@ class Begin:
                 told.append(None)
                 continue
             rows += one._row(after, joined)
-            told.append({lane: after[lane] for seq, lane in one.items if seq > after.get(lane, seq)})
+            told.append(
+                {lane: after[lane] for seq, lane in one.items if seq > after.get(lane, seq)}
+            )
         insert_rows(cursor, ATTEMPTS, 5, rows)
         return told
 
     def _may_begin(self, held: set[int], gone: set[int]) -> bool:
-        return {ids.shard(lane) for _, lane in self.items} <= held and gone.isdisjoint(seq for seq, _ in self.items)
+        return {ids.shard(lane) for _, lane in self.items} <= held and gone.isdisjoint(
+            seq for seq, _ in self.items
+        )
 
     def _row(self, after: Mapping[int, int], joined: Mapping[int, Set[int]]) -> tuple[object, ...]:
-        """The attempt as a row, less what comes after these numbers in its lane; empty where nothing is left.
-        `joined`: the lanes that deletions have beside their own."""
-        sent = [(seq, lane) for seq, lane in self.items if seq <= after.get(lane, seq)] if after else self.items
+        """The attempt as a row, less what comes after these numbers in its lane; empty where
+        nothing is left. `joined`: the lanes that deletions have beside their own.
+        """
+        sent = (
+            [(seq, lane) for seq, lane in self.items if seq <= after.get(lane, seq)]
+            if after
+            else self.items
+        )
         if not sent:
             return ()
         lanes = list(dict.fromkeys(lane for _, lane in sent))
         if joined:
-            lanes += sorted(set[int]().union(*(joined.get(lane, ()) for lane in lanes)) - set(lanes))
-        return self.attempt, self.owner, _text([seq for seq, _ in sent]), _text(lanes), self.started_at
+            lanes += sorted(
+                set[int]().union(*(joined.get(lane, ()) for lane in lanes)) - set(lanes)
+            )
+        return (
+            self.attempt,
+            self.owner,
+            _text([seq for seq, _ in sent]),
+            _text(lanes),
+            self.started_at,
+        )
 
 
 def forget(cursor: Cursor, attempts: Sequence[str]) -> None:
@@ -125,10 +150,11 @@ def _gone(cursor: Cursor, seqs: set[int]) -> set[int]:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """What came of one attempt: a verdict for each of its items, and an audit record of each call. No item is changed
-    where the attempt is no longer open: another deliverer has taken it for lost, and the items with it. `erased`: which
-    of its items have erased their subjects, whose receipts keep no subject from now on. `again`: whether it was tried
-    before."""
+    """What came of one attempt: a verdict for each of its items, and an audit record of each call.
+    No item is changed where the attempt is no longer open: another deliverer has taken it for lost,
+    and the items with it. `erased`: which of its items have erased their subjects, whose receipts
+    keep no subject from now on. `again`: whether it was tried before.
+    """
 
     attempt: str
     app: str
@@ -152,9 +178,14 @@ class Settle:
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Settle"]) -> Sequence[Counts | None]:
-        """Bring the items to where their verdicts say, and close the attempts. Return for each how many
-        items have settled; None where it was no longer open, and not by this write's own first try."""
-        cursor.execute(CLOSE.format(ids=cursor.dialect.values("text")), (_text([write.attempt for write in writes]),))
+        """Bring the items to where their verdicts say, and close the attempts. Return for each how
+        many items have settled; None where it was no longer open, and not by this write's own first
+        try.
+        """
+        cursor.execute(
+            CLOSE.format(ids=cursor.dialect.values("text")),
+            (_text([write.attempt for write in writes]),),
+        )
         open_ = {attempt for (attempt,) in cursor.fetchall()}
         delivered: list[int] = []
         otherwise: list[Change] = []
@@ -164,7 +195,9 @@ class Settle:
                 otherwise += write._less_last_tries(cursor, changes)
         if delivered:
             statement = DELIVERED.format(seqs=cursor.dialect.values("bigint"))
-            cursor.execute(statement, (max(write.finished_at for write in writes), _text(delivered)))
+            cursor.execute(
+                statement, (max(write.finished_at for write in writes), _text(delivered))
+            )
         changed = cursor.rowcount if delivered else 0
         changed += change(cursor, otherwise)
         whole = changed == len(delivered) + len(otherwise)
@@ -176,11 +209,18 @@ class Settle:
         new = [write for write in writes if write.attempt in open_ or not write.again]
         told = [(write.finished_at, record) for write in new for record in write._records()]
         records.insert(cursor, writes[0].marks, told)
-        return [write._counts(gone) if write.attempt in open_ or write._is_done(cursor) else None for write in writes]
+        return [
+            write._counts(gone) if write.attempt in open_ or write._is_done(cursor) else None
+            for write in writes
+        ]
 
     def _counts(self, gone: Set[int]) -> Counts:
         """How many items have settled, by status; those that were erased meanwhile have not."""
-        ended = [verdict.status for seq, verdict in self.verdicts if isinstance(verdict, Settled) and seq not in gone]
+        ended = [
+            verdict.status
+            for seq, verdict in self.verdicts
+            if isinstance(verdict, Settled) and seq not in gone
+        ]
         return count_by_status(ended)
 
     def _is_done(self, cursor: Cursor) -> bool:
@@ -191,11 +231,14 @@ class Settle:
         cursor.execute(AS_IT_IS.format(seqs=cursor.dialect.values("bigint")), (numbers,))
         found = {seq: (status, bool(waits)) for seq, status, waits in cursor.fetchall()}
         return all(
-            found.get(seq) == (verdict.status.value, isinstance(verdict, Postponed)) for seq, verdict in self.verdicts
+            found.get(seq) == (verdict.status.value, isinstance(verdict, Postponed))
+            for seq, verdict in self.verdicts
         )
 
     def _sort(self, delivered: list[int]) -> list[Change]:
-        """Put the items that are simply delivered into the list; return what becomes of the others."""
+        """Put the items that are simply delivered into the list; return what becomes of the
+        others.
+        """
         at, subjects, otherwise = self.finished_at, dict(self.erased), list[Change]()
         for seq, verdict in self.verdicts:
             match verdict:
@@ -204,20 +247,30 @@ class Settle:
                 case Settled(status, said):
                     if seq in subjects:
                         said = nameless(said, subjects[seq][1:])
-                    otherwise.append((seq, status, at, None, 1, self._sealed(seq, said), status in DEAD))
+                    otherwise.append(
+                        (seq, status, at, None, 1, self._sealed(seq, said), status in DEAD)
+                    )
                 case Postponed(status, wait, said, counts):
                     due = at + int(wait * 1000)
-                    otherwise.append((seq, status, None, due, int(counts), self._sealed(seq, said), True))
+                    otherwise.append(
+                        (seq, status, None, due, int(counts), self._sealed(seq, said), True)
+                    )
         return otherwise
 
     def _less_last_tries(self, cursor: Cursor, changes: list[Change]) -> list[Change]:
-        """Return the changes; of new dead letters that name somebody who was erased, nothing is kept."""
-        dead = [seq for seq, _, settled_at, *_, keeps in changes if settled_at is not None and keeps]
+        """Return the changes; of new dead letters that name somebody who was erased, nothing is
+        kept.
+        """
+        dead = [
+            seq for seq, _, settled_at, *_, keeps in changes if settled_at is not None and keeps
+        ]
         ended = logins.marked(cursor, dead)
         if not ended:
             return changes
         return [
-            (*change[:5], self._sealed(change[0], logins.GIVEN_UP), False) if change[0] in ended else change
+            (*change[:5], self._sealed(change[0], logins.GIVEN_UP), False)
+            if change[0] in ended
+            else change
             for change in changes
         ]
 
@@ -256,7 +309,9 @@ def change(cursor: Cursor, changes: Sequence[Change]) -> int:
         leanplum="text",
         keeps="bigint",
     )
-    cursor.execute(OTHERWISE.format(rows=rows), (_text([[*one[:-1], int(one[-1])] for one in changes]),))
+    cursor.execute(
+        OTHERWISE.format(rows=rows), (_text([[*one[:-1], int(one[-1])] for one in changes]),)
+    )
     return cursor.rowcount
 
 

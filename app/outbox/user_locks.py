@@ -1,12 +1,14 @@
 """User locks: which users a call is made for while its caller waits, for every process to see.
 
-Leanplum refuses a user's second call while the first is at work, and a call that overtakes another changes what comes
-out. So a call that a caller waits for locks the lanes of its users here. The delivery begins nothing for a lane that is
-locked (`settle.Begin`), and a lock is granted only while no attempt is open for its lanes: each of them decides in its
-own transaction, and transactions that write take turns.
+Leanplum refuses a user's second call while the first is at work, and a call that overtakes another
+changes what comes out. So a call that a caller waits for locks the lanes of its users here. The
+delivery begins nothing for a lane that is locked (`settle.Begin`), and a lock is granted only while
+no attempt is open for its lanes: each of them decides in its own transaction, and transactions that
+write take turns.
 
-Who finds a lane locked stands in line, the delivery too: tickets say whose turn it is, so neither of them can keep the
-other waiting for good. A call may outlive the process that made it. Its lanes stay locked for a while, by nobody.
+Who finds a lane locked stands in line, the delivery too: tickets say whose turn it is, so neither
+of them can keep the other waiting for good. A call may outlive the process that made it. Its lanes
+stay locked for a while, by nobody.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,7 +28,8 @@ from app.outbox.erased import VERSION, Erased
 OUTLIVES_MS = 5_000
 NOBODY = ""
 DELIVERY = "delivery "  # what begins the ids of the delivery's places in line, one for each lane
-IN_LINE_MS = 2_000  # that such a place is kept: it is asked for again much sooner, while there is something to send
+# That such a place is kept: it is asked for again much sooner, while there is something to send
+IN_LINE_MS = 2_000
 
 # Values: the time, and the identity of the liveness lock of who asks (None: it has none).
 IN_FORCE = "(expires_at > ? OR coalesce(lock = ?, false))"
@@ -61,8 +64,9 @@ class Answer(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """A lock was not granted. `holders`: the processes that stand against it, with the identities of their liveness
-    locks; none where only items that wait do."""
+    """A lock was not granted. `holders`: the processes that stand against it, with the identities
+    of their liveness locks; none where only items that wait do.
+    """
 
     holders: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -71,8 +75,8 @@ class Denied:
 class LockRequest:
     """A call of process `holder` that wants its users locked for `lease_ms`, of an app.
 
-    `unless_erased`: the call isn't made where one of them was erased. `record`: its audit record, written where the
-    lock is granted.
+    `unless_erased`: the call isn't made where one of them was erased. `record`: its audit record,
+    written where the lock is granted.
     """
 
     id: str
@@ -88,10 +92,10 @@ class LockRequest:
 class Lock:
     """Decide on a request.
 
-    `clear_upto`: nothing is locked where items of the users wait after this sequence number, and nothing is left behind
-    where others stand against it. None: waiting items don't matter, and the request stays in line for its users.
-    `liveness`: the identity of the holder's liveness lock. `dead`: processes that have
-    ended.
+    `clear_upto`: nothing is locked where items of the users wait after this sequence number, and
+    nothing is left behind where others stand against it. None: waiting items don't matter, and the
+    request stays in line for its users. `liveness`: the identity of the holder's liveness lock.
+    `dead`: processes that have ended.
     """
 
     request: LockRequest
@@ -140,15 +144,21 @@ class Lock:
         holders: dict[str, str | None] = {
             holder: liveness
             for id_, ticket, lanes, holder, liveness, granted in locks
-            if id_ != self.request.id and (granted or mine is None or ticket < mine) and _overlap(ours, lanes)
+            if id_ != self.request.id
+            and (granted or mine is None or ticket < mine)
+            and _overlap(ours, lanes)
         }
         cursor.execute(ATTEMPTS)
         for lanes, started_at, owner, expires_at, liveness in cursor.fetchall():
-            if _overlap(ours, lanes) and self._is_open(now, started_at, expires_at, owner, liveness):
+            if _overlap(ours, lanes) and self._is_open(
+                now, started_at, expires_at, owner, liveness
+            ):
                 holders[owner] = liveness
         return holders
 
-    def _is_open(self, now: int, started_at: int, expires_at: int | None, owner: str, liveness: str | None) -> bool:
+    def _is_open(
+        self, now: int, started_at: int, expires_at: int | None, owner: str, liveness: str | None
+    ) -> bool:
         """Whether an attempt may be at work: its deliverer is there, or its call may outlive it."""
         if 0 < started_at + OUTLIVES_MS - now <= OUTLIVES_MS:
             return True
@@ -167,12 +177,23 @@ class Lock:
 
     def _put(self, cursor: Cursor, now: int, *, granted: bool) -> None:
         asked = self.request
-        _put(cursor, now, asked.id, self._lanes, asked.holder, self.liveness, asked.lease_ms, granted=granted)
+        _put(
+            cursor,
+            now,
+            asked.id,
+            self._lanes,
+            asked.holder,
+            self.liveness,
+            asked.lease_ms,
+            granted=granted,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Unlock:
-    """The end of a lock, granted or not. `outlived`: its call was given up, and may be at work for a while."""
+    """The end of a lock, granted or not. `outlived`: its call was given up, and may be at work for
+    a while.
+    """
 
     id: str
     now: int
@@ -181,44 +202,64 @@ class Unlock:
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Unlock"]) -> Sequence[None]:
-        """Free the lanes, from the commit on, or for calls that were given up as soon as those must be over."""
+        """Free the lanes, from the commit on, or for calls that were given up as soon as those must
+        be over.
+        """
         ids = cursor.dialect.values("text")
         if outlived := [one.id for one in writes if one.outlived]:
             over = cursor.dialect.now(cursor, writes[0].now) + OUTLIVES_MS
             cursor.execute(GIVEN_UP.format(column="id", ids=ids), (_text(outlived),))
-            cursor.execute(OUTLIVED.format(column="id", ids=ids), (OUTLIVES_MS, over, _text(outlived)))
-        cursor.execute(REMOVE.format(ids=ids), (_text([one.id for one in writes if not one.outlived]),))
+            cursor.execute(
+                OUTLIVED.format(column="id", ids=ids), (OUTLIVES_MS, over, _text(outlived))
+            )
+        cursor.execute(
+            REMOVE.format(ids=ids), (_text([one.id for one in writes if not one.outlived]),)
+        )
         return [None] * len(writes)
 
 
 def locked(
     cursor: Cursor, now: int, liveness: str | None, lanes: Collection[int], deliverer: str
 ) -> tuple[set[int], bool]:
-    """Return which of the lanes are locked for the delivery, which from now on stands in line for them. Also tells
-    whether there are rows of logins at all, without a statement of its own.
+    """Return which of the lanes are locked for the delivery, which from now on stands in line for
+    them. Also tells whether there are rows of logins at all, without a statement of its own.
 
-    `liveness`: the identity of the deliverer's liveness lock; locks of others on that file don't end by time.
+    `liveness`: the identity of the deliverer's liveness lock; locks of others on that file don't
+    end by time.
     """
     cursor.execute(LOCKS_AND_LOGINS, (now, liveness))
     rows = cursor.fetchall()
     if not rows:
         return set(), False
     locks = [row for row in rows if row[0] != LOGINS]
-    places = {int(id_.removeprefix(DELIVERY)): ticket for id_, ticket, *_ in locks if id_.startswith(DELIVERY)}
+    places = {
+        int(id_.removeprefix(DELIVERY)): ticket
+        for id_, ticket, *_ in locks
+        if id_.startswith(DELIVERY)
+    }
     found = set[int]()
     for id_, ticket, text, _, _, granted in locks:
         if not id_.startswith(DELIVERY):
-            before = [lane for lane in orjson.loads(text) if granted or ticket < places.get(lane, ticket + 1)]
+            before = [
+                lane
+                for lane in orjson.loads(text)
+                if granted or ticket < places.get(lane, ticket + 1)
+            ]
             found.update(before)
     found.intersection_update(lanes)
     for lane in found:
         _put(cursor, now, f"{DELIVERY}{lane}", [lane], deliverer, None, IN_LINE_MS, granted=False)
     if passed := places.keys() & set(lanes) - found:
-        cursor.execute(REMOVE.format(ids=cursor.dialect.values("text")), (_text(f"{DELIVERY}{one}" for one in passed),))
+        cursor.execute(
+            REMOVE.format(ids=cursor.dialect.values("text")),
+            (_text(f"{DELIVERY}{one}" for one in passed),),
+        )
     return found, len(locks) < len(rows)
 
 
-def busy(cursor: Cursor, now: int, liveness: str | None, lanes: Collection[int], deliverer: str) -> set[int]:
+def busy(
+    cursor: Cursor, now: int, liveness: str | None, lanes: Collection[int], deliverer: str
+) -> set[int]:
     """Return for which of the lanes a call is at work, or may be."""
     found, _ = locked(cursor, now, liveness, lanes, deliverer)
     cursor.execute(OPEN)
@@ -228,12 +269,16 @@ def busy(cursor: Cursor, now: int, liveness: str | None, lanes: Collection[int],
 
 
 def outlive(cursor: Cursor, now: int, dead: Sequence[str]) -> None:
-    """Take the locks of processes that have ended from them; their calls may be at work for a while."""
+    """Take the locks of processes that have ended from them; their calls may be at work for a
+    while.
+    """
     if not dead:
         return
     ids, names = cursor.dialect.values("text"), _text(dead)
     cursor.execute(GIVEN_UP.format(column="holder", ids=ids), (names,))
-    cursor.execute(OUTLIVED.format(column="holder", ids=ids), (OUTLIVES_MS, now + OUTLIVES_MS, names))
+    cursor.execute(
+        OUTLIVED.format(column="holder", ids=ids), (OUTLIVES_MS, now + OUTLIVES_MS, names)
+    )
 
 
 def expire(cursor: Cursor, now: int, liveness: str | None) -> None:
@@ -258,7 +303,9 @@ def _put(
     *,
     granted: bool,
 ) -> None:
-    cursor.execute(PUT, (id, _text(lanes), holder, liveness, int(granted), lease_ms, now + lease_ms))
+    cursor.execute(
+        PUT, (id, _text(lanes), holder, liveness, int(granted), lease_ms, now + lease_ms)
+    )
 
 
 def _overlap(ours: set[int], lanes: str) -> bool:

@@ -12,8 +12,10 @@ NEAREST = 2_000  # items that are looked at: a receipt must not cost a walk over
 
 
 class Waits(NamedTuple):
-    """`held_next`: when the app of a held item is tried again at the earliest, in milliseconds; None
-    where no item of the app is seen to be held. `behind`: whether an earlier item of its user waits."""
+    """`held_next`: when the app of a held item is tried again at the earliest, in milliseconds;
+    None where no item of the app is seen to be held. `behind`: whether an earlier item of its user
+    waits.
+    """
 
     held_next: int | None = None
     behind: bool = False

@@ -1,4 +1,6 @@
-"""Searching for patterns with RE2: in time proportional to the text, whatever pattern and text are."""
+"""Searching for patterns with RE2: in time proportional to the text, whatever pattern and text
+are.
+"""
 
 import fnmatch
 import re
@@ -38,17 +40,22 @@ class Pattern:
 
 
 def encoded(text: str) -> bytes:
-    """A text as patterns are searched for in it. Surrogates that stand alone are no UTF-8, but found all the same."""
+    """A text as patterns are searched for in it. Surrogates that stand alone are no UTF-8, but
+    found all the same.
+    """
     return text.encode("utf-8", "surrogatepass")
 
 
 @lru_cache(1_024)
 def compiled(text: str, *, flags: int = re.IGNORECASE, at_dots: bool = False) -> Pattern:
-    """Make a pattern ready, whatever the case of letters. `at_dots`: what must be at the text's end may also be before
-    a dot, so that one search over `a.b.c` does for `a`, `a.b` and `a.b.c`. Raises PatternRefused.
+    """Make a pattern ready, whatever the case of letters. `at_dots`: what must be at the text's end
+    may also be before a dot, so that one search over `a.b.c` does for `a`, `a.b` and `a.b.c`.
+    Raises PatternRefused.
 
-    What may come before and after the pattern is part of it, and RE2 asked whether it is the whole text: so its states
-    are plain sets of places, which `states.check` counts, and it never has to find out where a match begins."""
+    What may come before and after the pattern is part of it, and RE2 asked whether it is the whole
+    text: so its states are plain sets of places, which `states.check` counts, and it never has to
+    find out where a match begins.
+    """
     node = syntax.parse(text, flags, at_dots=at_dots)
     states.check(node)
     return Pattern(text, node, _matcher(node))
@@ -56,7 +63,9 @@ def compiled(text: str, *, flags: int = re.IGNORECASE, at_dots: bool = False) ->
 
 @lru_cache(256)
 def any_of(patterns: tuple[Pattern, ...]) -> Pattern | None:
-    """One pattern that is found wherever one of these is; None where it would be too large, or there are not two."""
+    """One pattern that is found wherever one of these is; None where it would be too large, or
+    there are not two.
+    """
     node = syntax.Alternatives(tuple(pattern.node for pattern in patterns))
     if len(patterns) < 2:
         return None
@@ -83,10 +92,13 @@ def _matcher(node: syntax.Node) -> Any:
 
 
 def glob(text: str) -> Pattern:
-    """Make ready a shell's pattern (`*`, `?`, `[ab]`, `[!ab]`) of a whole path, or of what comes before one of its
-    dots, whatever the case of letters. Raises PatternRefused."""
+    """Make ready a shell's pattern (`*`, `?`, `[ab]`, `[!ab]`) of a whole path, or of what comes
+    before one of its dots, whatever the case of letters. Raises PatternRefused.
+    """
     pieces = re.split(r"(\*+|\?|\[!?\]?[^\]]*\])", text)
-    whole = "".join(_of_piece(piece) if index % 2 else re.escape(piece) for index, piece in enumerate(pieces))
+    whole = "".join(
+        _of_piece(piece) if index % 2 else re.escape(piece) for index, piece in enumerate(pieces)
+    )
     return compiled(rf"\A(?:{whole})\Z", flags=re.IGNORECASE | re.DOTALL, at_dots=True)
 
 
@@ -97,8 +109,10 @@ def _of_piece(piece: str) -> str:
 
 
 def check_size(text: str) -> None:
-    """Raises PatternRefused for a JSON Schema's pattern that would need too many states. What neither Python can read,
-    nor that can be told in its words, is left to the engine that is to search for it."""
+    """Raises PatternRefused for a JSON Schema's pattern that would need too many states. What
+    neither Python can read, nor that can be told in its words, is left to the engine that is to
+    search for it.
+    """
     told = _UNICODE_CLASS.sub(r"\\w", text).replace("(?<", "(?P<")
     try:
         node = syntax.parse(told, 0)

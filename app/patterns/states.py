@@ -1,8 +1,9 @@
 """How much an engine of linear time has to keep in mind for a pattern.
 
-Such an engine walks over a text once, in a state for each set of places in the pattern where it may be. A state is made
-when a text first leads to it. A pattern of few characters may have millions: then every byte makes a new one, and the
-time for a megabyte grows from milliseconds to minutes. So the states are counted before a pattern is taken.
+Such an engine walks over a text once, in a state for each set of places in the pattern where it may
+be. A state is made when a text first leads to it. A pattern of few characters may have millions:
+then every byte makes a new one, and the time for a megabyte grows from milliseconds to minutes. So
+the states are counted before a pattern is taken.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,10 +32,12 @@ MOST_PLACES = 5_000  # characters of a pattern, repetitions written out
 MOST_RANGES = 32_000  # of all places together; \w alone has some 750
 MOST_STEPS = 1_000_000  # places looked at while the states are counted
 MOST_BYTES = 32 * 1024 * 1024  # of the engine's memory that all states may take
-STATE_BYTES, ASCII_STATE_BYTES = 1_000, 250  # of one state: it leads somewhere for each kind of byte
+# Of one state: it leads somewhere for each kind of byte
+STATE_BYTES, ASCII_STATE_BYTES = 1_000, 250
 RANGE_BYTES = 6  # of one range of characters in a state
 
-ASCII_END = 128  # a range that ends with ASCII, or goes on to the last character, tells none beyond from another
+# A range that ends with ASCII, or goes on to the last character, tells none beyond from another
+ASCII_END = 128
 ASCII = range(ASCII_END)
 
 TOO_LARGE = (
@@ -47,7 +50,9 @@ Masks = dict[int, int]  # places, each a bit, by what must hold between the char
 
 
 def check(node: Node, most_ranges: int = MOST_RANGES, most_steps: int = MOST_STEPS) -> None:
-    """Raises PatternRefused where a pattern has too many places, ranges of characters in them, or states."""
+    """Raises PatternRefused where a pattern has too many places, ranges of characters in them, or
+    states.
+    """
     places = _Places(most_ranges, most_steps)
     whole = places.of(node)
     _count(places, whole)
@@ -94,13 +99,17 @@ class _Places:
             case Alternatives(parts):
                 made = [self.of(part) for part in parts]
                 empty = frozenset[int]().union(*(one.empty for one in made))
-                return _Part(empty, _merged(one.first for one in made), _merged(one.last for one in made))
+                return _Part(
+                    empty, _merged(one.first for one in made), _merged(one.last for one in made)
+                )
             case Repeated(part, least, most):
                 return self._repeated(part, least, most)
 
     def _place(self, ranges: Ranges) -> _Part:
         self.ranges += len(ranges)
-        self.ascii = self.ascii and all(low <= ASCII_END and high in (*ASCII, LAST) for low, high in ranges)
+        self.ascii = self.ascii and all(
+            low <= ASCII_END and high in (*ASCII, LAST) for low, high in ranges
+        )
         if len(self.follow) >= MOST_PLACES or self.ranges > self.most_ranges:
             raise PatternRefused(TOO_LARGE)
         bit = {ALWAYS: 1 << len(self.follow)}
@@ -158,7 +167,9 @@ def _merged(several: Iterable[Masks]) -> Masks:
 
 
 class _Atom(NamedTuple):
-    """Characters that no part of the pattern tells from each other: the places that take them, and what they are."""
+    """Characters that no part of the pattern tells from each other: the places that take them, and
+    what they are.
+    """
 
     places: int
     word: bool
@@ -166,7 +177,9 @@ class _Atom(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Where a search may be: the places that may come next, whether a match may end here, and the character before."""
+    """Where a search may be: the places that may come next, whether a match may end here, and the
+    character before.
+    """
 
     next: tuple[tuple[int, int], ...]
     ends: frozenset[int]
@@ -190,7 +203,9 @@ def _count(places: _Places, whole: _Part) -> None:
             if then not in seen:
                 seen.add(then)
                 waiting.append(then)
-                ranges = sum(len(places.characters[place]) for _, mask in then.next for place in _bits(mask))
+                ranges = sum(
+                    len(places.characters[place]) for _, mask in then.next for place in _bits(mask)
+                )
                 taken += state_bytes + RANGE_BYTES * ranges
                 if taken > MOST_BYTES:
                     raise PatternRefused(TOO_LARGE)
@@ -212,7 +227,9 @@ def _after(places: _Places, whole: _Part, state: _State, atom: _Atom) -> _State:
 
 
 def _holds(at: int, state: _State, atom: _Atom) -> bool:
-    """Whether the place between what comes before a state and the next character is as it must be."""
+    """Whether the place between what comes before a state and the next character is as it must
+    be.
+    """
     if not at:
         return True
     if at & TEXT_BEGIN and not state.start:
@@ -243,7 +260,10 @@ def _atoms(characters: Sequence[Ranges]) -> list[_Atom]:
         classes ^= changes[at]
         found.add(classes)
     places = list(of_class.values())
-    return [_Atom(_union(places[index] for index in _bits(mask)), bool(mask & 1), bool(mask & 2)) for mask in found]
+    return [
+        _Atom(_union(places[index] for index in _bits(mask)), bool(mask & 1), bool(mask & 2))
+        for mask in found
+    ]
 
 
 def _bits(mask: int) -> Iterator[int]:

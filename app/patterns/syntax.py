@@ -1,9 +1,10 @@
 r"""Reading a pattern as Python reads it, and writing it as RE2 takes it.
 
-Python and RE2 differ in what they call a letter or a space, in where `$` is, and in the cases of letters. So Python's
-own parser reads the pattern, every class of characters becomes the exact characters that Python takes there, and RE2
-is told those. Two things are ASCII's alone: the digits of `\d`, and the letters by which `\b` tells words. What no
-engine of linear time can do (look-around, back-references) is refused by its name.
+Python and RE2 differ in what they call a letter or a space, in where `$` is, and in the cases of
+letters. So Python's own parser reads the pattern, every class of characters becomes the exact
+characters that Python takes there, and RE2 is told those. Two things are ASCII's alone: the digits
+of `\d`, and the letters by which `\b` tells words. What no engine of linear time can do
+(look-around, back-references) is refused by its name.
 """
 
 import re
@@ -57,7 +58,8 @@ class Repeated:
     most: int | None
 
 
-# What must hold at a place between two characters: bits of a number. An IntFlag would make counting states slow.
+# What must hold at a place between two characters: bits of a number. An IntFlag would make counting
+# states slow.
 TEXT_BEGIN, LINE_BEGIN, TEXT_END, LINE_END, BOUNDARY, NO_BOUNDARY = 1, 2, 4, 8, 16, 32
 
 
@@ -73,18 +75,26 @@ Node = Characters | Sequential | Alternatives | Repeated | Position
 
 
 def parse(pattern: str, flags: int = re.IGNORECASE, *, at_dots: bool = False) -> Node:
-    """Read a pattern. `at_dots`: where the text may end, it may go on with a dot as well. Raises PatternRefused."""
+    """Read a pattern. `at_dots`: where the text may end, it may go on with a dot as well. Raises
+    PatternRefused.
+    """
     if len(pattern) > LONGEST:
-        raise PatternRefused(f"is too long: a pattern has at most {LONGEST:,} characters; write several rules")
+        raise PatternRefused(
+            f"is too long: a pattern has at most {LONGEST:,} characters; write several rules"
+        )
     try:
         read = _PARSER.parse(pattern, flags)
         made = _Reader(at_dots).sequence(read, read.state.flags)
     except re.error as error:
         raise PatternRefused(f"is not a regular expression: {error}") from None
     except (RecursionError, OverflowError):
-        raise PatternRefused("is not a regular expression: it is nested too deeply, or a number is too large") from None
+        raise PatternRefused(
+            "is not a regular expression: it is nested too deeply, or a number is too large"
+        ) from None
     if _has_boundary(made) and any(ord(one) > ASCII_ONLY and one.isalnum() for one in pattern):
-        raise PatternRefused(r"has \b or \B beside letters that are not ASCII; write (^|\W) and (\W|$) instead")
+        raise PatternRefused(
+            r"has \b or \B beside letters that are not ASCII; write (^|\W) and (\W|$) instead"
+        )
     return made
 
 
@@ -133,7 +143,9 @@ class _Reader:
     def _repeated(self, least: int, most: Any, part: Any, flags: int) -> Node:
         end = None if most is _PARSER.MAXREPEAT else int(most)
         if max(least, end or 0) > REPETITIONS:
-            raise PatternRefused(f"repeats something more than {REPETITIONS:,} times; write a smaller number, or +")
+            raise PatternRefused(
+                f"repeats something more than {REPETITIONS:,} times; write a smaller number, or +"
+            )
         return Repeated(self.sequence(part, flags), least, end)
 
     def _position(self, name: str, flags: int) -> Position:
@@ -168,7 +180,9 @@ def _has_boundary(node: Node) -> bool:
 
 
 def _characters(kind: str, value: Any, flags: int) -> Characters:
-    """Which characters a literal or a class takes, whatever their case where that does not matter."""
+    """Which characters a literal or a class takes, whatever their case where that does not
+    matter.
+    """
     items = [("LITERAL", value)] if kind != "IN" else [(str(name), one) for name, one in value]
     negated = kind == "NOT_LITERAL" or items[:1] == [("NEGATE", None)]
     fold = bool(flags & re.IGNORECASE)
@@ -186,7 +200,8 @@ def _characters(kind: str, value: Any, flags: int) -> Characters:
 
 
 _CATEGORIES = {
-    "CATEGORY_DIGIT": "[0-9]",  # the digits of other scripts would make patterns of many digits large
+    # The digits of other scripts would make patterns of many digits large
+    "CATEGORY_DIGIT": "[0-9]",
     "CATEGORY_NOT_DIGIT": "[^0-9]",
     "CATEGORY_SPACE": r"\s",
     "CATEGORY_NOT_SPACE": r"\S",
@@ -205,7 +220,9 @@ def _all() -> str:
 
 @lru_cache(2_048)
 def _of_source(source: str, fold: bool, only_ascii: bool, few: bool) -> Ranges:
-    """The characters that Python's own engine finds for a class. `few`: it can only be one of `_FEW`."""
+    """The characters that Python's own engine finds for a class. `few`: it can only be one of
+    `_FEW`.
+    """
     flags = (re.IGNORECASE if fold else 0) | (re.ASCII if only_ascii else 0)
     found = re.finditer(source if few else f"(?:{source})+", _FEW if few else _all(), flags)
     if few:
@@ -266,7 +283,8 @@ def _written(node: Node) -> Iterator[str]:
         case Repeated(part, least, None):
             yield f"(?:{written(part)}){{{least},}}"
         case Repeated(part, least, int(most)):
-            # x{2,5} as xxx?x?x?: of where it is in such a row, an engine only has to keep the first.
+            # x{2,5} as xxx?x?x?: of where it is in such a row, an engine only has to keep the
+            # first.
             inner = written(part)
             yield f"(?:{inner}){{{least}}}" if least else ""
             yield f"(?:(?:{inner})?){{{most - least}}}" if most > least else ""

@@ -1,4 +1,6 @@
-"""Asking Leanplum while a caller waits: one call while its users are locked, and what is made of the answer."""
+"""Asking Leanplum while a caller waits: one call while its users are locked, and what is made of
+the answer.
+"""
 
 import asyncio
 import time
@@ -29,10 +31,13 @@ from app.relay.quotas import Quotas
 from app.relay.repeats import Repeats
 from app.telemetry import Metrics, describe
 
-THROTTLE_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between tries while Leanplum says that the user is busy
+# Seconds between tries while Leanplum says that the user is busy
+THROTTLE_PAUSES = (0.1, 0.2, 0.4, 0.8)
 PATIENCE_SECONDS = 2.0  # how long a call waits for what was accepted for its users before
 RETRY_SECONDS = 5.0
-STOPPED = "The gateway stopped before Leanplum answered; if it was asked already, it may have done it."
+STOPPED = (
+    "The gateway stopped before Leanplum answered; if it was asked already, it may have done it."
+)
 LOOKS = "exportUser"
 NOT_PASSED_ON = replies.HOSTS | {"success", "reqId"}
 
@@ -41,7 +46,9 @@ T = TypeVar("T")
 
 
 class Locked(Protocol):
-    """A lock: until when it lasts, by the monotonic clock, and whether the call's record is written."""
+    """A lock: until when it lasts, by the monotonic clock, and whether the call's record is
+    written.
+    """
 
     @property
     def until(self) -> float:
@@ -91,8 +98,8 @@ class CallRecorder(Protocol):
 class Relay:
     """Calls Leanplum for callers who wait, at most `concurrency` at once.
 
-    Raises everywhere: KeyNotConfigured; UpstreamUnavailable where Leanplum can't be reached, fails or asks for fewer
-    calls; UpstreamTimeout where no answer came within `timeout` seconds.
+    Raises everywhere: KeyNotConfigured; UpstreamUnavailable where Leanplum can't be reached, fails
+    or asks for fewer calls; UpstreamTimeout where no answer came within `timeout` seconds.
     """
 
     def __init__(
@@ -163,11 +170,17 @@ class Relay:
     async def ask(
         self, app: App, action: Action, args: Mapping[str, Any], subject: str | None = None
     ) -> dict[str, Any]:
-        """Leanplum's answer to one action, less `success`. Raises RateLimited where the day's number is spent,
-        NotFound where Leanplum doesn't know what was asked for, UpstreamRejected where it refuses."""
+        """Leanplum's answer to one action, less `success`. Raises RateLimited where the day's
+        number is spent, NotFound where Leanplum doesn't know what was asked for, UpstreamRejected
+        where it refuses.
+        """
         self._afford(app, action)
-        body = mapping.single(app, action.name, args, self.key(app, _kind(action, args)), now_ms() / 1000)
-        answer = await self.exchange(app, action.name, body, [subject] if subject else [], looks=action.looks)
+        body = mapping.single(
+            app, action.name, args, self.key(app, _kind(action, args)), now_ms() / 1000
+        )
+        answer = await self.exchange(
+            app, action.name, body, [subject] if subject else [], looks=action.looks
+        )
         told = read(answer, action, app)
         self._quotas.count(app.name, action.name, time.time())
         return told
@@ -177,7 +190,9 @@ class Relay:
         name = (app.name, action.name, orjson.dumps(args, option=orjson.OPT_SORT_KEYS).decode())
         if (kept := self._cache.get(name, time.monotonic())) is not None:
             return kept
-        return self._cache.put(name, orjson.dumps(await self.ask(app, action, args)), time.monotonic())
+        return self._cache.put(
+            name, orjson.dumps(await self.ask(app, action, args)), time.monotonic()
+        )
 
     def beside(self, app: str) -> dict[str, Any]:
         """Return what Leanplum last told beside the entries of its answers about this app."""
@@ -192,7 +207,9 @@ class Relay:
         if action.a_day is None:
             return
         if (wait := self._quotas.spent(app.name, action.name, action.a_day, time.time())) > 0:
-            raise RateLimited(f"Leanplum does {action.name} {action.a_day} times a day; they are spent.", wait)
+            raise RateLimited(
+                f"Leanplum does {action.name} {action.a_day} times a day; they are spent.", wait
+            )
 
     async def exchange(
         self,
@@ -206,11 +223,12 @@ class Relay:
         in_order: bool = False,
         patience: float = PATIENCE_SECONDS,
     ) -> Answer:
-        """One call while its users are locked; `looks`: whether it changes nothing; `headers` tell of the end user;
-        `in_order`: whether it never overtakes what was accepted for its users before; `patience`: how many seconds it
-        waits for that.
-        While Leanplum says that the users are busy it is tried again, for a short while, unless it asks for a longer
-        wait. Raises Erased: whoever was erased could be there again by it, but not by looking."""
+        """One call while its users are locked; `looks`: whether it changes nothing; `headers` tell
+        of the end user; `in_order`: whether it never overtakes what was accepted for its users
+        before; `patience`: how many seconds it waits for that. While Leanplum says that the users
+        are busy it is tried again, for a short while, unless it asks for a longer wait. Raises
+        Erased: whoever was erased could be there again by it, but not by looking.
+        """
         record = None
         if self._recorder is not None and not looks and not self._room.locked():
             record = self._recorder.begun(app.name, action, subjects)
@@ -226,7 +244,9 @@ class Relay:
         async with self._unless_given_up(), locking as locked, self._slot():
             if not self._in_time(locked):
                 raise UpstreamUnavailable("Too many calls wait for Leanplum.", RETRY_SECONDS)
-            answer = await self._call(app, action, body, subjects, looks, headers, recorded=locked.recorded)
+            answer = await self._call(
+                app, action, body, subjects, looks, headers, recorded=locked.recorded
+            )
             for pause in THROTTLE_PAUSES:
                 if answer.status not in replies.THROTTLES or seconds(answer.retry_after) > pause:
                     break
@@ -247,7 +267,9 @@ class Relay:
         """Whether a call that is begun after a pause is over before the lock is."""
         return time.monotonic() + pause + self._timeout <= locked.until
 
-    async def upload(self, app: App, action: Action, fields: Mapping[str, str], files: list[Part]) -> dict[str, Any]:
+    async def upload(
+        self, app: App, action: Action, fields: Mapping[str, str], files: list[Part]
+    ) -> dict[str, Any]:
         """The same as `ask`, with files, which are read as they go out."""
         keys = mapping.credentials(app, self.key(app, action.key))
         async with self._unless_given_up(), self._slot(), self._told(app, action.name) as heard:
@@ -255,7 +277,9 @@ class Relay:
             heard.append(answer.status)
         return read(answer, action, app)
 
-    async def import_csv(self, app: App, action: Action, args: Mapping[str, str], content: bytes) -> dict[str, Any]:
+    async def import_csv(
+        self, app: App, action: Action, args: Mapping[str, str], content: bytes
+    ) -> dict[str, Any]:
         """Begin an import whose rows are the body, and return Leanplum's answer as `ask` does."""
         keys = mapping.credentials(app, self.key(app, action.key))
         async with self._unless_given_up(), self._slot(), self._told(app, action.name) as heard:
@@ -267,7 +291,9 @@ class Relay:
     async def download(
         self, app: App, args: Mapping[str, Any], kind: KeyKind = KeyKind.PRODUCTION
     ) -> AsyncIterator[Download]:
-        """A file, as it comes, asked for with this kind of key. Raises NotFound, UpstreamRejected."""
+        """A file, as it comes, asked for with this kind of key. Raises NotFound,
+        UpstreamRejected.
+        """
         action = ACTIONS["downloadFile"]
         body = mapping.single(app, action.name, args, self.key(app, kind), now_ms() / 1000)
         async with AsyncExitStack() as stack:
@@ -285,7 +311,9 @@ class Relay:
     def key(self, app: App, kind: KeyKind) -> str:
         """The app's key of this kind."""
         if kind not in app.keys:
-            raise KeyNotConfigured(f"This needs Leanplum's {kind.value} key: {app.setting(kind)} is not set.")
+            raise KeyNotConfigured(
+                f"This needs Leanplum's {kind.value} key: {app.setting(kind)} is not set."
+            )
         return app.keys[kind].get_secret_value()
 
     async def _call(
@@ -308,9 +336,10 @@ class Relay:
     async def _told(
         self, app: App, action: str, subjects: Collection[str] = (), *, recorded: bool = False
     ) -> AsyncIterator[list[int]]:
-        """Tell metrics, log and audit what came of a call, whatever it was; its errors in our words. One that changes
-        something is on record before it is sent: whatever becomes of this process, somebody may ask what it did.
-        `recorded`: that is done, or not needed."""
+        """Tell metrics, log and audit what came of a call, whatever it was; its errors in our
+        words. One that changes something is on record before it is sent: whatever becomes of this
+        process, somebody may ask what it did. `recorded`: that is done, or not needed.
+        """
         if self._recorder is not None and not recorded:
             await self._recorder.begin(app.name, action, subjects)
         started, heard = time.perf_counter(), list[int]()
@@ -321,14 +350,23 @@ class Relay:
             why["reason"] = str(error)
             if error.sent:
                 raise UpstreamTimeout(f"No whole answer came from Leanplum: {error}.") from None
-            raise UpstreamUnavailable(f"Leanplum can't be reached: {error}.", RETRY_SECONDS) from None
+            raise UpstreamUnavailable(
+                f"Leanplum can't be reached: {error}.", RETRY_SECONDS
+            ) from None
         finally:
             seconds, status = time.perf_counter() - started, heard[0] if heard else None
             self._metrics.calls.labels(str(status or "none")).inc()
             self._metrics.call_seconds.observe(seconds)
             if self._recorder is not None:
                 self._recorder.end(app.name, action, subjects, status)
-            log.info("call.relayed", app=app.name, action=action, status=status, ms=round(seconds * 1000, 1), **why)
+            log.info(
+                "call.relayed",
+                app=app.name,
+                action=action,
+                status=status,
+                ms=round(seconds * 1000, 1),
+                **why,
+            )
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -350,17 +388,23 @@ def _kind(action: Action, args: Mapping[str, Any]) -> KeyKind:
 
 
 def read(answer: Answer, action: Action, app: App) -> dict[str, Any]:
-    """What Leanplum says, in an answer about one action, less `success` and `reqId`. Raises what `Relay.ask` does."""
+    """What Leanplum says, in an answer about one action, less `success` and `reqId`. Raises what
+    `Relay.ask` does.
+    """
     entries = replies.entries(answer.body)
     said = replies.text(entries[0], "error") if entries else None
     if answer.status in replies.THROTTLES or answer.status >= 500:
         wait = seconds(answer.retry_after) or RETRY_SECONDS
         raise UpstreamUnavailable(f"Leanplum answered {answer.status}{_said(said)}.", wait)
     if not entries:
-        raise UpstreamRejected(f"Leanplum answered {answer.status}, and not in its own words; check LEANPLUM_API_URL.")
+        raise UpstreamRejected(
+            f"Leanplum answered {answer.status}, and not in its own words; check LEANPLUM_API_URL."
+        )
     entry = entries[0]
     if replies.is_config(said) or "apiHost" in entry:
-        raise UpstreamRejected(f"Leanplum refuses the app's id or {app.setting(action.key)}{_said(said)}.")
+        raise UpstreamRejected(
+            f"Leanplum refuses the app's id or {app.setting(action.key)}{_said(said)}."
+        )
     warned = replies.text(entry, "warning")
     if said is not None or entry.get("success") is not True:
         if answer.status == 404 or replies.is_missing(said):

@@ -7,7 +7,8 @@ from app.leanplum import mapping, replies
 from app.leanplum.client import LeanplumClient, Unreachable
 from app.model import App, ConfigRefused, KeyKind, Trouble
 
-# For each kind of key an action that only such a key may do. An unknown job is refused as such, not for its key.
+# For each kind of key an action that only such a key may do. An unknown job is refused as such, not
+# for its key.
 PROBES: dict[KeyKind, tuple[str, dict[str, str]]] = {
     KeyKind.PRODUCTION: ("getAndroidNotificationChannels", {}),
     KeyKind.DEVELOPMENT: ("getMultiResults", {"jobId": "check"}),

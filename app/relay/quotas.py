@@ -1,12 +1,15 @@
-"""How often a day something succeeds. Pure but for being told the time, in seconds since the epoch."""
+"""How often a day something succeeds. Pure but for being told the time, in seconds since the
+epoch.
+"""
 
 DAY = 86_400
 PACIFIC = -8 * 3_600  # exports are counted anew at 00:00 PST (fact sheet §3.6)
 
 
 class Quotas:
-    """Successes of the day, by app and action. Kept in memory: what was done before a start, or by another process,
-    Leanplum itself refuses."""
+    """Successes of the day, by app and action. Kept in memory: what was done before a start, or by
+    another process, Leanplum itself refuses.
+    """
 
     def __init__(self) -> None:
         self._day = 0

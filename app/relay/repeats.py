@@ -1,4 +1,5 @@
-"""A register of what is being asked and what was answered a moment ago, so that a repeat is not asked again.
+"""A register of what is being asked and what was answered a moment ago, so that a repeat is not
+asked again.
 
 Pure but for futures, and for being told the time. It is the memory of one process: another replica
 knows nothing of it.
@@ -19,9 +20,10 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Told(NamedTuple):
-    """The answer about one entry: `status` and `retry_after` of its call, and the fields that
-    stand beside the entries. `waits`: it was not asked, since items of its own users wait; that tells
-    nothing of other users."""
+    """The answer about one entry: `status` and `retry_after` of its call, and the fields that stand
+    beside the entries. `waits`: it was not asked, since items of its own users wait; that tells
+    nothing of other users.
+    """
 
     entry: dict[str, Any]
     status: int = 200
@@ -46,15 +48,24 @@ class _Kept(NamedTuple):
 class Repeats:
     """Requests by their keys. Who claims a key must release it."""
 
-    def __init__(self, clock: Callable[[], float], seconds: float = KEPT_SECONDS, most_bytes: int = MOST_BYTES) -> None:
-        """`clock` is monotonic. Answers are kept for `seconds`; beyond `most_bytes` the oldest go."""
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        seconds: float = KEPT_SECONDS,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
+        """`clock` is monotonic. Answers are kept for `seconds`; beyond `most_bytes` the oldest
+        go.
+        """
         self._clock, self._seconds, self._most = clock, seconds, most_bytes
         self._going: dict[bytes, Answer] = {}
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._bytes = 0
 
     def find(self, key: bytes) -> Answer | Told | None:
-        """Return the answer that was given, or the one that is to come; None where there is neither."""
+        """Return the answer that was given, or the one that is to come; None where there is
+        neither.
+        """
         if (going := self._going.get(key)) is not None:
             return going
         kept = self._kept.get(key)
@@ -70,7 +81,8 @@ class Repeats:
         """Give a claimed key its answer. `keep`: a good one is remembered for a while."""
         self._going[key].set_result(told)
         if keep and told.good:
-            self._keep(key, bytes(memoryview(orjson.dumps(told.entry))))  # a copy: what orjson returns has spare room
+            # A copy: what orjson returns has spare room
+            self._keep(key, bytes(memoryview(orjson.dumps(told.entry))))
 
     def release(self, key: bytes) -> None:
         """End a claim; whoever still waits learns that its owner has given up."""

@@ -1,8 +1,9 @@
-"""A stand-in for Leanplum: a program of its own that answers over real HTTP as Leanplum is known to answer.
+"""A stand-in for Leanplum: a program of its own that answers over real HTTP as Leanplum is known to
+answer.
 
-It shares no code with the gateway, so that a misreading of Leanplum cannot cancel itself out. "Fact sheet §n"
-in this package names a section of the project's notes on the Leanplum API; "(I)" marks what no source states
-and is inferred.
+It shares no code with the gateway, so that a misreading of Leanplum cannot cancel itself out. "Fact
+sheet §n" in this package names a section of the project's notes on the Leanplum API; "(I)" marks
+what no source states and is inferred.
 
 A call's way:
 

@@ -1,4 +1,6 @@
-"""Whether a call may be made at all: app, key, arguments, size, development mode (fact sheet §2, §5)."""
+"""Whether a call may be made at all: app, key, arguments, size, development mode (fact sheet §2,
+§5).
+"""
 
 from typing import Any
 
@@ -14,7 +16,9 @@ DEV_MODE_INTERVAL = 1.0
 
 
 def admit(call: Call, config: SimulatorConfig, users: set[str]) -> Key:
-    """The kind of the call's key; Refused with the status of fact sheet §2 when the call may not be made."""
+    """The kind of the call's key; Refused with the status of fact sheet §2 when the call may not be
+    made.
+    """
     texts = config.texts
     _require(call, texts, "appId")
     if text(call.args["appId"]) != config.app_id:
@@ -30,11 +34,13 @@ def admit(call: Call, config: SimulatorConfig, users: set[str]) -> Key:
     return key
 
 
-def check_action_key(wanted: Key, key: Key, item: dict[str, Any], texts: Texts, *, dev_mode: bool) -> None:
+def check_action_key(
+    wanted: Key, key: Key, item: dict[str, Any], texts: Texts, *, dev_mode: bool
+) -> None:
     """Whether a key of this kind may do the action.
 
-    The development key does production actions too in devMode, as SDK debug builds and the docs' sample do,
-    and `setUserAttributes` with `resetAnomalies` (fact sheet §2).
+    The development key does production actions too in devMode, as SDK debug builds and the docs'
+    sample do, and `setUserAttributes` with `resetAnomalies` (fact sheet §2).
     """
     stands_in = wanted is Key.PRODUCTION and key is Key.DEVELOPMENT
     allowed = wanted is key or (stands_in and (dev_mode or truthy(item.get("resetAnomalies"))))
@@ -43,7 +49,9 @@ def check_action_key(wanted: Key, key: Key, item: dict[str, Any], texts: Texts, 
 
 
 class DevModeRate:
-    """One call in devMode a second for each user (fact sheet §5); SDKs are told with 408, others with 429."""
+    """One call in devMode a second for each user (fact sheet §5); SDKs are told with 408, others
+    with 429.
+    """
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
@@ -51,7 +59,10 @@ class DevModeRate:
     def check(self, call: Call, users: set[str], now: float, texts: Texts) -> None:
         if not call.dev_mode:
             return
-        if any(now - self._last.get(user, now - DEV_MODE_INTERVAL) < DEV_MODE_INTERVAL for user in users):
+        if any(
+            now - self._last.get(user, now - DEV_MODE_INTERVAL) < DEV_MODE_INTERVAL
+            for user in users
+        ):
             told = (texts.dev_mode_rate_sdk, 408) if call.from_sdk else (texts.dev_mode_rate, 429)
             raise Refused(*told)
         self._last.update(dict.fromkeys(users, now))
@@ -73,7 +84,8 @@ def _require(call: Call, texts: Texts, *names: str) -> None:
 
 
 def _check_multi(call: Call, key: Key, texts: Texts, users: set[str]) -> None:
-    """A multi takes the production key, or the development key as in the docs' sample (fact sheet §2, X).
+    """A multi takes the production key, or the development key as in the docs' sample (fact sheet
+    §2, X).
 
     Over 50 users or 500 actions the whole is ignored with 403; SDKs are known to send more (§5).
     """

@@ -38,7 +38,9 @@ class LeanplumEndpoint:
         request = Request(scope, receive)
         url, headers = request.url, dict(request.headers)
         origin = f"{url.scheme}://{url.netloc}"
-        arrival = Arrival(request.method, url.path, url.query, headers, await request.body(), origin)
+        arrival = Arrival(
+            request.method, url.path, url.query, headers, await request.body(), origin
+        )
         answer = await self._simulator.answer(arrival)
         if answer.hang_up and await _hang_up(receive):
             return
@@ -49,7 +51,9 @@ def file_server(simulator: Simulator) -> Callable[[Request], Awaitable[Response]
     """Where redirects and finished jobs point to; without the file's own token there is nothing."""
 
     async def serve(request: Request) -> Response:
-        file = simulator.world.shelf.fetch(request.path_params["name"], request.query_params.get("token", ""))
+        file = simulator.world.shelf.fetch(
+            request.path_params["name"], request.query_params.get("token", "")
+        )
         if file is None:
             return Response("no such file", 404, media_type="text/plain")
         return Response(file.content, media_type="application/octet-stream")
@@ -65,7 +69,8 @@ def _response(answer: Answer) -> Response:
 async def _hang_up(receive: Receive) -> bool:
     """Close the connection without an answer; False where the server doesn't let us.
 
-    ASGI has no such message. Under uvicorn `receive` is a method of the object that holds the transport.
+    ASGI has no such message. Under uvicorn `receive` is a method of the object that holds the
+    transport.
     """
     transport: Any = getattr(getattr(receive, "__self__", None), "transport", None)
     if transport is None:

@@ -1,4 +1,6 @@
-"""A call as it arrived: one action, or a multi of many; which users it touches, and its own clock."""
+"""A call as it arrived: one action, or a multi of many; which users it touches, and its own
+clock.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +17,11 @@ SDK_CLIENTS = frozenset({"android", "ios", "js"})
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of one HTTP call, and its actions: the arguments themselves, or the entries of `data`.
+    """The arguments of one HTTP call, and its actions: the arguments themselves, or the entries of
+    `data`.
 
-    A multi with `createJob`, or with a body of CSV, is one action, which makes a job (fact sheet §3.7, §12.4).
+    A multi with `createJob`, or with a body of CSV, is one action, which makes a job (fact sheet
+    §3.7, §12.4).
     """
 
     args: dict[str, Any]
@@ -42,13 +46,20 @@ class Call:
 
     @property
     def dev_mode(self) -> bool:
-        return truthy(self.args.get("devMode")) or any(truthy(item.get("devMode")) for item in self.items)
+        return truthy(self.args.get("devMode")) or any(
+            truthy(item.get("devMode")) for item in self.items
+        )
 
     def users(self, world: World) -> list[str]:
         """Whom each action touches, in the order of the actions; "" for one that names nobody."""
-        return [world.user_id(text(item.get("userId")), text(item.get("deviceId"))) for item in self.items]
+        return [
+            world.user_id(text(item.get("userId")), text(item.get("deviceId")))
+            for item in self.items
+        ]
 
     def request_time(self, now: float) -> float:
-        """A multi's own `time` is the sender's clock; a lone action's is the action's (fact sheet §3.7)."""
+        """A multi's own `time` is the sender's clock; a lone action's is the action's (fact sheet
+        §3.7).
+        """
         sent = number(self.args.get("time")) if self.multi else None
         return now if sent is None else sent

@@ -68,7 +68,9 @@ class Simulator:
         return call
 
     async def _locked(self, call: Call, record: Record) -> Answer:
-        """A call that loses is answered at once; any other holds its users until its answer is ready."""
+        """A call that loses is answered at once; any other holds its users until its answer is
+        ready.
+        """
         users = call.users(self.world)
         record.users = frozenset(user for user in users if user)
         async with self.locks.hold(set(record.users)) as granted:
@@ -90,7 +92,9 @@ class Simulator:
 
     def _performed(self, call: Call, key: Key, strike: Strike) -> list[Outcome]:
         now = self.clock()
-        performer = Performer(self.world, key, now, call.request_time(now), call.dev_mode, call.around)
+        performer = Performer(
+            self.world, key, now, call.request_time(now), call.dev_mode, call.around
+        )
         return [
             performer.perform(item) if strike.applies(index) else performer.passed_over(item)
             for index, item in enumerate(call.items)

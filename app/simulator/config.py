@@ -1,4 +1,6 @@
-"""What can be chosen about a simulator: keys, the switches where sources conflict, message texts, pace."""
+"""What can be chosen about a simulator: keys, the switches where sources conflict, message texts,
+pace.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +18,9 @@ from app.simulator.sandbox import (
 
 @dataclass(frozen=True)
 class Texts:
-    """Messages of the answers; those of fact sheet §4 are verbatim, others known in part or not at all."""
+    """Messages of the answers; those of fact sheet §4 are verbatim, others known in part or not at
+    all.
+    """
 
     user_not_found: str = "User not found; request skipped."
     message_entity_not_found: str = "Message entity not found"

@@ -1,4 +1,6 @@
-"""What calls have made of the app itself: variables, registered devices, notification channels, postbacks."""
+"""What calls have made of the app itself: variables, registered devices, notification channels,
+postbacks.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any

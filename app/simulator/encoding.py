@@ -1,4 +1,6 @@
-"""From an HTTP request to Leanplum's arguments: query and body merged, the body wins (fact sheet §1, §10)."""
+"""From an HTTP request to Leanplum's arguments: query and body merged, the body wins (fact sheet
+§1, §10).
+"""
 
 import json
 from collections.abc import AsyncGenerator
@@ -30,7 +32,11 @@ class Received:
 async def read_request(content_type: str, query: str, body: bytes) -> Received:
     """The arguments, `data` parsed to what a multi means by it, and the files."""
     found = await _from_body(content_type, body)
-    shown = {name: f"(file {upload.filename})" for name, upload in found.files.items() if name != CSV_BODY}
+    shown = {
+        name: f"(file {upload.filename})"
+        for name, upload in found.files.items()
+        if name != CSV_BODY
+    }
     args = {**dict(parse_qsl(query, keep_blank_values=True)), **found.args, **shown}
     if "data" in args:
         args["data"] = parsed_data(args["data"])
@@ -51,7 +57,9 @@ async def _from_body(content_type: str, body: bytes) -> Received:
 
 
 def _from_json(body: bytes) -> dict[str, Any]:
-    """JSON, also as the text/plain that JavaScript clients send; a bare array is the `data` of a multi."""
+    """JSON, also as the text/plain that JavaScript clients send; a bare array is the `data` of a
+    multi.
+    """
     try:
         value = json.loads(body)
     except ValueError as error:

@@ -1,4 +1,6 @@
-"""The content of exported files: small, with what the simulated world knows; its form is inferred (I)."""
+"""The content of exported files: small, with what the simulated world knows; its form is inferred
+(I).
+"""
 
 import csv
 import io
@@ -22,7 +24,11 @@ def data_line(user: User) -> dict[str, Any]:
 
 
 def user_line(user: User) -> dict[str, Any]:
-    return {"userId": user.user_id, "created": user.created, "userAttributes": user.attributes | user.sets}
+    return {
+        "userId": user.user_id,
+        "created": user.created,
+        "userAttributes": user.attributes | user.sets,
+    }
 
 
 def data_csv(users: Iterable[User]) -> bytes:
@@ -31,7 +37,9 @@ def data_csv(users: Iterable[User]) -> bytes:
     rows = csv.writer(out)
     rows.writerow(("userId", "event", "count", "value"))
     for user in users:
-        rows.writerows((user.user_id, name, tally.count, tally.value) for name, tally in user.events.items())
+        rows.writerows(
+            (user.user_id, name, tally.count, tally.value) for name, tally in user.events.items()
+        )
     return out.getvalue().encode()
 
 
@@ -41,4 +49,8 @@ def report_rows(users: Iterable[User], names: list[str]) -> list[dict[str, Any]]
     for user in users:
         for name, tally in user.events.items():
             counts[name] = counts.get(name, 0) + tally.count
-    return [{"event": name, "count": count} for name, count in counts.items() if not names or name in names]
+    return [
+        {"event": name, "count": count}
+        for name, count in counts.items()
+        if not names or name in names
+    ]

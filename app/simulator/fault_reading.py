@@ -1,4 +1,6 @@
-"""Fault plans as they are posted: checked field by field, refused with a sentence that says what is wrong."""
+"""Fault plans as they are posted: checked field by field, refused with a sentence that says what is
+wrong.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,9 +38,15 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "contains": (_is_text, "a string that stands in an action's names or values"),
     "probability": (lambda value: _is_number(value) and value <= 1, "a number from 0 to 1"),
     "delay": (_is_number, "a number of seconds before the answer"),
-    "retryAfter": (lambda value: _is_number(value) or _is_header(value), "a number of seconds, or the header's text"),
+    "retryAfter": (
+        lambda value: _is_number(value) or _is_header(value),
+        "a number of seconds, or the header's text",
+    ),
     "message": (_is_text, "a string"),
-    "status": (lambda value: type(value) is int and 200 <= value <= 599, "an HTTP status from 200 to 599"),
+    "status": (
+        lambda value: type(value) is int and 200 <= value <= 599,
+        "an HTTP status from 200 to 599",
+    ),
     "applied": (lambda value: isinstance(value, bool), "true or false"),
 }
 

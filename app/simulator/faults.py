@@ -1,9 +1,10 @@
-"""The fault plan: which planned fault strikes which call, and which entries of it (fact sheet §10.7).
+"""The fault plan: which planned fault strikes which call, and which entries of it (fact sheet
+§10.7).
 
-The first fault of the plan that matches a call decides it. A whole-call fault strikes alone. A per-entry
-fault leaves the entries that it doesn't touch to the per-entry faults after it. `times` counts calls. `userId`,
-`action` and `contains` (a text in an action) name the actions that a fault is for; a whole-call fault strikes
-where one of the call's is.
+The first fault of the plan that matches a call decides it. A whole-call fault strikes alone. A
+per-entry fault leaves the entries that it doesn't touch to the per-entry faults after it. `times`
+counts calls. `userId`, `action` and `contains` (a text in an action) name the actions that a fault
+is for; a whole-call fault strikes where one of the call's is.
 """
 
 import random
@@ -16,7 +17,9 @@ from app.simulator.spoiling import ENTRY_MODES
 
 @dataclass
 class Fault:
-    """One planned fault. `times` is what is left of it (None: until removed), `until` when it is over."""
+    """One planned fault. `times` is what is left of it (None: until removed), `until` when it is
+    over.
+    """
 
     mode: str
     times: int | None = 1
@@ -46,7 +49,9 @@ class Fault:
     def shown(self) -> dict[str, Any]:
         """The fault as it could be posted again."""
         values = {name: getattr(self, attribute) for name, attribute in FIELDS.items()}
-        return {name: value for name, value in values.items() if value is not None or name == "times"}
+        return {
+            name: value for name, value in values.items() if value is not None or name == "times"
+        }
 
 
 FIELDS = {
@@ -66,7 +71,9 @@ FIELDS = {
 
 
 def holds(value: Any, text: str) -> bool:
-    """Whether a text stands anywhere in what was sent: in a name or in a value, whatever the encoding was."""
+    """Whether a text stands anywhere in what was sent: in a name or in a value, whatever the
+    encoding was.
+    """
     if isinstance(value, dict):
         return any(text in name or holds(inner, text) for name, inner in value.items())
     if isinstance(value, list):
@@ -76,7 +83,9 @@ def holds(value: Any, text: str) -> bool:
 
 @dataclass(frozen=True)
 class Strike:
-    """What the plan holds for one call: a fault of all of it, or faults of entries by index, or nothing."""
+    """What the plan holds for one call: a fault of all of it, or faults of entries by index, or
+    nothing.
+    """
 
     whole: Fault | None
     entries: dict[int, Fault]
@@ -118,7 +127,11 @@ class FaultPlan:
         for fault in self.in_force(now):
             if struck and not fault.per_entry:
                 continue
-            free = (i for i, item in enumerate(items) if i not in struck and fault.matches(item, users[i]))
+            free = (
+                i
+                for i, item in enumerate(items)
+                if i not in struck and fault.matches(item, users[i])
+            )
             chosen = self._drawn(fault, list(free))
             if chosen and fault.times is not None:
                 fault.times -= 1
@@ -128,7 +141,9 @@ class FaultPlan:
         return Strike(None, struck)
 
     def _drawn(self, fault: Fault, matching: list[int]) -> list[int]:
-        """Chance decides once for a whole call, and for each entry of its own in the per-entry modes."""
+        """Chance decides once for a whole call, and for each entry of its own in the per-entry
+        modes.
+        """
         if not fault.per_entry:
             return matching if self._chance.random() < fault.probability else []
         drawn = [index for index in matching if self._chance.random() < fault.probability]

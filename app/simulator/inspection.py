@@ -1,4 +1,6 @@
-"""The simulator's own pages under /_simulator: what it received, whom it knows, and its fault plan."""
+"""The simulator's own pages under /_simulator: what it received, whom it knows, and its fault
+plan.
+"""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -45,7 +47,9 @@ class Inspection:
         return JSONResponse({"requests": [await record.shown() for record in records]})
 
     async def calls(self, request: Request) -> Response:
-        """Answer with when each call began and ended, and for which users: what tells overlaps and order."""
+        """Answer with when each call began and ended, and for which users: what tells overlaps and
+        order.
+        """
         try:
             records = self._records(request)
         except ValueError as error:

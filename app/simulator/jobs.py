@@ -1,4 +1,5 @@
-"""Asynchronous jobs: exports and CSV jobs, and how many exports a day may be asked for (fact sheet §3.6, §5).
+"""Asynchronous jobs: exports and CSV jobs, and how many exports a day may be asked for (fact sheet
+§3.6, §5).
 
 A job's state moves on with each time that somebody asks for it, not with the clock (I).
 """
@@ -50,7 +51,9 @@ class Jobs:
         self._spent: Counter[tuple[str, date]] = Counter()
 
     def new_id(self, prefix: str) -> str:
-        """As recorded: `export_<n>_<n>`, `export_users_<n>_<n>`; the numbers' meaning is inferred (I)."""
+        """As recorded: `export_<n>_<n>`, `export_users_<n>_<n>`; the numbers' meaning is inferred
+        (I).
+        """
         return f"{prefix}_{APP_NUMBER}_{len(self.exports) + len(self.multis) + 1}"
 
     def spend(self, action: str, day: date, limit: int) -> bool:

@@ -1,4 +1,6 @@
-"""What was received and answered, the latest calls only; kept as bytes, decoded when somebody looks."""
+"""What was received and answered, the latest calls only; kept as bytes, decoded when somebody
+looks.
+"""
 
 import json
 from collections import deque
@@ -28,7 +30,9 @@ class Arrival:
 
 @dataclass
 class Record:
-    """One call; without `finished_at` while it is in flight, without `status` when it got no answer."""
+    """One call; without `finished_at` while it is in flight, without `status` when it got no
+    answer.
+    """
 
     index: int
     received_at: float
@@ -40,7 +44,9 @@ class Record:
     """The users that the call locks, as they were known when it arrived."""
 
     async def traced(self) -> dict[str, Any]:
-        """Return what /_simulator/calls shows: begin, end and users of the call, its actions and their answers."""
+        """Return what /_simulator/calls shows: begin, end and users of the call, its actions and
+        their answers.
+        """
         try:
             args = (await self.arrival.read()).args
         except Unreadable:
@@ -57,7 +63,9 @@ class Record:
         }
 
     async def shown(self) -> dict[str, Any]:
-        """What /_simulator/requests shows of it; `args` is null when the request made no sense. Files by part."""
+        """What /_simulator/requests shows of it; `args` is null when the request made no sense.
+        Files by part.
+        """
         try:
             received = await self.arrival.read()
             args: dict[str, Any] | None = received.args
@@ -80,7 +88,9 @@ class Record:
 
 
 class Journal:
-    """The latest calls in the order of their arrival; indexes begin at 1 and are never used twice."""
+    """The latest calls in the order of their arrival; indexes begin at 1 and are never used
+    twice.
+    """
 
     def __init__(self, keep: int) -> None:
         self.calls = 0

@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 
 
 class UserLocks:
-    """The users of the calls in flight. A call waits only for earlier ones, so nobody waits in a circle."""
+    """The users of the calls in flight. A call waits only for earlier ones, so nobody waits in a
+    circle.
+    """
 
     def __init__(self, *, queue: bool) -> None:
         self.overlaps = 0
@@ -15,7 +17,9 @@ class UserLocks:
 
     @asynccontextmanager
     async def hold(self, users: set[str]) -> AsyncIterator[bool]:
-        """Hold these users until the block ends; False when an earlier call has one and queueing is off."""
+        """Hold these users until the block ends; False when an earlier call has one and queueing is
+        off.
+        """
         rivals = {rival for user in users for rival in self._in_flight.get(user, ())}
         self.overlaps += len(rivals)
         if rivals and not self._queue:

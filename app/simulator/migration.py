@@ -1,4 +1,6 @@
-"""The state of an app's migration to CleverTap: a hash that SDKs compare (fact sheet §3.8, §4, §7)."""
+"""The state of an app's migration to CleverTap: a hash that SDKs compare (fact sheet §3.8, §4,
+§7).
+"""
 
 import hashlib
 import json
@@ -13,7 +15,9 @@ def state_hash(app_id: str) -> str:
 
 
 def with_migrate_state(answer: Answer, app_id: str) -> Answer:
-    """The answer with a top-level `migrateState`, as newer servers add it; one that is no envelope as it is."""
+    """The answer with a top-level `migrateState`, as newer servers add it; one that is no envelope
+    as it is.
+    """
     try:
         envelope = json.loads(answer.body)
     except ValueError:

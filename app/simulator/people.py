@@ -11,14 +11,18 @@ PAUSED_SECONDS = 30 * 60.0
 
 @dataclass
 class Tally:
-    """How often something happened to a user, what it was worth, and the latest occurrences one by one."""
+    """How often something happened to a user, what it was worth, and the latest occurrences one by
+    one.
+    """
 
     count: int = 0
     value: float | None = None
     """None until there is a value: an event that never had one is exported without (fact sheet §12.6)."""
     first_time: float | None = None
     last_time: float | None = None
-    occurrences: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=OCCURRENCES_KEPT))
+    occurrences: deque[dict[str, Any]] = field(
+        default_factory=lambda: deque(maxlen=OCCURRENCES_KEPT)
+    )
 
     def add(self, time: float, value: float | None, details: dict[str, Any]) -> None:
         self.count += 1

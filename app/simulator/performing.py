@@ -25,7 +25,9 @@ from app.simulator.world import World, identity_of
 
 @dataclass(frozen=True)
 class Outcome:
-    """The entry of one action, and the HTTP status, or the redirect, if it was the call's only one."""
+    """The entry of one action, and the HTTP status, or the redirect, if it was the call's only
+    one.
+    """
 
     entry: dict[str, Any]
     status: int = 200
@@ -48,11 +50,15 @@ class Performer:
         try:
             outcome = Outcome({"success": True, **self._done(item)})
         except Skipped as skipped:
-            outcome = Outcome({"success": True, "warning": {"message": skipped.warning}, **skipped.extra})
+            outcome = Outcome(
+                {"success": True, "warning": {"message": skipped.warning}, **skipped.extra}
+            )
         except Moved as moved:
             outcome = Outcome({"success": True}, location=moved.location)
         except Refused as refused:
-            outcome = Outcome({"success": False, "error": {"message": refused.message}}, refused.status)
+            outcome = Outcome(
+                {"success": False, "error": {"message": refused.message}}, refused.status
+            )
         return _echoed(item, outcome)
 
     def passed_over(self, item: dict[str, Any]) -> Outcome:
@@ -88,7 +94,9 @@ class Performer:
         if sent is None and given not in (None, ""):
             raise Refused(texts.invalid.format(name="time"), 400)
         past_rule = isinstance(action, UserAction) and action.past_rule
-        return settle(sent, request_time=self.request_time, now=self.now, past_rule=past_rule, texts=texts)
+        return settle(
+            sent, request_time=self.request_time, now=self.now, past_rule=past_rule, texts=texts
+        )
 
     def _act(self, item: dict[str, Any], action: Action, time: float) -> dict[str, Any]:
         if isinstance(action, ContentAction):
@@ -96,11 +104,17 @@ class Performer:
         user = self._user(item, action)
         device_id = text(item.get("deviceId"))
         device = self.world.link(device_id, user) if device_id else None
-        return action.handler(UserTurn(self.world, item, self.now, time, self.around, self._row, user, device))
+        return action.handler(
+            UserTurn(self.world, item, self.now, time, self.around, self._row, user, device)
+        )
 
     def _row(self, item: dict[str, Any]) -> dict[str, Any]:
         """A row of a CSV job, which takes the development key, does production actions too (I)."""
-        return replace(self, dev_mode=True, around=replace(self.around, alone=False)).perform(item).entry
+        return (
+            replace(self, dev_mode=True, around=replace(self.around, alone=False))
+            .perform(item)
+            .entry
+        )
 
     def _user(self, item: dict[str, Any], action: UserAction) -> User:
         texts = self.world.config.texts

@@ -8,7 +8,9 @@ NEWSFEED = "Newsfeed Message"
 
 @dataclass(frozen=True)
 class SandboxMessage:
-    """A message (campaign) that exists in the simulated app; with `matches` off its targeting fits nobody."""
+    """A message (campaign) that exists in the simulated app; with `matches` off its targeting fits
+    nobody.
+    """
 
     id: int
     name: str

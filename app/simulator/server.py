@@ -1,4 +1,6 @@
-"""The simulator on a socket: in the foreground as a program, in the background for sandbox and tests."""
+"""The simulator on a socket: in the foreground as a program, in the background for sandbox and
+tests.
+"""
 
 import contextlib
 import socket
@@ -24,7 +26,8 @@ def serve(config: SimulatorConfig, host: str, port: int) -> None:
 
 
 class BackgroundServer:
-    """A simulator on a loopback port in a thread of its own, for as long as its `with` block. Port 0 is a free one.
+    """A simulator on a loopback port in a thread of its own, for as long as its `with` block. Port
+    0 is a free one.
 
     Entering raises OSError where the port is taken.
     """
@@ -37,7 +40,9 @@ class BackgroundServer:
         listener = _listen("127.0.0.1", self._port)
         self.url = _url("127.0.0.1", listener)
         self._server = _Server(self._config, self._settled.set)
-        self._thread = threading.Thread(target=self._run, args=(listener,), name="simulator", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(listener,), name="simulator", daemon=True
+        )
         self._thread.start()
         self._settled.wait()
         if not self._server.started:
@@ -45,7 +50,10 @@ class BackgroundServer:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self._server.should_exit = True
         self._thread.join()

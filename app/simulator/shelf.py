@@ -20,7 +20,9 @@ class Upload:
 
 @dataclass(frozen=True)
 class Around:
-    """What surrounds an action: the simulator's own address, the call's files, whether it came alone."""
+    """What surrounds an action: the simulator's own address, the call's files, whether it came
+    alone.
+    """
 
     origin: str = "http://simulator"
     files: Mapping[str, Upload] = field(default_factory=dict)
@@ -46,7 +48,9 @@ class StoredFile:
 
 
 class Shelf:
-    """The uploaded files by name, every file that can be fetched by its token, and the objects of public buckets."""
+    """The uploaded files by name, every file that can be fetched by its token, and the objects of
+    public buckets.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], bytes] = {}
@@ -63,7 +67,10 @@ class Shelf:
 
     def size_with(self, files: list[StoredFile]) -> int:
         """The bytes of all uploads once these are among them."""
-        return sum(len(file.content) for file in (self.uploads | {file.name: file for file in files}).values())
+        return sum(
+            len(file.content)
+            for file in (self.uploads | {file.name: file for file in files}).values()
+        )
 
     def offer(self, file: StoredFile) -> StoredFile:
         """Make a file fetchable; returns it."""

@@ -1,10 +1,10 @@
 """What each fault mode does: some spoil an entry, the others the call's answer (fact sheet §10.7).
 
-Three modes refuse a whole call in ways that the fact sheet has no words for. `403-html` is the page of a
-firewall or a proxy. `403-other` is a refusal in the envelope whose text no source has. `200-refused` is a
-success to HTTP whose one entry refuses all actions: a multi has an entry for each action (§3.7), so it speaks
-of the call. With the filter `contains`, a fault strikes only where a text stands in what was sent, as a
-firewall's rule does.
+Three modes refuse a whole call in ways that the fact sheet has no words for. `403-html` is the page
+of a firewall or a proxy. `403-other` is a refusal in the envelope whose text no source has.
+`200-refused` is a success to HTTP whose one entry refuses all actions: a multi has an entry for
+each action (§3.7), so it speaks of the call. With the filter `contains`, a fault strikes only where
+a text stands in what was sent, as a firewall's rule does.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,9 @@ WRONG_REQ_ID = "00000000-0000-0000-0000-000000000000"
 
 @dataclass(frozen=True)
 class Draft:
-    """The answer as it would have been, and what the fault says about it; "" is the mode's own message."""
+    """The answer as it would have been, and what the fault says about it; "" is the mode's own
+    message.
+    """
 
     entries: list[Entry]
     status: int
@@ -28,7 +30,9 @@ class Draft:
 
 @dataclass(frozen=True)
 class CallMode:
-    """A fault of a whole call; `applied`: whether its actions are done, unless the fault says otherwise."""
+    """A fault of a whole call; `applied`: whether its actions are done, unless the fault says
+    otherwise.
+    """
 
     answer: Callable[[Draft], Answer]
     applied: bool
@@ -36,7 +40,9 @@ class CallMode:
 
 @dataclass(frozen=True)
 class EntryMode:
-    """A fault of single entries; with `first_only`, of one entry a call unless it names a user or action."""
+    """A fault of single entries; with `first_only`, of one entry a call unless it names a user or
+    action.
+    """
 
     spoil: Callable[[Entry, str, Texts], Entry]
     applied: bool
@@ -45,7 +51,9 @@ class EntryMode:
 
 
 def _refusing(status: int, text: Callable[[Texts], str]) -> CallMode:
-    return CallMode(lambda draft: refused(draft.message or text(draft.texts), status), applied=False)
+    return CallMode(
+        lambda draft: refused(draft.message or text(draft.texts), status), applied=False
+    )
 
 
 def _reshaped(reshape: Callable[[list[Entry]], list[Entry]]) -> CallMode:
@@ -68,10 +76,16 @@ CALL_MODES = {
     "403-size": _refusing(403, lambda texts: texts.too_large),
     "400": _refusing(400, lambda texts: texts.bad_request),
     "451": _refusing(451, lambda texts: texts.blocked),
-    "500-html": CallMode(lambda draft: page(draft.message or "500 Server Error", 500), applied=False),
-    "503": CallMode(lambda draft: page(draft.message or "503 Service Unavailable", 503), applied=False),
+    "500-html": CallMode(
+        lambda draft: page(draft.message or "500 Server Error", 500), applied=False
+    ),
+    "503": CallMode(
+        lambda draft: page(draft.message or "503 Service Unavailable", 503), applied=False
+    ),
     "html-200": CallMode(lambda draft: page(draft.message or "Welcome", 200), applied=False),
-    "applied-500": CallMode(lambda draft: page(draft.message or "500 Server Error", 500), applied=True),
+    "applied-500": CallMode(
+        lambda draft: page(draft.message or "500 Server Error", 500), applied=True
+    ),
     "slow": _reshaped(list),
     "truncated": CallMode(_truncated, applied=True),
     "empty": CallMode(lambda draft: Answer(draft.status, b""), applied=True),
@@ -91,11 +105,15 @@ def _warned(entry: Entry, message: str, texts: Texts) -> Entry:
 
 
 def _error_with_success(entry: Entry, message: str, texts: Texts) -> Entry:
-    return _with_req_id(entry, {"success": True, "error": {"message": message or texts.bad_request}})
+    return _with_req_id(
+        entry, {"success": True, "error": {"message": message or texts.bad_request}}
+    )
 
 
 def _failed(entry: Entry, message: str, texts: Texts) -> Entry:
-    return _with_req_id(entry, {"success": False, "error": {"message": message or texts.bad_request}})
+    return _with_req_id(
+        entry, {"success": False, "error": {"message": message or texts.bad_request}}
+    )
 
 
 def _nobody(entry: Entry, message: str, texts: Texts) -> Entry:
@@ -104,7 +122,11 @@ def _nobody(entry: Entry, message: str, texts: Texts) -> Entry:
 
 def _redirected(entry: Entry, message: str, texts: Texts) -> Entry:
     """The item that makes SDKs move to another host (fact sheet §7)."""
-    hosts = {"apiHost": "api2.leanplum.com", "apiPath": "new-api", "devServerHost": "dev2.leanplum.com"}
+    hosts = {
+        "apiHost": "api2.leanplum.com",
+        "apiPath": "new-api",
+        "devServerHost": "dev2.leanplum.com",
+    }
     return {**_failed(entry, message or texts.redirected, texts), **hosts}
 
 

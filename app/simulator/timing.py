@@ -15,12 +15,15 @@ class Moment(NamedTuple):
     warning: str | None = None
 
 
-def settle(sent: float | None, *, request_time: float, now: float, past_rule: bool, texts: Texts) -> Moment:
+def settle(
+    sent: float | None, *, request_time: float, now: float, past_rule: bool, texts: Texts
+) -> Moment:
     """The moment of an action.
 
-    Older than 365 days before the request: rewritten to now (exactly 365 days passes). A request's own time is
-    the sender's clock: the difference to the server's is added to every time, behind or ahead (fact sheet §12.2).
-    Only a clock that is 24 h or more behind is told of (§5); no text is known for one that is ahead.
+    Older than 365 days before the request: rewritten to now (exactly 365 days passes). A request's
+    own time is the sender's clock: the difference to the server's is added to every time, behind or
+    ahead (fact sheet §12.2). Only a clock that is 24 h or more behind is told of (§5); no text is
+    known for one that is ahead.
     """
     if sent is None:
         return Moment(now)

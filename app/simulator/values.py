@@ -1,4 +1,6 @@
-"""Loose values: one argument comes as JSON, as a string of JSON, or as a form string (fact sheet §1, §7)."""
+"""Loose values: one argument comes as JSON, as a string of JSON, or as a form string (fact sheet
+§1, §7).
+"""
 
 import json
 import math
@@ -37,7 +39,9 @@ def decoded(value: Any) -> Any:
 
 
 def text(value: Any) -> str:
-    """An identifier as a string; ids may come as numbers (fact sheet §5), and "" means absent (§7)."""
+    """An identifier as a string; ids may come as numbers (fact sheet §5), and "" means absent
+    (§7).
+    """
     return "" if value is None or isinstance(value, dict | list | bool) else str(value)
 
 

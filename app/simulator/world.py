@@ -23,7 +23,9 @@ class World:
         self.config = config
         self.users: dict[str, User] = {one: User(one, created=SINCE) for one in config.users}
         self.devices: dict[str, Device] = {}
-        self.messages: dict[str, SandboxMessage] = {str(message.id): message for message in config.messages}
+        self.messages: dict[str, SandboxMessage] = {
+            str(message.id): message for message in config.messages
+        }
         self.content = Content()
         self.shelf = Shelf()
         self.jobs = Jobs()
@@ -33,7 +35,9 @@ class World:
         self._done: dict[tuple[str, str], None] = {}
 
     def user_id(self, user_id: str, device_id: str) -> str:
-        """Whom two ids mean: the user named, else the device's last user, else the device as a user."""
+        """Whom two ids mean: the user named, else the device's last user, else the device as a
+        user.
+        """
         if user_id or not device_id:
             return user_id
         device = self.devices.get(device_id)
@@ -69,7 +73,8 @@ class World:
         self.users[user.user_id] = User(user.user_id, created=now, blocked=True)
 
     def become(self, user: User, new_id: str, now: float) -> User:
-        """`newUserId` (fact sheet §3.4): login merges an anonymous user, register renames it, else a switch.
+        """`newUserId` (fact sheet §3.4): login merges an anonymous user, register renames it, else
+        a switch.
 
         Anonymous (I): known by a device's id, or by an id without any device, as servers make them.
         """
@@ -117,7 +122,9 @@ class World:
         _merge_tallies(target.states, user.states)
         target.sessions.extend(user.sessions)
         target.newsfeed.update(user.newsfeed)
-        target.nameless_devices += [each for each in user.nameless_devices if each not in target.nameless_devices]
+        target.nameless_devices += [
+            each for each in user.nameless_devices if each not in target.nameless_devices
+        ]
         self._hand_over(user, target)
         del self.users[user.user_id]
         return target

@@ -1,4 +1,6 @@
-"""The plan's files: one, or a folder of them. They are read anew all the time: a change needs no restart."""
+"""The plan's files: one, or a folder of them. They are read anew all the time: a change needs no
+restart.
+"""
 
 import asyncio
 from pathlib import Path
@@ -21,23 +23,35 @@ log = structlog.get_logger("plan")
 
 
 def read(path: Path, label: str = SETTING, beside: Path | None = None) -> Files:
-    """The texts of a plan's file, or of the files in a folder and in those below it; they are named from `beside` on.
-    Raises StartRefused."""
+    """The texts of a plan's file, or of the files in a folder and in those below it; they are named
+    from `beside` on. Raises StartRefused.
+    """
     try:
         names = [path] if not path.is_dir() else _in_folder(path)
         if sum(one.stat().st_size for one in names) > MOST_BYTES:
             raise StartRefused(f"{label}: {path} has more than {MOST_BYTES} bytes")
-        return {str(one.relative_to(beside) if beside else one): one.read_text(encoding="utf-8-sig") for one in names}
+        return {
+            str(one.relative_to(beside) if beside else one): one.read_text(encoding="utf-8-sig")
+            for one in names
+        }
     except OSError as error:
-        raise StartRefused(f"{label}: {error.filename or path} can't be read: {error.strerror}") from None
+        raise StartRefused(
+            f"{label}: {error.filename or path} can't be read: {error.strerror}"
+        ) from None
     except UnicodeDecodeError:
-        raise StartRefused(f"{label}: {path} is not UTF-8 text, or has a file that is not") from None
+        raise StartRefused(
+            f"{label}: {path} is not UTF-8 text, or has a file that is not"
+        ) from None
 
 
 def _in_folder(path: Path) -> list[Path]:
     """Nothing hidden: a mounted folder has links of its own in it, whose names begin with a dot."""
     found = [one for one in path.rglob("*") if one.suffix in ENDINGS and one.is_file()]
-    return sorted(one for one in found if not any(part.startswith(".") for part in one.relative_to(path).parts))
+    return sorted(
+        one
+        for one in found
+        if not any(part.startswith(".") for part in one.relative_to(path).parts)
+    )
 
 
 def plans_of(path: Path, label: str = SETTING) -> Plans:
@@ -52,8 +66,9 @@ def _loaded(found: Made) -> Plans:
 
 
 class LoadedPlans:
-    """The plans as they are now. What is wrong in a changed file is told in the log and by the API, and the plans stay
-    as they were."""
+    """The plans as they are now. What is wrong in a changed file is told in the log and by the API,
+    and the plans stay as they were.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -74,7 +89,9 @@ class LoadedPlans:
         return self._plans.of(app)
 
     def look(self) -> tuple[Files, Made] | None:
-        """Read the files; what they make where they have changed. Raises StartRefused. May be called on a thread."""
+        """Read the files; what they make where they have changed. Raises StartRefused. May be
+        called on a thread.
+        """
         assert self._path is not None
         files = read(self._path, beside=self._path.parent)
         return None if files == self._files else (files, made(files))
@@ -108,7 +125,8 @@ class LoadedPlans:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
                 await asyncio.to_thread(self.refresh)
-            except Exception as error:  # the outermost place: a reader that ended would keep an old plan for good
+            except Exception as error:
+                # the outermost place: a reader that ended would keep an old plan for good
                 log.error("plan.unreadable", **describe(error))
 
 

@@ -1,4 +1,6 @@
-"""The names that each app has, on disk, and in memory for the hot path. Processes see each other's names in seconds."""
+"""The names that each app has, on disk, and in memory for the hot path. Processes see each other's
+names in seconds.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -18,7 +20,8 @@ from app.intake.taxonomy import NAME_KINDS, Caps, Known, Name, NameKind, Names, 
 from app.telemetry import describe
 
 REFRESH_SECONDS = 2.0
-LEARN_SECONDS = 1.0  # that a caller, whose items are on disk, waits for new names to be written down
+# That a caller, whose items are on disk, waits for new names to be written down
+LEARN_SECONDS = 1.0
 INSERT = "INSERT INTO taxonomy (app, kind, name, first_seen)"
 KNOWN_ALREADY = " ON CONFLICT (app, kind, name) DO NOTHING"
 FORGET = "DELETE FROM taxonomy WHERE app = ? AND kind = ? AND name = ?"
@@ -43,7 +46,9 @@ class Learn:
     def run_all(cls, cursor: Cursor, writes: Sequence["Learn"]) -> Sequence[None]:
         """Names that another process wrote down meanwhile stay as they are."""
         for write in writes:
-            values = [value for kind, name in write.names for value in (write.app, kind, name, write.at)]
+            values = [
+                value for kind, name in write.names for value in (write.app, kind, name, write.at)
+            ]
             insert_rows(cursor, INSERT, 4, values, KNOWN_ALREADY)
         return [None] * len(writes)
 
@@ -79,10 +84,14 @@ class Counted:
 
 def stored(engine: Engine, app: str) -> list[Counted]:
     """The names of an app as they are on disk, by kind and name."""
-    of_app = select(taxonomy).where(taxonomy.c.app == app).order_by(taxonomy.c.kind, taxonomy.c.name)
+    of_app = (
+        select(taxonomy).where(taxonomy.c.app == app).order_by(taxonomy.c.kind, taxonomy.c.name)
+    )
     with reading(engine) as connection:
         found = connection.execute(of_app).all()
-    return [Counted(Name(row.kind, row.name), row.first_seen) for row in found if row.kind in NAME_KINDS]
+    return [
+        Counted(Name(row.kind, row.name), row.first_seen) for row in found if row.kind in NAME_KINDS
+    ]
 
 
 class Taxonomy:
@@ -102,18 +111,24 @@ class Taxonomy:
 
     def counts(self) -> dict[str, dict[NameKind, int]]:
         """How many names there are, by app and kind."""
-        return {app: {kind: len(names.known[kind]) for kind in NAME_KINDS} for app, names in self._apps.items()}
+        return {
+            app: {kind: len(names.known[kind]) for kind in NAME_KINDS}
+            for app, names in self._apps.items()
+        }
 
     async def learn(self, app: str, kept: Sequence[Name], dropped: Sequence[Name]) -> None:
-        """Of names that were claimed: write down those that were accepted, drop the others. Where that can't be done,
-        they are new again the next time: their items are accepted all the same."""
+        """Of names that were claimed: write down those that were accepted, drop the others. Where
+        that can't be done, they are new again the next time: their items are accepted all the
+        same.
+        """
         accepted = set(kept)
         self.of(app).settle((), [name for name in dropped if name not in accepted])
         if not kept:
             return
         try:
             await self._writer.write(Learn(app, kept, now_ms()), seconds=LEARN_SECONDS)
-        except Exception as error:  # the items are on disk: their callers must not be told otherwise
+        except Exception as error:
+            # the items are on disk: their callers must not be told otherwise
             log.warning("taxonomy.unwritten", app=app, names=len(kept), **describe(error))
             self.of(app).settle((), kept)
         else:
@@ -132,7 +147,9 @@ class Taxonomy:
     def read(self) -> dict[str, Known]:
         """What is on disk, by app. May be called on a thread."""
         with reading(self._engine) as connection:
-            rows = connection.execute(select(taxonomy.c.app, taxonomy.c.kind, taxonomy.c.name)).all()
+            rows = connection.execute(
+                select(taxonomy.c.app, taxonomy.c.kind, taxonomy.c.name)
+            ).all()
         found: dict[str, Known] = {}
         for app, kind, name in rows:
             if kind in NAME_KINDS:  # a newer gateway may count more
@@ -145,10 +162,13 @@ class Taxonomy:
             self.of(app).replace(found.get(app) or none_known())
 
     async def run(self) -> None:
-        """Read again and again, until cancelled; while that fails, the last reading stays in force."""
+        """Read again and again, until cancelled; while that fails, the last reading stays in
+        force.
+        """
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
                 self.take(await in_background(self.read))
-            except Exception as error:  # the outermost place: a reader that ended would miss others' names for good
+            except Exception as error:
+                # the outermost place: a reader that ended would miss others' names for good
                 log.warning("taxonomy.unreadable", **describe(error))

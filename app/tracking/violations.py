@@ -1,7 +1,7 @@
 """What broke the plan, counted: by app, event, code and caller key; never a value.
 
-Gathered in memory, and added to the table every two seconds, so that several processes tell one story. What a crash
-leaves unwritten is lost, as counts may be.
+Gathered in memory, and added to the table every two seconds, so that several processes tell one
+story. What a crash leaves unwritten is lost, as counts may be.
 """
 
 import asyncio
@@ -95,12 +95,15 @@ class ViolationCounts:
             label = name if planned else OTHER
             self._metrics.plan_violations.labels(app, label, fault.code).inc()
             of = Of(app, kind, name if planned else self._told(name), fault.code, key_id)
-            pointer = fault.pointer[:LONGEST_POINTER].replace("\0", "?")  # SDKs send names that no database takes
+            # SDKs send names that no database takes
+            pointer = fault.pointer[:LONGEST_POINTER].replace("\0", "?")
             tally = self._gathered.setdefault(of, Tally(0, now, now, pointer))
             tally.count, tally.last_seen, tally.pointer = tally.count + 1, now, pointer
 
     def _told(self, name: str) -> str:
-        """The name of something that is in no plan, where it is one, and as long as there are few of them."""
+        """The name of something that is in no plan, where it is one, and as long as there are few
+        of them.
+        """
         if name in self._unplanned:
             return name
         if not is_name(name) or len(self._unplanned) >= MOST_UNPLANNED:
@@ -117,14 +120,18 @@ class ViolationCounts:
             await self._writer.write(Add(gathered, now_ms() - KEPT_MS))
         except Exception:
             for of, tally in gathered.items():
-                later = self._gathered.setdefault(of, Tally(0, tally.first_seen, tally.last_seen, tally.pointer))
+                later = self._gathered.setdefault(
+                    of, Tally(0, tally.first_seen, tally.last_seen, tally.pointer)
+                )
                 later.count, later.first_seen = later.count + tally.count, tally.first_seen
             raise
 
     def stored(self, app: str) -> list[tuple[Of, Tally]]:
         """What is counted of an app, the latest first; at most 1,000."""
         of_app = select(plan_violations).where(plan_violations.c.app == app)
-        query = of_app.order_by(plan_violations.c.last_seen.desc(), plan_violations.c.name).limit(MOST_SHOWN)
+        query = of_app.order_by(plan_violations.c.last_seen.desc(), plan_violations.c.name).limit(
+            MOST_SHOWN
+        )
         with reading(self._engine) as connection:
             rows = connection.execute(query).all()
         return [
@@ -141,5 +148,6 @@ class ViolationCounts:
             await asyncio.sleep(FLUSH_SECONDS)
             try:
                 await self.flush()
-            except Exception as error:  # the outermost place: one failed writing must not be the last
+            except Exception as error:
+                # the outermost place: one failed writing must not be the last
                 log.warning("violations.unwritten", **describe(error))

@@ -1,4 +1,6 @@
-"""Row (e): from the first post until the upstream has seen every acknowledged item; nothing is pinned."""
+"""Row (e): from the first post until the upstream has seen every acknowledged item; nothing is
+pinned.
+"""
 
 import time
 from dataclasses import dataclass
@@ -51,7 +53,9 @@ def _deliver(setting: Setting, items: int, *, fail_each: int = 0) -> Delivery:
     upstream = setting.stage.upstream(delay=plan.upstream_delay, fail_each=fail_each, pinned=False)
     gateway = setting.stage.gateway(upstream, delivery=True, pinned=False)
     limit = plan.delivery_limit
-    accepted = setting.load.count(gateway, BATCH, items=items, limit=limit, connections=CONNECTIONS, pinned=False)
+    accepted = setting.load.count(
+        gateway, BATCH, items=items, limit=limit, connections=CONNECTIONS, pinned=False
+    )
     seen = _await_arrival(upstream, accepted.items, accepted.started + limit)
     seconds = seen["last_new"] - accepted.started if seen["distinct"] else 0.0
     return Delivery(accepted, seen["distinct"], seen["repeated"], seen["calls"], seconds)
@@ -67,7 +71,11 @@ def _await_arrival(upstream: Child, items: int, deadline: float) -> dict[str, An
 def row(found: Delivery, a: list[Slice], b: list[Slice], limit: float) -> Row:
     """Figures and targets of one delivery."""
     to_a, to_b = ratio_to_around(found.rate, a), ratio_to_around(found.rate, b)
-    late = (f"not delivered within {limit:.0f} s: {found.lost:,} acknowledged items",) if found.lost else ()
+    late = (
+        (f"not delivered within {limit:.0f} s: {found.lost:,} acknowledged items",)
+        if found.lost
+        else ()
+    )
     return Row(
         name=f"(e) accepted to delivered, {found.accepted.items:,} items",
         rate=found.rate,
@@ -93,7 +101,9 @@ def row(found: Delivery, a: list[Slice], b: list[Slice], limit: float) -> Row:
 
 
 def faulty_row(smooth: Delivery, faulty: Delivery) -> Row:
-    """The same with every 20th call failing, beside as many items without; waiting for what failed is counted in."""
+    """The same with every 20th call failing, beside as many items without; waiting for what failed
+    is counted in.
+    """
     ratio = faulty.rate / smooth.rate if smooth.rate else 0.0
     return Row(
         name=f"(e5) {faulty.accepted.items:,} items, 5 % of calls failing",

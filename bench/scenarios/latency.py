@@ -1,4 +1,6 @@
-"""Row (f): how long a caller waits at half of the greatest load, counted from when the request was due."""
+"""Row (f): how long a caller waits at half of the greatest load, counted from when the request was
+due.
+"""
 
 from dataclasses import replace
 

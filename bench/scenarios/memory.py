@@ -1,4 +1,6 @@
-"""Rows (g): memory when idle and with many items waiting, and whether a full queue slows accepting."""
+"""Rows (g): memory when idle and with many items waiting, and whether a full queue slows
+accepting.
+"""
 
 from bench.bodies import BATCH, BIG_BATCH
 from bench.children import Child
@@ -37,13 +39,21 @@ def _turn(setting: Setting, full: Child) -> tuple[Slice, Slice]:
 
 
 def _idle(rss: float) -> Row:
-    return Row("(g) idle after start", rss=rss, targets=(Target("<= 150 MB", rss, 150, at_least=False),))
+    return Row(
+        "(g) idle after start", rss=rss, targets=(Target("<= 150 MB", rss, 150, at_least=False),)
+    )
 
 
 def _waiting(loaded: Slice, wanted: int) -> Row:
-    notes = () if loaded.items >= wanted else (f"loading was cut off by its limit: {wanted:,} were wanted",)
+    notes = (
+        ()
+        if loaded.items >= wanted
+        else (f"loading was cut off by its limit: {wanted:,} were wanted",)
+    )
     targets = (Target("<= 300 MB", loaded.rss, 300, at_least=False),)
-    return summarise(f"(g) {loaded.items:,} waiting, by 1,000s", [loaded], targets=targets, notes=notes)
+    return summarise(
+        f"(g) {loaded.items:,} waiting, by 1,000s", [loaded], targets=targets, notes=notes
+    )
 
 
 def _full(turns: list[tuple[Slice, Slice]], waiting: int) -> Row:

@@ -1,5 +1,6 @@
-"""Rows (h): how much longer a relayed call takes through the gateway than to the simulator itself, at 200 calls a
-second; and through nginx as a plain proxy, where it is installed."""
+"""Rows (h): how much longer a relayed call takes through the gateway than to the simulator itself,
+at 200 calls a second; and through nginx as a plain proxy, where it is installed.
+"""
 
 import shutil
 import sys
@@ -27,8 +28,11 @@ def measure(setting: Setting) -> list[Row]:
     for _ in range(setting.plan.rounds + 1):
         for name, (child, key) in ways.items():
             traffic = Traffic(QUERY + key, relayed=True)
-            found[name].append(setting.load.paced(child, traffic, rate=RATE, seconds=setting.plan.latency))
-    return [row(name, slices[1:], found["direct"][1:]) for name, slices in found.items()]  # the first round warms up
+            found[name].append(
+                setting.load.paced(child, traffic, rate=RATE, seconds=setting.plan.latency)
+            )
+    # The first round warms up
+    return [row(name, slices[1:], found["direct"][1:]) for name, slices in found.items()]
 
 
 def row(name: str, slices: list[Slice], direct: list[Slice]) -> Row:
@@ -39,9 +43,16 @@ def row(name: str, slices: list[Slice], direct: list[Slice]) -> Row:
         Target("p50 <= +3 ms", p50, 3, at_least=False),
         Target("p99 <= +10 ms", p99, 10, at_least=False),
     )
-    added = () if name == "direct" else (f"adds {p50:.2f} ms at the median, {p99:.2f} ms at the 99th percentile",)
+    added = (
+        ()
+        if name == "direct"
+        else (f"adds {p50:.2f} ms at the median, {p99:.2f} ms at the 99th percentile",)
+    )
     return summarise(
-        f"(h) getVars at {RATE:.0f}/s, {name}", slices, targets=targets if name == "gateway" else (), notes=added
+        f"(h) getVars at {RATE:.0f}/s, {name}",
+        slices,
+        targets=targets if name == "gateway" else (),
+        notes=added,
     )
 
 
@@ -54,7 +65,12 @@ def _simulator(stage: Stage) -> Child:
     argv = [sys.executable, "-m", "app", "simulate", "--port", str(port), "--app-id", "app_bench"]
     argv += ["--production-key", "prod_bench"]
     return stage.fleet.start(
-        "simulator", argv, port=port, ready="/_simulator/stats", env=clean_environment(), core=stage.load_core
+        "simulator",
+        argv,
+        port=port,
+        ready="/_simulator/stats",
+        env=clean_environment(),
+        core=stage.load_core,
     )
 
 

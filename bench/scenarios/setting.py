@@ -1,4 +1,6 @@
-"""What every scenario is given: the stage, the load, the plan, and the two yardsticks that stay up."""
+"""What every scenario is given: the stage, the load, the plan, and the two yardsticks that stay
+up.
+"""
 
 import json
 import urllib.request

@@ -1,4 +1,6 @@
-"""Rows (c2) and (d2), to inform: the accept path while the same process, on the same core, also delivers."""
+"""Rows (c2) and (d2), to inform: the accept path while the same process, on the same core, also
+delivers.
+"""
 
 from bench.bodies import BATCH, EVENT
 from bench.figures import Slice, ratio

@@ -1,4 +1,6 @@
-"""Rows (a) to (d): yardsticks and accept path in rounds, on one core, one server at work at a time."""
+"""Rows (a) to (d): yardsticks and accept path in rounds, on one core, one server at work at a
+time.
+"""
 
 from bench.bodies import BATCH, BATCH_WITH_IDS, EVENT, Traffic
 from bench.children import Child
@@ -46,6 +48,8 @@ def rows(rounds: Rounds) -> list[Row]:
         "d-id": "(d-id) the same with callers' ids",
     }
     return [
-        summarise(names[name], slices, to_a=to_a[name], to_b=to_b[name], targets=targets.get(name, ()))
+        summarise(
+            names[name], slices, to_a=to_a[name], to_b=to_b[name], targets=targets.get(name, ())
+        )
         for name, slices in rounds.items()
     ]

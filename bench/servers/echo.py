@@ -1,4 +1,6 @@
-"""Yardstick (a): the least that an ASGI app can do with a POST: read the body, answer a small JSON object."""
+"""Yardstick (a): the least that an ASGI app can do with a POST: read the body, answer a small JSON
+object.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

@@ -1,4 +1,5 @@
-"""Yardstick (b): the seed way: validate the event, forward it by one upstream call, answer when that is done.
+"""Yardstick (b): the seed way: validate the event, forward it by one upstream call, answer when
+that is done.
 
 Its client keeps a connection for every caller, so that it is measured at its best.
 """

@@ -1,7 +1,8 @@
-"""The upstream: says yes to every entry of a call after a set delay, and remembers the request ids it saw.
+"""The upstream: says yes to every entry of a call after a set delay, and remembers the request ids
+it saw.
 
-`GET /stats` tells how many calls, distinct request ids and repeated ones came, and when the last new one did
-(on CLOCK_MONOTONIC, which all processes of a machine share).
+`GET /stats` tells how many calls, distinct request ids and repeated ones came, and when the last
+new one did (on CLOCK_MONOTONIC, which all processes of a machine share).
 """
 
 import asyncio

@@ -1,4 +1,5 @@
-"""The gateway without one of its parts: `python -m bench.servers.without PART serve …`, for what that part costs.
+"""The gateway without one of its parts: `python -m bench.servers.without PART serve …`, for what
+that part costs.
 
 The switches are here, not in the product: none of these parts can be turned off there.
 """
@@ -14,7 +15,9 @@ from app.audit.pseudonyms import Pseudonyms
 from app.outbox import accept
 
 
-async def _take_nothing(gateway: Any, context: Any, caller: Any, count: int, *, lends: bool = False) -> None:
+async def _take_nothing(
+    gateway: Any, context: Any, caller: Any, count: int, *, lends: bool = False
+) -> None:
     context.rate_headers = ()
 
 

@@ -1,7 +1,9 @@
-"""A gateway whose network to PostgreSQL drops every packet: `unshare --net python -m tests.acceptance.dropped_network
-URL FOLDER`, as root. The namespace is this program's own: its firewall touches nobody else's packets.
+"""A gateway whose network to PostgreSQL drops every packet: `unshare --net python -m
+tests.acceptance.dropped_network URL FOLDER`, as root. The namespace is this program's own: its
+firewall touches nobody else's packets.
 
-It prints how long callers waited, as JSON, and ends with 1 and a traceback where a promise was broken.
+It prints how long callers waited, as JSON, and ends with 1 and a traceback where a promise was
+broken.
 """
 
 import json
@@ -21,7 +23,8 @@ from app.simulator.server import BackgroundServer
 from tests.acceptance.processes import APP_ID, PRODUCTION_KEY, Process, serving, until, values
 from tests.database.proxy import Proxy, proxied
 
-CALLER_SECONDS, READY_SECONDS = 12.0, 6.0  # GATEWAY_COMMIT_SECONDS and a margin; what /readyz may take
+# GATEWAY_COMMIT_SECONDS and a margin; what /readyz may take
+CALLER_SECONDS, READY_SECONDS = 12.0, 6.0
 FAILOVER_SECONDS, RECOVERY_SECONDS = 30.0, 40.0
 NONE_OF_IT, PERHAPS = "nothing was taken", "may have been taken"
 
@@ -35,7 +38,11 @@ def port_of(proxy: Proxy) -> int:
 @contextmanager
 def dropped(*ports: int) -> Iterator[None]:
     """Drop every packet to and from these ports, in the kernel and without a word."""
-    rules = [["INPUT", "-p", "tcp", side, str(port), "-j", "DROP"] for port in ports for side in ("--dport", "--sport")]
+    rules = [
+        ["INPUT", "-p", "tcp", side, str(port), "-j", "DROP"]
+        for port in ports
+        for side in ("--dport", "--sport")
+    ]
     for rule in rules:
         subprocess.run(["iptables", "-A", *rule], check=True)
     try:
@@ -71,7 +78,9 @@ def unready_in_time(gateway: Process) -> float:
 
 
 def goes_on_with_the_second_host(gateway: Process, number: int) -> float:
-    """Though the first one is silent; a caller that hears 503 sends the same id again. Returns after how long."""
+    """Though the first one is silent; a caller that hears 503 sends the same id again. Returns
+    after how long.
+    """
     began = time.monotonic()
     while True:
         seconds, answer = timed_event(gateway, number)
@@ -85,7 +94,11 @@ def goes_on_with_the_second_host(gateway: Process, number: int) -> float:
 def main(database_url: str, folder: Path) -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     config = SimulatorConfig(app_id=APP_ID, production_key=PRODUCTION_KEY, deduplicate=False)
-    with BackgroundServer(config) as leanplum, proxied(database_url) as first, proxied(database_url) as second:
+    with (
+        BackgroundServer(config) as leanplum,
+        proxied(database_url) as first,
+        proxied(database_url) as second,
+    ):
         hosts = make_url(first.url).render_as_string(hide_password=False)
         one, other = f"127.0.0.1:{port_of(first)}", f"127.0.0.1:{port_of(second)}"
         both = hosts.replace(one, f"{one},{other}")

@@ -1,7 +1,8 @@
-"""Starts the gateway's commands fast: a process that has imported the gateway forks one for each command.
+"""Starts the gateway's commands fast: a process that has imported the gateway forks one for each
+command.
 
-What it forks is a process like any other, with memory, files and connections of its own, which can be killed. Only the
-imports are done already, which take longer than the rest of a start.
+What it forks is a process like any other, with memory, files and connections of its own, which can
+be killed. Only the imports are done already, which take longer than the rest of a start.
 
     python -m tests.acceptance.fork_server    reads orders, a line of JSON each, and answers with process ids
 """
@@ -22,7 +23,9 @@ from .processes import ROOT, command, environment
 
 
 class Forked:
-    """A process that the fork server has started, as the tests need it: its exit code is not known here."""
+    """A process that the fork server has started, as the tests need it: its exit code is not known
+    here.
+    """
 
     def __init__(self, pid: int) -> None:
         self.pid, self._pidfd = pid, os.pidfd_open(pid)
@@ -58,10 +61,14 @@ class ForkServer:
     def __init__(self, orders: IO[str], pids: IO[str]) -> None:
         self._orders, self._pids = orders, pids
 
-    def spawn(self, words: Sequence[str], folder: Path, env: Mapping[str, str], output: Path) -> Forked:
+    def spawn(
+        self, words: Sequence[str], folder: Path, env: Mapping[str, str], output: Path
+    ) -> Forked:
         """Start a command as `processes.spawn` does."""
         start = command()
-        assert list(words[: len(start)]) == start, "only commands of the gateway itself can be forked"
+        assert list(words[: len(start)]) == start, (
+            "only commands of the gateway itself can be forked"
+        )
         order = {
             "words": list(words[len(start) :]),
             "folder": str(folder),
@@ -94,7 +101,8 @@ def serve_orders() -> None:
     from app import __main__
 
     import_module("app.serving")  # the commands import it when they are run, and all else with it
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets children once they have ended
+    # The kernel forgets children once they have ended
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

@@ -43,7 +43,9 @@ History = Callable[[str, random.Random], Iterator[Call]]
 
 
 def mark_of(action: Fields) -> str | None:
-    """Return the mark of an action as Leanplum got it; an alias has no field for one but its new id."""
+    """Return the mark of an action as Leanplum got it; an alias has no field for one but its new
+    id.
+    """
     for field in ("params", "userAttributes"):
         values = action.get(field)
         if isinstance(values, dict) and MARK in values:
@@ -61,7 +63,9 @@ def events(name: str, chance: random.Random) -> Iterator[Call]:
 
 
 def chains(name: str, chance: random.Random) -> Iterator[Call]:
-    """Yield single events and updates; the person logs in from a to b to c, or back to an earlier id."""
+    """Yield single events and updates; the person logs in from a to b to c, or back to an earlier
+    id.
+    """
     ids = [f"{name}-{letter}" for letter in "abc"]
     current = ids[0]
     for number in count():
@@ -78,7 +82,9 @@ def chains(name: str, chance: random.Random) -> Iterator[Call]:
 
 
 def batches(name: str, chance: random.Random) -> Iterator[Call]:
-    """Yield batches that hold a login, items before it, and items that follow it under the new id."""
+    """Yield batches that hold a login, items before it, and items that follow it under the new
+    id.
+    """
     ids = [f"{name}-{letter}" for letter in "abc"]
     current = ids[0]
     marks = (f"{name}-{number}" for number in count())
@@ -117,7 +123,9 @@ def _single(body: Fields) -> Call:
 
 
 def phones(name: str, chance: random.Random) -> Iterator[Call]:
-    """Yield batches of two phones: somebody unknown at first, each logs in to one of two accounts, and changes them."""
+    """Yield batches of two phones: somebody unknown at first, each logs in to one of two accounts,
+    and changes them.
+    """
     accounts = [f"{name}-a", f"{name}-b"]
     current = {f"{name}-phone{number}": f"{name}-anonymous{number}" for number in (1, 2)}
     marks = (f"{name}-{number}" for number in count())
@@ -145,8 +153,9 @@ def _entry(body: Fields, phone: str) -> Fields:
 
 
 def segments(name: str, chance: random.Random) -> Iterator[Call]:
-    """Yield batches of Segment's messages: of a known user, of the user's device alone, and what joins the two; an
-    alias gives the user a new id each time."""
+    """Yield batches of Segment's messages: of a known user, of the user's device alone, and what
+    joins the two; an alias gives the user a new id each time.
+    """
     device = f"{name}-device"
     users = (f"{name}-user{number}" for number in count())
     marks = (f"{name}-{number}" for number in count())
@@ -173,7 +182,9 @@ def _alias(user: str, new: str) -> tuple[Fields, Item]:
 def _message(kind: str, mark: str, user: str, device: str) -> tuple[Fields, Item]:
     if kind == "identify":
         ids = {"type": "identify", "messageId": mark, "userId": user, "anonymousId": device}
-        return ids | {"traits": {MARK: mark}}, Item(mark, f"u{user}", frozenset({f"d{device}"}), mark)
+        return ids | {"traits": {MARK: mark}}, Item(
+            mark, f"u{user}", frozenset({f"d{device}"}), mark
+        )
     message: Fields = {"type": "track", "messageId": mark, "event": "E"}
     message["properties"] = {MARK: mark}
     if kind == "device":

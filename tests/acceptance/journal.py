@@ -1,4 +1,6 @@
-"""What the simulator's journal tells of the calls: which overlapped, and what was done for whom, in which order."""
+"""What the simulator's journal tells of the calls: which overlapped, and what was done for whom, in
+which order.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -39,7 +41,11 @@ def calls(simulator: str) -> list[Call]:
 def _calls(simulator: str) -> Iterator[Call]:
     since = 0
     with httpx.Client(base_url=simulator, trust_env=False, timeout=60) as http:
-        while page := http.get(f"/_simulator/calls?since={since}&limit={PAGE}").raise_for_status().json()["calls"]:
+        while (
+            page := http.get(f"/_simulator/calls?since={since}&limit={PAGE}")
+            .raise_for_status()
+            .json()["calls"]
+        ):
             yield from map(_call, page)
             since = page[-1]["index"]
 
@@ -50,7 +56,9 @@ def _call(shown: dict[str, Any]) -> Call:
     done = [answer["success"] is True and not _skipped(answer) for answer in answers]
     if len(done) != len(shown["actions"]):
         done = [False] * len(shown["actions"])
-    return Call(shown["index"], shown["receivedAt"], ended, tuple(shown["users"]), shown["actions"], done)
+    return Call(
+        shown["index"], shown["receivedAt"], ended, tuple(shown["users"]), shown["actions"], done
+    )
 
 
 def _skipped(answer: dict[str, Any]) -> bool:
@@ -59,7 +67,9 @@ def _skipped(answer: dict[str, Any]) -> bool:
 
 
 def overlaps(journal: Iterable[Call]) -> list[Overlap]:
-    """Return each call that began while another one of the same user was at work, once for each such user."""
+    """Return each call that began while another one of the same user was at work, once for each
+    such user.
+    """
     latest: dict[str, Call] = {}
     found = list[Overlap]()
     for call in sorted(journal, key=lambda one: one.began):
@@ -73,9 +83,12 @@ def overlaps(journal: Iterable[Call]) -> list[Overlap]:
 
 
 def by_name(journal: Iterable[Call]) -> list[Call]:
-    """Return the calls with whom their actions name as their users. A device that is named alone is one of its own,
-    but for a login of it, which keeps the order of its new user."""
-    return [replace(call, users=tuple({_name(action) for action in call.actions})) for call in journal]
+    """Return the calls with whom their actions name as their users. A device that is named alone is
+    one of its own, but for a login of it, which keeps the order of its new user.
+    """
+    return [
+        replace(call, users=tuple({_name(action) for action in call.actions})) for call in journal
+    ]
 
 
 def _name(action: dict[str, Any]) -> str:

@@ -1,4 +1,6 @@
-"""The gateway as a process of its own, on a free port, with its output in a file; stopped by its own pid."""
+"""The gateway as a process of its own, on a free port, with its output in a file; stopped by its
+own pid.
+"""
 
 import os
 import signal
@@ -36,7 +38,11 @@ def until(true: Callable[[], bool], seconds: float = 20.0, *, pause: float = 0.0
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
     """What a process of the gateway sees: nothing of this machine's own settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "LEANPLUM_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("GATEWAY_", "LEANPLUM_"))
+    }
     return kept | {"PYTHONPATH": str(ROOT), "GATEWAY_SECRETS_DIR": str(folder)} | settings
 
 
@@ -107,7 +113,9 @@ class Process:
     def launch(self) -> None:
         """Start it, and don't wait until it is ready."""
         words = self.command("serve", "--port", str(self.port), *self.words)
-        self.process = self.spawn(words, self.folder, environment(self.folder, **self.settings), self.output)
+        self.process = self.spawn(
+            words, self.folder, environment(self.folder, **self.settings), self.output
+        )
 
     def command(self, *words: str) -> list[str]:
         return command(*words)
@@ -160,11 +168,17 @@ def serving(folder: Path, upstream: str, *words: str, **settings: str | None) ->
 def values(simulator: str, user: str) -> list[float]:
     """The values of the user's events in the order in which the simulator applied them."""
     seen = httpx.get(f"{simulator}/_simulator/users/{user}", trust_env=False)
-    return [one["value"] for one in seen.json()["events"]["E"]["occurrences"]] if seen.status_code == 200 else []
+    return (
+        [one["value"] for one in seen.json()["events"]["E"]["occurrences"]]
+        if seen.status_code == 200
+        else []
+    )
 
 
 def requests(simulator: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = httpx.get(f"{simulator}/_simulator/requests", trust_env=False).json()["requests"]
+    found: list[dict[str, Any]] = httpx.get(
+        f"{simulator}/_simulator/requests", trust_env=False
+    ).json()["requests"]
     return found
 
 
@@ -174,11 +188,15 @@ def stats(simulator: str) -> dict[str, int]:
 
 
 def plan(simulator: str, *faults: dict[str, Any]) -> None:
-    httpx.post(f"{simulator}/_simulator/faults", json={"faults": list(faults)}, trust_env=False).raise_for_status()
+    httpx.post(
+        f"{simulator}/_simulator/faults", json={"faults": list(faults)}, trust_env=False
+    ).raise_for_status()
 
 
 class Deliverer:
-    """`python -m app deliver` beside a gateway, on its database; killed at the end of the context, if it still runs."""
+    """`python -m app deliver` beside a gateway, on its database; killed at the end of the context,
+    if it still runs.
+    """
 
     def __init__(self, gateway: Process, name: str) -> None:
         self._gateway, self.output = gateway, gateway.folder / f"deliver-{name}"
@@ -216,8 +234,11 @@ def delivering(gateway: Process, name: str) -> Iterator[Deliverer]:
 
 
 @contextmanager
-def fleet(folder: Path, upstream: str, *, apis: int, deliverers: int, **settings: str) -> Iterator[list[Process]]:
-    """Run `apis` processes that only accept and relay and `deliverers` that deliver, on one database and with one key.
+def fleet(
+    folder: Path, upstream: str, *, apis: int, deliverers: int, **settings: str
+) -> Iterator[list[Process]]:
+    """Run `apis` processes that only accept and relay and `deliverers` that deliver, on one
+    database and with one key.
 
     They are ready, and each deliverer has its part of the shards.
     """

@@ -24,7 +24,11 @@ def counting(database: str) -> Iterator[Count]:
 
     def count(condition: str) -> int:
         with engine.connect() as connection:
-            return int(connection.execute(text(f"SELECT count(*) FROM items WHERE {condition}")).scalar_one())
+            return int(
+                connection.execute(
+                    text(f"SELECT count(*) FROM items WHERE {condition}")
+                ).scalar_one()
+            )
 
     try:
         yield count
@@ -33,7 +37,9 @@ def counting(database: str) -> Iterator[Count]:
 
 
 def stuck(count: Count, condition: str, seconds: float = 300.0) -> int:
-    """Wait until no item meets the condition; how many still do where their number no longer changes."""
+    """Wait until no item meets the condition; how many still do where their number no longer
+    changes.
+    """
     left, changed = count(condition), time.monotonic()
 
     def over() -> bool:

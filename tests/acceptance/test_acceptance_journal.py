@@ -28,7 +28,10 @@ def test_a_call_that_begins_while_another_of_its_user_is_at_work_overlaps() -> N
 
 
 def test_a_call_overlaps_the_one_at_work_though_a_shorter_one_came_between() -> None:
-    assert found(call(1, 0, 9, "ann"), call(2, 1, 2, "ann"), call(3, 5, 6, "ann")) == [("ann", 1, 2), ("ann", 1, 3)]
+    assert found(call(1, 0, 9, "ann"), call(2, 1, 2, "ann"), call(3, 5, 6, "ann")) == [
+        ("ann", 1, 2),
+        ("ann", 1, 3),
+    ]
 
 
 def test_a_call_that_was_never_answered_overlaps_all_that_follow() -> None:
@@ -37,4 +40,6 @@ def test_a_call_that_was_never_answered_overlaps_all_that_follow() -> None:
 
 def test_what_was_done_for_a_user_leaves_out_what_was_refused() -> None:
     refused = Call(2, 1, 2, ("ann",), [{"action": "start", "userId": "ann"}], [False])
-    assert [action["action"] for _, action in done_for([call(1, 0, 1, "ann"), refused])["ann"]] == ["track"]
+    assert [action["action"] for _, action in done_for([call(1, 0, 1, "ann"), refused])["ann"]] == [
+        "track"
+    ]

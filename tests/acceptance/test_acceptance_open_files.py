@@ -24,14 +24,21 @@ print(allowed, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 @pytest.mark.parametrize(
     ("wanted", "soft", "hard", "allowed", "files"),
-    [(500, 300, 1_000, 500, 756), (500, 300, 600, 344, 600), (10, 300, 600, 10, 300), (500, 100, 100, 1, 100)],
+    [
+        (500, 300, 1_000, 500, 756),
+        (500, 300, 600, 344, 600),
+        (10, 300, 600, 10, 300),
+        (500, 100, 100, 1, 100),
+    ],
     ids=["the limit is raised", "as far as may be", "it is enough", "there are hardly any"],
 )
 def test_as_many_connections_are_open_as_leave_files_for_the_rest(
     tmp_path: Path, wanted: int, soft: int, hard: int, allowed: int, files: int
 ) -> None:
     command = [sys.executable, "-c", ASKED, *map(str, (wanted, soft, hard))]
-    found = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        command, env=environment(tmp_path), capture_output=True, text=True, check=True
+    )
     assert found.stdout.split()[-2:] == [str(allowed), str(files)]
     assert ("connections.limited" in found.stdout) == (allowed < wanted)
 

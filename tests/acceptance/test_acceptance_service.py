@@ -1,4 +1,6 @@
-"""The main job as callers and operators meet it: accept, deliver, be killed, stop in order, the sandbox."""
+"""The main job as callers and operators meet it: accept, deliver, be killed, stop in order, the
+sandbox.
+"""
 
 import json
 import re
@@ -58,11 +60,17 @@ def test_an_event_is_accepted_then_delivered_in_one_multi_with_the_key_in_the_bo
         assert answer.headers["location"] == answer.json()["href"] == "/v1/receipts/ann-7"
         until(lambda: gateway.status("ann-7") == "delivered")
         receipt = gateway.call("GET", "/v1/receipts/ann-7").json()
-        assert (receipt["userId"], receipt["attempts"], receipt["leanplum"]) == ("ann", 1, {"success": True})
+        assert (receipt["userId"], receipt["attempts"], receipt["leanplum"]) == (
+            "ann",
+            1,
+            {"success": True},
+        )
     (call,) = requests(simulator)
     assert (call["method"], call["path"], call["query"]) == ("POST", "/api", "action=multi")
     assert (call["args"]["appId"], call["args"]["clientKey"]) == (APP_ID, PRODUCTION_KEY)
-    assert [(one["action"], one["userId"], one["event"]) for one in call["args"]["data"]] == [("track", "ann", "E")]
+    assert [(one["action"], one["userId"], one["event"]) for one in call["args"]["data"]] == [
+        ("track", "ann", "E")
+    ]
     assert PRODUCTION_KEY not in call["query"] + json.dumps(call["headers"])
     assert gateway.key not in call["query"] + json.dumps(call["headers"]) + call["body"]
 
@@ -81,26 +89,41 @@ def test_prefer_wait_answers_with_the_final_receipt_or_202_when_the_time_is_over
         assert 0.9 < time.monotonic() - started < 3
 
 
-def test_killed_right_after_its_last_202_it_delivers_everything_in_order_after_its_restart(tmp_path: Path) -> None:
-    with BackgroundServer(SimulatorConfig(latency_seconds=0.2)) as server, serving(tmp_path, server.url) as gateway:
+def test_killed_right_after_its_last_202_it_delivers_everything_in_order_after_its_restart(
+    tmp_path: Path,
+) -> None:
+    with (
+        BackgroundServer(SimulatorConfig(latency_seconds=0.2)) as server,
+        serving(tmp_path, server.url) as gateway,
+    ):
         codes = [gateway.event(f"user{number % 5}", number).status_code for number in range(50)]
         gateway.kill()
         assert codes == [202] * 50
         gateway.start()
-        until(lambda: all(gateway.status(f"user{number % 5}-{number}") == "delivered" for number in range(50)))
+        until(
+            lambda: all(
+                gateway.status(f"user{number % 5}-{number}") == "delivered" for number in range(50)
+            )
+        )
         for user in range(5):
             assert values(server.url, f"user{user}") == list(range(user, 50, 5))
         assert stats(server.url)["overlaps"] == 0
 
 
-def write(gateway: Process, user: str, over: threading.Event, promised: dict[str, list[int]]) -> None:
-    """Send one event after the other, each until it is acknowledged; what is acknowledged is promised."""
+def write(
+    gateway: Process, user: str, over: threading.Event, promised: dict[str, list[int]]
+) -> None:
+    """Send one event after the other, each until it is acknowledged; what is acknowledged is
+    promised.
+    """
     value = 0
     with httpx.Client(base_url=gateway.url, timeout=5, trust_env=False) as http:
         while not over.is_set():
             body = {"userId": user, "event": "E", "value": value, "id": f"{user}-{value}"}
             try:
-                answer = http.post("/v1/events", json=body, headers={"Authorization": f"Bearer {gateway.key}"})
+                answer = http.post(
+                    "/v1/events", json=body, headers={"Authorization": f"Bearer {gateway.key}"}
+                )
             except httpx.TransportError:
                 time.sleep(0.02)
                 continue
@@ -109,7 +132,9 @@ def write(gateway: Process, user: str, over: threading.Event, promised: dict[str
                 value += 1
 
 
-def test_killed_again_and_again_under_load_it_loses_repeats_and_reorders_nothing(tmp_path: Path) -> None:
+def test_killed_again_and_again_under_load_it_loses_repeats_and_reorders_nothing(
+    tmp_path: Path,
+) -> None:
     users = [f"user{number}" for number in range(4)]
     promised: dict[str, list[int]] = {user: [] for user in users}
     over = threading.Event()
@@ -128,7 +153,9 @@ def test_killed_again_and_again_under_load_it_loses_repeats_and_reorders_nothing
         over.set()
         for writer in writers:
             writer.result(timeout=20)
-        until(lambda: b"leanplum_gateway_queued_items 0.0" in gateway.http.get("/metrics").content, 40)
+        until(
+            lambda: b"leanplum_gateway_queued_items 0.0" in gateway.http.get("/metrics").content, 40
+        )
         for user in users:
             assert values(server.url, user)[: len(promised[user])] == promised[user]
             assert len(promised[user]) > 10
@@ -146,14 +173,18 @@ def test_on_sigterm_readiness_goes_first_what_is_in_flight_is_finished_and_the_e
         until(lambda: gateway.http.get("/readyz").status_code == 503)
         parts = gateway.http.get("/readyz").json()["parts"]
         assert parts["process"] == {"ok": False, "detail": "stopping"}
-        assert gateway.event("ann", 1).status_code == 202, "what comes while it drains is still taken"
+        assert gateway.event("ann", 1).status_code == 202, (
+            "what comes while it drains is still taken"
+        )
         assert gateway.process.wait(timeout=20) == 0
         assert values(simulator, "ann") == [0]
         gateway.start()
         until(lambda: gateway.status("ann-1") == "delivered")
         assert gateway.status("ann-0") == "delivered"
     assert values(simulator, "ann") == [0, 1]
-    assert stats(simulator)["duplicates"] == 0, "what was in flight was settled, so it is not sent again"
+    assert stats(simulator)["duplicates"] == 0, (
+        "what was in flight was settled, so it is not sent again"
+    )
 
 
 def test_a_second_sigterm_cuts_the_drain_short(tmp_path: Path, simulator: str) -> None:
@@ -177,7 +208,11 @@ def test_the_sandbox_prints_a_line_that_delivers_an_event_when_it_is_run(tmp_pat
         )
     try:
         until(lambda: _ready(port))
-        (line,) = [line.strip() for line in output.read_text().splitlines() if line.strip().startswith("curl ")]
+        (line,) = [
+            line.strip()
+            for line in output.read_text().splitlines()
+            if line.strip().startswith("curl ")
+        ]
         answer = json.loads(_run(line))
         assert answer["status"] == "delivered", answer
         assert re.search(r"lpgw_[0-9A-Za-z]{36}\b", output.read_text())
@@ -200,7 +235,9 @@ def test_a_sandbox_in_which_somebody_made_a_key_starts_again_and_that_key_goes_o
 
 
 @pytest.mark.parametrize("name", ["bootstrap", "mine", "sandbox"])
-def test_a_sandbox_refuses_the_database_of_a_real_gateway(settings: Callable[..., Settings], name: str) -> None:
+def test_a_sandbox_refuses_the_database_of_a_real_gateway(
+    settings: Callable[..., Settings], name: str
+) -> None:
     given = settings(gateway_bootstrap_key=None)
     for of in (name, "sandbox"):
         store(given).create(of, [Scope.EVENTS_WRITE], None, now_ms())
@@ -226,7 +263,9 @@ def _ready(port: int) -> bool:
 def _run(line: str) -> str:
     """What the curl line prints; where there is no curl, what it would."""
     if shutil.which("curl") and shutil.which("bash"):
-        found = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30, check=True)
+        found = subprocess.run(
+            ["bash", "-c", line], capture_output=True, text=True, timeout=30, check=True
+        )
         return found.stdout
     words = shlex.split(line)
     url = next(word for word in words if word.startswith("http"))
@@ -238,7 +277,9 @@ def test_a_client_that_never_ends_its_body_does_not_keep_the_process(tmp_path: P
     with serving(tmp_path, "http://127.0.0.1:9", GATEWAY_SHUTDOWN_SECONDS="1") as gateway:
         with socket.create_connection(("127.0.0.1", gateway.port)) as slow:
             head = f"POST /v1/events HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {gateway.key}\r\n"
-            slow.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
+            slow.sendall(
+                f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode()
+            )
             assert gateway.event("ann", 1).status_code == 202
             started = time.monotonic()
             assert gateway.terminate() == 0

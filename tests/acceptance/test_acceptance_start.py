@@ -1,4 +1,6 @@
-"""Starting: what refuses it says so in a line for each reason, with exit code 2 and without a traceback."""
+"""Starting: what refuses it says so in a line for each reason, with exit code 2 and without a
+traceback.
+"""
 
 import socket
 import sqlite3
@@ -74,7 +76,9 @@ def test_a_bad_setting_is_named_from_the_env_file_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["valkey://:secret@host:1", "rediss://user:secret@host/2"])
-def test_the_settings_show_where_the_shared_limits_are_without_the_password(tmp_path: Path, url: str) -> None:
+def test_the_settings_show_where_the_shared_limits_are_without_the_password(
+    tmp_path: Path, url: str
+) -> None:
     done = ended(tmp_path, "settings", **GOOD, GATEWAY_SHARED_LIMITS_URL=url)
     assert url.replace("secret", "***") in done.stdout
     assert "secret" not in done.stdout + done.stderr
@@ -88,12 +92,17 @@ def test_an_env_file_that_is_no_text_is_named(tmp_path: Path) -> None:
 
 def test_two_bad_settings_are_two_lines(tmp_path: Path) -> None:
     lines = told(tmp_path, "serve", **GOOD, GATEWAY_LOG_LEVEL="loud", GATEWAY_RATE_BURST="0")
-    assert [line.partition(": ")[2].partition(":")[0] for line in lines] == ["GATEWAY_LOG_LEVEL", "GATEWAY_RATE_BURST"]
+    assert [line.partition(": ")[2].partition(":")[0] for line in lines] == [
+        "GATEWAY_LOG_LEVEL",
+        "GATEWAY_RATE_BURST",
+    ]
 
 
 def test_a_database_that_is_none_refuses_the_start(tmp_path: Path) -> None:
     (tmp_path / "g.db").write_bytes(b"notes " * 1000)
-    (line,) = told(tmp_path, "serve", "--port", "0", **GOOD, GATEWAY_DATABASE_URL=f"sqlite:///{tmp_path}/g.db")
+    (line,) = told(
+        tmp_path, "serve", "--port", "0", **GOOD, GATEWAY_DATABASE_URL=f"sqlite:///{tmp_path}/g.db"
+    )
     assert "GATEWAY_DATABASE_URL" in line
     assert "not a database" in line
 
@@ -102,13 +111,27 @@ def test_a_database_that_stays_locked_refuses_the_start(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "g.db", isolation_level=None)) as other:
         other.execute("PRAGMA journal_mode=WAL")
         other.execute("BEGIN IMMEDIATE")
-        (line,) = told(tmp_path, "serve", "--port", "0", **GOOD, GATEWAY_DATABASE_URL=f"sqlite:///{tmp_path}/g.db")
+        (line,) = told(
+            tmp_path,
+            "serve",
+            "--port",
+            "0",
+            **GOOD,
+            GATEWAY_DATABASE_URL=f"sqlite:///{tmp_path}/g.db",
+        )
     assert "locked" in line
 
 
 def test_a_directory_that_cannot_be_made_refuses_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    (line,) = told(tmp_path, "serve", "--port", "0", **GOOD, GATEWAY_DATABASE_URL=f"sqlite:///{tmp_path}/file/g.db")
+    (line,) = told(
+        tmp_path,
+        "serve",
+        "--port",
+        "0",
+        **GOOD,
+        GATEWAY_DATABASE_URL=f"sqlite:///{tmp_path}/file/g.db",
+    )
     assert "GATEWAY_DATABASE_URL" in line
 
 
@@ -125,14 +148,18 @@ def test_a_port_that_is_taken_refuses_the_start_in_one_line(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["PRODUCTION", "DEVELOPMENT", "DATA_EXPORT", "CONTENT_READ_ONLY"])
 def test_the_sandbox_refuses_to_start_with_a_real_key(tmp_path: Path, name: str) -> None:
-    (line,) = told(tmp_path, "serve", "--sandbox", "--port", "0", **{f"LEANPLUM_{name}_KEY": CANARY})
+    (line,) = told(
+        tmp_path, "serve", "--sandbox", "--port", "0", **{f"LEANPLUM_{name}_KEY": CANARY}
+    )
     assert f"LEANPLUM_{name}_KEY" in line
 
 
 def test_settings_shows_every_value_and_its_source_with_secrets_masked(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("GATEWAY_RATE_BURST=77\nLEANPLUM_DEVELOPMENT_KEY=dev_canary_1\n")
     (tmp_path / "leanplum_data_export_key").write_text("export_canary_1")
-    found = ended(tmp_path, "settings", **GOOD, GATEWAY_BOOTSTRAP_KEY="lpgw_canary_1", GATEWAY_PORT="9001")
+    found = ended(
+        tmp_path, "settings", **GOOD, GATEWAY_BOOTSTRAP_KEY="lpgw_canary_1", GATEWAY_PORT="9001"
+    )
     assert found.returncode == 0
     assert "canary" not in found.stdout + found.stderr
     rows = {line.split()[0]: line for line in found.stdout.splitlines()}
@@ -159,7 +186,9 @@ def test_no_secret_is_in_what_ps_shows(tmp_path: Path) -> None:
 
     with serving(tmp_path, "http://127.0.0.1:1") as gateway:
         shown = subprocess.run(
-            ["ps", "-ww", "-o", "args=", "-p", str(gateway.process.pid)], capture_output=True, text=True
+            ["ps", "-ww", "-o", "args=", "-p", str(gateway.process.pid)],
+            capture_output=True,
+            text=True,
         )
     assert "serve" in shown.stdout
     assert gateway.key not in shown.stdout

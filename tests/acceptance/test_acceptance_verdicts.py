@@ -1,4 +1,6 @@
-"""How histories are judged, on journals made up by hand; and that the histories hold what they should."""
+"""How histories are judged, on journals made up by hand; and that the histories hold what they
+should.
+"""
 
 import random
 from itertools import islice
@@ -15,7 +17,9 @@ LOGIN = Item("login", A, frozenset({B, PHONE}))
 
 
 def call(began: float, *marks: str, done: bool = True) -> Call:
-    actions: list[dict[str, Any]] = [{"action": "track", "params": {"mark": mark}} for mark in marks]
+    actions: list[dict[str, Any]] = [
+        {"action": "track", "params": {"mark": mark}} for mark in marks
+    ]
     return Call(int(began), began, began + 1, (), actions, [done] * len(marks))
 
 
@@ -43,24 +47,34 @@ def test_what_the_new_id_had_before_the_login_has_no_place_beside_it() -> None:
 
 
 def test_order_goes_on_through_a_chain_and_back() -> None:
-    accepted = [Item("ab", A, frozenset({B})), Item("bc", B, frozenset({"uc"})), Item("ca", "uc", frozenset({A}))]
+    accepted = [
+        Item("ab", A, frozenset({B})),
+        Item("bc", B, frozenset({"uc"})),
+        Item("ca", "uc", frozenset({A})),
+    ]
     accepted.append(Item("last", A))
     found = judged(accepted, call(0, "ab"), call(1, "bc"), call(2, "last"), call(3, "ca"))
     assert found.out_of_order == ["last"]
 
 
 def test_the_first_arrival_decides_on_the_order() -> None:
-    found = judged([LOGIN, Item("1", B)], call(0, "login"), call(1, "1"), call(9, "login"), kills=(0.5,))
+    found = judged(
+        [LOGIN, Item("1", B)], call(0, "login"), call(1, "1"), call(9, "login"), kills=(0.5,)
+    )
     assert (found.out_of_order, found.repeated, found.without_a_kill) == ([], {"login": 2}, [])
 
 
 def test_what_leanplum_did_not_do_is_lost() -> None:
-    assert judged([Item("1", A), Item("2", A)], call(0, "1", done=False), call(1, "2")).lost == ["1"]
+    assert judged([Item("1", A), Item("2", A)], call(0, "1", done=False), call(1, "2")).lost == [
+        "1"
+    ]
 
 
 @pytest.mark.parametrize(("kill", "without"), [(-9, ["1"]), (0, []), (9, []), (11, ["1"])])
 def test_a_repeat_needs_a_kill_before_it(kill: float, without: list[str]) -> None:
-    assert judged([Item("1", A)], call(0, "1"), call(10, "1"), kills=(kill,)).without_a_kill == without
+    assert (
+        judged([Item("1", A)], call(0, "1"), call(10, "1"), kills=(kill,)).without_a_kill == without
+    )
 
 
 @pytest.mark.parametrize("history", [events, *LOGINS.values()])
@@ -73,7 +87,9 @@ def test_the_marks_of_a_history_are_those_that_leanplum_gets(history: History) -
 @pytest.mark.parametrize("kind", ["chains", "batches", "phones"])
 def test_a_history_logs_in_to_each_id_and_back(kind: str) -> None:
     """Each id that is not anonymous is left by a login and is reached by one, again and again."""
-    items = [item for one in islice(LOGINS[kind]("ann", random.Random(1)), 200) for item in one.items]
+    items = [
+        item for one in islice(LOGINS[kind]("ann", random.Random(1)), 200) for item in one.items
+    ]
     left = {item.subject for item in items if item.joins and "anonymous" not in item.subject}
     reached = {subject for item in items for subject in item.joins if subject.startswith("u")}
     assert left == reached

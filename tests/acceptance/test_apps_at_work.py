@@ -1,4 +1,6 @@
-"""Several apps in one gateway, as processes: a file that changes under load, and an app that is refused."""
+"""Several apps in one gateway, as processes: a file that changes under load, and an app that is
+refused.
+"""
 
 import signal
 import threading
@@ -22,7 +24,9 @@ def leanplums() -> Iterator[Simulators]:
     """The same app before and after its key was made anew: each takes only its own key."""
     with ExitStack() as stack:
         old, new = (
-            stack.enter_context(BackgroundServer(SimulatorConfig(app_id="app_1", production_key=key)))
+            stack.enter_context(
+                BackgroundServer(SimulatorConfig(app_id="app_1", production_key=key))
+            )
             for key in ("prod_old", "prod_new")
         )
         yield old, new
@@ -31,7 +35,9 @@ def leanplums() -> Iterator[Simulators]:
 def say(file: Path, server: BackgroundServer, key: str, more: str = "") -> None:
     """In one step, as a mounted file is replaced."""
     beside = file.with_suffix(".new")
-    beside.write_text(f'[apps.shop]\napp_id = "app_1"\nproduction_key = "{key}"\napi_url = "{server.url}/api"\n{more}')
+    beside.write_text(
+        f'[apps.shop]\napp_id = "app_1"\nproduction_key = "{key}"\napi_url = "{server.url}/api"\n{more}'
+    )
     beside.replace(file)
 
 
@@ -40,7 +46,9 @@ def app_event(gateway: Process, app: str, user: str, value: int) -> httpx.Respon
     return gateway.call("POST", "/v1/events", json=body, headers={"X-Leanplum-App": app})
 
 
-def test_a_key_of_leanplums_is_rotated_under_load_and_no_call_fails(tmp_path: Path, leanplums: Simulators) -> None:
+def test_a_key_of_leanplums_is_rotated_under_load_and_no_call_fails(
+    tmp_path: Path, leanplums: Simulators
+) -> None:
     old, new = leanplums
     file = tmp_path / "apps.toml"
     say(file, old, "prod_old")
@@ -69,7 +77,9 @@ def test_a_key_of_leanplums_is_rotated_under_load_and_no_call_fails(tmp_path: Pa
         assert b"apps.changed" in gateway.output.read_bytes()
 
 
-def test_a_bad_file_is_told_in_the_log_and_the_apps_go_on_as_they_were(tmp_path: Path, leanplums: Simulators) -> None:
+def test_a_bad_file_is_told_in_the_log_and_the_apps_go_on_as_they_were(
+    tmp_path: Path, leanplums: Simulators
+) -> None:
     old, new = leanplums
     file = tmp_path / "apps.toml"
     say(file, old, "prod_old")
@@ -92,14 +102,25 @@ def test_an_app_that_leanplum_refuses_is_held_and_keeps_no_other_app_waiting(
 ) -> None:
     old, _ = leanplums
     file = tmp_path / "apps.toml"
-    other = f'[apps.other]\napp_id = "app_1"\nproduction_key = "prod_gone"\napi_url = "{old.url}/api"\n'
+    other = (
+        f'[apps.other]\napp_id = "app_1"\nproduction_key = "prod_gone"\napi_url = "{old.url}/api"\n'
+    )
     say(file, old, "prod_old", other)
     with serving(tmp_path, old.url, GATEWAY_APPS_FILE=str(file), **UNSET) as gateway:
         for number in range(20):
-            items = [{"action": "track", "userId": f"{number}-{one}", "event": "E"} for one in range(1_000)]
-            answer = gateway.call("POST", "/v1/batch", json={"items": items}, headers={"X-Leanplum-App": "other"})
+            items = [
+                {"action": "track", "userId": f"{number}-{one}", "event": "E"}
+                for one in range(1_000)
+            ]
+            answer = gateway.call(
+                "POST", "/v1/batch", json={"items": items}, headers={"X-Leanplum-App": "other"}
+            )
             assert answer.status_code == 202
-        until(lambda: "held" in gateway.http.get("/readyz").json()["parts"]["delivery"].get("detail", ""))
+        until(
+            lambda: (
+                "held" in gateway.http.get("/readyz").json()["parts"]["delivery"].get("detail", "")
+            )
+        )
         receipt = gateway.call(
             "POST",
             "/v1/events",
@@ -109,7 +130,9 @@ def test_an_app_that_leanplum_refuses_is_held_and_keeps_no_other_app_waiting(
         assert receipt["status"] == "delivered"
         assert "other" in gateway.http.get("/readyz").json()["parts"]["delivery"]["detail"]
         say(file, old, "prod_old", other.replace("prod_gone", "prod_old"))
-        until(lambda: b"leanplum_gateway_queued_items 0.0" in gateway.http.get("/metrics").content, 60)
+        until(
+            lambda: b"leanplum_gateway_queued_items 0.0" in gateway.http.get("/metrics").content, 60
+        )
 
 
 def test_what_waits_for_an_app_that_is_taken_out_is_held_until_it_is_back(
@@ -119,18 +142,29 @@ def test_what_waits_for_an_app_that_is_taken_out_is_held_until_it_is_back(
     file = tmp_path / "apps.toml"
     more = f'[apps.b]\napp_id = "app_1"\nproduction_key = "prod_old"\napi_url = "{old.url}/api"\n'
     say(file, old, "prod_old", more)
-    with serving(tmp_path, old.url, "--no-delivery", GATEWAY_APPS_FILE=str(file), **UNSET) as gateway:
+    with serving(
+        tmp_path, old.url, "--no-delivery", GATEWAY_APPS_FILE=str(file), **UNSET
+    ) as gateway:
         receipt = app_event(gateway, "b", "ann", 1).json()
         assert gateway.terminate() == 0
         say(file, old, "prod_old")
         gateway.words = ()
         gateway.start()
         href = receipt["href"]
-        until(lambda: "held" in gateway.http.get("/readyz").json()["parts"]["delivery"].get("detail", ""))
+        until(
+            lambda: (
+                "held" in gateway.http.get("/readyz").json()["parts"]["delivery"].get("detail", "")
+            )
+        )
         assert gateway.call("GET", href, headers={"X-Leanplum-App": "b"}).status_code == 403
         say(file, old, "prod_old", more)
         until(lambda: values(old.url, "ann") == [1], 40)
-        until(lambda: gateway.call("GET", href, headers={"X-Leanplum-App": "b"}).json().get("status") == "delivered")
+        until(
+            lambda: (
+                gateway.call("GET", href, headers={"X-Leanplum-App": "b"}).json().get("status")
+                == "delivered"
+            )
+        )
 
 
 def test_check_asks_for_the_keys_of_every_app_and_names_where_each_stands(
@@ -138,7 +172,12 @@ def test_check_asks_for_the_keys_of_every_app_and_names_where_each_stands(
 ) -> None:
     old, _ = leanplums
     file = tmp_path / "apps.toml"
-    say(file, old, "prod_old", f'[apps.b]\napp_id = "app_1"\nproduction_key = "x"\napi_url = "{old.url}/api"\n')
+    say(
+        file,
+        old,
+        "prod_old",
+        f'[apps.b]\napp_id = "app_1"\nproduction_key = "x"\napi_url = "{old.url}/api"\n',
+    )
     done = ended(tmp_path, "check", GATEWAY_APPS_FILE=str(file))
     assert done.returncode == 1
     lines = [line.split() for line in done.stdout.splitlines()]

@@ -69,14 +69,19 @@ def writing(gateway: Process) -> Iterator[list[Writer]]:
 
 
 def post(gateway: Process, events: Sequence[tuple[str, str, int]]) -> httpx.Response:
-    items = [{"action": "track", "userId": user, "event": event, "value": value} for user, event, value in events]
+    items = [
+        {"action": "track", "userId": user, "event": event, "value": value}
+        for user, event, value in events
+    ]
     return gateway.call("POST", "/v1/batch", json={"items": items})
 
 
 def make_dead_letters(gateway: Process, simulator: str, count: Callable[[str], int]) -> None:
     """Have Leanplum refuse `REPLAYS` numbered events, those of a user one after the other."""
     plan(simulator, {"mode": "success-false", "message": "Bad.", "times": None})
-    events = [(USERS[number % len(USERS)], REPLAYED, number // len(USERS)) for number in range(REPLAYS)]
+    events = [
+        (USERS[number % len(USERS)], REPLAYED, number // len(USERS)) for number in range(REPLAYS)
+    ]
     for first in range(0, REPLAYS, BATCH):
         assert post(gateway, events[first : first + BATCH]).status_code == 202
     until(lambda: count(DEAD) == REPLAYS, 120, pause=0.1)
@@ -98,12 +103,15 @@ def values(done: Done, event: str) -> list[float]:
 def out_of_order(done: Done, replayed_at: float, late: int) -> bool:
     """Whether a user's events came in another order than the documentation of the replay promises.
 
-    Those that were sent again keep their order, and so do the others. Those that were sent again go before whatever of
-    their user has not been sent yet: before events that were accepted after the replay (numbers from `late` on), and
-    before others, but for those of the one call that may have been on its way.
+    Those that were sent again keep their order, and so do the others. Those that were sent again go
+    before whatever of their user has not been sent yet: before events that were accepted after the
+    replay (numbers from `late` on), and before others, but for those of the one call that may have
+    been on its way.
     """
     replayed, steady = values(done, REPLAYED), values(done, STEADY)
-    last = max((place for place, (_, one) in enumerate(done) if one["event"] == REPLAYED), default=0)
+    last = max(
+        (place for place, (_, one) in enumerate(done) if one["event"] == REPLAYED), default=0
+    )
     before = [(call, one["value"]) for call, one in done[:last] if one["event"] == STEADY]
     calls = {call.index for call, _ in before if call.began > replayed_at}
     passed = len(calls) > 1 or any(value >= late for _, value in before)
@@ -112,7 +120,9 @@ def out_of_order(done: Done, replayed_at: float, late: int) -> bool:
 
 def repeats(done: Done) -> int:
     """How many events were done more than once."""
-    return sum(times - 1 for times in Counter((one["event"], one["value"]) for _, one in done).values())
+    return sum(
+        times - 1 for times in Counter((one["event"], one["value"]) for _, one in done).values()
+    )
 
 
 @contextmanager
@@ -122,12 +132,16 @@ def gateway_with(deliverers: int, folder: Path, simulator: str, database: str) -
         with serving(folder, simulator, GATEWAY_DATABASE_URL=database) as gateway:
             yield gateway
         return
-    with fleet(folder, simulator, apis=1, deliverers=deliverers, GATEWAY_DATABASE_URL=database) as gateways:
+    with fleet(
+        folder, simulator, apis=1, deliverers=deliverers, GATEWAY_DATABASE_URL=database
+    ) as gateways:
         yield gateways[0]
 
 
 def made_up(text: str) -> Done:
-    """Make what Leanplum did: calls at the times 1, 2, … with events such as R0 (sent again) and S0 (another)."""
+    """Make what Leanplum did: calls at the times 1, 2, … with events such as R0 (sent again) and S0
+    (another).
+    """
     return [
         (
             Call(at, at, at + 1, ("ann",), [], []),
@@ -187,7 +201,9 @@ def test_dead_letters_sent_again_in_bulk_beside_steady_traffic_all_arrive_once_i
             "replayed": REPLAYS,
             "steady": accepted,
             "stuck": left,
-            "out of order": sum(out_of_order(done[user], replayed_at, late[user]) for user in USERS),
+            "out of order": sum(
+                out_of_order(done[user], replayed_at, late[user]) for user in USERS
+            ),
             "overlaps": len(journal.overlaps(calls)),
             "repeated": sum(repeats(done[user]) for user in USERS),
             "never done": REPLAYS + accepted - sum(len(done[user]) for user in USERS),

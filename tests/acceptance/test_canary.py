@@ -1,4 +1,6 @@
-"""No secret and no attribute value comes out anywhere: planted, a day's work done, everything searched."""
+"""No secret and no attribute value comes out anywhere: planted, a day's work done, everything
+searched.
+"""
 
 import re
 import signal
@@ -34,24 +36,43 @@ VALUE = "canary-value-77aa"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 Seen = dict[str, bytes]
 Day = tuple[Process, Seen, str]
-NOT_RUN = {"serve", "deliver", "simulate", "openapi"}  # three don't end; the document is looked at where it is served
+# Three don't end; the document is looked at where it is served
+NOT_RUN = {"serve", "deliver", "simulate", "openapi"}
 
 
 def bodies() -> list[tuple[str, str, Any]]:
     """Calls good and bad, each with an attribute value in it."""
     return [
         ("POST", "/v1/events", {"userId": "ann", "event": "E", "params": {"p": VALUE}}),
-        ("POST", "/v1/events", {"userId": "ann", "event": "E", "value": VALUE, "params": {"p": [VALUE]}}),
-        ("POST", "/v1/events", {"userId": "ann", "event": "E", "unknown": VALUE, "time": VALUE, "currencyCode": VALUE}),
+        (
+            "POST",
+            "/v1/events",
+            {"userId": "ann", "event": "E", "value": VALUE, "params": {"p": [VALUE]}},
+        ),
+        (
+            "POST",
+            "/v1/events",
+            {"userId": "ann", "event": "E", "unknown": VALUE, "time": VALUE, "currencyCode": VALUE},
+        ),
         ("POST", "/v1/events", {"event": "E", "info": VALUE + "\x00"}),
         ("PATCH", "/v1/users/ann", {"userAttributes": {"a": VALUE, "b": [VALUE]}}),
-        ("PATCH", "/v1/users/ann", {"userAttributes": VALUE, "created": VALUE, "locationAccuracyType": VALUE}),
+        (
+            "PATCH",
+            "/v1/users/ann",
+            {"userAttributes": VALUE, "created": VALUE, "locationAccuracyType": VALUE},
+        ),
         ("PATCH", "/v1/users/ann", {"userAttributes": {"a": {"deep": VALUE}}}),
         ("POST", "/v1/users/ann/states", {"state": "S", "params": {"p": VALUE}}),
         (
             "POST",
             "/v1/batch",
-            {"items": [{"action": "track", "userId": "bob", "event": "E", "info": VALUE}, {"a": VALUE}, VALUE]},
+            {
+                "items": [
+                    {"action": "track", "userId": "bob", "event": "E", "info": VALUE},
+                    {"a": VALUE},
+                    VALUE,
+                ]
+            },
         ),
         ("POST", "/v1/batch", {"items": VALUE}),
         ("POST", "/v1/events", {"id": "one", "userId": "ann", "event": "E", "info": VALUE}),
@@ -73,7 +94,9 @@ def bodies() -> list[tuple[str, str, Any]]:
 
 def planned(simulator: str) -> list[Any]:
     """The faults that have not struck yet."""
-    faults: list[Any] = httpx.get(f"{simulator}/_simulator/faults", trust_env=False).json()["faults"]
+    faults: list[Any] = httpx.get(f"{simulator}/_simulator/faults", trust_env=False).json()[
+        "faults"
+    ]
     return faults
 
 
@@ -87,8 +110,18 @@ def do_everything(gateway: Process, seen: Seen) -> None:
             f"{method} {path} refused",
             gateway.http.request(method, path, json=body, headers={"X-API-Key": gateway.key + "x"}),
         )
-    entry: dict[str, Any] = {"action": "track", "userId": "ann", "event": "E", "params": {"p": VALUE}}
-    entries = [entry, {**entry, "action": "start", "userAttributes": {"a": VALUE}}, {**entry, "event": None}, VALUE]
+    entry: dict[str, Any] = {
+        "action": "track",
+        "userId": "ann",
+        "event": "E",
+        "params": {"p": VALUE},
+    }
+    entries = [
+        entry,
+        {**entry, "action": "start", "userAttributes": {"a": VALUE}},
+        {**entry, "event": None},
+        VALUE,
+    ]
     for key in (gateway.key, gateway.key + "x"):
         door: dict[str, Any] = {
             "appId": gateway.settings["LEANPLUM_APP_ID"],
@@ -99,23 +132,45 @@ def do_everything(gateway: Process, seen: Seen) -> None:
         keep("door", gateway.http.post("/api", json={**door, "data": entries}))
         keep(
             "door by GET",
-            gateway.http.get("/api", params={**door, "action": "getVars", "userId": "ann", "info": VALUE}),
+            gateway.http.get(
+                "/api", params={**door, "action": "getVars", "userId": "ann", "info": VALUE}
+            ),
         )
-        message: dict[str, Any] = {"userId": "ann", "event": "E", "properties": {"p": VALUE}, "traits": {"t": VALUE}}
+        message: dict[str, Any] = {
+            "userId": "ann",
+            "event": "E",
+            "properties": {"p": VALUE},
+            "traits": {"t": VALUE},
+        }
         messages = [{"type": kind, **message} for kind in ("track", "identify", "page", VALUE)]
         bad = {**message, "type": "track", "timestamp": VALUE, "context": VALUE}
-        keep("segment", gateway.http.post("/segment/v1/batch", json={"batch": [*messages, bad, VALUE]}, auth=(key, "")))
+        keep(
+            "segment",
+            gateway.http.post(
+                "/segment/v1/batch", json={"batch": [*messages, bad, VALUE]}, auth=(key, "")
+            ),
+        )
         keep("segment alone", gateway.http.post("/segment/v1/track", json=bad | {"writeKey": key}))
     for content in (VALUE.encode(), b'{"userId":"' + VALUE.encode(), b"\xff" + VALUE.encode()):
         headers = {"Content-Type": "application/json"}
         keep("not JSON", gateway.call("POST", "/v1/events", content=content, headers=headers))
         keep(
             "not NDJSON",
-            gateway.call("POST", "/v1/batch", content=content, headers={"Content-Type": "application/x-ndjson"}),
+            gateway.call(
+                "POST",
+                "/v1/batch",
+                content=content,
+                headers={"Content-Type": "application/x-ndjson"},
+            ),
         )
         keep(
             "not gzip",
-            gateway.call("POST", "/v1/events", content=content, headers=headers | {"Content-Encoding": "gzip"}),
+            gateway.call(
+                "POST",
+                "/v1/events",
+                content=content,
+                headers=headers | {"Content-Encoding": "gzip"},
+            ),
         )
     for path in (
         "/metrics",
@@ -133,7 +188,9 @@ def do_everything(gateway: Process, seen: Seen) -> None:
 def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     """Every operation that the gateway says it has: a new one is called with no more ado."""
     return [
-        (method.upper(), path, told) for path, methods in document["paths"].items() for method, told in methods.items()
+        (method.upper(), path, told)
+        for path, methods in document["paths"].items()
+        for method, told in methods.items()
     ]
 
 
@@ -146,19 +203,28 @@ def example(document: dict[str, Any], operation: dict[str, Any]) -> Any:
 
 
 def visit_everything(gateway: Process, seen: Seen) -> None:
-    """Each operation three times: as its example has it, with a value wherever one may stand, and by a stranger."""
+    """Each operation three times: as its example has it, with a value wherever one may stand, and
+    by a stranger.
+    """
     document = gateway.http.get("/openapi.json").json()
     for method, path, operation in operations(document):
         url = re.sub(r"{\w+}", "7", path)
         body = example(document, operation)
         trace = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
-        good = gateway.call(method, url, headers=trace, **({"json": body} if body is not None else {}))
+        good = gateway.call(
+            method, url, headers=trace, **({"json": body} if body is not None else {})
+        )
         made = re.findall(rb"lpgw_\w{36}", good.content)
-        bad = gateway.call(method, f"{url}?unknown={VALUE}", json={"unknown": VALUE, "userId": [VALUE]})
-        strange = gateway.http.request(method, url, json=body, headers={"Authorization": f"Bearer {gateway.key}x"})
+        bad = gateway.call(
+            method, f"{url}?unknown={VALUE}", json={"unknown": VALUE, "userId": [VALUE]}
+        )
+        strange = gateway.http.request(
+            method, url, json=body, headers={"Authorization": f"Bearer {gateway.key}x"}
+        )
         leaked = gateway.http.request(method, f"{url}?api_key={gateway.key}", json=body)
         seen[f"visited {method} {path}"] = b"".join(
-            repr(answer.headers.raw).encode() + answer.content.replace(made[0] if made else b"\0", b"shown once")
+            repr(answer.headers.raw).encode()
+            + answer.content.replace(made[0] if made else b"\0", b"shown once")
             for answer in (good, bad, strange, leaked)
         )
         MADE.update(one.decode() for one in made)
@@ -195,21 +261,29 @@ def run_commands(gateway: Process, seen: Seen) -> None:
         for words, (out, err) in zip(commands(), several.map(done, commands()), strict=True):
             made = re.findall(r"lpgw_\w{36}", out) if words[:2] == ["keys", "create"] else []
             MADE.update(made)
-            seen[" ".join(["command", *words])] = (re.sub("|".join(made) or "\0", "shown once", out) + err).encode()
+            seen[" ".join(["command", *words])] = (
+                re.sub("|".join(made) or "\0", "shown once", out) + err
+            ).encode()
 
 
 def with_files(gateway: Process) -> None:
-    """From the next start on the secrets are in files: there the environment, which `ps` shows, has none."""
+    """From the next start on the secrets are in files: there the environment, which `ps` shows, has
+    none.
+    """
     for name in (*LEANPLUM_KEYS, "GATEWAY_BOOTSTRAP_KEY"):
         (gateway.folder / name.lower()).write_text(gateway.settings.pop(name))
 
 
 def crash(gateway: Process, seen: Seen) -> None:
-    """Killed by SIGABRT in the middle of its work, with whatever dumps the machine is set to make."""
+    """Killed by SIGABRT in the middle of its work, with whatever dumps the machine is set to
+    make.
+    """
     gateway.settings["PYTHONFAULTHANDLER"] = "1"
     gateway.start()
     gateway.event("ann", 2)
-    shown = subprocess.run(["ps", "eww", "-p", str(gateway.process.pid)], capture_output=True, check=True).stdout
+    shown = subprocess.run(
+        ["ps", "eww", "-p", str(gateway.process.pid)], capture_output=True, check=True
+    ).stdout
     seen["ps with the environment"] = shown
     gateway.process.send_signal(signal.SIGABRT)
     assert gateway.process.wait(20) == -signal.SIGABRT
@@ -221,7 +295,9 @@ def crash(gateway: Process, seen: Seen) -> None:
 
 @pytest.fixture(scope="module")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
-    """A day's work: successes, refusals, an upstream that fails in every way and then is gone, SIGTERM."""
+    """A day's work: successes, refusals, an upstream that fails in every way and then is gone,
+    SIGTERM.
+    """
     folder = tmp_path_factory.mktemp("canary")
     seen: Seen = {}
     config = SimulatorConfig(
@@ -249,20 +325,42 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
             until(lambda: not planned(server.url), 90)
             calls = requests(server.url)
             echo = LEANPLUM_KEYS["LEANPLUM_PRODUCTION_KEY"]
-            plan(server.url, {"mode": "success-false", "message": f"{echo} may not", "userId": "echo", "times": None})
+            plan(
+                server.url,
+                {
+                    "mode": "success-false",
+                    "message": f"{echo} may not",
+                    "userId": "echo",
+                    "times": None,
+                },
+            )
             seen["echo"] = gateway.event("echo", 1, Prefer="wait=10").content
-            plan(server.url, {"mode": "403-key", "message": f"Invalid access key: {echo}", "times": None})
+            plan(
+                server.url,
+                {"mode": "403-key", "message": f"Invalid access key: {echo}", "times": None},
+            )
             gateway.event("ann", 1)
-            until(lambda: b'leanplum_gateway_held{app="default"} 1.0' in gateway.http.get("/metrics").content)
-            seen["held"] = gateway.http.get("/readyz").content + gateway.http.get("/metrics").content
+            until(
+                lambda: (
+                    b'leanplum_gateway_held{app="default"} 1.0'
+                    in gateway.http.get("/metrics").content
+                )
+            )
+            seen["held"] = (
+                gateway.http.get("/readyz").content + gateway.http.get("/metrics").content
+            )
             assert gateway.terminate() == 0
             crash(gateway, seen)
         seen["output"] = gateway.output.read_bytes()
         with closing(sqlite3.connect(gateway.folder / "g.db")) as connection:
-            seen["audit"] = repr(connection.execute("SELECT * FROM audit_records").fetchall()).encode()
+            seen["audit"] = repr(
+                connection.execute("SELECT * FROM audit_records").fetchall()
+            ).encode()
         alive = [any(key in call["body"] for key in LEANPLUM_KEYS.values()) for call in calls]
         assert all(alive), "the canary must be alive: Leanplum gets the keys"
-        seen["headers to Leanplum"] = repr([(call["headers"], call["query"], call["path"]) for call in calls]).encode()
+        seen["headers to Leanplum"] = repr(
+            [(call["headers"], call["query"], call["path"]) for call in calls]
+        ).encode()
         yield gateway, seen, repr([call["body"] for call in calls])
 
 
@@ -296,10 +394,15 @@ def test_a_key_that_was_made_is_shown_to_its_maker_and_nowhere_else(day: Day) ->
 
 def test_every_operation_and_every_command_was_tried(day: Day) -> None:
     visited = {name.removeprefix("visited ") for name in day[1] if name.startswith("visited ")}
-    assert visited == {f"{method} {path}" for method, path, _ in operations(create_app(Settings()).openapi())}
-    assert {"command settings --json", "command check", "command keys list", "command dead-letters list"} <= day[
-        1
-    ].keys()
+    assert visited == {
+        f"{method} {path}" for method, path, _ in operations(create_app(Settings()).openapi())
+    }
+    assert {
+        "command settings --json",
+        "command check",
+        "command keys list",
+        "command dead-letters list",
+    } <= day[1].keys()
     assert b"LEANPLUM_PRODUCTION_KEY" in day[1]["command settings"]
     assert b"accepted" in day[1]["command check"]
 
@@ -319,7 +422,9 @@ def test_a_crash_tells_places_and_leaves_no_dump(day: Day) -> None:
 def test_the_environment_has_no_secret_where_they_are_in_files(day: Day) -> None:
     shown = day[1]["ps with the environment"]
     assert b"GATEWAY_DATABASE_URL" in shown, "ps must show the environment, or this shows nothing"
-    assert [found(secret, {"ps": shown}) for secret in (*LEANPLUM_KEYS.values(), day[0].key)] == [[]] * 5
+    assert [found(secret, {"ps": shown}) for secret in (*LEANPLUM_KEYS.values(), day[0].key)] == [
+        []
+    ] * 5
 
 
 def test_no_attribute_value_comes_out(day: Day) -> None:

@@ -1,4 +1,6 @@
-"""Commands that only read, as real processes: they create nothing, and say honestly that there is nothing."""
+"""Commands that only read, as real processes: they create nothing, and say honestly that there is
+nothing.
+"""
 
 import json
 from pathlib import Path
@@ -55,7 +57,9 @@ def test_a_command_that_reads_migrates_no_database(tmp_path: Path, words: tuple[
 
 
 @pytest.mark.parametrize("words", CHANGE, ids=" ".join)
-def test_a_command_that_changes_what_is_there_creates_no_database(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_a_command_that_changes_what_is_there_creates_no_database(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
     url = {"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/data/g.db"}
     found = ended(tmp_path, *words, **url)
     assert (found.returncode, found.stdout, found.stderr.count("\n")) == (2, "", 1)
@@ -63,28 +67,41 @@ def test_a_command_that_changes_what_is_there_creates_no_database(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_there_are_no_dead_letters_to_list_or_to_act_on(tmp_path: Path, database: dict[str, str]) -> None:
+def test_there_are_no_dead_letters_to_list_or_to_act_on(
+    tmp_path: Path, database: dict[str, str]
+) -> None:
     assert ended(tmp_path, "migrate", **database).returncode == 0
     listed = ended(tmp_path, "dead-letters", "list", "--json", **database)
     assert (listed.returncode, json.loads(listed.stdout)) == (0, [])
     for act, said in (("replay", "sent again"), ("discard", "discarded")):
-        for words, verb in ((("--all", "--dry-run"), "would be"), (("--all",), "are"), (("no-such-id",), "are")):
+        for words, verb in (
+            (("--all", "--dry-run"), "would be"),
+            (("--all",), "are"),
+            (("no-such-id",), "are"),
+        ):
             done = ended(tmp_path, "dead-letters", act, *words, **database)
             assert (done.returncode, done.stdout) == (1, f"0 {verb} {said}.\n"), done.stderr
 
 
-def test_an_audit_in_which_nothing_is_recorded_yet_is_told_as_that(tmp_path: Path, database: dict[str, str]) -> None:
+def test_an_audit_in_which_nothing_is_recorded_yet_is_told_as_that(
+    tmp_path: Path, database: dict[str, str]
+) -> None:
     assert ended(tmp_path, "migrate", **database).returncode == 0
     verified = ended(tmp_path, "audit", "verify", **database)
     assert (verified.returncode, verified.stderr) == (0, "")
     assert verified.stdout == "Nothing is recorded yet, and nothing is sealed.\n"
     exported = ended(tmp_path, "audit", "export", "log.jsonl", **database)
     assert (exported.returncode, exported.stdout) == (1, "")
-    assert exported.stderr == "leanplum-gateway: Nothing is recorded yet: there is nothing to export.\n"
+    assert (
+        exported.stderr
+        == "leanplum-gateway: Nothing is recorded yet: there is nothing to export.\n"
+    )
     assert not (tmp_path / "log.jsonl").exists()
 
 
-def test_an_audit_in_which_nothing_is_sealed_yet_is_told_as_that(tmp_path: Path, database: dict[str, str]) -> None:
+def test_an_audit_in_which_nothing_is_sealed_yet_is_told_as_that(
+    tmp_path: Path, database: dict[str, str]
+) -> None:
     assert ended(tmp_path, "keys", "create", "--name", "shop", **database).returncode == 0
     verified = ended(tmp_path, "audit", "verify", **database)
     assert verified.returncode == 0, verified.stdout

@@ -1,4 +1,6 @@
-"""A real gateway before a server that answers as no server should: nothing is lost, memory and waits are bounded."""
+"""A real gateway before a server that answers as no server should: nothing is lost, memory and
+waits are bounded.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,13 @@ from tests.api.talk import problem
 from tests.leanplum.hostile import Hostile, hostile
 
 SECONDS = "1"
-KINDS = ("a gzip bomb", "a gzip bomb in a gzip", "a body byte by byte", "endless headers", "more promised than sent")
+KINDS = (
+    "a gzip bomb",
+    "a gzip bomb in a gzip",
+    "a body byte by byte",
+    "endless headers",
+    "more promised than sent",
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +45,9 @@ def memory(gateway: Process) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_whatever_comes_back_items_are_kept_and_callers_are_told(server: Hostile, gateway: Process, kind: str) -> None:
+def test_whatever_comes_back_items_are_kept_and_callers_are_told(
+    server: Hostile, gateway: Process, kind: str
+) -> None:
     before = memory(gateway)
     server.kind = kind
     user = f"hostile-{KINDS.index(kind)}"

@@ -1,4 +1,6 @@
-"""Large bodies of who knows whom: the key is found before anything is parsed, and others are not kept waiting."""
+"""Large bodies of who knows whom: the key is found before anything is parsed, and others are not
+kept waiting.
+"""
 
 import gzip
 import http.client
@@ -30,16 +32,22 @@ Body = Callable[[str], tuple[bytes, dict[str, str]]]
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     nobody = "http://127.0.0.1:9"
     folder = tmp_path_factory.mktemp("first")
-    with serving(folder, nobody, GATEWAY_FAILED_AUTH_PER_MINUTE="100000", GATEWAY_LOG_LEVEL="error") as process:
+    with serving(
+        folder, nobody, GATEWAY_FAILED_AUTH_PER_MINUTE="100000", GATEWAY_LOG_LEVEL="error"
+    ) as process:
         yield process
 
 
 def as_json(key: str) -> tuple[bytes, dict[str, str]]:
-    return b'{"clientKey":"%s","x":"%s"}' % (key.encode(), b"x" * (SIZE - 100)), {"Content-Type": JSON}
+    return b'{"clientKey":"%s","x":"%s"}' % (key.encode(), b"x" * (SIZE - 100)), {
+        "Content-Type": JSON
+    }
 
 
 def with_the_key_last(key: str) -> tuple[bytes, dict[str, str]]:
-    return b'{"data":[%s{}],"clientKey":"%s"}' % (b"{}," * (SIZE // 3 - 50), key.encode()), {"Content-Type": JSON}
+    return b'{"data":[%s{}],"clientKey":"%s"}' % (b"{}," * (SIZE // 3 - 50), key.encode()), {
+        "Content-Type": JSON
+    }
 
 
 def nested(key: str) -> tuple[bytes, dict[str, str]]:
@@ -47,11 +55,16 @@ def nested(key: str) -> tuple[bytes, dict[str, str]]:
 
 
 def as_form(key: str) -> tuple[bytes, dict[str, str]]:
-    return b"data=" + b"%41" * (SIZE // 3 - 50) + b"&clientKey=" + key.encode(), {"Content-Type": FORM}
+    return b"data=" + b"%41" * (SIZE // 3 - 50) + b"&clientKey=" + key.encode(), {
+        "Content-Type": FORM
+    }
 
 
 def packed(key: str) -> tuple[bytes, dict[str, str]]:
-    return gzip.compress(with_the_key_last(key)[0], 1), {"Content-Type": JSON, "Content-Encoding": "gzip"}
+    return gzip.compress(with_the_key_last(key)[0], 1), {
+        "Content-Type": JSON,
+        "Content-Encoding": "gzip",
+    }
 
 
 def garbage(key: str) -> tuple[bytes, dict[str, str]]:
@@ -59,13 +72,17 @@ def garbage(key: str) -> tuple[bytes, dict[str, str]]:
 
 
 def full_of_keys(key: str) -> tuple[bytes, dict[str, str]]:
-    return b"".join(b'"%s",' % (b"lpgw_%036d" % number) for number in range(SIZE // 44)), {"Content-Type": JSON}
+    return b"".join(b'"%s",' % (b"lpgw_%036d" % number) for number in range(SIZE // 44)), {
+        "Content-Type": JSON
+    }
 
 
 def as_multipart(key: str) -> tuple[bytes, dict[str, str]]:
     part = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
     body = (
-        part % (b"f", b'; filename="f"', b"x" * (SIZE - 500)) + part % (b"clientKey", b"", key.encode()) + b"--b--\r\n"
+        part % (b"f", b'; filename="f"', b"x" * (SIZE - 500))
+        + part % (b"clientKey", b"", key.encode())
+        + b"--b--\r\n"
     )
     return body, {"Content-Type": "multipart/form-data; boundary=b"}
 
@@ -95,7 +112,9 @@ def steady(gateway: Process) -> Iterator[list[float]]:
     headers = {"Authorization": f"Bearer {gateway.key}", "Content-Type": JSON}
 
     def send() -> None:
-        with closing(http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)) as connection:
+        with closing(
+            http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
+        ) as connection:
             while not ended.is_set():
                 began = time.monotonic()
                 connection.request("POST", "/v1/events", b'{"userId":"good","event":"e"}', headers)
@@ -115,7 +134,9 @@ def steady(gateway: Process) -> Iterator[list[float]]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_large_body_without_a_known_key_is_refused_and_costs_next_to_nothing(gateway: Process, form: Body) -> None:
+def test_a_large_body_without_a_known_key_is_refused_and_costs_next_to_nothing(
+    gateway: Process, form: Body
+) -> None:
     body, headers = form(keys.make())
     before = processor_seconds(gateway)
     with steady(gateway) as waits, ThreadPoolExecutor(AT_ONCE) as pool:
@@ -128,7 +149,9 @@ def test_a_large_body_without_a_known_key_is_refused_and_costs_next_to_nothing(g
 
 
 @pytest.mark.parametrize("form", [as_json, with_the_key_last, nested, packed])
-def test_segment_s_libraries_keys_in_bodies_are_found_first_too(gateway: Process, form: Body) -> None:
+def test_segment_s_libraries_keys_in_bodies_are_found_first_too(
+    gateway: Process, form: Body
+) -> None:
     body, headers = form(keys.make())
     if form is not packed:
         body = body[:4_000_000]
@@ -140,7 +163,10 @@ def test_segment_s_libraries_keys_in_bodies_are_found_first_too(gateway: Process
 
 def batch(key: str, entries: int = 10_000, members: int = 26) -> dict[str, object]:
     params = {f"name{number}": f"value{number}" for number in range(members)}
-    data = [{"action": "track", "userId": f"u{at % 50}", "event": "e", "params": params} for at in range(entries)]
+    data = [
+        {"action": "track", "userId": f"u{at % 50}", "event": "e", "params": params}
+        for at in range(entries)
+    ]
     return {"action": "multi", "data": data, "appId": APP_ID, "clientKey": key}
 
 
@@ -149,7 +175,12 @@ def test_a_large_batch_with_the_key_behind_it_is_taken_in_every_form(gateway: Pr
     call = batch(gateway.key, entries)
     text = orjson.dumps(call)
     assert text.rindex(b"clientKey") > len(text) - 100
-    fields = {"action": "multi", "data": orjson.dumps(call["data"]).decode(), "appId": APP_ID, "clientKey": gateway.key}
+    fields = {
+        "action": "multi",
+        "data": orjson.dumps(call["data"]).decode(),
+        "appId": APP_ID,
+        "clientKey": gateway.key,
+    }
     form = "&".join(f"{name}={quote(value)}" for name, value in fields.items()).encode()
     part = '--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
     multipart = "".join(part % field for field in fields.items()) + "--b--\r\n"
@@ -193,7 +224,8 @@ def test_a_hostile_body_with_a_known_key_is_refused_cheaply(gateway: Process, ki
         "members": b"{%s}" % many,
         "members of a text": orjson.dumps(f"{{{many.decode()}}}"),
         "lists": b"[%s[]]" % (b"[]," * 240_000),
-        "not plain": b'{%s,"n":NaN}' % b",".join(b'"k%040d":1' % number for number in range(400_000)),
+        "not plain": b'{%s,"n":NaN}'
+        % b",".join(b'"k%040d":1' % number for number in range(400_000)),
     }
     start = b'{"appId":"%s","clientKey":"%s","action":"track","userId":"u","event":"e","params":'
     body, headers = (

@@ -1,7 +1,9 @@
-"""The promise under kill -9: callers post items while the gateway's processes are killed again and again.
+"""The promise under kill -9: callers post items while the gateway's processes are killed again and
+again.
 
-Some of the callers' users log in all the time, under several ids and on several devices (`histories.py`); the
-others never do. `GATEWAY_TESTS_KILLS` says how often a process is killed; `make soak` sets 200.
+Some of the callers' users log in all the time, under several ids and on several devices
+(`histories.py`); the others never do. `GATEWAY_TESTS_KILLS` says how often a process is killed;
+`make soak` sets 200.
 """
 
 import os
@@ -35,7 +37,8 @@ from .verdicts import Verdict, arrivals, judge
 KILLS = int(os.environ.get("GATEWAY_TESTS_KILLS", "12"))
 WRITERS, USERS_EACH, PERSONS_EACH = 3, 6, 3
 PAUSE, LOGIN_PAUSE = 0.003, 0.02
-PATIENCE = 120.0  # for a call that is posted until it is answered, in seconds; and then for the queue
+# For a call that is posted until it is answered, in seconds; and then for the queue
+PATIENCE = 120.0
 
 
 # --- callers ------------------------------------------------------------------------------------------------------
@@ -51,10 +54,13 @@ class Person:
 
 
 class Writer:
-    """Posts the calls of its own persons, in order, as a backend would: what got no answer is posted again with the
-    same ids, and only then the next."""
+    """Posts the calls of its own persons, in order, as a backend would: what got no answer is
+    posted again with the same ids, and only then the next.
+    """
 
-    def __init__(self, gateways: Sequence[Process], persons: Sequence[Person], pause: float) -> None:
+    def __init__(
+        self, gateways: Sequence[Process], persons: Sequence[Person], pause: float
+    ) -> None:
         self._gateways, self.persons, self._pause = gateways, persons, pause
         self._chance = random.Random()
 
@@ -86,7 +92,9 @@ def post(gateway: Process, call: Call) -> httpx.Response:
             args = {"appId": APP_ID, "clientKey": gateway.key, "apiVersion": "1.0.6"} | call.body
             return gateway.http.request(call.method, call.path, json=args)
         case "segment":
-            return gateway.http.request(call.method, call.path, json=call.body, auth=(gateway.key, ""))
+            return gateway.http.request(
+                call.method, call.path, json=call.body, auth=(gateway.key, "")
+            )
 
 
 def refused(answer: httpx.Response) -> bool:
@@ -99,7 +107,10 @@ def refused(answer: httpx.Response) -> bool:
 def callers(gateways: Sequence[Process], seed: int) -> list[Writer]:
     """Make the writers of users who never log in, and one for each kind of history with logins."""
     plain = [[f"w{writer}-{user}" for user in range(USERS_EACH)] for writer in range(WRITERS)]
-    writers = [Writer(gateways, [Person("events", events, name, seed) for name in names], PAUSE) for names in plain]
+    writers = [
+        Writer(gateways, [Person("events", events, name, seed) for name in names], PAUSE)
+        for names in plain
+    ]
     for kind, history in LOGINS.items():
         persons = [Person(kind, history, f"{kind}{number}", seed) for number in range(PERSONS_EACH)]
         writers.append(Writer(gateways, persons, LOGIN_PAUSE))
@@ -181,8 +192,9 @@ def two_servers_on_postgresql(place: Place, request: pytest.FixtureRequest) -> F
 
 
 class ShortenedLeases:
-    """Ends the leases of killed processes at once, as time would later: on PostgreSQL nothing else tells of a process's
-    end, and while these are held nobody delivers what was theirs."""
+    """Ends the leases of killed processes at once, as time would later: on PostgreSQL nothing else
+    tells of a process's end, and while these are held nobody delivers what was theirs.
+    """
 
     def __init__(self, database: str) -> None:
         self._engine = connect(database)
@@ -208,7 +220,9 @@ class ShortenedLeases:
 
     def _new(self) -> set[str]:
         with self._engine.connect() as connection:
-            return set(connection.execute(text("SELECT id FROM deliverers")).scalars()) - self._known
+            return (
+                set(connection.execute(text("SELECT id FROM deliverers")).scalars()) - self._known
+            )
 
 
 @contextmanager
@@ -231,7 +245,10 @@ FLEETS = {
 
 @pytest.mark.parametrize("fleet", FLEETS)
 def test_nothing_acknowledged_is_lost_reordered_or_sent_twice_whenever_a_process_is_killed(
-    tmp_path: Path, request: pytest.FixtureRequest, record_property: Callable[[str, object], None], fleet: str
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    record_property: Callable[[str, object], None],
+    fleet: str,
 ) -> None:
     seed = random.SystemRandom().randrange(10**6)
     record_property("seed", seed)
@@ -277,7 +294,9 @@ def judged(
         "out of order": [mark for _, one in verdicts for mark in one.out_of_order],
         "sent again without a kill": [mark for _, one in verdicts for mark in one.without_a_kill],
         "sent more often than attempted": [
-            item.mark for person, one in verdicts for item in unattempted(fleet.gateways[0], person, one)
+            item.mark
+            for person, one in verdicts
+            for item in unattempted(fleet.gateways[0], person, one)
         ],
         "overlaps": list[object](journal.overlaps(journal.by_name(calls))),
     }

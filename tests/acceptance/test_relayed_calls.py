@@ -90,7 +90,9 @@ def number_of(action: dict[str, Any]) -> int | None:
 
 
 class Load:
-    """Backends that write, call and erase at the same time, each by one process of the gateway after the other."""
+    """Backends that write, call and erase at the same time, each by one process of the gateway
+    after the other.
+    """
 
     def __init__(self, gateways: Sequence[Process]) -> None:
         self._gateways, self._ended = gateways, threading.Event()
@@ -162,7 +164,9 @@ class Load:
             self.erased.append(user)
 
     def _start_until_refused(self, gateway: Process, user: str, begun: threading.Semaphore) -> None:
-        """Start sessions of a user, one after the other, until it is refused since the user was erased."""
+        """Start sessions of a user, one after the other, until it is refused since the user was
+        erased.
+        """
 
         def refused() -> bool:
             status = start(gateway, user).status_code
@@ -195,7 +199,10 @@ def test_relayed_calls_and_deliveries_of_several_processes_never_overlap_nor_bri
         left = stuck(waiting, WAITING)
         calls = journal.calls(leanplum)
         done = journal.done_for(calls)
-        taken = {user: [n for _, one in done[user] if (n := number_of(one)) is not None] for user in USERS}
+        taken = {
+            user: [n for _, one in done[user] if (n := number_of(one)) is not None]
+            for user in USERS
+        }
         counts = {
             "items": sum(load.items.values()),
             "relayed": load.asked.total(),
@@ -209,7 +216,10 @@ def test_relayed_calls_and_deliveries_of_several_processes_never_overlap_nor_bri
         record_property("counts", counts)  # in the report of --junit-xml, which `make soak` writes
         record_property("answers", dict(load.asked))
         wrong = ("overlaps", "out of order", "erased users there again", "stuck")
-        assert {name: counts[name] for name in wrong} == dict.fromkeys(wrong, 0), (counts, load.asked)
+        assert {name: counts[name] for name in wrong} == dict.fromkeys(wrong, 0), (
+            counts,
+            load.asked,
+        )
         assert load.asked.keys() <= {200, 403, *BUSY}, load.asked
         assert load.asked[200] > load.asked.total() / 2, load.asked
         assert load.erased
@@ -219,7 +229,9 @@ def test_relayed_calls_and_deliveries_of_several_processes_never_overlap_nor_bri
 def test_a_relayed_start_does_not_overtake_the_deletion_of_its_user_that_waits(
     tmp_path: Path, database: str, leanplum: str
 ) -> None:
-    """Nothing is delivered until both were asked for, and the user's items are taken again at once after an erasure."""
+    """Nothing is delivered until both were asked for, and the user's items are taken again at once
+    after an erasure.
+    """
     settings = KEYS | {"GATEWAY_DATABASE_URL": database, "GATEWAY_ERASED_SECONDS": "0"}
     with fleet(tmp_path, leanplum, apis=2, deliverers=0, **settings) as (first, second):
         through = {"ann": first, "bob": second}

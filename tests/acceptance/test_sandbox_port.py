@@ -15,7 +15,9 @@ from app.simulator import SimulatorConfig
 
 from .processes import ended, free_port, serving, stats
 
-NO_LEANPLUM: dict[str, str | None] = dict.fromkeys(("LEANPLUM_APP_ID", "LEANPLUM_PRODUCTION_KEY", "LEANPLUM_API_URL"))
+NO_LEANPLUM: dict[str, str | None] = dict.fromkeys(
+    ("LEANPLUM_APP_ID", "LEANPLUM_PRODUCTION_KEY", "LEANPLUM_API_URL")
+)
 
 
 @pytest.fixture
@@ -26,16 +28,22 @@ def taken() -> Iterator[int]:
 
 def test_the_simulator_listens_on_the_port_that_is_set(tmp_path: Path) -> None:
     port = free_port()
-    with serving(tmp_path, "", "--sandbox", **NO_LEANPLUM, GATEWAY_SANDBOX_PORT=str(port)) as gateway:
+    with serving(
+        tmp_path, "", "--sandbox", **NO_LEANPLUM, GATEWAY_SANDBOX_PORT=str(port)
+    ) as gateway:
         assert f"http://127.0.0.1:{port}/_simulator/requests" in gateway.output.read_text()
         assert isinstance(stats(f"http://127.0.0.1:{port}"), dict)
 
 
-def test_a_port_that_is_set_and_taken_refuses_the_start_in_one_line(tmp_path: Path, taken: int) -> None:
+def test_a_port_that_is_set_and_taken_refuses_the_start_in_one_line(
+    tmp_path: Path, taken: int
+) -> None:
     done = ended(tmp_path, "serve", "--sandbox", "--port", "0", GATEWAY_SANDBOX_PORT=str(taken))
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"leanplum-gateway: GATEWAY_SANDBOX_PORT: 127.0.0.1:{taken} can't be listened on: ")
+    assert line.startswith(
+        f"leanplum-gateway: GATEWAY_SANDBOX_PORT: 127.0.0.1:{taken} can't be listened on: "
+    )
 
 
 def test_the_gateway_s_own_port_is_taken() -> None:

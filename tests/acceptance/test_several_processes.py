@@ -10,14 +10,26 @@ import pytest
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
 
-from .processes import APP_ID, PRODUCTION_KEY, Process, delivering, ended, serving, stats, until, values
+from .processes import (
+    APP_ID,
+    PRODUCTION_KEY,
+    Process,
+    delivering,
+    ended,
+    serving,
+    stats,
+    until,
+    values,
+)
 
 USERS, EVENTS = 40, 6
 
 
 @pytest.fixture
 def leanplum() -> Iterator[str]:
-    config = SimulatorConfig(app_id=APP_ID, production_key=PRODUCTION_KEY, latency_seconds=0.02, deduplicate=False)
+    config = SimulatorConfig(
+        app_id=APP_ID, production_key=PRODUCTION_KEY, latency_seconds=0.02, deduplicate=False
+    )
     with BackgroundServer(config) as server:
         yield server.url
 
@@ -26,7 +38,13 @@ def post(gateway: Process, first: int, count: int) -> None:
     """Numbered events of many users, by turns, in batches."""
     for value in range(first, first + count):
         items = [
-            {"action": "track", "userId": f"u{user}", "event": "E", "value": value, "id": f"u{user}-{value}"}
+            {
+                "action": "track",
+                "userId": f"u{user}",
+                "event": "E",
+                "value": value,
+                "id": f"u{user}-{value}",
+            }
             for user in range(USERS)
         ]
         assert gateway.call("POST", "/v1/batch", json={"items": items}).status_code == 202
@@ -55,7 +73,9 @@ def test_several_deliverers_beside_an_api_share_the_work_and_keep_each_users_ord
         assert stats(leanplum)["overlaps"] == 0
 
 
-def test_what_a_killed_deliverer_held_is_delivered_by_another_soon(tmp_path: Path, leanplum: str) -> None:
+def test_what_a_killed_deliverer_held_is_delivered_by_another_soon(
+    tmp_path: Path, leanplum: str
+) -> None:
     """On one machine a process's end is known at once: no lease has to run out first."""
     with serving(tmp_path, leanplum, "--no-delivery") as gateway:
         with delivering(gateway, "one") as one:
@@ -70,34 +90,48 @@ def test_what_a_killed_deliverer_held_is_delivered_by_another_soon(tmp_path: Pat
         assert stats(leanplum)["overlaps"] == 0
 
 
-def test_a_deliverer_stops_on_sigterm_with_everything_in_flight_settled(tmp_path: Path, leanplum: str) -> None:
+def test_a_deliverer_stops_on_sigterm_with_everything_in_flight_settled(
+    tmp_path: Path, leanplum: str
+) -> None:
     with serving(tmp_path, leanplum, "--no-delivery") as gateway:
         post(gateway, 0, EVENTS)
         with delivering(gateway, "one") as one:
             until(lambda: stats(leanplum)["calls"] > 0)
             assert one.terminate() == 0
-        statuses = {gateway.status(f"u{user}-{value}") for user in range(USERS) for value in range(EVENTS)}
+        statuses = {
+            gateway.status(f"u{user}-{value}") for user in range(USERS) for value in range(EVENTS)
+        }
         assert statuses <= {"accepted", "delivered"}
         with delivering(gateway, "two"):
             until(lambda: arrived(leanplum, EVENTS))
         assert stats(leanplum)["duplicates"] == 0
 
 
-def test_waiting_for_an_item_sees_what_another_process_settles(tmp_path: Path, leanplum: str) -> None:
+def test_waiting_for_an_item_sees_what_another_process_settles(
+    tmp_path: Path, leanplum: str
+) -> None:
     with serving(tmp_path, leanplum, "--no-delivery") as gateway, delivering(gateway, "one"):
         answer = gateway.event("ann", 0, Prefer="wait=10")
         assert (answer.status_code, answer.json()["status"]) == (200, "delivered")
 
 
-def test_the_count_of_what_waits_follows_what_other_processes_deliver(tmp_path: Path, leanplum: str) -> None:
+def test_the_count_of_what_waits_follows_what_other_processes_deliver(
+    tmp_path: Path, leanplum: str
+) -> None:
     with serving(tmp_path, leanplum, "--no-delivery") as gateway, delivering(gateway, "one"):
         post(gateway, 0, 1)
-        until(lambda: b"leanplum_gateway_queued_items 0.0" in gateway.http.get("/metrics").content, 30)
+        until(
+            lambda: b"leanplum_gateway_queued_items 0.0" in gateway.http.get("/metrics").content, 30
+        )
 
 
-def test_dead_letters_are_listed_sent_again_and_discarded_by_command(tmp_path: Path, leanplum: str) -> None:
+def test_dead_letters_are_listed_sent_again_and_discarded_by_command(
+    tmp_path: Path, leanplum: str
+) -> None:
     refuse = {"mode": "success-false", "message": "Bad.", "times": 3}
-    httpx.post(f"{leanplum}/_simulator/faults", json={"faults": [refuse]}, trust_env=False).raise_for_status()
+    httpx.post(
+        f"{leanplum}/_simulator/faults", json={"faults": [refuse]}, trust_env=False
+    ).raise_for_status()
     with serving(tmp_path, leanplum) as gateway:
         for value in range(3):
             assert gateway.event("ann", value, Prefer="wait=10").json()["status"] == "rejected"
@@ -111,7 +145,9 @@ def test_dead_letters_are_listed_sent_again_and_discarded_by_command(tmp_path: P
             ["default", f"ann-{one}"] for one in range(3)
         ]
         assert run("list", "--app", "other") == ""
-        nothing = ended(tmp_path, "dead-letters", "replay", "--all", "--app", "other", **gateway.settings)
+        nothing = ended(
+            tmp_path, "dead-letters", "replay", "--all", "--app", "other", **gateway.settings
+        )
         assert (nothing.returncode, nothing.stdout) == (1, "0 are sent again.\n")
         assert run("list", "--status", "expired") == ""
         assert run("replay", "--all", "--dry-run") == "3 would be sent again.\n"

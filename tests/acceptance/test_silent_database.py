@@ -1,5 +1,6 @@
-"""A gateway whose PostgreSQL falls silent: every caller hears in time, nothing acknowledged is lost, and what is sent
-again as advised is there once."""
+"""A gateway whose PostgreSQL falls silent: every caller hears in time, nothing acknowledged is
+lost, and what is sent again as advised is there once.
+"""
 
 import os
 import signal
@@ -32,7 +33,10 @@ Note = Callable[[str, object], None]
 @pytest.fixture
 def leanplum() -> Iterator[str]:
     config = SimulatorConfig(
-        app_id=APP_ID, production_key=PRODUCTION_KEY, development_key=DEVELOPMENT_KEY, deduplicate=False
+        app_id=APP_ID,
+        production_key=PRODUCTION_KEY,
+        development_key=DEVELOPMENT_KEY,
+        deduplicate=False,
     )
     with BackgroundServer(config) as server:
         yield server.url
@@ -44,26 +48,40 @@ def url(postgresql_server: Server) -> str:
 
 
 def running(folder: Path, leanplum: str, url: str) -> AbstractContextManager[Process]:
-    return serving(folder, leanplum, GATEWAY_DATABASE_URL=url, LEANPLUM_DEVELOPMENT_KEY=DEVELOPMENT_KEY)
+    return serving(
+        folder, leanplum, GATEWAY_DATABASE_URL=url, LEANPLUM_DEVELOPMENT_KEY=DEVELOPMENT_KEY
+    )
 
 
 def every_kind_of_call(gateway: Process) -> dict[str, Call]:
     """A call of each kind that needs the database."""
     segment = {"userId": "ann", "event": "E", "messageId": "m-1"}
-    sdk = {"appId": APP_ID, "clientKey": gateway.key, "action": "track", "userId": "ann", "event": "E"}
+    sdk = {
+        "appId": APP_ID,
+        "clientKey": gateway.key,
+        "action": "track",
+        "userId": "ann",
+        "event": "E",
+    }
     wait = {"Prefer": "wait=5"}
     return {
         "event": lambda: gateway.call("POST", "/v1/events", json=EVENT),
         "event that waits": lambda: gateway.call("POST", "/v1/events", json=EVENT, headers=wait),
         "user": lambda: gateway.call("PATCH", "/v1/users/ann", json={"userAttributes": {"a": 1}}),
-        "batch": lambda: gateway.call("POST", "/v1/batch", json={"items": [EVENT | {"action": "track"}] * 20}),
+        "batch": lambda: gateway.call(
+            "POST", "/v1/batch", json={"items": [EVENT | {"action": "track"}] * 20}
+        ),
         "erasure": lambda: gateway.call("DELETE", "/v1/users/bob", params={"fullErasure": "true"}),
         "receipt": lambda: gateway.call("GET", "/v1/receipts/first"),
         "dead letters": lambda: gateway.call("GET", "/v1/dead-letters"),
         "audit": lambda: gateway.call("GET", "/v1/audit"),
         "keys": lambda: gateway.call("GET", "/v1/keys"),
-        "new key": lambda: gateway.call("POST", "/v1/keys", json={"name": "late", "scopes": ["sdk"]}),
-        "segment": lambda: gateway.http.post("/segment/v1/track", json=segment, auth=(gateway.key, "")),
+        "new key": lambda: gateway.call(
+            "POST", "/v1/keys", json={"name": "late", "scopes": ["sdk"]}
+        ),
+        "segment": lambda: gateway.http.post(
+            "/segment/v1/track", json=segment, auth=(gateway.key, "")
+        ),
         "sdk": lambda: gateway.http.post("/api", json=sdk),
     }
 
@@ -91,7 +109,11 @@ def everybody_hears_in_time(gateway: Process, note: Note) -> None:
     with ThreadPoolExecutor(3 * len(calls) + 1) as callers:
         for _ in range(2):
             ready = callers.submit(not_ready_in_time, gateway)
-            waiting = [(name, callers.submit(answered, call)) for name, call in calls.items() for _ in range(3)]
+            waiting = [
+                (name, callers.submit(answered, call))
+                for name, call in calls.items()
+                for _ in range(3)
+            ]
             for name, one in waiting:
                 seconds, answer = one.result()
                 assert answer.status_code == 503, (name, answer.text)
@@ -110,7 +132,9 @@ def recovered(gateway: Process, leanplum: str, url: str) -> None:
     assert gateway.event("eve", 3).status_code == 202
     until(lambda: values(leanplum, "eve") == [1, 2, 3], 60)
     with psycopg.connect(url) as connection:
-        assert connection.execute("SELECT count(*) FROM items").fetchone() == (4,), "nothing was taken meanwhile"
+        assert connection.execute("SELECT count(*) FROM items").fetchone() == (4,), (
+            "nothing was taken meanwhile"
+        )
     for name, call in every_kind_of_call(gateway).items():
         assert call().status_code < 300, name
 
@@ -166,14 +190,20 @@ ITEMS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("reach", [True, False], ids=["the commit was made", "the commit was lost too"])
+@pytest.mark.parametrize(
+    "reach", [True, False], ids=["the commit was made", "the commit was lost too"]
+)
 def test_what_may_have_been_taken_is_there_once_after_the_repeat_that_the_answer_advises(
     tmp_path: Path, leanplum: str, url: str, reach: bool
 ) -> None:
     with (
         proxied(url) as proxy,
         serving(
-            tmp_path, leanplum, "--no-delivery", GATEWAY_DATABASE_URL=proxy.url, GATEWAY_COMMIT_SECONDS="3"
+            tmp_path,
+            leanplum,
+            "--no-delivery",
+            GATEWAY_DATABASE_URL=proxy.url,
+            GATEWAY_COMMIT_SECONDS="3",
         ) as gateway,
     ):
         assert gateway.call("POST", "/v1/events", json=EVENT | {"id": "first"}).status_code == 202
@@ -191,18 +221,26 @@ def test_what_may_have_been_taken_is_there_once_after_the_repeat_that_the_answer
         assert [one is None for one in batch["ids"]] == [False, True, False]
         assert batch["ids"][2] == "own"
         until(gateway.ready)
-        items = [item | ({"id": one} if one else {}) for item, one in zip(ITEMS, batch["ids"], strict=True)]
+        items = [
+            item | ({"id": one} if one else {})
+            for item, one in zip(ITEMS, batch["ids"], strict=True)
+        ]
         again = gateway.call("POST", "/v1/batch", json={"items": items})
         told = "duplicate" if reach else "accepted"
         assert [one["status"] for one in again.json()["results"]] == [told, "rejected", told]
 
         segment = {"userId": "cat", "event": "E", "messageId": "m-1"}
         of_segment = lost(
-            proxy, lambda: gateway.http.post("/segment/v1/track", json=segment, auth=(gateway.key, "")), reach
+            proxy,
+            lambda: gateway.http.post("/segment/v1/track", json=segment, auth=(gateway.key, "")),
+            reach,
         )
         assert of_segment["code"] == "storage-unavailable"
         until(gateway.ready)
-        assert gateway.http.post("/segment/v1/track", json=segment, auth=(gateway.key, "")).status_code == 200
+        assert (
+            gateway.http.post("/segment/v1/track", json=segment, auth=(gateway.key, "")).status_code
+            == 200
+        )
 
         entry = {"action": "track", "userId": "dan", "event": "E", "reqId": "r-1", "uuid": "x-1"}
         sdk = {"appId": APP_ID, "clientKey": gateway.key, "action": "multi", "data": [entry]}
@@ -211,13 +249,16 @@ def test_what_may_have_been_taken_is_there_once_after_the_repeat_that_the_answer
         assert gateway.http.post("/api", json=sdk).status_code == 200
 
         with psycopg.connect(url) as connection:
-            found = connection.execute("SELECT subject, count(*) FROM items GROUP BY subject").fetchall()
+            found = connection.execute(
+                "SELECT subject, count(*) FROM items GROUP BY subject"
+            ).fetchall()
     assert dict(found) == {"uann": 3, "ubob": 1, "ucat": 1, "udan": 1}
 
 
 def lost(proxy: Proxy, call: Call, reach: bool) -> dict[str, Any]:
-    """The answer to a write whose own commit got none. Where another commit of the gateway's was struck before, the
-    call is told that nothing was taken, and made again."""
+    """The answer to a write whose own commit got none. Where another commit of the gateway's was
+    struck before, the call is told that nothing was taken, and made again.
+    """
     for _ in range(5):
         proxy.lose_commits(reach=reach)
         seconds, answer = answered(call)

@@ -51,16 +51,28 @@ def refuses(gateway: Process) -> httpx.Response:
     number = next(numbers)
     answers = [
         gateway.event("ann", number),
-        gateway.call("POST", "/v1/batch", json={"items": [{"action": "track", "userId": "u", "event": "E"}]}),
+        gateway.call(
+            "POST", "/v1/batch", json={"items": [{"action": "track", "userId": "u", "event": "E"}]}
+        ),
         gateway.call("DELETE", "/v1/users/bob", params={"fullErasure": "true"}),
         gateway.call("POST", "/v1/keys", json={"name": "late", "scopes": ["sdk"]}),
-        gateway.http.post("/segment/v1/track", json={"userId": "u", "event": "E"}, auth=(gateway.key, "")),
+        gateway.http.post(
+            "/segment/v1/track", json={"userId": "u", "event": "E"}, auth=(gateway.key, "")
+        ),
         gateway.http.post(
             "/api",
-            json={"appId": APP_ID, "clientKey": gateway.key, "action": "track", "userId": "u", "event": "E"},
+            json={
+                "appId": APP_ID,
+                "clientKey": gateway.key,
+                "action": "track",
+                "userId": "u",
+                "event": "E",
+            },
         ),
     ]
-    assert [answer.status_code for answer in answers] == [503] * len(answers), [a.text for a in answers]
+    assert [answer.status_code for answer in answers] == [503] * len(answers), [
+        a.text for a in answers
+    ]
     assert answers[0].json()["type"] == "/problems/storage-unavailable"
     return answers[0]
 
@@ -153,7 +165,9 @@ def test_while_the_files_are_away_nothing_is_acknowledged_and_it_goes_on_when_th
 def test_what_is_written_after_the_file_was_deleted_is_not_acknowledged_and_no_other_file_is_made(
     tmp_path: Path, leanplum: str
 ) -> None:
-    """Deleted in the midst of a load. Who had it open before counts what was committed until just after."""
+    """Deleted in the midst of a load. Who had it open before counts what was committed until just
+    after.
+    """
     path = tmp_path / "g.db"
     counted = "SELECT count(*) FROM items"
     with (
@@ -184,7 +198,9 @@ def test_a_file_that_is_cut_off_is_noticed_and_one_that_was_cleaned_in_order_is_
     with serving(tmp_path, leanplum, "--no-delivery") as gateway:
         for number in range(3):
             items = [{"action": "track", "userId": "u", "event": "E", "info": "x" * 900}] * 1000
-            assert gateway.call("POST", "/v1/batch", json={"items": items}).status_code == 202, number
+            assert gateway.call("POST", "/v1/batch", json={"items": items}).status_code == 202, (
+                number
+            )
         with closing(sqlite3.connect(path)) as other:
             other.execute("DELETE FROM items")
             other.commit()

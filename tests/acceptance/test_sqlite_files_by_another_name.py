@@ -1,4 +1,5 @@
-"""SQLite's file is reached by another name than the one that it was opened by, under a running gateway.
+"""SQLite's file is reached by another name than the one that it was opened by, under a running
+gateway.
 
 The file is the same, but its log is not where whoever opens it next looks for it.
 """

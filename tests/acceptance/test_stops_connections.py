@@ -1,5 +1,6 @@
-"""A stop in order breaks no connection: clients that keep theirs open lose no request, and are told to come back on
-another one; idle connections end at once."""
+"""A stop in order breaks no connection: clients that keep theirs open lose no request, and are told
+to come back on another one; idle connections end at once.
+"""
 
 import http.client
 import json
@@ -34,7 +35,9 @@ class Draining(NamedTuple):
 
 @contextmanager
 def sending(send: Sending) -> Iterator[Counter[str]]:
-    """Clients that send one request after the other until the end of the context; what came of all, after that."""
+    """Clients that send one request after the other until the end of the context; what came of all,
+    after that.
+    """
     over, found = threading.Event(), Counter[str]()
     results = list[Counter[str]]()
     threads = [
@@ -58,7 +61,9 @@ def body(client: int, number: int) -> bytes:
 
 
 def by_http_client(gateway: Process) -> Sending:
-    """A client of the standard library's, which opens a connection anew only where it was told to."""
+    """A client of the standard library's, which opens a connection anew only where it was told
+    to.
+    """
     headers = {"Authorization": f"Bearer {gateway.key}", "Content-Type": "application/json"}
 
     def send(client: int, over: Callable[[], bool]) -> Counter[str]:
@@ -119,7 +124,9 @@ def test_clients_that_keep_their_connections_lose_no_request_when_the_gateway_st
     tmp_path: Path, client: Clients, drain: str
 ) -> None:
     rate = {"GATEWAY_RATE_PER_SECOND": "100000"}
-    with serving(tmp_path, NOWHERE, "--no-delivery", GATEWAY_DRAIN_SECONDS=drain, **rate) as gateway:
+    with serving(
+        tmp_path, NOWHERE, "--no-delivery", GATEWAY_DRAIN_SECONDS=drain, **rate
+    ) as gateway:
         with sending(client(gateway)) as found:
             time.sleep(SECONDS)
             assert gateway.terminate() == 0
@@ -131,13 +138,17 @@ def test_clients_that_keep_their_connections_lose_no_request_when_the_gateway_st
 
 @pytest.fixture(scope="module")
 def draining(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Draining]:
-    """A gateway that drains for long, what was opened to it before, and when it was told to stop."""
+    """A gateway that drains for long, what was opened to it before, and when it was told to
+    stop.
+    """
     folder = tmp_path_factory.mktemp("draining")
     with (
         serving(folder, NOWHERE, "--no-delivery", GATEWAY_DRAIN_SECONDS="60") as gateway,
         ExitStack() as stack,
     ):
-        wires = {name: Wire(gateway.port) for name in ("idle", "used", "used-late", "unused", "half")}
+        wires = {
+            name: Wire(gateway.port) for name in ("idle", "used", "used-late", "unused", "half")
+        }
         for wire in wires.values():
             stack.callback(wire.close)
         wires["half"].say(b"GET /livez HTTP/1.1\r\nHost: g\r\n")
@@ -169,7 +180,9 @@ def test_a_head_that_had_begun_is_answered_likewise(draining: Draining) -> None:
 
 
 @pytest.mark.parametrize("name", ["idle", "unused"])
-def test_an_idle_connection_ends_within_moments_of_the_signal(draining: Draining, name: str) -> None:
+def test_an_idle_connection_ends_within_moments_of_the_signal(
+    draining: Draining, name: str
+) -> None:
     assert draining.wires[name].closed()
     assert time.monotonic() - draining.told_at < 5, "long before the drain time is over"
 

@@ -97,11 +97,17 @@ def test_whoever_waits_is_answered_when_leanplum_never_answers_and_the_stop_ends
 
 def test_a_waiting_call_is_answered_202_as_soon_as_draining_begins(tmp_path: Path) -> None:
     with (
-        serving(tmp_path, "http://127.0.0.1:9", "--no-delivery", GATEWAY_DRAIN_SECONDS="60") as gateway,
+        serving(
+            tmp_path, "http://127.0.0.1:9", "--no-delivery", GATEWAY_DRAIN_SECONDS="60"
+        ) as gateway,
         ThreadPoolExecutor(2) as threads,
     ):
         waiting: Future[httpx.Response] = threads.submit(gateway.event, "ann", 1, Prefer="wait=30")
-        until(lambda: b"leanplum_gateway_items_accepted_total 1.0" in gateway.http.get("/metrics").content)
+        until(
+            lambda: (
+                b"leanplum_gateway_items_accepted_total 1.0" in gateway.http.get("/metrics").content
+            )
+        )
         time.sleep(0.2)  # it reads its receipt, and waits
         assert not waiting.done()
         started = time.monotonic()
@@ -118,14 +124,19 @@ def test_requests_that_hang_are_answered_503_in_their_own_form_and_the_stop_ends
 ) -> None:
     """Bodies that never end; a client that never reads what it asked for."""
     with serving(tmp_path, "http://127.0.0.1:9", **SETTINGS) as gateway, ExitStack() as stack:
-        slow = {path: Wire(gateway.port) for path in ("/v1/events", "/v1/users/ann", "/api", "/segment/v1/track")}
+        slow = {
+            path: Wire(gateway.port)
+            for path in ("/v1/events", "/v1/users/ann", "/api", "/segment/v1/track")
+        }
         deaf = Wire(gateway.port, window=1024)
         for wire in (deaf, *slow.values()):
             stack.callback(wire.close)
         for path, wire in slow.items():
             method = "PATCH" if path == "/v1/users/ann" else "POST"
             head = f"{method} {path} HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {gateway.key}\r\n"
-            wire.say(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
+            wire.say(
+                f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode()
+            )
         deaf.say(b"GET /openapi.json HTTP/1.1\r\nHost: g\r\n\r\n" * 30)
         assert gateway.event("ann", 1).status_code == 202
         assert stopped_in(gateway) < SHUTDOWN + SLACK
@@ -197,7 +208,9 @@ def test_the_third_signal_gives_up_what_is_in_flight(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sign", ["SIGTERM", "SIGINT"])
-def test_a_simulator_that_is_stopped_ends_with_0_though_a_call_hangs(tmp_path: Path, sign: str) -> None:
+def test_a_simulator_that_is_stopped_ends_with_0_though_a_call_hangs(
+    tmp_path: Path, sign: str
+) -> None:
     output = (tmp_path / "output").open("wb+")
     words = command("simulate", "--port", "0", "--latency", "60")
     with subprocess.Popen(words, cwd=tmp_path, env=environment(tmp_path), stdout=output) as process:

@@ -30,7 +30,11 @@ HOLDS_THE_INTERPRETER = "re.match('(a+)+$', 'a' * 60 + 'b')"
 def test_a_process_ends_in_time(hangs: str, code: int) -> None:
     started = time.monotonic()
     ended = subprocess.run(
-        [sys.executable, "-c", ARMED + hangs], cwd=ROOT, timeout=60, check=False, capture_output=True
+        [sys.executable, "-c", ARMED + hangs],
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+        capture_output=True,
     )
     assert ended.returncode == code, ended.stderr
     assert time.monotonic() - started < 30

@@ -1,4 +1,6 @@
-"""Bodies at rest and erasure with real processes, killed and started again, on SQLite and PostgreSQL."""
+"""Bodies at rest and erasure with real processes, killed and started again, on SQLite and
+PostgreSQL.
+"""
 
 import base64
 from collections.abc import Iterator
@@ -11,7 +13,18 @@ from app.database.engine import connect
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
 
-from .processes import APP_ID, PRODUCTION_KEY, Process, delivering, ended, plan, requests, serving, until, values
+from .processes import (
+    APP_ID,
+    PRODUCTION_KEY,
+    Process,
+    delivering,
+    ended,
+    plan,
+    requests,
+    serving,
+    until,
+    values,
+)
 
 A, B = (f"{name}:{base64.b64encode(bytes([ord(name)] * 32)).decode()}" for name in "ab")
 VALUE = "canary-value-31c7"
@@ -81,7 +94,8 @@ def test_keys_change_over_kills_with_a_queue_and_dead_letters_in_place_and_all_a
     tmp_path: Path, leanplum: str, database: str
 ) -> None:
     steps = [None, A, f"{B},{A}", f"clear,{A},{B}", f"{A},{B}"]
-    # On a server only its lease tells that a deliverer is gone: so much longer than a call may take.
+    # On a server only its lease tells that a deliverer is gone: so much longer than a call may
+    # take.
     settings = {"GATEWAY_DATABASE_URL": database, "GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "1"}
     with serving(tmp_path, leanplum, **settings) as gateway:
         plan(leanplum, {"mode": "success-false", "message": "Bad.", "times": 1})
@@ -94,21 +108,33 @@ def test_keys_change_over_kills_with_a_queue_and_dead_letters_in_place_and_all_a
             post(gateway, value, VALUE)
             post(gateway, 0, VALUE)  # a repeat of what an earlier key has sealed
         gateway.kill()
-        for wrong, told in ((A, 'the key "b" is missing'), (f"a:{B[2:]},{B}", '"a" is another key')):
-            refused = ended(tmp_path, "serve", "--port", "0", **gateway.settings | {"GATEWAY_DATA_KEY": wrong})
+        for wrong, told in (
+            (A, 'the key "b" is missing'),
+            (f"a:{B[2:]},{B}", '"a" is another key'),
+        ):
+            refused = ended(
+                tmp_path, "serve", "--port", "0", **gateway.settings | {"GATEWAY_DATA_KEY": wrong}
+            )
             assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
             assert told in refused.stderr
         replayed = ended(tmp_path, "dead-letters", "replay", "--all", **gateway.settings)
         assert replayed.stdout.startswith("1 "), replayed.stderr
         gateway.words = ()
         gateway.start()
-        until(lambda: values(leanplum, "ann") == list(range(len(steps))) and values(leanplum, "bob") == [0])
+        until(
+            lambda: (
+                values(leanplum, "ann") == list(range(len(steps)))
+                and values(leanplum, "bob") == [0]
+            )
+        )
 
 
 def arrived(leanplum: str, user: str) -> list[str]:
     """The actions of a user that Leanplum was told, in order."""
     told = [call["args"] for call in requests(leanplum)]
-    found = [one for args in told for one in (args["data"] if args["action"] == "multi" else [args])]
+    found = [
+        one for args in told for one in (args["data"] if args["action"] == "multi" else [args])
+    ]
     return [one["action"] for one in found if one["userId"] == user]
 
 
@@ -124,8 +150,12 @@ def test_while_other_processes_deliver_nothing_of_a_user_is_sent_after_the_delet
     ):
         plan(leanplum, {"mode": "slow", "delay": 0.4, "times": None})
         for value in range(3):
-            items = [{"action": "track", "userId": user, "event": "E", "value": value} for user in users]
-            assert gateway.call("POST", "/v1/batch", json={"items": items}).json()["accepted"] == len(users)
+            items = [
+                {"action": "track", "userId": user, "event": "E", "value": value} for user in users
+            ]
+            assert gateway.call("POST", "/v1/batch", json={"items": items}).json()[
+                "accepted"
+            ] == len(users)
         until(lambda: count(database, "attempts") > 0)
         items = [{"action": "track", "userId": user, "event": "E", "value": 3} for user in users]
         gateway.call("POST", "/v1/batch", json={"items": items})
@@ -139,7 +169,8 @@ def test_while_other_processes_deliver_nothing_of_a_user_is_sent_after_the_delet
         until(lambda: all(values(leanplum, user) == [0, 1, 2, 3] for user in users[6:]))
         until(lambda: count(database, "items WHERE settled_at IS NULL") == 0)
         assert all(
-            arrived(leanplum, user).index("deleteUser") == len(arrived(leanplum, user)) - 1 for user in users[:6]
+            arrived(leanplum, user).index("deleteUser") == len(arrived(leanplum, user)) - 1
+            for user in users[:6]
         )
 
 

@@ -8,7 +8,8 @@ from itertools import pairwise
 from .histories import Item, mark_of
 from .journal import Call
 
-LATE_SECONDS = 5.0  # after its sender was killed, for a call to be seen by the simulator, on a busy machine
+# After its sender was killed, for a call to be seen by the simulator, on a busy machine
+LATE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def arrivals(journal: Iterable[Call]) -> Arrivals:
 
 
 def judge(accepted: Sequence[Item], arrived: Arrivals, kills: Sequence[float]) -> Verdict:
-    """Judge one history by what was accepted, in that order. `kills`: when deliverers were killed."""
+    """Judge one history by what was accepted, in that order. `kills`: when deliverers were
+    killed.
+    """
     verdict = Verdict(len(accepted), sum(1 for item in accepted if item.joins))
     verdict.out_of_order = list(_overtakers(accepted, arrived))
     for item in accepted:
@@ -69,8 +72,9 @@ def judge(accepted: Sequence[Item], arrived: Arrivals, kills: Sequence[float]) -
 
 
 def _overtakers(accepted: Iterable[Item], arrived: Arrivals) -> Iterator[str]:
-    """Find items that first came before one that they had to wait for: an earlier one of their subject, or an earlier
-    login that joins their subject."""
+    """Find items that first came before one that they had to wait for: an earlier one of their
+    subject, or an earlier login that joins their subject.
+    """
     latest: dict[str, int] = {}
     for item in accepted:
         if item.mark not in arrived:
@@ -83,6 +87,7 @@ def _overtakers(accepted: Iterable[Item], arrived: Arrivals) -> Iterator[str]:
 
 
 def _killed_between(first: Arrival, again: Arrival, kills: Iterable[float]) -> bool:
-    """Whether a deliverer was killed between the two. How soon it would have written down what came of the first, no
-    clock tells: that is for the receipt, which counts attempts."""
+    """Whether a deliverer was killed between the two. How soon it would have written down what came
+    of the first, no clock tells: that is for the receipt, which counts attempts.
+    """
     return any(first.began - LATE_SECONDS <= kill <= again.began for kill in kills)

@@ -24,14 +24,18 @@ class Gateway:
     def __init__(self, port: int, key: str, database: str) -> None:
         self.key, self._engine = key, connect(database)
         headers = {"Authorization": f"Bearer {key}"}
-        self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, timeout=30)
+        self._http = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, timeout=30
+        )
 
     def close(self) -> None:
         self._http.close()
         self._engine.dispose()
 
     def call(self, method: str, path: str, body: Any = None, **options: Any) -> httpx.Response:
-        return self._http.request(method, path, **({} if body is None else {"json": body}), **options)
+        return self._http.request(
+            method, path, **({} if body is None else {"json": body}), **options
+        )
 
     def sdk(self, **args: Any) -> httpx.Response:
         """One call of Leanplum's protocol."""
@@ -74,7 +78,12 @@ def cells(database: str) -> Iterator[tuple[str, str, Any]]:
 
 @contextmanager
 def gateway(
-    settings: Callable[..., Settings], database: str, leanplum: Leanplum, *, delivery: bool = True, **given: Any
+    settings: Callable[..., Settings],
+    database: str,
+    leanplum: Leanplum,
+    *,
+    delivery: bool = True,
+    **given: Any,
 ) -> Iterator[Gateway]:
     """A gateway that delivers to this simulator."""
     told = {

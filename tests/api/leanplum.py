@@ -39,7 +39,10 @@ class Leanplum:
         for call in self.calls():
             args = call["args"]
             many = args.get("action") == "multi" and "data" in args
-            found += [{**one, "clientKey": args["clientKey"]} for one in (args["data"] if many else [args])]
+            found += [
+                {**one, "clientKey": args["clientKey"]}
+                for one in (args["data"] if many else [args])
+            ]
         return found
 
     def fault(self, **fault: Any) -> None:
@@ -76,9 +79,16 @@ def simulated(config: SimulatorConfig | None = None) -> Iterator[Leanplum]:
 
 
 @contextmanager
-def delivering_to(leanplum: Leanplum, settings: Callable[..., Settings], path: Path, **given: Any) -> Iterator[Talk]:
+def delivering_to(
+    leanplum: Leanplum, settings: Callable[..., Settings], path: Path, **given: Any
+) -> Iterator[Talk]:
     """A gateway that delivers to this simulator."""
-    told = {"leanplum_app_id": "app_sandbox", "leanplum_api_url": f"{leanplum.url}/api", **KEYS, **given}
+    told = {
+        "leanplum_app_id": "app_sandbox",
+        "leanplum_api_url": f"{leanplum.url}/api",
+        **KEYS,
+        **given,
+    }
     told = {name: value for name, value in told.items() if value is not None}
     with running(settings(**told), path, delivery=True) as talk:
         yield talk

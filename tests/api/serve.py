@@ -1,4 +1,6 @@
-"""A gateway behind its real HTTP server on a loopback port, and a socket to say to it what no client would."""
+"""A gateway behind its real HTTP server on a loopback port, and a socket to say to it what no
+client would.
+"""
 
 import socket
 import threading
@@ -15,15 +17,20 @@ from app.settings import Settings
 
 
 @contextmanager
-def served(settings: Settings, app: FastAPI | None = None, *, listening: socket.socket | None = None) -> Iterator[int]:
-    """The port of a running server; stopped at the end, after what is in flight. `app`: one made of these settings.
-    `listening`: a socket to serve on, instead of one on the loopback address."""
+def served(
+    settings: Settings, app: FastAPI | None = None, *, listening: socket.socket | None = None
+) -> Iterator[int]:
+    """The port of a running server; stopped at the end, after what is in flight. `app`: one made of
+    these settings. `listening`: a socket to serve on, instead of one on the loopback address.
+    """
     config = uvicorn.Config(
         app or create_app(settings, delivery=False), host="127.0.0.1", port=0, http=Protocol, log_config=None,
         access_log=False, server_header=False, lifespan="on", ws="none",
     )  # fmt: skip
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, args=([listening] if listening else None,), daemon=True)
+    thread = threading.Thread(
+        target=server.run, args=([listening] if listening else None,), daemon=True
+    )
     thread.start()
     while not server.started:
         assert thread.is_alive(), "the server did not start"
@@ -37,7 +44,9 @@ def served(settings: Settings, app: FastAPI | None = None, *, listening: socket.
 
 
 class Wire:
-    """One connection; `window`: as many bytes of answers as this side takes before it reads them."""
+    """One connection; `window`: as many bytes of answers as this side takes before it reads
+    them.
+    """
 
     def __init__(self, port: int, window: int | None = None) -> None:
         self.socket = socket.socket()
@@ -54,12 +63,17 @@ class Wire:
         self.socket.sendall(data)
 
     def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of the next answer; ConnectionError where the server closes instead."""
+        """Status, headers and body of the next answer; ConnectionError where the server closes
+        instead.
+        """
         while b"\r\n\r\n" not in self._rest:
             self._read()
         head, _, self._rest = self._rest.partition(b"\r\n\r\n")
         status, *lines = head.decode("latin-1").split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        headers = {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines)
+        }
         length = int(headers.get("content-length", 0))
         while len(self._rest) < length:
             self._read()

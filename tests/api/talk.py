@@ -19,7 +19,8 @@ from app.settings import Settings
 
 JSON, NDJSON, PROBLEM = "application/json", "application/x-ndjson", "application/problem+json"
 PLACES = ("pointer", "header", "parameter")
-CANARY = "cAnArY-7f3b"  # as an attribute value or an invalid value: it must not come back, nor stay in the audit
+# As an attribute value or an invalid value: it must not come back, nor stay in the audit
+CANARY = "cAnArY-7f3b"
 EVENT: dict[str, Any] = {"userId": "u1", "event": "Purchase"}
 
 
@@ -29,7 +30,9 @@ class Talk:
     def __init__(self, app: FastAPI, portal: BlockingPortal, key: str, path: Path) -> None:
         self.app, self.key, self.path = app, key, path
         self._portal = portal
-        self._http = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://gateway")
+        self._http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app), base_url="http://gateway"
+        )
 
     def close(self) -> None:
         self._portal.call(self._http.aclose)
@@ -38,7 +41,9 @@ class Talk:
         """Call a function, async or not, on the gateway's event loop."""
         return self._portal.call(function)
 
-    def call(self, method: str, url: str, *, key: str | None = "", **options: Any) -> httpx.Response:
+    def call(
+        self, method: str, url: str, *, key: str | None = "", **options: Any
+    ) -> httpx.Response:
         """One request; `key` is the bootstrap key unless told, None sends none."""
         return httpx_response(self.do(partial(self._request, method, url, key=key, **options)))
 
@@ -46,12 +51,18 @@ class Talk:
         """Many requests (method, URL, options) in flight together."""
 
         async def all_of_them() -> list[httpx.Response]:
-            return await asyncio.gather(*(self._request(method, url, **options) for method, url, options in requests))
+            return await asyncio.gather(
+                *(self._request(method, url, **options) for method, url, options in requests)
+            )
 
         return list(self.do(all_of_them))
 
-    async def _request(self, method: str, url: str, *, key: str | None = "", **options: Any) -> httpx.Response:
-        headers: dict[Any, Any] = {} if key is None else {"Authorization": f"Bearer {key or self.key}"}
+    async def _request(
+        self, method: str, url: str, *, key: str | None = "", **options: Any
+    ) -> httpx.Response:
+        headers: dict[Any, Any] = (
+            {} if key is None else {"Authorization": f"Bearer {key or self.key}"}
+        )
         options["headers"] = headers | dict(options.get("headers", {}))
         return await self._http.request(method, url, **options)
 
@@ -64,7 +75,9 @@ class Talk:
 
     def batch(self, body: Any, **options: Any) -> httpx.Response:
         """POST /v1/batch: a list is sent as its items, bytes as they are."""
-        return self.post("/v1/batch", {"items": body} if isinstance(body, list) else body, **options)
+        return self.post(
+            "/v1/batch", {"items": body} if isinstance(body, list) else body, **options
+        )
 
     def post(self, url: str, body: Any, *, method: str = "POST", **options: Any) -> httpx.Response:
         content = body if isinstance(body, bytes) else orjson.dumps(body)
@@ -82,10 +95,20 @@ class Talk:
 
     def audit(self, request_id: str | None = None) -> list[dict[str, Any]]:
         """The audit records that are on disk now, oldest first; those of one request."""
-        records = [orjson.loads(record) for (record,) in self.rows("SELECT record FROM audit_records ORDER BY seq")]
-        return [one for one in records if request_id in (None, one["api"].get("request", {}).get("uid"))]
+        records = [
+            orjson.loads(record)
+            for (record,) in self.rows("SELECT record FROM audit_records ORDER BY seq")
+        ]
+        return [
+            one for one in records if request_id in (None, one["api"].get("request", {}).get("uid"))
+        ]
 
-    def raw(self, headers: list[tuple[bytes, bytes]], *messages: dict[str, Any], path: str = "/v1/events") -> int:
+    def raw(
+        self,
+        headers: list[tuple[bytes, bytes]],
+        *messages: dict[str, Any],
+        path: str = "/v1/events",
+    ) -> int:
         """POST by bare ASGI messages, for what no HTTP client would send; the status answered."""
         scope: Scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
@@ -145,5 +168,10 @@ def problem(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
 
 
 def pointers(found: dict[str, Any]) -> dict[str, str]:
-    """The faults of a problem: code by pointer; by the name of the header or parameter where one is at fault."""
-    return {next(error[one] for one in PLACES if one in error): error["code"] for error in found["errors"]}
+    """The faults of a problem: code by pointer; by the name of the header or parameter where one is
+    at fault.
+    """
+    return {
+        next(error[one] for one in PLACES if one in error): error["code"]
+        for error in found["errors"]
+    }

@@ -1,4 +1,6 @@
-"""Every action over REST, against a real simulator: what arrives is compared field by field (contract §4, §5)."""
+"""Every action over REST, against a real simulator: what arrives is compared field by field
+(contract §4, §5).
+"""
 
 import hashlib
 import time
@@ -14,7 +16,8 @@ from tests.api.talk import PROBLEM, Talk, pointers
 
 PRODUCTION, DEVELOPMENT, EXPORT, CONTENT = KEYS.values()
 DAY = time.strftime("%Y%m%d", time.gmtime(time.time() - 3 * 86_400))
-ADDED = {"appId", "clientKey", "apiVersion", "time", "reqId", "uuid"}  # what the gateway itself says
+# What the gateway itself says
+ADDED = {"appId", "clientKey", "apiVersion", "time", "reqId", "uuid"}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,9 @@ def leanplum() -> Iterator[Leanplum]:
 
 
 @pytest.fixture(scope="module")
-def talk(leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any) -> Iterator[Talk]:
+def talk(
+    leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
+) -> Iterator[Talk]:
     from tests.conftest import WIDE, make_settings
 
     folder = tmp_path_factory.mktemp("actions")
@@ -38,7 +43,8 @@ def talk(leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated:
 
 @pytest.fixture(autouse=True)
 def anew(talk: Talk, leanplum: Leanplum) -> None:
-    until(lambda: talk.app.state.gateway.outbox.queued == 0)  # what an earlier test left to be delivered
+    # What an earlier test left to be delivered
+    until(lambda: talk.app.state.gateway.outbox.queued == 0)
     leanplum.forget()
 
 
@@ -71,9 +77,13 @@ WRITES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], str]] = {
 
 
 def the_action(leanplum: Leanplum, action: str) -> tuple[dict[str, Any], str]:
-    """The one action of this name that arrived, less what the gateway adds; and the key of its call."""
+    """The one action of this name that arrived, less what the gateway adds; and the key of its
+    call.
+    """
     (found,) = [one for one in leanplum.arrived() if one["action"] == action]
-    return {name: value for name, value in found.items() if name not in ADDED | {"action"}}, found["clientKey"]
+    return {name: value for name, value in found.items() if name not in ADDED | {"action"}}, found[
+        "clientKey"
+    ]
 
 
 @pytest.mark.parametrize("action", WRITES)
@@ -87,14 +97,22 @@ def test_a_write_arrives_as_its_action_with_the_fields_and_the_key_it_needs(
     assert the_action(leanplum, action) == (fields, key)
 
 
-@pytest.mark.parametrize("action", [action for action, (_, _, body, _, _) in WRITES.items() if not body])
+@pytest.mark.parametrize(
+    "action", [action for action, (_, _, body, _, _) in WRITES.items() if not body]
+)
 def test_a_write_that_says_all_in_its_path_needs_no_body(talk: Talk, action: str) -> None:
     method, url, _, _, _ = WRITES[action]
     assert talk.call(method, url).status_code == 202
 
 
-def test_a_batch_takes_every_write_and_each_arrives_in_its_user_s_order(talk: Talk, leanplum: Leanplum) -> None:
-    items = [{"action": action, **fields} for action, (_, _, _, fields, _) in WRITES.items() if action != "deleteUser"]
+def test_a_batch_takes_every_write_and_each_arrives_in_its_user_s_order(
+    talk: Talk, leanplum: Leanplum
+) -> None:
+    items = [
+        {"action": action, **fields}
+        for action, (_, _, _, fields, _) in WRITES.items()
+        if action != "deleteUser"
+    ]
     answer = talk.batch(items)
     assert (answer.status_code, answer.json()["accepted"]) == (202, len(items)), answer.text
     until(lambda: len(leanplum.arrived()) == len(items))
@@ -168,7 +186,12 @@ def test_an_export_is_begun_polled_and_ends_with_its_files(talk: Talk, leanplum:
 
 def test_an_import_is_begun_from_a_file_polled_and_done(talk: Talk, leanplum: Leanplum) -> None:
     form = {"defaultAction": "track"}
-    answer = talk.call("POST", "/v1/imports", data=form, files={"file": ("rows.csv", b"userId,event\nu9,Imported\n")})
+    answer = talk.call(
+        "POST",
+        "/v1/imports",
+        data=form,
+        files={"file": ("rows.csv", b"userId,event\nu9,Imported\n")},
+    )
     assert answer.status_code == 200, answer.text
     (call,) = leanplum.calls()
     assert call["args"] | form == call["args"]
@@ -191,16 +214,23 @@ def test_files_go_up_and_come_down_byte_by_byte(talk: Talk, leanplum: Leanplum) 
 
 
 def test_a_postback_is_removed_by_its_id(talk: Talk, leanplum: Leanplum) -> None:
-    made = talk.post("/v1/postbacks", {"type": "messageEvents", "postbackUrl": "https://example.com"}).json()
+    made = talk.post(
+        "/v1/postbacks", {"type": "messageEvents", "postbackUrl": "https://example.com"}
+    ).json()
     assert talk.call("DELETE", f"/v1/postbacks/{made['postbackId']}").status_code == 200
-    assert the_action(leanplum, "deletePostback") == ({"postbackId": str(made["postbackId"])}, EXPORT)
+    assert the_action(leanplum, "deletePostback") == (
+        {"postbackId": str(made["postbackId"])},
+        EXPORT,
+    )
     assert talk.get("/v1/postbacks").json()["postbacks"] == []
 
 
 def test_every_documented_action_has_its_call() -> None:
     elsewhere = {"exportData", "getExportResults", "multi", "getMultiResults", "uploadFile", "downloadFile",
                  "deletePostback"}  # fmt: skip
-    assert {*WRITES, *ASKED, *elsewhere} == {name for name, action in ACTIONS.items() if action.documented}
+    assert {*WRITES, *ASKED, *elsewhere} == {
+        name for name, action in ACTIONS.items() if action.documented
+    }
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -265,14 +295,26 @@ def test_without_a_kind_of_key_what_needs_it_is_not_implemented_and_names_the_se
             ("/v1/users/u1", "LEANPLUM_DATA_EXPORT_KEY"), ("/v1/messages", "LEANPLUM_CONTENT_READ_ONLY_KEY"),
         ):  # fmt: skip
             answer = talk.get(url)
-            assert (answer.status_code, answer.json()["type"]) == (501, "/problems/key-not-configured")
+            assert (answer.status_code, answer.json()["type"]) == (
+                501,
+                "/problems/key-not-configured",
+            )
             assert setting in answer.json()["detail"]
         assert talk.call("DELETE", "/v1/users/u1").status_code == 501
-        assert talk.post("/v1/users/u1", {"resetAnomalies": True}, method="PATCH").status_code == 501
-        told = talk.batch([{"action": "deleteUser", "userId": "u"}, {"action": "track", "userId": "u", "event": "e"}])
+        assert (
+            talk.post("/v1/users/u1", {"resetAnomalies": True}, method="PATCH").status_code == 501
+        )
+        told = talk.batch(
+            [
+                {"action": "deleteUser", "userId": "u"},
+                {"action": "track", "userId": "u", "event": "e"},
+            ]
+        )
         assert [one["status"] for one in told.json()["results"]] == ["rejected", "accepted"]
         assert told.json()["results"][0]["problem"]["status"] == 501
-        assert leanplum.arrived() == [] or {one["action"] for one in leanplum.arrived()} == {"track"}
+        assert leanplum.arrived() == [] or {one["action"] for one in leanplum.arrived()} == {
+            "track"
+        }
 
 
 def test_what_changes_seldom_is_asked_once_and_told_by_its_tag(
@@ -293,20 +335,26 @@ def test_exports_past_the_day_s_number_are_refused_here(
     leanplum: Leanplum, settings: Callable[..., Any], tmp_path: Any
 ) -> None:
     with delivering_to(leanplum, settings, tmp_path / "g.db") as talk:
-        assert {talk.post("/v1/exports/data", {"startDate": DAY}).status_code for _ in range(24)} == {200}
+        assert {
+            talk.post("/v1/exports/data", {"startDate": DAY}).status_code for _ in range(24)
+        } == {200}
         refused = talk.post("/v1/exports/data", {"startDate": DAY})
         assert (refused.status_code, refused.json()["type"]) == (429, "/problems/rate-limited")
         assert 0 < int(refused.headers["retry-after"]) <= 86_400
         assert len(leanplum.arrived()) == 24
 
 
-def test_what_is_asked_waits_for_what_was_accepted_for_the_user_before(talk: Talk, leanplum: Leanplum) -> None:
+def test_what_is_asked_waits_for_what_was_accepted_for_the_user_before(
+    talk: Talk, leanplum: Leanplum
+) -> None:
     talk.batch([{"action": "track", "userId": "u1", "event": f"e{number}"} for number in range(20)])
     talk.get("/v1/users/u1/variables")
     assert [one["action"] for one in leanplum.arrived()] == ["track"] * 20 + ["getVars"]
 
 
-def test_calls_for_one_user_never_overlap_whoever_makes_them(talk: Talk, leanplum: Leanplum) -> None:
+def test_calls_for_one_user_never_overlap_whoever_makes_them(
+    talk: Talk, leanplum: Leanplum
+) -> None:
     event, none = ("POST", "/v1/events", {"json": {"userId": "u1", "event": "e"}}), dict[str, Any]()
     answers = talk.at_once(*[event, ("GET", "/v1/users/u1/variables", none)] * 20)
     assert {one.status_code for one in answers} <= {202, 200, 404}
@@ -327,7 +375,9 @@ def test_each_key_is_checked_without_touching_a_user(talk: Talk, leanplum: Leanp
     assert talk.get("/v1/apps").json()["apps"][0]["keys"]["development"] == {"configured": True}
 
 
-def test_a_key_that_leanplum_refuses_is_told(leanplum: Leanplum, settings: Callable[..., Any], tmp_path: Any) -> None:
+def test_a_key_that_leanplum_refuses_is_told(
+    leanplum: Leanplum, settings: Callable[..., Any], tmp_path: Any
+) -> None:
     given = {"leanplum_development_key": "dev_wrong", "leanplum_data_export_key": None}
     with delivering_to(leanplum, settings, tmp_path / "g.db", **given) as talk:
         told = talk.post("/v1/apps/default/check", {}).json()["keys"]
@@ -336,7 +386,9 @@ def test_a_key_that_leanplum_refuses_is_told(leanplum: Leanplum, settings: Calla
     assert "dev_wrong" not in str(told)
 
 
-def test_the_command_tells_of_each_key_and_ends_with_1_where_one_is_refused(leanplum: Leanplum, tmp_path: Any) -> None:
+def test_the_command_tells_of_each_key_and_ends_with_1_where_one_is_refused(
+    leanplum: Leanplum, tmp_path: Any
+) -> None:
     given = {"LEANPLUM_APP_ID": "app_sandbox", "LEANPLUM_API_URL": f"{leanplum.url}/api"}
     good = {name.upper(): key for name, key in KEYS.items()}
     done = ended(tmp_path, "check", **given, **good)
@@ -348,7 +400,9 @@ def test_the_command_tells_of_each_key_and_ends_with_1_where_one_is_refused(lean
     assert "prod_wrong" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("media", ["multipart/form-data", "multipart/form-data; boundary=x", "application/json"])
+@pytest.mark.parametrize(
+    "media", ["multipart/form-data", "multipart/form-data; boundary=x", "application/json"]
+)
 @pytest.mark.parametrize("body", [b"", b"\x00", b"--x\r\n\r\n--x--", b"--y"])
 def test_a_form_that_is_none_is_refused(talk: Talk, media: str, body: bytes) -> None:
     for url in ("/v1/files", "/v1/imports"):

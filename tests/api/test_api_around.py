@@ -1,4 +1,6 @@
-"""Around the service: is it alive, is it ready, what does it count, and its documents (contract §11)."""
+"""Around the service: is it alive, is it ready, what does it count, and its documents (contract
+§11).
+"""
 
 import re
 from collections.abc import Callable, Iterator
@@ -31,7 +33,11 @@ def test_readyz_fails_while_the_database_cannot_commit_and_says_so(start: Start)
     with engine.connect() as connection:
         connection.exec_driver_sql("ALTER TABLE sequence RENAME TO gone")
     answer = talk.get("/readyz")
-    assert (answer.status_code, answer.json()["ready"], answer.headers["retry-after"]) == (503, False, "5")
+    assert (answer.status_code, answer.json()["ready"], answer.headers["retry-after"]) == (
+        503,
+        False,
+        "5",
+    )
     assert answer.json()["parts"]["database"]["ok"] is False
     assert talk.get("/livez").status_code == 200
     with engine.connect() as connection:
@@ -49,7 +55,9 @@ def test_readyz_fails_first_when_the_gateway_stops_and_work_is_still_taken(start
 
 def samples(talk: Talk) -> dict[str, float]:
     text = talk.get("/metrics", key=None).text
-    return {name: float(value) for name, value in re.findall(r"^([^#\s].*) (\S+)$", text, re.MULTILINE)}
+    return {
+        name: float(value) for name, value in re.findall(r"^([^#\s].*) (\S+)$", text, re.MULTILINE)
+    }
 
 
 def test_metrics_count_requests_and_items(start: Start) -> None:
@@ -61,7 +69,9 @@ def test_metrics_count_requests_and_items(start: Start) -> None:
     assert found['leanplum_gateway_requests_total{operation="POST /v1/events",status="202"}'] == 1
     assert found['leanplum_gateway_requests_total{operation="POST /v1/events",status="422"}'] == 1
     assert found['leanplum_gateway_request_seconds_count{operation="POST /v1/events"}'] == 2
-    assert found['leanplum_gateway_request_seconds_bucket{le="+Inf",operation="POST /v1/events"}'] == 2
+    assert (
+        found['leanplum_gateway_request_seconds_bucket{le="+Inf",operation="POST /v1/events"}'] == 2
+    )
     assert found["leanplum_gateway_items_accepted_total"] == 4
     assert found["leanplum_gateway_queued_items"] == 4
     assert all(name.startswith("leanplum_gateway_") for name in found)
@@ -106,7 +116,9 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
 def nodes(node: Any) -> Iterator[dict[str, Any]]:
     if isinstance(node, dict):
         yield node
-    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+    for inner in (
+        node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    ):
         yield from nodes(inner)
 
 
@@ -117,7 +129,9 @@ def resolved(document: dict[str, Any], ref: str) -> Any:
     return found
 
 
-def test_the_document_is_openapi_3_1_with_every_call_that_is_built(document: dict[str, Any]) -> None:
+def test_the_document_is_openapi_3_1_with_every_call_that_is_built(
+    document: dict[str, Any],
+) -> None:
     assert re.fullmatch(r"3\.1\.\d+", document["openapi"])
     assert document["info"]["title"]
     assert {name for name, _ in operations(document)} == {
@@ -139,14 +153,20 @@ def test_no_reference_dangles_and_no_schema_is_unused(document: dict[str, Any]) 
     assert refs
     for ref in refs:
         assert resolved(document, ref)
-    mapped = {ref for node in nodes(document) for ref in node.get("discriminator", {}).get("mapping", {}).values()}
+    mapped = {
+        ref
+        for node in nodes(document)
+        for ref in node.get("discriminator", {}).get("mapping", {}).values()
+    }
     for ref in mapped:
         assert resolved(document, ref)
     used = {ref.rpartition("/")[2] for ref in refs}
     assert set(document["components"]["schemas"]) <= used
 
 
-def test_operations_have_a_summary_a_description_a_tag_and_an_id_of_their_own(document: dict[str, Any]) -> None:
+def test_operations_have_a_summary_a_description_a_tag_and_an_id_of_their_own(
+    document: dict[str, Any],
+) -> None:
     ids = [operation["operationId"] for _, operation in operations(document)]
     assert len(ids) == len(set(ids))
     for name, operation in operations(document):
@@ -157,7 +177,9 @@ def test_operations_have_a_summary_a_description_a_tag_and_an_id_of_their_own(do
 
 def test_every_parameter_of_a_path_is_declared_and_described(document: dict[str, Any]) -> None:
     for name, operation in operations(document):
-        declared = {one["name"]: one for one in operation.get("parameters", ()) if one["in"] == "path"}
+        declared = {
+            one["name"]: one for one in operation.get("parameters", ()) if one["in"] == "path"
+        }
         assert set(re.findall(r"{(\w+)}", name)) == set(declared), name
     writes = [operation for name, operation in operations(document) if "v1/" in name]
     for operation in writes:
@@ -170,7 +192,21 @@ ERRORS = {
     "POST /v1/users/{userId}/states": {400, 401, 403, 409, 413, 415, 422, 429, 500, 503},
     "PATCH /v1/devices/{deviceId}": {400, 401, 403, 409, 413, 415, 422, 429, 500, 503},
     "DELETE /v1/users/{userId}": {400, 401, 403, 409, 413, 415, 422, 429, 500, 501, 503},
-    "POST /v1/users/{userId}/sessions": {400, 401, 403, 404, 413, 415, 422, 429, 500, 501, 502, 503, 504},
+    "POST /v1/users/{userId}/sessions": {
+        400,
+        401,
+        403,
+        404,
+        413,
+        415,
+        422,
+        429,
+        500,
+        501,
+        502,
+        503,
+        504,
+    },
     "GET /v1/messages": {401, 403, 404, 422, 429, 500, 501, 502, 503, 504},
     "POST /v1/batch": {400, 401, 413, 415, 422, 429, 500, 503},
     "POST /v1/preview": {400, 401, 403, 413, 415, 422, 429, 500},
@@ -188,7 +224,9 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_an_operation_tells_all_its_errors_as_problems_with_examples(document: dict[str, Any], name: str) -> None:
+def test_an_operation_tells_all_its_errors_as_problems_with_examples(
+    document: dict[str, Any], name: str
+) -> None:
     responses = dict(operations(document))[name]["responses"]
     assert {str(status) for status in ERRORS[name]} <= responses.keys()
     for status, response in responses.items():
@@ -198,7 +236,10 @@ def test_an_operation_tells_all_its_errors_as_problems_with_examples(document: d
             assert problem["schema"] == {"$ref": "#/components/schemas/Problem"}
             assert problem["examples"]
             for slug, example in problem["examples"].items():
-                assert (example["value"]["type"], example["value"]["status"]) == (f"/problems/{slug}", int(status))
+                assert (example["value"]["type"], example["value"]["status"]) == (
+                    f"/problems/{slug}",
+                    int(status),
+                )
         if status in {"429", "503"}:
             assert "Retry-After" in response["headers"], (name, status)
 
@@ -207,12 +248,18 @@ LINES = ("application/x-ndjson", "text/csv")
 
 
 def test_every_body_has_an_example_that_the_rules_take(document: dict[str, Any]) -> None:
-    bodies = {name: operation["requestBody"] for name, operation in operations(document) if "requestBody" in operation}
+    bodies = {
+        name: operation["requestBody"]
+        for name, operation in operations(document)
+        if "requestBody" in operation
+    }
     assert len(bodies) > 25
     for name, body in bodies.items():
         if rows := body["content"].get("text/csv"):
             assert rows["schema"]["examples"], name
-        (schema,) = {one["schema"]["$ref"] for kind, one in body["content"].items() if kind not in LINES}
+        (schema,) = {
+            one["schema"]["$ref"] for kind, one in body["content"].items() if kind not in LINES
+        }
         schema = resolved(document, schema)
         assert schema["examples"], name
     schemas = document["components"]["schemas"]
@@ -225,7 +272,9 @@ def test_every_body_has_an_example_that_the_rules_take(document: dict[str, Any])
         assert all(rules.of_any_action(item) for item in example["items"])
 
 
-def test_examples_in_the_document_are_accepted_by_the_gateway(gateway: Talk, document: dict[str, Any]) -> None:
+def test_examples_in_the_document_are_accepted_by_the_gateway(
+    gateway: Talk, document: dict[str, Any]
+) -> None:
     schemas = document["components"]["schemas"]
     for example in schemas["Event"]["examples"]:
         assert gateway.event(example).status_code == 202
@@ -263,12 +312,16 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found += [
-            value for name, value in attrs if name in {"src", "href", "action", "spec-url", "data"} and value
+            value
+            for name, value in attrs
+            if name in {"src", "href", "action", "spec-url", "data"} and value
         ]
 
 
 @pytest.mark.parametrize("url", ["/docs", "/redoc", "/problems", "/problems/validation"])
-def test_a_page_asks_no_other_host_for_anything_and_what_it_asks_for_is_there(gateway: Talk, url: str) -> None:
+def test_a_page_asks_no_other_host_for_anything_and_what_it_asks_for_is_there(
+    gateway: Talk, url: str
+) -> None:
     page = gateway.get(url, key=None)
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     links = Links(page.text).found
@@ -290,8 +343,16 @@ def test_the_openapi_document_names_the_headers_that_answers_have(gateway: Talk)
     responses = gateway.get("/openapi.json").json()["paths"]["/v1/events"]["post"]["responses"]
     answer = gateway.event(headers={"Prefer": "wait=1"})
     told = {name.lower() for name in responses[str(answer.status_code)]["headers"]}
-    assert told == {"x-request-id", "ratelimit", "ratelimit-policy", "location", "preference-applied"}
+    assert told == {
+        "x-request-id",
+        "ratelimit",
+        "ratelimit-policy",
+        "location",
+        "preference-applied",
+    }
     assert told <= answer.headers.keys()
     assert {"Retry-After", "RateLimit"} <= responses["429"]["headers"].keys()
     assert [*responses["401"]["headers"]] == ["X-Request-ID"]
-    assert {"RateLimit", "RateLimit-Policy"} <= responses["403"]["headers"].keys(), "what is refused counts as one item"
+    assert {"RateLimit", "RateLimit-Policy"} <= responses["403"]["headers"].keys(), (
+        "what is refused counts as one item"
+    )

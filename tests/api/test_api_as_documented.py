@@ -1,6 +1,7 @@
-"""What the OpenAPI document says is what the gateway does: schemathesis makes calls of it, good ones and bad ones, to a
-gateway in a process of its own, which delivers to the simulator and asks it. Whatever operations there are, each is
-called."""
+"""What the OpenAPI document says is what the gateway does: schemathesis makes calls of it, good
+ones and bad ones, to a gateway in a process of its own, which delivers to the simulator and asks
+it. Whatever operations there are, each is called.
+"""
 
 import os
 from collections.abc import Iterator
@@ -22,11 +23,15 @@ from app.simulator.server import BackgroundServer
 from tests.acceptance.processes import Process, serving
 from tests.api.leanplum import KEYS
 
-EXAMPLES = int(os.environ.get("GATEWAY_TESTS_EXAMPLES", "6"))  # for each operation, of good calls and of bad ones
-LONG, ENOUGH = 100, 10_000  # from so many on it is the long run, which makes so many calls altogether
+# For each operation, of good calls and of bad ones
+EXAMPLES = int(os.environ.get("GATEWAY_TESTS_EXAMPLES", "6"))
+# From so many on it is the long run, which makes so many calls altogether
+LONG, ENOUGH = 100, 10_000
 DOCUMENT = create_app(Settings(_env_file=None)).openapi()
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
-OPERATIONS = [f"{method.upper()} {path}" for path, methods in DOCUMENT["paths"].items() for method in methods]
+OPERATIONS = [
+    f"{method.upper()} {path}" for path, methods in DOCUMENT["paths"].items() for method in methods
+]
 WIDE = {"GATEWAY_RATE_PER_SECOND": "1000000", "GATEWAY_RATE_BURST": "1000000000"}
 WIDE |= {"GATEWAY_FAILED_AUTH_PER_MINUTE": "1000000"}
 load_all_checks()
@@ -62,14 +67,24 @@ def session(gateway: Process) -> Iterator[requests.Session]:
 
 
 def no_failure(context: CheckContext, response: Any, case: Case[Any]) -> None:
-    """Leanplum may refuse what was asked of it; nothing else is a failure that good or bad calls can bring about."""
-    refused = response.status_code == 502 and response.json()["type"] == "/problems/upstream-rejected"
+    """Leanplum may refuse what was asked of it; nothing else is a failure that good or bad calls
+    can bring about.
+    """
+    refused = (
+        response.status_code == 502 and response.json()["type"] == "/problems/upstream-rejected"
+    )
     assert response.status_code < 500 or refused, (response.status_code, response.text)
 
 
 JUNK: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
@@ -77,16 +92,26 @@ TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
 
 @st.composite
 def bad(draw: st.DrawFn, good: st.SearchStrategy[Case[Any]]) -> Case[Any]:
-    """A good call, with anything in the place of one part: of the body, a field of it, the query, the path."""
+    """A good call, with anything in the place of one part: of the body, a field of it, the query,
+    the path.
+    """
     case = draw(good)
     told = case.operation.definition.raw
-    parts = ["query"] + ["path"] * bool(case.path_parameters) + ["body", "field"] * ("requestBody" in told)
+    parts = (
+        ["query"]
+        + ["path"] * bool(case.path_parameters)
+        + ["body", "field"] * ("requestBody" in told)
+    )
     match draw(st.sampled_from(parts)):
         case "path":
-            case.path_parameters = {name: quote(draw(TEXT), safe="") for name in case.path_parameters}
+            case.path_parameters = {
+                name: quote(draw(TEXT), safe="") for name in case.path_parameters
+            }
         case "query":
             names = [one["name"] for one in told.get("parameters", ()) if one["in"] == "query"]
-            case.query = draw(st.dictionaries(st.sampled_from([*names, "unknown"]), TEXT, min_size=1, max_size=3))
+            case.query = draw(
+                st.dictionaries(st.sampled_from([*names, "unknown"]), TEXT, min_size=1, max_size=3)
+            )
         case "field" if isinstance(case.body, dict):
             case.body = {**case.body, draw(st.sampled_from([*case.body, "unknown"])): draw(JUNK)}
         case _:

@@ -1,4 +1,6 @@
-"""One audit record for each authenticated call: who, what, when, from where, with what outcome, which request id."""
+"""One audit record for each authenticated call: who, what, when, from where, with what outcome,
+which request id.
+"""
 
 import getpass
 import hashlib
@@ -67,7 +69,9 @@ def test_each_authenticated_call_leaves_one_record(
 
 def test_a_batch_is_one_record_that_counts_its_items(gateway: Talk) -> None:
     gateway.event(OWN)
-    answer = gateway.batch([TRACK, OWN | TRACK, OWN | TRACK | {"value": 3}, {}, CANARY, TRACK | {"userId": "u2"}])
+    answer = gateway.batch(
+        [TRACK, OWN | TRACK, OWN | TRACK | {"value": 3}, {}, CANARY, TRACK | {"userId": "u2"}]
+    )
     (record,) = gateway.audit(answer.headers["x-request-id"])
     told = record["unmapped"]
     of = gateway.app.state.gateway.pseudonyms.of
@@ -92,7 +96,11 @@ def test_a_limited_call_and_a_forbidden_one_are_recorded(start: Start) -> None:
     answers = [talk.event(), talk.event(), talk.event(key=key)]
     assert [answer.status_code for answer in answers] == [202, 429, 403]
     records = [talk.audit(answer.headers["x-request-id"]) for answer in answers]
-    assert [[one["status_code"] for one in found] for found in records] == [["202"], ["429"], ["403"]]
+    assert [[one["status_code"] for one in found] for found in records] == [
+        ["202"],
+        ["429"],
+        ["403"],
+    ]
     assert records[2][0]["actor"]["user"]["uid"] == stored.caller.key_id
 
 
@@ -113,7 +121,9 @@ def test_calls_without_a_known_key_and_pages_leave_no_record(gateway: Talk) -> N
     assert len(gateway.audit()) == before
 
 
-def test_a_batch_of_which_nothing_is_taken_has_a_record_that_counts_its_items(gateway: Talk) -> None:
+def test_a_batch_of_which_nothing_is_taken_has_a_record_that_counts_its_items(
+    gateway: Talk,
+) -> None:
     answer = gateway.batch([CANARY, {}, TRACK | {"value": CANARY}])
     (record,) = gateway.audit(answer.headers["x-request-id"])
     assert record["unmapped"] == {"app": "default", "accepted": 0, "duplicates": 0, "rejected": 3}
@@ -127,9 +137,17 @@ def test_an_act_by_command_names_who_runs_it_and_the_app_that_it_is_about(start:
     change = "UPDATE items SET status = 'expired', settled_at = 1 WHERE seq = ?"
     with sqlite3.connect(talk.path) as beside:
         beside.execute(change, (seq,))
-    assert dead_letters.act(settings, "discard", None, dead_letters.chosen(None, None, None, None, None)) == 1
+    assert (
+        dead_letters.act(
+            settings, "discard", None, dead_letters.chosen(None, None, None, None, None)
+        )
+        == 1
+    )
     record = talk.audit()[-1]
-    assert (record["api"]["operation"], record["unmapped"]) == ("dead-letter.discard", {"app": "default"})
+    assert (record["api"]["operation"], record["unmapped"]) == (
+        "dead-letter.discard",
+        {"app": "default"},
+    )
     assert record["actor"]["user"] == {"uid": "operator", "name": getpass.getuser()}
 
 
@@ -143,7 +161,11 @@ def test_a_key_that_was_rotated_out_or_revoked_or_is_in_an_address_is_named_by_t
     assert revoked is not None
     store.revoke(stored.caller.key_id, 2)
     talk.app.state.gateway.directory.refresh()
-    answers = [talk.event(key=rotated), talk.event(key=revoked), talk.get(f"/v1/receipts/x?key={revoked}", key=None)]
+    answers = [
+        talk.event(key=rotated),
+        talk.event(key=revoked),
+        talk.get(f"/v1/receipts/x?key={revoked}", key=None),
+    ]
     assert [answer.status_code for answer in answers] == [401, 401, 400]
     talk.get("/readyz")  # proves a commit: nobody waits for these records
     for answer in answers:
@@ -181,7 +203,14 @@ def test_no_record_holds_a_payload_a_value_or_a_key(gateway: Talk) -> None:
     gateway.post("/v1/users/u", {"userAttributes": canaries}, method="PATCH")
     gateway.post(f"/v1/users/{CANARY}", {"userAttributes": {"a": 1}}, method="PATCH")
     gateway.batch(CANARY.encode(), headers={"Content-Type": NDJSON})
-    gateway.event(headers={"Content-Type": JSON, "User-Agent": CANARY, "Prefer": CANARY, "traceparent": CANARY})
+    gateway.event(
+        headers={
+            "Content-Type": JSON,
+            "User-Agent": CANARY,
+            "Prefer": CANARY,
+            "traceparent": CANARY,
+        }
+    )
     gateway.get(f"/v1/receipts/{CANARY}?{CANARY}={CANARY}")
     texts = [record for (record,) in gateway.rows("SELECT record FROM audit_records")]
     assert len(gateway.audit()) > 5
@@ -204,7 +233,13 @@ def test_every_record_has_what_ocsf_requires_of_an_api_activity(start: Start) ->
     talk.post("/v1/keys", {"name": "new", "scopes": ["sdk"]})
     records = talk.audit()
     operations = {one["api"]["operation"] for one in records}
-    assert {"key.create", "POST /v1/events", "POST /v1/batch", "leanplum getVars", "POST /v1/keys"} <= operations
+    assert {
+        "key.create",
+        "POST /v1/events",
+        "POST /v1/batch",
+        "leanplum getVars",
+        "POST /v1/keys",
+    } <= operations
     for one in records:
         assert {name for name, kind in REQUIRED.items() if type(one.get(name)) is not kind} == set()
         assert (one["class_uid"], one["category_uid"]) == (6003, 6)
@@ -216,7 +251,9 @@ def test_every_record_has_what_ocsf_requires_of_an_api_activity(start: Start) ->
     assert [one["metadata"]["sequence"] for one in records] == list(range(1, len(records) + 1))
 
 
-def test_a_call_about_one_user_names_it_by_its_keyed_hash_also_where_it_is_refused(start: Start) -> None:
+def test_a_call_about_one_user_names_it_by_its_keyed_hash_also_where_it_is_refused(
+    start: Start,
+) -> None:
     talk = start(gateway_rate_burst=2, gateway_rate_per_second=1)
     hashed = talk.app.state.gateway.pseudonyms.of("default", "uann")
     answers = [
@@ -231,7 +268,9 @@ def test_a_call_about_one_user_names_it_by_its_keyed_hash_also_where_it_is_refus
         assert record["unmapped"]["user"] == hashed, record
 
 
-def test_what_is_done_to_a_key_is_recorded_with_what_it_was_given_and_found_by_its_id(start: Start) -> None:
+def test_what_is_done_to_a_key_is_recorded_with_what_it_was_given_and_found_by_its_id(
+    start: Start,
+) -> None:
     talk = start()
     given = {"name": "shop", "scopes": ["events:write"], "ratePerSecond": 7}
     key_id = talk.post("/v1/keys", given).json()["id"]

@@ -29,12 +29,16 @@ BAD_BODIES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("body", BAD_BODIES.values(), ids=BAD_BODIES.keys())
 def test_a_bad_event_is_refused_as_a_problem(gateway: Talk, body: bytes) -> None:
-    answer = gateway.call("POST", "/v1/events", content=body, headers={"Content-Type": "application/json"})
+    answer = gateway.call(
+        "POST", "/v1/events", content=body, headers={"Content-Type": "application/json"}
+    )
     assert answer.status_code in {400, 422}, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize("body", [b"\x1f\x8bnope", gzip.compress(b"{}")[:-9]], ids=["not gzip", "cut off"])
+@pytest.mark.parametrize(
+    "body", [b"\x1f\x8bnope", gzip.compress(b"{}")[:-9]], ids=["not gzip", "cut off"]
+)
 def test_what_is_not_gzip_is_malformed(gateway: Talk, body: bytes) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     assert gateway.call("POST", "/v1/events", content=body, headers=headers).status_code == 400
@@ -45,12 +49,19 @@ def test_a_bomb_and_a_large_body_are_too_large(gateway: Talk) -> None:
     bomb = gzip.compress(b" " * 200_000_000)
     assert gateway.call("POST", "/v1/batch", content=bomb, headers=headers).status_code == 413
     large = b" " * 6_000_000
-    answer = gateway.call("POST", "/v1/batch", content=large, headers={"Content-Type": "application/json"})
+    answer = gateway.call(
+        "POST", "/v1/batch", content=large, headers={"Content-Type": "application/json"}
+    )
     assert answer.status_code == 413
 
 
 def test_another_media_type_is_not_taken(gateway: Talk) -> None:
-    assert gateway.call("POST", "/v1/events", content=b"{}", headers={"Content-Type": "text/xml"}).status_code == 415
+    assert (
+        gateway.call(
+            "POST", "/v1/events", content=b"{}", headers={"Content-Type": "text/xml"}
+        ).status_code
+        == 415
+    )
 
 
 def test_a_bad_item_harms_no_neighbour(gateway: Talk) -> None:
@@ -61,6 +72,14 @@ def test_a_bad_item_harms_no_neighbour(gateway: Talk) -> None:
         json.dumps(GOOD).encode(),
     ]
     answer = gateway.call(
-        "POST", "/v1/batch", content=b"\n".join(lines), headers={"Content-Type": "application/x-ndjson"}
+        "POST",
+        "/v1/batch",
+        content=b"\n".join(lines),
+        headers={"Content-Type": "application/x-ndjson"},
     ).json()
-    assert [result["status"] for result in answer["results"]] == ["accepted", "rejected", "rejected", "accepted"]
+    assert [result["status"] for result in answer["results"]] == [
+        "accepted",
+        "rejected",
+        "rejected",
+        "accepted",
+    ]

@@ -49,7 +49,11 @@ def test_a_bad_item_harms_no_neighbour(gateway: Talk, kind: str, bad: Any) -> No
     assert [result["index"] for result in document["results"]] == [0, 1, 2, 3]
     assert document["results"][1]["problem"]["type"] == "/problems/validation"
     assert gateway.items() == before + 3
-    assert gateway.rows("SELECT subject FROM items ORDER BY seq DESC LIMIT 3") == [("uu3",), ("uu2",), ("uu0",)]
+    assert gateway.rows("SELECT subject FROM items ORDER BY seq DESC LIMIT 3") == [
+        ("uu3",),
+        ("uu2",),
+        ("uu0",),
+    ]
 
 
 BAD_LINES = [b"{", b"nonsense", b'{"a":"\xff"}', b"\0", b"[" * 50_000, b"9" * 5_000 + b"x"]
@@ -75,18 +79,29 @@ ODD_FIELDS = {
 def test_json_that_a_strict_reader_refuses_harms_no_neighbour(gateway: Talk, text: str) -> None:
     """The whole batch is one JSON text: what can be pointed at must not spoil the rest."""
     good = orjson.dumps(track())
-    document = gateway.batch(b'{"items":[%s,{"action":"track",%s},%s]}' % (good, text.encode(), good)).json()
+    document = gateway.batch(
+        b'{"items":[%s,{"action":"track",%s},%s]}' % (good, text.encode(), good)
+    ).json()
     assert statuses(document) == ["accepted", "rejected", "accepted"]
 
 
 @pytest.mark.parametrize("number", ["7", "1.0", "1e3", "12345678901234567890123"])
 def test_a_bad_neighbour_does_not_change_what_a_good_item_means(gateway: Talk, number: str) -> None:
-    """With it and without it the same user is meant, and the same content; or both times the item is refused."""
-    item = b'{"action":"track","userId":%s,"event":"e","time":5,"params":{"b":1,"a":1.0}}' % number.encode()
+    """With it and without it the same user is meant, and the same content; or both times the item
+    is refused.
+    """
+    item = (
+        b'{"action":"track","userId":%s,"event":"e","time":5,"params":{"b":1,"a":1.0}}'
+        % number.encode()
+    )
     found = []
     for body in (b'{"items":[%s]}' % item, b'{"items":[%s,{}]}' % item):
         accepted = gateway.batch(body).json()["accepted"]
-        found.append(gateway.rows("SELECT subject, body FROM items ORDER BY seq DESC LIMIT 1") if accepted else None)
+        found.append(
+            gateway.rows("SELECT subject, body FROM items ORDER BY seq DESC LIMIT 1")
+            if accepted
+            else None
+        )
     assert found[0] == found[1]
 
 
@@ -99,7 +114,9 @@ def test_pointers_lead_to_the_item_in_the_body(gateway: Talk) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JSON", "NDJSON"])
-def test_a_batch_of_invalid_items_only_is_invalid_with_the_same_body(gateway: Talk, kind: str) -> None:
+def test_a_batch_of_invalid_items_only_is_invalid_with_the_same_body(
+    gateway: Talk, kind: str
+) -> None:
     before = gateway.items()
     items: list[Any] = [{}, 5, track(value="x")]
     answer = gateway.batch(items) if kind == "JSON" else gateway.batch(lines(*items), headers=LINES)
@@ -117,15 +134,21 @@ def test_a_batch_of_invalid_items_only_is_invalid_with_the_same_body(gateway: Ta
     ids=["JSON", "no line", "blank lines"],
 )
 def test_an_empty_batch_is_invalid(gateway: Talk, body: Any, headers: dict[str, str]) -> None:
-    assert set(pointers(problem(gateway.batch(body, headers=headers), 422, "validation")).values()) == {"count"}
+    assert set(
+        pointers(problem(gateway.batch(body, headers=headers), 422, "validation")).values()
+    ) == {"count"}
 
 
 @pytest.mark.parametrize("good", [True, False], ids=["good items", "bad items"])
 @pytest.mark.parametrize("kind", ["JSON", "NDJSON"])
-def test_a_thousand_items_are_taken_and_one_more_is_too_large(gateway: Talk, kind: str, good: bool) -> None:
+def test_a_thousand_items_are_taken_and_one_more_is_too_large(
+    gateway: Talk, kind: str, good: bool
+) -> None:
     def send(count: int) -> Any:
         items = [track(number) if good else {} for number in range(count)]
-        return gateway.batch(items) if kind == "JSON" else gateway.batch(lines(*items), headers=LINES)
+        return (
+            gateway.batch(items) if kind == "JSON" else gateway.batch(lines(*items), headers=LINES)
+        )
 
     answer = send(1_000)
     assert (answer.status_code, len(answer.json()["results"])) == (202 if good else 422, 1_000)
@@ -137,7 +160,11 @@ def test_a_thousand_items_are_taken_and_one_more_is_too_large(gateway: Talk, kin
 def test_lines_may_end_as_they_like(gateway: Talk) -> None:
     """CR LF, blank lines between, with and without an end of the last line."""
     one = orjson.dumps(track())
-    for body in (one + b"\r\n" + one + b"\r\n", b"\n\n" + one + b"\n  \n" + one, one + b"\n" + one + b"\n"):
+    for body in (
+        one + b"\r\n" + one + b"\r\n",
+        b"\n\n" + one + b"\n  \n" + one,
+        one + b"\n" + one + b"\n",
+    ):
         document = gateway.batch(body, headers=LINES).json()
         assert document["accepted"] == len(document["results"]) == 2
 
@@ -164,7 +191,9 @@ def test_each_result_has_an_id_whose_receipt_can_be_read(gateway: Talk) -> None:
 
 
 def test_a_batch_on_disk_holds_what_was_sent_and_nothing_more(gateway: Talk) -> None:
-    gateway.batch([track(7, id="on-disk", value=1.5, time="2026-01-31T00:00:00Z", params={"p": "é"})])
+    gateway.batch(
+        [track(7, id="on-disk", value=1.5, time="2026-01-31T00:00:00Z", params={"p": "é"})]
+    )
     (body,) = gateway.rows("SELECT body FROM items ORDER BY seq DESC LIMIT 1")[0]
     assert orjson.loads(body) == {
         "userId": "u7", "event": "e", "value": 1.5, "time": 1769817600.0, "params": {"p": "é"},
@@ -176,13 +205,19 @@ def test_a_batch_on_disk_holds_what_was_sent_and_nothing_more(gateway: Talk) -> 
     [(b'{"items":[' + b"{}," * 1_000_000 + b"{}]}", JSON), (b"{}\n" * 1_000_000, NDJSON)],
     ids=["JSON", "NDJSON"],
 )
-def test_a_million_empty_items_are_counted_and_not_judged(gateway: Talk, body: bytes, kind: str) -> None:
+def test_a_million_empty_items_are_counted_and_not_judged(
+    gateway: Talk, body: bytes, kind: str
+) -> None:
     started = time.perf_counter()
     answer = gateway.post("/v1/batch", body, headers={"Content-Type": kind})
     problem(answer, 413, "too-large")
     assert time.perf_counter() - started < 5
 
 
-def test_of_very_many_unknown_fields_beside_the_items_the_first_hundred_are_told(gateway: Talk) -> None:
-    answer = gateway.post("/v1/batch", {"items": []} | {f"x{number}": 1 for number in range(10_000)})
+def test_of_very_many_unknown_fields_beside_the_items_the_first_hundred_are_told(
+    gateway: Talk,
+) -> None:
+    answer = gateway.post(
+        "/v1/batch", {"items": []} | {f"x{number}": 1 for number in range(10_000)}
+    )
     assert len(problem(answer, 422, "validation")["errors"]) == 100

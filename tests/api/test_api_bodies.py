@@ -1,4 +1,6 @@
-"""Bad bodies of every kind get their 4xx as a problem, nothing of them is taken, and no value of theirs comes back."""
+"""Bad bodies of every kind get their 4xx as a problem, nothing of them is taken, and no value of
+theirs comes back.
+"""
 
 import gzip
 import json
@@ -77,18 +79,28 @@ INVALID = {
     "an escaped NUL in a field's name": (event(r'"\u0000":1'), {"/\0": "unknown-field"}),
     "a lone surrogate in a value": (event(r'"params":{"p":"\ud800"}'), {"/params/p": "characters"}),
     "a lone low surrogate in an id": (event(r'"deviceId":"\udc00"'), {"/deviceId": "characters"}),
-    "50 brackets in a value": (event('"params":{"p":' + "[" * 50 + "]" * 50 + "}"), {"/params/p": "type"}),
-    "60 objects in a value": (event('"params":' + '{"a":' * 60 + "1" + "}" * 60), {"/params/a": "type"}),
+    "50 brackets in a value": (
+        event('"params":{"p":' + "[" * 50 + "]" * 50 + "}"),
+        {"/params/p": "type"},
+    ),
+    "60 objects in a value": (
+        event('"params":' + '{"a":' * 60 + "1" + "}" * 60),
+        {"/params/a": "type"},
+    ),
     "duplicate keys, the last bad": (event('"event":5'), {"/event": "type"}),
 }
 
 
 @pytest.mark.parametrize(("body", "expected"), INVALID.values(), ids=INVALID.keys())
-def test_json_that_breaks_rules_is_invalid_and_says_where(gateway: Talk, body: bytes, expected: dict[str, str]) -> None:
+def test_json_that_breaks_rules_is_invalid_and_says_where(
+    gateway: Talk, body: bytes, expected: dict[str, str]
+) -> None:
     assert pointers(problem(gateway.event(body), 422, "validation")) == expected
 
 
-@pytest.mark.parametrize(("inside", "place"), [(r'"params":{"\ud800":1}', "/params"), (r'"\ud800x":1', "")])
+@pytest.mark.parametrize(
+    ("inside", "place"), [(r'"params":{"\ud800":1}', "/params"), (r'"\ud800x":1', "")]
+)
 def test_a_lone_surrogate_in_a_key_is_invalid_at_the_key_or_what_holds_it(
     gateway: Talk, inside: str, place: str
 ) -> None:
@@ -97,13 +109,17 @@ def test_a_lone_surrogate_in_a_key_is_invalid_at_the_key_or_what_holds_it(
     assert found["pointer"].rpartition("/")[0] == place or found["pointer"] == place
 
 
-@pytest.mark.parametrize("body", [b"[]", b'"x"', b"5", b"null", b"true", b"{}", b'{"items":{}}', b'{"items":null}'])
+@pytest.mark.parametrize(
+    "body", [b"[]", b'"x"', b"5", b"null", b"true", b"{}", b'{"items":{}}', b'{"items":null}']
+)
 def test_a_batch_that_is_no_object_with_items_is_invalid(gateway: Talk, body: bytes) -> None:
     problem(gateway.batch(body), 422, "validation")
 
 
 def test_a_batch_takes_no_other_field(gateway: Talk) -> None:
-    found = problem(gateway.batch({"items": [orjson.Fragment(ITEM)], "a/b": 1, "ite~ms": 2}), 422, "validation")
+    found = problem(
+        gateway.batch({"items": [orjson.Fragment(ITEM)], "a/b": 1, "ite~ms": 2}), 422, "validation"
+    )
     assert pointers(found) == {"/a~1b": "unknown-field", "/ite~0ms": "unknown-field"}
 
 
@@ -143,7 +159,9 @@ def test_a_limit_holds_for_a_body_of_untold_length_in_any_number_of_pieces(
     body = event(f'"info":"{"x" * 200}"')
     size = -(-len(body) // pieces)
     parts = [body[at : at + size] for at in range(0, len(body), size)]
-    messages = [{"type": "http.request", "body": part, "more_body": part is not parts[-1]} for part in parts]
+    messages = [
+        {"type": "http.request", "body": part, "more_body": part is not parts[-1]} for part in parts
+    ]
     assert talk.raw([(b"content-type", b"application/json")], *messages) == 413
     assert talk.items() == 0
 
@@ -175,12 +193,16 @@ UNPACKABLE = {
 
 
 @pytest.mark.parametrize(("encoding", "body"), BOMBS.items(), ids=BOMBS.keys())
-def test_a_body_that_is_too_large_unpacked_is_too_large(gateway: Talk, encoding: str, body: bytes) -> None:
+def test_a_body_that_is_too_large_unpacked_is_too_large(
+    gateway: Talk, encoding: str, body: bytes
+) -> None:
     problem(gateway.event(body, headers={"Content-Encoding": encoding}), 413, "too-large")
 
 
 @pytest.mark.parametrize(("encoding", "body"), UNPACKABLE.values(), ids=UNPACKABLE.keys())
-def test_a_body_that_does_not_unpack_is_malformed(gateway: Talk, encoding: str, body: bytes) -> None:
+def test_a_body_that_does_not_unpack_is_malformed(
+    gateway: Talk, encoding: str, body: bytes
+) -> None:
     problem(gateway.event(body, headers={"Content-Encoding": encoding}), 400, "malformed")
 
 
@@ -197,7 +219,9 @@ def test_a_zstd_batch_that_was_cut_off_is_not_taken_in_part(gateway: Talk) -> No
 
 @pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip", "none", "gzip;q=1"])
 def test_another_encoding_is_not_supported(gateway: Talk, encoding: str) -> None:
-    problem(gateway.event(GOOD, headers={"Content-Encoding": encoding}), 415, "unsupported-media-type")
+    problem(
+        gateway.event(GOOD, headers={"Content-Encoding": encoding}), 415, "unsupported-media-type"
+    )
 
 
 TYPES = ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/xml", "json", "*/*",
@@ -220,10 +244,28 @@ def test_lines_are_for_batches_only(gateway: Talk) -> None:
 
 def spoilt_events() -> Iterator[dict[str, Any]]:
     for value in (CANARY + "\0", [CANARY], {"k": {"k": [CANARY]}}):
-        for field in ("userId", "deviceId", "event", "info", "value", "time", "currencyCode", "params", "disposition"):
+        for field in (
+            "userId",
+            "deviceId",
+            "event",
+            "info",
+            "value",
+            "time",
+            "currencyCode",
+            "params",
+            "disposition",
+        ):
             yield EVENT | {field: value}
         yield EVENT | {"params": {"p": value}}
-    for field in ("id", "time", "value", "currencyCode", "createDisposition", "messageId", "allowOffline"):
+    for field in (
+        "id",
+        "time",
+        "value",
+        "currencyCode",
+        "createDisposition",
+        "messageId",
+        "allowOffline",
+    ):
         yield EVENT | {field: f"{CANARY} {CANARY}"}
     yield {"event": CANARY, "value": "x"}
     yield EVENT | {"params": {"p": CANARY, "q": None}}
@@ -236,7 +278,9 @@ def test_no_answer_repeats_a_value_of_the_caller(gateway: Talk) -> None:
             gateway.event(body),
             gateway.batch([body | {"action": "track"}, {"action": CANARY}, CANARY, [CANARY]]),
             gateway.post("/v1/users/u/states", {"state": CANARY + "/", **body}),
-            gateway.post("/v1/users/u", {"userAttributes": {"k": {"k": [[CANARY]]}}, **body}, method="PATCH"),
+            gateway.post(
+                "/v1/users/u", {"userAttributes": {"k": {"k": [[CANARY]]}}, **body}, method="PATCH"
+            ),
             gateway.batch(b"\n".join([json.dumps(body).encode(), CANARY.encode()]), headers=lines),
         ):
             assert answer.status_code == 422, (body, answer.text)
@@ -256,18 +300,23 @@ def wide(inside: str) -> bytes:
 
 CROWDED = {
     "unknown fields": wide(",".join(f'"k{n}":1' for n in range(200_000))),
-    "parameters of a wrong kind": wide('"params":{' + ",".join(f'"k{n}":[]' for n in range(200_000)) + "}"),
+    "parameters of a wrong kind": wide(
+        '"params":{' + ",".join(f'"k{n}":[]' for n in range(200_000)) + "}"
+    ),
     "a list where a text belongs": wide('"params":{"a":[' + ",".join(["1"] * 300_000) + "]}"),
     "no JSON": b"[" + b"1," * 300_000,
 }
 
 
 @pytest.mark.parametrize("body", CROWDED.values(), ids=CROWDED.keys())
-def test_a_body_of_more_fields_than_anything_has_is_refused_at_once(gateway: Talk, body: bytes) -> None:
+def test_a_body_of_more_fields_than_anything_has_is_refused_at_once(
+    gateway: Talk, body: bytes
+) -> None:
     batch = b'{"items":[%s]}' % body
     calls = [("/v1/events", body, JSON), ("/v1/preview", body, JSON), ("/v1/keys", body, JSON)]
     for url, sent, kind in [*calls, ("/v1/batch", batch, JSON), ("/v1/batch", body, NDJSON)]:
-        # The whole process's time is measured, in which other tests' servers may be at work: one quiet call is proof.
+        # The whole process's time is measured, in which other tests' servers may be at work: one
+        # quiet call is proof.
         assert any(seconds_to_refuse(gateway, url, sent, kind) < 1.5 for _ in range(3)), url
 
 

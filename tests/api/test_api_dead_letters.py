@@ -32,13 +32,21 @@ def settle(talk: Talk, verdicts: dict[str, Verdict]) -> None:
         items = [item for item in found.tail.items if item.id in verdicts]
         await outbox.tend("tests", 60_000, [], ())
         assert await outbox.begin("t", "tests", items) is not None
-        assert await outbox.settle("t", "default", [(item.seq, verdicts[item.id]) for item in items])
+        assert await outbox.settle(
+            "t", "default", [(item.seq, verdicts[item.id]) for item in items]
+        )
 
     talk.do(run)
 
 
 def event(item_id: str, user: str = "ann") -> dict[str, Any]:
-    return {"action": "track", "userId": user, "event": "E", "params": {"note": CANARY}, "id": item_id}
+    return {
+        "action": "track",
+        "userId": user,
+        "event": "E",
+        "params": {"note": CANARY},
+        "id": item_id,
+    }
 
 
 def dead(talk: Talk, *item_ids: str, status: Status = Status.REJECTED) -> None:
@@ -50,13 +58,19 @@ def listed(talk: Talk, query: str = "") -> list[str]:
     return [one["id"] for one in talk.get(f"{LIST}{query}").json()["deadLetters"]]
 
 
-def test_only_what_was_refused_given_up_or_perhaps_done_is_listed_and_never_what_is_in_it(talk: Talk) -> None:
+def test_only_what_was_refused_given_up_or_perhaps_done_is_listed_and_never_what_is_in_it(
+    talk: Talk,
+) -> None:
     talk.batch([event(status) for status in ENDS] + [event("waits")])
     settle(talk, {status: Settled(status, {"success": False, "error": "Bad."}) for status in ENDS})
     answer = talk.get(LIST)
     assert [one["id"] for one in answer.json()["deadLetters"]] == ["rejected", "expired", "unknown"]
     first = answer.json()["deadLetters"][0]
-    assert (first["status"], first["userId"], first["leanplum"]["error"]) == ("rejected", "ann", "Bad.")
+    assert (first["status"], first["userId"], first["leanplum"]["error"]) == (
+        "rejected",
+        "ann",
+        "Bad.",
+    )
     assert first["href"] == "/v1/receipts/rejected"
     assert CANARY not in answer.text
 
@@ -81,7 +95,9 @@ def test_they_come_in_pages(talk: Talk) -> None:
     first = talk.get(f"{LIST}?limit=2").json()
     second = talk.get(f"{LIST}?limit=2&cursor={first['nextCursor']}").json()
     last = talk.get(f"{LIST}?limit=2&cursor={second['nextCursor']}").json()
-    assert [one["id"] for page in (first, second, last) for one in page["deadLetters"]] == [f"i{n}" for n in range(5)]
+    assert [one["id"] for page in (first, second, last) for one in page["deadLetters"]] == [
+        f"i{n}" for n in range(5)
+    ]
     assert "nextCursor" not in last
 
 
@@ -99,7 +115,11 @@ def test_what_is_sent_again_waits_with_its_id_and_content_and_new_attempts(talk:
     answer = talk.post(REPLAY, {"ids": ["a", "nobody"]})
     assert answer.json() == {"matched": 1, "replayed": 1, "dryRun": False}
     receipt = talk.get("/v1/receipts/a").json()
-    assert (receipt["status"], receipt["attempts"], "settledAt" in receipt) == ("accepted", 0, False)
+    assert (receipt["status"], receipt["attempts"], "settledAt" in receipt) == (
+        "accepted",
+        0,
+        False,
+    )
     assert talk.rows("SELECT seq, body FROM items WHERE id = 'a'") == before
     assert listed(talk) == ["b"]
     assert talk.app.state.gateway.outbox.queued == 1
@@ -169,6 +189,13 @@ def test_each_act_has_its_audit_record_with_its_count(talk: Talk) -> None:
     dead(talk, "a", "b")
     talk.post(DISCARD, {"ids": ["a"]})
     talk.post(REPLAY, {"ids": ["b"]})
-    records = [json.loads(record) for (record,) in talk.rows("SELECT record FROM audit_records ORDER BY seq")]
-    acts = {one["api"]["operation"]: one["unmapped"] for one in records if "dead-letters" in one["api"]["operation"]}
+    records = [
+        json.loads(record)
+        for (record,) in talk.rows("SELECT record FROM audit_records ORDER BY seq")
+    ]
+    acts = {
+        one["api"]["operation"]: one["unmapped"]
+        for one in records
+        if "dead-letters" in one["api"]["operation"]
+    }
     assert acts[f"POST {DISCARD}"]["discarded"] == acts[f"POST {REPLAY}"]["replayed"] == 1

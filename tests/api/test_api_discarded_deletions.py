@@ -26,20 +26,37 @@ def test_nothing_is_made_of_the_id_once_the_deletion_is_discarded(
     leanplum.forget()
     leanplum.mend()
     with gateway(settings, database, leanplum, gateway_data_key=data_key) as at:
-        leanplum.fault(mode="success-false", message=f"User {USER} can't go.", action="deleteUser", times=1)
+        leanplum.fault(
+            mode="success-false", message=f"User {USER} can't go.", action="deleteUser", times=1
+        )
         other = {"action": "track", "event": "E", "userId": "other", "id": "other"}
-        at.call("POST", "/v1/batch", {"items": [{"action": "deleteUser", kind: USER, "id": "gone"}, other]})
+        at.call(
+            "POST",
+            "/v1/batch",
+            {"items": [{"action": "deleteUser", kind: USER, "id": "gone"}, other]},
+        )
         assert until(lambda: at.settled("gone"))["status"] == "rejected"
         assert found_in(database, USER)
-        assert at.call("POST", "/v1/dead-letters/discard", {"ids": ["gone"], "dryRun": True}).json()["matched"] == 1
+        assert (
+            at.call("POST", "/v1/dead-letters/discard", {"ids": ["gone"], "dryRun": True}).json()[
+                "matched"
+            ]
+            == 1
+        )
         assert found_in(database, USER)
-        assert at.call("POST", "/v1/dead-letters/discard", {"ids": ["gone"]}).json()["discarded"] == 1
+        assert (
+            at.call("POST", "/v1/dead-letters/discard", {"ids": ["gone"]}).json()["discarded"] == 1
+        )
         until(lambda: not at.rows("SELECT 1 FROM user_locks"))
         assert found_in(database, USER) == []
         assert at.rows("SELECT 1 FROM logins") == []
         receipt = at.settled("gone")
         assert receipt is not None
-        assert (receipt["status"], "userId" in receipt, "deviceId" in receipt) == ("rejected", False, False)
+        assert (receipt["status"], "userId" in receipt, "deviceId" in receipt) == (
+            "rejected",
+            False,
+            False,
+        )
         assert USER not in str(receipt)
         left = at.rows("SELECT subject, lane <> 0 FROM items WHERE id = 'other'")
         assert [(subject, bool(has)) for subject, has in left] == [("uother", True)]

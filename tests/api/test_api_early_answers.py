@@ -1,4 +1,6 @@
-"""Answers that are sent while the body is still arriving: they reach the caller, whatever it sends with."""
+"""Answers that are sent while the body is still arriving: they reach the caller, whatever it sends
+with.
+"""
 
 import http.client
 import os
@@ -40,7 +42,10 @@ class Running:
 
     def headers(self, status: str, *, close: bool) -> dict[str, str]:
         _, kind, key = REFUSED[status]
-        found = {"Content-Type": kind, "Authorization": f"Bearer {self._key if key == GOOD else key}"}
+        found = {
+            "Content-Type": kind,
+            "Authorization": f"Bearer {self._key if key == GOOD else key}",
+        }
         return found | ({"Connection": "close"} if close else {})
 
 
@@ -54,7 +59,11 @@ def server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator
 
 
 def head(path: str, headers: dict[str, str], *, version: str = "1.1") -> bytes:
-    lines = [f"POST {path} HTTP/{version}", "Host: gateway", *(f"{name}: {value}" for name, value in headers.items())]
+    lines = [
+        f"POST {path} HTTP/{version}",
+        "Host: gateway",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
@@ -82,14 +91,28 @@ def by_http_client(port: int, path: str, headers: dict[str, str], body: bytes) -
 
 
 def by_httpx(port: int, path: str, headers: dict[str, str], body: bytes) -> int:
-    return httpx.post(f"http://127.0.0.1:{port}{path}", content=body, headers=headers, timeout=20).status_code
+    return httpx.post(
+        f"http://127.0.0.1:{port}{path}", content=body, headers=headers, timeout=20
+    ).status_code
 
 
 def by_curl(port: int, path: str, headers: dict[str, str], body: bytes) -> int:
     """curl asks for `100 Continue` before so large a body."""
     options = [option for name, value in headers.items() for option in ("-H", f"{name}: {value}")]
-    command = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--data-binary", "@-", *options]
-    done = subprocess.run([*command, f"http://127.0.0.1:{port}{path}"], input=body, capture_output=True, check=True)
+    command = [
+        "curl",
+        "-sS",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        "--data-binary",
+        "@-",
+        *options,
+    ]
+    done = subprocess.run(
+        [*command, f"http://127.0.0.1:{port}{path}"], input=body, capture_output=True, check=True
+    )
     return int(done.stdout)
 
 
@@ -105,9 +128,13 @@ CLIENTS: list[Client] = [
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("close", [True, False], ids=["close", "keep"])
-def test_a_refusal_reaches_whoever_still_sends_its_body(server: Running, client: Client, close: bool) -> None:
+def test_a_refusal_reaches_whoever_still_sends_its_body(
+    server: Running, client: Client, close: bool
+) -> None:
     headers = server.headers("413", close=close)
-    assert [client(server.port, "/v1/events", headers, LARGE) for _ in range(ATTEMPTS)] == [413] * ATTEMPTS
+    assert [client(server.port, "/v1/events", headers, LARGE) for _ in range(ATTEMPTS)] == [
+        413
+    ] * ATTEMPTS
 
 
 @pytest.mark.parametrize("close", [True, False], ids=["close", "keep"])
@@ -120,7 +147,9 @@ def test_each_refusal_reaches_the_caller(server: Running, status: str, close: bo
     assert found == [int(status)] * ATTEMPTS
 
 
-def test_a_large_body_that_nobody_reads_ends_the_connection_and_a_small_one_does_not(server: Running) -> None:
+def test_a_large_body_that_nobody_reads_ends_the_connection_and_a_small_one_does_not(
+    server: Running,
+) -> None:
     for size, expected in ((4_000_000, "close"), (400_000, None)):
         headers = server.headers("401", close=False) | {"Content-Length": str(size)}
         with closing(Wire(server.port)) as wire:
@@ -135,7 +164,9 @@ def test_a_large_body_that_nobody_reads_ends_the_connection_and_a_small_one_does
 
 def test_a_large_body_that_is_read_whole_keeps_the_connection(server: Running) -> None:
     headers = server.headers("413", close=False)
-    body = b'{"items":[%s]}' % b",".join([b'{"action":"track","userId":"u","event":"%s"}' % (b"e" * 4_000)] * 500)
+    body = b'{"items":[%s]}' % b",".join(
+        [b'{"action":"track","userId":"u","event":"%s"}' % (b"e" * 4_000)] * 500
+    )
     with closing(Wire(server.port)) as wire:
         for _ in range(2):
             wire.say(head("/v1/batch", headers | {"Content-Length": str(len(body))}) + body)
@@ -144,7 +175,10 @@ def test_a_large_body_that_is_read_whole_keeps_the_connection(server: Running) -
 
 
 def test_who_asks_before_it_sends_is_refused_at_once_and_sends_nothing(server: Running) -> None:
-    headers = server.headers("401", close=False) | {"Content-Length": "1000000000", "Expect": "100-continue"}
+    headers = server.headers("401", close=False) | {
+        "Content-Length": "1000000000",
+        "Expect": "100-continue",
+    }
     with closing(Wire(server.port)) as wire:
         began = time.monotonic()
         wire.say(head("/v1/events", headers))
@@ -156,7 +190,10 @@ def test_who_asks_before_it_sends_is_refused_at_once_and_sends_nothing(server: R
 
 def test_who_asks_before_it_sends_and_is_welcome_is_told_to_go_on(server: Running) -> None:
     body = b'{"userId":"u","event":"e"}'
-    headers = server.headers("413", close=False) | {"Content-Length": str(len(body)), "Expect": "100-continue"}
+    headers = server.headers("413", close=False) | {
+        "Content-Length": str(len(body)),
+        "Expect": "100-continue",
+    }
     with closing(Wire(server.port)) as wire:
         for _ in range(2):
             wire.say(head("/v1/events", headers))
@@ -166,7 +203,9 @@ def test_who_asks_before_it_sends_and_is_welcome_is_told_to_go_on(server: Runnin
             assert (status, told.get("connection")) == (202, None)
 
 
-def test_what_never_ends_behind_an_answer_is_cut_off(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_never_ends_behind_an_answer_is_cut_off(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(protocol, "LINGER_BYTES", 4_000_000)
     headers = server.headers("413", close=False) | {"Content-Length": str(10**12)}
     with closing(Wire(server.port)) as wire:
@@ -176,7 +215,9 @@ def test_what_never_ends_behind_an_answer_is_cut_off(server: Running, monkeypatc
             wire.say(LARGE * 3)
 
 
-@pytest.mark.parametrize(("silent", "most"), [(0.0, "LINGER_SECONDS"), (2.5, "LINGER_IDLE_SECONDS")])
+@pytest.mark.parametrize(
+    ("silent", "most"), [(0.0, "LINGER_SECONDS"), (2.5, "LINGER_IDLE_SECONDS")]
+)
 def test_who_drips_or_says_nothing_behind_an_answer_is_cut_off(
     server: Running, monkeypatch: pytest.MonkeyPatch, silent: float, most: str
 ) -> None:
@@ -213,18 +254,24 @@ http {{ access_log off; client_body_temp_path {scratch}/body; proxy_temp_path {s
     server {{ listen 127.0.0.1:{port}; {more} location / {{ proxy_pass http://127.0.0.1:{upstream}; }} }} }}
 """
 needs_nginx = pytest.mark.skipif(
-    shutil.which("nginx") is None and "GATEWAY_TESTS_NEED_NGINX" not in os.environ, reason="nginx is not installed"
+    shutil.which("nginx") is None and "GATEWAY_TESTS_NEED_NGINX" not in os.environ,
+    reason="nginx is not installed",
 )
 
 
 @contextmanager
 def nginx(upstream: int, more: str) -> Iterator[int]:
     """The port of an nginx in front; `more`: what is said beside its defaults."""
-    with tempfile.TemporaryDirectory() as scratch:  # short: pytest's own are closed to nginx's workers
+    # Short: pytest's own are closed to nginx's workers
+    with tempfile.TemporaryDirectory() as scratch:
         port, config = free_port(), Path(scratch) / "nginx.conf"
         user = "user root;" if os.geteuid() == 0 else ""
-        config.write_text(CONFIG.format(scratch=scratch, port=port, upstream=upstream, more=more, user=user))
-        process = subprocess.Popen(["nginx", "-c", str(config), "-p", scratch], stderr=subprocess.PIPE)
+        config.write_text(
+            CONFIG.format(scratch=scratch, port=port, upstream=upstream, more=more, user=user)
+        )
+        process = subprocess.Popen(
+            ["nginx", "-c", str(config), "-p", scratch], stderr=subprocess.PIPE
+        )
         try:
             _wait_for(port, process)
             yield port

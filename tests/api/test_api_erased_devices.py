@@ -1,4 +1,6 @@
-"""Leanplum takes a device's id for its user's where none is told, so one id is erased as a user's and as a device's."""
+"""Leanplum takes a device's id for its user's where none is told, so one id is erased as a user's
+and as a device's.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +19,9 @@ AS_DEVICE: dict[str, Ask] = {
     "an event": lambda at: at.call("POST", "/v1/events", {"deviceId": X, "event": "E"}),
     "a batch": lambda at: at.call("POST", "/v1/batch", {"items": [{**TRACK, "deviceId": X}]}),
     "a login": lambda at: at.call(
-        "POST", "/v1/batch", {"items": [{"action": "setUserAttributes", "deviceId": X, "newUserId": "bob"}]}
+        "POST",
+        "/v1/batch",
+        {"items": [{"action": "setUserAttributes", "deviceId": X, "newUserId": "bob"}]},
     ),
     "an SDK's event": lambda at: at.sdk(**TRACK, deviceId=X),
     "an SDK's batch": lambda at: at.sdk(action="multi", data=[{**TRACK, "deviceId": X}]),
@@ -69,10 +73,14 @@ def test_what_waits_for_the_device_is_taken_out_and_all_that_comes_is_refused(
         at.call("POST", "/v1/events", {"deviceId": X, "event": "E"})
         at.call("POST", "/v1/events", {"deviceId": "another", "event": "E"})
         assert at.erase(X)["erased"]["waiting"] == 1
-        assert {way: refused(ask(at)) for way, ask in AS_DEVICE.items()} == dict.fromkeys(AS_DEVICE, True)
+        assert {way: refused(ask(at)) for way, ask in AS_DEVICE.items()} == dict.fromkeys(
+            AS_DEVICE, True
+        )
         found = at.rows("SELECT subject, action FROM items ORDER BY seq")
         assert found == [("danother", "track"), (f"u{X}", "deleteUser")]
-        assert at.call("POST", "/v1/events", {"deviceId": "another", "event": "E"}).status_code == 202
+        assert (
+            at.call("POST", "/v1/events", {"deviceId": "another", "event": "E"}).status_code == 202
+        )
         of_another_user = {"userId": "bob", "deviceId": X, "event": "E"}
         assert at.sdk(action="track", **of_another_user).json()["response"][0]["success"]
 
@@ -85,7 +93,9 @@ def test_whoever_is_erased_as_a_device_is_refused_as_a_user(
         login = {"action": "setUserAttributes", "userId": "a", "newUserId": X}
         at.call("POST", "/v1/batch", {"items": [login, {**GONE, "deviceId": X}]})
         assert at.rows("SELECT subject FROM items ORDER BY seq") == [("ua",), (f"d{X}",)]
-        assert {way: refused(ask(at)) for way, ask in AS_USER.items()} == dict.fromkeys(AS_USER, True)
+        assert {way: refused(ask(at)) for way, ask in AS_USER.items()} == dict.fromkeys(
+            AS_USER, True
+        )
 
 
 def test_the_deletion_is_sent_after_what_is_being_sent_for_the_device_and_before_what_comes_later(
@@ -120,6 +130,10 @@ def test_an_anonymous_user_does_not_come_back_by_what_was_tried_before(
         assert until(lambda: at.settled(receipt["id"]), 30)["status"] in {"delivered", "skipped"}
         at.call("POST", "/v1/events", {"userId": "bob", "event": "E", "id": "last"})
         until(lambda: at.settled("last"), 20)
-        actions = [one["action"] for one in leanplum.arrived() if X in (one.get("userId"), one.get("deviceId"))]
+        actions = [
+            one["action"]
+            for one in leanplum.arrived()
+            if X in (one.get("userId"), one.get("deviceId"))
+        ]
         assert set(actions[actions.index("deleteUser") :]) == {"deleteUser"}
         assert leanplum.user(X).get("error")

@@ -15,7 +15,12 @@ CSV = {"Content-Type": "text/csv"}
 Send = Callable[[Gateway, str], httpx.Response]
 WAYS: dict[str, tuple[int, Send]] = {
     "csv": (422, lambda at, rows: at.call("POST", "/v1/imports", content=rows, headers=CSV)),
-    "form": (422, lambda at, rows: at.call("POST", "/v1/imports", files={"file": ("a.csv", rows, "text/csv")})),
+    "form": (
+        422,
+        lambda at, rows: at.call(
+            "POST", "/v1/imports", files={"file": ("a.csv", rows, "text/csv")}
+        ),
+    ),
     "sdk": (
         400,
         lambda at, rows: at.call(
@@ -50,7 +55,9 @@ def leanplum() -> Iterator[Leanplum]:
 
 
 @pytest.fixture(scope="module")
-def at(leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any) -> Iterator[Gateway]:
+def at(
+    leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
+) -> Iterator[Gateway]:
     directory = tmp_path_factory.mktemp("imports")
 
     def settings(**given: Any) -> Any:

@@ -1,4 +1,6 @@
-"""Calls at /api that only read, and those with files, don't name whoever was erased to Leanplum either."""
+"""Calls at /api that only read, and those with files, don't name whoever was erased to Leanplum
+either.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +23,9 @@ def leanplum() -> Iterator[Leanplum]:
 
 
 @pytest.fixture(scope="module")
-def at(leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any) -> Iterator[Gateway]:
+def at(
+    leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
+) -> Iterator[Gateway]:
     directory = tmp_path_factory.mktemp("reads")
 
     def settings(**given: Any) -> Any:

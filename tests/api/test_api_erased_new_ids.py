@@ -1,4 +1,6 @@
-"""Nobody who was erased comes back by `newUserId`: whichever way it comes, and whenever it was accepted."""
+"""Nobody who was erased comes back by `newUserId`: whichever way it comes, and whenever it was
+accepted.
+"""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -37,7 +39,11 @@ def login(old: str, new: str, **more: Any) -> dict[str, Any]:
 def refused_of(answer: httpx.Response) -> bool:
     """Whether the one entry of a call, or the call, is refused for an erasure."""
     text = answer.text
-    return "erased" in text and answer.status_code in {200, 202, 403, 422, 451} and '"success":true' not in text
+    return (
+        "erased" in text
+        and answer.status_code in {200, 202, 403, 422, 451}
+        and '"success":true' not in text
+    )
 
 
 WAYS: dict[str, Ask] = {
@@ -121,7 +127,9 @@ def test_a_login_as_somebody_who_was_erased_is_refused_whichever_way_it_comes(
     assert apart.user(user).get("error")
 
 
-@pytest.mark.parametrize("way", ["an update", "a batch of a device", "an SDK's batch", "alias", "identify"])
+@pytest.mark.parametrize(
+    "way", ["an update", "a batch of a device", "an SDK's batch", "alias", "identify"]
+)
 def test_a_login_as_anybody_else_is_taken(shared: Callable[[str], Gateway], way: str) -> None:
     user = f"erased-{next(number)}"
     answer = WAYS[way](shared(user), f"anon-{user}", f"other-{user}")
@@ -134,9 +142,16 @@ def test_what_stands_behind_the_deletion_in_its_batch_is_refused_and_what_stands
     settings: Callable[..., Any], database: str, leanplum: Leanplum
 ) -> None:
     with gateway(settings, database, leanplum) as at:
-        items = [login("a", "ann", id="before"), {"action": "deleteUser", "userId": "ann", "id": "gone"}]
+        items = [
+            login("a", "ann", id="before"),
+            {"action": "deleteUser", "userId": "ann", "id": "gone"},
+        ]
         answer = at.call("POST", "/v1/batch", {"items": [*items, login("b", "ann", id="after")]})
-        assert [one["status"] for one in answer.json()["results"]] == ["accepted", "accepted", "rejected"]
+        assert [one["status"] for one in answer.json()["results"]] == [
+            "accepted",
+            "accepted",
+            "rejected",
+        ]
         until(lambda: at.settled("gone"))
         assert sent(leanplum) == [("setUserAttributes", "a"), ("deleteUser", "ann")]
         assert leanplum.user("ann").get("error")
@@ -152,14 +167,20 @@ def test_logins_from_before_the_erasure_leave_nobody_behind_with_two_deliverers_
     users = [f"user-{number}" for number in range(12)]
     with gateway(settings, database, leanplum, delivery=False) as at:
         for user in users:
-            at.call("POST", "/v1/batch", {"items": [login(f"a-{user}", user), login(f"b-{user}", user)]})
+            at.call(
+                "POST", "/v1/batch", {"items": [login(f"a-{user}", user), login(f"b-{user}", user)]}
+            )
         found = [at.erase(user)["id"] for user in users]
     with gateway(settings, database, leanplum) as one, gateway(settings, database, leanplum):
         for item_id in found:
             until(partial(one.settled, item_id))
     assert [user for user in users if not leanplum.user(user).get("error")] == []
     for user in users:
-        of_user = [one["action"] for one in leanplum.arrived() if user in (one["userId"], one.get("newUserId"))]
+        of_user = [
+            one["action"]
+            for one in leanplum.arrived()
+            if user in (one["userId"], one.get("newUserId"))
+        ]
         assert of_user == ["setUserAttributes", "setUserAttributes", "deleteUser"]
 
 
@@ -167,10 +188,16 @@ def test_logins_from_before_the_erasure_leave_nobody_behind_with_two_deliverers_
 def test_a_dead_letter_that_names_whoever_is_erased_is_never_sent_again(
     settings: Callable[..., Any], database: str, leanplum: Leanplum, data_key: str | None
 ) -> None:
-    with gateway(settings, database, leanplum, gateway_data_key=data_key, gateway_erased_seconds=0) as at:
+    with gateway(
+        settings, database, leanplum, gateway_data_key=data_key, gateway_erased_seconds=0
+    ) as at:
         leanplum.fault(mode="success-false", message="ann is bad.", userId="a", times=2)
         for item_id in ("names", "other"):
-            at.call("POST", "/v1/batch", {"items": [login("a", "ann" if item_id == "names" else "bob", id=item_id)]})
+            at.call(
+                "POST",
+                "/v1/batch",
+                {"items": [login("a", "ann" if item_id == "names" else "bob", id=item_id)]},
+            )
             assert until(partial(at.settled, item_id))["status"] == "rejected"
         leanplum.mend()
         receipt = at.erase("ann", wait=10)
@@ -179,7 +206,11 @@ def test_a_dead_letter_that_names_whoever_is_erased_is_never_sent_again(
         assert [one["id"] for one in letters] == ["other"]
         kept = at.settled("names")
         assert kept is not None
-        assert (kept["status"], kept["userId"], kept["leanplum"]["success"]) == ("rejected", "a", False)
+        assert (kept["status"], kept["userId"], kept["leanplum"]["success"]) == (
+            "rejected",
+            "a",
+            False,
+        )
         assert "ann" not in str(kept)
         at.call("POST", "/v1/dead-letters/replay", {"ids": ["names", "other"]})
         until(lambda: (at.settled("other") or {}).get("status") == "delivered")
@@ -201,7 +232,9 @@ def test_a_login_that_is_refused_while_the_deletion_waits_for_it_is_never_sent_a
         assert "ann" not in str(found)
         leanplum.mend()
         assert at.call("GET", "/v1/dead-letters").json()["deadLetters"] == []
-        assert at.call("POST", "/v1/dead-letters/replay", {"ids": ["names"]}).json()["replayed"] == 0
+        assert (
+            at.call("POST", "/v1/dead-letters/replay", {"ids": ["names"]}).json()["replayed"] == 0
+        )
         at.call("POST", "/v1/events", {"userId": "a", "event": "E", "id": "last"})
         until(lambda: at.settled("last"))
         assert leanplum.user("ann").get("error")

@@ -1,4 +1,6 @@
-"""A deletion in development mode erases in the gateway like any other: single, in a batch, or as the call says."""
+"""A deletion in development mode erases in the gateway like any other: single, in a batch, or as
+the call says.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,10 +19,20 @@ WAYS: dict[str, Ask] = {
     "in a query": lambda at, user: at.call(
         "GET",
         "/api",
-        params={"appId": "app_sandbox", "clientKey": at.key, **GONE, "userId": user, "devMode": "true"},
+        params={
+            "appId": "app_sandbox",
+            "clientKey": at.key,
+            **GONE,
+            "userId": user,
+            "devMode": "true",
+        },
     ),
-    "an entry": lambda at, user: at.sdk(action="multi", data=[{**GONE, "userId": user, "devMode": True}]),
-    "the call": lambda at, user: at.sdk(action="multi", devMode=True, data=[{**GONE, "userId": user}]),
+    "an entry": lambda at, user: at.sdk(
+        action="multi", data=[{**GONE, "userId": user, "devMode": True}]
+    ),
+    "the call": lambda at, user: at.sdk(
+        action="multi", devMode=True, data=[{**GONE, "userId": user}]
+    ),
 }
 
 
@@ -44,7 +56,9 @@ def test_a_deletion_in_development_mode_removes_what_waits_and_refuses_the_user(
         assert at.call("POST", "/v1/events", {"userId": "ann", "event": "E"}).status_code == 403
 
 
-def test_such_a_deletion_is_delivered(settings: Callable[..., Any], tmp_path: Any, leanplum: Leanplum) -> None:
+def test_such_a_deletion_is_delivered(
+    settings: Callable[..., Any], tmp_path: Any, leanplum: Leanplum
+) -> None:
     leanplum.forget()
     with gateway(settings, f"sqlite:///{tmp_path / 'g.db'}", leanplum) as at:
         at.call("POST", "/v1/events", {"userId": "ann", "event": "E", "id": "before"})

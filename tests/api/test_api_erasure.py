@@ -1,4 +1,6 @@
-"""DELETE /v1/users/{userId}: Leanplum deletes the user, and the gateway itself forgets them (issue 5, contract §4)."""
+"""DELETE /v1/users/{userId}: Leanplum deletes the user, and the gateway itself forgets them (issue
+5, contract §4).
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +39,9 @@ def erase(talk: Talk, user: str = "ann", **options: Any) -> Any:
     return talk.call("DELETE", f"/v1/users/{user}?fullErasure=true", **options)
 
 
-def test_the_answer_is_the_receipt_and_what_was_removed_and_where(start: Callable[..., Talk]) -> None:
+def test_the_answer_is_the_receipt_and_what_was_removed_and_where(
+    start: Callable[..., Talk],
+) -> None:
     talk = start(**DEVELOPMENT)
     kept = [talk.event(event(id=name)).json()["href"] for name in ("one", "two")]
     talk.event(event("bob"))
@@ -57,7 +61,11 @@ def test_a_repeat_with_the_same_idempotency_key_is_a_duplicate_and_one_without_e
     talk = start(**DEVELOPMENT)
     first = erase(talk, headers={"Idempotency-Key": "e1"})
     again = erase(talk, headers={"Idempotency-Key": "e1"})
-    assert (again.status_code, again.json()["id"], again.json()["duplicate"]) == (200, first.json()["id"], True)
+    assert (again.status_code, again.json()["id"], again.json()["duplicate"]) == (
+        200,
+        first.json()["id"],
+        True,
+    )
     assert "erased" not in again.json()
     assert (erase(talk).status_code, talk.items()) == (202, 2)
 
@@ -89,10 +97,16 @@ def test_nothing_is_taken_for_the_user_until_the_time_is_over(
 def test_in_a_batch_only_the_erased_user_s_items_are_refused(start: Callable[..., Talk]) -> None:
     talk = start(**DEVELOPMENT)
     erase(talk)
-    answer = talk.batch([{"action": "track", **event(id="a")}, {"action": "track", **event("bob", id="b")}])
+    answer = talk.batch(
+        [{"action": "track", **event(id="a")}, {"action": "track", **event("bob", id="b")}]
+    )
     first, second = answer.json()["results"]
     assert (answer.status_code, answer.json()["rejected"], second["status"]) == (202, 1, "accepted")
-    assert (first["id"], first["status"], first["problem"]["type"]) == ("a", "rejected", "/problems/forbidden")
+    assert (first["id"], first["status"], first["problem"]["type"]) == (
+        "a",
+        "rejected",
+        "/problems/forbidden",
+    )
     assert talk.batch([{"action": "track", **event()}]).status_code == 422
 
 
@@ -131,14 +145,25 @@ def test_the_sdk_door_refuses_in_leanplum_s_words_what_it_accepts_and_what_it_as
         assert "erased" in alone.json()["response"][0]["error"]["message"]
         data = [{**entry, "userId": "ann"}, {**entry, "userId": "bob", "reqId": "2"}]
         both = talk.post("/api", {**keys, "action": "multi", "data": data}, key=None)
-        assert (both.status_code, [one["success"] for one in both.json()["response"]]) == (200, [False, True])
+        assert (both.status_code, [one["success"] for one in both.json()["response"]]) == (
+            200,
+            [False, True],
+        )
         until(lambda: any(one.get("userId") == "bob" for one in leanplum.arrived()))
-        assert [one["action"] for one in leanplum.arrived() if one.get("userId") == "ann"] in ([], ["deleteUser"])
+        assert [one["action"] for one in leanplum.arrived() if one.get("userId") == "ann"] in (
+            [],
+            ["deleteUser"],
+        )
 
 
-def test_an_erased_user_may_be_looked_at(leanplum: Leanplum, settings: Callable[..., Any], path: Path) -> None:
+def test_an_erased_user_may_be_looked_at(
+    leanplum: Leanplum, settings: Callable[..., Any], path: Path
+) -> None:
     with delivering_to(leanplum, settings, path) as talk:
-        assert erase(talk, headers={"Prefer": "wait=10"}).json()["status"] in {"delivered", "skipped"}
+        assert erase(talk, headers={"Prefer": "wait=10"}).json()["status"] in {
+            "delivered",
+            "skipped",
+        }
         assert talk.get("/v1/users/ann").status_code == 404  # Leanplum has no such user
 
 
@@ -169,12 +194,20 @@ def scrubbed(talk: Talk) -> bool:
 def test_after_an_erasure_no_row_and_no_file_holds_the_user_or_a_value_of_theirs(
     leanplum: Leanplum, settings: Callable[..., Any], path: Path, data_key: str | None
 ) -> None:
-    with delivering_to(leanplum, settings, path, gateway_data_key=data_key, gateway_rate_burst=10**6) as talk:
+    with delivering_to(
+        leanplum, settings, path, gateway_data_key=data_key, gateway_rate_burst=10**6
+    ) as talk:
         leanplum.fault(mode="success-false", message="Bad.", userId=USER, times=1)
-        assert talk.event(event(USER, info=VALUE), headers={"Prefer": "wait=10"}).json()["status"] == "rejected"
+        assert (
+            talk.event(event(USER, info=VALUE), headers={"Prefer": "wait=10"}).json()["status"]
+            == "rejected"
+        )
         for size in (10, 3_000, 20_000):  # in a page, and over several
             items = [{"action": "track", **event(USER, info=VALUE + "x" * size)} for _ in range(40)]
-            others = [{"action": "track", **event(f"user{number}", info="y" * size)} for number in range(40)]
+            others = [
+                {"action": "track", **event(f"user{number}", info="y" * size)}
+                for number in range(40)
+            ]
             mixed = [one for pair in zip(items, others, strict=True) for one in pair]
             assert talk.batch(mixed).json()["accepted"] == 80
         until(lambda: talk.app.state.gateway.outbox.queued == 0)
@@ -182,7 +215,9 @@ def test_after_an_erasure_no_row_and_no_file_holds_the_user_or_a_value_of_theirs
         assert erase(talk, USER, headers={"Prefer": "wait=10"}).json()["status"] == "delivered"
         until(lambda: scrubbed(talk))
         assert VALUE.encode() not in files(path)
-        tables = [name for (name,) in talk.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        tables = [
+            name for (name,) in talk.rows("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
         assert USER not in repr([talk.rows(f"SELECT * FROM {table}") for table in tables])
 
 
@@ -210,7 +245,9 @@ def test_a_deletion_may_say_that_the_body_it_has_not_is_json(start: Callable[...
     assert erase(talk, USER, headers={"Content-Type": "application/json"}).status_code == 202
 
 
-def test_the_audit_names_the_call_and_neither_the_user_nor_a_value(start: Callable[..., Talk]) -> None:
+def test_the_audit_names_the_call_and_neither_the_user_nor_a_value(
+    start: Callable[..., Talk],
+) -> None:
     talk = start(**DEVELOPMENT)
     talk.event(event(USER, info=VALUE))
     answer = erase(talk, USER)

@@ -1,4 +1,6 @@
-"""After an erasure no value in the database is made of the user's id without a key: a list of ids tells nothing."""
+"""After an erasure no value in the database is made of the user's id without a key: a list of ids
+tells nothing.
+"""
 
 import hashlib
 import zlib
@@ -25,19 +27,35 @@ def leanplum() -> Iterator[Leanplum]:
 def made_of(name: str) -> dict[str, Any]:
     """What could be made of an id by whoever has no key."""
     found: dict[str, Any] = {"itself": name}
-    for text in (name, f"u{name}", f"default{name}", f"defaultu{name}", f"default\0u{name}", f"u{name}default"):
-        found |= {f"crc32 {text!r}": zlib.crc32(text.encode()), f"adler32 {text!r}": zlib.adler32(text.encode())}
+    for text in (
+        name,
+        f"u{name}",
+        f"default{name}",
+        f"defaultu{name}",
+        f"default\0u{name}",
+        f"u{name}default",
+    ):
+        found |= {
+            f"crc32 {text!r}": zlib.crc32(text.encode()),
+            f"adler32 {text!r}": zlib.adler32(text.encode()),
+        }
         for kind in ("md5", "sha1", "sha256"):
             found[f"{kind} {text!r}"] = hashlib.new(kind, text.encode()).hexdigest()
         for size in (8, 10, 16, 20, 32, 64):
-            found[f"blake2b {size} {text!r}"] = hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
+            found[f"blake2b {size} {text!r}"] = hashlib.blake2b(
+                text.encode(), digest_size=size
+            ).hexdigest()
     for action in ("track", "deleteUser", "setUserAttributes"):
         for body in ("", orjson.dumps({"userId": name}).decode()):
             found[f"digest {action} {body}"] = ids.digest(action, f"u{name}", body).hex()
     lane = ids.lane("default", f"u{name}")
     of_device = ids.lane("default", f"d{name}")
     places = {"lane": lane, "place in line": f"delivery {lane}"}
-    return found | places | {"device's lane": of_device, "device's place in line": f"delivery {of_device}"}
+    return (
+        found
+        | places
+        | {"device's lane": of_device, "device's place in line": f"delivery {of_device}"}
+    )
 
 
 def found_in(database: str, name: str) -> list[tuple[str, str, str]]:
@@ -46,13 +64,17 @@ def found_in(database: str, name: str) -> list[tuple[str, str, str]]:
     for table, column, value in cells(database):
         text = bytes(value).hex() if isinstance(value, bytes | memoryview) else str(value)
         for how, one in made.items():
-            here = value == one if isinstance(value, int) else len(str(one)) > 4 and str(one) in text
+            here = (
+                value == one if isinstance(value, int) else len(str(one)) > 4 and str(one) in text
+            )
             if here:
                 found.append((table, column, how))
     return found
 
 
-@pytest.mark.parametrize("data_key", [None, "a:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="], ids=["clear", "sealed"])
+@pytest.mark.parametrize(
+    "data_key", [None, "a:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="], ids=["clear", "sealed"]
+)
 def test_nothing_in_the_database_is_made_of_the_id_of_whoever_was_erased(
     settings: Callable[..., Any], database: str, leanplum: Leanplum, data_key: str | None
 ) -> None:
@@ -79,7 +101,8 @@ def test_nothing_in_the_database_is_made_of_the_id_of_whoever_was_erased(
 
 
 @pytest.mark.parametrize(
-    "message", [f"User {USER} not found; request skipped.", f"Deleted '{USER.upper()}', and u{USER}."]
+    "message",
+    [f"User {USER} not found; request skipped.", f"Deleted '{USER.upper()}', and u{USER}."],
 )
 def test_what_leanplum_says_of_the_deletion_is_kept_without_the_id(
     settings: Callable[..., Any], database: str, leanplum: Leanplum, message: str
@@ -94,7 +117,9 @@ def test_what_leanplum_says_of_the_deletion_is_kept_without_the_id(
         assert found_in(database, USER) == []
 
 
-def test_other_users_lanes_stay_as_they_are(settings: Callable[..., Any], database: str, leanplum: Leanplum) -> None:
+def test_other_users_lanes_stay_as_they_are(
+    settings: Callable[..., Any], database: str, leanplum: Leanplum
+) -> None:
     leanplum.forget()
     leanplum.mend()
     with gateway(settings, database, leanplum) as at:

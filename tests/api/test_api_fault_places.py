@@ -1,4 +1,6 @@
-"""Where a fault is: a pointer into the body as it was sent, or the name of a header or a parameter."""
+"""Where a fault is: a pointer into the body as it was sent, or the name of a header or a
+parameter.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,10 @@ BAD = {"x": [1]}  # no value of a param
 
 def places(found: dict[str, Any]) -> list[dict[str, str]]:
     """Where the faults of a problem are."""
-    return [{name: text for name, text in one.items() if name not in {"detail", "code"}} for one in found["errors"]]
+    return [
+        {name: text for name, text in one.items() if name not in {"detail", "code"}}
+        for one in found["errors"]
+    ]
 
 
 def refused(answer: Any) -> list[dict[str, str]]:
@@ -63,7 +68,10 @@ def test_a_pointer_leads_into_what_was_sent(gateway: Talk, params: str, pointer:
 def test_attributes_and_lists_in_them_too(gateway: Talk) -> None:
     body = {"userAttributes": {"a": {"b": [1, {"c": 1}]}, "d": {"e": 2**63}}}
     answer = gateway.post("/v1/users/u", orjson.dumps(body), method="PATCH")
-    assert refused(answer) == [{"pointer": "/userAttributes/a/b/1"}, {"pointer": "/userAttributes/d/e"}]
+    assert refused(answer) == [
+        {"pointer": "/userAttributes/a/b/1"},
+        {"pointer": "/userAttributes/d/e"},
+    ]
 
 
 RENAMES = """
@@ -76,13 +84,19 @@ RENAMES = """
 """
 
 
-def test_what_enrichment_renamed_is_where_it_was_sent(start: Callable[..., Talk], tmp_path: Path) -> None:
+def test_what_enrichment_renamed_is_where_it_was_sent(
+    start: Callable[..., Talk], tmp_path: Path
+) -> None:
     file = tmp_path / "enrichment.toml"
     file.write_text(RENAMES)
     talk = start(gateway_enrichment_file=file)
-    assert refused(talk.event({**DEEP, "params": {"colour": [1]}})) == [{"pointer": "/params/colour"}]
+    assert refused(talk.event({**DEEP, "params": {"colour": [1]}})) == [
+        {"pointer": "/params/colour"}
+    ]
     assert refused(talk.event({**DEEP, "params": {"color": [1]}})) == [{"pointer": "/params/color"}]
-    assert refused(talk.event({**DEEP, "params": {"shop": {"id": [1]}}})) == [{"pointer": "/params/shop/id"}]
+    assert refused(talk.event({**DEEP, "params": {"shop": {"id": [1]}}})) == [
+        {"pointer": "/params/shop/id"}
+    ]
     assert refused(talk.event({**DEEP, "info": [1]})) == [{"pointer": "/info"}]
     answer = talk.post("/v1/users/u", {"userAttributes": {"mail": [[1]]}}, method="PATCH")
     assert refused(answer) == [{"pointer": "/userAttributes/mail/0"}]
@@ -90,20 +104,32 @@ def test_what_enrichment_renamed_is_where_it_was_sent(start: Callable[..., Talk]
     assert refused(session) == [{"pointer": "/userAttributes/a/b/0"}]
 
 
-NESTED = {"params": {"properties": {"cart.size": {"type": "integer"}, "cart.sku": {"type": "string"}}}}
+NESTED = {
+    "params": {"properties": {"cart.size": {"type": "integer"}, "cart.sku": {"type": "string"}}}
+}
 
 
 @pytest.mark.parametrize("mode", ["enforce", "warn"])
-def test_what_breaks_the_plan_is_where_it_was_sent(start: Callable[..., Talk], tmp_path: Path, mode: str) -> None:
+def test_what_breaks_the_plan_is_where_it_was_sent(
+    start: Callable[..., Talk], tmp_path: Path, mode: str
+) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text(shop(events={"Cart": {"mode": mode, **NESTED}}))
     talk = start(gateway_tracking_plan=plan)
     item = {"userId": "u", "event": "Cart", "params": {"cart": {"size": "big", "sku": 7}}}
     message = {"userId": "u", "event": "Cart", "properties": {"cart": {"size": "big", "sku": 7}}}
     answer = talk.event(item)
-    sent = talk.post("/segment/v1/batch", {"batch": [{"type": "track", **message}]}, key=None, headers=basic(talk.key))
+    sent = talk.post(
+        "/segment/v1/batch",
+        {"batch": [{"type": "track", **message}]},
+        key=None,
+        headers=basic(talk.key),
+    )
     if mode == "enforce":
-        assert refused(answer) == [{"pointer": "/params/cart/size"}, {"pointer": "/params/cart/sku"}]
+        assert refused(answer) == [
+            {"pointer": "/params/cart/size"},
+            {"pointer": "/params/cart/sku"},
+        ]
         pointers = [one["pointer"] for one in sent.json()["rejected"][0]["errors"]]
         assert pointers == ["/batch/0/properties/cart/size", "/batch/0/properties/cart/sku"]
         return
@@ -120,9 +146,15 @@ OF_SEGMENT: dict[str, tuple[dict[str, Any], str]] = {
     "a user id": ({"type": "track", "userId": "a'b", "event": "E"}, "/userId"),
     "a property": ({"type": "track", "userId": "u", "event": "E", "properties": []}, ""),
     "no event": ({"type": "track", "userId": "u"}, "/event"),
-    "properties": ({"type": "track", "userId": "u", "event": "E", "properties": "p"}, "/properties"),
+    "properties": (
+        {"type": "track", "userId": "u", "event": "E", "properties": "p"},
+        "/properties",
+    ),
     "traits": ({"type": "identify", "userId": "u", "traits": 7}, "/traits"),
-    "traits of the context": ({"type": "identify", "userId": "u", "context": {"traits": 7}}, "/context/traits"),
+    "traits of the context": (
+        {"type": "identify", "userId": "u", "context": {"traits": 7}},
+        "/context/traits",
+    ),
     "a page": ({"type": "page", "userId": "u", "context": {"page": 7}}, "/context/page"),
     "a time": ({"type": "track", "userId": "u", "event": "E", "timestamp": "soon"}, "/timestamp"),
     "its original time": (
@@ -136,7 +168,9 @@ OF_SEGMENT: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("message", "pointer"), OF_SEGMENT.values(), ids=OF_SEGMENT.keys())
-def test_a_pointer_leads_into_segment_s_batch(gateway: Talk, message: dict[str, Any], pointer: str) -> None:
+def test_a_pointer_leads_into_segment_s_batch(
+    gateway: Talk, message: dict[str, Any], pointer: str
+) -> None:
     batch = {"batch": [{"type": "track", "userId": "g", "event": "E"}, message]}
     found = gateway.post("/segment/v1/batch", batch, key=None, headers=basic(gateway.key)).json()
     if not pointer:
@@ -154,9 +188,13 @@ def test_what_a_batch_says_for_all_is_where_it_stands(gateway: Talk) -> None:
 # --- headers and parameters -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", ["spaces are none", '"a b"', "x" * 129, '"' + "x" * 129 + '"', '"open', '""', '"a"b"'])
+@pytest.mark.parametrize(
+    "key", ["spaces are none", '"a b"', "x" * 129, '"' + "x" * 129 + '"', '"open', '""', '"a"b"']
+)
 def test_a_fault_of_the_header_is_one_of_the_header(gateway: Talk, key: str) -> None:
-    assert refused(gateway.event(headers={"Idempotency-Key": key})) == [{"header": "Idempotency-Key"}]
+    assert refused(gateway.event(headers={"Idempotency-Key": key})) == [
+        {"header": "Idempotency-Key"}
+    ]
 
 
 def test_a_header_that_contradicts_the_body_is_a_fault_there(gateway: Talk) -> None:
@@ -213,7 +251,9 @@ def test_a_fault_of_the_address_names_the_parameter(keyed: Talk, call: str, name
     method, _, url = call.partition(" ")
     required: Any = next((body for part, body in BODIES.items() if call.startswith(part)), {})
     options: dict[str, Any] = (
-        {} if method == "GET" else {"content": orjson.dumps(required), "headers": {"Content-Type": "application/json"}}
+        {}
+        if method == "GET"
+        else {"content": orjson.dumps(required), "headers": {"Content-Type": "application/json"}}
     )
     answer = keyed.call(method, url, **options)
     assert refused(answer) == [{"parameter": name}], answer.text
@@ -221,7 +261,9 @@ def test_a_fault_of_the_address_names_the_parameter(keyed: Talk, call: str, name
 
 
 def test_a_body_beside_it_keeps_its_pointers(gateway: Talk) -> None:
-    answer = gateway.post("/v1/users/a'b", {"userAttributes": {"x": {"y": [[1]]}}, "nonsense": 1}, method="PATCH")
+    answer = gateway.post(
+        "/v1/users/a'b", {"userAttributes": {"x": {"y": [[1]]}}, "nonsense": 1}, method="PATCH"
+    )
     found = refused(answer)
     assert {"parameter": "userId"} in found
     assert {"pointer": "/userAttributes/x/y/0"} in found
@@ -239,7 +281,10 @@ def test_a_body_beside_it_keeps_its_pointers(gateway: Talk) -> None:
         ('"abc"', "abc"),
         (' "abc" ', "abc"),
         ('"abc";a=b', "abc"),
-        (r'"a\"b\\c"', r"a\"b\\c".replace("\\\\", "\x00").replace('\\"', '"').replace("\x00", "\\")),
+        (
+            r'"a\"b\\c"',
+            r"a\"b\\c".replace("\\\\", "\x00").replace('\\"', '"').replace("\x00", "\\"),
+        ),
         ('""', ""),
         ('a"b', 'a"b'),
     ],
@@ -259,7 +304,10 @@ def test_the_quoted_key_and_the_plain_one_are_the_same_id(gateway: Talk) -> None
     again = gateway.event(headers={"Idempotency-Key": "order-7"})
     in_body = gateway.event({"userId": "u1", "event": "Purchase", "id": "order-7"})
     assert (first.status_code, first.json()["id"]) == (202, "order-7")
-    assert [(one.status_code, one.json()["duplicate"]) for one in (again, in_body)] == [(200, True), (200, True)]
+    assert [(one.status_code, one.json()["duplicate"]) for one in (again, in_body)] == [
+        (200, True),
+        (200, True),
+    ]
 
 
 def test_a_rotation_knows_its_key_with_and_without_quotes(start: Callable[..., Talk]) -> None:

@@ -22,7 +22,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator
         yield port, settings.gateway_bootstrap_key.get_secret_value().encode()
 
 
-def asked(server: Server, line: bytes, *headers: bytes, body: bytes = b"") -> tuple[int, dict[str, str], bytes]:
+def asked(
+    server: Server, line: bytes, *headers: bytes, body: bytes = b""
+) -> tuple[int, dict[str, str], bytes]:
     lines = [line + b" HTTP/1.1", *headers, b"Content-Length: %d" % len(body), b"", body]
     with closing(Wire(server[0])) as wire:
         wire.say(b"\r\n".join(lines).replace(b"KEY", server[1]))
@@ -55,7 +57,9 @@ def test_the_header_at_fault_is_named(
 
 
 def test_a_body_without_a_type_lacks_the_header(server: Server) -> None:
-    status, _, body = asked(server, b"POST /v1/events", HOST, AUTH, body=b'{"userId":"u","event":"E"}')
+    status, _, body = asked(
+        server, b"POST /v1/events", HOST, AUTH, body=b'{"userId":"u","event":"E"}'
+    )
     assert (status, orjson.loads(body)["errors"][0]["header"]) == (415, "Content-Type")
 
 

@@ -1,4 +1,6 @@
-"""Through a real server: one item that a firewall blocks, among many users' items, and a firewall that blocks all."""
+"""Through a real server: one item that a firewall blocks, among many users' items, and a firewall
+that blocks all.
+"""
 
 import time
 from collections.abc import Callable
@@ -19,7 +21,10 @@ ATTACK = "' OR 1=1 --"
 
 def post(talk: Talk, number: int, *more: dict[str, Any]) -> list[str]:
     """One event of each user, and more items, in one call; where their receipts are."""
-    items = [{"action": "track", "userId": f"user{user}", "event": "E", "value": number} for user in range(USERS)]
+    items = [
+        {"action": "track", "userId": f"user{user}", "event": "E", "value": number}
+        for user in range(USERS)
+    ]
     return [f"/v1/receipts/{one['id']}" for one in talk.batch([*items, *more]).json()["results"]]
 
 
@@ -34,7 +39,9 @@ def _ms(moment: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("mode", "alone"), [("403-html", False), ("403-other", True)], ids=["among others", "alone first"]
+    ("mode", "alone"),
+    [("403-html", False), ("403-other", True)],
+    ids=["among others", "alone first"],
 )
 def test_one_blocked_item_becomes_a_dead_letter_and_none_of_the_others_takes_over_five_seconds(
     settings: Callable[..., Settings], tmp_path: Path, mode: str, alone: bool
@@ -60,10 +67,14 @@ def test_one_blocked_item_becomes_a_dead_letter_and_none_of_the_others_takes_ove
         receipts = [talk.get(href).json() for href in hrefs]
         assert {one["status"] for one in receipts} == {"delivered"}
         assert late(receipts) == [], f"{len(late(receipts))} of {len(receipts)} took over 5 s"
-        found = until(lambda: talk.get(blocked).json().get("settledAt") and talk.get(blocked).json(), 40)
+        found = until(
+            lambda: talk.get(blocked).json().get("settledAt") and talk.get(blocked).json(), 40
+        )
         assert found["status"] == "rejected", found
         assert found["leanplum"]["error"].startswith("HTTP 403")
-        assert [one["id"] for one in talk.get("/v1/dead-letters").json()["deadLetters"]] == [found["id"]]
+        assert [one["id"] for one in talk.get("/v1/dead-letters").json()["deadLetters"]] == [
+            found["id"]
+        ]
         assert talk.get("/readyz").json()["ready"] is True
 
 

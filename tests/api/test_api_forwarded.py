@@ -151,7 +151,9 @@ def test_a_peer_that_is_not_trusted_is_the_client_itself(peer: str, address: str
     assert PROXIES.origin(peer, [(XFF, b"1.2.3.4")]) == Origin(address, None, address)
 
 
-@pytest.mark.parametrize("peer", ["10.0.0.1", "::ffff:10.0.0.1", "::ffff:a00:1", "fd00::1", "fd00::1%eth0"])
+@pytest.mark.parametrize(
+    "peer", ["10.0.0.1", "::ffff:10.0.0.1", "::ffff:a00:1", "fd00::1", "fd00::1%eth0"]
+)
 def test_a_proxy_is_recognised_in_every_form_of_its_address(peer: str) -> None:
     assert PROXIES.origin(peer, [(XFF, b"1.2.3.4")]).named == "1.2.3.4"
 
@@ -200,7 +202,9 @@ def test_the_audit_has_the_client_s_address(start: Callable[..., Talk]) -> None:
         assert record["src_endpoint"]["ip"] == "1.2.3.4"
 
 
-def test_a_client_that_fails_too_often_is_locked_out_and_its_neighbour_is_not(start: Callable[..., Talk]) -> None:
+def test_a_client_that_fails_too_often_is_locked_out_and_its_neighbour_is_not(
+    start: Callable[..., Talk],
+) -> None:
     talk = start(gateway_trusted_proxies="127.0.0.0/8", gateway_failed_auth_per_minute=2)
 
     def failing(client: str) -> int:
@@ -211,9 +215,14 @@ def test_a_client_that_fails_too_often_is_locked_out_and_its_neighbour_is_not(st
     assert failing("[::ffff:1.2.3.4]:80") == 429
 
 
-def test_a_header_from_a_peer_that_is_not_trusted_changes_nothing(start: Callable[..., Talk]) -> None:
+def test_a_header_from_a_peer_that_is_not_trusted_changes_nothing(
+    start: Callable[..., Talk],
+) -> None:
     talk = start(gateway_trusted_proxies="10.0.0.0/8", gateway_failed_auth_per_minute=2)
-    answers = [talk.event(key=None, headers={"X-Forwarded-For": f"1.2.3.{n}"}).status_code for n in (1, 2, 3)]
+    answers = [
+        talk.event(key=None, headers={"X-Forwarded-For": f"1.2.3.{n}"}).status_code
+        for n in (1, 2, 3)
+    ]
     assert answers == [401, 401, 429]
 
 
@@ -222,7 +231,10 @@ def test_a_proxy_is_recognised_by_a_gateway_that_listens_on_all_addresses(
     start: Callable[..., Talk], settings: Callable[..., Settings]
 ) -> None:
     given = settings(
-        gateway_host="::", gateway_port=0, gateway_trusted_proxies="127.0.0.0/8", gateway_failed_auth_per_minute=1
+        gateway_host="::",
+        gateway_port=0,
+        gateway_trusted_proxies="127.0.0.0/8",
+        gateway_failed_auth_per_minute=1,
     )
     with closing(serving.listen(given)) as listening, served(given, listening=listening) as port:
         assert given.gateway_bootstrap_key is not None
@@ -235,4 +247,6 @@ def test_a_proxy_is_recognised_by_a_gateway_that_listens_on_all_addresses(
         assert found.status_code == 200
         of_it = {"requestId": found.headers["x-request-id"]}
         again = httpx.get(url, params=of_it, headers={**headers, "Authorization": f"Bearer {key}"})
-        assert [one["record"]["src_endpoint"] for one in again.json()["records"]] == [{"ip": "1.2.3.4"}]
+        assert [one["record"]["src_endpoint"] for one in again.json()["records"]] == [
+            {"ip": "1.2.3.4"}
+        ]

@@ -12,12 +12,17 @@ from hypothesis import strategies as st
 
 from tests.api.talk import EVENT, JSON, NDJSON, PROBLEM, Talk
 
-ALLOWED = {200, 202, 400, 409, 413, 415, 422}  # 200 and 409: the good body has an id, and comes again and again
-WHOLE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+# 200 and 409: the good body has an id, and comes again and again
+ALLOWED = {200, 202, 400, 409, 413, 415, 422}
+WHOLE = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150
+)
 GOOD = orjson.dumps(EVENT | {"id": "fuzz", "params": {"a": 1, "b": "x"}})
 JSONISH = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
 )
 
 
@@ -50,7 +55,9 @@ def held(gateway: Talk, url: str, method: str, body: bytes, headers: dict[str, s
 
 @WHOLE
 @given(BODIES)
-@pytest.mark.parametrize("call", ["POST /v1/events", "POST /v1/batch", "PATCH /v1/users/u", "POST /v1/users/u/states"])
+@pytest.mark.parametrize(
+    "call", ["POST /v1/events", "POST /v1/batch", "PATCH /v1/users/u", "POST /v1/users/u/states"]
+)
 def test_any_bytes_as_json_are_answered(gateway: Talk, call: str, body: bytes) -> None:
     method, url = call.split()
     held(gateway, url, method, body, {"Content-Type": JSON})
@@ -65,24 +72,51 @@ def test_any_lines_are_answered(gateway: Talk, bodies: list[bytes]) -> None:
 @WHOLE
 @given(st.lists(JSONISH | st.just({"action": "track", **EVENT}), max_size=4))
 def test_any_items_are_answered_one_by_one(gateway: Talk, items: list[object]) -> None:
-    held(gateway, "/v1/batch", "POST", json.dumps({"items": items}).encode(), {"Content-Type": JSON})
+    held(
+        gateway, "/v1/batch", "POST", json.dumps({"items": items}).encode(), {"Content-Type": JSON}
+    )
 
 
 @WHOLE
 @given(BODIES, st.sampled_from(sorted(PACKERS)), st.sampled_from(sorted(PACKERS)))
-def test_any_bytes_under_any_encoding_are_answered(gateway: Talk, body: bytes, packed: str, said: str) -> None:
-    held(gateway, "/v1/events", "POST", PACKERS[packed](body), {"Content-Type": JSON, "Content-Encoding": said})
+def test_any_bytes_under_any_encoding_are_answered(
+    gateway: Talk, body: bytes, packed: str, said: str
+) -> None:
+    held(
+        gateway,
+        "/v1/events",
+        "POST",
+        PACKERS[packed](body),
+        {"Content-Type": JSON, "Content-Encoding": said},
+    )
 
 
-HEADER_VALUE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=40)
+HEADER_VALUE = st.text(
+    st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=40
+)
 HEADERS = st.sampled_from(
-    ["Idempotency-Key", "Prefer", "X-Request-ID", "traceparent", "Content-Type", "Content-Encoding", "Accept", "Expect"]
+    [
+        "Idempotency-Key",
+        "Prefer",
+        "X-Request-ID",
+        "traceparent",
+        "Content-Type",
+        "Content-Encoding",
+        "Accept",
+        "Expect",
+    ]
 )
 
 
 @WHOLE
-@given(st.dictionaries(HEADERS, HEADER_VALUE.map(lambda text: text.strip().encode("latin-1")), max_size=4))
+@given(
+    st.dictionaries(
+        HEADERS, HEADER_VALUE.map(lambda text: text.strip().encode("latin-1")), max_size=4
+    )
+)
 def test_any_headers_are_answered(gateway: Talk, headers: dict[str, bytes]) -> None:
     sent = {name.encode(): value for name, value in headers.items()}
-    answer = gateway.call("POST", "/v1/events", content=GOOD, headers={b"Content-Type": JSON.encode(), **sent})
+    answer = gateway.call(
+        "POST", "/v1/events", content=GOOD, headers={b"Content-Type": JSON.encode(), **sent}
+    )
     assert answer.status_code in ALLOWED, answer.text

@@ -1,4 +1,6 @@
-"""Callers that close their sending side and read on, and requests followed by what is no request."""
+"""Callers that close their sending side and read on, and requests followed by what is no
+request.
+"""
 
 import socket
 from collections.abc import Iterator
@@ -17,21 +19,27 @@ Server = tuple[int, bytes]  # a port and a key
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Server]:
-    settings = make_settings(tmp_path_factory.mktemp("half"), migrated, {"gateway_failed_auth_per_minute": 10_000})
+    settings = make_settings(
+        tmp_path_factory.mktemp("half"), migrated, {"gateway_failed_auth_per_minute": 10_000}
+    )
     assert settings.gateway_bootstrap_key is not None
     with served(settings) as port:
         yield port, settings.gateway_bootstrap_key.get_secret_value().encode()
 
 
 def post(key: bytes, body: bytes = BODY, length: int | None = None) -> bytes:
-    head = (
-        b"POST /v1/events HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"
+    head = b"POST /v1/events HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"
+    return (
+        head % key
+        + b"Content-Length: %d\r\n\r\n" % (len(body) if length is None else length)
+        + body
     )
-    return head % key + b"Content-Length: %d\r\n\r\n" % (len(body) if length is None else length) + body
 
 
 def answers(port: int, said: bytes, *, half: bool) -> list[tuple[int, bool]]:
-    """The answers up to the end of the connection: the status, and whether it says that it is the last."""
+    """The answers up to the end of the connection: the status, and whether it says that it is the
+    last.
+    """
     found = list[tuple[int, bool]]()
     with closing(Wire(port)) as wire:
         wire.socket.settimeout(4)
@@ -47,12 +55,16 @@ def answers(port: int, said: bytes, *, half: bool) -> list[tuple[int, bool]]:
 
 
 def statuses(port: int, said: bytes) -> list[int]:
-    """The answers to a caller that sends no more. One that is begun before that is seen doesn't say that it is last."""
+    """The answers to a caller that sends no more. One that is begun before that is seen doesn't say
+    that it is last.
+    """
     return [status for status, _ in answers(port, said, half=True)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_whole_requests_are_answered_when_the_caller_sends_no_more(server: Server, count: int) -> None:
+def test_whole_requests_are_answered_when_the_caller_sends_no_more(
+    server: Server, count: int
+) -> None:
     port, key = server
     assert statuses(port, post(key) * count) == [202] * count
 
@@ -81,7 +93,13 @@ def test_a_request_before_the_beginning_of_another_is_answered(server: Server) -
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize(
-    "garbage", [b"\x00\x01\x02", b"garbage\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"GET / HTTP/1.1\r\nA\x00b: c\r\n"]
+    "garbage",
+    [
+        b"\x00\x01\x02",
+        b"garbage\r\n\r\n",
+        b"GET / HTTP/9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA\x00b: c\r\n",
+    ],
 )
 def test_a_request_before_what_is_none_is_answered_and_then_that_is_refused(
     server: Server, garbage: bytes, half: bool
@@ -92,7 +110,9 @@ def test_a_request_before_what_is_none_is_answered_and_then_that_is_refused(
     assert answers(port, garbage, half=False) == [(400, True)]
 
 
-def test_a_request_before_one_with_a_broken_body_is_answered_and_then_that_is_refused(server: Server) -> None:
+def test_a_request_before_one_with_a_broken_body_is_answered_and_then_that_is_refused(
+    server: Server,
+) -> None:
     port, key = server
     broken = post(key, b"zz\r\n").replace(b"Content-Length: 4", b"Transfer-Encoding: chunked")
     assert answers(port, post(key) + broken, half=False) == [(202, False), (400, True)]

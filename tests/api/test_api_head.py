@@ -1,4 +1,6 @@
-"""Heads that two readers would read differently are refused on every path, before anybody asks who calls."""
+"""Heads that two readers would read differently are refused on every path, before anybody asks who
+calls.
+"""
 
 import base64
 from collections.abc import Iterator
@@ -24,9 +26,16 @@ def server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator
         yield port, settings.gateway_bootstrap_key.get_secret_value()
 
 
-def ask(server: Server, *lines: str, path: str = "/v1/events", version: str = "1.1") -> tuple[int, str]:
+def ask(
+    server: Server, *lines: str, path: str = "/v1/events", version: str = "1.1"
+) -> tuple[int, str]:
     """The status, and what is said to be wrong."""
-    start = [f"POST {path} HTTP/{version}", *lines, "Content-Type: application/json", f"Content-Length: {len(BODY)}"]
+    start = [
+        f"POST {path} HTTP/{version}",
+        *lines,
+        "Content-Type: application/json",
+        f"Content-Length: {len(BODY)}",
+    ]
     with closing(Wire(server[0])) as wire:
         wire.say("\r\n".join([*start, "", ""]).encode("latin-1") + BODY)
         status, headers, body = wire.answer()
@@ -87,5 +96,11 @@ def test_http_1_0_needs_no_host(server: Server) -> None:
 
 def test_the_key_for_segment_may_stand_beside_a_proxy_s_own(server: Server) -> None:
     basic = base64.b64encode(f"{server[1]}:".encode()).decode()
-    found = ask(server, "Host: a", f"Authorization: Basic {basic}", "X-API-Key: other", path="/segment/v1/track")
+    found = ask(
+        server,
+        "Host: a",
+        f"Authorization: Basic {basic}",
+        "X-API-Key: other",
+        path="/segment/v1/track",
+    )
     assert found[0] == 200

@@ -1,4 +1,6 @@
-"""How much may stand before a body: the address, the headers, what frames the body. Over a real connection."""
+"""How much may stand before a body: the address, the headers, what frames the body. Over a real
+connection.
+"""
 
 import resource
 from collections.abc import Iterator
@@ -32,7 +34,11 @@ def wire(port: int) -> Iterator[Wire]:
 def refused(wire: Wire, status: int, slug: str) -> None:
     """The answer is this problem, and the connection ends."""
     found, headers, body = wire.answer()
-    assert (found, headers["content-type"], headers["connection"]) == (status, "application/problem+json", "close")
+    assert (found, headers["content-type"], headers["connection"]) == (
+        status,
+        "application/problem+json",
+        "close",
+    )
     document = orjson.loads(body)
     assert (document["type"], document["status"]) == (f"/problems/{slug}", status)
     assert document["instance"] == headers["x-request-id"]
@@ -117,17 +123,22 @@ def test_a_head_in_many_small_pieces_is_counted_as_a_whole(wire: Wire) -> None:
 
 def test_a_trailer_is_no_header(wire: Wire) -> None:
     """What a proxy in front looked at must not be changed by what comes behind the body."""
-    call = (
-        b"POST /v1/events HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\n"
+    call = b"POST /v1/events HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\n"
+    wire.say(
+        ASK
+        + b"\r\n"
+        + call
+        + b"2\r\n{}\r\n0\r\nAuthorization: Bearer lpgw_x\r\nX-Request-ID: mine\r\n\r\n"
     )
-    wire.say(ASK + b"\r\n" + call + b"2\r\n{}\r\n0\r\nAuthorization: Bearer lpgw_x\r\nX-Request-ID: mine\r\n\r\n")
     assert wire.answer()[0] == 200
     status, headers, body = wire.answer()
     assert (status, b"There is no key" in body) == (401, True)
     assert headers["x-request-id"] != "mine"
 
 
-def test_as_many_calls_behind_each_other_as_may_be_are_answered_and_more_end_the_connection(port: int) -> None:
+def test_as_many_calls_behind_each_other_as_may_be_are_answered_and_more_end_the_connection(
+    port: int,
+) -> None:
     with closing(Wire(port)) as wire:
         wire.say((ASK + b"\r\n") * MAX_PIPELINED)
         assert {wire.answer()[0] for _ in range(MAX_PIPELINED)} == {200}

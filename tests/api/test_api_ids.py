@@ -1,4 +1,6 @@
-"""The caller's own id makes a repeat a duplicate; the same id with another content is a conflict (contract §4)."""
+"""The caller's own id makes a repeat a duplicate; the same id with another content is a conflict
+(contract §4).
+"""
 
 import time
 from collections import Counter
@@ -64,7 +66,9 @@ def test_without_an_id_each_item_gets_one_of_its_own_that_sorts_by_time(gateway:
 
 
 @pytest.mark.parametrize("headers", [True, False], ids=["Idempotency-Key", "id"])
-def test_a_repeat_is_a_duplicate_and_gets_the_first_receipt(gateway: Talk, own: str, headers: bool) -> None:
+def test_a_repeat_is_a_duplicate_and_gets_the_first_receipt(
+    gateway: Talk, own: str, headers: bool
+) -> None:
     def send() -> Any:
         return gateway.event(headers=keyed(own)) if headers else gateway.event(EVENT | {"id": own})
 
@@ -91,7 +95,10 @@ def test_a_header_and_a_field_that_differ_are_a_contradiction(gateway: Talk, own
 
 def test_a_contradiction_hides_no_other_fault(gateway: Talk, own: str) -> None:
     answer = gateway.event(EVENT | {"id": own, "value": "x"}, headers=keyed(own + "x"))
-    assert pointers(problem(answer, 422, "validation")) == {"/id": "contradiction", "/value": "type"}
+    assert pointers(problem(answer, 422, "validation")) == {
+        "/id": "contradiction",
+        "/value": "type",
+    }
 
 
 def test_a_path_and_a_body_that_name_two_users_are_a_contradiction(gateway: Talk) -> None:
@@ -115,7 +122,9 @@ ZERO = "00000000-0000-0000-0000-000000000000"
 
 @pytest.mark.parametrize("user", ["a%22b", "a%27b", "a%00b", "a%0Ab", ZERO, "u" * 401])
 @pytest.mark.parametrize("call", ["PATCH", "POST"])
-def test_a_user_in_the_path_keeps_the_rules_of_a_user_id(gateway: Talk, call: str, user: str) -> None:
+def test_a_user_in_the_path_keeps_the_rules_of_a_user_id(
+    gateway: Talk, call: str, user: str
+) -> None:
     before = gateway.items()
     if call == "PATCH":
         answer = gateway.post(f"/v1/users/{user}", {"userAttributes": {"a": 1}}, method="PATCH")
@@ -145,7 +154,9 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS.keys())
-def test_the_same_id_with_another_content_is_a_conflict(gateway: Talk, own: str, change: dict[str, Any]) -> None:
+def test_the_same_id_with_another_content_is_a_conflict(
+    gateway: Talk, own: str, change: dict[str, Any]
+) -> None:
     gateway.event(EVENT | {"id": own})
     before = gateway.items()
     problem(gateway.event(EVENT | change | {"id": own}), 409, "id-conflict")
@@ -155,7 +166,9 @@ def test_the_same_id_with_another_content_is_a_conflict(gateway: Talk, own: str,
 
 def test_the_same_id_for_another_action_is_a_conflict(gateway: Talk, own: str) -> None:
     gateway.event(EVENT | {"id": own})
-    problem(gateway.post("/v1/users/u1/states", {"state": "s"}, headers=keyed(own)), 409, "id-conflict")
+    problem(
+        gateway.post("/v1/users/u1/states", {"state": "s"}, headers=keyed(own)), 409, "id-conflict"
+    )
 
 
 def test_the_same_content_written_otherwise_is_a_duplicate(gateway: Talk, own: str) -> None:
@@ -167,10 +180,16 @@ def test_the_same_content_written_otherwise_is_a_duplicate(gateway: Talk, own: s
     assert gateway.event(first | {"params": {"b": 2, "a": 1}}).status_code == 200
 
 
-def test_a_user_named_in_the_path_or_in_both_places_is_the_same_content(gateway: Talk, own: str) -> None:
+def test_a_user_named_in_the_path_or_in_both_places_is_the_same_content(
+    gateway: Talk, own: str
+) -> None:
     body = {"userAttributes": {"a": 1}, "time": 5}
-    assert gateway.post("/v1/users/ann", body, method="PATCH", headers=keyed(own)).status_code == 202
-    again = gateway.post("/v1/users/ann", body | {"userId": "ann"}, method="PATCH", headers=keyed(own))
+    assert (
+        gateway.post("/v1/users/ann", body, method="PATCH", headers=keyed(own)).status_code == 202
+    )
+    again = gateway.post(
+        "/v1/users/ann", body | {"userId": "ann"}, method="PATCH", headers=keyed(own)
+    )
     assert again.status_code == 200
     item = {"action": "setUserAttributes", "userId": "ann", "id": own, **body}
     assert gateway.batch([item]).json()["duplicates"] == 1
@@ -179,8 +198,14 @@ def test_a_user_named_in_the_path_or_in_both_places_is_the_same_content(gateway:
 def test_in_a_batch_a_conflict_is_a_rejected_result(gateway: Talk, own: str) -> None:
     gateway.event(EVENT | {"id": own})
     track = EVENT | {"action": "track"}
-    document = gateway.batch([track | {"id": own}, track | {"event": "Other", "id": own}, track]).json()
-    assert [result["status"] for result in document["results"]] == ["duplicate", "rejected", "accepted"]
+    document = gateway.batch(
+        [track | {"id": own}, track | {"event": "Other", "id": own}, track]
+    ).json()
+    assert [result["status"] for result in document["results"]] == [
+        "duplicate",
+        "rejected",
+        "accepted",
+    ]
     assert (document["accepted"], document["duplicates"], document["rejected"]) == (1, 1, 1)
     assert document["results"][0]["id"] == document["results"][1]["id"] == own
     assert document["results"][1]["problem"]["type"] == "/problems/id-conflict"
@@ -203,11 +228,16 @@ def test_a_repeat_inside_one_batch_is_a_duplicate_or_a_conflict(gateway: Talk, o
 
 def at_once(gateway: Talk, bodies: list[dict[str, Any]]) -> list[Any]:
     headers = {"Content-Type": JSON}
-    requests = [("POST", "/v1/events", {"content": orjson.dumps(body), "headers": headers}) for body in bodies]
+    requests = [
+        ("POST", "/v1/events", {"content": orjson.dumps(body), "headers": headers})
+        for body in bodies
+    ]
     return gateway.at_once(*requests)
 
 
-def test_of_fifty_requests_at_once_with_one_id_exactly_one_is_accepted(gateway: Talk, own: str) -> None:
+def test_of_fifty_requests_at_once_with_one_id_exactly_one_is_accepted(
+    gateway: Talk, own: str
+) -> None:
     before = gateway.items()
     answers = at_once(gateway, [EVENT | {"id": own}] * 50)
     assert Counter(answer.status_code for answer in answers) == {202: 1, 200: 49}
@@ -215,7 +245,9 @@ def test_of_fifty_requests_at_once_with_one_id_exactly_one_is_accepted(gateway: 
     assert gateway.items() == before + 1
 
 
-def test_of_fifty_requests_at_once_with_one_id_and_two_contents_one_content_wins(gateway: Talk, own: str) -> None:
+def test_of_fifty_requests_at_once_with_one_id_and_two_contents_one_content_wins(
+    gateway: Talk, own: str
+) -> None:
     answers = at_once(gateway, [EVENT | {"id": own, "value": turn % 2} for turn in range(50)])
     assert Counter(answer.status_code for answer in answers) == {202: 1, 200: 24, 409: 25}
 
@@ -223,7 +255,11 @@ def test_of_fifty_requests_at_once_with_one_id_and_two_contents_one_content_wins
 def test_an_id_that_the_gateway_made_makes_a_repeat_a_duplicate_too(gateway: Talk) -> None:
     made = gateway.event().json()["id"]
     answer = gateway.event(EVENT | {"id": made})
-    assert (answer.status_code, answer.json()["id"], answer.json()["duplicate"]) == (200, made, True)
+    assert (answer.status_code, answer.json()["id"], answer.json()["duplicate"]) == (
+        200,
+        made,
+        True,
+    )
     problem(gateway.event(EVENT | {"id": made, "value": 1}), 409, "id-conflict")
     result = gateway.batch([{"action": "track", **EVENT}]).json()["results"][0]
     assert gateway.event(EVENT | {"id": result["id"]}).status_code == 200
@@ -256,7 +292,9 @@ def test_ids_are_remembered_over_a_restart(start: Start) -> None:
     assert start().event(EVENT | {"id": "kept"}, key=first.key).json() == made | {"duplicate": True}
 
 
-@pytest.mark.parametrize("unknown", ["nothing", "01890a5d-ac96-774b-bcce-b302099a8058", "%27", "x" * 2_000])
+@pytest.mark.parametrize(
+    "unknown", ["nothing", "01890a5d-ac96-774b-bcce-b302099a8058", "%27", "x" * 2_000]
+)
 def test_an_unknown_receipt_is_not_found(gateway: Talk, unknown: str) -> None:
     problem(gateway.get(f"/v1/receipts/{unknown}"), 404, "not-found")
 
@@ -279,4 +317,8 @@ def test_a_user_id_with_a_slash_is_written_with_its_escape(gateway: Talk) -> Non
 
 
 def test_a_path_with_a_segment_too_many_is_no_users(gateway: Talk) -> None:
-    problem(gateway.post("/v1/users/ann/attributes", {"userAttributes": {"a": 1}}, method="PATCH"), 404, "not-found")
+    problem(
+        gateway.post("/v1/users/ann/attributes", {"userAttributes": {"a": 1}}, method="PATCH"),
+        404,
+        "not-found",
+    )

@@ -1,4 +1,6 @@
-"""An import brings events and changes of users; any other action needs its own scope, unknown ones are refused."""
+"""An import brings events and changes of users; any other action needs its own scope, unknown ones
+are refused.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +31,9 @@ def leanplum() -> Iterator[Leanplum]:
 
 
 @pytest.fixture(scope="module")
-def talk(leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Talk]:
+def talk(
+    leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Path
+) -> Iterator[Talk]:
     folder = tmp_path_factory.mktemp("import-actions")
 
     def settings(**given: Any) -> Settings:
@@ -56,15 +60,21 @@ def _default(default: str) -> dict[str, str]:
 
 def rest_csv(talk: Talk, key: str, rows: bytes, default: str) -> httpx.Response:
     query = urlencode(_default(default))
-    return talk.call("POST", f"/v1/imports?{query}", key=key, content=rows, headers={"Content-Type": "text/csv"})
+    return talk.call(
+        "POST", f"/v1/imports?{query}", key=key, content=rows, headers={"Content-Type": "text/csv"}
+    )
 
 
 def rest_form(talk: Talk, key: str, rows: bytes, default: str) -> httpx.Response:
-    return talk.call("POST", "/v1/imports", key=key, data=_default(default), files={"file": ("r.csv", rows)})
+    return talk.call(
+        "POST", "/v1/imports", key=key, data=_default(default), files={"file": ("r.csv", rows)}
+    )
 
 
 def door_url(key: str, **query: str) -> str:
-    return "/api?" + urlencode({"appId": "app_sandbox", "clientKey": key, "action": "multi", **query})
+    return "/api?" + urlencode(
+        {"appId": "app_sandbox", "clientKey": key, "action": "multi", **query}
+    )
 
 
 def door_csv(talk: Talk, key: str, rows: bytes, default: str) -> httpx.Response:
@@ -87,7 +97,9 @@ def rest_bucket_form(talk: Talk, key: str, default: str) -> httpx.Response:
 
 
 def door_bucket(talk: Talk, key: str, default: str) -> httpx.Response:
-    return talk.call("GET", door_url(key, createJob="true", **BUCKET, **_default(default)), key=None)
+    return talk.call(
+        "GET", door_url(key, createJob="true", **BUCKET, **_default(default)), key=None
+    )
 
 
 WITH_ROWS = pytest.mark.parametrize("brought", [rest_csv, rest_form, door_csv, door_form])
@@ -103,12 +115,24 @@ DENIED = {
     "variables": (b"action,vars\nsetVars,{}\n", "", "content:write"),
     "a profile": (b"action,userId\nexportUser,u1\n", "", "users:read"),
     "a batch": (b"action,data\nmulti,[]\n", "", "can't be a row"),
-    "the development key": (b"resetAnomalies,userId\ntrue,u1\n", "setUserAttributes", "users:write"),
-    "an erasure by another name that is allowed": (b"action,userId\nDeleteUser,u1\n", "", "users:erase"),
+    "the development key": (
+        b"resetAnomalies,userId\ntrue,u1\n",
+        "setUserAttributes",
+        "users:write",
+    ),
+    "an erasure by another name that is allowed": (
+        b"action,userId\nDeleteUser,u1\n",
+        "",
+        "users:erase",
+    ),
     "a space behind": (b"action,userId\ndeleteUser ,u1\n", "", "is not known"),
     "an erasure by default": (ROWS, "deleteUser", "users:erase"),
     "an unknown default": (ROWS, "evil", "is not known"),
-    "an erasure by a default that no row needs": (b"action,userId\ntrack,u1\n", "deleteUser", "users:erase"),
+    "an erasure by a default that no row needs": (
+        b"action,userId\ntrack,u1\n",
+        "deleteUser",
+        "users:erase",
+    ),
     "a very long name": (b"action,userId\n" + b"x" * 90_000 + b",u1\n", "", "is not known"),
 }
 
@@ -120,7 +144,9 @@ def test_an_import_brings_nothing_that_its_key_may_not_do(
 ) -> None:
     rows, default, told = DENIED[name]
     answer = brought(talk, importer, rows, default)
-    assert (answer.status_code, told in answer.json().get("detail", answer.text)) == (403, True), answer.text
+    assert (answer.status_code, told in answer.json().get("detail", answer.text)) == (403, True), (
+        answer.text
+    )
     assert len(answer.content) < 1_000
     assert leanplum.calls() == []
 
@@ -171,7 +197,9 @@ def test_rows_that_name_no_action_need_not_be_readable(text: bytes) -> None:
 
 
 @WITH_ROWS
-def test_with_its_scope_an_action_may_be_imported(talk: Talk, leanplum: Leanplum, brought: Import) -> None:
+def test_with_its_scope_an_action_may_be_imported(
+    talk: Talk, leanplum: Leanplum, brought: Import
+) -> None:
     eraser = scoped(talk, *IMPORTS, Scope.USERS_ERASE)
     assert brought(talk, eraser, b"action,userId\ndeleteUser,u1\n", "").status_code == 200
     assert brought(talk, eraser, ROWS, "deleteUser").status_code == 200
@@ -180,11 +208,21 @@ def test_with_its_scope_an_action_may_be_imported(talk: Talk, leanplum: Leanplum
 
 @pytest.mark.parametrize("brought", [rest_bucket, rest_bucket_form, door_bucket])
 def test_the_default_action_of_a_bucket_is_judged_as_well(
-    talk: Talk, importer: str, leanplum: Leanplum, brought: Callable[[Talk, str, str], httpx.Response]
+    talk: Talk,
+    importer: str,
+    leanplum: Leanplum,
+    brought: Callable[[Talk, str, str], httpx.Response],
 ) -> None:
-    for default, told in (("deleteUser", "users:erase"), ("evil", "is not known"), ("multi", "can't be a row")):
+    for default, told in (
+        ("deleteUser", "users:erase"),
+        ("evil", "is not known"),
+        ("multi", "can't be a row"),
+    ):
         answer = brought(talk, importer, default)
-        assert (answer.status_code, told in answer.json().get("detail", answer.text)) == (403, True), answer.text
+        assert (answer.status_code, told in answer.json().get("detail", answer.text)) == (
+            403,
+            True,
+        ), answer.text
     assert leanplum.calls() == []
     assert brought(talk, importer, "track").status_code == 200
     assert brought(talk, importer, "").status_code == 200

@@ -1,4 +1,6 @@
-"""Imports of CSV, as the fact sheet (§12.4) describes them: a file in a bucket, or the rows as the body."""
+"""Imports of CSV, as the fact sheet (§12.4) describes them: a file in a bucket, or the rows as the
+body.
+"""
 
 import gzip
 import json
@@ -26,7 +28,9 @@ def leanplum() -> Iterator[Leanplum]:
 
 
 @pytest.fixture(scope="module")
-def talk(leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any) -> Iterator[Talk]:
+def talk(
+    leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
+) -> Iterator[Talk]:
     folder = tmp_path_factory.mktemp("imports")
 
     def settings(**given: Any) -> Any:
@@ -47,11 +51,17 @@ def put(leanplum: Leanplum, rows: bytes = ROWS) -> None:
     httpx.put(url, content=rows, trust_env=False).raise_for_status()
 
 
-def csv(talk: Talk, rows: bytes, query: str = "?defaultAction=track", **headers: str) -> httpx.Response:
-    return talk.call("POST", f"/v1/imports{query}", content=rows, headers={"Content-Type": "text/csv"} | headers)
+def csv(
+    talk: Talk, rows: bytes, query: str = "?defaultAction=track", **headers: str
+) -> httpx.Response:
+    return talk.call(
+        "POST", f"/v1/imports{query}", content=rows, headers={"Content-Type": "text/csv"} | headers
+    )
 
 
-def door(talk: Talk, method: str = "POST", body: bytes = b"", media: str = "", /, **query: Any) -> httpx.Response:
+def door(
+    talk: Talk, method: str = "POST", body: bytes = b"", media: str = "", /, **query: Any
+) -> httpx.Response:
     """A `multi` at the SDK-compatible endpoint, with everything in the query but the body."""
     args = {"appId": "app_sandbox", "clientKey": talk.key, "action": "multi", **query}
     headers = {"Content-Type": media} if media else {}
@@ -78,7 +88,9 @@ def the_import(leanplum: Leanplum) -> dict[str, Any]:
     return call
 
 
-def test_a_file_in_a_bucket_is_named_to_leanplum_and_not_uploaded(talk: Talk, leanplum: Leanplum) -> None:
+def test_a_file_in_a_bucket_is_named_to_leanplum_and_not_uploaded(
+    talk: Talk, leanplum: Leanplum
+) -> None:
     put(leanplum)
     answer = talk.post("/v1/imports", {**BUCKET, "defaultAction": "track"})
     assert answer.status_code == 200, answer.text
@@ -95,7 +107,9 @@ def test_a_file_that_is_not_in_the_bucket_ends_as_a_failed_job(talk: Talk) -> No
     assert finished(talk, job)["state"] == "FAILED"
 
 
-def test_rows_arrive_as_the_body_with_the_arguments_in_the_query(talk: Talk, leanplum: Leanplum) -> None:
+def test_rows_arrive_as_the_body_with_the_arguments_in_the_query(
+    talk: Talk, leanplum: Leanplum
+) -> None:
     answer = csv(talk, ROWS)
     assert answer.status_code == 200, answer.text
     call = the_import(leanplum)
@@ -122,7 +136,9 @@ def test_rows_may_be_packed_and_name_their_own_actions(
 
 
 def test_a_form_carries_the_rows_or_names_the_file(talk: Talk, leanplum: Leanplum) -> None:
-    sent = talk.call("POST", "/v1/imports", data={"defaultAction": "track"}, files={"file": ("rows.csv", ROWS)})
+    sent = talk.call(
+        "POST", "/v1/imports", data={"defaultAction": "track"}, files={"file": ("rows.csv", ROWS)}
+    )
     assert sent.status_code == 200, sent.text
     assert the_import(leanplum)["body"] == ROWS.decode()
     leanplum.forget()
@@ -146,7 +162,9 @@ def test_a_form_carries_the_rows_or_names_the_file(talk: Talk, leanplum: Leanplu
 def test_an_import_that_lacks_something_is_invalid(
     talk: Talk, leanplum: Leanplum, body: dict[str, Any], found: dict[str, str]
 ) -> None:
-    assert pointers(problem(talk.post("/v1/imports", body), 422, "validation")).keys() == found.keys()
+    assert (
+        pointers(problem(talk.post("/v1/imports", body), 422, "validation")).keys() == found.keys()
+    )
     assert leanplum.calls() == []
 
 
@@ -212,7 +230,11 @@ def test_both_forms_work_as_a_multi(
 )
 def test_an_empty_multi_is_an_error(talk: Talk, leanplum: Leanplum, query: dict[str, str]) -> None:
     form = urlencode(query).encode()
-    for answer in (door(talk, "GET", **query), door(talk, "POST", form, FORM), door(talk, "POST", b" ", **query)):
+    for answer in (
+        door(talk, "GET", **query),
+        door(talk, "POST", form, FORM),
+        door(talk, "POST", b" ", **query),
+    ):
         (entry,) = answer.json()["response"]
         assert (answer.status_code, entry["success"]) == (400, False)
         assert entry["error"]["message"]
@@ -232,7 +254,9 @@ def test_an_import_needs_its_scope(talk: Talk, leanplum: Leanplum) -> None:
     from app.clock import now_ms
 
     gateway = talk.app.state.gateway
-    key, _ = KeyStore(gateway.engine, gateway.marks).create("phones", frozenset({Scope.SDK}), None, now_ms())
+    key, _ = KeyStore(gateway.engine, gateway.marks).create(
+        "phones", frozenset({Scope.SDK}), None, now_ms()
+    )
     talk.do(lambda: gateway.directory.refresh())
     for answer in (
         door(talk, "POST", ROWS, "text/csv", clientKey=key, defaultAction="track"),
@@ -244,13 +268,21 @@ def test_an_import_needs_its_scope(talk: Talk, leanplum: Leanplum) -> None:
     assert leanplum.calls() == []
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_column_s_name(talk: Talk, leanplum: Leanplum) -> None:
+def test_a_byte_order_mark_is_no_part_of_the_first_column_s_name(
+    talk: Talk, leanplum: Leanplum
+) -> None:
     marked = b"\xef\xbb\xbf" + ROWS
     jobs = [csv(talk, marked).json()["jobId"]]
     form = {"file": ("rows.csv", marked, "text/csv")}
-    jobs.append(talk.call("POST", "/v1/imports", data={"defaultAction": "track"}, files=form).json()["jobId"])
+    jobs.append(
+        talk.call("POST", "/v1/imports", data={"defaultAction": "track"}, files=form).json()[
+            "jobId"
+        ]
+    )
     query = {"createJob": "true", "defaultAction": "track"}
     assert door(talk, "POST", marked, "text/csv", **query).json()["response"][0]["success"]
     assert all(finished(talk, job) for job in jobs)
     assert imported(leanplum) == [3, 3]
-    assert problem(csv(talk, ROWS.decode().encode("utf-16")), 400, "malformed")["detail"].endswith("in UTF-8.")
+    assert problem(csv(talk, ROWS.decode().encode("utf-16")), 400, "malformed")["detail"].endswith(
+        "in UTF-8."
+    )

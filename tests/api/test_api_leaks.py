@@ -1,4 +1,6 @@
-"""A key in an address is refused, with a word about why, and is not in the log (docs/security.md)."""
+"""A key in an address is refused, with a word about why, and is not in the log
+(docs/security.md).
+"""
 
 import json
 from collections.abc import Callable
@@ -21,7 +23,15 @@ NAMES = [
     "clientKey",
     "k%65y",
 ]
-PLACES = ["/v1/messages", "/v1/receipts/x", "/v1/events", "/readyz", "/docs", "/nothing", "/problems/validation"]
+PLACES = [
+    "/v1/messages",
+    "/v1/receipts/x",
+    "/v1/events",
+    "/readyz",
+    "/docs",
+    "/nothing",
+    "/problems/validation",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,13 +60,17 @@ def test_a_write_with_a_key_in_its_address_takes_nothing(gateway: Talk) -> None:
     assert gateway.items() == before
 
 
-@pytest.mark.parametrize("query", ["", "key=", "keyword=x", "monkey=1", "q=token", "cursor=lpgw_short", "recent=true"])
+@pytest.mark.parametrize(
+    "query", ["", "key=", "keyword=x", "monkey=1", "q=token", "cursor=lpgw_short", "recent=true"]
+)
 def test_what_is_no_key_passes(gateway: Talk, query: str) -> None:
     assert gateway.get(f"/readyz?{query}").status_code == 200
 
 
 def test_leanplum_s_own_protocol_has_its_key_in_the_query(gateway: Talk) -> None:
-    answer = gateway.get(f"/api?appId=app_tests&clientKey={gateway.key}&action=track&userId=u&event=E", key=None)
+    answer = gateway.get(
+        f"/api?appId=app_tests&clientKey={gateway.key}&action=track&userId=u&event=E", key=None
+    )
     assert answer.json()["response"] == [{"success": True}]
 
 

@@ -31,7 +31,10 @@ def test_lines_that_can_not_be_written_are_counted_and_told_when_they_can_be_aga
     disk.full = False
     lines.now(("info", 0, "gateway.started", {}))
     told = [json.loads(line) for line in disk.written.splitlines()]
-    assert [(line["event"], line.get("lines")) for line in told] == [("gateway.started", None), ("log.lost", 2)]
+    assert [(line["event"], line.get("lines")) for line in told] == [
+        ("gateway.started", None),
+        ("log.lost", 2),
+    ]
 
 
 def test_a_log_that_was_closed_stops_nobody() -> None:

@@ -21,7 +21,10 @@ def sdk(talk: Talk, path: str, args: dict[str, Any]) -> Any:
 
 
 WAYS: dict[str, tuple[Ask, set[str]]] = {
-    "an update": (lambda talk: talk.post("/v1/users/a", {"newUserId": "k"}, method="PATCH"), {"uk"}),
+    "an update": (
+        lambda talk: talk.post("/v1/users/a", {"newUserId": "k"}, method="PATCH"),
+        {"uk"},
+    ),
     "a batch": (lambda talk: talk.batch([LOGIN]), {"uk"}),
     "a batch, with a device": (lambda talk: talk.batch([LOGIN | {"deviceId": "d"}]), {"uk", "dd"}),
     "an SDK": (lambda talk: sdk(talk, "/api", LOGIN), {"uk"}),
@@ -40,12 +43,16 @@ WAYS: dict[str, tuple[Ask, set[str]]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_login_is_known_as_one_whichever_way_it_comes(start: Callable[..., Talk], way: str) -> None:
+def test_a_login_is_known_as_one_whichever_way_it_comes(
+    start: Callable[..., Talk], way: str
+) -> None:
     talk = start(leanplum_app_id="app_sandbox", delivery=False)
     ask, subjects = WAYS[way]
     assert ask(talk).status_code in {200, 202}
     (seq,) = (seq for (seq,) in talk.rows("SELECT seq FROM items"))
-    assert set(talk.rows("SELECT lane, seq FROM logins")) == {(ids.lane("default", one), seq) for one in subjects}
+    assert set(talk.rows("SELECT lane, seq FROM logins")) == {
+        (ids.lane("default", one), seq) for one in subjects
+    }
 
 
 def test_a_login_that_was_accepted_before_is_none_again(start: Callable[..., Talk]) -> None:

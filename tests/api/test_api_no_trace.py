@@ -1,4 +1,6 @@
-"""A mistake of ours is told by a request id, and in the log by its kind and place: never by a stack trace."""
+"""A mistake of ours is told by a request id, and in the log by its kind and place: never by a stack
+trace.
+"""
 
 import subprocess
 import sys
@@ -24,7 +26,9 @@ DOOR = {"appId": "app_tests", "action": "multi", "data": [EVENT | {"action": "tr
 
 
 class Failing:
-    """A part of the gateway that fails at whatever it is asked, with what a caller sent in the error's text."""
+    """A part of the gateway that fails at whatever it is asked, with what a caller sent in the
+    error's text.
+    """
 
     def __getattr__(self, name: str) -> Any:
         def fails(*_: Any, **__: Any) -> Any:
@@ -60,7 +64,10 @@ CALLS: dict[str, tuple[tuple[str, ...], Callable[[Talk], Any]]] = {
 
 @pytest.mark.parametrize(("parts", "call"), CALLS.values(), ids=CALLS.keys())
 def test_a_call_that_fails_tells_its_id_and_nothing_of_the_mistake(
-    start: Start, parts: tuple[str, ...], call: Callable[[Talk], Any], capfd: pytest.CaptureFixture[str]
+    start: Start,
+    parts: tuple[str, ...],
+    call: Callable[[Talk], Any],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     talk = start(**WIDE, leanplum_content_read_only_key="cro", leanplum_development_key="dev")
     good = talk.app.state.gateway
@@ -100,7 +107,9 @@ def downloads(settings: Callable[..., Settings]) -> Iterator[tuple[int, str]]:
         yield port, made.gateway_bootstrap_key.get_secret_value()
 
 
-@pytest.mark.parametrize("url", ["/v1/files/f", "/api?appId=app_tests&action=downloadFile&filename=f&clientKey="])
+@pytest.mark.parametrize(
+    "url", ["/v1/files/f", "/api?appId=app_tests&action=downloadFile&filename=f&clientKey="]
+)
 def test_an_answer_that_breaks_off_in_the_middle_ends_the_connection_and_tells_no_more(
     downloads: tuple[int, str], url: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,7 +163,9 @@ async def forgotten():
 
 @pytest.mark.parametrize("form", ["json", "console"])
 @pytest.mark.parametrize("how", LOUD.values(), ids=LOUD.keys())
-def test_what_nobody_caught_is_a_line_of_the_log_like_any_other(tmp_path: Path, how: str, form: str) -> None:
+def test_what_nobody_caught_is_a_line_of_the_log_like_any_other(
+    tmp_path: Path, how: str, form: str
+) -> None:
     said, code = run(tmp_path, PROGRAM.replace("FORM", form) + how, "-X", "dev")
     assert "RuntimeError" in said
     assert CANARY not in said
@@ -166,7 +177,13 @@ def run(folder: Path, program: str, *options: str) -> tuple[str, int]:
     """What a program of Python's says, and how it ends."""
     command = [sys.executable, *options, "-W", "ignore", "-c", program]
     found = subprocess.run(
-        command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False, timeout=60
+        command,
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     return found.stdout + found.stderr, found.returncode
 
@@ -174,7 +191,13 @@ def run(folder: Path, program: str, *options: str) -> tuple[str, int]:
 def test_a_start_that_fails_is_told_without_what_the_library_says_of_it(tmp_path: Path) -> None:
     """It may repeat the database's URL, and the password in it."""
     url = f"postgresql://user:{CANARY}@127.0.0.1:9/nothing"
-    found = ended(tmp_path, "serve", GATEWAY_DATABASE_URL=url, LEANPLUM_APP_ID="a", LEANPLUM_PRODUCTION_KEY="p")
+    found = ended(
+        tmp_path,
+        "serve",
+        GATEWAY_DATABASE_URL=url,
+        LEANPLUM_APP_ID="a",
+        LEANPLUM_PRODUCTION_KEY="p",
+    )
     assert found.returncode != 0
     said = found.stdout + found.stderr
     assert said
@@ -203,7 +226,9 @@ os.kill(os.getpid(), signal.SIGN)
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 @pytest.mark.parametrize("sign", ["SIGABRT", "SIGSEGV", "SIGQUIT"])
 @pytest.mark.parametrize("options", [[], ["-X", "faulthandler"]], ids=["plain", "faulthandler"])
-def test_a_crash_leaves_no_core_and_tells_places_only(tmp_path: Path, sign: str, options: list[str]) -> None:
+def test_a_crash_leaves_no_core_and_tells_places_only(
+    tmp_path: Path, sign: str, options: list[str]
+) -> None:
     said, code = run(tmp_path, CRASH.replace("SIGN", sign), *options)
     assert code < 0
     assert "(0, 0) 0" in said, "no core file, and no dump by another process"

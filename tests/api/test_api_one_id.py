@@ -1,4 +1,6 @@
-"""An id of a user or device has one text, however it is written: order, locks and erasures go by it."""
+"""An id of a user or device has one text, however it is written: order, locks and erasures go by
+it.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -33,7 +35,12 @@ EDGES = {
     "NUL": "77\0",
     "NUL before": "\0 77",
 }
-NUMBERS = {"whole": "77", "with a point": "77.0", "with an exponent": "7.7e1", "another exponent": "770E-1"}
+NUMBERS = {
+    "whole": "77",
+    "with a point": "77.0",
+    "with an exponent": "7.7e1",
+    "another exponent": "770E-1",
+}
 NO_IDS = {"true": "true", "false": "false", "list": "[77]", "object": '{"id":77}'}
 TOLD = {
     **{name: orjson.dumps(text).decode() for name, text in EDGES.items()},
@@ -78,7 +85,9 @@ def simulator() -> Iterator[Leanplum]:
 
 
 @pytest.fixture(scope="module")
-def at(simulator: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any) -> Iterator[Gateway]:
+def at(
+    simulator: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
+) -> Iterator[Gateway]:
     """A gateway that delivers nothing."""
     directory = tmp_path_factory.mktemp("ids")
 
@@ -90,7 +99,9 @@ def at(simulator: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: 
 
 
 def stored(at: Gateway, before: int) -> list[tuple[str, int, dict[str, Any]]]:
-    """The items that came after a number: whom they are about, their lanes, and what Leanplum will get."""
+    """The items that came after a number: whom they are about, their lanes, and what Leanplum will
+    get.
+    """
     found = at.rows(f"SELECT subject, lane, body FROM items WHERE seq > {before} ORDER BY seq")
     return [(subject, lane, orjson.loads(body)) for subject, lane, body in found]
 
@@ -126,7 +137,9 @@ def test_an_id_is_one_or_refused(at: Gateway, place: str) -> None:
         assert lane == ids.lane("default", subject)
 
 
-FOREIGN = [one for one in PLACES if "SDK" in one or "Segment" in one or one in {"identify", "alias"}]
+FOREIGN = [
+    one for one in PLACES if "SDK" in one or "Segment" in one or one in {"identify", "alias"}
+]
 
 
 @pytest.mark.parametrize("place", FOREIGN)
@@ -148,7 +161,9 @@ def test_what_clients_send_is_taken(at: Gateway, place: str) -> None:
         ("POST", "/v1/users/ID/states", {"state": "S"}),
     ],
 )
-def test_an_id_in_the_path_is_one_or_refused(at: Gateway, method: str, path: str, body: dict[str, Any]) -> None:
+def test_an_id_in_the_path_is_one_or_refused(
+    at: Gateway, method: str, path: str, body: dict[str, Any]
+) -> None:
     for text in EDGES.values():
         before = last(at)
         answer = at.call(method, path.replace("ID", quote(text)), body)
@@ -161,7 +176,9 @@ def test_an_id_in_the_path_is_one_or_refused(at: Gateway, method: str, path: str
 @pytest.mark.parametrize("query", ["userId=+77", "userId=77%09", "userId=%E3%80%8077", "userId=77"])
 def test_an_id_in_an_sdk_s_query_is_one(at: Gateway, query: str) -> None:
     before = last(at)
-    answer = at.call("GET", f"/api?appId=app_sandbox&clientKey={at.key}&action=track&event=E&{query}")
+    answer = at.call(
+        "GET", f"/api?appId=app_sandbox&clientKey={at.key}&action=track&event=E&{query}"
+    )
     assert answer.status_code == 200
     assert [(subject, body["userId"]) for subject, _, body in stored(at, before)] == [("u77", "77")]
 
@@ -175,7 +192,9 @@ def test_a_blank_id_is_none(at: Gateway, blank: str) -> None:
         at.sdk(action="track", event="E", userId=blank),
         at.segment("track", event="E", userId=blank),
     ]
-    assert all(answer.status_code in {400, 404, 405, 422} for answer in refused), [one.text for one in refused]
+    assert all(answer.status_code in {400, 404, 405, 422} for answer in refused), [
+        one.text for one in refused
+    ]
     assert stored(at, before) == []
     assert at.sdk(action="track", event="E", userId=blank, deviceId="d").status_code == 200
     assert [subject for subject, _, _ in stored(at, before)] == ["dd"]
@@ -187,7 +206,9 @@ def test_what_is_inside_an_id_and_text_that_looks_like_a_number_stay(at: Gateway
     for name in names:
         assert at.call("POST", "/v1/events", {"userId": name, "event": "E"}).status_code == 202
         assert at.sdk(action="track", event="E", userId=name).status_code == 200
-    assert [subject for subject, _, _ in stored(at, before)] == [f"u{name}" for name in names for _ in range(2)]
+    assert [subject for subject, _, _ in stored(at, before)] == [
+        f"u{name}" for name in names for _ in range(2)
+    ]
 
 
 def test_an_sdk_s_whole_numbers_reach_leanplum_as_they_came(at: Gateway) -> None:
@@ -213,7 +234,9 @@ def test_whoever_is_erased_under_one_form_is_erased_under_all(
             for place in USERS:
                 said(at, place, text)
         assert simulator.user("77").get("error")
-        users = [str(one.get("newUserId", one.get("userId"))).strip() for one in simulator.arrived()]
+        users = [
+            str(one.get("newUserId", one.get("userId"))).strip() for one in simulator.arrived()
+        ]
         assert users.count("77") == 3, "two events and the deletion"
         records = at.call("GET", "/v1/audit?userId=%2077").json()["records"]
         assert len(records) == len(at.call("GET", "/v1/audit?userId=77").json()["records"]) > 0

@@ -1,5 +1,6 @@
-"""The path prefix under which a proxy offers the gateway: GATEWAY_ROOT_PATH and X-Forwarded-Prefix, by plain requests
-to the real server, through nginx, and in a browser."""
+"""The path prefix under which a proxy offers the gateway: GATEWAY_ROOT_PATH and X-Forwarded-Prefix,
+by plain requests to the real server, through nginx, and in a browser.
+"""
 
 import os
 import re
@@ -55,7 +56,9 @@ def test_a_plain_path_is_a_prefix(text: str, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_anything_else_is_ignored_in_the_header_and_refused_in_one_line_as_a_setting(text: str) -> None:
+def test_anything_else_is_ignored_in_the_header_and_refused_in_one_line_as_a_setting(
+    text: str,
+) -> None:
     assert forwarded_prefix([(HEADER, text.encode("utf-8"))]) == ""
     if "\0" not in text:
         with pytest.raises(StartRefused) as refused:
@@ -71,7 +74,9 @@ def test_a_prefix_behind_which_two_paths_are_the_same_is_refused() -> None:
 
 
 def test_the_parts_of_several_proxies_are_joined_the_outer_one_first() -> None:
-    assert forwarded_prefix([(HEADER, b"/a, /b/"), (b"x-other", b"/no"), (HEADER, b"/c")]) == "/a/b/c"
+    assert (
+        forwarded_prefix([(HEADER, b"/a, /b/"), (b"x-other", b"/no"), (HEADER, b"/c")]) == "/a/b/c"
+    )
     assert forwarded_prefix([(HEADER, b"/a, //b")]) == ""
     assert forwarded_prefix([(HEADER, b"/a, b")]) == ""
     assert forwarded_prefix([(HEADER, b"leanplum")]) == ""
@@ -81,7 +86,11 @@ def test_the_parts_of_several_proxies_are_joined_the_outer_one_first() -> None:
 
 def test_the_names_that_a_prefix_may_clash_with_are_those_of_the_routes() -> None:
     app = create_app(Settings(_env_file=None))
-    paths = {*app.openapi()["paths"], *DOORS, *(getattr(route, "path", "/") for route in app.routes)}
+    paths = {
+        *app.openapi()["paths"],
+        *DOORS,
+        *(getattr(route, "path", "/") for route in app.routes),
+    }
     assert {path.split("/")[1] for path in paths} - {""} == OWN
 
 
@@ -139,15 +148,25 @@ class Site:
     """The gateway as a caller sees it through a proxy: a prefix before every path."""
 
     def __init__(
-        self, server: Running, outside: str, *, port: int = 0, inside: str = "", named: str | None = None
+        self,
+        server: Running,
+        outside: str,
+        *,
+        port: int = 0,
+        inside: str = "",
+        named: str | None = None,
     ) -> None:
-        """`outside` is the prefix of links; `inside` is what the proxy leaves of it in the path, `named` its header."""
+        """`outside` is the prefix of links; `inside` is what the proxy leaves of it in the path,
+        `named` its header.
+        """
         self.server, self.outside, self.inside, self.port = server, outside, inside, port
         self.headers = {} if named is None else {"X-Forwarded-Prefix": named}
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         headers = self.headers | options.pop("headers", {})
-        return self.server.call(method, self.inside + path, port=self.port, headers=headers, **options)
+        return self.server.call(
+            method, self.inside + path, port=self.port, headers=headers, **options
+        )
 
     def follow(self, link: str) -> httpx.Response:
         """Follow a link that the gateway gave, as a browser would."""
@@ -156,19 +175,33 @@ class Site:
 
 
 def check_everything(site: Site, *, slashes: bool = True) -> None:
-    """Check each place with a link in it, and follow the links. `slashes`: also an id that has one."""
+    """Check each place with a link in it, and follow the links. `slashes`: also an id that has
+    one.
+    """
     prefix = site.outside
     accepted = site.call("POST", "/v1/events", json={"userId": "u1", "event": "E"})
     assert accepted.status_code == 202, accepted.text
-    assert accepted.headers["location"] == accepted.json()["href"] == f"{prefix}/v1/receipts/{accepted.json()['id']}"
+    assert (
+        accepted.headers["location"]
+        == accepted.json()["href"]
+        == f"{prefix}/v1/receipts/{accepted.json()['id']}"
+    )
     assert site.follow(accepted.headers["location"]).json()["href"] == accepted.json()["href"]
-    waited = site.call("POST", "/v1/users/u1/states", json={"state": "S"}, headers={"Prefer": "wait=0"})
-    assert waited.headers["location"] == waited.json()["href"] == f"{prefix}/v1/receipts/{waited.json()['id']}"
+    waited = site.call(
+        "POST", "/v1/users/u1/states", json={"state": "S"}, headers={"Prefer": "wait=0"}
+    )
+    assert (
+        waited.headers["location"]
+        == waited.json()["href"]
+        == f"{prefix}/v1/receipts/{waited.json()['id']}"
+    )
     if slashes:
         slashed = site.call("PATCH", "/v1/users/a%2Fb", json={"userAttributes": {"a": 1}})
         assert (slashed.status_code, slashed.json()["userId"]) == (202, "a/b")
 
-    batch = site.call("POST", "/v1/batch", json={"items": [{"action": "track", "userId": "u1", "event": "E"}, {}]})
+    batch = site.call(
+        "POST", "/v1/batch", json={"items": [{"action": "track", "userId": "u1", "event": "E"}, {}]}
+    )
     assert batch.json()["results"][1]["problem"]["type"] == f"{prefix}/problems/validation"
     preview = site.call("POST", "/v1/preview", json={"items": [{}]})
     assert preview.json()["results"][0]["problem"]["type"] == f"{prefix}/problems/validation"
@@ -179,11 +212,15 @@ def check_everything(site: Site, *, slashes: bool = True) -> None:
 
     for slug, answer in {
         "validation": site.call("POST", "/v1/events", json={}),
-        "malformed": site.call("POST", "/v1/events", content=b"{", headers={"Content-Type": "application/json"}),
+        "malformed": site.call(
+            "POST", "/v1/events", content=b"{", headers={"Content-Type": "application/json"}
+        ),
         "unauthorized": site.call("GET", "/v1/keys", headers={"Authorization": "Bearer x"}),
         "not-found": site.call("GET", "/v1/receipts/none"),
         "method-not-allowed": site.call("POST", "/readyz"),
-        "unsupported-media-type": site.call("POST", "/v1/batch", content=b"x", headers={"Content-Type": "text/x"}),
+        "unsupported-media-type": site.call(
+            "POST", "/v1/batch", content=b"x", headers={"Content-Type": "text/x"}
+        ),
     }.items():
         assert answer.json()["type"] == f"{prefix}/problems/{slug}"
         assert site.follow(answer.json()["type"]).status_code == 200
@@ -203,12 +240,22 @@ def check_everything(site: Site, *, slashes: bool = True) -> None:
     for path in ("/livez", "/readyz", "/metrics"):
         assert site.call("GET", path).status_code == 200
         assert site.call("HEAD", path).status_code == 200
-    sdk = {"appId": "app_tests", "clientKey": site.server.key, "apiVersion": "1.0.6", "action": "track"}
+    sdk = {
+        "appId": "app_tests",
+        "clientKey": site.server.key,
+        "apiVersion": "1.0.6",
+        "action": "track",
+    }
     for path in ("/api", "/api/"):
-        answer = site.call("POST", path, json=sdk | {"event": "E", "userId": "u1"}, headers={"Authorization": ""})
+        answer = site.call(
+            "POST", path, json=sdk | {"event": "E", "userId": "u1"}, headers={"Authorization": ""}
+        )
         assert (answer.status_code, answer.json()["response"][0]["success"]) == (200, True)
     track = {"userId": "u1", "event": "E", "messageId": f"m{os.urandom(4).hex()}"}
-    assert site.call("POST", "/segment/v1/track", json=track, auth=(site.server.key, "")).status_code == 200
+    assert (
+        site.call("POST", "/segment/v1/track", json=track, auth=(site.server.key, "")).status_code
+        == 200
+    )
 
 
 def test_without_a_prefix_links_begin_at_the_root(plain: Running) -> None:
@@ -221,7 +268,9 @@ def test_the_configured_prefix_is_before_every_link(rooted: Running, inside: str
 
 
 @pytest.mark.parametrize("inside", ["", P])
-def test_the_prefix_that_a_trusted_proxy_names_is_before_every_link(trusting: Running, inside: str) -> None:
+def test_the_prefix_that_a_trusted_proxy_names_is_before_every_link(
+    trusting: Running, inside: str
+) -> None:
     check_everything(Site(trusting, P, inside=inside, named=P))
 
 
@@ -229,10 +278,14 @@ def test_each_request_has_its_own_prefix(trusting: Running) -> None:
     for prefix in ("/one", "/two/three", ""):
         site = Site(trusting, prefix, named=prefix)
         assert site.call("GET", "/nowhere").json()["type"] == f"{prefix}/problems/not-found"
-        assert site.call("GET", "/openapi.json").json().get("servers") == ([{"url": prefix}] if prefix else None)
+        assert site.call("GET", "/openapi.json").json().get("servers") == (
+            [{"url": prefix}] if prefix else None
+        )
 
 
-def test_the_prefix_that_a_proxy_names_goes_before_the_configured_one(tmp_path: Path, migrated: Path) -> None:
+def test_the_prefix_that_a_proxy_names_goes_before_the_configured_one(
+    tmp_path: Path, migrated: Path
+) -> None:
     with running(tmp_path, migrated, ROOTED | TRUSTING) as server:
         check_everything(Site(server, "/other", named="/other"))
         check_everything(Site(server, "/other", inside="/other", named="/other"))
@@ -258,7 +311,9 @@ def test_no_prefix_leads_elsewhere_or_runs_in_a_page(trusting: Running, bad: str
     for path in ("/docs", "/redoc", "/problems", "/problems/validation", "/openapi.json"):
         clean, shown = trusting.call("GET", path), trusting.call("GET", path, headers=named)
         assert shown.text == clean.text
-    accepted = trusting.call("POST", "/v1/events", json={"userId": "u1", "event": "E"}, headers=named)
+    accepted = trusting.call(
+        "POST", "/v1/events", json={"userId": "u1", "event": "E"}, headers=named
+    )
     assert accepted.headers["location"].startswith("/v1/receipts/")
 
 
@@ -271,7 +326,9 @@ def test_only_the_whole_prefix_is_taken_off_and_once(rooted: Running, path: str)
 
 def test_an_escaped_letter_of_the_prefix_is_that_letter(rooted: Running) -> None:
     wire = Wire(rooted.port)
-    wire.say(b"GET /lean%70lum/v1/receipts/a%2Fb?nonsense=1 HTTP/1.1\r\nHost: g\r\nX-API-Key: x\r\n\r\n")
+    wire.say(
+        b"GET /lean%70lum/v1/receipts/a%2Fb?nonsense=1 HTTP/1.1\r\nHost: g\r\nX-API-Key: x\r\n\r\n"
+    )
     assert wire.answer()[0] == 401
     wire.say(b"GET /lean%70lum/livez HTTP/1.1\r\nHost: g\r\n\r\n")
     assert wire.answer()[0] == 200
@@ -286,9 +343,13 @@ def test_a_head_that_cannot_be_read_is_refused_with_the_configured_prefix(rooted
     wire.close()
 
 
-@pytest.mark.parametrize("prefix", ["/v1", "/api", "/docs", "/problems", "/api/v1", "/segment/v1", "/assets/v1"])
+@pytest.mark.parametrize(
+    "prefix", ["/v1", "/api", "/docs", "/problems", "/api/v1", "/segment/v1", "/assets/v1"]
+)
 @pytest.mark.parametrize("strips", [True, False])
-def test_a_prefix_that_is_called_as_one_of_the_gateways_own_paths(trusting: Running, prefix: str, strips: bool) -> None:
+def test_a_prefix_that_is_called_as_one_of_the_gateways_own_paths(
+    trusting: Running, prefix: str, strips: bool
+) -> None:
     check_everything(Site(trusting, prefix, inside="" if strips else prefix, named=prefix))
 
 
@@ -310,19 +371,25 @@ SET_UPS = {
     "both, taken off": (ROOTED | TRUSTING, "/", NAMES_IT),
 }
 needs_nginx = pytest.mark.skipif(
-    shutil.which("nginx") is None and "GATEWAY_TESTS_NEED_NGINX" not in os.environ, reason="nginx is not installed"
+    shutil.which("nginx") is None and "GATEWAY_TESTS_NEED_NGINX" not in os.environ,
+    reason="nginx is not installed",
 )
 
 
 @contextmanager
 def nginx(upstream: int, slash: str, more: str) -> Iterator[int]:
     """The port of an nginx that offers the gateway under /leanplum, and nothing else."""
-    with tempfile.TemporaryDirectory() as scratch:  # short: pytest's own are closed to nginx's workers
+    # Short: pytest's own are closed to nginx's workers
+    with tempfile.TemporaryDirectory() as scratch:
         port, config = free_port(), Path(scratch) / "nginx.conf"
         user = "user root;" if os.geteuid() == 0 else ""
-        text = NGINX.format(scratch=scratch, port=port, upstream=upstream, slash=slash, more=more, user=user)
+        text = NGINX.format(
+            scratch=scratch, port=port, upstream=upstream, slash=slash, more=more, user=user
+        )
         config.write_text(text)
-        process = subprocess.Popen(["nginx", "-c", str(config), "-p", scratch], stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            ["nginx", "-c", str(config), "-p", scratch], stderr=subprocess.PIPE
+        )
         try:
             until(lambda: _answers(port, process))
             yield port
@@ -341,7 +408,9 @@ def _answers(port: int, process: "subprocess.Popen[bytes]") -> bool:
 
 @needs_nginx
 @pytest.mark.parametrize("set_up", SET_UPS)
-def test_through_nginx_every_link_leads_to_the_gateway(set_up: str, tmp_path: Path, migrated: Path) -> None:
+def test_through_nginx_every_link_leads_to_the_gateway(
+    set_up: str, tmp_path: Path, migrated: Path
+) -> None:
     given, slash, more = SET_UPS[set_up]
     with running(tmp_path, migrated, given) as server, nginx(server.port, slash, more) as port:
         # With a path after the host, proxy_pass makes a slash of %2F.
@@ -353,7 +422,9 @@ def test_through_nginx_every_link_leads_to_the_gateway(set_up: str, tmp_path: Pa
 @pytest.mark.skipif(CHROMIUM is None and not NEEDS_CHROMIUM, reason="there is no Chromium here")
 @pytest.mark.parametrize("page", ["docs", "redoc"])
 @pytest.mark.parametrize("set_up", ["configured, left in", "named, taken off"])
-def test_a_browser_shows_the_pages_under_the_prefix(page: str, set_up: str, tmp_path: Path, migrated: Path) -> None:
+def test_a_browser_shows_the_pages_under_the_prefix(
+    page: str, set_up: str, tmp_path: Path, migrated: Path
+) -> None:
     assert CHROMIUM is not None, "GATEWAY_TESTS_NEED_CHROMIUM is set, and there is none"
     given, slash, more = SET_UPS[set_up]
     with running(tmp_path, migrated, given) as server, nginx(server.port, slash, more) as port:

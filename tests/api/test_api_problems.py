@@ -20,7 +20,16 @@ SLUGS = {
     "key-in-url": 400, "request-timeout": 408, "url-too-long": 414, "head-too-large": 431, "overloaded": 503,
     "audit-broken": 503,
 }  # fmt: skip
-PAGES = ["/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/redoc", "/problems", "/problems/validation"]
+PAGES = [
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+    "/docs",
+    "/redoc",
+    "/problems",
+    "/problems/validation",
+]
 
 
 NOWHERE = ["/", "/nothing", "/v1", "/v1/", "/v1/event", "/v2/events", "/v1/events/x", "/assets/no.js", "/%00",
@@ -29,7 +38,9 @@ NOWHERE = ["/", "/nothing", "/v1", "/v1/", "/v1/event", "/v2/events", "/v1/event
 
 @pytest.mark.parametrize("url", NOWHERE)
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_an_unknown_address_is_not_found_or_takes_no_such_method(gateway: Talk, method: str, url: str) -> None:
+def test_an_unknown_address_is_not_found_or_takes_no_such_method(
+    gateway: Talk, method: str, url: str
+) -> None:
     answer = gateway.call(method, url)
     if url.startswith("/assets") and method != "GET":
         problem(answer, 405, "method-not-allowed")
@@ -59,7 +70,11 @@ def test_another_method_is_not_allowed_and_allow_names_those_that_are(
 ) -> None:
     answer = gateway.call(method, url)
     problem(answer, 405, "method-not-allowed")
-    assert allowed <= {name.strip() for name in answer.headers["allow"].split(",")} <= allowed | {"HEAD", "OPTIONS"}
+    assert (
+        allowed
+        <= {name.strip() for name in answer.headers["allow"].split(",")}
+        <= allowed | {"HEAD", "OPTIONS"}
+    )
 
 
 @pytest.mark.parametrize("url", PAGES)
@@ -101,26 +116,40 @@ def test_pages_say_that_they_may_not_be_framed_or_guessed(gateway: Talk, url: st
 
 
 @pytest.mark.parametrize("url", ["/docs", "/redoc", "/problems", "/problems/validation"])
-def test_a_page_allows_the_scripts_that_are_in_it_by_their_hashes_and_no_others(gateway: Talk, url: str) -> None:
+def test_a_page_allows_the_scripts_that_are_in_it_by_their_hashes_and_no_others(
+    gateway: Talk, url: str
+) -> None:
     page = gateway.get(url)
-    policy = dict(part.strip().partition(" ")[::2] for part in page.headers["content-security-policy"].split(";"))
+    policy = dict(
+        part.strip().partition(" ")[::2]
+        for part in page.headers["content-security-policy"].split(";")
+    )
     assert (policy["default-src"], policy["frame-ancestors"], policy["base-uri"]) == ("'none'",) * 3
     assert "unsafe" not in policy["script-src"]
     for inline in re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL):
         digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in policy["script-src"]
-    assert page.headers.get_list("content-security-policy") == [page.headers["content-security-policy"]]
+    assert page.headers.get_list("content-security-policy") == [
+        page.headers["content-security-policy"]
+    ]
 
 
-@pytest.mark.parametrize("url", ["/openapi.json", "/v1/receipts/none", "/nothing", "/livez", "/metrics"])
+@pytest.mark.parametrize(
+    "url", ["/openapi.json", "/v1/receipts/none", "/nothing", "/livez", "/metrics"]
+)
 def test_what_is_no_page_may_do_nothing_in_a_browser(gateway: Talk, url: str) -> None:
-    assert gateway.get(url).headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert (
+        gateway.get(url).headers["content-security-policy"]
+        == "default-src 'none'; frame-ancestors 'none'"
+    )
 
 
 EVERYWHERE: dict[str, Callable[[Talk, dict[str, str]], Any]] = {
     "accepted": lambda talk, headers: talk.event(headers=headers),
     "batch": lambda talk, headers: talk.batch([EVENT | {"action": "track"}], headers=headers),
-    "routed write": lambda talk, headers: talk.post("/v1/users/u/states", {"state": ""}, headers=headers),
+    "routed write": lambda talk, headers: talk.post(
+        "/v1/users/u/states", {"state": ""}, headers=headers
+    ),
     "malformed": lambda talk, headers: talk.event(b"{", headers=headers),
     "invalid": lambda talk, headers: talk.event({}, headers=headers),
     "unauthorized": lambda talk, headers: talk.event(key="nonsense", headers=headers),
@@ -134,7 +163,9 @@ EVERYWHERE: dict[str, Callable[[Talk, dict[str, str]], Any]] = {
 
 
 @pytest.mark.parametrize("call", EVERYWHERE.values(), ids=EVERYWHERE.keys())
-def test_a_request_id_is_echoed_and_is_the_instance_of_a_problem(gateway: Talk, call: Callable[..., Any]) -> None:
+def test_a_request_id_is_echoed_and_is_the_instance_of_a_problem(
+    gateway: Talk, call: Callable[..., Any]
+) -> None:
     answer = call(gateway, {"X-Request-ID": "trace-1.a:b/c+d=e_f"})
     assert answer.headers.get_list("x-request-id") == ["trace-1.a:b/c+d=e_f"]
     if answer.headers["content-type"] == "application/problem+json":
@@ -142,7 +173,9 @@ def test_a_request_id_is_echoed_and_is_the_instance_of_a_problem(gateway: Talk, 
 
 
 @pytest.mark.parametrize("call", EVERYWHERE.values(), ids=EVERYWHERE.keys())
-def test_a_request_id_is_made_where_none_came_and_is_new_each_time(gateway: Talk, call: Callable[..., Any]) -> None:
+def test_a_request_id_is_made_where_none_came_and_is_new_each_time(
+    gateway: Talk, call: Callable[..., Any]
+) -> None:
     made = {call(gateway, {}).headers["x-request-id"] for _ in range(3)}
     assert len(made) == 3
     assert all(20 <= len(one) <= 128 for one in made)
@@ -157,11 +190,19 @@ def test_no_cache_keeps_a_key_or_anybody_s_data(gateway: Talk) -> None:
     made = gateway.post("/v1/keys", {"name": "n", "scopes": ["sdk"]})
     assert made.status_code == 201
     rotated = gateway.post(f"/v1/keys/{made.json()['id']}/rotate", {})
-    for answer in (made, rotated, gateway.get("/v1/keys"), gateway.get("/v1/receipts/none"), gateway.get("/v1/apps")):
+    for answer in (
+        made,
+        rotated,
+        gateway.get("/v1/keys"),
+        gateway.get("/v1/receipts/none"),
+        gateway.get("/v1/apps"),
+    ):
         assert answer.headers.get_list("cache-control") == ["no-store"]
 
 
-@pytest.mark.parametrize("given", ["", " ", "a b", "a" * 129, 'a"b', "a,b", "<x>", "é", "a\tb", "{}", "a;b"])
+@pytest.mark.parametrize(
+    "given", ["", " ", "a b", "a" * 129, 'a"b', "a,b", "<x>", "é", "a\tb", "{}", "a;b"]
+)
 def test_a_bad_request_id_is_replaced(gateway: Talk, given: str) -> None:
     answer = gateway.event({}, headers={"X-Request-ID": given.encode("latin-1")})
     assert answer.headers["x-request-id"] != given
@@ -169,7 +210,10 @@ def test_a_bad_request_id_is_replaced(gateway: Talk, given: str) -> None:
 
 
 def test_the_longest_request_id_is_taken(gateway: Talk) -> None:
-    assert gateway.get("/livez", headers={"X-Request-ID": "a" * 128}).headers["x-request-id"] == "a" * 128
+    assert (
+        gateway.get("/livez", headers={"X-Request-ID": "a" * 128}).headers["x-request-id"]
+        == "a" * 128
+    )
 
 
 class Broken:
@@ -194,7 +238,9 @@ def test_a_mistake_of_ours_is_an_internal_problem_that_tells_nothing_of_it(
     assert CANARY not in "".join(capfd.readouterr())
 
 
-def test_a_database_that_cannot_commit_is_a_storage_problem_and_the_next_commit_is_tried_anew(start: Start) -> None:
+def test_a_database_that_cannot_commit_is_a_storage_problem_and_the_next_commit_is_tried_anew(
+    start: Start,
+) -> None:
     """Nothing is answered 202 that is not on disk."""
     talk = start()
     engine = talk.app.state.gateway.engine
@@ -234,6 +280,8 @@ def test_the_queue_is_full_after_a_restart_too(start: Start) -> None:
 def test_many_at_once_do_not_overfill_the_queue(start: Start) -> None:
     talk = start(gateway_max_queued_items=10)
     options: dict[str, Any] = {"json": EVENT}
-    statuses = [answer.status_code for answer in talk.at_once(*[("POST", "/v1/events", options)] * 50)]
+    statuses = [
+        answer.status_code for answer in talk.at_once(*[("POST", "/v1/events", options)] * 50)
+    ]
     assert (statuses.count(202), statuses.count(503)) == (10, 40)
     assert talk.items() == 10

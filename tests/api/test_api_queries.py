@@ -1,4 +1,6 @@
-"""Query parameters through the real server: one that a call does not declare is refused, and nothing is done."""
+"""Query parameters through the real server: one that a call does not declare is refused, and
+nothing is done.
+"""
 
 import re
 import sqlite3
@@ -16,7 +18,12 @@ from tests.api.serve import served
 from tests.conftest import WIDE, make_settings
 
 PATHS: dict[str, dict[str, Any]] = create_app(Settings(_env_file=None)).openapi()["paths"]
-CALLS = [(method.upper(), path) for path, found in PATHS.items() for method in found if path.startswith("/v1/")]
+CALLS = [
+    (method.upper(), path)
+    for path, found in PATHS.items()
+    for method in found
+    if path.startswith("/v1/")
+]
 UNKNOWN = "is no query parameter here; check its spelling"
 EVENT = {"userId": "u1", "event": "Purchase"}
 
@@ -36,11 +43,18 @@ class Running:
 def server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Running]:
     directory = tmp_path_factory.mktemp("queries")
     kinds = ("development", "data_export", "content_read_only")
-    given = WIDE | {"gateway_erased_seconds": 3600} | {f"leanplum_{kind}_key": f"{kind}_secret" for kind in kinds}
+    given = (
+        WIDE
+        | {"gateway_erased_seconds": 3600}
+        | {f"leanplum_{kind}_key": f"{kind}_secret" for kind in kinds}
+    )
     settings = make_settings(directory, migrated, given)
     assert settings.gateway_bootstrap_key is not None
     key = settings.gateway_bootstrap_key.get_secret_value()
-    with served(settings) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+    with (
+        served(settings) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
+    ):
         client.headers["Authorization"] = f"Bearer {key}"
         yield Running(client, key, directory / "g.db")
 
@@ -55,7 +69,9 @@ def refused(answer: httpx.Response, *names: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS, ids=[" ".join(call) for call in CALLS])
-def test_every_call_refuses_a_query_parameter_that_it_does_not_declare(server: Running, method: str, path: str) -> None:
+def test_every_call_refuses_a_query_parameter_that_it_does_not_declare(
+    server: Running, method: str, path: str
+) -> None:
     before = server.accepted()
     url = re.sub(r"{\w+}", "1", path)
     refused(server.client.request(method, f"{url}?nonsense=1", json=EVENT), "nonsense")
@@ -113,14 +129,27 @@ def test_an_address_that_is_none_stays_one(server: Running) -> None:
     assert server.client.head("/v1/keys?x=1").status_code == 422
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/problems", "/docs", "/openapi.json"])
+@pytest.mark.parametrize(
+    "path", ["/livez", "/readyz", "/metrics", "/problems", "/docs", "/openapi.json"]
+)
 def test_operations_pages_take_any_query(server: Running, path: str) -> None:
     assert server.client.get(f"{path}?x=1").status_code == 200
 
 
 def test_other_protocols_keep_their_own_rule(server: Running) -> None:
-    sdk = {"appId": "app_tests", "clientKey": server.key, "apiVersion": "1.0.6", "action": "track", "event": "E"}
-    answer = server.client.post("/api?x=1", json=sdk | {"userId": "u1"}, headers={"Authorization": ""})
+    sdk = {
+        "appId": "app_tests",
+        "clientKey": server.key,
+        "apiVersion": "1.0.6",
+        "action": "track",
+        "event": "E",
+    }
+    answer = server.client.post(
+        "/api?x=1", json=sdk | {"userId": "u1"}, headers={"Authorization": ""}
+    )
     assert (answer.status_code, answer.json()["response"][0]["success"]) == (200, True)
     track = {"userId": "u1", "event": "E", "messageId": "m1"}
-    assert server.client.post("/segment/v1/track?x=1", json=track, auth=(server.key, "")).status_code == 200
+    assert (
+        server.client.post("/segment/v1/track?x=1", json=track, auth=(server.key, "")).status_code
+        == 200
+    )

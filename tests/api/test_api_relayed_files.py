@@ -1,4 +1,6 @@
-"""What comes from Leanplum with a media type of its own never runs in the gateway's origin, nor is kept for others."""
+"""What comes from Leanplum with a media type of its own never runs in the gateway's origin, nor is
+kept for others.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,7 +25,12 @@ GUARDS = {
     "referrer-policy": "no-referrer",
 }
 SCRIPT = b"<script>document.title = 'run'</script>"
-MEDIA = {"a.html": "text/html", "a.svg": "image/svg+xml", "a.xhtml": "application/xhtml+xml", "a.js": "text/javascript"}
+MEDIA = {
+    "a.html": "text/html",
+    "a.svg": "image/svg+xml",
+    "a.xhtml": "application/xhtml+xml",
+    "a.js": "text/javascript",
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +40,13 @@ def leanplum() -> Iterator[Leanplum]:
 
 
 @pytest.fixture(scope="module")
-def talk(leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Talk]:
+def talk(
+    leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Path
+) -> Iterator[Talk]:
     folder = tmp_path_factory.mktemp("files")
-    keys = "".join(f'{name.removeprefix("leanplum_")} = "{value}"\n' for name, value in KEYS.items())
+    keys = "".join(
+        f'{name.removeprefix("leanplum_")} = "{value}"\n' for name, value in KEYS.items()
+    )
     app = f'[apps.second]\napp_id = "app_sandbox"\napi_url = "{leanplum.url}/api"\n{keys}'
     (folder / "apps.toml").write_text(app)
 
@@ -56,7 +67,12 @@ def upload(talk: Talk, name: str) -> None:
 
 
 def fetched(talk: Talk, name: str) -> dict[str, httpx.Response]:
-    args = {"appId": "app_sandbox", "clientKey": talk.key, "action": "downloadFile", "filename": name}
+    args = {
+        "appId": "app_sandbox",
+        "clientKey": talk.key,
+        "action": "downloadFile",
+        "filename": name,
+    }
     named = {"X-Leanplum-App": "default"}
     return {
         "by /v1": talk.get(f"/v1/files/{name}", headers=named),
@@ -67,7 +83,9 @@ def fetched(talk: Talk, name: str) -> dict[str, httpx.Response]:
 
 
 @pytest.mark.parametrize("name", MEDIA)
-def test_a_file_is_saved_and_never_shown_whichever_way_it_is_asked_for(talk: Talk, name: str) -> None:
+def test_a_file_is_saved_and_never_shown_whichever_way_it_is_asked_for(
+    talk: Talk, name: str
+) -> None:
     upload(talk, name)
     for way, answer in fetched(talk, name).items():
         assert (answer.status_code, answer.content) == (200, SCRIPT), (way, answer.text)
@@ -80,12 +98,17 @@ def test_what_an_sdk_asks_is_kept_by_no_cache(talk: Talk) -> None:
     args = {"appId": "app_sandbox", "clientKey": talk.key, "action": "getVars", "userId": "u1"}
     answer = talk.call("GET", f"/api?{urlencode(args)}", key=None)
     assert answer.status_code == 200
-    assert {one.strip() for one in answer.headers["cache-control"].split(",")} == {"private", "no-store"}
+    assert {one.strip() for one in answer.headers["cache-control"].split(",")} == {
+        "private",
+        "no-store",
+    }
     assert answer.headers["content-type"].startswith("application/json")
 
 
 def test_a_kept_answer_is_one_app_s_and_one_key_s(talk: Talk) -> None:
-    first, second = (talk.get("/v1/messages", headers={"X-Leanplum-App": app}) for app in ("default", "second"))
+    first, second = (
+        talk.get("/v1/messages", headers={"X-Leanplum-App": app}) for app in ("default", "second")
+    )
     assert first.content == second.content
     assert first.headers["etag"] != second.headers["etag"]
     for answer in (first, second, _again(talk, first)):
@@ -97,7 +120,9 @@ def test_a_kept_answer_is_one_app_s_and_one_key_s(talk: Talk) -> None:
 
 
 def _again(talk: Talk, answer: httpx.Response, app: str = "default") -> httpx.Response:
-    return talk.get("/v1/messages", headers={"X-Leanplum-App": app, "If-None-Match": answer.headers["etag"]})
+    return talk.get(
+        "/v1/messages", headers={"X-Leanplum-App": app, "If-None-Match": answer.headers["etag"]}
+    )
 
 
 def _names(vary: str) -> set[str]:

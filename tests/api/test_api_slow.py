@@ -1,4 +1,6 @@
-"""Callers that are slow, on purpose or not: to send a head, to send a body, to read an answer; and too many of them."""
+"""Callers that are slow, on purpose or not: to send a head, to send a body, to read an answer; and
+too many of them.
+"""
 
 import selectors
 import socket
@@ -21,7 +23,11 @@ from tests.conftest import make_settings
 
 BODY = b'{"userId":"u","event":"e"}'
 ASK = b"GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n"
-QUICK = {"gateway_head_seconds": 0.4, "gateway_slow_seconds": 0.6, "leanplum_development_key": "dev_tests_secret"}
+QUICK = {
+    "gateway_head_seconds": 0.4,
+    "gateway_slow_seconds": 0.6,
+    "leanplum_development_key": "dev_tests_secret",
+}
 
 
 @contextmanager
@@ -32,7 +38,9 @@ def gateway(folder: Path, migrated: Path, **given: Any) -> Iterator[tuple[int, S
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[tuple[int, Settings]]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, migrated: Path
+) -> Iterator[tuple[int, Settings]]:
     with gateway(tmp_path_factory.mktemp("slow"), migrated) as found:
         yield found
 
@@ -43,7 +51,9 @@ def wire(server: tuple[int, Settings]) -> Iterator[Wire]:
         yield connection
 
 
-def head(settings: Settings, length: int, url: str = "/v1/events", kind: str = "application/json") -> bytes:
+def head(
+    settings: Settings, length: int, url: str = "/v1/events", kind: str = "application/json"
+) -> bytes:
     assert settings.gateway_bootstrap_key is not None
     key = settings.gateway_bootstrap_key.get_secret_value()
     return (
@@ -84,7 +94,9 @@ def test_a_slow_head_behind_a_call_in_flight_does_not_answer_that_call(
     assert wire.closed()
 
 
-def test_a_body_that_stops_is_answered_408_and_the_connection_closed(wire: Wire, server: tuple[int, Settings]) -> None:
+def test_a_body_that_stops_is_answered_408_and_the_connection_closed(
+    wire: Wire, server: tuple[int, Settings]
+) -> None:
     wire.say(head(server[1], len(BODY)) + BODY[:-1])
     status, headers, body = wire.answer()
     assert (status, orjson.loads(body)["type"]) == (408, "/problems/request-timeout")
@@ -130,7 +142,11 @@ def test_a_body_that_comes_at_the_least_rate_is_waited_for(tmp_path: Path, migra
 def test_every_kind_of_body_that_stops_is_answered_408(
     wire: Wire, server: tuple[int, Settings], url: str, kind: str
 ) -> None:
-    start = b'--b\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\nabc' if "boundary" in kind else b"{"
+    start = (
+        b'--b\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\nabc'
+        if "boundary" in kind
+        else b"{"
+    )
     wire.say(head(server[1], 100_000, url, kind) + start)
     status, headers, body = wire.answer()
     assert (status, headers["connection"]) == (408, "close")
@@ -168,7 +184,9 @@ def test_a_caller_that_does_not_read_its_answer_is_cut_off(tmp_path: Path, migra
         assert time.monotonic() - began < 6
 
 
-def test_a_caller_that_reads_slowly_but_steadily_gets_its_whole_answer(tmp_path: Path, migrated: Path) -> None:
+def test_a_caller_that_reads_slowly_but_steadily_gets_its_whole_answer(
+    tmp_path: Path, migrated: Path
+) -> None:
     asked = b"GET /assets/redoc.standalone.js HTTP/1.1\r\nHost: gateway\r\n\r\n"
     with gateway(tmp_path, migrated) as (port, _), closing(Wire(port, window=65_536)) as wire:
         wire.say(asked)
@@ -178,12 +196,16 @@ def test_a_caller_that_reads_slowly_but_steadily_gets_its_whole_answer(tmp_path:
             time.sleep(0.08)
             if length == 10**9 and b"\r\n\r\n" in seen:
                 start = seen.lower().index(b"content-length: ") + 16
-                length = seen.index(b"\r\n\r\n") + 4 + int(seen[start : start + 9].split(b"\r\n")[0])
+                length = (
+                    seen.index(b"\r\n\r\n") + 4 + int(seen[start : start + 9].split(b"\r\n")[0])
+                )
         assert time.monotonic() - began > 1, "it was not slow"
 
 
 def drip(port: int, count: int, ended: threading.Event) -> list[bytes]:
-    """Open so many connections and send a byte of a head on each, again and again; what each was answered."""
+    """Open so many connections and send a byte of a head on each, again and again; what each was
+    answered.
+    """
     sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
     answers = dict.fromkeys(sockets, b"")
     with selectors.DefaultSelector() as chosen:
@@ -244,7 +266,9 @@ def test_two_hundred_dripping_connections_are_all_refused_and_good_calls_keep_th
     assert statistics.median(under) < statistics.median(calm) * 5 + 0.02
 
 
-def test_a_connection_too_many_takes_the_place_of_the_one_idle_for_longest(tmp_path: Path, migrated: Path) -> None:
+def test_a_connection_too_many_takes_the_place_of_the_one_idle_for_longest(
+    tmp_path: Path, migrated: Path
+) -> None:
     with gateway(tmp_path, migrated, gateway_max_connections=3) as (port, _), ExitStack() as stack:
         wires = [stack.enter_context(closing(Wire(port))) for _ in range(3)]
         for wire in (wires[1], wires[0], wires[2]):
@@ -286,7 +310,10 @@ def test_who_holds_all_connections_with_heads_or_bodies_that_never_end_keeps_nob
     never = b"GET / HTTP/1.1\r\nHost:"
     if what != "heads":
         never = b"POST /api HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1000000\r\n\r\n{"
-    with gateway(tmp_path, migrated, gateway_max_connections=5) as (port, settings), ExitStack() as stack:
+    with (
+        gateway(tmp_path, migrated, gateway_max_connections=5) as (port, settings),
+        ExitStack() as stack,
+    ):
         for _ in range(10):
             for _ in range(5):
                 stack.enter_context(closing(Wire(port))).say(never)
@@ -299,7 +326,10 @@ def test_bodies_of_all_callers_together_have_a_limit_and_what_is_answered_counts
     tmp_path: Path, migrated: Path
 ) -> None:
     part = b'{"data":"' + b"x" * 700_000
-    with gateway(tmp_path, migrated, gateway_max_held_bytes=1_000_000, gateway_slow_seconds=5) as (port, settings):
+    with gateway(tmp_path, migrated, gateway_max_held_bytes=1_000_000, gateway_slow_seconds=5) as (
+        port,
+        settings,
+    ):
         with closing(Wire(port)) as first, closing(Wire(port)) as second:
             first.say(head(settings, 800_000, "/api") + part)
             time.sleep(0.3)

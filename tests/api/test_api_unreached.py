@@ -1,4 +1,6 @@
-"""Through a real server: what a caller is told while Leanplum can't be reached, and what their items become."""
+"""Through a real server: what a caller is told while Leanplum can't be reached, and what their
+items become.
+"""
 
 import time
 from collections.abc import Callable
@@ -27,7 +29,10 @@ def test_a_question_that_was_never_sent_is_503_and_an_item_waits_and_never_becom
         )
         with running(given, tmp_path / "g.db", delivery=True) as talk:
             asked = talk.get("/v1/users/u1/variables")
-            assert (asked.status_code, asked.json()["type"]) == (503, "/problems/upstream-unavailable"), asked.text
+            assert (asked.status_code, asked.json()["type"]) == (
+                503,
+                "/problems/upstream-unavailable",
+            ), asked.text
             assert float(asked.headers["retry-after"]) > 0
             taken = talk.event({"userId": "u1", "event": "E"}).json()
             deadline = time.monotonic() + 10

@@ -1,4 +1,6 @@
-"""Dead letters that are encrypted with a missing key, over HTTP and by command: nothing fails, and nothing leaks."""
+"""Dead letters that are encrypted with a missing key, over HTTP and by command: nothing fails, and
+nothing leaks.
+"""
 
 import base64
 import sqlite3
@@ -24,7 +26,9 @@ IDS = ["first", "second", "third"]
 
 @pytest.fixture
 def talk(start: Callable[..., Talk]) -> Talk:
-    """A gateway with three dead letters, of which the second is encrypted with a key that it does not have."""
+    """A gateway with three dead letters, of which the second is encrypted with a key that it does
+    not have.
+    """
     talk = start(gateway_data_key=HERE)
     body = {"userId": "ann", "event": "E", "info": CANARY}
     talk.batch([{"action": "track", "id": item_id, **body} for item_id in IDS])
@@ -72,7 +76,9 @@ def test_it_is_replayed_and_discarded_with_the_others(talk: Talk, path: str, don
 
 
 @pytest.mark.parametrize("act", ["replay", "discard"])
-def test_the_commands_need_no_key_either(talk: Talk, settings: Callable[..., Settings], act: Any) -> None:
+def test_the_commands_need_no_key_either(
+    talk: Talk, settings: Callable[..., Settings], act: Any
+) -> None:
     given = settings(gateway_data_key=HERE)
     shown = list(dead_letters.listed(given, None, Filter()))
     assert [(one["id"], one.get("leanplumUnreadable", False)) for one in shown] == [

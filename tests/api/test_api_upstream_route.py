@@ -1,4 +1,6 @@
-"""Delivery and relayed calls through proxies and past private authorities, and what is said of failures."""
+"""Delivery and relayed calls through proxies and past private authorities, and what is said of
+failures.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,7 +17,15 @@ from tests.api.talk import EVENT, Talk, running
 from tests.leanplum.reached import Files, TunnelProxy, encrypted_simulator, make_files
 
 Start = Callable[..., Talk]
-NAMES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
+NAMES = (
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +51,12 @@ def gateway(settings: Callable[..., Settings], path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start(url: str, **given: Any) -> Talk:
-            told = {"leanplum_app_id": "app_sandbox", "leanplum_api_url": f"{url}/api", **KEYS, **given}
+            told = {
+                "leanplum_app_id": "app_sandbox",
+                "leanplum_api_url": f"{url}/api",
+                **KEYS,
+                **given,
+            }
             return stack.enter_context(running(settings(**told), path, delivery=True))
 
         yield start
@@ -65,7 +80,9 @@ def said(talk: Talk) -> str:
     return reason
 
 
-def test_a_private_authority_is_trusted_where_its_file_is_set(gateway: Start, simulator: str, files: Files) -> None:
+def test_a_private_authority_is_trusted_where_its_file_is_set(
+    gateway: Start, simulator: str, files: Files
+) -> None:
     works(gateway(simulator, gateway_upstream_ca_file=files.authority))
 
 
@@ -74,7 +91,9 @@ def test_delivery_and_relayed_calls_go_through_the_proxy_with_its_password(
 ) -> None:
     with TunnelProxy("user:p@ss/word").running() as proxy:
         url = f"http://user:p%40ss%2Fword@127.0.0.1:{proxy.port}"
-        works(gateway(simulator, gateway_upstream_proxy=url, gateway_upstream_ca_file=files.authority))
+        works(
+            gateway(simulator, gateway_upstream_proxy=url, gateway_upstream_ca_file=files.authority)
+        )
         assert {head.split()[0] for head in proxy.heads} == {"CONNECT"}
         assert len(proxy.heads) == 2, "one connection of the delivery, and one for relayed calls"
 
@@ -107,14 +126,19 @@ def test_the_standard_variables_count_where_the_setting_says_so(
 
 
 def test_an_unknown_authority_is_told_in_words(gateway: Start, simulator: str) -> None:
-    assert said(gateway(simulator)) == "certificate verify failed: unable to get local issuer certificate"
+    assert (
+        said(gateway(simulator))
+        == "certificate verify failed: unable to get local issuer certificate"
+    )
 
 
 @pytest.mark.parametrize(
     ("made", "words"),
     [({"self_signed": True}, "self-signed certificate"), ({"days": -1}, "certificate has expired")],
 )
-def test_a_bad_certificate_is_told_in_words(gateway: Start, tmp_path: Path, made: dict[str, Any], words: str) -> None:
+def test_a_bad_certificate_is_told_in_words(
+    gateway: Start, tmp_path: Path, made: dict[str, Any], words: str
+) -> None:
     files = make_files(tmp_path, **made)
     with encrypted_simulator(files) as url:
         talk = gateway(url, gateway_upstream_ca_file=files.authority)
@@ -135,7 +159,9 @@ def test_what_is_not_reached_is_told_in_words(gateway: Start, url: str, words: s
 def test_a_proxy_that_refuses_is_told_without_its_words_or_the_password(
     gateway: Start, simulator: str, files: Files
 ) -> None:
-    """Nothing went further than the proxy, so the item is tried again whatever the policy for lost answers."""
+    """Nothing went further than the proxy, so the item is tried again whatever the policy for lost
+    answers.
+    """
     with TunnelProxy("user:right").running() as proxy:
         url = f"http://user:wr0ng@127.0.0.1:{proxy.port}"
         given = {"gateway_upstream_ca_file": files.authority, "gateway_unknown_policy": "hold"}
@@ -150,14 +176,18 @@ def test_a_proxy_that_is_not_there_is_told_as_such(
     assert said(talk) == "proxy: connection refused"
     logged = capsys.readouterr().out
     for event in ("call.unanswered", "call.relayed"):
-        assert any(event in line and "proxy: connection refused" in line for line in logged.splitlines()), event
+        assert any(
+            event in line and "proxy: connection refused" in line for line in logged.splitlines()
+        ), event
     assert "s3cret" not in logged
 
 
 def test_a_proxy_may_speak_tls_itself(gateway: Start, simulator: str, files: Files) -> None:
     with TunnelProxy("u:p", certificate=files.server).running() as proxy:
         url = f"https://u:p@127.0.0.1:{proxy.port}"
-        works(gateway(simulator, gateway_upstream_proxy=url, gateway_upstream_ca_file=files.authority))
+        works(
+            gateway(simulator, gateway_upstream_proxy=url, gateway_upstream_ca_file=files.authority)
+        )
 
 
 def test_plain_http_goes_through_no_proxy_that_is_elsewhere(
@@ -165,7 +195,11 @@ def test_plain_http_goes_through_no_proxy_that_is_elsewhere(
 ) -> None:
     """It would carry the keys in clear."""
     with simulated() as leanplum:
-        given = {"leanplum_app_id": "app_sandbox", "leanplum_api_url": f"{leanplum.url}/api", **KEYS}
+        given = {
+            "leanplum_app_id": "app_sandbox",
+            "leanplum_api_url": f"{leanplum.url}/api",
+            **KEYS,
+        }
         works(start(delivery=True, gateway_upstream_proxy="http://proxy.invalid:3128", **given))
 
 
@@ -189,7 +223,9 @@ def test_a_file_without_certificates_is_told_at_the_start_in_one_line(
     settings: Callable[..., Settings], tmp_path: Path, which: str
 ) -> None:
     (tmp_path / "empty.pem").write_text("# none yet\n")
-    (tmp_path / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    (tmp_path / "broken.pem").write_text(
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    )
     with pytest.raises(StartRefused) as refused:
         prepare(settings(gateway_upstream_ca_file=BAD[which](tmp_path)))
     (line,) = str(refused.value).splitlines()
@@ -198,9 +234,17 @@ def test_a_file_without_certificates_is_told_at_the_start_in_one_line(
 
 @pytest.mark.parametrize(
     "url",
-    ["proxy:3128", "socks5://u:s3cret@proxy", "http://u:s3cret@", "http://u:s3cret@proxy:x", "http://u:s3cret@p/x"],
+    [
+        "proxy:3128",
+        "socks5://u:s3cret@proxy",
+        "http://u:s3cret@",
+        "http://u:s3cret@proxy:x",
+        "http://u:s3cret@p/x",
+    ],
 )
-def test_a_bad_proxy_is_refused_without_its_password(settings: Callable[..., Settings], url: str) -> None:
+def test_a_bad_proxy_is_refused_without_its_password(
+    settings: Callable[..., Settings], url: str
+) -> None:
     with pytest.raises(ValueError, match="takes http:// or https://") as refused:
         settings(gateway_upstream_proxy=url)
     assert "s3cret" not in str(refused.value.errors(include_input=False))  # type: ignore[attr-defined]

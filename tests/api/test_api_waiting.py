@@ -1,4 +1,6 @@
-"""`Prefer: wait=N` (RFC 7240) where nothing is delivered: the answer comes after the wait, the receipt as it is."""
+"""`Prefer: wait=N` (RFC 7240) where nothing is delivered: the answer comes after the wait, the
+receipt as it is.
+"""
 
 import time
 

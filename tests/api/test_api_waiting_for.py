@@ -61,14 +61,22 @@ def test_a_receipt_says_until_when_a_retry_waits_and_what_waits_behind_it(
         until(lambda: receipt(talk, "first")["status"] == "retrying")
         found = receipt(talk, "first")
         since = found["acceptedAt"]
-        assert found["waitingFor"] == {"reason": "retry", "since": since, "until": found["nextAttemptAt"]}
+        assert found["waitingFor"] == {
+            "reason": "retry",
+            "since": since,
+            "until": found["nextAttemptAt"],
+        }
         behind = send(talk, "second", Prefer="wait=0")
         assert behind["waitingFor"] == {"reason": "earlier-item", "since": behind["acceptedAt"]}
         assert receipt(talk, "second") == behind
-        assert "waitingFor" not in send(talk, "third"), "nothing more is looked up for a plain write"
+        assert "waitingFor" not in send(talk, "third"), (
+            "nothing more is looked up for a plain write"
+        )
 
 
-def test_a_receipt_says_that_leanplum_is_away(leanplum: Leanplum, settings: Make, path: Path) -> None:
+def test_a_receipt_says_that_leanplum_is_away(
+    leanplum: Leanplum, settings: Make, path: Path
+) -> None:
     with delivering_to(leanplum, settings, path) as talk:
         leanplum.fault(mode="503", times=None)
         for number in range(6):

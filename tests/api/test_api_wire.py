@@ -1,4 +1,6 @@
-"""What only a real connection shows: pieces, lies about length, keep-alive, and callers that go away."""
+"""What only a real connection shows: pieces, lies about length, keep-alive, and callers that go
+away.
+"""
 
 import sqlite3
 import time
@@ -16,7 +18,9 @@ BODY = b'{"userId":"u","event":"e"}'
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[tuple[int, Settings]]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, migrated: Path
+) -> Iterator[tuple[int, Settings]]:
     from tests.conftest import make_settings
 
     settings = make_settings(tmp_path_factory.mktemp("wire"), migrated, {})
@@ -55,15 +59,21 @@ def items(server: tuple[int, Settings]) -> int:
 
 
 def chunks(*pieces: bytes, last: bool = True) -> bytes:
-    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + (b"0\r\n\r\n" if last else b"")
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + (
+        b"0\r\n\r\n" if last else b""
+    )
 
 
-def test_a_body_is_taken_whole_told_or_in_chunks_of_any_size(wire: Wire, head: Callable[..., bytes]) -> None:
+def test_a_body_is_taken_whole_told_or_in_chunks_of_any_size(
+    wire: Wire, head: Callable[..., bytes]
+) -> None:
     wire.say(head(f"Content-Length: {len(BODY)}") + BODY)
     assert wire.answer()[0] == 202
     wire.say(head("Transfer-Encoding: chunked") + chunks(BODY))
     assert wire.answer()[0] == 202
-    wire.say(head("Transfer-Encoding: chunked") + chunks(*(BODY[at : at + 1] for at in range(len(BODY)))))
+    wire.say(
+        head("Transfer-Encoding: chunked") + chunks(*(BODY[at : at + 1] for at in range(len(BODY))))
+    )
     assert wire.answer()[0] == 202
 
 
@@ -78,9 +88,14 @@ def test_a_slow_body_is_waited_for(wire: Wire, head: Callable[..., bytes]) -> No
 def test_calls_one_behind_the_other_on_one_connection_are_answered_in_order(
     wire: Wire, head: Callable[..., bytes]
 ) -> None:
-    call = [head(f"Content-Length: {len(BODY)}", f"X-Request-ID: call-{number}") + BODY for number in range(5)]
+    call = [
+        head(f"Content-Length: {len(BODY)}", f"X-Request-ID: call-{number}") + BODY
+        for number in range(5)
+    ]
     wire.say(b"".join(call))
-    assert [wire.answer()[1]["x-request-id"] for _ in range(5)] == [f"call-{number}" for number in range(5)]
+    assert [wire.answer()[1]["x-request-id"] for _ in range(5)] == [
+        f"call-{number}" for number in range(5)
+    ]
 
 
 @pytest.mark.parametrize("key", ["nonsense", ""])
@@ -95,14 +110,18 @@ def test_a_refused_call_whose_body_was_not_read_leaves_the_connection_sound(
     assert wire.answer()[0] == 202
 
 
-def test_a_length_over_the_limit_is_refused_before_the_body_comes(wire: Wire, head: Callable[..., bytes]) -> None:
+def test_a_length_over_the_limit_is_refused_before_the_body_comes(
+    wire: Wire, head: Callable[..., bytes]
+) -> None:
     wire.say(head("Content-Length: 6000000"))
     status, headers, body = wire.answer()
     assert (status, headers["content-type"]) == (413, "application/problem+json")
     assert orjson.loads(body)["type"] == "/problems/too-large"
 
 
-def test_chunks_over_the_limit_are_refused_while_they_come(wire: Wire, head: Callable[..., bytes]) -> None:
+def test_chunks_over_the_limit_are_refused_while_they_come(
+    wire: Wire, head: Callable[..., bytes]
+) -> None:
     wire.say(head("Transfer-Encoding: chunked", url="/v1/batch"))
     piece = chunks(b"x" * 60_000, last=False)
     for _ in range(90):
@@ -151,7 +170,10 @@ def test_a_caller_that_goes_away_in_the_middle_leaves_nothing_behind(
     if how == "told":
         wire.say(head("Content-Length: 100000", kind, url="/v1/batch") + LINE * 20)
     elif how == "chunked":
-        wire.say(head("Transfer-Encoding: chunked", kind, url="/v1/batch") + chunks(LINE * 20, last=False))
+        wire.say(
+            head("Transfer-Encoding: chunked", kind, url="/v1/batch")
+            + chunks(LINE * 20, last=False)
+        )
     else:
         wire.say(head("Content-Length: 100000", kind, url="/v1/batch"))
     time.sleep(0.1)
@@ -210,7 +232,9 @@ def test_who_asks_for_another_protocol_is_answered_in_this_one_and_the_body_is_r
             assert wire.answer()[0] == 202
     wire.say(head(f"Content-Length: {len(BODY)}") + BODY)
     assert wire.answer()[0] == 202, "the connection goes on"
-    get = b"GET /livez HTTP/1.1\r\nHost: gateway\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    get = (
+        b"GET /livez HTTP/1.1\r\nHost: gateway\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    )
     wire.say(get + get)
     assert [wire.answer()[0], wire.answer()[0]] == [200, 200]
 
@@ -229,7 +253,13 @@ def test_a_body_beside_an_upgrade_is_never_read_as_a_request(
     assert wire.answer()[0] == 202, "no other answer came between"
 
 
-def test_a_request_right_behind_the_body_of_an_upgrade_is_refused(wire: Wire, head: Callable[..., bytes]) -> None:
-    wire.say(head(*H2C, f"Content-Length: {len(BODY)}") + BODY + b"GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n")
+def test_a_request_right_behind_the_body_of_an_upgrade_is_refused(
+    wire: Wire, head: Callable[..., bytes]
+) -> None:
+    wire.say(
+        head(*H2C, f"Content-Length: {len(BODY)}")
+        + BODY
+        + b"GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n"
+    )
     assert wire.answer()[0] in {202, 400}
     assert wire.closed()

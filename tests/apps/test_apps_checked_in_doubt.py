@@ -14,8 +14,12 @@ APP = App("a", "app_a", {KeyKind.PRODUCTION: SecretStr("prod")}, "https://leanpl
 OTHER_WORDS = b'{"response":[{"success":false,"error":{"message":"Request not allowed"}}]}'
 
 
-@pytest.mark.parametrize(("status", "body"), [(403, b"<html>Forbidden</html>"), (302, b""), (403, OTHER_WORDS)])
-def test_a_refusal_that_may_be_anybodys_neither_takes_nor_refuses_a_key(status: int, body: bytes) -> None:
+@pytest.mark.parametrize(
+    ("status", "body"), [(403, b"<html>Forbidden</html>"), (302, b""), (403, OTHER_WORDS)]
+)
+def test_a_refusal_that_may_be_anybodys_neither_takes_nor_refuses_a_key(
+    status: int, body: bytes
+) -> None:
     async def once() -> Checked:
         transport = httpx.MockTransport(lambda request: httpx.Response(status, content=body))
         async with LeanplumClient(timeout=5, connections=1, transport=transport) as client:

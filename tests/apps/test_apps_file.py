@@ -34,7 +34,9 @@ def of_file(file: Path, settings: Make) -> Callable[..., dict[str, App]]:
     return read_it
 
 
-def test_an_app_has_the_id_keys_address_and_limits_that_the_file_gives(of_file: Callable[..., dict[str, App]]) -> None:
+def test_an_app_has_the_id_keys_address_and_limits_that_the_file_gives(
+    of_file: Callable[..., dict[str, App]],
+) -> None:
     apps = of_file(
         '[apps.shop]\napp_id = "app_1"\nproduction_key = "p"\ndevelopment_key = "d"\ndata_export_key = "e"\n'
         'content_read_only_key = "c"\napi_url = "https://eu.example.com/api"\nrate_per_second = 5\nrate_burst = 7\n'
@@ -54,10 +56,16 @@ def test_an_app_has_the_id_keys_address_and_limits_that_the_file_gives(of_file: 
         5,
         7,
     )
-    assert (game.app_id, game.api_url, game.rate_per_second) == ("app_2", "http://127.0.0.1:9/api", None)
+    assert (game.app_id, game.api_url, game.rate_per_second) == (
+        "app_2",
+        "http://127.0.0.1:9/api",
+        None,
+    )
 
 
-def test_a_key_may_be_named_by_a_variable_or_a_file(of_file: Callable[..., dict[str, App]], tmp_path: Path) -> None:
+def test_a_key_may_be_named_by_a_variable_or_a_file(
+    of_file: Callable[..., dict[str, App]], tmp_path: Path
+) -> None:
     (tmp_path / "key").write_text("from a file\n")
     apps = of_file(
         '[apps.a]\napp_id = { env = "ID" }\nproduction_key = { env = "KEY" }\n'
@@ -66,10 +74,15 @@ def test_a_key_may_be_named_by_a_variable_or_a_file(of_file: Callable[..., dict[
         ID="app_9",
     )
     assert apps["a"].app_id == "app_9"
-    assert [key.get_secret_value() for key in apps["a"].keys.values()] == ["from a variable", "from a file"]
+    assert [key.get_secret_value() for key in apps["a"].keys.values()] == [
+        "from a variable",
+        "from a file",
+    ]
 
 
-def test_the_app_of_the_variables_stands_beside_those_of_the_file(file: Path, settings: Make) -> None:
+def test_the_app_of_the_variables_stands_beside_those_of_the_file(
+    file: Path, settings: Make
+) -> None:
     file.write_text('[apps.other]\napp_id = "app_2"\nproduction_key = "q"\n')
     assert list(read(settings(gateway_apps_file=file), {})) == ["default", "other"]
 
@@ -130,7 +143,9 @@ def test_an_app_may_not_take_the_name_of_the_one_by_variables(file: Path, settin
         read(settings(gateway_apps_file=file), {})
 
 
-def test_a_bad_file_keeps_the_apps_as_they_were_and_a_good_one_replaces_them(file: Path, settings: Make) -> None:
+def test_a_bad_file_keeps_the_apps_as_they_were_and_a_good_one_replaces_them(
+    file: Path, settings: Make
+) -> None:
     def say(key: str) -> None:
         file.write_text(f'[apps.a]\napp_id = "i"\nproduction_key = "{key}"')
 
@@ -156,9 +171,13 @@ def test_each_app_that_a_new_file_adds_changes_or_removes_has_an_audit_record(
     file: Path, start: Callable[..., Talk]
 ) -> None:
     app = '[apps.{}]\napp_id = "i"\nproduction_key = "{}"\n'
-    file.write_text(app.format("stays", SECRET) + app.format("changes", "k") + app.format("goes", "k"))
+    file.write_text(
+        app.format("stays", SECRET) + app.format("changes", "k") + app.format("goes", "k")
+    )
     talk = start(gateway_apps_file=file, leanplum_app_id=None, leanplum_production_key=None)
-    file.write_text(app.format("stays", SECRET) + app.format("changes", SECRET) + app.format("comes", SECRET))
+    file.write_text(
+        app.format("stays", SECRET) + app.format("changes", SECRET) + app.format("comes", SECRET)
+    )
     talk.do(talk.app.state.gateway.apps.refresh)
     talk.get("/readyz")  # proves a commit: nobody waits for these records
     acts = [one for one in talk.audit() if one["api"]["operation"].startswith("app.")]
@@ -175,4 +194,6 @@ def test_two_names_for_one_app_of_leanplums_are_warned_of(file: Path, settings: 
     given = settings(gateway_apps_file=file, leanplum_app_id=None, leanplum_production_key=None)
     with structlog.testing.capture_logs() as logs:
         Apps(lambda: read(given, {}))
-    assert [(line["event"], line["log_level"], line["apps"]) for line in logs] == [("apps.same", "warning", ["a", "c"])]
+    assert [(line["event"], line["log_level"], line["apps"]) for line in logs] == [
+        ("apps.same", "warning", ["a", "c"])
+    ]

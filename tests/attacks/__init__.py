@@ -1,4 +1,5 @@
-"""Attacks on a running gateway, and what a well-behaved caller notices of them: `python -m tests.attacks`.
+"""Attacks on a running gateway, and what a well-behaved caller notices of them: `python -m
+tests.attacks`.
 
 rows        the attacks by name: with how many connections, how fast, and what may be answered
 bodies      what attackers send

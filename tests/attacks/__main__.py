@@ -1,5 +1,6 @@
-"""`python -m tests.attacks [--json] [--seconds N] [NAME…]`: make each attack, or those that are named, and print the
-table of what a well-behaved caller noticed."""
+"""`python -m tests.attacks [--json] [--seconds N] [NAME…]`: make each attack, or those that are
+named, and print the table of what a well-behaved caller noticed.
+"""
 
 import argparse
 import json
@@ -41,7 +42,9 @@ def main() -> None:
     if unknown := set(given.names) - set(NAMES):
         parser.error(f"no such attack: {', '.join(sorted(unknown))}")
     found = list(rows(given.names or list(NAMES), given.seconds))
-    sys.stdout.write(json.dumps([row.as_dict() for row in found], indent=1) if given.json else markdown(found))
+    sys.stdout.write(
+        json.dumps([row.as_dict() for row in found], indent=1) if given.json else markdown(found)
+    )
     sys.stdout.write("\n")
 
 

@@ -1,7 +1,9 @@
-"""Runs one attack: `python -m tests.attacks.attacker NAME SECONDS CONNECTIONS`, with the target as JSON on stdin.
+"""Runs one attack: `python -m tests.attacks.attacker NAME SECONDS CONNECTIONS`, with the target as
+JSON on stdin.
 
-It says `ready` when its bodies are made, begins when a line comes, and prints what became of its requests as JSON.
-Its priority is low: it takes what the gateway and its callers leave of the processors.
+It says `ready` when its bodies are made, begins when a line comes, and prints what became of its
+requests as JSON. Its priority is low: it takes what the gateway and its callers leave of the
+processors.
 """
 
 import json
@@ -34,7 +36,10 @@ def main(name: str, seconds: float, connections: int) -> None:
     sys.stdin.readline()
     found = list[str]()
     pause, until = attack.connections / attack.rate, time.monotonic() + seconds
-    threads = [threading.Thread(target=repeat, args=(step, pause, until, found), daemon=True) for step in steps]
+    threads = [
+        threading.Thread(target=repeat, args=(step, pause, until, found), daemon=True)
+        for step in steps
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

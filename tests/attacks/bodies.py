@@ -22,12 +22,16 @@ def with_the_key_last(key: str) -> Body:
 
 @cache
 def as_form(key: str) -> Body:
-    return b"data=" + b"%41" * (SDK_LIMIT // 3 - 100) + b"&clientKey=" + key.encode(), {"Content-Type": FORM}
+    return b"data=" + b"%41" * (SDK_LIMIT // 3 - 100) + b"&clientKey=" + key.encode(), {
+        "Content-Type": FORM
+    }
 
 
 @cache
 def nested(key: str) -> Body:
-    return b'{"clientKey":"%s","x":' % key.encode() + b"[" * (SDK_LIMIT - 200), {"Content-Type": JSON}
+    return b'{"clientKey":"%s","x":' % key.encode() + b"[" * (SDK_LIMIT - 200), {
+        "Content-Type": JSON
+    }
 
 
 @cache
@@ -40,8 +44,12 @@ def packed(size: int, filler: bytes = b" ") -> Body:
 
 
 @cache
-def packed_call(key: str = "", *, name: str = "clientKey", size: int = SDK_LIMIT, last: bool = True) -> Body:
-    """A gzip of 23 kB that is 24 MB of a call; without a key, or with one at its start or its end."""
+def packed_call(
+    key: str = "", *, name: str = "clientKey", size: int = SDK_LIMIT, last: bool = True
+) -> Body:
+    """A gzip of 23 kB that is 24 MB of a call; without a key, or with one at its start or its
+    end.
+    """
     named = b'"%s":"%s"' % (name.encode(), key.encode()) if key else b'"action":"multi"'
     filler = b'"data":"' + b"a" * (size - 200) + b'"'
     text = b"{%s,%s}" % ((filler, named) if last else (named, filler))
@@ -49,7 +57,9 @@ def packed_call(key: str = "", *, name: str = "clientKey", size: int = SDK_LIMIT
 
 
 def event(value: str) -> Body:
-    return json.dumps({"userId": "u", "event": "E", "params": {"note": value}}).encode(), {"Content-Type": JSON}
+    return json.dumps({"userId": "u", "event": "E", "params": {"note": value}}).encode(), {
+        "Content-Type": JSON
+    }
 
 
 def sdk_call(key: str, **arguments: object) -> Body:
@@ -62,7 +72,10 @@ def sdk_batch(key: str, entries: int, *, event: str | None = "E") -> Body:
     """A batch of so many entries with 26 parameters each; without an event, each is refused."""
     params = {f"name{number}": f"value{number}" for number in range(26)}
     named = {} if event is None else {"event": event}
-    data = [{"action": "track", "userId": f"u{at % 50}", "params": params, **named} for at in range(entries)]
+    data = [
+        {"action": "track", "userId": f"u{at % 50}", "params": params, **named}
+        for at in range(entries)
+    ]
     return sdk_call(key, action="multi", data=data)
 
 
@@ -75,7 +88,9 @@ def as_text(body: Body) -> Body:
 def as_fields(body: Body) -> Body:
     """The same call as a form."""
     call = json.loads(body[0])
-    fields = {name: value if isinstance(value, str) else json.dumps(value) for name, value in call.items()}
+    fields = {
+        name: value if isinstance(value, str) else json.dumps(value) for name, value in call.items()
+    }
     return urlencode(fields).encode(), {"Content-Type": FORM}
 
 
@@ -88,14 +103,18 @@ def segment_batch(key: str, messages: int) -> Body:
     """A batch of so many messages with 26 properties each."""
     properties = {f"name{number}": f"value{number}" for number in range(26)}
     batch = [
-        {"type": "track", "userId": f"u{at % 50}", "event": "E", "properties": properties} for at in range(messages)
+        {"type": "track", "userId": f"u{at % 50}", "event": "E", "properties": properties}
+        for at in range(messages)
     ]
     return json.dumps({"batch": batch, "writeKey": key}).encode(), {"Content-Type": JSON}
 
 
 @cache
 def rest_batch(items: int) -> Body:
-    lines = [json.dumps({"action": "track", "userId": f"u{at}", "event": "E", "value": at}) for at in range(items)]
+    lines = [
+        json.dumps({"action": "track", "userId": f"u{at}", "event": "E", "value": at})
+        for at in range(items)
+    ]
     return "\n".join(lines).encode(), {"Content-Type": NDJSON}
 
 

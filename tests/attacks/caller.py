@@ -1,9 +1,11 @@
-"""The well-behaved caller: `python -m tests.attacks.caller PORT`, with its key as a line on stdin, until stdin ends.
+"""The well-behaved caller: `python -m tests.attacks.caller PORT`, with its key as a line on stdin,
+until stdin ends.
 
-It sends 50 events a second on one connection, each after the answer to the last. An event's time counts from the
-moment it was due, so that a gateway that stalls can't hide the events that would have come meanwhile. Prints one
-`[due, seconds since then, seconds since it was sent, outcome]` for each event, by the clock that all processes share
-(CLOCK_MONOTONIC), after a line `ready` once the first was answered.
+It sends 50 events a second on one connection, each after the answer to the last. An event's time
+counts from the moment it was due, so that a gateway that stalls can't hide the events that would
+have come meanwhile. Prints one `[due, seconds since then, seconds since it was sent, outcome]` for
+each event, by the clock that all processes share (CLOCK_MONOTONIC), after a line `ready` once the
+first was answered.
 """
 
 import json
@@ -29,7 +31,9 @@ def main(port: int, key: str) -> None:
     due = time.monotonic()
     while not ended.wait(max(0.0, due - time.monotonic())):
         sent = time.monotonic()
-        outcome = client.ask("POST", "/v1/events", (body, {"Content-Type": "application/json"}), key=key)
+        outcome = client.ask(
+            "POST", "/v1/events", (body, {"Content-Type": "application/json"}), key=key
+        )
         answered = time.monotonic()
         if not found:
             sys.stdout.write("ready\n")

@@ -1,4 +1,6 @@
-"""Starts a gateway, the well-behaved caller and one attacker after another, and makes the rows of the table."""
+"""Starts a gateway, the well-behaved caller and one attacker after another, and makes the rows of
+the table.
+"""
 
 import json
 import os
@@ -24,9 +26,10 @@ TICKS = os.sysconf("SC_CLK_TCK")
 MANY = 1_000_000  # connections: as many as an attack has
 MEBIBYTE = 1024 * 1024
 LOOKS = 0.05  # seconds between two looks at the gateway's memory
-IDLE, IDLE_SECONDS = 0.3, 15.0  # what the gateway may use of a core between attacks, and how long that is awaited
-# An e-mail rule and patterns that engines with backtracking never finish. Addresses are never locked out, which is the
-# harder case: as many attackers as there are addresses.
+# What the gateway may use of a core between attacks, and how long that is awaited
+IDLE, IDLE_SECONDS = 0.3, 15.0
+# An e-mail rule and patterns that engines with backtracking never finish. Addresses are never
+# locked out, which is the harder case: as many attackers as there are addresses.
 RULES = r"""
 [[privacy]]
 do = "mask"
@@ -71,7 +74,9 @@ def _percentile(ordered: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """One attack: the well-behaved caller before it and during it, and what it took of the gateway."""
+    """One attack: the well-behaved caller before it and during it, and what it took of the
+    gateway.
+    """
 
     name: str
     what: str
@@ -137,7 +142,9 @@ class Caller:
 
 def started(module: str, *words: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", f"tests.attacks.{module}", *words]
-    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def say(process: "subprocess.Popen[str]", line: str) -> None:
@@ -201,8 +208,12 @@ class Measured:
     weight: Weight
 
     def row(self, events: Sequence[Event], *, since_sent: bool = False) -> Row:
-        """`since_sent`: an event counts from when it was sent, as where each waits for a deadline of its own."""
-        meanwhile = [one for one in events if self.during.holds(one.sent if since_sent else one.due)]
+        """`since_sent`: an event counts from when it was sent, as where each waits for a deadline
+        of its own.
+        """
+        meanwhile = [
+            one for one in events if self.during.holds(one.sent if since_sent else one.due)
+        ]
         before = [one.since_due for one in events if self.before.holds(one.due)]
         return Row(
             self.name, self.what, round(self.during.ended - self.during.began, 1), sum(self.answers.values()),
@@ -215,7 +226,9 @@ class Measured:
 
 
 def rest(pid: int, seconds: float) -> Window:
-    """Wait until the gateway is idle but for its well-behaved caller, and so many seconds more, which are returned."""
+    """Wait until the gateway is idle but for its well-behaved caller, and so many seconds more,
+    which are returned.
+    """
     deadline = time.monotonic() + IDLE_SECONDS
     while time.monotonic() < deadline:
         used, began = processor_seconds(pid), time.monotonic()
@@ -227,7 +240,9 @@ def rest(pid: int, seconds: float) -> Window:
     return Window(began, time.monotonic())
 
 
-def attack(gateway: Process, target: Target, one: Attack, seconds: float, before: float, connections: int) -> Measured:
+def attack(
+    gateway: Process, target: Target, one: Attack, seconds: float, before: float, connections: int
+) -> Measured:
     """Make one attack for so many seconds, after so many of quiet."""
     attacker = started("attacker", one.name, str(seconds), str(min(one.connections, connections)))
     try:

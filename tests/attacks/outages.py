@@ -1,4 +1,6 @@
-"""The attacks that no request makes: what the gateway stands on falls silent, goes away, or answers with bombs."""
+"""The attacks that no request makes: what the gateway stands on falls silent, goes away, or answers
+with bombs.
+"""
 
 import os
 import shutil
@@ -13,19 +15,37 @@ from pathlib import Path
 import httpx
 
 from tests.acceptance.processes import Process, until
-from tests.attacks.measuring import Caller, Measured, Row, Weight, Window, gateway_under, rest, simulator
+from tests.attacks.measuring import (
+    Caller,
+    Measured,
+    Row,
+    Weight,
+    Window,
+    gateway_under,
+    rest,
+    simulator,
+)
 from tests.leanplum.hostile import hostile
 from tests.postgres import Server, postgresql
 
 HOSTILE_PER_SECOND = 10
-KINDS = ("a gzip bomb", "a gzip bomb in a gzip", "an endless body", "endless headers", "very many values")
+KINDS = (
+    "a gzip bomb",
+    "a gzip bomb in a gzip",
+    "an endless body",
+    "endless headers",
+    "very many values",
+)
 Outage = Callable[[], AbstractContextManager[None]]
 
 
 def hostile_leanplum(folder: Path, seconds: float, before: float) -> Row:
     """Leanplum answers bombs and endless responses to items and to relayed calls."""
     short = {"GATEWAY_UPSTREAM_TIMEOUT_SECONDS": "2", "GATEWAY_RELAY_TIMEOUT_SECONDS": "2"}
-    with hostile() as server, gateway_under(folder, server.url, LEANPLUM_DATA_EXPORT_KEY="exp_sandbox", **short) as one:
+    with (
+        hostile() as server,
+        gateway_under(folder, server.url, LEANPLUM_DATA_EXPORT_KEY="exp_sandbox", **short) as one,
+    ):
 
         def attacking(until_then: float) -> Counter[str]:
             answers, number = Counter[str](), 0
@@ -38,7 +58,14 @@ def hostile_leanplum(folder: Path, seconds: float, before: float) -> Row:
                 time.sleep(1 / HOSTILE_PER_SECOND)
             return answers
 
-        return _row("hostile-leanplum", "bombs and endless answers from Leanplum", one, attacking, seconds, before)
+        return _row(
+            "hostile-leanplum",
+            "bombs and endless answers from Leanplum",
+            one,
+            attacking,
+            seconds,
+            before,
+        )
 
 
 def deleted_file(folder: Path, seconds: float, before: float) -> Row:
@@ -58,10 +85,19 @@ def deleted_file(folder: Path, seconds: float, before: float) -> Row:
                 shutil.move(hidden / file.name, file)
 
     with simulator() as upstream, gateway_under(folder, upstream) as gateway:
-        return _outage("deleted-file", "SQLite's files are moved away, and back", gateway, away, seconds, before)
+        return _outage(
+            "deleted-file",
+            "SQLite's files are moved away, and back",
+            gateway,
+            away,
+            seconds,
+            before,
+        )
 
 
-def silent_database(folder: Path, seconds: float, before: float, server: Server, commit_seconds: int) -> Row:
+def silent_database(
+    folder: Path, seconds: float, before: float, server: Server, commit_seconds: int
+) -> Row:
     """PostgreSQL is stopped by a signal: it answers nothing, and no connection ends."""
     more = {"GATEWAY_DATABASE_URL": server.empty(), "GATEWAY_COMMIT_SECONDS": str(commit_seconds)}
     with simulator() as upstream, gateway_under(folder, upstream, **more) as gateway:
@@ -78,7 +114,9 @@ def silent_database_alone(folder: Path, seconds: float, before: float) -> Row:
 @contextmanager
 def stopped(server: Server) -> Iterator[None]:
     """Every process of a PostgreSQL is stopped for as long as this lasts."""
-    told = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server.pid)], capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(server.pid)], capture_output=True, text=True, check=True
+    )
     pids = [server.pid, *map(int, told.stdout.split())]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -90,7 +128,9 @@ def stopped(server: Server) -> Iterator[None]:
                 os.kill(pid, signal.SIGCONT)
 
 
-def _outage(name: str, what: str, gateway: Process, outage: Outage, seconds: float, before: float) -> Row:
+def _outage(
+    name: str, what: str, gateway: Process, outage: Outage, seconds: float, before: float
+) -> Row:
     """Ask `/readyz` and `/livez` during an outage; then all must go on by itself."""
 
     def asking(until_then: float) -> Counter[str]:
@@ -108,7 +148,12 @@ def _outage(name: str, what: str, gateway: Process, outage: Outage, seconds: flo
 
 
 def _row(
-    name: str, what: str, gateway: Process, act: Callable[[float], Counter[str]], seconds: float, before: float
+    name: str,
+    what: str,
+    gateway: Process,
+    act: Callable[[float], Counter[str]],
+    seconds: float,
+    before: float,
 ) -> Row:
     until(lambda: gateway.event("first", 1).status_code == 202)
     caller = Caller(gateway)

@@ -1,4 +1,6 @@
-"""The attacks that requests make. Rates are bounded: the attacker shares the machine's cores with the gateway."""
+"""The attacks that requests make. Rates are bounded: the attacker shares the machine's cores with
+the gateway.
+"""
 
 import itertools
 import json
@@ -13,12 +15,21 @@ from tests.attacks.sending import Client, Drip, Target, until_the_answer
 Step = Callable[[], str]  # makes one request, and returns what became of it
 MEGABYTE = b"x" * 1_000_000
 REFUSED = frozenset({"401", "403", "413", "429", "503"})
-UNKNOWN_ACTIONS = ("DeleteUser", "deleteUser%20", "deleteUser ", "Multi", "SetVars", "x" * 3_000_000)
+UNKNOWN_ACTIONS = (
+    "DeleteUser",
+    "deleteUser%20",
+    "deleteUser ",
+    "Multi",
+    "SetVars",
+    "x" * 3_000_000,
+)
 
 
 @dataclass(frozen=True)
 class Attack:
-    """`rate`: requests a second of all connections together, at most. `answers`: what may become of each."""
+    """`rate`: requests a second of all connections together, at most. `answers`: what may become of
+    each.
+    """
 
     name: str
     what: str
@@ -41,7 +52,9 @@ def _posts(target: Target, path: str, sent: Iterable[Body], key: str | None = No
 
 def _unknown_key(target: Target) -> Step:
     key = target.unknown
-    return _posts(target, "/api", [bodies.with_the_key_last(key), bodies.as_form(key), bodies.nested(key)])
+    return _posts(
+        target, "/api", [bodies.with_the_key_last(key), bodies.as_form(key), bodies.nested(key)]
+    )
 
 
 def _packed_without_key(target: Target) -> Step:
@@ -70,7 +83,10 @@ def _bombs_with_key(target: Target) -> Step:
     client, body = Client(target.port), bodies.packed(1_000_000_000)
     sdk = f"/api?clientKey={target.sdk}&appId={bodies.APP_ID}&action=multi"
     return _in_turn(
-        [partial(client.ask, "POST", "/v1/batch", body, key=target.writer), partial(client.ask, "POST", sdk, body)]
+        [
+            partial(client.ask, "POST", "/v1/batch", body, key=target.writer),
+            partial(client.ask, "POST", sdk, body),
+        ]
     )
 
 
@@ -121,14 +137,24 @@ def _hostile(target: Target) -> Step:
 
 def _large_batches(target: Target) -> Step:
     """Of 10,000 entries each: refused one by one, or taken."""
-    return _posts(target, "/api", [bodies.sdk_batch(target.sdk, 10_000, event=event) for event in (None, "E")])
+    return _posts(
+        target, "/api", [bodies.sdk_batch(target.sdk, 10_000, event=event) for event in (None, "E")]
+    )
 
 
 def _nowhere(target: Target) -> Step:
     client = Client(target.port)
-    calls = (("GET", "/v1/nothing"), ("DELETE", "/v1/audit"), ("POST", "/livez"), ("GET", "/v1/receipts/a/b"))
+    calls = (
+        ("GET", "/v1/nothing"),
+        ("DELETE", "/v1/audit"),
+        ("POST", "/livez"),
+        ("GET", "/v1/receipts/a/b"),
+    )
     steps = [partial(client.ask, method, path, key=target.sdk) for method, path in calls]
-    leaks = [partial(client.ask, "GET", f"/v1/{place}{target.sdk}") for place in ("receipts/", "messages?key=")]
+    leaks = [
+        partial(client.ask, "GET", f"/v1/{place}{target.sdk}")
+        for place in ("receipts/", "messages?key=")
+    ]
     return _in_turn([*steps, *leaks])
 
 
@@ -146,7 +172,10 @@ def _beyond_the_rest(target: Target) -> Step:
     sdk, segment = bodies.sdk_batch(target.half, 1_000), bodies.segment_batch(target.half, 1_000)
     forms = (sdk, bodies.as_text(sdk), bodies.as_fields(sdk), bodies.gzipped(sdk))
     calls = [("/api", form) for form in forms]
-    return _mixed([*calls, ("/segment/v1/batch", segment), ("/segment/v1/batch", bodies.gzipped(segment))], target)
+    return _mixed(
+        [*calls, ("/segment/v1/batch", segment), ("/segment/v1/batch", bodies.gzipped(segment))],
+        target,
+    )
 
 
 def _debts(target: Target) -> Step:
@@ -158,7 +187,9 @@ def _debts(target: Target) -> Step:
 def _unknown_actions(target: Target) -> Step:
     sent = [bodies.sdk_call(target.sdk, action=action) for action in UNKNOWN_ACTIONS]
     entries = [{"action": action[:1_000], "userId": "u"} for action in UNKNOWN_ACTIONS] * 50
-    return _posts(target, "/api", [*sent, bodies.sdk_call(target.sdk, action="multi", data=entries)])
+    return _posts(
+        target, "/api", [*sent, bodies.sdk_call(target.sdk, action="multi", data=entries)]
+    )
 
 
 def _keys(target: Target) -> Step:
@@ -168,11 +199,16 @@ def _keys(target: Target) -> Step:
 
     def call(method: str, path: str, fields: dict[str, object]) -> str:
         return client.ask(
-            method, path, (json.dumps(fields).encode(), {"Content-Type": bodies.JSON}), key=target.manager
+            method,
+            path,
+            (json.dumps(fields).encode(), {"Content-Type": bodies.JSON}),
+            key=target.manager,
         )
 
     def make() -> str:
-        return call("POST", "/v1/keys", {"name": f"k{next(number)}", "scopes": ["sdk"], "apps": None})
+        return call(
+            "POST", "/v1/keys", {"name": f"k{next(number)}", "scopes": ["sdk"], "apps": None}
+        )
 
     def change() -> str:
         return call("PATCH", f"/v1/keys/{target.changed}", {"name": f"n{next(number)}"})

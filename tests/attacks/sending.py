@@ -1,4 +1,6 @@
-"""One request at a time, and what became of it: the answer's status, or how the connection ended."""
+"""One request at a time, and what became of it: the answer's status, or how the connection
+ended.
+"""
 
 import http.client
 import socket

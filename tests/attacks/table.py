@@ -11,7 +11,9 @@ HEAD = (
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """Times are milliseconds of the well-behaved caller's events; memory is the most that was resident."""
+    """Times are milliseconds of the well-behaved caller's events; memory is the most that was
+    resident.
+    """
     lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     return "\n".join([*lines, *("| " + " | ".join(_cells(row)) + " |" for row in rows)])
 

@@ -1,5 +1,6 @@
-"""The attacks, each beside a well-behaved caller: short with bounds that a busy machine holds, or as long and as strict
-as `make soak` wants (GATEWAY_TESTS_ATTACK_SECONDS)."""
+"""The attacks, each beside a well-behaved caller: short with bounds that a busy machine holds, or
+as long and as strict as `make soak` wants (GATEWAY_TESTS_ATTACK_SECONDS).
+"""
 
 import os
 from collections.abc import Callable
@@ -16,7 +17,8 @@ SECONDS = float(os.environ.get("GATEWAY_TESTS_ATTACK_SECONDS", "0"))
 LONG = SECONDS > 0
 SHORT_SECONDS, SHORT_BEFORE, BEFORE = 1.5, 0.3, 4.0
 SHORT_CONNECTIONS = 12
-# What parses and writes much at once holds the interpreter, or the one writer; docs/security.md says for how long.
+# What parses and writes much at once holds the interpreter, or the one writer; docs/security.md
+# says for how long.
 ABOVE = {
     "hostile-bodies": 300.0,
     "packed-with-key": 600.0,
@@ -41,7 +43,9 @@ def test_every_attack_is_made() -> None:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_a_well_behaved_caller_is_answered_during_attacks(tmp_path: Path, group: str, record_property: Note) -> None:
+def test_a_well_behaved_caller_is_answered_during_attacks(
+    tmp_path: Path, group: str, record_property: Note
+) -> None:
     attacks = [REQUESTS[name] for name in GROUPS[group]]
     if LONG:
         rows = measured(tmp_path, attacks, SECONDS, BEFORE)
@@ -75,7 +79,9 @@ def test_a_hostile_leanplum_delays_no_caller(tmp_path: Path, record_property: No
     assert set(row.answers) <= {"202", "504"}
 
 
-def test_while_its_file_is_away_callers_are_refused_at_once(tmp_path: Path, record_property: Note) -> None:
+def test_while_its_file_is_away_callers_are_refused_at_once(
+    tmp_path: Path, record_property: Note
+) -> None:
     row = outages.deleted_file(tmp_path, SECONDS or 2.0, 0.3)
     record_property(row.name, row.as_dict())
     assert set(row.outcomes) <= {"202", "503"}
@@ -89,7 +95,9 @@ def test_while_its_database_is_silent_callers_hear_in_time(
     tmp_path: Path, postgresql_server: Server, record_property: Note
 ) -> None:
     commit_seconds = 10 if LONG else 2
-    row = outages.silent_database(tmp_path, 30.0 if LONG else 6.0, 0.3, postgresql_server, commit_seconds)
+    row = outages.silent_database(
+        tmp_path, 30.0 if LONG else 6.0, 0.3, postgresql_server, commit_seconds
+    )
     record_property(row.name, row.as_dict())
     assert set(row.outcomes) <= {"202", "503"}
     assert row.outcomes["503"] >= 1

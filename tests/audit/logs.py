@@ -1,4 +1,6 @@
-"""An audit log on a real database: written, sealed and tampered with, for the tests of this folder."""
+"""An audit log on a real database: written, sealed and tampered with, for the tests of this
+folder.
+"""
 
 import asyncio
 import secrets
@@ -77,14 +79,24 @@ class Log:
 
     def note(self) -> str:
         """The newest checkpoint."""
-        found: str = self.rows("SELECT note FROM audit_checkpoints ORDER BY size DESC LIMIT 1")[0][0]
+        found: str = self.rows("SELECT note FROM audit_checkpoints ORDER BY size DESC LIMIT 1")[0][
+            0
+        ]
         return found
 
     def verified(self, *kept: str) -> Report:
         with snapshot(self.engine) as connection:
-            return verify(of_database(connection, self.signer.public), self.signer.public, kept, self.marks, self.now)
+            return verify(
+                of_database(connection, self.signer.public),
+                self.signer.public,
+                kept,
+                self.marks,
+                self.now,
+            )
 
-    def verified_offline(self, folder: Path, *kept: str, since: int | None = None, until: int | None = None) -> Report:
+    def verified_offline(
+        self, folder: Path, *kept: str, since: int | None = None, until: int | None = None
+    ) -> Report:
         path = folder / "export.jsonl"
         with snapshot(self.engine) as connection, path.open("wb") as file:
             public = self.signer.public

@@ -1,4 +1,6 @@
-"""Records from before there were marks: what nobody can vouch for isn't adopted; what is sealed gets its mark."""
+"""Records from before there were marks: what nobody can vouch for isn't adopted; what is sealed
+gets its mark.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +41,9 @@ def adopted(log: Log) -> tuple[int, list[str]]:
 
 
 def unmarked(log: Log) -> list[int]:
-    return [seq for (seq,) in log.rows("SELECT seq FROM audit_records WHERE mark IS NULL ORDER BY seq")]
+    return [
+        seq for (seq,) in log.rows("SELECT seq FROM audit_records WHERE mark IS NULL ORDER BY seq")
+    ]
 
 
 def refused(log: Log, why: str) -> None:
@@ -53,12 +57,17 @@ def refused(log: Log, why: str) -> None:
     assert "adopt" not in str(stopped.value)
 
 
-def test_what_was_left_unsealed_from_before_there_were_marks_is_told_marked_sealed_and_recorded(log: Log) -> None:
+def test_what_was_left_unsealed_from_before_there_were_marks_is_told_marked_sealed_and_recorded(
+    log: Log,
+) -> None:
     log.write(1)
     with pytest.raises(NotSealed, match=r"record 4 has no mark.*audit adopt"):
         log.seal()
     count, (told,) = adopted(log)
-    assert (count, "records 4 to 5, from 1970-01-01T00:00:01.004Z to 1970-01-01T00:00:01.005Z" in told) == (2, True)
+    assert (
+        count,
+        "records 4 to 5, from 1970-01-01T00:00:01.004Z to 1970-01-01T00:00:01.005Z" in told,
+    ) == (2, True)
     log.seal()
     assert (log.verified().findings, log.verified().sealed) == ([], 7)
     (act,) = log.rows("SELECT record FROM audit_records WHERE seq = 7")[0]
@@ -78,7 +87,9 @@ def test_nothing_is_adopted_where_the_tree_is_not_that_of_the_newest_checkpoint(
     refused(log, "no checkpoint")
 
 
-def test_a_record_without_a_mark_that_was_put_behind_one_that_has_one_is_not_adopted(database: str) -> None:
+def test_a_record_without_a_mark_that_was_put_behind_one_that_has_one_is_not_adopted(
+    database: str,
+) -> None:
     with opened(database, SEED) as log:
         log.write(3)
         log.seal()
@@ -94,7 +105,12 @@ def test_a_record_behind_the_last_that_was_written_is_not_adopted(log: Log) -> N
 
 
 @pytest.mark.parametrize(
-    "change", ["time = time + 1", "record = replace(record, '\"sequence\":5', '\"sequence\":4')", "record = 'no JSON'"]
+    "change",
+    [
+        "time = time + 1",
+        "record = replace(record, '\"sequence\":5', '\"sequence\":4')",
+        "record = 'no JSON'",
+    ],
 )
 def test_a_row_that_differs_from_what_its_record_says_is_not_adopted(log: Log, change: str) -> None:
     log.change(f"UPDATE audit_records SET {change} WHERE seq = 5")
@@ -113,10 +129,15 @@ def test_a_row_that_is_no_text_is_not_adopted(path: Path) -> None:
             adopted(log)
 
 
-def test_records_from_before_they_were_sealed_at_all_are_numbered_anew_and_not_adopted(tmp_path: Path) -> None:
+def test_records_from_before_they_were_sealed_at_all_are_numbered_anew_and_not_adopted(
+    tmp_path: Path,
+) -> None:
     url = f"sqlite:///{tmp_path}/g.db"
     old = '{"class_uid":6003,"time":7,"metadata":{"version":"1.4.0"},"api":{"operation":"POST /v1/events"}}'
-    inserts = [f"INSERT INTO audit_records (seq, time, record) VALUES ({seq}, 7, '{old}')" for seq in (3, 7, 8)]
+    inserts = [
+        f"INSERT INTO audit_records (seq, time, record) VALUES ({seq}, 7, '{old}')"
+        for seq in (3, 7, 8)
+    ]
     at_revision(url, "0003", *inserts)
     connect(url).dispose()
     with opened(url, SEED) as log:
@@ -134,14 +155,18 @@ def old(log: Log, count: int) -> None:
     log.change("UPDATE audit_records SET mark = NULL")
 
 
-def test_sealed_records_from_before_there_were_marks_get_theirs_and_then_they_speak_for_them(database: str) -> None:
+def test_sealed_records_from_before_there_were_marks_get_theirs_and_then_they_speak_for_them(
+    database: str,
+) -> None:
     with opened(database, SEED) as log:
         old(log, 700)
         log.write(3)
         log.seal()
         assert unmarked(log) == []
         empty(log)
-        log.change("UPDATE audit_records SET record = replace(record, '127.', '10.') WHERE seq = 300")
+        log.change(
+            "UPDATE audit_records SET record = replace(record, '127.', '10.') WHERE seq = 300"
+        )
         with pytest.raises(NotSealed, match="record 300 "):
             log.seal(2)
         assert [(one.kind, one.first) for one in log.verified().findings] == [("changed", 300)]
@@ -156,16 +181,25 @@ def test_a_sealed_record_that_was_changed_gets_no_mark_whatever_the_hash_beside_
         old(log, 600)
         log.write(300)
         log.seal()
-        log.change("UPDATE audit_records SET mark = NULL, record = replace(record, '127.', '10.') WHERE seq = ?", seq)
+        log.change(
+            "UPDATE audit_records SET mark = NULL, record = replace(record, '127.', '10.') WHERE seq = ?",
+            seq,
+        )
         if leaf_too:
             in_leaves(
-                log, seq, leaf_hash(log.rows("SELECT record FROM audit_records WHERE seq = ?", seq)[0][0].encode())
+                log,
+                seq,
+                leaf_hash(
+                    log.rows("SELECT record FROM audit_records WHERE seq = ?", seq)[0][0].encode()
+                ),
             )
         log.seal()
         assert seq in unmarked(log)
 
 
-def test_sealed_records_are_marked_a_bounded_number_at_once_until_none_is_left(database: str) -> None:
+def test_sealed_records_are_marked_a_bounded_number_at_once_until_none_is_left(
+    database: str,
+) -> None:
     with opened(database, SEED) as log:
         old(log, 4_096)
         log.write(10)

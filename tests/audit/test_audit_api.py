@@ -1,4 +1,6 @@
-"""The audit over HTTP (contract §10): records found by who, what, when and about whom; checkpoints and proofs."""
+"""The audit over HTTP (contract §10): records found by who, what, when and about whom; checkpoints
+and proofs.
+"""
 
 import base64
 import re
@@ -31,13 +33,19 @@ USER = f"ann-{CANARY}"
 def talk(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Talk]:
     folder = tmp_path_factory.mktemp("audit")
     (folder / "apps.toml").write_text(APPS)
-    given = {"gateway_apps_file": folder / "apps.toml", "leanplum_app_id": None, "leanplum_production_key": None}
+    given = {
+        "gateway_apps_file": folder / "apps.toml",
+        "leanplum_app_id": None,
+        "leanplum_production_key": None,
+    }
     with running(make_settings(folder, migrated, WIDE | given), folder / "g.db") as found:
         found.event(EVENT | {"userId": USER}, headers=ONE | {"X-Request-ID": "single"})
         items = [EVENT | {"action": "track", "userId": user} for user in (USER, "bob")]
         found.batch(items, headers=ONE | {"X-Request-ID": "batch"})
         found.event(EVENT | {"userId": USER}, headers=TWO | {"X-Request-ID": "other"})
-        found.post(f"/v1/users/{USER}/states", {"bad": 1}, headers=ONE | {"X-Request-ID": "refused"})
+        found.post(
+            f"/v1/users/{USER}/states", {"bad": 1}, headers=ONE | {"X-Request-ID": "refused"}
+        )
         found.get(f"/v1/users/{USER}/variables", headers=ONE | {"X-Request-ID": "asked"})
         found.audit()
         yield found
@@ -57,10 +65,16 @@ def ids(talk: Talk, key: str = "", **query: Any) -> list[str]:
     answer = talk.get("/v1/audit", params=query | {"order": "oldest"}, key=key)
     assert answer.status_code == 200, answer.text
     found = [one["record"]["api"] for one in answer.json()["records"]]
-    return [api.get("request", {}).get("uid", "") for api in found if "/v1/audit" not in api["operation"]]
+    return [
+        api.get("request", {}).get("uid", "")
+        for api in found
+        if "/v1/audit" not in api["operation"]
+    ]
 
 
-def test_records_are_found_by_user_in_single_calls_batches_refusals_and_calls_to_leanplum(talk: Talk) -> None:
+def test_records_are_found_by_user_in_single_calls_batches_refusals_and_calls_to_leanplum(
+    talk: Talk,
+) -> None:
     assert ids(talk, userId=USER, app="one") == ["single", "batch", "refused", "", "asked"]
     assert ids(talk, userId=USER) == ["single", "batch", "other", "refused", "", "asked"]
     assert ids(talk, userId="bob") == ["batch"]
@@ -69,8 +83,14 @@ def test_records_are_found_by_user_in_single_calls_batches_refusals_and_calls_to
     assert ids(talk, userId=USER, userHash=of("one", "ubob")) == []
 
 
-def test_records_are_found_by_key_app_action_outcome_request_and_time(talk: Talk, keys: dict[str, str]) -> None:
-    (key_id,) = [one.caller.key_id for one in talk.app.state.gateway.keys.all() if one.caller.name == "bootstrap"]
+def test_records_are_found_by_key_app_action_outcome_request_and_time(
+    talk: Talk, keys: dict[str, str]
+) -> None:
+    (key_id,) = [
+        one.caller.key_id
+        for one in talk.app.state.gateway.keys.all()
+        if one.caller.name == "bootstrap"
+    ]
     assert ids(talk, keyId=key_id, outcome="success") == ["single", "batch", "other"]
     assert ids(talk, keyId="key_none") == []
     assert ids(talk, app="two") == ["other"]
@@ -85,7 +105,9 @@ def test_records_are_found_by_key_app_action_outcome_request_and_time(talk: Talk
     assert ids(talk, since=str(int(time.time()) + 60)) == []
 
 
-def test_a_key_for_one_app_sees_only_its_records_and_no_act_about_keys(talk: Talk, keys: dict[str, str]) -> None:
+def test_a_key_for_one_app_sees_only_its_records_and_no_act_about_keys(
+    talk: Talk, keys: dict[str, str]
+) -> None:
     assert ids(talk, keys["two"]) == ["other"]
     assert ids(talk, keys["two"], userId=USER) == ["other"]
     problem(talk.get("/v1/audit?app=one", key=keys["two"]), 403, "forbidden")
@@ -130,9 +152,14 @@ def test_a_filter_that_is_misspelt_is_refused_and_finds_not_everything(talk: Tal
     ):
         found = problem(talk.get(f"/v1/audit{path}"), 422, "validation")
         assert "check its spelling" in found["errors"][0]["detail"]
-        assert (found["title"], found["detail"]) == ("The request breaks rules", "1 fault in the address: see errors.")
+        assert (found["title"], found["detail"]) == (
+            "The request breaks rules",
+            "1 fault in the address: see errors.",
+        )
     for path in ("?limit=x", "/consistency?from=3&to=2"):
-        assert "in the address" in problem(talk.get(f"/v1/audit{path}"), 422, "validation")["detail"]
+        assert (
+            "in the address" in problem(talk.get(f"/v1/audit{path}"), 422, "validation")["detail"]
+        )
     problem(talk.get("/v1/audit?userid=x", key=None), 401, "unauthorized")
 
 
@@ -162,12 +189,18 @@ def decoded(texts: list[str]) -> list[bytes]:
     return [base64.b64decode(text) for text in texts]
 
 
-def test_a_record_is_proven_by_the_signed_checkpoint_and_the_log_by_an_older_one(talk: Talk) -> None:
+def test_a_record_is_proven_by_the_signed_checkpoint_and_the_log_by_an_older_one(
+    talk: Talk,
+) -> None:
     first = sealed(talk, 3)
     for _ in range(5):
         talk.event(headers=ONE)
     proof = talk.get("/v1/audit/2/proof").json()
-    second = proof["checkpoint"] if proof["checkpoint"]["size"] > first["size"] else sealed(talk, first["size"] + 1)
+    second = (
+        proof["checkpoint"]
+        if proof["checkpoint"]["size"] > first["size"]
+        else sealed(talk, first["size"] + 1)
+    )
     for told in (first, second):
         opened = PublicKey.parse(told["publicKey"]).open(told["note"])
         assert (opened.size, opened.root) == (told["size"], base64.b64decode(told["rootHash"]))
@@ -175,9 +208,13 @@ def test_a_record_is_proven_by_the_signed_checkpoint_and_the_log_by_an_older_one
     leaf = merkle.leaf_hash(proof["record"].encode())
     assert base64.b64decode(proof["leafHash"]) == leaf
     assert merkle.included(leaf, proof["leafIndex"], size, decoded(proof["hashes"]), root)
-    grew = talk.get("/v1/audit/consistency", params={"from": first["size"], "to": second["size"]}).json()
+    grew = talk.get(
+        "/v1/audit/consistency", params={"from": first["size"], "to": second["size"]}
+    ).json()
     roots = [base64.b64decode(one["rootHash"]) for one in (first, second)]
-    assert merkle.consistent(first["size"], roots[0], second["size"], roots[1], decoded(grew["hashes"]))
+    assert merkle.consistent(
+        first["size"], roots[0], second["size"], roots[1], decoded(grew["hashes"])
+    )
 
 
 def test_what_is_not_there_or_not_sealed_yet_is_told_helpfully(talk: Talk) -> None:
@@ -195,7 +232,9 @@ def change(talk: Talk, statement: str, *values: Any) -> None:
         connection.execute(statement, values)
 
 
-def test_whatever_somebody_does_to_the_records_and_hashes_in_the_database_reading_them_is_answered(talk: Talk) -> None:
+def test_whatever_somebody_does_to_the_records_and_hashes_in_the_database_reading_them_is_answered(
+    talk: Talk,
+) -> None:
     told = sealed(talk, 3)
     key = talk.app.state.gateway.keys.create("two", [Scope.AUDIT_READ], ["two"], now_ms())[0]
     talk.do(talk.app.state.gateway.directory.refresh)
@@ -205,15 +244,30 @@ def test_whatever_somebody_does_to_the_records_and_hashes_in_the_database_readin
     broken(talk.get("/v1/audit/3/proof"))
     problem(talk.get("/v1/audit/3/proof", key=key), 404, "not-found")
     change(talk, "UPDATE audit_tree SET removed = 0")
-    for text in ("no JSON", "{}", "[1]", '{"api":{"operation":"x"},"unmapped":[]}', '{"api":7,"unmapped":{}}'):
+    for text in (
+        "no JSON",
+        "{}",
+        "[1]",
+        '{"api":{"operation":"x"},"unmapped":[]}',
+        '{"api":7,"unmapped":{}}',
+    ):
         change(talk, "UPDATE audit_records SET record = ? WHERE seq = 2", text)
-        for query in ({}, {"keyId": "k"}, {"action": "track"}, {"outcome": "failed"}, {"requestId": "r"}):
+        for query in (
+            {},
+            {"keyId": "k"},
+            {"action": "track"},
+            {"outcome": "failed"},
+            {"requestId": "r"},
+        ):
             for of in ("", key):
                 found = talk.get("/v1/audit", params=query | {"order": "oldest"}, key=of)
                 assert found.status_code == 200
         broken(talk.get("/v1/audit/2/proof"))
         problem(talk.get("/v1/audit/2/proof", key=key), 404, "not-found")
-    for statement, value in (("audit_checkpoints SET note", "no note"), ("audit_tree SET tail", b"")):
+    for statement, value in (
+        ("audit_checkpoints SET note", "no note"),
+        ("audit_tree SET tail", b""),
+    ):
         change(talk, f"UPDATE {statement} = ?", value)
         for path in ("checkpoint", f"{newest}/proof", "consistency?from=1&to=2"):
             broken(talk.get(f"/v1/audit/{path}"))
@@ -247,7 +301,9 @@ def test_a_misfit_is_told_by_a_metric_of_its_own(start: Callable[..., Talk]) -> 
 
 def told_of(talk: Talk) -> tuple[str, dict[str, Any]]:
     """The metric, and the part of /readyz."""
-    (metric,) = re.findall(r"^leanplum_gateway_audit_not_sealed (\S+)$", talk.get("/metrics").text, re.MULTILINE)
+    (metric,) = re.findall(
+        r"^leanplum_gateway_audit_not_sealed (\S+)$", talk.get("/metrics").text, re.MULTILINE
+    )
     part: dict[str, Any] = talk.get("/readyz").json()["parts"]["audit"]
     return metric, part
 

@@ -19,13 +19,19 @@ PAUSE = 0.01  # between two events of one backend
 
 KINDS: dict[str, Callable[[Process, str, int, dict[str, str]], httpx.Response]] = {
     "write": lambda at, name, number, headers: at.event(name, number, **headers),
-    "read": lambda at, name, number, headers: at.call("GET", f"/v1/receipts/{name}-{number}", headers=headers),
-    "refused": lambda at, name, number, headers: at.call("POST", "/v1/events", json={}, headers=headers),
+    "read": lambda at, name, number, headers: at.call(
+        "GET", f"/v1/receipts/{name}-{number}", headers=headers
+    ),
+    "refused": lambda at, name, number, headers: at.call(
+        "POST", "/v1/events", json={}, headers=headers
+    ),
 }
 
 
 class Backend(threading.Thread):
-    """Posts to one of the processes, reads and is refused there, and remembers which requests were answered."""
+    """Posts to one of the processes, reads and is refused there, and remembers which requests were
+    answered.
+    """
 
     def __init__(self, process: Process, name: str, ended: threading.Event) -> None:
         super().__init__(name=name, daemon=True)
@@ -47,7 +53,9 @@ class Backend(threading.Thread):
             time.sleep(PAUSE)
 
 
-def test_two_processes_that_write_at_once_and_are_killed_lose_no_record(tmp_path: Path, database: str) -> None:
+def test_two_processes_that_write_at_once_and_are_killed_lose_no_record(
+    tmp_path: Path, database: str
+) -> None:
     ended, backends = threading.Event(), list[Backend]()
     with ExitStack() as stack:
         processes = list[Process]()
@@ -89,10 +97,15 @@ def test_two_processes_that_write_at_once_and_are_killed_lose_no_record(tmp_path
 def missing(log: Log, backends: list[Backend]) -> list[tuple[str, str]]:
     """Requests that were answered and have no record that says so."""
     found = [json.loads(record) for (record,) in log.rows("SELECT record FROM audit_records")]
-    recorded = {(one["api"]["request"]["uid"], one["status_code"]) for one in found if "request" in one["api"]}
+    recorded = {
+        (one["api"]["request"]["uid"], one["status_code"])
+        for one in found
+        if "request" in one["api"]
+    }
     answered = {told for backend in backends for told in backend.answered}
     assert {status for _, status in answered} >= {"202", "200", "422"}
-    answered = {(uid, status) for uid, status in answered if int(status) not in FOLDED}  # counts wait for ten seconds
+    # Counts wait for ten seconds
+    answered = {(uid, status) for uid, status in answered if int(status) not in FOLDED}
     return sorted(answered - recorded)
 
 

@@ -20,7 +20,10 @@ def test_a_call_to_leanplum_is_found_by_each_of_its_users(start: Callable[..., T
             assert answer.json()["status"] == "delivered"
         found = talk.get("/v1/audit?userId=ann&order=oldest").json()["records"]
         accepted, delivered = [one["record"] for one in found]
-        assert [one["api"]["operation"] for one in (accepted, delivered)] == ["POST /v1/events", "leanplum multi"]
+        assert [one["api"]["operation"] for one in (accepted, delivered)] == [
+            "POST /v1/events",
+            "leanplum multi",
+        ]
         hashed = talk.app.state.gateway.pseudonyms.of("default", "uann")
         assert delivered["unmapped"] == {
             "app": "default", "items": {"delivered": 1}, "actions": {"track": 1}, "user": hashed,
@@ -30,7 +33,9 @@ def test_a_call_to_leanplum_is_found_by_each_of_its_users(start: Callable[..., T
 @pytest.fixture
 def slow(start: Callable[..., Talk]) -> Iterator[Talk]:
     """A gateway whose Leanplum takes a second to answer."""
-    config = SimulatorConfig(app_id="app_tests", development_key="dev", production_key="prod", latency_seconds=1.0)
+    config = SimulatorConfig(
+        app_id="app_tests", development_key="dev", production_key="prod", latency_seconds=1.0
+    )
     with BackgroundServer(config) as leanplum:
         given = {"leanplum_development_key": "dev", "leanplum_production_key": "prod"}
         yield start(leanplum_api_url=f"{leanplum.url}/api", **given)

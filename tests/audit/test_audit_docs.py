@@ -1,4 +1,6 @@
-"""What docs/audit.md says is so: its commands run, against an audit as it was recorded and one that was changed."""
+"""What docs/audit.md says is so: its commands run, against an audit as it was recorded and one that
+was changed.
+"""
 
 import json
 import re
@@ -21,7 +23,9 @@ COMMANDS = [line.split() for line in re.findall(r"^python -m app (.*)$", PAGE, r
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
-def test_its_commands_look_up_prove_export_and_verify_and_find_what_was_changed(tmp_path: Path) -> None:
+def test_its_commands_look_up_prove_export_and_verify_and_find_what_was_changed(
+    tmp_path: Path,
+) -> None:
     with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery") as gateway:
         gateway.event("user-1", 1)
         until(lambda: checkpoint(gateway).get("size", 0) >= 2)
@@ -30,7 +34,11 @@ def test_its_commands_look_up_prove_export_and_verify_and_find_what_was_changed(
         assert proof["checkpoint"]["note"].split("\n")[0] == sealed["note"].split("\n")[0]
         assert grew["hashes"]
         until(lambda: b"audit.sealed" in gateway.output.read_bytes())
-        lines = [json.loads(line) for line in gateway.output.read_text().splitlines() if line.startswith("{")]
+        lines = [
+            json.loads(line)
+            for line in gateway.output.read_text().splitlines()
+            if line.startswith("{")
+        ]
         told = [line["note"] for line in lines if line["event"] == "audit.sealed"]
         assert any(line["event"] == "audit.key_in_database" for line in lines)
         assert gateway.terminate() == 0
@@ -40,7 +48,9 @@ def test_its_commands_look_up_prove_export_and_verify_and_find_what_was_changed(
             ran(tmp_path, gateway, command, public, 0)
         ran(tmp_path, gateway, ["audit", "verify", "--checkpoint", told[0]], public, 0)
         with closing(sqlite3.connect(tmp_path / "g.db")) as database:
-            database.execute("UPDATE audit_records SET record = replace(record, '127.0.0.1', '10.1.1.1') WHERE seq = 2")
+            database.execute(
+                "UPDATE audit_records SET record = replace(record, '127.0.0.1', '10.1.1.1') WHERE seq = 2"
+            )
             database.commit()
         assert "changed: record 2: " in ran(tmp_path, gateway, COMMANDS[0], public, 1)
         ran(tmp_path, gateway, COMMANDS[2], public, 0)
@@ -55,7 +65,9 @@ def checkpoint(gateway: Process) -> Any:
 
 def asked(gateway: Process, curl: str) -> Any:
     environ = {"URL": gateway.url, "KEY": gateway.key}
-    done = subprocess.run(["bash", "-c", f"{curl} -f"], env=environ, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash", "-c", f"{curl} -f"], env=environ, capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 
@@ -77,16 +89,26 @@ def test_another_key_is_refused_at_the_start(tmp_path: Path) -> None:
     with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery") as gateway:
         until(lambda: "size" in checkpoint(gateway))
         gateway.terminate()
-        done = ended(tmp_path, "serve", "--port", "0", **gateway.settings, GATEWAY_AUDIT_KEY="A" * 43 + "=")
+        done = ended(
+            tmp_path, "serve", "--port", "0", **gateway.settings, GATEWAY_AUDIT_KEY="A" * 43 + "="
+        )
         assert (done.returncode, "GATEWAY_AUDIT_KEY" in done.stderr) == (2, True)
 
 
-def test_with_what_is_acknowledged_verifying_ends_with_0_where_nothing_else_is_wrong(tmp_path: Path) -> None:
-    given = {"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/g.db", "GATEWAY_AUDIT_KEY": encoded(bytes(32))}
+def test_with_what_is_acknowledged_verifying_ends_with_0_where_nothing_else_is_wrong(
+    tmp_path: Path,
+) -> None:
+    given = {
+        "GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/g.db",
+        "GATEWAY_AUDIT_KEY": encoded(bytes(32)),
+    }
     with opened(given["GATEWAY_DATABASE_URL"], bytes(32)) as log:
         log.write(5)
         log.change("DELETE FROM audit_records WHERE seq = 2")
         log.seal()
     for words, code in (([], 1), (["--acknowledge", "3"], 1), (["--acknowledge", "2"], 0)):
         done = ended(tmp_path, "audit", "verify", *words, **given)
-        assert (done.returncode, "record 2: it was gone before it was sealed" in done.stdout) == (code, True)
+        assert (done.returncode, "record 2: it was gone before it was sealed" in done.stdout) == (
+            code,
+            True,
+        )

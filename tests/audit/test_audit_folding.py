@@ -1,4 +1,6 @@
-"""Repeated refusals are counted, the first of each kind is recorded by itself, and no count is lost."""
+"""Repeated refusals are counted, the first of each kind is recorded by itself, and no count is
+lost.
+"""
 
 import json
 from collections import Counter
@@ -39,7 +41,9 @@ class Desk:
 
 
 def refused(at: int, **given: Any) -> Refused:
-    call = Refused(1_000 + at, "GET (unknown)", "key", "", "192.0.2.1", f"request-{at}", 404, None, (), 0)
+    call = Refused(
+        1_000 + at, "GET (unknown)", "key", "", "192.0.2.1", f"request-{at}", 404, None, (), 0
+    )
     return call._replace(**given)
 
 
@@ -53,7 +57,11 @@ def test_the_first_is_recorded_by_itself_and_the_rest_are_counted_in_one_record(
     assert (record["count"], record["start_time"], record["end_time"]) == (499, 1_001, 1_499)
     assert record["actor"]["user"]["uid"] == "key"
     assert record["api"] == {"operation": "GET (unknown)", "request": {"uid": "request-499"}}
-    assert (record["status_code"], record["status_id"], record["src_endpoint"]) == ("404", 2, {"ip": "192.0.2.1"})
+    assert (record["status_code"], record["status_id"], record["src_endpoint"]) == (
+        "404",
+        2,
+        {"ip": "192.0.2.1"},
+    )
 
 
 def test_while_refusals_go_on_there_is_one_record_for_each_span_of_time() -> None:
@@ -84,7 +92,13 @@ def test_before_its_time_nothing_is_recorded() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"key_id": "other"}, {"network": "192.0.2.2"}, {"operation": "PUT (unknown)"}, {"status": 429}, {"app": "shop"}],
+    [
+        {"key_id": "other"},
+        {"network": "192.0.2.2"},
+        {"operation": "PUT (unknown)"},
+        {"status": 429},
+        {"app": "shop"},
+    ],
     ids=str,
 )
 def test_refusals_of_another_key_address_kind_or_app_are_no_repeats(other: dict[str, Any]) -> None:
@@ -100,7 +114,12 @@ def test_refusals_for_what_a_call_has_in_it_are_recorded_singly_up_to_a_number(s
     desk.refuse(ALONE + 5, status=status, items=2)
     desk.folding.close()
     assert (desk.alone, desk.counts) == (ALONE, [5])
-    assert desk.written.records[0]["unmapped"] == {"app": "", "accepted": 0, "duplicates": 0, "rejected": 10}
+    assert desk.written.records[0]["unmapped"] == {
+        "app": "",
+        "accepted": 0,
+        "duplicates": 0,
+        "rejected": 10,
+    }
 
 
 def test_of_calls_that_there_is_no_room_to_read_only_the_first_is_recorded_singly() -> None:
@@ -110,7 +129,9 @@ def test_of_calls_that_there_is_no_room_to_read_only_the_first_is_recorded_singl
     assert (desk.alone, desk.counts) == (1, [29])
 
 
-@pytest.mark.parametrize(("status", "alone"), [(401, ALONE), (403, 1), (404, 1), (429, 1), (503, 1)])
+@pytest.mark.parametrize(
+    ("status", "alone"), [(401, ALONE), (403, 1), (404, 1), (429, 1), (503, 1)]
+)
 def test_refusals_of_a_key_from_many_networks_are_counted_together(status: int, alone: int) -> None:
     desk = Desk()
     for at in range(1_000):

@@ -1,4 +1,6 @@
-"""What each record names: the app that is checked, jobs and where data goes, dead letters; and acts that failed."""
+"""What each record names: the app that is checked, jobs and where data goes, dead letters; and acts
+that failed.
+"""
 
 import hashlib
 import json
@@ -33,7 +35,9 @@ def leanplum() -> Iterator[Leanplum]:
 
 
 @pytest.fixture(scope="module")
-def talk(leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Talk]:
+def talk(
+    leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Path
+) -> Iterator[Talk]:
     folder = tmp_path_factory.mktemp("gaps")
 
     def settings(**given: Any) -> Any:
@@ -88,13 +92,18 @@ def test_an_export_names_its_job_its_days_and_its_bucket_and_never_a_key(talk: T
     assert answer.status_code == 200, answer.text
     record, job = record_of(talk, answer), answer.json()["jobId"]
     assert named(record) == [job]
-    assert (record["unmapped"]["target"], record["unmapped"]["startDate"]) == ("s3://bucket/daily", DAY)
+    assert (record["unmapped"]["target"], record["unmapped"]["startDate"]) == (
+        "s3://bucket/daily",
+        DAY,
+    )
     assert SECRET not in json.dumps(record)
     looked = talk.get(f"/v1/exports/{job}")
     assert named(record_of(talk, looked)) == [job]
 
 
-def test_an_export_of_users_and_a_report_name_their_jobs_and_no_text_that_a_caller_chose(talk: Talk) -> None:
+def test_an_export_of_users_and_a_report_name_their_jobs_and_no_text_that_a_caller_chose(
+    talk: Talk,
+) -> None:
     users = talk.post("/v1/exports/users", {"audienceName": "Buyers"})
     report = talk.post("/v1/exports/report", {"startDate": DAY, "dataType": "UserActivity"})
     for answer in (users, report):
@@ -123,7 +132,9 @@ IMPORTS: dict[str, Callable[[Talk], Any]] = {
 
 
 @pytest.mark.parametrize("send", IMPORTS.values(), ids=IMPORTS.keys())
-def test_an_import_names_its_job_and_where_its_rows_are(talk: Talk, send: Callable[[Talk], Any]) -> None:
+def test_an_import_names_its_job_and_where_its_rows_are(
+    talk: Talk, send: Callable[[Talk], Any]
+) -> None:
     answer = send(talk)
     assert answer.status_code == 200, answer.text
     record, job = record_of(talk, answer), answer.json()["jobId"]
@@ -141,7 +152,9 @@ def test_a_postback_names_its_id_and_its_host_and_a_keyed_hash_of_its_address(ta
     assert named(record) == [made]
     assert record["unmapped"]["target"] == "https://hooks.example.com:8443"
     hashed = record["unmapped"]["targetHash"]
-    assert hashed != hashlib.sha256(url.encode()).hexdigest(), "whoever guesses the address could try it"
+    assert hashed != hashlib.sha256(url.encode()).hexdigest(), (
+        "whoever guesses the address could try it"
+    )
     again = talk.post("/v1/postbacks", {"type": "messageEvents", "postbackUrl": url})
     assert record_of(talk, again)["unmapped"]["targetHash"] == hashed
     assert SECRET not in json.dumps(record)
@@ -158,7 +171,12 @@ def test_an_export_that_leanplum_refuses_names_its_target_too(talk: Talk) -> Non
 def test_an_export_through_the_sdk_endpoint_names_its_job_and_target_too(talk: Talk) -> None:
     scopes = ["sdk", "exports:run"]
     key = talk.post("/v1/keys", {"name": "backend", "scopes": scopes}).json()["key"]
-    asked = {"action": "exportData", "startDate": DAY, "s3BucketName": "bucket", "s3AccessKey": SECRET}
+    asked = {
+        "action": "exportData",
+        "startDate": DAY,
+        "s3BucketName": "bucket",
+        "s3AccessKey": SECRET,
+    }
     app_id = talk.app.state.gateway.apps["default"].app_id
     answer = talk.post("/api", {"appId": app_id, "clientKey": key, **asked}, key=None)
     told = answer.json()["response"][0]
@@ -174,7 +192,9 @@ def test_an_export_through_the_sdk_endpoint_names_its_job_and_target_too(talk: T
 def dead(talk: Talk, *item_ids: str) -> None:
     for at in range(0, len(item_ids), 500):
         talk.batch([event(one, f"user-{one}") for one in item_ids[at : at + 500]])
-    settle(talk, dict.fromkeys(item_ids, Settled(Status.REJECTED, {"success": False, "error": "Bad."})))
+    settle(
+        talk, dict.fromkeys(item_ids, Settled(Status.REJECTED, {"success": False, "error": "Bad."}))
+    )
 
 
 @pytest.mark.parametrize(("act", "done"), [("replay", "replayed"), ("discard", "discarded")])
@@ -217,7 +237,9 @@ def test_a_command_names_the_dead_letters_too(start: Callable[..., Talk]) -> Non
 
 
 def failing(talk: Talk, path: str) -> None:
-    """Let each transaction fail that has made a change through `path`, when its own record is written."""
+    """Let each transaction fail that has made a change through `path`, when its own record is
+    written.
+    """
     beside(
         talk,
         "CREATE TRIGGER fails AFTER INSERT ON audit_records "
@@ -245,14 +267,20 @@ def test_a_change_of_a_key_whose_commit_fails_leaves_a_record_of_the_failure(
 ) -> None:
     talk = start()
     key_id = talk.post("/v1/keys", {"name": "shop", "scopes": ["sdk"]}).json()["id"]
-    before = talk.rows("SELECT * FROM caller_keys ORDER BY id"), talk.rows("SELECT * FROM row_sets ORDER BY name")
+    before = (
+        talk.rows("SELECT * FROM caller_keys ORDER BY id"),
+        talk.rows("SELECT * FROM row_sets ORDER BY name"),
+    )
     failing(talk, "/v1/keys")
     answer = act(talk, f"/v1/keys/{key_id}")
     assert answer.status_code == 503, answer.text
     record = record_of(talk, answer)
     assert (record["status_code"], record["status_id"]) == ("503", 2)
     assert named(record) == ([] if act is ACTS["made"] else [key_id])
-    after = talk.rows("SELECT * FROM caller_keys ORDER BY id"), talk.rows("SELECT * FROM row_sets ORDER BY name")
+    after = (
+        talk.rows("SELECT * FROM caller_keys ORDER BY id"),
+        talk.rows("SELECT * FROM row_sets ORDER BY name"),
+    )
     assert after == before, "nothing was changed"
 
 
@@ -273,8 +301,12 @@ def test_a_replay_whose_commit_fails_leaves_a_record_of_the_failure_that_names_t
 # --- keys of others ---------------------------------------------------------------------------------------------------
 
 
-def test_whose_key_it_is_is_looked_at_in_the_transaction_that_changes_it(start: Callable[..., Talk]) -> None:
-    """A key that is given to another app while a manager's change of it waits for the database is not changed."""
+def test_whose_key_it_is_is_looked_at_in_the_transaction_that_changes_it(
+    start: Callable[..., Talk],
+) -> None:
+    """A key that is given to another app while a manager's change of it waits for the database is
+    not changed.
+    """
     talk = start()
     gateway = talk.app.state.gateway
     store = KeyStore(gateway.engine, gateway.marks)
@@ -293,7 +325,8 @@ def test_whose_key_it_is_is_looked_at_in_the_transaction_that_changes_it(start: 
             other.execute("BEGIN IMMEDIATE")
             asking = threading.Thread(target=ask, args=(act, answers))
             asking.start()
-            time.sleep(0.5)  # long enough to come as far as the lock; the answer is the same where it does not
+            # Long enough to come as far as the lock; the answer is the same where it does not
+            time.sleep(0.5)
             other.execute("UPDATE caller_keys SET apps = 'two' WHERE id = ?", (mine.caller.key_id,))
             other.execute("COMMIT")
             asking.join(20)

@@ -1,5 +1,6 @@
-"""Whose an audit is: what only reads makes no key and tells nothing with another's; the key moves out of the
-database."""
+"""Whose an audit is: what only reads makes no key and tells nothing with another's; the key moves
+out of the database.
+"""
 
 import os
 import sqlite3
@@ -37,11 +38,15 @@ def log(database: str) -> Iterator[Log]:
 
 
 def settings(log: Log, seed: bytes | None) -> Settings:
-    return Settings(_env_file=None, gateway_database_url=log.url, gateway_audit_key=seed and encoded(seed))
+    return Settings(
+        _env_file=None, gateway_database_url=log.url, gateway_audit_key=seed and encoded(seed)
+    )
 
 
 def kept(log: Log) -> list[bytes]:
-    return [bytes(value) for (value,) in log.rows("SELECT value FROM own_secrets WHERE name = 'audit'")]
+    return [
+        bytes(value) for (value,) in log.rows("SELECT value FROM own_secrets WHERE name = 'audit'")
+    ]
 
 
 @pytest.mark.parametrize("seed", [None, OTHER])
@@ -55,7 +60,9 @@ def test_what_reads_without_the_key_that_the_audit_was_made_with_refuses_and_wri
 
 
 @pytest.mark.parametrize("read", READS)
-def test_what_reads_an_audit_in_which_nothing_was_recorded_makes_no_key(database: str, read: str) -> None:
+def test_what_reads_an_audit_in_which_nothing_was_recorded_makes_no_key(
+    database: str, read: str
+) -> None:
     with opened(database) as log:
         if read == "verify":
             assert READS[read](settings(log, None)).findings == []
@@ -66,7 +73,9 @@ def test_what_reads_an_audit_in_which_nothing_was_recorded_makes_no_key(database
 
 
 @pytest.mark.parametrize("seed", [None, SEED])
-def test_where_nothing_was_recorded_that_is_told_with_a_key_and_without(database: str, seed: bytes | None) -> None:
+def test_where_nothing_was_recorded_that_is_told_with_a_key_and_without(
+    database: str, seed: bytes | None
+) -> None:
     with opened(database) as log:
         report = commands.verify_database(settings(log, seed), None, [])
         assert list(commands.told(report)) == ["Nothing is recorded yet, and nothing is sealed."]
@@ -74,7 +83,9 @@ def test_where_nothing_was_recorded_that_is_told_with_a_key_and_without(database
             commands.export(settings(log, seed), None, None, Path(os.devnull))
 
 
-def test_an_audit_that_was_emptied_is_not_let_pass_beside_a_checkpoint_from_outside(log: Log) -> None:
+def test_an_audit_that_was_emptied_is_not_let_pass_beside_a_checkpoint_from_outside(
+    log: Log,
+) -> None:
     note = log.note()
     for table in ("audit_records", "audit_nodes", "audit_tree", "audit_checkpoints"):
         log.change(f"DELETE FROM {table}")
@@ -87,7 +98,9 @@ def test_an_audit_that_was_emptied_is_not_let_pass_beside_a_checkpoint_from_outs
         commands.verify_database(settings(log, None), None, [note])
 
 
-def test_with_the_public_key_it_is_verified_without_the_seed_and_said_that_marks_were_not_looked_at(log: Log) -> None:
+def test_with_the_public_key_it_is_verified_without_the_seed_and_said_that_marks_were_not_looked_at(
+    log: Log,
+) -> None:
     report = commands.verify_database(settings(log, None), log.signer.public.text, [])
     assert (report.findings, report.records) == ([], 3)
     assert "Marks were not looked at" in "".join(commands.told(report))
@@ -95,7 +108,9 @@ def test_with_the_public_key_it_is_verified_without_the_seed_and_said_that_marks
     assert "Marks" not in "".join(commands.told(own))
 
 
-def test_a_command_that_writes_with_another_key_or_none_is_refused_before_it_writes(log: Log) -> None:
+def test_a_command_that_writes_with_another_key_or_none_is_refused_before_it_writes(
+    log: Log,
+) -> None:
     for seed in (None, OTHER):
         with pytest.raises(StartRefused, match="GATEWAY_AUDIT_KEY"):
             to_write(log.engine, seed)
@@ -137,7 +152,11 @@ def test_the_key_moves_out_of_the_database_in_two_steps_and_is_never_lost(databa
         log.write(1)
         with pytest.raises(StartRefused, match="is not the key that the database keeps"):
             commands.move_key(settings(log, OTHER))
-        assert commands.move_key(settings(log, None)) == (seed, "") == commands.move_key(settings(log, None))
+        assert (
+            commands.move_key(settings(log, None))
+            == (seed, "")
+            == commands.move_key(settings(log, None))
+        )
         assert kept(log) == [seed]
         assert to_write(log.engine, seed).kept
         assert commands.move_key(settings(log, seed)) == (None, "")
@@ -145,7 +164,10 @@ def test_the_key_moves_out_of_the_database_in_two_steps_and_is_never_lost(databa
         assert not to_write(log.engine, seed).kept
         with pytest.raises(StartRefused, match="keeps no key"):
             commands.move_key(settings(log, None))
-        assert '"audit.key-move"' in log.rows("SELECT record FROM audit_records ORDER BY seq DESC LIMIT 1")[0][0]
+        assert (
+            '"audit.key-move"'
+            in log.rows("SELECT record FROM audit_records ORDER BY seq DESC LIMIT 1")[0][0]
+        )
 
 
 def in_files(path: Path, seed: bytes) -> bool:
@@ -170,7 +192,10 @@ def test_while_somebody_reads_the_moved_key_is_told_to_be_in_the_files_until_it_
 
 
 def test_a_reader_that_ends_soon_is_waited_for(path: Path) -> None:
-    with opened(f"sqlite:///{path}") as log, closing(sqlite3.connect(path, check_same_thread=False)) as reader:
+    with (
+        opened(f"sqlite:///{path}") as log,
+        closing(sqlite3.connect(path, check_same_thread=False)) as reader,
+    ):
         seed = to_write(log.engine, None).seed
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM own_secrets").fetchall()
@@ -193,8 +218,13 @@ def test_of_a_file_that_is_too_large_to_be_written_anew_it_is_told_what_to_do(
         assert (moved, "VACUUM" in left) == (None, True)
 
 
-def test_an_export_that_cannot_be_made_or_written_is_told_in_a_sentence_and_harms_no_file(tmp_path: Path) -> None:
-    given = {"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/g.db", "GATEWAY_AUDIT_KEY": encoded(SEED)}
+def test_an_export_that_cannot_be_made_or_written_is_told_in_a_sentence_and_harms_no_file(
+    tmp_path: Path,
+) -> None:
+    given = {
+        "GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/g.db",
+        "GATEWAY_AUDIT_KEY": encoded(SEED),
+    }
     assert ended(tmp_path, "keys", "create", "--name", "first", **given).returncode == 0
     done = ended(tmp_path, "audit", "export", "/nonexistent/x", **given)
     assert (done.returncode, done.stderr) == (
@@ -207,7 +237,9 @@ def test_an_export_that_cannot_be_made_or_written_is_told_in_a_sentence_and_harm
     assert (tmp_path / "old").read_text() == "old"
 
 
-def test_a_gateway_warns_while_the_database_keeps_the_key_and_goes_on_with_it_once_it_is_moved(tmp_path: Path) -> None:
+def test_a_gateway_warns_while_the_database_keeps_the_key_and_goes_on_with_it_once_it_is_moved(
+    tmp_path: Path,
+) -> None:
     with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery") as gateway:
         gateway.terminate()
         assert b"audit key --move" in gateway.output.read_bytes()

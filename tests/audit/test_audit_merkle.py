@@ -1,4 +1,6 @@
-"""The tree's hashes and proofs, held against known answers and against a naive reading of RFC 6962 §2.1."""
+"""The tree's hashes and proofs, held against known answers and against a naive reading of RFC 6962
+§2.1.
+"""
 
 import hashlib
 from itertools import pairwise
@@ -95,7 +97,9 @@ def test_roots_are_the_known_ones(size: int) -> None:
 def test_inclusion_proofs_are_the_known_ones(index: int, size: int) -> None:
     path = merkle.inclusion(reader(LEAVES), index, size)
     assert [one.hex() for one in path] == PATHS[index, size]
-    assert merkle.included(merkle.leaf_hash(LEAVES[index]), index, size, path, bytes.fromhex(ROOTS[size]))
+    assert merkle.included(
+        merkle.leaf_hash(LEAVES[index]), index, size, path, bytes.fromhex(ROOTS[size])
+    )
 
 
 @pytest.mark.parametrize(("old", "new"), CONSISTENT)
@@ -117,7 +121,9 @@ def test_every_proof_of_every_small_tree_verifies_and_one_of_another_place_does_
         for old in range(1, size + 1):
             path = merkle.consistency(node, old, size)
             assert merkle.consistent(old, head(leaves[:old]), size, top, path)
-            assert old == size or not merkle.consistent(old, head(leaves[: old - 1]), size, top, path)
+            assert old == size or not merkle.consistent(
+                old, head(leaves[: old - 1]), size, top, path
+            )
 
 
 @given(st.integers(1, 700), st.data())
@@ -133,7 +139,9 @@ def test_proofs_verify_and_any_change_of_them_does_not(size: int, data: st.DataO
     assert not merkle.consistent(old, head(leaves[:old]), size, top, [*grew, top])
     if path:
         at = data.draw(st.integers(0, len(path) - 1))
-        assert not merkle.included(leaf, index, size, [*path[:at], merkle.EMPTY, *path[at + 1 :]], top)
+        assert not merkle.included(
+            leaf, index, size, [*path[:at], merkle.EMPTY, *path[at + 1 :]], top
+        )
         assert not merkle.included(leaf, index, size, path[:at] + path[at + 1 :], top)
     if grew:
         at = data.draw(st.integers(0, len(grew) - 1))
@@ -142,7 +150,9 @@ def test_proofs_verify_and_any_change_of_them_does_not(size: int, data: st.DataO
 
 
 @given(st.lists(st.integers(0, 600), max_size=5))
-def test_a_tree_that_grows_in_steps_is_that_of_all_its_leaves_and_knows_its_complete_subtrees(steps: list[int]) -> None:
+def test_a_tree_that_grows_in_steps_is_that_of_all_its_leaves_and_knows_its_complete_subtrees(
+    steps: list[int],
+) -> None:
     from app.audit.tree import LEVEL, Tree, grown
 
     leaves = [merkle.leaf_hash(leaf) for leaf in numbered(sum(steps))]

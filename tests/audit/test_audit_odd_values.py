@@ -1,5 +1,7 @@
-"""Values of any type: SQLite's columns take whatever somebody puts there, and an export is a file that anybody may have
-written. Verifying, exporting and reading end with a finding or a sentence, never with a crash, and soon."""
+"""Values of any type: SQLite's columns take whatever somebody puts there, and an export is a file
+that anybody may have written. Verifying, exporting and reading end with a finding or a sentence,
+never with a crash, and soon.
+"""
 
 import json
 import time
@@ -36,7 +38,8 @@ VALUES = {
     "an app that is a list": """'{"unmapped":{"app":["x"]},"api":{"operation":"x"},"status_code":"200"}'""",
     "lists": """'{"metadata":{"sequence":[1]},"time":[],"api":[]}'""",
 }  # fmt: skip
-WHERE = {  # which row of each table, and what of it; a finding is due where the value speaks for records
+# Which row of each table, and what of it; a finding is due where the value speaks for records
+WHERE = {
     "audit_records": ("seq = 300", ("seq", "time", "record", "mark")),
     "audit_nodes": ("level = 8 AND place = 1", ("level", "place", "hash", "leaves")),
     "audit_nodes above": ("level = 9 AND place = 1", ("level", "place", "hash")),
@@ -45,8 +48,13 @@ WHERE = {  # which row of each table, and what of it; a finding is due where the
     "audit_checkpoints before": ("size = 1000", ("size", "note")),
     "sequence": ("1 = 1", ("records",)),
 }
-# what is as good as what was there: no mark, of a sealed record; no statement; no time of a checkpoint is signed
-SAME = {("audit_records", "mark", "NULL"), ("audit_tree", "removed", "zero"), ("audit_tree", "statement", "NULL")}
+# what is as good as what was there: no mark, of a sealed record; no statement; no time of a
+# checkpoint is signed
+SAME = {
+    ("audit_records", "mark", "NULL"),
+    ("audit_tree", "removed", "zero"),
+    ("audit_tree", "statement", "NULL"),
+}
 UNSIGNED = {("audit_checkpoints", "time")}
 
 
@@ -91,9 +99,14 @@ def reads(log: Log) -> None:
         for which in (Filter(), Filter(since=1, until=10**6, users=["x"]), Filter(app="default"))
         for oldest_first in (True, False)
     ]
-    calls += [partial(proofs.checkpoint, public=public), partial(proofs.consistency, public=public, old=1, new=1_000)]
     calls += [
-        partial(proofs.inclusion, public=public, seq=seq, apps=apps) for seq in (1, 300) for apps in (None, {"x"})
+        partial(proofs.checkpoint, public=public),
+        partial(proofs.consistency, public=public, old=1, new=1_000),
+    ]
+    calls += [
+        partial(proofs.inclusion, public=public, seq=seq, apps=apps)
+        for seq in (1, 300)
+        for apps in (None, {"x"})
     ]
     for call in calls:
         with suppress(GatewayError), snapshot(log.engine) as connection:
@@ -108,7 +121,9 @@ def offline(log: Log, folder: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("value", VALUES)
-@pytest.mark.parametrize(("table", "column"), [(table, one) for table, (_, of) in WHERE.items() for one in of])
+@pytest.mark.parametrize(
+    ("table", "column"), [(table, one) for table, (_, of) in WHERE.items() for one in of]
+)
 def test_a_value_that_a_column_should_not_have_is_found_and_nothing_crashes_on_it(
     log: Log, tmp_path: Path, table: str, column: str, value: str
 ) -> None:
@@ -125,8 +140,12 @@ def test_a_value_that_a_column_should_not_have_is_found_and_nothing_crashes_on_i
 
 @pytest.mark.parametrize("count", [0, 2])
 @pytest.mark.parametrize("table", ["audit_tree", "sequence"])
-def test_a_row_that_is_gone_or_not_alone_is_found(log: Log, tmp_path: Path, table: str, count: int) -> None:
-    log.change(f"DELETE FROM {table}" if count == 0 else f"INSERT INTO {table} SELECT * FROM {table}")
+def test_a_row_that_is_gone_or_not_alone_is_found(
+    log: Log, tmp_path: Path, table: str, count: int
+) -> None:
+    log.change(
+        f"DELETE FROM {table}" if count == 0 else f"INSERT INTO {table} SELECT * FROM {table}"
+    )
     assert ends_soon(log.verified).findings != []
     assert offline(log, tmp_path) != []
     reads(log)
@@ -164,7 +183,9 @@ def test_odd_values_are_found_on_postgresql_too(postgresql_server: Server, tmp_p
         assert log.verified().findings == []
 
 
-def test_the_commands_name_a_record_of_another_type_and_end_with_1(path: Path, tmp_path: Path) -> None:
+def test_the_commands_name_a_record_of_another_type_and_end_with_1(
+    path: Path, tmp_path: Path
+) -> None:
     seed = bytes(range(32))
     given = {"GATEWAY_DATABASE_URL": f"sqlite:///{path}", "GATEWAY_AUDIT_KEY": encoded(seed)}
     with opened(f"sqlite:///{path}", seed) as log:
@@ -175,7 +196,10 @@ def test_the_commands_name_a_record_of_another_type_and_end_with_1(path: Path, t
         log.change("UPDATE audit_records SET record = x'ff00' WHERE seq = 3")
     export = "audit", "export", "export.jsonl"
     assert ended(tmp_path, *export, **given).returncode == 0
-    for words in (["audit", "verify"], ["audit", "verify", "--export", "export.jsonl", "--public-key", public]):
+    for words in (
+        ["audit", "verify"],
+        ["audit", "verify", "--export", "export.jsonl", "--public-key", public],
+    ):
         done = ended(tmp_path, *words, **given)
         assert (done.returncode, done.stderr) == (1, "")
         assert "changed: record 2 to 3: " in done.stdout
@@ -191,8 +215,22 @@ ODD: dict[str, Any] = {
     "null": None, "a list": [], "an object": {}, "a number": 7, "negative": -1, "large": 2**64 - 1, "larger": 10**40,
     "text": "text", "true": True, "a real": 0.5, "a note of 5,000 digits": NOTE.format("9" * 5_000),
 }  # fmt: skip
-HEAD = ("checkpoint", "publicKey", "written", "removed", "first", "last", "peaks", "firstBlock", "treeSize")
-LINES = {b'{"note"': ("note",), b'{"block"': ("hash", "leaves"), b'{"seq"': ("seq", "time", "record")}
+HEAD = (
+    "checkpoint",
+    "publicKey",
+    "written",
+    "removed",
+    "first",
+    "last",
+    "peaks",
+    "firstBlock",
+    "treeSize",
+)
+LINES = {
+    b'{"note"': ("note",),
+    b'{"block"': ("hash", "leaves"),
+    b'{"seq"': ("seq", "time", "record"),
+}
 
 
 def dumped(told: dict[str, Any]) -> bytes:
@@ -210,7 +248,11 @@ def exported(made: Log, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]
 def judged(log: Log, folder: Path, lines: list[bytes]) -> list[Any]:
     (folder / "odd.jsonl").write_bytes(b"".join(lines))
     try:
-        return list(ends_soon(lambda: verify(of_export(folder / "odd.jsonl")[0], log.signer.public)).findings)
+        return list(
+            ends_soon(
+                lambda: verify(of_export(folder / "odd.jsonl")[0], log.signer.public)
+            ).findings
+        )
     except StartRefused as refused:
         return [*refused.lines]
 
@@ -223,11 +265,18 @@ def test_an_export_with_anything_in_its_head_is_refused_with_its_line_or_judged(
     head = orjson.loads(exported[0])
     found = judged(log, tmp_path, [dumped(head | {field: ODD[value]}), *exported[1:]])
     part = field in {"first", "last"} and value in {"null", "large", "negative"}
-    assert found or part or field == "publicKey" or (field, value) in {("removed", "null"), ("peaks", "a list")}
+    assert (
+        found
+        or part
+        or field == "publicKey"
+        or (field, value) in {("removed", "null"), ("peaks", "a list")}
+    )
 
 
 @pytest.mark.parametrize("value", ODD)
-@pytest.mark.parametrize(("kind", "field"), [(kind, one) for kind, of in LINES.items() for one in of])
+@pytest.mark.parametrize(
+    ("kind", "field"), [(kind, one) for kind, of in LINES.items() for one in of]
+)
 def test_an_export_with_anything_in_a_line_is_refused_with_the_line_or_judged(
     log: Log, exported: list[bytes], tmp_path: Path, kind: bytes, field: str, value: str
 ) -> None:
@@ -238,7 +287,16 @@ def test_an_export_with_anything_in_a_line_is_refused_with_the_line_or_judged(
 
 @pytest.mark.parametrize(
     "line",
-    [b"5\n", b"[]\n", b"null\n", b"\n", b'{"x":1}\n', b"\xff\n", b'{"seq":\n', b'{"seq":' + b"[" * 9_000 + b"\n"],
+    [
+        b"5\n",
+        b"[]\n",
+        b"null\n",
+        b"\n",
+        b'{"x":1}\n',
+        b"\xff\n",
+        b'{"seq":\n',
+        b'{"seq":' + b"[" * 9_000 + b"\n",
+    ],
 )
 def test_an_export_with_a_line_that_is_none_is_refused_with_its_number(
     log: Log, exported: list[bytes], tmp_path: Path, line: bytes
@@ -251,10 +309,20 @@ def test_an_export_whose_head_leaves_blocks_out_speaks_for_none_of_their_records
     log: Log, exported: list[bytes], tmp_path: Path
 ) -> None:
     """As somebody makes it who wants a changed record to be taken for a good one."""
-    head, hash_ = orjson.loads(exported[0]), log.rows("SELECT hash FROM audit_nodes WHERE level = 10")[0][0]
+    head, hash_ = (
+        orjson.loads(exported[0]),
+        log.rows("SELECT hash FROM audit_nodes WHERE level = 10")[0][0],
+    )
     forged = dumped(head | {"firstBlock": 4, "peaks": [encoded(bytes(hash_))]})
-    lines = [line for line in exported[1:] if not line.startswith(b'{"block"') or line.startswith(b'{"block":4')]
-    changed = [line.replace(b"127.0.0.1", b"10.6.6.6") if line.startswith(b'{"seq":7,') else line for line in lines]
+    lines = [
+        line
+        for line in exported[1:]
+        if not line.startswith(b'{"block"') or line.startswith(b'{"block":4')
+    ]
+    changed = [
+        line.replace(b"127.0.0.1", b"10.6.6.6") if line.startswith(b'{"seq":7,') else line
+        for line in lines
+    ]
     found = judged(log, tmp_path, [forged, *changed])
     assert any(one.kind == "changed" and one.first <= 7 <= one.last for one in found), found
 

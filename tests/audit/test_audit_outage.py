@@ -60,7 +60,9 @@ def test_an_outage_of_postgresql_is_told_as_one_and_sealing_goes_on_after_it(
     tmp_path: Path, migrated: Path, postgresql_server: Server, how: str
 ) -> None:
     with proxied(postgresql_server.empty()) as proxy:
-        settings = make_settings(tmp_path, migrated, WIDE | QUICK | {"gateway_database_url": proxy.url})
+        settings = make_settings(
+            tmp_path, migrated, WIDE | QUICK | {"gateway_database_url": proxy.url}
+        )
         with running(settings, tmp_path / "unused.db") as talk:
             assert talk.event().status_code == 202
             until(lambda: talk.get("/v1/audit/checkpoint").status_code == 200)
@@ -79,10 +81,15 @@ def test_an_outage_of_postgresql_is_told_as_one_and_sealing_goes_on_after_it(
             assert metrics(talk) == (0.0, 0.0)
 
 
-def test_a_locked_sqlite_is_told_as_an_outage_and_sealing_goes_on_after_it(tmp_path: Path, migrated: Path) -> None:
+def test_a_locked_sqlite_is_told_as_an_outage_and_sealing_goes_on_after_it(
+    tmp_path: Path, migrated: Path
+) -> None:
     settings = make_settings(tmp_path, migrated, WIDE | QUICK)
     path = Path(settings.gateway_database_url.removeprefix("sqlite:///"))
-    with running(settings, path) as talk, closing(sqlite3.connect(path, isolation_level=None)) as other:
+    with (
+        running(settings, path) as talk,
+        closing(sqlite3.connect(path, isolation_level=None)) as other,
+    ):
         assert talk.event().status_code == 202
         until(lambda: talk.get("/v1/audit/checkpoint").status_code == 200)
         before = sealed_size(talk)
@@ -99,7 +106,9 @@ def test_a_locked_sqlite_is_told_as_an_outage_and_sealing_goes_on_after_it(tmp_p
 
 
 def states(log: Log, *acts: Callable[[], object]) -> list[tuple[bool, bool]]:
-    """Return what a sealer says after an attempt, and after an attempt that follows each of the acts."""
+    """Return what a sealer says after an attempt, and after an attempt that follows each of the
+    acts.
+    """
 
     async def attempts() -> list[tuple[bool, bool]]:
         writer = Writer(log.engine)
@@ -122,7 +131,9 @@ GROW, SHRINK = "UPDATE audit_tree SET size = size + 1", "UPDATE audit_tree SET s
 FINE, FOUND, WAITS, BOTH = (False, False), (True, False), (False, True), (True, True)
 
 
-def test_a_misfit_that_was_found_stays_told_while_the_database_is_away(postgresql_server: Server) -> None:
+def test_a_misfit_that_was_found_stays_told_while_the_database_is_away(
+    postgresql_server: Server,
+) -> None:
     with proxied(postgresql_server.empty()) as proxy, opened(proxy.url) as log:
         log.write(3)
         found = states(

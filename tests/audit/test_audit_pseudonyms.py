@@ -1,4 +1,6 @@
-"""The keyed hashes of users: one for each user of an app, whoever makes it and whenever, and none kept for long."""
+"""The keyed hashes of users: one for each user of an app, whoever makes it and whenever, and none
+kept for long.
+"""
 
 import asyncio
 

@@ -6,7 +6,9 @@ from app.database.engine import snapshot
 from .logs import Log, opened
 
 
-def numbers(log: Log, which: Filter, limit: int, *, oldest_first: bool = True, after: int | None = None) -> list[int]:
+def numbers(
+    log: Log, which: Filter, limit: int, *, oldest_first: bool = True, after: int | None = None
+) -> list[int]:
     """Of all the pages, one after the other."""
     seen: list[int] = []
     while True:
@@ -37,7 +39,11 @@ def test_a_time_is_looked_for_among_records_whose_order_is_another(database: str
         for oldest_first in (True, False):
             found = numbers(log, Filter(since=12_000, until=25_000), 1, oldest_first=oldest_first)
             assert sorted(found) == [2, 3]
-            assert sorted(numbers(log, Filter(since=4 * LATE_MS), 2, oldest_first=oldest_first)) == [5, 6, 7]
-            assert sorted(numbers(log, Filter(until=5 * LATE_MS), 2, oldest_first=oldest_first)) == [1, 2, 3, 4, 6]
+            assert sorted(
+                numbers(log, Filter(since=4 * LATE_MS), 2, oldest_first=oldest_first)
+            ) == [5, 6, 7]
+            assert sorted(
+                numbers(log, Filter(until=5 * LATE_MS), 2, oldest_first=oldest_first)
+            ) == [1, 2, 3, 4, 6]
             assert numbers(log, Filter(since=20 * LATE_MS), 2, oldest_first=oldest_first) == []
             assert numbers(log, Filter(until=9_000), 2, oldest_first=oldest_first) == []

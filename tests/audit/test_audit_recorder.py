@@ -1,4 +1,6 @@
-"""Records of what is no write itself are written sooner or later, whatever the database is like just now."""
+"""Records of what is no write itself are written sooner or later, whatever the database is like
+just now.
+"""
 
 import asyncio
 import sqlite3
@@ -24,8 +26,12 @@ def records(path: Path) -> list[str]:
         return [text for (text,) in beside.execute("SELECT record FROM audit_records ORDER BY seq")]
 
 
-def with_recorder(path: Path, do: Callable[[Recorder, sqlite3.Connection], Awaitable[None]], busy_ms: int) -> None:
-    """Do something with a recorder, and another connection that may hold the lock which writers need."""
+def with_recorder(
+    path: Path, do: Callable[[Recorder, sqlite3.Connection], Awaitable[None]], busy_ms: int
+) -> None:
+    """Do something with a recorder, and another connection that may hold the lock which writers
+    need.
+    """
     engine = connect(f"sqlite:///{path}")
 
     def impatient(connection: Any, _: object) -> None:
@@ -49,7 +55,9 @@ def with_recorder(path: Path, do: Callable[[Recorder, sqlite3.Connection], Await
     asyncio.run(run())
 
 
-def test_a_record_that_can_not_be_written_now_is_written_later_with_those_after_it(tmp_path: Path) -> None:
+def test_a_record_that_can_not_be_written_now_is_written_later_with_those_after_it(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "g.db"
 
     async def body(at: Recorder, beside: sqlite3.Connection) -> None:

@@ -1,4 +1,6 @@
-"""What a call to /api was refused is in the audit: how many entries, which actions, whom they were about."""
+"""What a call to /api was refused is in the audit: how many entries, which actions, whom they were
+about.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +11,10 @@ import pytest
 from tests.acceptance.processes import APP_ID, Process, serving, until
 from tests.limits.test_limits_every_call import basic, made
 
-VICTIM, OTHER = {"action": "deleteUser", "userId": "victim"}, {"action": "deleteUser", "userId": "other"}
+VICTIM, OTHER = (
+    {"action": "deleteUser", "userId": "victim"},
+    {"action": "deleteUser", "userId": "other"},
+)
 VARS = {"action": "setVars", "vars": "{}"}
 UNKNOWN = {"action": "X" * 300, "userId": "victim"}
 TRACK = {"action": "track", "userId": "u", "event": "E"}
@@ -45,15 +50,28 @@ CASES: dict[str, tuple[int, tuple[Any, ...], int, dict[str, int], int]] = {
     # status, entries, accepted, refused actions, how many users
     "all are refused": (200, (VICTIM, OTHER, VARS), 0, {"deleteUser": 2, "setVars": 1}, 2),
     "one is accepted": (200, (VICTIM, TRACK), 1, {"deleteUser": 1}, 2),
-    "one is accepted that may be a repeat": (200, (VICTIM, TRACK_IN_STEPS), 1, {"deleteUser": 1}, 2),
+    "one is accepted that may be a repeat": (
+        200,
+        (VICTIM, TRACK_IN_STEPS),
+        1,
+        {"deleteUser": 1},
+        2,
+    ),
     "none is known": (403, (UNKNOWN, UNKNOWN), 0, {"(unknown)": 2}, 1),
     "no objects, no actions": (200, (7, {}, OF_DEVICE), 0, {"(unknown)": 2, "deleteUser": 1}, 1),
 }
 
 
-@pytest.mark.parametrize(("status", "entries", "accepted", "actions", "users"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    ("status", "entries", "accepted", "actions", "users"), CASES.values(), ids=CASES
+)
 def test_entries_that_are_refused_are_counted_and_named(
-    gateway: Process, status: int, entries: tuple[Any, ...], accepted: int, actions: dict[str, int], users: int
+    gateway: Process,
+    status: int,
+    entries: tuple[Any, ...],
+    accepted: int,
+    actions: dict[str, int],
+    users: int,
 ) -> None:
     _, key = made(gateway)
     answer = multi(gateway, key, *entries)
@@ -77,9 +95,16 @@ MESSAGES: dict[str, tuple[int, tuple[Any, ...], int, dict[str, int], int]] = {
 }
 
 
-@pytest.mark.parametrize(("status", "sent", "accepted", "types", "users"), MESSAGES.values(), ids=MESSAGES)
+@pytest.mark.parametrize(
+    ("status", "sent", "accepted", "types", "users"), MESSAGES.values(), ids=MESSAGES
+)
 def test_messages_that_are_refused_are_counted_and_named(
-    gateway: Process, status: int, sent: tuple[Any, ...], accepted: int, types: dict[str, int], users: int
+    gateway: Process,
+    status: int,
+    sent: tuple[Any, ...],
+    accepted: int,
+    types: dict[str, int],
+    users: int,
 ) -> None:
     _, key = made(gateway, "events:write", "users:write")
     answer = gateway.http.post("/segment/v1/batch", json={"batch": list(sent)}, headers=basic(key))
@@ -93,10 +118,17 @@ def test_messages_that_are_refused_are_counted_and_named(
         assert text not in str(record)
 
 
-def test_a_call_of_one_action_that_is_refused_names_it_also_when_it_is_folded(gateway: Process) -> None:
+def test_a_call_of_one_action_that_is_refused_names_it_also_when_it_is_folded(
+    gateway: Process,
+) -> None:
     key_id, key = made(gateway)
     for at in range(30):
-        call = {"appId": APP_ID, "clientKey": key, "action": "deleteUser", "userId": f"user-{at % 3}"}
+        call = {
+            "appId": APP_ID,
+            "clientKey": key,
+            "action": "deleteUser",
+            "userId": f"user-{at % 3}",
+        }
         assert gateway.http.post("/api", json=call).status_code == 403
     found = list[dict[str, Any]]()
 
@@ -118,4 +150,8 @@ def test_of_many_users_that_a_refused_batch_names_fifty_are_recorded(gateway: Pr
     _, key = made(gateway)
     answer = multi(gateway, key, *({**VICTIM, "userId": f"user-{at}"} for at in range(200)))
     told = record_of(gateway, answer)["unmapped"]
-    assert (told["rejected"], told["refusedActions"], len(told["users"])) == (200, {"deleteUser": 200}, 50)
+    assert (told["rejected"], told["refusedActions"], len(told["users"])) == (
+        200,
+        {"deleteUser": 200},
+        50,
+    )

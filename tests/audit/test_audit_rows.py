@@ -1,4 +1,6 @@
-"""Whoever adds, changes, removes or puts back a caller key or an erasure by hand is found by `audit verify`."""
+"""Whoever adds, changes, removes or puts back a caller key or an erasure by hand is found by `audit
+verify`.
+"""
 
 import json
 import secrets
@@ -35,8 +37,9 @@ TABLES = ("caller_keys", "caller_secrets", "erasures", "row_sets")
 
 
 class Made(NamedTuple):
-    """A database that a gateway has used, and its settings; `old` are copies of the tables from before the last key
-    was revoked and the last user erased."""
+    """A database that a gateway has used, and its settings; `old` are copies of the tables from
+    before the last key was revoked and the last user erased.
+    """
 
     settings: Settings
     engine: Engine
@@ -67,7 +70,9 @@ class Made(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Made]:
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, migrated: Path
+) -> Iterator[Made]:
     folder = tmp_path_factory.mktemp("rows")
     given: dict[str, Any] = WIDE | {
         "gateway_audit_key": encoded(SEED),
@@ -97,13 +102,19 @@ def at(made: Made) -> Iterator[Made]:
 
 
 def at_work(made: Made, port: int) -> None:
-    """Make, change, rotate and revoke keys, and erase users, as callers do; a copy is kept from before the end."""
+    """Make, change, rotate and revoke keys, and erase users, as callers do; a copy is kept from
+    before the end.
+    """
     boot = made.settings.gateway_bootstrap_key
     assert boot is not None
     headers = {"Authorization": f"Bearer {boot.get_secret_value()}"}
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False) as http:
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False
+    ) as http:
         for name in ("shop", "rotated", "revoked", "phone"):
-            answer = http.post("/v1/keys", json={"name": name, "scopes": ["events:write"], "apps": ["default"]})
+            answer = http.post(
+                "/v1/keys", json={"name": name, "scopes": ["events:write"], "apps": ["default"]}
+            )
             made.ids[name] = answer.raise_for_status().json()["id"]
         http.patch(f"/v1/keys/{made.ids['shop']}", json={"ratePerSecond": 7}).raise_for_status()
         http.post(f"/v1/keys/{made.ids['rotated']}/rotate", json={}).raise_for_status()
@@ -141,11 +152,15 @@ def key_change(change: str, which: str = "shop") -> Callable[[Made], None]:
 
 
 def secret_change(change: str) -> Callable[[Made], None]:
-    return lambda made: made.say(f"UPDATE caller_secrets SET {change} WHERE key_id = '{made.ids['rotated']}'")
+    return lambda made: made.say(
+        f"UPDATE caller_secrets SET {change} WHERE key_id = '{made.ids['rotated']}'"
+    )
 
 
 def given_to_another(made: Made) -> None:
-    made.say(f"UPDATE caller_secrets SET key_id = '{made.ids['phone']}' WHERE key_id = '{made.ids['shop']}'")
+    made.say(
+        f"UPDATE caller_secrets SET key_id = '{made.ids['phone']}' WHERE key_id = '{made.ids['shop']}'"
+    )
 
 
 def swapped_macs(made: Made) -> None:
@@ -203,7 +218,10 @@ TAMPERINGS: dict[str, tuple[Callable[[Made], None], str]] = {
     "a hidden change": (key_change("changed = 0"), "{shop}"),
     "a MAC taken away": (key_change("mac = NULL"), "{shop}"),
     "MACs swapped": (swapped_macs, "{shop}"),
-    "a secret that lasts": (secret_change("expires_at = NULL"), "of caller key {rotated}: it is not what"),
+    "a secret that lasts": (
+        secret_change("expires_at = NULL"),
+        "of caller key {rotated}: it is not what",
+    ),
     "a secret of another": (given_to_another, "{phone}"),
     "a key removed": (removed_key, "2 of keys gone"),
     "a secret removed": (
@@ -214,26 +232,49 @@ TAMPERINGS: dict[str, tuple[Callable[[Made], None], str]] = {
         lambda made: made.say("DELETE FROM caller_secrets", "DELETE FROM caller_keys"),
         "of keys gone",
     ),
-    "a revocation undone with the old MAC": (removed_revocation, "keys are not the rows that the gateway left"),
+    "a revocation undone with the old MAC": (
+        removed_revocation,
+        "keys are not the rows that the gateway left",
+    ),
     "all keys as they were": (all_keys_as_they_were, "keys are not the rows that the gateway left"),
     "all keys as they were with their digest": (all_keys_with_their_digest, "keys were set back"),
     "an erasure added": (erasure, "it has no MAC"),
-    "an erasure shortened": (lambda made: made.say("UPDATE erasures SET until = 1"), "it is not what"),
-    "an erasure of another app": (lambda made: made.say("UPDATE erasures SET app = 'x'"), "it is not what"),
+    "an erasure shortened": (
+        lambda made: made.say("UPDATE erasures SET until = 1"),
+        "it is not what",
+    ),
+    "an erasure of another app": (
+        lambda made: made.say("UPDATE erasures SET app = 'x'"),
+        "it is not what",
+    ),
     "erasures removed": (lambda made: made.say("DELETE FROM erasures"), "2 of erasures gone"),
-    "erasures as they were": (lambda made: made.put_back("old", ("erasures",)), "1 of erasures gone"),
-    "erasures as they were with their digest": (all_erasures_with_their_digest, "erasures were set back"),
+    "erasures as they were": (
+        lambda made: made.put_back("old", ("erasures",)),
+        "1 of erasures gone",
+    ),
+    "erasures as they were with their digest": (
+        all_erasures_with_their_digest,
+        "erasures were set back",
+    ),
     "a digest changed": (
         lambda made: made.say("UPDATE row_sets SET members = members - 1"),
         "the digest of keys is not what",
     ),
-    "a digest removed": (lambda made: made.say("DELETE FROM row_sets"), "the digest of erasures is gone"),
-    "a digest unmade": (lambda made: made.say("UPDATE row_sets SET mac = NULL"), "the digest of keys is not made"),
+    "a digest removed": (
+        lambda made: made.say("DELETE FROM row_sets"),
+        "the digest of erasures is gone",
+    ),
+    "a digest unmade": (
+        lambda made: made.say("UPDATE row_sets SET mac = NULL"),
+        "the digest of keys is not made",
+    ),
 }
 
 
 @pytest.mark.parametrize(("tamper", "told"), TAMPERINGS.values(), ids=TAMPERINGS.keys())
-def test_each_change_by_hand_is_found_and_named(at: Made, tamper: Callable[[Made], None], told: str) -> None:
+def test_each_change_by_hand_is_found_and_named(
+    at: Made, tamper: Callable[[Made], None], told: str
+) -> None:
     tamper(at)
     found = at.verified()
     assert {one.kind for one in found} == {"row"}
@@ -242,12 +283,18 @@ def test_each_change_by_hand_is_found_and_named(at: Made, tamper: Callable[[Made
 
 @pytest.fixture
 def own(database: str) -> Iterator[Made]:
-    """A database of the test's own, with a few keys and an erasure, which the test may go on to change in order."""
-    settings = Settings(_env_file=None, gateway_database_url=database, gateway_audit_key=encoded(SEED))
+    """A database of the test's own, with a few keys and an erasure, which the test may go on to
+    change in order.
+    """
+    settings = Settings(
+        _env_file=None, gateway_database_url=database, gateway_audit_key=encoded(SEED)
+    )
     engine = connect(database)
     store, made = store_of(settings, engine), Made(settings, engine, {})
     for name in ("shop", "phone", "revoked"):
-        made.ids[name] = store.create(name, [Scope.EVENTS_WRITE], ["default"], now_ms())[1].caller.key_id
+        made.ids[name] = store.create(name, [Scope.EVENTS_WRITE], ["default"], now_ms())[
+            1
+        ].caller.key_id
     made.keep("old")
     store.revoke(made.ids["revoked"], now_ms())
     yield made
@@ -259,7 +306,9 @@ def store_of(settings: Settings, engine: Engine) -> KeyStore:
 
 
 def test_no_change_of_the_gateway_makes_good_what_was_done_by_hand(own: Made) -> None:
-    """A key that was widened by hand and is then changed, rotated and revoked in order is still found."""
+    """A key that was widened by hand and is then changed, rotated and revoked in order is still
+    found.
+    """
     store = store_of(own.settings, own.engine)
     own.say(f"UPDATE caller_keys SET scopes = 'keys:manage' WHERE id = '{own.ids['shop']}'")
     own.say(f"DELETE FROM caller_secrets WHERE key_id = '{own.ids['phone']}'")
@@ -267,7 +316,9 @@ def test_no_change_of_the_gateway_makes_good_what_was_done_by_hand(own: Made) ->
     store.rotate(own.ids["shop"], now_ms(), 0)
     store.revoke(own.ids["shop"], now_ms())
     found = [one.detail for one in own.verified()]
-    assert any(f"caller key {own.ids['shop']} (innocent): it is not what" in one for one in found), found
+    assert any(
+        f"caller key {own.ids['shop']} (innocent): it is not what" in one for one in found
+    ), found
     assert any("1 of keys gone" in one for one in found), found
 
 
@@ -279,7 +330,9 @@ def test_a_digest_that_was_unmade_is_not_made_again_by_the_next_start(at: Made) 
     assert at.rows("SELECT name FROM row_sets WHERE mac IS NOT NULL") == []
 
 
-def test_who_vouches_for_the_rows_has_them_taken_as_they_are_and_that_is_recorded(own: Made) -> None:
+def test_who_vouches_for_the_rows_has_them_taken_as_they_are_and_that_is_recorded(
+    own: Made,
+) -> None:
     key_row(own)
     removed_revocation(own)
     lines = list[str]()
@@ -287,7 +340,10 @@ def test_who_vouches_for_the_rows_has_them_taken_as_they_are_and_that_is_recorde
     assert any("key_0123456789abcdef" in line for line in lines)
     assert own.verified() == []
     record = json.loads(own.rows("SELECT record FROM audit_records WHERE seq = 5")[0][0])
-    assert (record["api"]["operation"], record["resources"]) == ("audit.adopt-rows", [{"uid": "keys"}])
+    assert (record["api"]["operation"], record["resources"]) == (
+        "audit.adopt-rows",
+        [{"uid": "keys"}],
+    )
     assert adopting.adopt_rows(own.settings, lines.append) == 0
 
 
@@ -301,7 +357,9 @@ def test_what_retention_expiry_and_rotations_remove_is_no_finding(own: Made) -> 
 
 
 def test_erasures_whose_time_is_over_go_without_a_finding(database: str) -> None:
-    settings = Settings(_env_file=None, gateway_database_url=database, gateway_audit_key=encoded(bytes(32)))
+    settings = Settings(
+        _env_file=None, gateway_database_url=database, gateway_audit_key=encoded(bytes(32))
+    )
     engine = connect(database)
     store_of(settings, engine)
     made = Made(settings, engine, {})
@@ -316,7 +374,9 @@ def test_erasures_whose_time_is_over_go_without_a_finding(database: str) -> None
         await at.outbox.sweep(Limits(1, 1))
         assert len(made.rows("SELECT 1 FROM erasures")) == 1
         assert made.verified() == []
-        made.say("INSERT INTO erasures (alias, app, erased_at, until) SELECT mac, app, 1, 2 FROM erasures")
+        made.say(
+            "INSERT INTO erasures (alias, app, erased_at, until) SELECT mac, app, 1, 2 FROM erasures"
+        )
         at.now += 2_000
         await at.outbox.sweep(Limits(1, 1))
         assert made.rows("SELECT 1 FROM erasures") == []
@@ -369,12 +429,20 @@ def test_rows_from_before_get_their_macs_at_the_first_start_and_that_is_recorded
     assert (done.returncode, "row:" in done.stdout) == (0, False), done.stdout
     engine = connect(url)
     made = Made(settings, engine, {})
-    told = [json.loads(text) for (text,) in made.rows("SELECT record FROM audit_records ORDER BY seq")]
+    told = [
+        json.loads(text) for (text,) in made.rows("SELECT record FROM audit_records ORDER BY seq")
+    ]
     adopted = [one for one in told if one["api"]["operation"] == "audit.adopt-rows"]
-    assert [(one["resources"][0]["uid"], one["unmapped"]["rows"]) for one in adopted] == [("erasures", 1), ("keys", 2)]
+    assert [(one["resources"][0]["uid"], one["unmapped"]["rows"]) for one in adopted] == [
+        ("erasures", 1),
+        ("keys", 2),
+    ]
     made.say("UPDATE caller_keys SET scopes = 'keys:manage'")
     done = ended(tmp_path, "audit", "verify", **given)
-    assert (done.returncode, "row: caller key key_1 (new): it is not what" in done.stdout) == (1, True), done.stdout
+    assert (done.returncode, "row: caller key key_1 (new): it is not what" in done.stdout) == (
+        1,
+        True,
+    ), done.stdout
     engine.dispose()
 
 

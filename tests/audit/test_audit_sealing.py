@@ -1,4 +1,6 @@
-"""Sealing: one sealer at a time, each second; old records go, and what is left can still be verified."""
+"""Sealing: one sealer at a time, each second; old records go, and what is left can still be
+verified.
+"""
 
 import asyncio
 from contextlib import suppress
@@ -40,11 +42,15 @@ def test_of_sealers_that_go_for_the_same_records_one_seals_them(database: str) -
             await writer.stop()
 
         asyncio.run(race())
-        assert [size for (size,) in log.rows("SELECT size FROM audit_checkpoints ORDER BY size")] == [600, 610]
+        assert [
+            size for (size,) in log.rows("SELECT size FROM audit_checkpoints ORDER BY size")
+        ] == [600, 610]
         assert log.verified().findings == []
 
 
-def test_a_record_that_is_gone_before_it_is_sealed_is_told_for_good(database: str, tmp_path: Path) -> None:
+def test_a_record_that_is_gone_before_it_is_sealed_is_told_for_good(
+    database: str, tmp_path: Path
+) -> None:
     with opened(database) as log:
         log.write(9)
         log.change("DELETE FROM audit_records WHERE seq IN (4, 9)")
@@ -95,7 +101,9 @@ def test_a_sealer_knows_when_the_log_was_set_back_while_it_ran(database: str) ->
         asyncio.run(body())
 
 
-def test_a_log_that_was_set_back_is_seen_by_whoever_kept_a_checkpoint(database: str, tmp_path: Path) -> None:
+def test_a_log_that_was_set_back_is_seen_by_whoever_kept_a_checkpoint(
+    database: str, tmp_path: Path
+) -> None:
     with opened(database) as log:
         log.write(300)
         log.seal()
@@ -107,12 +115,18 @@ def test_a_log_that_was_set_back_is_seen_by_whoever_kept_a_checkpoint(database: 
         log.change("DELETE FROM audit_checkpoints WHERE size > 300")
         log.change("UPDATE sequence SET records = 300")
         log.change("UPDATE audit_tree SET size = ?, peaks = ?, tail = ?", *tree)
-        assert log.verified(older).findings == [], "it is consistent in itself: only from outside it can be seen"
+        assert log.verified(older).findings == [], (
+            "it is consistent in itself: only from outside it can be seen"
+        )
         for report in (log.verified(kept), log.verified_offline(tmp_path, kept)):
-            assert [(one.kind, one.first, one.last) for one in report.findings] == [("cut off", 301, 350)]
+            assert [(one.kind, one.first, one.last) for one in report.findings] == [
+                ("cut off", 301, 350)
+            ]
 
 
-def test_a_log_made_anew_from_changed_records_is_seen_by_whoever_kept_a_checkpoint(database: str) -> None:
+def test_a_log_made_anew_from_changed_records_is_seen_by_whoever_kept_a_checkpoint(
+    database: str,
+) -> None:
     seed = bytes(32)
     with opened(database, seed) as log:
         log.write(20)
@@ -129,7 +143,9 @@ def test_a_log_made_anew_from_changed_records_is_seen_by_whoever_kept_a_checkpoi
 
 
 @pytest.mark.parametrize("gone", [1, 255, 256, 257, 600, 700])
-def test_what_retention_leaves_can_be_verified_and_proven(database: str, tmp_path: Path, gone: int) -> None:
+def test_what_retention_leaves_can_be_verified_and_proven(
+    database: str, tmp_path: Path, gone: int
+) -> None:
     with opened(database) as log:
         log.write(gone)
         log.now += KEEP
@@ -174,13 +190,17 @@ def test_a_kept_checkpoint_of_records_that_retention_has_removed_is_told_and_is_
             assert "NOT" not in "".join(lines)
 
 
-def test_what_is_acknowledged_takes_exactly_records_that_were_gone_before_they_were_sealed(database: str) -> None:
+def test_what_is_acknowledged_takes_exactly_records_that_were_gone_before_they_were_sealed(
+    database: str,
+) -> None:
     with opened(database) as log:
         log.write(20)
         log.change("DELETE FROM audit_records WHERE seq IN (4, 5, 6, 9)")
         log.seal()
         log.change("DELETE FROM audit_records WHERE seq = 12")
-        log.change("UPDATE audit_records SET record = replace(record, '127.', '10.') WHERE seq = 14")
+        log.change(
+            "UPDATE audit_records SET record = replace(record, '127.', '10.') WHERE seq = 14"
+        )
         report = log.verified()
         report.acknowledge(ranges(["5-8", "12-14"]))
         assert [(one.kind, one.first, one.last) for one in report.findings] == [
@@ -219,7 +239,9 @@ TAMPERINGS = {
 
 @pytest.mark.parametrize("change", TAMPERINGS.values(), ids=TAMPERINGS.keys())
 @pytest.mark.parametrize("old", [0, 20])
-def test_retention_never_signs_for_what_somebody_else_removed_or_changed(database: str, change: str, old: int) -> None:
+def test_retention_never_signs_for_what_somebody_else_removed_or_changed(
+    database: str, change: str, old: int
+) -> None:
     with opened(database) as log:
         log.write(old)
         log.now += KEEP
@@ -227,7 +249,8 @@ def test_retention_never_signs_for_what_somebody_else_removed_or_changed(databas
         log.seal()
         log.change(change.format(first=old + 1))
         for _ in range(3):
-            with suppress(NotSealed):  # which it is, but where it is only the times beside the records
+            # Which it is, but where it is only the times beside the records
+            with suppress(NotSealed):
                 log.seal()
         report = log.verified()
         assert report.removed == old
@@ -261,7 +284,10 @@ def test_an_export_of_a_time_is_verified_by_itself(database: str, tmp_path: Path
         log.change("UPDATE audit_records SET record = '{}' WHERE seq = 500")
         log.change("DELETE FROM audit_records WHERE seq = 501")
         report = log.verified_offline(tmp_path, since=1_300, until=1_900)
-        assert [(one.kind, one.first) for one in report.findings] == [("changed", 500), ("removed", 501)]
+        assert [(one.kind, one.first) for one in report.findings] == [
+            ("changed", 500),
+            ("removed", 501),
+        ]
 
 
 def test_another_key_does_not_verify_it(database: str) -> None:
@@ -275,7 +301,9 @@ def test_another_key_does_not_verify_it(database: str) -> None:
             log.seal()
 
 
-def test_records_that_were_sealed_before_there_were_marks_stay_as_they_are(database: str, tmp_path: Path) -> None:
+def test_records_that_were_sealed_before_there_were_marks_stay_as_they_are(
+    database: str, tmp_path: Path
+) -> None:
     with opened(database) as log:
         log.write(300)
         log.seal()
@@ -286,7 +314,9 @@ def test_records_that_were_sealed_before_there_were_marks_stay_as_they_are(datab
             assert (report.findings, report.sealed) == ([], 303)
 
 
-def test_what_is_good_before_a_record_with_a_wrong_mark_is_sealed_and_nothing_from_there_on(database: str) -> None:
+def test_what_is_good_before_a_record_with_a_wrong_mark_is_sealed_and_nothing_from_there_on(
+    database: str,
+) -> None:
     with opened(database) as log:
         log.write(9)
         log.change("UPDATE audit_records SET record = replace(record, '127.', '10.') WHERE seq = 5")
@@ -296,4 +326,6 @@ def test_what_is_good_before_a_record_with_a_wrong_mark_is_sealed_and_nothing_fr
         assert log.verified().sealed == 4
         log.change("DELETE FROM audit_records WHERE seq = 5")
         log.seal()
-        assert [(one.kind, one.first, one.last) for one in log.verified().findings] == [("removed", 5, 5)]
+        assert [(one.kind, one.first, one.last) for one in log.verified().findings] == [
+            ("removed", 5, 5)
+        ]

@@ -1,5 +1,6 @@
-"""Whoever changes the audit in the database, past the gateway, is found, and what they changed is named: online, and
-offline from an export."""
+"""Whoever changes the audit in the database, past the gateway, is found, and what they changed is
+named: online, and offline from an export.
+"""
 
 import random
 import shutil
@@ -92,7 +93,11 @@ def renumber(log: Log, chance: random.Random) -> Named:
 
 def blank(log: Log, chance: random.Random) -> Named:
     seq = chance.randint(1, WRITTEN)
-    log.change("UPDATE audit_records SET record = ? WHERE seq = ?", chance.choice(["", "{}", "no JSON", "[1]"]), seq)
+    log.change(
+        "UPDATE audit_records SET record = ? WHERE seq = ?",
+        chance.choice(["", "{}", "no JSON", "[1]"]),
+        seq,
+    )
     return [("changed", seq)]
 
 
@@ -241,7 +246,9 @@ def test_a_record_that_is_changed_with_every_hash_of_it_is_found_and_named_with_
     if hashes_too:
         for place, leaves in log.rows("SELECT place, leaves FROM audit_nodes WHERE level = 8"):
             changed = block_hash(bytes(leaves))
-            log.change("UPDATE audit_nodes SET hash = ? WHERE level = 8 AND place = ?", changed, place)
+            log.change(
+                "UPDATE audit_nodes SET hash = ? WHERE level = 8 AND place = ?", changed, place
+            )
     for report in (log.verified(), log.verified_offline(tmp_path)):
         assert names(report, [("changed", seq)]) == [], report.findings
         assert all(one.last - one.first <= 300 for one in report.findings), report.findings
@@ -254,7 +261,9 @@ TABLES = ("audit_records", "audit_nodes", "audit_tree", "audit_checkpoints", "se
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Log]:
     """One log on each kind of database, for the whole module, with a copy of its tables."""
     if request.param == "sqlite":
-        path = shutil.copy(request.getfixturevalue("migrated"), tmp_path_factory.mktemp("tamper") / "g.db")
+        path = shutil.copy(
+            request.getfixturevalue("migrated"), tmp_path_factory.mktemp("tamper") / "g.db"
+        )
         url = f"sqlite:///{path}"
     else:
         url = request.getfixturevalue("postgresql_server").empty()
@@ -265,7 +274,11 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         found.write(UNSEALED)
         for table in TABLES:
             found.change(f"CREATE TABLE kept_{table} AS SELECT * FROM {table}")
-        assert found.verified().findings == found.verified_offline(tmp_path_factory.mktemp("whole")).findings == []
+        assert (
+            found.verified().findings
+            == found.verified_offline(tmp_path_factory.mktemp("whole")).findings
+            == []
+        )
         yield found
 
 
@@ -292,7 +305,10 @@ def test_each_tampering_is_found_and_named_online_and_offline(
         named = tamper(log, chance)
         found = log.verified()
         assert names(found, named) == [], (named, found.findings[:20])
-        found, named = log.verified_offline(tmp_path), [] if tamper in BY_MARKS else [*filter(sealed, named)]
+        found, named = (
+            log.verified_offline(tmp_path),
+            [] if tamper in BY_MARKS else [*filter(sealed, named)],
+        )
         assert names(found, named) == [], (named, found.findings[:20])
         restore(log)
 
@@ -301,11 +317,15 @@ BY_MARKS = (edit_mark_beside, take_the_mark_away)  # which no export has
 
 
 def sealed(named: tuple[str, int]) -> bool:
-    """Whether it is found without the key: of what isn't sealed yet, only that something is gone or misplaced."""
+    """Whether it is found without the key: of what isn't sealed yet, only that something is gone or
+    misplaced.
+    """
     return named[1] <= SEALED or named[0] != "changed"
 
 
-def test_a_log_of_which_nothing_is_signed_is_held_against_its_marks(log: Log, tmp_path: Path) -> None:
+def test_a_log_of_which_nothing_is_signed_is_held_against_its_marks(
+    log: Log, tmp_path: Path
+) -> None:
     empty(log)
     log.change(SET, *forged(log, 7), 7)
     assert [(one.kind, one.first) for one in log.verified().findings] == [("changed", 7)]
@@ -316,7 +336,9 @@ def test_a_log_of_which_nothing_is_signed_is_held_against_its_marks(log: Log, tm
 CHECKPOINTS = ("audit_nodes", "audit_tree", "audit_checkpoints")
 
 
-def test_a_log_of_which_a_gateway_must_have_sealed_something_is_not_let_pass_without_a_checkpoint(log: Log) -> None:
+def test_a_log_of_which_a_gateway_must_have_sealed_something_is_not_let_pass_without_a_checkpoint(
+    log: Log,
+) -> None:
     for table in CHECKPOINTS:
         log.change(f"DELETE FROM {table}")
     first = row(log, 1)[2]
@@ -343,14 +365,20 @@ def test_what_commands_alone_have_recorded_need_not_be_sealed(database: str) -> 
 
 def verified_at(log: Log, now: int) -> Report:
     with snapshot(log.engine) as connection:
-        return verify(of_database(connection, log.signer.public), log.signer.public, (), log.marks, now)
+        return verify(
+            of_database(connection, log.signer.public), log.signer.public, (), log.marks, now
+        )
 
 
 def empty(log: Log) -> None:
     """As if nothing had ever been sealed."""
     log.change("DELETE FROM audit_checkpoints")
     log.change("DELETE FROM audit_nodes")
-    log.change("UPDATE audit_tree SET size = 0, peaks = ?, tail = ?, removed = 0, statement = NULL", b"", b"")
+    log.change(
+        "UPDATE audit_tree SET size = 0, peaks = ?, tail = ?, removed = 0, statement = NULL",
+        b"",
+        b"",
+    )
 
 
 def insert_last(log: Log, chance: random.Random) -> Named:
@@ -362,7 +390,8 @@ def insert_last(log: Log, chance: random.Random) -> Named:
 
 
 @pytest.mark.parametrize(
-    "tamper", [edit, edit_with_a_mark, edit_mark_beside, take_the_mark_away, swap, renumber, insert_last]
+    "tamper",
+    [edit, edit_with_a_mark, edit_mark_beside, take_the_mark_away, swap, renumber, insert_last],
 )
 def test_with_the_tree_emptied_and_records_changed_while_it_is_stopped_a_new_gateway_seals_none_of_them(
     log: Log, tamper: Callable[..., Named]
@@ -384,7 +413,9 @@ def test_a_record_that_is_changed_before_it_is_sealed_is_named_and_not_sealed(lo
     assert names(log.verified(), [("changed", WRITTEN)]) == []
 
 
-def test_cutting_off_what_is_last_with_the_tree_and_the_count_is_seen_with_a_checkpoint_from_outside(log: Log) -> None:
+def test_cutting_off_what_is_last_with_the_tree_and_the_count_is_seen_with_a_checkpoint_from_outside(
+    log: Log,
+) -> None:
     kept = log.note()
     empty(log)
     log.change("DELETE FROM audit_records WHERE seq > 400")
@@ -394,11 +425,15 @@ def test_cutting_off_what_is_last_with_the_tree_and_the_count_is_seen_with_a_che
     assert names(log.verified(kept), [("cut off", 401), ("cut off", SEALED)]) == []
 
 
-def test_an_export_that_was_cut_together_with_its_head_tells_that_it_is_a_part(log: Log, tmp_path: Path) -> None:
+def test_an_export_that_was_cut_together_with_its_head_tells_that_it_is_a_part(
+    log: Log, tmp_path: Path
+) -> None:
     log.verified_offline(tmp_path)
     head, *lines = (tmp_path / "export.jsonl").read_bytes().splitlines(keepends=True)
     cut = orjson.dumps(orjson.loads(head) | {"last": WRITTEN - 5}) + b"\n"
-    (tmp_path / "cut").write_bytes(cut + b"".join(line for line in lines if _number(line) <= WRITTEN - 5))
+    (tmp_path / "cut").write_bytes(
+        cut + b"".join(line for line in lines if _number(line) <= WRITTEN - 5)
+    )
     report = verify(of_export(tmp_path / "cut")[0], log.signer.public)
     assert report.part == (None, WRITTEN - 5)
     assert f"from record 1 to {WRITTEN - 5}" in "".join(told(report))
@@ -425,7 +460,9 @@ def _number(line: bytes) -> int:
     return int(orjson.loads(line)["seq"]) if line.startswith(b'{"seq"') else 0
 
 
-def test_a_hash_that_proofs_are_made_of_is_found_where_it_alone_was_changed(log: Log, tmp_path: Path) -> None:
+def test_a_hash_that_proofs_are_made_of_is_found_where_it_alone_was_changed(
+    log: Log, tmp_path: Path
+) -> None:
     log.change("UPDATE audit_nodes SET hash = ? WHERE level = 8 AND place = 1", bytes(32))
     for report in (log.verified(), log.verified_offline(tmp_path)):
         assert [(one.kind, one.first) for one in report.findings] == [("checkpoint", 2 * BLOCK)]
@@ -434,9 +471,14 @@ def test_a_hash_that_proofs_are_made_of_is_found_where_it_alone_was_changed(log:
 
 @pytest.mark.parametrize(
     "change",
-    ["UPDATE audit_nodes SET hash = ? WHERE level = 9", "DELETE FROM audit_nodes WHERE level = 9 AND hash != ?"],
+    [
+        "UPDATE audit_nodes SET hash = ? WHERE level = 9",
+        "DELETE FROM audit_nodes WHERE level = 9 AND hash != ?",
+    ],
 )
-def test_a_hash_above_those_of_256_records_is_found_where_it_alone_was_changed(log: Log, change: str) -> None:
+def test_a_hash_above_those_of_256_records_is_found_where_it_alone_was_changed(
+    log: Log, change: str
+) -> None:
     log.change(change, bytes(32))
     (found,) = log.verified().findings
     assert (found.kind, found.first) == ("checkpoint", 512)

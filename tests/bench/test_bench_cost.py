@@ -1,4 +1,6 @@
-"""What a part costs is held against a gateway that works without that part, and has nothing of it."""
+"""What a part costs is held against a gateway that works without that part, and has nothing of
+it.
+"""
 
 import urllib.request
 from pathlib import Path
@@ -24,7 +26,9 @@ def test_without_a_part_the_gateway_takes_what_it_is_sent(part: str, tmp_path: P
         load = Load(stage, QUICK)
         for traffic in (EVENT, BATCH):
             load._probe(child, traffic)
-        request = urllib.request.Request(f"{child.url}/v1/receipts/x", headers={"X-API-Key": stage.key})
+        request = urllib.request.Request(
+            f"{child.url}/v1/receipts/x", headers={"X-API-Key": stage.key}
+        )
         with pytest.raises(urllib.error.HTTPError) as caught, urllib.request.urlopen(request):
             pass
         with caught.value as answer:
@@ -32,7 +36,9 @@ def test_without_a_part_the_gateway_takes_what_it_is_sent(part: str, tmp_path: P
 
 
 def test_a_cost_is_told_as_the_median_of_the_pairs_and_where_half_of_them_are() -> None:
-    pairs = [(Measured(ratio, 2 * ratio), Measured(1.0, 1.0)) for ratio in (0.8, 0.9, 0.95, 1.0, 1.1)]
+    pairs = [
+        (Measured(ratio, 2 * ratio), Measured(1.0, 1.0)) for ratio in (0.8, 0.9, 0.95, 1.0, 1.1)
+    ]
     assert told(Comparison("with to without", EVENT, "", "limits"), pairs).splitlines() == [
         "with to without",
         "  requests a second: 0.950 (0.850 to 1.050)",

@@ -8,16 +8,22 @@ from dataclasses import replace
 from bench.bodies import BATCH_WITH_IDS, EVENT
 from bench.generator import Job, messages, run
 
-JOB = Job(port=0, key="lpgw_k", traffic=EVENT, seconds=5.0, connections=2, users=5, prefix="run", bodies=3)
+JOB = Job(
+    port=0, key="lpgw_k", traffic=EVENT, seconds=5.0, connections=2, users=5, prefix="run", bodies=3
+)
 
 
 def against(job: Job, status: str) -> "tuple[int, int, int]":
-    """Run a job against a server that answers everything with `status`; requests, failed and items."""
+    """Run a job against a server that answers everything with `status`; requests, failed and
+    items.
+    """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError):
             while head := await reader.readuntil(b"\r\n\r\n"):
-                await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
+                await reader.readexactly(
+                    int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+                )
                 writer.write(f"HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}".encode())
         writer.close()
 

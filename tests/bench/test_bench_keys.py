@@ -14,7 +14,9 @@ def test_a_number_is_written_most_significant_digit_first_and_padded_with_zeros(
 def test_a_key_ends_in_six_digits_that_stand_for_the_crc_of_all_before_them() -> None:
     key = with_checksum(PREFIX + "a" * 30)
     digits = [ALPHABET.index(digit) for digit in key[-6:]]
-    assert sum(digit * 62**place for place, digit in enumerate(reversed(digits))) == zlib.crc32(key[:-6].encode())
+    assert sum(digit * 62**place for place, digit in enumerate(reversed(digits))) == zlib.crc32(
+        key[:-6].encode()
+    )
 
 
 def test_every_key_is_a_new_one_of_the_agreed_length() -> None:

@@ -41,7 +41,9 @@ def test_a_missed_target_is_no_error_and_a_failed_request_or_a_lost_item_is() ->
 
 
 def test_the_document_is_json_and_carries_verdicts_and_slices() -> None:
-    found = json.loads(json.dumps(document([summarise("(x)", [SLICE], targets=(MISSED,))], {"cores": 2})))
+    found = json.loads(
+        json.dumps(document([summarise("(x)", [SLICE], targets=(MISSED,))], {"cores": 2}))
+    )
     assert found["cores"] == 2
     assert found["rows"][0]["targets"][0]["met"] is False
     assert found["rows"][0]["slices"][0]["items"] == 1_000

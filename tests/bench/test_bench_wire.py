@@ -7,12 +7,18 @@ WHOLE = b"HTTP/1.1 202 Accepted\r\nContent-Length: 15\r\n\r\n" + b'{"accepted": 
 
 def test_a_request_carries_key_length_and_body() -> None:
     text = request(8000, "/v1/events", "lpgw_k", b"{}")
-    assert text.startswith(b"POST /v1/events HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nAuthorization: Bearer lpgw_k\r\n")
+    assert text.startswith(
+        b"POST /v1/events HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nAuthorization: Bearer lpgw_k\r\n"
+    )
     assert text.endswith(b"Content-Length: 2\r\n\r\n{}")
 
 
 def test_an_answer_is_read_once_all_of_it_has_come() -> None:
-    assert all(read_answer(WHOLE[:end]) is None for end in range(len(WHOLE)) if b"\r\n\r\n" not in WHOLE[:end])
+    assert all(
+        read_answer(WHOLE[:end]) is None
+        for end in range(len(WHOLE))
+        if b"\r\n\r\n" not in WHOLE[:end]
+    )
     assert read_answer(WHOLE[:-1]) is None
     assert read_answer(WHOLE) == Answer(202, b'{"accepted": 3}')
 

@@ -1,4 +1,6 @@
-"""The keys API (contract §3): made, listed, changed, rotated, revoked; each with its audit record."""
+"""The keys API (contract §3): made, listed, changed, rotated, revoked; each with its audit
+record.
+"""
 
 import re
 import threading
@@ -25,7 +27,9 @@ APPS = '[apps.one]\napp_id = "1"\nproduction_key = "p"\n[apps.two]\napp_id = "2"
 def talk(start: Start, tmp_path: Path) -> Talk:
     """A gateway with two apps."""
     (tmp_path / "apps.toml").write_text(APPS)
-    return start(gateway_apps_file=tmp_path / "apps.toml", leanplum_app_id=None, leanplum_production_key=None)
+    return start(
+        gateway_apps_file=tmp_path / "apps.toml", leanplum_app_id=None, leanplum_production_key=None
+    )
 
 
 def made(talk: Talk, **fields: Any) -> dict[str, Any]:
@@ -48,7 +52,9 @@ def rotated(talk: Talk, key_id: str, once: str | None = None, **fields: Any) -> 
 
 
 def test_a_key_works_as_soon_as_it_is_made_and_is_shown_this_once(talk: Talk) -> None:
-    answer = talk.post(KEYS, {"name": "shop", "scopes": ["events:write", "users:write"], "apps": ["one"]})
+    answer = talk.post(
+        KEYS, {"name": "shop", "scopes": ["events:write", "users:write"], "apps": ["one"]}
+    )
     assert answer.status_code == 201
     document = answer.json()
     key, key_id = document["key"], document["id"]
@@ -59,7 +65,11 @@ def test_a_key_works_as_soon_as_it_is_made_and_is_shown_this_once(talk: Talk) ->
     assert seen == {name: value for name, value in document.items() if name != "key"}
     assert seen in talk.get(KEYS).json()["keys"]
     assert key not in talk.get(KEYS).text
-    assert (seen["scopes"], seen["apps"], seen["lastFour"]) == (["events:write", "users:write"], ["one"], key[-4:])
+    assert (seen["scopes"], seen["apps"], seen["lastFour"]) == (
+        ["events:write", "users:write"],
+        ["one"],
+        key[-4:],
+    )
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -69,7 +79,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a name with a NUL": ({"name": "a\0b", "scopes": ["sdk"]}, "/name"),
     "a name of two lines": ({"name": "a\nb", "scopes": ["sdk"]}, "/name"),
     "a name of two lines, as Unicode has them": ({"name": "a\u2028b", "scopes": ["sdk"]}, "/name"),
-    "a name with a control character beyond ASCII": ({"name": "a\x9bb", "scopes": ["sdk"]}, "/name"),
+    "a name with a control character beyond ASCII": (
+        {"name": "a\x9bb", "scopes": ["sdk"]},
+        "/name",
+    ),
     "no app": ({"name": "a", "scopes": ["sdk"], "apps": []}, "/apps"),
     "no scope": ({"name": "a", "scopes": []}, "/scopes"),
     "scopes left out": ({"name": "a"}, "/scopes"),
@@ -82,7 +95,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("body", "pointer"), BAD.values(), ids=BAD.keys())
-def test_what_is_wrong_is_named_and_no_key_is_made(talk: Talk, body: dict[str, Any], pointer: str) -> None:
+def test_what_is_wrong_is_named_and_no_key_is_made(
+    talk: Talk, body: dict[str, Any], pointer: str
+) -> None:
     before = len(talk.get(KEYS).json()["keys"])
     found = problem(talk.post(KEYS, body), 422, "validation")
     assert [one["pointer"] for one in found["errors"]] == [pointer]
@@ -91,13 +106,28 @@ def test_what_is_wrong_is_named_and_no_key_is_made(talk: Talk, body: dict[str, A
 
 def test_a_change_is_in_force_at_once_and_what_is_left_out_stays(talk: Talk) -> None:
     document = made(talk, ratePerSecond=5)
-    changed = talk.post(f"{KEYS}/{document['id']}", {"scopes": ["receipts:read"]}, method="PATCH").json()
-    assert (changed["scopes"], changed["name"], changed["ratePerSecond"]) == (["receipts:read"], "shop", 5)
+    changed = talk.post(
+        f"{KEYS}/{document['id']}", {"scopes": ["receipts:read"]}, method="PATCH"
+    ).json()
+    assert (changed["scopes"], changed["name"], changed["ratePerSecond"]) == (
+        ["receipts:read"],
+        "shop",
+        5,
+    )
     assert event(talk, document["key"]).status_code == 403
     path = f"{KEYS}/{document['id']}"
-    assert talk.post(path, {"ratePerSecond": None, "apps": ["two"]}, method="PATCH").json()["ratePerSecond"] is None
+    assert (
+        talk.post(path, {"ratePerSecond": None, "apps": ["two"]}, method="PATCH").json()[
+            "ratePerSecond"
+        ]
+        is None
+    )
     talk.post(path, {"scopes": ["events:write"]}, method="PATCH")
-    assert [event(talk, document["key"], app).status_code for app in ("one", "two", None)] == [403, 202, 202]
+    assert [event(talk, document["key"], app).status_code for app in ("one", "two", None)] == [
+        403,
+        202,
+        202,
+    ]
 
 
 def test_two_changes_of_one_key_at_once_are_both_there(talk: Talk) -> None:
@@ -105,7 +135,10 @@ def test_two_changes_of_one_key_at_once_are_both_there(talk: Talk) -> None:
     path = f"{KEYS}/{document['id']}"
     changes: dict[str, Any] = {"name": "new", "ratePerSecond": 7, "rateBurst": 9, "scopes": ["sdk"]}
     headers = {"Content-Type": "application/json"}
-    calls = [("PATCH", path, {"json": {name: value}, "headers": headers}) for name, value in changes.items()]
+    calls = [
+        ("PATCH", path, {"json": {name: value}, "headers": headers})
+        for name, value in changes.items()
+    ]
     assert {answer.status_code for answer in talk.at_once(*calls)} == {200}
     seen = talk.get(path).json()
     assert {name: seen[name] for name in changes} == changes
@@ -123,7 +156,9 @@ def test_an_expiry_that_is_given_later_ends_a_key_and_null_takes_it_away(talk: T
     assert event(talk, document["key"]).status_code == 202
 
 
-def test_of_a_rotated_key_old_and_new_work_for_the_overlap_and_then_only_the_new(talk: Talk) -> None:
+def test_of_a_rotated_key_old_and_new_work_for_the_overlap_and_then_only_the_new(
+    talk: Talk,
+) -> None:
     document = made(talk)
     until = time.time() + 1.0
     new = rotated(talk, document["id"], overlapSeconds=1)
@@ -145,7 +180,11 @@ def test_a_day_is_the_overlap_unless_told(talk: Talk) -> None:
     document = made(talk)
     answer = talk.call("POST", f"{KEYS}/{document['id']}/rotate")
     old = answer.json()["secrets"][1]
-    left = time.mktime(time.strptime(old["expiresAt"][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone - time.time()
+    left = (
+        time.mktime(time.strptime(old["expiresAt"][:19], "%Y-%m-%dT%H:%M:%S"))
+        - time.timezone
+        - time.time()
+    )
     assert 86_300 < left <= 86_400
 
 
@@ -160,7 +199,9 @@ def test_a_rotation_asked_for_again_with_its_key_is_done_once(talk: Talk) -> Non
     assert event(talk, document["key"]).status_code == 202
 
 
-def test_a_late_repeat_of_a_rotation_does_not_rotate_again_however_many_came_after_it(talk: Talk) -> None:
+def test_a_late_repeat_of_a_rotation_does_not_rotate_again_however_many_came_after_it(
+    talk: Talk,
+) -> None:
     document = made(talk)
     path = f"{KEYS}/{document['id']}/rotate"
     for name in ("a", "b", "c", "d"):
@@ -215,7 +256,9 @@ def test_the_same_rotation_key_for_another_caller_key_is_another_rotation(talk: 
     assert rotated(talk, first["id"], "r")["key"] != rotated(talk, second["id"], "r")["key"]
 
 
-def test_another_process_does_not_rotate_again_either(talk: Talk, settings: Callable[..., Any]) -> None:
+def test_another_process_does_not_rotate_again_either(
+    talk: Talk, settings: Callable[..., Any]
+) -> None:
     from app.callers.store import KeyStore
 
     document = made(talk)
@@ -264,10 +307,19 @@ def test_who_manages_keys_for_some_apps_sees_and_makes_only_keys_for_these(talk:
     manager = made(talk, name="manager", scopes=["keys:manage"], apps=["one"])["key"]
     mine = talk.post(KEYS, {"name": "mine", "scopes": ["sdk"], "apps": ["one"]}, key=manager)
     assert mine.status_code == 201
-    assert {one["name"] for one in talk.get(KEYS, key=manager).json()["keys"]} == {"manager", "mine"}
+    assert {one["name"] for one in talk.get(KEYS, key=manager).json()["keys"]} == {
+        "manager",
+        "mine",
+    }
     for apps in (["two"], ["one", "two"], None):
-        problem(talk.post(KEYS, {"name": "x", "scopes": ["sdk"], "apps": apps}, key=manager), 403, "forbidden")
-        change = talk.post(f"{KEYS}/{mine.json()['id']}", {"apps": apps}, method="PATCH", key=manager)
+        problem(
+            talk.post(KEYS, {"name": "x", "scopes": ["sdk"], "apps": apps}, key=manager),
+            403,
+            "forbidden",
+        )
+        change = talk.post(
+            f"{KEYS}/{mine.json()['id']}", {"apps": apps}, method="PATCH", key=manager
+        )
         problem(change, 403, "forbidden")
     problem(talk.post(KEYS, {"name": "x", "scopes": ["sdk"]}, key=manager), 403, "forbidden")
     for other in (every, of_two):
@@ -299,13 +351,17 @@ def test_a_refused_act_is_recorded_too(talk: Talk) -> None:
     assert (last["api"]["operation"], last["status_code"]) == ("GET /v1/keys", "403")
 
 
-def test_while_the_database_is_locked_an_act_is_answered_503_and_nothing_is_done(talk: Talk) -> None:
+def test_while_the_database_is_locked_an_act_is_answered_503_and_nothing_is_done(
+    talk: Talk,
+) -> None:
     import sqlite3
     from contextlib import closing
 
     with closing(sqlite3.connect(talk.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        found = problem(talk.post(KEYS, {"name": "late", "scopes": ["sdk"]}), 503, "storage-unavailable")
+        found = problem(
+            talk.post(KEYS, {"name": "late", "scopes": ["sdk"]}), 503, "storage-unavailable"
+        )
         other.execute("ROLLBACK")
     assert "locked" in found["detail"]
     assert "late" not in talk.get(KEYS).text

@@ -37,10 +37,17 @@ def fill(engine: Engine, count: int = MANY) -> None:
             ids = [f"key_{hashlib.sha256(b'%d' % row).hexdigest()[:16]}" for row in rows]
             of_keys = [value for row, key_id in zip(rows, ids, strict=True)
                        for value in (key_id, f"caller {row}", "events:write", 1_000 + row)]  # fmt: skip
-            insert_rows(cursor, "INSERT INTO caller_keys (id, name, scopes, created_at)", 4, of_keys)
+            insert_rows(
+                cursor, "INSERT INTO caller_keys (id, name, scopes, created_at)", 4, of_keys
+            )
             of_secrets = [value for row, key_id in zip(rows, ids, strict=True)
                           for value in (keys.digest(f"no key {row}"), key_id, "abcd", 1_000 + row)]  # fmt: skip
-            insert_rows(cursor, "INSERT INTO caller_secrets (hash, key_id, last_four, created_at)", 4, of_secrets)
+            insert_rows(
+                cursor,
+                "INSERT INTO caller_secrets (hash, key_id, last_four, created_at)",
+                4,
+                of_secrets,
+            )
 
 
 class Scale:
@@ -51,7 +58,9 @@ class Scale:
         fill(self.engines[0])
         self.marks = to_write(self.engines[0], None).marks
         self.store = KeyStore(self.engines[0], self.marks)
-        self.own, self.other = (Directory(KeyStore(one, self.marks), now_ms) for one in self.engines)
+        self.own, self.other = (
+            Directory(KeyStore(one, self.marks), now_ms) for one in self.engines
+        )
         self.refresh()
 
     def refresh(self) -> None:
@@ -64,7 +73,9 @@ class Scale:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> str:
+def url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, migrated: Path
+) -> str:
     if request.param == "postgresql":
         server: Server = request.getfixturevalue("postgresql_server")
         return server.empty()
@@ -109,9 +120,15 @@ def test_a_change_of_one_of_ten_thousand_keys_and_its_notice_take_five_milliseco
 ) -> None:
     key_ids = [create(scale)[1].caller.key_id for _ in range(TIMES)]
     scale.refresh()
-    assert min(processor_seconds(partial(act, scale, key_id)) for key_id in key_ids[1:]) <= MOST_SECONDS
+    assert (
+        min(processor_seconds(partial(act, scale, key_id)) for key_id in key_ids[1:])
+        <= MOST_SECONDS
+    )
     act(scale, key_ids[0])
-    assert min(_noticed(scale, partial(act, scale, create(scale)[1].caller.key_id)) for _ in range(5)) <= MOST_SECONDS
+    assert (
+        min(_noticed(scale, partial(act, scale, create(scale)[1].caller.key_id)) for _ in range(5))
+        <= MOST_SECONDS
+    )
 
 
 def _noticed(scale: Scale, act: Callable[[], object]) -> float:
@@ -142,7 +159,10 @@ def test_what_a_change_reads_is_what_has_changed(scale: Scale) -> None:
     directory.refresh()
     assert rows[0] >= MANY
     assert rows[1:] == [1, 1]
-    assert directory.authenticate(key, b"a").key_id == directory.authenticate(rotated or "", b"b").key_id
+    assert (
+        directory.authenticate(key, b"a").key_id
+        == directory.authenticate(rotated or "", b"b").key_id
+    )
 
 
 def test_a_revoked_or_rotated_key_ends_at_the_next_look_of_every_process(scale: Scale) -> None:
@@ -186,7 +206,9 @@ def test_a_database_with_fewer_changes_is_read_as_a_whole(scale: Scale) -> None:
 
 
 @pytest.fixture(scope="module")
-def talk(scale: Scale, url: str, tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Talk]:
+def talk(
+    scale: Scale, url: str, tmp_path_factory: pytest.TempPathFactory, migrated: Path
+) -> Iterator[Talk]:
     folder = tmp_path_factory.mktemp("http")
     settings = make_settings(folder, migrated, WIDE | {"gateway_database_url": url})
     key, _ = scale.store.create("manager", frozenset(Scope), None, now_ms())
@@ -196,7 +218,10 @@ def talk(scale: Scale, url: str, tmp_path_factory: pytest.TempPathFactory, migra
 
 
 def test_a_call_that_changes_a_key_takes_five_milliseconds_of_the_processor(talk: Talk) -> None:
-    made = [talk.post(PATH, {"name": "n", "scopes": ["events:write"]}).json()["id"] for _ in range(TIMES)]
+    made = [
+        talk.post(PATH, {"name": "n", "scopes": ["events:write"]}).json()["id"]
+        for _ in range(TIMES)
+    ]
     work: list[Callable[[str], Any]] = [
         lambda _: talk.post(PATH, {"name": "n", "scopes": ["events:write"]}),
         lambda key_id: talk.post(f"{PATH}/{key_id}", {"name": "m"}, method="PATCH"),
@@ -230,7 +255,9 @@ def test_the_keys_are_listed_page_by_page(talk: Talk) -> None:
     assert seen[:1_000] == [key["id"] for key in first["keys"]]
 
 
-@pytest.mark.parametrize("query", ["cursor=x", "cursor=1", "cursor=1-key_x", "limit=0", "limit=1001", "limit=a"])
+@pytest.mark.parametrize(
+    "query", ["cursor=x", "cursor=1", "cursor=1-key_x", "limit=0", "limit=1001", "limit=a"]
+)
 def test_a_page_that_cannot_be_is_refused(talk: Talk, query: str) -> None:
     assert talk.get(f"{PATH}?{query}").status_code == 422
 

@@ -28,7 +28,9 @@ def make(talk: Talk, *scopes: Scope, expires_in_ms: int | None = None) -> str:
     gateway = talk.app.state.gateway
     now = now_ms()
     expires_at = None if expires_in_ms is None else now + expires_in_ms
-    key, _ = KeyStore(gateway.engine, gateway.marks).create("made", scopes, None, now, expires_at=expires_at)
+    key, _ = KeyStore(gateway.engine, gateway.marks).create(
+        "made", scopes, None, now, expires_at=expires_at
+    )
     gateway.directory.refresh()
     return key
 
@@ -59,7 +61,9 @@ BAD_HEADERS: dict[str, Callable[[str], dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("made", GOOD_HEADERS.values(), ids=GOOD_HEADERS.keys())
-def test_a_key_is_taken_in_either_header(gateway: Talk, made: Callable[[str], dict[str, str]]) -> None:
+def test_a_key_is_taken_in_either_header(
+    gateway: Talk, made: Callable[[str], dict[str, str]]
+) -> None:
     assert gateway.event(key=None, headers=made(gateway.key)).status_code == 202
 
 
@@ -80,7 +84,9 @@ def test_a_mistyped_key_is_told_from_one_that_is_not_known(gateway: Talk) -> Non
     assert "not known" in unknown
 
 
-@pytest.mark.parametrize("key", ["é" * 41, "\xff" * 10, "lpgw_" + "0" * 36, "x" * 8_000, "lpgw_"], ids=range(5))
+@pytest.mark.parametrize(
+    "key", ["é" * 41, "\xff" * 10, "lpgw_" + "0" * 36, "x" * 8_000, "lpgw_"], ids=range(5)
+)
 def test_any_text_as_a_key_is_refused_and_not_repeated(gateway: Talk, key: str) -> None:
     answer = gateway.event(key=None, headers={"X-API-Key": key.encode("latin-1")})
     problem(answer, 401, "unauthorized")
@@ -94,11 +100,17 @@ def test_revoked_expired_and_unknown_keys_are_refused_in_the_same_words(start: S
     assert [talk.event(key=key).status_code for key in (expiring, revoked)] == [202, 202]
     store = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks)
     store.revoke(
-        next(one.caller.key_id for one in store.all() if one.secrets[0].hash == keys.digest(revoked)), now_ms()
+        next(
+            one.caller.key_id for one in store.all() if one.secrets[0].hash == keys.digest(revoked)
+        ),
+        now_ms(),
     )
     talk.app.state.gateway.directory.refresh()
     time.sleep(0.2)
-    details = {problem(talk.event(key=key), 401, "unauthorized")["detail"] for key in (expiring, revoked, keys.make())}
+    details = {
+        problem(talk.event(key=key), 401, "unauthorized")["detail"]
+        for key in (expiring, revoked, keys.make())
+    }
     assert len(details) == 1
 
 
@@ -107,7 +119,10 @@ def test_a_key_that_another_process_revokes_stops_working_within_a_second(start:
     other = make(talk, *Scope)
     assert talk.event(key=other).status_code == 202
     store = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks)
-    store.revoke(next(one.caller.key_id for one in store.all() if one.secrets[0].hash == keys.digest(other)), now_ms())
+    store.revoke(
+        next(one.caller.key_id for one in store.all() if one.secrets[0].hash == keys.digest(other)),
+        now_ms(),
+    )
     time.sleep(1.0)
     assert talk.event(key=other).status_code == 401
     assert talk.event().status_code == 202
@@ -115,7 +130,9 @@ def test_a_key_that_another_process_revokes_stops_working_within_a_second(start:
 
 def test_a_key_that_another_process_makes_works_within_a_second(start: Start) -> None:
     talk = start()
-    key, _ = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks).create("new", Scope, None, now_ms())
+    key, _ = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks).create(
+        "new", Scope, None, now_ms()
+    )
     time.sleep(1.0)
     assert talk.event(key=key).status_code == 202
 
@@ -124,15 +141,25 @@ CALLS: dict[str, tuple[Scope, Callable[[Talk, str], Any]]] = {
     "POST /v1/events": (Scope.EVENTS_WRITE, lambda talk, key: talk.event(key=key)),
     "PATCH /v1/users": (
         Scope.USERS_WRITE,
-        lambda talk, key: talk.post("/v1/users/u", {"userAttributes": {"a": 1}}, method="PATCH", key=key),
+        lambda talk, key: talk.post(
+            "/v1/users/u", {"userAttributes": {"a": 1}}, method="PATCH", key=key
+        ),
     ),
-    "POST states": (Scope.EVENTS_WRITE, lambda talk, key: talk.post("/v1/users/u/states", {"state": ""}, key=key)),
-    "GET receipt": (Scope.RECEIPTS_READ, lambda talk, key: talk.get("/v1/receipts/scoped", key=key)),
+    "POST states": (
+        Scope.EVENTS_WRITE,
+        lambda talk, key: talk.post("/v1/users/u/states", {"state": ""}, key=key),
+    ),
+    "GET receipt": (
+        Scope.RECEIPTS_READ,
+        lambda talk, key: talk.get("/v1/receipts/scoped", key=key),
+    ),
 }
 
 
 @pytest.mark.parametrize(("scope", "call"), CALLS.values(), ids=CALLS.keys())
-def test_a_call_needs_its_own_scope_and_no_other(gateway: Talk, scope: Scope, call: Callable[[Talk, str], Any]) -> None:
+def test_a_call_needs_its_own_scope_and_no_other(
+    gateway: Talk, scope: Scope, call: Callable[[Talk, str], Any]
+) -> None:
     gateway.event(EVENT | {"id": "scoped"})
     assert call(gateway, make(gateway, scope)).status_code in {200, 202}
     before = gateway.items()
@@ -143,9 +170,16 @@ def test_a_call_needs_its_own_scope_and_no_other(gateway: Talk, scope: Scope, ca
 
 def test_in_a_batch_each_item_needs_the_scope_of_its_own_action(gateway: Talk) -> None:
     before = gateway.items()
-    document = gateway.batch([TRACK, UPDATE, TRACK, {}], key=make(gateway, Scope.EVENTS_WRITE)).json()
+    document = gateway.batch(
+        [TRACK, UPDATE, TRACK, {}], key=make(gateway, Scope.EVENTS_WRITE)
+    ).json()
     results = document["results"]
-    assert [result["status"] for result in results] == ["accepted", "rejected", "accepted", "rejected"]
+    assert [result["status"] for result in results] == [
+        "accepted",
+        "rejected",
+        "accepted",
+        "rejected",
+    ]
     assert results[1]["problem"]["type"] == "/problems/forbidden"
     assert Scope.USERS_WRITE.value in results[1]["problem"]["detail"]
     assert gateway.items() == before + 2
@@ -159,7 +193,9 @@ def test_a_batch_of_which_nothing_is_permitted_takes_nothing(gateway: Talk) -> N
 
 
 def test_who_is_unknown_learns_nothing_of_the_body(gateway: Talk) -> None:
-    """The key comes first: neither the rules nor the type of a body or a query are spoken of before."""
+    """The key comes first: neither the rules nor the type of a body or a query are spoken of
+    before.
+    """
     for answer in (
         gateway.event({}, key=None),
         gateway.batch(b"{", key=None),
@@ -224,8 +260,13 @@ def test_settings_show_no_secret(settings: Callable[..., Settings]) -> None:
     made = settings()
     key = made.gateway_bootstrap_key
     assert key is not None
-    assert key.get_secret_value() not in f"{made!r} {made} {made.model_dump()} {made.model_dump_json()}"
-    assert "prod_tests_secret" not in f"{made!r} {made} {made.model_dump()} {made.model_dump_json()}"
+    assert (
+        key.get_secret_value()
+        not in f"{made!r} {made} {made.model_dump()} {made.model_dump_json()}"
+    )
+    assert (
+        "prod_tests_secret" not in f"{made!r} {made} {made.model_dump()} {made.model_dump_json()}"
+    )
 
 
 def test_a_scope_that_this_version_does_not_know_neither_stops_the_gateway_nor_lets_revoked_keys_go_on(
@@ -234,7 +275,9 @@ def test_a_scope_that_this_version_does_not_know_neither_stops_the_gateway_nor_l
     talk = start()
     key = make(talk, Scope.EVENTS_WRITE)
     with closing(sqlite3.connect(talk.path)) as connection, connection:
-        connection.execute("UPDATE caller_keys SET scopes = 'events:write from:later' WHERE name = 'made'")
+        connection.execute(
+            "UPDATE caller_keys SET scopes = 'events:write from:later' WHERE name = 'made'"
+        )
     talk.app.state.gateway.directory.refresh()
     assert talk.event(key=key).status_code == 202
     KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks).revoke(

@@ -19,8 +19,14 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `python -m app keys …` on the test's own database, with nothing of this machine's settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "LEANPLUM_"))}
+    """Runs `python -m app keys …` on the test's own database, with nothing of this machine's
+    settings.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("GATEWAY_", "LEANPLUM_"))
+    }
     environ = kept | {"PYTHONPATH": str(ROOT), "GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/g.db"}
 
     def run(*arguments: str, **given: str) -> subprocess.CompletedProcess[str]:
@@ -32,8 +38,12 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
-def test_a_key_is_made_shown_once_listed_and_revoked(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    made = command("create", "--name", "shop", "--scope", "events:write", "--scope", "users:write", "--json")
+def test_a_key_is_made_shown_once_listed_and_revoked(
+    command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    made = command(
+        "create", "--name", "shop", "--scope", "events:write", "--scope", "users:write", "--json"
+    )
     assert (made.returncode, made.stderr) == (0, "")
     document = json.loads(made.stdout)
     assert keys.well_formed(document["key"])
@@ -81,7 +91,8 @@ def test_without_json_the_key_is_the_first_line_and_the_list_is_for_people(
 def test_what_cannot_be_done_is_told_in_words_and_by_the_exit_code(
     command: Callable[..., subprocess.CompletedProcess[str]], arguments: list[str], word: str
 ) -> None:
-    assert command("create", "--name", "first").returncode == 0  # without a database nothing else is looked at
+    # Without a database nothing else is looked at
+    assert command("create", "--name", "first").returncode == 0
     failed = command(*arguments)
     assert failed.returncode in {1, 2}
     assert word.lower() in failed.stderr.lower()
@@ -109,23 +120,49 @@ def test_in_a_running_gateway_a_new_key_works_and_a_revoked_one_stops_within_a_s
     assert talk.event(key=made["key"]).status_code == 401
 
 
-def test_an_expiry_beyond_any_calendar_is_refused(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_an_expiry_beyond_any_calendar_is_refused(
+    command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
     done = command("create", "--name", "x", "--expires-in-days", "999999999")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "--expires-in-days" in done.stderr
 
 
-def test_a_key_is_changed_and_what_is_not_named_stays(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    made = json.loads(command("create", "--name", "shop", "--scope", "sdk", "--rate-burst", "5", "--json").stdout)
-    changed = command("patch", made["id"], "--scope", "events:write", "--app", "a", "--expires-in-days", "1", "--json")
+def test_a_key_is_changed_and_what_is_not_named_stays(
+    command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    made = json.loads(
+        command("create", "--name", "shop", "--scope", "sdk", "--rate-burst", "5", "--json").stdout
+    )
+    changed = command(
+        "patch",
+        made["id"],
+        "--scope",
+        "events:write",
+        "--app",
+        "a",
+        "--expires-in-days",
+        "1",
+        "--json",
+    )
     row = json.loads(changed.stdout)
-    assert (row["name"], row["scopes"], row["apps"], row["rateBurst"]) == ("shop", ["events:write"], ["a"], 5)
+    assert (row["name"], row["scopes"], row["apps"], row["rateBurst"]) == (
+        "shop",
+        ["events:write"],
+        ["a"],
+        5,
+    )
     assert row["expiresAt"] is not None
     words = ("--every-app", "--expires-in-days", "0", "--rate-burst", "0")
     assert made["id"] in command("patch", made["id"], *words).stdout
     (row,) = json.loads(command("list", "--json").stdout)
-    assert (row["apps"], row["expiresAt"], row["rateBurst"], row["scopes"]) == (None, None, None, ["events:write"])
+    assert (row["apps"], row["expiresAt"], row["rateBurst"], row["scopes"]) == (
+        None,
+        None,
+        None,
+        ["events:write"],
+    )
     assert "events:fly" in command("patch", made["id"], "--scope", "events:fly").stderr
 
 
@@ -140,7 +177,11 @@ def test_a_rotated_key_keeps_its_id_and_shows_when_the_old_one_ends(
     (row,) = json.loads(command("list", "--json").stdout)
     assert row["id"] == made["id"]
     new, old = row["secrets"]
-    assert (new["lastFour"], new["expiresAt"], old["lastFour"]) == (key[-4:], None, made["key"][-4:])
+    assert (new["lastFour"], new["expiresAt"], old["lastFour"]) == (
+        key[-4:],
+        None,
+        made["key"][-4:],
+    )
     assert old["expiresAt"] is not None
 
 
@@ -149,8 +190,21 @@ def test_options_take_what_the_api_takes_and_each_that_is_wrong_is_named(
     command: Callable[..., subprocess.CompletedProcess[str]], act: tuple[str, ...]
 ) -> None:
     told = command(
-        *act, "--name", "a\nb", "--app", "a b", "--rate-per-second", "1" + "0" * 20, "--rate-burst", "3000000000"
+        *act,
+        "--name",
+        "a\nb",
+        "--app",
+        "a b",
+        "--rate-per-second",
+        "1" + "0" * 20,
+        "--rate-burst",
+        "3000000000",
     )
     assert (told.returncode, told.stdout) == (2, "")
-    for option in ("--name: takes one line", "--app: takes", "--rate-per-second: must", "--rate-burst: must"):
+    for option in (
+        "--name: takes one line",
+        "--app: takes",
+        "--rate-per-second: must",
+        "--rate-burst: must",
+    ):
         assert option in told.stderr

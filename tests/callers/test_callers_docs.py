@@ -19,13 +19,22 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs/keys.md").read_text()
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 def test_its_commands_make_list_and_rotate_a_key(tmp_path: Path) -> None:
-    curls = [command.replace("\\\n", " ") for command in re.findall(r"^curl (?:.*\\\n)*.*$", PAGE, re.MULTILINE)]
+    curls = [
+        command.replace("\\\n", " ")
+        for command in re.findall(r"^curl (?:.*\\\n)*.*$", PAGE, re.MULTILINE)
+    ]
     assert len(curls) == 3
     with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery") as gateway:
         environ = {"URL": gateway.url, "KEY": gateway.key, "ID": ""}
         answers = []
         for curl in curls:
-            done = subprocess.run(["bash", "-c", f"{curl} -f"], env=environ, capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                ["bash", "-c", f"{curl} -f"],
+                env=environ,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             answers.append(json.loads(done.stdout))
             environ["ID"] = answers[0]["id"]
         made, listed, rotated = answers
@@ -51,4 +60,6 @@ def test_its_file_of_apps_is_one(tmp_path: Path) -> None:
 
 def test_its_table_has_every_scope() -> None:
     rows = re.findall(r"^\| (`.*?) \|", PAGE, re.MULTILINE)
-    assert {name for row in rows for name in re.findall(r"`(.*?)`", row)} == {scope.value for scope in Scope}
+    assert {name for row in rows for name in re.findall(r"`(.*?)`", row)} == {
+        scope.value for scope in Scope
+    }

@@ -17,9 +17,12 @@ def found(body: bytes, step: int = 65_536) -> list[str]:
     return [key for at in range(0, len(body), step) for key in scanner.feed(body[at : at + step])]
 
 
-@pytest.mark.parametrize("escaped", ["_", "%5F", "%5f", "\\u005f", "\\u005F", "\\\\u005f", "\\\\\\\\u005F"])
 @pytest.mark.parametrize(
-    "around", ['{"clientKey":"%s"}', "a=b&clientKey=%s", "%s", "%%22%s%%22", "lpgw_%s", "%s0", "é%s\r\n"]
+    "escaped", ["_", "%5F", "%5f", "\\u005f", "\\u005F", "\\\\u005f", "\\\\\\\\u005F"]
+)
+@pytest.mark.parametrize(
+    "around",
+    ['{"clientKey":"%s"}', "a=b&clientKey=%s", "%s", "%%22%s%%22", "lpgw_%s", "%s0", "é%s\r\n"],
 )
 def test_a_key_is_found_however_its_underscore_is_written(escaped: str, around: str) -> None:
     body = (around % KEY.replace("_", escaped)).encode()
@@ -27,9 +30,14 @@ def test_a_key_is_found_however_its_underscore_is_written(escaped: str, around: 
 
 
 @given(
-    st.binary(max_size=60), st.binary(max_size=60), st.integers(1, 90), st.sampled_from(["_", "%5f", "\\\\\\\\u005f"])
+    st.binary(max_size=60),
+    st.binary(max_size=60),
+    st.integers(1, 90),
+    st.sampled_from(["_", "%5f", "\\\\\\\\u005f"]),
 )
-def test_a_key_is_found_across_pieces_of_any_size(before: bytes, behind: bytes, step: int, escaped: str) -> None:
+def test_a_key_is_found_across_pieces_of_any_size(
+    before: bytes, behind: bytes, step: int, escaped: str
+) -> None:
     assert found(before + KEY.replace("_", escaped).encode() + behind, step) == [KEY]
 
 
@@ -47,7 +55,10 @@ def test_a_key_repeated_in_each_of_ten_thousand_entries_exhausts_nothing() -> No
 
 @pytest.mark.parametrize(
     "body",
-    [b"lpgw" * (MAX_STARTS + 1), b"".join(b"lpgw_%036d" % number for number in range(MAX_DIFFERENT + 1))],
+    [
+        b"lpgw" * (MAX_STARTS + 1),
+        b"".join(b"lpgw_%036d" % number for number in range(MAX_DIFFERENT + 1)),
+    ],
     ids=["beginnings", "texts of the form"],
 )
 def test_after_too_many_that_might_be_keys_nothing_is_found_any_more(body: bytes) -> None:
@@ -57,7 +68,9 @@ def test_after_too_many_that_might_be_keys_nothing_is_found_any_more(body: bytes
     assert scanner.feed(KEY.encode()) == []
 
 
-@pytest.mark.parametrize("unit", [b"lpgw", b"lpgw_", b"lpg", b"lpgw_" + b"a" * 35 + b"-", b"[", b"lpgw" + b"\\" * 8])
+@pytest.mark.parametrize(
+    "unit", [b"lpgw", b"lpgw_", b"lpg", b"lpgw_" + b"a" * 35 + b"-", b"[", b"lpgw" + b"\\" * 8]
+)
 def test_no_text_takes_long(unit: bytes) -> None:
     body = unit * (8_000_000 // len(unit))
     began = time.process_time()

@@ -1,4 +1,6 @@
-"""The form of a caller key, checked by an implementation of the contract's words that shares nothing with the app's."""
+"""The form of a caller key, checked by an implementation of the contract's words that shares
+nothing with the app's.
+"""
 
 import re
 import sqlite3
@@ -28,7 +30,9 @@ BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
 
 def own_checksum(body: str) -> str:
-    """Contract §3: base62, most significant first, zero-padded to six, of the CRC-32 over all that comes before."""
+    """Contract §3: base62, most significant first, zero-padded to six, of the CRC-32 over all that
+    comes before.
+    """
     crc, digits = zlib.crc32(body.encode("ascii")), []
     for power in range(5, -1, -1):
         digit, crc = divmod(crc, 62**power)
@@ -52,7 +56,11 @@ def test_the_checksum_is_that_of_the_contract(chance: str) -> None:
 
 
 def test_a_checksum_with_leading_zeros_is_padded() -> None:
-    body = next(b for b in (f"lpgw_{number:030d}" for number in range(100_000)) if zlib.crc32(b.encode()) < 62**4)
+    body = next(
+        b
+        for b in (f"lpgw_{number:030d}" for number in range(100_000))
+        if zlib.crc32(b.encode()) < 62**4
+    )
     assert own_checksum(body).startswith("00")
     assert keys.well_formed(body + own_checksum(body))
 
@@ -74,7 +82,8 @@ def test_two_neighbours_changed_about_are_seen(turn: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["", "lpgw_", "lpgw_" + "0" * 36, "LPGW_" + "0" * 36, "x" * 10_000, "é" * 41, "\0" * 41]
+    "wrong",
+    ["", "lpgw_", "lpgw_" + "0" * 36, "LPGW_" + "0" * 36, "x" * 10_000, "é" * 41, "\0" * 41],
 )
 def test_what_is_no_key_is_no_key(wrong: str) -> None:
     assert not keys.well_formed(wrong)
@@ -88,7 +97,9 @@ def store(tmp_path: Path) -> KeyStore:
     return KeyStore(connect(f"sqlite:///{tmp_path}/k.db"), Marks(bytes(32)))
 
 
-def test_only_a_hash_and_the_last_four_characters_are_stored(store: KeyStore, tmp_path: Path) -> None:
+def test_only_a_hash_and_the_last_four_characters_are_stored(
+    store: KeyStore, tmp_path: Path
+) -> None:
     key, stored = store.create("mine", ALL_SCOPES, None, 1)
     assert stored.last_four == key[-4:]
     files = list(tmp_path.iterdir())
@@ -99,7 +110,9 @@ def test_only_a_hash_and_the_last_four_characters_are_stored(store: KeyStore, tm
         assert key[5:-6].encode() not in data
         assert key[5:20].encode() not in data
     with closing(sqlite3.connect(tmp_path / "k.db")) as connection:
-        assert connection.execute("SELECT last_four, length(hash) FROM caller_secrets").fetchall() == [(key[-4:], 32)]
+        assert connection.execute(
+            "SELECT last_four, length(hash) FROM caller_secrets"
+        ).fetchall() == [(key[-4:], 32)]
 
 
 def test_a_stored_key_keeps_its_name_scopes_and_times(store: KeyStore) -> None:
@@ -149,7 +162,9 @@ def test_an_act_on_a_key_needs_one_connection_alone(database: str) -> None:
     store = KeyStore(engine, Marks(bytes(32)))
     _, stored = store.create("a", ALL_SCOPES, None, 1)
     key_id, taken = stored.caller.key_id, list[int]()
-    event.listen(engine, "checkout", lambda *_: taken.append(cast(QueuePool, engine.pool).checkedout()))
+    event.listen(
+        engine, "checkout", lambda *_: taken.append(cast(QueuePool, engine.pool).checkedout())
+    )
     store.change(key_id, 2, {"name": "b"}, by_operator("key.change"))
     for _ in range(2):
         assert store.rotate(key_id, 3, 1000, once="r")[1].caller.name == "b"
@@ -165,7 +180,9 @@ def test_an_id_that_no_database_takes_is_not_found(database: str) -> None:
     engine.dispose()
 
 
-def test_every_change_of_a_key_by_another_process_is_seen_and_nothing_is_read_anew_without_one(database: str) -> None:
+def test_every_change_of_a_key_by_another_process_is_seen_and_nothing_is_read_anew_without_one(
+    database: str,
+) -> None:
     engine, other = connect(database), KeyStore(connect(database), Marks(bytes(32)))
     read = list[int]()
 
@@ -199,13 +216,16 @@ def test_every_change_of_a_key_by_another_process_is_seen_and_nothing_is_read_an
     other._engine.dispose()
 
 
-def test_who_asks_for_a_rotation_again_the_moment_it_is_committed_is_shown_the_key(path: Path) -> None:
+def test_who_asks_for_a_rotation_again_the_moment_it_is_committed_is_shown_the_key(
+    path: Path,
+) -> None:
     engine = connect(f"sqlite:///{path}")
     store = KeyStore(engine, Marks(bytes(32)))
     key_id = store.create("shop", ALL_SCOPES, None, now_ms())[1].caller.key_id
     repeats: list[str | None] = []
 
-    def again(*_: object) -> None:  # its connection is given back: the commit is done, and the call is not over
+    # Its connection is given back: the commit is done, and the call is not over
+    def again(*_: object) -> None:
         if not repeats:
             repeats.append("")
             repeats[0] = store.rotate(key_id, now_ms(), 0, once="r")[0]

@@ -1,7 +1,8 @@
-"""Every operation × every scope: only the right one passes; × wrong app, × expired, revoked and rotated-out key.
+"""Every operation × every scope: only the right one passes; × wrong app, × expired, revoked and
+rotated-out key.
 
-The scopes stand here as the contract has them (§3-§5, §10), not as the code has them; an operation that is not in the
-table fails the test.
+The scopes stand here as the contract has them (§3-§5, §10), not as the code has them; an operation
+that is not in the table fails the test.
 """
 
 import re
@@ -65,24 +66,33 @@ RIGHT = {operation: scope for scope, operations in NEEDS.items() for operation i
 OF_NO_APP = {one for one in NEEDS["keys:manage"] if "/v1/keys" in one or one == "GET /v1/apps"}
 OF_NO_APP |= {one for one in NEEDS["audit:read"] if "/v1/audit" in one}
 QUERIES = {"GET /v1/audit/consistency": "?from=1&to=1"}  # what is required
-EACH_ITEM = ("POST /v1/batch", "POST /v1/preview")  # need the scope of each item's own action: test_callers_auth.py
+# Need the scope of each item's own action: test_callers_auth.py
+EACH_ITEM = ("POST /v1/batch", "POST /v1/preview")
 NO_KEY = re.compile(r"GET /(livez|readyz|metrics|problems.*)")
 ALL = frozenset(Scope)
 
 
 @pytest.fixture(scope="module")
 def talk(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Talk]:
-    """A gateway with two apps, whose Leanplum can't be reached: what passes is answered otherwise than 401 or 403."""
+    """A gateway with two apps, whose Leanplum can't be reached: what passes is answered otherwise
+    than 401 or 403.
+    """
     folder = tmp_path_factory.mktemp("matrix")
     (folder / "apps.toml").write_text(APPS)
-    given = {"gateway_apps_file": folder / "apps.toml", "leanplum_app_id": None, "leanplum_production_key": None}
+    given = {
+        "gateway_apps_file": folder / "apps.toml",
+        "leanplum_app_id": None,
+        "leanplum_production_key": None,
+    }
     with running(make_settings(folder, migrated, WIDE | given), folder / "g.db") as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def keys(talk: Talk) -> dict[str, str]:
-    """A key with each scope alone, and one with all the others; and keys that are no longer good for anything."""
+    """A key with each scope alone, and one with all the others; and keys that are no longer good
+    for anything.
+    """
     store, now = talk.app.state.gateway.keys, int(time.time() * 1000)
 
     def make(name: str, scopes: Any, apps: list[str] | None = None, **given: Any) -> str:
@@ -113,7 +123,11 @@ def called(talk: Talk, operation: str, key: str | None, app: str = "one") -> int
 
 def operations(talk: Talk) -> list[str]:
     document = talk.get("/openapi.json").json()
-    return [f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods]
+    return [
+        f"{method.upper()} {path}"
+        for path, methods in document["paths"].items()
+        for method in methods
+    ]
 
 
 def test_the_table_has_every_operation(talk: Talk) -> None:
@@ -140,7 +154,9 @@ def test_a_key_that_is_expired_revoked_rotated_out_or_missing_passes_nowhere(
 
 
 @pytest.mark.parametrize("operation", [*RIGHT, *EACH_ITEM])
-def test_a_key_for_another_app_does_nothing_to_this_one(talk: Talk, keys: dict[str, str], operation: str) -> None:
+def test_a_key_for_another_app_does_nothing_to_this_one(
+    talk: Talk, keys: dict[str, str], operation: str
+) -> None:
     refused = {403} if operation not in OF_NO_APP else {200, 201, 204, 404, 422}
     if operation == "POST /v1/apps/{name}/check":
         refused = {404}  # of the app in the path, which its key can't see
@@ -153,7 +169,9 @@ def test_an_app_that_is_not_there_is_refused_like_one_that_the_key_is_not_for(
     talk: Talk, keys: dict[str, str], app: str
 ) -> None:
     headers: dict[Any, Any] = {"X-Leanplum-App": app.encode("latin-1")}
-    answers = [talk.event(key=keys[name], headers=headers) for name in ("of two", "only events:write")]
+    answers = [
+        talk.event(key=keys[name], headers=headers) for name in ("of two", "only events:write")
+    ]
     assert [answer.status_code for answer in answers] == [403, 403]
     assert answers[0].json()["detail"] == answers[1].json()["detail"]
 

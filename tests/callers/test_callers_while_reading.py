@@ -1,4 +1,6 @@
-"""A key that changes while a body comes counts as it is then: on every way in, on both databases, from any process."""
+"""A key that changes while a body comes counts as it is then: on every way in, on both databases,
+from any process.
+"""
 
 import json
 import threading
@@ -65,12 +67,17 @@ class Open(NamedTuple):
         return made["key"], made["id"]
 
     def records(self, key_id: str) -> list[dict[str, Any]]:
-        told = [json.loads(text) for (text,) in self.rows("SELECT record FROM audit_records ORDER BY seq")]
+        told = [
+            json.loads(text)
+            for (text,) in self.rows("SELECT record FROM audit_records ORDER BY seq")
+        ]
         return [one for one in told if one["actor"]["user"]["uid"] == key_id]
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def at(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Open]:
+def at(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, migrated: Path
+) -> Iterator[Open]:
     folder = tmp_path_factory.mktemp("slow")
     config = SimulatorConfig(
         app_id=APP_ID,
@@ -98,7 +105,9 @@ def at(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory,
 
 
 class Slow(NamedTuple):
-    """A call whose body comes in two parts. `scope`: what it needs; `headers`: how it shows its key."""
+    """A call whose body comes in two parts. `scope`: what it needs; `headers`: how it shows its
+    key.
+    """
 
     method: str
     path: str
@@ -118,11 +127,17 @@ TRACK = {"action": "track", "userId": "ann", "event": "E"}
 SEGMENT = {"userId": "ann", "event": "E", "messageId": "m-1", "type": "track"}
 SDK = {"action": "track", "userId": "sue", "event": "E"}
 CALLS = {
-    "event": Slow("POST", "/v1/events", json_of({"userId": "ann", "event": "E"}), Scope.EVENTS_WRITE),
-    "user": Slow("PATCH", "/v1/users/ann", json_of({"userAttributes": {"a": 1}}), Scope.USERS_WRITE),
+    "event": Slow(
+        "POST", "/v1/events", json_of({"userId": "ann", "event": "E"}), Scope.EVENTS_WRITE
+    ),
+    "user": Slow(
+        "PATCH", "/v1/users/ann", json_of({"userAttributes": {"a": 1}}), Scope.USERS_WRITE
+    ),
     "state": Slow("POST", "/v1/users/ann/states", json_of({"state": "s"}), Scope.EVENTS_WRITE),
     "erasure": Slow("DELETE", "/v1/users/eve", json_of({"fullErasure": True}), Scope.USERS_ERASE),
-    "batch": Slow("POST", "/v1/batch", json_of({"items": [TRACK] * 3}), Scope.EVENTS_WRITE, narrowed=422),
+    "batch": Slow(
+        "POST", "/v1/batch", json_of({"items": [TRACK] * 3}), Scope.EVENTS_WRITE, narrowed=422
+    ),
     "lines": Slow(
         "POST",
         "/v1/batch",
@@ -132,10 +147,18 @@ CALLS = {
         narrowed=422,
     ),
     "import of rows": Slow(
-        "POST", "/v1/imports?defaultAction=track", b"userId,event\nann,E\n", Scope.EXPORTS_RUN, "text/csv"
+        "POST",
+        "/v1/imports?defaultAction=track",
+        b"userId,event\nann,E\n",
+        Scope.EXPORTS_RUN,
+        "text/csv",
     ),
     "import of a form": Slow(
-        "POST", "/v1/imports", FORM.encode(), Scope.EXPORTS_RUN, f"multipart/form-data; boundary={BOUNDARY}"
+        "POST",
+        "/v1/imports",
+        FORM.encode(),
+        Scope.EXPORTS_RUN,
+        f"multipart/form-data; boundary={BOUNDARY}",
     ),
     "import of a bucket": Slow(
         "POST",
@@ -144,11 +167,26 @@ CALLS = {
         Scope.EXPORTS_RUN,
     ),
     "export": Slow("POST", "/v1/exports/data", json_of({"startDate": DAY}), Scope.EXPORTS_RUN),
-    "segment": Slow("POST", "/segment/v1/batch", json_of({"batch": [SEGMENT]}), Scope.EVENTS_WRITE, by="basic"),
-    "sdk": Slow("POST", "/api", json_of({"action": "multi", "data": [SDK]}), Scope.SDK, by="query", refused=403),
-    "making a key": Slow("POST", "/v1/keys", json_of({"name": "stolen", "scopes": ["sdk"]}), Scope.KEYS_MANAGE),
-    "replaying": Slow("POST", "/v1/dead-letters/replay", json_of({"filter": {}}), Scope.DEAD_LETTERS_MANAGE),
-    "discarding": Slow("POST", "/v1/dead-letters/discard", json_of({"filter": {}}), Scope.DEAD_LETTERS_MANAGE),
+    "segment": Slow(
+        "POST", "/segment/v1/batch", json_of({"batch": [SEGMENT]}), Scope.EVENTS_WRITE, by="basic"
+    ),
+    "sdk": Slow(
+        "POST",
+        "/api",
+        json_of({"action": "multi", "data": [SDK]}),
+        Scope.SDK,
+        by="query",
+        refused=403,
+    ),
+    "making a key": Slow(
+        "POST", "/v1/keys", json_of({"name": "stolen", "scopes": ["sdk"]}), Scope.KEYS_MANAGE
+    ),
+    "replaying": Slow(
+        "POST", "/v1/dead-letters/replay", json_of({"filter": {}}), Scope.DEAD_LETTERS_MANAGE
+    ),
+    "discarding": Slow(
+        "POST", "/v1/dead-letters/discard", json_of({"filter": {}}), Scope.DEAD_LETTERS_MANAGE
+    ),
 }
 
 
@@ -204,7 +242,9 @@ def slowly(at: Open, call: Slow, key: str, meanwhile: Callable[[], object]) -> t
 
 
 def known(at: Open, key: str) -> bool:
-    """Whether the gateway has had a moment to read the head: another call on the loop was answered after it."""
+    """Whether the gateway has had a moment to read the head: another call on the loop was answered
+    after it.
+    """
     return httpx.get(f"http://127.0.0.1:{at.port}/livez", trust_env=False).status_code == 200
 
 
@@ -228,7 +268,9 @@ def head(call: Slow, key: str) -> bytes:
 
 def counts(at: Open) -> tuple[int, int, int]:
     """What a call may have done: items, keys, and calls to Leanplum."""
-    items, keys = (int(at.rows(f"SELECT count(*) FROM {table}")[0][0]) for table in ("items", "caller_keys"))
+    items, keys = (
+        int(at.rows(f"SELECT count(*) FROM {table}")[0][0]) for table in ("items", "caller_keys")
+    )
     return items, keys, len(sent_to(at.leanplum))
 
 
@@ -264,7 +306,12 @@ def test_a_key_that_loses_a_scope_or_the_app_while_its_body_comes_does_nothing(
 def test_a_key_that_was_changed_otherwise_goes_on(at: Open, call: Slow) -> None:
     key, key_id = at.make(call.scope)
     change = {"name": "another", "ratePerSecond": 10**6}
-    status, body = slowly(at, call, key, lambda: at.call("PATCH", f"/v1/keys/{key_id}", json=change).raise_for_status())
+    status, body = slowly(
+        at,
+        call,
+        key,
+        lambda: at.call("PATCH", f"/v1/keys/{key_id}", json=change).raise_for_status(),
+    )
     assert status in {200, 201, 202}, body
 
 
@@ -274,7 +321,9 @@ def test_what_comes_after_an_answer_of_leanplum_is_not_done_for_a_key_that_was_r
 ) -> None:
     key, key_id = at.make(Scope.SDK)
     slow = {"mode": "slow", "delay": 1.5, "action": "start", "times": 1}
-    httpx.post(f"{at.leanplum}/_simulator/faults", json={"faults": [slow]}, trust_env=False).raise_for_status()
+    httpx.post(
+        f"{at.leanplum}/_simulator/faults", json={"faults": [slow]}, trust_env=False
+    ).raise_for_status()
     last = "track" if relayed else "setUserAttributes"
     more = {"event": "E"} if relayed else {"userAttributes": {"a": 1}}
     assert ACTIONS[last].later
@@ -288,7 +337,9 @@ def test_what_comes_after_an_answer_of_leanplum_is_not_done_for_a_key_that_was_r
 
     def ask() -> None:
         url = f"http://127.0.0.1:{at.port}/api?clientKey={key}&appId={APP_ID}"
-        answers.append(httpx.post(url, json={"action": "multi", "data": data}, trust_env=False, timeout=20))
+        answers.append(
+            httpx.post(url, json={"action": "multi", "data": data}, trust_env=False, timeout=20)
+        )
 
     asking = threading.Thread(target=ask)
     before = len(sent_to(at.leanplum))

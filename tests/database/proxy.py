@@ -1,5 +1,6 @@
-"""A TCP proxy in front of PostgreSQL that can fall silent: it takes (and the kernel acknowledges) what comes, and
-forwards nothing, or loses the answers to commits."""
+"""A TCP proxy in front of PostgreSQL that can fall silent: it takes (and the kernel acknowledges)
+what comes, and forwards nothing, or loses the answers to commits.
+"""
 
 import os
 import socket
@@ -40,11 +41,15 @@ class Proxy:
         self._forwards.set()
 
     def lose_commits(self, *, reach: bool = True) -> None:
-        """Forward everything but the answers to commits, and what follows them; `reach`: the commits themselves do."""
+        """Forward everything but the answers to commits, and what follows them; `reach`: the
+        commits themselves do.
+        """
         self._loses_commits, self._reach = True, reach
 
     def forget(self) -> None:
-        """Forward nothing more on the connections that there are, as a firewall that has forgotten them."""
+        """Forward nothing more on the connections that there are, as a firewall that has forgotten
+        them.
+        """
         for link in self._links:
             link.forgotten = link.deaf = link.mute = True
 
@@ -99,8 +104,9 @@ class Proxy:
 
 
 class _Link:
-    """One connection through the proxy. `deaf`: its client hears nothing more; `mute`: nor is it heard;
-    `forgotten`: the server doesn't learn of its end, either."""
+    """One connection through the proxy. `deaf`: its client hears nothing more; `mute`: nor is it
+    heard; `forgotten`: the server doesn't learn of its end, either.
+    """
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client, self.server = client, server

@@ -13,8 +13,12 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-@pytest.mark.parametrize(("directory", "file"), [(0o2770, 0o660), (0o775, 0o660), (0o755, 0o644), (0o700, 0o644)])
-def test_a_new_database_is_for_the_group_where_its_directory_is(tmp_path: Path, directory: int, file: int) -> None:
+@pytest.mark.parametrize(
+    ("directory", "file"), [(0o2770, 0o660), (0o775, 0o660), (0o755, 0o644), (0o700, 0o644)]
+)
+def test_a_new_database_is_for_the_group_where_its_directory_is(
+    tmp_path: Path, directory: int, file: int
+) -> None:
     place = tmp_path / "data"
     place.mkdir()
     place.chmod(directory)

@@ -1,4 +1,6 @@
-"""The tables and the migrations that make them say the same, and migrating is safe whenever it happens."""
+"""The tables and the migrations that make them say the same, and migrating is safe whenever it
+happens.
+"""
 
 import subprocess
 import sys
@@ -19,14 +21,21 @@ CONNECT = "import sys; from app.database.engine import connect; connect(sys.argv
 def test_the_migrations_make_exactly_the_tables_that_the_code_works_with(tmp_path: Path) -> None:
     engine = connect(f"sqlite:///{tmp_path}/g.db")
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
         assert compare_metadata(context, metadata) == []
     engine.dispose()
 
 
 def test_each_table_has_the_same_indexes_and_keys_in_both(tmp_path: Path) -> None:
-    """What alembic's comparison leaves out: partial indexes' conditions, primary keys, WITHOUT ROWID."""
-    made, described = connect(f"sqlite:///{tmp_path}/made.db"), connect(f"sqlite:///{tmp_path}/described.db")
+    """What alembic's comparison leaves out: partial indexes' conditions, primary keys, WITHOUT
+    ROWID.
+    """
+    made, described = (
+        connect(f"sqlite:///{tmp_path}/made.db"),
+        connect(f"sqlite:///{tmp_path}/described.db"),
+    )
     metadata.drop_all(described)
     metadata.create_all(described)
     for table in metadata.tables:
@@ -37,12 +46,24 @@ def test_each_table_has_the_same_indexes_and_keys_in_both(tmp_path: Path) -> Non
 
 def shape(engine: Engine, table: str) -> object:
     found = inspect(engine)
-    columns = [(one["name"], str(one["type"]), one["nullable"], one["default"]) for one in found.get_columns(table)]
+    columns = [
+        (one["name"], str(one["type"]), one["nullable"], one["default"])
+        for one in found.get_columns(table)
+    ]
     indexes = [
-        (one["name"], one["column_names"], {name: str(value) for name, value in one["dialect_options"].items()})
+        (
+            one["name"],
+            one["column_names"],
+            {name: str(value) for name, value in one["dialect_options"].items()},
+        )
         for one in found.get_indexes(table)
     ]
-    return columns, indexes, found.get_pk_constraint(table)["constrained_columns"], found.get_table_options(table)
+    return (
+        columns,
+        indexes,
+        found.get_pk_constraint(table)["constrained_columns"],
+        found.get_table_options(table),
+    )
 
 
 def test_migrating_again_changes_nothing_and_keeps_what_is_there(tmp_path: Path) -> None:
@@ -62,7 +83,9 @@ def test_migrating_again_changes_nothing_and_keeps_what_is_there(tmp_path: Path)
 def test_processes_that_migrate_at_the_same_time_all_find_it_done(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/g.db"
     command = [sys.executable, "-W", "error", "-c", CONNECT, url]
-    processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(4)
+    ]
     errors = [process.communicate(timeout=60)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, errors
     engine = connect(url)
@@ -72,7 +95,9 @@ def test_processes_that_migrate_at_the_same_time_all_find_it_done(tmp_path: Path
 
 
 def test_every_connection_is_durable(tmp_path: Path) -> None:
-    """A commit is on the disk before 202 is sent: WAL with synchronous=FULL (2), on each connection of the pool."""
+    """A commit is on the disk before 202 is sent: WAL with synchronous=FULL (2), on each connection
+    of the pool.
+    """
     engine = connect(f"sqlite:///{tmp_path}/g.db")
     with engine.connect() as one, engine.connect() as two:
         for connection in (one, two):
@@ -98,7 +123,9 @@ def at_revision(url: str, revision: str, *statements: str) -> None:
     old.dispose()
 
 
-def test_what_waits_in_a_database_from_before_lanes_gets_its_lane_and_its_open_attempt_is_kept(tmp_path: Path) -> None:
+def test_what_waits_in_a_database_from_before_lanes_gets_its_lane_and_its_open_attempt_is_kept(
+    tmp_path: Path,
+) -> None:
     from app import ids
 
     url = f"sqlite:///{tmp_path}/g.db"
@@ -115,13 +142,15 @@ def test_what_waits_in_a_database_from_before_lanes_gets_its_lane_and_its_open_a
     with engine.connect() as connection:
         found = connection.exec_driver_sql("SELECT seq, lane, caller FROM items ORDER BY seq").all()
         assert found == [(1, ids.lane("default", "uann"), zlib.crc32(b"key_1")), (2, 0, 0)]
-        assert connection.exec_driver_sql("SELECT id, owner, items, started_at FROM attempts").all() == [
-            ("open", "", "[1]", 7)
-        ]
+        assert connection.exec_driver_sql(
+            "SELECT id, owner, items, started_at FROM attempts"
+        ).all() == [("open", "", "[1]", 7)]
     engine.dispose()
 
 
-def test_a_key_from_before_keys_were_for_several_apps_is_for_the_one_it_was_for(tmp_path: Path) -> None:
+def test_a_key_from_before_keys_were_for_several_apps_is_for_the_one_it_was_for(
+    tmp_path: Path,
+) -> None:
     from app.audit.marks import Marks
     from app.callers import keys
     from app.callers.store import KeyStore
@@ -136,6 +165,10 @@ def test_a_key_from_before_keys_were_for_several_apps_is_for_the_one_it_was_for(
     )
     engine = connect(url)
     (found,) = KeyStore(engine, Marks(bytes(32))).all()
-    assert (found.caller.key_id, found.caller.apps, found.created_at) == ("key_1", frozenset({"default"}), 7)
+    assert (found.caller.key_id, found.caller.apps, found.created_at) == (
+        "key_1",
+        frozenset({"default"}),
+        7,
+    )
     assert [(one.hash, one.last_four) for one in found.secrets] == [(keys.digest(key), key[-4:])]
     engine.dispose()

@@ -1,4 +1,6 @@
-"""PgBouncer before PostgreSQL: pooling by session and by transaction work, by statement is refused."""
+"""PgBouncer before PostgreSQL: pooling by session and by transaction work, by statement is
+refused.
+"""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +34,9 @@ def pooled(request: pytest.FixtureRequest, url: str) -> Iterator[str]:
         yield through
 
 
-def test_a_gateway_accepts_and_delivers_through_a_pooler(pooled: str, start: Callable[..., Talk]) -> None:
+def test_a_gateway_accepts_and_delivers_through_a_pooler(
+    pooled: str, start: Callable[..., Talk]
+) -> None:
     production = "prod_pooled"
     with BackgroundServer(SimulatorConfig(production_key=production)) as leanplum:
         config = {"leanplum_api_url": f"{leanplum.url}/api", "leanplum_production_key": production}
@@ -45,7 +49,9 @@ def test_a_gateway_accepts_and_delivers_through_a_pooler(pooled: str, start: Cal
         )
         ids = [f"i{number}" for number in range(60)]
         with ThreadPoolExecutor(16) as threads:
-            answers = list(threads.map(lambda id_: talk.event({"userId": id_, "event": "E", "id": id_}), ids))
+            answers = list(
+                threads.map(lambda id_: talk.event({"userId": id_, "event": "E", "id": id_}), ids)
+            )
         assert {answer.status_code for answer in answers} == {202}
         for id_ in ids[:10]:
             waited = talk.event({"userId": id_, "event": "F"}, headers={"Prefer": "wait=20"})
@@ -76,7 +82,14 @@ def test_nothing_is_left_in_the_sessions_of_a_transaction_pooler(url: str) -> No
 
 def test_each_transaction_has_the_gateway_s_settings_and_those_of_the_url(pooled: str) -> None:
     engine = connect(f"{pooled}?options=-c search_path=public,x -c lock_timeout=2s --work_mem=1MB")
-    names = ("lock_timeout", "statement_timeout", "synchronous_commit", "TimeZone", "search_path", "work_mem")
+    names = (
+        "lock_timeout",
+        "statement_timeout",
+        "synchronous_commit",
+        "TimeZone",
+        "search_path",
+        "work_mem",
+    )
     for _ in range(2):
         with reading(engine) as connection:
             shown = [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in names]

@@ -1,4 +1,6 @@
-"""PostgreSQL in trouble: never a false 202, never a hung request, and back to work without a restart."""
+"""PostgreSQL in trouble: never a false 202, never a hung request, and back to work without a
+restart.
+"""
 
 import subprocess
 import sys
@@ -42,7 +44,11 @@ def test_after_every_connection_was_cut_the_next_calls_are_taken_and_recorded(
 ) -> None:
     talk = start(gateway_database_url=url)
     assert talk.event().status_code == 202
-    calls: list[Callable[[], httpx.Response]] = [talk.event, lambda: talk.get("/v1/receipts/none"), talk.event]
+    calls: list[Callable[[], httpx.Response]] = [
+        talk.event,
+        lambda: talk.get("/v1/receipts/none"),
+        talk.event,
+    ]
     for call in calls:
         beside.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -71,28 +77,44 @@ def test_while_another_holds_the_turn_to_write_calls_are_refused_in_time_and_not
     assert count(url) == 1
 
 
-def test_a_server_that_is_not_there_refuses_the_start_in_one_line_without_the_password(tmp_path: Path) -> None:
-    done = ended(tmp_path, "migrate", GATEWAY_DATABASE_URL="postgresql://gateway:pa55-word@127.0.0.1:1/gateway")
+def test_a_server_that_is_not_there_refuses_the_start_in_one_line_without_the_password(
+    tmp_path: Path,
+) -> None:
+    done = ended(
+        tmp_path,
+        "migrate",
+        GATEWAY_DATABASE_URL="postgresql://gateway:pa55-word@127.0.0.1:1/gateway",
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("leanplum-gateway: GATEWAY_DATABASE_URL: ")
     assert len(done.stderr.splitlines()) == 1
-    shown = ended(tmp_path, "settings", GATEWAY_DATABASE_URL="postgresql://gateway:pa55-word@127.0.0.1:1/gateway")
+    shown = ended(
+        tmp_path,
+        "settings",
+        GATEWAY_DATABASE_URL="postgresql://gateway:pa55-word@127.0.0.1:1/gateway",
+    )
     assert "gateway:***@127.0.0.1:1/gateway" in shown.stdout
     assert "pa55-word" not in done.stderr + done.stdout + shown.stdout + shown.stderr
 
 
-@pytest.mark.parametrize("bad", ["postgresql://", "postgresql://host/", "postgresql://host:x/db", "mysql://host/db"])
+@pytest.mark.parametrize(
+    "bad", ["postgresql://", "postgresql://host/", "postgresql://host:x/db", "mysql://host/db"]
+)
 def test_an_address_that_cannot_be_one_is_refused(tmp_path: Path, bad: str) -> None:
     done = ended(tmp_path, "migrate", GATEWAY_DATABASE_URL=bad)
     assert (done.returncode, "GATEWAY_DATABASE_URL" in done.stderr) == (2, True)
 
 
-def test_processes_that_migrate_at_the_same_time_all_find_it_done(postgresql_server: Server) -> None:
+def test_processes_that_migrate_at_the_same_time_all_find_it_done(
+    postgresql_server: Server,
+) -> None:
     with psycopg.connect(postgresql_server.url("postgres"), autocommit=True) as connection:
         connection.execute("CREATE DATABASE untouched")
     url = postgresql_server.url("untouched")
     command = [sys.executable, "-W", "error", "-c", CONNECT, url]
-    processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)
+    ]
     errors = [process.communicate(timeout=60)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 3, errors
     with psycopg.connect(url) as connection:
@@ -108,6 +130,8 @@ def test_the_migrations_make_exactly_the_tables_that_the_code_works_with(url: st
 
     engine = connect(url)
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
         assert compare_metadata(context, metadata) == []
     engine.dispose()

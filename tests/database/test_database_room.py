@@ -1,4 +1,6 @@
-"""`/readyz` beside a disk that is full: also where there is room for a page, and none for an item that was refused."""
+"""`/readyz` beside a disk that is full: also where there is room for a page, and none for an item
+that was refused.
+"""
 
 import asyncio
 import os
@@ -19,7 +21,11 @@ from app.database.writer import Probe, Writer
 from app.settings import Settings
 from tests.api.talk import Talk, running
 
-LARGE = {"userId": "u", "event": "E", "params": {f"p{number}": "x" * 20_000 for number in range(20)}}
+LARGE = {
+    "userId": "u",
+    "event": "E",
+    "params": {f"p{number}": "x" * 20_000 for number in range(20)},
+}
 MEBIBYTE = 1024 * 1024
 
 
@@ -61,8 +67,13 @@ def test_readyz_says_that_the_disk_is_full_for_items_though_a_page_can_be_writte
             assert readiness(talk) == (True, "")
             filler = fill(place, but=200 * 1024)
             refused = talk.event(LARGE)
-            assert (refused.status_code, refused.json()["type"]) == (503, "/problems/storage-unavailable")
-            assert talk.event({"userId": "u", "event": "E"}).status_code == 202, "a small one has room"
+            assert (refused.status_code, refused.json()["type"]) == (
+                503,
+                "/problems/storage-unavailable",
+            )
+            assert talk.event({"userId": "u", "event": "E"}).status_code == 202, (
+                "a small one has room"
+            )
             for _ in range(2):
                 ok, detail = readiness(talk)
                 assert not ok
@@ -105,7 +116,9 @@ def small_server(place: Path) -> Iterator[str]:
             server.cleanup()
 
 
-def test_readyz_remembers_that_postgresql_had_no_room(tmp_path: Path, settings: Callable[..., Settings]) -> None:
+def test_readyz_remembers_that_postgresql_had_no_room(
+    tmp_path: Path, settings: Callable[..., Settings]
+) -> None:
     large = {f"r{number}": os.urandom(10_000).hex() for number in range(20)}  # incompressible
     body = {"userId": "u", "event": "E", "params": large}
     with (
@@ -136,7 +149,9 @@ def test_a_look_for_room_leaves_nothing_behind(database: str, size: int) -> None
             for _ in range(2):
                 await writer.write(Probe(size))
             with engine.connect() as connection:
-                return list(connection.exec_driver_sql("SELECT name FROM own_secrets WHERE name = 'room'"))
+                return list(
+                    connection.exec_driver_sql("SELECT name FROM own_secrets WHERE name = 'room'")
+                )
         finally:
             await writer.stop()
             engine.dispose()

@@ -1,4 +1,6 @@
-"""A database that falls silent, is gone, or can't write: every waiter hears in time, and hears the truth."""
+"""A database that falls silent, is gone, or can't write: every waiter hears in time, and hears the
+truth.
+"""
 
 import asyncio
 import os
@@ -32,7 +34,9 @@ Doing = Callable[[Writer], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Add:
-    """Adds a row, so that a test can see which writes were committed. `fault`: a statement run after it."""
+    """Adds a row, so that a test can see which writes were committed. `fault`: a statement run
+    after it.
+    """
 
     id: str
     fault: str = ""
@@ -109,11 +113,15 @@ def proxy(url: str) -> Iterator[Proxy]:
 # --- silence ---------------------------------------------------------------------------------------------------------
 
 
-def test_writes_to_a_silent_server_are_answered_in_time_and_never_committed_later(proxy: Proxy, url: str) -> None:
+def test_writes_to_a_silent_server_are_answered_in_time_and_never_committed_later(
+    proxy: Proxy, url: str
+) -> None:
     async def do(writer: Writer) -> None:
         await writer.write(Add("before"))
         proxy.fall_silent()
-        errors = await asyncio.gather(*(failed(writer.write(Add(f"lost-{number}"))) for number in range(20)))
+        errors = await asyncio.gather(
+            *(failed(writer.write(Add(f"lost-{number}"))) for number in range(20))
+        )
         assert not any(isinstance(error, CommitUnknown) for error in errors)
         assert not writer.healthy
         later = await failed(writer.write(Add("lost-later")))
@@ -126,7 +134,9 @@ def test_writes_to_a_silent_server_are_answered_in_time_and_never_committed_late
     assert committed(url) == {"before", "after"}
 
 
-def test_a_silence_in_the_middle_of_a_transaction_is_told_as_nothing_taken(proxy: Proxy, url: str) -> None:
+def test_a_silence_in_the_middle_of_a_transaction_is_told_as_nothing_taken(
+    proxy: Proxy, url: str
+) -> None:
     async def do(writer: Writer) -> None:
         entered = threading.Event()
         writing = writer.write(Add("half", fault="SELECT pg_sleep(0.5)", entered=entered))
@@ -158,7 +168,9 @@ def test_a_commit_whose_answer_is_lost_is_told_as_perhaps_made_with_what_it_woul
     assert committed(url) == {"before", "perhaps"}
 
 
-def test_a_rare_transaction_whose_commit_got_no_answer_is_told_as_perhaps_made(proxy: Proxy, url: str) -> None:
+def test_a_rare_transaction_whose_commit_got_no_answer_is_told_as_perhaps_made(
+    proxy: Proxy, url: str
+) -> None:
     engine = connect(proxy.url)
     proxy.lose_commits()
     with pytest.raises(CommitUnknown), deadline.within(1), transaction(engine) as cursor:
@@ -181,8 +193,12 @@ def test_a_connection_that_a_firewall_forgot_is_replaced_before_the_waiter_gives
     assert committed(url) == {"before", "after"}
 
 
-def test_a_transaction_that_the_server_was_left_alone_with_blocks_nobody_for_long(proxy: Proxy, url: str) -> None:
-    """The server doesn't learn that the connection is gone, and holds the lock by which writers take turns."""
+def test_a_transaction_that_the_server_was_left_alone_with_blocks_nobody_for_long(
+    proxy: Proxy, url: str
+) -> None:
+    """The server doesn't learn that the connection is gone, and holds the lock by which writers
+    take turns.
+    """
 
     async def do(writer: Writer) -> None:
         entered = threading.Event()
@@ -196,7 +212,9 @@ def test_a_transaction_that_the_server_was_left_alone_with_blocks_nobody_for_lon
     assert committed(url) == set()
 
 
-def test_reads_of_a_silent_server_are_answered_in_time_and_their_threads_come_free(proxy: Proxy) -> None:
+def test_reads_of_a_silent_server_are_answered_in_time_and_their_threads_come_free(
+    proxy: Proxy,
+) -> None:
     engine = connect(proxy.url)
 
     def look() -> int:
@@ -207,7 +225,9 @@ def test_reads_of_a_silent_server_are_answered_in_time_and_their_threads_come_fr
         assert await deadline.in_time(look) == 1
         proxy.fall_silent()
         for _ in range(2):  # the second time every thread has been in use
-            errors = await asyncio.gather(*(failed(deadline.in_time(look, SECONDS)) for _ in range(40)))
+            errors = await asyncio.gather(
+                *(failed(deadline.in_time(look, SECONDS)) for _ in range(40))
+            )
             assert len(errors) == 40
         proxy.speak()
         async with asyncio.timeout(30):
@@ -233,7 +253,9 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def pid_of_the_writer(url: str) -> int:
-    found = "SELECT pid FROM pg_stat_activity WHERE query = 'COMMIT' AND datname = current_database()"
+    found = (
+        "SELECT pid FROM pg_stat_activity WHERE query = 'COMMIT' AND datname = current_database()"
+    )
     with psycopg.connect(url) as connection:
         row = connection.execute(found).fetchone()
     assert row is not None
@@ -255,7 +277,9 @@ def test_a_stopped_server_process_holds_nobody_up_and_the_next_connection_works(
     assert committed(url) == {"before", "meanwhile", "after"}
 
 
-def test_a_stopped_server_makes_no_connection_and_that_is_told_in_time(url: str, postgresql_server: Server) -> None:
+def test_a_stopped_server_makes_no_connection_and_that_is_told_in_time(
+    url: str, postgresql_server: Server
+) -> None:
     async def do(writer: Writer) -> None:
         with psycopg.connect(url) as beside:
             await writer.write(Add("before"))
@@ -292,7 +316,9 @@ def test_what_is_canceled_while_its_transaction_is_open_is_rolled_back_and_its_n
 ) -> None:
     async def do(writer: Writer) -> None:
         entered = threading.Event()
-        slow = writer.write(Add("canceled", fault="SELECT pg_sleep(0.3)", entered=entered), along=True)
+        slow = writer.write(
+            Add("canceled", fault="SELECT pg_sleep(0.3)", entered=entered), along=True
+        )
         neighbor = writer.write(Add("kept"))
         await asyncio.to_thread(entered.wait, 5)
         slow.cancel()
@@ -305,12 +331,16 @@ def test_what_is_canceled_while_its_transaction_is_open_is_rolled_back_and_its_n
 # --- groups ----------------------------------------------------------------------------------------------------------
 
 
-def test_callers_of_a_database_that_is_gone_hear_it_together_after_one_attempt(proxy: Proxy) -> None:
+def test_callers_of_a_database_that_is_gone_hear_it_together_after_one_attempt(
+    proxy: Proxy,
+) -> None:
     async def do(writer: Writer) -> None:
         await writer.write(Add("before"))
         made = proxy.connections
         proxy.refuse()
-        await asyncio.gather(*(failed(writer.write(Add(f"lost-{number}"))) for number in range(200)))
+        await asyncio.gather(
+            *(failed(writer.write(Add(f"lost-{number}"))) for number in range(200))
+        )
         assert proxy.connections - made <= 4, "an attempt for each of them"
 
     with_writer(proxy.url, do)
@@ -334,7 +364,12 @@ def test_a_connection_that_is_lost_in_the_middle_is_not_tried_again_for_each(pro
 
 
 RAISE = "DO 'BEGIN RAISE EXCEPTION USING ERRCODE = ''{}''; END'"
-STATES = {"disk full": "53100", "too many connections": "53300", "read only": "25006", "shutting down": "57P01"}
+STATES = {
+    "disk full": "53100",
+    "too many connections": "53300",
+    "read only": "25006",
+    "shutting down": "57P01",
+}
 
 
 @pytest.mark.parametrize("state", STATES.values(), ids=STATES)

@@ -1,4 +1,6 @@
-"""Bad days: what is not a database, what can't be written, a lock that is not given up, a disk that is full."""
+"""Bad days: what is not a database, what can't be written, a lock that is not given up, a disk that
+is full.
+"""
 
 import asyncio
 import os
@@ -106,27 +108,37 @@ class Opened:
         event.listen(self.engine, "connect", _impatient)
         self.engine.dispose()
         self.writer = Writer(self.engine)
-        self.outbox = Outbox(self.engine, self.writer, dedup_ms=60_000, max_queued=10**6, marks=Marks(bytes(32)))
+        self.outbox = Outbox(
+            self.engine, self.writer, dedup_ms=60_000, max_queued=10**6, marks=Marks(bytes(32))
+        )
         self.writer.start()
 
     async def accept(self, body: str = "{}") -> str:
         """The id of one accepted item."""
         now = now_ms()
         item = NewItem("uann", "track", body)
-        call = Acceptance("default", "k", "r", "POST /v1/events", "::1", now, ids.new_prefix(now), [item], 0)
+        call = Acceptance(
+            "default", "k", "r", "POST /v1/events", "::1", now, ids.new_prefix(now), [item], 0
+        )
         ((item_id, _),) = await self.outbox.accept(call)
         return item_id
 
     async def accepted_of(self, count: int, body: str) -> tuple[list[str], int]:
-        """The ids of those of `count` calls at once that were accepted, and how many were told to come back."""
-        results = await asyncio.gather(*(self.accept(body) for _ in range(count)), return_exceptions=True)
+        """The ids of those of `count` calls at once that were accepted, and how many were told to
+        come back.
+        """
+        results = await asyncio.gather(
+            *(self.accept(body) for _ in range(count)), return_exceptions=True
+        )
         kept = [result for result in results if isinstance(result, str)]
         assert all(isinstance(result, str | StorageUnavailable) for result in results)
         return kept, count - len(kept)
 
     async def lost(self, promised: list[str]) -> list[str]:
         """Those of the promised items that have no receipt."""
-        return [item_id for item_id in promised if await self.outbox.receipt("default", item_id) is None]
+        return [
+            item_id for item_id in promised if await self.outbox.receipt("default", item_id) is None
+        ]
 
 
 def _impatient(connection: Any, _: object) -> None:
@@ -145,7 +157,9 @@ def with_outbox(path: Path, body: Callable[[Opened], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-def test_while_the_database_is_locked_nothing_is_accepted_and_afterwards_it_is_again(tmp_path: Path) -> None:
+def test_while_the_database_is_locked_nothing_is_accepted_and_afterwards_it_is_again(
+    tmp_path: Path,
+) -> None:
     seen: list[bool] = []
 
     async def body(at: Opened) -> None:
@@ -164,8 +178,12 @@ def test_while_the_database_is_locked_nothing_is_accepted_and_afterwards_it_is_a
     with_outbox(tmp_path / "g.db", body)
 
 
-def test_while_the_database_is_locked_many_callers_are_told_so_together_not_one_after_the_other(tmp_path: Path) -> None:
-    """A lock is nobody's own fault: trying it again for each of a group would make the last wait for minutes."""
+def test_while_the_database_is_locked_many_callers_are_told_so_together_not_one_after_the_other(
+    tmp_path: Path,
+) -> None:
+    """A lock is nobody's own fault: trying it again for each of a group would make the last wait
+    for minutes.
+    """
 
     async def body(at: Opened) -> None:
         await at.accept()
@@ -206,7 +224,9 @@ def test_on_a_full_disk_nothing_is_promised_and_what_was_promised_stays(small_di
         assert kept
         assert refusals >= 20, "the disk did not fill up"
         assert await at.lost(kept) == []
-        await asyncio.to_thread(subprocess.run, ["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
+        await asyncio.to_thread(
+            subprocess.run, ["mount", "-o", "remount,size=40m", str(small_disk)], check=True
+        )
         more, unavailable = await at.accepted_of(10, large)
         assert (len(more), unavailable) == (10, 0)
         assert await at.lost(kept + more) == []

@@ -26,11 +26,17 @@ from tests.postgres import Server
 def server(postgresql_server: Server) -> dict[str, Any]:
     """Where the tests' PostgreSQL is, and a database in it with a name that needs care."""
     where = conninfo_to_dict(postgresql_server.empty())
-    with psycopg.connect(make_conninfo("", **{**where, "dbname": "postgres"}), autocommit=True) as admin:
+    with psycopg.connect(
+        make_conninfo("", **{**where, "dbname": "postgres"}), autocommit=True
+    ) as admin:
         admin.execute('CREATE DATABASE "d b%?/@" TEMPLATE migrated')
         admin.execute("CREATE ROLE \"us:er@\" SUPERUSER LOGIN PASSWORD 'p'")
-        admin.execute("CREATE DATABASE ascii ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
-        admin.execute("CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+        admin.execute(
+            "CREATE DATABASE ascii ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        )
+        admin.execute(
+            "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        )
     return where
 
 
@@ -48,21 +54,33 @@ def socket_of(server: dict[str, Any]) -> str:
 
 
 def test_a_socket_a_role_and_a_database_are_percent_encoded(server: dict[str, Any]) -> None:
-    url = f"postgres://us%3Aer%40:p%40ss@{socket_of(server)}/d%20b%25%3F%2F%40?application_name=a%20b"
-    with asked(url, "current_user", "current_database()", "current_setting('application_name')") as said:
+    url = (
+        f"postgres://us%3Aer%40:p%40ss@{socket_of(server)}/d%20b%25%3F%2F%40?application_name=a%20b"
+    )
+    with asked(
+        url, "current_user", "current_database()", "current_setting('application_name')"
+    ) as said:
         assert said == ["us:er@", "d b%?/@", "a b"]
 
 
 @pytest.mark.parametrize(
-    "form", ["postgresql:///{db}?host={host}&user={user}", "postgresql+psycopg://{user}@/{db}?host={socket}"]
+    "form",
+    [
+        "postgresql:///{db}?host={host}&user={user}",
+        "postgresql+psycopg://{user}@/{db}?host={socket}",
+    ],
 )
 def test_a_socket_may_be_named_in_the_query(server: dict[str, Any], form: str) -> None:
-    url = form.format(db=server["dbname"], host=server["host"], user=server["user"], socket=socket_of(server))
+    url = form.format(
+        db=server["dbname"], host=server["host"], user=server["user"], socket=socket_of(server)
+    )
     with asked(f"{url}&options=-c search_path=public,x", "current_setting('search_path')") as said:
         assert said == ["public,x"]
 
 
-def test_the_next_host_is_tried_where_one_is_not_there(server: dict[str, Any], postgresql_server: Server) -> None:
+def test_the_next_host_is_tried_where_one_is_not_there(
+    server: dict[str, Any], postgresql_server: Server
+) -> None:
     with proxied(postgresql_server.empty()) as proxy:
         target = database_url(proxy.url)
         assert isinstance(target, PostgresUrl)
@@ -73,7 +91,10 @@ def test_the_next_host_is_tried_where_one_is_not_there(server: dict[str, Any], p
 
 
 def test_the_next_host_is_tried_where_one_is_silent(postgresql_server: Server) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent, proxied(postgresql_server.empty()) as proxy:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        proxied(postgresql_server.empty()) as proxy,
+    ):
         target = database_url(proxy.url)
         assert isinstance(target, PostgresUrl)
         port, user, db = (target.parameters[name] for name in ("port", "user", "dbname"))
@@ -106,14 +127,18 @@ def test_a_database_that_is_not_utf_8_is_refused_in_one_line(
     assert f"the database's encoding is {encoding}, and the gateway needs UTF8" in line
     assert "pa55-word" not in line
     with psycopg.connect(make_conninfo("", **{**server, "dbname": name})) as connection:
-        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+        assert connection.execute(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchone() == (0,)
 
 
 def test_a_sqlite_file_in_utf_16_is_refused_in_one_line(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "g.db")) as made, made:
         made.execute("PRAGMA encoding = 'UTF-16le'")
         made.execute("CREATE TABLE t (c)")
-    with pytest.raises(StartRefused, match=r"its encoding is UTF-16le, and the gateway needs UTF-8"):
+    with pytest.raises(
+        StartRefused, match=r"its encoding is UTF-16le, and the gateway needs UTF-8"
+    ):
         connect(f"sqlite:///{tmp_path}/g.db")
 
 
@@ -123,11 +148,16 @@ def test_a_server_that_is_too_old_is_refused() -> None:
         check_server(100_023, "UTF8")
 
 
-@pytest.mark.parametrize("rest", ["u:pa55-word@127.0.0.1:1/db", "127.0.0.1:1/db?user=u&password=pa55-word"])
 @pytest.mark.parametrize(
-    "more", ["", "sslmode=pa55", "target_session_attrs=odd", "sslmode=verify-full&sslrootcert=/none"]
+    "rest", ["u:pa55-word@127.0.0.1:1/db", "127.0.0.1:1/db?user=u&password=pa55-word"]
 )
-def test_a_database_that_cannot_be_reached_is_one_line_without_the_password(rest: str, more: str) -> None:
+@pytest.mark.parametrize(
+    "more",
+    ["", "sslmode=pa55", "target_session_attrs=odd", "sslmode=verify-full&sslrootcert=/none"],
+)
+def test_a_database_that_cannot_be_reached_is_one_line_without_the_password(
+    rest: str, more: str
+) -> None:
     with pytest.raises(StartRefused) as refused:
         connect(f"postgresql://{rest}{'&' if '?' in rest else '?'}{more}".rstrip("?&"))
     (line,) = refused.value.lines

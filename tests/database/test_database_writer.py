@@ -23,7 +23,9 @@ class Noted:
         return [None] * len(writes)
 
 
-def test_a_write_that_another_is_about_to_follow_goes_together_with_it_and_before_it(database: str) -> None:
+def test_a_write_that_another_is_about_to_follow_goes_together_with_it_and_before_it(
+    database: str,
+) -> None:
     groups = list[list[str]]()
 
     async def follow(writer: Writer) -> None:

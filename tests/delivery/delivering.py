@@ -50,7 +50,10 @@ class Leanplum:
         seen = self._http.get(f"/_simulator/users/{user}")
         if seen.status_code == 404:
             return []
-        return [one["value"] for one in seen.json()["events"].get("E", {"occurrences": []})["occurrences"]]
+        return [
+            one["value"]
+            for one in seen.json()["events"].get("E", {"occurrences": []})["occurrences"]
+        ]
 
     def stats(self) -> dict[str, int]:
         found: dict[str, int] = self._http.get("/_simulator/stats").json()
@@ -86,7 +89,9 @@ class CountingOutbox(Outbox):
 class Delivering:
     """What a test needs of a running delivery."""
 
-    def __init__(self, database: str, client: LeanplumClient, url: str, options: dict[str, Any]) -> None:
+    def __init__(
+        self, database: str, client: LeanplumClient, url: str, options: dict[str, Any]
+    ) -> None:
         self.engine = connect(database)
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", impatient)
@@ -99,7 +104,10 @@ class Delivering:
         app = App(
             "default",
             "app_sandbox",
-            {KeyKind.PRODUCTION: SecretStr("prod_sandbox"), KeyKind.DEVELOPMENT: SecretStr("dev_sandbox")},
+            {
+                KeyKind.PRODUCTION: SecretStr("prod_sandbox"),
+                KeyKind.DEVELOPMENT: SecretStr("dev_sandbox"),
+            },
             f"{url}/api",
         )
         chosen: dict[str, Any] = {"policy": QUICK, "chance": lambda: 0.5} | options
@@ -112,21 +120,35 @@ class Delivering:
 
     async def accept(self, user: str, *values: int, now: int | None = None, key: str = "k") -> None:
         """One event for each value, in one call of the caller `key`; their ids are `user-value`."""
-        bodies = [(value, orjson.dumps({"userId": user, "event": "E", "value": value}).decode()) for value in values]
+        bodies = [
+            (value, orjson.dumps({"userId": user, "event": "E", "value": value}).decode())
+            for value in values
+        ]
         items = [NewItem(f"u{user}", "track", body, f"{user}-{value}") for value, body in bodies]
         now = now_ms() if now is None else now
-        call = Acceptance("default", key, "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), items, 0)
+        call = Acceptance(
+            "default", key, "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), items, 0
+        )
         await self.outbox.accept(call)
 
     async def accept_marked(self, users: list[str], value: int, now: int | None = None) -> None:
-        """One event of each user, in one call, whose parameter says `user-value`, as its id does."""
+        """One event of each user, in one call, whose parameter says `user-value`, as its id
+        does.
+        """
         items = [
-            NewItem(f"u{user}", "track", _event(user, value, params={"mark": f"{user}-{value}"}), f"{user}-{value}")
+            NewItem(
+                f"u{user}",
+                "track",
+                _event(user, value, params={"mark": f"{user}-{value}"}),
+                f"{user}-{value}",
+            )
             for user in users
         ]
         now = now_ms() if now is None else now
         await self.outbox.accept(
-            Acceptance("default", "k", "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), items)
+            Acceptance(
+                "default", "k", "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), items
+            )
         )
 
     def another(self) -> Deliverer:
@@ -136,22 +158,32 @@ class Delivering:
     async def accept_mixed(self, events: list[tuple[str, int]]) -> None:
         """Events of several users, given as (user, value), in one call."""
         items = [
-            NewItem(f"u{user}", "track", f'{{"userId":"{user}","event":"E","value":{value}}}') for user, value in events
+            NewItem(f"u{user}", "track", f'{{"userId":"{user}","event":"E","value":{value}}}')
+            for user, value in events
         ]
         now = now_ms()
         await self.outbox.accept(
-            Acceptance("default", "k", "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), items)
+            Acceptance(
+                "default", "k", "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), items
+            )
         )
 
     async def accept_many(self, users: list[str], *, value: int = 0, key: str = "k") -> None:
         """One event of each user, in one call of the caller `key`; their ids are `user-value`."""
         items = [
-            NewItem(f"u{user}", "track", f'{{"userId":"{user}","event":"E","value":{value}}}', f"{user}-{value}")
+            NewItem(
+                f"u{user}",
+                "track",
+                f'{{"userId":"{user}","event":"E","value":{value}}}',
+                f"{user}-{value}",
+            )
             for user in users
         ]
         now = now_ms()
         await self.outbox.accept(
-            Acceptance("default", key, "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), items)
+            Acceptance(
+                "default", key, "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), items
+            )
         )
 
     async def receipt(self, item_id: str) -> Receipt:
@@ -174,7 +206,11 @@ class Delivering:
         """The audit records of calls to Leanplum, oldest first."""
         with self.engine.connect() as connection:
             rows = connection.exec_driver_sql("SELECT record FROM audit_records ORDER BY seq").all()
-        return [one for (record,) in rows if (one := orjson.loads(record))["api"]["operation"] == "leanplum multi"]
+        return [
+            one
+            for (record,) in rows
+            if (one := orjson.loads(record))["api"]["operation"] == "leanplum multi"
+        ]
 
     async def finish(self, seconds: float = 5.0) -> None:
         """Step until nothing waits."""
@@ -203,7 +239,9 @@ async def come_true(true: Callable[[], bool], seconds: float = 10.0) -> None:
         await asyncio.sleep(0.01)
 
 
-def deliver(database: str, leanplum: Leanplum, body: Callable[[Delivering], Awaitable[T]], **options: Any) -> T:
+def deliver(
+    database: str, leanplum: Leanplum, body: Callable[[Delivering], Awaitable[T]], **options: Any
+) -> T:
     """Run `body` with a delivery from the database to the simulator."""
 
     async def run() -> T:

@@ -1,4 +1,6 @@
-"""Prescribed answers of Leanplum, one after the other: order, attempts and final receipts (contract §4)."""
+"""Prescribed answers of Leanplum, one after the other: order, attempts and final receipts (contract
+§4).
+"""
 
 from typing import Any
 
@@ -66,8 +68,16 @@ def test_after_what_passes_everything_is_delivered_once_and_in_order(
     [
         (once("success-false", message="Bad."), "rejected", {"success": False, "error": "Bad."}),
         (once("error-with-success", message="Bad."), "skipped", {"success": True, "error": "Bad."}),
-        (once("warning", message=SKIPPED, applied=False), "skipped", {"success": True, "warning": SKIPPED}),
-        (once("451", times=None), "rejected", {"success": False, "error": "HTTP 451: User is blocked."}),
+        (
+            once("warning", message=SKIPPED, applied=False),
+            "skipped",
+            {"success": True, "warning": SKIPPED},
+        ),
+        (
+            once("451", times=None),
+            "rejected",
+            {"success": False, "error": "HTTP 451: User is blocked."},
+        ),
         (once("400", times=None), "rejected", {"success": False, "error": "HTTP 400: Bad request"}),
     ],
 )
@@ -86,10 +96,16 @@ def test_what_leanplum_will_not_do_ends_with_its_reason_and_harms_no_other_user(
         assert await at.told("bob", 1) == await at.told("cid", 1) == [("delivered", 1)]
 
     deliver(database, leanplum, body)
-    assert (leanplum.values("ann"), leanplum.values("bob"), leanplum.values("cid")) == ([], [0], [0])
+    assert (leanplum.values("ann"), leanplum.values("bob"), leanplum.values("cid")) == (
+        [],
+        [0],
+        [0],
+    )
 
 
-def test_of_a_mixed_answer_under_404_only_the_failed_item_is_rejected(database: str, leanplum: Leanplum) -> None:
+def test_of_a_mixed_answer_under_404_only_the_failed_item_is_rejected(
+    database: str, leanplum: Leanplum
+) -> None:
     leanplum.plan({"mode": "mixed-404"})
 
     async def body(at: Delivering) -> None:
@@ -102,7 +118,9 @@ def test_of_a_mixed_answer_under_404_only_the_failed_item_is_rejected(database: 
     deliver(database, leanplum, body)
 
 
-def test_of_a_short_answer_only_what_it_does_not_tell_is_sent_again(database: str, leanplum: Leanplum) -> None:
+def test_of_a_short_answer_only_what_it_does_not_tell_is_sent_again(
+    database: str, leanplum: Leanplum
+) -> None:
     leanplum.plan({"mode": "short"})
 
     async def body(at: Delivering) -> None:

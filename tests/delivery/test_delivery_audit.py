@@ -6,7 +6,9 @@ from .delivering import Delivering, Leanplum, deliver
 
 
 def test_each_call_that_an_attempt_took_has_its_record(database: str, leanplum: Leanplum) -> None:
-    """The whole is refused for its size, and sent again in halves, of which the second is refused."""
+    """The whole is refused for its size, and sent again in halves, of which the second is
+    refused.
+    """
     leanplum.plan({"mode": "403-size"}, {"mode": "400", "userId": "bob"})
 
     async def body(at: Delivering) -> list[dict[str, Any]]:
@@ -36,7 +38,9 @@ def test_a_call_that_nobody_answered_has_its_record(database: str, leanplum: Lea
     assert (call["status_code"], call["unmapped"]["items"]) == ("599", {"retrying": 1})
 
 
-def test_what_can_not_be_sent_for_want_of_a_key_has_no_record_of_a_call(database: str, leanplum: Leanplum) -> None:
+def test_what_can_not_be_sent_for_want_of_a_key_has_no_record_of_a_call(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> list[dict[str, Any]]:
         await at.accept("ann", 0)
         at.apps.clear()

@@ -50,7 +50,11 @@ def run(database: str, leanplum: Leanplum, body: Body) -> None:
 
 
 async def within(
-    at: Delivering, time: Time, seconds: float, deliverer: Deliverer | None = None, pause: float = 0.25
+    at: Delivering,
+    time: Time,
+    seconds: float,
+    deliverer: Deliverer | None = None,
+    pause: float = 0.25,
 ) -> None:
     """Step on for so long, by the monotonic clock."""
     at.deliverer = deliverer or at.deliverer
@@ -61,7 +65,9 @@ async def within(
 
 
 @pytest.mark.parametrize("step", [-HOUR, -DAY, -30 * DAY, HOUR, DAY])
-def test_whoever_waits_for_a_retry_is_not_stranded_by_a_step(database: str, leanplum: Leanplum, step: float) -> None:
+def test_whoever_waits_for_a_retry_is_not_stranded_by_a_step(
+    database: str, leanplum: Leanplum, step: float
+) -> None:
     leanplum.plan({"mode": "503"})
 
     async def body(at: Delivering, time: Time) -> None:
@@ -77,7 +83,9 @@ def test_whoever_waits_for_a_retry_is_not_stranded_by_a_step(database: str, lean
 
 
 @pytest.mark.parametrize("step", [-HOUR, HOUR, DAY])
-def test_a_retry_waits_its_time_although_the_clock_was_set(database: str, leanplum: Leanplum, step: float) -> None:
+def test_a_retry_waits_its_time_although_the_clock_was_set(
+    database: str, leanplum: Leanplum, step: float
+) -> None:
     leanplum.plan({"mode": "503", "retryAfter": 30})
 
     async def body(at: Delivering, time: Time) -> None:
@@ -111,7 +119,9 @@ def test_a_step_back_while_nothing_ran_strands_nobody(database: str, leanplum: L
 
 
 @pytest.mark.parametrize("step", [DAY, 366 * DAY, -HOUR, 0.0])
-def test_items_expire_by_the_time_that_has_passed_and_not_by_a_step(path: str, leanplum: Leanplum, step: float) -> None:
+def test_items_expire_by_the_time_that_has_passed_and_not_by_a_step(
+    path: str, leanplum: Leanplum, step: float
+) -> None:
     leanplum.plan(AWAY)
 
     async def body(at: Delivering, time: Time) -> None:

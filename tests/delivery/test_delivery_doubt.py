@@ -1,5 +1,6 @@
-"""Calls that are refused as a whole in nobody's known words, from a firewall's page to one entry for a whole batch: the
-item at fault is found, and the app is held only where there is none."""
+"""Calls that are refused as a whole in nobody's known words, from a firewall's page to one entry
+for a whole batch: the item at fault is found, and the app is held only where there is none.
+"""
 
 import asyncio
 import time
@@ -46,7 +47,9 @@ class Clock:
 
 
 async def settle(at: Delivering, clock: Clock, true: Callable[[], object], seconds: float) -> float:
-    """Step on, and let time pass where nothing can be done, until this is true; how long it took."""
+    """Step on, and let time pass where nothing can be done, until this is true; how long it
+    took.
+    """
     begun = clock.seconds
     while not true():
         assert clock.seconds - begun <= seconds, f"not within {seconds} s"
@@ -55,7 +58,9 @@ async def settle(at: Delivering, clock: Clock, true: Callable[[], object], secon
     return clock.seconds - begun
 
 
-def run(database: str, leanplum: Leanplum, body: Callable[[Delivering, Clock], Any], **options: Any) -> Any:
+def run(
+    database: str, leanplum: Leanplum, body: Callable[[Delivering, Clock], Any], **options: Any
+) -> Any:
     """Run `body` with a delivery whose time stands still."""
     clock = Clock()
 
@@ -84,11 +89,17 @@ def test_one_item_that_is_blocked_is_found_and_all_others_are_delivered(
         took = await settle(at, clock, lambda: at.outbox.queued == 0, 60)
         assert took <= 5.0, f"others waited {took} s"
         for user in users:
-            expected = [("delivered", 1), ("rejected" if user == "user17" else "delivered", 1), ("delivered", 1)]
+            expected = [
+                ("delivered", 1),
+                ("rejected" if user == "user17" else "delivered", 1),
+                ("delivered", 1),
+            ]
             assert await at.told(user, 3) == expected
         assert at.metrics.states["default"] == "closed"
         receipt = await at.receipt("user17-1")
-        assert refusal["mode"] == "200-refused" or "calls of other users pass" in str(receipt.leanplum)
+        assert refusal["mode"] == "200-refused" or "calls of other users pass" in str(
+            receipt.leanplum
+        )
 
     run(database, leanplum, body)
     assert leanplum.values("user3") == [0, 1, 2]
@@ -108,12 +119,16 @@ def test_where_everything_is_blocked_the_app_is_held_and_probed_and_nothing_is_g
         await at.accept_marked(users, 0, now=clock.ms())
         await at.step()
         assert at.metrics.states["default"] == "held"
-        assert leanplum.stats()["calls"] <= 16, "it was asked for in halves although nobody's items pass"
+        assert leanplum.stats()["calls"] <= 16, (
+            "it was asked for in halves although nobody's items pass"
+        )
         assert await at.told("user0", 1) in ([("held", 0)], [("accepted", 0)])
         before = leanplum.stats()["calls"]
         await settle(at, clock, lambda: leanplum.stats()["calls"] >= before + 10, 400)
         assert clock.seconds - 1_800_000_000.0 >= 8 * POLICY.held, "one probe for each of the waits"
-        assert all(len(call["args"]["data"]) == 1 for call in leanplum.calls()[before:]), "a probe is one item"
+        assert all(len(call["args"]["data"]) == 1 for call in leanplum.calls()[before:]), (
+            "a probe is one item"
+        )
         leanplum.unplan()
         await settle(at, clock, lambda: at.outbox.queued == 0, 2 * POLICY.held + 5)
         assert {(await at.receipt(f"{user}-0")).status for user in users} == {Status.DELIVERED}
@@ -122,7 +137,8 @@ def test_where_everything_is_blocked_the_app_is_held_and_probed_and_nothing_is_g
     run(database, leanplum, body)
 
 
-@pytest.mark.parametrize("refusal", REFUSALS[:-1], ids=NAMES[:-1])  # one entry for one item is that item's
+# One entry for one item is that item's
+@pytest.mark.parametrize("refusal", REFUSALS[:-1], ids=NAMES[:-1])
 def test_a_blocked_item_of_the_only_user_holds_the_app_until_anothers_passes_and_then_it_is_at_fault(
     database: str, leanplum: Leanplum, refusal: Fault
 ) -> None:
@@ -144,7 +160,9 @@ def test_a_blocked_item_of_the_only_user_holds_the_app_until_anothers_passes_and
     run(database, leanplum, body)
 
 
-def test_items_of_the_only_user_before_the_blocked_one_are_delivered(database: str, leanplum: Leanplum) -> None:
+def test_items_of_the_only_user_before_the_blocked_one_are_delivered(
+    database: str, leanplum: Leanplum
+) -> None:
     leanplum.plan({"mode": "403-html", "contains": "ann-2", "times": None})
 
     async def body(at: Delivering, clock: Clock) -> None:
@@ -157,7 +175,9 @@ def test_items_of_the_only_user_before_the_blocked_one_are_delivered(database: s
 
 
 @pytest.mark.parametrize("times", [1, 2, 3, 4, 5, 8])
-def test_a_block_that_passes_soon_refuses_nothing(database: str, leanplum: Leanplum, times: int) -> None:
+def test_a_block_that_passes_soon_refuses_nothing(
+    database: str, leanplum: Leanplum, times: int
+) -> None:
     leanplum.plan({"mode": "403-html", "times": times})
 
     async def body(at: Delivering, clock: Clock) -> None:
@@ -170,7 +190,9 @@ def test_a_block_that_passes_soon_refuses_nothing(database: str, leanplum: Leanp
 
 
 @pytest.mark.parametrize("mode", ["403-html", "403-other"])
-def test_several_blocked_items_of_several_users_are_all_found(database: str, leanplum: Leanplum, mode: str) -> None:
+def test_several_blocked_items_of_several_users_are_all_found(
+    database: str, leanplum: Leanplum, mode: str
+) -> None:
     bad = {"user7", "user33", "user34"}
     leanplum.plan(*({"mode": mode, "contains": f"{user}-", "times": None} for user in bad))
 
@@ -200,7 +222,12 @@ def test_a_400_isolates_the_bad_item_of_the_only_user_without_holding_anything(
         for value in range(4):
             await at.accept_marked(["ann"], value, now=clock.ms())
         await settle(at, clock, lambda: at.outbox.queued == 0, 1)
-        assert [status for status, _ in await at.told("ann", 4)] == ["delivered", "rejected", "delivered", "delivered"]
+        assert [status for status, _ in await at.told("ann", 4)] == [
+            "delivered",
+            "rejected",
+            "delivered",
+            "delivered",
+        ]
 
     run(database, leanplum, body)
 
@@ -226,8 +253,12 @@ def test_a_known_refusal_of_the_key_holds_at_once_also_while_an_item_is_looked_f
 NOT_TWICE = RetryPolicy(not_twice=frozenset({"track"}))
 
 
-@pytest.mark.parametrize("message", ["Rate limit exceeded", "Too Many Requests.", "Daily quota spent"])
-def test_one_refusal_for_a_whole_batch_loses_no_answer(database: str, leanplum: Leanplum, message: str) -> None:
+@pytest.mark.parametrize(
+    "message", ["Rate limit exceeded", "Too Many Requests.", "Daily quota spent"]
+)
+def test_one_refusal_for_a_whole_batch_loses_no_answer(
+    database: str, leanplum: Leanplum, message: str
+) -> None:
     """Nothing was done, so nothing becomes unknown, and what is told to wait is no attempt."""
     leanplum.plan({"mode": "200-refused", "message": message, "times": 3})
 
@@ -243,7 +274,9 @@ def test_one_refusal_for_a_whole_batch_loses_no_answer(database: str, leanplum: 
     assert leanplum.stats()["duplicates"] == 0
 
 
-def test_one_refusal_that_asks_for_fewer_calls_lowers_the_rate(database: str, leanplum: Leanplum) -> None:
+def test_one_refusal_that_asks_for_fewer_calls_lowers_the_rate(
+    database: str, leanplum: Leanplum
+) -> None:
     leanplum.plan({"mode": "200-refused", "message": "Rate limit exceeded", "retryAfter": 7.5})
 
     async def body(at: Delivering, clock: Clock) -> None:

@@ -13,14 +13,18 @@ async def erase(at: Delivering, user: str) -> None:
     """The user is to be deleted."""
     now = now_ms()
     item = NewItem(f"u{user}", "deleteUser", f'{{"userId":"{user}"}}', f"erase-{user}")
-    call = Acceptance("default", "k", "r", "DELETE /v1/users/{userId}", "::1", now, ids.new_prefix(now), [item])
+    call = Acceptance(
+        "default", "k", "r", "DELETE /v1/users/{userId}", "::1", now, ids.new_prefix(now), [item]
+    )
     await at.outbox.erase(call)
 
 
 def actions(leanplum: Leanplum, user: str) -> list[str]:
     """What Leanplum was told of the user, in order."""
     told = [call["args"] for call in leanplum.calls()]
-    found = [one for args in told for one in (args["data"] if args["action"] == "multi" else [args])]
+    found = [
+        one for args in told for one in (args["data"] if args["action"] == "multi" else [args])
+    ]
     return [one["action"] for one in found if one["userId"] == user]
 
 
@@ -69,7 +73,9 @@ def test_a_deliverer_without_the_key_holds_what_is_sealed_by_it_and_delivers_the
         await at.accept("bob", 0)
         with at.engine.begin() as connection:
             connection.exec_driver_sql("UPDATE items SET body = '~new.AAAA' WHERE id = 'ann-0'")
-        while (await at.receipt("bob-0")).status != Status.DELIVERED or (await at.receipt("ann-0")).attempts:
+        while (await at.receipt("bob-0")).status != Status.DELIVERED or (
+            await at.receipt("ann-0")
+        ).attempts:
             await at.step()
         assert leanplum.values("ann") == []
         for _ in range(3):
@@ -82,7 +88,9 @@ def test_a_deliverer_without_the_key_holds_what_is_sealed_by_it_and_delivers_the
     deliver(database, leanplum, body)
 
 
-def test_a_body_that_was_changed_in_the_database_becomes_a_dead_letter(database: str, leanplum: Leanplum) -> None:
+def test_a_body_that_was_changed_in_the_database_becomes_a_dead_letter(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         await at.accept("ann", 0, 1)
         with at.engine.begin() as connection:

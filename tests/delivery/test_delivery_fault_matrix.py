@@ -1,5 +1,7 @@
-"""Every fault of the simulator, once, ten times, and for ten minutes, on a clock that is moved on: nothing is lost,
-each user's order holds, and users without the fault are not kept waiting beyond a bound."""
+"""Every fault of the simulator, once, ten times, and for ten minutes, on a clock that is moved on:
+nothing is lost, each user's order holds, and users without the fault are not kept waiting beyond a
+bound.
+"""
 
 from typing import Any
 
@@ -14,17 +16,20 @@ from .delivering import Delivering, Leanplum, deliver
 TEN_MINUTES = 600.0
 POLICY = RetryPolicy()  # as in production
 EVENTS, OTHERS = 3, 4
-# Beside a fault that strikes one user's calls: a few steps, since only halves and the pace come in between. Beside one
-# that strikes every call: as long as the probes of an open circuit, or of a held app, may be apart, and a backoff.
+# Beside a fault that strikes one user's calls: a few steps, since only halves and the pace come in
+# between. Beside one that strikes every call: as long as the probes of an open circuit, or of a
+# held app, may be apart, and a backoff.
 BOUND = 30.0
 BOUND_OF_ALL = LONGEST_SECONDS + POLICY.most
 # What ends for good with its first answer: everything else is delivered in the end.
 FINAL = {"451": "rejected", "400": "rejected", "success-false": "rejected", "error-with-success": "skipped",
          "mixed-404": "rejected", "warning": "skipped"}  # fmt: skip
-# In doubt: of one user's calls alone it ends the item, as long as others' pass; of every call it holds the app.
+# In doubt: of one user's calls alone it ends the item, as long as others' pass; of every call it
+# holds the app.
 IN_DOUBT = {"403-html": "rejected", "403-other": "rejected", "403-size": "rejected"}
 
-STOPS_ALL = {"403-key", "404-app", "redirect-item"}  # our key or app: nobody's items can go meanwhile
+# Our key or app: nobody's items can go meanwhile
+STOPS_ALL = {"403-key", "404-app", "redirect-item"}
 
 
 class Clock:
@@ -40,12 +45,22 @@ class Clock:
         return self.seconds
 
 
-async def run_until_delivered(at: Delivering, clock: Clock, leanplum: Leanplum, over_at: float) -> dict[str, float]:
-    """Step on; when nothing can be done, let time pass. When the item of each id was done, in seconds."""
+async def run_until_delivered(
+    at: Delivering, clock: Clock, leanplum: Leanplum, over_at: float
+) -> dict[str, float]:
+    """Step on; when nothing can be done, let time pass. When the item of each id was done, in
+    seconds.
+    """
     begun, over, done = clock.seconds, False, dict[str, float]()
-    names = {f"{user}-{value}" for user in ("ann", *(f"other{n}" for n in range(OTHERS))) for value in range(EVENTS)}
+    names = {
+        f"{user}-{value}"
+        for user in ("ann", *(f"other{n}" for n in range(OTHERS)))
+        for value in range(EVENTS)
+    }
     while done.keys() != names:
-        assert clock.seconds - begun < over_at + 2 * BOUND_OF_ALL, f"never settled: {sorted(names - done.keys())}"
+        assert clock.seconds - begun < over_at + 2 * BOUND_OF_ALL, (
+            f"never settled: {sorted(names - done.keys())}"
+        )
         if clock.seconds - begun >= over_at and not over:
             leanplum.unplan()
             over = True
@@ -58,7 +73,9 @@ async def run_until_delivered(at: Delivering, clock: Clock, leanplum: Leanplum, 
     return done
 
 
-def run(database: str, leanplum: Leanplum, fault: dict[str, Any], over_at: float) -> tuple[dict[str, float], set[str]]:
+def run(
+    database: str, leanplum: Leanplum, fault: dict[str, Any], over_at: float
+) -> tuple[dict[str, float], set[str]]:
     """When each item was settled, and how ann's ended."""
     clock = Clock()
     leanplum.plan(fault)
@@ -78,13 +95,17 @@ def run(database: str, leanplum: Leanplum, fault: dict[str, Any], over_at: float
 def check_others(leanplum: Leanplum) -> None:
     assert leanplum.stats()["overlaps"] == 0
     for other in range(OTHERS):
-        assert leanplum.values(f"other{other}") == list(range(EVENTS)), "lost, repeated or out of order"
+        assert leanplum.values(f"other{other}") == list(range(EVENTS)), (
+            "lost, repeated or out of order"
+        )
 
 
 PLANS = [("once", 1, 0.0), ("ten times", 10, 0.0), ("for ten minutes", None, TEN_MINUTES)]
 
 
-@pytest.mark.parametrize(("times", "over_at"), [plan[1:] for plan in PLANS], ids=[plan[0] for plan in PLANS])
+@pytest.mark.parametrize(
+    ("times", "over_at"), [plan[1:] for plan in PLANS], ids=[plan[0] for plan in PLANS]
+)
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_a_fault_of_one_users_calls_loses_nothing_and_keeps_nobody_else_waiting(
     path: Any, leanplum: Leanplum, mode: str, times: int | None, over_at: float

@@ -9,7 +9,9 @@ def gate() -> Gate:
     return Gate(shortest=2.0, held=15.0)
 
 
-def test_the_first_probe_comes_at_once_and_those_after_refusals_of_several_users_at_a_steady_pace() -> None:
+def test_the_first_probe_comes_at_once_and_those_after_refusals_of_several_users_at_a_steady_pace() -> (
+    None
+):
     held = gate()
     held.doubted(0.0, users=2)
     assert held.probing

@@ -32,7 +32,9 @@ def login(old: str, new: str, item_id: str = "login", **more: Any) -> NewItem:
 
 
 def advance(user: str, item_id: str, **more: Any) -> NewItem:
-    return item("advance", item_id, userId=user, state=item_id, createDisposition="CreateNever", **more)
+    return item(
+        "advance", item_id, userId=user, state=item_id, createDisposition="CreateNever", **more
+    )
 
 
 def track(user: str, item_id: str, **more: Any) -> NewItem:
@@ -45,14 +47,18 @@ def sets(user: str, item_id: str, value: str) -> NewItem:
 
 async def accept(at: Delivering, *items: NewItem) -> None:
     now = now_ms()
-    call = Acceptance("default", "k", "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), list(items))
+    call = Acceptance(
+        "default", "k", "r", "POST /v1/batch", "::1", now, ids.new_prefix(now), list(items)
+    )
     await at.outbox.accept(call)
 
 
 def sent(leanplum: Leanplum) -> list[str]:
     """The (action, user) of all that Leanplum was sent, in the order of its arrival."""
     told = [call["args"] for call in leanplum.calls()]
-    entries = [one for args in told for one in (args["data"] if args["action"] == "multi" else [args])]
+    entries = [
+        one for args in told for one in (args["data"] if args["action"] == "multi" else [args])
+    ]
     return [f"{one['action']} {one.get('userId') or one.get('deviceId')}" for one in entries]
 
 
@@ -67,7 +73,10 @@ async def statuses(at: Delivering, *item_ids: str) -> list[str]:
 
 def logins(at: Delivering) -> list[tuple[int, int]]:
     with at.engine.connect() as connection:
-        return [tuple(row) for row in connection.exec_driver_sql("SELECT lane, seq FROM logins ORDER BY seq, lane")]
+        return [
+            tuple(row)
+            for row in connection.exec_driver_sql("SELECT lane, seq FROM logins ORDER BY seq, lane")
+        ]
 
 
 @pytest.mark.parametrize("make", [advance, track])
@@ -76,7 +85,9 @@ def test_what_follows_a_login_under_the_new_id_finds_the_user(
     database: str, leanplum: Leanplum, make: Any, together: bool
 ) -> None:
     async def body(at: Delivering) -> None:
-        pairs = [(login(f"a{n}", f"k{n}", f"login{n}"), make(f"k{n}", f"then{n}")) for n in range(6)]
+        pairs = [
+            (login(f"a{n}", f"k{n}", f"login{n}"), make(f"k{n}", f"then{n}")) for n in range(6)
+        ]
         await busy(at, leanplum, [f"a{n}" for n in range(6)])
         for pair in pairs:
             for calls in [pair] if together else [[one] for one in pair]:
@@ -96,7 +107,12 @@ async def busy(at: Delivering, leanplum: Leanplum, users: Sequence[str]) -> None
 
 def leanplum_user(leanplum: Leanplum, user: str) -> None:
     """Let the user be there."""
-    call = {"appId": "app_sandbox", "clientKey": "prod_sandbox", "apiVersion": "1.0.6", "userId": user}
+    call = {
+        "appId": "app_sandbox",
+        "clientKey": "prod_sandbox",
+        "apiVersion": "1.0.6",
+        "userId": user,
+    }
     attributes = {"action": "setUserAttributes", "userAttributes": {"there": 1}}
     httpx.post(f"{leanplum.url}/api", json=call | attributes, trust_env=False).raise_for_status()
 
@@ -124,23 +140,35 @@ def test_a_login_behind_many_events_is_not_overtaken(database: str, leanplum: Le
     assert sent(leanplum)[-2:] == ["setUserAttributes a", "advance k"]
 
 
-def test_what_the_new_id_had_before_the_login_goes_at_once(database: str, leanplum: Leanplum) -> None:
+def test_what_the_new_id_had_before_the_login_goes_at_once(
+    database: str, leanplum: Leanplum
+) -> None:
     """Also where what follows the login is in the same attempt."""
 
     async def body(at: Delivering) -> None:
         await accept(at, sets("k", "before", "old"), login("a", "k"), sets("k", "after", "new"))
         assert await at.step() == 1
-        assert await statuses(at, "before", "login", "after") == ["delivered", "delivered", "accepted"]
+        assert await statuses(at, "before", "login", "after") == [
+            "delivered",
+            "delivered",
+            "accepted",
+        ]
         await at.finish()
 
     deliver(database, leanplum, body)
     assert plan(leanplum, "k") == "new"
 
 
-def test_chains_of_logins_and_a_login_back_arrive_in_order(database: str, leanplum: Leanplum) -> None:
+def test_chains_of_logins_and_a_login_back_arrive_in_order(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
-        await accept(at, sets("a", "0", "0"), login("a", "b", "1"), sets("b", "2", "2"), login("b", "c", "3"))
-        await accept(at, sets("c", "4", "4"), login("c", "b", "5"), sets("b", "6", "6"), login("b", "a", "7"))
+        await accept(
+            at, sets("a", "0", "0"), login("a", "b", "1"), sets("b", "2", "2"), login("b", "c", "3")
+        )
+        await accept(
+            at, sets("c", "4", "4"), login("c", "b", "5"), sets("b", "6", "6"), login("b", "a", "7")
+        )
         await accept(at, sets("a", "8", "8"))
         await at.finish()
 
@@ -152,7 +180,9 @@ def test_chains_of_logins_and_a_login_back_arrive_in_order(database: str, leanpl
 def test_an_anonymous_device_logs_in_before_what_is_sent_by_its_id_afterwards(
     database: str, leanplum: Leanplum
 ) -> None:
-    """Segment's logins wait in the lane of the user, an SDK's in that of the id before; two devices of one user."""
+    """Segment's logins wait in the lane of the user, an SDK's in that of the id before; two devices
+    of one user.
+    """
 
     async def body(at: Delivering) -> None:
         leanplum.plan({"mode": "500-html", "contains": "newUserId", "times": 4})
@@ -168,7 +198,12 @@ def test_an_anonymous_device_logs_in_before_what_is_sent_by_its_id_afterwards(
 
     deliver(database, leanplum, body)
     done = delivered(leanplum)
-    for first, then in [("segment", "device1"), ("sdk", "device2"), ("sdk", "user"), ("segment", "user")]:
+    for first, then in [
+        ("segment", "device1"),
+        ("sdk", "device2"),
+        ("sdk", "user"),
+        ("segment", "user"),
+    ]:
         assert done.index(first) < done.index(then), done
 
 
@@ -218,7 +253,9 @@ async def settled(at: Delivering, item_ids: Sequence[str]) -> None:
         assert found.settled
 
 
-def test_a_login_that_is_tried_again_and_again_is_waited_for(database: str, leanplum: Leanplum) -> None:
+def test_a_login_that_is_tried_again_and_again_is_waited_for(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         leanplum.plan({"mode": "503", "contains": "newUserId", "times": 6})
         await accept(at, login("a", "k"), advance("k", "then"))
@@ -243,7 +280,9 @@ def test_a_login_that_is_refused_lets_others_go_on(database: str, leanplum: Lean
     deliver(database, leanplum, body)
 
 
-def test_a_login_that_an_operator_sends_again_goes_before_what_was_not_sent(database: str, leanplum: Leanplum) -> None:
+def test_a_login_that_an_operator_sends_again_goes_before_what_was_not_sent(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         leanplum.plan(REFUSED | {"times": 1})
         await accept(at, login("a", "k"), sets("k", "then", "then"))
@@ -287,7 +326,9 @@ def test_the_erasure_of_the_new_id_comes_after_the_login(database: str, leanplum
     assert sent(leanplum)[-2:] == ["setUserAttributes a", "deleteUser k"]
 
 
-def test_a_call_that_a_caller_waits_for_waits_for_the_login(database: str, leanplum: Leanplum) -> None:
+def test_a_call_that_a_caller_waits_for_waits_for_the_login(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         async with other_process(at, database) as locks:
             leanplum.plan({"mode": "503", "contains": "newUserId", "times": 3})
@@ -306,7 +347,9 @@ def test_a_call_that_a_caller_waits_for_waits_for_the_login(database: str, leanp
     deliver(database, leanplum, body)
 
 
-def test_rows_of_logins_are_swept_once_they_are_done_for_good(database: str, leanplum: Leanplum) -> None:
+def test_rows_of_logins_are_swept_once_they_are_done_for_good(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         leanplum.plan(REFUSED | {"times": 1})
         await accept(at, login("bad", "k", "bad"))
@@ -325,7 +368,12 @@ def test_rows_of_logins_are_swept_once_they_are_done_for_good(database: str, lea
 
 def test_items_without_a_login_leave_no_row(database: str, leanplum: Leanplum) -> None:
     async def body(at: Delivering) -> None:
-        await accept(at, login("k", "k", "same"), login("a", "", "none"), track("a", "1", params={"x": "newUserId"}))
+        await accept(
+            at,
+            login("k", "k", "same"),
+            login("a", "", "none"),
+            track("a", "1", params={"x": "newUserId"}),
+        )
         assert logins(at) == []
 
     deliver(database, leanplum, body)

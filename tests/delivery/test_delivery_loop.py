@@ -1,4 +1,6 @@
-"""The deliverer as a whole: order, one call a user, nobody waits for another's trouble, nothing is left behind."""
+"""The deliverer as a whole: order, one call a user, nobody waits for another's trouble, nothing is
+left behind.
+"""
 
 import asyncio
 import sqlite3
@@ -15,7 +17,9 @@ from .delivering import Delivering, Leanplum, come_true, deliver
 PATIENT = RetryPolicy(window=60.0, least=30.0, most=60.0, held=0.3)
 
 
-def test_the_loop_delivers_what_is_accepted_while_it_runs(database: str, leanplum: Leanplum) -> None:
+def test_the_loop_delivers_what_is_accepted_while_it_runs(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         async with at.running():
             for value in range(30):
@@ -28,7 +32,9 @@ def test_the_loop_delivers_what_is_accepted_while_it_runs(database: str, leanplu
     assert leanplum.stats()["overlaps"] == 0
 
 
-def test_many_users_in_several_calls_at_once_never_overlap(database: str, leanplum: Leanplum) -> None:
+def test_many_users_in_several_calls_at_once_never_overlap(
+    database: str, leanplum: Leanplum
+) -> None:
     leanplum.plan({"mode": "slow", "delay": 0.03, "times": None})
 
     async def body(at: Delivering) -> None:
@@ -58,7 +64,9 @@ def test_one_users_trouble_does_not_hold_others(database: str, leanplum: Leanplu
     deliver(database, leanplum, body, policy=PATIENT)
 
 
-def test_a_wrong_key_holds_everything_and_drops_nothing_until_it_is_mended(database: str, leanplum: Leanplum) -> None:
+def test_a_wrong_key_holds_everything_and_drops_nothing_until_it_is_mended(
+    database: str, leanplum: Leanplum
+) -> None:
     leanplum.plan({"mode": "403-key", "times": None})
 
     async def body(at: Delivering) -> None:
@@ -66,7 +74,9 @@ def test_a_wrong_key_holds_everything_and_drops_nothing_until_it_is_mended(datab
             await at.accept(f"user{number}", 0)
         async with at.running():
             await come_true(lambda: at.metrics.states.get("default") == "held")
-            assert leanplum.stats()["calls"] <= 16, "while the key is refused, the app pauses as a whole"
+            assert leanplum.stats()["calls"] <= 16, (
+                "while the key is refused, the app pauses as a whole"
+            )
             assert await at.told("user0", 1) == [("held", 0)]
             leanplum.unplan()
             await come_true(lambda: at.outbox.queued == 0)
@@ -81,7 +91,9 @@ def test_a_wrong_key_holds_everything_and_drops_nothing_until_it_is_mended(datab
 def test_of_a_call_sent_in_halves_no_item_overtakes_its_own_users(
     database: str, leanplum: Leanplum, trouble: str
 ) -> None:
-    """The whole is refused, then the first half fails: the second half must not be sent before it."""
+    """The whole is refused, then the first half fails: the second half must not be sent before
+    it.
+    """
     leanplum.plan({"mode": "400"}, {"mode": trouble, "applied": False})
 
     async def body(at: Delivering) -> None:
@@ -110,14 +122,21 @@ def test_once_the_key_is_refused_the_other_halves_of_the_call_are_not_tried(
 def test_what_was_not_sent_since_its_users_earlier_item_failed_is_sent_although_that_one_expired(
     database: str, leanplum: Leanplum
 ) -> None:
-    """The first half expires, so its user is not postponed; the rest, unsent, must not be forgotten until a restart."""
+    """The first half expires, so its user is not postponed; the rest, unsent, must not be forgotten
+    until a restart.
+    """
     leanplum.plan({"mode": "400"}, {"mode": "503"})
 
     async def body(at: Delivering) -> None:
         await at.accept("ann", 0, 1, 2, 3)
         await asyncio.sleep(0.01)
         await at.finish()
-        assert [status for status, _ in await at.told("ann", 4)] == ["expired", "expired", "delivered", "delivered"]
+        assert [status for status, _ in await at.told("ann", 4)] == [
+            "expired",
+            "expired",
+            "delivered",
+            "delivered",
+        ]
 
     deliver(database, leanplum, body, policy=RetryPolicy(window=0.001))
 
@@ -125,7 +144,9 @@ def test_what_was_not_sent_since_its_users_earlier_item_failed_is_sent_although_
 def test_a_user_with_a_long_queue_does_not_make_the_deliverer_read_in_a_frenzy(
     database: str, leanplum: Leanplum
 ) -> None:
-    """While this user's one call is in flight nothing can be sent, so there is nothing to look for."""
+    """While this user's one call is in flight nothing can be sent, so there is nothing to look
+    for.
+    """
     leanplum.plan({"mode": "slow", "delay": 1.0, "times": None})
 
     async def body(at: Delivering) -> None:
@@ -192,7 +213,9 @@ def test_a_verdict_that_cannot_be_written_is_written_when_the_database_works_aga
     assert leanplum.stats()["calls"] == 1
 
 
-def test_when_leanplum_cannot_be_reached_at_all_everything_waits(database: str, leanplum: Leanplum) -> None:
+def test_when_leanplum_cannot_be_reached_at_all_everything_waits(
+    database: str, leanplum: Leanplum
+) -> None:
     nobody = Leanplum(leanplum.url)
     nobody.url = "http://127.0.0.1:1"
 
@@ -201,13 +224,18 @@ def test_when_leanplum_cannot_be_reached_at_all_everything_waits(database: str, 
         await at.step()
         assert await at.told("ann", 1) == [("retrying", 1)]
         receipt = await at.receipt("ann-0")
-        assert receipt.leanplum == {"success": False, "error": "No answer from Leanplum: connection refused"}
+        assert receipt.leanplum == {
+            "success": False,
+            "error": "No answer from Leanplum: connection refused",
+        }
 
     deliver(database, nobody, body)
     nobody.close()
 
 
-def test_a_later_start_goes_on_where_an_earlier_one_stopped(database: str, leanplum: Leanplum) -> None:
+def test_a_later_start_goes_on_where_an_earlier_one_stopped(
+    database: str, leanplum: Leanplum
+) -> None:
     async def first(at: Delivering) -> None:
         await at.accept("ann", 0, 1, 2)
 
@@ -220,7 +248,9 @@ def test_a_later_start_goes_on_where_an_earlier_one_stopped(database: str, leanp
     assert leanplum.values("ann") == [0, 1, 2, 3]
 
 
-def test_delivery_goes_on_after_an_error_that_nobody_foresaw(database: str, leanplum: Leanplum) -> None:
+def test_delivery_goes_on_after_an_error_that_nobody_foresaw(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         read, failures = at.outbox.look, [RuntimeError("unforeseen")]
 
@@ -250,11 +280,15 @@ def test_while_leanplum_is_away_it_is_asked_by_one_probe_at_a_time_and_then_ever
         async with at.running():
             await come_true(lambda: at.metrics.states.get("default") == "open")
             await asyncio.sleep(1.0)
-            assert leanplum.stats()["calls"] < 40, "a thousand users were asked for one after the other"
+            assert leanplum.stats()["calls"] < 40, (
+                "a thousand users were asked for one after the other"
+            )
             leanplum.unplan()
             await come_true(lambda: at.outbox.queued == 0)
             assert at.metrics.states["default"] == "closed"
-        assert {await at.told(f"user{number}", 1) == [("delivered", 1)] for number in range(900, 1_000)} == {True}
+        assert {
+            await at.told(f"user{number}", 1) == [("delivered", 1)] for number in range(900, 1_000)
+        } == {True}
 
     policy = RetryPolicy(window=60.0, least=0.2, most=1.0, held=0.05)
     deliver(database, leanplum, body, policy=policy)

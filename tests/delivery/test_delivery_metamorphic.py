@@ -26,9 +26,12 @@ def parts(users: Sequence[str], sizes: Sequence[int]) -> list[list[tuple[str, in
     return [part for part in [*found, numbered] if part]
 
 
-def arrived(leanplum: Leanplum, database: str, batches: list[list[tuple[str, int]]], restart_at: int) -> dict[str, Any]:
-    """What Leanplum saw of each user: action, name, value, in order. The gateway is restarted before one batch, with
-    what it has taken still undelivered."""
+def arrived(
+    leanplum: Leanplum, database: str, batches: list[list[tuple[str, int]]], restart_at: int
+) -> dict[str, Any]:
+    """What Leanplum saw of each user: action, name, value, in order. The gateway is restarted
+    before one batch, with what it has taken still undelivered.
+    """
 
     async def accept(at: Delivering, some: list[list[tuple[str, int]]]) -> None:
         for batch in some:
@@ -47,7 +50,8 @@ def arrived(leanplum: Leanplum, database: str, batches: list[list[tuple[str, int
     sent = [one for call in leanplum.calls() for one in call["args"]["data"]]
     users = {one["userId"] for one in sent}
     return {
-        user: [(one["action"], one["event"], one["value"]) for one in sent if one["userId"] == user] for user in users
+        user: [(one["action"], one["event"], one["value"]) for one in sent if one["userId"] == user]
+        for user in users
     }
 
 
@@ -64,7 +68,9 @@ def fresh(tmp_path: Path) -> Any:
     return made
 
 
-def test_singly_in_any_batches_or_over_a_restart_each_user_gets_the_same_calls(leanplum: Leanplum, fresh: Any) -> None:
+def test_singly_in_any_batches_or_over_a_restart_each_user_gets_the_same_calls(
+    leanplum: Leanplum, fresh: Any
+) -> None:
     @settings(
         max_examples=20,
         deadline=None,
@@ -74,10 +80,15 @@ def test_singly_in_any_batches_or_over_a_restart_each_user_gets_the_same_calls(l
     @given(users=EVENTS, sizes=CUTS, restart=st.integers(0, 5))
     def holds(users: list[str], sizes: list[int], restart: int) -> None:
         expected = {
-            user: [("track", "E", value) for value, one in enumerate(users) if one == user] for user in set(users)
+            user: [("track", "E", value) for value, one in enumerate(users) if one == user]
+            for user in set(users)
         }
         singly, batched = parts(users, [1] * len(users)), parts(users, sizes)
-        for batches, restart_at in ((singly, 0), (batched, 0), (batched, min(restart, len(batched) - 1))):
+        for batches, restart_at in (
+            (singly, 0),
+            (batched, 0),
+            (batched, min(restart, len(batched) - 1)),
+        ):
             leanplum.reset()
             assert arrived(leanplum, fresh(), batches, restart_at) == expected
 

@@ -2,7 +2,17 @@
 
 import pytest
 
-from app.delivery.pacing import COOLDOWN_SECONDS, FAILURES, LEAST, LONGEST_SECONDS, MOST, Circuit, Gate, Pace, State
+from app.delivery.pacing import (
+    COOLDOWN_SECONDS,
+    FAILURES,
+    LEAST,
+    LONGEST_SECONDS,
+    MOST,
+    Circuit,
+    Gate,
+    Pace,
+    State,
+)
 from app.leanplum.replies import TooMuch
 from app.model import ConfigRefused, Done, Outcome, Trouble
 
@@ -16,7 +26,9 @@ def opened() -> Circuit:
     return circuit
 
 
-def test_a_circuit_opens_after_so_many_failures_in_a_row_and_a_success_between_starts_the_count_anew() -> None:
+def test_a_circuit_opens_after_so_many_failures_in_a_row_and_a_success_between_starts_the_count_anew() -> (
+    None
+):
     circuit = Circuit(shortest=2.0, held=15.0)
     for _ in range(FAILURES - 1):
         circuit.failed(0.0)
@@ -114,7 +126,9 @@ def test_an_even_load_of_slow_calls_is_no_complaint() -> None:
     assert pace.rate == MOST
 
 
-def test_a_call_of_which_only_a_part_failed_and_one_that_was_too_large_show_that_leanplum_is_there() -> None:
+def test_a_call_of_which_only_a_part_failed_and_one_that_was_too_large_show_that_leanplum_is_there() -> (
+    None
+):
     gate = Gate(shortest=2.0, held=15.0)
     for _ in range(FAILURES):
         gate.heard(0.0, 0.1, AWAY)

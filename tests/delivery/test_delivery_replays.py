@@ -30,7 +30,9 @@ async def refuse_first(at: Delivering, leanplum: Leanplum, user: str) -> None:
     assert (await at.receipt(f"{user}-0")).status is Status.REJECTED
 
 
-def test_a_replay_is_delivered_though_a_later_item_of_its_user_is_in_flight(database: str, leanplum: Leanplum) -> None:
+def test_a_replay_is_delivered_though_a_later_item_of_its_user_is_in_flight(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         await refuse_first(at, leanplum, "ann")
         await at.accept("ann", 1, 2)
@@ -73,8 +75,12 @@ def test_a_replay_is_delivered_though_its_shard_is_gained_while_its_users_call_i
     assert leanplum.values("ann") == [1, 0]
 
 
-def test_an_item_accepted_after_a_replay_does_not_overtake_it(database: str, leanplum: Leanplum) -> None:
-    """The replay commits once the deliverer has read how many there were, and before it reads what is new."""
+def test_an_item_accepted_after_a_replay_does_not_overtake_it(
+    database: str, leanplum: Leanplum
+) -> None:
+    """The replay commits once the deliverer has read how many there were, and before it reads what
+    is new.
+    """
 
     async def body(at: Delivering) -> None:
         await refuse_first(at, leanplum, "ann")
@@ -100,7 +106,10 @@ class Interrupted:
     """A connection by whose first statement something else happens, once that was read."""
 
     def __init__(
-        self, connection: Connection, loop: asyncio.AbstractEventLoop, meanwhile: Coroutine[Any, Any, None]
+        self,
+        connection: Connection,
+        loop: asyncio.AbstractEventLoop,
+        meanwhile: Coroutine[Any, Any, None],
     ) -> None:
         self._connection, self._loop = connection, loop
         self._meanwhile: Coroutine[Any, Any, None] | None = meanwhile
@@ -122,7 +131,9 @@ def test_many_replays_of_users_with_steady_traffic_are_all_delivered_in_order(
     users = [f"user{number}" for number in range(200)]
 
     async def body(at: Delivering) -> None:
-        leanplum.plan({"mode": "success-false", "message": "Bad.", "times": None, "action": "track"})
+        leanplum.plan(
+            {"mode": "success-false", "message": "Bad.", "times": None, "action": "track"}
+        )
         await at.accept_many(users, value=0)
         await at.accept_many(users, value=1)
         await at.finish(20)

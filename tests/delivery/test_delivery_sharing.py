@@ -1,4 +1,6 @@
-"""What callers and deliverers share: turns between callers, leases between deliverers, and what is sent only once."""
+"""What callers and deliverers share: turns between callers, leases between deliverers, and what is
+sent only once.
+"""
 
 import asyncio
 from collections.abc import Mapping
@@ -16,12 +18,16 @@ from app.outbox.dead_letters import Filter
 from .delivering import Delivering, Leanplum, come_true, deliver
 
 
-def test_ten_events_of_one_caller_pass_anothers_long_backlog(path: Path, leanplum: Leanplum) -> None:
+def test_ten_events_of_one_caller_pass_anothers_long_backlog(
+    path: Path, leanplum: Leanplum
+) -> None:
     """A hundred thousand wait; by the time that the ten are through, a small part of those is."""
 
     async def body(at: Delivering) -> None:
         for number in range(0, 100_000, 1_000):
-            await at.accept_many([f"user{one}" for one in range(number, number + 1_000)], key="first")
+            await at.accept_many(
+                [f"user{one}" for one in range(number, number + 1_000)], key="first"
+            )
         async with at.running():
             await come_true(lambda: at.outbox.queued < 99_000)
             await at.accept_many([f"late{one}" for one in range(10)], key="second")
@@ -40,8 +46,12 @@ def test_a_users_events_of_two_callers_keep_their_order_though_one_has_a_backlog
 ) -> None:
     async def body(at: Delivering) -> None:
         for value in range(3):
-            await at.accept_many([f"user{one}" for one in range(4_000)], value=2 * value, key="first")
-            await at.accept_many([f"user{one}" for one in range(0, 4_000, 40)], value=2 * value + 1, key="second")
+            await at.accept_many(
+                [f"user{one}" for one in range(4_000)], value=2 * value, key="first"
+            )
+            await at.accept_many(
+                [f"user{one}" for one in range(0, 4_000, 40)], value=2 * value + 1, key="second"
+            )
         async with at.running():
             await come_true(lambda: at.outbox.queued == 0, 60)
 
@@ -51,11 +61,15 @@ def test_a_users_events_of_two_callers_keep_their_order_though_one_has_a_backlog
     assert leanplum.stats()["overlaps"] == 0
 
 
-def test_two_deliverers_share_the_lanes_and_each_sends_its_own(database: str, leanplum: Leanplum) -> None:
+def test_two_deliverers_share_the_lanes_and_each_sends_its_own(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         other = at.another()
         tasks = [asyncio.create_task(at.deliverer.run()), asyncio.create_task(other.run())]
-        await come_true(lambda: len(at.deliverer.window.shards) == len(other.window.shards) == ids.SHARDS // 2)
+        await come_true(
+            lambda: len(at.deliverer.window.shards) == len(other.window.shards) == ids.SHARDS // 2
+        )
         assert not at.deliverer.window.shards & other.window.shards
         await at.accept_many([f"user{one}" for one in range(300)])
         await come_true(lambda: at.outbox.queued == 0)
@@ -72,7 +86,9 @@ def test_two_deliverers_share_the_lanes_and_each_sends_its_own(database: str, le
     assert leanplum.stats()["overlaps"] == 0
 
 
-def test_nothing_is_sent_by_one_whose_lease_was_given_to_another(path: Path, leanplum: Leanplum) -> None:
+def test_nothing_is_sent_by_one_whose_lease_was_given_to_another(
+    path: Path, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         await at.step()
         await at.outbox.tend("other", 60_000, [at.deliverer.owner], ())
@@ -87,8 +103,12 @@ def test_nothing_is_sent_by_one_whose_lease_was_given_to_another(path: Path, lea
     assert leanplum.values("ann") == [0]
 
 
-def test_who_was_taken_for_gone_sends_nothing_again_that_others_have_sent(path: Path, leanplum: Leanplum) -> None:
-    """Like a process that was stopped for longer than its lease, with items in memory, and then goes on."""
+def test_who_was_taken_for_gone_sends_nothing_again_that_others_have_sent(
+    path: Path, leanplum: Leanplum
+) -> None:
+    """Like a process that was stopped for longer than its lease, with items in memory, and then
+    goes on.
+    """
 
     async def body(at: Delivering) -> None:
         await at.step()
@@ -111,7 +131,9 @@ def test_who_was_taken_for_gone_sends_nothing_again_that_others_have_sent(path: 
     assert leanplum.stats()["duplicates"] == 0
 
 
-def test_nothing_is_sent_that_may_not_be_answered_before_the_lease_ends(path: Path, leanplum: Leanplum) -> None:
+def test_nothing_is_sent_that_may_not_be_answered_before_the_lease_ends(
+    path: Path, leanplum: Leanplum
+) -> None:
     class Ticks:
         now = 0.0
 
@@ -152,7 +174,9 @@ def test_what_was_sent_and_not_answered_is_sent_again_or_not_as_the_policy_says(
         assert (await at.receipt("ann-2")).status is Status.DELIVERED
 
     not_twice = frozenset({"track"} if hold else ())
-    deliver(database, leanplum, body, policy=RetryPolicy(least=0.02, most=0.04, not_twice=not_twice))
+    deliver(
+        database, leanplum, body, policy=RetryPolicy(least=0.02, most=0.04, not_twice=not_twice)
+    )
 
 
 def test_an_error_that_nobody_foresaw_in_a_call_counts_as_trouble_and_closes_its_attempt(
@@ -162,7 +186,9 @@ def test_an_error_that_nobody_foresaw_in_a_call_counts_as_trouble_and_closes_its
         client, failures = at.deliverer._client, [RuntimeError("unforeseen")]
         call = client.call
 
-        async def fails(url: str, action: str, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> Any:
+        async def fails(
+            url: str, action: str, body: bytes, headers: Mapping[str, str] = NO_HEADERS
+        ) -> Any:
             if failures:
                 raise failures.pop()
             return await call(url, action, body, headers)
@@ -179,7 +205,9 @@ def test_an_error_that_nobody_foresaw_in_a_call_counts_as_trouble_and_closes_its
     assert leanplum.values("ann") == [0]
 
 
-def test_an_operators_replay_goes_before_what_the_user_has_waiting(database: str, leanplum: Leanplum) -> None:
+def test_an_operators_replay_goes_before_what_the_user_has_waiting(
+    database: str, leanplum: Leanplum
+) -> None:
     leanplum.plan({"mode": "success-false", "userId": "ann", "message": "Bad."})
 
     async def body(at: Delivering) -> None:

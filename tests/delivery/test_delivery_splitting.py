@@ -65,11 +65,17 @@ def send(items: Sequence[Item], world: World, doubts: Doubts | None = None) -> R
         by_user = {item.lane: [one.seq for one in part if one.lane == item.lane] for item in part}
         for lane, seqs in by_user.items():
             open_ = [item.seq for item in items if item.lane == lane and item.seq not in done]
-            assert seqs == open_[: len(seqs)], "an item was sent before an earlier one of its user, or twice"
+            assert seqs == open_[: len(seqs)], (
+                "an item was sent before an earlier one of its user, or twice"
+            )
         run.parts.append([item.seq for item in part])
         reply = world(part)
         if isinstance(reply, list):
-            done |= {item.seq for item, one in zip(part, reply, strict=True) if not isinstance(one, Trouble)}
+            done |= {
+                item.seq
+                for item, one in zip(part, reply, strict=True)
+                if not isinstance(one, Trouble)
+            }
         run.search.heard(reply)
         done |= {item.seq for item, one in run.search.outcomes() if isinstance(one, ItemRefused)}
     found = run.search.outcomes()
@@ -100,7 +106,9 @@ def test_one_of_fifty_users_takes_two_calls_for_each_halving() -> None:
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=30))
-def test_where_everything_is_blocked_nothing_is_blamed_and_the_app_is_held_after_few_calls(counts: list[int]) -> None:
+def test_where_everything_is_blocked_nothing_is_blamed_and_the_app_is_held_after_few_calls(
+    counts: list[int],
+) -> None:
     items = batch(*counts)
     run = send(items, firewall(range(len(items))))
     assert run.of(ConfigRefused) == {item.seq for item in items}
@@ -112,8 +120,9 @@ def test_where_everything_is_blocked_nothing_is_blamed_and_the_app_is_held_after
 def test_of_several_blocked_items_none_is_blamed_wrongly_and_in_the_end_each_is_found(
     counts: list[int], data: st.DataObject
 ) -> None:
-    """What is not settled is sent again, to fewer users at once each time (the window's rule), beside calls that
-    pass."""
+    """What is not settled is sent again, to fewer users at once each time (the window's rule),
+    beside calls that pass.
+    """
     items = batch(*counts)
     bad = data.draw(st.sets(st.sampled_from([item.seq for item in items]), max_size=8))
     doubts, left, refused = Doubts(), items, set[int]()
@@ -136,7 +145,9 @@ def _calls_of(lanes: Collection[int], most: int) -> list[set[int]]:
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.integers(0, 60), st.integers(0, 60))
-def test_a_block_that_comes_and_goes_blames_nothing(counts: list[int], begins: int, ends: int) -> None:
+def test_a_block_that_comes_and_goes_blames_nothing(
+    counts: list[int], begins: int, ends: int
+) -> None:
     items, made = batch(*counts), list[int]()
 
     def answer(part: Sequence[Item]) -> Reply:
@@ -182,7 +193,9 @@ def test_what_leanplum_refuses_for_its_content_is_isolated_without_any_doubt(
     assert run.of(Done) == {item.seq for item in items} - bad
 
 
-REPLIES = st.sampled_from(["done", "trouble", "throttled", "doubtful", "too much", "key", "refused"])
+REPLIES = st.sampled_from(
+    ["done", "trouble", "throttled", "doubtful", "too much", "key", "refused"]
+)
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=12), st.data())
@@ -212,7 +225,11 @@ def test_whatever_is_answered_it_ends_in_order_with_at_most_one_outcome_each(
 
 def test_once_the_key_is_refused_nothing_more_is_sent() -> None:
     def answer(part: Sequence[Item]) -> Reply:
-        return Doubtful("HTTP 403") if len(part) == 8 else [ConfigRefused("Invalid access key")] * len(part)
+        return (
+            Doubtful("HTTP 403")
+            if len(part) == 8
+            else [ConfigRefused("Invalid access key")] * len(part)
+        )
 
     assert len(send(batch(*[1] * 8), answer).parts) == 2
 
@@ -223,7 +240,9 @@ def test_of_two_users_who_are_both_blocked_neither_is_blamed_after_three_calls()
 
 
 def test_an_answer_that_was_doubtful_once_is_not_held_against_the_item() -> None:
-    """The batch and the first user's own call are blocked, then nothing is: the first is asked again."""
+    """The batch and the first user's own call are blocked, then nothing is: the first is asked
+    again.
+    """
     answers: list[Reply] = [Doubtful("HTTP 403"), Doubtful("HTTP 403"), [Done()], [Done()]]
     run = send(batch(1, 1), lambda part: answers.pop(0))
     assert run.parts == [[0, 1], [0], [1], [0]]
@@ -264,7 +283,9 @@ def test_an_app_that_is_held_meanwhile_ends_the_search_and_holds_what_it_had_not
 
 
 def test_one_item_is_blamed_for_each_piece_of_evidence_and_the_users_next_waits_for_more() -> None:
-    """A whole user is blocked: the items are found one after the other, not all by what may be a new block."""
+    """A whole user is blocked: the items are found one after the other, not all by what may be a
+    new block.
+    """
     run = send(batch(1, 3), firewall({1, 2, 3}))
     assert run.of(Done) == {0}
     assert run.of(ItemRefused) == {1}
@@ -278,17 +299,25 @@ def test_items_of_a_user_that_pass_between_are_evidence_as_well() -> None:
 
 
 def test_a_size_that_is_refused_by_a_403_is_found_although_both_halves_are_too_large() -> None:
-    run = send(batch(*[1] * 40), lambda part: Doubtful("HTTP 403") if len(part) > 12 else [Done()] * len(part))
+    run = send(
+        batch(*[1] * 40),
+        lambda part: Doubtful("HTTP 403") if len(part) > 12 else [Done()] * len(part),
+    )
     assert run.of(Done) == set(range(40))
     assert not run.search.held
 
 
-def test_the_words_in_which_calls_are_refused_are_no_refusal_of_a_lone_item_until_a_call_passes() -> None:
+def test_the_words_in_which_calls_are_refused_are_no_refusal_of_a_lone_item_until_a_call_passes() -> (
+    None
+):
     doubts = Doubts()
     doubts.doubted({1, 2}, "Quota spent")
     assert doubts.reread([ItemRefused("Quota spent")]) == Doubtful("Quota spent")
     assert doubts.reread([ItemRefused("Bad")]) == [ItemRefused("Bad")]
-    assert doubts.reread([Done(), ItemRefused("Quota spent")]) == [Done(), ItemRefused("Quota spent")]
+    assert doubts.reread([Done(), ItemRefused("Quota spent")]) == [
+        Done(),
+        ItemRefused("Quota spent"),
+    ]
     doubts.passed({3})
     assert doubts.reread([ItemRefused("Quota spent")]) == [ItemRefused("Quota spent")]
 
@@ -303,7 +332,9 @@ def test_suspects_are_forgotten_beyond_a_number() -> None:
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=12).filter(lambda counts: sum(counts) > 1))
-def test_halves_are_of_users_as_long_as_there_are_several_and_nothing_gets_lost(counts: list[int]) -> None:
+def test_halves_are_of_users_as_long_as_there_are_several_and_nothing_gets_lost(
+    counts: list[int],
+) -> None:
     items = batch(*counts)
     first, second = halves(items)
     assert first

@@ -19,7 +19,9 @@ HOLD = RetryPolicy(window=60.0, least=0.02, most=0.04, held=0.05, not_twice=froz
 
 
 def fail(at: Delivering, kind: type[Write[Any]], times: int, *, written: bool) -> list[int]:
-    """Let the next writes of a kind fail, after they were written or instead; what is returned counts down."""
+    """Let the next writes of a kind fail, after they were written or instead; what is returned
+    counts down.
+    """
     left, write = [times], at.writer.write
 
     def failing(asked: Write[Any], **options: Any) -> "asyncio.Future[Any]":
@@ -94,7 +96,9 @@ def test_an_answer_that_came_before_a_stop_is_written_down_though_the_database_f
     deliver(database, leanplum, body, policy=HOLD)
 
 
-def test_the_leases_are_given_up_only_once_everything_is_written_down(database: str, leanplum: Leanplum) -> None:
+def test_the_leases_are_given_up_only_once_everything_is_written_down(
+    database: str, leanplum: Leanplum
+) -> None:
     leanplum.plan({"mode": "slow", "delay": 0.3, "times": 1})
     told: list[type] = []
 
@@ -115,7 +119,9 @@ def test_the_leases_are_given_up_only_once_everything_is_written_down(database: 
     deliver(database, leanplum, body)
 
 
-def test_a_stop_ends_in_time_though_the_database_never_comes_back(path: Path, leanplum: Leanplum) -> None:
+def test_a_stop_ends_in_time_though_the_database_never_comes_back(
+    path: Path, leanplum: Leanplum
+) -> None:
     leanplum.plan({"mode": "slow", "delay": 0.3, "times": 1})
 
     async def body(at: Delivering) -> None:
@@ -150,7 +156,9 @@ def test_an_error_of_ours_between_beginning_and_settling_leaves_no_attempt_open(
     assert left == []
 
 
-def test_a_stop_gives_the_leases_up_though_the_database_fails_at_first(database: str, leanplum: Leanplum) -> None:
+def test_a_stop_gives_the_leases_up_though_the_database_fails_at_first(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         async with at.running():
             await come_true(lambda: bool(at.deliverer.window.shards))

@@ -1,4 +1,6 @@
-"""A call that never reached Leanplum is no call that it may have done: nothing becomes `unknown` by it."""
+"""A call that never reached Leanplum is no call that it may have done: nothing becomes `unknown` by
+it.
+"""
 
 import asyncio
 
@@ -14,7 +16,9 @@ HOLD = RetryPolicy(window=60.0, least=0.02, most=0.04, held=0.05, not_twice=froz
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_finds_no_connection_is_sent_again_although_nothing_may_be_sent_twice(database: str, place: str) -> None:
+def test_what_finds_no_connection_is_sent_again_although_nothing_may_be_sent_twice(
+    database: str, place: str
+) -> None:
     async def run(url: str) -> None:
         async with LeanplumClient(timeout=0.4, connections=16) as client:
             at = Delivering(database, client, url.removesuffix("/api"), {"policy": HOLD})

@@ -1,4 +1,6 @@
-"""Calls that a caller waits for beside the delivery: a user has one call at a time, whichever process makes it."""
+"""Calls that a caller waits for beside the delivery: a user has one call at a time, whichever
+process makes it.
+"""
 
 import asyncio
 import time
@@ -32,7 +34,9 @@ async def other_process(
     engine = connect(database)
     writer = Writer(engine)
     marks = Marks(bytes(32))
-    outbox = Outbox(engine, writer, dedup_ms=60_000, max_queued=10**6, marks=marks, erased_ms=erased_ms)
+    outbox = Outbox(
+        engine, writer, dedup_ms=60_000, max_queued=10**6, marks=marks, erased_ms=erased_ms
+    )
     writer.start()
     with lifeline.held(database, name) as liveness:
         locks = UserLocks(outbox, liveness, name, LEASE_SECONDS)
@@ -54,7 +58,9 @@ async def steps(at: Delivering, count: int = 4) -> int:
     return begun
 
 
-def test_what_is_accepted_for_a_locked_user_waits_and_others_go_on(database: str, leanplum: Leanplum) -> None:
+def test_what_is_accepted_for_a_locked_user_waits_and_others_go_on(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         await at.step()
         async with other_process(at, database) as locks:
@@ -69,7 +75,9 @@ def test_what_is_accepted_for_a_locked_user_waits_and_others_go_on(database: str
     assert leanplum.values("ann") == [1]
 
 
-def test_a_lock_waits_for_the_users_call_that_another_process_has_in_flight(database: str, leanplum: Leanplum) -> None:
+def test_a_lock_waits_for_the_users_call_that_another_process_has_in_flight(
+    database: str, leanplum: Leanplum
+) -> None:
     """Also where it has no more patience for what waits."""
 
     async def body(at: Delivering, patience: float) -> None:
@@ -112,7 +120,9 @@ def test_a_lock_without_patience_goes_before_what_waits_and_nothing_new_is_begun
     assert leanplum.values("ann") == [1, 2]
 
 
-def test_a_lock_is_not_granted_while_what_another_process_accepted_waits(database: str, leanplum: Leanplum) -> None:
+def test_a_lock_is_not_granted_while_what_another_process_accepted_waits(
+    database: str, leanplum: Leanplum
+) -> None:
     """The count of the queue in memory knows nothing of it."""
 
     async def body(at: Delivering) -> None:
@@ -131,7 +141,9 @@ def test_a_lock_is_not_granted_while_what_another_process_accepted_waits(databas
     deliver(database, leanplum, body)
 
 
-def test_calls_of_one_user_from_two_processes_never_overlap(database: str, leanplum: Leanplum) -> None:
+def test_calls_of_one_user_from_two_processes_never_overlap(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         at_work, most = 0, 0
 
@@ -143,15 +155,22 @@ def test_calls_of_one_user_from_two_processes_never_overlap(database: str, leanp
                 await asyncio.sleep(0.01)
                 at_work -= 1
 
-        async with other_process(at, database, "one") as one, other_process(at, database, "two") as two:
-            calls = [call(locks, ["uann", f"u{number}"]) for number in range(10) for locks in (one, two)]
+        async with (
+            other_process(at, database, "one") as one,
+            other_process(at, database, "two") as two,
+        ):
+            calls = [
+                call(locks, ["uann", f"u{number}"]) for number in range(10) for locks in (one, two)
+            ]
             await asyncio.gather(*calls)
         assert most == 1
 
     deliver(database, leanplum, body)
 
 
-def test_a_call_for_an_erased_user_is_refused_in_every_process(database: str, leanplum: Leanplum) -> None:
+def test_a_call_for_an_erased_user_is_refused_in_every_process(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         at.outbox._erased_ms = 60_000
         async with other_process(at, database) as locks:
@@ -169,9 +188,14 @@ def test_a_call_for_an_erased_user_is_refused_in_every_process(database: str, le
     deliver(database, leanplum, body)
 
 
-def test_where_other_calls_do_not_end_the_caller_is_told_so(database: str, leanplum: Leanplum) -> None:
+def test_where_other_calls_do_not_end_the_caller_is_told_so(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
-        async with other_process(at, database, "one") as one, other_process(at, database, "two") as two:
+        async with (
+            other_process(at, database, "one") as one,
+            other_process(at, database, "two") as two,
+        ):
             async with one.hold("default", ["uann"], patience=0, timeout=1):
                 with pytest.raises(UpstreamUnavailable):
                     async with two.hold("default", ["uann"], patience=0, timeout=0.3):
@@ -201,12 +225,19 @@ def test_who_gives_up_asking_leaves_no_lock_behind(database: str, leanplum: Lean
                 await asyncio.wait({asking})
             await locks.close(5)
             with at.engine.connect() as connection:
-                assert connection.exec_driver_sql("SELECT count(*) FROM user_locks WHERE holder <> ''").scalar() == 0
+                assert (
+                    connection.exec_driver_sql(
+                        "SELECT count(*) FROM user_locks WHERE holder <> ''"
+                    ).scalar()
+                    == 0
+                )
 
     deliver(database, leanplum, body)
 
 
-def test_many_calls_for_a_user_do_not_keep_their_items_waiting(database: str, leanplum: Leanplum) -> None:
+def test_many_calls_for_a_user_do_not_keep_their_items_waiting(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         done = False
 
@@ -232,7 +263,9 @@ def test_many_calls_for_a_user_do_not_keep_their_items_waiting(database: str, le
     assert leanplum.stats()["overlaps"] == 0
 
 
-def test_a_call_in_line_lets_a_deletion_pass_that_is_accepted_meanwhile(database: str, leanplum: Leanplum) -> None:
+def test_a_call_in_line_lets_a_deletion_pass_that_is_accepted_meanwhile(
+    database: str, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         at.outbox._erased_ms = 60_000
         await at.accept("ann", 1)
@@ -282,7 +315,9 @@ def test_a_call_that_is_cancelled_may_be_at_work_so_its_user_is_locked_for_a_whi
     deliver(database, leanplum, body)
 
 
-def test_a_call_may_outlive_its_process_so_its_user_is_locked_for_a_while(path: Path, leanplum: Leanplum) -> None:
+def test_a_call_may_outlive_its_process_so_its_user_is_locked_for_a_while(
+    path: Path, leanplum: Leanplum
+) -> None:
     async def body(at: Delivering) -> None:
         database = f"sqlite:///{path}"
         gone = LivenessLock(Path(f"{path}-deliverers"), "gone")

@@ -1,6 +1,7 @@
 """The window, driven through random histories beside a plain model of the queue.
 
-The model is a list of items that stands for the database; it knows which wait, in which order, and what is in flight.
+The model is a list of items that stands for the database; it knows which wait, in which order, and
+what is in flight.
 """
 
 from collections.abc import Collection
@@ -16,7 +17,9 @@ from app.delivery import window as module
 from app.delivery.window import MAX_ACTIONS, MAX_BYTES, MAX_USERS, Window
 from app.model import Found, Item, Page, Replayed, Wanted
 
-BODIES = st.sampled_from([2, 2, 2, 400_000, 1_200_000]).map({size: "x" * size for size in (2, 400_000, 1_200_000)}.get)
+BODIES = st.sampled_from([2, 2, 2, 400_000, 1_200_000]).map(
+    {size: "x" * size for size in (2, 400_000, 1_200_000)}.get
+)
 FEW_USERS = st.integers(0, 3)
 CALLERS = st.integers(1, 3)
 LANDING = st.none() | st.sampled_from([0, 300])
@@ -25,13 +28,21 @@ ALL = frozenset(range(ids.SHARDS))
 
 
 def look(
-    stored: list[Item], last: int, replays: int, wanted: Wanted, page: int, replayed: dict[int, int] | None = None
+    stored: list[Item],
+    last: int,
+    replays: int,
+    wanted: Wanted,
+    page: int,
+    replayed: dict[int, int] | None = None,
 ) -> Found:
-    """What the outbox would find; pages are short, so that one is seldom all there is. `replayed`: by sequence number,
-    which replay has sent an item again."""
+    """What the outbox would find; pages are short, so that one is seldom all there is. `replayed`:
+    by sequence number, which replay has sent an item again.
+    """
     if wanted.fresh:
         return Found(wanted, last, replays, sorted({item.caller for item in stored}))
-    ours = [item for item in stored if wanted.shards is None or ids.shard(item.lane) in wanted.shards]
+    ours = [
+        item for item in stored if wanted.shards is None or ids.shard(item.lane) in wanted.shards
+    ]
 
     def cut(found: list[Item], limit: int) -> Page:
         return Page(found[:limit], len(found) < limit)
@@ -39,7 +50,9 @@ def look(
     lanes = None
     if wanted.lanes:
         span = range(wanted.lanes_from, wanted.lanes_upto + 1)
-        lanes = cut([item for item in stored if item.lane in wanted.lanes and item.seq in span], page)
+        lanes = cut(
+            [item for item in stored if item.lane in wanted.lanes and item.seq in span], page
+        )
     again: dict[int, Replayed] = {}
     for item in ours:
         if wanted.replays < (replayed or {}).get(item.seq, 0) <= replays:
@@ -47,24 +60,40 @@ def look(
             again[item.lane] = Replayed(item.app, first, item.seq)
     tail = None
     if (after := wanted.tail) is not None:
-        tail = cut([item for item in ours if item.seq > after and item.caller not in wanted.leave_out], page)
+        tail = cut(
+            [item for item in ours if item.seq > after and item.caller not in wanted.leave_out],
+            page,
+        )
     backlogs = [
-        (caller, cut([item for item in ours if item.caller == caller and item.seq > begin], min(limit, page)))
+        (
+            caller,
+            cut(
+                [item for item in ours if item.caller == caller and item.seq > begin],
+                min(limit, page),
+            ),
+        )
         for caller, begin, limit in wanted.backlogs
     ]
-    doubtful = [*(tail.items if tail else ()), *(i for _, one in backlogs for i in one.items if wanted.contended)]
+    doubtful = [
+        *(tail.items if tail else ()),
+        *(i for _, one in backlogs for i in one.items if wanted.contended),
+    ]
     earlier = dict[int, int]()
     if wanted.unread_after is not None and doubtful:
         newest = max(item.seq for item in doubtful)
         for lane in {item.lane for item in doubtful}:
-            between = [i.seq for i in stored if i.lane == lane and wanted.unread_after < i.seq < newest]
+            between = [
+                i.seq for i in stored if i.lane == lane and wanted.unread_after < i.seq < newest
+            ]
             if between:
                 earlier[lane] = between[0]
     return Found(wanted, last, replays, [], lanes, again, tail, backlogs, earlier)
 
 
 class Histories(RuleBasedStateMachine):
-    """Items are accepted, read in pages, sent, postponed, refused, sent again by operators; shards come and go."""
+    """Items are accepted, read in pages, sent, postponed, refused, sent again by operators; shards
+    come and go.
+    """
 
     @initialize(
         capacity=st.sampled_from([4, 20, 10_000]),
@@ -85,19 +114,41 @@ class Histories(RuleBasedStateMachine):
         self.window.assign(ALL)
         self.seen = 0  # replays that the window knows of
 
-    @rule(users=st.lists(FEW_USERS, min_size=1, max_size=12) | st.just(list(range(60))), body=BODIES, caller=CALLERS)
+    @rule(
+        users=st.lists(FEW_USERS, min_size=1, max_size=12) | st.just(list(range(60))),
+        body=BODIES,
+        caller=CALLERS,
+    )
     def accept(self, users: list[int], body: str, caller: int) -> None:
         for user in users:
             self.seq += 1
             lane = ids.lane("default", f"u{user}")
             self.stored.append(
-                Item(self.seq, str(self.seq), "default", f"u{user}", "track", body, self.now, 0, 0, lane, caller)
+                Item(
+                    self.seq,
+                    str(self.seq),
+                    "default",
+                    f"u{user}",
+                    "track",
+                    body,
+                    self.now,
+                    0,
+                    0,
+                    lane,
+                    caller,
+                )
             )
 
-    @rule(later=st.sampled_from([0, 0, 1, 400, 10_000]), calls=st.integers(0, 3), data=st.data(), landing=LANDING)
+    @rule(
+        later=st.sampled_from([0, 0, 1, 400, 10_000]),
+        calls=st.integers(0, 3),
+        data=st.data(),
+        landing=LANDING,
+    )
     def step(self, later: int, calls: int, data: Any, landing: int | None) -> None:
-        """As the deliverer does it: let go on whose time has come, read, begin calls. A call may land, and items may be
-        accepted, while it reads."""
+        """As the deliverer does it: let go on whose time has come, read, begin calls. A call may
+        land, and items may be accepted, while it reads.
+        """
         self.now += later
         self.window.unpark(self.now)
         if (wanted := self.window.wants(changed=True)) is not None:
@@ -119,10 +170,14 @@ class Histories(RuleBasedStateMachine):
         assert len(lanes) <= MAX_USERS
         assert len(batch) <= MAX_ACTIONS
         assert len(batch) == 1 or sum(len(item.body) for item in batch) <= MAX_BYTES
-        assert not lanes & {item.lane for other in self.flying for item in other}, "two calls of one lane at once"
+        assert not lanes & {item.lane for other in self.flying for item in other}, (
+            "two calls of one lane at once"
+        )
         for lane in lanes:
             waiting = [
-                item for item in self.stored if item.lane == lane and self.replayed.get(item.seq, 0) <= self.seen
+                item
+                for item in self.stored
+                if item.lane == lane and self.replayed.get(item.seq, 0) <= self.seen
             ]
             sent = [item.seq for item in batch if item.lane == lane]
             assert sent == [item.seq for item in waiting][: len(sent)], "out of order"
@@ -154,9 +209,12 @@ class Histories(RuleBasedStateMachine):
             self.stored.append(item._replace(next_attempt_at=0))
         self.stored.sort(key=lambda item: item.seq)
 
-    def _land(self, batch: list[Item], postponed: dict[int, int], locked: Collection[int] = ()) -> None:
-        """A postponed lane's items go back to the queue, all of them, as after a call without an answer. Those of lanes
-        that are locked never left it."""
+    def _land(
+        self, batch: list[Item], postponed: dict[int, int], locked: Collection[int] = ()
+    ) -> None:
+        """A postponed lane's items go back to the queue, all of them, as after a call without an
+        answer. Those of lanes that are locked never left it.
+        """
         settled = {item.seq for item in batch if item.lane not in postponed}
         back = {item.seq: postponed.get(item.lane, 0) for item in batch if item.lane not in locked}
         self.stored = [
@@ -186,7 +244,9 @@ class Histories(RuleBasedStateMachine):
             counted = sum(self.window._bytes.values()) + self.window._refilled_bytes.total()
             assert counted == sum(len(item.body) for item in held)
             in_flight = [item for batch in self.flying for item in batch]
-            assert self.window._known - set(self.window._landed) == {item.seq for item in [*held, *in_flight]}
+            assert self.window._known - set(self.window._landed) == {
+                item.seq for item in [*held, *in_flight]
+            }
 
     def teardown(self) -> None:
         """When nothing is postponed any more, everything is delivered, in few enough steps."""
@@ -199,7 +259,9 @@ class Histories(RuleBasedStateMachine):
             self.step(10_000, 3, None, None)
             while self.flying:
                 self._land(self.flying.pop(0), {})
-        pytest.fail(f"{len(self.stored)} items were never sent: {[item.seq for item in self.stored][:5]} …")
+        pytest.fail(
+            f"{len(self.stored)} items were never sent: {[item.seq for item in self.stored][:5]} …"
+        )
 
 
 TestHistories = Histories.TestCase
@@ -208,7 +270,8 @@ TestHistories.settings = settings(
     stateful_step_count=30,
     deadline=None,
     derandomize=True,
-    phases=(Phase.generate,),  # a long history takes minutes to shrink; the tests below are the short ones
+    # A long history takes minutes to shrink; the tests below are the short ones
+    phases=(Phase.generate,),
     suppress_health_check=list(HealthCheck),
 )
 
@@ -222,19 +285,35 @@ class Reading:
         self.last = 0
         self.window.assign(ALL)
 
-    def add(self, *users: str, caller: int = 1, next_attempt_at: int = 0, app: str = "default") -> None:
+    def add(
+        self, *users: str, caller: int = 1, next_attempt_at: int = 0, app: str = "default"
+    ) -> None:
         """One item of each."""
         for user in users:
             self.last += 1
             lane = ids.lane(app, user)
-            item = Item(self.last, str(self.last), app, user, "track", "{}", 0, 0, next_attempt_at, lane, caller)
+            item = Item(
+                self.last,
+                str(self.last),
+                app,
+                user,
+                "track",
+                "{}",
+                0,
+                0,
+                next_attempt_at,
+                lane,
+                caller,
+            )
             self.stored.append(item)
 
     def read(self, now: int = 0, *, times: int = 2, settled: int = 0) -> None:
         """`settled`: what is no longer stored, up to this number."""
         for _ in range(times):
             if (wanted := self.window.wants(changed=True)) is not None:
-                found = look(self.stored[settled:], self.last, self.replays, wanted, self.page, self.replayed)
+                found = look(
+                    self.stored[settled:], self.last, self.replays, wanted, self.page, self.replayed
+                )
                 self.window.take_in(found, now)
 
     def batch(self) -> list[int]:
@@ -258,7 +337,11 @@ def test_the_calls_go_to_those_who_have_been_ready_the_longest() -> None:
     at = Reading()
     at.add(*(f"user{number}" for number in range(1, 121)))
     at.read()
-    assert [at.batch() for _ in range(3)] == [list(range(1, 51)), list(range(51, 101)), list(range(101, 121))]
+    assert [at.batch() for _ in range(3)] == [
+        list(range(1, 51)),
+        list(range(51, 101)),
+        list(range(101, 121)),
+    ]
 
 
 def test_one_user_with_a_long_queue_does_not_keep_others_out() -> None:
@@ -317,7 +400,9 @@ def test_callers_take_turns_within_a_call() -> None:
     assert callers == [1, 2] * 25
 
 
-def test_after_a_restart_an_item_that_waits_for_its_time_keeps_later_ones_of_its_user_back() -> None:
+def test_after_a_restart_an_item_that_waits_for_its_time_keeps_later_ones_of_its_user_back() -> (
+    None
+):
     at = Reading()
     at.add("ann", next_attempt_at=500)
     at.add("ann", "bob")
@@ -341,7 +426,9 @@ def test_what_an_operator_sends_again_is_found_behind_the_cursor() -> None:
     assert at.batch() == [1]
 
 
-def test_what_an_operator_sends_again_is_sent_though_a_later_item_of_its_user_is_in_flight() -> None:
+def test_what_an_operator_sends_again_is_sent_though_a_later_item_of_its_user_is_in_flight() -> (
+    None
+):
     at = Reading()
     at.add("ann", "ann", "ann")
     again = at.stored.pop(0)

@@ -19,7 +19,9 @@ TRACK: Message = {"userId": "ann", "event": "E"}
 
 def judged(message: Any, rules: SegmentRules | None = None, **common: Any) -> judging.Verdict:
     call = reading.call("batch", orjson.dumps({"batch": [message], **common}))
-    return judging.Judge(frozenset(Scope), rules or SegmentRules(), PLAIN).of(call.messages[0], call.common)
+    return judging.Judge(frozenset(Scope), rules or SegmentRules(), PLAIN).of(
+        call.messages[0], call.common
+    )
 
 
 def item(message: Message, rules: SegmentRules | None = None, **common: Any) -> NewItem:
@@ -45,9 +47,13 @@ def basic(key: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{key}:".encode()).decode()}
 
 
-def post(talk: Talk, path: str, body: Any, *, key: str | None = "", **options: Any) -> httpx.Response:
+def post(
+    talk: Talk, path: str, body: Any, *, key: str | None = "", **options: Any
+) -> httpx.Response:
     """A call as libraries make it: the key as Basic's user name; None sends none."""
     headers = {"Content-Type": "application/json"} | ({} if key is None else basic(key or talk.key))
     content = body if isinstance(body, bytes) else orjson.dumps(body)
     headers |= options.pop("headers", {})
-    return talk.call("POST", f"/segment/v1/{path}", key=None, content=content, headers=headers, **options)
+    return talk.call(
+        "POST", f"/segment/v1/{path}", key=None, content=content, headers=headers, **options
+    )

@@ -26,13 +26,19 @@ SDK: dict[str, tuple[str, dict[str, Any], bytes]] = {
     "text": ("/api", {}, json.dumps({"data": json.dumps({"data": ENTRIES})}).encode()),
     "a form": ("/api-batch", {}, urlencode({"data": json.dumps(ENTRIES)}).encode()),
     "the query": ("/api", {"data": json.dumps(ENTRIES)}, b""),
-    "what is no plain JSON": ("/api", {}, json.dumps({"data": [*ENTRIES[1:], float("nan")]}).encode()),
+    "what is no plain JSON": (
+        "/api",
+        {},
+        json.dumps({"data": [*ENTRIES[1:], float("nan")]}).encode(),
+    ),
     "what is no entry": ("/api", {}, json.dumps({"data": [1, None, "x", [], {}, 2, 3]}).encode()),
 }
 
 
 @pytest.mark.parametrize(("path", "query", "body"), SDK.values(), ids=SDK)
-def test_the_entries_of_an_sdk_batch_are_counted(path: str, query: dict[str, Any], body: bytes) -> None:
+def test_the_entries_of_an_sdk_batch_are_counted(
+    path: str, query: dict[str, Any], body: bytes
+) -> None:
     args = sdk.from_body(body)
     with pytest.raises(BeyondLimit) as beyond:
         sdk.call(path, query, args, few)

@@ -38,7 +38,9 @@ MORE = ["%zz", " ", "_", "\x00", "%F0%9F%98%80", "%25", "%2B", "=\n", "🙂"]
 def test_a_form_is_decoded_as_the_standard_library_does(text: str, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(form_values, "SLICE", size)
-        assert list(form_values.pairs(text.encode(), 100)) == parse_qsl(text, keep_blank_values=True)
+        assert list(form_values.pairs(text.encode(), 100)) == parse_qsl(
+            text, keep_blank_values=True
+        )
 
 
 def test_as_many_fields_as_may_be_are_taken_and_one_more_is_not() -> None:

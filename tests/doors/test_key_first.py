@@ -1,4 +1,6 @@
-"""Who has no key that is known, or one whose bucket is empty, is refused before a large body is read or parsed."""
+"""Who has no key that is known, or one whose bucket is empty, is refused before a large body is
+read or parsed.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -25,13 +27,22 @@ APP = "app_tests"
 
 
 def body(key: str, *, last: bool = False) -> bytes:
-    start = b'{"appId":"%s","action":"track","userId":"u","event":"e","params":{"a":"%s"}' % (APP.encode(), LARGE)
+    start = b'{"appId":"%s","action":"track","userId":"u","event":"e","params":{"a":"%s"}' % (
+        APP.encode(),
+        LARGE,
+    )
     named = b'"clientKey":"%s"' % key.encode()
     return start + b"," + named + b"}" if last else b"{" + named + b"," + start[1:] + b"}"
 
 
 def post(talk: Talk, content: bytes, url: str = "/api", **headers: str) -> Any:
-    return talk.call("POST", url, key=None, content=content, headers={"Content-Type": "application/json"} | headers)
+    return talk.call(
+        "POST",
+        url,
+        key=None,
+        content=content,
+        headers={"Content-Type": "application/json"} | headers,
+    )
 
 
 def stopped(start: Start, burst: int) -> Talk:
@@ -44,13 +55,17 @@ def stopped(start: Start, burst: int) -> Talk:
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[tuple[int, str]]:
-    settings = make_settings(tmp_path_factory.mktemp("locked"), migrated, {"gateway_failed_auth_per_minute": 3})
+    settings = make_settings(
+        tmp_path_factory.mktemp("locked"), migrated, {"gateway_failed_auth_per_minute": 3}
+    )
     assert settings.gateway_bootstrap_key is not None
     with served(settings) as found:
         yield found, settings.gateway_bootstrap_key.get_secret_value()
 
 
-def test_an_address_that_failed_too_often_is_refused_before_a_large_body_is_whole(port: tuple[int, str]) -> None:
+def test_an_address_that_failed_too_often_is_refused_before_a_large_body_is_whole(
+    port: tuple[int, str],
+) -> None:
     def asked(key: str, sent: bytes, length: int) -> tuple[int, bytes]:
         with closing(Wire(port[0])) as wire:
             lines = ["POST /api HTTP/1.1", "Host: gateway", f"Content-Length: {length}", "", ""]
@@ -77,13 +92,19 @@ def test_the_refusals_count_for_the_lock_out(start: Start, last: bool) -> None:
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_a_key_with_an_empty_bucket_is_refused_before_the_body_is_parsed(start: Start, last: bool) -> None:
+def test_a_key_with_an_empty_bucket_is_refused_before_the_body_is_parsed(
+    start: Start, last: bool
+) -> None:
     talk = stopped(start, 1)
     key = talk.key
     assert post(talk, body(key, last=last)).status_code == 200
     broken = body(key, last=last)[:-1] + b"!"
     refused = post(talk, broken)
-    assert (refused.status_code, "retry-after" in refused.headers, "ratelimit" in refused.headers) == (429, True, True)
+    assert (
+        refused.status_code,
+        "retry-after" in refused.headers,
+        "ratelimit" in refused.headers,
+    ) == (429, True, True)
 
 
 @pytest.mark.parametrize("url", ["/v1/batch", "/v1/preview", "/segment/v1/batch"])
@@ -109,12 +130,16 @@ def test_a_key_in_the_query_or_a_header_needs_no_search(start: Start) -> None:
     assert post(talk, content, f"/api?clientKey={talk.key}").status_code == 200
     assert post(talk, content, Authorization=f"Bearer {talk.key}").status_code == 200
     assert post(talk, content, f"/api?clientKey={keys.make()}").status_code == 403
-    assert post(talk, body(keys.make()), f"/api?clientKey={talk.key}").status_code == 403, "the body's counts"
+    assert post(talk, body(keys.make()), f"/api?clientKey={talk.key}").status_code == 403, (
+        "the body's counts"
+    )
 
 
 def test_a_small_batch_without_a_known_key_is_answered_entry_by_entry(start: Start) -> None:
     talk = start(**WIDE)
-    found = post(talk, orjson.dumps({"action": "multi", "data": [{}] * 3, "clientKey": keys.make()}))
+    found = post(
+        talk, orjson.dumps({"action": "multi", "data": [{}] * 3, "clientKey": keys.make()})
+    )
     assert (found.status_code, len(found.json()["response"])) == (403, 3)
 
 
@@ -127,8 +152,11 @@ def test_where_there_is_no_room_who_has_no_key_learns_that_and_who_has_one_is_as
 
     def asked(at_port: int, content: bytes) -> tuple[int, dict[str, str]]:
         with closing(Wire(at_port)) as wire:
-            wire.say(b"POST /api HTTP/1.1\r\nHost: gateway\r\nContent-Length: %d\r\n\r\n" % len(content))
-            for at in range(0, len(content), 50_000):  # the key must not come in one piece with all before it
+            wire.say(
+                b"POST /api HTTP/1.1\r\nHost: gateway\r\nContent-Length: %d\r\n\r\n" % len(content)
+            )
+            # The key must not come in one piece with all before it
+            for at in range(0, len(content), 50_000):
                 wire.say(content[at : at + 50_000])
                 time.sleep(0.02)
             status, headers, _ = wire.answer()
@@ -146,4 +174,7 @@ def test_segment_s_key_in_a_large_body_is_found(start: Start) -> None:
     talk = start(**WIDE)
     message = {"userId": "u", "event": "e", "properties": {"a": LARGE.decode()}}
     for key, status in ((talk.key, 200), (keys.make(), 401)):
-        assert post(talk, orjson.dumps(message | {"writeKey": key}), "/segment/v1/track").status_code == status
+        assert (
+            post(talk, orjson.dumps(message | {"writeKey": key}), "/segment/v1/track").status_code
+            == status
+        )

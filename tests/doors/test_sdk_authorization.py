@@ -1,4 +1,6 @@
-"""Every action at /api × every scope × every form of its name: denied unless it is allowed (contract §3, §5, §6)."""
+"""Every action at /api × every scope × every form of its name: denied unless it is allowed
+(contract §3, §5, §6).
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -43,7 +45,11 @@ OPEN = [
 ]  # fmt: skip
 NEEDED = {action: scope for scope, actions in NEEDS.items() for action in actions}
 OF_THEIR_OWN = {"multi", "uploadFile", "downloadFile"}
-FULL_WIDTH = {ord(char): ord(char) + 0xFEE0 for char in map(chr, range(ord("A"), ord("z") + 1)) if char.isalpha()}
+FULL_WIDTH = {
+    ord(char): ord(char) + 0xFEE0
+    for char in map(chr, range(ord("A"), ord("z") + 1))
+    if char.isalpha()
+}
 FORMS: dict[str, Callable[[str], str]] = {
     "capital": lambda name: name[0].upper() + name[1:],
     "upper case": str.upper,
@@ -74,7 +80,9 @@ def leanplum() -> Iterator[Leanplum]:
 
 
 @pytest.fixture(scope="module")
-def talk(leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Talk]:
+def talk(
+    leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Path
+) -> Iterator[Talk]:
     folder = tmp_path_factory.mktemp("authorization")
 
     def settings(**given: Any) -> Settings:
@@ -102,7 +110,10 @@ def why(entry: dict[str, Any]) -> str:
 
 
 def denied(entry: dict[str, Any]) -> bool:
-    return any(text in why(entry) for text in ("needs a caller key with the scope", "is not known to this gateway"))
+    return any(
+        text in why(entry)
+        for text in ("needs a caller key with the scope", "is not known to this gateway")
+    )
 
 
 def test_the_table_has_every_action() -> None:
@@ -110,7 +121,9 @@ def test_the_table_has_every_action() -> None:
 
 
 @pytest.mark.parametrize("scope", list(Scope))
-def test_each_action_passes_with_its_own_scope_alone(phones: dict[str, Sdk], leanplum: Leanplum, scope: Scope) -> None:
+def test_each_action_passes_with_its_own_scope_alone(
+    phones: dict[str, Sdk], leanplum: Leanplum, scope: Scope
+) -> None:
     phone = phones[scope.value]
     for action in ACTIONS:
         allowed = NEEDED.get(action, scope.value) == scope.value
@@ -126,7 +139,9 @@ def test_each_action_passes_with_its_own_scope_alone(phones: dict[str, Sdk], lea
 
 
 @pytest.mark.parametrize("scope", [one for one in Scope if one is not Scope.SDK])
-def test_without_the_scope_sdk_no_action_passes(talk: Talk, sdk: Sdk, leanplum: Leanplum, scope: Scope) -> None:
+def test_without_the_scope_sdk_no_action_passes(
+    talk: Talk, sdk: Sdk, leanplum: Leanplum, scope: Scope
+) -> None:
     other = Sdk(talk, scoped(talk, scope))
     for action in ("track", "deleteUser", "getVars", "multi", "DeleteUser"):
         assert other.post({**SENT, "action": action}).status_code == 403
@@ -135,7 +150,9 @@ def test_without_the_scope_sdk_no_action_passes(talk: Talk, sdk: Sdk, leanplum: 
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_no_other_form_of_a_name_passes_with_any_scope(sdk: Sdk, leanplum: Leanplum, form: str) -> None:
+def test_no_other_form_of_a_name_passes_with_any_scope(
+    sdk: Sdk, leanplum: Leanplum, form: str
+) -> None:
     """`sdk` is a key with every scope there is."""
     names = [FORMS[form](action) for action in ACTIONS]
     sent = [{**SENT, "action": name} for name in names]
@@ -149,11 +166,15 @@ def test_no_other_form_of_a_name_passes_with_any_scope(sdk: Sdk, leanplum: Leanp
     ]  # fmt: skip
     for answer in answers:
         assert not any(entry["success"] for entry in entries(answer)), answer.text[:300]
-    assert [answer.status_code for answer in (*answers[:5], *answers[6:])] == [403] * (len(answers) - 1)
+    assert [answer.status_code for answer in (*answers[:5], *answers[6:])] == [403] * (
+        len(answers) - 1
+    )
     assert leanplum.calls() == []
 
 
-def test_a_batch_of_which_something_is_known_is_answered_entry_by_entry(sdk: Sdk, talk: Talk) -> None:
+def test_a_batch_of_which_something_is_known_is_answered_entry_by_entry(
+    sdk: Sdk, talk: Talk
+) -> None:
     answer = sdk.multi({**SENT, "action": "DeleteUser"}, {**SENT, "action": "track"})
     assert (answer.status_code, [one["success"] for one in entries(answer)]) == (200, [False, True])
     settled(talk)
@@ -176,14 +197,19 @@ def test_resetting_anomalies_needs_the_scope_that_writes_users(
     for value in ON if not passes else ON[:1]:
         sent = {**SENT, "action": action, "resetAnomalies": value}
         answers = [phone.post(sent), phone.post({**sent, "devMode": True}), phone.multi(sent)]
-        assert [answer.status_code == 403 for answer in answers[:2]] == [not passes] * 2, (value, answers[0].text)
+        assert [answer.status_code == 403 for answer in answers[:2]] == [not passes] * 2, (
+            value,
+            answers[0].text,
+        )
         assert [denied(entries(answer)[0]) for answer in answers] == [not passes] * 3, value
     settled(talk)
     assert bool(leanplum.calls()) is passes
 
 
 @pytest.mark.parametrize("value", OFF)
-def test_anomalies_that_are_not_reset_need_no_further_scope(phones: dict[str, Sdk], talk: Talk, value: Any) -> None:
+def test_anomalies_that_are_not_reset_need_no_further_scope(
+    phones: dict[str, Sdk], talk: Talk, value: Any
+) -> None:
     answer = phones["sdk"].post({**SENT, "action": "setUserAttributes", "resetAnomalies": value})
     assert answer.status_code == 200
     settled(talk)
@@ -202,7 +228,17 @@ def test_resetting_anomalies_for_a_whole_batch_says_nothing(
 
 # --- the arguments of a whole call ------------------------------------------------------------------------------------
 
-OF_A_BATCH = {"action", "appId", "clientKey", "apiVersion", "client", "sdkVersion", "devMode", "time", "data"}
+OF_A_BATCH = {
+    "action",
+    "appId",
+    "clientKey",
+    "apiVersion",
+    "client",
+    "sdkVersion",
+    "devMode",
+    "time",
+    "data",
+}
 FOREIGN: dict[str, Any] = {
     "createJob": "on", "file": "rows.csv", "gcsBucket": "b", "s3BucketName": "b", "s3AccessId": "i", "defaultAction":
     "deleteUser", "CreateJob": True, "createjob": "1", "actions": "[]", "Data": [{"action": "deleteUser"}],
@@ -210,14 +246,25 @@ FOREIGN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_batch_goes_on_with_the_arguments_that_a_batch_has_and_no_other(sdk: Sdk, leanplum: Leanplum) -> None:
-    known: dict[str, Any] = {"client": "android", "sdkVersion": "7.8.0", "apiVersion": "1.0.6", "devMode": False}
+def test_a_batch_goes_on_with_the_arguments_that_a_batch_has_and_no_other(
+    sdk: Sdk, leanplum: Leanplum
+) -> None:
+    known: dict[str, Any] = {
+        "client": "android",
+        "sdkVersion": "7.8.0",
+        "apiVersion": "1.0.6",
+        "devMode": False,
+    }
     sdk.multi({"action": "getVars", "userId": "u1"}, **known, **FOREIGN)
     fields = {"appId": "app_sandbox", "clientKey": sdk.key, "action": "multi", **FOREIGN}
     data = [{"action": "getVars", "userId": "u2"}]
     query = urlencode({name: value for name, value in fields.items() if isinstance(value, str)})
     sdk.call("POST", f"/api?{query}", json={"data": data})
-    sdk.call("POST", "/api", data={**dict(fields, Data="x", anything="x"), "data": orjson.dumps(data).decode()})
+    sdk.call(
+        "POST",
+        "/api",
+        data={**dict(fields, Data="x", anything="x"), "data": orjson.dumps(data).decode()},
+    )
     found = [call["args"] for call in leanplum.calls()]
     assert len(found) == 3
     for args in found:
@@ -245,7 +292,9 @@ def test_a_batch_with_the_switch_of_an_import_is_no_way_around_scopes(
 # --- how long a name may be -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["x" * 3_000_000, "deleteUser" + " " * 3_000_000, "\u00e9" * 1_000_000])
+@pytest.mark.parametrize(
+    "name", ["x" * 3_000_000, "deleteUser" + " " * 3_000_000, "\u00e9" * 1_000_000]
+)
 def test_a_very_long_name_reaches_neither_the_audit_nor_the_answer_nor_leanplum(
     sdk: Sdk, leanplum: Leanplum, talk: Talk, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,6 @@
-"""The arguments of a whole batch at /api apply to each of its entries; development mode above all (contract §6)."""
+"""The arguments of a whole batch at /api apply to each of its entries; development mode above all
+(contract §6).
+"""
 
 import json
 import time
@@ -17,7 +19,15 @@ from .test_sdk_door import Sdk, entries, settled
 
 TRACK: dict[str, Any] = {"action": "track", "userId": "u1", "event": "E"}
 START: dict[str, Any] = {"action": "start", "userId": "u1", "deviceId": "d1"}
-DURABLE = ("track", "setUserAttributes", "advance", "stop", "heartbeat", "setDeviceAttributes", "log")
+DURABLE = (
+    "track",
+    "setUserAttributes",
+    "advance",
+    "stop",
+    "heartbeat",
+    "setDeviceAttributes",
+    "log",
+)
 OF_EACH: dict[str, dict[str, Any]] = {"setUserAttributes": {"userAttributes": {"a": 1}}, "advance": {"state": "S"},
     "track": {"event": "E"}, "setDeviceAttributes": {"appVersion": "1"}}  # fmt: skip
 OF_THE_CALL = {"client": "android", "sdkVersion": "7.8.0", "apiVersion": "1.0.6"}
@@ -32,7 +42,9 @@ def leanplum() -> Iterator[Leanplum]:
 
 
 @pytest.fixture(scope="module")
-def begin(leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any) -> Iterator[Callable[..., Talk]]:
+def begin(
+    leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
+) -> Iterator[Callable[..., Talk]]:
     """Starts a gateway of these settings, before the same Leanplum."""
     with ExitStack() as stack:
 
@@ -66,10 +78,15 @@ def sdk(talk: Talk, leanplum: Leanplum) -> Sdk:
 
 
 def one_of_each() -> list[dict[str, Any]]:
-    return [{"action": name, "userId": "u1", "deviceId": "d1", **OF_EACH.get(name, {})} for name in DURABLE]
+    return [
+        {"action": name, "userId": "u1", "deviceId": "d1", **OF_EACH.get(name, {})}
+        for name in DURABLE
+    ]
 
 
-def test_arguments_of_the_call_arrive_with_each_entry(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
+def test_arguments_of_the_call_arrive_with_each_entry(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk
+) -> None:
     sent = [START, *one_of_each(), {"action": "getVars", "userId": "u1"}]
     assert all(one["success"] for one in entries(sdk.multi(*sent, **OF_THE_CALL)))
     settled(talk)
@@ -110,13 +127,23 @@ def as_json(sdk: Sdk, sent: list[dict[str, Any]], value: Any) -> Any:
 
 
 def as_query(sdk: Sdk, sent: list[dict[str, Any]], value: Any) -> Any:
-    keys = {"appId": "app_sandbox", "clientKey": sdk.key, "action": "multi", "time": repr(time.time())}
+    keys = {
+        "appId": "app_sandbox",
+        "clientKey": sdk.key,
+        "action": "multi",
+        "time": repr(time.time()),
+    }
     query = keys | {"devMode": str(value).lower()}
     return sdk.call("POST", "/api", params=query, content=json.dumps({"data": sent}).encode())
 
 
 def as_form(sdk: Sdk, sent: list[dict[str, Any]], value: Any) -> Any:
-    form = {"appId": "app_sandbox", "clientKey": sdk.key, "action": "multi", "devMode": str(value).lower()}
+    form = {
+        "appId": "app_sandbox",
+        "clientKey": sdk.key,
+        "action": "multi",
+        "devMode": str(value).lower(),
+    }
     return sdk.call("POST", "/api-batch", data=form | {"data": json.dumps({"data": sent})})
 
 
@@ -145,27 +172,39 @@ def test_every_way_to_say_yes_is_development_mode(sdk: Sdk, leanplum: Leanplum, 
 
 
 @pytest.mark.parametrize("value", OFF)
-def test_every_way_to_say_no_is_production(sdk: Sdk, leanplum: Leanplum, talk: Talk, value: Any) -> None:
+def test_every_way_to_say_no_is_production(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk, value: Any
+) -> None:
     sdk.multi(TRACK, devMode=value)
     settled(talk)
     assert {one["clientKey"] for one in leanplum.arrived()} == {"prod_sandbox"}
 
 
-def test_entries_of_both_kinds_in_one_batch_go_by_different_keys(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
-    sdk.multi(TRACK, {**TRACK, "userId": "u2", "devMode": True}, {**START, "userId": "u3"}, devMode=False)
+def test_entries_of_both_kinds_in_one_batch_go_by_different_keys(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk
+) -> None:
+    sdk.multi(
+        TRACK, {**TRACK, "userId": "u2", "devMode": True}, {**START, "userId": "u3"}, devMode=False
+    )
     settled(talk)
     assert {one["userId"]: one["clientKey"] for one in leanplum.arrived()} == {
         "u1": "prod_sandbox", "u2": "dev_sandbox", "u3": "prod_sandbox",
     }  # fmt: skip
 
 
-def test_a_file_is_fetched_with_the_development_key_in_development_mode(sdk: Sdk, leanplum: Leanplum) -> None:
+def test_a_file_is_fetched_with_the_development_key_in_development_mode(
+    sdk: Sdk, leanplum: Leanplum
+) -> None:
     sdk.get(action="downloadFile", filename="none", devMode="true")
     assert [call["args"]["clientKey"] for call in leanplum.calls()] == ["dev_sandbox"]
 
 
-def test_an_action_that_is_not_known_gets_no_development_key(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
-    (unknown, known) = entries(sdk.multi({"action": "whatever", "userId": "u1"}, TRACK, devMode=True))
+def test_an_action_that_is_not_known_gets_no_development_key(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk
+) -> None:
+    (unknown, known) = entries(
+        sdk.multi({"action": "whatever", "userId": "u1"}, TRACK, devMode=True)
+    )
     assert (unknown["success"], known["success"]) == (False, True)
     assert [one["action"] for one in leanplum.arrived()] == ["track"]
 
@@ -187,16 +226,23 @@ def test_without_the_development_key_such_entries_are_refused_and_the_setting_is
     assert (without_key.items(), leanplum.calls()) == (before, [])
 
 
-def test_without_the_development_key_a_call_of_one_action_is_refused_too(without_key: Talk, leanplum: Leanplum) -> None:
+def test_without_the_development_key_a_call_of_one_action_is_refused_too(
+    without_key: Talk, leanplum: Leanplum
+) -> None:
     leanplum.forget()
     sdk = Sdk(without_key)
-    for answer in (sdk.post({**TRACK, "devMode": 1}), sdk.get(action="downloadFile", filename="f", devMode="true")):
+    for answer in (
+        sdk.post({**TRACK, "devMode": 1}),
+        sdk.get(action="downloadFile", filename="f", devMode="true"),
+    ):
         assert answer.status_code == 501
         assert "LEANPLUM_DEVELOPMENT_KEY" in entries(answer)[0]["error"]["message"]
     assert leanplum.calls() == []
 
 
-def test_without_the_development_key_production_entries_beside_are_taken(without_key: Talk, leanplum: Leanplum) -> None:
+def test_without_the_development_key_production_entries_beside_are_taken(
+    without_key: Talk, leanplum: Leanplum
+) -> None:
     leanplum.forget()
     answer = Sdk(without_key).multi(TRACK, {**TRACK, "devMode": True}, TRACK)
     assert [one["success"] for one in entries(answer)] == [True, False, True]

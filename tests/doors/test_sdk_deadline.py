@@ -24,7 +24,9 @@ def fast() -> Iterator[Leanplum]:
 
 
 @pytest.fixture(scope="module")
-def door(fast: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any) -> Iterator[Gateway]:
+def door(
+    fast: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
+) -> Iterator[Gateway]:
     with gateway(fast, tmp_path_factory.mktemp("deadline"), migrated) as found:
         yield found
 

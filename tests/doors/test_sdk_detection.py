@@ -1,4 +1,6 @@
-"""(detect) at the SDK-compatible endpoint and under /v1: no place or language of the gateway counts as a user's."""
+"""(detect) at the SDK-compatible endpoint and under /v1: no place or language of the gateway counts
+as a user's.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -46,12 +48,21 @@ def settled(talk: Talk) -> None:
 def send(talk: Talk, *actions: str, headers: dict[str, str] = BEHIND, batch: bool = True) -> None:
     """Actions of one user that ask Leanplum to detect everything."""
     sdk = Sdk(talk)
-    sent = [{"action": action, "userId": "u1", "deviceId": "d1", **ASKED, "city ": "(detect)"} for action in actions]
+    sent = [
+        {"action": action, "userId": "u1", "deviceId": "d1", **ASKED, "city ": "(detect)"}
+        for action in actions
+    ]
     args = {"appId": "app_sandbox", "clientKey": sdk.key}
-    bodies = [{**args, "action": "multi", "time": 1, "data": sent}] if batch else [{**args, **one} for one in sent]
+    bodies = (
+        [{**args, "action": "multi", "time": 1, "data": sent}]
+        if batch
+        else [{**args, **one} for one in sent]
+    )
     for body in bodies:
         answer = sdk.call("POST", "/api", json=body, headers=headers)
-        assert [one["success"] for one in entries(answer)] == [True] * (len(sent) if batch else 1), answer.text
+        assert [one["success"] for one in entries(answer)] == [True] * (
+            len(sent) if batch else 1
+        ), answer.text
     settled(talk)
 
 
@@ -66,16 +77,21 @@ def header(leanplum: Leanplum, name: str) -> list[str | None]:
 
 @pytest.mark.parametrize("batch", [True, False])
 @pytest.mark.parametrize("mode", [None, "resolve"])
-def test_what_nobody_can_tell_is_left_out(start: Start, leanplum: Leanplum, mode: str | None, batch: bool) -> None:
+def test_what_nobody_can_tell_is_left_out(
+    start: Start, leanplum: Leanplum, mode: str | None, batch: bool
+) -> None:
     with start(**({"gateway_detect": mode} if mode else {}), **PROXIES) as talk:
         send(talk, "start", "setUserAttributes", headers={}, batch=batch)
         assert told(leanplum) == [{}, {}]
-        assert "(detect)" in json.dumps(leanplum.calls())  # another field of such a value stays as it is
+        # Another field of such a value stays as it is
+        assert "(detect)" in json.dumps(leanplum.calls())
         assert set(header(leanplum, detection.ADDRESS)) == {None}
 
 
 @pytest.mark.parametrize("batch", [True, False])
-def test_the_language_of_the_request_is_the_locale(start: Start, leanplum: Leanplum, batch: bool) -> None:
+def test_the_language_of_the_request_is_the_locale(
+    start: Start, leanplum: Leanplum, batch: bool
+) -> None:
     with start(**PROXIES) as talk:
         send(talk, "start", "setUserAttributes", batch=batch)
         assert told(leanplum) == [{"locale": "de_AT"}] * 2
@@ -83,7 +99,9 @@ def test_the_language_of_the_request_is_the_locale(start: Start, leanplum: Leanp
 
 
 @pytest.mark.parametrize("batch", [True, False])
-def test_forwarded_is_the_end_user_s_address_where_an_sdk_waits(start: Start, leanplum: Leanplum, batch: bool) -> None:
+def test_forwarded_is_the_end_user_s_address_where_an_sdk_waits(
+    start: Start, leanplum: Leanplum, batch: bool
+) -> None:
     with start(gateway_detect="forward", **PROXIES) as talk:
         send(talk, "start", batch=batch)
         assert told(leanplum) == [ASKED]
@@ -91,7 +109,9 @@ def test_forwarded_is_the_end_user_s_address_where_an_sdk_waits(start: Start, le
         assert header(leanplum, detection.LANGUAGE) == [BEHIND["Accept-Language"]]
 
 
-def test_what_is_delivered_later_has_no_sender_so_it_never_asks(start: Start, leanplum: Leanplum) -> None:
+def test_what_is_delivered_later_has_no_sender_so_it_never_asks(
+    start: Start, leanplum: Leanplum
+) -> None:
     with start(gateway_detect="forward", **PROXIES) as talk:
         send(talk, "setUserAttributes")
         assert told(leanplum) == [{"locale": "de_AT"}]
@@ -109,19 +129,29 @@ def test_what_is_delivered_later_has_no_sender_so_it_never_asks(start: Start, le
     ],
 )
 def test_an_address_that_is_not_the_user_s_is_not_asked_about(
-    start: Start, leanplum: Leanplum, proxies: dict[str, str], forwarded: str, expected: dict[str, str]
+    start: Start,
+    leanplum: Leanplum,
+    proxies: dict[str, str],
+    forwarded: str,
+    expected: dict[str, str],
 ) -> None:
     with start(gateway_detect="forward", **proxies) as talk:
         send(talk, "start", headers={"X-Forwarded-For": forwarded})
         assert told(leanplum) == [expected]
-        assert header(leanplum, detection.ADDRESS)[0] in ({USER} if expected else {None, "127.0.0.1", "10.1.2.3"})
+        assert header(leanplum, detection.ADDRESS)[0] in (
+            {USER} if expected else {None, "127.0.0.1", "10.1.2.3"}
+        )
 
 
 @pytest.mark.parametrize("mode", ["resolve", "forward"])
-def test_a_backend_s_own_place_counts_as_no_user_s_either(start: Start, leanplum: Leanplum, mode: str) -> None:
+def test_a_backend_s_own_place_counts_as_no_user_s_either(
+    start: Start, leanplum: Leanplum, mode: str
+) -> None:
     with start(gateway_detect=mode, **PROXIES) as talk:
         assert talk.post("/v1/users/u1/sessions", {**ASKED}, headers=BEHIND).status_code == 200
-        answer = talk.post("/v1/users/u1", {**ASKED, "userAttributes": {"city": "(detect)"}}, method="PATCH")
+        answer = talk.post(
+            "/v1/users/u1", {**ASKED, "userAttributes": {"city": "(detect)"}}, method="PATCH"
+        )
         assert answer.status_code == 202
         settled(talk)
         assert told(leanplum) == [{}, {}]
@@ -168,7 +198,9 @@ def test_a_proxy_that_names_nobody_is_not_the_sender() -> None:
     proxies = TrustedProxies([ip_network("10.0.0.0/8")])
 
     def sender(peer: str, *forwarded: str) -> str | None:
-        return proxies.origin(peer, [(b"x-forwarded-for", line.encode()) for line in forwarded]).sender
+        return proxies.origin(
+            peer, [(b"x-forwarded-for", line.encode()) for line in forwarded]
+        ).sender
 
     assert sender("10.0.0.1") is None
     assert sender("10.0.0.1", "10.0.0.2") is None

@@ -1,4 +1,6 @@
-"""Leanplum's own protocol at /api: what SDKs and client libraries send, and what they get back (contract §6)."""
+"""Leanplum's own protocol at /api: what SDKs and client libraries send, and what they get back
+(contract §6).
+"""
 
 import json
 import time
@@ -26,7 +28,9 @@ def leanplum() -> Iterator[Leanplum]:
 
 
 @pytest.fixture(scope="module")
-def talk(leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any) -> Iterator[Talk]:
+def talk(
+    leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
+) -> Iterator[Talk]:
     folder = tmp_path_factory.mktemp("door")
 
     def settings(**given: Any) -> Any:
@@ -52,7 +56,9 @@ def scoped(talk: Talk, *scopes: Scope) -> str:
     from app.clock import now_ms
 
     gateway = talk.app.state.gateway
-    key, _ = KeyStore(gateway.engine, gateway.marks).create("phones", frozenset(scopes), None, now_ms())
+    key, _ = KeyStore(gateway.engine, gateway.marks).create(
+        "phones", frozenset(scopes), None, now_ms()
+    )
     talk.do(lambda: gateway.directory.refresh())
     return key
 
@@ -67,7 +73,9 @@ class Sdk:
         return self._talk.call(method, url, key=None, **options)
 
     def get(self, **args: Any) -> httpx.Response:
-        return self.call("GET", "/api?" + urlencode({"appId": "app_sandbox", "clientKey": self.key, **args}))
+        return self.call(
+            "GET", "/api?" + urlencode({"appId": "app_sandbox", "clientKey": self.key, **args})
+        )
 
     def post(self, body: Any, path: str = "/api", **query: Any) -> httpx.Response:
         """JSON in a POST, with the keys in it."""
@@ -75,7 +83,9 @@ class Sdk:
         return self.call("POST", f"{path}?{urlencode(query)}", json={**keys, **body})
 
     def multi(self, *entries: Any, path: str = "/api", **more: Any) -> httpx.Response:
-        return self.post({"action": "multi", "time": time.time(), "data": list(entries), **more}, path)
+        return self.post(
+            {"action": "multi", "time": time.time(), "data": list(entries), **more}, path
+        )
 
     def android(self, *entries: dict[str, Any]) -> httpx.Response:
         """A form, whose `data` is a text of {"data": […]} (fact sheet §7)."""
@@ -88,7 +98,12 @@ class Sdk:
         """text/plain JSON, the arguments in the query, the key in each entry again."""
         query = {"appId": "app_sandbox", "client": "js", "clientKey": self.key, "sdkVersion": "1.9.1",
                  "action": "multi", "time": "1700000000.123"}  # fmt: skip
-        keys = {"appId": "app_sandbox", "client": "js", "clientKey": self.key, "sdkVersion": "1.9.1"}
+        keys = {
+            "appId": "app_sandbox",
+            "client": "js",
+            "clientKey": self.key,
+            "sdkVersion": "1.9.1",
+        }
         body = json.dumps({"data": [{**keys, **one} for one in entries]})
         headers = {"Content-Type": "text/plain", "Origin": "https://shop.example"}
         return self.call("POST", "/api?" + urlencode(query), content=body.encode(), headers=headers)
@@ -138,14 +153,26 @@ ARGS: dict[str, dict[str, Any]] = {
     "log": {"type": "sdkLog", "message": "m"},
 }
 FILES = {"uploadFile", "downloadFile", "multi"}
-KEY_OF = dict(zip(("production", "development", "data export", "content read-only"), KEYS.values(), strict=True))
+KEY_OF = dict(
+    zip(
+        ("production", "development", "data export", "content read-only"),
+        KEYS.values(),
+        strict=True,
+    )
+)
 
 
 @pytest.mark.parametrize("action", sorted(ACTIONS.keys() - FILES))
 def test_an_action_alone_arrives_whole_with_the_key_that_it_needs(
     sdk: Sdk, leanplum: Leanplum, talk: Talk, action: str
 ) -> None:
-    args = {"userId": "u1", "reqId": "r-1", "uuid": "v-1", "unknownField": None, **ARGS.get(action, {})}
+    args = {
+        "userId": "u1",
+        "reqId": "r-1",
+        "uuid": "v-1",
+        "unknownField": None,
+        **ARGS.get(action, {}),
+    }
     answer = sdk.post({"action": action, **args})
     assert entries(answer)[0]["reqId"] == "r-1", answer.text
     settled(talk)
@@ -162,12 +189,16 @@ def test_an_action_alone_arrives_whole_with_the_key_that_it_needs(
 def test_an_action_in_a_batch_has_its_answer_in_its_place(
     sdk: Sdk, leanplum: Leanplum, talk: Talk, action: str
 ) -> None:
-    around = [{**TRACK, "event": name, "reqId": name, "uuid": action} for name in ("before", "after")]
+    around = [
+        {**TRACK, "event": name, "reqId": name, "uuid": action} for name in ("before", "after")
+    ]
     one = {"action": action, "userId": "u1", "reqId": "r-1", "uuid": "v-2", **ARGS.get(action, {})}
     answer = sdk.multi(around[0], one, around[1])
     assert [entry["reqId"] for entry in entries(answer)] == ["before", "r-1", "after"]
     settled(talk)
-    assert [one["action"] for one in leanplum.arrived()].count(action) == (3 if action == "track" else 1)
+    assert [one["action"] for one in leanplum.arrived()].count(action) == (
+        3 if action == "track" else 1
+    )
     before = [] if action == "deleteUser" else ["before"]  # it erases what waits of its user
     assert [one["reqId"] for one in leanplum.arrived()] == [*before, "r-1", "after"]
 
@@ -176,7 +207,9 @@ def test_files_go_up_and_come_down(sdk: Sdk, leanplum: Leanplum) -> None:
     keys = {"appId": "app_sandbox", "clientKey": sdk.key, "action": "uploadFile"}
     data = json.dumps([{"filename": "a.bin", "size": 3_000_000, "hash": "h"}])
     content = b"\x00\x01\x02" * 1_000_000
-    sent = sdk.call("POST", "/api", data={**keys, "data": data}, files={"file0": ("a.bin", content)})
+    sent = sdk.call(
+        "POST", "/api", data={**keys, "data": data}, files={"file0": ("a.bin", content)}
+    )
     assert entries(sent) == [{"success": True}], sent.text
     (call,) = leanplum.calls()
     assert (call["args"]["clientKey"], call["args"]["data"]) == ("dev_sandbox", json.loads(data))
@@ -210,21 +243,31 @@ BATCHES: dict[str, Callable[[str], tuple[str, bytes, str]]] = {
 def test_a_batch_is_read_by_what_it_is_not_by_what_it_says(
     sdk: Sdk, leanplum: Leanplum, talk: Talk, kind: str, path: str
 ) -> None:
-    keys = urlencode({"appId": "app_sandbox", "clientKey": sdk.key, "action": "multi", "time": "1.7E9"})
+    keys = urlencode(
+        {"appId": "app_sandbox", "clientKey": sdk.key, "action": "multi", "time": "1.7E9"}
+    )
     query, body, media = BATCHES[kind](keys)
-    answer = sdk.call("POST", path + query, content=body, headers={"Content-Type": media} if media else {})
+    answer = sdk.call(
+        "POST", path + query, content=body, headers={"Content-Type": media} if media else {}
+    )
     assert (answer.status_code, entries(answer)) == (200, [{"success": True}] * 2)
     settled(talk)
     assert [one["event"] for one in leanplum.arrived()] == ["E", "E"]
 
 
-def test_a_batch_as_multipart_and_an_action_by_get(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
+def test_a_batch_as_multipart_and_an_action_by_get(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk
+) -> None:
     fields = {"appId": "app_sandbox", "clientKey": sdk.key, "action": "multi", "data": JSON_DATA}
     answer = sdk.call("POST", "/api", files={name: (None, value) for name, value in fields.items()})
     assert entries(answer) == [{"success": True}] * 2
-    assert entries(sdk.get(action="track", userId="u1", event="by GET", value="1.5")) == [{"success": True}]
+    assert entries(sdk.get(action="track", userId="u1", event="by GET", value="1.5")) == [
+        {"success": True}
+    ]
     settled(talk)
-    assert [(one["event"], one.get("value")) for one in leanplum.arrived()][2:] == [("by GET", "1.5")]
+    assert [(one["event"], one.get("value")) for one in leanplum.arrived()][2:] == [
+        ("by GET", "1.5")
+    ]
 
 
 # --- Android, iOS, JavaScript -----------------------------------------------------------------------------------------
@@ -233,7 +276,13 @@ def test_a_batch_as_multipart_and_an_action_by_get(sdk: Sdk, leanplum: Leanplum,
 def test_android_s_form_gets_every_reqid_back_and_its_texts_arrive_as_texts(
     sdk: Sdk, leanplum: Leanplum, talk: Talk
 ) -> None:
-    common = {"deviceId": "d1", "userId": "u1", "sdkVersion": "7.8.0", "devMode": "false", "ct": False}
+    common = {
+        "deviceId": "d1",
+        "userId": "u1",
+        "sdkVersion": "7.8.0",
+        "devMode": "false",
+        "ct": False,
+    }
     sent = [
         {"action": "start", **common, "time": "1.700000000123E9", "reqId": "A1", "uuid": "s", "country": "DE",
          "userAttributes": '{"age":29}', "newsfeedMessages": [], "includeDefaults": "false"},
@@ -242,10 +291,18 @@ def test_android_s_form_gets_every_reqid_back_and_its_texts_arrive_as_texts(
         {"action": "setUserAttributes", **common, "userAttributes": '{"plan":"pro"}', "reqId": "A3", "uuid": "s"},
     ]  # fmt: skip
     answer = sdk.android(*sent)
-    assert (answer.status_code, [one["reqId"] for one in entries(answer)]) == (200, ["A1", "A2", "A3"])
-    assert {"vars", "messages", "variants", "regions", "token", "syncNewsfeed"} <= entries(answer)[0].keys()
+    assert (answer.status_code, [one["reqId"] for one in entries(answer)]) == (
+        200,
+        ["A1", "A2", "A3"],
+    )
+    assert {"vars", "messages", "variants", "regions", "token", "syncNewsfeed"} <= entries(answer)[
+        0
+    ].keys()
     settled(talk)
-    arrived = [{name: one[name] for name in like} for one, like in zip(leanplum.arrived(), sent, strict=True)]
+    arrived = [
+        {name: one[name] for name in like}
+        for one, like in zip(leanplum.arrived(), sent, strict=True)
+    ]
     moved = arrived[0].pop("time")  # by the error of the phone's clock
     assert isinstance(moved, str)
     assert float(moved) == pytest.approx(time.time(), abs=10)
@@ -253,14 +310,18 @@ def test_android_s_form_gets_every_reqid_back_and_its_texts_arrive_as_texts(
     assert arrived == sent
 
 
-def test_android_s_batch_that_is_sent_again_arrives_once(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
+def test_android_s_batch_that_is_sent_again_arrives_once(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk
+) -> None:
     sent = [{**TRACK, "reqId": f"B{number}", "uuid": "same"} for number in range(5)]
     assert entries(sdk.android(*sent)) == entries(sdk.android(*sent))
     settled(talk)
     assert [one["reqId"] for one in leanplum.arrived()] == ["B0", "B1", "B2", "B3", "B4"]
 
 
-def test_two_actions_that_say_the_same_ids_but_differ_both_arrive(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
+def test_two_actions_that_say_the_same_ids_but_differ_both_arrive(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk
+) -> None:
     sdk.android(*[{**TRACK, "event": name, "reqId": "C", "uuid": "c"} for name in ("one", "two")])
     settled(talk)
     assert [one["event"] for one in leanplum.arrived()] == ["one", "two"]
@@ -287,7 +348,14 @@ def test_javascript_s_keys_are_put_in_everywhere_and_its_answer_may_be_read_by_a
     answer = sdk.javascript(
         {"action": "getMigrateState", "deviceId": "d1", "userId": "u1", "devMode": False},
         {"action": "start", "deviceId": "d1", "userId": "u1", "devMode": False},
-        {"action": "track", "event": "Purchase", "value": 9.99, "deviceId": "d1", "userId": "u1", "devMode": False},
+        {
+            "action": "track",
+            "event": "Purchase",
+            "value": 9.99,
+            "deviceId": "d1",
+            "userId": "u1",
+            "devMode": False,
+        },
     )
     assert answer.headers["access-control-allow-origin"] == "*"
     found = entries(answer)
@@ -308,7 +376,11 @@ def test_a_preflight_is_answered_and_so_are_errors_for_any_page(sdk: Sdk) -> Non
     assert (answer.headers["access-control-allow-origin"], answer.headers["access-control-allow-headers"]) == (
         "*", "content-type",
     )  # fmt: skip
-    for wrong in (sdk.call("PUT", "/api"), sdk.call("GET", "/api"), sdk.call("POST", "/api", content=b"{")):
+    for wrong in (
+        sdk.call("PUT", "/api"),
+        sdk.call("GET", "/api"),
+        sdk.call("POST", "/api", content=b"{"),
+    ):
         assert wrong.headers["access-control-allow-origin"] == "*"
         assert entries(wrong)[0]["success"] is False
 
@@ -317,7 +389,9 @@ def test_a_preflight_is_answered_and_so_are_errors_for_any_page(sdk: Sdk) -> Non
 
 
 @pytest.mark.parametrize("key", ["", "lpgw_mistyped", "prod_sandbox", "ünïcode"])
-def test_a_bad_key_is_403_in_leanplum_s_words_once_for_each_entry_and_switches_no_sdk_off(talk: Talk, key: str) -> None:
+def test_a_bad_key_is_403_in_leanplum_s_words_once_for_each_entry_and_switches_no_sdk_off(
+    talk: Talk, key: str
+) -> None:
     sdk = Sdk(talk)
     sdk.key = key
     answer = sdk.multi(TRACK, {**TRACK, "reqId": "r"})
@@ -336,7 +410,14 @@ def test_a_key_that_any_phone_has_reads_no_user_and_changes_nothing_that_sdks_do
     talk: Talk, leanplum: Leanplum
 ) -> None:
     phone = Sdk(talk, scoped(talk, Scope.SDK))
-    for action in ("exportUser", "deleteUser", "exportUsers", "setVars", "sendMessage", "getMessages"):
+    for action in (
+        "exportUser",
+        "deleteUser",
+        "exportUsers",
+        "setVars",
+        "sendMessage",
+        "getMessages",
+    ):
         answer = phone.multi({"action": action, "userId": "u1", **ARGS.get(action, {})}, TRACK)
         assert [one["success"] for one in entries(answer)] == [False, True]
         assert "scope" in entries(answer)[0]["error"]["message"]
@@ -362,22 +443,32 @@ def test_a_batch_larger_than_the_burst_is_taken_when_the_bucket_is_full(start: S
 # --- trouble upstream -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["500-html", "429", "truncated", "empty", "403-key", "404-app", "redirect-item"])
+@pytest.mark.parametrize(
+    "mode", ["500-html", "429", "truncated", "empty", "403-key", "404-app", "redirect-item"]
+)
 def test_in_trouble_the_durable_entries_are_kept_and_the_sdk_is_told_to_try_again(
     sdk: Sdk, leanplum: Leanplum, talk: Talk, mode: str
 ) -> None:
     leanplum.fault(mode=mode, action="start", times=20)
     answer = sdk.multi({**TRACK, "reqId": "1"}, {**START, "reqId": "2"}, {**TRACK, "reqId": "3"})
     assert answer.status_code in {429, 503}, answer.text
-    assert [(one["success"], one["reqId"]) for one in entries(answer)] == [(True, "1"), (False, "2"), (True, "3")]
-    assert not any(one in answer.text for one in ("apiHost", "apiPath", "devServerHost", *PERMANENT))
+    assert [(one["success"], one["reqId"]) for one in entries(answer)] == [
+        (True, "1"),
+        (False, "2"),
+        (True, "3"),
+    ]
+    assert not any(
+        one in answer.text for one in ("apiHost", "apiPath", "devServerHost", *PERMANENT)
+    )
     assert int(answer.headers["retry-after"]) >= 1
     leanplum.mend()
     settled(talk)
     assert [one["reqId"] for one in leanplum.arrived() if one["action"] == "track"] == ["1", "3"]
 
 
-def test_while_leanplum_is_away_events_are_taken_and_what_asks_is_told_in_time(start: Start) -> None:
+def test_while_leanplum_is_away_events_are_taken_and_what_asks_is_told_in_time(
+    start: Start,
+) -> None:
     talk = start(leanplum_app_id="app_sandbox", leanplum_api_url="http://127.0.0.1:9/api")
     began = time.monotonic()
     answer = Sdk(talk).javascript(START, TRACK)
@@ -389,10 +480,15 @@ def test_while_leanplum_is_away_events_are_taken_and_what_asks_is_told_in_time(s
 def test_a_leanplum_that_never_answers_keeps_an_sdk_waiting_once_not_for_each_question(
     leanplum: Leanplum, settings: Callable[..., Any], tmp_path: Any
 ) -> None:
-    with delivering_to(leanplum, settings, tmp_path / "g.db", gateway_relay_timeout_seconds=0.3) as talk:
+    with delivering_to(
+        leanplum, settings, tmp_path / "g.db", gateway_relay_timeout_seconds=0.3
+    ) as talk:
         leanplum.fault(mode="slow", delay=2, times=1, action="start")
         answer = Sdk(talk).multi(START, TRACK, {"action": "getVars", "userId": "u1"})
-        assert (answer.status_code, [one["success"] for one in entries(answer)]) == (504, [False, True, False])
+        assert (answer.status_code, [one["success"] for one in entries(answer)]) == (
+            504,
+            [False, True, False],
+        )
         until(lambda: talk.app.state.gateway.outbox.queued == 0)
         assert "getVars" not in [one["action"] for one in leanplum.arrived()]
 
@@ -400,23 +496,35 @@ def test_a_leanplum_that_never_answers_keeps_an_sdk_waiting_once_not_for_each_qu
 def test_a_kind_of_key_that_is_missing_is_one_entry_s_failure(
     leanplum: Leanplum, settings: Callable[..., Any], tmp_path: Any
 ) -> None:
-    with delivering_to(leanplum, settings, tmp_path / "g.db", leanplum_data_export_key=None) as talk:
+    with delivering_to(
+        leanplum, settings, tmp_path / "g.db", leanplum_data_export_key=None
+    ) as talk:
         sdk, ask = Sdk(talk), {"action": "exportUser", "userId": "u1"}
         answer = sdk.multi(TRACK, ask)
-        assert (answer.status_code, [one["success"] for one in entries(answer)]) == (200, [True, False])
+        assert (answer.status_code, [one["success"] for one in entries(answer)]) == (
+            200,
+            [True, False],
+        )
         assert "LEANPLUM_DATA_EXPORT_KEY" in entries(answer)[1]["error"]["message"]
         assert sdk.post(ask).status_code == 501
 
 
 def test_what_leanplum_refuses_is_told_as_it_says_it(sdk: Sdk) -> None:
     answer = sdk.post({"action": "getMessage", "id": 99})
-    assert (answer.status_code, entries(answer)[0]["error"]) == (404, {"message": "Message not found."})
+    assert (answer.status_code, entries(answer)[0]["error"]) == (
+        404,
+        {"message": "Message not found."},
+    )
 
 
 @pytest.mark.parametrize("mode", ["shuffle", "no-reqid", "short"])
-def test_answers_find_their_places_or_are_told_to_be_missing(sdk: Sdk, leanplum: Leanplum, mode: str) -> None:
+def test_answers_find_their_places_or_are_told_to_be_missing(
+    sdk: Sdk, leanplum: Leanplum, mode: str
+) -> None:
     leanplum.fault(mode=mode)
-    found = entries(sdk.multi({**START, "reqId": "1"}, {"action": "getVars", "userId": "u1", "reqId": "2"}))
+    found = entries(
+        sdk.multi({**START, "reqId": "1"}, {"action": "getVars", "userId": "u1", "reqId": "2"})
+    )
     assert len(found) == 2
     if mode == "short":
         assert [one["success"] for one in found] == [True, False]
@@ -428,7 +536,10 @@ def test_answers_find_their_places_or_are_told_to_be_missing(sdk: Sdk, leanplum:
 def test_ten_thousand_entries_are_taken_within_ten_seconds_and_arrive_in_order(
     sdk: Sdk, leanplum: Leanplum, talk: Talk
 ) -> None:
-    sent = [{**TRACK, "event": f"e{number}", "params": json.dumps({"text": "x" * 400})} for number in range(10_000)]
+    sent = [
+        {**TRACK, "event": f"e{number}", "params": json.dumps({"text": "x" * 400})}
+        for number in range(10_000)
+    ]
     began = time.monotonic()
     answer = sdk.android(*sent)
     assert time.monotonic() - began < 10
@@ -441,7 +552,9 @@ def test_more_entries_than_ten_thousand_are_too_many(sdk: Sdk) -> None:
     assert sdk.multi(*[TRACK] * 10_001).status_code == 413
 
 
-def test_an_empty_batch_is_an_error_with_one_answer_since_javascript_looks_at_the_first(sdk: Sdk) -> None:
+def test_an_empty_batch_is_an_error_with_one_answer_since_javascript_looks_at_the_first(
+    sdk: Sdk,
+) -> None:
     answer = sdk.multi()
     assert (answer.status_code, [one["success"] for one in entries(answer)]) == (400, [False])
 
@@ -455,7 +568,10 @@ SENSELESS: list[Any] = [
 @pytest.mark.parametrize("one", SENSELESS)
 def test_an_entry_that_makes_no_sense_harms_no_neighbour(sdk: Sdk, one: Any) -> None:
     answer = sdk.multi(TRACK, one, TRACK)
-    assert (answer.status_code, [entry["success"] for entry in entries(answer)]) == (200, [True, False, True])
+    assert (answer.status_code, [entry["success"] for entry in entries(answer)]) == (
+        200,
+        [True, False, True],
+    )
 
 
 @pytest.mark.parametrize("action", sorted(FILES))
@@ -470,14 +586,23 @@ def test_data_that_is_no_list_is_malformed(sdk: Sdk, data: str) -> None:
     assert (answer.status_code, entries(answer)[0]["success"]) == (400, False)
 
 
-def test_in_development_mode_an_entry_is_asked_at_once_with_the_development_key(sdk: Sdk, leanplum: Leanplum) -> None:
+def test_in_development_mode_an_entry_is_asked_at_once_with_the_development_key(
+    sdk: Sdk, leanplum: Leanplum
+) -> None:
     sdk.multi({**TRACK, "devMode": "true"})
     (call,) = leanplum.calls()
-    assert (call["args"]["clientKey"], call["args"]["data"][0]["devMode"]) == ("dev_sandbox", "true")
+    assert (call["args"]["clientKey"], call["args"]["data"][0]["devMode"]) == (
+        "dev_sandbox",
+        "true",
+    )
 
 
-@pytest.mark.parametrize("nest", [lambda inner: [inner], lambda inner: {"a": inner}], ids=["lists", "objects"])
-def test_a_call_nested_too_deeply_is_refused_wherever_it_stands(sdk: Sdk, nest: Callable[[Any], Any]) -> None:
+@pytest.mark.parametrize(
+    "nest", [lambda inner: [inner], lambda inner: {"a": inner}], ids=["lists", "objects"]
+)
+def test_a_call_nested_too_deeply_is_refused_wherever_it_stands(
+    sdk: Sdk, nest: Callable[[Any], Any]
+) -> None:
     deep: Any = 1
     for _ in range(65):
         deep = nest(deep)

@@ -1,4 +1,6 @@
-"""Whatever is sent to the SDK door, the answer is in Leanplum's envelope, and never a failure of the gateway's own."""
+"""Whatever is sent to the SDK door, the answer is in Leanplum's envelope, and never a failure of
+the gateway's own.
+"""
 
 import json
 from typing import Any
@@ -12,7 +14,9 @@ from tests.api.talk import Talk
 ODD = st.sampled_from(["", "\x00", "\ud800", "a" * 500, "1.7E9", "{", '{"data":[]}', "true", "é"])
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | ODD,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | ODD, inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | ODD, inner, max_size=3)
+    ),
     max_leaves=6,
 )
 NAMES = st.sampled_from(
@@ -33,7 +37,9 @@ def check(talk: Talk, answer: Any) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=SLOW)
 @given(st.lists(ENTRIES, max_size=4), st.dictionaries(NAMES, VALUES, max_size=3))
-def test_any_entries_are_answered_one_by_one(gateway: Talk, entries: list[Any], args: dict[str, Any]) -> None:
+def test_any_entries_are_answered_one_by_one(
+    gateway: Talk, entries: list[Any], args: dict[str, Any]
+) -> None:
     keys = {"appId": "app_tests", "clientKey": gateway.key, "action": "multi"}
     body = json.dumps({**args, **keys, "data": entries}).encode()
     answer = gateway.call("POST", "/api", key=None, content=body)
@@ -55,4 +61,6 @@ def test_any_single_call_is_answered(gateway: Talk, args: Any) -> None:
                                                  "multipart/form-data; boundary=x", "x"]))  # fmt: skip
 def test_any_bytes_are_answered(gateway: Talk, body: bytes, media: str) -> None:
     url = f"/api?appId=app_tests&action=multi&clientKey={gateway.key}"
-    check(gateway, gateway.call("POST", url, key=None, content=body, headers={"Content-Type": media}))
+    check(
+        gateway, gateway.call("POST", url, key=None, content=body, headers={"Content-Type": media})
+    )

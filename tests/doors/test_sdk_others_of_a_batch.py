@@ -28,7 +28,10 @@ def leanplum() -> Iterator[Leanplum]:
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def talk(
-    request: pytest.FixtureRequest, leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
+    request: pytest.FixtureRequest,
+    leanplum: Leanplum,
+    tmp_path_factory: pytest.TempPathFactory,
+    migrated: Any,
 ) -> Iterator[Talk]:
     folder = tmp_path_factory.mktemp("others")
     own = {}
@@ -39,7 +42,9 @@ def talk(
     def settings(**given: Any) -> Any:
         return make_settings(folder, migrated, WIDE | own | given)
 
-    with delivering_to(leanplum, settings, folder / "g.db", gateway_sdk_relayed_actions=RELAYED) as found:
+    with delivering_to(
+        leanplum, settings, folder / "g.db", gateway_sdk_relayed_actions=RELAYED
+    ) as found:
         yield found
 
 
@@ -58,7 +63,9 @@ def track(user: str, event: str = "E", **more: Any) -> Entry:
 def stick(sdk: Sdk, leanplum: Leanplum, user: str) -> None:
     """Let an item of this user wait for a retry."""
     leanplum.fault(mode="500-html", action="advance", times=300)
-    sdk.multi({"action": "advance", "userId": user, "state": "S", "createDisposition": "CreateIfNeeded"})
+    sdk.multi(
+        {"action": "advance", "userId": user, "state": "S", "createDisposition": "CreateIfNeeded"}
+    )
     until(lambda: any(one["action"] == "advance" for one in leanplum.arrived()))
 
 
@@ -72,31 +79,43 @@ def sent(leanplum: Leanplum) -> list[str]:
 
 def test_one_user_whose_items_wait_fails_alone(sdk: Sdk, leanplum: Leanplum) -> None:
     stick(sdk, leanplum, "stuck")
-    answer = sdk.multi(track("a"), track("stuck"), track("b"), {**track("c"), "deviceId": "d"}, track("stuck", "F"))
+    answer = sdk.multi(
+        track("a"), track("stuck"), track("b"), {**track("c"), "deviceId": "d"}, track("stuck", "F")
+    )
     assert (answer.status_code, succeeded(answer)) == (503, [True, False, True, True, False])
     assert "before is not delivered yet" in entries(answer)[1]["error"]["message"]
     assert int(answer.headers["retry-after"]) >= 1
     assert sent(leanplum) == ["a", "b", "c"]
 
 
-def test_what_is_asked_otherwise_does_not_fail_with_a_write_that_waits(sdk: Sdk, leanplum: Leanplum) -> None:
+def test_what_is_asked_otherwise_does_not_fail_with_a_write_that_waits(
+    sdk: Sdk, leanplum: Leanplum
+) -> None:
     stick(sdk, leanplum, "stuck")
     began = time.monotonic()
-    answer = sdk.multi({"action": "start", "userId": "a", "deviceId": "d"}, track("stuck"), track("a"))
+    answer = sdk.multi(
+        {"action": "start", "userId": "a", "deviceId": "d"}, track("stuck"), track("a")
+    )
     assert time.monotonic() - began < 5
     assert succeeded(answer) == [True, False, True]
     assert "vars" in entries(answer)[0]
     assert sent(leanplum) == ["a", "a"]
 
 
-def test_a_further_call_of_a_user_whose_write_waits_is_not_made(sdk: Sdk, leanplum: Leanplum) -> None:
+def test_a_further_call_of_a_user_whose_write_waits_is_not_made(
+    sdk: Sdk, leanplum: Leanplum
+) -> None:
     stick(sdk, leanplum, "stuck")
-    answer = sdk.multi(track("stuck"), {"action": "start", "userId": "stuck", "deviceId": "d"}, track("a"))
+    answer = sdk.multi(
+        track("stuck"), {"action": "start", "userId": "stuck", "deviceId": "d"}, track("a")
+    )
     assert succeeded(answer) == [False, False, True]
     assert sent(leanplum) == ["a"]
 
 
-def test_whoever_is_one_with_a_user_whose_items_wait_waits_too(sdk: Sdk, leanplum: Leanplum) -> None:
+def test_whoever_is_one_with_a_user_whose_items_wait_waits_too(
+    sdk: Sdk, leanplum: Leanplum
+) -> None:
     stick(sdk, leanplum, "stuck")
     login = {"action": "setUserAttributes", "userId": "anonymous", "newUserId": "stuck"}
     answer = sdk.multi(login, track("anonymous"), track("a"))
@@ -131,4 +150,8 @@ def test_writes_and_others_have_calls_of_their_own_and_each_user_keeps_the_order
     assert places(now("a"), now(None, writes=True), now("a"), now("b")) == [[0], [1], [2, 3]]
     assert places(now(None), now("a"), now(None)) == [[0, 1, 2]]
     assert places(now("a"), now("b", alone=True), now("a"), now("b")) == [[0, 2], [1], [3]]
-    assert [len(run) for run in places(*(now(f"u{number}") for number in range(120)))] == [50, 50, 20]
+    assert [len(run) for run in places(*(now(f"u{number}") for number in range(120)))] == [
+        50,
+        50,
+        20,
+    ]

@@ -1,4 +1,6 @@
-"""Parameters that clients send and responses that they get: development traffic, files, drafts, hosts, migration."""
+"""Parameters that clients send and responses that they get: development traffic, files, drafts,
+hosts, migration.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -26,7 +28,9 @@ def leanplum() -> Iterator[Leanplum]:
 
 
 @pytest.fixture(scope="module")
-def gateway(leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any) -> Callable[..., Any]:
+def gateway(
+    leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
+) -> Callable[..., Any]:
     def started(**given: Any) -> Any:
         folder = tmp_path_factory.mktemp("parameters")
 
@@ -103,9 +107,13 @@ def test_without_a_development_key_development_traffic_is_refused(
     gateway: Callable[..., Any], leanplum: Leanplum
 ) -> None:
     with gateway(leanplum_development_key=None) as talk:
-        told = problem(talk.event({"userId": "u1", "event": "E", "devMode": True}), 501, "key-not-configured")
+        told = problem(
+            talk.event({"userId": "u1", "event": "E", "devMode": True}), 501, "key-not-configured"
+        )
         assert "LEANPLUM_DEVELOPMENT_KEY" in told["detail"]
-        found = talk.batch([{**TRACK, "devMode": True}, {**TRACK, "params": {"devMode": True}}]).json()
+        found = talk.batch(
+            [{**TRACK, "devMode": True}, {**TRACK, "params": {"devMode": True}}]
+        ).json()
         assert [one["status"] for one in found["results"]] == ["rejected", "accepted"]
         problem(talk.post("/v1/users/u1/sessions", {"devMode": True}), 501, "key-not-configured")
         settled(talk)
@@ -114,7 +122,10 @@ def test_without_a_development_key_development_traffic_is_refused(
 
 def test_a_session_and_variables_in_development(talk: Talk, leanplum: Leanplum) -> None:
     assert talk.post("/v1/users/s1/sessions", {"devMode": True}).status_code == 200
-    assert talk.get("/v1/users/s2/variables?devMode=true&createDisposition=CreateIfNeeded").status_code == 200
+    assert (
+        talk.get("/v1/users/s2/variables?devMode=true&createDisposition=CreateIfNeeded").status_code
+        == 200
+    )
     start, variables = leanplum.arrived()
     assert (start["clientKey"], variables["clientKey"]) == ("dev_sandbox", "dev_sandbox")
     assert (start["devMode"], variables["devMode"]) == (True, True)
@@ -123,7 +134,9 @@ def test_a_session_and_variables_in_development(talk: Talk, leanplum: Leanplum) 
 # --- createDisposition, includeDrafts ---------------------------------------------------------------------------------
 
 
-def test_variables_of_an_unknown_user_are_told_where_that_makes_the_user(talk: Talk, leanplum: Leanplum) -> None:
+def test_variables_of_an_unknown_user_are_told_where_that_makes_the_user(
+    talk: Talk, leanplum: Leanplum
+) -> None:
     problem(talk.get("/v1/users/new/variables"), 404, "not-found")
     problem(talk.get("/v1/users/new/variables?createDisposition=CreateNever"), 404, "not-found")
     answer = talk.get("/v1/users/new/variables?createDisposition=CreateIfNeeded")
@@ -134,7 +147,9 @@ def test_variables_of_an_unknown_user_are_told_where_that_makes_the_user(talk: T
 @pytest.mark.parametrize(("url", "name"), [
     ("/v1/messages/1005", "message"), ("/v1/ab-tests/2002", "abTest"), ("/v1/variants/3003", "variant"),
 ])  # fmt: skip
-def test_a_draft_is_found_where_drafts_are_asked_for(talk: Talk, leanplum: Leanplum, url: str, name: str) -> None:
+def test_a_draft_is_found_where_drafts_are_asked_for(
+    talk: Talk, leanplum: Leanplum, url: str, name: str
+) -> None:
     problem(talk.get(url), 404, "not-found")
     problem(talk.get(f"{url}?includeDrafts=false"), 404, "not-found")
     assert name in talk.get(f"{url}?includeDrafts=true").json()
@@ -205,8 +220,19 @@ def test_only_the_state_beside_the_entries_is_one() -> None:
 
 def test_the_file_parts_of_development_actions_are_sent_on(sdk: Sdk, leanplum: Leanplum) -> None:
     for action in ("saveInterfaceImage", "saveInterface", "setVars"):
-        fields = {"appId": "app_sandbox", "clientKey": sdk.key, "action": action, "vars": '{"a":1}', "devMode": "1"}
-        answer = sdk.call("POST", "/api", data=fields, files={"file0": ("a.png", b"\x89PNG"), "file1": ("b", b"2")})
+        fields = {
+            "appId": "app_sandbox",
+            "clientKey": sdk.key,
+            "action": action,
+            "vars": '{"a":1}',
+            "devMode": "1",
+        }
+        answer = sdk.call(
+            "POST",
+            "/api",
+            data=fields,
+            files={"file0": ("a.png", b"\x89PNG"), "file1": ("b", b"2")},
+        )
         assert [one["success"] for one in entries(answer)] == [True], answer.text
         call = leanplum.calls()[-1]
         assert (call["args"]["action"], call["args"]["clientKey"]) == (action, "dev_sandbox")
@@ -215,7 +241,9 @@ def test_the_file_parts_of_development_actions_are_sent_on(sdk: Sdk, leanplum: L
         }  # fmt: skip
 
 
-def test_files_of_other_calls_are_refused_and_not_dropped(talk: Talk, sdk: Sdk, leanplum: Leanplum) -> None:
+def test_files_of_other_calls_are_refused_and_not_dropped(
+    talk: Talk, sdk: Sdk, leanplum: Leanplum
+) -> None:
     batch = {"action": "multi", "data": json.dumps([TRACK])}
     for fields, status in ((TRACK, 400), ({**TRACK, "action": "unknown"}, 403), (batch, 400)):
         sent = {"appId": "app_sandbox", "clientKey": sdk.key, **fields}
@@ -229,7 +257,9 @@ def test_files_of_other_calls_are_refused_and_not_dropped(talk: Talk, sdk: Sdk, 
 
 
 @pytest.mark.parametrize("refused", [False, True])
-def test_a_batch_in_development_mode_is_one_call(sdk: Sdk, leanplum: Leanplum, refused: bool) -> None:
+def test_a_batch_in_development_mode_is_one_call(
+    sdk: Sdk, leanplum: Leanplum, refused: bool
+) -> None:
     common = {"userId": "u1", "deviceId": "d1", "devMode": True}
     batch: list[dict[str, Any]] = [
         {"action": "start"},
@@ -242,7 +272,9 @@ def test_a_batch_in_development_mode_is_one_call(sdk: Sdk, leanplum: Leanplum, r
     ]
     answer = sdk.multi(*[{**common, **one} for one in batch], devMode=True)
     found = entries(answer)
-    assert [one["success"] for one in found] == ["event" in one or one["action"] != "track" for one in batch]
+    assert [one["success"] for one in found] == [
+        "event" in one or one["action"] != "track" for one in batch
+    ]
     (call,) = leanplum.calls()
     assert call["args"]["clientKey"] == "dev_sandbox"
     assert [one["action"] for one in call["args"]["data"]] == [
@@ -280,8 +312,14 @@ def test_the_host_of_a_redirect_is_told_in_log_receipt_and_readiness(
     from tests.api.talk import running
 
     with stand_in(answer) as url:
-        given = {"leanplum_app_id": "app_sandbox", "leanplum_production_key": "prod_sandbox", "leanplum_api_url": url}
-        with running(make_settings(tmp_path, migrated, WIDE | given), tmp_path / "g.db", delivery=True) as talk:
+        given = {
+            "leanplum_app_id": "app_sandbox",
+            "leanplum_production_key": "prod_sandbox",
+            "leanplum_api_url": url,
+        }
+        with running(
+            make_settings(tmp_path, migrated, WIDE | given), tmp_path / "g.db", delivery=True
+        ) as talk:
             place = talk.event().headers["location"]
             receipt = until(lambda: held(talk.get(place).json()))
             assert "api2.example" in receipt["leanplum"]["error"]

@@ -41,7 +41,9 @@ def talk(
     postgresql_server: Server,
 ) -> Iterator[Talk]:
     folder = tmp_path_factory.mktemp("receipts")
-    own = {"gateway_database_url": postgresql_server.empty()} if request.param == "postgresql" else {}
+    own = (
+        {"gateway_database_url": postgresql_server.empty()} if request.param == "postgresql" else {}
+    )
 
     def settings(**given: Any) -> Any:
         return make_settings(folder, migrated, WIDE | own | given)
@@ -86,7 +88,10 @@ def test_an_entry_is_found_by_its_req_id_with_what_became_of_it(talk: Talk, sdk:
     assert receipt["leanplum"]["warning"].startswith("Past event detected (73")
     assert talk.get(receipt["href"]).json() == receipt
     (receipt,) = found(talk, reqId=skipped)
-    assert (receipt["status"], receipt["leanplum"]["warning"]) == ("skipped", "User not found; request skipped.")
+    assert (receipt["status"], receipt["leanplum"]["warning"]) == (
+        "skipped",
+        "User not found; request skipped.",
+    )
     (receipt,) = found(talk, reqId=usual)
     assert (receipt["status"], receipt["leanplum"]) == ("delivered", {"success": True})
 
@@ -123,25 +128,43 @@ def test_a_number_is_found_as_text(talk: Talk, sdk: Sdk, given: Any) -> None:
     assert len(found(talk, reqId="7000000001")) == known + 1
 
 
-@pytest.mark.parametrize("req_id", ["ключ & 1%2F", "a" * 5_000, "sdk:0", "' OR 1=1 --", "100%", "_", "\x01", "İ"])
+@pytest.mark.parametrize(
+    "req_id", ["ключ & 1%2F", "a" * 5_000, "sdk:0", "' OR 1=1 --", "100%", "_", "\x01", "İ"]
+)
 def test_any_text_is_a_req_id(talk: Talk, sdk: Sdk, req_id: str) -> None:
     before = len(found(talk, reqId=req_id))
     sdk.multi(track(reqId=req_id), track(reqId=f"{req_id}x"))
     assert len(found(talk, reqId=req_id)) == before + 1
 
 
-def test_all_entries_of_a_req_id_are_found_newest_first_and_the_uuid_chooses_among_them(talk: Talk, sdk: Sdk) -> None:
+def test_all_entries_of_a_req_id_are_found_newest_first_and_the_uuid_chooses_among_them(
+    talk: Talk, sdk: Sdk
+) -> None:
     req_id, own, other = fresh(), fresh(), fresh()
     sdk.multi(
         track(reqId=req_id, uuid=own),
-        {"action": "setUserAttributes", "userId": "u2", "userAttributes": {"a": 1}, "reqId": req_id, "uuid": own},
+        {
+            "action": "setUserAttributes",
+            "userId": "u2",
+            "userAttributes": {"a": 1},
+            "reqId": req_id,
+            "uuid": own,
+        },
         {"action": "stop", "deviceId": "d1", "reqId": req_id, "uuid": other},
         {"action": "heartbeat", "userId": "u3", "reqId": req_id},
         track(reqId=fresh(), uuid=own),
     )
     settled(talk)
-    assert [one["action"] for one in found(talk, reqId=req_id)] == ["heartbeat", "stop", "setUserAttributes", "track"]
-    assert [one["action"] for one in found(talk, reqId=req_id, uuid=own)] == ["setUserAttributes", "track"]
+    assert [one["action"] for one in found(talk, reqId=req_id)] == [
+        "heartbeat",
+        "stop",
+        "setUserAttributes",
+        "track",
+    ]
+    assert [one["action"] for one in found(talk, reqId=req_id, uuid=own)] == [
+        "setUserAttributes",
+        "track",
+    ]
     assert [one["action"] for one in found(talk, reqId=req_id, uuid=other)] == ["stop"]
     assert found(talk, reqId=req_id, uuid=fresh()) == []
 
@@ -165,7 +188,9 @@ def test_pages_follow_each_other(talk: Talk, sdk: Sdk) -> None:
     assert [one["id"] for one in found(talk, reqId="batch 9")] == ids
 
 
-@pytest.mark.parametrize("marks", ["reqId and uuid", "reqId, a UUID", "reqId, a UUID without hyphens"])
+@pytest.mark.parametrize(
+    "marks", ["reqId and uuid", "reqId, a UUID", "reqId, a UUID without hyphens"]
+)
 def test_a_repeat_is_known_as_one(talk: Talk, sdk: Sdk, marks: str) -> None:
     given = {
         "reqId and uuid": {"reqId": f"r-{fresh()}", "uuid": fresh()},
@@ -191,14 +216,18 @@ def test_other_contents_with_the_same_marks_are_items_of_their_own_and_found_as_
 
 
 @pytest.mark.parametrize("req_id", ["1", "a", "00000000-0000-0000-0000-00000000000g"])
-def test_a_req_id_that_is_no_uuid_never_makes_a_duplicate(talk: Talk, sdk: Sdk, req_id: str) -> None:
+def test_a_req_id_that_is_no_uuid_never_makes_a_duplicate(
+    talk: Talk, sdk: Sdk, req_id: str
+) -> None:
     known = len(found(talk, reqId=req_id))
     for _ in range(2):
         sdk.multi(*[track(reqId=req_id, time=5.0)] * 3)
     assert len(found(talk, reqId=req_id)) == known + 6
 
 
-def test_items_of_one_req_id_are_different_items_to_leanplum(talk: Talk, sdk: Sdk, leanplum: Leanplum) -> None:
+def test_items_of_one_req_id_are_different_items_to_leanplum(
+    talk: Talk, sdk: Sdk, leanplum: Leanplum
+) -> None:
     user = fresh()
     for number in range(4):
         sdk.multi(track(userId=user, reqId="5", params={"n": number}))
@@ -209,9 +238,16 @@ def test_items_of_one_req_id_are_different_items_to_leanplum(talk: Talk, sdk: Sd
     assert len({one["uuid"] for one in sent}) == 4
 
 
-@pytest.mark.parametrize("given", [{}, {"reqId": ""}, {"reqId": None}, {"reqId": True}, {"reqId": {"a": 1}}])
-def test_an_entry_without_a_req_id_is_accepted_as_it_is(talk: Talk, sdk: Sdk, given: dict[str, Any]) -> None:
-    assert [one["success"] for one in entries(sdk.multi(*[track(uuid="u", **given)] * 2))] == [True, True]
+@pytest.mark.parametrize(
+    "given", [{}, {"reqId": ""}, {"reqId": None}, {"reqId": True}, {"reqId": {"a": 1}}]
+)
+def test_an_entry_without_a_req_id_is_accepted_as_it_is(
+    talk: Talk, sdk: Sdk, given: dict[str, Any]
+) -> None:
+    assert [one["success"] for one in entries(sdk.multi(*[track(uuid="u", **given)] * 2))] == [
+        True,
+        True,
+    ]
     settled(talk)
 
 
@@ -232,12 +268,16 @@ def test_what_was_asked_has_no_receipt(talk: Talk, sdk: Sdk) -> None:
         ({"reqId": "r", "reqid": "r"}, "reqid", "is no query parameter here; check its spelling"),
     ],
 )
-def test_a_query_that_would_find_everything_is_refused(talk: Talk, query: dict[str, str], name: str, said: str) -> None:
+def test_a_query_that_would_find_everything_is_refused(
+    talk: Talk, query: dict[str, str], name: str, said: str
+) -> None:
     (fault,) = problem(talk.get(FIND, params=query), 422, "validation")["errors"]
     assert fault == {"parameter": name, "detail": said, "code": "parameter"}
 
 
-@pytest.mark.parametrize("query", [{"limit": "0"}, {"limit": "1001"}, {"cursor": "x"}, {"cursor": "-1"}])
+@pytest.mark.parametrize(
+    "query", [{"limit": "0"}, {"limit": "1001"}, {"cursor": "x"}, {"cursor": "-1"}]
+)
 def test_a_bad_page_is_refused(talk: Talk, query: dict[str, str]) -> None:
     problem(talk.get(FIND, params={"reqId": "r", **query}), 422, "validation")
 
@@ -245,7 +285,11 @@ def test_a_bad_page_is_refused(talk: Talk, query: dict[str, str]) -> None:
 def test_it_needs_the_scope(talk: Talk) -> None:
     query = {"reqId": "r"}
     assert talk.get(FIND, params=query, key=scoped(talk, Scope.RECEIPTS_READ)).status_code == 200
-    problem(talk.get(FIND, params=query, key=scoped(talk, Scope.SDK, Scope.EVENTS_WRITE)), 403, "forbidden")
+    problem(
+        talk.get(FIND, params=query, key=scoped(talk, Scope.SDK, Scope.EVENTS_WRITE)),
+        403,
+        "forbidden",
+    )
     problem(talk.get(FIND, params=query, key=None), 401, "unauthorized")
 
 
@@ -280,7 +324,9 @@ def plan(connection: Connection, which: Filter) -> str:
 
 def test_the_items_of_a_req_id_are_read_from_the_primary_key(database: str) -> None:
     engine = connect(database)
-    insert = text("INSERT INTO item_ids (app, id, seq, digest, accepted_at) VALUES ('default', :id, :seq, :digest, 1)")
+    insert = text(
+        "INSERT INTO item_ids (app, id, seq, digest, accepted_at) VALUES ('default', :id, :seq, :digest, 1)"
+    )
     with engine.begin() as connection:
         rows = [
             {"id": request_ids.item_id("track", f"r{number}", "u"), "seq": number, "digest": b"d"}
@@ -312,6 +358,9 @@ def test_an_id_lies_between_its_bounds_in_every_collation(req_id: str, own: str)
 
 
 def test_the_parts_of_an_id_have_room_for_what_stands_in_them() -> None:
-    assert len(request_ids.item_id("track", "r", "", lambda size: b"\xff" * size)) == request_ids.LENGTH
+    assert (
+        len(request_ids.item_id("track", "r", "", lambda size: b"\xff" * size))
+        == request_ids.LENGTH
+    )
     assert 2 ** (8 * request_ids.REQUEST_BYTES) < 10**29
     assert 2**32 < 10**10

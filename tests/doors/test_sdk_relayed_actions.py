@@ -44,7 +44,9 @@ def talk(
     postgresql_server: Server,
 ) -> Iterator[Talk]:
     folder = tmp_path_factory.mktemp("relayed")
-    own = {"gateway_database_url": postgresql_server.empty()} if request.param == "postgresql" else {}
+    own = (
+        {"gateway_database_url": postgresql_server.empty()} if request.param == "postgresql" else {}
+    )
 
     def settings(**given: Any) -> Any:
         return make_settings(folder, migrated, WIDE | own | given)
@@ -55,7 +57,9 @@ def talk(
 
 
 @pytest.fixture(scope="module")
-def begin(leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any) -> Iterator[Start]:
+def begin(
+    leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
+) -> Iterator[Start]:
     """Starts a gateway of these settings before the same Leanplum."""
     with ExitStack() as stack:
 
@@ -94,7 +98,9 @@ def metric(talk: Talk, name: str) -> float:
 
 
 def warnings(talk: Talk, label: str) -> float:
-    return metric(talk, f'leanplum_gateway_leanplum_warnings_total{{app="default",warning="{label}"}}')
+    return metric(
+        talk, f'leanplum_gateway_leanplum_warnings_total{{app="default",warning="{label}"}}'
+    )
 
 
 def actions(leanplum: Leanplum) -> list[str]:
@@ -120,19 +126,32 @@ class Gem:
         assert [str(one.get("success")).lower() for one in found] == ["true"] * len(data), found
         return found
 
-    def track_multi(self, events: list[dict[str, Any]], attributes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def track_multi(
+        self, events: list[dict[str, Any]], attributes: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
         """With `force_anomalous_override`."""
         answers = self.multi(events + attributes)
         if any("warning" in one for one in answers):
             users = dict.fromkeys(event["userId"] for event in events)
-            self.multi([{"action": "setUserAttributes", "resetAnomalies": True, "userId": user} for user in users])
+            self.multi(
+                [
+                    {"action": "setUserAttributes", "resetAnomalies": True, "userId": user}
+                    for user in users
+                ]
+            )
         return answers
 
 
 def test_the_ruby_gem_s_anomaly_override_works(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
     old = int(time.time() - YEARS)
     events = [
-        {"action": "track", "event": "purchase", "userId": 123456, "time": old, "params": {"a": "b"}},
+        {
+            "action": "track",
+            "event": "purchase",
+            "userId": 123456,
+            "time": old,
+            "params": {"a": "b"},
+        },
         {"action": "track", "event": "view", "userId": 54321, "time": old},
     ]
     attributes = [{"action": "setUserAttributes", "userId": 777, "userAttributes": {"a": 1}}]
@@ -143,9 +162,16 @@ def test_the_ruby_gem_s_anomaly_override_works(sdk: Sdk, leanplum: Leanplum, tal
         assert one["isOffline"] is True
     assert answers[2] == {"success": True, "isOffline": True}
     first, second = leanplum.calls()
-    assert [one["action"] for one in first["args"]["data"]] == ["track", "track", "setUserAttributes"]
+    assert [one["action"] for one in first["args"]["data"]] == [
+        "track",
+        "track",
+        "setUserAttributes",
+    ]
     assert second["args"]["clientKey"] == KEYS["leanplum_development_key"]
-    assert [(one["userId"], one["resetAnomalies"]) for one in second["args"]["data"]] == [(123456, True), (54321, True)]
+    assert [(one["userId"], one["resetAnomalies"]) for one in second["args"]["data"]] == [
+        (123456, True),
+        (54321, True),
+    ]
     assert stored(talk) == before
 
 
@@ -154,7 +180,9 @@ def test_a_reset_of_anomalies_takes_the_development_key_alone_or_in_a_batch(
     sdk: Sdk, leanplum: Leanplum, value: Any
 ) -> None:
     reset = {"action": "setUserAttributes", "userId": "u1", "resetAnomalies": value}
-    assert [entries(sdk.post(reset)) for _ in range(2)] == [[{"success": True, "isOffline": True}]] * 2
+    assert [entries(sdk.post(reset)) for _ in range(2)] == [
+        [{"success": True, "isOffline": True}]
+    ] * 2
     assert [one["success"] for one in entries(sdk.multi(track(), reset, track()))] == [True] * 3
     kinds = [(one["action"], one["clientKey"]) for one in leanplum.arrived()]
     production, development = KEYS["leanplum_production_key"], KEYS["leanplum_development_key"]
@@ -163,7 +191,9 @@ def test_a_reset_of_anomalies_takes_the_development_key_alone_or_in_a_batch(
 
 
 @pytest.mark.parametrize("form", ["batch", "single", "get", "form", "javascript"])
-def test_leanplum_s_own_answer_comes_back_whatever_the_form(sdk: Sdk, leanplum: Leanplum, form: str) -> None:
+def test_leanplum_s_own_answer_comes_back_whatever_the_form(
+    sdk: Sdk, leanplum: Leanplum, form: str
+) -> None:
     entry = track(reqId=str(uuid.uuid4()), uuid="u", time=time.time() - YEARS)
     if form == "batch":
         answer = sdk.multi(entry)
@@ -192,7 +222,9 @@ def test_other_actions_are_durable_as_before(sdk: Sdk, leanplum: Leanplum, talk:
 @pytest.mark.parametrize("entry", [
     {"action": "track", "event": "E"}, {"action": "track", "userId": "u1"}, {"action": "track", "event": None,
     "userId": "u1"}, {"action": "setUserAttributes", "userAttributes": {}}])  # fmt: skip
-def test_what_is_not_accepted_is_not_relayed(sdk: Sdk, leanplum: Leanplum, entry: dict[str, Any]) -> None:
+def test_what_is_not_accepted_is_not_relayed(
+    sdk: Sdk, leanplum: Leanplum, entry: dict[str, Any]
+) -> None:
     assert entries(sdk.post(entry))[0]["success"] is False
     assert actions(leanplum) == []
 
@@ -200,20 +232,35 @@ def test_what_is_not_accepted_is_not_relayed(sdk: Sdk, leanplum: Leanplum, entry
 # --- their order ------------------------------------------------------------------------------------------------------
 
 
-def test_they_keep_their_order_with_what_is_durable(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
+def test_they_keep_their_order_with_what_is_durable(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk
+) -> None:
     leanplum.fault(mode="slow", delay=0.3, times=1, action="setUserAttributes")
-    assert talk.post("/v1/users/u1", {"userAttributes": {"n": 1}}, method="PATCH").status_code == 202
+    assert (
+        talk.post("/v1/users/u1", {"userAttributes": {"n": 1}}, method="PATCH").status_code == 202
+    )
     advance = {"action": "advance", "userId": "u1", "state": "S"}
     sdk.multi(advance, track(), advance | {"state": "T"}, {"action": "setUserAttributes", "userId": "u1",
               "userAttributes": {"n": 2}}, track(event="F"))  # fmt: skip
     settled(talk)
-    assert actions(leanplum) == ["setUserAttributes", "advance", "track", "advance", "setUserAttributes", "track"]
+    assert actions(leanplum) == [
+        "setUserAttributes",
+        "advance",
+        "track",
+        "advance",
+        "setUserAttributes",
+        "track",
+    ]
     assert leanplum.user("u1")["attributes"] == {"n": 2}
 
 
-def test_what_waits_for_a_retry_is_never_overtaken(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
+def test_what_waits_for_a_retry_is_never_overtaken(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk
+) -> None:
     leanplum.fault(mode="500-html", action="advance", times=50)
-    sdk.multi({"action": "advance", "userId": "u1", "state": "S", "createDisposition": "CreateIfNeeded"})
+    sdk.multi(
+        {"action": "advance", "userId": "u1", "state": "S", "createDisposition": "CreateIfNeeded"}
+    )
     until(lambda: actions(leanplum).count("advance"))
     before, asked = stored(talk), time.monotonic()
     answer = sdk.multi(track())
@@ -229,12 +276,21 @@ def test_what_waits_for_a_retry_is_never_overtaken(sdk: Sdk, leanplum: Leanplum,
     assert entries(sdk.multi(track()))[0]["success"] is True
 
 
-def test_a_login_joins_both_users_as_it_does_when_it_is_durable(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
+def test_a_login_joins_both_users_as_it_does_when_it_is_durable(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk
+) -> None:
     login = {"action": "setUserAttributes", "userId": "a", "newUserId": "k"}
-    sdk.multi({"action": "advance", "userId": "a", "state": "S", "createDisposition": "CreateIfNeeded"}, login)
+    sdk.multi(
+        {"action": "advance", "userId": "a", "state": "S", "createDisposition": "CreateIfNeeded"},
+        login,
+    )
     sdk.multi({"action": "advance", "userId": "k", "state": "T"})
     settled(talk)
-    assert [one["action"] for one in leanplum.arrived()] == ["advance", "setUserAttributes", "advance"]
+    assert [one["action"] for one in leanplum.arrived()] == [
+        "advance",
+        "setUserAttributes",
+        "advance",
+    ]
     assert set(leanplum.user("k")["states"]) == {"S", "T"}
 
 
@@ -256,7 +312,11 @@ def test_a_failure_is_told_in_the_envelope_and_nothing_is_stored(
     user = str(uuid.uuid4())
     leanplum.fault(**fault, action="track")
     before = stored(talk)
-    answer = sdk.multi(track(userId=user, reqId="r9")) if batch else sdk.post(track(userId=user, reqId="r9"))
+    answer = (
+        sdk.multi(track(userId=user, reqId="r9"))
+        if batch
+        else sdk.post(track(userId=user, reqId="r9"))
+    )
     assert answer.status_code == status, answer.text
     (told,) = entries(answer)
     assert (told["success"], told["reqId"]) == (False, "r9")
@@ -307,7 +367,9 @@ def test_the_tracking_plan_judges_them_as_it_judges_durable_entries(
 
 
 @pytest.mark.parametrize("relayed", ["", RELAYED])
-def test_their_names_count_once_leanplum_has_taken_them(begin: Start, leanplum: Leanplum, relayed: str) -> None:
+def test_their_names_count_once_leanplum_has_taken_them(
+    begin: Start, leanplum: Leanplum, relayed: str
+) -> None:
     limits = {"gateway_taxonomy_policy": "enforce", "gateway_taxonomy_limits": "events=2"}
     talk = begin(**limits, gateway_sdk_relayed_actions=relayed)
     sdk = Sdk(talk)
@@ -347,7 +409,9 @@ def test_development_traffic_still_takes_the_development_key(sdk: Sdk, leanplum:
 # --- what is counted --------------------------------------------------------------------------------------------------
 
 
-def test_warnings_are_counted_by_their_kind_once_for_each_entry(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
+def test_warnings_are_counted_by_their_kind_once_for_each_entry(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk
+) -> None:
     before = {label: warnings(talk, label) for label in warning_labels.LABELS}
     old = {"time": time.time() - YEARS}
     sdk.multi(track(**old), track(userId="u2", **old), track(userId="u3"))  # relayed
@@ -375,18 +439,24 @@ def test_no_text_of_a_warning_is_a_label(sdk: Sdk, leanplum: Leanplum, talk: Tal
 # --- the setting ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", ["", " ", ",", "track", " track , setUserAttributes,", "advance,stop,heartbeat"])
+@pytest.mark.parametrize(
+    "value", ["", " ", ",", "track", " track , setUserAttributes,", "advance,stop,heartbeat"]
+)
 def test_the_setting_takes_names_of_durable_actions(value: str) -> None:
     found = load({}, _env_file=None, gateway_sdk_relayed_actions=value).sdk_relayed
     assert found == {one.strip() for one in value.split(",")} - {""}
 
 
-@pytest.mark.parametrize("name", ["Track", "start", "getVars", "deleteUser", "block", "unblock", "startCampaign", "x"])
+@pytest.mark.parametrize(
+    "name", ["Track", "start", "getVars", "deleteUser", "block", "unblock", "startCampaign", "x"]
+)
 def test_another_name_prevents_the_start_with_one_line(name: str) -> None:
     with pytest.raises(StartRefused) as refused:
         load({}, _env_file=None, gateway_sdk_relayed_actions=f"track,{name}")
     (line,) = refused.value.lines
-    assert line.startswith(f"GATEWAY_SDK_RELAYED_ACTIONS: {name} can't be relayed; the actions are stop, ")
+    assert line.startswith(
+        f"GATEWAY_SDK_RELAYED_ACTIONS: {name} can't be relayed; the actions are stop, "
+    )
     assert "track" in line.partition("actions are")[2]
 
 

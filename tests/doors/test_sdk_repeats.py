@@ -1,5 +1,6 @@
-"""What is sent again while the first is in progress, or shortly after: the register of it, and requests
-whose sender has gone."""
+"""What is sent again while the first is in progress, or shortly after: the register of it, and
+requests whose sender has gone.
+"""
 
 import asyncio
 import hashlib
@@ -140,9 +141,13 @@ ENTRY: dict[str, Any] = {"action": "start", "userId": "u", "reqId": "r", "uuid":
 def test_an_entry_is_known_by_all_that_it_says_itself() -> None:
     key = key_of(b"me", ENTRY)
     assert key == key_of(b"me", dict(reversed(ENTRY.items())))
-    assert key == key_of(b"me", {**ENTRY, "country": "DE", "locale": "de_DE"})  # from another network
+    # From another network
+    assert key == key_of(b"me", {**ENTRY, "country": "DE", "locale": "de_DE"})
     others = [{**ENTRY, name: "x"} for name in ENTRY] + [{**ENTRY, "more": None}]
-    assert len({key, key_of(b"you", ENTRY), *(key_of(b"me", one) for one in others)}) == len(others) + 2
+    assert (
+        len({key, key_of(b"you", ENTRY), *(key_of(b"me", one) for one in others)})
+        == len(others) + 2
+    )
 
 
 @pytest.mark.parametrize("name", ["reqId", "uuid", "time"])
@@ -177,13 +182,17 @@ def leanplum() -> Iterator[Leanplum]:
 
 
 @pytest.fixture(scope="module")
-def talk(leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any) -> Iterator[Talk]:
+def talk(
+    leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
+) -> Iterator[Talk]:
     folder = tmp_path_factory.mktemp("repeats")
 
     def settings(**given: Any) -> Any:
         return make_settings(folder, migrated, WIDE | given)
 
-    with delivering_to(leanplum, settings, folder / "g.db", gateway_relay_timeout_seconds=20) as found:
+    with delivering_to(
+        leanplum, settings, folder / "g.db", gateway_relay_timeout_seconds=20
+    ) as found:
         yield found
 
 
@@ -212,7 +221,13 @@ def marked(action: str, name: str, **more: Any) -> dict[str, Any]:
 
 
 def batch(sdk: Sdk, sent: list[dict[str, Any]]) -> dict[str, Any]:
-    body = {"appId": "app_sandbox", "clientKey": sdk.key, "action": "multi", "time": time.time(), "data": sent}
+    body = {
+        "appId": "app_sandbox",
+        "clientKey": sdk.key,
+        "action": "multi",
+        "time": time.time(),
+        "data": sent,
+    }
     return {"content": json.dumps(body).encode(), "key": None}
 
 
@@ -224,7 +239,10 @@ def test_a_leanplum_that_takes_too_long_keeps_no_phone_waiting_and_its_answer_is
     began = time.monotonic()
     answer = sdk.multi(*sent)
     assert 7.5 < time.monotonic() - began < 9.5
-    assert (answer.status_code, [one["success"] for one in entries(answer)]) == (503, [True, False, True])
+    assert (answer.status_code, [one["success"] for one in entries(answer)]) == (
+        503,
+        [True, False, True],
+    )
     assert int(answer.headers["retry-after"]) >= 1
     again = sdk.multi(*sent)
     assert (again.status_code, "vars" in entries(again)[1]) == (200, True)
@@ -232,7 +250,9 @@ def test_a_leanplum_that_takes_too_long_keeps_no_phone_waiting_and_its_answer_is
     assert sorted(one["reqId"] for one in leanplum.arrived()) == ["1", "2", "3"]
 
 
-def test_what_was_begun_goes_on_when_its_request_is_cancelled(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
+def test_what_was_begun_goes_on_when_its_request_is_cancelled(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk
+) -> None:
     sent = [marked("track", "1", event="a"), marked("start", "2"), marked("track", "3", event="b")]
     leanplum.fault(mode="slow", delay=0.5, times=1, action="start")
     relay = talk.app.state.gateway.relay
@@ -270,7 +290,9 @@ def test_a_session_that_was_asked_as_the_last_is_not_sent_again_as_an_earlier_on
     assert [one["reqId"] for one in leanplum.arrived()] == ["1", "2", "3", "4"]
 
 
-def test_a_session_whose_question_failed_is_sent_as_an_earlier_one(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
+def test_a_session_whose_question_failed_is_sent_as_an_earlier_one(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk
+) -> None:
     sent = [marked("start", "1"), marked("start", "2")]
     leanplum.fault(mode="503", times=1, action="start")
     answer = sdk.multi(sent[1])
@@ -296,9 +318,13 @@ def test_a_start_that_is_delivered_has_a_receipt_a_place_and_no_detection(
     sdk: Sdk, leanplum: Leanplum, talk: Talk
 ) -> None:
     detect = dict.fromkeys(("country", "region", "city", "location", "locale"), "(detect)")
-    sdk.multi(marked("start", "1", **detect, clientKey=sdk.key, time=5.0), marked("start", "2"), time=10.0)
+    sdk.multi(
+        marked("start", "1", **detect, clientKey=sdk.key, time=5.0), marked("start", "2"), time=10.0
+    )
     at_rest(talk)
-    ((item_id,),) = talk.rows("SELECT id FROM items WHERE action = 'start' ORDER BY seq DESC LIMIT 1")
+    ((item_id,),) = talk.rows(
+        "SELECT id FROM items WHERE action = 'start' ORDER BY seq DESC LIMIT 1"
+    )
     receipt = talk.get(f"/v1/receipts/{item_id}").json()
     assert (receipt["action"], receipt["status"]) == ("start", "delivered")
     assert receipt["timeCorrection"]["seconds"] > 1e9
@@ -315,7 +341,9 @@ def test_in_development_mode_every_session_is_asked(sdk: Sdk, leanplum: Leanplum
     assert [one["reqId"] for one in call["args"]["data"]] == ["1", "2"]
 
 
-def test_a_delivered_start_is_under_the_policy_for_lost_answers(tmp_path: Any, migrated: Any) -> None:
+def test_a_delivered_start_is_under_the_policy_for_lost_answers(
+    tmp_path: Any, migrated: Any
+) -> None:
     def not_twice(policy: str) -> frozenset[str]:
         return make_settings(tmp_path, migrated, {"gateway_unknown_policy": policy}).not_twice
 
@@ -331,7 +359,9 @@ def test_dead_letters_of_sessions_can_be_listed(talk: Talk) -> None:
 # --- what only writes -------------------------------------------------------------------------------------------------
 
 
-def at_once(talk: Talk, sdk: Sdk, sent: list[Any], times: int, *, single: bool = False) -> list[httpx.Response]:
+def at_once(
+    talk: Talk, sdk: Sdk, sent: list[Any], times: int, *, single: bool = False
+) -> list[httpx.Response]:
     """Answers to the same request, made so often at the same moment."""
     options = batch(sdk, sent)
     if single:
@@ -339,7 +369,9 @@ def at_once(talk: Talk, sdk: Sdk, sent: list[Any], times: int, *, single: bool =
         options = {"content": json.dumps(body).encode(), "key": None}
 
     async def ask() -> list[httpx.Response]:
-        return await asyncio.gather(*(talk._request("POST", "/api", **options) for _ in range(times)))
+        return await asyncio.gather(
+            *(talk._request("POST", "/api", **options) for _ in range(times))
+        )
 
     found: list[httpx.Response] = talk.do(ask)
     return found
@@ -362,19 +394,24 @@ def test_events_that_are_alike_and_have_nothing_of_their_own_all_arrive(
 ) -> None:
     sent = [{"action": "track", "userId": "u1", "event": "e"}]
     at_once(talk, sdk, sent, 3)
-    at_once(talk, sdk, [*sent, {"action": "getVars", "userId": "u1"}], 2)  # two backends that do the same
+    # Two backends that do the same
+    at_once(talk, sdk, [*sent, {"action": "getVars", "userId": "u1"}], 2)
     at_rest(talk)
     assert [one["action"] for one in leanplum.arrived()].count("track") == 5
 
 
-@pytest.mark.parametrize("own", [{"reqId": "r", "uuid": "v"}, {"reqId": "3f2504e0-4f89-11d3-9a0c-0305e82c3301"}])
+@pytest.mark.parametrize(
+    "own", [{"reqId": "r", "uuid": "v"}, {"reqId": "3f2504e0-4f89-11d3-9a0c-0305e82c3301"}]
+)
 @pytest.mark.parametrize("asks", [False, True], ids=["written alone", "with a session"])
 def test_two_contents_with_the_same_ids_arrive_once_each_however_often_they_come(
     sdk: Sdk, leanplum: Leanplum, talk: Talk, own: dict[str, Any], asks: bool
 ) -> None:
-    own = {name: f"{value}"[:-6] + f"{time.time_ns() % 10**6:06}" for name, value in own.items() if len(value) > 6} or {
-        name: f"{value}{time.time_ns()}" for name, value in own.items()
-    }
+    own = {
+        name: f"{value}"[:-6] + f"{time.time_ns() % 10**6:06}"
+        for name, value in own.items()
+        if len(value) > 6
+    } or {name: f"{value}{time.time_ns()}" for name, value in own.items()}
     sent = [{"action": "track", "userId": "u1", "event": event, **own} for event in "ABC"]
     for _ in range(4):
         answer = sdk.multi(*sent, *([marked("start", "s")] if asks else []))
@@ -393,7 +430,10 @@ def test_an_entry_that_comes_again_from_another_network_arrives_once(
     sent = marked(action, "1", event="e", userAttributes={"a": 1}, **detect)
     for language in ("de-DE", later):
         body = batch(sdk, [sent])
-        assert talk.call("POST", "/api", **body, headers={"Accept-Language": language}).status_code == 200
+        assert (
+            talk.call("POST", "/api", **body, headers={"Accept-Language": language}).status_code
+            == 200
+        )
     at_rest(talk)
     assert [one["locale"] for one in leanplum.arrived()] == ["de_DE"]
 
@@ -454,7 +494,9 @@ async def test_the_memory_of_what_is_kept_is_bounded() -> None:
         assert 0 < after - before < 1.1 * most
 
 
-def test_whoever_waited_for_a_request_that_was_given_up_asks_once(sdk: Sdk, leanplum: Leanplum, talk: Talk) -> None:
+def test_whoever_waited_for_a_request_that_was_given_up_asks_once(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk
+) -> None:
     sent = [
         {"action": "start", "userId": "u1", "deviceId": "d1", "reqId": "1"},
         {"action": "track", "userId": "u1", "event": "e", "reqId": "2"},
@@ -500,6 +542,9 @@ def test_what_was_answered_about_a_user_is_not_told_after_the_user_was_erased(
         at_rest(talk)
         other = marked("start", "3", userId="u2", deviceId="3")
         again = sdk.multi(earlier, start, other)
-        assert (again.status_code, ["vars" in one for one in entries(again)]) == (200, [False, False, True])
+        assert (again.status_code, ["vars" in one for one in entries(again)]) == (
+            200,
+            [False, False, True],
+        )
         assert all("was erased" in one["error"]["message"] for one in entries(again)[:2])
         assert sdk.post(single).status_code == 451

@@ -1,5 +1,6 @@
-"""Phones that were offline send many sessions in one batch, and send it again where no answer came in
-time: through the real server, to a Leanplum that takes half a second for each call."""
+"""Phones that were offline send many sessions in one batch, and send it again where no answer came
+in time: through the real server, to a Leanplum that takes half a second for each call.
+"""
 
 import json
 import time
@@ -35,13 +36,17 @@ class Gateway:
     def __init__(self, port: int, app: Any, key: str) -> None:
         self.url, self.app, self.key = f"http://127.0.0.1:{port}", app, key
 
-    def android(self, entries: list[Entry], *, seconds: float = PHONE_SECONDS, path: str = "/api") -> httpx.Response:
+    def android(
+        self, entries: list[Entry], *, seconds: float = PHONE_SECONDS, path: str = "/api"
+    ) -> httpx.Response:
         """A form, as Android sends it. Raises httpx.TimeoutException where the phone gives up."""
         form = {"appId": "app_sandbox", "clientKey": self.key, "client": "android", "sdkVersion": "7.8.0",
                 "action": "multi", "time": repr(time.time()), "data": json.dumps({"data": entries})}  # fmt: skip
         with httpx.Client(trust_env=False, timeout=seconds) as client:
             return client.post(
-                self.url + path, content=urlencode(form), headers={"Content-Type": "application/x-www-form-urlencoded"}
+                self.url + path,
+                content=urlencode(form),
+                headers={"Content-Type": "application/x-www-form-urlencoded"},
             )
 
     def javascript(self, entries: list[Entry]) -> httpx.Response:
@@ -49,18 +54,28 @@ class Gateway:
                            "action": "multi", "time": repr(time.time())})  # fmt: skip
         with httpx.Client(trust_env=False, timeout=PHONE_SECONDS) as client:
             return client.post(
-                f"{self.url}/api?{query}", content=json.dumps({"data": entries}), headers={"Content-Type": "text/plain"}
+                f"{self.url}/api?{query}",
+                content=json.dumps({"data": entries}),
+                headers={"Content-Type": "text/plain"},
             )
 
     def settled(self) -> None:
-        until(lambda: self.app.state.gateway.outbox.queued == 0 and not self.app.state.gateway.relay._going, 20)
+        until(
+            lambda: (
+                self.app.state.gateway.outbox.queued == 0
+                and not self.app.state.gateway.relay._going
+            ),
+            20,
+        )
 
 
 @contextmanager
 def gateway(leanplum: Leanplum, directory: Any, migrated: Any, **given: Any) -> Iterator[Gateway]:
     key = keys.make()
     told = {"leanplum_app_id": "app_sandbox", "leanplum_api_url": f"{leanplum.url}/api", **KEYS}
-    settings = make_settings(directory, migrated, {**WIDE, **told, "gateway_bootstrap_key": key, **given})
+    settings = make_settings(
+        directory, migrated, {**WIDE, **told, "gateway_bootstrap_key": key, **given}
+    )
     app = create_app(settings, delivery=True)
     with served(settings, app) as port:
         yield Gateway(port, app, key)
@@ -74,7 +89,10 @@ def slow() -> Iterator[Leanplum]:
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def door(
-    request: pytest.FixtureRequest, slow: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
+    request: pytest.FixtureRequest,
+    slow: Leanplum,
+    tmp_path_factory: pytest.TempPathFactory,
+    migrated: Any,
 ) -> Iterator[Gateway]:
     given = {}
     if request.param == "postgresql":
@@ -94,7 +112,13 @@ def leanplum(door: Gateway, slow: Leanplum) -> Leanplum:
 
 def entry(action: str, user: str, device: str, **more: Any) -> Entry:
     """An entry as Android writes it; each is another moment's."""
-    common = {"deviceId": device, "userId": user, "sdkVersion": "7.8.0", "devMode": "false", "ct": False}
+    common = {
+        "deviceId": device,
+        "userId": user,
+        "sdkVersion": "7.8.0",
+        "devMode": "false",
+        "ct": False,
+    }
     ids = {"reqId": str(uuid.uuid4()), "uuid": "of-the-device", "time": f"{time.time():.6f}"}
     return {"action": action, **common, **ids, **more}
 
@@ -135,7 +159,8 @@ def test_forty_offline_sessions_are_answered_in_time_and_arrive_once_in_order(
     found = answers(answer)
     assert [one["reqId"] for one in found] == ids(sent)
     assert all(one["success"] for one in found)
-    assert [number for number, one in enumerate(found) if "vars" in one] == [195]  # the last session's
+    # The last session's
+    assert [number for number, one in enumerate(found) if "vars" in one] == [195]
     door.settled()
     assert arrived(leanplum) == ids(sent)
     assert len(leanplum.calls()) <= 4
@@ -160,7 +185,9 @@ def test_a_batch_that_a_phone_sends_again_arrives_once(
     assert answer.status_code == 200
     assert [one["reqId"] for one in answers(answer)] == ids(again)
     assert all(one["success"] for one in answers(answer))
-    assert [number for number, one in enumerate(answers(answer)) if "vars" in one] == [len(again) - 5]
+    assert [number for number, one in enumerate(answers(answer)) if "vars" in one] == [
+        len(again) - 5
+    ]
     third = door.android(again)
     assert answers(third) == answers(answer)
     door.settled()
@@ -199,7 +226,9 @@ def test_a_batch_without_ids_that_is_sent_again_while_it_is_in_progress_arrives_
     door: Gateway, leanplum: Leanplum, time_too: bool
 ) -> None:
     without = {"reqId", "uuid"} | (set() if time_too else {"time"})
-    sent = [{name: value for name, value in one.items() if name not in without} for one in sessions(5)]
+    sent = [
+        {name: value for name, value in one.items() if name not in without} for one in sessions(5)
+    ]
     with ThreadPoolExecutor(3) as threads:
         found = list(threads.map(door.android, [sent] * 3))
     assert {one.status_code for one in found} == {200}
@@ -213,20 +242,27 @@ def test_two_equal_events_of_one_batch_both_arrive(door: Gateway, leanplum: Lean
     track = {"action": "track", "userId": "u1", "event": "e"}
     start = {"action": "start", "userId": "u1", "deviceId": "d1"}
     assert door.javascript([track, track, start, track]).status_code == 200
-    assert door.javascript([track, track, start, track]).status_code == 200  # nothing tells that it is the same
+    # Nothing tells that it is the same
+    assert door.javascript([track, track, start, track]).status_code == 200
     door.settled()
     assert [one["action"] for one in leanplum.arrived()] == ["track", "track", "start", "track"] * 2
 
 
 def test_a_device_whose_user_changes_is_asked_once(door: Gateway, leanplum: Leanplum) -> None:
-    sent = [*session("ua", "d1", 0), entry("setUserAttributes", "ua", "d1", newUserId="ub"), *session("ub", "d1", 1)]
+    sent = [
+        *session("ua", "d1", 0),
+        entry("setUserAttributes", "ua", "d1", newUserId="ub"),
+        *session("ub", "d1", 1),
+    ]
     sent += [*session("uc", "d1", 2), *session("uc", "d1", 3)]
     answer = door.android(sent)
     assert [number for number, one in enumerate(answers(answer)) if "vars" in one] == [16]
     door.settled()
     found = arrived(leanplum)
     assert sorted(found) == sorted(ids(sent))
-    assert found[:11] == ids(sent[:11]) or [one for one in found if one in ids(sent[:11])] == ids(sent[:11])
+    assert found[:11] == ids(sent[:11]) or [one for one in found if one in ids(sent[:11])] == ids(
+        sent[:11]
+    )
     assert found[-5:] == ids(sent[-5:])  # the last session begins when all others have arrived
 
 
@@ -255,7 +291,9 @@ def test_many_users_of_one_batch_share_their_calls(door: Gateway, leanplum: Lean
         )
     ]
     answer = door.android(sent)
-    assert [number for number, one in enumerate(answers(answer)) if "vars" in one] == list(range(1, 150, 3))
+    assert [number for number, one in enumerate(answers(answer)) if "vars" in one] == list(
+        range(1, 150, 3)
+    )
     door.settled()
     found = leanplum.arrived()
     for user in users:
@@ -276,7 +314,9 @@ def test_more_users_than_a_call_takes_are_asked_at_once(door: Gateway, leanplum:
 
 
 @on_sqlite
-def test_reads_go_with_the_last_session_and_are_answered_in_their_places(door: Gateway, leanplum: Leanplum) -> None:
+def test_reads_go_with_the_last_session_and_are_answered_in_their_places(
+    door: Gateway, leanplum: Leanplum
+) -> None:
     def one(number: int) -> list[Entry]:
         reads = [entry("getVars", "u1", "d1"), entry("getNewsfeedMessages", "u1", "d1")]
         return [*session("u1", "d1", number)[:2], *reads, entry("stop", "u1", "d1")]
@@ -285,8 +325,13 @@ def test_reads_go_with_the_last_session_and_are_answered_in_their_places(door: G
     sent.append(entry("start", "u1", "d1"))
     answer = door.android(sent)
     found = answers(answer)
-    assert [number for number, each in enumerate(found) if "vars" in each] == [*range(2, 100, 5), 100]
-    assert [number for number, each in enumerate(found) if "newsfeedMessages" in each] == list(range(3, 100, 5))
+    assert [number for number, each in enumerate(found) if "vars" in each] == [
+        *range(2, 100, 5),
+        100,
+    ]
+    assert [number for number, each in enumerate(found) if "newsfeedMessages" in each] == list(
+        range(3, 100, 5)
+    )
     door.settled()
     looked = {each["reqId"] for each in sent if each["action"].startswith("get")}
     assert Counter(arrived(leanplum)) == Counter(ids(sent))
@@ -297,7 +342,9 @@ def test_reads_go_with_the_last_session_and_are_answered_in_their_places(door: G
 
 
 @on_sqlite
-def test_five_thousand_entries_before_a_session_are_answered_in_time(door: Gateway, leanplum: Leanplum) -> None:
+def test_five_thousand_entries_before_a_session_are_answered_in_time(
+    door: Gateway, leanplum: Leanplum
+) -> None:
     sent = [one for number in range(1_000) for one in session("u1", "d1", number)]
     began = time.monotonic()
     answer = door.android(sent)
@@ -313,8 +360,13 @@ def test_five_thousand_entries_before_a_session_are_answered_in_time(door: Gatew
 
 
 @on_sqlite
-def test_javascript_s_batch_with_sessions_has_the_last_answer(door: Gateway, leanplum: Leanplum) -> None:
-    sent = [{name: value for name, value in one.items() if name not in {"reqId", "uuid"}} for one in sessions(3)]
+def test_javascript_s_batch_with_sessions_has_the_last_answer(
+    door: Gateway, leanplum: Leanplum
+) -> None:
+    sent = [
+        {name: value for name, value in one.items() if name not in {"reqId", "uuid"}}
+        for one in sessions(3)
+    ]
     answer = door.javascript(sent[:11])
     assert [number for number, one in enumerate(answers(answer)) if "vars" in one] == [10]
     door.settled()
@@ -337,7 +389,11 @@ def test_while_leanplum_is_down_what_is_durable_is_kept_and_the_next_try_goes_on
     again = door.android(sent)
     assert (again.status_code, all(one["success"] for one in answers(again))) == (200, True)
     door.settled()
-    done = [one for call in leanplum.calls() if call["status"] == 200 for one in call["args"]["data"]]
+    done = [
+        one for call in leanplum.calls() if call["status"] == 200 for one in call["args"]["data"]
+    ]
     assert Counter(one["reqId"] for one in done) == Counter(ids(sent))
     last = sent[45]["reqId"]  # a session goes first where what came before it takes too long
-    assert [one["reqId"] for one in done if one["reqId"] != last] == [one for one in ids(sent) if one != last]
+    assert [one["reqId"] for one in done if one["reqId"] != last] == [
+        one for one in ids(sent) if one != last
+    ]

@@ -1,4 +1,6 @@
-"""Which actions /api passes on: those that are known, and those that GATEWAY_SDK_EXTRA_ACTIONS names."""
+"""Which actions /api passes on: those that are known, and those that GATEWAY_SDK_EXTRA_ACTIONS
+names.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -40,7 +42,16 @@ RESEMBLING = [
     FULL_WIDTH,
 ]
 OTHERS = ["getSomething", "drop table", "5", "\u202e", "track;deleteUser", "\U0001f600"]
-RESERVED = ["Multi", "MULTI", "mult\u0131", "multi%20", "\uff4dulti", "SetVars", "Track", "\u017ftart"]
+RESERVED = [
+    "Multi",
+    "MULTI",
+    "mult\u0131",
+    "multi%20",
+    "\uff4dulti",
+    "SetVars",
+    "Track",
+    "\u017ftart",
+]
 EXTRA = ["futureAction", "DeleteUser", "Track", FULL_WIDTH, "SetVars"]
 
 
@@ -51,7 +62,9 @@ def leanplum() -> Iterator[Leanplum]:
 
 
 @pytest.fixture(scope="module")
-def begin(leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any) -> Iterator[Callable[..., Talk]]:
+def begin(
+    leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
+) -> Iterator[Callable[..., Talk]]:
     with ExitStack() as stack:
 
         def started(**more: Any) -> Talk:
@@ -95,9 +108,15 @@ def test_an_unknown_action_is_refused_alone_and_in_a_batch_and_never_sent(
     sdk: Sdk, leanplum: Leanplum, talk: Talk, action: str
 ) -> None:
     sent = {"action": action, "userId": "u1", "reqId": "r"}
-    for answer in (sdk.post(sent), sdk.get(**sent), sdk.call("POST", "/api", content=_form(sdk, sent))):
+    for answer in (
+        sdk.post(sent),
+        sdk.get(**sent),
+        sdk.call("POST", "/api", content=_form(sdk, sent)),
+    ):
         (entry,) = entries(answer)
-        assert (answer.status_code, entry["success"], entry["reqId"]) == (403, False, "r"), answer.text
+        assert (answer.status_code, entry["success"], entry["reqId"]) == (403, False, "r"), (
+            answer.text
+        )
         assert "is not known to this gateway" in message(entry)
         assert "GATEWAY_SDK_EXTRA_ACTIONS" in message(entry)
     batch = sdk.multi(TRACK, sent, {"action": "getVars", "userId": "u1"})
@@ -115,7 +134,9 @@ def _form(sdk: Sdk, sent: dict[str, str]) -> bytes:
 
 @pytest.mark.parametrize("action", RESEMBLING)
 def test_the_known_name_is_suggested(sdk: Sdk, action: str) -> None:
-    assert "did you mean deleteUser?" in message(entries(sdk.post({"action": action, "userId": "u1"}))[0])
+    assert "did you mean deleteUser?" in message(
+        entries(sdk.post({"action": action, "userId": "u1"}))[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,12 +145,18 @@ def test_the_known_name_is_suggested(sdk: Sdk, action: str) -> None:
      ("getVar", "getVars"), ("Multi", "multi"), ("deleteUsers", "deleteUser"), ("xyz", None), ("", None),
      ("x" * 10_000, None), ("deleteUser" * 3, None)],
 )  # fmt: skip
-def test_a_name_that_is_a_letter_away_is_suggested_and_no_other(action: str, meant: str | None) -> None:
+def test_a_name_that_is_a_letter_away_is_suggested_and_no_other(
+    action: str, meant: str | None
+) -> None:
     assert action_names.suggested(action) == meant
 
 
-@pytest.mark.parametrize("action", ["x" * 100_000, "deleteUser" + " " * 100_000, "\U0001f600" * 5_000, "%25" * 50_000])
-def test_a_very_long_name_is_refused_and_repeated_in_part_alone(sdk: Sdk, leanplum: Leanplum, action: str) -> None:
+@pytest.mark.parametrize(
+    "action", ["x" * 100_000, "deleteUser" + " " * 100_000, "\U0001f600" * 5_000, "%25" * 50_000]
+)
+def test_a_very_long_name_is_refused_and_repeated_in_part_alone(
+    sdk: Sdk, leanplum: Leanplum, action: str
+) -> None:
     for answer in (sdk.post({"action": action}), sdk.multi({"action": action})):
         assert answer.status_code in {403, 200}
         assert len(message(entries(answer)[0])) < 330
@@ -138,16 +165,25 @@ def test_a_very_long_name_is_refused_and_repeated_in_part_alone(sdk: Sdk, leanpl
 
 
 @pytest.mark.parametrize("nested", ["multi", "Multi", "multi\0"])
-def test_a_batch_in_a_batch_is_refused(sdk: Sdk, leanplum: Leanplum, talk: Talk, nested: str) -> None:
+def test_a_batch_in_a_batch_is_refused(
+    sdk: Sdk, leanplum: Leanplum, talk: Talk, nested: str
+) -> None:
     inner = {"action": nested, "data": [{"action": "deleteUser", "userId": "u1"}]}
     assert [one["success"] for one in entries(sdk.multi(inner, TRACK))] == [False, True]
     settled(talk)
     assert [one["action"] for one in leanplum.arrived()] == ["track"]
 
 
-def test_arguments_of_an_import_never_go_along_with_a_batch(talk: Talk, leanplum: Leanplum, sdk: Sdk) -> None:
+def test_arguments_of_an_import_never_go_along_with_a_batch(
+    talk: Talk, leanplum: Leanplum, sdk: Sdk
+) -> None:
     phone = Sdk(talk, scoped(talk, Scope.SDK))
-    job = {"createJob": "on", "file": "rows.csv", "gcsBucket": "bucket", "defaultAction": "deleteUser"}
+    job = {
+        "createJob": "on",
+        "file": "rows.csv",
+        "gcsBucket": "bucket",
+        "defaultAction": "deleteUser",
+    }
     phone.multi({"action": "getVars", "userId": "u1"}, devMode=True, **job)
     (call,) = leanplum.calls()
     assert call["args"]["action"] == "multi"
@@ -155,14 +191,22 @@ def test_arguments_of_an_import_never_go_along_with_a_batch(talk: Talk, leanplum
 
 
 def test_the_action_of_an_import_s_rows_must_be_known(sdk: Sdk, leanplum: Leanplum) -> None:
-    job = {"action": "multi", "createJob": True, "file": "rows.csv", "gcsBucket": "b", "defaultAction": "DeleteUser"}
+    job = {
+        "action": "multi",
+        "createJob": True,
+        "file": "rows.csv",
+        "gcsBucket": "b",
+        "defaultAction": "DeleteUser",
+    }
     answer = sdk.post(job)
     assert answer.status_code == 403
     assert "did you mean deleteUser?" in message(entries(answer)[0])
     assert leanplum.calls() == []
 
 
-def test_a_file_with_an_unknown_action_is_refused_without_its_whole_name(sdk: Sdk, leanplum: Leanplum) -> None:
+def test_a_file_with_an_unknown_action_is_refused_without_its_whole_name(
+    sdk: Sdk, leanplum: Leanplum
+) -> None:
     fields = {"appId": "app_sandbox", "clientKey": sdk.key, "action": "y" * 10_000}
     answer = sdk.call("POST", "/api", data=fields, files={"file0": ("a", b"1")})
     assert answer.status_code == 403
@@ -189,7 +233,9 @@ def test_every_known_action_is_allowed_and_resembles_itself_alone() -> None:
         assert action_names.suggested(name) == name
 
 
-def test_a_named_action_goes_to_leanplum_with_the_production_key(extended: Talk, leanplum: Leanplum) -> None:
+def test_a_named_action_goes_to_leanplum_with_the_production_key(
+    extended: Talk, leanplum: Leanplum
+) -> None:
     leanplum.forget()
     sdk = Sdk(extended)
     sdk.post({"action": "futureAction", "userId": "u1", "new": [1]})
@@ -211,13 +257,20 @@ def test_a_named_action_never_gets_the_development_key(extended: Talk, leanplum:
 
 @pytest.mark.parametrize(
     ("action", "scope"),
-    [("DeleteUser", Scope.USERS_ERASE), (FULL_WIDTH, Scope.USERS_ERASE), ("SetVars", Scope.CONTENT_WRITE)],
+    [
+        ("DeleteUser", Scope.USERS_ERASE),
+        (FULL_WIDTH, Scope.USERS_ERASE),
+        ("SetVars", Scope.CONTENT_WRITE),
+    ],
 )
 def test_a_named_spelling_of_a_known_action_needs_its_scope(
     extended: Talk, leanplum: Leanplum, action: str, scope: Scope
 ) -> None:
     leanplum.forget()
-    phone, backend = Sdk(extended, scoped(extended, Scope.SDK)), Sdk(extended, scoped(extended, Scope.SDK, scope))
+    phone, backend = (
+        Sdk(extended, scoped(extended, Scope.SDK)),
+        Sdk(extended, scoped(extended, Scope.SDK, scope)),
+    )
     answer = phone.post({"action": action, "userId": "u1"})
     assert answer.status_code == 403
     for entry in (*entries(answer), *entries(phone.multi({"action": action, "userId": "u1"}))):
@@ -227,22 +280,30 @@ def test_a_named_spelling_of_a_known_action_needs_its_scope(
     assert [one["clientKey"] for one in leanplum.arrived()] == ["prod_sandbox"]
 
 
-def test_a_named_spelling_of_what_sdks_do_needs_no_scope(extended: Talk, leanplum: Leanplum) -> None:
+def test_a_named_spelling_of_what_sdks_do_needs_no_scope(
+    extended: Talk, leanplum: Leanplum
+) -> None:
     leanplum.forget()
-    Sdk(extended, scoped(extended, Scope.SDK)).post({"action": "Track", "userId": "u1", "event": "E"})
+    Sdk(extended, scoped(extended, Scope.SDK)).post(
+        {"action": "Track", "userId": "u1", "event": "E"}
+    )
     assert [one["action"] for one in leanplum.arrived()] == ["Track"]
 
 
 # --- the setting ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", ["", " , ", "a", " futureAction , other,", "track", "deleteUser%20", FULL_WIDTH])
+@pytest.mark.parametrize(
+    "value", ["", " , ", "a", " futureAction , other,", "track", "deleteUser%20", FULL_WIDTH]
+)
 def test_the_setting_takes_exact_names(value: str) -> None:
     found = load({}, _env_file=None, gateway_sdk_extra_actions=value).sdk_extra
     assert found == {one.strip() for one in value.split(",")} - {""}
 
 
-@pytest.mark.parametrize("name", ["two words", "x" * 101, "a\0", "a\u200b", "Multi", "multi%20", "mult\u0131"])
+@pytest.mark.parametrize(
+    "name", ["two words", "x" * 101, "a\0", "a\u200b", "Multi", "multi%20", "mult\u0131"]
+)
 def test_a_bad_name_prevents_the_start_with_one_line(
     tmp_path: Path, settings: Callable[..., Settings], name: str
 ) -> None:

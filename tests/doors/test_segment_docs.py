@@ -26,14 +26,17 @@ def test_its_worked_example_arrives_as_it_says(tmp_path: Path) -> None:
     with simulated() as leanplum, serving(tmp_path, leanplum.url) as gateway:
         environ = {"URL": gateway.url, "KEY": gateway.key}
         for command in commands:
-            done = subprocess.run(["bash", "-c", f"{command} -f"], env=environ, capture_output=True, check=True)
+            done = subprocess.run(
+                ["bash", "-c", f"{command} -f"], env=environ, capture_output=True, check=True
+            )
             assert json.loads(done.stdout) == {"success": True}
         for item in ("m-1", "m-2", "m-3"):
             until(lambda: gateway.status(item) == "delivered", 20)  # noqa: B023
         found = leanplum.arrived()
-    assert [{n: v for n, v in one.items() if n not in ("time", "reqId", "uuid", "clientKey")} for one in found] == (
-        json.loads(expected)
-    )
+    assert [
+        {n: v for n, v in one.items() if n not in ("time", "reqId", "uuid", "clientKey")}
+        for one in found
+    ] == (json.loads(expected))
 
 
 def test_its_command_makes_a_key(tmp_path: Path) -> None:
@@ -44,7 +47,9 @@ def test_its_command_makes_a_key(tmp_path: Path) -> None:
 def test_its_choices_are_all_that_there_are_with_their_defaults() -> None:
     (toml,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     told = tomllib.loads(toml)["segment"]
-    assert SegmentRules(**told).model_dump() == SegmentRules().model_dump() | {"events": told["events"]}
+    assert SegmentRules(**told).model_dump() == SegmentRules().model_dump() | {
+        "events": told["events"]
+    }
     assert told.keys() == SegmentRules.model_fields.keys()
 
 

@@ -24,7 +24,14 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "alias": {"userId": "ann", "previousId": "p"},
 }
 EACH = [{"type": kind, **message} for kind, message in MESSAGES.items()]
-ACTIONS = ["track", "setUserAttributes", "advance", "advance", "setUserAttributes", "setUserAttributes"]
+ACTIONS = [
+    "track",
+    "setUserAttributes",
+    "advance",
+    "advance",
+    "setUserAttributes",
+    "setUserAttributes",
+]
 SUCCESS = {"success": True}
 
 
@@ -82,7 +89,9 @@ def test_compressed_bodies_are_taken(talk: Talk, encoding: str | None) -> None:
     assert len(actions(talk)) == 6
 
 
-@pytest.mark.parametrize("media", ["application/json", "text/plain", "application/json; charset=utf-8", "x"])
+@pytest.mark.parametrize(
+    "media", ["application/json", "text/plain", "application/json; charset=utf-8", "x"]
+)
 def test_the_content_type_does_not_matter(talk: Talk, media: str) -> None:
     assert post(talk, "t", TRACK, headers={"Content-Type": media}).json() == SUCCESS
 
@@ -121,14 +130,23 @@ def test_a_bad_key_is_401(talk: Talk, headers: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(
     ("scope", "kinds"),
-    [(Scope.EVENTS_WRITE, {"track", "page", "screen"}), (Scope.USERS_WRITE, {"identify", "group", "alias"})],
+    [
+        (Scope.EVENTS_WRITE, {"track", "page", "screen"}),
+        (Scope.USERS_WRITE, {"identify", "group", "alias"}),
+    ],
 )
-def test_each_kind_of_message_needs_the_scope_of_its_action(talk: Talk, scope: Scope, kinds: set[str]) -> None:
+def test_each_kind_of_message_needs_the_scope_of_its_action(
+    talk: Talk, scope: Scope, kinds: set[str]
+) -> None:
     key = scoped(talk, scope)
-    assert {kind for kind in MESSAGES if post(talk, kind, MESSAGES[kind], key=key).status_code == 200} == kinds
+    assert {
+        kind for kind in MESSAGES if post(talk, kind, MESSAGES[kind], key=key).status_code == 200
+    } == kinds
     answer = post(talk, "batch", {"batch": EACH}, key=key)
     assert answer.status_code == 200
-    assert [EACH[one["index"]]["type"] for one in answer.json()["rejected"]] == [k for k in MESSAGES if k not in kinds]
+    assert [EACH[one["index"]]["type"] for one in answer.json()["rejected"]] == [
+        k for k in MESSAGES if k not in kinds
+    ]
     assert {one["code"] for one in answer.json()["rejected"]} == {"forbidden"}
     assert len(talk.rows("SELECT 1 FROM items")) == 6
 
@@ -170,9 +188,14 @@ def test_messages_of_an_erased_user_are_refused_and_their_neighbours_are_not(sta
     alone = post(talk, "track", TRACK)
     assert (alone.status_code, alone.json()["code"]) == (403, "forbidden")
     assert post(talk, "batch", {"batch": EACH[:5]}).status_code == 403
-    found = post(talk, "batch", {"batch": [EACH[0], {**EACH[0], "userId": "bob"}, {"type": "merge"}]})
+    found = post(
+        talk, "batch", {"batch": [EACH[0], {**EACH[0], "userId": "bob"}, {"type": "merge"}]}
+    )
     assert (found.status_code, found.json()["accepted"]) == (200, 1)
-    assert [(one["index"], one["code"]) for one in found.json()["rejected"]] == [(0, "forbidden"), (2, "validation")]
+    assert [(one["index"], one["code"]) for one in found.json()["rejected"]] == [
+        (0, "forbidden"),
+        (2, "validation"),
+    ]
     assert talk.rows("SELECT subject FROM items ORDER BY seq") == [("uann",), ("ubob",)]
 
 
@@ -181,7 +204,12 @@ def test_messages_of_an_erased_user_are_refused_and_their_neighbours_are_not(sta
 
 def test_a_message_that_comes_again_is_taken_once_and_the_first_one_counts(talk: Talk) -> None:
     for value in (1, 1, 2):
-        message = {**TRACK, "messageId": "m 1", "properties": {"value": value}, "sentAt": f"2023-01-0{value}T00:00:00Z"}
+        message = {
+            **TRACK,
+            "messageId": "m 1",
+            "properties": {"value": value},
+            "sentAt": f"2023-01-0{value}T00:00:00Z",
+        }
         assert post(talk, "track", message).json() == SUCCESS
         assert post(talk, "batch", {"batch": [{"type": "track", **message}] * 2}).json() == SUCCESS
     assert talk.items() == 1
@@ -220,23 +248,46 @@ def test_a_message_that_breaks_rules_is_400_and_told_without_its_values(talk: Ta
 
 
 def test_a_bad_message_harms_no_neighbour_and_is_told_everywhere(talk: Talk, capfd: Any) -> None:
-    bad = [{"type": "track", "userId": "o'hara", "event": "E", "messageId": "m-2"}, {"type": "merge"}, 5]
-    answer = post(talk, "batch", {"batch": [EACH[0], *bad, EACH[1]]}, headers={"X-Request-ID": "r-1"})
+    bad = [
+        {"type": "track", "userId": "o'hara", "event": "E", "messageId": "m-2"},
+        {"type": "merge"},
+        5,
+    ]
+    answer = post(
+        talk, "batch", {"batch": [EACH[0], *bad, EACH[1]]}, headers={"X-Request-ID": "r-1"}
+    )
     found = answer.json()
-    assert (answer.status_code, found["success"], found["code"], found["accepted"]) == (200, False, "partly-refused", 2)
-    assert [(one["index"], one.get("messageId")) for one in found["rejected"]] == [(1, "m-2"), (2, None), (3, None)]
+    assert (answer.status_code, found["success"], found["code"], found["accepted"]) == (
+        200,
+        False,
+        "partly-refused",
+        2,
+    )
+    assert [(one["index"], one.get("messageId")) for one in found["rejected"]] == [
+        (1, "m-2"),
+        (2, None),
+        (3, None),
+    ]
     assert actions(talk) == ACTIONS[:2]
     (record,) = talk.audit("r-1")
     assert (record["unmapped"]["accepted"], record["unmapped"]["rejected"]) == (2, 3)
     metrics = talk.get("/metrics").text
-    for kind, outcome, count in (("track", "accepted", 1), ("track", "refused", 1), ("other", "refused", 2)):
+    for kind, outcome, count in (
+        ("track", "accepted", 1),
+        ("track", "refused", 1),
+        ("other", "refused", 2),
+    ):
         line = f'leanplum_gateway_segment_messages_total{{outcome="{outcome}",type="{kind}"}} {count}.0'
         assert line in metrics
 
 
 def test_a_batch_of_bad_messages_alone_is_400(talk: Talk) -> None:
     answer = post(talk, "batch", {"batch": [{"type": "merge"}, {}]})
-    assert (answer.status_code, answer.json()["success"], answer.json()["accepted"]) == (400, False, 0)
+    assert (answer.status_code, answer.json()["success"], answer.json()["accepted"]) == (
+        400,
+        False,
+        0,
+    )
     assert talk.items() == 0
 
 
@@ -314,13 +365,18 @@ def test_a_browser_may_call_from_any_page(gateway: Talk, path: str) -> None:
     assert refused.headers["x-content-type-options"] == "nosniff"
 
 
-def test_messages_of_more_values_than_any_has_are_refused_before_they_are_judged(talk: Talk) -> None:
+def test_messages_of_more_values_than_any_has_are_refused_before_they_are_judged(
+    talk: Talk,
+) -> None:
     crowded = TRACK | {"properties": {f"k{number}": [] for number in range(150_000)}}
     for path, body in (("track", crowded), ("batch", {"batch": [crowded | {"type": "track"}]})):
         began = time.process_time()
         assert post(talk, path, body).status_code == 413
         assert time.process_time() - began < 1.5
-    one_too_many = TRACK | {"type": "track", "properties": {f"k{number}": 1 for number in range(2_001)}}
+    one_too_many = TRACK | {
+        "type": "track",
+        "properties": {f"k{number}": 1 for number in range(2_001)},
+    }
     answer = post(talk, "batch", {"batch": [one_too_many, TRACK | {"type": "track"}]})
     assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
     assert "2000 fields" in answer.json()["rejected"][0]["message"]

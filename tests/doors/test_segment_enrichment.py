@@ -1,4 +1,6 @@
-"""Segment's messages are enriched, guarded and mapped as the configuration says, like all other items."""
+"""Segment's messages are enriched, guarded and mapped as the configuration says, like all other
+items.
+"""
 
 import time
 from collections.abc import Callable
@@ -31,11 +33,18 @@ def bodies(talk: Talk) -> list[Any]:
     return [orjson.loads(body) for (body,) in talk.rows("SELECT body FROM items ORDER BY seq")]
 
 
-def test_the_default_steps_are_taken_and_the_receipt_tells(configured: Callable[[str], Talk]) -> None:
+def test_the_default_steps_are_taken_and_the_receipt_tells(
+    configured: Callable[[str], Talk],
+) -> None:
     talk = configured("")
     agent = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_1 like Mac OS X) AppleWebKit/605.1.15 Version/17.1 Safari/604.1"
     sent = {"sentAt": time.time() - 3600, "timestamp": time.time() - 3660, "messageId": "m"}
-    context = {"ip": "203.0.113.9", "userAgent": agent, "locale": "de-de", "timezone": "europe/berlin"}
+    context = {
+        "ip": "203.0.113.9",
+        "userAgent": agent,
+        "locale": "de-de",
+        "timezone": "europe/berlin",
+    }
     traits = {"email": " Ann@Example.COM ", "a,b": 1}
     post(talk, "identify", {"userId": "ann", "traits": traits, "context": context, **sent})
     (found,) = bodies(talk)
@@ -53,7 +62,13 @@ def test_what_is_said_again_later_is_the_same_message_though_its_clock_is_correc
 ) -> None:
     talk = configured("")
     for late in (0, 1, 2):
-        message = {"userId": "ann", "event": "E", "messageId": "m", "timestamp": 1e9, "sentAt": time.time() - late}
+        message = {
+            "userId": "ann",
+            "event": "E",
+            "messageId": "m",
+            "timestamp": 1e9,
+            "sentAt": time.time() - late,
+        }
         assert post(talk, "track", message).json() == {"success": True}
     assert talk.items() == 1
 
@@ -92,7 +107,9 @@ def test_no_value_under_a_privacy_rule_reaches_the_disk(
     assert all(CANARY.encode() not in path.read_bytes() for path in talk.path.parent.glob("g.db*"))
 
 
-def test_the_mapping_is_configured_for_all_for_an_app_and_for_a_caller(configured: Callable[[str], Talk]) -> None:
+def test_the_mapping_is_configured_for_all_for_an_app_and_for_a_caller(
+    configured: Callable[[str], Talk],
+) -> None:
     talk = configured(
         '[segment]\nevents = { "Order Completed" = "Purchase" }\npage_state = "Viewed {name}"\n'
         '[apps.default.segment]\nevents = { "Order Completed" = "Bought" }\n'
@@ -107,9 +124,24 @@ def test_the_tracking_plan_holds_at_this_door_too(start: Start, tmp_path: Path) 
     file = tmp_path / "plan.yaml"
     file.write_text(shop())
     talk = start(gateway_tracking_plan=file)
-    good = {"userId": "ann", "event": "Purchase", "messageId": "good", "properties": {"revenue": 9.5, "sku": "A-1"}}
-    bad = {"userId": "ann", "event": "Purchase", "messageId": "bad", "properties": {"revenue": 9.5, "sku": "nothing"}}
-    other = {"userId": "bob", "event": "Purchase", "messageId": "other", "properties": {"revenue": -1, "sku": "A-2"}}
+    good = {
+        "userId": "ann",
+        "event": "Purchase",
+        "messageId": "good",
+        "properties": {"revenue": 9.5, "sku": "A-1"},
+    }
+    bad = {
+        "userId": "ann",
+        "event": "Purchase",
+        "messageId": "bad",
+        "properties": {"revenue": 9.5, "sku": "nothing"},
+    }
+    other = {
+        "userId": "bob",
+        "event": "Purchase",
+        "messageId": "other",
+        "properties": {"revenue": -1, "sku": "A-2"},
+    }
     messages = [{"type": "track", **one} for one in (good, bad, other)]
     answer = post(talk, "batch", {"batch": messages})
     assert [found["params"]["sku"] for found in bodies(talk)] == ["A-1"]

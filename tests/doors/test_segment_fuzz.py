@@ -1,4 +1,6 @@
-"""Whatever is sent to the Segment door, the answer is the protocol's, and never a failure of the gateway's own."""
+"""Whatever is sent to the Segment door, the answer is the protocol's, and never a failure of the
+gateway's own.
+"""
 
 import json
 from typing import Any
@@ -13,10 +15,28 @@ from app.intake.rules import ACTIONS
 from tests.api.talk import Talk
 from tests.doors.segment import post
 
-ODD = st.sampled_from(["", "\x00", "\ud800", "a" * 500, "1.7E9", "é", ".", "-1", "a/", "{", "a,b", "2023-01-01", "All"])
+ODD = st.sampled_from(
+    [
+        "",
+        "\x00",
+        "\ud800",
+        "a" * 500,
+        "1.7E9",
+        "é",
+        ".",
+        "-1",
+        "a/",
+        "{",
+        "a,b",
+        "2023-01-01",
+        "All",
+    ]
+)
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | ODD,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | ODD, inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | ODD, inner, max_size=4)
+    ),
     max_leaves=8,
 )
 OBJECTS = st.dictionaries(
@@ -54,7 +74,9 @@ def check(answer: httpx.Response) -> None:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
 @given(st.lists(MESSAGES | VALUES, max_size=4), OBJECTS)
-def test_any_batch_is_answered_message_by_message(gateway: Talk, messages: list[Any], common: Any) -> None:
+def test_any_batch_is_answered_message_by_message(
+    gateway: Talk, messages: list[Any], common: Any
+) -> None:
     answer = post(gateway, "batch", json.dumps({"batch": messages, "context": common}).encode())
     check(answer)
     refused = answer.json().get("rejected", [])
@@ -70,7 +92,9 @@ def test_any_json_is_answered_at_every_path(gateway: Talk, path: str, body: Any)
 
 @settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 @given(ANY_PATH, st.binary(max_size=200), st.sampled_from(["gzip", "zstd", "identity", "x", ""]))
-def test_any_bytes_are_answered_at_every_path(gateway: Talk, path: str, body: bytes, encoding: str) -> None:
+def test_any_bytes_are_answered_at_every_path(
+    gateway: Talk, path: str, body: bytes, encoding: str
+) -> None:
     check(post(gateway, path, body, headers={"Content-Encoding": encoding}))
 
 

@@ -1,4 +1,6 @@
-"""Who somebody is to Leanplum, when a Segment library tells of them before and after it knows them."""
+"""Who somebody is to Leanplum, when a Segment library tells of them before and after it knows
+them.
+"""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -42,26 +44,42 @@ def track(event: str, **ids: str) -> dict[str, Any]:
     return {"type": "track", "event": event, **ids}
 
 
-def test_what_an_anonymous_user_did_is_the_known_user_s_after_identify(talk: Talk, leanplum: Leanplum) -> None:
-    send(talk, track("before", anonymousId="a-1"), {"type": "page", "anonymousId": "a-1", "name": "Home"})
-    send(talk, {"type": "identify", "userId": "ann", "anonymousId": "a-1", "traits": {"plan": "pro"}})
+def test_what_an_anonymous_user_did_is_the_known_user_s_after_identify(
+    talk: Talk, leanplum: Leanplum
+) -> None:
+    send(
+        talk,
+        track("before", anonymousId="a-1"),
+        {"type": "page", "anonymousId": "a-1", "name": "Home"},
+    )
+    send(
+        talk, {"type": "identify", "userId": "ann", "anonymousId": "a-1", "traits": {"plan": "pro"}}
+    )
     send(talk, track("both", userId="ann", anonymousId="a-1"), track("after", anonymousId="a-1"),
          track("only", userId="ann"))  # fmt: skip
     ann = leanplum.user("ann")
     assert {event: told["count"] for event, told in ann["events"].items()} == dict.fromkeys(
         ("before", "both", "after", "only"), 1
     )
-    assert (list(ann["states"]), ann["attributes"], ann["devices"]) == (["Home"], {"plan": "pro"}, ["a-1"])
+    assert (list(ann["states"]), ann["attributes"], ann["devices"]) == (
+        ["Home"],
+        {"plan": "pro"},
+        ["a-1"],
+    )
 
 
-def test_a_login_and_what_follows_it_keep_their_order_in_one_batch(talk: Talk, leanplum: Leanplum) -> None:
+def test_a_login_and_what_follows_it_keep_their_order_in_one_batch(
+    talk: Talk, leanplum: Leanplum
+) -> None:
     send(talk, track("before", anonymousId="a-1"))
     send(talk, {"type": "identify", "userId": "ann", "anonymousId": "a-1"},
          track("both", userId="ann", anonymousId="a-1"))  # fmt: skip
     assert leanplum.user("ann")["events"].keys() == {"before", "both"}
 
 
-def test_a_device_changes_hands_and_each_user_keeps_what_was_theirs(talk: Talk, leanplum: Leanplum) -> None:
+def test_a_device_changes_hands_and_each_user_keeps_what_was_theirs(
+    talk: Talk, leanplum: Leanplum
+) -> None:
     for user in ("ann", "bob"):
         send(talk, {"type": "identify", "userId": user, "anonymousId": "a-1"})
         send(talk, track(f"of {user}", anonymousId="a-1"))
@@ -70,5 +88,7 @@ def test_a_device_changes_hands_and_each_user_keeps_what_was_theirs(talk: Talk, 
 
 
 def test_alias_gives_a_user_the_new_id(talk: Talk, leanplum: Leanplum) -> None:
-    send(talk, track("before", userId="old"), {"type": "alias", "userId": "new", "previousId": "old"})
+    send(
+        talk, track("before", userId="old"), {"type": "alias", "userId": "new", "previousId": "old"}
+    )
     assert leanplum.user("new")["events"].keys() == {"before"}

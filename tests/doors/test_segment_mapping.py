@@ -28,7 +28,11 @@ def identify(**given: Any) -> dict[str, Any]:
         ({"userId": "ann", "anonymousId": "a1"}, {"userId": "ann", "deviceId": "a1"}, "uann"),
         ({"userId": None, "anonymousId": "a1"}, {"deviceId": "a1"}, "da1"),
         ({"userId": 7}, {"userId": "7"}, "u7"),
-        ({"userId": "ann", "anonymousId": "00000000-0000-0000-0000-000000000000"}, {"userId": "ann"}, "uann"),
+        (
+            {"userId": "ann", "anonymousId": "00000000-0000-0000-0000-000000000000"},
+            {"userId": "ann"},
+            "uann",
+        ),
     ],
 )
 def test_user_and_anonymous_id_are_leanplum_s_user_and_device(
@@ -62,7 +66,9 @@ def test_an_anonymous_user_may_be_a_user_instead_of_a_device() -> None:
 
 
 def test_an_anonymous_id_that_no_device_may_have_is_hashed_the_same_way_each_time() -> None:
-    one, again, other = (item(track(userId=None, anonymousId=text)).subject for text in ("ü,1", "ü,1", "ü,2"))
+    one, again, other = (
+        item(track(userId=None, anonymousId=text)).subject for text in ("ü,1", "ü,1", "ü,2")
+    )
     assert one == again != other
     assert one.startswith("dsegment:")
     assert len(one) == len("dsegment:") + 32
@@ -115,15 +121,27 @@ def test_revenue_else_value_else_total_is_the_value(
 
 @pytest.mark.parametrize(
     ("currency", "code", "params"),
-    [("eur", "EUR", None), (" USD ", "USD", None), ("€", None, {"currency": "€"}), (978, None, {"currency": 978})],
+    [
+        ("eur", "EUR", None),
+        (" USD ", "USD", None),
+        ("€", None, {"currency": "€"}),
+        (978, None, {"currency": 978}),
+    ],
 )
-def test_a_currency_is_its_iso_code(currency: Any, code: str | None, params: dict[str, Any] | None) -> None:
+def test_a_currency_is_its_iso_code(
+    currency: Any, code: str | None, params: dict[str, Any] | None
+) -> None:
     found = fields(track(properties={"currency": currency}))
     assert (found.get("currencyCode"), found.get("params")) == (code, params)
 
 
 def test_properties_are_params_with_dots_and_lists_are_their_json_text() -> None:
-    properties = {"a": {"b": {"c": 1, "d": {}}, "e": None}, "list": [1, "zwei"], "products": [{"sku": "A"}], "ü": "🦊"}
+    properties = {
+        "a": {"b": {"c": 1, "d": {}}, "e": None},
+        "list": [1, "zwei"],
+        "products": [{"sku": "A"}],
+        "ü": "🦊",
+    }
     assert fields(track(properties=properties))["params"] == {
         "a.b.c": 1, "list": '[1,"zwei"]', "products": '[{"sku":"A"}]', "ü": "🦊",
     }  # fmt: skip
@@ -209,7 +227,9 @@ def test_the_name_of_a_state_is_made_by_a_template() -> None:
 
 
 def test_traits_are_attributes_over_those_of_the_context() -> None:
-    message = identify(traits={"plan": "pro", "n": None}, context={"traits": {"plan": "old", "age": 3}})
+    message = identify(
+        traits={"plan": "pro", "n": None}, context={"traits": {"plan": "old", "age": 3}}
+    )
     assert fields(message)["userAttributes"] == {"plan": "pro", "age": 3, "n": None}
 
 
@@ -257,7 +277,12 @@ def test_the_context_of_a_device_is_told_of_the_device() -> None:
 
 
 def test_a_group_is_attributes_with_a_prefix() -> None:
-    message = {"type": "group", "userId": "ann", "groupId": 7, "traits": {"name": "Acme", "a": {"b": 1}}}
+    message = {
+        "type": "group",
+        "userId": "ann",
+        "groupId": 7,
+        "traits": {"name": "Acme", "a": {"b": 1}},
+    }
     assert fields(message) == {
         "userId": "ann", "userAttributes": {"group_id": "7", "group_name": "Acme", "group_a.b": 1},
     }  # fmt: skip
@@ -293,7 +318,10 @@ def test_a_message_id_is_the_item_s_id_or_a_hash_of_it() -> None:
     assert item(track(messageId="node-next-1-a:b.c_D")).id == "node-next-1-a:b.c_D"
     assert item(track(messageId=7)).id == "7"
     assert item(track(messageId="")).id is item(track()).id is None
-    odd = [item(track(messageId=text)).id for text in ("a b", "a b", "a  b", "x" * 129, "ümlaut", "nl\n")]
+    odd = [
+        item(track(messageId=text)).id
+        for text in ("a b", "a b", "a  b", "x" * 129, "ümlaut", "nl\n")
+    ]
     assert odd[0] == odd[1]
     assert len(set(odd)) == 5
     assert all(one is not None and one.startswith("segment:") and len(one) == 40 for one in odd)
@@ -307,7 +335,9 @@ def test_a_message_id_is_the_item_s_id_or_a_hash_of_it() -> None:
         ({"All": True, "Leanplum": False}, False), ({"Other": False}, True), ({"All": None}, True),
     ],
 )  # fmt: skip
-def test_integrations_say_whether_it_is_for_leanplum(integrations: dict[str, Any], wanted: bool) -> None:
+def test_integrations_say_whether_it_is_for_leanplum(
+    integrations: dict[str, Any], wanted: bool
+) -> None:
     assert (judged(track(integrations=integrations)) is not None) == wanted
 
 
@@ -340,7 +370,10 @@ def test_faults_of_the_rules_are_told_where_they_are_in_the_message() -> None:
 
 
 def test_what_is_only_for_enrichment_is_never_sent_on() -> None:
-    sent = {"sentAt": "2023-01-02T03:04:05Z", "context": {"ip": "203.0.113.9", "userAgent": "Mozilla/5.0"}}
+    sent = {
+        "sentAt": "2023-01-02T03:04:05Z",
+        "context": {"ip": "203.0.113.9", "userAgent": "Mozilla/5.0"},
+    }
     assert fields(track(**sent)) == {"userId": "ann", "event": "E"}
 
 

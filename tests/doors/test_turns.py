@@ -99,8 +99,12 @@ def test_the_reading_thread_rests_between_two_bodies_for_as_long_as_it_worked() 
         assert next_began - ended >= 0.9 * (ended - began)
 
 
-@pytest.mark.parametrize("members", [{f"k{number}": 1 for number in range(400_000)}, {"params": [[]] * 400_000}])
-def test_a_call_of_very_many_members_is_refused_before_each_is_looked_at(members: reading.Args) -> None:
+@pytest.mark.parametrize(
+    "members", [{f"k{number}": 1 for number in range(400_000)}, {"params": [[]] * 400_000}]
+)
+def test_a_call_of_very_many_members_is_refused_before_each_is_looked_at(
+    members: reading.Args,
+) -> None:
     spent = time.process_time()
     with pytest.raises(TooLarge):
         reading.call("/api", {}, {"action": "track", "userId": "u", "params": members})

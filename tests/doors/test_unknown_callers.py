@@ -1,4 +1,6 @@
-"""Who shows no known key costs little, and is refused unread once the address has failed too often."""
+"""Who shows no known key costs little, and is refused unread once the address has failed too
+often.
+"""
 
 import asyncio
 import base64
@@ -66,9 +68,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator
 
 
 def _revoked(port: int, key: str) -> str:
-    made = sent_from("10.9.9.9", port, "POST", "/v1/keys", b'{"name":"r","scopes":["sdk"]}', JSON, bearer(key))
+    made = sent_from(
+        "10.9.9.9", port, "POST", "/v1/keys", b'{"name":"r","scopes":["sdk"]}', JSON, bearer(key)
+    )
     found: dict[str, str] = orjson.loads(made[2])
-    assert sent_from("10.9.9.9", port, "DELETE", f"/v1/keys/{found['id']}", b"", bearer(key))[0] == 204
+    assert (
+        sent_from("10.9.9.9", port, "DELETE", f"/v1/keys/{found['id']}", b"", bearer(key))[0] == 204
+    )
     return found["key"]
 
 
@@ -91,7 +97,9 @@ def head(address: str, method: str, path: str, *headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def sent_from(address: str, port: int, method: str, path: str, body: bytes, *headers: str) -> Answer:
+def sent_from(
+    address: str, port: int, method: str, path: str, body: bytes, *headers: str
+) -> Answer:
     with closing(Wire(port)) as wire:
         wire.say(head(address, method, path, f"Content-Length: {len(body)}", *headers) + body)
         return wire.answer()
@@ -117,7 +125,9 @@ def call(key: str, **arguments: object) -> bytes:
 @cache
 def packed(size: int, encoding: str = "gzip", start: bytes = b'{"data":"') -> bytes:
     text = start + b"a" * (size - len(start) - 2) + b'"}'
-    return gzip.compress(text, 9) if encoding == "gzip" else zstandard.ZstdCompressor().compress(text)
+    return (
+        gzip.compress(text, 9) if encoding == "gzip" else zstandard.ZstdCompressor().compress(text)
+    )
 
 
 def multipart(*lines: str) -> Sent:
@@ -165,7 +175,11 @@ def test_every_refusal_without_a_known_key_counts_as_a_failed_authentication(
 ) -> None:
     path, expected, make = REFUSED[name]
     found = make()
-    length = () if "Transfer-Encoding: chunked" in found.headers else (f"Content-Length: {len(found.body)}",)
+    length = (
+        ()
+        if "Transfer-Encoding: chunked" in found.headers
+        else (f"Content-Length: {len(found.body)}",)
+    )
 
     def asked() -> Answer:
         with closing(Wire(server.port)) as wire:
@@ -179,7 +193,10 @@ def test_every_refusal_without_a_known_key_counts_as_a_failed_authentication(
 
 @pytest.mark.parametrize("path", ["/api", "/segment/v1/batch"])
 def test_a_length_over_the_limit_counts_as_well(server: Server, address: str, path: str) -> None:
-    statuses = [unread(address, server.port, path, "Content-Length: 30000000")[0] for _ in range(MOST_FAILURES + 1)]
+    statuses = [
+        unread(address, server.port, path, "Content-Length: 30000000")[0]
+        for _ in range(MOST_FAILURES + 1)
+    ]
     assert statuses == [413] * MOST_FAILURES + [429]
 
 
@@ -205,7 +222,9 @@ def test_an_address_that_failed_too_often_is_refused_before_its_body_comes(
     assert time.monotonic() - began < 5
 
 
-def test_the_refusal_is_read_by_a_caller_that_sends_its_body_all_the_same(server: Server, address: str) -> None:
+def test_the_refusal_is_read_by_a_caller_that_sends_its_body_all_the_same(
+    server: Server, address: str
+) -> None:
     spend(address, server.port)
     body = packed(SDK_LIMIT - 10) * 200
     with closing(Wire(server.port)) as wire:
@@ -230,12 +249,21 @@ def test_a_good_key_passes_behind_such_an_address(server: Server, address: str) 
     assert asked("/api", form, "Content-Type: application/x-www-form-urlencoded") == 200
     message = {"userId": "u", "event": "e", "writeKey": server.key}
     assert asked("/segment/v1/track", orjson.dumps(message), JSON) == 200
-    assert asked("/api", call(server.key, params={"a": LARGE.decode()})) == 200, "it is at the start"
-    assert asked("/api", orjson.dumps({"params": {"a": LARGE.decode()}, "clientKey": server.key})) == 429
-    assert asked("/api", gzip.compress(call(server.key)), GZIP) == 429, "nothing is decompressed for a key"
+    assert asked("/api", call(server.key, params={"a": LARGE.decode()})) == 200, (
+        "it is at the start"
+    )
+    assert (
+        asked("/api", orjson.dumps({"params": {"a": LARGE.decode()}, "clientKey": server.key}))
+        == 429
+    )
+    assert asked("/api", gzip.compress(call(server.key)), GZIP) == 429, (
+        "nothing is decompressed for a key"
+    )
 
 
-def test_a_small_body_that_comes_late_is_waited_for_where_its_address_is_good(server: Server, address: str) -> None:
+def test_a_small_body_that_comes_late_is_waited_for_where_its_address_is_good(
+    server: Server, address: str
+) -> None:
     body = call(server.key)
     with closing(Wire(server.port)) as wire:
         wire.say(head(address, "POST", "/api", f"Content-Length: {len(body)}"))
@@ -252,8 +280,14 @@ def test_a_key_before_the_body_that_is_not_known_is_refused_before_a_large_body_
 ) -> None:
     key = server.revoked if which == "revoked" else keys.make()
     path = f"/api?clientKey={key}" if where == "query" else "/api"
-    header = {"query": (), "Authorization": (bearer(key),), "X-API-Key": (f"X-API-Key: {key}",)}[where]
-    for more in (("Content-Length: 20000000",), ("Content-Length: 23000", GZIP), ("Transfer-Encoding: chunked",)):
+    header = {"query": (), "Authorization": (bearer(key),), "X-API-Key": (f"X-API-Key: {key}",)}[
+        where
+    ]
+    for more in (
+        ("Content-Length: 20000000",),
+        ("Content-Length: 23000", GZIP),
+        ("Transfer-Encoding: chunked",),
+    ):
         assert unread(address, server.port, path, *header, *more)[0] == 403
 
 
@@ -274,7 +308,10 @@ def test_a_header_of_a_proxy_s_own_is_no_key_and_the_body_is_searched(
             ("/segment/v1/track", orjson.dumps(message)),
         ):
             assert sent_from(address, server.port, "POST", path, body, header)[0] == 200
-            assert sent_from(address, server.port, "POST", path, gzip.compress(body), header, GZIP)[0] == 200
+            assert (
+                sent_from(address, server.port, "POST", path, gzip.compress(body), header, GZIP)[0]
+                == 200
+            )
 
 
 NOWHERE = [
@@ -308,7 +345,10 @@ WRONG: dict[str, tuple[str, str, str, int]] = {
 def test_a_wrong_key_counts_where_a_key_is_needed(server: Server, address: str, name: str) -> None:
     method, path, header, status = WRONG[name]
     body = orjson.dumps({"userId": "u", "event": "e"})
-    found = [sent_from(address, server.port, method, path, body, header)[0] for _ in range(MOST_FAILURES + 1)]
+    found = [
+        sent_from(address, server.port, method, path, body, header)[0]
+        for _ in range(MOST_FAILURES + 1)
+    ]
     assert found == [status] * MOST_FAILURES + [429]
 
 
@@ -321,13 +361,17 @@ GOOD: dict[str, Callable[[str], bytes]] = {
 
 
 @contextmanager
-def all_at_once(server: Server, path: str, bodies: Iterable[tuple[str, bytes]]) -> Iterator[list[Wire]]:
+def all_at_once(
+    server: Server, path: str, bodies: Iterable[tuple[str, bytes]]
+) -> Iterator[list[Wire]]:
     """Connections over each of which one compressed body has been sent: from its address."""
     with ExitStack() as stack:
         wires = list[Wire]()
         for address, body in bodies:
             wires.append(stack.enter_context(closing(Wire(server.port))))
-            wires[-1].say(head(address, "POST", path, f"Content-Length: {len(body)}", GZIP, JSON) + body)
+            wires[-1].say(
+                head(address, "POST", path, f"Content-Length: {len(body)}", GZIP, JSON) + body
+            )
         yield wires
 
 
@@ -341,12 +385,19 @@ def test_many_small_compressed_bodies_with_the_key_in_them_pass_at_once(
 
 
 @pytest.mark.parametrize("path", GOOD)
-def test_a_compressed_body_with_a_key_waits_for_no_one_s_large_body(server: Server, address: str, path: str) -> None:
+def test_a_compressed_body_with_a_key_waits_for_no_one_s_large_body(
+    server: Server, address: str, path: str
+) -> None:
     bombs = [(f"10.2.0.{number}", packed(SDK_LIMIT - 10)) for number in range(1, 21)]
     good = (address, gzip.compress(GOOD[path](server.key)))
-    with all_at_once(server, "/api", bombs) as waiting, all_at_once(server, path, [good]) as (wire,):
+    with (
+        all_at_once(server, "/api", bombs) as waiting,
+        all_at_once(server, path, [good]) as (wire,),
+    ):
         assert wire.answer()[0] == 200
-        assert select.select([waiting[-1].socket], [], [], 0)[0] == [], "a bomb that came earlier is still unpacked"
+        assert select.select([waiting[-1].socket], [], [], 0)[0] == [], (
+            "a bomb that came earlier is still unpacked"
+        )
         assert {one.answer()[0] for one in waiting} == {403}
 
 
@@ -366,7 +417,9 @@ def reset(wire: Wire) -> None:
     until(lambda: identification.STRANGERS.held == 0)
 
 
-def cut_off(address: str, port: int, end: Callable[[Wire], None], path: str, body: bytes, *headers: str) -> None:
+def cut_off(
+    address: str, port: int, end: Callable[[Wire], None], path: str, body: bytes, *headers: str
+) -> None:
     with closing(Wire(port)) as wire:
         wire.say(head(address, "POST", path, f"Content-Length: {len(body) + 30}", *headers) + body)
         end(wire)
@@ -377,7 +430,13 @@ def cut_off(address: str, port: int, end: Callable[[Wire], None], path: str, bod
 def test_a_body_that_was_cut_off_does_not_count(
     server: Server, address: str, path: str, end: Callable[[Wire], None]
 ) -> None:
-    late = {"userId": "u", "event": "e", "appId": APP, "action": "track", "properties": {"a": LARGE.decode()}}
+    late = {
+        "userId": "u",
+        "event": "e",
+        "appId": APP,
+        "action": "track",
+        "properties": {"a": LARGE.decode()},
+    }
     body = orjson.dumps(late | {"clientKey": server.key, "writeKey": server.key})
     for _ in range(MOST_FAILURES + 2):
         cut_off(address, server.port, end, path, body[:100_000], JSON)
@@ -397,7 +456,14 @@ def test_a_large_compressed_body_that_was_cut_off_counts(
     server: Server, address: str, path: str, size: int, status: int
 ) -> None:
     for _ in range(MOST_FAILURES):
-        cut_off(address, server.port, partial(half_closed, expected=status), path, packed(size)[:-12], GZIP)
+        cut_off(
+            address,
+            server.port,
+            partial(half_closed, expected=status),
+            path,
+            packed(size)[:-12],
+            GZIP,
+        )
     assert sent_from(address, server.port, "POST", path, packed(1_000), GZIP)[0] == 429
 
 

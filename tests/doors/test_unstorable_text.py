@@ -1,4 +1,6 @@
-"""Text that a database can't store, at every endpoint: only its own entry is refused, and both databases agree."""
+"""Text that a database can't store, at every endpoint: only its own entry is refused, and both
+databases agree.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,7 +86,9 @@ def gateway(settings: Callable[..., Settings], database: str) -> Iterator[tuple[
     key = given.gateway_bootstrap_key.get_secret_value()
     with (
         served(given) as port,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {key}"}) as client,
+        httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {key}"}
+        ) as client,
     ):
         yield client, key
 
@@ -93,7 +97,9 @@ def filled(template: str, text: str) -> str:
     return template.replace("%s", text)
 
 
-def test_only_the_item_of_a_batch_is_refused(settings: Callable[..., Settings], database: str) -> None:
+def test_only_the_item_of_a_batch_is_refused(
+    settings: Callable[..., Settings], database: str
+) -> None:
     with gateway(settings, database) as (client, _):
         for text in BAD.values():
             for template, at in {**OF_ITEMS, filled(GOOD[:-1], "") + ',"id":"%s"}': "/id"}.items():
@@ -105,12 +111,20 @@ def test_only_the_item_of_a_batch_is_refused(settings: Callable[..., Settings], 
                     answer = client.post("/v1/batch", content=body, headers={"Content-Type": media})
                     assert answer.status_code == 202, answer.text
                     results = answer.json()["results"]
-                    assert [one["status"] for one in results] == ["accepted", "rejected", "accepted"]
+                    assert [one["status"] for one in results] == [
+                        "accepted",
+                        "rejected",
+                        "accepted",
+                    ]
                     (error,) = results[1]["problem"]["errors"]
-                    assert error["pointer"].endswith(at) and error["code"] == "characters", answer.text
+                    assert error["pointer"].endswith(at) and error["code"] == "characters", (
+                        answer.text
+                    )
 
 
-def test_only_the_entry_of_an_sdk_is_refused(settings: Callable[..., Settings], database: str) -> None:
+def test_only_the_entry_of_an_sdk_is_refused(
+    settings: Callable[..., Settings], database: str
+) -> None:
     with gateway(settings, database) as (client, key):
 
         def sent(*entries: str) -> list[dict[str, Any]]:
@@ -124,11 +138,19 @@ def test_only_the_entry_of_an_sdk_is_refused(settings: Callable[..., Settings], 
             for template, at in OF_ITEMS.items():
                 before, refused, after = sent(GOOD, filled(template, text), GOOD)
                 assert before["success"] and after["success"]
-                assert not refused["success"] and f"Refused: {at} " in refused["error"]["message"], refused
+                assert (
+                    not refused["success"] and f"Refused: {at} " in refused["error"]["message"]
+                ), refused
             for template in PASSED_ON:
                 assert all(one["success"] for one in sent(GOOD, filled(template, text)))
         for name in ("userId", "event"):
-            args = {"userId": "u", "event": "E", name: "a\0b", "action": "track", "appId": "app_tests"}
+            args = {
+                "userId": "u",
+                "event": "E",
+                name: "a\0b",
+                "action": "track",
+                "appId": "app_tests",
+            }
             for answer in (
                 client.get("/api", params={**args, "clientKey": key}),
                 client.post("/api", data={**args, "clientKey": key}),
@@ -138,7 +160,9 @@ def test_only_the_entry_of_an_sdk_is_refused(settings: Callable[..., Settings], 
                 assert f"/{name} must not have a NUL" in answer.text
 
 
-def test_only_the_message_of_segment_is_refused(settings: Callable[..., Settings], database: str) -> None:
+def test_only_the_message_of_segment_is_refused(
+    settings: Callable[..., Settings], database: str
+) -> None:
     with gateway(settings, database) as (client, key):
         headers = JSON | basic(key)
         for text in BAD.values():
@@ -149,7 +173,9 @@ def test_only_the_message_of_segment_is_refused(settings: Callable[..., Settings
                 assert (answer.status_code, answer.json().get("accepted")) == (200, 1), answer.text
                 (refused,) = answer.json()["rejected"]
                 assert refused["index"] == 1
-                assert [error["pointer"].endswith(at) for error in refused["errors"]] == [True], refused
+                assert [error["pointer"].endswith(at) for error in refused["errors"]] == [True], (
+                    refused
+                )
                 kind = orjson.loads(template)["type"]
                 alone = client.post(f"/segment/v1/{kind}", content=message, headers=headers)
                 assert (alone.status_code, alone.json()["errors"][0]["pointer"]) == (400, at)
@@ -159,14 +185,18 @@ def test_only_the_message_of_segment_is_refused(settings: Callable[..., Settings
                 assert (answer.status_code, answer.json()) == (200, {"success": True}), answer.text
 
 
-def test_a_parameter_that_no_database_can_look_for_is_refused(settings: Callable[..., Settings], database: str) -> None:
+def test_a_parameter_that_no_database_can_look_for_is_refused(
+    settings: Callable[..., Settings], database: str
+) -> None:
     with gateway(settings, database) as (client, _):
         for read in READS:
             method, _, url = read.partition(" ")
             answer = client.request(method, url, content=b"{}", headers=JSON)
             assert answer.status_code == 422, (read, answer.text)
             assert answer.json()["type"] == "/problems/validation"
-            unknown = client.request(method, url, content=b"{}", headers=JSON | {"Authorization": "Bearer x"})
+            unknown = client.request(
+                method, url, content=b"{}", headers=JSON | {"Authorization": "Bearer x"}
+            )
             assert unknown.status_code == 401, read
 
 

@@ -22,13 +22,17 @@ PLACES = {
 }
 
 
-def refiner(config: str = "", *, address: str | None = None, app: str = "shop", caller: str = "key_1") -> Refiner:
+def refiner(
+    config: str = "", *, address: str | None = None, app: str = "shop", caller: str = "key_1"
+) -> Refiner:
     """What a call of `caller` about `app` gets by this file."""
     book = Cookbook(declared(tomllib.loads(config)), PSEUDONYMS)
     return Enriching(book.recipe(app, caller), Facts(NOW, address, PLACES.get))
 
 
-def enrich(action: str, item: dict[str, Any], config: str = "", **more: Any) -> tuple[dict[str, Any], Notes]:
+def enrich(
+    action: str, item: dict[str, Any], config: str = "", **more: Any
+) -> tuple[dict[str, Any], Notes]:
     """What becomes of an item, and what is told of it."""
     notes = refiner(config, **more).refine(action, item)
     return item, notes

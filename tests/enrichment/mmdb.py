@@ -1,4 +1,6 @@
-"""A writer of tiny MaxMind databases (MaxMind DB File Format Specification 2.0): enough for a few networks."""
+"""A writer of tiny MaxMind databases (MaxMind DB File Format Specification 2.0): enough for a few
+networks.
+"""
 
 import struct
 from collections.abc import Mapping
@@ -21,7 +23,11 @@ BERLIN: dict[str, Any] = {
     "location": {"latitude": 52.5, "longitude": 13.25},
 }
 FRANCE: dict[str, Any] = {"country": {"iso_code": "FR"}}
-PLACES: dict[str, dict[str, Any]] = {"203.0.113.0/24": BERLIN, "2001:db8::/32": BERLIN, "198.51.100.0/24": FRANCE}
+PLACES: dict[str, dict[str, Any]] = {
+    "203.0.113.0/24": BERLIN,
+    "2001:db8::/32": BERLIN,
+    "198.51.100.0/24": FRANCE,
+}
 
 
 def write(path: Path, networks: Mapping[str, Any]) -> Path:
@@ -81,7 +87,9 @@ def _encoded(value: Any) -> bytes:
             packed = struct.pack(">Q", number).lstrip(b"\0")
             return _head(kind, len(packed)) + packed
         case dict():
-            return _head(7, len(value)) + b"".join(_encoded(key) + _encoded(inner) for key, inner in value.items())
+            return _head(7, len(value)) + b"".join(
+                _encoded(key) + _encoded(inner) for key, inner in value.items()
+            )
         case _:
             return _head(11, len(value)) + b"".join(map(_encoded, value))
 

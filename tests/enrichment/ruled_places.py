@@ -1,7 +1,7 @@
 """Every place where a caller can put text or a number, by way and by Leanplum's action.
 
-A place is found by trying: what the action's shape takes in one of its fields is a place. Each has a
-number of its own in it, by which it is known wherever it turns up.
+A place is found by trying: what the action's shape takes in one of its fields is a place. Each has
+a number of its own in it, by which it is known wherever it turns up.
 """
 
 from collections.abc import Callable, Iterator
@@ -102,7 +102,15 @@ PLACES = [place for action in ACTIONS if action not in NOT_IN_JSON for place in 
 # What is not a parameter that anybody documents, as SDKs may send it.
 ODD = [
     Place(action, path, filled)
-    for action in ("track", "setUserAttributes", "start", "getVars", "registerDevice", "log", "getMigrateState")
+    for action in (
+        "track",
+        "setUserAttributes",
+        "start",
+        "getVars",
+        "registerDevice",
+        "log",
+        "getMigrateState",
+    )
     for path, filled in (
         (SECRET, lambda n: f"{SIGN}{n}"),
         (SECRET, lambda n: f"{float(n):.1f}"),
@@ -115,7 +123,10 @@ ODD = [
 
 def as_text(fields: Body) -> dict[str, str]:
     """Return arguments as a form has them: what is no text is its JSON."""
-    return {name: one if isinstance(one, str) else orjson.dumps(one).decode() for name, one in fields.items()}
+    return {
+        name: one if isinstance(one, str) else orjson.dumps(one).decode()
+        for name, one in fields.items()
+    }
 
 
 # --- Segment's messages -----------------------------------------------------------------------------------------------
@@ -124,7 +135,9 @@ def as_text(fields: Body) -> dict[str, str]:
 def message(number: int, path: str, *, kind: str) -> Body:
     """Return a message of Segment's with a value at a path (`properties.a.b`)."""
     made: Body = {"type": kind, "userId": "u", "anonymousId": "d"}
-    made |= {"event": "E"} if kind == "track" else {"name": "S"} if kind in {"page", "screen"} else {}
+    made |= (
+        {"event": "E"} if kind == "track" else {"name": "S"} if kind in {"page", "screen"} else {}
+    )
     made |= {"groupId": "g"} if kind == "group" else {}
     *outer, last = path.split(".")
     inner = made
@@ -154,15 +167,33 @@ def value_of(path: str, number: int) -> Any:
 
 
 PAGE = [f"context.page.{name}" for name in ("url", "path", "referrer", "title", "search")]
-OF_A_STATE = ["name", "category", *(f"properties.{name}" for name in ("secret", "name", "category", "list")), *PAGE]
-IN_CONTEXT = ["location.region", "location.city", "location.latitude", "locale", "timezone", "traits.secret"]
+OF_A_STATE = [
+    "name",
+    "category",
+    *(f"properties.{name}" for name in ("secret", "name", "category", "list")),
+    *PAGE,
+]
+IN_CONTEXT = [
+    "location.region",
+    "location.city",
+    "location.latitude",
+    "locale",
+    "timezone",
+    "traits.secret",
+]
 OF_A_DEVICE = ["app.version", "os.name", "os.version", "device.model", "device.name"]
 MESSAGES: list[tuple[str, str]] = [
-    *(("track", path) for path in ("event", "properties.secret", "properties.list", "properties.a.secret")),
+    *(
+        ("track", path)
+        for path in ("event", "properties.secret", "properties.list", "properties.a.secret")
+    ),
     *(("track", f"properties.{name}") for name in ("revenue", "total", "digits", "currency")),
     *(("page", path) for path in OF_A_STATE),
     *(("screen", path) for path in OF_A_STATE if path not in PAGE),
-    *(("identify", f"traits.{name}") for name in ("secret", "list", "email", "phone", "address.city", "digits")),
+    *(
+        ("identify", f"traits.{name}")
+        for name in ("secret", "list", "email", "phone", "address.city", "digits")
+    ),
     *(("identify", f"context.{path}") for path in (*IN_CONTEXT, *OF_A_DEVICE)),
     ("group", "groupId"),
     ("group", "traits.secret"),

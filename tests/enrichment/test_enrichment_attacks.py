@@ -40,15 +40,24 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     folder = tmp_path_factory.mktemp("patterns")
     (folder / "rules.toml").write_text(RULES)
     nowhere = "http://127.0.0.1:9"
-    with serving(folder, nowhere, "--no-delivery", GATEWAY_ENRICHMENT_FILE=str(folder / "rules.toml")) as running:
+    with serving(
+        folder, nowhere, "--no-delivery", GATEWAY_ENRICHMENT_FILE=str(folder / "rules.toml")
+    ) as running:
         yield running
 
 
 @pytest.mark.parametrize("attack", SLOW)
-def test_a_slow_text_is_answered_at_once_and_nobody_else_waits(gateway: Process, attack: str) -> None:
+def test_a_slow_text_is_answered_at_once_and_nobody_else_waits(
+    gateway: Process, attack: str
+) -> None:
     made = gateway.call("POST", "/v1/keys", json={"name": attack, "scopes": ["sdk"]})
     assert made.status_code == 201, made.text
-    sdk = {"clientKey": made.json()["key"], "appId": "app_sandbox", "apiVersion": "1.0.6", "action": "track"}
+    sdk = {
+        "clientKey": made.json()["key"],
+        "appId": "app_sandbox",
+        "apiVersion": "1.0.6",
+        "action": "track",
+    }
     sdk |= {"userId": "u", "event": "E", "params": {"note": SLOW[attack], "c" * 35 + "!": 1}}
     statuses = list[int]()
 
@@ -96,7 +105,10 @@ def test_a_start_is_refused_by_such_a_pattern(tmp_path: Path) -> None:
         LEANPLUM_APP_ID="a", LEANPLUM_PRODUCTION_KEY="k", GATEWAY_ENRICHMENT_FILE=str(tmp_path / "rules.toml"),
     )  # fmt: skip
     assert over.returncode != 0
-    assert "privacy.0.values: has a look-around, which can't be searched for in linear time" in over.stderr
+    assert (
+        "privacy.0.values: has a look-around, which can't be searched for in linear time"
+        in over.stderr
+    )
     assert "Traceback" not in over.stderr
 
 
@@ -105,7 +117,9 @@ def test_rules_go_on_where_a_changed_file_has_such_a_pattern(gateway: Process) -
     file.write_text(RULES + "\n[[privacy]]\ndo = \"drop\"\nvalues = '(a)\\1'\n")
     try:
         until(lambda: b"back-reference" in gateway.output.read_bytes())
-        seen = {"items": [{"action": "track", "userId": "u", "event": "E", "params": {"n": "a@b.de"}}]}
+        seen = {
+            "items": [{"action": "track", "userId": "u", "event": "E", "params": {"n": "a@b.de"}}]
+        }
         told = gateway.call("POST", "/v1/preview", json=seen).json()
         assert told["results"][0]["leanplum"]["params"] == {"n": "***"}
     finally:
@@ -128,7 +142,13 @@ def test_looking_at_paths_costs_no_more_than_in_proportion_to_the_item() -> None
 
 def test_the_check_command_tells_of_such_a_pattern(tmp_path: Path) -> None:
     (tmp_path / "rules.toml").write_text("[[privacy]]\ndo = \"drop\"\nvalues = '(a)\\1'\n")
-    settings = {"LEANPLUM_APP_ID": "a", "LEANPLUM_PRODUCTION_KEY": "k", "LEANPLUM_API_URL": "http://127.0.0.1:9/api"}
-    over = ended(tmp_path, "check", GATEWAY_ENRICHMENT_FILE=str(tmp_path / "rules.toml"), **settings)
+    settings = {
+        "LEANPLUM_APP_ID": "a",
+        "LEANPLUM_PRODUCTION_KEY": "k",
+        "LEANPLUM_API_URL": "http://127.0.0.1:9/api",
+    }
+    over = ended(
+        tmp_path, "check", GATEWAY_ENRICHMENT_FILE=str(tmp_path / "rules.toml"), **settings
+    )
     assert over.returncode != 0
     assert "privacy.0.values: has a back-reference" in over.stderr

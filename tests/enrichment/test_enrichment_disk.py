@@ -1,4 +1,6 @@
-"""No value under a privacy rule reaches the disk, whatever way it comes: the database file and its log are searched."""
+"""No value under a privacy rule reaches the disk, whatever way it comes: the database file and its
+log are searched.
+"""
 
 import time
 from collections.abc import Callable
@@ -34,9 +36,14 @@ NESTED = {"card": {"no": CARD, "more": {"x": CARD}}, "a": {"token": CARD}}
 
 
 def rest(talk: Talk) -> None:
-    """Everything that callers can write: alone, in batches of both kinds, with good and with bad neighbours."""
+    """Everything that callers can write: alone, in batches of both kinds, with good and with bad
+    neighbours.
+    """
     event = {"userId": "u", "event": "e", "info": CARD, "params": PARAMS}
-    update = {"userId": "u", "userAttributes": {"email": CARD, "push": {"token": CARD}, "notes": [f"secret-{CARD}"]}}
+    update = {
+        "userId": "u",
+        "userAttributes": {"email": CARD, "push": {"token": CARD}, "notes": [f"secret-{CARD}"]},
+    }
     state = {"userId": "u", "state": "s", "params": NESTED}
     devices = {"userId": "u", "devices": [{"deviceId": "d", "iosPushToken": CARD}]}
     items = [
@@ -52,32 +59,80 @@ def rest(talk: Talk) -> None:
     assert talk.batch(lines, headers={"Content-Type": NDJSON}).status_code == 202
     assert talk.event(event).status_code == 202
     assert talk.event({**event, "params": {**PARAMS, **NESTED}}).status_code == 202
-    assert talk.post("/v1/users/u", {**update, "ip": CARD, "userAgent": CARD}, method="PATCH").status_code == 202
+    assert (
+        talk.post(
+            "/v1/users/u", {**update, "ip": CARD, "userAgent": CARD}, method="PATCH"
+        ).status_code
+        == 202
+    )
     assert talk.post("/v1/users/u/states", {"state": "s", "params": NESTED}).status_code == 202
-    assert talk.post("/v1/users/u/sessions", {"userAttributes": update["userAttributes"]}).status_code == 200
+    assert (
+        talk.post("/v1/users/u/sessions", {"userAttributes": update["userAttributes"]}).status_code
+        == 200
+    )
     assert talk.post("/v1/preview", {"items": items}).status_code == 200
-    assert talk.event({"userId": "refused", "event": "e", "params": PARAMS}).status_code == 202  # a dead letter
+    # A dead letter
+    assert talk.event({"userId": "refused", "event": "e", "params": PARAMS}).status_code == 202
 
 
 def sdk(talk: Talk) -> None:
     """The same as SDKs send it: objects as text, in JSON, in forms, in the query."""
     keys = {"appId": "app_sandbox", "clientKey": talk.key}
     entries: list[dict[str, Any]] = [
-        {"action": "track", "userId": "s", "event": "e", "info": CARD, "params": orjson.dumps(PARAMS).decode()},
+        {
+            "action": "track",
+            "userId": "s",
+            "event": "e",
+            "info": CARD,
+            "params": orjson.dumps(PARAMS).decode(),
+        },
         {"action": "track", "userId": "s", "event": "e", "params": NESTED},
-        {"action": "track", "userId": "refused", "event": "e", "params": orjson.dumps(PARAMS).decode()},
-        {"action": "track", "userId": "s", "event": "e", "params": f'{{"card_no":"{CARD}","card_no":"x"}}'},
+        {
+            "action": "track",
+            "userId": "refused",
+            "event": "e",
+            "params": orjson.dumps(PARAMS).decode(),
+        },
+        {
+            "action": "track",
+            "userId": "s",
+            "event": "e",
+            "params": f'{{"card_no":"{CARD}","card_no":"x"}}',
+        },
         {"action": "track", "userId": "s", "event": "e", "params": f'{{"card_no":"{CARD}"'},
-        {"action": "setUserAttributes", "userId": "s", "userAttributes": orjson.dumps({"email": CARD}).decode()},
-        {"action": "start", "userId": "s", "userAttributes": orjson.dumps({"email": CARD}).decode()},
-        {"action": "setUserAttributes", "userId": "s", "devMode": True, "userAttributes": {"email": CARD}},
+        {
+            "action": "setUserAttributes",
+            "userId": "s",
+            "userAttributes": orjson.dumps({"email": CARD}).decode(),
+        },
+        {
+            "action": "start",
+            "userId": "s",
+            "userAttributes": orjson.dumps({"email": CARD}).decode(),
+        },
+        {
+            "action": "setUserAttributes",
+            "userId": "s",
+            "devMode": True,
+            "userAttributes": {"email": CARD},
+        },
     ]
     batch = {**keys, "action": "multi", "time": time.time(), "data": entries}
     assert talk.call("POST", "/api", key=None, json=batch).status_code == 200
-    form = urlencode({**keys, "action": "multi", "time": "1.8E9", "data": orjson.dumps({"data": entries}).decode()})
+    form = urlencode(
+        {
+            **keys,
+            "action": "multi",
+            "time": "1.8E9",
+            "data": orjson.dumps({"data": entries}).decode(),
+        }
+    )
     assert talk.call("POST", "/api", key=None, content=form).status_code == 200
     for entry in entries:
-        text = {name: one if isinstance(one, str) else orjson.dumps(one).decode() for name, one in entry.items()}
+        text = {
+            name: one if isinstance(one, str) else orjson.dumps(one).decode()
+            for name, one in entry.items()
+        }
         assert talk.call("GET", f"/api?{urlencode({**keys, **text})}", key=None).status_code == 200
 
 
@@ -107,12 +162,19 @@ def test_a_value_under_a_rule_is_neither_stored_nor_sent(
     leanplum.forget()
     file = tmp_path / "enrichment.toml"
     file.write_text(RULES if ruled else "")
-    given = {**WIDE, **KEYS, "leanplum_api_url": f"{leanplum.url}/api", "leanplum_app_id": "app_sandbox"}
+    given = {
+        **WIDE,
+        **KEYS,
+        "leanplum_api_url": f"{leanplum.url}/api",
+        "leanplum_app_id": "app_sandbox",
+    }
     leanplum.fault(mode="success-false", userId="refused", times=None)
     talk = start(delivery=True, gateway_enrichment_file=file, **given)
     way(talk)
     until(lambda: talk.app.state.gateway.outbox.queued == 0)
-    dead = talk.rows("SELECT count(*) FROM items WHERE settled_at IS NOT NULL AND body IS NOT NULL")[0][0]
+    dead = talk.rows(
+        "SELECT count(*) FROM items WHERE settled_at IS NOT NULL AND body IS NOT NULL"
+    )[0][0]
     assert dead, "a dead letter keeps its body, which is searched as well"
     assert (CANARY.encode() in disk(talk)) is not ruled
     assert (CANARY.encode() in told(leanplum)) is not ruled

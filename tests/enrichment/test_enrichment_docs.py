@@ -26,9 +26,13 @@ def test_its_worked_example_answers_what_it_says(tmp_path: Path) -> None:
     (answer,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
     file = tmp_path / "enrichment.toml"
     file.write_text(toml)
-    with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery", GATEWAY_ENRICHMENT_FILE=str(file)) as gateway:
+    with serving(
+        tmp_path, "http://127.0.0.1:9", "--no-delivery", GATEWAY_ENRICHMENT_FILE=str(file)
+    ) as gateway:
         environ = {"URL": gateway.url, "KEY": gateway.key}
-        done = subprocess.run(["bash", "-c", f"{curl} -f"], env=environ, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["bash", "-c", f"{curl} -f"], env=environ, capture_output=True, text=True, check=True
+        )
     found = json.loads(done.stdout)
     found["results"][0]["enrichment"].pop("warnings", None)  # they come with the years
     assert found == json.loads(answer)

@@ -1,4 +1,6 @@
-"""Enrichment as callers see it: receipts, batch results, repeats, previews, proxies; and files that change."""
+"""Enrichment as callers see it: receipts, batch results, repeats, previews, proxies; and files that
+change.
+"""
 
 import base64
 import tempfile
@@ -18,7 +20,12 @@ from tests.api.talk import NDJSON, Talk, pointers, problem
 from tests.enrichment.mmdb import BERLIN, FRANCE, PLACES, write
 
 Start = Callable[..., Talk]
-IN_BERLIN = {"country": "DE", "region": "State of Berlin", "city": "Berlin", "location": "52.5,13.25"}
+IN_BERLIN = {
+    "country": "DE",
+    "region": "State of Berlin",
+    "city": "Berlin",
+    "location": "52.5,13.25",
+}
 
 
 @pytest.fixture
@@ -45,14 +52,25 @@ def track(**fields: Any) -> dict[str, Any]:
 
 def test_a_receipt_tells_the_steps_and_the_warnings_when_it_is_new_and_later(start: Start) -> None:
     talk = start()
-    body = {"userId": "u", "event": "e", "value": 1, "currencyCode": "eur", "time": time.time() - 400 * 86_400}
+    body = {
+        "userId": "u",
+        "event": "e",
+        "value": 1,
+        "currencyCode": "eur",
+        "time": time.time() - 400 * 86_400,
+    }
     fresh = talk.event(body)
-    told = {"steps": ["currency"], "warnings": ["time: more than 365 days ago; Leanplum rewrites it to now"]}
+    told = {
+        "steps": ["currency"],
+        "warnings": ["time: more than 365 days ago; Leanplum rewrites it to now"],
+    }
     assert (fresh.status_code, fresh.json()["enrichment"]) == (202, told)
     assert talk.get(fresh.json()["href"]).json()["enrichment"] == told
 
 
-def test_an_item_of_which_there_is_nothing_to_tell_costs_nothing_and_tells_nothing(start: Start) -> None:
+def test_an_item_of_which_there_is_nothing_to_tell_costs_nothing_and_tells_nothing(
+    start: Start,
+) -> None:
     talk = start()
     fresh = talk.event({"userId": "u", "event": "e", "value": 1, "currencyCode": "EUR"})
     assert "enrichment" not in fresh.json()
@@ -62,8 +80,16 @@ def test_an_item_of_which_there_is_nothing_to_tell_costs_nothing_and_tells_nothi
 
 def test_each_result_of_a_batch_tells_its_own_steps(start: Start) -> None:
     talk = start()
-    items = [track(), track(currencyCode="usd"), track(params={"a": {"b": 1}}), track(id="x", currencyCode="usd")]
-    for content in (items, b"\n".join(map(orjson.dumps, items[:3])) + b"\n" + orjson.dumps(track(currencyCode="usd"))):
+    items = [
+        track(),
+        track(currencyCode="usd"),
+        track(params={"a": {"b": 1}}),
+        track(id="x", currencyCode="usd"),
+    ]
+    for content in (
+        items,
+        b"\n".join(map(orjson.dumps, items[:3])) + b"\n" + orjson.dumps(track(currencyCode="usd")),
+    ):
         kind = {"headers": {"Content-Type": NDJSON}} if isinstance(content, bytes) else {}
         results = talk.batch(content, **kind).json()["results"]
         assert [one.get("enrichment", {}).get("steps") for one in results] == [
@@ -73,31 +99,42 @@ def test_each_result_of_a_batch_tells_its_own_steps(start: Start) -> None:
     assert again == {"index": 0, "id": "x", "status": "duplicate"}
 
 
-def test_what_is_mended_is_accepted_and_a_fault_is_told_in_the_words_that_were_sent(start: Start, file: Path) -> None:
+def test_what_is_mended_is_accepted_and_a_fault_is_told_in_the_words_that_were_sent(
+    start: Start, file: Path
+) -> None:
     file.write_text('[renames.track]\n"params.colour" = "params.color"')
     talk = start(gateway_enrichment_file=file)
-    assert talk.event({"userId": "u", "event": "e", "params": {"item": {"sku": "A"}}}).status_code == 202
+    assert (
+        talk.event({"userId": "u", "event": "e", "params": {"item": {"sku": "A"}}}).status_code
+        == 202
+    )
     refused = talk.event({"userId": "u", "event": "e", "params": {"colour": [1]}})
     assert pointers(problem(refused, 422, "validation")) == {"/params/colour": "type"}
     assert bodies(talk) == [{"userId": "u", "event": "e", "params": {"item.sku": "A"}}]
 
 
-def test_what_a_configured_step_makes_of_good_fields_is_held_against_the_rules_again(start: Start, file: Path) -> None:
+def test_what_a_configured_step_makes_of_good_fields_is_held_against_the_rules_again(
+    start: Start, file: Path
+) -> None:
     file.write_text('[[privacy]]\ndo = "mask"\nkeys = ["value"]')
     talk = start(gateway_enrichment_file=file)
-    assert pointers(problem(talk.event({"userId": "u", "event": "e", "value": 5}), 422, "validation")) == {
-        "/value": "type"
-    }
+    assert pointers(
+        problem(talk.event({"userId": "u", "event": "e", "value": 5}), 422, "validation")
+    ) == {"/value": "type"}
     assert talk.items() == 0
 
 
 @pytest.mark.parametrize("field", ["sentAt", "ip", "userAgent"])
-def test_what_is_for_enrichment_alone_must_be_of_its_kind_and_is_never_stored(start: Start, field: str) -> None:
+def test_what_is_for_enrichment_alone_must_be_of_its_kind_and_is_never_stored(
+    start: Start, field: str
+) -> None:
     talk = start()
-    assert pointers(problem(talk.event({"userId": "u", "event": "e", field: [1]}), 422, "validation")) == {
-        f"/{field}": "type"
-    }
-    assert talk.event({"userId": "u", "event": "e", field: "2026-01-31T12:00:00Z"}).status_code == 202
+    assert pointers(
+        problem(talk.event({"userId": "u", "event": "e", field: [1]}), 422, "validation")
+    ) == {f"/{field}": "type"}
+    assert (
+        talk.event({"userId": "u", "event": "e", field: "2026-01-31T12:00:00Z"}).status_code == 202
+    )
     assert bodies(talk) == [{"userId": "u", "event": "e"}]
 
 
@@ -113,7 +150,9 @@ def test_an_unknown_currency_is_refused_where_that_is_configured(start: Start, f
 # --- repeats ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_repeat_is_a_duplicate_though_its_clock_is_corrected_anew(start: Start, maxmind: Path) -> None:
+def test_a_repeat_is_a_duplicate_though_its_clock_is_corrected_anew(
+    start: Start, maxmind: Path
+) -> None:
     talk = start(gateway_maxmind_file=maxmind)
     item = {
         "action": "setUserAttributes", "id": "one", "userId": "u", "time": 1_790_000_000, "sentAt": 1_790_000_001,
@@ -126,7 +165,13 @@ def test_a_repeat_is_a_duplicate_though_its_clock_is_corrected_anew(start: Start
         [one["status"] for one in talk.batch(items).json()["results"]]
         for items in ([item], [item], [later], [dirty, later], [moved])
     ]
-    assert statuses == [["accepted"], ["duplicate"], ["duplicate"], ["accepted", "duplicate"], ["rejected"]]
+    assert statuses == [
+        ["accepted"],
+        ["duplicate"],
+        ["duplicate"],
+        ["accepted", "duplicate"],
+        ["rejected"],
+    ]
 
 
 # --- where and what the end user is -----------------------------------------------------------------------------------
@@ -159,7 +204,9 @@ def test_a_proxy_that_is_trusted_and_no_other_names_the_end_user(
     talk = start(gateway_maxmind_file=maxmind, gateway_trusted_proxies=proxies)
     headers = {"X-Forwarded-For": forwarded} if forwarded else {}
     talk.post("/v1/users/u", {"userAttributes": {"a": 1}}, method="PATCH", headers=headers)
-    assert bodies(talk) == [{"userId": "u", "userAttributes": {"a": 1}, **(IN_BERLIN if found else {})}]
+    assert bodies(talk) == [
+        {"userId": "u", "userAttributes": {"a": 1}, **(IN_BERLIN if found else {})}
+    ]
     # The audit alone has it, as the address from which the call came.
     assert "203.0.113.7" not in repr(talk.rows("SELECT * FROM items"))
 
@@ -199,11 +246,15 @@ def test_a_changed_file_is_taken_without_a_restart_and_a_bad_one_is_not(
     until(lambda: currency() is None)
 
 
-def test_a_replaced_database_of_addresses_is_taken_and_a_broken_one_is_not(start: Start, maxmind: Path) -> None:
+def test_a_replaced_database_of_addresses_is_taken_and_a_broken_one_is_not(
+    start: Start, maxmind: Path
+) -> None:
     talk = start(gateway_maxmind_file=maxmind)
 
     def place() -> Any:
-        return preview(talk, {"action": "setUserAttributes", "userId": "u", "ip": "203.0.113.7"})["leanplum"]["country"]
+        return preview(talk, {"action": "setUserAttributes", "userId": "u", "ip": "203.0.113.7"})[
+            "leanplum"
+        ]["country"]
 
     assert place() == "DE"
     write(maxmind, {"203.0.113.0/24": FRANCE})
@@ -218,7 +269,10 @@ def test_a_replaced_database_of_addresses_is_taken_and_a_broken_one_is_not(start
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"gateway_enrichment_file": "none.toml"}, "GATEWAY_ENRICHMENT_FILE: none.toml can't be read"),
+        (
+            {"gateway_enrichment_file": "none.toml"},
+            "GATEWAY_ENRICHMENT_FILE: none.toml can't be read",
+        ),
         ({"gateway_maxmind_file": "none.mmdb"}, "GATEWAY_MAXMIND_FILE: none.mmdb can't be read"),
         ({"gateway_maxmind_file": __file__}, "is no MaxMind database"),
         ({"gateway_enrichment_file": __file__}, "GATEWAY_ENRICHMENT_FILE: is not TOML"),
@@ -251,7 +305,9 @@ def preview(talk: Talk, item: dict[str, Any], **options: Any) -> dict[str, Any]:
     return found
 
 
-def test_a_preview_shows_what_leanplum_would_get_and_stores_nothing(start: Start, maxmind: Path) -> None:
+def test_a_preview_shows_what_leanplum_would_get_and_stores_nothing(
+    start: Start, maxmind: Path
+) -> None:
     talk = start(gateway_maxmind_file=maxmind)
     item = {
         "action": "setUserAttributes", "userId": "u", "id": "mine", "ip": "203.0.113.7", "time": 1_790_000_000,
@@ -266,7 +322,8 @@ def test_a_preview_shows_what_leanplum_would_get_and_stores_nothing(start: Start
         "userAttributes": {"email": "a@b.c", "address.zip": "1"}, **IN_BERLIN,
     }  # fmt: skip
     assert talk.items() == 0
-    assert talk.event({"id": "mine", "userId": "u", "event": "e"}).status_code == 202  # the id is not used up
+    # The id is not used up
+    assert talk.event({"id": "mine", "userId": "u", "event": "e"}).status_code == 202
 
 
 def test_a_preview_is_what_is_sent_indeed(start: Start) -> None:
@@ -275,12 +332,20 @@ def test_a_preview_is_what_is_sent_indeed(start: Start) -> None:
     sent = preview(talk, item)["leanplum"]
     talk.batch([item])
     (body,) = bodies(talk)
-    assert {name: value for name, value in sent.items() if name not in ("action", "reqId", "uuid")} == body
+    assert {
+        name: value for name, value in sent.items() if name not in ("action", "reqId", "uuid")
+    } == body
 
 
 def test_a_preview_of_a_batch_tells_of_each_item_its_faults_too(start: Start) -> None:
     talk = start()
-    items = [track(), track(params={"a": [1]}), {"action": "nothing"}, {"action": "deleteUser", "userId": "u"}, 5]
+    items = [
+        track(),
+        track(params={"a": [1]}),
+        {"action": "nothing"},
+        {"action": "deleteUser", "userId": "u"},
+        5,
+    ]
     results = talk.post("/v1/preview", {"items": items}).json()["results"]
     assert [one["index"] for one in results] == [0, 1, 2, 3, 4]
     assert results[0]["leanplum"]["event"] == "e"
@@ -290,7 +355,9 @@ def test_a_preview_of_a_batch_tells_of_each_item_its_faults_too(start: Start) ->
     assert results[1]["problem"]["errors"][0]["pointer"] == "/items/1/params/a"
 
 
-@pytest.mark.parametrize("body", [[], 5, {"items": []}, {"items": 5}, {"items": [{}] * 101}, {"items": [{}], "x": 1}])
+@pytest.mark.parametrize(
+    "body", [[], 5, {"items": []}, {"items": 5}, {"items": [{}] * 101}, {"items": [{}], "x": 1}]
+)
 def test_what_is_neither_an_item_nor_a_batch_is_no_preview(start: Start, body: Any) -> None:
     assert problem(start().post("/v1/preview", body), 422, "validation")
 
@@ -300,7 +367,11 @@ def test_a_preview_needs_the_scope_of_each_item_and_counts_for_the_limits(start:
     gateway = talk.app.state.gateway
     key, _ = gateway.keys.create("events only", ["events:write"], None, int(time.time() * 1000))
     talk.do(gateway.directory.refresh)
-    items = [track(), {"action": "setUserAttributes", "userId": "u", "userAttributes": {"a": 1}}, track()]
+    items = [
+        track(),
+        {"action": "setUserAttributes", "userId": "u", "userAttributes": {"a": 1}},
+        track(),
+    ]
     results = talk.post("/v1/preview", {"items": items}, key=key).json()["results"]
     assert ["leanplum" in one for one in results] == [True, False, True]
     assert results[1]["problem"]["type"] == "/problems/forbidden"
@@ -317,7 +388,10 @@ def test_the_audit_says_whose_preview_it_was(start: Start) -> None:
     talk.post("/v1/preview", track(userId="ann"), headers={"X-Request-ID": "looked"})
     (record,) = talk.audit("looked")
     assert record["api"]["operation"] == "POST /v1/preview"
-    assert record["unmapped"] == {"app": "default", "user": talk.app.state.gateway.pseudonyms.of("default", "uann")}
+    assert record["unmapped"] == {
+        "app": "default",
+        "user": talk.app.state.gateway.pseudonyms.of("default", "uann"),
+    }
 
 
 # --- at rest ----------------------------------------------------------------------------------------------------------
@@ -325,7 +399,11 @@ def test_the_audit_says_whose_preview_it_was(start: Start) -> None:
 
 def test_what_is_told_of_an_item_is_no_value_and_its_body_is_sealed(start: Start) -> None:
     value, zone, phone = "cAnArY-zone", "cAnArY/zone", "cAnArY-phone"
-    update = {"userAttributes": {"phone": phone, "nested": {"a": value}}, "timezone": zone, "locale": "en-us"}
+    update = {
+        "userAttributes": {"phone": phone, "nested": {"a": value}},
+        "timezone": zone,
+        "locale": "en-us",
+    }
     talk = start(gateway_data_key=f"k:{base64.b64encode(bytes(32)).decode()}")
     fresh = talk.post("/v1/users/ann", update, method="PATCH")
     assert {"flatten", "locale"} <= set(fresh.json()["enrichment"]["steps"])
@@ -346,7 +424,8 @@ def test_with_a_user_who_is_erased_goes_what_was_told_of_their_items(start: Star
 def test_places_are_found_where_no_temporary_file_can_be_written_either(
     maxmind: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")  # as in a container whose root is read-only
+    # As in a container whose root is read-only
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
     addresses = Addresses(maxmind)
     found = addresses.place("203.0.113.9")
     assert found is not None

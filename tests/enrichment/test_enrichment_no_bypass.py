@@ -1,7 +1,8 @@
 """No way around a privacy rule: each form of rule, over each place of each way in.
 
 Each place has a number of its own. All that the gateway sends, answers, stores, logs, counts and
-records is searched for these numbers. Without rules nearly all of them are found, so the search can tell.
+records is searched for these numbers. Without rules nearly all of them are found, so the search can
+tell.
 """
 
 import re
@@ -41,7 +42,8 @@ from tests.enrichment.ruled_places import (
     message,
 )
 
-REFUSED = "refused"  # Leanplum refuses this user's items: they stay in the database, as dead letters
+# Leanplum refuses this user's items: they stay in the database, as dead letters
+REFUSED = "refused"
 SEEN = re.compile(rb"4[0-9]{15}")
 SINGLE = {
     "track": ("POST", "/v1/events"),
@@ -72,12 +74,15 @@ IN_THE_PATH = {
 
 @dataclass
 class Attempt:
-    """All that is sent under one form of rules: the numbers, by where each was put; and the answers."""
+    """All that is sent under one form of rules: the numbers, by where each was put; and the
+    answers.
+    """
 
     talk: Talk
     numbers: Iterator[int]
     covers: Callable[[str], bool]
-    share: slice  # of the places, those that are sent alone: the forms share them; in batches all are
+    # Of the places, those that are sent alone: the forms share them; in batches all are
+    share: slice
     sent: dict[int, str] = field(default_factory=dict)
     answers: list[httpx.Response] = field(default_factory=list)
 
@@ -87,7 +92,9 @@ class Attempt:
         self.sent[number] = f"{way} {path}"
         return number
 
-    def bodies(self, way: str, places: list[Place], *, alone: bool = False) -> list[tuple[Place, dict[str, Any]]]:
+    def bodies(
+        self, way: str, places: list[Place], *, alone: bool = False
+    ) -> list[tuple[Place, dict[str, Any]]]:
         """The bodies of the places that the rules cover."""
         covered = [place for place in places if self.covers(place.path)]
         covered = covered[self.share] if alone else covered
@@ -98,7 +105,9 @@ class Attempt:
         self.answers.append(answer)
 
     def taken(self, answer: httpx.Response, count: int) -> None:
-        """A batch of so many, of which most must be taken: else nothing is seen of what becomes of them."""
+        """A batch of so many, of which most must be taken: else nothing is seen of what becomes of
+        them.
+        """
         assert answer.json()["accepted"] > count / 2, answer.text
         self.answered(answer)
 
@@ -112,7 +121,11 @@ def rest(attempt: Attempt) -> None:
     for place, fields in attempt.bodies("REST", places, alone=True):
         method, url = SINGLE[place.action]
         whom = {"userId": "u"} if place.action == "track" else {}
-        shown = {name: one for name, one in fields.items() if name not in {"messageId", "campaignId", "id"}}
+        shown = {
+            name: one
+            for name, one in fields.items()
+            if name not in {"messageId", "campaignId", "id"}
+        }
         attempt.answered(talk.post(url, {**whom, **shown}, method=method))
     for place in PLACES:
         if place.action in IN_THE_PATH and attempt.covers(place.path):
@@ -123,16 +136,25 @@ def rest(attempt: Attempt) -> None:
 
 def batches(attempt: Attempt) -> None:
     later = [place for place in PLACES if place.action in LATER]
-    items = [{"action": place.action, "userId": REFUSED, **fields} for place, fields in attempt.bodies("batch", later)]
+    items = [
+        {"action": place.action, "userId": REFUSED, **fields}
+        for place, fields in attempt.bodies("batch", later)
+    ]
     attempt.taken(attempt.talk.batch(items), len(items))
     faulty = {"action": "track", "info": f"{SIGN}{attempt.put('faulty batch', 'info')}", "what": 1}
-    items = [{"action": place.action, "userId": REFUSED, **fields} for place, fields in attempt.bodies("ndjson", later)]
+    items = [
+        {"action": place.action, "userId": REFUSED, **fields}
+        for place, fields in attempt.bodies("ndjson", later)
+    ]
     lines = b"\n".join(map(orjson.dumps, [faulty, *items]))
     attempt.taken(attempt.talk.batch(lines, headers={"Content-Type": NDJSON}), len(items))
 
 
 def imports(attempt: Attempt) -> None:
-    talk, paths = attempt.talk, ["params.secret", "userAttributes.secret", "userAttributeValuesToAdd.secret", "info"]
+    talk, paths = (
+        attempt.talk,
+        ["params.secret", "userAttributes.secret", "userAttributeValuesToAdd.secret", "info"],
+    )
     paths = [path for path in paths if attempt.covers(path)]
     for way in ("csv", "csv form"):
         rows = [["userId", "action", *paths]]
@@ -144,12 +166,25 @@ def imports(attempt: Attempt) -> None:
         text = "\n".join(",".join(f'"{cell}"' for cell in row) for row in rows).encode()
         if way == "csv":
             headers = {"Content-Type": "text/csv"}
-            attempt.answered(talk.call("POST", "/v1/imports?defaultAction=track", content=text, headers=headers))
-            keys = {"appId": "app_sandbox", "clientKey": talk.key, "action": "multi", "defaultAction": "track"}
-            attempt.answered(talk.call("POST", f"/api?{urlencode(keys)}", key=None, content=text, headers=headers))
+            attempt.answered(
+                talk.call("POST", "/v1/imports?defaultAction=track", content=text, headers=headers)
+            )
+            keys = {
+                "appId": "app_sandbox",
+                "clientKey": talk.key,
+                "action": "multi",
+                "defaultAction": "track",
+            }
+            attempt.answered(
+                talk.call(
+                    "POST", f"/api?{urlencode(keys)}", key=None, content=text, headers=headers
+                )
+            )
         else:
             files = {"file": ("rows.csv", text, "text/csv")}
-            attempt.answered(talk.call("POST", "/v1/imports", data={"defaultAction": "track"}, files=files))
+            attempt.answered(
+                talk.call("POST", "/v1/imports", data={"defaultAction": "track"}, files=files)
+            )
     if not attempt.covers(SECRET):
         return
     bucket = {"gcsBucket": "b", "file": f"{SIGN}{attempt.put('bucket', 'file')}"}
@@ -159,7 +194,10 @@ def imports(attempt: Attempt) -> None:
 def files(attempt: Attempt) -> None:
     if not attempt.covers("filename"):
         return
-    for url, keys in (("/v1/files", {}), ("/api", {"appId": "app_sandbox", "action": "uploadFile"})):
+    for url, keys in (
+        ("/v1/files", {}),
+        ("/api", {"appId": "app_sandbox", "action": "uploadFile"}),
+    ):
         told = [f"{SIGN}{attempt.put(f'upload {url}', 'filename')}" for _ in range(2)]
         fields = {**keys, "filename": told[0], "size": "1", "hash": "h"}
         key = {} if url != "/api" else {"clientKey": attempt.talk.key}
@@ -173,7 +211,9 @@ def sdk(attempt: Attempt) -> None:
     keys = {"appId": "app_sandbox", "clientKey": talk.key}
     known = [*PLACES, *ODD]
 
-    def entries(way: str, places: list[Place] = known, *, alone: bool = False) -> list[dict[str, Any]]:
+    def entries(
+        way: str, places: list[Place] = known, *, alone: bool = False
+    ) -> list[dict[str, Any]]:
         return [
             {"action": place.action, "userId": REFUSED, "deviceId": "d", **fields}
             for place, fields in attempt.bodies(way, places, alone=alone)
@@ -189,7 +229,11 @@ def sdk(attempt: Attempt) -> None:
     call(json={**keys, **beside, "action": "multi", "data": entries("SDK batch", together)})
     call(json={**keys, "action": "multi", "data": entries("SDK batch, apart", apart, alone=True)})
     texts = [as_text(entry) for entry in entries("SDK batch of texts", together)]
-    call(content=urlencode({**keys, "action": "multi", "data": orjson.dumps({"data": texts}).decode()}))
+    call(
+        content=urlencode(
+            {**keys, "action": "multi", "data": orjson.dumps({"data": texts}).decode()}
+        )
+    )
     for index, entry in enumerate(entries("SDK alone", alone=True)):
         if index % 2:
             call(content=urlencode({**keys, **as_text(entry)}))
@@ -199,7 +243,9 @@ def sdk(attempt: Attempt) -> None:
 
 def segment(attempt: Attempt) -> None:
     covered = [(kind, path) for kind, path in MESSAGES if attempt.covers(as_leanplums(kind, path))]
-    messages = [message(attempt.put(f"segment {kind}", path), path, kind=kind) for kind, path in covered]
+    messages = [
+        message(attempt.put(f"segment {kind}", path), path, kind=kind) for kind, path in covered
+    ]
     attempt.answered(post(attempt.talk, "batch", {"batch": messages}))
     for one in messages[attempt.share]:
         attempt.answered(post(attempt.talk, one["type"], one))
@@ -275,20 +321,34 @@ class Served:
         self.talk.do(self.talk.app.state.gateway.enrichment.refresh)
 
     def database(self) -> bytes:
-        """All that is stored: the bytes of SQLite's files, or each row of each table of PostgreSQL."""
+        """All that is stored: the bytes of SQLite's files, or each row of each table of
+        PostgreSQL.
+        """
         if not self.url.startswith("postgresql"):
             return b"".join(path.read_bytes() for path in self.talk.path.parent.glob("g.db*"))
-        plain = make_url(self.url).set(drivername="postgresql").render_as_string(hide_password=False)
+        plain = (
+            make_url(self.url).set(drivername="postgresql").render_as_string(hide_password=False)
+        )
         with closing(psycopg.connect(plain)) as connection:
             listing = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
             tables = [name for (name,) in connection.execute(listing)]
-            rows = [str(connection.execute(f"SELECT t.*::text FROM {name} t").fetchall()) for name in tables]
+            rows = [
+                str(connection.execute(f"SELECT t.*::text FROM {name} t").fetchall())
+                for name in tables
+            ]
         return "".join(rows).encode()
 
     def told(self) -> bytes:
         """All that operators and callers can ask for afterwards."""
-        pages = ("/v1/receipts?limit=1000", "/v1/dead-letters?limit=1000", "/v1/audit?limit=1000", "/metrics")
-        return b"".join(self.talk.get(page).content for page in (*pages, "/v1/tracking-plan/violations"))
+        pages = (
+            "/v1/receipts?limit=1000",
+            "/v1/dead-letters?limit=1000",
+            "/v1/audit?limit=1000",
+            "/metrics",
+        )
+        return b"".join(
+            self.talk.get(page).content for page in (*pages, "/v1/tracking-plan/violations")
+        )
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +358,10 @@ def served(
     folder = tmp_path_factory.mktemp("ruled")
     file = folder / "enrichment.toml"
     file.write_text("")
-    given: dict[str, Any] = WIDE | {"gateway_enrichment_file": file, "gateway_sdk_max_body_bytes": 10_000_000}
+    given: dict[str, Any] = WIDE | {
+        "gateway_enrichment_file": file,
+        "gateway_sdk_max_body_bytes": 10_000_000,
+    }
     if request.param == "postgresql":
         given["gateway_database_url"] = request.getfixturevalue("postgresql_server").empty()
     with simulated(SimulatorConfig(migrate_state=True)) as leanplum:
@@ -307,14 +370,18 @@ def served(
             return make_settings(folder, migrated, given | more)
 
         with delivering_to(leanplum, settings, folder / "g.db") as talk:
-            yield Served(talk, leanplum, file, str(given.get("gateway_database_url", "sqlite")), count(FIRST))
+            yield Served(
+                talk, leanplum, file, str(given.get("gateway_database_url", "sqlite")), count(FIRST)
+            )
 
 
 def found_in(data: bytes) -> set[int]:
     return {int(number) for number in SEEN.findall(data)}
 
 
-def attempted(served: Served, covers: Callable[[str], bool], share: slice) -> tuple[Attempt, dict[str, bytes]]:
+def attempted(
+    served: Served, covers: Callable[[str], bool], share: slice
+) -> tuple[Attempt, dict[str, bytes]]:
     """Send everything, and return it with all that is to be searched, by where it is."""
     served.leanplum.forget()
     served.leanplum.fault(mode="success-false", userId=REFUSED, times=None)
@@ -326,7 +393,9 @@ def attempted(served: Served, covers: Callable[[str], bool], share: slice) -> tu
     assert {line["event"] for line in lines} >= {"request.answered"}
     return attempt, {
         "Leanplum": orjson.dumps(served.leanplum.calls()),
-        "answers": b"".join(answer.content + str(answer.headers).encode() for answer in attempt.answers),
+        "answers": b"".join(
+            answer.content + str(answer.headers).encode() for answer in attempt.answers
+        ),
         "pages": served.told(),
         "log": str(lines).encode(),
         "database": served.database(),
@@ -341,7 +410,9 @@ DATABASES = ("sqlite", "postgresql")
     [("sqlite", form) for form in FORMS] + [("postgresql", form) for form in ON_POSTGRESQL],
     indirect=["served"],
 )
-def test_no_value_under_a_rule_leaves_a_trace_whatever_way_it_comes(served: Served, form: str) -> None:
+def test_no_value_under_a_rule_leaves_a_trace_whatever_way_it_comes(
+    served: Served, form: str
+) -> None:
     text, covers = FORMS[form]
     served.rules(text)
     attempt, places = attempted(served, covers, slice(list(FORMS).index(form), None, len(FORMS)))

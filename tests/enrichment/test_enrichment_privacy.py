@@ -11,13 +11,23 @@ CARD = "4111111111111111"
 
 
 def rule(do: str, **over: str) -> str:
-    return "[[privacy]]\n" + f'do = "{do}"\n' + "".join(f"{name} = {told}\n" for name, told in over.items())
+    return (
+        "[[privacy]]\n"
+        + f'do = "{do}"\n'
+        + "".join(f"{name} = {told}\n" for name, told in over.items())
+    )
 
 
 def test_a_value_under_a_rule_is_dropped_masked_or_hashed() -> None:
     item = {"params": {"card_no": CARD, "sku": "A"}}
-    for do, left in (("drop", {}), ("mask", {"card_no": MASK}), ("hash", {"card_no": PSEUDONYMS.of(CARD)})):
-        made, notes = enrich("track", {**item, "params": dict(item["params"])}, rule(do, keys='["params.card_*"]'))
+    for do, left in (
+        ("drop", {}),
+        ("mask", {"card_no": MASK}),
+        ("hash", {"card_no": PSEUDONYMS.of(CARD)}),
+    ):
+        made, notes = enrich(
+            "track", {**item, "params": dict(item["params"])}, rule(do, keys='["params.card_*"]')
+        )
         assert made == {"params": {"sku": "A", **left}}
         assert notes.steps == ("privacy",)
 
@@ -38,9 +48,13 @@ def test_a_value_under_a_rule_is_dropped_masked_or_hashed() -> None:
     ],
 )
 @pytest.mark.parametrize("nested", [True, False])
-def test_a_glob_is_of_the_whole_path_and_reaches_what_is_beneath(keys: str, reached: bool, nested: bool) -> None:
+def test_a_glob_is_of_the_whole_path_and_reaches_what_is_beneath(
+    keys: str, reached: bool, nested: bool
+) -> None:
     params: dict[str, Any] = {"card": {"no": CARD}} if nested else {"card.no": CARD}
-    assert (CARD not in str(fields("track", {"params": params}, rule("drop", keys=f'["{keys}"]')))) == reached
+    assert (
+        CARD not in str(fields("track", {"params": params}, rule("drop", keys=f'["{keys}"]')))
+    ) == reached
 
 
 def test_a_regular_expression_is_searched_for_in_the_path() -> None:
@@ -64,7 +78,9 @@ def test_a_rule_over_paths_and_values_is_over_both() -> None:
 
 
 def test_of_lists_and_objects_each_value_is_under_the_rule() -> None:
-    item: dict[str, Any] = {"userAttributes": {"mails": ["a@b", "c@d", None], "card": {"no": CARD, "cvc": {"x": 1}}}}
+    item: dict[str, Any] = {
+        "userAttributes": {"mails": ["a@b", "c@d", None], "card": {"no": CARD, "cvc": {"x": 1}}}
+    }
     config = rule("hash", keys='["userAttributes.mails", "userAttributes.card"]')
     assert fields("setUserAttributes", item, config)["userAttributes"] == {
         "mails": [PSEUDONYMS.of("a@b"), PSEUDONYMS.of("c@d"), None],
@@ -83,7 +99,9 @@ def test_the_strongest_of_several_rules_is_kept_and_rules_of_all_sections_are() 
     config = rule("mask", keys='["params.*"]') + rule("hash", keys='["params.a"]') + "[apps.shop]\n"
     config += rule("drop", keys='["params.b"]').replace("[[privacy]]", "[[apps.shop.privacy]]")
     assert fields("track", {"params": {"a": 1, "b": 2}}, config) == {"params": {"a": MASK}}
-    assert fields("track", {"params": {"a": 1, "b": 2}}, config, app="other") == {"params": {"a": MASK, "b": MASK}}
+    assert fields("track", {"params": {"a": 1, "b": 2}}, config, app="other") == {
+        "params": {"a": MASK, "b": MASK}
+    }
 
 
 def test_a_rule_may_be_for_some_actions() -> None:
@@ -101,25 +119,43 @@ def test_what_is_nested_too_deeply_to_be_looked_at_is_dropped() -> None:
     value: Any = CARD
     for _ in range(DEEPEST + 1):
         value = {"a": value}
-    assert CARD not in str(fields("sendMessage", {"values": value}, rule("drop", keys='["nothing"]')))
-    assert CARD in str(fields("sendMessage", {"values": value["a"]["a"]}, rule("drop", keys='["nothing"]')))
-    assert fields("track", {"params": {"a" * 1_001: CARD}}, rule("drop", keys='["nothing"]')) == {"params": {}}
+    assert CARD not in str(
+        fields("sendMessage", {"values": value}, rule("drop", keys='["nothing"]'))
+    )
+    assert CARD in str(
+        fields("sendMessage", {"values": value["a"]["a"]}, rule("drop", keys='["nothing"]'))
+    )
+    assert fields("track", {"params": {"a" * 1_001: CARD}}, rule("drop", keys='["nothing"]')) == {
+        "params": {}
+    }
 
 
 def test_an_address_is_hashed_as_it_is_written_in_the_end() -> None:
-    config = rule("hash", keys='["*.email", "*.mail"]') + '[renames.setUserAttributes]\n"mail" = "userAttributes.email"'
+    config = (
+        rule("hash", keys='["*.email", "*.mail"]')
+        + '[renames.setUserAttributes]\n"mail" = "userAttributes.email"'
+    )
     expected = {"userAttributes": {"email": PSEUDONYMS.of("ann@example.com")}}
-    assert fields("setUserAttributes", {"userAttributes": {"email": " Ann@Example.com"}}, config) == expected
+    assert (
+        fields("setUserAttributes", {"userAttributes": {"email": " Ann@Example.com"}}, config)
+        == expected
+    )
 
 
 def test_a_rule_over_an_old_name_is_kept_though_the_value_is_renamed() -> None:
-    config = rule("drop", keys='["params.cardNo"]') + '[renames.track]\n"params.cardNo" = "params.reference"'
+    config = (
+        rule("drop", keys='["params.cardNo"]')
+        + '[renames.track]\n"params.cardNo" = "params.reference"'
+    )
     assert fields("track", {"params": {"cardNo": CARD}}, config) == {"params": {}}
 
 
 def test_what_enrichment_itself_adds_is_under_the_rules() -> None:
     config = rule("drop", keys='["city", "location"]')
-    assert fields("setUserAttributes", {"ip": "203.0.113.7"}, config) == {"country": "DE", "region": "State of Berlin"}
+    assert fields("setUserAttributes", {"ip": "203.0.113.7"}, config) == {
+        "country": "DE",
+        "region": "State of Berlin",
+    }
 
 
 # --- the hash ---------------------------------------------------------------------------------------------------------
@@ -170,19 +206,36 @@ def guarded(entry: dict[str, Any], config: str) -> dict[str, Any]:
     ],
 )
 def test_rules_reach_into_objects_that_sdks_send_as_text(told: str) -> None:
-    assert guarded({"params": told, "x": 1}, rule("drop", keys='["params.card_no"]')) == {"params": '{"a":1}', "x": 1}
+    assert guarded({"params": told, "x": 1}, rule("drop", keys='["params.card_no"]')) == {
+        "params": '{"a":1}',
+        "x": 1,
+    }
 
 
-@pytest.mark.parametrize("told", ['{"card_no":"4111111111111111"', '{"card_no":', "[" * 100_000, '"\\"\\\\\\"x"'])
+@pytest.mark.parametrize(
+    "told", ['{"card_no":"4111111111111111"', '{"card_no":', "[" * 100_000, '"\\"\\\\\\"x"']
+)
 def test_a_text_that_nobody_can_read_is_dropped_where_an_object_should_be(told: str) -> None:
     assert guarded({"params": told, "x": 1}, rule("drop", keys='["params.card_no"]')) == {"x": 1}
 
 
 def test_without_rules_what_an_sdk_sends_stays_as_it_is() -> None:
-    entry = {"params": '{"card_no": "4111111111111111"', "ip": "203.0.113.7", "sentAt": 5, "time": 1.0}
+    entry = {
+        "params": '{"card_no": "4111111111111111"',
+        "ip": "203.0.113.7",
+        "sentAt": 5,
+        "time": 1.0,
+    }
     assert guarded(dict(entry), "") == entry
 
 
 def test_leanplums_own_fields_are_under_no_rule() -> None:
-    entry = {"reqId": "r", "uuid": "u", "time": "1.7E9", "devMode": "false", "sdkVersion": "1", "userId": "u"}
+    entry = {
+        "reqId": "r",
+        "uuid": "u",
+        "time": "1.7E9",
+        "devMode": "false",
+        "sdkVersion": "1",
+        "userId": "u",
+    }
     assert guarded(dict(entry), rule("drop", values="'.'")) == entry

@@ -1,4 +1,6 @@
-"""Of any JSON: enrichment is idempotent and deterministic, raises nothing, and leaves no value under a rule."""
+"""Of any JSON: enrichment is idempotent and deterministic, raises nothing, and leaves no value
+under a rule.
+"""
 
 import copy
 import json
@@ -58,12 +60,21 @@ WORDS = st.sampled_from(
      " A@B.C ", "0171 1234567", "+491711234567", "203.0.113.7", "198.51.100.3", "192.0.2.1", "2026-01-31T12:00:00Z",
      "Mozilla/5.0 (X11; Linux x86_64; rv:120.0) Gecko/20100101 Firefox/120.0", "é\ud800", "\0", ""]
 )  # fmt: skip
-NUMBERS = st.integers() | st.floats() | st.sampled_from([1_800_000_000, 1.8e9, 1e11, -1, 2**63, 10**30, 1, 2])
+NUMBERS = (
+    st.integers()
+    | st.floats()
+    | st.sampled_from([1_800_000_000, 1.8e9, 1e11, -1, 2**63, 10**30, 1, 2])
+)
 SCALARS = st.none() | st.booleans() | NUMBERS | WORDS | st.text(max_size=5)
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=8
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=8,
 )
-FIELDS = sorted({name for action in ENRICHED for name in ACTIONS[action].shape.__annotations__} | {"amount", "name"})
+FIELDS = sorted(
+    {name for action in ENRICHED for name in ACTIONS[action].shape.__annotations__}
+    | {"amount", "name"}
+)
 OBJECTS = st.dictionaries(KEYS, VALUES, max_size=5)
 ITEMS = st.builds(
     lambda objects, others: {**others, **objects},
@@ -75,7 +86,9 @@ ADDRESS = st.sampled_from([None, "203.0.113.7", "198.51.100.3"])
 slowly = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def refine(action: str, item: dict[str, Any], config: str, address: str | None) -> tuple[dict[str, Any], Notes]:
+def refine(
+    action: str, item: dict[str, Any], config: str, address: str | None
+) -> tuple[dict[str, Any], Notes]:
     made = copy.deepcopy(item)
     return made, REFINERS[config, address].refine(action, made)
 
@@ -124,7 +137,9 @@ def test_what_is_for_enrichment_alone_is_gone_from_every_item_that_is_taken(
 @pytest.mark.parametrize("config", CONFIGS)
 @slowly
 @given(action=st.sampled_from(sorted(rules.ACTIONS)), item=ITEMS)
-def test_a_good_body_makes_the_same_item_on_both_ways(config: str, action: str, item: dict[str, Any]) -> None:
+def test_a_good_body_makes_the_same_item_on_both_ways(
+    config: str, action: str, item: dict[str, Any]
+) -> None:
     body = json.dumps({"userId": "u", **item}).encode()
     by_way = REFINERS[config, None]
     fast = rules.fast_single(action, body, by_way)
@@ -135,7 +150,9 @@ def test_a_good_body_makes_the_same_item_on_both_ways(config: str, action: str, 
 
 @slowly
 @given(action=ACTION, item=ITEMS)
-def test_the_default_steps_make_good_fields_of_good_fields(action: str, item: dict[str, Any]) -> None:
+def test_the_default_steps_make_good_fields_of_good_fields(
+    action: str, item: dict[str, Any]
+) -> None:
     """What makes it right that the fast way checks first and enriches then."""
     if action not in rules.ACTIONS:
         return
@@ -152,7 +169,9 @@ def judged(action: str, item: dict[str, Any], config: str) -> NewItem | None:
     if action not in rules.ACTIONS:
         return None
     try:
-        return rules.single(action, {"userId": "u", **copy.deepcopy(item)}, refiner=REFINERS[config, None])
+        return rules.single(
+            action, {"userId": "u", **copy.deepcopy(item)}, refiner=REFINERS[config, None]
+        )
     except Invalid:
         return None
 
@@ -161,7 +180,9 @@ CANARY = "cAnArY-5b1e"
 
 
 @slowly
-@given(ACTION, ITEMS, st.lists(KEYS, min_size=1, max_size=3), st.sampled_from(["drop", "mask", "hash"]))
+@given(
+    ACTION, ITEMS, st.lists(KEYS, min_size=1, max_size=3), st.sampled_from(["drop", "mask", "hash"])
+)
 def test_no_value_under_a_rule_is_left_however_it_is_nested(
     action: str, item: dict[str, Any], path: list[str], verb: str
 ) -> None:

@@ -21,9 +21,15 @@ WHOLE = r"'^-?\d{13,19}$'"
 # --- what else an attribute is called ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("field", ["userAttributes", "userAttributeValuesToAdd", "userAttributeValuesToRemove"])
-@pytest.mark.parametrize("over", ['["userAttributes.email"]', '["userAttributes"]', '["userAttributes.e*"]'])
-def test_a_rule_over_an_attribute_is_over_what_is_added_to_it_and_removed(field: str, over: str) -> None:
+@pytest.mark.parametrize(
+    "field", ["userAttributes", "userAttributeValuesToAdd", "userAttributeValuesToRemove"]
+)
+@pytest.mark.parametrize(
+    "over", ['["userAttributes.email"]', '["userAttributes"]', '["userAttributes.e*"]']
+)
+def test_a_rule_over_an_attribute_is_over_what_is_added_to_it_and_removed(
+    field: str, over: str
+) -> None:
     for config in (rule("hash", keys=over), rule("hash", paths="['^userAttributes(\\.e.*)?$']")):
         item = {field: {"email": ["ann@example.com", "bob@example.com"]}}
         assert fields(UPDATE, item, config)[field] == {
@@ -46,7 +52,11 @@ def test_a_rule_over_what_is_added_is_not_over_the_attribute_itself() -> None:
 
 def test_a_rule_over_a_field_of_a_device_is_over_a_users_devices() -> None:
     config = rule("drop", keys='["iosPushToken", "deviceName"]')
-    item = {"devices": [{"deviceId": "d", "iosPushToken": "t", "deviceName": "Ann's", "appVersion": "1"}]}
+    item = {
+        "devices": [
+            {"deviceId": "d", "iosPushToken": "t", "deviceName": "Ann's", "appVersion": "1"}
+        ]
+    }
     assert fields(UPDATE, item, config) == {"devices": [{"deviceId": "d", "appVersion": "1"}]}
 
 
@@ -59,7 +69,9 @@ def test_attributes_that_an_sdk_sends_as_text_are_under_the_same_rules() -> None
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", ["4111111111111111", "4111111111111111.0", "4.111111111111111e15", "-4.1e15"])
+@pytest.mark.parametrize(
+    "number", ["4111111111111111", "4111111111111111.0", "4.111111111111111e15", "-4.1e15"]
+)
 @pytest.mark.parametrize("nesting", ["{}", "[{}]", '{{"a":{}}}', '[[{}],{{"b":[{}]}}]'])
 def test_a_whole_number_is_looked_at_as_its_digits(number: str, nesting: str) -> None:
     text = nesting.replace("{}", number).replace("{{", "{").replace("}}", "}")
@@ -91,13 +103,20 @@ def test_a_whole_number_is_looked_at_as_its_digits(number: str, nesting: str) ->
     ],
 )
 def test_each_way_to_write_a_number_is_found(number: Any, pattern: str) -> None:
-    assert fields("track", {"params": {"a": number}}, rule("mask", values=f"'{pattern}'")) == {"params": {"a": MASK}}
+    assert fields("track", {"params": {"a": number}}, rule("mask", values=f"'{pattern}'")) == {
+        "params": {"a": MASK}
+    }
 
 
-@pytest.mark.parametrize("number", [1.5, "1.5", "1e-3", "1e999x", "0x10", "1_0", "", "e5", "9" * 5_000 + ".0"])
+@pytest.mark.parametrize(
+    "number", [1.5, "1.5", "1e-3", "1e999x", "0x10", "1_0", "", "e5", "9" * 5_000 + ".0"]
+)
 def test_what_is_no_whole_number_is_looked_at_as_it_is(number: Any) -> None:
     item = {"params": {"a": number}}
-    assert fields("track", {"params": {"a": number}}, rule("mask", values=r"'^(\d{1,4}|\d{1,9}000)$'")) == item
+    assert (
+        fields("track", {"params": {"a": number}}, rule("mask", values=r"'^(\d{1,4}|\d{1,9}000)$'"))
+        == item
+    )
 
 
 def test_a_whole_number_has_one_hash_however_it_is_written() -> None:
@@ -109,7 +128,9 @@ def test_a_whole_number_has_one_hash_however_it_is_written() -> None:
 # --- what is written otherwise ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("do", "left"), [("mask", MASK), ("drop", None), ("hash", PSEUDONYMS.of("+4930123456"))])
+@pytest.mark.parametrize(
+    ("do", "left"), [("mask", MASK), ("drop", None), ("hash", PSEUDONYMS.of("+4930123456"))]
+)
 def test_a_rule_finds_a_phone_number_as_it_was_sent(do: str, left: str | None) -> None:
     config = rule(do, values=r"'^0\d{2} \d+$'") + '[contact]\nregion = "DE"'
     made = fields(UPDATE, {"userAttributes": {"phone": "030 123456"}}, config)["userAttributes"]
@@ -136,10 +157,14 @@ def test_a_rule_over_a_field_that_is_under_no_rule_is_refused(name: str) -> None
             refiner(rule("drop", paths=f"['{over}']"))
 
 
-@pytest.mark.parametrize("over", ["keys = ['*Id']", "keys = ['user*']", "keys = ['*']", "paths = ['userId']"])
+@pytest.mark.parametrize(
+    "over", ["keys = ['*Id']", "keys = ['user*']", "keys = ['*']", "paths = ['userId']"]
+)
 def test_a_rule_that_is_over_something_beside_is_taken(over: str) -> None:
     item = {"userId": "u", "userAttributes": {"userId": 1}}
-    assert "userId" not in fields(UPDATE, item, f'[[privacy]]\ndo = "drop"\n{over}').get("userAttributes", {})
+    assert "userId" not in fields(UPDATE, item, f'[[privacy]]\ndo = "drop"\n{over}').get(
+        "userAttributes", {}
+    )
     assert item["userId"] == "u"
 
 
@@ -204,16 +229,22 @@ SENT = {
 
 @pytest.mark.parametrize("kind", SENT)
 @pytest.mark.parametrize("toml", ["", rule("mask", values=r"'\d{16}'")])
-def test_a_warning_of_a_changed_name_names_the_field_alone(ruled: Callable[[str], Talk], kind: str, toml: str) -> None:
+def test_a_warning_of_a_changed_name_names_the_field_alone(
+    ruled: Callable[[str], Talk], kind: str, toml: str
+) -> None:
     talk = ruled(toml)
     message = {"userId": "u", **SENT[kind], "properties": {"a,b": 1}, "messageId": "m"}
     assert post(talk, kind, message).json() == {"success": True}
     field = "event" if kind == "track" else "state"
     names = "a_b" if toml else f"{field}, a_b"  # *** is a name as it is
     told = talk.get("/v1/receipts/m").json()
-    warning = f"Names were changed to such as Leanplum takes: {', '.join(sorted(names.split(', ')))}"
+    warning = (
+        f"Names were changed to such as Leanplum takes: {', '.join(sorted(names.split(', ')))}"
+    )
     (found,) = told["enrichment"]["warnings"]
-    assert sorted(found.partition(": ")[2].split(", ")) == sorted(warning.partition(": ")[2].split(", "))
+    assert sorted(found.partition(": ")[2].split(", ")) == sorted(
+        warning.partition(": ")[2].split(", ")
+    )
     assert CARD not in str(talk.rows("SELECT notes FROM items"))
     assert CARD not in str(stored(talk)) or not toml
 
@@ -227,25 +258,35 @@ def test_a_name_that_went_with_its_value_is_not_warned_of(ruled: Callable[[str],
 
 
 def test_a_template_of_a_states_name_gets_what_rules_leave(ruled: Callable[[str], Talk]) -> None:
-    talk = ruled(rule("mask", values=r"'^\d{16}$'") + '[segment]\npage_state = "Seen {category}: {name}"')
+    talk = ruled(
+        rule("mask", values=r"'^\d{16}$'") + '[segment]\npage_state = "Seen {category}: {name}"'
+    )
     post(talk, "page", {"userId": "u", "name": CARD, "category": CARD})
     assert stored(talk)[0]["state"] == "Seen ***: ***"
 
 
 @pytest.mark.parametrize("event", [CARD, f"{CARD},", "x" * 200 + CARD])
-def test_an_events_name_is_looked_at_as_it_was_sent(ruled: Callable[[str], Talk], event: str) -> None:
+def test_an_events_name_is_looked_at_as_it_was_sent(
+    ruled: Callable[[str], Talk], event: str
+) -> None:
     talk = ruled(rule("mask", values=r"'^x*\d{16},?$'"))
     post(talk, "track", {"userId": "u", "event": event})
     assert stored(talk)[0]["event"] == MASK
 
 
-def test_an_import_from_a_bucket_is_refused_where_a_rule_is_in_force(ruled: Callable[[str], Talk]) -> None:
+def test_an_import_from_a_bucket_is_refused_where_a_rule_is_in_force(
+    ruled: Callable[[str], Talk],
+) -> None:
     talk = ruled(rule("mask", keys='["params.a"]'))
     bucket = {"gcsBucket": "b", "file": "f.csv"}
-    assert pointers(problem(talk.post("/v1/imports", bucket), 422, "validation")) == {"/gcsBucket": "privacy"}
+    assert pointers(problem(talk.post("/v1/imports", bucket), 422, "validation")) == {
+        "/gcsBucket": "privacy"
+    }
     form = talk.call("POST", "/v1/imports", data=bucket, files={})
     assert form.status_code in {415, 422}
-    door = talk.post("/api", {**bucket, "action": "multi", "appId": "app_tests", "clientKey": talk.key}, key=None)
+    door = talk.post(
+        "/api", {**bucket, "action": "multi", "appId": "app_tests", "clientKey": talk.key}, key=None
+    )
     assert door.status_code == 400
     assert "privacy rules are in force" in door.text
 
@@ -255,7 +296,8 @@ ROWS = ("rows.csv", b"userId,event\nu,E\n", "text/csv")
 
 
 @pytest.mark.parametrize(
-    "name", ["defaultAction", "dataType", "audienceName", "messageId", "postbackUrl", "file", "gcsBucket"]
+    "name",
+    ["defaultAction", "dataType", "audienceName", "messageId", "postbackUrl", "file", "gcsBucket"],
 )
 @pytest.mark.parametrize("form", ["csv", "form", "json", "sdk"])
 def test_the_record_of_an_import_has_no_value_that_a_rule_is_over(
@@ -263,23 +305,38 @@ def test_the_record_of_an_import_has_no_value_that_a_rule_is_over(
 ) -> None:
     talk = ruled(rule("mask", values=r"'\d{13,19}'"))
     said = {name: f"https://{NUMBER}.example.com" if name.endswith("Url") else NUMBER}
-    sdk = {"appId": "app_tests", "clientKey": talk.key, "action": "multi", "createJob": "true", **said}
+    sdk = {
+        "appId": "app_tests",
+        "clientKey": talk.key,
+        "action": "multi",
+        "createJob": "true",
+        **said,
+    }
     answer = {
         "csv": lambda: talk.call(
-            "POST", "/v1/imports", content=ROWS[1], headers={"Content-Type": "text/csv"}, params=said
+            "POST",
+            "/v1/imports",
+            content=ROWS[1],
+            headers={"Content-Type": "text/csv"},
+            params=said,
         ),
         "form": lambda: talk.call("POST", "/v1/imports", files={"file": ROWS}, data=said),
         "json": lambda: talk.post("/v1/imports", said),
-        "sdk": lambda: talk.call("POST", "/api", params=sdk, content=ROWS[1], headers={"Content-Type": "text/csv"}),
+        "sdk": lambda: talk.call(
+            "POST", "/api", params=sdk, content=ROWS[1], headers={"Content-Type": "text/csv"}
+        ),
     }[form]()
     (record,) = talk.audit(answer.headers["x-request-id"])
     assert NUMBER not in orjson.dumps(record).decode()
 
 
 @pytest.mark.parametrize(
-    "rows", [b"userId;params.a\nu;1\n", b"userId\tparams.a\nu\t1\n", b'"userId\nu', b"userId\n\xe9\n"]
+    "rows",
+    [b"userId;params.a\nu;1\n", b"userId\tparams.a\nu\t1\n", b'"userId\nu', b"userId\n\xe9\n"],
 )
-def test_rows_that_rules_can_not_be_applied_to_are_refused(ruled: Callable[[str], Talk], rows: bytes) -> None:
+def test_rows_that_rules_can_not_be_applied_to_are_refused(
+    ruled: Callable[[str], Talk], rows: bytes
+) -> None:
     talk = ruled(rule("mask", keys='["params.a"]'))
     answer = talk.call("POST", "/v1/imports", content=rows, headers={"Content-Type": "text/csv"})
     assert pointers(problem(answer, 422, "validation")) == {"": "privacy"}
@@ -298,7 +355,9 @@ def test_a_parameter_that_a_rule_takes_away_is_missing(ruled: Callable[[str], Ta
 
 
 def test_steps_tell_that_a_rule_was_applied() -> None:
-    _, notes = enrich(UPDATE, {"userAttributeValuesToAdd": {"a": "b"}}, rule("mask", keys='["userAttributes.a"]'))
+    _, notes = enrich(
+        UPDATE, {"userAttributeValuesToAdd": {"a": "b"}}, rule("mask", keys='["userAttributes.a"]')
+    )
     assert notes.steps == ("privacy",)
 
 
@@ -311,7 +370,9 @@ def lines(config: str, text: str, default_action: str = "track") -> str:
 
 
 def test_each_row_of_an_import_is_under_the_rules_of_its_action() -> None:
-    config = rule("mask", keys='["params.card"]', actions='["track"]') + rule("drop", keys='["userAttributes.email"]')
+    config = rule("mask", keys='["params.card"]', actions='["track"]') + rule(
+        "drop", keys='["userAttributes.email"]'
+    )
     rows = (
         "userId,action,params.card,userAttributes.email,userAttributeValuesToAdd.email,params\n"
         'u,,1,a@b,c@d,"{""card"":1,""x"":2}"\nu,advance,1,,,\nu,what,1,"a,b",,\nu,track,"1\n2",,,\n'
@@ -332,5 +393,6 @@ def test_rows_are_looked_at_whatever_their_columns_are_called() -> None:
 def test_a_row_that_says_two_actions_is_under_all_rules() -> None:
     config = rule("mask", keys='["info"]', actions='["track"]')
     assert (
-        lines(config, "action,action,info\nadvance,track,x\n", "advance") == "action,action,info\nadvance,track,***\n"
+        lines(config, "action,action,info\nadvance,track,x\n", "advance")
+        == "action,action,info\nadvance,track,***\n"
     )

@@ -79,13 +79,19 @@ def test_the_place_is_found_by_the_items_own_address_which_is_gone_then() -> Non
 
 
 def test_the_items_own_address_goes_before_the_one_that_a_proxy_named() -> None:
-    assert fields("setUserAttributes", {"ip": "198.51.100.3"}, address="203.0.113.7") == {"country": "FR"}
+    assert fields("setUserAttributes", {"ip": "198.51.100.3"}, address="203.0.113.7") == {
+        "country": "FR"
+    }
     assert fields("setUserAttributes", {"ip": "192.0.2.1"}, address="203.0.113.7") == BERLIN
     assert fields("setUserAttributes", {}, address="203.0.113.7") == BERLIN
 
 
-@pytest.mark.parametrize("said", [{"country": "AT"}, {"city": "Graz"}, {"location": "1,2"}, {"region": ""}])
-def test_what_the_caller_says_of_the_place_stays_and_nothing_of_another_is_added(said: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "said", [{"country": "AT"}, {"city": "Graz"}, {"location": "1,2"}, {"region": ""}]
+)
+def test_what_the_caller_says_of_the_place_stays_and_nothing_of_another_is_added(
+    said: dict[str, Any],
+) -> None:
     assert fields("setUserAttributes", {"ip": "203.0.113.7", **said}) == said
 
 
@@ -94,7 +100,9 @@ def test_leanplums_word_for_detecting_is_replaced_since_it_would_detect_the_gate
 
 
 @pytest.mark.parametrize("action", ["track", "advance", "setDeviceAttributes", "deleteUser"])
-def test_an_action_that_takes_no_place_gets_none_and_the_address_is_gone_all_the_same(action: str) -> None:
+def test_an_action_that_takes_no_place_gets_none_and_the_address_is_gone_all_the_same(
+    action: str,
+) -> None:
     assert fields(action, {"ip": "203.0.113.7"}, address="203.0.113.7") == {}
 
 
@@ -148,7 +156,13 @@ def test_user_agents_are_remembered_and_not_without_end() -> None:
 
 @pytest.mark.parametrize(
     ("told", "written"),
-    [("en-us", "en_US"), ("EN_us", "en_US"), ("de", "de"), ("zh-hans-cn", "zh_Hans_CN"), (" pt_br ", "pt_BR")],
+    [
+        ("en-us", "en_US"),
+        ("EN_us", "en_US"),
+        ("de", "de"),
+        ("zh-hans-cn", "zh_Hans_CN"),
+        (" pt_br ", "pt_BR"),
+    ],
 )
 def test_a_locale_is_written_as_leanplum_does(told: str, written: str) -> None:
     item, notes = enrich("setUserAttributes", {"locale": told})
@@ -156,7 +170,9 @@ def test_a_locale_is_written_as_leanplum_does(told: str, written: str) -> None:
     assert notes.steps == (("locale",) if told != written else ())
 
 
-@pytest.mark.parametrize("told", ["english", "en_XQ", "xx_YY", "", "12", "e", "en_US_extra_long_one"])
+@pytest.mark.parametrize(
+    "told", ["english", "en_XQ", "xx_YY", "", "12", "e", "en_US_extra_long_one"]
+)
 def test_an_unknown_locale_is_left_and_warned_about(told: str) -> None:
     item, notes = enrich("setUserAttributes", {"locale": told})
     assert item == {"locale": told}
@@ -173,7 +189,9 @@ def test_an_unknown_locale_is_left_and_warned_about(told: str) -> None:
         ("utc", NOW, "UTC", 0),
     ],
 )
-def test_a_time_zone_gets_its_name_and_its_offset_at_that_time(told: str, at: int, written: str, offset: int) -> None:
+def test_a_time_zone_gets_its_name_and_its_offset_at_that_time(
+    told: str, at: int, written: str, offset: int
+) -> None:
     item, notes = enrich("start", {"timezone": told, "time": at / 1000})
     assert item == {"timezone": written, "timezoneOffsetSeconds": offset, "time": at / 1000}
     assert notes.steps == ("timezone",)
@@ -209,7 +227,10 @@ def test_an_unknown_currency_is_warned_about() -> None:
 def test_a_value_without_a_currency_gets_the_apps_own() -> None:
     config = '[apps.shop.currency]\ndefault = "SEK"'
     assert fields("track", {"value": 5}, config) == {"value": 5, "currencyCode": "SEK"}
-    assert fields("track", {"value": 5, "currencyCode": "EUR"}, config) == {"value": 5, "currencyCode": "EUR"}
+    assert fields("track", {"value": 5, "currencyCode": "EUR"}, config) == {
+        "value": 5,
+        "currencyCode": "EUR",
+    }
     assert fields("track", {"event": "e"}, config) == {"event": "e"}
     assert fields("track", {"value": 5}, config, app="other") == {"value": 5}
 
@@ -243,9 +264,21 @@ def test_a_phone_number_is_written_as_e164_or_left_and_warned_about(
 
 def test_the_attributes_for_contact_are_configured() -> None:
     config = '[contact]\nemails = ["mail", "work"]\nphones = []'
-    item = {"userAttributes": {"mail": "A@B.C", "work": "D@E.F", "email": "G@H.I", "phone": "+49 171 1234567"}}
+    item = {
+        "userAttributes": {
+            "mail": "A@B.C",
+            "work": "D@E.F",
+            "email": "G@H.I",
+            "phone": "+49 171 1234567",
+        }
+    }
     assert fields("setUserAttributes", item, config) == {
-        "userAttributes": {"mail": "a@b.c", "work": "d@e.f", "email": "G@H.I", "phone": "+49 171 1234567"}
+        "userAttributes": {
+            "mail": "a@b.c",
+            "work": "d@e.f",
+            "email": "G@H.I",
+            "phone": "+49 171 1234567",
+        }
     }
 
 
@@ -286,24 +319,38 @@ def test_what_is_renamed_moves_between_fields_and_overwrites_nothing() -> None:
     }
     item, notes = enrich("track", {"params": {"colour": "red", "color": "blue"}}, config)
     assert item == {"params": {"colour": "red", "color": "blue"}}
-    assert notes.warnings == ("params.colour: params.color is there already; both are left as they are",)
+    assert notes.warnings == (
+        "params.colour: params.color is there already; both are left as they are",
+    )
 
 
 def test_what_was_nested_is_renamed_by_its_flat_name() -> None:
     config = '[renames.track]\n"params.item.colour" = "params.color"'
-    assert fields("track", {"params": {"item": {"colour": "red"}}}, config) == {"params": {"color": "red"}}
+    assert fields("track", {"params": {"item": {"colour": "red"}}}, config) == {
+        "params": {"color": "red"}
+    }
 
 
 def test_values_are_mapped_by_their_text_in_json() -> None:
     config = '[values.track."params.plan"]\n1 = "basic"\ntrue = "pro"\nold = 7'
-    for told, mapped in ((1, "basic"), (True, "pro"), ("1", "basic"), ("old", 7), (1.5, 1.5), (None, None), ([1], [1])):
+    for told, mapped in (
+        (1, "basic"),
+        (True, "pro"),
+        ("1", "basic"),
+        ("old", 7),
+        (1.5, 1.5),
+        (None, None),
+        ([1], [1]),
+    ):
         assert fields("track", {"params": {"plan": told}}, config) == {"params": {"plan": mapped}}
 
 
 def test_defaults_say_what_the_caller_does_not() -> None:
     config = '[defaults."*"]\n"params.source" = "backend"\n[defaults.setUserAttributes]\n"userAttributes.tags" = ["a"]'
     assert fields("track", {}, config) == {"params": {"source": "backend"}}
-    assert fields("advance", {"params": {"source": "web", "x": 1}}, config) == {"params": {"source": "web", "x": 1}}
+    assert fields("advance", {"params": {"source": "web", "x": 1}}, config) == {
+        "params": {"source": "web", "x": 1}
+    }
     assert fields("setUserAttributes", {}, config) == {"userAttributes": {"tags": ["a"]}}
     assert fields("stop", {}, config) == {}
 
@@ -319,9 +366,7 @@ def test_no_two_items_share_a_default() -> None:
 
 
 def test_each_step_is_on_or_off_for_all_for_an_app_and_for_a_caller() -> None:
-    config = (
-        "[steps]\nlocale = false\n[apps.shop.steps]\nlocale = true\n[callers.key_2.steps]\nlocale = false\ntime = false"
-    )
+    config = "[steps]\nlocale = false\n[apps.shop.steps]\nlocale = true\n[callers.key_2.steps]\nlocale = false\ntime = false"
 
     def of(app: str, caller: str) -> object:
         return fields("start", {"locale": "en-us"}, config, app=app, caller=caller)["locale"]

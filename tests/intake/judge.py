@@ -39,7 +39,9 @@ def faults(action: str, raw: Any) -> dict[str, str]:
 
 
 def takes(action: str, **fields: Any) -> bool:
-    """Whether a good item of `action` stays good with these fields; the fast path must say the same."""
+    """Whether a good item of `action` stays good with these fields; the fast path must say the
+    same.
+    """
     raw = LIKE[action] | fields
     careful = not faults(action, raw)
     fast = rules.fast_single(action, json.dumps(raw).encode()) is not None

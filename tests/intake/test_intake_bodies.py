@@ -31,7 +31,11 @@ def malformed(body: bytes, encoding: str) -> bool:
     return False
 
 
-PACKED = {"gzip": gzip.compress(NOISE), "x-gzip": gzip.compress(NOISE), "zstd": zstd(NOISE, write_checksum=True)}
+PACKED = {
+    "gzip": gzip.compress(NOISE),
+    "x-gzip": gzip.compress(NOISE),
+    "zstd": zstd(NOISE, write_checksum=True),
+}
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", " gzip ", "x-gzip", "zstd", "ZSTD"])
@@ -51,7 +55,10 @@ def test_other_encodings_are_refused(encoding: str) -> None:
 
 
 def test_several_members_of_gzip_and_frames_of_zstd_are_one_body() -> None:
-    assert decompress(gzip.compress(b"a") + gzip.compress(b"") + gzip.compress(b"b"), "gzip", LIMIT) == b"ab"
+    assert (
+        decompress(gzip.compress(b"a") + gzip.compress(b"") + gzip.compress(b"b"), "gzip", LIMIT)
+        == b"ab"
+    )
     assert decompress(zstd(b"a") + zstd(b"b"), "zstd", LIMIT) == b"ab"
 
 
@@ -76,7 +83,9 @@ def test_a_bomb_is_not_unpacked_whole() -> None:
 
 
 def test_a_zstd_window_that_would_take_a_gigabyte_of_memory_is_refused() -> None:
-    parameters = zstandard.ZstdCompressionParameters(window_log=27, compression_level=1, write_content_size=False)
+    parameters = zstandard.ZstdCompressionParameters(
+        window_log=27, compression_level=1, write_content_size=False
+    )
     packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     with pytest.raises(Malformed):
         decompress(packer.compress(NOISE) + packer.flush(), "zstd", LIMIT)
@@ -84,7 +93,9 @@ def test_a_zstd_window_that_would_take_a_gigabyte_of_memory_is_refused() -> None
 
 @pytest.mark.parametrize("cut", [1, 5, 10, 15, 5_000, -1, -4, -8, -9])
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
-def test_a_packed_body_that_was_cut_off_is_malformed_and_never_taken_in_part(encoding: str, cut: int) -> None:
+def test_a_packed_body_that_was_cut_off_is_malformed_and_never_taken_in_part(
+    encoding: str, cut: int
+) -> None:
     with pytest.raises(Malformed):
         decompress(PACKED[encoding][:cut], encoding, LIMIT)
 
@@ -122,7 +133,9 @@ def test_a_wrong_checksum_is_malformed() -> None:
 
 
 def test_many_empty_members_take_no_more_time_than_their_bytes() -> None:
-    """Each member must not cost a copy of all that follow it: 5 MiB of them would stop the gateway for minutes."""
+    """Each member must not cost a copy of all that follow it: 5 MiB of them would stop the gateway
+    for minutes.
+    """
     began = time.perf_counter()
     with suppress(Malformed):  # to refuse so many is right too
         assert decompress(gzip.compress(b"", mtime=0) * 120_000, "gzip", LIMIT) == b""
@@ -138,7 +151,8 @@ def test_any_bytes_unpack_or_are_refused(body: bytes, encoding: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "{", '{"a":}', "nul", "{'a':1}", "[1,]", '{"a":1}x', "\ufeff{}", "\x00", '"\n"']
+    "text",
+    ["", " ", "{", '{"a":}', "nul", "{'a':1}", "[1,]", '{"a":1}x', "\ufeff{}", "\x00", '"\n"'],
 )
 def test_what_is_not_json_is_malformed_and_told_by_line_and_column(text: str) -> None:
     with pytest.raises(Malformed, match=r"not JSON: line \d+, column \d+"):
@@ -156,7 +170,9 @@ def test_what_is_not_json_is_malformed_and_told_by_line_and_column(text: str) ->
         (b"[" * 100_000 + b"]" * 100_000, "nested"),
     ],
 )
-def test_what_cannot_be_read_for_another_reason_is_told_by_its_reason(body: bytes, word: str) -> None:
+def test_what_cannot_be_read_for_another_reason_is_told_by_its_reason(
+    body: bytes, word: str
+) -> None:
     with pytest.raises(Malformed, match=word):
         parse(body)
 
@@ -170,7 +186,9 @@ FORMS = [("[", "]"), ('{"a":', "}"), ("[1,", "]")]
 
 @pytest.mark.parametrize("inside", ["1", "NaN"], ids=["strict JSON", "kind reading"])
 @pytest.mark.parametrize(("opened", "closed"), FORMS)
-def test_so_many_levels_are_taken_and_one_more_is_not(opened: str, closed: str, inside: str) -> None:
+def test_so_many_levels_are_taken_and_one_more_is_not(
+    opened: str, closed: str, inside: str
+) -> None:
     parse(nested(MAX_DEPTH, opened, closed, inside))
     for levels in (MAX_DEPTH + 1, 200, 900, 1_100):
         with pytest.raises(Malformed, match=f"at most {MAX_DEPTH} levels"):
@@ -195,13 +213,21 @@ def test_what_the_rules_can_point_at_is_let_through(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "found", ["application/json", "Application/JSON", "application/json; charset=utf-8", " application/json ;x=y"]
+    "found",
+    [
+        "application/json",
+        "Application/JSON",
+        "application/json; charset=utf-8",
+        " application/json ;x=y",
+    ],
 )
 def test_a_media_type_is_known_by_its_name_alone(found: str) -> None:
     assert media_type(found, "application/json") == "application/json"
 
 
-@pytest.mark.parametrize("found", ["", "json", "text/plain", "application/jsonx", "application/x-ndjson", ";", "*/*"])
+@pytest.mark.parametrize(
+    "found", ["", "json", "text/plain", "application/jsonx", "application/x-ndjson", ";", "*/*"]
+)
 def test_another_media_type_is_refused_with_those_that_are_taken(found: str) -> None:
     with pytest.raises(UnsupportedMediaType, match="application/json"):
         media_type(found, "application/json")

@@ -1,4 +1,6 @@
-"""What is said of a bad item: every fault at once, each with its place, its code and its sentence, and no value."""
+"""What is said of a bad item: every fault at once, each with its place, its code and its sentence,
+and no value.
+"""
 
 import json
 import time
@@ -80,7 +82,11 @@ def test_every_fault_of_a_user_update_is_told_at_once() -> None:
         ("track", {}, {"/event": "required", "": "missing-subject"}),
         ("advance", {}, {"/state": "required", "": "missing-subject"}),
         ("track", {"event": ""}, {"/event": "empty-event", "": "missing-subject"}),
-        ("track", {"event": "", "userId": "u", "value": "x"}, {"/event": "empty-event", "/value": "type"}),
+        (
+            "track",
+            {"event": "", "userId": "u", "value": "x"},
+            {"/event": "empty-event", "/value": "type"},
+        ),
         ("setUserAttributes", {}, {"": "missing-subject"}),
         ("track", [], {"": "type"}),
         ("track", None, {"": "type"}),
@@ -129,7 +135,9 @@ def test_a_number_that_is_too_large_is_told_so_and_not_that_it_is_no_number() ->
     ],
 )
 def test_pointers_are_escaped_as_rfc_6901_says(key: str, pointer: str) -> None:
-    assert faults("track", EVENT | {"params": {key: 1}}) == {pointer: "characters" if key else "length"}
+    assert faults("track", EVENT | {"params": {key: 1}}) == {
+        pointer: "characters" if key else "length"
+    }
 
 
 def test_a_pointer_of_a_batch_starts_with_its_place_there() -> None:
@@ -138,7 +146,9 @@ def test_a_pointer_of_a_batch_starts_with_its_place_there() -> None:
     assert [fault.pointer for fault in caught.value.faults] == ["/items/7/x~1y"]
 
 
-@pytest.mark.parametrize("raw", [{}, {"action": "start"}, {"action": 5}, {"action": None}, {"action": ["track"]}])
+@pytest.mark.parametrize(
+    "raw", [{}, {"action": "start"}, {"action": 5}, {"action": None}, {"action": ["track"]}]
+)
 def test_an_unknown_action_is_told_with_those_that_are_known(raw: dict[str, Any]) -> None:
     with pytest.raises(Invalid) as caught:
         rules.of_any_action(raw, "/items/0")
@@ -169,7 +179,14 @@ def spoilt(value: Any, at: Any = None) -> Any:
         yield "setUserAttributes", UPDATE | {field: [{"deviceId": value, "appVersion": value}]}
 
 
-CANARIES = [f'"{CANARY}\0\n', [CANARY], {"count": CANARY}, f"{CANARY} 2026", CANARY * 50, [{"deviceId": f"{CANARY},"}]]
+CANARIES = [
+    f'"{CANARY}\0\n',
+    [CANARY],
+    {"count": CANARY},
+    f"{CANARY} 2026",
+    CANARY * 50,
+    [{"deviceId": f"{CANARY},"}],
+]
 
 
 @pytest.mark.parametrize("value", CANARIES, ids=range(len(CANARIES)))
@@ -178,13 +195,31 @@ def test_no_fault_repeats_a_value_of_the_caller(value: Any) -> None:
     for action, raw in spoilt(value):
         if error := refusal(action, raw):
             told += 1
-            assert CANARY not in json.dumps([error.detail, *((f.pointer, f.detail, f.code) for f in error.faults)])
+            assert CANARY not in json.dumps(
+                [error.detail, *((f.pointer, f.detail, f.code) for f in error.faults)]
+            )
     assert told > 30
 
 
 def test_every_code_and_sentence_is_ours() -> None:
-    """pydantic's own words ("Input should be …") would show a type's inside and may change with its version."""
-    for value in [None, 5, 1.5, True, "", "\0", [], [None], {}, {"k": None}, float("nan"), 10**30, "\ud800"]:
+    """pydantic's own words ("Input should be …") would show a type's inside and may change with its
+    version.
+    """
+    for value in [
+        None,
+        5,
+        1.5,
+        True,
+        "",
+        "\0",
+        [],
+        [None],
+        {},
+        {"k": None},
+        float("nan"),
+        10**30,
+        "\ud800",
+    ]:
         for action, raw in spoilt(value):
             error = refusal(action, raw)
             for fault in error.faults if error else ():

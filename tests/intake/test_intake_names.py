@@ -58,8 +58,14 @@ def named(name: str) -> dict[str, tuple[str, dict[str, Any]]]:
         "state parameter": ("advance", {"params": {name: 1}}),
         "attribute": ("setUserAttributes", {"userAttributes": {name: 1}}),
         "attribute to add to": ("setUserAttributes", {"userAttributeValuesToAdd": {name: 1}}),
-        "attribute to remove from": ("setUserAttributes", {"userAttributeValuesToRemove": {name: 1}}),
-        "attribute to increment": ("setUserAttributes", {"userAttributeValuesToIncrement": {name: 1}}),
+        "attribute to remove from": (
+            "setUserAttributes",
+            {"userAttributeValuesToRemove": {name: 1}},
+        ),
+        "attribute to increment": (
+            "setUserAttributes",
+            {"userAttributeValuesToIncrement": {name: 1}},
+        ),
         "counted event": ("setUserAttributes", {"events": {name: {"count": 1}}}),
         "counted state": ("setUserAttributes", {"states": {name: {"count": 1}}}),
     }

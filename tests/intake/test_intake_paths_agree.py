@@ -1,4 +1,6 @@
-"""The two readings of a body, the fast and the careful one, never differ; and nothing but Invalid ever comes out."""
+"""The two readings of a body, the fast and the careful one, never differ; and nothing but Invalid
+ever comes out.
+"""
 
 import json
 from typing import Any
@@ -14,16 +16,37 @@ from app.intake import bodies, rules
 from app.model import NewItem
 from tests.intake.judge import LIKE, refusal
 
-NUMBERS = st.integers() | st.floats() | st.sampled_from([2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 0, -0.0, 1e22])
-ODD = st.sampled_from(["", "\0", "a\ud800", "a/", ".a", "12", "é", "00000000-0000-0000-0000-000000000000"])
+NUMBERS = (
+    st.integers()
+    | st.floats()
+    | st.sampled_from([2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 0, -0.0, 1e22])
+)
+ODD = st.sampled_from(
+    ["", "\0", "a\ud800", "a/", ".a", "12", "é", "00000000-0000-0000-0000-000000000000"]
+)
 WORDS = st.sampled_from(
-    ["2026-01-31T12:00:00Z", "EUR", "active", "CreateNever", "Email", "track", "advance", "GPS", "userId", "x"]
+    [
+        "2026-01-31T12:00:00Z",
+        "EUR",
+        "active",
+        "CreateNever",
+        "Email",
+        "track",
+        "advance",
+        "GPS",
+        "userId",
+        "x",
+    ]
 )
 SCALARS = st.none() | st.booleans() | NUMBERS | ODD | WORDS | st.text(max_size=5)
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS | ODD, inner, max_size=3), max_leaves=6
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS | ODD, inner, max_size=3),
+    max_leaves=6,
 )
-FIELDS = sorted({name for action in rules.ACTIONS.values() for name in action.alone.json_schema()["properties"]})
+FIELDS = sorted(
+    {name for action in rules.ACTIONS.values() for name in action.alone.json_schema()["properties"]}
+)
 ACTION = st.sampled_from(sorted(rules.ACTIONS))
 ANY_JSON = VALUES | st.dictionaries(st.sampled_from(FIELDS) | ODD, VALUES, max_size=6)
 
@@ -41,7 +64,8 @@ def outcome(action: str, body: bytes) -> NewItem | None:
     raw = bodies.parse(body)
     if error := refusal(action, raw):
         assert error.faults
-        orjson.dumps([(fault.pointer, fault.detail, fault.code) for fault in error.faults])  # it can be answered
+        # It can be answered
+        orjson.dumps([(fault.pointer, fault.detail, fault.code) for fault in error.faults])
         return None
     return rules.single(action, raw)
 
@@ -61,7 +85,9 @@ def test_any_json_is_an_item_or_invalid_and_nothing_else(action: str, raw: Any) 
 
 @settings(max_examples=400)
 @given(nearly_good())
-def test_both_readings_make_the_same_item_of_a_single_body(made: tuple[str, dict[str, Any]]) -> None:
+def test_both_readings_make_the_same_item_of_a_single_body(
+    made: tuple[str, dict[str, Any]],
+) -> None:
     action, raw = made
     body = json.dumps(raw).encode()
     assert rules.fast_single(action, body) == outcome(action, body)
@@ -69,7 +95,9 @@ def test_both_readings_make_the_same_item_of_a_single_body(made: tuple[str, dict
 
 @settings(max_examples=200)
 @given(st.lists(nearly_good(), min_size=1, max_size=3))
-def test_both_readings_make_the_same_items_of_a_batch(made: list[tuple[str, dict[str, Any]]]) -> None:
+def test_both_readings_make_the_same_items_of_a_batch(
+    made: list[tuple[str, dict[str, Any]]],
+) -> None:
     raws = [raw | {"action": action} for action, raw in made]
     careful = [in_batch(raw) for raw in raws]
     fast = rules.fast_batch(json.dumps({"items": raws}).encode())
@@ -83,7 +111,9 @@ def test_alone_and_in_a_batch_an_item_is_the_same(made: tuple[str, dict[str, Any
 
 
 @given(nearly_good())
-def test_what_leanplum_gets_is_json_again_and_has_neither_id_nor_action(made: tuple[str, dict[str, Any]]) -> None:
+def test_what_leanplum_gets_is_json_again_and_has_neither_id_nor_action(
+    made: tuple[str, dict[str, Any]],
+) -> None:
     action, raw = made
     item = outcome(action, json.dumps(raw).encode())
     if item is not None:

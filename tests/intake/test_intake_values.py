@@ -13,8 +13,12 @@ from tests.intake.judge import LIKE, body, faults, takes
 BIG = 2**63
 
 
-@pytest.mark.parametrize("value", ["", "text", "\n", "x" * 100_000, True, False, 0, -1, 1.5, BIG - 1, -BIG])
-def test_a_parameter_takes_text_numbers_and_booleans_and_leanplum_gets_them_as_they_are(value: Any) -> None:
+@pytest.mark.parametrize(
+    "value", ["", "text", "\n", "x" * 100_000, True, False, 0, -1, 1.5, BIG - 1, -BIG]
+)
+def test_a_parameter_takes_text_numbers_and_booleans_and_leanplum_gets_them_as_they_are(
+    value: Any,
+) -> None:
     assert takes("track", params={"p": value})
     found = body("track", params={"p": value})["params"]["p"]
     assert (found, type(found)) == (value, type(value))
@@ -37,10 +41,14 @@ def test_an_attribute_takes_nothing_else(value: Any) -> None:
     assert not takes("setUserAttributes", userAttributes={"a": value})
 
 
-@pytest.mark.parametrize(("number", "good"), [(BIG - 1, True), (BIG, False), (-BIG, True), (-BIG - 1, False)])
+@pytest.mark.parametrize(
+    ("number", "good"), [(BIG - 1, True), (BIG, False), (-BIG, True), (-BIG - 1, False)]
+)
 @pytest.mark.parametrize("field", ["value", "params", "messageId"])
 def test_whole_numbers_have_at_most_64_bits(field: str, number: int, good: bool) -> None:
-    """One that has more would reach Leanplum as another number, so it is refused and not rounded."""
+    """One that has more would reach Leanplum as another number, so it is refused and not
+    rounded.
+    """
     value: Any = {"p": number} if field == "params" else number
     assert takes("track", **{field: value}) == good
 
@@ -49,7 +57,9 @@ def test_whole_numbers_have_at_most_64_bits(field: str, number: int, good: bool)
 @pytest.mark.parametrize("field", ["value", "time"])
 def test_numbers_are_finite(field: str, value: float) -> None:
     assert faults("track", {"userId": "u", "event": "e", field: value}).keys() == {f"/{field}"}
-    assert faults("track", {"userId": "u", "event": "e", "params": {"p": value}}).keys() == {"/params/p"}
+    assert faults("track", {"userId": "u", "event": "e", "params": {"p": value}}).keys() == {
+        "/params/p"
+    }
 
 
 @pytest.mark.parametrize("value", ["9.99", "", True, None, [], {}])
@@ -77,25 +87,50 @@ def test_at_most_50_parameters(action: str, count: int, good: bool) -> None:
     params = {f"p{number}": number for number in range(count)}
     assert takes(action, params=params) == good
     if not good:
-        assert faults(action, {"userId": "u", "event": "e", "state": "s", "params": params})["/params"] == "count"
+        assert (
+            faults(action, {"userId": "u", "event": "e", "state": "s", "params": params})["/params"]
+            == "count"
+        )
 
 
 def test_attributes_are_as_many_as_one_likes() -> None:
-    assert takes("setUserAttributes", userAttributes={f"a{number}": number for number in range(500)})
+    assert takes(
+        "setUserAttributes", userAttributes={f"a{number}": number for number in range(500)}
+    )
 
 
 @pytest.mark.parametrize(
     ("field", "good", "bad"),
     [
-        ("userAttributeValuesToIncrement", [{"a": 1}, {"a": -1}], [{"a": 1.0}, {"a": "1"}, {"a": True}, {"a": None}]),
-        ("userAttributeValuesToAdd", [{"a": 1}, {"a": ["x", "y"]}], [{"a": None}, {"a": [None]}, {"a": {}}, []]),
+        (
+            "userAttributeValuesToIncrement",
+            [{"a": 1}, {"a": -1}],
+            [{"a": 1.0}, {"a": "1"}, {"a": True}, {"a": None}],
+        ),
+        (
+            "userAttributeValuesToAdd",
+            [{"a": 1}, {"a": ["x", "y"]}],
+            [{"a": None}, {"a": [None]}, {"a": {}}, []],
+        ),
         ("userAttributeValuesToRemove", [{"a": "x"}, {"a": []}], [{"a": None}, {"a": [[1]]}, "a"]),
         ("totalSessions", [0, 5], [-1, 1.5, "5", True, BIG]),
         ("timezoneOffsetSeconds", [-43200, 0, 50400], [1.5, "0", True]),
         ("unsubscribeCategoriesToAdd", [[], [1, 2]], [1, ["1"], [1.5]]),
-        ("devices", [[], [{"deviceId": "d", "appVersion": "1"}], [{}]], [{}, [{"deviceId": "d", "x": 1}], [1]]),
-        ("events", [{"e": {"count": 1, "valueIncrement": -1.5}}], [{"e": 1}, {"e": {"count": -1}}, {"e": {"x": 1}}]),
-        ("states", [{"s": {"countIncrement": -1}}], [{"s": {"value": 1}}, {"s": {"firstTime": -1}}]),
+        (
+            "devices",
+            [[], [{"deviceId": "d", "appVersion": "1"}], [{}]],
+            [{}, [{"deviceId": "d", "x": 1}], [1]],
+        ),
+        (
+            "events",
+            [{"e": {"count": 1, "valueIncrement": -1.5}}],
+            [{"e": 1}, {"e": {"count": -1}}, {"e": {"x": 1}}],
+        ),
+        (
+            "states",
+            [{"s": {"countIncrement": -1}}],
+            [{"s": {"value": 1}}, {"s": {"firstTime": -1}}],
+        ),
         ("created", [0, "2015-10-01T00:00:00Z"], [-1, "2015-10-01", True]),
     ],
 )
@@ -185,14 +220,18 @@ def test_what_is_no_time_is_refused(given_time: Any) -> None:
 
 
 def test_a_leap_second_is_a_time_of_rfc_3339_and_is_taken_as_its_neighbour() -> None:
-    """RFC 3339 §5.7: 60 is a legal second at the end of a month with a leap second; clients' clocks do say it."""
+    """RFC 3339 §5.7: 60 is a legal second at the end of a month with a leap second; clients' clocks
+    do say it.
+    """
     assert takes("track", time="2016-12-31T23:59:60Z")
     assert body("track", time="2016-12-31T23:59:60Z")["time"] == pytest.approx(1_483_228_800, abs=1)
 
 
 @given(st.datetimes(datetime(1971, 1, 1), datetime(4999, 1, 1), timezones=st.just(UTC)))
 def test_every_time_of_the_calendar_is_read_back_to_the_microsecond(moment: datetime) -> None:
-    assert body("track", time=moment.isoformat())["time"] == pytest.approx(moment.timestamp(), abs=1e-5)
+    assert body("track", time=moment.isoformat())["time"] == pytest.approx(
+        moment.timestamp(), abs=1e-5
+    )
 
 
 def test_a_value_of_any_json_has_so_many_levels_at_most_by_either_reading() -> None:

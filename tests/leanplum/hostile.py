@@ -50,7 +50,9 @@ ANSWERS: dict[str, Callable[[], Iterator[tuple[bytes, float]]]] = {
     "a body byte by byte": lambda: forever(CHUNKED, b"1\r\n \r\n", 0.05),
     "endless headers": lambda: forever(OK, b"X-Header: " + b"x" * 1_000 + b"\r\n"),
     "headers byte by byte": lambda: forever(OK + b"X-Header: ", b"x", 0.05),
-    "informational responses without end": lambda: forever(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.01),
+    "informational responses without end": lambda: forever(
+        b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.01
+    ),
     "more promised than sent": lambda: at_once(OK + b'Content-Length: 1000\r\n\r\n{"response":[]}'),
     "far more promised than is read": lambda: at_once(OK + b"Content-Length: 99999999999\r\n\r\n{"),
     "a number that is none": lambda: at_once(OK + b"Content-Length: -1\r\n\r\n{}"),
@@ -111,7 +113,8 @@ def _good(body: bytes) -> bytes:
     sent: Any = json.loads(body)
     many = sent.get("data", [sent])
     entries = [
-        {"success": True, "reqId": one.get("reqId")} for one in (json.loads(many) if isinstance(many, str) else many)
+        {"success": True, "reqId": one.get("reqId")}
+        for one in (json.loads(many) if isinstance(many, str) else many)
     ]
     told = json.dumps({"response": entries}).encode()
     return OK + b"Content-Length: %d\r\n\r\n" % len(told) + told

@@ -43,19 +43,26 @@ def make_files(folder: Path, *, self_signed: bool = False, days: int = 2) -> Fil
     for which, (key, name) in enumerate(zip(keys, names, strict=True)):
         issuer = which if self_signed else 0
         builder = (
-            x509.CertificateBuilder(names[issuer], name, key.public_key(), x509.random_serial_number())
+            x509.CertificateBuilder(
+                names[issuer], name, key.public_key(), x509.random_serial_number()
+            )
             .not_valid_before(now - datetime.timedelta(days=3))
             .not_valid_after(now + datetime.timedelta(days=days if which else 2))
             .add_extension(x509.BasicConstraints(ca=not which, path_length=None), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[issuer].public_key()), critical=False
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[issuer].public_key()),
+                critical=False,
             )
         )
         if which:
             alternatives = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
             builder = builder.add_extension(alternatives, critical=False)
-        made.append(builder.sign(keys[issuer], hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        made.append(
+            builder.sign(keys[issuer], hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        )
     private = keys[1].private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

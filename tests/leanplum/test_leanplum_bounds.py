@@ -1,4 +1,6 @@
-"""Responses that no server should give: reading them is bounded in memory and time, whatever they are."""
+"""Responses that no server should give: reading them is bounded in memory and time, whatever they
+are.
+"""
 
 import asyncio
 import io
@@ -30,7 +32,9 @@ async def called(client: LeanplumClient, url: str) -> Any:
 
 
 async def uploaded(client: LeanplumClient, url: str) -> Any:
-    return await client.upload(url, "uploadFile", {}, [("file", ("a.txt", io.BytesIO(MARK), "text/plain"))])
+    return await client.upload(
+        url, "uploadFile", {}, [("file", ("a.txt", io.BytesIO(MARK), "text/plain"))]
+    )
 
 
 async def imported(client: LeanplumClient, url: str) -> Any:
@@ -71,10 +75,13 @@ def test_no_hostile_response_takes_memory_or_time(server: Hostile, kind: str, wa
         tracemalloc.stop()
     assert caught.value.sent
     assert time.monotonic() - started < 8
-    # The hostile server's own memory is in the same process: up to 6 MB for the longest answer, twice.
+    # The hostile server's own memory is in the same process: up to 6 MB for the longest answer,
+    # twice.
     assert peak < 40 * MEBIBYTE
     if kind == "a gzip bomb":
-        assert str(caught.value) == f"the response is larger than 4,194,304 bytes ({RESPONSE_SETTING})"
+        assert (
+            str(caught.value) == f"the response is larger than 4,194,304 bytes ({RESPONSE_SETTING})"
+        )
 
 
 def pieces(*told: bytes) -> Any:
@@ -94,8 +101,12 @@ def gzipped(body: bytes, window: int = 31) -> bytes:
     return packer.compress(body) + packer.flush()
 
 
-@pytest.mark.parametrize(("encoding", "window"), [("gzip", 31), ("x-gzip", 31), ("GZIP", 31), ("deflate", 15)])
-def test_a_body_is_read_however_it_is_compressed_and_cut_into_pieces(encoding: str, window: int) -> None:
+@pytest.mark.parametrize(
+    ("encoding", "window"), [("gzip", 31), ("x-gzip", 31), ("GZIP", 31), ("deflate", 15)]
+)
+def test_a_body_is_read_however_it_is_compressed_and_cut_into_pieces(
+    encoding: str, window: int
+) -> None:
     body = bytes(range(256)) * 2_000
     packed = gzipped(body, window)
     assert whole(packed, encoding=encoding) == body
@@ -143,7 +154,9 @@ def test_a_file_is_cut_off_where_it_is_larger_than_allowed() -> None:
 
     head = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n"
     plain = head + b"Content-Length: 5000\r\n\r\n" + b"x" * 5_000
-    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n" + b"5\r\nxxxxx\r\n" * 1_000 + b"0\r\n\r\n"
+    chunked = (
+        head + b"Transfer-Encoding: chunked\r\n\r\n" + b"5\r\nxxxxx\r\n" * 1_000 + b"0\r\n\r\n"
+    )
     packed = gzipped(b"x" * 5_000)
     zipped = head + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
     for served in (plain, chunked, zipped):
@@ -155,7 +168,10 @@ def test_a_file_is_cut_off_where_it_is_larger_than_allowed() -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_file_that_drips_ends(server: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
     def slow_file() -> Iterator[tuple[bytes, float]]:
-        yield b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n", 0.0
+        yield (
+            b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n",
+            0.0,
+        )
         while True:
             yield b"1\r\nx\r\n", 0.05
 

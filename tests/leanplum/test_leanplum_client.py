@@ -91,7 +91,9 @@ WORDS: dict[type[Exception], str] = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_no_whole_answer_is_unreachable_and_says_only_its_kind(leanplum: respx.Route, failure: type[Exception]) -> None:
+def test_no_whole_answer_is_unreachable_and_says_only_its_kind(
+    leanplum: respx.Route, failure: type[Exception]
+) -> None:
     leanplum.side_effect = failure(f"failed sending {KEY}")
     with pytest.raises(Unreachable) as caught:
         send()
@@ -100,12 +102,18 @@ def test_no_whole_answer_is_unreachable_and_says_only_its_kind(leanplum: respx.R
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_what_is_raised_holds_on_to_no_request(leanplum: respx.Route, failure: type[Exception]) -> None:
-    """Whoever shows the error with its chain (a debugger, an error tracker) must not find the key in it."""
+def test_what_is_raised_holds_on_to_no_request(
+    leanplum: respx.Route, failure: type[Exception]
+) -> None:
+    """Whoever shows the error with its chain (a debugger, an error tracker) must not find the key
+    in it.
+    """
     leanplum.side_effect = failure("no")
     with pytest.raises(Unreachable) as caught:
         send()
-    assert [type(one) for one in chain(caught.value) if getattr(one, "_request", None) is not None] == []
+    assert [
+        type(one) for one in chain(caught.value) if getattr(one, "_request", None) is not None
+    ] == []
 
 
 def test_a_real_connection_that_is_refused_is_unreachable() -> None:
@@ -159,7 +167,9 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_compressed_answer_that_is_broken_is_unreachable(leanplum: respx.Route) -> None:
-    leanplum.mock(return_value=httpx.Response(200, stream=Broken(), headers={"content-encoding": "gzip"}))
+    leanplum.mock(
+        return_value=httpx.Response(200, stream=Broken(), headers={"content-encoding": "gzip"})
+    )
     with pytest.raises(Unreachable, match="DecodingError"):
         send()
 
@@ -175,7 +185,9 @@ def test_a_key_that_the_other_side_echoes_goes_no_further(leanplum: respx.Route)
     leanplum.respond(403, text=f"no such key: {KEY}")
 
     async def once() -> Answer:
-        async with LeanplumClient(timeout=5, connections=2, secrets=lambda: [SecretStr(KEY)]) as client:
+        async with LeanplumClient(
+            timeout=5, connections=2, secrets=lambda: [SecretStr(KEY)]
+        ) as client:
             return await client.call(URL, "multi", BODY)
 
     assert asyncio.run(once()).body == b"no such key: [key]"

@@ -1,5 +1,6 @@
-"""A connection that is never made sends nothing, however its making fails, and no failure is told sooner or later
-than it is known."""
+"""A connection that is never made sends nothing, however its making fails, and no failure is told
+sooner or later than it is known.
+"""
 
 import asyncio
 import io
@@ -14,7 +15,9 @@ from tests.unreached import PLACES
 TIMEOUT = 0.6
 
 
-def unreached(url: str, timeout: float = TIMEOUT, transport: httpx.AsyncBaseTransport | None = None) -> Unreachable:
+def unreached(
+    url: str, timeout: float = TIMEOUT, transport: httpx.AsyncBaseTransport | None = None
+) -> Unreachable:
     """What calling this place raises."""
 
     async def once() -> Answer:
@@ -67,7 +70,9 @@ def test_a_connection_is_given_up_well_before_the_call_is(timeout: float, connec
         return httpx.Response(200, content=b"{}")
 
     async def once() -> None:
-        async with LeanplumClient(timeout=timeout, connections=1, transport=httpx.MockTransport(note)) as client:
+        async with LeanplumClient(
+            timeout=timeout, connections=1, transport=httpx.MockTransport(note)
+        ) as client:
             await client.call("https://leanplum.test/api", "multi", b"{}")
 
     asyncio.run(once())
@@ -75,7 +80,9 @@ def test_a_connection_is_given_up_well_before_the_call_is(timeout: float, connec
     assert CONNECT_SECONDS == 5.0
 
 
-def test_the_deadline_of_the_call_may_come_while_the_connection_is_made_and_nothing_was_sent() -> None:
+def test_the_deadline_of_the_call_may_come_while_the_connection_is_made_and_nothing_was_sent() -> (
+    None
+):
     """TCP takes nearly the whole of its time, then TLS begins to take as long again."""
 
     class SlowThenSilent(httpx.AsyncBaseTransport):
@@ -108,8 +115,12 @@ def test_without_a_trace_the_kind_of_error_tells_that_nothing_was_sent(failure: 
     assert not unreached("https://leanplum.test/api", transport=httpx.MockTransport(fail)).sent
 
 
-@pytest.mark.parametrize("failure", [httpx.ReadTimeout, httpx.WriteTimeout, httpx.ReadError, httpx.WriteError])
-def test_without_a_trace_what_is_not_known_to_be_unsent_counts_as_sent(failure: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    "failure", [httpx.ReadTimeout, httpx.WriteTimeout, httpx.ReadError, httpx.WriteError]
+)
+def test_without_a_trace_what_is_not_known_to_be_unsent_counts_as_sent(
+    failure: type[Exception],
+) -> None:
     def fail(request: httpx.Request) -> httpx.Response:
         raise failure("no")
 
@@ -117,8 +128,10 @@ def test_without_a_trace_what_is_not_known_to_be_unsent_counts_as_sent(failure: 
 
 
 async def meets(answers: list[bytes], timeout: float) -> Unreachable:
-    """What a call raises that comes after those with these answers, on the same connection, and gets none. The server
-    reads it whole and waits for the client to leave; where there were answers before, it hangs up."""
+    """What a call raises that comes after those with these answers, on the same connection, and
+    gets none. The server reads it whole and waits for the client to leave; where there were answers
+    before, it hangs up.
+    """
     ended = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -149,6 +162,8 @@ def test_a_server_that_takes_the_request_and_says_nothing_may_have_done_it() -> 
     assert time.monotonic() - started >= 0.3
 
 
-def test_a_request_on_a_connection_of_before_may_have_arrived_although_none_was_made_for_it() -> None:
+def test_a_request_on_a_connection_of_before_may_have_arrived_although_none_was_made_for_it() -> (
+    None
+):
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
     assert asyncio.run(meets([answer], 5.0)).sent

@@ -30,7 +30,9 @@ def entry(one: Item) -> str:
 
 
 MADE = ids.made(ids.new_prefix(1_700_000_000_000, 7), 42)
-WITH_DEVELOPMENT_KEY = replace(LEANPLUM, keys={KeyKind.DEVELOPMENT: SecretStr("dev_key"), **LEANPLUM.keys})
+WITH_DEVELOPMENT_KEY = replace(
+    LEANPLUM, keys={KeyKind.DEVELOPMENT: SecretStr("dev_key"), **LEANPLUM.keys}
+)
 
 
 def sent(one: Item) -> dict[str, Any]:
@@ -45,10 +47,17 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def test_a_multi_names_the_app_the_key_the_version_its_time_and_the_actions_and_nothing_else() -> None:
+def test_a_multi_names_the_app_the_key_the_version_its_time_and_the_actions_and_nothing_else() -> (
+    None
+):
     body = json.loads(multi(LEANPLUM, [item()], 1_700_000_001.5))
     data = body.pop("data")
-    assert body == {"appId": "app_X", "clientKey": KEY, "apiVersion": "1.0.6", "time": 1_700_000_001.5}
+    assert body == {
+        "appId": "app_X",
+        "clientKey": KEY,
+        "apiVersion": "1.0.6",
+        "time": 1_700_000_001.5,
+    }
     assert len(data) == 1
 
 
@@ -68,12 +77,29 @@ def test_what_takes_the_development_key_is_a_call_of_its_own_with_it(action: str
     item = Item(1, MADE, "default", "uu", action, '{"userId":"u"}', 1_000, 0, 0)
     call = mapping.call(WITH_DEVELOPMENT_KEY, [item], 1.0)
     body = json.loads(call.body, object_pairs_hook=_no_repeats)
-    assert (call.action, body["action"], body["userId"], body["reqId"]) == (action, action, "u", MADE)
+    assert (call.action, body["action"], body["userId"], body["reqId"]) == (
+        action,
+        action,
+        "u",
+        MADE,
+    )
     assert (body["appId"], body["clientKey"], body["apiVersion"]) == ("app_X", "dev_key", "1.0.6")
 
 
-def test_clearing_an_anomaly_takes_the_development_key_and_an_attribute_of_that_name_does_not() -> None:
-    asked = Item(1, MADE, "default", "uu", "setUserAttributes", '{"userId":"u","resetAnomalies":true}', 0, 0, 0)
+def test_clearing_an_anomaly_takes_the_development_key_and_an_attribute_of_that_name_does_not() -> (
+    None
+):
+    asked = Item(
+        1,
+        MADE,
+        "default",
+        "uu",
+        "setUserAttributes",
+        '{"userId":"u","resetAnomalies":true}',
+        0,
+        0,
+        0,
+    )
     named = asked._replace(body='{"userId":"u","userAttributes":{"resetAnomalies":true}}')
     assert mapping.call(WITH_DEVELOPMENT_KEY, [asked], 1.0).action == "setUserAttributes"
     assert mapping.call(WITH_DEVELOPMENT_KEY, [named], 1.0).action == "multi"
@@ -81,7 +107,9 @@ def test_clearing_an_anomaly_takes_the_development_key_and_an_attribute_of_that_
 
 def test_an_app_without_the_key_that_is_needed_makes_no_call() -> None:
     with pytest.raises(KeyError):
-        mapping.call(LEANPLUM, [Item(1, MADE, "default", "uu", "unblock", '{"userId":"u"}', 0, 0, 0)], 1.0)
+        mapping.call(
+            LEANPLUM, [Item(1, MADE, "default", "uu", "unblock", '{"userId":"u"}', 0, 0, 0)], 1.0
+        )
 
 
 def test_what_an_sdk_sent_keeps_its_own_ids_and_its_key_is_ours() -> None:
@@ -134,7 +162,9 @@ def test_the_callers_own_time_is_kept(time: float) -> None:
         {"userAttributes": {"a": ['"time":']}},
     ],
 )
-def test_what_only_looks_like_a_time_does_not_take_the_place_of_the_acceptance_time(fields: dict[str, Any]) -> None:
+def test_what_only_looks_like_a_time_does_not_take_the_place_of_the_acceptance_time(
+    fields: dict[str, Any],
+) -> None:
     action = sent(item(at=1_700_000_000_000, **fields))
     assert action["time"] == 1_700_000_000
     assert {name: action[name] for name in fields} == fields
@@ -146,15 +176,21 @@ JSON_VALUES = st.recursive(
     | st.integers(-(2**63), 2**63 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=12,
 )
-NAMES = st.sampled_from(["time", "event", "info", "params", "value", "userAttributes", "Zoë", 'a"b', "\\"])
+NAMES = st.sampled_from(
+    ["time", "event", "info", "params", "value", "userAttributes", "Zoë", 'a"b', "\\"]
+)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.dictionaries(NAMES, JSON_VALUES, max_size=5), min_size=1, max_size=5))
-def test_whatever_the_fields_are_the_result_is_json_that_carries_exactly_them(bodies: list[dict[str, Any]]) -> None:
+def test_whatever_the_fields_are_the_result_is_json_that_carries_exactly_them(
+    bodies: list[dict[str, Any]],
+) -> None:
     items = [item(f"own-{number}", **fields) for number, fields in enumerate(bodies)]
     data = json.loads(multi(LEANPLUM, items, 1.0), object_pairs_hook=_no_repeats)["data"]
     added = {"action": "track", "userId": "ann"}

@@ -26,7 +26,9 @@ def warned(message: str, **more: Any) -> dict[str, Any]:
     return {"success": True, "warning": {"message": message}, **more}
 
 
-def outcomes(status: int, body: bytes, sent: list[str] = SENT, retry_after: str | None = None) -> list[Outcome]:
+def outcomes(
+    status: int, body: bytes, sent: list[str] = SENT, retry_after: str | None = None
+) -> list[Outcome]:
     reply = read(status, body, sent, retry_after)
     assert isinstance(reply, list)
     return reply
@@ -44,7 +46,11 @@ CONCURRENT = "Request failed due to concurrent requests to the same profile ID"
 INVALID_TIME = "event 'eventName1' firstTime is invalid."
 MISMATCH = "App endpoint configuration mismatch."
 TO_THE_HOST = ": Leanplum redirects this app to api2.leanplum.com; check LEANPLUM_API_URL"
-REDIRECT = {"apiHost": "api2.leanplum.com", "apiPath": "new-api", "devServerHost": "dev2.leanplum.com"}
+REDIRECT = {
+    "apiHost": "api2.leanplum.com",
+    "apiPath": "new-api",
+    "devServerHost": "dev2.leanplum.com",
+}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +73,10 @@ REDIRECT = {"apiHost": "api2.leanplum.com", "apiPath": "new-api", "devServerHost
         (error("Message not found."), ItemRefused("Message not found.")),
         (error(INVALID_TIME), ItemRefused(INVALID_TIME)),
         (error("Invalid app/user combination"), ItemRefused("Invalid app/user combination")),
-        (error("You cannot export data older than 60 days"), ItemRefused("You cannot export data older than 60 days")),
+        (
+            error("You cannot export data older than 60 days"),
+            ItemRefused("You cannot export data older than 60 days"),
+        ),
         (error("No matching data found."), ItemRefused("No matching data found.")),
         ({"success": False}, ItemRefused("Leanplum gave no reason")),
         ({}, ItemRefused("Leanplum gave no reason")),
@@ -81,7 +90,10 @@ REDIRECT = {"apiHost": "api2.leanplum.com", "apiPath": "new-api", "devServerHost
         (error(MISMATCH, **REDIRECT), ConfigRefused(MISMATCH.rstrip(".") + TO_THE_HOST)),
         (error("moved", **REDIRECT), ConfigRefused(f"moved{TO_THE_HOST}")),
         (error(CONCURRENT), Trouble(CONCURRENT, throttled=True)),
-        (error("Per device rate limit exceeded."), Trouble("Per device rate limit exceeded.", throttled=True)),
+        (
+            error("Per device rate limit exceeded."),
+            Trouble("Per device rate limit exceeded.", throttled=True),
+        ),
         (error("Too Many Requests."), Trouble("Too Many Requests.", throttled=True)),
     ],
 )
@@ -95,12 +107,18 @@ def test_a_bare_text_is_read_as_a_message_too() -> None:
 
 
 def test_a_whole_good_answer_is_done_for_each() -> None:
-    body = envelope(*({"success": True, "reqId": one} for one in SENT), migrateState={"sha256": "x"})
+    body = envelope(
+        *({"success": True, "reqId": one} for one in SENT), migrateState={"sha256": "x"}
+    )
     assert outcomes(200, body) == [Done(), Done(), Done()]
 
 
 def test_without_reqids_the_entries_are_taken_by_position() -> None:
-    assert kinds(outcomes(200, envelope(OK, error("Bad"), warned(SKIPPED)))) == [Done, ItemRefused, Ignored]
+    assert kinds(outcomes(200, envelope(OK, error("Bad"), warned(SKIPPED)))) == [
+        Done,
+        ItemRefused,
+        Ignored,
+    ]
 
 
 def test_with_reqids_the_entries_are_taken_by_them_whatever_their_order_and_case() -> None:
@@ -124,9 +142,9 @@ def test_being_throttled_is_told_apart_and_keeps_the_wish_of_when_to_come_back(s
 @pytest.mark.parametrize("body", [b"", b"<html>500</html>", envelope(error("Oops"))])
 def test_a_server_error_is_trouble_for_all_and_not_throttling(status: int, body: bytes) -> None:
     found = outcomes(status, body, retry_after="3")
-    assert [(type(one), getattr(one, "throttled", None), getattr(one, "after", None)) for one in found] == [
-        (Trouble, False, 3.0)
-    ] * 3
+    assert [
+        (type(one), getattr(one, "throttled", None), getattr(one, "after", None)) for one in found
+    ] == [(Trouble, False, 3.0)] * 3
 
 
 @pytest.mark.parametrize(
@@ -159,7 +177,9 @@ def test_retry_after_is_bounded_and_nonsense_is_no_wish(retry_after: str, second
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_redirect_is_never_followed_and_in_doubt_since_a_firewall_may_block_one_item_by_it(status: int) -> None:
+def test_a_redirect_is_never_followed_and_in_doubt_since_a_firewall_may_block_one_item_by_it(
+    status: int,
+) -> None:
     assert isinstance(read(status, b"", SENT), Doubtful)
 
 
@@ -188,7 +208,11 @@ def test_another_number_of_entries_without_reqids_is_trouble_for_all(count: int)
 
 
 def test_in_a_short_answer_with_reqids_only_the_untold_item_is_in_trouble() -> None:
-    assert kinds(outcomes(200, envelope(OK | {"reqId": "r-a"}, OK | {"reqId": "r-c"}))) == [Done, Trouble, Done]
+    assert kinds(outcomes(200, envelope(OK | {"reqId": "r-a"}, OK | {"reqId": "r-c"}))) == [
+        Done,
+        Trouble,
+        Done,
+    ]
 
 
 def test_a_long_answer_with_reqids_tells_each_item_its_own() -> None:
@@ -197,12 +221,17 @@ def test_a_long_answer_with_reqids_tells_each_item_its_own() -> None:
 
 
 def test_an_entry_with_a_strange_reqid_is_nobodys() -> None:
-    body = envelope(*(OK | {"reqId": one} for one in ["r-a", "00000000-0000-0000-0000-000000000000", "r-c"]))
+    body = envelope(
+        *(OK | {"reqId": one} for one in ["r-a", "00000000-0000-0000-0000-000000000000", "r-c"])
+    )
     assert kinds(outcomes(200, body)) == [Done, Trouble, Done]
 
 
 def test_one_refusal_of_our_key_in_a_200_concerns_every_item() -> None:
-    assert outcomes(200, envelope(error("Invalid access key"))) == [ConfigRefused("Invalid access key")] * 3
+    assert (
+        outcomes(200, envelope(error("Invalid access key")))
+        == [ConfigRefused("Invalid access key")] * 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +245,9 @@ def test_one_refusal_of_our_key_in_a_200_concerns_every_item() -> None:
     ],
 )
 @pytest.mark.parametrize("sent", [SENT, SENT[:1]])
-def test_a_call_refused_for_our_configuration_is_no_items_fault(status: int, message: str, sent: list[str]) -> None:
+def test_a_call_refused_for_our_configuration_is_no_items_fault(
+    status: int, message: str, sent: list[str]
+) -> None:
     assert kinds(outcomes(status, envelope(error(message)), sent)) == [ConfigRefused] * len(sent)
 
 
@@ -233,23 +264,41 @@ def test_a_proxys_own_413_is_about_the_size_too() -> None:
     assert isinstance(read(413, b"<html>Request Entity Too Large</html>", SENT), TooMuch)
 
 
-FOREIGN = [b"", b"<html>Forbidden</html>", b"Forbidden", b"{}", b'{"error":"blocked"}', b'{"response":[]}', b"\xff"]
+FOREIGN = [
+    b"",
+    b"<html>Forbidden</html>",
+    b"Forbidden",
+    b"{}",
+    b'{"error":"blocked"}',
+    b'{"response":[]}',
+    b"\xff",
+]
 
 
 @pytest.mark.parametrize("sent", [SENT, SENT[:1]])
 @pytest.mark.parametrize("body", FOREIGN)
-@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 406, 407, 409, 410, 415, 421, 422, 451, 494])
-def test_a_refusal_that_is_not_in_leanplums_words_is_in_doubt(status: int, body: bytes, sent: list[str]) -> None:
-    """A proxy, or a wrong address, or a firewall that dislikes one item: the answer alone doesn't tell."""
+@pytest.mark.parametrize(
+    "status", [400, 401, 402, 403, 404, 405, 406, 407, 409, 410, 415, 421, 422, 451, 494]
+)
+def test_a_refusal_that_is_not_in_leanplums_words_is_in_doubt(
+    status: int, body: bytes, sent: list[str]
+) -> None:
+    """A proxy, or a wrong address, or a firewall that dislikes one item: the answer alone doesn't
+    tell.
+    """
     found = read(status, body, sent)
     assert isinstance(found, Doubtful)
     assert found.reason.startswith(f"HTTP {status}")
 
 
 @pytest.mark.parametrize("sent", [SENT, SENT[:1]])
-@pytest.mark.parametrize("message", ["Request not allowed", "Too many users", "invalid access key", "App is not found"])
+@pytest.mark.parametrize(
+    "message", ["Request not allowed", "Too many users", "invalid access key", "App is not found"]
+)
 @pytest.mark.parametrize("status", [402, 403, 405, 409, 422])
-def test_a_refusal_in_words_that_nobody_knows_is_in_doubt(status: int, message: str, sent: list[str]) -> None:
+def test_a_refusal_in_words_that_nobody_knows_is_in_doubt(
+    status: int, message: str, sent: list[str]
+) -> None:
     assert read(status, envelope(error(message)), sent) == Doubtful(f"HTTP {status}: {message}")
 
 
@@ -265,13 +314,17 @@ def test_under_403_too_an_item_is_told_its_own_where_another_was_done() -> None:
 
 @pytest.mark.parametrize("status", [400, 403, 404, 422])
 @pytest.mark.parametrize("message", ["Rate limit exceeded", CONCURRENT, "Too Many Requests."])
-def test_words_that_ask_for_fewer_calls_are_known_whatever_the_status(status: int, message: str) -> None:
+def test_words_that_ask_for_fewer_calls_are_known_whatever_the_status(
+    status: int, message: str
+) -> None:
     found = outcomes(status, envelope(error(message)), retry_after="2.5")
     assert found == [Trouble(f"HTTP {status}: {message}", 2.5, throttled=True)] * 3
 
 
 @pytest.mark.parametrize("status", [200, 202, 403])
-def test_one_redirect_item_for_all_is_our_configurations_fault_in_whatever_words(status: int) -> None:
+def test_one_redirect_item_for_all_is_our_configurations_fault_in_whatever_words(
+    status: int,
+) -> None:
     assert kinds(outcomes(status, envelope(error("moved", **REDIRECT)))) == [ConfigRefused] * 3
 
 
@@ -281,17 +334,25 @@ TEN = [f"r-{number}" for number in range(10)]
 
 
 @pytest.mark.parametrize("more", [{}, {"reqId": None}, {"reqId": "of-the-call"}])
-@pytest.mark.parametrize("message", ["Rate limit exceeded", "Per device rate limit exceeded.", CONCURRENT])
-def test_one_entry_that_asks_for_fewer_calls_throttles_all_and_loses_none(message: str, more: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "message", ["Rate limit exceeded", "Per device rate limit exceeded.", CONCURRENT]
+)
+def test_one_entry_that_asks_for_fewer_calls_throttles_all_and_loses_none(
+    message: str, more: dict[str, Any]
+) -> None:
     found = outcomes(200, envelope(error(message, **more)), TEN, retry_after="1.5")
     assert found == [Trouble(message, 1.5, throttled=True)] * 10
 
 
 @pytest.mark.parametrize("more", [{}, {"reqId": None}, {"reqId": "of-the-call"}])
 def test_one_entry_that_refuses_in_other_words_leaves_all_in_doubt(more: dict[str, Any]) -> None:
-    assert read(200, envelope(error("Daily quota spent", **more)), TEN) == Doubtful("Daily quota spent")
+    assert read(200, envelope(error("Daily quota spent", **more)), TEN) == Doubtful(
+        "Daily quota spent"
+    )
     assert read(200, envelope(OK | {"error": {"message": "No"}} | more), TEN) == Doubtful("No")
-    assert read(200, envelope({"success": False} | more), TEN) == Doubtful("Leanplum gave no reason")
+    assert read(200, envelope({"success": False} | more), TEN) == Doubtful(
+        "Leanplum gave no reason"
+    )
 
 
 @pytest.mark.parametrize("entry", [OK, warned(SKIPPED), warned("Something new."), {}])
@@ -307,7 +368,9 @@ def test_one_refusal_that_names_an_item_is_that_items_alone() -> None:
 
 
 def test_one_refusal_of_one_item_is_that_items_own() -> None:
-    assert outcomes(200, envelope(error("Daily quota spent")), ["r-a"]) == [ItemRefused("Daily quota spent")]
+    assert outcomes(200, envelope(error("Daily quota spent")), ["r-a"]) == [
+        ItemRefused("Daily quota spent")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -46,17 +46,27 @@ def test_a_date_is_waited_for_and_nonsense_is_no_wish(header: str | None, wait: 
 
 
 @pytest.mark.parametrize("skew", [-86_400, 0, 86_400])
-def test_a_date_counts_from_the_answers_own_so_that_a_wrong_clock_here_changes_nothing(skew: int) -> None:
+def test_a_date_counts_from_the_answers_own_so_that_a_wrong_clock_here_changes_nothing(
+    skew: int,
+) -> None:
     date, until = format_datetime(NOON, usegmt=True), "Sun, 01 Mar 2026 12:00:30 GMT"
     assert waited(until, date=date, now=NOW + skew) == pytest.approx(30.0)
 
 
 def test_where_the_answers_date_is_none_the_clock_here_counts() -> None:
-    assert waited("Sun, 01 Mar 2026 12:00:30 GMT", date="today", now=NOW + 10) == pytest.approx(20.0)
+    assert waited("Sun, 01 Mar 2026 12:00:30 GMT", date="today", now=NOW + 10) == pytest.approx(
+        20.0
+    )
 
 
-@given(header=st.text() | st.text("0123456789.,:+- GMTSunar"), date=st.none() | st.text(), now=st.floats(0, 1e11))
-def test_whatever_is_said_the_wait_is_from_nothing_to_an_hour(header: str, date: str | None, now: float) -> None:
+@given(
+    header=st.text() | st.text("0123456789.,:+- GMTSunar"),
+    date=st.none() | st.text(),
+    now=st.floats(0, 1e11),
+)
+def test_whatever_is_said_the_wait_is_from_nothing_to_an_hour(
+    header: str, date: str | None, now: float
+) -> None:
     assert 0.0 <= waited(header, date=date, now=now) <= LONGEST_SECONDS
 
 
@@ -66,7 +76,10 @@ def test_a_fraction_is_read_as_it_is_written(wait: float) -> None:
 
 
 def test_the_client_tells_a_date_in_seconds() -> None:
-    headers = {"Date": "Sun, 01 Mar 2026 12:00:00 GMT", "Retry-After": "Sun, 01 Mar 2026 12:00:30 GMT"}
+    headers = {
+        "Date": "Sun, 01 Mar 2026 12:00:00 GMT",
+        "Retry-After": "Sun, 01 Mar 2026 12:00:30 GMT",
+    }
 
     async def once() -> Answer:
         transport = httpx.MockTransport(lambda request: httpx.Response(503, headers=headers))

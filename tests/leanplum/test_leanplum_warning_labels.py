@@ -1,4 +1,6 @@
-"""Warnings of Leanplum's are counted by a bounded label, never by their text (fact sheet §4, §9)."""
+"""Warnings of Leanplum's are counted by a bounded label, never by their text (fact sheet §4,
+§9).
+"""
 
 import pytest
 
@@ -58,7 +60,10 @@ def test_only_an_item_with_a_warning_has_one(outcome: Outcome, label: str | None
     ("entry", "label"),
     [
         ({"success": True}, None),
-        ({"success": True, "warning": {"message": "User not found; request skipped."}}, "user-not-found"),
+        (
+            {"success": True, "warning": {"message": "User not found; request skipped."}},
+            "user-not-found",
+        ),
         ({"success": True, "warning": "Message entity not found"}, "message-not-found"),
         ({"success": True, "warning": {}}, "other"),
         ({"success": True, "ignored": True}, "ignored"),
@@ -68,5 +73,7 @@ def test_only_an_item_with_a_warning_has_one(outcome: Outcome, label: str | None
         ({"success": True, "warning": None}, None),
     ],
 )
-def test_an_entry_of_an_answer_is_labelled_as_its_item_would_be(entry: dict[str, object], label: str | None) -> None:
+def test_an_entry_of_an_answer_is_labelled_as_its_item_would_be(
+    entry: dict[str, object], label: str | None
+) -> None:
     assert warning_labels.of_entry(entry) == label

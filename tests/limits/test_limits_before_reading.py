@@ -1,4 +1,6 @@
-"""A batch of an SDK or a Segment library beyond its key's limit is counted, not looked into, on a real server."""
+"""A batch of an SDK or a Segment library beyond its key's limit is counted, not looked into, on a
+real server.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,7 +16,9 @@ from tests.attacks.measuring import RULES, processor_seconds
 
 ITEMS, CALLS = 2_000, 12
 PROCESSOR_SECONDS = (
-    0.03  # of the server, for a batch that is refused unread: to read the widest takes three times as much
+    # Of the server, for a batch that is refused unread: to read the widest takes three times as
+    # much
+    0.03
 )
 
 
@@ -62,7 +66,9 @@ FORMS: dict[str, Callable[[str], tuple[str, Body]]] = {
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-@pytest.mark.parametrize("burst", [ITEMS + 1_000, 5], ids=["what is left is too little", "nothing is left"])
+@pytest.mark.parametrize(
+    "burst", [ITEMS + 1_000, 5], ids=["what is left is too little", "nothing is left"]
+)
 def test_a_batch_beyond_the_limit_is_refused_in_every_form(
     gateway: Process, burst: int, form: Callable[[str], tuple[str, Body]]
 ) -> None:
@@ -99,13 +105,22 @@ def test_a_key_whose_bucket_is_empty_is_refused_before_its_body_is_read(gateway:
     garbage = b'{"clientKey":"%s","data":[' % key.encode(), {"Content-Type": "application/json"}
     for path, body in (
         ("/api", garbage),
-        ("/api?" + urlencode({"clientKey": key, "appId": APP_ID}), (b"\xff" * 70_000, {"Content-Type": "text/plain"})),
+        (
+            "/api?" + urlencode({"clientKey": key, "appId": APP_ID}),
+            (b"\xff" * 70_000, {"Content-Type": "text/plain"}),
+        ),
         ("/segment/v1/batch", (b'{"writeKey":"%s","batch":{' % key.encode(), garbage[1])),
     ):
         assert post(gateway, path, body).status_code == 429, path
     authorization = {"Authorization": f"Bearer {key}"}
-    for path, kind in (("/v1/batch", "text/html"), ("/v1/batch", bodies.NDJSON), ("/v1/preview", bodies.JSON)):
-        answer = gateway.http.post(path, content=b"no JSON", headers={**authorization, "Content-Type": kind})
+    for path, kind in (
+        ("/v1/batch", "text/html"),
+        ("/v1/batch", bodies.NDJSON),
+        ("/v1/preview", bodies.JSON),
+    ):
+        answer = gateway.http.post(
+            path, content=b"no JSON", headers={**authorization, "Content-Type": kind}
+        )
         assert answer.status_code == 429, path
 
 
@@ -116,5 +131,8 @@ def test_items_that_say_nothing_of_their_action_are_counted_too(gateway: Process
     assert gateway.http.post("/v1/batch", json={"items": items}, headers=headers).status_code == 422
     before = processor_seconds(gateway.process.pid)
     for _ in range(CALLS):
-        assert gateway.http.post("/v1/batch", json={"items": items}, headers=headers).status_code == 429
+        assert (
+            gateway.http.post("/v1/batch", json={"items": items}, headers=headers).status_code
+            == 429
+        )
     assert (processor_seconds(gateway.process.pid) - before) / CALLS < 0.01

@@ -11,7 +11,8 @@ from tests.acceptance.processes import Process, serving
 from tests.attacks.measuring import RULES, processor_seconds
 
 ITEMS = [
-    {"action": "track", "userId": f"u{number}", "event": "E", "params": {"a": "b@c.de"}} for number in range(1_000)
+    {"action": "track", "userId": f"u{number}", "event": "E", "params": {"a": "b@c.de"}}
+    for number in range(1_000)
 ]
 NDJSON, JSON = "application/x-ndjson", "application/json"
 BODIES = {
@@ -19,7 +20,8 @@ BODIES = {
     JSON: json.dumps({"items": ITEMS}).encode(),
 }
 CALLS = 20
-PROCESSOR_SECONDS = 0.015  # of the server, for a batch that is refused: to judge one takes three times as much
+# Of the server, for a batch that is refused: to judge one takes three times as much
+PROCESSOR_SECONDS = 0.015
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 
 def key_of(gateway: Process, **limits: int) -> str:
-    made = gateway.call("POST", "/v1/keys", json={"name": os.urandom(4).hex(), "scopes": ["events:write"], **limits})
+    made = gateway.call(
+        "POST", "/v1/keys", json={"name": os.urandom(4).hex(), "scopes": ["events:write"], **limits}
+    )
     assert made.status_code == 201, made.text
     key: str = made.json()["key"]
     return key
@@ -40,7 +44,10 @@ def key_of(gateway: Process, **limits: int) -> str:
 
 def post(gateway: Process, key: str, kind: str, body: bytes) -> httpx.Response:
     return gateway.call(
-        "POST", "/v1/batch", content=body, headers={"Authorization": f"Bearer {key}", "Content-Type": kind}
+        "POST",
+        "/v1/batch",
+        content=body,
+        headers={"Authorization": f"Bearer {key}", "Content-Type": kind},
     )
 
 
@@ -65,7 +72,11 @@ def test_a_batch_beyond_the_limit_costs_little(gateway: Process, kind: str) -> N
         (JSON, b'{"items": 1, "x": "' + b'\\"action\\" ' * 600 + b'"}', 422),
         (NDJSON, BODIES[NDJSON] + b"\n" + BODIES[NDJSON], 413),
         (NDJSON, b"\n" * 600 + b'{"action":"track","userId":"u","event":"E"}' + b"\n" * 600, 202),
-        (JSON, json.dumps({"items": [{**ITEMS[0], "params": {"t": '"action"' * 600}}]}).encode(), 202),
+        (
+            JSON,
+            json.dumps({"items": [{**ITEMS[0], "params": {"t": '"action"' * 600}}]}).encode(),
+            202,
+        ),
     ],
     ids=["no JSON", "no items", "too many items", "blank lines", "words like items"],
 )

@@ -1,4 +1,6 @@
-"""The buckets' arithmetic, with a clock that the test moves: against a model that counts item by item."""
+"""The buckets' arithmetic, with a clock that the test moves: against a model that counts item by
+item.
+"""
 
 import math
 from dataclasses import dataclass
@@ -116,7 +118,9 @@ def test_two_limits_are_taken_from_both_or_from_neither() -> None:
     assert (refused.allowed, refused.lacks) == (False, [4, 4])
     assert buckets.take((limit("other", burst=5), ours), 5).allowed is False
     assert buckets.take((limit("other", burst=5), ours), 4).lacks == [4, 8]
-    assert buckets.take((mine, ours), 1).allowed is False, "the app's is spent, though the caller's is not"
+    assert buckets.take((mine, ours), 1).allowed is False, (
+        "the app's is spent, though the caller's is not"
+    )
 
 
 def test_a_larger_rate_or_burst_is_in_force_from_the_next_call_on() -> None:
@@ -133,7 +137,9 @@ def test_a_caller_that_is_slowed_down_gets_no_new_burst() -> None:
     slower = limit(rate=1, burst=5000)
     assert bucket.all.take((slower,), 1).allowed is False
     smaller = bucket.all.take((limit(rate=1, burst=10),), 1)
-    assert (smaller.allowed, smaller.wait(1)) == (False, 1), "nor does it pay for more than a bucket"
+    assert (smaller.allowed, smaller.wait(1)) == (False, 1), (
+        "nor does it pay for more than a bucket"
+    )
 
 
 def test_a_full_share_lets_a_call_of_the_whole_burst_pass_and_makes_up_for_it() -> None:
@@ -174,7 +180,9 @@ def test_never_more_than_burst_plus_rate_times_time_passes(
 
 
 @given(steps, rates, bursts)
-def test_remaining_is_what_may_be_taken_next(wanted: list[tuple[float, int]], rate: int, burst: int) -> None:
+def test_remaining_is_what_may_be_taken_next(
+    wanted: list[tuple[float, int]], rate: int, burst: int
+) -> None:
     bucket = Bucket(rate, burst)
     for pause, count in wanted:
         bucket.clock.now += pause
@@ -187,7 +195,10 @@ def test_remaining_is_what_may_be_taken_next(wanted: list[tuple[float, int]], ra
 
 
 calls = st.lists(
-    st.tuples(st.integers(0, 4_000), st.sampled_from(["a", "b", "c"]), st.booleans(), st.integers(1, 12)), max_size=60
+    st.tuples(
+        st.integers(0, 4_000), st.sampled_from(["a", "b", "c"]), st.booleans(), st.integers(1, 12)
+    ),
+    max_size=60,
 )
 
 
@@ -195,13 +206,18 @@ calls = st.lists(
 def test_callers_of_an_app_pass_as_a_model_says_that_counts_tokens(
     history: list[tuple[int, str, bool, int]], of_caller: int, of_app: int
 ) -> None:
-    """The model: a bucket has a whole number of thousandths of tokens, one is added for each millisecond."""
+    """The model: a bucket has a whole number of thousandths of tokens, one is added for each
+    millisecond.
+    """
     clock = Clock(0.0)
     buckets, held, at = Buckets(clock), dict[str, int](), 0
     sizes = {"a": of_caller, "b": of_caller, "c": of_caller, "app": of_app}
     for milliseconds, name, with_app, count in history:
         at, clock.now = at + milliseconds, (at + milliseconds) / 1000
-        held = {one: min(size * 1000, held.get(one, size * 1000) + milliseconds) for one, size in sizes.items()}
+        held = {
+            one: min(size * 1000, held.get(one, size * 1000) + milliseconds)
+            for one, size in sizes.items()
+        }
         names = [name, "app"] if with_app else [name]
         expected = all(held[one] >= count * 1000 for one in names)
         assert buckets.take([limit(one, 1, sizes[one]) for one in names], count).allowed is expected

@@ -1,4 +1,6 @@
-"""A batch that is larger than a bucket, of a client that can't split it, passes and is a debt: the rate holds."""
+"""A batch that is larger than a bucket, of a client that can't split it, passes and is a debt: the
+rate holds.
+"""
 
 import base64
 import json
@@ -56,7 +58,9 @@ def test_a_debt_is_paid_at_the_rate_of_the_day_and_a_smaller_bucket_does_not_can
     buckets.take((lending(rate=10, burst=100),), 1_100)
     smaller = lending(rate=1, burst=10)
     refused = buckets.take((smaller,), 1)
-    assert (refused.allowed, refused.lacks) == (False, (1_010,)), "1,000 of debt, and an empty bucket"
+    assert (refused.allowed, refused.lacks) == (False, (1_010,)), (
+        "1,000 of debt, and an empty bucket"
+    )
     faster = lending(rate=1_000, burst=10)
     assert buckets.take((faster,), 1).wait(1) == pytest.approx(1.001)
     clock.now += 1.01
@@ -78,7 +82,11 @@ def test_a_share_of_a_bucket_lends_too_however_small_it_is() -> None:
     assert buckets.take((share,), 1).wait(1) == pytest.approx(2_000)
 
 
-@given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 60)), max_size=40), st.integers(1, 20), st.integers(1, 20))
+@given(
+    st.lists(st.tuples(st.floats(0, 30), st.integers(1, 60)), max_size=40),
+    st.integers(1, 20),
+    st.integers(1, 20),
+)
 def test_over_time_no_more_passes_than_the_rate_allows_and_one_batch(
     wanted: list[tuple[float, int]], rate: int, burst: int
 ) -> None:
@@ -128,9 +136,15 @@ def test_valkey_lends_and_is_paid_as_memory_does(server: Server) -> None:
         for pause, count, rate, burst, lends in HISTORY:
             microseconds += round(pause * 1e6)
             clock.now = (microseconds - began) / 1e6
-            both = tuple(Limit(name, rate, size, size, lends) for name, size in (("mine", burst), ("ours", burst + 20)))
+            both = tuple(
+                Limit(name, rate, size, size, lends)
+                for name, size in (("mine", burst), ("ours", burst + 20))
+            )
             for limits in (both[:1], both):
-                here, there = buckets.take(limits, count), (await shared.take([(limits, count)], microseconds))[0]
+                here, there = (
+                    buckets.take(limits, count),
+                    (await shared.take([(limits, count)], microseconds))[0],
+                )
                 assert there.allowed == here.allowed, (pause, count, rate, burst)
                 assert there.lacks == pytest.approx(here.lacks, abs=1e-4)
                 allowed.append(here.allowed)
@@ -153,7 +167,11 @@ def test_a_bucket_that_an_older_process_has_written_is_read(server: Server) -> N
         client.set(f"{PREFIX}old", "15 1700000000000000")
 
     async def looked(shared: Valkey) -> Any:
-        return (await shared.take([((lending(rate=1, burst=20, name="old"),), 1)], 1_700_000_000_000_000))[0]
+        return (
+            await shared.take(
+                [((lending(rate=1, burst=20, name="old"),), 1)], 1_700_000_000_000_000
+            )
+        )[0]
 
     assert asked(server.url, looked).lacks == [16]
 
@@ -164,7 +182,9 @@ EVENT = {"action": "track", "userId": "u", "event": "E"}
 
 
 @pytest.fixture(scope="module", params=["memory", "Valkey"])
-def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def gateway(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Process]:
     with ExitStack() as stack:
         more = {"GATEWAY_LOG_LEVEL": "error"}
         if request.param == "Valkey":
@@ -175,7 +195,11 @@ def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def key_of(gateway: Process, **limits: int) -> str:
-    fields = {"name": os.urandom(4).hex(), "scopes": ["sdk", "events:write", "users:write"], **limits}
+    fields = {
+        "name": os.urandom(4).hex(),
+        "scopes": ["sdk", "events:write", "users:write"],
+        **limits,
+    }
     made = gateway.call("POST", "/v1/keys", json=fields)
     assert made.status_code == 201, made.text
     key: str = made.json()["key"]
@@ -195,7 +219,9 @@ def sdk_query(gateway: Process, key: str, entries: int) -> httpx.Response:
 def segment(gateway: Process, key: str, messages: int) -> httpx.Response:
     batch = [{"type": "track", "userId": "u", "event": "E"}] * messages
     basic = "Basic " + base64.b64encode(f"{key}:".encode()).decode()
-    return gateway.http.post("/segment/v1/batch", json={"batch": batch}, headers={"Authorization": basic})
+    return gateway.http.post(
+        "/segment/v1/batch", json={"batch": batch}, headers={"Authorization": basic}
+    )
 
 
 ENDPOINTS = {"JSON to /api": sdk, "a form to /api-batch": sdk_query, "Segment": segment}
@@ -210,7 +236,10 @@ def test_of_five_batches_larger_than_the_bucket_one_passes(gateway: Process, sen
     assert answers[0].headers["ratelimit"] == '"caller";r=0;t=1000'
     assert 985 <= int(answers[-1].headers["retry-after"]) <= 996
     assert (
-        gateway.call("POST", "/v1/events", json={"userId": "u", "event": "E"}, headers=bearer(key)).status_code == 429
+        gateway.call(
+            "POST", "/v1/events", json={"userId": "u", "event": "E"}, headers=bearer(key)
+        ).status_code
+        == 429
     )
 
 
@@ -219,7 +248,9 @@ def bearer(key: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("send", ENDPOINTS.values(), ids=ENDPOINTS)
-def test_after_retry_after_the_debt_is_paid_and_the_next_batch_passes(gateway: Process, send: Any) -> None:
+def test_after_retry_after_the_debt_is_paid_and_the_next_batch_passes(
+    gateway: Process, send: Any
+) -> None:
     key = key_of(gateway, ratePerSecond=500, rateBurst=10)
     assert send(gateway, key, 600).status_code == 200
     began = time.monotonic()
@@ -238,7 +269,9 @@ def test_a_batch_that_the_bucket_would_hold_waits_until_it_does(gateway: Process
     refused = sdk(gateway, key, 60)
     assert refused.status_code == 429
     assert 15 <= int(refused.headers["retry-after"]) <= 20
-    assert segment(gateway, key, 101).status_code == 200, "what is larger than the bucket needs one item"
+    assert segment(gateway, key, 101).status_code == 200, (
+        "what is larger than the bucket needs one item"
+    )
 
 
 def test_at_v1_a_batch_larger_than_the_bucket_never_passes(gateway: Process) -> None:

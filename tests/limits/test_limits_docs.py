@@ -15,7 +15,9 @@ Start = Callable[..., Talk]
 def test_its_example_of_the_headers_is_what_a_client_sees(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "apps.toml"
     file.write_text('[apps.shop]\napp_id = "a"\nproduction_key = "p"\nrate_per_second = 500\n')
-    answer = start(gateway_apps_file=file, leanplum_app_id=None, leanplum_production_key=None).event(EVENT)
+    answer = start(
+        gateway_apps_file=file, leanplum_app_id=None, leanplum_production_key=None
+    ).event(EVENT)
     for name in ("RateLimit-Policy", "RateLimit"):
         assert f"{name}: {answer.headers[name]}" in PAGE
 

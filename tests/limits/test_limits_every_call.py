@@ -1,4 +1,6 @@
-"""Every call with a key takes an item, whatever it asks for, and repeated refusals are folded in the audit."""
+"""Every call with a key takes an item, whatever it asks for, and repeated refusals are folded in
+the audit.
+"""
 
 import base64
 import gzip
@@ -90,7 +92,9 @@ CALLS: dict[str, tuple[int, Call]] = {
 
 
 @pytest.mark.parametrize(("status", "call"), CALLS.values(), ids=CALLS)
-def test_it_takes_an_item_and_is_refused_where_there_is_none(gateway: Process, status: int, call: Call) -> None:
+def test_it_takes_an_item_and_is_refused_where_there_is_none(
+    gateway: Process, status: int, call: Call
+) -> None:
     _, key = made(gateway, ratePerSecond=1, rateBurst=3)
     answers = [call(gateway, key) for _ in range(10)]
     statuses = [answer.status_code for answer in answers]
@@ -102,7 +106,9 @@ def test_it_takes_an_item_and_is_refused_where_there_is_none(gateway: Process, s
     assert limited.headers["retry-after"] == "1"
 
 
-@pytest.mark.parametrize("path", ["/v1/events", "/v1/nothing", "/segment/v1/track", f"/api?appId={APP_ID}"])
+@pytest.mark.parametrize(
+    "path", ["/v1/events", "/v1/nothing", "/segment/v1/track", f"/api?appId={APP_ID}"]
+)
 def test_a_call_whose_head_is_faulty_takes_an_item_too(gateway: Process, path: str) -> None:
     _, key = made(gateway, ratePerSecond=1, rateBurst=3)
     head = f"POST {path} HTTP/1.1\r\nHost: a b\r\nX-API-Key: {key}\r\nContent-Length: 0\r\n\r\n".encode()
@@ -120,7 +126,10 @@ def test_without_a_key_what_is_not_there_is_told_as_ever(gateway: Process) -> No
         ("GET", "/v1/nothing", 404), ("DELETE", "/v1/events", 405), ("PUT", "/api", 405), ("GET", "/segment/v1/t", 405),
         ("GET", "/favicon.ico", 404),
     ):  # fmt: skip
-        for headers in ({}, {"Authorization": "Basic cHJveHk6cHJveHk="} if "segment" not in path else {}):
+        for headers in (
+            {},
+            {"Authorization": "Basic cHJveHk6cHJveHk="} if "segment" not in path else {},
+        ):
             answer = gateway.http.request(method, path, headers=headers)
             assert (answer.status_code, answer.headers.get("ratelimit")) == (status, None)
 
@@ -138,7 +147,9 @@ BAD: dict[str, tuple[int, Call]] = {
 }  # fmt: skip
 
 
-def test_a_key_that_opens_nothing_counts_as_a_failed_authentication_wherever_it_is_shown(tmp_path: Path) -> None:
+def test_a_key_that_opens_nothing_counts_as_a_failed_authentication_wherever_it_is_shown(
+    tmp_path: Path,
+) -> None:
     more = {"GATEWAY_LOG_LEVEL": "error", "GATEWAY_FAILED_AUTH_PER_MINUTE": str(2 * len(BAD))}
     with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery", **more) as gateway:
         revoked_id, revoked = made(gateway)
@@ -148,7 +159,9 @@ def test_a_key_that_opens_nothing_counts_as_a_failed_authentication_wherever_it_
                 assert call(gateway, key).status_code == status, name
         for name, (_, call) in BAD.items():
             assert call(gateway, revoked).status_code == 429, name
-        assert gateway.call("GET", "/v1/nothing").status_code == 404, "a good key passes all the same"
+        assert gateway.call("GET", "/v1/nothing").status_code == 404, (
+            "a good key passes all the same"
+        )
 
 
 def records(gateway: Process, key_id: str, count: int) -> list[dict[str, Any]]:
@@ -171,7 +184,9 @@ def counted(found: list[dict[str, Any]]) -> int:
 
 def test_a_thousand_refusals_of_a_key_are_a_few_records_that_say_how_many(gateway: Process) -> None:
     key_id, key = made(gateway, ratePerSecond=1, rateBurst=100)
-    statuses = [gateway.http.get(f"/v1/nothing/{at}", headers=bearer(key)).status_code for at in range(600)]
+    statuses = [
+        gateway.http.get(f"/v1/nothing/{at}", headers=bearer(key)).status_code for at in range(600)
+    ]
     statuses += [gateway.http.get(f"/v1/receipts/{key}").status_code for _ in range(400)]
     found = records(gateway, key_id, len(statuses))
     assert counted(found) == 1_000
@@ -205,7 +220,9 @@ def test_a_revoked_key_that_comes_from_many_networks_leaves_few_records(tmp_path
 def test_a_preflight_takes_nothing_whatever_key_is_shown(gateway: Process, path: str) -> None:
     _, key = made(gateway, ratePerSecond=1, rateBurst=1)
     answers = [gateway.http.options(path, headers=bearer(key)) for _ in range(3)]
-    assert [(answer.status_code, answer.headers.get("ratelimit")) for answer in answers] == [(204, None)] * 3
+    assert [(answer.status_code, answer.headers.get("ratelimit")) for answer in answers] == [
+        (204, None)
+    ] * 3
 
 
 # --- what the gateway holds too much to read --------------------------------------------------------------------------
@@ -213,14 +230,20 @@ def test_a_preflight_takes_nothing_whatever_key_is_shown(gateway: Process, path:
 UNREAD_BYTES = 3_000_000  # of a body, once it is decompressed: more than may be held
 
 
-def bomb(method: str, path: str, headers: Callable[[str], dict[str, str]], before: bytes = b"") -> Call:
-    """A call whose compressed body is too large to be held; its key may stand in its query or in its body."""
+def bomb(
+    method: str, path: str, headers: Callable[[str], dict[str, str]], before: bytes = b""
+) -> Call:
+    """A call whose compressed body is too large to be held; its key may stand in its query or in
+    its body.
+    """
 
     def sent(gateway: Process, key: str) -> httpx.Response:
         beginning = before.replace(b"KEY", key.encode())
         body = gzip.compress(beginning + b" " * (UNREAD_BYTES - len(beginning)))
         more = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
-        return gateway.http.request(method, path.replace("KEY", key), headers={**headers(key), **more}, content=body)
+        return gateway.http.request(
+            method, path.replace("KEY", key), headers={**headers(key), **more}, content=body
+        )
 
     return sent
 
@@ -234,7 +257,9 @@ UNREAD: dict[str, Call] = {
     "SDK, key in a header": bomb("POST", f"/api?appId={APP_ID}", lambda key: {"X-API-Key": key}),
     "SDK, key in the body": bomb("POST", "/api", nothing, b'{"clientKey":"KEY","action":'),
     "Segment, key in a header": bomb("POST", "/segment/v1/batch", basic),
-    "Segment, key in the body": bomb("POST", "/segment/v1/batch", nothing, b'{"writeKey":"KEY","batch":'),
+    "Segment, key in the body": bomb(
+        "POST", "/segment/v1/batch", nothing, b'{"writeKey":"KEY","batch":'
+    ),
     "a batch": bomb("POST", "/v1/batch", bearer),
     "an event": bomb("POST", "/v1/events", bearer),
     "a preview": bomb("POST", "/v1/preview", bearer),
@@ -268,7 +293,9 @@ def test_calls_that_there_is_no_room_to_read_take_an_item_and_are_folded(crowded
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_what_was_counted_is_recorded_at_a_stop(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+def test_what_was_counted_is_recorded_at_a_stop(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
     more = {}
     if kind == "postgresql":
         server: Server = request.getfixturevalue("postgresql_server")

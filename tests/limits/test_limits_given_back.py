@@ -1,4 +1,6 @@
-"""A batch of which nothing was taken for a cause of the gateway's own costs one item, so that it can be sent again."""
+"""A batch of which nothing was taken for a cause of the gateway's own costs one item, so that it
+can be sent again.
+"""
 
 import base64
 import shutil
@@ -24,7 +26,9 @@ Send = Callable[[Process, str, int], httpx.Response]
 def segment(gateway: Process, key: str, count: int) -> httpx.Response:
     basic = "Basic " + base64.b64encode(f"{key}:".encode()).decode()
     batch = [{"type": "track", **EVENT}] * count
-    return gateway.http.post("/segment/v1/batch", json={"batch": batch}, headers={"Authorization": basic})
+    return gateway.http.post(
+        "/segment/v1/batch", json={"batch": batch}, headers={"Authorization": basic}
+    )
 
 
 def segment_in_body(gateway: Process, key: str, count: int) -> httpx.Response:
@@ -59,7 +63,9 @@ SENDS: dict[str, Send] = {**LENDING, "/v1/batch": v1}
 
 
 @pytest.fixture(scope="module", params=["memory", "Valkey"])
-def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def gateway(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Process]:
     with ExitStack() as stack:
         more = {"GATEWAY_LOG_LEVEL": "error"}
         if request.param == "Valkey":

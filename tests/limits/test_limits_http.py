@@ -1,4 +1,6 @@
-"""The limit as callers meet it: headers on every answer of a limited call, and 429 with nothing taken (contract §9)."""
+"""The limit as callers meet it: headers on every answer of a limited call, and 429 with nothing
+taken (contract §9).
+"""
 
 import asyncio
 import re
@@ -31,7 +33,9 @@ def state(answer: Any) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def key_of(talk: Talk, name: str = "other", scopes: Any = ALL_SCOPES, apps: Any = None, **limits: Any) -> str:
+def key_of(
+    talk: Talk, name: str = "other", scopes: Any = ALL_SCOPES, apps: Any = None, **limits: Any
+) -> str:
     gateway = talk.app.state.gateway
     key, _ = KeyStore(gateway.engine, gateway.marks).create(name, scopes, apps, 0, **limits)
     talk.do(gateway.directory.refresh)
@@ -41,7 +45,11 @@ def key_of(talk: Talk, name: str = "other", scopes: Any = ALL_SCOPES, apps: Any 
 def test_headers_tell_the_policy_what_is_left_and_when_it_is_full_again(start: Start) -> None:
     talk = start(gateway_rate_per_second=2, gateway_rate_burst=10)
     first, second = talk.event(), talk.batch([TRACK] * 4)
-    assert first.headers["ratelimit-policy"] == second.headers["ratelimit-policy"] == '"caller";q=2;w=1'
+    assert (
+        first.headers["ratelimit-policy"]
+        == second.headers["ratelimit-policy"]
+        == '"caller";q=2;w=1'
+    )
     assert state(first) == (9, 1)
     assert state(second) in {(5, 3), (5, 2)}
 
@@ -49,7 +57,9 @@ def test_headers_tell_the_policy_what_is_left_and_when_it_is_full_again(start: S
 LIMITED: dict[str, Callable[[Talk], Any]] = {
     "accepted": lambda talk: talk.event(),
     "duplicate": lambda talk: [talk.event(EVENT | {"id": "x"}) for _ in range(2)][1],
-    "conflict": lambda talk: [talk.event(EVENT | {"id": "x", "value": value}) for value in (1, 2)][1],
+    "conflict": lambda talk: [talk.event(EVENT | {"id": "x", "value": value}) for value in (1, 2)][
+        1
+    ],
     "invalid": lambda talk: talk.event({}),
     "malformed": lambda talk: talk.event(b"{"),
     "too large": lambda talk: talk.event(b" " * 6_000_000),
@@ -67,7 +77,9 @@ LIMITED: dict[str, Callable[[Talk], Any]] = {
 
 
 @pytest.mark.parametrize("call", LIMITED.values(), ids=LIMITED.keys())
-def test_every_answer_of_a_limited_call_has_the_headers(start: Start, call: Callable[[Talk], Any]) -> None:
+def test_every_answer_of_a_limited_call_has_the_headers(
+    start: Start, call: Callable[[Talk], Any]
+) -> None:
     answer = call(start())
     assert answer.headers.get("ratelimit-policy") == '"caller";q=1000;w=1', answer.status_code
     assert state(answer)[0] < 5_000
@@ -80,9 +92,15 @@ def test_every_call_with_a_key_is_limited_whatever_it_asks_for(start: Start) -> 
     for operation in operations(talk):
         for key in ("", useless):
             answer = talk.call(*operation, headers={"Content-Type": "application/json"}, key=key)
-            assert STATE.fullmatch(answer.headers.get("ratelimit", "")), (operation, answer.status_code)
+            assert STATE.fullmatch(answer.headers.get("ratelimit", "")), (
+                operation,
+                answer.status_code,
+            )
     for path in ("/api", "/api-batch"):
-        assert "ratelimit" in talk.post(f"{path}?appId=none&clientKey={talk.key}", {}, key=None).headers
+        assert (
+            "ratelimit"
+            in talk.post(f"{path}?appId=none&clientKey={talk.key}", {}, key=None).headers
+        )
     for path in SEGMENT_PATHS:
         for key in ("", useless):
             assert "ratelimit" in talk.post(path, b"{}", key=key).headers
@@ -146,7 +164,10 @@ def test_a_batch_that_fits_only_in_part_is_refused_whole(start: Start, kind: str
 def test_a_batch_larger_than_the_burst_never_passes_and_costs_nothing(start: Start) -> None:
     talk = start(gateway_rate_per_second=1, gateway_rate_burst=5)
     told = problem(talk.batch([TRACK] * 6), 429, "rate-limited")
-    assert told["detail"] == "6 items never pass together: this key's limit lets 5 pass at once. Split them."
+    assert (
+        told["detail"]
+        == "6 items never pass together: this key's limit lets 5 pass at once. Split them."
+    )
     assert talk.batch([TRACK] * 5).status_code == 202
 
 
@@ -175,14 +196,19 @@ def test_a_key_has_limits_of_its_own_where_it_is_given_some(start: Start) -> Non
             "burst": {"rate_burst": 4},
         }.items()
     }
-    told = {name: (answer.headers["ratelimit-policy"][9:], state(answer)[0]) for name, answer in answers.items()}
+    told = {
+        name: (answer.headers["ratelimit-policy"][9:], state(answer)[0])
+        for name, answer in answers.items()
+    }
     assert told == {"both": ("q=3;w=1", 3), "rate": ("q=3;w=1", 5), "burst": ("q=10;w=1", 3)}
 
 
 def test_a_limit_that_is_changed_is_in_force_at_once(start: Start) -> None:
     talk = start()
     key = key_of(talk, rate_per_second=1, rate_burst=1)
-    key_id = next(one["id"] for one in talk.get("/v1/keys").json()["keys"] if one["name"] == "other")
+    key_id = next(
+        one["id"] for one in talk.get("/v1/keys").json()["keys"] if one["name"] == "other"
+    )
     assert [talk.event(key=key).status_code for _ in range(2)] == [202, 429]
     talk.post(f"/v1/keys/{key_id}", {"ratePerSecond": 1000, "rateBurst": 2000}, method="PATCH")
     answer = talk.batch([TRACK] * 500, key=key)
@@ -212,7 +238,9 @@ def with_apps(start: Start, tmp_path: Path) -> Talk:
     file = tmp_path / "apps.toml"
     file.write_text(APPS.format(burst=6))
     nothing: dict[str, Any] = {"leanplum_app_id": None, "leanplum_production_key": None}
-    return start(gateway_apps_file=file, gateway_rate_per_second=10, gateway_rate_burst=50, **nothing)
+    return start(
+        gateway_apps_file=file, gateway_rate_per_second=10, gateway_rate_burst=50, **nothing
+    )
 
 
 def of(app: str) -> dict[str, str]:
@@ -228,17 +256,26 @@ def test_the_headers_tell_the_limit_of_the_app_beside_the_callers(with_apps: Tal
         "free": '"caller";q=10;w=1',
     }
     assert re.fullmatch(r'"caller";r=49;t=1, "app";r=5;t=1', told["shop"]["ratelimit"])
-    assert re.search(r'"app";r=9;t=1$', told["game"]["ratelimit"]), "5 seconds' worth, as the gateway's own burst is"
+    assert re.search(r'"app";r=9;t=1$', told["game"]["ratelimit"]), (
+        "5 seconds' worth, as the gateway's own burst is"
+    )
     assert "app" not in told["free"]["ratelimit"]
 
 
-def test_all_callers_of_an_app_share_its_limit_and_what_it_refuses_costs_them_nothing(with_apps: Talk) -> None:
+def test_all_callers_of_an_app_share_its_limit_and_what_it_refuses_costs_them_nothing(
+    with_apps: Talk,
+) -> None:
     other = key_of(with_apps)
     assert with_apps.batch([TRACK] * 5, headers=of("shop")).status_code == 202
     answer = with_apps.batch([TRACK] * 3, headers=of("shop"), key=other)
     detail = problem(answer, 429, "rate-limited")["detail"]
-    assert detail == "3 items would exceed the limit that all callers of the app share of 1 a second."
-    assert (answer.headers["retry-after"], '"caller";r=50;t=0' in answer.headers["ratelimit"]) == ("2", True)
+    assert (
+        detail == "3 items would exceed the limit that all callers of the app share of 1 a second."
+    )
+    assert (answer.headers["retry-after"], '"caller";r=50;t=0' in answer.headers["ratelimit"]) == (
+        "2",
+        True,
+    )
     assert with_apps.event(headers=of("shop"), key=other).status_code == 202
     assert with_apps.batch([TRACK] * 5, headers=of("free"), key=other).status_code == 202
 
@@ -257,7 +294,9 @@ def test_a_batch_larger_than_the_apps_burst_is_told_so(with_apps: Talk) -> None:
     assert "lets 6 pass at once. Split them." in problem(answer, 429, "rate-limited")["detail"]
 
 
-def test_an_apps_limit_that_is_changed_in_the_file_is_in_force_within_a_second(with_apps: Talk, tmp_path: Path) -> None:
+def test_an_apps_limit_that_is_changed_in_the_file_is_in_force_within_a_second(
+    with_apps: Talk, tmp_path: Path
+) -> None:
     (tmp_path / "apps.toml").write_text(APPS.format(burst=30))
     deadline = time.monotonic() + 5
     while with_apps.batch([TRACK] * 20, headers=of("shop")).status_code != 202:
@@ -269,7 +308,10 @@ def test_an_sdk_call_larger_than_the_burst_counts_as_one_that_fills_it(start: St
     """An SDK can't split what it sends."""
     talk = start(gateway_rate_per_second=1, gateway_rate_burst=5)
     entries = [{"action": "track", "userId": "u", "event": "e"}] * 8
-    answers = [talk.post(f"/api?action=multi&clientKey={talk.key}", {"data": entries}, key=None) for _ in range(2)]
+    answers = [
+        talk.post(f"/api?action=multi&clientKey={talk.key}", {"data": entries}, key=None)
+        for _ in range(2)
+    ]
     assert [answer.status_code for answer in answers] == [200, 429]
     assert state(answers[0])[0] == 0
 
@@ -287,7 +329,9 @@ def test_an_sdk_call_larger_than_the_burst_counts_as_one_that_fills_it(start: St
         ("unix:", "unix:"),
     ],
 )
-def test_of_an_ipv6_address_the_network_counts_that_one_host_is_given(address: str, counted: str) -> None:
+def test_of_an_ipv6_address_the_network_counts_that_one_host_is_given(
+    address: str, counted: str
+) -> None:
     assert network(address) == counted
 
 
@@ -307,7 +351,9 @@ def test_failures_from_very_many_addresses_leave_little_behind() -> None:
     assert len(buckets) <= 12_000
 
 
-def test_an_address_that_fails_too_often_is_told_to_stop_but_good_keys_behind_it_pass(start: Start) -> None:
+def test_an_address_that_fails_too_often_is_told_to_stop_but_good_keys_behind_it_pass(
+    start: Start,
+) -> None:
     talk = start(gateway_failed_auth_per_minute=5)
     statuses = [talk.event(key="lpgw_nonsense").status_code for _ in range(6)]
     assert statuses == [401] * 5 + [429]
@@ -317,8 +363,12 @@ def test_an_address_that_fails_too_often_is_told_to_stop_but_good_keys_behind_it
     assert 1 <= int(answer.headers["retry-after"]) <= 12
 
 
-@pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic bHB3Zzo="}], ids=["no key", "another scheme"])
-def test_a_call_without_a_key_is_a_failed_authentication_too(start: Start, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "headers", [{}, {"Authorization": "Basic bHB3Zzo="}], ids=["no key", "another scheme"]
+)
+def test_a_call_without_a_key_is_a_failed_authentication_too(
+    start: Start, headers: dict[str, str]
+) -> None:
     """Else an address may knock as often as it likes without being told to stop."""
     talk = start(gateway_failed_auth_per_minute=5)
     statuses = [talk.event(key=None, headers=headers).status_code for _ in range(6)]

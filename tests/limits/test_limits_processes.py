@@ -1,4 +1,6 @@
-"""Gateways as processes of their own that share a real Valkey, which is killed, hung and empty again under load."""
+"""Gateways as processes of their own that share a real Valkey, which is killed, hung and empty
+again under load.
+"""
 
 import math
 import re
@@ -55,7 +57,11 @@ def replicas(folder: Path, url: str, count: int, **settings: str) -> Iterator[li
         ]
         for one in found:
             one.key = key
-            until(lambda one=one: limits(one).endswith((f"{count} replica", f"{count} replicas", "by itself")))  # type: ignore[misc]
+            until(
+                lambda one=one: limits(one).endswith(
+                    (f"{count} replica", f"{count} replicas", "by itself")
+                )
+            )  # type: ignore[misc]
         yield found
 
 
@@ -77,11 +83,15 @@ class Load:
         """Batches of `size` items, each with an id of its own, until it ends."""
         number = 0
         headers = {"Authorization": f"Bearer {gateway.key}"}
-        with httpx.Client(base_url=gateway.url, headers=headers, timeout=30, trust_env=False) as http:
+        with httpx.Client(
+            base_url=gateway.url, headers=headers, timeout=30, trust_env=False
+        ) as http:
             while not self.ended.is_set():
                 ids = [f"{name}-{number}-{place}" for place in range(self.size)]
                 number += 1
-                items = [{"action": "track", "userId": name, "event": "E", "id": one} for one in ids]
+                items = [
+                    {"action": "track", "userId": name, "event": "E", "id": one} for one in ids
+                ]
                 began = time.monotonic()
                 status = http.post("/v1/batch", json={"items": items}).status_code
                 self._note(began, time.monotonic())
@@ -89,7 +99,10 @@ class Load:
                 self.passed.extend(ids if status == 202 else ())
 
     def _note(self, began: float, ended: float) -> None:
-        self.first_call, self.first_answer = min(self.first_call, began), min(self.first_answer, ended)
+        self.first_call, self.first_answer = (
+            min(self.first_call, began),
+            min(self.first_answer, ended),
+        )
         self.last_call, self.last_answer = max(self.last_call, began), max(self.last_answer, ended)
         self.slowest = max(self.slowest, ended - began)
 
@@ -111,12 +124,15 @@ class Load:
 
 
 def test_what_two_replicas_let_pass_together_is_the_limit(tmp_path: Path, valkey: Valkey) -> None:
-    """Counted: the items of all calls that were answered 202. Wanted: burst + rate x time, within 2 %, where the time,
-    10 s, is for the upper bound that from before the first call to after the last answer, and for the lower one that
-    from the first answer to the last call: on a busy machine a call takes a while, and its items are taken in it."""
+    """Counted: the items of all calls that were answered 202. Wanted: burst + rate x time, within 2
+    %, where the time, 10 s, is for the upper bound that from before the first call to after the
+    last answer, and for the lower one that from the first answer to the last call: on a busy
+    machine a call takes a while, and its items are taken in it.
+    """
     rate, burst, load = 200, 400, Load(size=5)
     settings = {"GATEWAY_RATE_PER_SECOND": str(rate), "GATEWAY_RATE_BURST": str(burst)}
-    patient = {"GATEWAY_SHARED_LIMITS_TIMEOUT_SECONDS": "2"}  # the machine may be busy: this is not about being away
+    # The machine may be busy: this is not about being away
+    patient = {"GATEWAY_SHARED_LIMITS_TIMEOUT_SECONDS": "2"}
     with replicas(tmp_path, valkey.url, 2, **settings, **patient) as gateways:
         with load.on(gateways, each=2):
             time.sleep(10)
@@ -128,7 +144,9 @@ def test_what_two_replicas_let_pass_together_is_the_limit(tmp_path: Path, valkey
     assert 0.98 * least <= len(load.passed) <= 1.02 * most, (least, len(load.passed), most)
 
 
-def test_valkey_killed_and_back_under_load_costs_no_error_and_no_event(tmp_path: Path, valkey: Valkey) -> None:
+def test_valkey_killed_and_back_under_load_costs_no_error_and_no_event(
+    tmp_path: Path, valkey: Valkey
+) -> None:
     load = Load()
     with replicas(tmp_path, valkey.url, 2, GATEWAY_RATE_PER_SECOND="100000") as gateways:
         with load.on(gateways):
@@ -151,11 +169,17 @@ def test_valkey_killed_and_back_under_load_costs_no_error_and_no_event(tmp_path:
             assert gateways[0].call("GET", f"/v1/receipts/{item}").status_code == 200
         for gateway in gateways:
             events = re.findall(r'"event":"(limits\.\w+)"', gateway.output.read_text())
-            assert events == ["limits.shared", "limits.shared", "limits.away", "limits.away"] + ["limits.shared"] * 2
+            assert (
+                events
+                == ["limits.shared", "limits.shared", "limits.away", "limits.away"]
+                + ["limits.shared"] * 2
+            )
 
 
 def test_a_hung_valkey_keeps_nobody_waiting_for_long(tmp_path: Path, valkey: Valkey) -> None:
-    """Each call by itself waits no longer than the time-out; the bound leaves room for a busy machine."""
+    """Each call by itself waits no longer than the time-out; the bound leaves room for a busy
+    machine.
+    """
     load = Load()
     with replicas(tmp_path, valkey.url, 1, GATEWAY_RATE_PER_SECOND="100000") as gateways:
         (gateway,) = gateways

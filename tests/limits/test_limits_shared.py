@@ -45,7 +45,11 @@ class Desk:
         self.clock, self.told, self.here = Clock(), list[bool](), 0
         self.server = Fake(self.clock)
         self.limiter = SharedLimiter(
-            self.server, Buckets(self.clock), clock=self.clock, told=self.told.append, decided_here=self._count
+            self.server,
+            Buckets(self.clock),
+            clock=self.clock,
+            told=self.told.append,
+            decided_here=self._count,
         )
 
     def _count(self) -> None:
@@ -86,11 +90,16 @@ def test_calls_that_come_together_are_decided_together_in_their_order() -> None:
     at_desk(act)
 
 
-def test_when_the_server_fails_each_call_is_decided_here_at_once_and_the_server_is_asked_no_more() -> None:
+def test_when_the_server_fails_each_call_is_decided_here_at_once_and_the_server_is_asked_no_more() -> (
+    None
+):
     async def act(desk: Desk) -> None:
         desk.server.trouble = OSError()
         desk.server.flights.clear()
-        assert await asyncio.gather(*(desk.allows(1) for _ in range(300))) == [True] * 10 + [False] * 290
+        assert (
+            await asyncio.gather(*(desk.allows(1) for _ in range(300)))
+            == [True] * 10 + [False] * 290
+        )
         assert (desk.here, desk.told, desk.server.flights) == (300, [True, False], [256])
         assert await desk.passed(5) == 0
         assert desk.server.flights == [256]

@@ -1,4 +1,6 @@
-"""Gateways that share a real Valkey, and one whose Valkey is away or refuses, as callers and operators meet them."""
+"""Gateways that share a real Valkey, and one whose Valkey is away or refuses, as callers and
+operators meet them.
+"""
 
 from collections.abc import Callable
 
@@ -28,7 +30,11 @@ def test_a_gateway_by_itself_has_nothing_to_say_of_sharing(start: Start) -> None
 
 
 def test_a_limit_spent_at_one_replica_is_spent_at_the_other(start: Start, valkey: Valkey) -> None:
-    given = PATIENT | {"gateway_shared_limits_url": valkey.url, "gateway_rate_per_second": 1, "gateway_rate_burst": 9}
+    given = PATIENT | {
+        "gateway_shared_limits_url": valkey.url,
+        "gateway_rate_per_second": 1,
+        "gateway_rate_burst": 9,
+    }
     one = start(**given)
     other = start(**given)
     items = [{"action": "track", "userId": "u", "event": "e"}] * 5
@@ -39,7 +45,9 @@ def test_a_limit_spent_at_one_replica_is_spent_at_the_other(start: Start, valkey
     assert limits(other) == "shared by 2 replicas"
 
 
-def test_failed_authentications_of_an_address_are_counted_together(start: Start, valkey: Valkey) -> None:
+def test_failed_authentications_of_an_address_are_counted_together(
+    start: Start, valkey: Valkey
+) -> None:
     given = PATIENT | {"gateway_shared_limits_url": valkey.url, "gateway_failed_auth_per_minute": 6}
     pair = [start(**given), start(**given)]
     statuses = [talk.event(key="nonsense").status_code for talk in pair * 5]
@@ -48,7 +56,9 @@ def test_failed_authentications_of_an_address_are_counted_together(start: Start,
 
 
 @pytest.mark.parametrize("spoilt", ["read-only", "no memory"])
-def test_a_valkey_that_refuses_to_write_is_as_one_that_is_away(start: Start, valkey: Valkey, spoilt: str) -> None:
+def test_a_valkey_that_refuses_to_write_is_as_one_that_is_away(
+    start: Start, valkey: Valkey, spoilt: str
+) -> None:
     talk = start(gateway_shared_limits_url=valkey.url, gateway_rate_per_second=1000)
     with valkey.client() as client:
         if spoilt == "read-only":
@@ -70,7 +80,10 @@ def test_a_gateway_starts_where_valkey_is_away_and_its_password_is_shown_nowhere
     url = f"valkey://:s3cret@127.0.0.1:{free_port()}"
     talk = start(gateway_shared_limits_url=url, gateway_rate_per_second=1, gateway_rate_burst=2)
     assert [talk.event().status_code for _ in range(3)][:2] == [202, 202]
-    assert limits(talk) == "the shared limits are away; this replica keeps the whole of each limit by itself"
+    assert (
+        limits(talk)
+        == "the shared limits are away; this replica keeps the whole of each limit by itself"
+    )
     said = capfd.readouterr().out
     assert "limits.away" in said
     assert "s3cret" not in said + talk.get("/metrics").text + repr(talk.app.state.gateway.settings)

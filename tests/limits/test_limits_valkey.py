@@ -1,4 +1,6 @@
-"""The shared buckets on a real Valkey: the same decisions as in memory, and every call ends in time."""
+"""The shared buckets on a real Valkey: the same decisions as in memory, and every call ends in
+time.
+"""
 
 import asyncio
 import time
@@ -27,7 +29,9 @@ def server() -> Iterator[Server]:
 
 
 def asked(url: str, asking: Callable[[Valkey], Coroutine[Any, Any, T]], seconds: float = 5.0) -> T:
-    """What a client finds out that is opened for this alone, with all the time that a busy machine may need."""
+    """What a client finds out that is opened for this alone, with all the time that a busy machine
+    may need.
+    """
 
     async def opened() -> T:
         client = Valkey(url, seconds)
@@ -45,18 +49,22 @@ moments = st.tuples(
     st.sampled_from(["a", "b"]),
     st.booleans(),  # whether the app's limit counts as well
     st.integers(1, 15),
-    st.sampled_from([(3, 10), (10, 20), (1000, 7)]),  # rate and burst of the caller's, which may change
+    # Rate and burst of the caller's, which may change
+    st.sampled_from([(3, 10), (10, 20), (1000, 7)]),
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.lists(moments, min_size=1, max_size=6), min_size=1, max_size=12))
 def test_valkey_decides_the_same_histories_as_memory_does(
     server: Server, flights: list[list[tuple[int, str, bool, int, tuple[int, int]]]]
 ) -> None:
     """Calls that go together have one time."""
     microseconds = BEGAN
-    clock = Clock(0.0)  # as precise as the time since a process began; seconds since the epoch are not
+    # As precise as the time since a process began; seconds since the epoch are not
+    clock = Clock(0.0)
     memory = Buckets(clock)
 
     async def compare(shared: Valkey) -> None:
@@ -99,7 +107,8 @@ def test_a_clock_that_was_set_back_stops_nobody_for_as_long(server: Server) -> N
     async def taken(shared: Valkey) -> list[Decision]:
         mine = (limit("back", 10, 20),)
         await shared.take([(mine, 20)], 2_000_000_000_000_000)
-        await shared.take([(mine, 20)], 1_000_000_000_000_000)  # refused, and from then on it refills
+        # Refused, and from then on it refills
+        await shared.take([(mine, 20)], 1_000_000_000_000_000)
         return await shared.take([(mine, 20)], 1_000_000_002_000_000)
 
     assert asked(server.url, taken)[0].allowed
@@ -134,7 +143,9 @@ def test_a_server_that_comes_back_empty_is_given_the_script_again(valkey: Server
     assert asked(valkey.url, taken)[0].allowed
 
 
-def test_a_server_that_hangs_costs_the_time_limit_and_its_late_answers_are_nobodys(valkey: Server) -> None:
+def test_a_server_that_hangs_costs_the_time_limit_and_its_late_answers_are_nobodys(
+    valkey: Server,
+) -> None:
     async def taken(shared: Valkey) -> tuple[float, list[Decision]]:
         await shared.beat("me")  # with time to connect
         valkey.hang()

@@ -21,7 +21,9 @@ class Interrupted(Writer):
         super().__init__(at.engine)
         self._at, self._kind, self._happening = at, kind, happening
 
-    def write(self, write: Write[Any], *, along: bool = False, seconds: float | None = None) -> "asyncio.Future[Any]":
+    def write(
+        self, write: Write[Any], *, along: bool = False, seconds: float | None = None
+    ) -> "asyncio.Future[Any]":
         if type(write) is self._kind:
             return asyncio.ensure_future(self._late(write))
         return super().write(write, along=along, seconds=seconds)
@@ -32,8 +34,12 @@ class Interrupted(Writer):
 
 
 @asynccontextmanager
-async def interrupted(at: Opened, kind: type[Write[Any]], happening: Happening) -> AsyncIterator[Outbox]:
-    """A second outbox on the database of `at`, as another process has it, whose writes of this kind come late."""
+async def interrupted(
+    at: Opened, kind: type[Write[Any]], happening: Happening
+) -> AsyncIterator[Outbox]:
+    """A second outbox on the database of `at`, as another process has it, whose writes of this kind
+    come late.
+    """
     writer = Interrupted(at, kind, happening)
     writer.start()
     try:

@@ -21,7 +21,9 @@ T = TypeVar("T")
 class Opened:
     """An outbox with what is under it."""
 
-    def __init__(self, database: str, max_queued: int, vault: Vault = CLEAR, erased_ms: int = 0) -> None:
+    def __init__(
+        self, database: str, max_queued: int, vault: Vault = CLEAR, erased_ms: int = 0
+    ) -> None:
         self.now = now_ms()
         self.database = database
         self.engine: Engine = connect(database)
@@ -52,11 +54,16 @@ class Opened:
     def call(self, *items: NewItem, app: str = "default") -> Acceptance:
         """One call with these items."""
         prefix = ids.new_prefix(self.now)
-        return Acceptance(app, "key_1", "req_1", "POST /v1/events", "127.0.0.1", self.now, prefix, list(items), 0)
+        return Acceptance(
+            app, "key_1", "req_1", "POST /v1/events", "127.0.0.1", self.now, prefix, list(items), 0
+        )
 
     async def accept(self, *items: NewItem, app: str = "default") -> list[tuple[str, str]]:
         """What became of each item of one call."""
-        return [(item_id, kind) for item_id, kind in await self.outbox.accept(self.call(*items, app=app))]
+        return [
+            (item_id, kind)
+            for item_id, kind in await self.outbox.accept(self.call(*items, app=app))
+        ]
 
     async def waiting(self, after: int = 0, limit: int = 1_000) -> list[Item]:
         """At most `limit` items that wait, after a sequence number."""

@@ -27,7 +27,9 @@ def test_what_is_accepted_is_on_disk_when_the_answer_comes(path: Path) -> None:
 
 
 @pytest.mark.parametrize("own", [None, "order:1"])
-def test_an_item_is_found_by_its_own_id_or_the_one_that_it_was_given(database: str, own: str | None) -> None:
+def test_an_item_is_found_by_its_own_id_or_the_one_that_it_was_given(
+    database: str, own: str | None
+) -> None:
     async def body(at: Opened) -> None:
         ((item_id, kind),) = await at.accept(track("ann", item_id=own))
         receipt = await at.outbox.receipt("default", item_id)
@@ -35,7 +37,11 @@ def test_an_item_is_found_by_its_own_id_or_the_one_that_it_was_given(database: s
         assert own in {None, item_id}
         assert receipt is not None
         assert (receipt.id, receipt.action, receipt.subject) == (item_id, "track", "uann")
-        assert (receipt.status, receipt.accepted_at, receipt.attempts) == (Status.ACCEPTED, at.now, 0)
+        assert (receipt.status, receipt.accepted_at, receipt.attempts) == (
+            Status.ACCEPTED,
+            at.now,
+            0,
+        )
         assert not receipt.settled
 
     with_outbox(database, body)
@@ -49,7 +55,9 @@ def test_a_receipt_is_nobody_elses(database: str) -> None:
     with_outbox(database, body)
 
 
-@pytest.mark.parametrize("item_id", ["", "order:1", "x" * 5000, "00000000-0000-7000-8000-000000000001", "'; DROP"])
+@pytest.mark.parametrize(
+    "item_id", ["", "order:1", "x" * 5000, "00000000-0000-7000-8000-000000000001", "'; DROP"]
+)
 def test_an_unknown_id_has_no_receipt(database: str, item_id: str) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track())
@@ -70,13 +78,19 @@ def test_a_guessed_sequence_number_under_another_prefix_has_no_receipt(database:
 def test_the_queue_gives_back_items_in_the_order_of_acceptance_in_pages(database: str) -> None:
     async def body(at: Opened) -> None:
         for number in range(5):
-            await at.accept(track("ann", f"e{number}"), track("bob", f"e{number}", item_id=f"own{number}"))
+            await at.accept(
+                track("ann", f"e{number}"), track("bob", f"e{number}", item_id=f"own{number}")
+            )
         first = await at.waiting(0, 4)
         found = first + await at.waiting(first[-1].seq, 100)
         assert len(first) == 4
         assert [item.seq for item in found] == sorted(item.seq for item in found)
-        assert [item.body for item in found if item.subject == "uann"] == [track("ann", f"e{n}").body for n in range(5)]
-        assert [item.id for item in found if item.subject == "ubob"] == [f"own{number}" for number in range(5)]
+        assert [item.body for item in found if item.subject == "uann"] == [
+            track("ann", f"e{n}").body for n in range(5)
+        ]
+        assert [item.id for item in found if item.subject == "ubob"] == [
+            f"own{number}" for number in range(5)
+        ]
 
     with_outbox(database, body)
 
@@ -100,7 +114,9 @@ def test_a_full_queue_is_full_for_calls_that_come_at_once_too(database: str) -> 
     with_outbox(database, body, max_queued=10)
 
 
-def test_the_count_of_the_queue_follows_what_is_accepted_and_settled_and_survives_a_restart(database: str) -> None:
+def test_the_count_of_the_queue_follows_what_is_accepted_and_settled_and_survives_a_restart(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track(item_id="a"), track(item_id="b"), track(item_id="a"))
         assert at.outbox.queued == 2
@@ -120,7 +136,10 @@ def test_many_calls_at_once_share_few_commits_and_each_gets_its_own_results(path
     async def body(at: Opened) -> None:
         before = commits(path)
         results = await asyncio.gather(
-            *(at.accept(*(track(f"user{n}", f"e{k}") for k in range(1 + n % 3))) for n in range(200))
+            *(
+                at.accept(*(track(f"user{n}", f"e{k}") for k in range(1 + n % 3)))
+                for n in range(200)
+            )
         )
         assert 0 < commits(path) - before <= 20
         assert [len(result) for result in results] == [1 + n % 3 for n in range(200)]
@@ -135,7 +154,9 @@ def test_many_calls_at_once_share_few_commits_and_each_gets_its_own_results(path
 
 
 def commits(path: Path) -> int:
-    """How many commits the write-ahead log has: of each, one frame's header says how large the database became."""
+    """How many commits the write-ahead log has: of each, one frame's header says how large the
+    database became.
+    """
     log = path.with_name(path.name + "-wal").read_bytes()
     if len(log) < 32:
         return 0
@@ -145,15 +166,21 @@ def commits(path: Path) -> int:
 
 def test_an_item_that_cannot_be_written_does_not_take_its_neighbours_with_it(database: str) -> None:
     async def body(at: Opened) -> None:
-        calls = [at.accept(BROKEN if number == 7 else track(f"user{number}")) for number in range(12)]
+        calls = [
+            at.accept(BROKEN if number == 7 else track(f"user{number}")) for number in range(12)
+        ]
         results = await asyncio.gather(*calls, return_exceptions=True)
-        assert [isinstance(result, BaseException) for result in results] == [number == 7 for number in range(12)]
+        assert [isinstance(result, BaseException) for result in results] == [
+            number == 7 for number in range(12)
+        ]
         assert at.one("SELECT count(*) FROM items") == 11
 
     with_outbox(database, body)
 
 
-def test_a_write_that_failed_leaves_no_lock_behind_even_while_somebody_holds_its_error(database: str) -> None:
+def test_a_write_that_failed_leaves_no_lock_behind_even_while_somebody_holds_its_error(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         with pytest.raises(UnicodeEncodeError) as held:
             await at.accept(BROKEN)
@@ -167,9 +194,10 @@ def test_a_call_is_taken_as_a_whole_or_not_at_all(database: str) -> None:
     async def body(at: Opened) -> None:
         with pytest.raises(UnicodeEncodeError):
             await at.accept(track(), BROKEN, track())
-        assert [at.one(f"SELECT count(*) FROM {table}") for table in ("items", "acceptances", "audit_records")] == [
-            0
-        ] * 3
+        assert [
+            at.one(f"SELECT count(*) FROM {table}")
+            for table in ("items", "acceptances", "audit_records")
+        ] == [0] * 3
 
     with_outbox(database, body)
 
@@ -185,7 +213,9 @@ def test_a_waiter_that_gave_up_harms_nobody(database: str) -> None:
     with_outbox(database, body)
 
 
-def test_what_is_being_accepted_is_not_forgotten_when_the_queue_is_counted_anew(database: str) -> None:
+def test_what_is_being_accepted_is_not_forgotten_when_the_queue_is_counted_anew(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         for _ in range(5):
             items = [NewItem("uann", "track", f'{{"event":"e{number}"}}') for number in range(300)]

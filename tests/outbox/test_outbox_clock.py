@@ -57,7 +57,9 @@ def test_a_living_deliverer_keeps_its_users_when_the_lock_file_is_deleted(path: 
     with_outbox(url, body)
 
 
-def test_a_deliverer_that_is_gone_is_replaced_at_once_though_the_clock_was_set_back(path: Path) -> None:
+def test_a_deliverer_that_is_gone_is_replaced_at_once_though_the_clock_was_set_back(
+    path: Path,
+) -> None:
     url = f"sqlite:///{path}"
 
     async def body(at: Opened) -> None:
@@ -70,7 +72,9 @@ def test_a_deliverer_that_is_gone_is_replaced_at_once_though_the_clock_was_set_b
     with_outbox(url, body)
 
 
-def test_without_liveness_locks_a_lease_ends_in_time_though_the_clock_was_set_back(path: Path) -> None:
+def test_without_liveness_locks_a_lease_ends_in_time_though_the_clock_was_set_back(
+    path: Path,
+) -> None:
     async def body(at: Opened) -> None:
         one, two = LivenessLock(None, "one"), LivenessLock(None, "two")
         await tend(at, one)
@@ -86,9 +90,13 @@ def request(name: str, holder: str) -> LockRequest:
     return LockRequest(name, "default", ["uann"], holder, LEASE_MS)
 
 
-async def lock(at: Opened, name: str, liveness: LivenessLock, dead: list[str] | None = None) -> Answer | Denied:
+async def lock(
+    at: Opened, name: str, liveness: LivenessLock, dead: list[str] | None = None
+) -> Answer | Denied:
     wish = request(name, liveness.owner)
-    return await at.outbox.lock(wish, liveness=liveness.identity(), clear_upto=None, dead=dead or [])
+    return await at.outbox.lock(
+        wish, liveness=liveness.identity(), clear_upto=None, dead=dead or []
+    )
 
 
 def test_a_living_processes_lock_of_a_user_holds_whatever_the_clock_says(path: Path) -> None:
@@ -103,7 +111,9 @@ def test_a_living_processes_lock_of_a_user_holds_whatever_the_clock_says(path: P
             assert denied == Denied({"one": one.identity()})
             await at.accept(track())
             (item,) = await at.waiting()
-            assert await at.outbox.begin("early", "two", [item], liveness=two.identity()) == {item.lane: 0}
+            assert await at.outbox.begin("early", "two", [item], liveness=two.identity()) == {
+                item.lane: 0
+            }
             await at.outbox.unlock("first")
             assert await lock(at, "second", two) is Answer.GRANTED
 
@@ -152,14 +162,20 @@ def test_those_who_wait_for_a_user_get_their_turn_in_order(database: str) -> Non
     with_outbox(database, body)
 
 
-def test_a_lock_and_the_record_of_its_call_are_written_together_or_not_at_all(database: str) -> None:
+def test_a_lock_and_the_record_of_its_call_are_written_together_or_not_at_all(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         here = LivenessLock(None, "one")
         asked = [
-            LockRequest(name, "default", ["uann"], "one", LEASE_MS, record=(at.now, '{"action":"start"}'))
+            LockRequest(
+                name, "default", ["uann"], "one", LEASE_MS, record=(at.now, '{"action":"start"}')
+            )
             for name in ("first", "second")
         ]
-        answers = await asyncio.gather(*(at.outbox.lock(one, liveness=here.identity(), clear_upto=0) for one in asked))
+        answers = await asyncio.gather(
+            *(at.outbox.lock(one, liveness=here.identity(), clear_upto=0) for one in asked)
+        )
         assert [answer is Answer.GRANTED for answer in answers] == [True, False]
         assert at.one("SELECT count(*) FROM audit_records") == 1
         assert at.one("SELECT count(*) FROM user_locks") == 1

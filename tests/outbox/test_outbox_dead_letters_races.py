@@ -1,4 +1,6 @@
-"""Replay and discard beside others: what is no longer what was chosen is left alone; the audit has what was done."""
+"""Replay and discard beside others: what is no longer what was chosen is left alone; the audit has
+what was done.
+"""
 
 import json
 
@@ -41,7 +43,9 @@ def test_what_became_another_dead_letter_since_it_was_chosen_is_left_alone(
         chosen = Filter(status=Status.REJECTED) if by == "status" else Filter(until=at.now + 1)
         async with interrupted(at, kind, replay_and_expire) as outbox:
             act = outbox.replay if kind is Replay else outbox.discard
-            done = await act("default", chosen, lambda count: (at.now, json.dumps({"count": count})))
+            done = await act(
+                "default", chosen, lambda count: (at.now, json.dumps({"count": count}))
+            )
         assert done == (2, 1)
         left = await at.outbox.dead_letters("default", Filter())
         assert [(one.id, one.status) for one in left] == [("busy", Status.EXPIRED)]

@@ -1,4 +1,6 @@
-"""Logins whose new id is erased: what waits is sent before the deletion, what is dead is never sent again."""
+"""Logins whose new id is erased: what waits is sent before the deletion, what is dead is never sent
+again.
+"""
 
 import base64
 
@@ -19,19 +21,23 @@ LONG = Limits(receipts=10**9, dead_letters=10**9)
 
 
 def login(old: str, new: str, item_id: str) -> NewItem:
-    return NewItem(f"u{old}", "setUserAttributes", f'{{"newUserId":"{new}","userId":"{old}"}}', item_id)
+    return NewItem(
+        f"u{old}", "setUserAttributes", f'{{"newUserId":"{new}","userId":"{old}"}}', item_id
+    )
 
 
 def colliding(user: str) -> str:
-    """Another user in the same lane. Each of many letters toggles the same bits of the lane whatever the others are,
-    so some of them together make the difference."""
+    """Another user in the same lane. Each of many letters toggles the same bits of the lane
+    whatever the others are, so some of them together make the difference.
+    """
     base = ["a"] * 64
 
     def lane(*changed: int) -> int:
         letters = ["c" if place in changed else one for place, one in enumerate(base)]
         return ids.lane("default", f"u{''.join(letters)}")
 
-    basis = dict[int, tuple[int, set[int]]]()  # by the highest bit: what is toggled, by which letters
+    # By the highest bit: what is toggled, by which letters
+    basis = dict[int, tuple[int, set[int]]]()
     for place in range(len(base)):
         bits, places = _reduced(basis, lane() ^ lane(place), {place})
         if bits:
@@ -41,7 +47,9 @@ def colliding(user: str) -> str:
     return "".join("c" if place in places else one for place, one in enumerate(base))
 
 
-def _reduced(basis: dict[int, tuple[int, set[int]]], bits: int, places: set[int]) -> tuple[int, set[int]]:
+def _reduced(
+    basis: dict[int, tuple[int, set[int]]], bits: int, places: set[int]
+) -> tuple[int, set[int]]:
     while (found := basis.get(bits.bit_length())) is not None:
         bits, places = bits ^ found[0], places ^ found[1]
     return bits, places
@@ -52,10 +60,14 @@ async def body_of(at: Opened, item_id: str) -> object:
 
 
 @pytest.mark.parametrize("vault", [CLEAR, Vault({"a": KEY}, "a", KEY)], ids=["in clear", "sealed"])
-def test_a_dead_letter_that_names_the_user_gives_its_content_up_and_others_don_t(database: str, vault: Vault) -> None:
+def test_a_dead_letter_that_names_the_user_gives_its_content_up_and_others_don_t(
+    database: str, vault: Vault
+) -> None:
     async def body(at: Opened) -> None:
         other_app = login("a", "ann", "other app")
-        await at.accept(login("a", "ann", "names"), login("a", "bob", "other"), login("ann", "bob", "own"))
+        await at.accept(
+            login("a", "ann", "names"), login("a", "bob", "other"), login("ann", "bob", "own")
+        )
         await at.accept(other_app, app="other")
         await settle(at, await at.waiting(), Status.REJECTED)
         removed = (await at.outbox.erase(at.call(gone(item_id="e1"))))[1]["uann"]
@@ -84,14 +96,18 @@ def test_one_that_can_t_be_decrypted_here_counts_as_one_that_names_the_user(data
 
 
 @pytest.mark.parametrize("status", [Status.REJECTED, Status.EXPIRED, Status.UNKNOWN])
-def test_one_that_waits_keeps_its_content_until_it_is_a_dead_letter(database: str, status: Status) -> None:
+def test_one_that_waits_keeps_its_content_until_it_is_a_dead_letter(
+    database: str, status: Status
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(login("a", "ann", "names"), login("a", "bob", "other"))
         await at.accept(gone(item_id="e1"))
         assert await body_of(at, "names") is not None
         sent = [item for item in await at.waiting() if item.action != "deleteUser"]
         await at.begin("t", sent)
-        verdicts = [(item.seq, Settled(status, {"success": False, "error": "ann is bad"})) for item in sent]
+        verdicts = [
+            (item.seq, Settled(status, {"success": False, "error": "ann is bad"})) for item in sent
+        ]
         assert await at.outbox.settle("t", "default", verdicts)
         assert (await body_of(at, "names"), await body_of(at, "other") is None) == (None, False)
         assert "ann" not in str(at.one("SELECT leanplum FROM items WHERE id = 'names'"))
@@ -102,7 +118,9 @@ def test_one_that_waits_keeps_its_content_until_it_is_a_dead_letter(database: st
     with_outbox(database, body)
 
 
-def test_after_a_crash_one_that_may_have_been_sent_is_not_sent_again_where_that_is_not_wanted(database: str) -> None:
+def test_after_a_crash_one_that_may_have_been_sent_is_not_sent_again_where_that_is_not_wanted(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(login("a", "ann", "names"))
         await at.begin("flying", await at.waiting(), "one")
@@ -112,7 +130,9 @@ def test_after_a_crash_one_that_may_have_been_sent_is_not_sent_again_where_that_
         assert receipt is not None
         assert (receipt.status, await body_of(at, "names")) == (Status.UNKNOWN, None)
         deletion = [item for item in await at.waiting() if item.action == "deleteUser"]
-        assert await at.outbox.begin("early", "two", deletion) == {deletion[0].lane: 0}, "its call may be at work"
+        assert await at.outbox.begin("early", "two", deletion) == {deletion[0].lane: 0}, (
+            "its call may be at work"
+        )
 
     with_outbox(database, body)
 

@@ -1,4 +1,6 @@
-"""Erasing a user from the outbox: what is removed, what stays, who is refused, whatever else goes on at once."""
+"""Erasing a user from the outbox: what is removed, what stays, who is refused, whatever else goes
+on at once.
+"""
 
 import asyncio
 
@@ -21,12 +23,17 @@ def gone(user: str = "ann", item_id: str | None = None) -> NewItem:
 async def settle(at: Opened, sent: list[Item], status: Status = Status.DELIVERED) -> None:
     await at.begin("t", sent)
     erased = [(item.seq, item.subject) for item in sent if item.action == "deleteUser"]
-    verdicts = [(item.seq, Settled(status, None if status == Status.DELIVERED else {"error": "no"})) for item in sent]
+    verdicts = [
+        (item.seq, Settled(status, None if status == Status.DELIVERED else {"error": "no"}))
+        for item in sent
+    ]
     assert await at.outbox.settle("t", "default", verdicts, erased=erased)
 
 
 async def of_every_kind(at: Opened) -> None:
-    """Of ann two receipts, a dead letter, an item that is being sent, and two that wait; and one of bob that waits."""
+    """Of ann two receipts, a dead letter, an item that is being sent, and two that wait; and one of
+    bob that waits.
+    """
     await at.accept(track(item_id="r1"), track())
     await settle(at, await at.waiting())
     await at.accept(track(item_id="d1"))
@@ -48,12 +55,16 @@ def test_everything_of_the_user_goes_but_the_item_that_erases(database: str) -> 
         await of_every_kind(at)
         (taken, removed) = await at.outbox.erase(at.call(gone(item_id="e1")))
         assert taken == [("e1", "accepted")]
-        assert removed == {"uann": Removed(waiting=2, in_flight=1, dead_letters=1, receipts=2, ids=4)}
+        assert removed == {
+            "uann": Removed(waiting=2, in_flight=1, dead_letters=1, receipts=2, ids=4)
+        }
         assert [(item.subject, item.action) for item in await at.waiting()] == [
             ("ubob", "track"),
             ("uann", "deleteUser"),
         ]
-        assert [await at.outbox.receipt("default", one) for one in ("r1", "d1", "f1", "w1")] == [None] * 4
+        assert [await at.outbox.receipt("default", one) for one in ("r1", "d1", "f1", "w1")] == [
+            None
+        ] * 4
         assert await at.outbox.dead_letters("default", Filter()) == []
         assert at.one("SELECT count(*) FROM items") == 2
         assert at.one("SELECT count(*) FROM acceptances") == 2
@@ -62,7 +73,9 @@ def test_everything_of_the_user_goes_but_the_item_that_erases(database: str) -> 
     with_outbox(database, body, erased_ms=1_000)
 
 
-def test_once_leanplum_has_done_it_no_row_names_the_user_and_the_receipt_is_still_there(database: str) -> None:
+def test_once_leanplum_has_done_it_no_row_names_the_user_and_the_receipt_is_still_there(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track("canary-user"), track("canary-user", item_id="w1"))
         assert "canary-user" in rows(at)
@@ -78,7 +91,9 @@ def test_once_leanplum_has_done_it_no_row_names_the_user_and_the_receipt_is_stil
 
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("done", [True, False])
-def test_an_erasure_that_is_repeated_under_its_id_is_a_duplicate(database: str, own: bool, done: bool) -> None:
+def test_an_erasure_that_is_repeated_under_its_id_is_a_duplicate(
+    database: str, own: bool, done: bool
+) -> None:
     async def body(at: Opened) -> None:
         ((item_id, _),) = await at.accept(gone(item_id="e1" if own else None))
         if done:
@@ -89,7 +104,9 @@ def test_an_erasure_that_is_repeated_under_its_id_is_a_duplicate(database: str, 
     with_outbox(database, body, erased_ms=1_000)
 
 
-def test_another_erasure_of_the_same_user_leaves_the_first_one_to_be_delivered(database: str) -> None:
+def test_another_erasure_of_the_same_user_leaves_the_first_one_to_be_delivered(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(gone(item_id="e1"))
         await at.accept(gone(item_id="e2"))
@@ -98,7 +115,9 @@ def test_another_erasure_of_the_same_user_leaves_the_first_one_to_be_delivered(d
     with_outbox(database, body, erased_ms=1_000)
 
 
-def test_items_of_the_user_are_refused_until_the_time_is_over_and_only_of_that_user_and_app(database: str) -> None:
+def test_items_of_the_user_are_refused_until_the_time_is_over_and_only_of_that_user_and_app(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(gone())
         assert await at.accept(track(), track("bob", item_id="b"), track(item_id="a")) == [
@@ -119,13 +138,20 @@ def test_items_of_the_user_are_refused_until_the_time_is_over_and_only_of_that_u
     with_outbox(database, body, erased_ms=1_000)
 
 
-def test_refused_items_are_counted_in_the_call_s_record_and_leave_no_other_trace(database: str) -> None:
+def test_refused_items_are_counted_in_the_call_s_record_and_leave_no_other_trace(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(gone())
         before = at.one("SELECT count(*) FROM items"), at.one("SELECT count(*) FROM acceptances")
         await at.accept(track(), track(item_id="a"))
-        assert (at.one("SELECT count(*) FROM items"), at.one("SELECT count(*) FROM acceptances")) == before
-        assert '"rejected":2' in str(at.one("SELECT record FROM audit_records ORDER BY seq DESC LIMIT 1"))
+        assert (
+            at.one("SELECT count(*) FROM items"),
+            at.one("SELECT count(*) FROM acceptances"),
+        ) == before
+        assert '"rejected":2' in str(
+            at.one("SELECT record FROM audit_records ORDER BY seq DESC LIMIT 1")
+        )
         assert at.outbox.queued == 1
 
     with_outbox(database, body, erased_ms=1_000)
@@ -135,7 +161,9 @@ def test_a_batch_is_done_in_its_order_what_is_before_the_erasure_is_removed_and_
     database: str,
 ) -> None:
     async def body(at: Opened) -> None:
-        taken = await at.accept(track(item_id="1"), track("bob"), gone(item_id="2"), track(item_id="3"))
+        taken = await at.accept(
+            track(item_id="1"), track("bob"), gone(item_id="2"), track(item_id="3")
+        )
         assert [kind for _, kind in taken] == ["accepted", "accepted", "accepted", "erased"]
         assert [(item.subject, item.action) for item in await at.waiting()] == [
             ("ubob", "track"),
@@ -147,7 +175,9 @@ def test_a_batch_is_done_in_its_order_what_is_before_the_erasure_is_removed_and_
     with_outbox(database, body, erased_ms=1_000)
 
 
-def test_where_no_time_is_set_what_comes_after_the_erasure_is_taken_even_in_the_same_batch(database: str) -> None:
+def test_where_no_time_is_set_what_comes_after_the_erasure_is_taken_even_in_the_same_batch(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         taken = await at.accept(track(item_id="1"), gone(item_id="2"), track(item_id="3"))
         assert [kind for _, kind in taken] == ["accepted"] * 3
@@ -175,7 +205,11 @@ def test_whatever_two_processes_accept_while_one_erases_nothing_of_the_user_wait
         async with another(database) as other:
             for turn in range(6):
                 user = f"user{turn}"
-                calls = [side.accept(track(user), track("bob")) for side in (at, other) for _ in range(10)]
+                calls = [
+                    side.accept(track(user), track("bob"))
+                    for side in (at, other)
+                    for _ in range(10)
+                ]
                 erasing = asyncio.ensure_future(other.accept(gone(user)))
                 await asyncio.gather(*calls, erasing)
                 waiting = [item.action for item in await at.waiting() if item.subject == f"u{user}"]
@@ -184,7 +218,9 @@ def test_whatever_two_processes_accept_while_one_erases_nothing_of_the_user_wait
     with_outbox(database, body, erased_ms=60_000)
 
 
-def test_an_attempt_with_an_item_that_was_erased_meanwhile_is_refused_as_a_whole(database: str) -> None:
+def test_an_attempt_with_an_item_that_was_erased_meanwhile_is_refused_as_a_whole(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track(), track("bob"))
         in_memory = await at.waiting()
@@ -219,7 +255,9 @@ def test_whatever_comes_of_what_was_being_sent_nothing_is_left_of_it(
     with_outbox(database, body, erased_ms=1_000)
 
 
-def test_after_a_crash_the_erasure_waits_for_the_call_that_may_have_outlived_its_process(database: str) -> None:
+def test_after_a_crash_the_erasure_waits_for_the_call_that_may_have_outlived_its_process(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track())
         await at.begin("flying", await at.waiting(), "one")
@@ -228,13 +266,16 @@ def test_after_a_crash_the_erasure_waits_for_the_call_that_may_have_outlived_its
         (left,) = await at.waiting()
         assert await at.outbox.begin("early", "two", [left]) == {left.lane: 0}
         assert at.one("SELECT count(*) FROM attempts") == 0
-        until = int(str(at.one("SELECT expires_at FROM user_locks")))  # by the database's clock, which goes on
+        # By the database's clock, which goes on
+        until = int(str(at.one("SELECT expires_at FROM user_locks")))
         assert at.now + 5_000 <= until <= at.now + 60_000
 
     with_outbox(database, body, erased_ms=1_000)
 
 
-def test_a_device_s_items_are_erased_by_its_own_deletion_and_not_by_its_user_s(database: str) -> None:
+def test_a_device_s_items_are_erased_by_its_own_deletion_and_not_by_its_user_s(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         of_device = NewItem("dphone", "setDeviceAttributes", '{"deviceId":"phone"}')
         await at.accept(of_device, track())

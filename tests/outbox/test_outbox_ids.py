@@ -14,14 +14,18 @@ SEQ = st.integers(0, 2**48 - 1)
 
 
 @given(MILLISECONDS, CHANCE, SEQ)
-def test_a_made_id_is_a_uuid_of_version_7_that_begins_with_the_time(now: int, chance: int, seq: int) -> None:
+def test_a_made_id_is_a_uuid_of_version_7_that_begins_with_the_time(
+    now: int, chance: int, seq: int
+) -> None:
     made = uuid.UUID(ids.made(ids.new_prefix(now, chance), seq))
     assert (made.version, made.variant) == (7, uuid.RFC_4122)
     assert made.int >> 80 == now
 
 
 @given(MILLISECONDS, CHANCE, SEQ)
-def test_a_made_id_is_read_back_to_its_prefix_and_sequence_number(now: int, chance: int, seq: int) -> None:
+def test_a_made_id_is_read_back_to_its_prefix_and_sequence_number(
+    now: int, chance: int, seq: int
+) -> None:
     prefix = ids.new_prefix(now, chance)
     assert ids.parse(ids.made(prefix, seq)) == (prefix, seq)
 

@@ -22,7 +22,11 @@ with held(sys.argv[1], sys.argv[2]) as lock:
 
 def holding(url: str, owner: str) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, url, owner], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, url, owner],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline().startswith("held ")
@@ -81,8 +85,11 @@ def test_on_a_server_only_the_lease_tells() -> None:
         assert lock.gone({"two": None}) == []
 
 
-def test_where_there_are_no_such_locks_only_the_lease_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifeline, "SET_LOCK", 10**6)  # as a file system answers that doesn't know the command
+def test_where_there_are_no_such_locks_only_the_lease_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a file system answers that doesn't know the command
+    monkeypatch.setattr(lifeline, "SET_LOCK", 10**6)
     with pytest.raises(OSError, match="Invalid"), (tmp_path / "x").open("wb") as file:
         fcntl.fcntl(file, 10**6, b"")
     with lifeline.held(f"sqlite:///{tmp_path}/g.db", "one") as lock:

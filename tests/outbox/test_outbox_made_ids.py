@@ -1,4 +1,6 @@
-"""Ids in the form of those that the gateway makes: whatever their number, they are looked up by one statement."""
+"""Ids in the form of those that the gateway makes: whatever their number, they are looked up by one
+statement.
+"""
 
 import uuid
 from typing import Any
@@ -32,7 +34,9 @@ class Watched(Cursor):
 
 
 def accepted(at: Opened, *calls: list[str]) -> tuple[list[list[Taken]], int]:
-    """Accept calls as one group, each with these ids; what became of them, and how many questions were asked."""
+    """Accept calls as one group, each with these ids; what became of them, and how many questions
+    were asked.
+    """
     erased, marks = Erased(CLEAR), Marks(bytes(32))
     acceptances = [at.call(*(track(item_id=one) for one in call)) for call in calls]
     writes = [Accept(one, 0, CLEAR, erased, marks) for one in acceptances]
@@ -48,7 +52,11 @@ def accepted(at: Opened, *calls: list[str]) -> tuple[list[list[Taken]], int]:
 def foreign(count: int) -> list[str]:
     """UUIDv7s of another program: 48 bits of time, the rest of chance."""
     return [
-        str(uuid.UUID(int=(0x019A << 112) | (7 << 76) | (2 << 62) | (uuid.uuid4().int & ((1 << 60) - 1))))
+        str(
+            uuid.UUID(
+                int=(0x019A << 112) | (7 << 76) | (2 << 62) | (uuid.uuid4().int & ((1 << 60) - 1))
+            )
+        )
         for _ in range(count)
     ]
 
@@ -75,7 +83,9 @@ def test_many_ids_cost_no_more_questions_than_few(database: str) -> None:
 
 
 @pytest.mark.parametrize("delivered", [False, True])
-def test_each_of_many_is_told_from_another_content_another_app_and_another_call(database: str, delivered: bool) -> None:
+def test_each_of_many_is_told_from_another_content_another_app_and_another_call(
+    database: str, delivered: bool
+) -> None:
     async def body(at: Opened) -> None:
         made = [item_id for item_id, _ in await at.accept(track("ann"), track("bob"), track("cid"))]
         if delivered:
@@ -90,6 +100,8 @@ def test_each_of_many_is_told_from_another_content_another_app_and_another_call(
             (made[1], "conflict"),
             (other_call, "accepted"),
         ]
-        assert await at.accept(track("cid", item_id=made[2]), app="other") == [(made[2], "accepted")]
+        assert await at.accept(track("cid", item_id=made[2]), app="other") == [
+            (made[2], "accepted")
+        ]
 
     with_outbox(database, body)

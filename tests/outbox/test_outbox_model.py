@@ -1,5 +1,6 @@
-"""The outbox beside a plain model of it, through random histories: what is accepted, leased, begun, settled, crashed,
-sent again, on a clock that jumps."""
+"""The outbox beside a plain model of it, through random histories: what is accepted, leased, begun,
+settled, crashed, sent again, on a clock that jumps.
+"""
 
 import asyncio
 import json
@@ -13,7 +14,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from app import ids
 from app.model import Item, NewItem, Postponed, Settled, Status, Verdict
@@ -32,7 +39,13 @@ SAID = {"success": False, "error": "Bad."}
 ENDS = st.sampled_from([Status.DELIVERED, Status.SKIPPED, Status.REJECTED, Status.EXPIRED])
 VERDICTS = st.one_of(
     ENDS.map(lambda status: Settled(status, None if status is Status.DELIVERED else SAID)),
-    st.builds(Postponed, st.just(Status.RETRYING), st.sampled_from([0.0, 2.5]), st.just(SAID), st.booleans()),
+    st.builds(
+        Postponed,
+        st.just(Status.RETRYING),
+        st.sampled_from([0.0, 2.5]),
+        st.just(SAID),
+        st.booleans(),
+    ),
 )
 LEASE_MS, CALL_MS = 60_000, 10_000
 DEDUP_MS = 60_000
@@ -91,7 +104,9 @@ class Deliverer:
 
 
 class Histories(RuleBasedStateMachine):
-    """One history. `jumps`: whether the clock that leases are judged by can be set (PostgreSQL has its own)."""
+    """One history. `jumps`: whether the clock that leases are judged by can be set (PostgreSQL has
+    its own).
+    """
 
     template: str
     server: Server | None = None
@@ -140,7 +155,9 @@ class Histories(RuleBasedStateMachine):
         for (subject, own), (item_id, kind) in zip(items, taken, strict=True):
             known, since = self.own.get(own or "", (0, 0))
             if known and since >= self.now - DEDUP_MS:
-                assert kind == ("duplicate" if self.entries[known].subject == subject else "conflict")
+                assert kind == (
+                    "duplicate" if self.entries[known].subject == subject else "conflict"
+                )
                 continue
             assert kind == "accepted"
             seq = max(self.entries, default=0) + 1
@@ -156,8 +173,10 @@ class Histories(RuleBasedStateMachine):
 
     @rule(users=st.lists(USERS, min_size=2, max_size=4), device=st.none() | DEVICES)
     def log_in(self, users: list[str], device: str | None) -> None:
-        """A user becomes another, and that one the next, or the first again, on a device or on none: in one batch, with
-        an item of each id that was reached and one of the device after each login."""
+        """A user becomes another, and that one the next, or the first again, on a device or on
+        none: in one batch, with an item of each id that was reached and one of the device after
+        each login.
+        """
         entries: list[Entry] = []
         items: list[NewItem] = []
         for old, new in pairwise(users):
@@ -174,7 +193,11 @@ class Histories(RuleBasedStateMachine):
 
     def login_before(self, subject: str, seq: int) -> bool:
         """Whether a login waits that was accepted before an item, and joins its subject."""
-        return any(one.waits and subject in one.joins for number, one in self.entries.items() if number < seq)
+        return any(
+            one.waits and subject in one.joins
+            for number, one in self.entries.items()
+            if number < seq
+        )
 
     async def seq_of(self, item_id: str) -> int:
         receipt = await self.at.outbox.receipt("default", item_id)
@@ -183,16 +206,21 @@ class Histories(RuleBasedStateMachine):
 
     @rule(owner=OWNERS, killed=st.sets(OWNERS), hold=st.booleans())
     def tend(self, owner: str, killed: set[str], hold: bool) -> None:
-        """A deliverer renews; it has found out that others are dead, and the clock may have told it so as well."""
+        """A deliverer renews; it has found out that others are dead, and the clock may have told it
+        so as well.
+        """
         before = self.at.outbox.queued
         dead = sorted(killed - {owner})
         tenure = self.runner.run(
-            self.at.outbox.tend(owner, LEASE_MS, dead, {"track", "setUserAttributes"} if hold else ())
+            self.at.outbox.tend(
+                owner, LEASE_MS, dead, {"track", "setUserAttributes"} if hold else ()
+            )
         )
         gone = {
             name
             for name, one in self.deliverers.items()
-            if name != owner and (name in dead or (self.server is None and one.expires_at <= self.now))
+            if name != owner
+            and (name in dead or (self.server is None and one.expires_at <= self.now))
         }
         for name in gone:
             del self.deliverers[name]
@@ -201,11 +229,15 @@ class Histories(RuleBasedStateMachine):
         me.expires_at = self.now + LEASE_MS
         assert me.shards <= tenure.shards
         me.shards = set(tenure.shards)
-        others = set[int]().union(*(one.shards for name, one in self.deliverers.items() if name != owner))
+        others = set[int]().union(
+            *(one.shards for name, one in self.deliverers.items() if name != owner)
+        )
         assert not me.shards & others, "two deliverers hold one shard"
         fair = -(-ids.SHARDS // len(self.deliverers))
         assert tenure.surplus == max(0, len(me.shards) - fair)
-        assert len(me.shards) >= min(fair, ids.SHARDS - len(others)), "what is free and fair is taken"
+        assert len(me.shards) >= min(fair, ids.SHARDS - len(others)), (
+            "what is free and fair is taken"
+        )
         latest = self.now + OUTLIVES_MS
         self.locked_until = {
             lane: min(until, latest)
@@ -232,7 +264,12 @@ class Histories(RuleBasedStateMachine):
     def give_back(self, data: Any) -> None:
         """What nothing is in flight of."""
         owner = data.draw(st.sampled_from(sorted(self.deliverers)))
-        busy = {ids.shard(item.lane) for one in self.open.values() if one.owner == owner for item in one.items}
+        busy = {
+            ids.shard(item.lane)
+            for one in self.open.values()
+            if one.owner == owner
+            for item in one.items
+        }
         free = sorted(self.deliverers[owner].shards - busy)
         some = free[: data.draw(st.integers(0, len(free)))]
         self.runner.run(self.at.outbox.release(owner, some))
@@ -245,7 +282,9 @@ class Histories(RuleBasedStateMachine):
         sent = [
             item
             for item in self.runner.run(self.at.waiting())
-            if item.subject in subjects and item.subject not in flying and item.next_attempt_at <= self.now
+            if item.subject in subjects
+            and item.subject not in flying
+            and item.next_attempt_at <= self.now
         ]
         if not sent:
             return
@@ -253,13 +292,16 @@ class Histories(RuleBasedStateMachine):
         name = f"attempt{self.names}"
         locked = self.runner.run(self.at.outbox.begin(name, owner, sent, CALL_MS))
         held = self.deliverers.get(owner)
-        in_time = held is not None and (self.server is not None or held.expires_at >= self.now + CALL_MS)
+        in_time = held is not None and (
+            self.server is not None or held.expires_at >= self.now + CALL_MS
+        )
         shards = {ids.shard(item.lane) for item in sent}
         assert (locked is not None) == (in_time and held is not None and shards <= held.shards)
         if locked is not None:
             begun = [item for item in sent if item.seq <= locked.get(item.lane, item.seq)]
             self.check_locked(
-                frozenset(lane for lane, after in locked.items() if not after), {one.lane for one in sent}
+                frozenset(lane for lane, after in locked.items() if not after),
+                {one.lane for one in sent},
             )
             free = [item for item in sent if locked.get(item.lane) != 0]
             assert begun == [item for item in free if not self.login_before(item.subject, item.seq)]
@@ -273,7 +315,9 @@ class Histories(RuleBasedStateMachine):
         self.begin(owner, subjects)
 
     def check_locked(self, locked: frozenset[int], lanes: set[int]) -> None:
-        """A lane stays locked for as long as a call may outlive its process. PostgreSQL goes by a clock of its own."""
+        """A lane stays locked for as long as a call may outlive its process. PostgreSQL goes by a
+        clock of its own.
+        """
         if self.server is None:
             assert locked == {lane for lane in lanes if self.locked_until.get(lane, 0) > self.now}
         else:
@@ -288,7 +332,9 @@ class Histories(RuleBasedStateMachine):
         items = attempt.items if attempt is not None else self.runner.run(self.at.waiting())[:2]
         verdicts: list[tuple[int, Verdict]] = [(item.seq, data.draw(VERDICTS)) for item in items]
         settled = self.runner.run(self.at.outbox.settle(name, "default", verdicts))
-        assert settled == (attempt is not None), "only an open attempt may change its items, and only once"
+        assert settled == (attempt is not None), (
+            "only an open attempt may change its items, and only once"
+        )
         for seq, verdict in verdicts if settled else ():
             entry = self.entries[seq]
             entry.status = verdict.status.value
@@ -296,13 +342,18 @@ class Histories(RuleBasedStateMachine):
                 case Settled():
                     entry.attempts, entry.due = entry.attempts + 1, 0
                 case Postponed(_, wait, _, counts):
-                    entry.attempts, entry.due = entry.attempts + int(counts), self.now + int(wait * 1000)
+                    entry.attempts, entry.due = (
+                        entry.attempts + int(counts),
+                        self.now + int(wait * 1000),
+                    )
 
     @rule(discard=st.booleans(), status=st.none() | st.sampled_from(sorted(DEAD)))
     def act_on_dead_letters(self, discard: bool, status: Status | None) -> None:
         chosen = [one for one in self.entries.values() if one.dead and status in {None, one.status}]
         act = self.at.outbox.discard if discard else self.at.outbox.replay
-        done = self.runner.run(act("default", Filter(status=status), lambda count: (self.now, "{}")))
+        done = self.runner.run(
+            act("default", Filter(status=status), lambda count: (self.now, "{}"))
+        )
         assert done == (len(chosen), len(chosen))
         for one in chosen:
             if discard:
@@ -326,7 +377,9 @@ class Histories(RuleBasedStateMachine):
     def everything_accepted_is_where_the_model_has_it(self) -> None:
         waiting = self.runner.run(self.at.waiting())
         assert [(one.seq, one.subject, one.attempts, one.next_attempt_at) for one in waiting] == [
-            (seq, one.subject, one.attempts, one.due) for seq, one in sorted(self.entries.items()) if one.waits
+            (seq, one.subject, one.attempts, one.due)
+            for seq, one in sorted(self.entries.items())
+            if one.waits
         ]
         assert self.at.outbox.queued == len(waiting)
         dead = self.runner.run(self.at.outbox.dead_letters("default", Filter(), 0, 1_000))
@@ -336,7 +389,9 @@ class Histories(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_the_outbox_does_what_its_model_does(kind: str, migrated: Path, request: pytest.FixtureRequest) -> None:
+def test_the_outbox_does_what_its_model_does(
+    kind: str, migrated: Path, request: pytest.FixtureRequest
+) -> None:
     class Chosen(Histories):
         template = str(migrated)
         server = request.getfixturevalue("postgresql_server") if kind == "postgresql" else None

@@ -11,8 +11,14 @@ from app.outbox.erased import NAMELESS, nameless
     ("said", "kept"),
     [
         ("no Ann-1 here", NAMELESS),
-        ({"success": False, "error": {"message": "ANN-1?"}}, {"success": False, "error": {"message": NAMELESS}}),
-        ({"warning": ["x", "ann-1", {"m": "ann-1"}]}, {"warning": ["x", NAMELESS, {"m": NAMELESS}]}),
+        (
+            {"success": False, "error": {"message": "ANN-1?"}},
+            {"success": False, "error": {"message": NAMELESS}},
+        ),
+        (
+            {"warning": ["x", "ann-1", {"m": "ann-1"}]},
+            {"warning": ["x", NAMELESS, {"m": NAMELESS}]},
+        ),
         ({"success": True, "n": 1}, {"success": True, "n": 1}),
     ],
 )

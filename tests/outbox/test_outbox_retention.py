@@ -32,10 +32,15 @@ async def swept(at: Opened) -> int:
 
 
 def counts(at: Opened) -> dict[str, object]:
-    return {name: at.one(f"SELECT count(*) FROM {name}") for name in ("items", "item_ids", "acceptances")}
+    return {
+        name: at.one(f"SELECT count(*) FROM {name}")
+        for name in ("items", "item_ids", "acceptances")
+    }
 
 
-def test_a_receipt_is_kept_for_its_time_after_the_item_settled_and_then_nothing_of_it_is_left(database: str) -> None:
+def test_a_receipt_is_kept_for_its_time_after_the_item_settled_and_then_nothing_of_it_is_left(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track(item_id="a"), track())
         at.now += 3 * HOUR
@@ -53,7 +58,9 @@ def test_a_receipt_is_kept_for_its_time_after_the_item_settled_and_then_nothing_
 
 def test_what_waits_is_never_removed_and_a_dead_letter_is_kept_longer(database: str) -> None:
     async def body(at: Opened) -> None:
-        await settled(at, track("ann", item_id="dead"), track("bob", item_id="dead2"), status=Status.EXPIRED)
+        await settled(
+            at, track("ann", item_id="dead"), track("bob", item_id="dead2"), status=Status.EXPIRED
+        )
         await at.accept(track("cid", item_id="waits"))
         at.now += 2 * HOUR
         await swept(at)
@@ -92,7 +99,10 @@ def test_in_steady_state_the_database_file_stops_growing(path: Path) -> None:
     async def body(at: Opened) -> None:
         sizes = []
         for _ in range(12):
-            await settled(at, *(track(f"user{number}", "E" * 100, f"{at.now}:{number}") for number in range(500)))
+            await settled(
+                at,
+                *(track(f"user{number}", "E" * 100, f"{at.now}:{number}") for number in range(500)),
+            )
             at.now += HOUR
             while await at.outbox.sweep(Limits(HOUR, HOUR)):
                 pass

@@ -1,4 +1,6 @@
-"""Retention beside others: what changes between choosing and removing, and clocks that were wrong."""
+"""Retention beside others: what changes between choosing and removing, and clocks that were
+wrong.
+"""
 
 from pathlib import Path
 from typing import Any

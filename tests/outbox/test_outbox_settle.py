@@ -34,11 +34,17 @@ async def settled(at: Opened, verdict: Verdict) -> tuple[Item, Receipt]:
         (Settled(Status.EXPIRED, SAID), True),
     ],
 )
-def test_a_final_verdict_takes_the_item_out_of_the_queue(database: str, verdict: Settled, keeps_body: bool) -> None:
+def test_a_final_verdict_takes_the_item_out_of_the_queue(
+    database: str, verdict: Settled, keeps_body: bool
+) -> None:
     async def body(at: Opened) -> None:
         item, receipt = await settled(at, verdict)
         assert await at.waiting(0, 10) == []
-        assert (receipt.status, receipt.leanplum, receipt.attempts) == (verdict.status, verdict.leanplum, 1)
+        assert (receipt.status, receipt.leanplum, receipt.attempts) == (
+            verdict.status,
+            verdict.leanplum,
+            1,
+        )
         assert (receipt.settled_at, receipt.next_attempt_at) == (at.now, None)
         assert at.one("SELECT body FROM items") == (item.body if keeps_body else None)
 
@@ -72,28 +78,47 @@ def test_an_attempt_is_on_disk_before_it_is_sent_and_closed_with_its_outcome(dat
         waiting = await at.waiting(0, 10)
         await at.begin("t-1", waiting)
         assert at.one("SELECT count(*) FROM attempts") == 1
-        verdicts = [(waiting[0].seq, Settled(Status.DELIVERED)), (waiting[1].seq, Settled(Status.REJECTED, SAID))]
-        await at.outbox.settle("t-1", "default", verdicts, [Call(200, [one.seq for one in waiting], {})])
+        verdicts = [
+            (waiting[0].seq, Settled(Status.DELIVERED)),
+            (waiting[1].seq, Settled(Status.REJECTED, SAID)),
+        ]
+        await at.outbox.settle(
+            "t-1", "default", verdicts, [Call(200, [one.seq for one in waiting], {})]
+        )
         assert at.one("SELECT count(*) FROM attempts") == 0
-        record = json.loads(str(at.one("SELECT record FROM audit_records ORDER BY seq DESC LIMIT 1")))
+        record = json.loads(
+            str(at.one("SELECT record FROM audit_records ORDER BY seq DESC LIMIT 1"))
+        )
         assert record["unmapped"]["items"] == {"delivered": 1, "rejected": 1}
 
     with_outbox(database, body)
 
 
-def test_each_call_in_and_each_call_to_leanplum_has_its_audit_record_without_any_body(database: str) -> None:
+def test_each_call_in_and_each_call_to_leanplum_has_its_audit_record_without_any_body(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await settled(at, Settled(Status.REJECTED, SAID))
         with at.engine.connect() as connection:
-            found = [row[0] for row in connection.exec_driver_sql("SELECT record FROM audit_records ORDER BY seq")]
-        assert [json.loads(record)["api"]["operation"] for record in found] == ["POST /v1/events", "leanplum multi"]
+            found = [
+                row[0]
+                for row in connection.exec_driver_sql(
+                    "SELECT record FROM audit_records ORDER BY seq"
+                )
+            ]
+        assert [json.loads(record)["api"]["operation"] for record in found] == [
+            "POST /v1/events",
+            "leanplum multi",
+        ]
         assert {json.loads(record)["class_uid"] for record in found} == {6003}
         assert not [record for record in found if "Open" in record or "ann" in record]
 
     with_outbox(database, body)
 
 
-def test_after_a_crash_the_lost_attempt_is_counted_once_and_the_item_still_waits(database: str) -> None:
+def test_after_a_crash_the_lost_attempt_is_counted_once_and_the_item_still_waits(
+    database: str,
+) -> None:
     async def crash(at: Opened) -> None:
         await at.accept(track("ann"), track("bob"))
         waiting = await at.waiting(0, 10)
@@ -110,7 +135,9 @@ def test_after_a_crash_the_lost_attempt_is_counted_once_and_the_item_still_waits
     with_outbox(database, restart)
 
 
-def test_what_is_settled_again_since_nobody_heard_that_it_was_is_recorded_once(database: str) -> None:
+def test_what_is_settled_again_since_nobody_heard_that_it_was_is_recorded_once(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track("ann"))
         (item,) = await at.waiting()
@@ -118,17 +145,23 @@ def test_what_is_settled_again_since_nobody_heard_that_it_was_is_recorded_once(d
         verdicts, calls = [(item.seq, Settled(Status.DELIVERED))], [Call(200, [item.seq], {})]
         for again in (False, True):
             assert await at.outbox.settle("t-1", "default", verdicts, calls, again=again)
-        assert at.one("SELECT count(*) FROM audit_records") == 2, "one of the call in, one of the call out"
+        assert at.one("SELECT count(*) FROM audit_records") == 2, (
+            "one of the call in, one of the call out"
+        )
 
     with_outbox(database, body)
 
 
-def test_a_call_that_a_crash_left_open_has_a_record_of_which_nobody_knows_the_outcome(database: str) -> None:
+def test_a_call_that_a_crash_left_open_has_a_record_of_which_nobody_knows_the_outcome(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track("ann"), track("bob"), track("cem"))
         waiting = await at.waiting()
         await at.begin("t-1", waiting[:2])
-        await at.outbox.tend("two", 60_000, ["one"], (), lambda app, subjects: [f"{app}/{one}" for one in subjects])
+        await at.outbox.tend(
+            "two", 60_000, ["one"], (), lambda app, subjects: [f"{app}/{one}" for one in subjects]
+        )
         with at.engine.connect() as connection:
             rows = connection.exec_driver_sql("SELECT record FROM audit_records ORDER BY seq").all()
         record = json.loads(rows[-1][0])
@@ -144,7 +177,9 @@ def test_a_call_that_a_crash_left_open_has_a_record_of_which_nobody_knows_the_ou
     with_outbox(database, body)
 
 
-def test_what_was_perhaps_sent_ends_as_unknown_where_the_policy_says_not_to_send_it_twice(database: str) -> None:
+def test_what_was_perhaps_sent_ends_as_unknown_where_the_policy_says_not_to_send_it_twice(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track("ann", item_id="a"), track("bob", item_id="b"))
         waiting = await at.waiting()
@@ -159,7 +194,9 @@ def test_what_was_perhaps_sent_ends_as_unknown_where_the_policy_says_not_to_send
     with_outbox(database, body)
 
 
-def test_an_attempt_that_was_taken_for_lost_changes_nothing_when_its_answer_comes_after_all(database: str) -> None:
+def test_an_attempt_that_was_taken_for_lost_changes_nothing_when_its_answer_comes_after_all(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(track("ann", item_id="a"))
         (item,) = await at.waiting()

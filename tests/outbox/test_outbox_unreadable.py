@@ -1,4 +1,6 @@
-"""Items sealed with a key that is not here: whatever needs no content works on them as on others."""
+"""Items sealed with a key that is not here: whatever needs no content works on them as on
+others.
+"""
 
 from collections.abc import Callable
 
@@ -34,8 +36,9 @@ async def refuse(at: Opened) -> None:
 
 
 async def three_dead_letters(at: Opened) -> str:
-    """Dead letters of three users, of which the second is sealed with a key that `at` does not have; return the id
-    that was made for that."""
+    """Dead letters of three users, of which the second is sealed with a key that `at` does not
+    have; return the id that was made for that.
+    """
     await at.accept(track("ann", item_id="first"))
     await refuse(at)
     async with Opened(at.database, 1_000, ELSEWHERE) as other:
@@ -72,7 +75,9 @@ def test_what_was_changed_in_the_database_is_listed_as_unreadable_too(database: 
 
 
 @pytest.mark.parametrize("act", ["replay", "discard"])
-def test_they_are_replayed_and_discarded_without_a_look_at_any_content(database: str, act: str) -> None:
+def test_they_are_replayed_and_discarded_without_a_look_at_any_content(
+    database: str, act: str
+) -> None:
     async def prepare(at: Opened) -> None:
         await three_dead_letters(at)
 

@@ -1,4 +1,6 @@
-"""Bodies at rest: sealed where a key is set, opened wherever they are needed, whatever keys were set before."""
+"""Bodies at rest: sealed where a key is set, opened wherever they are needed, whatever keys were
+set before.
+"""
 
 import base64
 from pathlib import Path
@@ -29,7 +31,9 @@ def vault(database: str, sealing: str | None = None, **keys: bytes) -> Vault:
 
 
 def bought(item_id: str | None = None, user: str = "ann") -> NewItem:
-    return NewItem(f"u{user}", "track", f'{{"event":"E","info":"{VALUE}","userId":"{user}"}}', item_id)
+    return NewItem(
+        f"u{user}", "track", f'{{"event":"E","info":"{VALUE}","userId":"{user}"}}', item_id
+    )
 
 
 async def reject(at: Opened) -> None:
@@ -72,7 +76,9 @@ STEPS: dict[str, list[tuple[str | None, dict[str, bytes]]]] = {
 
 
 @pytest.mark.parametrize("change", STEPS)
-def test_with_what_was_queued_and_dead_before_a_change_of_keys_all_goes_on_after_it(database: str, change: str) -> None:
+def test_with_what_was_queued_and_dead_before_a_change_of_keys_all_goes_on_after_it(
+    database: str, change: str
+) -> None:
     async def before(at: Opened) -> None:
         await at.accept(bought("dead"))
         await reject(at)
@@ -98,12 +104,16 @@ def test_with_what_was_queued_and_dead_before_a_change_of_keys_all_goes_on_after
                 if item.id == "dead":
                     await at.begin("again", [item])
                     said = {"success": False, "error": VALUE}
-                    await at.outbox.settle("again", "default", [(item.seq, Settled(Status.REJECTED, said))])
+                    await at.outbox.settle(
+                        "again", "default", [(item.seq, Settled(Status.REJECTED, said))]
+                    )
 
         with_outbox(database, kill_again, vault=vault(database, sealing, **keys))
 
 
-def test_a_start_without_the_key_that_sealed_something_is_refused_and_writes_nothing(database: str) -> None:
+def test_a_start_without_the_key_that_sealed_something_is_refused_and_writes_nothing(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(bought())
 
@@ -130,12 +140,16 @@ def test_what_only_leanplum_said_under_a_key_keeps_that_key_needed_too(database:
         vault(database, "b", b=B)
 
 
-def test_a_key_under_which_nothing_is_left_may_go_and_its_id_stand_for_another(database: str) -> None:
+def test_a_key_under_which_nothing_is_left_may_go_and_its_id_stand_for_another(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(bought())
         sent = await at.waiting()
         await at.begin("t", sent)
-        await at.outbox.settle("t", "default", [(item.seq, Settled(Status.DELIVERED)) for item in sent])
+        await at.outbox.settle(
+            "t", "default", [(item.seq, Settled(Status.DELIVERED)) for item in sent]
+        )
 
     with_outbox(database, body, vault=vault(database, "a", a=A))
     vault(database, "b", b=B, a=A)
@@ -144,7 +158,9 @@ def test_a_key_under_which_nothing_is_left_may_go_and_its_id_stand_for_another(d
     vault(database, "a", a=B, b=B)
 
 
-def test_what_another_process_sealed_by_a_key_that_is_not_here_is_left_as_it_is(database: str) -> None:
+def test_what_another_process_sealed_by_a_key_that_is_not_here_is_left_as_it_is(
+    database: str,
+) -> None:
     old, new = vault(database, "a", a=A), Vault({"b": B, "a": A}, "b")
 
     async def body(at: Opened) -> None:
@@ -157,22 +173,31 @@ def test_what_another_process_sealed_by_a_key_that_is_not_here_is_left_as_it_is(
     with_outbox(database, body, vault=old)
 
 
-def test_a_body_that_was_changed_or_moved_in_the_database_is_told_from_one_without_its_key(database: str) -> None:
+def test_a_body_that_was_changed_or_moved_in_the_database_is_told_from_one_without_its_key(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
-        await at.accept(bought(user="ann"), bought(user="bob"), bought(user="cid"), bought(user="dan"))
+        await at.accept(
+            bought(user="ann"), bought(user="bob"), bought(user="cid"), bought(user="dan")
+        )
         with at.engine.begin() as connection:
-            bodies = [row[0] for row in connection.execute(text("SELECT body FROM items ORDER BY seq"))]
+            bodies = [
+                row[0] for row in connection.execute(text("SELECT body FROM items ORDER BY seq"))
+            ]
             moved = [bodies[1], bodies[0], bodies[2][:-6] + "AAAA==", SEALED]
             for seq, changed in enumerate(moved, 1):
                 connection.execute(
-                    text("UPDATE items SET body = :body WHERE seq = :seq"), {"body": changed, "seq": seq}
+                    text("UPDATE items SET body = :body WHERE seq = :seq"),
+                    {"body": changed, "seq": seq},
                 )
         assert [item.body for item in await at.waiting()] == [SPOILED] * 4
 
     with_outbox(database, body, vault=vault(database, "a", a=A))
 
 
-def test_a_receipt_whose_words_can_t_be_opened_is_not_answered_as_if_there_were_none(database: str) -> None:
+def test_a_receipt_whose_words_can_t_be_opened_is_not_answered_as_if_there_were_none(
+    database: str,
+) -> None:
     async def body(at: Opened) -> None:
         await at.accept(bought("dead"))
         await reject(at)
@@ -186,9 +211,12 @@ def test_a_receipt_whose_words_can_t_be_opened_is_not_answered_as_if_there_were_
     with_outbox(database, elsewhere, vault=Vault({"b": B}, "b"))
 
 
-def test_pages_of_sealed_bodies_are_cut_by_what_is_stored_so_none_is_taken_for_the_last(path: Path) -> None:
+def test_pages_of_sealed_bodies_are_cut_by_what_is_stored_so_none_is_taken_for_the_last(
+    path: Path,
+) -> None:
     async def body(at: Opened) -> None:
-        long = "x" * 1_100_000  # seven of them are less than a page in clear, and more than one sealed
+        # Seven of them are less than a page in clear, and more than one sealed
+        long = "x" * 1_100_000
         await at.accept(*(track(f"user{number}", long) for number in range(7)))
         counts, after, whole = list[int](), 0, False
         while not whole:
@@ -215,15 +243,23 @@ def test_a_digest_of_a_gateway_from_before_still_tells_a_repeat(database: str) -
     with_outbox(database, body, vault=vault(database, "a", a=A))
 
 
-def test_what_hashes_are_keyed_by_is_sealed_too_and_differs_from_gateway_to_gateway(database: str) -> None:
+def test_what_hashes_are_keyed_by_is_sealed_too_and_differs_from_gateway_to_gateway(
+    database: str,
+) -> None:
     one = vault(database, "a", a=A)
     engine = connect(database)
     with reading(engine) as connection:
-        kept: Any = connection.execute(text("SELECT value FROM own_secrets WHERE name = 'contents'")).scalar_one()
+        kept: Any = connection.execute(
+            text("SELECT value FROM own_secrets WHERE name = 'contents'")
+        ).scalar_one()
     engine.dispose()
     assert bytes(kept).startswith(b"~a.")
-    assert one.digest("track", "uann", "{}") == vault(database, "b", b=B, a=A).digest("track", "uann", "{}")
-    assert one.digest("track", "uann", "{}") != Vault({}, None, base64.b64encode(A)).digest("track", "uann", "{}")
+    assert one.digest("track", "uann", "{}") == vault(database, "b", b=B, a=A).digest(
+        "track", "uann", "{}"
+    )
+    assert one.digest("track", "uann", "{}") != Vault({}, None, base64.b64encode(A)).digest(
+        "track", "uann", "{}"
+    )
 
 
 def known_keys(database: str) -> list[str]:

@@ -11,8 +11,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def final_stage() -> dict[str, list[str]]:
-    """The last stage's instructions: each keyword's arguments, in order, with continued lines joined."""
-    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    """The last stage's instructions: each keyword's arguments, in order, with continued lines
+    joined.
+    """
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace(
+        "\\\n", " "
+    )
     stage = text[text.rindex("FROM ") :]
     found: dict[str, list[str]] = {}
     for line in filter(None, map(str.strip, stage.splitlines())):
@@ -38,8 +42,12 @@ def test_any_user_of_group_0_may_write_to_the_volume_and_to_nothing_else() -> No
     made = [command for command in stage["RUN"] if "install --directory" in command]
     assert len(made) == 1
     assert re.search(r"--group 0 --mode 2770 /data\b", made[0])
-    assert not any("chmod" in command or "chown" in command for command in stage["RUN"] + stage["COPY"])
-    assert "HOME=/data" in " ".join(stage["ENV"]), "a user without an entry in /etc/passwd has / otherwise"
+    assert not any(
+        "chmod" in command or "chown" in command for command in stage["RUN"] + stage["COPY"]
+    )
+    assert "HOME=/data" in " ".join(stage["ENV"]), (
+        "a user without an entry in /etc/passwd has / otherwise"
+    )
 
 
 def removed_modules() -> list[str]:
@@ -81,8 +89,13 @@ def test_what_is_taken_out_of_the_image_is_not_loaded() -> None:
 def test_babel_is_asked_for_english_alone() -> None:
     """The image has no other language's data."""
     texts = [path.read_text() for path in (ROOT / "app").rglob("*.py")]
-    assert {call for text in texts for call in re.findall(r"\bLocale\(.*?\)", text)} == {'Locale("en")'}
-    assert not any(re.search(r"\bLocale\.(parse|default|negotiate)|babel\.(dates|units|lists)", text) for text in texts)
+    assert {call for text in texts for call in re.findall(r"\bLocale\(.*?\)", text)} == {
+        'Locale("en")'
+    }
+    assert not any(
+        re.search(r"\bLocale\.(parse|default|negotiate)|babel\.(dates|units|lists)", text)
+        for text in texts
+    )
 
 
 def test_the_health_check_needs_no_shell_and_asks_livez() -> None:
@@ -99,9 +112,15 @@ def test_what_the_gateway_keeps_is_on_the_volume() -> None:
 
 
 def test_packages_are_installed_by_hash_from_the_lock() -> None:
-    assert re.search(r"--require-hashes\s+--requirement requirements\.lock", (ROOT / "Dockerfile").read_text())
+    assert re.search(
+        r"--require-hashes\s+--requirement requirements\.lock", (ROOT / "Dockerfile").read_text()
+    )
 
 
 def test_the_build_is_given_the_code_and_the_lock_and_nothing_else() -> None:
-    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if not line.startswith("#")
+    ]
     assert lines == ["*", "!app", "!requirements.lock", "**/__pycache__"]

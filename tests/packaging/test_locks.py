@@ -30,7 +30,9 @@ def declared() -> set[str]:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_every_package_is_pinned_and_hashed(lock: str) -> None:
-    loose = [entry for entry in entries(lock) if not PIN.match(entry) or "--hash=sha256:" not in entry]
+    loose = [
+        entry for entry in entries(lock) if not PIN.match(entry) or "--hash=sha256:" not in entry
+    ]
     assert entries(lock)
     assert loose == []
 
@@ -44,7 +46,9 @@ def test_a_lock_names_no_address_and_no_path(lock: str) -> None:
 def test_development_runs_what_production_runs() -> None:
     development = pins("requirements-dev.lock")
     different = {
-        name: version for name, version in pins("requirements.lock").items() if development.get(name) != version
+        name: version
+        for name, version in pins("requirements.lock").items()
+        if development.get(name) != version
     }
     assert different == {}
 
@@ -57,7 +61,9 @@ def test_what_the_code_imports_is_declared() -> None:
     imported = {name for path in (ROOT / "app").rglob("*.py") for name in top_level_imports(path)}
     outside = imported - sys.stdlib_module_names - {"app"}
     providers = packages_distributions()
-    missing = {name for name in outside if not {known(one) for one in providers.get(name, [])} & declared()}
+    missing = {
+        name for name in outside if not {known(one) for one in providers.get(name, [])} & declared()
+    }
     assert outside
     assert missing == set()
 

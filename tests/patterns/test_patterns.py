@@ -71,7 +71,9 @@ def seconds(pattern: Pattern, text: bytes) -> float:
 
 
 def texts(size: int = MEBIBYTE) -> Iterator[bytes]:
-    """Texts that make engines slow: one letter, few letters by chance, near misses, and what is not ASCII."""
+    """Texts that make engines slow: one letter, few letters by chance, near misses, and what is not
+    ASCII.
+    """
     chance = random.Random(1)
     yield b"a" * size
     yield (b"a" * 34 + b"!") * (size // 35)
@@ -85,14 +87,19 @@ def texts(size: int = MEBIBYTE) -> Iterator[bytes]:
 @pytest.mark.parametrize("pattern", [*ORDINARY, *EVIL])
 def test_no_pattern_over_any_text_takes_longer_than_50_ms_for_a_megabyte(pattern: str) -> None:
     made = compiled(pattern)
-    slowest = max((min(seconds(made, text) for _ in range(2)) * MEBIBYTE / len(text), text[:20]) for text in texts())
+    slowest = max(
+        (min(seconds(made, text) for _ in range(2)) * MEBIBYTE / len(text), text[:20])
+        for text in texts()
+    )
     assert slowest[0] < MOST_SECONDS, slowest
 
 
 def piece(chance: random.Random, depth: int) -> str:
     """A pattern by chance."""
     if depth == 0 or chance.random() < 0.3:
-        return chance.choice(["a", "b", "[ab]", ".", r"\w", r"\d", r"\s", "[^a]", r"\b", "@", "é", "x?", "^"])
+        return chance.choice(
+            ["a", "b", "[ab]", ".", r"\w", r"\d", r"\s", "[^a]", r"\b", "@", "é", "x?", "^"]
+        )
     inner = [piece(chance, depth - 1) for _ in range(chance.randint(1, 3))]
     joined = chance.choice(["", "|"]).join(inner)
     many = chance.choice(["", "", "*", "+", "?", "{2}", "{1,9}", "{0,40}", "{3,}", "*?", "{12}"])
@@ -100,7 +107,9 @@ def piece(chance: random.Random, depth: int) -> str:
 
 
 def test_patterns_by_chance_find_what_python_finds_and_are_as_fast() -> None:
-    """Half a megabyte each; against Python only over short texts, where it does not take for ever."""
+    """Half a megabyte each; against Python only over short texts, where it does not take for
+    ever.
+    """
     chance, until, tried = random.Random(7), time.thread_time() + 5, 0
     long_texts = list(texts(MEBIBYTE // 8))
     while time.thread_time() < until:
@@ -112,7 +121,8 @@ def test_patterns_by_chance_find_what_python_finds_and_are_as_fast() -> None:
         tried += 1
         text = chance.choice(long_texts)
         took = min(seconds(made, text) for _ in range(2))
-        assert took < MOST_SECONDS / 4, (pattern, text[:30])  # an eighth of a megabyte, and the states once
+        # An eighth of a megabyte, and the states once
+        assert took < MOST_SECONDS / 4, (pattern, text[:30])
         python = re.compile(pattern, re.IGNORECASE)
         for short in ("", "a", "abé a@", "ab\n", "A B\nb", "aaaaaaab", "é1 x"):
             if r"\b" not in pattern or short.isascii():
@@ -207,12 +217,15 @@ def test_two_things_are_ascii_alone_digits_and_the_letters_by_which_words_end() 
         ("a**b", "a.b.c", True),
     ],
 )
-def test_a_glob_is_of_the_whole_path_or_of_what_it_is_beneath(pattern: str, path: str, found: bool) -> None:
+def test_a_glob_is_of_the_whole_path_or_of_what_it_is_beneath(
+    pattern: str, path: str, found: bool
+) -> None:
     assert glob(pattern).search(path) is found
 
 
 @pytest.mark.parametrize(
-    ("pattern", "found"), [(r"\.ssn$", True), (r"\.ssn\Z", True), (r"\.ss$", False), ("(?m)n$", True)]
+    ("pattern", "found"),
+    [(r"\.ssn$", True), (r"\.ssn\Z", True), (r"\.ss$", False), ("(?m)n$", True)],
 )
 def test_a_dot_is_an_end_of_a_path(pattern: str, found: bool) -> None:
     assert compiled(pattern, at_dots=True).search("params.ssn.last") is found
@@ -223,15 +236,20 @@ def test_a_dot_is_an_end_of_a_path(pattern: str, found: bool) -> None:
 
 @pytest.mark.parametrize("keyword", ["pattern", "patternProperties"])
 @pytest.mark.parametrize("pattern", ["(a{1,100}){1,100}c", "[ab]*a[ab]{20}c"])
-def test_a_schema_with_a_pattern_that_could_be_slow_is_refused_where_it_stands(keyword: str, pattern: str) -> None:
-    schema: dict[str, Any] = {"items": {keyword: pattern if keyword == "pattern" else {pattern: True}}}
+def test_a_schema_with_a_pattern_that_could_be_slow_is_refused_where_it_stands(
+    keyword: str, pattern: str
+) -> None:
+    schema: dict[str, Any] = {
+        "items": {keyword: pattern if keyword == "pattern" else {pattern: True}}
+    }
     found = list(schemas.faults(schema, {}))
     assert [path[:2] for path, _ in found] == [("items", keyword)]
     assert "is too large" in found[0][1]
 
 
 @pytest.mark.parametrize(
-    "pattern", [r"^[A-Z]-[0-9]+$", r"^\p{L}{1,50}$", r"^(?<year>\d{4})-\d\d$", r"^[\w.]+@\w+$", "(a+)+$"]
+    "pattern",
+    [r"^[A-Z]-[0-9]+$", r"^\p{L}{1,50}$", r"^(?<year>\d{4})-\d\d$", r"^[\w.]+@\w+$", "(a+)+$"],
 )
 def test_a_schema_s_ordinary_pattern_is_taken_and_fast(pattern: str) -> None:
     assert list(schemas.faults({"pattern": pattern}, {})) == []

@@ -26,14 +26,21 @@ def command(page: str, first: str) -> str:
     return str(found)
 
 
-@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("openssl")), reason="there is no curl or openssl here")
+@pytest.mark.skipif(
+    not (shutil.which("curl") and shutil.which("openssl")),
+    reason="there is no curl or openssl here",
+)
 def test_the_key_is_made_and_the_user_erased_as_written(tmp_path: Path) -> None:
     name, _, key = run(command(ENCRYPTION, "echo")).strip().partition("=")
     settings = {name: key, "LEANPLUM_DEVELOPMENT_KEY": "dev_sandbox"}
     with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery", **settings) as gateway:
         assert b'"event":"bodies.sealed","key":"2026a"' in gateway.output.read_bytes()
         gateway.event("user-to-erase", 0)
-        words = command(ERASURE, "curl").replace("http://127.0.0.1:8000", gateway.url).replace("$KEY", gateway.key)
+        words = (
+            command(ERASURE, "curl")
+            .replace("http://127.0.0.1:8000", gateway.url)
+            .replace("$KEY", gateway.key)
+        )
         told = run(words + " -sS -f")
         assert '"erased":{"waiting":1,"inFlight":0,"deadLetters":0,"receipts":0,"ids":1}' in told
         (shown,) = re.findall(r'"erased":\{.*?\}', ERASURE)

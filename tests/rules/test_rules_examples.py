@@ -1,5 +1,7 @@
-"""Examples end delivered: those of the README, of the documentation pages and of the sandbox's own greeting, run
-against a sandbox. None of them, an erasure neither, keeps the first calls from working."""
+"""Examples end delivered: those of the README, of the documentation pages and of the sandbox's own
+greeting, run against a sandbox. None of them, an erasure neither, keeps the first calls from
+working.
+"""
 
 import re
 import shutil
@@ -44,7 +46,9 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 def answer(sandbox: Process, command: str) -> dict[str, Any]:
     words = command.replace("http://127.0.0.1:8000", sandbox.url).replace("$KEY", sandbox.key)
-    shown = subprocess.run(["bash", "-c", words + " -sS"], capture_output=True, text=True, timeout=60, check=True)
+    shown = subprocess.run(
+        ["bash", "-c", words + " -sS"], capture_output=True, text=True, timeout=60, check=True
+    )
     found: dict[str, Any] = orjson.loads(shown.stdout)
     return found
 
@@ -81,26 +85,41 @@ def test_the_readmes_examples_end_delivered(sandbox: Process) -> None:
 
 
 def test_the_sandboxs_own_example_ends_delivered(sandbox: Process) -> None:
-    command = next(line for line in sandbox.output.read_text().splitlines() if line.lstrip().startswith("curl "))
+    command = next(
+        line
+        for line in sandbox.output.read_text().splitlines()
+        if line.lstrip().startswith("curl ")
+    )
     accepted = answer(sandbox, command.strip())
     assert accepted["status"] == "delivered"
 
 
-@pytest.mark.parametrize(("method", "path"), WRITES, ids=[f"{method} {path}" for method, path in WRITES])
-def test_what_the_documentation_page_proposes_ends_delivered(sandbox: Process, method: str, path: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path"), WRITES, ids=[f"{method} {path}" for method, path in WRITES]
+)
+def test_what_the_documentation_page_proposes_ends_delivered(
+    sandbox: Process, method: str, path: str
+) -> None:
     url, body = proposed(method, path)
     accepted = sandbox.call(method.upper(), url, json=body)
     assert accepted.status_code == 202, accepted.text
     assert set(ends(sandbox, accepted.json())) == {"delivered"}
 
 
-def test_after_the_proposed_erasure_and_block_the_quick_start_works_with_any_time_of_refusal(tmp_path: Path) -> None:
+def test_after_the_proposed_erasure_and_block_the_quick_start_works_with_any_time_of_refusal(
+    tmp_path: Path,
+) -> None:
     day = {"GATEWAY_ERASED_SECONDS": "86400"}
     with serving(tmp_path, "", "--sandbox", **NO_LEANPLUM, **day) as sandbox:
         for method, path in (("delete", "/v1/users/{userId}"), ("put", "/v1/users/{userId}/block")):
             url, body = proposed(method, path)
             assert ends(sandbox, sandbox.call(method, url, json=body).json()) == ["delivered"]
-        assert sandbox.call("POST", "/v1/events", json={"userId": "user-to-erase", "event": "E"}).status_code == 403
+        assert (
+            sandbox.call(
+                "POST", "/v1/events", json={"userId": "user-to-erase", "event": "E"}
+            ).status_code
+            == 403
+        )
         quick_start(sandbox)
 
 

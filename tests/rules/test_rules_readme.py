@@ -1,5 +1,6 @@
-"""The README's own commands do what it says. `make run` and `make test` are called by `.ci/run`, the image's by
-`.ci/container`."""
+"""The README's own commands do what it says. `make run` and `make test` are called by `.ci/run`,
+the image's by `.ci/container`.
+"""
 
 import re
 import shutil
@@ -12,7 +13,10 @@ from app.settings import Settings
 from tests.acceptance.processes import ended, serving
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-CURLS = [command.replace("\\\n", " ") for command in re.findall(r"^curl (?:.*\\\n)*.*$", README, re.MULTILINE)]
+CURLS = [
+    command.replace("\\\n", " ")
+    for command in re.findall(r"^curl (?:.*\\\n)*.*$", README, re.MULTILINE)
+]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
@@ -20,13 +24,19 @@ def test_the_first_calls_are_all_accepted(tmp_path: Path) -> None:
     assert len(CURLS) == 4
     with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery") as gateway:
         for command in CURLS:
-            words = command.replace("http://127.0.0.1:8000", gateway.url).replace("$KEY", gateway.key)
-            shown = subprocess.run(["bash", "-c", words + " -sS -f"], capture_output=True, text=True, check=False)
+            words = command.replace("http://127.0.0.1:8000", gateway.url).replace(
+                "$KEY", gateway.key
+            )
+            shown = subprocess.run(
+                ["bash", "-c", words + " -sS -f"], capture_output=True, text=True, check=False
+            )
             assert shown.returncode == 0, (command, shown.stderr)
             assert '"accepted"' in shown.stdout
 
 
-@pytest.mark.parametrize("words", re.findall(r"`python -m app ([a-z -]+?)(?: --name NAME.*?)?`", README))
+@pytest.mark.parametrize(
+    "words", re.findall(r"`python -m app ([a-z -]+?)(?: --name NAME.*?)?`", README)
+)
 def test_a_command_that_is_named_runs(tmp_path: Path, words: str) -> None:
     given = ["--name", "readme"] if words.strip() == "keys create" else []
     assert ended(tmp_path, "migrate").returncode == 0  # what only reads makes no database

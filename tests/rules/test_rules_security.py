@@ -10,7 +10,11 @@ from app.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "security.md").read_text()
 TESTS = sorted(set(re.findall(r"`(tests/[\w/.]+(?:::\w+)?)`", TEXT)))
-ROWS = [line for line in TEXT.splitlines() if line.startswith("| ") and not line.startswith(("| They", "| Variable"))]
+ROWS = [
+    line
+    for line in TEXT.splitlines()
+    if line.startswith("| ") and not line.startswith(("| They", "| Variable"))
+]
 
 
 @pytest.mark.parametrize("named", TESTS)

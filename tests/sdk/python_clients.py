@@ -1,6 +1,8 @@
-"""The scenario with a PyPI client: python python_clients.py NAME URL APP_ID KEY USER; prints what the client said.
+"""The scenario with a PyPI client: python python_clients.py NAME URL APP_ID KEY USER; prints what
+the client said.
 
-Both clients' packages are called `leanplum`, so each is in a folder of its own, which PYTHONPATH names.
+Both clients' packages are called `leanplum`, so each is in a folder of its own, which PYTHONPATH
+names.
 """
 
 import json
@@ -17,7 +19,11 @@ def python_leanplum(url: str, app: str, key: str, user: str) -> list[Any]:
     leanplum.api_base = url
     client = Client(app, key)
     always = {"create_disposition": "CreateIfNeeded"}
-    said = [client.users.set_user_attributes(user, attributes={"plan": "pro", "nickname": None}, **always)]
+    said = [
+        client.users.set_user_attributes(
+            user, attributes={"plan": "pro", "nickname": None}, **always
+        )
+    ]
     for index in range(20):
         event, value = ("Purchase", 9.99) if index == 10 else (f"event {index}", index)
         said.append(client.users.track(user, event, value=value, params={"index": index}, **always))

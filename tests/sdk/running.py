@@ -28,7 +28,9 @@ def python_client(name: str, *words: str) -> list[Said]:
     """What a PyPI client was answered, call by call."""
     environment = {**os.environ, "PYTHONPATH": str(CLIENTS / name)}
     script = [sys.executable, "-W", "ignore", str(HERE / "python_clients.py"), name, *words]
-    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        script, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     found: list[Said] = json.loads(done.stdout)
     return found

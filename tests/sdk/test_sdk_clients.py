@@ -1,5 +1,6 @@
-"""Unchanged clients of Leanplum go through a real gateway to a real simulator: they see success, and every call arrives
-once, in order, with the real key."""
+"""Unchanged clients of Leanplum go through a real gateway to a real simulator: they see success,
+and every call arrives once, in order, with the real key.
+"""
 
 import json
 import os
@@ -22,9 +23,12 @@ needs_node = pytest.mark.skipif(
     not NEEDED and (shutil.which("node") is None or not running.sdk_file("1.9.0").exists()),
     reason="there is no Node.js here, or `make test` has not installed the SDKs",
 )
-needs_chromium = pytest.mark.skipif(not NEEDED and CHROMIUM is None, reason="there is no Chromium here")
+needs_chromium = pytest.mark.skipif(
+    not NEEDED and CHROMIUM is None, reason="there is no Chromium here"
+)
 needs_clients = pytest.mark.skipif(
-    not NEEDED and not running.CLIENTS.exists(), reason="`make test` has not installed the PyPI clients"
+    not NEEDED and not running.CLIENTS.exists(),
+    reason="`make test` has not installed the PyPI clients",
 )
 EVENTS = ["Purchase" if index == 10 else f"event {index}" for index in range(20)]
 
@@ -59,11 +63,19 @@ def assert_the_keys_are_where_they_belong(gateway: Process, leanplum: Leanplum) 
     assert real.encode() not in gateway.output.read_bytes()
 
 
-def assert_javascript_s_calls_arrived(gateway: Process, leanplum: Leanplum, said: dict[str, Any]) -> None:
-    assert said == {"started": True, "variables": said["variables"], "greeting": "hello", "errors": []}
+def assert_javascript_s_calls_arrived(
+    gateway: Process, leanplum: Leanplum, said: dict[str, Any]
+) -> None:
+    assert said == {
+        "started": True,
+        "variables": said["variables"],
+        "greeting": "hello",
+        "errors": [],
+    }
     assert said["variables"] >= 1
     everything = arrived(leanplum, "stop")
-    found = [one for one in everything if one["action"] != "getVars"]  # some versions ask beside their queue
+    # Some versions ask beside their queue
+    found = [one for one in everything if one["action"] != "getVars"]
     assert len(everything) == len(found) + 1
     assert [one["action"] for one in found] == [
         "start", *["track"] * 20, "setUserAttributes", "advance", "pauseState", "resumeState", "pauseSession",
@@ -71,7 +83,10 @@ def assert_javascript_s_calls_arrived(gateway: Process, leanplum: Leanplum, said
     ]  # fmt: skip
     tracks = [one for one in found if one["action"] == "track"]
     assert [one["event"] for one in tracks] == EVENTS
-    assert (tracks[10]["value"], json.loads(tracks[10]["params"])) == (9.99, {"sku": "A-1", "currency": "EUR"})
+    assert (tracks[10]["value"], json.loads(tracks[10]["params"])) == (
+        9.99,
+        {"sku": "A-1", "currency": "EUR"},
+    )
     assert {one["userId"] for one in found} == {"ann"}
     assert json.loads(found[0]["userAttributes"]) == {"plan": "pro", "age": 29}
     assert json.loads(found[21]["userAttributes"]) == {"plan": "team", "nickname": None}
@@ -90,7 +105,9 @@ def test_the_javascript_sdk_in_jsdom(version: str, gateway: Process, leanplum: L
 @needs_node
 @needs_chromium
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_javascript_sdk_in_chromium(version: str, gateway: Process, leanplum: Leanplum, tmp_path: Path) -> None:
+def test_the_javascript_sdk_in_chromium(
+    version: str, gateway: Process, leanplum: Leanplum, tmp_path: Path
+) -> None:
     with running.in_chromium(version, tmp_path, *words(gateway)) as said:
         assert_javascript_s_calls_arrived(gateway, leanplum, said)
 
@@ -112,6 +129,7 @@ def test_a_client_of_pypi(name: str, gateway: Process, leanplum: Leanplum) -> No
     assert [one["action"] for one in found] == ORDERS[name]
     tracks = [one for one in found if one["action"] == "track"]
     assert [(one["event"], one["value"], one["params"]) for one in tracks] == [
-        (event, 9.99 if index == 10 else index, {"index": index}) for index, event in enumerate(EVENTS)
+        (event, 9.99 if index == 10 else index, {"index": index})
+        for index, event in enumerate(EVENTS)
     ]
     assert_the_keys_are_where_they_belong(gateway, leanplum)

@@ -1,6 +1,8 @@
-"""Messages with a PyPI library: python python_libraries.py NAME URL KEY BATCH < messages; prints what went wrong.
+"""Messages with a PyPI library: python python_libraries.py NAME URL KEY BATCH < messages; prints
+what went wrong.
 
-A message is JSON, with the names of Segment's specification; `type` says which of the library's methods is called.
+A message is JSON, with the names of Segment's specification; `type` says which of the library's
+methods is called.
 """
 
 import json
@@ -14,7 +16,10 @@ Message = dict[str, Any]
 
 def arguments(message: Message) -> Message:
     """A message as a method's arguments."""
-    found = {re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", name): one for name, one in message.items()}
+    found = {
+        re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", name): one
+        for name, one in message.items()
+    }
     del found["type"]
     if "timestamp" in found:
         found["timestamp"] = datetime.fromisoformat(found["timestamp"])

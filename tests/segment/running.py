@@ -28,7 +28,9 @@ def installed(library: str) -> bool:
     )
 
 
-def start(library: str, url: str, key: str, messages: list[dict[str, Any]], batch: int) -> "subprocess.Popen[str]":
+def start(
+    library: str, url: str, key: str, messages: list[dict[str, Any]], batch: int
+) -> "subprocess.Popen[str]":
     """A process that sends the messages with the library, `batch` of them in a call."""
     kind, name = LIBRARIES[library]
     command = [sys.executable, "-W", "ignore", str(HERE / "python_libraries.py")] if kind == "python" else [
@@ -56,15 +58,18 @@ def said(process: "subprocess.Popen[str]") -> list[str]:
     return found
 
 
-def send(library: str, url: str, key: str, messages: list[dict[str, Any]], batch: int = 100) -> list[str]:
+def send(
+    library: str, url: str, key: str, messages: list[dict[str, Any]], batch: int = 100
+) -> list[str]:
     """Send the messages; what went wrong, in the library's eyes."""
     return said(start(library, url, key, messages, batch))
 
 
 @contextmanager
 def losing(port: int, how: Literal["503", "reset"]) -> Iterator[tuple[str, list[int]]]:
-    """A proxy before the gateway at `port`, and what was answered there: the first answer never reaches the caller,
-    who gets a 503 or a broken connection instead."""
+    """A proxy before the gateway at `port`, and what was answered there: the first answer never
+    reaches the caller, who gets a 503 or a broken connection instead.
+    """
     answers: list[int] = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,5 +1,6 @@
-"""Unchanged libraries of Segment and RudderStack send through a real gateway to a real simulator: what arrives is
-compared field by field, and what is sent again arrives once."""
+"""Unchanged libraries of Segment and RudderStack send through a real gateway to a real simulator:
+what arrives is compared field by field, and what is sent again arrives once.
+"""
 
 import json
 import os
@@ -19,7 +20,9 @@ NEEDED = bool(os.environ.get("GATEWAY_TESTS_NEED_SDKS"))
 LIBRARIES = [
     pytest.param(
         name,
-        marks=pytest.mark.skipif(not NEEDED and not running.installed(name), reason=f"`make test` installs {name}"),
+        marks=pytest.mark.skipif(
+            not NEEDED and not running.installed(name), reason=f"`make test` installs {name}"
+        ),
     )
     for name in running.LIBRARIES
 ]
@@ -61,7 +64,9 @@ MESSAGES: list[dict[str, Any]] = [
 ]  # fmt: skip
 OFFSET = int((AT.astimezone(ZoneInfo("Europe/Berlin")).utcoffset() or timedelta()).total_seconds())
 ON_ITS_WAY = (
-    20.0  # seconds that a message may take here: `sentAt` tells them, and they are taken for a clock that is late
+    # Seconds that a message may take here: `sentAt` tells them, and they are taken for a clock that
+    # is late
+    20.0
 )
 PAGE = MESSAGES[2]["properties"]
 EXPECTED: list[dict[str, Any]] = [
@@ -118,14 +123,18 @@ def arrived(leanplum: Leanplum, count: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_each_kind_of_message_arrives_field_by_field(library: str, gateway: Process, leanplum: Leanplum) -> None:
+def test_each_kind_of_message_arrives_field_by_field(
+    library: str, gateway: Process, leanplum: Leanplum
+) -> None:
     messages = [one | {"messageId": f"{one['messageId']}-{library}"} for one in MESSAGES]
     assert running.send(library, gateway.url, gateway.key, messages) == []
     found = arrived(leanplum, len(EXPECTED))
     for index, (one, expected) in enumerate(zip(found, EXPECTED, strict=True)):
         made = {name: one.pop(name) for name in ("time", "reqId", "uuid", "clientKey")}
         assert one == expected
-        assert made["time"] == pytest.approx((AT + timedelta(seconds=index)).timestamp(), abs=ON_ITS_WAY)
+        assert made["time"] == pytest.approx(
+            (AT + timedelta(seconds=index)).timestamp(), abs=ON_ITS_WAY
+        )
         assert made["clientKey"] == gateway.settings["LEANPLUM_PRODUCTION_KEY"]
     if not library.startswith("@"):
         until(lambda: gateway.status(f"m-track-{library}") == "delivered")
@@ -133,7 +142,9 @@ def test_each_kind_of_message_arrives_field_by_field(library: str, gateway: Proc
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_batch_of_250_arrives_once_and_in_order(library: str, gateway: Process, leanplum: Leanplum) -> None:
+def test_a_batch_of_250_arrives_once_and_in_order(
+    library: str, gateway: Process, leanplum: Leanplum
+) -> None:
     messages = [{"type": "track", "userId": "ann", "event": f"e{index % 50}", "properties": {"index": index}}
                 for index in range(250)]  # fmt: skip
     assert running.send(library, gateway.url, gateway.key, messages, batch=250) == []
@@ -142,19 +153,35 @@ def test_a_batch_of_250_arrives_once_and_in_order(library: str, gateway: Process
 
 @pytest.mark.parametrize("how", ["503", "reset"])
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_what_is_sent_again_arrives_once(library: str, how: Any, gateway: Process, leanplum: Leanplum) -> None:
-    messages = [{"type": "track", "userId": "ann", "event": "E", "properties": {"index": index}} for index in range(20)]
+def test_what_is_sent_again_arrives_once(
+    library: str, how: Any, gateway: Process, leanplum: Leanplum
+) -> None:
+    messages = [
+        {"type": "track", "userId": "ann", "event": "E", "properties": {"index": index}}
+        for index in range(20)
+    ]
     with running.losing(gateway.port, how) as (url, answers):
         assert running.send(library, url, gateway.key, messages) == []
     assert answers == [200, 200]
-    gateway.call("POST", "/v1/events", json={"userId": "ann", "event": "last"}, headers={"Prefer": "wait=30"})
-    assert [one["params"]["index"] for one in leanplum.arrived() if one["event"] == "E"] == [*range(20)]
+    gateway.call(
+        "POST", "/v1/events", json={"userId": "ann", "event": "last"}, headers={"Prefer": "wait=30"}
+    )
+    assert [one["params"]["index"] for one in leanplum.arrived() if one["event"] == "E"] == [
+        *range(20)
+    ]
 
 
-def test_what_is_sent_while_the_gateway_is_away_arrives_when_it_is_back(leanplum: Leanplum, tmp_path: Path) -> None:
-    """With the library that is the most patient: how long a gateway takes to start differs by machine."""
+def test_what_is_sent_while_the_gateway_is_away_arrives_when_it_is_back(
+    leanplum: Leanplum, tmp_path: Path
+) -> None:
+    """With the library that is the most patient: how long a gateway takes to start differs by
+    machine.
+    """
     gateway = Process(tmp_path, leanplum.url)
-    messages = [{"type": "track", "userId": "ann", "event": "E", "properties": {"index": index}} for index in range(5)]
+    messages = [
+        {"type": "track", "userId": "ann", "event": "E", "properties": {"index": index}}
+        for index in range(5)
+    ]
     process = running.start("segment-analytics-python", gateway.url, gateway.key, messages, 100)
     try:
         gateway.start()
@@ -178,7 +205,9 @@ def test_a_bad_key_is_told_once_and_not_tried_again(library: str, gateway: Proce
 def test_a_bad_message_neither_harms_its_neighbours_nor_is_tried_again(
     library: str, gateway: Process, leanplum: Leanplum
 ) -> None:
-    messages = [{"type": "track", "userId": user, "event": "E"} for user in ("ann", "o'hara", "bob")]
+    messages = [
+        {"type": "track", "userId": user, "event": "E"} for user in ("ann", "o'hara", "bob")
+    ]
     with running.losing(gateway.port, "503") as (url, answers):
         answers.append(0)
         assert running.send(library, url, gateway.key, messages) == []

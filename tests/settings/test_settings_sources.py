@@ -23,7 +23,9 @@ from app.wiring import prepare
 from tests.acceptance.processes import Process, ended
 
 CANARY = "pa55-canary"
-SECRETS = [name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)]
+SECRETS = [
+    name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)
+]
 URLS = ["gateway_database_url", "leanplum_api_url"]
 Put = Callable[[str, str], dict[str, str]]
 
@@ -64,19 +66,28 @@ def test_empty_is_unset_for_every_setting(put: Put, empty: str) -> None:
         assert load(put(name, empty)) == Settings(), name
 
 
-def test_an_empty_value_lets_the_next_source_speak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_value_lets_the_next_source_speak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("GATEWAY_PORT=9001\nGATEWAY_HOST=\nGATEWAY_LOG_LEVEL\n")
     (tmp_path / "gateway_host").write_text("::1\n")
     environ = {"GATEWAY_PORT": "", "GATEWAY_SECRETS_DIR": str(tmp_path)}
     settings = load(environ)
-    assert (settings.gateway_port, settings.gateway_host, settings.gateway_log_level) == (9001, "::1", "info")
+    assert (settings.gateway_port, settings.gateway_host, settings.gateway_log_level) == (
+        9001,
+        "::1",
+        "info",
+    )
 
 
 def apps(folder: Path, text: str, **environ: str) -> dict[str, dict[str, str]]:
     (folder / "apps.toml").write_text(text)
     found = read_apps(Settings(gateway_apps_file=folder / "apps.toml"), environ)
-    return {name: {kind.name: key.get_secret_value() for kind, key in app.keys.items()} for name, app in found.items()}
+    return {
+        name: {kind.name: key.get_secret_value() for kind, key in app.keys.items()}
+        for name, app in found.items()
+    }
 
 
 def refused_apps(folder: Path, text: str, **environ: str) -> str:
@@ -114,7 +125,9 @@ def test_an_empty_value_of_the_apps_file_is_unset(tmp_path: Path) -> None:
         ('{ file = "a\\u0000b" }', "no path"),
     ],
 )
-def test_a_reference_to_no_clean_key_is_refused_in_one_line(tmp_path: Path, key: str, said: str) -> None:
+def test_a_reference_to_no_clean_key_is_refused_in_one_line(
+    tmp_path: Path, key: str, said: str
+) -> None:
     texts = {"quoted": f'"{CANARY}"\n', "spaced": f"{CANARY} \n", "empty": "\n"}
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
@@ -127,7 +140,9 @@ def test_a_reference_to_no_clean_key_is_refused_in_one_line(tmp_path: Path, key:
 
 def test_a_file_with_a_key_and_a_newline_is_fine(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("\ufeffp\r\n")
-    assert apps(tmp_path, APP.format(key=f'{{ file = "{tmp_path}/key" }}')) == {"shop": {"PRODUCTION": "p"}}
+    assert apps(tmp_path, APP.format(key=f'{{ file = "{tmp_path}/key" }}')) == {
+        "shop": {"PRODUCTION": "p"}
+    }
 
 
 # --- what is easily added by mistake ---------------------------------------------------------------------------------
@@ -135,12 +150,22 @@ def test_a_file_with_a_key_and_a_newline_is_fine(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("form", "said"),
-    [('"{}"', "quotes"), ("'{}'", "quotes"), (" '{}' ", "quotes"), (" {}", "white space"), ("{}\t", "white space")],
+    [
+        ('"{}"', "quotes"),
+        ("'{}'", "quotes"),
+        (" '{}' ", "quotes"),
+        (" {}", "white space"),
+        ("{}\t", "white space"),
+    ],
 )
-def test_quotes_and_white_space_around_a_secret_are_refused_in_one_line(put: Put, form: str, said: str) -> None:
+def test_quotes_and_white_space_around_a_secret_are_refused_in_one_line(
+    put: Put, form: str, said: str
+) -> None:
     assert len(SECRETS) > 6
     for name in SECRETS + URLS:
-        (line,) = [line for line in lines_of(put(name, form.format(CANARY))) if name.upper() in line]
+        (line,) = [
+            line for line in lines_of(put(name, form.format(CANARY))) if name.upper() in line
+        ]
         assert line.startswith(f"{name.upper()}: its value in ")
         assert said in line
         assert CANARY not in line
@@ -157,7 +182,9 @@ def test_white_space_around_any_other_value_is_no_part_of_it(put: Put) -> None:
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\n\n"])
-def test_a_newline_at_the_end_of_a_secret_file_is_no_part_of_it(tmp_path: Path, newline: str) -> None:
+def test_a_newline_at_the_end_of_a_secret_file_is_no_part_of_it(
+    tmp_path: Path, newline: str
+) -> None:
     (tmp_path / "leanplum_production_key").write_bytes(CANARY.encode() + newline.encode())
     found = load({"GATEWAY_SECRETS_DIR": str(tmp_path)}).leanplum_production_key
     assert found == SecretStr(CANARY)
@@ -181,7 +208,8 @@ def test_a_secret_file_that_cannot_be_read_is_one_line(tmp_path: Path, case: str
     (line,) = lines_of({"GATEWAY_SECRETS_DIR": str(tmp_path)})
     assert line.startswith(f"LEANPLUM_PRODUCTION_KEY: the file {path} ")
     assert ("UTF-8" in line) == (case in {"latin1", "utf16"})
-    load({"GATEWAY_SECRETS_DIR": str(tmp_path), "LEANPLUM_PRODUCTION_KEY": "p"})  # it isn't needed then
+    # It isn't needed then
+    load({"GATEWAY_SECRETS_DIR": str(tmp_path), "LEANPLUM_PRODUCTION_KEY": "p"})
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -198,7 +226,9 @@ def test_a_variable_that_is_no_text_is_one_line() -> None:
     assert CANARY not in line
 
 
-def test_the_secrets_directory_may_be_named_in_the_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_secrets_directory_may_be_named_in_the_env_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text(f"\ufeffGATEWAY_SECRETS_DIR={tmp_path}\n")
     (tmp_path / "gateway_port").write_text("9001")
@@ -233,7 +263,9 @@ def test_the_secrets_directory_may_be_named_in_the_env_file(tmp_path: Path, monk
         ("GATEWAY_ZZZ", None),
     ],
 )
-def test_an_unknown_name_is_told_with_the_one_that_was_meant(put: Put, name: str, meant: str | None) -> None:
+def test_an_unknown_name_is_told_with_the_one_that_was_meant(
+    put: Put, name: str, meant: str | None
+) -> None:
     (line,) = read(put(name, CANARY)).notices(())
     assert line.startswith(f"{name}: no setting has this name")
     assert CANARY not in line
@@ -276,7 +308,9 @@ def test_the_service_links_of_kubernetes_are_ignored_in_one_line() -> None:
     assert "10.0.0.1" not in line
 
 
-@pytest.mark.parametrize(("name", "value"), [("GATEWAY_PORT", "8000"), ("GATEWAY_PORTS_X", "1"), ("GATEWAY_HOST", "x")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("GATEWAY_PORT", "8000"), ("GATEWAY_PORTS_X", "1"), ("GATEWAY_HOST", "x")]
+)
 def test_a_setting_is_no_service_link(name: str, value: str) -> None:
     assert not is_service_link(name, value)
 
@@ -285,10 +319,16 @@ def test_a_setting_is_no_service_link(name: str, value: str) -> None:
 
 
 def test_the_settings_name_the_source_of_each_value(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("GATEWAY_RATE_BURST=77\nGATEWAY_RATE_PER_SECOND=7\nGATEWAY_PROT=1\n")
+    (tmp_path / ".env").write_text(
+        "GATEWAY_RATE_BURST=77\nGATEWAY_RATE_PER_SECOND=7\nGATEWAY_PROT=1\n"
+    )
     (tmp_path / "gateway_data_key").write_text("\n")
     (tmp_path / "leanplum_data_export_key").write_text(CANARY)
-    environ = {"GATEWAY_RATE_PER_SECOND": "8", "GATEWAY_RATE_BURST": "", "GATEWAY_PORT": "tcp://10.0.0.1:1"}
+    environ = {
+        "GATEWAY_RATE_PER_SECOND": "8",
+        "GATEWAY_RATE_BURST": "",
+        "GATEWAY_PORT": "tcp://10.0.0.1:1",
+    }
     shown = ended(tmp_path, "settings", "--json", **environ)
     rows = {row["name"]: row for row in json.loads(shown.stdout)}
     sources = {name: (row["value"], row["source"], row.get("path")) for name, row in rows.items()}
@@ -305,8 +345,12 @@ def test_the_settings_name_the_source_of_each_value(tmp_path: Path) -> None:
 
 
 def test_no_url_in_the_settings_shows_a_password(tmp_path: Path) -> None:
-    for number, url in enumerate([f"postgresql://u:{CANARY}@h/d", f"postgresql://h/d?user=u&password={CANARY}"]):
-        settings = Settings(gateway_database_url=url, leanplum_api_url=f"https://u:{CANARY}@h{number}/api")
+    for number, url in enumerate(
+        [f"postgresql://u:{CANARY}@h/d", f"postgresql://h/d?user=u&password={CANARY}"]
+    ):
+        settings = Settings(
+            gateway_database_url=url, leanplum_api_url=f"https://u:{CANARY}@h{number}/api"
+        )
         shown = str(list(table(settings, read({})))) + repr(settings)
         assert CANARY not in shown.replace("https://u:" + CANARY, "")
         assert "https://u:***@" in shown
@@ -319,9 +363,15 @@ def told_of_bootstrap(settings: Settings) -> list[str]:
     return [entry["reason"] for entry in logs if entry["event"] == "key.bootstrap_ignored"]
 
 
-def test_an_empty_bootstrap_key_makes_none_and_a_different_one_is_told_at_every_start(tmp_path: Path) -> None:
+def test_an_empty_bootstrap_key_makes_none_and_a_different_one_is_told_at_every_start(
+    tmp_path: Path,
+) -> None:
     database = f"sqlite:///{tmp_path}/g.db"
-    common = {"GATEWAY_DATABASE_URL": database, "LEANPLUM_APP_ID": "a", "LEANPLUM_PRODUCTION_KEY": "p"}
+    common = {
+        "GATEWAY_DATABASE_URL": database,
+        "LEANPLUM_APP_ID": "a",
+        "LEANPLUM_PRODUCTION_KEY": "p",
+    }
     first, other = keys.make(), keys.make()
 
     def at(key: str) -> Settings:
@@ -331,8 +381,16 @@ def test_an_empty_bootstrap_key_makes_none_and_a_different_one_is_told_at_every_
     engine = connect(database)
     assert every_key(engine) == []
     assert told_of_bootstrap(at(first)) == []
-    for key, said in ((other, ["differs"]), (other, ["differs"]), ("mistyped", ["differs"]), (first, []), ("", [])):
-        assert [word for line in told_of_bootstrap(at(key)) for word in said if word in line] == said
+    for key, said in (
+        (other, ["differs"]),
+        (other, ["differs"]),
+        ("mistyped", ["differs"]),
+        (first, []),
+        ("", []),
+    ):
+        assert [
+            word for line in told_of_bootstrap(at(key)) for word in said if word in line
+        ] == said
     (stored,) = every_key(engine)
     KeyStore(engine, Marks(bytes(32))).revoke(stored.caller.key_id, now_ms())
     (line,) = told_of_bootstrap(at(first))
@@ -343,7 +401,9 @@ def test_an_empty_bootstrap_key_makes_none_and_a_different_one_is_told_at_every_
 def test_a_start_tells_of_names_and_of_the_bootstrap_key_in_a_line_each(tmp_path: Path) -> None:
     first, other = keys.make(), keys.make()
     links = {"GATEWAY_PORT": "tcp://10.0.0.1:1", "GATEWAY_PROT": CANARY}
-    gateway = Process(tmp_path, "http://127.0.0.1:1", "--no-delivery", GATEWAY_BOOTSTRAP_KEY=other, **links)
+    gateway = Process(
+        tmp_path, "http://127.0.0.1:1", "--no-delivery", GATEWAY_BOOTSTRAP_KEY=other, **links
+    )
     prepare(
         Settings(
             leanplum_app_id="a",
@@ -354,13 +414,25 @@ def test_a_start_tells_of_names_and_of_the_bootstrap_key_in_a_line_each(tmp_path
     )
     try:
         gateway.start()
-        assert gateway.http.get("/v1/keys", headers={"Authorization": f"Bearer {first}"}).status_code == 200
-        assert gateway.http.get("/v1/keys", headers={"Authorization": f"Bearer {other}"}).status_code == 401
+        assert (
+            gateway.http.get("/v1/keys", headers={"Authorization": f"Bearer {first}"}).status_code
+            == 200
+        )
+        assert (
+            gateway.http.get("/v1/keys", headers={"Authorization": f"Bearer {other}"}).status_code
+            == 401
+        )
     finally:
         gateway.close()
-    warned = [json.loads(line) for line in gateway.output.read_text().splitlines() if '"warning"' in line]
+    warned = [
+        json.loads(line) for line in gateway.output.read_text().splitlines() if '"warning"' in line
+    ]
     reasons = {line["reason"]: line["event"] for line in warned if "reason" in line}
-    assert sorted(reasons.values()) == ["key.bootstrap_ignored", "settings.ignored", "settings.ignored"]
+    assert sorted(reasons.values()) == [
+        "key.bootstrap_ignored",
+        "settings.ignored",
+        "settings.ignored",
+    ]
     assert any("did you mean GATEWAY_PORT?" in reason for reason in reasons)
     assert any("Kubernetes" in reason for reason in reasons)
     assert not any(text in gateway.output.read_text() for text in (first, other, CANARY))

@@ -6,7 +6,9 @@ from app.errors import StartRefused
 from app.settings import Settings, load, read, table
 
 DURATIONS = [
-    name for name in Settings.model_fields if name.startswith("gateway_") and name.endswith(("_seconds", "_window"))
+    name
+    for name in Settings.model_fields
+    if name.startswith("gateway_") and name.endswith(("_seconds", "_window"))
 ]
 SIZES = [name for name in Settings.model_fields if "_bytes" in name]
 
@@ -18,14 +20,25 @@ def test_these_are_the_durations_and_sizes() -> None:
 @pytest.mark.parametrize("name", DURATIONS)
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("5", 5), ("5s", 5), ("1500ms", 1.5), ("2m", 120), ("24h", 86_400), ("1d", 86_400), ("2 M", 120), ("0.5h", 1_800)],
+    [
+        ("5", 5),
+        ("5s", 5),
+        ("1500ms", 1.5),
+        ("2m", 120),
+        ("24h", 86_400),
+        ("1d", 86_400),
+        ("2 M", 120),
+        ("0.5h", 1_800),
+    ],
 )
 def test_a_duration_has_a_unit_or_is_seconds(name: str, text: str, seconds: float) -> None:
     if name == "gateway_shutdown_seconds" and text == "1500ms":  # whole seconds alone
         seconds, text = 2, "2000ms"
     environ = {name.upper(): text}
     assert getattr(load(environ), name) == seconds
-    (shown,) = [row["value"] for row in table(load(environ), read(environ)) if row["name"] == name.upper()]
+    (shown,) = [
+        row["value"] for row in table(load(environ), read(environ)) if row["name"] == name.upper()
+    ]
     assert float(shown) == seconds
 
 
@@ -40,11 +53,25 @@ def test_a_duration_has_a_unit_or_is_seconds(name: str, text: str, seconds: floa
 def test_a_size_has_a_unit_or_is_bytes(name: str, text: str, size: int) -> None:
     environ = {name.upper(): text}
     assert getattr(load(environ), name) == size
-    (shown,) = [row["value"] for row in table(load(environ), read(environ)) if row["name"] == name.upper()]
+    (shown,) = [
+        row["value"] for row in table(load(environ), read(environ)) if row["name"] == name.upper()
+    ]
     assert shown == str(size)
 
 
-BAD = ["5x", "s", "5sec", "h5", "1h30m", "--5s", "-5s", "five", "5,5s", "\u0665s", "9" * 5_000 + "s"]
+BAD = [
+    "5x",
+    "s",
+    "5sec",
+    "h5",
+    "1h30m",
+    "--5s",
+    "-5s",
+    "five",
+    "5,5s",
+    "\u0665s",
+    "9" * 5_000 + "s",
+]
 
 
 @pytest.mark.parametrize("text", [*BAD, "5MiB"])

@@ -17,23 +17,40 @@ CANARY = "pa55-word"
         ("postgres+asyncpg://h/db", {"host": "h", "dbname": "db"}),
         (
             "postgresql://h1:5432,h2:5433/db?target_session_attrs=read-write",
-            {"host": "h1,h2", "port": "5432,5433", "dbname": "db", "target_session_attrs": "read-write"},
+            {
+                "host": "h1,h2",
+                "port": "5432,5433",
+                "dbname": "db",
+                "target_session_attrs": "read-write",
+            },
         ),
         ("postgresql://h1,h2/db", {"host": "h1,h2", "port": ",", "dbname": "db"}),
-        ("postgresql:///db?host=/var/run/postgresql", {"host": "/var/run/postgresql", "dbname": "db"}),
+        (
+            "postgresql:///db?host=/var/run/postgresql",
+            {"host": "/var/run/postgresql", "dbname": "db"},
+        ),
         ("postgresql://%2Fvar%2Frun:5433/db", {"host": "/var/run", "port": "5433", "dbname": "db"}),
-        ("postgresql://u@[::1]:5433/db", {"user": "u", "host": "::1", "port": "5433", "dbname": "db"}),
+        (
+            "postgresql://u@[::1]:5433/db",
+            {"user": "u", "host": "::1", "port": "5433", "dbname": "db"},
+        ),
         (
             "postgresql://us%40er:p%2F%3A%40%25%23%3Fw@h/d%20b",
             {"user": "us@er", "password": "p/:@%#?w", "host": "h", "dbname": "d b"},
         ),
-        ("postgresql://u:p?a=b#c@h/db", {"user": "u", "password": "p?a=b#c", "host": "h", "dbname": "db"}),
+        (
+            "postgresql://u:p?a=b#c@h/db",
+            {"user": "u", "password": "p?a=b#c", "host": "h", "dbname": "db"},
+        ),
         ("postgresql://h/d b", {"host": "h", "dbname": "d b"}),
         (
             "postgresql://h/db?options=-c%20search_path%3Dx",
             {"host": "h", "dbname": "db", "options": "-c search_path=x"},
         ),
-        ("postgresql://h/db?options=-c search_path=x", {"host": "h", "dbname": "db", "options": "-c search_path=x"}),
+        (
+            "postgresql://h/db?options=-c search_path=x",
+            {"host": "h", "dbname": "db", "options": "-c search_path=x"},
+        ),
         (
             "postgresql://h/db?options=-c+search_path%3Dx+-c+work_mem=1MB",
             {"host": "h", "dbname": "db", "options": "-c search_path=x -c work_mem=1MB"},
@@ -117,9 +134,19 @@ def test_a_bad_database_url_is_one_line_without_the_password(url: str) -> None:
 @pytest.mark.parametrize("name", ["GATEWAY_SHARED_LIMITS_URL", "LEANPLUM_API_URL"])
 @pytest.mark.parametrize("scheme", ["http", "redis", "valkeys", ""])
 @pytest.mark.parametrize(
-    "rest", ["u:{}@h:port/0", "u:{}/x@h/0", "u:x/{}@h/0", "u:{}\u2100@h/0", "u:{}@[::1/0", "h/0?password={}/"]
+    "rest",
+    [
+        "u:{}@h:port/0",
+        "u:{}/x@h/0",
+        "u:x/{}@h/0",
+        "u:{}\u2100@h/0",
+        "u:{}@[::1/0",
+        "h/0?password={}/",
+    ],
 )
-def test_a_bad_url_of_another_setting_is_one_line_without_the_password(name: str, scheme: str, rest: str) -> None:
+def test_a_bad_url_of_another_setting_is_one_line_without_the_password(
+    name: str, scheme: str, rest: str
+) -> None:
     with pytest.raises(StartRefused) as refused:
         load({name: f"{scheme}://{rest.format(CANARY)}"})
     (line,) = refused.value.lines
@@ -135,7 +162,10 @@ def test_a_parameter_that_is_mistyped_is_told_with_the_one_that_was_meant() -> N
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("postgresql://u:p@h1:1,h2:2/db?application_name=b@c", "postgresql://u:***@h1:1,h2:2/db?application_name=b@c"),
+        (
+            "postgresql://u:p@h1:1,h2:2/db?application_name=b@c",
+            "postgresql://u:***@h1:1,h2:2/db?application_name=b@c",
+        ),
         ("postgresql://u@h/db", "postgresql://u@h/db"),
         ("postgresql://u:p?a/b@h/db", "postgresql://u:***@h/db"),
         (

@@ -102,7 +102,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         while not done():
             self._heard.get(timeout=HANG_SECONDS)()
 
-    def run_in_executor(self, executor: Any, func: Callable[[*Args], T], *args: *Args) -> "asyncio.Future[T]":
+    def run_in_executor(
+        self, executor: Any, func: Callable[[*Args], T], *args: *Args
+    ) -> "asyncio.Future[T]":
         """Do on the loop what belongs on a thread, after a pause, and tell of it after another."""
         told: asyncio.Future[T] = self.create_future()
         runner = RUNNING.get()
@@ -126,7 +128,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return told
 
 
-def _remembered(loop: asyncio.AbstractEventLoop, coro: Any, *, context: Context | None = None) -> Task:
+def _remembered(
+    loop: asyncio.AbstractEventLoop, coro: Any, *, context: Context | None = None
+) -> Task:
     task: Task = asyncio.Task(coro, loop=loop, context=context)
     runner = context.get(RUNNING) if context is not None else RUNNING.get()
     if runner is not None:
@@ -147,7 +151,9 @@ def pauses(chance: random.Random, slow: float) -> Pause:
     return pause
 
 
-def run_in_virtual_time(body: Callable[[VirtualLoop], Coroutine[Any, Any, None]], seed: int) -> None:
+def run_in_virtual_time(
+    body: Callable[[VirtualLoop], Coroutine[Any, Any, None]], seed: int
+) -> None:
     """Run `body` to its end on a virtual clock, with all chance decided by `seed`."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         loop = runner.get_loop()

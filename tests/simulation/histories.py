@@ -46,18 +46,36 @@ class Profile:
 
 PROFILES: dict[str, Profile] = {
     "leanplum": Profile({**EVERYDAY, "start": 1.0}, ROUGH),
-    "replays": Profile({"accept": 10.0, "refused": 6.0, "replay": 6.0, "replay_one": 4.0, "discard": 1.0}),
+    "replays": Profile(
+        {"accept": 10.0, "refused": 6.0, "replay": 6.0, "replay_one": 4.0, "discard": 1.0}
+    ),
     "retention": Profile(
         {"accept": 4.0, "refused": 5.0, "sweep": 0.5, "race": 6.0},
         receipts_ms=(2_000,),
         dead_letters_ms=(1_000, 2_000),
     ),
-    "future": Profile({**EVERYDAY, "refused": 2.0, "sweep": 1.0, "ahead": 2.0}, receipts_ms=(3_000,)),
-    "relayed": Profile({"accept": 8.0, "start": 8.0, "variables": 2.0, "refused": 1.0, "erase": 1.0}),
-    "kills": Profile({"accept": 8.0, "start": 1.0, "kill": 1.5, "begin": 2.0, "stop": 0.5}, hold=0.5),
-    "stops": Profile({"accept": 8.0, "start": 1.0, "stop": 1.5, "locked_stop": 2.0, "begin": 3.0}, hold=0.5),
+    "future": Profile(
+        {**EVERYDAY, "refused": 2.0, "sweep": 1.0, "ahead": 2.0}, receipts_ms=(3_000,)
+    ),
+    "relayed": Profile(
+        {"accept": 8.0, "start": 8.0, "variables": 2.0, "refused": 1.0, "erase": 1.0}
+    ),
+    "kills": Profile(
+        {"accept": 8.0, "start": 1.0, "kill": 1.5, "begin": 2.0, "stop": 0.5}, hold=0.5
+    ),
+    "stops": Profile(
+        {"accept": 8.0, "start": 1.0, "stop": 1.5, "locked_stop": 2.0, "begin": 3.0}, hold=0.5
+    ),
     "connections": Profile(
-        {**EVERYDAY, "lose": 5.0, "answer": 4.0, "lock": 1.0, "start": 1.0, "stop": 1.0, "begin": 2.0},
+        {
+            **EVERYDAY,
+            "lose": 5.0,
+            "answer": 4.0,
+            "lock": 1.0,
+            "start": 1.0,
+            "stop": 1.0,
+            "begin": 2.0,
+        },
         hold=0.5,
     ),
     "attempts": Profile(
@@ -69,7 +87,14 @@ PROFILES: dict[str, Profile] = {
     "locks": Profile({"accept": 9.0, "unlink": 1.0, "begin": 1.0}, processes=(2, 3)),
     "logins": Profile(
         {
-            **{"accept": 4.0, "login": 6.0, "login_refused": 1.5, "chain": 2.0, "replay": 0.5, "start": 1.0},
+            **{
+                "accept": 4.0,
+                "login": 6.0,
+                "login_refused": 1.5,
+                "chain": 2.0,
+                "replay": 0.5,
+                "start": 1.0,
+            },
             **{"kill": 0.7, "begin": 2.0, "stop": 0.5, "answer": 0.5, "lose": 0.5},
         },
         ROUGH,
@@ -78,7 +103,14 @@ PROFILES: dict[str, Profile] = {
     "everything": Profile(
         {
             **{"accept": 12.0, "refused": 3.0, "replay": 2.0, "replay_one": 1.0, "discard": 0.5},
-            **{"sweep": 0.5, "race": 0.5, "start": 3.0, "variables": 1.0, "erase": 0.5, "kill": 0.5},
+            **{
+                "sweep": 0.5,
+                "race": 0.5,
+                "start": 3.0,
+                "variables": 1.0,
+                "erase": 0.5,
+                "kill": 0.5,
+            },
             **{"begin": 1.5, "stop": 0.5, "locked_stop": 0.5, "lose": 1.0, "answer": 1.0},
             **{"lock": 0.3, "clock": 0.5, "unlink": 0.2, "mend": 1.0, "ahead": 0.3},
         },
@@ -89,7 +121,9 @@ PROFILES: dict[str, Profile] = {
 
 @dataclass
 class Thing:
-    """Something that a caller wanted to happen once: an item, whatever its tries, or a relayed call."""
+    """Something that a caller wanted to happen once: an item, whatever its tries, or a relayed
+    call.
+    """
 
     marker: str
     user: str
@@ -105,7 +139,8 @@ class Thing:
     nothing_taken: bool = False  # what the caller was told last,
     doubtful: bool = False  # unless one try ended without an answer
     asks: list[float] = field(default_factory=list)  # when replays were asked for,
-    replays: list[tuple[float, float]] = field(default_factory=list)  # and from when to when some went
+    # And from when to when some went
+    replays: list[tuple[float, float]] = field(default_factory=list)
     discarded: float | None = None
     relayed: bool = False
     said: str = ""  # how a relayed call ended
@@ -187,7 +222,9 @@ class History:
         return self.chance.choice(USERS)
 
     async def _accept(self, things: list[Thing], ahead_ms: int = 0) -> None:
-        """Have items taken, again and again where that is safe: with their ids, or if nothing was."""
+        """Have items taken, again and again where that is safe: with their ids, or if nothing
+        was.
+        """
         for _ in range(4):
             process = self._up()
             if process is None or await self._try(process, things, ahead_ms):
@@ -237,7 +274,11 @@ class History:
     async def accept(self) -> None:
         """A batch of a few items of one or two users."""
         users = [self._user() for _ in range(self.chance.choice([1, 1, 2]))]
-        things = [self._thing(user, "track") for user in users for _ in range(self.chance.choice([1, 1, 3]))]
+        things = [
+            self._thing(user, "track")
+            for user in users
+            for _ in range(self.chance.choice([1, 1, 3]))
+        ]
         if self.chance.random() < 0.5:
             for thing in things:
                 thing.own_id = f"own-{thing.marker}"
@@ -250,7 +291,9 @@ class History:
         await self._accept([thing])
 
     async def login(self) -> None:
-        """A user logs in, or back, with items of both around it: in one batch, or one after the other."""
+        """A user logs in, or back, with items of both around it: in one batch, or one after the
+        other.
+        """
         await self._log_in(refused=False)
 
     async def login_refused(self) -> None:
@@ -266,17 +309,24 @@ class History:
         names = [old, new] if device is None else [old, new, device]
         around = [self._thing(name, "track") for name in self.chance.choices(names, k=5)]
         things = [*around[:2], login, *around[2:]]
-        for calls in [things] if self.chance.random() < 0.5 else [things[:2], things[2:3], things[3:]]:
+        for calls in (
+            [things] if self.chance.random() < 0.5 else [things[:2], things[2:3], things[3:]]
+        ):
             await self._accept(calls)
 
     async def chain(self) -> None:
-        """Logins from one user to the next, and back to the first, each with an item that follows: in one batch."""
+        """Logins from one user to the next, and back to the first, each with an item that follows:
+        in one batch.
+        """
         users = self.chance.sample(USERS, len(USERS))
         device = self.chance.choice([None, *DEVICES])
         things: list[Thing] = []
         for old, new in pairwise([*users, users[0]]):
             names = [new] if device is None else [new, device]
-            things += [self._login_of(old, new, device), *(self._thing(one, "track") for one in names)]
+            things += [
+                self._login_of(old, new, device),
+                *(self._thing(one, "track") for one in names),
+            ]
         await self._accept(things)
 
     def _login_of(self, old: str, new: str, device: str | None) -> Thing:
@@ -318,7 +368,9 @@ class History:
         except (GatewayError, ConnectionError) as error:
             self.world.trace(f"replay fails: {error}")
 
-    async def _replay_these(self, process: Process, those: list[str], only: list[str] | None) -> None:
+    async def _replay_these(
+        self, process: Process, those: list[str], only: list[str] | None
+    ) -> None:
         """Send dead letters again: those, or all that there are by now."""
         asked = self.world.loop.now
         chosen = [thing for item_id in those if (thing := self._named(item_id)) is not None]
@@ -482,7 +534,8 @@ class History:
 
 Step = Callable[[History], Coroutine[Any, Any, None]]
 STEPS: dict[str, Step] = {
-    name: getattr(History, name) for name in {name for one in PROFILES.values() for name in one.steps}
+    name: getattr(History, name)
+    for name in {name for one in PROFILES.values() for name in one.steps}
 }
 
 

@@ -1,4 +1,6 @@
-"""A Leanplum that records every call: when it began and ended, what it did, who heard the answer."""
+"""A Leanplum that records every call: when it began and ended, what it did, who heard the
+answer.
+"""
 
 import asyncio
 import random
@@ -12,7 +14,8 @@ import orjson
 
 from .clockwork import RUNNING, weighted
 
-ASKED: ContextVar[float | None] = ContextVar("ASKED", default=None)  # when a caller asked for a call
+# When a caller asked for a call
+ASKED: ContextVar[float | None] = ContextVar("ASKED", default=None)
 GOOD = {"done": 1.0}
 
 

@@ -33,7 +33,9 @@ def _first(calls: Iterable[Call]) -> Call | None:
 
 
 def _earlier(then: Call, first: Call) -> bool:
-    """Whether the later item's call came first, other than by passing one that its sender had given up."""
+    """Whether the later item's call came first, other than by passing one that its sender had given
+    up.
+    """
     given_up = first.abandoned is not None and first.abandoned <= then.began
     waited = then.began - first.began >= OUTLIVES_MS / 1000 - 2 * SLACK
     return _applied(then) < _applied(first) and not (given_up and waited)
@@ -69,7 +71,9 @@ class _Checks:
                 yield f"overlap of {sorted(users)}: {one} and {other} at {other.began - 1_000:.3f}"
 
     def _may_overlap(self, one: Call, other: Call) -> bool:
-        """Whether the first was given up by its sender, and the second waited as long as it should."""
+        """Whether the first was given up by its sender, and the second waited as long as it
+        should.
+        """
         given_up = one.abandoned is not None and one.abandoned <= other.began
         waited = other.began - one.began >= OUTLIVES_MS / 1000 - 2 * SLACK
         return given_up and (waited or self.world.stepped)
@@ -88,13 +92,19 @@ class _Checks:
         for marker, calls in self.done.items():
             thing = self.history.things[marker]
             for call in sorted(calls, key=lambda call: call.began)[:-1]:
-                if call.heard and not self._cut_off(thing, call) and not self._replayed(thing, call):
+                if (
+                    call.heard
+                    and not self._cut_off(thing, call)
+                    and not self._replayed(thing, call)
+                ):
                     yield f"twice: {marker} was done by {call} at {call.began - 1_000:.3f}, and again"
 
     def _cut_off(self, thing: Thing, call: Call) -> bool:
         """Whether the sender was killed before it had written down what it heard."""
         return any(
-            kill.process == call.process and kill.at >= call.began and thing.seq in kill.open | {None}
+            kill.process == call.process
+            and kill.at >= call.began
+            and thing.seq in kill.open | {None}
             for kill in self.world.kills
         )
 
@@ -108,7 +118,9 @@ class _Checks:
                 yield f"erased: {user} was erased at {at - 1_000:.3f} and is at Leanplum again"
 
     def _passed(self) -> Iterator[str]:
-        """What was replayed goes before whatever of its user was not sent yet, once that is noticed."""
+        """What was replayed goes before whatever of its user was not sent yet, once that is
+        noticed.
+        """
         if self.world.faulty or self.world.stepped:
             return
         things = self.history.things
@@ -119,7 +131,8 @@ class _Checks:
                     later = [
                         one.marker
                         for one in call.entries
-                        if one.user == thing.user and (things[one.marker].seq or 0) > (thing.seq or 0)
+                        if one.user == thing.user
+                        and (things[one.marker].seq or 0) > (thing.seq or 0)
                     ]
                     if went + NOTICE_SECONDS < call.began < min(sent, default=call.ended) and later:
                         yield f"replay: {thing.marker} of {thing.user} was passed by {later[0]}"
@@ -134,7 +147,9 @@ class _Checks:
     # --- what callers were told ------------------------------------------------------------------------------------
 
     def of_failures(self) -> Iterator[str]:
-        """'Nothing was taken' and 'can't be reached' are true, and nothing of erased users is taken."""
+        """'Nothing was taken' and 'can't be reached' are true, and nothing of erased users is
+        taken.
+        """
         for thing in self.history.things.values():
             sent = self.sent.get(thing.marker)
             if thing.nothing_taken and not thing.doubtful and sent:
@@ -210,7 +225,11 @@ class _Checks:
             kept_ms = sizes.dead_letters_ms if dead else sizes.receipts_ms
             if settled_at > later - kept_ms and seq not in left:
                 found.append(f"retention: item {seq} was removed too early")
-            if settled_at <= now - kept_ms and accepted_at <= now - sizes.receipts_ms and seq in left:
+            if (
+                settled_at <= now - kept_ms
+                and accepted_at <= now - sizes.receipts_ms
+                and seq in left
+            ):
                 found.append(f"retention: item {seq} is still there{self._named(seq)}")
         return found
 
@@ -220,4 +239,6 @@ class _Checks:
             "FROM items i JOIN acceptances a ON a.first_seq = i.acceptance "
             "WHERE i.settled_at IS NOT NULL"
         )
-        return [(int(seq), int(settled), int(dead), int(taken)) for seq, settled, dead, taken in rows]
+        return [
+            (int(seq), int(settled), int(dead), int(taken)) for seq, settled, dead, taken in rows
+        ]

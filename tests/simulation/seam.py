@@ -54,7 +54,9 @@ class Seam:
     def lasts(self, point: Point) -> float:
         """Seconds until nothing goes wrong any more at this point."""
         now = self._clock()
-        ends = [one.until - now for one in self.faults if one.point == point and one.how == "locked"]
+        ends = [
+            one.until - now for one in self.faults if one.point == point and one.how == "locked"
+        ]
         return max([0.0, *ends])
 
 
@@ -184,7 +186,9 @@ class Sqlite(Database):
         super().__init__(f"sqlite:///{path}")
 
     def _put_seam(self, engine: Engine, holder: Holder) -> None:
-        def connect_with_seam(_dialect: Any, _record: Any, cargs: Sequence[Any], cparams: dict[str, Any]) -> Any:
+        def connect_with_seam(
+            _dialect: Any, _record: Any, cargs: Sequence[Any], cparams: dict[str, Any]
+        ) -> Any:
             made = sqlite3.connect(*cargs, **cparams, factory=_SqliteConnection)
             made.execute(QUICK)
             made.holder = holder

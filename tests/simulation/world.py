@@ -61,7 +61,9 @@ KILLED = "killed"
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a history chooses once: how many processes, what is kept for how long, and the policy."""
+    """What a history chooses once: how many processes, what is kept for how long, and the
+    policy.
+    """
 
     processes: int
     api_only: bool  # whether the last process delivers nothing
@@ -122,7 +124,9 @@ class World:
 
     def waiting(self) -> list[tuple[Any, ...]]:
         """(number, subject, status) of all items that wait."""
-        return self.database.sql("SELECT seq, subject, status FROM items WHERE settled_at IS NULL ORDER BY seq")
+        return self.database.sql(
+            "SELECT seq, subject, status FROM items WHERE settled_at IS NULL ORDER BY seq"
+        )
 
     def remove_locks(self) -> None:
         """Remove the file of the liveness locks, where there is one."""
@@ -138,7 +142,9 @@ class World:
 
 
 class PacedWriter(Writer):
-    """The real writer; what is asked of it takes virtual time before it is done and before it is told."""
+    """The real writer; what is asked of it takes virtual time before it is done and before it is
+    told.
+    """
 
     def __init__(self, engine: Any, loop: VirtualLoop, runner: Runner, seam: Seam) -> None:
         super().__init__(engine)
@@ -256,7 +262,9 @@ class Process:
             call_seconds=CALL_SECONDS,
             drain_seconds=DRAIN_SECONDS,
             concurrency=4,
-            policy=RetryPolicy(window=100_000.0, least=0.5, most=4.0, held=2.0, not_twice=not_twice),
+            policy=RetryPolicy(
+                window=100_000.0, least=0.5, most=4.0, held=2.0, not_twice=not_twice
+            ),
             clock=self.wall,
             chance=self._chance.random,
             ticks=self._world.loop.time,
@@ -269,7 +277,12 @@ class Process:
     def _open_relay(self) -> None:
         self._relayer = self._leanplum(RELAY_SECONDS)
         self._relay = Relay(
-            self._relayer, self._locks, METRICS, timeout=RELAY_SECONDS, concurrency=16, cache_seconds=0.0
+            self._relayer,
+            self._locks,
+            METRICS,
+            timeout=RELAY_SECONDS,
+            concurrency=16,
+            cache_seconds=0.0,
         )
 
     def _leanplum(self, timeout: float) -> LeanplumClient:
@@ -326,7 +339,9 @@ class Process:
     # --- what callers and operators ask of it --------------------------------------------------------------
 
     async def request(self, doing: Coroutine[Any, Any, T]) -> T:
-        """Do something in this process. Raises GatewayError, or ConnectionError where it is killed or down."""
+        """Do something in this process. Raises GatewayError, or ConnectionError where it is killed
+        or down.
+        """
         if self._runner is None:
             doing.close()
             raise ConnectionError("refused")
@@ -346,7 +361,9 @@ class Process:
         """Take items in one call; `ahead_ms`: how far in the future its clock says that it is."""
         now = self.wall() + ahead_ms
         chance = self._world.chance.getrandbits(26)
-        acceptance = Acceptance(APP, "k", "r", "POST /v1/batch", "::1", now, ids.new_prefix(now, chance), list(items))
+        acceptance = Acceptance(
+            APP, "k", "r", "POST /v1/batch", "::1", now, ids.new_prefix(now, chance), list(items)
+        )
         return await self.request(self.outbox.accept(acceptance))
 
     async def relay(self, action: str, user: str, arguments: Mapping[str, Any]) -> None:
@@ -354,7 +371,9 @@ class Process:
 
         async def ask() -> None:
             ASKED.set(self._world.loop.now)
-            await self._relay.ask(LEANPLUM_APP, ACTIONS[action], {"userId": user, **arguments}, f"u{user}")
+            await self._relay.ask(
+                LEANPLUM_APP, ACTIONS[action], {"userId": user, **arguments}, f"u{user}"
+            )
 
         await self.request(ask())
 

@@ -23,7 +23,9 @@ class App:
     def do(self, action: str, **args: Any) -> dict[str, Any]:
         known = ACTIONS.get(action)
         key = known.key if known else Key.PRODUCTION
-        return Performer(self.world, key, self.now, self.now).perform({"action": action, **args}).entry
+        return (
+            Performer(self.world, key, self.now, self.now).perform({"action": action, **args}).entry
+        )
 
     def ann(self, action: str = "setUserAttributes", **args: Any) -> dict[str, Any]:
         return self.do(action, userId="ann", **args)

@@ -54,7 +54,11 @@ class Talk:
     def count(self, user_id: str, event: str) -> int:
         """How often an event was applied to a user; 0 for an unknown user."""
         seen = self.http.get(f"/_simulator/users/{user_id}")
-        return int(seen.json()["events"].get(event, {"count": 0})["count"]) if seen.status_code == 200 else 0
+        return (
+            int(seen.json()["events"].get(event, {"count": 0})["count"])
+            if seen.status_code == 200
+            else 0
+        )
 
     def _seen(self, path: str) -> Json:
         found = self.http.get(f"/_simulator/{path}").raise_for_status().json()

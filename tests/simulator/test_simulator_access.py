@@ -63,11 +63,16 @@ def test_each_action_takes_its_own_kind_of_key_only(
 
 
 def test_the_development_key_does_production_actions_in_dev_mode(leanplum: Talk) -> None:
-    assert leanplum.call("track", "dev", userId="ann", event="Open", devMode="true").status_code == 200
+    assert (
+        leanplum.call("track", "dev", userId="ann", event="Open", devMode="true").status_code == 200
+    )
 
 
 def test_resetting_anomalies_takes_the_development_key(leanplum: Talk) -> None:
-    assert leanplum.call("setUserAttributes", "dev", userId="ann", resetAnomalies=True).status_code == 200
+    assert (
+        leanplum.call("setUserAttributes", "dev", userId="ann", resetAnomalies=True).status_code
+        == 200
+    )
     assert leanplum.call("setUserAttributes", "dev", userId="ann").status_code == 403
 
 
@@ -96,7 +101,10 @@ def test_over_five_hundred_actions_the_whole_multi_is_ignored_with_403(leanplum:
 
 
 def test_sdk_clients_may_send_more(leanplum: Talk) -> None:
-    assert leanplum.multi(*[event(f"u{index}") for index in range(51)], client="ios").status_code == 200
+    assert (
+        leanplum.multi(*[event(f"u{index}") for index in range(51)], client="ios").status_code
+        == 200
+    )
 
 
 def test_dev_mode_is_one_call_a_second_for_each_user(leanplum: Talk) -> None:
@@ -127,7 +135,9 @@ def test_a_wrong_key_inside_a_multi_fails_only_its_entry(leanplum: Talk) -> None
 
 
 @pytest.mark.parametrize("mixed_status", [200, 404])
-def test_a_mixed_multi_answers_the_configured_status(configured: Callable[..., Talk], mixed_status: int) -> None:
+def test_a_mixed_multi_answers_the_configured_status(
+    configured: Callable[..., Talk], mixed_status: int
+) -> None:
     leanplum = configured(mixed_status=mixed_status)
     answer = leanplum.multi(event("ann"), {"action": "track", "event": "Open"}, time=time.time())
     assert answer.status_code == mixed_status

@@ -1,4 +1,6 @@
-"""That the simulator does every action that is documented, and those that only SDKs call (fact sheet §2, §3.8)."""
+"""That the simulator does every action that is documented, and those that only SDKs call (fact
+sheet §2, §3.8).
+"""
 
 from app.simulator.actions import ACTIONS
 from app.simulator.keys import Key
@@ -17,9 +19,7 @@ DOCUMENTED = {
     ),
     Key.CONTENT_READ_ONLY: "getMessage getMessages getUnsubscribeCategories getAbTest getAbTests getVariant",
 }
-SDK_ONLY = (
-    "getNewsfeedMessages markNewsfeedMessageAsRead deleteNewsfeedMessage getMigrateState log trackGeofence restart"
-)
+SDK_ONLY = "getNewsfeedMessages markNewsfeedMessageAsRead deleteNewsfeedMessage getMigrateState log trackGeofence restart"
 
 OF_IOS = "saveInterface saveInterfaceImage getViewControllerVersionsList"
 

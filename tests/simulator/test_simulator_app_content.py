@@ -1,4 +1,6 @@
-"""What calls make of the app: development devices, variables, notification channels, postbacks (fact sheet §3.5)."""
+"""What calls make of the app: development devices, variables, notification channels, postbacks
+(fact sheet §3.5).
+"""
 
 from typing import Any
 
@@ -20,7 +22,9 @@ def test_a_device_is_registered_with_its_id_and_an_email_only(app: App, left_out
     assert left_out in message(app.do("registerDevice", **device), "error")
 
 
-@pytest.mark.parametrize("given", [{"speed": 2, "look": {"dark": True}}, '{"speed": 2, "look": {"dark": true}}'])
+@pytest.mark.parametrize(
+    "given", [{"speed": 2, "look": {"dark": True}}, '{"speed": 2, "look": {"dark": true}}']
+)
 def test_variables_that_are_set_are_told_by_get_vars_and_start(app: App, given: Any) -> None:
     assert app.do("setVars", vars=given) == {"success": True}
     started, told = app.ann("start"), app.ann("getVars")
@@ -48,7 +52,9 @@ def test_deleting_variables_tells_which_were_removed(app: App, names: Any) -> No
     assert app.ann("getVars")["vars"] == {"b": 2}
 
 
-@pytest.mark.parametrize(("action", "given"), [("setVars", ["a"]), ("setVars", "a"), ("deleteVars", [{"a": 1}])])
+@pytest.mark.parametrize(
+    ("action", "given"), [("setVars", ["a"]), ("setVars", "a"), ("deleteVars", [{"a": 1}])]
+)
 def test_variables_of_another_shape_are_refused(app: App, action: str, given: Any) -> None:
     assert "vars" in message(app.do(action, vars=given), "error")
 
@@ -60,18 +66,29 @@ def test_variables_take_less_than_a_megabyte_together(app: App) -> None:
 
 
 def test_a_notification_channel_is_created_and_then_updated(app: App) -> None:
-    created = app.do("addAndroidNotificationChannel", id="news", name="News", importance="4", showBadge="true")
+    created = app.do(
+        "addAndroidNotificationChannel", id="news", name="News", importance="4", showBadge="true"
+    )
     told = {"channelId": "news", "name": "News", "importance": 4}
     assert created == {"success": True, "channelCreated": True, "channelUpdated": False, **told}
-    updated = app.do("addAndroidNotificationChannel", id="news", name="All news", vibrationPattern="[1, 2]")
-    assert (updated["channelCreated"], updated["channelUpdated"], updated["importance"]) == (False, True, 3)
+    updated = app.do(
+        "addAndroidNotificationChannel", id="news", name="All news", vibrationPattern="[1, 2]"
+    )
+    assert (updated["channelCreated"], updated["channelUpdated"], updated["importance"]) == (
+        False,
+        True,
+        3,
+    )
     channel = {"id": "news", "name": "All news", "importance": 3, "vibrationPattern": [1, 2]}
     assert app.do("getAndroidNotificationChannels")["notificationChannels"] == [channel]
 
 
 def test_a_deleted_notification_channel_is_gone(app: App) -> None:
     app.do("addAndroidNotificationChannel", id="news", name="News", importance=3)
-    deletions = [app.do("deleteAndroidNotificationChannel", channelId="news")["channelDeleted"] for _ in range(2)]
+    deletions = [
+        app.do("deleteAndroidNotificationChannel", channelId="news")["channelDeleted"]
+        for _ in range(2)
+    ]
     assert deletions == [True, False]
     assert app.do("getAndroidNotificationChannels") == {"success": True, "notificationChannels": []}
 
@@ -86,12 +103,17 @@ def test_postbacks_are_added_listed_and_deleted(app: App) -> None:
 
 
 def test_an_app_has_at_most_three_postbacks(app: App) -> None:
-    added = [app.do("addPostback", type="abTestEvents", postbackUrl="https://example.com") for _ in range(4)]
+    added = [
+        app.do("addPostback", type="abTestEvents", postbackUrl="https://example.com")
+        for _ in range(4)
+    ]
     assert [entry["success"] for entry in added] == [True, True, True, False]
 
 
 def test_a_postback_of_an_unknown_type_is_refused(app: App) -> None:
-    assert "type" in message(app.do("addPostback", type="sales", postbackUrl="https://example.com"), "error")
+    assert "type" in message(
+        app.do("addPostback", type="sales", postbackUrl="https://example.com"), "error"
+    )
 
 
 def test_deleting_an_unknown_postback_is_404(leanplum: Talk) -> None:

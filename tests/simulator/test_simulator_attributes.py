@@ -1,4 +1,6 @@
-"""setUserAttributes in all its parts, and device attributes, on the pure world (fact sheet §3.4, §3.5)."""
+"""setUserAttributes in all its parts, and device attributes, on the pure world (fact sheet §3.4,
+§3.5).
+"""
 
 from typing import Any
 
@@ -24,7 +26,10 @@ def do(world: World, action: str, **args: Any) -> dict[str, Any]:
 
 def ann(world: World, **args: Any) -> User:
     """The user after setUserAttributes."""
-    assert do(world, "setUserAttributes", userId="ann", **args) == {"success": True, "isOffline": True}
+    assert do(world, "setUserAttributes", userId="ann", **args) == {
+        "success": True,
+        "isOffline": True,
+    }
     return world.users["ann"]
 
 
@@ -56,8 +61,17 @@ def test_increments_need_integers_on_both_sides(world: World) -> None:
 
 def test_counters_are_set_and_incremented(world: World) -> None:
     ann(world, events={"Buy": {"count": 2, "value": 5, "firstTime": 1.0, "lastTime": "2"}})
-    user = ann(world, events={"Buy": {"countIncrement": 1, "valueIncrement": 2.5}}, states={"S": {"count": 1}})
-    assert user.events["Buy"].summary() == {"count": 3, "value": 7.5, "firstTime": 1.0, "lastTime": 2.0}
+    user = ann(
+        world,
+        events={"Buy": {"countIncrement": 1, "valueIncrement": 2.5}},
+        states={"S": {"count": 1}},
+    )
+    assert user.events["Buy"].summary() == {
+        "count": 3,
+        "value": 7.5,
+        "firstTime": 1.0,
+        "lastTime": 2.0,
+    }
     assert user.states["S"].count == 1
 
 
@@ -70,7 +84,15 @@ def test_a_counter_time_in_words_is_refused_and_changes_nothing(world: World) ->
 
 
 def test_profile_fields_are_kept(world: World) -> None:
-    user = ann(world, created=1.0, lastActive=2, timeSpentInApp=3.5, totalSessions=4, city="Sofia", timezone="UTC")
+    user = ann(
+        world,
+        created=1.0,
+        lastActive=2,
+        timeSpentInApp=3.5,
+        totalSessions=4,
+        city="Sofia",
+        timezone="UTC",
+    )
     expected = {"created": 1.0, "lastActive": 2, "timeSpentInApp": 3.5, "totalSessions": 4}
     assert user.profile == {**expected, "city": "Sofia", "timezone": "UTC"}
 
@@ -103,12 +125,23 @@ def test_logging_in_merges_the_anonymous_user_into_the_known_one(world: World) -
     do(world, "setUserAttributes", deviceId="d1", newUserId="ann")
     user = world.users["ann"]
     assert set(world.users) == {"ann"}
-    assert (user.attributes, user.events["Open"].count, user.devices) == ({"a": 1, "b": 2}, 2, ["d1"])
+    assert (user.attributes, user.events["Open"].count, user.devices) == (
+        {"a": 1, "b": 2},
+        2,
+        ["d1"],
+    )
 
 
 def test_switching_users_ends_one_session_and_begins_another(world: World) -> None:
     do(world, "start", userId="ann", deviceId="d1")
-    do(world, "setUserAttributes", userId="ann", deviceId="d1", newUserId="bob", userAttributes={"b": 1})
+    do(
+        world,
+        "setUserAttributes",
+        userId="ann",
+        deviceId="d1",
+        newUserId="bob",
+        userAttributes={"b": 1},
+    )
     assert world.users["ann"].session(NOW) is None
     assert world.users["bob"].session(NOW) is not None
     assert (world.users["ann"].attributes, world.users["bob"].attributes) == ({}, {"b": 1})
@@ -124,7 +157,9 @@ def test_an_empty_new_user_id_means_none(world: World) -> None:
 def test_device_attributes_come_flat_or_nested(world: World, shape: str) -> None:
     fields: dict[str, Any] = {"appVersion": "2", "deviceModel": "X"}
     args = fields if shape == "flat" else {"deviceAttributes": fields}
-    assert do(world, "setDeviceAttributes", deviceId="d1", userId="ann", **args) == {"success": True}
+    assert do(world, "setDeviceAttributes", deviceId="d1", userId="ann", **args) == {
+        "success": True
+    }
     assert world.devices["d1"].attributes == fields
 
 

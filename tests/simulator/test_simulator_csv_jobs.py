@@ -11,7 +11,9 @@ from .talk import Json, Talk, message
 ROWS = "action,userId,event,params.sku\ntrack,ann,Buy,a\ntrack,bob,Buy,\n"
 
 
-def job(leanplum: Talk, content: str | bytes = ROWS, kind: str = "dev", **args: Any) -> httpx.Response:
+def job(
+    leanplum: Talk, content: str | bytes = ROWS, kind: str = "dev", **args: Any
+) -> httpx.Response:
     """A multi that makes a job of the object in a bucket that is named."""
     body = content.encode() if isinstance(content, str) else content
     leanplum.http.put("/_simulator/buckets/ours/a/rows.csv", content=body)
@@ -47,15 +49,25 @@ def test_a_dot_in_a_column_nests_and_an_empty_cell_is_absent(leanplum: Talk) -> 
 
 
 def test_the_default_action_is_for_rows_without_their_own(leanplum: Talk) -> None:
-    job(leanplum, "action,userId,event\n,ann,Open\ndeleteUser,bob,\ntrack,bob,Open\n", defaultAction="track")
+    job(
+        leanplum,
+        "action,userId,event\n,ann,Open\ndeleteUser,bob,\ntrack,bob,Open\n",
+        defaultAction="track",
+    )
     assert (leanplum.count("ann", "Open"), leanplum.count("bob", "Open")) == (1, 1)
 
 
 def test_a_job_is_pending_then_running_then_finished(leanplum: Talk) -> None:
     job_id = job(leanplum).json()["response"][0]["jobId"]
     told = [leanplum.entry("getMultiResults", "dev", jobId=job_id) for _ in range(3)]
-    assert told[:2] == [{"success": True, "state": "PENDING"}, {"success": True, "state": "RUNNING"}]
-    assert (told[2]["state"], set(told[2]["data"])) == ("FINISHED", {"successesCount", "failuresCount", "files"})
+    assert told[:2] == [
+        {"success": True, "state": "PENDING"},
+        {"success": True, "state": "RUNNING"},
+    ]
+    assert (told[2]["state"], set(told[2]["data"])) == (
+        "FINISHED",
+        {"successesCount", "failuresCount", "files"},
+    )
 
 
 def test_the_results_count_successes_and_failures_and_offer_the_answers(leanplum: Talk) -> None:
@@ -80,8 +92,16 @@ def test_a_file_that_is_no_csv_is_refused(leanplum: Talk, content: bytes) -> Non
 
 @pytest.mark.parametrize("left_out", ["gcsBucket", "file"])
 def test_a_job_without_its_arguments_is_refused(leanplum: Talk, left_out: str) -> None:
-    args = {**leanplum.keys("dev"), "action": "multi", "createJob": True, "gcsBucket": "ours", "file": "a"}
-    answer = leanplum.http.post("/api", json={name: value for name, value in args.items() if name != left_out})
+    args = {
+        **leanplum.keys("dev"),
+        "action": "multi",
+        "createJob": True,
+        "gcsBucket": "ours",
+        "file": "a",
+    }
+    answer = leanplum.http.post(
+        "/api", json={name: value for name, value in args.items() if name != left_out}
+    )
     assert answer.status_code == 400
     assert left_out in message(answer.json()["response"][0], "error")
 

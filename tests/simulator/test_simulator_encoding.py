@@ -11,8 +11,16 @@ ITEMS = [event("ann", value=2), event("bob", params={"sku": "a"})]
 
 
 def test_get_takes_all_arguments_from_the_query(leanplum: Talk) -> None:
-    query = {**leanplum.keys(), "action": "track", "userId": "ann", "event": "Open", "params": '{"a":1}'}
-    assert leanplum.http.get("/api", params=query).json() == {"response": [{"success": True, "isOffline": True}]}
+    query = {
+        **leanplum.keys(),
+        "action": "track",
+        "userId": "ann",
+        "event": "Open",
+        "params": '{"a":1}',
+    }
+    assert leanplum.http.get("/api", params=query).json() == {
+        "response": [{"success": True, "isOffline": True}]
+    }
     assert leanplum.user("ann")["events"]["Open"]["occurrences"][0]["params"] == {"a": 1}
 
 
@@ -25,13 +33,24 @@ def test_post_merges_query_and_body_and_the_body_wins(leanplum: Talk) -> None:
 
 
 def test_form_fields_hold_nested_values_as_json_strings(leanplum: Talk) -> None:
-    form = {**leanplum.keys(), "action": "setUserAttributes", "userId": "ann", "userAttributes": '{"age":29}'}
+    form = {
+        **leanplum.keys(),
+        "action": "setUserAttributes",
+        "userId": "ann",
+        "userAttributes": '{"age":29}',
+    }
     assert leanplum.http.post("/api", data=form).status_code == 200
     assert leanplum.user("ann")["attributes"] == {"age": 29}
 
 
 def test_multipart_fields_are_arguments(leanplum: Talk) -> None:
-    fields = {**leanplum.keys(), "action": "track", "userId": "ann", "event": "Open", "value": "9.99"}
+    fields = {
+        **leanplum.keys(),
+        "action": "track",
+        "userId": "ann",
+        "event": "Open",
+        "value": "9.99",
+    }
     files = {name: (None, value) for name, value in fields.items()}
     assert leanplum.http.post("/api", files=files).status_code == 200
     assert leanplum.user("ann")["events"]["Open"]["value"] == 9.99
@@ -40,11 +59,15 @@ def test_multipart_fields_are_arguments(leanplum: Talk) -> None:
 def test_text_plain_holding_json_is_read_as_javascript_clients_send_it(leanplum: Talk) -> None:
     query = {**leanplum.keys(), "action": "multi", "client": "js", "time": str(time.time())}
     headers = {"Content-Type": "text/plain"}
-    answer = leanplum.http.post("/api", params=query, headers=headers, content=json.dumps({"data": ITEMS}))
+    answer = leanplum.http.post(
+        "/api", params=query, headers=headers, content=json.dumps({"data": ITEMS})
+    )
     assert len(answer.json()["response"]) == 2
 
 
-@pytest.mark.parametrize("data", [ITEMS, {"data": ITEMS}, json.dumps(ITEMS), json.dumps({"data": ITEMS})])
+@pytest.mark.parametrize(
+    "data", [ITEMS, {"data": ITEMS}, json.dumps(ITEMS), json.dumps({"data": ITEMS})]
+)
 def test_data_is_an_array_an_object_or_a_string_of_either(leanplum: Talk, data: object) -> None:
     answer = leanplum.call("multi", time=time.time(), data=data)
     assert [entry["success"] for entry in answer.json()["response"]] == [True, True]
@@ -95,4 +118,6 @@ def test_answers_carry_the_headers_that_leanplum_sends(leanplum: Talk) -> None:
 
 def test_a_large_multi_is_answered_in_request_order(leanplum: Talk) -> None:
     items: list[Json] = [event(f"u{index % 50}", reqId=f"r{index}") for index in range(500)]
-    assert [entry["reqId"] for entry in leanplum.entries(*items)] == [f"r{index}" for index in range(500)]
+    assert [entry["reqId"] for entry in leanplum.entries(*items)] == [
+        f"r{index}" for index in range(500)
+    ]

@@ -35,10 +35,16 @@ def finished(leanplum: Talk, job_id: str) -> Json:
     [
         ("exportData", {"startDate": day()}, r"export_\d+_\d+"),
         ("exportUsers", {"audienceName": "all"}, r"export_users_\d+_\d+"),
-        ("exportReport", {"startDate": day(), "dataType": "UserActivity"}, r"export_report_\d+_\d+"),
+        (
+            "exportReport",
+            {"startDate": day(), "dataType": "UserActivity"},
+            r"export_report_\d+_\d+",
+        ),
     ],
 )
-def test_an_export_is_answered_with_the_id_of_a_job(app: App, action: str, args: Json, form: str) -> None:
+def test_an_export_is_answered_with_the_id_of_a_job(
+    app: App, action: str, args: Json, form: str
+) -> None:
     first, second = app.do(action, **args), app.do(action, **args)
     assert re.fullmatch(form, first["jobId"])
     assert first["jobId"] != second["jobId"]
@@ -97,11 +103,20 @@ def test_a_finished_export_of_users_offers_their_attributes(leanplum: Talk) -> N
 def test_a_finished_report_is_in_the_answer_itself(app: App) -> None:
     app.ann("track", event="Buy")
     app.ann("track", event="Open")
-    asked = {"startDate": day(1), "endDate": day(), "dataType": "UserActivity", "eventNames": '["Buy"]'}
+    asked = {
+        "startDate": day(1),
+        "endDate": day(),
+        "dataType": "UserActivity",
+        "eventNames": '["Buy"]',
+    }
     job_id = app.do("exportReport", **asked)["jobId"]
     told = [app.do("getExportResults", jobId=job_id) for _ in range(3)][-1]
     days = {"startDate": day(1), "endDate": day()}
-    assert told["report"] == {"dataType": "UserActivity", **days, "rows": [{"event": "Buy", "count": 1}]}
+    assert told["report"] == {
+        "dataType": "UserActivity",
+        **days,
+        "rows": [{"event": "Buy", "count": 1}],
+    }
     assert "files" not in told
 
 
@@ -119,7 +134,9 @@ def test_a_finished_report_is_in_the_answer_itself(app: App) -> None:
         ({"startDate": day(-1)}, "No matching data found."),
     ],
 )
-def test_an_export_of_days_that_cannot_be_is_refused(app: App, action: str, dates: Json, text: str) -> None:
+def test_an_export_of_days_that_cannot_be_is_refused(
+    app: App, action: str, dates: Json, text: str
+) -> None:
     assert text in message(app.do(action, dataType="UserActivity", **dates), "error")
 
 
@@ -152,7 +169,9 @@ def test_a_form_or_report_that_does_not_exist_is_refused(app: App, action: str, 
         ("exportReport", {"startDate": day(1), "dataType": "UserActivity"}, 100),
     ],
 )
-def test_a_day_has_a_limit_of_exports_and_the_next_day_its_own(app: App, action: str, args: Any, limit: int) -> None:
+def test_a_day_has_a_limit_of_exports_and_the_next_day_its_own(
+    app: App, action: str, args: Any, limit: int
+) -> None:
     assert all(app.do(action, **args)["success"] for _ in range(limit))
     assert "Daily limit" in message(app.do(action, **args), "error")
     app.now += DAY
@@ -161,7 +180,10 @@ def test_a_day_has_a_limit_of_exports_and_the_next_day_its_own(app: App, action:
 
 def test_exports_that_are_refused_do_not_count(configured: Callable[..., Talk]) -> None:
     leanplum = configured(exports_per_day={"exportData": 1}, quota_status=429)
-    statuses = [leanplum.call("exportData", "exp", startDate=start).status_code for start in ("x", today(), today())]
+    statuses = [
+        leanplum.call("exportData", "exp", startDate=start).status_code
+        for start in ("x", today(), today())
+    ]
     assert statuses == [400, 200, 429]
 
 
@@ -173,7 +195,9 @@ def test_blocked_users_are_not_exported(leanplum: Talk) -> None:
 
 
 @pytest.mark.parametrize("kind", ["prod", "dev", "cro"])
-@pytest.mark.parametrize("action", ["exportData", "exportUsers", "exportReport", "getExportResults"])
+@pytest.mark.parametrize(
+    "action", ["exportData", "exportUsers", "exportReport", "getExportResults"]
+)
 def test_exports_take_the_export_key(leanplum: Talk, action: str, kind: str) -> None:
     args = {"startDate": today(), "dataType": "UserActivity", "jobId": "export_1_1"}
     assert leanplum.call(action, kind, **args).status_code == 403

@@ -1,4 +1,6 @@
-"""Every fault mode, over real HTTP: what goes wrong, and whether the actions are done (fact sheet §10.7)."""
+"""Every fault mode, over real HTTP: what goes wrong, and whether the actions are done (fact sheet
+§10.7).
+"""
 
 import json
 from typing import Any
@@ -32,7 +34,9 @@ def applied(leanplum: Talk) -> list[str]:
         ("451", 451, "User is blocked."),
     ],
 )
-def test_refusing_modes_answer_one_error_and_do_nothing(leanplum: Talk, mode: str, status: int, text: str) -> None:
+def test_refusing_modes_answer_one_error_and_do_nothing(
+    leanplum: Talk, mode: str, status: int, text: str
+) -> None:
     leanplum.plan({"mode": mode})
     answer = leanplum.multi(A, B)
     assert answer.status_code == status
@@ -56,7 +60,10 @@ def test_refusing_modes_answer_one_error_and_do_nothing(leanplum: Talk, mode: st
 def test_page_modes_answer_html(leanplum: Talk, mode: str, status: int, done: list[str]) -> None:
     leanplum.plan({"mode": mode})
     answer = leanplum.multi(A, B)
-    assert (answer.status_code, answer.headers["content-type"]) == (status, "text/html; charset=utf-8")
+    assert (answer.status_code, answer.headers["content-type"]) == (
+        status,
+        "text/html; charset=utf-8",
+    )
     assert "<html>" in answer.text
     assert applied(leanplum) == done
 
@@ -94,7 +101,9 @@ def test_disconnect_does_the_actions_and_hangs_up_without_an_answer(leanplum: Ta
         ("shuffle", ["r-cid", "r-bob", "r-ann"]),
     ],
 )
-def test_shape_modes_change_the_list_of_entries(leanplum: Talk, mode: str, expected: list[str | None]) -> None:
+def test_shape_modes_change_the_list_of_entries(
+    leanplum: Talk, mode: str, expected: list[str | None]
+) -> None:
     leanplum.plan({"mode": mode})
     assert [entry.get("reqId") for entry in leanplum.entries(A, B, C)] == expected
     assert applied(leanplum) == ["ann", "bob", "cid"]
@@ -109,9 +118,21 @@ def test_slow_answers_as_usual_after_its_delay(leanplum: Talk) -> None:
 
 ENTRY_CASES: list[tuple[Json, Json, bool]] = [
     ({"mode": "warning", "message": "Hm."}, {"success": True, "warning": {"message": "Hm."}}, True),
-    ({"mode": "warning", "message": "No.", "applied": False}, {"warning": {"message": "No."}}, False),
-    ({"mode": "error-with-success", "message": "No."}, {"success": True, "error": {"message": "No."}}, False),
-    ({"mode": "success-false", "message": "No."}, {"success": False, "error": {"message": "No."}}, False),
+    (
+        {"mode": "warning", "message": "No.", "applied": False},
+        {"warning": {"message": "No."}},
+        False,
+    ),
+    (
+        {"mode": "error-with-success", "message": "No."},
+        {"success": True, "error": {"message": "No."}},
+        False,
+    ),
+    (
+        {"mode": "success-false", "message": "No."},
+        {"success": False, "error": {"message": "No."}},
+        False,
+    ),
     (
         {"mode": "redirect-item"},
         {"success": False, "apiHost": "api2.leanplum.com", "apiPath": "new-api"},
@@ -122,13 +143,17 @@ ENTRY_CASES: list[tuple[Json, Json, bool]] = [
 
 
 @pytest.mark.parametrize(("fault", "expected", "done"), ENTRY_CASES)
-def test_entry_modes_touch_the_matching_entry_only(leanplum: Talk, fault: Json, expected: Json, done: bool) -> None:
+def test_entry_modes_touch_the_matching_entry_only(
+    leanplum: Talk, fault: Json, expected: Json, done: bool
+) -> None:
     leanplum.plan({**fault, "userId": "bob"})
     answer = leanplum.multi(A, B, C)
     first, second, third = answer.json()["response"]
     assert answer.status_code == 200
     assert second == {**second, **expected}
-    assert (first, third) == tuple({"success": True, "isOffline": True, "reqId": r} for r in ("r-ann", "r-cid"))
+    assert (first, third) == tuple(
+        {"success": True, "isOffline": True, "reqId": r} for r in ("r-ann", "r-cid")
+    )
     assert applied(leanplum) == (["ann", "bob", "cid"] if done else ["ann", "cid"])
 
 
@@ -204,22 +229,30 @@ def test_status_message_and_retry_after_can_be_chosen(leanplum: Talk) -> None:
     assert message(answer.json()["response"][0], "error") == "Tea."
 
 
-@pytest.mark.parametrize(("said", "header"), [(1.5, "1.5"), ("Sun, 06 Nov 1994 08:49:37 GMT",) * 2, ("soon", "soon")])
-def test_retry_after_may_be_a_fraction_a_date_or_any_text(leanplum: Talk, said: Any, header: str) -> None:
+@pytest.mark.parametrize(
+    ("said", "header"), [(1.5, "1.5"), ("Sun, 06 Nov 1994 08:49:37 GMT",) * 2, ("soon", "soon")]
+)
+def test_retry_after_may_be_a_fraction_a_date_or_any_text(
+    leanplum: Talk, said: Any, header: str
+) -> None:
     leanplum.plan({"mode": "503", "retryAfter": said})
     assert leanplum.track().headers["retry-after"] == header
 
 
 @pytest.mark.parametrize("place", [{"event": "a' OR 1=1"}, {"params": {"deep": ["x", {"y": "' OR 1=1 --"}]}},
                                    {"params": {"' OR 1=1": 1}}, {"userId": "' OR 1=1"}])  # fmt: skip
-def test_a_fault_for_a_text_strikes_the_calls_in_which_it_stands(leanplum: Talk, place: Json) -> None:
+def test_a_fault_for_a_text_strikes_the_calls_in_which_it_stands(
+    leanplum: Talk, place: Json
+) -> None:
     leanplum.plan({"mode": "403-html", "contains": "' OR 1=1", "times": None})
     assert leanplum.multi(A, C).status_code == 200
     assert leanplum.multi(A, {**B, **place}, C).status_code == 403
     assert leanplum.multi(A, C).status_code == 200
 
 
-def test_a_fault_of_an_entry_for_a_text_strikes_the_entries_in_which_it_stands(leanplum: Talk) -> None:
+def test_a_fault_of_an_entry_for_a_text_strikes_the_entries_in_which_it_stands(
+    leanplum: Talk,
+) -> None:
     leanplum.plan({"mode": "success-false", "contains": "bob", "times": None})
     assert [entry["success"] for entry in leanplum.entries(A, B, C)] == [True, False, True]
 
@@ -263,7 +296,9 @@ def test_every_mode_strikes_a_lone_action_too(leanplum: Talk, mode: str) -> None
         ({"faults": [{"mode": "429", "retryAfter": "1\r\nX: y"}]}, "faults[0].retryAfter"),
     ],
 )
-def test_a_wrong_plan_is_refused_as_a_whole_with_the_reason(leanplum: Talk, plan: Any, text: str) -> None:
+def test_a_wrong_plan_is_refused_as_a_whole_with_the_reason(
+    leanplum: Talk, plan: Any, text: str
+) -> None:
     answer = leanplum.http.post("/_simulator/faults", json=plan)
     assert answer.status_code == 400
     assert text in answer.json()["error"]["message"]

@@ -17,7 +17,8 @@ BYTES = bytes(range(256))
 def upload(leanplum: Talk, parts: Json, **args: Any) -> httpx.Response:
     """An uploadFile of these file parts."""
     fields = {
-        name: (None, str(value)) for name, value in {**leanplum.keys("dev"), "action": "uploadFile", **args}.items()
+        name: (None, str(value))
+        for name, value in {**leanplum.keys("dev"), "action": "uploadFile", **args}.items()
     }
     files = {name: (f"{name}.bin", content) for name, content in parts.items()}
     return leanplum.http.post("/api", files={**fields, **files})
@@ -33,13 +34,20 @@ def test_a_single_file_is_uploaded_and_shown(leanplum: Talk) -> None:
     answer = upload(leanplum, {"file": BYTES}, filename="a/logo.png", size=256, hash="h1")
     assert answer.json() == {"response": [{"success": True}]}
     sha256 = hashlib.sha256(BYTES).hexdigest()
-    assert uploaded(leanplum) == [{"name": "a/logo.png", "size": 256, "sha256": sha256, "hash": "h1"}]
+    assert uploaded(leanplum) == [
+        {"name": "a/logo.png", "size": 256, "sha256": sha256, "hash": "h1"}
+    ]
 
 
 def test_several_files_are_uploaded_with_their_descriptions_in_data(leanplum: Talk) -> None:
-    data = json.dumps([{"filename": "a", "size": 1, "hash": "x"}, {"filename": "b", "size": 2, "hash": "y"}])
+    data = json.dumps(
+        [{"filename": "a", "size": 1, "hash": "x"}, {"filename": "b", "size": 2, "hash": "y"}]
+    )
     assert upload(leanplum, {"file0": b"1", "file1": b"22"}, data=data).status_code == 200
-    assert [(file["name"], file["size"], file["hash"]) for file in uploaded(leanplum)] == [("a", 1, "x"), ("b", 2, "y")]
+    assert [(file["name"], file["size"], file["hash"]) for file in uploaded(leanplum)] == [
+        ("a", 1, "x"),
+        ("b", 2, "y"),
+    ]
 
 
 def test_a_file_of_the_same_name_takes_the_place_of_the_earlier_one(leanplum: Talk) -> None:
@@ -55,10 +63,16 @@ def test_a_file_of_the_same_name_takes_the_place_of_the_earlier_one(leanplum: Ta
         ({}, {"filename": "a"}, "file"),
         ({"file0": b"1"}, {"data": '[{"filename": "a"}, {"filename": "b"}]'}, "file1"),
         ({"file0": b"1"}, {"data": "[1]"}, "data"),
-        ({"file0": b"1"}, {"data": json.dumps([{"filename": str(index)} for index in range(17)])}, "limit"),
+        (
+            {"file0": b"1"},
+            {"data": json.dumps([{"filename": str(index)} for index in range(17)])},
+            "limit",
+        ),
     ],
 )
-def test_an_upload_that_is_not_whole_stores_nothing(leanplum: Talk, parts: Json, args: Json, text: str) -> None:
+def test_an_upload_that_is_not_whole_stores_nothing(
+    leanplum: Talk, parts: Json, args: Json, text: str
+) -> None:
     answer = upload(leanplum, parts, **args)
     assert answer.status_code == 400
     assert text in message(answer.json()["response"][0], "error")
@@ -71,7 +85,10 @@ def test_an_upload_of_more_than_fifty_megabytes_is_refused(leanplum: Talk) -> No
 
 
 def test_all_uploads_together_have_a_limit(leanplum: Talk) -> None:
-    statuses = [upload(leanplum, {"file": bytes(40_000_000)}, filename=name).status_code for name in ("a", "a", "b")]
+    statuses = [
+        upload(leanplum, {"file": bytes(40_000_000)}, filename=name).status_code
+        for name in ("a", "a", "b")
+    ]
     assert statuses == [200, 200, 403]
     leanplum.http.post("/_simulator/reset")
 
@@ -107,7 +124,12 @@ def test_a_download_inside_a_multi_is_refused(leanplum: Talk) -> None:
 def test_a_planned_fault_strikes_a_download_too(leanplum: Talk) -> None:
     upload(leanplum, {"file": BYTES}, filename="a")
     leanplum.plan({"mode": "success-false"}, {"mode": "503"}, {"mode": "slow", "delay": 0.01})
-    assert [leanplum.call("downloadFile", filename="a").status_code for _ in range(4)] == [200, 503, 302, 302]
+    assert [leanplum.call("downloadFile", filename="a").status_code for _ in range(4)] == [
+        200,
+        503,
+        302,
+        302,
+    ]
 
 
 @pytest.mark.parametrize("kind", ["prod", "exp", "cro"])

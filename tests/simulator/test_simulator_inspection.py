@@ -8,12 +8,19 @@ from .talk import Talk, event
 
 
 def test_a_received_call_is_shown_with_its_arguments_and_its_answer(leanplum: Talk) -> None:
-    leanplum.http.post("/api?action=track", json={**leanplum.keys(), "userId": "ann", "event": "Open"})
+    leanplum.http.post(
+        "/api?action=track", json={**leanplum.keys(), "userId": "ann", "event": "Open"}
+    )
     (request,) = leanplum.requests()
     assert (request["index"], request["method"], request["path"]) == (1, "POST", "/api")
     assert (request["query"], request["status"]) == ("action=track", 200)
     assert request["headers"]["content-type"] == "application/json"
-    assert request["args"] == {**leanplum.keys(), "action": "track", "userId": "ann", "event": "Open"}
+    assert request["args"] == {
+        **leanplum.keys(),
+        "action": "track",
+        "userId": "ann",
+        "event": "Open",
+    }
     assert '"userId":"ann"' in request["body"].replace(" ", "")
     assert request["response"] == {"response": [{"success": True, "isOffline": True}]}
     assert request["finishedAt"] >= request["receivedAt"]
@@ -25,7 +32,9 @@ def test_an_unreadable_call_is_shown_without_arguments(leanplum: Talk) -> None:
     assert (request["args"], request["body"], request["status"]) == (None, "{oops", 400)
 
 
-def test_a_call_is_shown_with_its_begin_and_end_its_users_actions_and_answers(leanplum: Talk) -> None:
+def test_a_call_is_shown_with_its_begin_and_end_its_users_actions_and_answers(
+    leanplum: Talk,
+) -> None:
     leanplum.track("ann", deviceId="d1")
     by_device = {"action": "track", "deviceId": "d1", "event": "Buy"}
     leanplum.multi(event("bob"), by_device, {"action": "stop", "userId": "nobody"})
@@ -54,12 +63,17 @@ def test_requests_can_be_read_on_from_an_index(leanplum: Talk) -> None:
     for name in ("a", "b", "c", "d"):
         leanplum.track(event=name)
     page = leanplum.http.get("/_simulator/requests?since=1&limit=2").json()["requests"]
-    assert [(request["index"], request["args"]["event"]) for request in page] == [(2, "b"), (3, "c")]
+    assert [(request["index"], request["args"]["event"]) for request in page] == [
+        (2, "b"),
+        (3, "c"),
+    ]
 
 
 @pytest.mark.parametrize("page", ["requests", "calls"])
 @pytest.mark.parametrize("query", ["since=x", "limit=x", "limit=-1", "since=-1"])
-def test_an_index_or_limit_that_is_no_count_is_refused(leanplum: Talk, query: str, page: str) -> None:
+def test_an_index_or_limit_that_is_no_count_is_refused(
+    leanplum: Talk, query: str, page: str
+) -> None:
     assert leanplum.http.get(f"/_simulator/{page}?{query}").status_code == 400
 
 
@@ -102,13 +116,17 @@ def test_an_unknown_user_or_device_is_404_in_json(leanplum: Talk, path: str) -> 
 
 def test_stats_count_calls_items_users_and_what_was_applied(leanplum: Talk) -> None:
     leanplum.track()
-    leanplum.multi(event("bob"), event("cid", reqId="1", uuid="u"), {"action": "stop", "userId": "nobody"})
+    leanplum.multi(
+        event("bob"), event("cid", reqId="1", uuid="u"), {"action": "stop", "userId": "nobody"}
+    )
     leanplum.multi(event("cid", reqId="1", uuid="u"))
     counted = {"calls": 3, "items": 5, "users": 3, "overlaps": 0, "duplicates": 1, "applied": 3}
     assert leanplum.stats() == counted
 
 
-def test_without_deduplication_repeats_are_counted_and_applied(configured: Callable[..., Talk]) -> None:
+def test_without_deduplication_repeats_are_counted_and_applied(
+    configured: Callable[..., Talk],
+) -> None:
     leanplum = configured(deduplicate=False)
     for _ in range(3):
         leanplum.multi(event("ann", reqId="1", uuid="u"))

@@ -1,4 +1,6 @@
-"""One call in flight for a user: the second is refused or waits, and overlaps are counted (fact sheet §5)."""
+"""One call in flight for a user: the second is refused or waits, and overlaps are counted (fact
+sheet §5).
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -19,9 +21,13 @@ def at_once(*calls: Callable[[], httpx.Response]) -> list[httpx.Response]:
         return [each.result() for each in [threads.submit(call) for call in calls]]
 
 
-def test_the_second_call_for_a_user_in_flight_is_refused_with_429(configured: Callable[..., Talk]) -> None:
+def test_the_second_call_for_a_user_in_flight_is_refused_with_429(
+    configured: Callable[..., Talk],
+) -> None:
     leanplum = configured(latency_seconds=SLOW)
-    answers = at_once(lambda: leanplum.track("ann"), lambda: leanplum.multi(event("ann"), event("bob")))
+    answers = at_once(
+        lambda: leanplum.track("ann"), lambda: leanplum.multi(event("ann"), event("bob"))
+    )
     assert sorted(answer.status_code for answer in answers) == [200, 429]
     refused = next(answer for answer in answers if answer.status_code == 429)
     text = "Request failed due to concurrent requests to the same profile ID"

@@ -10,16 +10,36 @@ from .talk import Talk, message
 
 def test_a_message_is_told_with_the_documented_fields(app: App) -> None:
     told = app.do("getMessage", id="1002")["message"]
-    documented = {"id", "name", "active", "state", "created", "updated", "finished", "scheduledTime", "messageType"}
-    documented |= {"campaignID", "campaignName", "abTestIds", "messageLimits", "localTriggers", "serverTriggers"}
+    documented = {
+        "id",
+        "name",
+        "active",
+        "state",
+        "created",
+        "updated",
+        "finished",
+        "scheduledTime",
+        "messageType",
+    }
+    documented |= {
+        "campaignID",
+        "campaignName",
+        "abTestIds",
+        "messageLimits",
+        "localTriggers",
+        "serverTriggers",
+    }
     assert set(told) == {*documented, "targetingSticky"}
     assert (told["id"], told["messageType"], told["active"]) == (1002, "Push Notification", True)
 
 
 @pytest.mark.parametrize(
-    ("action", "field", "draft"), [("getMessages", "messages", 1005), ("getAbTests", "abTests", 2002)]
+    ("action", "field", "draft"),
+    [("getMessages", "messages", 1005), ("getAbTests", "abTests", 2002)],
 )
-def test_drafts_are_told_when_they_are_asked_for(app: App, action: str, field: str, draft: int) -> None:
+def test_drafts_are_told_when_they_are_asked_for(
+    app: App, action: str, field: str, draft: int
+) -> None:
     def ids(**args: Any) -> list[int]:
         return [each["id"] for each in app.do(action, recent="false", **args)[field]]
 
@@ -29,13 +49,27 @@ def test_drafts_are_told_when_they_are_asked_for(app: App, action: str, field: s
 
 def test_an_ab_test_is_told_with_its_variants(app: App) -> None:
     told = app.do("getAbTest", id=2001)["abTest"]
-    documented = {"id", "name", "active", "state", "created", "updated", "finished", "chosenVariant"}
+    documented = {
+        "id",
+        "name",
+        "active",
+        "state",
+        "created",
+        "updated",
+        "finished",
+        "chosenVariant",
+    }
     assert set(told) == {*documented, "targetingSticky", "variants", "details"}
     assert [variant["percent"] for variant in told["variants"]] == [50.0, 50.0]
 
 
 def test_a_variant_is_told_with_its_variables(app: App) -> None:
-    variant = {"id": 3002, "name": "Green", "percent": 50.0, "variables": [{"name": "c", "value": "green"}]}
+    variant = {
+        "id": 3002,
+        "name": "Green",
+        "percent": 50.0,
+        "variables": [{"name": "c", "value": "green"}],
+    }
     assert app.do("getVariant", id="3002") == {"success": True, "variant": variant}
 
 

@@ -1,4 +1,6 @@
-"""What recorded exchanges and today's docs say against the older sections of the fact sheet (fact sheet §12)."""
+"""What recorded exchanges and today's docs say against the older sections of the fact sheet (fact
+sheet §12).
+"""
 
 import time
 from typing import Any
@@ -18,7 +20,9 @@ SKEWS = [-30 * DAY, -DAY, -20 * 3600, -90.0, -0.25, 0.25, 90.0, 20 * 3600, DAY, 
 @pytest.mark.parametrize("age", [0.0, 5.0, 3 * DAY, 364 * DAY, -3600.0])
 def test_a_time_is_moved_by_the_error_of_the_request_s_clock(skew: float, age: float) -> None:
     request_time = NOW + skew
-    moment = settle(request_time - age, request_time=request_time, now=NOW, past_rule=True, texts=Texts())
+    moment = settle(
+        request_time - age, request_time=request_time, now=NOW, past_rule=True, texts=Texts()
+    )
     assert moment.time == pytest.approx(NOW - age, abs=1e-3)
     assert (moment.warning is not None) == (skew <= -DAY)
 
@@ -26,7 +30,9 @@ def test_a_time_is_moved_by_the_error_of_the_request_s_clock(skew: float, age: f
 @pytest.mark.parametrize("skew", SKEWS)
 def test_an_event_of_more_than_a_year_ago_by_the_request_s_clock_is_rewritten(skew: float) -> None:
     request_time = NOW + skew
-    moment = settle(request_time - 366 * DAY, request_time=request_time, now=NOW, past_rule=True, texts=Texts())
+    moment = settle(
+        request_time - 366 * DAY, request_time=request_time, now=NOW, past_rule=True, texts=Texts()
+    )
     assert moment == Moment(NOW, "Past event detected (366 days ago). Rewriting timestamp.")
 
 
@@ -38,12 +44,18 @@ def test_a_skewed_multi_counts_its_events_when_they_happened(leanplum: Talk, ske
 
 
 @pytest.mark.parametrize("none", [{}, {"deviceId": None}, {"deviceId": ""}])
-def test_a_device_without_an_id_is_taken_and_exported_with_none(app: App, none: dict[str, Any]) -> None:
+def test_a_device_without_an_id_is_taken_and_exported_with_none(
+    app: App, none: dict[str, Any]
+) -> None:
     devices = [{**none}, {"deviceId": "d1"}, {**none, "appVersion": "2"}]
     for _ in range(2):
         assert app.ann(devices=devices) == {"success": True, "isOffline": True}
     exported = app.ann("exportUser")["devices"]
-    assert exported == [{"deviceId": "d1"}, {"deviceId": None}, {"deviceId": None, "appVersion": "2"}]
+    assert exported == [
+        {"deviceId": "d1"},
+        {"deviceId": None},
+        {"deviceId": None, "appVersion": "2"},
+    ]
 
 
 def test_a_device_without_an_id_follows_its_user_into_a_login(app: App) -> None:
@@ -73,7 +85,9 @@ def test_sessions_and_time_that_are_known_are_exported(app: App) -> None:
 
 
 @pytest.mark.parametrize("none", [{}, {"value": None}, {"value": ""}])
-def test_an_event_that_never_had_a_value_is_exported_without_one(app: App, none: dict[str, Any]) -> None:
+def test_an_event_that_never_had_a_value_is_exported_without_one(
+    app: App, none: dict[str, Any]
+) -> None:
     for _ in range(2):
         app.ann("track", event="Open", **none)
     app.ann("advance", state="Level")
@@ -101,7 +115,9 @@ def test_values_that_counters_set_or_increment_are_values(app: App) -> None:
 
 @pytest.mark.parametrize("way", [int, str])
 def test_a_postback_s_id_is_a_whole_number_and_deletes_as_text_too(app: App, way: type) -> None:
-    added = app.do("addPostback", type="messageEvents", postbackUrl="https://example.com")["postbackId"]
+    added = app.do("addPostback", type="messageEvents", postbackUrl="https://example.com")[
+        "postbackId"
+    ]
     assert type(added) is int
     assert [each["postbackId"] for each in app.do("listPostbacks")["postbacks"]] == [added]
     assert app.do("deletePostback", postbackId=way(added)) == {"success": True}

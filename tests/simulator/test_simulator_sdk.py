@@ -81,7 +81,9 @@ def test_sdk_actions_take_the_production_key(leanplum: Talk) -> None:
 
 
 def test_a_multi_of_sdk_actions_is_answered_one_by_one(leanplum: Talk) -> None:
-    entries = leanplum.entries({"action": "getMigrateState", "reqId": "a"}, {"action": "log", "reqId": "b"})
+    entries = leanplum.entries(
+        {"action": "getMigrateState", "reqId": "a"}, {"action": "log", "reqId": "b"}
+    )
     assert [entry["reqId"] for entry in entries] == ["a", "b"]
 
 
@@ -95,7 +97,9 @@ def test_a_migrate_state_is_added_to_every_envelope_when_it_is_switched_on(
     assert "migrateState" not in leanplum.track().json()
 
 
-def test_an_answer_that_is_no_envelope_gets_no_migrate_state(configured: Callable[..., Talk]) -> None:
+def test_an_answer_that_is_no_envelope_gets_no_migrate_state(
+    configured: Callable[..., Talk],
+) -> None:
     migrating = configured(migrate_state=True)
     migrating.plan({"mode": "503"}, {"mode": "empty"})
     assert [migrating.track().text[:6], migrating.track().text] == ["<html>", ""]

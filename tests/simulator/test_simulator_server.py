@@ -36,7 +36,9 @@ def test_serve_says_where_it_listens_and_answers_there_until_interrupted() -> No
 def test_two_background_servers_share_nothing() -> None:
     with BackgroundServer() as one, BackgroundServer() as other:
         httpx.get(f"{one.url}/api")
-        counts = [httpx.get(f"{each.url}/_simulator/stats").json()["calls"] for each in (one, other)]
+        counts = [
+            httpx.get(f"{each.url}/_simulator/stats").json()["calls"] for each in (one, other)
+        ]
     assert counts == [1, 0]
 
 

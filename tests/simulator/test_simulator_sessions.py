@@ -37,9 +37,13 @@ def test_a_background_session_counts_only_when_it_is_resumed(app: App) -> None:
 
 
 def test_start_answers_what_sdks_read(app: App) -> None:
-    entry = app.ann("start", deviceId="d1", userAttributes='{"age":29}', locale="en_US", deviceModel="X")
+    entry = app.ann(
+        "start", deviceId="d1", userAttributes='{"age":29}', locale="en_US", deviceModel="X"
+    )
     lists: dict[str, list[str]] = {"variants": [], "interfaceRules": [], "interfaceEvents": []}
-    assert entry | {"vars": {}, "messages": {}, "regions": {}, "syncNewsfeed": False, **lists} == entry
+    assert (
+        entry | {"vars": {}, "messages": {}, "regions": {}, "syncNewsfeed": False, **lists} == entry
+    )
     assert entry["token"]
     assert (app.user.attributes, app.user.profile["locale"]) == ({"age": 29}, "en_US")
     assert app.world.devices["d1"].attributes == {"deviceModel": "X"}

@@ -1,4 +1,6 @@
-"""The time rules: which times are kept, which are rewritten, with which warning (fact sheet §4, §5)."""
+"""The time rules: which times are kept, which are rewritten, with which warning (fact sheet §4,
+§5).
+"""
 
 import time
 
@@ -26,7 +28,10 @@ def test_without_a_time_it_is_now() -> None:
 
 
 def test_ten_minutes_over_a_year_is_rewritten_to_now() -> None:
-    assert moment(NOW - 365 * DAY - 600) == (NOW, "Past event detected (365 days ago). Rewriting timestamp.")
+    assert moment(NOW - 365 * DAY - 600) == (
+        NOW,
+        "Past event detected (365 days ago). Rewriting timestamp.",
+    )
 
 
 def test_only_actions_with_the_past_rule_are_rewritten() -> None:

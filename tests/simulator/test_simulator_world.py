@@ -26,7 +26,10 @@ SKIPPING: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("getVars", "heartbeat", "pauseSession", "resumeSession", "stop")},
     **{name: {} for name in ("pauseState", "resumeState", "deleteUser", "unblock", "exportUser")},
     "getNewsfeedMessages": {},
-    **{name: {"newsfeedMessageId": "1004##1"} for name in ("markNewsfeedMessageAsRead", "deleteNewsfeedMessage")},
+    **{
+        name: {"newsfeedMessageId": "1004##1"}
+        for name in ("markNewsfeedMessageAsRead", "deleteNewsfeedMessage")
+    },
 }
 
 
@@ -45,7 +48,9 @@ def test_these_actions_skip_an_unknown_user_with_a_warning(app: App, action: str
 
 def test_create_disposition_overrides_the_default_of_the_action(app: App) -> None:
     assert app.ann("track", event="Open", createDisposition="CreateNever") == SKIPPED
-    assert app.ann("advance", state="Level", createDisposition="CreateIfNeeded") == {"success": True}
+    assert app.ann("advance", state="Level", createDisposition="CreateIfNeeded") == {
+        "success": True
+    }
 
 
 def test_every_action_about_users_is_tried_here() -> None:
@@ -83,7 +88,11 @@ def test_numeric_ids_are_the_same_as_strings(app: App) -> None:
 
 
 def test_the_request_id_is_echoed_on_every_kind_of_entry(app: App) -> None:
-    entries = [app.ann("stop", reqId="a"), app.ann(reqId="b"), app.do("track", event="x", reqId="c")]
+    entries = [
+        app.ann("stop", reqId="a"),
+        app.ann(reqId="b"),
+        app.do("track", event="x", reqId="c"),
+    ]
     assert [entry["reqId"] for entry in entries] == ["a", "b", "c"]
 
 
@@ -171,13 +180,18 @@ def test_deleting_a_user_forgets_the_user_and_the_devices(app: App) -> None:
 
 
 def test_exporting_a_user_shows_booleans_as_strings(app: App) -> None:
-    app.ann(userAttributes={"paid": True, "age": 3}, deviceId="d1", unsubscribeChannelsToAdd="Email")
+    app.ann(
+        userAttributes={"paid": True, "age": 3}, deviceId="d1", unsubscribeChannelsToAdd="Email"
+    )
     app.ann("track", event="Open", value=2)
     exported = app.ann("exportUser")
     counted = {"count": 1, "value": 2.0, "firstTime": NOW, "lastTime": NOW}
     assert exported["userAttributes"] == {"paid": "True", "age": 3}
     assert exported["events"] == {"Open": counted}
-    assert (exported["devices"], exported["unsubscribeChannels"]) == ([{"deviceId": "d1"}], ["Email"])
+    assert (exported["devices"], exported["unsubscribeChannels"]) == (
+        [{"deviceId": "d1"}],
+        ["Email"],
+    )
 
 
 def test_a_repeat_is_recognised_by_uuid_and_request_id_together(app: App) -> None:
@@ -219,21 +233,89 @@ ARGUMENTS = (
         "userAttributes",
         "devices",
     ),
-    *("userAttributeValuesToAdd", "userAttributeValuesToRemove", "userAttributeValuesToIncrement", "events"),
-    *("states", "newUserId", "created", "totalSessions", "unsubscribeCategoriesToAdd", "campaignId", "id"),
-    *("vars", "includeDefaults", "newsfeedMessages", "newsfeedMessageId", "email", "name", "importance", "channelId"),
-    *("filename", "data", "file", "hash", "client", "jobId", "startDate", "endDate", "dataType", "exportFormat"),
+    *(
+        "userAttributeValuesToAdd",
+        "userAttributeValuesToRemove",
+        "userAttributeValuesToIncrement",
+        "events",
+    ),
+    *(
+        "states",
+        "newUserId",
+        "created",
+        "totalSessions",
+        "unsubscribeCategoriesToAdd",
+        "campaignId",
+        "id",
+    ),
+    *(
+        "vars",
+        "includeDefaults",
+        "newsfeedMessages",
+        "newsfeedMessageId",
+        "email",
+        "name",
+        "importance",
+        "channelId",
+    ),
+    *(
+        "filename",
+        "data",
+        "file",
+        "hash",
+        "client",
+        "jobId",
+        "startDate",
+        "endDate",
+        "dataType",
+        "exportFormat",
+    ),
     *("eventNames", "s3BucketName", "gcsBucket", "defaultAction"),
-    *("vibrationPattern", "type", "postbackUrl", "postbackId", "channels", "includeDrafts", "recent", "lightColor"),
-    *("unsubscribeChannelsToRemove", "deviceAttributes", "background", "resetAnomalies", "currencyCode"),
+    *(
+        "vibrationPattern",
+        "type",
+        "postbackUrl",
+        "postbackId",
+        "channels",
+        "includeDrafts",
+        "recent",
+        "lightColor",
+    ),
+    *(
+        "unsubscribeChannelsToRemove",
+        "deviceAttributes",
+        "background",
+        "resetAnomalies",
+        "currencyCode",
+    ),
 )
 
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_odd_arguments_are_answered_and_never_break_the_simulator(app: App, action: str) -> None:
-    usual = {"userId": "ann", "deviceId": "d1", "event": "Open", "state": "S", "messageId": 1001, "id": 1001}
-    usual |= {"vars": {"a": 1}, "email": "e", "name": "n", "channelId": "c", "newsfeedMessageId": "1", "filename": "f"}
-    usual |= {"type": "messageEvents", "postbackUrl": "u", "postbackId": "1", "jobId": "j", "gcsBucket": "b"}
+    usual = {
+        "userId": "ann",
+        "deviceId": "d1",
+        "event": "Open",
+        "state": "S",
+        "messageId": 1001,
+        "id": 1001,
+    }
+    usual |= {
+        "vars": {"a": 1},
+        "email": "e",
+        "name": "n",
+        "channelId": "c",
+        "newsfeedMessageId": "1",
+        "filename": "f",
+    }
+    usual |= {
+        "type": "messageEvents",
+        "postbackUrl": "u",
+        "postbackId": "1",
+        "jobId": "j",
+        "gcsBucket": "b",
+    }
     usual |= {"startDate": "20270115", "dataType": "UserActivity"}
     for name in ARGUMENTS:
         for odd in ODD:

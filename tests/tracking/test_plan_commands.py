@@ -19,7 +19,9 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs/tracking-plan.md").read_text
 
 
 def test_lint_tells_each_fault_with_its_file_and_line_and_ends_with_1(tmp_path: Path) -> None:
-    (tmp_path / "plan.yaml").write_text("version: 1\ndefinitions: {u: {}}\nevents:\n  A: {value: {type: text}}\n")
+    (tmp_path / "plan.yaml").write_text(
+        "version: 1\ndefinitions: {u: {}}\nevents:\n  A: {value: {type: text}}\n"
+    )
     done = ended(tmp_path, "plan", "lint", "plan.yaml")
     assert done.returncode == 1
     lines = done.stdout.splitlines()
@@ -37,7 +39,9 @@ def test_lint_looks_at_the_plan_of_the_setting(tmp_path: Path) -> None:
     assert ended(tmp_path, "plan", "lint").returncode == 2
 
 
-def test_diff_ends_with_1_where_the_new_plan_may_refuse_what_the_old_one_let_through(tmp_path: Path) -> None:
+def test_diff_ends_with_1_where_the_new_plan_may_refuse_what_the_old_one_let_through(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "old.yaml").write_text(shop())
     (tmp_path / "new.yaml").write_text(shop(version="2").replace('"sku"\n', '"sku", "gift"\n'))
     done = ended(tmp_path, "plan", "diff", "old.yaml", "new.yaml")
@@ -52,11 +56,16 @@ def test_diff_ends_with_1_where_the_new_plan_may_refuse_what_the_old_one_let_thr
 
 def test_a_plan_with_a_fault_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text("version: 1\nevents: {A: {value: 3}}\n")
-    given = {"LEANPLUM_APP_ID": "a", "LEANPLUM_PRODUCTION_KEY": "p", "GATEWAY_TRACKING_PLAN": "plan.yaml"}
+    given = {
+        "LEANPLUM_APP_ID": "a",
+        "LEANPLUM_PRODUCTION_KEY": "p",
+        "GATEWAY_TRACKING_PLAN": "plan.yaml",
+    }
     done = ended(tmp_path, "serve", "--port", "0", **given)
     assert done.returncode == 2
     assert (
-        done.stderr == "leanplum-gateway: plan.yaml:2: events.A.value: takes a JSON Schema: an object, true or false\n"
+        done.stderr
+        == "leanplum-gateway: plan.yaml:2: events.A.value: takes a JSON Schema: an object, true or false\n"
     )
 
 
@@ -88,18 +97,28 @@ def test_the_plan_of_the_docs_is_good(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 def test_the_calls_of_the_docs_are_answered_as_they_say(tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(EXAMPLE)
-    curls = [command.replace("\\\n", " ") for command in re.findall(r"^curl (?:.*\\\n)*.*$", PAGE, re.MULTILINE)]
+    curls = [
+        command.replace("\\\n", " ")
+        for command in re.findall(r"^curl (?:.*\\\n)*.*$", PAGE, re.MULTILINE)
+    ]
     refused, warned = (json.loads(one) for one in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
-    with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery", GATEWAY_TRACKING_PLAN="plan.yaml") as gateway:
+    with serving(
+        tmp_path, "http://127.0.0.1:9", "--no-delivery", GATEWAY_TRACKING_PLAN="plan.yaml"
+    ) as gateway:
         environ = {"URL": gateway.url, "KEY": gateway.key}
         answers = []
         for curl in curls:
-            done = subprocess.run(["bash", "-c", curl], env=environ, capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                ["bash", "-c", curl], env=environ, capture_output=True, text=True, check=True
+            )
             answers.append(json.loads(done.stdout))
     good, bad, told, counted = answers
     assert good["status"] == "accepted"
     assert "violations" not in good
-    assert (bad["status"], sorted(map(str, bad["errors"]))) == (422, sorted(map(str, refused["errors"])))
+    assert (bad["status"], sorted(map(str, bad["errors"]))) == (
+        422,
+        sorted(map(str, refused["errors"])),
+    )
     assert (told["status"], told["violations"]) == ("accepted", warned["violations"])
     assert {(one["name"], one["code"]) for one in counted["violations"]} == {
         *(("Purchase", one["code"]) for one in refused["errors"]),
@@ -123,7 +142,9 @@ def shown(folder: Path, url: str) -> str:
 
 
 @pytest.mark.skipif(CHROMIUM is None and not NEEDED, reason="there is no Chromium here")
-def test_a_browser_shows_each_event_s_schema_and_example_and_follows_the_plan(tmp_path: Path) -> None:
+def test_a_browser_shows_each_event_s_schema_and_example_and_follows_the_plan(
+    tmp_path: Path,
+) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text(EXAMPLE)
     with serving(tmp_path, "http://127.0.0.1:9", GATEWAY_TRACKING_PLAN="plan.yaml") as gateway:
@@ -139,7 +160,9 @@ def test_a_browser_shows_each_event_s_schema_and_example_and_follows_the_plan(tm
         assert "One of |Purchase|Search" in page
         assert '"sku"|: |"A-1"' in page
         beside = tmp_path / "new.yaml"
-        beside.write_text(text(**{"version": "2", "events": {"Sign up": {"description": "Somebody is new."}}}))
+        beside.write_text(
+            text(**{"version": "2", "events": {"Sign up": {"description": "Somebody is new."}}})
+        )
         beside.replace(plan)
         until(lambda: gateway.call("GET", "/v1/tracking-plan").json()["version"] == "2")
         page = words(shown(tmp_path, operation))

@@ -22,11 +22,23 @@ def of_schemas(old: Any, new: Any, mode: str = "enforce") -> list[str]:
 
 
 SCHEMAS: dict[str, tuple[Any, Any, str]] = {
-    "a type is gone": ({"type": ["string", "null"]}, {"type": "string"}, "tightened a: no longer takes null"),
-    "a type is added": ({"type": "string"}, {"type": ["string", "boolean"]}, "loosened a: takes true or false too"),
+    "a type is gone": (
+        {"type": ["string", "null"]},
+        {"type": "string"},
+        "tightened a: no longer takes null",
+    ),
+    "a type is added": (
+        {"type": "string"},
+        {"type": ["string", "boolean"]},
+        "loosened a: takes true or false too",
+    ),
     "a first type": ({}, {"type": "string"}, "tightened a: takes only text"),
     "no type any more": ({"type": "string"}, True, "loosened a: takes every type"),
-    "whole numbers only": ({"type": "number"}, {"type": "integer"}, "tightened a: no longer takes a number"),
+    "whole numbers only": (
+        {"type": "number"},
+        {"type": "integer"},
+        "tightened a: no longer takes a number",
+    ),
     "fractions too": ({"type": "integer"}, {"type": "number"}, "loosened a: takes a number too"),
     "a choice is gone": ({"enum": ["a", "b"]}, {"const": "a"}, "tightened a: no longer takes 'b'"),
     "a choice is added": ({"enum": ["a"]}, {"enum": ["a", "b"]}, "loosened a: takes 'b' too"),
@@ -47,7 +59,11 @@ SCHEMAS: dict[str, tuple[Any, Any, str]] = {
         {"properties": {"b": {"type": "integer"}}},
         "tightened a.b: no longer takes text",
     ),
-    "a field in an open object": ({}, {"properties": {"b": {"type": "string"}}}, "tightened a.b: takes only text"),
+    "a field in an open object": (
+        {},
+        {"properties": {"b": {"type": "string"}}},
+        "tightened a.b: takes only text",
+    ),
     "a field in a closed object": (
         {"additionalProperties": False},
         {"properties": {"b": {}}, "additionalProperties": False},
@@ -78,12 +94,19 @@ def test_a_change_of_a_schema_is_told(case: str) -> None:
 
 @pytest.mark.parametrize("note", ["title", "description", "examples", "$comment", "x-own"])
 def test_what_checks_nothing_changes_nothing(note: str) -> None:
-    assert of_schemas({"type": "string"}, {"type": "string", note: ["x"] if note == "examples" else "x"}) == []
+    assert (
+        of_schemas(
+            {"type": "string"}, {"type": "string", note: ["x"] if note == "examples" else "x"}
+        )
+        == []
+    )
 
 
 def test_a_definition_s_change_is_told_where_it_is_used() -> None:
     changed = shop().replace("^[A-Z]-[0-9]+$", "^[A-Z]$").replace('"1"', '"2"')
-    assert changes(shop(), changed) == ["tightened events.Purchase.params.sku: has another pattern (breaking)"]
+    assert changes(shop(), changed) == [
+        "tightened events.Purchase.params.sku: has another pattern (breaking)"
+    ]
 
 
 def test_a_definition_that_refers_to_itself_is_compared_to_an_end() -> None:
@@ -92,7 +115,9 @@ def test_a_definition_that_refers_to_itself_is_compared_to_an_end() -> None:
         attributes = {"a": {"schema": {"$ref": "#/definitions/tree"}}}
         return text(**{"version": version, "definitions": {"tree": tree}, "attributes": attributes})
 
-    assert "loosened attributes.a.value: takes a number too" in changes(file("1", "integer"), file("2", "number"))
+    assert "loosened attributes.a.value: takes a number too" in changes(
+        file("1", "integer"), file("2", "number")
+    )
 
 
 def test_the_same_plan_differs_in_nothing() -> None:
@@ -100,7 +125,10 @@ def test_the_same_plan_differs_in_nothing() -> None:
 
 
 def test_a_changed_plan_of_the_same_version_is_told() -> None:
-    assert changes(text(), text(events={"A": {}}))[0] == "changed version: is the same, though the plan is not"
+    assert (
+        changes(text(), text(events={"A": {}}))[0]
+        == "changed version: is the same, though the plan is not"
+    )
 
 
 def test_events_come_and_go() -> None:
@@ -110,7 +138,9 @@ def test_events_come_and_go() -> None:
 
 def test_a_removed_event_breaks_something_where_unknown_ones_are_refused() -> None:
     unknown = {"events": "enforce"}
-    (one,) = changes(text(unknown=unknown, events={"A": {}}), text(**{"version": "2", "unknown": unknown}))
+    (one,) = changes(
+        text(unknown=unknown, events={"A": {}}), text(**{"version": "2", "unknown": unknown})
+    )
     assert one == "removed events.A: unknown events are under enforce (breaking)"
 
 
@@ -118,7 +148,10 @@ def test_an_added_event_breaks_something_where_it_was_let_through_whatever_it_ha
     def added(unknown: str) -> str:
         of = {"unknown": {"events": unknown}, "definitions": SKU}
         old = {"events": {"A": {"params": {"$ref": "#/definitions/sku"}}}}
-        return changes(text(**of, **old), text(**{**of, "version": "2", "events": {**old["events"], "P": PURCHASE}}))[0]
+        return changes(
+            text(**of, **old),
+            text(**{**of, "version": "2", "events": {**old["events"], "P": PURCHASE}}),
+        )[0]
 
     assert added("allow") == "added events.P: was let through whatever it had (breaking)"
     assert added("enforce") == "added events.P: is new"
@@ -126,7 +159,9 @@ def test_an_added_event_breaks_something_where_it_was_let_through_whatever_it_ha
 
 def test_modes_and_policies_that_become_stricter_are_told() -> None:
     old = text(mode="warn", events={"A": {}}, unknown={"states": "allow", "events": "enforce"})
-    new = text(**{"version": "2", "mode": "enforce", "events": {"A": {}}, "unknown": {"states": "enforce"}})
+    new = text(
+        **{"version": "2", "mode": "enforce", "events": {"A": {}}, "unknown": {"states": "enforce"}}
+    )
     assert changes(old, new) == [
         "loosened unknown.events: enforce became allow",
         "tightened events.A.mode: warn became enforce (breaking)",
@@ -139,4 +174,6 @@ def test_several_apps_are_told_apart_and_what_they_share_is_told_once() -> None:
     new = text(**{"version": "2", "apps": ["shop", "game"], "events": {"A": {"owner": "x"}}})
     assert changes(old, new) == ["changed events.A: has another description or owner"]
     only = text(**{"version": "2", "apps": ["shop"], "events": {"A": {}}})
-    assert "removed game: the plan: is no longer there: everything is let through" in changes(old, only)
+    assert "removed game: the plan: is no longer there: everything is let through" in changes(
+        old, only
+    )

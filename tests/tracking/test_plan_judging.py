@@ -28,7 +28,9 @@ def test_a_good_event_breaks_nothing() -> None:
 
 
 def test_everything_that_is_wrong_with_an_event_is_told_at_once() -> None:
-    assert event(value=-1.0, currencyCode="GBP", params={"sku": "x", "gift": "no", "si~/ze": 1}) == {
+    assert event(
+        value=-1.0, currencyCode="GBP", params={"sku": "x", "gift": "no", "si~/ze": 1}
+    ) == {
         "/value": "plan-exclusive-minimum",
         "/currencyCode": "plan-enum",
         "/params/sku": "plan-pattern",
@@ -38,7 +40,10 @@ def test_everything_that_is_wrong_with_an_event_is_told_at_once() -> None:
 
 
 def test_what_is_required_is_told_where_it_is_missing() -> None:
-    assert judged("track", {"event": "Purchase"}) == {"/value": "plan-required", "/params": "plan-required"}
+    assert judged("track", {"event": "Purchase"}) == {
+        "/value": "plan-required",
+        "/params": "plan-required",
+    }
     assert event(params={}) == {"/params/sku": "plan-required"}
 
 
@@ -48,7 +53,10 @@ def test_parameters_that_may_all_be_left_out_may_be_left_out_together() -> None:
 
 
 def test_an_event_whose_mode_is_off_is_not_judged() -> None:
-    assert judged("track", {"event": "A", "value": 1}, events={"A": {"mode": "off", "value": False}}) == {}
+    assert (
+        judged("track", {"event": "A", "value": 1}, events={"A": {"mode": "off", "value": False}})
+        == {}
+    )
 
 
 @pytest.mark.parametrize(("mode", "enforced"), [("warn", False), ("enforce", True)])
@@ -86,7 +94,9 @@ def test_names_that_the_plan_lacks_are_under_its_policy(policy: Policy) -> None:
         "/userAttributeValuesToIncrement/e": "plan-unknown-attribute",
     }
     assert faults(found) == ({} if policy == "allow" else expected)
-    assert {one.enforced for one in found} == (set() if policy == "allow" else {policy == "enforce"})
+    assert {one.enforced for one in found} == (
+        set() if policy == "allow" else {policy == "enforce"}
+    )
 
 
 def test_the_events_of_leanplum_s_own_messages_are_left_alone() -> None:
@@ -176,13 +186,21 @@ def test_a_long_list_of_choices_is_told_in_part() -> None:
 
 WHOLE = plan(definitions=SKU, events={"Purchase": PURCHASE}, unknown={"events": "enforce"})
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
 
 
-@given(st.dictionaries(st.sampled_from(["value", "currencyCode", "info", "params", "time", "disposition"]), JSON))
+@given(
+    st.dictionaries(
+        st.sampled_from(["value", "currencyCode", "info", "params", "time", "disposition"]), JSON
+    )
+)
 def test_whatever_passes_the_rules_is_judged_without_an_error(fields: dict[str, Any]) -> None:
     try:
         item = rules.single("track", {"userId": "u", "event": "Purchase", **fields})

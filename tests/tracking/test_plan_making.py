@@ -16,37 +16,80 @@ def test_a_value_is_read_as_yaml_1_2_has_it() -> None:
     assert read is not None
     assert (read.version, list(read.entries["events"])) == ("2026-03-01", ["404x", "on"])
     assert read.entries["events"]["on"].mode == "off"
-    assert read.entries["events"]["on"].schema["properties"]["value"]["enum"] == ["NO", 1.5, 16, None, True, "1"]
+    assert read.entries["events"]["on"].schema["properties"]["value"]["enum"] == [
+        "NO",
+        1.5,
+        16,
+        None,
+        True,
+        "1",
+    ]
 
 
 BAD = {
     "no YAML": ("version: 1\nevents: {A: [}\n", ":2: is not YAML"),
-    "the same key twice": ("version: 1\nevents: {A: }\nevents: {B: }\n", ":3: events is there twice"),
+    "the same key twice": (
+        "version: 1\nevents: {A: }\nevents: {B: }\n",
+        ":3: events is there twice",
+    ),
     "an alias in itself": ("version: 1\nevents: &a {A: *a}\n", ":2: has an alias inside"),
     "a tag": ("version: !!python/name:os.system x\n", ":1: the tag"),
     "a list": ("- 1\n", "is no plan"),
     "nothing": ("", "is no plan"),
-    "a huge number": ("version: 1\nevents: {A: {value: {minimum: 99999999999999999999}}}\n", "at most 64 bits"),
+    "a huge number": (
+        "version: 1\nevents: {A: {value: {minimum: 99999999999999999999}}}\n",
+        "at most 64 bits",
+    ),
     "no version": ("events: {A: }\n", "version: is required"),
-    "an unknown field": ("version: 1\nevents:\n  A:\n    valeu: {}\n", ":4: events.A.valeu: is not a field here"),
-    "an unknown mode": ("version: 1\nmode: strict\n", ":2: mode: input should be 'off', 'warn' or 'enforce'"),
-    "no schema": ("version: 1\nevents:\n  A:\n    params: 3\n", ":4: events.A.params: takes a JSON Schema"),
+    "an unknown field": (
+        "version: 1\nevents:\n  A:\n    valeu: {}\n",
+        ":4: events.A.valeu: is not a field here",
+    ),
+    "an unknown mode": (
+        "version: 1\nmode: strict\n",
+        ":2: mode: input should be 'off', 'warn' or 'enforce'",
+    ),
+    "no schema": (
+        "version: 1\nevents:\n  A:\n    params: 3\n",
+        ":4: events.A.params: takes a JSON Schema",
+    ),
     "a bad app": ("version: 1\napps:\n  - a b\n", ":3: apps.0: takes the name of an app"),
-    "a name of digits": ('version: 1\nevents:\n  "12":\n', ":3: events.12: takes 1 to 139 characters"),
-    "a name that is too long": (f"version: 1\nstates:\n  {'x' * 140}:\n", "takes 1 to 139 characters"),
+    "a name of digits": (
+        'version: 1\nevents:\n  "12":\n',
+        ":3: events.12: takes 1 to 139 characters",
+    ),
+    "a name that is too long": (
+        f"version: 1\nstates:\n  {'x' * 140}:\n",
+        "takes 1 to 139 characters",
+    ),
     "a parameter's name": (
         "version: 1\nevents:\n  A:\n    params:\n      properties:\n        .a: {}\n",
         ":6: events.A.params.properties..a: takes 1 to 139 characters",
     ),
-    "a shared name": ("version: 1\nevents: {A: }\nstates:\n  A:\n", ":4: states.A: is an event as well"),
+    "a shared name": (
+        "version: 1\nevents: {A: }\nstates:\n  A:\n",
+        ":4: states.A: is an event as well",
+    ),
     "no keyword": (
         "version: 1\nevents:\n  A:\n    params:\n      sku: {type: string}\n",
         ":5: events.A.params.sku: is no keyword of JSON Schema",
     ),
-    "no type": ("version: 1\nattributes:\n  a:\n    schema: {type: text}\n", "a.schema.type: takes one of string"),
-    "no format": ("version: 1\nattributes: {a: {schema: {format: phone}}}\n", "format: is no format that is known"),
-    "a look-around": ('version: 1\nattributes: {a: {schema: {pattern: "(?=a)"}}}\n', "is no regular expression"),
-    "a broken pattern": ('version: 1\nattributes: {a: {schema: {pattern: "(a"}}}\n', "is no regular expression"),
+    "no type": (
+        "version: 1\nattributes:\n  a:\n    schema: {type: text}\n",
+        "a.schema.type: takes one of string",
+    ),
+    "no format": (
+        "version: 1\nattributes: {a: {schema: {format: phone}}}\n",
+        "format: is no format that is known",
+    ),
+    "a look-around": (
+        'version: 1\nattributes: {a: {schema: {pattern: "(?=a)"}}}\n',
+        "is no regular expression",
+    ),
+    "a broken pattern": (
+        'version: 1\nattributes: {a: {schema: {pattern: "(a"}}}\n',
+        "is no regular expression",
+    ),
     "a reference away": (
         'version: 1\nattributes: {a: {schema: {$ref: "https://example.com/a"}}}\n',
         "takes #/definitions/NAME",
@@ -67,7 +110,10 @@ BAD = {
         "version: 1\nevents: {A: {examples: [{currencyCode: euro}]}}\n",
         "events.A.examples.0.currencyCode: takes a currency code",
     ),
-    "an example that is no object": ("version: 1\nstates: {A: {examples: [3]}}\n", "takes the fields of an item"),
+    "an example that is no object": (
+        "version: 1\nstates: {A: {examples: [3]}}\n",
+        "takes the fields of an item",
+    ),
 }
 
 
@@ -81,13 +127,21 @@ def test_what_is_wrong_is_told_with_its_place(case: str) -> None:
 
 
 def test_every_fault_is_told_at_once() -> None:
-    faults = told('version: 1\nevents:\n  "1": \n  A: {params: {x: 1}}\n  B: {value: {type: text}}\n')
-    assert [fault.split(": ")[1] for fault in faults] == ["events.1", "events.A.params.x", "events.B.value.type"]
+    faults = told(
+        'version: 1\nevents:\n  "1": \n  A: {params: {x: 1}}\n  B: {value: {type: text}}\n'
+    )
+    assert [fault.split(": ")[1] for fault in faults] == [
+        "events.1",
+        "events.A.params.x",
+        "events.B.value.type",
+    ]
 
 
 def test_more_than_fifty_parameters_are_too_many() -> None:
     def params(count: int) -> str:
-        return text(events={"A": {"params": {"properties": {f"p{number}": {} for number in range(count)}}}})
+        return text(
+            events={"A": {"params": {"properties": {f"p{number}": {} for number in range(count)}}}}
+        )
 
     assert told(params(50)) == []
     assert "has 51 parameters; Leanplum takes 50" in told(params(51))[0]
@@ -127,20 +181,31 @@ def test_what_two_files_say_differently_is_a_fault() -> None:
 def test_a_file_may_be_for_certain_apps() -> None:
     shared = '{"attributes": {"plan": {}}}'
     plans = found(
-        text(apps=["shop"], events={"Buy": {}}), text(apps=["game", "beta"], events={"Play": {}}), shared
+        text(apps=["shop"], events={"Buy": {}}),
+        text(apps=["game", "beta"], events={"Play": {}}),
+        shared,
     ).plans
     assert plans is None  # of every other app: `shared` alone has no version
     plans = found(
-        text(apps=["shop"], events={"Buy": {}}), text(apps=["game", "beta"], events={"Play": {}}), text()
+        text(apps=["shop"], events={"Buy": {}}),
+        text(apps=["game", "beta"], events={"Play": {}}),
+        text(),
     ).plans
     assert plans is not None
-    names = {app: list(one.entries["events"]) for app in ("shop", "game", "beta", "new") if (one := plans.of(app))}
+    names = {
+        app: list(one.entries["events"])
+        for app in ("shop", "game", "beta", "new")
+        if (one := plans.of(app))
+    }
     assert names == {"shop": ["Buy"], "game": ["Play"], "beta": ["Play"], "new": []}
     assert plans.of("game") is plans.of("beta")
 
 
 def test_the_digest_is_of_the_content_not_of_its_form() -> None:
-    one, same = plan(events={"A": {"owner": "x"}, "B": {}}), plan(events={"B": {}, "A": {"owner": "x"}})
+    one, same = (
+        plan(events={"A": {"owner": "x"}, "B": {}}),
+        plan(events={"B": {}, "A": {"owner": "x"}}),
+    )
     assert one.digest == same.digest
     assert one.digest != plan(events={"A": {"owner": "y"}, "B": {}}).digest
 

@@ -17,7 +17,11 @@ Start = Callable[..., Talk]
 WARN = {"mode": "warn", "params": {"properties": {"n": {"type": "integer"}}}}
 BAD = GOOD | {"params": {"sku": CANARY}}
 WARNED = {"userId": "u1", "event": "Search", "params": {"n": CANARY}}
-FULL = shop(events={"Search": WARN}, unknown={"events": "warn", "attributes": "enforce"}, attributes={"plan": {}})
+FULL = shop(
+    events={"Search": WARN},
+    unknown={"events": "warn", "attributes": "enforce"},
+    attributes={"plan": {}},
+)
 
 
 @pytest.fixture
@@ -53,11 +57,23 @@ def test_what_breaks_the_plan_is_accepted_under_warn_and_its_receipt_says_so(tal
 
 def test_of_a_batch_only_the_items_that_break_it_are_refused(talk: Talk) -> None:
     items = [{"action": "track"} | one for one in (GOOD, BAD, WARNED, GOOD | {"event": "New"})]
-    items.append({"action": "setUserAttributes", "userId": "u1", "userAttributes": {"other": 1, "plan": "x"}})
+    items.append(
+        {"action": "setUserAttributes", "userId": "u1", "userAttributes": {"other": 1, "plan": "x"}}
+    )
     results = talk.batch(items).json()["results"]
-    assert [one["status"] for one in results] == ["accepted", "rejected", "accepted", "accepted", "rejected"]
+    assert [one["status"] for one in results] == [
+        "accepted",
+        "rejected",
+        "accepted",
+        "accepted",
+        "rejected",
+    ]
     assert results[1]["problem"]["errors"] == [
-        {"pointer": "/items/1/params/sku", "detail": "must match ^[A-Z]-[0-9]+$", "code": "plan-pattern"}
+        {
+            "pointer": "/items/1/params/sku",
+            "detail": "must match ^[A-Z]-[0-9]+$",
+            "code": "plan-pattern",
+        }
     ]
     assert results[4]["problem"]["errors"][0]["pointer"] == "/items/4/userAttributes/other"
     assert [one["code"] for one in results[2]["violations"]] == ["plan-type"]
@@ -67,7 +83,9 @@ def test_of_a_batch_only_the_items_that_break_it_are_refused(talk: Talk) -> None
 
 def test_the_plan_judges_the_other_writes_too(talk: Talk) -> None:
     update = talk.post("/v1/users/u1", {"userAttributes": {"other": 1}}, method="PATCH")
-    assert pointers(problem(update, 422, "validation")) == {"/userAttributes/other": "plan-unknown-attribute"}
+    assert pointers(problem(update, 422, "validation")) == {
+        "/userAttributes/other": "plan-unknown-attribute"
+    }
 
 
 def test_a_repeat_with_the_same_id_is_a_duplicate_though_it_was_warned_of(talk: Talk) -> None:
@@ -110,7 +128,12 @@ def test_the_metric_has_only_names_of_the_plan(talk: Talk) -> None:
 
 def test_what_is_loaded_can_be_looked_at(talk: Talk) -> None:
     found = talk.get("/v1/tracking-plan").json()
-    assert (found["loaded"], found["version"], found["files"], found["refused"]) == (True, "1", ["plan.yaml"], [])
+    assert (found["loaded"], found["version"], found["files"], found["refused"]) == (
+        True,
+        "1",
+        ["plan.yaml"],
+        [],
+    )
     assert len(found["digest"]) == 64
     assert found["unknown"] == {"events": "warn", "states": "allow", "attributes": "enforce"}
     assert [one["name"] for one in found["events"]] == ["Purchase", "Search"]
@@ -132,13 +155,17 @@ def test_a_changed_plan_takes_effect_while_the_gateway_runs(talk: Talk, file: Pa
     assert talk.event(BAD).status_code == 202
 
 
-def test_a_plan_with_a_fault_is_refused_as_a_whole_and_the_old_one_stays(talk: Talk, file: Path) -> None:
+def test_a_plan_with_a_fault_is_refused_as_a_whole_and_the_old_one_stays(
+    talk: Talk, file: Path
+) -> None:
     bad = FULL.replace('"mode": "warn"', '"mode": "warm"')
     file.write_text(bad)
     line = bad[: bad.index("warm")].count("\n") + 1
     until(lambda: talk.get("/v1/tracking-plan").json()["refused"])
     told = talk.get("/v1/tracking-plan").json()
-    assert told["refused"] == [f"plan.yaml:{line}: events.Search.mode: input should be 'off', 'warn' or 'enforce'"]
+    assert told["refused"] == [
+        f"plan.yaml:{line}: events.Search.mode: input should be 'off', 'warn' or 'enforce'"
+    ]
     assert (told["loaded"], talk.event(BAD).status_code) == (True, 422)
     file.unlink()
     until(lambda: "can't be read" in talk.get("/v1/tracking-plan").json()["refused"][0])
@@ -151,13 +178,17 @@ def test_each_app_has_its_own_plan(start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "plans"
     (folder / "more").mkdir(parents=True)
     (folder / ".hidden").mkdir()
-    (folder / "shop.yaml").write_text(text(apps=["shop"], events={"A": {"mode": "enforce", "value": False}}))
+    (folder / "shop.yaml").write_text(
+        text(apps=["shop"], events={"A": {"mode": "enforce", "value": False}})
+    )
     (folder / "more" / "game.yml").write_text(text(apps=["game"], unknown={"events": "enforce"}))
     (folder / ".hidden" / "shop.yaml").write_text("no plan")
     (folder / "notes.txt").write_text("no plan")
     apps = tmp_path / "apps.toml"
     names = ("shop", "game", "other")
-    apps.write_text("".join(f'[apps.{name}]\napp_id = "{name}"\nproduction_key = "p"\n' for name in names))
+    apps.write_text(
+        "".join(f'[apps.{name}]\napp_id = "{name}"\nproduction_key = "p"\n' for name in names)
+    )
     given: dict[str, Any] = {"leanplum_app_id": None, "leanplum_production_key": None}
     talk = start(gateway_apps_file=apps, gateway_tracking_plan=folder, **given)
 
@@ -167,20 +198,36 @@ def test_each_app_has_its_own_plan(start: Start, tmp_path: Path) -> None:
 
     assert [status(name) for name in names] == [422, 422, 202]
     assert [status(name, event="B") for name in names] == [202, 422, 202]
-    documents = {name: talk.get("/v1/tracking-plan", headers={"X-Leanplum-App": name}).json() for name in names}
+    documents = {
+        name: talk.get("/v1/tracking-plan", headers={"X-Leanplum-App": name}).json()
+        for name in names
+    }
     assert [one["loaded"] for one in documents.values()] == [True, True, False]
     assert documents["game"]["files"] == ["plans/more/game.yml"]
 
 
-def test_an_sdk_s_entry_that_breaks_the_plan_is_answered_so_and_its_neighbours_are_taken(talk: Talk) -> None:
+def test_an_sdk_s_entry_that_breaks_the_plan_is_answered_so_and_its_neighbours_are_taken(
+    talk: Talk,
+) -> None:
     def entry(**fields: Any) -> dict[str, Any]:
-        return {"action": "track", "userId": "u1", "reqId": str(fields), "devMode": "false", **fields}
+        return {
+            "action": "track",
+            "userId": "u1",
+            "reqId": str(fields),
+            "devMode": "false",
+            **fields,
+        }
 
     good = entry(event="Purchase", value="9.5", params='{"sku":"A-1"}')
     bad = entry(event="Purchase", value="0.0", params='{"sku":"A-1","x":1}')
     warned = entry(event="Search", params='{"n":"many"}')
     message = entry(event="", messageId="5")
-    body = {"appId": "app_tests", "clientKey": talk.key, "action": "multi", "data": [good, bad, warned, message]}
+    body = {
+        "appId": "app_tests",
+        "clientKey": talk.key,
+        "action": "multi",
+        "data": [good, bad, warned, message],
+    }
     answer = talk.post("/api", body)
     assert answer.status_code == 200
     entries = answer.json()["response"]
@@ -189,14 +236,18 @@ def test_an_sdk_s_entry_that_breaks_the_plan_is_answered_so_and_its_neighbours_a
     assert said.startswith("Refused: ")
     assert "/value must be more than 0" in said and "/params/x is not in the tracking plan" in said
     assert talk.items() == 3
-    assert {one["code"] for one in talk.get("/v1/tracking-plan/violations").json()["violations"]} == {
+    assert {
+        one["code"] for one in talk.get("/v1/tracking-plan/violations").json()["violations"]
+    } == {
         "plan-exclusive-minimum",
         "plan-unknown-param",
         "plan-type",
     }
 
 
-def test_segment_s_messages_are_held_against_it_and_its_faults_point_into_the_message(talk: Talk) -> None:
+def test_segment_s_messages_are_held_against_it_and_its_faults_point_into_the_message(
+    talk: Talk,
+) -> None:
     def sent(**message: Any) -> dict[str, Any]:
         return {"type": "track", "userId": "u1", "properties": {}, **message}
 
@@ -206,9 +257,14 @@ def test_segment_s_messages_are_held_against_it_and_its_faults_point_into_the_me
     (refused,) = answer.json()["rejected"]
     assert (refused["index"], pointers(refused)) == (0, {"/batch/0/properties/sku": "plan-pattern"})
     assert CANARY not in answer.text
-    assert [one["code"] for one in talk.get("/v1/receipts/w1").json()["violations"]] == ["plan-type"]
+    assert [one["code"] for one in talk.get("/v1/receipts/w1").json()["violations"]] == [
+        "plan-type"
+    ]
     counted = talk.get("/v1/tracking-plan/violations").json()["violations"]
-    assert {(one["name"], one["code"]) for one in counted} == {("Purchase", "plan-pattern"), ("Search", "plan-type")}
+    assert {(one["name"], one["code"]) for one in counted} == {
+        ("Purchase", "plan-pattern"),
+        ("Search", "plan-type"),
+    }
 
 
 def test_a_preview_tells_what_breaks_the_plan_and_counts_nothing(talk: Talk) -> None:
@@ -227,17 +283,26 @@ def test_the_plan_judges_what_enrichment_has_made(start: Start, file: Path) -> N
     nested = {"userId": "u1", "event": "Order", "params": {"address": {"city": "Ghent"}}}
     assert talk.event(nested).status_code == 202
     nested["params"] = {"address": {"city": "Ghent", "street": "x"}}
-    assert pointers(problem(talk.event(nested), 422, "validation")) == {"/params/address/street": "plan-unknown-param"}
+    assert pointers(problem(talk.event(nested), 422, "validation")) == {
+        "/params/address/street": "plan-unknown-param"
+    }
 
 
 # --- the documentation ------------------------------------------------------------------------------------------------
 
 
-def test_the_documentation_has_each_event_s_own_schema_and_example(start: Start, file: Path) -> None:
+def test_the_documentation_has_each_event_s_own_schema_and_example(
+    start: Start, file: Path
+) -> None:
     example = {"value": 3.5, "currencyCode": "EUR", "params": {"sku": "B-7"}}
     told = {"description": "A customer paid.", "owner": "checkout", "examples": [example]}
     file.write_text(
-        text(definitions=SKU, events={"Purchase": PURCHASE | told}, states={"Cart": {}}, attributes={"p": {}})
+        text(
+            definitions=SKU,
+            events={"Purchase": PURCHASE | told},
+            states={"Cart": {}},
+            attributes={"p": {}},
+        )
     )
     document = start(gateway_tracking_plan=file).get("/openapi.json").json()
     schemas = document["components"]["schemas"]
@@ -246,13 +311,23 @@ def test_the_documentation_has_each_event_s_own_schema_and_example(start: Start,
     assert refs == ["Event_Purchase", "OtherEvent"]
     purchase = schemas["Event_Purchase"]
     assert purchase["properties"]["event"] == {"const": "Purchase", "type": "string"}
-    assert purchase["properties"]["params"]["properties"]["sku"] == {"$ref": "#/components/schemas/Plan1_sku"}
+    assert purchase["properties"]["params"]["properties"]["sku"] == {
+        "$ref": "#/components/schemas/Plan1_sku"
+    }
     assert schemas["Plan1_sku"] == SKU["sku"]
     assert {"event", "value", "params"} <= set(purchase["required"])
-    assert purchase["description"] == "A customer paid. Owner: checkout. What breaks this is refused."
-    assert body["examples"]["Purchase"]["value"] == {"userId": "user-1", "event": "Purchase", **example}
+    assert (
+        purchase["description"] == "A customer paid. Owner: checkout. What breaks this is refused."
+    )
+    assert body["examples"]["Purchase"]["value"] == {
+        "userId": "user-1",
+        "event": "Purchase",
+        **example,
+    }
     assert schemas["OtherEvent"]["properties"]["event"]["not"] == {"enum": ["Purchase"]}
-    states = document["paths"]["/v1/users/{userId}/states"]["post"]["requestBody"]["content"]["application/json"]
+    states = document["paths"]["/v1/users/{userId}/states"]["post"]["requestBody"]["content"][
+        "application/json"
+    ]
     assert states["schema"]["oneOf"][0] == {"$ref": "#/components/schemas/State_Cart"}
     assert "userId" not in states["examples"]["Cart"]["value"]
     assert "p" in schemas["UserUpdate"]["properties"]["userAttributes"]["properties"]
@@ -260,7 +335,11 @@ def test_the_documentation_has_each_event_s_own_schema_and_example(start: Start,
 
 def test_the_documentation_follows_the_plan(talk: Talk, file: Path) -> None:
     def named() -> set[str]:
-        return {name for name in talk.get("/openapi.json").json()["components"]["schemas"] if name.startswith("Event")}
+        return {
+            name
+            for name in talk.get("/openapi.json").json()["components"]["schemas"]
+            if name.startswith("Event")
+        }
 
     assert named() == {"Event_Purchase", "Event_Search", "Event"} - {"Event"}
     file.write_text(text(**{"version": "2", "events": {"Add to cart": {}}}))
@@ -273,7 +352,9 @@ def test_apps_with_plans_of_their_own_are_told_apart(start: Start, tmp_path: Pat
     folder = tmp_path / "plans"
     folder.mkdir()
     for name in ("shop", "game"):
-        (folder / f"{name}.yaml").write_text(text(apps=[name], events={"Start it": {"info": {"const": name}}}))
+        (folder / f"{name}.yaml").write_text(
+            text(apps=[name], events={"Start it": {"info": {"const": name}}})
+        )
     document = start(gateway_tracking_plan=folder).get("/openapi.json").json()
     schemas = document["components"]["schemas"]
     assert [schemas[name]["title"] for name in ("Event_Start_it", "Event_Start_it_2")] == [
@@ -287,7 +368,9 @@ def test_apps_with_plans_of_their_own_are_told_apart(start: Start, tmp_path: Pat
 
 def sdk(talk: Talk, **fields: Any) -> dict[str, Any]:
     data = [{"action": "track", "userId": "u1", "reqId": "1", **fields}]
-    answer = talk.post("/api", {"appId": "app_tests", "clientKey": talk.key, "action": "multi", "data": data})
+    answer = talk.post(
+        "/api", {"appId": "app_tests", "clientKey": talk.key, "action": "multi", "data": data}
+    )
     assert answer.status_code == 200, answer.text
     entry: dict[str, Any] = answer.json()["response"][0]
     return entry
@@ -305,8 +388,12 @@ def test_names_that_are_none_are_counted_together_as_other(talk: Talk) -> None:
     }
 
 
-def test_a_parameter_s_name_that_no_database_takes_does_not_stop_the_counting(start: Start, file: Path) -> None:
-    file.write_text(text(events={"A": {"params": {"properties": {"a": {}}, "additionalProperties": False}}}))
+def test_a_parameter_s_name_that_no_database_takes_does_not_stop_the_counting(
+    start: Start, file: Path
+) -> None:
+    file.write_text(
+        text(events={"A": {"params": {"properties": {"a": {}}, "additionalProperties": False}}})
+    )
     talk = start(gateway_tracking_plan=file)
     assert sdk(talk, event="A", params=json.dumps({"n\0" + "x" * 5_000: 1}))["success"]
     (one,) = talk.get("/v1/tracking-plan/violations").json()["violations"]
@@ -317,4 +404,7 @@ def test_a_parameter_s_name_that_no_database_takes_does_not_stop_the_counting(st
 def test_parameters_that_are_nested_too_deeply_to_be_judged_are_refused(talk: Talk) -> None:
     deep = '{"a":' * 600 + "1" + "}" * 600
     entry = sdk(talk, event="Search", params=f'{{"n":{deep}}}')
-    assert (entry["success"], entry["error"]["message"]) == (False, "The action is nested too deeply.")
+    assert (entry["success"], entry["error"]["message"]) == (
+        False,
+        "The action is nested too deeply.",
+    )

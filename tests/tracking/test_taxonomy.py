@@ -19,7 +19,10 @@ from tests.api.talk import Talk, pointers, problem
 from tests.tracking.plans import GOOD, shop
 
 Start = Callable[..., Talk]
-LITTLE = {"gateway_taxonomy_limits": "events=3,states=2,params=3,attributes=2", "gateway_taxonomy_warn_percent": 100}
+LITTLE = {
+    "gateway_taxonomy_limits": "events=3,states=2,params=3,attributes=2",
+    "gateway_taxonomy_warn_percent": 100,
+}
 
 
 @pytest.fixture
@@ -65,13 +68,17 @@ def test_every_name_that_is_accepted_is_counted_once(enforcing: Talk) -> None:
 def test_a_name_too_many_is_refused_under_enforce_and_known_ones_go_on(enforcing: Talk) -> None:
     for name in "ABC":
         assert enforcing.event(event(name)).status_code == 202
-    assert pointers(problem(enforcing.event(event("D")), 422, "validation")) == {"/event": "taxonomy-limit"}
+    assert pointers(problem(enforcing.event(event("D")), 422, "validation")) == {
+        "/event": "taxonomy-limit"
+    }
     assert enforcing.event(event("A")).status_code == 202
     assert names(enforcing)["events"] == ["A", "B", "C"]
 
 
 def test_a_batch_fills_what_is_left_and_no_more(enforcing: Talk) -> None:
-    answer = enforcing.batch([{"action": "track"} | event(name) for name in ("A", "B", "A", "C", "D", "E", "B")])
+    answer = enforcing.batch(
+        [{"action": "track"} | event(name) for name in ("A", "B", "A", "C", "D", "E", "B")]
+    )
     assert [one["status"] for one in answer.json()["results"]] == [
         *("accepted", "accepted", "accepted", "accepted"),
         *("rejected", "rejected", "accepted"),
@@ -81,7 +88,10 @@ def test_a_batch_fills_what_is_left_and_no_more(enforcing: Talk) -> None:
 
 def test_calls_at_once_do_not_overfill_it(enforcing: Talk) -> None:
     headers = {"Content-Type": "application/json"}
-    sent = [("POST", "/v1/events", {"json": event(f"E{number}"), "headers": headers}) for number in range(20)]
+    sent = [
+        ("POST", "/v1/events", {"json": event(f"E{number}"), "headers": headers})
+        for number in range(20)
+    ]
     statuses = [answer.status_code for answer in enforcing.at_once(*sent)]
     assert sorted(statuses) == [202] * 3 + [422] * 17
     assert len(names(enforcing)["events"]) == 3
@@ -98,7 +108,13 @@ def test_a_name_of_a_refused_item_takes_no_room(enforcing: Talk) -> None:
 
 
 def test_a_refused_item_leaves_the_room_of_its_neighbours_alone(enforcing: Talk) -> None:
-    sent = [event("A", p=1), event("A", p=1, q=1, r=1, s=1), event("A", q=1), event("A", r=1), event("A", s=1)]
+    sent = [
+        event("A", p=1),
+        event("A", p=1, q=1, r=1, s=1),
+        event("A", q=1),
+        event("A", r=1),
+        event("A", s=1),
+    ]
     answer = enforcing.batch([{"action": "track"} | one for one in sent])
     statuses = [one["status"] for one in answer.json()["results"]]
     assert statuses == ["accepted", "rejected", "accepted", "accepted", "rejected"]
@@ -111,7 +127,10 @@ def test_under_warn_it_is_accepted_and_each_receipt_says_so(warning: Talk) -> No
     near, over = {"/event": "taxonomy-near-limit"}, {"/event": "taxonomy-limit"}
     assert [codes(answer) for answer in answers] == [{}, near, near, over, over, {}]
     assert names(warning)["events"] == ["A", "B", "C"]
-    assert 'leanplum_gateway_taxonomy_beyond_total{app="default",kind="events"} 2.0' in warning.get("/metrics").text
+    assert (
+        'leanplum_gateway_taxonomy_beyond_total{app="default",kind="events"} 2.0'
+        in warning.get("/metrics").text
+    )
 
 
 def test_with_the_policy_off_names_are_counted_and_nothing_is_said(start: Start) -> None:
@@ -125,7 +144,10 @@ def test_a_state_and_an_event_may_not_share_a_name(enforcing: Talk) -> None:
     state = enforcing.post("/v1/users/u1/states", {"state": "A"})
     assert pointers(problem(state, 422, "validation")) == {"/state": "taxonomy-shared-name"}
     both = enforcing.batch(
-        [{"action": "advance", "userId": "u1", "state": "B"}, {"action": "track", "userId": "u1", "event": "B"}]
+        [
+            {"action": "advance", "userId": "u1", "state": "B"},
+            {"action": "track", "userId": "u1", "event": "B"},
+        ]
     )
     assert [one["status"] for one in both.json()["results"]] == ["accepted", "rejected"]
 
@@ -153,11 +175,18 @@ def test_what_an_sdk_sends_is_counted_too(enforcing: Talk) -> None:
         entry("setUserAttributes", userAttributes='{"a":1}'),
         entry("track", event="1234", params="no JSON"),
     ]
-    answer = enforcing.post("/api", {"appId": "app_tests", "clientKey": enforcing.key, "action": "multi", "data": data})
+    answer = enforcing.post(
+        "/api", {"appId": "app_tests", "clientKey": enforcing.key, "action": "multi", "data": data}
+    )
     entries = answer.json()["response"]
     assert [one["success"] for one in entries] == [True, True, True, False]
     assert "not only digits" in entries[3]["error"]["message"]
-    assert names(enforcing) == {"events": ["A"], "states": ["S"], "params": ["p", "q"], "attributes": ["a"]}
+    assert names(enforcing) == {
+        "events": ["A"],
+        "states": ["S"],
+        "params": ["p", "q"],
+        "attributes": ["a"],
+    }
 
 
 def test_a_name_can_be_forgotten_and_counts_again_when_it_comes_again(enforcing: Talk) -> None:
@@ -171,11 +200,16 @@ def test_a_name_can_be_forgotten_and_counts_again_when_it_comes_again(enforcing:
     assert enforcing.event(event("E")).status_code == 202
     assert enforcing.event(event("B/C")).status_code == 422
     (record,) = enforcing.audit(gone.headers["x-request-id"])
-    assert (record["api"]["operation"], record["status_code"]) == ("DELETE /v1/taxonomy/{kind}/{name}", "204")
+    assert (record["api"]["operation"], record["status_code"]) == (
+        "DELETE /v1/taxonomy/{kind}/{name}",
+        "204",
+    )
 
 
 @pytest.mark.parametrize("name", ["params/sku", "events/Purchase"])
-def test_a_forgotten_name_of_a_planned_event_counts_again_too(start: Start, tmp_path: Path, name: str) -> None:
+def test_a_forgotten_name_of_a_planned_event_counts_again_too(
+    start: Start, tmp_path: Path, name: str
+) -> None:
     (tmp_path / "plan.yaml").write_text(shop())
     talk = start(gateway_tracking_plan=tmp_path / "plan.yaml")
 
@@ -215,7 +249,11 @@ def test_processes_see_each_other_s_names(start: Start) -> None:
 def counted(talk: Talk) -> float:
     """How many event names a process knows of."""
     metrics = talk.get("/metrics").text
-    found = re.search(r'^leanplum_gateway_taxonomy_names\{app="default",kind="events"\} (\S+)$', metrics, re.MULTILINE)
+    found = re.search(
+        r'^leanplum_gateway_taxonomy_names\{app="default",kind="events"\} (\S+)$',
+        metrics,
+        re.MULTILINE,
+    )
     return float(found[1]) if found else 0
 
 
@@ -253,14 +291,25 @@ def test_names_are_written_once_and_forgotten_one_by_one(engine: Engine) -> None
 
 
 def test_other_limits_may_be_set(settings: Callable[..., Settings]) -> None:
-    assert settings(gateway_taxonomy_limits="attributes=200").taxonomy_limits == TAXONOMY | {"attributes": 200}
+    assert settings(gateway_taxonomy_limits="attributes=200").taxonomy_limits == TAXONOMY | {
+        "attributes": 200
+    }
 
 
 @pytest.mark.parametrize("text", ["events", "events=x", "events=0", "users=5", "events=-1"])
-def test_limits_that_make_no_sense_are_refused(settings: Callable[..., Settings], text: str) -> None:
+def test_limits_that_make_no_sense_are_refused(
+    settings: Callable[..., Settings], text: str
+) -> None:
     with pytest.raises(ValueError, match="takes how many names of a kind"):
         settings(gateway_taxonomy_limits=text)
 
 
-def test_the_limits_of_leanplum_are_the_default(settings: Callable[..., Settings], tmp_path: Path) -> None:
-    assert settings().taxonomy_limits == {"events": 500, "states": 500, "params": 200, "attributes": 500}
+def test_the_limits_of_leanplum_are_the_default(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    assert settings().taxonomy_limits == {
+        "events": 500,
+        "states": 500,
+        "params": 200,
+        "attributes": 500,
+    }

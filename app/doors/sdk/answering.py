@@ -1,7 +1,7 @@
 """Answers in Leanplum's envelope. Pure.
 
-Two things never pass: the fields by which Leanplum moves SDKs to another host, and, in what is not about the SDK's own
-doing, the texts that make SDKs switch themselves off (fact sheet §7).
+Two things never pass: the fields by which Leanplum moves SDKs to another host, and, in what is not
+about the SDK's own doing, the texts that make SDKs switch themselves off (fact sheet §7).
 """
 
 from collections.abc import Mapping, Sequence

@@ -41,19 +41,31 @@ async def ask(
     waited_for: Sequence[Set[str]],
     patience: float,
 ) -> list[Told]:
-    """Ask about entries that share a call, but not about users who were erased, nor about those for whom
-    something waits that must come first: one of them must not take the others of a batch along.
+    """Ask about entries that share a call, but not about users who were erased, nor about those for
+    whom something waits that must come first: one of them must not take the others of a batch
+    along.
 
-    `waited_for`: for each entry the users whose items come first; `patience`: how many seconds to wait for them.
+    `waited_for`: for each entry the users whose items come first; `patience`: how many seconds to
+    wait for them.
     """
     subjects = set[str]().union(*waited_for)
-    erased = set(await gateway.outbox.erased(app.name, subjects)) if len(subjects) > 1 else set[str]()
-    told = {place: erasure(call, one.entry) for place, one in enumerate(run) if not one.subjects.isdisjoint(erased)}
+    erased = (
+        set(await gateway.outbox.erased(app.name, subjects)) if len(subjects) > 1 else set[str]()
+    )
+    told = {
+        place: erasure(call, one.entry)
+        for place, one in enumerate(run)
+        if not one.subjects.isdisjoint(erased)
+    }
     while left := [place for place in range(len(run)) if place not in told]:
         users = set[str]().union(*(waited_for[place] for place in left)) - erased
-        found, waiting = await _exchange(gateway, app, call, [run[place] for place in left], end_user, users, patience)
+        found, waiting = await _exchange(
+            gateway, app, call, [run[place] for place in left], end_user, users, patience
+        )
         answered = dict(zip(left, found, strict=True))
-        stuck = {place: answered[place] for place in left if not waited_for[place].isdisjoint(waiting)}
+        stuck = {
+            place: answered[place] for place in left if not waited_for[place].isdisjoint(waiting)
+        }
         told |= stuck or answered
         patience = 0.0  # all have waited as long as may be
     return [told[place] for place in range(len(run))]
@@ -73,20 +85,32 @@ async def _exchange(
     subjects: Collection[str],
     patience: float,
 ) -> tuple[list[Told], Set[str]]:
-    """Return what is told of each entry; and whose items wait, where nothing was asked because of them."""
+    """Return what is told of each entry; and whose items wait, where nothing was asked because of
+    them.
+    """
     sent = [one.entry for one in run]
     try:
         action, body = _outgoing(gateway, app, call, run, end_user)
         looks, in_order = all(one.looks for one in run), any(one.writes for one in run)
         found = await gateway.relay.exchange(
-            app, action, body, subjects, looks=looks, headers=end_user, in_order=in_order, patience=patience
+            app,
+            action,
+            body,
+            subjects,
+            looks=looks,
+            headers=end_user,
+            in_order=in_order,
+            patience=patience,
         )
     except GatewayError as error:
         status, after = status_of(error), getattr(error, "retry_after", None)
         if call.batch and isinstance(error, KeyNotConfigured | Erased):
             status, after = 200, None  # the batch again would change nothing
         waiting = error.waiting if isinstance(error, UpstreamUnavailable) else frozenset[str]()
-        told = [Told(answering.failed(error.detail, one), status, after, waits=bool(waiting)) for one in sent]
+        told = [
+            Told(answering.failed(error.detail, one), status, after, waits=bool(waiting))
+            for one in sent
+        ]
         return told, waiting
     return _read(sent, found, call), frozenset()
 
@@ -94,11 +118,14 @@ async def _exchange(
 def _outgoing(
     gateway: Gateway, app: App, call: Call, run: Sequence[Now], end_user: Mapping[str, str]
 ) -> tuple[str, bytes]:
-    """Return the action and body for Leanplum: as they came, with the real keys wherever one stood, less what Leanplum
-    would detect of the gateway. Raises KeyNotConfigured, Malformed."""
+    """Return the action and body for Leanplum: as they came, with the real keys wherever one stood,
+    less what Leanplum would detect of the gateway. Raises KeyNotConfigured, Malformed.
+    """
     if run[0].debugging and run[0].key is KeyKind.DEVELOPMENT and run[0].key not in app.keys:
         missing = app.setting(KeyKind.DEVELOPMENT)
-        raise KeyNotConfigured(f"Development mode needs Leanplum's development key: {missing} is not set.")
+        raise KeyNotConfigured(
+            f"Development mode needs Leanplum's development key: {missing} is not set."
+        )
     keys = {"appId": app.app_id, "clientKey": gateway.relay.key(app, run[0].key)}
     if not call.batch:
         return call.action, orjson.dumps({**undetected(call.args, end_user), **keys})
@@ -130,14 +157,21 @@ def _read(sent: Sequence[Entry], found: Answer, call: Call) -> list[Told]:
     places = answering.matched(entries, sent)
     if len(entries) == 1 and entries[0].get("success") is False:
         places = [answering.echoed(one, entries[0]) for one in sent]  # a refusal of the whole call
-    cleaned = [answering.cleaned(one, of) if one is not None else None for one, of in zip(places, sent, strict=True)]
+    cleaned = [
+        answering.cleaned(one, of) if one is not None else None
+        for one, of in zip(places, sent, strict=True)
+    ]
     status, after = 200, None
     if any(one is not None and one[1] for one in cleaned):
         status, after = 503, 60.0
     elif found.status >= 400 and not call.batch:
         status = found.status
     whole = orjson.loads(found.body)
-    beside = {name: value for name, value in whole.items() if name not in {"response", *answering.NOT_PASSED_ON}}
+    beside = {
+        name: value
+        for name, value in whole.items()
+        if name not in {"response", *answering.NOT_PASSED_ON}
+    }
     return [
         Told(one[0] if one else answering.failed(answering.UNTOLD, of), status, after, beside)
         for one, of in zip(cleaned, sent, strict=True)
@@ -145,7 +179,9 @@ def _read(sent: Sequence[Entry], found: Answer, call: Call) -> list[Told]:
 
 
 def status_of(error: GatewayError) -> int:
-    """403 for a bad key; trouble upstream is 5xx, and Leanplum's own refusal is told by its entry."""
+    """403 for a bad key; trouble upstream is 5xx, and Leanplum's own refusal is told by its
+    entry.
+    """
     if isinstance(error, Unauthorized | Forbidden):
         return 403
     if isinstance(error, Erased):

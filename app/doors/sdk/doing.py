@@ -27,15 +27,19 @@ from app.leanplum.actions import ACTIONS, QUEUED
 from app.model import App, Caller, NewItem, Notes, Scope, Taken
 from app.wiring import Gateway
 
-ANSWER_SECONDS = 8.0  # after the whole request is here, within which all is answered: phones wait 10
+# After the whole request is here, within which all is answered: phones wait 10
+ANSWER_SECONDS = 8.0
 ACCEPT_SECONDS = 1.0  # beyond these, for what is accepted last
 FORWARD = "forward"
 UNKNOWN = "(unknown)"  # an action that the audit does not name
 
 
-async def reply_to(gateway: Gateway, app: App, context: Context, caller: Caller, call: Call) -> Reply:
-    """What was accepted before something is asked for the same user reaches Leanplum before it, and what comes after
-    it, after. All that needs no question is accepted at once."""
+async def reply_to(
+    gateway: Gateway, app: App, context: Context, caller: Caller, call: Call
+) -> Reply:
+    """What was accepted before something is asked for the same user reaches Leanplum before it, and
+    what comes after it, after. All that needs no question is accepted at once.
+    """
     reply = Reply([None] * len(call.entries), beside=gateway.relay.beside(app.name))
     try:
         await _do(gateway, app, context, caller, call, reply)
@@ -51,12 +55,20 @@ def _done_in_part(reply: Reply) -> bool:
     return reply.status != 200 or any(entry and entry.get("success") for entry in reply.entries)
 
 
-async def _do(gateway: Gateway, app: App, context: Context, caller: Caller, call: Call, reply: Reply) -> None:
+async def _do(
+    gateway: Gateway, app: App, context: Context, caller: Caller, call: Call, reply: Reply
+) -> None:
     """Do what is asked of each entry, and tell it in the reply."""
-    until = asyncio.get_running_loop().time() + ANSWER_SECONDS - (time.perf_counter() - context.received)
+    until = (
+        asyncio.get_running_loop().time()
+        + ANSWER_SECONDS
+        - (time.perf_counter() - context.received)
+    )
     noted = await in_slices(_guarded(gateway, context, caller, call))
     if gateway.settings.gateway_detect == FORWARD:
-        reply.end_user = detection.headers(context.origin.sender, context.header(b"accept-language"))
+        reply.end_user = detection.headers(
+            context.origin.sender, context.header(b"accept-language")
+        )
     gate = gates.gate_of(gateway, context, PLAIN)
     clock = _clock(context, call)
     shared = call_arguments.for_entries(call.args) if call.batch else {}
@@ -64,14 +76,18 @@ async def _do(gateway: Gateway, app: App, context: Context, caller: Caller, call
         _judged(caller, call, _shared(shared, one), notes, clock, gate, app)
         for one, notes in zip(call.entries, noted, strict=True)
     )
-    tell_refused(context, [sent for one, sent in zip(judged, call.entries, strict=True) if isinstance(one, No)])
+    tell_refused(
+        context,
+        [sent for one, sent in zip(judged, call.entries, strict=True) if isinstance(one, No)],
+    )
     context.subjects = {*context.refused_subjects} | {
         one.subject for one in judged if not isinstance(one, No) and one.subject is not None
     }
     asked = [(text(one.entry.get("action")), one.entry) for one in judged if isinstance(one, Now)]
     jobs.tell_entries(gateway, context, asked)
     _refuse(call, reply, judged)
-    doing = {place: one for place, one in enumerate(judged) if not isinstance(one, No)}  # a refusal parts no step
+    # A refusal parts no step
+    doing = {place: one for place, one in enumerate(judged) if not isinstance(one, No)}
 
     def permit(again: Caller, actions: Iterable[str]) -> None:
         chosen = set(actions)
@@ -86,12 +102,23 @@ async def _do(gateway: Gateway, app: App, context: Context, caller: Caller, call
         if again is not caller:
             permit(again, actions)
 
-    if any(await in_slices(_in_steps(one, sent) for one, sent in zip(judged, call.entries, strict=True))):
+    if any(
+        await in_slices(
+            _in_steps(one, sent) for one, sent in zip(judged, call.entries, strict=True)
+        )
+    ):
         if call.batch:
-            _let_wait(doing, call, noted, clock, detection.locale_of(context.header(b"accept-language")))
+            _let_wait(
+                doing, call, noted, clock, detection.locale_of(context.header(b"accept-language"))
+            )
         await Steps(gateway, app, caller.key_id, call, doing, reply, accept, until, still).run()
     elif doing:
-        _tell_taken(call, reply, doing, await accept([one for one in doing.values() if isinstance(one, NewItem)]))
+        _tell_taken(
+            call,
+            reply,
+            doing,
+            await accept([one for one in doing.values() if isinstance(one, NewItem)]),
+        )
     await _learn(gateway, context, reply, judged)
     for entry in reply.entries:
         if entry is not None and not jobs.IDS.isdisjoint(entry):
@@ -99,8 +126,9 @@ async def _do(gateway: Gateway, app: App, context: Context, caller: Caller, call
 
 
 def tell_refused(context: Context, entries: Iterable[Any]) -> None:
-    """Have the audit's record of the call say how many entries were refused, their actions, and some of
-    whom they were about."""
+    """Have the audit's record of the call say how many entries were refused, their actions, and
+    some of whom they were about.
+    """
     actions, subjects = Counter[str](), dict[str, None]()
     for entry in entries:
         fields = entry if isinstance(entry, dict) else {}
@@ -121,10 +149,16 @@ def _in_steps(one: sorting.Sorted, sent: Any) -> bool:
     return bool(req_id or uuid) and not request_ids.marks_one(req_id, uuid)
 
 
-async def _learn(gateway: Gateway, context: Context, reply: Reply, judged: Sequence[sorting.Sorted]) -> None:
+async def _learn(
+    gateway: Gateway, context: Context, reply: Reply, judged: Sequence[sorting.Sorted]
+) -> None:
     """Keep the names that relayed writes brought, where Leanplum took them."""
     answered = zip(judged, reply.entries, strict=True)
-    done = [one for one, entry in answered if isinstance(one, Now) and one.writes and entry and entry.get("success")]
+    done = [
+        one
+        for one, entry in answered
+        if isinstance(one, Now) and one.writes and entry and entry.get("success")
+    ]
     if done:
         await gates.relayed(gateway, context, [sorting.item_of(one) for one in done])
 
@@ -136,9 +170,14 @@ def _let_wait(
     clock: times.Correction,
     locale: str | None,
 ) -> None:
-    """Make items of the sessions that a later one of the same device follows in the batch: nobody uses what Leanplum
-    answers to them."""
-    starts = [(place, one) for place, one in doing.items() if isinstance(one, Now) and _begins_session(one)]
+    """Make items of the sessions that a later one of the same device follows in the batch: nobody
+    uses what Leanplum answers to them.
+    """
+    starts = [
+        (place, one)
+        for place, one in doing.items()
+        if isinstance(one, Now) and _begins_session(one)
+    ]
     superseded = planning.superseded((place, one.entry) for place, one in starts)
     for place, one in starts:
         if place in superseded:
@@ -146,24 +185,35 @@ def _let_wait(
 
 
 def _begins_session(one: Now) -> bool:
-    return text(one.entry.get("action")) == "start" and one.subject is not None and not one.debugging
+    return (
+        text(one.entry.get("action")) == "start" and one.subject is not None and not one.debugging
+    )
 
 
-def _later(one: Now, sent: Mapping[str, Any], notes: Notes, clock: times.Correction, locale: str | None) -> NewItem:
+def _later(
+    one: Now, sent: Mapping[str, Any], notes: Notes, clock: times.Correction, locale: str | None
+) -> NewItem:
     if locale is not None and one.entry.get("locale") == detection.DETECT:
         one = replace(one, entry={**one.entry, "locale": locale})
-    return _recognised_by(sorting.for_later(one, _corrected(sent, notes, clock)[1]), one.entry, sent, in_batch=True)
+    return _recognised_by(
+        sorting.for_later(one, _corrected(sent, notes, clock)[1]), one.entry, sent, in_batch=True
+    )
 
 
-def _recognised_by(item: NewItem, entry: Mapping[str, Any], sent: Mapping[str, Any], *, in_batch: bool) -> NewItem:
-    """Return an item of an entry that is compared by what the sender said itself: neither by a corrected
-    time, nor by what was detected."""
+def _recognised_by(
+    item: NewItem, entry: Mapping[str, Any], sent: Mapping[str, Any], *, in_batch: bool
+) -> NewItem:
+    """Return an item of an entry that is compared by what the sender said itself: neither by a
+    corrected time, nor by what was detected.
+    """
     if item.id is None or (entry is sent and DETECTED.isdisjoint(sent)):
         return item
     return item._replace(content=sorting.body_of(undetected_content(sent), in_batch=in_batch))
 
 
-def _tell_taken(call: Call, reply: Reply, doing: Mapping[int, NewItem | Now], taken: Sequence[Taken]) -> None:
+def _tell_taken(
+    call: Call, reply: Reply, doing: Mapping[int, NewItem | Now], taken: Sequence[Taken]
+) -> None:
     """Answer what was accepted."""
     for place, (_, kind) in zip(doing, taken, strict=True):
         sent = call.entries[place]
@@ -203,7 +253,12 @@ def _judged(
     """Classify one entry with its corrected time."""
     entry, notes = _corrected(sent, notes, clock)
     classified = sorting.sort(
-        entry, caller.scopes, in_batch=call.batch, notes=notes, relayed=app.sdk_relayed, extra=app.sdk_extra
+        entry,
+        caller.scopes,
+        in_batch=call.batch,
+        notes=notes,
+        relayed=app.sdk_relayed,
+        extra=app.sdk_extra,
     )
     if isinstance(classified, NewItem):
         classified = _recognised_by(classified, entry, sent, in_batch=call.batch)
@@ -234,8 +289,12 @@ def _refuse(call: Call, reply: Reply, judged: Sequence[sorting.Sorted]) -> None:
 
 
 def _guarded(gateway: Gateway, context: Context, caller: Caller, call: Call) -> Iterator[Notes]:
-    """Take out of the call what must not be stored or sent on, and tell what was done to each entry."""
-    refiner = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), context.origin.sender)
+    """Take out of the call what must not be stored or sent on, and tell what was done to each
+    entry.
+    """
+    refiner = gateway.enrichment.refiner(
+        context.app_name, caller.key_id, now_ms(), context.origin.sender
+    )
     if call.batch:
         refiner.guard("", call.args)  # they may be of any of the entries: all rules are over them
     entries = [one if isinstance(one, dict) else {} for one in call.entries]
@@ -244,13 +303,18 @@ def _guarded(gateway: Gateway, context: Context, caller: Caller, call: Call) -> 
 
 
 def _tell_locale(gateway: Gateway, context: Context, entries: Sequence[dict[str, Any]]) -> None:
-    """Put the request's language where an entry asks that it be detected, unless Leanplum is to do that: of entries
-    that are delivered later it can't, since they share a call with others."""
+    """Put the request's language where an entry asks that it be detected, unless Leanplum is to do
+    that: of entries that are delivered later it can't, since they share a call with others.
+    """
     locale = detection.locale_of(context.header(b"accept-language"))
     forwarding = gateway.settings.gateway_detect == FORWARD
     for entry in entries:
         later = text(entry.get("action")) in QUEUED
-        if locale is not None and entry.get("locale") == detection.DETECT and (later or not forwarding):
+        if (
+            locale is not None
+            and entry.get("locale") == detection.DETECT
+            and (later or not forwarding)
+        ):
             entry["locale"] = locale
 
 
@@ -270,9 +334,10 @@ async def _accept(
     until: float,
     permit: Callable[[Caller, Iterable[str]], None],
 ) -> Sequence[Taken]:
-    """On disk when this returns. A repeat is known by its reqId and uuid; two contents with the same are two items.
-    The commit is waited for until `until`, by the loop's clock. Raises StorageUnavailable, and CommitUnknown where it
-    may have been made."""
+    """On disk when this returns. A repeat is known by its reqId and uuid; two contents with the
+    same are two items. The commit is waited for until `until`, by the loop's clock. Raises
+    StorageUnavailable, and CommitUnknown where it may have been made.
+    """
 
     def still(again: Caller, items: Sequence[NewItem]) -> None:
         permit(again, {item.action for item in items})
@@ -281,7 +346,15 @@ async def _accept(
         seconds = max(0.0, until - asyncio.get_running_loop().time())
         refused = context.refused
         taken = await writes.accept(
-            gateway, context, caller, now_ms(), items, refused, batch=True, seconds=seconds, permit=still
+            gateway,
+            context,
+            caller,
+            now_ms(),
+            items,
+            refused,
+            batch=True,
+            seconds=seconds,
+            permit=still,
         )
         tell_refused(context, ())  # one record of the call is enough
         return taken
@@ -300,7 +373,9 @@ async def _accept(
 
 
 def _apart(item: NewItem) -> NewItem:
-    """Return an item under the id of its content, where the id of its action is another content's."""
+    """Return an item under the id of its content, where the id of its action is another
+    content's.
+    """
     assert item.id is not None
     content = item.body if item.content is None else item.content
     return item._replace(id=request_ids.apart(item.id, item.action, content))

@@ -1,4 +1,6 @@
-"""The door itself: who calls, what was sent, what is accepted, what is asked; and an answer in Leanplum's words."""
+"""The door itself: who calls, what was sent, what is accepted, what is asked; and an answer in
+Leanplum's words.
+"""
 
 import asyncio
 import math
@@ -24,7 +26,16 @@ from app.doors.sdk.asking import status_of
 from app.doors.sdk.doing import reply_to, tell_refused
 from app.doors.sdk.reading import Call
 from app.doors.sdk.sorting import No, Now, Sorted
-from app.errors import Erased, Forbidden, GatewayError, Invalid, Malformed, Overloaded, Refusal, TooLarge
+from app.errors import (
+    Erased,
+    Forbidden,
+    GatewayError,
+    Invalid,
+    Malformed,
+    Overloaded,
+    Refusal,
+    TooLarge,
+)
 from app.intake.bodies import has_rows, without_bom
 from app.leanplum.actions import ACTIONS
 from app.leanplum.client import Part
@@ -36,7 +47,10 @@ from app.wiring import Gateway
 PATHS = ("/api", "/api/", reading.BATCH_PATH, f"{reading.BATCH_PATH}/")
 METHODS = ("GET", "POST")
 CORS = [(b"access-control-allow-origin", b"*"), (b"x-content-type-options", b"nosniff")]
-JSON = [(b"content-type", b"application/json;charset=utf-8"), (b"cache-control", b"private, no-store")]
+JSON = [
+    (b"content-type", b"application/json;charset=utf-8"),
+    (b"cache-control", b"private, no-store"),
+]
 PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
     (b"access-control-max-age", b"86400"),
@@ -51,13 +65,20 @@ EMPTY = f"The batch has no actions: send them in data. For an import: {FORMS_OF_
 log = structlog.get_logger("sdk")
 
 
-async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send) -> int:
-    """Answer one request; the status. Nothing is raised: whatever goes wrong is told in Leanplum's envelope."""
-    context.path = context.path.rstrip("/")  # a client may have the endpoint with a slash at its end
+async def answer(
+    gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send
+) -> int:
+    """Answer one request; the status. Nothing is raised: whatever goes wrong is told in Leanplum's
+    envelope.
+    """
+    # A client may have the endpoint with a slash at its end
+    context.path = context.path.rstrip("/")
     context.operation = f"{context.method} {context.path}"
     if context.method == "OPTIONS" and context.faulty is None:
         asked = context.headers.get(b"access-control-request-headers", b"*")
-        return await _send(context, send, 204, [*PREFLIGHT, (b"access-control-allow-headers", asked)], b"")
+        return await _send(
+            context, send, 204, [*PREFLIGHT, (b"access-control-allow-headers", asked)], b""
+        )
     call: Call | None = None
     files = list[Part]()
     try:
@@ -67,7 +88,9 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
             raise await auth.charged(gateway, context, error, named=named)
         if context.method not in METHODS:
             await auth.charge(gateway, context, named=_show_query(context, scope))
-            return await _send_error(context, send, 405, "Send GET or POST.", call, [(b"allow", b"GET, POST, OPTIONS")])
+            return await _send_error(
+                context, send, 405, "Send GET or POST.", call, [(b"allow", b"GET, POST, OPTIONS")]
+            )
         call = await _known(gateway, context, scope, receive, files)
         caller, app = await _enter(gateway, context, call)
         if call.batch and not call.entries:
@@ -85,25 +108,45 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         reply = await reply_to(gateway, app, context, caller, call)
     except GatewayError as error:
         return await _send_error(context, send, status_of(error), error.detail, call, _retry(error))
-    except Exception as error:  # the outermost place of a request: told in the log, answered without its text
-        log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
-        # 503, not 500: it says that the request may be sent again, which every SDK but JavaScript's does.
+    except Exception as error:
+        # the outermost place of a request: told in the log, answered without its text
+        log.error(
+            "request.failed",
+            request_id=context.request_id,
+            operation=context.operation,
+            **describe(error),
+        )
+        # 503, not 500: it says that the request may be sent again, which every SDK but JavaScript's
+        # does.
         return await _send_error(context, send, 503, "The gateway failed on this request.", call)
     except asyncio.CancelledError:
         stopping = problems.stopping()
-        return await _send_error(context, send, status_of(stopping), stopping.detail, call, _retry(stopping))
+        return await _send_error(
+            context, send, status_of(stopping), stopping.detail, call, _retry(stopping)
+        )
     finally:
         for _, (_, file, _) in files:
             file.close()
-    entries = [entry if entry is not None else answering.failed(answering.UNTOLD) for entry in reply.entries]
-    after = [] if reply.retry_after is None else [(b"retry-after", b"%d" % math.ceil(reply.retry_after))]
-    return await _send(context, send, reply.status, [*JSON, *after], answering.envelope(entries, reply.beside))
+    entries = [
+        entry if entry is not None else answering.failed(answering.UNTOLD)
+        for entry in reply.entries
+    ]
+    after = (
+        []
+        if reply.retry_after is None
+        else [(b"retry-after", b"%d" % math.ceil(reply.retry_after))]
+    )
+    return await _send(
+        context, send, reply.status, [*JSON, *after], answering.envelope(entries, reply.beside)
+    )
 
 
 # --- in ---------------------------------------------------------------------------------------------------------------
 
 
-async def _known(gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]) -> Call:
+async def _known(
+    gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]
+) -> Call:
     """The call, which can be read; one that can't counts all the same."""
     try:
         return await _read(gateway, context, scope, receive, files)
@@ -115,10 +158,15 @@ async def _known(gateway: Gateway, context: Context, scope: Scope, receive: Rece
         raise
 
 
-async def _read(gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]) -> Call:
+async def _read(
+    gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]
+) -> Call:
     """The call; `files` gets those that came along, which are the caller's to close."""
     query = reading.from_query(scope["query_string"])
-    media, limit = context.header(b"content-type").lower(), gateway.settings.gateway_sdk_max_body_bytes
+    media, limit = (
+        context.header(b"content-type").lower(),
+        gateway.settings.gateway_sdk_max_body_bytes,
+    )
     form = media.startswith("multipart/form-data") and "boundary=" in media
     receiving.refuse_declared(context, gateway.settings.gateway_max_upload_bytes if form else limit)
     encoding = "" if form else context.header(b"content-encoding")
@@ -146,11 +194,15 @@ def _call(path: str, query: reading.Args, body: bytes, fits: Fits) -> Call:
 
 def _counted(call: Call) -> Call:
     if len(call.entries) > MAX_ENTRIES:
-        raise TooLarge(f"The batch has {len(call.entries)} actions; at most {MAX_ENTRIES} are taken at once.")
+        raise TooLarge(
+            f"The batch has {len(call.entries)} actions; at most {MAX_ENTRIES} are taken at once."
+        )
     return call
 
 
-async def _form(gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]) -> reading.Args:
+async def _form(
+    gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]
+) -> reading.Args:
     """A form's fields; large files are in temporary files."""
     limit = gateway.settings.gateway_max_upload_bytes
     request = Request(scope, receiving.limited(gateway, context, receive, limit))
@@ -161,14 +213,25 @@ async def _form(gateway: Gateway, context: Context, scope: Scope, receive: Recei
     fields = reading.Args()
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
-            files.append((name, (value.filename or name, value.file, value.content_type or "application/octet-stream")))
+            files.append(
+                (
+                    name,
+                    (
+                        value.filename or name,
+                        value.file,
+                        value.content_type or "application/octet-stream",
+                    ),
+                )
+            )
         else:
             fields[name] = value
     return fields
 
 
 async def _enter(gateway: Gateway, context: Context, call: Call) -> tuple[Caller, App]:
-    """The caller, by the key that stands where Leanplum's would; and the app, by the id that the SDK names."""
+    """The caller, by the key that stands where Leanplum's would; and the app, by the id that the
+    SDK names.
+    """
     _show(context, call.key)
     caller = await auth.authenticate(gateway, context)
     try:
@@ -193,16 +256,27 @@ def _show_query(context: Context, scope: Scope) -> bool:
 
 
 def _app(gateway: Gateway, context: Context, call: Call, caller: Caller) -> App:
-    named = next((one for one in gateway.apps.values() if one.app_id == call.app_id and caller.may_use(one.name)), None)
+    named = next(
+        (
+            one
+            for one in gateway.apps.values()
+            if one.app_id == call.app_id and caller.may_use(one.name)
+        ),
+        None,
+    )
     if call.app_id and named is None:
-        raise Forbidden("This gateway does not serve the app with this appId, or not with this key.")
+        raise Forbidden(
+            "This gateway does not serve the app with this appId, or not with this key."
+        )
     if named is not None:
         context.headers[b"x-leanplum-app"] = named.name.encode()
     return auth.choose_app(gateway, context, caller)
 
 
 def _permit_action(context: Context, call: Call, caller: Caller, app: App) -> None:
-    """Raises Forbidden where a call of one action must not be done; a batch is judged entry by entry."""
+    """Raises Forbidden where a call of one action must not be done; a batch is judged entry by
+    entry.
+    """
     if call.batch or not call.action:
         return
     if refused := sorting.forbids(call.args, caller.scopes, app.sdk_extra):
@@ -215,15 +289,30 @@ def _permit_action(context: Context, call: Call, caller: Caller, app: App) -> No
 
 
 def _takes_files(call: Call) -> bool:
-    """Whether a call's files are sent on: those of development actions are. Raises Malformed for another's."""
+    """Whether a call's files are sent on: those of development actions are. Raises Malformed for
+    another's.
+    """
     known = ACTIONS.get(call.action)
-    if not call.batch and known is not None and known.key is KeyKind.DEVELOPMENT and known.name != ERASES:
+    if (
+        not call.batch
+        and known is not None
+        and known.key is KeyKind.DEVELOPMENT
+        and known.name != ERASES
+    ):
         return True
-    raise Malformed(f"{call.action or 'This call'} takes no files; only development actions do, one a call.")
+    raise Malformed(
+        f"{call.action or 'This call'} takes no files; only development actions do, one a call."
+    )
 
 
 async def _upload(
-    gateway: Gateway, app: App, context: Context, call: Call, files: list[Part], caller: Caller, send: Send
+    gateway: Gateway,
+    app: App,
+    context: Context,
+    call: Call,
+    files: list[Part],
+    caller: Caller,
+    send: Send,
 ) -> int:
     """Files go on as they are read."""
     judged = sorting.sort(call.args, caller.scopes, in_batch=False)
@@ -233,7 +322,11 @@ async def _upload(
         raise Malformed("There is no file: send it as multipart/form-data.")
     await _refuse_erased(gateway, app, judged)
     guarded.arguments(gateway, context, caller, call.action, call.args)
-    fields = {name: reading.text(value) for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
+    fields = {
+        name: reading.text(value)
+        for name, value in call.args.items()
+        if name not in sorting.OF_THE_CALL
+    }
     sent = guarded.files(gateway, context, caller, call.action, files)
     told = await gateway.relay.upload(app, ACTIONS[call.action], fields, sent)
     entry = answering.echoed(call.args, {"success": True, **told})
@@ -247,20 +340,30 @@ async def _refuse_erased(gateway: Gateway, app: App, judged: Sorted) -> None:
 
 
 def _rows(call: Call, files: list[Part]) -> bytes | None:
-    """The CSV text that an import carries; None where it names a file in a bucket instead. Raises Malformed."""
+    """The CSV text that an import carries; None where it names a file in a bucket instead. Raises
+    Malformed.
+    """
     if call.rows is not None:
         return call.rows
     if len(files) == 1:
         return without_bom(files[0][1][1].read())
     missing = [name for name in ("file", "gcsBucket") if not reading.text(call.args.get(name))]
     if missing or files:
-        raise Malformed(f"The import lacks {' and '.join(missing) or 'a single file'}. {FORMS_OF_IMPORT}")
+        raise Malformed(
+            f"The import lacks {' and '.join(missing) or 'a single file'}. {FORMS_OF_IMPORT}"
+        )
     call.args["createJob"] = call.args.get("createJob") or True
     return None
 
 
 async def _import(
-    gateway: Gateway, app: App, context: Context, call: Call, rows: bytes, caller: Caller, send: Send
+    gateway: Gateway,
+    app: App,
+    context: Context,
+    call: Call,
+    rows: bytes,
+    caller: Caller,
+    send: Send,
 ) -> int:
     judged = sorting.sort(call.args, caller.scopes, in_batch=False)
     if isinstance(judged, No):
@@ -271,7 +374,11 @@ async def _import(
     await _permit_rows(context, app, rows, default_action)
     guarded.arguments(gateway, context, caller, call.action, call.args)
     rows = await _guarded_rows(gateway, context, caller, rows, default_action)
-    fields = {name: reading.text(value) for name, value in call.args.items() if name not in sorting.OF_THE_CALL}
+    fields = {
+        name: reading.text(value)
+        for name, value in call.args.items()
+        if name not in sorting.OF_THE_CALL
+    }
     fields.setdefault("createJob", "true")
     jobs.tell_asked(gateway, context, ACTIONS["multi"], fields)
     told = await gateway.relay.import_csv(app, ACTIONS["multi"], fields, rows)
@@ -288,7 +395,9 @@ async def _permit_rows(context: Context, app: App, rows: bytes, default_action: 
         raise Malformed(f"The CSV {error.faults[0].detail}.") from None
 
 
-async def _guarded_rows(gateway: Gateway, context: Context, caller: Caller, rows: bytes, default_action: str) -> bytes:
+async def _guarded_rows(
+    gateway: Gateway, context: Context, caller: Caller, rows: bytes, default_action: str
+) -> bytes:
     try:
         return await guarded.rows(gateway, context, caller, rows, default_action)
     except Invalid as error:
@@ -303,7 +412,9 @@ def _refuse_bucket(gateway: Gateway, context: Context, caller: Caller) -> None:
         raise Malformed(f"gcsBucket {error.faults[0].detail}.") from None
 
 
-async def _download(gateway: Gateway, app: App, context: Context, call: Call, caller: Caller, send: Send) -> int:
+async def _download(
+    gateway: Gateway, app: App, context: Context, call: Call, caller: Caller, send: Send
+) -> int:
     judged = sorting.sort(call.args, caller.scopes, in_batch=False)
     if isinstance(judged, No):
         raise Forbidden(judged.reason)
@@ -319,8 +430,14 @@ async def _download(gateway: Gateway, app: App, context: Context, call: Call, ca
         try:
             async for chunk in found.chunks:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except Exception as error:  # too late for another answer: that it ends before its end tells the SDK
-            log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
+        except Exception as error:
+            # too late for another answer: that it ends before its end tells the SDK
+            log.error(
+                "request.failed",
+                request_id=context.request_id,
+                operation=context.operation,
+                **describe(error),
+            )
             return 200
         await send({"type": "http.response.body", "body": b""})
     return 200
@@ -348,7 +465,9 @@ async def _send_error(
     return await _send(context, send, status, [*JSON, *headers], body)
 
 
-async def _send(context: Context, send: Send, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> int:
+async def _send(
+    context: Context, send: Send, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes
+) -> int:
     common = [*CORS, (b"x-request-id", context.request_id.encode()), *context.rate_headers]
     if status != 204:
         common.append((b"content-length", b"%d" % len(body)))

@@ -125,7 +125,9 @@ class _Planning:
 
     def put(self, place: int, part: Part) -> None:
         """Give an entry the least step that keeps the order."""
-        step = self._top if part.group is None else max(self._floor, self._reached.get(part.group, 0))
+        step = (
+            self._top if part.group is None else max(self._floor, self._reached.get(part.group, 0))
+        )
         asks = part.kind is not Kind.ACCEPT
         if step % 2 != asks:
             step += 1

@@ -1,5 +1,6 @@
-"""From a request to a call of Leanplum's protocol. Pure. Judged by content: SDKs send JSON as text/plain, and forms
-without saying so (fact sheet §1, §7)."""
+"""From a request to a call of Leanplum's protocol. Pure. Judged by content: SDKs send JSON as
+text/plain, and forms without saying so (fact sheet §1, §7).
+"""
 
 import re
 from collections.abc import Mapping, Set
@@ -17,9 +18,12 @@ from app.leanplum.actions import ACTIONS
 BATCH_PATH = "/api-batch"
 MAX_FIELDS = 10_000
 NO_ID = "takes text or a number"
-# What a batch says as a whole, and an import. Anything else is left out: of a batch with `createJob`
-# or a bucket Leanplum may make an import, and of an import with `data` a batch with the development key.
-OF_BATCHES = frozenset({"action", "appId", "clientKey", "apiVersion", "client", "sdkVersion", "devMode", "time"})
+# What a batch says as a whole, and an import. Anything else is left out: of a batch with
+# `createJob` or a bucket Leanplum may make an import, and of an import with `data` a batch with the
+# development key.
+OF_BATCHES = frozenset(
+    {"action", "appId", "clientKey", "apiVersion", "client", "sdkVersion", "devMode", "time"}
+)
 OF_IMPORTS = OF_BATCHES | {"createJob", "file", "gcsBucket", "defaultAction", "reqId", "uuid"}
 AS_SENT = ("userId", "deviceId", "newUserId", "action", "event", "state")  # never mended
 WHOM = ("userId", "deviceId", "newUserId")
@@ -48,7 +52,9 @@ class Call:
 
     @property
     def key(self) -> str:
-        """The key that came along: of the call, else of the first entry that has one (JS repeats it in each)."""
+        """The key that came along: of the call, else of the first entry that has one (JS repeats it
+        in each).
+        """
         if found := text(self.args.get("clientKey")):
             return found
         keys = (text(entry.get("clientKey")) for entry in self.entries if isinstance(entry, dict))
@@ -84,7 +90,9 @@ def from_query(query: bytes) -> Args:
 
 
 def from_body(body: bytes) -> Args:
-    """The arguments of a body that is JSON or a form. A bare list is a batch's `data`. Raises Malformed."""
+    """The arguments of a body that is JSON or a form. A bare list is a batch's `data`. Raises
+    Malformed.
+    """
     bare = body.strip()
     if not bare:
         return {}
@@ -95,8 +103,9 @@ def from_body(body: bytes) -> Args:
 
 
 def is_csv(media: str, query: Args, body: bytes) -> bool:
-    """Whether a body is the rows of an import: it says that it is CSV, or the query asks for a job and the body is
-    neither JSON nor a form."""
+    """Whether a body is the rows of an import: it says that it is CSV, or the query asks for a job
+    and the body is neither JSON nor a form.
+    """
     bare = body.strip()
     if not bare or bare[:1] in b"{[":
         return False
@@ -115,8 +124,9 @@ def import_of(path: str, query: Args, rows: bytes) -> Call:
 
 
 def call(path: str, query: Args, body: Args, fits: Fits = anything_fits) -> Call:
-    """The call that query and body make together; the body wins. Raises Malformed where a batch's `data` is no list,
-    BeyondLimit where it has more entries than fit."""
+    """The call that query and body make together; the body wins. Raises Malformed where a batch's
+    `data` is no list, BeyondLimit where it has more entries than fit.
+    """
     args = {**query, **body}
     action = text(args.get("action"))
     batch = action == "multi" or (not action and ("data" in args or path == BATCH_PATH))
@@ -178,7 +188,9 @@ def _entry(found: Any) -> Any:
 
 
 def _with_plain_ids(entry: Args) -> Args:
-    """Give ids the one text that each has, for Leanplum as well: " 77" and 77.0 are 77. Whole numbers stay numbers."""
+    """Give ids the one text that each has, for Leanplum as well: " 77" and 77.0 are 77. Whole
+    numbers stay numbers.
+    """
     for name in WHOM:
         value = entry.get(name)
         if value is None or type(value) is int:

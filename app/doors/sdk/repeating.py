@@ -1,11 +1,11 @@
 """Recognise an entry that is sent again while the first is in progress, or shortly after. Pure but
 for the register of `relay/repeats.py`.
 
-An SDK that has given up waiting sends its batch again, often with new entries behind. What tells that
-an entry is the same request is its whole content, if that has something of its own: a `reqId`, a
-`uuid` or, of what is no event, a `time`. With both a `reqId` and a `uuid` it is recognised for a while after it was
-answered. The place and the language that were detected are left out, since a phone may have moved to
-another network.
+An SDK that has given up waiting sends its batch again, often with new entries behind. What tells
+that an entry is the same request is its whole content, if that has something of its own: a `reqId`,
+a `uuid` or, of what is no event, a `time`. With both a `reqId` and a `uuid` it is recognised for a
+while after it was answered. The place and the language that were detected are left out, since a
+phone may have moved to another network.
 """
 
 import asyncio
@@ -32,8 +32,9 @@ def undetected_content(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lasts(entry: Mapping[str, Any]) -> bool:
-    """Return whether an entry is known again after it was answered: what has both is one action, and no
-    other ever has the same."""
+    """Return whether an entry is known again after it was answered: what has both is one action,
+    and no other ever has the same.
+    """
     return bool(text(entry.get("reqId")) and text(entry.get("uuid")))
 
 
@@ -58,7 +59,9 @@ class Batch:
             return
 
     def key_of(self, place: int) -> bytes | None:
-        """Return the key of the entry at a place; None where the batch can't be told from others."""
+        """Return the key of the entry at a place; None where the batch can't be told from
+        others.
+        """
         return _digest(self._digest, b"%d" % place) if self._digest else None
 
 
@@ -85,8 +88,9 @@ class Claims:
         self._looked = dict[int, tuple[bytes, bool]]()  # how those were looked up
 
     def look(self, place: int, key: bytes | None, *, claim: bool) -> None:
-        """Look an entry up; where nobody has it, it is this request's from now on (`claim`). An entry
-        that stands twice in a request is meant twice."""
+        """Look an entry up; where nobody has it, it is this request's from now on (`claim`). An
+        entry that stands twice in a request is meant twice.
+        """
         if key is None or key in self._keys:
             return
         if (found := self._register.find(key)) is not None:
@@ -109,7 +113,9 @@ class Claims:
         return bool(given_up)
 
     def ask(self, places: Iterable[int]) -> None:
-        """Keep the claims at these places until they are settled, even where the request ends before."""
+        """Keep the claims at these places until they are settled, even where the request ends
+        before.
+        """
         self._asked.update(self._own[place] for place in places if place in self._own)
 
     def settle(self, told: Iterable[tuple[int, Told | None]], keep: Collection[int] = ()) -> None:

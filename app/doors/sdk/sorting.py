@@ -1,8 +1,8 @@
 """What becomes of each entry of a call. Pure.
 
-Accepted for later is what needs no answer beyond success; what an SDK uses the answer of is asked now. An entry in
-development mode is asked now too: whoever debugs waits for it, and it may take another key. What erases a user is
-always accepted, so that nothing of the user is left here either.
+Accepted for later is what needs no answer beyond success; what an SDK uses the answer of is asked
+now. An entry in development mode is asked now too: whoever debugs waits for it, and it may take
+another key. What erases a user is always accepted, so that nothing of the user is left here either.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -43,8 +43,10 @@ class Now:
     alone: bool
     looks: bool = False  # it is known to change nothing
     debugging: bool = False  # in development mode
-    joins: str | None = None  # the user whom it logs in, whose other calls must not go beside it either
-    writes: bool = False  # accepted for later unless a setting has it relayed: judged, and kept in order, as such
+    # The user whom it logs in, whose other calls must not go beside it either
+    joins: str | None = None
+    # Accepted for later unless a setting has it relayed: judged, and kept in order, as such
+    writes: bool = False
 
     @property
     def subjects(self) -> set[str]:
@@ -54,7 +56,9 @@ class Now:
 
 @dataclass(frozen=True, slots=True)
 class No:
-    """Not done, and why. `unknown`: the action is none that this gateway passes on at this place."""
+    """Not done, and why. `unknown`: the action is none that this gateway passes on at this
+    place.
+    """
 
     reason: str
     unknown: bool = False
@@ -72,8 +76,9 @@ def sort(
     relayed: Set[str] = NO_ACTIONS,
     extra: Set[str] = NO_ACTIONS,
 ) -> Sorted:
-    """What becomes of one entry; `notes`: what its receipt will tell; `relayed`: the actions that are
-    asked now although they could be accepted for later; `extra`: those that are passed on although they are not known.
+    """What becomes of one entry; `notes`: what its receipt will tell; `relayed`: the actions that
+    are asked now although they could be accepted for later; `extra`: those that are passed on
+    although they are not known.
     """
     if not isinstance(entry, dict):
         return No("An action must be an object.")
@@ -114,7 +119,8 @@ def judged(sorted_: Sorted, entry: Any, notes: Notes, gate: Gate) -> Sorted:
         found = gate.judge(action, fields_of(entry), notes)
     except Invalid as refusal:
         return refusal_of(refusal.faults)
-    except ValueError:  # an object that came as text may be nested more deeply than a schema can follow
+    except ValueError:
+        # an object that came as text may be nested more deeply than a schema can follow
         return No("The action is nested too deeply.")
     if found is notes or isinstance(sorted_, Now):
         return sorted_
@@ -130,9 +136,9 @@ def refusal_of(faults: Sequence[Fault]) -> No:
 def forbids(entry: Mapping[str, Any], scopes: frozenset[Scope], extra: Set[str]) -> No | None:
     """Return why an entry's action is not done for this caller, None where it is.
 
-    Anybody can read the key that an app carries, so with it alone only what SDKs do is done. An unknown action is
-    passed on only where a setting names it. Where its name resembles a known one, it needs that one's scope: nobody
-    knows what Leanplum takes it for.
+    Anybody can read the key that an app carries, so with it alone only what SDKs do is done. An
+    unknown action is passed on only where a setting names it. Where its name resembles a known one,
+    it needs that one's scope: nobody knows what Leanplum takes it for.
     """
     action = text(entry.get("action"))
     if not action_names.allowed(action, extra):
@@ -140,7 +146,12 @@ def forbids(entry: Mapping[str, Any], scopes: frozenset[Scope], extra: Set[str])
     if RESETS in entry and RESET_SCOPE not in scopes and not _is_off(entry[RESETS]):
         return No(f"{RESETS} needs a caller key with the scope {RESET_SCOPE.value}.")
     known = action_names.resembled(action)
-    if known is None or known.scope in scopes or known.scope in OPEN_SCOPES or known.name in OPEN_ACTIONS:
+    if (
+        known is None
+        or known.scope in scopes
+        or known.scope in OPEN_SCOPES
+        or known.name in OPEN_ACTIONS
+    ):
         return None
     return No(f"{action} needs a caller key with the scope {known.scope.value}.")
 
@@ -154,7 +165,9 @@ def _is_off(value: Any) -> bool:
 
 def _lacking(known: Action, entry: Mapping[str, Any]) -> No | None:
     """Return which parameters are missing from an action that is accepted for later."""
-    if known.later and (missing := sorted(known.required - {name for name in entry if entry[name] is not None})):
+    if known.later and (
+        missing := sorted(known.required - {name for name in entry if entry[name] is not None})
+    ):
         return No(f"{known.name} needs {' and '.join(missing)}.")
     return None
 
@@ -175,8 +188,9 @@ def _now(
     debugging: bool,
     writes: bool = False,
 ) -> Now | No:
-    """Development traffic takes the development key, so that it never counts as production's. An action that is not
-    known never gets that key."""
+    """Development traffic takes the development key, so that it never counts as production's. An
+    action that is not known never gets that key.
+    """
     new = text(entry.get("newUserId"))
     joins = f"u{new}" if new else None
     if known is None:
@@ -203,9 +217,15 @@ def for_later(now: Now, notes: Notes) -> NewItem:
     return _item(text(now.entry.get("action")), now.entry, now.subject, notes, in_batch=True)
 
 
-def _item(action: str, entry: Mapping[str, Any], subject: str, notes: Notes, *, in_batch: bool) -> NewItem:
-    """The entry as it will be sent: whole, in its own order, but for keys, which are put in then."""
-    return NewItem(subject, action, body_of(entry, in_batch=in_batch), _own_id(action, entry), told(notes))
+def _item(
+    action: str, entry: Mapping[str, Any], subject: str, notes: Notes, *, in_batch: bool
+) -> NewItem:
+    """The entry as it will be sent: whole, in its own order, but for keys, which are put in
+    then.
+    """
+    return NewItem(
+        subject, action, body_of(entry, in_batch=in_batch), _own_id(action, entry), told(notes)
+    )
 
 
 def body_of(entry: Mapping[str, Any], *, in_batch: bool) -> str:
@@ -229,7 +249,9 @@ def _sendable(entry: Mapping[str, Any]) -> bool:
 
 
 def _own_id(action: str, entry: Mapping[str, Any]) -> str | None:
-    """The id by which an entry is found, and by which a repeat of it is known, where it has a reqId."""
+    """The id by which an entry is found, and by which a repeat of it is known, where it has a
+    reqId.
+    """
     req_id = text(entry.get("reqId"))
     return item_id(action, req_id, text(entry.get("uuid"))) if req_id else None
 

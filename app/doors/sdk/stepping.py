@@ -37,7 +37,9 @@ Run = list[tuple[int, Now]]  # what shares a call to Leanplum, with the places i
 
 
 class Steps:
-    """The entries of one call (by their places, those refused left out) and what is done with them."""
+    """The entries of one call (by their places, those refused left out) and what is done with
+    them.
+    """
 
     def __init__(
         self,
@@ -59,15 +61,19 @@ class Steps:
         self._groups = dict(zip(doing, planning.groups(concerned), strict=True))
         self._claims = Claims(gateway.relay.repeats)
         self._whose = f"{app.name}\0{caller}\0{call.batch}".encode()
-        self._before = defaultdict[int | None, set[str]](set)  # subjects of what was accepted, by group
-        self._stuck = set[int | None]()  # groups that have an entry which was not asked, since items wait
+        # Subjects of what was accepted, by group
+        self._before = defaultdict[int | None, set[str]](set)
+        # Groups that have an entry which was not asked, since items wait
+        self._stuck = set[int | None]()
         self._failed = False  # Leanplum, so that nothing more is asked
         self._new = Counter[str]()  # how many items were new, by subject
 
     async def run(self) -> None:
         """Do everything."""
         places = list(self._doing)
-        plan = planning.plan([Part(_kind(self._doing[place]), self._groups[place]) for place in places])
+        plan = planning.plan(
+            [Part(_kind(self._doing[place]), self._groups[place]) for place in places]
+        )
         try:
             self._claim()
             for step in plan:
@@ -94,14 +100,19 @@ class Steps:
             self._claims.look(place, key, claim=isinstance(one, Now) or not self._recognised(place))
 
     def _keys(self) -> Iterable[tuple[int, bytes | None]]:
-        """Return the key of each entry that the database doesn't recognise by itself, or that may have
-        been asked before as the last of its device's sessions."""
-        begins = any(text(self._call.entries[place].get("action")) == "start" for place in self._doing)
+        """Return the key of each entry that the database doesn't recognise by itself, or that may
+        have been asked before as the last of its device's sessions.
+        """
+        begins = any(
+            text(self._call.entries[place].get("action")) == "start" for place in self._doing
+        )
         batch: Batch | None = None
         for place, one in self._doing.items():
             if isinstance(one, NewItem) and self._recognised(place) and one.action != "start":
                 continue
-            debugging, looks = (one.debugging, one.looks) if isinstance(one, Now) else (False, False)
+            debugging, looks = (
+                (one.debugging, one.looks) if isinstance(one, Now) else (False, False)
+            )
             key = key_of(self._whose + b"%d" % debugging, self._call.entries[place], looks=looks)
             if key is None and begins and self._call.batch and len(self._doing) > 1:
                 batch = batch or Batch(self._whose, self._call.entries)
@@ -114,9 +125,13 @@ class Steps:
         return request_ids.marks_one(text(entry.get("reqId")), text(entry.get("uuid")))
 
     async def _left_by_others(self, places: Sequence[int]) -> list[int]:
-        """Wait for what other requests do for these entries; the places of what is still to be done."""
+        """Wait for what other requests do for these entries; the places of what is still to be
+        done.
+        """
         await self._wait_for_others(places)
-        others = {place: self._claims.others[place] for place in places if place in self._claims.others}
+        others = {
+            place: self._claims.others[place] for place in places if place in self._claims.others
+        }
         erased = await self._erased(others)
         for place, one in others.items():
             told = _told(one)
@@ -131,7 +146,9 @@ class Steps:
     async def _wait_for_others(self, places: Sequence[int]) -> None:
         """Wait until nobody else is at work on these entries, or it is too late."""
         while True:
-            others = [self._claims.others[place] for place in places if place in self._claims.others]
+            others = [
+                self._claims.others[place] for place in places if place in self._claims.others
+            ]
             going = [one for one in others if isinstance(one, asyncio.Future)]
             if going:
                 await asyncio.wait(going, timeout=max(0.0, self._left()))
@@ -139,10 +156,18 @@ class Steps:
                 return
 
     async def _erased(self, places: Iterable[int]) -> set[int]:
-        """Return at which of the places a user was erased: whatever was answered before is gone with them."""
-        whose = {place: _subjects(self._doing[place]) for place in places if not self._exports(place)}
+        """Return at which of the places a user was erased: whatever was answered before is gone
+        with them.
+        """
+        whose = {
+            place: _subjects(self._doing[place]) for place in places if not self._exports(place)
+        }
         subjects = set[str]().union(*whose.values())
-        erased = set(await self._gateway.outbox.erased(self._app.name, subjects)) if subjects else set[str]()
+        erased = (
+            set(await self._gateway.outbox.erased(self._app.name, subjects))
+            if subjects
+            else set[str]()
+        )
         return {place for place, subjects in whose.items() if not subjects.isdisjoint(erased)}
 
     def _exports(self, place: int) -> bool:
@@ -172,7 +197,9 @@ class Steps:
     # --- asking --------------------------------------------------------------------------------------------------
 
     async def _ask(self, places: Sequence[int]) -> None:
-        """Ask in as few calls as can be; some of them at once, where they are about different users."""
+        """Ask in as few calls as can be; some of them at once, where they are about different
+        users.
+        """
         asked = [(place, one) for place in places if isinstance(one := self._doing[place], Now)]
         waiting, going = deque(runs(asked, self._groups)), dict[asyncio.Task[list[Told]], Run]()
         while waiting or going:
@@ -186,7 +213,9 @@ class Steps:
                     self._still({text(one.entry.get("action")) for _, one in run})
                     going[self._begin(run)] = run
             if going:
-                done, _ = await asyncio.wait(going, timeout=max(0.0, self._left()), return_when="FIRST_COMPLETED")
+                done, _ = await asyncio.wait(
+                    going, timeout=max(0.0, self._left()), return_when="FIRST_COMPLETED"
+                )
                 for task in done or list(going):
                     self._take_answers(going.pop(task), task)
 
@@ -212,15 +241,17 @@ class Steps:
     def _begin(self, run: Run) -> asyncio.Task[list[Told]]:
         waited_for = self._waited_for(run)
         coming = sum(self._new[subject] for subject in set[str]().union(*waited_for))
-        in_order = any(one.writes for _, one in run)  # such a call never goes first, so that time is left for it
+        # Such a call never goes first, so that time is left for it
+        in_order = any(one.writes for _, one in run)
         longest = max(PATIENCE_SECONDS if in_order else 0.0, self._left() - ASKING_SECONDS)
         patience = min(PATIENCE_SECONDS + coming * SECONDS_PER_ITEM, longest)
         self._claims.ask([place for place, _ in run])
         return self._gateway.relay.begin(self._asked(run, waited_for, patience))
 
     def _waited_for(self, run: Run) -> list[set[str]]:
-        """Return for each entry the users whose items come first: all of its group, since each of them may
-        have to come after the others."""
+        """Return for each entry the users whose items come first: all of its group, since each of
+        them may have to come after the others.
+        """
         found = defaultdict[int | None, set[str]](set)
         for place, one in run:
             found[self._groups[place]] |= one.subjects
@@ -241,7 +272,11 @@ class Steps:
             )  # fmt: skip
             return found
         finally:
-            keep = {place for place, one in run if lasts(self._call.entries[place]) and not one.debugging}
+            keep = {
+                place
+                for place, one in run
+                if lasts(self._call.entries[place]) and not one.debugging
+            }
             self._claims.settle(zip([place for place, _ in run], told, strict=True), keep)
 
     def _take_answers(self, run: Run, task: asyncio.Task[list[Told]]) -> None:
@@ -292,11 +327,13 @@ def _kind(one: Doing) -> Kind:
 def runs(asked: Run, groups: Mapping[int, int | None]) -> list[Run]:
     """Return the entries that share a call to Leanplum, in an order that keeps that of each group.
 
-    `groups`: of each place (None: it concerns everybody). What must never go first has calls of its own.
+    `groups`: of each place (None: it concerns everybody). What must never go first has calls of its
+    own.
     """
     found, users = list[Run](), list[set[str | None]]()
     open_runs = dict[object, int]()  # the last call of each kind
-    reached, floor = dict[int | None, int](), 0  # the call that a group's last entry has, and the least for everybody
+    # The call that a group's last entry has, and the least for everybody
+    reached, floor = dict[int | None, int](), 0
     for place, one in asked:
         kind = (one.key, one.debugging, one.writes)
         group = groups[place]

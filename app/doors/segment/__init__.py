@@ -1,4 +1,5 @@
-"""Segment's HTTP tracking API, which RudderStack speaks too, for unchanged libraries of both (contract §7).
+"""Segment's HTTP tracking API, which RudderStack speaks too, for unchanged libraries of both
+(contract §7).
 
 - `reading`: an HTTP request becomes a call: its messages, the key in it
 - `plain`: names and values of any kind become such as Leanplum takes

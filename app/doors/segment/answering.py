@@ -1,7 +1,8 @@
 """Answers in the protocol's words. Pure.
 
-Libraries look at the status alone: 2xx and they forget the messages; 429, 5xx, and they send them again; any other, and
-they give them up. `rudder-sdk-python` takes an error without `code` and `message` for one to try again.
+Libraries look at the status alone: 2xx and they forget the messages; 429, 5xx, and they send them
+again; any other, and they give them up. `rudder-sdk-python` takes an error without `code` and
+`message` for one to try again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,9 @@ Refused = Mapping[int, GatewayError]  # by place in the batch
 
 
 def status_of(error: GatewayError) -> int:
-    """The HTTP status. What is invalid is "can't be read" here; what only an operator can mend is to be sent again."""
+    """The HTTP status. What is invalid is "can't be read" here; what only an operator can mend is
+    to be sent again.
+    """
     if isinstance(error, Invalid):
         return 400
     if isinstance(error, KeyNotConfigured):
@@ -30,7 +33,9 @@ def failure(error: GatewayError) -> dict[str, Any]:
     """Why a call, or a message, is not taken."""
     told: dict[str, Any] = {"code": problems.SLUGS[type(error)], "message": error.detail}
     if isinstance(error, Invalid):
-        told["message"] = "; ".join(f"{one.pointer or 'the message'}: {one.detail}" for one in error.faults[:3])
+        told["message"] = "; ".join(
+            f"{one.pointer or 'the message'}: {one.detail}" for one in error.faults[:3]
+        )
         told["errors"] = [one.document() for one in error.faults]
     return told
 
@@ -66,7 +71,9 @@ def partly(messages: Sequence[Any], refused: Refused) -> bytes:
 
 
 def status_of_refused(refused: Refused) -> int:
-    """The status where every message is refused: 403 only where all lack a scope, or are of users who were erased."""
+    """The status where every message is refused: 403 only where all lack a scope, or are of users
+    who were erased.
+    """
     return 403 if all(isinstance(one, Forbidden | Erased) for one in refused.values()) else 400
 
 

@@ -1,4 +1,6 @@
-"""The door itself: who calls, what was sent, what is accepted; and an answer in the protocol's words."""
+"""The door itself: who calls, what was sent, what is accepted; and an answer in the protocol's
+words.
+"""
 
 import asyncio
 import math
@@ -40,7 +42,10 @@ CORS = [
     (b"access-control-expose-headers", b"Retry-After, X-Request-ID"),
     (b"x-content-type-options", b"nosniff"),
 ]
-PREFLIGHT = [(b"access-control-allow-methods", b"POST, OPTIONS"), (b"access-control-max-age", b"86400")]
+PREFLIGHT = [
+    (b"access-control-allow-methods", b"POST, OPTIONS"),
+    (b"access-control-max-age", b"86400"),
+]
 AT_ONCE = 50  # messages that are judged before others have a turn
 FAILED = b'{"success":false,"code":"internal","message":"The gateway failed on this request."}'
 NOT_POST = b'{"success":false,"code":"method-not-allowed","message":"Send POST."}'
@@ -49,16 +54,24 @@ Headers = Sequence[tuple[bytes, bytes]]
 log = structlog.get_logger("segment")
 
 
-async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send) -> int:
-    """Answer one request; the status. Nothing is raised: whatever goes wrong is told in the protocol's words."""
+async def answer(
+    gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send
+) -> int:
+    """Answer one request; the status. Nothing is raised: whatever goes wrong is told in the
+    protocol's words.
+    """
     kind = PATHS[context.path]
     context.operation = f"{context.method} /segment/v1/{kind}"
     if context.method == "OPTIONS" and context.faulty is None:
         asked = context.headers.get(b"access-control-request-headers", b"*")
-        return await _send(context, send, 204, b"", [*PREFLIGHT, (b"access-control-allow-headers", asked)])
+        return await _send(
+            context, send, 204, b"", [*PREFLIGHT, (b"access-control-allow-headers", asked)]
+        )
     try:
         if context.faulty is not None:
-            raise await auth.charged(gateway, context, Malformed(context.faulty.detail).at(context.faulty))
+            raise await auth.charged(
+                gateway, context, Malformed(context.faulty.detail).at(context.faulty)
+            )
         if (leaked := await auth.leaked(gateway, context, scope)) is not None:
             raise leaked
         if context.method != "POST":
@@ -66,9 +79,17 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
             return await _send(context, send, 405, NOT_POST, [(b"allow", b"POST, OPTIONS")])
         status, body = await _take(gateway, context, receive, kind)
     except GatewayError as error:
-        return await _send(context, send, answering.status_of(error), answering.failed(error), _retry(error))
-    except Exception as error:  # the outermost place of a request: told in the log, answered without its text
-        log.error("request.failed", request_id=context.request_id, operation=context.operation, **describe(error))
+        return await _send(
+            context, send, answering.status_of(error), answering.failed(error), _retry(error)
+        )
+    except Exception as error:
+        # the outermost place of a request: told in the log, answered without its text
+        log.error(
+            "request.failed",
+            request_id=context.request_id,
+            operation=context.operation,
+            **describe(error),
+        )
         return await _send(context, send, 500, FAILED, [])
     except asyncio.CancelledError:
         stopping = problems.stopping()
@@ -76,12 +97,16 @@ async def answer(gateway: Gateway, context: Context, scope: Scope, receive: Rece
     return await _send(context, send, status, body, [])
 
 
-async def _take(gateway: Gateway, context: Context, receive: Receive, kind: str) -> tuple[int, bytes]:
+async def _take(
+    gateway: Gateway, context: Context, receive: Receive, kind: str
+) -> tuple[int, bytes]:
     """Accept what can be accepted; status and body."""
     key = shown_keys.in_headers(context)
     caller = await _caller(gateway, context, key) if key else None
     try:
-        call = await _call(gateway, context, await _entered(gateway, context, caller, receive), kind)
+        call = await _call(
+            gateway, context, await _entered(gateway, context, caller, receive), kind
+        )
     except Refusal as refusal:
         await charge(gateway, context, refusal)
         raise
@@ -102,13 +127,17 @@ async def _take(gateway: Gateway, context: Context, receive: Receive, kind: str)
         await limiting.give_back(gateway, context, caller, len(call.messages), error)
         raise
     _tell(gateway, context, call, verdicts)
-    return _answered(call, {index: one for index, one in enumerate(verdicts) if isinstance(one, GatewayError)})
+    return _answered(
+        call, {index: one for index, one in enumerate(verdicts) if isinstance(one, GatewayError)}
+    )
 
 
 async def _accepted(
     gateway: Gateway, context: Context, caller: Caller, verdicts: Sequence[Verdict]
 ) -> Sequence[Verdict]:
-    """The same, when all that can be is durable; with a refusal for each item of a user who was erased."""
+    """The same, when all that can be is durable; with a refusal for each item of a user who was
+    erased.
+    """
     items = [one for one in verdicts if isinstance(one, NewItem)]
     if not items:
         context.subjects = context.refused_subjects
@@ -119,7 +148,10 @@ async def _accepted(
     taken = await writes.accept(gateway, context, caller, now_ms(), items, refused, batch=True)
     gateway.metrics.accepted.inc(sum(kind == "accepted" for _, kind in taken))
     kinds = iter([kind for _, kind in taken])
-    return [Erased() if isinstance(one, NewItem) and next(kinds) == "erased" else one for one in verdicts]
+    return [
+        Erased() if isinstance(one, NewItem) and next(kinds) == "erased" else one
+        for one in verdicts
+    ]
 
 
 def _answered(call: Call, refused: Mapping[int, GatewayError]) -> tuple[int, bytes]:
@@ -135,15 +167,20 @@ def _answered(call: Call, refused: Mapping[int, GatewayError]) -> tuple[int, byt
 
 
 async def _caller(gateway: Gateway, context: Context, key: str) -> Caller:
-    """The caller, by the key in a header or in the body; without one the headers are told what they lack. Raises
-    Unauthorized, RateLimited."""
+    """The caller, by the key in a header or in the body; without one the headers are told what they
+    lack. Raises Unauthorized, RateLimited.
+    """
     if key:
         shown_keys.use(context, key)
     return await auth.authenticate(gateway, context)
 
 
-async def _entered(gateway: Gateway, context: Context, caller: Caller | None, receive: Receive) -> Receive:
-    """The body of a caller who may send one; where no key is in a header, of whoever's key is in the body."""
+async def _entered(
+    gateway: Gateway, context: Context, caller: Caller | None, receive: Receive
+) -> Receive:
+    """The body of a caller who may send one; where no key is in a header, of whoever's key is in
+    the body.
+    """
     limit = gateway.settings.gateway_max_body_bytes
     receiving.refuse_declared(context, limit)
     if caller is None:
@@ -161,7 +198,9 @@ async def _call(gateway: Gateway, context: Context, receive: Receive, kind: str)
     most = gateway.settings.gateway_max_batch_items
     call = await read_within_limit(gateway, context, partial(_read, kind, body, most), len(body))
     if len(call.messages) > most:
-        raise TooLarge(f"The batch has {len(call.messages)} messages; at most {most} are taken at once.")
+        raise TooLarge(
+            f"The batch has {len(call.messages)} messages; at most {most} are taken at once."
+        )
     return call
 
 
@@ -174,7 +213,9 @@ async def _judged(gateway: Gateway, context: Context, caller: Caller, call: Call
     """What becomes of each message; no one's fault harms its neighbour."""
     alone = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms())
     refiner = writes.refiner_for(gateway, context, caller)
-    judge = Judge(caller.scopes, alone.segment, refiner, alone.privacy if alone.ruled else unguarded)
+    judge = Judge(
+        caller.scopes, alone.segment, refiner, alone.privacy if alone.ruled else unguarded
+    )
     verdicts = list[Verdict]()
     for index, message in enumerate(call.messages):
         base = f"/{reading.BATCH}/{index}" if call.batch else ""
@@ -190,7 +231,8 @@ async def _judged(gateway: Gateway, context: Context, caller: Caller, call: Call
 def _tell(gateway: Gateway, context: Context, call: Call, verdicts: Sequence[Verdict]) -> None:
     """Metrics; and what was refused is told in the log: nobody may ever read the answer."""
     told = Counter(
-        (judging.kind_of(message), judging.outcome(one)) for message, one in zip(call.messages, verdicts, strict=True)
+        (judging.kind_of(message), judging.outcome(one))
+        for message, one in zip(call.messages, verdicts, strict=True)
     )
     for (kind, outcome), count in told.items():
         gateway.metrics.segment.labels(kind, outcome).inc(count)
@@ -206,7 +248,9 @@ def _tell(gateway: Gateway, context: Context, call: Call, verdicts: Sequence[Ver
         )
 
 
-def _tell_refused(gateway: Gateway, context: Context, caller: Caller, call: Call, verdicts: Sequence[Verdict]) -> None:
+def _tell_refused(
+    gateway: Gateway, context: Context, caller: Caller, call: Call, verdicts: Sequence[Verdict]
+) -> None:
     """Have the audit's record of the call say of which types the refused messages are, and some of
     whom they were about."""
     pairs = zip(call.messages, verdicts, strict=True)

@@ -24,8 +24,9 @@ Verdict = NewItem | GatewayError | None
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """What the messages of a call are judged by. `guard` has the privacy rules alone: they see a message before
-    anything is taken out of it."""
+    """What the messages of a call are judged by. `guard` has the privacy rules alone: they see a
+    message before anything is taken out of it.
+    """
 
     scopes: frozenset[Scope]
     rules: SegmentRules
@@ -33,7 +34,9 @@ class Judge:
     guard: Guard = unguarded
 
     def of(self, message: Any, common: Mapping[str, Any], base: str = "") -> Verdict:
-        """What becomes of one message. `common`: what its batch says for all. Pointers start with `base`."""
+        """What becomes of one message. `common`: what its batch says for all. Pointers start with
+        `base`.
+        """
         verdict = self._of(message, common)
         if not base or not isinstance(verdict, Invalid):
             return verdict
@@ -42,7 +45,9 @@ class Judge:
         shared = common.keys() - (message.keys() if isinstance(message, dict) else ())
         return Invalid(
             tuple(
-                one if shared.intersection(parts(one.pointer)[:1]) else replace(one, pointer=base + one.pointer)
+                one
+                if shared.intersection(parts(one.pointer)[:1])
+                else replace(one, pointer=base + one.pointer)
                 for one in verdict.faults
             )
         )
@@ -88,7 +93,9 @@ def _item(found: Mapped, scopes: frozenset[Scope], refiner: Refiner, as_sent: As
 
 @dataclass(frozen=True, slots=True)
 class _Noting:
-    """A refiner that notes what the mapping had to change, too, and whose violations point into the message."""
+    """A refiner that notes what the mapping had to change, too, and whose violations point into the
+    message.
+    """
 
     inner: Refiner
     notes: Notes

@@ -37,8 +37,9 @@ class Making:
     subject: str | None = None
 
     def flat(self, home: str, nested: Mapping[str, Any]) -> Fields:
-        """What goes into the field `home`, before anything is taken out of it for a parameter of its own: so privacy
-        rules see it whole, by the names of Segment's."""
+        """What goes into the field `home`, before anything is taken out of it for a parameter of
+        its own: so privacy rules see it whole, by the names of Segment's.
+        """
         renamed = list[str]()
         fields: Fields = {home: plain.flattened(nested, renamed)}
         self.steps = self.guard(self.action, fields).steps or self.steps
@@ -50,8 +51,9 @@ class Making:
         return {name: plain.value(one, lists=lists) for name, one in found.items()}
 
     def left(self, home: str, found: Any, key: str = "") -> Any:
-        """Return the part that privacy rules leave of a value that goes into the field `home` (in it: under `key`), as
-        it was sent; None where nothing is left."""
+        """Return the part that privacy rules leave of a value that goes into the field `home` (in
+        it: under `key`), as it was sent; None where nothing is left.
+        """
         if self.guard is unguarded or found is None:
             return found
         fields: Fields = {home: {key: found} if key else found}
@@ -77,14 +79,17 @@ class Making:
         """What had to be changed, for the receipt."""
         told = list[str]()
         if self.changed:
-            told.append(f"Names were changed to such as Leanplum takes: {', '.join(self.changed[:5])}")
+            told.append(
+                f"Names were changed to such as Leanplum takes: {', '.join(self.changed[:5])}"
+            )
         if self.left_out:
             told.append(f"{self.left_out} properties were left out: Leanplum takes {MAX_PARAMS}.")
         return Notes(self.steps, tuple(told)) if self.steps or told else NO_NOTES
 
 
 def object_of(of: Mapping[str, Any], name: str, at: str = "") -> Message:
-    """Return the object of this name; an empty one where there is none. PHP writes an empty object as an empty list.
+    """Return the object of this name; an empty one where there is none. PHP writes an empty object
+    as an empty list.
 
     Raises Invalid with a pointer that starts with `at`.
     """
@@ -102,11 +107,18 @@ def first_text(*found: Any) -> str:
 
 
 def whom(making: Making) -> Fields:
-    """userId and anonymousId, as Leanplum's user and device (fact sheet §3: both are a pair, one alone is enough)."""
-    user, device = plain.whose(making.message.get("userId")), plain.device_id(making.message.get("anonymousId"))
+    """userId and anonymousId, as Leanplum's user and device (fact sheet §3: both are a pair, one
+    alone is enough).
+    """
+    user, device = (
+        plain.whose(making.message.get("userId")),
+        plain.device_id(making.message.get("anonymousId")),
+    )
     if making.rules.anonymous == "user":
         user, device = user or plain.whose(making.message.get("anonymousId")), None
     fields = {**({"userId": user} if user else {}), **({"deviceId": device} if device else {})}
     if not fields:
-        raise Invalid((Fault("", "needs userId or anonymousId: whom is it about?", "missing-subject"),))
+        raise Invalid(
+            (Fault("", "needs userId or anonymousId: whom is it about?", "missing-subject"),)
+        )
     return fields

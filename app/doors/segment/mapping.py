@@ -1,7 +1,8 @@
-"""From a message to the fields of one of Leanplum's actions. Pure: the table of docs/segment.md, as code.
+"""From a message to the fields of one of Leanplum's actions. Pure: the table of docs/segment.md, as
+code.
 
-Each kind of message becomes one item. What Leanplum has a parameter for goes there and nowhere else; the rest becomes
-params (of events and states) or user attributes.
+Each kind of message becomes one item. What Leanplum has a parameter for goes there and nowhere
+else; the rest becomes params (of events and states) or user attributes.
 """
 
 import re
@@ -10,7 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.doors.segment import plain
-from app.doors.segment.making import PARAMS, Fields, Guard, Making, first_text, object_of, unguarded, whom
+from app.doors.segment.making import (
+    PARAMS,
+    Fields,
+    Guard,
+    Making,
+    first_text,
+    object_of,
+    unguarded,
+    whom,
+)
 from app.doors.segment.reading import COMMON, TYPES
 from app.doors.segment.users import alias, group, identify
 from app.errors import Fault, Invalid
@@ -23,8 +33,9 @@ OURS = "Leanplum"  # our name in a message's `integrations`
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """An action and its fields, not yet held against the rules. `subject`: whom it waits behind, where that is not
-    whom its fields name first. `notes`: what had to be changed."""
+    """An action and its fields, not yet held against the rules. `subject`: whom it waits behind,
+    where that is not whom its fields name first. `notes`: what had to be changed.
+    """
 
     action: str
     fields: Fields
@@ -32,9 +43,12 @@ class Mapped:
     notes: Notes = NO_NOTES
 
 
-def mapped(message: Any, common: Mapping[str, Any], rules: SegmentRules, guard: Guard = unguarded) -> Mapped | None:
-    """What a message asks of Leanplum; None where it says that it is not for Leanplum. `common` is what its batch says
-    for all. Raises Invalid, with pointers into the message."""
+def mapped(
+    message: Any, common: Mapping[str, Any], rules: SegmentRules, guard: Guard = unguarded
+) -> Mapped | None:
+    """What a message asks of Leanplum; None where it says that it is not for Leanplum. `common` is
+    what its batch says for all. Raises Invalid, with pointers into the message.
+    """
     if not isinstance(message, dict):
         raise Invalid((Fault("", "takes an object", "type"),))
     kind = message.get("type")
@@ -107,7 +121,9 @@ ABOUT_PAGES = ("url", "path", "referrer", "title", "search")
 def _page(making: Making) -> Fields:
     """A page is a state. Leanplum makes no user for a state unless it is told to."""
     context = object_of(making.context, "page", "/context")
-    around = {name: plain.value(context[name]) for name in ABOUT_PAGES if first_text(context.get(name))}
+    around = {
+        name: plain.value(context[name]) for name in ABOUT_PAGES if first_text(context.get(name))
+    }
     return _state(making, making.rules.page_state, around)
 
 

@@ -1,7 +1,8 @@
-"""Names, values, ids and times of any kind, as such that Leanplum takes. Pure; the same in, the same out.
+"""Names, values, ids and times of any kind, as such that Leanplum takes. Pure; the same in, the
+same out.
 
-Segment's libraries let a name be any text and a value any JSON. What Leanplum would refuse is changed as little as can
-be, so that an event is not lost for one odd property.
+Segment's libraries let a name be any text and a value any JSON. What Leanplum would refuse is
+changed as little as can be, so that an event is not lost for one odd property.
 """
 
 import hashlib
@@ -34,8 +35,9 @@ def name(text: str) -> str:
 
 
 def flattened(nested: Mapping[str, Any], changed: list[str]) -> dict[str, Any]:
-    """Nested objects as names with dots; an empty object is nothing. `changed` gets the names that are not as they were
-    sent."""
+    """Nested objects as names with dots; an empty object is nothing. `changed` gets the names that
+    are not as they were sent.
+    """
     found: dict[str, Any] = {}
     for path, one in _leaves(nested):
         if made := name(path):
@@ -46,7 +48,9 @@ def flattened(nested: Mapping[str, Any], changed: list[str]) -> dict[str, Any]:
 
 
 def _leaves(nested: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Without recursion: how deep it goes is the sender's choice. What is over the longest name's end is cut there."""
+    """Without recursion: how deep it goes is the sender's choice. What is over the longest name's
+    end is cut there.
+    """
     open_: list[tuple[str, Iterator[tuple[str, Any]]]] = [("", iter(nested.items()))]
     while open_:
         prefix, entries = open_[-1]
@@ -60,8 +64,9 @@ def _leaves(nested: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def value(found: Any, *, lists: bool = False) -> Any:
-    """A value that Leanplum takes: a list that it doesn't is its JSON text; NUL characters are taken out. `lists`:
-    whether a list of scalars may stay one."""
+    """A value that Leanplum takes: a list that it doesn't is its JSON text; NUL characters are
+    taken out. `lists`: whether a list of scalars may stay one.
+    """
     if isinstance(found, str):
         return found.replace("\0", "") if "\0" in found else found
     if not isinstance(found, list):
@@ -82,7 +87,9 @@ def text_id(found: Any) -> str:
 
 
 def whose(found: Any) -> str:
-    """The id of a user or device as text, the same however it is written; "" where there is none."""
+    """The id of a user or device as text, the same however it is written; "" where there is
+    none.
+    """
     return text_of(found) or ""
 
 
@@ -93,7 +100,9 @@ def item_id(found: Any) -> str | None:
 
 
 def device_id(found: Any) -> str | None:
-    """A deviceId for an anonymousId: itself where it fits, else a hash of it; None for none, or the zero UUID."""
+    """A deviceId for an anonymousId: itself where it fits, else a hash of it; None for none, or the
+    zero UUID.
+    """
     text = whose(found)
     return _fitting(text, DEVICE_ID, 400) if text and text != ZERO_UUID else None
 
@@ -105,7 +114,9 @@ def _fitting(text: str, pattern: str, length: int) -> str:
 
 
 def moment(found: Any) -> float | None:
-    """Epoch seconds of ISO 8601 (without an offset: UTC), of seconds or of milliseconds; None for anything else."""
+    """Epoch seconds of ISO 8601 (without an offset: UTC), of seconds or of milliseconds; None for
+    anything else.
+    """
     seconds: float | None = None
     if isinstance(found, int | float) and not isinstance(found, bool):
         seconds = found / 1000 if found >= LATEST else float(found)
@@ -119,7 +130,9 @@ def moment(found: Any) -> float | None:
 
 
 def number(found: Any) -> int | float | None:
-    """A number, or a text that is one; None for anything else, as a whole number of more than 64 bits."""
+    """A number, or a text that is one; None for anything else, as a whole number of more than 64
+    bits.
+    """
     if isinstance(found, str) and len(found) < 64:
         if LONG_NUMBER.fullmatch(found) and not is_whole(int(found)):
             return None

@@ -18,11 +18,17 @@ WORTH = ("revenue", "value", "total")
 
 
 def as_sent(fault: Fault, message: Any, common: Message, rules: SegmentRules) -> Fault:
-    """Return a fault of the mapped fields with its pointer into the message, or into what its batch says for all."""
+    """Return a fault of the mapped fields with its pointer into the message, or into what its batch
+    says for all.
+    """
     path = parts(fault.pointer)
     if not path or not isinstance(message, dict):
         return fault
-    whole = {**common, **message, "context": {**_object(common, "context"), **_object(message, "context")}}
+    whole = {
+        **common,
+        **message,
+        "context": {**_object(common, "context"), **_object(message, "context")},
+    }
     return replace(fault, pointer=pointer(_origin(path, whole, rules)))
 
 
@@ -35,10 +41,19 @@ def _origin(path: Path, message: Message, rules: SegmentRules) -> Path:
     if name == "state":
         return _of_state(message)
     if name == "time":
-        return (next(one for one in ("timestamp", "originalTimestamp", "time") if one in message or one == "time"),)
+        return (
+            next(
+                one
+                for one in ("timestamp", "originalTimestamp", "time")
+                if one in message or one == "time"
+            ),
+        )
     if name == "value":
         properties = _object(message, "properties")
-        return ("properties", *(one for one in WORTH if plain.number(properties.get(one)) is not None))[:2]
+        return (
+            "properties",
+            *(one for one in WORTH if plain.number(properties.get(one)) is not None),
+        )[:2]
     if name == "currencyCode":
         return ("properties", "currency")
     if name in PLACES:
@@ -49,7 +64,9 @@ def _origin(path: Path, message: Message, rules: SegmentRules) -> Path:
 
 
 def _of_param(rest: Path, message: Message) -> Path:
-    """Return the place of a param: a property, the category, or what the context has of the page."""
+    """Return the place of a param: a property, the category, or what the context has of the
+    page.
+    """
     if not rest:
         return ("properties",)
     if (found := _found(_object(message, "properties"), rest[0])) is not None:
@@ -62,17 +79,23 @@ def _of_param(rest: Path, message: Message) -> Path:
 
 
 def _of_attribute(rest: Path, message: Message, rules: SegmentRules) -> Path:
-    """Return the place of a user attribute: a trait, here or in the context; a group's has a prefix."""
+    """Return the place of a user attribute: a trait, here or in the context; a group's has a
+    prefix.
+    """
     if not rest:
         return ("traits",)
     traits = _object(message, "traits")
     if message.get("type") == "group":
-        prefixed = {f"{rules.group_prefix}{name}": one for name, one in {"id": None, **traits}.items()}
+        prefixed = {
+            f"{rules.group_prefix}{name}": one for name, one in {"id": None, **traits}.items()
+        }
         found = _found(prefixed, rest[0])
         if found is None:
             return ("traits", *rest)
         own = (found[0].removeprefix(rules.group_prefix), *found[1:])
-        return ("groupId",) if own == ("id",) and "id" not in traits else ("traits", *own, *rest[1:])
+        return (
+            ("groupId",) if own == ("id",) and "id" not in traits else ("traits", *own, *rest[1:])
+        )
     if (found := _found(traits, rest[0])) is not None:
         return ("traits", *found, *rest[1:])
     beneath = _object(_object(message, "context"), "traits")
@@ -97,7 +120,9 @@ def _of_state(message: Message) -> Path:
 
 
 def _of_parameter(name: str, message: Message) -> Path:
-    """Return the place of a parameter of the user: a trait, here or in the context, or the context itself."""
+    """Return the place of a parameter of the user: a trait, here or in the context, or the context
+    itself.
+    """
     traits, around = PLACES[name]
     context = _object(message, "context")
     for home, nested, names in (

@@ -1,4 +1,6 @@
-"""From a request to a call of Segment's protocol. Pure. Judged by content: browsers send JSON as text/plain."""
+"""From a request to a call of Segment's protocol. Pure. Judged by content: browsers send JSON as
+text/plain.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +24,9 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call: its messages, of which those of a batch may be anything; what they share; the key in the body."""
+    """One call: its messages, of which those of a batch may be anything; what they share; the key
+    in the body.
+    """
 
     messages: list[Any]
     common: Message
@@ -31,8 +35,9 @@ class Call:
 
 
 def call(kind: str, body: bytes, fits: Fits = anything_fits) -> Call:
-    """The call that a body makes; `kind` is one of TYPES, or BATCH. Raises Malformed; BeyondLimit where it has more
-    messages than fit."""
+    """The call that a body makes; `kind` is one of TYPES, or BATCH. Raises Malformed; BeyondLimit
+    where it has more messages than fit.
+    """
     found = parsed(body)
     if not isinstance(found, dict):
         raise Malformed("The body must be a JSON object.")

@@ -10,12 +10,17 @@ from app.errors import Fault, Invalid
 
 
 def _login(making: Making) -> Fields:
-    """The same for identify: with both ids, the anonymous user becomes the known one, or is merged into it.
+    """The same for identify: with both ids, the anonymous user becomes the known one, or is merged
+    into it.
 
-    It waits behind the known user's items, so that no later one makes the device that user's before the merge; earlier
-    ones of the device that come later are the known user's as well, since Leanplum infers the user of a device.
+    It waits behind the known user's items, so that no later one makes the device that user's before
+    the merge; earlier ones of the device that come later are the known user's as well, since
+    Leanplum infers the user of a device.
     """
-    user, anonymous = plain.whose(making.message.get("userId")), plain.whose(making.message.get("anonymousId"))
+    user, anonymous = (
+        plain.whose(making.message.get("userId")),
+        plain.whose(making.message.get("anonymousId")),
+    )
     if not (making.rules.login and user and anonymous):
         return whom(making)
     if making.rules.anonymous == "user":
@@ -48,7 +53,10 @@ PARAMETERS: tuple[tuple[str, Fits, tuple[str, ...], tuple[str, ...]], ...] = (
 
 def identify(making: Making) -> Fields:
     whom = _login(making)
-    beneath, traits = object_of(making.context, "traits", "/context"), object_of(making.message, "traits")
+    beneath, traits = (
+        object_of(making.context, "traits", "/context"),
+        object_of(making.message, "traits"),
+    )
     attributes = making.flat(ATTRIBUTES, {**beneath, **traits})
     fields = whom | _parameters(making, attributes)
     devices = _devices(making.context, whom.get("deviceId"))
@@ -59,20 +67,28 @@ def _parameters(making: Making, traits: Fields) -> Fields:
     """What has a parameter of its own; it is taken out of the traits."""
     fields: Fields = {}
     context = making.context
-    placed: Fields = {name: context[name] for name in ("location", "locale", "timezone") if name in context}
+    placed: Fields = {
+        name: context[name] for name in ("location", "locale", "timezone") if name in context
+    }
     left = making.left("", plain.flattened(placed, []))
-    around = {name: plain.value(one) for name, one in left.items()} if isinstance(left, dict) else {}
+    around = (
+        {name: plain.value(one) for name, one in left.items()} if isinstance(left, dict) else {}
+    )
     for parameter, fits, named, beside in PARAMETERS:
         fields |= _first(parameter, fits, traits, named, take=True) or _first(
             parameter, fits, around, beside, take=False
         )
-    latitude, longitude = (plain.number(around.get(f"location.{name}")) for name in ("latitude", "longitude"))
+    latitude, longitude = (
+        plain.number(around.get(f"location.{name}")) for name in ("latitude", "longitude")
+    )
     if latitude is not None and longitude is not None:
         fields["location"] = f"{latitude},{longitude}"
     return fields
 
 
-def _first(parameter: str, fits: Fits, among: Fields, names: Iterable[str], *, take: bool) -> Fields:
+def _first(
+    parameter: str, fits: Fits, among: Fields, names: Iterable[str], *, take: bool
+) -> Fields:
     for name in names:
         if (found := fits(among.get(name))) is not None:
             if take:
@@ -95,10 +111,21 @@ def _devices(context: Mapping[str, Any], device_id: str | None) -> list[Fields]:
     """What the context tells of the device, for what Leanplum knows of it."""
     if device_id is None:
         return []
-    around = {name: context[name] for name in ("app", "os", "device") if isinstance(context.get(name), dict)}
+    around = {
+        name: context[name]
+        for name in ("app", "os", "device")
+        if isinstance(context.get(name), dict)
+    }
     found: Fields = {}
     for parameter, places in DEVICE:
-        told = next((text for part, name in places if (text := plain.text_id(around.get(part, {}).get(name)))), None)
+        told = next(
+            (
+                text
+                for part, name in places
+                if (text := plain.text_id(around.get(part, {}).get(name)))
+            ),
+            None,
+        )
         found |= {parameter: plain.value(told)} if told else {}
     device = around.get("device", {})
     kind, token = first_text(device.get("type")).lower(), first_text(device.get("token"))
@@ -118,13 +145,19 @@ def group(making: Making) -> Fields:
 
 
 def alias(making: Making) -> Fields:
-    """The previous id becomes the new one. It is a device's where it is the message's own anonymousId."""
+    """The previous id becomes the new one. It is a device's where it is the message's own
+    anonymousId.
+    """
     message = making.message
     user, anonymous = plain.whose(message.get("userId")), plain.whose(message.get("anonymousId"))
     previous = plain.whose(message.get("previousId")) or anonymous
     if not user or not previous:
         raise Invalid((Fault("", "needs previousId and userId", "required"),))
-    if previous == anonymous and making.rules.anonymous == "device" and (device := plain.device_id(previous)):
+    if (
+        previous == anonymous
+        and making.rules.anonymous == "device"
+        and (device := plain.device_id(previous))
+    ):
         making.subject = f"u{user}"
         return {"deviceId": device, "newUserId": user}
     return {"userId": previous, "newUserId": user}

@@ -1,4 +1,5 @@
-"""Enrichment: what an item gets, or loses, before it is held against the rules. Pure; idempotent; raises nothing.
+"""Enrichment: what an item gets, or loses, before it is held against the rules. Pure; idempotent;
+raises nothing.
 
 - `draft`: one item on its way through the steps, and what is known of its call
 - `moments`, `places`, `devices`, `norms`, `shaping`, `privacy`: the steps, each a small function over a draft

@@ -1,5 +1,7 @@
-"""What the file of GATEWAY_ENRICHMENT_FILE declares (TOML): for all, for an app (`[apps.NAME]`), for a caller
-(`[callers.KEY_ID]`). The narrower one wins, setting by setting; privacy rules add up."""
+"""What the file of GATEWAY_ENRICHMENT_FILE declares (TOML): for all, for an app (`[apps.NAME]`),
+for a caller (`[callers.KEY_ID]`). The narrower one wins, setting by setting; privacy rules add
+up.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -60,7 +62,9 @@ def _expression(text: Any) -> Pattern:
 
 
 def _path_expression(text: Any) -> Pattern:
-    """A regular expression over a path: the path is under the rule as well if what it is beneath is."""
+    """A regular expression over a path: the path is under the rule as well if what it is beneath
+    is.
+    """
     if not isinstance(text, str):
         raise ValueError("takes a regular expression as text")
     return _reaching(compiled(text, at_dots=True), text)
@@ -80,7 +84,9 @@ def _reaching(pattern: Pattern, text: str) -> Pattern:
 
 
 def _reachable(names: Iterable[str]) -> Iterator[str]:
-    """Yield paths that are under rules: the other fields of all actions, and such names inside objects."""
+    """Yield paths that are under rules: the other fields of all actions, and such names inside
+    objects.
+    """
     yield from RULED_FIELDS
     yield from (f"{outer}.{name}" for outer in OBJECTS for name in names)
 
@@ -96,7 +102,9 @@ CLOSED = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
 class Currency(BaseModel):
-    """`default`: of a value without a currency. `unknown`: what becomes of a code that is not in ISO 4217."""
+    """`default`: of a value without a currency. `unknown`: what becomes of a code that is not in
+    ISO 4217.
+    """
 
     model_config = CLOSED
     default: Annotated[str, AfterValidator(_currency)] | None = None
@@ -104,7 +112,9 @@ class Currency(BaseModel):
 
 
 class Contact(BaseModel):
-    """The user attributes that are e-mail addresses or phone numbers, and where numbers without a code are from."""
+    """The user attributes that are e-mail addresses or phone numbers, and where numbers without a
+    code are from.
+    """
 
     model_config = CLOSED
     emails: list[str] = ["email"]
@@ -120,7 +130,9 @@ class Flatten(BaseModel):
 
 
 class PrivacyRule(BaseModel):
-    """`keys`: globs over the path of a value; `paths`: regular expressions over it; `values`: one over the value."""
+    """`keys`: globs over the path of a value; `paths`: regular expressions over it; `values`: one
+    over the value.
+    """
 
     model_config = CLOSED
     do: privacy.Verb
@@ -165,7 +177,10 @@ def declared(raw: Mapping[str, Any]) -> Declared:
     except ValidationError as error:
         told = error.errors(include_input=False, include_url=False)
         raise StartRefused(
-            *(f"{FILE}: {'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}" for one in told)
+            *(
+                f"{FILE}: {'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}"
+                for one in told
+            )
         ) from None
 
 
@@ -173,7 +188,9 @@ def merged(sections: list[Section]) -> Section:
     """One section of several, the later ones narrower."""
 
     def last(name: str) -> Any:
-        return next((found for one in reversed(sections) if (found := getattr(one, name)) is not None), None)
+        return next(
+            (found for one in reversed(sections) if (found := getattr(one, name)) is not None), None
+        )
 
     return Section.model_construct(
         steps={name: on for one in sections for name, on in one.steps.items()},
@@ -197,10 +214,13 @@ def _tables(sections: list[Section], name: str) -> dict[str, dict[str, Any]]:
 
 
 def of_action(table: Mapping[str, Mapping[str, Any]], action: str) -> dict[str, Any]:
-    """What a table says of an action: of every one, then of itself. What is for every action is left out where the
-    action has no such field."""
+    """What a table says of an action: of every one, then of itself. What is for every action is
+    left out where the action has no such field.
+    """
     fields = fields_of(action)
-    for_all = {path: told for path, told in table.get(ALL, {}).items() if path.partition(".")[0] in fields}
+    for_all = {
+        path: told for path, told in table.get(ALL, {}).items() if path.partition(".")[0] in fields
+    }
     return for_all | dict(table.get(action, {}))
 
 

@@ -11,8 +11,9 @@ PAIRS = (("systemName", "systemVersion"), ("browserName", "browserVersion"))
 
 
 def device(draft: Draft) -> bool:
-    """systemName, systemVersion, browserName, browserVersion and deviceModel, as far as the caller does not say them.
-    A version goes with its name: to a name of the caller's own none is added."""
+    """systemName, systemVersion, browserName, browserVersion and deviceModel, as far as the caller
+    does not say them. A version goes with its name: to a name of the caller's own none is added.
+    """
     agent = draft.extras.get("userAgent")
     if not agent or len(agent) > LONGEST:
         return False
@@ -37,7 +38,10 @@ def read(agent: str) -> tuple[tuple[str, str], ...]:
     if told.os is not None:
         found |= {"systemName": told.os.family, "systemVersion": _version(told.os)}
     if told.user_agent is not None:
-        found |= {"browserName": told.user_agent.family, "browserVersion": _version(told.user_agent)}
+        found |= {
+            "browserName": told.user_agent.family,
+            "browserVersion": _version(told.user_agent),
+        }
     if told.device is not None:
         found["deviceModel"] = told.device.model or told.device.family
     return tuple((name, value) for name, value in found.items() if value)

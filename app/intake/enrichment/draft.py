@@ -25,7 +25,9 @@ def nowhere(address: str) -> Place | None:
 
 
 class Facts(NamedTuple):
-    """What is known of a call beside its body. `address`: the end user's, where something trusted named it."""
+    """What is known of a call beside its body. `address`: the end user's, where something trusted
+    named it.
+    """
 
     received_at: int  # milliseconds since the epoch
     address: str | None = None
@@ -36,11 +38,15 @@ NOTHING_SAID: Mapping[str, Any] = MappingProxyType({})
 
 
 class Draft:
-    """One item: its fields as they are now, what was said for enrichment alone, and what receipts will tell."""
+    """One item: its fields as they are now, what was said for enrichment alone, and what receipts
+    will tell.
+    """
 
     __slots__ = ("action", "extras", "facts", "fields", "moved", "said", "warnings")
 
-    def __init__(self, action: str, fields: dict[str, Any], facts: Facts, extras: Mapping[str, Any]) -> None:
+    def __init__(
+        self, action: str, fields: dict[str, Any], facts: Facts, extras: Mapping[str, Any]
+    ) -> None:
         self.action, self.fields, self.facts, self.extras = action, fields, facts, extras
         self.warnings: tuple[str, ...] = ()
         self.moved: tuple[Move, ...] = ()
@@ -52,7 +58,9 @@ class Draft:
             self.warnings += (warning,)
 
     def make(self, name: str, value: Any, said: Any = None) -> None:
-        """Set a field to what is true at this moment alone; `said`: what the caller said there, None for nothing."""
+        """Set a field to what is true at this moment alone; `said`: what the caller said there,
+        None for nothing.
+        """
         self.said = {name: said, **self.said}
         self.fields[name] = value
 
@@ -66,7 +74,8 @@ class Step(NamedTuple):
 
     name: str
     run: Run
-    fields: frozenset[str] | None = None  # it has nothing to do where an item has none of these; None: it may have
+    # It has nothing to do where an item has none of these; None: it may have
+    fields: frozenset[str] | None = None
     reshapes: bool = False  # what it makes has to be held against the rules again
     idle: Glance | None = None  # sees it by the value of each of them
 
@@ -91,7 +100,9 @@ def found_at(fields: dict[str, Any], at: Spot) -> tuple[dict[str, Any], str] | N
 
 
 def put(fields: dict[str, Any], at: Spot, value: Any) -> bool:
-    """Set a value where there is none, making its object where that is missing; whether there was room for it."""
+    """Set a value where there is none, making its object where that is missing; whether there was
+    room for it.
+    """
     name, key = at
     inner: Any = fields if key is None else fields.setdefault(name, {})
     last = name if key is None else key

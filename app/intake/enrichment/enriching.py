@@ -33,12 +33,16 @@ class Enriching:
         """Take the item through its steps; most need none, which is seen at a glance."""
         if self._idle[action](fields):
             return NO_NOTES
-        return refined(self._recipe.courses[action].steps, Draft(action, fields, self._facts, take(fields)))
+        return refined(
+            self._recipe.courses[action].steps, Draft(action, fields, self._facts, take(fields))
+        )
 
     def judge(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
         """Refuses unknown currencies where that is configured."""
         if self.judges and fields.get("currencyCode", "EUR") not in norms.CURRENCIES:
-            raise Invalid((Fault("/currencyCode", "is not a currency code of ISO 4217", "currency"),))
+            raise Invalid(
+                (Fault("/currencyCode", "is not a currency code of ISO 4217", "currency"),)
+            )
         return notes
 
     @property
@@ -61,8 +65,9 @@ class Enriching:
         return rows.guarded(content, default_action, self._recipe.guard)
 
     def guard(self, action: str, entry: dict[str, Any]) -> Notes:
-        """For an entry in Leanplum's own protocol, which is passed on as it is: the privacy rules, and the place where
-        the SDK asks that it be detected."""
+        """For an entry in Leanplum's own protocol, which is passed on as it is: the privacy rules,
+        and the place where the SDK asks that it be detected.
+        """
         done = []
         if self._recipe.locates:
             draft = Draft(action, entry, self._facts, {})

@@ -1,4 +1,6 @@
-"""Time: a sender's clock that is wrong is corrected, and what Leanplum will make of a time is told (fact sheet §5)."""
+"""Time: a sender's clock that is wrong is corrected, and what Leanplum will make of a time is told
+(fact sheet §5).
+"""
 
 from typing import Any
 
@@ -11,7 +13,9 @@ from app.leanplum.values import LATEST, Time
 DAY = 86_400
 REWRITTEN_AFTER, OUT_OF_ANALYTICS_AFTER = 365 * DAY, 7 * DAY
 REWRITTEN = "time: more than 365 days ago; Leanplum rewrites it to now"
-OUT_OF_ANALYTICS = "time: more than 7 days ago; Leanplum shows the event in the user's profile, not in Analytics"
+OUT_OF_ANALYTICS = (
+    "time: more than 7 days ago; Leanplum shows the event in the user's profile, not in Analytics"
+)
 SKEWED = "time: a day or more ago; Leanplum takes it for the time of the call, and for a wrong clock, and rewrites it"
 UNCORRECTED = "sentAt: is so far from now that time is left as it is"
 SECONDS = TypeAdapter[Any](Time)
@@ -31,7 +35,9 @@ def seconds(value: Any) -> float | None:
 
 
 def time(draft: Draft) -> bool:
-    """`time` plus what the receiver's clock is ahead of the sender's. Warns of what Leanplum rewrites or leaves out."""
+    """`time` plus what the receiver's clock is ahead of the sender's. Warns of what Leanplum
+    rewrites or leaves out.
+    """
     at = seconds(draft.fields.get("time"))
     if at is None:
         return False

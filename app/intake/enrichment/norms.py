@@ -1,4 +1,6 @@
-"""How things are written: addresses and numbers to reach somebody, currencies, locales, time zones."""
+"""How things are written: addresses and numbers to reach somebody, currencies, locales, time
+zones.
+"""
 
 from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime, timedelta
@@ -17,7 +19,8 @@ from app.intake.enrichment.privacy import is_covered
 from app.leanplum.detection import DETECT
 
 CHANGES_AT = 900  # seconds
-LONGEST = 250  # characters; what is longer is no phone number, locale or zone, and is not kept in memory as one
+# Characters; what is longer is no phone number, locale or zone, and is not kept in memory as one
+LONGEST = 250
 NO_PHONE = "userAttributes.{}: is no phone number that can be written as E.164; it is left as it is"
 UNKNOWN_CURRENCY = "currencyCode: is not in ISO 4217"
 UNKNOWN_LOCALE = "locale: is not one that is known, as en_US is; it is left as it is"
@@ -25,8 +28,10 @@ UNKNOWN_ZONE = "timezone: is not in the IANA time zone database; it is left as i
 
 
 def contact(emails: Sequence[str], phones: Sequence[str], region: str | None) -> Run:
-    """E-mail addresses trimmed and in lower case, phone numbers as E.164, in the user attributes of these names.
-    `region` (ISO 3166) is where a number without a country's code is from; without it such a number is left."""
+    """E-mail addresses trimmed and in lower case, phone numbers as E.164, in the user attributes of
+    these names. `region` (ISO 3166) is where a number without a country's code is from; without it
+    such a number is left.
+    """
 
     def run(draft: Draft) -> bool:
         attributes = draft.fields.get("userAttributes")
@@ -47,7 +52,9 @@ def contact(emails: Sequence[str], phones: Sequence[str], region: str | None) ->
     return run
 
 
-def contact_as_written(name: str, value: str, emails: Sequence[str], phones: Sequence[str], region: str | None) -> str:
+def contact_as_written(
+    name: str, value: str, emails: Sequence[str], phones: Sequence[str], region: str | None
+) -> str:
     """Return what `contact` makes of the user attribute of this name."""
     if name in emails:
         return _email(value)
@@ -55,7 +62,9 @@ def contact_as_written(name: str, value: str, emails: Sequence[str], phones: Seq
 
 
 def field_as_written(name: str, value: str) -> str:
-    """Return what the steps for currencies, locales and time zones make of the field of this name."""
+    """Return what the steps for currencies, locales and time zones make of the field of this
+    name.
+    """
     if name == "currencyCode":
         mended = value.strip().upper()
         return mended if mended in CURRENCIES else value
@@ -98,12 +107,19 @@ def is_currency(value: Any) -> bool:
 
 
 def currency(default: str | None) -> Run:
-    """A code in lower case is mended; where a value has none, `default` is its currency. Warns of unknown codes."""
+    """A code in lower case is mended; where a value has none, `default` is its currency. Warns of
+    unknown codes.
+    """
 
     def run(draft: Draft) -> bool:
         fields = draft.fields
         code = fields.get("currencyCode")
-        if code is None and default is not None and fields.get("value") is not None and "currencyCode" not in fields:
+        if (
+            code is None
+            and default is not None
+            and fields.get("value") is not None
+            and "currencyCode" not in fields
+        ):
             fields["currencyCode"] = default
             return True
         if not isinstance(code, str) or code in CURRENCIES:
@@ -145,7 +161,9 @@ def _locale(told: str) -> str | None:
         return None
     language, territory = parts[:2]
     known = Locale("en")
-    if language not in known.languages or (territory is not None and territory not in known.territories):
+    if language not in known.languages or (
+        territory is not None and territory not in known.territories
+    ):
         return None
     return get_locale_identifier(parts)
 
@@ -157,7 +175,9 @@ def _zones() -> dict[str, str]:
 
 
 def timezone(draft: Draft) -> bool:
-    """The zone's name as the IANA database writes it, and its offset from UTC at the item's time."""
+    """The zone's name as the IANA database writes it, and its offset from UTC at the item's
+    time.
+    """
     fields = draft.fields
     told = fields.get("timezone")
     if not isinstance(told, str) or told == DETECT or is_covered(told):
@@ -183,9 +203,14 @@ def _zone(told: str) -> str | None:
 
 @lru_cache(4_096)
 def _offset(name: str, quarter: int) -> int | None:
-    """The offset in a quarter of an hour since the epoch: no zone changes its own but at the start of one."""
+    """The offset in a quarter of an hour since the epoch: no zone changes its own but at the start
+    of one.
+    """
     try:
-        offset = datetime.fromtimestamp(quarter * CHANGES_AT, UTC).astimezone(ZoneInfo(name)).utcoffset()
-    except (OverflowError, ValueError, OSError):  # a time at the end of the calendar, or a zone without data
+        offset = (
+            datetime.fromtimestamp(quarter * CHANGES_AT, UTC).astimezone(ZoneInfo(name)).utcoffset()
+        )
+    except (OverflowError, ValueError, OSError):
+        # a time at the end of the calendar, or a zone without data
         return None
     return None if offset is None else offset // timedelta(seconds=1)

@@ -5,8 +5,10 @@ from app.leanplum.detection import DETECT
 
 
 def location(draft: Draft) -> bool:
-    """country, region, city and location, where the caller says none of them. The item's own `ip` goes before the
-    address that a trusted proxy names; one that the database does not know is as none."""
+    """country, region, city and location, where the caller says none of them. The item's own `ip`
+    goes before the address that a trusted proxy names; one that the database does not know is as
+    none.
+    """
     if draft.facts.address is None and "ip" not in draft.extras:
         return False
     fields = draft.fields
@@ -22,7 +24,9 @@ def location(draft: Draft) -> bool:
 
 
 def asked(draft: Draft) -> bool:
-    """The same, only where the caller asks Leanplum to detect it: of an SDK, nothing else is touched."""
+    """The same, only where the caller asks Leanplum to detect it: of an SDK, nothing else is
+    touched.
+    """
     return any(draft.fields.get(name) == DETECT for name in Place._fields) and location(draft)
 
 

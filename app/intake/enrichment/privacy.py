@@ -1,8 +1,9 @@
-"""What must never be stored or sent on: dropped, masked, or replaced by a keyed hash, before anything else sees it.
+"""What must never be stored or sent on: dropped, masked, or replaced by a keyed hash, before
+anything else sees it.
 
-A rule is over the path of a value (`params.card_no`: the field, then the keys, with dots), over the value itself, or
-over both. It reaches every value beneath its path, nested or with dots in its key; names are no values. What says whom
-and what an item is about (`FREE`) is under no rule.
+A rule is over the path of a value (`params.card_no`: the field, then the keys, with dots), over the
+value itself, or over both. It reaches every value beneath its path, nested or with dots in its key;
+names are no values. What says whom and what an item is about (`FREE`) is under no rule.
 """
 
 import base64
@@ -28,8 +29,9 @@ FORM = re.compile(r"h_[A-Za-z0-9_-]{27}\Z")
 DEEPEST = 64  # what is nested more deeply is dropped: nobody looks in there
 MOST_PATHS = 8_192  # whose rules are remembered
 LONGEST_PATH = 1_000  # characters; what has a longer one is dropped likewise
-# An item's paths together may be as long as this, and so many times as long as its names. Only what is named like
-# {"a very long name": {"a": 1, "b": 2, …}} has more, and is dropped from there on: looking would take too long.
+# An item's paths together may be as long as this, and so many times as long as its names. Only what
+# is named like {"a very long name": {"a": 1, "b": 2, …}} has more, and is dropped from there on:
+# looking would take too long.
 FREE_PATH_CHARACTERS = 20_000
 PATH_SHARE = 16
 # Under no rule: whom and what an item is about, and what Leanplum's protocol lives on.
@@ -62,8 +64,10 @@ DROPPED = object()
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule. `paths` and `values` are searched for; a rule without `paths` is over every path. A pattern of `paths`
-    takes a dot for the end of a path: what is over `a` is over `a.b` (`compiled(at_dots=True)`)."""
+    """One rule. `paths` and `values` are searched for; a rule without `paths` is over every path. A
+    pattern of `paths` takes a dot for the end of a path: what is over `a` is over `a.b`
+    (`compiled(at_dots=True)`).
+    """
 
     verb: Verb
     paths: tuple[Pattern, ...] = ()
@@ -76,8 +80,9 @@ class Rule:
 
 
 class Pseudonyms:
-    """Keyed hashes of values. One has a form that shows it to be ours, so that it is never hashed again, and nothing
-    that only looks like it passes for it."""
+    """Keyed hashes of values. One has a form that shows it to be ours, so that it is never hashed
+    again, and nothing that only looks like it passes for it.
+    """
 
     def __init__(self, key: bytes) -> None:
         self._tags = hashlib.blake2b(key=key, digest_size=TAG, person=b"value")
@@ -129,7 +134,8 @@ class Guard:
 
     def __init__(self, rules: Sequence[Rule], pseudonyms: Pseudonyms) -> None:
         self._rules, self._pseudonyms = rules, pseudonyms
-        # Most values are none that a rule looks for: one search finds that out, instead of one for each rule.
+        # Most values are none that a rule looks for: one search finds that out, instead of one for
+        # each rule.
         self._any = any_of(tuple(rule.values for rule in rules if rule.values is not None))
         self._known: dict[str, tuple[Verb | None, tuple[Rule, ...]]] = {}
 
@@ -161,8 +167,10 @@ class Guard:
         return self._over(path)[0] is not None
 
     def rewritten(self, path: str, value: str, made: str) -> Any:
-        """Return the rest of a value that is about to be written as `made`, where a rule looks for how it
-        was written. Where `made` is under a rule as well, the value stays, and `made` is looked at then."""
+        """Return the rest of a value that is about to be written as `made`, where a rule looks for
+        how it was written. Where `made` is under a rule as well, the value stays, and `made` is
+        looked at then.
+        """
         if made == value:
             return self._covered(path, value, 0, _Budget())
         by_value = self._over(path)[1]
@@ -219,7 +227,10 @@ class Guard:
     def _inside(self, path: str, value: dict[str, Any], depth: int, budget: _Budget) -> Any:
         if not budget.allows(path, value):
             return DROPPED
-        made = {key: self._covered(f"{path}.{key}", inner, depth + 1, budget) for key, inner in value.items()}
+        made = {
+            key: self._covered(f"{path}.{key}", inner, depth + 1, budget)
+            for key, inner in value.items()
+        }
         if all(made[key] is value[key] for key in made):
             return value
         return {key: inner for key, inner in made.items() if inner is not DROPPED}
@@ -246,7 +257,9 @@ class Guard:
         return isinstance(value, str) and (value == MASK or self._pseudonyms.made(value))
 
     def _over(self, path: str) -> tuple[Verb | None, tuple[Rule, ...]]:
-        """The strongest rule that is over a path, whatever stands there; and the rules that look at what does."""
+        """The strongest rule that is over a path, whatever stands there; and the rules that look at
+        what does.
+        """
         if (known := self._known.get(path)) is not None:
             return known
         if len(path) > LONGEST_PATH:
@@ -254,7 +267,10 @@ class Guard:
         paths = [encoded(one) for one in _names_of(path)]
         over = [rule for rule in self._rules if any(map(rule.over, paths))]
         verbs = [rule.verb for rule in over if rule.values is None]
-        found = (min(verbs, key=STRONGEST.index, default=None), tuple(one for one in over if one.values is not None))
+        found = (
+            min(verbs, key=STRONGEST.index, default=None),
+            tuple(one for one in over if one.values is not None),
+        )
         if len(self._known) >= MOST_PATHS:
             self._known.clear()
         self._known[path] = found
@@ -306,7 +322,9 @@ def _whole(text: str) -> str | None:
 
 
 def _opened(told: str) -> Any:
-    """The JSON that a text holds. A text that can't be read is dropped: nobody knows what is in it."""
+    """The JSON that a text holds. A text that can't be read is dropped: nobody knows what is in
+    it.
+    """
     value: Any = told
     for _ in range(3):
         if not isinstance(value, str):

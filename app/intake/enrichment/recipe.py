@@ -21,8 +21,9 @@ Idle = Callable[[dict[str, Any]], bool]
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """The steps for one action. `idle`: whether none of them has anything to do about an item's fields, as with most
-    items; `idle_located`: the same in a call that has an address."""
+    """The steps for one action. `idle`: whether none of them has anything to do about an item's
+    fields, as with most items; `idle_located`: the same in a call that has an address.
+    """
 
     steps: tuple[Step, ...]
     idle: Idle
@@ -36,7 +37,9 @@ class Recipe:
         self.courses = {action: _course(action, section, pseudonyms) for action in config.ENRICHED}
         self.idle = {action: course.idle for action, course in self.courses.items()}
         self.idle_located = {action: course.idle_located for action, course in self.courses.items()}
-        rules = [rule.made() for rule in section.privacy] if section.steps.get("privacy", True) else []
+        rules = (
+            [rule.made() for rule in section.privacy] if section.steps.get("privacy", True) else []
+        )
         self._guards = {action: privacy.guarding(rules, pseudonyms, action) for action in ACTIONS}
         # What is not known may be taken for anything: all rules are over it.
         self._guard = privacy.Guard(rules, pseudonyms) if rules else None
@@ -44,7 +47,9 @@ class Recipe:
         self.locates: bool = section.steps.get("location", True)
         self.segment = section.segment or SegmentRules()
         assert section.currency is not None
-        self.refuses: bool = section.currency.unknown == "refuse" and section.steps.get("currency", True)
+        self.refuses: bool = section.currency.unknown == "refuse" and section.steps.get(
+            "currency", True
+        )
 
     def guard(self, action: str) -> privacy.Guard | None:
         """The privacy rules alone, for what goes another way: any action, known or not."""
@@ -66,8 +71,12 @@ def refined(steps: Sequence[Step], draft: Draft) -> Notes:
 
 
 def _course(action: str, section: Section, pseudonyms: Pseudonyms) -> Course:
-    steps = tuple(step for step in _steps(action, section, pseudonyms) if section.steps.get(step.name, True))
-    idle = _busy if any(step.fields is None and step.idle is None for step in steps) else _idle(steps)
+    steps = tuple(
+        step for step in _steps(action, section, pseudonyms) if section.steps.get(step.name, True)
+    )
+    idle = (
+        _busy if any(step.fields is None and step.idle is None for step in steps) else _idle(steps)
+    )
     return Course(steps, idle, _busy if any(step.name == "location" for step in steps) else idle)
 
 
@@ -77,10 +86,15 @@ def _busy(fields: dict[str, Any]) -> bool:
 
 
 def _idle(steps: Sequence[Step]) -> Idle:
-    """There is something to do about a field that is there, unless its step sees that its value is well. It is asked
-    of each item, and written to cost little."""
-    always = frozenset[str](EXTRAS).union(*(step.fields or () for step in steps if step.idle is None))
-    glances = [(name, step.idle) for step in steps if step.idle is not None for name in step.fields or ()]
+    """There is something to do about a field that is there, unless its step sees that its value is
+    well. It is asked of each item, and written to cost little.
+    """
+    always = frozenset[str](EXTRAS).union(
+        *(step.fields or () for step in steps if step.idle is None)
+    )
+    glances = [
+        (name, step.idle) for step in steps if step.idle is not None for name in step.fields or ()
+    ]
     none_of = always.isdisjoint
 
     def idle(fields: dict[str, Any]) -> bool:
@@ -95,10 +109,16 @@ def _idle(steps: Sequence[Step]) -> Idle:
 
 
 def _steps(action: str, section: Section, pseudonyms: Pseudonyms) -> Iterator[Step]:
-    """Every step that has to do with the action, in the order that the package's docstring tells."""
+    """Every step that has to do with the action, in the order that the package's docstring
+    tells.
+    """
     takes = config.fields_of(action)
     guard = privacy.guarding([rule.made() for rule in section.privacy], pseudonyms, action)
-    guards = [Step("privacy", lambda draft: guard.apply(draft.fields), None, True)] if guard is not None else []
+    guards = (
+        [Step("privacy", lambda draft: guard.apply(draft.fields), None, True)]
+        if guard is not None
+        else []
+    )
     renames = _spots(config.of_action(section.renames, action))
     maps = list(_spots(config.of_action(section.values, action)))
     contact, currency, flat = section.contact, section.currency, section.flatten
@@ -152,8 +172,9 @@ REWRITTEN = frozenset({"locale", "timezone", "currencyCode"})
 
 
 def _as_sent(guard: privacy.Guard, contact: config.Contact) -> Run:
-    """Apply the rules over values to what later steps write otherwise, where it stands as it was sent.
-    What is hashed is what they write."""
+    """Apply the rules over values to what later steps write otherwise, where it stands as it was
+    sent. What is hashed is what they write.
+    """
     names = (*contact.emails, *contact.phones)
 
     def run(draft: Draft) -> bool:
@@ -166,8 +187,12 @@ def _as_sent(guard: privacy.Guard, contact: config.Contact) -> Run:
         attributes: dict[str, Any] = found if isinstance(found, dict) else {}
         for name in names:
             if isinstance(value := attributes.get(name), str):
-                made = norms.contact_as_written(name, value, contact.emails, contact.phones, contact.region)
-                left.append((attributes, name, guard.rewritten(f"userAttributes.{name}", value, made)))
+                made = norms.contact_as_written(
+                    name, value, contact.emails, contact.phones, contact.region
+                )
+                left.append(
+                    (attributes, name, guard.rewritten(f"userAttributes.{name}", value, made))
+                )
         changed = [_set(inner, name, value) for inner, name, value in left]
         return any(changed)
 
@@ -207,7 +232,10 @@ class Cookbook:
 
     def recipe(self, app: str, key_id: str) -> Recipe:
         """The steps for a caller of an app."""
-        key = (app if app in self._declared.apps else "", key_id if key_id in self._declared.callers else "")
+        key = (
+            app if app in self._declared.apps else "",
+            key_id if key_id in self._declared.callers else "",
+        )
         if (known := self._recipes.get(key)) is None:
             known = self._recipes[key] = Recipe(self._section(*key), self._pseudonyms)
         return known
@@ -219,13 +247,19 @@ class Cookbook:
     def _look(self, app: str | None, key_id: str | None, found: dict[str, str]) -> None:
         """Add what is wrong, with the first place where it shows."""
         section = self._section(app or "", key_id or "")
-        at = "".join(f"{name}.{of}: " for name, of in (("apps", app), ("callers", key_id)) if of is not None)
-        for line in list(config.faults(section)) or unstable(Recipe(section, self._pseudonyms), section):
+        at = "".join(
+            f"{name}.{of}: " for name, of in (("apps", app), ("callers", key_id)) if of is not None
+        )
+        for line in list(config.faults(section)) or unstable(
+            Recipe(section, self._pseudonyms), section
+        ):
             found.setdefault(line, at)
 
 
 def unstable(recipe: Recipe, section: Section) -> Iterator[str]:
-    """What is configured and would be changed by the steps themselves when they ran again, or break the rules."""
+    """What is configured and would be changed by the steps themselves when they ran again, or break
+    the rules.
+    """
     for action in config.ENRICHED:
         told = config.of_action(section.defaults, action).items()
         mapped = config.of_action(section.values, action).items()

@@ -1,4 +1,6 @@
-"""Privacy rules over the rows of an import: each row is an action, and its cells are its arguments. Pure."""
+"""Privacy rules over the rows of an import: each row is an action, and its cells are its arguments.
+Pure.
+"""
 
 import csv
 import io
@@ -39,7 +41,9 @@ def guarded(content: bytes, default_action: str, guard_of: GuardOf) -> Iterator[
 
 
 def _action(paths: Sequence[str], row: Sequence[str]) -> str | None:
-    """Return what a row says that it is; None where it does not, "" where it says several things."""
+    """Return what a row says that it is; None where it does not, "" where it says several
+    things.
+    """
     said = {cell for path, cell in zip(paths, row, strict=False) if path == ACTION and cell}
     return None if not said else said.pop() if len(said) == 1 else ""
 

@@ -1,4 +1,6 @@
-"""What things are called, what they say, and what is said where nothing is: as the configuration has it."""
+"""What things are called, what they say, and what is said where nothing is: as the configuration
+has it.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,13 +10,15 @@ import orjson
 from app.intake.enrichment.draft import Draft, Run, Spot, found_at, put
 from app.intake.pointers import Flattened, Renamed
 
-DEEPEST = 32  # objects in one another that are flattened; what is deeper is left, for the rules to refuse
+# Objects in one another that are flattened; what is deeper is left, for the rules to refuse
+DEEPEST = 32
 TAKEN = "{}: {} is there already; both are left as they are"
 
 
 def flatten(names: Sequence[str]) -> Run:
-    """Objects in these fields become single keys, with dots: {"a": {"b": 1}} is {"a.b": 1}. One that would overwrite
-    another key is left."""
+    """Objects in these fields become single keys, with dots: {"a": {"b": 1}} is {"a.b": 1}. One
+    that would overwrite another key is left.
+    """
 
     def run(draft: Draft) -> bool:
         changed = False
@@ -39,8 +43,12 @@ def is_flat(value: Any) -> bool:
 
 
 def _flattened(field: str, outer: dict[str, Any]) -> Iterator[Flattened]:
-    """Flatten a field, longest names first: what is in the way of one can only be longer, and may be gone by then."""
-    nested = sorted((key for key, value in outer.items() if type(value) is dict), key=len, reverse=True)
+    """Flatten a field, longest names first: what is in the way of one can only be longer, and may
+    be gone by then.
+    """
+    nested = sorted(
+        (key for key, value in outer.items() if type(value) is dict), key=len, reverse=True
+    )
     for key in nested:
         if (leaves := _leaves(key, outer[key])) is None:
             continue
@@ -76,7 +84,9 @@ def rename(names: Sequence[tuple[Spot, Spot]]) -> Run:
         for old, new in names:
             if (found := found_at(draft.fields, old)) is None:
                 continue
-            if found_at(draft.fields, new) is not None or not put(draft.fields, new, found[0][found[1]]):
+            if found_at(draft.fields, new) is not None or not put(
+                draft.fields, new, found[0][found[1]]
+            ):
                 draft.warn(TAKEN.format(written(old), written(new)))
                 continue
             del found[0][found[1]]
@@ -92,7 +102,9 @@ def _path(at: Spot) -> tuple[str, ...]:
 
 
 def values(maps: Sequence[tuple[Spot, Mapping[str, Any]]]) -> Run:
-    """A value that a map has is what the map says instead; numbers and booleans are found by their JSON text."""
+    """A value that a map has is what the map says instead; numbers and booleans are found by their
+    JSON text.
+    """
 
     def run(draft: Draft) -> bool:
         changed = False

@@ -1,4 +1,5 @@
-"""The tracking plan: what events, states and user attributes there are, and what each must look like. Pure.
+"""The tracking plan: what events, states and user attributes there are, and what each must look
+like. Pure.
 
 text       YAML as data that knows its lines
 shape      what a plan's file may say

@@ -1,7 +1,7 @@
 """An old plan and a new one: what was added, removed, tightened, loosened.
 
-A change breaks something where an item that the old plan let through may be refused by the new one. What can't be told
-of two schemas (as two patterns) is taken for tightened.
+A change breaks something where an item that the old plan let through may be refused by the new one.
+What can't be told of two schemas (as two patterns) is taken for tightened.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,13 +9,23 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from app.intake.plan.judging import Entry, Plan, Plans
-from app.intake.plan.schemas import CHECKS, MANY_SCHEMAS, NAMED_SCHEMAS, ONE_SCHEMA, TYPES, Definitions, resolved, words
+from app.intake.plan.schemas import (
+    CHECKS,
+    MANY_SCHEMAS,
+    NAMED_SCHEMAS,
+    ONE_SCHEMA,
+    TYPES,
+    Definitions,
+    resolved,
+    words,
+)
 from app.intake.plan.shape import KINDS, Kind, Schema
 
 Word = Literal["added", "removed", "tightened", "loosened", "changed"]
 Words = tuple[Word, str]  # what happened to a schema, in words
 MODES, POLICIES = ("off", "warn", "enforce"), ("allow", "warn", "enforce")
-DEEPEST = 12  # of schemas in schemas: what is below, as in one that refers to itself, is compared as text
+# Of schemas in schemas: what is below, as in one that refers to itself, is compared as text
+DEEPEST = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +38,9 @@ class Change:
     breaking: bool = False
 
     def __str__(self) -> str:
-        return f"{self.word:<9}  {self.where}: {self.detail}{' (breaking)' if self.breaking else ''}"
+        return (
+            f"{self.word:<9}  {self.where}: {self.detail}{' (breaking)' if self.breaking else ''}"
+        )
 
 
 def differences(old: Plans, new: Plans) -> list[Change]:
@@ -38,11 +50,20 @@ def differences(old: Plans, new: Plans) -> list[Change]:
         names.append(None)
     pairs: dict[tuple[int, int], tuple[list[str], Plan | None, Plan | None]] = {}
     for name in names:
-        before, after = (plans.of_others if name is None else plans.of(name) for plans in (old, new))
-        pairs.setdefault((id(before), id(after)), ([], before, after))[0].append(name or "every other app")
+        before, after = (
+            plans.of_others if name is None else plans.of(name) for plans in (old, new)
+        )
+        pairs.setdefault((id(before), id(after)), ([], before, after))[0].append(
+            name or "every other app"
+        )
     several = len(pairs) > 1
     return [
-        Change(one.word, f"{', '.join(apps)}: {one.where}" if several else one.where, one.detail, one.breaking)
+        Change(
+            one.word,
+            f"{', '.join(apps)}: {one.where}" if several else one.where,
+            one.detail,
+            one.breaking,
+        )
         for apps, before, after in pairs.values()
         for one in _of_plans(before, after)
     ]
@@ -91,12 +112,19 @@ def _of_entries(old: Plan | _Nothing, new: Plan, kind: Kind, name: str) -> Itera
     elif before is None:
         asks = any(word == "tightened" for _, (word, _) in compare.schemas(True, after.schema, ""))
         breaking = old.unknown[kind] != "enforce" and after.mode == "enforce" and asks
-        yield Change("added", where, "was let through whatever it had" if breaking else "is new", breaking)
+        yield Change(
+            "added", where, "was let through whatever it had" if breaking else "is new", breaking
+        )
     else:
         enforced = after.mode == "enforce"
         if before.mode != after.mode:
             tighter = MODES.index(after.mode) > MODES.index(before.mode)
-            yield Change(_word(tighter), f"{where}.mode", f"{before.mode} became {after.mode}", tighter and enforced)
+            yield Change(
+                _word(tighter),
+                f"{where}.mode",
+                f"{before.mode} became {after.mode}",
+                tighter and enforced,
+            )
         for at, (word, detail) in compare.schemas(before.schema, after.schema, where):
             yield Change(word, at, detail, word == "tightened" and enforced)
         if (before.description, before.owner) != (after.description, after.owner):
@@ -122,12 +150,19 @@ class _Comparing:
     old: Definitions
     new: Definitions
 
-    def schemas(self, old: Schema, new: Schema, where: str, depth: int = 0) -> Iterator[tuple[str, Words]]:
+    def schemas(
+        self, old: Schema, new: Schema, where: str, depth: int = 0
+    ) -> Iterator[tuple[str, Words]]:
         """What differs, and where."""
         before, after = resolved(old, self.old), resolved(new, self.new)
         if before is False or after is False:
             if before is not after:
-                yield where, ("tightened", "is no longer allowed") if after is False else ("loosened", "is allowed now")
+                yield (
+                    where,
+                    ("tightened", "is no longer allowed")
+                    if after is False
+                    else ("loosened", "is allowed now"),
+                )
             return
         a, b = (one if isinstance(one, dict) else {} for one in (before, after))
         if depth > DEEPEST:
@@ -143,7 +178,10 @@ class _Comparing:
     ) -> Iterator[tuple[str, Words]]:
         """A field that is not named is under additionalProperties."""
         old, new = a.get("properties", {}), b.get("properties", {})
-        old_rest, new_rest = a.get("additionalProperties", True), b.get("additionalProperties", True)
+        old_rest, new_rest = (
+            a.get("additionalProperties", True),
+            b.get("additionalProperties", True),
+        )
         for name in sorted({*old, *new}):
             before, after = old.get(name, old_rest), new.get(name, new_rest)
             yield from self.schemas(before, after, f"{where}.{name}", depth + 1)
@@ -159,7 +197,10 @@ def _types(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Words]:
         else:
             yield "tightened", f"no longer takes {_listed(gone)}"
     if gained := after - before:
-        yield "loosened", "takes every type" if after == ALL_TYPES else f"takes {_listed(gained)} too"
+        yield (
+            "loosened",
+            "takes every type" if after == ALL_TYPES else f"takes {_listed(gained)} too",
+        )
 
 
 def _allowed(schema: Mapping[str, Any]) -> frozenset[str]:
@@ -202,9 +243,15 @@ def _bounds(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Words]:
         if before == after:
             continue
         if after is None or before is None:
-            tighter, told = before is None, f"{keyword} is {after}" if before is None else f"{keyword} is gone"
+            tighter, told = (
+                before is None,
+                f"{keyword} is {after}" if before is None else f"{keyword} is gone",
+            )
         else:
-            tighter, told = (after > before) == (keyword in LOWER), f"{keyword}: {before} became {after}"
+            tighter, told = (
+                (after > before) == (keyword in LOWER),
+                f"{keyword}: {before} became {after}",
+            )
         yield _word(tighter), told
 
 

@@ -1,6 +1,7 @@
 """Holding an item's fields against a plan: what breaks it, and whether the item may go on.
 
-Fields have passed the rules, and the enrichment has done its part. A good item costs one call of a compiled validator.
+Fields have passed the rules, and the enrichment has done its part. A good item costs one call of a
+compiled validator.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,8 +17,9 @@ from app.intake.rules import pointer
 
 
 class Violation(NamedTuple):
-    """One thing about an item that breaks the plan. `name`: of the event, state or attribute; `planned`: whether the
-    plan has it; `enforced`: the item is refused for it."""
+    """One thing about an item that breaks the plan. `name`: of the event, state or attribute;
+    `planned`: whether the plan has it; `enforced`: the item is refused for it.
+    """
 
     kind: Kind
     name: str
@@ -32,7 +34,9 @@ NONE: Violations = ()
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One event, state or attribute of a plan. `schema` is of the item's fields; of an attribute, of its value."""
+    """One event, state or attribute of a plan. `schema` is of the item's fields; of an attribute,
+    of its value.
+    """
 
     kind: Kind
     name: str
@@ -59,9 +63,11 @@ def _anything(value: Any) -> bool:
 
 
 class Plan:
-    """The plan of an app. `digest` is the same for the same content, wherever it was read from. `passes`: whether an
-    item's fields (of an attribute, its value) are as the plan says, by kind and name. `closed`: of the events that take
-    no other parameters than those that are named, these."""
+    """The plan of an app. `digest` is the same for the same content, wherever it was read from.
+    `passes`: whether an item's fields (of an attribute, its value) are as the plan says, by kind
+    and name. `closed`: of the events that take no other parameters than those that are named,
+    these.
+    """
 
     def __init__(
         self,
@@ -75,14 +81,16 @@ class Plan:
         self.version, self.digest, self.files = version, digest, tuple(files)
         self.entries, self.unknown, self.definitions = entries, unknown, definitions
         self.passes: dict[Kind, dict[str, Callable[[Any], bool]]] = {
-            kind: {name: entry.passes for name, entry in found.items()} for kind, found in entries.items()
+            kind: {name: entry.passes for name, entry in found.items()}
+            for kind, found in entries.items()
         }
         self.closed = {
             name: params
             for name, entry in entries["events"].items()
             if entry.mode != "off" and (params := closed(entry.schema, definitions)) is not None
         }
-        self._sets: dict[str, Draft202012Validator] = {}  # by attribute, once something is added to it
+        # By attribute, once something is added to it
+        self._sets: dict[str, Draft202012Validator] = {}
         self._attributes_pass = self._of_all_attributes()
         self._judges: dict[str, Callable[[Mapping[str, Any]], Violations]] = {
             "track": self._event,
@@ -100,7 +108,8 @@ class Plan:
         passes = self.passes["events"].get(name)
         if passes is not None:
             return NONE if passes(fields) else [*self.entries["events"][name].faults(fields)]
-        if not name or "messageId" in fields:  # a message was sent, seen, opened …: Leanplum's own event
+        # A message was sent, seen, opened …: Leanplum's own event
+        if not name or "messageId" in fields:
             return NONE
         return self._not_planned("events", name, "/event")
 
@@ -115,7 +124,11 @@ class Plan:
         policy = self.unknown[kind]
         if policy == "allow":
             return NONE
-        fault = Fault(at, f"is no {ONE[kind]} of the tracking plan; check its spelling", f"plan-unknown-{ONE[kind]}")
+        fault = Fault(
+            at,
+            f"is no {ONE[kind]} of the tracking plan; check its spelling",
+            f"plan-unknown-{ONE[kind]}",
+        )
         return [Violation(kind, name, False, policy == "enforce", fault)]
 
     # --- user attributes -----------------------------------------------------------------------------------------
@@ -139,9 +152,12 @@ class Plan:
             elif value is not None and not entry.passes(value):
                 yield from entry.faults(value, at)
 
-    def _named(self, kind: Kind, name: str, at: str, value: Any, *, judged: bool) -> Iterator[Violation]:
-        """Of what is added to an attribute's set, each value is held against the schema of the set's entries; of the
-        rest, only the name can be judged."""
+    def _named(
+        self, kind: Kind, name: str, at: str, value: Any, *, judged: bool
+    ) -> Iterator[Violation]:
+        """Of what is added to an attribute's set, each value is held against the schema of the
+        set's entries; of the rest, only the name can be judged.
+        """
         entry = self.entries[kind].get(name)
         if entry is None:
             yield from self._not_planned(kind, name, at)
@@ -149,16 +165,21 @@ class Plan:
             many = isinstance(value, list)
             for fault in told(self._set_of(entry).iter_errors(value if many else [value])):
                 where = fault.pointer if many else fault.pointer.removeprefix("/0")
-                yield Violation(kind, name, True, entry.mode == "enforce", replace(fault, pointer=at + where))
+                yield Violation(
+                    kind, name, True, entry.mode == "enforce", replace(fault, pointer=at + where)
+                )
 
     def _set_of(self, entry: Entry) -> Draft202012Validator:
         if entry.name not in self._sets:
-            self._sets[entry.name] = compiled({"items": of_entries(entry.schema, self.definitions)}, self.definitions)
+            self._sets[entry.name] = compiled(
+                {"items": of_entries(entry.schema, self.definitions)}, self.definitions
+            )
         return self._sets[entry.name]
 
     def _of_all_attributes(self) -> Callable[[Any], bool]:
-        """Whether all attributes of an update are as they must be, found by one call. null clears one: it always may
-        be sent."""
+        """Whether all attributes of an update are as they must be, found by one call. null clears
+        one: it always may be sent.
+        """
         judged = {
             name: {"anyOf": [{"type": "null"}, entry.schema]}
             for name, entry in self.entries["attributes"].items()
@@ -166,7 +187,9 @@ class Plan:
         }
         names = dict.fromkeys(self.entries["attributes"], True) | judged
         others = self.unknown["attributes"] == "allow"
-        return compiled({"properties": names, "additionalProperties": others}, self.definitions).is_valid
+        return compiled(
+            {"properties": names, "additionalProperties": others}, self.definitions
+        ).is_valid
 
 
 _OTHER: dict[str, tuple[Kind, bool]] = {
@@ -192,7 +215,10 @@ class Plans:
     def each(self) -> Iterator[tuple[str, Plan]]:
         """Every plan, once, with the names of the apps that it is for, in words."""
         apps: dict[int, tuple[list[str], Plan]] = {}
-        for app, plan in [*self.of_apps.items(), ("every other app" if self.of_apps else "every app", self.of_others)]:
+        for app, plan in [
+            *self.of_apps.items(),
+            ("every other app" if self.of_apps else "every app", self.of_others),
+        ]:
             if plan is not None:
                 apps.setdefault(id(plan), ([], plan))[0].append(app)
         for names, plan in apps.values():

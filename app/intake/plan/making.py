@@ -17,14 +17,17 @@ from app.intake.plan.text import Path, Text, Told
 from app.intake.taxonomy import is_name
 from app.leanplum.values import MAX_PARAMS, NAME, TAKES
 
-LIMITS = {"events": 500, "states": 500, "params": 200, "attributes": 500}  # names of one app (fact sheet §5)
+# Names of one app (fact sheet §5)
+LIMITS = {"events": 500, "states": 500, "params": 200, "attributes": 500}
 FIELDS = ("params", "value", "currencyCode", "info")
 ACTIONS = {"events": ("track", "event"), "states": ("advance", "state")}
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The plans of some files, and what there is to tell of them. `plans` is None where something is fatal."""
+    """The plans of some files, and what there is to tell of them. `plans` is None where something
+    is fatal.
+    """
 
     plans: Plans | None
     told: tuple[Told, ...]
@@ -47,16 +50,24 @@ def made(files: Mapping[str, str]) -> Made:
         elif isinstance(read, Text):
             parts.append(_Part(read, shaped))
     if found or not parts:
-        return Made(None, tuple(found) or (Told("", 0, "", "there is no plan: no file ends in .yaml, .yml or .json"),))
+        return Made(
+            None,
+            tuple(found)
+            or (Told("", 0, "", "there is no plan: no file ends in .yaml, .yml or .json"),),
+        )
     return _planned(parts)
 
 
 def _planned(parts: Sequence[_Part]) -> Made:
-    """The plan of each app that is named, and of those that are not. Apps of the same files share one."""
+    """The plan of each app that is named, and of those that are not. Apps of the same files share
+    one.
+    """
     found, plans = list[Told](), dict[tuple[int, ...], Plan | None]()
 
     def plan_of(app: str | None) -> Plan | None:
-        of = tuple(at for at, part in enumerate(parts) if part.file.apps is None or app in part.file.apps)
+        of = tuple(
+            at for at, part in enumerate(parts) if part.file.apps is None or app in part.file.apps
+        )
         if of not in plans:
             plans[of] = _plan([parts[at] for at in of], found) if of else None
         return plans[of]
@@ -66,18 +77,23 @@ def _planned(parts: Sequence[_Part]) -> Made:
     found = sorted(dict.fromkeys(found), key=lambda told: (told.file, told.line))
     if any(one.fatal for one in found):
         return Made(None, tuple(found))
-    return Made(Plans({app: plan for app, plan in apps.items() if plan is not None}, others), tuple(found))
+    return Made(
+        Plans({app: plan for app, plan in apps.items() if plan is not None}, others), tuple(found)
+    )
 
 
 def _plan(parts: Sequence[_Part], found: list[Told]) -> Plan | None:
-    """The plan that the parts make together; `found` gets what there is to tell. None where it can't be made."""
+    """The plan that the parts make together; `found` gets what there is to tell. None where it
+    can't be made.
+    """
     own = [*_repeated(parts), *_faults(parts)]
     found += own
     if any(one.fatal for one in own):
         return None
     definitions = _definitions(parts)
     entries: dict[Kind, dict[str, Entry]] = {
-        kind: {entry.name: entry for part in parts for entry in _entries(part, kind, definitions)} for kind in KINDS
+        kind: {entry.name: entry for part in parts for entry in _entries(part, kind, definitions)}
+        for kind in KINDS
     }
     broken = list(_broken_examples(parts, entries))
     found += broken
@@ -85,7 +101,11 @@ def _plan(parts: Sequence[_Part], found: list[Told]) -> Plan | None:
     policies: dict[Kind, Policy] = {kind: getattr(unknown, kind) for kind in KINDS}
     version = next(part.file.version for part in parts if part.file.version)
     digest = _digest(version, entries, policies, definitions)
-    return None if broken else Plan(version, digest, entries, policies, definitions, [one.text.file for one in parts])
+    return (
+        None
+        if broken
+        else Plan(version, digest, entries, policies, definitions, [one.text.file for one in parts])
+    )
 
 
 def _definitions(parts: Sequence[_Part]) -> Definitions:
@@ -115,7 +135,13 @@ def _entries(part: _Part, kind: Kind, definitions: Definitions) -> Iterator[Entr
 def _schema(defined: Defined, definitions: Definitions) -> dict[str, Any]:
     """What an item's fields must be, as one schema; of an attribute, what its value must be."""
     if isinstance(defined, DefinedAttribute):
-        return defined.schema_ if isinstance(defined.schema_, dict) else {} if defined.schema_ else {"not": {}}
+        return (
+            defined.schema_
+            if isinstance(defined.schema_, dict)
+            else {}
+            if defined.schema_
+            else {"not": {}}
+        )
     own = {name: schema for name in FIELDS if (schema := getattr(defined, name, None)) is not None}
     required = set(getattr(defined, "required", ()))
     if "params" in own and not schemas.compiled(own["params"], definitions).is_valid({}):
@@ -123,11 +149,17 @@ def _schema(defined: Defined, definitions: Definitions) -> dict[str, Any]:
     return {"properties": own} | ({"required": sorted(required)} if required else {})
 
 
-def _digest(version: str, entries: Mapping[Kind, Mapping[str, Entry]], unknown: Any, definitions: Definitions) -> str:
+def _digest(
+    version: str,
+    entries: Mapping[Kind, Mapping[str, Entry]],
+    unknown: Any,
+    definitions: Definitions,
+) -> str:
     content: dict[str, Any] = {"version": version, "unknown": unknown, "definitions": definitions}
     for kind, found in entries.items():
         content[kind] = {
-            name: [one.mode, one.schema, one.description, one.owner, one.examples] for name, one in found.items()
+            name: [one.mode, one.schema, one.description, one.owner, one.examples]
+            for name, one in found.items()
         }
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
@@ -164,7 +196,9 @@ def _faults(parts: Sequence[_Part]) -> Iterator[Told]:
                 yield from _name_faults(part, (kind, name), name)
                 yield from _defined_faults(part, kind, name, defined, definitions, used)
         for name in part.file.states.keys() & events:
-            yield part.text.told(("states", name), "is an event as well: a state and an event may not share a name")
+            yield part.text.told(
+                ("states", name), "is an event as well: a state and an event may not share a name"
+            )
     yield from _beside(parts, definitions, used)
 
 
@@ -174,7 +208,9 @@ def _beside(parts: Sequence[_Part], definitions: Definitions, used: set[str]) ->
         for name in part.file.definitions:
             if name not in used:
                 yield part.text.told(("definitions", name), "is not used", fatal=False)
-    names: dict[str, set[str]] = {kind: {name for part in parts for name in _of(part, kind)} for kind in KINDS}
+    names: dict[str, set[str]] = {
+        kind: {name for part in parts for name in _of(part, kind)} for kind in KINDS
+    }
     names["params"] = {
         name
         for part in parts
@@ -205,19 +241,25 @@ def _defined_faults(
 ) -> Iterator[Told]:
     path: Path = (kind, name)
     own = {"schema": defined.schema_} if isinstance(defined, DefinedAttribute) else {}
-    own |= {field: schema for field in FIELDS if (schema := getattr(defined, field, None)) is not None}
+    own |= {
+        field: schema for field in FIELDS if (schema := getattr(defined, field, None)) is not None
+    }
     for field, schema in own.items():
         yield from _schema_faults(part, (*path, field), schema, definitions, used)
     params = _params(defined, definitions)
     if len(params) > MAX_PARAMS:
-        yield part.text.told((*path, "params"), f"has {len(params)} parameters; Leanplum takes {MAX_PARAMS}")
+        yield part.text.told(
+            (*path, "params"), f"has {len(params)} parameters; Leanplum takes {MAX_PARAMS}"
+        )
     for param, schema in params.items():
         at = (*path, "params", "properties", param)
         yield from _name_faults(part, at, param)
         flat = schemas.resolved(schema, definitions)
         if isinstance(flat, dict) and {"object", "array"} & {*_types(flat)}:
             yield part.text.told(
-                at, "can't be an object or a list: parameters are flat, nested ones arrive as `a.b`", fatal=False
+                at,
+                "can't be an object or a list: parameters are flat, nested ones arrive as `a.b`",
+                fatal=False,
             )
 
 
@@ -226,20 +268,26 @@ def _types(schema: Mapping[str, Any]) -> Sequence[str]:
     return [types] if isinstance(types, str) else types
 
 
-def _schema_faults(part: _Part, path: Path, schema: Schema, definitions: Definitions, used: set[str]) -> Iterator[Told]:
+def _schema_faults(
+    part: _Part, path: Path, schema: Schema, definitions: Definitions, used: set[str]
+) -> Iterator[Told]:
     used |= schemas.referred(schema)
     for at, detail in schemas.faults(schema, definitions):
         yield part.text.told((*path, *at), detail)
 
 
-def _broken_examples(parts: Sequence[_Part], entries: Mapping[Kind, Mapping[str, Entry]]) -> Iterator[Told]:
+def _broken_examples(
+    parts: Sequence[_Part], entries: Mapping[Kind, Mapping[str, Entry]]
+) -> Iterator[Told]:
     for part in parts:
         for kind in KINDS:
             for name, defined in _of(part, kind).items():
                 for index, example in enumerate(defined.examples):
                     path = (kind, name, "examples", index)
                     for at, detail in _broken(entries[kind][name], example):
-                        yield part.text.told((*path, *at), f"{detail}: the example breaks its own {ONE[kind]}")
+                        yield part.text.told(
+                            (*path, *at), f"{detail}: the example breaks its own {ONE[kind]}"
+                        )
 
 
 def _broken(entry: Entry, example: Any) -> Iterator[tuple[Path, str]]:
@@ -249,7 +297,9 @@ def _broken(entry: Entry, example: Any) -> Iterator[tuple[Path, str]]:
         yield (), "takes the fields of an item, as value and params"
         return
     else:
-        found = [*schemas.told(entry.validator.iter_errors(example))] or _against_the_rules(entry, example)
+        found = [*schemas.told(entry.validator.iter_errors(example))] or _against_the_rules(
+            entry, example
+        )
     for fault in found:
         yield tuple(fault.pointer.split("/")[1:]), fault.detail
 

@@ -1,7 +1,8 @@
-"""JSON Schemas (draft 2020-12): which are taken, compiled once, and what they find, told in our words.
+"""JSON Schemas (draft 2020-12): which are taken, compiled once, and what they find, told in our
+words.
 
-jsonschema-rs repeats the value that it was shown in each message, and a value must never come back: only the kind of
-an error, what the schema itself says, and the path are used.
+jsonschema-rs repeats the value that it was shown in each message, and a value must never come back:
+only the kind of an error, what the schema itself says, and the path are used.
 """
 
 import re
@@ -37,7 +38,9 @@ CHECKS = words(
     "maxProperties maximum minContains minItems minLength minProperties minimum multipleOf pattern required type "
     "uniqueItems"
 )
-NOTES = words("$comment contentMediaType default deprecated description examples readOnly title writeOnly")
+NOTES = words(
+    "$comment contentMediaType default deprecated description examples readOnly title writeOnly"
+)
 KEYWORDS = ONE_SCHEMA | MANY_SCHEMAS | NAMED_SCHEMAS | CHECKS | NOTES
 Found = tuple[Path, str]  # where in a schema, and what is wrong there
 
@@ -75,12 +78,18 @@ def faults(schema: Schema, definitions: Definitions) -> Iterator[Found]:
         for keyword in one if isinstance(one, dict) else ():
             if keyword not in KEYWORDS and not keyword.startswith("x-"):
                 found = True
-                yield (*path, keyword), "is no keyword of JSON Schema that is taken here; check its spelling"
+                yield (
+                    (*path, keyword),
+                    "is no keyword of JSON Schema that is taken here; check its spelling",
+                )
         if isinstance(one, dict) and "$ref" in one:
             name = str(one["$ref"]).removeprefix(DEFINITIONS)
             if name not in definitions or not str(one["$ref"]).startswith(DEFINITIONS):
                 found = True
-                yield (*path, "$ref"), f"takes {DEFINITIONS}NAME, with a name that is under definitions"
+                yield (
+                    (*path, "$ref"),
+                    f"takes {DEFINITIONS}NAME, with a name that is under definitions",
+                )
         for at, sentence in _too_large(one):
             found = True
             yield (*path, *at), sentence
@@ -89,12 +98,16 @@ def faults(schema: Schema, definitions: Definitions) -> Iterator[Found]:
 
 
 def _too_large(schema: Schema) -> Iterator[Found]:
-    """Patterns that could make searching slow: their engine takes linear time, but by how much depends on them."""
+    """Patterns that could make searching slow: their engine takes linear time, but by how much
+    depends on them.
+    """
     if not isinstance(schema, dict):
         return
     names = schema.get("patternProperties", {})
     patterns: list[tuple[Path, Any]] = [(("pattern",), schema.get("pattern"))]
-    patterns += [(("patternProperties", name), name) for name in (names if isinstance(names, dict) else ())]
+    patterns += [
+        (("patternProperties", name), name) for name in (names if isinstance(names, dict) else ())
+    ]
     for at, pattern in patterns:
         if isinstance(pattern, str):
             try:
@@ -109,7 +122,9 @@ def _uncompilable(schema: Schema, definitions: Definitions) -> Iterator[Found]:
     except ValidationError as error:
         kind = error.kind
         if isinstance(kind, ValidationErrorKind.Format):
-            sentence = "is no regular expression that is taken here: no look-around, no back-references"
+            sentence = (
+                "is no regular expression that is taken here: no look-around, no back-references"
+            )
         elif error.instance_path[-1:] == ["format"]:
             sentence = "is no format that is known"
         elif error.instance_path[-1:] == ["type"]:
@@ -122,10 +137,14 @@ def _uncompilable(schema: Schema, definitions: Definitions) -> Iterator[Found]:
 
 
 def compiled(schema: Schema, definitions: Definitions) -> Draft202012Validator:
-    """The validator of a schema. Formats are checked; patterns take linear time, whatever a caller sends; nothing is
-    fetched. Raises ValidationError."""
+    """The validator of a schema. Formats are checked; patterns take linear time, whatever a caller
+    sends; nothing is fetched. Raises ValidationError.
+    """
     return Draft202012Validator(
-        {**(schema if isinstance(schema, dict) else {"allOf": [schema]}), "definitions": definitions},
+        {
+            **(schema if isinstance(schema, dict) else {"allOf": [schema]}),
+            "definitions": definitions,
+        },
         validate_formats=True,
         ignore_unknown_formats=False,
         pattern_options=RegexOptions(dfa_size_limit=PATTERN_BYTES),
@@ -136,7 +155,10 @@ def compiled(schema: Schema, definitions: Definitions) -> Draft202012Validator:
 def resolved(schema: Schema, definitions: Definitions) -> Schema:
     """The schema that a mere reference leads to."""
     seen = set[str]()
-    while isinstance(schema, dict) and (name := str(schema.get("$ref", "")).removeprefix(DEFINITIONS)) in definitions:
+    while (
+        isinstance(schema, dict)
+        and (name := str(schema.get("$ref", "")).removeprefix(DEFINITIONS)) in definitions
+    ):
         if name in seen:
             break
         seen.add(name)
@@ -154,10 +176,16 @@ def of_entries(schema: Schema, definitions: Definitions) -> Schema:
 
 
 def closed(fields: Schema, definitions: Definitions) -> frozenset[str] | None:
-    """The names of all parameters that an item may have, of the schema of its fields; None where it may have others."""
+    """The names of all parameters that an item may have, of the schema of its fields; None where it
+    may have others.
+    """
     own = fields.get("properties", {}).get("params", True) if isinstance(fields, dict) else True
     params = resolved(own, definitions)
-    if not isinstance(params, dict) or params.get("additionalProperties") is not False or "patternProperties" in params:
+    if (
+        not isinstance(params, dict)
+        or params.get("additionalProperties") is not False
+        or "patternProperties" in params
+    ):
         return None
     return frozenset(params.get("properties", ()))
 
@@ -179,7 +207,9 @@ def _faults(error: ValidationError, base: str) -> Iterator[Fault]:
     match kind:
         case ValidationErrorKind.Required(name):
             yield Fault(base + pointer([*path, name]), "is required by the tracking plan", code)
-        case ValidationErrorKind.AdditionalProperties(names) | ValidationErrorKind.UnevaluatedProperties(names):
+        case ValidationErrorKind.AdditionalProperties(
+            names
+        ) | ValidationErrorKind.UnevaluatedProperties(names):
             for name in names:
                 detail = "is not in the tracking plan; check its spelling"
                 yield Fault(base + pointer([*path, name]), detail, "plan-unknown-param")

@@ -16,7 +16,8 @@ ONE = {"events": "event", "states": "state", "attributes": "attribute"}  # one o
 Words = Annotated[str, Field(min_length=1, strict=True)]
 Schema = dict[str, Any] | bool
 CLOSED = ConfigDict(extra="forbid", frozen=True)
-OrNothing = BeforeValidator(lambda value: {} if value is None else value)  # `Login:` alone is a definition, too
+# `Login:` alone is a definition, too
+OrNothing = BeforeValidator(lambda value: {} if value is None else value)
 Version = BeforeValidator(lambda value: str(value) if type(value) is int else value)
 
 
@@ -67,20 +68,32 @@ class File(BaseModel):
     """One file of a plan."""
 
     model_config = CLOSED
-    version: Annotated[Annotated[str, Field(min_length=1, max_length=100, strict=True)] | None, Version] = None
-    apps: Annotated[list[Annotated[str, Field(pattern=APP_NAME)]], Field(min_length=1)] | None = None
+    version: Annotated[
+        Annotated[str, Field(min_length=1, max_length=100, strict=True)] | None, Version
+    ] = None
+    apps: Annotated[list[Annotated[str, Field(pattern=APP_NAME)]], Field(min_length=1)] | None = (
+        None
+    )
     mode: Mode = "warn"
     unknown: Unknown | None = None
     definitions: Annotated[dict[str, Schema], OrNothing] = Field(default_factory=dict)
-    events: Annotated[dict[str, Annotated[DefinedEvent, OrNothing]], OrNothing] = Field(default_factory=dict)
-    states: Annotated[dict[str, Annotated[DefinedState, OrNothing]], OrNothing] = Field(default_factory=dict)
-    attributes: Annotated[dict[str, Annotated[DefinedAttribute, OrNothing]], OrNothing] = Field(default_factory=dict)
+    events: Annotated[dict[str, Annotated[DefinedEvent, OrNothing]], OrNothing] = Field(
+        default_factory=dict
+    )
+    states: Annotated[dict[str, Annotated[DefinedState, OrNothing]], OrNothing] = Field(
+        default_factory=dict
+    )
+    attributes: Annotated[dict[str, Annotated[DefinedAttribute, OrNothing]], OrNothing] = Field(
+        default_factory=dict
+    )
 
 
 def of(text: Text) -> File | list[Told]:
     """The file that a text is, or everything that is wrong with its shape."""
     if not isinstance(text.content, dict):
-        return [Told(text.file, 0, "", "is no plan: it takes version, events, states, attributes …")]
+        return [
+            Told(text.file, 0, "", "is no plan: it takes version, events, states, attributes …")
+        ]
     try:
         return File.model_validate(text.content)
     except ValidationError as error:

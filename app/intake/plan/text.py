@@ -1,4 +1,6 @@
-"""YAML as data that knows its lines. Scalars are read as YAML 1.2 does: `off` and `NO` are words, a day is text."""
+"""YAML as data that knows its lines. Scalars are read as YAML 1.2 does: `off` and `NO` are words, a
+day is text.
+"""
 
 import re
 from collections.abc import Sequence
@@ -32,8 +34,9 @@ for _tag, _pattern, _first in (
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Something to tell of a plan: where (a file's name, a line, a path in it), and what. `fatal`: it can't be loaded
-    like this."""
+    """Something to tell of a plan: where (a file's name, a line, a path in it), and what. `fatal`:
+    it can't be loaded like this.
+    """
 
     file: str
     line: int
@@ -55,7 +58,9 @@ class Text:
     lines: dict[Path, int]
 
     def told(self, path: Sequence[str | int], detail: str, *, fatal: bool = True) -> Told:
-        """The same at its place: the line of the path, or of the nearest thing above it that is in the file."""
+        """The same at its place: the line of the path, or of the nearest thing above it that is in
+        the file.
+        """
         at = tuple(path)
         while at and at not in self.lines:
             at = at[:-1]
@@ -78,7 +83,9 @@ def read(file: str, text: str) -> Text | Told:
         return Told(file, bad.line, "", bad.detail)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        return Told(file, mark.line + 1 if mark else 0, "", f"is not YAML: {error.problem or error.context}")
+        return Told(
+            file, mark.line + 1 if mark else 0, "", f"is not YAML: {error.problem or error.context}"
+        )
     except yaml.YAMLError:
         return Told(file, 0, "", "is not YAML: it has a character that YAML does not take")
     except RecursionError:

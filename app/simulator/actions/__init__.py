@@ -3,4 +3,14 @@
 from app.simulator.actions.table import ACTIONS, Action, ContentAction, UserAction
 from app.simulator.actions.turns import Moved, Refused, Skipped, Turn, UserTurn
 
-__all__ = ["ACTIONS", "Action", "ContentAction", "Moved", "Refused", "Skipped", "Turn", "UserAction", "UserTurn"]
+__all__ = [
+    "ACTIONS",
+    "Action",
+    "ContentAction",
+    "Moved",
+    "Refused",
+    "Skipped",
+    "Turn",
+    "UserAction",
+    "UserTurn",
+]

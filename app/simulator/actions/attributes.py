@@ -1,4 +1,6 @@
-"""What is known of users and devices: attributes, devices, traffic source (fact sheet §3.4, §3.5)."""
+"""What is known of users and devices: attributes, devices, traffic source (fact sheet §3.4,
+§3.5).
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,8 +10,22 @@ from app.simulator.actions.turns import Extra, UserTurn
 from app.simulator.people import User
 from app.simulator.values import listed, text, truthy
 
-NUMBER_FIELDS = ("created", "lastActive", "timeSpentInApp", "totalSessions", "timezoneOffsetSeconds")
-PLACE_FIELDS = ("locale", "country", "region", "city", "location", "locationAccuracyType", "timezone")
+NUMBER_FIELDS = (
+    "created",
+    "lastActive",
+    "timeSpentInApp",
+    "totalSessions",
+    "timezoneOffsetSeconds",
+)
+PLACE_FIELDS = (
+    "locale",
+    "country",
+    "region",
+    "city",
+    "location",
+    "locationAccuracyType",
+    "timezone",
+)
 PROFILE_FIELDS = (*NUMBER_FIELDS, *PLACE_FIELDS)
 DEVICE_FIELDS = (
     *("appVersion", "systemName", "systemVersion", "browserName", "browserVersion"),
@@ -19,12 +35,17 @@ DEVICE_FIELDS = (
 
 
 def set_user_attributes(turn: UserTurn) -> Extra:
-    """All is checked first, so that a refused call changes nothing (I). The answer says `isOffline` where the user has
-    no open session (fact sheet §12.7)."""
+    """All is checked first, so that a refused call changes nothing (I). The answer says `isOffline`
+    where the user has no open session (fact sheet §12.7).
+    """
     _check(turn)
     events, states = checked_counters(turn, "event"), checked_counters(turn, "state")
     new_id = turn.text("newUserId")
-    user = turn.user if new_id in ("", turn.user.user_id) else turn.world.become(turn.user, new_id, turn.now)
+    user = (
+        turn.user
+        if new_id in ("", turn.user.user_id)
+        else turn.world.become(turn.user, new_id, turn.now)
+    )
     apply_attributes(turn, user)
     _apply_sets(turn, user)
     _apply_increments(turn, user)
@@ -39,7 +60,9 @@ def set_user_attributes(turn: UserTurn) -> Extra:
 
 
 def set_device_attributes(turn: UserTurn) -> Extra:
-    """Flat as the docs say, or in `deviceAttributes` as one client sends with success (fact sheet §3.5)."""
+    """Flat as the docs say, or in `deviceAttributes` as one client sends with success (fact sheet
+    §3.5).
+    """
     if not apply_device_fields(turn):
         raise turn.invalid("deviceAttributes")
     return {}
@@ -61,9 +84,13 @@ def apply_attributes(turn: UserTurn, user: User) -> None:
 
 
 def apply_profile(turn: UserTurn, user: User) -> None:
-    """`(detect)` means "from the request's address", which tells a simulator nothing: it is kept as sent."""
+    """`(detect)` means "from the request's address", which tells a simulator nothing: it is kept as
+    sent.
+    """
     given = {name: turn.item[name] for name in PLACE_FIELDS if turn.item.get(name) is not None}
-    numbers = {name: turn.number(name, 0.0) for name in NUMBER_FIELDS if turn.item.get(name) is not None}
+    numbers = {
+        name: turn.number(name, 0.0) for name in NUMBER_FIELDS if turn.item.get(name) is not None
+    }
     user.profile.update(given | numbers)
 
 
@@ -96,7 +123,9 @@ def _members(user: User, name: str) -> list[Any]:
 
 
 def _apply_increments(turn: UserTurn, user: User) -> None:
-    """Both sides must be integers, else it is skipped; a missing attribute counts as 0 (fact sheet §3.4)."""
+    """Both sides must be integers, else it is skipped; a missing attribute counts as 0 (fact sheet
+    §3.4).
+    """
     for name, step in turn.mapping("userAttributeValuesToIncrement").items():
         known = user.attributes.get(name, 0)
         if type(step) is int and type(known) is int:
@@ -109,7 +138,10 @@ def _check(turn: UserTurn) -> None:
         turn.mapping(name)
     for name in NUMBER_FIELDS:
         turn.number(name, 0.0)
-    if not all(isinstance(entry, dict) and _is_id_or_absent(entry.get("deviceId")) for entry in _devices(turn)):
+    if not all(
+        isinstance(entry, dict) and _is_id_or_absent(entry.get("deviceId"))
+        for entry in _devices(turn)
+    ):
         raise turn.invalid("devices")
 
 
@@ -122,7 +154,9 @@ def _devices(turn: UserTurn) -> list[Any]:
 
 
 def _apply_devices(turn: UserTurn, user: User) -> None:
-    """Devices without an id are taken, too (fact sheet §12.5); the same one said again is still one (I)."""
+    """Devices without an id are taken, too (fact sheet §12.5); the same one said again is still one
+    (I).
+    """
     for entry in _devices(turn):
         device_id, fields = text(entry.get("deviceId")), _device_fields(entry)
         if device_id:

@@ -16,8 +16,9 @@ from app.simulator.values import number
 def create_job(turn: Turn) -> Extra:
     """Do every row at once, in order, and keep the answers for whoever asks (I).
 
-    The rows are the body, or the object `file` of the public bucket `gcsBucket` (fact sheet §12.4). A job whose object
-    isn't there fails (I). The file that the job offers holds the answers, one to a line (I).
+    The rows are the body, or the object `file` of the public bucket `gcsBucket` (fact sheet §12.4).
+    A job whose object isn't there fails (I). The file that the job offers holds the answers, one to
+    a line (I).
     """
     jobs = turn.world.jobs
     content = _content(turn)
@@ -30,12 +31,16 @@ def create_job(turn: Turn) -> Extra:
     done = sum(entry["success"] for entry in entries)
     job_id = jobs.new_id("multi")
     file = turn.world.shelf.offer(StoredFile(f"{job_id}.json", json_lines(entries)))
-    jobs.multis[job_id] = Job(job_id, {"successesCount": done, "failuresCount": len(entries) - done}, [file])
+    jobs.multis[job_id] = Job(
+        job_id, {"successesCount": done, "failuresCount": len(entries) - done}, [file]
+    )
     return {"jobId": job_id}
 
 
 def _content(turn: Turn) -> bytes | None:
-    """Return the CSV text: the body, else the object that is named; None where the bucket has no such object."""
+    """Return the CSV text: the body, else the object that is named; None where the bucket has no
+    such object.
+    """
     body = turn.around.files.get(CSV_BODY)
     if body is not None:
         return body.content
@@ -62,7 +67,9 @@ def get_multi_results(turn: Turn) -> Extra:
 
 def _rows(turn: Turn, content: bytes) -> list[dict[str, Any]]:
     try:
-        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restkey="", strict=True)
+        reader = csv.DictReader(
+            io.StringIO(content.decode("utf-8-sig"), newline=""), restkey="", strict=True
+        )
         rows = [_item(row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise turn.invalid("file") from error

@@ -8,10 +8,16 @@ _FLAGS = ("enableLights", "enableVibration", "bypassDnd", "showBadge", "default"
 
 
 def add_channel(turn: Turn) -> Extra:
-    """A channel of a known id is updated (I); an absent `importance` is 3, though the docs call it required."""
+    """A channel of a known id is updated (I); an absent `importance` is 3, though the docs call it
+    required.
+    """
     channel_id, known = turn.needed("id"), turn.world.content.channels
     created = channel_id not in known
-    channel = {"id": channel_id, "name": turn.needed("name"), "importance": int(turn.number("importance", 3))}
+    channel = {
+        "id": channel_id,
+        "name": turn.needed("name"),
+        "importance": int(turn.number("importance", 3)),
+    }
     known[channel_id] = channel | _options(turn)
     told = {"channelId": channel_id, "name": channel["name"], "importance": channel["importance"]}
     return {"channelCreated": created, "channelUpdated": not created, **told}
@@ -32,5 +38,9 @@ def _options(turn: Turn) -> Extra:
     texts = {name: turn.text(name) for name in _TEXTS if turn.given(name)}
     numbers = {name: turn.number(name, 0) for name in _NUMBERS if turn.given(name)}
     flags = {name: turn.flag(name, default=False) for name in _FLAGS if turn.given(name)}
-    pattern = {"vibrationPattern": turn.listing("vibrationPattern")} if turn.given("vibrationPattern") else {}
+    pattern = (
+        {"vibrationPattern": turn.listing("vibrationPattern")}
+        if turn.given("vibrationPattern")
+        else {}
+    )
     return {**texts, **numbers, **flags, **pattern}

@@ -1,7 +1,9 @@
-"""The app's content for reading: messages, A/B tests, variants, unsubscribe categories (fact sheet §3.6).
+"""The app's content for reading: messages, A/B tests, variants, unsubscribe categories (fact sheet
+§3.6).
 
-`recent` is taken and changes nothing: all of the sandbox is recent (I). One draft is found only with `includeDrafts`,
-which getMessage, getAbTest and getVariant take too (fact sheet §12.8); what they answer without it is inferred (I).
+`recent` is taken and changes nothing: all of the sandbox is recent (I). One draft is found only
+with `includeDrafts`, which getMessage, getAbTest and getVariant take too (fact sheet §12.8); what
+they answer without it is inferred (I).
 """
 
 from typing import Any
@@ -21,7 +23,11 @@ def get_message(turn: Turn) -> Extra:
 
 def get_messages(turn: Turn) -> Extra:
     drafts = _with_drafts(turn)
-    return {"messages": [_message(each) for each in turn.world.messages.values() if drafts or not each.draft]}
+    return {
+        "messages": [
+            _message(each) for each in turn.world.messages.values() if drafts or not each.draft
+        ]
+    }
 
 
 def get_ab_test(turn: Turn) -> Extra:
@@ -34,7 +40,11 @@ def get_ab_test(turn: Turn) -> Extra:
 
 def get_ab_tests(turn: Turn) -> Extra:
     drafts = _with_drafts(turn)
-    return {"abTests": [_ab_test(each) for each in turn.world.config.ab_tests if drafts or not each.draft]}
+    return {
+        "abTests": [
+            _ab_test(each) for each in turn.world.config.ab_tests if drafts or not each.draft
+        ]
+    }
 
 
 def get_variant(turn: Turn) -> Extra:
@@ -49,7 +59,11 @@ def get_variant(turn: Turn) -> Extra:
 
 def get_unsubscribe_categories(turn: Turn) -> Extra:
     known = turn.world.config.unsubscribe_categories
-    return {"categories": [{"id": each.id, "name": each.name, "description": each.description} for each in known]}
+    return {
+        "categories": [
+            {"id": each.id, "name": each.name, "description": each.description} for each in known
+        ]
+    }
 
 
 def _with_drafts(turn: Turn) -> bool:
@@ -58,7 +72,9 @@ def _with_drafts(turn: Turn) -> bool:
 
 
 def _life(of: SandboxMessage | SandboxAbTest) -> dict[str, Any]:
-    """What messages and A/B tests tell alike; the forms of state and times are not documented (I)."""
+    """What messages and A/B tests tell alike; the forms of state and times are not documented
+    (I).
+    """
     state = {"active": not of.draft, "state": "draft" if of.draft else "active"}
     times = {"created": CREATED, "updated": CREATED, "finished": None}
     return {"id": of.id, "name": of.name, **state, **times, "targetingSticky": False}
@@ -67,7 +83,13 @@ def _life(of: SandboxMessage | SandboxAbTest) -> dict[str, Any]:
 def _message(message: SandboxMessage) -> Extra:
     campaign = {"campaignID": message.id, "campaignName": message.name, "abTestIds": []}
     triggers: dict[str, Any] = {"messageLimits": {}, "localTriggers": [], "serverTriggers": []}
-    return {**_life(message), "messageType": message.kind, "scheduledTime": None, **campaign, **triggers}
+    return {
+        **_life(message),
+        "messageType": message.kind,
+        "scheduledTime": None,
+        **campaign,
+        **triggers,
+    }
 
 
 def _ab_test(test: SandboxAbTest) -> Extra:

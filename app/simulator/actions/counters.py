@@ -1,4 +1,6 @@
-"""The profile counters that setUserAttributes sets or increments: `events` and `states` (fact sheet §3.4)."""
+"""The profile counters that setUserAttributes sets or increments: `events` and `states` (fact sheet
+§3.4).
+"""
 
 from typing import Any
 
@@ -12,8 +14,12 @@ _FIELDS = ("count", "countIncrement", "value", "valueIncrement", "firstTime", "l
 
 
 def checked_counters(turn: UserTurn, kind: str) -> Counters:
-    """The counters of one kind, `event` or `state`; ISO times are refused at HTTP 200, as recorded."""
-    return {name: _checked(turn, kind, name, given) for name, given in turn.mapping(f"{kind}s").items()}
+    """The counters of one kind, `event` or `state`; ISO times are refused at HTTP 200, as
+    recorded.
+    """
+    return {
+        name: _checked(turn, kind, name, given) for name, given in turn.mapping(f"{kind}s").items()
+    }
 
 
 def apply_counters(tallies: dict[str, Tally], counters: Counters) -> None:

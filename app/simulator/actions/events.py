@@ -41,7 +41,9 @@ def resume_state(turn: UserTurn) -> Extra:
 
 
 def _event_name(turn: UserTurn) -> str:
-    """An empty event with a message id is that message's sending, shown as `.m<id>` (fact sheet §3.2, §5)."""
+    """An empty event with a message id is that message's sending, shown as `.m<id>` (fact sheet
+    §3.2, §5).
+    """
     name, message = turn.text("event"), turn.text("messageId")
     if not name and not message:
         raise turn.invalid("event")
@@ -57,6 +59,8 @@ def _disposition(turn: UserTurn) -> str:
     return disposition
 
 
-def _count(turn: UserTurn, tallies: dict[str, Tally], name: str, value: float | None, params: Extra) -> None:
+def _count(
+    turn: UserTurn, tallies: dict[str, Tally], name: str, value: float | None, params: Extra
+) -> None:
     kept = {key: turn.item[key] for key in _KEPT if key in turn.item}
     tallies.setdefault(name, Tally()).add(turn.time, value, {"params": params, **kept})

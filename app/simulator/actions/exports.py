@@ -14,7 +14,9 @@ DATA_TYPES = ("UserActivity", "AbTestResults", "MessageResults", "BookmarkedRepo
 
 
 def export_data(turn: Turn) -> Extra:
-    """Every user of the world, whatever the dates (I); `callbackUrl` is never called, S3 never written to."""
+    """Every user of the world, whatever the dates (I); `callbackUrl` is never called, S3 never
+    written to.
+    """
     _check_days(turn)
     form = turn.one_of("exportFormat", ("json", "csv")) if turn.given("exportFormat") else "json"
     _spend(turn, "exportData")
@@ -62,7 +64,9 @@ def _with_file(turn: Turn, prefix: str, form: str, content: bytes, extra: dict[s
     job_id = turn.world.jobs.new_id(prefix)
     file = turn.world.shelf.offer(StoredFile(f"{job_id}.{form}", content))
     sessions = sum(len(user.sessions) for user in _users(turn))
-    return _made(turn, Job(job_id, {"numSessions": sessions, "numBytes": len(content), **extra}, [file]))
+    return _made(
+        turn, Job(job_id, {"numSessions": sessions, "numBytes": len(content), **extra}, [file])
+    )
 
 
 def _users(turn: Turn) -> list[User]:
@@ -75,7 +79,9 @@ def _spend(turn: Turn, action: str) -> None:
     config = turn.world.config
     limit = config.exports_per_day[action]
     if not turn.world.jobs.spend(action, pacific_day(turn.now), limit):
-        raise Refused(turn.texts.quota_exceeded.format(action=action, limit=limit), config.quota_status)
+        raise Refused(
+            turn.texts.quota_exceeded.format(action=action, limit=limit), config.quota_status
+        )
 
 
 def _check_days(turn: Turn) -> dict[str, str]:

@@ -13,7 +13,9 @@ MAX_STORED_BYTES = 64 * 1024 * 1024
 
 
 def upload_file(turn: Turn) -> Extra:
-    """Keep the files of a call, or none of them; `size` and `hash` are not compared with the bytes (I)."""
+    """Keep the files of a call, or none of them; `size` and `hash` are not compared with the bytes
+    (I).
+    """
     files = _files(turn)
     if sum(len(file.content) for file in files) > MAX_CALL_BYTES:
         raise Refused(turn.texts.upload_too_large, 400)
@@ -32,7 +34,9 @@ def download_file(turn: Turn) -> Extra:
 
 
 def _files(turn: Turn) -> list[StoredFile]:
-    """`data` describes file0, file1 and so on; without it one file is described by the arguments themselves."""
+    """`data` describes file0, file1 and so on; without it one file is described by the arguments
+    themselves.
+    """
     if not turn.given("data"):
         return [_file(turn, turn.item, "file")]
     described = parsed_data(turn.item["data"])

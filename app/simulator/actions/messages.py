@@ -7,7 +7,9 @@ from app.simulator.values import truthy
 
 
 def send_message(turn: UserTurn) -> Extra:
-    """Targeting that doesn't fit sends nothing and is still a success, unless `force` ignores it."""
+    """Targeting that doesn't fit sends nothing and is still a success, unless `force` ignores
+    it.
+    """
     message = turn.world.messages.get(turn.text("messageId"))
     if message is None:
         raise Skipped(turn.texts.message_entity_not_found)

@@ -38,6 +38,8 @@ def delete_message(turn: UserTurn) -> Extra:
 
 
 def to_be_synced(turn: UserTurn) -> bool:
-    """Whether the feed differs from what the client says that it has: `syncNewsfeed` of `start` (I)."""
+    """Whether the feed differs from what the client says that it has: `syncNewsfeed` of `start`
+    (I).
+    """
     known = turn.names("newsfeedMessages") if turn.given("newsfeedMessages") else []
     return set(known) != set(turn.user.newsfeed)

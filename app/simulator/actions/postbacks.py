@@ -1,4 +1,6 @@
-"""Postbacks: addPostback, listPostbacks, deletePostback (fact sheet §3.5). They are kept, never sent."""
+"""Postbacks: addPostback, listPostbacks, deletePostback (fact sheet §3.5). They are kept, never
+sent.
+"""
 
 from app.simulator.actions.turns import Extra, Refused, Turn
 
@@ -7,7 +9,9 @@ TYPES = ("messageEvents", "abTestEvents")
 
 
 def add_postback(turn: Turn) -> Extra:
-    """The id is a whole number (fact sheet §12.6). A fourth postback is refused; no source tells how (I)."""
+    """The id is a whole number (fact sheet §12.6). A fourth postback is refused; no source tells
+    how (I).
+    """
     content = turn.world.content
     wanted = {"type": turn.one_of("type", TYPES), "postbackUrl": turn.needed("postbackUrl")}
     channels = turn.names("channels") if turn.given("channels") else []
@@ -15,7 +19,11 @@ def add_postback(turn: Turn) -> Extra:
         raise Refused(turn.texts.too_many_postbacks.format(limit=MAX_POSTBACKS), 403)
     content.postbacks_made += 1
     postback_id = content.postbacks_made
-    content.postbacks[str(postback_id)] = {"postbackId": postback_id, **wanted, "channels": channels}
+    content.postbacks[str(postback_id)] = {
+        "postbackId": postback_id,
+        **wanted,
+        "channels": channels,
+    }
     return {"postbackId": postback_id}
 
 

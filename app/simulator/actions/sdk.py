@@ -1,5 +1,6 @@
-"""What only SDKs call, and no documentation names: getMigrateState, log, restart (fact sheet §3.8), and the old
-development actions of iOS (§12.9)."""
+"""What only SDKs call, and no documentation names: getMigrateState, log, restart (fact sheet §3.8),
+and the old development actions of iOS (§12.9).
+"""
 
 from app.simulator.actions.turns import Extra, Turn
 from app.simulator.migration import state_hash

@@ -28,7 +28,9 @@ def pause(turn: UserTurn) -> Extra:
 
 
 def resume(turn: UserTurn) -> Extra:
-    """After a pause of 30 min the session has ended, so this begins one; a background one counts now."""
+    """After a pause of 30 min the session has ended, so this begins one; a background one counts
+    now.
+    """
     current = turn.user.session(turn.now)
     if current is None:
         turn.user.begin_session(turn.now)

@@ -1,8 +1,8 @@
 """The table of all actions this simulator does: one entry is all that a further action needs.
 
-Key kinds: fact sheet §2. Whether an unknown user is created by default: §3 (createDisposition); where no
-source says so for an action (deleteUser, block, unblock, exportUser) the choice is ours (I): blocking must
-hold for a user not yet known, the others have nothing to do.
+Key kinds: fact sheet §2. Whether an unknown user is created by default: §3 (createDisposition);
+where no source says so for an action (deleteUser, block, unblock, exportUser) the choice is ours
+(I): blocking must hold for a user not yet known, the others have nothing to do.
 """
 
 from collections.abc import Callable
@@ -62,7 +62,8 @@ Listed = dict[str, tuple[Callable[[Turn], Extra], tuple[str, ...]]]
 def _keyed(key: Key, listed: Listed) -> dict[str, Action]:
     """Actions about content that take one kind of key: handler and required arguments by name."""
     return {
-        name: ContentAction(handler=handler, key=key, required=needed) for name, (handler, needed) in listed.items()
+        name: ContentAction(handler=handler, key=key, required=needed)
+        for name, (handler, needed) in listed.items()
     }
 
 
@@ -72,7 +73,9 @@ USER_ACTIONS: dict[str, Action] = {
     "pauseSession": UserAction(handler=sessions.pause),
     "resumeSession": UserAction(handler=sessions.resume),
     "heartbeat": UserAction(handler=sessions.heartbeat),
-    "track": UserAction(handler=events.track, required=("event",), creates_user=True, past_rule=True),
+    "track": UserAction(
+        handler=events.track, required=("event",), creates_user=True, past_rule=True
+    ),
     "advance": UserAction(handler=events.advance, required=("state",)),
     "pauseState": UserAction(handler=events.pause_state),
     "resumeState": UserAction(handler=events.resume_state),
@@ -87,7 +90,9 @@ USER_ACTIONS: dict[str, Action] = {
     "block": UserAction(handler=users.block, creates_user=True, for_blocked=True),
     "unblock": UserAction(handler=users.unblock, key=Key.DEVELOPMENT, for_blocked=True),
     "sendMessage": UserAction(handler=messages.send_message, required=("messageId",)),
-    "startCampaign": UserAction(handler=messages.start_campaign, key=Key.DEVELOPMENT, required=("campaignId",)),
+    "startCampaign": UserAction(
+        handler=messages.start_campaign, key=Key.DEVELOPMENT, required=("campaignId",)
+    ),
     "getVars": UserAction(handler=variables.get_vars),
     "exportUser": UserAction(handler=users.export_user, key=Key.DATA_EXPORT, for_blocked=True),
 }
@@ -122,9 +127,15 @@ _READ_ONLY: Listed = {
 
 SDK_ACTIONS: dict[str, Action] = {
     "getNewsfeedMessages": UserAction(handler=newsfeed.get_newsfeed),
-    "markNewsfeedMessageAsRead": UserAction(handler=newsfeed.mark_read, required=("newsfeedMessageId",)),
-    "deleteNewsfeedMessage": UserAction(handler=newsfeed.delete_message, required=("newsfeedMessageId",)),
-    "trackGeofence": UserAction(handler=events.track, required=("event",), creates_user=True, past_rule=True),
+    "markNewsfeedMessageAsRead": UserAction(
+        handler=newsfeed.mark_read, required=("newsfeedMessageId",)
+    ),
+    "deleteNewsfeedMessage": UserAction(
+        handler=newsfeed.delete_message, required=("newsfeedMessageId",)
+    ),
+    "trackGeofence": UserAction(
+        handler=events.track, required=("event",), creates_user=True, past_rule=True
+    ),
     "getMigrateState": ContentAction(handler=sdk.get_migrate_state),
     "log": ContentAction(handler=sdk.log),
     "restart": ContentAction(handler=sdk.restart),
@@ -134,7 +145,8 @@ SDK_ACTIONS: dict[str, Action] = {
 }
 """Undocumented (fact sheet §3.8); whether one of them creates an unknown user is inferred (I)."""
 
-# `multi` stands here as the CSV job that it is with createJob; a multi of JSON is a call's own form.
+# `multi` stands here as the CSV job that it is with createJob; a multi of JSON is a call's own
+# form.
 ACTIONS: dict[str, Action] = {
     **USER_ACTIONS,
     "getAndroidNotificationChannels": ContentAction(handler=channels.get_channels),

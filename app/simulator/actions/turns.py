@@ -1,4 +1,6 @@
-"""What a handler of an action is given, and the ways in which it can end without an entry of its own."""
+"""What a handler of an action is given, and the ways in which it can end without an entry of its
+own.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +25,9 @@ class Skipped(Exception):
 
 
 class Refused(Exception):
-    """Answered with success:false and an error; `status` is the HTTP status if the action came alone."""
+    """Answered with success:false and an error; `status` is the HTTP status if the action came
+    alone.
+    """
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -40,7 +44,9 @@ class Moved(Exception):
 
 @dataclass
 class Turn:
-    """One action in hand: its arguments, the moment at which it counts (epoch seconds), and its call."""
+    """One action in hand: its arguments, the moment at which it counts (epoch seconds), and its
+    call.
+    """
 
     world: World
     item: dict[str, Any]

@@ -1,4 +1,6 @@
-"""A user as a whole: exportUser, deleteUser, block, unblock; and registerDevice (fact sheet §3.5, §3.6)."""
+"""A user as a whole: exportUser, deleteUser, block, unblock; and registerDevice (fact sheet §3.5,
+§3.6).
+"""
 
 import zlib
 from typing import Any
@@ -37,7 +39,9 @@ def export_user(turn: UserTurn) -> Extra:
     user = turn.user
     return {
         "userId": user.user_id,
-        "userAttributes": {name: _exported(value) for name, value in (user.attributes | user.sets).items()},
+        "userAttributes": {
+            name: _exported(value) for name, value in (user.attributes | user.sets).items()
+        },
         "events": {name: tally.summary() for name, tally in user.events.items()},
         "states": {name: tally.summary() for name, tally in user.states.items()},
         "created": user.created,
@@ -45,7 +49,9 @@ def export_user(turn: UserTurn) -> Extra:
         "timeSpentInApp": 0.0,
         **{name: user.profile[name] for name in PROFILE_FIELDS if name in user.profile},
         "unsubscribeChannels": user.unsubscribed_channels,
-        "unsubscribeCategories": [_exported_category(turn, each) for each in user.unsubscribed_categories],
+        "unsubscribeCategories": [
+            _exported_category(turn, each) for each in user.unsubscribed_categories
+        ],
         "devices": [_exported_device(turn, device_id) for device_id in user.devices]
         + [{"deviceId": None, **fields} for fields in user.nameless_devices],
         "userBucket": _bucket(user),

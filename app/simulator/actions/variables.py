@@ -10,7 +10,8 @@ MAX_BYTES = 1_000_000
 def variables(turn: Turn) -> Extra:
     """What `start` and `getVars` tell.
 
-    No user is in a variant, so every variable has its default: without `includeDefaults` none is told (I).
+    No user is in a variant, so every variable has its default: without `includeDefaults` none is
+    told (I).
     """
     told = dict(turn.world.content.variables) if turn.flag("includeDefaults", default=True) else {}
     maps, lists = ("messages", "regions"), ("variants", "interfaceRules", "interfaceEvents")
@@ -22,7 +23,9 @@ def get_vars(turn: UserTurn) -> Extra:
 
 
 def set_vars(turn: Turn) -> Extra:
-    """Variables that are not named are kept (I); all together take less than 1 MB (fact sheet §5)."""
+    """Variables that are not named are kept (I); all together take less than 1 MB (fact sheet
+    §5).
+    """
     known = turn.world.content.variables
     changed = known | turn.mapping("vars")
     if len(json.dumps(changed)) >= MAX_BYTES:

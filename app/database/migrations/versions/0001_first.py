@@ -36,7 +36,9 @@ def upgrade() -> None:
         sa.Column("leanplum", sa.Text),
     )
     waiting = sa.text("settled_at IS NULL")
-    op.create_index("items_waiting", "items", ["seq"], sqlite_where=waiting, postgresql_where=waiting)
+    op.create_index(
+        "items_waiting", "items", ["seq"], sqlite_where=waiting, postgresql_where=waiting
+    )
     op.create_table(
         "item_ids",
         sa.Column("app", sa.Text, nullable=False),
@@ -57,7 +59,9 @@ def upgrade() -> None:
         sa.Column("outcome", sa.Text),
     )
     unfinished = sa.text("finished_at IS NULL")
-    op.create_index("attempts_open", "attempts", ["id"], sqlite_where=unfinished, postgresql_where=unfinished)
+    op.create_index(
+        "attempts_open", "attempts", ["id"], sqlite_where=unfinished, postgresql_where=unfinished
+    )
     op.create_table(
         "audit_records",
         sa.Column("seq", Seq, primary_key=True, autoincrement=True),

@@ -1,4 +1,6 @@
-"""Lanes and shares on items; leases of shards; attempts only while they are open; what an operator sends again."""
+"""Lanes and shares on items; leases of shards; attempts only while they are open; what an operator
+sends again.
+"""
 
 import zlib
 
@@ -13,9 +15,13 @@ WAITS, DEAD = "settled_at IS NULL", "settled_at IS NOT NULL AND body IS NOT NULL
 
 
 def upgrade() -> None:
-    op.add_column("sequence", sa.Column("replays", sa.BigInteger, nullable=False, server_default=sa.text("0")))
+    op.add_column(
+        "sequence", sa.Column("replays", sa.BigInteger, nullable=False, server_default=sa.text("0"))
+    )
     for name in ("lane", "caller"):
-        op.add_column("items", sa.Column(name, sa.BigInteger, nullable=False, server_default=sa.text("0")))
+        op.add_column(
+            "items", sa.Column(name, sa.BigInteger, nullable=False, server_default=sa.text("0"))
+        )
     op.add_column("items", sa.Column("replayed_at", sa.BigInteger))
     _place_what_waits()
     op.drop_index("items_waiting", "items")
@@ -50,7 +56,9 @@ def upgrade() -> None:
 
 
 def _index(name: str, where: str, *columns: str) -> None:
-    op.create_index(name, "items", list(columns), sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+    op.create_index(
+        name, "items", list(columns), sqlite_where=sa.text(where), postgresql_where=sa.text(where)
+    )
 
 
 def _place_what_waits() -> None:
@@ -65,4 +73,6 @@ def _place_what_waits() -> None:
     change = sa.text("UPDATE items SET lane = :lane, caller = :caller WHERE seq = :seq")
     for seq, app, subject, key_id in found:
         lane = zlib.crc32(subject.encode(), zlib.crc32(app.encode()))
-        connection.execute(change, {"lane": lane, "caller": zlib.crc32(key_id.encode()), "seq": seq})
+        connection.execute(
+            change, {"lane": lane, "caller": zlib.crc32(key_id.encode()), "seq": seq}
+        )

@@ -1,4 +1,6 @@
-"""Caller keys: for several apps, with limits of their own, when last used; several secrets while one rotates."""
+"""Caller keys: for several apps, with limits of their own, when last used; several secrets while
+one rotates.
+"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,6 @@
-"""The audit as a tree: records numbered without a gap, each with its hash; the tree's nodes, and its checkpoints."""
+"""The audit as a tree: records numbered without a gap, each with its hash; the tree's nodes, and
+its checkpoints.
+"""
 
 import hashlib
 
@@ -14,7 +16,9 @@ PAGE = 1_000
 
 
 def upgrade() -> None:
-    op.add_column("sequence", sa.Column("records", sa.BigInteger, nullable=False, server_default=sa.text("0")))
+    op.add_column(
+        "sequence", sa.Column("records", sa.BigInteger, nullable=False, server_default=sa.text("0"))
+    )
     op.rename_table("audit_records", "audit_records_until_0004")
     op.create_table(
         "audit_records",
@@ -59,7 +63,9 @@ def _renumber() -> None:
     older = sa.text(
         "SELECT seq, time, record FROM audit_records_until_0004 WHERE seq > :after ORDER BY seq LIMIT :page"
     )
-    insert = sa.text("INSERT INTO audit_records (seq, time, record, leaf) VALUES (:seq, :time, :record, :leaf)")
+    insert = sa.text(
+        "INSERT INTO audit_records (seq, time, record, leaf) VALUES (:seq, :time, :record, :leaf)"
+    )
     count = after = 0
     while found := connection.execute(older, {"after": after, "page": PAGE}).all():
         rows, after = [], found[-1].seq

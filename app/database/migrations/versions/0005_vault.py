@@ -20,5 +20,8 @@ def upgrade() -> None:
         sa.Column("erased_at", sa.BigInteger, nullable=False),
         sa.Column("until", sa.BigInteger, nullable=False),
     )
-    op.add_column("sequence", sa.Column("erasures", sa.BigInteger, nullable=False, server_default=sa.text("0")))
+    op.add_column(
+        "sequence",
+        sa.Column("erasures", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    )
     op.add_column("attempts", sa.Column("erasing", sa.Text))

@@ -1,8 +1,8 @@
 """A keyed mark beside each audit record, in the place of its hash, which anybody could make.
 
-The key is not at hand here: records of before have no mark. Those that are sealed need none; those that are not yet, an
-operator vouches for (`audit adopt`). A number up to which the sealer takes them unmarked would be no help: who can
-change the database can change that as well.
+The key is not at hand here: records of before have no mark. Those that are sealed need none; those
+that are not yet, an operator vouches for (`audit adopt`). A number up to which the sealer takes
+them unmarked would be no help: who can change the database can change that as well.
 """
 
 import sqlalchemy as sa

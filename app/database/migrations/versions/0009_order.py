@@ -1,5 +1,6 @@
-"""Adds what keeps order (replays, lanes of attempts, user locks, liveness locks), and an index by the time of
-settling."""
+"""Adds what keeps order (replays, lanes of attempts, user locks, liveness locks), and an index by
+the time of settling.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -19,7 +20,9 @@ def upgrade() -> None:
     _index("items_dead", DEAD, "seq", "settled_at")
     _index("items_settled", SETTLED, "settled_at")
     op.drop_column("attempts", "erasing")
-    op.add_column("attempts", sa.Column("lanes", sa.Text, nullable=False, server_default=sa.text("'[]'")))
+    op.add_column(
+        "attempts", sa.Column("lanes", sa.Text, nullable=False, server_default=sa.text("'[]'"))
+    )
     op.add_column("deliverers", sa.Column("lock", sa.Text))
     op.create_table(
         "user_locks",
@@ -35,4 +38,6 @@ def upgrade() -> None:
 
 
 def _index(name: str, where: str, *columns: str) -> None:
-    op.create_index(name, "items", list(columns), sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+    op.create_index(
+        name, "items", list(columns), sqlite_where=sa.text(where), postgresql_where=sa.text(where)
+    )

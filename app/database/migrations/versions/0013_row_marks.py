@@ -1,7 +1,8 @@
-"""A MAC beside each row of caller keys, their secrets and erasures, and a digest of each set of them.
+"""A MAC beside each row of caller keys, their secrets and erasures, and a digest of each set of
+them.
 
-The audit's key is not at hand here. The first process that starts with it gives the rows that are there their MACs, and
-says so in the audit (`audit/row_adopting.py`).
+The audit's key is not at hand here. The first process that starts with it gives the rows that are
+there their MACs, and says so in the audit (`audit/row_adopting.py`).
 """
 
 import sqlalchemy as sa
