@@ -1,40 +1,44 @@
 """The Leanplum gateway: a durable way from a company's backends to Leanplum.
 
-The data's way, module by module:
+One event, from the socket to its receipt:
 
-    HTTP in ─ api.front ─ api.auth ─ limits.bucket ─ intake.bodies ─ intake.rules ─ outbox.accept ─ 202
-              (context)   (callers)                                       │ one durable commit
-                                                                          │ (database.writer)
-                 outbox (database) ───────────────────────────────────────┘
-                    └─ outbox.claims ─ delivery.window ─ leanplum.mapping ─ leanplum.client ─ Leanplum
-                                       delivery.loop                              │
-                       outbox.settle ─ delivery.verdicts ─ leanplum.replies ──────┘
-                                       delivery.splitting, where a call is refused as a whole
+    HTTP in ─ server.http1 ─ server.middleware ─ http.authentication ─ http.rate_limiting ─ http.body
+                                                  (callers)             (limits)
+       ─ ingest.validate ─ enrichment.pipeline ─ tracking.checker ─ outbox.accept ─ 202
+                                                                      │ one durable commit
+                                                                      │ (database.writer)
+            outbox (SQLite or PostgreSQL) ────────────────────────────┘
+               └─ outbox.claims ─ delivery.window ─ leanplum.mapping ─ leanplum.client ─ Leanplum
+                                  delivery.deliverer                        │
+                  outbox.settle ─ delivery.verdicts ─ leanplum.replies ─────┘
+                                  delivery.bisection, when a call is refused as a whole
 
-    what follows a login, which makes two users one, waits for it: outbox.logins (outbox.accept,
-    outbox.settle) while the caller waits: api.asks ─ relay.calls ─ leanplum.client, while its user
-    is locked (delivery.user_locks) in Leanplum's own protocol (SDKs): doors.sdk ─ outbox.accept,
-    relay.calls in Segment's (its libraries, and RudderStack's): doors.segment ─ intake.rules ─
-    outbox.accept all of Leanplum's actions, for every step: leanplum.actions (shapes, questions,
-    values, answers)
+Packages, from the outermost layer to the innermost; each imports only from those below it:
 
-    who did what: audit.records, with the write itself ─ audit.sealing, into a tree (audit.tree, audit.merkle) signed in
-     audit.notes ─ looked up and proven: api.audit, audit.queries, audit.proofs ─ audit.verifying, of audit.evidence
-     MACs of caller keys and erasures: audit.row_macs ─ audit.row_verifying (audit.row_adopting: at the first start)
-    what was refused again and again: audit.folding, which counts
-    how fast: api.limiting ─ limits.policies, limits.bucket (in memory), limits.shared (with other replicas, in Valkey)
-
-    beside the way: vault (what rests on the disk is sealed; who was erased), telemetry (logs, metrics), settings,
-                    read from setting_sources (with units), clock, simulator (Leanplum's stand-in)
-    whose Leanplum keys are used, and which: apps
-    what is tracked, and what must not be: intake.plan, intake.taxonomy (pure), tracking (their files and tables)
-    what items get and lose on the way in: enrichment (its files), intake.enrichment (its steps, pure)
-    operators' patterns over callers' texts, in linear time: patterns
-    the nouns: model, ids, request_ids (of SDKs' reqIds: how receipts are found by one), errors, urls
-    for operators: dead_letters, plan_commands (by command; over HTTP in api.dead_letters, api.tracking)
-    from outside in: serving (runs the server, with its protocol), main (the application), wiring (opens and closes all)
-    what the operating system may give and take: confines
-    how a stop goes, and how long each part of it may take: lifecycle
+    cli          the commands; the only reader of the environment
+    server       startup and shutdown, the HTTP server, middleware, health, metrics, OpenAPI pages
+    bootstrap    the composition root: opens everything in order, closes it in reverse
+    api          /v1, one module for each resource
+    compat       foreign protocols: Leanplum's own (SDKs) and Segment's
+    http         request plumbing that api and compat share
+    tracking     the tracking plan, the names an app uses, and what violates the plan
+    enrichment   what is added to items, and what is removed from them, before they are validated
+    ingest       validate, enrich, check, accept: independent of HTTP
+    delivery     packs what waits, sends it, judges the answers
+    relay        calls that are answered while the caller waits
+    outbox       the durable queue
+    callers      caller keys: their form, their store, their lookup on each request
+    audit        tamper-evident records of who did what
+    apps         the apps, and Leanplum's keys for each
+    encryption   encryption of what rests on the disk
+    database     connections, migrations, group commit
+    limits       token buckets, in memory or shared in Valkey
+    telemetry    logs and metrics
+    settings     the settings, and where they are read from
+    leanplum     everything about Leanplum: actions, mapping, client, replies
+    model, ids, request_ids, urls, errors, clock, patterns
+                 shared types, identifiers, URLs, errors, time, operators' patterns
+    simulator    a stand-in for Leanplum that shares no code with leanplum
 """
 
 __version__ = "0.1.0"

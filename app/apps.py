@@ -24,8 +24,8 @@ from app.errors import StartRefused
 from app.leanplum import action_names
 from app.leanplum.actions import RELAYABLE
 from app.model import APP_NAME, App, KeyKind
-from app.setting_sources import Unreadable, fault_of, is_empty, read_secret
 from app.settings import RELAYED_TAKES, Settings, upstream
+from app.settings.sources import Unreadable, fault_of, is_empty, read_secret
 from app.telemetry import describe
 
 REFRESH_SECONDS = 1.0

@@ -19,18 +19,18 @@ from typing import Any
 
 import orjson
 
-from app.callers import keys
+from app.callers import key_format
 from app.clock import now_ms
-from app.enrichment import Enrichment
-from app.intake import rules
-from app.intake.enrichment.config import STEPS
-from app.intake.gate import Gate
-from app.intake.plan.making import made
-from app.intake.refining import PLAIN, Refiner
-from app.intake.taxonomy import NAME_KINDS, Caps, Names
-from app.main import create_app
+from app.enrichment.config import STEPS
+from app.enrichment.service import Enrichment
+from app.ingest import validate
+from app.ingest.ports import PLAIN, Refiner
+from app.server.application import create_app
 from app.settings import TAXONOMY, Settings
 from app.telemetry import configure_logging
+from app.tracking.checker import Gate
+from app.tracking.name_rules import NAME_KINDS, Caps, Names
+from app.tracking.plan.load import made
 
 EVENTS, SIZE, BODIES = 200, 100, 50
 ROUNDS, AT_ONCE = 40, 5
@@ -126,7 +126,7 @@ def judging(sent: list[bytes]) -> dict[str, Step]:
         async def judge() -> None:
             for body in sent:
                 made_ = refiner()
-                found = rules.fast_batch(body, made_)
+                found = validate.fast_batch(body, made_)
                 assert found is not None
                 if isinstance(made_, Gate) and made_.brings_names:
                     new = {name for of_item in made_.new_names(found) for name in of_item}
@@ -171,7 +171,7 @@ def told(what: str, found: dict[str, tuple[float, float]]) -> None:
         )
 
 
-KEY = keys.make()
+KEY = key_format.make()
 
 
 def _settings(folder: str, name: str) -> Settings:

@@ -14,14 +14,14 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from app import ids
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.database.engine import connect, reading, transaction
+from app.encryption import CLEAR, Vault
 from app.model import Acceptance, NewItem, Wanted
 from app.outbox import claims
 from app.outbox.accept import Accept
-from app.outbox.erased import Erased
+from app.outbox.erased_subjects import Erased
 from app.outbox.settle import Begin
-from app.vault import CLEAR, Vault
 
 ITEMS, ROUNDS, PAGE = 100, 120, 5_000
 BODY = '{{"event":"Purchase","userId":"user-{user}","value":9.99,"currencyCode":"EUR","params":{{"sku":"A-1"}}}}'

@@ -20,7 +20,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from app.callers import keys
+from app.callers import key_format
 from app.database.engine import connect
 from app.settings import Settings
 from tests.api.talk import Talk, running
@@ -91,7 +91,7 @@ def make_settings(directory: Path, migrated: Path, given: dict[str, Any]) -> Set
             "leanplum_production_key": "prod_tests_secret",
             "leanplum_api_url": "http://127.0.0.1:9/api",
             "gateway_database_url": f"sqlite:///{path}",
-            "gateway_bootstrap_key": keys.make(),
+            "gateway_bootstrap_key": key_format.make(),
             **given,
         },
     )

@@ -11,21 +11,22 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import AfterValidator
 from sqlalchemy import Connection
 
-from app.api import auth, context, schemas
-from app.api.documents import problem_responses
+from app.api import schemas
 from app.api.routes import KEY, gateway_of
-from app.audit import merkle, proofs, queries
-from app.audit.notes import encoded
-from app.audit.queries import Filter, Outcome
+from app.audit import merkle, proofs, record_search
+from app.audit.checkpoints import encoded
+from app.audit.record_search import Filter, Outcome
+from app.bootstrap import Gateway
 from app.clock import instant
 from app.database.deadline import in_time
 from app.database.engine import snapshot
 from app.errors import Fault, Forbidden, Invalid
+from app.http import authentication, json_body
+from app.http import request as context
+from app.http.openapi_parts import problem_responses
 from app.ids import plain
-from app.intake import bodies
 from app.leanplum.values import query_time
 from app.model import Caller, Scope
-from app.wiring import Gateway
 
 T = TypeVar("T")
 REFUSED = (
@@ -51,7 +52,7 @@ router = APIRouter(dependencies=KEY, tags=["Audit"])
 async def _reader(request: Request, operation: str) -> tuple[Gateway, Caller]:
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = operation
-    caller = await auth.enter_beside_apps(gateway, about, Scope.AUDIT_READ)
+    caller = await authentication.enter_beside_apps(gateway, about, Scope.AUDIT_READ)
     return gateway, caller
 
 
@@ -140,7 +141,11 @@ async def list_records(
     found = await _read(
         gateway,
         partial(
-            queries.page, which=which, after=after, limit=limit, oldest_first=order == "oldest"
+            record_search.page,
+            which=which,
+            after=after,
+            limit=limit,
+            oldest_first=order == "oldest",
         ),
     )
     page: dict[str, Any] = {
@@ -148,7 +153,7 @@ async def list_records(
     }
     if found.following is not None:
         page["nextCursor"] = str(found.following)
-    return Response(orjson.dumps(page), media_type=bodies.JSON)
+    return Response(orjson.dumps(page), media_type=json_body.JSON)
 
 
 def _ms(seconds: Any) -> int | None:

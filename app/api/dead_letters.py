@@ -8,18 +8,20 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import AfterValidator, TypeAdapter
 
-from app.api import auth, context, receiving, schemas
-from app.api.documents import body_of, problem_responses
+from app.api import schemas
 from app.api.receipts import receipt_document
 from app.api.routes import KEY, gateway_of
 from app.audit import records
+from app.bootstrap import Gateway
 from app.clock import now_ms
 from app.errors import Fault, Invalid, Malformed
-from app.intake import bodies, rules
+from app.http import authentication, body, json_body
+from app.http import request as context
+from app.http.openapi_parts import body_of, problem_responses
+from app.ingest import validate
 from app.leanplum.values import query_time
 from app.model import App, Scope, Status
 from app.outbox.dead_letters import Filter
-from app.wiring import Gateway
 
 CHOICE: TypeAdapter[Any] = TypeAdapter(schemas.DeadLetterChoice)
 REFUSED = (
@@ -39,7 +41,7 @@ router = APIRouter(dependencies=KEY, tags=["Dead letters"])
 async def _manager(request: Request, operation: str) -> tuple[Gateway, App]:
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = operation
-    _, app = await auth.enter(gateway, about, Scope.DEAD_LETTERS_MANAGE)
+    _, app = await authentication.enter(gateway, about, Scope.DEAD_LETTERS_MANAGE)
     return gateway, app
 
 
@@ -134,7 +136,7 @@ async def _done(
     """
     about = context.of(request.scope)
     act = gateway.outbox.replay if done == "replayed" else gateway.outbox.discard
-    before = partial(auth.still, gateway, about, Scope.DEAD_LETTERS_MANAGE)
+    before = partial(authentication.still, gateway, about, Scope.DEAD_LETTERS_MANAGE)
     if which.item_ids is not None:
         about.resources, about.details = records.named_items(which.item_ids)
     before()
@@ -147,9 +149,9 @@ async def _done(
 
 async def _choice(request: Request, gateway: Gateway) -> tuple[Filter, bool]:
     about = context.of(request.scope)
-    bodies.media_type(about.header(b"content-type"), bodies.JSON)
-    raw = bodies.parse(await receiving.read_body(gateway, about, request.receive))
-    fields = rules.checked(CHOICE, raw)
+    json_body.media_type(about.header(b"content-type"), json_body.JSON)
+    raw = json_body.parse(await body.read_body(gateway, about, request.receive))
+    fields = validate.checked(CHOICE, raw)
     if ("ids" in fields) == ("filter" in fields):
         raise Invalid(
             (Fault("", "takes either ids or filter; an empty filter means all", "choice"),)

@@ -11,19 +11,22 @@ import structlog
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
-from app.api import auth, context, receiving, schemas
-from app.api.documents import body_of, problem_responses
-from app.api.idempotency import NAME as IDEMPOTENCY_KEY
-from app.api.idempotency import key_of
+from app.api import schemas
 from app.api.routes import KEY, gateway_of
 from app.audit import records
+from app.bootstrap import Gateway
 from app.callers.store import KEEP, Recorder, StoredKey
 from app.clock import instant, now_ms
 from app.database.deadline import in_time
 from app.errors import Fault, Forbidden, Invalid, NotFound, StorageUnavailable
-from app.intake import bodies, rules
+from app.http import authentication, json_body
+from app.http import body as receiving
+from app.http import request as context
+from app.http.idempotency import NAME as IDEMPOTENCY_KEY
+from app.http.idempotency import key_of
+from app.http.openapi_parts import body_of, problem_responses
+from app.ingest import validate
 from app.model import Caller, Scope
-from app.wiring import Gateway
 
 T = TypeVar("T")
 KEYS = "/v1/keys"
@@ -90,7 +93,7 @@ async def _manager(request: Request, operation: str, key_id: str = "") -> tuple[
     """Who calls. `key_id`: of the key that it is about."""
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation, about.resource = operation, key_id if KEY_ID.fullmatch(key_id) else None
-    return gateway, await auth.enter_beside_apps(gateway, about, Scope.KEYS_MANAGE)
+    return gateway, await authentication.enter_beside_apps(gateway, about, Scope.KEYS_MANAGE)
 
 
 def _recorder(request: Request, status: int = 200) -> Recorder:
@@ -121,8 +124,8 @@ async def _body(
     """Return what was sent, and who calls as their key is after that."""
     about = context.of(request.scope)
     body = await receiving.read_fields(gateway, about, request.receive, optional=optional)
-    fields = rules.checked(shape, bodies.parse(body))
-    return fields, auth.still(gateway, about, Scope.KEYS_MANAGE)
+    fields = validate.checked(shape, json_body.parse(body))
+    return fields, authentication.still(gateway, about, Scope.KEYS_MANAGE)
 
 
 async def _written(request: Request, gateway: Gateway, change: Callable[[], T]) -> T:

@@ -6,12 +6,13 @@ import orjson
 from fastapi import APIRouter, Request
 
 from app import ids
-from app.api import auth, context, limiting, problems, receiving, schemas, writes
-from app.api.documents import body_of, problem_responses
+from app.api import schemas, writes
 from app.api.routes import BATCH_REFUSED, KEY, gateway_of
 from app.clock import now_ms
 from app.errors import Fault, Invalid, Overloaded, Refusal
-from app.intake import bodies
+from app.http import authentication, body, json_body, problems, rate_limiting
+from app.http import request as context
+from app.http.openapi_parts import body_of, problem_responses
 from app.leanplum import mapping
 from app.model import App, Item, NewItem
 
@@ -36,23 +37,25 @@ async def preview(request: Request) -> Any:
     """
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = f"POST {PREVIEW}"
-    caller = await auth.authenticate(gateway, about)
+    caller = await authentication.authenticate(gateway, about)
     try:
-        app = auth.choose_app(gateway, about, caller)
-        await limiting.refuse_spent(gateway, about, caller, ask=not receiving.is_small(about))
+        app = authentication.choose_app(gateway, about, caller)
+        await rate_limiting.refuse_spent(gateway, about, caller, ask=not body.is_small(about))
         most = MOST * writes.MANY_OF_EACH
-        raw = bodies.parse(
-            await receiving.read_fields(gateway, about, request.receive, optional=False, most=most)
+        raw = json_body.parse(
+            await body.read_fields(gateway, about, request.receive, optional=False, most=most)
         )
         told, base = _items(raw)
     except Refusal:
-        await limiting.take(gateway, about, caller, 1)  # what can't be read as items costs as one
+        await rate_limiting.take(
+            gateway, about, caller, 1
+        )  # what can't be read as items costs as one
         raise
     except Overloaded:
-        await limiting.charge_unread(gateway, about)
+        await rate_limiting.charge_unread(gateway, about)
         raise
-    await limiting.take(gateway, about, caller, len(told))
-    caller = auth.look_again(gateway, about, caller)
+    await rate_limiting.take(gateway, about, caller, len(told))
+    caller = authentication.look_again(gateway, about, caller)
     refiner = writes.refiner_for(gateway, about, caller)
     judged = [
         writes.careful_item(one, base.format(index), refiner) for index, one in enumerate(told)

@@ -5,11 +5,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from app import request_ids
-from app.api import auth, context, schemas
-from app.api.documents import problem_responses
+from app.api import schemas
 from app.api.receipts import receipt_document
 from app.api.routes import KEY, gateway_of
 from app.errors import Fault, Invalid
+from app.http import authentication
+from app.http import request as context
+from app.http.openapi_parts import problem_responses
 from app.model import Scope
 from app.outbox.receipts import Filter
 
@@ -54,7 +56,7 @@ async def find_receipts(
     """
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = f"GET {LIST}"
-    _, app = await auth.enter(gateway, about, Scope.RECEIPTS_READ)
+    _, app = await authentication.enter(gateway, about, Scope.RECEIPTS_READ)
     found = await gateway.outbox.find_receipts(
         app.name, _chosen(req_id, uuid), int(cursor) if cursor else None, limit + 1
     )

@@ -8,7 +8,7 @@ import orjson
 from app.clock import instant
 from app.model import Receipt, Removed, Status
 from app.outbox.outbox import Outbox
-from app.outbox.waiting import Waits
+from app.outbox.waiting_reason import Waits
 from app.telemetry import Metrics
 
 

@@ -10,17 +10,19 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from app import ids
-from app.api import auth, context, schemas, writes
-from app.api.documents import body_of, problem_responses
-from app.api.front import BATCH, EVENTS
-from app.api.problems import Answer
-from app.api.queries import declared
+from app.api import schemas, writes
 from app.api.receipts import explained, receipt_document
+from app.api.writes import BATCH, EVENTS
+from app.bootstrap import Gateway
 from app.errors import NotFound
-from app.intake.rules import subject_of
+from app.http import authentication
+from app.http import request as context
+from app.http.openapi_parts import body_of, problem_responses
+from app.http.problems import Answer
+from app.http.query import declared
+from app.ingest.validate import subject_of
 from app.leanplum.actions import ACTIONS
 from app.model import KeyKind, Scope
-from app.wiring import Gateway
 
 
 async def storable(request: Request) -> None:
@@ -397,7 +399,7 @@ async def get_receipt(
     """
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = "GET /v1/receipts/{id}"
-    _, app = await auth.enter(gateway, about, Scope.RECEIPTS_READ)
+    _, app = await authentication.enter(gateway, about, Scope.RECEIPTS_READ)
     receipt = await gateway.outbox.receipt(app.name, item)
     if receipt is None:
         raise NotFound("No item of this app has this id, or its receipt is past the window.")

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from app.leanplum.actions import DELIVERED
-from app.leanplum.shapes import CLOSED
+from app.leanplum.parameters import CLOSED
 from app.leanplum.values import Bool, ItemId, Time
 from app.model import APP_NAME, KEY_NAME, Scope, Status
 

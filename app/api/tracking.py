@@ -8,20 +8,22 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request
 
-from app.api import auth, context, schemas
-from app.api.documents import problem_responses
+from app.api import schemas
 from app.api.routes import KEY, gateway_of, in_path
 from app.audit import records
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
+from app.bootstrap import Gateway
 from app.clock import instant, now_ms
 from app.database.deadline import in_time
 from app.database.dialect import Cursor
 from app.errors import NotFound
-from app.intake.plan.judging import Entry, Plan
-from app.intake.plan.shape import KINDS
-from app.intake.taxonomy import NAME_KINDS, Name
+from app.http import authentication
+from app.http import request as context
+from app.http.openapi_parts import problem_responses
 from app.model import App, Scope
-from app.wiring import Gateway
+from app.tracking.name_rules import NAME_KINDS, Name
+from app.tracking.plan.file_format import KINDS
+from app.tracking.plan.validate import Entry, Plan
 
 PLAN, VIOLATIONS, TAXONOMY = "/v1/tracking-plan", "/v1/tracking-plan/violations", "/v1/taxonomy"
 ONE_NAME = f"{TAXONOMY}/{{kind}}/{{name}}"
@@ -39,7 +41,7 @@ router = APIRouter(dependencies=KEY, tags=["Tracking plan"])
 async def _allowed(request: Request, operation: str, scope: Scope) -> tuple[Gateway, App]:
     about, gateway = context.of(request.scope), gateway_of(request)
     about.operation = operation
-    _, app = await auth.enter(gateway, about, scope)
+    _, app = await authentication.enter(gateway, about, scope)
     return gateway, app
 
 

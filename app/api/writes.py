@@ -19,13 +19,9 @@ from typing import Any
 import orjson
 
 from app import ids
-from app.api import auth, gates, limiting, problems, receiving
-from app.api.context import Context
-from app.api.idempotency import NAME as IDEMPOTENCY_KEY
-from app.api.idempotency import key_of
-from app.api.problems import Answer
+from app.api import name_claims
 from app.api.receipts import explained, fresh_receipt, receipt_document, receipt_path
-from app.api.turns import turn
+from app.bootstrap import Gateway
 from app.clock import now_ms
 from app.errors import (
     CommitUnknown,
@@ -44,14 +40,21 @@ from app.errors import (
     StorageUnavailable,
     TooLarge,
 )
-from app.intake import bodies, rules
-from app.intake.gate import Gate
-from app.intake.refining import Refiner
+from app.http import authentication, json_body, problems, rate_limiting
+from app.http import body as receiving
+from app.http.idempotency import NAME as IDEMPOTENCY_KEY
+from app.http.idempotency import key_of
+from app.http.problems import Answer
+from app.http.request import Context
+from app.http.time_slices import turn
+from app.ingest import validate
+from app.ingest.ports import Refiner
 from app.leanplum.actions import IN_DEVELOPMENT, key_for
 from app.model import ERASES, Acceptance, App, Caller, KeyKind, Kind, NewItem, Removed, Taken
-from app.wiring import Gateway
+from app.tracking.checker import Gate
 
 Receive = Callable[[], Awaitable[Any]]
+EVENTS, BATCH = "/v1/events", "/v1/batch"
 Refused = Refusal | KeyNotConfigured  # why one item of a batch is not taken
 JSON_HEADER = (b"content-type", b"application/json")
 MAX_WAIT = 30
@@ -81,21 +84,21 @@ async def post_single(
     given: Mapping[str, Any] = NOTHING,
 ) -> Answer:
     """Accept one item; `given` are fields that the path has."""
-    known = rules.ACTIONS[action]
-    caller, app = await auth.enter(gateway, context, known.scope, known.key)
+    known = validate.ACTIONS[action]
+    caller, app = await authentication.enter(gateway, context, known.scope, known.key)
     body = await receiving.read_fields(gateway, context, receive, optional=bool(given))
     if b"idempotency-key" in context.headers:
         given = {**given, "id": key_of(context.header(b"idempotency-key"))}
     refiner = refiner_for(gateway, context, caller)
-    new = not given and rules.fast_single(action, body, refiner)
+    new = not given and validate.fast_single(action, body, refiner)
     new = new or _careful_single(action, body, given, refiner.anew())
     context.subjects = (new.subject,)
-    auth.require_key(app, key_for(action, new.body))
+    authentication.require_key(app, key_for(action, new.body))
     now = now_ms()
     removed: Removed | None = None
     try:
         if action == ERASES:
-            caller = auth.still(gateway, context, known.scope)
+            caller = authentication.still(gateway, context, known.scope)
             ((item_id, kind),), of_each = await gateway.outbox.erase(
                 _acceptance(gateway, context, caller, now, [new])
             )
@@ -126,17 +129,17 @@ def refiner_for(gateway: Gateway, context: Context, caller: Caller) -> Gate:
     """
     named = context.origin.named
     enriching = gateway.enrichment.refiner(context.app_name, caller.key_id, now_ms(), named)
-    return gates.gate_of(gateway, context, enriching)
+    return name_claims.gate_of(gateway, context, enriching)
 
 
 def _careful_single(
     action: str, body: bytes, given: Mapping[str, Any], refiner: Refiner
 ) -> NewItem:
-    raw = bodies.parse(body)
+    raw = json_body.parse(body)
     if not isinstance(raw, dict):
-        return rules.single(action, raw)
+        return validate.single(action, raw)
     try:
-        return rules.single(action, raw, refiner=refiner, faults=contradictions(raw, given))
+        return validate.single(action, raw, refiner=refiner, faults=contradictions(raw, given))
     except Invalid as error:
         raise Invalid(tuple(_given(fault, given) for fault in error.faults)) from None
 
@@ -189,11 +192,11 @@ async def accept(
     Forbidden where a key that was changed meanwhile may not send these items; without it the key
     needs the scope of each action. Raises Unauthorized, Forbidden beside what accepting raises.
     """
-    again = auth.look_again(gateway, context, caller)
+    again = authentication.look_again(gateway, context, caller)
     if again is not caller:
         (permit or _permit)(again, items)
     acceptance = _acceptance(gateway, context, caller, now, items, refused, batch=batch)
-    taken = await gates.accepted(
+    taken = await name_claims.accepted(
         gateway, context, items, partial(gateway.outbox.accept, acceptance, seconds)
     )
     context.recorded = True
@@ -202,7 +205,7 @@ async def accept(
 
 def _permit(caller: Caller, items: Sequence[NewItem]) -> None:
     for action in {item.action for item in items}:
-        auth.permit(caller, rules.ACTIONS[action].scope)
+        authentication.permit(caller, validate.ACTIONS[action].scope)
 
 
 def _acceptance(
@@ -272,21 +275,25 @@ def preferred_wait(prefer: str) -> int | None:
 
 async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> Answer:
     """Accept many items of any action; each by itself, whatever its neighbours are."""
-    caller = await auth.authenticate(gateway, context)
+    caller = await authentication.authenticate(gateway, context)
     try:
-        app = auth.choose_app(gateway, context, caller)
-        await limiting.refuse_spent(gateway, context, caller, ask=not receiving.is_small(context))
+        app = authentication.choose_app(gateway, context, caller)
+        await rate_limiting.refuse_spent(
+            gateway, context, caller, ask=not receiving.is_small(context)
+        )
         judged = await _judged_batch(gateway, context, receive, caller)
     except RateLimited:
         raise
     except Refusal:
-        await limiting.take(gateway, context, caller, 1)  # what can't be read as items costs as one
+        await rate_limiting.take(
+            gateway, context, caller, 1
+        )  # what can't be read as items costs as one
         raise
     except Overloaded:
-        await limiting.charge_unread(gateway, context)
+        await rate_limiting.charge_unread(gateway, context)
         raise
-    await limiting.take(gateway, context, caller, len(judged))
-    caller = auth.look_again(gateway, context, caller)
+    await rate_limiting.take(gateway, context, caller, len(judged))
+    caller = authentication.look_again(gateway, context, caller)
     judged = permitted(app, caller, judged)
     items = [one for one in judged if type(one) is NewItem]
     if not items:
@@ -300,7 +307,7 @@ async def post_batch(gateway: Gateway, context: Context, receive: Receive) -> An
         of_all = [next(ids_) if isinstance(one, NewItem) else None for one in judged]
         raise CommitUnknown(BATCH_MAY_BE_TAKEN, ids=of_all) from error
     except GatewayError as error:
-        await limiting.give_back(gateway, context, caller, len(judged), error)
+        await rate_limiting.give_back(gateway, context, caller, len(judged), error)
         raise
     return _batch_answer(gateway, context, judged, taken)
 
@@ -311,20 +318,20 @@ async def _judged_batch(
     """The items of the body, each as it is or why it is refused. Raises Refusal where the body as a
     whole is.
     """
-    kind = bodies.media_type(context.header(b"content-type"), bodies.JSON, bodies.NDJSON)
+    kind = json_body.media_type(context.header(b"content-type"), json_body.JSON, json_body.NDJSON)
     body = await receiving.read_body(gateway, context, receive)
     most = gateway.settings.gateway_max_batch_items
     await _refuse_beyond_limit(gateway, context, caller, kind, body)
     refiner = refiner_for(gateway, context, caller)
-    bodies.refuse_crowded(body, MANY_OF_EACH * most, lines=kind == bodies.NDJSON)
+    json_body.refuse_crowded(body, MANY_OF_EACH * most, lines=kind == json_body.NDJSON)
     few = body.count(b'"action"') <= most and body.count(b",") <= FEW
-    good = rules.fast_batch(body, refiner) if few and kind == bodies.JSON else None
+    good = validate.fast_batch(body, refiner) if few and kind == json_body.JSON else None
     judged: Sequence[NewItem | Refused]
     judged = good if good is not None else await _careful_batch(body, kind, most, refiner.anew())
     if len(judged) > most:
         raise _too_many(len(judged), most)
     if not judged:
-        raise Invalid((Fault("/items" if kind == bodies.JSON else "", "has no item", "count"),))
+        raise Invalid((Fault("/items" if kind == json_body.JSON else "", "has no item", "count"),))
     return judged
 
 
@@ -337,16 +344,16 @@ async def _refuse_beyond_limit(
     Where it is certain that they would pass, which is nearly always, nothing is parsed. An item is
     an object, so there are not more items than braces.
     """
-    lines = kind == bodies.NDJSON
+    lines = kind == json_body.NDJSON
     most = body.count(b"\n") + 1 if lines else body.count(b"{")
-    fits = await limiting.room(
+    fits = await rate_limiting.room(
         gateway, context, caller, ask=most > FEW_ITEMS or len(body) > receiving.SMALL
     )
     if fits(most):
         return
     count = _lines(body) if lines else await _items(body)
     if 0 < count <= gateway.settings.gateway_max_batch_items:
-        await limiting.refuse_spent(gateway, context, caller, count)
+        await rate_limiting.refuse_spent(gateway, context, caller, count)
 
 
 def _lines(body: bytes) -> int:
@@ -365,7 +372,7 @@ async def _items(body: bytes) -> int:
 
 def _items_in(body: bytes) -> int:
     try:
-        found = bodies.strict(body)
+        found = json_body.strict(body)
     except (orjson.JSONDecodeError, Refusal):
         return 0
     items = found.get("items") if isinstance(found, dict) else None
@@ -383,24 +390,24 @@ async def _careful_batch(
     two items.
     """
     judged = list[NewItem | Refused]()
-    if kind == bodies.NDJSON:
+    if kind == json_body.NDJSON:
         lines = [line for line in body.split(b"\n") if line.strip()]
         if len(lines) > most:
             raise _too_many(len(lines), most)
         for line in lines:
-            judged.append(_careful_line(line.removeprefix(bodies.BOM), refiner))
+            judged.append(_careful_line(line.removeprefix(json_body.BOM), refiner))
             await asyncio.sleep(0)
         return judged
-    raw = bodies.parse(body)
+    raw = json_body.parse(body)
     if not isinstance(raw, dict) or not isinstance(raw.get("items"), list):
         raise Invalid(
             (Fault("/items" if isinstance(raw, dict) else "", 'takes {"items": [...]}', "type"),)
         )
     if unknown := raw.keys() - {"items"}:
-        told = islice(unknown, rules.MAX_FAULTS)
+        told = islice(unknown, validate.MAX_FAULTS)
         raise Invalid(
             tuple(
-                Fault(rules.pointer((name,)), "is not a field here", "unknown-field")
+                Fault(validate.pointer((name,)), "is not a field here", "unknown-field")
                 for name in told
             )
         )
@@ -414,17 +421,17 @@ async def _careful_batch(
 
 def _careful_line(line: bytes, refiner: Refiner) -> NewItem | Refused:
     try:
-        return careful_item(bodies.parse(line), "", refiner)
+        return careful_item(json_body.parse(line), "", refiner)
     except Malformed as refusal:
         return refusal
 
 
 def careful_item(raw: Any, base: str, refiner: Refiner) -> NewItem | Refused:
     """The item that parsed JSON makes, or why it makes none; pointers start with `base`."""
-    if (crowded := bodies.crowded(raw, base)) is not None:
+    if (crowded := json_body.crowded(raw, base)) is not None:
         return crowded
     try:
-        return rules.of_any_action(raw, base, refiner)
+        return validate.of_any_action(raw, base, refiner)
     except Invalid as refusal:
         return refusal
 
@@ -448,7 +455,7 @@ RESETS = "setUserAttributes"  # with resetAnomalies it needs the development key
 
 def _may(app: App, caller: Caller, action: str) -> bool:
     """Whether every item of the action may be sent."""
-    known, keys = rules.ACTIONS[action], app.keys
+    known, keys = validate.ACTIONS[action], app.keys
     return (
         known.scope in caller.scopes
         and known.key in keys
@@ -465,8 +472,8 @@ def _lacks_development(app: App, judged: Sequence[NewItem | Refused]) -> bool:
 
 def _permitted_item(app: App, caller: Caller, item: NewItem) -> NewItem | Refused:
     try:
-        auth.permit(caller, rules.ACTIONS[item.action].scope)
-        auth.require_key(app, key_for(item.action, item.body))
+        authentication.permit(caller, validate.ACTIONS[item.action].scope)
+        authentication.require_key(app, key_for(item.action, item.body))
     except (Forbidden, KeyNotConfigured) as refusal:
         return refusal
     return item

@@ -8,9 +8,9 @@ would speak for it.
 from collections.abc import Callable
 
 from app.audit import proofs, row_adopting
-from app.audit.keys import Keys, to_write
 from app.audit.marking import Marking
 from app.audit.records import administrative_act, insert, told_of
+from app.audit.signing_keys import Keys, to_write
 from app.audit.tree import Fetch, fetcher, raw_of, read, written_of
 from app.clock import instant, now_ms
 from app.database.engine import connect_existing, snapshot, transaction

@@ -16,8 +16,8 @@ import orjson
 from sqlalchemy import Connection
 
 from app.audit import merkle
+from app.audit.checkpoints import REMOVED, BadNote, PublicKey, decoded, encoded
 from app.audit.findings import Block, Evidence, Row
-from app.audit.notes import REMOVED, BadNote, PublicKey, decoded, encoded
 from app.audit.tree import (
     BLOCK,
     LEVEL,

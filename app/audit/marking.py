@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from app.audit import merkle, proofs
-from app.audit.marks import Marks
-from app.audit.notes import PublicKey
+from app.audit.checkpoints import PublicKey
+from app.audit.record_macs import Marks
 from app.audit.tree import BLOCK, LEVEL, Hashes, Tree, block_hash, fetcher, hashes, raw_of
 from app.database.dialect import Cursor
 from app.database.engine import snapshot

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from app.audit import merkle
-from app.audit.notes import REMOVED, BadNote, Checkpoint, PublicKey
-from app.audit.queries import app_of
+from app.audit.checkpoints import REMOVED, BadNote, Checkpoint, PublicKey
+from app.audit.record_search import app_of
 from app.audit.tree import NEWEST, Fetch, Hashes, Tree, count_of, fetcher, raw_of, read, text_of
 from app.errors import AuditBroken, NotFound
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from app.audit.seed import derived
+from app.audit.key_derivation import derived
 
 SIZE = 10  # bytes: of 100 million users two have the same hash with a chance of one to 10^8
 MOST_KEPT = 20_000  # hashes, before all are made anew: some 5 MB

@@ -11,7 +11,7 @@ from functools import partial
 
 import structlog
 
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.audit.records import Record
 from app.database.writer import Writer
 

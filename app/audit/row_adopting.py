@@ -12,8 +12,8 @@ from typing import Any
 import structlog
 from sqlalchemy import Engine
 
-from app.audit import records, row_verifying
-from app.audit.marks import Marks
+from app.audit import records, verify_rows
+from app.audit.record_macs import Marks
 from app.audit.row_macs import (
     EMPTY,
     PENDING,
@@ -88,7 +88,7 @@ def vouch(engine: Engine, marks: Marks, tell: Callable[[str], None]) -> int:
             return cursor.fetchall()
 
         known = {name: _newest_change(cursor, name) for name in SETS}
-        findings = row_verifying.verify(fetch, marks.rows, known)
+        findings = verify_rows.verify(fetch, marks.rows, known)
         for one in findings:
             tell(one.detail)
         if findings:

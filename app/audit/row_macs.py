@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from app.audit.seed import derived
+from app.audit.key_derivation import derived
 from app.database.dialect import Cursor
 
 ROWS, TERMS = b"leanplum-gateway rows", b"leanplum-gateway sets of rows"

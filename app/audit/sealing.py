@@ -15,9 +15,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.audit import merkle, records
+from app.audit.checkpoints import REMOVED, BadNote, Signer, encoded
 from app.audit.marking import Marker
-from app.audit.marks import Marks
-from app.audit.notes import REMOVED, BadNote, Signer, encoded
+from app.audit.record_macs import Marks
 from app.audit.tree import (
     BLOCK,
     LEVEL,

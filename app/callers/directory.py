@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import structlog
 
-from app.callers import keys
+from app.callers import key_format
 from app.callers.store import KeyStore, Secret, StoredKey, Used
 from app.database.deadline import in_background
 from app.errors import Unauthorized
@@ -127,11 +127,11 @@ class Directory:
         as far as the caller may know.
         """
         read = self._read  # another thread may put the next one in its place
-        known = read.by_hash.get(keys.digest(key))
+        known = read.by_hash.get(key_format.digest(key))
         if known is not None and (caller := self._usable(known)) is not None:
             read.recognised[header] = known
             return caller
-        if not keys.well_formed(key):
+        if not key_format.well_formed(key):
             raise Unauthorized("The key is mistyped: its form or checksum is wrong.")
         raise Unauthorized("The key is not known here, or it is revoked or expired.")
 
@@ -139,14 +139,14 @@ class Directory:
         """Return whose usable key this is. It does not count as used: it may not be the one that
         counts.
         """
-        known = self._read.by_hash.get(keys.digest(key))
+        known = self._read.by_hash.get(key_format.digest(key))
         if known is None or (known.until is not None and self._clock() >= known.until):
             return None
         return known.caller
 
     def owner(self, key: str) -> str | None:
         """The id of this key, where it is one, or was; it does not count as used."""
-        hash_ = keys.digest(key)
+        hash_ = key_format.digest(key)
         known = self._read.by_hash.get(hash_)
         return self._read.revoked.get(hash_) if known is None else known.caller.key_id
 

@@ -6,14 +6,15 @@ come piece by piece; a key may lie across two of them.
 
 import re
 
-from app.callers import keys
+from app.callers import key_format
 
-START = keys.PREFIX.rstrip("_").encode()
+START = key_format.PREFIX.rstrip("_").encode()
 # The underscore may be percent-encoded, or written as \u005f, with more backslashes in nested JSON.
 FORM = re.compile(
-    rb"%s(?:_|%%5[Ff]|\\{1,8}u005[Ff])([0-9A-Za-z]{%d})" % (START, keys.CHANCE + keys.CHECK)
+    rb"%s(?:_|%%5[Ff]|\\{1,8}u005[Ff])([0-9A-Za-z]{%d})"
+    % (START, key_format.CHANCE + key_format.CHECK)
 )
-LONGEST = len(START) + 8 + len("u005f") + keys.CHANCE + keys.CHECK
+LONGEST = len(START) + 8 + len("u005f") + key_format.CHANCE + key_format.CHECK
 MAX_DIFFERENT = 32  # texts of the form whose checksum is looked at; a call has one key
 # Texts that begin like a key; some SDKs repeat theirs in each of 10,000 entries
 MAX_STARTS = 50_000
@@ -35,7 +36,7 @@ class KeyScanner:
             return []
         data = self._tail + piece
         self._tail = data[-(LONGEST - 1) :]
-        return [key for key in map(self._key, self._new(data)) if keys.well_formed(key)]
+        return [key for key in map(self._key, self._new(data)) if key_format.well_formed(key)]
 
     def _new(self, data: bytes) -> list[bytes]:
         starts = data.count(START)  # ten times as fast as the pattern
@@ -55,4 +56,4 @@ class KeyScanner:
 
     @staticmethod
     def _key(body: bytes) -> str:
-        return keys.PREFIX + body.decode("ascii")
+        return key_format.PREFIX + body.decode("ascii")

@@ -16,9 +16,9 @@ import orjson
 from sqlalchemy import Engine
 
 from app.audit import records
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.audit.row_macs import CALLER_KEYS, CALLER_SECRETS, Noted, Table
-from app.callers import keys
+from app.callers import key_format
 from app.clock import now_ms
 from app.database.dialect import Cursor
 from app.database.engine import dialect, reading, transaction
@@ -195,13 +195,13 @@ class KeyStore:
         key: str | None,
         record: Recorder,
     ) -> tuple[str, StoredKey]:
-        told = key or keys.make()
-        if not keys.well_formed(told):
-            raise Refusal(keys.MALFORMED)
-        cursor.execute("SELECT 1 FROM caller_secrets WHERE hash = ?", (keys.digest(told),))
+        told = key or key_format.make()
+        if not key_format.well_formed(told):
+            raise Refusal(key_format.MALFORMED)
+        cursor.execute("SELECT 1 FROM caller_secrets WHERE hash = ?", (key_format.digest(told),))
         if cursor.fetchone():
             raise Refusal("the key is a caller's already")
-        stored = StoredKey(caller, (Secret(keys.digest(told), told[-4:]),), now, expires_at)
+        stored = StoredKey(caller, (Secret(key_format.digest(told), told[-4:]),), now, expires_at)
         with self._changing(cursor, caller.key_id) as noted:
             cursor.execute(INSERT, (caller.key_id, *_values(caller), now, expires_at))
             _add_secret(cursor, caller.key_id, stored.secrets[0], now)
@@ -242,7 +242,7 @@ class KeyStore:
     def standing(self, key: str, now: int) -> Standing:
         """Return whether a key is usable, has ended (revoked, rotated, expired), or is unknown."""
         with _reading(self._engine) as cursor:
-            cursor.execute(STANDING, (keys.digest(key),))
+            cursor.execute(STANDING, (key_format.digest(key),))
             row = cursor.fetchone()
         if row is None:
             return "unknown"
@@ -337,7 +337,7 @@ class KeyStore:
         None afterwards or elsewhere. Raises NotFound where the key is not in use.
         """
         rotation = None if once is None else hashlib.sha256(f"{key_id}\0{once}".encode()).digest()
-        made = keys.make()
+        made = key_format.make()
         with transaction(self._engine) as cursor:
             _in_use(cursor, key_id, guard)
             if rotation is not None:
@@ -352,7 +352,7 @@ class KeyStore:
                 cursor.execute(FORGET, (ended,))
                 cursor.execute(OVERLAP, (now + overlap_ms, key_id, now + overlap_ms))
                 _add_secret(
-                    cursor, key_id, Secret(keys.digest(made), made[-4:], None, rotation), now
+                    cursor, key_id, Secret(key_format.digest(made), made[-4:], None, rotation), now
                 )
                 cursor.execute(TOUCH, (key_id,))
             told = {"overlapSeconds": overlap_ms // 1000}

@@ -19,9 +19,9 @@ import structlog
 
 from app import ids
 from app.errors import CommitUnknown, Erased, StorageUnavailable, UpstreamUnavailable
-from app.outbox.lifeline import LivenessLock
+from app.outbox.liveness_lock import LivenessLock
 from app.outbox.outbox import Outbox
-from app.outbox.user_locks import Answer, Denied, LockRequest
+from app.outbox.user_lock_rows import Answer, Denied, LockRequest
 from app.telemetry import describe
 
 LOOK_AGAIN_SECONDS = 0.05  # for what other processes do

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from app.errors import Fault
-from app.leanplum import answers, questions, shapes
+from app.leanplum import answers, parameters, passthrough_parameters
 from app.model import KeyKind, Scope
 
 Fields = Mapping[str, Any]
@@ -76,7 +76,7 @@ WITHOUT_CONTENT = frozenset(
         "devMode",
     }
 )
-DEVICE_FIELDS: frozenset[str] = frozenset(shapes.DeviceFields.__annotations__)
+DEVICE_FIELDS: frozenset[str] = frozenset(parameters.DeviceFields.__annotations__)
 
 
 def _event_named(fields: Fields) -> Fault | None:
@@ -146,7 +146,7 @@ def _content(name: str, shape: Any, answer: Any) -> Action:
     return _alone(name, READ, shape, CONTENT, answer, seldom_changes=True)
 
 
-def _sdk(name: str, shape: Any = questions.FromSdk, **more: Any) -> Action:
+def _sdk(name: str, shape: Any = passthrough_parameters.FromSdk, **more: Any) -> Action:
     return Action(name=name, scope=SDK, shape=shape, documented=False, **more)
 
 
@@ -155,7 +155,7 @@ def _ios(name: str) -> Action:
     return Action(
         name=name,
         scope=WRITE,
-        shape=questions.FromSdk,
+        shape=passthrough_parameters.FromSdk,
         key=DEVELOPMENT,
         about=About.APP,
         alone=True,
@@ -166,76 +166,95 @@ def _ios(name: str) -> Action:
 ACTIONS: dict[str, Action] = {
     action.name: action
     for action in (
-        Action(name="start", scope=EVENTS, shape=questions.Start, answer=answers.Started),
-        _later("stop", EVENTS, shapes.UserCall),
-        _later("pauseSession", EVENTS, shapes.UserCall),
-        _later("resumeSession", EVENTS, shapes.UserCall),
-        _later("heartbeat", EVENTS, shapes.UserCall),
-        _later("track", EVENTS, shapes.Event, check=_event_named),
-        _later("advance", EVENTS, shapes.State),
-        _later("pauseState", EVENTS, shapes.UserCall),
-        _later("resumeState", EVENTS, shapes.UserCall),
-        _later("setUserAttributes", USERS, shapes.UserUpdate, check=_changes_something),
+        Action(
+            name="start", scope=EVENTS, shape=passthrough_parameters.Start, answer=answers.Started
+        ),
+        _later("stop", EVENTS, parameters.UserCall),
+        _later("pauseSession", EVENTS, parameters.UserCall),
+        _later("resumeSession", EVENTS, parameters.UserCall),
+        _later("heartbeat", EVENTS, parameters.UserCall),
+        _later("track", EVENTS, parameters.Event, check=_event_named),
+        _later("advance", EVENTS, parameters.State),
+        _later("pauseState", EVENTS, parameters.UserCall),
+        _later("resumeState", EVENTS, parameters.UserCall),
+        _later("setUserAttributes", USERS, parameters.UserUpdate, check=_changes_something),
         _later(
             "setDeviceAttributes",
             USERS,
-            shapes.DeviceUpdate,
+            parameters.DeviceUpdate,
             about=About.DEVICE,
             check=_names_a_device,
         ),
-        _later("setTrafficSourceInfo", USERS, shapes.TrafficSource, check=_names_a_source),
-        _later("sendMessage", SEND, shapes.Message, answer=answers.Sent),
-        _later("startCampaign", SEND, shapes.Campaign, key=DEVELOPMENT, alone=True),
-        _later("block", ERASE, shapes.Blocking),
-        _later("unblock", ERASE, shapes.Blocking, key=DEVELOPMENT, alone=True),
-        _later("deleteUser", ERASE, shapes.Erasure, key=DEVELOPMENT, alone=True),
-        Action(name="getVars", scope=READ, shape=questions.Variables, answer=answers.UserVariables),
+        _later("setTrafficSourceInfo", USERS, parameters.TrafficSource, check=_names_a_source),
+        _later("sendMessage", SEND, parameters.Message, answer=answers.Sent),
+        _later("startCampaign", SEND, parameters.Campaign, key=DEVELOPMENT, alone=True),
+        _later("block", ERASE, parameters.Blocking),
+        _later("unblock", ERASE, parameters.Blocking, key=DEVELOPMENT, alone=True),
+        _later("deleteUser", ERASE, parameters.Erasure, key=DEVELOPMENT, alone=True),
+        Action(
+            name="getVars",
+            scope=READ,
+            shape=passthrough_parameters.Variables,
+            answer=answers.UserVariables,
+        ),
         Action(
             name="exportUser",
             scope=Scope.USERS_READ,
-            shape=questions.Whom,
+            shape=passthrough_parameters.Whom,
             key=DATA_EXPORT,
             alone=True,
             answer=answers.ExportedUser,
         ),
-        _alone("setVars", WRITE, questions.VariableChange, DEVELOPMENT),
-        _alone("deleteVars", WRITE, questions.VariableNames, DEVELOPMENT, answers.RemovedVariables),
+        _alone("setVars", WRITE, passthrough_parameters.VariableChange, DEVELOPMENT),
         _alone(
-            "registerDevice", WRITE, questions.DevelopmentDevice, DEVELOPMENT, answers.Registered
+            "deleteVars",
+            WRITE,
+            passthrough_parameters.VariableNames,
+            DEVELOPMENT,
+            answers.RemovedVariables,
         ),
-        _alone("uploadFile", WRITE, questions.Upload, DEVELOPMENT),
-        _alone("downloadFile", READ, questions.FileName, KeyKind.PRODUCTION, answers.Bytes),
+        _alone(
+            "registerDevice",
+            WRITE,
+            passthrough_parameters.DevelopmentDevice,
+            DEVELOPMENT,
+            answers.Registered,
+        ),
+        _alone("uploadFile", WRITE, passthrough_parameters.Upload, DEVELOPMENT),
+        _alone(
+            "downloadFile", READ, passthrough_parameters.FileName, KeyKind.PRODUCTION, answers.Bytes
+        ),
         _alone(
             "getAndroidNotificationChannels",
             READ,
-            questions.Nothing,
+            passthrough_parameters.Nothing,
             KeyKind.PRODUCTION,
             answers.NotificationChannels,
         ),
         _alone(
             "addAndroidNotificationChannel",
             WRITE,
-            questions.NotificationChannel,
+            passthrough_parameters.NotificationChannel,
             DEVELOPMENT,
             answers.ChannelAdded,
         ),
         _alone(
             "deleteAndroidNotificationChannel",
             WRITE,
-            questions.ChannelId,
+            passthrough_parameters.ChannelId,
             DEVELOPMENT,
             answers.ChannelDeleted,
         ),
-        _content("getMessages", questions.Listing, answers.Messages),
-        _content("getMessage", questions.One, answers.OneMessage),
-        _content("getAbTests", questions.Listing, answers.AbTests),
-        _content("getAbTest", questions.One, answers.OneAbTest),
-        _content("getVariant", questions.One, answers.OneVariant),
-        _content("getUnsubscribeCategories", questions.Nothing, answers.Categories),
+        _content("getMessages", passthrough_parameters.Listing, answers.Messages),
+        _content("getMessage", passthrough_parameters.One, answers.OneMessage),
+        _content("getAbTests", passthrough_parameters.Listing, answers.AbTests),
+        _content("getAbTest", passthrough_parameters.One, answers.OneAbTest),
+        _content("getVariant", passthrough_parameters.One, answers.OneVariant),
+        _content("getUnsubscribeCategories", passthrough_parameters.Nothing, answers.Categories),
         _alone(
             "exportData",
             EXPORT,
-            questions.DataExport,
+            passthrough_parameters.DataExport,
             DATA_EXPORT,
             answers.Job,
             a_day=24,
@@ -244,7 +263,7 @@ ACTIONS: dict[str, Action] = {
         _alone(
             "exportUsers",
             EXPORT,
-            questions.UsersExport,
+            passthrough_parameters.UsersExport,
             DATA_EXPORT,
             answers.Job,
             a_day=40,
@@ -253,33 +272,54 @@ ACTIONS: dict[str, Action] = {
         _alone(
             "exportReport",
             EXPORT,
-            questions.ReportExport,
+            passthrough_parameters.ReportExport,
             DATA_EXPORT,
             answers.Job,
             a_day=100,
             repeatable=False,
         ),
-        _alone("getExportResults", EXPORT, questions.JobId, DATA_EXPORT, answers.ExportState),
+        _alone(
+            "getExportResults",
+            EXPORT,
+            passthrough_parameters.JobId,
+            DATA_EXPORT,
+            answers.ExportState,
+        ),
         # As a CSV job. The JSON form, with the production key, is how items are packed
         # (`leanplum/mapping.py`).
-        _alone("multi", EXPORT, questions.Import, DEVELOPMENT, answers.Job, repeatable=False),
-        _alone("getMultiResults", EXPORT, questions.JobId, DEVELOPMENT, answers.ImportState),
+        _alone(
+            "multi",
+            EXPORT,
+            passthrough_parameters.Import,
+            DEVELOPMENT,
+            answers.Job,
+            repeatable=False,
+        ),
+        _alone(
+            "getMultiResults",
+            EXPORT,
+            passthrough_parameters.JobId,
+            DEVELOPMENT,
+            answers.ImportState,
+        ),
         _alone(
             "addPostback",
             EXPORT,
-            questions.Postback,
+            passthrough_parameters.Postback,
             DATA_EXPORT,
             answers.PostbackAdded,
             repeatable=False,
         ),
-        _alone("listPostbacks", EXPORT, questions.Nothing, DATA_EXPORT, answers.Postbacks),
-        _alone("deletePostback", EXPORT, questions.PostbackId, DATA_EXPORT),
+        _alone(
+            "listPostbacks", EXPORT, passthrough_parameters.Nothing, DATA_EXPORT, answers.Postbacks
+        ),
+        _alone("deletePostback", EXPORT, passthrough_parameters.PostbackId, DATA_EXPORT),
         _sdk("getNewsfeedMessages", answer=answers.Newsfeed),
-        _sdk("markNewsfeedMessageAsRead", shape=questions.Inbox, later=True),
-        _sdk("deleteNewsfeedMessage", shape=questions.Inbox, later=True),
+        _sdk("markNewsfeedMessageAsRead", shape=passthrough_parameters.Inbox, later=True),
+        _sdk("deleteNewsfeedMessage", shape=passthrough_parameters.Inbox, later=True),
         _sdk("getMigrateState", about=About.APP, answer=answers.MigrateState),
         _sdk("log", later=True, about=About.APP),
-        _sdk("trackGeofence", shape=shapes.Event, later=True),
+        _sdk("trackGeofence", shape=parameters.Event, later=True),
         _sdk("restart"),
         _ios("saveInterface"),
         _ios("saveInterfaceImage"),

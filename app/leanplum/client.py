@@ -14,7 +14,7 @@ import httpx
 from pydantic import SecretStr
 
 from app.clock import now_ms
-from app.leanplum.connecting import Route, reason
+from app.leanplum.connections import Route, reason
 from app.leanplum.response_body import (
     ACCEPTED,
     MAX_DOWNLOAD_BYTES,

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
 from app.limits.bucket import Decision, Limit
-from app.limits.scripts import BEAT, TAKE
+from app.limits.valkey_scripts import BEAT, TAKE
 
 T = TypeVar("T")
 PREFIX = "leanplum-gateway:limits:"

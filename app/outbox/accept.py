@@ -10,14 +10,14 @@ import orjson
 
 from app import ids
 from app.audit import records
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.audit.row_macs import ERASED, detail_of
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
+from app.encryption import Vault, place
 from app.model import ERASES, SEALED, Acceptance, Kind, NewItem, Taken
 from app.outbox import logins
-from app.outbox.erased import Erased, Refuse, alias_of
-from app.vault import Vault, place
+from app.outbox.erased_subjects import Erased, Refuse, alias_of
 
 ACCEPTANCES = "INSERT INTO acceptances (first_seq, prefix, app, key_id, request_id, accepted_at)"
 ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller)"

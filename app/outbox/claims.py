@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 
 from app import ids
 from app.database.dialect import DIALECTS, Dialect
+from app.encryption import Vault, place
 from app.model import Found, Item, Page, Replayed, Wanted
-from app.vault import Vault, place
 
 COLUMNS = ", ".join(Item._fields)
 WAITING = """

@@ -11,14 +11,14 @@ from sqlalchemy import ColumnElement, Connection, Select, select
 
 from app import ids
 from app.audit import records
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.database.dialect import Cursor
 from app.database.tables import acceptances, items
 from app.database.tables import item_ids as given_ids
+from app.encryption import Vault, said_place
 from app.model import ERASES, SEALED, Receipt, Status
-from app.outbox import erased
+from app.outbox import erased_subjects
 from app.outbox.receipts import receipt, receipts_of
-from app.vault import Vault, said_place
 
 STEP = 1_000  # items in one transaction
 DEAD = frozenset({Status.REJECTED, Status.EXPIRED, Status.UNKNOWN})  # they keep their body
@@ -172,12 +172,12 @@ def _end_deletions(cursor: Cursor, vault: Vault, seqs: Sequence[int]) -> None:
         DELETIONS.format(seqs=cursor.dialect.values("bigint")), (orjson.dumps(list(seqs)).decode(),)
     )
     for seq, subject, said, app in cursor.fetchall():
-        if subject[0] not in {erased.USER, erased.DEVICE}:
+        if subject[0] not in {erased_subjects.USER, erased_subjects.DEVICE}:
             continue  # it is over since long
-        erased.end(cursor, vault, app, seq, subject)
+        erased_subjects.end(cursor, vault, app, seq, subject)
         text = None if said is None else vault.open(said, said_place(app, seq))
         if text is not None and text[:1] != SEALED:
-            left = erased.nameless(orjson.loads(text), subject[1:])
+            left = erased_subjects.nameless(orjson.loads(text), subject[1:])
             cursor.execute(
                 SAY, (vault.seal(orjson.dumps(left).decode(), said_place(app, seq)), seq)
             )

@@ -19,7 +19,7 @@ from app.database.dialect import DIALECTS, Cursor
 from app.model import ERASES, Removed, Taken
 from app.outbox import logins
 from app.outbox.accept import Accept
-from app.outbox.erased import as_user, both
+from app.outbox.erased_subjects import as_user, both
 from app.outbox.retention import remove
 
 LOOK = """

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import orjson
 
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.database.dialect import Cursor
 from app.ids import SHARDS
 from app.model import Tenure
-from app.outbox import user_locks
+from app.outbox import user_lock_rows
 from app.outbox.recovery import Pseudonyms, recover
 from app.outbox.settle import forget
 
@@ -78,8 +78,8 @@ class Tend:
         judged = now if self.latest is None else min(now, self.latest)
         gone = (self.owner, judged, self.liveness, _text(self.dead))
         cursor.execute(EXPIRE.format(ids=cursor.dialect.values("text")), gone)
-        user_locks.outlive(cursor, now, self.dead)
-        user_locks.expire(cursor, now, self.liveness)
+        user_lock_rows.outlive(cursor, now, self.dead)
+        user_lock_rows.expire(cursor, now, self.liveness)
         lost, settled = recover(cursor, self.now, self.unknown, self.marks, self.pseudonyms)
         cursor.execute(FREE)
         cursor.execute(

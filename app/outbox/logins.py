@@ -29,8 +29,8 @@ from sqlalchemy import Connection
 
 from app import ids
 from app.database.dialect import DIALECTS, Cursor
+from app.encryption import Vault, place, said_place
 from app.model import ERASES, SEALED
-from app.vault import Vault, place, said_place
 
 MARK = '"newUserId"'  # bodies are written by us, so the name stands in them in this form alone
 ROWS = "INSERT INTO logins (lane, seq)"

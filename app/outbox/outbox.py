@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy import Connection, Engine, func, select
 
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.clock import now_ms
 from app.database import deadline
 from app.database.engine import reading, scrub
 from app.database.tables import deliverers, items, sequence, user_locks
 from app.database.writer import Writer
+from app.encryption import CLEAR, Vault
 from app.errors import CommitUnknown, QueueFull, StorageUnavailable
 from app.model import (
     ERASES,
@@ -30,17 +31,26 @@ from app.model import (
     Verdict,
     Wanted,
 )
-from app.outbox import claims, dead_letters, erasure, logins, receipts, retention, waiting
+from app.outbox import (
+    claims,
+    dead_letters,
+    erasure,
+    logins,
+    receipts,
+    retention,
+)
+from app.outbox import (
+    waiting_reason as waiting,
+)
 from app.outbox.accept import Accept
 from app.outbox.dead_letters import Discard, Filter, Recorder, Replay
-from app.outbox.erased import Erased, both
+from app.outbox.erased_subjects import Erased, both
 from app.outbox.erasure import Erase
 from app.outbox.leases import Release, Tend
 from app.outbox.recovery import Pseudonyms
 from app.outbox.retention import EndErasures, Limits, Remove
 from app.outbox.settle import Begin, Settle
-from app.outbox.user_locks import NOBODY, Answer, Denied, Lock, LockRequest, Unlock
-from app.vault import CLEAR, Vault
+from app.outbox.user_lock_rows import NOBODY, Answer, Denied, Lock, LockRequest, Unlock
 
 log = structlog.get_logger("outbox")
 T = TypeVar("T")

@@ -7,8 +7,8 @@ from sqlalchemy import Connection, Row, Select, and_, select
 
 from app import ids
 from app.database.tables import acceptances, item_ids, items
+from app.encryption import Vault, said_place
 from app.model import SEALED, Receipt, Status
-from app.vault import Vault, said_place
 
 
 def find(connection: Connection, app: str, item_id: str, vault: Vault) -> Receipt | None:

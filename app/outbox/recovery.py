@@ -9,12 +9,12 @@ from typing import Any
 import orjson
 
 from app.audit import records
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.database.dialect import Cursor
 from app.model import Status
 from app.outbox import logins
 from app.outbox.settle import Change, change
-from app.outbox.user_locks import OUTLIVES_MS, keep_locked
+from app.outbox.user_lock_rows import OUTLIVES_MS, keep_locked
 
 LOST = "SELECT id, items, lanes FROM attempts WHERE owner NOT IN (SELECT id FROM deliverers)"
 CLOSE = "DELETE FROM attempts WHERE owner NOT IN (SELECT id FROM deliverers)"

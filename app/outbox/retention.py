@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import orjson
 from sqlalchemy import Connection
 
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.audit.row_macs import ERASURES as ERASURE_ROWS
 from app.database.dialect import DIALECTS, Cursor
 from app.outbox import logins

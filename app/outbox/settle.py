@@ -7,14 +7,15 @@ import orjson
 
 from app import ids
 from app.audit import records
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
+from app.encryption import Vault, said_place
 from app.model import Call, Postponed, Settled, Status, Verdict, count_by_status
-from app.outbox import erased, logins, user_locks
+from app.outbox import erased_subjects as erased
+from app.outbox import logins, user_lock_rows
 from app.outbox.dead_letters import DEAD
-from app.outbox.erased import nameless
-from app.vault import Vault, said_place
+from app.outbox.erased_subjects import nameless
 
 # One statement for all items of all calls that settle together, whatever their number: each
 # statement gives the interpreter's lock up and has to wait for it again.
@@ -69,7 +70,7 @@ class Begin:
         forget(cursor, [attempt for one in writes for attempt in one.forget])
         now = cursor.dialect.now(cursor, writes[0].started_at)
         lanes = {lane for one in writes for _, lane in one.items}
-        locked, some_log_in = user_locks.locked(
+        locked, some_log_in = user_lock_rows.locked(
             cursor, now, writes[0].liveness, lanes, writes[0].owner
         )
         after = dict.fromkeys(locked, 0)
@@ -79,7 +80,7 @@ class Begin:
             joined = logins.deletions(cursor, [seq for one in writes for seq, _ in one.items])
         if joined:
             others = set[int]().union(*joined.values())
-            busy = user_locks.busy(cursor, now, writes[0].liveness, others, writes[0].owner)
+            busy = user_lock_rows.busy(cursor, now, writes[0].liveness, others, writes[0].owner)
             after |= dict.fromkeys(
                 [lane for lane in joined if not busy.isdisjoint(joined[lane])], 0
             )

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import re2
 
-from app.patterns import states, syntax
+from app.patterns import state_count, syntax
 from app.patterns.syntax import PatternRefused
 
 # RE2 keeps the states of a pattern in this memory. `states.check` sees to it that they have room.
@@ -57,7 +57,7 @@ def compiled(text: str, *, flags: int = re.IGNORECASE, at_dots: bool = False) ->
     find out where a match begins.
     """
     node = syntax.parse(text, flags, at_dots=at_dots)
-    states.check(node)
+    state_count.check(node)
     return Pattern(text, node, _matcher(node))
 
 
@@ -70,7 +70,7 @@ def any_of(patterns: tuple[Pattern, ...]) -> Pattern | None:
     if len(patterns) < 2:
         return None
     try:
-        states.check(node, most_steps=UNION_STEPS)
+        state_count.check(node, most_steps=UNION_STEPS)
         return Pattern("|".join(pattern.text for pattern in patterns), node, _matcher(node))
     except PatternRefused:
         return None
@@ -87,7 +87,7 @@ def _matcher(node: syntax.Node) -> Any:
     options.max_mem = MEMORY_BYTES
     matcher = re2._re2.RE2(rf"\C*(?:{syntax.written(node)})\C*".encode(), options)
     if not matcher.ok():
-        raise PatternRefused(states.TOO_LARGE)
+        raise PatternRefused(state_count.TOO_LARGE)
     return matcher
 
 
@@ -118,7 +118,7 @@ def check_size(text: str) -> None:
         node = syntax.parse(told, 0)
     except PatternRefused:
         return
-    states.check(node, most_ranges=SCHEMA_RANGES, most_steps=SCHEMA_STEPS)
+    state_count.check(node, most_ranges=SCHEMA_RANGES, most_steps=SCHEMA_STEPS)
 
 
 _UNICODE_CLASS = re.compile(r"\\[pP](?:\{\^?\w{1,64}\}|\w)")

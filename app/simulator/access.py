@@ -4,10 +4,10 @@
 
 from typing import Any
 
-from app.simulator.actions.turns import Refused
+from app.simulator.actions.handler import Refused
 from app.simulator.arrivals import Call
+from app.simulator.client_keys import Key
 from app.simulator.config import SimulatorConfig, Texts
-from app.simulator.keys import Key
 from app.simulator.values import number, text, truthy
 
 MAX_USERS = 50

@@ -9,11 +9,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from app.simulator.answers import Answer
-from app.simulator.calls import Simulator
+from app.simulator.call_flow import Simulator
 from app.simulator.config import SimulatorConfig
 from app.simulator.inspection import Inspection
 from app.simulator.journal import Arrival
+from app.simulator.responses import Answer
 from app.simulator.shelf import FILES_PATH
 
 LEANPLUM_HEADERS = {"Access-Control-Allow-Origin": "*", "Cache-Control": "private"}

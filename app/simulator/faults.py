@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.simulator.spoiling import ENTRY_MODES
+from app.simulator.fault_effects import ENTRY_MODES
 
 
 @dataclass

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.simulator.calls import Simulator
-from app.simulator.fault_reading import BadPlan, read_plan
+from app.simulator.call_flow import Simulator
+from app.simulator.fault_plan import BadPlan, read_plan
 from app.simulator.journal import Record
 
 Endpoint = Callable[[Request], Awaitable[Response]]

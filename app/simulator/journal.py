@@ -7,8 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from app.simulator.answers import Answer
 from app.simulator.encoding import Received, Unreadable, read_request
+from app.simulator.responses import Answer
 from app.simulator.shelf import Upload
 
 

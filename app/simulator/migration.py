@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 
-from app.simulator.answers import Answer
+from app.simulator.responses import Answer
 
 
 def state_hash(app_id: str) -> str:

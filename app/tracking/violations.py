@@ -17,9 +17,9 @@ from app.database.dialect import Cursor
 from app.database.engine import reading
 from app.database.tables import plan_violations
 from app.database.writer import Writer, insert_rows
-from app.intake.plan.judging import Violations
-from app.intake.taxonomy import is_name
 from app.telemetry import Metrics, describe
+from app.tracking.name_rules import is_name
+from app.tracking.plan.validate import Violations
 
 FLUSH_SECONDS = 2.0
 KEPT_MS = 30 * 86_400_000  # since they were last seen

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from app.__main__ import main
-from app.api import limiting
 from app.audit import records
 from app.audit.pseudonyms import Pseudonyms
+from app.cli.main import main
+from app.http import rate_limiting
 from app.outbox import accept
 
 
@@ -23,7 +23,7 @@ async def _take_nothing(
 
 def without_limits() -> None:
     """Nothing is taken from any bucket, and no header tells of one."""
-    limiting.take = _take_nothing
+    rate_limiting.take = _take_nothing
 
 
 def without_audit() -> None:

@@ -98,15 +98,16 @@ def fork_server(folder: Path) -> Iterator[ForkServer]:
 
 def serve_orders() -> None:
     """Fork a process for each order until there are no more."""
-    from app import __main__
+    from app.cli import main
 
-    import_module("app.serving")  # the commands import it when they are run, and all else with it
+    # The commands import it when they are run, and all else with it.
+    import_module("app.server.run")
     # The kernel forgets children once they have ended
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
-            _run(json.loads(line), __main__.main)
+            _run(json.loads(line), main.main)
         print(pid, flush=True)  # noqa: T201
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import httpx
 
-from app.callers import keys
+from app.callers import key_format
 from app.ids import SHARDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +91,7 @@ class Process:
         """Settings that are None are not set, whatever they are here."""
         self.folder, self.words, self.port = folder, words, free_port()
         self.spawn: Spawn = spawn
-        self.key = settings.get("GATEWAY_BOOTSTRAP_KEY") or keys.make()
+        self.key = settings.get("GATEWAY_BOOTSTRAP_KEY") or key_format.make()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = folder / "output"
         chosen = {
@@ -242,7 +242,7 @@ def fleet(
 
     They are ready, and each deliverer has its part of the shards.
     """
-    common = {"GATEWAY_BOOTSTRAP_KEY": keys.make()} | settings
+    common = {"GATEWAY_BOOTSTRAP_KEY": key_format.make()} | settings
     part = f'"shards":{SHARDS // deliverers}'.encode() if deliverers else b""
     gateways = [Process(folder, upstream, "--no-delivery", **common) for _ in range(apis)]
     beside = [Deliverer(gateways[0], str(number)) for number in range(deliverers)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from app.callers import keys
+from app.callers import key_format
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
 
@@ -37,7 +37,7 @@ class Gateway:
     """A gateway process that can be killed and started again on the same database."""
 
     def __init__(self, upstream: str, folder: Path) -> None:
-        self.port, self.key, self.folder = free_port(), keys.make(), folder
+        self.port, self.key, self.folder = free_port(), key_format.make(), folder
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")
         } | {

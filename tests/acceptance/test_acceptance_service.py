@@ -17,13 +17,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.audit.keys import to_write
+from app.audit.signing_keys import to_write
 from app.callers.store import KeyStore
 from app.clock import now_ms
 from app.database.engine import connect
 from app.errors import StartRefused
 from app.model import Scope
-from app.serving import sandbox_key
+from app.server.run import sandbox_key
 from app.settings import Settings
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer

@@ -15,8 +15,8 @@ import httpx
 import pytest
 import typer
 
-from app.__main__ import cli
-from app.main import create_app
+from app.cli.main import cli
+from app.server.application import create_app
 from app.settings import Settings
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer

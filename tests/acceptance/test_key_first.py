@@ -16,7 +16,7 @@ from urllib.parse import quote
 import orjson
 import pytest
 
-from app.callers import keys
+from app.callers import key_format
 from tests.acceptance.processes import APP_ID, Process, serving
 
 SIZE = 24 * 1024 * 1024 - 1_000
@@ -137,7 +137,7 @@ def steady(gateway: Process) -> Iterator[list[float]]:
 def test_a_large_body_without_a_known_key_is_refused_and_costs_next_to_nothing(
     gateway: Process, form: Body
 ) -> None:
-    body, headers = form(keys.make())
+    body, headers = form(key_format.make())
     before = processor_seconds(gateway)
     with steady(gateway) as waits, ThreadPoolExecutor(AT_ONCE) as pool:
         answers = list(pool.map(lambda _: post(gateway, "/api", body, headers), range(AT_ONCE)))
@@ -152,7 +152,7 @@ def test_a_large_body_without_a_known_key_is_refused_and_costs_next_to_nothing(
 def test_segment_s_libraries_keys_in_bodies_are_found_first_too(
     gateway: Process, form: Body
 ) -> None:
-    body, headers = form(keys.make())
+    body, headers = form(key_format.make())
     if form is not packed:
         body = body[:4_000_000]
     before = processor_seconds(gateway)
@@ -212,7 +212,7 @@ def test_a_key_in_json_may_be_escaped(gateway: Process) -> None:
 
 
 def test_a_known_key_elsewhere_does_not_let_another_s_call_in(gateway: Process) -> None:
-    for other in (keys.make(), "nonsense"):
+    for other in (key_format.make(), "nonsense"):
         call = batch(other, entries=2_000) | {"userId": gateway.key}
         assert post(gateway, "/api", orjson.dumps(call), {"Content-Type": JSON})[0] == 403
 

@@ -21,7 +21,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app.callers import keys
+from app.callers import key_format
 from app.database.engine import connect
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
@@ -181,7 +181,7 @@ def api_and_two_deliverers(place: Place, request: pytest.FixtureRequest) -> Flee
 def two_servers_on_postgresql(place: Place, request: pytest.FixtureRequest) -> Fleet:
     stack, folder, leanplum = place
     server: Server = request.getfixturevalue("postgresql_server")
-    settings = {"GATEWAY_DATABASE_URL": server.empty(), "GATEWAY_BOOTSTRAP_KEY": keys.make()}
+    settings = {"GATEWAY_DATABASE_URL": server.empty(), "GATEWAY_BOOTSTRAP_KEY": key_format.make()}
     leases = stack.enter_context(shortened_leases(settings["GATEWAY_DATABASE_URL"]))
     gateways = list[Process]()
     for name in ("one", "two"):

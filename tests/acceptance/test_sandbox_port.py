@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.errors import StartRefused
-from app.serving import start_simulator
+from app.server.run import start_simulator
 from app.settings import Settings
 from app.simulator import SimulatorConfig
 

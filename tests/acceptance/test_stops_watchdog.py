@@ -10,7 +10,7 @@ from tests.acceptance.processes import ROOT
 
 ARMED = """
 import time, threading, re
-from app.lifecycle import Watchdog
+from app.server.lifecycle import Watchdog
 watchdog = Watchdog()
 watchdog.arm_for(0, 0.1)
 """

@@ -6,15 +6,15 @@ from typing import Any
 
 import httpx
 
-from app.callers import keys
+from app.callers import key_format
 from app.database.engine import connect
-from app.main import create_app
+from app.server.application import create_app
 from app.settings import Settings
 from tests.api.leanplum import KEYS, Leanplum
 from tests.api.serve import served
-from tests.doors.segment import basic
+from tests.compat.segment import basic
 
-CALLER_KEY = keys.make()
+CALLER_KEY = key_format.make()
 APP = {"appId": "app_sandbox", "apiVersion": "1.0.6"}
 
 

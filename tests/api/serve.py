@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from app.main import create_app
-from app.protocol import Protocol
+from app.server.application import create_app
+from app.server.http1 import Protocol
 from app.settings import Settings
 
 

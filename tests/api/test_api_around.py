@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from app.api.asks import ASKS
+from app.api.passthrough import ASKS
 from app.api.routes import WRITES
-from app.intake import rules
+from app.ingest import validate
 from tests.api.talk import CANARY, EVENT, Talk
 
 Start = Callable[..., Talk]
@@ -264,12 +264,12 @@ def test_every_body_has_an_example_that_the_rules_take(document: dict[str, Any])
         assert schema["examples"], name
     schemas = document["components"]["schemas"]
     for example in schemas["Event"]["examples"]:
-        assert rules.single("track", dict(example))
+        assert validate.single("track", dict(example))
     for action, shape in (("setUserAttributes", "UserUpdate"), ("advance", "State")):
         for example in schemas[shape]["examples"]:
-            assert rules.single(action, {"userId": "u", **example})
+            assert validate.single(action, {"userId": "u", **example})
     for example in schemas["Batch"]["examples"]:
-        assert all(rules.of_any_action(item) for item in example["items"])
+        assert all(validate.of_any_action(item) for item in example["items"])
 
 
 def test_examples_in_the_document_are_accepted_by_the_gateway(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from schemathesis import Case
 from schemathesis.checks import CHECKS, CheckContext, load_all_checks
 
-from app.main import create_app
+from app.server.application import create_app
 from app.settings import Settings
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from app import dead_letters
 from app.callers.store import KeyStore
+from app.cli import dead_letters
 from app.model import Scope
 from tests.api.talk import CANARY, EVENT, JSON, NDJSON, Talk
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app import protocol
+from app.server import http1
 from tests.acceptance.processes import free_port
 from tests.api.serve import Wire, served
 from tests.conftest import make_settings
@@ -206,7 +206,7 @@ def test_who_asks_before_it_sends_and_is_welcome_is_told_to_go_on(server: Runnin
 def test_what_never_ends_behind_an_answer_is_cut_off(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "LINGER_BYTES", 4_000_000)
+    monkeypatch.setattr(http1, "LINGER_BYTES", 4_000_000)
     headers = server.headers("413", close=False) | {"Content-Length": str(10**12)}
     with closing(Wire(server.port)) as wire:
         wire.say(head("/v1/events", headers))
@@ -221,7 +221,7 @@ def test_what_never_ends_behind_an_answer_is_cut_off(
 def test_who_drips_or_says_nothing_behind_an_answer_is_cut_off(
     server: Running, monkeypatch: pytest.MonkeyPatch, silent: float, most: str
 ) -> None:
-    monkeypatch.setattr(protocol, most, 0.3)
+    monkeypatch.setattr(http1, most, 0.3)
     headers = server.headers("413", close=True) | {"Content-Length": str(10**9)}
     with closing(Wire(server.port)) as wire:
         wire.say(head("/v1/events", headers))

@@ -9,11 +9,11 @@ from typing import Any
 import orjson
 import pytest
 
-from app.api.idempotency import key_of
 from app.errors import Invalid
+from app.http.idempotency import key_of
 from tests.api.talk import NDJSON, Talk, problem, running
+from tests.compat.segment import basic
 from tests.conftest import WIDE, make_settings
-from tests.doors.segment import basic
 from tests.tracking.plans import shop
 
 DEEP: dict[str, Any] = {"userId": "u", "event": "E"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from app.protocol import MAX_HEAD, MAX_HEADERS, MAX_PIPELINED, MAX_URL
+from app.server.http1 import MAX_HEAD, MAX_HEADERS, MAX_PIPELINED, MAX_URL
 from tests.api.serve import Wire, served
 
 ASK = b"GET /livez HTTP/1.1\r\nHost: gateway\r\n"

@@ -10,13 +10,13 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
-from app.intake.row_actions import permit_rows
+from app.ingest.import_actions import permit_rows
 from app.model import Scope
 from app.settings import Settings
 from tests.api.leanplum import Leanplum, delivering_to, simulated
 from tests.api.talk import Talk
+from tests.compat.test_sdk_door import scoped
 from tests.conftest import WIDE, make_settings
-from tests.doors.test_sdk_door import scoped
 
 BUCKET = {"gcsBucket": "public-bucket", "file": "rows.csv"}
 IMPORTS = (Scope.EXPORTS_RUN, Scope.SDK)

@@ -15,8 +15,8 @@ from app.errors import StartRefused
 from app.settings import Settings
 from tests.api.serve import served
 from tests.api.talk import NDJSON, Talk, problem
+from tests.compat.segment import basic
 from tests.conftest import WIDE
-from tests.doors.segment import basic
 from tests.tracking.plans import shop
 
 BOM = "\ufeff"

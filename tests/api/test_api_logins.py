@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from app import ids
-from app.doors.sdk import sorting
+from app.compat.leanplum_sdk import classify
 from app.model import Scope
 from tests.api.talk import Talk
-from tests.doors.segment import post
+from tests.compat.segment import post
 
 Ask = Callable[[Talk], Any]
 LOGIN = {"action": "setUserAttributes", "userId": "a", "newUserId": "k"}
@@ -64,6 +64,6 @@ def test_a_login_that_was_accepted_before_is_none_again(start: Callable[..., Tal
 
 def test_a_relayed_login_locks_both_users() -> None:
     entry = {"action": "start", "userId": "a", "deviceId": "d", "newUserId": "k"}
-    found = sorting.sort(entry, frozenset(Scope), in_batch=True)
-    assert isinstance(found, sorting.Now)
+    found = classify.sort(entry, frozenset(Scope), in_batch=True)
+    assert isinstance(found, classify.Now)
     assert found.subjects == {"ua", "uk"}

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from tests.api.talk import NDJSON, Talk, pointers, problem
-from tests.doors.segment import basic
+from tests.compat.segment import basic
 
 LONG = (
     "9223372036854775808",

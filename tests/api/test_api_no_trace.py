@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from app.main import create_app
+from app.server.application import create_app
 from app.settings import Settings
 from tests.acceptance.processes import ended, environment
 from tests.api.serve import Wire, served

@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.prefixes import OWN, forwarded_prefix
 from app.errors import StartRefused
-from app.main import DOORS, create_app
+from app.http.path_prefix import OWN, forwarded_prefix
+from app.server.application import DOORS, create_app
 from app.settings import Settings, load
 from app.urls import path_prefix
 from tests.acceptance.processes import free_port, until

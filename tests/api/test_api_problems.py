@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.api.problems import PROBLEMS
+from app.http.problems import PROBLEMS
 from tests.api.talk import CANARY, EVENT, Talk, problem
 
 Start = Callable[..., Talk]

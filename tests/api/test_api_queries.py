@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.main import create_app
+from app.server.application import create_app
 from app.settings import Settings
 from tests.api.serve import served
 from tests.conftest import WIDE, make_settings

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.api import receiving
+from app.http import body as receiving
 from app.settings import Settings
 from tests.api.leanplum import until
 from tests.api.serve import Wire, served

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from app import dead_letters
 from app.api.dead_letters import DISCARD, LIST, REPLAY
+from app.cli import dead_letters
 from app.clock import now_ms
+from app.encryption import Vault, place, said_place
 from app.outbox.dead_letters import Filter
 from app.settings import Settings
-from app.vault import Vault, place, said_place
 
 from .talk import CANARY, Talk
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from app.bootstrap import prepare
 from app.errors import StartRefused
 from app.settings import Settings
-from app.wiring import prepare
 from tests.api.leanplum import KEYS, simulated, until
 from tests.api.talk import EVENT, Talk, running
 from tests.leanplum.reached import Files, TunnelProxy, encrypted_simulator, make_files

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from app.leanplum.client import LeanplumClient
 from app.model import App, KeyKind
-from app.relay.checks import Checked, check
+from app.relay.key_checks import Checked, check
 
 APP = App("a", "app_a", {KeyKind.PRODUCTION: SecretStr("prod")}, "https://leanplum.test/api")
 OTHER_WORDS = b'{"response":[{"success":false,"error":{"message":"Request not allowed"}}]}'

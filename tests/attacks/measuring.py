@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from app.callers import keys
+from app.callers import key_format
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
 from tests.acceptance.processes import APP_ID, PRODUCTION_KEY, ROOT, Process, serving, until
@@ -277,7 +277,7 @@ def target_of(gateway: Process) -> Target:
         half=made("half", "events:write", "sdk", ratePerSecond=1, rateBurst=1_500)[1],
         manager=made("manager", "keys:manage", "sdk")[1],
         changed=made("changed", "sdk")[0],
-        unknown=keys.make(),
+        unknown=key_format.make(),
     )
 
 

@@ -14,9 +14,9 @@ from sqlalchemy import Engine
 from app.audit import records
 from app.audit.evidence import exported, of_database, of_export
 from app.audit.findings import Report
-from app.audit.keys import Keys
 from app.audit.sealing import Sealer
-from app.audit.verifying import verify
+from app.audit.signing_keys import Keys
+from app.audit.verify import verify
 from app.database.dialect import DIALECTS
 from app.database.engine import connect, snapshot, transaction
 from app.database.writer import Writer

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from app.audit.adopting import adopt
+from app.audit.checkpoints import encoded
 from app.audit.marking import Marker
 from app.audit.merkle import leaf_hash
-from app.audit.notes import encoded
 from app.audit.sealing import NotSealed
 from app.database.engine import connect, transaction
 from app.errors import StartRefused

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from app.audit import merkle
-from app.audit.notes import PublicKey
+from app.audit.checkpoints import PublicKey
 from app.clock import now_ms
 from app.model import Scope
 from tests.acceptance.processes import until

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from app.audit.folding import FOLDED
+from app.audit.folded_refusals import FOLDED
 from tests.acceptance.processes import Process
 from tests.audit.logs import Log, opened
 
@@ -110,7 +110,7 @@ def missing(log: Log, backends: list[Backend]) -> list[tuple[str, str]]:
 
 
 def seed(database: str) -> bytes:
-    from app.audit.keys import to_write
+    from app.audit.signing_keys import to_write
     from app.database.engine import connect
 
     engine = connect(database)

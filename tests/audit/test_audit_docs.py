@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from app.audit.notes import encoded
+from app.audit.checkpoints import encoded
 from tests.acceptance.processes import Process, ended, serving, until
 from tests.audit.logs import opened
 

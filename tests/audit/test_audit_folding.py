@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.audit import folding
-from app.audit.folding import ALONE, FOLD_SECONDS, MOST_NETWORKS, Folding, Refused
+from app.audit import folded_refusals
+from app.audit.folded_refusals import ALONE, FOLD_SECONDS, MOST_NETWORKS, Folding, Refused
 
 
 class Written:
@@ -177,7 +177,7 @@ def test_whom_and_what_they_were_about_is_kept_within_bounds() -> None:
 def test_at_the_end_and_where_kinds_are_too_many_all_that_was_counted_is_recorded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(folding, "MOST_KINDS", 3)
+    monkeypatch.setattr(folded_refusals, "MOST_KINDS", 3)
     desk = Desk()
     for key in ("a", "b", "c", "d"):
         desk.refuse(10, key_id=key)

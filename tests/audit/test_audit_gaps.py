@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from app import dead_letters
 from app.callers.store import KeyStore
+from app.cli import dead_letters
 from app.clock import now_ms
 from app.model import Scope, Settled, Status
 from tests.api.leanplum import KEYS, Leanplum, delivering_to, simulated, until

@@ -14,12 +14,12 @@ from typing import Any
 import orjson
 import pytest
 
-from app.audit import proofs, queries
+from app.audit import proofs, record_search
+from app.audit.checkpoints import encoded
 from app.audit.evidence import of_database, of_export
 from app.audit.findings import Report
-from app.audit.notes import encoded
-from app.audit.queries import Filter
-from app.audit.verifying import verify
+from app.audit.record_search import Filter
+from app.audit.verify import verify
 from app.database.engine import snapshot
 from app.errors import GatewayError, StartRefused
 from tests.acceptance.processes import ended
@@ -95,7 +95,7 @@ def reads(log: Log) -> None:
     """What the API reads: it is told, or refused by one of our own errors."""
     public = log.signer.public
     calls: list[Callable[..., Any]] = [
-        partial(queries.page, which=which, after=None, limit=9, oldest_first=oldest_first)
+        partial(record_search.page, which=which, after=None, limit=9, oldest_first=oldest_first)
         for which in (Filter(), Filter(since=1, until=10**6, users=["x"]), Filter(app="default"))
         for oldest_first in (True, False)
     ]

@@ -1,6 +1,6 @@
 """Looking records up page by page, on each database."""
 
-from app.audit.queries import LATE_MS, Filter, page
+from app.audit.record_search import LATE_MS, Filter, page
 from app.database.engine import snapshot
 
 from .logs import Log, opened

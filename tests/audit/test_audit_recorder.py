@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import event
 
 from app.audit import recorder
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.audit.recorder import Recorder
 from app.database.engine import connect
 from app.database.writer import Writer

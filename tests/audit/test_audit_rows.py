@@ -13,12 +13,13 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from app.audit import adopting, commands
+from app.audit import adopting
+from app.audit.checkpoints import encoded
 from app.audit.findings import Finding
-from app.audit.keys import to_write
-from app.audit.notes import encoded
-from app.callers import keys
+from app.audit.signing_keys import to_write
+from app.callers import key_format
 from app.callers.store import ENDED_KEPT_MS, KeyStore, by_operator
+from app.cli import audit
 from app.clock import now_ms
 from app.database.dialect import DIALECTS
 from app.database.engine import connect
@@ -58,7 +59,7 @@ class Made(NamedTuple):
             return list(connection.exec_driver_sql(dialect.sql(statement), values).all())
 
     def verified(self) -> list[Finding]:
-        return commands.verify_database(self.settings, None, []).findings
+        return audit.verify_database(self.settings, None, []).findings
 
     def keep(self, prefix: str) -> None:
         for table in TABLES:
@@ -134,7 +135,7 @@ def key_row(made: Made) -> None:
     made.say(
         "INSERT INTO caller_secrets (hash, key_id, last_four, created_at) "
         "VALUES (?, 'key_0123456789abcdef', 'abcd', 1)",
-        values=(keys.digest(keys.make()),),
+        values=(key_format.digest(key_format.make()),),
     )
 
 
@@ -388,8 +389,8 @@ def test_erasures_whose_time_is_over_go_without_a_finding(database: str) -> None
 
 def test_verifying_with_the_public_key_alone_looks_at_no_row(at: Made) -> None:
     key_row(at)
-    public = commands.public_key(at.settings)
-    report = commands.verify_database(at.settings, public.text, [])
+    public = audit.public_key(at.settings)
+    report = audit.verify_database(at.settings, public.text, [])
     assert (report.findings, report.marked) == ([], False)
 
 
@@ -413,7 +414,7 @@ def test_rows_from_before_get_their_macs_at_the_first_start_and_that_is_recorded
     if kind == "postgresql":
         server: Server = request.getfixturevalue("postgresql_server")
         url = emptied(server.empty())
-    digest = keys.digest(keys.make()).hex()
+    digest = key_format.digest(key_format.make()).hex()
     blob = f"x'{digest}'" if kind == "sqlite" else f"'\\x{digest}'"
     at_revision(
         url.replace("postgresql://", "postgresql+psycopg://"),

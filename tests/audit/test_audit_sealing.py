@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from app.audit import merkle, proofs
-from app.audit.commands import ranges, told
-from app.audit.keys import Keys
 from app.audit.sealing import HOUR, NotSealed
+from app.audit.signing_keys import Keys
+from app.cli.audit import ranges, told
 from app.database.engine import snapshot
 from app.database.writer import Writer
 from app.errors import NotFound, StartRefused

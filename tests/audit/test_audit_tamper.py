@@ -10,15 +10,15 @@ from pathlib import Path
 import orjson
 import pytest
 
-from app.audit.commands import told
 from app.audit.evidence import of_database, of_export
 from app.audit.findings import Report
-from app.audit.marks import Marks
 from app.audit.merkle import leaf_hash
+from app.audit.record_macs import Marks
 from app.audit.records import administrative_act, insert
 from app.audit.sealing import NotSealed
 from app.audit.tree import BLOCK, block_hash
-from app.audit.verifying import verify
+from app.audit.verify import verify
+from app.cli.audit import told
 from app.database.engine import snapshot, transaction
 from tests.audit.logs import Log, opened
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.callers import keys
+from app.callers import key_format
 from app.model import Scope
 from tests.api.talk import Talk, problem
 
@@ -58,7 +58,7 @@ def test_a_key_works_as_soon_as_it_is_made_and_is_shown_this_once(talk: Talk) ->
     assert answer.status_code == 201
     document = answer.json()
     key, key_id = document["key"], document["id"]
-    assert keys.well_formed(key)
+    assert key_format.well_formed(key)
     assert answer.headers["location"] == f"{KEYS}/{key_id}"
     assert event(talk, key).status_code == 202
     seen = talk.get(f"{KEYS}/{key_id}").json()

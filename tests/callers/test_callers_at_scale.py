@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app.audit.keys import to_write
-from app.callers import keys
+from app.audit.signing_keys import to_write
+from app.callers import key_format
 from app.callers.directory import Directory
 from app.callers.store import KeyStore, StoredKey, by_operator
 from app.clock import now_ms
@@ -41,7 +41,7 @@ def fill(engine: Engine, count: int = MANY) -> None:
                 cursor, "INSERT INTO caller_keys (id, name, scopes, created_at)", 4, of_keys
             )
             of_secrets = [value for row, key_id in zip(rows, ids, strict=True)
-                          for value in (keys.digest(f"no key {row}"), key_id, "abcd", 1_000 + row)]  # fmt: skip
+                          for value in (key_format.digest(f"no key {row}"), key_id, "abcd", 1_000 + row)]  # fmt: skip
             insert_rows(
                 cursor,
                 "INSERT INTO caller_secrets (hash, key_id, last_four, created_at)",

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from app.callers import keys
+from app.bootstrap import prepare
+from app.callers import key_format
 from app.callers.store import KeyStore
 from app.clock import now_ms
 from app.errors import StartRefused
 from app.model import Scope
 from app.settings import Settings
-from app.wiring import prepare
 from tests.api.talk import EVENT, Talk, problem
 
 Start = Callable[..., Talk]
@@ -79,7 +79,7 @@ def test_without_a_readable_key_a_caller_is_unknown_and_told_how_to_send_one(
 
 def test_a_mistyped_key_is_told_from_one_that_is_not_known(gateway: Talk) -> None:
     mistyped = problem(gateway.event(key=changed(gateway.key)), 401, "unauthorized")["detail"]
-    unknown = problem(gateway.event(key=keys.make()), 401, "unauthorized")["detail"]
+    unknown = problem(gateway.event(key=key_format.make()), 401, "unauthorized")["detail"]
     assert "mistyped" in mistyped
     assert "not known" in unknown
 
@@ -101,7 +101,9 @@ def test_revoked_expired_and_unknown_keys_are_refused_in_the_same_words(start: S
     store = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks)
     store.revoke(
         next(
-            one.caller.key_id for one in store.all() if one.secrets[0].hash == keys.digest(revoked)
+            one.caller.key_id
+            for one in store.all()
+            if one.secrets[0].hash == key_format.digest(revoked)
         ),
         now_ms(),
     )
@@ -109,7 +111,7 @@ def test_revoked_expired_and_unknown_keys_are_refused_in_the_same_words(start: S
     time.sleep(0.2)
     details = {
         problem(talk.event(key=key), 401, "unauthorized")["detail"]
-        for key in (expiring, revoked, keys.make())
+        for key in (expiring, revoked, key_format.make())
     }
     assert len(details) == 1
 
@@ -120,7 +122,11 @@ def test_a_key_that_another_process_revokes_stops_working_within_a_second(start:
     assert talk.event(key=other).status_code == 202
     store = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks)
     store.revoke(
-        next(one.caller.key_id for one in store.all() if one.secrets[0].hash == keys.digest(other)),
+        next(
+            one.caller.key_id
+            for one in store.all()
+            if one.secrets[0].hash == key_format.digest(other)
+        ),
         now_ms(),
     )
     time.sleep(1.0)
@@ -220,7 +226,7 @@ def test_the_first_key_is_made_once_and_another_is_not_added(start: Start) -> No
 def test_without_a_first_key_nobody_is_let_in(start: Start) -> None:
     talk = start(gateway_bootstrap_key=None)
     assert talk.rows("SELECT id FROM caller_keys") == []
-    problem(talk.event(key=keys.make()), 401, "unauthorized")
+    problem(talk.event(key=key_format.make()), 401, "unauthorized")
 
 
 def test_a_first_key_of_another_form_stops_the_start_with_its_variables_name(start: Start) -> None:

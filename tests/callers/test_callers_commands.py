@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.callers import keys
+from app.callers import key_format
 from tests.api.talk import Talk
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def test_a_key_is_made_shown_once_listed_and_revoked(
     )
     assert (made.returncode, made.stderr) == (0, "")
     document = json.loads(made.stdout)
-    assert keys.well_formed(document["key"])
+    assert key_format.well_formed(document["key"])
     assert document["scopes"] == ["events:write", "users:write"]
 
     listed = command("list", "--json")
@@ -70,7 +70,7 @@ def test_without_json_the_key_is_the_first_line_and_the_list_is_for_people(
 ) -> None:
     made = command("create", "--name", "shop", "--expires-in-days", "2")
     key = made.stdout.splitlines()[0]
-    assert keys.well_formed(key)
+    assert key_format.well_formed(key)
     listed = command("list").stdout
     assert key not in listed
     assert key[-4:] in listed
@@ -172,7 +172,7 @@ def test_a_rotated_key_keeps_its_id_and_shows_when_the_old_one_ends(
     made = json.loads(command("create", "--name", "shop", "--json").stdout)
     done = command("rotate", made["id"], "--overlap-seconds", "60")
     key = done.stdout.splitlines()[0]
-    assert keys.well_formed(key)
+    assert key_format.well_formed(key)
     assert key != made["key"]
     (row,) = json.loads(command("list", "--json").stdout)
     assert row["id"] == made["id"]

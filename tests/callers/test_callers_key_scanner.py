@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.callers import keys
+from app.callers import key_format
 from app.callers.key_scanner import MAX_DIFFERENT, MAX_STARTS, KeyScanner
 
-KEY = keys.make()
+KEY = key_format.make()
 
 
 def found(body: bytes, step: int = 65_536) -> list[str]:
@@ -42,7 +42,7 @@ def test_a_key_is_found_across_pieces_of_any_size(
 
 
 def test_each_key_is_told_once_and_what_is_mistyped_never() -> None:
-    other, wrong = keys.make(), KEY[:-1] + ("a" if KEY[-1] != "a" else "b")
+    other, wrong = key_format.make(), KEY[:-1] + ("a" if KEY[-1] != "a" else "b")
     body = b'"%s","%s","%s"' % (KEY.encode(), wrong.encode(), other.encode())
     assert found(body * 1_000) == [KEY, other]
 

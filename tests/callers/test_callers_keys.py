@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import QueuePool, event
 
-from app.audit.marks import Marks
-from app.callers import keys
+from app.audit.record_macs import Marks
+from app.callers import key_format
 from app.callers.directory import Directory
 from app.callers.store import ALL_SCOPES, KeyStore, StoredKey, Used, by_operator
 from app.clock import now_ms
@@ -41,18 +41,18 @@ def own_checksum(body: str) -> str:
 
 
 def test_a_made_key_has_the_form_of_the_contract() -> None:
-    made = {keys.make() for _ in range(200)}
+    made = {key_format.make() for _ in range(200)}
     assert len(made) == 200
     for key in made:
         assert re.fullmatch(r"lpgw_[0-9A-Za-z]{36}", key)
         assert key[-6:] == own_checksum(key[:-6])
-        assert keys.well_formed(key)
+        assert key_format.well_formed(key)
 
 
 @given(st.text(BASE62, min_size=30, max_size=30))
 def test_the_checksum_is_that_of_the_contract(chance: str) -> None:
     body = "lpgw_" + chance
-    assert keys.well_formed(body + own_checksum(body))
+    assert key_format.well_formed(body + own_checksum(body))
 
 
 def test_a_checksum_with_leading_zeros_is_padded() -> None:
@@ -62,7 +62,7 @@ def test_a_checksum_with_leading_zeros_is_padded() -> None:
         if zlib.crc32(b.encode()) < 62**4
     )
     assert own_checksum(body).startswith("00")
-    assert keys.well_formed(body + own_checksum(body))
+    assert key_format.well_formed(body + own_checksum(body))
 
 
 @given(st.integers(0, 40), st.sampled_from(BASE62 + "_- é"))
@@ -70,7 +70,7 @@ def test_one_wrong_character_anywhere_is_seen(at: int, character: str) -> None:
     key = "lpgw_" + "A1b2C3d4E5f6G7h8J9k0L1m2N3p4Q5"
     key += own_checksum(key)
     wrong = key[:at] + character + key[at + 1 :]
-    assert keys.well_formed(wrong) == (wrong == key)
+    assert key_format.well_formed(wrong) == (wrong == key)
 
 
 @pytest.mark.parametrize("turn", range(5, 40))
@@ -78,7 +78,7 @@ def test_two_neighbours_changed_about_are_seen(turn: int) -> None:
     key = "lpgw_" + "A1b2C3d4E5f6G7h8J9k0L1m2N3p4Q5"
     key += own_checksum(key)
     wrong = key[:turn] + key[turn + 1] + key[turn] + key[turn + 2 :]
-    assert keys.well_formed(wrong) == (wrong == key)
+    assert key_format.well_formed(wrong) == (wrong == key)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_two_neighbours_changed_about_are_seen(turn: int) -> None:
     ["", "lpgw_", "lpgw_" + "0" * 36, "LPGW_" + "0" * 36, "x" * 10_000, "é" * 41, "\0" * 41],
 )
 def test_what_is_no_key_is_no_key(wrong: str) -> None:
-    assert not keys.well_formed(wrong)
+    assert not key_format.well_formed(wrong)
 
 
 # --- the store --------------------------------------------------------------------------------------------------------
@@ -140,14 +140,14 @@ def test_what_is_unknown_or_revoked_cannot_be_revoked(store: KeyStore) -> None:
 
 
 def test_the_first_key_is_made_only_where_none_exists(store: KeyStore) -> None:
-    first, second = keys.make(), keys.make()
+    first, second = key_format.make(), key_format.make()
     made = store.bootstrap(first, 1)
     assert made is not None
     assert made.caller.scopes == ALL_SCOPES
     assert store.bootstrap(second, 2) is None
     store.revoke(made.caller.key_id, 3)
     assert store.bootstrap(second, 4) is None, "a revoked key is a key: the operator decided"
-    assert [stored.secrets[0].hash for stored in store.all()] == [keys.digest(first)]
+    assert [stored.secrets[0].hash for stored in store.all()] == [key_format.digest(first)]
 
 
 def test_a_first_key_of_another_form_is_refused_and_not_repeated(store: KeyStore) -> None:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from app.audit.keys import to_write
+from app.audit.signing_keys import to_write
 from app.callers.store import KeyStore
 from app.clock import now_ms
 from app.database.dialect import DIALECTS

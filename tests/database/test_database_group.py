@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.database.engine import connect
-from app.outbox import lifeline
+from app.outbox import liveness_lock
 
 
 def mode(path: Path) -> int:
@@ -24,7 +24,7 @@ def test_a_new_database_is_for_the_group_where_its_directory_is(
     place.chmod(directory)
     url = f"sqlite:///{place}/g.db"
     engine = connect(url)
-    with lifeline.held(url, "owner"), engine.connect() as connection:
+    with liveness_lock.held(url, "owner"), engine.connect() as connection:
         connection.exec_driver_sql("CREATE TABLE t (a)")
         connection.commit()
         assert {path.name: mode(path) for path in place.glob("g.db*")} == {

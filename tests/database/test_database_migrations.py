@@ -151,17 +151,17 @@ def test_what_waits_in_a_database_from_before_lanes_gets_its_lane_and_its_open_a
 def test_a_key_from_before_keys_were_for_several_apps_is_for_the_one_it_was_for(
     tmp_path: Path,
 ) -> None:
-    from app.audit.marks import Marks
-    from app.callers import keys
+    from app.audit.record_macs import Marks
+    from app.callers import key_format
     from app.callers.store import KeyStore
 
     url = f"sqlite:///{tmp_path}/g.db"
-    key = keys.make()
+    key = key_format.make()
     at_revision(
         url,
         "0002",
         "INSERT INTO caller_keys (id, hash, last_four, name, scopes, app, created_at) "
-        f"VALUES ('key_1', x'{keys.digest(key).hex()}', '{key[-4:]}', 'old', 'sdk', 'default', 7)",
+        f"VALUES ('key_1', x'{key_format.digest(key).hex()}', '{key[-4:]}', 'old', 'sdk', 'default', 7)",
     )
     engine = connect(url)
     (found,) = KeyStore(engine, Marks(bytes(32))).all()
@@ -170,5 +170,7 @@ def test_a_key_from_before_keys_were_for_several_apps_is_for_the_one_it_was_for(
         frozenset({"default"}),
         7,
     )
-    assert [(one.hash, one.last_four) for one in found.secrets] == [(keys.digest(key), key[-4:])]
+    assert [(one.hash, one.last_four) for one in found.secrets] == [
+        (key_format.digest(key), key[-4:])
+    ]
     engine.dispose()

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from app import ids
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Probe, Writer

@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from app.database.engine import connect, reading
 from app.database.postgresql import check_server, connect_args
 from app.errors import StartRefused
-from app.outbox import lifeline
+from app.outbox import liveness_lock
 from app.urls import PostgresUrl, database_url
 from tests.acceptance.processes import ended, free_port
 from tests.database.proxy import proxied
@@ -169,6 +169,6 @@ def test_a_database_that_cannot_be_reached_is_one_line_without_the_password(
 def test_a_sqlite_path_may_have_spaces_and_percent_encoding(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/my%20data/g b.db?timeout=1"
     connect(url).dispose()
-    with lifeline.held(url, "one"):
+    with liveness_lock.held(url, "one"):
         assert (tmp_path / "my data" / "g b.db-deliverers").exists()
     assert (tmp_path / "my data" / "g b.db").exists()

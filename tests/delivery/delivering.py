@@ -13,11 +13,11 @@ from pydantic import SecretStr
 from sqlalchemy import event
 
 from app import ids
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
-from app.delivery.loop import Deliverer
+from app.delivery.deliverer import Deliverer
 from app.delivery.verdicts import RetryPolicy
 from app.leanplum.client import LeanplumClient
 from app.model import Acceptance, App, Found, KeyKind, NewItem, Receipt, Wanted

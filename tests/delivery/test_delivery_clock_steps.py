@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from app.clock import Clock
-from app.delivery.loop import Deliverer
+from app.delivery.deliverer import Deliverer
 from app.delivery.verdicts import RetryPolicy
 
 from .delivering import Delivering, Leanplum, deliver

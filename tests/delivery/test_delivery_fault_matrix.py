@@ -9,7 +9,7 @@ import pytest
 
 from app.delivery.pacing import LONGEST_SECONDS
 from app.delivery.verdicts import RetryPolicy
-from app.simulator.spoiling import CALL_MODES, MODES
+from app.simulator.fault_effects import CALL_MODES, MODES
 
 from .delivering import Delivering, Leanplum, deliver
 

@@ -8,10 +8,10 @@ from sqlalchemy import Connection
 
 from app import ids
 from app.clock import now_ms
+from app.encryption import CLEAR
 from app.model import Found, Status
 from app.outbox import claims
 from app.outbox.dead_letters import Filter
-from app.vault import CLEAR
 
 from .delivering import Delivering, Leanplum, come_true, deliver
 

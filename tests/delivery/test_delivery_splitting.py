@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.delivery.splitting import MOST_SUSPECTS, Bisection, Doubts, halves, most_calls, sent_again
+from app.delivery.bisection import MOST_SUSPECTS, Bisection, Doubts, halves, most_calls, sent_again
 from app.leanplum.replies import Doubtful, Reply, TooMuch
 from app.model import ConfigRefused, Done, Item, ItemRefused, Outcome, Trouble
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.database.engine import connect
 from app.database.writer import Writer
 from app.delivery.user_locks import UserLocks
 from app.errors import Erased, UpstreamUnavailable
 from app.model import Status, Wanted
-from app.outbox import lifeline
-from app.outbox.lifeline import LivenessLock
+from app.outbox import liveness_lock
+from app.outbox.liveness_lock import LivenessLock
 from app.outbox.outbox import Outbox
 
 from .delivering import Delivering, Leanplum, deliver
@@ -38,7 +38,7 @@ async def other_process(
         engine, writer, dedup_ms=60_000, max_queued=10**6, marks=marks, erased_ms=erased_ms
     )
     writer.start()
-    with lifeline.held(database, name) as liveness:
+    with liveness_lock.held(database, name) as liveness:
         locks = UserLocks(outbox, liveness, name, LEASE_SECONDS)
         try:
             yield locks
@@ -321,7 +321,7 @@ def test_a_call_may_outlive_its_process_so_its_user_is_locked_for_a_while(
     async def body(at: Delivering) -> None:
         database = f"sqlite:///{path}"
         gone = LivenessLock(Path(f"{path}-deliverers"), "gone")
-        with lifeline.held(database, at.deliverer.owner) as liveness:
+        with liveness_lock.held(database, at.deliverer.owner) as liveness:
             at.deliverer._liveness = liveness
             locks = UserLocks(at.outbox, gone, "gone", LEASE_SECONDS)
             holding = locks.hold("default", ["uann"], patience=0, timeout=1)

@@ -3,12 +3,12 @@
 import tomllib
 from typing import Any
 
-from app.intake.enrichment.config import declared
-from app.intake.enrichment.draft import Facts, Place
-from app.intake.enrichment.enriching import Enriching
-from app.intake.enrichment.privacy import Pseudonyms
-from app.intake.enrichment.recipe import Cookbook
-from app.intake.refining import Refiner
+from app.enrichment.call_enricher import Enriching
+from app.enrichment.config import declared
+from app.enrichment.draft import Facts, Place
+from app.enrichment.pipeline import Cookbook
+from app.enrichment.privacy import Pseudonyms
+from app.ingest.ports import Refiner
 from app.model import Notes
 
 NOW = 1_800_000_000_000  # 2027-01-15T08:00:00Z

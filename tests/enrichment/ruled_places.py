@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from app.intake import rules
-from app.intake.enrichment.privacy import FREE
-from app.intake.refining import EXTRAS
+from app.enrichment.privacy import FREE
+from app.ingest import validate
+from app.ingest.ports import EXTRAS
 from app.leanplum.actions import ACTIONS, LATER
 
 FIRST = 4_000_000_000_000_000  # sixteen digits, exact as a float, too
@@ -85,7 +85,7 @@ def of_action(action: str) -> Iterator[Place]:
     """Yield the places of an action."""
     shape = ACTIONS[action].shape
     adapter = TypeAdapter[Any](shape)
-    known = rules.ACTIONS.get(action)
+    known = validate.ACTIONS.get(action)
     for field in sorted(shape.__annotations__.keys() - FREE - EXTRAS.keys()):
         for beneath, filled in FILLS:
             place = Place(action, field + beneath, filled)

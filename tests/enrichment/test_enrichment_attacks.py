@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.enrichment import check
+from app.enrichment.service import check
 from app.errors import StartRefused
 from tests.acceptance.processes import Process, ended, serving, until
 from tests.enrichment.enriched import fields

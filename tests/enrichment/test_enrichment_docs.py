@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from app.intake.enrichment.config import STEPS, declared
-from app.intake.enrichment.privacy import FREE
+from app.enrichment.config import STEPS, declared
+from app.enrichment.privacy import FREE
 from tests.acceptance.processes import serving
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/enrichment.md").read_text()

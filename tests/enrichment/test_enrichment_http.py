@@ -12,10 +12,10 @@ from typing import Any
 import orjson
 import pytest
 
-from app.enrichment import Addresses
+from app.bootstrap import prepare
+from app.enrichment.service import Addresses
 from app.errors import StartRefused
 from app.settings import Settings
-from app.wiring import prepare
 from tests.api.talk import NDJSON, Talk, pointers, problem
 from tests.enrichment.mmdb import BERLIN, FRANCE, PLACES, write
 

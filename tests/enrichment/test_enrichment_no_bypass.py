@@ -25,8 +25,8 @@ from app.leanplum.actions import ACTIONS, LATER
 from app.simulator import SimulatorConfig
 from tests.api.leanplum import Leanplum, delivering_to, simulated, until
 from tests.api.talk import NDJSON, Talk
+from tests.compat.segment import post
 from tests.conftest import WIDE, make_settings
-from tests.doors.segment import post
 from tests.enrichment.ruled_places import (
     BASES,
     FIRST,

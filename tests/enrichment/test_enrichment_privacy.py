@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.intake.enrichment.privacy import DEEPEST, MASK, Pseudonyms
+from app.enrichment.privacy import DEEPEST, MASK, Pseudonyms
 from tests.enrichment.enriched import PSEUDONYMS, enrich, fields, refiner
 
 CARD = "4111111111111111"

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.enrichment.config import ENRICHED
 from app.errors import Invalid
-from app.intake import bodies, rules
-from app.intake.enrichment.config import ENRICHED
+from app.http import json_body
+from app.ingest import validate
 from app.leanplum.actions import ACTIONS
 from app.model import NO_NOTES, NewItem, Notes
 from tests.enrichment.enriched import refiner
@@ -136,15 +137,15 @@ def test_what_is_for_enrichment_alone_is_gone_from_every_item_that_is_taken(
 
 @pytest.mark.parametrize("config", CONFIGS)
 @slowly
-@given(action=st.sampled_from(sorted(rules.ACTIONS)), item=ITEMS)
+@given(action=st.sampled_from(sorted(validate.ACTIONS)), item=ITEMS)
 def test_a_good_body_makes_the_same_item_on_both_ways(
     config: str, action: str, item: dict[str, Any]
 ) -> None:
     body = json.dumps({"userId": "u", **item}).encode()
     by_way = REFINERS[config, None]
-    fast = rules.fast_single(action, body, by_way)
+    fast = validate.fast_single(action, body, by_way)
     if fast is not None:
-        careful = rules.single(action, bodies.parse(body), refiner=by_way)
+        careful = validate.single(action, json_body.parse(body), refiner=by_way)
         assert fast == careful
 
 
@@ -154,22 +155,22 @@ def test_the_default_steps_make_good_fields_of_good_fields(
     action: str, item: dict[str, Any]
 ) -> None:
     """What makes it right that the fast way checks first and enriches then."""
-    if action not in rules.ACTIONS:
+    if action not in validate.ACTIONS:
         return
     try:
-        fields = rules.ACTIONS[action].alone.validate_python(item)
+        fields = validate.ACTIONS[action].alone.validate_python(item)
     except ValueError:
         return
     notes = REFINERS["default", "203.0.113.7"].refine(action, fields)
     assert not notes.reshaped
-    assert rules.ACTIONS[action].alone.validate_python(fields) == fields
+    assert validate.ACTIONS[action].alone.validate_python(fields) == fields
 
 
 def judged(action: str, item: dict[str, Any], config: str) -> NewItem | None:
-    if action not in rules.ACTIONS:
+    if action not in validate.ACTIONS:
         return None
     try:
-        return rules.single(
+        return validate.single(
             action, {"userId": "u", **copy.deepcopy(item)}, refiner=REFINERS[config, None]
         )
     except Invalid:

@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
+from app.enrichment.privacy import FREE, MASK
 from app.errors import StartRefused
-from app.intake.enrichment.privacy import FREE, MASK
 from tests.api.talk import Talk, pointers, problem
-from tests.doors.segment import post
+from tests.compat.segment import post
 from tests.enrichment.enriched import PSEUDONYMS, enrich, fields, refiner, warnings
 from tests.enrichment.test_enrichment_privacy import CARD, rule
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.intake.enrichment import devices, moments, norms
+from app.enrichment import devices, normalizers, timestamps
 from app.model import NO_NOTES
 from tests.enrichment.enriched import DAY, NOW, SECONDS, enrich, fields, warnings
 
@@ -43,7 +43,7 @@ def test_without_a_time_the_clock_of_the_sender_says_nothing() -> None:
 def test_a_correction_out_of_all_time_is_not_made_and_warned_about() -> None:
     item, notes = enrich("track", {"time": 5.0, "sentAt": 9e10})
     assert item == {"time": 5.0}
-    assert moments.UNCORRECTED in notes.warnings
+    assert timestamps.UNCORRECTED in notes.warnings
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def test_a_correction_out_of_all_time_is_not_made_and_warned_about() -> None:
         (0, None),
         (-9 * DAY, None),
         (7 * DAY, None),
-        (7 * DAY + 1, moments.OUT_OF_ANALYTICS),
-        (365 * DAY, moments.OUT_OF_ANALYTICS),
-        (365 * DAY + 600, moments.REWRITTEN),
+        (7 * DAY + 1, timestamps.OUT_OF_ANALYTICS),
+        (365 * DAY, timestamps.OUT_OF_ANALYTICS),
+        (365 * DAY + 600, timestamps.REWRITTEN),
     ],
 )
 def test_an_old_event_is_warned_about_as_leanplum_treats_it(age: int, warned: str | None) -> None:
@@ -65,7 +65,7 @@ def test_an_old_event_is_warned_about_as_leanplum_treats_it(age: int, warned: st
 def test_a_time_a_day_ago_is_a_wrong_clock_to_leanplum_where_the_item_is_a_call_of_its_own(
     action: str, warned: bool
 ) -> None:
-    assert warnings(action, {"time": SECONDS - DAY - 1}) == ((moments.SKEWED,) if warned else ())
+    assert warnings(action, {"time": SECONDS - DAY - 1}) == ((timestamps.SKEWED,) if warned else ())
     assert warnings(action, {"time": SECONDS - DAY}) == ()
 
 
@@ -176,7 +176,7 @@ def test_a_locale_is_written_as_leanplum_does(told: str, written: str) -> None:
 def test_an_unknown_locale_is_left_and_warned_about(told: str) -> None:
     item, notes = enrich("setUserAttributes", {"locale": told})
     assert item == {"locale": told}
-    assert notes.warnings == (norms.UNKNOWN_LOCALE,)
+    assert notes.warnings == (normalizers.UNKNOWN_LOCALE,)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_without_a_time_the_offset_is_that_of_now() -> None:
 def test_an_unknown_time_zone_is_left_and_warned_about(told: str) -> None:
     item, notes = enrich("start", {"timezone": told})
     assert item == {"timezone": told}
-    assert notes.warnings == (norms.UNKNOWN_ZONE,)
+    assert notes.warnings == (normalizers.UNKNOWN_ZONE,)
 
 
 @pytest.mark.parametrize(("told", "written"), [("eur", "EUR"), (" usd ", "USD"), ("DEM", "DEM")])
@@ -221,7 +221,7 @@ def test_a_currency_in_lower_case_is_mended(told: str, written: str) -> None:
 def test_an_unknown_currency_is_warned_about() -> None:
     item, notes = enrich("track", {"currencyCode": "EUX"})
     assert item == {"currencyCode": "EUX"}
-    assert notes.warnings == (norms.UNKNOWN_CURRENCY,)
+    assert notes.warnings == (normalizers.UNKNOWN_CURRENCY,)
 
 
 def test_a_value_without_a_currency_gets_the_apps_own() -> None:
@@ -259,7 +259,7 @@ def test_a_phone_number_is_written_as_e164_or_left_and_warned_about(
     config = f'[contact]\nregion = "{region}"' if region else ""
     item, notes = enrich("setUserAttributes", {"userAttributes": {"phone": told}}, config)
     assert item == {"userAttributes": {"phone": written or told}}
-    assert notes.warnings == (() if written else (norms.NO_PHONE.format("phone"),))
+    assert notes.warnings == (() if written else (normalizers.NO_PHONE.format("phone"),))
 
 
 def test_the_attributes_for_contact_are_configured() -> None:

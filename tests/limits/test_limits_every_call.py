@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.callers import keys
+from app.callers import key_format
 from tests.acceptance.processes import APP_ID, Process, ended, serving, until
 from tests.api.serve import Wire
 from tests.postgres import Server
@@ -83,7 +83,7 @@ CALLS: dict[str, tuple[int, Call]] = {
         400, lambda gateway, key: gateway.http.get(f"/v1/messages?token={'x' * 9}", headers=bearer(key)),
     ),
     "an unknown key in the query": (
-        400, lambda gateway, key: gateway.http.get(f"/v1/messages?k={keys.make()}", headers=bearer(key)),
+        400, lambda gateway, key: gateway.http.get(f"/v1/messages?k={key_format.make()}", headers=bearer(key)),
     ),
     "a path that is not UTF-8": (400, asking("GET", "/v1/receipts/%FF")),
     "a parameter with a NUL": (422, asking("GET", "/v1/receipts/%00")),
@@ -154,7 +154,7 @@ def test_a_key_that_opens_nothing_counts_as_a_failed_authentication_wherever_it_
     with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery", **more) as gateway:
         revoked_id, revoked = made(gateway)
         assert gateway.call("DELETE", f"/v1/keys/{revoked_id}").status_code == 204
-        for key in (keys.make(), revoked):
+        for key in (key_format.make(), revoked):
             for name, (status, call) in BAD.items():
                 assert call(gateway, key).status_code == status, name
         for name, (_, call) in BAD.items():

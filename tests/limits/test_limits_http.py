@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from app.api.limiting import count_failure, network
 from app.callers.store import ALL_SCOPES, KeyStore
-from app.doors.segment.reading import PATHS as SEGMENT_PATHS
+from app.compat.segment.request import PATHS as SEGMENT_PATHS
+from app.http.rate_limiting import count_failure, network
 from app.limits.bucket import Buckets
 from app.limits.limiter import OwnLimiter
 from app.model import Scope

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from app.callers import keys
+from app.callers import key_format
 from tests.acceptance.processes import Process, serving, until
 from tests.valkey import Valkey
 
@@ -40,7 +40,7 @@ def limits(gateway: Process) -> str:
 @contextmanager
 def replicas(folder: Path, url: str, count: int, **settings: str) -> Iterator[list[Process]]:
     """Gateways that share a database and the limits."""
-    key = keys.make()
+    key = key_format.make()
     with ExitStack() as stack:
         found = [
             stack.enter_context(
@@ -55,13 +55,10 @@ def replicas(folder: Path, url: str, count: int, **settings: str) -> Iterator[li
             )
             for _ in range(count)
         ]
+        settled = (f"{count} replica", f"{count} replicas", "by itself")
         for one in found:
             one.key = key
-            until(
-                lambda one=one: limits(one).endswith(
-                    (f"{count} replica", f"{count} replicas", "by itself")
-                )
-            )  # type: ignore[misc]
+            until(lambda one=one: limits(one).endswith(settled))  # type: ignore[misc]
         yield found
 
 

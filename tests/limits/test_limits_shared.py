@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.limits.bucket import Buckets, Decision, Limit
-from app.limits.shared import SharedLimiter
+from app.limits.shared_limiter import SharedLimiter
 from app.limits.valkey import GONE_SECONDS, Call
 from tests.limits.test_limits_bucket import Clock, limit
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.database.writer import Write, Writer
 from app.outbox.outbox import Outbox
 

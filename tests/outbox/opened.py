@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine, event, text
 
 from app import ids
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
+from app.encryption import CLEAR, Vault
 from app.model import Acceptance, Item, NewItem, Wanted
 from app.outbox.outbox import Outbox
-from app.vault import CLEAR, Vault
 
 T = TypeVar("T")
 

@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 from app import ids
-from app.outbox import lifeline
-from app.outbox.lifeline import LivenessLock
-from app.outbox.user_locks import OUTLIVES_MS, Answer, Denied, LockRequest
+from app.outbox import liveness_lock
+from app.outbox.liveness_lock import LivenessLock
+from app.outbox.user_lock_rows import OUTLIVES_MS, Answer, Denied, LockRequest
 
 from .opened import Opened, track, with_outbox
 
@@ -28,7 +28,7 @@ def test_a_living_deliverer_keeps_its_users_when_the_clock_is_set_forward(path: 
     url = f"sqlite:///{path}"
 
     async def body(at: Opened) -> None:
-        with lifeline.held(url, "one") as one, lifeline.held(url, "two") as two:
+        with liveness_lock.held(url, "one") as one, liveness_lock.held(url, "two") as two:
             assert len(await tend(at, one)) == ids.SHARDS
             await at.accept(track())
             assert await at.outbox.begin("open", "one", await at.waiting()) is not None
@@ -44,10 +44,10 @@ def test_a_living_deliverer_keeps_its_users_when_the_lock_file_is_deleted(path: 
     url = f"sqlite:///{path}"
 
     async def body(at: Opened) -> None:
-        with lifeline.held(url, "one") as one:
+        with liveness_lock.held(url, "one") as one:
             assert len(await tend(at, one)) == ids.SHARDS
             os.remove(f"{path}-deliverers")
-            with lifeline.held(url, "two") as two:
+            with liveness_lock.held(url, "two") as two:
                 assert await tend(at, two) == frozenset()
                 at.now += LEASE_MS - 1
                 assert len(await tend(at, one)) == ids.SHARDS, "it has locked the new file"
@@ -63,10 +63,10 @@ def test_a_deliverer_that_is_gone_is_replaced_at_once_though_the_clock_was_set_b
     url = f"sqlite:///{path}"
 
     async def body(at: Opened) -> None:
-        with lifeline.held(url, "one") as one:
+        with liveness_lock.held(url, "one") as one:
             await tend(at, one)
         at.now -= HOUR_MS
-        with lifeline.held(url, "two") as two:
+        with liveness_lock.held(url, "two") as two:
             assert len(await tend(at, two)) == ids.SHARDS
 
     with_outbox(url, body)
@@ -103,7 +103,7 @@ def test_a_living_processes_lock_of_a_user_holds_whatever_the_clock_says(path: P
     url = f"sqlite:///{path}"
 
     async def body(at: Opened) -> None:
-        with lifeline.held(url, "one") as one, lifeline.held(url, "two") as two:
+        with liveness_lock.held(url, "one") as one, liveness_lock.held(url, "two") as two:
             assert await lock(at, "first", one) is Answer.GRANTED
             at.now += HOUR_MS
             await tend(at, two)
@@ -124,7 +124,7 @@ def test_a_lock_of_a_process_that_is_gone_ends_once_its_call_must_be_over(path: 
     url = f"sqlite:///{path}"
 
     async def body(at: Opened) -> None:
-        with lifeline.held(url, "one") as one, lifeline.held(url, "two") as two:
+        with liveness_lock.held(url, "one") as one, liveness_lock.held(url, "two") as two:
             await lock(at, "first", one)
             one.close()
             assert await lock(at, "second", two, ["one"]) == Denied({"": None})

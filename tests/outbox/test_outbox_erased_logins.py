@@ -7,10 +7,10 @@ import base64
 import pytest
 
 from app import ids
+from app.encryption import CLEAR, Vault
 from app.model import NewItem, Settled, Status
 from app.outbox.dead_letters import Filter
 from app.outbox.retention import Limits
-from app.vault import CLEAR, Vault
 
 from .opened import Opened, with_outbox
 from .test_outbox_erasure import gone, settle

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from app.errors import StartRefused
-from app.outbox import lifeline
+from app.outbox import liveness_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys
-from app.outbox.lifeline import held
+from app.outbox.liveness_lock import held
 with held(sys.argv[1], sys.argv[2]) as lock:
     print("held", lock.identity(), flush=True)
     sys.stdin.read()
@@ -35,7 +35,7 @@ def holding(url: str, owner: str) -> "subprocess.Popen[str]":
 
 def test_another_is_dead_only_once_its_process_has_ended(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/g.db"
-    with lifeline.held(url, "one") as lock:
+    with liveness_lock.held(url, "one") as lock:
         process = holding(url, "two")
         others = dict.fromkeys(["two", "never-there"], lock.identity())
         try:
@@ -49,8 +49,8 @@ def test_another_is_dead_only_once_its_process_has_ended(tmp_path: Path) -> None
 
 def test_two_in_one_process_know_of_each_other(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/g.db"
-    with lifeline.held(url, "one") as lock:
-        with lifeline.held(url, "two") as other:
+    with liveness_lock.held(url, "one") as lock:
+        with liveness_lock.held(url, "two") as other:
             two = {"two": other.identity()}
             assert lock.gone(two) == []
         assert lock.gone(two) == ["two"]
@@ -58,10 +58,10 @@ def test_two_in_one_process_know_of_each_other(tmp_path: Path) -> None:
 
 def test_who_locks_a_file_that_is_not_there_any_more_is_not_taken_for_gone(tmp_path: Path) -> None:
     url, path = f"sqlite:///{tmp_path}/g.db", tmp_path / "g.db-deliverers"
-    with lifeline.held(url, "one") as one:
+    with liveness_lock.held(url, "one") as one:
         before = {"one": one.identity()}
         path.rename(tmp_path / "moved")
-        with lifeline.held(url, "two") as two:
+        with liveness_lock.held(url, "two") as two:
             assert two.identity() not in {None, before["one"]}
             assert two.gone(before) == []
             after = {"one": one.identity()}
@@ -74,13 +74,13 @@ def test_who_locks_a_file_that_is_not_there_any_more_is_not_taken_for_gone(tmp_p
 
 def test_asking_for_oneself_gives_nothing_up(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/g.db"
-    with lifeline.held(url, "one") as one, lifeline.held(url, "two") as two:
+    with liveness_lock.held(url, "one") as one, liveness_lock.held(url, "two") as two:
         assert one.gone({"one": one.identity()}) == []
         assert two.gone({"one": one.identity()}) == []
 
 
 def test_on_a_server_only_the_lease_tells() -> None:
-    with lifeline.held("postgresql://host/db", "one") as lock:
+    with liveness_lock.held("postgresql://host/db", "one") as lock:
         assert lock.identity() is None
         assert lock.gone({"two": None}) == []
 
@@ -89,15 +89,18 @@ def test_where_there_are_no_such_locks_only_the_lease_tells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As a file system answers that doesn't know the command
-    monkeypatch.setattr(lifeline, "SET_LOCK", 10**6)
+    monkeypatch.setattr(liveness_lock, "SET_LOCK", 10**6)
     with pytest.raises(OSError, match="Invalid"), (tmp_path / "x").open("wb") as file:
         fcntl.fcntl(file, 10**6, b"")
-    with lifeline.held(f"sqlite:///{tmp_path}/g.db", "one") as lock:
+    with liveness_lock.held(f"sqlite:///{tmp_path}/g.db", "one") as lock:
         assert lock.identity() is None
         assert lock.gone({"two": None}) == []
 
 
 def test_a_folder_that_cannot_be_written_refuses_the_start(tmp_path: Path) -> None:
     missing = f"sqlite:///{tmp_path}/no/g.db"
-    with pytest.raises(StartRefused, match="GATEWAY_DATABASE_URL"), lifeline.held(missing, "one"):
+    with (
+        pytest.raises(StartRefused, match="GATEWAY_DATABASE_URL"),
+        liveness_lock.held(missing, "one"),
+    ):
         pass

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from app import ids
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.database.dialect import Cursor
 from app.database.engine import dialect, reading
+from app.encryption import CLEAR
 from app.model import Settled, Status, Taken
 from app.outbox.accept import Accept
-from app.outbox.erased import Erased
-from app.vault import CLEAR
+from app.outbox.erased_subjects import Erased
 
 from .opened import Opened, track, with_outbox
 

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from app import ids
 from app.model import Item, NewItem, Postponed, Settled, Status, Verdict
 from app.outbox.dead_letters import DEAD, Filter
-from app.outbox.user_locks import OUTLIVES_MS
+from app.outbox.user_lock_rows import OUTLIVES_MS
 from tests.postgres import Server
 
 from .opened import Opened, track

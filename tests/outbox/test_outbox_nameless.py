@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.outbox.erased import NAMELESS, nameless
+from app.outbox.erased_subjects import NAMELESS, nameless
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 
+from app.encryption import Vault
 from app.model import ERASES, NewItem, Settled, Status
 from app.outbox.dead_letters import Filter
 from app.outbox.retention import Limits
-from app.vault import Vault
 
 from .opened import Opened, track, with_outbox
 

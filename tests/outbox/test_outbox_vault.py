@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import text
 
 from app.database.engine import connect, reading
+from app.encryption import SPOILED, Vault, opened
 from app.errors import StartRefused
 from app.model import SEALED, NewItem, Settled, Status, Wanted
 from app.outbox.dead_letters import Filter
-from app.vault import SPOILED, Vault, opened
 
 from .opened import Opened, track, with_outbox
 

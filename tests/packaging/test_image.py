@@ -68,8 +68,8 @@ class Removed:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Removed())
-import app.serving, app.main, app.database.postgresql, app.intake.enrichment.norms, zstandard
-from app.__main__ import cli
+import app.server.run, app.server.application, app.database.postgresql, app.enrichment.normalizers, zstandard
+from app.cli.main import cli
 """
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from jsonschema_rs import Draft202012Validator
 
-from app.intake.plan import schemas
 from app.patterns import Pattern, PatternRefused, any_of, compiled, encoded, glob
+from app.tracking.plan import json_schemas
 
 MEBIBYTE = 1024 * 1024
 MOST_SECONDS = 0.05  # of processor time, for a megabyte
@@ -242,7 +242,7 @@ def test_a_schema_with_a_pattern_that_could_be_slow_is_refused_where_it_stands(
     schema: dict[str, Any] = {
         "items": {keyword: pattern if keyword == "pattern" else {pattern: True}}
     }
-    found = list(schemas.faults(schema, {}))
+    found = list(json_schemas.faults(schema, {}))
     assert [path[:2] for path, _ in found] == [("items", keyword)]
     assert "is too large" in found[0][1]
 
@@ -252,8 +252,8 @@ def test_a_schema_with_a_pattern_that_could_be_slow_is_refused_where_it_stands(
     [r"^[A-Z]-[0-9]+$", r"^\p{L}{1,50}$", r"^(?<year>\d{4})-\d\d$", r"^[\w.]+@\w+$", "(a+)+$"],
 )
 def test_a_schema_s_ordinary_pattern_is_taken_and_fast(pattern: str) -> None:
-    assert list(schemas.faults({"pattern": pattern}, {})) == []
-    validator: Draft202012Validator = schemas.compiled({"pattern": pattern}, {})
+    assert list(json_schemas.faults({"pattern": pattern}, {})) == []
+    validator: Draft202012Validator = json_schemas.compiled({"pattern": pattern}, {})
     for text in texts():
         words = text.decode("utf-8", "replace")
         validator.is_valid(words)

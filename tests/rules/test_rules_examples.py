@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.main import create_app
+from app.server.application import create_app
 from app.settings import Settings
 from tests.acceptance.processes import ROOT, Process, serving, until
 

@@ -24,7 +24,7 @@ NO_SECRETS = {
     "simulator": "a program of its own, for tests",
     "audit": "what a record's hash and a signature are is published",
     "outbox": "the digest of a content tells two contents apart, of one caller",
-    "intake/plan": "the digest of a plan is told to whoever may read it",
+    "tracking/plan": "the digest of a plan is told to whoever may read it",
 }
 FILES = sorted(
     path

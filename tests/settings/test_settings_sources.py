@@ -11,15 +11,15 @@ from structlog.testing import capture_logs
 
 from app.apps import read as read_apps
 from app.apps import referenced
-from app.audit.marks import Marks
-from app.callers import keys
+from app.audit.record_macs import Marks
+from app.bootstrap import prepare
+from app.callers import key_format
 from app.callers.store import KeyStore, every_key
 from app.clock import now_ms
 from app.database.engine import connect
 from app.errors import StartRefused
-from app.setting_sources import is_service_link
 from app.settings import Settings, load, made, read, table
-from app.wiring import prepare
+from app.settings.sources import is_service_link
 from tests.acceptance.processes import Process, ended
 
 CANARY = "pa55-canary"
@@ -372,7 +372,7 @@ def test_an_empty_bootstrap_key_makes_none_and_a_different_one_is_told_at_every_
         "LEANPLUM_APP_ID": "a",
         "LEANPLUM_PRODUCTION_KEY": "p",
     }
-    first, other = keys.make(), keys.make()
+    first, other = key_format.make(), key_format.make()
 
     def at(key: str) -> Settings:
         return load(common | {"GATEWAY_BOOTSTRAP_KEY": key})
@@ -399,7 +399,7 @@ def test_an_empty_bootstrap_key_makes_none_and_a_different_one_is_told_at_every_
 
 
 def test_a_start_tells_of_names_and_of_the_bootstrap_key_in_a_line_each(tmp_path: Path) -> None:
-    first, other = keys.make(), keys.make()
+    first, other = key_format.make(), key_format.make()
     links = {"GATEWAY_PORT": "tcp://10.0.0.1:1", "GATEWAY_PROT": CANARY}
     gateway = Process(
         tmp_path, "http://127.0.0.1:1", "--no-delivery", GATEWAY_BOOTSTRAP_KEY=other, **links

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import combinations
 
-from app.outbox.user_locks import OUTLIVES_MS
+from app.outbox.user_lock_rows import OUTLIVES_MS
 
 from .histories import History, Thing
 from .leanplum import Call

@@ -1,4 +1,4 @@
-"""The simulated processes: the gateway's real parts, put together as `app/wiring.py` does it.
+"""The simulated processes: the gateway's real parts, put together as `app/bootstrap.py` does it.
 
 Everything that knows how the parts are made is in `Process`; change it when they change.
 """
@@ -19,21 +19,21 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from app import ids
-from app.audit.marks import Marks
+from app.audit.record_macs import Marks
 from app.database.writer import Write, Writer
-from app.delivery.loop import LEASE_SECONDS, Deliverer
+from app.delivery.deliverer import LEASE_SECONDS, Deliverer
 from app.delivery.user_locks import UserLocks
 from app.delivery.verdicts import RetryPolicy
 from app.leanplum.actions import ACTIONS, QUEUED
 from app.leanplum.client import LeanplumClient
 from app.model import Acceptance, App, KeyKind, NewItem, Taken
-from app.outbox import lifeline
+from app.outbox import liveness_lock
 from app.outbox.dead_letters import Filter
 from app.outbox.housekeeping import Housekeeper
-from app.outbox.lifeline import LivenessLock
+from app.outbox.liveness_lock import LivenessLock
 from app.outbox.outbox import Outbox
 from app.outbox.retention import Limits
-from app.relay.calls import Relay
+from app.relay.service import Relay
 from app.telemetry import Metrics
 
 from .clockwork import RUNNING, Runner, VirtualLoop, pauses
@@ -212,7 +212,7 @@ class Process:
         """Its wall clock."""
         return self._world.server_ms() + self.offset_ms
 
-    # --- as `app/wiring.py` does it ----------------------------------------------------------------------------
+    # --- as `app/bootstrap.py` does it ----------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Open everything and begin to deliver."""
@@ -224,7 +224,7 @@ class Process:
         self._context.run(RUNNING.set, runner)
         self._stack = ExitStack()
         self._open_outbox(runner)
-        liveness = self._stack.enter_context(lifeline.held(self._world.database.url, name))
+        liveness = self._stack.enter_context(liveness_lock.held(self._world.database.url, name))
         self._locks = UserLocks(self.outbox, liveness, name, 2 * RELAY_SECONDS + LEASE_SECONDS)
         if self.delivers:
             self._begin_delivery(liveness)

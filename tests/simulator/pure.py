@@ -4,9 +4,9 @@ from typing import Any
 
 from app.simulator import SimulatorConfig
 from app.simulator.actions import ACTIONS
-from app.simulator.keys import Key
+from app.simulator.client_keys import Key
+from app.simulator.execution import Performer
 from app.simulator.people import User
-from app.simulator.performing import Performer
 from app.simulator.world import World
 
 NOW = 1_800_000_000.0

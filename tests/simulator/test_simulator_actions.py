@@ -3,7 +3,7 @@ sheet §2, §3.8).
 """
 
 from app.simulator.actions import ACTIONS
-from app.simulator.keys import Key
+from app.simulator.client_keys import Key
 
 DOCUMENTED = {
     Key.PRODUCTION: (

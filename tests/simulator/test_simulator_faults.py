@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.simulator.spoiling import MODES, WRONG_REQ_ID
+from app.simulator.fault_effects import MODES, WRONG_REQ_ID
 
 from .talk import Json, Talk, event, message
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.simulator.config import Texts
-from app.simulator.timing import DAY, Moment, settle
+from app.simulator.time_rules import DAY, Moment, settle
 
 from .pure import NOW, App
 from .talk import Talk, event

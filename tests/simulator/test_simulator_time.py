@@ -7,7 +7,7 @@ import time
 import pytest
 
 from app.simulator.config import Texts
-from app.simulator.timing import DAY, Moment, settle
+from app.simulator.time_rules import DAY, Moment, settle
 
 from .talk import Talk, event, message
 

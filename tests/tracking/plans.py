@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from app.errors import Fault
-from app.intake.plan.judging import Plan, Violation
-from app.intake.plan.making import Made, made
+from app.tracking.plan.load import Made, made
+from app.tracking.plan.validate import Plan, Violation
 
 PURCHASE: dict[str, Any] = {
     "mode": "enforce",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.intake.plan.making import made
+from app.tracking.plan.load import made
 from tests.acceptance.processes import ended, serving, until
 from tests.api.test_api_pages_in_a_browser import CHROMIUM, NEEDED, OPTIONS
 from tests.tracking.plans import shop, text

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.intake.plan.comparing import differences
+from app.tracking.plan.diff import differences
 from tests.tracking.plans import PURCHASE, SKU, found, shop, text
 
 

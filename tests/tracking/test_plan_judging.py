@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import Invalid
-from app.intake import rules
-from app.intake.plan.shape import Policy
+from app.ingest import validate
+from app.tracking.plan.file_format import Policy
 from tests.api.talk import CANARY
 from tests.tracking.plans import GOOD, PURCHASE, SKU, faults, plan
 
@@ -203,7 +203,7 @@ JSON = st.recursive(
 )
 def test_whatever_passes_the_rules_is_judged_without_an_error(fields: dict[str, Any]) -> None:
     try:
-        item = rules.single("track", {"userId": "u", "event": "Purchase", **fields})
+        item = validate.single("track", {"userId": "u", "event": "Purchase", **fields})
     except Invalid:
         return
     for one in WHOLE.judge("track", json.loads(item.body)):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.intake.plan.making import made
+from app.tracking.plan.load import made
 from tests.tracking.plans import PURCHASE, SKU, found, plan, shop, text, told
 
 

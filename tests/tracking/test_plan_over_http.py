@@ -10,7 +10,7 @@ import pytest
 from app.callers.store import ALL_SCOPES
 from tests.acceptance.processes import until
 from tests.api.talk import CANARY, Talk, pointers, problem
-from tests.doors.segment import post
+from tests.compat.segment import post
 from tests.tracking.plans import GOOD, PURCHASE, SKU, shop, text
 
 Start = Callable[..., Talk]

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app.callers import keys
+from app.callers import key_format
 from app.database.engine import connect, transaction
 from app.database.writer import Writer
-from app.intake.taxonomy import Caps, Name
 from app.settings import TAXONOMY, Settings
-from app.tracking.taxonomy import Forget, Learn, Taxonomy, stored
+from app.tracking.name_rules import Caps, Name
+from app.tracking.names import Forget, Learn, Taxonomy, stored
 from tests.acceptance.processes import until
 from tests.api.talk import Talk, pointers, problem
 from tests.tracking.plans import GOOD, shop
@@ -224,7 +224,7 @@ def test_a_forgotten_name_of_a_planned_event_counts_again_too(
 
 
 def test_names_are_there_after_a_restart(start: Start) -> None:
-    key = keys.make()
+    key = key_format.make()
     first = start(gateway_bootstrap_key=key, **LITTLE)
     first.event(event("A"))
     second = start(gateway_bootstrap_key=key, **LITTLE)  # another gateway on the same database
@@ -234,7 +234,10 @@ def test_names_are_there_after_a_restart(start: Start) -> None:
 
 def test_processes_see_each_other_s_names(start: Start) -> None:
     """Two gateways on one database, as two processes are."""
-    given = {"gateway_bootstrap_key": keys.make(), "gateway_taxonomy_policy": "enforce"} | LITTLE
+    given = {
+        "gateway_bootstrap_key": key_format.make(),
+        "gateway_taxonomy_policy": "enforce",
+    } | LITTLE
     first, second = (start(**given) for _ in range(2))
     for name in "ABC":
         assert first.event(event(name)).status_code == 202

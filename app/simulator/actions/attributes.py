@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from app.simulator.actions.counters import apply_counters, checked_counters
-from app.simulator.actions.turns import Extra, UserTurn
+from app.simulator.actions.handler import Extra, UserTurn
 from app.simulator.people import User
 from app.simulator.values import listed, text, truthy
 

@@ -5,9 +5,9 @@ import io
 import json
 from typing import Any
 
-from app.simulator.actions.turns import Extra, Refused, Turn
+from app.simulator.actions.handler import Extra, Refused, Turn
 from app.simulator.encoding import CSV_BODY
-from app.simulator.exporting import json_lines
+from app.simulator.export_files import json_lines
 from app.simulator.jobs import Job
 from app.simulator.shelf import StoredFile
 from app.simulator.values import number

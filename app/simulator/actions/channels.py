@@ -1,6 +1,6 @@
 """Android notification channels: add, delete, get (fact sheet §3.5, §3.6)."""
 
-from app.simulator.actions.turns import Extra, Turn
+from app.simulator.actions.handler import Extra, Turn
 
 _TEXTS = ("description", "groupId", "sound")
 _NUMBERS = ("lightColor", "lockscreenVisibility")

@@ -8,7 +8,7 @@ they answer without it is inferred (I).
 
 from typing import Any
 
-from app.simulator.actions.turns import Extra, Refused, Turn
+from app.simulator.actions.handler import Extra, Refused, Turn
 from app.simulator.sandbox import SandboxAbTest, SandboxMessage, SandboxVariant
 
 CREATED = 1_700_000_000.0

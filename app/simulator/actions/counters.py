@@ -4,7 +4,7 @@
 
 from typing import Any
 
-from app.simulator.actions.turns import Refused, UserTurn
+from app.simulator.actions.handler import Refused, UserTurn
 from app.simulator.people import Tally
 from app.simulator.values import number
 

@@ -1,6 +1,6 @@
 """Events and states: track, advance, pauseState, resumeState (fact sheet §3.2, §3.3)."""
 
-from app.simulator.actions.turns import Extra, Skipped, UserTurn
+from app.simulator.actions.handler import Extra, Skipped, UserTurn
 from app.simulator.people import Tally
 from app.simulator.values import truthy
 

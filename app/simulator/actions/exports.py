@@ -3,8 +3,8 @@
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from app.simulator.actions.turns import Extra, Refused, Turn
-from app.simulator.exporting import data_csv, data_line, json_lines, report_rows, user_line
+from app.simulator.actions.handler import Extra, Refused, Turn
+from app.simulator.export_files import data_csv, data_line, json_lines, report_rows, user_line
 from app.simulator.jobs import Job, pacific_day
 from app.simulator.people import User
 from app.simulator.shelf import StoredFile

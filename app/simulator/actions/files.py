@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.simulator.actions.turns import Extra, Moved, Refused, Turn
+from app.simulator.actions.handler import Extra, Moved, Refused, Turn
 from app.simulator.shelf import StoredFile
 from app.simulator.values import parsed_data, text
 

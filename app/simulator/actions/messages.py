@@ -1,7 +1,7 @@
 """Messages and campaigns that are sent: sendMessage, startCampaign (fact sheet §3.5)."""
 
+from app.simulator.actions.handler import Extra, Skipped, UserTurn
 from app.simulator.actions.newsfeed import deliver
-from app.simulator.actions.turns import Extra, Skipped, UserTurn
 from app.simulator.sandbox import NEWSFEED
 from app.simulator.values import truthy
 

@@ -3,7 +3,7 @@
 from copy import deepcopy
 from typing import Any
 
-from app.simulator.actions.turns import Extra, UserTurn
+from app.simulator.actions.handler import Extra, UserTurn
 from app.simulator.sandbox import NEWSFEED, SandboxMessage
 
 

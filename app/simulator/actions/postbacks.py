@@ -2,7 +2,7 @@
 sent.
 """
 
-from app.simulator.actions.turns import Extra, Refused, Turn
+from app.simulator.actions.handler import Extra, Refused, Turn
 
 MAX_POSTBACKS = 3
 TYPES = ("messageEvents", "abTestEvents")

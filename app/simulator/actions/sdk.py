@@ -2,7 +2,7 @@
 and the old development actions of iOS (§12.9).
 """
 
-from app.simulator.actions.turns import Extra, Turn
+from app.simulator.actions.handler import Extra, Turn
 from app.simulator.migration import state_hash
 
 

@@ -1,8 +1,8 @@
 """Sessions: start, stop, pause, resume, heartbeat (fact sheet §3.1)."""
 
 from app.simulator.actions.attributes import apply_attributes, apply_device_fields, apply_profile
+from app.simulator.actions.handler import Extra, UserTurn
 from app.simulator.actions.newsfeed import to_be_synced
-from app.simulator.actions.turns import Extra, UserTurn
 from app.simulator.actions.variables import variables
 from app.simulator.values import truthy
 

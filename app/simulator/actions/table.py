@@ -25,8 +25,8 @@ from app.simulator.actions import (
     users,
     variables,
 )
-from app.simulator.actions.turns import Extra, Turn, UserTurn
-from app.simulator.keys import Key
+from app.simulator.actions.handler import Extra, Turn, UserTurn
+from app.simulator.client_keys import Key
 
 
 @dataclass(frozen=True, kw_only=True)

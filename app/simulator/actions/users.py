@@ -6,7 +6,7 @@ import zlib
 from typing import Any
 
 from app.simulator.actions.attributes import PROFILE_FIELDS
-from app.simulator.actions.turns import Extra, Turn, UserTurn
+from app.simulator.actions.handler import Extra, Turn, UserTurn
 from app.simulator.people import User
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from app.simulator.actions.turns import Extra, Refused, Turn, UserTurn
+from app.simulator.actions.handler import Extra, Refused, Turn, UserTurn
 
 MAX_BYTES = 1_000_000
 

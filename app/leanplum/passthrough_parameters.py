@@ -1,0 +1,329 @@
+"""The parameters of what is asked while the caller waits, and of what only SDKs call; see
+`shapes`.
+"""
+
+from typing import Annotated, Literal, Required
+
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
+
+from app.leanplum.parameters import CLOSED, Attributes, DeviceFields, DevMode, Place
+from app.leanplum.values import DAY, Bool, DeviceId, EntityId, Int, Plain, Text, Time, UserId
+
+
+class Nothing(TypedDict, total=False):
+    """No parameter at all."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+
+
+class Start(DeviceFields, Place, total=False):
+    """A session begins (Leanplum's `start`)."""
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"deviceId": "device-1", "systemName": "iOS", "userAttributes": {"age": 29}}
+            ]
+        },
+    )
+    userId: UserId
+    deviceId: DeviceId
+    time: Time
+    sentAt: Annotated[
+        Time, Field(description="When the sender's clock sent it: corrects `time`. Not sent on.")
+    ]
+    ip: Annotated[
+        Text,
+        Field(description="The end user's address, to find the place by. Not sent on, nor stored."),
+    ]
+    userAgent: Annotated[
+        Text, Field(description="The end user's, to find the device by. Not sent on.")
+    ]
+    createDisposition: Literal["CreateIfNeeded", "CreateNever"]
+    devMode: DevMode
+    userAttributes: Attributes
+    background: Annotated[
+        Bool, Field(description="true: not counted until the session is resumed.")
+    ]
+    includeDefaults: Annotated[
+        Bool, Field(description="Whether variables at their defaults are answered too.")
+    ]
+
+
+class Variables(TypedDict, total=False):
+    """Whose variables (Leanplum's `getVars`)."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    userId: UserId
+    deviceId: DeviceId
+    devMode: DevMode
+    createDisposition: Annotated[
+        Literal["CreateIfNeeded", "CreateNever"],
+        Field(
+            description="Whether Leanplum makes a user that it doesn't know; its default is CreateNever."
+        ),
+    ]
+    includeDefaults: Annotated[
+        Bool, Field(description="Whether variables at their defaults are answered too.")
+    ]
+
+
+class Whom(TypedDict, total=False):
+    """A user or a device."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    userId: UserId
+    deviceId: DeviceId
+
+
+class Listing(TypedDict, total=False):
+    """Which of them are listed."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    includeDrafts: Annotated[
+        Bool, Field(description="Whether drafts are listed too; Leanplum's default is false.")
+    ]
+    recent: Annotated[
+        Bool, Field(description="Whether only recent ones are; Leanplum's default is true.")
+    ]
+
+
+class One(TypedDict, total=False):
+    """One thing by its id."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    id: Required[EntityId]
+    includeDrafts: Annotated[
+        Bool, Field(description="Whether a draft is found too; Leanplum's default is false.")
+    ]
+
+
+class VariableChange(TypedDict, total=False):
+    """Variables and their values (Leanplum's `setVars`)."""
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid",
+        json_schema_extra={"examples": [{"vars": {"welcome.text": "Hello", "welcome.seconds": 3}}]},
+    )
+    vars: Required[Annotated[Plain, Field(min_length=1)]]
+    deviceId: DeviceId
+
+
+class VariableNames(TypedDict, total=False):
+    """The names of variables that shall go (Leanplum's `deleteVars`)."""
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid", json_schema_extra={"examples": [{"vars": ["welcome.text"]}]}
+    )
+    vars: Required[Annotated[list[Text], Field(min_length=1)]]
+    deviceId: DeviceId
+
+
+class NotificationChannel(TypedDict, total=False):
+    """An Android notification channel (Leanplum's `addAndroidNotificationChannel`)."""
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid", json_schema_extra={"examples": [{"name": "Offers", "importance": 3}]}
+    )
+    id: Required[Annotated[Text, Field(min_length=1)]]
+    name: Required[Annotated[Text, Field(min_length=1)]]
+    importance: Required[
+        Annotated[Int, Field(description="Android's importance; Leanplum's own default is 3.")]
+    ]
+    description: Text
+    groupId: Text
+    enableLights: Bool
+    lightColor: Annotated[Text | Int, Field(union_mode="left_to_right")]
+    enableVibration: Bool
+    vibrationPattern: list[Int]
+    lockscreenVisibility: Int
+    bypassDnd: Bool
+    showBadge: Bool
+    sound: Text
+    default: Bool
+
+
+class ChannelId(TypedDict, total=False):
+    """One notification channel."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    channelId: Required[Annotated[Text, Field(min_length=1)]]
+
+
+class DevelopmentDevice(TypedDict, total=False):
+    """A device for development (Leanplum's `registerDevice`)."""
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid",
+        json_schema_extra={"examples": [{"deviceId": "device-1", "email": "ann@example.com"}]},
+    )
+    deviceId: Required[DeviceId]
+    email: Required[Annotated[Text, Field(min_length=1)]]
+
+
+class FileName(TypedDict, total=False):
+    """One file by its name."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    filename: Required[Annotated[Text, Field(min_length=1)]]
+
+
+class Upload(TypedDict, total=False):
+    """Files, as multipart/form-data: one as `file` with its `filename`, `size` and `hash`; or
+    several as `file0`, `file1` … with `data`, a JSON list of {filename, size, hash}. At most 16, 50
+    MB together.
+    """
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {"filename": "hello.png", "size": "512", "hash": "9a0364b9", "file": "(bytes)"}
+            ]
+        },
+    )
+    data: Annotated[
+        Text, Field(description="JSON list of {filename, size, hash}, one for each file.")
+    ]
+    filename: Text
+    size: Text
+    hash: Text
+    file: Annotated[Text, Field(json_schema_extra={"format": "binary"})]
+
+
+Day = Annotated[str, Field(strict=True, pattern=DAY, description="YYYYMMDD, Pacific time.")]
+
+
+class DataExport(TypedDict, total=False):
+    """Raw data of some days (Leanplum's `exportData`); at most 60 days back."""
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"startDate": "20260131", "endDate": "20260201", "exportFormat": "json"}]
+        },
+    )
+    startDate: Required[Day]
+    endDate: Day
+    startTime: Annotated[Time, Field(description="instead of whole days: from here")]
+    endTime: Annotated[Time, Field(description="instead of whole days: to here")]
+    exportFormat: Literal["json", "csv"]
+    callbackUrl: Text
+    s3BucketName: Text
+    s3AccessId: Text
+    s3AccessKey: Text
+    s3ObjectPrefix: Text
+    compressData: Annotated[Bool, Field(description="gzip; only with S3")]
+
+
+class UsersExport(TypedDict, total=False):
+    """Users with their attributes (Leanplum's `exportUsers`)."""
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid", json_schema_extra={"examples": [{"audienceName": "Buyers"}]}
+    )
+    audienceName: Text
+    abTestId: EntityId
+    userAttribute: Text
+
+
+class ReportExport(TypedDict, total=False):
+    """A report (Leanplum's `exportReport`)."""
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid",
+        json_schema_extra={"examples": [{"startDate": "20260131", "dataType": "UserActivity"}]},
+    )
+    startDate: Required[Day]
+    dataType: Required[
+        Literal["UserActivity", "AbTestResults", "MessageResults", "BookmarkedReport"]
+    ]
+    endDate: Day
+    abTestId: EntityId
+    messageId: EntityId
+    bookmarkName: Text
+    eventNames: list[Text]
+
+
+class JobId(TypedDict, total=False):
+    """One job."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    jobId: Required[Annotated[Text, Field(min_length=1, max_length=400)]]
+
+
+DefaultAction = Annotated[
+    Text, Field(min_length=1, description="The action of rows that have none of their own.")
+]
+
+
+class Import(TypedDict, total=False):
+    """A CSV file of actions in a public Google Cloud Storage bucket (Leanplum's `multi` with
+    `createJob`). The file's first row names the arguments; dots nest.
+    """
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"gcsBucket": "bucket", "file": "rows.csv", "defaultAction": "track"}]
+        },
+    )
+    file: Required[
+        Annotated[Text, Field(min_length=1, description="The object's name in the bucket.")]
+    ]
+    gcsBucket: Required[
+        Annotated[Text, Field(min_length=1, description="The public bucket's name.")]
+    ]
+    defaultAction: DefaultAction
+
+
+class ImportOfRows(TypedDict, total=False):
+    """The arguments of an import whose rows are the body, as text/csv."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    defaultAction: DefaultAction
+    gcsBucket: Annotated[
+        Text, Field(description="Passed on where it is given; the rows are the body.")
+    ]
+
+
+class Postback(TypedDict, total=False):
+    """Where Leanplum posts what happens to messages or tests (Leanplum's `addPostback`); at most 3
+    an app.
+    """
+
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"type": "messageEvents", "postbackUrl": "https://example.com/lp?user={{User ID}}"}
+            ]
+        },
+    )
+    type: Required[Literal["messageEvents", "abTestEvents"]]
+    postbackUrl: Required[Annotated[Text, Field(min_length=1)]]
+    channels: list[Literal["Push Notification", "Email", "In-app Message"]]
+
+
+class PostbackId(TypedDict, total=False):
+    """One postback."""
+
+    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    postbackId: Required[Annotated[Text, Field(min_length=1)]]
+
+
+# --- what only SDKs call (fact sheet §3.8) ----------------------------------------------------------------------------
+
+
+class FromSdk(TypedDict, total=False):
+    """What SDKs send is passed on as it is: no source documents it."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+
+class Inbox(FromSdk, total=False):
+    """One message of the inbox."""
+
+    newsfeedMessageId: Required[Text]

@@ -1,0 +1,316 @@
+"""User locks: which users a call is made for while its caller waits, for every process to see.
+
+Leanplum refuses a user's second call while the first is at work, and a call that overtakes another
+changes what comes out. So a call that a caller waits for locks the lanes of its users here. The
+delivery begins nothing for a lane that is locked (`settle.Begin`), and a lock is granted only while
+no attempt is open for its lanes: each of them decides in its own transaction, and transactions that
+write take turns.
+
+Who finds a lane locked stands in line, the delivery too: tickets say whose turn it is, so neither
+of them can keep the other waiting for good. A call may outlive the process that made it. Its lanes
+stay locked for a while, by nobody.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import orjson
+
+from app import ids
+from app.audit import records
+from app.audit.record_macs import Marks
+from app.database.dialect import Cursor
+from app.outbox import logins
+from app.outbox.erased_subjects import VERSION, Erased
+
+# Leanplum doesn't say for how long a call may go on whose connection is gone, so this is a choice.
+OUTLIVES_MS = 5_000
+NOBODY = ""
+DELIVERY = "delivery "  # what begins the ids of the delivery's places in line, one for each lane
+# That such a place is kept: it is asked for again much sooner, while there is something to send
+IN_LINE_MS = 2_000
+
+# Values: the time, and the identity of the liveness lock of who asks (None: it has none).
+IN_FORCE = "(expires_at > ? OR coalesce(lock = ?, false))"
+LOCKS = f"SELECT id, ticket, lanes, holder, lock, granted FROM user_locks WHERE {IN_FORCE}"
+LOGINS = "logins"  # stands for them in the place of a lock's id
+LOCKS_AND_LOGINS = f"{LOCKS} UNION ALL SELECT '{LOGINS}', 0, '[]', '', NULL, 0 WHERE {logins.ANY}"
+ATTEMPTS = """
+SELECT a.lanes, a.started_at, a.owner, d.expires_at, d.lock FROM attempts a LEFT JOIN deliverers d ON d.id = a.owner
+"""
+OPEN = "SELECT lanes FROM attempts"
+WAITS = "SELECT 1 FROM items WHERE settled_at IS NULL AND seq > ? AND lane IN {lanes} LIMIT 1"
+PUT = """
+INSERT INTO user_locks (id, ticket, lanes, holder, lock, granted, lease_ms, expires_at)
+SELECT ?, coalesce(max(ticket), 0) + 1, ?, ?, ?, ?, ?, ? FROM user_locks WHERE true
+ON CONFLICT (id) DO UPDATE SET granted = excluded.granted, expires_at = excluded.expires_at, lock = excluded.lock
+"""
+REMOVE = "DELETE FROM user_locks WHERE id IN {ids}"
+GIVEN_UP = "DELETE FROM user_locks WHERE granted = 0 AND {column} IN {ids}"
+OUTLIVED = """
+UPDATE user_locks SET holder = '', lock = NULL, lease_ms = ?, expires_at = ? WHERE granted = 1 AND {column} IN {ids}
+"""
+EXPIRED = f"DELETE FROM user_locks WHERE NOT {IN_FORCE}"
+STEPPED = "UPDATE user_locks SET expires_at = ? + lease_ms WHERE expires_at > ? + lease_ms"
+
+
+class Answer(Enum):
+    """The answer to a request for a lock that others do not stand against."""
+
+    GRANTED = "granted"
+    ERASED = "erased"
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """A lock was not granted. `holders`: the processes that stand against it, with the identities
+    of their liveness locks; none where only items that wait do.
+    """
+
+    holders: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LockRequest:
+    """A call of process `holder` that wants its users locked for `lease_ms`, of an app.
+
+    `unless_erased`: the call isn't made where one of them was erased. `record`: its audit record,
+    written where the lock is granted.
+    """
+
+    id: str
+    app: str
+    subjects: Sequence[str]
+    holder: str
+    lease_ms: int
+    unless_erased: bool = True
+    record: tuple[int, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """Decide on a request.
+
+    `clear_upto`: nothing is locked where items of the users wait after this sequence number, and
+    nothing is left behind where others stand against it. None: waiting items don't matter, and the
+    request stays in line for its users. `liveness`: the identity of the holder's liveness lock.
+    `dead`: processes that have ended.
+    """
+
+    request: LockRequest
+    now: int
+    liveness: str | None
+    clear_upto: int | None
+    dead: Sequence[str]
+    erased: Erased
+    marks: Marks
+    rows: int = 1
+
+    @classmethod
+    def run_all(cls, cursor: Cursor, writes: Sequence["Lock"]) -> Sequence[Answer | Denied]:
+        """Decide one after the other."""
+        return [write._run(cursor) for write in writes]
+
+    def _run(self, cursor: Cursor) -> Answer | Denied:
+        now = cursor.dialect.now(cursor, self.now)
+        outlive(cursor, now, self.dead)
+        if self._is_erased(cursor):
+            return Answer.ERASED
+        if holders := self._against(cursor, now):
+            if self.clear_upto is None:
+                self._put(cursor, now, granted=False)
+            return Denied(holders)
+        if self.clear_upto is not None and self._waits(cursor, self.clear_upto):
+            return Denied()
+        self._put(cursor, now, granted=True)
+        if self.request.record is not None:
+            records.insert(cursor, self.marks, [self.request.record])
+        return Answer.GRANTED
+
+    def _is_erased(self, cursor: Cursor) -> bool:
+        if not self.request.unless_erased:
+            return False
+        cursor.execute(VERSION)
+        refuse = self.erased.refuse(cursor, cursor.fetchone()[0], self.request.app, self.now)
+        return refuse is not None and any(refuse(subject, "") for subject in self.request.subjects)
+
+    def _against(self, cursor: Cursor, now: int) -> dict[str, str | None]:
+        """The processes whose locks or attempts stand against this one."""
+        ours = self._lanes
+        cursor.execute(LOCKS, (now, self.liveness))
+        locks = cursor.fetchall()
+        mine = next((ticket for id_, ticket, *_ in locks if id_ == self.request.id), None)
+        holders: dict[str, str | None] = {
+            holder: liveness
+            for id_, ticket, lanes, holder, liveness, granted in locks
+            if id_ != self.request.id
+            and (granted or mine is None or ticket < mine)
+            and _overlap(ours, lanes)
+        }
+        cursor.execute(ATTEMPTS)
+        for lanes, started_at, owner, expires_at, liveness in cursor.fetchall():
+            if _overlap(ours, lanes) and self._is_open(
+                now, started_at, expires_at, owner, liveness
+            ):
+                holders[owner] = liveness
+        return holders
+
+    def _is_open(
+        self, now: int, started_at: int, expires_at: int | None, owner: str, liveness: str | None
+    ) -> bool:
+        """Whether an attempt may be at work: its deliverer is there, or its call may outlive it."""
+        if 0 < started_at + OUTLIVES_MS - now <= OUTLIVES_MS:
+            return True
+        if expires_at is None or owner in self.dead:
+            return False
+        return expires_at > now or (liveness is not None and liveness == self.liveness)
+
+    @property
+    def _lanes(self) -> set[int]:
+        return {ids.lane(self.request.app, subject) for subject in self.request.subjects}
+
+    def _waits(self, cursor: Cursor, after: int) -> bool:
+        statement = WAITS.format(lanes=cursor.dialect.values("bigint"))
+        cursor.execute(statement, (after, _text(self._lanes)))
+        return cursor.fetchone() is not None or logins.waits(cursor, self._lanes, after)
+
+    def _put(self, cursor: Cursor, now: int, *, granted: bool) -> None:
+        asked = self.request
+        _put(
+            cursor,
+            now,
+            asked.id,
+            self._lanes,
+            asked.holder,
+            self.liveness,
+            asked.lease_ms,
+            granted=granted,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Unlock:
+    """The end of a lock, granted or not. `outlived`: its call was given up, and may be at work for
+    a while.
+    """
+
+    id: str
+    now: int
+    outlived: bool = False
+    rows: int = 1
+
+    @classmethod
+    def run_all(cls, cursor: Cursor, writes: Sequence["Unlock"]) -> Sequence[None]:
+        """Free the lanes, from the commit on, or for calls that were given up as soon as those must
+        be over.
+        """
+        ids = cursor.dialect.values("text")
+        if outlived := [one.id for one in writes if one.outlived]:
+            over = cursor.dialect.now(cursor, writes[0].now) + OUTLIVES_MS
+            cursor.execute(GIVEN_UP.format(column="id", ids=ids), (_text(outlived),))
+            cursor.execute(
+                OUTLIVED.format(column="id", ids=ids), (OUTLIVES_MS, over, _text(outlived))
+            )
+        cursor.execute(
+            REMOVE.format(ids=ids), (_text([one.id for one in writes if not one.outlived]),)
+        )
+        return [None] * len(writes)
+
+
+def locked(
+    cursor: Cursor, now: int, liveness: str | None, lanes: Collection[int], deliverer: str
+) -> tuple[set[int], bool]:
+    """Return which of the lanes are locked for the delivery, which from now on stands in line for
+    them. Also tells whether there are rows of logins at all, without a statement of its own.
+
+    `liveness`: the identity of the deliverer's liveness lock; locks of others on that file don't
+    end by time.
+    """
+    cursor.execute(LOCKS_AND_LOGINS, (now, liveness))
+    rows = cursor.fetchall()
+    if not rows:
+        return set(), False
+    locks = [row for row in rows if row[0] != LOGINS]
+    places = {
+        int(id_.removeprefix(DELIVERY)): ticket
+        for id_, ticket, *_ in locks
+        if id_.startswith(DELIVERY)
+    }
+    found = set[int]()
+    for id_, ticket, text, _, _, granted in locks:
+        if not id_.startswith(DELIVERY):
+            before = [
+                lane
+                for lane in orjson.loads(text)
+                if granted or ticket < places.get(lane, ticket + 1)
+            ]
+            found.update(before)
+    found.intersection_update(lanes)
+    for lane in found:
+        _put(cursor, now, f"{DELIVERY}{lane}", [lane], deliverer, None, IN_LINE_MS, granted=False)
+    if passed := places.keys() & set(lanes) - found:
+        cursor.execute(
+            REMOVE.format(ids=cursor.dialect.values("text")),
+            (_text(f"{DELIVERY}{one}" for one in passed),),
+        )
+    return found, len(locks) < len(rows)
+
+
+def busy(
+    cursor: Cursor, now: int, liveness: str | None, lanes: Collection[int], deliverer: str
+) -> set[int]:
+    """Return for which of the lanes a call is at work, or may be."""
+    found, _ = locked(cursor, now, liveness, lanes, deliverer)
+    cursor.execute(OPEN)
+    for (text,) in cursor.fetchall():
+        found.update(orjson.loads(text))
+    return found.intersection(lanes)
+
+
+def outlive(cursor: Cursor, now: int, dead: Sequence[str]) -> None:
+    """Take the locks of processes that have ended from them; their calls may be at work for a
+    while.
+    """
+    if not dead:
+        return
+    ids, names = cursor.dialect.values("text"), _text(dead)
+    cursor.execute(GIVEN_UP.format(column="holder", ids=ids), (names,))
+    cursor.execute(
+        OUTLIVED.format(column="holder", ids=ids), (OUTLIVES_MS, now + OUTLIVES_MS, names)
+    )
+
+
+def expire(cursor: Cursor, now: int, liveness: str | None) -> None:
+    """Remove the locks whose time is over, and shorten those from before the clock was set back."""
+    cursor.execute(EXPIRED, (now, liveness))
+    cursor.execute(STEPPED, (now, now))
+
+
+def keep_locked(cursor: Cursor, attempt: str, lanes: Collection[int], until: int) -> None:
+    """Lock the lanes of an attempt whose deliverer is gone: its call may be at work still."""
+    _put(cursor, until - OUTLIVES_MS, attempt, lanes, NOBODY, None, OUTLIVES_MS, granted=True)
+
+
+def _put(
+    cursor: Cursor,
+    now: int,
+    id: str,
+    lanes: Collection[int],
+    holder: str,
+    liveness: str | None,
+    lease_ms: int,
+    *,
+    granted: bool,
+) -> None:
+    cursor.execute(
+        PUT, (id, _text(lanes), holder, liveness, int(granted), lease_ms, now + lease_ms)
+    )
+
+
+def _overlap(ours: set[int], lanes: str) -> bool:
+    return not ours.isdisjoint(orjson.loads(lanes))
+
+
+def _text(values: Iterable[object]) -> str:
+    return orjson.dumps(list(values)).decode()

@@ -1,0 +1,1 @@
+"""Startup and shutdown: the process, the application, its pages and health checks."""

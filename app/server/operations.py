@@ -1,0 +1,243 @@
+"""Around the service: is it alive, is it ready, its metrics, its pages, the problems explained."""
+
+import re
+from base64 import b64encode
+from hashlib import sha256
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.staticfiles import StaticFiles
+
+from app.api import schemas
+from app.bootstrap import Gateway
+from app.database.engine import reason
+from app.errors import NotFound, StorageUnavailable
+from app.http import request as context
+from app.http.openapi_parts import problem_responses
+from app.http.path_prefix import VARY
+from app.http.problems import PROBLEMS, Problem, document
+from app.tracking.plan.validate import NO_PLANS
+
+PROBE_SECONDS = 5.0  # within six the answer is there
+router = APIRouter(tags=["Around it"])
+
+
+@router.get("/livez", summary="Is the process alive?", response_model=dict[str, str])
+async def livez(request: Request) -> Any:
+    """200 as long as requests are answered at all."""
+    context.of(request.scope).operation = "GET /livez"
+    return {"status": "alive"}
+
+
+@router.get(
+    "/readyz",
+    summary="Can it accept durably?",
+    response_model=schemas.Readiness,
+    responses={
+        503: {
+            "model": schemas.Readiness,
+            "description": "Not now; which part can't is told",
+            "headers": {
+                "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait"}
+            },
+        }
+    },
+)
+async def readyz(request: Request) -> Any:
+    """Proves it by a commit. 503 tells which part can't, and while the gateway is stopping."""
+    context.of(request.scope).operation = "GET /readyz"
+    gateway: Gateway = request.app.state.gateway
+    parts: dict[str, schemas.Part] = {
+        "database": await _database(gateway),
+        "delivery": _delivery(gateway),
+        "limits": _limits(gateway),
+        "audit": _audit(gateway),
+    }
+    if request.app.state.lifecycle.draining:
+        parts["process"] = {"ok": False, "detail": "stopping"}
+    ready = all(part["ok"] for part in parts.values())
+    return JSONResponse(
+        {"ready": ready, "parts": parts},
+        200 if ready else 503,
+        None if ready else {"Retry-After": "5"},
+    )
+
+
+def _delivery(gateway: Gateway) -> schemas.Part:
+    """Never a reason not to accept: what can't be delivered now waits."""
+    redirects = gateway.metrics.redirects
+    told = [
+        f"{app}: {STATES[state]}"
+        + (f"; it redirects to {redirects[app]}" if app in redirects else "")
+        for app, state in sorted(gateway.metrics.states.items())
+        if state in STATES
+    ]
+    return {"ok": True, "detail": "; ".join(told)} if told else {"ok": True}
+
+
+def _limits(gateway: Gateway) -> schemas.Part:
+    """Never a reason not to accept, either."""
+    state = gateway.limits.state()
+    return {"ok": True} if state is None else {"ok": True, "detail": state}
+
+
+def _audit(gateway: Gateway) -> schemas.Part:
+    """Nor is this: records are written all the same."""
+    if gateway.sealer.misfit:
+        return {"ok": True, "detail": MISFIT}
+    if gateway.sealer.waiting:
+        return {"ok": True, "detail": SEALING_WAITS}
+    return {"ok": True}
+
+
+MISFIT = (
+    "the audit does not fit what was recorded, so sealing has stopped; the log says where (audit.not_sealed), and "
+    "`audit verify` names all that is wrong"
+)
+SEALING_WAITS = "sealing waits for the database and goes on by itself; nothing was found wrong (audit.sealing_waits)"
+STATES = {
+    "held": "held, since Leanplum, or what stands before it, refuses all that is sent; the log says why",
+    "open": "waiting, since calls to Leanplum fail; one at a time is tried until it answers",
+}
+
+
+async def _database(gateway: Gateway) -> schemas.Part:
+    try:
+        await gateway.writer.probe(PROBE_SECONDS)
+    except StorageUnavailable as error:
+        why = f" ({reason(error.__cause__)})" if error.__cause__ is not None else ""
+        return {"ok": False, "detail": f"{error.detail}{why}"}
+    return {"ok": True}
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """In Prometheus' text format; every name starts with `leanplum_gateway_`."""
+    context.of(request.scope).operation = "GET /metrics"
+    gateway: Gateway = request.app.state.gateway
+    return Response(
+        generate_latest(gateway.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+    )
+
+
+@router.get("/problems", summary="Every kind of problem, explained", response_class=HTMLResponse)
+async def problem_index(request: Request) -> HTMLResponse:
+    """A page."""
+    prefix = _prefix(request, "GET /problems")
+    rows = "".join(
+        f'<li><a href="{prefix}/problems/{problem.slug}">{problem.slug}</a> '
+        f"({problem.status}): {escape(problem.title)}</li>"
+        for problem in PROBLEMS.values()
+    )
+    return _guarded(
+        HTMLResponse(PAGE.format(title="Problems", body=f"<h1>Problems</h1><ul>{rows}</ul>"))
+    )
+
+
+@router.get(
+    "/problems/{slug}",
+    summary="One kind of problem, explained",
+    response_class=HTMLResponse,
+    responses=problem_responses("unauthorized", "not-found", "rate-limited"),
+)
+async def problem_page(request: Request, slug: str) -> HTMLResponse:
+    """A page: what the problem means and what to do."""
+    prefix = _prefix(request, "GET /problems/{slug}")
+    if (problem := PROBLEMS.get(slug)) is None:
+        raise NotFound("There is no kind of problem with this name; /problems lists them.")
+    return _guarded(
+        HTMLResponse(PAGE.format(title=escape(problem.title), body=_explained(problem, prefix)))
+    )
+
+
+def _prefix(request: Request, operation: str) -> str:
+    """Name the operation; return the path prefix that links of its page begin with."""
+    about = context.of(request.scope)
+    about.operation = operation
+    return about.prefix
+
+
+def _explained(problem: Problem, prefix: str) -> str:
+    example = escape(str(document(problem.slug, problem.advice, "4bf92f35", prefix=prefix)))
+    return (
+        f"<h1>{escape(problem.title)}</h1><p>HTTP {problem.status}, <code>{prefix}/problems/{problem.slug}</code></p>"
+        f"<p>{escape(problem.advice)}</p><pre>{example}</pre><p><a href='{prefix}/problems'>All problems</a></p>"
+    )
+
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title} - Leanplum gateway</title>
+<style>
+body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem}}
+pre{{white-space:pre-wrap}}
+</style>
+<body>{body}</body></html>"""
+
+
+def _guarded(page: HTMLResponse, styles: str = "") -> HTMLResponse:
+    """The page, with a policy by which a browser runs the scripts that are in it now and no other,
+    and asks no other host for anything. `styles`: what it may be styled by; unless told, the styles
+    that are in it now.
+    """
+    styles = styles or _hashes(page, "style")
+    page.headers.update(VARY)
+    page.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; script-src 'self'{_hashes(page, 'script')}; style-src {styles}; "
+        "img-src 'self' data:; connect-src 'self'; worker-src blob:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return page
+
+
+def _hashes(page: HTMLResponse, tag: str) -> str:
+    """Of what is inline in the page (CSP level 2)."""
+    inline = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), bytes(page.body), re.DOTALL)
+    return "".join(f" 'sha256-{b64encode(sha256(one).digest()).decode()}'" for one in inline)
+
+
+# With a plan, its schemas come first
+PLANNED = {"defaultModelRendering": "model", "defaultModelExpandDepth": 4}
+
+
+def add_documentation(app: FastAPI) -> None:
+    """`/docs` and `/redoc`, from assets inside this package: no browser asks another host for
+    anything.
+    """
+    app.mount("/assets", StaticFiles(directory=str(files("app.server") / "assets")), name="assets")
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi(request: Request) -> JSONResponse:
+        prefix = _prefix(request, "GET /openapi.json")
+        servers = {"servers": [{"url": prefix}]} if prefix else {}
+        return JSONResponse(app.openapi() | servers, headers=VARY)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> HTMLResponse:
+        prefix = _prefix(request, "GET /docs")
+        gateway: Gateway = request.app.state.gateway
+        page = get_swagger_ui_html(
+            openapi_url=f"{prefix}/openapi.json",
+            title=app.title,
+            swagger_js_url=f"{prefix}/assets/swagger-ui-bundle.js",
+            swagger_css_url=f"{prefix}/assets/swagger-ui.css",
+            swagger_favicon_url=f"{prefix}/assets/favicon.svg",
+            swagger_ui_parameters=PLANNED if gateway.plans.plans is not NO_PLANS else None,
+        )
+        return _guarded(page, styles="'self' 'unsafe-inline'")
+
+    @app.get("/redoc", include_in_schema=False)
+    async def redoc(request: Request) -> HTMLResponse:
+        prefix = _prefix(request, "GET /redoc")
+        page = get_redoc_html(
+            openapi_url=f"{prefix}/openapi.json",
+            title=app.title,
+            redoc_js_url=f"{prefix}/assets/redoc.standalone.js",
+            redoc_favicon_url=f"{prefix}/assets/favicon.svg",
+            with_google_fonts=False,
+        )
+        return _guarded(page, styles="'self' 'unsafe-inline'")

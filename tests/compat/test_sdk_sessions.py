@@ -1,0 +1,399 @@
+"""Phones that were offline send many sessions in one batch, and send it again where no answer came
+in time: through the real server, to a Leanplum that takes half a second for each call.
+"""
+
+import json
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+
+from app.callers import key_format
+from app.database.engine import connect
+from app.server.application import create_app
+from app.simulator import SimulatorConfig
+from tests.api.leanplum import KEYS, Leanplum, simulated, until
+from tests.api.serve import served
+from tests.conftest import WIDE, make_settings
+from tests.postgres import Server
+
+LATENCY = 0.5
+on_sqlite = pytest.mark.parametrize("door", ["sqlite"], indirect=True)  # where no database matters
+PHONE_SECONDS = 10.0
+Entry = dict[str, Any]
+
+
+class Gateway:
+    """A gateway behind its real server, as a phone sees it."""
+
+    def __init__(self, port: int, app: Any, key: str) -> None:
+        self.url, self.app, self.key = f"http://127.0.0.1:{port}", app, key
+
+    def android(
+        self, entries: list[Entry], *, seconds: float = PHONE_SECONDS, path: str = "/api"
+    ) -> httpx.Response:
+        """A form, as Android sends it. Raises httpx.TimeoutException where the phone gives up."""
+        form = {"appId": "app_sandbox", "clientKey": self.key, "client": "android", "sdkVersion": "7.8.0",
+                "action": "multi", "time": repr(time.time()), "data": json.dumps({"data": entries})}  # fmt: skip
+        with httpx.Client(trust_env=False, timeout=seconds) as client:
+            return client.post(
+                self.url + path,
+                content=urlencode(form),
+                headers={"Content-Type": "application/x-www-form-urlencoded"},
+            )
+
+    def javascript(self, entries: list[Entry]) -> httpx.Response:
+        query = urlencode({"appId": "app_sandbox", "client": "js", "clientKey": self.key, "sdkVersion": "1.9.1",
+                           "action": "multi", "time": repr(time.time())})  # fmt: skip
+        with httpx.Client(trust_env=False, timeout=PHONE_SECONDS) as client:
+            return client.post(
+                f"{self.url}/api?{query}",
+                content=json.dumps({"data": entries}),
+                headers={"Content-Type": "text/plain"},
+            )
+
+    def settled(self) -> None:
+        until(
+            lambda: (
+                self.app.state.gateway.outbox.queued == 0
+                and not self.app.state.gateway.relay._going
+            ),
+            20,
+        )
+
+
+@contextmanager
+def gateway(leanplum: Leanplum, directory: Any, migrated: Any, **given: Any) -> Iterator[Gateway]:
+    key = key_format.make()
+    told = {"leanplum_app_id": "app_sandbox", "leanplum_api_url": f"{leanplum.url}/api", **KEYS}
+    settings = make_settings(
+        directory, migrated, {**WIDE, **told, "gateway_bootstrap_key": key, **given}
+    )
+    app = create_app(settings, delivery=True)
+    with served(settings, app) as port:
+        yield Gateway(port, app, key)
+
+
+@pytest.fixture(scope="module")
+def slow() -> Iterator[Leanplum]:
+    with simulated(SimulatorConfig(latency_seconds=LATENCY)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def door(
+    request: pytest.FixtureRequest,
+    slow: Leanplum,
+    tmp_path_factory: pytest.TempPathFactory,
+    migrated: Any,
+) -> Iterator[Gateway]:
+    given = {}
+    if request.param == "postgresql":
+        server: Server = request.getfixturevalue("postgresql_server")
+        given["gateway_database_url"] = server.empty()
+        connect(given["gateway_database_url"]).dispose()
+    with gateway(slow, tmp_path_factory.mktemp("sessions"), migrated, **given) as found:
+        yield found
+
+
+@pytest.fixture
+def leanplum(door: Gateway, slow: Leanplum) -> Leanplum:
+    door.settled()
+    slow.forget()
+    return slow
+
+
+def entry(action: str, user: str, device: str, **more: Any) -> Entry:
+    """An entry as Android writes it; each is another moment's."""
+    common = {
+        "deviceId": device,
+        "userId": user,
+        "sdkVersion": "7.8.0",
+        "devMode": "false",
+        "ct": False,
+    }
+    ids = {"reqId": str(uuid.uuid4()), "uuid": "of-the-device", "time": f"{time.time():.6f}"}
+    return {"action": action, **common, **ids, **more}
+
+
+def session(user: str, device: str, number: int) -> list[Entry]:
+    detect = dict.fromkeys(("country", "region", "city", "location"), "(detect)")
+    start = entry("start", user, device, versionName=f"{number}", **detect)
+    tracks = [entry("track", user, device, event=f"e{number}-{one}") for one in range(3)]
+    return [start, *tracks, entry("stop", user, device)]
+
+
+def sessions(count: int, user: str = "u1", device: str = "d1") -> list[Entry]:
+    return [one for number in range(count) for one in session(user, device, number)]
+
+
+def answers(answer: httpx.Response) -> list[Entry]:
+    found: list[Entry] = answer.json()["response"]
+    return found
+
+
+def arrived(leanplum: Leanplum) -> list[Any]:
+    return [one["reqId"] for one in leanplum.arrived()]
+
+
+def ids(sent: list[Entry]) -> list[Any]:
+    return [one["reqId"] for one in sent]
+
+
+@pytest.mark.parametrize("path", ["/api", "/api-batch"])
+def test_forty_offline_sessions_are_answered_in_time_and_arrive_once_in_order(
+    door: Gateway, leanplum: Leanplum, path: str
+) -> None:
+    sent = sessions(40)
+    began = time.monotonic()
+    answer = door.android(sent, path=path)
+    assert time.monotonic() - began < PHONE_SECONDS
+    assert answer.status_code == 200
+    found = answers(answer)
+    assert [one["reqId"] for one in found] == ids(sent)
+    assert all(one["success"] for one in found)
+    # The last session's
+    assert [number for number, one in enumerate(found) if "vars" in one] == [195]
+    door.settled()
+    assert arrived(leanplum) == ids(sent)
+    assert len(leanplum.calls()) <= 4
+
+
+def give_up(door: Gateway, sent: list[Entry], seconds: float = 0.4) -> None:
+    with pytest.raises(httpx.TimeoutException):
+        door.android(sent, seconds=seconds)
+
+
+@pytest.mark.parametrize("more", [0, 2], ids=["the same", "with new entries"])
+@pytest.mark.parametrize("wait", [False, True], ids=["at once", "later"])
+def test_a_batch_that_a_phone_sends_again_arrives_once(
+    door: Gateway, leanplum: Leanplum, more: int, wait: bool
+) -> None:
+    sent = sessions(10)
+    give_up(door, sent)
+    if wait:
+        door.settled()
+    again = sent + [one for number in range(more) for one in session("u1", "d1", 10 + number)]
+    answer = door.android(again)
+    assert answer.status_code == 200
+    assert [one["reqId"] for one in answers(answer)] == ids(again)
+    assert all(one["success"] for one in answers(answer))
+    assert [number for number, one in enumerate(answers(answer)) if "vars" in one] == [
+        len(again) - 5
+    ]
+    third = door.android(again)
+    assert answers(third) == answers(answer)
+    door.settled()
+    assert arrived(leanplum) == ids(again)
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.9], ids=["while it is delivered", "while it is asked"])
+def test_forty_sessions_that_a_phone_sends_again_after_its_time_out_arrive_once_in_order(
+    door: Gateway, leanplum: Leanplum, seconds: float
+) -> None:
+    sent = sessions(40)
+    give_up(door, sent, seconds)
+    again = sent + session("u1", "d1", 40)
+    began = time.monotonic()
+    answer = door.android(again)
+    assert time.monotonic() - began < PHONE_SECONDS
+    assert (answer.status_code, all(one["success"] for one in answers(answer))) == (200, True)
+    assert [number for number, one in enumerate(answers(answer)) if "vars" in one] == [200]
+    assert answers(door.android(again)) == answers(answer)
+    door.settled()
+    assert arrived(leanplum) == ids(again)
+
+
+def test_a_batch_that_many_send_at_once_arrives_once(door: Gateway, leanplum: Leanplum) -> None:
+    sent = sessions(5)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(door.android, [sent] * 4))
+    assert {one.status_code for one in found} == {200}
+    assert all(answers(one) == answers(found[0]) for one in found)
+    door.settled()
+    assert arrived(leanplum) == ids(sent)
+
+
+@pytest.mark.parametrize("time_too", [True, False], ids=["with times", "with nothing"])
+def test_a_batch_without_ids_that_is_sent_again_while_it_is_in_progress_arrives_once(
+    door: Gateway, leanplum: Leanplum, time_too: bool
+) -> None:
+    without = {"reqId", "uuid"} | (set() if time_too else {"time"})
+    sent = [
+        {name: value for name, value in one.items() if name not in without} for one in sessions(5)
+    ]
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(door.android, [sent] * 3))
+    assert {one.status_code for one in found} == {200}
+    assert all([one["success"] for one in answers(answer)] == [True] * 25 for answer in found)
+    door.settled()
+    assert [one["action"] for one in leanplum.arrived()] == [one["action"] for one in sent]
+
+
+@on_sqlite
+def test_two_equal_events_of_one_batch_both_arrive(door: Gateway, leanplum: Leanplum) -> None:
+    track = {"action": "track", "userId": "u1", "event": "e"}
+    start = {"action": "start", "userId": "u1", "deviceId": "d1"}
+    assert door.javascript([track, track, start, track]).status_code == 200
+    # Nothing tells that it is the same
+    assert door.javascript([track, track, start, track]).status_code == 200
+    door.settled()
+    assert [one["action"] for one in leanplum.arrived()] == ["track", "track", "start", "track"] * 2
+
+
+def test_a_device_whose_user_changes_is_asked_once(door: Gateway, leanplum: Leanplum) -> None:
+    sent = [
+        *session("ua", "d1", 0),
+        entry("setUserAttributes", "ua", "d1", newUserId="ub"),
+        *session("ub", "d1", 1),
+    ]
+    sent += [*session("uc", "d1", 2), *session("uc", "d1", 3)]
+    answer = door.android(sent)
+    assert [number for number, one in enumerate(answers(answer)) if "vars" in one] == [16]
+    door.settled()
+    found = arrived(leanplum)
+    assert sorted(found) == sorted(ids(sent))
+    assert found[:11] == ids(sent[:11]) or [one for one in found if one in ids(sent[:11])] == ids(
+        sent[:11]
+    )
+    assert found[-5:] == ids(sent[-5:])  # the last session begins when all others have arrived
+
+
+def test_a_start_that_logs_in_keeps_its_place(door: Gateway, leanplum: Leanplum) -> None:
+    first = session("ua", "d1", 0)
+    first[0]["newUserId"] = "ub"
+    sent = [*first, *session("ub", "d1", 1), *session("ub", "d1", 2)]
+    door.android(sent)
+    door.settled()
+    found = arrived(leanplum)
+    assert found[0] == sent[0]["reqId"]
+    ours = [one["reqId"] for one in sent if one["userId"] == "ub"]
+    assert [one for one in found if one in ours] == ours
+
+
+@on_sqlite
+def test_many_users_of_one_batch_share_their_calls(door: Gateway, leanplum: Leanplum) -> None:
+    users = [f"user-{number}" for number in range(50)]
+    sent = [
+        one
+        for user in users
+        for one in (
+            entry("track", user, f"of-{user}", event="before"),
+            entry("start", user, f"of-{user}"),
+            entry("track", user, f"of-{user}", event="after"),
+        )
+    ]
+    answer = door.android(sent)
+    assert [number for number, one in enumerate(answers(answer)) if "vars" in one] == list(
+        range(1, 150, 3)
+    )
+    door.settled()
+    found = leanplum.arrived()
+    for user in users:
+        assert [one["reqId"] for one in found if one["userId"] == user] == [
+            one["reqId"] for one in sent if one["userId"] == user
+        ]
+    assert len(leanplum.calls()) <= 5
+
+
+@on_sqlite
+def test_more_users_than_a_call_takes_are_asked_at_once(door: Gateway, leanplum: Leanplum) -> None:
+    sent = [entry("start", f"user-{number}", f"device-{number}") for number in range(200)]
+    began = time.monotonic()
+    answer = door.android(sent)
+    assert time.monotonic() - began < 4 * LATENCY
+    assert all("vars" in one for one in answers(answer))
+    assert [len(one["args"]["data"]) for one in leanplum.calls()] == [50] * 4
+
+
+@on_sqlite
+def test_reads_go_with_the_last_session_and_are_answered_in_their_places(
+    door: Gateway, leanplum: Leanplum
+) -> None:
+    def one(number: int) -> list[Entry]:
+        reads = [entry("getVars", "u1", "d1"), entry("getNewsfeedMessages", "u1", "d1")]
+        return [*session("u1", "d1", number)[:2], *reads, entry("stop", "u1", "d1")]
+
+    sent = [each for number in range(20) for each in one(number)]
+    sent.append(entry("start", "u1", "d1"))
+    answer = door.android(sent)
+    found = answers(answer)
+    assert [number for number, each in enumerate(found) if "vars" in each] == [
+        *range(2, 100, 5),
+        100,
+    ]
+    assert [number for number, each in enumerate(found) if "newsfeedMessages" in each] == list(
+        range(3, 100, 5)
+    )
+    door.settled()
+    looked = {each["reqId"] for each in sent if each["action"].startswith("get")}
+    assert Counter(arrived(leanplum)) == Counter(ids(sent))
+    assert [each for each in arrived(leanplum) if each not in looked] == [
+        each for each in ids(sent) if each not in looked
+    ]
+    assert len(leanplum.calls()) <= 3
+
+
+@on_sqlite
+def test_five_thousand_entries_before_a_session_are_answered_in_time(
+    door: Gateway, leanplum: Leanplum
+) -> None:
+    sent = [one for number in range(1_000) for one in session("u1", "d1", number)]
+    began = time.monotonic()
+    answer = door.android(sent)
+    assert time.monotonic() - began < PHONE_SECONDS
+    if answer.status_code == 503:  # a machine that is busy; the phone sends again, and gets on
+        answer = door.android(sent)
+    assert answer.status_code == 200
+    assert all(one["success"] for one in answers(answer))
+    door.settled()
+    assert Counter(arrived(leanplum)) == Counter(ids(sent))
+    tracked = [one["reqId"] for one in sent if one["action"] == "track"]
+    assert [one for one in arrived(leanplum) if one in set(tracked)] == tracked
+
+
+@on_sqlite
+def test_javascript_s_batch_with_sessions_has_the_last_answer(
+    door: Gateway, leanplum: Leanplum
+) -> None:
+    sent = [
+        {name: value for name, value in one.items() if name not in {"reqId", "uuid"}}
+        for one in sessions(3)
+    ]
+    answer = door.javascript(sent[:11])
+    assert [number for number, one in enumerate(answers(answer)) if "vars" in one] == [10]
+    door.settled()
+    assert [one["action"] for one in leanplum.arrived()] == [one["action"] for one in sent[:11]]
+
+
+@on_sqlite
+def test_while_leanplum_is_down_what_is_durable_is_kept_and_the_next_try_goes_on(
+    door: Gateway, leanplum: Leanplum
+) -> None:
+    sent = sessions(10)
+    leanplum.fault(mode="503", times=1_000)
+    began = time.monotonic()
+    answer = door.android(sent)
+    assert time.monotonic() - began < PHONE_SECONDS
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) >= 1
+    assert [number for number, one in enumerate(answers(answer)) if not one["success"]] == [45]
+    leanplum.mend()
+    again = door.android(sent)
+    assert (again.status_code, all(one["success"] for one in answers(again))) == (200, True)
+    door.settled()
+    done = [
+        one for call in leanplum.calls() if call["status"] == 200 for one in call["args"]["data"]
+    ]
+    assert Counter(one["reqId"] for one in done) == Counter(ids(sent))
+    last = sent[45]["reqId"]  # a session goes first where what came before it takes too long
+    assert [one["reqId"] for one in done if one["reqId"] != last] == [
+        one for one in ids(sent) if one != last
+    ]
