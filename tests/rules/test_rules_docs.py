@@ -1,0 +1,72 @@
+"""The documentation names only what exists, uses the glossary's terms, and links to real pages."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from app.model import Status
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+GLOSSARY = ROOT / "docs/glossary.md"
+TERM = re.compile(r"^\| ([^|`]+?) \| .+ \|$", re.MULTILINE)
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def terms() -> list[str]:
+    """Return the glossary's terms, in their order, without the rows of table heads."""
+    rows = TERM.findall(GLOSSARY.read_text())
+    return [
+        term for row in rows for term in row.split(", ") if row not in {"Term", "Status", "---"}
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_path_that_is_named_exists(page: Path) -> None:
+    paths = re.findall(r"`((?:app|tests|bench|docs|openapi)/[\w./-]*)`", page.read_text())
+    assert [path for path in sorted(set(paths)) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_link_leads_to_a_page(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_page_begins_with_its_title(page: Path) -> None:
+    lines = page.read_text().splitlines()
+    assert lines[0].startswith("# ")
+    assert not any(line.startswith("# ") and " " in line for line in _prose(lines[1:]))
+
+
+def _prose(lines: list[str]) -> list[str]:
+    """Return the lines outside of code blocks."""
+    kept, inside = [], False
+    for line in lines:
+        if line.startswith("```"):
+            inside = not inside
+        elif not inside:
+            kept.append(line)
+    return kept
+
+
+def test_the_glossary_has_each_term_once_and_every_status() -> None:
+    listed = terms()
+    assert len(listed) > 80
+    assert sorted(listed) == sorted(set(listed))
+    for status in Status:
+        assert f"| `{status.value}` |" in GLOSSARY.read_text()
+
+
+def test_the_glossarys_tables_are_in_order() -> None:
+    for table in GLOSSARY.read_text().split("\n## ")[1:]:
+        rows = [row.lower() for row in TERM.findall(table) if row not in {"Term", "Status", "---"}]
+        assert rows == sorted(rows)
