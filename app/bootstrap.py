@@ -31,8 +31,7 @@ from app.database.writer import Writer
 from app.delivery.deliverer import LEASE_SECONDS, Deliverer
 from app.delivery.user_locks import UserLocks
 from app.delivery.verdicts import RetryPolicy
-from app.encryption import Vault
-from app.encryption import opened as opened_vault
+from app.encryption import BodyCipher, open_body_cipher
 from app.enrichment.service import Enrichment, check
 from app.errors import Refusal, StartRefused, StorageUnavailable
 from app.leanplum.client import LeanplumClient
@@ -114,7 +113,7 @@ async def gateway(
     apps = Apps(lambda: read(settings))
     plans = LoadedPlans(settings.gateway_tracking_plan)
     engine = await asyncio.to_thread(connect, settings.gateway_database_url)
-    vault = await asyncio.to_thread(_vault, settings, engine)
+    cipher = await asyncio.to_thread(_cipher, settings, engine)
     audit = await asyncio.to_thread(audit_keys, settings, engine)
     keys = KeyStore(engine, audit.marks)
     bootstrap(settings, keys)
@@ -135,7 +134,7 @@ async def gateway(
         max_queued=settings.gateway_max_queued_items,
         marks=audit.marks,
         erased_ms=int(settings.gateway_erased_seconds * 1000),
-        vault=vault,
+        cipher=cipher,
         since=clock.since,
     )
     outbox.count_queued()
@@ -259,7 +258,7 @@ def prepare(settings: Settings) -> None:
     check(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
     engine = connect(settings.gateway_database_url)
     try:
-        _tell(_vault(settings, engine))
+        _tell(_cipher(settings, engine))
         store = KeyStore(engine, audit_keys(settings, engine).marks)
         bootstrap(settings, store)
         _tell_bootstrap(settings, store)
@@ -269,18 +268,19 @@ def prepare(settings: Settings) -> None:
         engine.dispose()
 
 
-def _vault(settings: Settings, engine: Engine) -> Vault:
-    return opened_vault(engine, settings.data_keys, settings.sealing_key)
+def _cipher(settings: Settings, engine: Engine) -> BodyCipher:
+    return open_body_cipher(engine, settings.data_keys, settings.encryption_key_id)
 
 
-def _tell(vault: Vault) -> None:
+def _tell(cipher: BodyCipher) -> None:
     """Say at the start whether bodies are sealed."""
-    if vault.sealing is None:
+    if cipher.active_key_id is None:
         log.warning(
-            "bodies.in_clear", hint="set GATEWAY_DATA_KEY, and what waits is encrypted on the disk"
+            "bodies.unencrypted",
+            hint="set GATEWAY_DATA_KEY, and what waits is encrypted on the disk",
         )
     else:
-        log.info("bodies.sealed", key=vault.sealing)
+        log.info("bodies.encrypted", key=cipher.active_key_id)
 
 
 def enriching(settings: Settings, made_of: bytes) -> Enrichment:

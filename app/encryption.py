@@ -1,10 +1,9 @@
-"""The vault: seals what callers sent before it rests on the disk, and opens it again when it is
-needed.
+"""Encryption of stored item bodies and of Leanplum's answers, and keyed hashes of their content.
 
-A sealed text is `~ID.BASE64`, which no JSON begins with: the id of the data key, then a nonce of 96
-random bits and what AES-256-GCM (NIST SP 800-38D) makes of the text. It is bound to its place:
-elsewhere it can't be opened. Without a key for sealing a text stays as it is; what was sealed
-before is opened all the same.
+An encrypted text is `~ID.BASE64`: the id of the data key, then a 96-bit random nonce followed by
+the AES-256-GCM ciphertext (NIST SP 800-38D). No JSON text begins with `~`. Each text is bound to
+its row by its context (the associated data): copied to another row, it no longer decrypts. Without
+an encryption key texts are stored as they are; texts that are encrypted already still decrypt.
 """
 
 import base64
@@ -13,7 +12,6 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -22,206 +20,239 @@ from sqlalchemy import Engine
 from app.database.dialect import Cursor
 from app.database.engine import transaction
 from app.errors import StartRefused, StorageUnavailable
-from app.model import SEALED
+from app.model import ENCRYPTED_PREFIX
 
 NONCE_BYTES = 12
-SECRET_BYTES = 32
-SPOILED = SEALED  # instead of a text that was changed on the disk, or moved
+HASH_KEY_BYTES = 32
+TAMPERED = ENCRYPTED_PREFIX  # returned for a text that was changed on disk or moved to another row
 FINGERPRINT = b"data key"
-SECRET, SECRET_PLACE = "contents", "own secret"
-USES = "SELECT 1 FROM items WHERE substr(body, 1, ?) = ? OR substr(leanplum, 1, ?) = ? LIMIT 1"
+HASH_KEY_NAME, HASH_KEY_CONTEXT = "contents", "own secret"
+FIND_USE = "SELECT 1 FROM items WHERE substr(body, 1, ?) = ? OR substr(leanplum, 1, ?) = ? LIMIT 1"
+SELECT_HASH_KEY = "SELECT value FROM own_secrets WHERE name = ?"
+INSERT_HASH_KEY = "INSERT INTO own_secrets (value, name) VALUES (?, ?)"
+UPDATE_HASH_KEY = "UPDATE own_secrets SET value = ? WHERE name = ?"
 
 
-def place(app: str, action: str, seq: int, subject: str) -> str:
-    """Where the body of an item stands."""
+def body_context(app: str, action: str, seq: int, subject: str) -> str:
+    """Return the context that the body of an item is encrypted in."""
     return f"{app}\0{action}\0{seq}\0{subject}"
 
 
-def said_place(app: str, seq: int) -> str:
-    """Where stands what Leanplum said of an item."""
+def answer_context(app: str, seq: int) -> str:
+    """Return the context that Leanplum's answer about an item is encrypted in."""
     return f"{app}\0said\0{seq}"
 
 
-class Vault:
-    """Seals with one key, opens with several; and makes the keyed hashes of what is not kept.
-    `keys` are 32 bytes each, by their id; `sealing` is the id of the one that seals, None where
-    texts stay in clear.
+def _prefix(key_id: str) -> str:
+    return f"{ENCRYPTED_PREFIX}{key_id}."
+
+
+class BodyCipher:
+    """Encrypts with one data key, decrypts with several, and hashes content with a secret key.
+
+    `keys` are the data keys by id, 32 bytes each. `active_key_id` names the key that encrypts; None
+    stores texts as they are. `hash_key` keys the hashes.
     """
 
-    def __init__(self, keys: Mapping[str, bytes], sealing: str | None, secret: bytes = b"") -> None:
+    def __init__(
+        self, keys: Mapping[str, bytes], active_key_id: str | None, hash_key: bytes = b""
+    ) -> None:
         self._ciphers = {key_id: AESGCM(key) for key_id, key in keys.items()}
         self.fingerprints = {
             key_id: hashlib.blake2b(key, digest_size=16, person=FINGERPRINT).digest()
             for key_id, key in keys.items()
         }
-        self.sealing = sealing
-        self._head = "" if sealing is None else f"{SEALED}{sealing}."
-        self._hash = hashlib.blake2b(key=secret, digest_size=16)
+        self.active_key_id = active_key_id
+        self._prefix = _prefix(active_key_id or "")
+        self._hash = hashlib.blake2b(key=hash_key, digest_size=16)
 
     @property
-    def opens(self) -> bool:
-        """Whether there is any key."""
+    def can_decrypt(self) -> bool:
+        """Whether the cipher has any data key."""
         return bool(self._ciphers)
 
-    def seal(self, text: str, where: str) -> str:
-        """The text as it is to rest at its place."""
-        sealer = self.sealer(1)
-        return text if sealer is None else sealer(text, where)
+    def encrypt(self, text: str, context: str) -> str:
+        """Return the text as it is stored."""
+        encrypt = self.encryptor(1)
+        return text if encrypt is None else encrypt(text, context)
 
-    def sealer(self, most: int) -> Callable[[str, str], str] | None:
-        """What seals at most so many texts, for which chance is asked once; None where texts stay
-        as they are.
+    def encryptor(self, max_texts: int) -> Callable[[str, str], str] | None:
+        """Return a function that encrypts up to `max_texts` texts; None without an encryption key.
+
+        All nonces come from one read of the system's random source: a read for each item of a batch
+        would cost more than its encryption.
         """
-        if self.sealing is None:
+        if self.active_key_id is None:
             return None
-        encrypt, head, encoded = (
-            self._ciphers[self.sealing].encrypt,
-            self._head,
-            binascii.b2a_base64,
-        )
-        chance = os.urandom(most * NONCE_BYTES)
-        nonces = iter([chance[at : at + NONCE_BYTES] for at in range(0, len(chance), NONCE_BYTES)])
+        encrypt_bytes = self._ciphers[self.active_key_id].encrypt
+        prefix, to_base64 = self._prefix, binascii.b2a_base64
+        random_bytes = os.urandom(max_texts * NONCE_BYTES)
+        starts = range(0, len(random_bytes), NONCE_BYTES)
+        nonces = iter([random_bytes[start : start + NONCE_BYTES] for start in starts])
 
-        def seal(text: str, where: str) -> str:
+        def encrypt(text: str, context: str) -> str:
             nonce = next(nonces)
-            return (
-                head
-                + encoded(
-                    nonce + encrypt(nonce, text.encode(), where.encode()), newline=False
-                ).decode()
-            )
+            encrypted = nonce + encrypt_bytes(nonce, text.encode(), context.encode())
+            return prefix + to_base64(encrypted, newline=False).decode()
 
-        return seal
+        return encrypt
 
-    def open(self, stored: str, where: str) -> str:
-        """The text that rests at the place. What was sealed by a key that isn't here is given as it
-        is, so it begins with `~`; what was changed since, or belongs elsewhere, as `~` alone.
+    def decrypt(self, stored: str, context: str) -> str:
+        """Return the text that was stored in a context.
+
+        Where its key is missing, return it as it is stored, so beginning with `~`; where it was
+        changed or belongs to another context, return `TAMPERED`.
         """
-        if stored[:1] != SEALED:
+        if stored[:1] != ENCRYPTED_PREFIX:
             return stored
-        key_id, _, sealed = stored[1:].partition(".")
-        if (cipher := self._ciphers.get(key_id)) is None:
+        key_id, _, encoded = stored[1:].partition(".")
+        cipher = self._ciphers.get(key_id)
+        if cipher is None:
             return stored
         try:
-            raw = binascii.a2b_base64(sealed)
-            return cipher.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], where.encode()).decode()
+            encrypted = binascii.a2b_base64(encoded)
+            nonce, ciphertext = encrypted[:NONCE_BYTES], encrypted[NONCE_BYTES:]
+            return cipher.decrypt(nonce, ciphertext, context.encode()).decode()
         except (InvalidTag, ValueError):
-            return SPOILED
+            return TAMPERED
 
-    def read(self, stored: str, where: str) -> str:
-        """The same, for whoever can't do without. Raises StorageUnavailable where it can't be
-        opened.
+    def decrypt_required(self, stored: str, context: str) -> str:
+        """Return the text that was stored in a context.
+
+        Raises StorageUnavailable where it cannot be decrypted.
         """
-        if (text := self.open(stored, where))[:1] == SEALED:
-            raise StorageUnavailable(unopened(text))
+        text = self.decrypt(stored, context)
+        if text[:1] == ENCRYPTED_PREFIX:
+            raise StorageUnavailable(explain_undecryptable(text))
         return text
 
     def digest(self, action: str, subject: str, body: str) -> bytes:
-        """What tells two contents under one caller-given id apart, without keeping them."""
-        return self._hashed(f"{action}\0{subject}\0{body}")
+        """Return a keyed hash of an item's content, to compare two items without keeping either."""
+        content_hash = self._hash.copy()
+        content_hash.update(f"{action}\0{subject}\0{body}".encode())
+        return content_hash.digest()
 
     def alias(self, app: str, subject: str) -> bytes:
-        """What a subject that was erased is known by."""
+        """Return the keyed hash under which an erased subject of an app is remembered."""
         return self.aliases(app)(subject)
 
     def aliases(self, app: str) -> Callable[[str], bytes]:
-        """The same, for many subjects of one app."""
-        start = self._hash.copy()
-        start.update(f"\0{app}\0".encode())
-        copy = start.copy
+        """Return the `alias` function of one app, which is faster for many subjects."""
+        app_hash = self._hash.copy()
+        app_hash.update(f"\0{app}\0".encode())
+        copy = app_hash.copy
 
         def alias(subject: str) -> bytes:
-            made = copy()
-            made.update(subject.encode())
-            return made.digest()
+            subject_hash = copy()
+            subject_hash.update(subject.encode())
+            return subject_hash.digest()
 
         return alias
 
-    def _hashed(self, text: str) -> bytes:
-        made = self._hash.copy()
-        made.update(text.encode())
-        return made.digest()
+
+NO_ENCRYPTION = BodyCipher({}, None)
 
 
-CLEAR = Vault({}, None)
-
-
-def unopened(stored: str) -> str:
-    """Why a text can't be opened, for people."""
-    if stored == SPOILED:
-        return "What the database has of this item was changed there, or belongs elsewhere."
+def explain_undecryptable(stored: str) -> str:
+    """Return why a text that `decrypt` returned could not be decrypted, for people."""
+    if stored == TAMPERED:
+        return "What the database has of this item was changed there, or belongs to another item."
     key_id = stored[1:].partition(".")[0]
-    return f'This item is sealed by the data key "{key_id}", which this process does not have (GATEWAY_DATA_KEY).'
+    return (
+        f'This item is encrypted with the data key "{key_id}", which this process does not have '
+        "(GATEWAY_DATA_KEY)."
+    )
 
 
-def opened(engine: Engine, keys: Mapping[str, bytes], sealing: str | None) -> Vault:
-    """The vault of a database. Which keys it was used with is known there by a fingerprint of each,
-    until nothing is sealed by them any more. Raises StartRefused, before anything is written, where
-    a key is missing or is another one than before under the same id.
+def open_body_cipher(
+    engine: Engine, keys: Mapping[str, bytes], active_key_id: str | None
+) -> BodyCipher:
+    """Return the cipher of a database.
+
+    The database remembers a fingerprint of each key in use. Raises StartRefused, before anything is
+    written, where a key that encrypted stored data is missing, or where its id now names another.
     """
-    vault = Vault(keys, sealing)
+    cipher = BodyCipher(keys, active_key_id)
     with transaction(engine) as cursor:
-        _admit(cursor, vault)
-        return Vault(keys, sealing, _secret(cursor, vault))
+        _register_keys(cursor, cipher)
+        return BodyCipher(keys, active_key_id, _load_hash_key(cursor, cipher))
 
 
-def _admit(cursor: Cursor, vault: Vault) -> None:
+def _register_keys(cursor: Cursor, cipher: BodyCipher) -> None:
+    """Compare the keys with the fingerprints in the database, and update these."""
     cursor.execute("SELECT id, fingerprint FROM data_keys ORDER BY id")
     known = {key_id: bytes(fingerprint) for key_id, fingerprint in cursor.fetchall()}
-    foreign = [
+    mismatched = [
         key_id
         for key_id, fingerprint in known.items()
-        if vault.fingerprints.get(key_id) != fingerprint
+        if cipher.fingerprints.get(key_id) != fingerprint
     ]
-    if refused := [_refusal(key_id, vault) for key_id in foreign if _used(cursor, key_id)]:
-        raise StartRefused(*refused)
-    for key_id in foreign:
+    refusals = [_refusal(key_id, cipher) for key_id in mismatched if _is_in_use(cursor, key_id)]
+    if refusals:
+        raise StartRefused(*refusals)
+    for key_id in mismatched:
         cursor.execute("DELETE FROM data_keys WHERE id = ?", (key_id,))
-    if vault.sealing is not None and (vault.sealing not in known or vault.sealing in foreign):
-        row = vault.sealing, vault.fingerprints[vault.sealing]
+    active_key_id = cipher.active_key_id
+    if active_key_id is None:
+        return
+    if active_key_id not in known or active_key_id in mismatched:
+        row = active_key_id, cipher.fingerprints[active_key_id]
         cursor.execute("INSERT INTO data_keys (id, fingerprint) VALUES (?, ?)", row)
 
 
-def _refusal(key_id: str, vault: Vault) -> str:
-    if key_id in vault.fingerprints:
-        return f'GATEWAY_DATA_KEY: "{key_id}" is another key than the one that sealed what is stored; give it a new id'
-    return f'GATEWAY_DATA_KEY: the key "{key_id}" is missing, and what is stored is sealed by it; add it after the first'
+def _refusal(key_id: str, cipher: BodyCipher) -> str:
+    if key_id in cipher.fingerprints:
+        return (
+            f'GATEWAY_DATA_KEY: "{key_id}" is not the key that encrypted the stored data; give the '
+            "new key another id"
+        )
+    return (
+        f'GATEWAY_DATA_KEY: the key "{key_id}" is missing, and stored data is encrypted with it; '
+        "add it after the first"
+    )
 
 
-def _used(cursor: Cursor, key_id: str) -> bool:
-    """Whether anything is sealed by the key. Looks through all items, so only where a key is
-    gone.
+def _is_in_use(cursor: Cursor, key_id: str) -> bool:
+    """Return whether any stored text is encrypted with a key.
+
+    Scans all items, so it is called only for keys that are gone.
     """
-    head = f"{SEALED}{key_id}."
-    cursor.execute(USES, (len(head), head, len(head), head))
+    prefix = _prefix(key_id)
+    cursor.execute(FIND_USE, (len(prefix), prefix, len(prefix), prefix))
     if cursor.fetchone() is not None:
         return True
-    return (_stored_secret(cursor) or "").startswith(head)
+    return (_stored_hash_key(cursor) or "").startswith(prefix)
 
 
-def _secret(cursor: Cursor, vault: Vault) -> bytes:
-    """What the hashes are keyed by: made once, and sealed anew where another key seals now, so that
-    no change of keys changes a hash.
+def _load_hash_key(cursor: Cursor, cipher: BodyCipher) -> bytes:
+    """Return the key of the hashes, which is made once and kept in the database.
+
+    When the encryption key changes it is encrypted again, so that the hashes stay the same.
     """
-    stored = _stored_secret(cursor)
-    text = (
-        base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode() if stored is None else stored
-    )
-    text = vault.read(text, SECRET_PLACE)
+    stored = _stored_hash_key(cursor)
     if stored is None:
-        values: tuple[Any, ...] = (vault.seal(text, SECRET_PLACE).encode(), SECRET)
-        cursor.execute("INSERT INTO own_secrets (value, name) VALUES (?, ?)", values)
-    elif (
-        not stored.startswith(f"{SEALED}{vault.sealing}.")
-        if vault.sealing
-        else stored[:1] == SEALED
-    ):
-        values = (vault.seal(text, SECRET_PLACE).encode(), SECRET)
-        cursor.execute("UPDATE own_secrets SET value = ? WHERE name = ?", values)
+        text = base64.b64encode(secrets.token_bytes(HASH_KEY_BYTES)).decode()
+        _write_hash_key(cursor, INSERT_HASH_KEY, cipher, text)
+    else:
+        text = cipher.decrypt_required(stored, HASH_KEY_CONTEXT)
+        if not _is_current(stored, cipher):
+            _write_hash_key(cursor, UPDATE_HASH_KEY, cipher, text)
     return base64.b64decode(text)
 
 
-def _stored_secret(cursor: Cursor) -> str | None:
-    cursor.execute("SELECT value FROM own_secrets WHERE name = ?", (SECRET,))
+def _is_current(stored: str, cipher: BodyCipher) -> bool:
+    """Return whether a stored text is encrypted, or not encrypted, as a new one would be."""
+    if cipher.active_key_id is None:
+        return stored[:1] != ENCRYPTED_PREFIX
+    return stored.startswith(_prefix(cipher.active_key_id))
+
+
+def _stored_hash_key(cursor: Cursor) -> str | None:
+    cursor.execute(SELECT_HASH_KEY, (HASH_KEY_NAME,))
     row = cursor.fetchone()
     return None if row is None else bytes(row[0]).decode()
+
+
+def _write_hash_key(cursor: Cursor, statement: str, cipher: BodyCipher, text: str) -> None:
+    encrypted = cipher.encrypt(text, HASH_KEY_CONTEXT).encode()
+    cursor.execute(statement, (encrypted, HASH_KEY_NAME))

@@ -76,7 +76,7 @@ _NOT_OF_A_LINE = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 # A line of text, and not a blank one
 KEY_NAME = rf"^[^{_NOT_OF_A_LINE}]*[^\s{_NOT_OF_A_LINE}][^{_NOT_OF_A_LINE}]*$"
 APP_NAME = r"^[A-Za-z0-9_-]{1,64}$"
-SEALED = "~"  # what begins a text that is sealed, and no JSON
+ENCRYPTED_PREFIX = "~"  # begins an encrypted text; no JSON text begins with it
 ERASES = "deleteUser"  # the action that erases its subject here, too
 
 
@@ -234,9 +234,9 @@ class Item(NamedTuple):
     queued_at: int = 0
 
     @property
-    def sealed(self) -> bool:
-        """Whether its body could not be opened here."""
-        return self.body[:1] == SEALED
+    def encrypted(self) -> bool:
+        """Whether the body could not be decrypted here."""
+        return self.body[:1] == ENCRYPTED_PREFIX
 
 
 class Page(NamedTuple):

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from app import ids
 from app.audit.record_macs import Marks
 from app.database.engine import connect, reading, transaction
-from app.encryption import CLEAR, Vault
+from app.encryption import NO_ENCRYPTION, BodyCipher
 from app.model import Acceptance, NewItem, Wanted
 from app.outbox import claims
 from app.outbox.accept import Accept
@@ -25,7 +25,7 @@ from app.outbox.settle import Begin
 
 ITEMS, ROUNDS, PAGE = 100, 120, 5_000
 BODY = '{{"event":"Purchase","userId":"user-{user}","value":9.99,"currencyCode":"EUR","params":{{"sku":"A-1"}}}}'
-SEALED = Vault({"a": os.urandom(32)}, "a", os.urandom(32))
+SEALED = BodyCipher({"a": os.urandom(32)}, "a", os.urandom(32))
 MARKS = Marks(bytes(32))
 
 
@@ -51,21 +51,21 @@ def acceptance(first: int) -> Acceptance:
 class Accepting:
     """One variant of accepting, on a database of its own."""
 
-    def __init__(self, engine: Engine, vault: Vault, erased: int = 0) -> None:
-        self._engine, self._vault, self._count = engine, vault, 0
+    def __init__(self, engine: Engine, cipher: BodyCipher, erased: int = 0) -> None:
+        self._engine, self._cipher, self._count = engine, cipher, 0
         with transaction(engine) as cursor:
             for number in range(erased):
-                row = vault.alias("default", f"ugone-{number}"), "default", 0, 2**60
+                row = cipher.alias("default", f"ugone-{number}"), "default", 0, 2**60
                 cursor.execute(
                     "INSERT INTO erasures (alias, app, erased_at, until) VALUES (?, ?, ?, ?)", row
                 )
             cursor.execute("UPDATE sequence SET erasures = 1")
-        self._erased = Erased(vault)
+        self._erased = Erased(cipher)
 
     def __call__(self) -> float:
         """Seconds of the processor for one batch, less its commit."""
         self._count += 1
-        write = Accept(acceptance(self._count * ITEMS), 0, self._vault, self._erased, MARKS)
+        write = Accept(acceptance(self._count * ITEMS), 0, self._cipher, self._erased, MARKS)
         with transaction(self._engine) as cursor:
             began = time.thread_time()
             Accept.run_all(cursor, [write])
@@ -77,12 +77,12 @@ class Reading:
     sent.
     """
 
-    def __init__(self, engine: Engine, vault: Vault) -> None:
-        self._engine, self._vault = engine, vault
+    def __init__(self, engine: Engine, cipher: BodyCipher) -> None:
+        self._engine, self._cipher = engine, cipher
         with transaction(engine) as cursor:
             for number in range(PAGE // ITEMS):
                 Accept.run_all(
-                    cursor, [Accept(acceptance(number * ITEMS), 0, vault, Erased(vault), MARKS)]
+                    cursor, [Accept(acceptance(number * ITEMS), 0, cipher, Erased(cipher), MARKS)]
                 )
             cursor.execute("UPDATE leases SET owner = 'one'")
             cursor.execute("INSERT INTO deliverers (id, expires_at) VALUES ('one', ?)", (2**60,))
@@ -92,7 +92,7 @@ class Reading:
         """Seconds of the processor for a page."""
         with reading(self._engine) as connection:
             began = time.thread_time()
-            found = claims.look(connection, Wanted(tail=0, limit=PAGE), self._vault)
+            found = claims.look(connection, Wanted(tail=0, limit=PAGE), self._cipher)
             taken = time.thread_time() - began
         assert found.tail is not None
         assert len(found.tail.items) == PAGE
@@ -139,13 +139,13 @@ def main() -> None:
         opened = [stack.enter_context(engine()) for _ in range(5)]
         print(f"accept {ITEMS} items")
         accepting = {
-            "in clear": Accepting(opened[0], CLEAR),
+            "in clear": Accepting(opened[0], NO_ENCRYPTION),
             "sealed": Accepting(opened[1], SEALED),
-            "in clear, 1,000 users erased": Accepting(opened[2], CLEAR, 1_000),
+            "in clear, 1,000 users erased": Accepting(opened[2], NO_ENCRYPTION, 1_000),
         }
         measured(dict(accepting), ROUNDS)
         print(f"read a page of {PAGE} items")
-        clear, sealed = Reading(opened[3], CLEAR), Reading(opened[4], SEALED)
+        clear, sealed = Reading(opened[3], NO_ENCRYPTION), Reading(opened[4], SEALED)
         measured({"in clear": clear, "sealed": sealed}, ROUNDS // 6)
         print("begin a call with 500 items")
         measured({"in clear": clear.begin}, ROUNDS)

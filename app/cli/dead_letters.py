@@ -16,7 +16,7 @@ from app.audit.records import administrative_act
 from app.clock import now_ms
 from app.database.engine import connect_existing, connect_to_read, reading
 from app.database.writer import Writer
-from app.encryption import Vault
+from app.encryption import BodyCipher
 from app.errors import StartRefused
 from app.leanplum.values import query_time
 from app.model import Status
@@ -65,11 +65,12 @@ def _ms(option: str, text: str | None) -> int | None:
 
 def listed(settings: Settings, app: str | None, which: Filter) -> Iterator[dict[str, Any]]:
     """Their receipts with the app that each is of, oldest first; of one app, or of each in turn."""
-    vault = Vault(settings.data_keys, None)  # a missing key hides what Leanplum said, and no more
+    # A missing key hides Leanplum's answer and nothing else
+    cipher = BodyCipher(settings.data_keys, None)
     with _to_read(settings) as connection:
         for name in _apps(connection, app):
             after = 0
-            while found := dead_letters.find(connection, name, which, after, PAGE, vault):
+            while found := dead_letters.find(connection, name, which, after, PAGE, cipher):
                 yield from (
                     {"app": name} | receipt_document(one, prefix=settings.gateway_root_path)
                     for one in found
@@ -102,8 +103,8 @@ def act(
         writer.start()
         try:
             marks = signing_keys.to_write(engine, settings.audit_seed).marks
-            vault = Vault(settings.data_keys, None)
-            outbox = Outbox(engine, writer, dedup_ms=0, max_queued=0, marks=marks, vault=vault)
+            cipher = BodyCipher(settings.data_keys, None)
+            outbox = Outbox(engine, writer, dedup_ms=0, max_queued=0, marks=marks, cipher=cipher)
             names = await outbox.dead_apps() if app is None else [app]
             done = [
                 await getattr(outbox, act)(name, which, partial(record, name)) for name in names

@@ -19,7 +19,7 @@ from app.delivery.bisection import Bisection, Doubts, sent_again
 from app.delivery.pacing import Gate, State
 from app.delivery.verdicts import RetryPolicy, judge
 from app.delivery.window import Window
-from app.encryption import SPOILED, unopened
+from app.encryption import TAMPERED, explain_undecryptable
 from app.errors import StorageUnavailable
 from app.leanplum import mapping, replies, warning_labels
 from app.leanplum.client import LeanplumClient, Unreachable
@@ -538,7 +538,7 @@ class Deliverer:
         what is held in doubt only one item, as a probe. Nothing is sent that may not be answered
         before the lease ends.
         """
-        if items[0].sealed:  # then it is alone
+        if items[0].encrypted:  # then it is alone
             return [(items[0], _unopened(items[0]))]
         kind = mapping.kind(items)
         doubts = self._doubts[app.name, kind]
@@ -626,8 +626,8 @@ class Deliverer:
 
 def _unopened(item: Item) -> Outcome:
     """A key may still be given; what was changed in the database is spoiled for good."""
-    reason = unopened(item.body)
-    return ItemRefused(reason) if item.body == SPOILED else ConfigRefused(reason)
+    reason = explain_undecryptable(item.body)
+    return ItemRefused(reason) if item.body == TAMPERED else ConfigRefused(reason)
 
 
 def _refused(reply: replies.Reply) -> bool:

@@ -37,7 +37,7 @@ LONGEST_WAIT_MS = 3_600_000
 
 
 def _alone(item: Item) -> bool:
-    return item.sealed or sent_alone(item.action, item.body)
+    return item.encrypted or sent_alone(item.action, item.body)
 
 
 class Turn(NamedTuple):

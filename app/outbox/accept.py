@@ -14,8 +14,8 @@ from app.audit.record_macs import Marks
 from app.audit.row_macs import ERASED, detail_of
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
-from app.encryption import Vault, place
-from app.model import ERASES, SEALED, Acceptance, Kind, NewItem, Taken
+from app.encryption import BodyCipher, body_context
+from app.model import ENCRYPTED_PREFIX, ERASES, Acceptance, Kind, NewItem, Taken
 from app.outbox import logins
 from app.outbox.erased_subjects import Erased, Refuse, alias_of
 
@@ -49,7 +49,7 @@ class Accept:
 
     acceptance: Acceptance
     since: int
-    vault: Vault
+    cipher: BodyCipher
     erased: Erased
     marks: Marks
     erasing: bool = False
@@ -82,7 +82,7 @@ class Accept:
         for write in writes:
             app, now = write.acceptance.app, write.acceptance.accepted_at
             refuse = write.erased.refuse(cursor, version, app, now, erasing=write.erasing)
-            results, seq = _take(write.acceptance, seq, known, rows, write.vault, refuse)
+            results, seq = _take(write.acceptance, seq, known, rows, write.cipher, refuse)
             if write.change:
                 _tell_change(write, results, rows)
             taken.append(results)
@@ -135,7 +135,7 @@ def _known(cursor: Cursor, writes: Sequence[Accept], first: int) -> Known:
             )
             made.update(_perhaps_made_here(app, given, first))
     if made:
-        known.update(_made_here(cursor, made, writes[0].vault))
+        known.update(_made_here(cursor, made, writes[0].cipher))
     return known
 
 
@@ -150,7 +150,7 @@ def _perhaps_made_here(app: str, given: Sequence[str], first: int) -> Iterator[M
             yield parsed[1], app, parsed[0]
 
 
-def _made_here(cursor: Cursor, made: Set[MadeId], vault: Vault) -> Known:
+def _made_here(cursor: Cursor, made: Set[MadeId], cipher: BodyCipher) -> Known:
     """What stands under ids that a caller sends again and that the gateway made the first time: one
     statement for all of a group.
     """
@@ -160,11 +160,13 @@ def _made_here(cursor: Cursor, made: Set[MadeId], vault: Vault) -> Known:
     for seq, app, prefix, action, subject, body in cursor.fetchall():
         if (seq, app, prefix) not in made:  # another's id that ends in a number of ours, by chance
             continue
-        text = None if body is None else vault.open(body, place(app, action, seq, subject))
+        text = (
+            None if body is None else cipher.decrypt(body, body_context(app, action, seq, subject))
+        )
         # It can't be decrypted here: as if it were delivered
-        if text is not None and text[:1] == SEALED:
+        if text is not None and text[:1] == ENCRYPTED_PREFIX:
             text = None
-        known[app, ids.made(prefix, seq)] = (seq, vault.digest(action, subject, _sorted(text)))
+        known[app, ids.made(prefix, seq)] = (seq, cipher.digest(action, subject, _sorted(text)))
     return known
 
 
@@ -180,14 +182,19 @@ def _sorted(body: str | None) -> str:
 
 
 def _take(
-    acceptance: Acceptance, seq: int, known: Known, rows: _Rows, vault: Vault, refuse: Refuse | None
+    acceptance: Acceptance,
+    seq: int,
+    known: Known,
+    rows: _Rows,
+    cipher: BodyCipher,
+    refuse: Refuse | None,
 ) -> tuple[list[Taken], int]:
     """Sort one call's items into new, duplicate, conflict and refused; collect the rows of the new
     ones.
     """
     first, prefix, app = seq, acceptance.prefix, acceptance.app
     new, taken, caller = rows.items, list[Taken](), ids.share(app, acceptance.key_id)
-    seal = vault.sealer(len(acceptance.items))
+    encrypt = None if cipher.active_key_id is None else cipher.encryptor(len(acceptance.items))
     of_app = zlib.crc32(acceptance.app.encode())
     for item in acceptance.items:
         subject, action, body, item_id, notes, _ = item
@@ -196,13 +203,13 @@ def _take(
             continue
         if (
             item_id is not None
-            and (kind := _recognise(item_id, item, acceptance, seq, known, rows, vault))
+            and (kind := _recognise(item_id, item, acceptance, seq, known, rows, cipher))
             != "accepted"
         ):
             taken.append((item_id, kind))
             continue
         lane = zlib.crc32(subject.encode(), of_app)  # ids.lane, less what is the same for all
-        stored = body if seal is None else seal(body, place(app, action, seq, subject))
+        stored = body if encrypt is None else encrypt(body, body_context(app, action, seq, subject))
         if notes is not None:
             rows.noted_items += (seq, first, subject, action, stored, lane, caller, item_id, notes)
         elif item_id is None:
@@ -241,25 +248,25 @@ def _recognise(
     seq: int,
     known: Known,
     rows: _Rows,
-    vault: Vault,
+    cipher: BodyCipher,
 ) -> Kind:
     """Whether a caller-given id is new; a new one is remembered from now on."""
     key = (acceptance.app, item_id)
-    content = vault.digest(item.action, item.subject, _content(item))
+    content = cipher.digest(item.action, item.subject, _content(item))
     if (earlier := known.get(key)) is not None:
-        same = earlier[1] == content or earlier[1] in _otherwise(item, acceptance.app, vault)
+        same = earlier[1] == content or earlier[1] in _otherwise(item, acceptance.app, cipher)
         return "duplicate" if same else "conflict"
     known[key] = (seq, content)
     rows.ids += (acceptance.app, item_id, seq, content, acceptance.accepted_at)
     return "accepted"
 
 
-def _otherwise(item: NewItem, app: str, vault: Vault) -> Iterator[bytes]:
+def _otherwise(item: NewItem, app: str, cipher: BodyCipher) -> Iterator[bytes]:
     """How else the same content may be remembered: without its body, since it was delivered;
     without its subject, since that was erased by it; unkeyed, by a gateway of before.
     """
-    yield vault.digest(item.action, item.subject, NO_BODY)
-    yield vault.digest(item.action, alias_of(vault, app, item.subject), NO_BODY)
+    yield cipher.digest(item.action, item.subject, NO_BODY)
+    yield cipher.digest(item.action, alias_of(cipher, app, item.subject), NO_BODY)
     yield ids.digest(item.action, item.subject, _content(item))
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from app import ids
 from app.database.dialect import DIALECTS, Dialect
-from app.encryption import Vault, place
+from app.encryption import BodyCipher, body_context
 from app.model import Found, Item, Page, Replayed, Wanted
 
 COLUMNS = ", ".join(Item._fields)
@@ -38,7 +38,7 @@ WHERE settled_at IS NULL AND seq > ? AND seq < ? AND lane IN {lanes} GROUP BY la
 """
 
 
-def look(connection: Connection, wanted: Wanted, vault: Vault) -> Found:
+def look(connection: Connection, wanted: Wanted, cipher: BodyCipher) -> Found:
     """Read what is wanted, in the order that `Found` has it in: what is read later can only be
     newer.
     """
@@ -48,7 +48,7 @@ def look(connection: Connection, wanted: Wanted, vault: Vault) -> Found:
     if wanted.fresh:
         callers = connection.exec_driver_sql(CALLERS).scalars()
         return Found(wanted, last, replays, callers=list(callers))
-    read = _Reader(connection, wanted, vault)
+    read = _Reader(connection, wanted, cipher)
     lanes = read.lanes() if wanted.lanes else None
     replayed = read.replayed(replays) if replays > wanted.replays else {}
     tail = read.tail(wanted.tail, last) if wanted.tail is not None else None
@@ -63,8 +63,8 @@ def look(connection: Connection, wanted: Wanted, vault: Vault) -> Found:
 class _Reader:
     """The statements, on one connection."""
 
-    def __init__(self, connection: Connection, wanted: Wanted, vault: Vault) -> None:
-        self._connection, self._wanted, self._vault = connection, wanted, vault
+    def __init__(self, connection: Connection, wanted: Wanted, cipher: BodyCipher) -> None:
+        self._connection, self._wanted, self._cipher = connection, wanted, cipher
         self._dialect: Dialect = DIALECTS[connection.dialect.name]
         self._numbers = self._dialect.values("bigint")
 
@@ -109,15 +109,16 @@ class _Reader:
             )
         found = self._rows(which, (*values, limit, PAGE_CHARACTERS))
         whole = len(found) < limit and sum(len(item.body) for item in found) < PAGE_CHARACTERS
-        return Page(self._opened(found) if self._vault.opens else found, whole)
+        return Page(self._opened(found) if self._cipher.can_decrypt else found, whole)
 
     def _opened(self, found: list[Item]) -> list[Item]:
         """The same, with their bodies as they were accepted; those that can't be opened stay
         sealed.
         """
-        opened = self._vault.open
+        opened = self._cipher.decrypt
         bodies = [
-            opened(one.body, place(one.app, one.action, one.seq, one.subject)) for one in found
+            opened(one.body, body_context(one.app, one.action, one.seq, one.subject))
+            for one in found
         ]
         return [Item(*one[:5], body, *one[6:]) for one, body in zip(found, bodies, strict=True)]
 

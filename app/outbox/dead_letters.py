@@ -15,8 +15,8 @@ from app.audit.record_macs import Marks
 from app.database.dialect import Cursor
 from app.database.tables import acceptances, items
 from app.database.tables import item_ids as given_ids
-from app.encryption import Vault, said_place
-from app.model import ERASES, SEALED, Receipt, Status
+from app.encryption import BodyCipher, answer_context
+from app.model import ENCRYPTED_PREFIX, ERASES, Receipt, Status
 from app.outbox import erased_subjects
 from app.outbox.receipts import receipt, receipts_of
 
@@ -60,13 +60,13 @@ EVERY = Filter()
 
 
 def find(
-    connection: Connection, app: str, which: Filter, after: int, limit: int, vault: Vault
+    connection: Connection, app: str, which: Filter, after: int, limit: int, cipher: BodyCipher
 ) -> list[Receipt]:
     """At most `limit` dead letters of `app` with sequence numbers above `after`, in the order of
     acceptance.
     """
     rows = _chosen(receipts_of(app), connection, app, which, after, limit)
-    return [receipt(row, vault) for row in connection.execute(rows)]
+    return [receipt(row, cipher) for row in connection.execute(rows)]
 
 
 def numbers(connection: Connection, app: str, which: Filter, after: int, limit: int) -> list[int]:
@@ -166,7 +166,7 @@ def _change(
     return [item_id or ids.made(prefix, seq) for seq, item_id, prefix in cursor.fetchall()]
 
 
-def _end_deletions(cursor: Cursor, vault: Vault, seqs: Sequence[int]) -> None:
+def _end_deletions(cursor: Cursor, cipher: BodyCipher, seqs: Sequence[int]) -> None:
     """Let those of the items that are deletions, and were given up, tell of nobody."""
     cursor.execute(
         DELETIONS.format(seqs=cursor.dialect.values("bigint")), (orjson.dumps(list(seqs)).decode(),)
@@ -174,12 +174,12 @@ def _end_deletions(cursor: Cursor, vault: Vault, seqs: Sequence[int]) -> None:
     for seq, subject, said, app in cursor.fetchall():
         if subject[0] not in {erased_subjects.USER, erased_subjects.DEVICE}:
             continue  # it is over since long
-        erased_subjects.end(cursor, vault, app, seq, subject)
-        text = None if said is None else vault.open(said, said_place(app, seq))
-        if text is not None and text[:1] != SEALED:
+        erased_subjects.end(cursor, cipher, app, seq, subject)
+        text = None if said is None else cipher.decrypt(said, answer_context(app, seq))
+        if text is not None and text[:1] != ENCRYPTED_PREFIX:
             left = erased_subjects.nameless(orjson.loads(text), subject[1:])
             cursor.execute(
-                SAY, (vault.seal(orjson.dumps(left).decode(), said_place(app, seq)), seq)
+                SAY, (cipher.encrypt(orjson.dumps(left).decode(), answer_context(app, seq)), seq)
             )
 
 
@@ -229,7 +229,7 @@ class Discard:
     seqs: Sequence[int]
     record: Recorder
     marks: Marks
-    vault: Vault
+    cipher: BodyCipher
     which: Filter = EVERY
     rows: int = STEP
 
@@ -238,6 +238,6 @@ class Discard:
         """Tells of each how many there were; fewer where someone else was quicker."""
         changed = [_change(cursor, DISCARD, (), write.seqs, write.which) for write in writes]
         for write in writes:
-            _end_deletions(cursor, write.vault, write.seqs)
+            _end_deletions(cursor, write.cipher, write.seqs)
         records.insert(cursor, writes[0].marks, _told(writes, changed))
         return [len(item_ids) for item_ids in changed]

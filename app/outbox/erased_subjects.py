@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from app.database.dialect import Cursor
-from app.encryption import Vault
+from app.encryption import BodyCipher
 from app.model import ERASES
 from app.outbox import logins
 from app.outbox.logins import named
@@ -32,8 +32,10 @@ class Erased:
     `least_now`: the time that has come for certain, however the clock was set.
     """
 
-    def __init__(self, vault: Vault, least_now: Callable[[], float] = lambda: math.inf) -> None:
-        self._vault, self._least_now = vault, least_now
+    def __init__(
+        self, cipher: BodyCipher, least_now: Callable[[], float] = lambda: math.inf
+    ) -> None:
+        self._cipher, self._least_now = cipher, least_now
         # Of which erasure, until when each is refused
         self._read: tuple[int, Mapping[bytes, int]] = (-1, {})
 
@@ -47,7 +49,9 @@ class Erased:
             cursor.execute(ALL)
             self._read = version, {bytes(alias): until for alias, until in cursor.fetchall()}
         until = self._read[1]
-        return Refuse(self._vault.aliases(app), until, self._now(now)) if erasing or until else None
+        return (
+            Refuse(self._cipher.aliases(app), until, self._now(now)) if erasing or until else None
+        )
 
     def look(self, connection: Connection) -> None:
         """Bring the memory up to date."""
@@ -64,7 +68,7 @@ class Erased:
     def tells(self, app: str, now: int) -> Callable[[str], bool] | None:
         """Return a function that tells `has` of many subjects; None where nobody is refused."""
         until = self._read[1]
-        return Refuse(self._vault.aliases(app), until, self._now(now)).has if until else None
+        return Refuse(self._cipher.aliases(app), until, self._now(now)).has if until else None
 
     def _now(self, now: int) -> float:
         """The time that erasures end by."""
@@ -125,13 +129,13 @@ def nameless(said: Any, name: str) -> Any:
     return said
 
 
-def alias_of(vault: Vault, app: str, subject: str) -> str:
+def alias_of(cipher: BodyCipher, app: str, subject: str) -> str:
     """What stands for the subject in the receipt of its erasure, once that is done."""
-    return "e" + vault.alias(app, subject).hex()
+    return "e" + cipher.alias(app, subject).hex()
 
 
-def end(cursor: Cursor, vault: Vault, app: str, seq: int, subject: str) -> None:
+def end(cursor: Cursor, cipher: BodyCipher, app: str, seq: int, subject: str) -> None:
     """Let nothing that is left of a deletion tell whom it was of, once it is done or given up."""
-    cursor.execute(ANONYMOUS, (alias_of(vault, app, subject), seq))
+    cursor.execute(ANONYMOUS, (alias_of(cipher, app, subject), seq))
     for one in both(subject):
         logins.forget(cursor, app, one)

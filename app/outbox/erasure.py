@@ -119,12 +119,12 @@ class Erase:
         gone = [one for one in found if not one.erases and one.seq < max(erasing)]
         flying = _in_flight(cursor, {one.seq for one in gone})
         ids = remove(cursor, [one.seq for one in gone])
-        app, vault = acceptance.app, self.accept.vault
-        named = sum(logins.erase(cursor, vault, app, each, max(erasing)) for each in subjects)
+        app, cipher = acceptance.app, self.accept.cipher
+        named = sum(logins.erase(cursor, cipher, app, each, max(erasing)) for each in subjects)
         for each, other in zip(found_of, reversed(subjects), strict=True):
             logins.join(cursor, app, other, [one.seq for one in each if one.erases])
         if self.until > acceptance.accepted_at:
-            alias = vault.alias(app, as_user(subject))
+            alias = cipher.alias(app, as_user(subject))
             row = (alias, app, acceptance.accepted_at, self.until)
             with self.accept.marks.rows.changing(cursor, (ERASURES, "alias = ?", (alias,))):
                 cursor.execute(REFUSE, row)

@@ -29,8 +29,8 @@ from sqlalchemy import Connection
 
 from app import ids
 from app.database.dialect import DIALECTS, Cursor
-from app.encryption import Vault, place, said_place
-from app.model import ERASES, SEALED
+from app.encryption import BodyCipher, answer_context, body_context
+from app.model import ENCRYPTED_PREFIX, ERASES
 
 MARK = '"newUserId"'  # bodies are written by us, so the name stands in them in this form alone
 ROWS = "INSERT INTO logins (lane, seq)"
@@ -153,21 +153,21 @@ def remove(cursor: Cursor, found: Sequence[Row]) -> None:
 # --- whoever is named was erased --------------------------------------------------------------------------------------
 
 
-def erase(cursor: Cursor, vault: Vault, app: str, subject: str, before: int) -> int:
+def erase(cursor: Cursor, cipher: BodyCipher, app: str, subject: str, before: int) -> int:
     """Let no login with a number below this make an erased user again; returns how many dead
     letters that ended. One that can't be decrypted here counts as one that names the user.
     """
     cursor.execute(OF_LANE, (ids.lane(app, subject), app, before))
     dead, waiting = list[int](), list[int]()
     for seq, settled, action, whose, body in cursor.fetchall():
-        text = vault.open(body, place(app, action, seq, whose))
-        if text[:1] == SEALED or subject in named(text):
+        text = cipher.decrypt(body, body_context(app, action, seq, whose))
+        if text[:1] == ENCRYPTED_PREFIX or subject in named(text):
             (dead if settled else waiting).append(seq)
     if waiting:
         statement = MARK_LAST.format(rows=cursor.dialect.rows(seq="bigint"))
         cursor.execute(statement, (_text([[seq] for seq in waiting]),))
     if dead:
-        told = [(seq, vault.seal(_text(GIVEN_UP), said_place(app, seq))) for seq in dead]
+        told = [(seq, cipher.encrypt(_text(GIVEN_UP), answer_context(app, seq))) for seq in dead]
         cursor.execute(
             GIVE_UP.format(rows=cursor.dialect.rows(seq="bigint", said="text")), (_text(told),)
         )

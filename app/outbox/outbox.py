@@ -14,7 +14,7 @@ from app.database import deadline
 from app.database.engine import reading, scrub
 from app.database.tables import deliverers, items, sequence, user_locks
 from app.database.writer import Writer
-from app.encryption import CLEAR, Vault
+from app.encryption import NO_ENCRYPTION, BodyCipher
 from app.errors import CommitUnknown, QueueFull, StorageUnavailable
 from app.model import (
     ERASES,
@@ -76,16 +76,16 @@ class Outbox:
         max_queued: int,
         marks: Marks,
         erased_ms: int = 0,
-        vault: Vault = CLEAR,
+        cipher: BodyCipher = NO_ENCRYPTION,
         clock: Callable[[], int] = now_ms,
         since: Callable[[int], int] | None = None,
     ) -> None:
         """`since`: the time below which everything stored is older than so many milliseconds,
         however the clock was set; without it that is the clock's time less these.
         """
-        self._engine, self._writer, self._vault, self._marks = engine, writer, vault, marks
+        self._engine, self._writer, self._cipher, self._marks = engine, writer, cipher, marks
         self._erased, self._erased_ms, self._looking = (
-            Erased(vault, self._least_now),
+            Erased(cipher, self._least_now),
             erased_ms,
             asyncio.Lock(),
         )
@@ -145,7 +145,12 @@ class Outbox:
 
     def _accept(self, acceptance: Acceptance, *, erasing: bool = False) -> Accept:
         return Accept(
-            acceptance, self._since(self._dedup_ms), self._vault, self._erased, self._marks, erasing
+            acceptance,
+            self._since(self._dedup_ms),
+            self._cipher,
+            self._erased,
+            self._marks,
+            erasing,
         )
 
     async def erase(self, acceptance: Acceptance) -> tuple[list[Taken], dict[str, Removed]]:
@@ -274,7 +279,7 @@ class Outbox:
 
     async def look(self, wanted: Wanted) -> Found:
         """Read what a deliverer wants to know of the queue."""
-        return await self._read(partial(claims.look, wanted=wanted, vault=self._vault))
+        return await self._read(partial(claims.look, wanted=wanted, cipher=self._cipher))
 
     async def begin(
         self,
@@ -313,7 +318,7 @@ class Outbox:
         tried before, and failed, or may have.
         """
         settle = Settle(
-            attempt, app, verdicts, self._clock(), calls, self._vault, self._marks, erased, again
+            attempt, app, verdicts, self._clock(), calls, self._cipher, self._marks, erased, again
         )
         counts = await self._writer.write(settle)
         if counts is None:
@@ -404,7 +409,9 @@ class Outbox:
 
     async def receipt(self, app: str, item_id: str) -> Receipt | None:
         """The receipt of an item of `app`, or None."""
-        return await self._read(partial(receipts.find, app=app, item_id=item_id, vault=self._vault))
+        return await self._read(
+            partial(receipts.find, app=app, item_id=item_id, cipher=self._cipher)
+        )
 
     async def waiting_for(self, app: str, receipt: Receipt) -> waiting.Waits:
         """Return what an item of `app` waits for, as far as the database tells."""
@@ -417,7 +424,7 @@ class Outbox:
         first.
         """
         find = partial(
-            receipts.page, app=app, which=which, before=before, limit=limit, vault=self._vault
+            receipts.page, app=app, which=which, before=before, limit=limit, cipher=self._cipher
         )
         return await self._read(find)
 
@@ -458,7 +465,7 @@ class Outbox:
         acceptance.
         """
         find = partial(
-            dead_letters.find, app=app, which=which, after=after, limit=limit, vault=self._vault
+            dead_letters.find, app=app, which=which, after=after, limit=limit, cipher=self._cipher
         )
         return await self._read(find)
 
@@ -504,7 +511,7 @@ class Outbox:
         """
 
         async def step(seqs: list[int]) -> int:
-            done = await self._writer.write(Discard(seqs, record, self._marks, self._vault, which))
+            done = await self._writer.write(Discard(seqs, record, self._marks, self._cipher, which))
             self._to_scrub |= done > 0
             return done
 

@@ -7,11 +7,11 @@ from sqlalchemy import Connection, Row, Select, and_, select
 
 from app import ids
 from app.database.tables import acceptances, item_ids, items
-from app.encryption import Vault, said_place
-from app.model import SEALED, Receipt, Status
+from app.encryption import BodyCipher, answer_context
+from app.model import ENCRYPTED_PREFIX, Receipt, Status
 
 
-def find(connection: Connection, app: str, item_id: str, vault: Vault) -> Receipt | None:
+def find(connection: Connection, app: str, item_id: str, cipher: BodyCipher) -> Receipt | None:
     """The receipt of an item of `app`, by the caller's own id or by the one that the gateway
     made.
     """
@@ -21,14 +21,14 @@ def find(connection: Connection, app: str, item_id: str, vault: Vault) -> Receip
         .where(item_ids.c.id == item_id)
     ).first()
     if own is not None:
-        return receipt(own, vault)
+        return receipt(own, cipher)
     if (parsed := ids.parse(item_id)) is None:
         return None
     prefix, seq = parsed
     row = connection.execute(
         receipts_of(app).where(items.c.seq == seq, acceptances.c.prefix == prefix)
     ).first()
-    return receipt(row, vault) if row is not None else None
+    return receipt(row, cipher) if row is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,16 @@ class Filter:
 
 
 def page(
-    connection: Connection, app: str, which: Filter, before: int | None, limit: int, vault: Vault
+    connection: Connection,
+    app: str,
+    which: Filter,
+    before: int | None,
+    limit: int,
+    cipher: BodyCipher,
 ) -> list[Receipt]:
     """Find at most `limit` receipts of `app` with sequence numbers below `before`, newest first."""
     rows = connection.execute(chosen(app, which, before, limit))
-    return [receipt(row, vault) for row in rows]
+    return [receipt(row, cipher) for row in rows]
 
 
 def chosen(app: str, which: Filter, before: int | None, limit: int) -> Select[tuple[object, ...]]:
@@ -69,15 +74,15 @@ def receipts_of(app: str) -> Select[tuple[object, ...]]:
     )
 
 
-def receipt(row: Row[tuple[object, ...]], vault: Vault) -> Receipt:
+def receipt(row: Row[tuple[object, ...]], cipher: BodyCipher) -> Receipt:
     """Make a receipt of one of those rows. What Leanplum said is left out where it can't be
     decrypted, since its key is not here or it was changed in the database; the receipt tells so.
     """
     found = row._mapping
-    said = found["leanplum"] and vault.open(
-        found["leanplum"], said_place(found["app"], found["seq"])
+    said = found["leanplum"] and cipher.decrypt(
+        found["leanplum"], answer_context(found["app"], found["seq"])
     )
-    unreadable = bool(said) and said[:1] == SEALED
+    unreadable = bool(said) and said[:1] == ENCRYPTED_PREFIX
     notes = found["notes"]
     return Receipt(
         seq=found["seq"],

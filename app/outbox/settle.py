@@ -10,7 +10,7 @@ from app.audit import records
 from app.audit.record_macs import Marks
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
-from app.encryption import Vault, said_place
+from app.encryption import BodyCipher, answer_context
 from app.model import Call, Postponed, Settled, Status, Verdict, count_by_status
 from app.outbox import erased_subjects as erased
 from app.outbox import logins, user_lock_rows
@@ -162,7 +162,7 @@ class Settle:
     verdicts: Sequence[tuple[int, Verdict]]
     finished_at: int
     calls: Sequence[Call]
-    vault: Vault
+    cipher: BodyCipher
     marks: Marks
     erased: Sequence[tuple[int, str]] = ()
     again: bool = False
@@ -205,7 +205,7 @@ class Settle:
         gone = set[int]() if whole else _gone(cursor, {*delivered, *(seq for seq, *_ in otherwise)})
         for write in writes:
             for seq, subject in write.erased if write.attempt in open_ else ():
-                erased.end(cursor, write.vault, write.app, seq, subject)
+                erased.end(cursor, write.cipher, write.app, seq, subject)
         # Asked for again, it may be that only the answer to the first commit was lost.
         new = [write for write in writes if write.attempt in open_ or not write.again]
         told = [(write.finished_at, record) for write in new for record in write._records()]
@@ -249,12 +249,12 @@ class Settle:
                     if seq in subjects:
                         said = nameless(said, subjects[seq][1:])
                     otherwise.append(
-                        (seq, status, at, None, 1, self._sealed(seq, said), status in DEAD)
+                        (seq, status, at, None, 1, self._encrypted(seq, said), status in DEAD)
                     )
                 case Postponed(status, wait, said, counts):
                     due = at + int(wait * 1000)
                     otherwise.append(
-                        (seq, status, None, due, int(counts), self._sealed(seq, said), True)
+                        (seq, status, None, due, int(counts), self._encrypted(seq, said), True)
                     )
         return otherwise
 
@@ -269,16 +269,16 @@ class Settle:
         if not ended:
             return changes
         return [
-            (*change[:5], self._sealed(change[0], logins.GIVEN_UP), False)
+            (*change[:5], self._encrypted(change[0], logins.GIVEN_UP), False)
             if change[0] in ended
             else change
             for change in changes
         ]
 
-    def _sealed(self, seq: int, said: object) -> str | None:
+    def _encrypted(self, seq: int, said: object) -> str | None:
         """What Leanplum said, which may repeat what it was sent."""
         text = _text(said)
-        return None if text is None else self.vault.seal(text, said_place(self.app, seq))
+        return None if text is None else self.cipher.encrypt(text, answer_context(self.app, seq))
 
     def _records(self) -> Iterator[str]:
         verdicts = dict(self.verdicts)

@@ -454,7 +454,7 @@ class Settings(BaseSettings):
         return {one["id"]: base64.b64decode(one["key"]) for one in DATA_KEY.finditer(text)}
 
     @property
-    def sealing_key(self) -> str | None:
+    def encryption_key_id(self) -> str | None:
         """The id of the one that seals; None where bodies lie in clear."""
         text = self.gateway_data_key.get_secret_value() if self.gateway_data_key else IN_CLEAR
         return None if text.partition(",")[0] == IN_CLEAR else text.partition(":")[0]

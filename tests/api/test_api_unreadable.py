@@ -13,14 +13,14 @@ import pytest
 from app.api.dead_letters import DISCARD, LIST, REPLAY
 from app.cli import dead_letters
 from app.clock import now_ms
-from app.encryption import Vault, place, said_place
+from app.encryption import BodyCipher, answer_context, body_context
 from app.outbox.dead_letters import Filter
 from app.settings import Settings
 
 from .talk import CANARY, Talk
 
 HERE = f"b:{base64.b64encode(bytes([2] * 32)).decode()}"
-ELSEWHERE = Vault({"a": bytes([1] * 32)}, "a")
+ELSEWHERE = BodyCipher({"a": bytes([1] * 32)}, "a")
 IDS = ["first", "second", "third"]
 
 
@@ -33,8 +33,10 @@ def talk(start: Callable[..., Talk]) -> Talk:
     body = {"userId": "ann", "event": "E", "info": CANARY}
     talk.batch([{"action": "track", "id": item_id, **body} for item_id in IDS])
     (seq,) = talk.rows("SELECT seq FROM items WHERE id = 'second'")[0]
-    sealed = ELSEWHERE.seal(CANARY, place("default", "track", seq, "uann"))
-    said = ELSEWHERE.seal(f'{{"success":false,"error":"Bad {CANARY}"}}', said_place("default", seq))
+    sealed = ELSEWHERE.encrypt(CANARY, body_context("default", "track", seq, "uann"))
+    said = ELSEWHERE.encrypt(
+        f'{{"success":false,"error":"Bad {CANARY}"}}', answer_context("default", seq)
+    )
     with closing(sqlite3.connect(talk.path)) as connection:
         dead = "UPDATE items SET status = 'rejected', settled_at = ?, attempts = 1, leanplum = ?"
         connection.execute(dead, (now_ms(), '{"success":false,"error":"Bad."}'))

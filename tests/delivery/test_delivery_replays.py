@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from app import ids
 from app.clock import now_ms
-from app.encryption import CLEAR
+from app.encryption import NO_ENCRYPTION
 from app.model import Found, Status
 from app.outbox import claims
 from app.outbox.dead_letters import Filter
@@ -93,7 +93,7 @@ def test_an_item_accepted_after_a_replay_does_not_overtake_it(
             await at.accept("ann", 1)
 
         def look(connection: Connection) -> Found:
-            return claims.look(Interrupted(connection, loop, meanwhile()), wanted, CLEAR)  # type: ignore[arg-type]
+            return claims.look(Interrupted(connection, loop, meanwhile()), wanted, NO_ENCRYPTION)  # type: ignore[arg-type]
 
         at.deliverer.window.take_in(await at.outbox._read(look), now_ms())
         await at.finish()

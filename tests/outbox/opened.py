@@ -11,7 +11,7 @@ from app.audit.record_macs import Marks
 from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
-from app.encryption import CLEAR, Vault
+from app.encryption import NO_ENCRYPTION, BodyCipher
 from app.model import Acceptance, Item, NewItem, Wanted
 from app.outbox.outbox import Outbox
 
@@ -22,7 +22,7 @@ class Opened:
     """An outbox with what is under it."""
 
     def __init__(
-        self, database: str, max_queued: int, vault: Vault = CLEAR, erased_ms: int = 0
+        self, database: str, max_queued: int, cipher: BodyCipher = NO_ENCRYPTION, erased_ms: int = 0
     ) -> None:
         self.now = now_ms()
         self.database = database
@@ -38,7 +38,7 @@ class Opened:
             max_queued=max_queued,
             marks=Marks(bytes(32)),
             erased_ms=erased_ms,
-            vault=vault,
+            cipher=cipher,
             clock=lambda: self.now,
         )
 
@@ -91,13 +91,13 @@ def with_outbox(
     database: str,
     body: Callable[[Opened], Awaitable[T]],
     max_queued: int = 1_000_000,
-    vault: Vault = CLEAR,
+    cipher: BodyCipher = NO_ENCRYPTION,
     erased_ms: int = 0,
 ) -> T:
     """Run `body` with an outbox on `database`."""
 
     async def run() -> T:
-        async with Opened(database, max_queued, vault, erased_ms) as found:
+        async with Opened(database, max_queued, cipher, erased_ms) as found:
             return await body(found)
 
     return asyncio.run(run())

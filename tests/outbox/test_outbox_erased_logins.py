@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from app import ids
-from app.encryption import CLEAR, Vault
+from app.encryption import NO_ENCRYPTION, BodyCipher
 from app.model import NewItem, Settled, Status
 from app.outbox.dead_letters import Filter
 from app.outbox.retention import Limits
@@ -59,9 +59,11 @@ async def body_of(at: Opened, item_id: str) -> object:
     return at.one(f"SELECT body FROM items WHERE id = '{item_id}'")
 
 
-@pytest.mark.parametrize("vault", [CLEAR, Vault({"a": KEY}, "a", KEY)], ids=["in clear", "sealed"])
+@pytest.mark.parametrize(
+    "cipher", [NO_ENCRYPTION, BodyCipher({"a": KEY}, "a", KEY)], ids=["in clear", "sealed"]
+)
 def test_a_dead_letter_that_names_the_user_gives_its_content_up_and_others_don_t(
-    database: str, vault: Vault
+    database: str, cipher: BodyCipher
 ) -> None:
     async def body(at: Opened) -> None:
         other_app = login("a", "ann", "other app")
@@ -79,7 +81,7 @@ def test_a_dead_letter_that_names_the_user_gives_its_content_up_and_others_don_t
         assert (receipt.status, receipt.leanplum) == (Status.REJECTED, GIVEN_UP)
         assert await at.outbox.receipt("default", "own") is None
 
-    with_outbox(database, body, vault=vault)
+    with_outbox(database, body, cipher=cipher)
 
 
 def test_one_that_can_t_be_decrypted_here_counts_as_one_that_names_the_user(database: str) -> None:
@@ -91,7 +93,7 @@ def test_one_that_can_t_be_decrypted_here_counts_as_one_that_names_the_user(data
         await at.accept(gone(item_id="e1"))
         assert await body_of(at, "names") is None
 
-    with_outbox(database, sealed, vault=Vault({"a": KEY}, "a"))
+    with_outbox(database, sealed, cipher=BodyCipher({"a": KEY}, "a"))
     with_outbox(database, without_key)
 
 

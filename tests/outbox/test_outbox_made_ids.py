@@ -11,7 +11,7 @@ from app import ids
 from app.audit.record_macs import Marks
 from app.database.dialect import Cursor
 from app.database.engine import dialect, reading
-from app.encryption import CLEAR
+from app.encryption import NO_ENCRYPTION
 from app.model import Settled, Status, Taken
 from app.outbox.accept import Accept
 from app.outbox.erased_subjects import Erased
@@ -37,9 +37,9 @@ def accepted(at: Opened, *calls: list[str]) -> tuple[list[list[Taken]], int]:
     """Accept calls as one group, each with these ids; what became of them, and how many questions
     were asked.
     """
-    erased, marks = Erased(CLEAR), Marks(bytes(32))
+    erased, marks = Erased(NO_ENCRYPTION), Marks(bytes(32))
     acceptances = [at.call(*(track(item_id=one) for one in call)) for call in calls]
-    writes = [Accept(one, 0, CLEAR, erased, marks) for one in acceptances]
+    writes = [Accept(one, 0, NO_ENCRYPTION, erased, marks) for one in acceptances]
     with reading(at.engine) as connection:
         cursor = Watched(connection.connection.cursor(), dialect(at.engine))
         cursor.execute(cursor.dialect.begin)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 
-from app.encryption import Vault
+from app.encryption import BodyCipher
 from app.model import ERASES, NewItem, Settled, Status
 from app.outbox.dead_letters import Filter
 from app.outbox.retention import Limits
@@ -15,13 +15,13 @@ from app.outbox.retention import Limits
 from .opened import Opened, track, with_outbox
 
 A, B = bytes(range(32)), bytes(range(32, 64))
-HERE, ELSEWHERE = Vault({"b": B}, "b"), Vault({"a": A}, "a")
+HERE, ELSEWHERE = BodyCipher({"b": B}, "b"), BodyCipher({"a": A}, "a")
 REASON = "Bad info: canary-value"
 REFUSED = Settled(Status.REJECTED, {"success": False, "error": REASON})
 
 
-class Closed(Vault):
-    """A vault that nobody may ask."""
+class Closed(BodyCipher):
+    """A cipher that nobody may ask."""
 
     def open(self, stored: str, where: str) -> str:
         raise AssertionError("nothing here needs a content")
@@ -59,7 +59,7 @@ def test_they_are_listed_and_have_receipts_that_say_so(database: str) -> None:
         assert await at.outbox.receipt("default", made) == found[1]
         assert await at.outbox.settled_receipt("default", made, 0) == found[1]
 
-    with_outbox(database, body, vault=HERE)
+    with_outbox(database, body, cipher=HERE)
 
 
 def test_what_was_changed_in_the_database_is_listed_as_unreadable_too(database: str) -> None:
@@ -71,7 +71,7 @@ def test_what_was_changed_in_the_database_is_listed_as_unreadable_too(database: 
         found = await at.outbox.dead_letters("default", Filter())
         assert [one.leanplum_unreadable for one in found] == [True] * 3
 
-    with_outbox(database, body, vault=HERE)
+    with_outbox(database, body, cipher=HERE)
 
 
 @pytest.mark.parametrize("act", ["replay", "discard"])
@@ -89,8 +89,8 @@ def test_they_are_replayed_and_discarded_without_a_look_at_any_content(
         assert await do("default", Filter(), record) == (2, 2)
         assert at.outbox.queued == (3 if act == "replay" else 0)
 
-    with_outbox(database, prepare, vault=HERE)
-    with_outbox(database, body, vault=Closed({"b": B}, "b"))
+    with_outbox(database, prepare, cipher=HERE)
+    with_outbox(database, body, cipher=Closed({"b": B}, "b"))
 
 
 def test_what_is_replayed_so_is_sent_by_who_has_the_key(database: str) -> None:
@@ -98,14 +98,14 @@ def test_what_is_replayed_so_is_sent_by_who_has_the_key(database: str) -> None:
         made = await three_dead_letters(at)
         assert await at.outbox.replay("default", Filter(item_ids=(made,)), recorder(at)) == (1, 1)
         (waiting,) = await at.waiting()
-        assert waiting.sealed
+        assert waiting.encrypted
 
     async def elsewhere(at: Opened) -> None:
         (waiting,) = await at.waiting()
         assert waiting.body == track("bob").body
 
-    with_outbox(database, body, vault=HERE)
-    with_outbox(database, elsewhere, vault=ELSEWHERE)
+    with_outbox(database, body, cipher=HERE)
+    with_outbox(database, elsewhere, cipher=ELSEWHERE)
 
 
 def test_retention_and_erasure_ask_for_no_content(database: str) -> None:
@@ -117,8 +117,8 @@ def test_retention_and_erasure_ask_for_no_content(database: str) -> None:
         assert at.one("SELECT count(*) FROM items WHERE subject = 'ubob'") == 1
         assert await at.outbox.sweep(Limits(0, 0)) == 2
 
-    with_outbox(database, prepare, vault=HERE)
-    with_outbox(database, body, vault=Closed({"b": B}, "b"))
+    with_outbox(database, prepare, cipher=HERE)
+    with_outbox(database, body, cipher=Closed({"b": B}, "b"))
 
 
 def test_a_repeat_of_an_id_that_was_made_for_one_is_told_as_for_an_item_without_its_content(
@@ -130,7 +130,7 @@ def test_a_repeat_of_an_id_that_was_made_for_one_is_told_as_for_an_item_without_
         assert taken == [(made, "duplicate"), ("new", "accepted")]
         assert await at.accept(track("dan", item_id=made)) == [(made, "conflict")]
 
-    with_outbox(database, body, vault=HERE)
+    with_outbox(database, body, cipher=HERE)
 
 
 def recorder(at: Opened) -> Callable[[int], tuple[int, str]]:

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import text
 
 from app.database.engine import connect, reading
-from app.encryption import SPOILED, Vault, opened
+from app.encryption import TAMPERED, BodyCipher, open_body_cipher
 from app.errors import StartRefused
-from app.model import SEALED, NewItem, Settled, Status, Wanted
+from app.model import ENCRYPTED_PREFIX, NewItem, Settled, Status, Wanted
 from app.outbox.dead_letters import Filter
 
 from .opened import Opened, track, with_outbox
@@ -21,11 +21,11 @@ A, B = bytes(range(32)), bytes(range(32, 64))
 VALUE = "canary-value"
 
 
-def vault(database: str, sealing: str | None = None, **keys: bytes) -> Vault:
-    """The vault of a process that starts on the database with these keys."""
+def cipher(database: str, sealing: str | None = None, **keys: bytes) -> BodyCipher:
+    """The cipher of a process that starts on the database with these keys."""
     engine = connect(database)
     try:
-        return opened(engine, keys, sealing)
+        return open_body_cipher(engine, keys, sealing)
     finally:
         engine.dispose()
 
@@ -64,7 +64,7 @@ def test_a_body_is_read_as_it_was_accepted_and_rests_in_clear_only_without_a_key
         assert (VALUE in stored(at)) == (sealing is None)
         assert await at.outbox.receipt("default", "own") is not None
 
-    with_outbox(database, body, vault=vault(database, sealing, a=A))
+    with_outbox(database, body, cipher=cipher(database, sealing, a=A))
 
 
 STEPS: dict[str, list[tuple[str | None, dict[str, bytes]]]] = {
@@ -95,9 +95,9 @@ def test_with_what_was_queued_and_dead_before_a_change_of_keys_all_goes_on_after
 
     left = list[str]()
     steps = STEPS[change]
-    with_outbox(database, before, vault=vault(database, steps[0][0], **steps[0][1]))
+    with_outbox(database, before, cipher=cipher(database, steps[0][0], **steps[0][1]))
     for sealing, keys in steps[1:]:
-        with_outbox(database, after, vault=vault(database, sealing, **keys))
+        with_outbox(database, after, cipher=cipher(database, sealing, **keys))
 
         async def kill_again(at: Opened) -> None:
             for item in await at.waiting():
@@ -108,7 +108,7 @@ def test_with_what_was_queued_and_dead_before_a_change_of_keys_all_goes_on_after
                         "again", "default", [(item.seq, Settled(Status.REJECTED, said))]
                     )
 
-        with_outbox(database, kill_again, vault=vault(database, sealing, **keys))
+        with_outbox(database, kill_again, cipher=cipher(database, sealing, **keys))
 
 
 def test_a_start_without_the_key_that_sealed_something_is_refused_and_writes_nothing(
@@ -117,15 +117,15 @@ def test_a_start_without_the_key_that_sealed_something_is_refused_and_writes_not
     async def body(at: Opened) -> None:
         await at.accept(bought())
 
-    with_outbox(database, body, vault=vault(database, "a", a=A))
+    with_outbox(database, body, cipher=cipher(database, "a", a=A))
     with pytest.raises(StartRefused, match='GATEWAY_DATA_KEY: the key "a" is missing'):
-        vault(database)
+        cipher(database)
     with pytest.raises(StartRefused, match='GATEWAY_DATA_KEY: the key "a" is missing'):
-        vault(database, "b", b=B)
-    with pytest.raises(StartRefused, match='GATEWAY_DATA_KEY: "a" is another key'):
-        vault(database, "a", a=B)
+        cipher(database, "b", b=B)
+    with pytest.raises(StartRefused, match='GATEWAY_DATA_KEY: "a" is not the key'):
+        cipher(database, "a", a=B)
     assert known_keys(database) == ["a"]
-    vault(database, "b", b=B, a=A)
+    cipher(database, "b", b=B, a=A)
 
 
 def test_what_only_leanplum_said_under_a_key_keeps_that_key_needed_too(database: str) -> None:
@@ -134,10 +134,10 @@ def test_what_only_leanplum_said_under_a_key_keeps_that_key_needed_too(database:
         await reject(at)
         await at.outbox.discard("default", Filter(), lambda count: (at.now, "{}"))
 
-    with_outbox(database, body, vault=vault(database, "a", a=A))
-    vault(database, "b", b=B, a=A)
+    with_outbox(database, body, cipher=cipher(database, "a", a=A))
+    cipher(database, "b", b=B, a=A)
     with pytest.raises(StartRefused, match='"a" is missing'):
-        vault(database, "b", b=B)
+        cipher(database, "b", b=B)
 
 
 def test_a_key_under_which_nothing_is_left_may_go_and_its_id_stand_for_another(
@@ -151,26 +151,26 @@ def test_a_key_under_which_nothing_is_left_may_go_and_its_id_stand_for_another(
             "t", "default", [(item.seq, Settled(Status.DELIVERED)) for item in sent]
         )
 
-    with_outbox(database, body, vault=vault(database, "a", a=A))
-    vault(database, "b", b=B, a=A)
-    vault(database, "b", b=B)
+    with_outbox(database, body, cipher=cipher(database, "a", a=A))
+    cipher(database, "b", b=B, a=A)
+    cipher(database, "b", b=B)
     assert known_keys(database) == ["b"]
-    vault(database, "a", a=B, b=B)
+    cipher(database, "a", a=B, b=B)
 
 
 def test_what_another_process_sealed_by_a_key_that_is_not_here_is_left_as_it_is(
     database: str,
 ) -> None:
-    old, new = vault(database, "a", a=A), Vault({"b": B, "a": A}, "b")
+    old, new = cipher(database, "a", a=A), BodyCipher({"b": B, "a": A}, "b")
 
     async def body(at: Opened) -> None:
         async with Opened(database, 1_000, new) as other:
             await other.accept(bought())
         await at.accept(bought())
         sealed, own = await at.waiting()
-        assert (sealed.sealed, sealed.body[:3], own.body) == (True, "~b.", bought().body)
+        assert (sealed.encrypted, sealed.body[:3], own.body) == (True, "~b.", bought().body)
 
-    with_outbox(database, body, vault=old)
+    with_outbox(database, body, cipher=old)
 
 
 def test_a_body_that_was_changed_or_moved_in_the_database_is_told_from_one_without_its_key(
@@ -184,15 +184,15 @@ def test_a_body_that_was_changed_or_moved_in_the_database_is_told_from_one_witho
             bodies = [
                 row[0] for row in connection.execute(text("SELECT body FROM items ORDER BY seq"))
             ]
-            moved = [bodies[1], bodies[0], bodies[2][:-6] + "AAAA==", SEALED]
+            moved = [bodies[1], bodies[0], bodies[2][:-6] + "AAAA==", ENCRYPTED_PREFIX]
             for seq, changed in enumerate(moved, 1):
                 connection.execute(
                     text("UPDATE items SET body = :body WHERE seq = :seq"),
                     {"body": changed, "seq": seq},
                 )
-        assert [item.body for item in await at.waiting()] == [SPOILED] * 4
+        assert [item.body for item in await at.waiting()] == [TAMPERED] * 4
 
-    with_outbox(database, body, vault=vault(database, "a", a=A))
+    with_outbox(database, body, cipher=cipher(database, "a", a=A))
 
 
 def test_a_receipt_whose_words_can_t_be_opened_is_not_answered_as_if_there_were_none(
@@ -207,8 +207,8 @@ def test_a_receipt_whose_words_can_t_be_opened_is_not_answered_as_if_there_were_
         assert receipt is not None
         assert (receipt.leanplum, receipt.leanplum_unreadable) == (None, True)
 
-    with_outbox(database, body, vault=vault(database, "a", a=A))
-    with_outbox(database, elsewhere, vault=Vault({"b": B}, "b"))
+    with_outbox(database, body, cipher=cipher(database, "a", a=A))
+    with_outbox(database, elsewhere, cipher=BodyCipher({"b": B}, "b"))
 
 
 def test_pages_of_sealed_bodies_are_cut_by_what_is_stored_so_none_is_taken_for_the_last(
@@ -226,7 +226,7 @@ def test_pages_of_sealed_bodies_are_cut_by_what_is_stored_so_none_is_taken_for_t
         assert (sum(counts), len(counts)) == (7, 2)
 
     database = f"sqlite:///{path}"
-    with_outbox(database, body, vault=vault(database, "a", a=A))
+    with_outbox(database, body, cipher=cipher(database, "a", a=A))
 
 
 def test_a_digest_of_a_gateway_from_before_still_tells_a_repeat(database: str) -> None:
@@ -240,13 +240,13 @@ def test_a_digest_of_a_gateway_from_before_still_tells_a_repeat(database: str) -
         assert await at.accept(bought("own")) == [("own", "duplicate")]
         assert await at.accept(bought("own", "bob")) == [("own", "conflict")]
 
-    with_outbox(database, body, vault=vault(database, "a", a=A))
+    with_outbox(database, body, cipher=cipher(database, "a", a=A))
 
 
 def test_what_hashes_are_keyed_by_is_sealed_too_and_differs_from_gateway_to_gateway(
     database: str,
 ) -> None:
-    one = vault(database, "a", a=A)
+    one = cipher(database, "a", a=A)
     engine = connect(database)
     with reading(engine) as connection:
         kept: Any = connection.execute(
@@ -254,10 +254,10 @@ def test_what_hashes_are_keyed_by_is_sealed_too_and_differs_from_gateway_to_gate
         ).scalar_one()
     engine.dispose()
     assert bytes(kept).startswith(b"~a.")
-    assert one.digest("track", "uann", "{}") == vault(database, "b", b=B, a=A).digest(
+    assert one.digest("track", "uann", "{}") == cipher(database, "b", b=B, a=A).digest(
         "track", "uann", "{}"
     )
-    assert one.digest("track", "uann", "{}") != Vault({}, None, base64.b64encode(A)).digest(
+    assert one.digest("track", "uann", "{}") != BodyCipher({}, None, base64.b64encode(A)).digest(
         "track", "uann", "{}"
     )
 

@@ -86,7 +86,7 @@ def test_with_a_key_the_database_s_files_hold_no_value_and_without_one_they_do(
             post(gateway, value, canary)
         gateway.kill()
         assert (canary.encode() in files(database)) == (key is None)
-        said = b'"bodies.in_clear"' if key is None else b'"event":"bodies.sealed","key":"a"'
+        said = b'"bodies.unencrypted"' if key is None else b'"event":"bodies.encrypted","key":"a"'
         assert said in gateway.output.read_bytes()
 
 
@@ -110,7 +110,7 @@ def test_keys_change_over_kills_with_a_queue_and_dead_letters_in_place_and_all_a
         gateway.kill()
         for wrong, told in (
             (A, 'the key "b" is missing'),
-            (f"a:{B[2:]},{B}", '"a" is another key'),
+            (f"a:{B[2:]},{B}", '"a" is not the key'),
         ):
             refused = ended(
                 tmp_path, "serve", "--port", "0", **gateway.settings | {"GATEWAY_DATA_KEY": wrong}
