@@ -186,7 +186,7 @@ class Acceptance(NamedTuple):
     refused_actions: Mapping[str, int] = NOTHING_REFUSED
 
 
-class Call(NamedTuple):
+class CallRecord(NamedTuple):
     """One call to Leanplum, for the audit: the HTTP status that came back (None: no answer came),
     the numbers of its items, what and whom it was about. `split`: it was refused for its size, and
     its items were sent again in halves.
@@ -249,8 +249,11 @@ class Page(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a deliverer wants to read of the queue. `shards`: only of these; None means of all."""
+class ReadRequest:
+    """The parts of the queue that a deliverer wants to read.
+
+    `shards`: only of these; None means of all.
+    """
 
     shards: frozenset[int] | None = None
     fresh: bool = False  # only which callers have items that wait, and where the queue ends
@@ -276,10 +279,10 @@ class Replayed(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What was read for a Wanted, in this order."""
+class ReadResult:
+    """The result of a ReadRequest, in the order in which it was read."""
 
-    wanted: Wanted
+    request: ReadRequest
     last: int  # the newest sequence number when reading began
     replays: int  # how often an operator has sent items again
     callers: list[int] = field(default_factory=list)
@@ -292,8 +295,8 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Tenure:
-    """Which shards a deliverer holds, and how many of them others should have."""
+class Lease:
+    """The shards that a deliverer holds, and how many of them others should have."""
 
     shards: frozenset[int]
     surplus: int = 0

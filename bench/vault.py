@@ -17,7 +17,7 @@ from app import ids
 from app.audit.record_macs import Marks
 from app.database.engine import connect, reading, transaction
 from app.encryption import NO_ENCRYPTION, BodyCipher
-from app.model import Acceptance, NewItem, Wanted
+from app.model import Acceptance, NewItem, ReadRequest
 from app.outbox import claims
 from app.outbox.accept import Accept
 from app.outbox.erased_subjects import Erased
@@ -92,7 +92,7 @@ class Reading:
         """Seconds of the processor for a page."""
         with reading(self._engine) as connection:
             began = time.thread_time()
-            found = claims.look(connection, Wanted(tail=0, limit=PAGE), self._cipher)
+            found = claims.look(connection, ReadRequest(tail=0, limit=PAGE), self._cipher)
             taken = time.thread_time() - began
         assert found.tail is not None
         assert len(found.tail.items) == PAGE

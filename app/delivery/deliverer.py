@@ -28,7 +28,7 @@ from app.model import (
     DONE,
     ERASES,
     App,
-    Call,
+    CallRecord,
     ConfigRefused,
     Item,
     ItemRefused,
@@ -464,7 +464,7 @@ class Deliverer:
         """
         by_seq = [(item.seq, verdict) for item, verdict in verdicts]
         told = [
-            Call(
+            CallRecord(
                 call.status,
                 [item.seq for item in call.items],
                 self._about(app, call.items),

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from app import ids
 from app.leanplum.actions import sent_alone
-from app.model import Found, Item, Page, Wanted
+from app.model import Item, Page, ReadRequest, ReadResult
 
 MAX_USERS = 50  # of one multi (fact sheet, Limits)
 MAX_ACTIONS = 500
@@ -138,7 +138,7 @@ class Window:
 
     # --- reading -------------------------------------------------------------------------------------------------
 
-    def wants(self, *, changed: bool) -> Wanted | None:
+    def wants(self, *, changed: bool) -> ReadRequest | None:
         """What should be read now; `changed`: something may have been accepted since the last time.
         None where there is nothing to read, or no room for it. What is read is to be told to
         `take_in`, and nothing asked before.
@@ -147,19 +147,19 @@ class Window:
         self._landed.clear()
         return self._wanted(changed)
 
-    def _wanted(self, changed: bool) -> Wanted | None:
+    def _wanted(self, changed: bool) -> ReadRequest | None:
         if not self.shards:
             return None
         shards = self.shards if len(self.shards) < ids.SHARDS else None
         if self._tail is None:
-            return Wanted(shards, fresh=True)
+            return ReadRequest(shards, fresh=True)
         lanes = frozenset(self._to_refill())
         backlogs = tuple(self._readable())
         tail = self._tail if (changed or not self._tail_whole) and not self._full else None
         if not lanes and not backlogs and tail is None:
             return None
         passed = [self._behind[lane] for lane in lanes]
-        return Wanted(
+        return ReadRequest(
             shards,
             replays=self._replays,
             lanes=lanes,
@@ -210,7 +210,7 @@ class Window:
         """Whether reading may find more, without anything new having been accepted."""
         return self._wanted(False) is not None
 
-    def take_in(self, found: Found, now: int, wall: int | None = None) -> None:
+    def take_in(self, found: ReadResult, now: int, wall: int | None = None) -> None:
         """Add what was read for the last `wants`. `now` is by a clock that nobody sets; `wall`: the
         time by which what is stored with items has come, where that is another one."""
         self._now, self._wall = now, now if wall is None else wall
@@ -220,7 +220,7 @@ class Window:
             self._backlogs = dict.fromkeys(found.callers, 0)
             return
         if found.lanes is not None:
-            self._take_lanes(found.wanted, found.lanes)
+            self._take_lanes(found.request, found.lanes)
         for lane, passed in found.replayed.items():
             self._read_again(lane, *passed)
         if found.tail is not None:
@@ -228,7 +228,7 @@ class Window:
         for caller, page in found.backlogs:
             self._take_backlog(found, caller, page)
 
-    def _take_lanes(self, wanted: Wanted, page: Page) -> None:
+    def _take_lanes(self, wanted: ReadRequest, page: Page) -> None:
         """What was read of lanes that were behind: where it is all, they no longer are."""
         told = {item.lane for item in page.items}
         behind = {lane: self._behind[lane] for lane in (wanted.lanes if page.whole else told)}
@@ -257,7 +257,7 @@ class Window:
         self._drop(lane)
         self._pass_over(lane, app, first, last)
 
-    def _take_tail(self, found: Found, page: Page) -> None:
+    def _take_tail(self, found: ReadResult, page: Page) -> None:
         callers = {item.caller for item in page.items}
         share, others = self._share(callers), len(callers | self._backlogs.keys()) > 1
         left = {caller: self._room(caller, share) for caller in callers}
@@ -279,7 +279,7 @@ class Window:
         self._tail_whole = page.whole
         self._tail = found.last if page.whole else page.items[-1].seq
 
-    def _take_backlog(self, found: Found, caller: int, page: Page) -> None:
+    def _take_backlog(self, found: ReadResult, caller: int, page: Page) -> None:
         assert self._tail is not None
         read = [item for item in page.items if item.seq <= self._tail]
         for item in read:
@@ -288,7 +288,7 @@ class Window:
         if page.whole or len(read) < len(page.items):
             del self._backlogs[caller]  # from the tail on, its items come with everybody's
 
-    def _take(self, found: Found, item: Item) -> None:
+    def _take(self, found: ReadResult, item: Item) -> None:
         """Add an item, unless it is here already, or an earlier one of its lane may be unread."""
         earlier = found.earlier.get(item.lane, item.seq) if found.earlier else item.seq
         if earlier < item.seq and item.seq not in self._known:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from app import ids
 from app.database.dialect import DIALECTS, Dialect
 from app.encryption import BodyCipher, body_context
-from app.model import Found, Item, Page, Replayed, Wanted
+from app.model import Item, Page, ReadRequest, ReadResult, Replayed
 
 COLUMNS = ", ".join(Item._fields)
 WAITING = """
@@ -38,8 +38,8 @@ WHERE settled_at IS NULL AND seq > ? AND seq < ? AND lane IN {lanes} GROUP BY la
 """
 
 
-def look(connection: Connection, wanted: Wanted, cipher: BodyCipher) -> Found:
-    """Read what is wanted, in the order that `Found` has it in: what is read later can only be
+def look(connection: Connection, wanted: ReadRequest, cipher: BodyCipher) -> ReadResult:
+    """Read what is wanted, in the order that `ReadResult` has it in: what is read later can only be
     newer.
     """
     # Before the rest: an item that is accepted after a replay is read only once that replay was
@@ -47,7 +47,7 @@ def look(connection: Connection, wanted: Wanted, cipher: BodyCipher) -> Found:
     last, replays = connection.exec_driver_sql("SELECT last, replays FROM sequence").one()
     if wanted.fresh:
         callers = connection.exec_driver_sql(CALLERS).scalars()
-        return Found(wanted, last, replays, callers=list(callers))
+        return ReadResult(wanted, last, replays, callers=list(callers))
     read = _Reader(connection, wanted, cipher)
     lanes = read.lanes() if wanted.lanes else None
     replayed = read.replayed(replays) if replays > wanted.replays else {}
@@ -55,7 +55,7 @@ def look(connection: Connection, wanted: Wanted, cipher: BodyCipher) -> Found:
     backlogs = [
         (caller, read.backlog(caller, after, limit)) for caller, after, limit in wanted.backlogs
     ]
-    return Found(
+    return ReadResult(
         wanted, last, replays, [], lanes, replayed, tail, backlogs, read.earlier(tail, backlogs)
     )
 
@@ -63,7 +63,7 @@ def look(connection: Connection, wanted: Wanted, cipher: BodyCipher) -> Found:
 class _Reader:
     """The statements, on one connection."""
 
-    def __init__(self, connection: Connection, wanted: Wanted, cipher: BodyCipher) -> None:
+    def __init__(self, connection: Connection, wanted: ReadRequest, cipher: BodyCipher) -> None:
         self._connection, self._wanted, self._cipher = connection, wanted, cipher
         self._dialect: Dialect = DIALECTS[connection.dialect.name]
         self._numbers = self._dialect.values("bigint")

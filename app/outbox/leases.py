@@ -14,7 +14,7 @@ import orjson
 from app.audit.record_macs import Marks
 from app.database.dialect import Cursor
 from app.ids import SHARDS
-from app.model import Tenure
+from app.model import Lease
 from app.outbox import user_lock_rows
 from app.outbox.recovery import Pseudonyms, recover
 from app.outbox.settle import forget
@@ -64,11 +64,11 @@ class Tend:
     rows: int = 1
 
     @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["Tend"]) -> Sequence[Tenure]:
+    def run_all(cls, cursor: Cursor, writes: Sequence["Tend"]) -> Sequence[Lease]:
         """One after the other: each changes what the next finds."""
         return [write._run(cursor) for write in writes]
 
-    def _run(self, cursor: Cursor) -> Tenure:
+    def _run(self, cursor: Cursor) -> Lease:
         now = cursor.dialect.now(cursor, self.now)
         cursor.execute("SELECT count(*) FROM deliverers WHERE id = ?", (self.owner,))
         renewed = cursor.fetchone()[0] == 1
@@ -96,7 +96,7 @@ class Tend:
                 TAKE.format(shards=cursor.dialect.values("bigint")),
                 (self.owner, _text(free[:take])),
             )
-        return Tenure(frozenset(mine + free[:take]), give, lost, settled, renewed, now)
+        return Lease(frozenset(mine + free[:take]), give, lost, settled, renewed, now)
 
 
 @dataclass(frozen=True, slots=True)

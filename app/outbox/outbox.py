@@ -19,17 +19,17 @@ from app.errors import CommitUnknown, QueueFull, StorageUnavailable
 from app.model import (
     ERASES,
     Acceptance,
-    Call,
-    Found,
+    CallRecord,
     Item,
+    Lease,
+    ReadRequest,
+    ReadResult,
     Receipt,
     Removed,
     Settled,
     Status,
     Taken,
-    Tenure,
     Verdict,
-    Wanted,
 )
 from app.outbox import (
     claims,
@@ -238,7 +238,7 @@ class Outbox:
         liveness: str | None = None,
         forget: Sequence[str] = (),
         latest: int | None = None,
-    ) -> Tenure:
+    ) -> Lease:
         """Renew the leases of deliverer `owner` for `lease_ms`; recover what others, that are gone,
         left open. `pseudonyms`: for the audit; without it that names nobody. `liveness`: the
         identity of its liveness lock. `forget`: attempts that may have been written down, and were
@@ -277,7 +277,7 @@ class Outbox:
         """
         await self._writer.write(Release(owner, shards, leaving, forget))
 
-    async def look(self, wanted: Wanted) -> Found:
+    async def look(self, wanted: ReadRequest) -> ReadResult:
         """Read what a deliverer wants to know of the queue."""
         return await self._read(partial(claims.look, wanted=wanted, cipher=self._cipher))
 
@@ -307,7 +307,7 @@ class Outbox:
         attempt: str,
         app: str,
         verdicts: Sequence[tuple[int, Verdict]],
-        calls: Sequence[Call] = (),
+        calls: Sequence[CallRecord] = (),
         erased: Sequence[tuple[int, str]] = (),
         *,
         again: bool = False,

@@ -11,7 +11,7 @@ from app.audit.record_macs import Marks
 from app.database.dialect import Cursor
 from app.database.writer import insert_rows
 from app.encryption import BodyCipher, answer_context
-from app.model import Call, Postponed, Settled, Status, Verdict, count_by_status
+from app.model import CallRecord, Postponed, Settled, Status, Verdict, count_by_status
 from app.outbox import erased_subjects as erased
 from app.outbox import logins, user_lock_rows
 from app.outbox.dead_letters import DEAD
@@ -161,7 +161,7 @@ class Settle:
     app: str
     verdicts: Sequence[tuple[int, Verdict]]
     finished_at: int
-    calls: Sequence[Call]
+    calls: Sequence[CallRecord]
     cipher: BodyCipher
     marks: Marks
     erased: Sequence[tuple[int, str]] = ()

@@ -9,7 +9,7 @@ import pytest
 from app.api.dead_letters import DISCARD, LIST, REPLAY
 from app.callers.store import KeyStore
 from app.clock import instant, now_ms
-from app.model import Postponed, Scope, Settled, Status, Verdict, Wanted
+from app.model import Postponed, ReadRequest, Scope, Settled, Status, Verdict
 from app.outbox.outbox import Outbox
 
 from .talk import CANARY, Talk
@@ -27,7 +27,7 @@ def settle(talk: Talk, verdicts: dict[str, Verdict]) -> None:
 
     async def run() -> None:
         outbox: Outbox = talk.app.state.gateway.outbox
-        found = await outbox.look(Wanted(tail=0))
+        found = await outbox.look(ReadRequest(tail=0))
         assert found.tail is not None
         items = [item for item in found.tail.items if item.id in verdicts]
         await outbox.tend("tests", 60_000, [], ())

@@ -20,7 +20,7 @@ from app.database.writer import Writer
 from app.delivery.deliverer import Deliverer
 from app.delivery.verdicts import RetryPolicy
 from app.leanplum.client import LeanplumClient
-from app.model import Acceptance, App, Found, KeyKind, NewItem, Receipt, Wanted
+from app.model import Acceptance, App, KeyKind, NewItem, ReadRequest, ReadResult, Receipt
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics
 
@@ -81,7 +81,7 @@ class CountingOutbox(Outbox):
 
     reads = 0
 
-    async def look(self, wanted: Wanted) -> Found:
+    async def look(self, wanted: ReadRequest) -> ReadResult:
         self.reads += 1
         return await super().look(wanted)
 

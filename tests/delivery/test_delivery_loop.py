@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.delivery.verdicts import RetryPolicy
-from app.model import Found, Wanted
+from app.model import ReadRequest, ReadResult
 
 from .delivering import Delivering, Leanplum, come_true, deliver
 
@@ -254,7 +254,7 @@ def test_delivery_goes_on_after_an_error_that_nobody_foresaw(
     async def body(at: Delivering) -> None:
         read, failures = at.outbox.look, [RuntimeError("unforeseen")]
 
-        async def look(wanted: Wanted) -> Found:
+        async def look(wanted: ReadRequest) -> ReadResult:
             if failures:
                 raise failures.pop()
             return await read(wanted)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from app import ids
 from app.clock import now_ms
 from app.encryption import NO_ENCRYPTION
-from app.model import Found, Status
+from app.model import ReadResult, Status
 from app.outbox import claims
 from app.outbox.dead_letters import Filter
 
@@ -92,7 +92,7 @@ def test_an_item_accepted_after_a_replay_does_not_overtake_it(
             await replay(at)
             await at.accept("ann", 1)
 
-        def look(connection: Connection) -> Found:
+        def look(connection: Connection) -> ReadResult:
             return claims.look(Interrupted(connection, loop, meanwhile()), wanted, NO_ENCRYPTION)  # type: ignore[arg-type]
 
         at.deliverer.window.take_in(await at.outbox._read(look), now_ms())

@@ -15,7 +15,7 @@ from app.database.engine import connect
 from app.database.writer import Writer
 from app.delivery.user_locks import UserLocks
 from app.errors import Erased, UpstreamUnavailable
-from app.model import Status, Wanted
+from app.model import ReadRequest, Status
 from app.outbox import liveness_lock
 from app.outbox.liveness_lock import LivenessLock
 from app.outbox.outbox import Outbox
@@ -342,7 +342,7 @@ def test_after_recovery_to_unknown_the_next_item_of_the_user_waits_for_the_call(
     async def body(at: Delivering) -> None:
         await at.outbox.tend("gone", 60_000, [], ())
         await at.accept("ann", 1, 2)
-        found = await at.outbox.look(Wanted(tail=0))
+        found = await at.outbox.look(ReadRequest(tail=0))
         assert found.tail is not None
         assert await at.outbox.begin("lost", "gone", found.tail.items[:1]) == {}
         await at.outbox.tend("other", 60_000, ["gone"], {"track"})

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from app import ids
 from app.delivery import window as module
 from app.delivery.window import MAX_ACTIONS, MAX_BYTES, MAX_USERS, Window
-from app.model import Found, Item, Page, Replayed, Wanted
+from app.model import Item, Page, ReadRequest, ReadResult, Replayed
 
 BODIES = st.sampled_from([2, 2, 2, 400_000, 1_200_000]).map(
     {size: "x" * size for size in (2, 400_000, 1_200_000)}.get
@@ -31,15 +31,15 @@ def look(
     stored: list[Item],
     last: int,
     replays: int,
-    wanted: Wanted,
+    wanted: ReadRequest,
     page: int,
     replayed: dict[int, int] | None = None,
-) -> Found:
+) -> ReadResult:
     """What the outbox would find; pages are short, so that one is seldom all there is. `replayed`:
     by sequence number, which replay has sent an item again.
     """
     if wanted.fresh:
-        return Found(wanted, last, replays, sorted({item.caller for item in stored}))
+        return ReadResult(wanted, last, replays, sorted({item.caller for item in stored}))
     ours = [
         item for item in stored if wanted.shards is None or ids.shard(item.lane) in wanted.shards
     ]
@@ -87,7 +87,7 @@ def look(
             ]
             if between:
                 earlier[lane] = between[0]
-    return Found(wanted, last, replays, [], lanes, again, tail, backlogs, earlier)
+    return ReadResult(wanted, last, replays, [], lanes, again, tail, backlogs, earlier)
 
 
 class Histories(RuleBasedStateMachine):

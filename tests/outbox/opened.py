@@ -12,7 +12,7 @@ from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
 from app.encryption import NO_ENCRYPTION, BodyCipher
-from app.model import Acceptance, Item, NewItem, Wanted
+from app.model import Acceptance, Item, NewItem, ReadRequest
 from app.outbox.outbox import Outbox
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class Opened:
 
     async def waiting(self, after: int = 0, limit: int = 1_000) -> list[Item]:
         """At most `limit` items that wait, after a sequence number."""
-        found = await self.outbox.look(Wanted(tail=after, limit=limit))
+        found = await self.outbox.look(ReadRequest(tail=after, limit=limit))
         assert found.tail is not None
         return found.tail.items
 

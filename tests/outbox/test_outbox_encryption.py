@@ -12,7 +12,7 @@ from sqlalchemy import text
 from app.database.engine import connect, reading
 from app.encryption import TAMPERED, BodyCipher, open_body_cipher
 from app.errors import StartRefused
-from app.model import ENCRYPTED_PREFIX, NewItem, Settled, Status, Wanted
+from app.model import ENCRYPTED_PREFIX, NewItem, ReadRequest, Settled, Status
 from app.outbox.dead_letters import Filter
 
 from .opened import Opened, track, with_outbox
@@ -220,7 +220,7 @@ def test_pages_of_sealed_bodies_are_cut_by_what_is_stored_so_none_is_taken_for_t
         await at.accept(*(track(f"user{number}", long) for number in range(7)))
         counts, after, whole = list[int](), 0, False
         while not whole:
-            page = (await at.outbox.look(Wanted(tail=after, limit=1_000))).tail
+            page = (await at.outbox.look(ReadRequest(tail=after, limit=1_000))).tail
             assert page is not None
             counts, after, whole = [*counts, len(page.items)], page.items[-1].seq, page.whole
         assert (sum(counts), len(counts)) == (7, 2)

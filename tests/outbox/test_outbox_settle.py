@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from app.model import Call, Item, Postponed, Receipt, Settled, Status, Verdict
+from app.model import CallRecord, Item, Postponed, Receipt, Settled, Status, Verdict
 
 from .opened import Opened, track, with_outbox
 
@@ -18,7 +18,9 @@ async def settled(at: Opened, verdict: Verdict) -> tuple[Item, Receipt]:
     (item,) = await at.waiting(0, 10)
     await at.begin("t-1", [item])
     at.now += 500
-    await at.outbox.settle("t-1", "default", [(item.seq, verdict)], [Call(200, [item.seq], {})])
+    await at.outbox.settle(
+        "t-1", "default", [(item.seq, verdict)], [CallRecord(200, [item.seq], {})]
+    )
     receipt = await at.outbox.receipt("default", "a")
     assert receipt is not None
     return item, receipt
@@ -83,7 +85,7 @@ def test_an_attempt_is_on_disk_before_it_is_sent_and_closed_with_its_outcome(dat
             (waiting[1].seq, Settled(Status.REJECTED, SAID)),
         ]
         await at.outbox.settle(
-            "t-1", "default", verdicts, [Call(200, [one.seq for one in waiting], {})]
+            "t-1", "default", verdicts, [CallRecord(200, [one.seq for one in waiting], {})]
         )
         assert at.one("SELECT count(*) FROM attempts") == 0
         record = json.loads(
@@ -142,7 +144,7 @@ def test_what_is_settled_again_since_nobody_heard_that_it_was_is_recorded_once(
         await at.accept(track("ann"))
         (item,) = await at.waiting()
         await at.begin("t-1", [item])
-        verdicts, calls = [(item.seq, Settled(Status.DELIVERED))], [Call(200, [item.seq], {})]
+        verdicts, calls = [(item.seq, Settled(Status.DELIVERED))], [CallRecord(200, [item.seq], {})]
         for again in (False, True):
             assert await at.outbox.settle("t-1", "default", verdicts, calls, again=again)
         assert at.one("SELECT count(*) FROM audit_records") == 2, (

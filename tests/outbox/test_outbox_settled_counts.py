@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from app.model import Call, Postponed, Settled, Status, Verdict
+from app.model import CallRecord, Postponed, Settled, Status, Verdict
 
 from .opened import Opened, track, with_outbox
 
@@ -41,7 +41,7 @@ def test_a_settlement_whose_answer_was_lost_is_counted_once_with_its_repeat(data
     async def body(at: Opened) -> None:
         ann, bob, cem = await begun(at, "ann", "bob", "cem")
         verdicts: list[tuple[int, Verdict]] = [(ann, DELIVERED), (bob, REJECTED), (cem, WAITS)]
-        calls = [Call(200, [ann, bob, cem], {})]
+        calls = [CallRecord(200, [ann, bob, cem], {})]
         await at.outbox.settle("t-1", "default", verdicts, calls)  # committed, and nobody hears it
         counts, at.outbox.queued = counted(at), 3
         assert await at.outbox.settle("t-1", "default", verdicts, calls, again=True)
