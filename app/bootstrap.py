@@ -36,9 +36,7 @@ from app.enrichment.service import Enrichment, check
 from app.errors import Refusal, StartRefused, StorageUnavailable
 from app.leanplum.client import LeanplumClient
 from app.leanplum.migrate_state import MigrateStates
-from app.limits.bucket import Buckets
-from app.limits.limiter import Limiter, OwnLimiter
-from app.limits.policies import Policies
+from app.limits.buckets import Buckets, Limiter, LocalLimiter, RatePolicies
 from app.limits.shared_limiter import SharedLimiter
 from app.limits.valkey import Valkey
 from app.outbox import liveness_lock
@@ -78,7 +76,7 @@ class Gateway:
     outbox: Outbox
     keys: KeyStore
     directory: Directory
-    policies: Policies
+    policies: RatePolicies
     limits: Limiter
     metrics: Metrics
     relay: Relay
@@ -147,7 +145,7 @@ async def gateway(
     taxonomy.take(taxonomy.read())
     metrics.taxonomy.counts, metrics.taxonomy.caps = taxonomy.counts, taxonomy.caps.of
     violations = ViolationCounts(engine, writer, metrics)
-    policies = Policies(settings.gateway_rate_per_second, settings.gateway_rate_burst)
+    policies = RatePolicies(settings.gateway_rate_per_second, settings.gateway_rate_burst)
     sealer = Sealer(
         engine,
         writer,
@@ -465,14 +463,18 @@ async def _limiting(
 ) -> AsyncIterator[Limiter]:
     buckets, url = Buckets(time.monotonic), settings.gateway_shared_limits_url
     if url is None or not wanted:
-        yield OwnLimiter(buckets)
+        yield LocalLimiter(buckets)
         return
     up, decided_here = metrics.sharing_limits()
     server = Valkey(url.get_secret_value(), settings.gateway_shared_limits_timeout_seconds)
     limiter = SharedLimiter(
-        server, buckets, clock=time.monotonic, told=up.set, decided_here=decided_here.inc
+        server,
+        buckets,
+        clock=time.monotonic,
+        on_available=up.set,
+        on_local_decision=decided_here.inc,
     )
-    await limiter.look()
+    await limiter.step()
     looking = asyncio.create_task(limiter.run())
     try:
         yield limiter

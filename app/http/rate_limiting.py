@@ -21,14 +21,13 @@ from app.errors import (
     StorageUnavailable,
 )
 from app.http.request import Context
-from app.limits.bucket import Decision, Limit
-from app.limits.policies import Policy
+from app.limits.buckets import Decision, Limit, RatePolicy
 from app.model import Caller
 
 LOCKED_OUT = "Too many failed authentications from this address."
 # Errors of which the caller is not the cause
 NOTHING_TAKEN = (StorageUnavailable, QueueFull, KeyNotConfigured)
-# In the order of a Policy's limits.
+# In the order of the limits of a RatePolicy
 WHOSE = ("this key's limit", "the limit that all callers of the app share")
 
 
@@ -39,11 +38,14 @@ async def take(
     nothing from either. `lends`: a call that is larger than a bucket passes where one item would,
     and the bucket is in debt then. Raises RateLimited.
     """
-    policy = gateway.policies.of(caller, context.app)
+    policy = gateway.policies.policy_for(caller, context.app)
     limits = policy.lending if lends else policy.limits
     limiter = gateway.limits
     decision = limiter.take_now(limits, count) or await limiter.take(limits, count)
-    context.rate_headers = (policy.header, (b"ratelimit", _state(decision.limits, decision.lacks)))
+    context.rate_headers = (
+        policy.header,
+        (b"ratelimit", _state(decision.limits, decision.deficits)),
+    )
     if not decision.allowed:
         raise _refusal(limits, decision, count)
 
@@ -58,9 +60,12 @@ async def give_back(
     sure = isinstance(error, NOTHING_TAKEN) and not isinstance(error, CommitUnknown)
     if count <= 1 or not sure or context.recorded:
         return
-    policy = gateway.policies.of(caller, context.app)
+    policy = gateway.policies.policy_for(caller, context.app)
     decision = await gateway.limits.give(policy.limits, count - 1)
-    context.rate_headers = (policy.header, (b"ratelimit", _state(decision.limits, decision.lacks)))
+    context.rate_headers = (
+        policy.header,
+        (b"ratelimit", _state(decision.limits, decision.deficits)),
+    )
 
 
 async def charge_unread(gateway: Gateway, context: Context) -> None:
@@ -91,7 +96,7 @@ async def refuse_spent(
     if decision is not None and not decision.fits(count):
         context.rate_headers = (
             policy.header,
-            (b"ratelimit", _state(decision.limits, decision.lacks)),
+            (b"ratelimit", _state(decision.limits, decision.deficits)),
         )
         raise _refusal(limits, decision, count)
 
@@ -105,9 +110,9 @@ async def room(
     return _anything if decision is None else decision.fits
 
 
-def _policy(gateway: Gateway, context: Context, caller: Caller) -> Policy:
+def _policy(gateway: Gateway, context: Context, caller: Caller) -> RatePolicy:
     """Return the limits of a call whose app may not be known yet."""
-    return gateway.policies.of(caller, context.app or gateway.apps.implied(caller.apps))
+    return gateway.policies.policy_for(caller, context.app or gateway.apps.implied(caller.apps))
 
 
 async def _look(gateway: Gateway, limits: Sequence[Limit], *, ask: bool) -> Decision | None:
@@ -124,7 +129,7 @@ async def refuse_locked_out(gateway: Gateway, address: str) -> None:
     """Take nothing, and refuse an address whose next failed authentication would be one too many.
     Raises RateLimited."""
     decision = await gateway.limits.take((_failures(gateway, address),), 0)
-    if not decision.limits[0].fits(decision.lacks[0], 1):
+    if not decision.limits[0].fits(decision.deficits[0], 1):
         raise RateLimited(LOCKED_OUT, decision.wait(1))
 
 
@@ -171,13 +176,13 @@ def _refusal(limits: Sequence[Limit], decision: Decision, count: int) -> RateLim
     """Of the limit that keeps the call waiting longest."""
     waits = [
         limit.wait(lacks, count)
-        for limit, lacks in zip(decision.limits, decision.lacks, strict=True)
+        for limit, lacks in zip(decision.limits, decision.deficits, strict=True)
     ]
     at = waits.index(max(waits))
     limit, whose, items = limits[at], WHOSE[at], f"{count} item{'s' if count != 1 else ''}"
     if math.isinf(waits[at]):
         # When a part that is as large as can be may pass
-        first = decision.limits[at].full_in(decision.lacks[at])
+        first = decision.limits[at].full_in(decision.deficits[at])
         return RateLimited(
             f"{items} never pass together: {whose} lets {limit.whole} pass at once. Split them.",
             first,

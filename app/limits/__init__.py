@@ -1,1 +1,1 @@
-"""How fast callers may be: token buckets, in memory."""
+"""Rate limits of callers and apps: token buckets, in memory or shared by all replicas."""

@@ -1,46 +1,63 @@
-"""Limits that all replicas share, in Valkey; and what holds while it is away: each replica's share,
-in memory.
+"""The limiter that all replicas share, in Valkey.
 
-Calls that come together are decided together: one call to the server is under way, and what comes
-meanwhile goes with the next one. So a caller waits for one answer or two, and when the server falls
-silent, for one time-out at most: after it everything is decided here, until a probe in the
-background finds the server again.
+While Valkey is unavailable, each replica applies its share of the limits, in memory.
+
+Calls that come together are decided together: one request to the server is in progress, and calls
+that come meanwhile go with the next one. So a caller waits for one or two round trips, and when the
+server stops answering, for one timeout at most: after that everything is decided in memory until a
+probe in the background finds the server again.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 from uuid import uuid4
 
 import structlog
 
-from app.limits.bucket import Buckets, Decision, Limit
-from app.limits.valkey import GONE_SECONDS, Call
+from app.limits.buckets import Buckets, Decision, Limit
+from app.limits.valkey import GONE_SECONDS, TakeRequest
 
-LOOK_SECONDS = 1.0  # between signs of life, which are probes while the server is away
-AT_ONCE = 256  # calls decided together
+HEARTBEAT_INTERVAL_SECONDS = 1.0  # heartbeats are probes while the server is unavailable
+BATCH_SIZE = 256  # calls decided in one request
 PROBE = Limit("probe", 1.0, 1, 1)
 
 log = structlog.get_logger("limits")
 
 
-class Server(Protocol):
-    """What holds the shared buckets."""
+class BucketServer(Protocol):
+    """A server that holds the shared buckets (`Valkey`)."""
 
-    async def take(self, calls: Sequence[Call]) -> list[Decision]:
+    async def take(self, calls: Sequence[TakeRequest]) -> list[Decision]:
         """Decide calls in their order."""
 
     async def beat(self, replica: str) -> int:
-        """Give a sign of life; how many replicas have given one lately."""
+        """Send a heartbeat, and return how many replicas have sent one lately."""
 
     async def close(self, replica: str) -> None:
-        """Take the replica out."""
+        """Remove the replica."""
+
+
+@dataclass(frozen=True, slots=True)
+class _WaitingCall:
+    """A call that waits for the server's decision; None tells it to decide by its own share."""
+
+    limits: Sequence[Limit]
+    count: int
+    answer: asyncio.Future[Decision | None]
+
+    def resolve(self, decision: Decision | None) -> None:
+        """Answer the call, unless its caller has gone away."""
+        if not self.answer.done():
+            self.answer.set_result(decision)
 
 
 def share(limit: Limit, replicas: int) -> Limit:
-    """One replica's part of a limit. A call that the whole limit would let pass is let pass by a
-    full share: a caller that sends large batches must not be shut out for as long as the server is
-    away.
+    """Return one replica's part of a limit.
+
+    A call that the whole limit would let pass is let pass by a full share: a caller that sends
+    large batches must not be shut out for as long as the server is unavailable.
     """
     return Limit(
         limit.name, limit.rate / replicas, limit.burst / replicas, limit.whole, limit.lends
@@ -48,136 +65,137 @@ def share(limit: Limit, replicas: int) -> Limit:
 
 
 class SharedLimiter:
-    """Asks the server; while that is away, its own buckets."""
+    """A limiter that asks the server, and while that is unavailable its own buckets."""
 
     def __init__(
         self,
-        server: Server,
+        server: BucketServer,
         buckets: Buckets,
         *,
         clock: Callable[[], float],
-        told: Callable[[bool], object],
-        decided_here: Callable[[], object],
+        on_available: Callable[[bool], object],
+        on_local_decision: Callable[[], object],
     ) -> None:
-        """`told` is called with whether the server is there, when that changes; `decided_here` for
-        each decision that was not the server's.
+        """Begin without knowing whether the server is available.
+
+        `on_available` is called with whether the server is available when that changes;
+        `on_local_decision` for each decision that was not the server's.
         """
         self._server, self._buckets, self._clock = server, buckets, clock
-        self._told, self._decided_here = told, decided_here
-        self._me = uuid4().hex
-        self._there: bool | None = None  # None: not known yet
+        self._on_available, self._on_local_decision = on_available, on_local_decision
+        self._replica = uuid4().hex
+        self._available: bool | None = None  # None: not known yet
         self._replicas, self._counted_at = 1, 0.0
-        self._waiting: list[tuple[Sequence[Limit], int, asyncio.Future[Decision | None]]] = []
-        self._under_way: asyncio.Task[None] | None = None
+        self._waiting: list[_WaitingCall] = []
+        self._request: asyncio.Task[None] | None = None
 
     def take_now(self, limits: Sequence[Limit], count: int) -> Decision | None:
-        """By this one's share, while the server is away."""
-        return None if self._there else self._by_share(limits, count)
+        """Decide by this replica's share while the server is unavailable, else return None."""
+        return None if self._available else self._take_locally(limits, count)
 
     async def take(self, limits: Sequence[Limit], count: int) -> Decision:
-        """As all replicas together allow it, or as this one's share does. Raises nothing."""
-        decision = await self._by_server(limits, count)
-        return self._by_share(limits, count) if decision is None else decision
+        """Decide by what all replicas together allow, or by this replica's share."""
+        decision = await self._ask_server(limits, count)
+        return self._take_locally(limits, count) if decision is None else decision
 
     async def give(self, limits: Sequence[Limit], count: int) -> Decision:
-        """Give items back to the shared buckets; while the server is away, to this one's share."""
-        decision = await self._by_server(limits, -count)
-        if decision is not None:
-            return decision
-        return self._buckets.give([share(limit, self._replicas) for limit in limits], count)
+        """Give items back to the shared buckets, or to this replica's share of them."""
+        decision = await self._ask_server(limits, -count)
+        return self._buckets.give(self._shares(limits), count) if decision is None else decision
 
-    async def _by_server(self, limits: Sequence[Limit], count: int) -> Decision | None:
-        """Return what the server decides; None while it is away."""
-        if not self._there:
+    async def _ask_server(self, limits: Sequence[Limit], count: int) -> Decision | None:
+        """Return the server's decision; None while it is unavailable."""
+        if not self._available:
             return None
         answer: asyncio.Future[Decision | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((limits, count, answer))
-        if self._under_way is None:
-            self._under_way = asyncio.create_task(self._ask())
+        self._waiting.append(_WaitingCall(limits, count, answer))
+        if self._request is None:
+            self._request = asyncio.create_task(self._decide_waiting())
         return await answer
 
-    def _by_share(self, limits: Sequence[Limit], count: int) -> Decision:
-        self._decided_here()
-        return self._buckets.take([share(limit, self._replicas) for limit in limits], count)
+    def _take_locally(self, limits: Sequence[Limit], count: int) -> Decision:
+        self._on_local_decision()
+        return self._buckets.take(self._shares(limits), count)
+
+    def _shares(self, limits: Sequence[Limit]) -> list[Limit]:
+        return [share(limit, self._replicas) for limit in limits]
 
     def state(self) -> str:
-        """By how many they are shared; or that the server is away, and what holds meanwhile."""
-        if self._there:
+        """Describe how many replicas share the limits, or that the server is unavailable."""
+        if self._available:
             return f"shared by {self._replicas} replica{'s' if self._replicas != 1 else ''}"
-        held = (
-            "the whole of each limit"
-            if self._replicas == 1
-            else f"one of {self._replicas} shares of each limit"
-        )
-        return f"the shared limits are away; this replica keeps {held} by itself"
+        part = f"one of {self._replicas} shares of each limit"
+        if self._replicas == 1:
+            part = "the whole of each limit"
+        return f"the shared limits are unavailable; this replica applies {part} by itself"
 
-    async def look(self) -> None:
-        """Give a sign of life, and see whether the server is there."""
+    async def step(self) -> None:
+        """Send a heartbeat, and find out whether the server is available."""
         try:
-            replicas = await self._server.beat(self._me)
-            if not self._there:
-                await self._server.take([((PROBE._replace(name=f"probe:{self._me}"),), 1)])
+            replicas = await self._server.beat(self._replica)
+            if not self._available:
+                probe = PROBE._replace(name=f"probe:{self._replica}")
+                await self._server.take([((probe,), 1)])
         except Exception as error:  # whatever it is, limits go on without the server
-            self._away(error)
+            self._note_failure(error)
         else:
-            self._found(replicas)
+            self._note_success(replicas)
 
     async def run(self) -> None:
-        """Look again and again, until cancelled."""
+        """Take a step each second, until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            await self.look()
+            await asyncio.sleep(HEARTBEAT_INTERVAL_SECONDS)
+            await self.step()
 
     async def close(self) -> None:
-        """Answer who still waits, and leave."""
-        if self._under_way is not None:
-            await self._under_way
-        await self._server.close(self._me)
+        """Answer the calls that still wait, and remove this replica."""
+        if self._request is not None:
+            await self._request
+        await self._server.close(self._replica)
 
-    async def _ask(self) -> None:
-        """Until nobody waits."""
-        calls = self._waiting
+    async def _decide_waiting(self) -> None:
+        """Send requests until no call waits."""
+        batch = self._waiting
         try:
             while self._waiting:
-                calls, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
-                decisions = await self._server.take([(limits, count) for limits, count, _ in calls])
-                for (limits, _, answer), decision in zip(calls, decisions, strict=True):
-                    self._remember(limits, decision)
-                    _tell(answer, decision)
-        except Exception as error:  # as above
-            self._away(error)
-            for _, _, answer in [*calls, *self._waiting]:
-                _tell(answer, None)
+                batch, self._waiting = self._waiting[:BATCH_SIZE], self._waiting[BATCH_SIZE:]
+                requests = [(call.limits, call.count) for call in batch]
+                decisions = await self._server.take(requests)
+                for call, decision in zip(batch, decisions, strict=True):
+                    self._remember(decision)
+                    call.resolve(decision)
+        except Exception as error:  # whatever it is, limits go on without the server
+            self._note_failure(error)
+            for call in [*batch, *self._waiting]:
+                call.resolve(None)
             self._waiting = []
         finally:
-            self._under_way = None
+            self._request = None
 
-    def _remember(self, limits: Sequence[Limit], decision: Decision) -> None:
-        """So that a share, when it is needed, begins where the whole was, and a caller's spent
-        limit is not new.
+    def _remember(self, decision: Decision) -> None:
+        """Keep the state of the shared buckets for the time when the server is unavailable.
+
+        This replica's share begins there, so a caller's spent limit stays spent.
         """
-        for limit, lacks in zip(limits, decision.lacks, strict=True):
-            self._buckets.put(share(limit, self._replicas), lacks / self._replicas)
+        for limit, deficit in zip(decision.limits, decision.deficits, strict=True):
+            self._buckets.put(share(limit, self._replicas), deficit / self._replicas)
 
-    def _found(self, replicas: int) -> None:
-        """The number grows at once and shrinks late: a server that comes back empty knows the
-        others in a second.
+    def _note_success(self, replicas: int) -> None:
+        """Note that the server is available, and how many replicas it knows.
+
+        The number grows at once and shrinks late: a server that comes back empty knows the others
+        within a second.
         """
         now = self._clock()
         if replicas >= self._replicas or now - self._counted_at > GONE_SECONDS:
             self._replicas, self._counted_at = replicas, now
-        if not self._there:
-            self._there = True
-            self._told(True)
+        if not self._available:
+            self._available = True
+            self._on_available(True)
             log.info("limits.shared", replicas=self._replicas)
 
-    def _away(self, error: Exception) -> None:
-        if self._there is not False:
-            self._there = False
-            self._told(False)
+    def _note_failure(self, error: Exception) -> None:
+        if self._available is not False:
+            self._available = False
+            self._on_available(False)
             log.warning("limits.away", kind=type(error).__name__, replicas=self._replicas)
-
-
-def _tell(answer: "asyncio.Future[Decision | None]", decision: Decision | None) -> None:
-    if not answer.done():  # its caller may have gone away
-        answer.set_result(decision)

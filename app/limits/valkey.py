@@ -1,5 +1,6 @@
-"""Buckets in Valkey (or Redis), for all replicas: the only place that speaks to it. Every call ends
-within its time.
+"""Token buckets in Valkey (or Redis) that all replicas share: the only module that talks to it.
+
+Each operation is one Lua script, of commands that Redis has as well, and ends within a timeout.
 """
 
 import asyncio
@@ -13,102 +14,173 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
-from app.limits.bucket import Decision, Limit
-from app.limits.valkey_scripts import BEAT, TAKE
+from app.limits.buckets import Decision, Limit
 
 T = TypeVar("T")
 PREFIX = "leanplum-gateway:limits:"
 REPLICAS = "leanplum-gateway:replicas"
-TAKE_SECONDS = 0.05  # unless told: callers wait for it
-BEAT_SECONDS = 1.0  # nobody does; it may have to connect first
-GONE_SECONDS = 5.0  # without a sign of life
-CONNECTIONS = 2  # one for what callers wait for, one for signs of life
-TURNS = 5  # of the event loop, in which an answer that has come is read
-Call = tuple[Sequence[Limit], int]
+TAKE_SECONDS = 0.05  # the default timeout of a decision: a caller waits for it
+HEARTBEAT_SECONDS = 1.0  # nobody waits for a heartbeat, and it may have to connect first
+GONE_SECONDS = 5.0  # a replica without a heartbeat for so long is gone
+CONNECTIONS = 2  # one for decisions, one for heartbeats
+LATE_READS = 5  # turns of the event loop after a timeout, in which an answer is still read
+TakeRequest = tuple[Sequence[Limit], int]  # the limits of one call, and its count
+
+TAKE_SCRIPT = """
+-- Decides many calls, one after the other: takes a call's count from every one of its buckets, or
+-- nothing from any.
+-- KEYS: the buckets, call by call.
+-- ARGV: the time in microseconds (-1: the server's own); then for each call its count, the number
+-- of its buckets, and for each of them the rate, the burst, and whether it lends (1 or 0): then a
+-- call larger than the burst passes where one item would, and the deficit beyond the burst is a
+-- debt.
+-- A negative count is given back to each bucket, up to its deficit.
+-- A bucket is stored as its deficit, the time of that, and its burst then: a smaller burst doesn't
+-- cancel a debt.
+-- Returns for each call 1 or 0, and the deficit of each of its buckets: after the call where it
+-- passed.
+local now, own = tonumber(ARGV[1]), tonumber(ARGV[1]) < 0
+if own then
+  local time = redis.call('TIME')
+  now = time[1] * 1e6 + time[2]
+end
+local stored, since, held, changed, results = {}, {}, {}, {}, {}
+local tolerance = 1e-6
+local key, arg = 1, 2
+while arg < #ARGV do
+  local count, last = tonumber(ARGV[arg]), key + ARGV[arg + 1] - 1
+  local passes, deficits, at = true, {}, arg + 2
+  for place = key, last do
+    local name, lends = KEYS[place], ARGV[at + 2] == '1'
+    local rate, burst = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+    if not stored[name] then
+      local text = redis.call('GET', name) or '0 0'
+      local deficit, time, burst_then = string.match(text, '(%S+) (%S+) ?(%S*)')
+      stored[name], since[name] = tonumber(deficit), tonumber(time)
+      held[name] = tonumber(burst_then) or burst
+      if since[name] > now then -- the server's clock was set back
+        since[name], changed[name] = now, rate
+      end
+    end
+    local deficit = math.max(0, stored[name] - (now - since[name]) * rate / 1e6)
+    if deficit > burst and held[name] > burst then -- a smaller burst counts from now on
+      deficit = deficit - (math.min(held[name], deficit) - burst)
+      stored[name], since[name], held[name], changed[name] = deficit, now, burst, rate
+    end
+    deficits[place] = deficit
+    local needed = (lends and count > burst) and 1 or count
+    passes = passes and (count < 0 or deficit + needed <= burst + tolerance)
+    at = at + 3
+  end
+  results[#results + 1] = passes and '1' or '0'
+  for place = key, last do
+    if passes then
+      local given = arg + 2 + 3 * (place - key)
+      local name, rate, burst = KEYS[place], tonumber(ARGV[given]), tonumber(ARGV[given + 1])
+      deficits[place] = math.max(0, deficits[place] + count)
+      stored[name], since[name], held[name], changed[name] = deficits[place], now, burst, rate
+    end
+    results[#results + 1] = string.format('%.17g', deficits[place])
+  end
+  key, arg = last + 1, at
+end
+for name, rate in pairs(changed) do
+  redis.call('SET', name, string.format('%.17g %.0f %.17g', stored[name], now, held[name]))
+  if own then -- it expires once it is full and its debt paid; not under a time that was given
+    redis.call('PEXPIRE', name, math.ceil(stored[name] / rate * 1000) + 1)
+  end
+end
+return table.concat(results, ' ')
+"""
+
+HEARTBEAT_SCRIPT = """
+-- Records a heartbeat of one replica; returns how many replicas there are.
+-- KEYS: the replicas. ARGV: this one, and the seconds without a heartbeat after which one is gone.
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1e6
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
+redis.call('EXPIRE', KEYS[1], 60)
+return redis.call('ZCARD', KEYS[1])
+"""
+
+# The names by which the server keeps the scripts; not a matter of security
+SHA1 = {
+    script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+    for script in (TAKE_SCRIPT, HEARTBEAT_SCRIPT)
+}
 
 
 class Valkey:
-    """A server. Whatever goes wrong with it is raised: an error of redis-py, OSError,
-    TimeoutError.
-    """
+    """A client of one server. Raises redis-py's errors, OSError or TimeoutError on any failure."""
 
     def __init__(self, url: str, take_seconds: float = TAKE_SECONDS) -> None:
-        """Nothing is opened before it is needed. Schemes: redis, rediss, valkey, valkeys."""
+        """Connect on first use. URL schemes: redis, rediss, valkey, valkeys."""
         self._take_seconds = take_seconds
-        # Never again by itself: who waits is answered without it, and one probe a second finds out
+        # No retries: callers are answered without the server, and one probe a second finds out
         # when it is back.
-        never = Retry(NoBackoff(), 0)
-        # Any: its types leave open which of its calls are awaited
+        no_retry = Retry(NoBackoff(), 0)
+        # Any: redis-py's types leave open which of its calls are awaited
         self._client: Any = Redis.from_url(
             url.replace("valkey", "redis", 1) if url.startswith("valkey") else url,
             max_connections=CONNECTIONS,
             protocol=2,
-            retry=never,
+            retry=no_retry,
             socket_timeout=None,
             socket_connect_timeout=None,
         )
 
-    async def take(self, calls: Sequence[Call], now: float = -1) -> list[Decision]:
-        """Decide the calls in their order, at once. `now`: in microseconds, instead of the server's
-        own clock.
+    async def take(self, calls: Sequence[TakeRequest], now: float = -1) -> list[Decision]:
+        """Decide the calls in their order, in one round trip.
+
+        `now` is in microseconds; without it, the server's own clock counts.
         """
         names = [PREFIX + limit.name for limits, _ in calls for limit in limits]
-        words: list[Any] = [now]
+        arguments: list[Any] = [now]
         for limits, count in calls:
-            words += (count, len(limits), *(word for limit in limits for word in _words(limit)))
-        told = iter((await within(self._take_seconds, self._run(TAKE, names, words))).split())
-        return [
-            Decision(next(told) == b"1", limits, [float(next(told)) for _ in limits])
-            for limits, _ in calls
-        ]
+            arguments += (count, len(limits))
+            for limit in limits:
+                arguments += (limit.rate, limit.burst, int(limit.lends))
+        text = await within(self._take_seconds, self._run(TAKE_SCRIPT, names, arguments))
+        results = iter(text.split())
+        decisions = list[Decision]()
+        for limits, _ in calls:
+            allowed = next(results) == b"1"
+            decisions.append(Decision(allowed, limits, [float(next(results)) for _ in limits]))
+        return decisions
 
     async def beat(self, replica: str) -> int:
-        """Give a sign of life; how many replicas have given one lately."""
-        return int(await within(BEAT_SECONDS, self._run(BEAT, [REPLICAS], [replica, GONE_SECONDS])))
+        """Send a heartbeat, and return how many replicas have sent one lately."""
+        heartbeat = self._run(HEARTBEAT_SCRIPT, [REPLICAS], [replica, GONE_SECONDS])
+        return int(await within(HEARTBEAT_SECONDS, heartbeat))
 
     async def close(self, replica: str) -> None:
-        """Take the replica out, if that can be done, and close the connections."""
-        with suppress(Exception):  # it is forgotten in a few seconds anyway
-            await within(
-                self._take_seconds, self._client.execute_command("ZREM", REPLICAS, replica)
-            )
+        """Remove the replica, if that is possible, and close the connections."""
+        with suppress(Exception):  # it expires in a few seconds anyway
+            removal = self._client.execute_command("ZREM", REPLICAS, replica)
+            await within(self._take_seconds, removal)
         await self._client.aclose()
 
-    async def _run(self, script: str, names: Sequence[str], words: Sequence[Any]) -> Any:
-        """By the script's hash; with its text where the server does not know it, as after its
-        restart.
-        """
-        rest = (len(names), *names, *words)
+    async def _run(self, script: str, names: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """Run a script by its hash, or by its text where the server was restarted since."""
+        rest = (len(names), *names, *arguments)
         try:
-            return await self._client.execute_command("EVALSHA", _sha(script), *rest)
+            return await self._client.execute_command("EVALSHA", SHA1[script], *rest)
         except NoScriptError:
             return await self._client.execute_command("EVAL", script, *rest)
 
 
-def _words(limit: Limit) -> tuple[float, float, int]:
-    """Return the script's arguments for a bucket."""
-    return limit.rate, limit.burst, int(limit.lends)
+async def within(seconds: float, call: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a call to the server. Raises TimeoutError where none came in time.
 
-
-HASHES = {
-    script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-    for script in (TAKE, BEAT)
-}
-
-
-def _sha(script: str) -> str:
-    return HASHES[script]
-
-
-async def within(seconds: float, asking: Coroutine[Any, Any, T]) -> T:
-    """The answer. Raises TimeoutError where there is none in time; one that came while the event
-    loop was busy with other things counts, or a busy gateway would take its server for away.
+    A result that came while the event loop was busy counts: else a busy gateway would take its
+    server for unavailable.
     """
-    task = asyncio.ensure_future(asking)
-    task.add_done_callback(_seen)
+    task = asyncio.ensure_future(call)
+    task.add_done_callback(_ignore_error)
     try:
         await asyncio.wait({task}, timeout=seconds)
-        for _ in range(TURNS):
+        for _ in range(LATE_READS):
             if task.done():
                 return task.result()
             await asyncio.sleep(0)
@@ -117,7 +189,7 @@ async def within(seconds: float, asking: Coroutine[Any, Any, T]) -> T:
         task.cancel()
 
 
-def _seen(task: "asyncio.Future[Any]") -> None:
-    """An error of a call that is no longer waited for is nobody's."""
+def _ignore_error(task: "asyncio.Future[Any]") -> None:
+    """Retrieve the error of a call that nobody waits for, so that asyncio does not report it."""
     if not task.cancelled():
         task.exception()

@@ -14,8 +14,7 @@ import pytest
 
 from app.callers import key_format
 from app.compat import body_credentials
-from app.limits.bucket import Buckets
-from app.limits.limiter import OwnLimiter
+from app.limits.buckets import Buckets, LocalLimiter
 from tests.api.serve import Wire, served
 from tests.api.talk import Talk
 from tests.conftest import WIDE, make_settings
@@ -49,7 +48,7 @@ def stopped(start: Start, burst: int) -> Talk:
     """A gateway whose buckets regain nothing."""
     talk = start(gateway_rate_burst=burst, gateway_rate_per_second=1)
     opened = talk.app.state.gateway
-    talk.app.state.gateway = replace(opened, limits=OwnLimiter(Buckets(Clock())))
+    talk.app.state.gateway = replace(opened, limits=LocalLimiter(Buckets(Clock())))
     return talk
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.limits.bucket import Buckets, Decision, Limit
+from app.limits.buckets import Buckets, Decision, Limit
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Bucket:
         return self.take(count).allowed
 
     def remaining(self) -> int:
-        return self.limit.remaining(self.take(0).lacks[0])
+        return self.limit.remaining(self.take(0).deficits[0])
 
 
 def test_a_new_caller_may_take_the_whole_burst_at_once_and_no_more() -> None:
@@ -84,7 +84,7 @@ def test_remaining_counts_down_and_full_in_says_when_it_is_whole_again() -> None
     bucket = Bucket()
     decision = bucket.take(5)
     assert bucket.remaining() == 15
-    assert bucket.limit.full_in(decision.lacks[0]) == pytest.approx(0.5)
+    assert bucket.limit.full_in(decision.deficits[0]) == pytest.approx(0.5)
     bucket.take(15)
     assert bucket.remaining() == 0
 
@@ -113,11 +113,11 @@ def test_taking_nothing_only_looks() -> None:
 
 def test_two_limits_are_taken_from_both_or_from_neither() -> None:
     buckets, mine, ours = Buckets(Clock()), limit("mine", burst=5), limit("ours", burst=8)
-    assert buckets.take((mine, ours), 4).lacks == [4, 4]
+    assert buckets.take((mine, ours), 4).deficits == [4, 4]
     refused = buckets.take((mine, ours), 2)
-    assert (refused.allowed, refused.lacks) == (False, [4, 4])
+    assert (refused.allowed, refused.deficits) == (False, [4, 4])
     assert buckets.take((limit("other", burst=5), ours), 5).allowed is False
-    assert buckets.take((limit("other", burst=5), ours), 4).lacks == [4, 8]
+    assert buckets.take((limit("other", burst=5), ours), 4).deficits == [4, 8]
     assert buckets.take((mine, ours), 1).allowed is False, (
         "the app's is spent, though the caller's is not"
     )
@@ -147,7 +147,11 @@ def test_a_full_share_lets_a_call_of_the_whole_burst_pass_and_makes_up_for_it() 
     share = Limit("a", 2.5, 5, 20)
     assert buckets.take((share,), 20).allowed
     refused = buckets.take((share,), 20)
-    assert (refused.allowed, refused.wait(20), share.remaining(refused.lacks[0])) == (False, 8, 0)
+    assert (refused.allowed, refused.wait(20), share.remaining(refused.deficits[0])) == (
+        False,
+        8,
+        0,
+    )
     clock.now += 8
     assert not buckets.take((share,), 21).allowed
     assert buckets.take((share,), 20).allowed

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.limits.bucket import Buckets, Limit
+from app.limits.buckets import Buckets, Limit
 from app.limits.valkey import PREFIX, Valkey
 from tests.acceptance.processes import APP_ID, Process, serving
 from tests.limits.test_limits_bucket import Clock
@@ -36,7 +36,7 @@ def test_a_call_larger_than_the_bucket_passes_and_nothing_passes_until_its_debt_
     assert buckets.take((lending(),), 1_000).allowed
     for count in (1, 5, 1_000):
         refused = buckets.take((lending(),), count)
-        assert (refused.allowed, refused.lacks) == (False, (1_000,))
+        assert (refused.allowed, refused.deficits) == (False, (1_000,))
     assert buckets.take((lending(),), 1).wait(1) == pytest.approx(996)
     assert buckets.take((lending(),), 1_000).wait(1_000) == pytest.approx(996)
     clock.now += 995.9
@@ -58,7 +58,7 @@ def test_a_debt_is_paid_at_the_rate_of_the_day_and_a_smaller_bucket_does_not_can
     buckets.take((lending(rate=10, burst=100),), 1_100)
     smaller = lending(rate=1, burst=10)
     refused = buckets.take((smaller,), 1)
-    assert (refused.allowed, refused.lacks) == (False, (1_010,)), (
+    assert (refused.allowed, refused.deficits) == (False, (1_010,)), (
         "1,000 of debt, and an empty bucket"
     )
     faster = lending(rate=1_000, burst=10)
@@ -70,7 +70,7 @@ def test_a_debt_is_paid_at_the_rate_of_the_day_and_a_smaller_bucket_does_not_can
 def test_a_debt_to_one_limit_of_two_is_a_debt_alone() -> None:
     mine, ours = lending(rate=1, burst=5, name="mine"), lending(rate=1, burst=2_000, name="ours")
     buckets = Buckets(Clock())
-    assert buckets.take((mine, ours), 1_000).lacks == [1_000, 1_000]
+    assert buckets.take((mine, ours), 1_000).deficits == [1_000, 1_000]
     assert not buckets.take((mine, ours), 1).allowed
     assert buckets.take((lending(name="other"), ours), 1).allowed
 
@@ -146,7 +146,7 @@ def test_valkey_lends_and_is_paid_as_memory_does(server: Server) -> None:
                     (await shared.take([(limits, count)], microseconds))[0],
                 )
                 assert there.allowed == here.allowed, (pause, count, rate, burst)
-                assert there.lacks == pytest.approx(here.lacks, abs=1e-4)
+                assert there.deficits == pytest.approx(here.deficits, abs=1e-4)
                 allowed.append(here.allowed)
         return allowed
 
@@ -173,7 +173,7 @@ def test_a_bucket_that_an_older_process_has_written_is_read(server: Server) -> N
             )
         )[0]
 
-    assert asked(server.url, looked).lacks == [16]
+    assert asked(server.url, looked).deficits == [16]
 
 
 # --- through the server -----------------------------------------------------------------------------------------------

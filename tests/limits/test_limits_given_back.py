@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.limits.bucket import Buckets, Limit
+from app.limits.buckets import Buckets, Limit
 from app.limits.valkey import Valkey
 from tests.acceptance.processes import APP_ID, Process, serving, until
 from tests.limits.test_limits_bucket import Clock
@@ -143,8 +143,10 @@ def test_no_bucket_gets_more_back_than_it_lacks_in_memory_as_in_valkey() -> None
             decide = buckets.give if count < 0 else buckets.take
             here = decide((mine, ours), abs(count))
             (there,) = await shared.take([((mine, ours), count)], microseconds)
-            assert (there.allowed, list(there.lacks)) == (here.allowed, list(here.lacks)), count
-            found.append(here.lacks[0])
+            assert (there.allowed, list(there.deficits)) == (here.allowed, list(here.deficits)), (
+                count
+            )
+            found.append(here.deficits[0])
         return found
 
     with running() as server:

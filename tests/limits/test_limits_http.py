@@ -15,8 +15,7 @@ import pytest
 from app.callers.store import ALL_SCOPES, KeyStore
 from app.compat.segment.request import PATHS as SEGMENT_PATHS
 from app.http.rate_limiting import count_failure, network
-from app.limits.bucket import Buckets
-from app.limits.limiter import OwnLimiter
+from app.limits.buckets import Buckets, LocalLimiter
 from app.model import Scope
 from tests.api.talk import EVENT, NDJSON, Talk, problem
 from tests.limits.test_limits_bucket import Clock
@@ -341,7 +340,8 @@ def test_failures_from_very_many_addresses_leave_little_behind() -> None:
 
     async def fail() -> None:
         gateway: Any = SimpleNamespace(
-            limits=OwnLimiter(buckets), settings=SimpleNamespace(gateway_failed_auth_per_minute=50)
+            limits=LocalLimiter(buckets),
+            settings=SimpleNamespace(gateway_failed_auth_per_minute=50),
         )
         for number in range(50_000):
             clock.now += 0.001

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.limits.bucket import Buckets, Decision, Limit
+from app.limits.buckets import Buckets, Decision, Limit
 from app.limits.shared_limiter import SharedLimiter
-from app.limits.valkey import GONE_SECONDS, Call
+from app.limits.valkey import GONE_SECONDS, TakeRequest
 from tests.limits.test_limits_bucket import Clock, limit
 
 
@@ -21,7 +21,7 @@ class Fake:
         self.taking: Callable[[], Coroutine[Any, Any, None]] | None = None
         self.flights = list[int]()
 
-    async def take(self, calls: Sequence[Call]) -> list[Decision]:
+    async def take(self, calls: Sequence[TakeRequest]) -> list[Decision]:
         self.flights.append(len(calls))
         if self.taking is not None:
             await self.taking()
@@ -48,8 +48,8 @@ class Desk:
             self.server,
             Buckets(self.clock),
             clock=self.clock,
-            told=self.told.append,
-            decided_here=self._count,
+            on_available=self.told.append,
+            on_local_decision=self._count,
         )
 
     def _count(self) -> None:
@@ -65,7 +65,7 @@ class Desk:
 def at_desk(act: Callable[[Desk], Coroutine[Any, Any, None]]) -> None:
     async def with_a_server() -> None:
         desk = Desk()
-        await desk.limiter.look()
+        await desk.limiter.step()
         await act(desk)
         await desk.limiter.close()
 
@@ -136,9 +136,9 @@ def test_when_the_server_is_back_it_decides_again() -> None:
         desk.server.trouble = OSError()
         await desk.allows(1)
         assert "one of 2 shares" in desk.limiter.state()
-        await desk.limiter.look()
+        await desk.limiter.step()
         desk.server.trouble = None
-        await desk.limiter.look()
+        await desk.limiter.step()
         here = desk.here
         assert (await desk.passed(30), desk.here) == (20, here)
         assert (desk.told, desk.limiter.state()) == ([True, False, True], "shared by 2 replicas")
@@ -153,7 +153,7 @@ def test_a_server_that_gives_signs_of_life_and_no_decisions_stays_away() -> None
 
         desk.server.taking = fails
         await desk.allows(1)
-        await desk.limiter.look()
+        await desk.limiter.step()
         assert desk.told == [True, False]
 
     at_desk(act)
@@ -163,11 +163,11 @@ def test_a_server_that_is_not_there_at_the_start_is_found_later() -> None:
     async def act() -> None:
         desk = Desk()
         desk.server.trouble = OSError()
-        await desk.limiter.look()
+        await desk.limiter.step()
         assert (await desk.passed(30), desk.told) == (20, [False])
         assert "the whole of each limit" in desk.limiter.state()
         desk.server.trouble = None
-        await desk.limiter.look()
+        await desk.limiter.step()
         assert desk.told == [False, True]
 
     asyncio.run(act())
@@ -176,16 +176,16 @@ def test_a_server_that_is_not_there_at_the_start_is_found_later() -> None:
 def test_the_number_of_replicas_grows_at_once_and_shrinks_late() -> None:
     async def act(desk: Desk) -> None:
         desk.server.replicas = 4
-        await desk.limiter.look()
+        await desk.limiter.step()
         desk.server.replicas = 1  # it came back empty
-        await desk.limiter.look()
+        await desk.limiter.step()
         desk.server.trouble = OSError()
         assert await desk.passed(20) == 5
         desk.server.trouble = None
         desk.clock.now += GONE_SECONDS + 1
-        await desk.limiter.look()
+        await desk.limiter.step()
         desk.server.trouble = OSError()
-        await desk.limiter.look()
+        await desk.limiter.step()
         assert await desk.passed(30) == 20
 
     at_desk(act)

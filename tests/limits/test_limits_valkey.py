@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import RedisError
 
-from app.limits.bucket import Buckets, Decision, Limit
+from app.limits.buckets import Buckets, Decision, Limit
 from app.limits.valkey import PREFIX, TAKE_SECONDS, Valkey
 from tests.limits.test_limits_bucket import Clock, limit
 from tests.valkey import Valkey as Server
@@ -82,7 +82,7 @@ def test_valkey_decides_the_same_histories_as_memory_does(
             there = await shared.take(wanted, microseconds)
             assert [one.allowed for one in there] == [one.allowed for one in here]
             for one, other in zip(there, here, strict=True):
-                assert one.lacks == pytest.approx(other.lacks, abs=1e-4)
+                assert one.deficits == pytest.approx(other.deficits, abs=1e-4)
 
     asked(server.url, compare)
 
@@ -162,7 +162,7 @@ def test_a_server_that_hangs_costs_the_time_limit_and_its_late_answers_are_nobod
 
     took, found = asked(valkey.url, taken, TAKE_SECONDS)
     assert 3 * TAKE_SECONDS <= took < 3 * TAKE_SECONDS + 0.5
-    assert found[0].lacks == [2, 2]
+    assert found[0].deficits == [2, 2]
 
 
 def test_a_busy_event_loop_does_not_pass_for_a_server_that_is_away(server: Server) -> None:
