@@ -21,8 +21,7 @@ from pydantic import (
 )
 
 from app.errors import StartRefused
-from app.leanplum import action_names
-from app.leanplum.actions import RELAYABLE
+from app.leanplum.actions import RELAYABLE, validate_extra_action
 from app.model import APP_NAME, App, KeyKind
 from app.settings import RELAYED_TAKES, Settings, upstream
 from app.settings.sources import Unreadable, fault_of, is_empty, read_secret
@@ -43,7 +42,7 @@ def _relayable(name: str) -> str:
 
 
 Relayable = Annotated[str, AfterValidator(_relayable)]
-Extra = Annotated[str, AfterValidator(action_names.name_of_extra)]
+Extra = Annotated[str, AfterValidator(validate_extra_action)]
 
 log = structlog.get_logger("apps")
 

@@ -35,7 +35,7 @@ from app.encryption import BodyCipher, open_body_cipher
 from app.enrichment.service import Enrichment, check
 from app.errors import Refusal, StartRefused, StorageUnavailable
 from app.leanplum.client import LeanplumClient
-from app.leanplum.migrate_state import MigrateStates
+from app.leanplum.replies import MigrateStates
 from app.limits.buckets import Buckets, Limiter, LocalLimiter, RatePolicies
 from app.limits.shared_limiter import SharedLimiter
 from app.limits.valkey import Valkey

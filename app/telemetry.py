@@ -324,7 +324,7 @@ class Metrics:
         self.states: dict[str, str] = {}
 
     def count_warnings(self, app: str, labels: Iterable[str]) -> None:
-        """Count warnings of Leanplum's by their labels (`leanplum/warning_labels.py`)."""
+        """Count warnings of Leanplum's by their labels (`leanplum/outcomes.py`)."""
         for label, count in TallyOf(labels).items():
             self.warnings.labels(app, label).inc(count)
 

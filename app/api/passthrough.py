@@ -29,7 +29,7 @@ from app.http.response_headers import headers_of_file
 from app.ingest import validate
 from app.ingest.json_pointers import Move, as_sent, parts
 from app.leanplum.actions import ACTIONS, About, Action
-from app.leanplum.client import Part
+from app.leanplum.client import FilePart
 from app.leanplum.passthrough_parameters import ImportOfRows
 from app.model import APP_NAME, App, Caller, KeyKind, Scope
 from app.relay.key_checks import Checked, check
@@ -281,7 +281,7 @@ async def _upload(
     fields = dict[str, str]()
     try:
         async with limited.form(max_files=MAX_FILES, max_fields=100) as form:
-            files = list[Part]()
+            files = list[FilePart]()
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile):
                     media = value.content_type or "application/octet-stream"

@@ -92,7 +92,7 @@ def sent(app: App, new: NewItem, now: int) -> dict[str, Any]:
     id is known.
     """
     item_id = new.id or ids.made(ids.new_prefix(now), 0)
-    entry = mapping.entry(
+    entry = mapping.entry_for(
         Item(0, item_id, app.name, new.subject, new.action, new.body, now, 0, now), ""
     )
     made: dict[str, Any] = orjson.loads(entry)

@@ -12,7 +12,7 @@ from app.errors import Fault, Forbidden, Invalid
 from app.http.request import Context
 from app.http.time_slices import in_slices
 from app.ingest import import_rows
-from app.leanplum.client import Part
+from app.leanplum.client import FilePart
 from app.model import Caller
 
 IN_A_BUCKET = "can't be used: privacy rules are in force, and the gateway does not see that file; send the rows"
@@ -33,14 +33,14 @@ def arguments(
 
 
 def files(
-    gateway: Gateway, context: Context, caller: Caller, action: str, found: Sequence[Part]
-) -> list[Part]:
+    gateway: Gateway, context: Context, caller: Caller, action: str, found: Sequence[FilePart]
+) -> list[FilePart]:
     """Return the files of a call, whose names and media types are under the rules. Raises Forbidden
     for a file that a rule is over as a whole. What is in files is not looked at."""
     refiner = refiner_of(gateway, context, caller)
     if not refiner.ruled:
         return list(found)
-    made = list[Part]()
+    made = list[FilePart]()
     for name, (filename, file, media) in found:
         if refiner.is_ruled(action, name):
             raise Forbidden(FILE)

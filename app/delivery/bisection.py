@@ -3,7 +3,7 @@ and is told what came of it.
 
 A refused call is sent again in halves, by users as long as there are several, then by one user's
 items in their order, until the parts pass or one item is left. Where Leanplum itself refuses what
-an item says (`TooMuch`), a lone item's own refusal ends it. Where nothing tells an item's fault
+an item says (`SplitNeeded`), a lone item's own refusal ends it. Where nothing tells an item's fault
 from one of all that we send (`Doubtful`: a firewall's answer, a refusal in words that nobody
 knows), only other users' calls do:
 
@@ -15,7 +15,7 @@ knows), only other users' calls do:
 
 from collections.abc import Collection, Generator, Sequence
 
-from app.leanplum.replies import Doubtful, Reply, TooMuch
+from app.leanplum.replies import Doubtful, Reply, SplitNeeded
 from app.model import ConfigRefused, Item, ItemRefused, Outcome, Trouble
 
 Part = Sequence[Item]
@@ -170,7 +170,7 @@ class Bisection:
         match reply:
             case Doubtful(reason):
                 self._doubted(left, reason)
-            case TooMuch():
+            case SplitNeeded():
                 pass
             case outcomes:
                 self._note(left, outcomes)
@@ -211,7 +211,7 @@ class Bisection:
     def _finish(self, part: Part, reply: Reply) -> Steps:
         """Send again, in smaller parts, what a reply has not settled."""
         match reply:
-            case TooMuch():
+            case SplitNeeded():
                 yield from self._halve(self._sendable(part))
             case Doubtful():
                 yield from self._narrow_down(self._sendable(part))

@@ -21,9 +21,10 @@ from app.delivery.verdicts import RetryPolicy, judge
 from app.delivery.window import Window
 from app.encryption import TAMPERED, explain_undecryptable
 from app.errors import StorageUnavailable
-from app.leanplum import mapping, replies, warning_labels
+from app.leanplum import mapping, replies
 from app.leanplum.client import LeanplumClient, Unreachable
-from app.leanplum.retry_after import LONGEST_SECONDS
+from app.leanplum.http_response import MAX_RETRY_AFTER_SECONDS
+from app.leanplum.outcomes import label_of_outcome
 from app.model import (
     DONE,
     ERASES,
@@ -310,7 +311,7 @@ class Deliverer:
                 self._changed = True
                 raise
             self._watermarks.note(found.last, now)
-            latest = self._times.latest(int(LONGEST_SECONDS * 1000))
+            latest = self._times.latest(int(MAX_RETRY_AFTER_SECONDS * 1000))
             self.window.take_in(found, self._ticks_ms(), latest)
             if not wanted.fresh:
                 return
@@ -428,9 +429,7 @@ class Deliverer:
         verdicts = [(item, self._judge(item, outcome, alone)) for item, outcome in outcomes]
         if not await self._write_down(attempt, app, verdicts, calls):
             return postponed
-        told = [
-            warning_labels.of_outcome(outcome) for _, outcome in outcomes if outcome is not DONE
-        ]
+        told = [label_of_outcome(outcome) for _, outcome in outcomes if outcome is not DONE]
         self._metrics.count_warnings(app.name, (label for label in told if label is not None))
         sent = {item.lane for item in batch}
         others = {lane: until for lane, until in postponed.items() if lane not in sent}
@@ -540,7 +539,7 @@ class Deliverer:
         """
         if items[0].encrypted:  # then it is alone
             return [(items[0], _unopened(items[0]))]
-        kind = mapping.kind(items)
+        kind = mapping.key_kind(items)
         doubts = self._doubts[app.name, kind]
         search = Bisection(items[:1] if doubts.held else items, doubts)
         while search.part is not None and self._ticks() + self._call_seconds <= self._leased_until:
@@ -558,22 +557,24 @@ class Deliverer:
         started = time.perf_counter()
         status: int | None = None
         reply: replies.Reply
-        if (kind := mapping.kind(items)) not in app.keys:
+        if (kind := mapping.key_kind(items)) not in app.keys:
             reply = [ConfigRefused(f"{app.setting(kind)} is not set")] * len(items)
             if kind is KeyKind.PRODUCTION:  # the app is no longer configured
                 self._gate(app.name).heard(self._ticks(), 0.0, reply)
             return reply
         try:
-            action, body = mapping.call(app, items, self._clock() / 1000)
+            action, body = mapping.request_for(app, items, self._clock() / 1000)
             answer = await self._client.call(app.api_url, action, body)
             status = answer.status
             calls.append(Sent(items, status))
             sent = [mapping.request_id(item) for item in items]
             self._on_answer(app.name, answer.body)
-            if (host := replies.redirect(answer.body, answer.location)) is not None:
+            if (host := replies.redirect_host(answer.body, answer.location)) is not None:
                 self._metrics.redirects[app.name] = host
             reply = doubts.reread(
-                replies.read(answer.status, answer.body, sent, answer.retry_after, answer.location)
+                replies.read_reply(
+                    answer.status, answer.body, sent, answer.retry_after, answer.location
+                )
             )
         except Unreachable as error:
             log.warning("call.unanswered", app=app.name, reason=str(error), sent=error.sent)

@@ -9,7 +9,7 @@ rate that Leanplum takes without complaint: additive increase, multiplicative de
 from collections import deque
 from enum import StrEnum
 
-from app.leanplum.replies import Doubtful, Reply, TooMuch
+from app.leanplum.replies import Doubtful, Reply, SplitNeeded
 from app.model import ConfigRefused, Trouble
 
 FAILURES = 5  # calls in trouble, one after the other, that open the circuit
@@ -146,9 +146,9 @@ class Gate:
     def heard(self, now: float, seconds: float, reply: Reply) -> None:
         """What came of one call, which took `seconds`."""
         held = self.circuit.state is State.HELD
-        if isinstance(reply, Doubtful) or (held and isinstance(reply, TooMuch)):
+        if isinstance(reply, Doubtful) or (held and isinstance(reply, SplitNeeded)):
             return None  # neither shows that calls may go
-        outcomes = [] if isinstance(reply, TooMuch) else reply
+        outcomes = [] if isinstance(reply, SplitNeeded) else reply
         if any(isinstance(one, ConfigRefused) for one in outcomes):
             return self.circuit.refused(now)
         troubles = [one for one in outcomes if isinstance(one, Trouble)]

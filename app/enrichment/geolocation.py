@@ -1,7 +1,7 @@
 """Where the end user is, by their address. The address itself goes nowhere."""
 
 from app.enrichment.draft import Draft, Place
-from app.leanplum.detection import DETECT
+from app.leanplum.mapping import DETECT
 
 
 def location(draft: Draft) -> bool:

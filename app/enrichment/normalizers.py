@@ -16,7 +16,7 @@ from babel.numbers import list_currencies
 from app.enrichment.draft import Draft, Run
 from app.enrichment.privacy import is_covered
 from app.enrichment.timestamps import seconds
-from app.leanplum.detection import DETECT
+from app.leanplum.mapping import DETECT
 
 CHANGES_AT = 900  # seconds
 # Characters; what is longer is no phone number, locale or zone, and is not kept in memory as one

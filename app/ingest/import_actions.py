@@ -6,10 +6,16 @@ import re
 from collections.abc import Iterator, Set
 
 from app.errors import Fault, Forbidden, Invalid
-from app.leanplum import action_names
+from app.leanplum.actions import (
+    find_similar_action,
+    fold_action_name,
+    is_allowed_action,
+    printable_name,
+    unknown_action_message,
+)
 from app.model import Scope
 
-ACTION, RESETS = action_names.folded("action"), action_names.folded("resetAnomalies")
+ACTION, RESETS = fold_action_name("action"), fold_action_name("resetAnomalies")
 BROUGHT = frozenset({Scope.EVENTS_WRITE, Scope.USERS_WRITE, Scope.SDK})  # what imports are for
 PLAIN = re.compile(r"\s*(?:[A-Za-z_][\w ]*(?:\.[^;|\t\r\n]*)?)?\s*\Z")
 JUDGED = re.compile(r"\b(?:action|resetanomalies)\b", re.IGNORECASE)
@@ -22,14 +28,14 @@ MULTI = "A batch can't be a row of an import."
 def permit(action: str, scopes: Set[Scope], extra: Set[str]) -> None:
     """Let an import bring an action: events and changes of users, and what else the key may do.
     Raises Forbidden."""
-    if not action_names.allowed(action, extra):
-        raise Forbidden(action_names.unknown(action))
-    known = action_names.resembled(action)
+    if not is_allowed_action(action, extra):
+        raise Forbidden(unknown_action_message(action))
+    known = find_similar_action(action)
     if known is None or (known.scope in BROUGHT | scopes and known.name != "multi"):
         return
     if known.name == "multi":
         raise Forbidden(MULTI)
-    raise Forbidden(_needs(f"{action_names.shown(action)} in an import", known.scope))
+    raise Forbidden(_needs(f"{printable_name(action)} in an import", known.scope))
 
 
 def permit_rows(content: bytes, scopes: Set[Scope], extra: Set[str]) -> Iterator[None]:
@@ -67,7 +73,7 @@ def _names(reader: Iterator[list[str]], content: bytes) -> list[str]:
             raise _unreadable() from None
         return []
     if all(map(PLAIN.match, first)):
-        return list(map(action_names.folded, first))
+        return list(map(fold_action_name, first))
     if _names_action(content.partition(b"\n")[0].decode("latin-1") + "\n".join(first)):
         raise _unreadable()
     return []

@@ -1,3 +1,1 @@
-"""Everything Leanplum, and nothing else: how items become a call, the call, and how its answer is
-read.
-"""
+"""Leanplum: its actions, the requests that carry items to it, its client, and its replies."""

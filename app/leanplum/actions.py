@@ -1,26 +1,29 @@
-"""The table of all of Leanplum's actions: one entry is all that a further one needs.
+"""The table of all Leanplum actions, and their names as callers write them. Pure.
 
-Validation, the choice of a key, packing, the SDK door and the documentation all follow it. Sources:
-Leanplum's API reference (42 actions), its SDKs' code (the last ten); fact sheet §2 for the keys, §3
-for the rest.
+An entry in the table is all that a further action needs: validation, the choice of a key, packing,
+the SDK protocol and the documentation all follow it. Sources: Leanplum's API reference (42
+actions), its SDKs' code (the last ten); fact sheet §2 for the keys, §3 for the rest.
 """
 
-from collections.abc import Callable, Mapping
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
 from app.errors import Fault
-from app.leanplum import answers, parameters, passthrough_parameters
+from app.leanplum import parameters, passthrough_parameters, response_schemas
 from app.model import KeyKind, Scope
 
 Fields = Mapping[str, Any]
 
 
 class About(Enum):
-    """Whom an action is about."""
+    """The subject of an action."""
 
     USER = "a user, or a device and its user"
     DEVICE = "a device; its user may be named too"
@@ -29,38 +32,38 @@ class About(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """What the gateway knows of one action."""
+    """One action of Leanplum's API."""
 
     name: str
     scope: Scope
     shape: Any
     key: KeyKind = KeyKind.PRODUCTION
     about: About = About.USER
-    # Nothing beyond success is answered: accepted durably, delivered in the background
+    # Accepted durably and delivered in the background, since the answer is no more than success
     later: bool = False
     alone: bool = False  # never inside a `multi`, which takes the production key
-    # Doing it twice does no more than doing it once, or Leanplum knows the repeat by its reqId
+    # A second call has no further effect, or Leanplum recognizes the repeat by its reqId
     repeatable: bool = True
-    answer: Any = answers.Success
-    # What is wrong beside the single fields
+    answer: Any = response_schemas.Success
+    # Finds faults that no single field has
     check: Callable[[Fields], Fault | None] = lambda fields: None
     a_day: int | None = None  # how often it succeeds in a day (fact sheet §5)
     seldom_changes: bool = False
-    documented: bool = True  # False: only SDKs call it, by their own door
+    documented: bool = True  # False: only SDKs call it, by their own protocol
 
     @property
     def looks(self) -> bool:
-        """Whether it changes nothing at Leanplum."""
+        """Return whether the action changes nothing at Leanplum."""
         return self.name.startswith(("get", "list")) or self.name in {"exportUser", "downloadFile"}
 
     @property
     def required(self) -> frozenset[str]:
-        """The parameters that it can't do without."""
-        found: frozenset[str] = self.shape.__required_keys__
-        return found
+        """The names of the required parameters."""
+        names: frozenset[str] = self.shape.__required_keys__
+        return names
 
 
-# The text that only bodies of development traffic have, and some others
+# A text in every body of development traffic, and in few others
 IN_DEVELOPMENT = '"devMode":true'
 WITHOUT_CONTENT = frozenset(
     {
@@ -80,7 +83,7 @@ DEVICE_FIELDS: frozenset[str] = frozenset(parameters.DeviceFields.__annotations_
 
 
 def _event_named(fields: Fields) -> Fault | None:
-    """An empty event is how Leanplum is told of a message sent or seen (fact sheet, track)."""
+    """Refuse an empty event, which only reports a message sent or seen (fact sheet, track)."""
     if fields.get("event") != "" or "messageId" in fields:
         return None
     return Fault("/event", "may be empty only with messageId", "empty-event")
@@ -127,9 +130,14 @@ def _later(name: str, scope: Scope, shape: Any, **more: Any) -> Action:
 
 
 def _alone(
-    name: str, scope: Scope, shape: Any, key: KeyKind, answer: Any = answers.Success, **more: Any
+    name: str,
+    scope: Scope,
+    shape: Any,
+    key: KeyKind,
+    answer: Any = response_schemas.Success,
+    **more: Any,
 ) -> Action:
-    """Answered while the caller waits, and about the app."""
+    """Return an action about the app that is answered while the caller waits."""
     return Action(
         name=name,
         scope=scope,
@@ -146,16 +154,16 @@ def _content(name: str, shape: Any, answer: Any) -> Action:
     return _alone(name, READ, shape, CONTENT, answer, seldom_changes=True)
 
 
-def _sdk(name: str, shape: Any = passthrough_parameters.FromSdk, **more: Any) -> Action:
+def _sdk(name: str, shape: Any = passthrough_parameters.SdkParameters, **more: Any) -> Action:
     return Action(name=name, scope=SDK, shape=shape, documented=False, **more)
 
 
 def _ios(name: str) -> Action:
-    """An old action of iOS's development builds (fact sheet §12.9)."""
+    """Return an old action of iOS's development builds (fact sheet §12.9)."""
     return Action(
         name=name,
         scope=WRITE,
-        shape=passthrough_parameters.FromSdk,
+        shape=passthrough_parameters.SdkParameters,
         key=DEVELOPMENT,
         about=About.APP,
         alone=True,
@@ -167,7 +175,10 @@ ACTIONS: dict[str, Action] = {
     action.name: action
     for action in (
         Action(
-            name="start", scope=EVENTS, shape=passthrough_parameters.Start, answer=answers.Started
+            name="start",
+            scope=EVENTS,
+            shape=passthrough_parameters.Start,
+            answer=response_schemas.Started,
         ),
         _later("stop", EVENTS, parameters.UserCall),
         _later("pauseSession", EVENTS, parameters.UserCall),
@@ -186,7 +197,7 @@ ACTIONS: dict[str, Action] = {
             check=_names_a_device,
         ),
         _later("setTrafficSourceInfo", USERS, parameters.TrafficSource, check=_names_a_source),
-        _later("sendMessage", SEND, parameters.Message, answer=answers.Sent),
+        _later("sendMessage", SEND, parameters.Message, answer=response_schemas.MessageSent),
         _later("startCampaign", SEND, parameters.Campaign, key=DEVELOPMENT, alone=True),
         _later("block", ERASE, parameters.Blocking),
         _later("unblock", ERASE, parameters.Blocking, key=DEVELOPMENT, alone=True),
@@ -195,15 +206,15 @@ ACTIONS: dict[str, Action] = {
             name="getVars",
             scope=READ,
             shape=passthrough_parameters.Variables,
-            answer=answers.UserVariables,
+            answer=response_schemas.UserVariables,
         ),
         Action(
             name="exportUser",
             scope=Scope.USERS_READ,
-            shape=passthrough_parameters.Whom,
+            shape=passthrough_parameters.UserOrDevice,
             key=DATA_EXPORT,
             alone=True,
-            answer=answers.ExportedUser,
+            answer=response_schemas.ExportedUser,
         ),
         _alone("setVars", WRITE, passthrough_parameters.VariableChange, DEVELOPMENT),
         _alone(
@@ -211,52 +222,60 @@ ACTIONS: dict[str, Action] = {
             WRITE,
             passthrough_parameters.VariableNames,
             DEVELOPMENT,
-            answers.RemovedVariables,
+            response_schemas.RemovedVariables,
         ),
         _alone(
             "registerDevice",
             WRITE,
             passthrough_parameters.DevelopmentDevice,
             DEVELOPMENT,
-            answers.Registered,
+            response_schemas.Registered,
         ),
-        _alone("uploadFile", WRITE, passthrough_parameters.Upload, DEVELOPMENT),
+        _alone("uploadFile", WRITE, passthrough_parameters.FileUpload, DEVELOPMENT),
         _alone(
-            "downloadFile", READ, passthrough_parameters.FileName, KeyKind.PRODUCTION, answers.Bytes
+            "downloadFile",
+            READ,
+            passthrough_parameters.FileName,
+            KeyKind.PRODUCTION,
+            response_schemas.Bytes,
         ),
         _alone(
             "getAndroidNotificationChannels",
             READ,
-            passthrough_parameters.Nothing,
+            passthrough_parameters.NoParameters,
             KeyKind.PRODUCTION,
-            answers.NotificationChannels,
+            response_schemas.NotificationChannels,
         ),
         _alone(
             "addAndroidNotificationChannel",
             WRITE,
             passthrough_parameters.NotificationChannel,
             DEVELOPMENT,
-            answers.ChannelAdded,
+            response_schemas.ChannelAdded,
         ),
         _alone(
             "deleteAndroidNotificationChannel",
             WRITE,
             passthrough_parameters.ChannelId,
             DEVELOPMENT,
-            answers.ChannelDeleted,
+            response_schemas.ChannelDeleted,
         ),
-        _content("getMessages", passthrough_parameters.Listing, answers.Messages),
-        _content("getMessage", passthrough_parameters.One, answers.OneMessage),
-        _content("getAbTests", passthrough_parameters.Listing, answers.AbTests),
-        _content("getAbTest", passthrough_parameters.One, answers.OneAbTest),
-        _content("getVariant", passthrough_parameters.One, answers.OneVariant),
-        _content("getUnsubscribeCategories", passthrough_parameters.Nothing, answers.Categories),
+        _content("getMessages", passthrough_parameters.Listing, response_schemas.Messages),
+        _content("getMessage", passthrough_parameters.EntityLookup, response_schemas.OneMessage),
+        _content("getAbTests", passthrough_parameters.Listing, response_schemas.AbTests),
+        _content("getAbTest", passthrough_parameters.EntityLookup, response_schemas.OneAbTest),
+        _content("getVariant", passthrough_parameters.EntityLookup, response_schemas.OneVariant),
+        _content(
+            "getUnsubscribeCategories",
+            passthrough_parameters.NoParameters,
+            response_schemas.Categories,
+        ),
         _alone(
             "exportData",
             EXPORT,
             passthrough_parameters.DataExport,
             DATA_EXPORT,
-            answers.Job,
+            response_schemas.StartedJob,
             a_day=24,
             repeatable=False,
         ),
@@ -265,7 +284,7 @@ ACTIONS: dict[str, Action] = {
             EXPORT,
             passthrough_parameters.UsersExport,
             DATA_EXPORT,
-            answers.Job,
+            response_schemas.StartedJob,
             a_day=40,
             repeatable=False,
         ),
@@ -274,7 +293,7 @@ ACTIONS: dict[str, Action] = {
             EXPORT,
             passthrough_parameters.ReportExport,
             DATA_EXPORT,
-            answers.Job,
+            response_schemas.StartedJob,
             a_day=100,
             repeatable=False,
         ),
@@ -283,7 +302,7 @@ ACTIONS: dict[str, Action] = {
             EXPORT,
             passthrough_parameters.JobId,
             DATA_EXPORT,
-            answers.ExportState,
+            response_schemas.ExportState,
         ),
         # As a CSV job. The JSON form, with the production key, is how items are packed
         # (`leanplum/mapping.py`).
@@ -292,7 +311,7 @@ ACTIONS: dict[str, Action] = {
             EXPORT,
             passthrough_parameters.Import,
             DEVELOPMENT,
-            answers.Job,
+            response_schemas.StartedJob,
             repeatable=False,
         ),
         _alone(
@@ -300,24 +319,28 @@ ACTIONS: dict[str, Action] = {
             EXPORT,
             passthrough_parameters.JobId,
             DEVELOPMENT,
-            answers.ImportState,
+            response_schemas.ImportState,
         ),
         _alone(
             "addPostback",
             EXPORT,
             passthrough_parameters.Postback,
             DATA_EXPORT,
-            answers.PostbackAdded,
+            response_schemas.PostbackAdded,
             repeatable=False,
         ),
         _alone(
-            "listPostbacks", EXPORT, passthrough_parameters.Nothing, DATA_EXPORT, answers.Postbacks
+            "listPostbacks",
+            EXPORT,
+            passthrough_parameters.NoParameters,
+            DATA_EXPORT,
+            response_schemas.Postbacks,
         ),
         _alone("deletePostback", EXPORT, passthrough_parameters.PostbackId, DATA_EXPORT),
-        _sdk("getNewsfeedMessages", answer=answers.Newsfeed),
-        _sdk("markNewsfeedMessageAsRead", shape=passthrough_parameters.Inbox, later=True),
-        _sdk("deleteNewsfeedMessage", shape=passthrough_parameters.Inbox, later=True),
-        _sdk("getMigrateState", about=About.APP, answer=answers.MigrateState),
+        _sdk("getNewsfeedMessages", answer=response_schemas.Newsfeed),
+        _sdk("markNewsfeedMessageAsRead", shape=passthrough_parameters.InboxMessage, later=True),
+        _sdk("deleteNewsfeedMessage", shape=passthrough_parameters.InboxMessage, later=True),
+        _sdk("getMigrateState", about=About.APP, answer=response_schemas.MigrateState),
         _sdk("log", later=True, about=About.APP),
         _sdk("trackGeofence", shape=parameters.Event, later=True),
         _sdk("restart"),
@@ -327,41 +350,40 @@ ACTIONS: dict[str, Action] = {
     )
 }
 QUEUED = {name: action for name, action in ACTIONS.items() if action.later}
-# Those that a setting may have relayed at the SDK door: not what needs a call of its own, nor what
-# blocks a user.
+# Actions that a setting may have relayed for SDKs: none that needs a call of its own, and none that
+# blocks a user
 RELAYABLE = tuple(
     name for name, action in QUEUED.items() if not action.alone and action.scope is not ERASE
 )
-# What may be delivered in the background: of several sessions in one SDK's batch all but the last,
-# too.
+# Actions that may be delivered in the background; `start` only for the sessions of an SDK's batch
+# before the last one
 DELIVERED = {"start": ACTIONS["start"], **QUEUED}
 LATER = {name: action for name, action in QUEUED.items() if action.documented}
 
 
 def key_for(action: str, body: str) -> KeyKind:
-    """The kind of key that an item needs; `body` is its JSON text."""
+    """Return the kind of key that an item needs; `body` is its JSON text."""
     key = ACTIONS[action].key
     if key is not KeyKind.PRODUCTION:
         return key
-    if (
-        action == "setUserAttributes"
-        and '"resetAnomalies":true' in body
-        and _says(body, "resetAnomalies")
-    ):
+    if IN_DEVELOPMENT in body and _is_true(body, "devMode"):
         return DEVELOPMENT
-    return DEVELOPMENT if IN_DEVELOPMENT in body and _says(body, "devMode") else key
+    if action == "setUserAttributes" and '"resetAnomalies":true' in body:
+        return DEVELOPMENT if _is_true(body, "resetAnomalies") else key
+    return key
 
 
-def _says(body: str, name: str) -> bool:
-    """Whether the field itself is true, and not one of the same name inside another."""
+def _is_true(body: str, name: str) -> bool:
+    """Return whether the body's own field is true, and not one inside another field."""
     return orjson.loads(body).get(name) is True
 
 
 def sent_alone(action: str, body: str) -> bool:
-    """Whether an item is a call of its own: a `multi` takes the production key, so nothing else
-    fits into one.
+    """Return whether an item is a call of its own.
+
+    A `multi` takes the production key, so no item that needs another key fits into one.
     """
-    # Nearly all of them: this is asked of every item
+    # True of nearly all items, and every item is checked: two look-ups instead of `key_for`
     if action in _TOGETHER and IN_DEVELOPMENT not in body:
         return False
     return ACTIONS[action].alone or key_for(action, body) is not KeyKind.PRODUCTION
@@ -372,3 +394,90 @@ _TOGETHER = frozenset(
     for name, action in ACTIONS.items()
     if not action.alone and action.key is KeyKind.PRODUCTION and name != "setUserAttributes"
 )
+
+
+MAX_NAME = 100  # characters of a name that a setting may allow, and that a message repeats
+DECODINGS = 3
+ALPHANUMERIC = re.compile(r"[a-z0-9]+")
+ADVICE = "GATEWAY_SDK_EXTRA_ACTIONS allows further actions by their exact names."
+
+
+def fold_action_name(name: str) -> str:
+    """Return a name's letters and digits without case, width, accents or percent-encoding.
+
+    This folds more than any server is known to: a name that folds to a known action's needs that
+    action's scope.
+    """
+    text = name.strip()[:MAX_NAME]
+    for _ in range(DECODINGS):
+        text = unquote(text)
+    plain = unicodedata.normalize("NFKD", text).upper().casefold()
+    return "".join(ALPHANUMERIC.findall(plain))
+
+
+def _deletions(name: str) -> Iterator[str]:
+    """Yield a name, and every name that deleting one character of it leaves."""
+    yield name
+    for at in range(len(name)):
+        yield name[:at] + name[at + 1 :]
+
+
+_FOLDED: Mapping[str, Action] = {fold_action_name(name): action for name, action in ACTIONS.items()}
+# Two names are a letter apart where one deletion leaves the same form, so a few look-ups compare a
+# name with all actions.
+_NEAR: Mapping[str, str] = {
+    form: action.name for folded_name, action in _FOLDED.items() for form in _deletions(folded_name)
+} | {form: action.name for form, action in _FOLDED.items()}
+_LONGEST_NEAR = max(map(len, _FOLDED)) + 1
+
+
+def find_similar_action(name: str) -> Action | None:
+    """Return the known action that a server might take `name` for, or None.
+
+    That is the action of this name, or one whose name folds to the same.
+    """
+    known = ACTIONS.get(name)
+    return _FOLDED.get(fold_action_name(name)) if known is None else known
+
+
+def suggest_action_name(name: str) -> str | None:
+    """Return the known name that was probably meant: one that is at most a letter away."""
+    form = fold_action_name(name)
+    if not form or len(form) > _LONGEST_NEAR:
+        return None
+    return next((_NEAR[near] for near in _deletions(form) if near in _NEAR), None)
+
+
+def printable_name(name: str) -> str:
+    """Return at most `MAX_NAME` printable characters of a name, for a message."""
+    head = "".join(
+        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in name[:MAX_NAME]
+    )
+    return head if len(name) <= MAX_NAME else f"{head}…"
+
+
+def is_allowed_action(name: str, extra: Set[str]) -> bool:
+    """Return whether an action is passed on: it is known, or a setting names it exactly."""
+    return name in ACTIONS or name in extra
+
+
+def unknown_action_message(name: str) -> str:
+    """Return the message that refuses an action."""
+    meant = suggest_action_name(name)
+    hint = f"; did you mean {meant}?" if meant is not None else "."
+    return f'The action "{printable_name(name)}" is not known to this gateway{hint} {ADVICE}'
+
+
+def validate_extra_action(name: str) -> str:
+    """Return a name that a setting allows. Raises ValueError for text that can't name an action."""
+    if not name or len(name) > MAX_NAME or not name.isprintable() or any(map(str.isspace, name)):
+        raise ValueError(
+            f"takes names of at most {MAX_NAME} printable characters without spaces; "
+            f"not {printable_name(name)!r}"
+        )
+    known = find_similar_action(name)
+    if known is not None and known.name == "multi" and name != "multi":
+        raise ValueError(
+            f"{name} can't be allowed: a batch under another name would hide what is in it"
+        )
+    return name

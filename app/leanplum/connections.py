@@ -1,6 +1,4 @@
-"""The way to Leanplum: through which proxy, which certificates are trusted, and why a connection
-failed.
-"""
+"""Connections to Leanplum: the proxy, the certificates that are trusted, and reasons of failures."""
 
 import errno
 import os
@@ -18,8 +16,8 @@ from pydantic import SecretStr
 
 TAKES = "takes http:// or https://, then [USER:PASSWORD@]HOST[:PORT]"
 LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
-OF_ENVIRONMENT = ("https_proxy", "all_proxy")
-WORDS = {
+PROXY_VARIABLES = ("https_proxy", "all_proxy")
+ERRNO_REASONS = {
     errno.ECONNREFUSED: "connection refused",
     errno.ECONNRESET: "connection reset",
     errno.ECONNABORTED: "connection reset",
@@ -28,13 +26,16 @@ WORDS = {
     errno.ENETUNREACH: "network unreachable",
     errno.ETIMEDOUT: "connection timed out",
 }
-KINDS = {"ConnectTimeout": "connection timed out", "PoolTimeout": "no free connection"}
+ERROR_REASONS = {"ConnectTimeout": "connection timed out", "PoolTimeout": "no free connection"}
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How Leanplum is reached. `trust_env`: whether the standard variables count (HTTPS_PROXY,
-    NO_PROXY, SSL_CERT_FILE, SSL_CERT_DIR); `proxy` goes first."""
+    """The route to Leanplum.
+
+    `trust_env`: whether the standard variables count (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE,
+    SSL_CERT_DIR); `proxy` comes before them.
+    """
 
     proxy: SecretStr | None = None
     ca_file: Path | None = None
@@ -42,12 +43,12 @@ class Route:
 
     @property
     def proxy_is_safe(self) -> bool:
-        """Tell whether unencrypted traffic to the proxy stays on this machine."""
+        """Return whether unencrypted traffic to the proxy stays on this machine."""
         parts = urlsplit(self.proxy.get_secret_value() if self.proxy else "")
         return parts.scheme == "https" or parts.hostname in LOCAL
 
     def context(self, environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
-        """Return what certificates are checked by: the usual authorities, and those of `ca_file`.
+        """Return the TLS context: it trusts the usual authorities, and those of `ca_file`.
 
         Raises ValueError where a file can't be read, or has no certificates in it.
         """
@@ -65,14 +66,14 @@ class Route:
         return context
 
     def faults(self, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-        """Tell, a line each, what of it can't be used."""
+        """Yield a line for each file or variable that can't be used."""
         try:
             self.context(environ)
         except ValueError as error:
             yield str(error)
         if not self.trust_env:
             return
-        for name in OF_ENVIRONMENT:
+        for name in PROXY_VARIABLES:
             for spelled in (name, name.upper()):
                 url = environ.get(spelled, "")
                 if url and not is_proxy(url if "://" in url else f"http://{url}"):
@@ -107,10 +108,8 @@ def _load(context: ssl.SSLContext, setting: str, path: Path) -> None:
         raise ValueError(f"{setting}: {path} has no certificates that can be read (PEM)") from None
 
 
-def reason(error: BaseException) -> str:
-    """Say in words why no answer came, without anything that was sent. Falls back to the error's
-    kind.
-    """
+def failure_reason(error: BaseException) -> str:
+    """Return in words why no response came, without any of the request; at worst the error's name."""
     if type(error).__name__ == "ProxyError":
         return f"proxy answered {_status(str(error))}"
     for cause in _causes(error):
@@ -120,13 +119,13 @@ def reason(error: BaseException) -> str:
             return f"TLS failed: {cause.reason.lower().replace('_', ' ')}"
         if isinstance(cause, socket.gaierror):
             return "name not resolved"
-        if isinstance(cause, OSError) and cause.errno in WORDS:
-            return WORDS[cause.errno]
-    return KINDS.get(type(error).__name__, type(error).__name__)
+        if isinstance(cause, OSError) and cause.errno in ERRNO_REASONS:
+            return ERRNO_REASONS[cause.errno]
+    return ERROR_REASONS.get(type(error).__name__, type(error).__name__)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it came from; of several, the first."""
+    """Yield the error and its causes; of a group, the first error."""
     while error is not None:
         yield error
         error = _cause(error)
@@ -139,9 +138,9 @@ def _cause(error: BaseException) -> BaseException | None:
 
 
 def _status(text: str) -> str:
-    """The proxy's status with its usual phrase: its own words are not repeated."""
+    """Return the proxy's status with its usual phrase: the proxy's own words are not repeated."""
     code = text[:3]
     if not (code.isascii() and code.isdecimal()):
         return "without a status"
-    known = next((status.phrase for status in HTTPStatus if status.value == int(code)), "")
-    return f"{code} {known}".rstrip()
+    phrase = next((status.phrase for status in HTTPStatus if status.value == int(code)), "")
+    return f"{code} {phrase}".rstrip()

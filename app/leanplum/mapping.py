@@ -1,110 +1,214 @@
-"""Items as Leanplum wants them: many as one `multi`, or one as a call of its own. Pure: items in, a
-request out.
+"""Items and other actions as requests to Leanplum. Pure: items in, a request out.
 
-Source: Leanplum's docs, "multi (JSON)": appId, clientKey, apiVersion, time (of the request), data
-(a list of actions).
+Many items become one `multi`; one item may be a call of its own. Source: Leanplum's docs, "multi
+(JSON)": appId, clientKey, apiVersion, time (of the request), data (a list of actions).
+
+A client asks Leanplum to detect where a call comes from by the value "(detect)". Leanplum looks at
+the address of the call, which is the gateway's. So "(detect)" is sent on only with the end user's
+own address in a header; otherwise the field is left out (fact sheet §12.8).
 """
 
+import re
 import uuid
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 
 import orjson
 
 from app.ids import MADE
 from app.leanplum.actions import key_for, sent_alone
-from app.leanplum.detection import undetected
 from app.model import App, Item, KeyKind
 
 API_VERSION = "1.0.6"
 # Items of many users share a call, so no header tells whose it is
 NO_HEADERS: Mapping[str, str] = {}
 NAMESPACE = uuid.UUID("7d0f9a1e-6d4c-5e0b-9a67-0c6f3b7f2a11")
-# What only some bodies have, which are looked at
-OWN = ('"time":', '"reqId":', '"clientKey":', '"(detect)"')
+# Texts in the few bodies that are parsed; all others are copied into the call as text
+PARSED_TEXTS = ('"time":', '"reqId":', '"clientKey":', '"(detect)"')
+
+DETECT = "(detect)"
+PLACE_FIELDS = ("country", "region", "city", "location")
+LOCALE_FIELD = "locale"
+ADDRESS_HEADER, LANGUAGE_HEADER = "X-Forwarded-For", "Accept-Language"
+MAX_LANGUAGE = 500  # bytes of Accept-Language that are looked at or sent on
+LANGUAGE_RANGE = re.compile(
+    r"([A-Za-z]{2,3})(?:-[A-Za-z]{4})?(?:-([A-Za-z]{2}|\d{3}))?(?:-[A-Za-z0-9-]+)?"
+)
+# Networks of proxies, and others whose addresses say nothing of a place
+NOT_PUBLIC = [
+    ip_network(network)
+    for network in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "::/127",
+        "fc00::/7",
+        "fe80::/10",
+    )
+]
 
 
-class Call(NamedTuple):
-    """One call to Leanplum: what the URL names, and the body."""
+class LeanplumRequest(NamedTuple):
+    """One call to Leanplum: the action in its URL, and its body."""
 
     action: str
     body: bytes
 
 
-def kind(items: Sequence[Item]) -> KeyKind:
-    """The kind of key that a call with these items takes."""
+def key_kind(items: Sequence[Item]) -> KeyKind:
+    """Return the kind of key that a call with these items takes."""
     return key_for(items[0].action, items[0].body)
 
 
-def call(app: App, items: Sequence[Item], now: float) -> Call:
-    """The call that does `items` at `now` (epoch seconds). The client key is here and nowhere else.
-    Raises KeyError where the app has no key of the kind that is needed.
+def request_for(app: App, items: Sequence[Item], now: float) -> LeanplumRequest:
+    """Return the call that sends `items` at `now` (epoch seconds).
+
+    The client key is added here and nowhere else. Raises KeyError where the app has no key of the
+    kind that is needed.
     """
-    key = app.keys[kind(items)].get_secret_value()
+    key = app.keys[key_kind(items)].get_secret_value()
     head = credentials(app, key)
     if sent_alone(items[0].action, items[0].body):
-        return Call(
-            items[0].action, orjson.dumps(head)[:-1] + b"," + entry(items[0], key)[1:].encode()
-        )
+        body = orjson.dumps(head)[:-1] + b"," + entry_for(items[0], key)[1:].encode()
+        return LeanplumRequest(items[0].action, body)
     text = orjson.dumps(head | {"time": now, "data": []})
-    return Call("multi", text[:-2] + ",".join(entry(item, key) for item in items).encode() + b"]}")
+    entries = ",".join([entry_for(item, key) for item in items])
+    return LeanplumRequest("multi", text[:-2] + entries.encode() + b"]}")
 
 
 def credentials(app: App, key: str) -> dict[str, str]:
-    """What every call names."""
+    """Return the fields that every call has."""
     return {"appId": app.app_id, "clientKey": key, "apiVersion": API_VERSION}
 
 
-def single(app: App, action: str, args: Mapping[str, Any], key: str, now: float) -> bytes:
-    """The body of one action that is no item, at `now` (epoch seconds) unless its arguments say
-    when.
+def body_for(app: App, action: str, args: Mapping[str, Any], key: str, now: float) -> bytes:
+    """Return the body of one action that is no item.
+
+    Its time is `now` (epoch seconds), unless its arguments have one.
     """
     return orjson.dumps(
-        {**credentials(app, key), "action": action, "time": now, **undetected(args, NO_HEADERS)}
+        {
+            **credentials(app, key),
+            "action": action,
+            "time": now,
+            **without_detection(args, NO_HEADERS),
+        }
     )
 
 
-def entry(item: Item, key: str) -> str:
-    """One action of a call. The body was checked and written by the gateway itself, so its text is
-    spliced in.
+def entry_for(item: Item, key: str) -> str:
+    """Return the entry of one item in a call.
+
+    The gateway wrote and checked the item's body itself, so its text is copied in unparsed, which
+    saves most of the time that building a call takes.
     """
     body = item.body
-    for own in OWN:
-        if own in body:
-            return _with_own(item, orjson.loads(body), key)
-    sent = request_id(item)
+    for text in PARSED_TEXTS:
+        if text in body:
+            return _entry_with_own_fields(item, orjson.loads(body), key)
+    sent_id = request_id(item)
     rest = f",{body[1:]}" if len(body) > 2 else "}"
-    return f'{{"action":"{item.action}","reqId":"{sent}","uuid":"{sent}","time":{item.accepted_at / 1000}{rest}'
+    head = f'{{"action":"{item.action}","reqId":"{sent_id}","uuid":"{sent_id}"'
+    return f'{head},"time":{item.accepted_at / 1000}{rest}'
 
 
-def _with_own(item: Item, fields: dict[str, Any], key: str) -> str:
-    """The same, where the body itself says when it happened, or has what SDKs send (fact sheet
-    §7).
+def _entry_with_own_fields(item: Item, fields: dict[str, Any], key: str) -> str:
+    """Return the entry of an item whose body has a time or fields of SDKs (fact sheet §7).
+
+    Leanplum recognizes a repeat by reqId and uuid. Where an SDK gives only a reqId, which may stand
+    for many items, the uuid must be the item's own.
     """
-    # Leanplum knows a repeat by reqId and uuid, so where an SDK gives only a reqId, which may stand
-    # for many items, the uuid must be the item's own.
-    made = {
+    accepted_at = item.accepted_at / 1000
+    entry = {
         "action": item.action,
         "reqId": request_id(item),
-        "uuid": _made_of(item),
-        "time": item.accepted_at / 1000,
+        "uuid": _generated_id(item),
+        "time": accepted_at,
     } | fields
     if fields.get("time", "") in (None, ""):
-        # "now" was when it was accepted, whenever it is sent
-        made["time"] = item.accepted_at / 1000
+        # "now" was when the item was accepted, whenever it is sent
+        entry["time"] = accepted_at
     if "clientKey" in fields:
-        made["clientKey"] = key
-    return orjson.dumps(undetected(made, NO_HEADERS)).decode()
+        entry["clientKey"] = key
+    return orjson.dumps(without_detection(entry, NO_HEADERS)).decode()
 
 
 def request_id(item: Item) -> str:
-    """What Leanplum may tell a repeat by (its SDKs send `reqId` and `uuid`), and its answer the
-    item: an SDK's own, or made of the item's id alone, so the same at every attempt.
+    """Return the `reqId` by which Leanplum recognizes a repeat, and its answer names the item.
+
+    It is an SDK's own, or made of the item's id alone, so every attempt has the same one.
     """
     if '"reqId":' in item.body and (own := orjson.loads(item.body).get("reqId")):
         return str(own)
-    return item.id if MADE.match(item.id) else _made_of(item)
+    return _generated_id(item)
 
 
-def _made_of(item: Item) -> str:
+def _generated_id(item: Item) -> str:
     return item.id if MADE.match(item.id) else str(uuid.uuid5(NAMESPACE, f"{item.app}/{item.id}"))
+
+
+def without_detection(fields: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields without those that ask for what Leanplum can't detect.
+
+    `headers` are those about the end user that are sent with the call.
+    """
+    undetectable = list[str]()
+    if not is_public_address(headers.get(ADDRESS_HEADER)):
+        undetectable += PLACE_FIELDS
+    if LANGUAGE_HEADER not in headers:
+        undetectable.append(LOCALE_FIELD)
+    removed = [name for name in undetectable if fields.get(name) == DETECT]
+    if not removed:
+        return dict(fields)
+    return {name: value for name, value in fields.items() if name not in removed}
+
+
+def end_user_headers(address: str | None, language: str) -> dict[str, str]:
+    """Return the headers that tell Leanplum about the end user."""
+    headers = dict[str, str]()
+    if address and _parse_address(address) is not None:
+        headers[ADDRESS_HEADER] = address
+    if language.strip() and language.isprintable():
+        headers[LANGUAGE_HEADER] = language[:MAX_LANGUAGE]
+    return headers
+
+
+def is_public_address(address: str | None) -> bool:
+    """Return whether an address may be an end user's on the Internet."""
+    parsed = _parse_address(address or "")
+    if parsed is None:
+        return False
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+    return not any(parsed in network for network in NOT_PUBLIC)
+
+
+def _parse_address(address: str) -> Any:
+    try:
+        return ip_address(address)
+    except ValueError:
+        return None
+
+
+def preferred_locale(language: str) -> str | None:
+    """Return the locale that Accept-Language (RFC 9110 §12.5.4) prefers, as in en_US, or None."""
+    best_weight, best_locale = 0.0, None
+    for choice in language[:MAX_LANGUAGE].split(","):
+        tag, _, parameters = choice.partition(";")
+        match, weight = LANGUAGE_RANGE.fullmatch(tag.strip()), _weight(parameters)
+        if match is None or weight <= best_weight:
+            continue
+        region = f"_{match[2].upper()}" if match[2] else ""
+        best_weight, best_locale = weight, match[1].lower() + region
+    return best_locale
+
+
+def _weight(parameters: str) -> float:
+    name, _, value = parameters.strip().partition("=")
+    if name.strip().lower() != "q":
+        return 1.0
+    return float(value) if re.fullmatch(r"[01](\.\d{0,3})?", value.strip()) else 0.0

@@ -1,5 +1,6 @@
-"""The parameters of what is asked while the caller waits, and of what only SDKs call; see
-`shapes`.
+"""The parameters of actions that are answered while the caller waits, and of those of SDKs.
+
+They are checked and documented like those in `parameters`.
 """
 
 from typing import Annotated, Literal, Required
@@ -11,14 +12,14 @@ from app.leanplum.parameters import CLOSED, Attributes, DeviceFields, DevMode, P
 from app.leanplum.values import DAY, Bool, DeviceId, EntityId, Int, Plain, Text, Time, UserId
 
 
-class Nothing(TypedDict, total=False):
-    """No parameter at all."""
+class NoParameters(TypedDict, total=False):
+    """No parameters."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
 
 
 class Start(DeviceFields, Place, total=False):
-    """A session begins (Leanplum's `start`)."""
+    """The start of a session (Leanplum's `start`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
@@ -53,7 +54,7 @@ class Start(DeviceFields, Place, total=False):
 
 
 class Variables(TypedDict, total=False):
-    """Whose variables (Leanplum's `getVars`)."""
+    """The user whose variables are returned (Leanplum's `getVars`)."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     userId: UserId
@@ -70,7 +71,7 @@ class Variables(TypedDict, total=False):
     ]
 
 
-class Whom(TypedDict, total=False):
+class UserOrDevice(TypedDict, total=False):
     """A user or a device."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
@@ -79,7 +80,7 @@ class Whom(TypedDict, total=False):
 
 
 class Listing(TypedDict, total=False):
-    """Which of them are listed."""
+    """Filters of a list."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     includeDrafts: Annotated[
@@ -90,8 +91,8 @@ class Listing(TypedDict, total=False):
     ]
 
 
-class One(TypedDict, total=False):
-    """One thing by its id."""
+class EntityLookup(TypedDict, total=False):
+    """The id of one message, A/B test or variant."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     id: Required[EntityId]
@@ -112,7 +113,7 @@ class VariableChange(TypedDict, total=False):
 
 
 class VariableNames(TypedDict, total=False):
-    """The names of variables that shall go (Leanplum's `deleteVars`)."""
+    """The names of variables to delete (Leanplum's `deleteVars`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid", json_schema_extra={"examples": [{"vars": ["welcome.text"]}]}
@@ -146,7 +147,7 @@ class NotificationChannel(TypedDict, total=False):
 
 
 class ChannelId(TypedDict, total=False):
-    """One notification channel."""
+    """The id of one notification channel."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     channelId: Required[Annotated[Text, Field(min_length=1)]]
@@ -164,16 +165,17 @@ class DevelopmentDevice(TypedDict, total=False):
 
 
 class FileName(TypedDict, total=False):
-    """One file by its name."""
+    """The name of one file."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     filename: Required[Annotated[Text, Field(min_length=1)]]
 
 
-class Upload(TypedDict, total=False):
-    """Files, as multipart/form-data: one as `file` with its `filename`, `size` and `hash`; or
-    several as `file0`, `file1` … with `data`, a JSON list of {filename, size, hash}. At most 16, 50
-    MB together.
+class FileUpload(TypedDict, total=False):
+    """Files, as multipart/form-data, at most 16 and 50 MB together.
+
+    One is sent as `file` with its `filename`, `size` and `hash`; several as `file0`, `file1` … with `data`, a JSON list of
+    {filename, size, hash}.
     """
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
@@ -197,7 +199,7 @@ Day = Annotated[str, Field(strict=True, pattern=DAY, description="YYYYMMDD, Paci
 
 
 class DataExport(TypedDict, total=False):
-    """Raw data of some days (Leanplum's `exportData`); at most 60 days back."""
+    """A period whose raw data is exported (Leanplum's `exportData`); at most 60 days back."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
@@ -219,7 +221,7 @@ class DataExport(TypedDict, total=False):
 
 
 class UsersExport(TypedDict, total=False):
-    """Users with their attributes (Leanplum's `exportUsers`)."""
+    """The users to export with their attributes (Leanplum's `exportUsers`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid", json_schema_extra={"examples": [{"audienceName": "Buyers"}]}
@@ -230,7 +232,7 @@ class UsersExport(TypedDict, total=False):
 
 
 class ReportExport(TypedDict, total=False):
-    """A report (Leanplum's `exportReport`)."""
+    """The report to export (Leanplum's `exportReport`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
@@ -248,7 +250,7 @@ class ReportExport(TypedDict, total=False):
 
 
 class JobId(TypedDict, total=False):
-    """One job."""
+    """The id of one job."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     jobId: Required[Annotated[Text, Field(min_length=1, max_length=400)]]
@@ -260,8 +262,9 @@ DefaultAction = Annotated[
 
 
 class Import(TypedDict, total=False):
-    """A CSV file of actions in a public Google Cloud Storage bucket (Leanplum's `multi` with
-    `createJob`). The file's first row names the arguments; dots nest.
+    """A CSV file of actions in a public Google Cloud Storage bucket.
+
+    Leanplum's `multi` with `createJob`. The file's first row names the arguments; dots nest.
     """
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
@@ -290,8 +293,9 @@ class ImportOfRows(TypedDict, total=False):
 
 
 class Postback(TypedDict, total=False):
-    """Where Leanplum posts what happens to messages or tests (Leanplum's `addPostback`); at most 3
-    an app.
+    """A URL to which Leanplum posts events of messages or A/B tests; at most 3 for an app.
+
+    Leanplum's `addPostback`.
     """
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
@@ -308,22 +312,22 @@ class Postback(TypedDict, total=False):
 
 
 class PostbackId(TypedDict, total=False):
-    """One postback."""
+    """The id of one postback."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     postbackId: Required[Annotated[Text, Field(min_length=1)]]
 
 
-# --- what only SDKs call (fact sheet §3.8) ----------------------------------------------------------------------------
+# Parameters of actions that only SDKs call (fact sheet §3.8)
 
 
-class FromSdk(TypedDict, total=False):
-    """What SDKs send is passed on as it is: no source documents it."""
+class SdkParameters(TypedDict, total=False):
+    """Parameters that an SDK sends, passed on unchanged, since no source documents them."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
 
-class Inbox(FromSdk, total=False):
-    """One message of the inbox."""
+class InboxMessage(SdkParameters, total=False):
+    """One message of a user's inbox."""
 
     newsfeedMessageId: Required[Text]

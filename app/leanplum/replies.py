@@ -1,4 +1,4 @@
-"""Reading Leanplum's answers. Pure: a status and a body in, an outcome for each item out.
+"""Replies of Leanplum to calls. Pure: a status and a body in, an outcome for each item out.
 
 Leanplum answers 200 to things it did not do, and may answer 404 to a call of which most was done,
 so the body is read whatever the status is (fact sheet: response envelope, messages verbatim). There
@@ -13,31 +13,31 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from app.leanplum.retry_after import seconds
-from app.model import DONE, ConfigRefused, Done, Ignored, ItemRefused, Outcome, Trouble
-
-CONFIG_PREFIXES = (
-    "Invalid access key",
-    "App not found",
-    "Development mode requested but not permitted",
-    # Leanplum's redirect: never followed, the host is the operator's to choose
-    "App endpoint configuration mismatch",
+from app.leanplum.http_response import retry_after_seconds
+from app.leanplum.outcomes import (
+    NO_REASON,
+    is_config,
+    is_throttle,
+    message_of,
+    outcome_of,
+    valid_host,
+    with_redirect,
 )
-THROTTLE_TEXTS = ("concurrent requests", "rate limit exceeded", "too many requests")
-NOT_DONE_TEXTS = ("skipped", "not found")
-DONE_TEXTS = ("rewriting timestamp", "anomaly detected")
-NO_REASON = "Leanplum gave no reason"
-# By these Leanplum moves SDKs to another host
-REDIRECTS = frozenset({"apiHost", "apiPath", "devServerHost"})
-HOSTS = REDIRECTS | {"uploadUrl"}  # what names a host; no caller gets it
-HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?")
-RESULT_FIELDS = frozenset({"messagesSent", "isOffline", "result"})
+from app.model import ConfigRefused, ItemRefused, Outcome, Trouble
+
+THROTTLES = frozenset({408, 429})
+GATEWAY_TIMEOUT = 504  # a proxy on the way got no answer, so the call may have been done
+TOO_LARGE = 413  # any proxy on the way answers it in its own words; halves may pass
+# Statuses of a refusal that one item alone may cause (fact sheet §4)
+ITEM_STATUSES = frozenset({400, 404, TOO_LARGE, 451})
+MIGRATE_STATE = re.compile(rb'"migrateState"\s*:\s*\{[^{}]*\}')
 
 
 @dataclass(frozen=True, slots=True)
-class TooMuch:
-    """The whole call was refused for something that may be one item's, or its size: send it in two
-    halves.
+class SplitNeeded:
+    """The whole call was refused, for its size or for something that may be one item's.
+
+    It is to be sent again in two halves.
     """
 
     reason: str
@@ -45,229 +45,194 @@ class TooMuch:
 
 @dataclass(frozen=True, slots=True)
 class Doubtful:
-    """The whole call was refused, and nothing tells whether for what one item holds or for all that
-    we send: only what becomes of other users' items does (`delivery/splitting.py`).
+    """The whole call was refused, and its cause may be one item or all that we send.
+
+    Only the fate of other users' items tells (`delivery/bisection.py`).
     """
 
     reason: str
 
 
-Reply = list[Outcome] | TooMuch | Doubtful
+Reply = list[Outcome] | SplitNeeded | Doubtful
+_NO_ENTRY = Trouble("Leanplum's answer has no entry for this item", lost=True)
 
 
-def read(
+def read_reply(
     status: int,
     body: bytes,
-    sent: Sequence[str],
+    request_ids: Sequence[str],
     retry_after: str | None = None,
     location: str | None = None,
 ) -> Reply:
-    """What Leanplum said of each item sent; `sent` has their `reqId`s, in order. `retry_after` is
-    in seconds; `location` is where a redirect leads.
+    """Return the outcome of each item sent, or why the call was refused as a whole.
+
+    `request_ids`: the items' `reqId`s, in the order in which they were sent. `retry_after`: the
+    header, in seconds. `location`: the URL that a redirect leads to.
     """
-    found = entries(body)
-    after = seconds(retry_after)
+    entries = parse_entries(body)
+    reason, after = _reason(status, entries), retry_after_seconds(retry_after)
     if status in THROTTLES:
-        return _all(sent, Trouble(_reason(status, found), after, throttled=True))
+        return _for_all(request_ids, Trouble(reason, after, throttled=True))
     if status >= 500 or status < 200:
         lost = status == GATEWAY_TIMEOUT
-        return _all(sent, Trouble(_reason(status, found), after, lost=lost))
-    if not found and 300 <= status < 500 and status != TOO_LARGE:
+        return _for_all(request_ids, Trouble(reason, after, lost=lost))
+    if not entries and 300 <= status < 500 and status != TOO_LARGE:
         host = _host_of(location)
-        moved = (
-            f"{_reason(status, found)}, a redirect to {host}" if host else _reason(status, found)
-        )
+        if host is not None:
+            reason = f"{reason}, a redirect to {host}"
         return Doubtful(
-            f"{moved}: not Leanplum's words; check LEANPLUM_API_URL and what stands between"
+            f"{reason}: not Leanplum's words; check LEANPLUM_API_URL and what stands between"
         )
-    if found is not None and _speaks_of_items(status, found, sent):
-        return _match(found, sent, after)
+    if entries is not None and _are_about_items(status, entries, request_ids):
+        return _match(entries, request_ids, after)
     if 200 <= status < 300:
-        return _all(sent, Trouble("Leanplum's answer can't be read", lost=True))
-    return _whole_call(status, found, sent, after)
+        return _for_all(request_ids, Trouble("Leanplum's answer can't be read", lost=True))
+    return _refusal_of_call(status, entries, request_ids, after)
 
 
-THROTTLES = frozenset({408, 429})
-GATEWAY_TIMEOUT = 504  # a proxy on the way heard nothing: perhaps it was done
-TOO_LARGE = 413  # any proxy on the way says it in its own words: halves may pass
-# A refusal that an item alone may cause (fact sheet §4)
-ITEMS_OWN = frozenset({400, 404, TOO_LARGE, 451})
-
-
-def entries(body: bytes) -> list[dict[str, Any]] | None:
-    """What an answer says of each action; None where it is not in Leanplum's words."""
+def parse_entries(body: bytes) -> list[dict[str, Any]] | None:
+    """Return the entries of an answer, one for each action; None where it is not Leanplum's."""
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
-    found = answer.get("response") if isinstance(answer, dict) else None
-    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+    entries = answer.get("response") if isinstance(answer, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         return None
-    return found
+    return entries
 
 
-def _speaks_of_items(status: int, entries: Sequence[dict[str, Any]], sent: Sequence[str]) -> bool:
-    """Whether the entries are about the items sent, not about the call: a refused call has one
-    entry, a refusal. Under a status that no item causes, refusals alone are one of the call,
-    however many.
+def _are_about_items(
+    status: int, entries: Sequence[dict[str, Any]], request_ids: Sequence[str]
+) -> bool:
+    """Return whether the entries are about the items sent, not about the call.
+
+    A refused call has one entry, a refusal. Under a status that no item causes, any number of
+    entries that are all refusals refuse the call.
     """
     if 200 <= status < 300:
         return bool(entries)
-    if status not in ITEMS_OWN and all(map(_refuses, entries)):
+    if status not in ITEM_STATUSES and all(map(_is_refusal, entries)):
         return False
-    return len(entries) == len(sent) and (len(sent) > 1 or "reqId" in entries[0])
+    return len(entries) == len(request_ids) and (len(request_ids) > 1 or "reqId" in entries[0])
 
 
-def _match(entries: Sequence[dict[str, Any]], sent: Sequence[str], after: float) -> Reply:
-    """By `reqId` where the answer has them, else by position if the counts agree; else nothing is
-    known. Each action has an entry of its own (fact sheet §3.7), so a lone refusal of many that
-    names none of them is about the call.
+def _match(entries: Sequence[dict[str, Any]], request_ids: Sequence[str], after: float) -> Reply:
+    """Return each item's outcome: by `reqId` where all entries have one, else by position.
+
+    Each action has an entry of its own (fact sheet §3.7), so a lone refusal of many that names none
+    of them is about the call. Where the entries have no `reqId`s and their number is not that of
+    the items, nothing is known.
     """
-    if len(entries) == 1 < len(sent) and _refuses(entries[0]) and not _is_of(entries[0], sent):
-        return _refused_call(entries[0], sent, after)
+    sent_ids = [request_id.lower() for request_id in request_ids]
+    names_an_item = str(entries[0].get("reqId")).lower() in sent_ids
+    if len(entries) == 1 < len(sent_ids) and not names_an_item and _is_refusal(entries[0]):
+        return _refusal_in_success(entries[0], request_ids, after)
     if all("reqId" in entry for entry in entries):
-        if [str(entry["reqId"]).lower() for entry in entries] == [one.lower() for one in sent]:
-            return [judge(entry) for entry in entries]  # also where two items of SDKs have the same
-        told = {str(entry["reqId"]).lower(): entry for entry in entries}
-        return [judge(told[one.lower()]) if one.lower() in told else _UNTOLD for one in sent]
-    if len(entries) == len(sent):
-        return [judge(entry) for entry in entries]
-    return _all(
-        sent, Trouble(f"Leanplum answered {len(entries)} entries to {len(sent)} items", lost=True)
-    )
+        entry_ids = [str(entry["reqId"]).lower() for entry in entries]
+        if entry_ids == sent_ids:  # also where two items of SDKs have one reqId
+            return [outcome_of(entry) for entry in entries]
+        by_id = dict(zip(entry_ids, entries, strict=True))
+        return [
+            outcome_of(by_id[sent_id]) if sent_id in by_id else _NO_ENTRY for sent_id in sent_ids
+        ]
+    if len(entries) == len(sent_ids):
+        return [outcome_of(entry) for entry in entries]
+    reason = f"Leanplum answered {len(entries)} entries to {len(sent_ids)} items"
+    return _for_all(request_ids, Trouble(reason, lost=True))
 
 
-def _refuses(entry: dict[str, Any]) -> bool:
-    """Whether an entry says that nothing was done: only then may all be sent again, whatever the
-    status.
+def _is_refusal(entry: dict[str, Any]) -> bool:
+    """Return whether an entry says that nothing was done.
+
+    Only then may all items be sent again, whatever the status.
     """
-    return entry.get("success") is False or text(entry, "error") is not None
+    return entry.get("success") is False or message_of(entry, "error") is not None
 
 
-def _is_of(entry: dict[str, Any], sent: Sequence[str]) -> bool:
-    """Whether an entry is about one of the items sent."""
-    return str(entry.get("reqId")).lower() in {one.lower() for one in sent}
-
-
-def _refused_call(entry: dict[str, Any], sent: Sequence[str], after: float) -> Reply:
-    """What a 2xx with one refusal means for all that was sent."""
-    outcome = judge(entry)
+def _refusal_in_success(entry: dict[str, Any], request_ids: Sequence[str], after: float) -> Reply:
+    """Return what a 2xx with one refusal means for all items sent."""
+    outcome = outcome_of(entry)
     if isinstance(outcome, ConfigRefused):
-        return _all(sent, outcome)
+        return _for_all(request_ids, outcome)
     if isinstance(outcome, Trouble):
-        return _all(sent, Trouble(outcome.reason, after, throttled=True))
-    return Doubtful(text(entry, "error") or text(entry, "warning") or NO_REASON)
+        return _for_all(request_ids, Trouble(outcome.reason, after, throttled=True))
+    return Doubtful(message_of(entry, "error") or message_of(entry, "warning") or NO_REASON)
 
 
-_UNTOLD = Trouble("Leanplum's answer has no entry for this item", lost=True)
-
-
-def judge(entry: dict[str, Any]) -> Outcome:
-    """The outcome that one entry of an answer tells."""
-    error, warning = text(entry, "error"), text(entry, "warning")
-    if is_config(error) or "apiHost" in entry:
-        return ConfigRefused(_moved(error or "App endpoint configuration mismatch.", entry))
-    if error is not None and is_throttle(error):
-        return Trouble(error, throttled=True)
-    if entry.get("success") is not True:
-        return ItemRefused(error or warning or NO_REASON)
-    if error is not None:
-        return Ignored(error, is_error=True)  # "even success:true items with error are skipped"
-    if entry.get("ignored") is True:
-        return Ignored(warning or "ignored", by_field=True)
-    return DONE if warning is None else _warned(warning, entry)
-
-
-def _warned(warning: str, entry: dict[str, Any]) -> Outcome:
-    """A warning means not done, unless its text or a result beside it says otherwise."""
-    if is_missing(warning):
-        return Ignored(warning)
-    if any(part in warning.lower() for part in DONE_TEXTS) or entry.keys() & RESULT_FIELDS:
-        return Done(warning)
-    return Ignored(warning)
-
-
-def _whole_call(
-    status: int, entries: list[dict[str, Any]] | None, sent: Sequence[str], after: float
+def _refusal_of_call(
+    status: int, entries: list[dict[str, Any]] | None, request_ids: Sequence[str], after: float
 ) -> Reply:
-    """A 4xx about the call. Our configuration's fault is told by Leanplum's words, or by 401.
-    Another refusal that an item may cause is looked for by halves until one item is left; one that
-    none is known to cause is in doubt.
+    """Return what a 4xx about the whole call means.
+
+    Leanplum's words or a 401 tell that our configuration is at fault. Another refusal that an item
+    may cause is narrowed down by halves until one item is left; one that no item is known to cause
+    is in doubt.
     """
     reason = _reason(status, entries)
-    said = text(entries[0], "error") if entries else None
-    if is_config(said) or status == 401 or (entries and "apiHost" in entries[0]):
-        return _all(sent, ConfigRefused(reason))
-    if said is not None and is_throttle(said):
-        return _all(sent, Trouble(reason, after, throttled=True))
-    if status not in ITEMS_OWN:
+    error = message_of(entries[0], "error") if entries else None
+    if is_config(error) or status == 401 or (entries and "apiHost" in entries[0]):
+        return _for_all(request_ids, ConfigRefused(reason))
+    if error is not None and is_throttle(error):
+        return _for_all(request_ids, Trouble(reason, after, throttled=True))
+    if status not in ITEM_STATUSES:
         return Doubtful(reason)
-    return TooMuch(reason) if len(sent) > 1 else _all(sent, ItemRefused(reason))
-
-
-def is_throttle(message: str) -> bool:
-    """Whether a text asks for fewer calls."""
-    return any(part in message.lower() for part in THROTTLE_TEXTS)
-
-
-def is_missing(message: str | None) -> bool:
-    """Whether a text says that nothing was done since something was not there."""
-    return message is not None and any(part in message.lower() for part in NOT_DONE_TEXTS)
-
-
-def is_config(message: str | None) -> bool:
-    """Whether a text says that our key or app is refused."""
-    return message is not None and message.startswith(CONFIG_PREFIXES)
-
-
-def text(entry: dict[str, Any], field: str) -> str | None:
-    """The message of an entry's `error` or `warning`, which is an object with a message, or a bare
-    text.
-    """
-    found = entry.get(field)
-    if found is None or found is False:
-        return None
-    message = found.get("message") if isinstance(found, dict) else found
-    return str(message)[:500] if message else "(no message)"
+    if len(request_ids) > 1:
+        return SplitNeeded(reason)
+    return _for_all(request_ids, ItemRefused(reason))
 
 
 def _reason(status: int, entries: list[dict[str, Any]] | None) -> str:
-    said = text(entries[0], "error") if entries else None
-    told = f"HTTP {status}: {said}" if said else f"HTTP {status}"
-    return _moved(told, entries[0]) if entries else told
+    if not entries:
+        return f"HTTP {status}"
+    error = message_of(entries[0], "error")
+    reason = f"HTTP {status}: {error}" if error else f"HTTP {status}"
+    return with_redirect(reason, entries[0])
 
 
-def redirect(body: bytes, location: str | None = None) -> str | None:
-    """Return the host that an answer sends us to: in Leanplum's own words, or as HTTP's Location
-    does.
-    """
+def redirect_host(body: bytes, location: str | None = None) -> str | None:
+    """Return the host that an answer redirects to, in Leanplum's words or by HTTP's Location."""
     if b'"apiHost"' in body:
-        hosts = (_host(entry.get("apiHost")) for entry in entries(body) or ())
-        if (host := next((one for one in hosts if one), None)) is not None:
-            return host
+        for entry in parse_entries(body) or ():
+            if (host := valid_host(entry.get("apiHost"))) is not None:
+                return host
     return _host_of(location)
-
-
-def _moved(reason: str, entry: dict[str, Any]) -> str:
-    """The reason, with the host to which a redirect leads."""
-    host = _host(entry.get("apiHost"))
-    return (
-        f"{reason.rstrip('.')}: Leanplum redirects this app to {host}; check LEANPLUM_API_URL"
-        if host
-        else reason
-    )
-
-
-def _host(found: Any) -> str | None:
-    return found if isinstance(found, str) and HOST.fullmatch(found) else None
 
 
 def _host_of(location: str | None) -> str | None:
     try:
-        return _host(urlsplit(location or "").netloc.rpartition("@")[2])
+        return valid_host(urlsplit(location or "").netloc.rpartition("@")[2])
     except ValueError:
         return None
 
 
-def _all(sent: Sequence[str], outcome: Outcome) -> list[Outcome]:
-    return [outcome] * len(sent)
+def _for_all(request_ids: Sequence[str], outcome: Outcome) -> list[Outcome]:
+    return [outcome] * len(request_ids)
+
+
+class MigrateStates:
+    """The latest `migrateState` of each app, for answers that the gateway makes itself.
+
+    Leanplum's answers have it beside their entries, and SDKs compare its hash (fact sheet §7).
+    """
+
+    def __init__(self) -> None:
+        self._states: dict[str, dict[str, Any]] = {}
+        self._texts: dict[str, bytes] = {}
+
+    def note(self, app: str, body: bytes) -> None:
+        """Remember the state in an answer, which is parsed only where the state's text is new."""
+        match = MIGRATE_STATE.search(body)
+        if match is None or self._texts.get(app) == match.group():
+            return
+        try:
+            answer = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return
+        state = answer.get("migrateState") if isinstance(answer, dict) else None
+        if isinstance(state, dict):
+            self._states[app], self._texts[app] = state, match.group()
+
+    def fields(self, app: str) -> dict[str, Any]:
+        """Return the fields to add to an answer about this app; none until a state is known."""
+        return {"migrateState": self._states[app]} if app in self._states else {}

@@ -34,12 +34,12 @@ async def _check(client: LeanplumClient, app: App, kind: KeyKind) -> Checked:
     if kind not in app.keys:
         return Checked(False)
     action, args = PROBES[kind]
-    body = mapping.single(app, action, args, app.keys[kind].get_secret_value(), now_ms() / 1000)
+    body = mapping.body_for(app, action, args, app.keys[kind].get_secret_value(), now_ms() / 1000)
     try:
         answer = await client.call(app.api_url, action, body)
     except Unreachable as error:
         return Checked(True, None, f"Leanplum did not answer: {error}")
-    reply = replies.read(answer.status, answer.body, ["check"])
+    reply = replies.read_reply(answer.status, answer.body, ["check"])
     match reply[0] if isinstance(reply, list) else reply:
         case ConfigRefused(reason):
             return Checked(True, False, f"Leanplum refuses it: {reason}")

@@ -20,11 +20,19 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from app.leanplum import mapping, replies, warning_labels
+from app.leanplum import mapping, replies
 from app.leanplum.actions import ACTIONS, Action
-from app.leanplum.client import NO_HEADERS, Answer, Download, LeanplumClient, Part, Unreachable
-from app.leanplum.migrate_state import MigrateStates
-from app.leanplum.retry_after import seconds
+from app.leanplum.client import (
+    NO_HEADERS,
+    Download,
+    FilePart,
+    LeanplumClient,
+    LeanplumResponse,
+    Unreachable,
+)
+from app.leanplum.http_response import retry_after_seconds
+from app.leanplum.outcomes import HOSTS, is_config, is_missing, label_of_entry, message_of
+from app.leanplum.replies import MigrateStates
 from app.model import App, KeyKind
 from app.relay.cache import Cache, Kept
 from app.relay.quotas import Quotas
@@ -39,7 +47,7 @@ STOPPED = (
     "The gateway stopped before Leanplum answered; if it was asked already, it may have done it."
 )
 LOOKS = "exportUser"
-NOT_PASSED_ON = replies.HOSTS | {"success", "reqId"}
+NOT_PASSED_ON = HOSTS | {"success", "reqId"}
 
 log = structlog.get_logger("relay")
 T = TypeVar("T")
@@ -99,7 +107,7 @@ class Relay:
     """Calls Leanplum for callers who wait, at most `concurrency` at once.
 
     Raises everywhere: KeyNotConfigured; UpstreamUnavailable where Leanplum can't be reached, fails
-    or asks for fewer calls; UpstreamTimeout where no answer came within `timeout` seconds.
+    or asks for fewer calls; UpstreamTimeout where no answer came within `timeout` retry_after_seconds.
     """
 
     def __init__(
@@ -116,7 +124,7 @@ class Relay:
     ) -> None:
         self.client, self._locks, self._metrics, self._recorder = client, locks, metrics, recorder
         self._timeout, self._room = timeout, asyncio.Semaphore(concurrency)
-        self._migration = migration or MigrateStates()
+        self.migration = migration or MigrateStates()
         self._cache, self._quotas = Cache(cache_seconds), Quotas()
         self.repeats = Repeats(time.monotonic)
         self._going = set[asyncio.Task[Any]]()
@@ -136,10 +144,10 @@ class Relay:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("work.failed", **describe(error))
 
-    async def close(self, seconds: float) -> None:
+    async def close(self, retry_after_seconds: float) -> None:
         """Wait until what was begun has ended, at most so long."""
         if self._going:
-            _, late = await asyncio.wait(self._going, timeout=seconds)
+            _, late = await asyncio.wait(self._going, timeout=retry_after_seconds)
             for task in late:
                 task.cancel()
             if late:
@@ -175,7 +183,7 @@ class Relay:
         where it refuses.
         """
         self._afford(app, action)
-        body = mapping.single(
+        body = mapping.body_for(
             app, action.name, args, self.key(app, _kind(action, args)), now_ms() / 1000
         )
         answer = await self.exchange(
@@ -193,10 +201,6 @@ class Relay:
         return self._cache.put(
             name, orjson.dumps(await self.ask(app, action, args)), time.monotonic()
         )
-
-    def beside(self, app: str) -> dict[str, Any]:
-        """Return what Leanplum last told beside the entries of its answers about this app."""
-        return self._migration.beside(app)
 
     @property
     def cache_seconds(self) -> float:
@@ -222,10 +226,10 @@ class Relay:
         headers: Mapping[str, str] = NO_HEADERS,
         in_order: bool = False,
         patience: float = PATIENCE_SECONDS,
-    ) -> Answer:
+    ) -> LeanplumResponse:
         """One call while its users are locked; `looks`: whether it changes nothing; `headers` tell
         of the end user; `in_order`: whether it never overtakes what was accepted for its users
-        before; `patience`: how many seconds it waits for that. While Leanplum says that the users
+        before; `patience`: how many retry_after_seconds it waits for that. While Leanplum says that the users
         are busy it is tried again, for a short while, unless it asks for a longer wait. Raises
         Erased: whoever was erased could be there again by it, but not by looking.
         """
@@ -248,19 +252,22 @@ class Relay:
                 app, action, body, subjects, looks, headers, recorded=locked.recorded
             )
             for pause in THROTTLE_PAUSES:
-                if answer.status not in replies.THROTTLES or seconds(answer.retry_after) > pause:
+                if (
+                    answer.status not in replies.THROTTLES
+                    or retry_after_seconds(answer.retry_after) > pause
+                ):
                     break
                 if not self._in_time(locked, pause):
                     break
                 await asyncio.sleep(pause)
                 answer = await self._call(app, action, body, subjects, looks, headers)
-        self._migration.note(app.name, answer.body)
+        self.migration.note(app.name, answer.body)
         self._count_warnings(app.name, answer.body)
         return answer
 
     def _count_warnings(self, app: str, body: bytes) -> None:
         if b'"warning"' in body or b'"ignored"' in body:
-            labels = map(warning_labels.of_entry, replies.entries(body) or ())
+            labels = map(label_of_entry, replies.parse_entries(body) or ())
             self._metrics.count_warnings(app, (label for label in labels if label is not None))
 
     def _in_time(self, locked: Locked, pause: float = 0.0) -> bool:
@@ -268,7 +275,7 @@ class Relay:
         return time.monotonic() + pause + self._timeout <= locked.until
 
     async def upload(
-        self, app: App, action: Action, fields: Mapping[str, str], files: list[Part]
+        self, app: App, action: Action, fields: Mapping[str, str], files: list[FilePart]
     ) -> dict[str, Any]:
         """The same as `ask`, with files, which are read as they go out."""
         keys = mapping.credentials(app, self.key(app, action.key))
@@ -295,7 +302,7 @@ class Relay:
         UpstreamRejected.
         """
         action = ACTIONS["downloadFile"]
-        body = mapping.single(app, action.name, args, self.key(app, kind), now_ms() / 1000)
+        body = mapping.body_for(app, action.name, args, self.key(app, kind), now_ms() / 1000)
         async with AsyncExitStack() as stack:
             async with self._unless_given_up():
                 await stack.enter_async_context(self._slot())
@@ -304,7 +311,7 @@ class Relay:
                 found = await stack.enter_async_context(asking)
             heard.append(found.status)
             if found.chunks is None:
-                read(Answer(found.status, found.body, None), action, app)
+                read(LeanplumResponse(found.status, found.body, None), action, app)
                 raise UpstreamRejected("Leanplum answered without a file.")
             yield found
 
@@ -326,7 +333,7 @@ class Relay:
         headers: Mapping[str, str],
         *,
         recorded: bool = False,
-    ) -> Answer:
+    ) -> LeanplumResponse:
         async with self._told(app, action, subjects, recorded=recorded or looks) as heard:
             answer = await self.client.call(app.api_url, action, body, headers)
             heard.append(answer.status)
@@ -354,9 +361,9 @@ class Relay:
                 f"Leanplum can't be reached: {error}.", RETRY_SECONDS
             ) from None
         finally:
-            seconds, status = time.perf_counter() - started, heard[0] if heard else None
+            retry_after_seconds, status = time.perf_counter() - started, heard[0] if heard else None
             self._metrics.calls.labels(str(status or "none")).inc()
-            self._metrics.call_seconds.observe(seconds)
+            self._metrics.call_seconds.observe(retry_after_seconds)
             if self._recorder is not None:
                 self._recorder.end(app.name, action, subjects, status)
             log.info(
@@ -364,7 +371,7 @@ class Relay:
                 app=app.name,
                 action=action,
                 status=status,
-                ms=round(seconds * 1000, 1),
+                ms=round(retry_after_seconds * 1000, 1),
                 **why,
             )
 
@@ -387,30 +394,30 @@ def _kind(action: Action, args: Mapping[str, Any]) -> KeyKind:
     return KeyKind.DEVELOPMENT if developing else action.key
 
 
-def read(answer: Answer, action: Action, app: App) -> dict[str, Any]:
+def read(answer: LeanplumResponse, action: Action, app: App) -> dict[str, Any]:
     """What Leanplum says, in an answer about one action, less `success` and `reqId`. Raises what
     `Relay.ask` does.
     """
-    entries = replies.entries(answer.body)
-    said = replies.text(entries[0], "error") if entries else None
+    entries = replies.parse_entries(answer.body)
+    said = message_of(entries[0], "error") if entries else None
     if answer.status in replies.THROTTLES or answer.status >= 500:
-        wait = seconds(answer.retry_after) or RETRY_SECONDS
+        wait = retry_after_seconds(answer.retry_after) or RETRY_SECONDS
         raise UpstreamUnavailable(f"Leanplum answered {answer.status}{_said(said)}.", wait)
     if not entries:
         raise UpstreamRejected(
             f"Leanplum answered {answer.status}, and not in its own words; check LEANPLUM_API_URL."
         )
     entry = entries[0]
-    if replies.is_config(said) or "apiHost" in entry:
+    if is_config(said) or "apiHost" in entry:
         raise UpstreamRejected(
             f"Leanplum refuses the app's id or {app.setting(action.key)}{_said(said)}."
         )
-    warned = replies.text(entry, "warning")
+    warned = message_of(entry, "warning")
     if said is not None or entry.get("success") is not True:
-        if answer.status == 404 or replies.is_missing(said):
+        if answer.status == 404 or is_missing(said):
             raise NotFound(f"Leanplum has no such thing{_said(said)}.")
         raise UpstreamRejected(f"Leanplum refused{_said(said or warned)}.")
-    if replies.is_missing(warned):
+    if is_missing(warned):
         raise NotFound(f"Leanplum did nothing{_said(warned)}.")
     return {name: value for name, value in entry.items() if name not in NOT_PASSED_ON}
 

@@ -14,10 +14,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from app import urls
 from app.errors import StartRefused
-from app.leanplum import action_names
-from app.leanplum.actions import DELIVERED, RELAYABLE
+from app.leanplum.actions import DELIVERED, RELAYABLE, validate_extra_action
 from app.leanplum.connections import TAKES, Route, is_proxy
-from app.leanplum.response_body import MAX_DOWNLOAD_BYTES, MAX_RESPONSE_BYTES
+from app.leanplum.http_response import MAX_DOWNLOAD_BYTES, MAX_RESPONSE_BYTES
 from app.model import KeyKind
 from app.settings import sources, units
 
@@ -77,7 +76,7 @@ def _relayed(text: str) -> str:
 
 def _extra(text: str) -> str:
     """Raises ValueError for what is no name of an action."""
-    return ",".join(action_names.name_of_extra(name) for name in listed(text))
+    return ",".join(validate_extra_action(name) for name in listed(text))
 
 
 def listed(text: str) -> list[str]:

@@ -11,13 +11,20 @@ from typing import Any
 import pytest
 
 from app.http.client_address import TrustedProxies
-from app.leanplum import detection
+from app.leanplum.mapping import (
+    ADDRESS_HEADER,
+    LANGUAGE_HEADER,
+    PLACE_FIELDS,
+    end_user_headers,
+    is_public_address,
+    preferred_locale,
+)
 from tests.api.leanplum import Leanplum, delivering_to, simulated, until
 from tests.api.talk import Talk
 from tests.compat.test_sdk_door import Sdk, entries
 from tests.conftest import WIDE, make_settings
 
-FIELDS = (*detection.PLACE, "locale")
+FIELDS = (*PLACE_FIELDS, "locale")
 ASKED = dict.fromkeys(FIELDS, "(detect)")
 USER = "203.0.113.7"
 BEHIND = {"X-Forwarded-For": USER, "Accept-Language": "de-AT,en;q=0.5"}
@@ -85,7 +92,7 @@ def test_what_nobody_can_tell_is_left_out(
         assert told(leanplum) == [{}, {}]
         # Another field of such a value stays as it is
         assert "(detect)" in json.dumps(leanplum.calls())
-        assert set(header(leanplum, detection.ADDRESS)) == {None}
+        assert set(header(leanplum, ADDRESS_HEADER)) == {None}
 
 
 @pytest.mark.parametrize("batch", [True, False])
@@ -105,8 +112,8 @@ def test_forwarded_is_the_end_user_s_address_where_an_sdk_waits(
     with start(gateway_detect="forward", **PROXIES) as talk:
         send(talk, "start", batch=batch)
         assert told(leanplum) == [ASKED]
-        assert header(leanplum, detection.ADDRESS) == [USER]
-        assert header(leanplum, detection.LANGUAGE) == [BEHIND["Accept-Language"]]
+        assert header(leanplum, ADDRESS_HEADER) == [USER]
+        assert header(leanplum, LANGUAGE_HEADER) == [BEHIND["Accept-Language"]]
 
 
 def test_what_is_delivered_later_has_no_sender_so_it_never_asks(
@@ -115,7 +122,7 @@ def test_what_is_delivered_later_has_no_sender_so_it_never_asks(
     with start(gateway_detect="forward", **PROXIES) as talk:
         send(talk, "setUserAttributes")
         assert told(leanplum) == [{"locale": "de_AT"}]
-        assert header(leanplum, detection.ADDRESS) == [None]
+        assert header(leanplum, ADDRESS_HEADER) == [None]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +132,7 @@ def test_what_is_delivered_later_has_no_sender_so_it_never_asks(
         (PROXIES, "", {}),
         (PROXIES, "unknown", {}),
         (PROXIES, "10.1.2.3", {}),
-        (PROXIES, f"198.51.100.9, {USER}, 127.0.0.1", dict.fromkeys(detection.PLACE, "(detect)")),
+        (PROXIES, f"198.51.100.9, {USER}, 127.0.0.1", dict.fromkeys(PLACE_FIELDS, "(detect)")),
     ],
 )
 def test_an_address_that_is_not_the_user_s_is_not_asked_about(
@@ -138,7 +145,7 @@ def test_an_address_that_is_not_the_user_s_is_not_asked_about(
     with start(gateway_detect="forward", **proxies) as talk:
         send(talk, "start", headers={"X-Forwarded-For": forwarded})
         assert told(leanplum) == [expected]
-        assert header(leanplum, detection.ADDRESS)[0] in (
+        assert header(leanplum, ADDRESS_HEADER)[0] in (
             {USER} if expected else {None, "127.0.0.1", "10.1.2.3"}
         )
 
@@ -175,7 +182,7 @@ def test_a_backend_s_own_place_counts_as_no_user_s_either(
     ],
 )
 def test_the_preferred_language_is_the_locale(language: str, locale: str | None) -> None:
-    assert detection.locale_of(language) == locale
+    assert preferred_locale(language) == locale
 
 
 @pytest.mark.parametrize(
@@ -186,12 +193,12 @@ def test_the_preferred_language_is_the_locale(language: str, locale: str | None)
     ],
 )  # fmt: skip
 def test_only_an_address_on_the_internet_tells_a_place(address: str | None, known: bool) -> None:
-    assert detection.is_place(address) == known
+    assert is_public_address(address) == known
 
 
 def test_a_header_that_is_none_is_not_sent() -> None:
-    assert detection.headers("no address", "en\r\nX-Evil: 1") == {}
-    assert detection.headers(None, " ") == {}
+    assert end_user_headers("no address", "en\r\nX-Evil: 1") == {}
+    assert end_user_headers(None, " ") == {}
 
 
 def test_a_proxy_that_names_nobody_is_not_the_sender() -> None:

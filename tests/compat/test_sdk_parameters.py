@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from app.leanplum import replies
-from app.leanplum.migrate_state import MigrateStates
+from app.leanplum.replies import MigrateStates
 from app.model import ConfigRefused, Scope
 from tests.api.leanplum import Leanplum, delivering_to, simulated, until
 from tests.api.talk import Talk, problem
@@ -207,12 +207,12 @@ def test_only_the_state_beside_the_entries_is_one() -> None:
     states = MigrateStates()
     states.note("a", b'{"response":[{"vars":{"migrateState":{"sha256":"no"}}}]}')
     states.note("a", b'not JSON "migrateState":{}')
-    assert states.beside("a") == {}
+    assert states.fields("a") == {}
     states.note("a", b'{"response":[],"migrateState": {"sha256":"1"}}')
     states.note("a", b'{"response":[]}')
-    assert (states.beside("a"), states.beside("b")) == ({"migrateState": {"sha256": "1"}}, {})
+    assert (states.fields("a"), states.fields("b")) == ({"migrateState": {"sha256": "1"}}, {})
     states.note("a", b'{"response":[],"migrateState":{"sha256":"2"}}')
-    assert states.beside("a") == {"migrateState": {"sha256": "2"}}
+    assert states.fields("a") == {"migrateState": {"sha256": "2"}}
 
 
 # --- development actions ----------------------------------------------------------------------------------------------
@@ -339,8 +339,10 @@ def held(receipt: dict[str, Any]) -> dict[str, Any] | None:
 @pytest.mark.parametrize("host", [7, None, "", "a b", "x" * 300, "evil\nline"])
 def test_a_host_that_is_none_is_not_told(host: Any) -> None:
     body = orjson.dumps({"response": [{**MOVED["response"][0], "apiHost": host}]})
-    assert replies.redirect(body) is None
-    assert replies.read(200, body, ["r"]) == [ConfigRefused("App endpoint configuration mismatch.")]
+    assert replies.redirect_host(body) is None
+    assert replies.read_reply(200, body, ["r"]) == [
+        ConfigRefused("App endpoint configuration mismatch.")
+    ]
 
 
 # --- a stand-in for Leanplum that says one thing ----------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 
 from app.apps import read
 from app.errors import StartRefused
-from app.leanplum import warning_labels
+from app.leanplum.outcomes import WARNING_LABELS
 from app.settings import Settings, load
 from tests.api.leanplum import KEYS, Leanplum, delivering_to, simulated, until
 from tests.api.talk import CANARY, Talk
@@ -412,7 +412,7 @@ def test_development_traffic_still_takes_the_development_key(sdk: Sdk, leanplum:
 def test_warnings_are_counted_by_their_kind_once_for_each_entry(
     sdk: Sdk, leanplum: Leanplum, talk: Talk
 ) -> None:
-    before = {label: warnings(talk, label) for label in warning_labels.LABELS}
+    before = {label: warnings(talk, label) for label in WARNING_LABELS}
     old = {"time": time.time() - YEARS}
     sdk.multi(track(**old), track(userId="u2", **old), track(userId="u3"))  # relayed
     skipped = {"action": "advance", "state": "S"}
@@ -421,7 +421,7 @@ def test_warnings_are_counted_by_their_kind_once_for_each_entry(
     talk.event({"userId": "u9", "event": "E", "disposition": "requireActive"})
     assert talk.get("/v1/users/nobody").status_code == 404  # asked under /v1
     settled(talk)
-    counted = {label: warnings(talk, label) - before[label] for label in warning_labels.LABELS}
+    counted = {label: warnings(talk, label) - before[label] for label in WARNING_LABELS}
     expected = {"past-event": 3, "user-not-found": 4, "ignored": 1}
     assert {label: count for label, count in counted.items() if count} == expected
 

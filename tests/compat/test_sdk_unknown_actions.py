@@ -13,8 +13,12 @@ import pytest
 
 from app.apps import read
 from app.errors import StartRefused
-from app.leanplum import action_names
-from app.leanplum.actions import ACTIONS
+from app.leanplum.actions import (
+    ACTIONS,
+    find_similar_action,
+    is_allowed_action,
+    suggest_action_name,
+)
 from app.model import Scope
 from app.settings import Settings, load
 from tests.api.leanplum import Leanplum, delivering_to, simulated
@@ -148,7 +152,7 @@ def test_the_known_name_is_suggested(sdk: Sdk, action: str) -> None:
 def test_a_name_that_is_a_letter_away_is_suggested_and_no_other(
     action: str, meant: str | None
 ) -> None:
-    assert action_names.suggested(action) == meant
+    assert suggest_action_name(action) == meant
 
 
 @pytest.mark.parametrize(
@@ -227,10 +231,10 @@ def test_a_batch_of_unknown_actions_is_answered_quickly(sdk: Sdk) -> None:
 
 def test_every_known_action_is_allowed_and_resembles_itself_alone() -> None:
     for name, action in ACTIONS.items():
-        assert action_names.allowed(name, frozenset())
-        assert action_names.resembled(name) is action
-        assert action_names.resembled(name.upper()) is action
-        assert action_names.suggested(name) == name
+        assert is_allowed_action(name, frozenset())
+        assert find_similar_action(name) is action
+        assert find_similar_action(name.upper()) is action
+        assert suggest_action_name(name) == name
 
 
 def test_a_named_action_goes_to_leanplum_with_the_production_key(

@@ -1,7 +1,7 @@
 """The gate of an app that is held while it is in doubt whose fault the refusals are."""
 
 from app.delivery.pacing import Gate
-from app.leanplum.replies import Doubtful, Reply, TooMuch
+from app.leanplum.replies import Doubtful, Reply, SplitNeeded
 from app.model import Done, Trouble
 
 
@@ -37,7 +37,7 @@ def test_a_call_that_passes_releases_the_app() -> None:
 def test_no_other_answer_releases_the_app() -> None:
     held = gate()
     held.doubted(0.0, users=2)
-    refusals: list[Reply] = [Doubtful("HTTP 403"), TooMuch("HTTP 400")]
+    refusals: list[Reply] = [Doubtful("HTTP 403"), SplitNeeded("HTTP 400")]
     troubles: list[Reply] = [[Trouble("HTTP 429", throttled=True)], [Trouble("HTTP 503")]]
     for reply in refusals + troubles:
         held.heard(0.1, 0.1, reply)

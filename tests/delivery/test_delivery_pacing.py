@@ -13,7 +13,7 @@ from app.delivery.pacing import (
     Pace,
     State,
 )
-from app.leanplum.replies import TooMuch
+from app.leanplum.replies import SplitNeeded
 from app.model import ConfigRefused, Done, Outcome, Trouble
 
 AWAY: list[Outcome] = [Trouble("HTTP 503")]
@@ -136,7 +136,7 @@ def test_a_call_of_which_only_a_part_failed_and_one_that_was_too_large_show_that
     assert not gate.probing
     for _ in range(FAILURES):
         gate.heard(4.0, 0.1, AWAY)
-    gate.heard(6.0, 0.1, TooMuch("HTTP 403"))
+    gate.heard(6.0, 0.1, SplitNeeded("HTTP 403"))
     assert not gate.probing
 
 

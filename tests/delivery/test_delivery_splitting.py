@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.delivery.bisection import MOST_SUSPECTS, Bisection, Doubts, halves, most_calls, sent_again
-from app.leanplum.replies import Doubtful, Reply, TooMuch
+from app.leanplum.replies import Doubtful, Reply, SplitNeeded
 from app.model import ConfigRefused, Done, Item, ItemRefused, Outcome, Trouble
 
 World = Callable[[Sequence[Item]], Reply]
@@ -39,7 +39,7 @@ def strict(bad: Collection[int]) -> World:
     def answer(part: Sequence[Item]) -> Reply:
         if not any(item.seq in bad for item in part):
             return [Done()] * len(part)
-        return TooMuch("HTTP 400") if len(part) > 1 else [ItemRefused("HTTP 400")]
+        return SplitNeeded("HTTP 400") if len(part) > 1 else [ItemRefused("HTTP 400")]
 
     return answer
 
@@ -216,7 +216,7 @@ def test_whatever_is_answered_it_ends_in_order_with_at_most_one_outcome_each(
         if kind == "doubtful":
             return Doubtful("HTTP 403")
         if kind == "too much":
-            return TooMuch("HTTP 400") if len(part) > 1 else [ItemRefused("HTTP 400")]
+            return SplitNeeded("HTTP 400") if len(part) > 1 else [ItemRefused("HTTP 400")]
         return [one[kind]] * len(part)
 
     run = send(items, answer)

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from app.leanplum import response_body
 from app.leanplum.client import DOWNLOAD_SETTING, RESPONSE_SETTING, LeanplumClient, Unreachable
-from app.leanplum.response_body import UnreadableBody
+from app.leanplum.http_response import UnreadableBody, read_body
 from tests.leanplum.hostile import ANSWERS, MARK, Hostile, bomb, hostile
 
 MEBIBYTE = 1024 * 1024
@@ -93,7 +92,7 @@ def pieces(*told: bytes) -> Any:
 
 
 def whole(*told: bytes, encoding: str = "", most: int = 4 * MEBIBYTE) -> bytes:
-    return asyncio.run(response_body.whole(pieces(*told), encoding, most, "SETTING"))
+    return asyncio.run(read_body(pieces(*told), encoding, most, "SETTING"))
 
 
 def gzipped(body: bytes, window: int = 31) -> bytes:

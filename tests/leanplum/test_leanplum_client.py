@@ -9,17 +9,17 @@ import pytest
 import respx
 from pydantic import SecretStr
 
-from app.leanplum.client import Answer, LeanplumClient, Unreachable
-from app.leanplum.mapping import call
+from app.leanplum.client import LeanplumClient, LeanplumResponse, Unreachable
+from app.leanplum.mapping import request_for
 
 from .items import KEY, LEANPLUM, item
 
 URL = LEANPLUM.api_url
-BODY = call(LEANPLUM, [item()], 1.0).body
+BODY = request_for(LEANPLUM, [item()], 1.0).body
 
 
-def send(timeout: float = 5.0) -> Answer:
-    async def once() -> Answer:
+def send(timeout: float = 5.0) -> LeanplumResponse:
+    async def once() -> LeanplumResponse:
         async with LeanplumClient(timeout=timeout, connections=2) as client:
             return await client.call(URL, "multi", BODY)
 
@@ -62,7 +62,7 @@ def test_no_key_is_in_the_url_or_a_header(leanplum: respx.Route) -> None:
 
 def test_the_answer_comes_as_it_is(leanplum: respx.Route) -> None:
     leanplum.respond(429, content=b"later", headers={"Retry-After": "3"})
-    assert send() == Answer(429, b"later", "3")
+    assert send() == LeanplumResponse(429, b"later", "3")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -125,7 +125,7 @@ def test_a_real_connection_that_is_refused_is_unreachable() -> None:
         asyncio.run(once())
 
 
-async def said_by_a_server(said: bytes, timeout: float) -> Answer:
+async def said_by_a_server(said: bytes, timeout: float) -> LeanplumResponse:
     """Send to a server that reads the request and says these bytes, or nothing."""
     over = asyncio.Event()
 
@@ -163,7 +163,7 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", "")
     answer = asyncio.run(said_by_a_server(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", 5))
-    assert answer == Answer(200, b"{}", None)
+    assert answer == LeanplumResponse(200, b"{}", None)
 
 
 def test_a_compressed_answer_that_is_broken_is_unreachable(leanplum: respx.Route) -> None:
@@ -184,7 +184,7 @@ class Broken(httpx.AsyncByteStream):
 def test_a_key_that_the_other_side_echoes_goes_no_further(leanplum: respx.Route) -> None:
     leanplum.respond(403, text=f"no such key: {KEY}")
 
-    async def once() -> Answer:
+    async def once() -> LeanplumResponse:
         async with LeanplumClient(
             timeout=5, connections=2, secrets=lambda: [SecretStr(KEY)]
         ) as client:

@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 
-from app.leanplum.client import CONNECT_SECONDS, Answer, LeanplumClient, Unreachable
+from app.leanplum.client import CONNECT_SECONDS, LeanplumClient, LeanplumResponse, Unreachable
 from tests.unreached import PLACES
 
 TIMEOUT = 0.6
@@ -20,7 +20,7 @@ def unreached(
 ) -> Unreachable:
     """What calling this place raises."""
 
-    async def once() -> Answer:
+    async def once() -> LeanplumResponse:
         async with LeanplumClient(timeout=timeout, connections=1, transport=transport) as client:
             return await client.call(url, "multi", b'{"data":[]}')
 
@@ -37,7 +37,7 @@ def test_a_connection_that_is_never_made_has_sent_nothing(place: str) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_an_upload_that_finds_no_connection_has_sent_nothing_and_ends_soon(place: str) -> None:
-    async def once(url: str) -> Answer:
+    async def once(url: str) -> LeanplumResponse:
         async with LeanplumClient(timeout=TIMEOUT, connections=1) as client:
             part = ("file0", ("a.txt", io.BytesIO(b"a"), "text/plain"))
             return await client.upload(url, "uploadFile", {}, [part])

@@ -20,13 +20,13 @@ from .items import KEY, LEANPLUM, item
 
 def multi(app: App, items: list[Item], now: float) -> bytes:
     """The body of a call that is a multi."""
-    call = mapping.call(app, items, now)
+    call = mapping.request_for(app, items, now)
     assert call.action == "multi"
     return call.body
 
 
 def entry(one: Item) -> str:
-    return mapping.entry(one, KEY)
+    return mapping.entry_for(one, KEY)
 
 
 MADE = ids.made(ids.new_prefix(1_700_000_000_000, 7), 42)
@@ -75,7 +75,7 @@ def test_the_actions_keep_the_order_of_the_items() -> None:
 @pytest.mark.parametrize("action", ["startCampaign", "unblock", "deleteUser"])
 def test_what_takes_the_development_key_is_a_call_of_its_own_with_it(action: str) -> None:
     item = Item(1, MADE, "default", "uu", action, '{"userId":"u"}', 1_000, 0, 0)
-    call = mapping.call(WITH_DEVELOPMENT_KEY, [item], 1.0)
+    call = mapping.request_for(WITH_DEVELOPMENT_KEY, [item], 1.0)
     body = json.loads(call.body, object_pairs_hook=_no_repeats)
     assert (call.action, body["action"], body["userId"], body["reqId"]) == (
         action,
@@ -101,13 +101,13 @@ def test_clearing_an_anomaly_takes_the_development_key_and_an_attribute_of_that_
         0,
     )
     named = asked._replace(body='{"userId":"u","userAttributes":{"resetAnomalies":true}}')
-    assert mapping.call(WITH_DEVELOPMENT_KEY, [asked], 1.0).action == "setUserAttributes"
-    assert mapping.call(WITH_DEVELOPMENT_KEY, [named], 1.0).action == "multi"
+    assert mapping.request_for(WITH_DEVELOPMENT_KEY, [asked], 1.0).action == "setUserAttributes"
+    assert mapping.request_for(WITH_DEVELOPMENT_KEY, [named], 1.0).action == "multi"
 
 
 def test_an_app_without_the_key_that_is_needed_makes_no_call() -> None:
     with pytest.raises(KeyError):
-        mapping.call(
+        mapping.request_for(
             LEANPLUM, [Item(1, MADE, "default", "uu", "unblock", '{"userId":"u"}', 0, 0, 0)], 1.0
         )
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.leanplum.replies import Doubtful, TooMuch, judge, read
+from app.leanplum.outcomes import outcome_of
+from app.leanplum.replies import Doubtful, SplitNeeded, read_reply
 from app.model import ConfigRefused, Done, Ignored, ItemRefused, Outcome, Trouble
 
 SENT = ["r-a", "r-b", "r-c"]
@@ -29,7 +30,7 @@ def warned(message: str, **more: Any) -> dict[str, Any]:
 def outcomes(
     status: int, body: bytes, sent: list[str] = SENT, retry_after: str | None = None
 ) -> list[Outcome]:
-    reply = read(status, body, sent, retry_after)
+    reply = read_reply(status, body, sent, retry_after)
     assert isinstance(reply, list)
     return reply
 
@@ -98,12 +99,12 @@ REDIRECT = {
     ],
 )
 def test_each_kind_of_entry_has_its_outcome(entry: dict[str, Any], expected: Outcome) -> None:
-    assert judge(entry) == expected
+    assert outcome_of(entry) == expected
     assert outcomes(200, envelope(entry | {"reqId": "r-a"}), ["r-a"]) == [expected]
 
 
 def test_a_bare_text_is_read_as_a_message_too() -> None:
-    assert judge({"success": False, "error": "No."}) == ItemRefused("No.")
+    assert outcome_of({"success": False, "error": "No."}) == ItemRefused("No.")
 
 
 def test_a_whole_good_answer_is_done_for_each() -> None:
@@ -180,7 +181,7 @@ def test_retry_after_is_bounded_and_nonsense_is_no_wish(retry_after: str, second
 def test_a_redirect_is_never_followed_and_in_doubt_since_a_firewall_may_block_one_item_by_it(
     status: int,
 ) -> None:
-    assert isinstance(read(status, b"", SENT), Doubtful)
+    assert isinstance(read_reply(status, b"", SENT), Doubtful)
 
 
 @pytest.mark.parametrize(
@@ -257,11 +258,11 @@ def test_a_401_of_leanplums_is_our_configurations_fault() -> None:
 
 @pytest.mark.parametrize("status", [400, 404, 451, 413])
 def test_a_refused_call_of_several_items_is_to_be_sent_in_halves(status: int) -> None:
-    assert isinstance(read(status, envelope(error("Bad request")), SENT), TooMuch)
+    assert isinstance(read_reply(status, envelope(error("Bad request")), SENT), SplitNeeded)
 
 
 def test_a_proxys_own_413_is_about_the_size_too() -> None:
-    assert isinstance(read(413, b"<html>Request Entity Too Large</html>", SENT), TooMuch)
+    assert isinstance(read_reply(413, b"<html>Request Entity Too Large</html>", SENT), SplitNeeded)
 
 
 FOREIGN = [
@@ -286,7 +287,7 @@ def test_a_refusal_that_is_not_in_leanplums_words_is_in_doubt(
     """A proxy, or a wrong address, or a firewall that dislikes one item: the answer alone doesn't
     tell.
     """
-    found = read(status, body, sent)
+    found = read_reply(status, body, sent)
     assert isinstance(found, Doubtful)
     assert found.reason.startswith(f"HTTP {status}")
 
@@ -299,13 +300,15 @@ def test_a_refusal_that_is_not_in_leanplums_words_is_in_doubt(
 def test_a_refusal_in_words_that_nobody_knows_is_in_doubt(
     status: int, message: str, sent: list[str]
 ) -> None:
-    assert read(status, envelope(error(message)), sent) == Doubtful(f"HTTP {status}: {message}")
+    assert read_reply(status, envelope(error(message)), sent) == Doubtful(
+        f"HTTP {status}: {message}"
+    )
 
 
 @pytest.mark.parametrize("sent", [SENT, SENT[:1]])
 def test_it_is_in_doubt_as_well_where_each_item_is_told_it(sent: list[str]) -> None:
     body = envelope(*(error("Request not allowed", reqId=one) for one in sent))
-    assert read(403, body, sent) == Doubtful("HTTP 403: Request not allowed")
+    assert read_reply(403, body, sent) == Doubtful("HTTP 403: Request not allowed")
 
 
 def test_under_403_too_an_item_is_told_its_own_where_another_was_done() -> None:
@@ -346,11 +349,13 @@ def test_one_entry_that_asks_for_fewer_calls_throttles_all_and_loses_none(
 
 @pytest.mark.parametrize("more", [{}, {"reqId": None}, {"reqId": "of-the-call"}])
 def test_one_entry_that_refuses_in_other_words_leaves_all_in_doubt(more: dict[str, Any]) -> None:
-    assert read(200, envelope(error("Daily quota spent", **more)), TEN) == Doubtful(
+    assert read_reply(200, envelope(error("Daily quota spent", **more)), TEN) == Doubtful(
         "Daily quota spent"
     )
-    assert read(200, envelope(OK | {"error": {"message": "No"}} | more), TEN) == Doubtful("No")
-    assert read(200, envelope({"success": False} | more), TEN) == Doubtful(
+    assert read_reply(200, envelope(OK | {"error": {"message": "No"}} | more), TEN) == Doubtful(
+        "No"
+    )
+    assert read_reply(200, envelope({"success": False} | more), TEN) == Doubtful(
         "Leanplum gave no reason"
     )
 
@@ -400,8 +405,8 @@ BODIES = st.binary(max_size=200) | st.lists(
 def test_there_is_always_one_outcome_for_each_item_sent(
     status: int, body: bytes, count: int, after: str | None
 ) -> None:
-    reply = read(status, body, [f"r-{number}" for number in range(count)], after)
-    if isinstance(reply, TooMuch):
+    reply = read_reply(status, body, [f"r-{number}" for number in range(count)], after)
+    if isinstance(reply, SplitNeeded):
         assert count > 1
     elif not isinstance(reply, Doubtful):
         assert len(reply) == count

@@ -9,15 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.leanplum.client import Answer, LeanplumClient
-from app.leanplum.retry_after import LONGEST_SECONDS, as_number, seconds
+from app.leanplum.client import LeanplumClient, LeanplumResponse
+from app.leanplum.http_response import (
+    MAX_RETRY_AFTER_SECONDS,
+    resolve_retry_after,
+    retry_after_seconds,
+)
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 NOW = NOON.timestamp()
 
 
 def waited(header: str | None, *, date: str | None = None, now: float = NOW) -> float:
-    return seconds(as_number(header, date=date, now=now))
+    return retry_after_seconds(resolve_retry_after(header, date=date, now=now))
 
 
 @pytest.mark.parametrize(
@@ -30,8 +34,8 @@ def waited(header: str | None, *, date: str | None = None, now: float = NOW) -> 
         ("Sun, 01 Mar 2026 12:00:00 GMT", 0.0),
         ("Sun, 01 Mar 2026 11:00:00 GMT", 0.0),
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
-        ("Mon, 02 Mar 2026 12:00:00 GMT", LONGEST_SECONDS),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST_SECONDS),
+        ("Mon, 02 Mar 2026 12:00:00 GMT", MAX_RETRY_AFTER_SECONDS),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", MAX_RETRY_AFTER_SECONDS),
         ("Sun, 32 Mar 2026 12:00:30 GMT", 0.0),
         ("Sun, 01 Mar 2026", 0.0),
         ("tomorrow", 0.0),
@@ -67,12 +71,12 @@ def test_where_the_answers_date_is_none_the_clock_here_counts() -> None:
 def test_whatever_is_said_the_wait_is_from_nothing_to_an_hour(
     header: str, date: str | None, now: float
 ) -> None:
-    assert 0.0 <= waited(header, date=date, now=now) <= LONGEST_SECONDS
+    assert 0.0 <= waited(header, date=date, now=now) <= MAX_RETRY_AFTER_SECONDS
 
 
 @given(st.floats(0, 1e6))
 def test_a_fraction_is_read_as_it_is_written(wait: float) -> None:
-    assert waited(f"{wait:.3f}") == pytest.approx(min(round(wait, 3), LONGEST_SECONDS))
+    assert waited(f"{wait:.3f}") == pytest.approx(min(round(wait, 3), MAX_RETRY_AFTER_SECONDS))
 
 
 def test_the_client_tells_a_date_in_seconds() -> None:
@@ -81,9 +85,9 @@ def test_the_client_tells_a_date_in_seconds() -> None:
         "Retry-After": "Sun, 01 Mar 2026 12:00:30 GMT",
     }
 
-    async def once() -> Answer:
+    async def once() -> LeanplumResponse:
         transport = httpx.MockTransport(lambda request: httpx.Response(503, headers=headers))
         async with LeanplumClient(timeout=5, connections=1, transport=transport) as client:
             return await client.call("https://leanplum.test/api", "multi", b"{}")
 
-    assert seconds(asyncio.run(once()).retry_after) == 30.0
+    assert retry_after_seconds(asyncio.run(once()).retry_after) == 30.0

@@ -15,8 +15,13 @@ from app.compat import json_values
 from app.compat.leanplum_sdk.request import AS_SENT, text, truthy
 from app.errors import Fault, Invalid
 from app.ingest.ports import told
-from app.leanplum import action_names
-from app.leanplum.actions import ACTIONS, Action
+from app.leanplum.actions import (
+    ACTIONS,
+    Action,
+    find_similar_action,
+    is_allowed_action,
+    unknown_action_message,
+)
 from app.model import ERASES, NO_NOTES, KeyKind, NewItem, Notes, Scope
 from app.request_ids import item_id
 from app.tracking.checker import Gate, fields_of
@@ -141,11 +146,11 @@ def forbids(entry: Mapping[str, Any], scopes: frozenset[Scope], extra: Set[str])
     it needs that one's scope: nobody knows what Leanplum takes it for.
     """
     action = text(entry.get("action"))
-    if not action_names.allowed(action, extra):
-        return No(action_names.unknown(action), unknown=True)
+    if not is_allowed_action(action, extra):
+        return No(unknown_action_message(action), unknown=True)
     if RESETS in entry and RESET_SCOPE not in scopes and not _is_off(entry[RESETS]):
         return No(f"{RESETS} needs a caller key with the scope {RESET_SCOPE.value}.")
-    known = action_names.resembled(action)
+    known = find_similar_action(action)
     if (
         known is None
         or known.scope in scopes

@@ -41,7 +41,7 @@ from app.http.json_body import has_rows, without_bom
 from app.http.request import Context
 from app.http.response_headers import GUARDS, NO_STORE, headers_of_file
 from app.leanplum.actions import ACTIONS
-from app.leanplum.client import Part
+from app.leanplum.client import FilePart
 from app.model import ERASES, App, Caller, KeyKind
 from app.model import Scope as KeyScope
 from app.telemetry import describe
@@ -82,7 +82,7 @@ async def answer(
             context, send, 204, [*PREFLIGHT, (b"access-control-allow-headers", asked)], b""
         )
     call: Call | None = None
-    files = list[Part]()
+    files = list[FilePart]()
     try:
         if context.faulty is not None:
             named = _show_query(context, scope)
@@ -146,7 +146,7 @@ async def answer(
 
 
 async def _known(
-    gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]
+    gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[FilePart]
 ) -> Call:
     """The call, which can be read; one that can't counts all the same."""
     try:
@@ -160,7 +160,7 @@ async def _known(
 
 
 async def _read(
-    gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]
+    gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[FilePart]
 ) -> Call:
     """The call; `files` gets those that came along, which are the caller's to close."""
     query = reading.from_query(scope["query_string"])
@@ -202,7 +202,7 @@ def _counted(call: Call) -> Call:
 
 
 async def _form(
-    gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[Part]
+    gateway: Gateway, context: Context, scope: Scope, receive: Receive, files: list[FilePart]
 ) -> reading.Args:
     """A form's fields; large files are in temporary files."""
     limit = gateway.settings.gateway_max_upload_bytes
@@ -311,7 +311,7 @@ async def _upload(
     app: App,
     context: Context,
     call: Call,
-    files: list[Part],
+    files: list[FilePart],
     caller: Caller,
     send: Send,
 ) -> int:
@@ -340,7 +340,7 @@ async def _refuse_erased(gateway: Gateway, app: App, judged: Sorted) -> None:
         raise Erased
 
 
-def _rows(call: Call, files: list[Part]) -> bytes | None:
+def _rows(call: Call, files: list[FilePart]) -> bytes | None:
     """The CSV text that an import carries; None where it names a file in a bucket instead. Raises
     Malformed.
     """

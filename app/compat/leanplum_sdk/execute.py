@@ -30,8 +30,8 @@ from app.http import authentication, rate_limiting
 from app.http.request import Context
 from app.http.time_slices import in_slices
 from app.ingest.ports import PLAIN
-from app.leanplum import detection
 from app.leanplum.actions import ACTIONS, QUEUED
+from app.leanplum.mapping import DETECT, end_user_headers, preferred_locale
 from app.model import App, Caller, NewItem, Notes, Scope, Taken
 from app.tracking.checker import Gate
 
@@ -48,7 +48,7 @@ async def reply_to(
     """What was accepted before something is asked for the same user reaches Leanplum before it, and
     what comes after it, after. All that needs no question is accepted at once.
     """
-    reply = Reply([None] * len(call.entries), beside=gateway.relay.beside(app.name))
+    reply = Reply([None] * len(call.entries), beside=gateway.relay.migration.fields(app.name))
     try:
         await _do(gateway, app, context, caller, call, reply)
     except GatewayError as error:
@@ -74,9 +74,7 @@ async def _do(
     )
     noted = await in_slices(_guarded(gateway, context, caller, call))
     if gateway.settings.gateway_detect == FORWARD:
-        reply.end_user = detection.headers(
-            context.origin.sender, context.header(b"accept-language")
-        )
+        reply.end_user = end_user_headers(context.origin.sender, context.header(b"accept-language"))
     gate = name_claims.gate_of(gateway, context, PLAIN)
     clock = _clock(context, call)
     shared = call_arguments.for_entries(call.args) if call.batch else {}
@@ -117,7 +115,7 @@ async def _do(
     ):
         if call.batch:
             _let_wait(
-                doing, call, noted, clock, detection.locale_of(context.header(b"accept-language"))
+                doing, call, noted, clock, preferred_locale(context.header(b"accept-language"))
             )
         await Steps(gateway, app, caller.key_id, call, doing, reply, accept, until, still).run()
     elif doing:
@@ -205,7 +203,7 @@ def _later(
     clock: clock_correction.Correction,
     locale: str | None,
 ) -> NewItem:
-    if locale is not None and one.entry.get("locale") == detection.DETECT:
+    if locale is not None and one.entry.get("locale") == DETECT:
         one = replace(one, entry={**one.entry, "locale": locale})
     return _recognised_by(
         classify.for_later(one, _corrected(sent, notes, clock)[1]), one.entry, sent, in_batch=True
@@ -318,15 +316,11 @@ def _tell_locale(gateway: Gateway, context: Context, entries: Sequence[dict[str,
     """Put the request's language where an entry asks that it be detected, unless Leanplum is to do
     that: of entries that are delivered later it can't, since they share a call with others.
     """
-    locale = detection.locale_of(context.header(b"accept-language"))
+    locale = preferred_locale(context.header(b"accept-language"))
     forwarding = gateway.settings.gateway_detect == FORWARD
     for entry in entries:
         later = text(entry.get("action")) in QUEUED
-        if (
-            locale is not None
-            and entry.get("locale") == detection.DETECT
-            and (later or not forwarding)
-        ):
+        if locale is not None and entry.get("locale") == DETECT and (later or not forwarding):
             entry["locale"] = locale
 
 

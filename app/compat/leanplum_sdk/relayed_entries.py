@@ -23,8 +23,8 @@ from app.errors import (
 )
 from app.http import problems
 from app.leanplum import replies
-from app.leanplum.client import Answer
-from app.leanplum.detection import undetected
+from app.leanplum.client import LeanplumResponse
+from app.leanplum.mapping import without_detection
 from app.model import App, KeyKind
 from app.relay.repeats import Told
 
@@ -128,12 +128,12 @@ def _outgoing(
         )
     keys = {"appId": app.app_id, "clientKey": gateway.relay.key(app, run[0].key)}
     if not call.batch:
-        return call.action, orjson.dumps({**undetected(call.args, end_user), **keys})
-    data = [_with_key(undetected(one.entry, end_user), keys) for one in run]
+        return call.action, orjson.dumps({**without_detection(call.args, end_user), **keys})
+    data = [_with_key(without_detection(one.entry, end_user), keys) for one in run]
     if run[0].alone:  # it takes a key that a batch does not
         return str(run[0].entry["action"]), orjson.dumps({**data[0], **keys})
     # The entries' times are corrected, so the clock that goes with them is the gateway's.
-    shared = {**undetected(call.args, end_user), **keys}
+    shared = {**without_detection(call.args, end_user), **keys}
     args = {**shared, "action": "multi", "time": now_ms() / 1000, "data": data}
     if run[0].debugging:
         args["devMode"] = True
@@ -147,9 +147,9 @@ def _with_key(entry: Entry, keys: dict[str, str]) -> Entry:
     return {**entry, **{name: value for name, value in keys.items() if name in entry}}
 
 
-def _read(sent: Sequence[Entry], found: Answer, call: Call) -> list[Told]:
+def _read(sent: Sequence[Entry], found: LeanplumResponse, call: Call) -> list[Told]:
     """Return what Leanplum's answer says of each entry."""
-    entries = replies.entries(found.body)
+    entries = replies.parse_entries(found.body)
     if found.status in replies.THROTTLES or found.status >= 500 or not entries:
         status = 429 if found.status in replies.THROTTLES else 503
         reason = f"Leanplum answered {found.status}."

@@ -17,13 +17,13 @@ import orjson
 
 from app.compat.leanplum_sdk.request import text
 from app.leanplum.actions import QUEUED
-from app.leanplum.detection import LOCALE, PLACE
+from app.leanplum.mapping import LOCALE_FIELD, PLACE_FIELDS
 from app.relay.repeats import Answer, Repeats, Told
 
 OF_AN_EVENT = ("reqId", "uuid")  # two of the same second may be alike
 OF_A_READ = ("reqId",)  # the same read of the same second may be a new question
 OWN = (*OF_AN_EVENT, "time")  # of what is neither
-DETECTED = frozenset({*PLACE, LOCALE})
+DETECTED = frozenset({*PLACE_FIELDS, LOCALE_FIELD})
 
 
 def undetected_content(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import orjson
 
-from app.leanplum import replies
+from app.leanplum.outcomes import HOSTS, REDIRECTS, is_config, message_of
 
 Entry = dict[str, Any]
-LEADING_AWAY = replies.REDIRECTS
-NOT_PASSED_ON = replies.HOSTS  # `uploadUrl` too: iOS would post files there with its key
+LEADING_AWAY = REDIRECTS
+NOT_PASSED_ON = HOSTS  # `uploadUrl` too: iOS would post files there with its key
 OURS = "The gateway's own settings are refused by Leanplum; its operator has to mend them."
 UNTOLD = "Leanplum's answer has nothing about this action."
 
@@ -37,12 +37,12 @@ def echoed(sent: Any, entry: Entry) -> Entry:
 
 def safe(text: str) -> str:
     """A text that no SDK takes for the end."""
-    return f"Gateway: {text}" if replies.is_config(text) else text
+    return f"Gateway: {text}" if is_config(text) else text
 
 
 def cleaned(entry: Entry, sent: Any) -> tuple[Entry, bool]:
     """Leanplum's entry as an SDK may see it, and whether it tells of a fault that is ours."""
-    if LEADING_AWAY & entry.keys() or replies.is_config(replies.text(entry, "error")):
+    if LEADING_AWAY & entry.keys() or is_config(message_of(entry, "error")):
         return failed(OURS, sent), True
     return {name: value for name, value in entry.items() if name not in NOT_PASSED_ON}, False
 

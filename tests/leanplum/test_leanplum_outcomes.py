@@ -4,7 +4,7 @@
 
 import pytest
 
-from app.leanplum import warning_labels
+from app.leanplum.outcomes import WARNING_LABELS, label_of_entry, label_of_outcome, label_of_text
 from app.model import ConfigRefused, Done, Ignored, ItemRefused, Outcome, Trouble
 
 KNOWN = {
@@ -35,8 +35,8 @@ VARIATIONS = {
 
 @pytest.mark.parametrize(("text", "label"), (KNOWN | VARIATIONS).items())
 def test_a_text_has_a_label_of_the_fixed_set(text: str, label: str) -> None:
-    assert warning_labels.of_text(text) == label
-    assert label in warning_labels.LABELS
+    assert label_of_text(text) == label
+    assert label in WARNING_LABELS
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_text_has_a_label_of_the_fixed_set(text: str, label: str) -> None:
     ],
 )
 def test_only_an_item_with_a_warning_has_one(outcome: Outcome, label: str | None) -> None:
-    assert warning_labels.of_outcome(outcome) == label
+    assert label_of_outcome(outcome) == label
 
 
 @pytest.mark.parametrize(
@@ -76,4 +76,4 @@ def test_only_an_item_with_a_warning_has_one(outcome: Outcome, label: str | None
 def test_an_entry_of_an_answer_is_labelled_as_its_item_would_be(
     entry: dict[str, object], label: str | None
 ) -> None:
-    assert warning_labels.of_entry(entry) == label
+    assert label_of_entry(entry) == label

@@ -1,7 +1,7 @@
-"""What Leanplum answers, action by action: for the documentation; what comes is passed on whole,
-unknown fields too.
+"""Schemas of Leanplum's answers, action by action, for the documentation.
 
-Source: fact sheet §3; `total=False` everywhere, since no field is promised.
+Answers are passed on whole, unknown fields too. Source: fact sheet §3; `total=False` everywhere,
+since Leanplum promises no field.
 """
 
 from typing import Any, Literal
@@ -10,13 +10,13 @@ from typing_extensions import TypedDict
 
 
 class Success(TypedDict, total=False):
-    """Nothing beyond success; `warning` where Leanplum did it with a change."""
+    """Success, with a `warning` where Leanplum did it with a change."""
 
     warning: dict[str, Any]
 
 
 class UserVariables(Success, total=False):
-    """A user's variables, and what belongs to them."""
+    """A user's variables, variants, messages and interface rules."""
 
     vars: dict[str, Any]
     variants: list[dict[str, Any]]
@@ -27,22 +27,23 @@ class UserVariables(Success, total=False):
 
 
 class Started(UserVariables, total=False):
-    """What a new session needs to know."""
+    """The variables and settings of a new session."""
 
     token: str
     syncNewsfeed: bool
 
 
-class Sent(Success, total=False):
-    """How often a message was sent; 0 where its targeting doesn't fit."""
+class MessageSent(Success, total=False):
+    """The number of messages sent; 0 where the message's targeting excludes the user."""
 
     result: str
     messagesSent: int
 
 
 class ExportedUser(Success, total=False):
-    """All that Leanplum knows of a user. Booleans among the attributes come as "True" and
-    "False".
+    """Everything that Leanplum has about a user.
+
+    Booleans among the attributes come as "True" and "False".
     """
 
     userId: str
@@ -59,19 +60,19 @@ class ExportedUser(Success, total=False):
 
 
 class RemovedVariables(Success, total=False):
-    """Which variables went."""
+    """The names of the deleted variables."""
 
     variablesRemoved: list[str]
 
 
 class Registered(Success, total=False):
-    """false where the device was registered before."""
+    """The result of a registration: false where the device was registered before."""
 
     registered: bool
 
 
 class Bytes(TypedDict, total=False):
-    """The file itself."""
+    """The content of the file."""
 
 
 class NotificationChannels(Success, total=False):
@@ -81,7 +82,7 @@ class NotificationChannels(Success, total=False):
 
 
 class ChannelAdded(Success, total=False):
-    """A channel made or changed."""
+    """A channel that was created or changed."""
 
     channelCreated: bool
     channelUpdated: bool
@@ -91,14 +92,14 @@ class ChannelAdded(Success, total=False):
 
 
 class ChannelDeleted(Success, total=False):
-    """A channel that went."""
+    """A channel that was deleted."""
 
     channelDeleted: bool
     channelId: str
 
 
 class Entity(TypedDict, total=False):
-    """A message or a test."""
+    """A message or an A/B test."""
 
     id: int
     name: str
@@ -119,7 +120,7 @@ class KnownMessage(Entity, total=False):
 
 
 class Messages(Success, total=False):
-    """Messages."""
+    """A list of messages."""
 
     messages: list[KnownMessage]
 
@@ -131,46 +132,44 @@ class OneMessage(Success, total=False):
 
 
 class AbTest(Entity, total=False):
-    """A test and its variants."""
+    """An A/B test and its variants."""
 
     chosenVariant: Any
     variants: list[dict[str, Any]]
 
 
 class AbTests(Success, total=False):
-    """Tests."""
+    """A list of A/B tests."""
 
     abTests: list[AbTest]
 
 
 class OneAbTest(Success, total=False):
-    """One test."""
+    """One A/B test."""
 
     abTest: AbTest
 
 
 class OneVariant(Success, total=False):
-    """One variant of a test."""
+    """One variant of an A/B test."""
 
     variant: dict[str, Any]
 
 
 class Categories(Success, total=False):
-    """What users may unsubscribe from."""
+    """The categories that users may unsubscribe from."""
 
     categories: list[dict[str, Any]]
 
 
-class Job(Success, total=False):
-    """A job that was begun; ask for its results by its id."""
+class StartedJob(Success, total=False):
+    """A job that was started; its id gets its results."""
 
     jobId: str
 
 
 class ExportState(Success, total=False):
-    """How far an export is; once finished, where its files are (for 24 hours), or a report
-    itself.
-    """
+    """The state of an export; once finished, the URLs of its files (for 24 hours) or a report."""
 
     state: Literal["PENDING", "RUNNING", "FINISHED", "FAILED"]
     jobId: str
@@ -180,7 +179,7 @@ class ExportState(Success, total=False):
 
 
 class ImportState(Success, total=False):
-    """How far an import is."""
+    """The state of an import."""
 
     state: Literal["PENDING", "RUNNING", "FINISHED", "FAILED"]
     data: dict[str, Any]
@@ -205,7 +204,7 @@ class Newsfeed(Success, total=False):
 
 
 class MigrateState(Success, total=False):
-    """Whether an SDK speaks to Leanplum (`lp`), to CleverTap (`ct`) or both."""
+    """The service that an SDK is to use: Leanplum (`lp`), CleverTap (`ct`) or both."""
 
     sdk: str
     sha256: str
