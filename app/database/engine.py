@@ -37,6 +37,10 @@ PRAGMAS = (
 )
 CREATE_IT = "start the gateway, or run `python -m app migrate`"
 NO_TABLES = f"the database has no tables yet; {CREATE_IT}"
+UNKNOWN_SCHEMA = (
+    "the database has a schema that this version doesn't know: a newer version of the gateway has "
+    "migrated it. Start that version, or restore a backup"
+)
 FIRST_SECONDS = 15.0  # for the first connection at the start: migrating may take longer
 
 log = structlog.get_logger("database")
@@ -309,9 +313,7 @@ def _refuse_other_schema(engine: Engine) -> None:
     if found is None:
         raise StartRefused(f"{SETTING}: {NO_TABLES}")
     if found != newest:
-        raise StartRefused(
-            f"GATEWAY_DATABASE_URL: the database has another gateway's schema; {CREATE_IT}"
-        )
+        raise StartRefused(f"{SETTING}: the database has another version's schema; {CREATE_IT}")
 
 
 def migrate(engine: Engine) -> None:
@@ -327,7 +329,5 @@ def migrate(engine: Engine) -> None:
         try:
             command.upgrade(config, "head")
         except CommandError:
-            raise StartRefused(
-                "GATEWAY_DATABASE_URL: the database was made by a newer gateway; start that one"
-            ) from None
+            raise StartRefused(f"{SETTING}: {UNKNOWN_SCHEMA}") from None
         connection.commit()

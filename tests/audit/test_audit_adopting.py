@@ -12,12 +12,11 @@ from app.audit.checkpoints import encoded
 from app.audit.marking import Marker
 from app.audit.merkle import leaf_hash
 from app.audit.sealing import NotSealed
-from app.database.engine import connect, transaction
+from app.database.engine import transaction
 from app.errors import StartRefused
 from app.settings import Settings
 from tests.audit.logs import Log, opened
 from tests.audit.test_audit_tamper import empty, in_leaves
-from tests.database.test_database_migrations import at_revision
 
 SEED = bytes(range(32))
 
@@ -127,22 +126,6 @@ def test_a_row_that_is_no_text_is_not_adopted(path: Path) -> None:
         log.change("UPDATE audit_records SET mark = NULL, record = CAST(record AS BLOB)")
         with pytest.raises(StartRefused, match="record 2 has no mark, and its text"):
             adopted(log)
-
-
-def test_records_from_before_they_were_sealed_at_all_are_numbered_anew_and_not_adopted(
-    tmp_path: Path,
-) -> None:
-    url = f"sqlite:///{tmp_path}/g.db"
-    old = '{"class_uid":6003,"time":7,"metadata":{"version":"1.4.0"},"api":{"operation":"POST /v1/events"}}'
-    inserts = [
-        f"INSERT INTO audit_records (seq, time, record) VALUES ({seq}, 7, '{old}')"
-        for seq in (3, 7, 8)
-    ]
-    at_revision(url, "0003", *inserts)
-    connect(url).dispose()
-    with opened(url, SEED) as log:
-        assert unmarked(log) == [1, 2, 3]
-        refused(log, "before the audit was sealed at all")
 
 
 # --- what is sealed gets its mark -------------------------------------------------------------------------------------

@@ -26,10 +26,9 @@ from app.database.engine import connect
 from app.model import ERASES, NewItem, Scope
 from app.outbox.retention import Limits
 from app.settings import Settings
-from tests.acceptance.processes import ended, until
+from tests.acceptance.processes import until
 from tests.api.serve import served
 from tests.conftest import WIDE, make_settings
-from tests.database.test_database_migrations import at_revision
 from tests.outbox.opened import Opened, with_outbox
 from tests.postgres import Server
 
@@ -401,58 +400,3 @@ def test_ten_thousand_keys_are_verified_within_a_second(at: Made) -> None:
     found = at.verified()
     assert time.process_time() - began < 1.0
     assert len(found) == 10_000
-
-
-# --- from before rows had MACs ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_rows_from_before_get_their_macs_at_the_first_start_and_that_is_recorded(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    url = f"sqlite:///{tmp_path}/g.db"
-    if kind == "postgresql":
-        server: Server = request.getfixturevalue("postgresql_server")
-        url = emptied(server.empty())
-    digest = key_format.digest(key_format.make()).hex()
-    blob = f"x'{digest}'" if kind == "sqlite" else f"'\\x{digest}'"
-    at_revision(
-        url.replace("postgresql://", "postgresql+psycopg://"),
-        "0011",
-        "INSERT INTO caller_keys (id, name, scopes, created_at) VALUES ('key_1', 'old', 'sdk', 7)",
-        f"INSERT INTO caller_secrets (hash, key_id, last_four, created_at) VALUES ({blob}, 'key_1', 'abcd', 7)",
-        f"INSERT INTO erasures (alias, app, erased_at, until) VALUES ({blob}, 'default', 7, 8)",
-    )
-    given = {"GATEWAY_DATABASE_URL": url, "GATEWAY_AUDIT_KEY": encoded(SEED)}
-    settings = Settings(_env_file=None, gateway_database_url=url, gateway_audit_key=encoded(SEED))
-    assert ended(tmp_path, "keys", "patch", "key_1", "--name", "new", **given).returncode == 0
-    done = ended(tmp_path, "audit", "verify", **given)
-    assert (done.returncode, "row:" in done.stdout) == (0, False), done.stdout
-    engine = connect(url)
-    made = Made(settings, engine, {})
-    told = [
-        json.loads(text) for (text,) in made.rows("SELECT record FROM audit_records ORDER BY seq")
-    ]
-    adopted = [one for one in told if one["api"]["operation"] == "audit.adopt-rows"]
-    assert [(one["resources"][0]["uid"], one["unmapped"]["rows"]) for one in adopted] == [
-        ("erasures", 1),
-        ("keys", 2),
-    ]
-    made.say("UPDATE caller_keys SET scopes = 'keys:manage'")
-    done = ended(tmp_path, "audit", "verify", **given)
-    assert (done.returncode, "row: caller key key_1 (new): it is not what" in done.stdout) == (
-        1,
-        True,
-    ), done.stdout
-    engine.dispose()
-
-
-def emptied(url: str) -> str:
-    """A database without tables."""
-    engine = connect(url)
-    with engine.connect() as connection:
-        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
-        connection.exec_driver_sql("CREATE SCHEMA public")
-        connection.commit()
-    engine.dispose()
-    return url

@@ -4,12 +4,11 @@ happens.
 
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, create_engine, inspect
+from sqlalchemy import Engine, inspect
 
 from app.database.engine import connect
 from app.database.tables import metadata
@@ -103,74 +102,4 @@ def test_every_connection_is_durable(tmp_path: Path) -> None:
         for connection in (one, two):
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
             assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
-    engine.dispose()
-
-
-def at_revision(url: str, revision: str, *statements: str) -> None:
-    """Make a database as an earlier gateway left it."""
-    from alembic import command
-    from alembic.config import Config
-
-    old = create_engine(url)
-    config = Config()
-    config.set_main_option("script_location", str(ROOT / "app/database/migrations"))
-    with old.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-        for statement in statements:
-            connection.exec_driver_sql(statement)
-        connection.commit()
-    old.dispose()
-
-
-def test_what_waits_in_a_database_from_before_lanes_gets_its_lane_and_its_open_attempt_is_kept(
-    tmp_path: Path,
-) -> None:
-    from app import ids
-
-    url = f"sqlite:///{tmp_path}/g.db"
-    at_revision(
-        url,
-        "0001",
-        "INSERT INTO acceptances VALUES (1, 'p', 'default', 'key_1', 'r', 1)",
-        "INSERT INTO items (seq, acceptance, subject, action, body) VALUES (1, 1, 'uann', 'track', '{}')",
-        "INSERT INTO items (seq, acceptance, subject, action, settled_at) VALUES (2, 1, 'ubob', 'track', 5)",
-        "INSERT INTO attempts VALUES ('open', 'default', '[1]', 7, NULL, NULL)",
-        "INSERT INTO attempts VALUES ('done', 'default', '[2]', 7, 8, '{}')",
-    )
-    engine = connect(url)
-    with engine.connect() as connection:
-        found = connection.exec_driver_sql("SELECT seq, lane, caller FROM items ORDER BY seq").all()
-        assert found == [(1, ids.lane("default", "uann"), zlib.crc32(b"key_1")), (2, 0, 0)]
-        assert connection.exec_driver_sql(
-            "SELECT id, owner, items, started_at FROM attempts"
-        ).all() == [("open", "", "[1]", 7)]
-    engine.dispose()
-
-
-def test_a_key_from_before_keys_were_for_several_apps_is_for_the_one_it_was_for(
-    tmp_path: Path,
-) -> None:
-    from app.audit.record_macs import Marks
-    from app.callers import key_format
-    from app.callers.store import KeyStore
-
-    url = f"sqlite:///{tmp_path}/g.db"
-    key = key_format.make()
-    at_revision(
-        url,
-        "0002",
-        "INSERT INTO caller_keys (id, hash, last_four, name, scopes, app, created_at) "
-        f"VALUES ('key_1', x'{key_format.digest(key).hex()}', '{key[-4:]}', 'old', 'sdk', 'default', 7)",
-    )
-    engine = connect(url)
-    (found,) = KeyStore(engine, Marks(bytes(32))).all()
-    assert (found.caller.key_id, found.caller.apps, found.created_at) == (
-        "key_1",
-        frozenset({"default"}),
-        7,
-    )
-    assert [(one.hash, one.last_four) for one in found.secrets] == [
-        (key_format.digest(key), key[-4:])
-    ]
     engine.dispose()

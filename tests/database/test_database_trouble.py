@@ -71,7 +71,7 @@ def test_a_database_of_a_newer_gateway_refuses_the_start(tmp_path: Path) -> None
     connect(f"sqlite:///{path}").dispose()
     with closing(sqlite3.connect(path)) as newer, newer:
         newer.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(StartRefused, match=r"^GATEWAY_DATABASE_URL: [^\n]*$"):
+    with pytest.raises(StartRefused, match=r"^GATEWAY_DATABASE_URL: [^\n]*newer version[^\n]*$"):
         connect(f"sqlite:///{path}")
 
 
