@@ -40,10 +40,10 @@ from app.limits.buckets import Buckets, Limiter, LocalLimiter, RatePolicies
 from app.limits.shared_limiter import SharedLimiter
 from app.limits.valkey import Valkey
 from app.outbox import liveness_lock
-from app.outbox.housekeeping import Housekeeper
+from app.outbox.housekeeper import Housekeeper
 from app.outbox.liveness_lock import LivenessLock
 from app.outbox.outbox import Outbox
-from app.outbox.retention import Limits
+from app.outbox.retention import RetentionLimits
 from app.relay.service import Relay
 from app.server.lifecycle import GIVE_UP, Lifecycle
 from app.settings import Settings
@@ -540,4 +540,4 @@ def _caps(settings: Settings) -> Caps:
 
 def _housekeeper(settings: Settings, outbox: Outbox) -> Housekeeper:
     kept = (settings.gateway_dedup_seconds, settings.gateway_dead_letter_seconds)
-    return Housekeeper(outbox, Limits(*(int(seconds * 1000) for seconds in kept)))
+    return Housekeeper(outbox, RetentionLimits(*(int(seconds * 1000) for seconds in kept)))

@@ -239,7 +239,7 @@ class Item(NamedTuple):
         return self.body[:1] == ENCRYPTED_PREFIX
 
 
-class Page(NamedTuple):
+class ItemPage(NamedTuple):
     """Items that were read, in the order of acceptance; `whole` where no more were there to be
     read.
     """
@@ -270,7 +270,7 @@ class ReadRequest:
     limit: int = 5_000
 
 
-class Replayed(NamedTuple):
+class ReplayedLane(NamedTuple):
     """The first and the last item of a lane that operators have sent again."""
 
     app: str
@@ -286,10 +286,10 @@ class ReadResult:
     last: int  # the newest sequence number when reading began
     replays: int  # how often an operator has sent items again
     callers: list[int] = field(default_factory=list)
-    lanes: Page | None = None
-    replayed: dict[int, Replayed] = field(default_factory=dict)  # by lane
-    tail: Page | None = None
-    backlogs: list[tuple[int, Page]] = field(default_factory=list)
+    lanes: ItemPage | None = None
+    replayed: dict[int, ReplayedLane] = field(default_factory=dict)  # by lane
+    tail: ItemPage | None = None
+    backlogs: list[tuple[int, ItemPage]] = field(default_factory=list)
     # Lane -> its earliest item that may not have been read
     earlier: dict[int, int] = field(default_factory=dict)
 

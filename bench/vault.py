@@ -20,7 +20,7 @@ from app.encryption import NO_ENCRYPTION, BodyCipher
 from app.model import Acceptance, NewItem, ReadRequest
 from app.outbox import claims
 from app.outbox.accept import Accept
-from app.outbox.erased_subjects import Erased
+from app.outbox.erased_subjects import ActiveErasures
 from app.outbox.settle import Begin
 
 ITEMS, ROUNDS, PAGE = 100, 120, 5_000
@@ -60,7 +60,7 @@ class Accepting:
                     "INSERT INTO erasures (alias, app, erased_at, until) VALUES (?, ?, ?, ?)", row
                 )
             cursor.execute("UPDATE sequence SET erasures = 1")
-        self._erased = Erased(cipher)
+        self._erased = ActiveErasures(cipher)
 
     def __call__(self) -> float:
         """Seconds of the processor for one batch, less its commit."""
@@ -82,7 +82,8 @@ class Reading:
         with transaction(engine) as cursor:
             for number in range(PAGE // ITEMS):
                 Accept.run_all(
-                    cursor, [Accept(acceptance(number * ITEMS), 0, cipher, Erased(cipher), MARKS)]
+                    cursor,
+                    [Accept(acceptance(number * ITEMS), 0, cipher, ActiveErasures(cipher), MARKS)],
                 )
             cursor.execute("UPDATE leases SET owner = 'one'")
             cursor.execute("INSERT INTO deliverers (id, expires_at) VALUES ('one', ?)", (2**60,))

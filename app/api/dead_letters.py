@@ -21,7 +21,7 @@ from app.http.openapi_parts import body_of, problem_responses
 from app.ingest import validate
 from app.leanplum.values import query_time
 from app.model import App, Scope, Status
-from app.outbox.dead_letters import Filter
+from app.outbox.dead_letters import DeadLetterFilter
 
 CHOICE: TypeAdapter[Any] = TypeAdapter(schemas.DeadLetterChoice)
 REFUSED = (
@@ -75,7 +75,7 @@ async def list_dead_letters(
     gateway, chosen = await _manager(request, f"GET {LIST}")
     if app not in {None, chosen.name}:
         raise Malformed("The query names another app than X-Leanplum-App.")
-    which = Filter(action, Status(status) if status else None, _ms(since), _ms(until))
+    which = DeadLetterFilter(action, Status(status) if status else None, _ms(since), _ms(until))
     found = await gateway.outbox.dead_letters(chosen.name, which, int(cursor or 0), limit + 1)
     page: dict[str, Any] = {
         "deadLetters": [
@@ -127,7 +127,13 @@ async def discard(request: Request) -> Any:
 
 
 async def _done(
-    request: Request, gateway: Gateway, app: App, done: str, which: Filter, *, dry_run: bool
+    request: Request,
+    gateway: Gateway,
+    app: App,
+    done: str,
+    which: DeadLetterFilter,
+    *,
+    dry_run: bool,
 ) -> tuple[int, int]:
     """Replay or discard in steps, each while the key may still do it; return how many were chosen
     and done.
@@ -147,7 +153,7 @@ async def _done(
         raise
 
 
-async def _choice(request: Request, gateway: Gateway) -> tuple[Filter, bool]:
+async def _choice(request: Request, gateway: Gateway) -> tuple[DeadLetterFilter, bool]:
     about = context.of(request.scope)
     json_body.media_type(about.header(b"content-type"), json_body.JSON)
     raw = json_body.parse(await body.read_body(gateway, about, request.receive))
@@ -160,7 +166,9 @@ async def _choice(request: Request, gateway: Gateway) -> tuple[Filter, bool]:
     item_ids = tuple(fields["ids"]) if "ids" in fields else None
     status = Status(chosen["status"]) if "status" in chosen else None
     since, until = _ms(chosen.get("since")), _ms(chosen.get("until"))
-    return Filter(chosen.get("action"), status, since, until, item_ids), fields.get("dryRun", False)
+    return DeadLetterFilter(chosen.get("action"), status, since, until, item_ids), fields.get(
+        "dryRun", False
+    )
 
 
 def _recorder(request: Request, done: str) -> Any:

@@ -13,7 +13,7 @@ from app.http import authentication
 from app.http import request as context
 from app.http.openapi_parts import problem_responses
 from app.model import Scope
-from app.outbox.receipts import Filter
+from app.outbox.receipts import ReceiptFilter
 
 LIST = "/v1/receipts"
 REFUSED = (
@@ -68,9 +68,9 @@ async def find_receipts(
     return page
 
 
-def _chosen(req_id: str | None, uuid: str | None) -> Filter:
+def _chosen(req_id: str | None, uuid: str | None) -> ReceiptFilter:
     """Return the filter that a query means. Raises Invalid."""
     if not req_id:
         name, detail = ("uuid", "needs reqId beside it") if uuid else ("reqId", "is required")
         raise Invalid((Fault(name, detail, "parameter", "parameter"),))
-    return Filter(request_ids.bounds(req_id, uuid or None))
+    return ReceiptFilter(request_ids.bounds(req_id, uuid or None))

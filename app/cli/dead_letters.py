@@ -21,7 +21,7 @@ from app.errors import StartRefused
 from app.leanplum.values import query_time
 from app.model import Status
 from app.outbox import dead_letters
-from app.outbox.dead_letters import DEAD, Filter
+from app.outbox.dead_letters import DEAD, DeadLetterFilter
 from app.outbox.outbox import Outbox
 from app.settings import Settings
 
@@ -36,7 +36,7 @@ def chosen(
     until: str | None,
     *,
     every: bool = True,
-) -> Filter:
+) -> DeadLetterFilter:
     """What the words of a command choose. Raises StartRefused for words that choose nothing
     sensible.
     """
@@ -47,7 +47,7 @@ def chosen(
             "give the ids of dead letters, or --all for every one that the options choose"
         )
     of_status = Status(status) if status else None
-    return Filter(
+    return DeadLetterFilter(
         action,
         of_status,
         _ms("--since", since),
@@ -63,7 +63,9 @@ def _ms(option: str, text: str | None) -> int | None:
         raise StartRefused(f"{option}: {error}") from None
 
 
-def listed(settings: Settings, app: str | None, which: Filter) -> Iterator[dict[str, Any]]:
+def listed(
+    settings: Settings, app: str | None, which: DeadLetterFilter
+) -> Iterator[dict[str, Any]]:
     """Their receipts with the app that each is of, oldest first; of one app, or of each in turn."""
     # A missing key hides Leanplum's answer and nothing else
     cipher = BodyCipher(settings.data_keys, None)
@@ -78,14 +80,14 @@ def listed(settings: Settings, app: str | None, which: Filter) -> Iterator[dict[
                 after = found[-1].seq
 
 
-def counted(settings: Settings, app: str | None, which: Filter) -> int:
+def counted(settings: Settings, app: str | None, which: DeadLetterFilter) -> int:
     """How many there are."""
     with _to_read(settings) as connection:
         return sum(_count(connection, name, which) for name in _apps(connection, app))
 
 
 def act(
-    settings: Settings, act: Literal["replay", "discard"], app: str | None, which: Filter
+    settings: Settings, act: Literal["replay", "discard"], app: str | None, which: DeadLetterFilter
 ) -> int:
     """Do it, for one app or for all, with an audit record for each step; return how many it was
     done to.
@@ -131,7 +133,7 @@ def _apps(connection: Connection, app: str | None) -> list[str]:
     return dead_letters.apps(connection) if app is None else [app]
 
 
-def _count(connection: Connection, app: str, which: Filter) -> int:
+def _count(connection: Connection, app: str, which: DeadLetterFilter) -> int:
     count = after = 0
     while seqs := dead_letters.numbers(connection, app, which, after, PAGE):
         count, after = count + len(seqs), seqs[-1]

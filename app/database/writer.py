@@ -52,7 +52,7 @@ End = Literal["committed", "refused", "failed", "given up"]
 log = structlog.get_logger("writer")
 
 
-class Write(Protocol[T_co]):
+class DatabaseWrite(Protocol[T_co]):
     """Something to be written."""
 
     @property
@@ -110,7 +110,7 @@ def _take_room(cursor: Cursor, size: int) -> None:
 class _Asked(Generic[T]):
     __slots__ = ("error", "future", "result", "sent", "until", "write")
 
-    def __init__(self, write: Write[T], future: "asyncio.Future[T]", until: float) -> None:
+    def __init__(self, write: DatabaseWrite[T], future: "asyncio.Future[T]", until: float) -> None:
         self.write, self.future, self.until = write, future, until
         self.result: T | None = None
         self.error: BaseException | None = None
@@ -181,7 +181,7 @@ class Writer:
             self._look.cancel()
 
     def write(
-        self, write: Write[T], *, along: bool = False, seconds: float | None = None
+        self, write: DatabaseWrite[T], *, along: bool = False, seconds: float | None = None
     ) -> "asyncio.Future[T]":
         """Commit `write`; the future has its result once it is on disk, StorageUnavailable where it
         is not, or CommitUnknown. `along`: another is about to follow, which it may go together
@@ -429,8 +429,8 @@ def _size(write: object) -> int:
     return write.size if isinstance(write, Sized) else 0
 
 
-def _by_kind(group: Sequence[_Asked[Any]]) -> dict[type[Write[Any]], list[_Asked[Any]]]:
-    kinds: dict[type[Write[Any]], list[_Asked[Any]]] = {}
+def _by_kind(group: Sequence[_Asked[Any]]) -> dict[type[DatabaseWrite[Any]], list[_Asked[Any]]]:
+    kinds: dict[type[DatabaseWrite[Any]], list[_Asked[Any]]] = {}
     for asked in group:
         kinds.setdefault(type(asked.write), []).append(asked)
     return kinds

@@ -269,7 +269,7 @@ class Deliverer:
         others = await self._outbox.processes()
         others.pop(self.owner, None)
         unsent = tuple(self._unsent)
-        tenure = await self._outbox.tend(
+        tenure = await self._outbox.renew(
             self.owner,
             int(self._lease_seconds * 1000),
             self._liveness.gone(others),

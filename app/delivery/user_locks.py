@@ -21,7 +21,7 @@ from app import ids
 from app.errors import CommitUnknown, Erased, StorageUnavailable, UpstreamUnavailable
 from app.outbox.liveness_lock import LivenessLock
 from app.outbox.outbox import Outbox
-from app.outbox.user_lock_rows import Answer, Denied, LockRequest
+from app.outbox.user_lock_rows import Denied, LockRequest, LockResult
 from app.telemetry import describe
 
 LOOK_AGAIN_SECONDS = 0.05  # for what other processes do
@@ -30,7 +30,7 @@ RETRY_SECONDS = 5.0
 NOT_YET = "What was accepted for this user before is not delivered yet; nothing was sent or stored."
 
 log = structlog.get_logger("relay")
-Asking = asyncio.Task[Answer | Denied]
+Asking = asyncio.Task[LockResult | Denied]
 
 
 class Locked(NamedTuple):
@@ -136,9 +136,9 @@ class UserLocks:
                 items_wait = clear_upto is None
                 if not deleted and (clear_upto is not None or not patient):
                     answer = await self._ask(request, clear_upto, dead, asked)
-                    if answer is Answer.GRANTED:
+                    if answer is LockResult.GRANTED:
                         return now + self._lease_seconds
-                    if answer is Answer.ERASED:
+                    if answer is LockResult.ERASED:
                         raise Erased
                     dead = self._liveness.gone(answer.holders)
                     items_wait = not answer.holders
@@ -170,7 +170,7 @@ class UserLocks:
 
     async def _ask(
         self, request: LockRequest, clear_upto: int | None, dead: Sequence[str], asked: list[Asking]
-    ) -> Answer | Denied:
+    ) -> LockResult | Denied:
         """Ask once. Whoever gives up meanwhile leaves a question behind whose answer must be known
         before unlocking.
         """

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from app import ids
 from app.leanplum.actions import sent_alone
-from app.model import Item, Page, ReadRequest, ReadResult
+from app.model import Item, ItemPage, ReadRequest, ReadResult
 
 MAX_USERS = 50  # of one multi (fact sheet, Limits)
 MAX_ACTIONS = 500
@@ -228,7 +228,7 @@ class Window:
         for caller, page in found.backlogs:
             self._take_backlog(found, caller, page)
 
-    def _take_lanes(self, wanted: ReadRequest, page: Page) -> None:
+    def _take_lanes(self, wanted: ReadRequest, page: ItemPage) -> None:
         """What was read of lanes that were behind: where it is all, they no longer are."""
         told = {item.lane for item in page.items}
         behind = {lane: self._behind[lane] for lane in (wanted.lanes if page.whole else told)}
@@ -257,7 +257,7 @@ class Window:
         self._drop(lane)
         self._pass_over(lane, app, first, last)
 
-    def _take_tail(self, found: ReadResult, page: Page) -> None:
+    def _take_tail(self, found: ReadResult, page: ItemPage) -> None:
         callers = {item.caller for item in page.items}
         share, others = self._share(callers), len(callers | self._backlogs.keys()) > 1
         left = {caller: self._room(caller, share) for caller in callers}
@@ -279,7 +279,7 @@ class Window:
         self._tail_whole = page.whole
         self._tail = found.last if page.whole else page.items[-1].seq
 
-    def _take_backlog(self, found: ReadResult, caller: int, page: Page) -> None:
+    def _take_backlog(self, found: ReadResult, caller: int, page: ItemPage) -> None:
         assert self._tail is not None
         read = [item for item in page.items if item.seq <= self._tail]
         for item in read:

@@ -17,7 +17,7 @@ from app.database.writer import insert_rows
 from app.encryption import BodyCipher, body_context
 from app.model import ENCRYPTED_PREFIX, ERASES, Acceptance, Kind, NewItem, Taken
 from app.outbox import logins
-from app.outbox.erased_subjects import Erased, Refuse, alias_of
+from app.outbox.erased_subjects import ActiveErasures, ErasureCheck, alias_of
 
 ACCEPTANCES = "INSERT INTO acceptances (first_seq, prefix, app, key_id, request_id, accepted_at)"
 ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller)"
@@ -50,7 +50,7 @@ class Accept:
     acceptance: Acceptance
     since: int
     cipher: BodyCipher
-    erased: Erased
+    erased: ActiveErasures
     marks: Marks
     erasing: bool = False
     change: int = 0
@@ -187,7 +187,7 @@ def _take(
     known: Known,
     rows: _Rows,
     cipher: BodyCipher,
-    refuse: Refuse | None,
+    refuse: ErasureCheck | None,
 ) -> tuple[list[Taken], int]:
     """Sort one call's items into new, duplicate, conflict and refused; collect the rows of the new
     ones.

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from app import ids
 from app.database.dialect import DIALECTS, Dialect
 from app.encryption import BodyCipher, body_context
-from app.model import Item, Page, ReadRequest, ReadResult, Replayed
+from app.model import Item, ItemPage, ReadRequest, ReadResult, ReplayedLane
 
 COLUMNS = ", ".join(Item._fields)
 WAITING = """
@@ -68,7 +68,7 @@ class _Reader:
         self._dialect: Dialect = DIALECTS[connection.dialect.name]
         self._numbers = self._dialect.values("bigint")
 
-    def lanes(self) -> Page:
+    def lanes(self) -> ItemPage:
         """What waits of lanes that are behind."""
         wanted = self._wanted
         which = f"seq >= ? AND seq <= ? AND lane IN {self._numbers}"
@@ -76,7 +76,7 @@ class _Reader:
             which, [wanted.lanes_from, wanted.lanes_upto, _text(wanted.lanes)], wanted.limit
         )
 
-    def replayed(self, upto: int) -> dict[int, Replayed]:
+    def replayed(self, upto: int) -> dict[int, ReplayedLane]:
         """The lanes of what was sent again, after the replays that are known, up to this one."""
         statement, values = REPLAYED, list[Any]([self._wanted.replays, upto])
         if self._wanted.shards is not None:
@@ -85,9 +85,9 @@ class _Reader:
                 "GROUP BY", f"AND i.lane % {ids.SHARDS} IN {self._numbers} GROUP BY"
             )
         found = self._connection.exec_driver_sql(self._dialect.sql(statement), tuple(values))
-        return {lane: Replayed(*passed) for lane, *passed in found}
+        return {lane: ReplayedLane(*passed) for lane, *passed in found}
 
-    def tail(self, after: int, upto: int) -> Page:
+    def tail(self, after: int, upto: int) -> ItemPage:
         """What came after a sequence number, up to another, less what is of the callers to leave
         out.
         """
@@ -97,11 +97,11 @@ class _Reader:
             values.append(_text(self._wanted.leave_out))
         return self._page(which, values, self._wanted.limit)
 
-    def backlog(self, caller: int, after: int, limit: int) -> Page:
+    def backlog(self, caller: int, after: int, limit: int) -> ItemPage:
         """What waits of one caller after a sequence number."""
         return self._page("caller = ? AND seq > ?", [caller, after], limit)
 
-    def _page(self, which: str, values: list[Any], limit: int) -> Page:
+    def _page(self, which: str, values: list[Any], limit: int) -> ItemPage:
         if self._wanted.shards is not None:
             which, values = (
                 f"{which} AND lane % {ids.SHARDS} IN {self._numbers}",
@@ -109,7 +109,7 @@ class _Reader:
             )
         found = self._rows(which, (*values, limit, PAGE_CHARACTERS))
         whole = len(found) < limit and sum(len(item.body) for item in found) < PAGE_CHARACTERS
-        return Page(self._opened(found) if self._cipher.can_decrypt else found, whole)
+        return ItemPage(self._opened(found) if self._cipher.can_decrypt else found, whole)
 
     def _opened(self, found: list[Item]) -> list[Item]:
         """The same, with their bodies as they were accepted; those that can't be opened stay
@@ -133,7 +133,9 @@ class _Reader:
             )
         return list(map(Item._make, found))
 
-    def earlier(self, tail: Page | None, backlogs: Sequence[tuple[int, Page]]) -> dict[int, int]:
+    def earlier(
+        self, tail: ItemPage | None, backlogs: Sequence[tuple[int, ItemPage]]
+    ) -> dict[int, int]:
         """For the lanes of what was read: their earliest item that may be in the backlog of another
         caller.
         """

@@ -24,7 +24,7 @@ STEP = 1_000  # items in one transaction
 DEAD = frozenset({Status.REJECTED, Status.EXPIRED, Status.UNKNOWN})  # they keep their body
 # Makes the audit record (its time, its text) of a step over so many items; called in the
 # transaction that does it. The items are named by what is added to it.
-Recorder = Callable[[int], tuple[int, str]]
+MakeRecord = Callable[[int], tuple[int, str]]
 IS_DEAD = "settled_at IS NOT NULL AND body IS NOT NULL"
 REPLAY = f"""
 UPDATE items SET status = 'accepted', attempts = 0, settled_at = NULL, next_attempt_at = NULL, leanplum = NULL,
@@ -44,7 +44,7 @@ WHERE i.seq IN {seqs} ORDER BY i.seq
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class DeadLetterFilter:
     """Which dead letters; None takes all. `since` and `until` are about when an item became one, in
     milliseconds; `item_ids`: only these.
     """
@@ -56,11 +56,16 @@ class Filter:
     item_ids: tuple[str, ...] | None = None
 
 
-EVERY = Filter()
+EVERY = DeadLetterFilter()
 
 
 def find(
-    connection: Connection, app: str, which: Filter, after: int, limit: int, cipher: BodyCipher
+    connection: Connection,
+    app: str,
+    which: DeadLetterFilter,
+    after: int,
+    limit: int,
+    cipher: BodyCipher,
 ) -> list[Receipt]:
     """At most `limit` dead letters of `app` with sequence numbers above `after`, in the order of
     acceptance.
@@ -69,7 +74,9 @@ def find(
     return [receipt(row, cipher) for row in connection.execute(rows)]
 
 
-def numbers(connection: Connection, app: str, which: Filter, after: int, limit: int) -> list[int]:
+def numbers(
+    connection: Connection, app: str, which: DeadLetterFilter, after: int, limit: int
+) -> list[int]:
     """Return the sequence numbers of the dead letters that `find` finds. Nothing is decrypted: what
     is done to dead letters by number works whatever keys are here.
     """
@@ -79,7 +86,12 @@ def numbers(connection: Connection, app: str, which: Filter, after: int, limit: 
 
 
 def _chosen(
-    rows: Select[Any], connection: Connection, app: str, which: Filter, after: int, limit: int
+    rows: Select[Any],
+    connection: Connection,
+    app: str,
+    which: DeadLetterFilter,
+    after: int,
+    limit: int,
 ) -> Select[Any]:
     """Restrict a query for items of `app` to dead letters of the filter, in the order of
     acceptance.
@@ -97,7 +109,9 @@ def apps(connection: Connection) -> list[str]:
     return sorted(connection.execute(dead.distinct()).scalars())
 
 
-def _conditions(connection: Connection, app: str, which: Filter) -> list[ColumnElement[bool]]:
+def _conditions(
+    connection: Connection, app: str, which: DeadLetterFilter
+) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
     if which.action is not None:
         found.append(items.c.action == which.action)
@@ -135,7 +149,7 @@ def _numbers(connection: Connection, app: str, wanted: Sequence[str]) -> list[in
     ]
 
 
-def _still(which: Filter) -> tuple[str, list[Any]]:
+def _still(which: DeadLetterFilter) -> tuple[str, list[Any]]:
     """Return what holds an item against the filter again, in SQL, and its values: since it was
     found it may have been replayed by others and have become another dead letter. Its ids are no
     part of that: they don't change.
@@ -151,7 +165,11 @@ def _still(which: Filter) -> tuple[str, list[Any]]:
 
 
 def _change(
-    cursor: Cursor, statement: str, values: Sequence[Any], seqs: Sequence[int], which: Filter
+    cursor: Cursor,
+    statement: str,
+    values: Sequence[Any],
+    seqs: Sequence[int],
+    which: DeadLetterFilter,
 ) -> list[str]:
     """Run one of the statements above on those of the items that are still dead letters of the
     filter; return their ids, in the order of acceptance.
@@ -202,9 +220,9 @@ class Replay:
 
     seqs: Sequence[int]
     now: int
-    record: Recorder
+    record: MakeRecord
     marks: Marks
-    which: Filter = EVERY
+    which: DeadLetterFilter = EVERY
     rows: int = STEP
 
     @classmethod
@@ -227,10 +245,10 @@ class Discard:
     """
 
     seqs: Sequence[int]
-    record: Recorder
+    record: MakeRecord
     marks: Marks
     cipher: BodyCipher
-    which: Filter = EVERY
+    which: DeadLetterFilter = EVERY
     rows: int = STEP
 
     @classmethod

@@ -26,7 +26,7 @@ ALL = "SELECT alias, until FROM erasures"
 ANONYMOUS = "UPDATE items SET subject = ?, lane = 0 WHERE seq = ?"
 
 
-class Erased:
+class ActiveErasures:
     """The erasures that are in force. Times are milliseconds since the epoch.
 
     `least_now`: the time that has come for certain, however the clock was set.
@@ -41,7 +41,7 @@ class Erased:
 
     def refuse(
         self, cursor: Cursor, version: int, app: str, now: int, *, erasing: bool = False
-    ) -> "Refuse | None":
+    ) -> "ErasureCheck | None":
         """What tells which items of a call are refused; None where none is. `version` is the
         database's number of the last erasure, read in the transaction that is open.
         """
@@ -50,7 +50,9 @@ class Erased:
             self._read = version, {bytes(alias): until for alias, until in cursor.fetchall()}
         until = self._read[1]
         return (
-            Refuse(self._cipher.aliases(app), until, self._now(now)) if erasing or until else None
+            ErasureCheck(self._cipher.aliases(app), until, self._now(now))
+            if erasing or until
+            else None
         )
 
     def look(self, connection: Connection) -> None:
@@ -68,14 +70,14 @@ class Erased:
     def tells(self, app: str, now: int) -> Callable[[str], bool] | None:
         """Return a function that tells `has` of many subjects; None where nobody is refused."""
         until = self._read[1]
-        return Refuse(self._cipher.aliases(app), until, self._now(now)).has if until else None
+        return ErasureCheck(self._cipher.aliases(app), until, self._now(now)).has if until else None
 
     def _now(self, now: int) -> float:
         """The time that erasures end by."""
         return min(now, self._least_now())
 
 
-class Refuse:
+class ErasureCheck:
     """Tells the items of one call, in their order: what follows a subject's erasure in the same
     call is refused too.
     """

@@ -16,7 +16,7 @@ from app.database.dialect import Cursor
 from app.ids import SHARDS
 from app.model import Lease
 from app.outbox import user_lock_rows
-from app.outbox.recovery import Pseudonyms, recover
+from app.outbox.recovery import Pseudonymize, recover
 from app.outbox.settle import forget
 
 RENEW = """
@@ -43,7 +43,7 @@ def fair_part(mine: int, free: int, live: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Tend:
+class RenewLeases:
     """Renew a deliverer's leases, expire those of the dead, and take or give back what is fair.
     `dead`: ids of processes that are known to be gone. `unknown`: actions that are not sent twice.
     `liveness`: the identity of the deliverer's liveness lock. `forget`: attempts that may have been
@@ -57,14 +57,14 @@ class Tend:
     dead: Sequence[str]
     unknown: Collection[str]
     marks: Marks
-    pseudonyms: Pseudonyms
+    pseudonymize: Pseudonymize
     liveness: str | None = None
     forget: Sequence[str] = ()
     latest: int | None = None
     rows: int = 1
 
     @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["Tend"]) -> Sequence[Lease]:
+    def run_all(cls, cursor: Cursor, writes: Sequence["RenewLeases"]) -> Sequence[Lease]:
         """One after the other: each changes what the next finds."""
         return [write._run(cursor) for write in writes]
 
@@ -80,7 +80,7 @@ class Tend:
         cursor.execute(EXPIRE.format(ids=cursor.dialect.values("text")), gone)
         user_lock_rows.outlive(cursor, now, self.dead)
         user_lock_rows.expire(cursor, now, self.liveness)
-        lost, settled = recover(cursor, self.now, self.unknown, self.marks, self.pseudonyms)
+        lost, settled = recover(cursor, self.now, self.unknown, self.marks, self.pseudonymize)
         cursor.execute(FREE)
         cursor.execute(
             "SELECT shard, owner FROM leases WHERE owner IS NULL OR owner = ? ORDER BY shard",
@@ -100,7 +100,7 @@ class Tend:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class ReleaseLeases:
     """Give shards back, of which nothing is in flight; `leaving`: the deliverer goes altogether.
     `forget`: attempts that may have been written down, and were not sent.
     """
@@ -112,7 +112,7 @@ class Release:
     rows: int = 1
 
     @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["Release"]) -> Sequence[None]:
+    def run_all(cls, cursor: Cursor, writes: Sequence["ReleaseLeases"]) -> Sequence[None]:
         """They are free for others from the commit on."""
         for write in writes:
             forget(cursor, write.forget)

@@ -27,7 +27,7 @@ LOCK = "hhqqi"  # struct flock (fcntl(2)): type, whence, start, length, pid
 # up (fcntl(2)).
 SET_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 
-log = structlog.get_logger("lifeline")
+log = structlog.get_logger("outbox")
 
 
 class LivenessLock:
@@ -90,7 +90,7 @@ class LivenessLock:
             _lock(self._file.fileno(), self.owner, fcntl.F_WRLCK)
         except OSError as error:
             # not every file system has such locks; then none of its processes has one
-            log.warning("lifeline.missing", path=str(path), reason=error.strerror)
+            log.warning("liveness_lock.unavailable", path=str(path), reason=error.strerror)
             self._path = None
 
 

@@ -43,14 +43,14 @@ from app.outbox import (
     waiting_reason as waiting,
 )
 from app.outbox.accept import Accept
-from app.outbox.dead_letters import Discard, Filter, Recorder, Replay
-from app.outbox.erased_subjects import Erased, both
+from app.outbox.dead_letters import DeadLetterFilter, Discard, MakeRecord, Replay
+from app.outbox.erased_subjects import ActiveErasures, both
 from app.outbox.erasure import Erase
-from app.outbox.leases import Release, Tend
-from app.outbox.recovery import Pseudonyms
-from app.outbox.retention import EndErasures, Limits, Remove
+from app.outbox.leases import ReleaseLeases, RenewLeases
+from app.outbox.recovery import Pseudonymize
+from app.outbox.retention import EndErasures, RemoveExpired, RetentionLimits
 from app.outbox.settle import Begin, Settle
-from app.outbox.user_lock_rows import NOBODY, Answer, Denied, Lock, LockRequest, Unlock
+from app.outbox.user_lock_rows import NOBODY, Denied, Lock, LockRequest, LockResult, Unlock
 
 log = structlog.get_logger("outbox")
 T = TypeVar("T")
@@ -85,7 +85,7 @@ class Outbox:
         """
         self._engine, self._writer, self._cipher, self._marks = engine, writer, cipher, marks
         self._erased, self._erased_ms, self._looking = (
-            Erased(cipher, self._least_now),
+            ActiveErasures(cipher, self._least_now),
             erased_ms,
             asyncio.Lock(),
         )
@@ -227,28 +227,28 @@ class Outbox:
 
     # --- for a deliverer -----------------------------------------------------------------------------------------
 
-    async def tend(
+    async def renew(
         self,
         owner: str,
         lease_ms: int,
         dead: Sequence[str],
         unknown: Collection[str],
-        pseudonyms: Pseudonyms = lambda app, subjects: (),
+        pseudonymize: Pseudonymize = lambda app, subjects: (),
         *,
         liveness: str | None = None,
         forget: Sequence[str] = (),
         latest: int | None = None,
     ) -> Lease:
         """Renew the leases of deliverer `owner` for `lease_ms`; recover what others, that are gone,
-        left open. `pseudonyms`: for the audit; without it that names nobody. `liveness`: the
+        left open. `pseudonymize`: for the audit; without it that names nobody. `liveness`: the
         identity of its liveness lock. `forget`: attempts that may have been written down, and were
         not sent. `latest`: the latest time that others' leases are judged by.
         """
         now = self._clock()
-        tend = Tend(
-            owner, lease_ms, now, dead, unknown, self._marks, pseudonyms, liveness, forget, latest
+        renew = RenewLeases(
+            owner, lease_ms, now, dead, unknown, self._marks, pseudonymize, liveness, forget, latest
         )
-        tenure = await self._writer.write(tend)
+        tenure = await self._writer.write(renew)
         self.queued -= tenure.settled
         if tenure.settled:
             self.on_settled({Status.UNKNOWN.value: tenure.settled})
@@ -275,7 +275,7 @@ class Outbox:
         """Let others have the shards. `forget`: attempts that may have been written down, and were
         not sent.
         """
-        await self._writer.write(Release(owner, shards, leaving, forget))
+        await self._writer.write(ReleaseLeases(owner, shards, leaving, forget))
 
     async def look(self, wanted: ReadRequest) -> ReadResult:
         """Read what a deliverer wants to know of the queue."""
@@ -295,7 +295,7 @@ class Outbox:
         doesn't hold the items' lanes for `call_ms` from now, or an item's subject was erased.
         Returns the lanes of which items are no part of the attempt, with the sequence number after
         which they are not: 0 where the user is locked, a login's where what follows it waits for
-        it. `liveness`, `forget`: as in `tend`.
+        it. `liveness`, `forget`: as in `renew`.
         """
         items = [(item.seq, item.lane) for item in sent]
         return await self._writer.write(
@@ -387,7 +387,7 @@ class Outbox:
         liveness: str | None,
         clear_upto: int | None,
         dead: Sequence[str] = (),
-    ) -> Answer | Denied:
+    ) -> LockResult | Denied:
         """Lock the users of a call.
 
         `clear_upto`: what `waits` said, and nothing is locked where something waits by now. None:
@@ -418,7 +418,7 @@ class Outbox:
         return await self._read(partial(waiting.look, app=app, receipt=receipt))
 
     async def find_receipts(
-        self, app: str, which: receipts.Filter, before: int | None = None, limit: int = 100
+        self, app: str, which: receipts.ReceiptFilter, before: int | None = None, limit: int = 100
     ) -> list[Receipt]:
         """Find at most `limit` receipts of `app` with sequence numbers below `before`, newest
         first.
@@ -459,7 +459,7 @@ class Outbox:
                 event.set()
 
     async def dead_letters(
-        self, app: str, which: Filter, after: int = 0, limit: int = 100
+        self, app: str, which: DeadLetterFilter, after: int = 0, limit: int = 100
     ) -> list[Receipt]:
         """At most `limit` dead letters of `app` after sequence number `after`, in the order of
         acceptance.
@@ -476,8 +476,8 @@ class Outbox:
     async def replay(
         self,
         app: str,
-        which: Filter,
-        record: Recorder,
+        which: DeadLetterFilter,
+        record: MakeRecord,
         *,
         dry_run: bool = False,
         before: Callable[[], object] = lambda: None,
@@ -500,8 +500,8 @@ class Outbox:
     async def discard(
         self,
         app: str,
-        which: Filter,
-        record: Recorder,
+        which: DeadLetterFilter,
+        record: MakeRecord,
         *,
         dry_run: bool = False,
         before: Callable[[], object] = lambda: None,
@@ -520,7 +520,7 @@ class Outbox:
     async def _each(
         self,
         app: str,
-        which: Filter,
+        which: DeadLetterFilter,
         step: Callable[[list[int]], Awaitable[int]],
         before: Callable[[], object],
         *,
@@ -535,18 +535,20 @@ class Outbox:
             done += 0 if dry_run else await step(seqs)
         return matched, done
 
-    async def sweep(self, limits: Limits) -> int:
+    async def sweep(self, limits: RetentionLimits) -> int:
         """Remove some of what is past its time; return how much of it went, 0 where none is
         left.
         """
         now = self._least_now()
         # As much longer as the clock was set forward within them.
-        limits = Limits(now - self._since(limits.receipts), now - self._since(limits.dead_letters))
+        limits = RetentionLimits(
+            now - self._since(limits.receipts), now - self._since(limits.dead_letters)
+        )
         found = await self._walk(partial(retention.look, now=now, limits=limits))
         over = await self._walk(partial(logins.over, limit=retention.STEP))
         if await self._walk(partial(retention.any_over, now=now)):
             await self._writer.write(EndErasures(now, self._marks))
-        return await self._writer.write(Remove(found, now, limits, over)) + len(over)
+        return await self._writer.write(RemoveExpired(found, now, limits, over)) + len(over)
 
     async def scrub(self) -> bool:
         """Let nothing of what was erased be left in the database's files, as far as that is ours to

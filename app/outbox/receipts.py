@@ -32,7 +32,7 @@ def find(connection: Connection, app: str, item_id: str, cipher: BodyCipher) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class ReceiptFilter:
     """Which receipts; None takes all. `ids`: only items with ids of the caller's between these
     bounds.
     """
@@ -43,7 +43,7 @@ class Filter:
 def page(
     connection: Connection,
     app: str,
-    which: Filter,
+    which: ReceiptFilter,
     before: int | None,
     limit: int,
     cipher: BodyCipher,
@@ -53,7 +53,9 @@ def page(
     return [receipt(row, cipher) for row in rows]
 
 
-def chosen(app: str, which: Filter, before: int | None, limit: int) -> Select[tuple[object, ...]]:
+def chosen(
+    app: str, which: ReceiptFilter, before: int | None, limit: int
+) -> Select[tuple[object, ...]]:
     """Return the query of a page."""
     rows = receipts_of(app)
     if which.ids is not None:

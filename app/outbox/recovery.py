@@ -27,11 +27,11 @@ SAID = orjson.dumps(
 ).decode()
 
 # The keyed hashes of subjects of an app, for the audit
-Pseudonyms = Callable[[str, Sequence[str]], Sequence[str]]
+Pseudonymize = Callable[[str, Sequence[str]], Sequence[str]]
 
 
 def recover(
-    cursor: Cursor, now: int, unknown: Collection[str], marks: Marks, pseudonyms: Pseudonyms
+    cursor: Cursor, now: int, unknown: Collection[str], marks: Marks, pseudonymize: Pseudonymize
 ) -> tuple[int, int]:
     """Close the open attempts of deliverers that are gone, in the transaction that is open, with an
     audit record of each; `unknown` are the actions that are not sent twice. Their lanes, and those
@@ -65,14 +65,18 @@ def recover(
         joined = logins.joined(cursor, orjson.loads(seqs))
         keep_locked(cursor, attempt, {*orjson.loads(lanes), *joined}, unlocked_at)
         of_call = [sent[seq] for seq in orjson.loads(seqs) if seq in sent]
-        told.append((now, _record(attempt, now, of_call, changes, pseudonyms)))
+        told.append((now, _record(attempt, now, of_call, changes, pseudonymize)))
     records.insert(cursor, marks, told)
     cursor.execute(CLOSE)
     return len(lost), sum(status is Status.UNKNOWN for _, status, *_ in changes.values())
 
 
 def _record(
-    attempt: str, now: int, sent: Sequence[Any], changes: dict[int, Change], pseudonyms: Pseudonyms
+    attempt: str,
+    now: int,
+    sent: Sequence[Any],
+    changes: dict[int, Change],
+    pseudonymize: Pseudonymize,
 ) -> str:
     """The audit record of a call of which nobody knows whether it was made, and what was
     answered.
@@ -87,6 +91,6 @@ def _record(
         outcome=Counter(str(changes[seq][1]) for seq, *_ in sent if seq in changes),
         about={
             "actions": Counter(action for _, action, *_ in sent),
-            **records.about_users(pseudonyms(app, subjects)),
+            **records.about_users(pseudonymize(app, subjects)),
         },
     )

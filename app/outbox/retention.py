@@ -53,7 +53,7 @@ ANY_OVER = "SELECT 1 FROM erasures WHERE until <= ? LIMIT 1"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RetentionLimits:
     """How long things are kept, in milliseconds: receipts after the item settled, ids after it was
     accepted, dead letters. (The audit's records: `audit/sealing.py`.)
     """
@@ -62,7 +62,7 @@ class Limits:
     dead_letters: int
 
 
-def look(connection: Connection, now: int, limits: Limits) -> list[int]:
+def look(connection: Connection, now: int, limits: RetentionLimits) -> list[int]:
     """Find items that are past their time, at most `STEP`."""
     dialect = DIALECTS[connection.dialect.name]
     accepted = now - limits.receipts
@@ -77,19 +77,19 @@ def look(connection: Connection, now: int, limits: Limits) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Remove:
+class RemoveExpired:
     """Remove those items that are settled and past their time, with their ids; and rows of logins
     that can't wait any more (`over`).
     """
 
     seqs: Sequence[int]
     now: int
-    limits: Limits
+    limits: RetentionLimits
     over: Sequence[logins.Row] = ()
     rows: int = STEP
 
     @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["Remove"]) -> Sequence[int]:
+    def run_all(cls, cursor: Cursor, writes: Sequence["RemoveExpired"]) -> Sequence[int]:
         """Return for each how many items it has removed."""
         return [write._run(cursor) for write in writes]
 

@@ -22,7 +22,7 @@ from app.audit import records
 from app.audit.record_macs import Marks
 from app.database.dialect import Cursor
 from app.outbox import logins
-from app.outbox.erased_subjects import VERSION, Erased
+from app.outbox.erased_subjects import VERSION, ActiveErasures
 
 # Leanplum doesn't say for how long a call may go on whose connection is gone, so this is a choice.
 OUTLIVES_MS = 5_000
@@ -55,7 +55,7 @@ EXPIRED = f"DELETE FROM user_locks WHERE NOT {IN_FORCE}"
 STEPPED = "UPDATE user_locks SET expires_at = ? + lease_ms WHERE expires_at > ? + lease_ms"
 
 
-class Answer(Enum):
+class LockResult(Enum):
     """The answer to a request for a lock that others do not stand against."""
 
     GRANTED = "granted"
@@ -103,20 +103,20 @@ class Lock:
     liveness: str | None
     clear_upto: int | None
     dead: Sequence[str]
-    erased: Erased
+    erased: ActiveErasures
     marks: Marks
     rows: int = 1
 
     @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["Lock"]) -> Sequence[Answer | Denied]:
+    def run_all(cls, cursor: Cursor, writes: Sequence["Lock"]) -> Sequence[LockResult | Denied]:
         """Decide one after the other."""
         return [write._run(cursor) for write in writes]
 
-    def _run(self, cursor: Cursor) -> Answer | Denied:
+    def _run(self, cursor: Cursor) -> LockResult | Denied:
         now = cursor.dialect.now(cursor, self.now)
         outlive(cursor, now, self.dead)
         if self._is_erased(cursor):
-            return Answer.ERASED
+            return LockResult.ERASED
         if holders := self._against(cursor, now):
             if self.clear_upto is None:
                 self._put(cursor, now, granted=False)
@@ -126,7 +126,7 @@ class Lock:
         self._put(cursor, now, granted=True)
         if self.request.record is not None:
             records.insert(cursor, self.marks, [self.request.record])
-        return Answer.GRANTED
+        return LockResult.GRANTED
 
     def _is_erased(self, cursor: Cursor) -> bool:
         if not self.request.unless_erased:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from app.outbox.retention import Limits
+from app.outbox.retention import RetentionLimits
 from app.settings import Settings
 from tests.api.leanplum import Leanplum, delivering_to, simulated, until
 from tests.api.talk import EVENT, Talk
 
 HOUR, DAY = 3_600, 86_400
-KEPT = Limits(receipts=DAY * 1_000, dead_letters=30 * DAY * 1_000)
+KEPT = RetentionLimits(receipts=DAY * 1_000, dead_letters=30 * DAY * 1_000)
 
 
 class WallClock:

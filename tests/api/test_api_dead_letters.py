@@ -30,7 +30,7 @@ def settle(talk: Talk, verdicts: dict[str, Verdict]) -> None:
         found = await outbox.look(ReadRequest(tail=0))
         assert found.tail is not None
         items = [item for item in found.tail.items if item.id in verdicts]
-        await outbox.tend("tests", 60_000, [], ())
+        await outbox.renew("tests", 60_000, [], ())
         assert await outbox.begin("t", "tests", items) is not None
         assert await outbox.settle(
             "t", "default", [(item.seq, verdicts[item.id]) for item in items]

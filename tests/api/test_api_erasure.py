@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.outbox.housekeeping import COUNT_SECONDS, Housekeeper
-from app.outbox.retention import Limits
+from app.outbox.housekeeper import COUNT_SECONDS, Housekeeper
+from app.outbox.retention import RetentionLimits
 from tests.api.leanplum import Leanplum, delivering_to, simulated, until
 from tests.api.talk import Talk, problem
 
@@ -225,7 +225,9 @@ def test_the_housekeeper_cleans_the_files_soon_after_each_erasure_also_right_aft
     start: Callable[..., Talk],
 ) -> None:
     talk, now = start(**DEVELOPMENT), 0.0
-    housekeeper = Housekeeper(talk.app.state.gateway.outbox, Limits(10**9, 10**9), lambda: now)
+    housekeeper = Housekeeper(
+        talk.app.state.gateway.outbox, RetentionLimits(10**9, 10**9), lambda: now
+    )
     for user in (f"{USER}-1", f"{USER}-2", f"{USER}-3"):
         talk.event(event(user, info=VALUE))
         erase(talk, user)

@@ -14,7 +14,7 @@ from app.api.dead_letters import DISCARD, LIST, REPLAY
 from app.cli import dead_letters
 from app.clock import now_ms
 from app.encryption import BodyCipher, answer_context, body_context
-from app.outbox.dead_letters import Filter
+from app.outbox.dead_letters import DeadLetterFilter
 from app.settings import Settings
 
 from .talk import CANARY, Talk
@@ -82,12 +82,12 @@ def test_the_commands_need_no_key_either(
     talk: Talk, settings: Callable[..., Settings], act: Any
 ) -> None:
     given = settings(gateway_data_key=HERE)
-    shown = list(dead_letters.listed(given, None, Filter()))
+    shown = list(dead_letters.listed(given, None, DeadLetterFilter()))
     assert [(one["id"], one.get("leanplumUnreadable", False)) for one in shown] == [
         ("first", False),
         ("second", True),
         ("third", False),
     ]
-    assert dead_letters.counted(given, None, Filter()) == 3
-    assert dead_letters.act(given, act, None, Filter()) == 3
-    assert list(dead_letters.listed(given, None, Filter())) == []
+    assert dead_letters.counted(given, None, DeadLetterFilter()) == 3
+    assert dead_letters.act(given, act, None, DeadLetterFilter()) == 3
+    assert list(dead_letters.listed(given, None, DeadLetterFilter())) == []

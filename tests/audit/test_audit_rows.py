@@ -24,7 +24,7 @@ from app.clock import now_ms
 from app.database.dialect import DIALECTS
 from app.database.engine import connect
 from app.model import ERASES, NewItem, Scope
-from app.outbox.retention import Limits
+from app.outbox.retention import RetentionLimits
 from app.settings import Settings
 from tests.acceptance.processes import until
 from tests.api.serve import served
@@ -371,14 +371,14 @@ def test_erasures_whose_time_is_over_go_without_a_finding(database: str) -> None
         assert made.verified() == []
         at.now += 2_000
         await at.outbox.erase(at.call(NewItem("ueve", ERASES, "{}")))
-        await at.outbox.sweep(Limits(1, 1))
+        await at.outbox.sweep(RetentionLimits(1, 1))
         assert len(made.rows("SELECT 1 FROM erasures")) == 1
         assert made.verified() == []
         made.say(
             "INSERT INTO erasures (alias, app, erased_at, until) SELECT mac, app, 1, 2 FROM erasures"
         )
         at.now += 2_000
-        await at.outbox.sweep(Limits(1, 1))
+        await at.outbox.sweep(RetentionLimits(1, 1))
         assert made.rows("SELECT 1 FROM erasures") == []
         assert made.verified() == [], "what was put there by hand is over as well"
 

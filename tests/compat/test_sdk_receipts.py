@@ -14,7 +14,7 @@ from app import request_ids
 from app.database.engine import connect
 from app.model import Scope
 from app.outbox import receipts
-from app.outbox.receipts import Filter
+from app.outbox.receipts import ReceiptFilter
 from tests.api.leanplum import Leanplum, delivering_to, simulated
 from tests.api.talk import Talk, problem
 from tests.conftest import WIDE, make_settings
@@ -296,7 +296,7 @@ def test_it_needs_the_scope(talk: Talk) -> None:
 def test_another_app_s_items_are_not_found(talk: Talk, sdk: Sdk) -> None:
     req_id = fresh()
     sdk.multi(track(reqId=req_id))
-    which = Filter(request_ids.bounds(req_id, None))
+    which = ReceiptFilter(request_ids.bounds(req_id, None))
     find = talk.app.state.gateway.outbox.find_receipts
     assert [len(talk.do(partial(find, app, which))) for app in ("default", "other")] == [1, 0]
 
@@ -314,7 +314,7 @@ def test_a_user_who_is_erased_takes_their_receipts_along(talk: Talk, sdk: Sdk) -
 # --- how it is found --------------------------------------------------------------------------------------------------
 
 
-def plan(connection: Connection, which: Filter) -> str:
+def plan(connection: Connection, which: ReceiptFilter) -> str:
     """How the database runs the query for receipts."""
     query = receipts.chosen("default", which, None, 100)
     statement = query.compile(connection, compile_kwargs={"literal_binds": True})
@@ -336,7 +336,7 @@ def test_the_items_of_a_req_id_are_read_from_the_primary_key(database: str) -> N
     with engine.connect() as connection:
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("ANALYZE item_ids")
-        how = plan(connection, Filter(request_ids.bounds("r7", None)))
+        how = plan(connection, ReceiptFilter(request_ids.bounds("r7", None)))
     engine.dispose()
     sqlite = "SEARCH item_ids USING PRIMARY KEY (app=? AND id>? AND id<?)"
     assert sqlite in how or "on item_ids" in how.partition("item_ids_pkey")[2], how

@@ -11,14 +11,14 @@ import pytest
 from app import ids
 from app.clock import now_ms
 from app.model import Acceptance, NewItem
-from app.outbox.dead_letters import Filter
-from app.outbox.retention import Limits
+from app.outbox.dead_letters import DeadLetterFilter
+from app.outbox.retention import RetentionLimits
 
 from .delivering import Delivering, Leanplum, come_true, deliver
 from .test_delivery_erasure import erase
 from .test_delivery_user_locks import other_process
 
-LONG = Limits(receipts=10**9, dead_letters=10**9)
+LONG = RetentionLimits(receipts=10**9, dead_letters=10**9)
 
 
 def item(action: str, item_id: str, subject: str | None = None, **fields: Any) -> NewItem:
@@ -288,7 +288,9 @@ def test_a_login_that_an_operator_sends_again_goes_before_what_was_not_sent(
         await accept(at, login("a", "k"), sets("k", "then", "then"))
         await at.finish()
         leanplum.unplan()
-        await at.outbox.replay("default", Filter(), lambda count: (now_ms(), records_of(count)))
+        await at.outbox.replay(
+            "default", DeadLetterFilter(), lambda count: (now_ms(), records_of(count))
+        )
         await accept(at, sets("k", "later", "later"))
         await at.finish()
         assert await statuses(at, "login", "later") == ["delivered", "delivered"]

@@ -11,14 +11,14 @@ from app.clock import now_ms
 from app.encryption import NO_ENCRYPTION
 from app.model import ReadResult, Status
 from app.outbox import claims
-from app.outbox.dead_letters import Filter
+from app.outbox.dead_letters import DeadLetterFilter
 
 from .delivering import Delivering, Leanplum, come_true, deliver
 
 
 async def replay(at: Delivering) -> int:
     """Send all dead letters again; returns how many."""
-    _, count = await at.outbox.replay("default", Filter(), lambda _: (0, "{}"))
+    _, count = await at.outbox.replay("default", DeadLetterFilter(), lambda _: (0, "{}"))
     return count
 
 

@@ -13,7 +13,7 @@ from app import ids
 from app.delivery.verdicts import RetryPolicy
 from app.leanplum.client import NO_HEADERS
 from app.model import Status
-from app.outbox.dead_letters import Filter
+from app.outbox.dead_letters import DeadLetterFilter
 
 from .delivering import Delivering, Leanplum, come_true, deliver
 
@@ -91,7 +91,7 @@ def test_nothing_is_sent_by_one_whose_lease_was_given_to_another(
 ) -> None:
     async def body(at: Delivering) -> None:
         await at.step()
-        await at.outbox.tend("other", 60_000, [at.deliverer.owner], ())
+        await at.outbox.renew("other", 60_000, [at.deliverer.owner], ())
         await at.accept("ann", 0)
         at.deliverer.notify()
         await at.step()
@@ -116,7 +116,7 @@ def test_who_was_taken_for_gone_sends_nothing_again_that_others_have_sent(
         await at.deliverer._read()
         assert at.deliverer.window.sendable
         other = at.another()
-        await at.outbox.tend(other.owner, 60_000, [at.deliverer.owner], ())
+        await at.outbox.renew(other.owner, 60_000, [at.deliverer.owner], ())
         for _ in range(3):
             await other.step()
             await other.drain()
@@ -215,7 +215,7 @@ def test_an_operators_replay_goes_before_what_the_user_has_waiting(
         await at.finish()
         assert await at.told("ann", 1) == [("rejected", 1)]
         await at.accept("ann", 1)
-        assert await at.outbox.replay("default", Filter(), lambda _: (0, "{}")) == (1, 1)
+        assert await at.outbox.replay("default", DeadLetterFilter(), lambda _: (0, "{}")) == (1, 1)
         await at.finish()
         assert await at.told("ann", 2) == [("delivered", 1)] * 2
 

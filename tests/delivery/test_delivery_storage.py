@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from app.database.writer import Write
+from app.database.writer import DatabaseWrite
 from app.delivery.verdicts import RetryPolicy
 from app.errors import StorageUnavailable
 from app.model import Status
-from app.outbox.leases import Release
+from app.outbox.leases import ReleaseLeases
 from app.outbox.settle import Begin, Settle
 
 from .delivering import Delivering, Leanplum, come_true, deliver
@@ -18,13 +18,13 @@ from .delivering import Delivering, Leanplum, come_true, deliver
 HOLD = RetryPolicy(window=60.0, least=0.02, most=0.04, held=0.05, not_twice=frozenset({"track"}))
 
 
-def fail(at: Delivering, kind: type[Write[Any]], times: int, *, written: bool) -> list[int]:
+def fail(at: Delivering, kind: type[DatabaseWrite[Any]], times: int, *, written: bool) -> list[int]:
     """Let the next writes of a kind fail, after they were written or instead; what is returned
     counts down.
     """
     left, write = [times], at.writer.write
 
-    def failing(asked: Write[Any], **options: Any) -> "asyncio.Future[Any]":
+    def failing(asked: DatabaseWrite[Any], **options: Any) -> "asyncio.Future[Any]":
         if not isinstance(asked, kind) or not left[0]:
             return write(asked, **options)
         left[0] -= 1
@@ -109,12 +109,14 @@ def test_the_leases_are_given_up_only_once_everything_is_written_down(
             fail(at, Settle, 2, written=False)
             write = at.writer.write
 
-            def noting(asked: Write[Any], **options: Any) -> "asyncio.Future[Any]":
+            def noting(asked: DatabaseWrite[Any], **options: Any) -> "asyncio.Future[Any]":
                 told.append(type(asked))
                 return write(asked, **options)
 
             at.writer.write = noting  # type: ignore[method-assign, assignment]
-        assert told.index(Release) > max(index for index, kind in enumerate(told) if kind is Settle)
+        assert told.index(ReleaseLeases) > max(
+            index for index, kind in enumerate(told) if kind is Settle
+        )
 
     deliver(database, leanplum, body)
 
@@ -162,7 +164,7 @@ def test_a_stop_gives_the_leases_up_though_the_database_fails_at_first(
     async def body(at: Delivering) -> None:
         async with at.running():
             await come_true(lambda: bool(at.deliverer.window.shards))
-            left = fail(at, Release, 2, written=False)
+            left = fail(at, ReleaseLeases, 2, written=False)
         assert left == [0]
         with at.engine.connect() as connection:
             assert connection.exec_driver_sql("SELECT count(*) FROM deliverers").scalar() == 0

@@ -340,12 +340,12 @@ def test_after_recovery_to_unknown_the_next_item_of_the_user_waits_for_the_call(
     database: str, leanplum: Leanplum
 ) -> None:
     async def body(at: Delivering) -> None:
-        await at.outbox.tend("gone", 60_000, [], ())
+        await at.outbox.renew("gone", 60_000, [], ())
         await at.accept("ann", 1, 2)
         found = await at.outbox.look(ReadRequest(tail=0))
         assert found.tail is not None
         assert await at.outbox.begin("lost", "gone", found.tail.items[:1]) == {}
-        await at.outbox.tend("other", 60_000, ["gone"], {"track"})
+        await at.outbox.renew("other", 60_000, ["gone"], {"track"})
         assert (await at.receipt("ann-1")).status is Status.UNKNOWN
         await at.outbox.release("other", range(64), leaving=True)
         begun = time.monotonic()

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from app import ids
 from app.delivery import window as module
 from app.delivery.window import MAX_ACTIONS, MAX_BYTES, MAX_USERS, Window
-from app.model import Item, Page, ReadRequest, ReadResult, Replayed
+from app.model import Item, ItemPage, ReadRequest, ReadResult, ReplayedLane
 
 BODIES = st.sampled_from([2, 2, 2, 400_000, 1_200_000]).map(
     {size: "x" * size for size in (2, 400_000, 1_200_000)}.get
@@ -44,8 +44,8 @@ def look(
         item for item in stored if wanted.shards is None or ids.shard(item.lane) in wanted.shards
     ]
 
-    def cut(found: list[Item], limit: int) -> Page:
-        return Page(found[:limit], len(found) < limit)
+    def cut(found: list[Item], limit: int) -> ItemPage:
+        return ItemPage(found[:limit], len(found) < limit)
 
     lanes = None
     if wanted.lanes:
@@ -53,11 +53,11 @@ def look(
         lanes = cut(
             [item for item in stored if item.lane in wanted.lanes and item.seq in span], page
         )
-    again: dict[int, Replayed] = {}
+    again: dict[int, ReplayedLane] = {}
     for item in ours:
         if wanted.replays < (replayed or {}).get(item.seq, 0) <= replays:
             first = again[item.lane].first if item.lane in again else item.seq
-            again[item.lane] = Replayed(item.app, first, item.seq)
+            again[item.lane] = ReplayedLane(item.app, first, item.seq)
     tail = None
     if (after := wanted.tail) is not None:
         tail = cut(

@@ -73,7 +73,7 @@ class Opened:
 
     async def begin(self, attempt: str, sent: list[Item], owner: str = "one") -> bool:
         """Begin an attempt as a deliverer that holds what it can get."""
-        await self.outbox.tend(owner, 60_000, [], ())
+        await self.outbox.renew(owner, 60_000, [], ())
         return await self.outbox.begin(attempt, owner, sent) is not None
 
     def one(self, sql: str) -> object:

@@ -7,7 +7,7 @@ from pathlib import Path
 from app import ids
 from app.outbox import liveness_lock
 from app.outbox.liveness_lock import LivenessLock
-from app.outbox.user_lock_rows import OUTLIVES_MS, Answer, Denied, LockRequest
+from app.outbox.user_lock_rows import OUTLIVES_MS, Denied, LockRequest, LockResult
 
 from .opened import Opened, track, with_outbox
 
@@ -15,12 +15,12 @@ LEASE_MS = 45_000
 HOUR_MS = 3_600_000
 
 
-async def tend(at: Opened, lock: LivenessLock) -> frozenset[int]:
+async def renew(at: Opened, lock: LivenessLock) -> frozenset[int]:
     """Renew a deliverer's leases as it does itself; returns its shards."""
     others = await at.outbox.processes()
     others.pop(lock.owner, None)
     identity, gone = lock.identity(), lock.gone(others)
-    tenure = await at.outbox.tend(lock.owner, LEASE_MS, gone, {"track"}, liveness=identity)
+    tenure = await at.outbox.renew(lock.owner, LEASE_MS, gone, {"track"}, liveness=identity)
     return tenure.shards
 
 
@@ -29,13 +29,13 @@ def test_a_living_deliverer_keeps_its_users_when_the_clock_is_set_forward(path: 
 
     async def body(at: Opened) -> None:
         with liveness_lock.held(url, "one") as one, liveness_lock.held(url, "two") as two:
-            assert len(await tend(at, one)) == ids.SHARDS
+            assert len(await renew(at, one)) == ids.SHARDS
             await at.accept(track())
             assert await at.outbox.begin("open", "one", await at.waiting()) is not None
             at.now += HOUR_MS
-            assert await tend(at, two) == frozenset()
+            assert await renew(at, two) == frozenset()
             assert at.one("SELECT status FROM items") == "accepted"
-            assert len(await tend(at, one)) == ids.SHARDS
+            assert len(await renew(at, one)) == ids.SHARDS
 
     with_outbox(url, body)
 
@@ -45,14 +45,14 @@ def test_a_living_deliverer_keeps_its_users_when_the_lock_file_is_deleted(path: 
 
     async def body(at: Opened) -> None:
         with liveness_lock.held(url, "one") as one:
-            assert len(await tend(at, one)) == ids.SHARDS
+            assert len(await renew(at, one)) == ids.SHARDS
             os.remove(f"{path}-deliverers")
             with liveness_lock.held(url, "two") as two:
-                assert await tend(at, two) == frozenset()
+                assert await renew(at, two) == frozenset()
                 at.now += LEASE_MS - 1
-                assert len(await tend(at, one)) == ids.SHARDS, "it has locked the new file"
+                assert len(await renew(at, one)) == ids.SHARDS, "it has locked the new file"
                 at.now += HOUR_MS
-                assert await tend(at, two) == frozenset()
+                assert await renew(at, two) == frozenset()
 
     with_outbox(url, body)
 
@@ -64,10 +64,10 @@ def test_a_deliverer_that_is_gone_is_replaced_at_once_though_the_clock_was_set_b
 
     async def body(at: Opened) -> None:
         with liveness_lock.held(url, "one") as one:
-            await tend(at, one)
+            await renew(at, one)
         at.now -= HOUR_MS
         with liveness_lock.held(url, "two") as two:
-            assert len(await tend(at, two)) == ids.SHARDS
+            assert len(await renew(at, two)) == ids.SHARDS
 
     with_outbox(url, body)
 
@@ -77,11 +77,11 @@ def test_without_liveness_locks_a_lease_ends_in_time_though_the_clock_was_set_ba
 ) -> None:
     async def body(at: Opened) -> None:
         one, two = LivenessLock(None, "one"), LivenessLock(None, "two")
-        await tend(at, one)
+        await renew(at, one)
         at.now -= HOUR_MS
-        assert await tend(at, two) == frozenset()
+        assert await renew(at, two) == frozenset()
         at.now += LEASE_MS
-        assert len(await tend(at, two)) == ids.SHARDS
+        assert len(await renew(at, two)) == ids.SHARDS
 
     with_outbox(f"sqlite:///{path}", body)
 
@@ -92,7 +92,7 @@ def request(name: str, holder: str) -> LockRequest:
 
 async def lock(
     at: Opened, name: str, liveness: LivenessLock, dead: list[str] | None = None
-) -> Answer | Denied:
+) -> LockResult | Denied:
     wish = request(name, liveness.owner)
     return await at.outbox.lock(
         wish, liveness=liveness.identity(), clear_upto=None, dead=dead or []
@@ -104,9 +104,9 @@ def test_a_living_processes_lock_of_a_user_holds_whatever_the_clock_says(path: P
 
     async def body(at: Opened) -> None:
         with liveness_lock.held(url, "one") as one, liveness_lock.held(url, "two") as two:
-            assert await lock(at, "first", one) is Answer.GRANTED
+            assert await lock(at, "first", one) is LockResult.GRANTED
             at.now += HOUR_MS
-            await tend(at, two)
+            await renew(at, two)
             denied = await lock(at, "second", two)
             assert denied == Denied({"one": one.identity()})
             await at.accept(track())
@@ -115,7 +115,7 @@ def test_a_living_processes_lock_of_a_user_holds_whatever_the_clock_says(path: P
                 item.lane: 0
             }
             await at.outbox.unlock("first")
-            assert await lock(at, "second", two) is Answer.GRANTED
+            assert await lock(at, "second", two) is LockResult.GRANTED
 
     with_outbox(url, body)
 
@@ -129,7 +129,7 @@ def test_a_lock_of_a_process_that_is_gone_ends_once_its_call_must_be_over(path: 
             one.close()
             assert await lock(at, "second", two, ["one"]) == Denied({"": None})
             at.now += OUTLIVES_MS
-            assert await lock(at, "second", two) is Answer.GRANTED
+            assert await lock(at, "second", two) is LockResult.GRANTED
 
     with_outbox(url, body)
 
@@ -139,10 +139,10 @@ def test_a_lock_from_before_the_clock_was_set_back_ends_soon(path: Path) -> None
         one, two = LivenessLock(None, "one"), LivenessLock(None, "two")
         await lock(at, "first", one)
         at.now -= HOUR_MS
-        await tend(at, two)
+        await renew(at, two)
         assert await lock(at, "second", two) == Denied({"one": None})
         at.now += LEASE_MS
-        assert await lock(at, "second", two) is Answer.GRANTED
+        assert await lock(at, "second", two) is LockResult.GRANTED
 
     with_outbox(f"sqlite:///{path}", body)
 
@@ -150,14 +150,14 @@ def test_a_lock_from_before_the_clock_was_set_back_ends_soon(path: Path) -> None
 def test_those_who_wait_for_a_user_get_their_turn_in_order(database: str) -> None:
     async def body(at: Opened) -> None:
         here = LivenessLock(None, "one")
-        assert await lock(at, "first", here) is Answer.GRANTED
+        assert await lock(at, "first", here) is LockResult.GRANTED
         for name in ("second", "third"):
             assert isinstance(await lock(at, name, here), Denied)
         await at.outbox.unlock("first")
         assert isinstance(await lock(at, "third", here), Denied)
-        assert await lock(at, "second", here) is Answer.GRANTED
+        assert await lock(at, "second", here) is LockResult.GRANTED
         await at.outbox.unlock("second")
-        assert await lock(at, "third", here) is Answer.GRANTED
+        assert await lock(at, "third", here) is LockResult.GRANTED
 
     with_outbox(database, body)
 
@@ -176,7 +176,7 @@ def test_a_lock_and_the_record_of_its_call_are_written_together_or_not_at_all(
         answers = await asyncio.gather(
             *(at.outbox.lock(one, liveness=here.identity(), clear_upto=0) for one in asked)
         )
-        assert [answer is Answer.GRANTED for answer in answers] == [True, False]
+        assert [answer is LockResult.GRANTED for answer in answers] == [True, False]
         assert at.one("SELECT count(*) FROM audit_records") == 1
         assert at.one("SELECT count(*) FROM user_locks") == 1
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from app.model import Settled, Status
-from app.outbox.dead_letters import Discard, Filter, Replay
+from app.outbox.dead_letters import DeadLetterFilter, Discard, Replay
 
 from .interrupted import interrupted
 from .opened import Opened, track, with_outbox
@@ -26,7 +26,7 @@ async def end(at: Opened, attempt: str, status: Status) -> None:
 
 async def replay_and_expire(at: Opened) -> None:
     """Replay one of them, which becomes another dead letter a minute later."""
-    chosen = Filter(item_ids=("busy",))
+    chosen = DeadLetterFilter(item_ids=("busy",))
     assert await at.outbox.replay("default", chosen, lambda count: (at.now, "{}")) == (1, 1)
     at.now += 60_000
     await end(at, "again", Status.EXPIRED)
@@ -40,14 +40,18 @@ def test_what_became_another_dead_letter_since_it_was_chosen_is_left_alone(
     async def body(at: Opened) -> None:
         await at.accept(track("ann", item_id="busy"), track("bob", item_id="idle"))
         await end(at, "first", Status.REJECTED)
-        chosen = Filter(status=Status.REJECTED) if by == "status" else Filter(until=at.now + 1)
+        chosen = (
+            DeadLetterFilter(status=Status.REJECTED)
+            if by == "status"
+            else DeadLetterFilter(until=at.now + 1)
+        )
         async with interrupted(at, kind, replay_and_expire) as outbox:
             act = outbox.replay if kind is Replay else outbox.discard
             done = await act(
                 "default", chosen, lambda count: (at.now, json.dumps({"count": count}))
             )
         assert done == (2, 1)
-        left = await at.outbox.dead_letters("default", Filter())
+        left = await at.outbox.dead_letters("default", DeadLetterFilter())
         assert [(one.id, one.status) for one in left] == [("busy", Status.EXPIRED)]
         with at.engine.connect() as connection:
             query = text("SELECT record FROM audit_records ORDER BY seq DESC LIMIT 1")

@@ -13,7 +13,7 @@ from app.database.engine import connect, reading
 from app.encryption import TAMPERED, BodyCipher, open_body_cipher
 from app.errors import StartRefused
 from app.model import ENCRYPTED_PREFIX, NewItem, ReadRequest, Settled, Status
-from app.outbox.dead_letters import Filter
+from app.outbox.dead_letters import DeadLetterFilter
 
 from .opened import Opened, track, with_outbox
 
@@ -59,7 +59,7 @@ def test_a_body_is_read_as_it_was_accepted_and_rests_in_clear_only_without_a_key
         await at.accept(bought(), bought("own"), bought())
         assert [item.body for item in await at.waiting()] == [bought().body] * 3
         await reject(at)
-        (dead, *_) = await at.outbox.dead_letters("default", Filter())
+        (dead, *_) = await at.outbox.dead_letters("default", DeadLetterFilter())
         assert dead.leanplum == {"success": False, "error": f"Bad info: {VALUE}"}
         assert (VALUE in stored(at)) == (sealing is None)
         assert await at.outbox.receipt("default", "own") is not None
@@ -87,7 +87,9 @@ def test_with_what_was_queued_and_dead_before_a_change_of_keys_all_goes_on_after
         left.append(made)
 
     async def after(at: Opened) -> None:
-        assert await at.outbox.replay("default", Filter(), lambda count: (at.now, "{}")) == (1, 1)
+        assert await at.outbox.replay(
+            "default", DeadLetterFilter(), lambda count: (at.now, "{}")
+        ) == (1, 1)
         assert [item.body for item in await at.waiting()] == [bought().body] * 3
         for known in ("dead", "waits", *left):
             assert await at.accept(bought(known)) == [(known, "duplicate")]
@@ -132,7 +134,7 @@ def test_what_only_leanplum_said_under_a_key_keeps_that_key_needed_too(database:
     async def body(at: Opened) -> None:
         await at.accept(bought("dead"))
         await reject(at)
-        await at.outbox.discard("default", Filter(), lambda count: (at.now, "{}"))
+        await at.outbox.discard("default", DeadLetterFilter(), lambda count: (at.now, "{}"))
 
     with_outbox(database, body, cipher=cipher(database, "a", a=A))
     cipher(database, "b", b=B, a=A)

@@ -9,15 +9,15 @@ import pytest
 from app import ids
 from app.encryption import NO_ENCRYPTION, BodyCipher
 from app.model import NewItem, Settled, Status
-from app.outbox.dead_letters import Filter
-from app.outbox.retention import Limits
+from app.outbox.dead_letters import DeadLetterFilter
+from app.outbox.retention import RetentionLimits
 
 from .opened import Opened, with_outbox
 from .test_outbox_erasure import gone, settle
 
 KEY = base64.b64decode("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
 GIVEN_UP = {"success": False, "error": "Not sent again: a user whom it names was erased."}
-LONG = Limits(receipts=10**9, dead_letters=10**9)
+LONG = RetentionLimits(receipts=10**9, dead_letters=10**9)
 
 
 def login(old: str, new: str, item_id: str) -> NewItem:
@@ -74,8 +74,12 @@ def test_a_dead_letter_that_names_the_user_gives_its_content_up_and_others_don_t
         await settle(at, await at.waiting(), Status.REJECTED)
         removed = (await at.outbox.erase(at.call(gone(item_id="e1"))))[1]["uann"]
         assert (removed.dead_letters, removed.waiting) == (2, 0)
-        assert [one.id for one in await at.outbox.dead_letters("default", Filter())] == ["other"]
-        assert [one.id for one in await at.outbox.dead_letters("other", Filter())] == ["other app"]
+        assert [one.id for one in await at.outbox.dead_letters("default", DeadLetterFilter())] == [
+            "other"
+        ]
+        assert [one.id for one in await at.outbox.dead_letters("other", DeadLetterFilter())] == [
+            "other app"
+        ]
         receipt = await at.outbox.receipt("default", "names")
         assert receipt is not None
         assert (receipt.status, receipt.leanplum) == (Status.REJECTED, GIVEN_UP)
@@ -114,7 +118,9 @@ def test_one_that_waits_keeps_its_content_until_it_is_a_dead_letter(
         assert (await body_of(at, "names"), await body_of(at, "other") is None) == (None, False)
         assert "ann" not in str(at.one("SELECT leanplum FROM items WHERE id = 'names'"))
         assert at.outbox.queued == 1
-        replayed = await at.outbox.replay("default", Filter(), lambda count: (at.now, "{}"))
+        replayed = await at.outbox.replay(
+            "default", DeadLetterFilter(), lambda count: (at.now, "{}")
+        )
         assert replayed == (1, 1)
 
     with_outbox(database, body)
@@ -127,7 +133,7 @@ def test_after_a_crash_one_that_may_have_been_sent_is_not_sent_again_where_that_
         await at.accept(login("a", "ann", "names"))
         await at.begin("flying", await at.waiting(), "one")
         await at.accept(gone(item_id="e1"))
-        await at.outbox.tend("two", 60_000, ["one"], ["setUserAttributes"])
+        await at.outbox.renew("two", 60_000, ["one"], ["setUserAttributes"])
         receipt = await at.outbox.receipt("default", "names")
         assert receipt is not None
         assert (receipt.status, await body_of(at, "names")) == (Status.UNKNOWN, None)
@@ -145,7 +151,7 @@ def test_after_a_crash_the_deletion_waits_for_the_login_that_is_tried_again(data
         (sent,) = await at.waiting()
         await at.begin("flying", [sent], "one")
         await at.accept(gone(item_id="e1"))
-        await at.outbox.tend("two", 60_000, ["one"], [])
+        await at.outbox.renew("two", 60_000, ["one"], [])
         with at.engine.begin() as connection:
             connection.exec_driver_sql("DELETE FROM user_locks")  # as later
         deletion = [item for item in await at.waiting() if item.action == "deleteUser"]

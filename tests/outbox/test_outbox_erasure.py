@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from app.model import Item, NewItem, Postponed, Removed, Settled, Status
-from app.outbox.dead_letters import Filter
-from app.outbox.retention import Limits
+from app.outbox.dead_letters import DeadLetterFilter
+from app.outbox.retention import RetentionLimits
 
 from .opened import Opened, track, with_outbox
 
@@ -65,7 +65,7 @@ def test_everything_of_the_user_goes_but_the_item_that_erases(database: str) -> 
         assert [await at.outbox.receipt("default", one) for one in ("r1", "d1", "f1", "w1")] == [
             None
         ] * 4
-        assert await at.outbox.dead_letters("default", Filter()) == []
+        assert await at.outbox.dead_letters("default", DeadLetterFilter()) == []
         assert at.one("SELECT count(*) FROM items") == 2
         assert at.one("SELECT count(*) FROM acceptances") == 2
         assert at.outbox.queued == 3  # bob's, the one that erases, and the one that is being sent
@@ -132,7 +132,7 @@ def test_items_of_the_user_are_refused_until_the_time_is_over_and_only_of_that_u
         at.now += 1
         assert await at.accept(track(item_id="a")) == [("a", "accepted")]
         assert await at.outbox.erased("default", {"uann"}) == []
-        await at.outbox.sweep(Limits(0, 0))
+        await at.outbox.sweep(RetentionLimits(0, 0))
         assert at.one("SELECT count(*) FROM erasures") == 0
 
     with_outbox(database, body, erased_ms=1_000)
@@ -262,7 +262,7 @@ def test_after_a_crash_the_erasure_waits_for_the_call_that_may_have_outlived_its
         await at.accept(track())
         await at.begin("flying", await at.waiting(), "one")
         await at.accept(gone())
-        await at.outbox.tend("two", 60_000, ["one"], ())
+        await at.outbox.renew("two", 60_000, ["one"], ())
         (left,) = await at.waiting()
         assert await at.outbox.begin("early", "two", [left]) == {left.lane: 0}
         assert at.one("SELECT count(*) FROM attempts") == 0

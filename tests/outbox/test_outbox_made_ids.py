@@ -14,7 +14,7 @@ from app.database.engine import dialect, reading
 from app.encryption import NO_ENCRYPTION
 from app.model import Settled, Status, Taken
 from app.outbox.accept import Accept
-from app.outbox.erased_subjects import Erased
+from app.outbox.erased_subjects import ActiveErasures
 
 from .opened import Opened, track, with_outbox
 
@@ -37,7 +37,7 @@ def accepted(at: Opened, *calls: list[str]) -> tuple[list[list[Taken]], int]:
     """Accept calls as one group, each with these ids; what became of them, and how many questions
     were asked.
     """
-    erased, marks = Erased(NO_ENCRYPTION), Marks(bytes(32))
+    erased, marks = ActiveErasures(NO_ENCRYPTION), Marks(bytes(32))
     acceptances = [at.call(*(track(item_id=one) for one in call)) for call in calls]
     writes = [Accept(one, 0, NO_ENCRYPTION, erased, marks) for one in acceptances]
     with reading(at.engine) as connection:

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 from app import ids
 from app.model import Item, NewItem, Postponed, Settled, Status, Verdict
-from app.outbox.dead_letters import DEAD, Filter
+from app.outbox.dead_letters import DEAD, DeadLetterFilter
 from app.outbox.user_lock_rows import OUTLIVES_MS
 from tests.postgres import Server
 
@@ -205,14 +205,14 @@ class Histories(RuleBasedStateMachine):
         return receipt.seq
 
     @rule(owner=OWNERS, killed=st.sets(OWNERS), hold=st.booleans())
-    def tend(self, owner: str, killed: set[str], hold: bool) -> None:
+    def renew(self, owner: str, killed: set[str], hold: bool) -> None:
         """A deliverer renews; it has found out that others are dead, and the clock may have told it
         so as well.
         """
         before = self.at.outbox.queued
         dead = sorted(killed - {owner})
         tenure = self.runner.run(
-            self.at.outbox.tend(
+            self.at.outbox.renew(
                 owner, LEASE_MS, dead, {"track", "setUserAttributes"} if hold else ()
             )
         )
@@ -311,7 +311,7 @@ class Histories(RuleBasedStateMachine):
     @rule(owner=OWNERS, subjects=st.sets(SUBJECTS, min_size=1))
     def take_over(self, owner: str, subjects: set[str]) -> None:
         """One that finds all others dead has everything, and begins."""
-        self.tend(owner, {"one", "two", "three"}, False)
+        self.renew(owner, {"one", "two", "three"}, False)
         self.begin(owner, subjects)
 
     def check_locked(self, locked: frozenset[int], lanes: set[int]) -> None:
@@ -352,7 +352,7 @@ class Histories(RuleBasedStateMachine):
         chosen = [one for one in self.entries.values() if one.dead and status in {None, one.status}]
         act = self.at.outbox.discard if discard else self.at.outbox.replay
         done = self.runner.run(
-            act("default", Filter(status=status), lambda count: (self.now, "{}"))
+            act("default", DeadLetterFilter(status=status), lambda count: (self.now, "{}"))
         )
         assert done == (len(chosen), len(chosen))
         for one in chosen:
@@ -382,7 +382,7 @@ class Histories(RuleBasedStateMachine):
             if one.waits
         ]
         assert self.at.outbox.queued == len(waiting)
-        dead = self.runner.run(self.at.outbox.dead_letters("default", Filter(), 0, 1_000))
+        dead = self.runner.run(self.at.outbox.dead_letters("default", DeadLetterFilter(), 0, 1_000))
         assert [(one.seq, one.status, one.attempts) for one in dead] == [
             (seq, one.status, one.attempts) for seq, one in sorted(self.entries.items()) if one.dead
         ]

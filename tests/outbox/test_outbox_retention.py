@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 
 from app.model import NewItem, Settled, Status
-from app.outbox.housekeeping import COUNT_SECONDS, Housekeeper
-from app.outbox.retention import STEP, Limits
+from app.outbox.housekeeper import COUNT_SECONDS, Housekeeper
+from app.outbox.retention import STEP, RetentionLimits
 
 from .opened import Opened, track, with_outbox
 
 HOUR = 3_600_000
-LIMITS = Limits(receipts=HOUR, dead_letters=5 * HOUR)
+LIMITS = RetentionLimits(receipts=HOUR, dead_letters=5 * HOUR)
 SAID = {"success": False, "error": "Bad."}
 
 
@@ -104,7 +104,7 @@ def test_in_steady_state_the_database_file_stops_growing(path: Path) -> None:
                 *(track(f"user{number}", "E" * 100, f"{at.now}:{number}") for number in range(500)),
             )
             at.now += HOUR
-            while await at.outbox.sweep(Limits(HOUR, HOUR)):
+            while await at.outbox.sweep(RetentionLimits(HOUR, HOUR)):
                 pass
             sizes.append(os.stat(path).st_size)
         assert sizes[-1] <= sizes[5], sizes

@@ -9,15 +9,15 @@ import pytest
 from sqlalchemy import text
 
 from app.model import NewItem, Settled, Status
-from app.outbox.dead_letters import Filter
-from app.outbox.housekeeping import Housekeeper
-from app.outbox.retention import STEP, Limits, Remove, look
+from app.outbox.dead_letters import DeadLetterFilter
+from app.outbox.housekeeper import Housekeeper
+from app.outbox.retention import STEP, RemoveExpired, RetentionLimits, look
 
 from .interrupted import Happening, interrupted
 from .opened import Opened, track, with_outbox
 
 HOUR = 3_600_000
-LIMITS = Limits(receipts=HOUR, dead_letters=5 * HOUR)
+LIMITS = RetentionLimits(receipts=HOUR, dead_letters=5 * HOUR)
 REFUSED = Settled(Status.REJECTED, {"success": False, "error": "Bad."})
 
 
@@ -30,7 +30,7 @@ async def settle(at: Opened, verdict: Settled, attempt: str = "t") -> None:
 
 
 async def replay(at: Opened) -> None:
-    chosen = Filter(item_ids=("replayed",))
+    chosen = DeadLetterFilter(item_ids=("replayed",))
     assert await at.outbox.replay("default", chosen, lambda count: (at.now, "{}")) == (1, 1)
 
 
@@ -41,7 +41,7 @@ async def replay_and_refuse_again(at: Opened) -> None:
 
 async def sweep_while(at: Opened, happening: Happening) -> None:
     """One step of retention, with something else between its reading and its writing."""
-    async with interrupted(at, Remove, happening) as outbox:
+    async with interrupted(at, RemoveExpired, happening) as outbox:
         await Housekeeper(outbox, LIMITS).step()
 
 
@@ -74,8 +74,8 @@ def test_what_retention_says_it_removed_is_what_it_removed(database: str) -> Non
         await settle(at, REFUSED)
         at.now += 5 * HOUR
         await replay(at)
-        assert await at.writer.write(Remove([1, 2, 2, 99], at.now, LIMITS)) == 1
-        assert await at.writer.write(Remove([3], at.now - 1, LIMITS)) == 0
+        assert await at.writer.write(RemoveExpired([1, 2, 2, 99], at.now, LIMITS)) == 1
+        assert await at.writer.write(RemoveExpired([3], at.now - 1, LIMITS)) == 0
         assert at.one("SELECT count(*) FROM items") == 2
 
     with_outbox(database, body)

@@ -127,8 +127,8 @@ def test_after_a_crash_the_lost_attempt_is_counted_once_and_the_item_still_waits
         await at.begin("t-1", waiting[:1])
 
     async def restart(at: Opened) -> None:
-        assert (await at.outbox.tend("two", 60_000, ["one"], ())).lost == 1
-        assert (await at.outbox.tend("two", 60_000, ["one"], ())).lost == 0
+        assert (await at.outbox.renew("two", 60_000, ["one"], ())).lost == 1
+        assert (await at.outbox.renew("two", 60_000, ["one"], ())).lost == 0
         waiting = await at.waiting(0, 10)
         assert [item.attempts for item in waiting] == [1, 0]
         assert [item.next_attempt_at > 0 for item in waiting] == [True, False]
@@ -161,7 +161,7 @@ def test_a_call_that_a_crash_left_open_has_a_record_of_which_nobody_knows_the_ou
         await at.accept(track("ann"), track("bob"), track("cem"))
         waiting = await at.waiting()
         await at.begin("t-1", waiting[:2])
-        await at.outbox.tend(
+        await at.outbox.renew(
             "two", 60_000, ["one"], (), lambda app, subjects: [f"{app}/{one}" for one in subjects]
         )
         with at.engine.connect() as connection:
@@ -186,7 +186,7 @@ def test_what_was_perhaps_sent_ends_as_unknown_where_the_policy_says_not_to_send
         await at.accept(track("ann", item_id="a"), track("bob", item_id="b"))
         waiting = await at.waiting()
         await at.begin("t-1", waiting[:1])
-        tenure = await at.outbox.tend("two", 60_000, ["one"], {"track"})
+        tenure = await at.outbox.renew("two", 60_000, ["one"], {"track"})
         assert (tenure.lost, tenure.settled, at.outbox.queued) == (1, 1, 1)
         receipt = await at.outbox.receipt("default", "a")
         assert receipt is not None
@@ -203,7 +203,7 @@ def test_an_attempt_that_was_taken_for_lost_changes_nothing_when_its_answer_come
         await at.accept(track("ann", item_id="a"))
         (item,) = await at.waiting()
         await at.begin("t-1", [item])
-        await at.outbox.tend("two", 60_000, ["one"], ())
+        await at.outbox.renew("two", 60_000, ["one"], ())
         assert not await at.outbox.settle("t-1", "default", [(item.seq, Settled(Status.DELIVERED))])
         receipt = await at.outbox.receipt("default", "a")
         assert receipt is not None

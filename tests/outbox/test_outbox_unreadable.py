@@ -9,8 +9,8 @@ from sqlalchemy import text
 
 from app.encryption import BodyCipher
 from app.model import ERASES, NewItem, Settled, Status
-from app.outbox.dead_letters import Filter
-from app.outbox.retention import Limits
+from app.outbox.dead_letters import DeadLetterFilter
+from app.outbox.retention import RetentionLimits
 
 from .opened import Opened, track, with_outbox
 
@@ -52,7 +52,7 @@ async def three_dead_letters(at: Opened) -> str:
 def test_they_are_listed_and_have_receipts_that_say_so(database: str) -> None:
     async def body(at: Opened) -> None:
         made = await three_dead_letters(at)
-        found = await at.outbox.dead_letters("default", Filter())
+        found = await at.outbox.dead_letters("default", DeadLetterFilter())
         assert [one.id for one in found] == ["first", made, "third"]
         assert [one.leanplum_unreadable for one in found] == [False, True, False]
         assert [one.leanplum for one in found] == [REFUSED.leanplum, None, REFUSED.leanplum]
@@ -68,7 +68,7 @@ def test_what_was_changed_in_the_database_is_listed_as_unreadable_too(database: 
         with at.engine.begin() as connection:
             connection.execute(text("UPDATE items SET leanplum = '~' WHERE seq = 1"))
             connection.execute(text("UPDATE items SET leanplum = '~b.bm9uc2Vuc2U=' WHERE seq = 3"))
-        found = await at.outbox.dead_letters("default", Filter())
+        found = await at.outbox.dead_letters("default", DeadLetterFilter())
         assert [one.leanplum_unreadable for one in found] == [True] * 3
 
     with_outbox(database, body, cipher=HERE)
@@ -84,9 +84,9 @@ def test_they_are_replayed_and_discarded_without_a_look_at_any_content(
     async def body(at: Opened) -> None:
         do = at.outbox.replay if act == "replay" else at.outbox.discard
         record = recorder(at)
-        assert await do("default", Filter(), record, dry_run=True) == (3, 0)
-        assert await do("default", Filter(item_ids=("third",)), record) == (1, 1)
-        assert await do("default", Filter(), record) == (2, 2)
+        assert await do("default", DeadLetterFilter(), record, dry_run=True) == (3, 0)
+        assert await do("default", DeadLetterFilter(item_ids=("third",)), record) == (1, 1)
+        assert await do("default", DeadLetterFilter(), record) == (2, 2)
         assert at.outbox.queued == (3 if act == "replay" else 0)
 
     with_outbox(database, prepare, cipher=HERE)
@@ -96,7 +96,9 @@ def test_they_are_replayed_and_discarded_without_a_look_at_any_content(
 def test_what_is_replayed_so_is_sent_by_who_has_the_key(database: str) -> None:
     async def body(at: Opened) -> None:
         made = await three_dead_letters(at)
-        assert await at.outbox.replay("default", Filter(item_ids=(made,)), recorder(at)) == (1, 1)
+        assert await at.outbox.replay(
+            "default", DeadLetterFilter(item_ids=(made,)), recorder(at)
+        ) == (1, 1)
         (waiting,) = await at.waiting()
         assert waiting.encrypted
 
@@ -115,7 +117,7 @@ def test_retention_and_erasure_ask_for_no_content(database: str) -> None:
     async def body(at: Opened) -> None:
         await at.accept(NewItem("ubob", ERASES, '{"userId":"bob"}'))
         assert at.one("SELECT count(*) FROM items WHERE subject = 'ubob'") == 1
-        assert await at.outbox.sweep(Limits(0, 0)) == 2
+        assert await at.outbox.sweep(RetentionLimits(0, 0)) == 2
 
     with_outbox(database, prepare, cipher=HERE)
     with_outbox(database, body, cipher=Closed({"b": B}, "b"))

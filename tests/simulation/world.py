@@ -20,7 +20,7 @@ from sqlalchemy import make_url
 
 from app import ids
 from app.audit.record_macs import Marks
-from app.database.writer import Write, Writer
+from app.database.writer import DatabaseWrite, Writer
 from app.delivery.deliverer import LEASE_SECONDS, Deliverer
 from app.delivery.user_locks import UserLocks
 from app.delivery.verdicts import RetryPolicy
@@ -28,11 +28,11 @@ from app.leanplum.actions import ACTIONS, QUEUED
 from app.leanplum.client import LeanplumClient
 from app.model import Acceptance, App, KeyKind, NewItem, Taken
 from app.outbox import liveness_lock
-from app.outbox.dead_letters import Filter
-from app.outbox.housekeeping import Housekeeper
+from app.outbox.dead_letters import DeadLetterFilter
+from app.outbox.housekeeper import Housekeeper
 from app.outbox.liveness_lock import LivenessLock
 from app.outbox.outbox import Outbox
-from app.outbox.retention import Limits
+from app.outbox.retention import RetentionLimits
 from app.relay.service import Relay
 from app.telemetry import Metrics
 
@@ -152,7 +152,7 @@ class PacedWriter(Writer):
         self._coming: list[tuple[Callable[[], asyncio.Future[Any]], asyncio.Future[Any]]] = []
         self._told_at = 0.0
 
-    def write(self, write: Write[T], **options: Any) -> "asyncio.Future[T]":
+    def write(self, write: DatabaseWrite[T], **options: Any) -> "asyncio.Future[T]":
         told: asyncio.Future[T] = self._virtual.create_future()
         options.pop("along", None)  # its own pause; the pauses here are enough
         self._coming.append((partial(super().write, write, **options), told))
@@ -246,7 +246,7 @@ class Process:
             erased_ms=ERASED_MS,
             clock=self.wall,
         )
-        limits = Limits(sizes.receipts_ms, sizes.dead_letters_ms)
+        limits = RetentionLimits(sizes.receipts_ms, sizes.dead_letters_ms)
         self._housekeeper = Housekeeper(self.outbox, limits, world.loop.time)
 
     def _begin_delivery(self, liveness: LivenessLock) -> None:
@@ -379,17 +379,17 @@ class Process:
 
     async def dead_letters(self) -> list[str]:
         """The ids of all dead letters."""
-        found = await self.request(self.outbox.dead_letters(APP, Filter(), 0, 1_000))
+        found = await self.request(self.outbox.dead_letters(APP, DeadLetterFilter(), 0, 1_000))
         return [receipt.id for receipt in found]
 
     async def replay(self, only: Sequence[str] | None = None) -> int:
         """Send dead letters again; how many went."""
-        which = Filter(item_ids=None if only is None else tuple(only))
+        which = DeadLetterFilter(item_ids=None if only is None else tuple(only))
         return (await self.request(self.outbox.replay(APP, which, self._record)))[1]
 
     async def discard(self, only: Sequence[str]) -> int:
         """Give dead letters up; how many went."""
-        which = Filter(item_ids=tuple(only))
+        which = DeadLetterFilter(item_ids=tuple(only))
         return (await self.request(self.outbox.discard(APP, which, self._record)))[1]
 
     def _record(self, _count: int) -> tuple[int, str]:

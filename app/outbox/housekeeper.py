@@ -9,7 +9,7 @@ import structlog
 
 from app.errors import StorageUnavailable
 from app.outbox.outbox import Outbox
-from app.outbox.retention import Limits
+from app.outbox.retention import RetentionLimits
 from app.telemetry import describe
 
 COUNT_SECONDS = 15.0  # between counts of what waits: other processes accept and deliver as well
@@ -24,7 +24,7 @@ class Housekeeper:
     """Keeps one database from growing without end."""
 
     def __init__(
-        self, outbox: Outbox, limits: Limits, ticks: Callable[[], float] = time.monotonic
+        self, outbox: Outbox, limits: RetentionLimits, ticks: Callable[[], float] = time.monotonic
     ) -> None:
         self._outbox, self._limits, self._ticks = outbox, limits, ticks
         self._counted, self._scrub_from = ticks(), -math.inf
