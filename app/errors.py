@@ -1,56 +1,60 @@
-"""The tree of our errors. Nothing here knows HTTP: `api/problems.py` has the one table that turns
-them into answers.
+"""The tree of errors that the gateway raises.
+
+Nothing here knows HTTP: one table in `http/problems.py` maps each class to a status and a page.
 
 GatewayError
-├── Refusal                  the request can't be taken; the caller can mend it
-│   ├── Malformed            the body is not what its media type says
+├── Refusal                  the request cannot be accepted as it is; the caller can correct it
+│   ├── Malformed            the body is not what its media type declares
 │   ├── Invalid              well-formed, but breaks rules; carries every Fault found
-│   ├── Unauthorized         no key, a mistyped, unknown, revoked or expired one
-│   ├── Forbidden            the key may not do this
-│   ├── Erased               the item's user was erased a while ago
-│   ├── NotFound
-│   ├── IdConflict           an id was used before for another content
-│   ├── TooLarge
-│   ├── UnsupportedMediaType
-│   ├── TooSlow              the body comes too slowly
-│   ├── KeyInUrl             a key stands where logs and histories keep it
-│   └── RateLimited
-├── Unable                   the gateway can't take it now; the caller should try again
-│   ├── QueueFull
-│   ├── StorageUnavailable
-│   │   └── CommitUnknown    the commit's answer was lost: it may have been made
-│   ├── Stopping             the process ended before it was done
-│   ├── Overloaded           as much is being read as may be
-│   ├── AuditBroken          what was sealed can't be proven: somebody changed it
-│   └── UpstreamUnavailable  Leanplum is away, or asks for fewer calls
-├── Upstream                 what was asked of Leanplum while the caller waited came to nothing
-│   ├── KeyNotConfigured     it needs a kind of Leanplum key that isn't there
-│   ├── UpstreamRejected     Leanplum refuses it
-│   └── UpstreamTimeout      no answer came in time: it may have been done
-└── StartRefused             the process must not start like this; one line for each reason
+│   ├── Unauthorized         the key is missing, mistyped, unknown, revoked or expired
+│   ├── Forbidden            the key lacks the scope, or is not for this app
+│   ├── Erased               the item's user was erased recently
+│   ├── NotFound             nothing has this id or URL, or this caller may not see it
+│   ├── IdConflict           the id was used before with different content
+│   ├── TooLarge             the body, or the batch in it, exceeds a limit
+│   ├── UnsupportedMediaType the media type or content encoding is not supported
+│   ├── TooSlow              the body arrives too slowly
+│   ├── KeyInUrl             the URL contains a key
+│   └── RateLimited          a rate limit is exceeded
+├── Unable                   the gateway cannot serve the request now; the caller can retry
+│   ├── QueueFull            the queue is at its limit
+│   ├── StorageUnavailable   the database cannot commit; nothing was committed
+│   │   └── CommitUnknown    the outcome of the commit is unknown
+│   ├── Stopping             the process shut down before the request was completed
+│   ├── Overloaded           the limit of connections, or of bytes being read, is reached
+│   ├── AuditBroken          the audit log was changed after it was sealed
+│   └── UpstreamUnavailable  Leanplum cannot be reached, fails, or asks for fewer calls
+├── Upstream                 a call that waits for Leanplum failed
+│   ├── KeyNotConfigured     it needs a Leanplum key that is not configured
+│   ├── UpstreamRejected     Leanplum rejects it
+│   └── UpstreamTimeout      Leanplum did not answer in time; it may have taken effect
+└── StartRefused             the process cannot start; one line for each reason
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
-MAY_BE_DONE = "The database's answer to the commit was lost: it may have been done. Look before doing it again."
+MAY_BE_DONE = (
+    "The outcome of the database commit is unknown: the change may have been made. "
+    "Check before you repeat it."
+)
 
 
 RequestPart = Literal["pointer", "header", "parameter"]
 PLACES: dict[frozenset[RequestPart], str] = {
     frozenset({"pointer"}): "body",
     frozenset({"header"}): "headers",
-    frozenset({"parameter"}): "address",
+    frozenset({"parameter"}): "URL",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong in a request: where, what and what to do, and a code for programs.
+    """One error in a request: its place, a sentence for people, and a code for programs.
 
-    `pointer` is a JSON Pointer (RFC 6901) into the body; or the name of a header, or of a parameter
-    of the path or the query, where `part` says so.
+    `pointer` is a JSON Pointer (RFC 6901) into the body if `part` is "pointer"; otherwise it is the
+    name of a header, or of a path or query parameter.
     """
 
     pointer: str
@@ -59,15 +63,15 @@ class Fault:
     part: RequestPart = "pointer"
 
     def document(self) -> dict[str, str]:
-        """Return the fault as callers see it."""
+        """Return the fault as an entry of `errors[]` in a problem document."""
         return {self.part: self.pointer, "detail": self.detail, "code": self.code}
 
 
 class GatewayError(Exception):
-    """Anything this gateway refuses or can't do. `detail` is shown to the caller: no secret, no
-    attribute value.
+    """The base of all errors that the gateway reports to callers and operators.
 
-    `faults`: where in the request it lies, as far as one place can be named.
+    `detail` is shown to the caller: it never contains a secret or an attribute value. `faults`
+    names the places in the request that caused the error, if there are any.
     """
 
     faults: tuple[Fault, ...] = ()
@@ -78,76 +82,75 @@ class GatewayError(Exception):
 
 
 class Refusal(GatewayError):
-    """The request can't be taken as it is."""
+    """A request that cannot be accepted as it is."""
 
     def at(self, fault: Fault | None) -> Self:
-        """Return the same error, which names the place that is at fault, where one is."""
+        """Set the fault that caused this error, if it is known, and return the error."""
         self.faults = () if fault is None else (fault,)
         return self
 
     def at_header(self, name: str) -> Self:
-        """Return the same error, which names a header and has its own words for it."""
+        """Name the header that caused this error, with the error's detail; return the error."""
         return self.at(Fault(name, self.detail, "header", "header"))
 
 
 class Malformed(Refusal):
-    """The body can't be read as what it says it is."""
+    """A request that cannot be parsed: its body is not what its media type declares."""
 
 
 class Invalid(Refusal):
-    """What was sent breaks rules; `faults` has all of them."""
+    """A request that was parsed but breaks rules; `faults` has all of them."""
 
     def __init__(self, faults: tuple[Fault, ...]) -> None:
         where = PLACES.get(frozenset(fault.part for fault in faults), "request")
-        super().__init__(
-            f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the {where}: see errors."
-        )
+        count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"
+        super().__init__(f"{count} in the {where}; see errors.")
         self.faults = faults
 
 
 class Unauthorized(Refusal):
-    """The caller is not known."""
+    """A caller key that is missing, mistyped, unknown, revoked or expired."""
 
 
 class Forbidden(Refusal):
-    """The caller is known and may not do this."""
+    """A known caller that lacks a scope, or that may not use the app."""
 
 
 class Erased(Refusal):
-    """The item's subject was erased, and nothing is taken or sent for it for a while."""
+    """A write for a user who was erased less than GATEWAY_ERASED_SECONDS ago."""
 
     def __init__(self) -> None:
         super().__init__(
-            "This user was erased; nothing is taken for them for a while (GATEWAY_ERASED_SECONDS)."
+            "This user was erased; writes are refused for a while (GATEWAY_ERASED_SECONDS)."
         )
 
 
 class NotFound(Refusal):
-    """There is no such thing, or none that this caller may see."""
+    """An id or URL under which nothing exists, or nothing that this caller may see."""
 
 
 class IdConflict(Refusal):
-    """The id was used within the window for an item with another content."""
+    """An id that was used within the deduplication window with different content."""
 
 
 class TooLarge(Refusal):
-    """The body, or the batch in it, is over a limit."""
+    """A body, or a batch in it, that exceeds a limit."""
 
 
 class UnsupportedMediaType(Refusal):
-    """The body's media type or encoding is not one that is read here."""
+    """A media type or content encoding that is not supported here."""
 
 
 class TooSlow(Refusal):
-    """The body comes more slowly than is waited for."""
+    """A body that does not arrive within the time limit."""
 
 
 class KeyInUrl(Refusal):
-    """A key stands in the address, where logs and histories keep it."""
+    """A key in the URL, where logs and histories keep it."""
 
 
 class RateLimited(Refusal):
-    """The caller's limit is spent; `retry_after` is in seconds."""
+    """A rate limit that is exceeded; `retry_after` is in seconds."""
 
     def __init__(self, detail: str, retry_after: float) -> None:
         super().__init__(detail)
@@ -155,7 +158,7 @@ class RateLimited(Refusal):
 
 
 class Unable(GatewayError):
-    """The gateway can't do it now; `retry_after` is in seconds."""
+    """A request that the gateway cannot serve now; `retry_after` is in seconds."""
 
     def __init__(self, detail: str, retry_after: float = 5.0) -> None:
         super().__init__(detail)
@@ -163,18 +166,19 @@ class Unable(GatewayError):
 
 
 class QueueFull(Unable):
-    """As many items wait as may wait."""
+    """A queue at its limit (GATEWAY_MAX_QUEUED_ITEMS)."""
 
 
 class StorageUnavailable(Unable):
-    """The database can't commit now, so nothing may be promised. Nothing was committed."""
+    """A database that cannot commit now. Nothing was committed."""
 
 
 class CommitUnknown(StorageUnavailable):
-    """The commit was asked for, and its answer never came: it may have been made.
+    """A commit whose outcome is unknown: it was sent, and the database never answered.
 
-    `result`: what the write would have returned. `ids`: of the items that were to be accepted, in
-    their order, so that a repeat with them is recognized; None for one that takes no part.
+    `result` is what the write would have returned. `ids` are the ids of the items that were to be
+    accepted, in order, so that a repeat with them is recognized; None for an item that was not part
+    of the commit.
     """
 
     def __init__(
@@ -189,26 +193,27 @@ class CommitUnknown(StorageUnavailable):
 
 
 class Overloaded(Unable):
-    """As many connections, or bytes of bodies, as may be are held already."""
+    """A limit of connections, or of bytes of bodies being read, that is reached."""
 
 
 class Stopping(Unable):
-    """The process ended before the request was done: it may have been, in part or as a whole."""
+    """A shutdown before the request was completed; it may have taken effect in part or whole."""
 
     def __init__(self) -> None:
         super().__init__(
-            "The gateway stopped before this was done; it may have been taken. Send it again, with the same ids."
+            "The gateway shut down before the request was completed; it may have been accepted. "
+            "Send it again with the same ids."
         )
 
 
 class AuditBroken(Unable):
-    """The audit in the database is not what was sealed, so nothing of it is proven."""
+    """An audit log that was changed after it was sealed, so that it proves nothing."""
 
 
 class UpstreamUnavailable(Unable):
-    """Leanplum can't be reached, fails, or asks for fewer calls.
+    """Leanplum cannot be reached, fails, or asks for fewer calls.
 
-    `waiting`: the subjects whose items must be delivered first, where only that prevents the call.
+    `waiting` names the subjects whose items must be delivered first, if only they delay the call.
     """
 
     def __init__(
@@ -219,23 +224,23 @@ class UpstreamUnavailable(Unable):
 
 
 class Upstream(GatewayError):
-    """Leanplum was asked, or could not be."""
+    """A call to Leanplum that failed while the caller waited."""
 
 
 class KeyNotConfigured(Upstream):
-    """The call needs a kind of Leanplum key that is not configured."""
+    """A call that needs a kind of Leanplum key that is not configured."""
 
 
 class UpstreamRejected(Upstream):
-    """Leanplum refuses the call, or its answer makes no sense."""
+    """A call that Leanplum rejects, or answers in an unexpected form."""
 
 
 class UpstreamTimeout(Upstream):
-    """Leanplum did not answer in time. What was asked may have been done."""
+    """A call that Leanplum did not answer in time; it may have taken effect."""
 
 
 class StartRefused(GatewayError):
-    """The process must not start like this. `lines` has one reason a line."""
+    """A process that cannot start; `lines` has one reason per line."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))

@@ -5,12 +5,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from app.errors import Fault, Invalid
 from app.http.json_body import JSON, NDJSON
-from app.http.problems import MEDIA_TYPE, PROBLEMS, document
+from app.http.problems import MEDIA_TYPE, PROBLEMS, example
 
 REF = "#/components/schemas/"
-EXAMPLE_FAULT = Invalid((Fault("/event", "is required", "required"),))
 
 
 def body_of(
@@ -51,10 +49,7 @@ def problem_responses(*slugs: str) -> dict[int | str, dict[str, Any]]:
                 "content": {MEDIA_TYPE: {"schema": {"$ref": REF + "Problem"}, "examples": {}}},
             },
         )
-        error = EXAMPLE_FAULT if slug == "validation" else None
-        response["content"][MEDIA_TYPE]["examples"][slug] = {
-            "value": document(slug, problem.advice, "4bf92f35", error)
-        }
+        response["content"][MEDIA_TYPE]["examples"][slug] = {"value": example(slug)}
         if problem.status in {429, 503}:
             response["headers"] = {
                 "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait"}

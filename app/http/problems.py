@@ -1,7 +1,6 @@
-"""One table turns every error into HTTP: a status, a slug with a page of its own, a title and what
-to do (RFC 9457).
+"""Problem documents (RFC 9457): one table maps every error to a status, a slug, a title and advice.
 
-The same table makes the error responses in `openapi/` and the pages at `/problems`.
+The error responses in `openapi/` and the pages under `/problems` are made from the same table.
 """
 
 import asyncio
@@ -15,6 +14,7 @@ from app.errors import (
     AuditBroken,
     CommitUnknown,
     Erased,
+    Fault,
     Forbidden,
     GatewayError,
     IdConflict,
@@ -38,20 +38,22 @@ from app.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+EXAMPLE_REQUEST = "4bf92f35"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One kind of problem."""
+    """A kind of problem: a row of the table. `example` is a detail as callers get it."""
 
     slug: str
     status: int
     title: str
     advice: str
+    example: str
 
 
 class Answer(NamedTuple):
-    """An HTTP answer, ready to be sent."""
+    """A complete HTTP response."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -64,150 +66,204 @@ PROBLEMS: dict[str, Problem] = {
         Problem(
             "malformed",
             400,
-            "The request can't be read",
-            "Send JSON (or NDJSON to /v1/batch) in UTF-8, as the Content-Type says.",
+            "Malformed request",
+            advice="Send JSON (or NDJSON to /v1/batch) in UTF-8, as the Content-Type declares. "
+            "The detail says where reading failed.",
+            example="The body is not valid JSON: line 1, column 17.",
         ),
         Problem(
             "key-in-url",
             400,
-            "A key stands in the address",
-            "Rotate the key: addresses are kept in logs and histories. Then send it as Authorization: Bearer KEY.",
+            "API key in URL",
+            advice="Rotate the key: URLs are kept in logs and histories. Then send the new key "
+            "in a header: Authorization: Bearer KEY.",
+            example="The URL contains an API key. Send it in a header (Authorization: Bearer "
+            "KEY or X-API-Key: KEY), and rotate it: URLs are kept in logs and "
+            "histories.",
         ),
         Problem(
             "unauthorized",
             401,
-            "The caller is not known",
-            "Send a caller key as Authorization: Bearer KEY or X-API-Key: KEY.",
+            "Missing or invalid API key",
+            advice="Send a caller key as Authorization: Bearer KEY or X-API-Key: KEY.",
+            example="Missing API key: send Authorization: Bearer KEY or X-API-Key: KEY.",
         ),
         Problem(
             "forbidden",
             403,
-            "This may not be done",
-            "Use a key that has the scope named in the detail, or ask for one. "
-            "For a user who was erased nothing is taken for a while.",
+            "Forbidden",
+            advice="Use a key with the scope, and for the app, that the detail names. Writes "
+            "for an erased user are refused for GATEWAY_ERASED_SECONDS.",
+            example="Forbidden: missing scope events:write",
         ),
         Problem(
             "not-found",
             404,
-            "There is no such thing",
-            "Check the address. Receipts are kept for the de-duplication window.",
+            "Not found",
+            advice="Check the URL and the id. Receipts are kept for the deduplication window "
+            "(GATEWAY_DEDUP_SECONDS).",
+            example="No route matches POST /v1/event; did you mean /v1/events?",
         ),
         Problem(
             "method-not-allowed",
             405,
-            "The method is not taken here",
-            "Use a method that the Allow header names.",
+            "Method not allowed",
+            advice="Use one of the methods in the Allow header.",
+            example="PUT is not allowed on /v1/events; allowed: POST",
         ),
         Problem(
             "request-timeout",
             408,
-            "The request came too slowly",
-            "Send it again, with the same item ids, on a faster connection or in smaller parts.",
+            "Request timeout",
+            advice="Send the request again with the same item ids, on a faster connection or in "
+            "smaller parts.",
+            example="The body arrived too slowly.",
         ),
         Problem(
             "id-conflict",
             409,
-            "The id stands for another content",
-            "Send the first content again, or use a new id.",
+            "Idempotency conflict",
+            advice="The id was used before with different content. Send the original content "
+            "again, or use a new id.",
+            example="This id was used within the deduplication window for an item with "
+            "different content.",
         ),
         Problem(
-            "too-large", 413, "The body is too large", "Split it: the limits are in the detail."
+            "too-large",
+            413,
+            "Payload too large",
+            advice="Split the request; the detail names the limit.",
+            example="The batch has 1200 items; the limit is 1000.",
         ),
         Problem(
             "url-too-long",
             414,
-            "The address is too long",
-            "Send what is in the query in the body, or less of it.",
+            "URI too long",
+            advice="Shorten the query, or send its parameters in the body.",
+            example="The URI is too long; the limit is 65536 bytes.",
         ),
         Problem(
             "unsupported-media-type",
             415,
-            "The media type is not taken",
-            "Set Content-Type, and Content-Encoding if any, as the detail says.",
+            "Unsupported media type",
+            advice="Set Content-Type, and Content-Encoding if the body is compressed, to a "
+            "value that the detail names.",
+            example="The Content-Type must be application/json.",
         ),
         Problem(
             "validation",
             422,
-            "The request breaks rules",
-            "Mend every place that errors[] names: a pointer is a JSON Pointer into the body as you sent it; "
-            "header and parameter name a header, or a parameter of the path or the query.",
+            "Validation failed",
+            advice="Correct every entry in errors[]: pointer is a JSON Pointer into the body as "
+            "you sent it; header names a header; parameter names a path or query "
+            "parameter.",
+            example="1 error in the body; see errors.",
         ),
         Problem(
             "rate-limited",
             429,
-            "The limit is spent",
-            "Wait as long as Retry-After says. Nothing of the request was taken.",
+            "Rate limit exceeded",
+            advice="Wait for the number of seconds in Retry-After, then send the request again. "
+            "No part of the request was accepted.",
+            example="1 item exceeds the key's limit of 1000 per second.",
         ),
         Problem(
             "head-too-large",
             431,
-            "The headers are too many or too large",
-            "Send fewer and shorter headers.",
+            "Request header fields too large",
+            advice="Send fewer or shorter headers.",
+            example="The request has too many header fields.",
         ),
         Problem(
             "internal",
             500,
-            "The gateway failed",
-            "It is logged under the request id. Try again with the same item ids: what was taken is not taken twice.",
+            "Internal server error",
+            advice="Send the request again with the same item ids; accepted items are not "
+            "accepted twice. The operator finds the cause in the log under the request "
+            "id.",
+            example="The gateway failed to handle this request; the cause is in its log.",
         ),
         Problem(
             "key-not-configured",
             501,
-            "A Leanplum key is missing",
-            "The operator sets the variable that the detail names; Leanplum's dashboard has the key.",
+            "Leanplum key not configured",
+            advice="The operator sets the variable that the detail names; the key is in "
+            "Leanplum's dashboard.",
+            example="Leanplum's data export key is required: LEANPLUM_DATA_EXPORT_KEY is not set.",
         ),
         Problem(
             "upstream-rejected",
             502,
-            "Leanplum refused it",
-            "Leanplum's own words are in the detail. Trying again changes nothing.",
+            "Rejected by Leanplum",
+            advice="The detail has Leanplum's error message. Sending the same request again has "
+            "the same result.",
+            example="Leanplum rejected the request: Invalid message id.",
         ),
         Problem(
             "upstream-unavailable",
             503,
-            "Leanplum is away",
-            "Try again after Retry-After. Writes are taken meanwhile; they don't wait for Leanplum.",
+            "Leanplum is unavailable",
+            advice="Send the request again after Retry-After. Writes are still accepted; they "
+            "do not wait for Leanplum.",
+            example="Leanplum cannot be reached: connection refused.",
         ),
         Problem(
             "upstream-timeout",
             504,
-            "Leanplum did not answer in time",
-            "Try again; look first whether it was done, where doing it twice would do harm.",
+            "Leanplum timed out",
+            advice="The call may have taken effect. If doing it twice would do harm, check "
+            "before you send it again.",
+            example="Leanplum did not answer in time.",
         ),
         Problem(
             "queue-full",
             503,
-            "Too many items wait",
-            "Try again after Retry-After; the operator should see why Leanplum is behind.",
+            "Queue full",
+            advice="Send the request again after Retry-After. The operator checks why items are "
+            "not being delivered.",
+            example="The queue is full: 10000000 items are waiting (GATEWAY_MAX_QUEUED_ITEMS).",
         ),
         Problem(
             "overloaded",
             503,
-            "The gateway has its hands full",
-            "Try again after Retry-After, on fewer connections; the operator can raise GATEWAY_MAX_CONNECTIONS.",
+            "Gateway overloaded",
+            advice="Send the request again after Retry-After, on fewer connections. The "
+            "operator can raise GATEWAY_MAX_CONNECTIONS.",
+            example="The limit of bytes being read at once is reached.",
         ),
         Problem(
             "stopping",
             503,
-            "The gateway is stopping",
-            "Try again after Retry-After, on a new connection and with the same ids: "
-            "what was taken with them is not taken twice.",
+            "Gateway is shutting down",
+            advice="Send the request again after Retry-After, on a new connection and with the "
+            "same ids; accepted items are not accepted twice.",
+            example="The gateway shut down before the request was completed; it may have been "
+            "accepted. Send it again with the same ids.",
         ),
         Problem(
             "audit-broken",
             503,
-            "The audit is not what was sealed",
-            "The operator runs `audit verify`, which names what was changed, and puts it back (docs/audit.md).",
+            "Audit log integrity check failed",
+            advice="The operator runs `audit verify`, which lists what was changed, and "
+            "restores it (docs/audit.md).",
+            example="The audit log in the database differs from what was sealed; the operator "
+            "runs `audit verify` to see what was changed.",
         ),
         Problem(
             "storage-unavailable",
             503,
-            "Nothing can be made durable now",
-            "Try again after Retry-After, with the same ids. Where the detail says that something may have been taken, "
-            "use the ids that it names: what was taken with them is not taken twice.",
+            "Storage unavailable",
+            advice="Send the request again after Retry-After, with the same ids. If the detail "
+            "says that items may have been accepted, use the ids that the response "
+            "names; accepted items are not accepted twice.",
+            example="The database cannot commit now; nothing was accepted.",
         ),
     )
 }
+EXAMPLE_FAULTS = (
+    Fault("/event", "is required", "required"),
+    Fault("/curencyCode", "unknown field; did you mean currencyCode?", "unknown-field"),
+)
 SLUGS: dict[type[GatewayError], str] = {
     Malformed: "malformed",
     Invalid: "validation",
@@ -241,8 +297,9 @@ def document(
     error: GatewayError | None = None,
     prefix: str = "",
 ) -> dict[str, Any]:
-    """Return the problem document; `prefix` is the path prefix under which the caller finds the
-    gateway.
+    """Return a problem document.
+
+    `prefix` is the path prefix under which the caller reaches the gateway.
     """
     problem = PROBLEMS[slug]
     made: dict[str, Any] = {
@@ -254,20 +311,30 @@ def document(
     if instance is not None:
         made["instance"] = instance
     if error is not None and error.faults:
-        made["errors"] = [one.document() for one in error.faults]
+        made["errors"] = [fault.document() for fault in error.faults]
     if isinstance(error, CommitUnknown) and error.ids:
         made["ids"] = list(error.ids)
     return made
 
 
+def example(slug: str, prefix: str = "") -> dict[str, Any]:
+    """Return a problem document of this kind for the documentation."""
+    problem = PROBLEMS[slug]
+    if slug != "validation":
+        return document(slug, problem.example, EXAMPLE_REQUEST, prefix=prefix)
+    error = Invalid(EXAMPLE_FAULTS)
+    return document(slug, error.detail, EXAMPLE_REQUEST, error, prefix)
+
+
 def of_error(error: GatewayError, prefix: str, instance: str | None = None) -> dict[str, Any]:
-    """Return the problem document of one of our errors."""
+    """Return the problem document of an error."""
     return document(SLUGS[type(error)], error.detail, instance, error, prefix)
 
 
 def stopping() -> Stopping:
-    """Return the error to answer with in place of a cancellation of the request, which only a stop
-    brings about.
+    """Return the error that answers a cancelled request, and undo the cancellation.
+
+    Only a shutdown cancels requests.
     """
     task = asyncio.current_task()
     if task is not None:
@@ -276,7 +343,7 @@ def stopping() -> Stopping:
 
 
 def answer(error: GatewayError, request_id: str, prefix: str) -> Answer:
-    """Return the HTTP answer to one of our errors."""
+    """Return the HTTP response to an error."""
     headers = []
     if (after := getattr(error, "retry_after", None)) is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(after))))
@@ -288,12 +355,12 @@ def answer(error: GatewayError, request_id: str, prefix: str) -> Answer:
 def plain(
     slug: str, detail: str, request_id: str, prefix: str, *headers: tuple[bytes, bytes]
 ) -> Answer:
-    """Return the HTTP answer for a problem that is none of our errors."""
+    """Return the HTTP response for a problem that has no error class."""
     return rendered(document(slug, detail, request_id, prefix=prefix), list(headers))
 
 
 def rendered(made: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> Answer:
-    """A problem document as an HTTP answer."""
+    """Return a problem document as an HTTP response."""
     return Answer(
         made["status"], [(b"content-type", MEDIA_TYPE.encode()), *headers], orjson.dumps(made)
     )

@@ -1,5 +1,6 @@
 """Around the service: is it alive, is it ready, its metrics, its pages, the problems explained."""
 
+import json
 import re
 from base64 import b64encode
 from hashlib import sha256
@@ -20,7 +21,7 @@ from app.errors import NotFound, StorageUnavailable
 from app.http import request as context
 from app.http.openapi_parts import problem_responses
 from app.http.path_prefix import VARY
-from app.http.problems import PROBLEMS, Problem, document
+from app.http.problems import PROBLEMS, Problem, example
 from app.tracking.plan.validate import NO_PLANS
 
 PROBE_SECONDS = 5.0  # within six the answer is there
@@ -163,10 +164,14 @@ def _prefix(request: Request, operation: str) -> str:
 
 
 def _explained(problem: Problem, prefix: str) -> str:
-    example = escape(str(document(problem.slug, problem.advice, "4bf92f35", prefix=prefix)))
+    """Return the body of a problem's page: its meaning, what to do, and an example."""
+    shown = json.dumps(example(problem.slug, prefix), indent=2)
     return (
-        f"<h1>{escape(problem.title)}</h1><p>HTTP {problem.status}, <code>{prefix}/problems/{problem.slug}</code></p>"
-        f"<p>{escape(problem.advice)}</p><pre>{example}</pre><p><a href='{prefix}/problems'>All problems</a></p>"
+        f"<h1>{escape(problem.title)}</h1>"
+        f"<p>HTTP {problem.status}, <code>{prefix}/problems/{problem.slug}</code></p>"
+        f"<p>{escape(problem.advice)}</p>"
+        f"<h2>Example</h2><pre>{escape(shown, quote=False)}</pre>"
+        f"<p><a href='{prefix}/problems'>All problems</a></p>"
     )
 
 

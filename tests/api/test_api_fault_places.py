@@ -257,7 +257,7 @@ def test_a_fault_of_the_address_names_the_parameter(keyed: Talk, call: str, name
     )
     answer = keyed.call(method, url, **options)
     assert refused(answer) == [{"parameter": name}], answer.text
-    assert answer.json()["detail"] == "1 fault in the address: see errors."
+    assert answer.json()["detail"] == "1 error in the URL; see errors."
 
 
 def test_a_body_beside_it_keeps_its_pointers(gateway: Talk) -> None:
@@ -268,7 +268,7 @@ def test_a_body_beside_it_keeps_its_pointers(gateway: Talk) -> None:
     assert {"parameter": "userId"} in found
     assert {"pointer": "/userAttributes/x/y/0"} in found
     assert {"pointer": "/nonsense"} in found
-    assert answer.json()["detail"] == "3 faults in the request: see errors."
+    assert answer.json()["detail"] == "3 errors in the request; see errors."
 
 
 # --- the quoted key ---------------------------------------------------------------------------------------------------

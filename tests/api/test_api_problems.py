@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import html
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +22,32 @@ SLUGS = {
     "key-in-url": 400, "request-timeout": 408, "url-too-long": 414, "head-too-large": 431, "overloaded": 503,
     "audit-broken": 503,
 }  # fmt: skip
+TITLES = {
+    "malformed": "Malformed request",
+    "key-in-url": "API key in URL",
+    "unauthorized": "Missing or invalid API key",
+    "forbidden": "Forbidden",
+    "not-found": "Not found",
+    "method-not-allowed": "Method not allowed",
+    "request-timeout": "Request timeout",
+    "id-conflict": "Idempotency conflict",
+    "too-large": "Payload too large",
+    "url-too-long": "URI too long",
+    "unsupported-media-type": "Unsupported media type",
+    "validation": "Validation failed",
+    "rate-limited": "Rate limit exceeded",
+    "head-too-large": "Request header fields too large",
+    "internal": "Internal server error",
+    "key-not-configured": "Leanplum key not configured",
+    "upstream-rejected": "Rejected by Leanplum",
+    "upstream-unavailable": "Leanplum is unavailable",
+    "upstream-timeout": "Leanplum timed out",
+    "queue-full": "Queue full",
+    "overloaded": "Gateway overloaded",
+    "stopping": "Gateway is shutting down",
+    "audit-broken": "Audit log integrity check failed",
+    "storage-unavailable": "Storage unavailable",
+}
 PAGES = [
     "/livez",
     "/readyz",
@@ -100,6 +128,28 @@ def test_every_problem_has_a_page_that_the_index_leads_to(gateway: Talk, slug: s
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert str(PROBLEMS[slug].status) in page.text
     assert f"/problems/{slug}" in gateway.get("/problems", key=None).text
+
+
+def example_on(page: str) -> dict[str, Any]:
+    """The example on a problem's page."""
+    shown = re.search(r"<pre>(.*?)</pre>", page, re.DOTALL)
+    assert shown
+    example: dict[str, Any] = json.loads(html.unescape(shown[1]))
+    return example
+
+
+@pytest.mark.parametrize("slug", PROBLEMS)
+def test_a_page_has_an_example_in_json(gateway: Talk, slug: str) -> None:
+    example = example_on(gateway.get(f"/problems/{slug}", key=None).text)
+    assert example["type"] == f"/problems/{slug}"
+    assert (example["title"], example["status"]) == (TITLES[slug], PROBLEMS[slug].status)
+    assert example["detail"] and example["instance"]
+
+
+def test_the_example_of_a_failed_validation_has_pointers(gateway: Talk) -> None:
+    example = example_on(gateway.get("/problems/validation", key=None).text)
+    assert {"pointer", "detail", "code"} == example["errors"][0].keys()
+    assert example["errors"][0]["pointer"] == "/event"
 
 
 @pytest.mark.parametrize("slug", ["nothing", "%3Cscript%3E", "Validation"])

@@ -153,13 +153,11 @@ def test_a_filter_that_is_misspelt_is_refused_and_finds_not_everything(talk: Tal
         found = problem(talk.get(f"/v1/audit{path}"), 422, "validation")
         assert "check its spelling" in found["errors"][0]["detail"]
         assert (found["title"], found["detail"]) == (
-            "The request breaks rules",
-            "1 fault in the address: see errors.",
+            "Validation failed",
+            "1 error in the URL; see errors.",
         )
     for path in ("?limit=x", "/consistency?from=3&to=2"):
-        assert (
-            "in the address" in problem(talk.get(f"/v1/audit{path}"), 422, "validation")["detail"]
-        )
+        assert "in the URL" in problem(talk.get(f"/v1/audit{path}"), 422, "validation")["detail"]
     problem(talk.get("/v1/audit?userid=x", key=None), 401, "unauthorized")
 
 
