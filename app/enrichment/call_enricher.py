@@ -42,7 +42,11 @@ class Enriching:
         """Refuses unknown currencies where that is configured."""
         if self.judges and fields.get("currencyCode", "EUR") not in normalizers.CURRENCIES:
             raise Invalid(
-                (Fault("/currencyCode", "is not a currency code of ISO 4217", "currency"),)
+                (
+                    Fault(
+                        "/currencyCode", "must be an ISO 4217 currency code such as EUR", "currency"
+                    ),
+                )
             )
         return notes
 

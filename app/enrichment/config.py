@@ -44,7 +44,7 @@ def _any_action(name: str) -> str:
 
 def _currency(code: str) -> str:
     if code not in normalizers.CURRENCIES:
-        raise ValueError("takes a currency code of ISO 4217, as in EUR")
+        raise ValueError("must be an ISO 4217 currency code such as EUR")
     return code
 
 

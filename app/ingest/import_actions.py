@@ -19,10 +19,10 @@ ACTION, RESETS = fold_action_name("action"), fold_action_name("resetAnomalies")
 BROUGHT = frozenset({Scope.EVENTS_WRITE, Scope.USERS_WRITE, Scope.SDK})  # what imports are for
 PLAIN = re.compile(r"\s*(?:[A-Za-z_][\w ]*(?:\.[^;|\t\r\n]*)?)?\s*\Z")
 JUDGED = re.compile(r"\b(?:action|resetanomalies)\b", re.IGNORECASE)
-UNREADABLE = "names an action in its first line but is not CSV in UTF-8 with commas, so its actions can't be judged"
+UNREADABLE = "must be comma-separated UTF-8 text, since its first line names an action"
 ROWS_AT_ONCE = 500
 MOST_NAMES = 64 * 1024  # bytes in which an action is looked for where no names can be read
-MULTI = "A batch can't be a row of an import."
+MULTI = "A row of an import must not be a batch (multi)."
 
 
 def permit(action: str, scopes: Set[Scope], extra: Set[str]) -> None:

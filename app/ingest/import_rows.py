@@ -11,9 +11,10 @@ from app.ids import plain
 ARGUMENT = re.compile(r"\s*(?:[A-Za-z_]\w*(?:\..*)?)?\s*\Z", re.DOTALL)
 KINDS = {"userId": "u", "newUserId": "u", "deviceId": "d"}
 UNREADABLE = (
-    "is not CSV in UTF-8 with commas and names in its first line, so whom it names can't be told"
+    "must be comma-separated UTF-8 text with the names of the columns in its first line, "
+    "so that users who were erased are found"
 )
-ERASED = "names a user who was erased, in row {row} after the first line; nothing was imported"
+ERASED = "names a user who was erased in row {row} after the first line; nothing was imported"
 
 
 def refuse_erased(content: bytes, is_erased: Callable[[str], bool]) -> Iterator[None]:

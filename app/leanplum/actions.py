@@ -86,13 +86,13 @@ def _event_named(fields: Fields) -> Fault | None:
     """Refuse an empty event, which only reports a message sent or seen (fact sheet, track)."""
     if fields.get("event") != "" or "messageId" in fields:
         return None
-    return Fault("/event", "may be empty only with messageId", "empty-event")
+    return Fault("/event", "must not be empty unless messageId is set", "empty-event")
 
 
 def _changes_something(fields: Fields) -> Fault | None:
     if fields.keys() - WITHOUT_CONTENT:
         return None
-    return Fault("", "changes nothing: give userAttributes or another field to set", "empty-update")
+    return Fault("", "must set userAttributes or another field", "empty-update")
 
 
 def _names_a_device(fields: Fields) -> Fault | None:
@@ -100,9 +100,7 @@ def _names_a_device(fields: Fields) -> Fault | None:
         return Fault("/deviceId", "is required", "required")
     if fields.keys() & DEVICE_FIELDS:
         return None
-    return Fault(
-        "", "changes nothing: give appVersion or another field of the device", "empty-update"
-    )
+    return Fault("", "must set appVersion or another field of the device", "empty-update")
 
 
 def _names_a_source(fields: Fields) -> Fault | None:

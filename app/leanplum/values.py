@@ -18,7 +18,7 @@ from app.ids import plain
 from app.model import APP_NAME, KEY_NAME
 
 INT_LIMIT = 2**63
-TOO_LARGE = "is out of range: whole numbers are from -2^63 to 2^63-1"
+TOO_LARGE = "must be an integer from -2^63 to 2^63-1"
 SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_PARAMS = 50
 # Of a value that may be any JSON; less than a body's, so that both ways of reading one agree
@@ -50,17 +50,17 @@ DIGITS = "^[0-9]{1,18}$"
 DAY = "^20[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])$"
 
 TAKES = {
-    NAME: 'takes 1 to 139 characters, not starting with "." or "-", not ending with "/", without , | " { } tab, '
-    "newline or NUL, and not only digits",
-    TEXT: "must not have a NUL character",
-    USER_ID: "must not have a quote, a newline or a NUL character",
-    DEVICE_ID: "takes ASCII characters, without quotes, comma, [, newline or NUL",
-    ITEM_ID: "takes 1 to 128 characters of A-Z a-z 0-9 . _ : -",
-    CURRENCY: "takes a currency code of ISO 4217, as in EUR",
-    DAY: "takes a day as YYYYMMDD",
-    KEY_NAME: "takes one line of text that is not blank",
-    APP_NAME: "takes the name of an app: 1 to 64 characters of A-Z a-z 0-9 _ -",
-    DIGITS: "takes a whole number of at most 18 digits",
+    NAME: 'must be 1 to 139 characters without , | " { } tab, newline or NUL; it must not start '
+    'with "." or "-", end with "/" or consist only of digits',
+    TEXT: "must not contain a NUL character",
+    USER_ID: "must not contain a quote, newline or NUL character",
+    DEVICE_ID: "must be ASCII without quotes, commas, [, newlines or NUL characters",
+    ITEM_ID: "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -",
+    CURRENCY: "must be an ISO 4217 currency code such as EUR",
+    DAY: "must be a date in the form YYYYMMDD",
+    KEY_NAME: "must be one line of text that is not blank",
+    APP_NAME: "must be an app's name: 1 to 64 characters of A-Z a-z 0-9 _ -",
+    DIGITS: "must be an integer of at most 18 digits",
 }
 
 
@@ -99,9 +99,7 @@ def deeper(value: dict[Any, Any] | list[Any], levels: int) -> bool:
 def _plain(value: dict[str, object]) -> dict[str, object]:
     """Any JSON, so long as it can be sent on."""
     if deeper(value, MAX_VALUE_DEPTH):
-        raise PydanticCustomError(
-            "depth", f"is nested too deeply: at most {MAX_VALUE_DEPTH} levels are taken"
-        )
+        raise PydanticCustomError("depth", f"must be nested at most {MAX_VALUE_DEPTH} levels deep")
     for path, inner in _leaves(value):
         _sendable(path, inner)
     return value
@@ -115,10 +113,10 @@ def _sendable(path: tuple[str | int, ...], value: object) -> None:
     if kind is int and not is_whole(value):
         raise PydanticCustomError("too_large", TOO_LARGE, {"at": path})
     if kind is float and not math.isfinite(value):  # type: ignore[arg-type]
-        raise PydanticCustomError("finite_number", "takes a finite number", {"at": path})
+        raise PydanticCustomError("finite_number", "must be a finite number", {"at": path})
     texts = [value, *path[-1:]] if kind is str else path[-1:]
     if any(isinstance(text, str) and SURROGATE.search(text) for text in texts):
-        raise PydanticCustomError("string_unicode", "is not Unicode text", {"at": path})
+        raise PydanticCustomError("string_unicode", "must be valid Unicode", {"at": path})
 
 
 def _leaves(value: object) -> Iterator[tuple[tuple[str | int, ...], object]]:
@@ -148,7 +146,7 @@ def _epoch(value: float | str) -> float:
         value = _rfc3339(value)
     if not 0 <= value < LATEST:
         raise PydanticCustomError(
-            "time", "takes seconds since 1970 (not milliseconds) or an RFC 3339 time"
+            "time", "must be seconds since 1970 (not milliseconds) or an RFC 3339 time"
         )
     return value
 
@@ -166,7 +164,7 @@ _RFC3339 = re.compile(
 def _rfc3339(value: str) -> float:
     if not (match := _RFC3339.fullmatch(value)):
         raise PydanticCustomError(
-            "time", "takes an RFC 3339 time with its offset, as in 2026-01-31T12:00:00Z"
+            "time", "must be an RFC 3339 time with an offset, such as 2026-01-31T12:00:00Z"
         )
     day, clock, fraction, offset = match.groups()
     if clock.endswith(":60"):  # a leap second, which the epoch does not have: its neighbour
@@ -176,7 +174,7 @@ def _rfc3339(value: str) -> float:
             f"{day}T{clock}.{(fraction or '0')[:6]:0<6}{offset.upper()}"
         ).timestamp()
     except (ValueError, OverflowError):
-        raise PydanticCustomError("time", "is not a day and time of the calendar") from None
+        raise PydanticCustomError("time", "must be a valid date and time") from None
 
 
 Name = Annotated[str, Field(min_length=1, max_length=139, pattern=NAME, strict=True)]

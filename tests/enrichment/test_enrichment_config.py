@@ -19,7 +19,7 @@ def refused(config: str) -> tuple[str, ...]:
         ("[steps]\nfoo = true", "steps.foo"),
         ("[steps]\ntime = 5", "steps.time"),
         ("nonsense = 1", "nonsense"),
-        ('[currency]\ndefault = "EUX"', "currency.default: takes a currency code"),
+        ('[currency]\ndefault = "EUX"', "currency.default: must be an ISO 4217 currency code"),
         ('[contact]\nregion = "XX"', "contact.region: takes a country's code"),
         ('[flatten]\nfields = ["values"]', "flatten.fields.0"),
         ('[renames.nothing]\n"a" = "b"', "renames.nothing.[key]: takes * (for every action)"),
