@@ -17,11 +17,11 @@ from app.audit.tree import NEWEST, Fetch, Hashes, Tree, count_of, fetcher, raw_o
 from app.errors import AuditBroken, NotFound
 
 RECORD = "SELECT record FROM audit_records WHERE seq = ?"
-NOTHING = "Nothing is sealed yet: the gateway seals each second what it has recorded; ask again."
-NO_RECORD = "No record has this id, or it is past GATEWAY_AUDIT_SECONDS."
-UNSEALED = "The record is there, and not sealed yet, which happens each second: ask again."
-GONE = "What this needs was removed with records that are past GATEWAY_AUDIT_SECONDS."
-BROKEN = "What is in the database is not what was sealed: the operator runs `audit verify`, which names what is wrong."
+NOTHING = "No record is sealed yet. Records are sealed every second; try again."
+NO_RECORD = "No record has this id, or it is older than GATEWAY_AUDIT_SECONDS."
+UNSEALED = "The record is not sealed yet. Records are sealed every second; try again."
+GONE = "The proof needs records that were removed after GATEWAY_AUDIT_SECONDS."
+BROKEN = "The audit log differs from what was sealed; `audit verify` lists the differences."
 END_OF_TIME = 253_402_300_800_000  # the year 10000, in ms
 
 
@@ -86,7 +86,7 @@ def consistency(connection: Connection, public: PublicKey, old: int, new: int) -
     fetch = fetcher(connection)
     _, signed, tree = newest(fetch, public)
     if new > tree.size:
-        raise NotFound(f"{tree.size} records are sealed until now.")
+        raise NotFound(f"Only {tree.size} records are sealed so far.")
     node = Hashes(fetch, tree).node
     try:
         roots = [merkle.subtree(node, 0, size) for size in (old, new)]

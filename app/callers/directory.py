@@ -132,8 +132,8 @@ class Directory:
             read.recognised[header] = known
             return caller
         if not key_format.well_formed(key):
-            raise Unauthorized("The key is mistyped: its form or checksum is wrong.")
-        raise Unauthorized("The key is not known here, or it is revoked or expired.")
+            raise Unauthorized("The API key is mistyped: its format or checksum is wrong.")
+        raise Unauthorized("The API key is unknown, revoked or expired.")
 
     def find(self, key: str) -> Caller | None:
         """Return whose usable key this is. It does not count as used: it may not be the one that

@@ -382,7 +382,7 @@ class KeyStore:
             with self._changing(cursor, key_id) as noted:
                 cursor.execute(REVOKE, (now, key_id))
                 if not cursor.rowcount:
-                    raise NotFound(f"no key in use has the id {key_id}")
+                    raise NotFound(f"no active key has the id {key_id}")
             self._record(cursor, now, (record or by_operator("key.revoke"))(key_id, now, {}), noted)
 
 

@@ -56,7 +56,7 @@ def set_until(until: float) -> None:
 
 def late_answer() -> StorageUnavailable:
     """Make the error of an answer that did not come in time."""
-    return StorageUnavailable("The database did not answer in time.")
+    return StorageUnavailable("The database did not respond in time.")
 
 
 def may_commit() -> bool:

@@ -194,7 +194,7 @@ def transaction(engine: Engine) -> Iterator[Cursor]:
         cursor.execute(cursor.dialect.begin)
         yield cursor
         if not deadline.may_commit():
-            raise StorageUnavailable("The database did not answer in time; nothing was done.")
+            raise StorageUnavailable("The database did not respond in time; nothing was changed.")
         try:
             connection.connection.commit()
         except storage_errors(engine) as error:
@@ -214,7 +214,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
         with engine.connect() as connection:
             yield connection
     except storage_errors(engine) as error:
-        raise StorageUnavailable(f"The database can't be used now: {reason(error)}.") from error
+        raise StorageUnavailable(f"The database is unavailable: {reason(error)}.") from error
 
 
 @contextmanager

@@ -190,7 +190,7 @@ class Writer:
         assert self._loop is not None, "the writer is not started"
         future: asyncio.Future[T] = self._loop.create_future()
         if self._stopping:
-            future.set_exception(StorageUnavailable("The gateway is stopping."))
+            future.set_exception(StorageUnavailable("The gateway is shutting down."))
             return future
         patience = self._seconds if seconds is None else min(seconds, self._seconds)
         self._asked.append(_Asked(write, future, time.monotonic() + patience))

@@ -27,7 +27,7 @@ from app.telemetry import describe
 LOOK_AGAIN_SECONDS = 0.05  # for what other processes do
 UNLOCK_PAUSE_SECONDS = 1.0
 RETRY_SECONDS = 5.0
-NOT_YET = "What was accepted for this user before is not delivered yet; nothing was sent or stored."
+NOT_YET = "Earlier items of this user have not been delivered yet; nothing was sent or stored."
 
 log = structlog.get_logger("relay")
 Asking = asyncio.Task[LockResult | Denied]
@@ -147,7 +147,7 @@ class UserLocks:
                 await _within(LOOK_AGAIN_SECONDS, changed)
         finally:
             self._waiters.discard(changed)
-        raise UpstreamUnavailable("Other calls of this user are at work.", RETRY_SECONDS)
+        raise UpstreamUnavailable("Other calls for this user are in progress.", RETRY_SECONDS)
 
     async def _waiting(self, request: LockRequest) -> list[str]:
         """Return the subjects of a request for whom something waits."""
@@ -183,7 +183,7 @@ class UserLocks:
             return await asyncio.shield(asking)
         except CommitUnknown as error:
             raise StorageUnavailable(
-                "The database can't commit now; nothing was sent to Leanplum."
+                "The database cannot commit now; nothing was sent to Leanplum."
             ) from error
 
     async def _unlock(self, id: str, asked: Sequence[Asking], outlived: bool) -> None:

@@ -22,7 +22,7 @@ JUDGED = re.compile(r"\b(?:action|resetanomalies)\b", re.IGNORECASE)
 UNREADABLE = "must be comma-separated UTF-8 text, since its first line names an action"
 ROWS_AT_ONCE = 500
 MOST_NAMES = 64 * 1024  # bytes in which an action is looked for where no names can be read
-MULTI = "A row of an import must not be a batch (multi)."
+MULTI = "A batch can't be a row of an import."
 
 
 def permit(action: str, scopes: Set[Scope], extra: Set[str]) -> None:

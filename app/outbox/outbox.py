@@ -139,7 +139,8 @@ class Outbox:
         coming = len(acceptance.items)
         if self.queued + coming > self._max_queued:
             raise QueueFull(
-                f"{self._max_queued} items wait already (GATEWAY_MAX_QUEUED_ITEMS).", retry_after=10
+                f"The queue is full: {self._max_queued} items are waiting (GATEWAY_MAX_QUEUED_ITEMS).",
+                retry_after=10,
             )
         return coming
 
@@ -187,7 +188,9 @@ class Outbox:
                 await self._read(_last)  # whether the database answers
                 await self._looking.acquire()
         except TimeoutError:
-            raise StorageUnavailable("Others are being erased; nothing was done.") from None
+            raise StorageUnavailable(
+                "Another erasure is in progress; nothing was changed."
+            ) from None
         try:
             return await self._walk(partial(erasure.look, app=app, subjects=subjects))
         finally:

@@ -44,7 +44,7 @@ THROTTLE_PAUSES = (0.1, 0.2, 0.4, 0.8)
 PATIENCE_SECONDS = 2.0  # how long a call waits for what was accepted for its users before
 RETRY_SECONDS = 5.0
 STOPPED = (
-    "The gateway stopped before Leanplum answered; if it was asked already, it may have done it."
+    "The gateway shut down before Leanplum answered; a call that was sent may have taken effect."
 )
 LOOKS = "exportUser"
 NOT_PASSED_ON = HOSTS | {"success", "reqId"}
@@ -212,7 +212,7 @@ class Relay:
             return
         if (wait := self._quotas.spent(app.name, action.name, action.a_day, time.time())) > 0:
             raise RateLimited(
-                f"Leanplum does {action.name} {action.a_day} times a day; they are spent.", wait
+                f"Leanplum's limit of {action.a_day} {action.name} calls per day is reached.", wait
             )
 
     async def exchange(
@@ -247,7 +247,7 @@ class Relay:
         )
         async with self._unless_given_up(), locking as locked, self._slot():
             if not self._in_time(locked):
-                raise UpstreamUnavailable("Too many calls wait for Leanplum.", RETRY_SECONDS)
+                raise UpstreamUnavailable("Too many calls are waiting for Leanplum.", RETRY_SECONDS)
             answer = await self._call(
                 app, action, body, subjects, looks, headers, recorded=locked.recorded
             )
@@ -312,14 +312,14 @@ class Relay:
             heard.append(found.status)
             if found.chunks is None:
                 read(LeanplumResponse(found.status, found.body, None), action, app)
-                raise UpstreamRejected("Leanplum answered without a file.")
+                raise UpstreamRejected("Leanplum's answer contains no file.")
             yield found
 
     def key(self, app: App, kind: KeyKind) -> str:
         """The app's key of this kind."""
         if kind not in app.keys:
             raise KeyNotConfigured(
-                f"This needs Leanplum's {kind.value} key: {app.setting(kind)} is not set."
+                f"Leanplum's {kind.value} key is required: {app.setting(kind)} is not set."
             )
         return app.keys[kind].get_secret_value()
 
@@ -356,9 +356,11 @@ class Relay:
         except Unreachable as error:
             why["reason"] = str(error)
             if error.sent:
-                raise UpstreamTimeout(f"No whole answer came from Leanplum: {error}.") from None
+                raise UpstreamTimeout(
+                    f"Leanplum's answer is missing or incomplete: {error}."
+                ) from None
             raise UpstreamUnavailable(
-                f"Leanplum can't be reached: {error}.", RETRY_SECONDS
+                f"Leanplum cannot be reached: {error}.", RETRY_SECONDS
             ) from None
         finally:
             retry_after_seconds, status = time.perf_counter() - started, heard[0] if heard else None
@@ -381,7 +383,9 @@ class Relay:
             async with asyncio.timeout(self._timeout):
                 await self._room.acquire()
         except TimeoutError:
-            raise UpstreamUnavailable("Too many calls wait for Leanplum.", RETRY_SECONDS) from None
+            raise UpstreamUnavailable(
+                "Too many calls are waiting for Leanplum.", RETRY_SECONDS
+            ) from None
         try:
             yield
         finally:
@@ -405,18 +409,18 @@ def read(answer: LeanplumResponse, action: Action, app: App) -> dict[str, Any]:
         raise UpstreamUnavailable(f"Leanplum answered {answer.status}{_said(said)}.", wait)
     if not entries:
         raise UpstreamRejected(
-            f"Leanplum answered {answer.status}, and not in its own words; check LEANPLUM_API_URL."
+            f"Leanplum answered {answer.status} in an unknown format; check LEANPLUM_API_URL."
         )
     entry = entries[0]
     if is_config(said) or "apiHost" in entry:
         raise UpstreamRejected(
-            f"Leanplum refuses the app's id or {app.setting(action.key)}{_said(said)}."
+            f"Leanplum rejects the app id or {app.setting(action.key)}{_said(said)}."
         )
     warned = message_of(entry, "warning")
     if said is not None or entry.get("success") is not True:
         if answer.status == 404 or is_missing(said):
-            raise NotFound(f"Leanplum has no such thing{_said(said)}.")
-        raise UpstreamRejected(f"Leanplum refused{_said(said or warned)}.")
+            raise NotFound(f"Leanplum found nothing{_said(said)}.")
+        raise UpstreamRejected(f"Leanplum rejected the request{_said(said or warned)}.")
     if is_missing(warned):
         raise NotFound(f"Leanplum did nothing{_said(warned)}.")
     return {name: value for name, value in entry.items() if name not in NOT_PASSED_ON}

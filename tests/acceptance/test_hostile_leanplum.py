@@ -55,7 +55,7 @@ def test_whatever_comes_back_items_are_kept_and_callers_are_told(
     until(lambda: gateway.status(f"{user}-1") == "retrying")
 
     told = problem(gateway.call("GET", f"/v1/users/{user}"), 504, "upstream-timeout")
-    assert told["detail"].startswith("No whole answer came from Leanplum")
+    assert told["detail"].startswith("Leanplum's answer is missing or incomplete")
     if kind == "a gzip bomb":
         assert "GATEWAY_UPSTREAM_MAX_RESPONSE_BYTES" in told["detail"]
 

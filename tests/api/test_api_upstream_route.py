@@ -76,7 +76,7 @@ def said(talk: Talk) -> str:
     answer = talk.get("/v1/users/u1")
     assert answer.status_code == 502 or answer.status_code == 503, answer.text
     reason = receipt.removeprefix("No answer from Leanplum: ")
-    assert answer.json()["detail"] == f"Leanplum can't be reached: {reason}."
+    assert answer.json()["detail"] == f"Leanplum cannot be reached: {reason}."
     return reason
 
 

@@ -166,7 +166,7 @@ def test_what_retention_leaves_can_be_verified_and_proven(
             kept = log.signer.public.open(old)
             grew = proofs.consistency(connection, log.signer.public, kept.size, 1013)
             assert merkle.consistent(kept.size, kept.root, 1013, newest.root, grew)
-            with pytest.raises(NotFound, match="past GATEWAY_AUDIT_SECONDS"):
+            with pytest.raises(NotFound, match="older than GATEWAY_AUDIT_SECONDS"):
                 proofs.inclusion(connection, log.signer.public, gone, None)
 
 

@@ -147,16 +147,20 @@ class _Checks:
     # --- what callers were told ------------------------------------------------------------------------------------
 
     def of_failures(self) -> Iterator[str]:
-        """'Nothing was taken' and 'can't be reached' are true, and nothing of erased users is
+        """'Nothing was taken' and 'cannot be reached' are true, and nothing of erased users is
         taken.
         """
         for thing in self.history.things.values():
             sent = self.sent.get(thing.marker)
             if thing.nothing_taken and not thing.doubtful and sent:
                 yield f"told that nothing was taken, and {thing.marker} was sent"
-            if thing.relayed and "can't be reached" in thing.said and thing.marker in self.done:
-                yield f"told that Leanplum can't be reached, and it did {thing.marker}"
-            if thing.relayed and thing.said.startswith("failed: No whole answer") and not sent:
+            if thing.relayed and "cannot be reached" in thing.said and thing.marker in self.done:
+                yield f"told that Leanplum cannot be reached, and it did {thing.marker}"
+            if (
+                thing.relayed
+                and thing.said.startswith("failed: Leanplum's answer is missing")
+                and not sent
+            ):
                 yield f"told that {thing.marker} may have been done, and it was never sent"
             erased = self.history.erased.get(thing.user)
             if erased is None or thing.at < erased or thing.action in {"deleteUser", "getVars"}:
