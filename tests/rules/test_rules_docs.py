@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.database.tables import metadata
 from app.model import Status
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -13,6 +14,8 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 GLOSSARY = ROOT / "docs/glossary.md"
+# In code spans, and in diagrams and examples
+PATH = re.compile(r"(?<![\w/.-])((?:app|tests|bench|docs|openapi)/[\w/-]*(?:\.\w+)*)")
 TERM = re.compile(r"^\| ([^|`]+?) \| .+ \|$", re.MULTILINE)
 
 
@@ -30,7 +33,7 @@ def terms() -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_path_that_is_named_exists(page: Path) -> None:
-    paths = re.findall(r"`((?:app|tests|bench|docs|openapi)/[\w./-]*)`", page.read_text())
+    paths = PATH.findall(page.read_text())
     assert [path for path in sorted(set(paths)) if not (ROOT / path).exists()] == []
 
 
@@ -70,3 +73,19 @@ def test_the_glossarys_tables_are_in_order() -> None:
     for table in GLOSSARY.read_text().split("\n## ")[1:]:
         rows = [row.lower() for row in TERM.findall(table) if row not in {"Term", "Status", "---"}]
         assert rows == sorted(rows)
+
+
+def test_the_architecture_lists_every_table() -> None:
+    section = (ROOT / "docs/architecture.md").read_text().partition("## Tables")[2]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", section.partition("\n## ")[0], re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(listed) == sorted(metadata.tables)
+
+
+def test_each_decision_has_its_parts_and_is_in_the_index() -> None:
+    folder = ROOT / "docs/decisions"
+    index = (folder / "README.md").read_text()
+    for page in sorted(folder.glob("0*.md")):
+        headings = re.findall(r"^## (.*)$", page.read_text(), re.MULTILINE)
+        assert headings == ["Context", "Options", "Decision", "Consequences"], page.name
+        assert f"]({page.name})" in index
