@@ -1,4 +1,4 @@
-"""What the gateway answers, and what operators send, as shapes; `openapi/` is made from them."""
+"""The shapes of responses and of operators' requests; `openapi/` is made from them."""
 
 from typing import Annotated, Any, Literal, NotRequired, Required
 
@@ -14,7 +14,7 @@ ActionName: Any = Literal[tuple(DELIVERED)]
 
 
 class LeanplumSaid(TypedDict, total=False):
-    """What Leanplum said of the item."""
+    """Leanplum's answer about the item."""
 
     success: bool
     warning: str
@@ -22,40 +22,40 @@ class LeanplumSaid(TypedDict, total=False):
 
 
 class Erased(TypedDict):
-    """What an erasure removed from the gateway itself."""
+    """The counts of what an erasure removed from the gateway itself."""
 
-    waiting: Annotated[int, Field(ge=0, description="items that had not been sent")]
+    waiting: Annotated[int, Field(ge=0, description="Items that had not been sent.")]
     inFlight: Annotated[
         int,
-        Field(ge=0, description="items just being sent: that is finished, and nothing kept of it"),
+        Field(
+            ge=0,
+            description="Items that were being sent; their call is finished, and not kept.",
+        ),
     ]
-    deadLetters: Annotated[int, Field(ge=0, description="with their contents")]
-    receipts: Annotated[int, Field(ge=0, description="of items that were settled")]
-    ids: Annotated[
-        int, Field(ge=0, description="your own ids of items, remembered against repeats")
-    ]
+    deadLetters: Annotated[int, Field(ge=0, description="Dead letters, with their payloads.")]
+    receipts: Annotated[int, Field(ge=0, description="Receipts of settled items.")]
+    ids: Annotated[int, Field(ge=0, description="Item ids that were kept for deduplication.")]
 
 
 class FaultShape(TypedDict):
-    """One thing wrong in a request, with one of `pointer`, `header` and `parameter`."""
+    """One error in a request, with one of `pointer`, `header` and `parameter`."""
 
     pointer: NotRequired[
         Annotated[
             str,
             Field(
-                description="JSON Pointer into the body as it was sent", examples=["/items/3/event"]
+                description="JSON Pointer into the body as you sent it.",
+                examples=["/items/3/event"],
             ),
         ]
     ]
     header: NotRequired[
-        Annotated[str, Field(description="the header's name", examples=["Idempotency-Key"])]
+        Annotated[str, Field(description="Name of the header.", examples=["Idempotency-Key"])]
     ]
     parameter: NotRequired[
         Annotated[
             str,
-            Field(
-                description="the name of a parameter of the path or the query", examples=["limit"]
-            ),
+            Field(description="Name of the path or query parameter.", examples=["limit"]),
         ]
     ]
     detail: str
@@ -63,51 +63,54 @@ class FaultShape(TypedDict):
 
 
 class Enrichment(TypedDict, total=False):
-    """What enrichment did to the item, where it did something."""
+    """The changes that enrichment made to the item; absent if it made none."""
 
     steps: Annotated[
         list[str],
-        Field(description="the steps that changed it, in their order", examples=[["time"]]),
+        Field(description="Steps that changed the item, in order.", examples=[["time"]]),
     ]
     warnings: Annotated[
         list[str],
-        Field(description="what was seen and left as it is, or what Leanplum will change"),
+        Field(
+            description="Values that look wrong and were left unchanged, or that Leanplum will "
+            "change."
+        ),
     ]
 
 
 Violations = Annotated[
     list[FaultShape],
-    Field(description="what breaks the tracking plan and was let through; pointers into the item"),
+    Field(description="Tracking plan violations that were let through; pointers into the item."),
 ]
 
 
 class TimeCorrection(TypedDict):
-    """How the `time` of an SDK's entry was corrected for the clock of its sender."""
+    """The correction of an SDK entry's `time` for the sender's clock."""
 
     seconds: Annotated[
         float,
         Field(
-            description="added to `time`: the gateway's clock less the call's own `time`",
+            description="Seconds added to `time`: the gateway's clock minus the call's own `time`.",
             examples=[432000.25],
         ),
     ]
 
 
 class WaitingFor(TypedDict):
-    """Why an item is not delivered yet."""
+    """The reason why an item is not delivered yet."""
 
     reason: Annotated[
         Literal["app-held", "earlier-item", "circuit-open", "rate", "retry"],
         Field(
-            description="`app-held`: Leanplum refuses the key or the app; `retry`: the last attempt failed; "
-            "`earlier-item`: an earlier item of the same user waits; `circuit-open`: Leanplum is away; `rate`: fewer "
-            "calls are taken"
+            description="`app-held`: Leanplum rejects the key or the app. `retry`: the last "
+            "attempt failed. `earlier-item`: an earlier item of the same user is waiting. "
+            "`circuit-open`: Leanplum is unavailable. `rate`: Leanplum accepts fewer calls."
         ),
     ]
     since: Annotated[
         str,
         Field(
-            description="since when, as far as that is known; else when the item was accepted",
+            description="Start of the wait, or the time of acceptance if that is unknown.",
             json_schema_extra={"format": "date-time"},
         ),
     ]
@@ -115,7 +118,7 @@ class WaitingFor(TypedDict):
 
 
 class Receipt(TypedDict):
-    """The gateway's promise for one item, and how far it is kept."""
+    """The receipt of one item: its state, and its outcome once it is settled."""
 
     id: Annotated[str, Field(examples=["019abc12-3456-7def-8123-000000000001"])]
     action: Annotated[str, Field(examples=["track"])]
@@ -132,7 +135,8 @@ class Receipt(TypedDict):
         Annotated[
             bool,
             Field(
-                description="true, in place of `leanplum`, where what Leanplum said is encrypted with a missing key"
+                description="Set instead of `leanplum` if Leanplum's answer is encrypted with a "
+                "key that is missing."
             ),
         ]
     ]
@@ -141,23 +145,21 @@ class Receipt(TypedDict):
     enrichment: NotRequired[Enrichment]
     violations: NotRequired[Violations]
     href: Annotated[str, Field(examples=["/v1/receipts/019abc12-3456-7def-8123-000000000001"])]
-    duplicate: NotRequired[
-        Annotated[bool, Field(description="true where the id was accepted before")]
-    ]
+    duplicate: NotRequired[Annotated[bool, Field(description="Set if the id was accepted before.")]]
 
 
 class DeadLetterFilter(TypedDict, total=False):
-    """Which dead letters; what is left out takes all."""
+    """A filter of dead letters; a field that is left out matches all."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     action: ActionName
     status: Literal["rejected", "expired", "unknown"]
-    since: Annotated[Time, Field(description="became one at this time or later")]
-    until: Annotated[Time, Field(description="became one before this time")]
+    since: Annotated[Time, Field(description="Became a dead letter at this time or later.")]
+    until: Annotated[Time, Field(description="Became a dead letter before this time.")]
 
 
 class DeadLetterChoice(TypedDict, total=False):
-    """Dead letters, by their ids or by a filter; an empty filter means all."""
+    """A selection of dead letters, by ids or by a filter; an empty filter selects all."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
@@ -170,29 +172,33 @@ class DeadLetterChoice(TypedDict, total=False):
     )
     ids: Annotated[list[ItemId], Field(min_length=1, max_length=1_000)]
     filter: DeadLetterFilter
-    dryRun: Annotated[Bool, Field(description="only count them")]
+    dryRun: Annotated[Bool, Field(description="Count the dead letters without changing them.")]
 
 
 class DeadLetterPage(TypedDict):
-    """Some dead letters, and where the next ones are."""
+    """A page of dead letters."""
 
     deadLetters: list[Receipt]
     nextCursor: NotRequired[
-        Annotated[str, Field(description="`cursor` of the next page; absent on the last")]
+        Annotated[
+            str, Field(description="Value of `cursor` for the next page; absent on the last page.")
+        ]
     ]
 
 
 class ReceiptPage(TypedDict):
-    """Some receipts, newest first, and where the next ones are."""
+    """A page of receipts, newest first."""
 
     receipts: list[Receipt]
     nextCursor: NotRequired[
-        Annotated[str, Field(description="`cursor` of the next page; absent on the last")]
+        Annotated[
+            str, Field(description="Value of `cursor` for the next page; absent on the last page.")
+        ]
     ]
 
 
 class Replayed(TypedDict):
-    """How many dead letters were chosen, and how many went back into the queue."""
+    """The number of dead letters that matched, and that went back into the queue."""
 
     matched: int
     replayed: int
@@ -200,7 +206,7 @@ class Replayed(TypedDict):
 
 
 class Discarded(TypedDict):
-    """How many dead letters were chosen, and how many were discarded."""
+    """The number of dead letters that matched, and that were discarded."""
 
     matched: int
     discarded: int
@@ -208,27 +214,27 @@ class Discarded(TypedDict):
 
 
 class ProblemShape(TypedDict):
-    """A problem (RFC 9457)."""
+    """A problem document (RFC 9457)."""
 
     type: Annotated[str, Field(examples=["/problems/validation"])]
     title: str
     status: int
     detail: str
-    instance: NotRequired[Annotated[str, Field(description="the request id")]]
+    instance: NotRequired[Annotated[str, Field(description="Id of the request.")]]
     errors: NotRequired[list[FaultShape]]
     ids: NotRequired[
         Annotated[
             list[str | None],
             Field(
-                description="of a write that may have been taken: the ids to send its items again with, in their "
-                "order; null for one that was not taken"
+                description="Set if a write may have been accepted: the ids with which to send its "
+                "items again, in order; null for an item that was not accepted."
             ),
         ]
     ]
 
 
 class BatchResult(TypedDict):
-    """What became of one item of a batch."""
+    """The result of one item of a batch."""
 
     index: int
     id: NotRequired[str]
@@ -239,7 +245,7 @@ class BatchResult(TypedDict):
 
 
 class BatchAnswer(TypedDict):
-    """What became of a batch."""
+    """The result of a batch."""
 
     accepted: int
     duplicates: int
@@ -248,11 +254,13 @@ class BatchAnswer(TypedDict):
 
 
 class PreviewResult(TypedDict):
-    """What would become of one item."""
+    """The preview of one item."""
 
     index: int
     leanplum: NotRequired[
-        Annotated[dict[str, Any], Field(description="what Leanplum would get, less keys")]
+        Annotated[
+            dict[str, Any], Field(description="The call that Leanplum would receive, without keys.")
+        ]
     ]
     enrichment: NotRequired[Enrichment]
     violations: NotRequired[Violations]
@@ -260,29 +268,27 @@ class PreviewResult(TypedDict):
 
 
 class PreviewAnswer(TypedDict):
-    """What would become of the items, in their order."""
+    """The previews of the items, in order."""
 
     results: list[PreviewResult]
 
 
 class Part(TypedDict):
-    """One part of the gateway, and whether it works."""
+    """The state of one part of the gateway."""
 
     ok: bool
     detail: NotRequired[str]
 
 
 class Readiness(TypedDict):
-    """Whether the gateway can accept durably, part by part."""
+    """The readiness of the gateway, part by part."""
 
     ready: bool
     parts: dict[str, Part]
 
 
 class KeyState(TypedDict):
-    """One kind of Leanplum's keys. `accepted` is absent where it was not asked, or Leanplum did not
-    say.
-    """
+    """The state of a Leanplum key; `accepted` is absent if it was not tested or not conclusive."""
 
     configured: bool
     accepted: NotRequired[bool]
@@ -290,7 +296,7 @@ class KeyState(TypedDict):
 
 
 class AppState(TypedDict):
-    """One app, and its keys by their kind."""
+    """A configured app and its Leanplum keys, by kind."""
 
     name: str
     appId: str
@@ -304,7 +310,7 @@ class Apps(TypedDict):
 
 
 class CheckedApp(TypedDict):
-    """What Leanplum says of an app's keys, by their kind."""
+    """The result of testing an app's keys against Leanplum, by kind."""
 
     name: str
     keys: dict[str, KeyState]
@@ -314,33 +320,38 @@ ScopeName: Any = Literal[tuple(scope.value for scope in Scope)]
 KeyName = Annotated[
     str,
     Field(
-        min_length=1, max_length=200, pattern=KEY_NAME, strict=True, description="Whose key it is"
+        min_length=1,
+        max_length=200,
+        pattern=KEY_NAME,
+        strict=True,
+        description="Name of the key's owner.",
     ),
 ]
 Scopes = Annotated[
-    list[ScopeName], Field(min_length=1, max_length=len(Scope), description="What it may do")
+    list[ScopeName], Field(min_length=1, max_length=len(Scope), description="Scopes of the key.")
 ]
 AppNames = Annotated[
     Annotated[list[Annotated[str, Field(pattern=APP_NAME, strict=True)]], Field(min_length=1)]
     | None,
-    Field(description="For these apps; null: for every one"),
+    Field(description="Apps that the key may use; null for all apps."),
 ]
 Rate = Annotated[
     Annotated[int, Field(strict=True, ge=1, le=10**9)] | None,
-    Field(description="Items a second; null: the gateway's"),
+    Field(description="Items per second; null for the gateway's default."),
 ]
 Burst = Annotated[
     Annotated[int, Field(strict=True, ge=1, le=10**9)] | None,
     Field(
-        description="Items at once; null: the gateway's, in proportion to the key's own rate where it has one"
+        description="Burst size in items; null for the gateway's default, in proportion to the "
+        "key's own rate if it has one."
     ),
 ]
-Expiry = Annotated[Time | None, Field(description="When it stops; null: never")]
+Expiry = Annotated[Time | None, Field(description="Expiry of the key; null for never.")]
 WhenOrNever = Annotated[str | None, Field(json_schema_extra={"format": "date-time"})]
 
 
 class NewKey(TypedDict, total=False):
-    """A caller key to be made."""
+    """A caller key to create."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
@@ -357,7 +368,7 @@ class NewKey(TypedDict, total=False):
 
 
 class KeyChange(TypedDict, total=False):
-    """What is to change of a caller key."""
+    """A change of a caller key; fields that are left out keep their values."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
@@ -372,7 +383,7 @@ class KeyChange(TypedDict, total=False):
 
 
 class Rotation(TypedDict, total=False):
-    """How a caller key is to be rotated."""
+    """The options of a rotation."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid", json_schema_extra={"examples": [{"overlapSeconds": 3600}]}
@@ -383,20 +394,20 @@ class Rotation(TypedDict, total=False):
             strict=True,
             ge=0,
             le=30 * 86_400,
-            description="How long the old key goes on; a day unless told",
+            description="How long the old key remains valid; default: one day.",
         ),
     ]
 
 
 class KeySecret(TypedDict):
-    """One key that works under the id: two while a rotation overlaps."""
+    """A valid key under the id; there are two while a rotation overlaps."""
 
     lastFour: str
     expiresAt: WhenOrNever
 
 
 class Key(TypedDict):
-    """A caller key, never the key itself."""
+    """A caller key, without the key itself."""
 
     id: Annotated[str, Field(examples=["key_0123456789abcdef"])]
     name: str
@@ -408,33 +419,35 @@ class Key(TypedDict):
     createdAt: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     expiresAt: WhenOrNever
     revokedAt: WhenOrNever
-    lastUsedAt: Annotated[WhenOrNever, Field(description="To within ten seconds")]
+    lastUsedAt: Annotated[
+        WhenOrNever, Field(description="Time of the last use, to within ten seconds.")
+    ]
     secrets: list[KeySecret]
 
 
 class MadeKey(Key):
-    """A caller key that has just been made."""
+    """A new caller key."""
 
-    key: Annotated[str, Field(description="Shown this once")]
+    key: Annotated[str, Field(description="The key itself. It is shown only once.")]
 
 
 class RotatedKey(Key):
-    """A caller key that has been rotated."""
+    """A rotated caller key."""
 
     key: Annotated[
         str | None,
-        Field(
-            description="The new one; null where this rotation was done before and is shown no more"
-        ),
+        Field(description="The new key. It is shown only once: null if the rotation is a repeat."),
     ]
 
 
 class Keys(TypedDict):
-    """Some caller keys, oldest first, and where the next ones are."""
+    """A page of caller keys, oldest first."""
 
     keys: list[Key]
     nextCursor: NotRequired[
-        Annotated[str, Field(description="`cursor` of the next page; absent on the last")]
+        Annotated[
+            str, Field(description="Value of `cursor` for the next page; absent on the last page.")
+        ]
     ]
 
 
@@ -442,44 +455,47 @@ Base64 = Annotated[str, Field(description="base64")]
 
 
 class AuditRecord(TypedDict):
-    """A record, and where it stands in the log."""
+    """An audit record and its position in the log."""
 
-    recordId: Annotated[int, Field(description="its number, from 1, without a gap")]
-    record: Annotated[dict[str, Any], Field(description="OCSF API Activity (class 6003)")]
+    recordId: Annotated[int, Field(description="Position in the log, from 1 without gaps.")]
+    record: Annotated[
+        dict[str, Any], Field(description="The record: OCSF API Activity (class 6003).")
+    ]
 
 
 class AuditPage(TypedDict):
-    """Some records, and where the next ones are."""
+    """A page of audit records."""
 
     records: list[AuditRecord]
     nextCursor: NotRequired[
         Annotated[
             str,
             Field(
-                description="`cursor` of the next page, which may be there after an empty one; absent on the last"
+                description="Value of `cursor` for the next page; absent on the last page. An "
+                "empty page may have one."
             ),
         ]
     ]
 
 
 class AuditCheckpoint(TypedDict):
-    """How far the records are sealed, signed."""
+    """A signed checkpoint: the number of sealed records, and the root of their tree."""
 
-    size: Annotated[int, Field(description="how many records are sealed")]
-    rootHash: Annotated[Base64, Field(description="of their tree (RFC 6962)")]
+    size: Annotated[int, Field(description="Number of sealed records.")]
+    rootHash: Annotated[Base64, Field(description="Root hash of their Merkle tree (RFC 6962).")]
     sealedAt: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-    note: Annotated[str, Field(description="C2SP tlog-checkpoint, signed with Ed25519")]
-    publicKey: Annotated[str, Field(description="what verifies the signature: `name+id+key`")]
+    note: Annotated[str, Field(description="C2SP tlog-checkpoint, signed with Ed25519.")]
+    publicKey: Annotated[str, Field(description="Key that verifies the signature: `name+id+key`.")]
 
 
 class InclusionProof(TypedDict):
-    """That the record is in the log that the checkpoint is about (RFC 9162 §2.1.3.2)."""
+    """A proof that the record is in the checkpoint's log (RFC 9162 §2.1.3.2)."""
 
     recordId: int
     record: Annotated[
         str,
         Field(
-            description="the record's own text; its leaf hash is SHA-256 of a zero byte and this"
+            description="The record's text. Its leaf hash is SHA-256 of a zero byte and this text."
         ),
     ]
     leafIndex: int
@@ -489,14 +505,15 @@ class InclusionProof(TypedDict):
 
 
 class ConsistencyProof(TypedDict):
-    """That the log of `from` records is the beginning of that of `to` (RFC 9162 §2.1.4.2)."""
+    """A proof that the log of `to` records extends that of `from` (RFC 9162 §2.1.4.2)."""
 
     hashes: list[Base64]
 
 
 class PlanEntry(TypedDict):
-    """One event, state or attribute of a tracking plan. The schema is of an item's fields; of an
-    attribute's value.
+    """An event, state or attribute of a tracking plan.
+
+    The schema describes an item's fields, or an attribute's value.
     """
 
     name: str
@@ -512,28 +529,28 @@ class TrackingPlan(TypedDict):
 
     loaded: bool
     version: NotRequired[str]
-    digest: NotRequired[
-        Annotated[str, Field(description="SHA-256 of its content, the same wherever it was read")]
-    ]
+    digest: NotRequired[Annotated[str, Field(description="SHA-256 of the plan's content.")]]
     files: NotRequired[list[str]]
     unknown: NotRequired[
-        Annotated[dict[str, str], Field(description="what becomes of names that it doesn't have")]
+        Annotated[
+            dict[str, str], Field(description="Policy for names that are not in the plan, by kind.")
+        ]
     ]
     definitions: NotRequired[dict[str, Any]]
     events: NotRequired[list[PlanEntry]]
     states: NotRequired[list[PlanEntry]]
     attributes: NotRequired[list[PlanEntry]]
     refused: Annotated[
-        list[str], Field(description="what is wrong with the files now; empty where nothing is")
+        list[str], Field(description="Errors in the plan's files; empty if there are none.")
     ]
 
 
 class PlanViolation(TypedDict):
-    """One way in which items broke the plan, and how often."""
+    """A kind of violation of the plan, and how often it occurred."""
 
     kind: Literal["events", "states", "attributes"]
     name: Annotated[
-        str, Field(description="of the event, state or attribute", examples=["Purchase"])
+        str, Field(description="Name of the event, state or attribute.", examples=["Purchase"])
     ]
     code: Annotated[str, Field(examples=["plan-required"])]
     keyId: str
@@ -541,18 +558,21 @@ class PlanViolation(TypedDict):
     firstSeen: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     lastSeen: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     pointer: Annotated[
-        str, Field(description="where in the item, the last time", examples=["/params/sku"])
+        str,
+        Field(
+            description="Place in the item that violated the plan last.", examples=["/params/sku"]
+        ),
     ]
 
 
 class PlanViolations(TypedDict):
-    """What broke the plan."""
+    """The violations of the tracking plan."""
 
     violations: list[PlanViolation]
 
 
 class CountedName(TypedDict):
-    """One name."""
+    """A name and when it was first seen."""
 
     name: str
     firstSeen: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -562,17 +582,17 @@ class NamesOfKind(TypedDict):
     """The names of one kind."""
 
     count: int
-    limit: Annotated[int, Field(description="how many Leanplum keeps")]
+    limit: Annotated[int, Field(description="Number of names that Leanplum keeps.")]
     names: list[CountedName]
 
 
 class Taxonomy(TypedDict):
-    """The names that an app has."""
+    """The names that an app uses."""
 
     app: str
     policy: Literal["off", "warn", "enforce"]
     warnFrom: Annotated[
-        float, Field(description="the share of a limit from which on new names are warned of")
+        float, Field(description="Share of a limit from which on new names cause warnings.")
     ]
     events: NamesOfKind
     states: NamesOfKind

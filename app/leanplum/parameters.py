@@ -1,7 +1,7 @@
-"""The parameters of Leanplum's actions, less `appId`, `clientKey`, `apiVersion` (contract §4, §5).
+"""The parameters of Leanplum's actions, without `appId`, `clientKey` and `apiVersion`.
 
-These shapes are the rules *and* the documentation: bodies are checked against them, and `openapi/`
-is made from them. The source of each is the action's page of Leanplum's API reference (fact sheet
+These shapes are the rules *and* the documentation: bodies are validated by them, and `openapi/` is
+made from them. The source of each is the action's page of Leanplum's API reference (fact sheet
 §3).
 """
 
@@ -37,56 +37,60 @@ Empty = Literal[""]
 DevMode = Annotated[
     Bool,
     Field(
-        description="Development traffic: kept out of analytics, sent with the development key, once a second."
+        description="Marks development traffic: it stays out of analytics and is sent with the "
+        "development key, once per second."
     ),
 ]
 
 
 class Subject(TypedDict, total=False):
-    """Whom something is about."""
+    """The user or device that an item is about, and what every item may carry."""
 
     id: Annotated[
         ItemId,
         Field(
-            description="The caller's own id for the item: a repeat within the window is a duplicate."
+            description="Your own id for the item; a repeat within the deduplication window is "
+            "a duplicate."
         ),
     ]
     userId: Annotated[
-        UserId, Field(description="Whom it is about. One of userId and deviceId is required.")
+        UserId, Field(description="Id of the user. Either userId or deviceId is required.")
     ]
-    deviceId: Annotated[DeviceId, Field(description="The device it is about.")]
+    deviceId: Annotated[DeviceId, Field(description="Id of the device.")]
     time: Annotated[
-        Time, Field(description="When it happened: RFC 3339 or epoch seconds. Default: now.")
+        Time, Field(description="Time of the action, RFC 3339 or epoch seconds. Default: now.")
     ]
     sentAt: Annotated[
         Time,
         Field(
-            description="When the sender's clock sent it: corrects `time` by that clock's error. Not sent on."
+            description="Time of sending by the sender's clock; corrects `time` by that "
+            "clock's error. Not sent to Leanplum."
         ),
     ]
     ip: Annotated[
         Text,
-        Field(description="The end user's address, to find the place by. Not sent on, nor stored."),
+        Field(description="IP address of the end user, for geolocation. Not stored or sent."),
     ]
     userAgent: Annotated[
-        Text, Field(description="The end user's, to find the device by. Not sent on.")
+        Text, Field(description="User agent of the end user, for device detection. Not sent.")
     ]
     devMode: DevMode
 
 
 class Common(Subject, total=False):
-    """What every item may carry that Leanplum may make a user for."""
+    """The fields of items for which Leanplum may create a user."""
 
     createDisposition: Annotated[
         Literal["CreateIfNeeded", "CreateNever"],
         Field(
-            description="Whether Leanplum makes a user that it doesn't know. Leanplum's default depends on the action."
+            description="Whether Leanplum creates unknown users. Leanplum's default depends on "
+            "the action."
         ),
     ]
 
 
 class Event(Common, total=False):
-    """One event (Leanplum's `track`)."""
+    """An event of a user (Leanplum's `track`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
@@ -107,25 +111,28 @@ class Event(Common, total=False):
             Name | Empty,
             Field(
                 union_mode="left_to_right",
-                description="The event's name; empty only with messageId.",
+                description="Name of the event; may be empty only with messageId.",
             ),
         ]
     ]
-    value: Annotated[Number, Field(description="The event's value, as the price of a purchase.")]
-    currencyCode: Annotated[Currency, Field(description="ISO 4217 code of `value`'s currency.")]
-    info: Annotated[Text, Field(description="Free text, treated like a parameter.")]
-    params: Annotated[
-        Params, Field(description=f"At most {MAX_PARAMS} parameters: text, number or boolean.")
+    value: Annotated[
+        Number, Field(description="Value of the event, such as the price of a purchase.")
     ]
-    messageId: Annotated[Int, Field(description="Ties the event to a message.")]
+    currencyCode: Annotated[Currency, Field(description="ISO 4217 currency code of `value`.")]
+    info: Annotated[Text, Field(description="Free text, treated as a parameter.")]
+    params: Annotated[
+        Params, Field(description=f"Up to {MAX_PARAMS} parameters: strings, numbers or booleans.")
+    ]
+    messageId: Annotated[Int, Field(description="Id of the message that the event belongs to.")]
     disposition: Annotated[
         Literal["active", "passive", "requireActive"],
         Field(
-            description="active marks the user active; passive doesn't; requireActive needs an open session."
+            description="`active` marks the user as active, `passive` does not, "
+            "`requireActive` requires an open session."
         ),
     ]
     allowOffline: Annotated[
-        Bool, Field(description="Deprecated by Leanplum: false is active, true is passive.")
+        Bool, Field(description="Deprecated by Leanplum: false means active, true means passive.")
     ]
     googlePlayPurchaseData: Text
     googlePlayPurchaseDataSignature: Text
@@ -135,7 +142,7 @@ class Event(Common, total=False):
 
 
 class Occurrences(TypedDict, total=False):
-    """Counters of one event in a user's profile. Times are epoch seconds."""
+    """The counters of one event in a user's profile. Times are epoch seconds."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     count: Count
@@ -147,7 +154,7 @@ class Occurrences(TypedDict, total=False):
 
 
 class Visits(TypedDict, total=False):
-    """Counters of one state in a user's profile. Times are epoch seconds."""
+    """The counters of one state in a user's profile. Times are epoch seconds."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     count: Count
@@ -157,7 +164,7 @@ class Visits(TypedDict, total=False):
 
 
 class DeviceFields(TypedDict, total=False):
-    """What Leanplum knows of a device."""
+    """The properties of a device."""
 
     appVersion: Text
     systemName: Text
@@ -172,20 +179,20 @@ class DeviceFields(TypedDict, total=False):
 
 
 class Device(DeviceFields, total=False):
-    """One device of a user. Leanplum accepts one without `deviceId` (fact sheet §12.5)."""
+    """A device of a user. Leanplum accepts one without `deviceId` (fact sheet §12.5)."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     deviceId: DeviceId
 
 
 class Place(TypedDict, total=False):
-    """Where a user is, and what their clock shows."""
+    """The location, locale and time zone of a user."""
 
     locale: Text
     country: Text
     region: Text
     city: Text
-    location: Annotated[Text, Field(description="Latitude and longitude, as in 52.5,13.4.")]
+    location: Annotated[Text, Field(description="Latitude and longitude, such as 52.5,13.4.")]
     locationAccuracyType: Literal["IP", "CELL", "GPS"]
     timezone: Text
     timezoneOffsetSeconds: Int
@@ -197,7 +204,7 @@ SetValues = dict[Name, Annotated[Scalar | list[Scalar], Field(union_mode="left_t
 
 
 class UserUpdate(Common, Place, total=False):
-    """Changes of one user (Leanplum's `setUserAttributes`)."""
+    """Changes to a user (Leanplum's `setUserAttributes`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
@@ -206,24 +213,22 @@ class UserUpdate(Common, Place, total=False):
         },
     )
     userAttributes: Annotated[
-        Attributes, Field(description="Merged into the user's; null clears an attribute.")
+        Attributes, Field(description="Attributes to set; null clears an attribute.")
     ]
     userAttributeValuesToAdd: Annotated[
-        SetValues, Field(description="Values added to set-valued attributes.")
+        SetValues, Field(description="Values to add to set-valued attributes.")
     ]
     userAttributeValuesToRemove: Annotated[
-        SetValues, Field(description="Values removed from set-valued attributes.")
+        SetValues, Field(description="Values to remove from set-valued attributes.")
     ]
     userAttributeValuesToIncrement: Annotated[
-        dict[Name, Int], Field(description="Whole numbers added.")
+        dict[Name, Int], Field(description="Integers to add to numeric attributes.")
     ]
-    newUserId: Annotated[
-        UserId, Field(description="Log in, register or switch: the user's new id.")
-    ]
+    newUserId: Annotated[UserId, Field(description="New id of the user, at login or registration.")]
     events: Annotated[
-        dict[Name, Occurrences], Field(description="The profile's counters of events.")
+        dict[Name, Occurrences], Field(description="Counters of events in the profile.")
     ]
-    states: Annotated[dict[Name, Visits], Field(description="The profile's counters of states.")]
+    states: Annotated[dict[Name, Visits], Field(description="Counters of states in the profile.")]
     created: Time
     lastActive: Time
     timeSpentInApp: Number
@@ -238,13 +243,14 @@ class UserUpdate(Common, Place, total=False):
     resetAnomalies: Annotated[
         Bool,
         Field(
-            description="Clears Leanplum's mark of an anomalous user. Undocumented there; needs the development key."
+            description="Clears Leanplum's flag of an anomalous user. Undocumented by "
+            "Leanplum; requires the development key."
         ),
     ]
 
 
 class State(Common, total=False):
-    """The user enters a state (Leanplum's `advance`)."""
+    """A state that the user enters (Leanplum's `advance`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
@@ -254,18 +260,19 @@ class State(Common, total=False):
         Annotated[
             Name | Empty,
             Field(
-                union_mode="left_to_right", description="The state's name; empty leaves the state."
+                union_mode="left_to_right",
+                description="Name of the state; empty to leave the current state.",
             ),
         ]
     ]
-    info: Annotated[Text, Field(description="Free text, treated like a parameter.")]
+    info: Annotated[Text, Field(description="Free text, treated as a parameter.")]
     params: Annotated[
-        Params, Field(description=f"At most {MAX_PARAMS} parameters: text, number or boolean.")
+        Params, Field(description=f"Up to {MAX_PARAMS} parameters: strings, numbers or booleans.")
     ]
 
 
 class UserCall(Common, total=False):
-    """Nothing beyond whom it is about and when."""
+    """A call that has no fields beyond the user or device and the time."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid", json_schema_extra={"examples": [{"deviceId": "device-1"}]}
@@ -273,7 +280,7 @@ class UserCall(Common, total=False):
 
 
 class DeviceUpdate(Common, DeviceFields, total=False):
-    """Changes of one device (Leanplum's `setDeviceAttributes`)."""
+    """Changes to a device (Leanplum's `setDeviceAttributes`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
@@ -282,7 +289,7 @@ class DeviceUpdate(Common, DeviceFields, total=False):
 
 
 class Source(TypedDict, total=False):
-    """Who brought the user (the keys that Leanplum's Android SDK documents)."""
+    """The publisher that brought the user (keys from Leanplum's Android SDK)."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     publisherId: Text
@@ -295,7 +302,7 @@ class Source(TypedDict, total=False):
 
 
 class TrafficSource(Common, total=False):
-    """Where the user came from (Leanplum's `setTrafficSourceInfo`)."""
+    """The traffic source of a user (Leanplum's `setTrafficSourceInfo`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
@@ -308,11 +315,11 @@ class TrafficSource(Common, total=False):
     trafficSource: Required[Source]
 
 
-Values = Annotated[Plain, Field(description="What the template's variables shall be.")]
+Values = Annotated[Plain, Field(description="Values of the template's variables.")]
 
 
 class Message(Common, total=False):
-    """One message to one user (Leanplum's `sendMessage`)."""
+    """A message to a user (Leanplum's `sendMessage`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
@@ -320,24 +327,26 @@ class Message(Common, total=False):
             "examples": [{"userId": "user-1", "values": {"name": "Ann"}, "force": False}]
         },
     )
-    messageId: Required[Annotated[EntityId, Field(description="The message's id.")]]
+    messageId: Required[Annotated[EntityId, Field(description="Id of the message.")]]
     values: Values
-    force: Annotated[Bool, Field(description="Send it whether or not its targeting fits.")]
+    force: Annotated[
+        Bool, Field(description="Send the message even if the user is not in its target.")
+    ]
 
 
 class Campaign(Common, total=False):
-    """One user enters a campaign (Leanplum's `startCampaign`)."""
+    """A campaign to start for a user (Leanplum's `startCampaign`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid",
         json_schema_extra={"examples": [{"userId": "user-1", "values": {"name": "Ann"}}]},
     )
-    campaignId: Required[Annotated[EntityId, Field(description="The campaign's id.")]]
+    campaignId: Required[Annotated[EntityId, Field(description="Id of the campaign.")]]
     values: Values
 
 
 class Blocking(Subject, total=False):
-    """Nothing beyond whom it is about."""
+    """The user to block or unblock (Leanplum's `block` and `unblock`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid", json_schema_extra={"examples": [{"deviceId": "device-1"}]}
@@ -345,11 +354,15 @@ class Blocking(Subject, total=False):
 
 
 class Erasure(Subject, total=False):
-    """A user who shall be forgotten (Leanplum's `deleteUser`)."""
+    """The user to delete (Leanplum's `deleteUser`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
         extra="forbid", json_schema_extra={"examples": [{"fullErasure": True}]}
     )
     fullErasure: Annotated[
-        Bool, Field(description="Everything, as the GDPR asks; Leanplum takes up to 15 days.")
+        Bool,
+        Field(
+            description="Erase all data of the user, as the GDPR requires; takes Leanplum up "
+            "to 15 days."
+        ),
     ]

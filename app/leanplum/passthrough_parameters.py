@@ -33,23 +33,23 @@ class Start(DeviceFields, Place, total=False):
     deviceId: DeviceId
     time: Time
     sentAt: Annotated[
-        Time, Field(description="When the sender's clock sent it: corrects `time`. Not sent on.")
+        Time, Field(description="Time of sending by the sender's clock; corrects `time`. Not sent.")
     ]
     ip: Annotated[
         Text,
-        Field(description="The end user's address, to find the place by. Not sent on, nor stored."),
+        Field(description="IP address of the end user, for geolocation. Not stored or sent."),
     ]
     userAgent: Annotated[
-        Text, Field(description="The end user's, to find the device by. Not sent on.")
+        Text, Field(description="User agent of the end user, for device detection. Not sent.")
     ]
     createDisposition: Literal["CreateIfNeeded", "CreateNever"]
     devMode: DevMode
     userAttributes: Attributes
     background: Annotated[
-        Bool, Field(description="true: not counted until the session is resumed.")
+        Bool, Field(description="If true, the session does not count until it is resumed.")
     ]
     includeDefaults: Annotated[
-        Bool, Field(description="Whether variables at their defaults are answered too.")
+        Bool, Field(description="Whether to include variables that have their default value.")
     ]
 
 
@@ -62,12 +62,10 @@ class Variables(TypedDict, total=False):
     devMode: DevMode
     createDisposition: Annotated[
         Literal["CreateIfNeeded", "CreateNever"],
-        Field(
-            description="Whether Leanplum makes a user that it doesn't know; its default is CreateNever."
-        ),
+        Field(description="Whether Leanplum creates unknown users. Default: CreateNever."),
     ]
     includeDefaults: Annotated[
-        Bool, Field(description="Whether variables at their defaults are answered too.")
+        Bool, Field(description="Whether to include variables that have their default value.")
     ]
 
 
@@ -83,11 +81,9 @@ class Listing(TypedDict, total=False):
     """Filters of a list."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
-    includeDrafts: Annotated[
-        Bool, Field(description="Whether drafts are listed too; Leanplum's default is false.")
-    ]
+    includeDrafts: Annotated[Bool, Field(description="Whether to include drafts. Default: false.")]
     recent: Annotated[
-        Bool, Field(description="Whether only recent ones are; Leanplum's default is true.")
+        Bool, Field(description="Whether to list only recent entries. Default: true.")
     ]
 
 
@@ -96,9 +92,7 @@ class EntityLookup(TypedDict, total=False):
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     id: Required[EntityId]
-    includeDrafts: Annotated[
-        Bool, Field(description="Whether a draft is found too; Leanplum's default is false.")
-    ]
+    includeDrafts: Annotated[Bool, Field(description="Whether to include drafts. Default: false.")]
 
 
 class VariableChange(TypedDict, total=False):
@@ -131,7 +125,10 @@ class NotificationChannel(TypedDict, total=False):
     id: Required[Annotated[Text, Field(min_length=1)]]
     name: Required[Annotated[Text, Field(min_length=1)]]
     importance: Required[
-        Annotated[Int, Field(description="Android's importance; Leanplum's own default is 3.")]
+        Annotated[
+            Int,
+            Field(description="Importance of the channel, as in Android; Leanplum's default is 3."),
+        ]
     ]
     description: Text
     groupId: Text
@@ -187,7 +184,7 @@ class FileUpload(TypedDict, total=False):
         },
     )
     data: Annotated[
-        Text, Field(description="JSON list of {filename, size, hash}, one for each file.")
+        Text, Field(description="JSON array of {filename, size, hash}, one for each file.")
     ]
     filename: Text
     size: Text
@@ -195,7 +192,7 @@ class FileUpload(TypedDict, total=False):
     file: Annotated[Text, Field(json_schema_extra={"format": "binary"})]
 
 
-Day = Annotated[str, Field(strict=True, pattern=DAY, description="YYYYMMDD, Pacific time.")]
+Day = Annotated[str, Field(strict=True, pattern=DAY, description="Date as YYYYMMDD, Pacific time.")]
 
 
 class DataExport(TypedDict, total=False):
@@ -209,15 +206,15 @@ class DataExport(TypedDict, total=False):
     )
     startDate: Required[Day]
     endDate: Day
-    startTime: Annotated[Time, Field(description="instead of whole days: from here")]
-    endTime: Annotated[Time, Field(description="instead of whole days: to here")]
+    startTime: Annotated[Time, Field(description="Start of the period, instead of whole days.")]
+    endTime: Annotated[Time, Field(description="End of the period, instead of whole days.")]
     exportFormat: Literal["json", "csv"]
     callbackUrl: Text
     s3BucketName: Text
     s3AccessId: Text
     s3AccessKey: Text
     s3ObjectPrefix: Text
-    compressData: Annotated[Bool, Field(description="gzip; only with S3")]
+    compressData: Annotated[Bool, Field(description="Compress the files with gzip; only with S3.")]
 
 
 class UsersExport(TypedDict, total=False):
@@ -257,7 +254,7 @@ class JobId(TypedDict, total=False):
 
 
 DefaultAction = Annotated[
-    Text, Field(min_length=1, description="The action of rows that have none of their own.")
+    Text, Field(min_length=1, description="Action of rows that do not name one.")
 ]
 
 
@@ -274,10 +271,10 @@ class Import(TypedDict, total=False):
         },
     )
     file: Required[
-        Annotated[Text, Field(min_length=1, description="The object's name in the bucket.")]
+        Annotated[Text, Field(min_length=1, description="Name of the object in the bucket.")]
     ]
     gcsBucket: Required[
-        Annotated[Text, Field(min_length=1, description="The public bucket's name.")]
+        Annotated[Text, Field(min_length=1, description="Name of the public bucket.")]
     ]
     defaultAction: DefaultAction
 
@@ -287,9 +284,7 @@ class ImportOfRows(TypedDict, total=False):
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     defaultAction: DefaultAction
-    gcsBucket: Annotated[
-        Text, Field(description="Passed on where it is given; the rows are the body.")
-    ]
+    gcsBucket: Annotated[Text, Field(description="Passed on to Leanplum; the rows are the body.")]
 
 
 class Postback(TypedDict, total=False):

@@ -139,7 +139,8 @@ class Outbox:
         coming = len(acceptance.items)
         if self.queued + coming > self._max_queued:
             raise QueueFull(
-                f"The queue is full: {self._max_queued} items are waiting (GATEWAY_MAX_QUEUED_ITEMS).",
+                f"The queue is full: {self._max_queued} items are waiting "
+                "(GATEWAY_MAX_QUEUED_ITEMS).",
                 retry_after=10,
             )
         return coming
