@@ -8,7 +8,6 @@ Ids of users and devices have one text each, whichever way they are written: ord
 erasures go by that text.
 """
 
-import hashlib
 import random
 import re
 import zlib
@@ -38,11 +37,6 @@ def parse(item_id: str) -> tuple[str, int] | None:
     if not MADE.match(item_id):
         return None
     return item_id[:PREFIX_LENGTH], int(item_id[PREFIX_LENGTH:], 16)
-
-
-def digest(action: str, subject: str, body: str) -> bytes:
-    """What tells two contents under one caller-given id apart, without keeping them."""
-    return hashlib.blake2b(f"{action}\0{subject}\0{body}".encode(), digest_size=16).digest()
 
 
 # White space, control characters and invisible signs. NUL is left in: an id that has one is

@@ -319,12 +319,12 @@ def insert(cursor: Cursor, marks: Marks, records: Sequence[tuple[int, str]]) -> 
         return
     cursor.execute("UPDATE sequence SET records = records + ? RETURNING records", (len(records),))
     seq = cursor.fetchone()[0] - len(records)
-    values: list[Any] = []
+    rows = []
     for time, record in records:
         seq += 1
         text = numbered(seq, record)
-        values += (seq, time, text, marks.of(seq, text.encode()))
-    insert_rows(cursor, INSERT, 4, values)
+        rows.append((seq, time, text, marks.of(seq, text.encode())))
+    insert_rows(cursor, INSERT, rows)
 
 
 @dataclass(frozen=True, slots=True)

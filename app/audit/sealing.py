@@ -91,11 +91,11 @@ class Seal:
         if not cursor.rowcount:
             return False
         head = "INSERT INTO audit_nodes (level, place, hash, leaves)"
-        insert_rows(cursor, head, 4, [value for node in self.nodes for value in node])
+        insert_rows(cursor, head, self.nodes)
         insert = "INSERT INTO audit_checkpoints (size, time, note, lasting) VALUES (?, ?, ?, ?)"
         cursor.execute(insert, (tree.size, self.time, self.note, int(self.lasting)))
-        rows = [value for seq, text, mark in self.missing for value in (seq, self.time, text, mark)]
-        insert_rows(cursor, records.INSERT, 4, rows)
+        rows = [(seq, self.time, text, mark) for seq, text, mark in self.missing]
+        insert_rows(cursor, records.INSERT, rows)
         return True
 
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any, Generic, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import structlog
@@ -436,20 +437,19 @@ def _by_kind(group: Sequence[_Asked[Any]]) -> dict[type[DatabaseWrite[Any]], lis
     return kinds
 
 
-def insert_rows(cursor: Cursor, head: str, width: int, values: list[Any], tail: str = "") -> None:
-    """Insert rows given as one flat list, many to a statement: one step of the driver for up to 128
-    rows.
+def insert_rows(cursor: Cursor, head: str, rows: Sequence[tuple[Any, ...]], tail: str = "") -> None:
+    """Insert rows, up to 128 with one statement.
 
-    `head` is `INSERT INTO t (…)`, `width` the columns, `tail` what follows the values. (executemany
-    would take the interpreter's lock once a row.)
+    `head` is `INSERT INTO t (…)`, `tail` what follows the values. `executemany` would give up the
+    interpreter's lock and wait for it again once a row.
     """
-    at = 0
-    left = len(values) // width
+    start = 0
     for size in CHUNKS:
-        while left >= size:
-            end = at + size * width
-            cursor.execute(_statement(head, width, size, tail), values[at:end])
-            at, left = end, left - size
+        while len(rows) - start >= size:
+            chunk = rows[start : start + size]
+            values = list(chain.from_iterable(chunk))
+            cursor.execute(_statement(head, len(chunk[0]), size, tail), values)
+            start += size
 
 
 @cache

@@ -1,10 +1,10 @@
-"""Accepting: items, their ids and the audit record in one transaction, for many callers at once."""
+"""The write that accepts items: items, ids and audit record in one transaction, for many calls."""
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -19,266 +19,267 @@ from app.model import ENCRYPTED_PREFIX, ERASES, Acceptance, Kind, NewItem, Taken
 from app.outbox import logins
 from app.outbox.erased_subjects import ActiveErasures, ErasureCheck, alias_of
 
-ACCEPTANCES = "INSERT INTO acceptances (first_seq, prefix, app, key_id, request_id, accepted_at)"
-ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller)"
-NAMED_ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller, id)"
-NOTED_ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller, id, notes)"
-ITEM_IDS = "INSERT INTO item_ids (app, id, seq, digest, accepted_at)"
-ANEW = """ ON CONFLICT (app, id) DO UPDATE SET
+RESERVE = "UPDATE sequence SET last = last + ? RETURNING last, erasures"
+INSERT_ACCEPTANCES = (
+    "INSERT INTO acceptances (first_seq, prefix, app, key_id, request_id, accepted_at)"
+)
+# Most items have neither an id of the caller's nor notes. Columns that are left out are not bound
+# as NULL for each row.
+INSERT_PLAIN_ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller)"
+INSERT_ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller, id, notes)"
+INSERT_IDS = "INSERT INTO item_ids (app, id, seq, digest, accepted_at)"
+REPLACE_FORGOTTEN_ID = """ ON CONFLICT (app, id) DO UPDATE SET
 seq = excluded.seq, digest = excluded.digest, accepted_at = excluded.accepted_at"""
 
-KNOWN = "SELECT id, seq, digest FROM item_ids WHERE app = ? AND accepted_at >= ? AND id IN "
-MADE_HERE = """
+SELECT_KNOWN = "SELECT id, digest FROM item_ids WHERE app = ? AND accepted_at >= ? AND id IN "
+SELECT_GENERATED = """
 SELECT i.seq, a.app, a.prefix, i.action, i.subject, i.body
 FROM items i JOIN acceptances a ON a.first_seq = i.acceptance WHERE i.seq IN {seqs}
 """
 
-ROW_BYTES = 1_000  # of an item beside its content, generously
-NO_BODY = ""  # of a delivered item: who and what are still known, and no body is ever empty
-Known = dict[tuple[str, str], tuple[int, bytes]]  # (app, id) -> (seq, digest)
-# Sequence number, app and prefix, as an id that the gateway makes tells them
-MadeId = tuple[int, str, str]
+ROW_BYTES = 1_000  # generous estimate of what an item's rows and index entries take
+NO_BODY = ""  # stands for the body of a delivered item, which is gone; no real body is empty
+# Digests of content by (app, item id)
+KnownIds = dict[tuple[str, str], bytes]
+
+
+class GeneratedId(NamedTuple):
+    """An item id of the form that the gateway generates, taken apart."""
+
+    seq: int
+    app: str
+    prefix: str
+
+
+@dataclass(slots=True)
+class _NewRows:
+    """The rows that a transaction inserts, as tuples in the column order of their statements."""
+
+    acceptances: list[tuple[Any, ...]] = field(default_factory=list)
+    plain_items: list[tuple[Any, ...]] = field(default_factory=list)
+    items: list[tuple[Any, ...]] = field(default_factory=list)
+    ids: list[tuple[Any, ...]] = field(default_factory=list)
+    logins: list[tuple[int, int]] = field(default_factory=list)
+    audit_records: list[tuple[int, str]] = field(default_factory=list)
+
+    def insert(self, cursor: Cursor, marks: Marks) -> None:
+        """Insert all rows."""
+        insert_rows(cursor, INSERT_ACCEPTANCES, self.acceptances)
+        insert_rows(cursor, INSERT_PLAIN_ITEMS, self.plain_items)
+        insert_rows(cursor, INSERT_ITEMS, self.items)
+        insert_rows(cursor, INSERT_IDS, self.ids, REPLACE_FORGOTTEN_ID)
+        insert_rows(cursor, logins.INSERT, self.logins)
+        records.insert(cursor, marks, self.audit_records)
 
 
 @dataclass(slots=True)
 class Accept:
-    """One call's items, to be made durable. `since`: ids accepted before that time are forgotten;
-    `erasing`: what follows an item that erases its subject, of the same subject, is refused;
-    `change`: the number of the change of erasures that it makes, 0 where it makes none.
+    """The write that makes the items of one call durable.
+
+    `since`: ids accepted before that time are forgotten. `erasing`: items after one that erases
+    their subject are refused. `change`: the number of the change to the erasures that the call
+    makes, 0 if it makes none.
     """
 
     acceptance: Acceptance
     since: int
     cipher: BodyCipher
-    erased: ActiveErasures
+    erasures: ActiveErasures
     marks: Marks
     erasing: bool = False
     change: int = 0
 
     @property
     def rows(self) -> int:
-        """Its weight in a group."""
+        """The number of rows written; counts against `GROUP_LIMIT`."""
         return len(self.acceptance.items) + 2
 
     @property
     def size(self) -> int:
-        """The bytes that it brings: contents, and for each item some rows and entries of
-        indexes.
-        """
+        """The bytes that the write needs on disk: bodies, rows and index entries."""
         items = self.acceptance.items
         return sum(len(item.body) for item in items) + ROW_BYTES * len(items)
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Accept"]) -> list[list[Taken]]:
-        """Commit all items that are new; what is a duplicate or in conflict is told and not
-        stored.
-        """
-        wanted = sum(len(write.acceptance.items) for write in writes)
-        # First: it makes writers take turns, so that what is looked up next stays true.
-        seq, version = _reserve(cursor, wanted)
-        known = _known(cursor, writes, seq)
-        rows = _Rows([], [], [], [], [], [], [])
-        taken = []
+        """Insert all new items. Duplicates and conflicts are reported and not stored."""
+        count = sum(len(write.acceptance.items) for write in writes)
+        # The first statement takes the write lock, so what is read after it stays true.
+        cursor.execute(RESERVE, (count,))
+        last, erasures_version = cursor.fetchone()
+        seq = last - count + 1
+        known_ids = _read_known_ids(cursor, writes, seq)
+        rows = _NewRows()
+        results = []
         for write in writes:
-            app, now = write.acceptance.app, write.acceptance.accepted_at
-            refuse = write.erased.refuse(cursor, version, app, now, erasing=write.erasing)
-            results, seq = _take(write.acceptance, seq, known, rows, write.cipher, refuse)
-            if write.change:
-                _tell_change(write, results, rows)
-            taken.append(results)
-        insert_rows(cursor, ACCEPTANCES, 6, rows.acceptances)
-        insert_rows(cursor, ITEMS, 7, rows.items)
-        insert_rows(cursor, NAMED_ITEMS, 8, rows.named_items)
-        insert_rows(cursor, NOTED_ITEMS, 9, rows.noted_items)
-        insert_rows(cursor, ITEM_IDS, 5, rows.ids, ANEW)
-        insert_rows(cursor, logins.ROWS, 2, rows.logins)
-        records.insert(cursor, writes[0].marks, rows.records)
+            check = write.erasures.check(
+                cursor,
+                erasures_version,
+                write.acceptance.app,
+                write.acceptance.accepted_at,
+                erasing=write.erasing,
+            )
+            taken = write._take(seq, known_ids, rows, check)
+            accepted = [kind for _, kind in taken].count("accepted")
+            write._add_call(seq, taken, accepted, rows)
+            seq += accepted
+            results.append(taken)
+        rows.insert(cursor, writes[0].marks)
+        return results
+
+    def _take(
+        self, seq: int, known_ids: KnownIds, rows: _NewRows, check: ErasureCheck | None
+    ) -> list[Taken]:
+        """Decide on each item, and add the rows of the new ones, numbered from `seq`."""
+        acceptance = self.acceptance
+        first, prefix, app = seq, acceptance.prefix, acceptance.app
+        caller = ids.share(app, acceptance.key_id)
+        encrypt = self.cipher.encryptor(len(acceptance.items))
+        # The part of ids.lane() that is the same for all items of the call
+        app_crc = zlib.crc32(app.encode())
+        taken = list[Taken]()
+        for item in acceptance.items:
+            subject, action, body, item_id, notes, _ = item
+            if check is not None and check.refuses(subject, action, body):
+                taken.append((item_id or "", "erased"))
+                continue
+            if item_id is not None:
+                kind = self._claim_id(item_id, item, seq, known_ids, rows)
+                if kind != "accepted":
+                    taken.append((item_id, kind))
+                    continue
+            lane = zlib.crc32(subject.encode(), app_crc)
+            if logins.MARK in body:
+                rows.logins += logins.rows(app, body, subject, lane, seq)
+            if encrypt is not None:
+                body = encrypt(body, body_context(app, action, seq, subject))
+            if item_id is None and notes is None:
+                rows.plain_items.append((seq, first, subject, action, body, lane, caller))
+            else:
+                rows.items.append((seq, first, subject, action, body, lane, caller, item_id, notes))
+            taken.append((item_id or f"{prefix}{seq:012x}", "accepted"))
+            seq += 1
         return taken
 
+    def _claim_id(
+        self, item_id: str, item: NewItem, seq: int, known_ids: KnownIds, rows: _NewRows
+    ) -> Kind:
+        """Compare a caller-given id with the known ones; remember a new one."""
+        acceptance = self.acceptance
+        key = acceptance.app, item_id
+        digest = self.cipher.digest(item.action, item.subject, _content(item))
+        known = known_ids.get(key)
+        if known is None:
+            known_ids[key] = digest
+            rows.ids.append((acceptance.app, item_id, seq, digest, acceptance.accepted_at))
+            return "accepted"
+        if known == digest or known in self._later_digests(item):
+            return "duplicate"
+        return "conflict"
 
-@dataclass(slots=True)
-class _Rows:
-    """What will be inserted, as flat lists of values."""
+    def _later_digests(self, item: NewItem) -> Iterator[bytes]:
+        """Yield the digests that the same content may be known by later: without its body once it
+        is delivered, without its subject once it has erased that.
+        """
+        digest, app = self.cipher.digest, self.acceptance.app
+        yield digest(item.action, item.subject, NO_BODY)
+        yield digest(item.action, alias_of(self.cipher, app, item.subject), NO_BODY)
 
-    acceptances: list[Any]
-    items: list[Any]
-    named_items: list[Any]
-    noted_items: list[Any]
-    ids: list[Any]
-    logins: list[int]
-    records: list[tuple[int, str]]
+    def _add_call(self, first: int, taken: Sequence[Taken], accepted: int, rows: _NewRows) -> None:
+        """Add the row of the acceptance, if it has new items, and the audit record of the call."""
+        acceptance = self.acceptance
+        if accepted:
+            rows.acceptances.append(
+                (
+                    first,
+                    acceptance.prefix,
+                    acceptance.app,
+                    acceptance.key_id,
+                    acceptance.request_id,
+                    acceptance.accepted_at,
+                )
+            )
+        record = _record(acceptance, taken, accepted)
+        if self.change and self._erases(taken):
+            record = records.detailed(record, detail_of(ERASED, self.change))
+        rows.audit_records.append((acceptance.accepted_at, record))
+
+    def _erases(self, taken: Sequence[Taken]) -> bool:
+        """Return whether an accepted item erases its subject."""
+        decided = zip(self.acceptance.items, taken, strict=True)
+        return any(item.action == ERASES and kind == "accepted" for item, (_, kind) in decided)
 
 
-def _reserve(cursor: Cursor, count: int) -> tuple[int, int]:
-    """Take `count` sequence numbers; the first of them, and the number of the last erasure."""
-    cursor.execute("UPDATE sequence SET last = last + ? RETURNING last, erasures", (count,))
-    last, erasures = cursor.fetchone()
-    return last - count + 1, erasures
-
-
-def _known(cursor: Cursor, writes: Sequence[Accept], first: int) -> Known:
-    """Which of the caller-given ids are remembered; `first` is the first sequence number that is
-    not in use yet.
-    """
-    known: Known = {}
-    made = set[MadeId]()
+def _read_known_ids(cursor: Cursor, writes: Sequence[Accept], first: int) -> KnownIds:
+    """Read which of the caller-given ids are known. `first` is the lowest unused number."""
+    known_ids: KnownIds = {}
+    generated = set[GeneratedId]()
     for write in writes:
         app = write.acceptance.app
         given = [item.id for item in write.acceptance.items if item.id is not None]
-        if given:
-            cursor.execute(
-                KNOWN + cursor.dialect.values("text"),
-                (app, write.since, orjson.dumps(given).decode()),
-            )
-            known.update(
-                ((app, item_id), (seq, digest)) for item_id, seq, digest in cursor.fetchall()
-            )
-            made.update(_perhaps_made_here(app, given, first))
-    if made:
-        known.update(_made_here(cursor, made, writes[0].cipher))
-    return known
+        if not given:
+            continue
+        statement = SELECT_KNOWN + cursor.dialect.values("text")
+        cursor.execute(statement, (app, write.since, orjson.dumps(given).decode()))
+        for item_id, digest in cursor.fetchall():
+            known_ids[app, item_id] = digest
+        generated.update(_find_generated(app, given, first))
+    if generated:
+        known_ids.update(_read_generated(cursor, generated, writes[0].cipher))
+    return known_ids
 
 
-def _perhaps_made_here(app: str, given: Sequence[str], first: int) -> Iterator[MadeId]:
-    """The ids that the gateway may have made. A UUIDv7 of somebody else's ends in 48 bits of
-    chance, so it nearly always stands for a sequence number that was never given out, and nothing
-    has to be looked up for it.
+def _find_generated(app: str, given: Sequence[str], first: int) -> Iterator[GeneratedId]:
+    """Yield the ids that the gateway may have generated.
+
+    A UUIDv7 from elsewhere ends in 48 random bits, which are nearly always a number that was never
+    used. So no query is made for it.
     """
     for item_id in given:
         parsed = ids.parse(item_id)
         if parsed is not None and parsed[1] < first:
-            yield parsed[1], app, parsed[0]
+            prefix, seq = parsed
+            yield GeneratedId(seq, app, prefix)
 
 
-def _made_here(cursor: Cursor, made: Set[MadeId], cipher: BodyCipher) -> Known:
-    """What stands under ids that a caller sends again and that the gateway made the first time: one
-    statement for all of a group.
-    """
-    known: Known = {}
-    seqs = orjson.dumps([seq for seq, _, _ in made]).decode()
-    cursor.execute(MADE_HERE.format(seqs=cursor.dialect.values("bigint")), (seqs,))
+def _read_generated(cursor: Cursor, generated: set[GeneratedId], cipher: BodyCipher) -> KnownIds:
+    """Read the digests of items that callers send again under ids that the gateway generated."""
+    known_ids: KnownIds = {}
+    seqs = orjson.dumps([generated_id.seq for generated_id in generated]).decode()
+    cursor.execute(SELECT_GENERATED.format(seqs=cursor.dialect.values("bigint")), (seqs,))
     for seq, app, prefix, action, subject, body in cursor.fetchall():
-        if (seq, app, prefix) not in made:  # another's id that ends in a number of ours, by chance
-            continue
-        text = (
-            None if body is None else cipher.decrypt(body, body_context(app, action, seq, subject))
-        )
-        # It can't be decrypted here: as if it were delivered
-        if text is not None and text[:1] == ENCRYPTED_PREFIX:
-            text = None
-        known[app, ids.made(prefix, seq)] = (seq, cipher.digest(action, subject, _sorted(text)))
-    return known
+        # Another id may end in the number of one of our items by chance.
+        if GeneratedId(seq, app, prefix) in generated:
+            content = _stored_content(cipher, body, body_context(app, action, seq, subject))
+            known_ids[app, ids.made(prefix, seq)] = cipher.digest(action, subject, content)
+    return known_ids
 
 
-def _sorted(body: str | None) -> str:
-    """The text that a body has under a caller's own id: the order of its keys is no part of the
-    content.
+def _stored_content(cipher: BodyCipher, body: str | None, context: str) -> str:
+    """Return the content of a stored body as a caller would send it under an id of its own, with
+    its keys sorted; NO_BODY where it is gone or can't be decrypted.
     """
-    return (
-        NO_BODY
-        if body is None
-        else orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS).decode()
-    )
-
-
-def _take(
-    acceptance: Acceptance,
-    seq: int,
-    known: Known,
-    rows: _Rows,
-    cipher: BodyCipher,
-    refuse: ErasureCheck | None,
-) -> tuple[list[Taken], int]:
-    """Sort one call's items into new, duplicate, conflict and refused; collect the rows of the new
-    ones.
-    """
-    first, prefix, app = seq, acceptance.prefix, acceptance.app
-    new, taken, caller = rows.items, list[Taken](), ids.share(app, acceptance.key_id)
-    encrypt = None if cipher.active_key_id is None else cipher.encryptor(len(acceptance.items))
-    of_app = zlib.crc32(acceptance.app.encode())
-    for item in acceptance.items:
-        subject, action, body, item_id, notes, _ = item
-        if refuse is not None and refuse(subject, action, body):
-            taken.append((item_id or "", "erased"))
-            continue
-        if (
-            item_id is not None
-            and (kind := _recognise(item_id, item, acceptance, seq, known, rows, cipher))
-            != "accepted"
-        ):
-            taken.append((item_id, kind))
-            continue
-        lane = zlib.crc32(subject.encode(), of_app)  # ids.lane, less what is the same for all
-        stored = body if encrypt is None else encrypt(body, body_context(app, action, seq, subject))
-        if notes is not None:
-            rows.noted_items += (seq, first, subject, action, stored, lane, caller, item_id, notes)
-        elif item_id is None:
-            new += (seq, first, subject, action, stored, lane, caller)
-        else:
-            rows.named_items += (seq, first, subject, action, stored, lane, caller, item_id)
-        if logins.MARK in body:
-            rows.logins += logins.rows(app, body, subject, lane, seq)
-        taken.append((item_id or f"{prefix}{seq:012x}", "accepted"))
-        seq += 1
-    if seq > first:
-        rows.acceptances += (
-            first,
-            prefix,
-            app,
-            acceptance.key_id,
-            acceptance.request_id,
-            acceptance.accepted_at,
-        )
-    rows.records.append((acceptance.accepted_at, _record(acceptance, taken, seq - first)))
-    return taken, seq
-
-
-def _tell_change(write: Accept, taken: Sequence[Taken], rows: "_Rows") -> None:
-    """Let the record of a call say which change of erasures it makes, where it makes one."""
-    items = zip(write.acceptance.items, taken, strict=True)
-    if any(item.action == ERASES and kind == "accepted" for item, (_, kind) in items):
-        time, text = rows.records[-1]
-        rows.records[-1] = time, records.detailed(text, detail_of(ERASED, write.change))
-
-
-def _recognise(
-    item_id: str,
-    item: NewItem,
-    acceptance: Acceptance,
-    seq: int,
-    known: Known,
-    rows: _Rows,
-    cipher: BodyCipher,
-) -> Kind:
-    """Whether a caller-given id is new; a new one is remembered from now on."""
-    key = (acceptance.app, item_id)
-    content = cipher.digest(item.action, item.subject, _content(item))
-    if (earlier := known.get(key)) is not None:
-        same = earlier[1] == content or earlier[1] in _otherwise(item, acceptance.app, cipher)
-        return "duplicate" if same else "conflict"
-    known[key] = (seq, content)
-    rows.ids += (acceptance.app, item_id, seq, content, acceptance.accepted_at)
-    return "accepted"
-
-
-def _otherwise(item: NewItem, app: str, cipher: BodyCipher) -> Iterator[bytes]:
-    """How else the same content may be remembered: without its body, since it was delivered;
-    without its subject, since that was erased by it; unkeyed, by a gateway of before.
-    """
-    yield cipher.digest(item.action, item.subject, NO_BODY)
-    yield cipher.digest(item.action, alias_of(cipher, app, item.subject), NO_BODY)
-    yield ids.digest(item.action, item.subject, _content(item))
+    if body is None:
+        return NO_BODY
+    text = cipher.decrypt(body, context)
+    if text[:1] == ENCRYPTED_PREFIX:
+        return NO_BODY
+    return orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS).decode()
 
 
 def _content(item: NewItem) -> str:
-    """What a repeat says again."""
+    """Return the text that is the same whenever a caller repeats the item."""
     return item.body if item.content is None else item.content
 
 
-def _record(acceptance: Acceptance, taken: Sequence[Taken], new: int) -> str:
-    duplicates = sum(kind == "duplicate" for _, kind in taken) if new < len(taken) else 0
+def _record(acceptance: Acceptance, taken: Sequence[Taken], accepted: int) -> str:
+    """Return the audit record of a call."""
+    duplicates = 0
+    if accepted < len(taken):
+        duplicates = [kind for _, kind in taken].count("duplicate")
+    refused = acceptance.refused + len(taken) - accepted - duplicates
     details = {
-        **records.counts(new, duplicates, acceptance.refused + len(taken) - new - duplicates),
+        **records.counts(accepted, duplicates, refused),
         "actions": dict(Counter([item.action for item in acceptance.items])),
         "itemsHash": records.items_hash([item_id for item_id, _ in taken]),
         **records.about_users(acceptance.users),
@@ -291,21 +292,18 @@ def _record(acceptance: Acceptance, taken: Sequence[Taken], new: int) -> str:
         app=acceptance.app,
         address=acceptance.address,
         request_id=acceptance.request_id,
-        status=_status(acceptance.batch, taken, new, duplicates),
+        status=_status(acceptance.batch, taken, accepted, duplicates),
         details=details,
     )
 
 
-def _status(batch: bool, taken: Sequence[Taken], new: int, duplicates: int) -> int:
-    """What is answered (contract §4)."""
+def _status(batch: bool, taken: Sequence[Taken], accepted: int, duplicates: int) -> int:
+    """Return the HTTP status that the call is answered with."""
     if batch:
-        return 202 if new or duplicates else 422
-    return (
-        202
-        if new
-        else 200
-        if duplicates
-        else 403
-        if [kind for _, kind in taken] == ["erased"]
-        else 409
-    )
+        return 202 if accepted or duplicates else 422
+    if accepted:
+        return 202
+    if duplicates:
+        return 200
+    is_erased = [kind for _, kind in taken] == ["erased"]
+    return 403 if is_erased else 409

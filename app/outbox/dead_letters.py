@@ -192,10 +192,10 @@ def _end_deletions(cursor: Cursor, cipher: BodyCipher, seqs: Sequence[int]) -> N
     for seq, subject, said, app in cursor.fetchall():
         if subject[0] not in {erased_subjects.USER, erased_subjects.DEVICE}:
             continue  # it is over since long
-        erased_subjects.end(cursor, cipher, app, seq, subject)
+        erased_subjects.anonymize(cursor, cipher, app, seq, subject)
         text = None if said is None else cipher.decrypt(said, answer_context(app, seq))
         if text is not None and text[:1] != ENCRYPTED_PREFIX:
-            left = erased_subjects.nameless(orjson.loads(text), subject[1:])
+            left = erased_subjects.redact(orjson.loads(text), subject[1:])
             cursor.execute(
                 SAY, (cipher.encrypt(orjson.dumps(left).decode(), answer_context(app, seq)), seq)
             )

@@ -1,13 +1,14 @@
-"""Who was erased: whose items are refused for a while. A keyed hash of each is kept, and in memory
-as well: it is read anew only where the database's number of the last erasure is another one than it
-was at the last reading.
+"""The erasures in force: items of erased subjects are refused for a while.
 
-Leanplum takes a device's id for that of its user where it is told no other, so one id is erased as
-both.
+The database keeps a keyed hash of each erased subject. A copy in memory is read again only when the
+database's erasure version differs from the version of the copy.
+
+Leanplum uses a device's id as the user's id where it gets no other. So an id is erased both as a
+user's and as a device's.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -19,125 +20,121 @@ from app.outbox import logins
 from app.outbox.logins import named
 
 USER, DEVICE = "u", "d"
-VERSION = "SELECT erasures FROM sequence"
-NAMELESS = "Leanplum's text named the user, who was erased."
-ALL = "SELECT alias, until FROM erasures"
-# The lane is a hash without a key: whoever has a list of ids could tell by it who was erased.
-ANONYMOUS = "UPDATE items SET subject = ?, lane = 0 WHERE seq = ?"
+SELECT_VERSION = "SELECT erasures FROM sequence"
+SELECT_ERASURES = "SELECT alias, until FROM erasures"
+REDACTED = "Leanplum's text named the user, who was erased."
+# The lane goes too: it is a hash without a key, so a list of ids would tell whose it is.
+ANONYMIZE = "UPDATE items SET subject = ?, lane = 0 WHERE seq = ?"
 
 
 class ActiveErasures:
-    """The erasures that are in force. Times are milliseconds since the epoch.
+    """The erasures in force, as a copy in memory. Times are milliseconds since the epoch.
 
-    `least_now`: the time that has come for certain, however the clock was set.
+    `least_now` returns the earliest time that it can be, however the clock was set.
     """
 
     def __init__(
         self, cipher: BodyCipher, least_now: Callable[[], float] = lambda: math.inf
     ) -> None:
         self._cipher, self._least_now = cipher, least_now
-        # Of which erasure, until when each is refused
-        self._read: tuple[int, Mapping[bytes, int]] = (-1, {})
+        self._version = -1  # of the database when the copy was read
+        self._ends_by_alias: Mapping[bytes, int] = {}
 
-    def refuse(
+    def check(
         self, cursor: Cursor, version: int, app: str, now: int, *, erasing: bool = False
     ) -> "ErasureCheck | None":
-        """What tells which items of a call are refused; None where none is. `version` is the
-        database's number of the last erasure, read in the transaction that is open.
-        """
-        if version != self._read[0]:
-            cursor.execute(ALL)
-            self._read = version, {bytes(alias): until for alias, until in cursor.fetchall()}
-        until = self._read[1]
-        return (
-            ErasureCheck(self._cipher.aliases(app), until, self._now(now))
-            if erasing or until
-            else None
-        )
+        """Return the check of one call's items; None if no item can be refused.
 
-    def look(self, connection: Connection) -> None:
-        """Bring the memory up to date."""
-        version = connection.exec_driver_sql(VERSION).scalar_one()
-        if version != self._read[0]:
-            found = connection.exec_driver_sql(ALL)
-            self._read = version, {bytes(alias): until for alias, until in found}
+        `version` is the database's erasure version, read in the open transaction. `erasing`: the
+        call's own erasures count.
+        """
+        if version != self._version:
+            cursor.execute(SELECT_ERASURES)
+            self._keep(version, cursor.fetchall())
+        if erasing or self._ends_by_alias:
+            return self._make_check(app, now)
+        return None
+
+    def refresh(self, connection: Connection) -> None:
+        """Read the erasures again if the database has other ones."""
+        version = connection.exec_driver_sql(SELECT_VERSION).scalar_one()
+        if version != self._version:
+            rows = connection.exec_driver_sql(SELECT_ERASURES)
+            self._keep(version, [(alias, until) for alias, until in rows])
 
     def has(self, app: str, subject: str, now: int) -> bool:
-        """Whether the subject's items are refused, as far as the memory knows."""
-        has = self.tells(app, now)
-        return has is not None and has(subject)
+        """Return whether a subject is erased, according to the copy in memory."""
+        return self._make_check(app, now).has(subject)
 
-    def tells(self, app: str, now: int) -> Callable[[str], bool] | None:
-        """Return a function that tells `has` of many subjects; None where nobody is refused."""
-        until = self._read[1]
-        return ErasureCheck(self._cipher.aliases(app), until, self._now(now)).has if until else None
+    def predicate(self, app: str, now: int) -> Callable[[str], bool] | None:
+        """Return a function that tells whether a subject is erased; None if nobody is."""
+        return self._make_check(app, now).has if self._ends_by_alias else None
 
-    def _now(self, now: int) -> float:
-        """The time that erasures end by."""
-        return min(now, self._least_now())
+    def _keep(self, version: int, rows: Iterable[tuple[bytes, int]]) -> None:
+        self._ends_by_alias = {bytes(alias): until for alias, until in rows}
+        self._version = version
+
+    def _make_check(self, app: str, now: int) -> "ErasureCheck":
+        ends_at = min(now, self._least_now())
+        return ErasureCheck(self._cipher.aliases(app), self._ends_by_alias, ends_at)
 
 
 class ErasureCheck:
-    """Tells the items of one call, in their order: what follows a subject's erasure in the same
-    call is refused too.
+    """The check of one call's items, in their order: items after an erasure in the same call are
+    refused too.
     """
 
     def __init__(
-        self, alias: Callable[[str], bytes], until: Mapping[bytes, int], now: float
+        self, alias: Callable[[str], bytes], ends_by_alias: Mapping[bytes, int], now: float
     ) -> None:
-        self._alias, self._until, self._now = alias, until, now
-        self._here = set[str]()
+        self._alias, self._ends_by_alias, self._now = alias, ends_by_alias, now
+        self._erased_by_call = set[str]()
 
-    def __call__(self, subject: str, action: str, body: str = "") -> bool:
-        """Whether this item is refused: it is about somebody who was erased, or would make them
-        anew.
+    def refuses(self, subject: str, action: str, body: str = "") -> bool:
+        """Return whether an item is refused: it is of an erased subject or would create one
+        again.
         """
         if action == ERASES:
-            self._here.add(as_user(subject))
+            self._erased_by_call.add(as_user(subject))
             return False
         return self.has(subject) or any(map(self.has, named(body)))
 
     def has(self, subject: str) -> bool:
-        """Whether a subject was erased: as a user, as a device, or in this call."""
+        """Return whether a subject is erased, as a user, as a device or by this call."""
         user = as_user(subject)
-        if self._is_in_force(user) or user in self._here:
-            return True
-        # A gateway of before kept a device's own
-        return user != subject and self._is_in_force(subject)
-
-    def _is_in_force(self, subject: str) -> bool:
-        return self._until.get(self._alias(subject), 0) > self._now
+        ends_at = self._ends_by_alias.get(self._alias(user), 0)
+        return ends_at > self._now or user in self._erased_by_call
 
 
 def as_user(subject: str) -> str:
-    """Return the user that an id is, whether it was given as a user's or as a device's."""
+    """Return the subject that an id is as a user's, also if it was given as a device's."""
     return subject if subject[:1] == USER else f"{USER}{subject[1:]}"
 
 
-def both(subject: str) -> tuple[str, str]:
-    """Return a subject, and the other one that its id may be."""
-    user = as_user(subject)
-    return (subject, f"{DEVICE}{subject[1:]}") if user == subject else (subject, user)
+def both_subjects(subject: str) -> tuple[str, str]:
+    """Return a subject, and the subject of the other kind that has its id."""
+    other_kind = DEVICE if subject[:1] == USER else USER
+    return subject, f"{other_kind}{subject[1:]}"
 
 
-def nameless(said: Any, name: str) -> Any:
-    """Return what Leanplum said, less each text in which an id stands."""
+def redact(said: Any, name: str) -> Any:
+    """Return a copy of Leanplum's answer without the texts that contain an id."""
     if isinstance(said, str):
-        return NAMELESS if name.casefold() in said.casefold() else said
+        return REDACTED if name.casefold() in said.casefold() else said
     if isinstance(said, dict):
-        return {key: nameless(inner, name) for key, inner in said.items()}
+        return {key: redact(inner, name) for key, inner in said.items()}
     if isinstance(said, list):
-        return [nameless(inner, name) for inner in said]
+        return [redact(inner, name) for inner in said]
     return said
 
 
 def alias_of(cipher: BodyCipher, app: str, subject: str) -> str:
-    """What stands for the subject in the receipt of its erasure, once that is done."""
+    """Return the text that replaces a subject in the receipt of its erasure."""
     return "e" + cipher.alias(app, subject).hex()
 
 
-def end(cursor: Cursor, cipher: BodyCipher, app: str, seq: int, subject: str) -> None:
-    """Let nothing that is left of a deletion tell whom it was of, once it is done or given up."""
-    cursor.execute(ANONYMOUS, (alias_of(cipher, app, subject), seq))
-    for one in both(subject):
-        logins.forget(cursor, app, one)
+def anonymize(cursor: Cursor, cipher: BodyCipher, app: str, seq: int, subject: str) -> None:
+    """Remove the subject from a deletion that was delivered or given up."""
+    cursor.execute(ANONYMIZE, (alias_of(cipher, app, subject), seq))
+    for each_subject in both_subjects(subject):
+        logins.forget(cursor, app, each_subject)

@@ -19,7 +19,7 @@ from app.database.dialect import DIALECTS, Cursor
 from app.model import ERASES, Removed, Taken
 from app.outbox import logins
 from app.outbox.accept import Accept
-from app.outbox.erased_subjects import as_user, both
+from app.outbox.erased_subjects import as_user, both_subjects
 from app.outbox.retention import remove
 
 LOOK = """
@@ -112,7 +112,7 @@ class Erase:
         return taken, removed
 
     def _erase(self, cursor: Cursor, subject: str) -> Removed:
-        acceptance, subjects = self.accept.acceptance, both(subject)
+        acceptance, subjects = self.accept.acceptance, both_subjects(subject)
         found_of = [self._stored(cursor, each) for each in subjects]
         found = [one for each in found_of for one in each]
         erasing = [one.seq for one in found if one.erases]

@@ -33,7 +33,7 @@ from app.encryption import BodyCipher, answer_context, body_context
 from app.model import ENCRYPTED_PREFIX, ERASES
 
 MARK = '"newUserId"'  # bodies are written by us, so the name stands in them in this form alone
-ROWS = "INSERT INTO logins (lane, seq)"
+INSERT = "INSERT INTO logins (lane, seq)"
 ANY = "EXISTS (SELECT 1 FROM logins)"
 FIRST = """
 SELECT l.lane, min(l.seq) FROM logins l JOIN items i ON i.seq = l.seq
@@ -74,10 +74,8 @@ DELETE FROM logins WHERE lane = ? AND NOT EXISTS (
 """
 
 
-def rows(app: str, body: str, subject: str, lane: int, seq: int) -> Iterator[int]:
-    """Return the rows of an item whose body has the mark, as flat values: none where it is no
-    login.
-    """
+def rows(app: str, body: str, subject: str, lane: int, seq: int) -> Iterator[Row]:
+    """Yield the rows of an item whose body has the mark; none where it is no login."""
     user, new, device = _whom(body)
     if not new or new == user:
         return
@@ -86,8 +84,7 @@ def rows(app: str, body: str, subject: str, lane: int, seq: int) -> Iterator[int
     if subject != f"u{new}":  # the erasure of the new id looks for it here, whichever lane it is in
         others.add(ids.lane(app, f"u{new}"))
     for other in others:
-        yield other
-        yield seq
+        yield other, seq
 
 
 def named(body: str) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ from app.outbox import (
 )
 from app.outbox.accept import Accept
 from app.outbox.dead_letters import DeadLetterFilter, Discard, MakeRecord, Replay
-from app.outbox.erased_subjects import ActiveErasures, both
+from app.outbox.erased_subjects import ActiveErasures, both_subjects
 from app.outbox.erasure import Erase
 from app.outbox.leases import ReleaseLeases, RenewLeases
 from app.outbox.recovery import Pseudonymize
@@ -84,7 +84,7 @@ class Outbox:
         however the clock was set; without it that is the clock's time less these.
         """
         self._engine, self._writer, self._cipher, self._marks = engine, writer, cipher, marks
-        self._erased, self._erased_ms, self._looking = (
+        self._erasures, self._erased_ms, self._looking = (
             ActiveErasures(cipher, self._least_now),
             erased_ms,
             asyncio.Lock(),
@@ -150,7 +150,7 @@ class Outbox:
             acceptance,
             self._since(self._dedup_ms),
             self._cipher,
-            self._erased,
+            self._erasures,
             self._marks,
             erasing,
         )
@@ -161,7 +161,7 @@ class Outbox:
         """
         self._coming(acceptance)
         erased = {item.subject for item in acceptance.items if item.action == ERASES}
-        subjects = sorted({one for subject in erased for one in both(subject)})
+        subjects = sorted({one for subject in erased for one in both_subjects(subject)})
         known = await self._look_for(acceptance.app, subjects)
         until = acceptance.accepted_at + self._erased_ms
         erase = Erase(self._accept(acceptance, erasing=self._erased_ms > 0), known, until)
@@ -201,9 +201,9 @@ class Outbox:
         """Which of the subjects were erased, so that nothing may be sent for them now."""
 
         def look(connection: Connection) -> list[str]:
-            self._erased.look(connection)
+            self._erasures.refresh(connection)
             return [
-                subject for subject in subjects if self._erased.has(app, subject, self._clock())
+                subject for subject in subjects if self._erasures.has(app, subject, self._clock())
             ]
 
         return await self._read(look)
@@ -212,8 +212,8 @@ class Outbox:
         """Return what tells whether a subject was erased; None where no erasure is in force."""
 
         def look(connection: Connection) -> Callable[[str], bool] | None:
-            self._erased.look(connection)
-            return self._erased.tells(app, self._clock())
+            self._erasures.refresh(connection)
+            return self._erasures.predicate(app, self._clock())
 
         return await self._read(look)
 
@@ -400,7 +400,7 @@ class Outbox:
         processes that are known to be gone.
         """
         now = self._clock()
-        lock = Lock(request, now, liveness, clear_upto, dead, self._erased, self._marks)
+        lock = Lock(request, now, liveness, clear_upto, dead, self._erasures, self._marks)
         return await self._writer.write(lock)
 
     async def unlock(self, id: str, *, outlived: bool = False) -> None:

@@ -12,10 +12,9 @@ from app.database.dialect import Cursor
 from app.database.writer import insert_rows
 from app.encryption import BodyCipher, answer_context
 from app.model import CallRecord, Postponed, Settled, Status, Verdict, count_by_status
-from app.outbox import erased_subjects as erased
 from app.outbox import logins, user_lock_rows
 from app.outbox.dead_letters import DEAD
-from app.outbox.erased_subjects import nameless
+from app.outbox.erased_subjects import anonymize, redact
 
 # One statement for all items of all calls that settle together, whatever their number: each
 # statement gives the interpreter's lock up and has to wait for it again.
@@ -90,17 +89,19 @@ class Begin:
                 cursor.execute(HELD, (write.owner, now + write.call_ms))
                 held[write.owner] = {shard for (shard,) in cursor.fetchall()}
         gone = _gone(cursor, {seq for one in writes for seq, _ in one.items})
-        rows: list[object] = []
+        rows: list[tuple[object, ...]] = []
         told: list[dict[int, int] | None] = []
         for one in writes:
             if not one._may_begin(held[one.owner], gone):
                 told.append(None)
                 continue
-            rows += one._row(after, joined)
+            row = one._row(after, joined)
+            if row:
+                rows.append(row)
             told.append(
                 {lane: after[lane] for seq, lane in one.items if seq > after.get(lane, seq)}
             )
-        insert_rows(cursor, ATTEMPTS, 5, rows)
+        insert_rows(cursor, ATTEMPTS, rows)
         return told
 
     def _may_begin(self, held: set[int], gone: set[int]) -> bool:
@@ -205,7 +206,7 @@ class Settle:
         gone = set[int]() if whole else _gone(cursor, {*delivered, *(seq for seq, *_ in otherwise)})
         for write in writes:
             for seq, subject in write.erased if write.attempt in open_ else ():
-                erased.end(cursor, write.cipher, write.app, seq, subject)
+                anonymize(cursor, write.cipher, write.app, seq, subject)
         # Asked for again, it may be that only the answer to the first commit was lost.
         new = [write for write in writes if write.attempt in open_ or not write.again]
         told = [(write.finished_at, record) for write in new for record in write._records()]
@@ -247,7 +248,7 @@ class Settle:
                     delivered.append(seq)
                 case Settled(status, said):
                     if seq in subjects:
-                        said = nameless(said, subjects[seq][1:])
+                        said = redact(said, subjects[seq][1:])
                     otherwise.append(
                         (seq, status, at, None, 1, self._encrypted(seq, said), status in DEAD)
                     )

@@ -22,7 +22,7 @@ from app.audit import records
 from app.audit.record_macs import Marks
 from app.database.dialect import Cursor
 from app.outbox import logins
-from app.outbox.erased_subjects import VERSION, ActiveErasures
+from app.outbox.erased_subjects import SELECT_VERSION, ActiveErasures
 
 # Leanplum doesn't say for how long a call may go on whose connection is gone, so this is a choice.
 OUTLIVES_MS = 5_000
@@ -103,7 +103,7 @@ class Lock:
     liveness: str | None
     clear_upto: int | None
     dead: Sequence[str]
-    erased: ActiveErasures
+    erasures: ActiveErasures
     marks: Marks
     rows: int = 1
 
@@ -131,9 +131,10 @@ class Lock:
     def _is_erased(self, cursor: Cursor) -> bool:
         if not self.request.unless_erased:
             return False
-        cursor.execute(VERSION)
-        refuse = self.erased.refuse(cursor, cursor.fetchone()[0], self.request.app, self.now)
-        return refuse is not None and any(refuse(subject, "") for subject in self.request.subjects)
+        cursor.execute(SELECT_VERSION)
+        version = cursor.fetchone()[0]
+        check = self.erasures.check(cursor, version, self.request.app, self.now)
+        return check is not None and any(check.has(subject) for subject in self.request.subjects)
 
     def _against(self, cursor: Cursor, now: int) -> dict[str, str | None]:
         """The processes whose locks or attempts stand against this one."""

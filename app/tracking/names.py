@@ -46,10 +46,8 @@ class Learn:
     def run_all(cls, cursor: Cursor, writes: Sequence["Learn"]) -> Sequence[None]:
         """Names that another process wrote down meanwhile stay as they are."""
         for write in writes:
-            values = [
-                value for kind, name in write.names for value in (write.app, kind, name, write.at)
-            ]
-            insert_rows(cursor, INSERT, 4, values, KNOWN_ALREADY)
+            rows = [(write.app, kind, name, write.at) for kind, name in write.names]
+            insert_rows(cursor, INSERT, rows, KNOWN_ALREADY)
         return [None] * len(writes)
 
 

@@ -71,12 +71,11 @@ class Add:
     def run_all(cls, cursor: Cursor, writes: Sequence["Add"]) -> Sequence[None]:
         """Write it."""
         for write in writes:
-            values = [
-                value
+            rows = [
+                (*of, tally.count, tally.first_seen, tally.last_seen, tally.pointer)
                 for of, tally in write.found.items()
-                for value in (*of, tally.count, tally.first_seen, tally.last_seen, tally.pointer)
             ]
-            insert_rows(cursor, ADD, 9, values, TO_THEM)
+            insert_rows(cursor, ADD, rows, TO_THEM)
             cursor.execute(EXPIRE, (write.until,))
         return [None] * len(writes)
 

@@ -29,7 +29,7 @@ def without_limits() -> None:
 def without_audit() -> None:
     """No record is made, nor a user's hash for one; nothing is ever sealed."""
     records.insert = lambda cursor, marks, records: None
-    accept._record = lambda acceptance, taken, new: ""
+    accept._record = lambda acceptance, taken, accepted: ""
     Pseudonyms.of_all = lambda self, app, subjects: []  # type: ignore[method-assign]
 
 

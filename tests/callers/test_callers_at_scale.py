@@ -35,17 +35,18 @@ def fill(engine: Engine, count: int = MANY) -> None:
         for at in range(0, count, 500):
             rows = range(at, min(at + 500, count))
             ids = [f"key_{hashlib.sha256(b'%d' % row).hexdigest()[:16]}" for row in rows]
-            of_keys = [value for row, key_id in zip(rows, ids, strict=True)
-                       for value in (key_id, f"caller {row}", "events:write", 1_000 + row)]  # fmt: skip
-            insert_rows(
-                cursor, "INSERT INTO caller_keys (id, name, scopes, created_at)", 4, of_keys
-            )
-            of_secrets = [value for row, key_id in zip(rows, ids, strict=True)
-                          for value in (key_format.digest(f"no key {row}"), key_id, "abcd", 1_000 + row)]  # fmt: skip
+            of_keys = [
+                (key_id, f"caller {row}", "events:write", 1_000 + row)
+                for row, key_id in zip(rows, ids, strict=True)
+            ]
+            insert_rows(cursor, "INSERT INTO caller_keys (id, name, scopes, created_at)", of_keys)
+            of_secrets = [
+                (key_format.digest(f"no key {row}"), key_id, "abcd", 1_000 + row)
+                for row, key_id in zip(rows, ids, strict=True)
+            ]
             insert_rows(
                 cursor,
                 "INSERT INTO caller_secrets (hash, key_id, last_four, created_at)",
-                4,
                 of_secrets,
             )
 

@@ -231,20 +231,6 @@ def test_pages_of_sealed_bodies_are_cut_by_what_is_stored_so_none_is_taken_for_t
     with_outbox(database, body, cipher=cipher(database, "a", a=A))
 
 
-def test_a_digest_of_a_gateway_from_before_still_tells_a_repeat(database: str) -> None:
-    from app import ids
-
-    async def body(at: Opened) -> None:
-        await at.accept(bought("own"))
-        with at.engine.begin() as connection:
-            old = ids.digest("track", "uann", bought().body)
-            connection.execute(text("UPDATE item_ids SET digest = :old"), {"old": old})
-        assert await at.accept(bought("own")) == [("own", "duplicate")]
-        assert await at.accept(bought("own", "bob")) == [("own", "conflict")]
-
-    with_outbox(database, body, cipher=cipher(database, "a", a=A))
-
-
 def test_what_hashes_are_keyed_by_is_sealed_too_and_differs_from_gateway_to_gateway(
     database: str,
 ) -> None:
