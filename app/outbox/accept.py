@@ -119,18 +119,17 @@ class Accept:
                 write.acceptance.accepted_at,
                 erasing=write.erasing,
             )
-            taken = write._take(seq, known_ids, rows, check)
-            accepted = [kind for _, kind in taken].count("accepted")
-            write._add_call(seq, taken, accepted, rows)
-            seq += accepted
+            taken, seq = write._take(seq, known_ids, rows, check)
             results.append(taken)
         rows.insert(cursor, writes[0].marks)
         return results
 
     def _take(
         self, seq: int, known_ids: KnownIds, rows: _NewRows, check: ErasureCheck | None
-    ) -> list[Taken]:
-        """Decide on each item, and add the rows of the new ones, numbered from `seq`."""
+    ) -> tuple[list[Taken], int]:
+        """Decide on each item, and add the rows of the call, with its new items numbered from
+        `seq`. Return the decisions, and the number that follows.
+        """
         acceptance = self.acceptance
         first, prefix, app = seq, acceptance.prefix, acceptance.app
         caller = ids.share(app, acceptance.key_id)
@@ -159,7 +158,8 @@ class Accept:
                 rows.items.append((seq, first, subject, action, body, lane, caller, item_id, notes))
             taken.append((item_id or f"{prefix}{seq:012x}", "accepted"))
             seq += 1
-        return taken
+        self._add_call(first, taken, seq - first, rows)
+        return taken, seq
 
     def _claim_id(
         self, item_id: str, item: NewItem, seq: int, known_ids: KnownIds, rows: _NewRows
