@@ -16,6 +16,13 @@ PAGES = [
 GLOSSARY = ROOT / "docs/glossary.md"
 # In code spans, and in diagrams and examples
 PATH = re.compile(r"(?<![\w/.-])((?:app|tests|bench|docs|openapi)/[\w/-]*(?:\.\w+)*)")
+METRIC = re.compile(r"`(leanplum_gateway_\w+[a-z])")
+EVENT = re.compile(r"`([a-z]+\.[a-z_]+)`(?!:)")
+# Fields of callers, modules and files, which look like log events
+NO_EVENT = re.compile(
+    r"(?:api|context|enrichment|gateway|http|item|metadata|noun|params|plan|properties|pyproject"
+    r"|secrets|traits)\.|app\.(?:added|changed|removed)$"
+)
 TERM = re.compile(r"^\| ([^|`]+?) \| .+ \|$", re.MULTILINE)
 
 
@@ -89,3 +96,13 @@ def test_each_decision_has_its_parts_and_is_in_the_index() -> None:
         headings = re.findall(r"^## (.*)$", page.read_text(), re.MULTILINE)
         assert headings == ["Context", "Options", "Decision", "Consequences"], page.name
         assert f"]({page.name})" in index
+
+
+def test_the_log_events_and_metrics_that_are_named_exist() -> None:
+    sources = "\n".join(path.read_text() for path in (ROOT / "app").rglob("*.py"))
+    for page in PAGES:
+        text = page.read_text()
+        events = {event for event in EVENT.findall(text) if not NO_EVENT.match(event)}
+        assert [event for event in sorted(events) if f'"{event}"' not in sources] == [], page
+        metrics = {name.removesuffix("_total") for name in METRIC.findall(text)}
+        assert [name for name in sorted(metrics) if name not in sources] == [], page
