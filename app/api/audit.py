@@ -2,28 +2,29 @@
 proofs for them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import AfterValidator
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from app.api import schemas
-from app.api.routes import KEY, gateway_of
+from app.api.dependencies import KEY
 from app.audit import merkle, proofs, record_search
-from app.audit.checkpoints import encoded
+from app.audit.checkpoints import PublicKey, encoded
+from app.audit.pseudonyms import Pseudonyms
 from app.audit.record_search import Filter, Outcome
-from app.bootstrap import Gateway
 from app.clock import instant
 from app.database.deadline import in_time
 from app.database.engine import snapshot
 from app.errors import Fault, Forbidden, Invalid
-from app.http import authentication, json_body
-from app.http import request as context
+from app.http import json_body
+from app.http.authentication import Authenticator
 from app.http.openapi_parts import problem_responses
+from app.http.request import context_of
 from app.ids import plain
 from app.leanplum.values import query_time
 from app.model import Caller, Scope
@@ -49,19 +50,64 @@ Size = Annotated[int, Query(ge=1, le=MOST, description="how many records a check
 router = APIRouter(dependencies=KEY, tags=["Audit"])
 
 
-async def _reader(request: Request, operation: str) -> tuple[Gateway, Caller]:
-    about, gateway = context.of(request.scope), gateway_of(request)
-    about.operation = operation
-    caller = await authentication.enter_beside_apps(gateway, about, Scope.AUDIT_READ)
-    return gateway, caller
+class AuditReader:
+    """Read the audit for callers whose keys have the scope for it."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        engine: Engine,
+        public_key: PublicKey,
+        pseudonyms: Pseudonyms,
+        app_names: Callable[[], Iterable[str]],
+    ) -> None:
+        """`app_names` returns the names of all apps, also of those that are not configured now."""
+        self._authenticator, self._engine = authenticator, engine
+        self.public_key, self._pseudonyms = public_key, pseudonyms
+        self._app_names = app_names
+
+    async def enter(self, request: Request, operation: str) -> Caller:
+        """Return the caller. Raises what `Authenticator` raises."""
+        context = context_of(request.scope)
+        context.operation = operation
+        return await self._authenticator.enter_without_app(context, Scope.AUDIT_READ)
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        """Run a query on a snapshot of the database, on a thread."""
+
+        def run() -> T:
+            with snapshot(self._engine) as connection:
+                return query(connection)
+
+        return await in_time(run)
+
+    def hashes(self, caller: Caller, app: str | None, subjects: Sequence[str]) -> set[str]:
+        """Return the keyed hashes that users and devices have: one in each app.
+
+        Without `app`, in every app that the caller may use.
+        """
+        apps = (
+            [name for name in self._app_names() if caller.may_use(name)] if app is None else [app]
+        )
+        return {self._pseudonyms.of(name, subject) for name in apps for subject in subjects}
+
+    def checkpoint_document(self, sealed: proofs.Sealed) -> dict[str, Any]:
+        """Return a checkpoint as JSON."""
+        return {
+            "size": sealed.size,
+            "rootHash": sealed.note.split("\n")[2],
+            "sealedAt": instant(sealed.time),
+            "note": sealed.note,
+            "publicKey": self.public_key.text,
+        }
 
 
-async def _read(gateway: Gateway, query: Callable[[Connection], T]) -> T:
-    def run() -> T:
-        with snapshot(gateway.engine) as connection:
-            return query(connection)
+async def _audit_reader(request: Request) -> AuditReader:
+    reader: AuditReader = request.state.audit_reader
+    return reader
 
-    return await in_time(run)
+
+Reader = Annotated[AuditReader, Depends(_audit_reader)]
 
 
 @router.get(
@@ -72,6 +118,7 @@ async def _read(gateway: Gateway, query: Callable[[Connection], T]) -> T:
 )
 async def list_records(
     request: Request,
+    reader: Reader,
     since: Annotated[
         Instant | None, Query(description="of this time or later (RFC 3339, or seconds)")
     ] = None,
@@ -122,31 +169,35 @@ async def list_records(
     call looks at so many records at most; a page may have fewer than `limit`, even none, and a
     `nextCursor`.
     """
-    gateway, caller = await _reader(request, f"GET {AUDIT}")
+    caller = await reader.enter(request, f"GET {AUDIT}")
     if app is not None and not caller.may_use(app):
         raise Forbidden("This key is not for this app.")
+    users = None if user_hash is None else {user_hash}
+    subjects = _subjects(user_id, device_id)
+    if subjects:
+        hashes = reader.hashes(caller, app, subjects)
+        users = hashes if users is None else hashes & users
     which = Filter(
         _ms(since),
         _ms(until),
         key_id,
         app,
         caller.apps,
-        _users(gateway, caller, app, _subjects(user_id, device_id), user_hash),
+        users,
         action,
         outcome,
         request_id,
         resource,
     )
     after = int(cursor) if cursor else None
-    found = await _read(
-        gateway,
+    found = await reader.read(
         partial(
             record_search.page,
             which=which,
             after=after,
             limit=limit,
             oldest_first=order == "oldest",
-        ),
+        )
     )
     page: dict[str, Any] = {
         "records": [{"recordId": seq, "record": orjson.Fragment(text)} for seq, text in found.found]
@@ -166,48 +217,19 @@ def _subjects(user_id: str | None, device_id: str | None) -> list[str]:
     ]
 
 
-def _users(
-    gateway: Gateway,
-    caller: Caller,
-    app: str | None,
-    subjects: Sequence[str],
-    user_hash: str | None,
-) -> set[str] | None:
-    """The keyed hashes that users and devices have: one in each app, those that are configured no
-    more too.
-    """
-    if not subjects:
-        return None if user_hash is None else {user_hash}
-    every = {*gateway.apps, *gateway.taxonomy.counts()}
-    apps = [name for name in every if caller.may_use(name)] if app is None else [app]
-    hashes = {gateway.pseudonyms.of(name, subject) for name in apps for subject in subjects}
-    return hashes if user_hash is None else hashes & {user_hash}
-
-
 @router.get(
     CHECKPOINT,
     summary="How far the records are sealed",
     response_model=schemas.AuditCheckpoint,
     responses=problem_responses(*REFUSED, "not-found", "audit-broken"),
 )
-async def get_checkpoint(request: Request) -> Any:
+async def get_checkpoint(request: Request, reader: Reader) -> Any:
     """The newest checkpoint. Kept elsewhere, it shows later that no record before it was changed or
     cut off.
     """
-    gateway, _ = await _reader(request, f"GET {CHECKPOINT}")
-    return _told(
-        gateway, await _read(gateway, partial(proofs.checkpoint, public=gateway.signer.public))
-    )
-
-
-def _told(gateway: Gateway, sealed: proofs.Sealed) -> dict[str, Any]:
-    return {
-        "size": sealed.size,
-        "rootHash": sealed.note.split("\n")[2],
-        "sealedAt": instant(sealed.time),
-        "note": sealed.note,
-        "publicKey": gateway.signer.public.text,
-    }
+    await reader.enter(request, f"GET {CHECKPOINT}")
+    sealed = await reader.read(partial(proofs.checkpoint, public=reader.public_key))
+    return reader.checkpoint_document(sealed)
 
 
 @router.get(
@@ -217,14 +239,14 @@ def _told(gateway: Gateway, sealed: proofs.Sealed) -> dict[str, Any]:
     responses=problem_responses(*REFUSED, "not-found", "audit-broken"),
 )
 async def get_consistency(
-    request: Request, from_: Annotated[Size, Query(alias="from")], to: Size
+    request: Request, reader: Reader, from_: Annotated[Size, Query(alias="from")], to: Size
 ) -> Any:
     """Between two checkpoints, by their sizes (RFC 9162 §2.1.4)."""
-    gateway, _ = await _reader(request, f"GET {CONSISTENCY}")
+    await reader.enter(request, f"GET {CONSISTENCY}")
     if from_ > to:
         raise Invalid((Fault("from", "is above to", "order", "parameter"),))
-    found = await _read(
-        gateway, partial(proofs.consistency, public=gateway.signer.public, old=from_, new=to)
+    found = await reader.read(
+        partial(proofs.consistency, public=reader.public_key, old=from_, new=to)
     )
     return {"hashes": [encoded(one) for one in found]}
 
@@ -237,15 +259,16 @@ async def get_consistency(
 )
 async def get_proof(
     request: Request,
+    reader: Reader,
     record_id: Annotated[
         int, Path(alias="recordId", ge=1, le=MOST, description="the record's number")
     ],
 ) -> Any:
     """The record, and the hashes that lead from it to the newest checkpoint (RFC 9162 §2.1.3)."""
-    gateway, caller = await _reader(request, f"GET {PROOF}")
-    public = gateway.signer.public
-    found = await _read(
-        gateway, partial(proofs.inclusion, public=public, seq=record_id, apps=caller.apps)
+    caller = await reader.enter(request, f"GET {PROOF}")
+    public = reader.public_key
+    found = await reader.read(
+        partial(proofs.inclusion, public=public, seq=record_id, apps=caller.apps)
     )
     return {
         "recordId": found.seq,
@@ -253,5 +276,5 @@ async def get_proof(
         "leafIndex": found.seq - 1,
         "leafHash": encoded(merkle.leaf_hash(found.record.encode())),
         "hashes": [encoded(one) for one in found.path],
-        "checkpoint": _told(gateway, found.checkpoint),
+        "checkpoint": reader.checkpoint_document(found.checkpoint),
     }

@@ -8,23 +8,22 @@ from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import structlog
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
 from app.api import schemas
-from app.api.routes import KEY, gateway_of
-from app.audit import records
-from app.bootstrap import Gateway
-from app.callers.store import KEEP, Recorder, StoredKey
+from app.api.dependencies import KEY
+from app.callers.directory import Directory
+from app.callers.store import KEEP, KeyStore, Recorder, StoredKey
 from app.clock import instant, now_ms
 from app.database.deadline import in_time
 from app.errors import Fault, Forbidden, Invalid, NotFound, StorageUnavailable
-from app.http import authentication, json_body
-from app.http import body as receiving
-from app.http import request as context
-from app.http.idempotency import NAME as IDEMPOTENCY_KEY
-from app.http.idempotency import key_of
+from app.http import json_body
+from app.http.audit_trail import transaction_record
+from app.http.authentication import Authenticator
+from app.http.body import BodyReader
 from app.http.openapi_parts import body_of, problem_responses
+from app.http.request import IDEMPOTENCY_KEY, context_of, idempotency_key
 from app.ingest import validate
 from app.model import Caller, Scope
 
@@ -89,75 +88,68 @@ def _instant(at: int | None) -> str | None:
     return None if at is None else instant(at)
 
 
-async def _manager(request: Request, operation: str, key_id: str = "") -> tuple[Gateway, Caller]:
-    """Who calls. `key_id`: of the key that it is about."""
-    about, gateway = context.of(request.scope), gateway_of(request)
-    about.operation, about.resource = operation, key_id if KEY_ID.fullmatch(key_id) else None
-    return gateway, await authentication.enter_beside_apps(gateway, about, Scope.KEYS_MANAGE)
+class KeyHandler:
+    """Authenticate calls about caller keys, and change keys."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        bodies: BodyReader,
+        store: KeyStore,
+        directory: Directory,
+    ) -> None:
+        self._authenticator, self._bodies = authenticator, bodies
+        self.store, self._directory = store, directory
+
+    async def enter(self, request: Request, operation: str, key_id: str = "") -> Caller:
+        """Return the caller of a call about the key `key_id`. Raises what `Authenticator` does."""
+        context = context_of(request.scope)
+        context.operation = operation
+        context.resource = key_id if KEY_ID.fullmatch(key_id) else None
+        return await self._authenticator.enter_without_app(context, Scope.KEYS_MANAGE)
+
+    async def fields(
+        self, request: Request, shape: TypeAdapter[Any], *, optional: bool = False
+    ) -> tuple[Any, Caller]:
+        """Return the validated body, and the caller as their key is once the body is read."""
+        context = context_of(request.scope)
+        body = await self._bodies.read_json(context, request.receive, optional=optional)
+        fields = validate.checked(shape, json_body.parse(body))
+        return fields, self._authenticator.confirm_scope(context, Scope.KEYS_MANAGE)
+
+    async def change(
+        self, request: Request, change: Callable[[Recorder], T], status: int = 200
+    ) -> T:
+        """Make a change with its audit record, on a thread, and let this process know it at once.
+
+        A change that fails is recorded as such by the middleware.
+        """
+        with transaction_record(context_of(request.scope)) as record:
+
+            def text_of_record(key_id: str, now: int, details: Mapping[str, Any]) -> str:
+                return record.make(details, status=status, resource=key_id, now=now)[1]
+
+            result = await in_time(partial(change, text_of_record))
+        try:
+            await in_time(self._directory.refresh)
+        except StorageUnavailable as error:
+            # The change is made, and known within a second of the database's return.
+            log.warning("keys.unreadable", reason=error.detail)
+        return result
 
 
-def _recorder(request: Request, status: int = 200) -> Recorder:
-    """What makes the audit record that is committed with a change."""
-    about = context.of(request.scope)
-
-    def record(key_id: str, now: int, what: Mapping[str, Any]) -> str:
-        assert about.caller is not None
-        about.recorded = True
-        return records.api_call(
-            time=now,
-            operation=about.operation,
-            key_id=about.caller.key_id,
-            app="",
-            address=about.address,
-            request_id=about.request_id,
-            status=status,
-            details=dict(what),
-            resource=key_id,
-        )
-
-    return record
+async def _handler(request: Request) -> KeyHandler:
+    handler: KeyHandler = request.state.keys_handler
+    return handler
 
 
-async def _body(
-    request: Request, gateway: Gateway, shape: TypeAdapter[Any], *, optional: bool = False
-) -> tuple[Any, Caller]:
-    """Return what was sent, and who calls as their key is after that."""
-    about = context.of(request.scope)
-    body = await receiving.read_fields(gateway, about, request.receive, optional=optional)
-    fields = validate.checked(shape, json_body.parse(body))
-    return fields, authentication.still(gateway, about, Scope.KEYS_MANAGE)
+Handler = Annotated[KeyHandler, Depends(_handler)]
 
 
-async def _written(request: Request, gateway: Gateway, change: Callable[[], T]) -> T:
-    """Make a change, on a thread, and let this process know of it at once. One that fails is
-    recorded as such.
-    """
-    try:
-        done = await in_time(change)
-    except BaseException:
-        context.of(request.scope).recorded = False  # its record was in the transaction that failed
-        raise
-    try:
-        await in_time(gateway.directory.refresh)
-    except StorageUnavailable as error:
-        # it is done, and known within a second of the database's return
-        log.warning("keys.unreadable", reason=error.detail)
-    return done
-
-
-def _within(caller: Caller, apps: Iterable[str] | None) -> None:
+def _require_apps(caller: Caller, apps: Iterable[str] | None) -> None:
     """Raises Forbidden where these are more apps than the caller's own key is for."""
     if caller.apps is not None and (apps is None or not caller.apps.issuperset(apps)):
         raise Forbidden("This key is not for all of these apps, so it can't give them to another.")
-
-
-def _mine(gateway: Gateway, caller: Caller, key_id: str) -> StoredKey:
-    """The key with this id. Raises NotFound where there is none, or it is for apps that are not the
-    caller's.
-    """
-    stored = gateway.keys.get(key_id)
-    _guard(caller, stored)
-    return stored
 
 
 def _guard(caller: Caller, stored: StoredKey) -> None:
@@ -201,32 +193,31 @@ def _values(fields: Mapping[str, Any]) -> dict[str, Any]:
     responses=MADE | problem_responses(*WITH_BODY),
     openapi_extra=body_of("NewKey"),
 )
-async def make_key(request: Request, response: Response) -> Any:
+async def make_key(request: Request, response: Response, handler: Handler) -> Any:
     """For whom, what it may do, for which apps, how fast, until when. It works at once here, and
     within a second in every other process.
     """
-    gateway, _ = await _manager(request, f"POST {KEYS}")
-    fields, caller = await _body(request, gateway, NEW)
+    await handler.enter(request, f"POST {KEYS}")
+    fields, caller = await handler.fields(request, NEW)
     values, now = _values(fields), now_ms()
-    _within(caller, values.get("apps"))
-    limits = {name: values.get(name) for name in ("rate_per_second", "rate_burst")}
-    expires_at, record = _expiry(fields, now), _recorder(request, 201)
-    key, stored = await _written(
-        request,
-        gateway,
-        lambda: gateway.keys.create(
+    _require_apps(caller, values.get("apps"))
+    expires_at = _expiry(fields, now)
+
+    def create(record: Recorder) -> tuple[str, StoredKey]:
+        return handler.store.create(
             values["name"],
             values["scopes"],
             values.get("apps"),
             now,
             expires_at=expires_at,
             record=record,
-            **limits,
-        ),
-    )
-    response.headers["Location"] = (
-        f"{context.of(request.scope).prefix}{KEYS}/{stored.caller.key_id}"
-    )
+            rate_per_second=values.get("rate_per_second"),
+            rate_burst=values.get("rate_burst"),
+        )
+
+    key, stored = await handler.change(request, create, status=201)
+    prefix = context_of(request.scope).prefix
+    response.headers["Location"] = f"{prefix}{KEYS}/{stored.caller.key_id}"
     return key_document(stored, key)
 
 
@@ -239,6 +230,7 @@ async def make_key(request: Request, response: Response) -> Any:
 )
 async def list_keys(
     request: Request,
+    handler: Handler,
     cursor: Annotated[
         str | None, Query(pattern=CURSOR, description="`nextCursor` of the page before")
     ] = None,
@@ -247,9 +239,9 @@ async def list_keys(
     """The keys, oldest first, revoked ones too; never a key itself. Where there are more,
     `nextCursor` leads on.
     """
-    gateway, caller = await _manager(request, f"GET {KEYS}")
+    caller = await handler.enter(request, f"GET {KEYS}")
     after = _position(cursor) if cursor else None
-    found = await in_time(partial(gateway.keys.page, after, limit + 1, partial(_sees, caller)))
+    found = await in_time(partial(handler.store.page, after, limit + 1, partial(_sees, caller)))
     page: dict[str, Any] = {"keys": [key_document(stored) for stored in found[:limit]]}
     if len(found) > limit:
         last = found[limit - 1]
@@ -269,10 +261,12 @@ def _position(cursor: str) -> tuple[int, str]:
     response_model=schemas.Key,
     responses=problem_responses(*REFUSED, "not-found"),
 )
-async def get_key(request: Request, key_id: KeyId) -> Any:
+async def get_key(request: Request, handler: Handler, key_id: KeyId) -> Any:
     """What is known of it; never the key itself."""
-    gateway, caller = await _manager(request, f"GET {ONE}", key_id)
-    return key_document(await in_time(partial(_mine, gateway, caller, key_id)))
+    caller = await handler.enter(request, f"GET {ONE}", key_id)
+    stored = await in_time(partial(handler.store.get, key_id))
+    _guard(caller, stored)
+    return key_document(stored)
 
 
 @router.patch(
@@ -282,27 +276,28 @@ async def get_key(request: Request, key_id: KeyId) -> Any:
     responses=problem_responses(*WITH_BODY, "not-found"),
     openapi_extra=body_of("KeyChange"),
 )
-async def change_key(request: Request, key_id: KeyId) -> Any:
+async def change_key(request: Request, handler: Handler, key_id: KeyId) -> Any:
     """What is left out stays as it is; `null` takes a limit or the expiry away, and gives every
     app.
     """
-    gateway, _ = await _manager(request, f"PATCH {ONE}", key_id)
-    fields, caller = await _body(request, gateway, CHANGE)
-    values, record, now = _values(fields), _recorder(request), now_ms()
+    await handler.enter(request, f"PATCH {ONE}", key_id)
+    fields, caller = await handler.fields(request, CHANGE)
+    values, now = _values(fields), now_ms()
     if "apps" in values:
-        _within(caller, values["apps"])
+        _require_apps(caller, values["apps"])
     expires_at = _expiry(fields, now)
 
-    change = partial(
-        gateway.keys.change,
-        key_id,
-        now,
-        values,
-        record,
-        expires_at if "expiresAt" in fields else KEEP,
-        guard=partial(_guard, caller),
-    )
-    return key_document(await _written(request, gateway, change))
+    def change(record: Recorder) -> StoredKey:
+        return handler.store.change(
+            key_id,
+            now,
+            values,
+            record,
+            expires_at if "expiresAt" in fields else KEEP,
+            guard=partial(_guard, caller),
+        )
+
+    return key_document(await handler.change(request, change))
 
 
 @router.post(
@@ -312,41 +307,44 @@ async def change_key(request: Request, key_id: KeyId) -> Any:
     responses=problem_responses(*WITH_BODY, "not-found"),
     openapi_extra=body_of("Rotation", required=False),
 )
-async def rotate_key(request: Request, key_id: KeyId, once: Once = None) -> Any:
+async def rotate_key(request: Request, handler: Handler, key_id: KeyId, once: Once = None) -> Any:
     """A new key under the same id; the old one goes on for `overlapSeconds` (a day unless told).
     Asked for again with the same `Idempotency-Key`, it is not done again, and the new key is shown
     again for ten minutes.
     """
-    gateway, _ = await _manager(request, f"POST {ROTATE}", key_id)
-    fields, caller = await _body(request, gateway, ROTATION, optional=True)
-    overlap_ms, record = fields.get("overlapSeconds", OVERLAP_SECONDS) * 1000, _recorder(request)
-    once = None if once is None else key_of(once)
+    await handler.enter(request, f"POST {ROTATE}", key_id)
+    fields, caller = await handler.fields(request, ROTATION, optional=True)
+    overlap_ms = fields.get("overlapSeconds", OVERLAP_SECONDS) * 1000
+    once = idempotency_key(context_of(request.scope))
     if once is not None and not 1 <= len(once) <= MAX_ONCE:
         raise Invalid(
             (Fault(IDEMPOTENCY_KEY, f"takes 1 to {MAX_ONCE} characters", "header", "header"),)
         )
 
-    def rotate() -> tuple[str | None, StoredKey]:
-        guard = partial(_guard, caller)
-        return gateway.keys.rotate(
-            key_id, now_ms(), overlap_ms, once=once, record=record, guard=guard
+    def rotate(record: Recorder) -> tuple[str | None, StoredKey]:
+        return handler.store.rotate(
+            key_id,
+            now_ms(),
+            overlap_ms,
+            once=once,
+            record=record,
+            guard=partial(_guard, caller),
         )
 
-    key, stored = await _written(request, gateway, rotate)
+    key, stored = await handler.change(request, rotate)
     return {"key": None} | key_document(stored, key)
 
 
 @router.delete(
     ONE, status_code=204, summary="Revoke a key", responses=problem_responses(*REFUSED, "not-found")
 )
-async def revoke_key(request: Request, key_id: KeyId) -> None:
+async def revoke_key(request: Request, handler: Handler, key_id: KeyId) -> None:
     """It stops at once here, and within a second in every other process. What it had accepted is
     delivered.
     """
-    gateway, caller = await _manager(request, f"DELETE {ONE}", key_id)
-    record = _recorder(request, 204)
+    caller = await handler.enter(request, f"DELETE {ONE}", key_id)
 
-    def revoke() -> None:
-        gateway.keys.revoke(key_id, now_ms(), record, guard=partial(_guard, caller))
+    def revoke(record: Recorder) -> None:
+        handler.store.revoke(key_id, now_ms(), record, guard=partial(_guard, caller))
 
-    await _written(request, gateway, revoke)
+    await handler.change(request, revoke, status=204)

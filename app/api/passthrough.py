@@ -1,38 +1,47 @@
-"""What is asked of Leanplum while the caller waits (contract §5): one table, one entry for each
-call.
+"""Calls that are relayed to Leanplum while the caller waits (contract §5): one table of all.
+
+The configured apps are here as well, since checking one asks Leanplum.
 """
 
 import re
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Annotated, Any, NamedTuple
 
 import orjson
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from app.api import import_check, job_facts, privacy_guard, schemas, writes
-from app.api.routes import KEY, PATH_PARAMETERS, USER, gateway_of, in_path, path_parameters
-from app.bootstrap import Gateway
+from app.api import schemas
+from app.api.dependencies import KEY, Authentication, path_parameters
+from app.api.events import PATH_PARAMETERS, USER, contradictions, documented_parameters
+from app.apps import Apps
+from app.clock import now_ms
 from app.enrichment.config import ENRICHED
+from app.enrichment.relayed_calls import RelayedCallPrivacy, permit_import
 from app.errors import Fault, Invalid, Malformed, NotFound, RequestPart
-from app.http import authentication, json_body
-from app.http import body as receiving
-from app.http import request as context
+from app.http import json_body
+from app.http.authentication import Authenticator
+from app.http.body import BodyReader
+from app.http.job_facts import JobFacts, note_answer
 from app.http.openapi_parts import body_of, parameters_of, problem_responses
-from app.http.request import Context
+from app.http.request import RequestContext, context_of
 from app.http.response_headers import headers_of_file
 from app.ingest import validate
 from app.ingest.json_pointers import Move, as_sent, parts
+from app.ingest.service import Ingest
 from app.leanplum.actions import ACTIONS, About, Action
 from app.leanplum.client import FilePart
 from app.leanplum.passthrough_parameters import ImportOfRows
 from app.model import APP_NAME, App, Caller, KeyKind, Scope
+from app.outbox.outbox import Outbox
 from app.relay.key_checks import Checked, check
+from app.relay.service import Relay
 
 router = APIRouter(dependencies=KEY, tags=["Leanplum"])
 MULTIPART = "multipart/form-data"
@@ -48,7 +57,7 @@ REFUSED = ("unauthorized", "forbidden", "not-found", "validation", "rate-limited
 WITH_BODY = ("malformed", "too-large", "unsupported-media-type")
 
 
-class Ask(NamedTuple):
+class PassthroughCall(NamedTuple):
     """One call: where, Leanplum's action, and what it means. `renamed`: the parameter that the
     path's `id` is.
     """
@@ -60,330 +69,378 @@ class Ask(NamedTuple):
     renamed: str = "id"
 
 
-ASKS = (
-    Ask("POST", f"{USER}/sessions", "start", "Begin a session: variables, messages, variants"),
-    Ask("GET", f"{USER}/variables", "getVars", "A user's variables"),
-    Ask("GET", USER, "exportUser", "All that Leanplum knows of a user"),
-    Ask("GET", "/v1/messages", "getMessages", "The app's messages"),
-    Ask("GET", "/v1/messages/{id}", "getMessage", "One message"),
-    Ask("GET", "/v1/ab-tests", "getAbTests", "The app's A/B tests"),
-    Ask("GET", "/v1/ab-tests/{id}", "getAbTest", "One A/B test"),
-    Ask("GET", "/v1/variants/{id}", "getVariant", "One variant of an A/B test"),
-    Ask(
+CALLS = (
+    PassthroughCall(
+        "POST", f"{USER}/sessions", "start", "Begin a session: variables, messages, variants"
+    ),
+    PassthroughCall("GET", f"{USER}/variables", "getVars", "A user's variables"),
+    PassthroughCall("GET", USER, "exportUser", "All that Leanplum knows of a user"),
+    PassthroughCall("GET", "/v1/messages", "getMessages", "The app's messages"),
+    PassthroughCall("GET", "/v1/messages/{id}", "getMessage", "One message"),
+    PassthroughCall("GET", "/v1/ab-tests", "getAbTests", "The app's A/B tests"),
+    PassthroughCall("GET", "/v1/ab-tests/{id}", "getAbTest", "One A/B test"),
+    PassthroughCall("GET", "/v1/variants/{id}", "getVariant", "One variant of an A/B test"),
+    PassthroughCall(
         "GET",
         "/v1/unsubscribe-categories",
         "getUnsubscribeCategories",
         "What users may unsubscribe from",
     ),
-    Ask(
+    PassthroughCall(
         "GET",
         "/v1/notification-channels",
         "getAndroidNotificationChannels",
         "Android's notification channels",
     ),
-    Ask(
+    PassthroughCall(
         "PUT",
         "/v1/notification-channels/{id}",
         "addAndroidNotificationChannel",
         "Make or change a channel",
     ),
-    Ask(
+    PassthroughCall(
         "DELETE",
         "/v1/notification-channels/{id}",
         "deleteAndroidNotificationChannel",
         "Remove a channel",
         "channelId",
     ),
-    Ask("PUT", "/v1/variables", "setVars", "Set variables"),
-    Ask("DELETE", "/v1/variables", "deleteVars", "Remove variables"),
-    Ask("POST", "/v1/files", "uploadFile", "Upload files"),
-    Ask("GET", "/v1/files/{filename}", "downloadFile", "Download a file"),
-    Ask("POST", "/v1/development-devices", "registerDevice", "Register a device for development"),
-    Ask("POST", "/v1/exports/data", "exportData", "Begin an export of raw data"),
-    Ask("POST", "/v1/exports/users", "exportUsers", "Begin an export of users"),
-    Ask("POST", "/v1/exports/report", "exportReport", "Begin a report"),
-    Ask("GET", "/v1/exports/{jobId}", "getExportResults", "How far an export is, and its files"),
-    Ask("POST", "/v1/imports", "multi", "Begin an import of CSV"),
-    Ask("GET", "/v1/imports/{jobId}", "getMultiResults", "How far an import is"),
-    Ask("POST", "/v1/postbacks", "addPostback", "Add a postback"),
-    Ask("GET", "/v1/postbacks", "listPostbacks", "The app's postbacks"),
-    Ask("DELETE", "/v1/postbacks/{id}", "deletePostback", "Remove a postback", "postbackId"),
+    PassthroughCall("PUT", "/v1/variables", "setVars", "Set variables"),
+    PassthroughCall("DELETE", "/v1/variables", "deleteVars", "Remove variables"),
+    PassthroughCall("POST", "/v1/files", "uploadFile", "Upload files"),
+    PassthroughCall("GET", "/v1/files/{filename}", "downloadFile", "Download a file"),
+    PassthroughCall(
+        "POST", "/v1/development-devices", "registerDevice", "Register a device for development"
+    ),
+    PassthroughCall("POST", "/v1/exports/data", "exportData", "Begin an export of raw data"),
+    PassthroughCall("POST", "/v1/exports/users", "exportUsers", "Begin an export of users"),
+    PassthroughCall("POST", "/v1/exports/report", "exportReport", "Begin a report"),
+    PassthroughCall(
+        "GET", "/v1/exports/{jobId}", "getExportResults", "How far an export is, and its files"
+    ),
+    PassthroughCall("POST", "/v1/imports", "multi", "Begin an import of CSV"),
+    PassthroughCall("GET", "/v1/imports/{jobId}", "getMultiResults", "How far an import is"),
+    PassthroughCall("POST", "/v1/postbacks", "addPostback", "Add a postback"),
+    PassthroughCall("GET", "/v1/postbacks", "listPostbacks", "The app's postbacks"),
+    PassthroughCall(
+        "DELETE", "/v1/postbacks/{id}", "deletePostback", "Remove a postback", "postbackId"
+    ),
 )
 DESCRIBED = PATH_PARAMETERS | {
     "id": "its id",
     "filename": "the file's name; a slash in it is written %2F",
     "jobId": "the id that the begun job has",
 }
-SHAPES = {ask.action: TypeAdapter[Any](ACTIONS[ask.action].shape) for ask in ASKS}
-
-
-async def _enter(
-    request: Request, operation: str, action: Action
-) -> tuple[Gateway, Context, App, Caller]:
-    about, gateway = context.of(request.scope), gateway_of(request)
-    about.operation = operation
-    caller, app = await authentication.enter(gateway, about, action.scope, action.key)
-    return gateway, about, app, caller
-
-
-async def _args(
-    request: Request, gateway: Gateway, about: Context, caller: Caller, ask: Ask
-) -> dict[str, Any]:
-    """The parameters, from path, query and body, held against the action's shape."""
-    path = {
-        ask.renamed if name == "id" else name: value for name, value in in_path(request).items()
-    }
-    raw: Any = {name: _meant(value) for name, value in request.query_params.items()}
-    if ask.method != "GET":
-        told = json_body.parse(
-            await receiving.read_fields(gateway, about, request.receive, optional=bool(path or raw))
-        )
-        if not isinstance(told, dict):
-            raise Invalid((Fault("", "takes an object", "type"),))
-        raw = {**raw, **told}
-    in_body = frozenset(told) if ask.method != "GET" else frozenset[str]()
-    moved: Sequence[Move] = ()
-    try:
-        faults = writes.contradictions(raw, path)
-        if faults:
-            raise Invalid(tuple(faults))
-        if ask.action in ENRICHED:
-            moved = writes.refiner_for(gateway, about, caller).refine(ask.action, raw).moved
-        else:
-            privacy_guard.arguments(gateway, about, caller, ask.action, raw)
-        return validate.checked(SHAPES[ask.action], raw)
-    except Invalid as error:
-        raise Invalid(
-            tuple(_placed(ask, as_sent(fault, moved), path, in_body) for fault in error.faults)
-        ) from None
-
-
-def _placed(ask: Ask, fault: Fault, path: Mapping[str, Any], in_body: Collection[str]) -> Fault:
-    """Return a fault of what the path or the query has as one of a parameter."""
-    name = next(iter(parts(fault.pointer)), "")
-    if not name or name in in_body or (ask.method != "GET" and fault.code == "required"):
-        return fault
-    if name in path and name not in ask.path:
-        name = "id"
-    return replace(fault, pointer=name, part="parameter")
-
-
-def _meant(text: str) -> Any:
-    """A query has booleans as text."""
-    return {"true": True, "false": False}.get(text, text)
-
-
-def _add(ask: Ask) -> None:
-    action = ACTIONS[ask.action]
-    operation = f"{ask.method} {ask.path}"
-
-    async def answered(request: Request) -> Response:
-        in_path(request)  # whom it is about is known even where it is refused
-        gateway, about, app, caller = await _enter(request, operation, action)
-        args = await _args(request, gateway, about, caller, ask)
-        authentication.still(gateway, about, action.scope)
-        if action.seldom_changes:
-            return await _kept(request, gateway, app, action, args)
-        subject = validate.subject_of(args) if action.about is About.USER else None
-        about.subjects = (subject,) if subject else ()
-        job_facts.tell_asked(gateway, about, action, args)
-        told = await gateway.relay.ask(app, action, args, subject)
-        if action.scope is Scope.EXPORTS_RUN:
-            job_facts.tell_answered(about, told)
-        return Response(orjson.dumps(told), headers=JSON)
-
-    async def uploaded(request: Request) -> Response:
-        gateway, about, app, caller = await _enter(request, operation, action)
-        return await _upload(request, gateway, about, caller, app, action)
-
-    async def downloaded(request: Request) -> Response:
-        gateway, about, app, caller = await _enter(request, operation, action)
-        return await _download(gateway, app, await _args(request, gateway, about, caller, ask))
-
-    async def imported(request: Request) -> Response:
-        gateway, about, app, caller = await _enter(request, operation, action)
-        media = json_body.media_type(
-            about.header(b"content-type"), json_body.JSON, json_body.CSV, MULTIPART
-        )
-        if media == json_body.JSON:
-            args = await _args(request, gateway, about, caller, ask)
-            privacy_guard.refuse_bucket(gateway, about, caller)
-            job_facts.tell_asked(gateway, about, action, args)
-            authentication.still(gateway, about, action.scope)
-            await import_check.permit(about, app, args.get("defaultAction", ""))
-            told = await gateway.relay.ask(app, action, {"createJob": True, **args})
-        elif media == json_body.CSV:
-            most = gateway.settings.gateway_max_upload_bytes
-            rows = await receiving.read_body(gateway, about, request.receive, most)
-            authentication.still(gateway, about, action.scope)
-            fields = dict(request.query_params)
-            told = await _import_rows(
-                gateway, about, caller, app, action, fields, rows, "parameter"
-            )
-        else:
-            told = await _import_form(request, gateway, about, caller, app, action)
-        job_facts.tell_answered(about, told)
-        return Response(orjson.dumps(told), headers=JSON)
-
-    special = {"uploadFile": uploaded, "multi": imported, "downloadFile": downloaded}
-    router.add_api_route(
-        ask.path,
-        special.get(ask.action, answered),
-        methods=[ask.method],
-        name=ask.action,
-        summary=ask.summary,
-        description=_described(action),
-        responses=_responses(ask, action),
-        openapi_extra=_extra(ask, action),
-    )
+SHAPES = {call.action: TypeAdapter[Any](ACTIONS[call.action].shape) for call in CALLS}
 
 
 JSON = {"Content-Type": json_body.JSON}
-# The headers that say who asks, and about which app
-WHOSE = "Authorization, X-API-Key, X-Leanplum-App"
-
-
-async def _kept(
-    request: Request, gateway: Gateway, app: App, action: Action, args: Mapping[str, Any]
-) -> Response:
-    """Answer from a cache that is kept for a short while; a caller that has the answer
-    (If-None-Match) gets 304.
-
-    A caller's own cache must not tell one app's answer, or one key's, to another.
-    """
-    kept = await gateway.relay.ask_seldom(app, action, args)
-    seconds = max(0, int(kept.until - time.monotonic()))
-    headers = {"ETag": kept.etag, "Cache-Control": f"private, max-age={seconds}", "Vary": WHOSE}
-    known = {
-        tag.strip().removeprefix("W/")
-        for tag in request.headers.get("if-none-match", "").split(",")
-    }
-    if known & {kept.etag, "*"}:
-        return Response(status_code=304, headers=headers)
-    return Response(kept.body, headers=headers | JSON)
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-async def _upload(
-    request: Request, gateway: Gateway, about: Context, caller: Caller, app: App, action: Action
-) -> Response:
-    """A form is written to a temporary file where it is large, and read from there as it goes
-    out.
-    """
-    media = about.header(b"content-type")
-    json_body.media_type(media, MULTIPART)
-    if "boundary=" not in media.lower():
-        raise Malformed("The Content-Type has no boundary.")
-    most = gateway.settings.gateway_max_upload_bytes
-    limited = Request(request.scope, receiving.limited(gateway, about, request.receive, most))
-    fields = dict[str, str]()
-    try:
-        async with limited.form(max_files=MAX_FILES, max_fields=100) as form:
-            files = list[FilePart]()
-            for name, value in form.multi_items():
-                if isinstance(value, UploadFile):
-                    media = value.content_type or "application/octet-stream"
-                    files.append((name, (value.filename or name, value.file, media)))
-                elif name not in OURS:
-                    fields[name] = value
-            if not files:
-                raise Invalid((Fault("", "has no file", "required"),))
-            privacy_guard.arguments(gateway, about, caller, action.name, fields)
-            files = privacy_guard.files(gateway, about, caller, action.name, files)
-            authentication.still(gateway, about, action.scope)
-            told = await gateway.relay.upload(app, action, fields, files)
-    except HTTPException as error:  # what starlette makes of a form that it can't read
-        raise Malformed(f"The form can't be read: {error.detail}") from None
-    return Response(orjson.dumps(told), headers=JSON)
-
-
-OURS = frozenset({"appId", "clientKey", "apiVersion", "action"})
-
-
-async def _import_rows(
-    gateway: Gateway,
-    about: Context,
-    caller: Caller,
-    app: App,
-    action: Action,
-    fields: dict[str, Any],
-    rows: bytes,
-    part: RequestPart = "pointer",
-) -> dict[str, Any]:
-    """Begin an import of these rows. `part`: what the fields came in."""
-    default_action = str(fields.get("defaultAction", ""))
-    privacy_guard.arguments(gateway, about, caller, action.name, fields)
-    try:
-        args = validate.checked(ROWS, fields)
-    except Invalid as error:
-        if part == "pointer":
-            raise
-        named = (
-            replace(fault, pointer=parts(fault.pointer)[0], part=part) for fault in error.faults
-        )
-        raise Invalid(tuple(named)) from None
-    if not json_body.has_rows(rows):
-        raise Invalid((Fault("", NO_ROWS, "required"),))
-    job_facts.tell_asked(gateway, about, action, args)
-    await import_check.permit(about, app, default_action, rows)
-    rows = await privacy_guard.rows(gateway, about, caller, rows, default_action)
-    return await gateway.relay.import_csv(app, action, {"createJob": "true", **args}, rows)
-
-
-async def _import_form(
-    request: Request, gateway: Gateway, about: Context, caller: Caller, app: App, action: Action
-) -> dict[str, Any]:
-    """Begin an import of the file that a form carries, or of the one in a bucket that it names."""
-    if "boundary=" not in about.header(b"content-type").lower():
-        raise Malformed("The Content-Type has no boundary.")
-    most = gateway.settings.gateway_max_upload_bytes
-    limited = Request(request.scope, receiving.limited(gateway, about, request.receive, most))
-    try:
-        async with limited.form(max_files=MAX_FILES, max_fields=100) as form:
-            parts = form.multi_items()
-            files = [value for _, value in parts if isinstance(value, UploadFile)]
-            fields: dict[str, Any] = {
-                name: value for name, value in parts if not isinstance(value, UploadFile)
-            }
-            if len(files) > 1:
-                raise Invalid((Fault("/file", "must be one file with the rows", "required"),))
-            rows = json_body.without_bom(await files[0].read()) if files else None
-    except HTTPException as error:  # what starlette makes of a form that it can't read
-        raise Malformed(f"The form can't be read: {error.detail}") from None
-    authentication.still(gateway, about, action.scope)
-    if rows is not None:
-        return await _import_rows(gateway, about, caller, app, action, fields, rows)
-    privacy_guard.arguments(gateway, about, caller, action.name, fields)
-    args = validate.checked(SHAPES["multi"], fields)
-    privacy_guard.refuse_bucket(gateway, about, caller)
-    job_facts.tell_asked(gateway, about, action, args)
-    await import_check.permit(about, app, args.get("defaultAction", ""))
-    return await gateway.relay.ask(app, action, {"createJob": True, **args})
-
-
+# The headers that say who calls, and about which app.
+CREDENTIAL_HEADERS = "Authorization, X-API-Key, X-Leanplum-App"
+SET_BY_GATEWAY = frozenset({"appId", "clientKey", "apiVersion", "action"})
+IMPORT = "multi"  # Leanplum's action that begins an import
 NO_ROWS = "has no rows: the first line names the arguments, and each further line is one action"
 ROWS = TypeAdapter[Any](ImportOfRows)
 
 
-async def _download(gateway: Gateway, app: App, args: Mapping[str, Any]) -> Response:
-    """Streamed: the first piece is there before anything is answered."""
-    opened = gateway.relay.download(app, args)
-    found = await opened.__aenter__()
-    assert found.chunks is not None
-    chunks = found.chunks
+class PassthroughHandler:
+    """Relay calls to Leanplum, and answer with what it says."""
 
-    async def passed_on() -> AsyncIterator[bytes]:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        bodies: BodyReader,
+        relay: Relay,
+        outbox: Outbox,
+        ingest: Ingest,
+        privacy: RelayedCallPrivacy,
+        job_facts: JobFacts,
+        *,
+        max_upload_bytes: int,
+    ) -> None:
+        self._authenticator, self._bodies, self._relay = authenticator, bodies, relay
+        self._outbox, self._ingest, self._privacy = outbox, ingest, privacy
+        self._job_facts, self._max_upload_bytes = job_facts, max_upload_bytes
+
+    async def answer(self, request: Request, call: PassthroughCall) -> Response:
+        """Relay a call; answer with JSON."""
+        path_parameters(request)  # the audit record names the user even of a refused call
+        action = ACTIONS[call.action]
+        context, caller, app = await self._enter(request, call)
+        args = await self._args(request, caller, app, call)
+        self._authenticator.confirm_scope(context, action.scope)
+        if action.seldom_changes:
+            return await self._cached(request, app, action, args)
+        subject = validate.subject_of(args) if action.about is About.USER else None
+        context.subjects = (subject,) if subject else ()
+        self._job_facts.note_call(context, action, args)
+        answer = await self._relay.ask(app, action, args, subject)
+        if action.scope is Scope.EXPORTS_RUN:
+            note_answer(context, answer)
+        return Response(orjson.dumps(answer), headers=JSON)
+
+    async def upload(self, request: Request, call: PassthroughCall) -> Response:
+        """Upload files: a large form is written to a temporary file, and read as it is sent on."""
+        action = ACTIONS[call.action]
+        context, caller, app = await self._enter(request, call)
+        json_body.media_type(context.header(b"content-type"), MULTIPART)
+        async with self._form(request) as form:
+            fields, files = dict[str, str](), list[FilePart]()
+            for name, value in form.multi_items():
+                if isinstance(value, UploadFile):
+                    media_type = value.content_type or "application/octet-stream"
+                    files.append((name, (value.filename or name, value.file, media_type)))
+                elif name not in SET_BY_GATEWAY:
+                    fields[name] = value
+            if not files:
+                raise Invalid((Fault("", "has no file", "required"),))
+            self._privacy.apply(app, caller, action.name, fields)
+            files = self._privacy.files(app, caller, action.name, files)
+            self._authenticator.confirm_scope(context, action.scope)
+            answer = await self._relay.upload(app, action, fields, files)
+        return Response(orjson.dumps(answer), headers=JSON)
+
+    async def download(self, request: Request, call: PassthroughCall) -> Response:
+        """Stream a file: its first piece has come before anything is answered."""
+        _, caller, app = await self._enter(request, call)
+        args = await self._args(request, caller, app, call)
+        opened = self._relay.download(app, args)
+        file = await opened.__aenter__()
+        assert file.chunks is not None
+        chunks = file.chunks
+
+        async def stream() -> AsyncIterator[bytes]:
+            try:
+                async for chunk in chunks:
+                    yield chunk
+            finally:
+                await opened.__aexit__(None, None, None)
+
+        response = StreamingResponse(stream())
+        response.raw_headers = headers_of_file(file.headers)
+        return response
+
+    async def import_users(self, request: Request, call: PassthroughCall) -> Response:
+        """Begin an import: of rows in the body or in a form, or of a file in a bucket."""
+        context, caller, app = await self._enter(request, call)
+        media_type = json_body.media_type(
+            context.header(b"content-type"), json_body.JSON, json_body.CSV, MULTIPART
+        )
+        if media_type == json_body.JSON:
+            args = await self._args(request, caller, app, call)
+            answer = await self._import_bucket(context, caller, app, args)
+        elif media_type == json_body.CSV:
+            rows = await self._bodies.read(context, request.receive, self._max_upload_bytes)
+            caller = self._authenticator.confirm_scope(context, ACTIONS[IMPORT].scope)
+            fields = dict(request.query_params)
+            answer = await self._import_rows(context, caller, app, fields, rows, "parameter")
+        else:
+            answer = await self._import_form(request, context, caller, app)
+        note_answer(context, answer)
+        return Response(orjson.dumps(answer), headers=JSON)
+
+    async def _enter(
+        self, request: Request, call: PassthroughCall
+    ) -> tuple[RequestContext, Caller, App]:
+        context, action = context_of(request.scope), ACTIONS[call.action]
+        context.operation = f"{call.method} {call.path}"
+        caller, app = await self._authenticator.enter(context, action.scope, action.key)
+        return context, caller, app
+
+    async def _args(
+        self, request: Request, caller: Caller, app: App, call: PassthroughCall
+    ) -> dict[str, Any]:
+        """Return the parameters of path, query and body, validated by the action's shape."""
+        context = context_of(request.scope)
+        in_path = {
+            call.renamed if name == "id" else name: value
+            for name, value in path_parameters(request).items()
+        }
+        raw: dict[str, Any] = {
+            name: _query_value(value) for name, value in request.query_params.items()
+        }
+        names_in_body = frozenset[str]()
+        if call.method != "GET":
+            body = await self._bodies.read_json(
+                context, request.receive, optional=bool(in_path or raw)
+            )
+            fields = json_body.parse(body)
+            if not isinstance(fields, dict):
+                raise Invalid((Fault("", "takes an object", "type"),))
+            names_in_body = frozenset(fields)
+            raw |= fields
+        moved: Sequence[Move] = ()
         try:
-            async for chunk in chunks:
-                yield chunk
-        finally:
-            await opened.__aexit__(None, None, None)
+            faults = contradictions(raw, in_path)
+            if faults:
+                raise Invalid(tuple(faults))
+            if call.action in ENRICHED:
+                checker = self._ingest.checker(app, caller, now_ms(), context.origin.named)
+                moved = checker.refine(call.action, raw).moved
+            else:
+                self._privacy.apply(app, caller, call.action, raw)
+            return validate.checked(SHAPES[call.action], raw)
+        except Invalid as error:
+            raise Invalid(
+                tuple(
+                    _placed(call, as_sent(fault, moved), in_path, names_in_body)
+                    for fault in error.faults
+                )
+            ) from None
 
-    response = StreamingResponse(passed_on())
-    response.raw_headers = headers_of_file(found.headers)
-    return response
+    async def _cached(
+        self, request: Request, app: App, action: Action, args: Mapping[str, Any]
+    ) -> Response:
+        """Answer from a cache that is kept for a short while.
+
+        A caller that has the answer (If-None-Match) gets 304. A caller's own cache must not give
+        one app's answer, or one key's, to another.
+        """
+        cached = await self._relay.ask_seldom(app, action, args)
+        seconds = max(0, int(cached.until - time.monotonic()))
+        headers = {
+            "ETag": cached.etag,
+            "Cache-Control": f"private, max-age={seconds}",
+            "Vary": CREDENTIAL_HEADERS,
+        }
+        known_tags = {
+            tag.strip().removeprefix("W/")
+            for tag in request.headers.get("if-none-match", "").split(",")
+        }
+        if known_tags & {cached.etag, "*"}:
+            return Response(status_code=304, headers=headers)
+        return Response(cached.body, headers=headers | JSON)
+
+    # --- imports ---------------------------------------------------------------------------------
+
+    async def _import_bucket(
+        self, context: RequestContext, caller: Caller, app: App, args: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Begin an import of a file in a bucket."""
+        action = ACTIONS[IMPORT]
+        self._privacy.refuse_bucket(app, caller)
+        self._job_facts.note_call(context, action, args)
+        caller = self._authenticator.confirm_scope(context, action.scope)
+        await permit_import(app, caller, args.get("defaultAction", ""))
+        return await self._relay.ask(app, action, {"createJob": True, **args})
+
+    async def _import_rows(
+        self,
+        context: RequestContext,
+        caller: Caller,
+        app: App,
+        fields: dict[str, Any],
+        rows: bytes,
+        part: RequestPart = "pointer",
+    ) -> dict[str, Any]:
+        """Begin an import of these rows. `part` is the part of the request that has the fields."""
+        action = ACTIONS[IMPORT]
+        default_action = str(fields.get("defaultAction", ""))
+        self._privacy.apply(app, caller, action.name, fields)
+        try:
+            args = validate.checked(ROWS, fields)
+        except Invalid as error:
+            if part == "pointer":
+                raise
+            faults = (
+                replace(fault, pointer=parts(fault.pointer)[0], part=part) for fault in error.faults
+            )
+            raise Invalid(tuple(faults)) from None
+        if not json_body.has_rows(rows):
+            raise Invalid((Fault("", NO_ROWS, "required"),))
+        self._job_facts.note_call(context, action, args)
+        await permit_import(app, caller, default_action, rows)
+        is_erased = await self._outbox.tells_erased(app.name)
+        rows = await self._privacy.rows(app, caller, rows, default_action, is_erased)
+        return await self._relay.import_csv(app, action, {"createJob": "true", **args}, rows)
+
+    async def _import_form(
+        self, request: Request, context: RequestContext, caller: Caller, app: App
+    ) -> dict[str, Any]:
+        """Begin an import of the file that a form carries, or of a file in a bucket."""
+        async with self._form(request) as form:
+            items = form.multi_items()
+            files = [value for _, value in items if isinstance(value, UploadFile)]
+            fields: dict[str, Any] = {
+                name: value for name, value in items if not isinstance(value, UploadFile)
+            }
+            if len(files) > 1:
+                raise Invalid((Fault("/file", "must be one file with the rows", "required"),))
+            rows = json_body.without_bom(await files[0].read()) if files else None
+        caller = self._authenticator.confirm_scope(context, ACTIONS[IMPORT].scope)
+        if rows is not None:
+            return await self._import_rows(context, caller, app, fields, rows)
+        self._privacy.apply(app, caller, IMPORT, fields)
+        return await self._import_bucket(
+            context, caller, app, validate.checked(SHAPES[IMPORT], fields)
+        )
+
+    @asynccontextmanager
+    async def _form(self, request: Request) -> AsyncIterator[FormData]:
+        """Read a form within the limits of uploads. Raises Malformed."""
+        context = context_of(request.scope)
+        if "boundary=" not in context.header(b"content-type").lower():
+            raise Malformed("The Content-Type has no boundary.")
+        receive = self._bodies.limited(context, request.receive, self._max_upload_bytes)
+        limited = Request(request.scope, receive)
+        try:
+            async with limited.form(max_files=MAX_FILES, max_fields=100) as form:
+                yield form
+        except HTTPException as error:  # raised by starlette for a form that it can't read
+            raise Malformed(f"The form can't be read: {error.detail}") from None
+
+
+def _placed(
+    call: PassthroughCall, fault: Fault, path: Mapping[str, Any], in_body: Collection[str]
+) -> Fault:
+    """Return a fault of what the path or the query has as one of a parameter."""
+    name = next(iter(parts(fault.pointer)), "")
+    if not name or name in in_body or (call.method != "GET" and fault.code == "required"):
+        return fault
+    if name in path and name not in call.path:
+        name = "id"
+    return replace(fault, pointer=name, part="parameter")
+
+
+def _query_value(text: str) -> Any:
+    """Return the value of a query parameter; a query has booleans as text."""
+    return {"true": True, "false": False}.get(text, text)
+
+
+def _add(call: PassthroughCall) -> None:
+    action = ACTIONS[call.action]
+
+    async def answer(request: Request, handler: Handler) -> Response:
+        return await handler.answer(request, call)
+
+    async def upload(request: Request, handler: Handler) -> Response:
+        return await handler.upload(request, call)
+
+    async def download(request: Request, handler: Handler) -> Response:
+        return await handler.download(request, call)
+
+    async def import_users(request: Request, handler: Handler) -> Response:
+        return await handler.import_users(request, call)
+
+    special = {"uploadFile": upload, IMPORT: import_users, "downloadFile": download}
+    router.add_api_route(
+        call.path,
+        special.get(call.action, answer),
+        methods=[call.method],
+        name=call.action,
+        summary=call.summary,
+        description=_described(action),
+        responses=_responses(call, action),
+        openapi_extra=_extra(call, action),
+    )
+
+
+async def _handler(request: Request) -> PassthroughHandler:
+    handler: PassthroughHandler = request.state.passthrough
+    return handler
+
+
+Handler = Annotated[PassthroughHandler, Depends(_handler)]
 
 
 # --- the documentation ------------------------------------------------------------------------------------------------
@@ -400,13 +457,13 @@ def _described(action: Action) -> str:
     return " ".join(told)
 
 
-def _responses(ask: Ask, action: Action) -> dict[int | str, dict[str, Any]]:
-    kinds = (*REFUSED, *ANSWERS, *(() if ask.method == "GET" else WITH_BODY))
+def _responses(call: PassthroughCall, action: Action) -> dict[int | str, dict[str, Any]]:
+    kinds = (*REFUSED, *ANSWERS, *(() if call.method == "GET" else WITH_BODY))
     good: dict[str, Any] = {
         "model": action.answer,
         "description": "Leanplum's answer, less `success`",
     }
-    if ask.action == "downloadFile":
+    if call.action == "downloadFile":
         file = {"schema": {"type": "string", "format": "binary"}}
         good = {"description": "The file", "content": {"application/octet-stream": file}}
     more: dict[int | str, dict[str, Any]] = (
@@ -415,16 +472,16 @@ def _responses(ask: Ask, action: Action) -> dict[int | str, dict[str, Any]]:
     return {200: good, **more, **problem_responses(*kinds)}
 
 
-def _extra(ask: Ask, action: Action) -> dict[str, Any]:
+def _extra(call: PassthroughCall, action: Action) -> dict[str, Any]:
     """The parameters of path and query, and the body."""
-    in_the_path = re.findall(r"{(\w+)}", ask.path)
-    known = {ask.renamed if name == "id" else name for name in in_the_path}
-    parameters = path_parameters(ask.path, DESCRIBED)
-    if ask.method == "GET":
+    in_the_path = re.findall(r"{(\w+)}", call.path)
+    known = {call.renamed if name == "id" else name for name in in_the_path}
+    parameters = documented_parameters(call.path, DESCRIBED)
+    if call.method == "GET":
         return {"parameters": parameters + parameters_of(action.shape, known)}
-    if ask.action == "multi":
+    if call.action == "multi":
         return _extra_of_imports()
-    media = MULTIPART if ask.action == "uploadFile" else json_body.JSON
+    media = MULTIPART if call.action == "uploadFile" else json_body.JSON
     if set(action.shape.__annotations__) <= known:
         return {"parameters": parameters}
     body = body_of(action.shape.__name__, media=media, required=bool(action.required - known))
@@ -439,8 +496,8 @@ def _extra_of_imports() -> dict[str, Any]:
     return {"parameters": parameters_of(ImportOfRows, ())} | body
 
 
-for _one in ASKS:
-    _add(_one)
+for _call in CALLS:
+    _add(_call)
 
 
 # --- apps -------------------------------------------------------------------------------------------------------------
@@ -450,10 +507,17 @@ NAME = re.compile(APP_NAME)
 MANAGED = ("unauthorized", "forbidden", "rate-limited", "internal")
 
 
-async def _manage(request: Request, operation: str) -> tuple[Gateway, Caller]:
-    about, gateway = context.of(request.scope), gateway_of(request)
-    about.operation = operation
-    return gateway, await authentication.enter_beside_apps(gateway, about, Scope.KEYS_MANAGE)
+async def _apps(request: Request) -> Apps:
+    apps: Apps = request.state.apps
+    return apps
+
+
+async def _relay(request: Request) -> Relay:
+    relay: Relay = request.state.relay
+    return relay
+
+
+ConfiguredApps = Annotated[Apps, Depends(_apps)]
 
 
 @router.get(
@@ -462,10 +526,12 @@ async def _manage(request: Request, operation: str) -> tuple[Gateway, Caller]:
     response_model=schemas.Apps,
     responses=problem_responses(*MANAGED),
 )
-async def list_apps(request: Request) -> Any:
+async def list_apps(request: Request, authenticator: Authentication, apps: ConfiguredApps) -> Any:
     """Which apps there are, and which kinds of Leanplum's keys each has; never a key."""
-    gateway, caller = await _manage(request, f"GET {APPS}")
-    mine = [app for app in gateway.apps.values() if caller.may_use(app.name)]
+    context = context_of(request.scope)
+    context.operation = f"GET {APPS}"
+    caller = await authenticator.enter_without_app(context, Scope.KEYS_MANAGE)
+    usable = [app for app in apps.values() if caller.may_use(app.name)]
     return {
         "apps": [
             {
@@ -473,7 +539,7 @@ async def list_apps(request: Request) -> Any:
                 "appId": app.app_id,
                 "keys": {kind.value: {"configured": kind in app.keys} for kind in KeyKind},
             }
-            for app in mine
+            for app in usable
         ]
     }
 
@@ -486,17 +552,23 @@ async def list_apps(request: Request) -> Any:
     responses=problem_responses(*MANAGED, "not-found"),
 )
 async def check_app(
-    request: Request, name: Annotated[str, Path(description="the app's name")]
+    request: Request,
+    authenticator: Authentication,
+    apps: ConfiguredApps,
+    relay: Annotated[Relay, Depends(_relay)],
+    name: Annotated[str, Path(description="the app's name")],
 ) -> Any:
     """Asks Leanplum once for each key, by calls that name no user and change nothing."""
-    gateway, caller = await _manage(request, f"POST {APPS}/{{name}}/check")
-    about, app = context.of(request.scope), gateway.apps.get(name)
+    context = context_of(request.scope)
+    context.operation = f"POST {APPS}/{{name}}/check"
+    caller = await authenticator.enter_without_app(context, Scope.KEYS_MANAGE)
+    app = apps.get(name)
     if NAME.fullmatch(name):
-        about.resource = name
+        context.resource = name
     if app is None or not caller.may_use(name):
         raise NotFound("There is no app of this name; GET /v1/apps lists them.")
-    about.app = app
-    found = await check(gateway.relay.client, app)
+    context.app = app
+    found = await check(relay.client, app)
     return {"name": name, "keys": {kind.value: _told(one) for kind, one in found.items()}}
 
 

@@ -1,24 +1,80 @@
 """What would be sent to Leanplum, without sending or storing it."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 
 from app import ids
-from app.api import schemas, writes
-from app.api.routes import BATCH_REFUSED, KEY, gateway_of
+from app.api import schemas
+from app.api.batch import BATCH_REFUSED, RefusedItem, permitted, validated_item
+from app.api.dependencies import KEY
 from app.clock import now_ms
 from app.errors import Fault, Invalid, Overloaded, Refusal
-from app.http import authentication, body, json_body, problems, rate_limiting
-from app.http import request as context
+from app.http import json_body, problems
+from app.http.authentication import Authenticator
+from app.http.body import BodyReader, Receive, is_small
 from app.http.openapi_parts import body_of, problem_responses
+from app.http.rate_limiting import RateLimiter
+from app.http.request import RequestContext, context_of
+from app.ingest.service import Ingest
 from app.leanplum import mapping
 from app.model import App, Item, NewItem
 
 PREVIEW = "/v1/preview"
 MOST = 100  # items
 router = APIRouter(dependencies=KEY)
+
+
+class PreviewHandler:
+    """Show items as they would be sent."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        limiter: RateLimiter,
+        bodies: BodyReader,
+        ingest: Ingest,
+    ) -> None:
+        self._authenticator, self._limiter = authenticator, limiter
+        self._bodies, self._ingest = bodies, ingest
+
+    async def post(self, context: RequestContext, receive: Receive) -> dict[str, Any]:
+        """Return the entries of the items of a body, or why they would be refused."""
+        authenticator, limiter = self._authenticator, self._limiter
+        caller = await authenticator.authenticate(context)
+        try:
+            app = authenticator.choose_app(context, caller)
+            await limiter.refuse_spent(context, caller, ask=not is_small(context))
+            body = await self._bodies.read_json(
+                context, receive, optional=False, most_members=MOST * json_body.MEMBERS_PER_ITEM
+            )
+            raw_items, base = _items(json_body.parse(body))
+        except Refusal:
+            # A body that can't be read as items counts as one item.
+            await limiter.take(context, caller, 1)
+            raise
+        except Overloaded:
+            await limiter.charge_unread(context)
+            raise
+        await limiter.take(context, caller, len(raw_items))
+        caller = authenticator.confirm(context, caller)
+        # The context does not get this checker: what is only previewed is not counted.
+        checker = self._ingest.checker(app, caller, now_ms(), context.origin.named)
+        validated = [
+            validated_item(raw, base.format(index), checker) for index, raw in enumerate(raw_items)
+        ]
+        context.subjects = {item.subject for item in validated if isinstance(item, NewItem)}
+        results = permitted(app, caller, validated)
+        prefix = context.prefix
+        return {
+            "results": [_result(index, app, item, prefix) for index, item in enumerate(results)]
+        }
+
+
+async def _previews(request: Request) -> PreviewHandler:
+    handler: PreviewHandler = request.state.previews
+    return handler
 
 
 @router.post(
@@ -29,43 +85,15 @@ router = APIRouter(dependencies=KEY)
     responses=problem_responses(*BATCH_REFUSED, "validation", "internal"),
     openapi_extra=body_of("Previewed"),
 )
-async def preview(request: Request) -> Any:
+async def preview(request: Request, previews: Annotated[PreviewHandler, Depends(_previews)]) -> Any:
     """One item, or a batch of at most 100, goes all the way to Leanplum but for the last step:
     enriched, held against the rules and the privacy rules, and written as Leanplum gets it, less
     keys. Nothing is stored or sent. Each item needs the scope of its own action, and counts for the
     limits as if it were accepted.
     """
-    about, gateway = context.of(request.scope), gateway_of(request)
-    about.operation = f"POST {PREVIEW}"
-    caller = await authentication.authenticate(gateway, about)
-    try:
-        app = authentication.choose_app(gateway, about, caller)
-        await rate_limiting.refuse_spent(gateway, about, caller, ask=not body.is_small(about))
-        most = MOST * writes.MANY_OF_EACH
-        raw = json_body.parse(
-            await body.read_fields(gateway, about, request.receive, optional=False, most=most)
-        )
-        told, base = _items(raw)
-    except Refusal:
-        await rate_limiting.take(
-            gateway, about, caller, 1
-        )  # what can't be read as items costs as one
-        raise
-    except Overloaded:
-        await rate_limiting.charge_unread(gateway, about)
-        raise
-    await rate_limiting.take(gateway, about, caller, len(told))
-    caller = authentication.look_again(gateway, about, caller)
-    refiner = writes.refiner_for(gateway, about, caller)
-    judged = [
-        writes.careful_item(one, base.format(index), refiner) for index, one in enumerate(told)
-    ]
-    about.gate = None  # what is only looked at is not counted
-    about.subjects = {one.subject for one in judged if isinstance(one, NewItem)}
-    results = writes.permitted(app, caller, judged)
-    return {
-        "results": [_result(index, app, one, about.prefix) for index, one in enumerate(results)]
-    }
+    context = context_of(request.scope)
+    context.operation = f"POST {PREVIEW}"
+    return await previews.post(context, request.receive)
 
 
 def _items(raw: Any) -> tuple[list[Any], str]:
@@ -80,7 +108,7 @@ def _items(raw: Any) -> tuple[list[Any], str]:
     return items, "/items/{}"
 
 
-def _result(index: int, app: App, one: NewItem | writes.Refused, prefix: str) -> dict[str, Any]:
+def _result(index: int, app: App, one: NewItem | RefusedItem, prefix: str) -> dict[str, Any]:
     if not isinstance(one, NewItem):
         return {"index": index, "problem": problems.of_error(one, prefix)}
     notes = orjson.loads(one.notes) if one.notes is not None else {}

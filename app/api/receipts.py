@@ -1,13 +1,21 @@
-"""Receipts as callers see them (contract §4)."""
+"""Receipts: render them, explain why an item waits, and find them (contract §4)."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import orjson
+from fastapi import APIRouter, Depends, Path, Query, Request
 
+from app import request_ids
+from app.api import schemas
+from app.api.dependencies import KEY, Authentication
 from app.clock import instant
-from app.model import Receipt, Removed, Status
+from app.errors import Fault, Invalid, NotFound
+from app.http.openapi_parts import problem_responses
+from app.http.request import context_of
+from app.model import Receipt, Removed, Scope, Status
 from app.outbox.outbox import Outbox
+from app.outbox.receipts import ReceiptFilter
 from app.outbox.waiting_reason import Waits
 from app.telemetry import Metrics
 
@@ -55,14 +63,33 @@ def waiting_for(
     return WaitingFor("earlier-item", since) if waits.behind else None
 
 
-async def explained(
-    outbox: Outbox, metrics: Metrics, app: str, receipt: Receipt
-) -> WaitingFor | None:
-    """Return why an item waits, from all that this process and the database know."""
-    if receipt.settled:
-        return None
-    way = Way(metrics.states.get(app, ""), metrics.states_since.get(app, 0))
-    return waiting_for(receipt, await outbox.waiting_for(app, receipt), way)
+class ReceiptService:
+    """Read receipts, and explain why items wait."""
+
+    def __init__(self, outbox: Outbox, metrics: Metrics) -> None:
+        self._outbox, self._metrics = outbox, metrics
+
+    async def find(self, app: str, item_id: str) -> Receipt | None:
+        """Return the receipt of an item, by its own id or the gateway's."""
+        return await self._outbox.receipt(app, item_id)
+
+    async def settled(self, app: str, item_id: str, seconds: float) -> Receipt | None:
+        """Return the receipt of an item once it is settled, or as it is after so many seconds."""
+        return await self._outbox.settled_receipt(app, item_id, seconds)
+
+    async def page(
+        self, app: str, chosen: ReceiptFilter, cursor: int | None, limit: int
+    ) -> list[Receipt]:
+        """Return receipts, newest first, after the one at `cursor`."""
+        return await self._outbox.find_receipts(app, chosen, cursor, limit)
+
+    async def explain(self, app: str, receipt: Receipt) -> WaitingFor | None:
+        """Return why an item waits, from all that this process and the database know."""
+        if receipt.settled:
+            return None
+        metrics = self._metrics
+        way = Way(metrics.states.get(app, ""), metrics.states_since.get(app, 0))
+        return waiting_for(receipt, await self._outbox.waiting_for(app, receipt), way)
 
 
 def receipt_document(
@@ -152,3 +179,104 @@ def fresh_receipt(
             "href": receipt_path(item_id, prefix),
         }
     )
+
+
+# --- routes --------------------------------------------------------------------------------------
+
+LIST, ONE = "/v1/receipts", "/v1/receipts/{id}"
+REFUSED = (
+    "unauthorized",
+    "forbidden",
+    "malformed",
+    "rate-limited",
+    "validation",
+    "internal",
+    "storage-unavailable",
+)
+router = APIRouter(dependencies=KEY, tags=["Receipts"])
+
+
+async def _receipts(request: Request) -> ReceiptService:
+    receipts: ReceiptService = request.state.receipts
+    return receipts
+
+
+Receipts = Annotated[ReceiptService, Depends(_receipts)]
+
+
+@router.get(
+    LIST,
+    summary="What became of the items of a request id of an SDK's",
+    response_model=schemas.ReceiptPage,
+    response_model_exclude_unset=True,
+    responses=problem_responses(*REFUSED),
+)
+async def find_receipts(
+    request: Request,
+    authenticator: Authentication,
+    receipts: Receipts,
+    req_id: Annotated[
+        str | None,
+        Query(
+            alias="reqId",
+            description="of entries at `/api` that came with this `reqId`; compared without regard to case",
+        ),
+    ] = None,
+    uuid: Annotated[str | None, Query(description="and with this `uuid`; needs `reqId`")] = None,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the page before")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000, description="of one page")] = 100,
+) -> Any:
+    """The receipts of durable entries at `/api` by their `reqId`, newest first; none where nothing
+    is known of it: it never came, its receipt is past the time of `GATEWAY_DEDUP_SECONDS`, or
+    Leanplum was asked while the SDK waited.
+    """
+    context = context_of(request.scope)
+    context.operation = f"GET {LIST}"
+    _, app = await authenticator.enter(context, Scope.RECEIPTS_READ)
+    chosen = _chosen(req_id, uuid)
+    found = await receipts.page(app.name, chosen, int(cursor) if cursor else None, limit + 1)
+    page: dict[str, Any] = {
+        "receipts": [receipt_document(receipt, prefix=context.prefix) for receipt in found[:limit]]
+    }
+    if len(found) > limit:
+        page["nextCursor"] = str(found[limit - 1].seq)
+    return page
+
+
+def _chosen(req_id: str | None, uuid: str | None) -> ReceiptFilter:
+    """Return the filter that a query means. Raises Invalid."""
+    if req_id:
+        return ReceiptFilter(request_ids.bounds(req_id, uuid or None))
+    if uuid:
+        raise Invalid((Fault("uuid", "needs reqId beside it", "parameter", "parameter"),))
+    raise Invalid((Fault("reqId", "is required", "parameter", "parameter"),))
+
+
+@router.get(
+    ONE,
+    summary="What became of an item",
+    response_model=schemas.Receipt,
+    response_model_exclude_unset=True,
+    responses=problem_responses(
+        "unauthorized", "forbidden", "not-found", "rate-limited", "internal", "storage-unavailable"
+    ),
+)
+async def get_receipt(
+    request: Request,
+    authenticator: Authentication,
+    receipts: Receipts,
+    item_id: Annotated[str, Path(alias="id", description="The item's id")],
+) -> Any:
+    """The receipt of an item, by the caller's own id or the gateway's. Kept for the de-duplication
+    window.
+    """
+    context = context_of(request.scope)
+    context.operation = f"GET {ONE}"
+    _, app = await authenticator.enter(context, Scope.RECEIPTS_READ)
+    receipt = await receipts.find(app.name, item_id)
+    if receipt is None:
+        raise NotFound("No item of this app has this id, or its receipt is past the window.")
+    waits = await receipts.explain(app.name, receipt)
+    return receipt_document(receipt, waits=waits, prefix=context.prefix)

@@ -2,28 +2,28 @@
 app.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Depends, Path, Request
 
 from app.api import schemas
-from app.api.routes import KEY, gateway_of, in_path
+from app.api.dependencies import KEY, Authentication, path_parameters
 from app.audit import records
 from app.audit.record_macs import Marks
-from app.bootstrap import Gateway
-from app.clock import instant, now_ms
+from app.clock import instant
 from app.database.deadline import in_time
 from app.database.dialect import Cursor
 from app.errors import NotFound
-from app.http import authentication
-from app.http import request as context
+from app.http.audit_trail import transaction_record
+from app.http.authentication import Authenticator
 from app.http.openapi_parts import problem_responses
+from app.http.request import context_of
 from app.model import App, Scope
 from app.tracking.name_rules import NAME_KINDS, Name
 from app.tracking.plan.file_format import KINDS
 from app.tracking.plan.validate import Entry, Plan
+from app.tracking.service import Tracking
 
 PLAN, VIOLATIONS, TAXONOMY = "/v1/tracking-plan", "/v1/tracking-plan/violations", "/v1/taxonomy"
 ONE_NAME = f"{TAXONOMY}/{{kind}}/{{name}}"
@@ -38,11 +38,28 @@ REFUSED = (
 router = APIRouter(dependencies=KEY, tags=["Tracking plan"])
 
 
-async def _allowed(request: Request, operation: str, scope: Scope) -> tuple[Gateway, App]:
-    about, gateway = context.of(request.scope), gateway_of(request)
-    about.operation = operation
-    _, app = await authentication.enter(gateway, about, scope)
-    return gateway, app
+async def _tracking(request: Request) -> Tracking:
+    tracking: Tracking = request.state.tracking
+    return tracking
+
+
+async def _marks(request: Request) -> Marks:
+    marks: Marks = request.state.marks
+    return marks
+
+
+Tracked = Annotated[Tracking, Depends(_tracking)]
+RecordMacs = Annotated[Marks, Depends(_marks)]
+
+
+async def _enter(
+    request: Request, authenticator: Authenticator, operation: str, scope: Scope
+) -> App:
+    """Return the app of a call. Raises what `Authenticator` raises."""
+    context = context_of(request.scope)
+    context.operation = operation
+    _, app = await authenticator.enter(context, scope)
+    return app
 
 
 @router.get(
@@ -52,12 +69,12 @@ async def _allowed(request: Request, operation: str, scope: Scope) -> tuple[Gate
     response_model_exclude_unset=True,
     responses=problem_responses(*REFUSED),
 )
-async def get_plan(request: Request) -> Any:
+async def get_plan(request: Request, authenticator: Authentication, tracking: Tracked) -> Any:
     """Its version and digest, and all that it has for this app; and what is wrong with the files as
     they are now, where they were refused.
     """
-    gateway, app = await _allowed(request, f"GET {PLAN}", Scope.CONTENT_READ)
-    plan, refused = gateway.plans.of(app.name), list(gateway.plans.refused)
+    app = await _enter(request, authenticator, f"GET {PLAN}", Scope.CONTENT_READ)
+    plan, refused = tracking.plans.of(app.name), list(tracking.plans.refused)
     return (
         {"loaded": False, "refused": refused}
         if plan is None
@@ -94,13 +111,15 @@ def _entry(entry: Entry) -> dict[str, Any]:
     response_model=schemas.PlanViolations,
     responses=problem_responses(*REFUSED),
 )
-async def list_violations(request: Request) -> Any:
+async def list_violations(
+    request: Request, authenticator: Authentication, tracking: Tracked
+) -> Any:
     """Counted by name, code and caller key, the latest first, at most 1,000; of every process,
     within two seconds. Never a value. Kept for 30 days after they were last seen.
     """
-    gateway, app = await _allowed(request, f"GET {VIOLATIONS}", Scope.AUDIT_READ)
-    await gateway.violations.flush()
-    found = await in_time(partial(gateway.violations.stored, app.name))
+    app = await _enter(request, authenticator, f"GET {VIOLATIONS}", Scope.AUDIT_READ)
+    await tracking.violations.flush()
+    found = await in_time(partial(tracking.violations.stored, app.name))
     return {
         "violations": [
             {
@@ -124,12 +143,12 @@ async def list_violations(request: Request) -> Any:
     response_model=schemas.Taxonomy,
     responses=problem_responses(*REFUSED),
 )
-async def get_taxonomy(request: Request) -> Any:
+async def get_taxonomy(request: Request, authenticator: Authentication, tracking: Tracked) -> Any:
     """Every distinct name that was accepted for the app, by any door. Beyond its limits Leanplum
     drops names without a word; `GATEWAY_TAXONOMY_POLICY` says what becomes of them here.
     """
-    gateway, app = await _allowed(request, f"GET {TAXONOMY}", Scope.CONTENT_READ)
-    taxonomy = gateway.taxonomy
+    app = await _enter(request, authenticator, f"GET {TAXONOMY}", Scope.CONTENT_READ)
+    taxonomy = tracking.names
     found = await in_time(partial(taxonomy.names, app.name))
     of: dict[str, list[dict[str, str]]] = {kind: [] for kind in NAME_KINDS}
     for one in found:
@@ -153,6 +172,9 @@ async def get_taxonomy(request: Request) -> Any:
 )
 async def forget_name(
     request: Request,
+    authenticator: Authentication,
+    tracking: Tracked,
+    marks: RecordMacs,
     kind: Annotated[
         Literal["events", "states", "params", "attributes"],
         Path(description="what it is a name of"),
@@ -162,38 +184,13 @@ async def forget_name(
     """For names that Leanplum has dropped too, or that were accepted by mistake. It counts again
     when it comes again. Other processes know within two seconds.
     """
-    gateway, app = await _allowed(request, f"DELETE {ONE_NAME}", Scope.CONTENT_WRITE)
-    told = Name(kind, in_path(request)["name"])
-    try:
-        forgotten = await gateway.taxonomy.forget(
-            app.name, told, _record(request, app, kind, gateway.marks)
-        )
-    except BaseException:
-        context.of(request.scope).recorded = False  # its record was in the transaction that failed
-        raise
+    app = await _enter(request, authenticator, f"DELETE {ONE_NAME}", Scope.CONTENT_WRITE)
+    forgotten_name = Name(kind, path_parameters(request)["name"])
+    with transaction_record(context_of(request.scope)) as record:
+
+        def write_record(cursor: Cursor) -> None:
+            records.insert(cursor, marks, [record.make({}, status=204, resource=kind)])
+
+        forgotten = await tracking.names.forget(app.name, forgotten_name, write_record)
     if not forgotten:
         raise NotFound("The app has no such name; GET /v1/taxonomy lists them.")
-
-
-def _record(request: Request, app: App, kind: str, marks: Marks) -> Callable[[Cursor], None]:
-    """What writes the audit record along with the change."""
-    about = context.of(request.scope)
-
-    def record(cursor: Cursor) -> None:
-        assert about.caller is not None
-        now = now_ms()
-        text = records.api_call(
-            time=now,
-            operation=about.operation,
-            key_id=about.caller.key_id,
-            app=app.name,
-            address=about.address,
-            request_id=about.request_id,
-            status=204,
-            details={},
-            resource=kind,
-        )
-        records.insert(cursor, marks, [(now, text)])
-        about.recorded = True
-
-    return record

@@ -14,7 +14,7 @@ import orjson
 
 from app.errors import Fault, Malformed, TooLarge
 from app.http.json_body import BOM, has_long_number, kindly, shallow, strict
-from app.http.time_slices import RestingThread
+from app.ingest.time_slices import RestingThread
 from app.ingest.validate import MAX_FAULTS, pointer
 from app.leanplum.values import SURROGATE, TOO_LARGE, is_whole
 

@@ -1,4 +1,4 @@
-"""Who calls, and may they: before anything is read or done."""
+"""Authenticate callers and authorize calls, before anything is read or done."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -6,7 +6,8 @@ from typing import Any
 
 import structlog
 
-from app.bootstrap import Gateway
+from app.apps import Apps
+from app.callers.directory import Directory
 from app.errors import (
     Forbidden,
     GatewayError,
@@ -16,229 +17,221 @@ from app.errors import (
     RateLimited,
     Unauthorized,
 )
-from app.http import credentials, leaked_keys, rate_limiting
-from app.http.request import Context
+from app.http.credentials import key_in_headers, leaked_credential, sent_key, shows_key
+from app.http.rate_limiting import RateLimiter
+from app.http.request import RequestContext
 from app.model import App, Caller, KeyKind, Scope
 
-APP = "X-Leanplum-App"
+APP_HEADER = "X-Leanplum-App"
+KEY_IN_URL = (
+    "There is a key in the URL. Send it in a header (Authorization: Bearer KEY, or X-API-Key: "
+    "KEY), and rotate this one: it is now in logs and histories."
+)
 
 log = structlog.get_logger("request")
 
 
-async def enter(
-    gateway: Gateway, context: Context, scope: Scope, kind: KeyKind | None = None
-) -> tuple[Caller, App]:
-    """Who calls, and about which app, for a call that counts as one item, whatever is said to it.
-    `kind`: of Leanplum's key that it needs. Raises Unauthorized, RateLimited, Forbidden, Malformed,
-    KeyNotConfigured.
-    """
-    caller = _recognised(gateway, context) or await authenticate(gateway, context)
-    try:
-        app = choose_app(gateway, context, caller)
-    finally:
-        await rate_limiting.take(gateway, context, caller, 1)
-    permit(caller, scope)
-    if kind is not None:
-        require_key(app, kind)
-    return caller, app
+class Authenticator:
+    """Find the caller and the app of each request, and count failures and items."""
 
+    def __init__(self, directory: Directory, apps: Apps, limiter: RateLimiter) -> None:
+        self._directory, self._apps, self._limiter = directory, apps, limiter
 
-async def enter_beside_apps(gateway: Gateway, context: Context, scope: Scope) -> Caller:
-    """The same for a call that is about no app."""
-    caller = await authenticate(gateway, context)
-    await rate_limiting.take(gateway, context, caller, 1)
-    permit(caller, scope)
-    return caller
+    async def enter(
+        self,
+        context: RequestContext,
+        scope: Scope,
+        kind: KeyKind | None = None,
+        *,
+        app_name: str | None = None,
+    ) -> tuple[Caller, App]:
+        """Return the caller and the app of a call that counts as one item, even when refused.
 
+        `kind` is the Leanplum key that the call needs; `app_name` is an app that the call names
+        otherwise than by the header. Raises Unauthorized, RateLimited, Forbidden, Malformed,
+        KeyNotConfigured.
+        """
+        caller = context.caller = self._directory.recognise(context.credential)
+        if caller is None:
+            caller = await self.authenticate(context)
+        try:
+            app = self.choose_app(context, caller, app_name)
+        finally:
+            await self._limiter.take(context, caller, 1)
+        require_scope(caller, scope)
+        if kind is not None:
+            require_leanplum_key(app, kind)
+        return caller, app
 
-def _recognised(gateway: Gateway, context: Context) -> Caller | None:
-    """The caller whose key has come just so before: nearly every one."""
-    header = context.headers.get(b"authorization")
-    if header is not None:
-        context.caller = gateway.directory.recognise(header)
-    return context.caller
+    async def enter_without_app(self, context: RequestContext, scope: Scope) -> Caller:
+        """Return the caller of a call that is about no app; the call counts as one item.
 
-
-async def enter_unread(gateway: Gateway, context: Context) -> None:
-    """The same for a call that is refused whatever it is about. Raises Unauthorized,
-    RateLimited.
-    """
-    await rate_limiting.take(gateway, context, await authenticate(gateway, context), 1)
-
-
-async def charge(gateway: Gateway, context: Context, *, named: bool = False) -> None:
-    """Take an item for a call that is refused before anybody has asked who calls, where a key came
-    with it, be it by Basic. Any other text in a header is a proxy's own, but under /v1 or where the
-    call has `named` its key. Raises Unauthorized, RateLimited.
-    """
-    if context.caller is not None:
-        return
-    if key := credentials.in_headers(context):
-        credentials.use(context, key)
-    if key or named or _shows_key(context):
-        await enter_unread(gateway, context)
-
-
-async def charged(
-    gateway: Gateway, context: Context, error: GatewayError, *, named: bool = False
-) -> GatewayError:
-    """Return what such a call is refused with: `error`, unless a limit is spent. A key that opens
-    nothing changes nothing else.
-    """
-    try:
-        await charge(gateway, context, named=named)
-    except RateLimited as refusal:
-        return refusal
-    except Unauthorized:
-        pass
-    return error
-
-
-def _shows_key(context: Context) -> bool:
-    """Tell whether a header under /v1, where a key is needed, is one for it; elsewhere it may be a
-    proxy's own.
-    """
-    if not context.path.startswith("/v1/"):
-        return False
-    authorization = context.headers.get(b"authorization")
-    if authorization is None:
-        return b"x-api-key" in context.headers
-    return authorization.partition(b" ")[0].lower() == b"bearer"
-
-
-async def authenticate(gateway: Gateway, context: Context) -> Caller:
-    """The caller, by key. Raises Unauthorized; or RateLimited where an address has failed too
-    often. A good key passes all the same: many callers may share an address.
-    """
-    try:
-        return look(gateway, context)
-    except Unauthorized:
-        await rate_limiting.count_failure(gateway, context.address)
-        with suppress(Unauthorized):  # there may be none
-            context.shown = gateway.directory.owner(_key(context))
-        raise
-
-
-def look(gateway: Gateway, context: Context) -> Caller:
-    """Return who calls, and count no failure. Raises Unauthorized."""
-    header = context.headers.get(b"authorization") or b"\0" + context.headers.get(b"x-api-key", b"")
-    context.caller = gateway.directory.recognise(header)
-    if context.caller is None:
-        context.caller = gateway.directory.authenticate(_key(context), header)
-    return context.caller
-
-
-def look_again(gateway: Gateway, context: Context, caller: Caller) -> Caller:
-    """Return who calls, as their key is now: nearly always `caller` itself.
-
-    While a body comes a key may be revoked, expire, or lose the app. Raises Unauthorized,
-    Forbidden.
-    """
-    header = context.headers.get(b"authorization") or b"\0" + context.headers.get(b"x-api-key", b"")
-    again = gateway.directory.recognise(header) or gateway.directory.authenticate(
-        _key(context), header
-    )
-    if again is caller:
+        Raises Unauthorized, RateLimited, Forbidden.
+        """
+        caller = await self.authenticate(context)
+        await self._limiter.take(context, caller, 1)
+        require_scope(caller, scope)
         return caller
-    context.caller = again
-    if context.app is not None and not again.may_use(context.app.name):
-        raise Forbidden("This key is no longer for this app.")
-    return again
+
+    async def charge_item(self, context: RequestContext) -> None:
+        """Count one item for a call that is refused whatever it is about.
+
+        Raises Unauthorized, RateLimited.
+        """
+        await self._limiter.take(context, await self.authenticate(context), 1)
+
+    async def charge(self, context: RequestContext, *, named: bool = False) -> None:
+        """Count one item for a call that is refused before its caller is authenticated.
+
+        Only a call with a key counts: with one in a header (also of Basic), with any credential
+        under /v1, or with a key that it has `named` otherwise. Elsewhere a header may belong to a
+        proxy. Raises Unauthorized, RateLimited.
+        """
+        if context.caller is not None:
+            return
+        key = key_in_headers(context)
+        if key:
+            context.use_key(key)
+        if key or named or shows_key(context):
+            await self.charge_item(context)
+
+    async def charged(
+        self, context: RequestContext, error: GatewayError, *, named: bool = False
+    ) -> GatewayError:
+        """Charge a refused call; return `error`, or RateLimited when a limit is exceeded.
+
+        An invalid key changes nothing else.
+        """
+        try:
+            await self.charge(context, named=named)
+        except RateLimited as refusal:
+            return refusal
+        except Unauthorized:
+            pass
+        return error
+
+    async def authenticate(self, context: RequestContext) -> Caller:
+        """Return the caller, by key.
+
+        Raises Unauthorized, or RateLimited when the address has failed too often. A valid key
+        passes all the same: many callers may share an address.
+        """
+        context.caller = self._directory.recognise(context.credential)
+        if context.caller is not None:
+            return context.caller
+        try:
+            key = sent_key(context)
+            context.caller = self._directory.authenticate(key, context.credential)
+        except Unauthorized:
+            await self._limiter.count_failure(context.address)
+            with suppress(Unauthorized):  # there may be no key at all
+                context.shown_key_id = self._directory.owner(sent_key(context))
+            raise
+        return context.caller
+
+    def confirm(self, context: RequestContext, caller: Caller) -> Caller:
+        """Return the caller as their key is now: nearly always `caller` itself.
+
+        While a body arrives, the key may be revoked, expire, or lose the app. Raises Unauthorized,
+        Forbidden.
+        """
+        current = self._directory.recognise(context.credential)
+        if current is None:
+            current = self._directory.authenticate(sent_key(context), context.credential)
+        if current is caller:
+            return caller
+        context.caller = current
+        if context.app is not None and not current.may_use(context.app.name):
+            raise Forbidden("This key is no longer for this app.")
+        return current
+
+    def confirm_scope(self, context: RequestContext, scope: Scope) -> Caller:
+        """Return the caller as their key is now, when it still has the scope.
+
+        Raises Unauthorized, Forbidden.
+        """
+        assert context.caller is not None
+        caller = self.confirm(context, context.caller)
+        require_scope(caller, scope)
+        return caller
+
+    def find(self, context: RequestContext, key: str) -> Caller | None:
+        """Return the caller of `key`, else of the key in a header; None when neither is known.
+
+        Nothing is refused, counted or remembered: the call may be authenticated by another key.
+        """
+        caller = self._directory.find(key) if key else None
+        if caller is None:
+            with suppress(Unauthorized):  # there may be no key at all
+                caller = self._directory.find(sent_key(context))
+        return caller
+
+    def find_by_key(self, key: str) -> Caller | None:
+        """Return the caller of `key`; nothing is counted or remembered."""
+        return self._directory.find(key)
+
+    async def refusal_of_leak(
+        self, context: RequestContext, scope: Mapping[str, Any]
+    ) -> GatewayError | None:
+        """Return the refusal of a request with a key in its URL; None when there is none.
+
+        The key is in the logs and histories of everything that the request passed; the log here
+        says whose it is. The call counts as an item of that key; an invalid key counts as a failed
+        authentication.
+        """
+        leak = leaked_credential(scope)
+        if leak is None:
+            return None
+        refusal = KeyInUrl(KEY_IN_URL)
+        context.shown_key_id = self._directory.owner(leak.key) if leak.key else None
+        log.warning("key.leaked", request_id=context.request_id, key_id=context.shown_key_id)
+        caller = self._directory.find(leak.key) if leak.key else None
+        try:
+            if caller is not None:
+                await self._limiter.take(context, caller, 1)
+                return refusal
+            if leak.key:
+                await self._limiter.count_failure(context.address)
+        except RateLimited as limited:
+            return limited
+        if context.shown_key_id:
+            return refusal
+        return await self.charged(context, refusal)
+
+    def choose_app(
+        self, context: RequestContext, caller: Caller, app_name: str | None = None
+    ) -> App:
+        """Return the app that the call names, or the only one that the key is for.
+
+        `app_name` is an app that the call names otherwise than by the header, which comes first.
+        Raises Forbidden; Malformed when the call must name an app.
+        """
+        header = context.headers.get(b"x-leanplum-app")
+        named = app_name if header is None else header.decode("latin-1")
+        app = self._apps.implied(caller.apps) if named is None else self._apps.get(named)
+        if app is not None and caller.may_use(app.name):
+            context.app = app
+            return app
+        if named is not None:
+            raise Forbidden("This key is not for the app that X-Leanplum-App names.").at_header(
+                APP_HEADER
+            )
+        usable = sorted(name for name in self._apps if caller.may_use(name))
+        if not usable:
+            raise Forbidden("No app that this key is for is configured.")
+        names = ", ".join(usable)
+        detail = f"This key is for several apps: name one in the header X-Leanplum-App ({names})."
+        raise Malformed(detail).at_header(APP_HEADER)
 
 
-def still(gateway: Gateway, context: Context, scope: Scope) -> Caller:
-    """Return who calls, as their key is now, where it still has the scope. Raises Unauthorized,
-    Forbidden.
-    """
-    assert context.caller is not None
-    caller = look_again(gateway, context, context.caller)
-    permit(caller, scope)
-    return caller
-
-
-def find(gateway: Gateway, context: Context, shown: str) -> Caller | None:
-    """Return the caller of the key that is shown before the body, or of the one in a header; None
-    where neither is known. Nothing is refused, counted or remembered: another key may be the one
-    that counts.
-    """
-    caller = gateway.directory.find(shown) if shown else None
-    if caller is None:
-        with suppress(Unauthorized):  # there may be none
-            caller = gateway.directory.find(_key(context))
-    return caller
-
-
-def _key(context: Context) -> str:
-    authorization = context.headers.get(b"authorization")
-    if authorization is not None:
-        scheme, _, key = authorization.decode("latin-1").partition(" ")
-        if scheme.lower() != "bearer":
-            raise Unauthorized("The Authorization header must be: Bearer KEY.")
-        return key.strip()
-    if (key_header := context.headers.get(b"x-api-key")) is not None:
-        return key_header.decode("latin-1").strip()
-    raise Unauthorized("There is no key: send Authorization: Bearer KEY or X-API-Key: KEY.")
-
-
-async def leaked(
-    gateway: Gateway, context: Context, scope: Mapping[str, Any]
-) -> GatewayError | None:
-    """Why a request with a key in its address is refused; None where there is none. The key is in
-    the logs and histories of whatever the call came through; the log here says whose it is. The
-    call takes an item of that key; one that opens nothing counts as a failed authentication.
-    """
-    if (leak := leaked_keys.found(scope)) is None:
-        return None
-    context.shown = gateway.directory.owner(leak.key) if leak.key else None
-    log.warning("key.leaked", request_id=context.request_id, key_id=context.shown)
-    caller = gateway.directory.find(leak.key) if leak.key else None
-    try:
-        if caller is not None:
-            await rate_limiting.take(gateway, context, caller, 1)
-            return KeyInUrl(leaked_keys.HINT)
-        if leak.key:
-            await rate_limiting.count_failure(gateway, context.address)
-    except RateLimited as refusal:
-        return refusal
-    return (
-        KeyInUrl(leaked_keys.HINT)
-        if context.shown
-        else await charged(gateway, context, KeyInUrl(leaked_keys.HINT))
-    )
-
-
-def permit(caller: Caller, scope: Scope) -> None:
-    """Raises Forbidden where the caller's key lacks the scope."""
+def require_scope(caller: Caller, scope: Scope) -> None:
+    """Raise Forbidden when the caller's key lacks the scope."""
     if scope not in caller.scopes:
         raise Forbidden(f"This needs a key with the scope {scope.value}.")
 
 
-def choose_app(gateway: Gateway, context: Context, caller: Caller) -> App:
-    """The app that the call is about: the one that it names, or the only one that the key is for.
-    Raises Forbidden, Malformed where it must name one.
-    """
-    named = context.headers.get(b"x-leanplum-app")
-    app = (
-        gateway.apps.implied(caller.apps)
-        if named is None
-        else gateway.apps.get(named.decode("latin-1"))
-    )
-    if app is not None and caller.may_use(app.name):
-        context.app = app
-        return app
-    if named is not None:
-        raise Forbidden("This key is not for the app that X-Leanplum-App names.").at_header(APP)
-    mine = sorted(name for name in gateway.apps if caller.may_use(name))
-    if not mine:
-        raise Forbidden("No app that this key is for is configured.")
-    detail = (
-        f"This key is for several apps: name one in the header X-Leanplum-App ({', '.join(mine)})."
-    )
-    raise Malformed(detail).at_header(APP)
-
-
-def require_key(app: App, kind: KeyKind) -> None:
-    """Raises KeyNotConfigured where Leanplum's key of this kind is not there."""
+def require_leanplum_key(app: App, kind: KeyKind) -> None:
+    """Raise KeyNotConfigured when the app has no Leanplum key of this kind."""
     if kind not in app.keys:
         raise KeyNotConfigured(
             f"This needs Leanplum's {kind.value} key: {app.setting(kind)} is not set."

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from app.errors import Overloaded
 from app.http import json_body
 from app.http.json_body import Unpacker
-from app.http.time_slices import RestingThread
+from app.ingest.time_slices import RestingThread
 
 AT_ONCE = 2  # more would not be faster: there is one thread
 MAX_WAITING, WAITING_SECONDS = 1_000, 5.0

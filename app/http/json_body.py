@@ -24,6 +24,8 @@ PACKED_STEP, UNPACKED_STEP = 64 * 1024, 256 * 1024  # bytes that go in, or come 
 ZSTD_STEP = 64
 # Levels of JSON; deeper ones take parsers, and what walks through what they made, to their limits
 MAX_DEPTH = 64
+# Members that an item of a batch may have, all items taken together
+MEMBERS_PER_ITEM = 50
 MANY = 2_000  # members of a body that is one thing: far more than anything here has fields
 # Objects and lists of one body, or commas; a batch of 10,000 SDK actions has some 30,000
 MAX_CONTAINERS = 500_000

@@ -1,17 +1,16 @@
-"""How fast: the limits of a call, taken before anything is done for it, and told in the headers of
-its answer.
+"""Limit the rate of calls, before anything is done for them.
 
-The headers are those of draft-ietf-httpapi-ratelimit-headers: in RateLimit-Policy `q` items for
-every `w` seconds; in RateLimit `r` items that may pass now, which is more than `q` while the burst
-is not used up, and `t` seconds until the bucket is full again. The draft has no word for a bucket's
-size; r of a full one is it.
+The state of the limits is told in the headers of draft-ietf-httpapi-ratelimit-headers: in
+RateLimit-Policy `q` items for every `w` seconds; in RateLimit `r` items that may pass now, which is
+more than `q` while the burst is not used up, and `t` seconds until the bucket is full again. The
+draft has no word for a bucket's size; `r` of a full bucket is its size.
 """
 
 import ipaddress
 import math
 from collections.abc import Callable, Sequence
 
-from app.bootstrap import Gateway
+from app.apps import Apps
 from app.errors import (
     CommitUnknown,
     GatewayError,
@@ -20,171 +19,175 @@ from app.errors import (
     RateLimited,
     StorageUnavailable,
 )
-from app.http.request import Context
-from app.limits.buckets import Decision, Limit, RatePolicy
+from app.http.request import RequestContext
+from app.limits.buckets import Decision, Limit, Limiter, RatePolicies, RatePolicy
 from app.model import Caller
 
 LOCKED_OUT = "Too many failed authentications from this address."
-# Errors of which the caller is not the cause
-NOTHING_TAKEN = (StorageUnavailable, QueueFull, KeyNotConfigured)
-# In the order of the limits of a RatePolicy
-WHOSE = ("this key's limit", "the limit that all callers of the app share")
+# Errors of which the caller is not the cause, after which nothing was accepted.
+NOTHING_ACCEPTED = (StorageUnavailable, QueueFull, KeyNotConfigured)
+# In the order of a policy's limits.
+NAMES_OF_LIMITS = ("this key's limit", "the limit that all callers of the app share")
 
 
-async def take(
-    gateway: Gateway, context: Context, caller: Caller, count: int, *, lends: bool = False
-) -> None:
-    """Take `count` items from the buckets of the caller and of the app that the call is about, or
-    nothing from either. `lends`: a call that is larger than a bucket passes where one item would,
-    and the bucket is in debt then. Raises RateLimited.
-    """
-    policy = gateway.policies.policy_for(caller, context.app)
-    limits = policy.lending if lends else policy.limits
-    limiter = gateway.limits
-    decision = limiter.take_now(limits, count) or await limiter.take(limits, count)
-    context.rate_headers = (
-        policy.header,
-        (b"ratelimit", _state(decision.limits, decision.deficits)),
-    )
-    if not decision.allowed:
-        raise _refusal(limits, decision, count)
+class RateLimiter:
+    """Count items of callers and apps, and failed authentications of addresses."""
 
+    def __init__(
+        self, limiter: Limiter, policies: RatePolicies, apps: Apps, *, failures_per_minute: int
+    ) -> None:
+        self._limiter, self._policies, self._apps = limiter, policies, apps
+        self._failures_per_minute = failures_per_minute
 
-async def give_back(
-    gateway: Gateway, context: Context, caller: Caller, count: int, error: GatewayError
-) -> None:
-    """Give back all but one of the items that a call took which was then refused whole, where
-    nothing of it was accepted for certain and its caller is not the cause: it is to be sent
-    again.
-    """
-    sure = isinstance(error, NOTHING_TAKEN) and not isinstance(error, CommitUnknown)
-    if count <= 1 or not sure or context.recorded:
-        return
-    policy = gateway.policies.policy_for(caller, context.app)
-    decision = await gateway.limits.give(policy.limits, count - 1)
-    context.rate_headers = (
-        policy.header,
-        (b"ratelimit", _state(decision.limits, decision.deficits)),
-    )
+    async def take(
+        self, context: RequestContext, caller: Caller, count: int, *, lends: bool = False
+    ) -> None:
+        """Take `count` items from the buckets of the caller and of the app, or none from either.
 
+        `lends`: a call that is larger than a bucket passes when one item would, and the bucket is
+        in debt then. Raises RateLimited.
+        """
+        policy = self._policies.policy_for(caller, context.app)
+        limits = policy.lending if lends else policy.limits
+        decision = self._limiter.take_now(limits, count) or await self._limiter.take(limits, count)
+        context.rate_headers = _rate_headers(policy, decision)
+        if not decision.allowed:
+            raise _refusal(limits, decision, count)
 
-async def charge_unread(gateway: Gateway, context: Context) -> None:
-    """Take an item of the caller whose key was seen, for a call that is refused since the gateway
-    holds too much to read it. Raises RateLimited.
-    """
-    context.overloaded = True
-    if context.caller is not None:
-        await take(gateway, context, context.caller, 1)
+    async def give_back(
+        self, context: RequestContext, caller: Caller, count: int, error: GatewayError
+    ) -> None:
+        """Give back all but one of the items of a call that was refused as a whole.
 
+        Only when nothing was accepted for certain and the caller is not the cause: the call is to
+        be sent again.
+        """
+        nothing_accepted = isinstance(error, NOTHING_ACCEPTED)
+        if count <= 1 or not nothing_accepted or isinstance(error, CommitUnknown):
+            return
+        if context.recorded:  # a part of the call was accepted
+            return
+        policy = self._policies.policy_for(caller, context.app)
+        decision = await self._limiter.give(policy.limits, count - 1)
+        context.rate_headers = _rate_headers(policy, decision)
 
-async def refuse_spent(
-    gateway: Gateway,
-    context: Context,
-    caller: Caller,
-    count: int = 1,
-    *,
-    lends: bool = False,
-    ask: bool = True,
-) -> None:
-    """Take nothing, and refuse a call for which `count` items would not pass, before its body is
-    read or judged. `ask`: False where another server's answer is not worth waiting for: the call is
-    limited later all the same. Raises RateLimited.
-    """
-    policy = _policy(gateway, context, caller)
-    limits = policy.lending if lends else policy.limits
-    decision = await _look(gateway, limits, ask=ask)
-    if decision is not None and not decision.fits(count):
-        context.rate_headers = (
-            policy.header,
-            (b"ratelimit", _state(decision.limits, decision.deficits)),
-        )
-        raise _refusal(limits, decision, count)
+    async def charge_unread(self, context: RequestContext) -> None:
+        """Take an item for a call that is not read, since the gateway holds too much already.
 
+        The item is of the caller whose key was seen, if any. Raises RateLimited.
+        """
+        context.overloaded = True
+        if context.caller is not None:
+            await self.take(context, context.caller, 1)
 
-async def room(
-    gateway: Gateway, context: Context, caller: Caller, *, lends: bool = False, ask: bool = True
-) -> Callable[[int], bool]:
-    """Take nothing, and return what says whether so many items would pass now."""
-    policy = _policy(gateway, context, caller)
-    decision = await _look(gateway, policy.lending if lends else policy.limits, ask=ask)
-    return _anything if decision is None else decision.fits
+    async def refuse_spent(
+        self,
+        context: RequestContext,
+        caller: Caller,
+        count: int = 1,
+        *,
+        lends: bool = False,
+        ask: bool = True,
+    ) -> None:
+        """Refuse a call of which `count` items would not pass, before its body is read or judged.
 
+        Nothing is taken. `ask`: False when the answer of a shared limiter is not worth waiting for;
+        the call is limited later all the same. Raises RateLimited.
+        """
+        policy = self._policy_of(context, caller)
+        limits = policy.lending if lends else policy.limits
+        decision = await self._look(limits, ask=ask)
+        if decision is not None and not decision.fits(count):
+            context.rate_headers = _rate_headers(policy, decision)
+            raise _refusal(limits, decision, count)
 
-def _policy(gateway: Gateway, context: Context, caller: Caller) -> RatePolicy:
-    """Return the limits of a call whose app may not be known yet."""
-    return gateway.policies.policy_for(caller, context.app or gateway.apps.implied(caller.apps))
+    async def room(
+        self, context: RequestContext, caller: Caller, *, lends: bool = False, ask: bool = True
+    ) -> Callable[[int], bool]:
+        """Return a predicate: would so many items pass now? Nothing is taken."""
+        policy = self._policy_of(context, caller)
+        decision = await self._look(policy.lending if lends else policy.limits, ask=ask)
+        return _any_count if decision is None else decision.fits
 
+    async def refuse_locked_out(self, address: str) -> None:
+        """Refuse an address whose next failed authentication would be one too many.
 
-async def _look(gateway: Gateway, limits: Sequence[Limit], *, ask: bool) -> Decision | None:
-    """Return how the buckets are now; None where that takes asking, and nobody is to be asked."""
-    decision = gateway.limits.take_now(limits, 0)
-    return await gateway.limits.take(limits, 0) if decision is None and ask else decision
+        Nothing is counted. Raises RateLimited.
+        """
+        decision = await self._limiter.take((self._failure_limit(address),), 0)
+        if not decision.limits[0].fits(decision.deficits[0], 1):
+            raise RateLimited(LOCKED_OUT, decision.wait(1))
 
+    async def count_failure(self, address: str) -> None:
+        """Count a failed authentication. Raises RateLimited when the address failed too often."""
+        decision = await self._limiter.take((self._failure_limit(address),), 1)
+        if not decision.allowed:
+            raise RateLimited(LOCKED_OUT, decision.wait(1))
 
-def _anything(count: int) -> bool:
-    return True
+    def state(self) -> str | None:
+        """Return how far limits are shared among replicas; None when they are not meant to be."""
+        return self._limiter.state()
 
+    def _policy_of(self, context: RequestContext, caller: Caller) -> RatePolicy:
+        """Return the limits of a call whose app may not be known yet."""
+        return self._policies.policy_for(caller, context.app or self._apps.implied(caller.apps))
 
-async def refuse_locked_out(gateway: Gateway, address: str) -> None:
-    """Take nothing, and refuse an address whose next failed authentication would be one too many.
-    Raises RateLimited."""
-    decision = await gateway.limits.take((_failures(gateway, address),), 0)
-    if not decision.limits[0].fits(decision.deficits[0], 1):
-        raise RateLimited(LOCKED_OUT, decision.wait(1))
+    async def _look(self, limits: Sequence[Limit], *, ask: bool) -> Decision | None:
+        """Return the state of the buckets; None when that would take asking, and `ask` is False."""
+        decision = self._limiter.take_now(limits, 0)
+        if decision is None and ask:
+            return await self._limiter.take(limits, 0)
+        return decision
 
-
-async def count_failure(gateway: Gateway, address: str) -> None:
-    """Count a failed authentication of an address. Raises RateLimited where it has failed too
-    often.
-    """
-    decision = await gateway.limits.take((_failures(gateway, address),), 1)
-    if not decision.allowed:
-        raise RateLimited(LOCKED_OUT, decision.wait(1))
-
-
-def _failures(gateway: Gateway, address: str) -> Limit:
-    per_minute = gateway.settings.gateway_failed_auth_per_minute
-    return Limit(f"address:{network(address)}", per_minute / 60, per_minute, per_minute)
+    def _failure_limit(self, address: str) -> Limit:
+        most = self._failures_per_minute
+        return Limit(f"address:{network(address)}", most / 60, most, most)
 
 
 def network(address: str) -> str:
-    """What counts as one address: of IPv6 the /64, since that is what a single host is given."""
+    """Return what counts as one address: of IPv6 the /64, which is what a single host is given."""
     try:
-        found = ipaddress.ip_address(address)
-    except ValueError:  # no IP: a Unix socket, or a proxy's own word
+        parsed = ipaddress.ip_address(address)
+    except ValueError:  # no IP address: a Unix socket, or a name of a proxy's own
         return address
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
 
 
-def _state(limits: Sequence[Limit], lacks: Sequence[float]) -> bytes:
-    """What is left by the limits that are in force, which are less than the policy while Valkey is
-    away.
+def _any_count(count: int) -> bool:
+    return True
+
+
+def _rate_headers(policy: RatePolicy, decision: Decision) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers that tell the limits and their state.
+
+    The limits of the decision are less than the policy's while Valkey can't be reached.
     """
-    limit, lack = limits[0], lacks[0]
+    limit, lack = decision.limits[0], decision.deficits[0]
     state = b'"caller";r=%d;t=%d' % (limit.remaining(lack), math.ceil(lack / limit.rate))
-    if len(limits) > 1:
-        limit, lack = limits[1], lacks[1]
+    if len(decision.limits) > 1:
+        limit, lack = decision.limits[1], decision.deficits[1]
         state += b', "app";r=%d;t=%d' % (limit.remaining(lack), math.ceil(lack / limit.rate))
-    return state
+    return policy.header, (b"ratelimit", state)
 
 
 def _refusal(limits: Sequence[Limit], decision: Decision, count: int) -> RateLimited:
-    """Of the limit that keeps the call waiting longest."""
+    """Return the error for the limit that keeps the call waiting longest."""
     waits = [
-        limit.wait(lacks, count)
-        for limit, lacks in zip(decision.limits, decision.deficits, strict=True)
+        limit.wait(lack, count)
+        for limit, lack in zip(decision.limits, decision.deficits, strict=True)
     ]
-    at = waits.index(max(waits))
-    limit, whose, items = limits[at], WHOSE[at], f"{count} item{'s' if count != 1 else ''}"
-    if math.isinf(waits[at]):
-        # When a part that is as large as can be may pass
-        first = decision.limits[at].full_in(decision.deficits[at])
+    index = waits.index(max(waits))
+    limit, name = limits[index], NAMES_OF_LIMITS[index]
+    items = "1 item" if count == 1 else f"{count} items"
+    if math.isinf(waits[index]):
+        # When a part that is as large as it can be may pass.
+        part_passes = decision.limits[index].full_in(decision.deficits[index])
         return RateLimited(
-            f"{items} never pass together: {whose} lets {limit.whole} pass at once. Split them.",
-            first,
+            f"{items} never pass together: {name} lets {limit.whole} pass at once. Split them.",
+            part_passes,
         )
-    return RateLimited(f"{items} would exceed {whose} of {limit.rate} a second.", waits[at])
+    return RateLimited(f"{items} would exceed {name} of {limit.rate} a second.", waits[index])

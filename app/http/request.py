@@ -1,4 +1,8 @@
-"""What is known of the request being answered. It travels in the ASGI scope under `CONTEXT`."""
+"""One HTTP request: what is known about it while it is answered.
+
+The context travels in the ASGI scope under `CONTEXT`. It is filled as facts become known, and read
+for the log line, the audit record and the headers of the response.
+"""
 
 import itertools
 import re
@@ -8,38 +12,53 @@ from collections.abc import Collection, Iterable, Mapping, MutableMapping, Seque
 from types import MappingProxyType
 from typing import Any
 
-from app.http import header_checks
+from structlog.typing import FilteringBoundLogger
+
+from app.callers.key_format import PREFIX
+from app.errors import Fault, Invalid
 from app.http.client_address import Origin, TrustedProxies, plain
+from app.ingest.service import Checker
 from app.model import App, Caller
-from app.tracking.checker import Gate
+from app.telemetry import describe
 
 CONTEXT = "gateway.context"
+IDEMPOTENCY_KEY = "Idempotency-Key"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
-PROCESS = secrets.token_hex(10)  # with a count: unique, and cheaper than chance for each request
+# With a count it is unique, and cheaper than random bytes for each request.
+PROCESS_ID = secrets.token_hex(10)
 NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
-_count = itertools.count(1)
 # W3C Trace Context
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+# Headers that must not come twice: RFC 9112 §3.2 for Host; the others decide who the caller is,
+# which app is meant, and what the body is.
+SINGLE_HEADERS = (
+    b"host",
+    b"authorization",
+    b"x-api-key",
+    b"x-leanplum-app",
+    b"idempotency-key",
+    b"content-type",
+)
+# RFC 3986 §3.2.2
+HOST = re.compile(rb"[0-9A-Za-z._~%!$&'()*+;=-]*(?::[0-9]*)?|\[[0-9A-Fa-fvV:.%_~-]+\](?::[0-9]*)?")
+# A string of RFC 8941, which may have parameters.
+_QUOTED_STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"\s*(?:;.*)?')
+_KEY_PREFIX = PREFIX.encode()
+_request_count = itertools.count(1)
 
 
-def new_request_id() -> str:
-    """The id of a request that brings none."""
-    return f"{PROCESS}{next(_count):012x}"
-
-
-class Context:
-    """One request's facts, filled as they become known: for the log line, the audit record and the
-    answer's headers.
-    """
+class RequestContext:
+    """The facts of one request."""
 
     __slots__ = (
         "address",
         "app",
         "caller",
+        "checker",
+        "credential",
         "cut_off",
         "details",
         "faulty",
-        "gate",
         "headers",
         "held",
         "method",
@@ -57,7 +76,7 @@ class Context:
         "request_id",
         "resource",
         "resources",
-        "shown",
+        "shown_key_id",
         "started",
         "subjects",
         "too_slow",
@@ -66,8 +85,8 @@ class Context:
 
     def __init__(self, scope: MutableMapping[str, Any]) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        # What is wrong with the head, whatever is asked for.
-        self.faulty = header_checks.fault(scope["http_version"], scope["headers"], self.headers)
+        # What is wrong with the headers, whatever is requested.
+        self.faulty = header_fault(scope["http_version"], scope["headers"], self.headers)
         given = self.headers.get(b"x-request-id")
         self.request_id = given.decode() if given and REQUEST_ID.match(given) else new_request_id()
         trace = TRACEPARENT.match(self.headers.get(b"traceparent", b""))
@@ -78,47 +97,159 @@ class Context:
         self.origin = Origin(self.address, None, self.address)
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.prefix = ""  # the path prefix under which the caller finds the gateway
+        # The path prefix under which the caller finds the gateway.
+        self.prefix = ""
         self.operation = f"{self.method} (unknown)"
+        # A caller key as it was sent: the Authorization header, or NUL and the key itself.
+        self.credential = self.headers.get(b"authorization") or b"\0" + self.headers.get(
+            b"x-api-key", b""
+        )
         self.caller: Caller | None = None
-        self.shown: str | None = None  # the id of a key that came with the call and opens nothing
-        self.app: App | None = None  # that the call is about, once it is known
-        self.gate: Gate | None = None  # what its items are held against beside the rules
-        # Whether the audit record of this call went along with what it accepted
+        # The id of a key that came with the request and is no longer valid.
+        self.shown_key_id: str | None = None
+        self.app: App | None = None
+        # The tracking plan checker of the request's items, once it is made.
+        self.checker: Checker | None = None
+        # True once the audit record of the request is written, or is on its way.
         self.recorded = False
-        self.resource: str | None = None  # the id of what it is to be done to, where that is known
-        self.resources: Sequence[str] = ()  # further ids of that
-        self.details: Mapping[str, Any] = NO_DETAILS  # what else its audit record says
-        self.refused = 0  # items of a batch of which none was taken
-        # Leanplum's actions that were refused, and how often
+        # The ids of what the request acts on, for the audit record.
+        self.resource: str | None = None
+        self.resources: Sequence[str] = ()
+        # Further fields of the audit record.
+        self.details: Mapping[str, Any] = NO_DETAILS
+        # How many items were refused; of which actions, and of which users and devices (some).
+        self.refused = 0
         self.refused_actions: Mapping[str, int] = NO_DETAILS
-        self.refused_subjects: Collection[str] = ()  # some of those whom that was about
+        self.refused_subjects: Collection[str] = ()
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
-        self.subjects: Collection[str] = ()  # whom the call is about, as far as that is known
-        self.held = 0  # bytes of its body that count while it is answered
-        # Whether it is refused since the gateway holds too much to read its body
+        # The users and devices that the request is about, as far as they are known.
+        self.subjects: Collection[str] = ()
+        # Bytes of the body that count against GATEWAY_MAX_HELD_BYTES.
+        self.held = 0
+        # Why the body is not read on: the gateway holds too much, it comes too slowly, or it ends
+        # early.
         self.overloaded = False
-        self.too_slow = False  # whether the body comes too slowly to be waited for any longer
-        self.cut_off = False  # whether its body ends before it is whole
-        # When its first and its last byte was here
+        self.too_slow = False
+        self.cut_off = False
+        # When the first and the last byte of the request arrived (`time.perf_counter`).
         self.started = self.received = time.perf_counter()
 
+    def use_key(self, key: str) -> None:
+        """Authenticate the request by this key, not by the headers."""
+        self.credential = b"\0" + key.encode("latin-1", "replace")
+
     def trace(self, proxies: TrustedProxies, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Find out for whom trusted proxies forward the request."""
+        """Find the client for which trusted proxies forward the request."""
         self.origin = proxies.origin(self.address, headers)
         self.address = self.origin.address
 
     @property
     def app_name(self) -> str:
-        """The name of the app that the call is about, or "" where it is about none."""
+        """The name of the request's app; "" when it has none."""
         return self.app.name if self.app is not None else ""
 
     def header(self, name: bytes) -> str:
-        """A request header, or ""."""
+        """Return a request header; "" when it is absent."""
         return self.headers.get(name, b"").decode("latin-1")
 
 
-def of(scope: Any) -> Context:
-    """The context of the request with this ASGI scope."""
-    context: Context = scope[CONTEXT]
+def context_of(scope: Any) -> RequestContext:
+    """Return the context of the request with this ASGI scope."""
+    context: RequestContext = scope[CONTEXT]
     return context
+
+
+def log_failure(log: FilteringBoundLogger, context: RequestContext, error: Exception) -> None:
+    """Log a mistake of the gateway's own: its kind and place, never its text."""
+    log.error(
+        "request.failed",
+        request_id=context.request_id,
+        operation=context.operation,
+        **describe(error),
+    )
+
+
+def new_request_id() -> str:
+    """Make the id of a request that has none."""
+    return f"{PROCESS_ID}{next(_request_count):012x}"
+
+
+def header_fault(
+    version: str, headers: Sequence[tuple[bytes, bytes]], last: Mapping[bytes, bytes]
+) -> Fault | None:
+    """Return why a request with these headers is refused; None when nothing is wrong.
+
+    Two readers could read such headers differently: who the caller is must not depend on which of
+    two headers is read. `last` holds the headers by name; it is as long as `headers` when none
+    comes twice.
+    """
+    host = last.get(b"host")
+    if host is None:
+        if version == "1.1":  # HTTP/1.0 has none
+            return _fault_at("Host", "The request has no Host header.")
+    elif HOST.fullmatch(host) is None:
+        return _fault_at("Host", "The Host header is not a host, or a host and a port.")
+    if len(last) != len(headers):
+        repeated = _repeated_header(headers)
+        if repeated is not None:
+            return _fault_at(repeated, f"The request has more than one {repeated} header.")
+    if (
+        b"x-api-key" in last
+        and b"authorization" in last
+        and _have_different_keys(last[b"authorization"], last[b"x-api-key"])
+    ):
+        return _fault_at(
+            "X-API-Key",
+            "The Authorization and X-API-Key headers have different keys: send one of them.",
+        )
+    return None
+
+
+def _fault_at(header: str, detail: str) -> Fault:
+    return Fault(header, detail, "header", "header")
+
+
+def _repeated_header(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+    names = [name for name, _ in headers]
+    repeated = next((name for name in SINGLE_HEADERS if names.count(name) > 1), None)
+    if repeated is None:
+        return None
+    words = [word.capitalize() for word in repeated.decode().split("-")]
+    return "-".join(words).replace("Api", "API")
+
+
+def _have_different_keys(authorization: bytes, api_key: bytes) -> bool:
+    """Tell whether both headers have a caller key and the keys differ.
+
+    An X-API-Key of a proxy's own is not a caller key.
+    """
+    if not api_key.strip().startswith(_KEY_PREFIX):
+        return False
+    scheme, _, bearer = authorization.partition(b" ")
+    return scheme.lower() == b"bearer" and bearer.strip() != api_key.strip()
+
+
+def idempotency_key(context: RequestContext) -> str | None:
+    """Return the key of the Idempotency-Key header; None when there is no such header.
+
+    Raises Invalid.
+    """
+    if b"idempotency-key" not in context.headers:
+        return None
+    return parse_idempotency_key(context.header(b"idempotency-key"))
+
+
+def parse_idempotency_key(header: str) -> str:
+    """Return the key in an Idempotency-Key header.
+
+    The key is what is in double quotes (draft-ietf-httpapi-idempotency-key-header), or the text as
+    it is, which is how it is often sent. Raises Invalid.
+    """
+    text = header.strip()
+    if not text.startswith('"'):
+        return text
+    quoted = _QUOTED_STRING.fullmatch(text)
+    if quoted is None:
+        detail = 'takes a key as it is, or in double quotes with \\" and \\\\ inside (RFC 8941)'
+        raise Invalid((Fault(IDEMPOTENCY_KEY, detail, "header", "header"),))
+    return re.sub(r"\\(.)", r"\1", quoted[1])

@@ -15,89 +15,141 @@ from starlette.types import Receive, Scope, Send
 from app import __version__
 from app.api import (
     audit,
+    batch,
     dead_letters,
+    events,
     keys,
     passthrough,
     preview,
-    receipt_search,
-    routes,
+    receipts,
     tracking,
 )
-from app.bootstrap import Gateway, gateway
 from app.compat.leanplum_sdk import endpoint as sdk
-from app.compat.segment import endpoint as segment
 from app.compat.segment.request import PATHS as SEGMENT_PATHS
 from app.errors import Fault, GatewayError, Invalid, NotFound, RequestPart
-from app.http import authentication, problems
-from app.http import request as context
+from app.http import problems
+from app.http.authentication import Authenticator
 from app.http.client_address import TrustedProxies
+from app.http.request import context_of
 from app.ingest.json_pointers import pointer
 from app.server import openapi, operations
+from app.server.bootstrap import Services, gateway
+from app.server.handlers import Handlers, handlers_of
 from app.server.lifecycle import Lifecycle
-from app.server.middleware import Front
+from app.server.middleware import Middleware
 from app.settings import Settings
 from app.telemetry import Metrics
-from app.tracking.plan.validate import NO_PLANS
+from app.tracking.plan.validate import NO_PLANS, Plans
 
-ROUTERS = tuple(
-    one.router
-    for one in (
-        routes,
-        receipt_search,
-        preview,
-        passthrough,
-        dead_letters,
-        keys,
-        audit,
-        tracking,
-        operations,
-    )
+ROUTERS = (
+    events.router,
+    batch.router,
+    receipts.router,
+    preview.router,
+    passthrough.router,
+    dead_letters.router,
+    keys.router,
+    audit.router,
+    tracking.router,
+    operations.router,
 )
-DOORS = dict.fromkeys(sdk.PATHS, sdk.answer) | dict.fromkeys(SEGMENT_PATHS, segment.answer)
 
 
 class Application(FastAPI):
-    """FastAPI behind our front: the hot writes need nothing of what FastAPI does for each
-    request.
+    """The gateway as an ASGI application.
+
+    Requests go through the middleware, which the lifespan makes of the gateway's services. It calls
+    the router of FastAPI where it does not answer itself.
     """
 
-    def __init__(
-        self, *, metrics: Metrics, proxies: TrustedProxies, root: str, **options: Any
-    ) -> None:
-        super().__init__(**options)
-        self._front = Front(super().__call__, metrics, DOORS, proxies, root)
+    def __init__(self, settings: Settings, metrics: Metrics, *, delivery: bool) -> None:
+        super().__init__(
+            title="Leanplum gateway",
+            version=__version__,
+            lifespan=self._lifespan,
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+            redirect_slashes=False,
+        )
+        self.settings, self._metrics, self._delivery = settings, metrics, delivery
+        self.lifecycle = Lifecycle(settings.gateway_shutdown_seconds)
+        # The HTTP server's protocol reads them there.
+        self.state.lifecycle, self.state.settings = self.lifecycle, settings
+        self._services: Services | None = None
+        self._handlers: Handlers | None = None
+        self._middleware: Middleware | None = None
+        self._state: dict[str, Any] = {}
+        self._documented: Plans | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Every request goes through the front."""
-        scope["app"] = self
-        await self._front(scope, receive, send)
+        """Answer a request, or follow the server's lifespan."""
+        if scope["type"] == "http" and self._middleware is not None:
+            scope["app"] = self
+            await self._middleware(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
+    @property
+    def services(self) -> Services:
+        """The services of the running gateway. Raises RuntimeError before the lifespan begins."""
+        if self._services is None:
+            raise RuntimeError("the application's lifespan has not begun")
+        return self._services
 
-def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
-    """The ASGI app. Nothing is opened before its lifespan is entered."""
-    metrics = Metrics()
-    lifecycle = Lifecycle(settings.gateway_shutdown_seconds)
+    @property
+    def handlers(self) -> Handlers:
+        """The handlers of requests. Raises RuntimeError before the lifespan begins."""
+        if self._handlers is None:
+            raise RuntimeError("the application's lifespan has not begun")
+        return self._handlers
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document, made anew when the tracking plan has changed."""
+        plans = NO_PLANS if self._services is None else self._services.tracking.plans.plans
+        if self.openapi_schema is None or self._documented is not plans:
+            self.openapi_schema, self._documented = openapi.openapi(self, plans), plans
+        return self.openapi_schema
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with gateway(settings, metrics, lifecycle, delivery=delivery) as opened:
-            app.state.gateway = opened
-            yield
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        """Open the gateway; yield the state of each request."""
+        opening = gateway(self.settings, self._metrics, self.lifecycle, delivery=self._delivery)
+        async with opening as services:
+            self.serve(services)
+            yield self._state
 
-    app = Application(
-        metrics=metrics,
-        proxies=TrustedProxies(settings.trusted_proxies),
-        root=settings.gateway_root_path,
-        title="Leanplum gateway",
-        version=__version__,
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        redirect_slashes=False,
-    )
-    app.state.lifecycle = lifecycle
-    app.state.settings = settings
+    def serve(self, services: Services) -> None:
+        """Answer requests with these services from now on."""
+        handlers = handlers_of(services)
+        self._services, self._handlers = services, handlers
+        self._state = services._asdict() | handlers._asdict() | {"lifecycle": self.lifecycle}
+        self._middleware = Middleware(
+            self._route,
+            services.authenticator,
+            services.bodies,
+            services.audit_trail,
+            self._metrics,
+            hot_handlers={
+                ("POST", events.EVENTS): handlers.items.post_event,
+                ("POST", batch.BATCH): handlers.batches.post,
+            },
+            compat_endpoints={
+                **dict.fromkeys(sdk.PATHS, handlers.sdk.answer),
+                **dict.fromkeys(SEGMENT_PATHS, handlers.segment.answer),
+            },
+            proxies=TrustedProxies(self.settings.trusted_proxies),
+            root_path=self.settings.gateway_root_path,
+        )
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request by the router, with the services and handlers as its state."""
+        await super().__call__({**scope, "state": self._state}, receive, send)
+
+
+def create_app(settings: Settings, *, delivery: bool = True) -> Application:
+    """Return the ASGI application. Nothing is opened before its lifespan is entered."""
+    app = Application(settings, Metrics(), delivery=delivery)
     for router in ROUTERS:
         app.include_router(router)
     operations.add_documentation(app)
@@ -105,17 +157,7 @@ def create_app(settings: Settings, *, delivery: bool = True) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _parameter_problem)
     app.add_exception_handler(Exception, _internal_problem)
-    app.openapi = lambda: _remembered(app)  # type: ignore[method-assign]
     return app
-
-
-def _remembered(app: FastAPI) -> dict[str, object]:
-    """Made anew where the tracking plan has changed."""
-    gateway: Gateway | None = getattr(app.state, "gateway", None)
-    plans = NO_PLANS if gateway is None else gateway.plans.plans
-    if app.openapi_schema is None or app.state.documented is not plans:
-        app.openapi_schema, app.state.documented = openapi.openapi(app, plans), plans
-    return app.openapi_schema
 
 
 def _response(answer: problems.Answer) -> Response:
@@ -124,9 +166,14 @@ def _response(answer: problems.Answer) -> Response:
     return response
 
 
+def _authenticator(request: Request) -> Authenticator:
+    authenticator: Authenticator = request.state.authenticator
+    return authenticator
+
+
 def _of(request: Request) -> tuple[str, str]:
     """Return the id of the request and its path prefix."""
-    about = context.of(request.scope)
+    about = context_of(request.scope)
     return about.request_id, about.prefix
 
 
@@ -142,7 +189,7 @@ async def _refused_key(request: Request) -> GatewayError | None:
     an item of the key, where that is not done yet.
     """
     try:
-        await authentication.charge(request.app.state.gateway, context.of(request.scope))
+        await _authenticator(request).charge(context_of(request.scope))
     except GatewayError as refusal:
         return refusal
     return None
@@ -181,7 +228,10 @@ def _allowed(request: Request) -> list[str]:
     """
     found = {
         method
-        for route in (*request.app.routes, *(one for router in ROUTERS for one in router.routes))
+        for route in (
+            *request.app.routes,
+            *(route for router in ROUTERS for route in router.routes),
+        )
         if isinstance(route, Route) and route.path_regex.match(request.scope["path"])
         for method in route.methods or ()
     } or {"GET"}  # the pages' files
@@ -193,14 +243,14 @@ async def _parameter_problem(request: Request, error: Exception) -> Response:
     that comes first.
     """
     assert isinstance(error, RequestValidationError)
-    about = context.of(request.scope)
+    about = context_of(request.scope)
     about.operation = f"{request.method} {request.scope['route'].path}"
     faults = tuple(map(_parameter_fault, error.errors()))
     try:
         if request.url.path.startswith("/v1/"):
-            await authentication.enter_unread(request.app.state.gateway, about)
+            await _authenticator(request).charge_item(about)
         else:
-            await authentication.charge(request.app.state.gateway, about)
+            await _authenticator(request).charge(about)
         raise Invalid(faults)
     except GatewayError as refusal:
         return await _problem(request, refusal)

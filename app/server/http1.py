@@ -23,7 +23,8 @@ import structlog
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.http import problems, request
+from app.http import problems
+from app.http.request import CONTEXT, context_of, new_request_id
 from app.server.lifecycle import Lifecycle
 from app.settings import Settings
 
@@ -204,8 +205,8 @@ class Protocol(HttpToolsProtocol):
 
     def _tell_of_cut(self) -> None:
         """Let the application say that the body will never be whole."""
-        if request.CONTEXT in self.cycle.scope:
-            request.of(self.cycle.scope).cut_off = True
+        if CONTEXT in self.cycle.scope:
+            context_of(self.cycle.scope).cut_off = True
         self.cycle.message_event.set()
 
     def _end_if_answered_early(self) -> None:
@@ -389,8 +390,8 @@ class Protocol(HttpToolsProtocol):
                 self.transport.close()
                 return
             self.cycle.keep_alive = False
-            if request.CONTEXT in self.cycle.scope:
-                request.of(self.cycle.scope).too_slow = True
+            if CONTEXT in self.cycle.scope:
+                context_of(self.cycle.scope).too_slow = True
             self.cycle.message_event.set()
 
     def _unread_too_long(self, now: float) -> bool:
@@ -516,7 +517,7 @@ class Protocol(HttpToolsProtocol):
         """
         what, of = self._going_on()
         if what is BODY:
-            told = of.scope.get(request.CONTEXT)
+            told = of.scope.get(CONTEXT)
             return told is None or told.caller is None
         return what in {IDLE, HEAD, REFUSED}
 
@@ -567,7 +568,7 @@ class Protocol(HttpToolsProtocol):
             self.transport.write_eof()
 
     def _problem(self, slug: str, detail: str, *headers: tuple[bytes, bytes]) -> bytes:
-        request_id, root = request.new_request_id(), self._settings.gateway_root_path
+        request_id, root = new_request_id(), self._settings.gateway_root_path
         answer = problems.plain(slug, detail, request_id, root, (b"connection", b"close"), *headers)
         fields = [
             *self.server_state.default_headers,

@@ -1,8 +1,8 @@
-"""In front of the router: every request passes here once, on its way in and out.
+"""The outermost middleware: every request passes here once, on its way in and out.
 
 It makes the request's context, answers the two hot writes itself (the router and its layers cost as
 much as the rest of the work), turns errors into problem documents, adds the headers of every
-answer, and tells metrics, log and audit.
+response, and records the request in metrics, log and audit.
 """
 
 import asyncio
@@ -13,190 +13,198 @@ from urllib.parse import unquote_to_bytes
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api import name_claims, writes
-from app.api.writes import BATCH, EVENTS
-from app.audit import records
-from app.audit.folded_refusals import FOLDED, Refused
-from app.bootstrap import Gateway
 from app.callers.key_format import PREFIX
-from app.clock import now_ms
 from app.errors import Fault, GatewayError, Malformed
-from app.http import authentication, problems
-from app.http.body import ROOM
+from app.http import problems
+from app.http.audit_trail import AuditTrail
+from app.http.authentication import Authenticator
+from app.http.body import BodyReader
 from app.http.client_address import TrustedProxies
 from app.http.path_prefix import Prefixes
 from app.http.problems import Answer
-from app.http.rate_limiting import network
-from app.http.request import CONTEXT, Context
+from app.http.request import CONTEXT, RequestContext, log_failure
 from app.http.response_headers import CACHE, NO_STORE, PAGE_HEADERS, POLICY, SNIFF, STRICT
-from app.telemetry import Metrics, describe
+from app.telemetry import Metrics
 
 log = structlog.get_logger("request")
-Hot = Callable[[Gateway, Context, Receive], Awaitable[Answer]]
-# A foreign protocol; the status it answered
-Door = Callable[[Gateway, Context, Scope, Receive, Send], Awaitable[int]]
-
-
-async def _event(gateway: Gateway, context: Context, receive: Receive) -> Answer:
-    return await writes.post_single(gateway, context, receive, "track")
-
-
-HOT: dict[tuple[str, str], Hot] = {("POST", EVENTS): _event, ("POST", BATCH): writes.post_batch}
+# Answers a request whose path and method it was chosen by.
+HotHandler = Callable[[RequestContext, Receive], Awaitable[Answer]]
+# Answers all requests of a path, in a protocol of its own; returns the status.
+CompatEndpoint = Callable[[RequestContext, Scope, Receive, Send], Awaitable[int]]
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
+INTERNAL = "The gateway failed on this request; it is in the log."
 
 
-class Front:
-    """Pure ASGI middleware; the outermost."""
+class Middleware:
+    """Answer requests, by the handlers that it is given or by the router."""
 
     def __init__(
         self,
-        app: ASGIApp,
+        router: ASGIApp,
+        authenticator: Authenticator,
+        bodies: BodyReader,
+        audit_trail: AuditTrail,
         metrics: Metrics,
-        doors: Mapping[str, Door],
+        *,
+        hot_handlers: Mapping[tuple[str, str], HotHandler],
+        compat_endpoints: Mapping[str, CompatEndpoint],
         proxies: TrustedProxies,
-        root: str,
+        root_path: str,
     ) -> None:
-        self._app, self._metrics, self._doors = app, metrics, doors
-        self._proxies = proxies or None  # to ask for None costs less than to ask a list
-        self._prefixes = Prefixes(root, proxies) or None
+        """`hot_handlers` are by method and path, `compat_endpoints` by path."""
+        self._router, self._authenticator, self._bodies = router, authenticator, bodies
+        self._audit_trail, self._metrics = audit_trail, metrics
+        self._hot_handlers, self._compat_endpoints = hot_handlers, compat_endpoints
+        # None where nothing is configured: asking for None costs less than asking a list.
+        self._proxies = proxies or None
+        self._prefixes = Prefixes(root_path, proxies) or None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        context = scope[CONTEXT] = Context(scope)
-        gateway: Gateway = scope["app"].state.gateway
+        context = scope[CONTEXT] = RequestContext(scope)
         if self._prefixes is not None:
             context.prefix = self._prefixes.enter(context.address, scope, context.headers)
             context.path = scope["path"]
         if self._proxies is not None:
             context.trace(self._proxies, scope["headers"])
         try:
-            status = await self._answered(gateway, context, scope, receive, send)
+            status = await self._answer(context, scope, receive, send)
         finally:
             if context.held:
-                ROOM.give(context)
-        if not context.recorded:  # nobody was there any more to be answered
-            await _record(gateway, context, status)
-        self._tell(gateway, context, status)
-
-    async def _answered(
-        self, gateway: Gateway, context: Context, scope: Scope, receive: Receive, send: Send
-    ) -> int:
-        # Each sees to its keys itself: Leanplum's own protocol has them in the query
-        if context.path in self._doors:
-            return await self._doors[context.path](
-                gateway, context, scope, receive, _recording(gateway, context, send)
-            )
-        if context.faulty is not None:
-            faulty = await authentication.charged(
-                gateway, context, Malformed(context.faulty.detail).at(context.faulty)
-            )
-            return await _refuse(faulty, gateway, context, send)
-        asks = scope["query_string"] or PREFIX in context.path
-        if asks and (leaked := await authentication.leaked(gateway, context, scope)):
-            return await _refuse(leaked, gateway, context, send)
-        hot = HOT.get((context.method, context.path))
-        if hot is None or scope["query_string"]:
-            return await self._route(
-                gateway, scope, context, receive, _recording(gateway, context, send)
-            )
-        context.operation = f"{context.method} {context.path}"
-        return await self._answer(hot, gateway, context, receive, send)
+                self._bodies.release(context)
+        if not context.recorded:  # the client has gone, so no response was sent
+            await self._audit_trail.record(context, status)
+        self._report(context, status)
 
     async def _answer(
-        self, hot: Hot, gateway: Gateway, context: Context, receive: Receive, send: Send
+        self, context: RequestContext, scope: Scope, receive: Receive, send: Send
+    ) -> int:
+        """Answer a request by whoever is responsible for its path; return the status."""
+        endpoint = self._compat_endpoints.get(context.path)
+        if endpoint is not None:
+            # It authenticates by itself: Leanplum's own protocol has keys in the query.
+            return await endpoint(context, scope, receive, self._recording(context, send))
+        if context.faulty is not None:
+            error = Malformed(context.faulty.detail).at(context.faulty)
+            return await self._refuse(
+                await self._authenticator.charged(context, error), context, send
+            )
+        if scope["query_string"] or PREFIX in context.path:
+            leaked = await self._authenticator.refusal_of_leak(context, scope)
+            if leaked is not None:
+                return await self._refuse(leaked, context, send)
+        handler = self._hot_handlers.get((context.method, context.path))
+        if handler is None or scope["query_string"]:
+            return await self._route(context, scope, receive, self._recording(context, send))
+        context.operation = f"{context.method} {context.path}"
+        return await self._answer_hot(handler, context, receive, send)
+
+    async def _answer_hot(
+        self, handler: HotHandler, context: RequestContext, receive: Receive, send: Send
     ) -> int:
         try:
-            answer = await hot(gateway, context, receive)
+            answer = await handler(context, receive)
         except GatewayError as error:
             answer = problems.answer(error, context.request_id, context.prefix)
         except Exception as error:
-            # the outermost place of a request: told in the log, answered without its text
-            answer = _failed(error, context)
+            # The outermost place of a request: logged, and answered without its text.
+            answer = _failure(error, context)
         except asyncio.CancelledError:
             answer = problems.answer(problems.stopping(), context.request_id, context.prefix)
         if not context.recorded:
-            await _record(gateway, context, answer.status)
-        await send_answer(answer, context, send)
+            await self._audit_trail.record(context, answer.status)
+        await _send(answer, context, send)
         return answer.status
 
     async def _route(
-        self, gateway: Gateway, scope: Scope, context: Context, receive: Receive, send: Send
+        self, context: RequestContext, scope: Scope, receive: Receive, send: Send
     ) -> int:
+        """Answer a request by the router; return the status."""
         status = 0
-
         head = scope["method"] == "HEAD"
         if head:  # RFC 9110: as GET, without the body
             scope = {**scope, "method": "GET"}
 
-        async def told(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if head and message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *_guarded(context, message.get("headers", ())),
-                    *_common(context),
-                ]
+                headers = message.get("headers", ())
+                message["headers"] = [*_guarded(context, headers), *_common_headers(context)]
             await send(message)
 
         try:
-            await self._app({**scope, "path": _routable(scope)}, receive, told)
+            await self._router({**scope, "path": _routable_path(scope)}, receive, send_with_headers)
+            return status
         except Malformed as error:
-            answer = problems.answer(
-                await authentication.charged(gateway, context, error),
-                context.request_id,
-                context.prefix,
-            )
-            await send_answer(answer, context, send)
-            status = answer.status
+            refusal = await self._authenticator.charged(context, error)
+            answer = problems.answer(refusal, context.request_id, context.prefix)
         except Exception as error:
-            # the outermost place of a request: told in the log, answered without its text
-            answer = _failed(error, context)
-            if not status:
-                await send_answer(answer, context, send)
-            status = answer.status
+            # The outermost place of a request: logged, and answered without its text.
+            answer = _failure(error, context)
+            if status:
+                return answer.status
         except asyncio.CancelledError:
-            if status:  # too late for another answer: that it ends before its end tells the caller
+            if status:  # too late for another answer: an early end tells the caller
                 raise
             answer = problems.answer(problems.stopping(), context.request_id, context.prefix)
-            await send_answer(answer, context, send)
-            status = answer.status
-        return status
+        await _send(answer, context, send)
+        return answer.status
 
-    def _tell(self, gateway: Gateway, context: Context, status: int) -> None:
+    async def _refuse(self, error: GatewayError, context: RequestContext, send: Send) -> int:
+        """Refuse a request for its headers or its URL; return the status."""
+        answer = problems.answer(error, context.request_id, context.prefix)
+        await self._audit_trail.record(context, answer.status)
+        await _send(answer, context, send)
+        return answer.status
+
+    def _recording(self, context: RequestContext, send: Send) -> Send:
+        """Return a `send` that sends no response before its audit record is written."""
+
+        async def send_recorded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await self._audit_trail.record(context, message["status"])
+            await send(message)
+
+        return send_recorded
+
+    def _report(self, context: RequestContext, status: int) -> None:
+        """Count and log a request that was answered."""
         seconds = time.perf_counter() - context.started
         self._metrics.requests.add(context.operation, status, seconds)
-        name_claims.tell(gateway, context)
-        if context.path not in QUIET:
-            self._log(context, status, seconds)
-
-    def _log(self, context: Context, status: int, seconds: float) -> None:
+        key_id = context.caller.key_id if context.caller else None
+        if context.checker is not None:
+            context.checker.count_findings(key_id or "")
+        if context.path in QUIET:
+            return
         log.info(
             "request.answered",
             request_id=context.request_id,
             operation=context.operation,
             status=status,
             ms=round(seconds * 1000, 2),
-            key_id=context.caller.key_id if context.caller else None,
+            key_id=key_id,
             trace_id=context.trace_id,
         )
 
 
-async def _refuse(error: GatewayError, gateway: Gateway, context: Context, send: Send) -> int:
-    """Refuse a request for what its head says; the status."""
-    answer = problems.answer(error, context.request_id, context.prefix)
-    await _record(gateway, context, answer.status)
-    await send_answer(answer, context, send)
-    return answer.status
+async def _send(answer: Answer, context: RequestContext, send: Send) -> None:
+    """Send a whole answer, with the headers that every response has."""
+    headers = [
+        *answer.headers,
+        (b"content-length", b"%d" % len(answer.body)),
+        *_common_headers(context),
+    ]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
 
 
-def _routable(scope: Scope) -> str:
-    """The path for the router, in which a segment's own slashes are still escaped. Raises
-    Malformed.
+def _routable_path(scope: Scope) -> str:
+    """Return the path for the router, with the slashes of each segment still escaped.
+
+    Raises Malformed.
     """
     raw: bytes = scope["raw_path"].partition(b"?")[0]
     try:
@@ -208,92 +216,24 @@ def _routable(scope: Scope) -> str:
         raise error.at(Fault("path", error.detail, "parameter", "parameter")) from None
 
 
-def _failed(error: Exception, context: Context) -> Answer:
-    log.error(
-        "request.failed",
-        request_id=context.request_id,
-        operation=context.operation,
-        **describe(error),
-    )
-    detail = "The gateway failed on this request; it is in the log."
-    return problems.plain("internal", detail, context.request_id, context.prefix)
+def _failure(error: Exception, context: RequestContext) -> Answer:
+    """Log a mistake of the gateway's own; return the answer, which has nothing of its text."""
+    log_failure(log, context, error)
+    return problems.plain("internal", INTERNAL, context.request_id, context.prefix)
 
 
-def _guarded(context: Context, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers of a routed answer, with those that guard whoever gets it in a browser or through
-    a shared cache.
-    """
+def _guarded(
+    context: RequestContext, headers: Sequence[tuple[bytes, bytes]]
+) -> list[tuple[bytes, bytes]]:
+    """Return headers with those that keep a response from being framed, run or cached."""
     names = {name for name, _ in headers}
-    made = [*headers, *PAGE_HEADERS]
+    guarded = [*headers, *PAGE_HEADERS]
     if POLICY not in names:
-        made.append(STRICT)
+        guarded.append(STRICT)
     if CACHE not in names and context.path.startswith("/v1/"):
-        made.append(NO_STORE)
-    return made
+        guarded.append(NO_STORE)
+    return guarded
 
 
-def _common(context: Context) -> list[tuple[bytes, bytes]]:
+def _common_headers(context: RequestContext) -> list[tuple[bytes, bytes]]:
     return [(b"x-request-id", context.request_id.encode()), SNIFF, *context.rate_headers]
-
-
-async def send_answer(answer: Answer, context: Context, send: Send) -> None:
-    """Send a whole answer, with the headers that every answer has."""
-    headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body)), *_common(context)]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
-
-
-def _recording(gateway: Gateway, context: Context, send: Send) -> Send:
-    """The same, which sends no answer before its record is written."""
-
-    async def recorded(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            await _record(gateway, context, message["status"])
-        await send(message)
-
-    return recorded
-
-
-async def _record(gateway: Gateway, context: Context, status: int) -> None:
-    """Record a call that was refused or only read, where that is not done yet. An answer goes out
-    before its record is on disk only where the database takes nothing just now.
-    """
-    if context.recorded:
-        return
-    # Or seen to: of a call without a key that is known there is nothing to record
-    context.recorded = True
-    key_id = context.caller.key_id if context.caller is not None else context.shown
-    if key_id is None:
-        return
-    now, app = now_ms(), context.app_name
-    about = gateway.pseudonyms.of_all(app, context.subjects) if app else []
-    if (status in FOLDED or context.overloaded) and gateway.folding.counted(
-        Refused(
-            now, context.operation, key_id, app, context.address, context.request_id, status, context.resource,
-            about, context.refused, context.refused_actions,
-        ),
-        network(context.address),
-    ):  # fmt: skip
-        return
-    text = records.api_call(
-        time=now,
-        operation=context.operation,
-        key_id=key_id,
-        app=app,
-        address=context.address,
-        request_id=context.request_id,
-        status=status,
-        resource=context.resource,
-        resources=context.resources,
-        details={
-            **(records.counts(0, 0, context.refused) if context.refused else {}),
-            **records.refused_actions(context.refused_actions),
-            **records.about_users(about),
-            **context.details,
-        },
-    )
-    # Who shows a key that was revoked must not see by the time that it was one
-    if context.caller is None:
-        gateway.recorder.soon(now, text)
-    else:
-        await gateway.recorder.record(now, text)

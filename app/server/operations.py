@@ -15,14 +15,18 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.staticfiles import StaticFiles
 
 from app.api import schemas
-from app.bootstrap import Gateway
+from app.audit.sealing import Sealer
 from app.database.engine import reason
+from app.database.writer import Writer
 from app.errors import NotFound, StorageUnavailable
-from app.http import request as context
 from app.http.openapi_parts import problem_responses
 from app.http.path_prefix import VARY
 from app.http.problems import PROBLEMS, Problem, example
+from app.http.rate_limiting import RateLimiter
+from app.http.request import context_of
+from app.telemetry import Metrics
 from app.tracking.plan.validate import NO_PLANS
+from app.tracking.service import Tracking
 
 PROBE_SECONDS = 5.0  # within six the answer is there
 router = APIRouter(tags=["Around it"])
@@ -31,7 +35,7 @@ router = APIRouter(tags=["Around it"])
 @router.get("/livez", summary="Is the process alive?", response_model=dict[str, str])
 async def livez(request: Request) -> Any:
     """200 as long as requests are answered at all."""
-    context.of(request.scope).operation = "GET /livez"
+    context_of(request.scope).operation = "GET /livez"
     return {"status": "alive"}
 
 
@@ -51,15 +55,14 @@ async def livez(request: Request) -> Any:
 )
 async def readyz(request: Request) -> Any:
     """Proves it by a commit. 503 tells which part can't, and while the gateway is stopping."""
-    context.of(request.scope).operation = "GET /readyz"
-    gateway: Gateway = request.app.state.gateway
+    context_of(request.scope).operation = "GET /readyz"
     parts: dict[str, schemas.Part] = {
-        "database": await _database(gateway),
-        "delivery": _delivery(gateway),
-        "limits": _limits(gateway),
-        "audit": _audit(gateway),
+        "database": await _database(request.state.writer),
+        "delivery": _delivery(request.state.metrics),
+        "limits": _limits(request.state.limiter),
+        "audit": _audit(request.state.sealer),
     }
-    if request.app.state.lifecycle.draining:
+    if request.state.lifecycle.draining:
         parts["process"] = {"ok": False, "detail": "stopping"}
     ready = all(part["ok"] for part in parts.values())
     return JSONResponse(
@@ -69,29 +72,29 @@ async def readyz(request: Request) -> Any:
     )
 
 
-def _delivery(gateway: Gateway) -> schemas.Part:
+def _delivery(metrics: Metrics) -> schemas.Part:
     """Never a reason not to accept: what can't be delivered now waits."""
-    redirects = gateway.metrics.redirects
+    redirects = metrics.redirects
     told = [
         f"{app}: {STATES[state]}"
         + (f"; it redirects to {redirects[app]}" if app in redirects else "")
-        for app, state in sorted(gateway.metrics.states.items())
+        for app, state in sorted(metrics.states.items())
         if state in STATES
     ]
     return {"ok": True, "detail": "; ".join(told)} if told else {"ok": True}
 
 
-def _limits(gateway: Gateway) -> schemas.Part:
+def _limits(limiter: RateLimiter) -> schemas.Part:
     """Never a reason not to accept, either."""
-    state = gateway.limits.state()
+    state = limiter.state()
     return {"ok": True} if state is None else {"ok": True, "detail": state}
 
 
-def _audit(gateway: Gateway) -> schemas.Part:
+def _audit(sealer: Sealer) -> schemas.Part:
     """Nor is this: records are written all the same."""
-    if gateway.sealer.misfit:
+    if sealer.misfit:
         return {"ok": True, "detail": MISFIT}
-    if gateway.sealer.waiting:
+    if sealer.waiting:
         return {"ok": True, "detail": SEALING_WAITS}
     return {"ok": True}
 
@@ -107,22 +110,22 @@ STATES = {
 }
 
 
-async def _database(gateway: Gateway) -> schemas.Part:
+async def _database(writer: Writer) -> schemas.Part:
     try:
-        await gateway.writer.probe(PROBE_SECONDS)
+        await writer.probe(PROBE_SECONDS)
     except StorageUnavailable as error:
         why = f" ({reason(error.__cause__)})" if error.__cause__ is not None else ""
         return {"ok": False, "detail": f"{error.detail}{why}"}
     return {"ok": True}
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
-async def metrics(request: Request) -> Response:
+@router.get("/metrics", name="metrics", summary="Prometheus metrics", response_class=Response)
+async def prometheus_metrics(request: Request) -> Response:
     """In Prometheus' text format; every name starts with `leanplum_gateway_`."""
-    context.of(request.scope).operation = "GET /metrics"
-    gateway: Gateway = request.app.state.gateway
+    context_of(request.scope).operation = "GET /metrics"
+    metrics: Metrics = request.state.metrics
     return Response(
-        generate_latest(gateway.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
     )
 
 
@@ -158,7 +161,7 @@ async def problem_page(request: Request, slug: str) -> HTMLResponse:
 
 def _prefix(request: Request, operation: str) -> str:
     """Name the operation; return the path prefix that links of its page begin with."""
-    about = context.of(request.scope)
+    about = context_of(request.scope)
     about.operation = operation
     return about.prefix
 
@@ -224,14 +227,14 @@ def add_documentation(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
         prefix = _prefix(request, "GET /docs")
-        gateway: Gateway = request.app.state.gateway
+        tracking: Tracking = request.state.tracking
         page = get_swagger_ui_html(
             openapi_url=f"{prefix}/openapi.json",
             title=app.title,
             swagger_js_url=f"{prefix}/assets/swagger-ui-bundle.js",
             swagger_css_url=f"{prefix}/assets/swagger-ui.css",
             swagger_favicon_url=f"{prefix}/assets/favicon.svg",
-            swagger_ui_parameters=PLANNED if gateway.plans.plans is not NO_PLANS else None,
+            swagger_ui_parameters=PLANNED if tracking.plans.plans is not NO_PLANS else None,
         )
         return _guarded(page, styles="'self' 'unsafe-inline'")
 

@@ -18,7 +18,6 @@ from sqlalchemy import Engine
 
 from app.apps import Apps, read
 from app.audit.signing_keys import to_write
-from app.bootstrap import check_bootstrap_key, gateway, prepare
 from app.callers import key_format
 from app.callers.store import ALL_SCOPES, KeyStore, StoredKey, every_key
 from app.clock import now_ms
@@ -31,6 +30,7 @@ from app.relay import key_checks
 from app.relay.key_checks import Checked
 from app.server import process_limits
 from app.server.application import create_app
+from app.server.bootstrap import check_bootstrap_key, gateway, prepare
 from app.server.http1 import Protocol
 from app.server.lifecycle import CUT, GIVE_UP, Lifecycle, Watchdog
 from app.settings import Settings, load
@@ -72,9 +72,9 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """From now on SIGHUP reads the apps again, which would happen within a second anyway."""
         await super().startup(sockets)
-        state = self.config.app.state  # type: ignore[union-attr]
         if not self.should_exit:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, state.gateway.apps.refresh)
+            refresh_apps = self.config.app.services.apps.refresh  # type: ignore[union-attr]
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, refresh_apps)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -11,19 +11,19 @@ from typing import Any
 from app.audit import records
 from app.audit.pseudonyms import Pseudonyms
 from app.cli.main import main
-from app.http import rate_limiting
+from app.http.rate_limiting import RateLimiter
 from app.outbox import accept
 
 
 async def _take_nothing(
-    gateway: Any, context: Any, caller: Any, count: int, *, lends: bool = False
+    limiter: Any, context: Any, caller: Any, count: int, *, lends: bool = False
 ) -> None:
     context.rate_headers = ()
 
 
 def without_limits() -> None:
     """Nothing is taken from any bucket, and no header tells of one."""
-    rate_limiting.take = _take_nothing
+    RateLimiter.take = _take_nothing  # type: ignore[method-assign,assignment]
 
 
 def without_audit() -> None:

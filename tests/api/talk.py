@@ -11,10 +11,9 @@ from typing import Any
 import httpx
 import orjson
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from app.server.application import create_app
+from app.server.application import Application, create_app
 from app.settings import Settings
 
 JSON, NDJSON, PROBLEM = "application/json", "application/x-ndjson", "application/problem+json"
@@ -27,7 +26,7 @@ EVENT: dict[str, Any] = {"userId": "u1", "event": "Purchase"}
 class Talk:
     """One gateway: its app, its database file, its bootstrap key, and HTTP to it."""
 
-    def __init__(self, app: FastAPI, portal: BlockingPortal, key: str, path: Path) -> None:
+    def __init__(self, app: Application, portal: BlockingPortal, key: str, path: Path) -> None:
         self.app, self.key, self.path = app, key, path
         self._portal = portal
         self._http = httpx.AsyncClient(
@@ -129,7 +128,7 @@ class Talk:
         return statuses[0]
 
 
-async def _asgi(app: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
+async def _asgi(app: Application, scope: Scope, receive: Receive, send: Send) -> None:
     await app(scope, receive, send)
 
 

@@ -44,7 +44,7 @@ def talk(
 @pytest.fixture(autouse=True)
 def anew(talk: Talk, leanplum: Leanplum) -> None:
     # What an earlier test left to be delivered
-    until(lambda: talk.app.state.gateway.outbox.queued == 0)
+    until(lambda: talk.app.services.outbox.queued == 0)
     leanplum.forget()
 
 

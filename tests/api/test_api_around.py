@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from app.api.passthrough import ASKS
-from app.api.routes import WRITES
+from app.api.events import WRITES
+from app.api.passthrough import CALLS
 from app.ingest import validate
 from tests.api.talk import CANARY, EVENT, Talk
 
@@ -29,7 +29,7 @@ def test_readyz_says_which_parts_work(gateway: Talk) -> None:
 
 def test_readyz_fails_while_the_database_cannot_commit_and_says_so(start: Start) -> None:
     talk = start()
-    engine = talk.app.state.gateway.engine
+    engine = talk.app.services.engine
     with engine.connect() as connection:
         connection.exec_driver_sql("ALTER TABLE sequence RENAME TO gone")
     answer = talk.get("/readyz")
@@ -135,7 +135,7 @@ def test_the_document_is_openapi_3_1_with_every_call_that_is_built(
     assert re.fullmatch(r"3\.1\.\d+", document["openapi"])
     assert document["info"]["title"]
     assert {name for name, _ in operations(document)} == {
-        "POST /v1/events", "POST /v1/batch", *(f"{one.method} {one.path}" for one in (*WRITES, *ASKS)),
+        "POST /v1/events", "POST /v1/batch", *(f"{one.method} {one.path}" for one in (*WRITES, *CALLS)),
         "GET /v1/apps", "POST /v1/apps/{name}/check", "POST /v1/preview",
         "GET /v1/tracking-plan", "GET /v1/tracking-plan/violations", "GET /v1/taxonomy",
         "DELETE /v1/taxonomy/{kind}/{name}",

@@ -74,7 +74,7 @@ def test_a_batch_is_one_record_that_counts_its_items(gateway: Talk) -> None:
     )
     (record,) = gateway.audit(answer.headers["x-request-id"])
     told = record["unmapped"]
-    of = gateway.app.state.gateway.pseudonyms.of
+    of = gateway.app.services.pseudonyms.of
     assert set(told.pop("users")) == {of("default", "uu1"), of("default", "uu2")}
     ids = [one["id"] for one in answer.json()["results"] if "id" in one]
     assert told == {
@@ -89,10 +89,10 @@ def test_a_batch_is_one_record_that_counts_its_items(gateway: Talk) -> None:
 
 def test_a_limited_call_and_a_forbidden_one_are_recorded(start: Start) -> None:
     talk = start(gateway_rate_burst=1, gateway_rate_per_second=1)
-    key, stored = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks).create(
+    key, stored = KeyStore(talk.app.services.engine, talk.app.services.marks).create(
         "reader", [Scope.RECEIPTS_READ], None, 0
     )
-    talk.app.state.gateway.directory.refresh()
+    talk.app.services.directory.refresh()
     answers = [talk.event(), talk.event(), talk.event(key=key)]
     assert [answer.status_code for answer in answers] == [202, 429, 403]
     records = [talk.audit(answer.headers["x-request-id"]) for answer in answers]
@@ -132,7 +132,7 @@ def test_a_batch_of_which_nothing_is_taken_has_a_record_that_counts_its_items(
 def test_an_act_by_command_names_who_runs_it_and_the_app_that_it_is_about(start: Start) -> None:
     talk = start()
     talk.event()
-    settings = talk.app.state.gateway.settings
+    settings = talk.app.services.settings
     (seq,) = talk.rows("SELECT seq FROM items")[0]
     change = "UPDATE items SET status = 'expired', settled_at = 1 WHERE seq = ?"
     with sqlite3.connect(talk.path) as beside:
@@ -155,12 +155,12 @@ def test_a_key_that_was_rotated_out_or_revoked_or_is_in_an_address_is_named_by_t
     start: Start,
 ) -> None:
     talk = start()
-    store = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks)
+    store = KeyStore(talk.app.services.engine, talk.app.services.marks)
     rotated, stored = store.create("old", [Scope.EVENTS_WRITE], None, 0)
     revoked, _ = store.rotate(stored.caller.key_id, 1, 0)
     assert revoked is not None
     store.revoke(stored.caller.key_id, 2)
-    talk.app.state.gateway.directory.refresh()
+    talk.app.services.directory.refresh()
     answers = [
         talk.event(key=rotated),
         talk.event(key=revoked),
@@ -255,7 +255,7 @@ def test_a_call_about_one_user_names_it_by_its_keyed_hash_also_where_it_is_refus
     start: Start,
 ) -> None:
     talk = start(gateway_rate_burst=2, gateway_rate_per_second=1)
-    hashed = talk.app.state.gateway.pseudonyms.of("default", "uann")
+    hashed = talk.app.services.pseudonyms.of("default", "uann")
     answers = [
         talk.post("/v1/users/ann/states", {"state": "s"}),
         talk.post("/v1/users/ann/states", {"state": 5}),

@@ -77,7 +77,7 @@ def test_a_step_forward_removes_and_forgets_nothing_that_is_young(
     until(lambda: (status(talk, "good"), status(talk, "dead")) == ("delivered", "rejected"))
     assert talk.call("DELETE", "/v1/users/gone?fullErasure=true").status_code == 202
     wall.set(366 * DAY)
-    outbox = talk.app.state.gateway.outbox
+    outbox = talk.app.services.outbox
     assert talk.do(lambda: outbox.sweep(KEPT)) == 0
     assert status(talk, "good") == "delivered"
     assert status(talk, "dead") == "rejected"

@@ -26,7 +26,7 @@ def settle(talk: Talk, verdicts: dict[str, Verdict]) -> None:
     """End items as a deliverer would."""
 
     async def run() -> None:
-        outbox: Outbox = talk.app.state.gateway.outbox
+        outbox: Outbox = talk.app.services.outbox
         found = await outbox.look(ReadRequest(tail=0))
         assert found.tail is not None
         items = [item for item in found.tail.items if item.id in verdicts]
@@ -122,7 +122,7 @@ def test_what_is_sent_again_waits_with_its_id_and_content_and_new_attempts(talk:
     )
     assert talk.rows("SELECT seq, body FROM items WHERE id = 'a'") == before
     assert listed(talk) == ["b"]
-    assert talk.app.state.gateway.outbox.queued == 1
+    assert talk.app.services.outbox.queued == 1
 
 
 def test_an_id_made_here_is_found_too(talk: Talk) -> None:
@@ -177,9 +177,9 @@ def test_what_chooses_nothing_sensible_is_refused_and_nothing_done(
 
 
 def test_they_need_their_own_scope(talk: Talk) -> None:
-    store = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks)
+    store = KeyStore(talk.app.services.engine, talk.app.services.marks)
     key, _ = store.create("other", frozenset(Scope) - {Scope.DEAD_LETTERS_MANAGE}, None, now_ms())
-    talk.do(talk.app.state.gateway.directory.refresh)
+    talk.do(talk.app.services.directory.refresh)
     assert talk.get(LIST, key=key).status_code == 403
     assert talk.post(REPLAY, {"filter": {}}, key=key).status_code == 403
     assert talk.post(DISCARD, {"filter": {}}, key=None).status_code == 401

@@ -186,7 +186,7 @@ def files(path: Path) -> bytes:
 
 def scrubbed(talk: Talk) -> bool:
     """What the housekeeper does again and again: it can't while somebody reads."""
-    talk.do(talk.app.state.gateway.outbox.scrub)
+    talk.do(talk.app.services.outbox.scrub)
     return USER.encode() not in files(talk.path)
 
 
@@ -210,7 +210,7 @@ def test_after_an_erasure_no_row_and_no_file_holds_the_user_or_a_value_of_theirs
             ]
             mixed = [one for pair in zip(items, others, strict=True) for one in pair]
             assert talk.batch(mixed).json()["accepted"] == 80
-        until(lambda: talk.app.state.gateway.outbox.queued == 0)
+        until(lambda: talk.app.services.outbox.queued == 0)
         assert USER.encode() in files(path)
         assert erase(talk, USER, headers={"Prefer": "wait=10"}).json()["status"] == "delivered"
         until(lambda: scrubbed(talk))
@@ -225,9 +225,7 @@ def test_the_housekeeper_cleans_the_files_soon_after_each_erasure_also_right_aft
     start: Callable[..., Talk],
 ) -> None:
     talk, now = start(**DEVELOPMENT), 0.0
-    housekeeper = Housekeeper(
-        talk.app.state.gateway.outbox, RetentionLimits(10**9, 10**9), lambda: now
-    )
+    housekeeper = Housekeeper(talk.app.services.outbox, RetentionLimits(10**9, 10**9), lambda: now)
     for user in (f"{USER}-1", f"{USER}-2", f"{USER}-3"):
         talk.event(event(user, info=VALUE))
         erase(talk, user)

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from app.errors import Invalid
-from app.http.idempotency import key_of
+from app.http.request import parse_idempotency_key as key_of
 from tests.api.talk import NDJSON, Talk, problem, running
 from tests.compat.segment import basic
 from tests.conftest import WIDE, make_settings

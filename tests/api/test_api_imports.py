@@ -253,7 +253,7 @@ def test_an_import_needs_its_scope(talk: Talk, leanplum: Leanplum) -> None:
     from app.callers.store import KeyStore
     from app.clock import now_ms
 
-    gateway = talk.app.state.gateway
+    gateway = talk.app.services
     key, _ = KeyStore(gateway.engine, gateway.marks).create(
         "phones", frozenset({Scope.SDK}), None, now_ms()
     )

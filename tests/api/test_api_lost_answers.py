@@ -1,8 +1,7 @@
 """What was committed is told as such, even where the database says nothing more afterwards."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from app.errors import StorageUnavailable
 from tests.api.talk import EVENT, Talk
@@ -22,8 +21,8 @@ def test_an_item_on_disk_is_answered_202_even_where_its_receipt_cannot_be_waited
     start: Callable[..., Talk],
 ) -> None:
     talk = start()
-    gateway = talk.app.state.gateway
-    talk.app.state.gateway = replace(gateway, outbox=Unreadable(gateway.outbox))
+    gateway = talk.app.services
+    talk.app.serve(gateway._replace(outbox=cast(Any, Unreadable(gateway.outbox))))
     answer = talk.event(EVENT | {"id": "one"}, headers={"Prefer": "wait=1"})
     assert (answer.status_code, answer.json()["id"]) == (202, "one")
     assert "preference-applied" not in answer.headers
@@ -47,8 +46,8 @@ def test_a_key_that_was_made_is_shown_even_where_the_keys_cannot_be_read_again(
     start: Callable[..., Talk],
 ) -> None:
     talk = start()
-    gateway = talk.app.state.gateway
-    talk.app.state.gateway = replace(gateway, directory=Unrefreshed(gateway.directory))
+    gateway = talk.app.services
+    talk.app.serve(gateway._replace(directory=cast(Any, Unrefreshed(gateway.directory))))
     answer = talk.post("/v1/keys", {"name": "late", "scopes": ["sdk"]})
     assert answer.status_code == 201
     assert answer.json()["key"].startswith("lpgw_")

@@ -6,10 +6,9 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -38,15 +37,16 @@ class Failing:
 
 
 def broken(talk: Talk, *parts: str) -> None:
-    talk.app.state.gateway = replace(talk.app.state.gateway, **dict.fromkeys(parts, Failing()))
+    failing: dict[str, Any] = dict.fromkeys(parts, Failing())
+    talk.app.serve(talk.app.services._replace(**failing))
 
 
 CALLS: dict[str, tuple[tuple[str, ...], Callable[[Talk], Any]]] = {
-    "hot write": (("outbox",), lambda t: t.event()),
-    "hot batch": (("outbox",), lambda t: t.batch([EVENT | {"action": "track"}])),
-    "limit": (("limits",), lambda t: t.event()),
-    "who calls": (("directory",), lambda t: t.event()),
-    "routed write": (("outbox",), lambda t: t.post("/v1/users/u/states", {"state": "S"})),
+    "hot write": (("ingest",), lambda t: t.event()),
+    "hot batch": (("ingest",), lambda t: t.batch([EVENT | {"action": "track"}])),
+    "limit": (("limiter",), lambda t: t.batch([EVENT | {"action": "track"}])),
+    "who calls": (("authenticator",), lambda t: t.event()),
+    "routed write": (("ingest",), lambda t: t.post("/v1/users/u/states", {"state": "S"})),
     "receipt": (("outbox",), lambda t: t.get("/v1/receipts/x")),
     "dead letters": (("outbox",), lambda t: t.get("/v1/dead-letters")),
     "keys": (("keys",), lambda t: t.get("/v1/keys")),
@@ -55,7 +55,7 @@ CALLS: dict[str, tuple[tuple[str, ...], Callable[[Talk], Any]]] = {
     "a question with a body": (("relay",), lambda t: t.post("/v1/users/u/sessions", {})),
     "a download": (("relay",), lambda t: t.get("/v1/files/f")),
     "readiness": (("writer",), lambda t: t.get("/readyz")),
-    "SDK": (("outbox",), lambda t: t.post("/api", DOOR | {"clientKey": t.key}, key=None)),
+    "SDK": (("ingest",), lambda t: t.post("/api", DOOR | {"clientKey": t.key}, key=None)),
     "SDK's question": (
         ("relay",), lambda t: t.post("/api", DOOR | {"clientKey": t.key, "action": "getVars"}, key=None)
     ),
@@ -70,10 +70,10 @@ def test_a_call_that_fails_tells_its_id_and_nothing_of_the_mistake(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     talk = start(**WIDE, leanplum_content_read_only_key="cro", leanplum_development_key="dev")
-    good = talk.app.state.gateway
+    good = talk.app.services
     broken(talk, *parts)
     answer = call(talk)
-    talk.app.state.gateway = good
+    talk.app.serve(good)
     assert answer.status_code in {500, 503}
     assert answer.headers["x-request-id"]
     assert answer.headers["content-type"] in {PROBLEM, "application/json;charset=utf-8"}
@@ -102,7 +102,7 @@ def downloads(settings: Callable[..., Settings]) -> Iterator[tuple[int, str]]:
 
     app = create_app(made, delivery=False)
     with served(made, app) as port:
-        app.state.gateway = replace(app.state.gateway, relay=SimpleNamespace(download=download))
+        app.serve(app.services._replace(relay=cast(Any, SimpleNamespace(download=download))))
         assert made.gateway_bootstrap_key is not None
         yield port, made.gateway_bootstrap_key.get_secret_value()
 

@@ -15,9 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
+from app.compat.leanplum_sdk.endpoint import PATHS as SDK_PATHS
+from app.compat.segment.request import PATHS as SEGMENT_PATHS
 from app.errors import StartRefused
 from app.http.path_prefix import OWN, forwarded_prefix
-from app.server.application import DOORS, create_app
+from app.server.application import create_app
 from app.settings import Settings, load
 from app.urls import path_prefix
 from tests.acceptance.processes import free_port, until
@@ -88,7 +90,8 @@ def test_the_names_that_a_prefix_may_clash_with_are_those_of_the_routes() -> Non
     app = create_app(Settings(_env_file=None))
     paths = {
         *app.openapi()["paths"],
-        *DOORS,
+        *SDK_PATHS,
+        *SEGMENT_PATHS,
         *(getattr(route, "path", "/") for route in app.routes),
     }
     assert {path.split("/")[1] for path in paths} - {""} == OWN

@@ -6,12 +6,12 @@ import html
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from app.http.problems import PROBLEMS
+from app.ingest.service import Ingest
 from tests.api.talk import CANARY, EVENT, Talk, problem
 
 Start = Callable[..., Talk]
@@ -281,7 +281,15 @@ def test_a_mistake_of_ours_is_an_internal_problem_that_tells_nothing_of_it(
     start: Start, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     talk = start()
-    talk.app.state.gateway = replace(talk.app.state.gateway, outbox=Broken())
+    services, outbox = talk.app.services, cast(Any, Broken())
+    ingest = Ingest(
+        outbox,
+        services.enrichment,
+        services.tracking,
+        services.pseudonyms.of_all,
+        services.metrics,
+    )
+    talk.app.serve(services._replace(outbox=outbox, ingest=ingest))
     answer = EVERYWHERE[name](talk, {})
     problem(answer, 500, "internal")
     assert CANARY not in answer.text
@@ -293,7 +301,7 @@ def test_a_database_that_cannot_commit_is_a_storage_problem_and_the_next_commit_
 ) -> None:
     """Nothing is answered 202 that is not on disk."""
     talk = start()
-    engine = talk.app.state.gateway.engine
+    engine = talk.app.services.engine
     with engine.connect() as connection:
         connection.exec_driver_sql("ALTER TABLE items RENAME TO gone")
     try:

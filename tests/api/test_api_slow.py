@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.http import body as receiving
+from app.server.application import create_app
 from app.settings import Settings
 from tests.api.leanplum import until
 from tests.api.serve import Wire, served
@@ -326,16 +326,16 @@ def test_bodies_of_all_callers_together_have_a_limit_and_what_is_answered_counts
     tmp_path: Path, migrated: Path
 ) -> None:
     part = b'{"data":"' + b"x" * 700_000
-    with gateway(tmp_path, migrated, gateway_max_held_bytes=1_000_000, gateway_slow_seconds=5) as (
-        port,
-        settings,
-    ):
+    limits = {"gateway_max_held_bytes": 1_000_000, "gateway_slow_seconds": 5}
+    settings = make_settings(tmp_path, migrated, QUICK | limits)
+    app = create_app(settings, delivery=False)
+    with served(settings, app) as port:
         with closing(Wire(port)) as first, closing(Wire(port)) as second:
             first.say(head(settings, 800_000, "/api") + part)
             time.sleep(0.3)
             second.say(head(settings, 800_000, "/api") + part)
             assert second.answer()[0] == 503
-        until(lambda: receiving.ROOM._held == 0)
+        until(lambda: app.services.bodies.held_bytes == 0)
         body = orjson.dumps({"userId": "u", "event": "e", "info": "x" * 700_000})
         for _ in range(3):
             with closing(Wire(port)) as wire:

@@ -44,7 +44,7 @@ def talk(start: Callable[..., Talk]) -> Talk:
         connection.execute(change, (sealed, said, seq))
         connection.execute("INSERT INTO data_keys VALUES ('a', ?)", (bytes(16),))
         connection.commit()
-    talk.do(talk.app.state.gateway.outbox.count_queued)
+    talk.do(talk.app.services.outbox.count_queued)
     return talk
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from app.bootstrap import prepare
 from app.errors import StartRefused
+from app.server.bootstrap import prepare
 from app.settings import Settings
 from tests.api.leanplum import KEYS, simulated, until
 from tests.api.talk import EVENT, Talk, running

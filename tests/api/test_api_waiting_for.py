@@ -82,7 +82,7 @@ def test_a_receipt_says_that_leanplum_is_away(
         for number in range(6):
             send(talk, f"first-{number}", f"user{number}", Prefer="wait=0")
         until(lambda: receipt(talk, "first-0")["waitingFor"]["reason"] == "retry")
-        until(lambda: talk.app.state.gateway.metrics.states.get("default") == "open")
+        until(lambda: talk.app.services.metrics.states.get("default") == "open")
         send(talk, "late", "bob")
         assert receipt(talk, "late")["waitingFor"]["reason"] == "circuit-open"
 

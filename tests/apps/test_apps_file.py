@@ -178,7 +178,7 @@ def test_each_app_that_a_new_file_adds_changes_or_removes_has_an_audit_record(
     file.write_text(
         app.format("stays", SECRET) + app.format("changes", SECRET) + app.format("comes", SECRET)
     )
-    talk.do(talk.app.state.gateway.apps.refresh)
+    talk.do(talk.app.services.apps.refresh)
     talk.get("/readyz")  # proves a commit: nobody waits for these records
     acts = [one for one in talk.audit() if one["api"]["operation"].startswith("app.")]
     assert [(one["api"]["operation"], one["resources"], one["unmapped"]) for one in acts] == [

@@ -53,10 +53,10 @@ def talk(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[T
 
 @pytest.fixture(scope="module")
 def keys(talk: Talk) -> dict[str, str]:
-    store = talk.app.state.gateway.keys
+    store = talk.app.services.keys
     apps = {"two": ["two"], "all": None}
     made = {name: store.create(name, [Scope.AUDIT_READ], apps[name], now_ms())[0] for name in apps}
-    talk.do(talk.app.state.gateway.directory.refresh)
+    talk.do(talk.app.services.directory.refresh)
     return made
 
 
@@ -78,7 +78,7 @@ def test_records_are_found_by_user_in_single_calls_batches_refusals_and_calls_to
     assert ids(talk, userId=USER, app="one") == ["single", "batch", "refused", "", "asked"]
     assert ids(talk, userId=USER) == ["single", "batch", "other", "refused", "", "asked"]
     assert ids(talk, userId="bob") == ["batch"]
-    of = talk.app.state.gateway.pseudonyms.of
+    of = talk.app.services.pseudonyms.of
     assert ids(talk, userHash=of("two", f"u{USER}")) == ["other"]
     assert ids(talk, userId=USER, userHash=of("one", "ubob")) == []
 
@@ -87,9 +87,7 @@ def test_records_are_found_by_key_app_action_outcome_request_and_time(
     talk: Talk, keys: dict[str, str]
 ) -> None:
     (key_id,) = [
-        one.caller.key_id
-        for one in talk.app.state.gateway.keys.all()
-        if one.caller.name == "bootstrap"
+        one.caller.key_id for one in talk.app.services.keys.all() if one.caller.name == "bootstrap"
     ]
     assert ids(talk, keyId=key_id, outcome="success") == ["single", "batch", "other"]
     assert ids(talk, keyId="key_none") == []
@@ -137,8 +135,8 @@ def test_records_of_a_user_of_an_app_that_is_configured_no_more_are_found(
     talk = start(gateway_apps_file=file, leanplum_app_id=None, leanplum_production_key=None)
     talk.event(EVENT | {"userId": USER}, headers=TWO | {"X-Request-ID": "other"})
     file.write_text(APPS.partition("[apps.two]")[0])
-    talk.do(talk.app.state.gateway.apps.refresh)
-    assert [*talk.app.state.gateway.apps] == ["one"]
+    talk.do(talk.app.services.apps.refresh)
+    assert [*talk.app.services.apps] == ["one"]
     assert ids(talk, userId=USER) == ["other"]
 
 
@@ -234,8 +232,8 @@ def test_whatever_somebody_does_to_the_records_and_hashes_in_the_database_readin
     talk: Talk,
 ) -> None:
     told = sealed(talk, 3)
-    key = talk.app.state.gateway.keys.create("two", [Scope.AUDIT_READ], ["two"], now_ms())[0]
-    talk.do(talk.app.state.gateway.directory.refresh)
+    key = talk.app.services.keys.create("two", [Scope.AUDIT_READ], ["two"], now_ms())[0]
+    talk.do(talk.app.services.directory.refresh)
     newest = told["size"]
     change(talk, "DELETE FROM audit_records WHERE seq = 3")
     change(talk, "UPDATE audit_tree SET removed = 3")

@@ -24,7 +24,7 @@ def test_a_call_to_leanplum_is_found_by_each_of_its_users(start: Callable[..., T
             "POST /v1/events",
             "leanplum multi",
         ]
-        hashed = talk.app.state.gateway.pseudonyms.of("default", "uann")
+        hashed = talk.app.services.pseudonyms.of("default", "uann")
         assert delivered["unmapped"] == {
             "app": "default", "items": {"delivered": 1}, "actions": {"track": 1}, "user": hashed,
         }  # fmt: skip

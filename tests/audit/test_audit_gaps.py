@@ -177,7 +177,7 @@ def test_an_export_through_the_sdk_endpoint_names_its_job_and_target_too(talk: T
         "s3BucketName": "bucket",
         "s3AccessKey": SECRET,
     }
-    app_id = talk.app.state.gateway.apps["default"].app_id
+    app_id = talk.app.services.apps["default"].app_id
     answer = talk.post("/api", {"appId": app_id, "clientKey": key, **asked}, key=None)
     told = answer.json()["response"][0]
     assert told["success"], told
@@ -228,7 +228,7 @@ def test_many_dead_letters_are_named_by_a_hash_over_their_ids_and_their_number(
 def test_a_command_names_the_dead_letters_too(start: Callable[..., Talk]) -> None:
     talk = start()
     dead(talk, "a", "b")
-    settings = talk.app.state.gateway.settings
+    settings = talk.app.services.settings
     dead_letters.act(settings, "discard", None, dead_letters.chosen(["b"], None, None, None, None))
     assert named(talk.audit()[-1]) == ["1 items", "b"]
 
@@ -308,7 +308,7 @@ def test_whose_key_it_is_is_looked_at_in_the_transaction_that_changes_it(
     not changed.
     """
     talk = start()
-    gateway = talk.app.state.gateway
+    gateway = talk.app.services
     store = KeyStore(gateway.engine, gateway.marks)
     _, mine = store.create("mine", [Scope.SDK], ["one"], now_ms())
     one = f"/v1/keys/{mine.caller.key_id}"

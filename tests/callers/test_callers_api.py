@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -213,7 +213,7 @@ def test_a_late_repeat_of_a_rotation_does_not_rotate_again_however_many_came_aft
 
 
 def test_a_reading_of_the_keys_that_comes_late_undoes_none_that_came_after_it(talk: Talk) -> None:
-    directory, document = talk.app.state.gateway.directory, made(talk)
+    directory, document = talk.app.services.directory, made(talk)
     begun, go_on = threading.Event(), threading.Event()
     read = directory._store.changed
 
@@ -227,7 +227,7 @@ def test_a_reading_of_the_keys_that_comes_late_undoes_none_that_came_after_it(ta
             go_on.wait(10)
             return found
 
-    store, directory._store = directory._store, Slow()
+    store, directory._store = directory._store, cast(Any, Slow())
     late = threading.Thread(target=directory.refresh)
     late.start()
     begun.wait(10)
@@ -263,7 +263,7 @@ def test_another_process_does_not_rotate_again_either(
 
     document = made(talk)
     rotated(talk, document["id"], "r")
-    other = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks)
+    other = KeyStore(talk.app.services.engine, talk.app.services.marks)
     key, stored = other.rotate(document["id"], int(time.time() * 1000), 0, once="r")
     assert key is None, "it was shown by the process that made it"
     assert len(stored.secrets) == 2
@@ -297,7 +297,7 @@ def test_when_a_key_was_last_used_is_known_soon(talk: Talk) -> None:
     document = made(talk)
     assert document["lastUsedAt"] is None
     event(talk, document["key"])
-    talk.do(talk.app.state.gateway.directory.tell_used)
+    talk.do(talk.app.services.directory.tell_used)
     seen = talk.get(f"{KEYS}/{document['id']}").json()["lastUsedAt"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", seen)
 

@@ -265,7 +265,7 @@ def test_a_page_that_cannot_be_is_refused(talk: Talk, query: str) -> None:
 
 def test_who_may_see_few_keys_gets_them_on_one_page(talk: Talk, scale: Scale) -> None:
     key, _ = scale.store.create("of one app", [Scope.KEYS_MANAGE], ["default"], now_ms())
-    talk.do(lambda: talk.app.state.gateway.directory.refresh())
+    talk.do(lambda: talk.app.services.directory.refresh())
     found = talk.get(f"{PATH}?limit=5", key=key).json()
     assert [one["name"] for one in found["keys"]] == ["of one app"]
     assert "nextCursor" not in found

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from app.bootstrap import prepare
 from app.callers import key_format
 from app.callers.store import KeyStore
 from app.clock import now_ms
 from app.errors import StartRefused
 from app.model import Scope
+from app.server.bootstrap import prepare
 from app.settings import Settings
 from tests.api.talk import EVENT, Talk, problem
 
@@ -25,7 +25,7 @@ UPDATE = {"action": "setUserAttributes", "userId": "u", "userAttributes": {"a": 
 
 def make(talk: Talk, *scopes: Scope, expires_in_ms: int | None = None) -> str:
     """A new key that works at once."""
-    gateway = talk.app.state.gateway
+    gateway = talk.app.services
     now = now_ms()
     expires_at = None if expires_in_ms is None else now + expires_in_ms
     key, _ = KeyStore(gateway.engine, gateway.marks).create(
@@ -98,7 +98,7 @@ def test_revoked_expired_and_unknown_keys_are_refused_in_the_same_words(start: S
     talk = start()
     expiring, revoked = make(talk, *Scope, expires_in_ms=150), make(talk, *Scope)
     assert [talk.event(key=key).status_code for key in (expiring, revoked)] == [202, 202]
-    store = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks)
+    store = KeyStore(talk.app.services.engine, talk.app.services.marks)
     store.revoke(
         next(
             one.caller.key_id
@@ -107,7 +107,7 @@ def test_revoked_expired_and_unknown_keys_are_refused_in_the_same_words(start: S
         ),
         now_ms(),
     )
-    talk.app.state.gateway.directory.refresh()
+    talk.app.services.directory.refresh()
     time.sleep(0.2)
     details = {
         problem(talk.event(key=key), 401, "unauthorized")["detail"]
@@ -120,7 +120,7 @@ def test_a_key_that_another_process_revokes_stops_working_within_a_second(start:
     talk = start()
     other = make(talk, *Scope)
     assert talk.event(key=other).status_code == 202
-    store = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks)
+    store = KeyStore(talk.app.services.engine, talk.app.services.marks)
     store.revoke(
         next(
             one.caller.key_id
@@ -136,7 +136,7 @@ def test_a_key_that_another_process_revokes_stops_working_within_a_second(start:
 
 def test_a_key_that_another_process_makes_works_within_a_second(start: Start) -> None:
     talk = start()
-    key, _ = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks).create(
+    key, _ = KeyStore(talk.app.services.engine, talk.app.services.marks).create(
         "new", Scope, None, now_ms()
     )
     time.sleep(1.0)
@@ -284,9 +284,9 @@ def test_a_scope_that_this_version_does_not_know_neither_stops_the_gateway_nor_l
         connection.execute(
             "UPDATE caller_keys SET scopes = 'events:write from:later' WHERE name = 'made'"
         )
-    talk.app.state.gateway.directory.refresh()
+    talk.app.services.directory.refresh()
     assert talk.event(key=key).status_code == 202
-    KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks).revoke(
+    KeyStore(talk.app.services.engine, talk.app.services.marks).revoke(
         talk.rows("SELECT id FROM caller_keys WHERE name = 'made'")[0][0], 1
     )
     deadline = time.monotonic() + 5
@@ -298,7 +298,7 @@ def test_a_scope_that_this_version_does_not_know_neither_stops_the_gateway_nor_l
 
 def test_keys_are_read_again_after_a_reading_that_failed_for_whatever_reason(start: Start) -> None:
     talk = start()
-    directory = talk.app.state.gateway.directory
+    directory = talk.app.services.directory
     read, failures = directory.refresh, [RuntimeError("unforeseen")]
 
     def refresh() -> None:
@@ -306,8 +306,8 @@ def test_keys_are_read_again_after_a_reading_that_failed_for_whatever_reason(sta
             raise failures.pop()
         read()
 
-    directory.refresh = refresh
-    key, _ = KeyStore(talk.app.state.gateway.engine, talk.app.state.gateway.marks).create(
+    directory.refresh = refresh  # type: ignore[method-assign]
+    key, _ = KeyStore(talk.app.services.engine, talk.app.services.marks).create(
         "late", {Scope.EVENTS_WRITE}, None, now_ms()
     )
     deadline = time.monotonic() + 5

@@ -93,7 +93,7 @@ def keys(talk: Talk) -> dict[str, str]:
     """A key with each scope alone, and one with all the others; and keys that are no longer good
     for anything.
     """
-    store, now = talk.app.state.gateway.keys, int(time.time() * 1000)
+    store, now = talk.app.services.keys, int(time.time() * 1000)
 
     def make(name: str, scopes: Any, apps: list[str] | None = None, **given: Any) -> str:
         return str(store.create(name, scopes, apps, now, **given)[0])
@@ -109,7 +109,7 @@ def keys(talk: Talk) -> dict[str, str]:
     store.revoke(key_id("revoked"), now)
     made["rotated out"] = make("rotated out", ALL)
     store.rotate(key_id("rotated out"), now, 0)
-    talk.do(talk.app.state.gateway.directory.refresh)
+    talk.do(talk.app.services.directory.refresh)
     return made
 
 

@@ -5,7 +5,6 @@ read or parsed.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,10 @@ import orjson
 import pytest
 
 from app.callers import key_format
-from app.compat import body_credentials
-from app.limits.buckets import Buckets, LocalLimiter
+from app.http.authentication import Authenticator
+from app.http.rate_limiting import RateLimiter
+from app.limits.buckets import Buckets, LocalLimiter, RatePolicies
+from app.server.application import create_app
 from tests.api.serve import Wire, served
 from tests.api.talk import Talk
 from tests.conftest import WIDE, make_settings
@@ -47,8 +48,13 @@ def post(talk: Talk, content: bytes, url: str = "/api", **headers: str) -> Any:
 def stopped(start: Start, burst: int) -> Talk:
     """A gateway whose buckets regain nothing."""
     talk = start(gateway_rate_burst=burst, gateway_rate_per_second=1)
-    opened = talk.app.state.gateway
-    talk.app.state.gateway = replace(opened, limits=LocalLimiter(Buckets(Clock())))
+    opened = talk.app.services
+    policies = RatePolicies(1, burst)
+    limiter = RateLimiter(
+        LocalLimiter(Buckets(Clock())), policies, opened.apps, failures_per_minute=50
+    )
+    authenticator = Authenticator(opened.directory, opened.apps, limiter)
+    talk.app.serve(opened._replace(limiter=limiter, authenticator=authenticator))
     return talk
 
 
@@ -161,12 +167,13 @@ def test_where_there_is_no_room_who_has_no_key_learns_that_and_who_has_one_is_as
             status, headers, _ = wire.answer()
             return status, headers
 
-    with served(settings) as opened:
+    app = create_app(settings, delivery=False)
+    with served(settings, app) as opened:
         assert asked(opened, body(key_format.make(), last=True))[0] == 403
         status, headers = asked(opened, body(known, last=True))
         assert (status, "retry-after" in headers) == (503, True)
         assert asked(opened, body(known))[0] == 200
-    assert body_credentials.STRANGERS.held == 0
+        assert app.handlers.credentials.held.count == 0
 
 
 def test_segment_s_key_in_a_large_body_is_found(start: Start) -> None:

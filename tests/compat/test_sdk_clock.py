@@ -165,7 +165,7 @@ def test_time_spent_waiting_for_delivery_moves_nothing(
     now = time.time()
     leanplum.fault(mode="429", times=3)
     sdk.multi(track(time=now - 5 * DAY - 7), time=now - 5 * DAY)
-    until(lambda: len(leanplum.calls()) > 1 and talk.app.state.gateway.outbox.queued == 0)
+    until(lambda: len(leanplum.calls()) > 1 and talk.app.services.outbox.queued == 0)
     times = {float(one["time"]) for one in leanplum.arrived()}
     assert len(times) == 1
     assert times.pop() - now == pytest.approx(-7, abs=CLOSE)

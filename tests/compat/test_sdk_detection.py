@@ -49,7 +49,7 @@ def start(leanplum: Leanplum, tmp_path: Path, migrated: Any) -> Start:
 
 
 def settled(talk: Talk) -> None:
-    until(lambda: talk.app.state.gateway.outbox.queued == 0)
+    until(lambda: talk.app.services.outbox.queued == 0)
 
 
 def send(talk: Talk, *actions: str, headers: dict[str, str] = BEHIND, batch: bool = True) -> None:

@@ -47,7 +47,7 @@ def anew(talk: Talk, leanplum: Leanplum) -> None:
 
 
 def settled(talk: Talk) -> None:
-    until(lambda: talk.app.state.gateway.outbox.queued == 0)
+    until(lambda: talk.app.services.outbox.queued == 0)
 
 
 def scoped(talk: Talk, *scopes: Scope) -> str:
@@ -55,7 +55,7 @@ def scoped(talk: Talk, *scopes: Scope) -> str:
     from app.callers.store import KeyStore
     from app.clock import now_ms
 
-    gateway = talk.app.state.gateway
+    gateway = talk.app.services
     key, _ = KeyStore(gateway.engine, gateway.marks).create(
         "phones", frozenset(scopes), None, now_ms()
     )
@@ -489,7 +489,7 @@ def test_a_leanplum_that_never_answers_keeps_an_sdk_waiting_once_not_for_each_qu
             504,
             [False, True, False],
         )
-        until(lambda: talk.app.state.gateway.outbox.queued == 0)
+        until(lambda: talk.app.services.outbox.queued == 0)
         assert "getVars" not in [one["action"] for one in leanplum.arrived()]
 
 
@@ -544,7 +544,7 @@ def test_ten_thousand_entries_are_taken_within_ten_seconds_and_arrive_in_order(
     answer = sdk.android(*sent)
     assert time.monotonic() - began < 10
     assert (answer.status_code, len(entries(answer))) == (200, 10_000)
-    until(lambda: talk.app.state.gateway.outbox.queued == 0, 60)
+    until(lambda: talk.app.services.outbox.queued == 0, 60)
     assert [one["event"] for one in leanplum.arrived()] == [one["event"] for one in sent]
 
 

@@ -61,7 +61,7 @@ def sdk(talk: Talk) -> Sdk:
 
 
 def settled(talk: Talk) -> None:
-    until(lambda: talk.app.state.gateway.outbox.queued == 0)
+    until(lambda: talk.app.services.outbox.queued == 0)
 
 
 # --- devMode on writes ------------------------------------------------------------------------------------------------

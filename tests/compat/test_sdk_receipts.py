@@ -297,7 +297,7 @@ def test_another_app_s_items_are_not_found(talk: Talk, sdk: Sdk) -> None:
     req_id = fresh()
     sdk.multi(track(reqId=req_id))
     which = ReceiptFilter(request_ids.bounds(req_id, None))
-    find = talk.app.state.gateway.outbox.find_receipts
+    find = talk.app.services.outbox.find_receipts
     assert [len(talk.do(partial(find, app, which))) for app in ("default", "other")] == [1, 0]
 
 

@@ -205,7 +205,7 @@ def sdk(talk: Talk, leanplum: Leanplum) -> Sdk:
 
 
 def at_rest(talk: Talk) -> None:
-    gateway = talk.app.state.gateway
+    gateway = talk.app.services
     until(lambda: gateway.outbox.queued == 0 and not gateway.relay._going, 30)
 
 
@@ -255,7 +255,7 @@ def test_what_was_begun_goes_on_when_its_request_is_cancelled(
 ) -> None:
     sent = [marked("track", "1", event="a"), marked("start", "2"), marked("track", "3", event="b")]
     leanplum.fault(mode="slow", delay=0.5, times=1, action="start")
-    relay = talk.app.state.gateway.relay
+    relay = talk.app.services.relay
     ask = partial(talk._request, "POST", "/api", **batch(sdk, sent))
 
     async def begin() -> asyncio.Task[httpx.Response]:
@@ -504,7 +504,7 @@ def test_whoever_waited_for_a_request_that_was_given_up_asks_once(
     ]
     leanplum.fault(mode="slow", delay=0.5, times=1, action="start")
     ask = partial(talk._request, "POST", "/api", **batch(sdk, sent))
-    relay = talk.app.state.gateway.relay
+    relay = talk.app.services.relay
 
     async def begin() -> list[asyncio.Task[httpx.Response]]:
         return [asyncio.create_task(ask()) for _ in range(3)]

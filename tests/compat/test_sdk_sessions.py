@@ -61,10 +61,7 @@ class Gateway:
 
     def settled(self) -> None:
         until(
-            lambda: (
-                self.app.state.gateway.outbox.queued == 0
-                and not self.app.state.gateway.relay._going
-            ),
+            lambda: self.app.services.outbox.queued == 0 and not self.app.services.relay._going,
             20,
         )
 

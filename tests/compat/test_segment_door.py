@@ -46,7 +46,7 @@ def actions(talk: Talk) -> list[str]:
 
 def scoped(talk: Talk, *scopes: Scope) -> str:
     """A new key with these scopes."""
-    gateway = talk.app.state.gateway
+    gateway = talk.app.services
     key, _ = gateway.keys.create("backend", frozenset(scopes), None, 0)
     talk.do(gateway.directory.refresh)
     return str(key)
@@ -173,7 +173,7 @@ def test_the_audit_says_who_sent_what_kind_of_call_about_whom(talk: Talk) -> Non
     post(talk, "track", {**TRACK, "userId": "o'hara"}, headers={"X-Request-ID": "bad"})
     (two,), (bad,) = talk.audit("two"), talk.audit("bad")
     assert two["api"]["operation"] == "POST /segment/v1/batch"
-    assert two["unmapped"]["user"] == talk.app.state.gateway.pseudonyms.of("default", "uann")
+    assert two["unmapped"]["user"] == talk.app.services.pseudonyms.of("default", "uann")
     assert two["unmapped"]["actions"] == {"track": 1, "setUserAttributes": 1}
     assert (bad["api"]["operation"], bad["status_code"]) == ("POST /segment/v1/track", "400")
     assert "ann" not in repr([two, bad])

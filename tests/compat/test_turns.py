@@ -9,7 +9,7 @@ import pytest
 
 from app.compat.leanplum_sdk import request
 from app.errors import TooLarge
-from app.http.time_slices import SLICE_SECONDS, RestingThread, in_slices, turn
+from app.ingest.time_slices import SLICE_SECONDS, RestingThread, in_slices, turn
 
 
 def work(pieces: int) -> Iterator[int]:

@@ -22,11 +22,10 @@ import pytest
 import zstandard
 
 from app.callers import key_format
-from app.compat import body_credentials
 from app.errors import Overloaded
-from app.http import body as receiving
 from app.http import decompression
 from app.http.decompression import Queue
+from app.server.application import Application, create_app
 from tests.api.leanplum import until
 from tests.api.serve import Wire, served
 from tests.conftest import WIDE, make_settings
@@ -51,6 +50,7 @@ class Server(NamedTuple):
     port: int
     key: str
     revoked: str
+    app: Application
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator
     settings = make_settings(folder, migrated, WIDE | given)
     assert settings.gateway_bootstrap_key is not None
     key = settings.gateway_bootstrap_key.get_secret_value()
-    with served(settings) as port:
-        yield Server(port, key, _revoked(port, key))
+    app = create_app(settings, delivery=False)
+    with served(settings, app) as port:
+        yield Server(port, key, _revoked(port, key), app)
 
 
 def _revoked(port: int, key: str) -> str:
@@ -409,31 +410,36 @@ def test_a_compressed_body_with_a_key_waits_for_no_one_s_large_body(
 # --- bodies that are cut off ------------------------------------------------------------------------------------------
 
 
-def half_closed(wire: Wire, expected: int = 400) -> None:
+def half_closed(wire: Wire, server: Server, expected: int = 400) -> None:
     wire.socket.shutdown(socket.SHUT_WR)
     assert wire.answer()[0] == expected
 
 
-def reset(wire: Wire) -> None:
+def reset(wire: Wire, server: Server) -> None:
     """End a connection as a phone that is gone: nothing is said or read any more."""
-    until(lambda: body_credentials.STRANGERS.held > 0)
+    until(lambda: server.app.handlers.credentials.held.count > 0)
     wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     wire.close()
-    until(lambda: body_credentials.STRANGERS.held == 0)
+    until(lambda: server.app.handlers.credentials.held.count == 0)
 
 
 def cut_off(
-    address: str, port: int, end: Callable[[Wire], None], path: str, body: bytes, *headers: str
+    address: str,
+    server: Server,
+    end: Callable[[Wire, Server], None],
+    path: str,
+    body: bytes,
+    *headers: str,
 ) -> None:
-    with closing(Wire(port)) as wire:
+    with closing(Wire(server.port)) as wire:
         wire.say(head(address, "POST", path, f"Content-Length: {len(body) + 30}", *headers) + body)
-        end(wire)
+        end(wire, server)
 
 
 @pytest.mark.parametrize("end", [half_closed, reset])
 @pytest.mark.parametrize("path", ["/api", "/segment/v1/track"])
 def test_a_body_that_was_cut_off_does_not_count(
-    server: Server, address: str, path: str, end: Callable[[Wire], None]
+    server: Server, address: str, path: str, end: Callable[[Wire, Server], None]
 ) -> None:
     late = {
         "userId": "u",
@@ -444,9 +450,9 @@ def test_a_body_that_was_cut_off_does_not_count(
     }
     body = orjson.dumps(late | {"clientKey": server.key, "writeKey": server.key})
     for _ in range(MOST_FAILURES + 2):
-        cut_off(address, server.port, end, path, body[:100_000], JSON)
+        cut_off(address, server, end, path, body[:100_000], JSON)
     for _ in range(MOST_FAILURES + 2):
-        cut_off(address, server.port, end, path, gzip.compress(call(""))[:-30], GZIP)
+        cut_off(address, server, end, path, gzip.compress(call(""))[:-30], GZIP)
     assert sent_from(address, server.port, "POST", path, body, JSON)[0] == 200
 
 
@@ -463,7 +469,7 @@ def test_a_large_compressed_body_that_was_cut_off_counts(
     for _ in range(MOST_FAILURES):
         cut_off(
             address,
-            server.port,
+            server,
             partial(half_closed, expected=status),
             path,
             packed(size)[:-12],
@@ -491,7 +497,7 @@ def test_decompressed_bytes_count_against_what_may_be_held(
     for _ in range(3):
         assert asked(3_000_000) == 503
     assert asked(1_500_000) not in {413, 503}
-    until(lambda: receiving.ROOM._held == 0)
+    until(lambda: server.app.services.bodies.held_bytes == 0)
 
 
 def test_decompressing_keeps_no_other_work_waiting() -> None:

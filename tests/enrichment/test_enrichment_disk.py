@@ -171,7 +171,7 @@ def test_a_value_under_a_rule_is_neither_stored_nor_sent(
     leanplum.fault(mode="success-false", userId="refused", times=None)
     talk = start(delivery=True, gateway_enrichment_file=file, **given)
     way(talk)
-    until(lambda: talk.app.state.gateway.outbox.queued == 0)
+    until(lambda: talk.app.services.outbox.queued == 0)
     dead = talk.rows(
         "SELECT count(*) FROM items WHERE settled_at IS NOT NULL AND body IS NOT NULL"
     )[0][0]

@@ -12,9 +12,10 @@ from typing import Any
 import orjson
 import pytest
 
-from app.bootstrap import prepare
 from app.enrichment.service import Addresses
 from app.errors import StartRefused
+from app.model import Scope
+from app.server.bootstrap import prepare
 from app.settings import Settings
 from tests.api.talk import NDJSON, Talk, pointers, problem
 from tests.enrichment.mmdb import BERLIN, FRANCE, PLACES, write
@@ -260,7 +261,7 @@ def test_a_replaced_database_of_addresses_is_taken_and_a_broken_one_is_not(
     write(maxmind, {"203.0.113.0/24": FRANCE})
     until(lambda: place() == "FR")
     maxmind.write_bytes(maxmind.read_bytes()[:50])  # in its place: what is open must not break
-    talk.do(lambda: talk.app.state.gateway.enrichment.refresh())
+    talk.do(lambda: talk.app.services.enrichment.refresh())
     assert place() == "FR"
     write(maxmind, {"203.0.113.0/24": BERLIN})
     until(lambda: place() == "DE")
@@ -364,8 +365,8 @@ def test_what_is_neither_an_item_nor_a_batch_is_no_preview(start: Start, body: A
 
 def test_a_preview_needs_the_scope_of_each_item_and_counts_for_the_limits(start: Start) -> None:
     talk = start(gateway_rate_per_second=1, gateway_rate_burst=4)
-    gateway = talk.app.state.gateway
-    key, _ = gateway.keys.create("events only", ["events:write"], None, int(time.time() * 1000))
+    gateway = talk.app.services
+    key, _ = gateway.keys.create("events only", [Scope.EVENTS_WRITE], None, int(time.time() * 1000))
     talk.do(gateway.directory.refresh)
     items = [
         track(),
@@ -390,7 +391,7 @@ def test_the_audit_says_whose_preview_it_was(start: Start) -> None:
     assert record["api"]["operation"] == "POST /v1/preview"
     assert record["unmapped"] == {
         "app": "default",
-        "user": talk.app.state.gateway.pseudonyms.of("default", "uann"),
+        "user": talk.app.services.pseudonyms.of("default", "uann"),
     }
 
 

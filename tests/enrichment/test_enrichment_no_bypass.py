@@ -318,7 +318,7 @@ class Served:
         """Put other rules in force."""
         key_id = self.talk.get("/v1/keys").json()["keys"][0]["id"]
         self.file.write_text(text.replace("KEY_ID", key_id))
-        self.talk.do(self.talk.app.state.gateway.enrichment.refresh)
+        self.talk.do(self.talk.app.services.enrichment.refresh)
 
     def database(self) -> bytes:
         """All that is stored: the bytes of SQLite's files, or each row of each table of
@@ -389,7 +389,7 @@ def attempted(
     with capture_logs() as lines:
         for way in WAYS:
             way(attempt)
-        until(lambda: served.talk.app.state.gateway.outbox.queued == 0, 20)
+        until(lambda: served.talk.app.services.outbox.queued == 0, 20)
     assert {line["event"] for line in lines} >= {"request.answered"}
     return attempt, {
         "Leanplum": orjson.dumps(served.leanplum.calls()),

@@ -7,15 +7,15 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from app.apps import Apps
 from app.callers.store import ALL_SCOPES, KeyStore
 from app.compat.segment.request import PATHS as SEGMENT_PATHS
-from app.http.rate_limiting import count_failure, network
-from app.limits.buckets import Buckets, LocalLimiter
+from app.http.rate_limiting import RateLimiter, network
+from app.limits.buckets import Buckets, LocalLimiter, RatePolicies
 from app.model import Scope
 from tests.api.talk import EVENT, NDJSON, Talk, problem
 from tests.limits.test_limits_bucket import Clock
@@ -35,7 +35,7 @@ def state(answer: Any) -> tuple[int, int]:
 def key_of(
     talk: Talk, name: str = "other", scopes: Any = ALL_SCOPES, apps: Any = None, **limits: Any
 ) -> str:
-    gateway = talk.app.state.gateway
+    gateway = talk.app.services
     key, _ = KeyStore(gateway.engine, gateway.marks).create(name, scopes, apps, 0, **limits)
     talk.do(gateway.directory.refresh)
     return key
@@ -339,13 +339,13 @@ def test_failures_from_very_many_addresses_leave_little_behind() -> None:
     buckets = Buckets(clock)
 
     async def fail() -> None:
-        gateway: Any = SimpleNamespace(
-            limits=LocalLimiter(buckets),
-            settings=SimpleNamespace(gateway_failed_auth_per_minute=50),
+        apps = Apps(lambda: {})
+        limiter = RateLimiter(
+            LocalLimiter(buckets), RatePolicies(1, 1), apps, failures_per_minute=50
         )
         for number in range(50_000):
             clock.now += 0.001
-            await count_failure(gateway, f"2001:db8:{number >> 8:x}:{number & 255:x}::1")
+            await limiter.count_failure(f"2001:db8:{number >> 8:x}:{number & 255:x}::1")
 
     asyncio.run(fail())
     assert len(buckets) <= 12_000

@@ -86,4 +86,4 @@ def test_a_gateway_starts_where_valkey_is_away_and_its_password_is_shown_nowhere
     )
     said = capfd.readouterr().out
     assert "limits.away" in said
-    assert "s3cret" not in said + talk.get("/metrics").text + repr(talk.app.state.gateway.settings)
+    assert "s3cret" not in said + talk.get("/metrics").text + repr(talk.app.services.settings)

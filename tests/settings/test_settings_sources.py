@@ -12,12 +12,12 @@ from structlog.testing import capture_logs
 from app.apps import read as read_apps
 from app.apps import referenced
 from app.audit.record_macs import Marks
-from app.bootstrap import prepare
 from app.callers import key_format
 from app.callers.store import KeyStore, every_key
 from app.clock import now_ms
 from app.database.engine import connect
 from app.errors import StartRefused
+from app.server.bootstrap import prepare
 from app.settings import Settings, load, made, read, table
 from app.settings.sources import is_service_link
 from tests.acceptance.processes import Process, ended

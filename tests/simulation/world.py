@@ -1,4 +1,4 @@
-"""The simulated processes: the gateway's real parts, put together as `app/bootstrap.py` does it.
+"""The simulated processes: the gateway's real parts, put together as `app/server/bootstrap.py` does it.
 
 Everything that knows how the parts are made is in `Process`; change it when they change.
 """
@@ -212,7 +212,7 @@ class Process:
         """Its wall clock."""
         return self._world.server_ms() + self.offset_ms
 
-    # --- as `app/bootstrap.py` does it ----------------------------------------------------------------------------
+    # --- as `app/server/bootstrap.py` does it ----------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Open everything and begin to deliver."""

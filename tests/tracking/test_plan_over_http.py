@@ -94,8 +94,8 @@ def test_a_repeat_with_the_same_id_is_a_duplicate_though_it_was_warned_of(talk: 
 
 
 def test_violations_are_counted_by_name_code_and_caller(talk: Talk) -> None:
-    other, stored = talk.app.state.gateway.keys.create("other", ALL_SCOPES, None, 0)
-    talk.do(talk.app.state.gateway.directory.refresh)
+    other, stored = talk.app.services.keys.create("other", ALL_SCOPES, None, 0)
+    talk.do(talk.app.services.directory.refresh)
     talk.batch([{"action": "track"} | one for one in (BAD, WARNED, WARNED)])
     talk.event(BAD, key=other)
     talk.event(GOOD | {"event": "New"})

@@ -14,7 +14,7 @@ import orjson
 from app.compat import json_values
 from app.compat.leanplum_sdk.request import AS_SENT, text, truthy
 from app.errors import Fault, Invalid
-from app.ingest.ports import told
+from app.ingest.ports import Refiner, told
 from app.leanplum.actions import (
     ACTIONS,
     Action,
@@ -24,7 +24,7 @@ from app.leanplum.actions import (
 )
 from app.model import ERASES, NO_NOTES, KeyKind, NewItem, Notes, Scope
 from app.request_ids import item_id
-from app.tracking.checker import Gate, fields_of
+from app.tracking.checker import fields_of
 
 ASKED_THOUGH_LATER = frozenset({"sendMessage"})  # its answer says whether anything was sent
 OPEN_SCOPES = frozenset({Scope.EVENTS_WRITE, Scope.USERS_WRITE, Scope.SDK})
@@ -115,13 +115,13 @@ def sort(
     return _item(action, entry, subject, notes, in_batch=in_batch)
 
 
-def judged(sorted_: Sorted, entry: Any, notes: Notes, gate: Gate) -> Sorted:
+def judged(sorted_: Sorted, entry: Any, notes: Notes, checker: Refiner) -> Sorted:
     """The same, held against the tracking plan and the names that Leanplum keeps."""
     if not isinstance(sorted_, NewItem) and not (isinstance(sorted_, Now) and sorted_.writes):
         return sorted_
     action = sorted_.action if isinstance(sorted_, NewItem) else text(sorted_.entry["action"])
     try:
-        found = gate.judge(action, fields_of(entry), notes)
+        found = checker.judge(action, fields_of(entry), notes)
     except Invalid as refusal:
         return refusal_of(refusal.faults)
     except ValueError:

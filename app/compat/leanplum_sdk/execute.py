@@ -8,9 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from app import request_ids
-from app.api import job_facts, name_claims, writes
 from app.audit.records import MOST_USERS
-from app.bootstrap import Gateway
 from app.clock import now_ms
 from app.compat.leanplum_sdk import (
     call_arguments,
@@ -25,15 +23,20 @@ from app.compat.leanplum_sdk.reply import Reply
 from app.compat.leanplum_sdk.request import Call, text
 from app.compat.leanplum_sdk.resent_entries import DETECTED, undetected_content
 from app.compat.leanplum_sdk.steps import Steps
+from app.enrichment.service import Enrichment
 from app.errors import Forbidden, GatewayError
-from app.http import authentication, rate_limiting
-from app.http.request import Context
-from app.http.time_slices import in_slices
+from app.http.authentication import Authenticator, require_scope
+from app.http.job_facts import IDS, JobFacts, note_answer
+from app.http.rate_limiting import RateLimiter
+from app.http.request import RequestContext
 from app.ingest.ports import PLAIN
+from app.ingest.service import Checker, Ingest
+from app.ingest.time_slices import in_slices
 from app.leanplum.actions import ACTIONS, QUEUED
 from app.leanplum.mapping import DETECT, end_user_headers, preferred_locale
 from app.model import App, Caller, NewItem, Notes, Scope, Taken
-from app.tracking.checker import Gate
+from app.outbox.outbox import Outbox
+from app.relay.service import Relay
 
 # After the whole request is here, within which all is answered: phones wait 10
 ANSWER_SECONDS = 8.0
@@ -42,20 +45,199 @@ FORWARD = "forward"
 UNKNOWN = "(unknown)"  # an action that the audit does not name
 
 
-async def reply_to(
-    gateway: Gateway, app: App, context: Context, caller: Caller, call: Call
-) -> Reply:
-    """What was accepted before something is asked for the same user reaches Leanplum before it, and
-    what comes after it, after. All that needs no question is accepted at once.
-    """
-    reply = Reply([None] * len(call.entries), beside=gateway.relay.migration.fields(app.name))
-    try:
-        await _do(gateway, app, context, caller, call, reply)
-    except GatewayError as error:
-        if not _done_in_part(reply):
-            await rate_limiting.give_back(gateway, context, caller, len(call.entries), error)
-        raise
-    return reply
+class EntryExecutor:
+    """Accept, relay or refuse the entries of calls."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        limiter: RateLimiter,
+        ingest: Ingest,
+        enrichment: Enrichment,
+        relay: Relay,
+        outbox: Outbox,
+        job_facts: JobFacts,
+        *,
+        forwards_detection: bool,
+    ) -> None:
+        """`forwards_detection`: Leanplum detects the end user's place and language itself."""
+        self._authenticator, self._limiter, self._ingest = authenticator, limiter, ingest
+        self._enrichment, self._relay, self._outbox = enrichment, relay, outbox
+        self._job_facts, self._forwards_detection = job_facts, forwards_detection
+
+    async def reply_to(
+        self, context: RequestContext, caller: Caller, app: App, call: Call
+    ) -> Reply:
+        """Execute a call; return the reply.
+
+        What was accepted before something is relayed for the same user reaches Leanplum before it,
+        and what comes after it, after. All that need not be relayed is accepted at once.
+        """
+        reply = Reply([None] * len(call.entries), beside=self._relay.migration.fields(app.name))
+        try:
+            await self._execute(context, caller, app, call, reply)
+        except GatewayError as error:
+            if not _done_in_part(reply):
+                await self._limiter.give_back(context, caller, len(call.entries), error)
+            raise
+        return reply
+
+    async def _execute(
+        self, context: RequestContext, caller: Caller, app: App, call: Call, reply: Reply
+    ) -> None:
+        """Execute each entry, and write the outcome into the reply."""
+        reading_seconds = time.perf_counter() - context.received
+        until = asyncio.get_running_loop().time() + ANSWER_SECONDS - reading_seconds
+        noted = await in_slices(self._guarded(context, caller, app, call))
+        language = context.header(b"accept-language")
+        if self._forwards_detection:
+            reply.end_user = end_user_headers(context.origin.sender, language)
+        checker = context.checker = self._ingest.plain_checker(app, PLAIN)
+        clock = _clock(context, call)
+        shared = call_arguments.for_entries(call.args) if call.batch else {}
+        judged = await in_slices(
+            _judged(caller, call, _shared(shared, entry), notes, clock, checker, app)
+            for entry, notes in zip(call.entries, noted, strict=True)
+        )
+        refused = [
+            sent for one, sent in zip(judged, call.entries, strict=True) if isinstance(one, No)
+        ]
+        note_refused(context, refused)
+        accepted_subjects = {
+            one.subject for one in judged if not isinstance(one, No) and one.subject is not None
+        }
+        context.subjects = {*context.refused_subjects} | accepted_subjects
+        relayed = [
+            (text(one.entry.get("action")), one.entry) for one in judged if isinstance(one, Now)
+        ]
+        self._job_facts.note_entries(context, relayed)
+        _refuse(call, reply, judged)
+        # A refusal parts no step.
+        doing = {place: one for place, one in enumerate(judged) if not isinstance(one, No)}
+
+        def permit(again: Caller, actions: Iterable[str]) -> None:
+            chosen = set(actions)
+            entries = (call.entries[place] for place in doing)
+            _permit(again, (one for one in entries if text(one.get("action")) in chosen), app)
+
+        def confirm(actions: Iterable[str]) -> Caller:
+            """Return the caller as the key is now. Raises Unauthorized, Forbidden."""
+            again = self._authenticator.confirm(context, caller)
+            if again is not caller:
+                permit(again, actions)
+            return again
+
+        async def accept(items: list[NewItem]) -> Sequence[Taken]:
+            return await self._accept(
+                context, app, items, checker, until=until + ACCEPT_SECONDS, confirm=confirm
+            )
+
+        in_steps = await in_slices(
+            _in_steps(one, sent) for one, sent in zip(judged, call.entries, strict=True)
+        )
+        if any(in_steps):
+            if call.batch:
+                _let_wait(doing, call, noted, clock, preferred_locale(language))
+            await Steps(
+                self._relay,
+                self._outbox,
+                app,
+                caller.key_id,
+                call,
+                doing,
+                reply,
+                accept,
+                until,
+                confirm,
+            ).run()
+        elif doing:
+            items = [one for one in doing.values() if isinstance(one, NewItem)]
+            _tell_taken(call, reply, doing, await accept(items))
+        await self._learn(checker, reply, judged)
+        for entry in reply.entries:
+            if entry is not None and not IDS.isdisjoint(entry):
+                note_answer(context, entry)
+
+    async def _learn(
+        self, checker: Checker, reply: Reply, judged: Sequence[classify.Sorted]
+    ) -> None:
+        """Keep the names that relayed writes brought, when Leanplum accepted them."""
+        done = [
+            one
+            for one, entry in zip(judged, reply.entries, strict=True)
+            if isinstance(one, Now) and one.writes and entry and entry.get("success")
+        ]
+        if done:
+            items = [classify.item_of(one) for one in done]
+            await self._ingest.learn_relayed(checker, items)
+
+    def _guarded(
+        self, context: RequestContext, caller: Caller, app: App, call: Call
+    ) -> Iterator[Notes]:
+        """Take out of the call what must not be stored or sent on; yield notes of each entry."""
+        rules = self._enrichment.refiner(app.name, caller.key_id, now_ms(), context.origin.sender)
+        if call.batch:
+            # The arguments may be of any of the entries, so all rules cover them.
+            rules.guard("", call.args)
+        entries = [entry if isinstance(entry, dict) else {} for entry in call.entries]
+        self._set_locale(context, entries)
+        return (rules.guard(text(entry.get("action")), entry) for entry in entries)
+
+    def _set_locale(self, context: RequestContext, entries: Sequence[dict[str, Any]]) -> None:
+        """Set the request's language in entries that ask for it to be detected.
+
+        Leanplum may detect it itself, but not of entries that are delivered later: they share a
+        call with others.
+        """
+        locale = preferred_locale(context.header(b"accept-language"))
+        if locale is None:
+            return
+        for entry in entries:
+            later = text(entry.get("action")) in QUEUED
+            detects = entry.get("locale") == DETECT
+            if detects and (later or not self._forwards_detection):
+                entry["locale"] = locale
+
+    async def _accept(
+        self,
+        context: RequestContext,
+        app: App,
+        items: list[NewItem],
+        checker: Checker,
+        *,
+        until: float,
+        confirm: Callable[[Iterable[str]], Caller],
+    ) -> Sequence[Taken]:
+        """Accept items durably; return what became of each.
+
+        A repeat is known by its reqId and uuid; two contents with the same are two items. The
+        commit is waited for until `until`, by the loop's clock. Raises StorageUnavailable, and
+        CommitUnknown when it may have been made.
+        """
+
+        async def commit(items: list[NewItem]) -> Sequence[Taken]:
+            caller = confirm({item.action for item in items})
+            taken = await self._ingest.accept(
+                context,
+                app,
+                caller,
+                items,
+                now=now_ms(),
+                checker=checker,
+                refused=context.refused,
+                batch=True,
+                seconds=max(0.0, until - asyncio.get_running_loop().time()),
+            )
+            note_refused(context, ())  # one record of the call is enough
+            return taken
+
+        taken = list(await commit(items))
+        conflicts = [place for place, (_, kind) in enumerate(taken) if kind == "conflict"]
+        if conflicts:
+            again = await commit([_apart(items[place]) for place in conflicts])
+            for place, outcome in zip(conflicts, again, strict=True):
+                taken[place] = outcome
+        return taken
 
 
 def _done_in_part(reply: Reply) -> bool:
@@ -63,75 +245,7 @@ def _done_in_part(reply: Reply) -> bool:
     return reply.status != 200 or any(entry and entry.get("success") for entry in reply.entries)
 
 
-async def _do(
-    gateway: Gateway, app: App, context: Context, caller: Caller, call: Call, reply: Reply
-) -> None:
-    """Do what is asked of each entry, and tell it in the reply."""
-    until = (
-        asyncio.get_running_loop().time()
-        + ANSWER_SECONDS
-        - (time.perf_counter() - context.received)
-    )
-    noted = await in_slices(_guarded(gateway, context, caller, call))
-    if gateway.settings.gateway_detect == FORWARD:
-        reply.end_user = end_user_headers(context.origin.sender, context.header(b"accept-language"))
-    gate = name_claims.gate_of(gateway, context, PLAIN)
-    clock = _clock(context, call)
-    shared = call_arguments.for_entries(call.args) if call.batch else {}
-    judged = await in_slices(
-        _judged(caller, call, _shared(shared, one), notes, clock, gate, app)
-        for one, notes in zip(call.entries, noted, strict=True)
-    )
-    tell_refused(
-        context,
-        [sent for one, sent in zip(judged, call.entries, strict=True) if isinstance(one, No)],
-    )
-    context.subjects = {*context.refused_subjects} | {
-        one.subject for one in judged if not isinstance(one, No) and one.subject is not None
-    }
-    asked = [(text(one.entry.get("action")), one.entry) for one in judged if isinstance(one, Now)]
-    job_facts.tell_entries(gateway, context, asked)
-    _refuse(call, reply, judged)
-    # A refusal parts no step
-    doing = {place: one for place, one in enumerate(judged) if not isinstance(one, No)}
-
-    def permit(again: Caller, actions: Iterable[str]) -> None:
-        chosen = set(actions)
-        entries = (call.entries[place] for place in doing)
-        _permit(again, (one for one in entries if text(one.get("action")) in chosen), app)
-
-    async def accept(items: list[NewItem]) -> Sequence[Taken]:
-        return await _accept(gateway, context, caller, items, until + ACCEPT_SECONDS, permit)
-
-    def still(actions: Iterable[str]) -> None:
-        again = authentication.look_again(gateway, context, caller)
-        if again is not caller:
-            permit(again, actions)
-
-    if any(
-        await in_slices(
-            _in_steps(one, sent) for one, sent in zip(judged, call.entries, strict=True)
-        )
-    ):
-        if call.batch:
-            _let_wait(
-                doing, call, noted, clock, preferred_locale(context.header(b"accept-language"))
-            )
-        await Steps(gateway, app, caller.key_id, call, doing, reply, accept, until, still).run()
-    elif doing:
-        _tell_taken(
-            call,
-            reply,
-            doing,
-            await accept([one for one in doing.values() if isinstance(one, NewItem)]),
-        )
-    await _learn(gateway, context, reply, judged)
-    for entry in reply.entries:
-        if entry is not None and not job_facts.IDS.isdisjoint(entry):
-            job_facts.tell_answered(context, entry)
-
-
-def tell_refused(context: Context, entries: Iterable[Any]) -> None:
+def note_refused(context: RequestContext, entries: Iterable[Any]) -> None:
     """Have the audit's record of the call say how many entries were refused, their actions, and
     some of whom they were about.
     """
@@ -153,20 +267,6 @@ def _in_steps(one: classify.Sorted, sent: Any) -> bool:
         return isinstance(one, Now)
     req_id, uuid = text(sent.get("reqId")), text(sent.get("uuid"))
     return bool(req_id or uuid) and not request_ids.marks_one(req_id, uuid)
-
-
-async def _learn(
-    gateway: Gateway, context: Context, reply: Reply, judged: Sequence[classify.Sorted]
-) -> None:
-    """Keep the names that relayed writes brought, where Leanplum took them."""
-    answered = zip(judged, reply.entries, strict=True)
-    done = [
-        one
-        for one, entry in answered
-        if isinstance(one, Now) and one.writes and entry and entry.get("success")
-    ]
-    if done:
-        await name_claims.relayed(gateway, context, [classify.item_of(one) for one in done])
 
 
 def _let_wait(
@@ -236,7 +336,7 @@ def _tell_taken(
             reply.status = told.status
 
 
-def _clock(context: Context, call: Call) -> clock_correction.Correction:
+def _clock(context: RequestContext, call: Call) -> clock_correction.Correction:
     """Return the error of the sender's clock, as of when the request began to arrive.
 
     The `time` of a call that is no batch is its one entry's own.
@@ -257,7 +357,7 @@ def _judged(
     sent: Any,
     notes: Notes,
     clock: clock_correction.Correction,
-    gate: Gate,
+    checker: Checker,
     app: App,
 ) -> classify.Sorted:
     """Classify one entry with its corrected time."""
@@ -272,7 +372,7 @@ def _judged(
     )
     if isinstance(classified, NewItem):
         classified = _recognised_by(classified, entry, sent, in_batch=call.batch)
-    return classify.judged(classified, entry, notes, gate)
+    return classify.judged(classified, entry, notes, checker)
 
 
 def _corrected(sent: Any, notes: Notes, clock: clock_correction.Correction) -> tuple[Any, Notes]:
@@ -298,84 +398,12 @@ def _refuse(call: Call, reply: Reply, judged: Sequence[classify.Sorted]) -> None
         reply.status = 403
 
 
-def _guarded(gateway: Gateway, context: Context, caller: Caller, call: Call) -> Iterator[Notes]:
-    """Take out of the call what must not be stored or sent on, and tell what was done to each
-    entry.
-    """
-    refiner = gateway.enrichment.refiner(
-        context.app_name, caller.key_id, now_ms(), context.origin.sender
-    )
-    if call.batch:
-        refiner.guard("", call.args)  # they may be of any of the entries: all rules are over them
-    entries = [one if isinstance(one, dict) else {} for one in call.entries]
-    _tell_locale(gateway, context, entries)
-    return (refiner.guard(text(one.get("action")), one) for one in entries)
-
-
-def _tell_locale(gateway: Gateway, context: Context, entries: Sequence[dict[str, Any]]) -> None:
-    """Put the request's language where an entry asks that it be detected, unless Leanplum is to do
-    that: of entries that are delivered later it can't, since they share a call with others.
-    """
-    locale = preferred_locale(context.header(b"accept-language"))
-    forwarding = gateway.settings.gateway_detect == FORWARD
-    for entry in entries:
-        later = text(entry.get("action")) in QUEUED
-        if locale is not None and entry.get("locale") == DETECT and (later or not forwarding):
-            entry["locale"] = locale
-
-
 def _permit(caller: Caller, entries: Iterable[Mapping[str, Any]], app: App) -> None:
     """Raises Forbidden where a key that was changed meanwhile may not do these entries here."""
-    authentication.permit(caller, Scope.SDK)
+    require_scope(caller, Scope.SDK)
     for entry in entries:
         if (refused := classify.forbids(entry, caller.scopes, app.sdk_extra)) is not None:
             raise Forbidden(refused.reason)
-
-
-async def _accept(
-    gateway: Gateway,
-    context: Context,
-    caller: Caller,
-    items: list[NewItem],
-    until: float,
-    permit: Callable[[Caller, Iterable[str]], None],
-) -> Sequence[Taken]:
-    """On disk when this returns. A repeat is known by its reqId and uuid; two contents with the
-    same are two items. The commit is waited for until `until`, by the loop's clock. Raises
-    StorageUnavailable, and CommitUnknown where it may have been made.
-    """
-
-    def still(again: Caller, items: Sequence[NewItem]) -> None:
-        permit(again, {item.action for item in items})
-
-    async def commit(items: list[NewItem]) -> Sequence[Taken]:
-        seconds = max(0.0, until - asyncio.get_running_loop().time())
-        refused = context.refused
-        taken = await writes.accept(
-            gateway,
-            context,
-            caller,
-            now_ms(),
-            items,
-            refused,
-            batch=True,
-            seconds=seconds,
-            permit=still,
-        )
-        tell_refused(context, ())  # one record of the call is enough
-        return taken
-
-    taken = await commit(items)
-    gateway.metrics.accepted.inc(sum(kind == "accepted" for _, kind in taken))
-    conflicts = [place for place, (_, kind) in enumerate(taken) if kind == "conflict"]
-    if not conflicts:
-        return taken
-    again = await commit([_apart(items[place]) for place in conflicts])
-    gateway.metrics.accepted.inc(sum(kind == "accepted" for _, kind in again))
-    found = list(taken)
-    for place, one in zip(conflicts, again, strict=True):
-        found[place] = one
-    return found
 
 
 def _apart(item: NewItem) -> NewItem:

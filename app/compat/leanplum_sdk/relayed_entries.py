@@ -5,7 +5,6 @@ from typing import Any
 
 import orjson
 
-from app.bootstrap import Gateway
 from app.clock import now_ms
 from app.compat.leanplum_sdk import response
 from app.compat.leanplum_sdk.classify import Now
@@ -26,13 +25,16 @@ from app.leanplum import replies
 from app.leanplum.client import LeanplumResponse
 from app.leanplum.mapping import without_detection
 from app.model import App, KeyKind
+from app.outbox.outbox import Outbox
 from app.relay.repeats import Told
+from app.relay.service import Relay
 
 GONE = 451  # what Leanplum answers for a user who is blocked
 
 
 async def ask(
-    gateway: Gateway,
+    relay: Relay,
+    outbox: Outbox,
     app: App,
     call: Call,
     run: Sequence[Now],
@@ -49,9 +51,7 @@ async def ask(
     wait for them.
     """
     subjects = set[str]().union(*waited_for)
-    erased = (
-        set(await gateway.outbox.erased(app.name, subjects)) if len(subjects) > 1 else set[str]()
-    )
+    erased = set(await outbox.erased(app.name, subjects)) if len(subjects) > 1 else set[str]()
     told = {
         place: erasure(call, one.entry)
         for place, one in enumerate(run)
@@ -60,7 +60,7 @@ async def ask(
     while left := [place for place in range(len(run)) if place not in told]:
         users = set[str]().union(*(waited_for[place] for place in left)) - erased
         found, waiting = await _exchange(
-            gateway, app, call, [run[place] for place in left], end_user, users, patience
+            relay, app, call, [run[place] for place in left], end_user, users, patience
         )
         answered = dict(zip(left, found, strict=True))
         stuck = {
@@ -77,7 +77,7 @@ def erasure(call: Call, sent: Any) -> Told:
 
 
 async def _exchange(
-    gateway: Gateway,
+    relay: Relay,
     app: App,
     call: Call,
     run: Sequence[Now],
@@ -90,9 +90,9 @@ async def _exchange(
     """
     sent = [one.entry for one in run]
     try:
-        action, body = _outgoing(gateway, app, call, run, end_user)
+        action, body = _outgoing(relay, app, call, run, end_user)
         looks, in_order = all(one.looks for one in run), any(one.writes for one in run)
-        found = await gateway.relay.exchange(
+        found = await relay.exchange(
             app,
             action,
             body,
@@ -116,7 +116,7 @@ async def _exchange(
 
 
 def _outgoing(
-    gateway: Gateway, app: App, call: Call, run: Sequence[Now], end_user: Mapping[str, str]
+    relay: Relay, app: App, call: Call, run: Sequence[Now], end_user: Mapping[str, str]
 ) -> tuple[str, bytes]:
     """Return the action and body for Leanplum: as they came, with the real keys wherever one stood,
     less what Leanplum would detect of the gateway. Raises KeyNotConfigured, Malformed.
@@ -126,7 +126,7 @@ def _outgoing(
         raise KeyNotConfigured(
             f"Development mode needs Leanplum's development key: {missing} is not set."
         )
-    keys = {"appId": app.app_id, "clientKey": gateway.relay.key(app, run[0].key)}
+    keys = {"appId": app.app_id, "clientKey": relay.key(app, run[0].key)}
     if not call.batch:
         return call.action, orjson.dumps({**without_detection(call.args, end_user), **keys})
     data = [_with_key(without_detection(one.entry, end_user), keys) for one in run]

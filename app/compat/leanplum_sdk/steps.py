@@ -9,7 +9,6 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
 
 from app import request_ids
-from app.bootstrap import Gateway
 from app.compat.leanplum_sdk import call_plan, relayed_entries, response
 from app.compat.leanplum_sdk.call_plan import Kind, Part, Step
 from app.compat.leanplum_sdk.classify import Now
@@ -18,8 +17,9 @@ from app.compat.leanplum_sdk.request import Call, text
 from app.compat.leanplum_sdk.resent_entries import Batch, Claims, key_of, lasts
 from app.model import App, NewItem, Taken
 from app.outbox.logins import named
+from app.outbox.outbox import Outbox
 from app.relay.repeats import Answer, Told
-from app.relay.service import LOOKS, PATIENCE_SECONDS
+from app.relay.service import LOOKS, PATIENCE_SECONDS, Relay
 
 RUN_ACTIONS, RUN_USERS = 500, 50  # of one call to Leanplum
 MOST_BEFORE = 500  # other users of one device whose items are waited for
@@ -43,7 +43,8 @@ class Steps:
 
     def __init__(
         self,
-        gateway: Gateway,
+        relay: Relay,
+        outbox: Outbox,
         app: App,
         caller: str,
         call: Call,
@@ -51,15 +52,16 @@ class Steps:
         reply: Reply,
         accept: Accept,
         until: float,
-        still: Callable[[Iterable[str]], None],
+        still: Callable[[Iterable[str]], object],
     ) -> None:
         """`caller`: whose key it is; `until`: when the answer must be there, by the loop's clock;
         `still`: raises where the key may not do actions any more."""
-        self._gateway, self._app, self._call, self._doing = gateway, app, call, doing
+        self._relay, self._outbox, self._app = relay, outbox, app
+        self._call, self._doing = call, doing
         self._reply, self._accept, self._until, self._still = reply, accept, until, still
         concerned = [call_plan.about(call.entries[place]) for place in doing]
         self._groups = dict(zip(doing, call_plan.groups(concerned), strict=True))
-        self._claims = Claims(gateway.relay.repeats)
+        self._claims = Claims(relay.repeats)
         self._whose = f"{app.name}\0{caller}\0{call.batch}".encode()
         # Subjects of what was accepted, by group
         self._before = defaultdict[int | None, set[str]](set)
@@ -164,9 +166,7 @@ class Steps:
         }
         subjects = set[str]().union(*whose.values())
         erased = (
-            set(await self._gateway.outbox.erased(self._app.name, subjects))
-            if subjects
-            else set[str]()
+            set(await self._outbox.erased(self._app.name, subjects)) if subjects else set[str]()
         )
         return {place for place, subjects in whose.items() if not subjects.isdisjoint(erased)}
 
@@ -246,7 +246,7 @@ class Steps:
         longest = max(PATIENCE_SECONDS if in_order else 0.0, self._left() - ASKING_SECONDS)
         patience = min(PATIENCE_SECONDS + coming * SECONDS_PER_ITEM, longest)
         self._claims.ask([place for place, _ in run])
-        return self._gateway.relay.begin(self._asked(run, waited_for, patience))
+        return self._relay.begin(self._asked(run, waited_for, patience))
 
     def _waited_for(self, run: Run) -> list[set[str]]:
         """Return for each entry the users whose items come first: all of its group, since each of
@@ -267,7 +267,7 @@ class Steps:
         try:
             entries = [one for _, one in run]
             told = found = await relayed_entries.ask(
-                self._gateway, self._app, self._call, entries,
+                self._relay, self._outbox, self._app, self._call, entries,
                 end_user=self._reply.end_user, waited_for=waited_for, patience=patience,
             )  # fmt: skip
             return found

@@ -1,14 +1,11 @@
-"""Facts for the audit records of exports, imports and postbacks: the job, and where data goes or
-comes from.
-"""
+"""Facts for the audit records of exports, imports and postbacks: jobs, targets and sources."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.bootstrap import Gateway
-from app.http.request import Context
+from app.http.request import RequestContext
 from app.leanplum.actions import ACTIONS, Action
 from app.model import Scope
 
@@ -21,47 +18,53 @@ TARGET = "t"  # before a URL that is hashed; a user begins with another letter
 Hash = Callable[[str], str]
 
 
-def tell_asked(gateway: Gateway, about: Context, action: Action, args: Mapping[str, Any]) -> None:
-    """Let the record of a call name what it asks for, where the action is an export, an import or a
-    postback. `args` have passed the privacy rules.
-    """
-    if action.scope is not Scope.EXPORTS_RUN:
-        return
-    _add(about, ids_in(args))
-    about.details = {**about.details, **asked(args, _hash_of(gateway, about))}
+class JobFacts:
+    """Let the audit record of a call name its jobs, and where data goes or comes from."""
+
+    def __init__(self, pseudonym: Callable[[str, str], str]) -> None:
+        """`pseudonym` returns the keyed hash of a text, for an app."""
+        self._pseudonym = pseudonym
+
+    def note_call(self, context: RequestContext, action: Action, args: Mapping[str, Any]) -> None:
+        """Note what a call requests, when its action is an export, an import or a postback.
+
+        `args` have passed the privacy rules.
+        """
+        if action.scope is not Scope.EXPORTS_RUN:
+            return
+        _add_ids(context, ids_in(args))
+        context.details = {**context.details, **facts_of(args, self._hash_of(context))}
+
+    def note_entries(
+        self, context: RequestContext, entries: Iterable[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """Note the exports, imports and postbacks among the actions of a call."""
+        jobs = [(name, args) for name, args in entries if _is_job(name)][:MOST]
+        if len(jobs) == 1:
+            name, args = jobs[0]
+            self.note_call(context, ACTIONS[name], args)
+        elif jobs:
+            _add_ids(context, [job_id for _, args in jobs for job_id in ids_in(args)])
+            hash_of = self._hash_of(context)
+            facts = [{"action": name, **facts_of(args, hash_of)} for name, args in jobs]
+            context.details = {**context.details, "jobs": facts}
+
+    def _hash_of(self, context: RequestContext) -> Hash:
+        return partial(self._pseudonym, context.app_name)
 
 
-def tell_answered(about: Context, told: Mapping[str, Any]) -> None:
-    """Let the record of a call name the job that it began."""
-    _add(about, ids_in(told))
-
-
-def tell_entries(
-    gateway: Gateway, about: Context, entries: Iterable[tuple[str, Mapping[str, Any]]]
-) -> None:
-    """Let the record of a call of several actions name those that are exports, imports or
-    postbacks.
-    """
-    found = [(name, args) for name, args in entries if _is_job(name)][:MOST]
-    if len(found) == 1:
-        tell_asked(gateway, about, ACTIONS[found[0][0]], found[0][1])
-    elif found:
-        _add(about, [one for _, args in found for one in ids_in(args)])
-        told = [{"action": name, **asked(args, _hash_of(gateway, about))} for name, args in found]
-        about.details = {**about.details, "jobs": told}
-
-
-def _hash_of(gateway: Gateway, about: Context) -> Hash:
-    return partial(gateway.pseudonyms.of, about.app_name)
+def note_answer(context: RequestContext, answer: Mapping[str, Any]) -> None:
+    """Let the audit record of a call name the job that it began."""
+    _add_ids(context, ids_in(answer))
 
 
 def _is_job(name: str) -> bool:
     return name in ACTIONS and ACTIONS[name].scope is Scope.EXPORTS_RUN
 
 
-def _add(about: Context, ids: Iterable[str]) -> None:
-    known = dict.fromkeys([*about.resources, *ids])
-    about.resources = list(known)[:MOST]
+def _add_ids(context: RequestContext, ids: Iterable[str]) -> None:
+    known = dict.fromkeys([*context.resources, *ids])
+    context.resources = list(known)[:MOST]
 
 
 def ids_in(told: Mapping[str, Any]) -> list[str]:
@@ -70,7 +73,7 @@ def ids_in(told: Mapping[str, Any]) -> list[str]:
     return [_short(one) for one in found if isinstance(one, str | int) and one != ""]
 
 
-def asked(args: Mapping[str, Any], hash_of: Hash) -> dict[str, Any]:
+def facts_of(args: Mapping[str, Any], hash_of: Hash) -> dict[str, Any]:
     """Return what the record says of arguments: never a key, and of a URL only its host and a keyed
     hash.
     """

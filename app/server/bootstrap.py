@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 from sqlalchemy import Engine
@@ -34,6 +35,11 @@ from app.delivery.verdicts import RetryPolicy
 from app.encryption import BodyCipher, open_body_cipher
 from app.enrichment.service import Enrichment, check
 from app.errors import Refusal, StartRefused, StorageUnavailable
+from app.http.audit_trail import AuditTrail
+from app.http.authentication import Authenticator
+from app.http.body import BodyReader
+from app.http.rate_limiting import RateLimiter
+from app.ingest.service import Ingest
 from app.leanplum.client import LeanplumClient
 from app.leanplum.replies import MigrateStates
 from app.limits.buckets import Buckets, Limiter, LocalLimiter, RatePolicies
@@ -51,6 +57,7 @@ from app.telemetry import Metrics
 from app.tracking.name_rules import NAME_KINDS, Caps
 from app.tracking.names import Taxonomy
 from app.tracking.plan_files import LoadedPlans
+from app.tracking.service import Tracking
 from app.tracking.violations import ViolationCounts
 
 MOVE = "`audit key --move` moves the key into GATEWAY_AUDIT_KEY, and removes it from the database once it is set there"
@@ -65,31 +72,30 @@ BOOTSTRAP_ADVICE = "unset it, or set it to the stored key; `keys create` makes a
 log = structlog.get_logger("gateway")
 
 
-@dataclass(frozen=True, slots=True)
-class Gateway:
-    """What the running gateway is made of; requests reach it through the app's state."""
+class Services(NamedTuple):
+    """The services of the running gateway, for the application to make handlers of."""
 
-    settings: Settings
     apps: Apps
-    engine: Engine
-    writer: Writer
-    outbox: Outbox
-    keys: KeyStore
+    audit_trail: AuditTrail
+    authenticator: Authenticator
+    bodies: BodyReader
     directory: Directory
-    policies: RatePolicies
-    limits: Limiter
-    metrics: Metrics
-    relay: Relay
-    pseudonyms: Pseudonyms
-    signer: Signer
-    marks: Marks
-    recorder: Recorder
-    folding: Folding
-    sealer: Sealer
+    engine: Engine
     enrichment: Enrichment
-    plans: LoadedPlans
-    taxonomy: Taxonomy
-    violations: ViolationCounts
+    ingest: Ingest
+    keys: KeyStore
+    limiter: RateLimiter
+    marks: Marks
+    metrics: Metrics
+    outbox: Outbox
+    pseudonyms: Pseudonyms
+    recorder: Recorder
+    relay: Relay
+    sealer: Sealer
+    settings: Settings
+    signer: Signer
+    tracking: Tracking
+    writer: Writer
 
 
 @asynccontextmanager
@@ -100,7 +106,7 @@ async def gateway(
     *,
     delivery: bool = True,
     calls: bool = True,
-) -> AsyncIterator[Gateway]:
+) -> AsyncIterator[Services]:
     """The running gateway. Leaving the context finishes and settles what is in flight, within the
     time that the lifecycle leaves for it. `calls`: whether callers are served, and so have a share
     in limits.
@@ -145,7 +151,6 @@ async def gateway(
     taxonomy.take(taxonomy.read())
     metrics.taxonomy.counts, metrics.taxonomy.caps = taxonomy.counts, taxonomy.caps.of
     violations = ViolationCounts(engine, writer, metrics)
-    policies = RatePolicies(settings.gateway_rate_per_second, settings.gateway_rate_burst)
     sealer = Sealer(
         engine,
         writer,
@@ -195,28 +200,41 @@ async def gateway(
             _limiting(settings, metrics, wanted=calls) as limits,
         ):
             try:
-                yield Gateway(
-                    settings,
-                    apps,
-                    engine,
-                    writer,
-                    outbox,
-                    keys,
-                    directory,
-                    policies,
+                policies = RatePolicies(
+                    settings.gateway_rate_per_second, settings.gateway_rate_burst
+                )
+                limiter = RateLimiter(
                     limits,
-                    metrics,
-                    relay,
-                    audit.pseudonyms,
-                    audit.signer,
-                    audit.marks,
-                    recorder,
-                    folding,
-                    sealer,
-                    enrichment,
-                    plans,
-                    taxonomy,
-                    violations,
+                    policies,
+                    apps,
+                    failures_per_minute=settings.gateway_failed_auth_per_minute,
+                )
+                tracking = Tracking(plans, taxonomy, violations, metrics)
+                yield Services(
+                    apps=apps,
+                    audit_trail=AuditTrail(recorder, folding, audit.pseudonyms),
+                    authenticator=Authenticator(directory, apps, limiter),
+                    bodies=BodyReader(
+                        max_body_bytes=settings.gateway_max_body_bytes,
+                        max_held_bytes=settings.gateway_max_held_bytes,
+                    ),
+                    directory=directory,
+                    engine=engine,
+                    enrichment=enrichment,
+                    ingest=Ingest(outbox, enrichment, tracking, audit.pseudonyms.of_all, metrics),
+                    keys=keys,
+                    limiter=limiter,
+                    marks=audit.marks,
+                    metrics=metrics,
+                    outbox=outbox,
+                    pseudonyms=audit.pseudonyms,
+                    recorder=recorder,
+                    relay=relay,
+                    sealer=sealer,
+                    settings=settings,
+                    signer=audit.signer,
+                    tracking=tracking,
+                    writer=writer,
                 )
             finally:
                 lifecycle.refuse()

@@ -1,0 +1,369 @@
+"""Accept a batch of items of any action: each by itself, whatever its neighbors are."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Request, Response
+
+from app.api import schemas
+from app.api.dependencies import KEY
+from app.api.events import FAILED, JSON_HEADER, REFUSED, refusal_of, response_of
+from app.clock import now_ms
+from app.errors import (
+    CommitUnknown,
+    Fault,
+    Forbidden,
+    GatewayError,
+    Invalid,
+    KeyNotConfigured,
+    Malformed,
+    Overloaded,
+    RateLimited,
+    Refusal,
+    TooLarge,
+)
+from app.http import json_body, problems
+from app.http.authentication import Authenticator, require_leanplum_key, require_scope
+from app.http.body import SMALL, BodyReader, Receive, is_small
+from app.http.openapi_parts import body_of, problem_responses
+from app.http.problems import Answer
+from app.http.rate_limiting import RateLimiter
+from app.http.request import RequestContext, context_of
+from app.ingest import validate
+from app.ingest.ports import Refiner
+from app.ingest.service import Checker, Ingest
+from app.ingest.time_slices import turn
+from app.leanplum.actions import IN_DEVELOPMENT, key_for
+from app.model import App, Caller, KeyKind, NewItem, Taken
+
+BATCH = "/v1/batch"
+RefusedItem = Refusal | KeyNotConfigured  # why one item of a batch is not accepted
+BATCH_MAY_BE_TAKEN = (
+    "The database's answer to the commit was lost: the items may have been taken. Send them again, "
+    "each with its id in ids, in the same order, as its `id`; then none is taken twice."
+)
+# Validating a batch with more commas takes so long that others notice.
+FEW_COMMAS = 20_000
+FEW_ITEMS = 100  # of a small batch; they are validated within milliseconds
+RESETS_ANOMALIES = "setUserAttributes"  # with resetAnomalies it needs the development key
+
+
+class BatchHandler:
+    """Accept batches of items."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        limiter: RateLimiter,
+        bodies: BodyReader,
+        ingest: Ingest,
+        *,
+        max_items: int,
+    ) -> None:
+        self._authenticator, self._limiter = authenticator, limiter
+        self._bodies, self._ingest, self._max_items = bodies, ingest, max_items
+
+    async def post(self, context: RequestContext, receive: Receive) -> Answer:
+        """Accept what can be accepted of a batch."""
+        authenticator, limiter = self._authenticator, self._limiter
+        caller = await authenticator.authenticate(context)
+        try:
+            app = authenticator.choose_app(context, caller)
+            await limiter.refuse_spent(context, caller, ask=not is_small(context))
+            validated, checker = await self._validated(context, receive, caller, app)
+        except RateLimited:
+            raise
+        except Refusal:
+            # A body that can't be read as items counts as one item.
+            await limiter.take(context, caller, 1)
+            raise
+        except Overloaded:
+            await limiter.charge_unread(context)
+            raise
+        count = len(validated)
+        await limiter.take(context, caller, count)
+        caller = authenticator.confirm(context, caller)
+        validated = permitted(app, caller, validated)
+        items = [item for item in validated if type(item) is NewItem]
+        if not items:
+            context.refused = count
+            return _answer(validated, (), context.prefix)
+        try:
+            taken = await self._ingest.accept(
+                context,
+                app,
+                caller,
+                items,
+                now=now_ms(),
+                checker=checker,
+                refused=count - len(items),
+                batch=True,
+            )
+        except CommitUnknown as error:
+            ids_of_items = iter(error.ids)
+            ids = [next(ids_of_items) if type(item) is NewItem else None for item in validated]
+            raise CommitUnknown(BATCH_MAY_BE_TAKEN, ids=ids) from error
+        except GatewayError as error:
+            await limiter.give_back(context, caller, count, error)
+            raise
+        return _answer(validated, taken, context.prefix)
+
+    async def _validated(
+        self, context: RequestContext, receive: Receive, caller: Caller, app: App
+    ) -> tuple[Sequence[NewItem | RefusedItem], Checker]:
+        """Return the items of the body, each as it is or why it is refused, and their checker.
+
+        Raises Refusal for the body as a whole.
+        """
+        media_type = json_body.media_type(
+            context.header(b"content-type"), json_body.JSON, json_body.NDJSON
+        )
+        is_json = media_type == json_body.JSON
+        body = await self._bodies.read(context, receive)
+        most = self._max_items
+        await self._refuse_beyond_limit(context, caller, body, is_json=is_json)
+        checker = self._ingest.checker(app, caller, now_ms(), context.origin.named)
+        context.checker = checker
+        json_body.refuse_crowded(body, json_body.MEMBERS_PER_ITEM * most, lines=not is_json)
+        validated: Sequence[NewItem | RefusedItem] | None = None
+        if is_json and body.count(b'"action"') <= most and body.count(b",") <= FEW_COMMAS:
+            validated = validate.fast_batch(body, checker)
+        if validated is None:
+            checker.anew()
+            if is_json:
+                validated = await _validated_json(body, most, checker)
+            else:
+                validated = await _validated_lines(body, most, checker)
+        if len(validated) > most:
+            raise _too_many(len(validated), most)
+        if not validated:
+            raise Invalid((Fault("/items" if is_json else "", "has no item", "count"),))
+        return validated, checker
+
+    async def _refuse_beyond_limit(
+        self, context: RequestContext, caller: Caller, body: bytes, *, is_json: bool
+    ) -> None:
+        """Raise RateLimited for a batch that would not pass.
+
+        Validating its items takes ten times as long as counting them. When it is certain that they
+        would pass, which is nearly always, nothing is parsed: an item is an object, so there are no
+        more items than braces.
+        """
+        most = body.count(b"{") if is_json else body.count(b"\n") + 1
+        fits = await self._limiter.room(context, caller, ask=most > FEW_ITEMS or len(body) > SMALL)
+        if fits(most):
+            return
+        count = await _count_items(body) if is_json else len(_lines(body))
+        if 0 < count <= self._max_items:
+            await self._limiter.refuse_spent(context, caller, count)
+
+
+def _lines(body: bytes) -> list[bytes]:
+    return [line for line in body.split(b"\n") if line.strip()]
+
+
+async def _count_items(body: bytes) -> int:
+    """Return how many items a batch of JSON has; 0 when it is none.
+
+    One body at a time is parsed for this, and other requests are served in between.
+    """
+    async with turn():
+        try:
+            parsed = json_body.strict(body)
+        except (orjson.JSONDecodeError, Refusal):
+            parsed = None
+        await asyncio.sleep(0)
+    items = parsed.get("items") if isinstance(parsed, dict) else None
+    return len(items) if isinstance(items, list) else 0
+
+
+def _too_many(count: int, most: int) -> TooLarge:
+    return TooLarge(f"The batch has {count} items; at most {most} are taken at once.")
+
+
+async def _validated_lines(
+    body: bytes, most: int, enricher: Refiner
+) -> list[NewItem | RefusedItem]:
+    """Validate the lines of NDJSON, and serve other requests between two lines."""
+    lines = _lines(body)
+    if len(lines) > most:
+        raise _too_many(len(lines), most)
+    validated = list[NewItem | RefusedItem]()
+    for line in lines:
+        validated.append(_validated_line(line.removeprefix(json_body.BOM), enricher))
+        await asyncio.sleep(0)
+    return validated
+
+
+async def _validated_json(body: bytes, most: int, enricher: Refiner) -> list[NewItem | RefusedItem]:
+    """Validate the items of a JSON batch, and serve other requests between two items.
+
+    They are counted first: validating a million takes seconds.
+    """
+    raw = json_body.parse(body)
+    items = raw.get("items") if isinstance(raw, dict) else None
+    if not isinstance(items, list):
+        pointer = "/items" if isinstance(raw, dict) else ""
+        raise Invalid((Fault(pointer, 'takes {"items": [...]}', "type"),))
+    unknown = raw.keys() - {"items"}
+    if unknown:
+        raise Invalid(
+            tuple(
+                Fault(validate.pointer((name,)), "is not a field here", "unknown-field")
+                for name in islice(unknown, validate.MAX_FAULTS)
+            )
+        )
+    if len(items) > most:
+        raise _too_many(len(items), most)
+    validated = list[NewItem | RefusedItem]()
+    for index, item in enumerate(items):
+        validated.append(validated_item(item, f"/items/{index}", enricher))
+        await asyncio.sleep(0)
+    return validated
+
+
+def _validated_line(line: bytes, enricher: Refiner) -> NewItem | RefusedItem:
+    try:
+        return validated_item(json_body.parse(line), "", enricher)
+    except Malformed as refusal:
+        return refusal
+
+
+def validated_item(raw: Any, base: str, enricher: Refiner) -> NewItem | RefusedItem:
+    """Return the item that parsed JSON makes, or its refusal; pointers begin with `base`."""
+    crowded = json_body.crowded(raw, base)
+    if crowded is not None:
+        return crowded
+    try:
+        return validate.of_any_action(raw, base, enricher)
+    except Invalid as refusal:
+        return refusal
+
+
+def permitted(
+    app: App, caller: Caller, validated: Sequence[NewItem | RefusedItem]
+) -> Sequence[NewItem | RefusedItem]:
+    """Replace each item that must not be sent by its refusal.
+
+    The caller's key may lack the scope of the action, or the app the Leanplum key.
+    """
+    actions = {item.action for item in validated if type(item) is NewItem}
+    all_permitted = all(_permits(app, caller, action) for action in actions)
+    if all_permitted and not _lacks_development_key(app, validated):
+        return validated
+    return [
+        _permitted_item(app, caller, item) if isinstance(item, NewItem) else item
+        for item in validated
+    ]
+
+
+def _permits(app: App, caller: Caller, action: str) -> bool:
+    """Tell whether every item of the action may be sent."""
+    known = validate.ACTIONS[action]
+    if known.scope not in caller.scopes or known.key not in app.keys:
+        return False
+    return action != RESETS_ANOMALIES or KeyKind.DEVELOPMENT in app.keys
+
+
+def _lacks_development_key(app: App, validated: Sequence[NewItem | RefusedItem]) -> bool:
+    """Tell whether an item may be development traffic, and the app has no key for that."""
+    if KeyKind.DEVELOPMENT in app.keys:
+        return False
+    return any(IN_DEVELOPMENT in item.body for item in validated if type(item) is NewItem)
+
+
+def _permitted_item(app: App, caller: Caller, item: NewItem) -> NewItem | RefusedItem:
+    try:
+        require_scope(caller, validate.ACTIONS[item.action].scope)
+        require_leanplum_key(app, key_for(item.action, item.body))
+    except (Forbidden, KeyNotConfigured) as refusal:
+        return refusal
+    return item
+
+
+def _answer(
+    validated: Sequence[NewItem | RefusedItem], taken: Sequence[Taken], prefix: str
+) -> Answer:
+    remaining = iter(taken)
+    results = [
+        _result(index, item, next(remaining), prefix)
+        if isinstance(item, NewItem)
+        else _rejection(index, item, prefix)
+        for index, item in enumerate(validated)
+    ]
+    kinds = Counter([kind for _, kind in taken])
+    rejected = len(validated) - kinds["accepted"] - kinds["duplicate"]
+    document = {
+        "accepted": kinds["accepted"],
+        "duplicates": kinds["duplicate"],
+        "rejected": rejected,
+        "results": results,
+    }
+    status = 422 if rejected == len(validated) else 202
+    return Answer(status, [JSON_HEADER], orjson.dumps(document))
+
+
+def _result(index: int, item: NewItem, taken: Taken, prefix: str) -> dict[str, Any]:
+    item_id, kind = taken
+    if kind == "accepted" and item.notes is None:
+        # Nearly every item: nothing else is looked at.
+        return {"index": index, "id": item_id, "status": kind}
+    result: dict[str, Any] = {"index": index}
+    if item_id:
+        result["id"] = item_id
+    refusal = refusal_of(kind)
+    if refusal is not None:
+        return result | {"status": "rejected", "problem": problems.of_error(refusal, prefix)}
+    result["status"] = kind
+    if kind == "accepted" and item.notes is not None:
+        result |= orjson.loads(item.notes)
+    return result
+
+
+def _rejection(index: int, refusal: RefusedItem, prefix: str) -> dict[str, Any]:
+    return {"index": index, "status": "rejected", "problem": problems.of_error(refusal, prefix)}
+
+
+# --- routes --------------------------------------------------------------------------------------
+
+BATCHED: dict[int | str, dict[str, Any]] = {
+    202: {
+        "model": schemas.BatchAnswer,
+        "description": "What became of each item; at least one was taken",
+    },
+    422: {
+        "model": schemas.BatchAnswer,
+        "description": "Every item is invalid; or, as a problem, the batch as a whole is. Nothing was taken",
+        "content": problem_responses("validation")[422]["content"],
+    },
+}
+BATCH_REFUSED = tuple(slug for slug in REFUSED if slug != "validation")
+router = APIRouter(dependencies=KEY)
+
+
+async def _batches(request: Request) -> BatchHandler:
+    handler: BatchHandler = request.state.batches
+    return handler
+
+
+@router.post(
+    BATCH,
+    status_code=202,
+    tags=["Writes"],
+    summary="Accept many items of any action",
+    responses=BATCHED | problem_responses(*BATCH_REFUSED, *FAILED),
+    openapi_extra=body_of("Batch", lines_of="BatchItem"),
+)
+async def post_batch(
+    request: Request, batches: Annotated[BatchHandler, Depends(_batches)]
+) -> Response:
+    """Items of any action, mixed, as JSON or one a line as NDJSON; one bad item never harms its
+    neighbours. Each item needs the scope of its own action.
+    """
+    context = context_of(request.scope)
+    context.operation = f"POST {BATCH}"
+    return response_of(await batches.post(context, request.receive))

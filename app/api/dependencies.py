@@ -1,0 +1,91 @@
+"""What the routes of /v1 depend on: services of the running gateway, and checks of each request.
+
+The lifespan puts the services into the state of each request; each route names those that it uses.
+"""
+
+from typing import Annotated
+from urllib.parse import unquote_to_bytes
+
+from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import APIKeyHeader, HTTPBearer
+
+from app import ids
+from app.http.authentication import Authenticator
+from app.http.body import BodyReader
+from app.http.query import declared
+from app.http.request import context_of
+from app.ingest.validate import subject_of
+from app.outbox.outbox import Outbox
+
+NO_NUL = "must not have a NUL character"
+SUBJECTS = frozenset({"userId", "deviceId"})
+
+
+async def storable(request: Request) -> None:
+    """Refuse a parameter of the path or the query with a NUL character.
+
+    Not every database can look for one.
+    """
+    if b"%00" not in request.scope["raw_path"] and b"%00" not in request.scope["query_string"]:
+        return
+    parameters = [("path", *parameter) for parameter in request.path_params.items()]
+    parameters += [("query", *parameter) for parameter in request.query_params.multi_items()]
+    faults = [
+        {"loc": (place, name), "msg": NO_NUL}
+        for place, name, value in parameters
+        if "\0" in f"{name}{value}"
+    ]
+    if faults:
+        raise RequestValidationError(faults)
+
+
+# The last two only document how a key is sent; `Authenticator` reads it.
+KEY = [
+    Depends(storable),
+    Depends(declared),
+    Depends(HTTPBearer(auto_error=False, scheme_name="Bearer", description="A caller key")),
+    Depends(
+        APIKeyHeader(
+            name="X-API-Key", auto_error=False, scheme_name="X-API-Key", description="A caller key"
+        )
+    ),
+]
+
+
+async def _authenticator(request: Request) -> Authenticator:
+    authenticator: Authenticator = request.state.authenticator
+    return authenticator
+
+
+async def _bodies(request: Request) -> BodyReader:
+    bodies: BodyReader = request.state.bodies
+    return bodies
+
+
+async def _outbox(request: Request) -> Outbox:
+    outbox: Outbox = request.state.outbox
+    return outbox
+
+
+Authentication = Annotated[Authenticator, Depends(_authenticator)]
+Bodies = Annotated[BodyReader, Depends(_bodies)]
+OutboxDependency = Annotated[Outbox, Depends(_outbox)]
+
+
+def path_parameters(request: Request) -> dict[str, str]:
+    """Return the parameters of the path: a user id may have a slash, written `%2F`."""
+    sent: list[bytes] = request.scope["raw_path"].partition(b"?")[0].split(b"/")
+    template = request.scope["route"].path.split("/")
+    # The middleware has refused a path that is not UTF-8.
+    parameters = {
+        name[1:-1]: unquote_to_bytes(value).decode()
+        for name, value in zip(template, sent, strict=True)
+        if name.startswith("{")
+    }
+    for name in SUBJECTS & parameters.keys():
+        parameters[name] = ids.plain(parameters[name])
+    subject = subject_of(parameters)
+    if subject is not None:
+        context_of(request.scope).subjects = (subject,)
+    return parameters

@@ -1,0 +1,488 @@
+"""Accept one item: an event, a change of a user or device, a message, a campaign, a deletion.
+
+Each goes the same way: authenticate, limit, read, validate, enrich, check, accept (one durable
+commit), answer 202. POST /v1/events is answered by the middleware, without the router.
+"""
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple
+
+import orjson
+from fastapi import APIRouter, Depends, Header, Request, Response
+
+from app import ids
+from app.api import schemas
+from app.api.dependencies import KEY, SUBJECTS, path_parameters
+from app.api.receipts import ReceiptService, fresh_receipt, receipt_document, receipt_path
+from app.clock import now_ms
+from app.errors import (
+    CommitUnknown,
+    Erased,
+    Fault,
+    IdConflict,
+    Invalid,
+    NotFound,
+    Refusal,
+    StorageUnavailable,
+)
+from app.http import json_body
+from app.http.authentication import Authenticator, require_leanplum_key, require_scope
+from app.http.body import BodyReader, Receive
+from app.http.openapi_parts import body_of, problem_responses
+from app.http.problems import Answer
+from app.http.request import IDEMPOTENCY_KEY, RequestContext, context_of, idempotency_key
+from app.ingest import validate
+from app.ingest.ports import Refiner
+from app.ingest.service import Ingest
+from app.leanplum.actions import ACTIONS, key_for
+from app.model import ERASES, App, KeyKind, Kind, NewItem, Removed
+
+EVENTS = "/v1/events"
+JSON_HEADER = (b"content-type", b"application/json")
+MAX_WAIT = 30  # seconds
+WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=[,;]|$)", re.IGNORECASE | re.ASCII)
+MAY_BE_TAKEN = (
+    "The database's answer to the commit was lost: the item may have been taken. "
+    "Send it again with Idempotency-Key: {id}; then it is not taken twice."
+)
+CONTRADICTION = "contradiction"
+CONFLICT = "This id was used within the window for an item with another content."
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class ItemHandler:
+    """Accept one item."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        bodies: BodyReader,
+        ingest: Ingest,
+        receipts: ReceiptService,
+    ) -> None:
+        self._authenticator, self._bodies = authenticator, bodies
+        self._ingest, self._receipts = ingest, receipts
+
+    async def post_event(self, context: RequestContext, receive: Receive) -> Answer:
+        """Accept an event."""
+        return await self.post(context, receive, "track")
+
+    async def post(
+        self,
+        context: RequestContext,
+        receive: Receive,
+        action: str,
+        given: Mapping[str, Any] = NOTHING,
+    ) -> Answer:
+        """Accept an item of `action`; `given` are fields that the path or the query has."""
+        known = validate.ACTIONS[action]
+        authenticator = self._authenticator
+        caller, app = await authenticator.enter(context, known.scope, known.key)
+        body = await self._bodies.read_json(context, receive, optional=bool(given))
+        own_id = idempotency_key(context)
+        if own_id is not None:
+            given = {**given, "id": own_id}
+        now = now_ms()
+        checker = self._ingest.checker(app, caller, now, context.origin.named)
+        context.checker = checker
+        item = None
+        if not given:
+            item = validate.fast_single(action, body, checker)
+        if not item:
+            item = _validated(action, body, given, checker.anew())
+        context.subjects = (item.subject,)
+        require_leanplum_key(app, key_for(action, item.body))
+        caller = authenticator.confirm(context, caller)
+        require_scope(caller, known.scope)
+        removed: Removed | None = None
+        try:
+            if action == ERASES:
+                (item_id, kind), removed = await self._ingest.erase(
+                    context, app, caller, item, now=now
+                )
+            else:
+                ((item_id, kind),) = await self._ingest.accept(
+                    context, app, caller, [item], now=now, checker=checker
+                )
+        except CommitUnknown as error:
+            (own_id,) = error.ids
+            raise CommitUnknown(MAY_BE_TAKEN.format(id=own_id), ids=error.ids) from error
+        if kind != "accepted":
+            return await self._answer(context, app, item_id, kind, removed)
+        if b"prefer" in context.headers:
+            # The item is on disk: a failure to read its receipt must not say otherwise.
+            with suppress(StorageUnavailable):
+                return await self._answer(context, app, item_id, kind, removed)
+        prefix = context.prefix
+        receipt = fresh_receipt(
+            item_id, action, item.subject, now, removed, item.notes, prefix=prefix
+        )
+        location = (b"location", receipt_path(item_id, prefix).encode())
+        return Answer(202, [JSON_HEADER, location], receipt)
+
+    async def _answer(
+        self,
+        context: RequestContext,
+        app: App,
+        item_id: str,
+        kind: Kind,
+        removed: Removed | None,
+    ) -> Answer:
+        """Answer when the fresh receipt is not enough: a refusal, a duplicate, `Prefer: wait`."""
+        refusal = refusal_of(kind)
+        if refusal is not None:
+            raise refusal
+        wait = preferred_wait(context.header(b"prefer"))
+        receipt = await self._receipts.settled(app.name, item_id, wait or 0)
+        if receipt is None:
+            raise NotFound("The item was accepted, and its receipt is past the window already.")
+        waits = None
+        if wait is not None:
+            waits = await self._receipts.explain(app.name, receipt)
+        document = receipt_document(receipt, removed, waits, prefix=context.prefix)
+        duplicate = kind == "duplicate"
+        if duplicate:
+            document["duplicate"] = True
+        headers = [JSON_HEADER, (b"location", document["href"].encode())]
+        if wait is not None:
+            headers.append((b"preference-applied", b"wait=%d" % wait))
+        status = 200 if receipt.settled or duplicate else 202
+        return Answer(status, headers, orjson.dumps(document))
+
+
+def refusal_of(kind: Kind) -> Refusal | None:
+    """Return why an item was not accepted that is valid; None when it was, or is a duplicate."""
+    if kind == "conflict":
+        return IdConflict(CONFLICT)
+    if kind == "erased":
+        return Erased()
+    return None
+
+
+def preferred_wait(prefer: str) -> int | None:
+    """Return the seconds of `wait=N` in a Prefer header (RFC 7240), at most 30."""
+    match = WAIT.search(prefer)
+    return min(int(match.group(1)), MAX_WAIT) if match else None
+
+
+def _validated(action: str, body: bytes, given: Mapping[str, Any], checker: Refiner) -> NewItem:
+    """Validate an item with all its faults named. Raises Malformed, Invalid."""
+    raw = json_body.parse(body)
+    if not isinstance(raw, dict):
+        return validate.single(action, raw)
+    faults = contradictions(raw, given)
+    try:
+        return validate.single(action, raw, refiner=checker, faults=faults)
+    except Invalid as error:
+        raise Invalid(tuple(_placed(fault, given) for fault in error.faults)) from None
+
+
+def _placed(fault: Fault, given: Mapping[str, Any]) -> Fault:
+    """Return a fault of a field that the path, the query or a header has as one of that."""
+    name = fault.pointer.removeprefix("/")
+    if name not in given or fault.code == CONTRADICTION:
+        return fault
+    if name == "id":
+        return replace(fault, pointer=IDEMPOTENCY_KEY, part="header")
+    return replace(fault, pointer=name, part="parameter")
+
+
+def contradictions(raw: dict[str, Any], given: Mapping[str, Any]) -> list[Fault]:
+    """Add the given fields to a body; return a fault for each that the body has otherwise."""
+    faults = list[Fault]()
+    for name, value in given.items():
+        if not _is_same(name, raw.setdefault(name, value), value):
+            source = IDEMPOTENCY_KEY if name == "id" else "the path"
+            faults.append(Fault(f"/{name}", f"differs from {source}", CONTRADICTION))
+    return faults
+
+
+def _is_same(name: str, in_body: Any, value: Any) -> bool:
+    """Tell whether the body has the given value; a whole number is an id as well."""
+    if name in SUBJECTS and type(in_body) in (str, int):
+        return bool(ids.text_of(in_body) == value)
+    if type(in_body) is int:
+        return bool(str(in_body) == value)
+    return bool(in_body == value)
+
+
+# --- routes --------------------------------------------------------------------------------------
+
+router = APIRouter(prefix="", dependencies=KEY)
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="The same as the item's `id`: makes a repeat a duplicate",
+    ),
+]
+Prefer = Annotated[
+    str | None,
+    Header(
+        description="`wait=N`: answer when the item is settled, or after N seconds (at most 30)"
+    ),
+]
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": schemas.Receipt,
+        "description": "A duplicate; or, with Prefer: wait, the final receipt",
+    },
+    202: {"model": schemas.Receipt, "description": "On disk; it will be delivered"},
+}
+REFUSED = (
+    "malformed",
+    "unauthorized",
+    "forbidden",
+    "too-large",
+    "unsupported-media-type",
+    "validation",
+    "rate-limited",
+)
+FAILED = ("internal", "queue-full", "storage-unavailable")
+WRITE: dict[int | str, dict[str, Any]] = ACCEPTED | problem_responses(
+    *REFUSED, "id-conflict", *FAILED
+)
+
+
+async def _items(request: Request) -> ItemHandler:
+    handler: ItemHandler = request.state.items
+    return handler
+
+
+Items = Annotated[ItemHandler, Depends(_items)]
+
+
+def response_of(answer: Answer) -> Response:
+    """Return an answer as a response of the router."""
+    response = Response(answer.body, answer.status)
+    response.raw_headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+    return response
+
+
+@router.post(
+    EVENTS,
+    status_code=202,
+    tags=["Writes"],
+    summary="Accept an event",
+    responses=WRITE,
+    openapi_extra=body_of("Event"),
+)
+async def post_event(
+    request: Request, items: Items, key: IdempotencyKey = None, prefer: Prefer = None
+) -> Response:
+    """One event of one user (Leanplum's `track`), written to disk before it is answered, then
+    delivered.
+    """
+    context = context_of(request.scope)
+    context.operation = f"POST {EVENTS}"
+    return response_of(await items.post_event(context, request.receive))
+
+
+class Write(NamedTuple):
+    """One way to write: the call, Leanplum's action, and what it means."""
+
+    method: str
+    path: str
+    action: str
+    summary: str
+    description: str
+
+
+USER, DEVICE = "/v1/users/{userId}", "/v1/devices/{deviceId}"
+WRITES = (
+    Write(
+        "PATCH",
+        USER,
+        "setUserAttributes",
+        "Accept changes of a user",
+        "Attributes and everything else that it sets.",
+    ),
+    Write(
+        "PATCH",
+        DEVICE,
+        "setDeviceAttributes",
+        "Accept changes of a device",
+        "What is known of the device.",
+    ),
+    Write(
+        "PUT",
+        f"{USER}/traffic-source",
+        "setTrafficSourceInfo",
+        "Accept where the user came from",
+        "Who brought the user. Leanplum takes it within two minutes of the session's start.",
+    ),
+    Write(
+        "POST",
+        f"{USER}/states",
+        "advance",
+        "Accept that a user enters a state",
+        "The user enters a state; an empty state leaves the one they are in.",
+    ),
+    Write(
+        "POST",
+        f"{USER}/states/pause",
+        "pauseState",
+        "Accept that the state pauses",
+        "Only the state pauses.",
+    ),
+    Write(
+        "POST",
+        f"{USER}/states/resume",
+        "resumeState",
+        "Accept that the state goes on",
+        "Only the state goes on.",
+    ),
+    Write(
+        "POST",
+        f"{USER}/sessions/stop",
+        "stop",
+        "Accept that the session ends",
+        "The user's session ends.",
+    ),
+    Write(
+        "POST",
+        f"{USER}/sessions/pause",
+        "pauseSession",
+        "Accept that the session pauses",
+        "It ends in 30 minutes.",
+    ),
+    Write(
+        "POST",
+        f"{USER}/sessions/resume",
+        "resumeSession",
+        "Accept that the session goes on",
+        "After a pause of 30 minutes a new session begins, which Leanplum bills.",
+    ),
+    Write(
+        "POST",
+        f"{USER}/sessions/heartbeat",
+        "heartbeat",
+        "Accept that the session is alive",
+        "A session ends after two hours without a sign of life.",
+    ),
+    Write(
+        "POST",
+        "/v1/messages/{messageId}/send",
+        "sendMessage",
+        "Accept a message to a user",
+        "Push, newsfeed, e-mail and others, but not in-app messages.",
+    ),
+    Write(
+        "POST",
+        "/v1/campaigns/{campaignId}/start",
+        "startCampaign",
+        "Accept that a user enters a campaign",
+        "The body says which user.",
+    ),
+    Write(
+        "PUT",
+        f"{USER}/block",
+        "block",
+        "Accept that a user is blocked",
+        "Leanplum erases the user's data within 15 days and refuses later writes with 451.",
+    ),
+    Write(
+        "DELETE",
+        f"{USER}/block",
+        "unblock",
+        "Accept that a user is no longer blocked",
+        "Writes are taken again.",
+    ),
+    Write(
+        "DELETE",
+        USER,
+        "deleteUser",
+        "Accept that a user is deleted",
+        "`fullErasure=true`, in the query or the body, erases all at Leanplum, as the GDPR asks, within 15 days. "
+        "The gateway itself removes at once what it has of the user, says in `erased` how much of what that was, and "
+        "takes nothing for the user for `GATEWAY_ERASED_SECONDS` (`403`). What is being sent just now is finished, and "
+        "Leanplum deletes the user after it. Once that is done, the receipt no longer names the user.",
+    ),
+)
+PATH_PARAMETERS = {
+    "userId": "Leanplum's id of the user, at most 400 characters",
+    "deviceId": "Leanplum's id of the device, at most 400 characters",
+    "messageId": "the message's id",
+    "campaignId": "the campaign's id",
+}
+
+
+# What the documentation pages fill in. To try an erasure or a block takes no user of the other
+# examples.
+EXAMPLES = {"userId": "user-1", "deviceId": "device-1", "messageId": "1002", "campaignId": "1002"}
+EXAMPLE_USERS = {
+    "deleteUser": "user-to-erase",
+    "block": "user-to-block",
+    "unblock": "user-to-block",
+}
+
+
+def documented_parameters(
+    path: str, described: Mapping[str, str], action: str = ""
+) -> list[dict[str, Any]]:
+    """Return how the documentation shows the parameters of a path."""
+    return [_path_parameter(name, described[name], action) for name in re.findall(r"{(\w+)}", path)]
+
+
+def _path_parameter(name: str, description: str, action: str) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": description,
+    }
+    example = EXAMPLE_USERS.get(action) if name == "userId" else None
+    if example is not None or name in EXAMPLES:
+        made["example"] = example or EXAMPLES[name]
+    return made | {"schema": {"type": "string"}}
+
+
+def _add(write: Write) -> None:
+    action = ACTIONS[write.action]
+    required = bool(action.required - set(re.findall(r"{(\w+)}", write.path)))
+    parameters = documented_parameters(write.path, PATH_PARAMETERS, write.action)
+    if write.action == "deleteUser":
+        parameters.append(ERASURE)
+
+    async def endpoint(
+        request: Request, items: Items, key: IdempotencyKey = None, prefer: Prefer = None
+    ) -> Response:
+        given: dict[str, Any] = path_parameters(request)
+        full_erasure = request.query_params.get("fullErasure")
+        if write.action == ERASES and full_erasure is not None:
+            given["fullErasure"] = {"true": True, "false": False}.get(full_erasure, full_erasure)
+        context = context_of(request.scope)
+        context.operation = f"{write.method} {write.path}"
+        return response_of(await items.post(context, request.receive, write.action, given))
+
+    router.add_api_route(
+        write.path,
+        endpoint,
+        methods=[write.method],
+        name=write.action,
+        status_code=202,
+        tags=["Writes"],
+        summary=write.summary,
+        description=f"{write.description} Leanplum's `{write.action}`.",
+        responses=WRITE
+        | problem_responses(
+            *(["key-not-configured"] if action.key is not KeyKind.PRODUCTION else [])
+        ),
+        openapi_extra=body_of(action.shape.__name__, required=required)
+        | {"parameters": parameters},
+    )
+
+
+ERASURE = {
+    "name": "fullErasure",
+    "in": "query",
+    "required": False,
+    "description": "true: erase everything, as the GDPR asks",
+    "schema": {"type": "boolean"},
+}
+for _write in WRITES:
+    _add(_write)

@@ -1,0 +1,91 @@
+"""Privacy rules for what no item is made of: the arguments of a call, its files, an import's rows."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from app.clock import now_ms
+from app.enrichment.call_enricher import Enriching
+from app.enrichment.service import Enrichment
+from app.errors import Fault, Forbidden, Invalid
+from app.ingest import import_actions, import_rows
+from app.ingest.time_slices import in_slices
+from app.leanplum.client import FilePart
+from app.model import App, Caller
+
+IN_A_BUCKET = (
+    "can't be used: privacy rules are in force, and the gateway does not see that file; "
+    "send the rows"
+)
+FILE = "A privacy rule is over this file: it is not sent on."
+UNKNOWN_MEDIA_TYPE = "application/octet-stream"
+
+
+class RelayedCallPrivacy:
+    """Apply a caller's privacy rules to relayed calls."""
+
+    def __init__(self, enrichment: Enrichment) -> None:
+        self._enrichment = enrichment
+
+    def apply(self, app: App, caller: Caller, action: str, fields: dict[str, Any]) -> None:
+        """Take out of the arguments of a call, in place, what must not be sent on."""
+        self._rules(app, caller).privacy(action, fields)
+
+    def files(
+        self, app: App, caller: Caller, action: str, files: Sequence[FilePart]
+    ) -> list[FilePart]:
+        """Apply the rules to the names and media types of files; return the files.
+
+        The content of files is not looked at. Raises Forbidden for a file that a rule covers as a
+        whole.
+        """
+        rules = self._rules(app, caller)
+        if not rules.ruled:
+            return list(files)
+        permitted = list[FilePart]()
+        for name, (filename, file, media_type) in files:
+            if rules.is_ruled(action, name):
+                raise Forbidden(FILE)
+            facts = {"filename": filename, "contentType": media_type}
+            rules.privacy(action, facts)
+            if facts.get("contentType") != media_type:
+                media_type = UNKNOWN_MEDIA_TYPE
+            permitted.append((name, (facts.get("filename", name), file, media_type)))
+        return permitted
+
+    async def rows(
+        self,
+        app: App,
+        caller: Caller,
+        content: bytes,
+        default_action: str,
+        is_erased: Callable[[str], bool] | None,
+    ) -> bytes:
+        """Return the rows of an import without what must not be sent on.
+
+        `is_erased` tells whether a user or device was erased; None when no erasure is in force.
+        Raises Invalid, also when a row names an erased user.
+        """
+        if is_erased is not None:
+            await in_slices(import_rows.refuse_erased(content, is_erased))
+        rules = self._rules(app, caller)
+        if not rules.ruled:
+            return content
+        return b"".join(await in_slices(rules.rows(content, default_action)))
+
+    def refuse_bucket(self, app: App, caller: Caller) -> None:
+        """Raise Invalid for an import from a bucket when there is a rule: none could apply it."""
+        if self._rules(app, caller).ruled:
+            raise Invalid((Fault("/gcsBucket", IN_A_BUCKET, "privacy"),))
+
+    def _rules(self, app: App, caller: Caller) -> Enriching:
+        return self._enrichment.refiner(app.name, caller.key_id, now_ms())
+
+
+async def permit_import(app: App, caller: Caller, default_action: str, rows: bytes = b"") -> None:
+    """Check that a caller may import these rows; without rows, only the default action is known.
+
+    Raises Forbidden; Invalid when the rows' actions can't be read.
+    """
+    if default_action:
+        import_actions.permit(default_action, caller.scopes, app.sdk_extra)
+    await in_slices(import_actions.permit_rows(rows, caller.scopes, app.sdk_extra))

@@ -1,0 +1,216 @@
+"""Accept items durably: the one use case behind /v1, the SDK protocol and the Segment protocol.
+
+Each protocol reads its calls and makes items of them with `checker`; `accept` commits them.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from app import ids
+from app.ingest.ports import Refiner
+from app.ingest.time_slices import in_slices
+from app.model import Acceptance, App, Caller, NewItem, Removed, Taken
+from app.telemetry import Metrics
+
+
+class CallFacts(Protocol):
+    """What the audit records of the call that brings the items.
+
+    `recorded` is set once the audit record is committed with the items.
+    """
+
+    request_id: str
+    operation: str
+    address: str
+    recorded: bool
+    refused_actions: Mapping[str, int]
+    refused_subjects: Collection[str]
+
+
+Name = Any  # of an event, a state, a parameter or an attribute; only the checker reads it
+
+
+class Checker(Refiner, Protocol):
+    """Check the items of one call against the tracking plan and the names of their app."""
+
+    @property
+    def brings_names(self) -> bool:
+        """True when an item that was checked has a new name that the app has room for."""
+        ...
+
+    def new_names(self, items: Sequence[NewItem]) -> Iterator[list[Name]]:
+        """Yield the new names of each item that is about to be accepted."""
+        ...
+
+    def claim(self, names: Iterable[Name]) -> None:
+        """Count names as the app's from now on."""
+        ...
+
+    def anew(self) -> Refiner:
+        """Forget what was checked, since a body is read again from its start."""
+        ...
+
+    async def learn(self, kept: Sequence[Name], claimed: Sequence[Name]) -> None:
+        """Write down which of the claimed names were accepted; give up the others."""
+        ...
+
+    def count_findings(self, key_id: str) -> None:
+        """Count what broke the plan, once the call is answered."""
+        ...
+
+
+class Outbox(Protocol):
+    """The durable queue."""
+
+    async def accept(self, acceptance: Acceptance, seconds: float | None = None) -> list[Taken]:
+        """Commit the items of one call; return what became of each, in order."""
+        ...
+
+    async def erase(self, acceptance: Acceptance) -> tuple[list[Taken], dict[str, Removed]]:
+        """Commit items of which some delete users; return also what was removed, by subject."""
+        ...
+
+
+class Enrichment(Protocol):
+    """The enrichment as it is configured now."""
+
+    def refiner(self, app: str, key_id: str, now: int, address: str | None = None) -> Refiner:
+        """Return what the items of one call go through at `now` (epoch milliseconds)."""
+        ...
+
+
+class Tracking(Protocol):
+    """The tracking plans and the names of all apps."""
+
+    def checker(self, app_name: str, enricher: Refiner) -> Checker:
+        """Return the checker of one call, with the enrichment that comes before it."""
+        ...
+
+
+class Ingest:
+    """Enrich, check and accept the items of calls."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        enrichment: Enrichment,
+        tracking: Tracking,
+        pseudonyms: Callable[[str, Collection[str]], Sequence[str]],
+        metrics: Metrics,
+    ) -> None:
+        """`pseudonyms` returns the keyed hashes of users and devices of an app, for the audit."""
+        self._outbox, self._enrichment, self._tracking = outbox, enrichment, tracking
+        self._pseudonyms, self._metrics = pseudonyms, metrics
+
+    def checker(self, app: App, caller: Caller, now: int, address: str | None = None) -> Checker:
+        """Return the enrichment and the checks of one call, for the validation of its items.
+
+        `address` is the end user's.
+        """
+        enricher = self._enrichment.refiner(app.name, caller.key_id, now, address)
+        return self._tracking.checker(app.name, enricher)
+
+    def plain_checker(self, app: App, enricher: Refiner) -> Checker:
+        """Return the checks of one call whose items are enriched by `enricher`."""
+        return self._tracking.checker(app.name, enricher)
+
+    async def accept(
+        self,
+        call: CallFacts,
+        app: App,
+        caller: Caller,
+        items: list[NewItem],
+        *,
+        now: int,
+        checker: Checker,
+        refused: int = 0,
+        batch: bool = False,
+        seconds: float | None = None,
+    ) -> Sequence[Taken]:
+        """Commit the items of one call with its audit record; return what became of each.
+
+        `refused` other items of the call are only recorded. `seconds` is how long to wait for the
+        commit, when that is less than usual. Raises QueueFull, StorageUnavailable, CommitUnknown.
+        """
+        acceptance = self._acceptance(call, app, caller, items, now, refused, batch)
+        if not checker.brings_names:
+            taken: Sequence[Taken] = await self._outbox.accept(acceptance, seconds)
+        else:
+            claimed, names = await _claim(checker, items)
+            try:
+                taken = await self._outbox.accept(acceptance, seconds)
+            except BaseException:
+                await checker.learn((), names)
+                raise
+            await checker.learn(_accepted_names(claimed, taken), names)
+        call.recorded = True
+        self._metrics.accepted.inc(sum(kind == "accepted" for _, kind in taken))
+        return taken
+
+    async def erase(
+        self, call: CallFacts, app: App, caller: Caller, item: NewItem, *, now: int
+    ) -> tuple[Taken, Removed | None]:
+        """Commit an item that deletes a user; return what became of it, and what was removed.
+
+        Raises what `accept` raises.
+        """
+        acceptance = self._acceptance(call, app, caller, [item], now, 0, False)
+        (taken,), removed = await self._outbox.erase(acceptance)
+        call.recorded = True
+        self._metrics.accepted.inc(taken[1] == "accepted")
+        return taken, removed.get(item.subject)
+
+    async def learn_relayed(self, checker: Checker, items: Sequence[NewItem]) -> None:
+        """Keep the new names of items that Leanplum took while their caller waited."""
+        if checker.brings_names:
+            _, names = await _claim(checker, items)
+            await checker.learn(names, names)
+
+    def _acceptance(
+        self,
+        call: CallFacts,
+        app: App,
+        caller: Caller,
+        items: list[NewItem],
+        now: int,
+        refused: int,
+        batch: bool,
+    ) -> Acceptance:
+        subjects = {item.subject for item in items}
+        subjects.update(call.refused_subjects)
+        return Acceptance(
+            app=app.name,
+            key_id=caller.key_id,
+            request_id=call.request_id,
+            operation=call.operation,
+            address=call.address,
+            accepted_at=now,
+            prefix=ids.new_prefix(now),
+            items=items,
+            refused=refused,
+            batch=batch,
+            users=self._pseudonyms(app.name, subjects),
+            refused_actions=call.refused_actions,
+        )
+
+
+async def _claim(checker: Checker, items: Sequence[NewItem]) -> tuple[list[list[Name]], list[Name]]:
+    """Count the new names of items from now on; return those of each item, and each name once."""
+    names: dict[Name, None] = {}
+
+    def new_names() -> Iterator[list[Name]]:
+        for names_of_item in checker.new_names(items):
+            names.update(dict.fromkeys(names_of_item))
+            yield names_of_item
+
+    claimed = await in_slices(new_names())
+    checker.claim(names)
+    return claimed, list(names)
+
+
+def _accepted_names(claimed: Sequence[list[Name]], taken: Sequence[Taken]) -> list[Name]:
+    accepted: dict[Name, None] = {}
+    for names, (_, kind) in zip(claimed, taken, strict=True):
+        if kind == "accepted":
+            accepted.update(dict.fromkeys(names))
+    return list(accepted)

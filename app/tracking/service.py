@@ -1,0 +1,62 @@
+"""Tracking as the running gateway has it: the plans, the names of each app, and the violations."""
+
+from collections.abc import Sequence
+
+from app.clock import now_ms
+from app.ingest.ports import Refiner
+from app.telemetry import Metrics
+from app.tracking.checker import Gate
+from app.tracking.name_rules import Name
+from app.tracking.names import Taxonomy
+from app.tracking.plan_files import LoadedPlans
+from app.tracking.violations import ViolationCounts
+
+
+class CallChecker(Gate):
+    """The checker of one call, which writes down what it found."""
+
+    __slots__ = ("_app_name", "_tracking")
+
+    def __init__(self, tracking: "Tracking", app_name: str, enricher: Refiner) -> None:
+        names = tracking.names
+        super().__init__(
+            enricher,
+            tracking.plans.of(app_name),
+            names.of(app_name),
+            names.caps,
+            names.policy,
+        )
+        self._tracking, self._app_name = tracking, app_name
+
+    async def learn(self, kept: Sequence[Name], claimed: Sequence[Name]) -> None:
+        """Write down which of the claimed names were accepted; give up the others."""
+        await self._tracking.names.learn(self._app_name, kept, claimed)
+
+    def count_findings(self, key_id: str) -> None:
+        """Count what broke the plan, once the call is answered."""
+        if self.found or self.beyond:
+            self._tracking.count(self._app_name, key_id, self)
+
+
+class Tracking:
+    """Make the checker of each call."""
+
+    def __init__(
+        self,
+        plans: LoadedPlans,
+        names: Taxonomy,
+        violations: ViolationCounts,
+        metrics: Metrics,
+    ) -> None:
+        self.plans, self.names = plans, names
+        self.violations, self._metrics = violations, metrics
+
+    def checker(self, app_name: str, enricher: Refiner) -> CallChecker:
+        """Return the checker of one call, with the enrichment that comes before it."""
+        return CallChecker(self, app_name, enricher)
+
+    def count(self, app_name: str, key_id: str, checker: Gate) -> None:
+        """Count the violations and the names beyond the limits that a checker found."""
+        self.violations.add(app_name, key_id, checker.found, now_ms())
+        for kind in checker.beyond:
+            self._metrics.taxonomy_beyond.labels(app_name, kind).inc()
