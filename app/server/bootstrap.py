@@ -483,7 +483,7 @@ async def _limiting(
     if url is None or not wanted:
         yield LocalLimiter(buckets)
         return
-    up, decided_here = metrics.sharing_limits()
+    up, decided_here = metrics.define_shared_limit_metrics()
     server = Valkey(url.get_secret_value(), settings.gateway_shared_limits_timeout_seconds)
     limiter = SharedLimiter(
         server,

@@ -3,7 +3,7 @@
 import io
 import json
 
-from app.telemetry import Lines
+from app.telemetry.logs import LineWriter, LogLine
 
 
 class Disk(io.RawIOBase):
@@ -24,12 +24,12 @@ class Disk(io.RawIOBase):
 
 def test_lines_that_can_not_be_written_are_counted_and_told_when_they_can_be_again() -> None:
     disk = Disk()
-    lines = Lines(disk)  # type: ignore[arg-type]
-    lines.now(("error", 0, "write.failed", {}))
-    lines.soon(("info", 0, "request.answered", {}))
-    lines.flush()
+    writer = LineWriter(disk)  # type: ignore[arg-type]
+    writer.write_now(LogLine("error", 0, "write.failed", {}))
+    writer.write_soon(LogLine("info", 0, "request.answered", {}))
+    writer.flush()
     disk.full = False
-    lines.now(("info", 0, "gateway.started", {}))
+    writer.write_now(LogLine("info", 0, "gateway.started", {}))
     told = [json.loads(line) for line in disk.written.splitlines()]
     assert [(line["event"], line.get("lines")) for line in told] == [
         ("gateway.started", None),
@@ -39,6 +39,6 @@ def test_lines_that_can_not_be_written_are_counted_and_told_when_they_can_be_aga
 
 def test_a_log_that_was_closed_stops_nobody() -> None:
     file = io.BytesIO()
-    lines = Lines(file)
+    writer = LineWriter(file)
     file.close()
-    lines.now(("error", 0, "write.failed", {}))
+    writer.write_now(LogLine("error", 0, "write.failed", {}))
