@@ -23,8 +23,9 @@ from pydantic import (
 from app.errors import StartRefused
 from app.leanplum.actions import RELAYABLE, validate_extra_action
 from app.model import APP_NAME, App, KeyKind
-from app.settings import RELAYED_TAKES, Settings, upstream
-from app.settings.sources import Unreadable, fault_of, is_empty, read_secret
+from app.settings import Settings
+from app.settings.sources import UnreadableSecret, fault_of, is_empty, read_secret
+from app.settings.validators import RELAYED_TAKES, UpstreamUrl
 from app.telemetry import describe
 
 REFRESH_SECONDS = 1.0
@@ -56,7 +57,7 @@ class _Entry(BaseModel):
     development_key: Key | None = None
     data_export_key: Key | None = None
     content_read_only_key: Key | None = None
-    api_url: Annotated[str, AfterValidator(upstream)] | None = None
+    api_url: UpstreamUrl | None = None
     rate_per_second: Rate | None = None
     rate_burst: Rate | None = None
     sdk_relayed_actions: list[Relayable] | None = None
@@ -175,7 +176,7 @@ def _followed(raw: Any, environ: Mapping[str, str], at: tuple[str, ...], faults:
         try:
             text = read_secret(Path(str(raw["file"])))
         except ValueError as error:  # its own, or of what is no path
-            why = error if isinstance(error, Unreadable) else f"{raw['file']!r} is no path"
+            why = error if isinstance(error, UnreadableSecret) else f"{raw['file']!r} is no path"
             faults.append(f"{'.'.join(at)}: {why}")
             return None
         if is_empty(text):

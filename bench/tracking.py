@@ -26,7 +26,8 @@ from app.enrichment.service import Enrichment
 from app.ingest import validate
 from app.ingest.ports import PLAIN, Refiner
 from app.server.application import create_app
-from app.settings import TAXONOMY, Settings
+from app.settings import Settings
+from app.settings.validators import TAXONOMY
 from app.telemetry import configure_logging
 from app.tracking.checker import Gate
 from app.tracking.name_rules import NAME_KINDS, Caps, Names

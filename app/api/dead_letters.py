@@ -23,8 +23,8 @@ from app.http.request import context_of
 from app.ingest import validate
 from app.leanplum.values import query_time
 from app.model import App, Scope, Status
+from app.outbox.dead_letter_service import DeadLetterService
 from app.outbox.dead_letters import DeadLetterFilter
-from app.outbox.outbox import Outbox
 
 CHOICE: TypeAdapter[Any] = TypeAdapter(schemas.DeadLetterChoice)
 REFUSED = (
@@ -45,8 +45,10 @@ router = APIRouter(dependencies=KEY, tags=["Dead letters"])
 class DeadLetterHandler:
     """List dead letters, and replay or discard those that a body chooses."""
 
-    def __init__(self, authenticator: Authenticator, bodies: BodyReader, outbox: Outbox) -> None:
-        self._authenticator, self._bodies, self.outbox = authenticator, bodies, outbox
+    def __init__(
+        self, authenticator: Authenticator, bodies: BodyReader, service: DeadLetterService
+    ) -> None:
+        self._authenticator, self._bodies, self.service = authenticator, bodies, service
 
     async def enter(self, request: Request, operation: str, app_name: str | None = None) -> App:
         """Return the app of a call; `app_name` is the one that its query names."""
@@ -142,7 +144,7 @@ async def list_dead_letters(
     if app not in {None, chosen.name}:
         raise Malformed("The query names another app than X-Leanplum-App.")
     which = DeadLetterFilter(action, Status(status) if status else None, _ms(since), _ms(until))
-    found = await handler.outbox.dead_letters(chosen.name, which, int(cursor or 0), limit + 1)
+    found = await handler.service.find(chosen.name, which, int(cursor or 0), limit + 1)
     prefix = context_of(request.scope).prefix
     page: dict[str, Any] = {
         "deadLetters": [receipt_document(receipt, prefix=prefix) for receipt in found[:limit]]
@@ -171,7 +173,7 @@ async def replay(request: Request, handler: Handler) -> Any:
     app = await handler.enter(request, f"POST {REPLAY}")
     which, dry_run = await handler.choice(request)
     matched, done = await handler.act(
-        request, app, handler.outbox.replay, "replayed", which, dry_run=dry_run
+        request, app, handler.service.replay, "replayed", which, dry_run=dry_run
     )
     return {"matched": matched, "replayed": done, "dryRun": dry_run}
 
@@ -190,6 +192,6 @@ async def discard(request: Request, handler: Handler) -> Any:
     app = await handler.enter(request, f"POST {DISCARD}")
     which, dry_run = await handler.choice(request)
     matched, done = await handler.act(
-        request, app, handler.outbox.discard, "discarded", which, dry_run=dry_run
+        request, app, handler.service.discard, "discarded", which, dry_run=dry_run
     )
     return {"matched": matched, "discarded": done, "dryRun": dry_run}

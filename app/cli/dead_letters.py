@@ -1,140 +1,215 @@
-"""Dead letters by command: `python -m app dead-letters …` works on the database itself, beside
-running gateways.
+"""The commands about dead letters: `dead-letters list|replay|discard`.
+
+They work on the database itself, beside running gateways.
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from sqlalchemy import Connection
+import typer
 
-from app.api.receipts import receipt_document
-from app.audit import signing_keys
-from app.audit.records import administrative_act
-from app.clock import now_ms
-from app.database.engine import connect_existing, connect_to_read, reading
-from app.database.writer import Writer
-from app.encryption import BodyCipher
+from app.cli.common import (
+    AsJson,
+    load_settings,
+    milliseconds,
+    print_json_list,
+    print_table,
+    read_only,
+    with_options,
+)
 from app.errors import StartRefused
-from app.leanplum.values import query_time
-from app.model import Status
-from app.outbox import dead_letters
-from app.outbox.dead_letters import DEAD, DeadLetterFilter
-from app.outbox.outbox import Outbox
 from app.settings import Settings
 
+if TYPE_CHECKING:
+    from app.outbox.dead_letters import DeadLetterFilter
+
+dead_letters_cli = typer.Typer(
+    help="List, replay or discard items that were rejected, expired, or perhaps delivered.",
+    no_args_is_help=True,
+)
+
 PAGE = 1_000
+SHOWN_IDS = 10
+HEADER = ("APP", "ID", "STATUS", "ACTION", "SETTLED", "REASON")
+UNREADABLE = "(encrypted with a key that is not configured)"
+DONE = {"replay": "queued again", "discard": "discarded"}
+Act = Literal["replay", "discard"]
 
 
-def chosen(
-    item_ids: list[str] | None,
-    action: str | None,
-    status: str | None,
-    since: str | None,
-    until: str | None,
-    *,
-    every: bool = True,
-) -> DeadLetterFilter:
-    """What the words of a command choose. Raises StartRefused for words that choose nothing
-    sensible.
-    """
-    if status is not None and status not in DEAD:
-        raise StartRefused(f"--status: takes {', '.join(sorted(DEAD))}")
-    if not item_ids and not every:
-        raise StartRefused(
-            "give the ids of dead letters, or --all for every one that the options choose"
+@dataclass(frozen=True)
+class Selection:
+    """The options that select dead letters; what is not given selects all."""
+
+    action: Annotated[str | None, typer.Option(help="Only this action, such as track")] = None
+    status: Annotated[
+        str | None, typer.Option(help="Only this status: rejected, expired or unknown")
+    ] = None
+    since: Annotated[
+        str | None, typer.Option(help="Only those settled at this time (RFC 3339) or later")
+    ] = None
+    until: Annotated[str | None, typer.Option(help="Only those settled before this time")] = None
+    app: Annotated[str | None, typer.Option(help="Only this app; default: every app")] = None
+
+    def filter(self, item_ids: Sequence[str] | None = None) -> "DeadLetterFilter":
+        """Return the filter, for some items only. Raises StartRefused for invalid options."""
+        from app.model import Status
+        from app.outbox.dead_letters import DEAD, DeadLetterFilter
+
+        if self.status is not None and self.status not in DEAD:
+            raise StartRefused(f"--status: must be one of {', '.join(sorted(DEAD))}")
+        return DeadLetterFilter(
+            action=self.action,
+            status=Status(self.status) if self.status else None,
+            since=milliseconds("--since", self.since),
+            until=milliseconds("--until", self.until),
+            item_ids=tuple(item_ids) if item_ids else None,
         )
-    of_status = Status(status) if status else None
-    return DeadLetterFilter(
-        action,
-        of_status,
-        _ms("--since", since),
-        _ms("--until", until),
-        tuple(item_ids) if item_ids else None,
-    )
 
 
-def _ms(option: str, text: str | None) -> int | None:
-    try:
-        return None if text is None else int(query_time(text) * 1000)
-    except ValueError as error:
-        raise StartRefused(f"{option}: {error}") from None
+ItemIds = Annotated[
+    list[str] | None, typer.Argument(help="The ids of dead letters; without ids, give --all")
+]
+All = Annotated[bool, typer.Option("--all", help="Every dead letter that the options select")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count them")]
 
 
-def listed(
-    settings: Settings, app: str | None, which: DeadLetterFilter
+@dead_letters_cli.command("list")
+@with_options
+def list_dead_letters(selection: Selection, as_json: AsJson = False) -> None:
+    """List dead letters, oldest first. Payloads are never shown."""
+    receipts = find(load_settings(), selection.app, selection.filter())
+    if as_json:
+        print_json_list(receipts)
+    else:
+        print_table(HEADER, map(_row, receipts), empty="No dead letters.")
+
+
+def _row(receipt: dict[str, Any]) -> tuple[str, ...]:
+    if receipt.get("leanplumUnreadable"):
+        reason = UNREADABLE
+    else:
+        answer = receipt["leanplum"]
+        reason = " ".join(str(answer.get("error") or answer.get("warning") or "-").split())
+    columns = [receipt[name] for name in ("app", "id", "status", "action", "settledAt")]
+    return (*columns, reason)
+
+
+@dead_letters_cli.command("replay")
+@with_options
+def replay_dead_letters(
+    selection: Selection, item_ids: ItemIds = None, all_: All = False, dry_run: DryRun = False
+) -> None:
+    """Put dead letters back into the queue, ahead of what their users have waiting."""
+    _act("replay", selection, item_ids, every=all_, dry_run=dry_run)
+
+
+@dead_letters_cli.command("discard")
+@with_options
+def discard_dead_letters(
+    selection: Selection, item_ids: ItemIds = None, all_: All = False, dry_run: DryRun = False
+) -> None:
+    """Discard dead letters for good. Their receipts are kept as long as other receipts."""
+    _act("discard", selection, item_ids, every=all_, dry_run=dry_run)
+
+
+def _act(
+    act: Act, selection: Selection, item_ids: list[str] | None, *, every: bool, dry_run: bool
+) -> None:
+    """Replay or discard, and print what was done. Exits with 1 if nothing matched."""
+    if not item_ids and not every:
+        raise StartRefused("give the ids of dead letters, or --all for all that the options select")
+    which = selection.filter(item_ids)
+    settings = load_settings()
+    if dry_run:
+        count = count_matching(settings, selection.app, which)
+        done = f"would be {DONE[act]}."
+    else:
+        changed = apply(settings, act, selection.app, which)
+        count, done = len(changed), f"{DONE[act]}: {_listed(changed)}"
+    if not count:
+        typer.echo("No dead letters match.", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{count} {'item' if count == 1 else 'items'} {done}")
+
+
+def _listed(item_ids: Sequence[str]) -> str:
+    more = len(item_ids) - SHOWN_IDS
+    shown = ", ".join(item_ids[:SHOWN_IDS])
+    return f"{shown}, and {more} more" if more > 0 else shown
+
+
+def find(
+    settings: Settings, app: str | None, which: "DeadLetterFilter"
 ) -> Iterator[dict[str, Any]]:
-    """Their receipts with the app that each is of, oldest first; of one app, or of each in turn."""
-    # A missing key hides Leanplum's answer and nothing else
+    """Yield the receipts of dead letters with their app, oldest first; without `app`, of each."""
+    from app.api.receipts import receipt_document
+    from app.encryption import BodyCipher
+    from app.outbox import dead_letters
+
+    # Without its key, what Leanplum said cannot be shown, but everything else can
     cipher = BodyCipher(settings.data_keys, None)
-    with _to_read(settings) as connection:
-        for name in _apps(connection, app):
+    with read_only(settings) as connection:
+        for name in dead_letters.apps(connection) if app is None else [app]:
             after = 0
-            while found := dead_letters.find(connection, name, which, after, PAGE, cipher):
-                yield from (
-                    {"app": name} | receipt_document(one, prefix=settings.gateway_root_path)
-                    for one in found
-                )
-                after = found[-1].seq
+            while page := dead_letters.find(connection, name, which, after, PAGE, cipher):
+                for receipt in page:
+                    document = receipt_document(receipt, prefix=settings.gateway_root_path)
+                    yield {"app": name, **document}
+                after = page[-1].seq
 
 
-def counted(settings: Settings, app: str | None, which: DeadLetterFilter) -> int:
-    """How many there are."""
-    with _to_read(settings) as connection:
-        return sum(_count(connection, name, which) for name in _apps(connection, app))
+def count_matching(settings: Settings, app: str | None, which: "DeadLetterFilter") -> int:
+    """Count the dead letters of an app, or of all apps."""
+    from app.outbox import dead_letters
+
+    with read_only(settings) as connection:
+        names = dead_letters.apps(connection) if app is None else [app]
+        return sum(dead_letters.count(connection, name, which) for name in names)
 
 
-def act(
-    settings: Settings, act: Literal["replay", "discard"], app: str | None, which: DeadLetterFilter
-) -> int:
-    """Do it, for one app or for all, with an audit record for each step; return how many it was
-    done to.
+def apply(settings: Settings, act: Act, app: str | None, which: "DeadLetterFilter") -> list[str]:
+    """Replay or discard the dead letters of an app, or of all apps; return their ids.
+
+    Each step is committed together with an audit record of the operator's action.
     """
+    from app.audit import signing_keys
+    from app.audit.records import administrative_act
+    from app.clock import now_ms
+    from app.database.engine import connect_existing
+    from app.database.writer import Writer
+    from app.encryption import BodyCipher
+    from app.outbox.dead_letter_service import DeadLetterService
 
-    def record(app: str, count: int) -> tuple[int, str]:
+    changed: list[str] = []
+
+    def record(name: str, count: int) -> tuple[int, str]:
         now = now_ms()
         return now, administrative_act(
-            time=now, act=f"dead-letter.{act}", subject=f"{count} items", app=app
+            time=now, act=f"dead-letter.{act}", subject=f"{count} items", app=name
         )
 
-    async def run() -> int:
+    async def run() -> None:
         engine = connect_existing(settings.gateway_database_url)
         writer = Writer(engine)
         writer.start()
         try:
-            marks = signing_keys.to_write(engine, settings.audit_seed).marks
-            cipher = BodyCipher(settings.data_keys, None)
-            outbox = Outbox(engine, writer, dedup_ms=0, max_queued=0, marks=marks, cipher=cipher)
-            names = await outbox.dead_apps() if app is None else [app]
-            done = [
-                await getattr(outbox, act)(name, which, partial(record, name)) for name in names
-            ]
-            return sum(count for _, count in done)
+            service = DeadLetterService(
+                engine,
+                writer,
+                marks=signing_keys.to_write(engine, settings.audit_seed).marks,
+                cipher=BodyCipher(settings.data_keys, None),
+                on_replayed=changed.extend,
+                on_discarded=changed.extend,
+            )
+            change = service.replay if act == "replay" else service.discard
+            for name in await service.apps() if app is None else [app]:
+                await change(name, which, partial(record, name))
         finally:
             await writer.stop()
             engine.dispose()
 
-    return asyncio.run(run())
-
-
-@contextmanager
-def _to_read(settings: Settings) -> Iterator[Connection]:
-    engine = connect_to_read(settings.gateway_database_url)
-    try:
-        with reading(engine) as connection:
-            yield connection
-    finally:
-        engine.dispose()
-
-
-def _apps(connection: Connection, app: str | None) -> list[str]:
-    return dead_letters.apps(connection) if app is None else [app]
-
-
-def _count(connection: Connection, app: str, which: DeadLetterFilter) -> int:
-    count = after = 0
-    while seqs := dead_letters.numbers(connection, app, which, after, PAGE):
-        count, after = count + len(seqs), seqs[-1]
-    return count
+    asyncio.run(run())
+    return changed

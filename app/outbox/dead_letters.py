@@ -85,6 +85,15 @@ def numbers(
     return list(connection.execute(rows).scalars())
 
 
+def count(connection: Connection, app: str, which: DeadLetterFilter) -> int:
+    """Count the dead letters that `find` finds."""
+    total = after = 0
+    while seqs := numbers(connection, app, which, after, STEP):
+        total += len(seqs)
+        after = seqs[-1]
+    return total
+
+
 def _chosen(
     rows: Select[Any],
     connection: Connection,
@@ -226,16 +235,18 @@ class Replay:
     rows: int = STEP
 
     @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["Replay"]) -> Sequence[int]:
-        """Tells of each how many went back; fewer where someone else was quicker. Deliverers are
-        told by a count, since these items lie behind where they read.
+    def run_all(cls, cursor: Cursor, writes: Sequence["Replay"]) -> Sequence[list[str]]:
+        """Return the ids that went back for each write; fewer if another process was quicker.
+
+        `sequence.replays` counts the replays: the items have numbers below those that deliverers
+        read next, so the count is how deliverers notice them.
         """
         changed = [
             _change(cursor, REPLAY, (write.now,), write.seqs, write.which) for write in writes
         ]
         records.insert(cursor, writes[0].marks, _told(writes, changed))
         cursor.execute("UPDATE sequence SET replays = replays + 1")
-        return [len(item_ids) for item_ids in changed]
+        return changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,10 +263,10 @@ class Discard:
     rows: int = STEP
 
     @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["Discard"]) -> Sequence[int]:
-        """Tells of each how many there were; fewer where someone else was quicker."""
+    def run_all(cls, cursor: Cursor, writes: Sequence["Discard"]) -> Sequence[list[str]]:
+        """Return the ids that were discarded for each write; fewer if another was quicker."""
         changed = [_change(cursor, DISCARD, (), write.seqs, write.which) for write in writes]
         for write in writes:
             _end_deletions(cursor, write.cipher, write.seqs)
         records.insert(cursor, writes[0].marks, _told(writes, changed))
-        return [len(item_ids) for item_ids in changed]
+        return changed

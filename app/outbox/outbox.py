@@ -33,7 +33,6 @@ from app.model import (
 )
 from app.outbox import (
     claims,
-    dead_letters,
     erasure,
     logins,
     receipts,
@@ -43,7 +42,7 @@ from app.outbox import (
     waiting_reason as waiting,
 )
 from app.outbox.accept import Accept
-from app.outbox.dead_letters import DeadLetterFilter, Discard, MakeRecord, Replay
+from app.outbox.dead_letter_service import DeadLetterService
 from app.outbox.erased_subjects import ActiveErasures, both_subjects
 from app.outbox.erasure import Erase
 from app.outbox.leases import ReleaseLeases, RenewLeases
@@ -99,6 +98,15 @@ class Outbox:
         self._accepting = 0  # of these, what is being accepted
         self.on_accepted: Callable[[], None] = lambda: None
         self.on_settled: Callable[[Mapping[str, int]], None] = lambda counts: None  # by status
+        self.dead_letters = DeadLetterService(
+            engine,
+            writer,
+            marks=marks,
+            cipher=cipher,
+            clock=clock,
+            on_replayed=self._queued_again,
+            on_discarded=self._discarded,
+        )
 
     def count_queued(self) -> None:
         """Read from the database how many items wait; afterwards the count is kept in memory."""
@@ -462,82 +470,12 @@ class Outbox:
             for event in events:
                 event.set()
 
-    async def dead_letters(
-        self, app: str, which: DeadLetterFilter, after: int = 0, limit: int = 100
-    ) -> list[Receipt]:
-        """At most `limit` dead letters of `app` after sequence number `after`, in the order of
-        acceptance.
-        """
-        find = partial(
-            dead_letters.find, app=app, which=which, after=after, limit=limit, cipher=self._cipher
-        )
-        return await self._read(find)
+    def _queued_again(self, item_ids: Sequence[str]) -> None:
+        self.queued += len(item_ids)
+        self.on_accepted()
 
-    async def dead_apps(self) -> list[str]:
-        """The apps that there are dead letters of."""
-        return await self._read(dead_letters.apps)
-
-    async def replay(
-        self,
-        app: str,
-        which: DeadLetterFilter,
-        record: MakeRecord,
-        *,
-        dry_run: bool = False,
-        before: Callable[[], object] = lambda: None,
-    ) -> tuple[int, int]:
-        """Put dead letters back into the queue, with an audit record for each step; how many were
-        chosen, and how many went. `before`: called before each step; what it raises ends the
-        replay.
-        """
-
-        async def step(seqs: list[int]) -> int:
-            count = await self._writer.write(
-                Replay(seqs, self._clock(), record, self._marks, which)
-            )
-            self.queued += count
-            self.on_accepted()
-            return count
-
-        return await self._each(app, which, step, before, dry_run=dry_run)
-
-    async def discard(
-        self,
-        app: str,
-        which: DeadLetterFilter,
-        record: MakeRecord,
-        *,
-        dry_run: bool = False,
-        before: Callable[[], object] = lambda: None,
-    ) -> tuple[int, int]:
-        """Give dead letters up for good, with an audit record for each step; how many were chosen,
-        and how many went. `before`: as in `replay`.
-        """
-
-        async def step(seqs: list[int]) -> int:
-            done = await self._writer.write(Discard(seqs, record, self._marks, self._cipher, which))
-            self._to_scrub |= done > 0
-            return done
-
-        return await self._each(app, which, step, before, dry_run=dry_run)
-
-    async def _each(
-        self,
-        app: str,
-        which: DeadLetterFilter,
-        step: Callable[[list[int]], Awaitable[int]],
-        before: Callable[[], object],
-        *,
-        dry_run: bool,
-    ) -> tuple[int, int]:
-        """In steps, oldest first, so that nobody waits long for the database."""
-        matched = done = after = 0
-        find = partial(dead_letters.numbers, app=app, which=which, limit=dead_letters.STEP)
-        while seqs := await self._read(partial(find, after=after)):
-            matched, after = matched + len(seqs), seqs[-1]
-            before()
-            done += 0 if dry_run else await step(seqs)
-        return matched, done
+    def _discarded(self, item_ids: Sequence[str]) -> None:
+        self._to_scrub |= bool(item_ids)
 
     async def sweep(self, limits: RetentionLimits) -> int:
         """Remove some of what is past its time; return how much of it went, 0 where none is

@@ -278,6 +278,7 @@ def prepare(settings: Settings) -> None:
         store = KeyStore(engine, audit_keys(settings, engine).marks)
         bootstrap(settings, store)
         _tell_bootstrap(settings, store)
+        _warn_without_keys(store)
         with liveness_lock.held(settings.gateway_database_url, str(uuid.uuid4())):
             pass
     finally:
@@ -347,6 +348,16 @@ def _tell_bootstrap(settings: Settings, store: KeyStore) -> None:
     standing = "usable" if key is None else store.standing(key.get_secret_value(), now_ms())
     if standing != "usable":
         log.warning("key.bootstrap_ignored", reason=BOOTSTRAP[standing], advice=BOOTSTRAP_ADVICE)
+
+
+def _warn_without_keys(store: KeyStore) -> None:
+    """Warn at the start if no caller key exists yet, and say how to create one."""
+    if not store.page(None, 1):
+        log.warning(
+            "keys.none",
+            reason="no caller key exists yet, so every call is refused",
+            advice="run `leanplum-gateway keys create --name NAME`, or set GATEWAY_BOOTSTRAP_KEY",
+        )
 
 
 def audit_keys(settings: Settings, engine: Engine) -> Keys:

@@ -57,7 +57,7 @@ def handlers_of(services: Services) -> Handlers:
         ),
         previews=PreviewHandler(authenticator, limiter, bodies, services.ingest),
         receipts=receipts,
-        dead_letters=DeadLetterHandler(authenticator, bodies, outbox),
+        dead_letters=DeadLetterHandler(authenticator, bodies, outbox.dead_letters),
         passthrough=PassthroughHandler(
             authenticator,
             bodies,

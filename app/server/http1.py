@@ -104,7 +104,7 @@ class _BodyReader:
     refused.
     """
 
-    def __init__(self, protocol: "Protocol") -> None:
+    def __init__(self, protocol: "GatewayProtocol") -> None:
         self._protocol, self._whole = protocol, False
 
     def on_message_begin(self) -> None:
@@ -123,7 +123,7 @@ class _BodyReader:
         self._protocol.on_message_complete()
 
 
-class Protocol(HttpToolsProtocol):
+class GatewayProtocol(HttpToolsProtocol):
     """uvicorn's protocol on a joining transport, with bounds (from the settings in the app's
     state).
     """
@@ -488,7 +488,9 @@ class Protocol(HttpToolsProtocol):
         refuse this one. First those of an address that has a large share of all, and of these the
         one that has been so for longest.
         """
-        others = [one for one in self.connections if isinstance(one, Protocol) and one is not self]
+        others = [
+            one for one in self.connections if isinstance(one, GatewayProtocol) and one is not self
+        ]
         of_address = Counter(one._address for one in others)
         share = self._settings.gateway_max_connections / LARGE_SHARE
         found = min(

@@ -1,6 +1,4 @@
-"""What the operating system gives this process, and what it may tell of it: open files, and no
-memory dumps.
-"""
+"""Limits of this process at the operating system: open files, and no memory dumps."""
 
 import ctypes
 import resource
@@ -10,33 +8,39 @@ import structlog
 
 from app.settings import Settings
 
-OWN_FILES = 256  # beside callers' connections: the database's, those to Leanplum, uploads, the log
+# Open files beside callers' connections: the database, connections to Leanplum, uploads, the log
+RESERVED_FILES = 256
 PR_SET_DUMPABLE = 4  # prctl(2)
 
 
-def without_dumps() -> None:
-    """Never write memory to disk, where Leanplum's keys would lie in it: no core file, nor one
-    handed to a collector of them; and no other process of the same user may look into this one.
+def disable_memory_dumps() -> None:
+    """Forbid memory dumps, which would contain Leanplum's keys.
+
+    No core file is written or passed to a crash collector, and no other process of the same user
+    may read the memory of this one.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def connections(settings: Settings) -> int:
-    """How many connections of callers may be open: as set, or as the limit of open files allows,
-    which is raised where it may be. Without this an outsider could use up what the database
-    needs.
+def allowed_connections(settings: Settings) -> int:
+    """Return how many connections callers may open: as configured, if the open files suffice.
+
+    The soft limit of open files is raised as far as needed and permitted. Without this bound,
+    callers could use up the files that the database needs.
     """
     wanted = settings.gateway_max_connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted
-    most = wanted + OWN_FILES if hard == resource.RLIM_INFINITY else min(wanted + OWN_FILES, hard)
-    if soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        soft = most
-    allowed = max(1, min(wanted, soft - OWN_FILES))
+    needed = wanted + RESERVED_FILES
+    if hard != resource.RLIM_INFINITY:
+        needed = min(needed, hard)
+    if soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        soft = needed
+    allowed = max(1, min(wanted, soft - RESERVED_FILES))
     if allowed < wanted:
         structlog.get_logger("start").warning(
             "connections.limited", allowed=allowed, wanted=wanted, open_files=soft

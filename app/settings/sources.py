@@ -1,13 +1,13 @@
-"""Where settings stand: the environment, then `.env`, then the files of a secrets directory.
+"""The sources of settings: the environment, then `.env`, then the files of a secrets directory.
 
-An empty value, or white space alone, means unset, so the next source is asked. Values are checked
-for what is easily added by mistake: quotes, and white space around a secret.
+An empty value, or one of white space only, counts as unset, so the next source is used. Values are
+checked for common mistakes: quotes, and white space around a secret.
 """
 
 import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -25,105 +25,143 @@ ENVIRONMENT, IN_ENV_FILE, IN_SECRETS_DIR, DEFAULT = (
 )
 PREFIXES = ("gateway_", "leanplum_")
 QUOTES = "\"'`\u201c\u201d\u2018\u2019"
-UNSEEN = "\ufeff\u200b"  # white space that `str.strip` leaves
-# What Kubernetes puts into the environment of each container for a service named gateway…,
-# leanplum…
+INVISIBLE = "\ufeff\u200b"  # white space that `str.strip` does not remove
+# The variables that Kubernetes sets in each container for a service named gateway… or leanplum…
 SERVICE_LINK = re.compile(
     r"(GATEWAY|LEANPLUM)(_\w+)?_"
     r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
-SERVICE_PORT = re.compile(r"(GATEWAY|LEANPLUM)(_\w+)?_PORT")  # where its value is such a URL
+SERVICE_PORT = re.compile(r"(GATEWAY|LEANPLUM)(_\w+)?_PORT")  # a service link if it is such a URL:
 SERVICE_URL = re.compile(r"(tcp|udp|sctp)://\S+", re.IGNORECASE)
 MOST_SUGGESTIONS = 3
-CLOSE = 0.75  # how alike two names are before one is suggested for the other
+SIMILARITY = 0.75  # from which on one name is suggested for another
+QUOTED = (
+    "has quotes around it, which docker's --env-file and Kubernetes take as part of the value: "
+    "remove them"
+)
+PADDED = "has white space around it, which would be taken as part of the value: remove it"
 
 
-class Unreadable(ValueError):
-    """A file can't be read; its text names the file and says why."""
+class UnreadableSecret(ValueError):
+    """A secret file cannot be read; the text names the file and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """One setting's text, and where it stands."""
+    """The text of one setting, and the source that it comes from."""
 
     value: str
     source: str
     path: Path | None = None
 
+    @property
+    def place(self) -> str:
+        """The place of the value, for error texts."""
+        return "in the environment" if self.path is None else f"in {self.path}"
+
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
-    """A name that looks like a setting's and is none."""
+class UnknownName:
+    """A name that looks like a setting's name but is not one."""
 
     name: str
     source: str
     suggestions: tuple[str, ...] = ()
 
     def line(self) -> str:
-        """Say so in a line."""
+        """Return the warning about the name."""
         hint = f"; did you mean {' or '.join(self.suggestions)}?" if self.suggestions else ""
         return f"{self.name}: no setting has this name ({self.source}){hint}"
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """The content of the sources: settings by field name, and names that are none."""
+    """The content of the sources: settings by field name, and unknown names."""
 
     given: Mapping[str, Given]
-    unknown: tuple[Unknown, ...] = ()
+    unknown: tuple[UnknownName, ...] = ()
     service_links: tuple[str, ...] = ()
 
     def notices(self, referenced: Collection[str]) -> Iterator[str]:
-        """Return a line for each name that was ignored; `referenced` are named by the apps file."""
+        """Yield a line for each ignored name, except names that the apps file references."""
         if self.service_links:
-            names = ", ".join(self.service_links)
-            yield f"ignored, since they are Kubernetes' service links (enableServiceLinks: false omits them): {names}"
-        for one in self.unknown:
-            if one.name not in referenced:
-                yield one.line()
+            yield (
+                "ignored, since they are Kubernetes' service links "
+                f"(enableServiceLinks: false omits them): {', '.join(self.service_links)}"
+            )
+        for unknown in self.unknown:
+            if unknown.name not in referenced:
+                yield unknown.line()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """All sources, by field name: variables, values of the `.env` file, and secret files."""
+
+    variables: Mapping[str, str]
+    env_file: Mapping[str, str]
+    secret_files: Mapping[str, Path] = field(default_factory=dict)
+
+    def find(self, name: str) -> Given | None:
+        """Return the value in the first source that has one. Raises UnreadableSecret."""
+        if not is_empty(self.variables.get(name, "")):
+            return Given(self.variables[name], ENVIRONMENT)
+        if not is_empty(self.env_file.get(name, "")):
+            return Given(self.env_file[name], IN_ENV_FILE, Path(ENV_FILE).absolute())
+        path = self.secret_files.get(name)
+        if path is None:
+            return None
+        text = read_secret(path)
+        return None if is_empty(text) else Given(text, IN_SECRETS_DIR, path)
+
+    def names(self) -> Iterator[tuple[str, str]]:
+        """Yield each name that has a value, with its source."""
+        for source, values in ((ENVIRONMENT, self.variables), (IN_ENV_FILE, self.env_file)):
+            for name in sorted(values):
+                if not is_empty(values[name]):
+                    yield name, source
+        for name in sorted(self.secret_files):
+            yield name, IN_SECRETS_DIR
 
 
 def read(names: Collection[str], secret: Collection[str], environ: Mapping[str, str]) -> Read:
-    """Read the settings of these names, of which some are `secret`.
+    """Read the settings of these names, some of which are `secret`.
 
-    Raises StartRefused with a line for each that can't be read as it stands.
+    Raises StartRefused with a line for each setting that cannot be read.
     """
-    env_file = _env_file()
+    env_file = _read_env_file()
     links = [name for name, value in environ.items() if is_service_link(name, value)]
-    variables = _by_field({name: value for name, value in environ.items() if name not in links})
+    variables = {name: value for name, value in environ.items() if name not in links}
     directory = secrets_dir(environ, env_file)
-    files = _files(directory)
+    sources = _Sources(_by_field(variables), _by_field(env_file), _secret_files(directory))
     given, faults = dict[str, Given](), list[str]()
     for name in names:
         try:
-            found = _given(name, variables, _by_field(env_file), files)
-        except Unreadable as error:
+            found = sources.find(name)
+        except UnreadableSecret as error:
             faults.append(f"{name.upper()}: {error}")
             continue
-        if found is not None:
-            fault = fault_of(found.value, secret=name in secret)
-            if fault is not None:
-                faults.append(f"{name.upper()}: its value {_where(found)} {fault}")
-            given[name] = (
-                found if name in secret else Given(_stripped(found.value), found.source, found.path)
-            )
+        if found is None:
+            continue
+        fault = fault_of(found.value, secret=name in secret)
+        if fault is not None:
+            faults.append(f"{name.upper()}: its value {found.place} {fault}")
+        if name not in secret:
+            found = Given(_strip(found.value), found.source, found.path)
+        given[name] = found
     if faults:
         raise StartRefused(*faults)
-    unknown = (
-        _unknown(name, source, names)
-        for source, found_names in (
-            (ENVIRONMENT, _set(variables)),
-            (IN_ENV_FILE, _set(_by_field(env_file))),
-            (IN_SECRETS_DIR, sorted(files)),
-        )
-        for name in found_names
-        if name.startswith(PREFIXES) and name not in names and name != SECRETS_DIR.lower()
-    )
+    known = {*names, SECRETS_DIR.lower()}
+    unknown = [
+        _unknown_name(name, source, names)
+        for name, source in sources.names()
+        if name.startswith(PREFIXES) and name not in known
+    ]
     return Read(given, tuple(unknown), tuple(sorted(links)))
 
 
 def is_service_link(name: str, value: str) -> bool:
-    """Tell whether Kubernetes put a variable into the environment, for a service of that name."""
+    """Tell whether Kubernetes set a variable for a service of that name."""
     if SERVICE_LINK.fullmatch(name) is not None:
         return True
     return SERVICE_PORT.fullmatch(name) is not None and SERVICE_URL.fullmatch(value) is not None
@@ -131,31 +169,34 @@ def is_service_link(name: str, value: str) -> bool:
 
 def is_empty(value: str) -> bool:
     """Tell whether a value counts as unset."""
-    return not _stripped(value)
+    return not _strip(value)
 
 
 def fault_of(value: str, *, secret: bool) -> str | None:
-    """Return what is wrong around a value, None where nothing is."""
+    """Return the fault of a value that surrounds it or is in its encoding, None without one."""
     try:
         value.encode()
     except UnicodeEncodeError:
         return "is not UTF-8 text"
-    inner = _stripped(value)
-    both = len(inner) > 1 and inner[0] in QUOTES and inner[-1] in QUOTES
-    # In a URL a quote may be the last character of a parameter.
-    either = "://" not in inner and any(mark in QUOTES for mark in (inner[:1], inner[-1:]) if mark)
-    if both or (secret and either):
-        return "has quotes around it, which docker's --env-file and Kubernetes take as part of it: remove them"
+    inner = _strip(value)
+    begins, ends = inner[:1] in tuple(QUOTES), inner[-1:] in tuple(QUOTES)
+    if len(inner) > 1 and begins and ends:
+        return QUOTED
+    # In a URL, a quote may be the last character of a parameter
+    if secret and "://" not in inner and (begins or ends):
+        return QUOTED
     if secret and inner != value:
-        return "has white space around it, which would be taken as part of it: remove it"
+        return PADDED
     return None
 
 
 def secrets_dir(environ: Mapping[str, str], env_file: Mapping[str, str | None]) -> Path | None:
-    """Return the directory whose files are settings: a file's name is the variable, its content the
-    value.
+    """Return the directory whose files are settings, None without one.
+
+    The name of a file is the variable, its content the value. Raises StartRefused if
+    GATEWAY_SECRETS_DIR is not a directory.
     """
-    named = _stripped(environ.get(SECRETS_DIR, "")) or _stripped(env_file.get(SECRETS_DIR) or "")
+    named = _strip(environ.get(SECRETS_DIR, "")) or _strip(env_file.get(SECRETS_DIR) or "")
     if named and not Path(named).is_dir():
         raise StartRefused(f"{SECRETS_DIR}: {named} is not a directory")
     if not named and not Path(DEFAULT_SECRETS_DIR).is_dir():
@@ -164,16 +205,16 @@ def secrets_dir(environ: Mapping[str, str], env_file: Mapping[str, str | None]) 
 
 
 def read_secret(path: Path) -> str:
-    """Return a secret file's text without the newline at its end. Raises Unreadable."""
+    """Return the text of a secret file without the newline at its end. Raises UnreadableSecret."""
     try:
         return path.read_text(encoding="utf-8-sig").rstrip("\r\n")
     except OSError as error:
-        raise Unreadable(f"the file {path} can't be read: {error.strerror}") from None
+        raise UnreadableSecret(f"the file {path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise Unreadable(f"the file {path} is not UTF-8 text; save it as UTF-8") from None
+        raise UnreadableSecret(f"the file {path} is not UTF-8 text; save it as UTF-8") from None
 
 
-def _env_file() -> dict[str, str | None]:
+def _read_env_file() -> dict[str, str | None]:
     path = Path(ENV_FILE)
     try:
         return dotenv_values(path, encoding="utf-8-sig") if path.is_file() else {}
@@ -183,7 +224,7 @@ def _env_file() -> dict[str, str | None]:
         raise StartRefused(f"{ENV_FILE}: is not UTF-8 text; save it as UTF-8") from None
 
 
-def _files(directory: Path | None) -> dict[str, Path]:
+def _secret_files(directory: Path | None) -> dict[str, Path]:
     if directory is None:
         return {}
     try:
@@ -193,48 +234,31 @@ def _files(directory: Path | None) -> dict[str, Path]:
 
 
 def _by_field(variables: Mapping[str, str | None]) -> dict[str, str]:
-    """Return the values by field name; of two spellings the one in capitals wins."""
+    """Return the values by field name; of two spellings, the one in capitals wins."""
     return {name.lower(): variables[name] or "" for name in sorted(variables, reverse=True)}
 
 
-def _set(variables: Mapping[str, str]) -> list[str]:
-    return sorted(name for name, value in variables.items() if not is_empty(value))
+def _unknown_name(name: str, source: str, names: Collection[str]) -> UnknownName:
+    similar = _similar(name, [*names, SECRETS_DIR.lower()])[:MOST_SUGGESTIONS]
+    return UnknownName(name.upper(), source, tuple(other.upper() for other in similar))
 
 
-def _given(
-    name: str, variables: Mapping[str, str], env_file: Mapping[str, str], files: Mapping[str, Path]
-) -> Given | None:
-    """Return what stands in the first source that has it. Raises Unreadable."""
-    if not is_empty(variables.get(name, "")):
-        return Given(variables[name], ENVIRONMENT)
-    if not is_empty(env_file.get(name, "")):
-        return Given(env_file[name], IN_ENV_FILE, Path(ENV_FILE).absolute())
-    path = files.get(name)
-    text = "" if path is None else read_secret(path)
-    return None if is_empty(text) else Given(text, IN_SECRETS_DIR, path)
+def _similar(name: str, names: Sequence[str]) -> list[str]:
+    """Return the names that were probably meant.
 
-
-def _where(given: Given) -> str:
-    return "in the environment" if given.path is None else f"in {given.path}"
-
-
-def _unknown(name: str, source: str, names: Collection[str]) -> Unknown:
-    meant = _meant(name, [*names, SECRETS_DIR.lower()])
-    return Unknown(name.upper(), source, tuple(one.upper() for one in meant[:MOST_SUGGESTIONS]))
-
-
-def _meant(name: str, names: Sequence[str]) -> list[str]:
-    """Return the names that were probably meant: those that go on where this one ends, else those
-    that have all of its words, else the one that is spelt most alike."""
+    These are the names that continue this one, or else those that contain all of its words, or
+    else the one with the most similar spelling.
+    """
     words = {word for word in name.split("_") if word}
     if len(words) > 1:
-        longer = [one for one in names if one.startswith(f"{name}_")]
-        if longer := longer or [one for one in names if words <= set(one.split("_"))]:
+        longer = [other for other in names if other.startswith(f"{name}_")]
+        longer = longer or [other for other in names if words <= set(other.split("_"))]
+        if longer:
             return longer
-    return difflib.get_close_matches(name, names, 1, CLOSE)
+    return difflib.get_close_matches(name, names, 1, SIMILARITY)
 
 
-def _stripped(value: str) -> str:
-    while value != (shorter := value.strip().strip(UNSEEN)):
+def _strip(value: str) -> str:
+    while value != (shorter := value.strip().strip(INVISIBLE)):
         value = shorter
     return value

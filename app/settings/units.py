@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them: `90s`, `15m`, `24h`; `5MiB`. Pure."""
+"""Durations and sizes with units, such as `90s`, `15m`, `24h` and `5MiB`. Pure."""
 
 import re
 from decimal import Decimal
@@ -20,31 +20,37 @@ BYTES = {
     "MIB": 1_024**2,
     "GIB": 1_024**3,
 }
-DURATION_TAKES = "takes seconds, or a number with ms, s, m, h or d, as in 90s, 15m, 24h"
-SIZE_TAKES = "takes bytes, or a number with kB, MB, GB, KiB, MiB or GiB, as in 5MiB"
+DURATION_TAKES = "must be seconds, or a number with ms, s, m, h or d, as in 90s, 15m, 24h"
+SIZE_TAKES = "must be bytes, or a number with kB, MB, GB, KiB, MiB or GiB, as in 5MiB"
 NUMBER_UNIT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([A-Za-z]{1,3})")
 NUMBER = re.compile(r"[+-]?(?:[0-9._]+(?:e[+-]?[0-9]+)?|inf|nan|infinity)", re.IGNORECASE)
 
 
 def seconds(value: object) -> object:
-    """Return the seconds of a duration. What is a plain number is left as it is, for its field to
-    check. Raises ValueError, whose text has the forms."""
+    """Return a duration in seconds.
+
+    A plain number is returned as it is, for its field to validate. Raises ValueError with the
+    accepted forms.
+    """
     if not isinstance(value, str) or NUMBER.fullmatch(value):
         return value
-    found = NUMBER_UNIT.fullmatch(value)
-    factor = None if found is None else SECONDS.get(found[2].lower())
-    if found is None or factor is None:
+    match = NUMBER_UNIT.fullmatch(value)
+    factor = None if match is None else SECONDS.get(match[2].lower())
+    if match is None or factor is None:
         raise ValueError(DURATION_TAKES)
-    return float(Decimal(found[1]) * factor)
+    return float(Decimal(match[1]) * factor)
 
 
 def size(value: object) -> object:
-    """Return the bytes of a size. What is a plain number is left as it is, for its field to check.
-    Raises ValueError, whose text has the forms."""
+    """Return a size in bytes.
+
+    A plain number is returned as it is, for its field to validate. Raises ValueError with the
+    accepted forms.
+    """
     if not isinstance(value, str) or NUMBER.fullmatch(value):
         return value
-    found = NUMBER_UNIT.fullmatch(value)
-    factor = None if found is None else BYTES.get(found[2].upper())
-    if found is None or factor is None:
+    match = NUMBER_UNIT.fullmatch(value)
+    factor = None if match is None else BYTES.get(match[2].upper())
+    if match is None or factor is None:
         raise ValueError(SIZE_TAKES)
-    return int(Decimal(found[1]) * factor)
+    return int(Decimal(match[1]) * factor)

@@ -101,7 +101,7 @@ def serve_orders() -> None:
     from app.cli import main
 
     # The commands import it when they are run, and all else with it.
-    import_module("app.server.run")
+    import_module("app.server.sandbox")
     # The kernel forgets children once they have ended
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:

@@ -13,11 +13,11 @@ from .processes import Process, environment
 
 ASKED = """
 import resource, sys
-from app import confines
+from app.server import process_limits
 from app.settings import Settings
 wanted, soft, hard = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-allowed = confines.connections(Settings(_env_file=None, gateway_max_connections=wanted))
+allowed = process_limits.allowed_connections(Settings(_env_file=None, gateway_max_connections=wanted))
 print(allowed, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
 

@@ -23,7 +23,7 @@ from app.clock import now_ms
 from app.database.engine import connect
 from app.errors import StartRefused
 from app.model import Scope
-from app.server.run import sandbox_key
+from app.server.sandbox import sandbox_key
 from app.settings import Settings
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
@@ -243,7 +243,7 @@ def test_a_sandbox_refuses_the_database_of_a_real_gateway(
         store(given).create(of, [Scope.EVENTS_WRITE], None, now_ms())
         time.sleep(0.002)  # they have an order
     for _ in range(2):
-        with pytest.raises(StartRefused, match="doesn't say that it is a sandbox's"):
+        with pytest.raises(StartRefused, match="is not marked as a sandbox's"):
             sandbox_key(given)
     assert all(one.usable(now_ms()) for one in store(given).all()), "none was revoked"
 

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.errors import StartRefused
-from app.server.run import start_simulator
+from app.server.sandbox import start_simulator
 from app.settings import Settings
 from app.simulator import SimulatorConfig
 
@@ -42,7 +42,7 @@ def test_a_port_that_is_set_and_taken_refuses_the_start_in_one_line(
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(
-        f"leanplum-gateway: GATEWAY_SANDBOX_PORT: 127.0.0.1:{taken} can't be listened on: "
+        f"leanplum-gateway: GATEWAY_SANDBOX_PORT: cannot listen on 127.0.0.1:{taken}: "
     )
 
 
@@ -59,4 +59,4 @@ def test_where_the_default_port_is_taken_a_free_one_is_and_that_is_said() -> Non
         simulator = start_simulator(stack, SimulatorConfig(), Settings())
         assert not simulator.url.endswith(":8001")
     (line,) = [entry for entry in logs if entry["event"] == "sandbox.port_taken"]
-    assert line["reason"] == "127.0.0.1:8001 can't be listened on: Address already in use"
+    assert line["reason"] == "cannot listen on 127.0.0.1:8001: Address already in use"

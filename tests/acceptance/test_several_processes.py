@@ -141,18 +141,22 @@ def test_dead_letters_are_listed_sent_again_and_discarded_by_command(
             assert done.returncode == 0, done.stderr
             return done.stdout
 
-        assert [line.split()[:2] for line in run("list").splitlines()] == [
+        header, *lines = run("list").splitlines()
+        assert header.split("\t") == ["APP", "ID", "STATUS", "ACTION", "SETTLED", "REASON"]
+        assert [line.split("\t")[:2] for line in lines] == [
             ["default", f"ann-{one}"] for one in range(3)
         ]
+        assert {line.split("\t")[-1] for line in lines} == {"Bad."}
         assert run("list", "--app", "other") == ""
         nothing = ended(
             tmp_path, "dead-letters", "replay", "--all", "--app", "other", **gateway.settings
         )
-        assert (nothing.returncode, nothing.stdout) == (1, "0 are sent again.\n")
+        assert (nothing.returncode, nothing.stdout) == (1, "")
+        assert nothing.stderr == "No dead letters match.\n"
         assert run("list", "--status", "expired") == ""
-        assert run("replay", "--all", "--dry-run") == "3 would be sent again.\n"
-        assert run("discard", "ann-1") == "1 are discarded.\n"
-        assert run("replay", "--all") == "2 are sent again.\n"
+        assert run("replay", "--all", "--dry-run") == "3 items would be queued again.\n"
+        assert run("discard", "ann-1") == "1 item discarded: ann-1\n"
+        assert run("replay", "--all") == "2 items queued again: ann-0, ann-2\n"
         until(lambda: values(leanplum, "ann") == [0, 2])
         assert run("list") == ""
         refused = ended(tmp_path, "dead-letters", "replay", **gateway.settings)

@@ -16,7 +16,7 @@ watchdog.arm_for(0, 0.1)
 """
 LOOP = "while True: pass"
 THREAD = """
-watchdog.all_is_closed()
+watchdog.close()
 threading.Thread(target=time.sleep, args=(60,)).start()  # the interpreter waits for it
 """
 HOLDS_THE_INTERPRETER = "re.match('(a+)+$', 'a' * 60 + 'b')"

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.server.application import create_app
-from app.server.http1 import Protocol
+from app.server.http1 import GatewayProtocol
 from app.settings import Settings
 
 
@@ -24,7 +24,7 @@ def served(
     these settings. `listening`: a socket to serve on, instead of one on the loopback address.
     """
     config = uvicorn.Config(
-        app or create_app(settings, delivery=False), host="127.0.0.1", port=0, http=Protocol, log_config=None,
+        app or create_app(settings, delivery=False), host="127.0.0.1", port=0, http=GatewayProtocol, log_config=None,
         access_log=False, server_header=False, lifespan="on", ws="none",
     )  # fmt: skip
     server = uvicorn.Server(config)

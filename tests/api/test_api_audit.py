@@ -14,6 +14,7 @@ import pytest
 from app.callers.store import KeyStore
 from app.cli import dead_letters
 from app.model import Scope
+from app.outbox.dead_letters import DeadLetterFilter
 from tests.api.talk import CANARY, EVENT, JSON, NDJSON, Talk
 
 Start = Callable[..., Talk]
@@ -137,12 +138,7 @@ def test_an_act_by_command_names_who_runs_it_and_the_app_that_it_is_about(start:
     change = "UPDATE items SET status = 'expired', settled_at = 1 WHERE seq = ?"
     with sqlite3.connect(talk.path) as beside:
         beside.execute(change, (seq,))
-    assert (
-        dead_letters.act(
-            settings, "discard", None, dead_letters.chosen(None, None, None, None, None)
-        )
-        == 1
-    )
+    assert len(dead_letters.apply(settings, "discard", None, DeadLetterFilter())) == 1
     record = talk.audit()[-1]
     assert (record["api"]["operation"], record["unmapped"]) == (
         "dead-letter.discard",

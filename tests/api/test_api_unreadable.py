@@ -82,12 +82,12 @@ def test_the_commands_need_no_key_either(
     talk: Talk, settings: Callable[..., Settings], act: Any
 ) -> None:
     given = settings(gateway_data_key=HERE)
-    shown = list(dead_letters.listed(given, None, DeadLetterFilter()))
+    shown = list(dead_letters.find(given, None, DeadLetterFilter()))
     assert [(one["id"], one.get("leanplumUnreadable", False)) for one in shown] == [
         ("first", False),
         ("second", True),
         ("third", False),
     ]
-    assert dead_letters.counted(given, None, DeadLetterFilter()) == 3
-    assert dead_letters.act(given, act, None, DeadLetterFilter()) == 3
-    assert list(dead_letters.listed(given, None, DeadLetterFilter())) == []
+    assert dead_letters.count_matching(given, None, DeadLetterFilter()) == 3
+    assert len(dead_letters.apply(given, act, None, DeadLetterFilter())) == 3
+    assert list(dead_letters.find(given, None, DeadLetterFilter())) == []

@@ -18,6 +18,7 @@ from app.callers.store import KeyStore
 from app.cli import dead_letters
 from app.clock import now_ms
 from app.model import Scope, Settled, Status
+from app.outbox.dead_letters import DeadLetterFilter
 from tests.api.leanplum import KEYS, Leanplum, delivering_to, simulated, until
 from tests.api.talk import Talk
 from tests.api.test_api_dead_letters import event, settle
@@ -229,7 +230,7 @@ def test_a_command_names_the_dead_letters_too(start: Callable[..., Talk]) -> Non
     talk = start()
     dead(talk, "a", "b")
     settings = talk.app.services.settings
-    dead_letters.act(settings, "discard", None, dead_letters.chosen(["b"], None, None, None, None))
+    dead_letters.apply(settings, "discard", None, DeadLetterFilter(item_ids=("b",)))
     assert named(talk.audit()[-1]) == ["1 items", "b"]
 
 

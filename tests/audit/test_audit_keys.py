@@ -14,7 +14,7 @@ import pytest
 
 from app.audit.checkpoints import encoded
 from app.audit.signing_keys import Keys, to_write
-from app.cli import audit
+from app.cli import audit_log
 from app.errors import NotFound, StartRefused
 from app.settings import Settings
 from tests.acceptance.processes import ended, serving
@@ -22,9 +22,9 @@ from tests.audit.logs import Log, opened
 
 SEED, OTHER = bytes(range(32)), bytes(range(32, 64))
 READS: dict[str, Callable[[Settings], Any]] = {
-    "verify": lambda settings: audit.verify_database(settings, None, []),
-    "export": lambda settings: audit.export(settings, None, None, Path(os.devnull)),
-    "public-key": audit.public_key,
+    "verify": lambda settings: audit_log.verify_database(settings, None, []),
+    "export": lambda settings: audit_log.export(settings, None, None, Path(os.devnull)),
+    "public-key": audit_log.public_key,
 }
 
 
@@ -77,10 +77,12 @@ def test_where_nothing_was_recorded_that_is_told_with_a_key_and_without(
     database: str, seed: bytes | None
 ) -> None:
     with opened(database) as log:
-        report = audit.verify_database(settings(log, seed), None, [])
-        assert list(audit.told(report)) == ["Nothing is recorded yet, and nothing is sealed."]
+        report = audit_log.verify_database(settings(log, seed), None, [])
+        assert list(audit_log.report_lines(report)) == [
+            "Nothing is recorded yet, and nothing is sealed."
+        ]
         with pytest.raises(NotFound, match="Nothing is recorded yet"):
-            audit.export(settings(log, seed), None, None, Path(os.devnull))
+            audit_log.export(settings(log, seed), None, None, Path(os.devnull))
 
 
 def test_an_audit_that_was_emptied_is_not_let_pass_beside_a_checkpoint_from_outside(
@@ -90,22 +92,22 @@ def test_an_audit_that_was_emptied_is_not_let_pass_beside_a_checkpoint_from_outs
     for table in ("audit_records", "audit_nodes", "audit_tree", "audit_checkpoints"):
         log.change(f"DELETE FROM {table}")
     with pytest.raises(StartRefused, match="GATEWAY_AUDIT_KEY"):
-        audit.verify_database(settings(log, None), None, [])
+        audit_log.verify_database(settings(log, None), None, [])
     log.change("UPDATE sequence SET records = 0")
-    found = audit.verify_database(settings(log, SEED), None, [note]).findings
+    found = audit_log.verify_database(settings(log, SEED), None, [note]).findings
     assert [(one.kind, one.first, one.last) for one in found] == [("cut off", 1, 3)]
     with pytest.raises(StartRefused, match="GATEWAY_AUDIT_KEY"):
-        audit.verify_database(settings(log, None), None, [note])
+        audit_log.verify_database(settings(log, None), None, [note])
 
 
 def test_with_the_public_key_it_is_verified_without_the_seed_and_said_that_marks_were_not_looked_at(
     log: Log,
 ) -> None:
-    report = audit.verify_database(settings(log, None), log.signer.public.text, [])
+    report = audit_log.verify_database(settings(log, None), log.signer.public.text, [])
     assert (report.findings, report.records) == ([], 3)
-    assert "Marks were not looked at" in "".join(audit.told(report))
-    own = audit.verify_database(settings(log, SEED), None, [])
-    assert "Marks" not in "".join(audit.told(own))
+    assert "Marks were not checked" in "".join(audit_log.report_lines(report))
+    own = audit_log.verify_database(settings(log, SEED), None, [])
+    assert "Marks" not in "".join(audit_log.report_lines(own))
 
 
 def test_a_command_that_writes_with_another_key_or_none_is_refused_before_it_writes(
@@ -151,17 +153,19 @@ def test_the_key_moves_out_of_the_database_in_two_steps_and_is_never_lost(databa
         log.marks = Keys.of(seed).marks
         log.write(1)
         with pytest.raises(StartRefused, match="is not the key that the database keeps"):
-            audit.move_key(settings(log, OTHER))
+            audit_log.move_key(settings(log, OTHER))
         assert (
-            audit.move_key(settings(log, None)) == (seed, "") == audit.move_key(settings(log, None))
+            audit_log.move_key(settings(log, None))
+            == (seed, "")
+            == audit_log.move_key(settings(log, None))
         )
         assert kept(log) == [seed]
         assert to_write(log.engine, seed).kept
-        assert audit.move_key(settings(log, seed)) == (None, "")
+        assert audit_log.move_key(settings(log, seed)) == (None, "")
         assert kept(log) == []
         assert not to_write(log.engine, seed).kept
         with pytest.raises(StartRefused, match="keeps no key"):
-            audit.move_key(settings(log, None))
+            audit_log.move_key(settings(log, None))
         assert (
             '"audit.key-move"'
             in log.rows("SELECT record FROM audit_records ORDER BY seq DESC LIMIT 1")[0][0]
@@ -175,16 +179,16 @@ def in_files(path: Path, seed: bytes) -> bool:
 def test_while_somebody_reads_the_moved_key_is_told_to_be_in_the_files_until_it_is_run_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(audit_log, "SCRUB_SECONDS", 0.3)
     with opened(f"sqlite:///{path}") as log:
         seed = to_write(log.engine, None).seed
         with closing(sqlite3.connect(path)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT * FROM own_secrets").fetchall()
-            assert audit.move_key(settings(log, seed)) == (None, audit.IN_USE)
+            assert audit_log.move_key(settings(log, seed)) == (None, audit_log.DATABASE_IN_USE)
             assert in_files(path, seed)
             reader.execute("ROLLBACK")
-        assert audit.move_key(settings(log, seed)) == (None, "")
+        assert audit_log.move_key(settings(log, seed)) == (None, "")
         assert not in_files(path, seed)
         assert len(log.rows("SELECT 1 FROM audit_records")) == 1, "it was moved once"
 
@@ -199,7 +203,7 @@ def test_a_reader_that_ends_soon_is_waited_for(path: Path) -> None:
         reader.execute("SELECT * FROM own_secrets").fetchall()
         timer = Timer(1.5, reader.rollback)
         timer.start()
-        assert audit.move_key(settings(log, seed)) == (None, "")
+        assert audit_log.move_key(settings(log, seed)) == (None, "")
         timer.join()
         assert not in_files(path, seed)
 
@@ -212,7 +216,7 @@ def test_of_a_file_that_is_too_large_to_be_written_anew_it_is_told_what_to_do(
     with opened(f"sqlite:///{path}") as log:
         seed = to_write(log.engine, None).seed
         monkeypatch.setattr(engine, "VACUUM_BYTES", 1)
-        moved, left = audit.move_key(settings(log, seed))
+        moved, left = audit_log.move_key(settings(log, seed))
         assert (moved, "VACUUM" in left) == (None, True)
 
 
@@ -242,7 +246,7 @@ def test_a_gateway_warns_while_the_database_keeps_the_key_and_goes_on_with_it_on
         gateway.terminate()
         assert b"audit key --move" in gateway.output.read_bytes()
         shown = ended(tmp_path, "audit", "key", "--move", **gateway.settings)
-        assert (shown.returncode, "run this again" in shown.stderr) == (0, True)
+        assert (shown.returncode, "run this command again" in shown.stderr) == (0, True)
         moved = gateway.settings | {"GATEWAY_AUDIT_KEY": shown.stdout.strip()}
         assert ended(tmp_path, "audit", "key", "--move", **moved).returncode == 0
         refused = ended(tmp_path, "audit", "verify", **gateway.settings)

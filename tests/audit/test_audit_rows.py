@@ -19,7 +19,7 @@ from app.audit.findings import Finding
 from app.audit.signing_keys import to_write
 from app.callers import key_format
 from app.callers.store import ENDED_KEPT_MS, KeyStore, by_operator
-from app.cli import audit
+from app.cli import audit_log
 from app.clock import now_ms
 from app.database.dialect import DIALECTS
 from app.database.engine import connect
@@ -58,7 +58,7 @@ class Made(NamedTuple):
             return list(connection.exec_driver_sql(dialect.sql(statement), values).all())
 
     def verified(self) -> list[Finding]:
-        return audit.verify_database(self.settings, None, []).findings
+        return audit_log.verify_database(self.settings, None, []).findings
 
     def keep(self, prefix: str) -> None:
         for table in TABLES:
@@ -388,8 +388,8 @@ def test_erasures_whose_time_is_over_go_without_a_finding(database: str) -> None
 
 def test_verifying_with_the_public_key_alone_looks_at_no_row(at: Made) -> None:
     key_row(at)
-    public = audit.public_key(at.settings)
-    report = audit.verify_database(at.settings, public.text, [])
+    public = audit_log.public_key(at.settings)
+    report = audit_log.verify_database(at.settings, public.text, [])
     assert (report.findings, report.marked) == ([], False)
 
 

@@ -11,7 +11,7 @@ import pytest
 from app.audit import merkle, proofs
 from app.audit.sealing import HOUR, NotSealed
 from app.audit.signing_keys import Keys
-from app.cli.audit import ranges, told
+from app.cli.audit_log import parse_ranges, report_lines
 from app.database.engine import snapshot
 from app.database.writer import Writer
 from app.errors import NotFound, StartRefused
@@ -185,7 +185,7 @@ def test_a_kept_checkpoint_of_records_that_retention_has_removed_is_told_and_is_
         log.seal()
         for report in (log.verified(old), log.verified_offline(tmp_path, old)):
             assert (report.findings, report.unchecked) == ([], [10])
-            lines = list(told(report))
+            lines = list(report_lines(report))
             assert lines[0].startswith("can't be checked: the checkpoint of 10 ")
             assert "NOT" not in "".join(lines)
 
@@ -202,17 +202,19 @@ def test_what_is_acknowledged_takes_exactly_records_that_were_gone_before_they_w
             "UPDATE audit_records SET record = replace(record, '127.', '10.') WHERE seq = 14"
         )
         report = log.verified()
-        report.acknowledge(ranges(["5-8", "12-14"]))
+        report.acknowledge(parse_ranges(["5-8", "12-14"]))
         assert [(one.kind, one.first, one.last) for one in report.findings] == [
             ("removed", 4, 4), ("removed", 9, 9), ("removed", 12, 12), ("changed", 14, 14)
         ]  # fmt: skip
-        assert "acknowledged: record 5 to 6: it was gone before it was sealed" in told(report)
+        assert "acknowledged: record 5 to 6: it was gone before it was sealed" in report_lines(
+            report
+        )
 
 
 @pytest.mark.parametrize("given", ["", "0", "x", "-3", "5-", "7-5", "1-2-3"])
 def test_a_range_that_is_none_is_refused(given: str) -> None:
     with pytest.raises(StartRefused, match="--acknowledge"):
-        ranges([given])
+        parse_ranges([given])
 
 
 def test_retention_takes_nothing_that_is_not_sealed_or_that_is_young(database: str) -> None:

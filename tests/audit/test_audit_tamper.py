@@ -18,7 +18,7 @@ from app.audit.records import administrative_act, insert
 from app.audit.sealing import NotSealed
 from app.audit.tree import BLOCK, block_hash
 from app.audit.verify import verify
-from app.cli.audit import told
+from app.cli.audit_log import report_lines
 from app.database.engine import snapshot, transaction
 from tests.audit.logs import Log, opened
 
@@ -347,7 +347,7 @@ def test_a_log_of_which_a_gateway_must_have_sealed_something_is_not_let_pass_wit
         assert [(one.kind, one.first) for one in report.findings] == found
         assert report.nothing_sealed is not bool(found)
     assert "although record 1, " in report.findings[0].detail
-    assert "NOT as they were recorded" in "".join(told(report))
+    assert "NOT as they were recorded" in "".join(report_lines(report))
 
 
 def test_what_commands_alone_have_recorded_need_not_be_sealed(database: str) -> None:
@@ -436,8 +436,8 @@ def test_an_export_that_was_cut_together_with_its_head_tells_that_it_is_a_part(
     )
     report = verify(of_export(tmp_path / "cut")[0], log.signer.public)
     assert report.part == (None, WRITTEN - 5)
-    assert f"from record 1 to {WRITTEN - 5}" in "".join(told(report))
-    assert "7 of them came after" in "".join(told(report))
+    assert f"from record 1 to {WRITTEN - 5}" in "".join(report_lines(report))
+    assert "7 records are newer" in "".join(report_lines(report))
 
 
 @pytest.mark.parametrize(
@@ -453,7 +453,7 @@ def test_what_part_an_export_is_of_is_told(
 ) -> None:
     report = log.verified_offline(tmp_path, since=since, until=until)
     assert report.findings == []
-    assert f"This is a part, {reach}: " in "".join(told(report))
+    assert f"This is a part, {reach}: " in "".join(report_lines(report))
 
 
 def _number(line: bytes) -> int:

@@ -288,7 +288,7 @@ def test_a_login_that_an_operator_sends_again_goes_before_what_was_not_sent(
         await accept(at, login("a", "k"), sets("k", "then", "then"))
         await at.finish()
         leanplum.unplan()
-        await at.outbox.replay(
+        await at.outbox.dead_letters.replay(
             "default", DeadLetterFilter(), lambda count: (now_ms(), records_of(count))
         )
         await accept(at, sets("k", "later", "later"))

@@ -18,7 +18,9 @@ from .delivering import Delivering, Leanplum, come_true, deliver
 
 async def replay(at: Delivering) -> int:
     """Send all dead letters again; returns how many."""
-    _, count = await at.outbox.replay("default", DeadLetterFilter(), lambda _: (0, "{}"))
+    _, count = await at.outbox.dead_letters.replay(
+        "default", DeadLetterFilter(), lambda _: (0, "{}")
+    )
     return count
 
 

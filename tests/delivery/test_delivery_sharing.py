@@ -215,7 +215,9 @@ def test_an_operators_replay_goes_before_what_the_user_has_waiting(
         await at.finish()
         assert await at.told("ann", 1) == [("rejected", 1)]
         await at.accept("ann", 1)
-        assert await at.outbox.replay("default", DeadLetterFilter(), lambda _: (0, "{}")) == (1, 1)
+        assert await at.outbox.dead_letters.replay(
+            "default", DeadLetterFilter(), lambda _: (0, "{}")
+        ) == (1, 1)
         await at.finish()
         assert await at.told("ann", 2) == [("delivered", 1)] * 2
 

@@ -27,7 +27,10 @@ async def end(at: Opened, attempt: str, status: Status) -> None:
 async def replay_and_expire(at: Opened) -> None:
     """Replay one of them, which becomes another dead letter a minute later."""
     chosen = DeadLetterFilter(item_ids=("busy",))
-    assert await at.outbox.replay("default", chosen, lambda count: (at.now, "{}")) == (1, 1)
+    assert await at.outbox.dead_letters.replay("default", chosen, lambda count: (at.now, "{}")) == (
+        1,
+        1,
+    )
     at.now += 60_000
     await end(at, "again", Status.EXPIRED)
 
@@ -46,12 +49,12 @@ def test_what_became_another_dead_letter_since_it_was_chosen_is_left_alone(
             else DeadLetterFilter(until=at.now + 1)
         )
         async with interrupted(at, kind, replay_and_expire) as outbox:
-            act = outbox.replay if kind is Replay else outbox.discard
+            act = outbox.dead_letters.replay if kind is Replay else outbox.dead_letters.discard
             done = await act(
                 "default", chosen, lambda count: (at.now, json.dumps({"count": count}))
             )
         assert done == (2, 1)
-        left = await at.outbox.dead_letters("default", DeadLetterFilter())
+        left = await at.outbox.dead_letters.find("default", DeadLetterFilter())
         assert [(one.id, one.status) for one in left] == [("busy", Status.EXPIRED)]
         with at.engine.connect() as connection:
             query = text("SELECT record FROM audit_records ORDER BY seq DESC LIMIT 1")

@@ -59,7 +59,7 @@ def test_a_body_is_read_as_it_was_accepted_and_rests_in_clear_only_without_a_key
         await at.accept(bought(), bought("own"), bought())
         assert [item.body for item in await at.waiting()] == [bought().body] * 3
         await reject(at)
-        (dead, *_) = await at.outbox.dead_letters("default", DeadLetterFilter())
+        (dead, *_) = await at.outbox.dead_letters.find("default", DeadLetterFilter())
         assert dead.leanplum == {"success": False, "error": f"Bad info: {VALUE}"}
         assert (VALUE in stored(at)) == (sealing is None)
         assert await at.outbox.receipt("default", "own") is not None
@@ -87,7 +87,7 @@ def test_with_what_was_queued_and_dead_before_a_change_of_keys_all_goes_on_after
         left.append(made)
 
     async def after(at: Opened) -> None:
-        assert await at.outbox.replay(
+        assert await at.outbox.dead_letters.replay(
             "default", DeadLetterFilter(), lambda count: (at.now, "{}")
         ) == (1, 1)
         assert [item.body for item in await at.waiting()] == [bought().body] * 3
@@ -134,7 +134,9 @@ def test_what_only_leanplum_said_under_a_key_keeps_that_key_needed_too(database:
     async def body(at: Opened) -> None:
         await at.accept(bought("dead"))
         await reject(at)
-        await at.outbox.discard("default", DeadLetterFilter(), lambda count: (at.now, "{}"))
+        await at.outbox.dead_letters.discard(
+            "default", DeadLetterFilter(), lambda count: (at.now, "{}")
+        )
 
     with_outbox(database, body, cipher=cipher(database, "a", a=A))
     cipher(database, "b", b=B, a=A)

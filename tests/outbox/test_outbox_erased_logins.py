@@ -74,12 +74,12 @@ def test_a_dead_letter_that_names_the_user_gives_its_content_up_and_others_don_t
         await settle(at, await at.waiting(), Status.REJECTED)
         removed = (await at.outbox.erase(at.call(gone(item_id="e1"))))[1]["uann"]
         assert (removed.dead_letters, removed.waiting) == (2, 0)
-        assert [one.id for one in await at.outbox.dead_letters("default", DeadLetterFilter())] == [
-            "other"
-        ]
-        assert [one.id for one in await at.outbox.dead_letters("other", DeadLetterFilter())] == [
-            "other app"
-        ]
+        assert [
+            one.id for one in await at.outbox.dead_letters.find("default", DeadLetterFilter())
+        ] == ["other"]
+        assert [
+            one.id for one in await at.outbox.dead_letters.find("other", DeadLetterFilter())
+        ] == ["other app"]
         receipt = await at.outbox.receipt("default", "names")
         assert receipt is not None
         assert (receipt.status, receipt.leanplum) == (Status.REJECTED, GIVEN_UP)
@@ -118,7 +118,7 @@ def test_one_that_waits_keeps_its_content_until_it_is_a_dead_letter(
         assert (await body_of(at, "names"), await body_of(at, "other") is None) == (None, False)
         assert "ann" not in str(at.one("SELECT leanplum FROM items WHERE id = 'names'"))
         assert at.outbox.queued == 1
-        replayed = await at.outbox.replay(
+        replayed = await at.outbox.dead_letters.replay(
             "default", DeadLetterFilter(), lambda count: (at.now, "{}")
         )
         assert replayed == (1, 1)

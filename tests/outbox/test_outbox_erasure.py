@@ -65,7 +65,7 @@ def test_everything_of_the_user_goes_but_the_item_that_erases(database: str) -> 
         assert [await at.outbox.receipt("default", one) for one in ("r1", "d1", "f1", "w1")] == [
             None
         ] * 4
-        assert await at.outbox.dead_letters("default", DeadLetterFilter()) == []
+        assert await at.outbox.dead_letters.find("default", DeadLetterFilter()) == []
         assert at.one("SELECT count(*) FROM items") == 2
         assert at.one("SELECT count(*) FROM acceptances") == 2
         assert at.outbox.queued == 3  # bob's, the one that erases, and the one that is being sent

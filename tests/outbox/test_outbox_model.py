@@ -350,7 +350,7 @@ class Histories(RuleBasedStateMachine):
     @rule(discard=st.booleans(), status=st.none() | st.sampled_from(sorted(DEAD)))
     def act_on_dead_letters(self, discard: bool, status: Status | None) -> None:
         chosen = [one for one in self.entries.values() if one.dead and status in {None, one.status}]
-        act = self.at.outbox.discard if discard else self.at.outbox.replay
+        act = self.at.outbox.dead_letters.discard if discard else self.at.outbox.dead_letters.replay
         done = self.runner.run(
             act("default", DeadLetterFilter(status=status), lambda count: (self.now, "{}"))
         )
@@ -382,7 +382,9 @@ class Histories(RuleBasedStateMachine):
             if one.waits
         ]
         assert self.at.outbox.queued == len(waiting)
-        dead = self.runner.run(self.at.outbox.dead_letters("default", DeadLetterFilter(), 0, 1_000))
+        dead = self.runner.run(
+            self.at.outbox.dead_letters.find("default", DeadLetterFilter(), 0, 1_000)
+        )
         assert [(one.seq, one.status, one.attempts) for one in dead] == [
             (seq, one.status, one.attempts) for seq, one in sorted(self.entries.items()) if one.dead
         ]

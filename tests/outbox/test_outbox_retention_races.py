@@ -31,7 +31,10 @@ async def settle(at: Opened, verdict: Settled, attempt: str = "t") -> None:
 
 async def replay(at: Opened) -> None:
     chosen = DeadLetterFilter(item_ids=("replayed",))
-    assert await at.outbox.replay("default", chosen, lambda count: (at.now, "{}")) == (1, 1)
+    assert await at.outbox.dead_letters.replay("default", chosen, lambda count: (at.now, "{}")) == (
+        1,
+        1,
+    )
 
 
 async def replay_and_refuse_again(at: Opened) -> None:

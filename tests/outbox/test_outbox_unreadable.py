@@ -52,7 +52,7 @@ async def three_dead_letters(at: Opened) -> str:
 def test_they_are_listed_and_have_receipts_that_say_so(database: str) -> None:
     async def body(at: Opened) -> None:
         made = await three_dead_letters(at)
-        found = await at.outbox.dead_letters("default", DeadLetterFilter())
+        found = await at.outbox.dead_letters.find("default", DeadLetterFilter())
         assert [one.id for one in found] == ["first", made, "third"]
         assert [one.leanplum_unreadable for one in found] == [False, True, False]
         assert [one.leanplum for one in found] == [REFUSED.leanplum, None, REFUSED.leanplum]
@@ -68,7 +68,7 @@ def test_what_was_changed_in_the_database_is_listed_as_unreadable_too(database: 
         with at.engine.begin() as connection:
             connection.execute(text("UPDATE items SET leanplum = '~' WHERE seq = 1"))
             connection.execute(text("UPDATE items SET leanplum = '~b.bm9uc2Vuc2U=' WHERE seq = 3"))
-        found = await at.outbox.dead_letters("default", DeadLetterFilter())
+        found = await at.outbox.dead_letters.find("default", DeadLetterFilter())
         assert [one.leanplum_unreadable for one in found] == [True] * 3
 
     with_outbox(database, body, cipher=HERE)
@@ -82,7 +82,7 @@ def test_they_are_replayed_and_discarded_without_a_look_at_any_content(
         await three_dead_letters(at)
 
     async def body(at: Opened) -> None:
-        do = at.outbox.replay if act == "replay" else at.outbox.discard
+        do = at.outbox.dead_letters.replay if act == "replay" else at.outbox.dead_letters.discard
         record = recorder(at)
         assert await do("default", DeadLetterFilter(), record, dry_run=True) == (3, 0)
         assert await do("default", DeadLetterFilter(item_ids=("third",)), record) == (1, 1)
@@ -96,7 +96,7 @@ def test_they_are_replayed_and_discarded_without_a_look_at_any_content(
 def test_what_is_replayed_so_is_sent_by_who_has_the_key(database: str) -> None:
     async def body(at: Opened) -> None:
         made = await three_dead_letters(at)
-        assert await at.outbox.replay(
+        assert await at.outbox.dead_letters.replay(
             "default", DeadLetterFilter(item_ids=(made,)), recorder(at)
         ) == (1, 1)
         (waiting,) = await at.waiting()

@@ -18,7 +18,7 @@ from app.clock import now_ms
 from app.database.engine import connect
 from app.errors import StartRefused
 from app.server.bootstrap import prepare
-from app.settings import Settings, load, made, read, table
+from app.settings import Settings, build, load, read, table
 from app.settings.sources import is_service_link
 from tests.acceptance.processes import Process, ended
 
@@ -302,7 +302,7 @@ LINKS = {
 
 def test_the_service_links_of_kubernetes_are_ignored_in_one_line() -> None:
     found = read(LINKS)
-    assert made(found).gateway_port == 8000
+    assert build(found).gateway_port == 8000
     (line,) = found.notices(())
     assert all(name in line for name in LINKS)
     assert "10.0.0.1" not in line

@@ -78,14 +78,14 @@ BAD = [
 @pytest.mark.parametrize("name", DURATIONS)
 def test_what_is_no_duration_is_refused_with_the_forms(name: str, text: str) -> None:
     line = refused(name, text)
-    assert "takes seconds, or a number with ms, s, m, h or d" in line
+    assert "must be seconds, or a number with ms, s, m, h or d" in line
 
 
 @pytest.mark.parametrize("text", [*BAD, "5s", "5M", "5Mi", "5TB"])
 @pytest.mark.parametrize("name", SIZES)
 def test_what_is_no_size_is_refused_with_the_forms(name: str, text: str) -> None:
     line = refused(name, text)
-    assert "takes bytes, or a number with kB, MB, GB, KiB, MiB or GiB" in line
+    assert "must be bytes, or a number with kB, MB, GB, KiB, MiB or GiB" in line
 
 
 @pytest.mark.parametrize(

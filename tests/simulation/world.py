@@ -379,18 +379,18 @@ class Process:
 
     async def dead_letters(self) -> list[str]:
         """The ids of all dead letters."""
-        found = await self.request(self.outbox.dead_letters(APP, DeadLetterFilter(), 0, 1_000))
+        found = await self.request(self.outbox.dead_letters.find(APP, DeadLetterFilter(), 0, 1_000))
         return [receipt.id for receipt in found]
 
     async def replay(self, only: Sequence[str] | None = None) -> int:
         """Send dead letters again; how many went."""
         which = DeadLetterFilter(item_ids=None if only is None else tuple(only))
-        return (await self.request(self.outbox.replay(APP, which, self._record)))[1]
+        return (await self.request(self.outbox.dead_letters.replay(APP, which, self._record)))[1]
 
     async def discard(self, only: Sequence[str]) -> int:
         """Give dead letters up; how many went."""
         which = DeadLetterFilter(item_ids=tuple(only))
-        return (await self.request(self.outbox.discard(APP, which, self._record)))[1]
+        return (await self.request(self.outbox.dead_letters.discard(APP, which, self._record)))[1]
 
     def _record(self, _count: int) -> tuple[int, str]:
         return self.wall(), "{}"

@@ -11,7 +11,8 @@ from sqlalchemy import Engine
 from app.callers import key_format
 from app.database.engine import connect, transaction
 from app.database.writer import Writer
-from app.settings import TAXONOMY, Settings
+from app.settings import Settings
+from app.settings.validators import TAXONOMY
 from app.tracking.name_rules import Caps, Name
 from app.tracking.names import Forget, Learn, Taxonomy, stored
 from tests.acceptance.processes import until
@@ -303,7 +304,7 @@ def test_other_limits_may_be_set(settings: Callable[..., Settings]) -> None:
 def test_limits_that_make_no_sense_are_refused(
     settings: Callable[..., Settings], text: str
 ) -> None:
-    with pytest.raises(ValueError, match="takes how many names of a kind"):
+    with pytest.raises(ValueError, match="must be a number of names for each kind"):
         settings(gateway_taxonomy_limits=text)
 
 

@@ -1,0 +1,296 @@
+"""Verification and export of the audit log, for the commands in `cli/audit.py`."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, NamedTuple
+
+from sqlalchemy import Engine
+
+from app.audit import key_derivation, verify_rows
+from app.audit.checkpoints import BadNote, PublicKey, count
+from app.audit.evidence import exported, of_database, of_export
+from app.audit.findings import Finding, Report
+from app.audit.records import administrative_act, insert
+from app.audit.signing_keys import nothing_recorded, to_read, to_write
+from app.audit.tree import Fetch, fetcher
+from app.audit.verify import verify
+from app.cli.common import milliseconds
+from app.clock import now_ms
+from app.database.engine import connect_to_read, scrub, snapshot, too_large_to_scrub, transaction
+from app.errors import NotFound, StartRefused
+from app.settings import Settings
+
+DIFFERENT_KEY = (
+    "GATEWAY_AUDIT_KEY: is not the key that the database keeps, which stays there; "
+    "run this without it to see that key"
+)
+DATABASE_IN_USE = (
+    "other processes read or write all the time. Run this again when the database is idle"
+)
+NOTHING_RECORDED = "Nothing is recorded yet, and nothing is sealed."
+NOTHING_TO_EXPORT = "Nothing is recorded yet: there is nothing to export."
+NOTHING_SEALED = (
+    "Nothing is sealed yet: each record fits its mark, but no signature shows whether some are "
+    "missing. The gateway seals records every second while it runs."
+)
+TOO_LARGE = """the file is too large to be rewritten at once. When traffic is low, rewrite it yourself:
+sqlite3 FILE 'VACUUM; PRAGMA wal_checkpoint(TRUNCATE)'"""
+SCRUB_SECONDS = 10.0  # how long to wait for other processes that read and write the database
+
+
+def public_key(settings: Settings) -> PublicKey:
+    """Return the public key that verifies the checkpoints of this gateway."""
+    engine = connect_to_read(settings.gateway_database_url)
+    try:
+        with snapshot(engine) as connection:
+            return to_read(fetcher(connection), settings.audit_seed).signer.public
+    finally:
+        engine.dispose()
+
+
+def verify_database(settings: Settings, key: str | None, kept: Sequence[str]) -> Report:
+    """Verify the records of the database against its newest checkpoint.
+
+    `kept` are earlier checkpoints that were kept elsewhere: notes, or names of files with notes.
+    With a public `key`, the gateway's own key is not needed, and marks are not checked.
+    """
+    engine = connect_to_read(settings.gateway_database_url)
+    try:
+        notes = [_note(text) for text in kept]
+        with snapshot(engine) as connection:
+            if key is not None:
+                public = _parse_key(key)
+                return verify(of_database(connection, public), public, notes)
+            fetch = fetcher(connection)
+            if not notes and _is_untouched(fetch):
+                return Report(nothing_recorded=True)
+            own = to_read(fetch, settings.audit_seed)
+            public = own.signer.public
+            report = verify(of_database(connection, public), public, notes, own.marks, now_ms())
+            report.findings += verify_rows.verify(fetch, own.marks.rows, report.changes)
+            return report
+    finally:
+        engine.dispose()
+
+
+def verify_export(path: Path, key: str | None, kept: Sequence[str]) -> Report:
+    """Verify the records of an export.
+
+    The key must come from elsewhere: one that came with the export would prove nothing. Raises
+    StartRefused if it is missing.
+    """
+    if key is None:
+        raise StartRefused("--public-key: is required with --export; `audit public-key` shows it")
+    evidence, _ = of_export(path)
+    return verify(evidence, _parse_key(key), [_note(text) for text in kept])
+
+
+def report_document(report: Report) -> dict[str, Any]:
+    """Return a report as JSON."""
+    return {
+        "findings": [finding._asdict() for finding in report.findings],
+        **report.counts,
+        "acknowledged": [finding._asdict() for finding in report.acknowledged],
+        "unchecked": report.unchecked,
+        "part": report.part,
+        "marksLookedAt": report.marked,
+    }
+
+
+def report_lines(report: Report) -> Iterator[str]:
+    """Yield a report for people: each finding, and what was verified."""
+    if report.nothing_recorded:
+        yield NOTHING_RECORDED
+        return
+    for finding in report.findings:
+        yield f"{finding.kind}: {_finding_text(finding)}"
+    for finding in report.acknowledged:
+        yield f"acknowledged: {_finding_text(finding)}"
+    for size in report.unchecked:
+        yield (
+            f"not verifiable: the kept checkpoint of {size} records: "
+            "retention has removed the records that it covers"
+        )
+    if report.nothing_sealed:
+        yield NOTHING_SEALED
+    yield _summary(report)
+    if any(finding.kind == "row" for finding in report.findings):
+        yield "Caller keys and erasures are NOT as the gateway left them."
+    if report.part != (None, None):
+        yield f"This is a part, {_part_text(report)}: check that it is the one you asked for."
+    if report.unsealed:
+        yield f"{report.unsealed} records are newer than the newest checkpoint: not signed yet."
+    if not report.marked:
+        yield "Marks were not checked, which takes the database and its key."
+
+
+def _summary(report: Report) -> str:
+    counts = "{records} records, {sealed} sealed, {removed} removed by retention".format(
+        **report.counts
+    )
+    if any(finding.kind != "row" for finding in report.findings):
+        return f"{counts}; NOT as they were recorded."
+    if report.acknowledged:
+        return f"{counts}; all as they were recorded, except those acknowledged."
+    return f"{counts}; all as they were recorded."
+
+
+def _finding_text(finding: Finding) -> str:
+    if finding.kind == "row":
+        return finding.detail
+    numbers = str(finding.first)
+    if finding.first != finding.last:
+        numbers = f"{finding.first} to {finding.last}"
+    subject = "of" if finding.kind == "checkpoint" else "record"
+    return f"{subject} {numbers}: {finding.detail}"
+
+
+def parse_ranges(texts: Sequence[str]) -> list[range]:
+    """Parse numbers of records (`12`) and ranges of them (`12-30`). Raises StartRefused."""
+    ranges = []
+    for text in texts:
+        first, dash, last = text.partition("-")
+        begin, end = count(first), count(last if dash else first)
+        if not begin or not end or end < begin:
+            raise StartRefused(
+                f"--acknowledge: must be the number of a record, or a range such as 12-30; "
+                f"not {text[:100]}"
+            )
+        ranges.append(range(begin, end + 1))
+    return ranges
+
+
+def _part_text(report: Report) -> str:
+    first, last = report.part
+    begin = first or report.removed + 1
+    if last is not None and last < begin:
+        return "without a record"
+    return f"from record {begin} on" if last is None else f"from record {begin} to {last}"
+
+
+def export(settings: Settings, since: str | None, until: str | None, path: Path | None) -> int:
+    """Write an export to a file, or to standard output; return how many lines it has.
+
+    Raises NotFound if nothing was ever recorded, and StartRefused if there is nothing to verify it
+    with, before anything is written; StartRefused also if the file cannot be written.
+    """
+    begin, end = milliseconds("--since", since), milliseconds("--until", until)
+    engine = connect_to_read(settings.gateway_database_url)
+    try:
+        with snapshot(engine) as connection:
+            fetch = fetcher(connection)
+            if _is_untouched(fetch):
+                raise NotFound(NOTHING_TO_EXPORT)
+            public = to_read(fetch, settings.audit_seed).signer.public
+            return _write(exported(of_database(connection, public, begin, end), public), path)
+    finally:
+        engine.dispose()
+
+
+def _is_untouched(fetch: Fetch) -> bool:
+    """Tell whether the database has neither a key of the audit log nor a trace of a record.
+
+    Raises StartRefused for a damaged key.
+    """
+    return key_derivation.kept(fetch) is None and nothing_recorded(fetch)
+
+
+def _write(lines: Iterable[bytes], path: Path | None) -> int:
+    written = 0
+    try:
+        with nullcontext(sys.stdout.buffer) if path is None else path.open("wb") as file:
+            for line in lines:
+                file.write(line)
+                written += 1
+    except OSError as error:
+        target = path or "standard output"
+        raise StartRefused(f"{target}: can't be written: {error.strerror}") from None
+    return written
+
+
+class KeyMove(NamedTuple):
+    """The result of a step of moving the key.
+
+    `key` is the one that the operator has to set; None once the database no longer keeps it.
+    `problem` says why the files of the database may still contain it; "" if they do not.
+    """
+
+    key: bytes | None
+    problem: str = ""
+
+
+def move_key(settings: Settings) -> KeyMove:
+    """Move the key out of the database, in two steps.
+
+    While GATEWAY_AUDIT_KEY is not set, return the key that the database keeps. Once it is set,
+    remove the key from the database and from its files; another run does what is left of that.
+    Raises StartRefused if there is nothing to move, or the setting has a different key.
+    """
+    engine = connect_to_read(settings.gateway_database_url)
+    given = settings.audit_seed
+    try:
+        with snapshot(engine) as connection:
+            fetch = fetcher(connection)
+            kept = key_derivation.kept(fetch)
+            if kept is None and given is None:
+                raise StartRefused(
+                    "the database keeps no key of the audit log: there is nothing to move"
+                )
+            if given is None or kept is None:
+                to_read(fetch, given)  # refuses a key that is not the one of the log
+        if given is None:
+            return KeyMove(kept)
+        if kept is not None:
+            _remove(engine, given, kept)
+        return KeyMove(None, _scrub_files(engine))
+    finally:
+        engine.dispose()
+
+
+def _remove(engine: Engine, given: bytes, kept: bytes) -> None:
+    if given != kept:
+        raise StartRefused(DIFFERENT_KEY)
+    marks, now = to_write(engine, given).marks, now_ms()
+    with transaction(engine) as cursor:
+        cursor.execute(key_derivation.REMOVE, (key_derivation.NAME, kept))
+        insert(
+            cursor,
+            marks,
+            [(now, administrative_act(time=now, act="audit.key-move", subject="audit"))],
+        )
+
+
+def _scrub_files(engine: Engine) -> str:
+    """Remove deleted data from the files of the database; return why that failed, or ""."""
+    if too_large_to_scrub(engine):
+        return TOO_LARGE
+    until = monotonic() + SCRUB_SECONDS
+    while not scrub(engine):
+        if monotonic() > until:
+            return DATABASE_IN_USE
+        sleep(SCRUB_SECONDS / 20)
+    return ""
+
+
+def _parse_key(key: str) -> PublicKey:
+    try:
+        return PublicKey.parse(key)
+    except BadNote as error:
+        raise StartRefused(f"--public-key: {error}") from None
+
+
+def _note(text: str) -> str:
+    """Return a checkpoint's note: the text itself, in the form of a log line too, or a file's."""
+    if "\n" in text:
+        return text
+    if "\\n" in text:
+        return text.replace("\\n", "\n")
+    try:
+        return Path(text).read_text()
+    except (OSError, ValueError):
+        raise StartRefused(
+            f"--checkpoint: must be a checkpoint or a file that contains one; not {text[:100]}"
+        ) from None

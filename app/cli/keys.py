@@ -1,0 +1,250 @@
+"""The commands about caller keys: `keys create|list|patch|rotate|revoke`."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.common import AsJson, given, load_settings, print_table, with_options
+from app.errors import StartRefused
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from app.callers.store import KeyStore, StoredKey
+    from app.model import Scope
+
+keys_cli = typer.Typer(help="Manage caller keys.", no_args_is_help=True)
+
+DAY_MS = 86_400_000
+KeyId = Annotated[str, typer.Argument(help="The id of the key, as `keys list` shows it")]
+# The options that are checked as the fields of the API are, by the names of the fields
+FIELD_OPTIONS = {
+    "name": "--name",
+    "apps": "--app",
+    "ratePerSecond": "--rate-per-second",
+    "rateBurst": "--rate-burst",
+}
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """The options of `keys create`."""
+
+    name: Annotated[str, typer.Option(help="The name of the caller")]
+    scope: Annotated[
+        list[str] | None, typer.Option(help="A scope; may be repeated; default: every scope")
+    ] = None
+    app: Annotated[
+        list[str] | None,
+        typer.Option(help="An app that it may use; may be repeated; default: every app"),
+    ] = None
+    expires_in_days: Annotated[
+        int | None, typer.Option(min=1, max=36_500, help="Days until it expires; default: never")
+    ] = None
+    rate_per_second: Annotated[
+        int | None, typer.Option(min=1, help="Its own rate limit, in items per second")
+    ] = None
+    rate_burst: Annotated[int | None, typer.Option(min=1, help="Its own burst limit, in items")] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class KeyChanges:
+    """The options of `keys patch`; whatever is not given stays as it is."""
+
+    name: Annotated[str | None, typer.Option(help="The new name of the caller")] = None
+    scope: Annotated[
+        list[str] | None, typer.Option(help="A scope that replaces the old ones; may be repeated")
+    ] = None
+    app: Annotated[
+        list[str] | None, typer.Option(help="An app that replaces the old ones; may be repeated")
+    ] = None
+    every_app: Annotated[bool, typer.Option("--every-app", help="Allow every app")] = False
+    expires_in_days: Annotated[
+        int | None, typer.Option(min=0, max=36_500, help="Days until it expires; 0: never")
+    ] = None
+    rate_per_second: Annotated[
+        int | None,
+        typer.Option(min=0, help="Its own rate limit; 0: the limit of the gateway"),
+    ] = None
+    rate_burst: Annotated[
+        int | None, typer.Option(min=0, help="Its own burst limit; 0: derived from its rate limit")
+    ] = None
+
+
+@keys_cli.command("create")
+@with_options
+def create_key(options: NewKey, as_json: AsJson = False) -> None:
+    """Create a key. It is shown only once."""
+    from app.callers.store import ALL_SCOPES
+    from app.clock import now_ms
+    from app.database.engine import connect
+
+    now = now_ms()
+    expires_at = now + options.expires_in_days * DAY_MS if options.expires_in_days else None
+    scopes = _scopes(options.scope) if options.scope else ALL_SCOPES
+    _check_fields(
+        name=options.name,
+        apps=options.app,
+        ratePerSecond=options.rate_per_second,
+        rateBurst=options.rate_burst,
+    )
+    key, stored = _store(connect).create(
+        options.name,
+        scopes,
+        options.app,
+        now,
+        expires_at=expires_at,
+        rate_per_second=options.rate_per_second,
+        rate_burst=options.rate_burst,
+    )
+    _print_new_key(key, stored, as_json=as_json)
+
+
+@keys_cli.command("list")
+def list_keys(as_json: AsJson = False) -> None:
+    """List all keys, without the keys themselves."""
+    from app.api.keys import key_document
+    from app.callers.store import every_key
+    from app.database.engine import connect_to_read
+
+    engine = connect_to_read(load_settings().gateway_database_url)
+    documents = [key_document(stored) for stored in every_key(engine)]
+    if as_json:
+        typer.echo(json.dumps(documents, indent=2))
+        return
+    rows = [
+        (
+            document["id"],
+            f"…{document['lastFour']}",
+            document["name"],
+            document["createdAt"],
+            document["revokedAt"] or "-",
+            " ".join(document["scopes"] or ()),
+        )
+        for document in documents
+    ]
+    header = ("ID", "LAST FOUR", "NAME", "CREATED", "REVOKED", "SCOPES")
+    print_table(header, rows, empty="No keys.")
+
+
+@keys_cli.command("patch")
+@with_options
+def change_key(key_id: KeyId, options: KeyChanges, as_json: AsJson = False) -> None:
+    """Change a key. Whatever is not given stays as it is."""
+    from app.api.keys import key_document
+    from app.callers.store import KEEP, by_operator
+    from app.clock import now_ms
+
+    now = now_ms()
+    changes = _changes(options)
+    expires_at: Any = KEEP
+    if options.expires_in_days is not None:
+        days = options.expires_in_days
+        expires_at = now + days * DAY_MS if days else None
+    stored = _existing_store().change(key_id, now, changes, by_operator("key.change"), expires_at)
+    if as_json:
+        typer.echo(json.dumps(key_document(stored, None)))
+    else:
+        typer.echo(f"Key {stored.caller.key_id} changed.")
+
+
+def _changes(options: KeyChanges) -> dict[str, Any]:
+    """Return the changes by field of the caller; a limit of 0 removes the limit."""
+    _check_fields(
+        name=options.name,
+        apps=options.app,
+        ratePerSecond=options.rate_per_second or None,
+        rateBurst=options.rate_burst or None,
+    )
+    changes = given(
+        name=options.name,
+        scopes=_scopes(options.scope) if options.scope else None,
+        apps=frozenset(options.app) if options.app else None,
+    )
+    if options.every_app:
+        changes["apps"] = None
+    limits = given(rate_per_second=options.rate_per_second, rate_burst=options.rate_burst)
+    return changes | {name: limit or None for name, limit in limits.items()}
+
+
+@keys_cli.command("rotate")
+def rotate_key(
+    key_id: KeyId,
+    overlap_seconds: Annotated[
+        int, typer.Option(min=0, max=2_592_000, help="How long the old key keeps working")
+    ] = 86_400,
+    as_json: AsJson = False,
+) -> None:
+    """Give a caller a new key under the same id.
+
+    The new key is shown only once. The old one keeps working during the overlap.
+    """
+    from app.clock import now_ms
+
+    key, stored = _existing_store().rotate(key_id, now_ms(), overlap_seconds * 1000)
+    assert key is not None  # only a repeated call of the API has none
+    _print_new_key(key, stored, as_json=as_json)
+
+
+@keys_cli.command("revoke")
+def revoke_key(key_id: KeyId) -> None:
+    """Revoke a key. Every process refuses it within a second."""
+    from app.clock import now_ms
+
+    _existing_store().revoke(key_id, now_ms())
+    typer.echo(f"Key {key_id} revoked.")
+
+
+def _check_fields(**fields: Any) -> None:
+    """Validate options as the API validates its fields. Raises StartRefused."""
+    from app.api.keys import CHANGE
+    from app.errors import Invalid
+    from app.ingest import validate
+
+    try:
+        validate.checked(CHANGE, given(**fields))
+    except Invalid as refusal:
+        reasons = [
+            f"{FIELD_OPTIONS[fault.pointer.split('/')[1]]}: {fault.detail}"
+            for fault in refusal.faults
+        ]
+        raise StartRefused("; ".join(reasons)) from None
+
+
+def _scopes(names: list[str]) -> "frozenset[Scope]":
+    from app.model import Scope
+
+    unknown = sorted(set(names) - {scope.value for scope in Scope})
+    if unknown:
+        raise StartRefused(f"--scope: must be one of {', '.join(Scope)}; not {', '.join(unknown)}")
+    return frozenset(Scope(name) for name in names)
+
+
+def _print_new_key(key: str, stored: "StoredKey", *, as_json: bool) -> None:
+    from app.api.keys import key_document
+
+    if as_json:
+        typer.echo(json.dumps(key_document(stored, key)))
+    else:
+        typer.echo(f"{key}\n\nThe key has the id {stored.caller.key_id}. It is not shown again.")
+
+
+def _existing_store() -> "KeyStore":
+    """Return the store of a database that exists; none is created."""
+    from app.database.engine import connect_existing
+
+    return _store(connect_existing)
+
+
+def _store(connect: "Callable[[str], Engine]") -> "KeyStore":
+    from app.audit import signing_keys
+    from app.callers.store import KeyStore
+
+    settings = load_settings()
+    engine = connect(settings.gateway_database_url)
+    return KeyStore(engine, signing_keys.to_write(engine, settings.audit_seed).marks)
