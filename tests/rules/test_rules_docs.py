@@ -20,8 +20,13 @@ METRIC = re.compile(r"`(leanplum_gateway_\w+[a-z])")
 EVENT = re.compile(r"`([a-z]+\.[a-z_]+)`(?!:)")
 # Fields of callers, modules and files, which look like log events
 NO_EVENT = re.compile(
-    r"(?:api|context|enrichment|gateway|http|item|metadata|noun|params|plan|properties|pyproject"
-    r"|secrets|traits)\.|app\.(?:added|changed|removed)$"
+    r"(?:api|context|enrichment|gateway|http|item|metadata|noun|params|properties|pyproject"
+    r"|secrets|traits)\.|app\.(?:added|changed|removed)$|plan\.yaml$"
+)
+PRIVATE_WORDS = re.compile(
+    r"\b(?:doors?|lifeline|(?<!bench.)vault|(?:is|are|was) told|mend(?:s|ed)?|stands? (?:in|for|beside)"
+    r"|what stands|has its hands full|leads? nowhere|there is no such|can't)\b",
+    re.IGNORECASE,
 )
 TERM = re.compile(r"^\| ([^|`]+?) \| .+ \|$", re.MULTILINE)
 
@@ -48,6 +53,27 @@ def test_every_path_that_is_named_exists(page: Path) -> None:
 def test_every_link_leads_to_a_page(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_anchor_is_a_heading(page: Path) -> None:
+    missing = [
+        f"{target}#{anchor}"
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text())
+        if anchor not in anchors(page.parent / target if target else page)
+    ]
+    assert missing == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_page_has_no_private_vocabulary(page: Path) -> None:
+    assert PRIVATE_WORDS.findall(page.read_text()) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -106,3 +132,11 @@ def test_the_log_events_and_metrics_that_are_named_exist() -> None:
         assert [event for event in sorted(events) if f'"{event}"' not in sources] == [], page
         metrics = {name.removesuffix("_total") for name in METRIC.findall(text)}
         assert [name for name in sorted(metrics) if name not in sources] == [], page
+
+
+@pytest.mark.parametrize("term", terms())
+def test_a_term_of_the_glossary_is_used(term: str) -> None:
+    texts = [page.read_text() for page in PAGES if page != GLOSSARY]
+    texts += [path.read_text() for path in (ROOT / "app").rglob("*.py")]
+    words = re.compile(r"[\s_-]+".join(re.escape(word) for word in term.split()), re.IGNORECASE)
+    assert any(words.search(text) for text in texts)
