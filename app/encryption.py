@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Engine
 
-from app.database.dialect import Cursor
+from app.database.driver import Cursor
 from app.database.engine import transaction
 from app.errors import StartRefused, StorageUnavailable
 from app.model import ENCRYPTED_PREFIX

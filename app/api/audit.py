@@ -18,7 +18,7 @@ from app.audit.checkpoints import PublicKey, encoded
 from app.audit.pseudonyms import Pseudonyms
 from app.audit.record_search import Filter, Outcome
 from app.clock import instant
-from app.database.deadline import in_time
+from app.database.driver import in_time
 from app.database.engine import snapshot
 from app.errors import Fault, Forbidden, Invalid
 from app.http import json_body

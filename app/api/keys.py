@@ -16,7 +16,7 @@ from app.api.dependencies import KEY
 from app.callers.directory import Directory
 from app.callers.store import KEEP, KeyStore, Recorder, StoredKey
 from app.clock import instant, now_ms
-from app.database.deadline import in_time
+from app.database.driver import in_time
 from app.errors import Fault, Forbidden, Invalid, NotFound, StorageUnavailable
 from app.http import json_body
 from app.http.audit_trail import transaction_record

@@ -12,8 +12,7 @@ from app.api.dependencies import KEY, Authentication, path_parameters
 from app.audit import records
 from app.audit.record_macs import Marks
 from app.clock import instant
-from app.database.deadline import in_time
-from app.database.dialect import Cursor
+from app.database.driver import Cursor, in_time
 from app.errors import NotFound
 from app.http.audit_trail import transaction_record
 from app.http.authentication import Authenticator

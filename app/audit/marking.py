@@ -14,7 +14,7 @@ from app.audit import merkle, proofs
 from app.audit.checkpoints import PublicKey
 from app.audit.record_macs import Marks
 from app.audit.tree import BLOCK, LEVEL, Hashes, Tree, block_hash, fetcher, hashes, raw_of
-from app.database.dialect import Cursor
+from app.database.driver import Cursor
 from app.database.engine import snapshot
 from app.errors import AuditBroken, NotFound
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from app.audit.records import BEGUN
 from app.audit.tree import Fetch, fetcher, read, written_of
-from app.database.dialect import DIALECTS
+from app.database.driver import DIALECTS
 
 LOOKED_AT = 50_000  # records in one call
 Outcome = Literal["success", "refused", "failed"]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from app.audit.record_macs import Marks
-from app.database.dialect import Cursor
+from app.database.driver import Cursor
 from app.database.writer import insert_rows
 
 OTHER = 99

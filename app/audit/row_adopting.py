@@ -29,7 +29,7 @@ from app.audit.row_macs import (
 )
 from app.audit.tree import raw_of
 from app.clock import now_ms
-from app.database.dialect import Cursor
+from app.database.driver import Cursor
 from app.database.engine import snapshot, transaction
 
 RECORDED = "SELECT record FROM audit_records WHERE {contains}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from app.audit.key_derivation import derived
-from app.database.dialect import Cursor
+from app.database.driver import Cursor
 
 ROWS, TERMS = b"leanplum-gateway rows", b"leanplum-gateway sets of rows"
 SIZE = 32

@@ -36,8 +36,7 @@ from app.audit.tree import (
     written_of,
 )
 from app.clock import now_ms
-from app.database.deadline import in_background
-from app.database.dialect import Cursor
+from app.database.driver import Cursor, in_background
 from app.database.engine import reading, snapshot
 from app.database.writer import Writer, insert_rows
 from app.errors import StorageUnavailable

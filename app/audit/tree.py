@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from app.audit import merkle
-from app.database.dialect import DIALECTS
+from app.database.driver import DIALECTS
 
 LEVEL = 8
 BLOCK = 1 << LEVEL  # records

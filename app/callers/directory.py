@@ -12,7 +12,7 @@ import structlog
 
 from app.callers import key_format
 from app.callers.store import KeyStore, Secret, StoredKey, Used
-from app.database.deadline import in_background
+from app.database.driver import in_background
 from app.errors import Unauthorized
 from app.model import Caller
 from app.telemetry import describe

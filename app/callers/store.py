@@ -20,7 +20,7 @@ from app.audit.record_macs import Marks
 from app.audit.row_macs import CALLER_KEYS, CALLER_SECRETS, Noted, Table
 from app.callers import key_format
 from app.clock import now_ms
-from app.database.dialect import Cursor
+from app.database.driver import Cursor
 from app.database.engine import dialect, reading, transaction
 from app.errors import NotFound, Refusal
 from app.model import Caller, Scope

@@ -12,11 +12,15 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from app.database import deadline
-from app.database.dialect import DIALECTS, Cursor, Dialect
-from app.database.failures import may_have_committed
-from app.database.group_files import share_with_group
-from app.database.sqlite_files import FilesChanged, SqliteFiles
+from app.database.driver import (
+    DIALECTS,
+    Cursor,
+    Dialect,
+    may_commit,
+    may_have_committed,
+    time_limit,
+)
+from app.database.sqlite_files import FilesChanged, SqliteFiles, share_with_group
 from app.errors import CommitUnknown, StartRefused, StorageUnavailable
 from app.urls import MASK, PostgresUrl, SqliteUrl, database_url, is_secret, masked
 
@@ -102,7 +106,7 @@ def _connected(url: str, prepare: Callable[[Engine], None]) -> Engine:
     parsed = _parsed(url)
     try:
         engine = _sqlite(parsed) if isinstance(parsed, SqliteUrl) else _postgresql(parsed)
-        with deadline.within(FIRST_SECONDS), engine.connect() as connection:
+        with time_limit(FIRST_SECONDS), engine.connect() as connection:
             _check_encoding(connection)
         prepare(engine)
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
@@ -145,13 +149,10 @@ def _sqlite(url: SqliteUrl) -> Engine:
     return engine
 
 
-def check_files(engine: Engine, seconds: float = 0.0) -> None:
-    """Raise FilesChanged where the database's files are not at their place any more; what was found
-    in order is not looked at again for so many `seconds`. A server sees to its own files.
-    """
+def sqlite_files(engine: Engine) -> SqliteFiles | None:
+    """Return the files of the engine's database; None if a server keeps them."""
     files: SqliteFiles | None = engine.get_execution_options().get("files")
-    if files is not None:
-        files.check(seconds)
+    return files
 
 
 def _postgresql(url: PostgresUrl) -> Engine:
@@ -188,12 +189,14 @@ def transaction(engine: Engine) -> Iterator[Cursor]:
     that isn't reached. What is written often goes through the `Writer`. Raises StorageUnavailable,
     and CommitUnknown where the answer to the commit was lost.
     """
+    files = sqlite_files(engine)
     with reading(engine) as connection:
-        check_files(engine)
+        if files is not None:
+            files.check()
         cursor = Cursor(connection.connection.cursor(), dialect(engine))
         cursor.execute(cursor.dialect.begin)
         yield cursor
-        if not deadline.may_commit():
+        if not may_commit():
             raise StorageUnavailable("The database did not respond in time; nothing was changed.")
         try:
             connection.connection.commit()
@@ -202,7 +205,8 @@ def transaction(engine: Engine) -> Iterator[Cursor]:
                 raise CommitUnknown() from error
             raise
         try:
-            check_files(engine)
+            if files is not None:
+                files.check()
         except FilesChanged as error:
             raise CommitUnknown() from error
 
@@ -225,13 +229,13 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
     """
     with reading(engine) as connection:
         if engine.dialect.name == "sqlite":
-            driver: Any = connection.connection.driver_connection
-            driver.text_factory = _any_text
+            raw: Any = connection.connection.driver_connection
+            raw.text_factory = _any_text
             try:
                 connection.exec_driver_sql("BEGIN")
                 yield connection
             finally:
-                driver.text_factory = str
+                raw.text_factory = str
         else:
             yield connection.execution_options(isolation_level="REPEATABLE READ")
 
@@ -284,8 +288,8 @@ def _bytes(connection: Connection) -> int:
 
 def storage_errors(engine: Engine) -> tuple[type[Exception], ...]:
     """What the database's driver raises, and what is raised around it."""
-    driver: Any = engine.dialect.loaded_dbapi
-    return (driver.Error, DBAPIError, PoolTimeout, OSError)
+    dbapi: Any = engine.dialect.loaded_dbapi
+    return (dbapi.Error, DBAPIError, PoolTimeout, OSError)
 
 
 def reason(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine, create_engine, event
 
-from app.database import deadline
+from app.database.driver import seconds_left
 from app.urls import PostgresUrl
 
 RV = TypeVar("RV")
@@ -61,7 +61,7 @@ class Connection(psycopg.Connection[Any]):
         self, gen: PQGen[RV], interval: float = INTERVAL_SECONDS, timeout: float | None = None
     ) -> RV:
         """Wait for the server's answer. Raises OperationalError at the deadline."""
-        left = deadline.seconds_left()
+        left = seconds_left()
         if left is not None:
             timeout = left if timeout is None else min(left, timeout)
         try:
@@ -108,7 +108,7 @@ class Connector:
         self, _dialect: object, _record: object, args: Any, parameters: dict[str, Any]
     ) -> Connection:
         """Open a connection. Raises psycopg.Error."""
-        left = deadline.seconds_left()
+        left = seconds_left()
         if left is not None:
             if left == 0:
                 raise psycopg.OperationalError("there is no time left for a connection")

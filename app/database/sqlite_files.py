@@ -31,6 +31,7 @@ CUT_OFF = (
     "the database's file was cut off or overwritten while the gateway ran. "
     "Restore it from a backup, and restart the gateway"
 )
+GROUP_MODE = 0o660
 LARGE_BYTES = 64_000_000  # a file that has become smaller and is still larger is not looked through
 
 log = structlog.get_logger("database")
@@ -148,6 +149,18 @@ class SqliteFiles:
             self._saved = True
             _, frames, moved = self._anchor.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
             log.warning("database.log_saved", pages=moved, of=frames)
+
+
+def share_with_group(path: Path) -> None:
+    """Create a new file writable for the group if its directory is. SQLite gives its other files
+    the same mode.
+
+    A container's user may be another one after an update, with only the group in common.
+    """
+    if path.exists() or not path.parent.stat().st_mode & stat.S_IWGRP:
+        return
+    with path.open("ab") as made:
+        os.fchmod(made.fileno(), GROUP_MODE)
 
 
 def _identity(path: str) -> Identity | None:

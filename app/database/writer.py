@@ -19,10 +19,15 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, cast, runtime_check
 import structlog
 from sqlalchemy import Engine
 
-from app.database import deadline
-from app.database.dialect import Cursor
-from app.database.engine import check_files, dialect, reason, storage_errors
-from app.database.failures import is_of_database, may_have_committed
+from app.database.driver import (
+    Cursor,
+    is_of_database,
+    may_have_committed,
+    seconds_left,
+    set_deadline,
+    time_limit,
+)
+from app.database.engine import dialect, reason, sqlite_files, storage_errors
 from app.database.sqlite_files import FilesChanged
 from app.errors import CommitUnknown, StorageUnavailable
 
@@ -134,6 +139,7 @@ class Writer:
         """`seconds`: that each write is waited for at most."""
         self._engine, self._seconds = engine, seconds
         self._dialect, self._storage_errors = dialect(engine), storage_errors(engine)
+        self._files = sqlite_files(engine)
         self._asked: deque[_Asked[Any]] = deque()
         self._lock = threading.Lock()  # between giving writes up and sending their COMMIT
         self._group: Sequence[_Asked[Any]] = ()  # that the thread is at work on
@@ -299,16 +305,16 @@ class Writer:
     def _transact(self, group: Sequence[_Asked[Any]]) -> End:
         """Commit the group, without those who give up meanwhile. Each has the error, if any."""
         while group := [asked for asked in group if not asked.future.done()]:
-            deadline.set_until(max([asked.until for asked in group]))
+            set_deadline(max([asked.until for asked in group]))
             writing = False
             try:
-                check_files(self._engine, FOUND_SECONDS)
+                self._check_files(FOUND_SECONDS)
                 cursor = self._begin()
                 writing = True
                 self._write(cursor, group)
                 writing = False
                 self._send_commit(group)
-                check_files(self._engine)
+                self._check_files()
             except _GivenUp:
                 self._close()
             except FilesChanged as error:  # what is open is kept: the files may come back
@@ -323,6 +329,10 @@ class Writer:
                     asked.error = None
                 return "committed"
         return "given up"
+
+    def _check_files(self, seconds: float = 0.0) -> None:
+        if self._files is not None:
+            self._files.check(seconds)
 
     def _note(self, group: Sequence[_Asked[Any]], error: Exception) -> None:
         log.error(
@@ -360,13 +370,13 @@ class Writer:
         if self._cursor is None:
             return self._begun()
         try:
-            with deadline.within(KEPT_SECONDS):
+            with time_limit(KEPT_SECONDS):
                 return self._begun()
         except self._storage_errors as error:
             lost = self._engine.dialect.is_disconnect(
                 cast(Any, error), self._connection.dbapi_connection, None
             )
-            if not lost or deadline.seconds_left() == 0:
+            if not lost or seconds_left() == 0:
                 raise
         self._close()
         return self._begun()
@@ -383,7 +393,7 @@ class Writer:
         its cursor alive, and with that the database's write lock.
         """
         if self._connection is not None:
-            with contextlib.suppress(*self._storage_errors), deadline.within(ROLLBACK_SECONDS):
+            with contextlib.suppress(*self._storage_errors), time_limit(ROLLBACK_SECONDS):
                 self._connection.rollback()
             self._connection.invalidate()
         self._connection = self._cursor = None

@@ -12,7 +12,7 @@ from app import ids
 from app.audit import records
 from app.audit.record_macs import Marks
 from app.audit.row_macs import ERASED, detail_of
-from app.database.dialect import Cursor
+from app.database.driver import Cursor
 from app.database.writer import insert_rows
 from app.encryption import BodyCipher, body_context
 from app.model import ENCRYPTED_PREFIX, ERASES, Acceptance, Kind, NewItem, Taken

@@ -11,7 +11,7 @@ import orjson
 from sqlalchemy import Connection
 
 from app import ids
-from app.database.dialect import DIALECTS, Dialect
+from app.database.driver import DIALECTS, Dialect
 from app.encryption import BodyCipher, body_context
 from app.model import Item, ItemPage, ReadRequest, ReadResult, ReplayedLane
 

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Select, select
 from app import ids
 from app.audit import records
 from app.audit.record_macs import Marks
-from app.database.dialect import Cursor
+from app.database.driver import Cursor
 from app.database.tables import acceptances, items
 from app.database.tables import item_ids as given_ids
 from app.encryption import BodyCipher, answer_context

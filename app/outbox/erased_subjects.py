@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from app.database.dialect import Cursor
+from app.database.driver import Cursor
 from app.encryption import BodyCipher
 from app.model import ERASES
 from app.outbox import logins

@@ -15,7 +15,7 @@ import orjson
 from sqlalchemy import Connection
 
 from app.audit.row_macs import ERASED, ERASURES
-from app.database.dialect import DIALECTS, Cursor
+from app.database.driver import DIALECTS, Cursor
 from app.model import ERASES, Removed, Taken
 from app.outbox import logins
 from app.outbox.accept import Accept

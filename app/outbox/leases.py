@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import orjson
 
 from app.audit.record_macs import Marks
-from app.database.dialect import Cursor
+from app.database.driver import Cursor
 from app.ids import SHARDS
 from app.model import Lease
 from app.outbox import user_lock_rows

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import structlog
 
-from app.database.group_files import share_with_group
+from app.database.sqlite_files import share_with_group
 from app.errors import StartRefused
 from app.urls import SqliteUrl
 from app.urls import database_url as parsed

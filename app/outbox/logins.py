@@ -28,7 +28,7 @@ import orjson
 from sqlalchemy import Connection
 
 from app import ids
-from app.database.dialect import DIALECTS, Cursor
+from app.database.driver import DIALECTS, Cursor
 from app.encryption import BodyCipher, answer_context, body_context
 from app.model import ENCRYPTED_PREFIX, ERASES
 

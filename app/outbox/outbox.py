@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, func, select
 
 from app.audit.record_macs import Marks
 from app.clock import now_ms
-from app.database import deadline
+from app.database.driver import CALLER_SECONDS, LONG_SECONDS, in_background, in_time
 from app.database.engine import reading, scrub
 from app.database.tables import deliverers, items, sequence, user_locks
 from app.database.writer import Writer
@@ -193,7 +193,7 @@ class Outbox:
         no other call waits for it. Nor does a caller wait for a silent database that long.
         """
         try:
-            async with asyncio.timeout(deadline.CALLER_SECONDS):
+            async with asyncio.timeout(CALLER_SECONDS):
                 await self._read(_last)  # whether the database answers
                 await self._looking.acquire()
         except TimeoutError:
@@ -504,11 +504,11 @@ class Outbox:
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
         """Read for somebody who waits. Raises StorageUnavailable."""
-        return await deadline.in_time(partial(self._query, query))
+        return await in_time(partial(self._query, query))
 
     async def _walk(self, query: Callable[[Connection], T]) -> T:
         """Read what may take long, apart from those who wait. Raises StorageUnavailable."""
-        return await deadline.in_background(partial(self._query, query), deadline.LONG_SECONDS)
+        return await in_background(partial(self._query, query), LONG_SECONDS)
 
     def _query(self, query: Callable[[Connection], T]) -> T:
         with reading(self._engine) as connection:

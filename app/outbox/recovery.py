@@ -10,7 +10,7 @@ import orjson
 
 from app.audit import records
 from app.audit.record_macs import Marks
-from app.database.dialect import Cursor
+from app.database.driver import Cursor
 from app.model import Status
 from app.outbox import logins
 from app.outbox.settle import Change, change

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from app.audit.record_macs import Marks
 from app.audit.row_macs import ERASURES as ERASURE_ROWS
-from app.database.dialect import DIALECTS, Cursor
+from app.database.driver import DIALECTS, Cursor
 from app.outbox import logins
 
 STEP = 500  # items removed in one transaction, at most

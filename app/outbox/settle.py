@@ -8,7 +8,7 @@ import orjson
 from app import ids
 from app.audit import records
 from app.audit.record_macs import Marks
-from app.database.dialect import Cursor
+from app.database.driver import Cursor
 from app.database.writer import insert_rows
 from app.encryption import BodyCipher, answer_context
 from app.model import CallRecord, Postponed, Settled, Status, Verdict, count_by_status

@@ -20,7 +20,7 @@ import orjson
 from app import ids
 from app.audit import records
 from app.audit.record_macs import Marks
-from app.database.dialect import Cursor
+from app.database.driver import Cursor
 from app.outbox import logins
 from app.outbox.erased_subjects import SELECT_VERSION, ActiveErasures
 

@@ -10,8 +10,7 @@ import structlog
 from sqlalchemy import Engine, select
 
 from app.clock import now_ms
-from app.database.deadline import in_background
-from app.database.dialect import Cursor
+from app.database.driver import Cursor, in_background
 from app.database.engine import reading
 from app.database.tables import taxonomy
 from app.database.writer import Writer, insert_rows

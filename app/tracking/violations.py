@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import Engine, select
 
 from app.clock import now_ms
-from app.database.dialect import Cursor
+from app.database.driver import Cursor
 from app.database.engine import reading
 from app.database.tables import plan_violations
 from app.database.writer import Writer, insert_rows

@@ -17,7 +17,7 @@ from app.audit.findings import Report
 from app.audit.sealing import Sealer
 from app.audit.signing_keys import Keys
 from app.audit.verify import verify
-from app.database.dialect import DIALECTS
+from app.database.driver import DIALECTS
 from app.database.engine import connect, snapshot, transaction
 from app.database.writer import Writer
 

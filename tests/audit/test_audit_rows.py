@@ -21,7 +21,7 @@ from app.callers import key_format
 from app.callers.store import ENDED_KEPT_MS, KeyStore, by_operator
 from app.cli import audit_log
 from app.clock import now_ms
-from app.database.dialect import DIALECTS
+from app.database.driver import DIALECTS
 from app.database.engine import connect
 from app.model import ERASES, NewItem, Scope
 from app.outbox.retention import RetentionLimits

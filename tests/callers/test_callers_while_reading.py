@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from app.audit.signing_keys import to_write
 from app.callers.store import KeyStore
 from app.clock import now_ms
-from app.database.dialect import DIALECTS
+from app.database.driver import DIALECTS
 from app.database.engine import connect
 from app.leanplum.actions import ACTIONS
 from app.model import Scope

@@ -12,7 +12,7 @@ import httpx
 import psycopg
 import pytest
 
-from app.database.dialect import POSTGRESQL
+from app.database.driver import POSTGRESQL
 from tests.acceptance.processes import ended
 from tests.api.talk import Talk
 from tests.postgres import Server

@@ -17,8 +17,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from app.database import deadline
-from app.database.dialect import Cursor
+from app.database.driver import Cursor, in_time, time_limit
 from app.database.engine import connect, reading, transaction
 from app.database.postgresql import connect_args
 from app.database.writer import Probe, Writer
@@ -173,7 +172,7 @@ def test_a_rare_transaction_whose_commit_got_no_answer_is_told_as_perhaps_made(
 ) -> None:
     engine = connect(proxy.url)
     proxy.lose_commits()
-    with pytest.raises(CommitUnknown), deadline.within(1), transaction(engine) as cursor:
+    with pytest.raises(CommitUnknown), time_limit(1), transaction(engine) as cursor:
         cursor.execute("INSERT INTO deliverers (id, expires_at) VALUES ('perhaps', 0)")
     engine.dispose()
     assert committed(url) == {"perhaps"}
@@ -222,18 +221,16 @@ def test_reads_of_a_silent_server_are_answered_in_time_and_their_threads_come_fr
             return int(connection.exec_driver_sql("SELECT 1").scalar_one())
 
     async def run() -> None:
-        assert await deadline.in_time(look) == 1
+        assert await in_time(look) == 1
         proxy.fall_silent()
         for _ in range(2):  # the second time every thread has been in use
-            errors = await asyncio.gather(
-                *(failed(deadline.in_time(look, SECONDS)) for _ in range(40))
-            )
+            errors = await asyncio.gather(*(failed(in_time(look, SECONDS)) for _ in range(40)))
             assert len(errors) == 40
         proxy.speak()
         async with asyncio.timeout(30):
             while True:
                 try:
-                    assert await deadline.in_time(look) == 1
+                    assert await in_time(look) == 1
                     return
                 except StorageUnavailable:
                     continue

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from app.database.dialect import Cursor
+from app.database.driver import Cursor
 from app.database.engine import connect
 from app.database.writer import Writer
 

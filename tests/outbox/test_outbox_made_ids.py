@@ -9,7 +9,7 @@ import pytest
 
 from app import ids
 from app.audit.record_macs import Marks
-from app.database.dialect import Cursor
+from app.database.driver import Cursor
 from app.database.engine import dialect, reading
 from app.encryption import NO_ENCRYPTION
 from app.model import Settled, Status, Taken

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.errors import LockNotAvailable
 from sqlalchemy import Engine, event, make_url
 
-from app.database.dialect import POSTGRESQL, SQLITE
+from app.database.driver import POSTGRESQL, SQLITE
 from app.database.engine import connect
 from tests.postgres import Server
 
