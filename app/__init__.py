@@ -36,7 +36,7 @@ Packages, from the outermost layer to the innermost; each imports only from thos
     telemetry    logs and metrics
     settings     the settings, and where they are read from
     leanplum     everything about Leanplum: actions, mapping, client, replies
-    model, ids, request_ids, urls, errors, clock, patterns, suggestions
+    model, ids, urls, errors, clock, patterns, suggestions
                  shared types, identifiers, URLs, errors, time, operators' patterns, "did you mean"
     simulator    a stand-in for Leanplum that shares no code with leanplum
 """

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 import orjson
 from fastapi import APIRouter, Depends, Path, Query, Request
 
-from app import request_ids
+from app import ids
 from app.api import schemas
 from app.api.dependencies import KEY, Authentication
 from app.clock import instant
@@ -248,7 +248,7 @@ async def find_receipts(
 def _chosen(req_id: str | None, uuid: str | None) -> ReceiptFilter:
     """Return the filter that a query means. Raises Invalid."""
     if req_id:
-        return ReceiptFilter(request_ids.bounds(req_id, uuid or None))
+        return ReceiptFilter(ids.sdk_item_id_bounds(req_id, uuid or None))
     if uuid:
         raise Invalid((Fault("uuid", "needs reqId beside it", "parameter", "parameter"),))
     raise Invalid((Fault("reqId", "is required", "parameter", "parameter"),))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from app import request_ids
+from app import ids
 from app.database.engine import connect
 from app.model import Scope
 from app.outbox import receipts
@@ -296,7 +296,7 @@ def test_it_needs_the_scope(talk: Talk) -> None:
 def test_another_app_s_items_are_not_found(talk: Talk, sdk: Sdk) -> None:
     req_id = fresh()
     sdk.multi(track(reqId=req_id))
-    which = ReceiptFilter(request_ids.bounds(req_id, None))
+    which = ReceiptFilter(ids.sdk_item_id_bounds(req_id, None))
     find = talk.app.services.outbox.find_receipts
     assert [len(talk.do(partial(find, app, which))) for app in ("default", "other")] == [1, 0]
 
@@ -329,14 +329,14 @@ def test_the_items_of_a_req_id_are_read_from_the_primary_key(database: str) -> N
     )
     with engine.begin() as connection:
         rows = [
-            {"id": request_ids.item_id("track", f"r{number}", "u"), "seq": number, "digest": b"d"}
+            {"id": ids.sdk_item_id("track", f"r{number}", "u"), "seq": number, "digest": b"d"}
             for number in range(3_000)
         ]
         connection.execute(insert, rows)
     with engine.connect() as connection:
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("ANALYZE item_ids")
-        how = plan(connection, ReceiptFilter(request_ids.bounds("r7", None)))
+        how = plan(connection, ReceiptFilter(ids.sdk_item_id_bounds("r7", None)))
     engine.dispose()
     sqlite = "SEARCH item_ids USING PRIMARY KEY (app=? AND id>? AND id<?)"
     assert sqlite in how or "on item_ids" in how.partition("item_ids_pkey")[2], how
@@ -347,10 +347,10 @@ def test_the_items_of_a_req_id_are_read_from_the_primary_key(database: str) -> N
 @pytest.mark.parametrize("own", ["", "u", "U" * 900])
 @pytest.mark.parametrize("req_id", ["r", "R" * 900, "ß", "5b2c8e0e-7d64-4a57-9d5c-2a7f5a3f0c11"])
 def test_an_id_lies_between_its_bounds_in_every_collation(req_id: str, own: str) -> None:
-    made = request_ids.item_id("track", req_id, own)
+    made = ids.sdk_item_id("track", req_id, own)
     for which in (None, own):
-        least, greatest = request_ids.bounds(req_id, which)
-        for one in (made, request_ids.apart(made, "track", "{}")):
+        least, greatest = ids.sdk_item_id_bounds(req_id, which)
+        for one in (made, ids.sdk_item_id_for_content(made, "track", "{}")):
             # Digits of one length: no language sorts them otherwise, alone or in pairs.
             assert {len(least), len(one), len(greatest)} == {len("sdk:") + 59}
             assert all(text.removeprefix("sdk:").isdecimal() for text in (least, one, greatest))
@@ -358,9 +358,6 @@ def test_an_id_lies_between_its_bounds_in_every_collation(req_id: str, own: str)
 
 
 def test_the_parts_of_an_id_have_room_for_what_stands_in_them() -> None:
-    assert (
-        len(request_ids.item_id("track", "r", "", lambda size: b"\xff" * size))
-        == request_ids.LENGTH
-    )
-    assert 2 ** (8 * request_ids.REQUEST_BYTES) < 10**29
+    assert len(ids.sdk_item_id("track", "r", "", lambda size: b"\xff" * size)) == ids.SDK_LENGTH
+    assert 2 ** (8 * ids.REQUEST_BYTES) < 10**29
     assert 2**32 < 10**10

@@ -14,6 +14,7 @@ import orjson
 from app.compat import json_values
 from app.compat.leanplum_sdk.request import AS_SENT, text, truthy
 from app.errors import Fault, Invalid
+from app.ids import sdk_item_id
 from app.ingest.ports import Refiner, told
 from app.leanplum.actions import (
     ACTIONS,
@@ -23,7 +24,6 @@ from app.leanplum.actions import (
     unknown_action_message,
 )
 from app.model import ERASES, NO_NOTES, KeyKind, NewItem, Notes, Scope
-from app.request_ids import item_id
 from app.tracking.checker import fields_of
 
 ASKED_THOUGH_LATER = frozenset({"sendMessage"})  # its answer says whether anything was sent
@@ -258,7 +258,7 @@ def _own_id(action: str, entry: Mapping[str, Any]) -> str | None:
     reqId.
     """
     req_id = text(entry.get("reqId"))
-    return item_id(action, req_id, text(entry.get("uuid"))) if req_id else None
+    return sdk_item_id(action, req_id, text(entry.get("uuid"))) if req_id else None
 
 
 def item_of(entry: Now) -> NewItem:

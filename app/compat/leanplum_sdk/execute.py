@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from app import request_ids
+from app import ids
 from app.audit.records import MOST_USERS
 from app.clock import now_ms
 from app.compat.leanplum_sdk import (
@@ -266,7 +266,7 @@ def _in_steps(one: classify.Sorted, sent: Any) -> bool:
     if not isinstance(one, NewItem):
         return isinstance(one, Now)
     req_id, uuid = text(sent.get("reqId")), text(sent.get("uuid"))
-    return bool(req_id or uuid) and not request_ids.marks_one(req_id, uuid)
+    return bool(req_id or uuid) and not ids.names_one_action(req_id, uuid)
 
 
 def _let_wait(
@@ -412,4 +412,4 @@ def _apart(item: NewItem) -> NewItem:
     """
     assert item.id is not None
     content = item.body if item.content is None else item.content
-    return item._replace(id=request_ids.apart(item.id, item.action, content))
+    return item._replace(id=ids.sdk_item_id_for_content(item.id, item.action, content))

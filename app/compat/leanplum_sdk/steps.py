@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
 
-from app import request_ids
+from app import ids
 from app.compat.leanplum_sdk import call_plan, relayed_entries, response
 from app.compat.leanplum_sdk.call_plan import Kind, Part, Step
 from app.compat.leanplum_sdk.classify import Now
@@ -124,7 +124,7 @@ class Steps:
     def _recognised(self, place: int) -> bool:
         """Return whether the database recognises an item when it is accepted again."""
         entry = self._call.entries[place]
-        return request_ids.marks_one(text(entry.get("reqId")), text(entry.get("uuid")))
+        return ids.names_one_action(text(entry.get("reqId")), text(entry.get("uuid")))
 
     async def _left_by_others(self, places: Sequence[int]) -> list[int]:
         """Wait for what other requests do for these entries; the places of what is still to be
