@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine
 
 from app.audit.record_macs import Marks
 from app.clock import now_ms
-from app.database import deadline
+from app.database.driver import in_time
 from app.database.engine import reading
 from app.database.writer import Writer
 from app.encryption import BodyCipher
@@ -134,4 +134,4 @@ class DeadLetterService:
             with reading(self._engine) as connection:
                 return query(connection)
 
-        return await deadline.in_time(run)
+        return await in_time(run)
