@@ -3,7 +3,7 @@
 The lifespan puts the services into the state of each request; each route names those that it uses.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Depends, Request
@@ -13,12 +13,12 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from app import ids
 from app.http.authentication import Authenticator
 from app.http.body import BodyReader
-from app.http.query import declared
 from app.http.request import context_of
 from app.ingest.validate import subject_of
 from app.outbox.outbox import Outbox
 
 NO_NUL = "must not have a NUL character"
+UNKNOWN = "is no query parameter here; check its spelling"
 SUBJECTS = frozenset({"userId", "deviceId"})
 
 
@@ -38,6 +38,29 @@ async def storable(request: Request) -> None:
     ]
     if faults:
         raise RequestValidationError(faults)
+
+
+MOST_FAULTS = 10
+
+
+async def declared(request: Request) -> None:
+    """Refuse a call whose query has a parameter that it does not declare.
+
+    A misspelt filter would find everything, and a misspelt `fullErasure` would leave data behind.
+    """
+    if not request.scope["query_string"]:
+        return
+    unknown = sorted(set(request.query_params) - _declared(request.scope["route"]))
+    if unknown:
+        found = [{"loc": ("query", name), "msg": UNKNOWN} for name in unknown[:MOST_FAULTS]]
+        raise RequestValidationError(found)
+
+
+def _declared(route: Any) -> set[str]:
+    """Return the names in the signature of the route's endpoint and in its documentation."""
+    documented = (route.openapi_extra or {}).get("parameters", ())
+    in_query = {one["name"] for one in documented if one["in"] == "query"}
+    return in_query | {one.alias for one in route.dependant.query_params}
 
 
 # The last two only document how a key is sent; `Authenticator` reads it.

@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 
 from app.callers.key_format import PREFIX
 from app.errors import Fault, Invalid
-from app.http.client_address import Origin, TrustedProxies, plain
+from app.http.proxies import Origin, TrustedProxies, plain
 from app.ingest.service import Checker
 from app.model import App, Caller
 from app.telemetry import describe

@@ -29,7 +29,7 @@ from app.compat.segment.request import PATHS as SEGMENT_PATHS
 from app.errors import Fault, GatewayError, Invalid, NotFound, RequestPart
 from app.http import problems
 from app.http.authentication import Authenticator
-from app.http.client_address import TrustedProxies
+from app.http.proxies import TrustedProxies
 from app.http.request import context_of
 from app.ingest.json_pointers import pointer
 from app.server import openapi, operations

@@ -10,7 +10,7 @@ from app.api.keys import KeyHandler
 from app.api.passthrough import PassthroughHandler
 from app.api.preview import PreviewHandler
 from app.api.receipts import ReceiptService
-from app.compat.body_credentials import BodyCredentials
+from app.compat.admission import BodyCredentials
 from app.compat.leanplum_sdk.endpoint import CallReader, SdkEndpoint
 from app.compat.leanplum_sdk.execute import FORWARD, EntryExecutor
 from app.compat.leanplum_sdk.transfers import TransferHandler

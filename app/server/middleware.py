@@ -19,9 +19,8 @@ from app.http import problems
 from app.http.audit_trail import AuditTrail
 from app.http.authentication import Authenticator
 from app.http.body import BodyReader
-from app.http.client_address import TrustedProxies
-from app.http.path_prefix import Prefixes
 from app.http.problems import Answer
+from app.http.proxies import Prefixes, TrustedProxies
 from app.http.request import CONTEXT, RequestContext, log_failure
 from app.http.response_headers import CACHE, NO_STORE, PAGE_HEADERS, POLICY, SNIFF, STRICT
 from app.telemetry import Metrics

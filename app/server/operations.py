@@ -20,8 +20,8 @@ from app.database.engine import reason
 from app.database.writer import Writer
 from app.errors import NotFound, StorageUnavailable
 from app.http.openapi_parts import problem_responses
-from app.http.path_prefix import VARY
 from app.http.problems import PROBLEMS, Problem, example
+from app.http.proxies import VARY
 from app.http.rate_limiting import RateLimiter
 from app.http.request import context_of
 from app.telemetry import Metrics

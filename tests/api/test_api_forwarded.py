@@ -8,7 +8,7 @@ from ipaddress import ip_network
 import httpx
 import pytest
 
-from app.http.client_address import Origin, TrustedProxies, plain
+from app.http.proxies import Origin, TrustedProxies, plain
 from app.server import run
 from app.settings import Settings
 from tests.api.serve import served

@@ -18,7 +18,7 @@ import pytest
 from app.compat.leanplum_sdk.endpoint import PATHS as SDK_PATHS
 from app.compat.segment.request import PATHS as SEGMENT_PATHS
 from app.errors import StartRefused
-from app.http.path_prefix import OWN, forwarded_prefix
+from app.http.proxies import OWN, forwarded_prefix
 from app.server.application import create_app
 from app.settings import Settings, load
 from app.urls import path_prefix

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.http.client_address import TrustedProxies
+from app.http.proxies import TrustedProxies
 from app.leanplum.mapping import (
     ADDRESS_HEADER,
     LANGUAGE_HEADER,

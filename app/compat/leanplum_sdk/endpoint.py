@@ -13,16 +13,15 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from app.apps import Apps
-from app.compat.body_credentials import BodyCredentials
+from app.compat.admission import BodyCredentials, read_within_limit
 from app.compat.json_values import Fits
 from app.compat.leanplum_sdk import classify, response
 from app.compat.leanplum_sdk import request as reading
 from app.compat.leanplum_sdk.execute import EntryExecutor, note_refused
 from app.compat.leanplum_sdk.relayed_entries import status_of
-from app.compat.leanplum_sdk.reply import JSON, send_body
 from app.compat.leanplum_sdk.request import Call
+from app.compat.leanplum_sdk.response import JSON, send_body
 from app.compat.leanplum_sdk.transfers import FORMS_OF_IMPORT, TransferHandler
-from app.compat.limited_body import read_within_limit
 from app.errors import Forbidden, GatewayError, Malformed, Overloaded, Refusal, TooLarge
 from app.http import problems
 from app.http.authentication import Authenticator, require_scope

@@ -11,17 +11,23 @@ from app import ids
 from app.audit.records import MOST_USERS
 from app.clock import now_ms
 from app.compat.leanplum_sdk import (
-    call_arguments,
     call_plan,
     classify,
-    clock_correction,
     relayed_entries,
     response,
 )
 from app.compat.leanplum_sdk.classify import No, Now
-from app.compat.leanplum_sdk.reply import Reply
-from app.compat.leanplum_sdk.request import Call, text
+from app.compat.leanplum_sdk.request import (
+    NO_CORRECTION,
+    Call,
+    Correction,
+    correction_of,
+    shared_arguments,
+    text,
+    with_shared_arguments,
+)
 from app.compat.leanplum_sdk.resent_entries import DETECTED, undetected_content
+from app.compat.leanplum_sdk.response import Reply
 from app.compat.leanplum_sdk.steps import Steps
 from app.enrichment.service import Enrichment
 from app.errors import Forbidden, GatewayError
@@ -94,7 +100,7 @@ class EntryExecutor:
             reply.end_user = end_user_headers(context.origin.sender, language)
         checker = context.checker = self._ingest.plain_checker(app, PLAIN)
         clock = _clock(context, call)
-        shared = call_arguments.for_entries(call.args) if call.batch else {}
+        shared = shared_arguments(call.args) if call.batch else {}
         judged = await in_slices(
             _judged(caller, call, _shared(shared, entry), notes, clock, checker, app)
             for entry, notes in zip(call.entries, noted, strict=True)
@@ -273,7 +279,7 @@ def _let_wait(
     doing: dict[int, NewItem | Now],
     call: Call,
     noted: Sequence[Notes],
-    clock: clock_correction.Correction,
+    clock: Correction,
     locale: str | None,
 ) -> None:
     """Make items of the sessions that a later one of the same device follows in the batch: nobody
@@ -300,7 +306,7 @@ def _later(
     one: Now,
     sent: Mapping[str, Any],
     notes: Notes,
-    clock: clock_correction.Correction,
+    clock: Correction,
     locale: str | None,
 ) -> NewItem:
     if locale is not None and one.entry.get("locale") == DETECT:
@@ -336,19 +342,19 @@ def _tell_taken(
             reply.status = told.status
 
 
-def _clock(context: RequestContext, call: Call) -> clock_correction.Correction:
+def _clock(context: RequestContext, call: Call) -> Correction:
     """Return the error of the sender's clock, as of when the request began to arrive.
 
     The `time` of a call that is no batch is its one entry's own.
     """
     if not call.batch:
-        return clock_correction.NO_CORRECTION
+        return NO_CORRECTION
     waited = round((time.perf_counter() - context.started) * 1000)
-    return clock_correction.correction_of(call.args.get("time"), now_ms() - waited)
+    return correction_of(call.args.get("time"), now_ms() - waited)
 
 
 def _shared(shared: Mapping[str, Any], entry: Any) -> Any:
-    return call_arguments.applied(shared, entry) if type(entry) is dict else entry
+    return with_shared_arguments(shared, entry) if type(entry) is dict else entry
 
 
 def _judged(
@@ -356,7 +362,7 @@ def _judged(
     call: Call,
     sent: Any,
     notes: Notes,
-    clock: clock_correction.Correction,
+    clock: Correction,
     checker: Checker,
     app: App,
 ) -> classify.Sorted:
@@ -375,7 +381,7 @@ def _judged(
     return classify.judged(classified, entry, notes, checker)
 
 
-def _corrected(sent: Any, notes: Notes, clock: clock_correction.Correction) -> tuple[Any, Notes]:
+def _corrected(sent: Any, notes: Notes, clock: Correction) -> tuple[Any, Notes]:
     """Return an entry with its time corrected, and the notes that tell of it."""
     if type(sent) is not dict:  # or it is refused as it was read
         return sent, notes

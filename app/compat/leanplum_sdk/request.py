@@ -14,6 +14,7 @@ from app.errors import Fault, Malformed, TooLarge
 from app.http.json_body import CSV, MANY, crowded
 from app.ids import text_of
 from app.leanplum.actions import ACTIONS
+from app.leanplum.values import LATEST
 
 BATCH_PATH = "/api-batch"
 MAX_FIELDS = 10_000
@@ -203,3 +204,79 @@ def _with_plain_ids(entry: Args) -> Args:
         if text is not value:
             entry[name] = text
     return entry
+
+
+DEVELOPMENT = "devMode"
+OF_EACH_ENTRY = (DEVELOPMENT, "client", "sdkVersion", "apiVersion")
+
+
+def shared_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those arguments of a batch that count for each entry."""
+    return {name: args[name] for name in OF_EACH_ENTRY if not _absent(args.get(name))}
+
+
+def with_shared_arguments(shared: Mapping[str, Any], entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an entry with the arguments that it shares; the same object where nothing is new."""
+    added = {name: value for name, value in shared.items() if _counts(name, value, entry)}
+    return {**entry, **added} if added else entry
+
+
+def _counts(name: str, value: Any, entry: Mapping[str, Any]) -> bool:
+    own = entry.get(name)
+    if name == DEVELOPMENT and truthy(value):
+        return not truthy(own)
+    return _absent(own)
+
+
+def _absent(value: Any) -> bool:
+    return value is None or value == ""
+
+
+UNREADABLE = "time: the time of the call is not epoch seconds; the entry's time is not corrected"
+OUT_OF_RANGE = "time: the time of the call is too far from now; the entry's time is not corrected"
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What the entries of one call have to be moved by. `fault`: why that is not known."""
+
+    seconds: float = 0.0
+    fault: str | None = None
+
+    def applied(self, entry: Mapping[str, Any]) -> tuple[Any, float | None, str | None]:
+        """Return an entry's time, what it was moved by, and why it was left as it is.
+
+        A time keeps its type: a text of digits stays one.
+        """
+        given = entry.get("time")
+        found = epoch_seconds(given)
+        if found is None or self.fault is not None or not self.seconds:
+            return given, None, self.fault if found is not None else None
+        moved = round(found + self.seconds, 6)
+        if not 0 < moved < LATEST:
+            return given, None, OUT_OF_RANGE
+        return str(moved) if isinstance(given, str) else moved, self.seconds, None
+
+
+NO_CORRECTION = Correction()
+
+
+def correction_of(call_time: Any, received_at: int) -> Correction:
+    """Return the correction for a batch with this `time`, received at `received_at` (ms)."""
+    if call_time is None or call_time == "":
+        return NO_CORRECTION
+    sent_at = epoch_seconds(call_time)
+    if sent_at is None:
+        return Correction(fault=UNREADABLE)
+    return Correction(round(received_at / 1000 - sent_at, 3))
+
+
+def epoch_seconds(value: Any) -> float | None:
+    """Return a time as epoch seconds; None for what is none, such as milliseconds."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return seconds if 0 < seconds < LATEST else None

@@ -4,14 +4,17 @@ Two things never pass: the fields by which Leanplum moves SDKs to another host, 
 about the SDK's own doing, the texts that make SDKs switch themselves off (fact sheet §7).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from app.http.request import RequestContext
 from app.leanplum.outcomes import HOSTS, REDIRECTS, is_config, message_of
 
 Entry = dict[str, Any]
+Send = Callable[[dict[str, Any]], Awaitable[None]]  # of ASGI
 LEADING_AWAY = REDIRECTS
 NOT_PASSED_ON = HOSTS  # `uploadUrl` too: iOS would post files there with its key
 OURS = "The gateway's own settings are refused by Leanplum; its operator has to mend them."
@@ -58,3 +61,45 @@ def matched(found: Sequence[Entry], sent: Sequence[Any]) -> list[Entry | None]:
 def envelope(entries: Sequence[Entry], beside: Mapping[str, Any] | None = None) -> bytes:
     """The body. It is never empty: the JavaScript SDK looks at the first entry whatever it sent."""
     return orjson.dumps({"response": list(entries) or [{"success": True}], **(beside or {})})
+
+
+CORS = [(b"access-control-allow-origin", b"*"), (b"x-content-type-options", b"nosniff")]
+JSON = [
+    (b"content-type", b"application/json;charset=utf-8"),
+    (b"cache-control", b"private, no-store"),
+]
+
+
+@dataclass(slots=True)
+class Reply:
+    """The answer to a call, as far as it is known: one for each entry, and what stands beside
+    them.
+    """
+
+    entries: list[Entry | None]
+    status: int = 200
+    beside: dict[str, Any] = field(default_factory=dict)
+    retry_after: float | None = None
+    # The headers that tell Leanplum of the end user
+    end_user: Mapping[str, str] = field(default_factory=dict)
+
+    def tell(self, at: Sequence[int], found: Sequence[Entry]) -> None:
+        """The answers of the entries at these places."""
+        for index, entry in zip(at, found, strict=True):
+            self.entries[index] = entry
+
+
+async def send_body(
+    context: RequestContext,
+    send: Send,
+    status: int,
+    headers: Sequence[tuple[bytes, bytes]],
+    body: bytes,
+) -> int:
+    """Send a whole response, with the headers that every response has; return the status."""
+    common = [*CORS, (b"x-request-id", context.request_id.encode()), *context.rate_headers]
+    if status != 204:
+        common.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, *common]})
+    await send({"type": "http.response.body", "body": body})
+    return status

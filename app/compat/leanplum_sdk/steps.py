@@ -12,9 +12,9 @@ from app import ids
 from app.compat.leanplum_sdk import call_plan, relayed_entries, response
 from app.compat.leanplum_sdk.call_plan import Kind, Part, Step
 from app.compat.leanplum_sdk.classify import Now
-from app.compat.leanplum_sdk.reply import Reply
 from app.compat.leanplum_sdk.request import Call, text
 from app.compat.leanplum_sdk.resent_entries import Batch, Claims, key_of, lasts
+from app.compat.leanplum_sdk.response import Reply
 from app.model import App, NewItem, Taken
 from app.outbox.logins import named
 from app.outbox.outbox import Outbox

@@ -9,8 +9,8 @@ from starlette.types import Send
 from app.compat.leanplum_sdk import classify, response
 from app.compat.leanplum_sdk import request as reading
 from app.compat.leanplum_sdk.classify import No, Now, Sorted
-from app.compat.leanplum_sdk.reply import CORS, JSON, send_body
 from app.compat.leanplum_sdk.request import Call
+from app.compat.leanplum_sdk.response import CORS, JSON, send_body
 from app.enrichment.relayed_calls import RelayedCallPrivacy, permit_import
 from app.errors import Erased, Forbidden, Invalid, Malformed
 from app.http.job_facts import JobFacts, note_answer

@@ -12,9 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from app.audit.records import MOST_USERS
 from app.clock import now_ms
-from app.compat.body_credentials import BodyCredentials
+from app.compat.admission import BodyCredentials, read_within_limit
 from app.compat.json_values import Fits
-from app.compat.limited_body import read_within_limit
 from app.compat.segment import classify, request, response
 from app.compat.segment.classify import Judge, Verdict
 from app.compat.segment.message import unguarded
