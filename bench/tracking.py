@@ -22,16 +22,16 @@ import orjson
 from app.callers import key_format
 from app.clock import now_ms
 from app.enrichment.config import STEPS
-from app.enrichment.service import Enrichment
+from app.enrichment.service import EnrichmentService
 from app.ingest import validate
-from app.ingest.ports import PLAIN, Refiner
+from app.ingest.ports import NO_STEPS, ItemSteps
 from app.server.application import create_app
 from app.settings import Settings
 from app.settings.validators import TAXONOMY
 from app.telemetry import configure_logging
-from app.tracking.checker import Gate
-from app.tracking.name_rules import NAME_KINDS, Caps, Names
-from app.tracking.plan.load import made
+from app.tracking.checker import PlanChecker
+from app.tracking.names import NAME_KINDS, AppNames, NameLimits
+from app.tracking.plan.load import load_plans
 
 EVENTS, SIZE, BODIES = 200, 100, 50
 ROUNDS, AT_ONCE = 40, 5
@@ -115,33 +115,35 @@ async def compared(steps: dict[str, Step], first: str) -> dict[str, tuple[float,
 def judging(sent: list[bytes]) -> dict[str, Step]:
     """Reading and judging alone."""
     plans, names, caps = (
-        made({"plan": plan()}).plans,
-        Names(),
-        Caps({kind: TAXONOMY[kind] for kind in NAME_KINDS}, 0.9),
+        load_plans({"plan": plan()}).plans,
+        AppNames(),
+        NameLimits({kind: TAXONOMY[kind] for kind in NAME_KINDS}, 0.9),
     )
-    enrichment = Enrichment(None, None, b"0" * 32)
+    enrichment = EnrichmentService(None, None, b"0" * 32)
     assert plans is not None
     of = plans.of("default")
 
-    def step(refiner: Callable[[], Refiner]) -> Step:
+    def step(refiner: Callable[[], ItemSteps]) -> Step:
         async def judge() -> None:
             for body in sent:
                 made_ = refiner()
                 found = validate.fast_batch(body, made_)
                 assert found is not None
-                if isinstance(made_, Gate) and made_.brings_names:
+                if isinstance(made_, PlanChecker) and made_.has_new_names:
                     new = {name for of_item in made_.new_names(found) for name in of_item}
                     made_.claim(new)
-                    names.settle(new, ())
+                    names.release(new, ())
 
         return judge
 
     return {
-        NOTHING: step(lambda: PLAIN),
-        NAMES: step(lambda: Gate(PLAIN, None, names, caps, "enforce")),
-        PLAN: step(lambda: Gate(PLAIN, of, names, caps, "enforce")),
+        NOTHING: step(lambda: NO_STEPS),
+        NAMES: step(lambda: PlanChecker(NO_STEPS, None, names, caps, "enforce")),
+        PLAN: step(lambda: PlanChecker(NO_STEPS, of, names, caps, "enforce")),
         ALL: step(
-            lambda: Gate(enrichment.refiner("default", "key", now_ms()), of, names, caps, "enforce")
+            lambda: PlanChecker(
+                enrichment.enricher("default", "key", now_ms()), of, names, caps, "enforce"
+            )
         ),
     }
 

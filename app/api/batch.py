@@ -34,7 +34,7 @@ from app.http.problems import Answer
 from app.http.rate_limiting import RateLimiter
 from app.http.request import RequestContext, context_of
 from app.ingest import validate
-from app.ingest.ports import Refiner
+from app.ingest.ports import ItemSteps
 from app.ingest.service import Checker, Ingest
 from app.ingest.time_slices import turn
 from app.leanplum.actions import IN_DEVELOPMENT, key_for
@@ -133,7 +133,7 @@ class BatchHandler:
         if is_json and body.count(b'"action"') <= most and body.count(b",") <= FEW_COMMAS:
             validated = validate.fast_batch(body, checker)
         if validated is None:
-            checker.anew()
+            checker.restart()
             if is_json:
                 validated = await _validated_json(body, most, checker)
             else:
@@ -186,7 +186,7 @@ def _too_many(count: int, most: int) -> TooLarge:
 
 
 async def _validated_lines(
-    body: bytes, most: int, enricher: Refiner
+    body: bytes, most: int, enricher: ItemSteps
 ) -> list[NewItem | RefusedItem]:
     """Validate the lines of NDJSON, and serve other requests between two lines."""
     lines = _lines(body)
@@ -199,7 +199,9 @@ async def _validated_lines(
     return validated
 
 
-async def _validated_json(body: bytes, most: int, enricher: Refiner) -> list[NewItem | RefusedItem]:
+async def _validated_json(
+    body: bytes, most: int, enricher: ItemSteps
+) -> list[NewItem | RefusedItem]:
     """Validate the items of a JSON batch, and serve other requests between two items.
 
     They are counted first: validating a million takes seconds.
@@ -226,14 +228,14 @@ async def _validated_json(body: bytes, most: int, enricher: Refiner) -> list[New
     return validated
 
 
-def _validated_line(line: bytes, enricher: Refiner) -> NewItem | RefusedItem:
+def _validated_line(line: bytes, enricher: ItemSteps) -> NewItem | RefusedItem:
     try:
         return validated_item(json_body.parse(line), "", enricher)
     except Malformed as refusal:
         return refusal
 
 
-def validated_item(raw: Any, base: str, enricher: Refiner) -> NewItem | RefusedItem:
+def validated_item(raw: Any, base: str, enricher: ItemSteps) -> NewItem | RefusedItem:
     """Return the item that parsed JSON makes, or its refusal; pointers begin with `base`."""
     crowded = json_body.crowded(raw, base)
     if crowded is not None:

@@ -36,7 +36,7 @@ from app.http.openapi_parts import body_of, problem_responses
 from app.http.problems import Answer
 from app.http.request import IDEMPOTENCY_KEY, RequestContext, context_of, idempotency_key
 from app.ingest import validate
-from app.ingest.ports import Refiner
+from app.ingest.ports import ItemSteps
 from app.ingest.service import Ingest
 from app.leanplum.actions import ACTIONS, key_for
 from app.model import ERASES, App, KeyKind, Kind, NewItem, Removed
@@ -93,7 +93,7 @@ class ItemHandler:
         if not given:
             item = validate.fast_single(action, body, checker)
         if not item:
-            item = _validated(action, body, given, checker.anew())
+            item = _validated(action, body, given, checker.restart())
         context.subjects = (item.subject,)
         require_leanplum_key(app, key_for(action, item.body))
         caller = authenticator.confirm(context, caller)
@@ -169,7 +169,7 @@ def preferred_wait(prefer: str) -> int | None:
     return min(int(match.group(1)), MAX_WAIT) if match else None
 
 
-def _validated(action: str, body: bytes, given: Mapping[str, Any], checker: Refiner) -> NewItem:
+def _validated(action: str, body: bytes, given: Mapping[str, Any], checker: ItemSteps) -> NewItem:
     """Validate an item with all its faults named. Raises Malformed, Invalid."""
     raw = json_body.parse(body)
     if not isinstance(raw, dict):

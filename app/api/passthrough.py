@@ -276,7 +276,7 @@ class PassthroughHandler:
                 raise Invalid(tuple(faults))
             if call.action in ENRICHED:
                 checker = self._ingest.checker(app, caller, now_ms(), context.origin.named)
-                moved = checker.refine(call.action, raw).moved
+                moved = checker.enrich(call.action, raw).moved
             else:
                 self._privacy.apply(app, caller, call.action, raw)
             return validate.checked(SHAPES[call.action], raw)

@@ -19,9 +19,9 @@ from app.http.authentication import Authenticator
 from app.http.openapi_parts import problem_responses
 from app.http.request import context_of
 from app.model import App, Scope
-from app.tracking.name_rules import NAME_KINDS, Name
+from app.tracking.names import NAME_KINDS, Name
 from app.tracking.plan.file_format import KINDS
-from app.tracking.plan.validate import Entry, Plan
+from app.tracking.plan.validate import Plan, PlanEntry
 from app.tracking.service import Tracking
 
 PLAN, VIOLATIONS, TAXONOMY = "/v1/tracking-plan", "/v1/tracking-plan/violations", "/v1/taxonomy"
@@ -73,7 +73,7 @@ async def get_plan(request: Request, authenticator: Authentication, tracking: Tr
     they are now, where they were refused.
     """
     app = await _enter(request, authenticator, f"GET {PLAN}", Scope.CONTENT_READ)
-    plan, refused = tracking.plans.of(app.name), list(tracking.plans.refused)
+    plan, refused = tracking.plans.current.of(app.name), list(tracking.plans.faults)
     return (
         {"loaded": False, "refused": refused}
         if plan is None
@@ -93,7 +93,7 @@ def _document(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _entry(entry: Entry) -> dict[str, Any]:
+def _entry(entry: PlanEntry) -> dict[str, Any]:
     told = {"description": entry.description, "owner": entry.owner}
     return {
         "name": entry.name,
@@ -155,9 +155,13 @@ async def get_taxonomy(request: Request, authenticator: Authentication, tracking
     return {
         "app": app.name,
         "policy": taxonomy.policy,
-        "warnFrom": taxonomy.caps.warn_from,
+        "warnFrom": taxonomy.limits.warn_from,
         **{
-            kind: {"count": len(of[kind]), "limit": taxonomy.caps.of[kind], "names": of[kind]}
+            kind: {
+                "count": len(of[kind]),
+                "limit": taxonomy.limits.by_kind[kind],
+                "names": of[kind],
+            }
             for kind in NAME_KINDS
         },
     }

@@ -49,7 +49,7 @@ def _check_keys(settings: Settings) -> "list[tuple[App, dict[KeyKind, Checked]]]
     from app.leanplum.client import LeanplumClient
     from app.relay import key_checks
 
-    service.check(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
+    service.check_files(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
     apps = Apps(lambda: read_apps(settings))
 
     async def check_all() -> list[tuple[App, dict[KeyKind, Checked]]]:

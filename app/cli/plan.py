@@ -30,16 +30,16 @@ def lint(
     """Tell everything that is wrong with a plan, each in a line with its place. Ends with 1 where
     something is.
     """
-    from app.tracking.plan.load import made
-    from app.tracking.plan_files import read
+    from app.tracking.plan.load import load_plans
+    from app.tracking.plan_files import read_files
 
     path = path or load().gateway_tracking_plan
     if path is None:
         raise StartRefused("give a path, or set GATEWAY_TRACKING_PLAN")
-    found = made(read(path, "plan lint"))
-    for one in found.told:
+    found = load_plans(read_files(path, "plan lint"))
+    for one in found.findings:
         typer.echo(str(one))
-    if found.told:
+    if found.findings:
         raise typer.Exit(1)
     assert found.plans is not None
     for apps, plan in found.plans.each():
@@ -50,10 +50,10 @@ def lint(
 @plan_cli.command("diff")
 def diff(old: PlanPath, new: PlanPath) -> None:
     """Tell what differs. Ends with 1 where the new plan may refuse what the old one let through."""
-    from app.tracking.plan.diff import differences
-    from app.tracking.plan_files import plans_of
+    from app.tracking.plan.diff import diff_plans
+    from app.tracking.plan_files import load_path
 
-    changes = differences(plans_of(old, "OLD"), plans_of(new, "NEW"))
+    changes = diff_plans(load_path(old, "OLD"), load_path(new, "NEW"))
     for change in changes:
         typer.echo(str(change))
     breaking = sum(change.breaking for change in changes)
@@ -70,10 +70,10 @@ def list_names(app: OfApp = "default", as_json: AsJson = False) -> None:
     """Every name that was accepted for the app, and how many of each kind Leanplum keeps."""
     from app.clock import instant
     from app.database.engine import connect_to_read
-    from app.tracking.names import stored
+    from app.tracking.name_store import read_names
 
     settings = load()
-    names = stored(connect_to_read(settings.gateway_database_url), app)
+    names = read_names(connect_to_read(settings.gateway_database_url), app)
     if as_json:
         rows = [
             {"kind": one.name.kind, "name": one.name.name, "firstSeen": instant(one.first_seen)}
@@ -99,8 +99,8 @@ def forget_name(
     from app.audit.records import administrative_act, insert
     from app.clock import now_ms
     from app.database.engine import connect_existing, transaction
-    from app.tracking.name_rules import NAME_KINDS, Name
-    from app.tracking.names import Forget
+    from app.tracking.name_store import ForgetName
+    from app.tracking.names import NAME_KINDS, Name
 
     if kind not in NAME_KINDS:
         raise StartRefused(f"KIND: takes {', '.join(NAME_KINDS)}")
@@ -108,9 +108,11 @@ def forget_name(
     settings = load()
     engine = connect_existing(settings.gateway_database_url)
     marks = signing_keys.to_write(engine, settings.audit_seed).marks
-    write = Forget(app, Name(kind, name), lambda cursor: insert(cursor, marks, [(now_ms(), text)]))
+    write = ForgetName(
+        app, Name(kind, name), lambda cursor: insert(cursor, marks, [(now_ms(), text)])
+    )
     with transaction(engine) as cursor:
-        (found,) = Forget.run_all(cursor, [write])
+        (found,) = ForgetName.run_all(cursor, [write])
     if not found:
         raise NotFound(f"{app} has no name {name} of {kind}")
     typer.echo(f"{name} is forgotten.")

@@ -1,22 +1,21 @@
-"""Enrichment: what an item gets, or loses, before it is held against the rules. Pure; idempotent;
-raises nothing.
+"""Enrichment: what an item gains or loses before it is validated. Idempotent; raises nothing.
 
-- `draft`: one item on its way through the steps, and what is known of its call
-- `moments`, `places`, `devices`, `norms`, `shaping`, `privacy`: the steps, each a small function over a draft
-- `rows`: the privacy rules over the rows of an import
-- `config`: what the file declares, and what is wrong with it
-- `recipe`: the ordered steps for one caller of one app
-- `enriching`: the refiner of one call
+- `config`: the enrichment file and everything wrong with it
+- `build`: the steps for each action, built from the configuration
+- `pipeline`: the steps for one caller of one app, and their use by one call
+- `draft`: one item on its way through the steps; field paths
+- `timestamps`, `client_facts`, `normalizers`, `reshape`, `privacy`: the steps
+- `service`: the files on disk, reloaded when they change
 
-The order is always the same:
+The order of the steps is always:
 
-    privacy             first, by rules over values: what later steps write otherwise, as it was sent
-    contact, privacy    only where something is renamed: a rule over an old name is kept as well
-    flatten, rename     what things are called
-    values              what they say, by the configured maps
-    time, location, device        what the clock, the address and the user agent tell
-    defaults            what was not said
-    contact, currency, locale, timezone     how things are written
-    values              once more: a map is of things as they are written
-    privacy             last, so that nothing above can bring back what must go
+    privacy             rules over values, on values that later steps would rewrite
+    contact, privacy    only where something is renamed, so that a rule over an old name applies
+    flatten, rename     names
+    values              values, by the configured maps
+    time, location, device        from the clock, the address and the user agent
+    defaults            missing values
+    contact, currency, locale, timezone     how values are written
+    values              once more, because maps apply to normalized values
+    privacy             last, so that no step can bring back what must not be stored
 """

@@ -1,8 +1,10 @@
-"""What the file of GATEWAY_ENRICHMENT_FILE declares (TOML): for all, for an app (`[apps.NAME]`),
-for a caller (`[callers.KEY_ID]`). The narrower one wins, setting by setting; privacy rules add
-up.
+"""The enrichment file (GATEWAY_ENRICHMENT_FILE, TOML) as models, and everything wrong with it.
+
+It has settings for all, for an app (`[apps.NAME]`) and for a caller (`[callers.KEY_ID]`). A narrower
+section overrides single settings; privacy rules of all sections apply together.
 """
 
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -13,32 +15,41 @@ from app import patterns
 from app.enrichment import normalizers, privacy, reshape
 from app.enrichment.privacy import FREE, MASK, OBJECTS, Rule
 from app.errors import StartRefused
-from app.ingest.ports import EXTRAS
+from app.ingest.ports import ENRICHMENT_FIELDS
 from app.ingest.segment_context import SegmentRules
 from app.leanplum.actions import ACTIONS, LATER
 from app.leanplum.values import Scalar
 from app.model import APP_NAME
-from app.patterns import Pattern, compiled
+from app.patterns import Pattern, compile_pattern
 
-FILE = "GATEWAY_ENRICHMENT_FILE"
+SETTING = "GATEWAY_ENRICHMENT_FILE"
 STEPS = (
-    "privacy", "flatten", "rename", "values", "time", "location", "device", "defaults", "contact", "currency", "locale",
-    "timezone",
+    "privacy", "flatten", "rename", "values", "time", "location", "device", "defaults", "contact",
+    "currency", "locale", "timezone",
 )  # fmt: skip
 ENRICHED = (*LATER, "start")
-ALL = "*"
-WHOM = frozenset({"action", "id", "userId", "deviceId", "newUserId", "time"})
+ALL_ACTIONS = "*"
+IDENTITY_FIELDS = frozenset({"action", "id", "userId", "deviceId", "newUserId", "time"})
+# Fields that later steps set: a rename of one would also rename, the next time, what they have set.
+DERIVED_FIELDS = frozenset({
+    "country", "region", "city", "location", "timezoneOffsetSeconds", "currencyCode", "systemName",
+    "systemVersion", "browserName", "browserVersion", "deviceModel",
+})  # fmt: skip
+RULED_FIELDS = OBJECTS.union(*(action.shape.__annotations__ for action in ACTIONS.values())) - FREE
 
 
-def _action(name: str) -> str:
-    if name not in ENRICHED and name != ALL:
-        raise ValueError(f"takes {ALL} (for every action) or one of {', '.join(ENRICHED)}")
+# --- values -----------------------------------------------------------------------------------
+
+
+def _enriched_action(name: str) -> str:
+    if name not in ENRICHED and name != ALL_ACTIONS:
+        raise ValueError(f"must be * (for every action) or one of {', '.join(ENRICHED)}")
     return name
 
 
 def _any_action(name: str) -> str:
-    if name not in ACTIONS and name != ALL:
-        raise ValueError(f"takes {ALL} (for every action) or one of {', '.join(ACTIONS)}")
+    if name not in ACTIONS and name != ALL_ACTIONS:
+        raise ValueError(f"must be * (for every action) or one of {', '.join(ACTIONS)}")
     return name
 
 
@@ -50,231 +61,240 @@ def _currency(code: str) -> str:
 
 def _region(code: str) -> str:
     if code not in phonenumbers.SUPPORTED_REGIONS:
-        raise ValueError("takes a country's code of ISO 3166, as in DE")
+        raise ValueError("must be an ISO 3166 country code such as DE")
     return code
 
 
-def _expression(text: Any) -> Pattern:
-    """A regular expression over a value."""
+def _value_pattern(text: Any) -> Pattern:
     if not isinstance(text, str):
-        raise ValueError("takes a regular expression as text")
-    return compiled(text)
+        raise ValueError("must be a regular expression as a string")
+    return compile_pattern(text)
 
 
-def _path_expression(text: Any) -> Pattern:
-    """A regular expression over a path: the path is under the rule as well if what it is beneath
-    is.
-    """
+def _path_pattern(text: Any) -> Pattern:
+    """Compile a regular expression over paths; a rule also applies below the paths it matches."""
     if not isinstance(text, str):
-        raise ValueError("takes a regular expression as text")
-    return _reaching(compiled(text, at_dots=True), text)
-
-
-def _keys(glob: str) -> str:
-    _reaching(patterns.glob(glob), glob)
-    return glob
-
-
-def _reaching(pattern: Pattern, text: str) -> Pattern:
-    """Refuse a pattern of paths that is over fields alone that no rule is over."""
-    free = [name for name in FREE if pattern.search(name)]
-    if free and not any(map(pattern.search, _reachable(free))):
-        raise ValueError(f"{text} is under no rule: it says whom or what the item is about")
+        raise ValueError("must be a regular expression as a string")
+    pattern = compile_pattern(text, at_dots=True)
+    _check_reach(pattern, text)
     return pattern
 
 
-def _reachable(names: Iterable[str]) -> Iterator[str]:
-    """Yield paths that are under rules: the other fields of all actions, and such names inside
-    objects.
-    """
+def _key_glob(glob: str) -> str:
+    _check_reach(patterns.compile_glob(glob), glob)
+    return glob
+
+
+def _check_reach(pattern: Pattern, text: str) -> None:
+    """Raise ValueError for a pattern that matches only paths to which no rule applies."""
+    free = [name for name in FREE if pattern.search(name)]
+    if free and not any(map(pattern.search, _ruled_paths(free))):
+        raise ValueError(f"{text} is under no rule: it says whom or what the item is about")
+
+
+def _ruled_paths(names: Iterable[str]) -> Iterator[str]:
+    """Yield paths to which rules apply: the other fields, and fields of these names in objects."""
     yield from RULED_FIELDS
     yield from (f"{outer}.{name}" for outer in OBJECTS for name in names)
 
 
-RULED_FIELDS = OBJECTS.union(*(action.shape.__annotations__ for action in ACTIONS.values())) - FREE
+ValuePattern = Annotated[Pattern, BeforeValidator(_value_pattern)]
+PathPattern = Annotated[Pattern, BeforeValidator(_path_pattern)]
+KeyGlob = Annotated[str, AfterValidator(_key_glob)]
+EnrichedAction = Annotated[str, AfterValidator(_enriched_action)]
+AnyAction = Annotated[str, AfterValidator(_any_action)]
+CurrencyCode = Annotated[str, AfterValidator(_currency)]
+RegionCode = Annotated[str, AfterValidator(_region)]
+PathText = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[^\x00]+)?$")]
+AppName = Annotated[str, Field(pattern=APP_NAME)]
 
 
-Expression = Annotated[Pattern, BeforeValidator(_expression)]
-PathExpression = Annotated[Pattern, BeforeValidator(_path_expression)]
-ActionName = Annotated[str, AfterValidator(_action)]
-Path = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[^\x00]+)?$")]
-CLOSED = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+# --- models -----------------------------------------------------------------------------------
+
+STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
-class Currency(BaseModel):
-    """`default`: of a value without a currency. `unknown`: what becomes of a code that is not in
-    ISO 4217.
-    """
+class CurrencyConfig(BaseModel):
+    """`default`: for a value without a currency. `unknown`: what to do with other codes."""
 
-    model_config = CLOSED
-    default: Annotated[str, AfterValidator(_currency)] | None = None
+    model_config = STRICT
+    default: CurrencyCode | None = None
     unknown: Literal["warn", "refuse"] = "warn"
 
 
-class Contact(BaseModel):
-    """The user attributes that are e-mail addresses or phone numbers, and where numbers without a
-    code are from.
+class ContactConfig(BaseModel):
+    """The user attributes with e-mail addresses and phone numbers.
+
+    `region` applies to phone numbers without a country code.
     """
 
-    model_config = CLOSED
+    model_config = STRICT
     emails: list[str] = ["email"]
     phones: list[str] = ["phone"]
-    region: Annotated[str, AfterValidator(_region)] | None = None
+    region: RegionCode | None = None
 
 
-class Flatten(BaseModel):
-    """The fields whose objects become keys with dots."""
+class FlattenConfig(BaseModel):
+    """The fields whose nested objects become keys with dots."""
 
-    model_config = CLOSED
+    model_config = STRICT
     fields: list[Literal["params", "userAttributes"]] = ["params", "userAttributes"]
 
 
-class PrivacyRule(BaseModel):
-    """`keys`: globs over the path of a value; `paths`: regular expressions over it; `values`: one
-    over the value.
+class PrivacyRuleConfig(BaseModel):
+    """One privacy rule.
+
+    `keys`: globs over the path of a value; `paths`: regular expressions over it; `values`: a
+    regular expression over the value.
     """
 
-    model_config = CLOSED
+    model_config = STRICT
     do: privacy.Verb
-    keys: list[Annotated[str, AfterValidator(_keys)]] = []
-    paths: list[PathExpression] = []
-    values: Expression | None = None
-    actions: list[Annotated[str, AfterValidator(_any_action)]] = [ALL]
+    keys: list[KeyGlob] = []
+    paths: list[PathPattern] = []
+    values: ValuePattern | None = None
+    actions: list[AnyAction] = [ALL_ACTIONS]
 
-    def made(self) -> Rule:
-        """The rule itself."""
-        globs = map(patterns.glob, self.keys)
-        actions = None if ALL in self.actions else frozenset(self.actions)
+    def compiled(self) -> Rule:
+        """Return the rule with its patterns."""
+        globs = map(patterns.compile_glob, self.keys)
+        actions = None if ALL_ACTIONS in self.actions else frozenset(self.actions)
         return Rule(self.do, (*globs, *self.paths), self.values, actions)
 
 
 class Section(BaseModel):
-    """What is declared for all, for one app, or for one caller."""
+    """The settings for all, for one app, or for one caller."""
 
-    model_config = CLOSED
+    model_config = STRICT
     steps: dict[Literal[STEPS], bool] = {}  # type: ignore[valid-type]
-    currency: Currency | None = None
-    contact: Contact | None = None
-    flatten: Flatten | None = None
-    renames: dict[ActionName, dict[Path, Path]] = {}
-    values: dict[ActionName, dict[Path, dict[str, Scalar]]] = {}
-    defaults: dict[ActionName, dict[Path, Scalar | list[Scalar]]] = {}
-    privacy: list[PrivacyRule] = []
+    currency: CurrencyConfig | None = None
+    contact: ContactConfig | None = None
+    flatten: FlattenConfig | None = None
+    renames: dict[EnrichedAction, dict[PathText, PathText]] = {}
+    values: dict[EnrichedAction, dict[PathText, dict[str, Scalar]]] = {}
+    defaults: dict[EnrichedAction, dict[PathText, Scalar | list[Scalar]]] = {}
+    privacy: list[PrivacyRuleConfig] = []
     segment: SegmentRules | None = None
 
+    def is_on(self, step: str) -> bool:
+        """Return whether a step is on, which is the default."""
+        return bool(self.steps.get(step, True))
 
-class Declared(Section):
-    """The whole file."""
 
-    apps: dict[Annotated[str, Field(pattern=APP_NAME)], Section] = {}
+class EnrichmentFile(Section):
+    """The content of the file."""
+
+    apps: dict[AppName, Section] = {}
     callers: dict[str, Section] = {}
 
 
-def declared(raw: Mapping[str, Any]) -> Declared:
-    """The file's content as what it declares. Raises StartRefused with a line for each fault."""
+def parse(text: str) -> EnrichmentFile:
+    """Parse the text of the file. Raises StartRefused with a line for each fault."""
     try:
-        return Declared.model_validate(raw)
+        return EnrichmentFile.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise StartRefused(f"{SETTING}: is not TOML: {error}") from None
     except ValidationError as error:
-        told = error.errors(include_input=False, include_url=False)
-        raise StartRefused(
-            *(
-                f"{FILE}: {'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}"
-                for one in told
-            )
-        ) from None
+        lines: list[str] = []
+        for found in error.errors(include_input=False, include_url=False):
+            place, detail = ".".join(map(str, found["loc"])), found["msg"]
+            lines.append(f"{SETTING}: {place}: {detail.removeprefix('Value error, ')}")
+        raise StartRefused(*lines) from None
 
 
-def merged(sections: list[Section]) -> Section:
-    """One section of several, the later ones narrower."""
-
-    def last(name: str) -> Any:
-        return next(
-            (found for one in reversed(sections) if (found := getattr(one, name)) is not None), None
-        )
-
-    return Section.model_construct(
-        steps={name: on for one in sections for name, on in one.steps.items()},
-        currency=last("currency") or Currency(),
-        contact=last("contact") or Contact(),
-        flatten=last("flatten") or Flatten(),
-        renames=_tables(sections, "renames"),
-        values=_tables(sections, "values"),
-        defaults=_tables(sections, "defaults"),
-        privacy=[rule for one in sections for rule in one.privacy],
-        segment=last("segment") or SegmentRules(),
-    )
+# --- sections ---------------------------------------------------------------------------------
 
 
-def _tables(sections: list[Section], name: str) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for one in sections:
-        for action, table in getattr(one, name).items():
-            found.setdefault(action, {}).update(table)
-    return found
+def merge(sections: list[Section]) -> Section:
+    """Merge sections into one; later ones are narrower and override earlier ones."""
+    merged: dict[str, Any] = {
+        "steps": {},
+        "currency": CurrencyConfig(),
+        "contact": ContactConfig(),
+        "flatten": FlattenConfig(),
+        "segment": SegmentRules(),
+        "privacy": [],
+        "renames": {},
+        "values": {},
+        "defaults": {},
+    }
+    for section in sections:
+        merged["steps"].update(section.steps)
+        merged["privacy"] += section.privacy
+        for name in ("currency", "contact", "flatten", "segment"):
+            merged[name] = getattr(section, name) or merged[name]
+        for name in ("renames", "values", "defaults"):
+            for action, table in getattr(section, name).items():
+                merged[name].setdefault(action, {}).update(table)
+    return Section.model_construct(**merged)
 
 
-def of_action(table: Mapping[str, Mapping[str, Any]], action: str) -> dict[str, Any]:
-    """What a table says of an action: of every one, then of itself. What is for every action is
-    left out where the action has no such field.
+def for_action(table: Mapping[str, Mapping[str, Any]], action: str) -> dict[str, Any]:
+    """Return the entries of a table for an action: those for every action, then its own.
+
+    Entries for every action are left out if the action has no such field.
     """
     fields = fields_of(action)
-    for_all = {
-        path: told for path, told in table.get(ALL, {}).items() if path.partition(".")[0] in fields
-    }
-    return for_all | dict(table.get(action, {}))
+    shared = table.get(ALL_ACTIONS, {})
+    entries = {path: value for path, value in shared.items() if _field(path) in fields}
+    return entries | dict(table.get(action, {}))
 
 
 def fields_of(action: str) -> frozenset[str]:
-    """The fields that an action takes, and sends on."""
-    return frozenset(ACTIONS[action].shape.__annotations__) - EXTRAS.keys()
+    """Return the fields of an action that are sent on."""
+    return frozenset(ACTIONS[action].shape.__annotations__) - ENRICHMENT_FIELDS.keys()
+
+
+def _field(path: str) -> str:
+    return path.partition(".")[0]
 
 
 def faults(section: Section) -> Iterator[str]:
-    """What is wrong in a merged section beyond its single values."""
+    """Yield what is wrong with a merged section beyond its single values."""
     for index, rule in enumerate(section.privacy):
         if not (rule.keys or rule.paths or rule.values):
             yield f"privacy.{index}: needs keys, paths or values"
     for action in ENRICHED:
-        yield from _renames(action, section)
-        yield from _values(action, section)
+        yield from _rename_faults(action, section)
+        yield from _value_faults(action, section)
         for name in ("defaults", "values"):
             for path in getattr(section, name).get(action, {}):
-                if (field := path.partition(".")[0]) not in fields_of(action):
-                    yield f"{name}.{action}.{path}: {action} takes no {field}"
-                elif path in WHOM:
-                    yield f"{name}.{action}.{path}: only the caller can say that"
+                if _field(path) not in fields_of(action):
+                    yield f"{name}.{action}.{path}: {action} has no field {_field(path)}"
+                elif path in IDENTITY_FIELDS:
+                    yield f"{name}.{action}.{path}: only the caller can set this field"
 
 
-# What later steps make of themselves: to rename it would rename, next time, what is new.
-MADE = frozenset({
-    "country", "region", "city", "location", "timezoneOffsetSeconds", "currencyCode", "systemName", "systemVersion",
-    "browserName", "browserVersion", "deviceModel",
-})  # fmt: skip
-
-
-def _renames(action: str, section: Section) -> Iterator[str]:
-    renames = of_action(section.renames, action)
-    said = [*renames.values(), *of_action(section.defaults, action)]
+def _rename_faults(action: str, section: Section) -> Iterator[str]:
+    renames = for_action(section.renames, action)
+    targets = [*renames.values(), *for_action(section.defaults, action)]
     for old, new in renames.items():
         at = f"renames.{action}.{old}"
-        if old in FREE or old in MADE:
-            yield f"{at}: {old} can't be renamed: it is Leanplum's own field, which other steps go by"
-        if new.partition(".")[0] not in fields_of(action):
-            yield f"{at}: {action} takes no {new}"
-        if any(_within(old, other) or _within(other, old) for other in said):
-            yield f"{at}: another rename, or a default, leads to {old}: enriching twice would not be as enriching once"
+        if old in FREE or old in DERIVED_FIELDS:
+            yield f"{at}: {old} can't be renamed: it is Leanplum's own, and other steps use it"
+        if _field(new) not in fields_of(action):
+            yield f"{at}: {action} has no field {new}"
+        if any(_overlap(old, target) for target in targets):
+            yield (
+                f"{at}: another rename or a default leads to {old}: "
+                "a second enrichment would change the item again"
+            )
 
 
-def _within(path: str, other: str) -> bool:
-    return path == other or path.startswith(f"{other}.")
+def _overlap(path: str, other: str) -> bool:
+    """Return whether one of two paths is the other or below it."""
+    return path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.")
 
 
-def _values(action: str, section: Section) -> Iterator[str]:
-    for path, told in of_action(section.values, action).items():
+def _value_faults(action: str, section: Section) -> Iterator[str]:
+    for path, replacements in for_action(section.values, action).items():
         at = f"values.{action}.{path}"
-        for value, made in told.items():
-            again = told.get(reshape.text(made) or "")
-            if again is not None and not reshape.same(again, made):
-                yield f"{at}.{value}: leads to {made}, which leads on to {again}: enriching twice would not be as once"
+        for value, replacement in replacements.items():
+            next_value = replacements.get(reshape.map_key(replacement) or "")
+            if next_value is not None and not reshape.is_same(next_value, replacement):
+                yield (
+                    f"{at}.{value}: leads to {replacement}, which leads on to {next_value}: "
+                    "a second enrichment would change the item again"
+                )
             if value == MASK:
                 yield f"{at}.{value}: is what privacy rules leave of a value"

@@ -1,4 +1,4 @@
-"""One item on its way through the steps, and what is known of its call."""
+"""One item on its way through the enrichment steps, what is known of its call, and field paths."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -7,45 +7,47 @@ from typing import Any, NamedTuple
 from app.ingest.json_pointers import Move
 
 
-class Place(NamedTuple):
-    """Where an address is, as far as it is known; in Leanplum's words."""
+class GeoPlace(NamedTuple):
+    """The place of an address, as far as it is known; the fields are named as Leanplum does."""
 
     country: str | None = None
     region: str | None = None
     city: str | None = None
-    location: str | None = None
+    location: str | None = None  # "latitude,longitude"
 
 
-FindPlace = Callable[[str], Place | None]
+FindPlace = Callable[[str], GeoPlace | None]
 
 
-def nowhere(address: str) -> Place | None:
-    """Finds no place: what there is without a database of addresses."""
+def find_no_place(address: str) -> GeoPlace | None:
+    """Return None: there is no database of addresses."""
     return None
 
 
-class Facts(NamedTuple):
-    """What is known of a call beside its body. `address`: the end user's, where something trusted
-    named it.
+class CallFacts(NamedTuple):
+    """What is known of a call besides its body.
+
+    `address`: the end user's, if a trusted proxy or an SDK's connection shows it.
     """
 
     received_at: int  # milliseconds since the epoch
     address: str | None = None
-    place: FindPlace = nowhere
+    find_place: FindPlace = find_no_place
 
 
 NOTHING_SAID: Mapping[str, Any] = MappingProxyType({})
 
 
-class Draft:
-    """One item: its fields as they are now, what was said for enrichment alone, and what receipts
-    will tell.
+class ItemDraft:
+    """One item in enrichment: its current fields, its enrichment fields, and notes for its receipt.
+
+    `said`: what the caller sent in fields that enrichment has derived from the clock or an address.
     """
 
     __slots__ = ("action", "extras", "facts", "fields", "moved", "said", "warnings")
 
     def __init__(
-        self, action: str, fields: dict[str, Any], facts: Facts, extras: Mapping[str, Any]
+        self, action: str, fields: dict[str, Any], facts: CallFacts, extras: Mapping[str, Any]
     ) -> None:
         self.action, self.fields, self.facts, self.extras = action, fields, facts, extras
         self.warnings: tuple[str, ...] = ()
@@ -53,59 +55,67 @@ class Draft:
         self.said: Mapping[str, Any] = NOTHING_SAID
 
     def warn(self, warning: str) -> None:
-        """Tell the caller; never with a value of a user's. Once is enough."""
+        """Add a warning, once; it must not contain a user's value."""
         if warning not in self.warnings:
             self.warnings += (warning,)
 
-    def make(self, name: str, value: Any, said: Any = None) -> None:
-        """Set a field to what is true at this moment alone; `said`: what the caller said there,
-        None for nothing.
+    def derive(self, name: str, value: Any, said: Any = None) -> None:
+        """Set a field that is derived from this moment alone.
+
+        `said`: what the caller sent there, None for nothing. A repeat of the item is compared by it.
         """
         self.said = {name: said, **self.said}
         self.fields[name] = value
 
 
-Run = Callable[[Draft], bool]  # does a step; whether it changed anything
-Glance = Callable[[Any], bool]  # sees whether there is nothing to do about a field's value
+RunStep = Callable[[ItemDraft], bool]  # returns whether it changed anything
+Predicate = Callable[[Any], bool]
 
 
-class Step(NamedTuple):
-    """One step of a recipe."""
+class EnrichmentStep(NamedTuple):
+    """One step of a pipeline."""
 
     name: str
-    run: Run
-    # It has nothing to do where an item has none of these; None: it may have
+    run: RunStep
+    # The step has nothing to do for an item with none of these fields; None: it may have.
     fields: frozenset[str] | None = None
-    reshapes: bool = False  # what it makes has to be held against the rules again
-    idle: Glance | None = None  # sees it by the value of each of them
+    revalidate: bool = False  # whether its changes have to be validated
+    # Given the value of any of `fields`: whether the step has nothing to do for it.
+    is_idle: Predicate | None = None
 
 
-# A field, or one key in it: ("params", "color"). Keys are flat: they may have dots in them.
-Spot = tuple[str, str | None]
+# A field, or one key in it: ("params", "color"). Keys are flat: they may contain dots.
+FieldPath = tuple[str, str | None]
 
 
-def spot(path: str) -> Spot:
-    """The place that a path like `event` or `params.color` names."""
-    name, dot, key = path.partition(".")
+def field_path(text: str) -> FieldPath:
+    """Return a path written like `event` or `params.color`."""
+    name, dot, key = text.partition(".")
     return name, key if dot else None
 
 
-def found_at(fields: dict[str, Any], at: Spot) -> tuple[dict[str, Any], str] | None:
-    """Where a value stands: the object that has it, and its key there; None where there is none."""
-    name, key = at
+def written(path: FieldPath) -> str:
+    """Return the text of a field path."""
+    name, key = path
+    return name if key is None else f"{name}.{key}"
+
+
+def locate(fields: dict[str, Any], path: FieldPath) -> tuple[dict[str, Any], str] | None:
+    """Return the object with the value at a path, and its key there; None if there is none."""
+    name, key = path
     if key is None:
         return (fields, name) if name in fields else None
     inner = fields.get(name)
     return (inner, key) if isinstance(inner, dict) and key in inner else None
 
 
-def put(fields: dict[str, Any], at: Spot, value: Any) -> bool:
-    """Set a value where there is none, making its object where that is missing; whether there was
-    room for it.
-    """
-    name, key = at
-    inner: Any = fields if key is None else fields.setdefault(name, {})
-    last = name if key is None else key
+def set_if_absent(fields: dict[str, Any], path: FieldPath, value: Any) -> bool:
+    """Set a value where there is none, creating its object; return whether it was set."""
+    name, key = path
+    inner: Any = fields
+    last = name
+    if key is not None:
+        inner, last = fields.setdefault(name, {}), key
     if not isinstance(inner, dict) or last in inner:
         return False
     inner[last] = value

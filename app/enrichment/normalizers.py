@@ -1,11 +1,9 @@
-"""How things are written: addresses and numbers to reach somebody, currencies, locales, time
-zones.
-"""
+"""Steps that normalize how values are written: e-mail, phone, currency, locale, time zone."""
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo, available_timezones
 
 import phonenumbers
@@ -13,82 +11,87 @@ from babel import Locale
 from babel.core import get_locale_identifier, parse_locale
 from babel.numbers import list_currencies
 
-from app.enrichment.draft import Draft, Run
+from app.enrichment.draft import ItemDraft, Predicate, RunStep
 from app.enrichment.privacy import is_covered
 from app.enrichment.timestamps import seconds
 from app.leanplum.mapping import DETECT
 
-CHANGES_AT = 900  # seconds
-# Characters; what is longer is no phone number, locale or zone, and is not kept in memory as one
-LONGEST = 250
-NO_PHONE = "userAttributes.{}: is no phone number that can be written as E.164; it is left as it is"
+QUARTER_HOUR = 900  # seconds
+# Longer texts are no phone number, locale or zone, and must not fill the caches.
+MAX_LENGTH = 250
+NO_PHONE = "userAttributes.{}: not a valid phone number (E.164); left as it is"
 UNKNOWN_CURRENCY = "currencyCode: is not in ISO 4217"
-UNKNOWN_LOCALE = "locale: is not one that is known, as en_US is; it is left as it is"
-UNKNOWN_ZONE = "timezone: is not in the IANA time zone database; it is left as it is"
+UNKNOWN_LOCALE = "locale: unknown; a valid one is en_US, for example; left as it is"
+UNKNOWN_ZONE = "timezone: is not in the IANA time zone database; left as it is"
+
+# --- e-mail and phone -------------------------------------------------------------------------
 
 
-def contact(emails: Sequence[str], phones: Sequence[str], region: str | None) -> Run:
-    """E-mail addresses trimmed and in lower case, phone numbers as E.164, in the user attributes of
-    these names. `region` (ISO 3166) is where a number without a country's code is from; without it
-    such a number is left.
+class ContactFields(NamedTuple):
+    """The user attributes with e-mail addresses and phone numbers.
+
+    `region` (ISO 3166) applies to numbers without a country code; without it they are left.
     """
 
-    def run(draft: Draft) -> bool:
+    emails: Sequence[str]
+    phones: Sequence[str]
+    region: str | None
+
+
+def normalize_contact(contact: ContactFields) -> RunStep:
+    """Return a step that trims and lowercases e-mail addresses and writes phones as E.164."""
+
+    def run(draft: ItemDraft) -> bool:
         attributes = draft.fields.get("userAttributes")
         if not isinstance(attributes, dict):
             return False
         changed = False
-        for name in emails:
-            if isinstance(value := attributes.get(name), str) and (made := _email(value)) != value:
-                attributes[name], changed = made, True
-        for name in phones:
-            if isinstance(value := attributes.get(name), str) and not is_covered(value):
-                if (made_of := phone(value, region)) is None:
-                    draft.warn(NO_PHONE.format(name))
-                elif made_of != value:
-                    attributes[name], changed = made_of, True
+        for name in contact.emails:
+            value = attributes.get(name)
+            if isinstance(value, str):
+                email = _normal_email(value)
+                changed = changed or email != value
+                attributes[name] = email
+        for name in contact.phones:
+            value = attributes.get(name)
+            if not isinstance(value, str) or is_covered(value):
+                continue
+            phone = normal_phone(value, contact.region)
+            if phone is None:
+                draft.warn(NO_PHONE.format(name))
+            elif phone != value:
+                attributes[name], changed = phone, True
         return changed
 
     return run
 
 
-def contact_as_written(
-    name: str, value: str, emails: Sequence[str], phones: Sequence[str], region: str | None
-) -> str:
-    """Return what `contact` makes of the user attribute of this name."""
-    if name in emails:
-        return _email(value)
-    return (phone(value, region) if name in phones else None) or value
+def normal_attribute(name: str, value: str, contact: ContactFields) -> str:
+    """Return a user attribute as `normalize_contact` writes it."""
+    if name in contact.emails:
+        return _normal_email(value)
+    if name in contact.phones:
+        return normal_phone(value, contact.region) or value
+    return value
 
 
-def field_as_written(name: str, value: str) -> str:
-    """Return what the steps for currencies, locales and time zones make of the field of this
-    name.
-    """
-    if name == "currencyCode":
-        mended = value.strip().upper()
-        return mended if mended in CURRENCIES else value
-    known = _locale if name == "locale" else _zone
-    return (known(value) if len(value) <= LONGEST else None) or value
-
-
-def without(names: Set[str]) -> Callable[[Any], bool]:
-    """Whether an object has none of these keys."""
+def lacks_keys(names: Set[str]) -> Predicate:
+    """Return a predicate that is true for values that are no object with any of these keys."""
     return lambda value: not isinstance(value, dict) or names.isdisjoint(value)
 
 
-def _email(value: str) -> str:
+def _normal_email(value: str) -> str:
     trimmed = value.strip()
     return trimmed.lower() if "@" in trimmed else value
 
 
-def phone(value: str, region: str | None) -> str | None:
-    """A phone number as E.164; None for what can't be one."""
-    return _phone(value, region) if len(value) <= LONGEST else None
+def normal_phone(value: str, region: str | None) -> str | None:
+    """Return a phone number as E.164; None for an invalid one."""
+    return _e164(value, region) if len(value) <= MAX_LENGTH else None
 
 
 @lru_cache(4_096)
-def _phone(value: str, region: str | None) -> str | None:
+def _e164(value: str, region: str | None) -> str | None:
     try:
         number = phonenumbers.parse(value, region)
     except phonenumbers.NumberParseException:
@@ -98,119 +101,127 @@ def _phone(value: str, region: str | None) -> str | None:
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
-CURRENCIES = frozenset(list_currencies())  # the codes of ISO 4217, those of the past too
+# --- currency, locale, time zone --------------------------------------------------------------
+
+CURRENCIES = frozenset(list_currencies())  # the codes of ISO 4217, including historic ones
+
+
+def normal_field(name: str, value: str) -> str:
+    """Return a currencyCode, locale or timezone as the steps write it."""
+    if name == "currencyCode":
+        code = value.strip().upper()
+        return code if code in CURRENCIES else value
+    if len(value) > MAX_LENGTH:
+        return value
+    known = _normal_locale(value) if name == "locale" else _normal_zone(value)
+    return known or value
 
 
 def is_currency(value: Any) -> bool:
-    """Whether it is a code of ISO 4217."""
+    """Return whether a value is a code of ISO 4217."""
     return isinstance(value, str) and value in CURRENCIES
 
 
-def currency(default: str | None) -> Run:
-    """A code in lower case is mended; where a value has none, `default` is its currency. Warns of
-    unknown codes.
+def normalize_currency(default: str | None) -> RunStep:
+    """Return a step that trims and uppercases the currency code and warns of unknown codes.
+
+    An item with a value and without a code gets the default.
     """
 
-    def run(draft: Draft) -> bool:
+    def run(draft: ItemDraft) -> bool:
         fields = draft.fields
-        code = fields.get("currencyCode")
-        if (
-            code is None
-            and default is not None
-            and fields.get("value") is not None
-            and "currencyCode" not in fields
-        ):
+        if "currencyCode" not in fields:
+            if default is None or fields.get("value") is None:
+                return False
             fields["currencyCode"] = default
             return True
+        code = fields["currencyCode"]
         if not isinstance(code, str) or code in CURRENCIES:
             return False
-        mended = code.strip().upper()
-        if mended not in CURRENCIES:
+        normal = code.strip().upper()
+        if normal not in CURRENCIES:
             draft.warn(UNKNOWN_CURRENCY)
             return False
-        fields["currencyCode"] = mended
+        fields["currencyCode"] = normal
         return True
 
     return run
 
 
 def is_locale(value: Any) -> bool:
-    """Whether a locale is written as Leanplum does."""
-    return isinstance(value, str) and len(value) <= LONGEST and _locale(value) == value
+    """Return whether a locale is written as Leanplum writes it."""
+    return isinstance(value, str) and len(value) <= MAX_LENGTH and _normal_locale(value) == value
 
 
-def locale(draft: Draft) -> bool:
-    """`en-us` as Leanplum writes it: en_US."""
-    told = draft.fields.get("locale")
-    if not isinstance(told, str) or told == DETECT or is_covered(told):
+def normalize_locale(draft: ItemDraft) -> bool:
+    """Write the locale as Leanplum does: en_US for en-us."""
+    value = draft.fields.get("locale")
+    if not isinstance(value, str) or value == DETECT or is_covered(value):
         return False
-    made = _locale(told) if len(told) <= LONGEST else None
-    if made is None:
+    locale = _normal_locale(value) if len(value) <= MAX_LENGTH else None
+    if locale is None:
         draft.warn(UNKNOWN_LOCALE)
-    elif made != told:
-        draft.fields["locale"] = made
-        return True
-    return False
+        return False
+    draft.fields["locale"] = locale
+    return locale != value
 
 
 @lru_cache(4_096)
-def _locale(told: str) -> str | None:
+def _normal_locale(text: str) -> str | None:
     try:
-        parts = parse_locale(told.strip().replace("-", "_"))
+        parts = parse_locale(text.strip().replace("-", "_"))
     except ValueError:
         return None
     language, territory = parts[:2]
     known = Locale("en")
-    if language not in known.languages or (
-        territory is not None and territory not in known.territories
-    ):
+    if language not in known.languages:
+        return None
+    if territory is not None and territory not in known.territories:
         return None
     return get_locale_identifier(parts)
 
 
-@cache
-def _zones() -> dict[str, str]:
-    """Every name of the IANA database, by itself in lower case."""
-    return {name.lower(): name for name in available_timezones() | {"UTC"}}
-
-
-def timezone(draft: Draft) -> bool:
-    """The zone's name as the IANA database writes it, and its offset from UTC at the item's
-    time.
-    """
+def normalize_timezone(draft: ItemDraft) -> bool:
+    """Write the zone as the IANA database does, and set its offset from UTC at the item's time."""
     fields = draft.fields
-    told = fields.get("timezone")
-    if not isinstance(told, str) or told == DETECT or is_covered(told):
+    value = fields.get("timezone")
+    if not isinstance(value, str) or value == DETECT or is_covered(value):
         return False
-    name = _zone(told) if len(told) <= LONGEST else None
-    if name is None:
+    zone = _normal_zone(value) if len(value) <= MAX_LENGTH else None
+    if zone is None:
         draft.warn(UNKNOWN_ZONE)
         return False
-    changed = name != told
-    fields["timezone"] = name
+    fields["timezone"] = zone
+    changed = zone != value
     if "timezoneOffsetSeconds" not in fields:
-        at = seconds(fields["time"]) if "time" in fields else draft.facts.received_at / 1000
-        if at is not None and (offset := _offset(name, int(at // CHANGES_AT))) is not None:
-            draft.make("timezoneOffsetSeconds", offset)
+        time: float | None = draft.facts.received_at / 1000
+        if "time" in fields:
+            time = seconds(fields["time"])
+        offset = None if time is None else _offset(zone, int(time // QUARTER_HOUR))
+        if offset is not None:
+            draft.derive("timezoneOffsetSeconds", offset)
             changed = True
     return changed
 
 
-@lru_cache(4_096)
-def _zone(told: str) -> str | None:
-    return _zones().get(told.strip().replace(" ", "_").lower())
+@cache
+def _zones() -> dict[str, str]:
+    """Return the names of the IANA database by their lower case."""
+    return {name.lower(): name for name in available_timezones() | {"UTC"}}
 
 
 @lru_cache(4_096)
-def _offset(name: str, quarter: int) -> int | None:
-    """The offset in a quarter of an hour since the epoch: no zone changes its own but at the start
-    of one.
-    """
+def _normal_zone(text: str) -> str | None:
+    return _zones().get(text.strip().replace(" ", "_").lower())
+
+
+@lru_cache(4_096)
+def _offset(zone: str, quarter: int) -> int | None:
+    """Return a zone's offset in a quarter of an hour since the epoch; offsets change only between them."""
     try:
-        offset = (
-            datetime.fromtimestamp(quarter * CHANGES_AT, UTC).astimezone(ZoneInfo(name)).utcoffset()
-        )
+        time = datetime.fromtimestamp(quarter * QUARTER_HOUR, UTC)
+        offset = time.astimezone(ZoneInfo(zone)).utcoffset()
     except (OverflowError, ValueError, OSError):
-        # a time at the end of the calendar, or a zone without data
+        # A time at the end of the calendar, or a zone without data
         return None
     return None if offset is None else offset // timedelta(seconds=1)

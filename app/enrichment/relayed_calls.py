@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.clock import now_ms
-from app.enrichment.call_enricher import Enriching
-from app.enrichment.service import Enrichment
+from app.enrichment.pipeline import CallEnricher
+from app.enrichment.service import EnrichmentService
 from app.errors import Fault, Forbidden, Invalid
-from app.ingest import import_actions, import_rows
+from app.ingest import import_rows
 from app.ingest.time_slices import in_slices
 from app.leanplum.client import FilePart
 from app.model import App, Caller
@@ -23,12 +23,12 @@ UNKNOWN_MEDIA_TYPE = "application/octet-stream"
 class RelayedCallPrivacy:
     """Apply a caller's privacy rules to relayed calls."""
 
-    def __init__(self, enrichment: Enrichment) -> None:
+    def __init__(self, enrichment: EnrichmentService) -> None:
         self._enrichment = enrichment
 
     def apply(self, app: App, caller: Caller, action: str, fields: dict[str, Any]) -> None:
         """Take out of the arguments of a call, in place, what must not be sent on."""
-        self._rules(app, caller).privacy(action, fields)
+        self._rules(app, caller).apply_privacy(action, fields)
 
     def files(
         self, app: App, caller: Caller, action: str, files: Sequence[FilePart]
@@ -39,14 +39,14 @@ class RelayedCallPrivacy:
         whole.
         """
         rules = self._rules(app, caller)
-        if not rules.ruled:
+        if not rules.has_privacy_rules:
             return list(files)
         permitted = list[FilePart]()
         for name, (filename, file, media_type) in files:
-            if rules.is_ruled(action, name):
+            if rules.covers_path(action, name):
                 raise Forbidden(FILE)
             facts = {"filename": filename, "contentType": media_type}
-            rules.privacy(action, facts)
+            rules.apply_privacy(action, facts)
             if facts.get("contentType") != media_type:
                 media_type = UNKNOWN_MEDIA_TYPE
             permitted.append((name, (facts.get("filename", name), file, media_type)))
@@ -66,19 +66,19 @@ class RelayedCallPrivacy:
         Raises Invalid, also when a row names an erased user.
         """
         if is_erased is not None:
-            await in_slices(import_rows.refuse_erased(content, is_erased))
+            await in_slices(import_rows.check_erased(content, is_erased))
         rules = self._rules(app, caller)
-        if not rules.ruled:
+        if not rules.has_privacy_rules:
             return content
-        return b"".join(await in_slices(rules.rows(content, default_action)))
+        return b"".join(await in_slices(rules.cover_rows(content, default_action)))
 
     def refuse_bucket(self, app: App, caller: Caller) -> None:
         """Raise Invalid for an import from a bucket when there is a rule: none could apply it."""
-        if self._rules(app, caller).ruled:
+        if self._rules(app, caller).has_privacy_rules:
             raise Invalid((Fault("/gcsBucket", IN_A_BUCKET, "privacy"),))
 
-    def _rules(self, app: App, caller: Caller) -> Enriching:
-        return self._enrichment.refiner(app.name, caller.key_id, now_ms())
+    def _rules(self, app: App, caller: Caller) -> CallEnricher:
+        return self._enrichment.enricher(app.name, caller.key_id, now_ms())
 
 
 async def permit_import(app: App, caller: Caller, default_action: str, rows: bytes = b"") -> None:
@@ -87,5 +87,5 @@ async def permit_import(app: App, caller: Caller, default_action: str, rows: byt
     Raises Forbidden; Invalid when the rows' actions can't be read.
     """
     if default_action:
-        import_actions.permit(default_action, caller.scopes, app.sdk_extra)
-    await in_slices(import_actions.permit_rows(rows, caller.scopes, app.sdk_extra))
+        import_rows.check_action(default_action, caller.scopes, app.sdk_extra)
+    await in_slices(import_rows.check_actions(rows, caller.scopes, app.sdk_extra))

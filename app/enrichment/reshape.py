@@ -1,31 +1,30 @@
-"""What things are called, what they say, and what is said where nothing is: as the configuration
-has it.
-"""
+"""Steps that change names and values as configured: flatten, rename, values, defaults."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from app.enrichment.draft import Draft, Run, Spot, found_at, put
+from app.enrichment.draft import FieldPath, ItemDraft, RunStep, locate, set_if_absent, written
 from app.ingest.json_pointers import Flattened, Renamed
 
-# Objects in one another that are flattened; what is deeper is left, for the rules to refuse
-DEEPEST = 32
-TAKEN = "{}: {} is there already; both are left as they are"
+# Levels of nesting that are flattened; deeper objects are left for validation to report.
+MAX_DEPTH = 32
+TAKEN = "{}: {} already exists; both are left as they are"
 
 
-def flatten(names: Sequence[str]) -> Run:
-    """Objects in these fields become single keys, with dots: {"a": {"b": 1}} is {"a.b": 1}. One
-    that would overwrite another key is left.
+def flatten(names: Sequence[str]) -> RunStep:
+    """Return a step that flattens objects in these fields: {"a": {"b": 1}} becomes {"a.b": 1}.
+
+    An object that would overwrite another key is left as it is.
     """
 
-    def run(draft: Draft) -> bool:
+    def run(draft: ItemDraft) -> bool:
         changed = False
         for name in names:
-            found = draft.fields.get(name)
-            if isinstance(found, dict) and not is_flat(found):
-                moved = tuple(_flattened(name, found))
+            value = draft.fields.get(name)
+            if isinstance(value, dict):
+                moved = tuple(_flatten_field(name, value))
                 draft.moved += moved
                 changed = changed or bool(moved)
         return changed
@@ -33,33 +32,24 @@ def flatten(names: Sequence[str]) -> Run:
     return run
 
 
-def is_flat(value: Any) -> bool:
-    """Whether there is no object in an object."""
-    if type(value) is dict:
-        for inner in value.values():
-            if type(inner) is dict:
-                return False
-    return True
+def _flatten_field(field: str, outer: dict[str, Any]) -> Iterator[Flattened]:
+    """Flatten a field in place and yield the moves.
 
-
-def _flattened(field: str, outer: dict[str, Any]) -> Iterator[Flattened]:
-    """Flatten a field, longest names first: what is in the way of one can only be longer, and may
-    be gone by then.
+    Longest names first: only a longer key can be in the way of an object, and it may be gone then.
     """
-    nested = sorted(
-        (key for key, value in outer.items() if type(value) is dict), key=len, reverse=True
-    )
-    for key in nested:
-        if (leaves := _leaves(key, outer[key])) is None:
+    nested = [key for key, value in outer.items() if type(value) is dict]
+    for key in sorted(nested, key=len, reverse=True):
+        leaves = _leaves(key, outer[key])
+        if leaves is None:
             continue
         names = {name for name, _ in leaves}
-        if len(names) == len(leaves) and not any(name in outer for name in names):
+        if len(names) == len(leaves) and outer.keys().isdisjoint(names):
             yield Flattened(field, key, outer.pop(key))
             outer.update(leaves)
 
 
 def _leaves(path: str, value: dict[str, Any]) -> list[tuple[str, Any]] | None:
-    """What is in an object that is no object, by its path; None where that is too deep."""
+    """Return the values in an object that are no objects, by their paths; None if it is too deep."""
     try:
         return list(_walk(path, value, 1))
     except RecursionError:
@@ -67,7 +57,7 @@ def _leaves(path: str, value: dict[str, Any]) -> list[tuple[str, Any]] | None:
 
 
 def _walk(path: str, value: dict[str, Any], depth: int) -> Iterator[tuple[str, Any]]:
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         raise RecursionError
     for key, inner in value.items():
         if type(inner) is dict:
@@ -76,83 +66,80 @@ def _walk(path: str, value: dict[str, Any], depth: int) -> Iterator[tuple[str, A
             yield f"{path}.{key}", inner
 
 
-def rename(names: Sequence[tuple[Spot, Spot]]) -> Run:
-    """What stands at the first place goes to the second, unless something is there."""
+def rename(renames: Sequence[tuple[FieldPath, FieldPath]]) -> RunStep:
+    """Return a step that moves the value at each first path to the second, if nothing is there."""
 
-    def run(draft: Draft) -> bool:
+    def run(draft: ItemDraft) -> bool:
         changed = False
-        for old, new in names:
-            if (found := found_at(draft.fields, old)) is None:
+        for old, new in renames:
+            place = locate(draft.fields, old)
+            if place is None:
                 continue
-            if found_at(draft.fields, new) is not None or not put(
-                draft.fields, new, found[0][found[1]]
-            ):
+            inner, key = place
+            is_taken = locate(draft.fields, new) is not None
+            if is_taken or not set_if_absent(draft.fields, new, inner[key]):
                 draft.warn(TAKEN.format(written(old), written(new)))
                 continue
-            del found[0][found[1]]
-            draft.moved += (Renamed(_path(old), _path(new)),)
+            del inner[key]
+            draft.moved += (Renamed(_steps(old), _steps(new)),)
             changed = True
         return changed
 
     return run
 
 
-def _path(at: Spot) -> tuple[str, ...]:
-    return (at[0],) if at[1] is None else (at[0], at[1])
+def _steps(path: FieldPath) -> tuple[str, ...]:
+    name, key = path
+    return (name,) if key is None else (name, key)
 
 
-def values(maps: Sequence[tuple[Spot, Mapping[str, Any]]]) -> Run:
-    """A value that a map has is what the map says instead; numbers and booleans are found by their
-    JSON text.
-    """
+def map_values(maps: Sequence[tuple[FieldPath, Mapping[str, Any]]]) -> RunStep:
+    """Return a step that replaces values by maps; numbers and booleans are keyed by their JSON."""
 
-    def run(draft: Draft) -> bool:
+    def run(draft: ItemDraft) -> bool:
         changed = False
-        for at, told in maps:
-            if (found := found_at(draft.fields, at)) is None:
+        for path, replacements in maps:
+            place = locate(draft.fields, path)
+            if place is None:
                 continue
-            inner, key = found
-            said = text(inner[key])
-            if said is not None and said in told and not same(told[said], inner[key]):
-                inner[key] = told[said]
+            inner, key = place
+            text = map_key(inner[key])
+            if text is None or text not in replacements:
+                continue
+            if not is_same(replacements[text], inner[key]):
+                inner[key] = replacements[text]
                 changed = True
         return changed
 
     return run
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two single values are one in JSON, where 1 is not true."""
+def is_same(one: Any, other: Any) -> bool:
+    """Return whether two scalars are the same in JSON, where 1 is not true."""
     return type(one) is type(other) and bool(one == other)
 
 
-def text(value: Any) -> str | None:
-    """A value as the key of a map; None for what is no single value."""
+def map_key(value: Any) -> str | None:
+    """Return a scalar as the key of a map; None for a value that can't be one."""
     if isinstance(value, str):
         return value
     if not isinstance(value, bool | int | float):
         return None
     try:
         return orjson.dumps(value).decode()
-    except TypeError:  # more than 64 bits
+    except TypeError:  # an integer of more than 64 bits
         return None
 
 
-def defaults(told: Sequence[tuple[Spot, Any]]) -> Run:
-    """What is said where the caller says nothing."""
+def set_defaults(defaults: Sequence[tuple[FieldPath, Any]]) -> RunStep:
+    """Return a step that sets values where the caller sends none."""
 
-    def run(draft: Draft) -> bool:
-        done = [put(draft.fields, at, _own(value)) for at, value in told]
-        return any(done)
+    def run(draft: ItemDraft) -> bool:
+        changed = False
+        for path, value in defaults:
+            # A list is copied, so that no two items share one.
+            own = list(value) if isinstance(value, list) else value
+            changed = set_if_absent(draft.fields, path, own) or changed
+        return changed
 
     return run
-
-
-def _own(value: Any) -> Any:
-    """A list of the item's own, so that no two items share one."""
-    return list(value) if isinstance(value, list) else value
-
-
-def written(at: Spot) -> str:
-    """The path of a place."""
-    return at[0] if at[1] is None else f"{at[0]}.{at[1]}"

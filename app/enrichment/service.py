@@ -1,12 +1,12 @@
-"""Enrichment as it is configured now: its file, and the database of addresses. Files are read anew
-all the time: a change needs no restart.
+"""Enrichment as it is configured now: its file and the database of addresses.
+
+Both files are reloaded when they change; a restart is not needed.
 """
 
 import asyncio
 import os
 import shutil
 import tempfile
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,86 +14,83 @@ from typing import Any
 import maxminddb
 import structlog
 
-from app.enrichment.call_enricher import Enriching
-from app.enrichment.config import FILE, Declared, declared
-from app.enrichment.draft import Facts, Place
-from app.enrichment.pipeline import Cookbook
-from app.enrichment.privacy import Pseudonyms
+from app.enrichment import config
+from app.enrichment.build import Pipelines
+from app.enrichment.draft import CallFacts, GeoPlace
+from app.enrichment.pipeline import CallEnricher
+from app.enrichment.privacy import ValueHasher
 from app.errors import StartRefused
 from app.telemetry import describe
 
 REFRESH_SECONDS = 1.0
-MAXMIND = "GATEWAY_MAXMIND_FILE"
+MAXMIND_SETTING = "GATEWAY_MAXMIND_FILE"
 
 log = structlog.get_logger("enrichment")
 
 
-def read(path: Path | None) -> str:
-    """The file's text; "" where there is none to be read. Raises StartRefused."""
+def read_text(path: Path | None) -> str:
+    """Return the text of the enrichment file; "" without one. Raises StartRefused."""
     if path is None:
         return ""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise StartRefused(f"{FILE}: {path} can't be read: {error.strerror}") from None
+        raise StartRefused(f"{config.SETTING}: {path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise StartRefused(f"{FILE}: {path} is not UTF-8 text") from None
+        raise StartRefused(f"{config.SETTING}: {path} is not UTF-8 text") from None
 
 
-def understood(text: str) -> Declared:
-    """What the text declares. Raises StartRefused with a line for each fault."""
-    try:
-        return declared(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise StartRefused(f"{FILE}: is not TOML: {error}") from None
+class GeoDatabase:
+    """A database of the places of addresses, in MaxMind's format (GeoLite2 City).
 
-
-class Addresses:
-    """A database of where addresses are (MaxMind's format, as GeoLite2 City). What replaces its
-    file is taken within a second; where that can't be read, the one before goes on.
+    A new file is used within a second; while it can't be read, the previous one stays in use.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._seen: tuple[int, ...] | None = None
+        self._identity: tuple[int, ...] | None = None
         self._reader: maxminddb.Reader | None = None
         self.refresh()
 
     @property
-    def configured(self) -> bool:
-        """Whether there is a file to look at."""
+    def is_configured(self) -> bool:
+        """True when there is a file."""
         return self._path is not None
 
     def refresh(self) -> None:
-        """Open the file again where it is another one now. Raises StartRefused."""
+        """Open the file again if it has been replaced. Raises StartRefused."""
         if self._path is None:
             return
         try:
-            found = os.stat(self._path)
-            seen = (found.st_ino, found.st_mtime_ns, found.st_size)
-            if seen != self._seen:
-                self._seen, self._reader = seen, _opened(self._path)
+            stat = os.stat(self._path)
+            # Compared without reading it, because the file is large.
+            identity = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            if identity != self._identity:
+                self._identity, self._reader = identity, _open_copy(self._path)
                 log.info("addresses.opened", built_at=self._reader.metadata().build_epoch)
         except OSError as error:
-            raise StartRefused(f"{MAXMIND}: {self._path} can't be read: {error.strerror}") from None
+            detail = f"{self._path} can't be read: {error.strerror}"
+            raise StartRefused(f"{MAXMIND_SETTING}: {detail}") from None
         except (maxminddb.InvalidDatabaseError, ValueError):
-            raise StartRefused(f"{MAXMIND}: {self._path} is no MaxMind database") from None
+            detail = f"{self._path} is not a MaxMind database"
+            raise StartRefused(f"{MAXMIND_SETTING}: {detail}") from None
 
-    def place(self, address: str) -> Place | None:
-        """Where an address is; None for what is none, or not known."""
+    def find_place(self, address: str) -> GeoPlace | None:
+        """Return the place of an address; None if it is unknown or invalid."""
         if self._reader is None:
             return None
         try:
-            found = self._reader.get(address)
+            record = self._reader.get(address)
         except (ValueError, maxminddb.InvalidDatabaseError):
             return None
-        return _place(found) if isinstance(found, dict) else None
+        return _place_of(record) if isinstance(record, dict) else None
 
 
-def _opened(path: Path) -> maxminddb.Reader:
-    """A reader of a copy: the file itself may be written over while it is being read. Where no file
-    can be written, as in a container that is read-only, the copy is in memory, which makes looking
-    up slower.
+def _open_copy(path: Path) -> maxminddb.Reader:
+    """Return a reader of a copy, because the file may be overwritten while it is read.
+
+    If no file can be written, as in a read-only container, the copy is in memory, which makes
+    lookups slower.
     """
     with path.open("rb") as original:
         try:
@@ -106,87 +103,88 @@ def _opened(path: Path) -> maxminddb.Reader:
             return maxminddb.open_database(original, maxminddb.MODE_FD)
 
 
-def _place(found: dict[str, Any]) -> Place:
-    country, city, regions = found.get("country"), found.get("city"), found.get("subdivisions")
-    return Place(
-        country=_text(country, "iso_code"),
+def _place_of(record: dict[str, Any]) -> GeoPlace:
+    regions = record.get("subdivisions")
+    return GeoPlace(
+        country=_text(record.get("country"), "iso_code"),
         region=_name(regions[0]) if isinstance(regions, list) and regions else None,
-        city=_name(city),
-        location=_location(found.get("location")),
+        city=_name(record.get("city")),
+        location=_coordinates(record.get("location")),
     )
 
 
-def _text(found: Any, key: str) -> str | None:
-    value = found.get(key) if isinstance(found, dict) else None
-    return value if isinstance(value, str) and value and "\0" not in value else None
+def _text(value: Any, key: str) -> str | None:
+    text = value.get(key) if isinstance(value, dict) else None
+    return text if isinstance(text, str) and text and "\0" not in text else None
 
 
-def _name(found: Any) -> str | None:
-    return _text(found.get("names"), "en") if isinstance(found, dict) else None
+def _name(value: Any) -> str | None:
+    return _text(value.get("names"), "en") if isinstance(value, dict) else None
 
 
-def _location(found: Any) -> str | None:
-    at = [found.get(name) for name in ("latitude", "longitude")] if isinstance(found, dict) else []
-    return ",".join(map(str, at)) if at and all(isinstance(one, float) for one in at) else None
+def _coordinates(value: Any) -> str | None:
+    if not isinstance(value, dict):
+        return None
+    latitude, longitude = value.get("latitude"), value.get("longitude")
+    if not isinstance(latitude, float) or not isinstance(longitude, float):
+        return None
+    return f"{latitude},{longitude}"
 
 
-class Enrichment:
-    """Makes the refiner of each call. What is wrong in a changed file is told in the log, and all
-    stays as it was.
+class EnrichmentService:
+    """Makes the enricher of each call.
+
+    Faults of a changed file are logged, and the previous file stays in use.
     """
 
     def __init__(self, file: Path | None, maxmind: Path | None, key: bytes) -> None:
+        """Load both files; `key` is for the hashes of values. Raises StartRefused."""
         self._file = file
-        self._pseudonyms = Pseudonyms(key)
-        self._text = read(file)
-        self._book = self._made(self._text)
-        self._addresses = Addresses(maxmind)
-        self._refused: dict[str, tuple[str, ...]] = {}
+        self._hasher = ValueHasher(key)
+        self._text = read_text(file)
+        self._pipelines = Pipelines(config.parse(self._text), self._hasher)
+        self._database = GeoDatabase(maxmind)
+        self._faults: dict[str, tuple[str, ...]] = {}  # that were logged, by file
 
-    def _made(self, text: str) -> Cookbook:
-        return Cookbook(understood(text), self._pseudonyms)
-
-    def refiner(self, app: str, key_id: str, now: int, address: str | None = None) -> Enriching:
-        """What the items of one call go through, at `now` (milliseconds since the epoch).
-        `address`: the end user's.
-        """
-        return Enriching(self._book.recipe(app, key_id), Facts(now, address, self._addresses.place))
+    def enricher(self, app: str, key_id: str, now: int, address: str | None = None) -> CallEnricher:
+        """Return the enricher of one call at `now` (ms); `address`: the end user's."""
+        facts = CallFacts(now, address, self._database.find_place)
+        return CallEnricher(self._pipelines.of(app, key_id), facts)
 
     def refresh(self) -> None:
-        """Look at the files again."""
-        self._attempt("enrichment", self._reread)
-        self._attempt("addresses", self._addresses.refresh)
+        """Reload the files that have changed. Blocks; may be called on a thread."""
+        self._log_faults("enrichment", self._reload)
+        self._log_faults("addresses", self._database.refresh)
 
-    def _reread(self) -> None:
-        text = read(self._file)
+    def _reload(self) -> None:
+        text = read_text(self._file)
         if text != self._text:
-            self._book, self._text = self._made(text), text
+            self._pipelines = Pipelines(config.parse(text), self._hasher)
+            self._text = text
             log.info("enrichment.changed")
 
-    def _attempt(self, what: str, refresh: Callable[[], None]) -> None:
+    def _log_faults(self, file: str, refresh: Callable[[], None]) -> None:
+        """Call `refresh`; log the faults of a file once."""
         try:
             refresh()
-        except StartRefused as refused:
-            if self._refused.get(what) != refused.lines:
-                log.error(f"{what}.refused", lines=refused.lines)
-            self._refused[what] = refused.lines
-            return
-        self._refused.pop(what, None)
+        except StartRefused as error:
+            if self._faults.get(file) != error.lines:
+                log.error(f"{file}.refused", lines=error.lines)
+            self._faults[file] = error.lines
+        else:
+            self._faults.pop(file, None)
 
     async def run(self) -> None:
-        """Look at the files every second, where there are any, until cancelled. The one is compared
-        by its content, as the apps' file is; the other, which is large, by its inode, its time and
-        its size.
-        """
-        while self._file is not None or self._addresses.configured:
+        """Refresh every second, if there is a file, until cancelled."""
+        while self._file is not None or self._database.is_configured:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
                 await asyncio.to_thread(self.refresh)
             except Exception as error:
-                # the outermost place: a reader that ended would keep old rules for good
-                log.error("enrichment.unreadable", **describe(error))
+                # The task must not end: old rules would stay in use for good.
+                log.error("enrichment.read_failed", **describe(error))
 
 
-def check(file: Path | None, maxmind: Path | None) -> None:
-    """Raises StartRefused where the files don't allow a start."""
-    Enrichment(file, maxmind, b"\0" * 32)
+def check_files(file: Path | None, maxmind: Path | None) -> None:
+    """Check that the files can be used. Raises StartRefused with a line for each fault."""
+    EnrichmentService(file, maxmind, b"\0" * 32)

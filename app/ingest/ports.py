@@ -1,10 +1,9 @@
-"""What items go through beside the rules: enrichment before them, the tracking plan after them.
-Pure.
+"""The interface between validation and the steps around it: enrichment before, checks after.
 
-One refiner is made for each call, since what it knows (the caller, the app, the clock, the end
-user's address) is the call's. The steps are the same on both ways through the rules: a good body
-passes the rules first and is refined then; a body with a fault is refined first, since that may
-mend it.
+An `ItemSteps` object is made for each call, because what it works with (the caller, the app, the
+clock, the end user's address) belongs to the call. Validation uses it in two orders: a valid body
+is validated first and enriched then; a body with a fault is enriched first, since enrichment may
+correct the fault. Pure.
 """
 
 from typing import Any, Protocol
@@ -15,82 +14,87 @@ from pydantic import TypeAdapter, ValidationError
 from app.leanplum.values import Text, Time
 from app.model import NO_NOTES, Notes
 
-# Fields that are only for enrichment: used up, never stored or sent on.
-EXTRAS: dict[str, TypeAdapter[Any]] = {
+# Item fields that only enrichment reads; they are neither stored nor sent on.
+ENRICHMENT_FIELDS: dict[str, TypeAdapter[Any]] = {
     "sentAt": TypeAdapter(Time),
     "ip": TypeAdapter(Text),
     "userAgent": TypeAdapter(Text),
 }
-_NAMES = frozenset(EXTRAS)
+_NAMES = frozenset(ENRICHMENT_FIELDS)
 
 
-def take(fields: dict[str, Any]) -> dict[str, Any]:
-    """Take what is for enrichment only out of an item. What is none of its kind is left, for the
-    rules to find.
+def pop_enrichment_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """Remove the valid enrichment fields from an item and return them.
+
+    Invalid ones stay in the item, so that validation reports them.
     """
     if _NAMES.isdisjoint(fields):
         return {}
-    found: dict[str, Any] = {}
-    for name, adapter in EXTRAS.items():
-        if name in fields:
-            try:
-                found[name] = adapter.validate_python(fields[name])
-            except ValidationError:
-                continue
-            del fields[name]
-    return found
+    removed: dict[str, Any] = {}
+    for name, adapter in ENRICHMENT_FIELDS.items():
+        if name not in fields:
+            continue
+        try:
+            removed[name] = adapter.validate_python(fields[name])
+        except ValidationError:
+            continue
+        del fields[name]
+    return removed
 
 
-class Refiner(Protocol):
-    """The steps beside the rules, for the items of one call."""
+class ItemSteps(Protocol):
+    """The steps around validation, for the items of one call."""
 
     @property
-    def judges(self) -> bool:
-        """Whether `judge` does anything."""
+    def has_checks(self) -> bool:
+        """True when `check` does anything."""
         ...
 
-    def refine(self, action: str, fields: dict[str, Any]) -> Notes:
-        """Change `fields` in place: any JSON object, whether it passed the rules or not.
-        Idempotent; raises nothing.
+    def enrich(self, action: str, fields: dict[str, Any]) -> Notes:
+        """Enrich an item in place and return notes on what changed.
+
+        `fields` is any JSON object, validated or not. Idempotent; raises nothing.
         """
         ...
 
-    def judge(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
-        """Hold refined fields, that passed the rules, against what is beyond them; with what was
-        found noted. Raises Invalid where it is more than a note.
+    def check(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
+        """Check enriched fields that passed validation; return the notes with violations added.
+
+        Raises Invalid when a violation is enforced.
         """
         ...
 
 
-class Plain:
-    """Nothing beside the rules."""
+class NoSteps:
+    """The steps of a call without enrichment and checks."""
 
-    judges = False
+    has_checks = False
 
-    def refine(self, action: str, fields: dict[str, Any]) -> Notes:
-        """Takes out what is for enrichment only."""
-        take(fields)
+    def enrich(self, action: str, fields: dict[str, Any]) -> Notes:
+        """Remove the enrichment fields, which no later step knows."""
+        pop_enrichment_fields(fields)
         return NO_NOTES
 
-    def judge(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
-        """Finds nothing."""
+    def check(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
+        """Return the notes unchanged."""
         return notes
 
 
-PLAIN = Plain()
+NO_STEPS = NoSteps()
 
 
-def told(notes: Notes) -> str | None:
-    """The notes as receipts tell them: a JSON object's text; None where there is nothing to
-    tell.
-    """
-    lists = {"steps": notes.steps, "warnings": notes.warnings}
-    enrichment = {name: found for name, found in lists.items() if found}
-    moved = {"seconds": notes.time_correction} if notes.time_correction else {}
-    parts: dict[str, Any] = {
-        "timeCorrection": moved,
-        "enrichment": enrichment,
-        "violations": [fault.document() for fault in notes.violations],
-    }
-    found = {name: part for name, part in parts.items() if part}
-    return orjson.dumps(found).decode() if found else None
+def render_notes(notes: Notes) -> str | None:
+    """Return the notes as the JSON text that a receipt shows; None when they are empty."""
+    document: dict[str, Any] = {}
+    if notes.time_correction:
+        document["timeCorrection"] = {"seconds": notes.time_correction}
+    enrichment: dict[str, Any] = {}
+    if notes.steps:
+        enrichment["steps"] = notes.steps
+    if notes.warnings:
+        enrichment["warnings"] = notes.warnings
+    if enrichment:
+        document["enrichment"] = enrichment
+    if notes.violations:
+        document["violations"] = [fault.document() for fault in notes.violations]
+    return orjson.dumps(document).decode() if document else None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, Protocol
 
 from app import ids
-from app.ingest.ports import Refiner
+from app.ingest.ports import ItemSteps
 from app.ingest.time_slices import in_slices
 from app.model import Acceptance, App, Caller, NewItem, Removed, Taken
 from app.telemetry import Metrics
@@ -30,11 +30,11 @@ class CallFacts(Protocol):
 Name = Any  # of an event, a state, a parameter or an attribute; only the checker reads it
 
 
-class Checker(Refiner, Protocol):
+class Checker(ItemSteps, Protocol):
     """Check the items of one call against the tracking plan and the names of their app."""
 
     @property
-    def brings_names(self) -> bool:
+    def has_new_names(self) -> bool:
         """True when an item that was checked has a new name that the app has room for."""
         ...
 
@@ -46,7 +46,7 @@ class Checker(Refiner, Protocol):
         """Count names as the app's from now on."""
         ...
 
-    def anew(self) -> Refiner:
+    def restart(self) -> ItemSteps:
         """Forget what was checked, since a body is read again from its start."""
         ...
 
@@ -74,7 +74,7 @@ class Outbox(Protocol):
 class Enrichment(Protocol):
     """The enrichment as it is configured now."""
 
-    def refiner(self, app: str, key_id: str, now: int, address: str | None = None) -> Refiner:
+    def enricher(self, app: str, key_id: str, now: int, address: str | None = None) -> ItemSteps:
         """Return what the items of one call go through at `now` (epoch milliseconds)."""
         ...
 
@@ -82,7 +82,7 @@ class Enrichment(Protocol):
 class Tracking(Protocol):
     """The tracking plans and the names of all apps."""
 
-    def checker(self, app_name: str, enricher: Refiner) -> Checker:
+    def checker(self, app_name: str, enricher: ItemSteps) -> Checker:
         """Return the checker of one call, with the enrichment that comes before it."""
         ...
 
@@ -107,10 +107,10 @@ class Ingest:
 
         `address` is the end user's.
         """
-        enricher = self._enrichment.refiner(app.name, caller.key_id, now, address)
+        enricher = self._enrichment.enricher(app.name, caller.key_id, now, address)
         return self._tracking.checker(app.name, enricher)
 
-    def plain_checker(self, app: App, enricher: Refiner) -> Checker:
+    def plain_checker(self, app: App, enricher: ItemSteps) -> Checker:
         """Return the checks of one call whose items are enriched by `enricher`."""
         return self._tracking.checker(app.name, enricher)
 
@@ -133,7 +133,7 @@ class Ingest:
         commit, when that is less than usual. Raises QueueFull, StorageUnavailable, CommitUnknown.
         """
         acceptance = self._acceptance(call, app, caller, items, now, refused, batch)
-        if not checker.brings_names:
+        if not checker.has_new_names:
             taken: Sequence[Taken] = await self._outbox.accept(acceptance, seconds)
         else:
             claimed, names = await _claim(checker, items)
@@ -162,7 +162,7 @@ class Ingest:
 
     async def learn_relayed(self, checker: Checker, items: Sequence[NewItem]) -> None:
         """Keep the new names of items that Leanplum took while their caller waited."""
-        if checker.brings_names:
+        if checker.has_new_names:
             _, names = await _claim(checker, items)
             await checker.learn(names, names)
 

@@ -20,7 +20,7 @@ from app.errors import Fault, Invalid
 from app.ingest.faults import found_by
 from app.ingest.json_pointers import as_sent
 from app.ingest.json_pointers import pointer as pointer
-from app.ingest.ports import PLAIN, Refiner, told
+from app.ingest.ports import NO_STEPS, ItemSteps, render_notes
 from app.leanplum.actions import LATER, About, Action
 from app.model import NO_NOTES, KeyKind, NewItem, Notes, Scope
 
@@ -97,7 +97,7 @@ BATCH: TypeAdapter[Any] = TypeAdapter(Batch)
 
 
 def item(
-    action: str, fields: dict[str, Any], refiner: Refiner = PLAIN, notes: Notes = NO_NOTES
+    action: str, fields: dict[str, Any], refiner: ItemSteps = NO_STEPS, notes: Notes = NO_NOTES
 ) -> NewItem:
     """Return the item that validated and enriched `fields` make.
 
@@ -109,7 +109,7 @@ def item(
     subject = subject_of(fields)
     if subject is None or known.check(fields) is not None:
         raise Invalid(tuple(_joint_faults(action, fields)))
-    notes = refiner.judge(action, fields, notes)
+    notes = refiner.check(action, fields, notes)
     # Equal contents need equal texts: a repeat of the id is compared with this one
     sorting = orjson.OPT_SORT_KEYS if own_id is not None else None
     body = orjson.dumps(fields, option=sorting).decode()
@@ -117,7 +117,7 @@ def item(
         # Takes half the time of NewItem(…)
         return tuple.__new__(NewItem, (subject, action, body, own_id, None, None))
     content = _as_repeated(fields, notes) if own_id is not None and notes.said else None
-    return NewItem(subject, action, body, own_id, told(notes), content)
+    return NewItem(subject, action, body, own_id, render_notes(notes), content)
 
 
 def _as_repeated(fields: Mapping[str, Any], notes: Notes) -> str:
@@ -157,7 +157,7 @@ def single(
     raw: Any,
     base: str = "",
     *,
-    refiner: Refiner = PLAIN,
+    refiner: ItemSteps = NO_STEPS,
     batched: bool = False,
     faults: Sequence[Fault] = (),
 ) -> NewItem:
@@ -168,7 +168,7 @@ def single(
     """
     adapter = ACTIONS[action].in_batch if batched else ACTIONS[action].alone
     fields: Any = raw if isinstance(raw, dict) else {}
-    notes = refiner.refine(action, fields)
+    notes = refiner.enrich(action, fields)
     found = [*faults]
     try:
         fields = adapter.validate_python(raw)
@@ -185,7 +185,7 @@ def single(
     raise Invalid(tuple(replace(fault, pointer=base + fault.pointer) for fault in sent))
 
 
-def of_any_action(raw: Any, base: str = "", refiner: Refiner = PLAIN) -> NewItem:
+def of_any_action(raw: Any, base: str = "", refiner: ItemSteps = NO_STEPS) -> NewItem:
     """Return the item of a batch that parsed JSON makes.
 
     Raises Invalid with every fault; pointers start with `base`.
@@ -204,11 +204,11 @@ def _unknown_action(action: Any) -> str:
     return f"unknown action{meant}" if meant else f"must be one of {', '.join(ACTIONS)}"
 
 
-def fast_single(action: str, body: bytes, refiner: Refiner = PLAIN) -> NewItem | None:
+def fast_single(action: str, body: bytes, refiner: ItemSteps = NO_STEPS) -> NewItem | None:
     """Return the item that a valid body makes; None if it must be read again to find the faults."""
     try:
         fields = ACTIONS[action].alone.validate_json(body)
-        notes = refiner.refine(action, fields)
+        notes = refiner.enrich(action, fields)
         if notes.reshaped:  # enrichment made new fields, which have to be valid as well
             fields = ACTIONS[action].alone.validate_python(fields)
         return item(action, fields, refiner, notes)
@@ -216,7 +216,7 @@ def fast_single(action: str, body: bytes, refiner: Refiner = PLAIN) -> NewItem |
         return None
 
 
-def fast_batch(body: bytes, refiner: Refiner = PLAIN) -> list[NewItem] | None:
+def fast_batch(body: bytes, refiner: ItemSteps = NO_STEPS) -> list[NewItem] | None:
     """Return the items that a valid batch makes; None if it must be read again for its faults."""
     try:
         return [_enriched(fields, refiner) for fields in BATCH.validate_json(body)["items"]]
@@ -224,10 +224,10 @@ def fast_batch(body: bytes, refiner: Refiner = PLAIN) -> list[NewItem] | None:
         return None
 
 
-def _enriched(fields: dict[str, Any], refiner: Refiner) -> NewItem:
+def _enriched(fields: dict[str, Any], refiner: ItemSteps) -> NewItem:
     """Return the item that one valid entry of a batch makes."""
     action = fields["action"]
-    notes = refiner.refine(action, fields)
+    notes = refiner.enrich(action, fields)
     if notes.reshaped:
         fields = ACTIONS[action].in_batch.validate_python(fields)
     return item(action, fields, refiner, notes)

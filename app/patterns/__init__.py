@@ -7,7 +7,15 @@ Nothing here is the gateway's own: a pattern and a text come in, and whether the
 other goes out.
 """
 
-from app.patterns.engine import Pattern, any_of, check_size, compiled, encoded, glob
+from app.patterns.engine import Pattern, any_of, check_size, compile_glob, compile_pattern, encoded
 from app.patterns.syntax import PatternRefused
 
-__all__ = ["Pattern", "PatternRefused", "any_of", "check_size", "compiled", "encoded", "glob"]
+__all__ = [
+    "Pattern",
+    "PatternRefused",
+    "any_of",
+    "check_size",
+    "compile_glob",
+    "compile_pattern",
+    "encoded",
+]

@@ -47,7 +47,7 @@ def encoded(text: str) -> bytes:
 
 
 @lru_cache(1_024)
-def compiled(text: str, *, flags: int = re.IGNORECASE, at_dots: bool = False) -> Pattern:
+def compile_pattern(text: str, *, flags: int = re.IGNORECASE, at_dots: bool = False) -> Pattern:
     """Make a pattern ready, whatever the case of letters. `at_dots`: what must be at the text's end
     may also be before a dot, so that one search over `a.b.c` does for `a`, `a.b` and `a.b.c`.
     Raises PatternRefused.
@@ -91,7 +91,7 @@ def _matcher(node: syntax.Node) -> Any:
     return matcher
 
 
-def glob(text: str) -> Pattern:
+def compile_glob(text: str) -> Pattern:
     """Make ready a shell's pattern (`*`, `?`, `[ab]`, `[!ab]`) of a whole path, or of what comes
     before one of its dots, whatever the case of letters. Raises PatternRefused.
     """
@@ -99,7 +99,7 @@ def glob(text: str) -> Pattern:
     whole = "".join(
         _of_piece(piece) if index % 2 else re.escape(piece) for index, piece in enumerate(pieces)
     )
-    return compiled(rf"\A(?:{whole})\Z", flags=re.IGNORECASE | re.DOTALL, at_dots=True)
+    return compile_pattern(rf"\A(?:{whole})\Z", flags=re.IGNORECASE | re.DOTALL, at_dots=True)
 
 
 def _of_piece(piece: str) -> str:

@@ -106,7 +106,7 @@ class Application(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document, made anew when the tracking plan has changed."""
-        plans = NO_PLANS if self._services is None else self._services.tracking.plans.plans
+        plans = NO_PLANS if self._services is None else self._services.tracking.plans.current
         if self.openapi_schema is None or self._documented is not plans:
             self.openapi_schema, self._documented = openapi.openapi(self, plans), plans
         return self.openapi_schema

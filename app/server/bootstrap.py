@@ -33,7 +33,7 @@ from app.delivery.deliverer import LEASE_SECONDS, Deliverer
 from app.delivery.user_locks import UserLocks
 from app.delivery.verdicts import RetryPolicy
 from app.encryption import BodyCipher, open_body_cipher
-from app.enrichment.service import Enrichment, check
+from app.enrichment.service import EnrichmentService, check_files
 from app.errors import Refusal, StartRefused, StorageUnavailable
 from app.http.audit_trail import AuditTrail
 from app.http.authentication import Authenticator
@@ -54,8 +54,8 @@ from app.relay.service import Relay
 from app.server.lifecycle import GIVE_UP, Lifecycle
 from app.settings import Settings
 from app.telemetry import Metrics
-from app.tracking.name_rules import NAME_KINDS, Caps
-from app.tracking.names import Taxonomy
+from app.tracking.name_store import NameStore
+from app.tracking.names import NAME_KINDS, NameLimits
 from app.tracking.plan_files import LoadedPlans
 from app.tracking.service import Tracking
 from app.tracking.violations import ViolationCounts
@@ -81,7 +81,7 @@ class Services(NamedTuple):
     bodies: BodyReader
     directory: Directory
     engine: Engine
-    enrichment: Enrichment
+    enrichment: EnrichmentService
     ingest: Ingest
     keys: KeyStore
     limiter: RateLimiter
@@ -147,9 +147,9 @@ async def gateway(
     lifecycle.on_cut.append(partial(writer.hurry, GIVE_UP / 2 * lifecycle.shutdown_seconds))
     metrics.queued.set_function(lambda: outbox.queued)
     outbox.on_settled = metrics.count_settled
-    taxonomy = Taxonomy(engine, writer, _caps(settings), settings.gateway_taxonomy_policy)
-    taxonomy.take(taxonomy.read())
-    metrics.taxonomy.counts, metrics.taxonomy.caps = taxonomy.counts, taxonomy.caps.of
+    taxonomy = NameStore(engine, writer, _name_limits(settings), settings.gateway_taxonomy_policy)
+    taxonomy.apply(taxonomy.read())
+    metrics.taxonomy.counts, metrics.taxonomy.caps = taxonomy.counts, taxonomy.limits.by_kind
     violations = ViolationCounts(engine, writer, metrics)
     sealer = Sealer(
         engine,
@@ -271,7 +271,7 @@ def prepare(settings: Settings) -> None:
     check_bootstrap_key(settings)
     _ = settings.route
     LoadedPlans(settings.gateway_tracking_plan)
-    check(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
+    check_files(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
     engine = connect(settings.gateway_database_url)
     try:
         _tell(_cipher(settings, engine))
@@ -300,10 +300,10 @@ def _tell(cipher: BodyCipher) -> None:
         log.info("bodies.encrypted", key=cipher.active_key_id)
 
 
-def enriching(settings: Settings, made_of: bytes) -> Enrichment:
+def enriching(settings: Settings, made_of: bytes) -> EnrichmentService:
     """Enrichment as the settings have it; the seed makes the key of what is hashed."""
     key = key_derivation.derived(made_of, b"leanplum-gateway values")
-    return Enrichment(settings.gateway_enrichment_file, settings.gateway_maxmind_file, key)
+    return EnrichmentService(settings.gateway_enrichment_file, settings.gateway_maxmind_file, key)
 
 
 def check_bootstrap_key(settings: Settings) -> None:
@@ -560,9 +560,9 @@ def _tell_of_step(seconds: float) -> None:
     log.warning("clock.stepped", seconds=round(seconds, 1))
 
 
-def _caps(settings: Settings) -> Caps:
+def _name_limits(settings: Settings) -> NameLimits:
     limits = settings.taxonomy_limits
-    return Caps(
+    return NameLimits(
         {kind: limits[kind] for kind in NAME_KINDS}, settings.gateway_taxonomy_warn_percent / 100
     )
 

@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 
 from app.http.json_body import JSON
-from app.tracking.plan.file_format import ONE, Kind
-from app.tracking.plan.load import ACTIONS, item
-from app.tracking.plan.validate import Entry, Plan, Plans
+from app.tracking.plan.file_format import SINGULAR, Kind
+from app.tracking.plan.load import ITEM_FORMS, example_item
+from app.tracking.plan.validate import Plan, PlanEntry, Plans
 
 REF = "#/components/schemas/"
 EVENTS, STATES = "/v1/events", "/v1/users/{userId}/states"
@@ -77,10 +77,10 @@ def _add_kind(
         content["examples"] = examples
 
 
-def _schema(base: Document, entry: Entry, apps: str, number: int) -> Document:
+def _schema(base: Document, entry: PlanEntry, apps: str, number: int) -> Document:
     """The body's own schema, with what the plan says of its fields."""
     made = deepcopy(base)
-    field = ACTIONS[entry.kind][1]
+    field = ITEM_FORMS[entry.kind].name_field
     owner = [f"Owner: {entry.owner}."] if entry.owner else []
     made["title"] = entry.name + (f" ({apps})" if apps else "")
     made["description"] = " ".join(
@@ -90,7 +90,9 @@ def _schema(base: Document, entry: Entry, apps: str, number: int) -> Document:
         made["properties"][name] = _property(made["properties"][name], _rewritten(schema, number))
     made["properties"][field] = {"const": entry.name, "type": "string"}
     made["required"] = sorted({*made.get("required", ()), field, *entry.schema.get("required", ())})
-    made["examples"] = [item(entry, example) for example in entry.examples] or [item(entry, {})]
+    made["examples"] = [example_item(entry, example) for example in entry.examples] or [
+        example_item(entry, {})
+    ]
     return made
 
 
@@ -104,15 +106,15 @@ def _property(base: Any, schema: Any) -> Any:
 
 def _other(base: Document, kind: Kind, names: Sequence[str]) -> Document:
     made = deepcopy(base)
-    made["title"] = f"Any other {ONE[kind]}"
-    made["description"] = f"Any {ONE[kind]} that the tracking plan does not have."
-    made["properties"][ACTIONS[kind][1]]["not"] = {"enum": sorted(set(names))}
+    made["title"] = f"Any other {SINGULAR[kind]}"
+    made["description"] = f"Any {SINGULAR[kind]} that the tracking plan does not have."
+    made["properties"][ITEM_FORMS[kind].name_field]["not"] = {"enum": sorted(set(names))}
     return made
 
 
-def _examples(entry: Entry, apps: str, path: str) -> Iterator[tuple[str, Document]]:
+def _examples(entry: PlanEntry, apps: str, path: str) -> Iterator[tuple[str, Document]]:
     for index, example in enumerate(entry.examples or ({},)):
-        value = item(entry, example)
+        value = example_item(entry, example)
         if "{userId}" in path:
             del value["userId"]
         name = entry.name + (f" ({apps})" if apps else "") + (f" {index + 1}" if index else "")

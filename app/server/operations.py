@@ -234,7 +234,7 @@ def add_documentation(app: FastAPI) -> None:
             swagger_js_url=f"{prefix}/assets/swagger-ui-bundle.js",
             swagger_css_url=f"{prefix}/assets/swagger-ui.css",
             swagger_favicon_url=f"{prefix}/assets/favicon.svg",
-            swagger_ui_parameters=PLANNED if tracking.plans.plans is not NO_PLANS else None,
+            swagger_ui_parameters=PLANNED if tracking.plans.current is not NO_PLANS else None,
         )
         return _guarded(page, styles="'self' 'unsafe-inline'")
 

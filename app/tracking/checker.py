@@ -1,188 +1,218 @@
-"""What holds the items of one call against the tracking plan and the names that Leanplum keeps.
-Pure.
+"""The plan checker: checks the items of one call against the tracking plan and the name limits.
 
-Nothing is counted, and no name is taken, before the call's items are accepted: a body may be read
-twice.
+Nothing is counted, and no name is stored, before the call's items are accepted, because a body may
+be read twice. Pure.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import orjson
 
-from app.errors import Invalid
+from app.errors import Fault, Invalid
 from app.ingest.json_pointers import as_sent
-from app.ingest.ports import Refiner
+from app.ingest.ports import ItemSteps
 from app.ingest.validate import MAX_FAULTS
 from app.model import NewItem, Notes
-from app.tracking.name_rules import (
-    Caps,
-    Known,
+from app.tracking.names import (
+    AppNames,
     Name,
+    NameCheck,
     NameKind,
-    Names,
-    Seen,
-    Verdict,
-    judge,
-    none_known,
+    NameLimits,
+    NamePolicy,
+    NameSets,
+    NewName,
+    check_name,
+    empty_name_sets,
 )
-from app.tracking.plan.validate import NONE, Plan, Violation, Violations
-
-Policy = Literal["off", "warn", "enforce"]
+from app.tracking.plan.validate import NO_VIOLATIONS, Plan, Violation, Violations
 
 
-class Refine(Protocol):
-    """How a refiner refines."""
+class EnrichItem(Protocol):
+    """The signature of `ItemSteps.enrich`."""
 
     def __call__(self, action: str, fields: dict[str, Any]) -> Notes:
-        """See Refiner."""
+        """See `ItemSteps.enrich`."""
         ...
 
 
-class Gate:
-    """The refiner of one call's items with the gate behind it: refined by `refiner`, judged here.
-    `found`: what broke the plan; `beyond`: the kinds of the names that did not fit.
+class PlanChecker:
+    """The steps of one call's items with the checks of the tracking plan and the names behind them.
+
+    `violations`: everything found so far; `dropped_kinds`: for each new name that Leanplum would
+    drop, its kind.
     """
 
-    judges = True
+    has_checks = True
     __slots__ = (
-        "_caps",
-        "_closed",
-        "_coming",
-        "_first",
-        "_judge",
+        "_closed_params",
+        "_enforces_names",
+        "_event_conforms",
+        "_has_plan",
+        "_inner_check",
         "_known_events",
         "_known_params",
+        "_limits",
         "_names",
-        "_passes",
-        "_planned",
+        "_pending",
+        "_planned_events",
         "_policy",
-        "_settled",
-        "beyond",
-        "found",
-        "refine",
-    )  # fmt: skip
+        "_validate",
+        "dropped_kinds",
+        "enrich",
+        "violations",
+    )
 
     def __init__(
-        self, refiner: Refiner, plan: Plan | None, names: Names, caps: Caps, policy: Policy
+        self,
+        steps: ItemSteps,
+        plan: Plan | None,
+        names: AppNames,
+        limits: NameLimits,
+        policy: NamePolicy,
     ) -> None:
-        self._names, self._caps, self._policy = names, caps, policy
-        self.refine: Refine = refiner.refine
-        self._first = refiner.judge if refiner.judges else None
-        self._planned = plan is not None
-        self._judge = nothing if plan is None else plan.judge
-        self._passes: Mapping[str, Callable[[Any], bool]] = (
-            {} if plan is None else plan.passes["events"]
-        )
-        self._settled, self._closed = names.settled_under(plan), {} if plan is None else plan.closed
+        self._names, self._limits, self._policy = names, limits, policy
+        self.enrich: EnrichItem = steps.enrich
+        self._inner_check = steps.check if steps.has_checks else None
+        self._has_plan = plan is not None
+        self._validate = _no_violations if plan is None else plan.validate
+        self._event_conforms: Mapping[str, Callable[[Any], bool]] = {}
+        self._closed_params: Mapping[str, frozenset[str]] = {}
+        if plan is not None:
+            self._event_conforms = plan.conforms["events"]
+            self._closed_params = plan.closed_params
+        if names.plan is not plan:
+            names.use_plan(plan)
+        # Looked up here once: the sets and the dict are used for each event of the call.
+        self._planned_events = names.planned_events
         self._known_events, self._known_params = names.known["events"], names.known["params"]
-        self.anew()
+        self.violations: list[Violation] = []
+        self.dropped_kinds: list[NameKind] = []
+        self._pending: NameSets | None = None  # created with the first new name, which is rare
 
-    def anew(self) -> "Gate":
-        """The same, which has seen nothing yet: a body is read again from its start."""
-        self.found: list[Violation] = []
-        self.beyond: list[NameKind] = []
-        self._coming: Known | None = None  # made where a name is new, which is seldom
+    def restart(self) -> "PlanChecker":
+        """Forget what was found, because the body is read again from its start; return self."""
+        self.violations = []
+        self.dropped_kinds = []
+        self._pending = None
         return self
 
-    def judge(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
-        """Hold an item that passed the rules against the plan and the names; with what is to be
-        told of it noted. Raises Invalid where it must not go on.
-        """
-        if self._first is not None:
-            notes = self._first(action, fields, notes)
-        # At the least cost: most items are good events. A bound method kept in a slot would make
-        # each gate a cycle.
-        if action == "track" and (
-            self._as_planned(fields) if self._planned else self._known(fields)
-        ):
-            return notes
-        found, new = self._judge(action, fields), self._names.new(action, fields)
-        return self._noted(found, new, notes) if found or new else notes
+    def check(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
+        """Check an item that passed validation; return the notes with violations added.
 
-    def _known(self, fields: Mapping[str, Any]) -> bool:
-        """Whether an event brings no name that is new."""
+        Raises Invalid when a violation is enforced.
+        """
+        if self._inner_check is not None:
+            notes = self._inner_check(action, fields, notes)
+        # The fast path: most items are events that conform to the plan and have known names only.
+        # (The function is chosen here, because a bound method in a slot would be a reference cycle.)
+        if action == "track":
+            is_fine = self._is_planned(fields) if self._has_plan else self._has_known_names(fields)
+            if is_fine:
+                return notes
+        violations, new_names = self._validate(action, fields), self._names.find_new(action, fields)
+        if not violations and not new_names:
+            return notes
+        return self._with_findings(violations, new_names, notes)
+
+    def _has_known_names(self, fields: Mapping[str, Any]) -> bool:
+        """Return whether an event has no new name."""
         params = fields.get("params")
         return fields["event"] in self._known_events and (
             params is None or self._known_params.issuperset(params)
         )
 
-    def _as_planned(self, fields: Mapping[str, Any]) -> bool:
-        """Whether an event is as planned, too."""
-        name, params, known = fields["event"], fields.get("params"), self._known_params
-        if (passes := self._settled.get(name)) is not None:
-            return passes(fields)
-        if (
-            (passes := self._passes.get(name)) is None
-            or not passes(fields)
-            or name not in self._known_events
-        ):
+    def _is_planned(self, fields: Mapping[str, Any]) -> bool:
+        """Return whether an event conforms to the plan and has no new name."""
+        event, params = fields["event"], fields.get("params")
+        conforms = self._planned_events.get(event)
+        if conforms is not None:
+            return conforms(fields)
+        conforms = self._event_conforms.get(event)
+        if conforms is None or not conforms(fields) or event not in self._known_events:
             return False
-        if (closed := self._closed.get(name)) is not None and closed <= known:
-            self._settled[name] = passes
-        return params is None or known.issuperset(params)
+        closed_params = self._closed_params.get(event)
+        if closed_params is not None and closed_params <= self._known_params:
+            # Conforming events can have no other names: from now on, one call of the validator is
+            # the whole check.
+            self._planned_events[event] = conforms
+        return params is None or self._known_params.issuperset(params)
 
-    def _noted(self, found: Violations, new: Iterable[Seen], notes: Notes) -> Notes:
-        self.found += [one._replace(fault=as_sent(one.fault, notes.moved)) for one in found]
-        verdicts, taken = self._seen(new)
-        broken = [one for one in verdicts if one.breaks]
-        self.beyond += [one.seen.name.kind for one in broken]
-        enforced = [one.fault for one in found if one.enforced]
+    def _with_findings(
+        self, violations: Violations, new_names: Iterable[NewName], notes: Notes
+    ) -> Notes:
+        """Record what was found in an item; return the notes with it. Raises Invalid."""
+        sent_violations = [
+            violation._replace(fault=as_sent(violation.fault, notes.moved))
+            for violation in violations
+        ]
+        self.violations += sent_violations
+        checks, reserved = self._check_names(new_names)
+        dropped = [check for check in checks if check.dropped]
+        self.dropped_kinds += [check.new.name.kind for check in dropped]
+        enforced = [violation.fault for violation in violations if violation.enforced]
         if self._policy == "enforce":
-            enforced += [one.fault for one in broken if one.fault is not None]
+            enforced += _faults_of(dropped)
         if enforced:
-            if self._coming is not None:
-                for kind, name in taken:
-                    self._coming[kind].discard(name)
+            self._free(reserved)
             raise Invalid(tuple(enforced))
-        told = (
-            []
-            if self._policy == "off"
-            else [one.fault for one in verdicts if one.fault is not None]
-        )
-        violations = tuple(
-            as_sent(fault, notes.moved) for fault in (*(one.fault for one in found), *told)
-        )
-        return replace(notes, violations=violations[:MAX_FAULTS]) if violations else notes
+        faults = [violation.fault for violation in sent_violations]
+        if self._policy != "off":
+            faults += [as_sent(fault, notes.moved) for fault in _faults_of(checks)]
+        return replace(notes, violations=tuple(faults[:MAX_FAULTS])) if faults else notes
 
-    def _seen(self, new: Iterable[Seen]) -> tuple[list[Verdict], list[Name]]:
-        """Judge an item's new names. Those that fit, and are new in the call too, take their room
-        at once.
+    def _check_names(self, new_names: Iterable[NewName]) -> tuple[list[NameCheck], list[Name]]:
+        """Check the new names of an item; also return those for which room was reserved.
+
+        Names that fit are reserved at once, so that the later names of the call see less room.
         """
-        verdicts, taken = list[Verdict](), list[Name]()
-        for seen in new:
-            kind, name = seen.name
-            coming = self._coming = self._coming or none_known()
-            verdicts.append(verdict := judge(seen, self._names.known, coming, self._caps))
-            if not verdict.breaks and name not in coming[kind]:
-                coming[kind].add(name)
-                taken.append(seen.name)
-        return verdicts, taken
+        checks: list[NameCheck] = []
+        reserved: list[Name] = []
+        for new in new_names:
+            kind, name = new.name
+            if self._pending is None:
+                self._pending = empty_name_sets()
+            check = check_name(new, self._names.known, self._pending, self._limits)
+            checks.append(check)
+            if not check.dropped and name not in self._pending[kind]:
+                self._pending[kind].add(name)
+                reserved.append(new.name)
+        return checks, reserved
+
+    def _free(self, reserved: Iterable[Name]) -> None:
+        """Free the room of the names of a refused item."""
+        if self._pending is not None:
+            for kind, name in reserved:
+                self._pending[kind].discard(name)
 
     @property
-    def brings_names(self) -> bool:
-        """Whether any item that was judged has a new name that fits."""
-        return self._coming is not None and any(self._coming.values())
+    def has_new_names(self) -> bool:
+        """True when any checked item has a new name that fits."""
+        return self._pending is not None and any(self._pending.values())
 
     def new_names(self, items: Sequence[NewItem]) -> Iterator[list[Name]]:
-        """The new names of each item that is about to be accepted."""
-        coming = self._coming or none_known()
-        for one in items:
-            found = self._names.new(one.action, fields_of(orjson.loads(one.body)))
-            yield [seen.name for seen in found if seen.name.name in coming[seen.name.kind]]
+        """Yield, for each item that is about to be accepted, its new names that fit."""
+        pending = self._pending or empty_name_sets()
+        for item in items:
+            new_names = self._names.find_new(item.action, parse_entry(orjson.loads(item.body)))
+            yield [new.name for new in new_names if new.name.name in pending[new.name.kind]]
 
     def claim(self, names: Iterable[Name]) -> None:
-        """Count names from now on."""
+        """Count names from now on, before they are in the database."""
         self._names.claim(names)
 
 
-def nothing(action: str, fields: Mapping[str, Any]) -> Violations:
-    """Without a plan nothing breaks it."""
-    return NONE
+def _no_violations(action: str, fields: Mapping[str, Any]) -> Violations:
+    return NO_VIOLATIONS
 
 
-TEXTS = (
+def _faults_of(checks: Iterable[NameCheck]) -> list[Fault]:
+    return [check.fault for check in checks if check.fault is not None]
+
+
+OBJECT_FIELDS = (
     "params",
     "userAttributes",
     "userAttributeValuesToAdd",
@@ -192,18 +222,23 @@ TEXTS = (
 )
 
 
-def fields_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An item's fields with everything as it is in JSON: SDKs send objects as texts, and numbers as
-    well. What is not of its kind is left out.
+def parse_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an SDK's entry as the fields that checks expect.
+
+    SDKs send objects and numbers as text. Object fields that do not hold an object are left out.
     """
     fields = {**entry, "event": _text(entry.get("event")), "state": _text(entry.get("state"))}
-    if isinstance(value := entry.get("value"), str):
+    value = entry.get("value")
+    if isinstance(value, str):
         fields["value"] = _number(value)
-    for name in TEXTS:
-        if name in entry and not isinstance(value := _parsed(entry[name]), dict):
+    for name in OBJECT_FIELDS:
+        if name not in entry:
+            continue
+        parsed = _parse_json_text(entry[name])
+        if isinstance(parsed, dict):
+            fields[name] = parsed
+        else:
             del fields[name]
-        elif name in entry:
-            fields[name] = value
     return fields
 
 
@@ -218,7 +253,7 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _parsed(value: Any) -> Any:
+def _parse_json_text(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:

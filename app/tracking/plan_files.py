@@ -1,6 +1,4 @@
-"""The plan's files: one, or a folder of them. They are read anew all the time: a change needs no
-restart.
-"""
+"""The plan's files on disk: one file, or a folder. Changes apply within a second, without a restart."""
 
 import asyncio
 from pathlib import Path
@@ -9,127 +7,115 @@ import structlog
 
 from app.errors import StartRefused
 from app.telemetry import describe
-from app.tracking.plan.load import Made, made
-from app.tracking.plan.validate import NO_PLANS, Plan, Plans
-from app.tracking.plan.yaml_text import refused
+from app.tracking.plan.load import LoadResult, load_plans
+from app.tracking.plan.validate import NO_PLANS, Plans
 
 REFRESH_SECONDS = 1.0
 SETTING = "GATEWAY_TRACKING_PLAN"
-ENDINGS = frozenset({".yaml", ".yml", ".json"})
-MOST_BYTES = 16 * 1024 * 1024
-Files = dict[str, str]  # the texts, by the files' names
+SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+MAX_BYTES = 16 * 1024 * 1024
+Texts = dict[str, str]  # the texts of the files by their names
 
 log = structlog.get_logger("plan")
 
 
-def read(path: Path, label: str = SETTING, beside: Path | None = None) -> Files:
-    """The texts of a plan's file, or of the files in a folder and in those below it; they are named
-    from `beside` on. Raises StartRefused.
+def read_files(path: Path, label: str = SETTING, relative_to: Path | None = None) -> Texts:
+    """Read a plan's file, or the files in a folder and its subfolders. Raises StartRefused.
+
+    `label` says in errors where the path came from. File names are made relative to `relative_to`.
     """
     try:
-        names = [path] if not path.is_dir() else _in_folder(path)
-        if sum(one.stat().st_size for one in names) > MOST_BYTES:
-            raise StartRefused(f"{label}: {path} has more than {MOST_BYTES} bytes")
-        return {
-            str(one.relative_to(beside) if beside else one): one.read_text(encoding="utf-8-sig")
-            for one in names
-        }
+        paths = _files_in(path) if path.is_dir() else [path]
+        if sum(file.stat().st_size for file in paths) > MAX_BYTES:
+            raise StartRefused(f"{label}: {path} has more than {MAX_BYTES} bytes")
+        texts: Texts = {}
+        for file in paths:
+            name = file.relative_to(relative_to) if relative_to else file
+            texts[str(name)] = file.read_text(encoding="utf-8-sig")
+        return texts
     except OSError as error:
-        raise StartRefused(
-            f"{label}: {error.filename or path} can't be read: {error.strerror}"
-        ) from None
+        place = error.filename or path
+        raise StartRefused(f"{label}: {place} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise StartRefused(
             f"{label}: {path} is not UTF-8 text, or has a file that is not"
         ) from None
 
 
-def _in_folder(path: Path) -> list[Path]:
-    """Nothing hidden: a mounted folder has links of its own in it, whose names begin with a dot."""
-    found = [one for one in path.rglob("*") if one.suffix in ENDINGS and one.is_file()]
-    return sorted(
-        one
-        for one in found
-        if not any(part.startswith(".") for part in one.relative_to(path).parts)
-    )
+def _files_in(folder: Path) -> list[Path]:
+    """Return the plan files in a folder, in order, without hidden ones.
+
+    A mounted folder (a Kubernetes ConfigMap) contains hidden links to its own files.
+    """
+    files: list[Path] = []
+    for path in folder.rglob("*"):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix in SUFFIXES and path.is_file() and not is_hidden:
+            files.append(path)
+    return sorted(files)
 
 
-def plans_of(path: Path, label: str = SETTING) -> Plans:
-    """The plans at a path. Raises StartRefused with a line for everything that is wrong."""
-    return _loaded(made(read(path, label)))
+def load_path(path: Path, label: str = SETTING) -> Plans:
+    """Load the plans at a path. Raises StartRefused with a line for each fault."""
+    return _plans_of(load_plans(read_files(path, label)))
 
 
-def _loaded(found: Made) -> Plans:
-    if found.plans is None:
-        raise refused([one for one in found.told if one.fatal])
-    return found.plans
+def _plans_of(result: LoadResult) -> Plans:
+    if result.plans is None:
+        raise StartRefused(*map(str, result.fatal))
+    return result.plans
 
 
 class LoadedPlans:
-    """The plans as they are now. What is wrong in a changed file is told in the log and by the API,
-    and the plans stay as they were.
+    """The plans in use.
+
+    Faults of a changed file are logged and shown by the API; the plans stay as they were.
     """
 
     def __init__(self, path: Path | None) -> None:
+        """Load the plans at a path. Raises StartRefused with a line for each fault."""
         self._path = path
-        self._files: Files | None = None
-        self._plans = NO_PLANS
-        self.refused: tuple[str, ...] = ()  # what is wrong with the files as they are now
+        self._texts: Texts | None = None
+        self.current: Plans = NO_PLANS
+        self.faults: tuple[str, ...] = ()  # of the files as they are now
         if path is not None:
-            self._files = read(path, beside=path.parent)
-            self._plans = _loaded(made(self._files))
-
-    @property
-    def plans(self) -> Plans:
-        """All of them."""
-        return self._plans
-
-    def of(self, app: str) -> Plan | None:
-        """The plan of an app; None where there is none for it."""
-        return self._plans.of(app)
-
-    def look(self) -> tuple[Files, Made] | None:
-        """Read the files; what they make where they have changed. Raises StartRefused. May be
-        called on a thread.
-        """
-        assert self._path is not None
-        files = read(self._path, beside=self._path.parent)
-        return None if files == self._files else (files, made(files))
-
-    def take(self, files: Files, found: Made) -> None:
-        """Use what `look` found, unless something is wrong with it."""
-        self._files = files
-        if found.plans is None:
-            self._refuse(tuple(str(one) for one in found.told if one.fatal))
-            return
-        self._plans, self.refused = found.plans, ()
-        log.info("plan.changed", versions=sorted(versions(found.plans)))
-
-    def _refuse(self, lines: tuple[str, ...]) -> None:
-        if lines != self.refused:
-            log.error("plan.refused", lines=lines, kept=sorted(versions(self._plans)))
-        self.refused = lines
+            self._texts = read_files(path, relative_to=path.parent)
+            self.current = _plans_of(load_plans(self._texts))
 
     def refresh(self) -> None:
-        """Look and take."""
+        """Read the files and apply them if they have changed. Blocks; may be called on a thread."""
+        assert self._path is not None
         try:
-            if (changed := self.look()) is not None:
-                self.take(*changed)
-        except StartRefused as refusal:
-            self._files = None  # when they can be read again, that is a change
-            self._refuse(refusal.lines)
+            texts = read_files(self._path, relative_to=self._path.parent)
+        except StartRefused as error:
+            self._texts = None  # when they can be read again, that is a change
+            self._reject(error.lines)
+            return
+        if texts == self._texts:
+            return
+        result = load_plans(texts)
+        self._texts = texts
+        if result.plans is None:
+            self._reject(tuple(map(str, result.fatal)))
+            return
+        self.current, self.faults = result.plans, ()
+        log.info("plan.changed", versions=_versions(result.plans))
+
+    def _reject(self, lines: tuple[str, ...]) -> None:
+        if lines != self.faults:
+            log.error("plan.refused", lines=lines, kept=_versions(self.current))
+        self.faults = lines
 
     async def run(self) -> None:
-        """Look every second, until cancelled; by content, not by time stamps."""
+        """Refresh every second until cancelled; changes are detected by content, not by time."""
         while self._path is not None:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
                 await asyncio.to_thread(self.refresh)
             except Exception as error:
-                # the outermost place: a reader that ended would keep an old plan for good
-                log.error("plan.unreadable", **describe(error))
+                # The task must not end: an old plan would stay in use for good.
+                log.error("plan.read_failed", **describe(error))
 
 
-def versions(plans: Plans) -> set[str]:
-    """Every version that is loaded."""
-    return {plan.version for _, plan in plans.each()}
+def _versions(plans: Plans) -> list[str]:
+    return sorted({plan.version for _, plan in plans.each()})

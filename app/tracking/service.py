@@ -3,27 +3,27 @@
 from collections.abc import Sequence
 
 from app.clock import now_ms
-from app.ingest.ports import Refiner
+from app.ingest.ports import ItemSteps
 from app.telemetry import Metrics
-from app.tracking.checker import Gate
-from app.tracking.name_rules import Name
-from app.tracking.names import Taxonomy
+from app.tracking.checker import PlanChecker
+from app.tracking.name_store import NameStore
+from app.tracking.names import Name
 from app.tracking.plan_files import LoadedPlans
 from app.tracking.violations import ViolationCounts
 
 
-class CallChecker(Gate):
+class CallChecker(PlanChecker):
     """The checker of one call, which writes down what it found."""
 
     __slots__ = ("_app_name", "_tracking")
 
-    def __init__(self, tracking: "Tracking", app_name: str, enricher: Refiner) -> None:
+    def __init__(self, tracking: "Tracking", app_name: str, enricher: ItemSteps) -> None:
         names = tracking.names
         super().__init__(
             enricher,
-            tracking.plans.of(app_name),
+            tracking.plans.current.of(app_name),
             names.of(app_name),
-            names.caps,
+            names.limits,
             names.policy,
         )
         self._tracking, self._app_name = tracking, app_name
@@ -34,7 +34,7 @@ class CallChecker(Gate):
 
     def count_findings(self, key_id: str) -> None:
         """Count what broke the plan, once the call is answered."""
-        if self.found or self.beyond:
+        if self.violations or self.dropped_kinds:
             self._tracking.count(self._app_name, key_id, self)
 
 
@@ -44,19 +44,19 @@ class Tracking:
     def __init__(
         self,
         plans: LoadedPlans,
-        names: Taxonomy,
+        names: NameStore,
         violations: ViolationCounts,
         metrics: Metrics,
     ) -> None:
         self.plans, self.names = plans, names
         self.violations, self._metrics = violations, metrics
 
-    def checker(self, app_name: str, enricher: Refiner) -> CallChecker:
+    def checker(self, app_name: str, enricher: ItemSteps) -> CallChecker:
         """Return the checker of one call, with the enrichment that comes before it."""
         return CallChecker(self, app_name, enricher)
 
-    def count(self, app_name: str, key_id: str, checker: Gate) -> None:
+    def count(self, app_name: str, key_id: str, checker: PlanChecker) -> None:
         """Count the violations and the names beyond the limits that a checker found."""
-        self.violations.add(app_name, key_id, checker.found, now_ms())
-        for kind in checker.beyond:
+        self.violations.add(app_name, key_id, checker.violations, now_ms())
+        for kind in checker.dropped_kinds:
             self._metrics.taxonomy_beyond.labels(app_name, kind).inc()

@@ -1,7 +1,7 @@
-"""What broke the plan, counted: by app, event, code and caller key; never a value.
+"""Counts of plan violations by app, name, code and caller key; values of users are never stored.
 
-Gathered in memory, and added to the table every two seconds, so that several processes tell one
-story. What a crash leaves unwritten is lost, as counts may be.
+Counts are gathered in memory and added to the table every two seconds, so that several processes
+share one table. A crash loses the counts of the last two seconds.
 """
 
 import asyncio
@@ -18,25 +18,31 @@ from app.database.engine import reading
 from app.database.tables import plan_violations
 from app.database.writer import Writer, insert_rows
 from app.telemetry import Metrics, describe
-from app.tracking.name_rules import is_name
+from app.tracking.names import is_name
 from app.tracking.plan.validate import Violations
 
 FLUSH_SECONDS = 2.0
-KEPT_MS = 30 * 86_400_000  # since they were last seen
-MOST_UNPLANNED = 200  # names that no plan has, told by name; the rest are OTHER
+RETENTION_MS = 30 * 86_400_000  # after a violation was last seen
+# Names outside every plan that are counted by name; further ones are counted as OTHER
+MAX_UNPLANNED_NAMES = 200
 OTHER = "other"
-LONGEST_POINTER = 400
-MOST_SHOWN = 1_000
-ADD = "INSERT INTO plan_violations (app, kind, name, code, key_id, count, first_seen, last_seen, pointer)"
-TO_THEM = """ ON CONFLICT (app, kind, name, code, key_id) DO UPDATE SET
-count = plan_violations.count + excluded.count, last_seen = excluded.last_seen, pointer = excluded.pointer"""
+MAX_POINTER_LENGTH = 400
+MAX_LISTED = 1_000
+INSERT = (
+    "INSERT INTO plan_violations "
+    "(app, kind, name, code, key_id, count, first_seen, last_seen, pointer)"
+)
+ADD_TO_EXISTING = """ ON CONFLICT (app, kind, name, code, key_id) DO UPDATE SET
+count = plan_violations.count + excluded.count,
+last_seen = excluded.last_seen,
+pointer = excluded.pointer"""
 EXPIRE = "DELETE FROM plan_violations WHERE last_seen < ?"
 
 log = structlog.get_logger("violations")
 
 
-class Of(NamedTuple):
-    """What is counted together."""
+class ViolationKey(NamedTuple):
+    """The properties of a violation by which it is counted."""
 
     app: str
     kind: str
@@ -46,8 +52,8 @@ class Of(NamedTuple):
 
 
 @dataclass(slots=True)
-class Tally:
-    """How often, when (ms), and where in the item the last time."""
+class ViolationCount:
+    """The count of a violation, its times (ms), and its last place in an item."""
 
     count: int
     first_seen: int
@@ -56,97 +62,99 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Add:
-    """Add what was gathered, and remove what is long past."""
+class AddViolations:
+    """A write that adds counts and deletes those last seen before `expire_before` (ms)."""
 
-    found: dict[Of, Tally]
-    until: int
+    counts: dict[ViolationKey, ViolationCount]
+    expire_before: int
 
     @property
     def rows(self) -> int:
-        """Its weight in a group."""
-        return len(self.found) + 1
+        """Rows written; counts against the size of a group commit."""
+        return len(self.counts) + 1
 
     @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["Add"]) -> Sequence[None]:
-        """Write it."""
+    def run_all(cls, cursor: Cursor, writes: Sequence["AddViolations"]) -> Sequence[None]:
+        """Add the counts of all writes."""
         for write in writes:
             rows = [
-                (*of, tally.count, tally.first_seen, tally.last_seen, tally.pointer)
-                for of, tally in write.found.items()
+                (*key, entry.count, entry.first_seen, entry.last_seen, entry.pointer)
+                for key, entry in write.counts.items()
             ]
-            insert_rows(cursor, ADD, rows, TO_THEM)
-            cursor.execute(EXPIRE, (write.until,))
+            insert_rows(cursor, INSERT, rows, ADD_TO_EXISTING)
+            cursor.execute(EXPIRE, (write.expire_before,))
         return [None] * len(writes)
 
 
 class ViolationCounts:
-    """Counts what breaks the plan."""
+    """The counter of plan violations."""
 
     def __init__(self, engine: Engine, writer: Writer, metrics: Metrics) -> None:
         self._engine, self._writer, self._metrics = engine, writer, metrics
-        self._gathered: dict[Of, Tally] = {}
-        self._unplanned: set[str] = set()
+        self._pending: dict[ViolationKey, ViolationCount] = {}
+        self._unplanned_names: set[str] = set()
 
-    def add(self, app: str, key_id: str, found: Violations, now: int) -> None:
-        """Count what was found in the items of one call."""
-        for kind, name, planned, _, fault in found:
-            label = name if planned else OTHER
+    def add(self, app: str, key_id: str, violations: Violations, now: int) -> None:
+        """Count the violations in the items of one call."""
+        for violation in violations:
+            name, fault = violation.name, violation.fault
+            label = name if violation.planned else OTHER
             self._metrics.plan_violations.labels(app, label, fault.code).inc()
-            of = Of(app, kind, name if planned else self._told(name), fault.code, key_id)
-            # SDKs send names that no database takes
-            pointer = fault.pointer[:LONGEST_POINTER].replace("\0", "?")
-            tally = self._gathered.setdefault(of, Tally(0, now, now, pointer))
-            tally.count, tally.last_seen, tally.pointer = tally.count + 1, now, pointer
+            counted_name = name if violation.planned else self._counted_name(name)
+            key = ViolationKey(app, violation.kind, counted_name, fault.code, key_id)
+            # Names that SDKs send may contain NUL, which PostgreSQL does not store.
+            pointer = fault.pointer[:MAX_POINTER_LENGTH].replace("\0", "?")
+            entry = self._pending.setdefault(key, ViolationCount(0, now, now, pointer))
+            entry.count += 1
+            entry.last_seen, entry.pointer = now, pointer
 
-    def _told(self, name: str) -> str:
-        """The name of something that is in no plan, where it is one, and as long as there are few
-        of them.
-        """
-        if name in self._unplanned:
+    def _counted_name(self, name: str) -> str:
+        """Return an unplanned name while there are few of them, else OTHER."""
+        if name in self._unplanned_names:
             return name
-        if not is_name(name) or len(self._unplanned) >= MOST_UNPLANNED:
+        if not is_name(name) or len(self._unplanned_names) >= MAX_UNPLANNED_NAMES:
             return OTHER
-        self._unplanned.add(name)
+        self._unplanned_names.add(name)
         return name
 
     async def flush(self) -> None:
-        """Write what was gathered. Raises StorageUnavailable, and keeps it then."""
-        gathered, self._gathered = self._gathered, {}
-        if not gathered:
+        """Write the pending counts. Raises StorageUnavailable, and then keeps them."""
+        pending, self._pending = self._pending, {}
+        if not pending:
             return
         try:
-            await self._writer.write(Add(gathered, now_ms() - KEPT_MS))
+            await self._writer.write(AddViolations(pending, now_ms() - RETENTION_MS))
         except Exception:
-            for of, tally in gathered.items():
-                later = self._gathered.setdefault(
-                    of, Tally(0, tally.first_seen, tally.last_seen, tally.pointer)
+            for key, entry in pending.items():
+                newer = self._pending.setdefault(
+                    key, ViolationCount(0, entry.first_seen, entry.last_seen, entry.pointer)
                 )
-                later.count, later.first_seen = later.count + tally.count, tally.first_seen
+                newer.count += entry.count
+                newer.first_seen = entry.first_seen
             raise
 
-    def stored(self, app: str) -> list[tuple[Of, Tally]]:
-        """What is counted of an app, the latest first; at most 1,000."""
-        of_app = select(plan_violations).where(plan_violations.c.app == app)
-        query = of_app.order_by(plan_violations.c.last_seen.desc(), plan_violations.c.name).limit(
-            MOST_SHOWN
-        )
+    def stored(self, app: str) -> list[tuple[ViolationKey, ViolationCount]]:
+        """Return the counts of an app, the one seen last first; at most 1,000."""
+        table = plan_violations.c
+        query = select(plan_violations).where(table.app == app)
+        query = query.order_by(table.last_seen.desc(), table.name).limit(MAX_LISTED)
         with reading(self._engine) as connection:
             rows = connection.execute(query).all()
         return [
             (
-                Of(row.app, row.kind, row.name, row.code, row.key_id),
-                Tally(row._mapping["count"], row.first_seen, row.last_seen, row.pointer),
+                ViolationKey(row.app, row.kind, row.name, row.code, row.key_id),
+                # `row.count` is the method of tuples.
+                ViolationCount(row._mapping["count"], row.first_seen, row.last_seen, row.pointer),
             )
             for row in rows
         ]
 
     async def run(self) -> None:
-        """Write every two seconds, until cancelled."""
+        """Write the pending counts every two seconds until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             try:
                 await self.flush()
             except Exception as error:
-                # the outermost place: one failed writing must not be the last
-                log.warning("violations.unwritten", **describe(error))
+                # The task must not end with one failed write.
+                log.warning("violations.write_failed", **describe(error))

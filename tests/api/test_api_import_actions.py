@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
-from app.ingest.import_actions import permit_rows
+from app.ingest.import_rows import check_actions
 from app.model import Scope
 from app.settings import Settings
 from tests.api.leanplum import Leanplum, delivering_to, simulated
@@ -193,7 +193,7 @@ def test_an_import_brings_what_imports_are_for(
 
 @pytest.mark.parametrize("text", [b'userId,event\nu1,"E"x\n', b'"userId\nu1', b"userId\n\xff\n"])
 def test_rows_that_name_no_action_need_not_be_readable(text: bytes) -> None:
-    assert not any(permit_rows(text, frozenset(), frozenset()))
+    assert not any(check_actions(text, frozenset(), frozenset()))
 
 
 @WITH_ROWS

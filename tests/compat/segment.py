@@ -8,7 +8,7 @@ import orjson
 
 from app.compat.segment import classify, request
 from app.errors import Invalid
-from app.ingest.ports import PLAIN
+from app.ingest.ports import NO_STEPS
 from app.ingest.segment_context import SegmentRules
 from app.model import NewItem, Scope
 from tests.api.talk import Talk
@@ -19,7 +19,7 @@ TRACK: Message = {"userId": "ann", "event": "E"}
 
 def judged(message: Any, rules: SegmentRules | None = None, **common: Any) -> classify.Verdict:
     call = request.call("batch", orjson.dumps({"batch": [message], **common}))
-    return classify.Judge(frozenset(Scope), rules or SegmentRules(), PLAIN).of(
+    return classify.Judge(frozenset(Scope), rules or SegmentRules(), NO_STEPS).of(
         call.messages[0], call.common
     )
 

@@ -376,7 +376,7 @@ def test_their_names_count_once_leanplum_has_taken_them(
     answers = entries(sdk.multi(*(track(event=event) for event in "ABC")))
     assert [one["success"] for one in answers] == [True, True, False]
     (refused,) = entries(sdk.multi(track(event="D")))
-    assert "event name too many" in refused["error"]["message"]
+    assert "exceeds the limit" in refused["error"]["message"]
     settled(talk)
     assert [one["name"] for one in talk.get("/v1/taxonomy").json()["events"]["names"]] == ["A", "B"]
 

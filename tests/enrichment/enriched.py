@@ -1,40 +1,38 @@
 """Short words for taking one item through the steps of a configuration."""
 
-import tomllib
 from typing import Any
 
-from app.enrichment.call_enricher import Enriching
-from app.enrichment.config import declared
-from app.enrichment.draft import Facts, Place
-from app.enrichment.pipeline import Cookbook
-from app.enrichment.privacy import Pseudonyms
-from app.ingest.ports import Refiner
+from app.enrichment import config as enrichment_config
+from app.enrichment.build import Pipelines
+from app.enrichment.draft import CallFacts, GeoPlace
+from app.enrichment.pipeline import CallEnricher
+from app.enrichment.privacy import ValueHasher
 from app.model import Notes
 
 NOW = 1_800_000_000_000  # 2027-01-15T08:00:00Z
 SECONDS = NOW / 1000
 DAY = 86_400
-PSEUDONYMS = Pseudonyms(b"k" * 32)
+PSEUDONYMS = ValueHasher(b"k" * 32)
 PLACES = {
-    "203.0.113.7": Place("DE", "State of Berlin", "Berlin", "52.5,13.25"),
-    "198.51.100.3": Place("FR"),
-    "192.0.2.1": Place(),
+    "203.0.113.7": GeoPlace("DE", "State of Berlin", "Berlin", "52.5,13.25"),
+    "198.51.100.3": GeoPlace("FR"),
+    "192.0.2.1": GeoPlace(),
 }
 
 
-def refiner(
+def enricher(
     config: str = "", *, address: str | None = None, app: str = "shop", caller: str = "key_1"
-) -> Refiner:
+) -> CallEnricher:
     """What a call of `caller` about `app` gets by this file."""
-    book = Cookbook(declared(tomllib.loads(config)), PSEUDONYMS)
-    return Enriching(book.recipe(app, caller), Facts(NOW, address, PLACES.get))
+    pipelines = Pipelines(enrichment_config.parse(config), PSEUDONYMS)
+    return CallEnricher(pipelines.of(app, caller), CallFacts(NOW, address, PLACES.get))
 
 
 def enrich(
     action: str, item: dict[str, Any], config: str = "", **more: Any
 ) -> tuple[dict[str, Any], Notes]:
     """What becomes of an item, and what is told of it."""
-    notes = refiner(config, **more).refine(action, item)
+    notes = enricher(config, **more).enrich(action, item)
     return item, notes
 
 

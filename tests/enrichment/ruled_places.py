@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.enrichment.privacy import FREE
 from app.ingest import validate
-from app.ingest.ports import EXTRAS
+from app.ingest.ports import ENRICHMENT_FIELDS
 from app.leanplum.actions import ACTIONS, LATER
 
 FIRST = 4_000_000_000_000_000  # sixteen digits, exact as a float, too
@@ -86,7 +86,7 @@ def of_action(action: str) -> Iterator[Place]:
     shape = ACTIONS[action].shape
     adapter = TypeAdapter[Any](shape)
     known = validate.ACTIONS.get(action)
-    for field in sorted(shape.__annotations__.keys() - FREE - EXTRAS.keys()):
+    for field in sorted(shape.__annotations__.keys() - FREE - ENRICHMENT_FIELDS.keys()):
         for beneath, filled in FILLS:
             place = Place(action, field + beneath, filled)
             made = body(place, FIRST) | ({"userId": "u"} if action in BY_USER else {})

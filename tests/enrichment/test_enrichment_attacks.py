@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.enrichment.service import check
+from app.enrichment.service import check_files
 from app.errors import StartRefused
 from tests.acceptance.processes import Process, ended, serving, until
 from tests.enrichment.enriched import fields
@@ -92,7 +92,7 @@ def test_a_pattern_that_is_not_taken_is_refused_in_one_line_that_names_the_rule(
     told = f'"{pattern}"' if name == "values" else f'["{pattern}"]'
     file.write_text(f'[[privacy]]\ndo = "drop"\n{name} = {told}\n')
     with pytest.raises(StartRefused) as refused:
-        check(file, None)
+        check_files(file, None)
     (line,) = refused.value.lines
     assert line.startswith(f"GATEWAY_ENRICHMENT_FILE: privacy.0.{name}")
     assert "write" in line

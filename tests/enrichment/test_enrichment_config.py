@@ -3,13 +3,13 @@
 import pytest
 
 from app.errors import StartRefused
-from tests.enrichment.enriched import refiner
+from tests.enrichment.enriched import enricher
 
 
 def refused(config: str) -> tuple[str, ...]:
     """The faults of a file."""
     with pytest.raises(StartRefused) as caught:
-        refiner(config)
+        enricher(config)
     return caught.value.lines
 
 
@@ -20,29 +20,32 @@ def refused(config: str) -> tuple[str, ...]:
         ("[steps]\ntime = 5", "steps.time"),
         ("nonsense = 1", "nonsense"),
         ('[currency]\ndefault = "EUX"', "currency.default: must be an ISO 4217 currency code"),
-        ('[contact]\nregion = "XX"', "contact.region: takes a country's code"),
+        ('[contact]\nregion = "XX"', "contact.region: must be an ISO 3166 country code"),
         ('[flatten]\nfields = ["values"]', "flatten.fields.0"),
-        ('[renames.nothing]\n"a" = "b"', "renames.nothing.[key]: takes * (for every action)"),
+        ('[renames.nothing]\n"a" = "b"', "renames.nothing.[key]: must be * (for every action)"),
         (
             '[renames.track]\n"params.a" = "userAttributes.b"',
-            "renames.track.params.a: track takes no userAttributes.b",
+            "renames.track.params.a: track has no field userAttributes.b",
         ),
         ('[renames.track]\n"userId" = "params.b"', "renames.track.userId: userId can't be renamed"),
-        ('[renames.track]\n"x" = "ip"', "renames.track.x: track takes no ip"),
-        ('[defaults.track]\n"ip" = "1.2.3.4"', "defaults.track.ip: track takes no ip"),
-        ('[defaults.track]\n"userId" = "u"', "defaults.track.userId: only the caller can say that"),
+        ('[renames.track]\n"x" = "ip"', "renames.track.x: track has no field ip"),
+        ('[defaults.track]\n"ip" = "1.2.3.4"', "defaults.track.ip: track has no field ip"),
+        (
+            '[defaults.track]\n"userId" = "u"',
+            "defaults.track.userId: only the caller can set this field",
+        ),
         (
             '[defaults.track]\n"params.a" = [1]',
-            "defaults.track.params.a: Leanplum does not take this value there",
+            "defaults.track.params.a: Leanplum does not accept this value there",
         ),
         (
             '[defaults.track]\n"params.12" = 1',
-            "defaults.track.params.12: Leanplum does not take this value there",
+            "defaults.track.params.12: Leanplum does not accept this value there",
         ),
-        ('[defaults.stop]\n"params.a" = 1', "defaults.stop.params.a: stop takes no params"),
+        ('[defaults.stop]\n"params.a" = 1', "defaults.stop.params.a: stop has no field params"),
         (
             '[values.track."params.a"]\nx = 1\n[values.track."b.c"]\nx = 1',
-            "values.track.b.c: track takes no b",
+            "values.track.b.c: track has no field b",
         ),
         ('[[privacy]]\ndo = "drop"', "privacy.0: needs keys, paths or values"),
         ('[[privacy]]\ndo = "burn"\nkeys = ["a"]', "privacy.0.do"),
@@ -54,7 +57,10 @@ def refused(config: str) -> tuple[str, ...]:
             '[[privacy]]\ndo = "drop"\npaths = ["("]',
             "privacy.0.paths.0: is not a regular expression",
         ),
-        ('[[privacy]]\ndo = "drop"\nkeys = ["a"]\nactions = ["x"]', "privacy.0.actions.0: takes *"),
+        (
+            '[[privacy]]\ndo = "drop"\nkeys = ["a"]\nactions = ["x"]',
+            "privacy.0.actions.0: must be *",
+        ),
         ('[apps."a b"]', "apps.a b"),
         ('[apps.shop.currency]\ndefault = "EUX"', "apps.shop.currency.default"),
     ],
@@ -94,8 +100,8 @@ def test_every_fault_is_told_once_whatever_apps_and_callers_there_are() -> None:
         '[apps.shop.defaults.track]\n"time" = 5\n[callers.key_1.steps]\ntime = true'
     )
     assert lines == (
-        "GATEWAY_ENRICHMENT_FILE: renames.track.userId: userId can't be renamed: it is Leanplum's own field, which "
-        "other steps go by",
-        "GATEWAY_ENRICHMENT_FILE: defaults.track.id: only the caller can say that",
-        "GATEWAY_ENRICHMENT_FILE: apps.shop: defaults.track.time: only the caller can say that",
+        "GATEWAY_ENRICHMENT_FILE: renames.track.userId: userId can't be renamed: it is Leanplum's own, "
+        "and other steps use it",
+        "GATEWAY_ENRICHMENT_FILE: defaults.track.id: only the caller can set this field",
+        "GATEWAY_ENRICHMENT_FILE: apps.shop: defaults.track.time: only the caller can set this field",
     )

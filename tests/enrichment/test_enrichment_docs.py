@@ -4,14 +4,13 @@ import json
 import re
 import shutil
 import subprocess
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.enrichment.config import STEPS, declared
+from app.enrichment.config import STEPS, parse
 from app.enrichment.privacy import FREE
 from tests.acceptance.processes import serving
 
@@ -40,7 +39,7 @@ def test_its_worked_example_answers_what_it_says(tmp_path: Path) -> None:
 
 def test_its_file_says_something_in_every_section() -> None:
     (toml,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    made = declared(tomllib.loads(toml))
+    made = parse(toml)
     assert {name for name in type(made).model_fields if not getattr(made, name)} <= {"flatten"}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.enrichment.service import Addresses
+from app.enrichment.service import GeoDatabase
 from app.errors import StartRefused
 from app.model import Scope
 from app.server.bootstrap import prepare
@@ -275,7 +275,7 @@ def test_a_replaced_database_of_addresses_is_taken_and_a_broken_one_is_not(
             "GATEWAY_ENRICHMENT_FILE: none.toml can't be read",
         ),
         ({"gateway_maxmind_file": "none.mmdb"}, "GATEWAY_MAXMIND_FILE: none.mmdb can't be read"),
-        ({"gateway_maxmind_file": __file__}, "is no MaxMind database"),
+        ({"gateway_maxmind_file": __file__}, "is not a MaxMind database"),
         ({"gateway_enrichment_file": __file__}, "GATEWAY_ENRICHMENT_FILE: is not TOML"),
     ],
 )
@@ -427,10 +427,10 @@ def test_places_are_found_where_no_temporary_file_can_be_written_either(
 ) -> None:
     # As in a container whose root is read-only
     monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
-    addresses = Addresses(maxmind)
-    found = addresses.place("203.0.113.9")
+    addresses = GeoDatabase(maxmind)
+    found = addresses.find_place("203.0.113.9")
     assert found is not None
     assert (found.country, found.city) == ("DE", "Berlin")
     (maxmind.parent / "none.mmdb").write_bytes(b"no database")
-    with pytest.raises(StartRefused, match="is no MaxMind database"):
-        Addresses(maxmind.parent / "none.mmdb")
+    with pytest.raises(StartRefused, match="is not a MaxMind database"):
+        GeoDatabase(maxmind.parent / "none.mmdb")

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.enrichment.privacy import DEEPEST, MASK, Pseudonyms
-from tests.enrichment.enriched import PSEUDONYMS, enrich, fields, refiner
+from app.enrichment.privacy import MASK, MAX_DEPTH, ValueHasher
+from tests.enrichment.enriched import PSEUDONYMS, enrich, enricher, fields
 
 CARD = "4111111111111111"
 
@@ -23,7 +23,7 @@ def test_a_value_under_a_rule_is_dropped_masked_or_hashed() -> None:
     for do, left in (
         ("drop", {}),
         ("mask", {"card_no": MASK}),
-        ("hash", {"card_no": PSEUDONYMS.of(CARD)}),
+        ("hash", {"card_no": PSEUDONYMS.hash(CARD)}),
     ):
         made, notes = enrich(
             "track", {**item, "params": dict(item["params"])}, rule(do, keys='["params.card_*"]')
@@ -83,9 +83,9 @@ def test_of_lists_and_objects_each_value_is_under_the_rule() -> None:
     }
     config = rule("hash", keys='["userAttributes.mails", "userAttributes.card"]')
     assert fields("setUserAttributes", item, config)["userAttributes"] == {
-        "mails": [PSEUDONYMS.of("a@b"), PSEUDONYMS.of("c@d"), None],
-        "card.no": PSEUDONYMS.of(CARD),
-        "card.cvc.x": PSEUDONYMS.of("1"),
+        "mails": [PSEUDONYMS.hash("a@b"), PSEUDONYMS.hash("c@d"), None],
+        "card.no": PSEUDONYMS.hash(CARD),
+        "card.cvc.x": PSEUDONYMS.hash("1"),
     }
 
 
@@ -117,7 +117,7 @@ def test_whom_an_item_is_about_is_under_no_rule() -> None:
 
 def test_what_is_nested_too_deeply_to_be_looked_at_is_dropped() -> None:
     value: Any = CARD
-    for _ in range(DEEPEST + 1):
+    for _ in range(MAX_DEPTH + 1):
         value = {"a": value}
     assert CARD not in str(
         fields("sendMessage", {"values": value}, rule("drop", keys='["nothing"]'))
@@ -135,7 +135,7 @@ def test_an_address_is_hashed_as_it_is_written_in_the_end() -> None:
         rule("hash", keys='["*.email", "*.mail"]')
         + '[renames.setUserAttributes]\n"mail" = "userAttributes.email"'
     )
-    expected = {"userAttributes": {"email": PSEUDONYMS.of("ann@example.com")}}
+    expected = {"userAttributes": {"email": PSEUDONYMS.hash("ann@example.com")}}
     assert (
         fields("setUserAttributes", {"userAttributes": {"email": " Ann@Example.com"}}, config)
         == expected
@@ -162,17 +162,17 @@ def test_what_enrichment_itself_adds_is_under_the_rules() -> None:
 
 
 def test_a_hash_is_the_same_for_the_same_key_and_tells_nothing_to_another() -> None:
-    other = Pseudonyms(b"o" * 32)
-    assert Pseudonyms(b"k" * 32).of("ann") == PSEUDONYMS.of("ann")
-    assert len({PSEUDONYMS.of("ann"), PSEUDONYMS.of("bob"), other.of("ann")}) == 3
+    other = ValueHasher(b"o" * 32)
+    assert ValueHasher(b"k" * 32).hash("ann") == PSEUDONYMS.hash("ann")
+    assert len({PSEUDONYMS.hash("ann"), PSEUDONYMS.hash("bob"), other.hash("ann")}) == 3
 
 
 def test_a_hash_is_not_hashed_again_and_what_only_looks_like_one_is() -> None:
-    made = PSEUDONYMS.of("ann")
-    assert PSEUDONYMS.of(made) == made
+    made = PSEUDONYMS.hash("ann")
+    assert PSEUDONYMS.hash(made) == made
     forged = made[:2] + ("A" if made[2] != "A" else "B") + made[3:]
-    assert PSEUDONYMS.of(forged) != forged
-    assert Pseudonyms(b"o" * 32).of(made) != made
+    assert PSEUDONYMS.hash(forged) != forged
+    assert ValueHasher(b"o" * 32).hash(made) != made
 
 
 def test_a_hash_is_a_name_and_a_text_that_leanplum_takes() -> None:
@@ -181,15 +181,15 @@ def test_a_hash_is_a_name_and_a_text_that_leanplum_takes() -> None:
     from app.leanplum.values import Name, Text
 
     for kind in (Name, Text):
-        TypeAdapter[Any](kind).validate_python(PSEUDONYMS.of("ann"))
+        TypeAdapter[Any](kind).validate_python(PSEUDONYMS.hash("ann"))
 
 
 # --- Leanplum's own protocol ------------------------------------------------------------------------------------------
 
 
 def guarded(entry: dict[str, Any], config: str) -> dict[str, Any]:
-    made = refiner(config)
-    made.guard("track", entry)  # type: ignore[attr-defined]
+    made = enricher(config)
+    made.enrich_sdk_entry("track", entry)
     return entry
 
 

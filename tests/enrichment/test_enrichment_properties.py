@@ -17,7 +17,7 @@ from app.http import json_body
 from app.ingest import validate
 from app.leanplum.actions import ACTIONS
 from app.model import NO_NOTES, NewItem, Notes
-from tests.enrichment.enriched import refiner
+from tests.enrichment.enriched import enricher
 
 CONFIG = """
 [currency]
@@ -91,11 +91,11 @@ def refine(
     action: str, item: dict[str, Any], config: str, address: str | None
 ) -> tuple[dict[str, Any], Notes]:
     made = copy.deepcopy(item)
-    return made, REFINERS[config, address].refine(action, made)
+    return made, REFINERS[config, address].enrich(action, made)
 
 
 REFINERS = {
-    (config, address): refiner(CONFIGS[config], address=address)
+    (config, address): enricher(CONFIGS[config], address=address)
     for config in CONFIGS
     for address in (None, "203.0.113.7", "198.51.100.3")
 }
@@ -161,7 +161,7 @@ def test_the_default_steps_make_good_fields_of_good_fields(
         fields = validate.ACTIONS[action].alone.validate_python(item)
     except ValueError:
         return
-    notes = REFINERS["default", "203.0.113.7"].refine(action, fields)
+    notes = REFINERS["default", "203.0.113.7"].enrich(action, fields)
     assert not notes.reshaped
     assert validate.ACTIONS[action].alone.validate_python(fields) == fields
 
@@ -191,11 +191,11 @@ def test_no_value_under_a_rule_is_left_however_it_is_nested(
     for key in reversed(path):
         nested = {key: nested, "more": [{"x": nested}]}
     item = {**item, "params": {"card": nested, "z": 1}}
-    made = refiner(f'[[privacy]]\ndo = "{verb}"\nkeys = ["params.card"]')
-    made.refine(action, item)
+    made = enricher(f'[[privacy]]\ndo = "{verb}"\nkeys = ["params.card"]')
+    made.enrich(action, item)
     assert CANARY not in json.dumps(item)
     entry = {"params": json.dumps({"card": nested, "z": 1})}
-    made.guard("track", entry)  # type: ignore[attr-defined]
+    made.enrich_sdk_entry("track", entry)
     assert CANARY not in json.dumps(entry)
 
 
@@ -206,7 +206,7 @@ def test_the_guard_of_leanplums_own_protocol_is_idempotent_and_raises_nothing(
 ) -> None:
     for config in CONFIGS:
         once = copy.deepcopy(entry)
-        REFINERS[config, "203.0.113.7"].guard(action, once)  # type: ignore[attr-defined]
+        REFINERS[config, "203.0.113.7"].enrich_sdk_entry(action, once)
         again = copy.deepcopy(once)
-        REFINERS[config, "203.0.113.7"].guard(action, again)  # type: ignore[attr-defined]
+        REFINERS[config, "203.0.113.7"].enrich_sdk_entry(action, again)
         assert same(once, again)

@@ -11,7 +11,7 @@ from app.enrichment.privacy import FREE, MASK
 from app.errors import StartRefused
 from tests.api.talk import Talk, pointers, problem
 from tests.compat.segment import post
-from tests.enrichment.enriched import PSEUDONYMS, enrich, fields, refiner, warnings
+from tests.enrichment.enriched import PSEUDONYMS, enrich, enricher, fields, warnings
 from tests.enrichment.test_enrichment_privacy import CARD, rule
 
 Start = Callable[..., Talk]
@@ -33,7 +33,7 @@ def test_a_rule_over_an_attribute_is_over_what_is_added_to_it_and_removed(
     for config in (rule("hash", keys=over), rule("hash", paths="['^userAttributes(\\.e.*)?$']")):
         item = {field: {"email": ["ann@example.com", "bob@example.com"]}}
         assert fields(UPDATE, item, config)[field] == {
-            "email": [PSEUDONYMS.of("ann@example.com"), PSEUDONYMS.of("bob@example.com")]
+            "email": [PSEUDONYMS.hash("ann@example.com"), PSEUDONYMS.hash("bob@example.com")]
         }
 
 
@@ -122,14 +122,14 @@ def test_what_is_no_whole_number_is_looked_at_as_it_is(number: Any) -> None:
 def test_a_whole_number_has_one_hash_however_it_is_written() -> None:
     item = {"params": {"a": 5, "b": 5.0, "c": "5"}}
     made = fields("track", item, rule("hash", keys='["params"]'))["params"]
-    assert set(made.values()) == {PSEUDONYMS.of("5")}
+    assert set(made.values()) == {PSEUDONYMS.hash("5")}
 
 
 # --- what is written otherwise ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("do", "left"), [("mask", MASK), ("drop", None), ("hash", PSEUDONYMS.of("+4930123456"))]
+    ("do", "left"), [("mask", MASK), ("drop", None), ("hash", PSEUDONYMS.hash("+4930123456"))]
 )
 def test_a_rule_finds_a_phone_number_as_it_was_sent(do: str, left: str | None) -> None:
     config = rule(do, values=r"'^0\d{2} \d+$'") + '[contact]\nregion = "DE"'
@@ -151,10 +151,10 @@ def test_a_rule_finds_a_locale_and_a_zone_as_they_were_sent_and_nothing_is_warne
 def test_a_rule_over_a_field_that_is_under_no_rule_is_refused(name: str) -> None:
     for over in (name, name.upper(), f"{name[:-1]}[{name[-1]}]"):
         with pytest.raises(StartRefused, match="is under no rule"):
-            refiner(rule("drop", keys=f"['params.a', '{over}']"))
+            enricher(rule("drop", keys=f"['params.a', '{over}']"))
     for over in (f"^{name}$", f"\\A{name.upper()}(\\.|$)"):
         with pytest.raises(StartRefused, match="is under no rule"):
-            refiner(rule("drop", paths=f"['{over}']"))
+            enricher(rule("drop", paths=f"['{over}']"))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_rule_that_is_over_something_beside_is_taken(over: str) -> None:
 
 
 def guarded(action: str, entry: dict[str, Any], config: str) -> None:
-    refiner(config).guard(action, entry)  # type: ignore[attr-defined]
+    enricher(config).enrich_sdk_entry(action, entry)
 
 
 def test_all_rules_are_over_an_action_that_is_not_known() -> None:
@@ -365,7 +365,7 @@ def test_steps_tell_that_a_rule_was_applied() -> None:
 
 
 def lines(config: str, text: str, default_action: str = "track") -> str:
-    made = refiner(config).rows(text.encode(), default_action)  # type: ignore[attr-defined]
+    made = enricher(config).cover_rows(text.encode(), default_action)
     return b"".join(made).decode()
 
 

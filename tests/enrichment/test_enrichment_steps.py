@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.enrichment import devices, normalizers, timestamps
+from app.enrichment import client_facts, normalizers, timestamps
 from app.model import NO_NOTES
 from tests.enrichment.enriched import DAY, NOW, SECONDS, enrich, fields, warnings
 
@@ -144,11 +144,14 @@ def test_an_event_takes_no_device_and_the_user_agent_is_gone_all_the_same() -> N
 
 
 def test_user_agents_are_remembered_and_not_without_end() -> None:
-    devices.read.cache_clear()
+    client_facts.parse_agent.cache_clear()
     for _ in range(3):
         fields("start", {"userAgent": CHROME})
-    assert (devices.read.cache_info().hits, devices.read.cache_info().misses) == (2, 1)
-    assert devices.read.cache_info().maxsize == devices.MOST_AGENTS
+    assert (
+        client_facts.parse_agent.cache_info().hits,
+        client_facts.parse_agent.cache_info().misses,
+    ) == (2, 1)
+    assert client_facts.parse_agent.cache_info().maxsize == client_facts.MAX_CACHED_AGENTS
 
 
 # --- how things are written -------------------------------------------------------------------------------------------
@@ -320,7 +323,7 @@ def test_what_is_renamed_moves_between_fields_and_overwrites_nothing() -> None:
     item, notes = enrich("track", {"params": {"colour": "red", "color": "blue"}}, config)
     assert item == {"params": {"colour": "red", "color": "blue"}}
     assert notes.warnings == (
-        "params.colour: params.color is there already; both are left as they are",
+        "params.colour: params.color already exists; both are left as they are",
     )
 
 

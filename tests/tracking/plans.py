@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from app.errors import Fault
-from app.tracking.plan.load import Made, made
+from app.tracking.plan.load import LoadResult, load_plans
 from app.tracking.plan.validate import Plan, Violation
 
 PURCHASE: dict[str, Any] = {
@@ -27,20 +27,20 @@ def text(**content: Any) -> str:
     return json.dumps({"version": "1", **content}, indent=1)
 
 
-def found(*files: str) -> Made:
+def found(*files: str) -> LoadResult:
     """What files make, named a.yaml, b.yaml …"""
-    return made({f"{chr(97 + index)}.yaml": one for index, one in enumerate(files)})
+    return load_plans({f"{chr(97 + index)}.yaml": one for index, one in enumerate(files)})
 
 
 def told(*files: str) -> list[str]:
     """Everything that is told of files."""
-    return [str(one) for one in found(*files).told]
+    return [str(one) for one in found(*files).findings]
 
 
 def plan(app: str = "default", **content: Any) -> Plan:
     """The plan that this content makes."""
     made_ = found(text(**content))
-    assert made_.plans is not None, [str(one) for one in made_.told]
+    assert made_.plans is not None, [str(one) for one in made_.findings]
     of = made_.plans.of(app)
     assert of is not None
     return of

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.tracking.plan.load import made
+from app.tracking.plan.load import load_plans
 from tests.acceptance.processes import ended, serving, until
 from tests.api.test_api_pages_in_a_browser import CHROMIUM, NEEDED, OPTIONS
 from tests.tracking.plans import shop, text
@@ -26,7 +26,7 @@ def test_lint_tells_each_fault_with_its_file_and_line_and_ends_with_1(tmp_path: 
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert lines[0] == "plan.yaml:2: definitions.u: is not used"
-    assert lines[1].startswith("plan.yaml:4: events.A.value.type: takes one of string")
+    assert lines[1].startswith("plan.yaml:4: events.A.value.type: must be one of string")
 
 
 def test_lint_looks_at_the_plan_of_the_setting(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_plan_with_a_fault_stops_the_start(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert (
         done.stderr
-        == "leanplum-gateway: plan.yaml:2: events.A.value: takes a JSON Schema: an object, true or false\n"
+        == "leanplum-gateway: plan.yaml:2: events.A.value: must be a JSON Schema: an object, true or false\n"
     )
 
 
@@ -88,7 +88,7 @@ def test_the_names_of_an_app_are_listed_and_forgotten_by_command(tmp_path: Path)
 
 
 def test_the_plan_of_the_docs_is_good(tmp_path: Path) -> None:
-    assert made({"plan.yaml": EXAMPLE}).told == ()
+    assert load_plans({"plan.yaml": EXAMPLE}).findings == ()
     (tmp_path / "plan.yaml").write_text(EXAMPLE)
     (command,) = re.findall(r"^python -m app (.*)$", PAGE, re.MULTILINE)
     assert ended(tmp_path, *command.split()).returncode == 0

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from app.tracking.plan.diff import differences
+from app.tracking.plan.diff import diff_plans
 from tests.tracking.plans import PURCHASE, SKU, found, shop, text
 
 
 def changes(old: str, new: str) -> list[str]:
     before, after = found(old).plans, found(new).plans
     assert before is not None and after is not None
-    return [" ".join(str(one).split()) for one in differences(before, after)]
+    return [" ".join(str(one).split()) for one in diff_plans(before, after)]
 
 
 def of_schemas(old: Any, new: Any, mode: str = "enforce") -> list[str]:
@@ -25,24 +25,24 @@ SCHEMAS: dict[str, tuple[Any, Any, str]] = {
     "a type is gone": (
         {"type": ["string", "null"]},
         {"type": "string"},
-        "tightened a: no longer takes null",
+        "tightened a: can no longer be null",
     ),
     "a type is added": (
         {"type": "string"},
         {"type": ["string", "boolean"]},
-        "loosened a: takes true or false too",
+        "loosened a: can now be a boolean",
     ),
-    "a first type": ({}, {"type": "string"}, "tightened a: takes only text"),
-    "no type any more": ({"type": "string"}, True, "loosened a: takes every type"),
+    "a first type": ({}, {"type": "string"}, "tightened a: now must be a string"),
+    "no type any more": ({"type": "string"}, True, "loosened a: can now be of any type"),
     "whole numbers only": (
         {"type": "number"},
         {"type": "integer"},
-        "tightened a: no longer takes a number",
+        "tightened a: can no longer be a number",
     ),
-    "fractions too": ({"type": "integer"}, {"type": "number"}, "loosened a: takes a number too"),
-    "a choice is gone": ({"enum": ["a", "b"]}, {"const": "a"}, "tightened a: no longer takes 'b'"),
-    "a choice is added": ({"enum": ["a"]}, {"enum": ["a", "b"]}, "loosened a: takes 'b' too"),
-    "first choices": ({}, {"enum": ["a"]}, "tightened a: takes only 'a'"),
+    "fractions too": ({"type": "integer"}, {"type": "number"}, "loosened a: can now be a number"),
+    "a choice is gone": ({"enum": ["a", "b"]}, {"const": "a"}, "tightened a: can no longer be 'b'"),
+    "a choice is added": ({"enum": ["a"]}, {"enum": ["a", "b"]}, "loosened a: can now be 'b'"),
+    "first choices": ({}, {"enum": ["a"]}, "tightened a: now must be one of 'a'"),
     "a higher minimum": ({"minimum": 1}, {"minimum": 2}, "tightened a: minimum: 1 became 2"),
     "a lower minimum": ({"minimum": 2}, {"minimum": 1}, "loosened a: minimum: 2 became 1"),
     "a higher maximum": ({"maxLength": 2}, {"maxLength": 3}, "loosened a: maxLength: 2 became 3"),
@@ -57,12 +57,12 @@ SCHEMAS: dict[str, tuple[Any, Any, str]] = {
     "a field's type": (
         {"properties": {"b": {"type": "string"}}},
         {"properties": {"b": {"type": "integer"}}},
-        "tightened a.b: no longer takes text",
+        "tightened a.b: can no longer be a string",
     ),
     "a field in an open object": (
         {},
         {"properties": {"b": {"type": "string"}}},
-        "tightened a.b: takes only text",
+        "tightened a.b: now must be a string",
     ),
     "a field in a closed object": (
         {"additionalProperties": False},
@@ -115,7 +115,7 @@ def test_a_definition_that_refers_to_itself_is_compared_to_an_end() -> None:
         attributes = {"a": {"schema": {"$ref": "#/definitions/tree"}}}
         return text(**{"version": version, "definitions": {"tree": tree}, "attributes": attributes})
 
-    assert "loosened attributes.a.value: takes a number too" in changes(
+    assert "loosened attributes.a.value: can now be a number" in changes(
         file("1", "integer"), file("2", "number")
     )
 
@@ -127,7 +127,7 @@ def test_the_same_plan_differs_in_nothing() -> None:
 def test_a_changed_plan_of_the_same_version_is_told() -> None:
     assert (
         changes(text(), text(events={"A": {}}))[0]
-        == "changed version: is the same, though the plan is not"
+        == "changed version: is the same although the plan has changed"
     )
 
 
@@ -153,7 +153,7 @@ def test_an_added_event_breaks_something_where_it_was_let_through_whatever_it_ha
             text(**{**of, "version": "2", "events": {**old["events"], "P": PURCHASE}}),
         )[0]
 
-    assert added("allow") == "added events.P: was let through whatever it had (breaking)"
+    assert added("allow") == "added events.P: was let through with any content (breaking)"
     assert added("enforce") == "added events.P: is new"
 
 
@@ -174,6 +174,6 @@ def test_several_apps_are_told_apart_and_what_they_share_is_told_once() -> None:
     new = text(**{"version": "2", "apps": ["shop", "game"], "events": {"A": {"owner": "x"}}})
     assert changes(old, new) == ["changed events.A: has another description or owner"]
     only = text(**{"version": "2", "apps": ["shop"], "events": {"A": {}}})
-    assert "removed game: the plan: is no longer there: everything is let through" in changes(
+    assert "removed game: the plan: no longer exists: every item is let through" in changes(
         old, only
     )

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from app.errors import Invalid
 from app.ingest import validate
-from app.tracking.plan.file_format import Policy
+from app.tracking.plan.file_format import UnknownPolicy
 from tests.api.talk import CANARY
 from tests.tracking.plans import GOOD, PURCHASE, SKU, faults, plan
 
 
 def judged(action: str, fields: dict[str, Any], **content: Any) -> dict[str, str]:
     made = plan(**{"definitions": SKU, "events": {"Purchase": PURCHASE}, **content})
-    return faults(made.judge(action, fields))
+    return faults(made.validate(action, fields))
 
 
 def event(**fields: Any) -> dict[str, str]:
@@ -62,12 +62,12 @@ def test_an_event_whose_mode_is_off_is_not_judged() -> None:
 @pytest.mark.parametrize(("mode", "enforced"), [("warn", False), ("enforce", True)])
 def test_the_mode_says_whether_it_is_enforced(mode: str, enforced: bool) -> None:
     made = plan(mode=mode, states={"S": {"info": False}})
-    (one,) = made.judge("advance", {"state": "S", "info": "x"})
+    (one,) = made.validate("advance", {"state": "S", "info": "x"})
     assert (one.kind, one.name, one.planned, one.enforced) == ("states", "S", True, enforced)
 
 
 @pytest.mark.parametrize("policy", ["allow", "warn", "enforce"])
-def test_names_that_the_plan_lacks_are_under_its_policy(policy: Policy) -> None:
+def test_names_that_the_plan_lacks_are_under_its_policy(policy: UnknownPolicy) -> None:
     made = plan(unknown=dict.fromkeys(("events", "states", "attributes"), policy))
     update = {
         "userAttributes": {"a": 1, "b": None},
@@ -78,9 +78,9 @@ def test_names_that_the_plan_lacks_are_under_its_policy(policy: Policy) -> None:
         "states": {"S": {"count": 1}},
     }
     found = [
-        *made.judge("track", {"event": "E"}),
-        *made.judge("advance", {"state": "S"}),
-        *made.judge("setUserAttributes", update),
+        *made.validate("track", {"event": "E"}),
+        *made.validate("advance", {"state": "S"}),
+        *made.validate("setUserAttributes", update),
     ]
     expected = {
         "/event": "plan-unknown-event",
@@ -171,16 +171,16 @@ KEYWORDS: dict[str, tuple[Any, Any]] = {
 def test_each_keyword_has_its_code_and_a_sentence_without_the_value(code: str) -> None:
     schema, value = KEYWORDS[code]
     made = plan(attributes={"a": {"schema": schema}})
-    (one,) = made.judge("setUserAttributes", {"userAttributes": {"a": value}})
+    (one,) = made.validate("setUserAttributes", {"userAttributes": {"a": value}})
     assert one.fault.code == f"plan-{code}"
-    assert one.fault.detail != "is not as the tracking plan says"
+    assert one.fault.detail != "does not conform to the tracking plan"
     assert CANARY not in str(one)
     assert "7.31" not in str(one)
 
 
 def test_a_long_list_of_choices_is_told_in_part() -> None:
     made = plan(attributes={"a": {"schema": KEYWORDS["enum"][0]}})
-    (one,) = made.judge("setUserAttributes", {"userAttributes": {"a": CANARY}})
+    (one,) = made.validate("setUserAttributes", {"userAttributes": {"a": CANARY}})
     assert one.fault.detail.endswith("and 20 more")
 
 
@@ -206,5 +206,5 @@ def test_whatever_passes_the_rules_is_judged_without_an_error(fields: dict[str, 
         item = validate.single("track", {"userId": "u", "event": "Purchase", **fields})
     except Invalid:
         return
-    for one in WHOLE.judge("track", json.loads(item.body)):
+    for one in WHOLE.validate("track", json.loads(item.body)):
         assert one.fault.pointer.startswith("/")

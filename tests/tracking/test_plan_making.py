@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.tracking.plan.load import made
+from app.tracking.plan.load import load_plans
 from tests.tracking.plans import PURCHASE, SKU, found, plan, shop, text, told
 
 
 def test_a_value_is_read_as_yaml_1_2_has_it() -> None:
     file = 'version: 2026-03-01\nmode: off\nevents: {404x: , on: {value: {enum: [NO, 1.5, 0x10, ~, true, "1"]}}}\n'
-    plans = made({"p.yaml": file}).plans
+    plans = load_plans({"p.yaml": file}).plans
     assert plans is not None
     read = plans.of("any")
     assert read is not None
@@ -30,20 +30,20 @@ BAD = {
     "no YAML": ("version: 1\nevents: {A: [}\n", ":2: is not YAML"),
     "the same key twice": (
         "version: 1\nevents: {A: }\nevents: {B: }\n",
-        ":3: events is there twice",
+        ":3: duplicate key events",
     ),
     "an alias in itself": ("version: 1\nevents: &a {A: *a}\n", ":2: has an alias inside"),
     "a tag": ("version: !!python/name:os.system x\n", ":1: the tag"),
-    "a list": ("- 1\n", "is no plan"),
-    "nothing": ("", "is no plan"),
+    "a list": ("- 1\n", "is not a plan"),
+    "nothing": ("", "is not a plan"),
     "a huge number": (
         "version: 1\nevents: {A: {value: {minimum: 99999999999999999999}}}\n",
-        "at most 64 bits",
+        "must fit in 64 bits",
     ),
     "no version": ("events: {A: }\n", "version: is required"),
     "an unknown field": (
         "version: 1\nevents:\n  A:\n    valeu: {}\n",
-        ":4: events.A.valeu: is not a field here",
+        ":4: events.A.valeu: unknown field",
     ),
     "an unknown mode": (
         "version: 1\nmode: strict\n",
@@ -51,56 +51,56 @@ BAD = {
     ),
     "no schema": (
         "version: 1\nevents:\n  A:\n    params: 3\n",
-        ":4: events.A.params: takes a JSON Schema",
+        ":4: events.A.params: must be a JSON Schema",
     ),
-    "a bad app": ("version: 1\napps:\n  - a b\n", ":3: apps.0: takes the name of an app"),
+    "a bad app": ("version: 1\napps:\n  - a b\n", ":3: apps.0: must be an app's name"),
     "a name of digits": (
         'version: 1\nevents:\n  "12":\n',
-        ":3: events.12: takes 1 to 139 characters",
+        ":3: events.12: must be 1 to 139 characters",
     ),
     "a name that is too long": (
         f"version: 1\nstates:\n  {'x' * 140}:\n",
-        "takes 1 to 139 characters",
+        "must be 1 to 139 characters",
     ),
     "a parameter's name": (
         "version: 1\nevents:\n  A:\n    params:\n      properties:\n        .a: {}\n",
-        ":6: events.A.params.properties..a: takes 1 to 139 characters",
+        ":6: events.A.params.properties..a: must be 1 to 139 characters",
     ),
     "a shared name": (
         "version: 1\nevents: {A: }\nstates:\n  A:\n",
-        ":4: states.A: is an event as well",
+        ":4: states.A: is also an event",
     ),
     "no keyword": (
         "version: 1\nevents:\n  A:\n    params:\n      sku: {type: string}\n",
-        ":5: events.A.params.sku: is no keyword of JSON Schema",
+        ":5: events.A.params.sku: is not a supported JSON Schema keyword",
     ),
     "no type": (
         "version: 1\nattributes:\n  a:\n    schema: {type: text}\n",
-        "a.schema.type: takes one of string",
+        "a.schema.type: must be one of string",
     ),
     "no format": (
         "version: 1\nattributes: {a: {schema: {format: phone}}}\n",
-        "format: is no format that is known",
+        "format: is not a known format",
     ),
     "a look-around": (
         'version: 1\nattributes: {a: {schema: {pattern: "(?=a)"}}}\n',
-        "is no regular expression",
+        "is not a supported regular expression",
     ),
     "a broken pattern": (
         'version: 1\nattributes: {a: {schema: {pattern: "(a"}}}\n',
-        "is no regular expression",
+        "is not a supported regular expression",
     ),
     "a reference away": (
         'version: 1\nattributes: {a: {schema: {$ref: "https://example.com/a"}}}\n',
-        "takes #/definitions/NAME",
+        "must be #/definitions/NAME",
     ),
     "a missing definition": (
         'version: 1\nattributes: {a: {schema: {items: {$ref: "#/definitions/b"}}}}\n',
-        "attributes.a.schema.items.$ref: takes #/definitions/NAME",
+        "attributes.a.schema.items.$ref: must be #/definitions/NAME",
     ),
     "an example of another type": (
         "version: 1\nattributes:\n  a:\n    schema: {type: string}\n    examples:\n      - 3\n",
-        ":6: attributes.a.examples.0: takes text: the example breaks its own attribute",
+        ":6: attributes.a.examples.0: must be a string: the example violates its own attribute",
     ),
     "an example that lacks something": (
         "version: 1\nevents:\n  A:\n    required: [value]\n    examples:\n      - {info: x}\n",
@@ -108,11 +108,11 @@ BAD = {
     ),
     "an example that the rules refuse": (
         "version: 1\nevents: {A: {examples: [{currencyCode: euro}]}}\n",
-        "events.A.examples.0.currencyCode: takes a currency code",
+        "events.A.examples.0.currencyCode: must be an ISO 4217 currency code",
     ),
     "an example that is no object": (
         "version: 1\nstates: {A: {examples: [3]}}\n",
-        "takes the fields of an item",
+        "must be an object with the fields of an item",
     ),
 }
 
@@ -144,7 +144,7 @@ def test_more_than_fifty_parameters_are_too_many() -> None:
         )
 
     assert told(params(50)) == []
-    assert "has 51 parameters; Leanplum takes 50" in told(params(51))[0]
+    assert "has 51 parameters; Leanplum accepts at most 50" in told(params(51))[0]
 
 
 def test_what_would_do_no_harm_is_told_and_does_not_keep_the_plan_from_being_loaded() -> None:
@@ -174,8 +174,8 @@ def test_the_files_of_a_folder_are_one_plan() -> None:
 
 def test_what_two_files_say_differently_is_a_fault() -> None:
     faults = told(text(events={"A": {}}), '{"version": "2", "events": {"A": {}}}')
-    assert "b.yaml:1: version: is told differently by a.yaml" in faults
-    assert "b.yaml:1: events.A: is in a.yaml already" in faults
+    assert "b.yaml:1: version: differs from the one in a.yaml" in faults
+    assert "b.yaml:1: events.A: is already defined in a.yaml" in faults
 
 
 def test_a_file_may_be_for_certain_apps() -> None:
@@ -217,4 +217,4 @@ def test_the_plan_of_the_other_tests_is_good() -> None:
 
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused(content: str) -> None:
-    assert found(content).plans is None or found(content).told == ()
+    assert found(content).plans is None or found(content).findings == ()

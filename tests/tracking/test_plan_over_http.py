@@ -44,7 +44,7 @@ def test_what_breaks_the_plan_is_refused_under_enforce(talk: Talk) -> None:
 
 
 def test_what_breaks_the_plan_is_accepted_under_warn_and_its_receipt_says_so(talk: Talk) -> None:
-    expected = [{"pointer": "/params/n", "detail": "takes a whole number", "code": "plan-type"}]
+    expected = [{"pointer": "/params/n", "detail": "must be an integer", "code": "plan-type"}]
     fresh = talk.event(WARNED | {"id": "w1"})
     assert (fresh.status_code, fresh.json()["violations"]) == (202, expected)
     assert talk.get("/v1/receipts/w1").json()["violations"] == expected
@@ -234,7 +234,9 @@ def test_an_sdk_s_entry_that_breaks_the_plan_is_answered_so_and_its_neighbours_a
     assert [one["success"] for one in entries] == [True, False, True, True]
     said = entries[1]["error"]["message"]
     assert said.startswith("Refused: ")
-    assert "/value must be more than 0" in said and "/params/x is not in the tracking plan" in said
+    assert (
+        "/value must be greater than 0" in said and "/params/x is not in the tracking plan" in said
+    )
     assert talk.items() == 3
     assert {
         one["code"] for one in talk.get("/v1/tracking-plan/violations").json()["violations"]

@@ -13,8 +13,8 @@ from app.database.engine import connect, transaction
 from app.database.writer import Writer
 from app.settings import Settings
 from app.settings.validators import TAXONOMY
-from app.tracking.name_rules import Caps, Name
-from app.tracking.names import Forget, Learn, Taxonomy, stored
+from app.tracking.name_store import AddNames, ForgetName, NameStore, read_names
+from app.tracking.names import Name, NameLimits
 from tests.acceptance.processes import until
 from tests.api.talk import Talk, pointers, problem
 from tests.tracking.plans import GOOD, shop
@@ -181,7 +181,7 @@ def test_what_an_sdk_sends_is_counted_too(enforcing: Talk) -> None:
     )
     entries = answer.json()["response"]
     assert [one["success"] for one in entries] == [True, True, True, False]
-    assert "not only digits" in entries[3]["error"]["message"]
+    assert "consist only of digits" in entries[3]["error"]["message"]
     assert names(enforcing) == {
         "events": ["A"],
         "states": ["S"],
@@ -273,20 +273,20 @@ def engine(database: str) -> Any:
 
 def test_names_are_written_once_and_forgotten_one_by_one(engine: Engine) -> None:
     with transaction(engine) as cursor:
-        Learn.run_all(cursor, [Learn("shop", [Name("events", "A"), Name("params", "A")], 1)])
-        Learn.run_all(cursor, [Learn("shop", [Name("events", "A"), Name("events", "B")], 2)])
-        Learn.run_all(cursor, [Learn("game", [Name("events", "A")], 3)])
-    assert [(one.name, one.first_seen) for one in stored(engine, "shop")] == [
+        AddNames.run_all(cursor, [AddNames("shop", [Name("events", "A"), Name("params", "A")], 1)])
+        AddNames.run_all(cursor, [AddNames("shop", [Name("events", "A"), Name("events", "B")], 2)])
+        AddNames.run_all(cursor, [AddNames("game", [Name("events", "A")], 3)])
+    assert [(one.name, one.first_seen) for one in read_names(engine, "shop")] == [
         (("events", "A"), 1),
         (("events", "B"), 2),
         (("params", "A"), 1),
     ]
     told: list[object] = []
     with transaction(engine) as cursor:
-        gone = [Forget("shop", Name("events", name), told.append) for name in ("A", "C")]
-        assert list(Forget.run_all(cursor, gone)) == [True, False]
+        gone = [ForgetName("shop", Name("events", name), told.append) for name in ("A", "C")]
+        assert list(ForgetName.run_all(cursor, gone)) == [True, False]
     assert len(told) == 1
-    taxonomy = Taxonomy(engine, Writer(engine), Caps(TAXONOMY, 0.9), "warn")  # type: ignore[arg-type]
+    taxonomy = NameStore(engine, Writer(engine), NameLimits(TAXONOMY, 0.9), "warn")  # type: ignore[arg-type]
     found = taxonomy.read()
     assert (found["shop"]["events"], found["game"]["events"]) == ({"B"}, {"A"})
 

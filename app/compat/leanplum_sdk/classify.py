@@ -15,7 +15,7 @@ from app.compat import json_values
 from app.compat.leanplum_sdk.request import AS_SENT, text, truthy
 from app.errors import Fault, Invalid
 from app.ids import sdk_item_id
-from app.ingest.ports import Refiner, told
+from app.ingest.ports import ItemSteps, render_notes
 from app.leanplum.actions import (
     ACTIONS,
     Action,
@@ -24,7 +24,7 @@ from app.leanplum.actions import (
     unknown_action_message,
 )
 from app.model import ERASES, NO_NOTES, KeyKind, NewItem, Notes, Scope
-from app.tracking.checker import fields_of
+from app.tracking.checker import parse_entry
 
 ASKED_THOUGH_LATER = frozenset({"sendMessage"})  # its answer says whether anything was sent
 OPEN_SCOPES = frozenset({Scope.EVENTS_WRITE, Scope.USERS_WRITE, Scope.SDK})
@@ -115,13 +115,13 @@ def sort(
     return _item(action, entry, subject, notes, in_batch=in_batch)
 
 
-def judged(sorted_: Sorted, entry: Any, notes: Notes, checker: Refiner) -> Sorted:
+def judged(sorted_: Sorted, entry: Any, notes: Notes, checker: ItemSteps) -> Sorted:
     """The same, held against the tracking plan and the names that Leanplum keeps."""
     if not isinstance(sorted_, NewItem) and not (isinstance(sorted_, Now) and sorted_.writes):
         return sorted_
     action = sorted_.action if isinstance(sorted_, NewItem) else text(sorted_.entry["action"])
     try:
-        found = checker.judge(action, fields_of(entry), notes)
+        found = checker.check(action, parse_entry(entry), notes)
     except Invalid as refusal:
         return refusal_of(refusal.faults)
     except ValueError:
@@ -129,7 +129,7 @@ def judged(sorted_: Sorted, entry: Any, notes: Notes, checker: Refiner) -> Sorte
         return No("The action is nested too deeply.")
     if found is notes or isinstance(sorted_, Now):
         return sorted_
-    return sorted_._replace(notes=told(found))
+    return sorted_._replace(notes=render_notes(found))
 
 
 def refusal_of(faults: Sequence[Fault]) -> No:
@@ -229,7 +229,11 @@ def _item(
     then.
     """
     return NewItem(
-        subject, action, body_of(entry, in_batch=in_batch), _own_id(action, entry), told(notes)
+        subject,
+        action,
+        body_of(entry, in_batch=in_batch),
+        _own_id(action, entry),
+        render_notes(notes),
     )
 
 

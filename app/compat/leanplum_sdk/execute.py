@@ -29,13 +29,13 @@ from app.compat.leanplum_sdk.request import (
 from app.compat.leanplum_sdk.resent_entries import DETECTED, undetected_content
 from app.compat.leanplum_sdk.response import Reply
 from app.compat.leanplum_sdk.steps import Steps
-from app.enrichment.service import Enrichment
+from app.enrichment.service import EnrichmentService
 from app.errors import Forbidden, GatewayError
 from app.http.authentication import Authenticator, require_scope
 from app.http.job_facts import IDS, JobFacts, note_answer
 from app.http.rate_limiting import RateLimiter
 from app.http.request import RequestContext
-from app.ingest.ports import PLAIN
+from app.ingest.ports import NO_STEPS
 from app.ingest.service import Checker, Ingest
 from app.ingest.time_slices import in_slices
 from app.leanplum.actions import ACTIONS, QUEUED
@@ -59,7 +59,7 @@ class EntryExecutor:
         authenticator: Authenticator,
         limiter: RateLimiter,
         ingest: Ingest,
-        enrichment: Enrichment,
+        enrichment: EnrichmentService,
         relay: Relay,
         outbox: Outbox,
         job_facts: JobFacts,
@@ -98,7 +98,7 @@ class EntryExecutor:
         language = context.header(b"accept-language")
         if self._forwards_detection:
             reply.end_user = end_user_headers(context.origin.sender, language)
-        checker = context.checker = self._ingest.plain_checker(app, PLAIN)
+        checker = context.checker = self._ingest.plain_checker(app, NO_STEPS)
         clock = _clock(context, call)
         shared = shared_arguments(call.args) if call.batch else {}
         judged = await in_slices(
@@ -181,13 +181,13 @@ class EntryExecutor:
         self, context: RequestContext, caller: Caller, app: App, call: Call
     ) -> Iterator[Notes]:
         """Take out of the call what must not be stored or sent on; yield notes of each entry."""
-        rules = self._enrichment.refiner(app.name, caller.key_id, now_ms(), context.origin.sender)
+        rules = self._enrichment.enricher(app.name, caller.key_id, now_ms(), context.origin.sender)
         if call.batch:
             # The arguments may be of any of the entries, so all rules cover them.
-            rules.guard("", call.args)
+            rules.enrich_sdk_entry("", call.args)
         entries = [entry if isinstance(entry, dict) else {} for entry in call.entries]
         self._set_locale(context, entries)
-        return (rules.guard(text(entry.get("action")), entry) for entry in entries)
+        return (rules.enrich_sdk_entry(text(entry.get("action")), entry) for entry in entries)
 
     def _set_locale(self, context: RequestContext, entries: Sequence[dict[str, Any]]) -> None:
         """Set the request's language in entries that ask for it to be detected.

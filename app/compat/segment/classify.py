@@ -13,7 +13,7 @@ from app.errors import Fault, Forbidden, GatewayError, Invalid
 from app.http import json_body
 from app.ingest import validate as rules
 from app.ingest.json_pointers import parts
-from app.ingest.ports import Refiner
+from app.ingest.ports import ItemSteps
 from app.ingest.segment_context import SegmentRules
 from app.model import NO_NOTES, NewItem, Notes, Scope
 
@@ -31,7 +31,7 @@ class Judge:
 
     scopes: frozenset[Scope]
     rules: SegmentRules
-    refiner: Refiner
+    refiner: ItemSteps
     guard: Guard = unguarded
 
     def of(self, message: Any, common: Mapping[str, Any], base: str = "") -> Verdict:
@@ -84,7 +84,7 @@ def outcome(verdict: Verdict) -> str:
     return "accepted" if isinstance(verdict, NewItem) else "refused"
 
 
-def _item(found: Mapped, scopes: frozenset[Scope], refiner: Refiner, as_sent: AsSent) -> NewItem:
+def _item(found: Mapped, scopes: frozenset[Scope], refiner: ItemSteps, as_sent: AsSent) -> NewItem:
     needed = rules.ACTIONS[found.action].scope
     if needed not in scopes:
         raise Forbidden(f"This needs a key with the scope {needed.value}.")
@@ -98,26 +98,26 @@ class _Noting:
     message.
     """
 
-    inner: Refiner
+    inner: ItemSteps
     notes: Notes
     as_sent: AsSent
 
     @property
-    def judges(self) -> bool:
+    def has_checks(self) -> bool:
         """As the inner one."""
-        return self.inner.judges
+        return self.inner.has_checks
 
-    def refine(self, action: str, fields: dict[str, Any]) -> Notes:
+    def enrich(self, action: str, fields: dict[str, Any]) -> Notes:
         """As the inner one."""
-        found = self.inner.refine(action, fields)
+        found = self.inner.enrich(action, fields)
         if self.notes is NO_NOTES:
             return found
         steps = tuple(dict.fromkeys((*self.notes.steps, *found.steps)))
         return replace(found, steps=steps, warnings=(*self.notes.warnings, *found.warnings))
 
-    def judge(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
+    def check(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
         """As the inner one."""
-        found = self.inner.judge(action, fields, notes)
+        found = self.inner.check(action, fields, notes)
         if found is notes or not found.violations:
             return found
         return replace(found, violations=tuple(map(self.as_sent, found.violations)))

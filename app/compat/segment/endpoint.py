@@ -18,7 +18,7 @@ from app.compat.segment import classify, request, response
 from app.compat.segment.classify import Judge, Verdict
 from app.compat.segment.message import unguarded
 from app.compat.segment.request import PATHS, Call
-from app.enrichment.service import Enrichment
+from app.enrichment.service import EnrichmentService
 from app.errors import (
     Erased,
     GatewayError,
@@ -204,7 +204,7 @@ class MessageReader:
 class MessageIngest:
     """Make items of messages, and accept them."""
 
-    def __init__(self, ingest: Ingest, enrichment: Enrichment, metrics: Metrics) -> None:
+    def __init__(self, ingest: Ingest, enrichment: EnrichmentService, metrics: Metrics) -> None:
         self._ingest, self._enrichment, self._metrics = ingest, enrichment, metrics
 
     async def accept(
@@ -252,8 +252,8 @@ class MessageIngest:
         self, app: App, caller: Caller, call: Call, checker: Checker
     ) -> list[Verdict]:
         """Return what becomes of each message; no one's fault harms its neighbor."""
-        rules = self._enrichment.refiner(app.name, caller.key_id, now_ms())
-        guard = rules.privacy if rules.ruled else unguarded
+        rules = self._enrichment.enricher(app.name, caller.key_id, now_ms())
+        guard = rules.apply_privacy if rules.has_privacy_rules else unguarded
         judge = Judge(caller.scopes, rules.segment, checker, guard)
         verdicts = list[Verdict]()
         for index, message in enumerate(call.messages):
@@ -279,7 +279,7 @@ class MessageIngest:
         ]
         if not refused:
             return
-        rules = self._enrichment.refiner(app.name, caller.key_id, now_ms()).segment
+        rules = self._enrichment.enricher(app.name, caller.key_id, now_ms()).segment
         subjects = (classify.subject_of(message, call.common, rules) for message in refused)
         context.refused_actions = Counter(map(classify.kind_of, refused))
         context.refused_subjects = dict.fromkeys(islice(filter(None, subjects), MOST_USERS))

@@ -1,10 +1,8 @@
-"""The tracking plan: what events, states and user attributes there are, and what each must look
-like. Pure.
+"""The tracking plan: an app's events, states and user attributes, each with a JSON Schema. Pure.
 
-text       YAML as data that knows its lines
-shape      what a plan's file may say
-schemas    JSON Schemas: which are taken, compiled; what they find, in our words
-making     files -> the plan of each app, and everything that is wrong with them
-judging    an item's fields -> what breaks the plan
-comparing  an old plan and a new one -> what is added, removed, tightened, loosened
+- `file_format`: a plan file: YAML with line numbers, and what it may contain
+- `json_schemas`: the supported subset of JSON Schema, compiled; its errors as faults
+- `load`: plan files -> the plan of each app, and everything wrong with the files
+- `validate`: an item's fields -> violations of the plan
+- `diff`: an old and a new plan -> what was added, removed, tightened, loosened
 """

@@ -1,8 +1,7 @@
-"""JSON Schemas (draft 2020-12): which are taken, compiled once, and what they find, told in our
-words.
+"""JSON Schemas (draft 2020-12): the supported subset, compiled once, and errors as faults.
 
-jsonschema-rs repeats the value that it was shown in each message, and a value must never come back:
-only the kind of an error, what the schema itself says, and the path are used.
+jsonschema-rs repeats the value in each error message, and values must never appear in an answer.
+So a fault is made only of the error's kind, the schema's own content, and the path.
 """
 
 import re
@@ -13,138 +12,128 @@ import orjson
 from jsonschema_rs import Draft202012Validator, RegexOptions, ValidationError, ValidationErrorKind
 
 from app.errors import Fault
-from app.ingest.validate import pointer
+from app.ingest.json_pointers import pointer
 from app.patterns import PatternRefused, check_size
-from app.tracking.plan.file_format import Schema
-from app.tracking.plan.yaml_text import Path
+from app.tracking.plan.file_format import Definitions, Path, Schema
 
-Definitions = dict[str, Schema]
-PATTERN_BYTES = 32 * 1024 * 1024  # what a pattern may keep in mind, which `check_size` bounds
+PATTERN_BYTES = 32 * 1024 * 1024  # memory of one pattern's states, which `check_size` bounds
 DEFINITIONS = "#/definitions/"
 
 
-def words(text: str) -> frozenset[str]:
-    """The words of a text."""
+def keywords(text: str) -> frozenset[str]:
+    """Return the words of a text as a set."""
     return frozenset(text.split())
 
 
-ONE_SCHEMA = words(
-    "additionalProperties contains else if items not propertyNames then unevaluatedItems unevaluatedProperties"
+ONE_SCHEMA = keywords(
+    "additionalProperties contains else if items not propertyNames then "
+    "unevaluatedItems unevaluatedProperties"
 )
-MANY_SCHEMAS = words("allOf anyOf oneOf prefixItems")
-NAMED_SCHEMAS = words("dependentSchemas patternProperties properties")
-CHECKS = words(
-    "$ref const dependentRequired enum exclusiveMaximum exclusiveMinimum format maxContains maxItems maxLength "
-    "maxProperties maximum minContains minItems minLength minProperties minimum multipleOf pattern required type "
-    "uniqueItems"
+MANY_SCHEMAS = keywords("allOf anyOf oneOf prefixItems")
+NAMED_SCHEMAS = keywords("dependentSchemas patternProperties properties")
+ASSERTIONS = keywords(
+    "$ref const dependentRequired enum exclusiveMaximum exclusiveMinimum format maxContains "
+    "maxItems maxLength maxProperties maximum minContains minItems minLength minProperties minimum "
+    "multipleOf pattern required type uniqueItems"
 )
-NOTES = words(
+ANNOTATIONS = keywords(
     "$comment contentMediaType default deprecated description examples readOnly title writeOnly"
 )
-KEYWORDS = ONE_SCHEMA | MANY_SCHEMAS | NAMED_SCHEMAS | CHECKS | NOTES
-Found = tuple[Path, str]  # where in a schema, and what is wrong there
+KEYWORDS = ONE_SCHEMA | MANY_SCHEMAS | NAMED_SCHEMAS | ASSERTIONS | ANNOTATIONS
+SchemaFault = tuple[Path, str]  # the path in a schema, and what is wrong there
 
 
-def inside(schema: Schema, path: Path = ()) -> Iterator[tuple[Path, Schema]]:
-    """The schema and every one in it, with where each stands."""
+# --- schemas ----------------------------------------------------------------------------------
+
+
+def walk(schema: Schema, path: Path = ()) -> Iterator[tuple[Path, Schema]]:
+    """Yield the schema and every schema in it, each with its path."""
     yield path, schema
     if not isinstance(schema, dict):
         return
     for keyword, value in schema.items():
-        parts: Iterable[tuple[str | int, Any]] = ()
+        parts: Iterable[tuple[Path, Any]] = ()
         if keyword in ONE_SCHEMA:
-            yield from inside(value, (*path, keyword)) if isinstance(value, dict | bool) else ()
+            parts = [((keyword,), value)]
         elif keyword in MANY_SCHEMAS and isinstance(value, list):
-            parts = enumerate(value)
+            parts = [((keyword, index), part) for index, part in enumerate(value)]
         elif keyword in NAMED_SCHEMAS and isinstance(value, dict):
-            parts = value.items()
-        for name, one in parts:
-            yield from inside(one, (*path, keyword, name)) if isinstance(one, dict | bool) else ()
+            parts = [((keyword, name), part) for name, part in value.items()]
+        for at, part in parts:
+            if isinstance(part, dict | bool):
+                yield from walk(part, (*path, *at))
 
 
-def referred(schema: Schema) -> set[str]:
-    """The definitions that a schema names."""
-    return {
-        str(one["$ref"]).removeprefix(DEFINITIONS).split("/")[0]
-        for _, one in inside(schema)
-        if isinstance(one, dict) and str(one.get("$ref", "")).startswith(DEFINITIONS)
-    }
+def references(schema: Schema) -> set[str]:
+    """Return the names of the definitions that a schema refers to."""
+    names: set[str] = set()
+    for _, part in walk(schema):
+        target = str(part.get("$ref", "")) if isinstance(part, dict) else ""
+        if target.startswith(DEFINITIONS):
+            names.add(target.removeprefix(DEFINITIONS).split("/")[0])
+    return names
 
 
-def faults(schema: Schema, definitions: Definitions) -> Iterator[Found]:
-    """What keeps a schema from being taken."""
-    found = False
-    for path, one in inside(schema):
-        for keyword in one if isinstance(one, dict) else ():
-            if keyword not in KEYWORDS and not keyword.startswith("x-"):
-                found = True
-                yield (
-                    (*path, keyword),
-                    "is no keyword of JSON Schema that is taken here; check its spelling",
-                )
-        if isinstance(one, dict) and "$ref" in one:
-            name = str(one["$ref"]).removeprefix(DEFINITIONS)
-            if name not in definitions or not str(one["$ref"]).startswith(DEFINITIONS):
-                found = True
-                yield (
-                    (*path, "$ref"),
-                    f"takes {DEFINITIONS}NAME, with a name that is under definitions",
-                )
-        for at, sentence in _too_large(one):
-            found = True
-            yield (*path, *at), sentence
-    if not found:
-        yield from _uncompilable(schema, definitions)
+def schema_faults(schema: Schema, definitions: Definitions) -> Iterator[SchemaFault]:
+    """Yield everything that keeps a schema from being used."""
+    is_faulty = False
+    for path, part in walk(schema):
+        if isinstance(part, dict):
+            for at, detail in _faults_of_keywords(part, definitions):
+                is_faulty = True
+                yield (*path, *at), detail
+    if not is_faulty:
+        yield from _compilation_faults(schema, definitions)
 
 
-def _too_large(schema: Schema) -> Iterator[Found]:
-    """Patterns that could make searching slow: their engine takes linear time, but by how much
-    depends on them.
-    """
-    if not isinstance(schema, dict):
-        return
-    names = schema.get("patternProperties", {})
+def _faults_of_keywords(schema: dict[str, Any], definitions: Definitions) -> Iterator[SchemaFault]:
+    for keyword in schema:
+        if keyword not in KEYWORDS and not keyword.startswith("x-"):
+            yield (keyword,), "is not a supported JSON Schema keyword; check its spelling"
+    if "$ref" in schema:
+        target = str(schema["$ref"])
+        is_ours = target.startswith(DEFINITIONS)
+        if not is_ours or target.removeprefix(DEFINITIONS) not in definitions:
+            detail = f"must be {DEFINITIONS}NAME, where NAME is in this plan's definitions"
+            yield ("$ref",), detail
     patterns: list[tuple[Path, Any]] = [(("pattern",), schema.get("pattern"))]
-    patterns += [
-        (("patternProperties", name), name) for name in (names if isinstance(names, dict) else ())
-    ]
+    named = schema.get("patternProperties")
+    if isinstance(named, dict):
+        patterns += [(("patternProperties", pattern), pattern) for pattern in named]
     for at, pattern in patterns:
         if isinstance(pattern, str):
             try:
+                # The engine takes linear time, but the factor depends on the pattern.
                 check_size(pattern)
-            except PatternRefused as refused:
-                yield at, str(refused)
+            except PatternRefused as error:
+                yield at, str(error)
 
 
-def _uncompilable(schema: Schema, definitions: Definitions) -> Iterator[Found]:
+def _compilation_faults(schema: Schema, definitions: Definitions) -> Iterator[SchemaFault]:
     try:
-        compiled(schema, definitions)
+        compile_schema(schema, definitions)
     except ValidationError as error:
-        kind = error.kind
-        if isinstance(kind, ValidationErrorKind.Format):
-            sentence = (
-                "is no regular expression that is taken here: no look-around, no back-references"
-            )
+        if isinstance(error.kind, ValidationErrorKind.Format):
+            detail = "is not a supported regular expression: no look-around, no back-references"
         elif error.instance_path[-1:] == ["format"]:
-            sentence = "is no format that is known"
+            detail = "is not a known format"
         elif error.instance_path[-1:] == ["type"]:
-            sentence = f"takes one of {', '.join(TYPES)}, or a list of them"
+            detail = f"must be one of {', '.join(TYPES)}, or a list of them"
         else:
-            sentence = f"can't be compiled: {_sentence(kind)}"
-        yield tuple(error.instance_path), sentence
+            detail = f"can't be compiled: {_detail(error.kind)}"
+        yield tuple(error.instance_path), detail
     except ValueError:
         yield (), "can't be compiled"
 
 
-def compiled(schema: Schema, definitions: Definitions) -> Draft202012Validator:
-    """The validator of a schema. Formats are checked; patterns take linear time, whatever a caller
-    sends; nothing is fetched. Raises ValidationError.
+def compile_schema(schema: Schema, definitions: Definitions) -> Draft202012Validator:
+    """Return the validator of a schema. Raises ValidationError.
+
+    Formats are asserted, patterns take linear time, and nothing is fetched.
     """
+    own = schema if isinstance(schema, dict) else {"allOf": [schema]}
     return Draft202012Validator(
-        {
-            **(schema if isinstance(schema, dict) else {"allOf": [schema]}),
-            "definitions": definitions,
-        },
+        {**own, "definitions": definitions},
         validate_formats=True,
         ignore_unknown_formats=False,
         pattern_options=RegexOptions(dfa_size_limit=PATTERN_BYTES),
@@ -152,46 +141,44 @@ def compiled(schema: Schema, definitions: Definitions) -> Draft202012Validator:
     )
 
 
-def resolved(schema: Schema, definitions: Definitions) -> Schema:
-    """The schema that a mere reference leads to."""
+def resolve(schema: Schema, definitions: Definitions) -> Schema:
+    """Follow the references of a schema to the definition that it stands for."""
     seen = set[str]()
-    while (
-        isinstance(schema, dict)
-        and (name := str(schema.get("$ref", "")).removeprefix(DEFINITIONS)) in definitions
-    ):
-        if name in seen:
+    while isinstance(schema, dict):
+        name = str(schema.get("$ref", "")).removeprefix(DEFINITIONS)
+        if name not in definitions or name in seen:
             break
         seen.add(name)
         schema = definitions[name]
     return schema
 
 
-def of_entries(schema: Schema, definitions: Definitions) -> Schema:
-    """What one entry must be, where a value may be a list of them; else what the value must be."""
-    found = resolved(schema, definitions)
-    if isinstance(found, dict) and ("items" in found or "array" in found.get("type", "")):
-        items: Schema = found.get("items", True)
+def entry_schema(schema: Schema, definitions: Definitions) -> Schema:
+    """Return the schema of one entry if the schema describes lists, else the schema itself."""
+    resolved = resolve(schema, definitions)
+    if isinstance(resolved, dict) and ("items" in resolved or "array" in resolved.get("type", "")):
+        items: Schema = resolved.get("items", True)
         return items
     return schema
 
 
-def closed(fields: Schema, definitions: Definitions) -> frozenset[str] | None:
-    """The names of all parameters that an item may have, of the schema of its fields; None where it
-    may have others.
-    """
-    own = fields.get("properties", {}).get("params", True) if isinstance(fields, dict) else True
-    params = resolved(own, definitions)
-    if (
-        not isinstance(params, dict)
-        or params.get("additionalProperties") is not False
-        or "patternProperties" in params
-    ):
+def closed_params(item_schema: Schema, definitions: Definitions) -> frozenset[str] | None:
+    """Return the names of all parameters that an item may have; None if it may have others."""
+    if not isinstance(item_schema, dict):
+        return None
+    params = resolve(item_schema.get("properties", {}).get("params", True), definitions)
+    if not isinstance(params, dict) or "patternProperties" in params:
+        return None
+    if params.get("additionalProperties") is not False:
         return None
     return frozenset(params.get("properties", ()))
 
 
-def told(errors: Iterable[ValidationError], base: str = "") -> Iterator[Fault]:
-    """Errors as faults, one for each place and keyword; pointers start with `base`."""
+# --- errors -----------------------------------------------------------------------------------
+
+
+def faults_of(errors: Iterable[ValidationError], base: str = "") -> Iterator[Fault]:
+    """Yield errors as faults, one for each place and keyword; pointers start with `base`."""
     seen = set[tuple[str, str]]()
     for error in errors:
         for fault in _faults(error, base):
@@ -214,55 +201,57 @@ def _faults(error: ValidationError, base: str) -> Iterator[Fault]:
                 detail = "is not in the tracking plan; check its spelling"
                 yield Fault(base + pointer([*path, name]), detail, "plan-unknown-param")
         case _:
-            yield Fault(base + pointer(path), _sentence(kind), code)
+            yield Fault(base + pointer(path), _detail(kind), code)
 
 
 TYPES = {
-    "string": "text",
-    "integer": "a whole number",
+    "string": "a string",
+    "integer": "an integer",
     "number": "a number",
-    "boolean": "true or false",
-    "array": "a list",
+    "boolean": "a boolean",
+    "array": "an array",
     "object": "an object",
     "null": "null",
 }
-MOST_SHOWN = 20
+MAX_VALUES_SHOWN = 20
 
 
-def _words(values: Iterable[Any]) -> str:
-    shown = [orjson.dumps(value).decode() for value in values]
-    more = f" and {len(shown) - MOST_SHOWN} more" if len(shown) > MOST_SHOWN else ""
-    return ", ".join(shown[:MOST_SHOWN]) + more
+def _shown(values: Iterable[Any]) -> str:
+    texts = [orjson.dumps(value).decode() for value in values]
+    shown = ", ".join(texts[:MAX_VALUES_SHOWN])
+    if len(texts) > MAX_VALUES_SHOWN:
+        shown += f" and {len(texts) - MAX_VALUES_SHOWN} more"
+    return shown
 
 
-_SENTENCES: dict[str, Callable[[Any], str]] = {
-    "type": lambda kind: f"takes {' or '.join(TYPES.get(one, one) for one in kind.types)}",
-    "enum": lambda kind: f"takes one of {_words(kind.options)}",
-    "const": lambda kind: f"takes {_words([kind.expected_value])}",
+_DETAILS: dict[str, Callable[[Any], str]] = {
+    "type": lambda kind: f"must be {' or '.join(TYPES.get(name, name) for name in kind.types)}",
+    "enum": lambda kind: f"must be one of {_shown(kind.options)}",
+    "const": lambda kind: f"must be {_shown([kind.expected_value])}",
     "minimum": lambda kind: f"must not be less than {kind.limit}",
-    "maximum": lambda kind: f"must not be more than {kind.limit}",
-    "exclusiveMinimum": lambda kind: f"must be more than {kind.limit}",
+    "maximum": lambda kind: f"must not be greater than {kind.limit}",
+    "exclusiveMinimum": lambda kind: f"must be greater than {kind.limit}",
     "exclusiveMaximum": lambda kind: f"must be less than {kind.limit}",
     "multipleOf": lambda kind: f"must be a multiple of {kind.multiple_of}",
-    "minLength": lambda kind: f"takes at least {kind.limit} characters",
-    "maxLength": lambda kind: f"takes at most {kind.limit} characters",
+    "minLength": lambda kind: f"must have at least {kind.limit} characters",
+    "maxLength": lambda kind: f"must have at most {kind.limit} characters",
     "pattern": lambda kind: f"must match {kind.pattern}",
     "format": lambda kind: f"must have the format {kind.format}",
-    "minItems": lambda kind: f"takes at least {kind.limit} entries",
-    "maxItems": lambda kind: f"takes at most {kind.limit} entries",
-    "uniqueItems": lambda kind: "must not have an entry twice",
-    "minProperties": lambda kind: f"takes at least {kind.limit} fields",
-    "maxProperties": lambda kind: f"takes at most {kind.limit} fields",
-    "contains": lambda kind: "lacks an entry that the tracking plan asks for",
-    "anyOf": lambda kind: "fits none of the forms that the tracking plan has for it",
-    "oneOf": lambda kind: "must fit exactly one of the forms that the tracking plan has for it",
+    "minItems": lambda kind: f"must have at least {kind.limit} entries",
+    "maxItems": lambda kind: f"must have at most {kind.limit} entries",
+    "uniqueItems": lambda kind: "must not have duplicate entries",
+    "minProperties": lambda kind: f"must have at least {kind.limit} fields",
+    "maxProperties": lambda kind: f"must have at most {kind.limit} fields",
+    "contains": lambda kind: "lacks an entry that the tracking plan requires",
+    "anyOf": lambda kind: "matches none of the alternatives in the tracking plan",
+    "oneOf": lambda kind: "must match exactly one of the alternatives in the tracking plan",
     "not": lambda kind: "has a form that the tracking plan forbids",
     "falseSchema": lambda kind: "is not allowed by the tracking plan, or nothing in it is",
-    "propertyNames": lambda kind: "has a field whose name the tracking plan doesn't take",
+    "propertyNames": lambda kind: "has a field whose name the tracking plan does not allow",
 }
 
 
-def _sentence(kind: ValidationErrorKind) -> str:
-    """What a kind of error means; everything in it is the schema's own."""
-    made = _SENTENCES.get(kind.name)
-    return made(kind) if made else "is not as the tracking plan says"
+def _detail(kind: ValidationErrorKind) -> str:
+    """Return a sentence for a kind of error, made only of the schema's own content."""
+    render = _DETAILS.get(kind.name)
+    return "does not conform to the tracking plan" if render is None else render(kind)

@@ -1,7 +1,7 @@
-"""Holding an item's fields against a plan: what breaks it, and whether the item may go on.
+"""Validation of an item's fields against a plan.
 
-Fields have passed the rules, and the enrichment has done its part. A good item costs one call of a
-compiled validator.
+The fields are validated and enriched before. A conforming item costs one call of a compiled
+validator.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 from jsonschema_rs import Draft202012Validator
 
 from app.errors import Fault
-from app.ingest.validate import pointer
-from app.tracking.plan.file_format import ONE, Kind, Mode, Policy
-from app.tracking.plan.json_schemas import Definitions, closed, compiled, of_entries, told
+from app.ingest.json_pointers import pointer
+from app.tracking.plan.file_format import SINGULAR, Definitions, Kind, Mode, UnknownPolicy
+from app.tracking.plan.json_schemas import closed_params, compile_schema, entry_schema, faults_of
 
 
 class Violation(NamedTuple):
-    """One thing about an item that breaks the plan. `name`: of the event, state or attribute;
-    `planned`: whether the plan has it; `enforced`: the item is refused for it.
+    """One violation of the plan by an item.
+
+    `name`: of the event, state or attribute; `planned`: whether the plan defines it; `enforced`:
+    whether the item is refused for it.
     """
 
     kind: Kind
@@ -29,13 +31,14 @@ class Violation(NamedTuple):
 
 
 Violations = Sequence[Violation]
-NONE: Violations = ()
+NO_VIOLATIONS: Violations = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One event, state or attribute of a plan. `schema` is of the item's fields; of an attribute,
-    of its value.
+class PlanEntry:
+    """One event, state or attribute of a plan.
+
+    `schema` describes an item's fields; for an attribute, its value.
     """
 
     kind: Kind
@@ -48,181 +51,191 @@ class Entry:
     validator: Draft202012Validator
 
     @property
-    def passes(self) -> Callable[[Any], bool]:
-        """Whether something is as the plan says; with the mode off everything is."""
-        return _anything if self.mode == "off" else self.validator.is_valid
+    def conforms(self) -> Callable[[Any], bool]:
+        """The function that tells whether a value conforms; with the mode off, every value does."""
+        return _always if self.mode == "off" else self.validator.is_valid
 
-    def faults(self, value: Any, base: str = "") -> Iterator[Violation]:
-        """Everything that is wrong with a value."""
-        for fault in told(self.validator.iter_errors(value), base):
-            yield Violation(self.kind, self.name, True, self.mode == "enforce", fault)
+    def violations(self, value: Any, base: str = "") -> Iterator[Violation]:
+        """Yield everything wrong with a value; pointers start with `base`."""
+        for fault in faults_of(self.validator.iter_errors(value), base):
+            yield self.violation(fault)
+
+    def violation(self, fault: Fault) -> Violation:
+        """Return a fault as a violation of this entry."""
+        is_enforced = self.mode == "enforce"
+        return Violation(self.kind, self.name, planned=True, enforced=is_enforced, fault=fault)
 
 
-def _anything(value: Any) -> bool:
+def _always(value: Any) -> bool:
     return True
 
 
 class Plan:
-    """The plan of an app. `digest` is the same for the same content, wherever it was read from.
-    `passes`: whether an item's fields (of an attribute, its value) are as the plan says, by kind
-    and name. `closed`: of the events that take no other parameters than those that are named,
-    these.
+    """The plan of an app.
+
+    `digest`: the same for the same content, from whatever files it was loaded.
+    `conforms`: by kind and name, the function that tells whether an item's fields (an attribute's
+    value) conform to the plan.
+    `closed_params`: for each event that allows no other parameters than those it names, these.
     """
 
     def __init__(
         self,
+        *,
         version: str,
         digest: str,
-        entries: Mapping[Kind, Mapping[str, Entry]],
-        unknown: Mapping[Kind, Policy],
+        entries: Mapping[Kind, Mapping[str, PlanEntry]],
+        unknown: Mapping[Kind, UnknownPolicy],
         definitions: Definitions,
         files: Sequence[str],
     ) -> None:
         self.version, self.digest, self.files = version, digest, tuple(files)
         self.entries, self.unknown, self.definitions = entries, unknown, definitions
-        self.passes: dict[Kind, dict[str, Callable[[Any], bool]]] = {
-            kind: {name: entry.passes for name, entry in found.items()}
-            for kind, found in entries.items()
+        self.conforms: dict[Kind, dict[str, Callable[[Any], bool]]] = {
+            kind: {name: entry.conforms for name, entry in by_name.items()}
+            for kind, by_name in entries.items()
         }
-        self.closed = {
-            name: params
-            for name, entry in entries["events"].items()
-            if entry.mode != "off" and (params := closed(entry.schema, definitions)) is not None
-        }
-        # By attribute, once something is added to it
-        self._sets: dict[str, Draft202012Validator] = {}
-        self._attributes_pass = self._of_all_attributes()
-        self._judges: dict[str, Callable[[Mapping[str, Any]], Violations]] = {
-            "track": self._event,
-            "advance": self._state,
-            "setUserAttributes": self._update,
+        self.closed_params: dict[str, frozenset[str]] = {}
+        for name, entry in entries["events"].items():
+            params = closed_params(entry.schema, definitions)
+            if entry.mode != "off" and params is not None:
+                self.closed_params[name] = params
+        # Validators of what is added to a set, by attribute; compiled at first use
+        self._set_validators: dict[str, Draft202012Validator] = {}
+        self._all_attributes_conform = self._compile_attributes()
+        self._validators: dict[str, Callable[[Mapping[str, Any]], Violations]] = {
+            "track": self._validate_event,
+            "advance": self._validate_state,
+            "setUserAttributes": self._validate_update,
         }
 
-    def judge(self, action: str, fields: Mapping[str, Any]) -> Violations:
-        """What breaks the plan about an item with these fields."""
-        judge = self._judges.get(action)
-        return NONE if judge is None else judge(fields)
+    def validate(self, action: str, fields: Mapping[str, Any]) -> Violations:
+        """Return the violations of the plan by an item with these fields."""
+        validate = self._validators.get(action)
+        return NO_VIOLATIONS if validate is None else validate(fields)
 
-    def _event(self, fields: Mapping[str, Any]) -> Violations:
+    def _validate_event(self, fields: Mapping[str, Any]) -> Violations:
         name = fields["event"]
-        passes = self.passes["events"].get(name)
-        if passes is not None:
-            return NONE if passes(fields) else [*self.entries["events"][name].faults(fields)]
-        # A message was sent, seen, opened …: Leanplum's own event
+        conforms = self.conforms["events"].get(name)
+        if conforms is not None:
+            if conforms(fields):
+                return NO_VIOLATIONS
+            return [*self.entries["events"][name].violations(fields)]
+        # Events of a message (sent, opened …) are Leanplum's own.
         if not name or "messageId" in fields:
-            return NONE
-        return self._not_planned("events", name, "/event")
+            return NO_VIOLATIONS
+        return self._unknown_name("events", name, "/event")
 
-    def _state(self, fields: Mapping[str, Any]) -> Violations:
+    def _validate_state(self, fields: Mapping[str, Any]) -> Violations:
         name = fields["state"]
-        passes = self.passes["states"].get(name)
-        if passes is not None:
-            return NONE if passes(fields) else [*self.entries["states"][name].faults(fields)]
-        return self._not_planned("states", name, "/state") if name else NONE
+        conforms = self.conforms["states"].get(name)
+        if conforms is None:
+            return self._unknown_name("states", name, "/state") if name else NO_VIOLATIONS
+        if conforms(fields):
+            return NO_VIOLATIONS
+        return [*self.entries["states"][name].violations(fields)]
 
-    def _not_planned(self, kind: Kind, name: str, at: str) -> Violations:
+    def _unknown_name(self, kind: Kind, name: str, at: str) -> Violations:
         policy = self.unknown[kind]
         if policy == "allow":
-            return NONE
-        fault = Fault(
-            at,
-            f"is no {ONE[kind]} of the tracking plan; check its spelling",
-            f"plan-unknown-{ONE[kind]}",
-        )
-        return [Violation(kind, name, False, policy == "enforce", fault)]
+            return NO_VIOLATIONS
+        label = SINGULAR[kind]
+        detail = f"unknown {label}: it is not in the tracking plan; check its spelling"
+        fault = Fault(at, detail, f"plan-unknown-{label}")
+        is_enforced = policy == "enforce"
+        return [Violation(kind, name, planned=False, enforced=is_enforced, fault=fault)]
 
-    # --- user attributes -----------------------------------------------------------------------------------------
+    # --- user attributes ----------------------------------------------------------------------
 
-    def _update(self, fields: Mapping[str, Any]) -> Violations:
-        found: list[Violation] = []
+    def _validate_update(self, fields: Mapping[str, Any]) -> Violations:
+        violations: list[Violation] = []
         attributes = fields.get("userAttributes")
-        if attributes is not None and not self._attributes_pass(attributes):
-            found += self._attributes(attributes)
-        for field in fields.keys() & _OTHER:
-            kind, judged = _OTHER[field]
+        # One call for all attributes; only when it fails is each one validated.
+        if attributes is not None and not self._all_attributes_conform(attributes):
+            violations += self._validate_attributes(attributes)
+        for field in fields.keys() & _NAMING_FIELDS.keys():
+            kind = _NAMING_FIELDS[field]
             for name, value in fields[field].items():
-                found += self._named(kind, name, f"/{field}{pointer([name])}", value, judged=judged)
-        return found or NONE
+                at = f"/{field}{pointer([name])}"
+                entry = self.entries[kind].get(name)
+                if entry is None:
+                    violations += self._unknown_name(kind, name, at)
+                elif field == "userAttributeValuesToAdd" and entry.mode != "off":
+                    violations += self._validate_added(entry, at, value)
+        return violations or NO_VIOLATIONS
 
-    def _attributes(self, attributes: Mapping[str, Any]) -> Iterator[Violation]:
+    def _validate_attributes(self, attributes: Mapping[str, Any]) -> Iterator[Violation]:
         for name, value in attributes.items():
-            at, entry = "/userAttributes" + pointer([name]), self.entries["attributes"].get(name)
+            at = "/userAttributes" + pointer([name])
+            entry = self.entries["attributes"].get(name)
             if entry is None:
-                yield from self._not_planned("attributes", name, at)
-            elif value is not None and not entry.passes(value):
-                yield from entry.faults(value, at)
+                yield from self._unknown_name("attributes", name, at)
+            elif value is not None and not entry.conforms(value):
+                yield from entry.violations(value, at)
 
-    def _named(
-        self, kind: Kind, name: str, at: str, value: Any, *, judged: bool
-    ) -> Iterator[Violation]:
-        """Of what is added to an attribute's set, each value is held against the schema of the
-        set's entries; of the rest, only the name can be judged.
+    def _validate_added(self, entry: PlanEntry, at: str, value: Any) -> Iterator[Violation]:
+        """Validate what is added to an attribute's set: one value or a list of values."""
+        values = value if isinstance(value, list) else [value]
+        for fault in faults_of(self._set_validator(entry).iter_errors(values)):
+            inside = fault.pointer if values is value else fault.pointer.removeprefix("/0")
+            yield entry.violation(replace(fault, pointer=at + inside))
+
+    def _set_validator(self, entry: PlanEntry) -> Draft202012Validator:
+        validator = self._set_validators.get(entry.name)
+        if validator is None:
+            items = entry_schema(entry.schema, self.definitions)
+            validator = compile_schema({"items": items}, self.definitions)
+            self._set_validators[entry.name] = validator
+        return validator
+
+    def _compile_attributes(self) -> Callable[[Any], bool]:
+        """Return the function that tells whether all attributes of an update conform.
+
+        null clears an attribute and is always allowed.
         """
-        entry = self.entries[kind].get(name)
-        if entry is None:
-            yield from self._not_planned(kind, name, at)
-        elif judged and entry.mode != "off":
-            many = isinstance(value, list)
-            for fault in told(self._set_of(entry).iter_errors(value if many else [value])):
-                where = fault.pointer if many else fault.pointer.removeprefix("/0")
-                yield Violation(
-                    kind, name, True, entry.mode == "enforce", replace(fault, pointer=at + where)
-                )
-
-    def _set_of(self, entry: Entry) -> Draft202012Validator:
-        if entry.name not in self._sets:
-            self._sets[entry.name] = compiled(
-                {"items": of_entries(entry.schema, self.definitions)}, self.definitions
-            )
-        return self._sets[entry.name]
-
-    def _of_all_attributes(self) -> Callable[[Any], bool]:
-        """Whether all attributes of an update are as they must be, found by one call. null clears
-        one: it always may be sent.
-        """
-        judged = {
-            name: {"anyOf": [{"type": "null"}, entry.schema]}
-            for name, entry in self.entries["attributes"].items()
-            if entry.mode != "off"
-        }
-        names = dict.fromkeys(self.entries["attributes"], True) | judged
-        others = self.unknown["attributes"] == "allow"
-        return compiled(
-            {"properties": names, "additionalProperties": others}, self.definitions
-        ).is_valid
+        properties: dict[str, Any] = {}
+        for name, entry in self.entries["attributes"].items():
+            if entry.mode == "off":
+                properties[name] = True
+            else:
+                properties[name] = {"anyOf": [{"type": "null"}, entry.schema]}
+        allows_others = self.unknown["attributes"] == "allow"
+        schema: dict[str, Any] = {"properties": properties, "additionalProperties": allows_others}
+        return compile_schema(schema, self.definitions).is_valid
 
 
-_OTHER: dict[str, tuple[Kind, bool]] = {
-    "userAttributeValuesToAdd": ("attributes", True),
-    "userAttributeValuesToRemove": ("attributes", False),
-    "userAttributeValuesToIncrement": ("attributes", False),
-    "events": ("events", False),
-    "states": ("states", False),
+# The fields of an update whose keys are names, other than userAttributes.
+_NAMING_FIELDS: dict[str, Kind] = {
+    "userAttributeValuesToAdd": "attributes",
+    "userAttributeValuesToRemove": "attributes",
+    "userAttributeValuesToIncrement": "attributes",
+    "events": "events",
+    "states": "states",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """The plans that are loaded: of the apps that they name, and of the others."""
+    """The loaded plans: of the apps that a file names, and of all other apps."""
 
     of_apps: Mapping[str, Plan]
     of_others: Plan | None = None
 
     def of(self, app: str) -> Plan | None:
-        """The plan of an app; None where there is none for it."""
+        """Return the plan of an app; None if it has none."""
         return self.of_apps.get(app, self.of_others)
 
     def each(self) -> Iterator[tuple[str, Plan]]:
-        """Every plan, once, with the names of the apps that it is for, in words."""
-        apps: dict[int, tuple[list[str], Plan]] = {}
-        for app, plan in [
-            *self.of_apps.items(),
-            ("every other app" if self.of_apps else "every app", self.of_others),
-        ]:
+        """Yield every plan once, with the names of its apps as text."""
+        others = "every other app" if self.of_apps else "every app"
+        apps: dict[int, list[str]] = {}
+        plans: dict[int, Plan] = {}
+        for app, plan in [*self.of_apps.items(), (others, self.of_others)]:
             if plan is not None:
-                apps.setdefault(id(plan), ([], plan))[0].append(app)
-        for names, plan in apps.values():
-            yield ", ".join(names), plan
+                plans[id(plan)] = plan
+                apps.setdefault(id(plan), []).append(app)
+        for key, plan in plans.items():
+            yield ", ".join(apps[key]), plan
 
 
 NO_PLANS = Plans({})
