@@ -1,18 +1,20 @@
-"""Finding the item at fault where a call is refused as a whole. Pure: it says what to send next,
-and is told what came of it.
+"""The search for the item at fault where a call is refused as a whole.
+
+Pure: `Bisection` says what to send next, and gets the reply to it.
 
 A refused call is sent again in halves, by users as long as there are several, then by one user's
 items in their order, until the parts pass or one item is left. Where Leanplum itself refuses what
-an item says (`SplitNeeded`), a lone item's own refusal ends it. Where nothing tells an item's fault
-from one of all that we send (`Doubtful`: a firewall's answer, a refusal in words that nobody
-knows), only other users' calls do:
+an item says (`SplitNeeded`), the refusal of a call with that item alone ends the search. Where an
+item's fault can't be told from one of all that we send (`Doubtful`: a firewall's answer, a refusal
+in unknown words), only other users' calls tell:
 
-- An item is at fault where a call with it was doubtful, then a call of another user passed, and then its own call was
-  doubtful, twice.
-- Where the calls of two users by themselves are doubtful and none passed since, or nobody else's items are there to
+- An item is at fault where a call with it was doubtful, then a call of another user passed, and
+  then its own call was doubtful, twice.
+- Where two users' own calls are doubtful and none passed since, or there is nobody else's item to
   compare with, the app is held: nothing is split until a call passes.
 """
 
+from collections import Counter
 from collections.abc import Collection, Generator, Sequence
 
 from app.leanplum.replies import Doubtful, Reply, SplitNeeded
@@ -21,38 +23,37 @@ from app.model import ConfigRefused, Item, ItemRefused, Outcome, Trouble
 Part = Sequence[Item]
 Steps = Generator[Part, Reply, None]
 
-# So many users whose own calls are doubtful, and none passed since: it is nobody's item
+# Where the own calls of so many users are doubtful and none passed since, no item is at fault
 USERS_IN_DOUBT = 2
-MOST_SUSPECTS = 500
+MAX_SUSPECTS = 500
 
 
 class Doubts:
-    """The evidence of the doubtful answers to one app's calls, and of those between them. Users are
-    named by lanes.
+    """The evidence from doubtful answers to one app's calls, and from the answers between them.
 
-    `held`: it was decided that no item is at fault; so it stays until a call passes. `reason`: of
-    the last doubtful answer, until a call passes.
+    Users are identified by their lanes. `held`: it was decided that no item is at fault, until a
+    call passes. `reason`: that of the last doubtful answer, until a call passes.
     """
 
     def __init__(self) -> None:
         self.held = False
         self.reason: str | None = None
-        self._alone = set[int]()  # users whose own calls were doubtful, since a call passed last
-        # Users in doubtful calls: whether another's call passed since
+        self._alone = set[int]()  # users whose own calls were doubtful since a call passed last
+        # Users in doubtful calls, with whether another user's call passed since
         self._suspects = dict[int, bool]()
-        self._singled_out = set[int]()  # of the suspects: those whose own calls were doubtful
+        self._singled_out = set[int]()  # suspects whose own calls were doubtful
 
     @property
     def users(self) -> int:
-        """How many users' own calls were doubtful since a call passed last."""
+        """The number of users whose own calls were doubtful since a call passed last."""
         return len(self._alone)
 
     def cleared(self, lane: int) -> bool:
-        """Whether another user's call passed since one of this user's was doubtful."""
+        """Return whether another user's call passed since one of this user's was doubtful."""
         return self._suspects.get(lane, False)
 
-    def passed(self, lanes: Collection[int]) -> None:
-        """A call was answered about the items of these users."""
+    def note_passed(self, lanes: Collection[int]) -> None:
+        """Note a call that was answered about the items of these users."""
         self.held, self.reason = False, None
         self._alone.clear()
         for lane in self._suspects:
@@ -61,13 +62,12 @@ class Doubts:
         for lane in lanes:
             self._forget(lane)
 
-    def doubted(self, lanes: Collection[int], reason: str) -> bool:
-        """A call with these users' items was doubtful; return whether it is one user's, who is at
-        fault.
+    def note_doubtful(self, lanes: Collection[int], reason: str) -> bool:
+        """Note a doubtful call with these users' items. Return whether one user is at fault.
 
-        What passed before is evidence against one user: for the others this answer may be the first
-        of a block. Only those whose own calls were doubtful before it passed keep theirs where
-        another is found at fault.
+        A call that passed before is evidence against one user: for the others, this answer may be
+        the first of a block. Only users whose own calls were doubtful before it passed keep that
+        evidence where another user is found at fault.
         """
         self.reason = reason
         alone = next(iter(lanes)) if len(lanes) == 1 else None
@@ -81,7 +81,7 @@ class Doubts:
         if alone is not None:
             self._alone.add(alone)
             self._singled_out.add(alone)
-        for lane in list(self._suspects)[: max(0, len(self._suspects) - MOST_SUSPECTS)]:
+        for lane in list(self._suspects)[: max(0, len(self._suspects) - MAX_SUSPECTS)]:
             self._forget(lane)
         return False
 
@@ -89,10 +89,8 @@ class Doubts:
         self._suspects.pop(lane, None)
         self._singled_out.discard(lane)
 
-    def reread(self, reply: Reply) -> Reply:
-        """Return the reply, in doubt where it refuses one item in the very words in which whole
-        calls are refused.
-        """
+    def reinterpret(self, reply: Reply) -> Reply:
+        """Return the reply, as doubtful where it refuses one item in the words of a doubtful call."""
         match reply:
             case [ItemRefused(reason)] if reason == self.reason:
                 return Doubtful(reason)
@@ -100,44 +98,44 @@ class Doubts:
 
 
 class Bisection:
-    """The sending of one batch. `part` is what to send next, None at the end; `heard` takes the
-    reply to it. Each user has one call at a time and their items in order: after an item that has
-    to wait, none of theirs is sent.
+    """The search within one batch: `part` is what to send next, None at the end.
+
+    `advance` takes the reply to it. Each user has one call at a time and their items in order:
+    after an item that has to wait, none of theirs is sent.
     """
 
     def __init__(self, items: Part, doubts: Doubts) -> None:
         self._items, self._doubts = items, doubts
         self._outcomes = dict[int, Outcome]()  # by sequence number
         self._blocked = set[int]()  # users of whom nothing more may be sent now
-        # Users found at fault: whether another item may be refused on that evidence
+        # Users found at fault, with whether another item may be refused on that evidence
         self._guilty = dict[int, bool]()
-        # Users whose own call was doubtful, with nothing to compare it with
+        # Users whose own call was doubtful, without another call to compare it with
         self._unclear: list[int] = []
         self._reason: str | None = None  # of the last doubtful answer
-        self._left = 0  # calls that may be made yet, once an answer was doubtful
+        self._calls_left = 0  # calls that may still be made once an answer was doubtful
         self._stopped = False
         self.held = False
         self._steps = self._run()
         self.part: Part | None = next(self._steps)
 
-    def heard(self, reply: Reply) -> None:
-        """Take the reply to `part`, and decide what is to be sent now."""
+    def advance(self, reply: Reply) -> None:
+        """Take the reply to `part`, and decide on the next part."""
         try:
             self.part = self._steps.send(reply)
         except StopIteration:
             self.part = None
 
     def outcomes(self) -> list[tuple[Item, Outcome]]:
-        """Return each item's outcome. Items without one were not sent, or are to be sent again at
-        once.
+        """Return the items' outcomes.
+
+        Items without an outcome were not sent, or are to be sent again at once.
         """
         outcomes = dict(self._outcomes)
         if self._reason is not None and self._doubts.held:
             for item in self._items:
                 outcomes.setdefault(item.seq, ConfigRefused(self._reason))
         return [(item, outcomes[item.seq]) for item in self._items if item.seq in outcomes]
-
-    # --- the way through the halves ------------------------------------------------------------------------------
 
     def _run(self) -> Steps:
         yield from self._send(self._items)
@@ -152,28 +150,27 @@ class Bisection:
             self._hold()
 
     def _send(self, part: Part) -> Steps:
-        reply = yield from self._ask(part)
+        reply = yield from self._send_part(part)
         if reply is not None:
             yield from self._finish(part, reply)
 
-    def _ask(self, part: Part) -> Generator[Part, Reply, Reply | None]:
-        """Send what may be sent of a part and take note of the reply; None where nothing was
-        sent.
-        """
-        left = self._sendable(part)
-        in_doubt = self._reason is not None
-        if not left or self._stopped or (in_doubt and (self._doubts.held or not self._left)):
+    def _send_part(self, part: Part) -> Generator[Part, Reply, Reply | None]:
+        """Send the sendable items of a part, and note the reply. None where there are none."""
+        items = self._sendable(part)
+        if not items or self._stopped:
             return None
-        if in_doubt:
-            self._left -= 1
-        reply = yield left
+        if self._reason is not None:  # in doubt
+            if self._doubts.held or not self._calls_left:
+                return None
+            self._calls_left -= 1
+        reply = yield items
         match reply:
             case Doubtful(reason):
-                self._doubted(left, reason)
+                self._note_doubtful(items, reason)
             case SplitNeeded():
                 pass
             case outcomes:
-                self._note(left, outcomes)
+                self._note_outcomes(items, outcomes)
         return reply
 
     def _sendable(self, part: Part) -> list[Item]:
@@ -183,8 +180,8 @@ class Bisection:
             if item.seq not in self._outcomes and item.lane not in self._blocked
         ]
 
-    def _note(self, part: Part, outcomes: Sequence[Outcome]) -> None:
-        """Keep the outcomes of a part, and what they tell of the way to Leanplum."""
+    def _note_outcomes(self, part: Part, outcomes: Sequence[Outcome]) -> None:
+        """Keep the outcomes of a part, and the evidence in them."""
         passed = set[int]()
         for item, outcome in zip(part, outcomes, strict=True):
             self._outcomes[item.seq] = outcome
@@ -195,21 +192,22 @@ class Bisection:
             else:
                 passed.add(item.lane)
         if passed:
-            self._doubts.passed(passed)
-        self._guilty |= dict.fromkeys(self._guilty.keys() & passed, True)
+            self._doubts.note_passed(passed)
+        for lane in passed & self._guilty.keys():
+            self._guilty[lane] = True
 
-    def _doubted(self, part: Part, reason: str) -> None:
+    def _note_doubtful(self, part: Part, reason: str) -> None:
         if self._reason is None:
-            self._left = most_calls(self._items)
+            self._calls_left = max_calls(self._items)
         self._reason = reason
         lanes = {item.lane for item in part}
         if lanes <= self._guilty.keys():
-            return  # found already: what its items' calls show is no news of anybody
-        if self._doubts.doubted(lanes, reason):
+            return  # found at fault already, so the call tells nothing new
+        if self._doubts.note_doubtful(lanes, reason):
             self._guilty |= dict.fromkeys(lanes, True)
 
     def _finish(self, part: Part, reply: Reply) -> Steps:
-        """Send again, in smaller parts, what a reply has not settled."""
+        """Send again, in smaller parts, the items that a reply did not settle."""
         match reply:
             case SplitNeeded():
                 yield from self._halve(self._sendable(part))
@@ -217,7 +215,7 @@ class Bisection:
                 yield from self._narrow_down(self._sendable(part))
 
     def _narrow_down(self, part: Part) -> Steps:
-        """Find what makes a part doubtful."""
+        """Find the item that makes a part doubtful."""
         if self._doubts.users >= USERS_IN_DOUBT:
             self._hold()
         if not part or self._stopped:
@@ -236,33 +234,36 @@ class Bisection:
             yield from self._refuse(part)
 
     def _halve(self, part: Part) -> Steps:
-        """Send a part in two halves. Those of different users are both sent before either is halved
-        again: most users need not wait then until the item at fault is found.
+        """Send a part in two halves.
+
+        Halves of different users are both sent before either is halved again, so that most users
+        need not wait until the item at fault is found.
         """
         first, second = halves(part)
         if first[0].lane == second[0].lane:
             yield from self._send(first)
             yield from self._send(second)
             return
-        replies = [(yield from self._ask(first)), (yield from self._ask(second))]
+        replies = [(yield from self._send_part(first)), (yield from self._send_part(second))]
         if all(isinstance(reply, Doubtful) for reply in replies):
-            yield from self._sound_out(first, second)
+            yield from self._send_one_user_of_each(first, second)
         for half, reply in zip((first, second), replies, strict=True):
             if reply is not None:
                 yield from self._finish(half, reply)
 
-    def _sound_out(self, first: Part, second: Part) -> Steps:
-        """Both halves are doubtful: several items are at fault, or none. One user of each, by
-        themselves, tells.
+    def _send_one_user_of_each(self, first: Part, second: Part) -> Steps:
+        """Send the items of one user of each half, which are both doubtful.
+
+        Their replies tell whether several items are at fault, or none.
         """
         for half in first, second:
-            user = [item for item in half if item.lane == half[0].lane]
-            if len(user) < len(half):
-                yield from self._send(user)
+            users_items = [item for item in half if item.lane == half[0].lane]
+            if len(users_items) < len(half):
+                yield from self._send(users_items)
 
     def _refuse(self, part: Part) -> Steps:
-        """Refuse the item that is at fault, once its own call is doubtful again."""
-        reply = yield from self._ask(part)
+        """Refuse the item at fault, once its own call is doubtful again."""
+        reply = yield from self._send_part(part)
         if isinstance(reply, Doubtful):
             (item,) = part
             self._outcomes[item.seq] = ItemRefused(
@@ -277,36 +278,34 @@ class Bisection:
 
 
 def halves(part: Part) -> tuple[Part, Part]:
-    """Split a part of several items by its users, or where it is all of one by its items; order is
-    kept.
-    """
+    """Split a part of several items by its users, or one user's part by its items, in order."""
     lanes = list(dict.fromkeys(item.lane for item in part))
     if len(lanes) == 1:
         return part[: len(part) // 2], part[len(part) // 2 :]
-    first = set(lanes[: len(lanes) // 2])
-    return [item for item in part if item.lane in first], [
-        item for item in part if item.lane not in first
-    ]
+    first_lanes = set(lanes[: len(lanes) // 2])
+    first = [item for item in part if item.lane in first_lanes]
+    second = [item for item in part if item.lane not in first_lanes]
+    return first, second
 
 
-def most_calls(items: Part) -> int:
-    """How many calls may be spent on a batch after a doubtful one: twice what it takes to find one
-    item.
+def max_calls(items: Part) -> int:
+    """Return how many calls may be spent on a batch after a doubtful one.
+
+    That is twice as many as it takes to find one item.
     """
-    counts = dict[int, int]()
-    for item in items:
-        counts[item.lane] = counts.get(item.lane, 0) + 1
+    counts = Counter(item.lane for item in items)
     levels = (len(counts) - 1).bit_length() + (max(counts.values()) - 1).bit_length()
     return 2 * (2 * levels + 2)
 
 
 def sent_again(parts: Sequence[Part], settled: Collection[int]) -> list[bool]:
-    """For each part, in the order in which they were sent, return whether it is not what settled
-    all of its items: one was sent again later, or is still to be sent.
+    """Return for each part, in the order of sending, whether an item of it is sent again.
+
+    That is one which was sent again later, or which is still to be sent.
     """
-    again, later = list[bool](), set[int]()
+    results, sent_later = list[bool](), set[int]()
     for part in reversed(parts):
         seqs = {item.seq for item in part}
-        again.append(not seqs.isdisjoint(later) or not seqs.issubset(settled))
-        later |= seqs
-    return again[::-1]
+        results.append(not seqs.isdisjoint(sent_later) or not seqs.issubset(settled))
+        sent_later |= seqs
+    return results[::-1]

@@ -1,4 +1,4 @@
-"""What becomes of an item after an answer. Pure."""
+"""Verdicts: the decision on one item after one answer. Pure."""
 
 from dataclasses import dataclass
 
@@ -15,23 +15,25 @@ from app.model import (
     Verdict,
 )
 
-DELIVERED = Settled(Status.DELIVERED)  # nearly always
+DELIVERED = Settled(Status.DELIVERED)  # the verdict of nearly all items, made once
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long to wait and when to give up; seconds."""
+    """How long to wait between tries, and when to give up; in seconds."""
 
     window: float = 86_400.0
     least: float = 2.0
     most: float = 900.0
     held: float = 15.0
-    # Actions of which nothing is sent again once its answer was lost
+    # Actions whose items are not sent again once an answer was lost
     not_twice: frozenset[str] = frozenset()
 
     def wait(self, attempt: int, chance: float, at_least: float = 0.0) -> float:
-        """Exponential backoff with full jitter: before try `attempt` + 1, between `least` / 2 and
-        the doubled bound. `chance` is in [0, 1).
+        """Return the seconds to wait before try `attempt` + 1: exponential backoff, full jitter.
+
+        They are between `least` / 2 and a bound that doubles with each attempt up to `most`, and
+        never less than `at_least`. `chance` is in [0, 1).
         """
         bound = min(self.most, self.least * 2.0 ** min(attempt, 30))
         return max(at_least, self.least / 2 + chance * (bound - self.least / 2))
@@ -47,9 +49,11 @@ def judge(
     chance: float,
     alone: bool = True,
 ) -> Verdict:
-    """What becomes of one item after one answer; `age` in seconds since it was accepted, `attempt`
-    counts from 0. `alone`: only its own user's items were sent. What failed beside others may be
-    another's fault, and is tried again at once, with fewer others.
+    """Return the verdict on one item after one answer.
+
+    `age`: seconds since the item was accepted. `attempt` counts from 0. `alone`: only items of its
+    own user were sent; a failure beside other users' items may be theirs, so the item is tried
+    again at once, with fewer others.
     """
     match outcome:
         case Done(None):
@@ -57,9 +61,8 @@ def judge(
         case Done(warning):
             return Settled(Status.DELIVERED, {"success": True, "warning": warning})
         case Ignored(reason, is_error):
-            return Settled(
-                Status.SKIPPED, {"success": True, "error" if is_error else "warning": reason}
-            )
+            field = "error" if is_error else "warning"
+            return Settled(Status.SKIPPED, {"success": True, field: reason})
         case ItemRefused(reason):
             return Settled(Status.REJECTED, {"success": False, "error": reason})
         case ConfigRefused(reason):

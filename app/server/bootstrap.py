@@ -29,6 +29,7 @@ from app.callers.store import KeyStore, every_key
 from app.clock import Clock, now_ms
 from app.database.engine import connect, connect_to_read
 from app.database.writer import Writer
+from app.delivery.attempt import DeliveryOptions
 from app.delivery.deliverer import LEASE_SECONDS, Deliverer
 from app.delivery.user_locks import UserLocks
 from app.delivery.verdicts import RetryPolicy
@@ -423,25 +424,27 @@ async def _delivering(
             client,
             apps,
             metrics,
-            owner=liveness.owner,
-            liveness=liveness,
-            call_seconds=timeout,
-            drain_seconds=lifecycle.left_to_settle,
-            concurrency=concurrency,
-            policy=policy,
-            times=clock,
-            pseudonyms=pseudonyms.of_all,
-            on_answer=migration.note,
+            DeliveryOptions(
+                owner=liveness.owner,
+                liveness=liveness,
+                call_seconds=timeout,
+                drain_seconds=lifecycle.left_to_settle,
+                concurrency=concurrency,
+                policy=policy,
+                times=clock,
+                pseudonyms=pseudonyms.of_all,
+                on_answer=migration.note,
+            ),
         )
         outbox.on_accepted = deliverer.notify
         locks.on_unlocked, deliverer.on_call_ended = deliverer.look_again, locks.look_again
-        lifecycle.on_refuse.append(deliverer.finish)
+        lifecycle.on_refuse.append(deliverer.stop)
         lifecycle.on_cut.append(client.give_up)
         running = asyncio.create_task(deliverer.run())
         try:
             yield
         finally:
-            deliverer.finish()
+            deliverer.stop()
             await asyncio.wait({running}, timeout=lifecycle.left_to_settle)
             if running.done():
                 running.result()

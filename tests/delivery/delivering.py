@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, TypeVar
 
 import httpx
@@ -17,6 +16,7 @@ from app.audit.record_macs import Marks
 from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
+from app.delivery.attempt import DeliveryOptions
 from app.delivery.deliverer import Deliverer
 from app.delivery.verdicts import RetryPolicy
 from app.leanplum.client import LeanplumClient
@@ -112,8 +112,8 @@ class Delivering:
         )
         chosen: dict[str, Any] = {"policy": QUICK, "chance": lambda: 0.5} | options
         self.apps = {"default": app}
-        self._make = partial(Deliverer, self.outbox, client, self.apps, self.metrics, **chosen)
-        self.deliverer = self._make()
+        self._client, self.options = client, DeliveryOptions(**chosen)
+        self.deliverer = self.another()
         self.outbox.on_accepted = self.deliverer.notify
         self.writer.start()
         self.outbox.count_queued()
@@ -153,7 +153,7 @@ class Delivering:
 
     def another(self) -> Deliverer:
         """One more deliverer on the same database."""
-        return self._make()
+        return Deliverer(self.outbox, self._client, self.apps, self.metrics, self.options)
 
     async def accept_mixed(self, events: list[tuple[str, int]]) -> None:
         """Events of several users, given as (user, value), in one call."""
@@ -227,7 +227,7 @@ class Delivering:
         try:
             yield
         finally:
-            await self.deliverer.stop()
+            self.deliverer.stop()
             await task
 
 

@@ -1,7 +1,7 @@
 """Retries, windows and leases while somebody sets the wall clock."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -111,7 +111,7 @@ def test_a_step_back_while_nothing_ran_strands_nobody(database: str, leanplum: L
         time.wall -= HOUR
         clock = Clock(time.ms, time.ticks)
         clock.follow(await at.outbox.newest())
-        at._make.keywords["times"] = clock
+        at.options = replace(at.options, times=clock)
         await within(at, time, 5, at.another())
         assert (await at.receipt("ann-0")).status == "delivered"
 

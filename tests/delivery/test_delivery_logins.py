@@ -239,7 +239,7 @@ def test_several_deliverers_keep_the_order(database: str, leanplum: Leanplum) ->
             await accept(at, login(f"a{n}", f"k{n}", f"login{n}"), advance(f"k{n}", f"then{n}"))
         await settled(at, [f"then{n}" for n in range(40)])
         for deliverer in (one, two):
-            await deliverer.stop()
+            deliverer.stop()
         await asyncio.gather(*running)
         assert await statuses(at, *[f"then{n}" for n in range(40)]) == ["delivered"] * 40
 

@@ -66,7 +66,7 @@ def test_a_replay_is_delivered_though_its_shard_is_gained_while_its_users_call_i
         at.deliverer.notify()
         assert await at.deliverer.step() == 1
         assert await replay(at) == 1
-        at.deliverer._tended = 0.0  # it renews, and has all shards again
+        at.deliverer._renewed_at = 0.0  # it renews, and has all shards again
         for _ in range(4):
             at.deliverer.notify()
             assert await at.deliverer.step() == 0
@@ -86,7 +86,7 @@ def test_an_item_accepted_after_a_replay_does_not_overtake_it(
 
     async def body(at: Delivering) -> None:
         await refuse_first(at, leanplum, "ann")
-        wanted = at.deliverer.window.wants(changed=True)
+        wanted = at.deliverer.window.next_request(changed=True)
         assert wanted is not None
         loop = asyncio.get_running_loop()
 
@@ -97,7 +97,7 @@ def test_an_item_accepted_after_a_replay_does_not_overtake_it(
         def look(connection: Connection) -> ReadResult:
             return claims.look(Interrupted(connection, loop, meanwhile()), wanted, NO_ENCRYPTION)  # type: ignore[arg-type]
 
-        at.deliverer.window.take_in(await at.outbox._read(look), now_ms())
+        at.deliverer.window.take_result(await at.outbox._read(look), now_ms())
         await at.finish()
 
     deliver(database, leanplum, body)

@@ -73,12 +73,12 @@ def test_two_deliverers_share_the_lanes_and_each_sends_its_own(
         assert not at.deliverer.window.shards & other.window.shards
         await at.accept_many([f"user{one}" for one in range(300)])
         await come_true(lambda: at.outbox.queued == 0)
-        await other.stop()
+        other.stop()
         await tasks[1]
         await come_true(lambda: len(at.deliverer.window.shards) == ids.SHARDS)
         await at.accept_many([f"user{one}" for one in range(300)], value=1)
         await come_true(lambda: at.outbox.queued == 0)
-        await at.deliverer.stop()
+        at.deliverer.stop()
         await tasks[0]
 
     deliver(database, leanplum, body)
@@ -122,7 +122,7 @@ def test_who_was_taken_for_gone_sends_nothing_again_that_others_have_sent(
             await other.drain()
         assert at.outbox.queued == 0
         await other.leave()
-        at.deliverer._tended = 0.0
+        at.deliverer._renewed_at = 0.0
         await at.step()
         await at.step()
 
@@ -140,7 +140,7 @@ def test_nothing_is_sent_that_may_not_be_answered_before_the_lease_ends(
     async def body(at: Delivering) -> None:
         await at.step()
         await at.accept("ann", 0)
-        at.deliverer._tended = Ticks.now = 30.0  # as if the last renewal had taken so long
+        at.deliverer._renewed_at = Ticks.now = 30.0  # as if the last renewal had taken so long
         await at.step()
         assert leanplum.stats()["calls"] == 0
         Ticks.now = 60.0
@@ -183,7 +183,7 @@ def test_an_error_that_nobody_foresaw_in_a_call_counts_as_trouble_and_closes_its
     path: Path, leanplum: Leanplum
 ) -> None:
     async def body(at: Delivering) -> None:
-        client, failures = at.deliverer._client, [RuntimeError("unforeseen")]
+        client, failures = at.deliverer._attempts._client, [RuntimeError("unforeseen")]
         call = client.call
 
         async def fails(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.delivery.bisection import MOST_SUSPECTS, Bisection, Doubts, halves, most_calls, sent_again
+from app.delivery.bisection import MAX_SUSPECTS, Bisection, Doubts, halves, max_calls, sent_again
 from app.leanplum.replies import Doubtful, Reply, SplitNeeded
 from app.model import ConfigRefused, Done, Item, ItemRefused, Outcome, Trouble
 
@@ -76,7 +76,7 @@ def send(items: Sequence[Item], world: World, doubts: Doubts | None = None) -> R
                 for item, one in zip(part, reply, strict=True)
                 if not isinstance(one, Trouble)
             }
-        run.search.heard(reply)
+        run.search.advance(reply)
         done |= {item.seq for item, one in run.search.outcomes() if isinstance(one, ItemRefused)}
     found = run.search.outcomes()
     run.outcomes = {item.seq: outcome for item, outcome in found}
@@ -97,7 +97,7 @@ def test_one_item_that_a_firewall_blocks_is_found_and_all_else_is_delivered(
     assert run.of(ItemRefused) == {bad}
     assert run.of(Done) == {item.seq for item in items} - {bad}
     assert not run.search.held
-    assert len(run.parts) <= 1 + most_calls(items) // 2
+    assert len(run.parts) <= 1 + max_calls(items) // 2
 
 
 def test_one_of_fifty_users_takes_two_calls_for_each_halving() -> None:
@@ -133,7 +133,7 @@ def test_of_several_blocked_items_none_is_blamed_wrongly_and_in_the_end_each_is_
             assert run.of(ItemRefused) <= bad
             refused |= run.of(ItemRefused)
             left = [item for item in left if item.seq not in run.of(ItemRefused) | run.of(Done)]
-            doubts.passed({-1})
+            doubts.note_passed({-1})
     assert not left, "an item is sent again for ever"
     assert refused == bad
 
@@ -220,7 +220,7 @@ def test_whatever_is_answered_it_ends_in_order_with_at_most_one_outcome_each(
         return [one[kind]] * len(part)
 
     run = send(items, answer)
-    assert len(run.parts) <= 4 * len(items) + most_calls(items)
+    assert len(run.parts) <= 4 * len(items) + max_calls(items)
 
 
 def test_once_the_key_is_refused_nothing_more_is_sent() -> None:
@@ -254,7 +254,7 @@ def test_a_user_alone_is_held_and_blamed_only_after_anothers_call_has_passed() -
     for _ in range(2):
         run = send(batch(1), world, doubts)
         assert (run.search.held, doubts.users, run.of(ItemRefused)) == (True, 1, set())
-    doubts.passed({7})
+    doubts.note_passed({7})
     run = send(batch(1), world, doubts)
     assert (run.search.held, run.of(ItemRefused)) == (False, {0})
 
@@ -262,7 +262,7 @@ def test_a_user_alone_is_held_and_blamed_only_after_anothers_call_has_passed() -
 def test_his_own_passing_items_do_not_make_an_item_of_a_user_alone_its_own_fault() -> None:
     doubts, world = Doubts(), firewall({0})
     send(batch(1), world, doubts)
-    doubts.passed({0})
+    doubts.note_passed({0})
     assert send(batch(1), world, doubts).search.held
 
 
@@ -275,9 +275,9 @@ def test_while_the_app_is_held_nothing_is_split() -> None:
 def test_an_app_that_is_held_meanwhile_ends_the_search_and_holds_what_it_had_not_settled() -> None:
     doubts = Doubts()
     search = Bisection(batch(1, 1), doubts)
-    search.heard(Doubtful("HTTP 403"))
+    search.advance(Doubtful("HTTP 403"))
     send(batch(0, 0, 1, 1), firewall({0, 1}), doubts)
-    search.heard(Doubtful("HTTP 403"))
+    search.advance(Doubtful("HTTP 403"))
     assert search.part is None
     assert [type(outcome) for _, outcome in search.outcomes()] == [ConfigRefused] * 2
 
@@ -311,24 +311,24 @@ def test_the_words_in_which_calls_are_refused_are_no_refusal_of_a_lone_item_unti
     None
 ):
     doubts = Doubts()
-    doubts.doubted({1, 2}, "Quota spent")
-    assert doubts.reread([ItemRefused("Quota spent")]) == Doubtful("Quota spent")
-    assert doubts.reread([ItemRefused("Bad")]) == [ItemRefused("Bad")]
-    assert doubts.reread([Done(), ItemRefused("Quota spent")]) == [
+    doubts.note_doubtful({1, 2}, "Quota spent")
+    assert doubts.reinterpret([ItemRefused("Quota spent")]) == Doubtful("Quota spent")
+    assert doubts.reinterpret([ItemRefused("Bad")]) == [ItemRefused("Bad")]
+    assert doubts.reinterpret([Done(), ItemRefused("Quota spent")]) == [
         Done(),
         ItemRefused("Quota spent"),
     ]
-    doubts.passed({3})
-    assert doubts.reread([ItemRefused("Quota spent")]) == [ItemRefused("Quota spent")]
+    doubts.note_passed({3})
+    assert doubts.reinterpret([ItemRefused("Quota spent")]) == [ItemRefused("Quota spent")]
 
 
 def test_suspects_are_forgotten_beyond_a_number() -> None:
     doubts = Doubts()
-    for lane in range(MOST_SUSPECTS + 10):
-        doubts.doubted({lane}, "no")
-    doubts.passed({-1})
+    for lane in range(MAX_SUSPECTS + 10):
+        doubts.note_doubtful({lane}, "no")
+    doubts.note_passed({-1})
     assert not doubts.cleared(0)
-    assert doubts.cleared(MOST_SUSPECTS + 9)
+    assert doubts.cleared(MAX_SUSPECTS + 9)
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=12).filter(lambda counts: sum(counts) > 1))

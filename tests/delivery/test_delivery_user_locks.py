@@ -322,7 +322,7 @@ def test_a_call_may_outlive_its_process_so_its_user_is_locked_for_a_while(
         database = f"sqlite:///{path}"
         gone = LivenessLock(Path(f"{path}-deliverers"), "gone")
         with liveness_lock.held(database, at.deliverer.owner) as liveness:
-            at.deliverer._liveness = liveness
+            at.deliverer._attempts.liveness = liveness
             locks = UserLocks(at.outbox, gone, "gone", LEASE_SECONDS)
             holding = locks.hold("default", ["uann"], patience=0, timeout=1)
             await holding.__aenter__()

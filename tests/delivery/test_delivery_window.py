@@ -150,13 +150,13 @@ class Histories(RuleBasedStateMachine):
         land, and items may be accepted, while it reads.
         """
         self.now += later
-        self.window.unpark(self.now)
-        if (wanted := self.window.wants(changed=True)) is not None:
+        self.window.resume_deferred(self.now)
+        if (wanted := self.window.next_request(changed=True)) is not None:
             found = look(self.stored, self.seq, self.replays, wanted, self.page, self.replayed)
             if landing is not None and self.flying:
                 self.land(data, landing, refused=data.draw(st.booleans()))
                 self.replay(data)
-            self.window.take_in(found, self.now)
+            self.window.take_result(found, self.now)
             self.seen = found.replays
         for _ in range(calls):
             self.send()
@@ -222,7 +222,7 @@ class Histories(RuleBasedStateMachine):
             for item in self.stored
             if item.seq not in settled
         ]
-        self.window.landed(batch, postponed, locked)
+        self.window.complete(batch, postponed, locked)
 
     @precondition(lambda self: self.seq > 20)
     @rule()
@@ -244,7 +244,7 @@ class Histories(RuleBasedStateMachine):
             counted = sum(self.window._bytes.values()) + self.window._refilled_bytes.total()
             assert counted == sum(len(item.body) for item in held)
             in_flight = [item for batch in self.flying for item in batch]
-            assert self.window._known - set(self.window._landed) == {
+            assert self.window._known - set(self.window._completed) == {
                 item.seq for item in [*held, *in_flight]
             }
 
@@ -310,11 +310,11 @@ class Reading:
     def read(self, now: int = 0, *, times: int = 2, settled: int = 0) -> None:
         """`settled`: what is no longer stored, up to this number."""
         for _ in range(times):
-            if (wanted := self.window.wants(changed=True)) is not None:
+            if (wanted := self.window.next_request(changed=True)) is not None:
                 found = look(
                     self.stored[settled:], self.last, self.replays, wanted, self.page, self.replayed
                 )
-                self.window.take_in(found, now)
+                self.window.take_result(found, now)
 
     def batch(self) -> list[int]:
         return [item.seq for item in self.window.next_batch()]
@@ -325,10 +325,10 @@ def test_what_comes_later_of_a_postponed_lane_does_not_overtake() -> None:
     at.add("ann")
     at.read()
     first = at.window.next_batch()
-    at.window.landed(first, {first[0].lane: 100})
+    at.window.complete(first, {first[0].lane: 100})
     at.add("bob", "ann")
     at.read(50)
-    at.window.unpark(200)
+    at.window.resume_deferred(200)
     at.read(200, times=1)
     assert (at.batch(), at.batch()) == ([2], [1, 3]), "who failed goes on in a call of its own"
 
@@ -387,7 +387,7 @@ def test_an_item_beyond_its_callers_share_waits_for_an_earlier_one_in_anothers_b
         batch = at.window.next_batch()
         sent += [item.seq for item in batch]
         at.stored = [item for item in at.stored if item.seq not in sent]
-        at.window.landed(batch, {})
+        at.window.complete(batch, {})
     assert sent.index(101) < sent.index(132)
 
 
@@ -408,7 +408,7 @@ def test_after_a_restart_an_item_that_waits_for_its_time_keeps_later_ones_of_its
     at.add("ann", "bob")
     at.read(100)
     assert at.batch() == [3]
-    at.window.unpark(500)
+    at.window.resume_deferred(500)
     assert at.window.unread
 
 
@@ -417,12 +417,12 @@ def test_what_an_operator_sends_again_is_found_behind_the_cursor() -> None:
     at.add("ann", "bob")
     again = at.stored.pop(0)
     at.read()
-    at.window.landed(at.window.next_batch(), {})
+    at.window.complete(at.window.next_batch(), {})
     assert again.seq < at.stored[0].seq
     for _ in range(2):
-        wanted = at.window.wants(changed=True)
+        wanted = at.window.next_request(changed=True)
         assert wanted is not None
-        at.window.take_in(look([again], 2, 1, wanted, 10, {1: 1}), 0)
+        at.window.take_result(look([again], 2, 1, wanted, 10, {1: 1}), 0)
     assert at.batch() == [1]
 
 
@@ -438,7 +438,7 @@ def test_what_an_operator_sends_again_is_sent_though_a_later_item_of_its_user_is
     at.replayed[1] = at.replays = 1
     at.read(times=3)
     at.stored = [again]
-    at.window.landed(flying, {})
+    at.window.complete(flying, {})
     at.read()
     assert at.batch() == [1]
 
@@ -454,7 +454,7 @@ def test_an_item_behind_the_one_in_flight_is_found_when_a_shard_is_gained() -> N
     at.window.assign(ALL)
     at.read()
     at.stored = [again]
-    at.window.landed(flying, {})
+    at.window.complete(flying, {})
     at.read()
     assert at.batch() == [1]
 
@@ -503,9 +503,9 @@ def test_who_was_locked_has_not_failed_and_goes_on_beside_others() -> None:
     at.add("ann", "bob")
     at.read()
     first = at.window.next_batch()
-    at.window.landed(first, {first[0].lane: 50}, locked={first[0].lane})
+    at.window.complete(first, {first[0].lane: 50}, excluded={first[0].lane})
     at.stored.pop()
     at.add("cid")
-    at.window.unpark(50)
+    at.window.resume_deferred(50)
     at.read(50)
     assert sorted(at.batch()) == [1, 3]

@@ -21,6 +21,7 @@ from sqlalchemy import make_url
 from app import ids
 from app.audit.record_macs import Marks
 from app.database.writer import DatabaseWrite, Writer
+from app.delivery.attempt import DeliveryOptions
 from app.delivery.deliverer import LEASE_SECONDS, Deliverer
 from app.delivery.user_locks import UserLocks
 from app.delivery.verdicts import RetryPolicy
@@ -257,17 +258,19 @@ class Process:
             self._client,
             {APP: LEANPLUM_APP},
             METRICS,
-            owner=self.owner,
-            liveness=liveness,
-            call_seconds=CALL_SECONDS,
-            drain_seconds=DRAIN_SECONDS,
-            concurrency=4,
-            policy=RetryPolicy(
-                window=100_000.0, least=0.5, most=4.0, held=2.0, not_twice=not_twice
+            DeliveryOptions(
+                owner=self.owner,
+                liveness=liveness,
+                call_seconds=CALL_SECONDS,
+                drain_seconds=DRAIN_SECONDS,
+                concurrency=4,
+                policy=RetryPolicy(
+                    window=100_000.0, least=0.5, most=4.0, held=2.0, not_twice=not_twice
+                ),
+                clock=self.wall,
+                chance=self._chance.random,
+                ticks=self._world.loop.time,
             ),
-            clock=self.wall,
-            chance=self._chance.random,
-            ticks=self._world.loop.time,
         )
         self.outbox.on_accepted = self._deliverer.notify
         self._locks.on_unlocked = self._deliverer.look_again
@@ -292,7 +295,7 @@ class Process:
     async def _end(self) -> None:
         await self._relayer.__aexit__()
         if self.delivers:
-            await self._deliverer.stop()
+            self._deliverer.stop()
             await self._running
             await self._client.__aexit__()
         await self._locks.close(DRAIN_SECONDS)
