@@ -40,7 +40,7 @@ from app.leanplum.client import FilePart
 from app.leanplum.passthrough_parameters import ImportOfRows
 from app.model import APP_NAME, App, Caller, KeyKind, Scope
 from app.outbox.outbox import Outbox
-from app.relay.key_checks import Checked, check
+from app.relay.key_checks import KeyCheck, check
 from app.relay.service import Relay
 
 router = APIRouter(dependencies=KEY, tags=["Leanplum"])
@@ -174,7 +174,7 @@ class PassthroughHandler:
         subject = validate.subject_of(args) if action.about is About.USER else None
         context.subjects = (subject,) if subject else ()
         self._job_facts.note_call(context, action, args)
-        answer = await self._relay.ask(app, action, args, subject)
+        answer = await self._relay.request(app, action, args, subject)
         if action.scope is Scope.EXPORTS_RUN:
             note_answer(context, answer)
         return Response(orjson.dumps(answer), headers=JSON)
@@ -296,7 +296,7 @@ class PassthroughHandler:
         A caller that has the answer (If-None-Match) gets 304. A caller's own cache must not give
         one app's answer, or one key's, to another.
         """
-        cached = await self._relay.ask_seldom(app, action, args)
+        cached = await self._relay.request_cached(app, action, args)
         seconds = max(0, int(cached.until - time.monotonic()))
         headers = {
             "ETag": cached.etag,
@@ -322,7 +322,7 @@ class PassthroughHandler:
         self._job_facts.note_call(context, action, args)
         caller = self._authenticator.confirm_scope(context, action.scope)
         await permit_import(app, caller, args.get("defaultAction", ""))
-        return await self._relay.ask(app, action, {"createJob": True, **args})
+        return await self._relay.request(app, action, {"createJob": True, **args})
 
     async def _import_rows(
         self,
@@ -450,8 +450,8 @@ def _described(action: Action) -> str:
     told = [
         f"Leanplum's `{action.name}`, answered while you wait, with Leanplum's {action.key.value} key."
     ]
-    if action.a_day:
-        told.append(f"Leanplum does it {action.a_day} times a day.")
+    if action.per_day:
+        told.append(f"Leanplum does it {action.per_day} times a day.")
     if action.seldom_changes:
         told.append("The answer may be `GATEWAY_CACHE_SECONDS` old; it has an `ETag`.")
     return " ".join(told)
@@ -572,5 +572,5 @@ async def check_app(
     return {"name": name, "keys": {kind.value: _told(one) for kind, one in found.items()}}
 
 
-def _told(one: Checked) -> dict[str, Any]:
+def _told(one: KeyCheck) -> dict[str, Any]:
     return {name: value for name, value in one._asdict().items() if value is not None}

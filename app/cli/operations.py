@@ -11,7 +11,7 @@ from app.settings import Settings, read, table
 
 if TYPE_CHECKING:
     from app.model import App, KeyKind
-    from app.relay.key_checks import Checked
+    from app.relay.key_checks import KeyCheck
 
 
 def register(cli: typer.Typer) -> None:
@@ -38,7 +38,7 @@ def check() -> None:
         raise typer.Exit(1)
 
 
-def _check_keys(settings: Settings) -> "list[tuple[App, dict[KeyKind, Checked]]]":
+def _check_keys(settings: Settings) -> "list[tuple[App, dict[KeyKind, KeyCheck]]]":
     """Return what Leanplum says of each key of each app.
 
     Raises StartRefused if no app is configured, or the enrichment file is invalid.
@@ -52,7 +52,7 @@ def _check_keys(settings: Settings) -> "list[tuple[App, dict[KeyKind, Checked]]]
     service.check_files(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
     apps = Apps(lambda: read_apps(settings))
 
-    async def check_all() -> list[tuple[App, dict[KeyKind, Checked]]]:
+    async def check_all() -> list[tuple[App, dict[KeyKind, KeyCheck]]]:
         async with LeanplumClient(
             timeout=settings.gateway_upstream_timeout_seconds,
             connections=1,
@@ -64,7 +64,7 @@ def _check_keys(settings: Settings) -> "list[tuple[App, dict[KeyKind, Checked]]]
     return asyncio.run(check_all())
 
 
-def _verdict(result: "Checked") -> str:
+def _verdict(result: "KeyCheck") -> str:
     if not result.configured:
         return "not set"
     return {True: "accepted", False: "refused", None: "not known"}[result.accepted]

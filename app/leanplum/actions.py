@@ -47,12 +47,12 @@ class Action:
     answer: Any = response_schemas.Success
     # Finds faults that no single field has
     check: Callable[[Fields], Fault | None] = lambda fields: None
-    a_day: int | None = None  # how often it succeeds in a day (fact sheet §5)
+    per_day: int | None = None  # how often it succeeds in a day (fact sheet §5)
     seldom_changes: bool = False
     documented: bool = True  # False: only SDKs call it, by their own protocol
 
     @property
-    def looks(self) -> bool:
+    def read_only(self) -> bool:
         """Return whether the action changes nothing at Leanplum."""
         return self.name.startswith(("get", "list")) or self.name in {"exportUser", "downloadFile"}
 
@@ -274,7 +274,7 @@ ACTIONS: dict[str, Action] = {
             passthrough_parameters.DataExport,
             DATA_EXPORT,
             response_schemas.StartedJob,
-            a_day=24,
+            per_day=24,
             repeatable=False,
         ),
         _alone(
@@ -283,7 +283,7 @@ ACTIONS: dict[str, Action] = {
             passthrough_parameters.UsersExport,
             DATA_EXPORT,
             response_schemas.StartedJob,
-            a_day=40,
+            per_day=40,
             repeatable=False,
         ),
         _alone(
@@ -292,7 +292,7 @@ ACTIONS: dict[str, Action] = {
             passthrough_parameters.ReportExport,
             DATA_EXPORT,
             response_schemas.StartedJob,
-            a_day=100,
+            per_day=100,
             repeatable=False,
         ),
         _alone(

@@ -1,1 +1,1 @@
-"""Calls to Leanplum that are answered while the caller waits."""
+"""Synchronous calls to Leanplum, answered while the caller waits."""

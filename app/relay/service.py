@@ -1,11 +1,10 @@
-"""Asking Leanplum while a caller waits: one call while its users are locked, and what is made of
-the answer.
-"""
+"""Synchronous calls to Leanplum: one call while its users are locked, and its answer."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import orjson
@@ -34,43 +33,39 @@ from app.leanplum.http_response import retry_after_seconds
 from app.leanplum.outcomes import HOSTS, is_config, is_missing, label_of_entry, message_of
 from app.leanplum.replies import MigrateStates
 from app.model import App, KeyKind
-from app.relay.cache import Cache, Kept
-from app.relay.quotas import Quotas
-from app.relay.repeats import Repeats
+from app.relay.answers import AnswerCache, CachedAnswer, DailyQuotas, Repeats
 from app.telemetry import Metrics, describe
 
-# Seconds between tries while Leanplum says that the user is busy
+# Seconds before each new try while Leanplum answers that the user has another call in progress
 THROTTLE_PAUSES = (0.1, 0.2, 0.4, 0.8)
-PATIENCE_SECONDS = 2.0  # how long a call waits for what was accepted for its users before
+PATIENCE_SECONDS = 2.0  # how long a call waits for earlier items of its users
 RETRY_SECONDS = 5.0
 STOPPED = (
     "The gateway shut down before Leanplum answered; a call that was sent may have taken effect."
 )
-LOOKS = "exportUser"
-NOT_PASSED_ON = HOSTS | {"success", "reqId"}
+EXPORT_USER = "exportUser"  # the one action that is allowed for erased users
+HIDDEN_FIELDS = HOSTS | {"success", "reqId"}
 
 log = structlog.get_logger("relay")
 T = TypeVar("T")
 
 
-class Locked(Protocol):
-    """A lock: until when it lasts, by the monotonic clock, and whether the call's record is
-    written.
-    """
+class UserLock(Protocol):
+    """A lock of users that is held (`delivery/user_locks.py`)."""
 
     @property
     def until(self) -> float:
-        """Until when no other call is made for the users."""
+        """Return until when no other call is made for the users, by the monotonic clock."""
         ...
 
     @property
     def recorded(self) -> bool:
-        """Whether it is on disk that the call is about to be sent."""
+        """Return whether the audit record of the call is on disk."""
         ...
 
 
-class UserLocks(Protocol):
-    """Whoever keeps calls for one user apart (`delivery/user_locks.py`)."""
+class UserLocker(Protocol):
+    """The service that keeps calls for one user apart (`delivery/user_locks.py`)."""
 
     def hold(
         self,
@@ -82,38 +77,57 @@ class UserLocks(Protocol):
         unless_erased: bool,
         record: tuple[int, str] | None,
         in_order: bool,
-    ) -> AbstractAsyncContextManager[Locked]:
+    ) -> AbstractAsyncContextManager[UserLock]:
         """Lock the subjects. Raises Erased, UpstreamUnavailable, StorageUnavailable."""
         ...
 
 
 class CallRecorder(Protocol):
-    """Whoever records calls for the audit."""
+    """The service that records calls for the audit."""
 
     def begun(self, app: str, action: str, subjects: Collection[str]) -> tuple[int, str]:
-        """The record of a call that is about to be sent: its time in milliseconds, its text."""
+        """Return the record of a call about to be sent: its time in milliseconds, its text."""
         ...
 
     async def begin(self, app: str, action: str, subjects: Collection[str]) -> None:
-        """Have it on disk that a call is about to be sent."""
+        """Write the record of a call about to be sent to disk."""
         ...
 
     def end(self, app: str, action: str, subjects: Collection[str], status: int | None) -> None:
-        """Record what HTTP status came back (None: no answer came)."""
+        """Record the HTTP status of the answer (None: no answer came)."""
         ...
 
 
-class Relay:
-    """Calls Leanplum for callers who wait, at most `concurrency` at once.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayedCall:
+    """One call to relay. `headers` are those about the end user."""
 
-    Raises everywhere: KeyNotConfigured; UpstreamUnavailable where Leanplum can't be reached, fails
-    or asks for fewer calls; UpstreamTimeout where no answer came within `timeout` retry_after_seconds.
+    app: App
+    action: str
+    body: bytes
+    subjects: Collection[str] = ()
+    read_only: bool = False
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+
+
+@dataclass(slots=True)
+class _ObservedCall:
+    """A call in progress, with the HTTP status of its answer once that came."""
+
+    status: int | None = None
+
+
+class Relay:
+    """Calls Leanplum for callers who wait, at most `concurrency` calls at once.
+
+    All methods that call raise: KeyNotConfigured; UpstreamUnavailable where Leanplum can't be reached, fails
+    or asks for fewer calls; UpstreamTimeout where no answer came within `timeout` seconds.
     """
 
     def __init__(
         self,
         client: LeanplumClient,
-        locks: UserLocks,
+        locks: UserLocker,
         metrics: Metrics,
         *,
         timeout: float,
@@ -123,31 +137,33 @@ class Relay:
         migration: MigrateStates | None = None,
     ) -> None:
         self.client, self._locks, self._metrics, self._recorder = client, locks, metrics, recorder
-        self._timeout, self._room = timeout, asyncio.Semaphore(concurrency)
+        self._timeout, self._slots = timeout, asyncio.Semaphore(concurrency)
         self.migration = migration or MigrateStates()
-        self._cache, self._quotas = Cache(cache_seconds), Quotas()
+        self._cache, self._quotas = AnswerCache(cache_seconds), DailyQuotas()
         self.repeats = Repeats(time.monotonic)
-        self._going = set[asyncio.Task[Any]]()
-        self._open = set[asyncio.Timeout]()  # of the calls that callers wait for
+        self._tasks = set[asyncio.Task[Any]]()
+        self._timeouts = set[asyncio.Timeout]()  # of the calls that callers wait for
         self._given_up = False
 
     def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Do work that goes on whether or not somebody still waits for it: what Leanplum was asked
-        must become known to whoever asks again."""
+        """Start work that goes on whether or not a caller still waits for it.
+
+        A caller that repeats a call must get the answer to the first one.
+        """
         task = asyncio.create_task(work)
-        self._going.add(task)
+        self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._going.discard(task)
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("work.failed", **describe(error))
 
-    async def close(self, retry_after_seconds: float) -> None:
-        """Wait until what was begun has ended, at most so long."""
-        if self._going:
-            _, late = await asyncio.wait(self._going, timeout=retry_after_seconds)
+    async def close(self, seconds: float) -> None:
+        """Wait at most `seconds` until all work that was begun has ended, then cancel it."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=seconds)
             for task in late:
                 task.cancel()
             if late:
@@ -156,205 +172,213 @@ class Relay:
     def give_up(self) -> None:
         """End every call that a caller waits for, and make no more: the process ends."""
         self._given_up = True
-        for timeout in self._open:
+        for timeout in self._timeouts:
             if not timeout.expired():
                 timeout.reschedule(0)
 
     @asynccontextmanager
     async def _unless_given_up(self) -> AsyncIterator[None]:
-        """Raises UpstreamUnavailable where the call inside is given up."""
+        """Raise UpstreamUnavailable where the call inside is given up."""
         try:
             async with asyncio.timeout(0 if self._given_up else None) as timeout:
-                self._open.add(timeout)
+                self._timeouts.add(timeout)
                 try:
                     yield
                 finally:
-                    self._open.discard(timeout)
+                    self._timeouts.discard(timeout)
         except TimeoutError:
             if not self._given_up:
                 raise
             raise UpstreamUnavailable(STOPPED, RETRY_SECONDS) from None
 
-    async def ask(
+    async def request(
         self, app: App, action: Action, args: Mapping[str, Any], subject: str | None = None
     ) -> dict[str, Any]:
-        """Leanplum's answer to one action, less `success`. Raises RateLimited where the day's
-        number is spent, NotFound where Leanplum doesn't know what was asked for, UpstreamRejected
-        where it refuses.
-        """
-        self._afford(app, action)
-        body = mapping.body_for(
-            app, action.name, args, self.key(app, _kind(action, args)), now_ms() / 1000
-        )
-        answer = await self.exchange(
-            app, action.name, body, [subject] if subject else [], looks=action.looks
-        )
-        told = read(answer, action, app)
-        self._quotas.count(app.name, action.name, time.time())
-        return told
+        """Return the fields of Leanplum's answer to one action.
 
-    async def ask_seldom(self, app: App, action: Action, args: Mapping[str, Any]) -> Kept:
-        """The same, as bytes, of what may be a little old."""
-        name = (app.name, action.name, orjson.dumps(args, option=orjson.OPT_SORT_KEYS).decode())
-        if (kept := self._cache.get(name, time.monotonic())) is not None:
-            return kept
-        return self._cache.put(
-            name, orjson.dumps(await self.ask(app, action, args)), time.monotonic()
+        Raises RateLimited where the action's daily limit is reached, NotFound where Leanplum finds
+        nothing, UpstreamRejected where it refuses.
+        """
+        self._check_quota(app, action)
+        key = self.key(app, _key_kind(action, args))
+        call = RelayedCall(
+            app=app,
+            action=action.name,
+            body=mapping.body_for(app, action.name, args, key, now_ms() / 1000),
+            subjects=[subject] if subject else [],
+            read_only=action.read_only,
         )
+        fields = fields_of(await self.exchange(call), action, app)
+        self._quotas.count(app.name, action.name, time.time())
+        return fields
+
+    async def request_cached(
+        self, app: App, action: Action, args: Mapping[str, Any]
+    ) -> CachedAnswer:
+        """Return the answer to an action as JSON, which may be as old as the cache keeps it.
+
+        Raises what `request` does.
+        """
+        sorted_args = orjson.dumps(args, option=orjson.OPT_SORT_KEYS).decode()
+        name = (app.name, action.name, sorted_args)
+        cached = self._cache.get(name, time.monotonic())
+        if cached is None:
+            body = orjson.dumps(await self.request(app, action, args))
+            cached = self._cache.put(name, body, time.monotonic())
+        return cached
 
     @property
     def cache_seconds(self) -> float:
-        """How old an answer may be."""
+        """The age that a cached answer may reach."""
         return self._cache.seconds
 
-    def _afford(self, app: App, action: Action) -> None:
-        if action.a_day is None:
+    def _check_quota(self, app: App, action: Action) -> None:
+        if action.per_day is None:
             return
-        if (wait := self._quotas.spent(app.name, action.name, action.a_day, time.time())) > 0:
+        wait = self._quotas.wait(app.name, action.name, action.per_day, time.time())
+        if wait > 0:
             raise RateLimited(
-                f"Leanplum's limit of {action.a_day} {action.name} calls per day is reached.", wait
+                f"Leanplum's limit of {action.per_day} {action.name} calls per day is reached.",
+                wait,
             )
 
     async def exchange(
-        self,
-        app: App,
-        action: str,
-        body: bytes,
-        subjects: Collection[str],
-        *,
-        looks: bool = False,
-        headers: Mapping[str, str] = NO_HEADERS,
-        in_order: bool = False,
-        patience: float = PATIENCE_SECONDS,
+        self, call: RelayedCall, *, in_order: bool = False, patience: float = PATIENCE_SECONDS
     ) -> LeanplumResponse:
-        """One call while its users are locked; `looks`: whether it changes nothing; `headers` tell
-        of the end user; `in_order`: whether it never overtakes what was accepted for its users
-        before; `patience`: how many retry_after_seconds it waits for that. While Leanplum says that the users
-        are busy it is tried again, for a short while, unless it asks for a longer wait. Raises
-        Erased: whoever was erased could be there again by it, but not by looking.
+        """Make one call while its users are locked.
+
+        `in_order`: the call never overtakes earlier items of its users. `patience`: the seconds
+        that it waits for those. While Leanplum answers that a user has another call in progress,
+        the call is tried again for a short while, unless Leanplum asks for a longer wait. Raises
+        Erased where a user was erased, unless the action is `EXPORT_USER`: any other call could
+        create the user anew.
         """
+        app = call.app
         record = None
-        if self._recorder is not None and not looks and not self._room.locked():
-            record = self._recorder.begun(app.name, action, subjects)
+        if self._recorder is not None and not call.read_only and not self._slots.locked():
+            record = self._recorder.begun(app.name, call.action, call.subjects)
         locking = self._locks.hold(
             app.name,
-            subjects,
+            call.subjects,
             patience=patience,
             timeout=self._timeout,
-            unless_erased=action != LOOKS,
+            unless_erased=call.action != EXPORT_USER,
             record=record,
             in_order=in_order,
         )
-        async with self._unless_given_up(), locking as locked, self._slot():
-            if not self._in_time(locked):
+        async with self._unless_given_up(), locking as lock, self._slot():
+            if not self._ends_before(lock):
                 raise UpstreamUnavailable("Too many calls are waiting for Leanplum.", RETRY_SECONDS)
-            answer = await self._call(
-                app, action, body, subjects, looks, headers, recorded=locked.recorded
-            )
+            response = await self._call(call, recorded=lock.recorded)
             for pause in THROTTLE_PAUSES:
-                if (
-                    answer.status not in replies.THROTTLES
-                    or retry_after_seconds(answer.retry_after) > pause
-                ):
+                if response.status not in replies.THROTTLES:
                     break
-                if not self._in_time(locked, pause):
+                if retry_after_seconds(response.retry_after) > pause:
+                    break
+                if not self._ends_before(lock, pause):
                     break
                 await asyncio.sleep(pause)
-                answer = await self._call(app, action, body, subjects, looks, headers)
-        self.migration.note(app.name, answer.body)
-        self._count_warnings(app.name, answer.body)
-        return answer
+                response = await self._call(call)
+        self.migration.note(app.name, response.body)
+        self._count_warnings(app.name, response.body)
+        return response
 
     def _count_warnings(self, app: str, body: bytes) -> None:
         if b'"warning"' in body or b'"ignored"' in body:
             labels = map(label_of_entry, replies.parse_entries(body) or ())
             self._metrics.count_warnings(app, (label for label in labels if label is not None))
 
-    def _in_time(self, locked: Locked, pause: float = 0.0) -> bool:
-        """Whether a call that is begun after a pause is over before the lock is."""
-        return time.monotonic() + pause + self._timeout <= locked.until
+    def _ends_before(self, lock: UserLock, pause: float = 0.0) -> bool:
+        """Return whether a call that begins after `pause` seconds ends before the lock does."""
+        return time.monotonic() + pause + self._timeout <= lock.until
 
     async def upload(
         self, app: App, action: Action, fields: Mapping[str, str], files: list[FilePart]
     ) -> dict[str, Any]:
-        """The same as `ask`, with files, which are read as they go out."""
+        """Upload files, which are read as they go out, and return the fields of the answer.
+
+        Raises what `request` does.
+        """
         keys = mapping.credentials(app, self.key(app, action.key))
-        async with self._unless_given_up(), self._slot(), self._told(app, action.name) as heard:
-            answer = await self.client.upload(app.api_url, action.name, {**keys, **fields}, files)
-            heard.append(answer.status)
-        return read(answer, action, app)
+        async with self._unless_given_up(), self._slot(), self._observe(app, action.name) as call:
+            response = await self.client.upload(app.api_url, action.name, {**keys, **fields}, files)
+            call.status = response.status
+        return fields_of(response, action, app)
 
     async def import_csv(
         self, app: App, action: Action, args: Mapping[str, str], content: bytes
     ) -> dict[str, Any]:
-        """Begin an import whose rows are the body, and return Leanplum's answer as `ask` does."""
+        """Begin an import whose rows are the body, and return the fields of the answer.
+
+        Raises what `request` does.
+        """
         keys = mapping.credentials(app, self.key(app, action.key))
-        async with self._unless_given_up(), self._slot(), self._told(app, action.name) as heard:
-            answer = await self.client.send_csv(app.api_url, action.name, {**args, **keys}, content)
-            heard.append(answer.status)
-        return read(answer, action, app)
+        async with self._unless_given_up(), self._slot(), self._observe(app, action.name) as call:
+            response = await self.client.send_csv(
+                app.api_url, action.name, {**args, **keys}, content
+            )
+            call.status = response.status
+        return fields_of(response, action, app)
 
     @asynccontextmanager
     async def download(
         self, app: App, args: Mapping[str, Any], kind: KeyKind = KeyKind.PRODUCTION
     ) -> AsyncIterator[Download]:
-        """A file, as it comes, asked for with this kind of key. Raises NotFound,
-        UpstreamRejected.
+        """Yield a file as it comes, requested with this kind of key.
+
+        Raises NotFound, UpstreamRejected.
         """
         action = ACTIONS["downloadFile"]
         body = mapping.body_for(app, action.name, args, self.key(app, kind), now_ms() / 1000)
         async with AsyncExitStack() as stack:
             async with self._unless_given_up():
                 await stack.enter_async_context(self._slot())
-                heard = await stack.enter_async_context(self._told(app, action.name, recorded=True))
-                asking = self.client.download(app.api_url, action.name, body)
-                found = await stack.enter_async_context(asking)
-            heard.append(found.status)
-            if found.chunks is None:
-                read(LeanplumResponse(found.status, found.body, None), action, app)
+                observing = self._observe(app, action.name, recorded=True)
+                call = await stack.enter_async_context(observing)
+                downloading = self.client.download(app.api_url, action.name, body)
+                download = await stack.enter_async_context(downloading)
+            call.status = download.status
+            if download.chunks is None:
+                fields_of(LeanplumResponse(download.status, download.body, None), action, app)
                 raise UpstreamRejected("Leanplum's answer contains no file.")
-            yield found
+            yield download
 
     def key(self, app: App, kind: KeyKind) -> str:
-        """The app's key of this kind."""
+        """Return the app's key of this kind. Raises KeyNotConfigured."""
         if kind not in app.keys:
             raise KeyNotConfigured(
                 f"Leanplum's {kind.value} key is required: {app.setting(kind)} is not set."
             )
         return app.keys[kind].get_secret_value()
 
-    async def _call(
-        self,
-        app: App,
-        action: str,
-        body: bytes,
-        subjects: Collection[str],
-        looks: bool,
-        headers: Mapping[str, str],
-        *,
-        recorded: bool = False,
-    ) -> LeanplumResponse:
-        async with self._told(app, action, subjects, recorded=recorded or looks) as heard:
-            answer = await self.client.call(app.api_url, action, body, headers)
-            heard.append(answer.status)
-        return answer
+    async def _call(self, call: RelayedCall, *, recorded: bool = False) -> LeanplumResponse:
+        observing = self._observe(
+            call.app, call.action, call.subjects, recorded=recorded or call.read_only
+        )
+        async with observing as observed:
+            response = await self.client.call(
+                call.app.api_url, call.action, call.body, call.headers
+            )
+            observed.status = response.status
+        return response
 
     @asynccontextmanager
-    async def _told(
+    async def _observe(
         self, app: App, action: str, subjects: Collection[str] = (), *, recorded: bool = False
-    ) -> AsyncIterator[list[int]]:
-        """Tell metrics, log and audit what came of a call, whatever it was; its errors in our
-        words. One that changes something is on record before it is sent: whatever becomes of this
-        process, somebody may ask what it did. `recorded`: that is done, or not needed.
+    ) -> AsyncIterator[_ObservedCall]:
+        """Report the call inside to metrics, log and audit, and translate its errors.
+
+        A call that changes something is recorded before it is sent, so that it is known whatever
+        becomes of this process. `recorded`: that is done, or not needed.
         """
         if self._recorder is not None and not recorded:
             await self._recorder.begin(app.name, action, subjects)
-        started, heard = time.perf_counter(), list[int]()
-        why = dict[str, str]()
+        started, call = time.perf_counter(), _ObservedCall()
+        failure = dict[str, str]()
         try:
-            yield heard
+            yield call
         except Unreachable as error:
-            why["reason"] = str(error)
+            failure["reason"] = str(error)
             if error.sent:
                 raise UpstreamTimeout(
                     f"Leanplum's answer is missing or incomplete: {error}."
@@ -363,25 +387,25 @@ class Relay:
                 f"Leanplum cannot be reached: {error}.", RETRY_SECONDS
             ) from None
         finally:
-            retry_after_seconds, status = time.perf_counter() - started, heard[0] if heard else None
-            self._metrics.calls.labels(str(status or "none")).inc()
-            self._metrics.call_seconds.observe(retry_after_seconds)
+            seconds = time.perf_counter() - started
+            self._metrics.calls.labels(str(call.status or "none")).inc()
+            self._metrics.call_seconds.observe(seconds)
             if self._recorder is not None:
-                self._recorder.end(app.name, action, subjects, status)
+                self._recorder.end(app.name, action, subjects, call.status)
             log.info(
                 "call.relayed",
                 app=app.name,
                 action=action,
-                status=status,
-                ms=round(retry_after_seconds * 1000, 1),
-                **why,
+                status=call.status,
+                ms=round(seconds * 1000, 1),
+                **failure,
             )
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(self._timeout):
-                await self._room.acquire()
+                await self._slots.acquire()
         except TimeoutError:
             raise UpstreamUnavailable(
                 "Too many calls are waiting for Leanplum.", RETRY_SECONDS
@@ -389,42 +413,44 @@ class Relay:
         try:
             yield
         finally:
-            self._room.release()
+            self._slots.release()
 
 
-def _kind(action: Action, args: Mapping[str, Any]) -> KeyKind:
-    """The kind of key for a call: development traffic takes the development key."""
-    developing = action.key is KeyKind.PRODUCTION and args.get("devMode") is True
-    return KeyKind.DEVELOPMENT if developing else action.key
+def _key_kind(action: Action, args: Mapping[str, Any]) -> KeyKind:
+    """Return the kind of key for a call: development traffic takes the development key."""
+    if action.key is KeyKind.PRODUCTION and args.get("devMode") is True:
+        return KeyKind.DEVELOPMENT
+    return action.key
 
 
-def read(answer: LeanplumResponse, action: Action, app: App) -> dict[str, Any]:
-    """What Leanplum says, in an answer about one action, less `success` and `reqId`. Raises what
-    `Relay.ask` does.
+def fields_of(response: LeanplumResponse, action: Action, app: App) -> dict[str, Any]:
+    """Return the fields of an answer about one action, without `success` and `reqId`.
+
+    Raises UpstreamUnavailable, NotFound, UpstreamRejected.
     """
-    entries = replies.parse_entries(answer.body)
-    said = message_of(entries[0], "error") if entries else None
-    if answer.status in replies.THROTTLES or answer.status >= 500:
-        wait = retry_after_seconds(answer.retry_after) or RETRY_SECONDS
-        raise UpstreamUnavailable(f"Leanplum answered {answer.status}{_said(said)}.", wait)
+    entries = replies.parse_entries(response.body)
+    error = message_of(entries[0], "error") if entries else None
+    if response.status in replies.THROTTLES or response.status >= 500:
+        wait = retry_after_seconds(response.retry_after) or RETRY_SECONDS
+        raise UpstreamUnavailable(f"Leanplum answered {response.status}{_quoted(error)}.", wait)
     if not entries:
         raise UpstreamRejected(
-            f"Leanplum answered {answer.status} in an unknown format; check LEANPLUM_API_URL."
+            f"Leanplum answered {response.status} in an unknown format; check LEANPLUM_API_URL."
         )
     entry = entries[0]
-    if is_config(said) or "apiHost" in entry:
+    if is_config(error) or "apiHost" in entry:
         raise UpstreamRejected(
-            f"Leanplum rejects the app id or {app.setting(action.key)}{_said(said)}."
+            f"Leanplum rejects the app id or {app.setting(action.key)}{_quoted(error)}."
         )
-    warned = message_of(entry, "warning")
-    if said is not None or entry.get("success") is not True:
-        if answer.status == 404 or is_missing(said):
-            raise NotFound(f"Leanplum found nothing{_said(said)}.")
-        raise UpstreamRejected(f"Leanplum rejected the request{_said(said or warned)}.")
-    if is_missing(warned):
-        raise NotFound(f"Leanplum did nothing{_said(warned)}.")
-    return {name: value for name, value in entry.items() if name not in NOT_PASSED_ON}
+    warning = message_of(entry, "warning")
+    if error is not None or entry.get("success") is not True:
+        if response.status == 404 or is_missing(error):
+            raise NotFound(f"Leanplum found nothing{_quoted(error)}.")
+        raise UpstreamRejected(f"Leanplum rejected the request{_quoted(error or warning)}.")
+    if is_missing(warning):
+        raise NotFound(f"Leanplum did nothing{_quoted(warning)}.")
+    return {name: value for name, value in entry.items() if name not in HIDDEN_FIELDS}
 
 
-def _said(text: str | None) -> str:
-    return f": {text.rstrip('.')}" if text else ""
+def _quoted(message: str | None) -> str:
+    return f": {message.rstrip('.')}" if message else ""

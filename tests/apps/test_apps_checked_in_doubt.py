@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from app.leanplum.client import LeanplumClient
 from app.model import App, KeyKind
-from app.relay.key_checks import Checked, check
+from app.relay.key_checks import KeyCheck, check
 
 APP = App("a", "app_a", {KeyKind.PRODUCTION: SecretStr("prod")}, "https://leanplum.test/api")
 OTHER_WORDS = b'{"response":[{"success":false,"error":{"message":"Request not allowed"}}]}'
@@ -20,7 +20,7 @@ OTHER_WORDS = b'{"response":[{"success":false,"error":{"message":"Request not al
 def test_a_refusal_that_may_be_anybodys_neither_takes_nor_refuses_a_key(
     status: int, body: bytes
 ) -> None:
-    async def once() -> Checked:
+    async def once() -> KeyCheck:
         transport = httpx.MockTransport(lambda request: httpx.Response(status, content=body))
         async with LeanplumClient(timeout=5, connections=1, transport=transport) as client:
             return (await check(client, APP))[KeyKind.PRODUCTION]

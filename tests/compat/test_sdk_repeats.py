@@ -15,15 +15,15 @@ import httpx
 import pytest
 
 from app.compat.leanplum_sdk.resent_entries import Batch, Claims, key_of, lasts
-from app.relay.repeats import ENTRY_BYTES, KEPT_SECONDS, Repeats, Told
+from app.relay.answers import ENTRY_BYTES, KEPT_SECONDS, EntryAnswer, Repeats
 from tests.api.leanplum import Leanplum, delivering_to, simulated, until
 from tests.api.talk import Talk
 from tests.conftest import WIDE, make_settings
 
 from .test_sdk_door import Sdk, entries
 
-DONE = Told({"success": True, "vars": {}})
-FAILED = Told({"success": False}, 503)
+DONE = EntryAnswer({"success": True, "vars": {}})
+FAILED = EntryAnswer({"success": False}, 503)
 
 # --- the register -----------------------------------------------------------------------------------------------------
 
@@ -43,7 +43,7 @@ def on_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Non
     return run
 
 
-def kept(register: Repeats, key: bytes, told: Told = DONE) -> Repeats:
+def kept(register: Repeats, key: bytes, told: EntryAnswer = DONE) -> Repeats:
     register.claim(key)
     register.settle(key, told, keep=True)
     register.release(key)
@@ -84,8 +84,10 @@ async def test_a_good_answer_is_kept_for_two_minutes() -> None:
     assert register.find(b"k") is None
 
 
-@pytest.mark.parametrize("told", [FAILED, Told({"success": False}), Told({"success": True}, 503)])
-def test_a_failure_is_not_kept(told: Told) -> None:
+@pytest.mark.parametrize(
+    "told", [FAILED, EntryAnswer({"success": False}), EntryAnswer({"success": True}, 503)]
+)
+def test_a_failure_is_not_kept(told: EntryAnswer) -> None:
     @on_a_loop
     async def run() -> None:
         assert kept(Repeats(Clock()), b"k", told).find(b"k") is None
@@ -95,15 +97,15 @@ def test_a_failure_is_not_kept(told: Told) -> None:
 
 @on_a_loop
 async def test_what_is_kept_is_bounded_by_its_bytes_and_its_time() -> None:
-    clock, told = Clock(), Told({"success": True, "vars": "x" * 100})
-    register = Repeats(clock, most_bytes=7 * (ENTRY_BYTES + 140))
+    clock, told = Clock(), EntryAnswer({"success": True, "vars": "x" * 100})
+    register = Repeats(clock, max_bytes=7 * (ENTRY_BYTES + 140))
     for number in range(20):
         kept(register, b"%d" % number, told)
     assert [number for number in range(20) if register.find(b"%d" % number)] == list(range(13, 20))
     clock.now += KEPT_SECONDS
     kept(register, b"new", told)
     assert len(register._kept) == 1
-    kept(register, b"large", Told({"success": True, "vars": "x" * 4_000}))
+    kept(register, b"large", EntryAnswer({"success": True, "vars": "x" * 4_000}))
     assert register.find(b"large") is None
     assert register._bytes == 0
 
@@ -206,7 +208,7 @@ def sdk(talk: Talk, leanplum: Leanplum) -> Sdk:
 
 def at_rest(talk: Talk) -> None:
     gateway = talk.app.services
-    until(lambda: gateway.outbox.queued == 0 and not gateway.relay._going, 30)
+    until(lambda: gateway.outbox.queued == 0 and not gateway.relay._tasks, 30)
 
 
 def marked(action: str, name: str, **more: Any) -> dict[str, Any]:
@@ -262,7 +264,7 @@ def test_what_was_begun_goes_on_when_its_request_is_cancelled(
         return asyncio.create_task(ask())
 
     first: asyncio.Task[httpx.Response] = talk.do(begin)
-    until(lambda: relay._going)
+    until(lambda: relay._tasks)
 
     async def cancel_the_first_and_ask_again() -> httpx.Response:
         second = await begin()
@@ -276,7 +278,7 @@ def test_what_was_begun_goes_on_when_its_request_is_cancelled(
     assert "vars" in entries(answer)[1]
     at_rest(talk)
     assert [one["reqId"] for one in leanplum.arrived()] == ["1", "2", "3"]
-    assert not relay.repeats._going
+    assert not relay.repeats._pending
 
 
 def test_a_session_that_was_asked_as_the_last_is_not_sent_again_as_an_earlier_one(
@@ -458,7 +460,7 @@ async def test_what_is_given_up_is_claimed_by_one_of_those_who_waited() -> None:
     assert found.result() == DONE
     second.release()
     third.release()
-    assert not register._going
+    assert not register._pending
 
 
 @on_a_loop
@@ -480,11 +482,11 @@ async def test_a_question_that_ends_without_an_answer_is_given_up_at_once() -> N
 @on_a_loop
 async def test_the_memory_of_what_is_kept_is_bounded() -> None:
     most = 2 * 1024 * 1024
-    answers = [Told({"success": True}), Told({"success": True, "vars": "x" * 1_100})]
+    answers = [EntryAnswer({"success": True}), EntryAnswer({"success": True, "vars": "x" * 1_100})]
     for told in answers:
         tracemalloc.start()
         try:
-            register = Repeats(Clock(), most_bytes=most)
+            register = Repeats(Clock(), max_bytes=most)
             before, _ = tracemalloc.get_traced_memory()
             for number in range(3 * most // 300):
                 kept(register, hashlib.blake2b(b"%d" % number, digest_size=16).digest(), told)
@@ -511,7 +513,7 @@ def test_whoever_waited_for_a_request_that_was_given_up_asks_once(
 
     tasks: list[asyncio.Task[httpx.Response]] = talk.do(begin)
     first, *others = tasks
-    until(lambda: relay._going)
+    until(lambda: relay._tasks)
 
     async def cancel() -> list[httpx.Response]:
         first.cancel()
@@ -523,7 +525,7 @@ def test_whoever_waited_for_a_request_that_was_given_up_asks_once(
     assert entries(found[0]) == entries(found[1])
     at_rest(talk)
     assert [one["reqId"] for one in leanplum.arrived()] == ["1", "2", "3"]
-    assert not relay.repeats._going
+    assert not relay.repeats._pending
 
 
 def test_what_was_answered_about_a_user_is_not_told_after_the_user_was_erased(

@@ -61,7 +61,7 @@ class Gateway:
 
     def settled(self) -> None:
         until(
-            lambda: self.app.services.outbox.queued == 0 and not self.app.services.relay._going,
+            lambda: self.app.services.outbox.queued == 0 and not self.app.services.relay._tasks,
             20,
         )
 

@@ -374,7 +374,7 @@ class Process:
 
         async def ask() -> None:
             ASKED.set(self._world.loop.now)
-            await self._relay.ask(
+            await self._relay.request(
                 LEANPLUM_APP, ACTIONS[action], {"userId": user, **arguments}, f"u{user}"
             )
 

@@ -205,7 +205,7 @@ def _now(
     key = _key(known, entry, debugging=debugging)
     # A `multi` with the development key takes all that this key may do.
     alone = known.alone and not (debugging and key is KeyKind.DEVELOPMENT)
-    return Now(entry, subject, key, alone, known.looks, debugging, joins, writes)
+    return Now(entry, subject, key, alone, known.read_only, debugging, joins, writes)
 
 
 def _key(known: Action, entry: Mapping[str, Any], *, debugging: bool) -> KeyKind:

@@ -26,8 +26,8 @@ from app.leanplum.client import LeanplumResponse
 from app.leanplum.mapping import without_detection
 from app.model import App, KeyKind
 from app.outbox.outbox import Outbox
-from app.relay.repeats import Told
-from app.relay.service import Relay
+from app.relay.answers import EntryAnswer
+from app.relay.service import Relay, RelayedCall
 
 GONE = 451  # what Leanplum answers for a user who is blocked
 
@@ -42,7 +42,7 @@ async def ask(
     end_user: Mapping[str, str],
     waited_for: Sequence[Set[str]],
     patience: float,
-) -> list[Told]:
+) -> list[EntryAnswer]:
     """Ask about entries that share a call, but not about users who were erased, nor about those for
     whom something waits that must come first: one of them must not take the others of a batch
     along.
@@ -71,9 +71,9 @@ async def ask(
     return [told[place] for place in range(len(run))]
 
 
-def erasure(call: Call, sent: Any) -> Told:
+def erasure(call: Call, sent: Any) -> EntryAnswer:
     """Return what is said of an entry whose user was erased."""
-    return Told(response.failed(Erased().detail, sent), 200 if call.batch else GONE)
+    return EntryAnswer(response.failed(Erased().detail, sent), 200 if call.batch else GONE)
 
 
 async def _exchange(
@@ -84,7 +84,7 @@ async def _exchange(
     end_user: Mapping[str, str],
     subjects: Collection[str],
     patience: float,
-) -> tuple[list[Told], Set[str]]:
+) -> tuple[list[EntryAnswer], Set[str]]:
     """Return what is told of each entry; and whose items wait, where nothing was asked because of
     them.
     """
@@ -92,23 +92,22 @@ async def _exchange(
     try:
         action, body = _outgoing(relay, app, call, run, end_user)
         looks, in_order = all(one.looks for one in run), any(one.writes for one in run)
-        found = await relay.exchange(
-            app,
-            action,
-            body,
-            subjects,
-            looks=looks,
+        outgoing = RelayedCall(
+            app=app,
+            action=action,
+            body=body,
+            subjects=subjects,
+            read_only=looks,
             headers=end_user,
-            in_order=in_order,
-            patience=patience,
         )
+        found = await relay.exchange(outgoing, in_order=in_order, patience=patience)
     except GatewayError as error:
         status, after = status_of(error), getattr(error, "retry_after", None)
         if call.batch and isinstance(error, KeyNotConfigured | Erased):
             status, after = 200, None  # the batch again would change nothing
         waiting = error.waiting if isinstance(error, UpstreamUnavailable) else frozenset[str]()
         told = [
-            Told(response.failed(error.detail, one), status, after, waits=bool(waiting))
+            EntryAnswer(response.failed(error.detail, one), status, after, waits=bool(waiting))
             for one in sent
         ]
         return told, waiting
@@ -147,13 +146,13 @@ def _with_key(entry: Entry, keys: dict[str, str]) -> Entry:
     return {**entry, **{name: value for name, value in keys.items() if name in entry}}
 
 
-def _read(sent: Sequence[Entry], found: LeanplumResponse, call: Call) -> list[Told]:
+def _read(sent: Sequence[Entry], found: LeanplumResponse, call: Call) -> list[EntryAnswer]:
     """Return what Leanplum's answer says of each entry."""
     entries = replies.parse_entries(found.body)
     if found.status in replies.THROTTLES or found.status >= 500 or not entries:
         status = 429 if found.status in replies.THROTTLES else 503
         reason = f"Leanplum answered {found.status}."
-        return [Told(response.failed(reason, one), status, 5.0) for one in sent]
+        return [EntryAnswer(response.failed(reason, one), status, 5.0) for one in sent]
     places = response.matched(entries, sent)
     if len(entries) == 1 and entries[0].get("success") is False:
         places = [response.echoed(one, entries[0]) for one in sent]  # a refusal of the whole call
@@ -173,7 +172,7 @@ def _read(sent: Sequence[Entry], found: LeanplumResponse, call: Call) -> list[To
         if name not in {"response", *response.NOT_PASSED_ON}
     }
     return [
-        Told(one[0] if one else response.failed(response.UNTOLD, of), status, after, beside)
+        EntryAnswer(one[0] if one else response.failed(response.UNTOLD, of), status, after, beside)
         for one, of in zip(cleaned, sent, strict=True)
     ]
 

@@ -1,5 +1,5 @@
 """Recognise an entry that is sent again while the first is in progress, or shortly after. Pure but
-for the register of `relay/repeats.py`.
+for the register of `relay/answers.py`.
 
 An SDK that has given up waiting sends its batch again, often with new entries behind. What tells
 that an entry is the same request is its whole content, if that has something of its own: a `reqId`,
@@ -18,7 +18,7 @@ import orjson
 from app.compat.leanplum_sdk.request import text
 from app.leanplum.actions import QUEUED
 from app.leanplum.mapping import LOCALE_FIELD, PLACE_FIELDS
-from app.relay.repeats import Answer, Repeats, Told
+from app.relay.answers import EntryAnswer, PendingAnswer, Repeats
 
 OF_AN_EVENT = ("reqId", "uuid")  # two of the same second may be alike
 OF_A_READ = ("reqId",)  # the same read of the same second may be a new question
@@ -69,7 +69,7 @@ def _digest(whose: bytes, content: bytes) -> bytes:
     return hashlib.blake2b(whose + b"\0" + content, digest_size=16).digest()
 
 
-def _given_up(one: Answer | Told) -> bool:
+def _given_up(one: PendingAnswer | EntryAnswer) -> bool:
     return isinstance(one, asyncio.Future) and one.done() and one.result() is None
 
 
@@ -84,7 +84,7 @@ class Claims:
         self._own, self._keys = dict[int, bytes](), set[bytes]()
         self._asked = set[bytes]()  # those of its own that Leanplum is asked about now
         self._ended = False
-        self.others = dict[int, Answer | Told]()  # by the entry's place
+        self.others = dict[int, PendingAnswer | EntryAnswer]()  # by the entry's place
         self._looked = dict[int, tuple[bytes, bool]]()  # how those were looked up
 
     def look(self, place: int, key: bytes | None, *, claim: bool) -> None:
@@ -118,7 +118,9 @@ class Claims:
         """
         self._asked.update(self._own[place] for place in places if place in self._own)
 
-    def settle(self, told: Iterable[tuple[int, Told | None]], keep: Collection[int] = ()) -> None:
+    def settle(
+        self, told: Iterable[tuple[int, EntryAnswer | None]], keep: Collection[int] = ()
+    ) -> None:
         """Tell those who wait, and at the places in `keep` those who come later, too."""
         for place, one in told:
             if (key := self._own.get(place)) is None:

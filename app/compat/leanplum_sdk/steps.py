@@ -18,8 +18,8 @@ from app.compat.leanplum_sdk.response import Reply
 from app.model import App, NewItem, Taken
 from app.outbox.logins import named
 from app.outbox.outbox import Outbox
-from app.relay.repeats import Answer, Told
-from app.relay.service import LOOKS, PATIENCE_SECONDS, Relay
+from app.relay.answers import EntryAnswer, PendingAnswer
+from app.relay.service import EXPORT_USER, PATIENCE_SECONDS, Relay
 
 RUN_ACTIONS, RUN_USERS = 500, 50  # of one call to Leanplum
 MOST_BEFORE = 500  # other users of one device whose items are waited for
@@ -172,12 +172,12 @@ class Steps:
 
     def _exports(self, place: int) -> bool:
         """Return whether an entry only looks at a user, which is done for erased ones, too."""
-        return text(self._call.entries[place].get("action")) == LOOKS
+        return text(self._call.entries[place].get("action")) == EXPORT_USER
 
-    def _tell_of_other(self, place: int, told: Told) -> None:
+    def _tell_of_other(self, place: int, told: EntryAnswer) -> None:
         if isinstance(self._doing[place], Now):
             self._tell(place, told)
-        elif told.good:
+        elif told.succeeded:
             self._reply.tell([place], [response.done(self._call.entries[place])])
 
     # --- accepting -----------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ class Steps:
             self._reply.tell([place], [response.done(self._call.entries[place])])
             self._new[item.subject] += kind == "accepted"
             self._before[self._groups[place]].add(item.subject)
-            self._claims.settle([(place, Told({"success": True}))])
+            self._claims.settle([(place, EntryAnswer({"success": True}))])
 
     # --- asking --------------------------------------------------------------------------------------------------
 
@@ -201,7 +201,10 @@ class Steps:
         users.
         """
         asked = [(place, one) for place in places if isinstance(one := self._doing[place], Now)]
-        waiting, going = deque(runs(asked, self._groups)), dict[asyncio.Task[list[Told]], Run]()
+        waiting, going = (
+            deque(runs(asked, self._groups)),
+            dict[asyncio.Task[list[EntryAnswer]], Run](),
+        )
         while waiting or going:
             while waiting and len(going) < AT_ONCE and self._apart(waiting[0], going.values()):
                 run = self._not_stuck(waiting.popleft())
@@ -238,7 +241,7 @@ class Steps:
             return NOT_ASKED
         return TOO_LATE if self._left() <= 0 else None
 
-    def _begin(self, run: Run) -> asyncio.Task[list[Told]]:
+    def _begin(self, run: Run) -> asyncio.Task[list[EntryAnswer]]:
         waited_for = self._waited_for(run)
         coming = sum(self._new[subject] for subject in set[str]().union(*waited_for))
         # Such a call never goes first, so that time is left for it
@@ -261,9 +264,11 @@ class Steps:
                 subjects |= before
         return [found[self._groups[place]] for place, _ in run]
 
-    async def _asked(self, run: Run, waited_for: Sequence[Set[str]], patience: float) -> list[Told]:
+    async def _asked(
+        self, run: Run, waited_for: Sequence[Set[str]], patience: float
+    ) -> list[EntryAnswer]:
         """Ask, and tell whoever else waits for it. It goes on when its caller has gone."""
-        told: Sequence[Told | None] = [None] * len(run)
+        told: Sequence[EntryAnswer | None] = [None] * len(run)
         try:
             entries = [one for _, one in run]
             told = found = await relayed_entries.ask(
@@ -279,7 +284,7 @@ class Steps:
             }
             self._claims.settle(zip([place for place, _ in run], told, strict=True), keep)
 
-    def _take_answers(self, run: Run, task: asyncio.Task[list[Told]]) -> None:
+    def _take_answers(self, run: Run, task: asyncio.Task[list[EntryAnswer]]) -> None:
         if not task.done():
             self._fail([place for place, _ in run], TOO_LATE)
             return
@@ -288,9 +293,9 @@ class Steps:
 
     # --- answers -------------------------------------------------------------------------------------------------
 
-    def _tell(self, place: int, told: Told) -> None:
+    def _tell(self, place: int, told: EntryAnswer) -> None:
         self._reply.tell([place], [told.entry])
-        self._reply.beside |= told.beside
+        self._reply.beside |= told.extra_fields
         if told.status != 200:
             self._reply.status, self._reply.retry_after = told.status, told.retry_after
             self._failed |= told.status in {429, 503, 504} and not told.waits
@@ -307,7 +312,7 @@ class Steps:
             self._reply.status, self._reply.retry_after = 503, RETRY_SECONDS
 
 
-def _told(one: Answer | Told) -> Told | None:
+def _told(one: PendingAnswer | EntryAnswer) -> EntryAnswer | None:
     """Return what was told by now."""
     if not isinstance(one, asyncio.Future):
         return one
