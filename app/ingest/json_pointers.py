@@ -1,4 +1,4 @@
-"""JSON Pointers (RFC 6901) into the body that was sent, whatever enrichment moved since. Pure."""
+"""JSON Pointers (RFC 6901) into a body as it was sent, before enrichment moved values. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,16 +10,14 @@ Path = tuple[str, ...]
 
 
 class Renamed(NamedTuple):
-    """A value that was at `old` and is at `new`."""
+    """A value that was moved from `old` to `new`."""
 
     old: Path
     new: Path
 
 
 class Flattened(NamedTuple):
-    """An object that was under `key` in the field, whose values are now keys with dots of the
-    field.
-    """
+    """An object under `key` in a field whose values became keys with dots of the field."""
 
     field: str
     key: str
@@ -30,9 +28,9 @@ Move = Renamed | Flattened
 
 
 def pointer(parts: Sequence[str]) -> str:
-    """Return a JSON Pointer. What is no Unicode text in a key of the body is replaced by "?"."""
-    made = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
-    return made.encode("utf-8", "replace").decode()
+    """Return a JSON Pointer; what is not valid Unicode in a key is replaced by "?"."""
+    text = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
+    return text.encode("utf-8", "replace").decode()
 
 
 def parts(text: str) -> Path:
@@ -41,7 +39,7 @@ def parts(text: str) -> Path:
 
 
 def as_sent(fault: Fault, moves: Sequence[Move]) -> Fault:
-    """Return a fault with its pointer into what was sent, before the moves."""
+    """Return a fault with its pointer into the body as it was sent, before the moves."""
     if not moves:
         return fault
     path = parts(fault.pointer)
@@ -63,13 +61,13 @@ def _flattened(path: Path, move: Flattened) -> Path:
 
 
 def leaf(nested: Mapping[str, Any], name: str) -> Path | None:
-    """Return where the value stands whose keys, joined by dots, are `name`; None where there is
-    none.
-    """
+    """Return the path of the value whose keys, joined by dots, are `name`; None without one."""
     if name in nested and not isinstance(nested[name], dict):
         return (name,)
     for key, inner in nested.items():
-        within = isinstance(inner, dict) and name.startswith(f"{key}.")
-        if within and (inside := leaf(inner, name[len(key) + 1 :])) is not None:
+        if not isinstance(inner, dict) or not name.startswith(f"{key}."):
+            continue
+        inside = leaf(inner, name[len(key) + 1 :])
+        if inside is not None:
             return (key, *inside)
     return None

@@ -1,6 +1,4 @@
-"""How Segment's messages become Leanplum's actions, as far as that can be chosen: `[segment]` of
-the configuration. Pure.
-"""
+"""The options of mapping Segment's messages: `[segment]` of the enrichment file. Pure."""
 
 import string
 from typing import Annotated, Literal
@@ -11,15 +9,16 @@ STATE_WORDS = ("name", "category", "type")
 
 
 def _template(text: str) -> str:
-    """A state's name with words in braces that are filled in."""
-    parts = [
-        (word, form or conversion) for _, word, form, conversion in string.Formatter().parse(text)
-    ]
-    words = [word for word, _ in parts if word is not None]
-    if not words or not set(words) <= set(STATE_WORDS) or any(more for _, more in parts):
-        raise ValueError(
-            f"takes a text with {', '.join(f'{{{word}}}' for word in STATE_WORDS)} in it"
-        )
+    """Check a template of a state's name: text with {name}, {category} or {type} in it."""
+    words: list[str] = []
+    has_format = False
+    for _, word, form, conversion in string.Formatter().parse(text):
+        if word is not None:
+            words.append(word)
+        has_format = has_format or bool(form or conversion)
+    if not words or not set(words) <= set(STATE_WORDS) or has_format:
+        placeholders = ", ".join(f"{{{word}}}" for word in STATE_WORDS)
+        raise ValueError(f"must be a text with {placeholders} in it")
     return text
 
 
@@ -28,10 +27,13 @@ Named = Annotated[str, Field(min_length=1, max_length=139)]
 
 
 class SegmentRules(BaseModel):
-    """The choices, with their defaults. `group_prefix`: of the user attributes that a group's
-    traits become. `events`: Leanplum's name for an event of Segment's. `page_state`,
-    `screen_state`: templates of a state's name. `anonymous`: what an anonymousId is to Leanplum.
-    `login`: whether identify with both ids merges the anonymous user.
+    """The choices, with their defaults.
+
+    `group_prefix`: of the user attributes that a group's traits become.
+    `events`: Leanplum's names of Segment's events.
+    `page_state`, `screen_state`: templates of a state's name.
+    `anonymous`: what an anonymousId is to Leanplum.
+    `login`: whether an identify message with both ids merges the anonymous user.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,10 +1,10 @@
-"""Operators' patterns over callers' texts: Python's syntax, searched for in linear time by RE2.
+"""Operators' patterns over callers' texts: Python's syntax, searched in linear time by RE2.
 
-    a pattern ─ syntax (read as Python reads it, said as RE2 says it) ─ states (is it small enough?)
+    pattern ─ syntax (parsed as Python does, written for RE2) ─ state_count (is it small enough?)
     ─ engine (search)
 
-Nothing here is the gateway's own: a pattern and a text come in, and whether the one is found in the
-other goes out.
+The package is independent of the gateway: it takes a pattern and a text, and returns whether the
+pattern is found in the text.
 """
 
 from app.patterns.engine import Pattern, any_of, check_size, compile_glob, compile_pattern, encoded

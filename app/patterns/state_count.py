@@ -1,9 +1,11 @@
-"""How much an engine of linear time has to keep in mind for a pattern.
+"""The number of states that an engine of linear time needs for a pattern.
 
-Such an engine walks over a text once, in a state for each set of places in the pattern where it may
-be. A state is made when a text first leads to it. A pattern of few characters may have millions:
-then every byte makes a new one, and the time for a megabyte grows from milliseconds to minutes. So
-the states are counted before a pattern is taken.
+Such an engine reads a text once. Its state is the set of positions in the pattern where the match
+may be, and a state is built when a text first leads to it. A pattern of few characters may have
+millions of states: then every byte builds one, and the time for a megabyte grows from milliseconds
+to minutes. So the states are counted before a pattern is accepted.
+
+Sets of positions are integers with a bit for each position.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,24 +21,24 @@ from app.patterns.syntax import (
     TEXT_BEGIN,
     TEXT_END,
     Alternatives,
+    Assertion,
     Characters,
     Node,
     PatternRefused,
-    Position,
     Ranges,
     Repeated,
     Sequential,
 )
 
-MOST_PLACES = 5_000  # characters of a pattern, repetitions written out
-MOST_RANGES = 32_000  # of all places together; \w alone has some 750
-MOST_STEPS = 1_000_000  # places looked at while the states are counted
-MOST_BYTES = 32 * 1024 * 1024  # of the engine's memory that all states may take
-# Of one state: it leads somewhere for each kind of byte
+MAX_POSITIONS = 5_000  # characters of a pattern with its repetitions written out
+MAX_RANGES = 32_000  # of all positions together; \w alone has about 750
+MAX_STEPS = 1_000_000  # positions examined while states are counted
+MAX_BYTES = 32 * 1024 * 1024  # of the engine's memory that all states may take
+# Memory of one state: it has a transition for each kind of byte.
 STATE_BYTES, ASCII_STATE_BYTES = 1_000, 250
 RANGE_BYTES = 6  # of one range of characters in a state
 
-# A range that ends with ASCII, or goes on to the last character, tells none beyond from another
+# A range that ends with ASCII or with the last character distinguishes none of the others.
 ASCII_END = 128
 ASCII = range(ASCII_END)
 
@@ -45,105 +47,108 @@ TOO_LARGE = (
     "or + and * instead of numbers, or several rules"
 )
 
+# Assertions that must hold between two characters, as bits of an integer
 ALWAYS = 0
-Masks = dict[int, int]  # places, each a bit, by what must hold between the characters before them
+# Sets of positions, by the assertions that must hold between the characters before them
+Masks = dict[int, int]
 
 
-def check(node: Node, most_ranges: int = MOST_RANGES, most_steps: int = MOST_STEPS) -> None:
-    """Raises PatternRefused where a pattern has too many places, ranges of characters in them, or
-    states.
-    """
-    places = _Places(most_ranges, most_steps)
-    whole = places.of(node)
-    _count(places, whole)
+def check(node: Node, max_ranges: int = MAX_RANGES, max_steps: int = MAX_STEPS) -> None:
+    """Check that a pattern has not too many positions, ranges or states. Raises PatternRefused."""
+    automaton = _Automaton(max_ranges, max_steps)
+    whole = automaton.add(node)
+    _count_states(automaton, whole)
 
 
 class _Part(NamedTuple):
-    """A part of a pattern: where it may be empty, where it begins, and where it ends."""
+    """A part of a pattern: under which assertions it may be empty, its first and last positions."""
 
     empty: frozenset[int]
     first: Masks
     last: Masks
 
 
-NOTHING = _Part(frozenset({ALWAYS}), {}, {})
+EMPTY = _Part(frozenset({ALWAYS}), {}, {})
 
 
 @dataclass(slots=True)
-class _Places:
-    """The places of a pattern, and which may follow which (Glushkov's construction)."""
+class _Automaton:
+    """The positions of a pattern, and which may follow which (Glushkov's construction)."""
 
-    most_ranges: int = MOST_RANGES
-    most_steps: int = MOST_STEPS
-    characters: list[Ranges] = field(default_factory=list)
-    follow: list[Masks] = field(default_factory=list)
+    max_ranges: int = MAX_RANGES
+    max_steps: int = MAX_STEPS
+    characters: list[Ranges] = field(default_factory=list)  # by position
+    follow: list[Masks] = field(default_factory=list)  # by position
     ranges: int = 0
-    ascii: bool = True  # whether no character beyond ASCII is told from another
+    is_ascii: bool = True  # whether characters beyond ASCII are all treated alike
     steps: int = 0
 
     def spend(self, steps: int) -> None:
-        """Count what is done. Raises PatternRefused where it is too much."""
+        """Count work done. Raises PatternRefused if it is too much."""
         self.steps += steps
-        if self.steps > self.most_steps:
+        if self.steps > self.max_steps:
             raise PatternRefused(TOO_LARGE)
 
-    def of(self, node: Node) -> _Part:
-        """The places of a node, added to the others."""
+    def add(self, node: Node) -> _Part:
+        """Add the positions of a node and return it as a part."""
         match node:
             case Characters(ranges):
-                return self._place(ranges)
-            case Position(_, at):
-                return _Part(frozenset({at}), {}, {})
+                return self._position(ranges)
+            case Assertion(_, bit):
+                return _Part(frozenset({bit}), {}, {})
             case Sequential(parts):
-                return self._in_order(self.of(part) for part in parts)
+                return self._in_order(self.add(part) for part in parts)
             case Alternatives(parts):
-                made = [self.of(part) for part in parts]
-                empty = frozenset[int]().union(*(one.empty for one in made))
+                added = [self.add(part) for part in parts]
                 return _Part(
-                    empty, _merged(one.first for one in made), _merged(one.last for one in made)
+                    empty=frozenset[int]().union(*(part.empty for part in added)),
+                    first=_merged(part.first for part in added),
+                    last=_merged(part.last for part in added),
                 )
             case Repeated(part, least, most):
                 return self._repeated(part, least, most)
 
-    def _place(self, ranges: Ranges) -> _Part:
+    def _position(self, ranges: Ranges) -> _Part:
         self.ranges += len(ranges)
-        self.ascii = self.ascii and all(
-            low <= ASCII_END and high in (*ASCII, LAST) for low, high in ranges
-        )
-        if len(self.follow) >= MOST_PLACES or self.ranges > self.most_ranges:
+        for low, high in ranges:
+            if low > ASCII_END or (high not in ASCII and high != LAST):
+                self.is_ascii = False
+        if len(self.follow) >= MAX_POSITIONS or self.ranges > self.max_ranges:
             raise PatternRefused(TOO_LARGE)
-        bit = {ALWAYS: 1 << len(self.follow)}
+        mask = {ALWAYS: 1 << len(self.follow)}
         self.characters.append(ranges)
         self.follow.append({})
-        return _Part(frozenset(), bit, bit)
+        return _Part(frozenset(), mask, mask)
 
     def _in_order(self, parts: Iterable[_Part]) -> _Part:
-        whole = NOTHING
+        whole = EMPTY
         for part in parts:
             self._link(whole.last, part.first)
             whole = _Part(
-                frozenset(one | other for one in whole.empty for other in part.empty),
-                _merged([whole.first, _through(whole.empty, part.first)]),
-                _merged([part.last, _through(part.empty, whole.last)]),
+                empty=frozenset(one | other for one in whole.empty for other in part.empty),
+                first=_merged([whole.first, _through(whole.empty, part.first)]),
+                last=_merged([part.last, _through(part.empty, whole.last)]),
             )
         return whole
 
     def _repeated(self, node: Node, least: int, most: int | None) -> _Part:
         if most is not None:
-            must = [self.of(node) for _ in range(least)]
-            return self._in_order([*must, *(_optional(self.of(node)) for _ in range(most - least))])
-        copies = [self.of(node) for _ in range(max(least, 1))]
+            copies = [self.add(node) for _ in range(least)]
+            optional = (_optional(self.add(node)) for _ in range(most - least))
+            return self._in_order([*copies, *optional])
+        copies = [self.add(node) for _ in range(max(least, 1))]
         self._link(copies[-1].last, copies[-1].first)
         whole = self._in_order(copies)
         return whole if least else _optional(whole)
 
     def _link(self, last: Masks, first: Masks) -> None:
+        """Let the first positions of a part follow the last ones of another."""
         for before, ends in last.items():
             self.spend(ends.bit_count() + 1)
             for after, begins in first.items():
-                for place in _bits(ends):
-                    follow, at = self.follow[place], before | after
-                    follow[at] = follow.get(at, 0) | begins
+                for position in _bits(ends):
+                    follow, condition = self.follow[position], before | after
+                    follow[condition] = follow.get(condition, 0) | begins
 
 
 def _optional(part: _Part) -> _Part:
@@ -151,118 +156,119 @@ def _optional(part: _Part) -> _Part:
 
 
 def _through(conditions: Iterable[int], masks: Masks) -> Masks:
-    """Return the states reached by a part that is empty under these conditions."""
-    return _merged({at | condition: mask} for condition in conditions for at, mask in masks.items())
+    """Return the positions beyond a part that is empty under these conditions."""
+    return _merged(
+        {own | condition: mask} for condition in conditions for own, mask in masks.items()
+    )
 
 
 def _merged(several: Iterable[Masks]) -> Masks:
-    made: Masks = {}
+    merged: Masks = {}
     for masks in several:
-        for at, mask in masks.items():
-            made[at] = made.get(at, 0) | mask
-    return made
+        for condition, mask in masks.items():
+            merged[condition] = merged.get(condition, 0) | mask
+    return merged
 
 
-# --- states -----------------------------------------------------------------------------------------------------------
+# --- states -----------------------------------------------------------------------------------
 
 
 class _Atom(NamedTuple):
-    """Characters that no part of the pattern tells from each other: the places that take them, and
-    what they are.
-    """
+    """Characters that a pattern treats alike: the positions that match them, and what they are."""
 
-    places: int
-    word: bool
-    newline: bool
+    positions: int
+    is_word: bool
+    is_newline: bool
 
 
 class _State(NamedTuple):
-    """Where a search may be: the places that may come next, whether a match may end here, and the
-    character before.
-    """
+    """A state of a search: possible next positions, ends of a match, and the character before."""
 
     next: tuple[tuple[int, int], ...]
     ends: frozenset[int]
-    word: bool = False
-    newline: bool = False
-    start: bool = False
+    is_word: bool = False
+    is_newline: bool = False
+    is_start: bool = False
 
 
-def _count(places: _Places, whole: _Part) -> None:
-    """Walk through all states. Nothing is looked for once there is a match, whatever comes."""
-    atoms, first = _atoms(places.characters), tuple(whole.first.items())
-    state_bytes = ASCII_STATE_BYTES if places.ascii else STATE_BYTES
-    state, taken = _State(first, whole.empty, start=True), 0
-    seen, waiting = {state}, [state]
+def _count_states(automaton: _Automaton, whole: _Part) -> None:
+    """Visit all states. A state with a certain match is final: the search ends there."""
+    atoms, first = _atoms(automaton.characters), tuple(whole.first.items())
+    state_bytes = ASCII_STATE_BYTES if automaton.is_ascii else STATE_BYTES
+    start, total_bytes = _State(first, whole.empty, is_start=True), 0
+    seen, waiting = {start}, [start]
     while waiting:
         state = waiting.pop()
         for atom in atoms:
-            if any(_holds(at, state, atom) for at in state.ends):
+            if any(_holds(condition, state, atom) for condition in state.ends):
                 continue
-            then = _after(places, whole, state, atom)
-            if then not in seen:
-                seen.add(then)
-                waiting.append(then)
-                ranges = sum(
-                    len(places.characters[place]) for _, mask in then.next for place in _bits(mask)
-                )
-                taken += state_bytes + RANGE_BYTES * ranges
-                if taken > MOST_BYTES:
-                    raise PatternRefused(TOO_LARGE)
+            following = _next_state(automaton, whole, state, atom)
+            if following in seen:
+                continue
+            seen.add(following)
+            waiting.append(following)
+            ranges = 0
+            for _, mask in following.next:
+                ranges += sum(len(automaton.characters[position]) for position in _bits(mask))
+            total_bytes += state_bytes + RANGE_BYTES * ranges
+            if total_bytes > MAX_BYTES:
+                raise PatternRefused(TOO_LARGE)
 
 
-def _after(places: _Places, whole: _Part, state: _State, atom: _Atom) -> _State:
-    """The state after one more character."""
-    moving = 0
-    for at, mask in state.next:
-        if _holds(at, state, atom):
-            moving |= mask & atom.places
-    places.spend(moving.bit_count() + 1)
-    then = dict(whole.first)
-    for place in _bits(moving):
-        for at, mask in places.follow[place].items():
-            then[at] = then.get(at, 0) | mask
-    ends = whole.empty.union(at for at, mask in whole.last.items() if mask & moving)
-    return _State(tuple(sorted(then.items())), ends, atom.word, atom.newline)
+def _next_state(automaton: _Automaton, whole: _Part, state: _State, atom: _Atom) -> _State:
+    """Return the state after one more character."""
+    matched = 0
+    for condition, mask in state.next:
+        if _holds(condition, state, atom):
+            matched |= mask & atom.positions
+    automaton.spend(matched.bit_count() + 1)
+    following = dict(whole.first)
+    for position in _bits(matched):
+        for condition, mask in automaton.follow[position].items():
+            following[condition] = following.get(condition, 0) | mask
+    ends = whole.empty.union(condition for condition, mask in whole.last.items() if mask & matched)
+    return _State(tuple(sorted(following.items())), ends, atom.is_word, atom.is_newline)
 
 
-def _holds(at: int, state: _State, atom: _Atom) -> bool:
-    """Whether the place between what comes before a state and the next character is as it must
-    be.
-    """
-    if not at:
+def _holds(condition: int, state: _State, atom: _Atom) -> bool:
+    """Return whether assertions hold between the character before a state and the next one."""
+    if not condition:
         return True
-    if at & TEXT_BEGIN and not state.start:
+    if condition & TEXT_BEGIN and not state.is_start:
         return False
-    if at & LINE_BEGIN and not (state.start or state.newline):
+    if condition & LINE_BEGIN and not (state.is_start or state.is_newline):
         return False
-    if at & TEXT_END or (at & LINE_END and not atom.newline):
+    if condition & TEXT_END:
         return False
-    boundary = state.word != atom.word
-    return not (at & (NO_BOUNDARY if boundary else BOUNDARY))
+    if condition & LINE_END and not atom.is_newline:
+        return False
+    is_boundary = state.is_word != atom.is_word
+    return not (condition & (NO_BOUNDARY if is_boundary else BOUNDARY))
 
 
-_WORD = tuple((low, high) for low, high in ((48, 57), (65, 90), (95, 95), (97, 122)))
+_WORD: Ranges = ((48, 57), (65, 90), (95, 95), (97, 122))
+_NEWLINE: Ranges = ((10, 10),)
 
 
 def _atoms(characters: Sequence[Ranges]) -> list[_Atom]:
-    """The characters that the pattern tells apart."""
-    of_class: dict[Ranges, int] = {_WORD: 0, ((10, 10),): 0}
-    for place, ranges in enumerate(characters):
-        of_class[ranges] = of_class.get(ranges, 0) | 1 << place
+    """Return the kinds of characters that a pattern distinguishes."""
+    positions_of: dict[Ranges, int] = {_WORD: 0, _NEWLINE: 0}
+    for position, ranges in enumerate(characters):
+        positions_of[ranges] = positions_of.get(ranges, 0) | 1 << position
+    # Sweep over all characters: a class's bit changes where one of its ranges begins or ends.
     changes: dict[int, int] = {0: 0}
-    for index, ranges in enumerate(of_class):
+    for index, ranges in enumerate(positions_of):
         for low, high in ranges:
             changes[low] = changes.get(low, 0) ^ 1 << index
             changes[high + 1] = changes.get(high + 1, 0) ^ 1 << index
-    classes, found = 0, set[int]()
-    for at in sorted(changes):
-        classes ^= changes[at]
-        found.add(classes)
-    places = list(of_class.values())
+    classes, kinds = 0, set[int]()
+    for character in sorted(changes):
+        classes ^= changes[character]
+        kinds.add(classes)
+    positions = list(positions_of.values())
     return [
-        _Atom(_union(places[index] for index in _bits(mask)), bool(mask & 1), bool(mask & 2))
-        for mask in found
+        _Atom(_union(positions[index] for index in _bits(kind)), bool(kind & 1), bool(kind & 2))
+        for kind in kinds
     ]
 
 
@@ -274,7 +280,7 @@ def _bits(mask: int) -> Iterator[int]:
 
 
 def _union(masks: Iterable[int]) -> int:
-    made = 0
+    union = 0
     for mask in masks:
-        made |= mask
-    return made
+        union |= mask
+    return union

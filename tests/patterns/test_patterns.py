@@ -4,9 +4,11 @@ import random
 import re
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
+import re2
 from jsonschema_rs import Draft202012Validator
 
 from app.patterns import Pattern, PatternRefused, any_of, compile_glob, compile_pattern, encoded
@@ -273,3 +275,43 @@ def test_one_search_for_several_patterns_finds_what_one_of_them_finds_and_no_mor
     for text in ("123", "1234", "abc", "a", "x y", "xy", "", "12\n", "123\n"):
         assert union.search(text) == any(pattern.search(text) for pattern in patterns)
     assert any_of(patterns[:1]) is None
+
+
+# What app/patterns/syntax.py reads of Python's parser, and the names of its opcodes there.
+PARSER_ATTRIBUTES = ("parse", "MAXREPEAT")
+PARSER_OPCODES = (
+    *("ANY", "ASSERT", "ASSERT_NOT", "AT", "ATOMIC_GROUP", "BRANCH", "CATEGORY", "GROUPREF"),
+    *("GROUPREF_EXISTS", "IN", "LITERAL", "MAX_REPEAT", "MIN_REPEAT", "NEGATE", "NOT_LITERAL"),
+    *("POSSESSIVE_REPEAT", "RANGE", "SUBPATTERN"),
+    *("AT_BEGINNING", "AT_BEGINNING_STRING", "AT_BOUNDARY", "AT_END", "AT_END_STRING"),
+    *("AT_NON_BOUNDARY", "CATEGORY_DIGIT", "CATEGORY_NOT_DIGIT", "CATEGORY_SPACE"),
+    *("CATEGORY_NOT_SPACE", "CATEGORY_WORD", "CATEGORY_NOT_WORD"),
+)
+
+
+@pytest.mark.parametrize("name", PARSER_ATTRIBUTES)
+def test_pythons_parser_has_the_attribute(name: str) -> None:
+    assert hasattr(import_module("re._parser"), name), f"re._parser.{name} is gone"
+
+
+@pytest.mark.parametrize("name", PARSER_OPCODES)
+def test_pythons_parser_has_the_opcode(name: str) -> None:
+    opcode = getattr(import_module("re._constants"), name, None)
+    assert str(opcode) == name, f"re._constants.{name} is gone"
+
+
+def test_a_parsed_pattern_has_its_flags_and_pairs_of_opcode_and_value() -> None:
+    parsed = import_module("re._parser").parse("(?i:a)", 0)
+    assert hasattr(parsed, "state"), "re._parser.SubPattern.state is gone"
+    assert hasattr(parsed.state, "flags"), "re._parser.State.flags is gone"
+    ((opcode, value),) = parsed
+    assert str(opcode) == "SUBPATTERN"
+    assert len(value) == 4, "re._parser's SUBPATTERN has other values"
+
+
+@pytest.mark.parametrize("name", ["RE2", "RE2.Anchor.ANCHOR_BOTH"])
+def test_re2_has_the_attribute(name: str) -> None:
+    found = re2._re2
+    for part in name.split("."):
+        assert hasattr(found, part), f"re2._re2.{name} is gone"
+        found = getattr(found, part)
