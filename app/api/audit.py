@@ -21,10 +21,7 @@ from app.clock import instant
 from app.database.driver import in_time
 from app.database.engine import snapshot
 from app.errors import Fault, Forbidden, Invalid
-from app.http import json_body
-from app.http.authentication import Authenticator
-from app.http.openapi_parts import problem_responses
-from app.http.request import context_of
+from app.http import Authenticator, context_of, json_body, problem_responses
 from app.ids import plain
 from app.leanplum.values import query_time
 from app.model import Caller, Scope

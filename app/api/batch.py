@@ -26,13 +26,23 @@ from app.errors import (
     Refusal,
     TooLarge,
 )
-from app.http import json_body, problems
-from app.http.authentication import Authenticator, require_leanplum_key, require_scope
-from app.http.body import SMALL, BodyReader, Receive, is_small
-from app.http.openapi_parts import body_of, problem_responses
-from app.http.problems import Answer
-from app.http.rate_limiting import RateLimiter
-from app.http.request import RequestContext, context_of
+from app.http import (
+    SMALL_BODY_BYTES,
+    Answer,
+    Authenticator,
+    BodyReader,
+    RateLimiter,
+    Receive,
+    RequestContext,
+    body_of,
+    context_of,
+    is_small,
+    json_body,
+    problem_responses,
+    problems,
+    require_leanplum_key,
+    require_scope,
+)
 from app.ingest import validate
 from app.ingest.ports import ItemSteps
 from app.ingest.service import Checker, Ingest
@@ -154,7 +164,9 @@ class BatchHandler:
         more items than braces.
         """
         most = body.count(b"{") if is_json else body.count(b"\n") + 1
-        fits = await self._limiter.room(context, caller, ask=most > FEW_ITEMS or len(body) > SMALL)
+        fits = await self._limiter.room(
+            context, caller, ask=most > FEW_ITEMS or len(body) > SMALL_BODY_BYTES
+        )
         if fits(most):
             return
         count = await _count_items(body) if is_json else len(_lines(body))

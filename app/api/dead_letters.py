@@ -14,12 +14,15 @@ from app.api.dependencies import KEY
 from app.api.receipts import receipt_document
 from app.audit import records
 from app.errors import Fault, Invalid, Malformed
-from app.http import json_body
-from app.http.audit_trail import transaction_record
-from app.http.authentication import Authenticator
-from app.http.body import BodyReader
-from app.http.openapi_parts import body_of, problem_responses
-from app.http.request import context_of
+from app.http import (
+    Authenticator,
+    BodyReader,
+    body_of,
+    context_of,
+    json_body,
+    problem_responses,
+    transaction_record,
+)
 from app.ingest import validate
 from app.leanplum.values import query_time
 from app.model import App, Scope, Status

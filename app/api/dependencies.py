@@ -11,9 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from app import ids
-from app.http.authentication import Authenticator
-from app.http.body import BodyReader
-from app.http.request import context_of
+from app.http import Authenticator, BodyReader, context_of
 from app.ingest.validate import subject_of
 from app.outbox.outbox import Outbox
 

@@ -29,12 +29,21 @@ from app.errors import (
     Refusal,
     StorageUnavailable,
 )
-from app.http import json_body
-from app.http.authentication import Authenticator, require_leanplum_key, require_scope
-from app.http.body import BodyReader, Receive
-from app.http.openapi_parts import body_of, problem_responses
-from app.http.problems import Answer
-from app.http.request import IDEMPOTENCY_KEY, RequestContext, context_of, idempotency_key
+from app.http import (
+    IDEMPOTENCY_KEY,
+    Answer,
+    Authenticator,
+    BodyReader,
+    Receive,
+    RequestContext,
+    body_of,
+    context_of,
+    idempotency_key,
+    json_body,
+    problem_responses,
+    require_leanplum_key,
+    require_scope,
+)
 from app.ingest import validate
 from app.ingest.ports import ItemSteps
 from app.ingest.service import Ingest

@@ -18,12 +18,17 @@ from app.callers.store import KEEP, KeyStore, Recorder, StoredKey
 from app.clock import instant, now_ms
 from app.database.driver import in_time
 from app.errors import Fault, Forbidden, Invalid, NotFound, StorageUnavailable
-from app.http import json_body
-from app.http.audit_trail import transaction_record
-from app.http.authentication import Authenticator
-from app.http.body import BodyReader
-from app.http.openapi_parts import body_of, problem_responses
-from app.http.request import IDEMPOTENCY_KEY, context_of, idempotency_key
+from app.http import (
+    IDEMPOTENCY_KEY,
+    Authenticator,
+    BodyReader,
+    body_of,
+    context_of,
+    idempotency_key,
+    json_body,
+    problem_responses,
+    transaction_record,
+)
 from app.ingest import validate
 from app.model import Caller, Scope
 

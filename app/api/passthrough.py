@@ -25,13 +25,19 @@ from app.clock import now_ms
 from app.enrichment.config import ENRICHED
 from app.enrichment.relayed_calls import RelayedCallPrivacy, permit_import
 from app.errors import Fault, Invalid, Malformed, NotFound, RequestPart
-from app.http import json_body
-from app.http.authentication import Authenticator
-from app.http.body import BodyReader
-from app.http.job_facts import JobFacts, note_answer
-from app.http.openapi_parts import body_of, parameters_of, problem_responses
-from app.http.request import RequestContext, context_of
-from app.http.response_headers import headers_of_file
+from app.http import (
+    Authenticator,
+    BodyReader,
+    JobFacts,
+    RequestContext,
+    body_of,
+    context_of,
+    headers_of_file,
+    json_body,
+    note_answer,
+    parameters_of,
+    problem_responses,
+)
 from app.ingest import validate
 from app.ingest.json_pointers import Move, as_sent, parts
 from app.ingest.service import Ingest

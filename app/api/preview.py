@@ -11,12 +11,19 @@ from app.api.batch import BATCH_REFUSED, RefusedItem, permitted, validated_item
 from app.api.dependencies import KEY
 from app.clock import now_ms
 from app.errors import Fault, Invalid, Overloaded, Refusal
-from app.http import json_body, problems
-from app.http.authentication import Authenticator
-from app.http.body import BodyReader, Receive, is_small
-from app.http.openapi_parts import body_of, problem_responses
-from app.http.rate_limiting import RateLimiter
-from app.http.request import RequestContext, context_of
+from app.http import (
+    Authenticator,
+    BodyReader,
+    RateLimiter,
+    Receive,
+    RequestContext,
+    body_of,
+    context_of,
+    is_small,
+    json_body,
+    problem_responses,
+    problems,
+)
 from app.ingest.service import Ingest
 from app.leanplum import mapping
 from app.model import App, Item, NewItem

@@ -11,8 +11,7 @@ from app.api import schemas
 from app.api.dependencies import KEY, Authentication
 from app.clock import instant
 from app.errors import Fault, Invalid, NotFound
-from app.http.openapi_parts import problem_responses
-from app.http.request import context_of
+from app.http import context_of, problem_responses
 from app.model import Receipt, Removed, Scope, Status
 from app.outbox.outbox import Outbox
 from app.outbox.receipts import ReceiptFilter

@@ -14,10 +14,7 @@ from app.audit.record_macs import Marks
 from app.clock import instant
 from app.database.driver import Cursor, in_time
 from app.errors import NotFound
-from app.http.audit_trail import transaction_record
-from app.http.authentication import Authenticator
-from app.http.openapi_parts import problem_responses
-from app.http.request import context_of
+from app.http import Authenticator, context_of, problem_responses, transaction_record
 from app.model import App, Scope
 from app.tracking.names import NAME_KINDS, Name
 from app.tracking.plan.file_format import KINDS

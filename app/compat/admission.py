@@ -16,13 +16,19 @@ from app.callers.key_format import PREFIX
 from app.callers.key_scanner import KeyScanner
 from app.compat.json_values import IN_A_THREAD, BeyondLimit, Fits, anything_fits, in_turn
 from app.errors import Malformed, Overloaded, RateLimited, Refusal, Unauthorized
-from app.http import decompression, json_body
-from app.http.authentication import Authenticator
-from app.http.body import SMALL, BodyReader, Receive, is_small
-from app.http.decompression import Queue
-from app.http.json_body import Unpacker
-from app.http.rate_limiting import RateLimiter
-from app.http.request import RequestContext
+from app.http import (
+    SMALL_BODY_BYTES,
+    Authenticator,
+    BodyReader,
+    PlaceQueue,
+    RateLimiter,
+    Receive,
+    RequestContext,
+    Unpacker,
+    decompression,
+    is_small,
+    json_body,
+)
 from app.ingest.time_slices import turn
 from app.model import Caller
 
@@ -154,7 +160,7 @@ class BodyCredentials:
         self._most = max_held_bytes // UNKNOWN_SHARE
         # Of large bodies, and of small ones that come in pieces.
         self.held, self.held_small = HeldBytes(), HeldBytes()
-        self._compressed = Queue(COMPRESSED_AT_ONCE, MAX_COMPRESSED_WAITING, seconds=15.0)
+        self._compressed = PlaceQueue(COMPRESSED_AT_ONCE, MAX_COMPRESSED_WAITING, seconds=15.0)
 
     async def identify(
         self,
@@ -221,7 +227,7 @@ class BodyCredentials:
                 if search.caller is None and more:
                     held.add(body)
                     body = b""
-                if search.caller is None and search.seen > SMALL:
+                if search.caller is None and search.seen > SMALL_BODY_BYTES:
                     await lock_out.check()
         finally:
             held.drop()
@@ -332,7 +338,7 @@ async def read_within_limit(
     fits: Fits = anything_fits
     caller = context.caller
     if caller is not None and size > FEW_BYTES:
-        fits = await limiter.room(context, caller, lends=True, ask=size > SMALL)
+        fits = await limiter.room(context, caller, lends=True, ask=size > SMALL_BODY_BYTES)
     try:
         return await _read(partial(read, fits), size)
     except BeyondLimit as beyond:

@@ -7,7 +7,7 @@ from app.errors import Malformed, Overloaded, TooSlow
 from app.http import decompression, json_body
 from app.http.request import RequestContext
 
-SMALL = 64 * 1024  # bytes of a body that may be parsed before the caller is known
+SMALL_BODY_BYTES = 64 * 1024  # bytes of a body that may be parsed before the caller is known
 # Of GATEWAY_MAX_HELD_BYTES, the share beyond which nothing more is decompressed.
 DECOMPRESSED_SHARE = 3
 USUAL_STARTS = frozenset({b"{", b"[", b""})  # of nearly every body: it has no byte-order mark
@@ -142,7 +142,7 @@ def is_small(context: RequestContext) -> bool:
     """Tell whether a request has no body, or one that is known to be small before it is read."""
     if b"content-encoding" in context.headers or b"transfer-encoding" in context.headers:
         return False
-    return int(context.headers.get(b"content-length", b"0")) <= SMALL
+    return int(context.headers.get(b"content-length", b"0")) <= SMALL_BODY_BYTES
 
 
 def _may_be_empty(context: RequestContext) -> bool:

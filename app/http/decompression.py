@@ -26,7 +26,7 @@ _Made = TypeVar("_Made")
 _thread = RestingThread("decompression")
 
 
-class Queue:
+class PlaceQueue:
     """A queue for places, of which there are few. It is bounded in length and in time."""
 
     def __init__(self, places: int, most_waiting: int, seconds: float = WAITING_SECONDS) -> None:
@@ -56,7 +56,7 @@ class Queue:
             free.release()
 
 
-KNOWN_CALLERS = Queue(AT_ONCE, MAX_WAITING)
+KNOWN_CALLERS = PlaceQueue(AT_ONCE, MAX_WAITING)
 
 
 async def in_thread(function: Callable[[], _Made]) -> _Made:

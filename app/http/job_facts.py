@@ -12,7 +12,7 @@ from app.model import Scope
 LONGEST = 200  # characters of a text that a caller chose
 MOST = 50  # jobs and targets of one call
 NAMED = ("startDate", "endDate", "dataType", "abTestId", "messageId", "type", "defaultAction")
-IDS = frozenset({"jobId", "postbackId"})
+JOB_ID_FIELDS = frozenset({"jobId", "postbackId"})
 URLS = ("postbackUrl", "callbackUrl")
 TARGET = "t"  # before a URL that is hashed; a user begins with another letter
 Hash = Callable[[str], str]
@@ -69,7 +69,7 @@ def _add_ids(context: RequestContext, ids: Iterable[str]) -> None:
 
 def ids_in(told: Mapping[str, Any]) -> list[str]:
     """Return the ids of jobs and postbacks that stand in arguments, or in an answer."""
-    found = [told.get(name) for name in sorted(IDS)]
+    found = [told.get(name) for name in sorted(JOB_ID_FIELDS)]
     return [_short(one) for one in found if isinstance(one, str | int) and one != ""]
 
 

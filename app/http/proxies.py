@@ -197,7 +197,7 @@ def _unquoted(text: str) -> str:
 
 
 HEADER = b"x-forwarded-prefix"
-VARY = {"Vary": "X-Forwarded-Prefix"}  # of pages with links in them, for shared caches
+VARY_BY_PREFIX = {"Vary": "X-Forwarded-Prefix"}  # of pages with links in them, for shared caches
 # What the gateway's own paths begin with. A prefix that begins with one of them is taken off only
 # where one of them follows: a proxy may have taken it off already.
 OWN = frozenset({"api", "api-batch", "assets", "docs", "livez", "metrics", "openapi.json"})

@@ -2,12 +2,18 @@
 
 from collections.abc import Mapping
 
-SNIFF = (b"x-content-type-options", b"nosniff")
-POLICY, CACHE = b"content-security-policy", b"cache-control"
-STRICT = (POLICY, b"default-src 'none'; frame-ancestors 'none'")  # pages have their own
-NO_STORE = (CACHE, b"no-store")  # what is answered under /v1 is somebody's data, or a key
+NO_SNIFF = (b"x-content-type-options", b"nosniff")
+POLICY_HEADER, CACHE_HEADER = b"content-security-policy", b"cache-control"
+STRICT_POLICY = (
+    POLICY_HEADER,
+    b"default-src 'none'; frame-ancestors 'none'",
+)  # pages have their own
+NO_STORE = (CACHE_HEADER, b"no-store")  # what is answered under /v1 is somebody's data, or a key
 PAGE_HEADERS = [(b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referrer")]
-GUARDS = [*PAGE_HEADERS, STRICT]  # of what a browser must not show as a page of this origin
+BROWSER_GUARDS = [
+    *PAGE_HEADERS,
+    STRICT_POLICY,
+]  # of what a browser must not show as a page of this origin
 
 
 def headers_of_file(found: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

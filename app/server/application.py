@@ -27,10 +27,7 @@ from app.api import (
 from app.compat.leanplum_sdk import endpoint as sdk
 from app.compat.segment.request import PATHS as SEGMENT_PATHS
 from app.errors import Fault, GatewayError, Invalid, NotFound, RequestPart
-from app.http import problems
-from app.http.authentication import Authenticator
-from app.http.proxies import TrustedProxies
-from app.http.request import context_of
+from app.http import Authenticator, TrustedProxies, context_of, problems
 from app.ingest.json_pointers import pointer
 from app.server import openapi, operations
 from app.server.bootstrap import Services, gateway

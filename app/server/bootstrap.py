@@ -36,10 +36,7 @@ from app.delivery.verdicts import RetryPolicy
 from app.encryption import BodyCipher, open_body_cipher
 from app.enrichment.service import EnrichmentService, check_files
 from app.errors import Refusal, StartRefused, StorageUnavailable
-from app.http.audit_trail import AuditTrail
-from app.http.authentication import Authenticator
-from app.http.body import BodyReader
-from app.http.rate_limiting import RateLimiter
+from app.http import AuditTrail, Authenticator, BodyReader, RateLimiter
 from app.ingest.service import Ingest
 from app.leanplum.client import LeanplumClient
 from app.leanplum.replies import MigrateStates

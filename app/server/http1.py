@@ -23,8 +23,7 @@ import structlog
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.http import problems
-from app.http.request import CONTEXT, context_of, new_request_id
+from app.http import CONTEXT, context_of, new_request_id, problems
 from app.server.lifecycle import Lifecycle
 from app.settings import Settings
 

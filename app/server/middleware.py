@@ -15,14 +15,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.callers.key_format import PREFIX
 from app.errors import Fault, GatewayError, Malformed
-from app.http import problems
-from app.http.audit_trail import AuditTrail
-from app.http.authentication import Authenticator
-from app.http.body import BodyReader
-from app.http.problems import Answer
-from app.http.proxies import Prefixes, TrustedProxies
-from app.http.request import CONTEXT, RequestContext, log_failure
-from app.http.response_headers import CACHE, NO_STORE, PAGE_HEADERS, POLICY, SNIFF, STRICT
+from app.http import (
+    CACHE_HEADER,
+    CONTEXT,
+    NO_SNIFF,
+    NO_STORE,
+    PAGE_HEADERS,
+    POLICY_HEADER,
+    STRICT_POLICY,
+    Answer,
+    AuditTrail,
+    Authenticator,
+    BodyReader,
+    Prefixes,
+    RequestContext,
+    TrustedProxies,
+    log_failure,
+    problems,
+)
 from app.telemetry import Metrics
 
 log = structlog.get_logger("request")
@@ -227,12 +237,12 @@ def _guarded(
     """Return headers with those that keep a response from being framed, run or cached."""
     names = {name for name, _ in headers}
     guarded = [*headers, *PAGE_HEADERS]
-    if POLICY not in names:
-        guarded.append(STRICT)
-    if CACHE not in names and context.path.startswith("/v1/"):
+    if POLICY_HEADER not in names:
+        guarded.append(STRICT_POLICY)
+    if CACHE_HEADER not in names and context.path.startswith("/v1/"):
         guarded.append(NO_STORE)
     return guarded
 
 
 def _common_headers(context: RequestContext) -> list[tuple[bytes, bytes]]:
-    return [(b"x-request-id", context.request_id.encode()), SNIFF, *context.rate_headers]
+    return [(b"x-request-id", context.request_id.encode()), NO_SNIFF, *context.rate_headers]

@@ -19,11 +19,15 @@ from app.audit.sealing import Sealer
 from app.database.engine import reason
 from app.database.writer import Writer
 from app.errors import NotFound, StorageUnavailable
-from app.http.openapi_parts import problem_responses
-from app.http.problems import PROBLEMS, Problem, example
-from app.http.proxies import VARY
-from app.http.rate_limiting import RateLimiter
-from app.http.request import context_of
+from app.http import (
+    PROBLEMS,
+    VARY_BY_PREFIX,
+    Problem,
+    RateLimiter,
+    context_of,
+    example,
+    problem_responses,
+)
 from app.telemetry import Metrics
 from app.tracking.plan.validate import NO_PLANS
 from app.tracking.service import Tracking
@@ -193,7 +197,7 @@ def _guarded(page: HTMLResponse, styles: str = "") -> HTMLResponse:
     that are in it now.
     """
     styles = styles or _hashes(page, "style")
-    page.headers.update(VARY)
+    page.headers.update(VARY_BY_PREFIX)
     page.headers["Content-Security-Policy"] = (
         f"default-src 'none'; script-src 'self'{_hashes(page, 'script')}; style-src {styles}; "
         "img-src 'self' data:; connect-src 'self'; worker-src blob:; "
@@ -222,7 +226,7 @@ def add_documentation(app: FastAPI) -> None:
     async def openapi(request: Request) -> JSONResponse:
         prefix = _prefix(request, "GET /openapi.json")
         servers = {"servers": [{"url": prefix}]} if prefix else {}
-        return JSONResponse(app.openapi() | servers, headers=VARY)
+        return JSONResponse(app.openapi() | servers, headers=VARY_BY_PREFIX)
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:

@@ -24,7 +24,7 @@ import zstandard
 from app.callers import key_format
 from app.errors import Overloaded
 from app.http import decompression
-from app.http.decompression import Queue
+from app.http.decompression import PlaceQueue
 from app.server.application import Application, create_app
 from tests.api.leanplum import until
 from tests.api.serve import Wire, served
@@ -549,7 +549,7 @@ def test_what_is_small_when_it_is_decompressed_waits_for_no_place() -> None:
 
 def test_a_place_is_waited_for_only_so_long() -> None:
     async def run() -> None:
-        queue = Queue(1, 5, seconds=0.05)
+        queue = PlaceQueue(1, 5, seconds=0.05)
         async with queue.place():
             with pytest.raises(Overloaded):
                 async with queue.place():
@@ -562,7 +562,7 @@ def test_a_place_is_waited_for_only_so_long() -> None:
 
 def test_only_so_many_wait_for_a_place() -> None:
     async def run() -> list[str]:
-        queue, may_end, told = Queue(1, 2), asyncio.Event(), list[str]()
+        queue, may_end, told = PlaceQueue(1, 2), asyncio.Event(), list[str]()
 
         async def work(name: str) -> None:
             async with queue.place():

@@ -23,11 +23,16 @@ from app.compat.leanplum_sdk.request import Call
 from app.compat.leanplum_sdk.response import JSON, send_body
 from app.compat.leanplum_sdk.transfers import FORMS_OF_IMPORT, TransferHandler
 from app.errors import Forbidden, GatewayError, Malformed, Overloaded, Refusal, TooLarge
-from app.http import problems
-from app.http.authentication import Authenticator, require_scope
-from app.http.body import BodyReader, refuse_declared
-from app.http.rate_limiting import RateLimiter
-from app.http.request import RequestContext, log_failure
+from app.http import (
+    Authenticator,
+    BodyReader,
+    RateLimiter,
+    RequestContext,
+    log_failure,
+    problems,
+    refuse_declared,
+    require_scope,
+)
 from app.leanplum.client import FilePart
 from app.model import App, Caller
 from app.model import Scope as KeyScope

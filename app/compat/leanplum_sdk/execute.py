@@ -31,10 +31,15 @@ from app.compat.leanplum_sdk.response import Reply
 from app.compat.leanplum_sdk.steps import Steps
 from app.enrichment.service import EnrichmentService
 from app.errors import Forbidden, GatewayError
-from app.http.authentication import Authenticator, require_scope
-from app.http.job_facts import IDS, JobFacts, note_answer
-from app.http.rate_limiting import RateLimiter
-from app.http.request import RequestContext
+from app.http import (
+    JOB_ID_FIELDS,
+    Authenticator,
+    JobFacts,
+    RateLimiter,
+    RequestContext,
+    note_answer,
+    require_scope,
+)
 from app.ingest.ports import NO_STEPS
 from app.ingest.service import Checker, Ingest
 from app.ingest.time_slices import in_slices
@@ -161,7 +166,7 @@ class EntryExecutor:
             _tell_taken(call, reply, doing, await accept(items))
         await self._learn(checker, reply, judged)
         for entry in reply.entries:
-            if entry is not None and not IDS.isdisjoint(entry):
+            if entry is not None and not JOB_ID_FIELDS.isdisjoint(entry):
                 note_answer(context, entry)
 
     async def _learn(

@@ -13,10 +13,17 @@ from app.compat.leanplum_sdk.request import Call
 from app.compat.leanplum_sdk.response import CORS, JSON, send_body
 from app.enrichment.relayed_calls import RelayedCallPrivacy, permit_import
 from app.errors import Erased, Forbidden, Invalid, Malformed
-from app.http.job_facts import JobFacts, note_answer
-from app.http.json_body import has_rows, without_bom
-from app.http.request import RequestContext, log_failure
-from app.http.response_headers import GUARDS, NO_STORE, headers_of_file
+from app.http import (
+    BROWSER_GUARDS,
+    NO_STORE,
+    JobFacts,
+    RequestContext,
+    has_rows,
+    headers_of_file,
+    log_failure,
+    note_answer,
+    without_bom,
+)
 from app.leanplum.actions import ACTIONS
 from app.leanplum.client import FilePart
 from app.model import ERASES, App, Caller, KeyKind
@@ -118,7 +125,7 @@ class TransferHandler:
         async def stream(send: Send) -> int:
             try:
                 assert file.chunks is not None
-                headers = [*headers_of_file(file.headers), *CORS, *GUARDS, NO_STORE]
+                headers = [*headers_of_file(file.headers), *CORS, *BROWSER_GUARDS, NO_STORE]
                 headers += [(b"x-request-id", context.request_id.encode()), *context.rate_headers]
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 try:

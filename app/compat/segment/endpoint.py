@@ -28,12 +28,20 @@ from app.errors import (
     Refusal,
     TooLarge,
 )
-from app.http import json_body, problems
-from app.http.authentication import Authenticator, require_leanplum_key, require_scope
-from app.http.body import BodyReader, is_small, refuse_declared
-from app.http.credentials import key_in_headers
-from app.http.rate_limiting import RateLimiter
-from app.http.request import RequestContext, log_failure
+from app.http import (
+    Authenticator,
+    BodyReader,
+    RateLimiter,
+    RequestContext,
+    is_small,
+    json_body,
+    key_in_headers,
+    log_failure,
+    problems,
+    refuse_declared,
+    require_leanplum_key,
+    require_scope,
+)
 from app.ingest import validate
 from app.ingest.service import Checker, Ingest
 from app.model import App, Caller, KeyKind, NewItem
