@@ -1,10 +1,9 @@
-"""Locks users for a call that a caller waits for, and keeps clear of the delivery and of other such
-calls.
+"""Locks of users for synchronous calls, which keep them apart from the delivery and each other.
 
-What was accepted for a user should arrive before what is asked about them afterwards. So a call
-waits until nothing of its users waits, but for a bounded time only: a user with a long backlog, or
-one whose items Leanplum doesn't take now, is not cut off. It never goes beside another call of
-theirs, whichever process made that, and never before a deletion.
+Items accepted for a user should arrive before a later synchronous call about the user. So a call
+waits until no item of its users waits, but for a limited time only: a user with a long backlog, or
+one whose items Leanplum doesn't take now, is not cut off. The call is never made beside another
+call of the users, whichever process made that, and never before a deletion.
 """
 
 import asyncio
@@ -24,18 +23,19 @@ from app.outbox.outbox import Outbox
 from app.outbox.user_lock_rows import Denied, LockRequest, LockResult
 from app.telemetry import describe
 
-LOOK_AGAIN_SECONDS = 0.05  # for what other processes do
+POLL_SECONDS = 0.05  # between looks for changes by other processes
 UNLOCK_PAUSE_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 NOT_YET = "Earlier items of this user have not been delivered yet; nothing was sent or stored."
 
 log = structlog.get_logger("relay")
-Asking = asyncio.Task[LockResult | Denied]
+LockTask = asyncio.Task[LockResult | Denied]
 
 
-class Locked(NamedTuple):
-    """Users are locked until `until`, by the monotonic clock. `recorded`: whether the record of the
-    call is written.
+class HeldLock(NamedTuple):
+    """A lock that is held until `until`, by the monotonic clock.
+
+    `recorded`: the audit record of the call is written.
     """
 
     until: float = math.inf
@@ -55,7 +55,7 @@ class UserLocks:
         self.on_unlocked: Callable[[], None] = lambda: None
 
     def look_again(self) -> None:
-        """A call has ended: whoever waits for a lock tries again."""
+        """Try all waiting locks again, since a call has ended."""
         for waiter in self._waiters:
             waiter.set()
 
@@ -70,43 +70,42 @@ class UserLocks:
         unless_erased: bool = True,
         record: tuple[int, str] | None = None,
         in_order: bool = False,
-    ) -> AsyncIterator[Locked]:
-        """Lock the subjects, after waiting at most `patience` seconds for what was accepted for
-        them before.
+    ) -> AsyncIterator[HeldLock]:
+        """Lock the subjects, after waiting for their earlier items for at most `patience` seconds.
 
-        A call that is cancelled may be at work at Leanplum, so its subjects stay locked for a
-        while.
+        `record`: the audit record of the call, written together with the lock. `in_order`: the call
+        never overtakes items that wait. A cancelled call may still be in progress at Leanplum, so
+        its subjects stay locked for a while.
 
-        `record`: the audit record of the call, written together with the lock. `in_order`: nothing
-        that waits is overtaken. Raises Erased where a subject was erased and `unless_erased`;
-        UpstreamUnavailable where other calls of the subjects don't end for `timeout` seconds, or
-        where `in_order` and something waits still.
+        Raises Erased where a subject was erased and `unless_erased`; UpstreamUnavailable where
+        other calls of the subjects don't end for `timeout` seconds, or where `in_order` and an item
+        still waits then.
         """
         if not subjects:
-            yield Locked()
+            yield HeldLock()
             return
         lease_ms = int(self._lease_seconds * 1000)
         request = LockRequest(
             str(uuid.uuid4()), app, list(subjects), self._owner, lease_ms, unless_erased, record
         )
-        asked: list[Asking] = []
+        tasks: list[LockTask] = []
         outlived = False
         try:
-            until = await self._locked(request, patience, timeout, asked, in_order=in_order)
+            until = await self._locked(request, patience, timeout, tasks, in_order=in_order)
             outlived = True
-            yield Locked(until, record is not None)
+            yield HeldLock(until, record is not None)
             outlived = False
         except Exception:
-            outlived = False  # what went wrong with a call is known once it has ended
+            outlived = False  # a call that raised an error has ended
             raise
         finally:
-            if asked:
-                unlocking = asyncio.create_task(self._unlock(request.id, asked, outlived))
+            if tasks:
+                unlocking = asyncio.create_task(self._unlock(request.id, tasks, outlived))
                 self._unlocking.add(unlocking)
                 unlocking.add_done_callback(self._unlocking.discard)
 
     async def close(self, seconds: float) -> None:
-        """Wait until what was locked is free again, at most so long."""
+        """Wait at most `seconds` until all locks are released."""
         if self._unlocking:
             _, late = await asyncio.wait(self._unlocking, timeout=seconds)
             for unlocking in late:
@@ -117,11 +116,11 @@ class UserLocks:
         request: LockRequest,
         patience: float,
         timeout: float,
-        asked: list[Asking],
+        tasks: list[LockTask],
         *,
         in_order: bool,
     ) -> float:
-        """Ask until the lock is granted; until when it lasts."""
+        """Request the lock until it is granted, and return until when it lasts."""
         lanes = {ids.lane(request.app, subject) for subject in request.subjects}
         patient_until = time.monotonic() + patience
         changed = asyncio.Event()
@@ -132,10 +131,10 @@ class UserLocks:
                 changed.clear()
                 patient = in_order or now < patient_until
                 clear_upto = await self._outbox.waits(lanes) if patient else None
-                deleted = not patient and await self._is_deleted(request, lanes, asked)
+                deleted = not patient and await self._is_deleted(request, lanes, tasks)
                 items_wait = clear_upto is None
                 if not deleted and (clear_upto is not None or not patient):
-                    answer = await self._ask(request, clear_upto, dead, asked)
+                    answer = await self._request(request, clear_upto, dead, tasks)
                     if answer is LockResult.GRANTED:
                         return now + self._lease_seconds
                     if answer is LockResult.ERASED:
@@ -144,7 +143,7 @@ class UserLocks:
                     items_wait = not answer.holders
                 if in_order and items_wait and now >= patient_until:
                     raise UpstreamUnavailable(NOT_YET, RETRY_SECONDS, await self._waiting(request))
-                await _within(LOOK_AGAIN_SECONDS, changed)
+                await _within(POLL_SECONDS, changed)
         finally:
             self._waiters.discard(changed)
         raise UpstreamUnavailable("Other calls for this user are in progress.", RETRY_SECONDS)
@@ -156,44 +155,49 @@ class UserLocks:
         return [subject for subject, lane in lanes.items() if lane in waiting]
 
     async def _is_deleted(
-        self, request: LockRequest, lanes: Collection[int], asked: list[Asking]
+        self, request: LockRequest, lanes: Collection[int], tasks: list[LockTask]
     ) -> bool:
-        """Whether a deletion of the users waits, which this call must let pass. Raises Erased."""
+        """Return whether a deletion of the users waits, which must go first. Raises Erased."""
         if not (request.unless_erased and await self._outbox.waits_to_erase(lanes)):
             return False
         if await self._outbox.erased(request.app, request.subjects):
             raise Erased
-        if asked:  # it may stand in line, and so in the deletion's way
+        if tasks:  # the request may be queued before the deletion, and block it
             await self._outbox.unlock(request.id)
-            asked.clear()
+            tasks.clear()
         return True
 
-    async def _ask(
-        self, request: LockRequest, clear_upto: int | None, dead: Sequence[str], asked: list[Asking]
+    async def _request(
+        self,
+        request: LockRequest,
+        clear_upto: int | None,
+        dead: Sequence[str],
+        tasks: list[LockTask],
     ) -> LockResult | Denied:
-        """Ask once. Whoever gives up meanwhile leaves a question behind whose answer must be known
-        before unlocking.
+        """Request the lock once.
+
+        A caller that gives up meanwhile leaves a task whose result must be known before unlocking.
         """
         liveness = self._liveness.identity()
-        asking = asyncio.ensure_future(
+        task = asyncio.ensure_future(
             self._outbox.lock(request, liveness=liveness, clear_upto=clear_upto, dead=dead)
         )
-        asked[:] = [asking]
+        tasks[:] = [task]
         try:
-            return await asyncio.shield(asking)
+            return await asyncio.shield(task)
         except CommitUnknown as error:
             raise StorageUnavailable(
                 "The database cannot commit now; nothing was sent to Leanplum."
             ) from error
 
-    async def _unlock(self, id: str, asked: Sequence[Asking], outlived: bool) -> None:
-        """Try until it is written: what stays locked is sent to nobody."""
-        await asyncio.gather(*asked, return_exceptions=True)
+    async def _unlock(self, id: str, tasks: Sequence[LockTask], outlived: bool) -> None:
+        """Unlock, and try until that is written: the items of locked users are not sent."""
+        await asyncio.gather(*tasks, return_exceptions=True)
         while True:
             try:
                 await self._outbox.unlock(id, outlived=outlived)
                 break
-            except Exception as error:  # the outermost place of this task
+            except Exception as error:  # whatever is wrong, the users must be unlocked
                 reason = error.detail if isinstance(error, StorageUnavailable) else describe(error)
                 log.error("unlock.failed", reason=reason)
                 await asyncio.sleep(UNLOCK_PAUSE_SECONDS)

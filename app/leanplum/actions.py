@@ -183,7 +183,7 @@ ACTIONS: dict[str, Action] = {
         _later("resumeSession", EVENTS, parameters.UserCall),
         _later("heartbeat", EVENTS, parameters.UserCall),
         _later("track", EVENTS, parameters.Event, check=_event_named),
-        _later("advance", EVENTS, parameters.State),
+        _later("advance", EVENTS, parameters.StateChange),
         _later("pauseState", EVENTS, parameters.UserCall),
         _later("resumeState", EVENTS, parameters.UserCall),
         _later("setUserAttributes", USERS, parameters.UserUpdate, check=_changes_something),

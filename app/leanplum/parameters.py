@@ -178,14 +178,14 @@ class DeviceFields(TypedDict, total=False):
     webPushSubscription: Text
 
 
-class Device(DeviceFields, total=False):
+class UserDevice(DeviceFields, total=False):
     """A device of a user. Leanplum accepts one without `deviceId` (fact sheet §12.5)."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
     deviceId: DeviceId
 
 
-class Place(TypedDict, total=False):
+class UserLocation(TypedDict, total=False):
     """The location, locale and time zone of a user."""
 
     locale: Text
@@ -203,7 +203,7 @@ Attributes = dict[Name, AttributeValue]
 SetValues = dict[Name, Annotated[Scalar | list[Scalar], Field(union_mode="left_to_right")]]
 
 
-class UserUpdate(Common, Place, total=False):
+class UserUpdate(Common, UserLocation, total=False):
     """Changes to a user (Leanplum's `setUserAttributes`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
@@ -233,7 +233,7 @@ class UserUpdate(Common, Place, total=False):
     lastActive: Time
     timeSpentInApp: Number
     totalSessions: Count
-    devices: list[Device]
+    devices: list[UserDevice]
     unsubscribeCategoriesToAdd: list[Int]
     unsubscribeCategoriesToRemove: list[Int]
     unsubscribeChannelsToAdd: Annotated[Channel | list[Channel], Field(union_mode="left_to_right")]
@@ -249,7 +249,7 @@ class UserUpdate(Common, Place, total=False):
     ]
 
 
-class State(Common, total=False):
+class StateChange(Common, total=False):
     """A state that the user enters (Leanplum's `advance`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Required
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from app.leanplum.parameters import CLOSED, Attributes, DeviceFields, DevMode, Place
+from app.leanplum.parameters import CLOSED, Attributes, DeviceFields, DevMode, UserLocation
 from app.leanplum.values import DAY, Bool, DeviceId, EntityId, Int, Plain, Text, Time, UserId
 
 
@@ -18,7 +18,7 @@ class NoParameters(TypedDict, total=False):
     __pydantic_config__ = CLOSED  # type: ignore[misc]
 
 
-class Start(DeviceFields, Place, total=False):
+class Start(DeviceFields, UserLocation, total=False):
     """The start of a session (Leanplum's `start`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]

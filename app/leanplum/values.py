@@ -1,5 +1,6 @@
-"""The values that Leanplum takes: names, ids, scalars, times (fact sheet: Leanplum's API limits and
-SDK checks).
+"""Types of the values that Leanplum accepts: names, ids, scalars, times.
+
+Source: fact sheet, Leanplum's API limits and SDK checks.
 
 Each is an annotated type, checked by pydantic's core, and has one sentence that says what it takes:
 `TAKES`.
@@ -28,14 +29,16 @@ LATEST = 1e11  # seconds; what is above is surely milliseconds: the year 5138
 
 
 def _name_pattern() -> str:
-    """1+ characters; no , | " { } tab, newline, CR; first not . or -; last not /; not only digits;
-    no NUL.
+    """Return the pattern of a name.
+
+    It has 1 or more characters without , | " { } tab, newline, CR or NUL. It does not start with
+    . or -, end with / or consist only of digits.
     """
     bad = r',|"{}\t\n\r\x00'
     any_, last = f"[^{bad}]", f"[^{bad}/]"
-    # A character that is no digit; the same, fit to be the first
+    # A character that is no digit, and one that may also be the first
     letter, first = f"[^{bad}0-9]", rf"[^{bad}0-9.\-]"
-    # The same, fit to be the last too
+    # Characters that may also be the last
     lone_letter, lone_first = f"[^{bad}0-9/]", rf"[^{bad}0-9.\-/]"
     return f"^(?:(?:[0-9]+{letter}|{first}){any_}*{last}|[0-9]+{lone_letter}|{lone_first})$"
 
@@ -65,7 +68,7 @@ TAKES = {
 
 
 def _one_text(value: str) -> str:
-    """An id in the one text that it has."""
+    """Return the canonical text of an id. Raises PydanticCustomError."""
     # As in `plain`, without a call: most ids are fine
     if not ("!" <= value[0] <= "~" and "!" <= value[-1] <= "~"):
         value = plain(value)
@@ -77,14 +80,14 @@ def _one_text(value: str) -> str:
 
 
 def _not_whole(value: object) -> object:
-    """A whole number that is too large for `Int` must not slip through as a rounded fraction."""
+    """Refuse a whole number, which is too large for `Int` and would become a rounded fraction."""
     if type(value) is int:
         raise PydanticCustomError("too_large", TOO_LARGE)
     return value
 
 
 def deeper(value: dict[Any, Any] | list[Any], levels: int) -> bool:
-    """Whether parsed JSON is nested more deeply than so many levels."""
+    """Return whether parsed JSON is nested more deeply than so many levels."""
     level: list[Any] = [value]
     for _ in range(levels):
         inside = [
@@ -97,7 +100,7 @@ def deeper(value: dict[Any, Any] | list[Any], levels: int) -> bool:
 
 
 def _plain(value: dict[str, object]) -> dict[str, object]:
-    """Any JSON, so long as it can be sent on."""
+    """Return any JSON that can be sent on. Raises PydanticCustomError."""
     if deeper(value, MAX_VALUE_DEPTH):
         raise PydanticCustomError("depth", f"must be nested at most {MAX_VALUE_DEPTH} levels deep")
     for path, inner in _leaves(value):
@@ -106,9 +109,7 @@ def _plain(value: dict[str, object]) -> dict[str, object]:
 
 
 def _sendable(path: tuple[str | int, ...], value: object) -> None:
-    """Raise PydanticCustomError, with the path, for a value that JSON can't carry to Leanplum
-    unchanged.
-    """
+    """Raise PydanticCustomError for a value that JSON can't carry to Leanplum unchanged."""
     kind = type(value)
     if kind is int and not is_whole(value):
         raise PydanticCustomError("too_large", TOO_LARGE, {"at": path})
@@ -141,7 +142,7 @@ def is_whole(value: object) -> bool:
 
 
 def _epoch(value: float | str) -> float:
-    """Seconds since the epoch, of a number or an RFC 3339 text."""
+    """Return the seconds since the epoch of a number or an RFC 3339 text."""
     if isinstance(value, str):
         value = _rfc3339(value)
     if not 0 <= value < LATEST:
@@ -152,7 +153,7 @@ def _epoch(value: float | str) -> float:
 
 
 def query_time(text: str) -> float:
-    """Seconds since the epoch, of a text that has them or an RFC 3339 time. Raises ValueError."""
+    """Return the seconds since the epoch of a text with seconds or RFC 3339. Raises ValueError."""
     return _epoch(float(text) if re.fullmatch(r"\d{1,12}(\.\d{1,6})?", text) else text)
 
 
