@@ -75,7 +75,7 @@ class _File(BaseModel):
     apps: Annotated[dict[Name, _Entry], Field(min_length=1)]
 
 
-def read(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, App]:
+def read_apps(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, App]:
     """Every configured app, by its name. Raises StartRefused, with a line for each thing that is
     wrong.
     """
@@ -204,9 +204,9 @@ def _without_empty(raw: Any, at: tuple[str, ...], faults: list[str]) -> Any:
     return {name: _without_empty(value, (*at, name), faults) for name, value in kept.items()}
 
 
-def referenced(path: Path | None) -> set[str]:
+def referenced_names(path: Path | None) -> set[str]:
     """Return the names of the variables, and of the files, that the apps file refers to; none where
-    it can't be read, which `read` tells.
+    it can't be read, which `read_apps` reports.
     """
     found = set[str]()
     try:
@@ -251,7 +251,7 @@ def _warn_of_twins(apps: Iterable[App]) -> None:
             )
 
 
-class Apps(Mapping[str, App]):
+class AppRegistry(Mapping[str, App]):
     """The apps as they are configured now, by name. What is wrong in a changed file is told in the
     log, and the apps stay as they were.
     """

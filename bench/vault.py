@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from app import ids
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.database.engine import connect, reading, transaction
 from app.encryption import NO_ENCRYPTION, BodyCipher
 from app.model import Acceptance, NewItem, ReadRequest
@@ -26,7 +26,7 @@ from app.outbox.settle import Begin
 ITEMS, ROUNDS, PAGE = 100, 120, 5_000
 BODY = '{{"event":"Purchase","userId":"user-{user}","value":9.99,"currencyCode":"EUR","params":{{"sku":"A-1"}}}}'
 SEALED = BodyCipher({"a": os.urandom(32)}, "a", os.urandom(32))
-MARKS = Marks(bytes(32))
+MARKS = AuditMacs(bytes(32))
 
 
 def acceptance(first: int) -> Acceptance:

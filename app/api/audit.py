@@ -14,9 +14,9 @@ from sqlalchemy import Connection, Engine
 from app.api import schemas
 from app.api.dependencies import KEY
 from app.audit import merkle, proofs, record_search
-from app.audit.checkpoints import PublicKey, encoded
-from app.audit.pseudonyms import Pseudonyms
-from app.audit.record_search import Filter, Outcome
+from app.audit.checkpoints import PublicKey, to_base64
+from app.audit.record_search import Outcome, RecordFilter
+from app.audit.records import UserPseudonyms
 from app.clock import instant
 from app.database.driver import in_time
 from app.database.engine import snapshot
@@ -55,7 +55,7 @@ class AuditReader:
         authenticator: Authenticator,
         engine: Engine,
         public_key: PublicKey,
-        pseudonyms: Pseudonyms,
+        pseudonyms: UserPseudonyms,
         app_names: Callable[[], Iterable[str]],
     ) -> None:
         """`app_names` returns the names of all apps, also of those that are not configured now."""
@@ -88,13 +88,13 @@ class AuditReader:
         )
         return {self._pseudonyms.of(name, subject) for name in apps for subject in subjects}
 
-    def checkpoint_document(self, sealed: proofs.Sealed) -> dict[str, Any]:
+    def checkpoint_document(self, sealed: proofs.SealedTree) -> dict[str, Any]:
         """Return a checkpoint as JSON."""
         return {
-            "size": sealed.size,
-            "rootHash": sealed.note.split("\n")[2],
+            "size": sealed.checkpoint.size,
+            "rootHash": to_base64(sealed.checkpoint.root),
             "sealedAt": instant(sealed.time),
-            "note": sealed.note,
+            "note": sealed.checkpoint.note,
             "publicKey": self.public_key.text,
         }
 
@@ -174,7 +174,7 @@ async def list_records(
     if subjects:
         hashes = reader.hashes(caller, app, subjects)
         users = hashes if users is None else hashes & users
-    which = Filter(
+    record_filter = RecordFilter(
         _ms(since),
         _ms(until),
         key_id,
@@ -189,18 +189,20 @@ async def list_records(
     after = int(cursor) if cursor else None
     found = await reader.read(
         partial(
-            record_search.page,
-            which=which,
+            record_search.find_page,
+            record_filter=record_filter,
             after=after,
             limit=limit,
             oldest_first=order == "oldest",
         )
     )
     page: dict[str, Any] = {
-        "records": [{"recordId": seq, "record": orjson.Fragment(text)} for seq, text in found.found]
+        "records": [
+            {"recordId": seq, "record": orjson.Fragment(text)} for seq, text in found.records
+        ]
     }
-    if found.following is not None:
-        page["nextCursor"] = str(found.following)
+    if found.next_after is not None:
+        page["nextCursor"] = str(found.next_after)
     return Response(orjson.dumps(page), media_type=json_body.JSON)
 
 
@@ -225,7 +227,7 @@ async def get_checkpoint(request: Request, reader: Reader) -> Any:
     cut off.
     """
     await reader.enter(request, f"GET {CHECKPOINT}")
-    sealed = await reader.read(partial(proofs.checkpoint, public=reader.public_key))
+    sealed = await reader.read(partial(proofs.newest_checkpoint, public=reader.public_key))
     return reader.checkpoint_document(sealed)
 
 
@@ -245,7 +247,7 @@ async def get_consistency(
     found = await reader.read(
         partial(proofs.consistency, public=reader.public_key, old=from_, new=to)
     )
-    return {"hashes": [encoded(one) for one in found]}
+    return {"hashes": [to_base64(one) for one in found]}
 
 
 @router.get(
@@ -271,7 +273,7 @@ async def get_proof(
         "recordId": found.seq,
         "record": found.record,
         "leafIndex": found.seq - 1,
-        "leafHash": encoded(merkle.leaf_hash(found.record.encode())),
-        "hashes": [encoded(one) for one in found.path],
-        "checkpoint": reader.checkpoint_document(found.checkpoint),
+        "leafHash": to_base64(merkle.leaf_hash(found.record.encode())),
+        "hashes": [to_base64(one) for one in found.path],
+        "checkpoint": reader.checkpoint_document(found.sealed),
     }

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from app.api import schemas
 from app.api.dependencies import KEY
 from app.callers.directory import Directory
-from app.callers.store import KEEP, KeyStore, Recorder, StoredKey
+from app.callers.store import KEEP, ChangeRecord, KeyStore, StoredKey
 from app.clock import instant, now_ms
 from app.database.driver import in_time
 from app.errors import Fault, Forbidden, Invalid, NotFound, StorageUnavailable
@@ -123,7 +123,7 @@ class KeyHandler:
         return fields, self._authenticator.confirm_scope(context, Scope.KEYS_MANAGE)
 
     async def change(
-        self, request: Request, change: Callable[[Recorder], T], status: int = 200
+        self, request: Request, change: Callable[[ChangeRecord], T], status: int = 200
     ) -> T:
         """Make a change with its audit record, on a thread, and let this process know it at once.
 
@@ -208,7 +208,7 @@ async def make_key(request: Request, response: Response, handler: Handler) -> An
     _require_apps(caller, values.get("apps"))
     expires_at = _expiry(fields, now)
 
-    def create(record: Recorder) -> tuple[str, StoredKey]:
+    def create(record: ChangeRecord) -> tuple[str, StoredKey]:
         return handler.store.create(
             values["name"],
             values["scopes"],
@@ -292,7 +292,7 @@ async def change_key(request: Request, handler: Handler, key_id: KeyId) -> Any:
         _require_apps(caller, values["apps"])
     expires_at = _expiry(fields, now)
 
-    def change(record: Recorder) -> StoredKey:
+    def change(record: ChangeRecord) -> StoredKey:
         return handler.store.change(
             key_id,
             now,
@@ -326,7 +326,7 @@ async def rotate_key(request: Request, handler: Handler, key_id: KeyId, once: On
             (Fault(IDEMPOTENCY_KEY, f"takes 1 to {MAX_ONCE} characters", "header", "header"),)
         )
 
-    def rotate(record: Recorder) -> tuple[str | None, StoredKey]:
+    def rotate(record: ChangeRecord) -> tuple[str | None, StoredKey]:
         return handler.store.rotate(
             key_id,
             now_ms(),
@@ -349,7 +349,7 @@ async def revoke_key(request: Request, handler: Handler, key_id: KeyId) -> None:
     """
     caller = await handler.enter(request, f"DELETE {ONE}", key_id)
 
-    def revoke(record: Recorder) -> None:
+    def revoke(record: ChangeRecord) -> None:
         handler.store.revoke(key_id, now_ms(), record, guard=partial(_guard, caller))
 
     await handler.change(request, revoke, status=204)

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from app.api import schemas
 from app.api.dependencies import KEY, Authentication, path_parameters
 from app.api.events import PATH_PARAMETERS, USER, contradictions, documented_parameters
-from app.apps import Apps
+from app.apps import AppRegistry
 from app.clock import now_ms
 from app.enrichment.config import ENRICHED
 from app.enrichment.relayed_calls import RelayedCallPrivacy, permit_import
@@ -513,8 +513,8 @@ NAME = re.compile(APP_NAME)
 MANAGED = ("unauthorized", "forbidden", "rate-limited", "internal")
 
 
-async def _apps(request: Request) -> Apps:
-    apps: Apps = request.state.apps
+async def _apps(request: Request) -> AppRegistry:
+    apps: AppRegistry = request.state.apps
     return apps
 
 
@@ -523,7 +523,7 @@ async def _relay(request: Request) -> Relay:
     return relay
 
 
-ConfiguredApps = Annotated[Apps, Depends(_apps)]
+ConfiguredApps = Annotated[AppRegistry, Depends(_apps)]
 
 
 @router.get(

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, Request
 from app.api import schemas
 from app.api.dependencies import KEY, Authentication, path_parameters
 from app.audit import records
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.clock import instant
 from app.database.driver import Cursor, in_time
 from app.errors import NotFound
@@ -39,13 +39,13 @@ async def _tracking(request: Request) -> Tracking:
     return tracking
 
 
-async def _marks(request: Request) -> Marks:
-    marks: Marks = request.state.marks
-    return marks
+async def _macs(request: Request) -> AuditMacs:
+    macs: AuditMacs = request.state.macs
+    return macs
 
 
 Tracked = Annotated[Tracking, Depends(_tracking)]
-RecordMacs = Annotated[Marks, Depends(_marks)]
+RecordMacs = Annotated[AuditMacs, Depends(_macs)]
 
 
 async def _enter(
@@ -174,7 +174,7 @@ async def forget_name(
     request: Request,
     authenticator: Authentication,
     tracking: Tracked,
-    marks: RecordMacs,
+    macs: RecordMacs,
     kind: Annotated[
         Literal["events", "states", "params", "attributes"],
         Path(description="what it is a name of"),
@@ -189,7 +189,7 @@ async def forget_name(
     with transaction_record(context_of(request.scope)) as record:
 
         def write_record(cursor: Cursor) -> None:
-            records.insert(cursor, marks, [record.make({}, status=204, resource=kind)])
+            records.insert(cursor, macs, [record.make({}, status=204, resource=kind)])
 
         forgotten = await tracking.names.forget(app.name, forgotten_name, write_record)
     if not forgotten:

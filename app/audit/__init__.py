@@ -1,1 +1,1 @@
-"""Who did what: append-only records, written in the transaction of what they record."""
+"""The audit: tamper-evident records of who did what, written in the transaction they are about."""

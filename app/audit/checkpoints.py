@@ -1,8 +1,8 @@
-"""Checkpoints: how many records there were, and the hash of their tree, signed. Pure.
+"""Checkpoints: signed statements of how many records there are and what the hash of their tree is.
 
-Source: C2SP tlog-checkpoint and signed-note, with Ed25519 (algorithm 1). A public key is written as
-`name+id+key`, as Go's `note` package does; our name, which is the log's origin as well, is made of
-the key.
+A checkpoint is a C2SP tlog-checkpoint in a signed note, with Ed25519 (algorithm 1). A public key is
+written as `name+id+key`, as Go's `note` package does. The name is derived from the key and is the
+log's origin as well. Pure.
 """
 
 import base64
@@ -14,104 +14,112 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from app.audit.key_derivation import derived
+from app.audit.key_derivation import derive_key
 
 ED25519 = b"\1"
-PURPOSE = b"leanplum-gateway audit checkpoints"
-REMOVED = "/removed"  # behind the origin: what of the log's beginning retention has removed
+SIGNING_KEY = b"leanplum-gateway audit checkpoints"  # name of the derived key: never change it
+REMOVED = "/removed"  # suffix of the origin in a statement of what retention has removed
 DASH = "\N{EM DASH}"
-# As many as there may be; int() itself refuses, or takes long for, more
+# At most 18 digits: int() refuses very long texts, or takes long for them
 COUNT = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
-class BadNote(ValueError):
-    """It is no checkpoint, or not one of this key's."""
+class InvalidCheckpoint(ValueError):
+    """A text that is no checkpoint, or none signed by this key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a note says: the first `size` records have the tree whose hash is `root`."""
+    """The statement that the first `size` records have the tree hash `root`; `note` is its text."""
 
     size: int
     root: bytes
     note: str
 
 
-def encoded(value: bytes) -> str:
-    """Bytes in base64."""
+def to_base64(value: bytes) -> str:
+    """Return bytes as base64."""
     return base64.b64encode(value).decode()
 
 
-def decoded(text: str) -> bytes:
-    """Bytes from base64. Raises BadNote."""
+def from_base64(text: str) -> bytes:
+    """Return the bytes of a base64 text. Raises InvalidCheckpoint."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise BadNote("it is not base64") from None
+        raise InvalidCheckpoint("it is not base64") from None
 
 
-def count(text: str) -> int | None:
-    """The number that stands there as a checkpoint has it; None where it is none."""
+def parse_count(text: str) -> int | None:
+    """Return a number of records as a checkpoint writes it; None for any other text."""
     return int(text) if COUNT.fullmatch(text) else None
 
 
 class PublicKey:
-    """What checkpoints are verified with."""
+    """A public key that verifies checkpoints."""
 
     def __init__(self, name: str, key: bytes) -> None:
         self.name = name
         self._key = Ed25519PublicKey.from_public_bytes(key)
         self.id = hashlib.sha256(name.encode() + b"\n" + ED25519 + key).digest()[:4]
-        self.text = f"{name}+{self.id.hex()}+{encoded(ED25519 + key)}"
+        self.text = f"{name}+{self.id.hex()}+{to_base64(ED25519 + key)}"
 
     @classmethod
     def parse(cls, text: str) -> "PublicKey":
-        """From its text. Raises BadNote."""
-        name, _, rest = text.strip().partition("+")
-        _, _, key = rest.partition("+")
-        raw = decoded(key)
-        plain = text.isascii() and raw[:1] == ED25519 and len(raw) == 33
-        if not plain or (found := cls(name, raw[1:])).text != text.strip():
-            raise BadNote("it is no public key of an audit")
-        return found
+        """Return the key that a text `name+id+key` describes. Raises InvalidCheckpoint."""
+        text = text.strip()
+        name, _, rest = text.partition("+")
+        _, _, encoded = rest.partition("+")
+        raw = from_base64(encoded)
+        if text.isascii() and raw[:1] == ED25519 and len(raw) == 33:
+            key = cls(name, raw[1:])
+            if key.text == text:
+                return key
+        raise InvalidCheckpoint("it is not the public key of an audit log")
 
-    def open(self, note: str, behind: str = "") -> Checkpoint:
-        """What the note says, of the log itself or what has `behind` its origin. Raises BadNote."""
-        text, _, signatures = note.partition("\n\n")
-        lines = text.split("\n")
-        if len(lines) != 3 or lines[0] != self.name + behind or (size := count(lines[1])) is None:
-            raise BadNote("it is no checkpoint of this log")
-        for line in signatures.splitlines():
-            dash, _, rest = line.partition(" ")
-            name, _, signature = rest.partition(" ")
-            if (
-                dash == DASH
-                and name == self.name
-                and self._signed(f"{text}\n".encode(errors="surrogateescape"), decoded(signature))
-            ):
-                return Checkpoint(size, decoded(lines[2]), note)
-        raise BadNote("it is not signed by this key")
+    def verify(self, note: str, suffix: str = "") -> Checkpoint:
+        """Return the checkpoint in a note, after verifying its signature.
 
-    def _signed(self, text: bytes, signature: bytes) -> bool:
+        Its origin must be the key's name with `suffix`. Raises InvalidCheckpoint.
+        """
+        body, _, signatures = note.partition("\n\n")
+        lines = body.split("\n")
+        if len(lines) != 3 or lines[0] != self.name + suffix:
+            raise InvalidCheckpoint("it is not a checkpoint of this log")
+        size = parse_count(lines[1])
+        if size is None:
+            raise InvalidCheckpoint("it is not a checkpoint of this log")
+        signed = f"{body}\n".encode(errors="surrogateescape")
+        if not any(self._signed(signed, line) for line in signatures.splitlines()):
+            raise InvalidCheckpoint("it is not signed by this key")
+        return Checkpoint(size, from_base64(lines[2]), note)
+
+    def _signed(self, signed: bytes, line: str) -> bool:
+        """Return whether a line of a note holds this key's signature. Raises InvalidCheckpoint."""
+        dash, _, rest = line.partition(" ")
+        name, _, encoded = rest.partition(" ")
+        if dash != DASH or name != self.name:
+            return False
+        signature = from_base64(encoded)
         if signature[:4] != self.id:
             return False
         try:
-            self._key.verify(signature[4:], text)
+            self._key.verify(signature[4:], signed)
         except InvalidSignature:
             return False
         return True
 
 
-class Signer:
-    """Signs the checkpoints of one gateway: the same for the same seed."""
+class CheckpointSigner:
+    """Signs the checkpoints of one gateway; the same key for the same root key."""
 
-    def __init__(self, seed: bytes) -> None:
-        self._key = Ed25519PrivateKey.from_private_bytes(derived(seed, PURPOSE))
+    def __init__(self, root_key: bytes) -> None:
+        self._key = Ed25519PrivateKey.from_private_bytes(derive_key(root_key, SIGNING_KEY))
         key = self._key.public_key().public_bytes_raw()
         self.public = PublicKey(f"leanplum-gateway/{hashlib.sha256(key).hexdigest()[:16]}", key)
 
-    def sign(self, size: int, root: bytes, behind: str = "") -> str:
-        """The note of a checkpoint."""
-        text = f"{self.public.name}{behind}\n{size}\n{encoded(root)}\n"
-        signature = encoded(self.public.id + self._key.sign(text.encode()))
-        return f"{text}\n{DASH} {self.public.name} {signature}\n"
+    def sign(self, size: int, root: bytes, suffix: str = "") -> str:
+        """Return the note of a checkpoint, whose origin is the key's name with `suffix`."""
+        body = f"{self.public.name}{suffix}\n{size}\n{to_base64(root)}\n"
+        signature = to_base64(self.public.id + self._key.sign(body.encode()))
+        return f"{body}\n{DASH} {self.public.name} {signature}\n"

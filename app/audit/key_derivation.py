@@ -1,8 +1,7 @@
-"""The 32 bytes that the audit's keys are made of: what hashes users' ids, what marks records, and
-what signs (RFC 5869 derives each).
+"""The audit's root key: 32 bytes from which every other key of the audit is derived (RFC 5869).
 
-They are the setting `GATEWAY_AUDIT_KEY`, or where it is not set, made once and kept in the
-database: then who can change the database can sign as well.
+It is the setting `GATEWAY_AUDIT_KEY`. Where that is not set, a key is made once and kept in the
+database; then whoever can change the database can sign as well.
 """
 
 import secrets
@@ -11,49 +10,58 @@ from typing import Any
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from sqlalchemy import Engine
 
-from app.database.engine import transaction
+from app.database.driver import Cursor
 from app.errors import StartRefused
 
-SIZE = 32
+KEY_BYTES = 32
 NAME = "audit"
-REMOVE = "DELETE FROM own_secrets WHERE name = ? AND value = ?"
-KEPT = "SELECT value FROM own_secrets WHERE name = ?"
-DAMAGED = "GATEWAY_AUDIT_KEY: the key that the database keeps instead of it was damaged; set the one it was"
+DELETE = "DELETE FROM own_secrets WHERE name = ? AND value = ?"
+SELECT = "SELECT value FROM own_secrets WHERE name = ?"
+INSERT = "INSERT INTO own_secrets (name, value) VALUES (?, ?)"
+DAMAGED = (
+    "GATEWAY_AUDIT_KEY: the key that the database keeps in its place is damaged; set it to the "
+    "original key"
+)
 
 
-def kept(fetch: Callable[[str, tuple[Any, ...]], Sequence[Any]]) -> bytes | None:
-    """The seed that is kept in the database, where one is. Raises StartRefused where it can't be
-    one any more.
+def stored_root_key(fetch: Callable[[str, tuple[Any, ...]], Sequence[Any]]) -> bytes | None:
+    """Return the root key that is kept in the database; None where there is none.
+
+    Raises StartRefused where the stored value cannot be a key.
     """
-    found = fetch(KEPT, (NAME,))
-    if not found:
+    rows = fetch(SELECT, (NAME,))
+    if not rows:
         return None
-    if not isinstance(found[0][0], bytes) or len(found[0][0]) != SIZE:
+    key = rows[0][0]
+    if not isinstance(key, bytes) or len(key) != KEY_BYTES:
         raise StartRefused(DAMAGED)
-    return found[0][0]
+    return key
 
 
-def made(engine: Engine) -> bytes:
-    """The seed that is kept in the database, made now where there is none: of two that make one at
-    once both get the same. Raises StorageUnavailable, StartRefused.
+def make_root_key(cursor: Cursor) -> bytes:
+    """Return the root key that is kept in the database, made now where there is none.
+
+    Raises StartRefused where the stored value cannot be a key.
     """
-    with transaction(engine) as cursor:
 
-        def fetch(statement: str, values: tuple[Any, ...]) -> Sequence[Any]:
-            cursor.execute(statement, values)
-            return cursor.fetchall()
+    def fetch(statement: str, values: tuple[Any, ...]) -> Sequence[Any]:
+        cursor.execute(statement, values)
+        return cursor.fetchall()
 
-        if (found := kept(fetch)) is not None:
-            return found
-        seed = secrets.token_bytes(SIZE)
-        cursor.execute("INSERT INTO own_secrets (name, value) VALUES (?, ?)", (NAME, seed))
-        return seed
+    stored = stored_root_key(fetch)
+    if stored is not None:
+        return stored
+    root_key = secrets.token_bytes(KEY_BYTES)
+    cursor.execute(INSERT, (NAME, root_key))
+    return root_key
 
 
-def derived(seed: bytes, purpose: bytes) -> bytes:
-    """32 bytes for one purpose, of which neither the seed nor those of another purpose can be
-    told.
-    """
-    return HKDF(SHA256(), SIZE, salt=None, info=purpose).derive(seed)
+def delete_root_key(cursor: Cursor, root_key: bytes) -> None:
+    """Remove the root key from the database, where it still is this one."""
+    cursor.execute(DELETE, (NAME, root_key))
+
+
+def derive_key(root_key: bytes, purpose: bytes) -> bytes:
+    """Return a 32-byte key for one purpose; it reveals neither the root key nor the other keys."""
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose).derive(root_key)

@@ -1,23 +1,29 @@
-"""Audit records in the shape of OCSF's API Activity (class 6003), one for each fact.
+"""Audit records: their text, the keyed hashes that name users in them, their MACs, their storage.
 
-A record holds who, what, when, from where, with what outcome; never a body, a secret or an
-attribute value, and of a user the keyed hash (`pseudonyms.py`). Its number, which it says itself,
-is its place in the tree that it is sealed in. Source of the shape: OCSF schema 1.4, class API
-Activity; activity ids 1 create, 2 read, 3 update, 4 delete, 99 other.
+A record is one event in the shape of OCSF's API Activity (class 6003, schema 1.4; activity ids:
+1 create, 2 read, 3 update, 4 delete, 99 other). It holds who, what, when, from where and with what
+outcome; never a body, a secret, an attribute value or a user id. Its number is part of its text and
+is its position in the Merkle tree. A MAC is stored beside each record, from the transaction that
+writes it on; the sealer puts no record into the tree whose MAC is wrong, so nobody without the key
+can have a forged record sealed.
+
+One module, since every accepted call needs all of it, in the transaction that accepts it.
 """
 
+import asyncio
 import hashlib
+import hmac
 import os
 import pwd
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
-from app.audit.record_macs import Marks
+from app.audit.key_derivation import derive_key
+from app.audit.row_macs import RowMacs
 from app.database.driver import Cursor
 from app.database.writer import insert_rows
 
@@ -28,17 +34,27 @@ METADATA = {
     "product": {"name": "leanplum-gateway", "vendor_name": "leanplum-gateway"},
     "version": "1.4.0",
 }
-HEAD = f'{{"metadata":{orjson.dumps(METADATA).decode()[:-1]},"sequence":'
+NUMBERED_START = f'{{"metadata":{orjson.dumps(METADATA).decode()[:-1]},"sequence":'
 GATEWAY = {"user": {"uid": "gateway"}}
-DETAIL = '"status_detail":"'  # before what `detailed` adds
-DETAIL_OF_SET = re.compile(r"([a-z]{1,20}) ([0-9]{1,18})")
-MOST_NAMED = 50  # items that a record names one by one
-MISSING = "audit.missing"  # stands in the place of a record that was gone before it was sealed
-# As HTTP's "processing": of a call that is about to be sent, what comes of it has a record of its
-# own
+MAX_NAMED_ITEMS = 50  # items that a record names by their ids
+MISSING = "audit.missing"  # operation of the record that replaces one lost before it was sealed
+# As HTTP's "processing": the record of a call that is about to be sent. Its outcome has a record of
+# its own.
 BEGUN = 102
-MOST_USERS = 50  # that a call to Leanplum names: what one call may be about
+MOST_USERS = (
+    50  # users that the record of a call to Leanplum names, which is as many as it may hold
+)
 INSERT = "INSERT INTO audit_records (seq, time, record, mark)"
+
+RECORD_MAC_KEY = b"leanplum-gateway audit marks"  # names of derived keys: never change them
+USER_HASH_KEY = b"leanplum-gateway users"
+HASH_BYTES = 10  # two of 100 million users share a hash with a probability of 1 in 10^8
+MAX_CACHED_HASHES = 20_000  # about 5 MB; then the cache is emptied
+# The cache is emptied this often, so that an erased user is soon in no memory either
+CACHE_SECONDS = 60.0
+
+
+# --- The texts of records ---
 
 
 def api_call(
@@ -54,11 +70,13 @@ def api_call(
     resource: str | None = None,
     resources: Sequence[str] = (),
 ) -> str:
-    """The record of one authenticated call: `operation` is `METHOD path-template`, `status` the
-    HTTP status, `resource` the id of what it was done to, `resources` the ids of several such.
+    """Return the record of one authenticated call.
+
+    `operation` is `METHOD path-template`, `status` the HTTP status, `resource` and `resources` the
+    ids of what it acted on.
     """
     named = [*([resource] if resource else ()), *resources]
-    return _record(
+    return compose(
         time,
         ACTIVITIES.get(operation.partition(" ")[0], OTHER),
         status,
@@ -66,40 +84,7 @@ def api_call(
         api={"operation": operation, "request": {"uid": request_id}},
         src_endpoint={"ip": address},
         unmapped={"app": app, **details},
-        **({"resources": [{"uid": one} for one in named]} if named else {}),
-    )
-
-
-def repeated_refusals(
-    *,
-    time: int,
-    operation: str,
-    key_id: str,
-    app: str,
-    address: str,
-    request_id: str,
-    status: int,
-    count: int,
-    since: int,
-    until: int,
-    resources: Sequence[str],
-    details: dict[str, Any],
-) -> str:
-    """The record of `count` refusals of one kind, of calls between two times; address and request
-    id are those of the last one. OCSF has these names for events of one logical group.
-    """
-    return _record(
-        time,
-        ACTIVITIES.get(operation.partition(" ")[0], OTHER),
-        status,
-        count=count,
-        start_time=since,
-        end_time=until,
-        actor={"user": {"uid": key_id}},
-        api={"operation": operation, "request": {"uid": request_id}},
-        src_endpoint={"ip": address},
-        unmapped={"app": app, **details},
-        **({"resources": [{"uid": one} for one in resources]} if resources else {}),
+        **resource_list(named),
     )
 
 
@@ -113,61 +98,22 @@ def leanplum_call(
     action: str = "multi",
     about: Mapping[str, Any] | None = None,
 ) -> str:
-    """The record of one call to Leanplum: which attempt, what HTTP status came back (None: none),
-    items by what became of them, whom and what it was about (`about_items`).
+    """Return the record of one call to Leanplum.
+
+    `attempt` is the attempt's id, `status` the HTTP status of the answer (None: no answer),
+    `outcome` the number of items by result, `about` whom and what the call was about.
     """
     request = {"request": {"uid": attempt}} if attempt else {}
-    return _record(
+    counts = {"items": outcome} if outcome else {}
+    return compose(
         time,
         OTHER,
         599 if status is None else status,
         actor=GATEWAY,
         api={"operation": f"leanplum {action}", **request},
         src_endpoint={"name": "gateway"},
-        unmapped={"app": app, **({"items": outcome} if outcome else {}), **(about or {})},
+        unmapped={"app": app, **counts, **(about or {})},
     )
-
-
-def counts(accepted: int, duplicates: int, rejected: int) -> dict[str, Any]:
-    """What became of a call's items."""
-    return {"accepted": accepted, "duplicates": duplicates, "rejected": rejected}
-
-
-def refused_actions(actions: Mapping[str, int]) -> dict[str, Any]:
-    """Return which of Leanplum's actions were refused, and how often."""
-    return {"refusedActions": dict(actions)} if actions else {}
-
-
-def about_users(users: Sequence[str]) -> dict[str, Any]:
-    """Whom a call was about, by their keyed hashes."""
-    return {"user": users[0]} if len(users) == 1 else {"users": users} if users else {}
-
-
-def named_items(item_ids: Sequence[str]) -> tuple[Sequence[str], dict[str, Any]]:
-    """Return how a record names items: a few by their ids, more by a hash over all of them
-    (`itemsHash`).
-    """
-    if len(item_ids) <= MOST_NAMED:
-        return item_ids, {}
-    return (), {"itemsHash": items_hash(item_ids)}
-
-
-def naming(record: str, item_ids: Sequence[str]) -> str:
-    """A record that names items as `named_items` does, beside what it names already."""
-    if not item_ids:
-        return record
-    told = orjson.loads(record)
-    named, hashed = named_items(item_ids)
-    if named:
-        told["resources"] = [*told.get("resources", ()), *({"uid": one} for one in named)]
-    if hashed:
-        told["unmapped"] = {**told.get("unmapped", {}), **hashed}
-    return orjson.dumps(told).decode()
-
-
-def items_hash(item_ids: Sequence[str]) -> str:
-    """Return the hash over the ids of items, in their order."""
-    return hashlib.sha256("\n".join(item_ids).encode()).hexdigest()
 
 
 def administrative_act(
@@ -179,73 +125,50 @@ def administrative_act(
     details: Mapping[str, Any] | None = None,
     resources: Sequence[str] = (),
 ) -> str:
-    """The record of an operator's command: `act` is `noun.verb`, `subject` the id of what it was
-    done to, `resources` further ones, `app` the app that it was about, where it was about one.
+    """Return the record of an operator's command.
+
+    `act` is `noun.verb`, `subject` the id of what it acted on, `resources` the ids of more, `app`
+    the app concerned, where there is one.
     """
-    more = {**({"app": app} if app else {}), **(details or {})}
-    return _record(
+    facts = {**({"app": app} if app else {}), **(details or {})}
+    return compose(
         time,
         OTHER,
         0,
         actor={"user": {"uid": "operator", "name": _login()}},
         api={"operation": act},
         src_endpoint={"name": "command"},
-        resources=[{"uid": one} for one in (subject, *resources)],
-        **({"unmapped": more} if more else {}),
+        **resource_list((subject, *resources)),
+        **({"unmapped": facts} if facts else {}),
     )
 
 
 @cache
 def _login() -> str:
-    """Who runs this process, as the system knows it; in a container that may be a number alone."""
+    """Return the login of whoever runs this process; in a container that may be only a number."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return str(os.getuid())
 
 
-def configured(*, time: int, app: str, how: str) -> str:
-    """The record of a change of the configured apps that a running gateway has found: `how` is
-    added, changed or removed.
-    """
-    return _record(
+def app_changed(*, time: int, app: str, how: str) -> str:
+    """Return the record of a changed app in the apps file: `how` is added, changed or removed."""
+    return compose(
         time,
         OTHER,
         0,
         actor=GATEWAY,
         api={"operation": f"app.{how}"},
         src_endpoint={"name": "gateway"},
-        resources=[{"uid": app}],
         unmapped={"app": app},
+        **resource_list((app,)),
     )
-
-
-def rows_adopted(*, time: int, name: str, count: int) -> str:
-    """The record of rows from before there were MACs, which a gateway has given theirs as they
-    were.
-    """
-    return _record(
-        time,
-        OTHER,
-        0,
-        actor=GATEWAY,
-        api={"operation": "audit.adopt-rows"},
-        src_endpoint={"name": "gateway"},
-        resources=[{"uid": name}],
-        unmapped={"rows": count},
-    )
-
-
-def detailed(record: str, detail: str) -> str:
-    """A record that says which change of a set of rows it is about (`row_macs.detail_of`); "" says
-    nothing.
-    """
-    return f'{record[:-1]},{DETAIL}{detail}"}}' if detail else record
 
 
 def missing(time: int) -> str:
-    """What stands in the place of a record that is gone."""
-    return _record(
+    """Return the record that replaces one that was gone before it was sealed."""
+    return compose(
         time,
         OTHER,
         599,
@@ -255,9 +178,10 @@ def missing(time: int) -> str:
     )
 
 
-def _record(time: int, activity: int, status: int, **facts: Any) -> str:
-    """The frame that all records share, less `metadata`. `status` is an HTTP status; 0 where there
-    was no call.
+def compose(time: int, activity: int, status: int, **facts: Any) -> str:
+    """Return a record with the fields that all share, except `metadata`.
+
+    `status` is an HTTP status; 0 where there was no call.
     """
     return orjson.dumps(
         {
@@ -274,46 +198,157 @@ def _record(time: int, activity: int, status: int, **facts: Any) -> str:
     ).decode()
 
 
-def numbered(seq: int, record: str) -> str:
-    """A record as it is kept, which says its number."""
-    return f"{HEAD}{seq}}},{record[1:]}"
+def resource_list(ids: Iterable[str]) -> dict[str, Any]:
+    """Return the field `resources` with these ids; no field where there are none."""
+    resources = [{"uid": resource_id} for resource_id in ids]
+    return {"resources": resources} if resources else {}
 
 
-def is_served(operation: object) -> bool:
-    """Return whether only a gateway that serves or delivers records this operation: an API call, or
-    a call to Leanplum. Acts of operators by command have names without a space.
+def counts(accepted: int, duplicates: int, rejected: int) -> dict[str, Any]:
+    """Return the detail that counts a call's items by result."""
+    return {"accepted": accepted, "duplicates": duplicates, "rejected": rejected}
+
+
+def refused_actions(actions: Mapping[str, int]) -> dict[str, Any]:
+    """Return the detail that counts refused items by Leanplum action."""
+    return {"refusedActions": dict(actions)} if actions else {}
+
+
+def about_users(user_hashes: Sequence[str]) -> dict[str, Any]:
+    """Return the detail that names users, given by their keyed hashes."""
+    if not user_hashes:
+        return {}
+    return {"user": user_hashes[0]} if len(user_hashes) == 1 else {"users": user_hashes}
+
+
+def named_items(item_ids: Sequence[str]) -> tuple[Sequence[str], dict[str, Any]]:
+    """Return resources and details that name items: by their ids, or by one hash over many ids."""
+    if len(item_ids) <= MAX_NAMED_ITEMS:
+        return item_ids, {}
+    return (), {"itemsHash": items_hash(item_ids)}
+
+
+def add_items(record: str, item_ids: Sequence[str]) -> str:
+    """Return a record that names items (`named_items`) besides what it names already."""
+    if not item_ids:
+        return record
+    fields = orjson.loads(record)
+    named, details = named_items(item_ids)
+    if named:
+        more = [{"uid": item_id} for item_id in named]
+        fields["resources"] = [*fields.get("resources", ()), *more]
+    if details:
+        fields["unmapped"] = {**fields.get("unmapped", {}), **details}
+    return orjson.dumps(fields).decode()
+
+
+def items_hash(item_ids: Sequence[str]) -> str:
+    """Return the SHA-256 over the ids of items, in their order, joined by newlines."""
+    return hashlib.sha256("\n".join(item_ids).encode()).hexdigest()
+
+
+def add_detail(record: str, detail: str) -> str:
+    """Return a record with a `status_detail` (`row_macs.change_detail`); "" adds nothing."""
+    return f'{record[:-1]},"status_detail":"{detail}"}}' if detail else record
+
+
+def add_number(seq: int, record: str) -> str:
+    """Return a record as it is stored, with its number."""
+    return f"{NUMBERED_START}{seq}}},{record[1:]}"
+
+
+# --- Keyed hashes of users ---
+
+
+@dataclass(frozen=True, slots=True)
+class _AppHashes:
+    """The hash state that all hashes of an app start from, and the hashes made lately."""
+
+    initial: hashlib.blake2s
+    by_subject: dict[str, str] = field(default_factory=dict)
+
+
+class UserPseudonyms:
+    """Keyed hashes of users and devices, the same for the same root key.
+
+    Two records about one user can be told to be so; who it is cannot be told. Hashes are cached for
+    a minute, since a user is seen often: when accepted and when delivered.
     """
-    return isinstance(operation, str) and " " in operation
+
+    def __init__(self, root_key: bytes) -> None:
+        key = derive_key(root_key, USER_HASH_KEY)
+        self._initial = hashlib.blake2s(key=key, digest_size=HASH_BYTES)
+        self._apps: dict[str, _AppHashes] = {}
+        self._cached = 0
+
+    def of(self, app: str, subject: str) -> str:
+        """Return the keyed hash of a subject of an app, 20 hexadecimal digits.
+
+        A subject is `u` + user id or `d` + device id.
+        """
+        return self.of_all(app, (subject,))[0]
+
+    def of_all(self, app: str, subjects: Iterable[str]) -> list[str]:
+        """Return the keyed hashes of several subjects of an app, in their order."""
+        of_app = self._apps.get(app) or self._add_app(app)
+        by_subject, hashes = of_app.by_subject, list[str]()
+        for subject in subjects:
+            user_hash = by_subject.get(subject)
+            if user_hash is None:
+                state = of_app.initial.copy()
+                state.update(subject.encode())
+                user_hash = by_subject[subject] = state.hexdigest()
+                self._cached += 1
+            hashes.append(user_hash)
+        if self._cached > MAX_CACHED_HASHES:
+            self.forget()
+        return hashes
+
+    async def run(self) -> None:
+        """Empty the cache again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(CACHE_SECONDS)
+            self.forget()
+
+    def forget(self) -> None:
+        """Empty the cache."""
+        self._apps.clear()
+        self._cached = 0
+
+    def _add_app(self, app: str) -> _AppHashes:
+        initial = self._initial.copy()
+        initial.update(f"{app}\0".encode())
+        self._cached += 1
+        of_app = self._apps[app] = _AppHashes(initial)
+        return of_app
 
 
-class Told(NamedTuple):
-    """What a record says of itself; None where it says nothing that can be read."""
-
-    seq: object = None
-    time: object = None
-    operation: object = None
-    detail: object = None
-
-    @property
-    def change(self) -> tuple[str, int] | None:
-        """The set of rows that it changed, and the number of the change."""
-        found = DETAIL_OF_SET.fullmatch(self.detail) if isinstance(self.detail, str) else None
-        return None if found is None else (found.group(1), int(found.group(2)))
+# --- MACs, and storage ---
 
 
-def told_of(raw: bytes) -> Told:
-    """The same of any bytes, a record's or not."""
-    try:
-        read = orjson.loads(raw)
-        of_head = read["metadata"]["sequence"], read["time"]
-        return Told(*of_head, read["api"]["operation"], read.get("status_detail"))
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return Told()
+class AuditMacs:
+    """MACs of audit records and, in `rows`, of other rows; the same for the same root key."""
+
+    def __init__(self, root_key: bytes) -> None:
+        self._key = derive_key(root_key, RECORD_MAC_KEY)
+        self.rows = RowMacs(root_key)
+
+    def of_record(self, seq: int, text: bytes) -> bytes:
+        """Return the MAC of record `seq`, 32 bytes.
+
+        It is the HMAC-SHA256 (RFC 2104) over the number, a zero byte and the text.
+        """
+        return hmac.digest(self._key, b"%d\0%b" % (seq, text), "sha256")
+
+    def is_valid(self, seq: int, text: bytes, mac: bytes) -> bool:
+        """Return whether a MAC is that of this record under this number."""
+        return hmac.compare_digest(self.of_record(seq, text), mac)
 
 
-def insert(cursor: Cursor, marks: Marks, records: Sequence[tuple[int, str]]) -> None:
-    """Append records, given as (time in ms, record), each with its mark, in the transaction that is
-    open. Their numbers have no gap, since transactions that write take turns.
+def insert(cursor: Cursor, macs: AuditMacs, records: Sequence[tuple[int, str]]) -> None:
+    """Append records, given as (time in ms, record), each with its MAC, in the open transaction.
+
+    Transactions that write take turns, so the numbers have no gap.
     """
     if not records:
         return
@@ -322,24 +357,6 @@ def insert(cursor: Cursor, marks: Marks, records: Sequence[tuple[int, str]]) -> 
     rows = []
     for time, record in records:
         seq += 1
-        text = numbered(seq, record)
-        rows.append((seq, time, text, marks.of(seq, text.encode())))
+        text = add_number(seq, record)
+        rows.append((seq, time, text, macs.of_record(seq, text.encode())))
     insert_rows(cursor, INSERT, rows)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A write that is only a record: a call that was refused or that only read, an administrative
-    act.
-    """
-
-    time: int
-    text: str
-    marks: Marks
-    rows: int = 1
-
-    @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["Record"]) -> Sequence[None]:
-        """Append them."""
-        insert(cursor, writes[0].marks, [(write.time, write.text) for write in writes])
-        return [None] * len(writes)

@@ -1,5 +1,6 @@
-"""The keys of one audit, and whose the audit of a database is: nothing is written, or told of it,
-with another's.
+"""The keys of the audit, and the check that a database's audit was made with them.
+
+Nothing is written to an audit, or read from it, with the keys of another.
 """
 
 import re
@@ -7,101 +8,125 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
-from app.audit import key_derivation as seed
-from app.audit import row_adopting
-from app.audit.checkpoints import PublicKey, Signer
-from app.audit.pseudonyms import Pseudonyms
-from app.audit.record_macs import Marks
-from app.audit.tree import NEWEST, Fetch, fetcher, read, written_of
-from app.database.engine import snapshot
+from app.audit.checkpoints import CheckpointSigner, PublicKey
+from app.audit.key_derivation import make_root_key, stored_root_key
+from app.audit.records import AuditMacs, UserPseudonyms
+from app.audit.row_macs import initialize_sets, initialize_sets_within
+from app.audit.tree import NEWEST, Fetch, fetcher, read_tree, read_written
+from app.database.engine import snapshot, transaction
 from app.errors import StartRefused
 
-GATEWAY = re.compile(r"leanplum-gateway/[0-9a-f]{16}")  # the name of one that signs
-RECORDED = "SELECT 1 FROM audit_records LIMIT 1"
-MARKED = "SELECT 1 FROM audit_records WHERE mark IS NOT NULL LIMIT 1"
-ANOTHER = "GATEWAY_AUDIT_KEY: this database's audit was signed, and its users hashed, with another key; set that one"
-NOT_SET = "GATEWAY_AUDIT_KEY: is not set, and the database doesn't keep the key that its audit was made with; set it"
+LOG_NAME = re.compile(r"leanplum-gateway/[0-9a-f]{16}")  # the name in a gateway's checkpoints
+ANY_RECORD = "SELECT 1 FROM audit_records LIMIT 1"
+OTHER_KEY = (
+    "GATEWAY_AUDIT_KEY: this database's audit was signed, and its users hashed, with another key; "
+    "set that one"
+)
+NOT_SET = (
+    "GATEWAY_AUDIT_KEY: is not set, and the database does not keep the key that its audit was made "
+    "with; set it"
+)
 NO_KEY = (
     "GATEWAY_AUDIT_KEY: is not set, and the database keeps no key: nothing was recorded there yet"
 )
-KEEPS = (
-    "GATEWAY_AUDIT_KEY: records were made with the key that this database keeps, which is another one; set that one "
-    "(`audit key --move` shows it)"
+OTHER_KEY_STORED = (
+    "GATEWAY_AUDIT_KEY: records were made with the key that this database keeps, which is another "
+    "one; set that one (`audit key --move` shows it)"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
-    """All that is made of one seed: what signs, what marks records, what hashes users. `kept`:
-    whether the database keeps the seed.
+class AuditKeys:
+    """The keys derived from one root key: for signing, for MACs, for the hashes of users.
+
+    `stored` tells whether the database keeps the root key.
     """
 
-    seed: bytes = field(repr=False)
-    signer: Signer
-    marks: Marks
-    pseudonyms: Pseudonyms
-    kept: bool
+    root_key: bytes = field(repr=False)
+    signer: CheckpointSigner
+    macs: AuditMacs
+    pseudonyms: UserPseudonyms
+    stored: bool
 
     @classmethod
-    def of(cls, made_of: bytes, *, kept: bool = False) -> "Keys":
-        """Those of a seed."""
-        return cls(made_of, Signer(made_of), Marks(made_of), Pseudonyms(made_of), kept)
+    def derive(cls, root_key: bytes, *, stored: bool = False) -> "AuditKeys":
+        """Return the keys of a root key."""
+        return cls(
+            root_key,
+            CheckpointSigner(root_key),
+            AuditMacs(root_key),
+            UserPseudonyms(root_key),
+            stored,
+        )
 
 
-def to_write(engine: Engine, given: bytes | None) -> Keys:
-    """Return the keys for whoever writes records, as `_to_write` does. Rows that have no MAC yet,
-    since the database was just made or migrated, get theirs first.
-    """
-    keys = _to_write(engine, given)
-    row_adopting.begin(engine, keys.marks)
-    return keys
+def load_keys_to_write(engine: Engine, given: bytes | None) -> AuditKeys:
+    """Return the keys to write records with, and initialize a new database for them.
 
-
-def _to_write(engine: Engine, given: bytes | None) -> Keys:
-    """For whoever writes records: made of the setting's seed (`given`), else of the one that the
-    database keeps; one is made there where nothing was recorded yet. Raises StartRefused, before
-    anything is written, where what was recorded was so with another.
+    The root key is the setting's (`given`), else the one that the database keeps; in a new database
+    one is made. Raises StartRefused, before anything is written, where records were made with
+    another key.
     """
     with snapshot(engine) as connection:
-        fetch = fetcher(connection)
-        own, newest = seed.kept(fetch), fetch(NEWEST, ())
-        marked = bool(not newest and fetch(MARKED, ()))
-        if given is None and own is None and (newest or marked):
-            raise StartRefused(NOT_SET)
-        if given is not None and own not in {None, given} and marked:
-            raise StartRefused(KEEPS)
-        if made_of := given or own:
-            return _not_another(fetch, Keys.of(made_of, kept=made_of == own))
-    return Keys.of(seed.made(engine), kept=True)
-
-
-def to_read(fetch: Fetch, given: bytes | None) -> Keys:
-    """The same for whoever only reads: nothing is ever made. Raises StartRefused where there is no
-    key, or only one that the newest checkpoint wasn't signed with.
-    """
-    made_of = given or seed.kept(fetch)
-    if made_of is None:
-        raise StartRefused(NO_KEY if nothing_recorded(fetch) else NOT_SET)
-    return _not_another(fetch, Keys.of(made_of))
-
-
-def nothing_recorded(fetch: Fetch) -> bool:
-    """Return whether no trace of a record or of a checkpoint is in the database."""
-    tree = read(fetch)
-    traces = written_of(fetch), tree.size, tree.statement, fetch(RECORDED, ()), fetch(NEWEST, ())
-    return not any(traces)
-
-
-def _not_another(fetch: Fetch, keys: Keys) -> Keys:
-    newest = fetch(NEWEST, ())
-    if newest and _is_another(newest[0][2], keys.signer.public):
-        raise StartRefused(ANOTHER)
+        keys = _existing_keys(fetcher(connection), given)
+    if keys is None:
+        return _make_keys(engine)
+    initialize_sets(engine, keys.macs.rows)
     return keys
 
 
-def _is_another(note: object, public: PublicKey) -> bool:
-    """Whether the note says that another gateway signed it. One that was damaged is no reason not
-    to start.
+def _existing_keys(fetch: Fetch, given: bytes | None) -> AuditKeys | None:
+    """Return the keys of the setting or the database; None where one may be made."""
+    stored, newest = stored_root_key(fetch), fetch(NEWEST, ())
+    only_unsealed = not newest and bool(fetch(ANY_RECORD, ()))
+    if given is None and stored is None and (newest or only_unsealed):
+        raise StartRefused(NOT_SET)
+    if given is not None and stored not in {None, given} and only_unsealed:
+        raise StartRefused(OTHER_KEY_STORED)
+    root_key = given or stored
+    if root_key is None:
+        return None
+    return _refuse_other_key(fetch, AuditKeys.derive(root_key, stored=root_key == stored))
+
+
+def _make_keys(engine: Engine) -> AuditKeys:
+    """Make a root key and the digests of a new database together.
+
+    Of two processes that do so at once, both get the same key.
     """
+    with transaction(engine) as cursor:
+        keys = AuditKeys.derive(make_root_key(cursor), stored=True)
+        initialize_sets_within(cursor, keys.macs.rows)
+    return keys
+
+
+def load_keys_to_read(fetch: Fetch, given: bytes | None) -> AuditKeys:
+    """Return the keys to read an audit with; none are ever made.
+
+    Raises StartRefused where there is no key, or only one that did not sign the newest checkpoint.
+    """
+    root_key = given or stored_root_key(fetch)
+    if root_key is None:
+        raise StartRefused(NO_KEY if is_nothing_recorded(fetch) else NOT_SET)
+    return _refuse_other_key(fetch, AuditKeys.derive(root_key))
+
+
+def is_nothing_recorded(fetch: Fetch) -> bool:
+    """Return whether the database has no trace of a record or of a checkpoint."""
+    tree = read_tree(fetch)
+    if read_written(fetch) or tree.size or tree.statement:
+        return False
+    return not fetch(ANY_RECORD, ()) and not fetch(NEWEST, ())
+
+
+def _refuse_other_key(fetch: Fetch, keys: AuditKeys) -> AuditKeys:
+    newest = fetch(NEWEST, ())
+    if newest and _is_of_other_key(newest[0][2], keys.signer.public):
+        raise StartRefused(OTHER_KEY)
+    return keys
+
+
+def _is_of_other_key(note: object, public: PublicKey) -> bool:
+    """Return whether a checkpoint names another signer; a damaged one does not prevent a start."""
     name = str(note).partition("\n")[0]
-    return name != public.name and GATEWAY.fullmatch(name) is not None
+    return name != public.name and LOG_NAME.fullmatch(name) is not None

@@ -1,8 +1,8 @@
-"""The tree of the audit's records as the database has it, how it grows, and its hashes for proofs.
+"""The Merkle tree over the audit records as the database stores it: its growth, its hashes.
 
-The leaves of a complete subtree of 256 records, a *block*, lie together in one row beside the
-block's hash; those behind the last block are in the tree's own row. So neither growing nor proving
-reads the records.
+The leaves of a complete subtree of 256 records, a *block*, are stored in one row with the block's
+hash; the leaves after the last block are in the tree's own row. So neither growth nor proofs read
+the records.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,19 +16,21 @@ from app.database.driver import DIALECTS
 
 LEVEL = 8
 BLOCK = 1 << LEVEL  # records
-MOST = 1 << 62  # of any count: what is reckoned with it is still a number that a column can have
+# The largest count: the sum of any two still fits into a column of the database
+MAX_COUNT = 1 << 62
 TREE = "SELECT size, peaks, tail, removed, statement FROM audit_tree"
 NODE = "SELECT hash, leaves FROM audit_nodes WHERE level = ? AND place = ?"
 WRITTEN = "SELECT records FROM sequence"
 NEWEST = "SELECT size, time, note FROM audit_checkpoints ORDER BY size DESC LIMIT 1"
 Fetch = Callable[[str, tuple[Any, ...]], Sequence[Any]]
-Node = tuple[int, int, bytes, bytes | None]  # level, place, hash, leaves of a block
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """How far the records are sealed. `removed`: how many of the first ones retention has removed,
-    and `statement` the signed note that says so.
+    """The row of the tree: how many records are sealed, and the hashes it grows from.
+
+    `peaks` are those of the complete blocks, `tail` the leaves after them. `removed` counts the
+    first records, which retention has removed, and `statement` is the signed note about these.
     """
 
     size: int = 0
@@ -39,103 +41,115 @@ class Tree:
 
     @property
     def root(self) -> bytes:
-        """Its hash."""
-        return merkle.root(hashes(self.peaks) + merkle.peaks_of(hashes(self.tail)))
+        """The hash of the whole tree."""
+        return merkle.root(split_hashes(self.peaks) + merkle.peaks_of(split_hashes(self.tail)))
 
 
-def hashes(joined: bytes) -> list[bytes]:
-    """The single hashes of what lies together."""
-    return [joined[at : at + merkle.SIZE] for at in range(0, len(joined), merkle.SIZE)]
+@dataclass(frozen=True, slots=True)
+class TreeNode:
+    """A complete subtree of 2^`level` records; a block has its leaves."""
+
+    level: int
+    place: int
+    hash: bytes
+    leaves: bytes | None
+
+
+def split_hashes(joined: bytes) -> list[bytes]:
+    """Return the single hashes that are stored one after the other."""
+    return [joined[start : start + merkle.SIZE] for start in range(0, len(joined), merkle.SIZE)]
 
 
 def block_hash(leaves: bytes) -> bytes:
-    """The hash of a block, or of what there is of one."""
-    return merkle.root(merkle.peaks_of(hashes(leaves)))
+    """Return the hash of a block, or of its first leaves."""
+    return merkle.root(merkle.peaks_of(split_hashes(leaves)))
 
 
-def grown(tree: Tree, leaves: Sequence[bytes]) -> tuple[Tree, list[Node]]:
-    """The tree with more leaves, and the subtrees that are complete now."""
+def grow(tree: Tree, leaves: Sequence[bytes]) -> tuple[Tree, list[TreeNode]]:
+    """Return the tree with more leaves, and the subtrees that they complete."""
     blocks, tail = tree.size // BLOCK, tree.tail + b"".join(leaves)
-    peaks, nodes = hashes(tree.peaks), list[Node]()
+    peaks, nodes = split_hashes(tree.peaks), list[TreeNode]()
     while len(tail) >= BLOCK * merkle.SIZE:
         block, tail = tail[: BLOCK * merkle.SIZE], tail[BLOCK * merkle.SIZE :]
-        made = merkle.push(peaks, blocks, block_hash(block))
-        nodes += [
-            (LEVEL + up, blocks >> up, one, None if up else block) for up, one in enumerate(made)
-        ]
+        completed = merkle.push(peaks, blocks, block_hash(block))
+        for height, node_hash in enumerate(completed):
+            block_leaves = block if height == 0 else None
+            nodes.append(TreeNode(LEVEL + height, blocks >> height, node_hash, block_leaves))
         blocks += 1
     return replace(tree, size=tree.size + len(leaves), peaks=b"".join(peaks), tail=tail), nodes
 
 
 def count_of(value: object) -> int:
-    """What a column of counts has: SQLite's take anything, so what is no count is told as -1, which
-    is no count.
-    """
-    return value if type(value) is int and 0 <= value <= MOST else -1
+    """Return a stored count, or -1 for a value that is none: SQLite's columns take any type."""
+    return value if type(value) is int and 0 <= value <= MAX_COUNT else -1
 
 
 def bytes_of(value: object) -> bytes:
-    """What a column of hashes has; nothing where it is of another type, which no hash is."""
+    """Return stored bytes, or none for a value of another type."""
     return bytes(value) if isinstance(value, bytes | memoryview) else b""
 
 
 def text_of(value: object) -> str:
-    """What a column of texts has; nothing where it is of another type."""
+    """Return a stored text, or an empty one for a value of another type."""
     return value if isinstance(value, str) else ""
 
 
 def raw_of(value: object) -> bytes:
-    """The bytes of a text as the database has them, whether or not they are UTF-8."""
+    """Return the bytes of a stored text, even where they are not UTF-8."""
     return text_of(value).encode(errors="surrogateescape")
 
 
 def fetcher(connection: Connection) -> Fetch:
-    """Reads rows by our statements."""
+    """Return a function that reads rows by a statement and its values."""
     dialect = DIALECTS[connection.dialect.name]
-    return lambda statement, values: connection.exec_driver_sql(
-        dialect.sql(statement), values
-    ).all()
+
+    def fetch(statement: str, values: tuple[Any, ...]) -> Sequence[Any]:
+        return connection.exec_driver_sql(dialect.sql(statement), values).all()
+
+    return fetch
 
 
-def read(fetch: Fetch) -> Tree:
-    """The tree, as it is now. Where its row is gone, or isn't the only one, it is an empty one."""
-    found = fetch(TREE, ())
-    if len(found) != 1:
+def read_tree(fetch: Fetch) -> Tree:
+    """Return the tree; an empty one where its row is missing or is not the only one."""
+    rows = fetch(TREE, ())
+    if len(rows) != 1:
         return Tree()
-    size, peaks, tail, removed, statement = found[0]
-    told = None if statement is None else text_of(statement)
-    return Tree(count_of(size), bytes_of(peaks), bytes_of(tail), count_of(removed), told)
+    size, peaks, tail, removed, statement = rows[0]
+    return Tree(
+        count_of(size),
+        bytes_of(peaks),
+        bytes_of(tail),
+        count_of(removed),
+        None if statement is None else text_of(statement),
+    )
 
 
-def written_of(fetch: Fetch) -> int:
-    """How many records are said to have been written; none where the row that says it is gone or
-    not alone.
-    """
-    found = fetch(WRITTEN, ())
-    return max(count_of(found[0][0]), 0) if len(found) == 1 else 0
+def read_written(fetch: Fetch) -> int:
+    """Return the stored count of records written; 0 where its row is missing or not the only one."""
+    rows = fetch(WRITTEN, ())
+    return max(count_of(rows[0][0]), 0) if len(rows) == 1 else 0
 
 
-class Hashes:
-    """The hashes of complete subtrees of what is sealed; each row is read once."""
+class StoredHashes:
+    """The hashes of complete subtrees of the sealed records; each row is read once."""
 
     def __init__(self, fetch: Fetch, tree: Tree) -> None:
         self._fetch, self._tree = fetch, tree
         self._rows: dict[tuple[int, int], tuple[bytes, bytes | None]] = {}
 
     def node(self, level: int, place: int) -> bytes:
-        """One hash. Raises LookupError where retention has removed it."""
+        """Return the hash of a subtree. Raises LookupError where retention has removed it."""
         if level >= LEVEL:
             return self._row(level, place)[0]
-        first = place << level
-        leaves = hashes(self.leaves(first // BLOCK))[first % BLOCK : first % BLOCK + (1 << level)]
+        begin = place << level
+        start = begin % BLOCK
+        leaves = split_hashes(self.leaves(begin // BLOCK))[start : start + (1 << level)]
         if len(leaves) < 1 << level:
             raise LookupError(level, place)
         return merkle.root(merkle.peaks_of(leaves))
 
     def leaves(self, block: int) -> bytes:
-        """The leaves of a block, or of what there is of the last one. Raises LookupError
-        likewise.
-        """
+        """Return the leaves of a block. Raises LookupError where retention has removed them."""
         if block == self._tree.size // BLOCK:
             return self._tree.tail
         leaves = self._row(LEVEL, block)[1]
@@ -145,9 +159,10 @@ class Hashes:
 
     def _row(self, level: int, place: int) -> tuple[bytes, bytes | None]:
         if (level, place) not in self._rows:
-            found = self._fetch(NODE, (level, place))
-            if not found:
+            rows = self._fetch(NODE, (level, place))
+            if not rows:
                 raise LookupError(level, place)
-            hash_, leaves = found[0]
-            self._rows[level, place] = bytes_of(hash_), None if leaves is None else bytes_of(leaves)
+            node_hash, leaves = rows[0]
+            block_leaves = None if leaves is None else bytes_of(leaves)
+            self._rows[level, place] = bytes_of(node_hash), block_leaves
         return self._rows[level, place]

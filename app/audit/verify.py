@@ -1,206 +1,147 @@
-"""Is the audit as it was sealed? Finds what was changed, removed, inserted, reordered or cut off,
-and names it. Pure.
+"""Verification of the audit: finds records that were changed, removed, inserted, moved or cut off.
 
-Only a checkpoint's signature is believed, and where the key is at hand, each record's mark. The
-hashes that lie beside the records lead from the root to each record, and are believed as far as
-they do. Where somebody has changed hashes as well, what can't be told apart is named together.
+Only signed checkpoints are trusted and, where the key is at hand, MACs. The hashes stored with the
+records lead from the signed root to each record, and are trusted as far as they do. Where hashes
+were changed as well, records that cannot be told apart are named together. Pure.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import orjson
+
 from app.audit import merkle
-from app.audit.checkpoints import REMOVED, BadNote, Checkpoint, PublicKey, count
-from app.audit.findings import GONE_UNSEALED, Block, Evidence, Report, Row
-from app.audit.record_macs import Marks
-from app.audit.records import MISSING, is_served, told_of
-from app.audit.tree import BLOCK, block_hash, hashes
-from app.audit.tree_roots import Roots
+from app.audit.checkpoints import PublicKey
+from app.audit.evidence import Block, Evidence, RecordRow
+from app.audit.findings import GONE_UNSEALED, Report
+from app.audit.records import MISSING, AuditMacs
+from app.audit.tree import BLOCK, block_hash, split_hashes
+from app.audit.verify_tree import TOGETHER, TreeTrust, verify_tree
 
 CHANGED = "it is not what was recorded"
 GONE = "it is gone"
 INSERTED = "it was never recorded"
-ELSEWHERE = "another record stands here"
-OTHER_TREE = "the tree that is to grow has other hashes than those that are signed for"
-TOGETHER = "one or more of these were changed, and the hashes with them"
-HASHES = "their hashes were changed, so that nothing tells whether they were as well"
-NOTHING = "nothing that can be believed is signed, so nothing speaks for any record (a new gateway signs each second)"
-PROVES = "the hash of the last {count}, of which proofs are made, was changed; the records are as they were sealed"
-UNMARKED = "it has no mark: it was put there, or is from before there were marks"
-SEAL_MS = 60_000  # a gateway seals each second while it runs
-UNSEALED = (
-    "nothing is sealed, although record {seq}, of a gateway that ran, is more than a minute old, and a gateway "
-    "seals each second: the checkpoints and the tree were taken away; or the gateway was killed in its first "
-    "second: then start it, and verify again"
+MOVED = "another record is in its place"
+NO_MAC = "it has no MAC: it was inserted by hand"
+HASHES_CHANGED = "their hashes were changed, so that nothing tells whether they were as well"
+COLUMNS_CHANGED = "the record is as it was sealed, other columns of its row are not"
+NOTHING_SIGNED = "no valid checkpoint is left, so nothing vouches for any record (a new gateway signs every second)"
+SEAL_MS = 60_000  # in which a running gateway has sealed a record for certain
+NOT_SEALED = (
+    "nothing is sealed, although record {seq}, of a running gateway, is more than a minute old, and a "
+    "gateway seals every second: checkpoints and tree were removed; or the gateway was killed in its "
+    "first second: then start it, and verify again"
 )
-NOTHING_THERE = Block(b"", b"")
-BESIDE = "the record is as it was sealed, what stands beside it in its row is not"
+SET_DETAIL = re.compile(r"([a-z]{1,20}) ([0-9]{1,18})")
+NO_BLOCK = Block(b"", b"")
+
+
+class SetVersion(NamedTuple):
+    """The number of a change of a set of rows."""
+
+    set_name: str
+    version: int
+
+
+class ParsedRecord(NamedTuple):
+    """What a record says of itself; None where nothing can be read."""
+
+    seq: object = None
+    time: object = None
+    operation: object = None
+    detail: object = None
+
+    @property
+    def set_version(self) -> SetVersion | None:
+        """The change of a set of rows that the record is about."""
+        if not isinstance(self.detail, str):
+            return None
+        match = SET_DETAIL.fullmatch(self.detail)
+        return None if match is None else SetVersion(match.group(1), int(match.group(2)))
+
+    @property
+    def is_of_running_gateway(self) -> bool:
+        """Whether only a running gateway writes such a record: of an API call or a Leanplum call.
+
+        The operations of commands are names without a space.
+        """
+        return isinstance(self.operation, str) and " " in self.operation
+
+
+def parse_record(raw: bytes) -> ParsedRecord:
+    """Return what any bytes, a record's or not, say of themselves."""
+    try:
+        fields = orjson.loads(raw)
+        return ParsedRecord(
+            fields["metadata"]["sequence"],
+            fields["time"],
+            fields["api"]["operation"],
+            fields.get("status_detail"),
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ParsedRecord()
 
 
 def verify(
     evidence: Evidence,
     key: PublicKey,
     kept: Sequence[str] = (),
-    marks: Marks | None = None,
+    macs: AuditMacs | None = None,
     now: int | None = None,
 ) -> Report:
-    """Hold everything against the newest checkpoint, and that against the `kept` ones: notes from
-    outside; and each record against its mark, where `marks` are given. At the time `now` (ms)
-    something must have been sealed of what a gateway recorded more than a minute ago.
+    """Return the report on the evidence.
+
+    Everything is held against the newest checkpoint, that against the `kept` ones, which come from
+    outside, and each record against its MAC, where `macs` are given. At the time `now` (ms) records
+    of a running gateway that are older than a minute must be sealed.
     """
-    report = Report(marked=marks is not None)
-    known = _opened(evidence.notes, key, report, "in the database")
-    newest = _newest(evidence, key, known, report)
-    if newest is not None:
-        report.sealed, report.root = newest.size, newest.root
-    report.removed = _removed(evidence, key, report)
-    outside = _opened(kept, key, report, "that was kept")
-    roots = Roots(evidence, report.sealed, [*known, *outside])
-    trusted = _trust(report, roots, known)
-    for checkpoint in outside:
-        _compare(checkpoint, report, roots)
-    _judge(evidence, report, trusted, marks)
+    report = Report(macs_checked=macs is not None)
+    trust = verify_tree(evidence, key, kept, report)
+    _verify_records(evidence, report, trust, macs)
     if report.records and not report.sealed:
-        unsealed = marks is not None and not _was_sealed(evidence)
-        overdue = _overdue(evidence, now) if unsealed and now is not None else None
-        report.nothing_sealed = unsealed and overdue is None
-        if overdue is not None:
-            report.tell("checkpoint", 0, 0, UNSEALED.format(seq=overdue))
-        elif not unsealed:
-            report.tell("checkpoint", 0, 0, NOTHING)
+        _verify_nothing_sealed(evidence, report, now)
     report.part = evidence.first, evidence.last
-    report.findings.sort(key=lambda found: (found.kind == "checkpoint", found.first, found.last))
+    report.findings.sort(
+        key=lambda finding: (finding.kind == "checkpoint", finding.first, finding.last)
+    )
     return report
 
 
-def _was_sealed(evidence: Evidence) -> bool:
-    """Whether anything is left of a checkpoint or of the tree."""
+def _verify_nothing_sealed(evidence: Evidence, report: Report, now: int | None) -> None:
+    """Add a finding where records are not sealed that should be.
+
+    Without MACs nothing vouches for such records.
+    """
+    if not report.macs_checked or _has_trace_of_sealing(evidence):
+        report.add_checkpoint(0, NOTHING_SIGNED)
+        return
+    overdue = None if now is None else _overdue(evidence, now)
+    if overdue is None:
+        report.nothing_sealed = True
+    else:
+        report.add_checkpoint(0, NOT_SEALED.format(seq=overdue))
+
+
+def _has_trace_of_sealing(evidence: Evidence) -> bool:
+    """Return whether anything is left of a checkpoint or of the tree."""
     return bool(evidence.note or evidence.notes or evidence.statement or evidence.tree_size)
 
 
 def _overdue(evidence: Evidence, now: int) -> int | None:
-    """Return the first record of a gateway that ran, where it is so old that it must have been
-    sealed.
-    """
+    """Return the number of the first record of a running gateway, where it should be sealed."""
     for row in evidence.rows():
-        told = told_of(row.raw)
-        if is_served(told.operation) and isinstance(told.time, int):
-            return row.seq if now - told.time > SEAL_MS else None
+        record = parse_record(row.raw)
+        if record.is_of_running_gateway and isinstance(record.time, int):
+            return row.seq if now - record.time > SEAL_MS else None
     return None
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------------
+class _WrongRecord(NamedTuple):
+    """A record that does not belong in its place.
 
-
-def _newest(
-    evidence: Evidence, key: PublicKey, known: Sequence[Checkpoint], report: Report
-) -> Checkpoint | None:
-    """The newest checkpoint that can be believed, of those that are `known` and the one that stands
-    as the newest.
-    """
-    all_ = [*known]
-    if evidence.note is not None and evidence.note not in evidence.notes[-1:]:
-        all_ += _opened([evidence.note], key, report, "that stands as the newest")
-    found = max(all_, key=lambda one: one.size, default=None)
-    for one in known:
-        if one.note in evidence.misplaced:
-            report.tell(
-                "checkpoint", one.size, one.size, "it stands under another number than its own"
-            )
-    size, root = (0, merkle.EMPTY) if found is None else (found.size, found.root)
-    if found is not None and found.note != evidence.note:
-        report.tell("checkpoint", size, size, "another one stands in the newest's place")
-    if evidence.tree_size not in {None, size}:
-        told = f"the tree is said to have {evidence.tree_size} records, and {size} are signed for"
-        report.tell("checkpoint", size, size, told)
-    elif evidence.tree_root not in {None, root}:
-        report.tell("checkpoint", size, size, OTHER_TREE)
-    if evidence.written < size:
-        report.tell(
-            "checkpoint",
-            size,
-            size,
-            f"only {evidence.written} records are said to have been written",
-        )
-    return found
-
-
-def _opened(notes: Iterable[str], key: PublicKey, report: Report, where: str) -> list[Checkpoint]:
-    found = []
-    for note in notes:
-        try:
-            found.append(key.open(note))
-        except BadNote as error:
-            size = count("".join(note.split("\n")[1:2])) or 0
-            report.tell("checkpoint", size, size, f"the one {where} can't be believed: {error}")
-    return found
-
-
-def _removed(evidence: Evidence, key: PublicKey, report: Report) -> int:
-    """How many of the first records retention has removed, as far as that is signed."""
-    removed = 0
-    try:
-        removed = 0 if evidence.statement is None else key.open(evidence.statement, REMOVED).size
-    except BadNote as error:
-        report.tell("checkpoint", 0, 0, f"what was removed by retention can't be believed: {error}")
-    if evidence.tree_removed not in {None, removed}:
-        told = f"retention is said to have removed {evidence.tree_removed} records, and {removed} are signed for"
-        report.tell("checkpoint", removed, removed, told)
-    return removed
-
-
-class _Trust(NamedTuple):
-    """Whether the leaves lead to the signed root; else whether the blocks' hashes do; else what
-    can't be told apart.
-    """
-
-    leaves: bool
-    blocks: bool = False
-    doubtful: tuple[int, int] = (0, 0)
-
-
-def _trust(report: Report, roots: Roots, known: Sequence[Checkpoint]) -> _Trust:
-    if not report.sealed or roots.at.get(report.sealed) == report.root:
-        for one in known:
-            if one.size in roots.at and roots.at[one.size] != one.root:
-                report.tell(
-                    "checkpoint", one.size, one.size, "it is signed, and not about these records"
-                )
-        for size, count_ in roots.other:
-            report.tell("checkpoint", size, size, PROVES.format(count=count_))
-        return _Trust(leaves=True)
-    good = [one.size for one in known if roots.at.get(one.size) == one.root]
-    bad = [one.size for one in known if one.size in roots.at and roots.at[one.size] != one.root]
-    begin = max(good, default=report.removed)
-    end = min((size for size in [*bad, report.sealed] if size > begin), default=report.sealed)
-    return _Trust(leaves=False, blocks=roots.of_hashes == report.root, doubtful=(begin + 1, end))
-
-
-def _compare(kept: Checkpoint, report: Report, roots: Roots) -> None:
-    """Hold what there is against a checkpoint from outside."""
-    if kept.size > report.sealed:
-        told = f"a checkpoint that was kept says that {kept.size} records were sealed"
-        report.tell("cut off", report.sealed + 1, kept.size, told)
-    elif kept.size not in roots.at and kept.size <= report.removed:
-        report.unchecked.append(kept.size)
-    elif kept.size not in roots.at:
-        told = "nothing here leads to it: hashes are gone, or it is older than the records that were exported"
-        report.tell("checkpoint", kept.size, kept.size, told)
-    elif roots.at[kept.size] != kept.root:
-        report.tell(
-            "changed",
-            report.removed + 1,
-            kept.size,
-            f"{TOGETHER}: a checkpoint that was kept says otherwise",
-        )
-
-
-# --- records ----------------------------------------------------------------------------------------------------------
-
-
-class _Wrong(NamedTuple):
-    """A row that is not what belongs at its place: its hash, the one that belongs there, the number
-    that it says.
+    `hash` is that of the record, `leaf` that of the record which belongs there (None: unknown),
+    `says` the number in the record.
     """
 
     seq: int
@@ -209,115 +150,123 @@ class _Wrong(NamedTuple):
     says: object
 
 
-def _judge(evidence: Evidence, report: Report, trust: _Trust, marks: Marks | None) -> None:
-    """Hold every row against its leaf and its mark."""
+def _verify_records(
+    evidence: Evidence, report: Report, trust: TreeTrust, macs: AuditMacs | None
+) -> None:
+    """Hold every record against its leaf and its MAC."""
     leaves = _Leaves(evidence, report, trust)
-    wrong, missing = list[_Wrong](), dict[int, bytes | None]()
+    wrong, missing = list[_WrongRecord](), dict[int, bytes | None]()
     after = max(report.removed, (evidence.first or 1) - 1)
     end = max(evidence.written, report.sealed) if evidence.last is None else evidence.last
     for row in evidence.rows():
         report.records += 1
         report.unsealed += row.seq > report.sealed
         if row.seq <= after or row.seq > end:
-            report.tell("inserted", row.seq, row.seq, INSERTED)
+            report.add("inserted", row.seq, row.seq, INSERTED)
             continue
-        missing.update(
-            (seq, leaves.at(seq)) for seq in range(after + 1, min(row.seq, report.sealed + 1))
-        )
-        # Not one by one: no signature bounds these numbers
-        if (first := max(after, report.sealed) + 1) < row.seq:
-            report.tell("removed", first, row.seq - 1, GONE)
+        for seq in range(after + 1, min(row.seq, report.sealed + 1)):
+            missing[seq] = leaves.at(seq)
+        # Unsealed ones in one finding: no signature bounds their numbers
+        first_unsealed = max(after, report.sealed) + 1
+        if first_unsealed < row.seq:
+            report.add("removed", first_unsealed, row.seq - 1, GONE)
         after = row.seq
-        if (found := _wrong(row, leaves.at(row.seq), report, marks)) is not None:
-            wrong.append(found)
-    _name(report, wrong, missing)
+        wrong_record = _verify_record(row, leaves.at(row.seq), report, macs)
+        if wrong_record is not None:
+            wrong.append(wrong_record)
+    _explain(report, wrong, missing)
     if after < end:
-        report.tell("cut off", after + 1, end, GONE)
+        report.add("cut off", after + 1, end, GONE)
     if not trust.leaves and not trust.blocks:
-        report.tell("changed", *trust.doubtful, TOGETHER)
+        report.add("changed", *trust.doubtful, TOGETHER)
 
 
-def _wrong(row: Row, leaf: bytes | None, report: Report, marks: Marks | None) -> _Wrong | None:
-    """What is wrong with a row, where something is. `leaf`: its hash in the tree, None where that
-    is not known.
+def _verify_record(
+    row: RecordRow, leaf: bytes | None, report: Report, macs: AuditMacs | None
+) -> _WrongRecord | None:
+    """Verify one record; return it where it does not belong in its place.
+
+    `leaf` is its hash in the tree, None where that is not known.
     """
-    found, told = merkle.leaf_hash(row.raw), told_of(row.raw)
-    # what is sealed may be from before there were marks
-    marked = marks is None or (row.mark is None and row.seq <= report.sealed) or _fits(row, marks)
-    as_written = marked and row.time == told.time
-    if as_written and (change := told.change) is not None:
-        report.changes[change[0]] = max(change[1], report.changes.get(change[0], 0))
-    if (
-        leaf is None
-        and row.mark is None
-        and not marked
-        and (told.seq, told.time) == (row.seq, row.time)
-    ):
-        report.tell("inserted", row.seq, row.seq, UNMARKED)
-        return None
+    record, record_hash = parse_record(row.raw), merkle.leaf_hash(row.raw)
+    has_valid_mac = macs is None or _has_valid_mac(row, macs)
+    is_as_written = has_valid_mac and row.time == record.time
+    if is_as_written and record.set_version is not None:
+        set_name, version = record.set_version
+        report.set_changes[set_name] = max(version, report.set_changes.get(set_name, 0))
     if leaf is None:
-        return (
-            None if as_written and told.seq == row.seq else _Wrong(row.seq, found, None, told.seq)
-        )
-    if found != leaf:
-        return _Wrong(row.seq, found, leaf, told.seq)
-    if not as_written:
-        report.tell("changed", row.seq, row.seq, BESIDE)
-    if told.operation == MISSING:
-        report.tell("removed", row.seq, row.seq, GONE_UNSEALED)
+        if is_as_written and record.seq == row.seq:
+            return None
+        is_consistent = (record.seq, record.time) == (row.seq, row.time)
+        if row.mac is None and macs is not None and is_consistent:
+            report.add("inserted", row.seq, row.seq, NO_MAC)
+            return None
+        return _WrongRecord(row.seq, record_hash, None, record.seq)
+    if record_hash != leaf:
+        return _WrongRecord(row.seq, record_hash, leaf, record.seq)
+    if not is_as_written:
+        report.add("changed", row.seq, row.seq, COLUMNS_CHANGED)
+    if record.operation == MISSING:
+        report.add("removed", row.seq, row.seq, GONE_UNSEALED)
     return None
 
 
-def _fits(row: Row, marks: Marks) -> bool:
-    return row.mark is not None and marks.fits(row.seq, row.raw, row.mark)
+def _has_valid_mac(row: RecordRow, macs: AuditMacs) -> bool:
+    return row.mac is not None and macs.is_valid(row.seq, row.raw, row.mac)
 
 
-def _name(report: Report, wrong: Sequence[_Wrong], missing: dict[int, bytes | None]) -> None:
-    """Tell of each place that has the wrong record, or none, what was done."""
-    there = {one.hash for one in wrong}
-    homes = {one.leaf for one in wrong} | set(missing.values())
-    for one in wrong:
-        if one.hash in homes or (one.leaf is None and one.says not in (None, one.seq)):
-            report.tell("reordered", one.seq, one.seq, ELSEWHERE)
-        elif one.leaf is not None and one.leaf in there:
-            report.tell("inserted", one.seq, one.seq, INSERTED)
+def _explain(
+    report: Report, wrong: Sequence[_WrongRecord], missing: dict[int, bytes | None]
+) -> None:
+    """Add findings that say what was done to places with a wrong record, or with none."""
+    hashes_found = {record.hash for record in wrong}
+    leaves_lost = {record.leaf for record in wrong} | set(missing.values())
+    for record in wrong:
+        if record.hash in leaves_lost or _says_other_number(record):
+            report.add("reordered", record.seq, record.seq, MOVED)
+        elif record.leaf is not None and record.leaf in hashes_found:
+            report.add("inserted", record.seq, record.seq, INSERTED)
         else:
-            report.tell("changed", one.seq, one.seq, CHANGED)
-    for one in wrong:
-        if one.hash in homes and one.leaf not in there:
-            report.tell("removed", one.seq, one.seq, GONE)
+            report.add("changed", record.seq, record.seq, CHANGED)
+    for record in wrong:
+        if record.hash in leaves_lost and record.leaf not in hashes_found:
+            report.add("removed", record.seq, record.seq, GONE)
     for seq, leaf in missing.items():
-        report.tell(
-            "reordered" if leaf in there else "removed",
-            seq,
-            seq,
-            ELSEWHERE if leaf in there else GONE,
-        )
+        if leaf in hashes_found:
+            report.add("reordered", seq, seq, MOVED)
+        else:
+            report.add("removed", seq, seq, GONE)
+
+
+def _says_other_number(record: _WrongRecord) -> bool:
+    return record.leaf is None and record.says not in (None, record.seq)
 
 
 class _Leaves:
-    """The hash that the tree has of each record, read along with the rows; None where nothing
-    believable tells it, which is told where it should be known.
-    """
+    """The hash that the tree has of each record, read along with the records."""
 
-    def __init__(self, evidence: Evidence, report: Report, trust: _Trust) -> None:
+    def __init__(self, evidence: Evidence, report: Report, trust: TreeTrust) -> None:
         self._blocks: Iterator[Block] = iter(evidence.blocks())
         self._report, self._trust = report, trust
         self._place, self._leaves = evidence.first_block - 1, list[bytes]()
 
     def at(self, seq: int) -> bytes | None:
-        """Of record `seq`; they are asked for in their order."""
+        """Return the leaf of record `seq`; numbers must ascend from call to call.
+
+        None where no trusted hash tells it; a finding says so where one should.
+        """
         if seq > self._report.sealed:
             return None
         while self._place < (seq - 1) // BLOCK:
             self._place += 1
-            self._leaves = self._believable(next(self._blocks, NOTHING_THERE))
-        inside = seq - 1 - self._place * BLOCK
-        if 0 <= inside < len(self._leaves):
-            return self._leaves[inside]
-        self._report.tell("changed", seq, seq, HASHES)
+            self._leaves = self._trusted(next(self._blocks, NO_BLOCK))
+        index = seq - 1 - self._place * BLOCK
+        if 0 <= index < len(self._leaves):
+            return self._leaves[index]
+        self._report.add("changed", seq, seq, HASHES_CHANGED)
         return None
 
-    def _believable(self, block: Block) -> list[bytes]:
-        trusted = self._trust.leaves or block_hash(block.leaves) == block.hash
-        return hashes(block.leaves) if trusted else []
+    def _trusted(self, block: Block) -> list[bytes]:
+        if self._trust.leaves or block_hash(block.leaves) == block.hash:
+            return split_hashes(block.leaves)
+        return []

@@ -1,106 +1,102 @@
-"""Are caller keys and erasures as the gateway left them? Finds what was added, changed, removed or
-put back by hand.
-"""
+"""Verification of caller keys and erasures: finds rows that were changed by hand."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from app.audit.findings import Finding
 from app.audit.row_macs import (
     CALLER_KEYS,
     CALLER_SECRETS,
-    SUMMARY,
+    SELECT_SET,
     TABLES,
     Fetch,
-    Row,
+    ProtectedRow,
+    ProtectedTable,
     RowMacs,
-    Table,
     read_row,
     summary_of,
 )
 
-ADDED = "it has no MAC: it was put there by hand"
-CHANGED = "it is not what the gateway wrote: it was changed, or put there, by hand"
-NOT_MADE = (
-    "the digest of {name} is not made, although there are rows: start the gateway once; "
-    "if it says audit.rows_not_adopted, somebody changed the database by hand"
-)
-GONE_DIGEST = "the digest of {name} is gone: it was removed by hand"
-CHANGED_DIGEST = "the digest of {name} is not what the gateway wrote: it was changed by hand"
+ADDED = "it has no MAC: it was inserted by hand"
+CHANGED = "it is not what the gateway wrote: it was changed or inserted by hand"
+DIGEST_GONE = "the digest of {name} is gone: it was removed by hand"
+DIGEST_CHANGED = "the digest of {name} is not what the gateway wrote: it was changed by hand"
 REMOVED = "{count} of {name} gone: removed by hand ({members} rows were there)"
-PUT_BACK = (
-    "{count} more of {name} than there were ({members}): rows that were gone were put back by hand"
+RESTORED = "{count} more of {name} than there were ({members}): deleted rows were put back by hand"
+OTHER_ROWS = (
+    "{name} are not the rows that the gateway left: some were set back by hand to an earlier state"
 )
-OTHERS = (
-    "{name} are not the rows that the gateway left: some were put back by hand as they were earlier"
+SET_BACK = (
+    "{name} were set back by hand to an earlier state: the audit knows of change {known}, they are "
+    "at {version}"
 )
-SET_BACK = "{name} were set back by hand to how they were earlier: the audit knows of change {known}, they say {version}"
 
 
-def verify(fetch: Fetch, macs: RowMacs, known: Mapping[str, int]) -> list[Finding]:
-    """Hold each row against its MAC, and each set against its digest. `known`: the newest change of
-    each set that the audit knows of.
+@dataclass(slots=True)
+class _SetRows:
+    """The rows found of a set: what the valid ones add to its digest, and how many have wrong MACs."""
+
+    terms: list[int] = field(default_factory=list)
+    wrong: int = 0
+
+
+def verify_rows(fetch: Fetch, macs: RowMacs, known: Mapping[str, int]) -> list[Finding]:
+    """Hold each row against its MAC, and each set against its digest.
+
+    `known` is, by set, the newest change that the audit has a record of.
     """
-    found: dict[str, list[int]] = {}
-    doubtful: dict[str, int] = {}
-    findings = list[Finding]()
+    details, sets = list[str](), dict[str, _SetRows]()
     for table in TABLES:
-        terms = found.setdefault(table.of_set, [])
+        set_rows = sets.setdefault(table.set_name, _SetRows())
         for row in map(read_row, fetch(table.select, ())):
-            if row.mac is not None and macs.fits(table, row):
-                terms.append(macs.term(row.mac))
-                continue
-            changed = row.mac is not None
-            doubtful[table.of_set] = doubtful.get(table.of_set, 0) + changed
-            findings.append(_finding(f"{_name(table, row)}: {CHANGED if changed else ADDED}"))
-    for name, terms in found.items():
-        told = _of_set(fetch, macs, name, terms, doubtful.get(name, 0), known.get(name, 0))
-        findings += [_finding(one) for one in told]
-    return findings
+            if row.mac is None:
+                details.append(f"{_name(table, row)}: {ADDED}")
+            elif macs.is_valid(table, row):
+                set_rows.terms.append(macs.digest_term(row.mac))
+            else:
+                set_rows.wrong += 1
+                details.append(f"{_name(table, row)}: {CHANGED}")
+    for set_name, set_rows in sets.items():
+        details += _verify_set(fetch, macs, set_name, set_rows, known.get(set_name, 0))
+    return [Finding("row", 0, 0, detail) for detail in details]
 
 
-def _finding(detail: str) -> Finding:
-    return Finding("row", 0, 0, detail)
-
-
-def _of_set(
-    fetch: Fetch, macs: RowMacs, name: str, terms: list[int], doubtful: int, known: int
+def _verify_set(
+    fetch: Fetch, macs: RowMacs, name: str, rows: _SetRows, known: int
 ) -> Iterator[str]:
-    """Yield what is wrong with a set as a whole. `doubtful`: how many rows are there whose MACs are
-    wrong.
-    """
-    rows = fetch(SUMMARY, (name,))
-    if len(rows) != 1:
-        yield GONE_DIGEST.format(name=name)
+    """Yield what is wrong with a set as a whole."""
+    found = fetch(SELECT_SET, (name,))
+    if len(found) != 1:
+        yield DIGEST_GONE.format(name=name)
         return
-    summary = summary_of(rows[0])
-    if summary.mac is None:
-        if terms or doubtful or known:
-            yield NOT_MADE.format(name=name)
+    summary = summary_of(found[0])
+    if not macs.is_valid_summary(name, summary):
+        yield DIGEST_CHANGED.format(name=name)
         return
-    if not macs.fits_set(name, summary):
-        yield CHANGED_DIGEST.format(name=name)
-        return
-    members = summary.members
-    if (gone := members - len(terms) - doubtful) > 0:
-        yield REMOVED.format(count=gone, name=name, members=members)
-    elif (more := len(terms) - members) > 0:
-        yield PUT_BACK.format(count=more, name=name, members=members)
-    elif not doubtful and macs.summary(name, members, sum(terms), summary.version) != summary:
-        yield OTHERS.format(name=name)
+    members, valid = summary.members, len(rows.terms)
+    if members > valid + rows.wrong:
+        count = members - valid - rows.wrong
+        yield REMOVED.format(count=count, name=name, members=members)
+    elif valid > members:
+        yield RESTORED.format(count=valid - members, name=name, members=members)
+    elif not rows.wrong:
+        expected = macs.summarize(name, members, sum(rows.terms), summary.version)
+        if expected != summary:
+            yield OTHER_ROWS.format(name=name)
     if summary.version < known:
         yield SET_BACK.format(name=name, known=known, version=summary.version)
 
 
-def _name(table: Table, row: Row) -> str:
-    """Name a row for people; never by a secret."""
-    told = dict(zip(table.columns, row.values, strict=True))
+def _name(table: ProtectedTable, row: ProtectedRow) -> str:
+    """Name a row for people, never by a secret."""
+    values = dict(zip(table.columns, row.values, strict=True))
     if table is CALLER_KEYS:
-        return f"caller key {_text(told['id'])} ({_text(told['name'])})"
+        return f"caller key {_text(values['id'])} ({_text(values['name'])})"
     if table is CALLER_SECRETS:
-        return f"secret …{_text(told['last_four'])} of caller key {_text(told['key_id'])}"
-    return f"erasure {_text(told['alias'])} (app {_text(told['app'])})"
+        return f"secret …{_text(values['last_four'])} of caller key {_text(values['key_id'])}"
+    return f"erasure {_text(values['alias'])} (app {_text(values['app'])})"
 
 
 def _text(value: object) -> str:
-    shown = value.hex() if isinstance(value, bytes) else str(value)
-    return shown[:100].encode(errors="replace").decode()
+    text = value.hex() if isinstance(value, bytes) else str(value)
+    return text[:100].encode(errors="replace").decode()

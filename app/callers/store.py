@@ -16,8 +16,8 @@ import orjson
 from sqlalchemy import Engine
 
 from app.audit import records
-from app.audit.record_macs import Marks
-from app.audit.row_macs import CALLER_KEYS, CALLER_SECRETS, Noted, Table
+from app.audit.records import AuditMacs
+from app.audit.row_macs import CALLER_KEYS, CALLER_SECRETS, RowSelection, SetChange
 from app.callers import key_format
 from app.clock import now_ms
 from app.database.driver import Cursor
@@ -33,7 +33,7 @@ MOST_SHOWN = 1_000
 ENDED_KEPT_MS = 30 * 86_400_000
 Standing = Literal["usable", "ended", "unknown"]
 # The audit record of a change: of which key (its id), when (ms), and what it was.
-Recorder = Callable[[str, int, Mapping[str, Any]], str]
+ChangeRecord = Callable[[str, int, Mapping[str, Any]], str]
 
 # Each change has a number of its own. Transactions that write take turns, so the numbers are in the
 # order of commits.
@@ -129,7 +129,7 @@ class StoredKey:
         return self.secrets[0].last_four
 
 
-def by_operator(act: str) -> Recorder:
+def by_operator(act: str) -> ChangeRecord:
     """What makes the audit record of an operator's command."""
     return lambda key_id, now, what: records.administrative_act(
         time=now, act=act, subject=key_id, details=what
@@ -154,8 +154,8 @@ class KeyStore:
     its own. `guard`: what the key must be in that transaction.
     """
 
-    def __init__(self, engine: Engine, marks: Marks) -> None:
-        self._engine, self._marks = engine, marks
+    def __init__(self, engine: Engine, macs: AuditMacs) -> None:
+        self._engine, self._macs = engine, macs
         # In memory alone
         self._shown: OrderedDict[tuple[str, bytes], tuple[float, str]] = OrderedDict()
 
@@ -170,7 +170,7 @@ class KeyStore:
         key: str | None = None,
         rate_per_second: int | None = None,
         rate_burst: int | None = None,
-        record: Recorder | None = None,
+        record: ChangeRecord | None = None,
     ) -> tuple[str, StoredKey]:
         """Store a key (a new one, or `key`) for these apps (None: for every one); returns it, for
         the only time, with what was stored.
@@ -193,7 +193,7 @@ class KeyStore:
         now: int,
         expires_at: int | None,
         key: str | None,
-        record: Recorder,
+        record: ChangeRecord,
     ) -> tuple[str, StoredKey]:
         told = key or key_format.make()
         if not key_format.well_formed(told):
@@ -213,20 +213,20 @@ class KeyStore:
 
     def _changing(
         self, cursor: Cursor, key_id: str, ended: int | None = None
-    ) -> AbstractContextManager[Noted]:
+    ) -> AbstractContextManager[SetChange]:
         """Give the rows of a key that are changed inside their MACs; and of secrets that had ended
         by `ended`.
         """
-        parts: list[tuple[Table, str, tuple[Any, ...]]] = [
-            (CALLER_KEYS, "id = ?", (key_id,)),
-            (CALLER_SECRETS, "key_id = ?", (key_id,)),
+        selections = [
+            RowSelection(CALLER_KEYS, "id = ?", (key_id,)),
+            RowSelection(CALLER_SECRETS, "key_id = ?", (key_id,)),
         ]
         if ended is not None:
-            parts.append((CALLER_SECRETS, "expires_at <= ?", (ended,)))
-        return self._marks.rows.changing(cursor, *parts)
+            selections.append(RowSelection(CALLER_SECRETS, "expires_at <= ?", (ended,)))
+        return self._macs.rows.updating(cursor, *selections)
 
-    def _record(self, cursor: Cursor, now: int, text: str, noted: Noted) -> None:
-        records.insert(cursor, self._marks, [(now, records.detailed(text, noted.detail))])
+    def _record(self, cursor: Cursor, now: int, text: str, noted: SetChange) -> None:
+        records.insert(cursor, self._macs, [(now, records.add_detail(text, noted.detail))])
 
     def bootstrap(self, key: str, now: int) -> StoredKey | None:
         """Store the operator's own first key with every scope for every app, if there is no key
@@ -304,7 +304,7 @@ class KeyStore:
         key_id: str,
         now: int,
         changes: Mapping[str, Any],
-        record: Recorder,
+        record: ChangeRecord,
         expires_at: int | Keep | None = KEEP,
         *,
         guard: Guard = _anybody,
@@ -329,7 +329,7 @@ class KeyStore:
         overlap_ms: int,
         *,
         once: str | None = None,
-        record: Recorder | None = None,
+        record: ChangeRecord | None = None,
         guard: Guard = _anybody,
     ) -> tuple[str | None, StoredKey]:
         """Give a caller a new key; those that it has go on for `overlap_ms`. With the same `once`
@@ -371,7 +371,7 @@ class KeyStore:
         return made if made and time.monotonic() - at < SHOWN_SECONDS else None
 
     def revoke(
-        self, key_id: str, now: int, record: Recorder | None = None, *, guard: Guard = _anybody
+        self, key_id: str, now: int, record: ChangeRecord | None = None, *, guard: Guard = _anybody
     ) -> None:
         """Make a key unusable. Raises NotFound where there is none with that id, or it is revoked
         already.

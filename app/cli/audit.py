@@ -80,30 +80,6 @@ def export_audit(
         typer.echo(f"{file} is written.")
 
 
-@audit_cli.command("adopt")
-def adopt_records(
-    rows: Annotated[
-        bool, typer.Option("--rows", help="Caller keys and erasures as they are now, instead")
-    ] = False,
-) -> None:
-    """Once, after an update from before there were marks, where `audit.not_sealed` asks for it:
-    mark what lies there unsealed and unmarked. You vouch for it. With `--rows`: take caller keys
-    and erasures as they are now.
-    """
-    from app.audit import adopting
-
-    if rows:
-        count = adopting.adopt_rows(load_settings(), typer.echo)
-        typer.echo(
-            "You vouch for the rows as they are." if count else "Nothing is wrong with the rows."
-        )
-        return
-    count = adopting.adopt(load_settings(), typer.echo)
-    typer.echo(
-        f"{count} are marked, and the gateway seals them now." if count else "None lacks a mark."
-    )
-
-
 @audit_cli.command("key")
 def move_audit_key(
     move: Annotated[
@@ -116,7 +92,7 @@ def move_audit_key(
     The first run shows the key. Once GATEWAY_AUDIT_KEY is set to it, the second run removes it from
     the database.
     """
-    from app.audit.checkpoints import encoded
+    from app.audit.checkpoints import to_base64
     from app.cli import audit_log
 
     key, problem = audit_log.move_key(load_settings())
@@ -133,7 +109,7 @@ def move_audit_key(
             "Earlier backups still do."
         )
         return
-    typer.echo(encoded(key))
+    typer.echo(to_base64(key))
     typer.echo(
         "Set GATEWAY_AUDIT_KEY to this secret for every process. Then run this command again "
         "with it set, to remove the key from the database.",

@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
 
-from app.audit import key_derivation, verify_rows
-from app.audit.checkpoints import BadNote, PublicKey, count
-from app.audit.evidence import exported, of_database, of_export
+from app.audit.checkpoints import InvalidCheckpoint, PublicKey, parse_count
+from app.audit.evidence import read_evidence
+from app.audit.export import read_export, write_export
 from app.audit.findings import Finding, Report
+from app.audit.key_derivation import delete_root_key, stored_root_key
 from app.audit.records import administrative_act, insert
-from app.audit.signing_keys import nothing_recorded, to_read, to_write
+from app.audit.signing_keys import is_nothing_recorded, load_keys_to_read, load_keys_to_write
 from app.audit.tree import Fetch, fetcher
 from app.audit.verify import verify
+from app.audit.verify_rows import verify_rows
 from app.cli.common import milliseconds
 from app.clock import now_ms
 from app.database.engine import connect_to_read, scrub, snapshot, too_large_to_scrub, transaction
@@ -33,7 +35,7 @@ DATABASE_IN_USE = (
 NOTHING_RECORDED = "Nothing is recorded yet, and nothing is sealed."
 NOTHING_TO_EXPORT = "Nothing is recorded yet: there is nothing to export."
 NOTHING_SEALED = (
-    "Nothing is sealed yet: each record fits its mark, but no signature shows whether some are "
+    "Nothing is sealed yet: each record has a valid MAC, but no signature shows whether some are "
     "missing. The gateway seals records every second while it runs."
 )
 TOO_LARGE = """the file is too large to be rewritten at once. When traffic is low, rewrite it yourself:
@@ -46,7 +48,7 @@ def public_key(settings: Settings) -> PublicKey:
     engine = connect_to_read(settings.gateway_database_url)
     try:
         with snapshot(engine) as connection:
-            return to_read(fetcher(connection), settings.audit_seed).signer.public
+            return load_keys_to_read(fetcher(connection), settings.audit_root_key).signer.public
     finally:
         engine.dispose()
 
@@ -55,7 +57,7 @@ def verify_database(settings: Settings, key: str | None, kept: Sequence[str]) ->
     """Verify the records of the database against its newest checkpoint.
 
     `kept` are earlier checkpoints that were kept elsewhere: notes, or names of files with notes.
-    With a public `key`, the gateway's own key is not needed, and marks are not checked.
+    With a public `key`, the gateway's own key is not needed, and MACs are not checked.
     """
     engine = connect_to_read(settings.gateway_database_url)
     try:
@@ -63,14 +65,14 @@ def verify_database(settings: Settings, key: str | None, kept: Sequence[str]) ->
         with snapshot(engine) as connection:
             if key is not None:
                 public = _parse_key(key)
-                return verify(of_database(connection, public), public, notes)
+                return verify(read_evidence(connection, public), public, notes)
             fetch = fetcher(connection)
             if not notes and _is_untouched(fetch):
                 return Report(nothing_recorded=True)
-            own = to_read(fetch, settings.audit_seed)
+            own = load_keys_to_read(fetch, settings.audit_root_key)
             public = own.signer.public
-            report = verify(of_database(connection, public), public, notes, own.marks, now_ms())
-            report.findings += verify_rows.verify(fetch, own.marks.rows, report.changes)
+            report = verify(read_evidence(connection, public), public, notes, own.macs, now_ms())
+            report.findings += verify_rows(fetch, own.macs.rows, report.set_changes)
             return report
     finally:
         engine.dispose()
@@ -84,7 +86,7 @@ def verify_export(path: Path, key: str | None, kept: Sequence[str]) -> Report:
     """
     if key is None:
         raise StartRefused("--public-key: is required with --export; `audit public-key` shows it")
-    evidence, _ = of_export(path)
+    evidence = read_export(path)
     return verify(evidence, _parse_key(key), [_note(text) for text in kept])
 
 
@@ -96,7 +98,7 @@ def report_document(report: Report) -> dict[str, Any]:
         "acknowledged": [finding._asdict() for finding in report.acknowledged],
         "unchecked": report.unchecked,
         "part": report.part,
-        "marksLookedAt": report.marked,
+        "marksLookedAt": report.macs_checked,
     }
 
 
@@ -123,8 +125,8 @@ def report_lines(report: Report) -> Iterator[str]:
         yield f"This is a part, {_part_text(report)}: check that it is the one you asked for."
     if report.unsealed:
         yield f"{report.unsealed} records are newer than the newest checkpoint: not signed yet."
-    if not report.marked:
-        yield "Marks were not checked, which takes the database and its key."
+    if not report.macs_checked:
+        yield "MACs were not checked, which takes the database and its key."
 
 
 def _summary(report: Report) -> str:
@@ -153,7 +155,7 @@ def parse_ranges(texts: Sequence[str]) -> list[range]:
     ranges = []
     for text in texts:
         first, dash, last = text.partition("-")
-        begin, end = count(first), count(last if dash else first)
+        begin, end = parse_count(first), parse_count(last if dash else first)
         if not begin or not end or end < begin:
             raise StartRefused(
                 f"--acknowledge: must be the number of a record, or a range such as 12-30; "
@@ -184,8 +186,8 @@ def export(settings: Settings, since: str | None, until: str | None, path: Path 
             fetch = fetcher(connection)
             if _is_untouched(fetch):
                 raise NotFound(NOTHING_TO_EXPORT)
-            public = to_read(fetch, settings.audit_seed).signer.public
-            return _write(exported(of_database(connection, public, begin, end), public), path)
+            public = load_keys_to_read(fetch, settings.audit_root_key).signer.public
+            return _write(write_export(read_evidence(connection, public, begin, end), public), path)
     finally:
         engine.dispose()
 
@@ -195,7 +197,7 @@ def _is_untouched(fetch: Fetch) -> bool:
 
     Raises StartRefused for a damaged key.
     """
-    return key_derivation.kept(fetch) is None and nothing_recorded(fetch)
+    return stored_root_key(fetch) is None and is_nothing_recorded(fetch)
 
 
 def _write(lines: Iterable[bytes], path: Path | None) -> int:
@@ -230,17 +232,17 @@ def move_key(settings: Settings) -> KeyMove:
     Raises StartRefused if there is nothing to move, or the setting has a different key.
     """
     engine = connect_to_read(settings.gateway_database_url)
-    given = settings.audit_seed
+    given = settings.audit_root_key
     try:
         with snapshot(engine) as connection:
             fetch = fetcher(connection)
-            kept = key_derivation.kept(fetch)
+            kept = stored_root_key(fetch)
             if kept is None and given is None:
                 raise StartRefused(
                     "the database keeps no key of the audit log: there is nothing to move"
                 )
             if given is None or kept is None:
-                to_read(fetch, given)  # refuses a key that is not the one of the log
+                load_keys_to_read(fetch, given)  # refuses a key that is not the one of the log
         if given is None:
             return KeyMove(kept)
         if kept is not None:
@@ -253,12 +255,12 @@ def move_key(settings: Settings) -> KeyMove:
 def _remove(engine: Engine, given: bytes, kept: bytes) -> None:
     if given != kept:
         raise StartRefused(DIFFERENT_KEY)
-    marks, now = to_write(engine, given).marks, now_ms()
+    macs, now = load_keys_to_write(engine, given).macs, now_ms()
     with transaction(engine) as cursor:
-        cursor.execute(key_derivation.REMOVE, (key_derivation.NAME, kept))
+        delete_root_key(cursor, kept)
         insert(
             cursor,
-            marks,
+            macs,
             [(now, administrative_act(time=now, act="audit.key-move", subject="audit"))],
         )
 
@@ -278,7 +280,7 @@ def _scrub_files(engine: Engine) -> str:
 def _parse_key(key: str) -> PublicKey:
     try:
         return PublicKey.parse(key)
-    except BadNote as error:
+    except InvalidCheckpoint as error:
         raise StartRefused(f"--public-key: {error}") from None
 
 

@@ -35,13 +35,13 @@ def load_settings(*, logged: bool = False, **overrides: Any) -> Settings:
     """
     import structlog
 
-    from app.apps import referenced
+    from app.apps import referenced_names
     from app.telemetry import configure_logging
 
     found = read()
     settings = build(found, **given(**overrides))
     configure_logging(settings.gateway_log_level, settings.gateway_log_format)
-    for line in found.notices(referenced(settings.gateway_apps_file)):
+    for line in found.notices(referenced_names(settings.gateway_apps_file)):
         if logged:
             structlog.get_logger("settings").warning("settings.ignored", reason=line)
         else:

@@ -199,7 +199,7 @@ def apply(settings: Settings, act: Act, app: str | None, which: "DeadLetterFilte
             service = DeadLetterService(
                 engine,
                 writer,
-                marks=signing_keys.to_write(engine, settings.audit_seed).marks,
+                macs=signing_keys.load_keys_to_write(engine, settings.audit_root_key).macs,
                 cipher=BodyCipher(settings.data_keys, None),
                 on_replayed=changed.extend,
                 on_discarded=changed.extend,

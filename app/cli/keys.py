@@ -247,4 +247,4 @@ def _store(connect: "Callable[[str], Engine]") -> "KeyStore":
 
     settings = load_settings()
     engine = connect(settings.gateway_database_url)
-    return KeyStore(engine, signing_keys.to_write(engine, settings.audit_seed).marks)
+    return KeyStore(engine, signing_keys.load_keys_to_write(engine, settings.audit_root_key).macs)

@@ -43,14 +43,13 @@ def _check_keys(settings: Settings) -> "list[tuple[App, dict[KeyKind, KeyCheck]]
 
     Raises StartRefused if no app is configured, or the enrichment file is invalid.
     """
-    from app.apps import Apps
-    from app.apps import read as read_apps
+    from app.apps import AppRegistry, read_apps
     from app.enrichment import service
     from app.leanplum.client import LeanplumClient
     from app.relay import key_checks
 
     service.check_files(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
-    apps = Apps(lambda: read_apps(settings))
+    apps = AppRegistry(lambda: read_apps(settings))
 
     async def check_all() -> list[tuple[App, dict[KeyKind, KeyCheck]]]:
         async with LeanplumClient(

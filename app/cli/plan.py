@@ -107,9 +107,9 @@ def forget_name(
     text = administrative_act(time=now_ms(), act="taxonomy.forget", subject=kind, app=app)
     settings = load()
     engine = connect_existing(settings.gateway_database_url)
-    marks = signing_keys.to_write(engine, settings.audit_seed).marks
+    macs = signing_keys.load_keys_to_write(engine, settings.audit_root_key).macs
     write = ForgetName(
-        app, Name(kind, name), lambda cursor: insert(cursor, marks, [(now_ms(), text)])
+        app, Name(kind, name), lambda cursor: insert(cursor, macs, [(now_ms(), text)])
     )
     with transaction(engine) as cursor:
         (found,) = ForgetName.run_all(cursor, [write])

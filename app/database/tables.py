@@ -189,7 +189,7 @@ audit_records = Table(
     Column("seq", _Seq, primary_key=True, autoincrement=False),
     Column("time", BigInteger, nullable=False),
     Column("record", Text, nullable=False),
-    Column("mark", LargeBinary),  # NULL: from before there were marks
+    Column("mark", LargeBinary),  # the MAC of the record
     Index("audit_records_time", "time", "seq"),
 )
 

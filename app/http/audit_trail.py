@@ -5,11 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from app.audit import records
-from app.audit.folded_refusals import FOLDED
-from app.audit.folded_refusals import Folding as FoldedRefusals
-from app.audit.folded_refusals import Refused as RefusedCall
-from app.audit.pseudonyms import Pseudonyms
-from app.audit.recorder import Recorder
+from app.audit.folded_refusals import FOLDED, RefusalFolder, RefusedCall
+from app.audit.recorder import AuditRecorder
+from app.audit.records import UserPseudonyms
 from app.clock import now_ms
 from app.http.rate_limiting import network
 from app.http.request import RequestContext
@@ -63,7 +61,9 @@ def transaction_record(context: RequestContext) -> Iterator[TransactionRecord]:
 class AuditTrail:
     """Record the calls that were refused or only read."""
 
-    def __init__(self, recorder: Recorder, folding: FoldedRefusals, pseudonyms: Pseudonyms) -> None:
+    def __init__(
+        self, recorder: AuditRecorder, folding: RefusalFolder, pseudonyms: UserPseudonyms
+    ) -> None:
         self._recorder, self._folding, self._pseudonyms = recorder, folding, pseudonyms
 
     async def record(self, context: RequestContext, status: int) -> None:
@@ -96,7 +96,7 @@ class AuditTrail:
                 context.refused,
                 context.refused_actions,
             )
-            if self._folding.counted(refused, network(context.address)):
+            if self._folding.fold(refused, network(context.address)):
                 return
         counts = records.counts(0, 0, context.refused) if context.refused else {}
         text = records.api_call(

@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from app.apps import Apps
+from app.apps import AppRegistry
 from app.callers.directory import Directory
 from app.errors import (
     Forbidden,
@@ -34,7 +34,7 @@ log = structlog.get_logger("request")
 class Authenticator:
     """Find the caller and the app of each request, and count failures and items."""
 
-    def __init__(self, directory: Directory, apps: Apps, limiter: RateLimiter) -> None:
+    def __init__(self, directory: Directory, apps: AppRegistry, limiter: RateLimiter) -> None:
         self._directory, self._apps, self._limiter = directory, apps, limiter
 
     async def enter(

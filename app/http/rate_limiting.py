@@ -10,7 +10,7 @@ import ipaddress
 import math
 from collections.abc import Callable, Sequence
 
-from app.apps import Apps
+from app.apps import AppRegistry
 from app.errors import (
     CommitUnknown,
     GatewayError,
@@ -34,7 +34,12 @@ class RateLimiter:
     """Count items of callers and apps, and failed authentications of addresses."""
 
     def __init__(
-        self, limiter: Limiter, policies: RatePolicies, apps: Apps, *, failures_per_minute: int
+        self,
+        limiter: Limiter,
+        policies: RatePolicies,
+        apps: AppRegistry,
+        *,
+        failures_per_minute: int,
     ) -> None:
         self._limiter, self._policies, self._apps = limiter, policies, apps
         self._failures_per_minute = failures_per_minute

@@ -10,8 +10,8 @@ import orjson
 
 from app import ids
 from app.audit import records
-from app.audit.record_macs import Marks
-from app.audit.row_macs import ERASED, detail_of
+from app.audit.records import AuditMacs
+from app.audit.row_macs import ERASED, change_detail
 from app.database.driver import Cursor
 from app.database.writer import insert_rows
 from app.encryption import BodyCipher, body_context
@@ -62,14 +62,14 @@ class _NewRows:
     logins: list[tuple[int, int]] = field(default_factory=list)
     audit_records: list[tuple[int, str]] = field(default_factory=list)
 
-    def insert(self, cursor: Cursor, marks: Marks) -> None:
+    def insert(self, cursor: Cursor, macs: AuditMacs) -> None:
         """Insert all rows."""
         insert_rows(cursor, INSERT_ACCEPTANCES, self.acceptances)
         insert_rows(cursor, INSERT_PLAIN_ITEMS, self.plain_items)
         insert_rows(cursor, INSERT_ITEMS, self.items)
         insert_rows(cursor, INSERT_IDS, self.ids, REPLACE_FORGOTTEN_ID)
         insert_rows(cursor, logins.INSERT, self.logins)
-        records.insert(cursor, marks, self.audit_records)
+        records.insert(cursor, macs, self.audit_records)
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class Accept:
     since: int
     cipher: BodyCipher
     erasures: ActiveErasures
-    marks: Marks
+    macs: AuditMacs
     erasing: bool = False
     change: int = 0
 
@@ -121,7 +121,7 @@ class Accept:
             )
             taken, seq = write._take(seq, known_ids, rows, check)
             results.append(taken)
-        rows.insert(cursor, writes[0].marks)
+        rows.insert(cursor, writes[0].macs)
         return results
 
     def _take(
@@ -201,7 +201,7 @@ class Accept:
             )
         record = _record(acceptance, taken, accepted)
         if self.change and self._erases(taken):
-            record = records.detailed(record, detail_of(ERASED, self.change))
+            record = records.add_detail(record, change_detail(ERASED, self.change))
         rows.audit_records.append((acceptance.accepted_at, record))
 
     def _erases(self, taken: Sequence[Taken]) -> bool:

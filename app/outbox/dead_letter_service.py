@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.clock import now_ms
 from app.database.driver import in_time
 from app.database.engine import reading
@@ -35,14 +35,14 @@ class DeadLetterService:
         engine: Engine,
         writer: Writer,
         *,
-        marks: Marks,
+        macs: AuditMacs,
         cipher: BodyCipher,
         clock: Callable[[], int] = now_ms,
         on_replayed: Notify = _ignore,
         on_discarded: Notify = _ignore,
     ) -> None:
         self._engine, self._writer, self._clock = engine, writer, clock
-        self._marks, self._vault = marks, cipher
+        self._macs, self._vault = macs, cipher
         self._on_replayed, self._on_discarded = on_replayed, on_discarded
 
     async def find(
@@ -77,7 +77,7 @@ class DeadLetterService:
         """
 
         async def step(seqs: list[int]) -> int:
-            write = Replay(seqs, self._clock(), record, self._marks, which)
+            write = Replay(seqs, self._clock(), record, self._macs, which)
             item_ids = await self._writer.write(write)
             self._on_replayed(item_ids)
             return len(item_ids)
@@ -99,7 +99,7 @@ class DeadLetterService:
         """
 
         async def step(seqs: list[int]) -> int:
-            write = Discard(seqs, record, self._marks, self._vault, which)
+            write = Discard(seqs, record, self._macs, self._vault, which)
             item_ids = await self._writer.write(write)
             self._on_discarded(item_ids)
             return len(item_ids)

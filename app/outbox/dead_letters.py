@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, select
 
 from app import ids
 from app.audit import records
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.database.driver import Cursor
 from app.database.tables import acceptances, items
 from app.database.tables import item_ids as given_ids
@@ -217,7 +217,7 @@ def _told(
     told = list[tuple[int, str]]()
     for write, item_ids in zip(writes, changed, strict=True):
         time, text = write.record(len(item_ids))
-        told.append((time, records.naming(text, item_ids)))
+        told.append((time, records.add_items(text, item_ids)))
     return told
 
 
@@ -230,7 +230,7 @@ class Replay:
     seqs: Sequence[int]
     now: int
     record: MakeRecord
-    marks: Marks
+    macs: AuditMacs
     which: DeadLetterFilter = EVERY
     rows: int = STEP
 
@@ -244,7 +244,7 @@ class Replay:
         changed = [
             _change(cursor, REPLAY, (write.now,), write.seqs, write.which) for write in writes
         ]
-        records.insert(cursor, writes[0].marks, _told(writes, changed))
+        records.insert(cursor, writes[0].macs, _told(writes, changed))
         cursor.execute("UPDATE sequence SET replays = replays + 1")
         return changed
 
@@ -257,7 +257,7 @@ class Discard:
 
     seqs: Sequence[int]
     record: MakeRecord
-    marks: Marks
+    macs: AuditMacs
     cipher: BodyCipher
     which: DeadLetterFilter = EVERY
     rows: int = STEP
@@ -268,5 +268,5 @@ class Discard:
         changed = [_change(cursor, DISCARD, (), write.seqs, write.which) for write in writes]
         for write in writes:
             _end_deletions(cursor, write.cipher, write.seqs)
-        records.insert(cursor, writes[0].marks, _told(writes, changed))
+        records.insert(cursor, writes[0].macs, _told(writes, changed))
         return changed

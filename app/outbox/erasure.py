@@ -14,7 +14,7 @@ from typing import NamedTuple
 import orjson
 from sqlalchemy import Connection
 
-from app.audit.row_macs import ERASED, ERASURES
+from app.audit.row_macs import ERASED, ERASURES, RowSelection
 from app.database.driver import DIALECTS, Cursor
 from app.model import ERASES, Removed, Taken
 from app.outbox import logins
@@ -100,7 +100,7 @@ class Erase:
 
     def _run(self, cursor: Cursor) -> tuple[list[Taken], dict[str, Removed]]:
         if self.until > self.accept.acceptance.accepted_at:
-            self.accept.change = self.accept.marks.rows.next_version(cursor, ERASED)
+            self.accept.change = self.accept.macs.rows.next_version(cursor, ERASED)
         (taken,) = Accept.run_all(cursor, [self.accept])
         told = zip(self.accept.acceptance.items, taken, strict=True)
         erased = {
@@ -126,7 +126,9 @@ class Erase:
         if self.until > acceptance.accepted_at:
             alias = cipher.alias(app, as_user(subject))
             row = (alias, app, acceptance.accepted_at, self.until)
-            with self.accept.marks.rows.changing(cursor, (ERASURES, "alias = ?", (alias,))):
+            with self.accept.macs.rows.updating(
+                cursor, RowSelection(ERASURES, "alias = ?", (alias,))
+            ):
                 cursor.execute(REFUSE, row)
         waiting = sum(one.settled_at is None for one in gone)
         dead = sum(one.settled_at is not None and one.has_body for one in gone)

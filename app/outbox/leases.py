@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.database.driver import Cursor
 from app.ids import SHARDS
 from app.model import Lease
@@ -56,7 +56,7 @@ class RenewLeases:
     now: int
     dead: Sequence[str]
     unknown: Collection[str]
-    marks: Marks
+    macs: AuditMacs
     pseudonymize: Pseudonymize
     liveness: str | None = None
     forget: Sequence[str] = ()
@@ -80,7 +80,7 @@ class RenewLeases:
         cursor.execute(EXPIRE.format(ids=cursor.dialect.values("text")), gone)
         user_lock_rows.outlive(cursor, now, self.dead)
         user_lock_rows.expire(cursor, now, self.liveness)
-        lost, settled = recover(cursor, self.now, self.unknown, self.marks, self.pseudonymize)
+        lost, settled = recover(cursor, self.now, self.unknown, self.macs, self.pseudonymize)
         cursor.execute(FREE)
         cursor.execute(
             "SELECT shard, owner FROM leases WHERE owner IS NULL OR owner = ? ORDER BY shard",

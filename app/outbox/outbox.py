@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy import Connection, Engine, func, select
 
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.clock import now_ms
 from app.database.driver import CALLER_SECONDS, LONG_SECONDS, in_background, in_time
 from app.database.engine import reading, scrub
@@ -73,7 +73,7 @@ class Outbox:
         *,
         dedup_ms: int,
         max_queued: int,
-        marks: Marks,
+        macs: AuditMacs,
         erased_ms: int = 0,
         cipher: BodyCipher = NO_ENCRYPTION,
         clock: Callable[[], int] = now_ms,
@@ -82,7 +82,7 @@ class Outbox:
         """`since`: the time below which everything stored is older than so many milliseconds,
         however the clock was set; without it that is the clock's time less these.
         """
-        self._engine, self._writer, self._cipher, self._marks = engine, writer, cipher, marks
+        self._engine, self._writer, self._cipher, self._macs = engine, writer, cipher, macs
         self._erasures, self._erased_ms, self._looking = (
             ActiveErasures(cipher, self._least_now),
             erased_ms,
@@ -101,7 +101,7 @@ class Outbox:
         self.dead_letters = DeadLetterService(
             engine,
             writer,
-            marks=marks,
+            macs=macs,
             cipher=cipher,
             clock=clock,
             on_replayed=self._queued_again,
@@ -159,7 +159,7 @@ class Outbox:
             self._since(self._dedup_ms),
             self._cipher,
             self._erasures,
-            self._marks,
+            self._macs,
             erasing,
         )
 
@@ -258,7 +258,7 @@ class Outbox:
         """
         now = self._clock()
         renew = RenewLeases(
-            owner, lease_ms, now, dead, unknown, self._marks, pseudonymize, liveness, forget, latest
+            owner, lease_ms, now, dead, unknown, self._macs, pseudonymize, liveness, forget, latest
         )
         tenure = await self._writer.write(renew)
         self.queued -= tenure.settled
@@ -330,7 +330,7 @@ class Outbox:
         tried before, and failed, or may have.
         """
         settle = Settle(
-            attempt, app, verdicts, self._clock(), calls, self._cipher, self._marks, erased, again
+            attempt, app, verdicts, self._clock(), calls, self._cipher, self._macs, erased, again
         )
         counts = await self._writer.write(settle)
         if counts is None:
@@ -408,7 +408,7 @@ class Outbox:
         processes that are known to be gone.
         """
         now = self._clock()
-        lock = Lock(request, now, liveness, clear_upto, dead, self._erasures, self._marks)
+        lock = Lock(request, now, liveness, clear_upto, dead, self._erasures, self._macs)
         return await self._writer.write(lock)
 
     async def unlock(self, id: str, *, outlived: bool = False) -> None:
@@ -489,7 +489,7 @@ class Outbox:
         found = await self._walk(partial(retention.look, now=now, limits=limits))
         over = await self._walk(partial(logins.over, limit=retention.STEP))
         if await self._walk(partial(retention.any_over, now=now)):
-            await self._writer.write(EndErasures(now, self._marks))
+            await self._writer.write(EndErasures(now, self._macs))
         return await self._writer.write(RemoveExpired(found, now, limits, over)) + len(over)
 
     async def scrub(self) -> bool:

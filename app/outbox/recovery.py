@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from app.audit import records
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.database.driver import Cursor
 from app.model import Status
 from app.outbox import logins
@@ -31,7 +31,7 @@ Pseudonymize = Callable[[str, Sequence[str]], Sequence[str]]
 
 
 def recover(
-    cursor: Cursor, now: int, unknown: Collection[str], marks: Marks, pseudonymize: Pseudonymize
+    cursor: Cursor, now: int, unknown: Collection[str], macs: AuditMacs, pseudonymize: Pseudonymize
 ) -> tuple[int, int]:
     """Close the open attempts of deliverers that are gone, in the transaction that is open, with an
     audit record of each; `unknown` are the actions that are not sent twice. Their lanes, and those
@@ -66,7 +66,7 @@ def recover(
         keep_locked(cursor, attempt, {*orjson.loads(lanes), *joined}, unlocked_at)
         of_call = [sent[seq] for seq in orjson.loads(seqs) if seq in sent]
         told.append((now, _record(attempt, now, of_call, changes, pseudonymize)))
-    records.insert(cursor, marks, told)
+    records.insert(cursor, macs, told)
     cursor.execute(CLOSE)
     return len(lost), sum(status is Status.UNKNOWN for _, status, *_ in changes.values())
 

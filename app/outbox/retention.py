@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import orjson
 from sqlalchemy import Connection
 
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.audit.row_macs import ERASURES as ERASURE_ROWS
+from app.audit.row_macs import RowSelection
 from app.database.driver import DIALECTS, Cursor
 from app.outbox import logins
 
@@ -55,7 +56,7 @@ ANY_OVER = "SELECT 1 FROM erasures WHERE until <= ? LIMIT 1"
 @dataclass(frozen=True, slots=True)
 class RetentionLimits:
     """How long things are kept, in milliseconds: receipts after the item settled, ids after it was
-    accepted, dead letters. (The audit's records: `audit/sealing.py`.)
+    accepted, dead letters. (The audit's records: `audit/sealer.py`.)
     """
 
     receipts: int
@@ -116,14 +117,16 @@ class EndErasures:
     """Remove erasures that are over, and take them out of the digest of their set."""
 
     now: int
-    marks: Marks
+    macs: AuditMacs
     rows: int = STEP
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["EndErasures"]) -> Sequence[None]:
         """Remove them."""
         for write in writes:
-            with write.marks.rows.changing(cursor, (ERASURE_ROWS, "until <= ?", (write.now,))):
+            with write.macs.rows.updating(
+                cursor, RowSelection(ERASURE_ROWS, "until <= ?", (write.now,))
+            ):
                 cursor.execute(ERASURES, (write.now,))
         return [None] * len(writes)
 

@@ -7,7 +7,7 @@ import orjson
 
 from app import ids
 from app.audit import records
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.database.driver import Cursor
 from app.database.writer import insert_rows
 from app.encryption import BodyCipher, answer_context
@@ -164,7 +164,7 @@ class Settle:
     finished_at: int
     calls: Sequence[CallRecord]
     cipher: BodyCipher
-    marks: Marks
+    macs: AuditMacs
     erased: Sequence[tuple[int, str]] = ()
     again: bool = False
 
@@ -210,7 +210,7 @@ class Settle:
         # Asked for again, it may be that only the answer to the first commit was lost.
         new = [write for write in writes if write.attempt in open_ or not write.again]
         told = [(write.finished_at, record) for write in new for record in write._records()]
-        records.insert(cursor, writes[0].marks, told)
+        records.insert(cursor, writes[0].macs, told)
         return [
             write._counts(gone) if write.attempt in open_ or write._is_done(cursor) else None
             for write in writes

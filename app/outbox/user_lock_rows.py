@@ -19,7 +19,7 @@ import orjson
 
 from app import ids
 from app.audit import records
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.database.driver import Cursor
 from app.outbox import logins
 from app.outbox.erased_subjects import SELECT_VERSION, ActiveErasures
@@ -104,7 +104,7 @@ class Lock:
     clear_upto: int | None
     dead: Sequence[str]
     erasures: ActiveErasures
-    marks: Marks
+    macs: AuditMacs
     rows: int = 1
 
     @classmethod
@@ -125,7 +125,7 @@ class Lock:
             return Denied()
         self._put(cursor, now, granted=True)
         if self.request.record is not None:
-            records.insert(cursor, self.marks, [self.request.record])
+            records.insert(cursor, self.macs, [self.request.record])
         return LockResult.GRANTED
 
     def _is_erased(self, cursor: Cursor) -> bool:

@@ -14,15 +14,14 @@ from typing import NamedTuple
 import structlog
 from sqlalchemy import Engine
 
-from app.apps import Apps, read
+from app.apps import AppRegistry, read_apps
 from app.audit import key_derivation, records
-from app.audit.checkpoints import Signer
-from app.audit.folded_refusals import Folding
-from app.audit.pseudonyms import Pseudonyms
-from app.audit.record_macs import Marks
-from app.audit.recorder import Recorder
-from app.audit.sealing import Sealer
-from app.audit.signing_keys import Keys, to_write
+from app.audit.checkpoints import CheckpointSigner
+from app.audit.folded_refusals import RefusalFolder
+from app.audit.recorder import AuditRecorder
+from app.audit.records import AuditMacs, UserPseudonyms
+from app.audit.sealer import Sealer
+from app.audit.signing_keys import AuditKeys, load_keys_to_write
 from app.callers import key_format as keys
 from app.callers.directory import Directory, cancelled
 from app.callers.store import KeyStore, every_key
@@ -73,7 +72,7 @@ log = structlog.get_logger("gateway")
 class Services(NamedTuple):
     """The services of the running gateway, for the application to make handlers of."""
 
-    apps: Apps
+    apps: AppRegistry
     audit_trail: AuditTrail
     authenticator: Authenticator
     bodies: BodyReader
@@ -83,15 +82,15 @@ class Services(NamedTuple):
     ingest: Ingest
     keys: KeyStore
     limiter: RateLimiter
-    marks: Marks
+    macs: AuditMacs
     metrics: Metrics
     outbox: Outbox
-    pseudonyms: Pseudonyms
-    recorder: Recorder
+    pseudonyms: UserPseudonyms
+    recorder: AuditRecorder
     relay: Relay
     sealer: Sealer
     settings: Settings
-    signer: Signer
+    signer: CheckpointSigner
     tracking: Tracking
     writer: Writer
 
@@ -112,21 +111,21 @@ async def gateway(
     Raises StartRefused where the settings or the database don't allow a start.
     """
     clock = Clock(on_step=_tell_of_step)
-    apps = Apps(lambda: read(settings))
+    apps = AppRegistry(lambda: read_apps(settings))
     plans = LoadedPlans(settings.gateway_tracking_plan)
     engine = await asyncio.to_thread(connect, settings.gateway_database_url)
     cipher = await asyncio.to_thread(_cipher, settings, engine)
     audit = await asyncio.to_thread(audit_keys, settings, engine)
-    keys = KeyStore(engine, audit.marks)
+    keys = KeyStore(engine, audit.macs)
     bootstrap(settings, keys)
-    if audit.kept:
+    if audit.stored:
         log.warning(
             "audit.key_in_database", advice=f"who can change the database can sign as well: {MOVE}"
         )
     writer = Writer(engine, settings.gateway_commit_seconds)
     writer.start()
-    recorder = Recorder(writer, audit.marks)
-    folding = Folding(recorder, time.monotonic)
+    recorder = AuditRecorder(writer, audit.macs)
+    folding = RefusalFolder(recorder, time.monotonic)
     directory = Directory(keys, now_ms, writer.write)
     directory.refresh()
     outbox = Outbox(
@@ -134,7 +133,7 @@ async def gateway(
         writer,
         dedup_ms=int(settings.gateway_dedup_seconds * 1000),
         max_queued=settings.gateway_max_queued_items,
-        marks=audit.marks,
+        macs=audit.macs,
         erased_ms=int(settings.gateway_erased_seconds * 1000),
         cipher=cipher,
         since=clock.since,
@@ -153,13 +152,13 @@ async def gateway(
         engine,
         writer,
         audit.signer,
-        audit.marks,
+        audit.macs,
         int(settings.gateway_audit_seconds * 1000),
         since=clock.since,
     )
-    metrics.audit_not_sealed.set_function(lambda: sealer.misfit or sealer.waiting)
-    metrics.audit_misfit.set_function(lambda: sealer.misfit)
-    enrichment = enriching(settings, audit.seed)
+    metrics.audit_not_sealed.set_function(lambda: sealer.tampered or sealer.waiting)
+    metrics.audit_misfit.set_function(lambda: sealer.tampered)
+    enrichment = enriching(settings, audit.root_key)
     metrics.apps_refused.set_function(lambda: apps.refused)
     apps.on_change = partial(_record_change, recorder)
     migration = MigrateStates()
@@ -222,7 +221,7 @@ async def gateway(
                     ingest=Ingest(outbox, enrichment, tracking, audit.pseudonyms.of_all, metrics),
                     keys=keys,
                     limiter=limiter,
-                    marks=audit.marks,
+                    macs=audit.macs,
                     metrics=metrics,
                     outbox=outbox,
                     pseudonyms=audit.pseudonyms,
@@ -240,7 +239,7 @@ async def gateway(
         for task in beside:
             task.cancel()
         await asyncio.wait(beside, timeout=lifecycle.left)
-        folding.close()
+        folding.flush()
         try:
             async with asyncio.timeout(lifecycle.left):
                 # When a key was last used is not worth a failed stop
@@ -265,7 +264,7 @@ def prepare(settings: Settings) -> None:
     """Everything that may refuse a start, before there is a server: apps are configured, the
     database opens, and has its first key.
     """
-    read(settings)
+    read_apps(settings)
     check_bootstrap_key(settings)
     _ = settings.route
     LoadedPlans(settings.gateway_tracking_plan)
@@ -273,7 +272,7 @@ def prepare(settings: Settings) -> None:
     engine = connect(settings.gateway_database_url)
     try:
         _tell(_cipher(settings, engine))
-        store = KeyStore(engine, audit_keys(settings, engine).marks)
+        store = KeyStore(engine, audit_keys(settings, engine).macs)
         bootstrap(settings, store)
         _tell_bootstrap(settings, store)
         _warn_without_keys(store)
@@ -300,7 +299,7 @@ def _tell(cipher: BodyCipher) -> None:
 
 def enriching(settings: Settings, made_of: bytes) -> EnrichmentService:
     """Enrichment as the settings have it; the seed makes the key of what is hashed."""
-    key = key_derivation.derived(made_of, b"leanplum-gateway values")
+    key = key_derivation.derive_key(made_of, b"leanplum-gateway values")
     return EnrichmentService(settings.gateway_enrichment_file, settings.gateway_maxmind_file, key)
 
 
@@ -358,11 +357,11 @@ def _warn_without_keys(store: KeyStore) -> None:
         )
 
 
-def audit_keys(settings: Settings, engine: Engine) -> Keys:
-    """What signs the audit, marks its records, and hashes users' ids for it. Raises StartRefused
+def audit_keys(settings: Settings, engine: Engine) -> AuditKeys:
+    """What signs the audit, macs its records, and hashes users' ids for it. Raises StartRefused
     where it was made with another key.
     """
-    return to_write(engine, settings.audit_seed)
+    return load_keys_to_write(engine, settings.audit_root_key)
 
 
 @asynccontextmanager
@@ -380,7 +379,9 @@ async def _locking(
             await locks.close(lifecycle.left_to_settle)
 
 
-def _client(settings: Settings, apps: Apps, timeout: float, concurrency: int) -> LeanplumClient:
+def _client(
+    settings: Settings, apps: AppRegistry, timeout: float, concurrency: int
+) -> LeanplumClient:
     return LeanplumClient(
         timeout=timeout,
         connections=concurrency,
@@ -394,10 +395,10 @@ def _client(settings: Settings, apps: Apps, timeout: float, concurrency: int) ->
 @asynccontextmanager
 async def _delivering(
     settings: Settings,
-    apps: Apps,
+    apps: AppRegistry,
     outbox: Outbox,
     metrics: Metrics,
-    pseudonyms: Pseudonyms,
+    pseudonyms: UserPseudonyms,
     liveness: LivenessLock,
     locks: UserLocks,
     migration: MigrateStates,
@@ -455,11 +456,11 @@ async def _delivering(
 @asynccontextmanager
 async def _relaying(
     settings: Settings,
-    apps: Apps,
-    recorder: Recorder,
+    apps: AppRegistry,
+    recorder: AuditRecorder,
     metrics: Metrics,
     locks: UserLocks,
-    pseudonyms: Pseudonyms,
+    pseudonyms: UserPseudonyms,
     migration: MigrateStates,
     lifecycle: Lifecycle,
 ) -> AsyncIterator[Relay]:
@@ -516,8 +517,8 @@ async def _limiting(
 class _CallRecorder:
     """Records calls that a caller waits for."""
 
-    recorder: Recorder
-    pseudonyms: Pseudonyms
+    recorder: AuditRecorder
+    pseudonyms: UserPseudonyms
 
     def begun(self, app: str, action: str, subjects: Collection[str]) -> tuple[int, str]:
         """The record of a call that is about to be sent: its time in milliseconds, its text."""
@@ -544,9 +545,9 @@ class _CallRecorder:
         )
 
 
-def _record_change(recorder: Recorder, app: str, how: str) -> None:
+def _record_change(recorder: AuditRecorder, app: str, how: str) -> None:
     now = now_ms()
-    recorder.soon(now, records.configured(time=now, app=app, how=how))
+    recorder.soon(now, records.app_changed(time=now, app=app, how=how))
 
 
 async def _watch(clock: Clock) -> None:

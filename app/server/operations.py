@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.staticfiles import StaticFiles
 
 from app.api import schemas
-from app.audit.sealing import Sealer
+from app.audit.sealer import Sealer
 from app.database.engine import reason
 from app.database.writer import Writer
 from app.errors import NotFound, StorageUnavailable
@@ -96,7 +96,7 @@ def _limits(limiter: RateLimiter) -> schemas.Part:
 
 def _audit(sealer: Sealer) -> schemas.Part:
     """Nor is this: records are written all the same."""
-    if sealer.misfit:
+    if sealer.tampered:
         return {"ok": True, "detail": MISFIT}
     if sealer.waiting:
         return {"ok": True, "detail": SEALING_WAITS}

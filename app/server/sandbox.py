@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Engine
 
-from app.audit.signing_keys import to_write
+from app.audit.signing_keys import load_keys_to_write
 from app.callers import key_format
 from app.callers.store import ALL_SCOPES, KeyStore, StoredKey, every_key
 from app.clock import now_ms
@@ -21,7 +21,7 @@ from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
 
 KEY_KINDS = ("production", "development", "data_export", "content_read_only")
-# The name of the sandbox's own keys, and of the row that marks a database as a sandbox's
+# The name of the sandbox's own keys, and of the row that macs a database as a sandbox's
 SANDBOX = "sandbox"
 # The users of the examples: they exist from the start, so that each example works
 USERS = ("user-1", "user-to-erase")
@@ -118,7 +118,7 @@ def sandbox_key(settings: Settings) -> str:
         bootstrap_key = settings.gateway_bootstrap_key
         key = bootstrap_key.get_secret_value() if bootstrap_key else None
         _claim(engine, fresh=not stored)
-        store = KeyStore(engine, to_write(engine, settings.audit_seed).marks)
+        store = KeyStore(engine, load_keys_to_write(engine, settings.audit_root_key).macs)
         usable = [row for row in stored if row.usable(now)]
         for row in usable:
             if row.caller.name == SANDBOX and not _has_key(row, key):

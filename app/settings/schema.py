@@ -346,7 +346,7 @@ class Settings(BaseSettings):
         return tuple(ip_network(network) for network in split_list(self.gateway_trusted_proxies))
 
     @property
-    def audit_seed(self) -> bytes | None:
+    def audit_root_key(self) -> bytes | None:
         """The seed of the audit log's keys, if it is set."""
         key = self.gateway_audit_key
         return None if key is None else base64.b64decode(key.get_secret_value())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from app.audit import records
-from app.audit.pseudonyms import Pseudonyms
+from app.audit.records import UserPseudonyms
 from app.cli.main import main
 from app.http.rate_limiting import RateLimiter
 from app.outbox import accept
@@ -28,20 +28,20 @@ def without_limits() -> None:
 
 def without_audit() -> None:
     """No record is made, nor a user's hash for one; nothing is ever sealed."""
-    records.insert = lambda cursor, marks, records: None
+    records.insert = lambda cursor, macs, records: None
     accept._record = lambda acceptance, taken, accepted: ""
-    Pseudonyms.of_all = lambda self, app, subjects: []  # type: ignore[method-assign]
+    UserPseudonyms.of_all = lambda self, app, subjects: []  # type: ignore[method-assign]
 
 
 def without_memory() -> None:
     """The audit knows no user from a moment ago, as where each call is about others."""
-    of_all = Pseudonyms.of_all
+    of_all = UserPseudonyms.of_all
 
-    def anew(self: Pseudonyms, app: str, subjects: Iterable[str]) -> list[str]:
+    def anew(self: UserPseudonyms, app: str, subjects: Iterable[str]) -> list[str]:
         self.forget()
         return of_all(self, app, subjects)
 
-    Pseudonyms.of_all = anew  # type: ignore[method-assign]
+    UserPseudonyms.of_all = anew  # type: ignore[method-assign]
 
 
 WITHOUT: dict[str, Callable[[], None]] = {

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.audit.signing_keys import to_write
+from app.audit.signing_keys import load_keys_to_write
 from app.callers.store import KeyStore
 from app.clock import now_ms
 from app.database.engine import connect
@@ -250,7 +250,7 @@ def test_a_sandbox_refuses_the_database_of_a_real_gateway(
 
 def store(settings: Settings) -> KeyStore:
     engine = connect(settings.gateway_database_url)
-    return KeyStore(engine, to_write(engine, settings.audit_seed).marks)
+    return KeyStore(engine, load_keys_to_write(engine, settings.audit_root_key).macs)
 
 
 def _ready(port: int) -> bool:

@@ -26,7 +26,6 @@ CHANGE = [
     ("keys", "rotate", "key_x"),
     ("keys", "patch", "key_x", "--name", "y"),
     ("taxonomy", "forget", "events", "x"),
-    ("audit", "adopt"),
 ]
 
 

@@ -90,7 +90,7 @@ def test_a_batch_is_one_record_that_counts_its_items(gateway: Talk) -> None:
 
 def test_a_limited_call_and_a_forbidden_one_are_recorded(start: Start) -> None:
     talk = start(gateway_rate_burst=1, gateway_rate_per_second=1)
-    key, stored = KeyStore(talk.app.services.engine, talk.app.services.marks).create(
+    key, stored = KeyStore(talk.app.services.engine, talk.app.services.macs).create(
         "reader", [Scope.RECEIPTS_READ], None, 0
     )
     talk.app.services.directory.refresh()
@@ -151,7 +151,7 @@ def test_a_key_that_was_rotated_out_or_revoked_or_is_in_an_address_is_named_by_t
     start: Start,
 ) -> None:
     talk = start()
-    store = KeyStore(talk.app.services.engine, talk.app.services.marks)
+    store = KeyStore(talk.app.services.engine, talk.app.services.macs)
     rotated, stored = store.create("old", [Scope.EVENTS_WRITE], None, 0)
     revoked, _ = store.rotate(stored.caller.key_id, 1, 0)
     assert revoked is not None

@@ -177,7 +177,7 @@ def test_what_chooses_nothing_sensible_is_refused_and_nothing_done(
 
 
 def test_they_need_their_own_scope(talk: Talk) -> None:
-    store = KeyStore(talk.app.services.engine, talk.app.services.marks)
+    store = KeyStore(talk.app.services.engine, talk.app.services.macs)
     key, _ = store.create("other", frozenset(Scope) - {Scope.DEAD_LETTERS_MANAGE}, None, now_ms())
     talk.do(talk.app.services.directory.refresh)
     assert talk.get(LIST, key=key).status_code == 403

@@ -254,7 +254,7 @@ def test_an_import_needs_its_scope(talk: Talk, leanplum: Leanplum) -> None:
     from app.clock import now_ms
 
     gateway = talk.app.services
-    key, _ = KeyStore(gateway.engine, gateway.marks).create(
+    key, _ = KeyStore(gateway.engine, gateway.macs).create(
         "phones", frozenset({Scope.SDK}), None, now_ms()
     )
     talk.do(lambda: gateway.directory.refresh())

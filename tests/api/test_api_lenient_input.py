@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 
-from app.apps import read
+from app.apps import read_apps
 from app.errors import StartRefused
 from app.settings import Settings
 from tests.api.serve import served
@@ -100,7 +100,7 @@ def test_a_list_with_something_in_it_is_still_no_object(gateway: Talk) -> None:
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (400, "/properties")
 
 
-# --- byte-order marks -------------------------------------------------------------------------------------------------
+# --- byte-order macs -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
@@ -157,7 +157,7 @@ def test_configuration_may_begin_with_a_mark(
     enrichment.write_text(f'{BOM}[currency]\ndefault = "SEK"\n', encoding="utf-8")
     plan.write_text(BOM + shop(), encoding="utf-8")
     given = {"leanplum_app_id": None, "leanplum_production_key": None, "gateway_apps_file": apps}
-    (app,) = read(settings(**given)).values()
+    (app,) = read_apps(settings(**given)).values()
     assert [key.get_secret_value() for key in app.keys.values()] == ["prod_secret"]
     talk = start(gateway_enrichment_file=enrichment, gateway_tracking_plan=plan, **given)
     answer = talk.post(
@@ -167,7 +167,7 @@ def test_configuration_may_begin_with_a_mark(
     assert talk.get("/v1/tracking-plan").json()["loaded"]
     apps.write_text("[apps.shop]", encoding="utf-16")
     with pytest.raises(StartRefused, match="UTF-8"):
-        read(settings(**given))
+        read_apps(settings(**given))
 
 
 # --- empty posts ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import structlog
 
-from app.apps import Apps, read
+from app.apps import AppRegistry, read_apps
 from app.errors import StartRefused
 from app.model import App, KeyKind
 from app.settings import Settings
@@ -29,7 +29,7 @@ def of_file(file: Path, settings: Make) -> Callable[..., dict[str, App]]:
     def read_it(text: str, **environ: str) -> dict[str, App]:
         file.write_text(text)
         given: dict[str, Any] = {"leanplum_app_id": None, "leanplum_production_key": None}
-        return read(settings(gateway_apps_file=file, **given), environ)
+        return read_apps(settings(gateway_apps_file=file, **given), environ)
 
     return read_it
 
@@ -84,7 +84,7 @@ def test_the_app_of_the_variables_stands_beside_those_of_the_file(
     file: Path, settings: Make
 ) -> None:
     file.write_text('[apps.other]\napp_id = "app_2"\nproduction_key = "q"\n')
-    assert list(read(settings(gateway_apps_file=file), {})) == ["default", "other"]
+    assert list(read_apps(settings(gateway_apps_file=file), {})) == ["default", "other"]
 
 
 BAD = {
@@ -131,16 +131,16 @@ def test_all_that_is_wrong_is_told_together(of_file: Callable[..., dict[str, App
 def test_a_file_that_is_not_there_or_not_text_is_told(file: Path, settings: Make) -> None:
     given = settings(gateway_apps_file=file, leanplum_app_id=None, leanplum_production_key=None)
     with pytest.raises(StartRefused, match="GATEWAY_APPS_FILE"):
-        read(given, {})
+        read_apps(given, {})
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(StartRefused, match="not UTF-8"):
-        read(given, {})
+        read_apps(given, {})
 
 
 def test_an_app_may_not_take_the_name_of_the_one_by_variables(file: Path, settings: Make) -> None:
     file.write_text('[apps.default]\napp_id = "i"\nproduction_key = "p"')
     with pytest.raises(StartRefused, match=r"apps\.default"):
-        read(settings(gateway_apps_file=file), {})
+        read_apps(settings(gateway_apps_file=file), {})
 
 
 def test_a_bad_file_keeps_the_apps_as_they_were_and_a_good_one_replaces_them(
@@ -151,7 +151,7 @@ def test_a_bad_file_keeps_the_apps_as_they_were_and_a_good_one_replaces_them(
 
     say("old")
     given = settings(gateway_apps_file=file, leanplum_app_id=None, leanplum_production_key=None)
-    apps = Apps(lambda: read(given, {}))
+    apps = AppRegistry(lambda: read_apps(given, {}))
     refused = [apps.refused]
     file.write_text("[apps.a")
     apps.refresh()
@@ -193,7 +193,7 @@ def test_two_names_for_one_app_of_leanplums_are_warned_of(file: Path, settings: 
     file.write_text(app.format("a", "one") + app.format("b", "two") + app.format("c", "one"))
     given = settings(gateway_apps_file=file, leanplum_app_id=None, leanplum_production_key=None)
     with structlog.testing.capture_logs() as logs:
-        Apps(lambda: read(given, {}))
+        AppRegistry(lambda: read_apps(given, {}))
     assert [(line["event"], line["log_level"], line["apps"]) for line in logs] == [
         ("apps.same", "warning", ["a", "c"])
     ]

@@ -12,10 +12,11 @@ from typing import Any
 from sqlalchemy import Engine
 
 from app.audit import records
-from app.audit.evidence import exported, of_database, of_export
+from app.audit.evidence import read_evidence
+from app.audit.export import read_export, write_export
 from app.audit.findings import Report
-from app.audit.sealing import Sealer
-from app.audit.signing_keys import Keys
+from app.audit.sealer import Sealer
+from app.audit.signing_keys import AuditKeys
 from app.audit.verify import verify
 from app.database.driver import DIALECTS
 from app.database.engine import connect, snapshot, transaction
@@ -30,8 +31,8 @@ class Log:
     def __init__(self, url: str, seed: bytes | None = None) -> None:
         self.url = url
         self.engine: Engine = connect(url)
-        self.keys = Keys.of(seed or secrets.token_bytes(32))
-        self.signer, self.marks = self.keys.signer, self.keys.marks
+        self.keys = AuditKeys.derive(seed or secrets.token_bytes(32))
+        self.signer, self.macs = self.keys.signer, self.keys.macs
         self.now, self.written = 1_000, 0
 
     def write(self, count: int, **given: Any) -> None:
@@ -46,7 +47,7 @@ class Log:
             } | given  # fmt: skip
             texts.append((self.now, records.api_call(time=self.now, **told)))
         with transaction(self.engine) as cursor:
-            records.insert(cursor, self.marks, texts)
+            records.insert(cursor, self.macs, texts)
 
     def seal(self, steps: int = 1) -> None:
         """What the sealer does in so many seconds."""
@@ -63,7 +64,7 @@ class Log:
             await writer.stop()
 
     def sealer(self, writer: Writer) -> Sealer:
-        return Sealer(self.engine, writer, self.signer, self.marks, KEEP, lambda: self.now)
+        return Sealer(self.engine, writer, self.signer, self.macs, KEEP, lambda: self.now)
 
     def rows(self, statement: str, *values: Any) -> list[Any]:
         with self.engine.connect() as connection:
@@ -87,10 +88,10 @@ class Log:
     def verified(self, *kept: str) -> Report:
         with snapshot(self.engine) as connection:
             return verify(
-                of_database(connection, self.signer.public),
+                read_evidence(connection, self.signer.public),
                 self.signer.public,
                 kept,
-                self.marks,
+                self.macs,
                 self.now,
             )
 
@@ -100,8 +101,8 @@ class Log:
         path = folder / "export.jsonl"
         with snapshot(self.engine) as connection, path.open("wb") as file:
             public = self.signer.public
-            file.writelines(exported(of_database(connection, public, since, until), public))
-        evidence, _ = of_export(path)
+            file.writelines(write_export(read_evidence(connection, public, since, until), public))
+        evidence = read_export(path)
         return verify(evidence, self.signer.public, kept)
 
 

@@ -198,7 +198,7 @@ def test_a_record_is_proven_by_the_signed_checkpoint_and_the_log_by_an_older_one
         else sealed(talk, first["size"] + 1)
     )
     for told in (first, second):
-        opened = PublicKey.parse(told["publicKey"]).open(told["note"])
+        opened = PublicKey.parse(told["publicKey"]).verify(told["note"])
         assert (opened.size, opened.root) == (told["size"], base64.b64decode(told["rootHash"]))
     size, root = proof["checkpoint"]["size"], base64.b64decode(proof["checkpoint"]["rootHash"])
     leaf = merkle.leaf_hash(proof["record"].encode())
@@ -217,7 +217,7 @@ def test_what_is_not_there_or_not_sealed_yet_is_told_helpfully(talk: Talk) -> No
     problem(talk.get("/v1/audit/999999999/proof"), 404, "not-found")
     newest = talk.get("/v1/audit?limit=1").json()["records"][0]["recordId"]
     answer = talk.get(f"/v1/audit/{newest}/proof")
-    assert answer.status_code == 200 or "ask again" in problem(answer, 404, "not-found")["detail"]
+    assert answer.status_code == 200 or "try again" in problem(answer, 404, "not-found")["detail"]
     problem(talk.get("/v1/audit/consistency?from=1&to=999999999"), 404, "not-found")
     problem(talk.get("/v1/audit/consistency?from=3&to=2"), 422, "validation")
 

@@ -110,11 +110,11 @@ def missing(log: Log, backends: list[Backend]) -> list[tuple[str, str]]:
 
 
 def seed(database: str) -> bytes:
-    from app.audit.signing_keys import to_write
+    from app.audit.signing_keys import load_keys_to_write
     from app.database.engine import connect
 
     engine = connect(database)
     try:
-        return to_write(engine, None).seed
+        return load_keys_to_write(engine, None).root_key
     finally:
         engine.dispose()

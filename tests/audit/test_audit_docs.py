@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from app.audit.checkpoints import encoded
+from app.audit.checkpoints import to_base64
 from tests.acceptance.processes import Process, ended, serving, until
 from tests.audit.logs import opened
 
@@ -100,7 +100,7 @@ def test_with_what_is_acknowledged_verifying_ends_with_0_where_nothing_else_is_w
 ) -> None:
     given = {
         "GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/g.db",
-        "GATEWAY_AUDIT_KEY": encoded(bytes(32)),
+        "GATEWAY_AUDIT_KEY": to_base64(bytes(32)),
     }
     with opened(given["GATEWAY_DATABASE_URL"], bytes(32)) as log:
         log.write(5)

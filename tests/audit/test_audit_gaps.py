@@ -310,7 +310,7 @@ def test_whose_key_it_is_is_looked_at_in_the_transaction_that_changes_it(
     """
     talk = start()
     gateway = talk.app.services
-    store = KeyStore(gateway.engine, gateway.marks)
+    store = KeyStore(gateway.engine, gateway.macs)
     _, mine = store.create("mine", [Scope.SDK], ["one"], now_ms())
     one = f"/v1/keys/{mine.caller.key_id}"
     made = talk.post("/v1/keys", {"name": "m", "scopes": ["keys:manage"], "apps": ["one"]}).json()

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from app.audit.checkpoints import encoded
-from app.audit.signing_keys import Keys, to_write
+from app.audit.checkpoints import to_base64
+from app.audit.signing_keys import AuditKeys, load_keys_to_write
 from app.cli import audit_log
 from app.errors import NotFound, StartRefused
 from app.settings import Settings
@@ -39,7 +39,7 @@ def log(database: str) -> Iterator[Log]:
 
 def settings(log: Log, seed: bytes | None) -> Settings:
     return Settings(
-        _env_file=None, gateway_database_url=log.url, gateway_audit_key=seed and encoded(seed)
+        _env_file=None, gateway_database_url=log.url, gateway_audit_key=seed and to_base64(seed)
     )
 
 
@@ -95,7 +95,8 @@ def test_an_audit_that_was_emptied_is_not_let_pass_beside_a_checkpoint_from_outs
         audit_log.verify_database(settings(log, None), None, [])
     log.change("UPDATE sequence SET records = 0")
     found = audit_log.verify_database(settings(log, SEED), None, [note]).findings
-    assert [(one.kind, one.first, one.last) for one in found] == [("cut off", 1, 3)]
+    of_records = [(one.kind, one.first, one.last) for one in found if one.kind != "row"]
+    assert of_records == [("cut off", 1, 3)]
     with pytest.raises(StartRefused, match="GATEWAY_AUDIT_KEY"):
         audit_log.verify_database(settings(log, None), None, [note])
 
@@ -105,9 +106,9 @@ def test_with_the_public_key_it_is_verified_without_the_seed_and_said_that_marks
 ) -> None:
     report = audit_log.verify_database(settings(log, None), log.signer.public.text, [])
     assert (report.findings, report.records) == ([], 3)
-    assert "Marks were not checked" in "".join(audit_log.report_lines(report))
+    assert "MACs were not checked" in "".join(audit_log.report_lines(report))
     own = audit_log.verify_database(settings(log, SEED), None, [])
-    assert "Marks" not in "".join(audit_log.report_lines(own))
+    assert "MACs were not checked" not in "".join(audit_log.report_lines(own))
 
 
 def test_a_command_that_writes_with_another_key_or_none_is_refused_before_it_writes(
@@ -115,42 +116,42 @@ def test_a_command_that_writes_with_another_key_or_none_is_refused_before_it_wri
 ) -> None:
     for seed in (None, OTHER):
         with pytest.raises(StartRefused, match="GATEWAY_AUDIT_KEY"):
-            to_write(log.engine, seed)
+            load_keys_to_write(log.engine, seed)
     assert kept(log) == []
-    assert to_write(log.engine, SEED).signer.public.text == log.signer.public.text
+    assert load_keys_to_write(log.engine, SEED).signer.public.text == log.signer.public.text
 
 
 @pytest.mark.parametrize("seed", [None, OTHER])
 def test_so_it_is_before_anything_is_sealed(database: str, seed: bytes | None) -> None:
     with opened(database) as log:
-        made = to_write(log.engine, None)
-        log.marks = made.marks
+        made = load_keys_to_write(log.engine, None)
+        log.macs = made.macs
         log.write(1)
         if seed is None:
             log.change("DELETE FROM own_secrets")
         with pytest.raises(StartRefused, match="GATEWAY_AUDIT_KEY"):
-            to_write(log.engine, seed)
+            load_keys_to_write(log.engine, seed)
 
 
 @pytest.mark.parametrize("value", ["x'07'", "'text'", "7"])
 def test_a_kept_key_that_was_damaged_is_told(path: Path, value: str) -> None:
     with opened(f"sqlite:///{path}") as log:
         log.change(f"INSERT INTO own_secrets (name, value) VALUES ('audit', {value})")
-        for use in (to_write, lambda engine, _: READS["verify"](settings(log, None))):
+        for use in (load_keys_to_write, lambda engine, _: READS["verify"](settings(log, None))):
             with pytest.raises(StartRefused, match="damaged"):
                 use(log.engine, None)
 
 
 def test_a_damaged_note_is_no_reason_not_to_start(log: Log) -> None:
     log.change("UPDATE audit_checkpoints SET note = 'no note'")
-    assert to_write(log.engine, SEED).seed == SEED
+    assert load_keys_to_write(log.engine, SEED).root_key == SEED
     assert [one.kind for one in READS["verify"](settings(log, SEED)).findings] != []
 
 
 def test_the_key_moves_out_of_the_database_in_two_steps_and_is_never_lost(database: str) -> None:
     with opened(database) as log:
-        seed = to_write(log.engine, None).seed
-        log.marks = Keys.of(seed).marks
+        seed = load_keys_to_write(log.engine, None).root_key
+        log.macs = AuditKeys.derive(seed).macs
         log.write(1)
         with pytest.raises(StartRefused, match="is not the key that the database keeps"):
             audit_log.move_key(settings(log, OTHER))
@@ -160,10 +161,10 @@ def test_the_key_moves_out_of_the_database_in_two_steps_and_is_never_lost(databa
             == audit_log.move_key(settings(log, None))
         )
         assert kept(log) == [seed]
-        assert to_write(log.engine, seed).kept
+        assert load_keys_to_write(log.engine, seed).stored
         assert audit_log.move_key(settings(log, seed)) == (None, "")
         assert kept(log) == []
-        assert not to_write(log.engine, seed).kept
+        assert not load_keys_to_write(log.engine, seed).stored
         with pytest.raises(StartRefused, match="keeps no key"):
             audit_log.move_key(settings(log, None))
         assert (
@@ -181,7 +182,7 @@ def test_while_somebody_reads_the_moved_key_is_told_to_be_in_the_files_until_it_
 ) -> None:
     monkeypatch.setattr(audit_log, "SCRUB_SECONDS", 0.3)
     with opened(f"sqlite:///{path}") as log:
-        seed = to_write(log.engine, None).seed
+        seed = load_keys_to_write(log.engine, None).root_key
         with closing(sqlite3.connect(path)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT * FROM own_secrets").fetchall()
@@ -198,7 +199,7 @@ def test_a_reader_that_ends_soon_is_waited_for(path: Path) -> None:
         opened(f"sqlite:///{path}") as log,
         closing(sqlite3.connect(path, check_same_thread=False)) as reader,
     ):
-        seed = to_write(log.engine, None).seed
+        seed = load_keys_to_write(log.engine, None).root_key
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM own_secrets").fetchall()
         timer = Timer(1.5, reader.rollback)
@@ -214,7 +215,7 @@ def test_of_a_file_that_is_too_large_to_be_written_anew_it_is_told_what_to_do(
     from app.database import engine
 
     with opened(f"sqlite:///{path}") as log:
-        seed = to_write(log.engine, None).seed
+        seed = load_keys_to_write(log.engine, None).root_key
         monkeypatch.setattr(engine, "VACUUM_BYTES", 1)
         moved, left = audit_log.move_key(settings(log, seed))
         assert (moved, "VACUUM" in left) == (None, True)
@@ -225,7 +226,7 @@ def test_an_export_that_cannot_be_made_or_written_is_told_in_a_sentence_and_harm
 ) -> None:
     given = {
         "GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/g.db",
-        "GATEWAY_AUDIT_KEY": encoded(SEED),
+        "GATEWAY_AUDIT_KEY": to_base64(SEED),
     }
     assert ended(tmp_path, "keys", "create", "--name", "first", **given).returncode == 0
     done = ended(tmp_path, "audit", "export", "/nonexistent/x", **given)

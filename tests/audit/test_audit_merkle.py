@@ -80,7 +80,7 @@ def numbered(count: int) -> list[bytes]:
     return [b"%d" % number for number in range(count)]
 
 
-def reader(leaves: list[bytes]) -> merkle.Node:
+def reader(leaves: list[bytes]) -> merkle.NodeLookup:
     return lambda level, place: head(leaves[place << level : place + 1 << level])
 
 
@@ -153,15 +153,15 @@ def test_proofs_verify_and_any_change_of_them_does_not(size: int, data: st.DataO
 def test_a_tree_that_grows_in_steps_is_that_of_all_its_leaves_and_knows_its_complete_subtrees(
     steps: list[int],
 ) -> None:
-    from app.audit.tree import LEVEL, Tree, grown
+    from app.audit.tree import LEVEL, Tree, grow
 
     leaves = [merkle.leaf_hash(leaf) for leaf in numbered(sum(steps))]
     tree, known, ends = Tree(), dict[tuple[int, int], bytes](), [0]
     for step in steps:
         ends.append(ends[-1] + step)
     for begin, end in pairwise(ends):
-        tree, nodes = grown(tree, leaves[begin:end])
-        known |= {(level, place): value for level, place, value, _ in nodes}
+        tree, nodes = grow(tree, leaves[begin:end])
+        known |= {(node.level, node.place): node.hash for node in nodes}
         assert tree.root == merkle.root(merkle.peaks_of(leaves[:end]))
     wanted = {(level, place) for level in range(LEVEL, 20) for place in range(len(leaves) >> level)}
     assert known.keys() == wanted

@@ -15,10 +15,11 @@ import orjson
 import pytest
 
 from app.audit import proofs, record_search
-from app.audit.checkpoints import encoded
-from app.audit.evidence import of_database, of_export
+from app.audit.checkpoints import to_base64
+from app.audit.evidence import read_evidence
+from app.audit.export import read_export
 from app.audit.findings import Report
-from app.audit.record_search import Filter
+from app.audit.record_search import RecordFilter
 from app.audit.verify import verify
 from app.database.engine import snapshot
 from app.errors import GatewayError, StartRefused
@@ -48,10 +49,8 @@ WHERE = {
     "audit_checkpoints before": ("size = 1000", ("size", "note")),
     "sequence": ("1 = 1", ("records",)),
 }
-# what is as good as what was there: no mark, of a sealed record; no statement; no time of a
-# checkpoint is signed
+# as good as the value before: no statement; the time of a checkpoint is not signed
 SAME = {
-    ("audit_records", "mark", "NULL"),
     ("audit_tree", "removed", "zero"),
     ("audit_tree", "statement", "NULL"),
 }
@@ -95,12 +94,22 @@ def reads(log: Log) -> None:
     """What the API reads: it is told, or refused by one of our own errors."""
     public = log.signer.public
     calls: list[Callable[..., Any]] = [
-        partial(record_search.page, which=which, after=None, limit=9, oldest_first=oldest_first)
-        for which in (Filter(), Filter(since=1, until=10**6, users=["x"]), Filter(app="default"))
+        partial(
+            record_search.find_page,
+            record_filter=which,
+            after=None,
+            limit=9,
+            oldest_first=oldest_first,
+        )
+        for which in (
+            RecordFilter(),
+            RecordFilter(since=1, until=10**6, users=["x"]),
+            RecordFilter(app="default"),
+        )
         for oldest_first in (True, False)
     ]
     calls += [
-        partial(proofs.checkpoint, public=public),
+        partial(proofs.newest_checkpoint, public=public),
         partial(proofs.consistency, public=public, old=1, new=1_000),
     ]
     calls += [
@@ -187,7 +196,7 @@ def test_the_commands_name_a_record_of_another_type_and_end_with_1(
     path: Path, tmp_path: Path
 ) -> None:
     seed = bytes(range(32))
-    given = {"GATEWAY_DATABASE_URL": f"sqlite:///{path}", "GATEWAY_AUDIT_KEY": encoded(seed)}
+    given = {"GATEWAY_DATABASE_URL": f"sqlite:///{path}", "GATEWAY_AUDIT_KEY": to_base64(seed)}
     with opened(f"sqlite:///{path}", seed) as log:
         log.write(3)
         log.seal()
@@ -239,7 +248,7 @@ def dumped(told: dict[str, Any]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def exported(made: Log, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+def write_export(made: Log, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     folder = tmp_path_factory.mktemp("export")
     assert made.verified_offline(folder).findings == []
     return (folder / "export.jsonl").read_bytes().splitlines(keepends=True)
@@ -249,9 +258,7 @@ def judged(log: Log, folder: Path, lines: list[bytes]) -> list[Any]:
     (folder / "odd.jsonl").write_bytes(b"".join(lines))
     try:
         return list(
-            ends_soon(
-                lambda: verify(of_export(folder / "odd.jsonl")[0], log.signer.public)
-            ).findings
+            ends_soon(lambda: verify(read_export(folder / "odd.jsonl"), log.signer.public)).findings
         )
     except StartRefused as refused:
         return [*refused.lines]
@@ -313,7 +320,7 @@ def test_an_export_whose_head_leaves_blocks_out_speaks_for_none_of_their_records
         orjson.loads(exported[0]),
         log.rows("SELECT hash FROM audit_nodes WHERE level = 10")[0][0],
     )
-    forged = dumped(head | {"firstBlock": 4, "peaks": [encoded(bytes(hash_))]})
+    forged = dumped(head | {"firstBlock": 4, "peaks": [to_base64(bytes(hash_))]})
     lines = [
         line
         for line in exported[1:]
@@ -332,5 +339,5 @@ def test_a_block_without_its_leaves_is_found_with_the_public_key_alone(log: Log)
     log.change("UPDATE audit_nodes SET leaves = NULL WHERE level = 8 AND place = 1")
     log.change("UPDATE audit_records SET record = replace(record, '127.', '10.') WHERE seq = 300")
     with snapshot(log.engine) as connection:
-        found = verify(of_database(connection, log.signer.public), log.signer.public).findings
+        found = verify(read_evidence(connection, log.signer.public), log.signer.public).findings
     assert any(one.kind == "changed" and one.first <= 300 <= one.last for one in found), found

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.audit.sealing import Sealer
+from app.audit.sealer import Sealer
 from app.database.writer import Writer
 from tests.api.leanplum import until
 from tests.api.talk import Talk, running
@@ -119,7 +119,7 @@ def states(log: Log, *acts: Callable[[], object]) -> list[tuple[bool, bool]]:
             for act in (lambda: None, *acts):
                 act()
                 await sealer.attempt()
-                found.append((sealer.misfit, sealer.waiting))
+                found.append((sealer.tampered, sealer.waiting))
         finally:
             await writer.stop()
         return found

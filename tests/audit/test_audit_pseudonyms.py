@@ -6,15 +6,15 @@ import asyncio
 
 import pytest
 
-from app.audit import pseudonyms
-from app.audit.pseudonyms import Pseudonyms
+from app.audit import records
+from app.audit.records import UserPseudonyms
 
 SEED = bytes(32)
 SUBJECTS = ["uann", "dann", "ubob", "u\0", "uäöü"]
 
 
 def test_the_same_seed_app_and_subject_have_the_same_hash_made_or_kept_or_made_anew() -> None:
-    one, other = Pseudonyms(SEED), Pseudonyms(SEED)
+    one, other = UserPseudonyms(SEED), UserPseudonyms(SEED)
     made = one.of_all("app", SUBJECTS)
     assert made == one.of_all("app", SUBJECTS)
     one.forget()
@@ -25,7 +25,7 @@ def test_another_seed_app_or_subject_has_another_hash() -> None:
     all_of_them = [
         hash_
         for seed in (SEED, bytes([1] * 32))
-        for made in [Pseudonyms(seed)]
+        for made in [UserPseudonyms(seed)]
         for app in ("app", "other", "")
         for hash_ in made.of_all(app, SUBJECTS)
     ]
@@ -33,14 +33,14 @@ def test_another_seed_app_or_subject_has_another_hash() -> None:
 
 
 def test_few_are_kept_and_none_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Pseudonyms(SEED)
+    made = UserPseudonyms(SEED)
     most = 0
     for app in range(3):
-        for user in range(0, pseudonyms.MOST_KEPT, 100):
+        for user in range(0, records.MAX_CACHED_HASHES, 100):
             made.of_all(str(app), [f"u{user + one}" for one in range(100)])
-            most = max(most, sum(len(of_app.made) for of_app in made._of_apps.values()))
-    assert pseudonyms.MOST_KEPT / 2 < most <= pseudonyms.MOST_KEPT
-    monkeypatch.setattr(pseudonyms, "KEPT_SECONDS", 0.001)
+            most = max(most, sum(len(of_app.by_subject) for of_app in made._apps.values()))
+    assert records.MAX_CACHED_HASHES / 2 < most <= records.MAX_CACHED_HASHES
+    monkeypatch.setattr(records, "CACHE_SECONDS", 0.001)
 
     async def forgotten() -> None:
         made.of("app", "uann")
@@ -49,4 +49,4 @@ def test_few_are_kept_and_none_for_long(monkeypatch: pytest.MonkeyPatch) -> None
         task.cancel()
 
     asyncio.run(forgotten())
-    assert made._of_apps == {}
+    assert made._apps == {}

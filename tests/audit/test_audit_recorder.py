@@ -15,8 +15,8 @@ import structlog
 from sqlalchemy import event
 
 from app.audit import recorder
-from app.audit.record_macs import Marks
-from app.audit.recorder import Recorder
+from app.audit.recorder import AuditRecorder
+from app.audit.records import AuditMacs
 from app.database.engine import connect
 from app.database.writer import Writer
 
@@ -27,7 +27,7 @@ def records(path: Path) -> list[str]:
 
 
 def with_recorder(
-    path: Path, do: Callable[[Recorder, sqlite3.Connection], Awaitable[None]], busy_ms: int
+    path: Path, do: Callable[[AuditRecorder, sqlite3.Connection], Awaitable[None]], busy_ms: int
 ) -> None:
     """Do something with a recorder, and another connection that may hold the lock which writers
     need.
@@ -43,7 +43,7 @@ def with_recorder(
     async def run() -> None:
         writer = Writer(engine)
         writer.start()
-        made = Recorder(writer, Marks(bytes(32)))
+        made = AuditRecorder(writer, AuditMacs(bytes(32)))
         with closing(sqlite3.connect(path, isolation_level=None)) as beside:
             try:
                 await do(made, beside)
@@ -60,7 +60,7 @@ def test_a_record_that_can_not_be_written_now_is_written_later_with_those_after_
 ) -> None:
     path = tmp_path / "g.db"
 
-    async def body(at: Recorder, beside: sqlite3.Connection) -> None:
+    async def body(at: AuditRecorder, beside: sqlite3.Connection) -> None:
         beside.execute("BEGIN IMMEDIATE")
         await at.record(1, '{"one":1}')
         await at.record(2, '{"two":2}')
@@ -76,7 +76,7 @@ def test_a_record_that_can_not_be_written_now_is_written_later_with_those_after_
 def test_while_a_commit_hangs_only_those_wait_that_came_before_it_was_known(tmp_path: Path) -> None:
     path = tmp_path / "g.db"
 
-    async def body(at: Recorder, beside: sqlite3.Connection) -> None:
+    async def body(at: AuditRecorder, beside: sqlite3.Connection) -> None:
         beside.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
         await at.record(1, '{"one":1}')
@@ -94,9 +94,9 @@ def test_while_a_commit_hangs_only_those_wait_that_came_before_it_was_known(tmp_
 def test_what_is_more_than_can_be_kept_and_what_is_kept_at_the_end_is_in_the_log_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "MOST_KEPT", 1)
+    monkeypatch.setattr(recorder, "MAX_KEPT", 1)
 
-    async def body(at: Recorder, beside: sqlite3.Connection) -> None:
+    async def body(at: AuditRecorder, beside: sqlite3.Connection) -> None:
         beside.execute("BEGIN IMMEDIATE")
         for number in range(3):
             await at.record(1, f'{{"n":{number}}}')

@@ -2,7 +2,6 @@
 verify`.
 """
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +12,9 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from app.audit import adopting
-from app.audit.checkpoints import encoded
+from app.audit.checkpoints import to_base64
 from app.audit.findings import Finding
-from app.audit.signing_keys import to_write
+from app.audit.signing_keys import load_keys_to_write
 from app.callers import key_format
 from app.callers.store import ENDED_KEPT_MS, KeyStore, by_operator
 from app.cli import audit_log
@@ -75,7 +73,7 @@ def made(
 ) -> Iterator[Made]:
     folder = tmp_path_factory.mktemp("rows")
     given: dict[str, Any] = WIDE | {
-        "gateway_audit_key": encoded(SEED),
+        "gateway_audit_key": to_base64(SEED),
         "gateway_erased_seconds": 3_600,
         "leanplum_development_key": "dev_tests",
     }
@@ -266,7 +264,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Made], None], str]] = {
     ),
     "a digest unmade": (
         lambda made: made.say("UPDATE row_sets SET mac = NULL"),
-        "the digest of keys is not made",
+        "the digest of keys is not what",
     ),
 }
 
@@ -287,7 +285,7 @@ def own(database: str) -> Iterator[Made]:
     change in order.
     """
     settings = Settings(
-        _env_file=None, gateway_database_url=database, gateway_audit_key=encoded(SEED)
+        _env_file=None, gateway_database_url=database, gateway_audit_key=to_base64(SEED)
     )
     engine = connect(database)
     store, made = store_of(settings, engine), Made(settings, engine, {})
@@ -302,7 +300,7 @@ def own(database: str) -> Iterator[Made]:
 
 
 def store_of(settings: Settings, engine: Engine) -> KeyStore:
-    return KeyStore(engine, to_write(engine, settings.audit_seed).marks)
+    return KeyStore(engine, load_keys_to_write(engine, settings.audit_root_key).macs)
 
 
 def test_no_change_of_the_gateway_makes_good_what_was_done_by_hand(own: Made) -> None:
@@ -325,26 +323,9 @@ def test_no_change_of_the_gateway_makes_good_what_was_done_by_hand(own: Made) ->
 def test_a_digest_that_was_unmade_is_not_made_again_by_the_next_start(at: Made) -> None:
     key_row(at)
     at.say("UPDATE row_sets SET mac = NULL", "UPDATE caller_keys SET mac = NULL")
-    to_write(at.engine, at.settings.audit_seed)
+    load_keys_to_write(at.engine, at.settings.audit_root_key)
     assert any("key_0123456789abcdef" in one.detail for one in at.verified())
     assert at.rows("SELECT name FROM row_sets WHERE mac IS NOT NULL") == []
-
-
-def test_who_vouches_for_the_rows_has_them_taken_as_they_are_and_that_is_recorded(
-    own: Made,
-) -> None:
-    key_row(own)
-    removed_revocation(own)
-    lines = list[str]()
-    assert adopting.adopt_rows(own.settings, lines.append) == len(lines) > 0
-    assert any("key_0123456789abcdef" in line for line in lines)
-    assert own.verified() == []
-    record = json.loads(own.rows("SELECT record FROM audit_records WHERE seq = 5")[0][0])
-    assert (record["api"]["operation"], record["resources"]) == (
-        "audit.adopt-rows",
-        [{"uid": "keys"}],
-    )
-    assert adopting.adopt_rows(own.settings, lines.append) == 0
 
 
 def test_what_retention_expiry_and_rotations_remove_is_no_finding(own: Made) -> None:
@@ -358,7 +339,7 @@ def test_what_retention_expiry_and_rotations_remove_is_no_finding(own: Made) -> 
 
 def test_erasures_whose_time_is_over_go_without_a_finding(database: str) -> None:
     settings = Settings(
-        _env_file=None, gateway_database_url=database, gateway_audit_key=encoded(bytes(32))
+        _env_file=None, gateway_database_url=database, gateway_audit_key=to_base64(bytes(32))
     )
     engine = connect(database)
     store_of(settings, engine)
@@ -390,7 +371,7 @@ def test_verifying_with_the_public_key_alone_looks_at_no_row(at: Made) -> None:
     key_row(at)
     public = audit_log.public_key(at.settings)
     report = audit_log.verify_database(at.settings, public.text, [])
-    assert (report.findings, report.marked) == ([], False)
+    assert (report.findings, report.macs_checked) == ([], False)
 
 
 def test_ten_thousand_keys_are_verified_within_a_second(at: Made) -> None:

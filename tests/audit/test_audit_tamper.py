@@ -10,12 +10,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from app.audit.evidence import of_database, of_export
+from app.audit.evidence import read_evidence
+from app.audit.export import read_export
 from app.audit.findings import Report
 from app.audit.merkle import leaf_hash
-from app.audit.record_macs import Marks
-from app.audit.records import administrative_act, insert
-from app.audit.sealing import NotSealed
+from app.audit.records import AuditMacs, administrative_act, insert
+from app.audit.sealer import NotSealed
 from app.audit.tree import BLOCK, block_hash
 from app.audit.verify import verify
 from app.cli.audit_log import report_lines
@@ -25,7 +25,7 @@ from tests.audit.logs import Log, opened
 SEALED, UNSEALED = 530, 12  # two blocks and a part of one, and what came after the last checkpoint
 WRITTEN = SEALED + UNSEALED
 Named = list[tuple[str, int]]
-ANOTHER = Marks(b"another key, of somebody else    ")
+ANOTHER = AuditMacs(b"another key, of somebody else    ")
 ROW = "SELECT record, mark, time FROM audit_records WHERE seq = ?"
 SET = "UPDATE audit_records SET record = ?, mark = ? WHERE seq = ?"
 MOVE = "UPDATE audit_records SET seq = ? WHERE seq = ?"
@@ -40,7 +40,7 @@ def row(log: Log, seq: int) -> tuple[str, bytes, int]:
 def forged(log: Log, seq: int) -> tuple[str, bytes]:
     """Another record, with the best mark that somebody without the key can make."""
     text = row(log, seq)[0].replace('"127.0.0.1"', '"10.6.6.6"')
-    return text, ANOTHER.of(seq, text.encode())
+    return text, ANOTHER.of_record(seq, text.encode())
 
 
 def edit(log: Log, chance: random.Random) -> Named:
@@ -87,7 +87,7 @@ def renumber(log: Log, chance: random.Random) -> Named:
     (first, *_), (second, *_) = row(log, one), row(log, two)
     for text, seq, before in ((second, one, two), (first, two, one)):
         text = text.replace(f'"sequence":{before}', f'"sequence":{seq}')
-        log.change(SET, text, ANOTHER.of(seq, text.encode()), seq)
+        log.change(SET, text, ANOTHER.of_record(seq, text.encode()), seq)
     return [("changed", one), ("changed", two)]
 
 
@@ -354,7 +354,7 @@ def test_what_commands_alone_have_recorded_need_not_be_sealed(database: str) -> 
     with opened(database) as log:
         text = administrative_act(time=1, act="key.create", subject="key_1")
         with transaction(log.engine) as cursor:
-            insert(cursor, log.marks, [(1, text)])
+            insert(cursor, log.macs, [(1, text)])
         report = verified_at(log, 10**12)
         assert (report.findings, report.nothing_sealed) == ([], True)
         log.write(1)
@@ -366,7 +366,7 @@ def test_what_commands_alone_have_recorded_need_not_be_sealed(database: str) -> 
 def verified_at(log: Log, now: int) -> Report:
     with snapshot(log.engine) as connection:
         return verify(
-            of_database(connection, log.signer.public), log.signer.public, (), log.marks, now
+            read_evidence(connection, log.signer.public), log.signer.public, (), log.macs, now
         )
 
 
@@ -384,7 +384,7 @@ def empty(log: Log) -> None:
 def insert_last(log: Log, chance: random.Random) -> Named:
     text, _ = forged(log, WRITTEN)
     text = text.replace(f'"sequence":{WRITTEN}', f'"sequence":{WRITTEN + 1}')
-    log.change(PUT, WRITTEN + 1, log.now, text, ANOTHER.of(WRITTEN + 1, text.encode()))
+    log.change(PUT, WRITTEN + 1, log.now, text, ANOTHER.of_record(WRITTEN + 1, text.encode()))
     log.change("UPDATE sequence SET records = records + 1")
     return [("changed", WRITTEN + 1)]
 
@@ -434,7 +434,7 @@ def test_an_export_that_was_cut_together_with_its_head_tells_that_it_is_a_part(
     (tmp_path / "cut").write_bytes(
         cut + b"".join(line for line in lines if _number(line) <= WRITTEN - 5)
     )
-    report = verify(of_export(tmp_path / "cut")[0], log.signer.public)
+    report = verify(read_export(tmp_path / "cut"), log.signer.public)
     assert report.part == (None, WRITTEN - 5)
     assert f"from record 1 to {WRITTEN - 5}" in "".join(report_lines(report))
     assert "7 records are newer" in "".join(report_lines(report))
@@ -482,4 +482,4 @@ def test_a_hash_above_those_of_256_records_is_found_where_it_alone_was_changed(
     log.change(change, bytes(32))
     (found,) = log.verified().findings
     assert (found.kind, found.first) == ("checkpoint", 512)
-    assert "the hash of the last 512, of which proofs are made" in found.detail
+    assert "the hash of the last 512, which proofs use" in found.detail

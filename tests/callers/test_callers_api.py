@@ -263,7 +263,7 @@ def test_another_process_does_not_rotate_again_either(
 
     document = made(talk)
     rotated(talk, document["id"], "r")
-    other = KeyStore(talk.app.services.engine, talk.app.services.marks)
+    other = KeyStore(talk.app.services.engine, talk.app.services.macs)
     key, stored = other.rotate(document["id"], int(time.time() * 1000), 0, once="r")
     assert key is None, "it was shown by the process that made it"
     assert len(stored.secrets) == 2

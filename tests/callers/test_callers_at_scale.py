@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app.audit.signing_keys import to_write
+from app.audit.signing_keys import load_keys_to_write
 from app.callers import key_format
 from app.callers.directory import Directory
 from app.callers.store import KeyStore, StoredKey, by_operator
@@ -57,11 +57,9 @@ class Scale:
     def __init__(self, url: str) -> None:
         self.engines = [connect(url), connect(url)]
         fill(self.engines[0])
-        self.marks = to_write(self.engines[0], None).marks
-        self.store = KeyStore(self.engines[0], self.marks)
-        self.own, self.other = (
-            Directory(KeyStore(one, self.marks), now_ms) for one in self.engines
-        )
+        self.macs = load_keys_to_write(self.engines[0], None).macs
+        self.store = KeyStore(self.engines[0], self.macs)
+        self.own, self.other = (Directory(KeyStore(one, self.macs), now_ms) for one in self.engines)
         self.refresh()
 
     def refresh(self) -> None:
@@ -151,7 +149,7 @@ def test_what_a_change_reads_is_what_has_changed(scale: Scale) -> None:
             rows.append(len(found))
             return found
 
-    directory = Directory(Counted(scale.engines[1], scale.marks), now_ms)
+    directory = Directory(Counted(scale.engines[1], scale.macs), now_ms)
     directory.refresh()
     key, stored = create(scale)
     directory.refresh()

@@ -28,7 +28,7 @@ def make(talk: Talk, *scopes: Scope, expires_in_ms: int | None = None) -> str:
     gateway = talk.app.services
     now = now_ms()
     expires_at = None if expires_in_ms is None else now + expires_in_ms
-    key, _ = KeyStore(gateway.engine, gateway.marks).create(
+    key, _ = KeyStore(gateway.engine, gateway.macs).create(
         "made", scopes, None, now, expires_at=expires_at
     )
     gateway.directory.refresh()
@@ -98,7 +98,7 @@ def test_revoked_expired_and_unknown_keys_are_refused_in_the_same_words(start: S
     talk = start()
     expiring, revoked = make(talk, *Scope, expires_in_ms=150), make(talk, *Scope)
     assert [talk.event(key=key).status_code for key in (expiring, revoked)] == [202, 202]
-    store = KeyStore(talk.app.services.engine, talk.app.services.marks)
+    store = KeyStore(talk.app.services.engine, talk.app.services.macs)
     store.revoke(
         next(
             one.caller.key_id
@@ -120,7 +120,7 @@ def test_a_key_that_another_process_revokes_stops_working_within_a_second(start:
     talk = start()
     other = make(talk, *Scope)
     assert talk.event(key=other).status_code == 202
-    store = KeyStore(talk.app.services.engine, talk.app.services.marks)
+    store = KeyStore(talk.app.services.engine, talk.app.services.macs)
     store.revoke(
         next(
             one.caller.key_id
@@ -136,7 +136,7 @@ def test_a_key_that_another_process_revokes_stops_working_within_a_second(start:
 
 def test_a_key_that_another_process_makes_works_within_a_second(start: Start) -> None:
     talk = start()
-    key, _ = KeyStore(talk.app.services.engine, talk.app.services.marks).create(
+    key, _ = KeyStore(talk.app.services.engine, talk.app.services.macs).create(
         "new", Scope, None, now_ms()
     )
     time.sleep(1.0)
@@ -286,7 +286,7 @@ def test_a_scope_that_this_version_does_not_know_neither_stops_the_gateway_nor_l
         )
     talk.app.services.directory.refresh()
     assert talk.event(key=key).status_code == 202
-    KeyStore(talk.app.services.engine, talk.app.services.marks).revoke(
+    KeyStore(talk.app.services.engine, talk.app.services.macs).revoke(
         talk.rows("SELECT id FROM caller_keys WHERE name = 'made'")[0][0], 1
     )
     deadline = time.monotonic() + 5
@@ -307,7 +307,7 @@ def test_keys_are_read_again_after_a_reading_that_failed_for_whatever_reason(sta
         read()
 
     directory.refresh = refresh  # type: ignore[method-assign]
-    key, _ = KeyStore(talk.app.services.engine, talk.app.services.marks).create(
+    key, _ = KeyStore(talk.app.services.engine, talk.app.services.macs).create(
         "late", {Scope.EVENTS_WRITE}, None, now_ms()
     )
     deadline = time.monotonic() + 5

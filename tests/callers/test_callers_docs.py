@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.apps import read
+from app.apps import read_apps
 from app.model import Scope
 from app.settings import Settings
 from tests.acceptance.processes import ended, serving
@@ -54,7 +54,9 @@ def test_its_file_of_apps_is_one(tmp_path: Path) -> None:
         (tmp_path / Path(path).name).write_text("key")
     file = tmp_path / "apps.toml"
     file.write_text(toml.replace("/run/secrets", str(tmp_path)))
-    apps = read(Settings(_env_file=None, gateway_apps_file=file), {"SHOP_DEVELOPMENT_KEY": "key"})
+    apps = read_apps(
+        Settings(_env_file=None, gateway_apps_file=file), {"SHOP_DEVELOPMENT_KEY": "key"}
+    )
     assert list(apps) == list(tomllib.loads(toml)["apps"])
 
 

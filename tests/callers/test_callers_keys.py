@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import QueuePool, event
 
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.callers import key_format
 from app.callers.directory import Directory
 from app.callers.store import ALL_SCOPES, KeyStore, StoredKey, Used, by_operator
@@ -94,7 +94,7 @@ def test_what_is_no_key_is_no_key(wrong: str) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> KeyStore:
-    return KeyStore(connect(f"sqlite:///{tmp_path}/k.db"), Marks(bytes(32)))
+    return KeyStore(connect(f"sqlite:///{tmp_path}/k.db"), AuditMacs(bytes(32)))
 
 
 def test_only_a_hash_and_the_last_four_characters_are_stored(
@@ -159,7 +159,7 @@ def test_a_first_key_of_another_form_is_refused_and_not_repeated(store: KeyStore
 
 def test_an_act_on_a_key_needs_one_connection_alone(database: str) -> None:
     engine = connect(database)
-    store = KeyStore(engine, Marks(bytes(32)))
+    store = KeyStore(engine, AuditMacs(bytes(32)))
     _, stored = store.create("a", ALL_SCOPES, None, 1)
     key_id, taken = stored.caller.key_id, list[int]()
     event.listen(
@@ -176,14 +176,14 @@ def test_an_id_that_no_database_takes_is_not_found(database: str) -> None:
     engine = connect(database)
     for key_id in ("key_\0", "key_\udcff", ""):
         with pytest.raises(NotFound):
-            KeyStore(engine, Marks(bytes(32))).get(key_id)
+            KeyStore(engine, AuditMacs(bytes(32))).get(key_id)
     engine.dispose()
 
 
 def test_every_change_of_a_key_by_another_process_is_seen_and_nothing_is_read_anew_without_one(
     database: str,
 ) -> None:
-    engine, other = connect(database), KeyStore(connect(database), Marks(bytes(32)))
+    engine, other = connect(database), KeyStore(connect(database), AuditMacs(bytes(32)))
     read = list[int]()
 
     class Counted(KeyStore):
@@ -191,7 +191,7 @@ def test_every_change_of_a_key_by_another_process_is_seen_and_nothing_is_read_an
             read.append(1)
             return super().changed(after)
 
-    directory = Directory(Counted(engine, Marks(bytes(32))), now_ms)
+    directory = Directory(Counted(engine, AuditMacs(bytes(32))), now_ms)
     changes: list[Callable[[str], object]] = [
         *(
             partial(other.change, now=now_ms(), changes=changed, record=by_operator("key.change"))
@@ -220,7 +220,7 @@ def test_who_asks_for_a_rotation_again_the_moment_it_is_committed_is_shown_the_k
     path: Path,
 ) -> None:
     engine = connect(f"sqlite:///{path}")
-    store = KeyStore(engine, Marks(bytes(32)))
+    store = KeyStore(engine, AuditMacs(bytes(32)))
     key_id = store.create("shop", ALL_SCOPES, None, now_ms())[1].caller.key_id
     repeats: list[str | None] = []
 

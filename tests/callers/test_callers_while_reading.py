@@ -14,7 +14,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from app.audit.signing_keys import to_write
+from app.audit.signing_keys import load_keys_to_write
 from app.callers.store import KeyStore
 from app.clock import now_ms
 from app.database.driver import DIALECTS
@@ -99,7 +99,7 @@ def at(
         settings = make_settings(folder, migrated, given)
         with served(settings) as port:
             engine = connect(settings.gateway_database_url)
-            store = KeyStore(engine, to_write(engine, settings.audit_seed).marks)
+            store = KeyStore(engine, load_keys_to_write(engine, settings.audit_root_key).macs)
             yield Open(port, settings, engine, store, leanplum.url)
             engine.dispose()
 

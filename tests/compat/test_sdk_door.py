@@ -56,7 +56,7 @@ def scoped(talk: Talk, *scopes: Scope) -> str:
     from app.clock import now_ms
 
     gateway = talk.app.services
-    key, _ = KeyStore(gateway.engine, gateway.marks).create(
+    key, _ = KeyStore(gateway.engine, gateway.macs).create(
         "phones", frozenset(scopes), None, now_ms()
     )
     talk.do(lambda: gateway.directory.refresh())

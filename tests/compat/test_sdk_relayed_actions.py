@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.apps import read
+from app.apps import read_apps
 from app.errors import StartRefused
 from app.leanplum.outcomes import WARNING_LABELS
 from app.settings import Settings, load
@@ -468,7 +468,7 @@ def test_an_app_s_own_value_wins(tmp_path: Path, settings: Callable[..., Setting
     none = f"{APP.format('b')}sdk_relayed_actions = []\n"
     own = f'{APP.format("c")}sdk_relayed_actions = ["advance", "track"]\n'
     file.write_text(APP.format("a") + none + own)
-    apps = read(settings(gateway_apps_file=file, gateway_sdk_relayed_actions="track"), {})
+    apps = read_apps(settings(gateway_apps_file=file, gateway_sdk_relayed_actions="track"), {})
     assert {name: set(app.sdk_relayed) for name, app in apps.items()} == {
         "default": {"track"}, "a": {"track"}, "b": set(), "c": {"advance", "track"}}  # fmt: skip
 
@@ -480,7 +480,7 @@ def test_a_bad_value_of_an_app_is_refused_with_one_line(
     file = tmp_path / "apps.toml"
     file.write_text(f"{APP.format('a')}sdk_relayed_actions = {value}\n")
     with pytest.raises(StartRefused) as refused:
-        read(settings(gateway_apps_file=file), {})
+        read_apps(settings(gateway_apps_file=file), {})
     (line,) = refused.value.lines
     assert line.startswith("GATEWAY_APPS_FILE: apps.a.sdk_relayed_actions")
 

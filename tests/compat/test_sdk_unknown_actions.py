@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from app.apps import read
+from app.apps import read_apps
 from app.errors import StartRefused
 from app.leanplum.actions import (
     ACTIONS,
@@ -319,7 +319,7 @@ def test_a_bad_name_prevents_the_start_with_one_line(
     escaped = "".join(f"\\u{ord(char):04x}" for char in name)
     file.write_text(f'{APP.format("a")}sdk_extra_actions = ["{escaped}"]\n')
     with pytest.raises(StartRefused) as refused:
-        read(settings(gateway_apps_file=file), {})
+        read_apps(settings(gateway_apps_file=file), {})
     assert refused.value.lines[0].startswith("GATEWAY_APPS_FILE: apps.a.sdk_extra_actions")
 
 
@@ -331,6 +331,6 @@ def test_an_app_s_own_list_wins(tmp_path: Path, settings: Callable[..., Settings
     none = f"{APP.format('b')}sdk_extra_actions = []\n"
     own = f'{APP.format("c")}sdk_extra_actions = ["one", "two"]\n'
     file.write_text(APP.format("a") + none + own)
-    apps = read(settings(gateway_apps_file=file, gateway_sdk_extra_actions="x"), {})
+    apps = read_apps(settings(gateway_apps_file=file, gateway_sdk_extra_actions="x"), {})
     assert {name: set(app.sdk_extra) for name, app in apps.items()} == {
         "default": {"x"}, "a": {"x"}, "b": set(), "c": {"one", "two"}}  # fmt: skip

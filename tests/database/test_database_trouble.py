@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from app import ids
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Probe, Writer
@@ -109,7 +109,7 @@ class Opened:
         self.engine.dispose()
         self.writer = Writer(self.engine)
         self.outbox = Outbox(
-            self.engine, self.writer, dedup_ms=60_000, max_queued=10**6, marks=Marks(bytes(32))
+            self.engine, self.writer, dedup_ms=60_000, max_queued=10**6, macs=AuditMacs(bytes(32))
         )
         self.writer.start()
 

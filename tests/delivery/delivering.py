@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from sqlalchemy import event
 
 from app import ids
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
@@ -98,7 +98,7 @@ class Delivering:
             self.engine.dispose()
         self.writer = Writer(self.engine)
         self.outbox = CountingOutbox(
-            self.engine, self.writer, dedup_ms=60_000, max_queued=10**6, marks=Marks(bytes(32))
+            self.engine, self.writer, dedup_ms=60_000, max_queued=10**6, macs=AuditMacs(bytes(32))
         )
         self.metrics = Metrics()
         app = App(

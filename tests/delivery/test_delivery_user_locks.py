@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.database.engine import connect
 from app.database.writer import Writer
 from app.delivery.user_locks import UserLocks
@@ -33,9 +33,9 @@ async def other_process(
     """Locks as another process has them: an outbox of its own on the same database."""
     engine = connect(database)
     writer = Writer(engine)
-    marks = Marks(bytes(32))
+    macs = AuditMacs(bytes(32))
     outbox = Outbox(
-        engine, writer, dedup_ms=60_000, max_queued=10**6, marks=marks, erased_ms=erased_ms
+        engine, writer, dedup_ms=60_000, max_queued=10**6, macs=macs, erased_ms=erased_ms
     )
     writer.start()
     with liveness_lock.held(database, name) as liveness:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.apps import Apps
+from app.apps import AppRegistry
 from app.callers.store import ALL_SCOPES, KeyStore
 from app.compat.segment.request import PATHS as SEGMENT_PATHS
 from app.http.rate_limiting import RateLimiter, network
@@ -36,7 +36,7 @@ def key_of(
     talk: Talk, name: str = "other", scopes: Any = ALL_SCOPES, apps: Any = None, **limits: Any
 ) -> str:
     gateway = talk.app.services
-    key, _ = KeyStore(gateway.engine, gateway.marks).create(name, scopes, apps, 0, **limits)
+    key, _ = KeyStore(gateway.engine, gateway.macs).create(name, scopes, apps, 0, **limits)
     talk.do(gateway.directory.refresh)
     return key
 
@@ -339,7 +339,7 @@ def test_failures_from_very_many_addresses_leave_little_behind() -> None:
     buckets = Buckets(clock)
 
     async def fail() -> None:
-        apps = Apps(lambda: {})
+        apps = AppRegistry(lambda: {})
         limiter = RateLimiter(
             LocalLimiter(buckets), RatePolicies(1, 1), apps, failures_per_minute=50
         )

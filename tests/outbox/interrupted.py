@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.database.writer import DatabaseWrite, Writer
 from app.outbox.outbox import Outbox
 
@@ -48,7 +48,7 @@ async def interrupted(
             writer,
             dedup_ms=60_000,
             max_queued=1_000,
-            marks=Marks(bytes(32)),
+            macs=AuditMacs(bytes(32)),
             clock=lambda: at.now,
         )
     finally:

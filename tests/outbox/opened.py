@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine, event, text
 
 from app import ids
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
@@ -36,7 +36,7 @@ class Opened:
             self.writer,
             dedup_ms=60_000,
             max_queued=max_queued,
-            marks=Marks(bytes(32)),
+            macs=AuditMacs(bytes(32)),
             erased_ms=erased_ms,
             cipher=cipher,
             clock=lambda: self.now,

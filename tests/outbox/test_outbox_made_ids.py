@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app import ids
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.database.driver import Cursor
 from app.database.engine import dialect, reading
 from app.encryption import NO_ENCRYPTION
@@ -37,9 +37,9 @@ def accepted(at: Opened, *calls: list[str]) -> tuple[list[list[Taken]], int]:
     """Accept calls as one group, each with these ids; what became of them, and how many questions
     were asked.
     """
-    erased, marks = ActiveErasures(NO_ENCRYPTION), Marks(bytes(32))
+    erased, macs = ActiveErasures(NO_ENCRYPTION), AuditMacs(bytes(32))
     acceptances = [at.call(*(track(item_id=one) for one in call)) for call in calls]
-    writes = [Accept(one, 0, NO_ENCRYPTION, erased, marks) for one in acceptances]
+    writes = [Accept(one, 0, NO_ENCRYPTION, erased, macs) for one in acceptances]
     with reading(at.engine) as connection:
         cursor = Watched(connection.connection.cursor(), dialect(at.engine))
         cursor.execute(cursor.dialect.begin)

@@ -9,9 +9,8 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from app.apps import read as read_apps
-from app.apps import referenced
-from app.audit.record_macs import Marks
+from app.apps import read_apps, referenced_names
+from app.audit.records import AuditMacs
 from app.callers import key_format
 from app.callers.store import KeyStore, every_key
 from app.clock import now_ms
@@ -281,8 +280,8 @@ def test_a_name_that_the_apps_file_refers_to_is_known(tmp_path: Path) -> None:
     (tmp_path / "leanplum_b").write_text("x")
     found = read({"LEANPLUM_SHOP": "x", "GATEWAY_SECRETS_DIR": str(tmp_path)})
     assert len(found.unknown) == 2
-    assert list(found.notices(referenced(file))) == []
-    assert referenced(tmp_path / "none") == referenced(None) == set()
+    assert list(found.notices(referenced_names(file))) == []
+    assert referenced_names(tmp_path / "none") == referenced_names(None) == set()
 
 
 LINKS = {
@@ -392,7 +391,7 @@ def test_an_empty_bootstrap_key_makes_none_and_a_different_one_is_told_at_every_
             word for line in told_of_bootstrap(at(key)) for word in said if word in line
         ] == said
     (stored,) = every_key(engine)
-    KeyStore(engine, Marks(bytes(32))).revoke(stored.caller.key_id, now_ms())
+    KeyStore(engine, AuditMacs(bytes(32))).revoke(stored.caller.key_id, now_ms())
     (line,) = told_of_bootstrap(at(first))
     assert "revoked" in line
     engine.dispose()

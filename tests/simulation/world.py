@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from app import ids
-from app.audit.record_macs import Marks
+from app.audit.records import AuditMacs
 from app.database.writer import DatabaseWrite, Writer
 from app.delivery.attempt import DeliveryOptions
 from app.delivery.deliverer import LEASE_SECONDS, Deliverer
@@ -243,7 +243,7 @@ class Process:
             self._writer,
             dedup_ms=DEDUP_MS,
             max_queued=10**6,
-            marks=Marks(bytes(32)),
+            macs=AuditMacs(bytes(32)),
             erased_ms=ERASED_MS,
             clock=self.wall,
         )

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from app.apps import Apps
+from app.apps import AppRegistry
 from app.compat.admission import BodyCredentials, read_within_limit
 from app.compat.json_values import Fits
 from app.compat.leanplum_sdk import classify, response
@@ -59,7 +59,7 @@ class SdkEndpoint:
         calls: "CallReader",
         executor: EntryExecutor,
         transfers: TransferHandler,
-        apps: Apps,
+        apps: AppRegistry,
     ) -> None:
         self._authenticator, self._limiter, self._apps = authenticator, limiter, apps
         self._calls, self._executor, self._transfers = calls, executor, transfers
