@@ -5,7 +5,7 @@ from collections.abc import Collection
 from functools import lru_cache
 
 LONGEST = 64  # characters of a name that is compared: difflib takes quadratic time
-SHORTEST = 4  # letters and digits; shorter names are all alike
+SHORTEST = 3  # letters and digits; shorter names are all alike
 CLOSE = 0.75  # similarity, from 0 to 1, from which on a name is suggested
 
 
@@ -29,7 +29,8 @@ def closest(name: str, known: frozenset[str]) -> str | None:
         return by_letters[letters]
     if len(letters) < SHORTEST:
         return None
-    alike = difflib.get_close_matches(letters, by_letters, 1, CLOSE)
+    candidates = [other for other in by_letters if len(other) >= SHORTEST]
+    alike = difflib.get_close_matches(letters, candidates, 1, CLOSE)
     return by_letters[alike[0]] if alike else None
 
 

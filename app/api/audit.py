@@ -21,7 +21,7 @@ from app.clock import instant
 from app.database.driver import in_time
 from app.database.engine import snapshot
 from app.errors import Fault, Forbidden, Invalid
-from app.http import Authenticator, context_of, json_body, problem_responses
+from app.http import Authenticator, Tag, context_of, json_body, problem_responses
 from app.ids import plain
 from app.leanplum.values import query_time
 from app.model import Caller, Scope
@@ -43,8 +43,8 @@ CHECKPOINT, CONSISTENCY, PROOF = (
 )
 MOST = 2**62
 Instant = Annotated[str, AfterValidator(query_time)]
-Size = Annotated[int, Query(ge=1, le=MOST, description="how many records a checkpoint is about")]
-router = APIRouter(dependencies=KEY, tags=["Audit"])
+Size = Annotated[int, Query(ge=1, le=MOST, description="Size of the checkpoint, in records.")]
+router = APIRouter(dependencies=KEY, tags=[Tag.AUDIT])
 
 
 class AuditReader:
@@ -109,7 +109,7 @@ Reader = Annotated[AuditReader, Depends(_audit_reader)]
 
 @router.get(
     AUDIT,
-    summary="Who did what",
+    summary="List audit records",
     response_model=schemas.AuditPage,
     responses=problem_responses(*REFUSED),
 )
@@ -117,58 +117,64 @@ async def list_records(
     request: Request,
     reader: Reader,
     since: Annotated[
-        Instant | None, Query(description="of this time or later (RFC 3339, or seconds)")
+        Instant | None, Query(description="At this time or later (RFC 3339 or seconds).")
     ] = None,
-    until: Annotated[Instant | None, Query(description="from before this time")] = None,
-    key_id: Annotated[str | None, Query(alias="keyId", description="of this caller key")] = None,
-    app: Annotated[str | None, Query(description="about this app")] = None,
+    until: Annotated[Instant | None, Query(description="Before this time.")] = None,
+    key_id: Annotated[str | None, Query(alias="keyId", description="By this caller key.")] = None,
+    app: Annotated[str | None, Query(description="About this app.")] = None,
     user_id: Annotated[
         str | None,
         Query(
             alias="userId",
-            description="about this user; hashed before it is looked for, never shown. In each app that is configured, "
-            "or that names were taken for; of one that is neither, `app` is to say it",
+            description="About this user. The id is hashed for the search and never shown. All "
+            "known apps are searched; name any other app in `app`.",
         ),
     ] = None,
     device_id: Annotated[
         str | None,
         Query(
             alias="deviceId",
-            description="about this device, in the same way; with `userId`, about one of the two",
+            description="About this device; with `userId`, about either of the two.",
         ),
     ] = None,
     user_hash: Annotated[
         str | None,
-        Query(
-            alias="userHash", description="about the user with this keyed hash, as records have it"
-        ),
+        Query(alias="userHash", description="About the user with this keyed hash, as in records."),
     ] = None,
     action: Annotated[
         str | None,
-        Query(description="an operation, as `POST /v1/events`, or Leanplum's action, as `track`"),
+        Query(
+            description="Operation, such as `POST /v1/events`, or Leanplum action, such as `track`."
+        ),
     ] = None,
     outcome: Annotated[
-        Outcome | None, Query(description="success; refused: 4xx; failed: 5xx, or no answer")
+        Outcome | None,
+        Query(description="`success`, `refused` (4xx) or `failed` (5xx or no answer)."),
     ] = None,
     request_id: Annotated[
-        str | None, Query(alias="requestId", description="under this request id")
+        str | None, Query(alias="requestId", description="Of this request.")
     ] = None,
     resource: Annotated[
-        str | None, Query(description="of what was done to this, as to the key with this id")
+        str | None, Query(description="Of actions on this resource, such as the key with this id.")
     ] = None,
-    order: Annotated[Literal["newest", "oldest"], Query(description="which come first")] = "newest",
+    order: Annotated[
+        Literal["newest", "oldest"], Query(description="Order of the records.")
+    ] = "newest",
     cursor: Annotated[
-        str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the page before")
+        str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the previous page.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=1_000, description="of one page")] = 100,
+    limit: Annotated[
+        int, Query(ge=1, le=1_000, description="Maximum number of results per page.")
+    ] = 100,
 ) -> Response:
-    """In the order of their commits. A key that is for certain apps sees the records of these. A
-    call looks at so many records at most; a page may have fewer than `limit`, even none, and a
-    `nextCursor`.
+    """Return audit records in the order of their commits.
+
+    A key that is limited to certain apps sees only their records. A call examines a limited number
+    of records, so a page may have fewer than `limit`, or none, and still a `nextCursor`.
     """
     caller = await reader.enter(request, f"GET {AUDIT}")
     if app is not None and not caller.may_use(app):
-        raise Forbidden("This key is not for this app.")
+        raise Forbidden("Forbidden: this key is not valid for this app")
     users = None if user_hash is None else {user_hash}
     subjects = _subjects(user_id, device_id)
     if subjects:
@@ -218,13 +224,14 @@ def _subjects(user_id: str | None, device_id: str | None) -> list[str]:
 
 @router.get(
     CHECKPOINT,
-    summary="How far the records are sealed",
+    summary="Retrieve the newest checkpoint",
     response_model=schemas.AuditCheckpoint,
     responses=problem_responses(*REFUSED, "not-found", "audit-broken"),
 )
 async def get_checkpoint(request: Request, reader: Reader) -> Any:
-    """The newest checkpoint. Kept elsewhere, it shows later that no record before it was changed or
-    cut off.
+    """Return the newest checkpoint.
+
+    A copy kept elsewhere proves later that no record before it was changed or removed.
     """
     await reader.enter(request, f"GET {CHECKPOINT}")
     sealed = await reader.read(partial(proofs.newest_checkpoint, public=reader.public_key))
@@ -240,10 +247,10 @@ async def get_checkpoint(request: Request, reader: Reader) -> Any:
 async def get_consistency(
     request: Request, reader: Reader, from_: Annotated[Size, Query(alias="from")], to: Size
 ) -> Any:
-    """Between two checkpoints, by their sizes (RFC 9162 §2.1.4)."""
+    """Return a proof between two checkpoints, given by their sizes (RFC 9162 §2.1.4)."""
     await reader.enter(request, f"GET {CONSISTENCY}")
     if from_ > to:
-        raise Invalid((Fault("from", "is above to", "order", "parameter"),))
+        raise Invalid((Fault("from", "must not be greater than to", "order", "parameter"),))
     found = await reader.read(
         partial(proofs.consistency, public=reader.public_key, old=from_, new=to)
     )
@@ -260,10 +267,10 @@ async def get_proof(
     request: Request,
     reader: Reader,
     record_id: Annotated[
-        int, Path(alias="recordId", ge=1, le=MOST, description="the record's number")
+        int, Path(alias="recordId", ge=1, le=MOST, description="Number of the record.")
     ],
 ) -> Any:
-    """The record, and the hashes that lead from it to the newest checkpoint (RFC 9162 §2.1.3)."""
+    """Return the record and the hashes from it to the newest checkpoint (RFC 9162 §2.1.3)."""
     caller = await reader.enter(request, f"GET {PROOF}")
     public = reader.public_key
     found = await reader.read(

@@ -34,6 +34,7 @@ from app.http import (
     RateLimiter,
     Receive,
     RequestContext,
+    Tag,
     body_of,
     context_of,
     is_small,
@@ -44,6 +45,7 @@ from app.http import (
     require_scope,
 )
 from app.ingest import validate
+from app.ingest.faults import unknown_field
 from app.ingest.ports import ItemSteps
 from app.ingest.service import Checker, Ingest
 from app.ingest.time_slices import turn
@@ -53,8 +55,8 @@ from app.model import App, Caller, KeyKind, NewItem, Taken
 BATCH = "/v1/batch"
 RefusedItem = Refusal | KeyNotConfigured  # why one item of a batch is not accepted
 BATCH_MAY_BE_TAKEN = (
-    "The database's answer to the commit was lost: the items may have been taken. Send them again, "
-    "each with its id in ids, in the same order, as its `id`; then none is taken twice."
+    "The outcome of the database commit is unknown: the items may have been accepted. Send them "
+    "again, each with its id from ids as `id`, in the same order; none is accepted twice."
 )
 # Validating a batch with more commas takes so long that others notice.
 FEW_COMMAS = 20_000
@@ -151,7 +153,9 @@ class BatchHandler:
         if len(validated) > most:
             raise _too_many(len(validated), most)
         if not validated:
-            raise Invalid((Fault("/items" if is_json else "", "has no item", "count"),))
+            raise Invalid(
+                (Fault("/items" if is_json else "", "must contain at least one item", "count"),)
+            )
         return validated, checker
 
     async def _refuse_beyond_limit(
@@ -194,7 +198,7 @@ async def _count_items(body: bytes) -> int:
 
 
 def _too_many(count: int, most: int) -> TooLarge:
-    return TooLarge(f"The batch has {count} items; at most {most} are taken at once.")
+    return TooLarge(f"The batch has {count} items; the limit is {most}.")
 
 
 async def _validated_lines(
@@ -222,12 +226,12 @@ async def _validated_json(
     items = raw.get("items") if isinstance(raw, dict) else None
     if not isinstance(items, list):
         pointer = "/items" if isinstance(raw, dict) else ""
-        raise Invalid((Fault(pointer, 'takes {"items": [...]}', "type"),))
+        raise Invalid((Fault(pointer, 'must be {"items": [...]}', "type"),))
     unknown = raw.keys() - {"items"}
     if unknown:
         raise Invalid(
             tuple(
-                Fault(validate.pointer((name,)), "is not a field here", "unknown-field")
+                Fault(validate.pointer((name,)), unknown_field(name, {"items"}), "unknown-field")
                 for name in islice(unknown, validate.MAX_FAULTS)
             )
         )
@@ -347,11 +351,11 @@ def _rejection(index: int, refusal: RefusedItem, prefix: str) -> dict[str, Any]:
 BATCHED: dict[int | str, dict[str, Any]] = {
     202: {
         "model": schemas.BatchAnswer,
-        "description": "What became of each item; at least one was taken",
+        "description": "The result of each item; at least one was accepted",
     },
     422: {
         "model": schemas.BatchAnswer,
-        "description": "Every item is invalid; or, as a problem, the batch as a whole is. Nothing was taken",
+        "description": "Every item, or the batch as a whole, is invalid; nothing was accepted",
         "content": problem_responses("validation")[422]["content"],
     },
 }
@@ -367,16 +371,17 @@ async def _batches(request: Request) -> BatchHandler:
 @router.post(
     BATCH,
     status_code=202,
-    tags=["Writes"],
-    summary="Accept many items of any action",
+    tags=[Tag.EVENTS_AND_USERS],
+    summary="Send a batch of items",
     responses=BATCHED | problem_responses(*BATCH_REFUSED, *FAILED),
     openapi_extra=body_of("Batch", lines_of="BatchItem"),
 )
 async def post_batch(
     request: Request, batches: Annotated[BatchHandler, Depends(_batches)]
 ) -> Response:
-    """Items of any action, mixed, as JSON or one a line as NDJSON; one bad item never harms its
-    neighbours. Each item needs the scope of its own action.
+    """Accept items of any actions as JSON, or as NDJSON with one item per line.
+
+    An invalid item does not affect the others. Each item requires the scope of its action.
     """
     context = context_of(request.scope)
     context.operation = f"POST {BATCH}"

@@ -17,6 +17,7 @@ from app.errors import Fault, Invalid, Malformed
 from app.http import (
     Authenticator,
     BodyReader,
+    Tag,
     body_of,
     context_of,
     json_body,
@@ -42,7 +43,7 @@ FAILED = ("rate-limited", "internal", "storage-unavailable")
 LIST, REPLAY, DISCARD = "/v1/dead-letters", "/v1/dead-letters/replay", "/v1/dead-letters/discard"
 Act = Callable[..., Awaitable[tuple[int, int]]]
 Instant = Annotated[str, AfterValidator(query_time)]
-router = APIRouter(dependencies=KEY, tags=["Dead letters"])
+router = APIRouter(dependencies=KEY, tags=[Tag.DEAD_LETTERS])
 
 
 class DeadLetterHandler:
@@ -71,7 +72,11 @@ class DeadLetterHandler:
         )
         if ("ids" in fields) == ("filter" in fields):
             raise Invalid(
-                (Fault("", "takes either ids or filter; an empty filter means all", "choice"),)
+                (
+                    Fault(
+                        "", "must have either ids or filter; an empty filter matches all", "choice"
+                    ),
+                )
             )
         chosen = fields.get("filter", {})
         item_ids = tuple(fields["ids"]) if "ids" in fields else None
@@ -119,7 +124,7 @@ Handler = Annotated[DeadLetterHandler, Depends(_handler)]
 
 @router.get(
     LIST,
-    summary="Items that were refused, given up, or perhaps done",
+    summary="List dead letters",
     response_model=schemas.DeadLetterPage,
     response_model_exclude_unset=True,
     responses=problem_responses("unauthorized", "forbidden", "validation", *FAILED),
@@ -127,25 +132,35 @@ Handler = Annotated[DeadLetterHandler, Depends(_handler)]
 async def list_dead_letters(
     request: Request,
     handler: Handler,
-    app: Annotated[str | None, Query(description="of this app; the same as X-Leanplum-App")] = None,
-    action: Annotated[str | None, Query(description="only of this action, as `track`")] = None,
+    app: Annotated[str | None, Query(description="Of this app; same as X-Leanplum-App.")] = None,
+    action: Annotated[str | None, Query(description="Of this action, such as `track`.")] = None,
     status: Annotated[
         Literal["rejected", "expired", "unknown"] | None,
-        Query(description="only those that ended so"),
+        Query(description="With this status."),
     ] = None,
     since: Annotated[
-        Instant | None, Query(description="became one at this time or later (RFC 3339, or seconds)")
+        Instant | None,
+        Query(description="Became a dead letter at this time or later (RFC 3339 or seconds)."),
     ] = None,
-    until: Annotated[Instant | None, Query(description="became one before this time")] = None,
+    until: Annotated[
+        Instant | None, Query(description="Became a dead letter before this time.")
+    ] = None,
     cursor: Annotated[
-        str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the page before")
+        str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the previous page.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=1_000, description="of one page")] = 100,
+    limit: Annotated[
+        int, Query(ge=1, le=1_000, description="Maximum number of results per page.")
+    ] = 100,
 ) -> Any:
-    """Their receipts, in the order of acceptance. Kept for `GATEWAY_DEAD_LETTER_SECONDS`."""
+    """Return the receipts of dead letters in the order of acceptance, without payloads.
+
+    Dead letters are kept for `GATEWAY_DEAD_LETTER_SECONDS`.
+    """
     chosen = await handler.enter(request, f"GET {LIST}", app)
     if app not in {None, chosen.name}:
-        raise Malformed("The query names another app than X-Leanplum-App.")
+        raise Malformed(
+            "The query parameter app and the X-Leanplum-App header name different apps."
+        )
     which = DeadLetterFilter(action, Status(status) if status else None, _ms(since), _ms(until))
     found = await handler.service.find(chosen.name, which, int(cursor or 0), limit + 1)
     prefix = context_of(request.scope).prefix
@@ -163,15 +178,16 @@ def _ms(seconds: Any) -> int | None:
 
 @router.post(
     REPLAY,
-    summary="Send dead letters again",
+    summary="Replay dead letters",
     response_model=schemas.Replayed,
     responses=problem_responses(*REFUSED, *FAILED),
     openapi_extra=body_of("DeadLetterChoice"),
 )
 async def replay(request: Request, handler: Handler) -> Any:
-    """They go back into the queue with the same id and content, with new attempts and a new retry
-    window, in the place that they had: before whatever of their users has not been sent yet, after
-    what has. `dryRun` only counts.
+    """Put dead letters back into the queue with the same id and content and a new retry window.
+
+    They keep their place: before items of the same users that are still waiting. `dryRun` only
+    counts them.
     """
     app = await handler.enter(request, f"POST {REPLAY}")
     which, dry_run = await handler.choice(request)
@@ -183,14 +199,15 @@ async def replay(request: Request, handler: Handler) -> Any:
 
 @router.post(
     DISCARD,
-    summary="Give dead letters up for good",
+    summary="Discard dead letters",
     response_model=schemas.Discarded,
     responses=problem_responses(*REFUSED, *FAILED),
     openapi_extra=body_of("DeadLetterChoice"),
 )
 async def discard(request: Request, handler: Handler) -> Any:
-    """Their contents are deleted; their receipts stay as long as other receipts do. `dryRun` only
-    counts.
+    """Delete the payloads of dead letters; their receipts remain as long as other receipts.
+
+    `dryRun` only counts them.
     """
     app = await handler.enter(request, f"POST {DISCARD}")
     which, dry_run = await handler.choice(request)

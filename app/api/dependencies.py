@@ -14,9 +14,11 @@ from app import ids
 from app.http import Authenticator, BodyReader, context_of
 from app.ingest.validate import subject_of
 from app.outbox.outbox import Outbox
+from app.suggestions import hint
 
-NO_NUL = "must not have a NUL character"
-UNKNOWN = "is no query parameter here; check its spelling"
+NO_NUL = "must not contain a NUL character"
+UNKNOWN = "unknown query parameter"
+NO_SUGGESTION = "; remove it or check its spelling"
 SUBJECTS = frozenset({"userId", "deviceId"})
 
 
@@ -48,10 +50,14 @@ async def declared(request: Request) -> None:
     """
     if not request.scope["query_string"]:
         return
-    unknown = sorted(set(request.query_params) - _declared(request.scope["route"]))
+    known = _declared(request.scope["route"])
+    unknown = sorted(set(request.query_params) - known)
     if unknown:
-        found = [{"loc": ("query", name), "msg": UNKNOWN} for name in unknown[:MOST_FAULTS]]
-        raise RequestValidationError(found)
+        faults = [
+            {"loc": ("query", name), "msg": UNKNOWN + (hint(name, known) or NO_SUGGESTION)}
+            for name in unknown[:MOST_FAULTS]
+        ]
+        raise RequestValidationError(faults)
 
 
 def _declared(route: Any) -> set[str]:

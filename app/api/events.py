@@ -36,6 +36,7 @@ from app.http import (
     BodyReader,
     Receive,
     RequestContext,
+    Tag,
     body_of,
     context_of,
     idempotency_key,
@@ -48,18 +49,18 @@ from app.ingest import validate
 from app.ingest.ports import ItemSteps
 from app.ingest.service import Ingest
 from app.leanplum.actions import ACTIONS, key_for
-from app.model import ERASES, App, KeyKind, Kind, NewItem, Removed
+from app.model import ERASES, App, KeyKind, Kind, NewItem, Removed, Scope
 
 EVENTS = "/v1/events"
 JSON_HEADER = (b"content-type", b"application/json")
 MAX_WAIT = 30  # seconds
 WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=[,;]|$)", re.IGNORECASE | re.ASCII)
 MAY_BE_TAKEN = (
-    "The database's answer to the commit was lost: the item may have been taken. "
-    "Send it again with Idempotency-Key: {id}; then it is not taken twice."
+    "The outcome of the database commit is unknown: the item may have been accepted. "
+    "Send it again with Idempotency-Key: {id}; it is not accepted twice."
 )
 CONTRADICTION = "contradiction"
-CONFLICT = "This id was used within the window for an item with another content."
+CONFLICT = "This id was used within the deduplication window for an item with different content."
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -148,7 +149,9 @@ class ItemHandler:
         wait = preferred_wait(context.header(b"prefer"))
         receipt = await self._receipts.settled(app.name, item_id, wait or 0)
         if receipt is None:
-            raise NotFound("The item was accepted, and its receipt is past the window already.")
+            raise NotFound(
+                "The item was accepted, but its receipt is older than the deduplication window."
+            )
         waits = None
         if wait is not None:
             waits = await self._receipts.explain(app.name, receipt)
@@ -206,7 +209,7 @@ def contradictions(raw: dict[str, Any], given: Mapping[str, Any]) -> list[Fault]
     for name, value in given.items():
         if not _is_same(name, raw.setdefault(name, value), value):
             source = IDEMPOTENCY_KEY if name == "id" else "the path"
-            faults.append(Fault(f"/{name}", f"differs from {source}", CONTRADICTION))
+            faults.append(Fault(f"/{name}", f"must not differ from {source}", CONTRADICTION))
     return faults
 
 
@@ -226,21 +229,21 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
-        description="The same as the item's `id`: makes a repeat a duplicate",
+        description="The item's `id`; a repeat with the same id is a duplicate.",
     ),
 ]
 Prefer = Annotated[
     str | None,
     Header(
-        description="`wait=N`: answer when the item is settled, or after N seconds (at most 30)"
+        description="`wait=N`: respond when the item is settled, or after N seconds (up to 30)."
     ),
 ]
 ACCEPTED: dict[int | str, dict[str, Any]] = {
     200: {
         "model": schemas.Receipt,
-        "description": "A duplicate; or, with Prefer: wait, the final receipt",
+        "description": "The receipt of a duplicate or, with Prefer: wait, the final receipt",
     },
-    202: {"model": schemas.Receipt, "description": "On disk; it will be delivered"},
+    202: {"model": schemas.Receipt, "description": "Accepted durably; it will be delivered"},
 }
 REFUSED = (
     "malformed",
@@ -275,17 +278,15 @@ def response_of(answer: Answer) -> Response:
 @router.post(
     EVENTS,
     status_code=202,
-    tags=["Writes"],
-    summary="Accept an event",
+    tags=[Tag.EVENTS_AND_USERS],
+    summary="Track an event",
     responses=WRITE,
     openapi_extra=body_of("Event"),
 )
 async def post_event(
     request: Request, items: Items, key: IdempotencyKey = None, prefer: Prefer = None
 ) -> Response:
-    """One event of one user (Leanplum's `track`), written to disk before it is answered, then
-    delivered.
-    """
+    """Accept an event of a user (Leanplum's `track`) durably, for delivery in the background."""
     context = context_of(request.scope)
     context.operation = f"POST {EVENTS}"
     return response_of(await items.post_event(context, request.receive))
@@ -307,116 +308,117 @@ WRITES = (
         "PATCH",
         USER,
         "setUserAttributes",
-        "Accept changes of a user",
-        "Attributes and everything else that it sets.",
+        "Update user attributes",
+        "Sets attributes and other properties of a user.",
     ),
     Write(
         "PATCH",
         DEVICE,
         "setDeviceAttributes",
-        "Accept changes of a device",
-        "What is known of the device.",
+        "Update device attributes",
+        "Sets properties of a device.",
     ),
     Write(
         "PUT",
         f"{USER}/traffic-source",
         "setTrafficSourceInfo",
-        "Accept where the user came from",
-        "Who brought the user. Leanplum takes it within two minutes of the session's start.",
+        "Set the traffic source of a user",
+        "Leanplum accepts it within two minutes after the start of the session.",
     ),
     Write(
         "POST",
         f"{USER}/states",
         "advance",
-        "Accept that a user enters a state",
-        "The user enters a state; an empty state leaves the one they are in.",
+        "Enter a state",
+        "The user enters the state; an empty name leaves the current state.",
     ),
     Write(
         "POST",
         f"{USER}/states/pause",
         "pauseState",
-        "Accept that the state pauses",
-        "Only the state pauses.",
+        "Pause the state",
+        "Pauses the state, not the session.",
     ),
     Write(
         "POST",
         f"{USER}/states/resume",
         "resumeState",
-        "Accept that the state goes on",
-        "Only the state goes on.",
+        "Resume the state",
+        "Resumes the state, not the session.",
     ),
     Write(
         "POST",
         f"{USER}/sessions/stop",
         "stop",
-        "Accept that the session ends",
-        "The user's session ends.",
+        "Stop the session",
+        "Ends the user's session.",
     ),
     Write(
         "POST",
         f"{USER}/sessions/pause",
         "pauseSession",
-        "Accept that the session pauses",
-        "It ends in 30 minutes.",
+        "Pause the session",
+        "A paused session ends after 30 minutes.",
     ),
     Write(
         "POST",
         f"{USER}/sessions/resume",
         "resumeSession",
-        "Accept that the session goes on",
-        "After a pause of 30 minutes a new session begins, which Leanplum bills.",
+        "Resume the session",
+        "After a pause of 30 minutes Leanplum starts and bills a new session.",
     ),
     Write(
         "POST",
         f"{USER}/sessions/heartbeat",
         "heartbeat",
-        "Accept that the session is alive",
-        "A session ends after two hours without a sign of life.",
+        "Keep the session alive",
+        "A session ends after two hours without a call.",
     ),
     Write(
         "POST",
         "/v1/messages/{messageId}/send",
         "sendMessage",
-        "Accept a message to a user",
-        "Push, newsfeed, e-mail and others, but not in-app messages.",
+        "Send a message to a user",
+        "Sends push, newsfeed, email and other messages, but not in-app messages.",
     ),
     Write(
         "POST",
         "/v1/campaigns/{campaignId}/start",
         "startCampaign",
-        "Accept that a user enters a campaign",
-        "The body says which user.",
+        "Start a campaign for a user",
+        "The body names the user.",
     ),
     Write(
         "PUT",
         f"{USER}/block",
         "block",
-        "Accept that a user is blocked",
-        "Leanplum erases the user's data within 15 days and refuses later writes with 451.",
+        "Block a user",
+        "Leanplum erases the user's data within 15 days and rejects later writes with 451.",
     ),
     Write(
         "DELETE",
         f"{USER}/block",
         "unblock",
-        "Accept that a user is no longer blocked",
-        "Writes are taken again.",
+        "Unblock a user",
+        "Leanplum accepts writes for the user again.",
     ),
     Write(
         "DELETE",
         USER,
         "deleteUser",
-        "Accept that a user is deleted",
-        "`fullErasure=true`, in the query or the body, erases all at Leanplum, as the GDPR asks, within 15 days. "
-        "The gateway itself removes at once what it has of the user, says in `erased` how much of what that was, and "
-        "takes nothing for the user for `GATEWAY_ERASED_SECONDS` (`403`). What is being sent just now is finished, and "
-        "Leanplum deletes the user after it. Once that is done, the receipt no longer names the user.",
+        "Delete a user",
+        "`fullErasure=true`, in the query or the body, erases all data at Leanplum within 15 "
+        "days, as the GDPR requires. The gateway removes its own data of the user at once, "
+        "counts it in `erased`, and refuses writes for the user for `GATEWAY_ERASED_SECONDS` "
+        "(`403`). A call that is being sent is finished first. After the deletion the receipt "
+        "does not name the user.",
     ),
 )
 PATH_PARAMETERS = {
-    "userId": "Leanplum's id of the user, at most 400 characters",
-    "deviceId": "Leanplum's id of the device, at most 400 characters",
-    "messageId": "the message's id",
-    "campaignId": "the campaign's id",
+    "userId": "Leanplum's id of the user, up to 400 characters.",
+    "deviceId": "Leanplum's id of the device, up to 400 characters.",
+    "messageId": "Id of the message.",
+    "campaignId": "Id of the campaign.",
 }
 
 
@@ -474,7 +476,7 @@ def _add(write: Write) -> None:
         methods=[write.method],
         name=write.action,
         status_code=202,
-        tags=["Writes"],
+        tags=[Tag.MESSAGES if action.scope is Scope.MESSAGES_SEND else Tag.EVENTS_AND_USERS],
         summary=write.summary,
         description=f"{write.description} Leanplum's `{write.action}`.",
         responses=WRITE
@@ -490,7 +492,7 @@ ERASURE = {
     "name": "fullErasure",
     "in": "query",
     "required": False,
-    "description": "true: erase everything, as the GDPR asks",
+    "description": "If true, erase all data of the user, as the GDPR requires.",
     "schema": {"type": "boolean"},
 }
 for _write in WRITES:

@@ -22,6 +22,7 @@ from app.http import (
     IDEMPOTENCY_KEY,
     Authenticator,
     BodyReader,
+    Tag,
     body_of,
     context_of,
     idempotency_key,
@@ -39,8 +40,8 @@ REFUSED = ("unauthorized", "forbidden", "rate-limited", "internal", "storage-una
 WITH_BODY = (*REFUSED, "malformed", "too-large", "unsupported-media-type", "validation")
 MADE: dict[int | str, dict[str, Any]] = {
     201: {
-        "description": "Made; `key` is shown this once",
-        "headers": {"Location": {"schema": {"type": "string"}, "description": "Where the key is"}},
+        "description": "Created; `key` is shown only once",
+        "headers": {"Location": {"schema": {"type": "string"}, "description": "URL of the key"}},
     }
 }
 OVERLAP_SECONDS = 86_400
@@ -53,17 +54,17 @@ FIELDS |= {"rateBurst": "rate_burst"}
 CURSOR = r"^\d{1,18}-key_[0-9a-f]{16}$"
 # Of those that were made here; anything else may be anything
 KEY_ID = re.compile("key_[0-9a-f]{16}")
-KeyId = Annotated[str, Path(alias="keyId", description="the key's id, which is not secret")]
+KeyId = Annotated[str, Path(alias="keyId", description="Id of the key; it is not secret.")]
 Once = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
-        description="A rotation that is asked for again with it is done once",
+        description="A repeat of the rotation with the same value has no further effect.",
     ),
 ]
 
 log = structlog.get_logger("keys")
-router = APIRouter(dependencies=KEY, tags=["Keys"])
+router = APIRouter(dependencies=KEY, tags=[Tag.API_KEYS])
 
 
 def key_document(stored: StoredKey, key: str | None = None) -> dict[str, Any]:
@@ -154,7 +155,7 @@ Handler = Annotated[KeyHandler, Depends(_handler)]
 def _require_apps(caller: Caller, apps: Iterable[str] | None) -> None:
     """Raises Forbidden where these are more apps than the caller's own key is for."""
     if caller.apps is not None and (apps is None or not caller.apps.issuperset(apps)):
-        raise Forbidden("This key is not for all of these apps, so it can't give them to another.")
+        raise Forbidden("A key can grant only apps that it may use itself.")
 
 
 def _guard(caller: Caller, stored: StoredKey) -> None:
@@ -176,7 +177,13 @@ def _expiry(fields: Mapping[str, Any], now: int) -> int | None:
         return None
     if at * 1000 <= now:
         raise Invalid(
-            (Fault("/expiresAt", "must be in the future; DELETE revokes a key at once", "past"),)
+            (
+                Fault(
+                    "/expiresAt",
+                    "must be in the future; use DELETE to revoke a key at once",
+                    "past",
+                ),
+            )
         )
     return int(at * 1000)
 
@@ -193,7 +200,7 @@ def _values(fields: Mapping[str, Any]) -> dict[str, Any]:
 @router.post(
     KEYS,
     status_code=201,
-    summary="Make a key",
+    summary="Create a key",
     response_model=schemas.MadeKey,
     responses=MADE | problem_responses(*WITH_BODY),
     openapi_extra=body_of("NewKey"),
@@ -228,7 +235,7 @@ async def make_key(request: Request, response: Response, handler: Handler) -> An
 
 @router.get(
     KEYS,
-    summary="The keys",
+    summary="List keys",
     response_model=schemas.Keys,
     response_model_exclude_unset=True,
     responses=problem_responses(*REFUSED, "validation"),
@@ -237,9 +244,11 @@ async def list_keys(
     request: Request,
     handler: Handler,
     cursor: Annotated[
-        str | None, Query(pattern=CURSOR, description="`nextCursor` of the page before")
+        str | None, Query(pattern=CURSOR, description="`nextCursor` of the previous page.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=1_000, description="of one page")] = 1_000,
+    limit: Annotated[
+        int, Query(ge=1, le=1_000, description="Maximum number of results per page.")
+    ] = 1_000,
 ) -> Any:
     """The keys, oldest first, revoked ones too; never a key itself. Where there are more,
     `nextCursor` leads on.
@@ -262,7 +271,7 @@ def _position(cursor: str) -> tuple[int, str]:
 
 @router.get(
     ONE,
-    summary="A key",
+    summary="Retrieve a key",
     response_model=schemas.Key,
     responses=problem_responses(*REFUSED, "not-found"),
 )
@@ -323,7 +332,7 @@ async def rotate_key(request: Request, handler: Handler, key_id: KeyId, once: On
     once = idempotency_key(context_of(request.scope))
     if once is not None and not 1 <= len(once) <= MAX_ONCE:
         raise Invalid(
-            (Fault(IDEMPOTENCY_KEY, f"takes 1 to {MAX_ONCE} characters", "header", "header"),)
+            (Fault(IDEMPOTENCY_KEY, f"must have 1 to {MAX_ONCE} characters", "header", "header"),)
         )
 
     def rotate(record: ChangeRecord) -> tuple[str | None, StoredKey]:

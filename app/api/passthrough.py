@@ -30,6 +30,7 @@ from app.http import (
     BodyReader,
     JobFacts,
     RequestContext,
+    Tag,
     body_of,
     context_of,
     headers_of_file,
@@ -49,7 +50,7 @@ from app.outbox.outbox import Outbox
 from app.relay.key_checks import KeyCheck, check
 from app.relay.service import Relay
 
-router = APIRouter(dependencies=KEY, tags=["Leanplum"])
+router = APIRouter(dependencies=KEY)
 MULTIPART = "multipart/form-data"
 MAX_FILES = 16  # of one upload (fact sheet, uploadFile)
 ANSWERS = (
@@ -76,66 +77,69 @@ class PassthroughCall(NamedTuple):
 
 
 CALLS = (
-    PassthroughCall(
-        "POST", f"{USER}/sessions", "start", "Begin a session: variables, messages, variants"
-    ),
-    PassthroughCall("GET", f"{USER}/variables", "getVars", "A user's variables"),
-    PassthroughCall("GET", USER, "exportUser", "All that Leanplum knows of a user"),
-    PassthroughCall("GET", "/v1/messages", "getMessages", "The app's messages"),
-    PassthroughCall("GET", "/v1/messages/{id}", "getMessage", "One message"),
-    PassthroughCall("GET", "/v1/ab-tests", "getAbTests", "The app's A/B tests"),
-    PassthroughCall("GET", "/v1/ab-tests/{id}", "getAbTest", "One A/B test"),
-    PassthroughCall("GET", "/v1/variants/{id}", "getVariant", "One variant of an A/B test"),
+    PassthroughCall("POST", f"{USER}/sessions", "start", "Start a session"),
+    PassthroughCall("GET", f"{USER}/variables", "getVars", "Retrieve a user's variables"),
+    PassthroughCall("GET", USER, "exportUser", "Retrieve a user"),
+    PassthroughCall("GET", "/v1/messages", "getMessages", "List messages"),
+    PassthroughCall("GET", "/v1/messages/{id}", "getMessage", "Retrieve a message"),
+    PassthroughCall("GET", "/v1/ab-tests", "getAbTests", "List A/B tests"),
+    PassthroughCall("GET", "/v1/ab-tests/{id}", "getAbTest", "Retrieve an A/B test"),
+    PassthroughCall("GET", "/v1/variants/{id}", "getVariant", "Retrieve a variant of an A/B test"),
     PassthroughCall(
         "GET",
         "/v1/unsubscribe-categories",
         "getUnsubscribeCategories",
-        "What users may unsubscribe from",
+        "List unsubscribe categories",
     ),
     PassthroughCall(
         "GET",
         "/v1/notification-channels",
         "getAndroidNotificationChannels",
-        "Android's notification channels",
+        "List Android notification channels",
     ),
     PassthroughCall(
         "PUT",
         "/v1/notification-channels/{id}",
         "addAndroidNotificationChannel",
-        "Make or change a channel",
+        "Create or update a notification channel",
     ),
     PassthroughCall(
         "DELETE",
         "/v1/notification-channels/{id}",
         "deleteAndroidNotificationChannel",
-        "Remove a channel",
+        "Delete a notification channel",
         "channelId",
     ),
     PassthroughCall("PUT", "/v1/variables", "setVars", "Set variables"),
-    PassthroughCall("DELETE", "/v1/variables", "deleteVars", "Remove variables"),
+    PassthroughCall("DELETE", "/v1/variables", "deleteVars", "Delete variables"),
     PassthroughCall("POST", "/v1/files", "uploadFile", "Upload files"),
     PassthroughCall("GET", "/v1/files/{filename}", "downloadFile", "Download a file"),
     PassthroughCall(
-        "POST", "/v1/development-devices", "registerDevice", "Register a device for development"
+        "POST", "/v1/development-devices", "registerDevice", "Register a development device"
     ),
-    PassthroughCall("POST", "/v1/exports/data", "exportData", "Begin an export of raw data"),
-    PassthroughCall("POST", "/v1/exports/users", "exportUsers", "Begin an export of users"),
-    PassthroughCall("POST", "/v1/exports/report", "exportReport", "Begin a report"),
+    PassthroughCall("POST", "/v1/exports/data", "exportData", "Start an export of raw data"),
+    PassthroughCall("POST", "/v1/exports/users", "exportUsers", "Start an export of users"),
+    PassthroughCall("POST", "/v1/exports/report", "exportReport", "Start a report"),
     PassthroughCall(
-        "GET", "/v1/exports/{jobId}", "getExportResults", "How far an export is, and its files"
+        "GET",
+        "/v1/exports/{jobId}",
+        "getExportResults",
+        "Retrieve the state and files of an export",
     ),
-    PassthroughCall("POST", "/v1/imports", "multi", "Begin an import of CSV"),
-    PassthroughCall("GET", "/v1/imports/{jobId}", "getMultiResults", "How far an import is"),
-    PassthroughCall("POST", "/v1/postbacks", "addPostback", "Add a postback"),
-    PassthroughCall("GET", "/v1/postbacks", "listPostbacks", "The app's postbacks"),
+    PassthroughCall("POST", "/v1/imports", "multi", "Start a CSV import"),
     PassthroughCall(
-        "DELETE", "/v1/postbacks/{id}", "deletePostback", "Remove a postback", "postbackId"
+        "GET", "/v1/imports/{jobId}", "getMultiResults", "Retrieve the state of an import"
+    ),
+    PassthroughCall("POST", "/v1/postbacks", "addPostback", "Create a postback"),
+    PassthroughCall("GET", "/v1/postbacks", "listPostbacks", "List postbacks"),
+    PassthroughCall(
+        "DELETE", "/v1/postbacks/{id}", "deletePostback", "Delete a postback", "postbackId"
     ),
 )
 DESCRIBED = PATH_PARAMETERS | {
-    "id": "its id",
-    "filename": "the file's name; a slash in it is written %2F",
-    "jobId": "the id that the begun job has",
+    "id": "Id of the resource.",
+    "filename": "Name of the file; write a slash in it as %2F.",
+    "jobId": "Id of the job.",
 }
 SHAPES = {call.action: TypeAdapter[Any](ACTIONS[call.action].shape) for call in CALLS}
 
@@ -145,7 +149,7 @@ JSON = {"Content-Type": json_body.JSON}
 CREDENTIAL_HEADERS = "Authorization, X-API-Key, X-Leanplum-App"
 SET_BY_GATEWAY = frozenset({"appId", "clientKey", "apiVersion", "action"})
 IMPORT = "multi"  # Leanplum's action that begins an import
-NO_ROWS = "has no rows: the first line names the arguments, and each further line is one action"
+NO_ROWS = "must have rows: the first line names the arguments, and each further line is one action"
 ROWS = TypeAdapter[Any](ImportOfRows)
 
 
@@ -199,7 +203,7 @@ class PassthroughHandler:
                 elif name not in SET_BY_GATEWAY:
                     fields[name] = value
             if not files:
-                raise Invalid((Fault("", "has no file", "required"),))
+                raise Invalid((Fault("", "must contain a file", "required"),))
             self._privacy.apply(app, caller, action.name, fields)
             files = self._privacy.files(app, caller, action.name, files)
             self._authenticator.confirm_scope(context, action.scope)
@@ -272,7 +276,7 @@ class PassthroughHandler:
             )
             fields = json_body.parse(body)
             if not isinstance(fields, dict):
-                raise Invalid((Fault("", "takes an object", "type"),))
+                raise Invalid((Fault("", "must be an object", "type"),))
             names_in_body = frozenset(fields)
             raw |= fields
         moved: Sequence[Move] = ()
@@ -386,14 +390,14 @@ class PassthroughHandler:
         """Read a form within the limits of uploads. Raises Malformed."""
         context = context_of(request.scope)
         if "boundary=" not in context.header(b"content-type").lower():
-            raise Malformed("The Content-Type has no boundary.")
+            raise Malformed("The Content-Type header has no boundary.")
         receive = self._bodies.limited(context, request.receive, self._max_upload_bytes)
         limited = Request(request.scope, receive)
         try:
             async with limited.form(max_files=MAX_FILES, max_fields=100) as form:
                 yield form
         except HTTPException as error:  # raised by starlette for a form that it can't read
-            raise Malformed(f"The form can't be read: {error.detail}") from None
+            raise Malformed(f"The form cannot be parsed: {error.detail}") from None
 
 
 def _placed(
@@ -434,6 +438,7 @@ def _add(call: PassthroughCall) -> None:
         special.get(call.action, answer),
         methods=[call.method],
         name=call.action,
+        tags=[_tag(call, action)],
         summary=call.summary,
         description=_described(action),
         responses=_responses(call, action),
@@ -452,14 +457,20 @@ Handler = Annotated[PassthroughHandler, Depends(_handler)]
 # --- the documentation ------------------------------------------------------------------------------------------------
 
 
+def _tag(call: PassthroughCall, action: Action) -> Tag:
+    if action.scope is Scope.EXPORTS_RUN:
+        return Tag.EXPORTS
+    return Tag.EVENTS_AND_USERS if call.path.startswith(USER) else Tag.MESSAGES
+
+
 def _described(action: Action) -> str:
     told = [
-        f"Leanplum's `{action.name}`, answered while you wait, with Leanplum's {action.key.value} key."
+        f"Calls Leanplum's `{action.name}` with the {action.key.value} key and returns the answer."
     ]
     if action.per_day:
         told.append(f"Leanplum does it {action.per_day} times a day.")
     if action.seldom_changes:
-        told.append("The answer may be `GATEWAY_CACHE_SECONDS` old; it has an `ETag`.")
+        told.append("The response may be `GATEWAY_CACHE_SECONDS` old and has an `ETag`.")
     return " ".join(told)
 
 
@@ -467,13 +478,13 @@ def _responses(call: PassthroughCall, action: Action) -> dict[int | str, dict[st
     kinds = (*REFUSED, *ANSWERS, *(() if call.method == "GET" else WITH_BODY))
     good: dict[str, Any] = {
         "model": action.answer,
-        "description": "Leanplum's answer, less `success`",
+        "description": "Leanplum's answer without `success`",
     }
     if call.action == "downloadFile":
         file = {"schema": {"type": "string", "format": "binary"}}
         good = {"description": "The file", "content": {"application/octet-stream": file}}
     more: dict[int | str, dict[str, Any]] = (
-        {304: {"description": "As it was: see If-None-Match"}} if action.seldom_changes else {}
+        {304: {"description": "Not modified (If-None-Match)"}} if action.seldom_changes else {}
     )
     return {200: good, **more, **problem_responses(*kinds)}
 
@@ -528,12 +539,13 @@ ConfiguredApps = Annotated[AppRegistry, Depends(_apps)]
 
 @router.get(
     APPS,
-    summary="The configured apps",
+    tags=[Tag.API_KEYS],
+    summary="List configured apps",
     response_model=schemas.Apps,
     responses=problem_responses(*MANAGED),
 )
 async def list_apps(request: Request, authenticator: Authentication, apps: ConfiguredApps) -> Any:
-    """Which apps there are, and which kinds of Leanplum's keys each has; never a key."""
+    """Return the apps and the kinds of Leanplum key configured for each, without the keys."""
     context = context_of(request.scope)
     context.operation = f"GET {APPS}"
     caller = await authenticator.enter_without_app(context, Scope.KEYS_MANAGE)
@@ -552,7 +564,8 @@ async def list_apps(request: Request, authenticator: Authentication, apps: Confi
 
 @router.post(
     f"{APPS}/{{name}}/check",
-    summary="Does Leanplum take the keys?",
+    tags=[Tag.API_KEYS],
+    summary="Test an app's Leanplum keys",
     response_model=schemas.CheckedApp,
     response_model_exclude_none=True,
     responses=problem_responses(*MANAGED, "not-found"),
@@ -562,9 +575,9 @@ async def check_app(
     authenticator: Authentication,
     apps: ConfiguredApps,
     relay: Annotated[Relay, Depends(_relay)],
-    name: Annotated[str, Path(description="the app's name")],
+    name: Annotated[str, Path(description="Name of the app.")],
 ) -> Any:
-    """Asks Leanplum once for each key, by calls that name no user and change nothing."""
+    """Test each key with one call to Leanplum that names no user and changes nothing."""
     context = context_of(request.scope)
     context.operation = f"POST {APPS}/{{name}}/check"
     caller = await authenticator.enter_without_app(context, Scope.KEYS_MANAGE)
@@ -572,7 +585,7 @@ async def check_app(
     if NAME.fullmatch(name):
         context.resource = name
     if app is None or not caller.may_use(name):
-        raise NotFound("There is no app of this name; GET /v1/apps lists them.")
+        raise NotFound("No app has this name; GET /v1/apps lists the apps.")
     context.app = app
     found = await check(relay.client, app)
     return {"name": name, "keys": {kind.value: _told(one) for kind, one in found.items()}}

@@ -17,6 +17,7 @@ from app.http import (
     RateLimiter,
     Receive,
     RequestContext,
+    Tag,
     body_of,
     context_of,
     is_small,
@@ -86,8 +87,8 @@ async def _previews(request: Request) -> PreviewHandler:
 
 @router.post(
     PREVIEW,
-    tags=["Writes"],
-    summary="What would be sent to Leanplum",
+    tags=[Tag.EVENTS_AND_USERS],
+    summary="Preview items without sending them",
     response_model=schemas.PreviewAnswer,
     responses=problem_responses(*BATCH_REFUSED, "validation", "internal"),
     openapi_extra=body_of("Previewed"),
@@ -109,9 +110,9 @@ def _items(raw: Any) -> tuple[list[Any], str]:
         return [raw], ""
     items = raw["items"] if isinstance(raw, dict) and raw.keys() == {"items"} else None
     if not isinstance(items, list) or not items:
-        raise Invalid((Fault("", 'takes an item or {"items": [...]}', "type"),))
+        raise Invalid((Fault("", 'must be an item or {"items": [...]}', "type"),))
     if len(items) > MOST:
-        raise Invalid((Fault("/items", f"takes at most {MOST} items", "count"),))
+        raise Invalid((Fault("/items", f"must have at most {MOST} items", "count"),))
     return items, "/items/{}"
 
 

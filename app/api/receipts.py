@@ -11,7 +11,7 @@ from app.api import schemas
 from app.api.dependencies import KEY, Authentication
 from app.clock import instant
 from app.errors import Fault, Invalid, NotFound
-from app.http import context_of, problem_responses
+from app.http import Tag, context_of, problem_responses
 from app.model import Receipt, Removed, Scope, Status
 from app.outbox.outbox import Outbox
 from app.outbox.receipts import ReceiptFilter
@@ -192,7 +192,7 @@ REFUSED = (
     "internal",
     "storage-unavailable",
 )
-router = APIRouter(dependencies=KEY, tags=["Receipts"])
+router = APIRouter(dependencies=KEY, tags=[Tag.RECEIPTS])
 
 
 async def _receipts(request: Request) -> ReceiptService:
@@ -205,7 +205,7 @@ Receipts = Annotated[ReceiptService, Depends(_receipts)]
 
 @router.get(
     LIST,
-    summary="What became of the items of a request id of an SDK's",
+    summary="List receipts",
     response_model=schemas.ReceiptPage,
     response_model_exclude_unset=True,
     responses=problem_responses(*REFUSED),
@@ -218,14 +218,18 @@ async def find_receipts(
         str | None,
         Query(
             alias="reqId",
-            description="of entries at `/api` that came with this `reqId`; compared without regard to case",
+            description="Of SDK entries (`/api`) sent with this `reqId`; case-insensitive.",
         ),
     ] = None,
-    uuid: Annotated[str | None, Query(description="and with this `uuid`; needs `reqId`")] = None,
-    cursor: Annotated[
-        str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the page before")
+    uuid: Annotated[
+        str | None, Query(description="Of SDK entries with this `uuid`; requires `reqId`.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=1_000, description="of one page")] = 100,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the previous page.")
+    ] = None,
+    limit: Annotated[
+        int, Query(ge=1, le=1_000, description="Maximum number of results per page.")
+    ] = 100,
 ) -> Any:
     """The receipts of durable entries at `/api` by their `reqId`, newest first; none where nothing
     is known of it: it never came, its receipt is past the time of `GATEWAY_DEDUP_SECONDS`, or
@@ -249,13 +253,13 @@ def _chosen(req_id: str | None, uuid: str | None) -> ReceiptFilter:
     if req_id:
         return ReceiptFilter(ids.sdk_item_id_bounds(req_id, uuid or None))
     if uuid:
-        raise Invalid((Fault("uuid", "needs reqId beside it", "parameter", "parameter"),))
+        raise Invalid((Fault("uuid", "requires reqId", "parameter", "parameter"),))
     raise Invalid((Fault("reqId", "is required", "parameter", "parameter"),))
 
 
 @router.get(
     ONE,
-    summary="What became of an item",
+    summary="Retrieve a receipt",
     response_model=schemas.Receipt,
     response_model_exclude_unset=True,
     responses=problem_responses(
@@ -266,16 +270,19 @@ async def get_receipt(
     request: Request,
     authenticator: Authentication,
     receipts: Receipts,
-    item_id: Annotated[str, Path(alias="id", description="The item's id")],
+    item_id: Annotated[str, Path(alias="id", description="Id of the item.")],
 ) -> Any:
-    """The receipt of an item, by the caller's own id or the gateway's. Kept for the de-duplication
-    window.
+    """Return the receipt of an item, by your own id or the gateway's.
+
+    Receipts are kept for the deduplication window.
     """
     context = context_of(request.scope)
     context.operation = f"GET {ONE}"
     _, app = await authenticator.enter(context, Scope.RECEIPTS_READ)
     receipt = await receipts.find(app.name, item_id)
     if receipt is None:
-        raise NotFound("No item of this app has this id, or its receipt is past the window.")
+        raise NotFound(
+            "No item of this app has this id, or its receipt is past the deduplication window."
+        )
     waits = await receipts.explain(app.name, receipt)
     return receipt_document(receipt, waits=waits, prefix=context.prefix)

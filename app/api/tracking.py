@@ -14,7 +14,7 @@ from app.audit.records import AuditMacs
 from app.clock import instant
 from app.database.driver import Cursor, in_time
 from app.errors import NotFound
-from app.http import Authenticator, context_of, problem_responses, transaction_record
+from app.http import Authenticator, Tag, context_of, problem_responses, transaction_record
 from app.model import App, Scope
 from app.tracking.names import NAME_KINDS, Name
 from app.tracking.plan.file_format import KINDS
@@ -31,7 +31,7 @@ REFUSED = (
     "internal",
     "storage-unavailable",
 )
-router = APIRouter(dependencies=KEY, tags=["Tracking plan"])
+router = APIRouter(dependencies=KEY, tags=[Tag.TRACKING_PLAN])
 
 
 async def _tracking(request: Request) -> Tracking:
@@ -60,7 +60,7 @@ async def _enter(
 
 @router.get(
     PLAN,
-    summary="The plan that is loaded",
+    summary="Retrieve the tracking plan",
     response_model=schemas.TrackingPlan,
     response_model_exclude_unset=True,
     responses=problem_responses(*REFUSED),
@@ -103,7 +103,7 @@ def _entry(entry: PlanEntry) -> dict[str, Any]:
 
 @router.get(
     VIOLATIONS,
-    summary="What broke the plan",
+    summary="List plan violations",
     response_model=schemas.PlanViolations,
     responses=problem_responses(*REFUSED),
 )
@@ -135,7 +135,7 @@ async def list_violations(
 
 @router.get(
     TAXONOMY,
-    summary="The names that an app has, and how many Leanplum keeps",
+    summary="List the names that an app uses",
     response_model=schemas.Taxonomy,
     responses=problem_responses(*REFUSED),
 )
@@ -177,9 +177,9 @@ async def forget_name(
     macs: RecordMacs,
     kind: Annotated[
         Literal["events", "states", "params", "attributes"],
-        Path(description="what it is a name of"),
+        Path(description="Kind of the name."),
     ],
-    name: Annotated[str, Path(description="the name")],
+    name: Annotated[str, Path(description="Name to forget.")],
 ) -> None:
     """For names that Leanplum has dropped too, or that were accepted by mistake. It counts again
     when it comes again. Other processes know within two seconds.
@@ -193,4 +193,4 @@ async def forget_name(
 
         forgotten = await tracking.names.forget(app.name, forgotten_name, write_record)
     if not forgotten:
-        raise NotFound("The app has no such name; GET /v1/taxonomy lists them.")
+        raise NotFound("The app has no such name; GET /v1/taxonomy lists its names.")

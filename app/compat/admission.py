@@ -33,7 +33,7 @@ from app.ingest.time_slices import turn
 from app.model import Caller
 
 UNKNOWN_SHARE = 4  # of GATEWAY_MAX_HELD_BYTES, the share for calls of which no key is known yet
-DROPPED = "As much is being read as may be held at once of calls whose key comes late."
+DROPPED = "The limit of bytes being read at once, of calls whose key is in the body, is reached."
 COMPRESSED_AT_ONCE = 1  # compressed bodies without a known key that are searched beyond a slice
 MAX_COMPRESSED_WAITING = 64
 BEGINNING_SECONDS = 0.5  # in which a body must begin when its address has failed too often

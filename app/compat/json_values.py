@@ -18,9 +18,9 @@ from app.ingest.time_slices import RestingThread
 from app.ingest.validate import MAX_FAULTS, pointer
 from app.leanplum.values import SURROGATE, TOO_LARGE, is_whole
 
-NO_UNICODE = "is not Unicode text: it has a lone surrogate"
-NO_NUL = "must not have a NUL character"
-INFINITE = "takes a finite number"
+NO_UNICODE = "must be valid Unicode: it contains a lone surrogate"
+NO_NUL = "must not contain a NUL character"
+INFINITE = "must be a finite number"
 BEGINS = frozenset("{[-0123456789")
 Fits = Callable[[int], bool]  # whether so many items may pass now
 

@@ -429,7 +429,7 @@ def _unanswered(asked: _Asked[Any]) -> StorageUnavailable:
     """Return the error for the waiter, which says whether the write may have been taken; its cause
     is the driver's.
     """
-    made = StorageUnavailable("The database can't commit now; nothing was taken.")
+    made = StorageUnavailable("The database cannot commit now; nothing was accepted.")
     if asked.sent:
         made = CommitUnknown(result=asked.result)
     made.__cause__ = asked.error

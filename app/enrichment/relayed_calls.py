@@ -13,10 +13,10 @@ from app.leanplum.client import FilePart
 from app.model import App, Caller
 
 IN_A_BUCKET = (
-    "can't be used: privacy rules are in force, and the gateway does not see that file; "
-    "send the rows"
+    "must not be used while privacy rules are in force, since the gateway does not see the file; "
+    "send the rows in the body instead"
 )
-FILE = "A privacy rule is over this file: it is not sent on."
+FILE = "Forbidden: a privacy rule applies to this file, so it is not sent"
 UNKNOWN_MEDIA_TYPE = "application/octet-stream"
 
 

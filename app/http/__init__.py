@@ -7,7 +7,7 @@ from app.http.credentials import key_in_headers
 from app.http.decompression import PlaceQueue
 from app.http.job_facts import JOB_ID_FIELDS, JobFacts, note_answer
 from app.http.json_body import Unpacker, has_rows, without_bom
-from app.http.openapi_parts import body_of, parameters_of, problem_responses
+from app.http.openapi_parts import Tag, body_of, parameters_of, problem_responses
 from app.http.problems import PROBLEMS, Answer, Problem, example
 from app.http.proxies import VARY_BY_PREFIX, Prefixes, TrustedProxies
 from app.http.rate_limiting import RateLimiter
@@ -56,6 +56,7 @@ __all__ = [
     "RateLimiter",
     "Receive",
     "RequestContext",
+    "Tag",
     "TrustedProxies",
     "Unpacker",
     "body_of",

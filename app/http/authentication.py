@@ -24,8 +24,8 @@ from app.model import App, Caller, KeyKind, Scope
 
 APP_HEADER = "X-Leanplum-App"
 KEY_IN_URL = (
-    "There is a key in the URL. Send it in a header (Authorization: Bearer KEY, or X-API-Key: "
-    "KEY), and rotate this one: it is now in logs and histories."
+    "The URL contains an API key. Send it in a header (Authorization: Bearer KEY or X-API-Key: "
+    "KEY), and rotate it: URLs are kept in logs and histories."
 )
 
 log = structlog.get_logger("request")
@@ -142,7 +142,7 @@ class Authenticator:
             return caller
         context.caller = current
         if context.app is not None and not current.may_use(context.app.name):
-            raise Forbidden("This key is no longer for this app.")
+            raise Forbidden("Forbidden: this key is not valid for this app any more")
         return current
 
     def confirm_scope(self, context: RequestContext, scope: Scope) -> Caller:
@@ -213,12 +213,12 @@ class Authenticator:
             context.app = app
             return app
         if named is not None:
-            raise Forbidden("This key is not for the app that X-Leanplum-App names.").at_header(
-                APP_HEADER
-            )
+            raise Forbidden(
+                "Forbidden: this key is not valid for the app in X-Leanplum-App"
+            ).at_header(APP_HEADER)
         usable = sorted(name for name in self._apps if caller.may_use(name))
         if not usable:
-            raise Forbidden("No app that this key is for is configured.")
+            raise Forbidden("Forbidden: no app that this key is valid for is configured")
         names = ", ".join(usable)
         detail = f"This key is for several apps: name one in the header X-Leanplum-App ({names})."
         raise Malformed(detail).at_header(APP_HEADER)
@@ -227,12 +227,12 @@ class Authenticator:
 def require_scope(caller: Caller, scope: Scope) -> None:
     """Raise Forbidden when the caller's key lacks the scope."""
     if scope not in caller.scopes:
-        raise Forbidden(f"This needs a key with the scope {scope.value}.")
+        raise Forbidden(f"Forbidden: missing scope {scope.value}")
 
 
 def require_leanplum_key(app: App, kind: KeyKind) -> None:
     """Raise KeyNotConfigured when the app has no Leanplum key of this kind."""
     if kind not in app.keys:
         raise KeyNotConfigured(
-            f"This needs Leanplum's {kind.value} key: {app.setting(kind)} is not set."
+            f"Leanplum's {kind.value} key is required: {app.setting(kind)} is not set."
         )

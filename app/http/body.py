@@ -29,7 +29,7 @@ class BodyReader:
         """Count bytes until `release`. Raises Overloaded when more than `most` would be held."""
         if self.held_bytes + size > most:
             context.overloaded = True
-            raise Overloaded("As much is being read as may be held at once.")
+            raise Overloaded("The limit of bytes being read at once is reached.")
         self.held_bytes += size
         context.held += size
 
@@ -103,9 +103,9 @@ class BodyReader:
             more = message.get("more_body")
             if message["type"] == "http.disconnect" or (context.cut_off and more):
                 context.cut_off = True
-                raise Malformed("The connection was closed before the body was whole.")
+                raise Malformed("The connection was closed before the body was complete.")
             if context.too_slow and more:
-                raise TooSlow("The body came too slowly.")
+                raise TooSlow("The body arrived too slowly.")
             size = len(message.get("body", b""))
             if counts:
                 self.hold(context, size, self._max_held_bytes)

@@ -64,12 +64,12 @@ def sent_key(context: RequestContext) -> str:
     """Return the key by which the request is authenticated. Raises Unauthorized."""
     credential = context.credential.decode("latin-1")
     if credential == "\0":
-        raise Unauthorized("There is no key: send Authorization: Bearer KEY or X-API-Key: KEY.")
+        raise Unauthorized("Missing API key: send Authorization: Bearer KEY or X-API-Key: KEY.")
     if credential.startswith("\0"):
         return credential[1:].strip()
     scheme, _, key = credential.partition(" ")
     if scheme.lower() != "bearer":
-        raise Unauthorized("The Authorization header must be: Bearer KEY.")
+        raise Unauthorized("The Authorization header must have the form: Bearer KEY.")
     return key.strip()
 
 

@@ -21,7 +21,7 @@ MAX_WAITING, WAITING_SECONDS = 1_000, 5.0
 SLICE = 256 * 1024  # bytes that come out of one body before another has its turn
 WITHOUT_A_PLACE = 1024 * 1024  # bytes that come out before a body must wait for others as large
 IN_PLACE = 512  # bytes of a gzip body that is decompressed where it is: at most half a megabyte
-FULL = "As many compressed bodies wait to be decompressed as may."
+FULL = "Too many compressed bodies are waiting to be decompressed."
 _Made = TypeVar("_Made")
 _thread = RestingThread("decompression")
 

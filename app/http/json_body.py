@@ -46,7 +46,7 @@ def without_bom(text: bytes) -> bytes:
     UTF-16.
     """
     if text.startswith(OTHER_BOMS):
-        raise Malformed("The body is UTF-16 or UTF-32, by its byte-order mark: send it in UTF-8.")
+        raise Malformed("The body is UTF-16 or UTF-32 by its byte-order mark; send it in UTF-8.")
     return text.removeprefix(BOM)
 
 
@@ -78,7 +78,7 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
 
 def too_large(limit: int) -> TooLarge:
     """The refusal of a body over the limit."""
-    return TooLarge(f"The body has more than {limit} bytes (after decompression).")
+    return TooLarge(f"The body exceeds {limit} bytes (after decompression).")
 
 
 class _Gzip:
@@ -157,7 +157,7 @@ class Unpacker:
         self._member = _DECODERS[self._name]()
 
     def _malformed(self) -> Malformed:
-        return Malformed(f"The body is not {self._name}.")
+        return Malformed(f"The body is not valid {self._name}.")
 
 
 _DECODERS: dict[str, type[_Gzip | _Zstd]] = {"gzip": _Gzip, "x-gzip": _Gzip, "zstd": _Zstd}
@@ -203,10 +203,10 @@ def kindly(body: bytes, **hooks: Any) -> Any:
         return json.loads(body.decode("utf-8"), parse_int=_whole, **hooks)
     except json.JSONDecodeError as error:
         raise Malformed(
-            f"The body is not JSON: line {error.lineno}, column {error.colno}."
+            f"The body is not valid JSON: line {error.lineno}, column {error.colno}."
         ) from None
     except UnicodeDecodeError as error:
-        raise Malformed(f"The body is not UTF-8: byte {error.start}.") from None
+        raise Malformed(f"The body is not valid UTF-8: byte {error.start}.") from None
     except RecursionError:
         raise _too_deep() from None
 
@@ -234,7 +234,7 @@ def strict(body: bytes) -> Any:
     """
     brackets = body.count(b"[") + body.count(b"{")
     if max(brackets, body.count(b",")) > MAX_CONTAINERS:
-        raise TooLarge(f"The body has more than {MAX_CONTAINERS} objects and lists, or commas.")
+        raise TooLarge(f"The body has more than {MAX_CONTAINERS} objects, arrays or commas.")
     found = orjson.loads(body)
     return found if brackets <= MAX_DEPTH else shallow(found)
 
@@ -288,4 +288,4 @@ def shallow(found: Any) -> Any:
 
 
 def _too_deep() -> Malformed:
-    return Malformed(f"The body is nested too deeply: at most {MAX_DEPTH} levels are taken.")
+    return Malformed(f"The body is nested more than {MAX_DEPTH} levels deep.")

@@ -1,6 +1,7 @@
 """Parts of the OpenAPI document that routes state beside themselves: bodies, parameters, problems."""
 
 from collections.abc import Collection
+from enum import StrEnum
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -9,6 +10,20 @@ from app.http.json_body import JSON, NDJSON
 from app.http.problems import MEDIA_TYPE, PROBLEMS, example
 
 REF = "#/components/schemas/"
+
+
+class Tag(StrEnum):
+    """The groups of operations in the documentation."""
+
+    EVENTS_AND_USERS = "Events & users"
+    MESSAGES = "Messages & content"
+    EXPORTS = "Exports & imports"
+    RECEIPTS = "Receipts"
+    DEAD_LETTERS = "Dead letters"
+    TRACKING_PLAN = "Tracking plan"
+    API_KEYS = "API keys"
+    AUDIT = "Audit"
+    OPERATIONS = "Operations"
 
 
 def body_of(
@@ -52,6 +67,9 @@ def problem_responses(*slugs: str) -> dict[int | str, dict[str, Any]]:
         response["content"][MEDIA_TYPE]["examples"][slug] = {"value": example(slug)}
         if problem.status in {429, 503}:
             response["headers"] = {
-                "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait"}
+                "Retry-After": {
+                    "schema": {"type": "integer"},
+                    "description": "Seconds to wait before a retry",
+                }
             }
     return responses

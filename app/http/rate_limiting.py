@@ -23,7 +23,7 @@ from app.http.request import RequestContext
 from app.limits.buckets import Decision, Limit, Limiter, RatePolicies, RatePolicy
 from app.model import Caller
 
-LOCKED_OUT = "Too many failed authentications from this address."
+LOCKED_OUT = "Too many failed authentications from this address; wait before you try again."
 # Errors of which the caller is not the cause, after which nothing was accepted.
 NOTHING_ACCEPTED = (StorageUnavailable, QueueFull, KeyNotConfigured)
 # In the order of a policy's limits.
@@ -195,4 +195,4 @@ def _refusal(limits: Sequence[Limit], decision: Decision, count: int) -> RateLim
             f"{items} never pass together: {name} lets {limit.whole} pass at once. Split them.",
             part_passes,
         )
-    return RateLimited(f"{items} would exceed {name} of {limit.rate} a second.", waits[index])
+    return RateLimited(f"{items} would exceed {name} of {limit.rate} per second.", waits[index])

@@ -188,7 +188,7 @@ def header_fault(
         if version == "1.1":  # HTTP/1.0 has none
             return _fault_at("Host", "The request has no Host header.")
     elif HOST.fullmatch(host) is None:
-        return _fault_at("Host", "The Host header is not a host, or a host and a port.")
+        return _fault_at("Host", "The Host header must be a host, optionally with a port.")
     if len(last) != len(headers):
         repeated = _repeated_header(headers)
         if repeated is not None:
@@ -200,7 +200,7 @@ def header_fault(
     ):
         return _fault_at(
             "X-API-Key",
-            "The Authorization and X-API-Key headers have different keys: send one of them.",
+            "The Authorization and X-API-Key headers contain different keys; send only one.",
         )
     return None
 
@@ -250,6 +250,6 @@ def parse_idempotency_key(header: str) -> str:
         return text
     quoted = _QUOTED_STRING.fullmatch(text)
     if quoted is None:
-        detail = 'takes a key as it is, or in double quotes with \\" and \\\\ inside (RFC 8941)'
+        detail = 'must be a key as it is, or in double quotes with \\" and \\\\ inside (RFC 8941)'
         raise Invalid((Fault(IDEMPOTENCY_KEY, detail, "header", "header"),))
     return re.sub(r"\\(.)", r"\1", quoted[1])

@@ -173,6 +173,23 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
+_PARSED = {
+    "int_parsing": "must be an integer",
+    "float_parsing": "must be a number",
+    "bool_parsing": "must be true or false",
+}
+
+
+def parameter_sentence(finding: Any) -> str:
+    """Return the sentence about a path or query parameter that FastAPI finds wrong."""
+    kind = finding.get("type", "")
+    if kind in _PARSED:
+        return _PARSED[kind]
+    if kind == "string_pattern_mismatch":
+        return "is not valid; use a value that the API returned"
+    return _sentence(finding)
+
+
 def _sentence(finding: Any) -> str:
-    sentence = _SENTENCES.get(finding["type"])
+    sentence = _SENTENCES.get(finding.get("type", ""))
     return sentence(finding.get("ctx", {})) if sentence else str(finding["msg"])

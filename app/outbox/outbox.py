@@ -54,8 +54,8 @@ from app.outbox.user_lock_rows import NOBODY, Denied, Lock, LockRequest, LockRes
 log = structlog.get_logger("outbox")
 T = TypeVar("T")
 MAY_BE_TAKEN = (
-    "The database's answer to the commit was lost: the items may have been taken. "
-    "Send them again with the same ids; then none is taken twice."
+    "The outcome of the database commit is unknown: the items may have been accepted. "
+    "Send them again with the same ids; none is accepted twice."
 )
 LOOK_AGAIN_SECONDS = 1.0  # for what another process settled
 FEW_QUEUED = 5_000  # items that are looked through in a few milliseconds

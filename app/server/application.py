@@ -28,12 +28,14 @@ from app.compat.leanplum_sdk import endpoint as sdk
 from app.compat.segment.request import PATHS as SEGMENT_PATHS
 from app.errors import Fault, GatewayError, Invalid, NotFound, RequestPart
 from app.http import Authenticator, TrustedProxies, context_of, problems
+from app.ingest.faults import parameter_sentence
 from app.ingest.json_pointers import pointer
 from app.server import openapi, operations
 from app.server.bootstrap import Services, gateway
 from app.server.handlers import Handlers, handlers_of
 from app.server.lifecycle import Lifecycle
 from app.server.middleware import Middleware
+from app.server.unknown_routes import shown_path, unknown_route
 from app.settings import Settings
 from app.telemetry import Metrics
 from app.tracking.plan.validate import NO_PLANS, Plans
@@ -196,7 +198,7 @@ async def _internal_problem(request: Request, error: Exception) -> Response:
     """A fault of ours: answered without its text; the front, which it goes on to, puts it into the
     log.
     """
-    detail = "The gateway failed on this request; it is in the log."
+    detail = "The gateway failed to handle this request; the cause is in its log."
     return _response(problems.plain("internal", detail, *_of(request)))
 
 
@@ -209,14 +211,21 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     if (refusal := await _refused_key(request)) is not None:
         return await _problem(request, refusal)
     slug = HTTP_SLUGS.get(error.status_code, "internal")
-    headers, detail = [], "There is nothing at this address."
-    if error.status_code == 405:
-        allowed = ", ".join(_allowed(request))
-        headers, detail = (
-            [(b"allow", allowed.encode())],
-            f"{request.method} is not taken here; {allowed} is.",
-        )
-    return _response(problems.plain(slug, detail, *_of(request), *headers))
+    path, method, prefix = request.scope["path"], request.method, context_of(request.scope).prefix
+    if error.status_code != 405:
+        detail = unknown_route(method, path, prefix, _route_paths(request))
+        return _response(problems.plain(slug, detail, *_of(request)))
+    allowed = ", ".join(_allowed(request))
+    detail = f"{method} is not allowed on {shown_path(path, prefix)}; allowed: {allowed}"
+    allow_header = (b"allow", allowed.encode())
+    return _response(problems.plain(slug, detail, *_of(request), allow_header))
+
+
+def _route_paths(request: Request) -> list[str]:
+    """Return the path templates of all routes, and the paths of the other protocols."""
+    routes = (*request.app.routes, *(route for router in ROUTERS for route in router.routes))
+    paths = {route.path for route in routes if isinstance(route, Route)}
+    return sorted(paths.union(sdk.PATHS, SEGMENT_PATHS))
 
 
 def _allowed(request: Request) -> list[str]:
@@ -258,4 +267,4 @@ def _parameter_fault(found: Any) -> Fault:
     if where == "body":
         return Fault(pointer(path), found["msg"], "type")
     part: RequestPart = "header" if where == "header" else "parameter"
-    return Fault(path[0] if path else where, found["msg"], part, part)
+    return Fault(path[0] if path else where, parameter_sentence(found), part, part)

@@ -41,7 +41,7 @@ HotHandler = Callable[[RequestContext, Receive], Awaitable[Answer]]
 # Answers all requests of a path, in a protocol of its own; returns the status.
 CompatEndpoint = Callable[[RequestContext, Scope, Receive, Send], Awaitable[int]]
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
-INTERNAL = "The gateway failed on this request; it is in the log."
+INTERNAL = "The gateway failed to handle this request; the cause is in its log."
 
 
 class Middleware:
@@ -221,7 +221,7 @@ def _routable_path(scope: Scope) -> str:
             unquote_to_bytes(segment).decode().replace("/", "%2F") for segment in raw.split(b"/")
         )
     except UnicodeDecodeError:
-        error = Malformed("The path is not UTF-8, percent-encoded.")
+        error = Malformed("The path is not valid percent-encoded UTF-8.")
         raise error.at(Fault("path", error.detail, "parameter", "parameter")) from None
 
 

@@ -1,6 +1,4 @@
-"""The OpenAPI document: FastAPI's own, with the bodies of the thin routes and the problems put in
-from our tables.
-"""
+"""The OpenAPI document: FastAPI's, completed with bodies and problems from our tables."""
 
 import re
 from typing import Annotated, Any
@@ -11,7 +9,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import Field, TypeAdapter
 
 from app.api.schemas import DeadLetterChoice, KeyChange, NewKey, ProblemShape, Rotation
-from app.http.openapi_parts import REF, problem_responses
+from app.http import Tag, problem_responses
+from app.http.openapi_parts import REF
 from app.ingest.validate import Batch, BatchItem
 from app.leanplum.actions import ACTIONS
 from app.server.openapi_plan import with_plans
@@ -45,19 +44,21 @@ BODIES: dict[str, TypeAdapter[Any]] = {
     "Rotation": TypeAdapter(Rotation),
 }
 DESCRIPTION = """
-A gateway between your backends and Leanplum. What it answers `202` is on disk and will be delivered: in order for each
-user, at least once, in batches, without your backends ever holding a Leanplum key.
+A gateway between your backends and Leanplum. A write that is answered with `202` is stored durably
+and delivered at least once, in order for each user. Your backends never hold a Leanplum key.
 
-Send a caller key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are `application/problem+json` (RFC 9457).
+Send a caller key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are
+`application/problem+json` (RFC 9457).
 
-Any call may also be refused before it is looked at: with 400 (`key-in-url`: a key never stands in an address), 408 (it
-came too slowly), 414 or 431 (its address or its headers are too long) or 503 (`overloaded`), always as a problem.
+Any call may also be refused before it is read, as a problem: 400 (`key-in-url`), 408 (the request
+arrives too slowly), 414 or 431 (the URI or the headers are too long) or 503 (`overloaded`).
 """
 
 
 def openapi(app: FastAPI, plans: Plans = NO_PLANS) -> dict[str, Any]:
-    """The whole document, with what the tracking plans have in it. FastAPI's own 422 is left out:
-    what it would say, ours says.
+    """Return the document with the tracking plans' schemas.
+
+    FastAPI's own 422 is replaced by ours.
     """
     made = get_openapi(
         title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, tags=TAGS
@@ -97,8 +98,8 @@ def _referred(node: Any) -> set[str]:
 
 
 def _with_headers(operation: dict[str, Any]) -> None:
-    """The headers that answers have, from the one table."""
-    write, limited = operation["tags"] == ["Writes"], operation["tags"] != ["Around it"]
+    """Add the headers that responses have, from the table."""
+    write, limited = "202" in operation["responses"], operation["tags"] != [Tag.OPERATIONS]
     for status, response in operation["responses"].items():
         names = ["X-Request-ID", *(LIMIT_HEADERS if limited and status != "401" else ())]
         if write and "schemas/Receipt" in str(response.get("content")):
@@ -112,16 +113,19 @@ HEADERS: dict[str, dict[str, Any]] = {
     for name, description in (
         (
             "X-Request-ID",
-            "The request's id: yours, or one made here; it is in the log and the audit",
+            "Id of the request: yours or a generated one; it is in the log and the audit.",
         ),
         (
             "RateLimit-Policy",
-            "The key's limit, and the app's where it has one: as in \"caller\";q=1000;w=1 or "
-            '"caller";q=1000;w=1, "app";q=5000;w=1 (draft-ietf-httpapi-ratelimit-headers)',
+            "Rate limit of the key, and of the app if it has one, such as "
+            '"caller";q=1000;w=1, "app";q=5000;w=1 (draft-ietf-httpapi-ratelimit-headers).',
         ),
-        ("RateLimit", 'What is left, and in how many seconds all is: as in "caller";r=4999;t=1'),
-        ("Location", "Where the receipt is"),
-        ("Preference-Applied", "wait=N, where the answer waited for the item to settle (RFC 7240)"),
+        (
+            "RateLimit",
+            'Remaining items and seconds until the limit is full, such as "caller";r=4999;t=1.',
+        ),
+        ("Location", "URL of the receipt."),
+        ("Preference-Applied", "wait=N if the response waited for the item to settle (RFC 7240)."),
     )
 }
 
@@ -133,18 +137,33 @@ def _without_own_422(operation: dict[str, Any]) -> None:
 
 
 TAGS = [
-    {"name": "Writes", "description": "Accepted durably, delivered in the background."},
-    {"name": "Leanplum", "description": "Asked of Leanplum while you wait."},
-    {"name": "Receipts", "description": "What became of an item."},
     {
-        "name": "Dead letters",
-        "description": "What Leanplum refused, what was given up, what was perhaps done.",
+        "name": Tag.EVENTS_AND_USERS,
+        "description": "Track events and update users. Writes are accepted durably and delivered "
+        "in the background; reads call Leanplum while you wait.",
     },
     {
-        "name": "Tracking plan",
-        "description": "What is tracked: the plan, what broke it, the names that there are.",
+        "name": Tag.MESSAGES,
+        "description": "Send messages and start campaigns; read and change Leanplum's content.",
     },
-    {"name": "Keys", "description": "Who may call, what, for which apps, how fast, until when."},
-    {"name": "Audit", "description": "Who did what, with proofs that it is as it was recorded."},
-    {"name": "Around it", "description": "For operators: no key needed."},
+    {"name": Tag.EXPORTS, "description": "Export and import data; manage postbacks."},
+    {"name": Tag.RECEIPTS, "description": "Look up the outcome of accepted items."},
+    {
+        "name": Tag.DEAD_LETTERS,
+        "description": "Replay or discard items that were rejected, that expired, or whose outcome "
+        "is unknown.",
+    },
+    {
+        "name": Tag.TRACKING_PLAN,
+        "description": "Read the tracking plan, its violations, and the names that an app uses.",
+    },
+    {
+        "name": Tag.API_KEYS,
+        "description": "Manage caller keys; test the Leanplum keys of each app.",
+    },
+    {"name": Tag.AUDIT, "description": "Read the tamper-evident audit log and its proofs."},
+    {
+        "name": Tag.OPERATIONS,
+        "description": "Health, metrics and documentation; no key is required.",
+    },
 ]

@@ -24,6 +24,7 @@ from app.http import (
     VARY_BY_PREFIX,
     Problem,
     RateLimiter,
+    Tag,
     context_of,
     example,
     problem_responses,
@@ -33,26 +34,29 @@ from app.tracking.plan.validate import NO_PLANS
 from app.tracking.service import Tracking
 
 PROBE_SECONDS = 5.0  # within six the answer is there
-router = APIRouter(tags=["Around it"])
+router = APIRouter(tags=[Tag.OPERATIONS])
 
 
-@router.get("/livez", summary="Is the process alive?", response_model=dict[str, str])
+@router.get("/livez", summary="Check that the process is alive", response_model=dict[str, str])
 async def livez(request: Request) -> Any:
-    """200 as long as requests are answered at all."""
+    """Respond with 200 as long as the process answers requests."""
     context_of(request.scope).operation = "GET /livez"
     return {"status": "alive"}
 
 
 @router.get(
     "/readyz",
-    summary="Can it accept durably?",
+    summary="Check that items can be accepted",
     response_model=schemas.Readiness,
     responses={
         503: {
             "model": schemas.Readiness,
-            "description": "Not now; which part can't is told",
+            "description": "Not ready; the response names the part that is not",
             "headers": {
-                "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait"}
+                "Retry-After": {
+                    "schema": {"type": "integer"},
+                    "description": "Seconds to wait before a retry",
+                }
             },
         }
     },
@@ -104,10 +108,13 @@ def _audit(sealer: Sealer) -> schemas.Part:
 
 
 MISFIT = (
-    "the audit does not fit what was recorded, so sealing has stopped; the log says where (audit.not_sealed), and "
-    "`audit verify` names all that is wrong"
+    "the audit does not fit what was recorded, so sealing has stopped; the log says where "
+    "(audit.not_sealed), and `audit verify` names all that is wrong"
 )
-SEALING_WAITS = "sealing waits for the database and goes on by itself; nothing was found wrong (audit.sealing_waits)"
+SEALING_WAITS = (
+    "sealing waits for the database and goes on by itself; nothing was found wrong "
+    "(audit.sealing_waits)"
+)
 STATES = {
     "held": "held, since Leanplum, or what stands before it, refuses all that is sent; the log says why",
     "open": "waiting, since calls to Leanplum fail; one at a time is tried until it answers",
@@ -123,9 +130,11 @@ async def _database(writer: Writer) -> schemas.Part:
     return {"ok": True}
 
 
-@router.get("/metrics", name="metrics", summary="Prometheus metrics", response_class=Response)
+@router.get(
+    "/metrics", name="metrics", summary="Retrieve Prometheus metrics", response_class=Response
+)
 async def prometheus_metrics(request: Request) -> Response:
-    """In Prometheus' text format; every name starts with `leanplum_gateway_`."""
+    """Return metrics in Prometheus text format; every name starts with `leanplum_gateway_`."""
     context_of(request.scope).operation = "GET /metrics"
     metrics: Metrics = request.state.metrics
     return Response(
@@ -133,7 +142,7 @@ async def prometheus_metrics(request: Request) -> Response:
     )
 
 
-@router.get("/problems", summary="Every kind of problem, explained", response_class=HTMLResponse)
+@router.get("/problems", summary="List problem types", response_class=HTMLResponse)
 async def problem_index(request: Request) -> HTMLResponse:
     """A page."""
     prefix = _prefix(request, "GET /problems")
@@ -149,7 +158,7 @@ async def problem_index(request: Request) -> HTMLResponse:
 
 @router.get(
     "/problems/{slug}",
-    summary="One kind of problem, explained",
+    summary="Explain a problem type",
     response_class=HTMLResponse,
     responses=problem_responses("unauthorized", "not-found", "rate-limited"),
 )
@@ -157,7 +166,7 @@ async def problem_page(request: Request, slug: str) -> HTMLResponse:
     """A page: what the problem means and what to do."""
     prefix = _prefix(request, "GET /problems/{slug}")
     if (problem := PROBLEMS.get(slug)) is None:
-        raise NotFound("There is no kind of problem with this name; /problems lists them.")
+        raise NotFound("No problem has this name; /problems lists all problems.")
     return _guarded(
         HTMLResponse(PAGE.format(title=escape(problem.title), body=_explained(problem, prefix)))
     )

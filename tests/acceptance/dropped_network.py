@@ -26,7 +26,7 @@ from tests.database.proxy import Proxy, proxied
 # GATEWAY_COMMIT_SECONDS and a margin; what /readyz may take
 CALLER_SECONDS, READY_SECONDS = 12.0, 6.0
 FAILOVER_SECONDS, RECOVERY_SECONDS = 30.0, 40.0
-NONE_OF_IT, PERHAPS = "nothing was taken", "may have been taken"
+NONE_OF_IT, PERHAPS = "nothing was accepted", "may have been accepted"
 
 
 def port_of(proxy: Proxy) -> int:

@@ -266,8 +266,8 @@ def lost(proxy: Proxy, call: Call, reach: bool) -> dict[str, Any]:
         assert answer.status_code == 503, answer.text
         assert "retry-after" in answer.headers
         assert seconds <= CALLER_SECONDS
-        if "nothing was taken" not in answer.text:
+        if "nothing was accepted" not in answer.text:
             break
-    assert "may have been taken" in answer.text
+    assert "may have been accepted" in answer.text
     found: dict[str, Any] = answer.json()
     return found

@@ -42,8 +42,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, leanplum: str) -> Iterator
 
 
 # The first write after a change may find it only once its commit is sent.
-NOTHING_TAKEN = "The database can't commit now; nothing was taken."
-MAY_BE_TAKEN = "The database's answer to the commit was lost: the item may have been taken."
+NOTHING_TAKEN = "The database cannot commit now; nothing was accepted."
+MAY_BE_TAKEN = "The outcome of the database commit is unknown: the item may have been accepted."
 
 
 def refuses(gateway: Process) -> httpx.Response:

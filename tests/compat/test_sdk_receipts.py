@@ -260,12 +260,12 @@ def test_what_was_asked_has_no_receipt(talk: Talk, sdk: Sdk) -> None:
 @pytest.mark.parametrize(
     ("query", "name", "said"),
     [
-        ({"uuid": "u"}, "uuid", "needs reqId beside it"),
-        ({"uuid": "u", "reqId": ""}, "uuid", "needs reqId beside it"),
+        ({"uuid": "u"}, "uuid", "requires reqId"),
+        ({"uuid": "u", "reqId": ""}, "uuid", "requires reqId"),
         ({}, "reqId", "is required"),
         ({"reqId": ""}, "reqId", "is required"),
         ({"limit": "5"}, "reqId", "is required"),
-        ({"reqId": "r", "reqid": "r"}, "reqid", "is no query parameter here; check its spelling"),
+        ({"reqId": "r", "reqid": "r"}, "reqid", "unknown query parameter; did you mean reqId?"),
     ],
 )
 def test_a_query_that_would_find_everything_is_refused(

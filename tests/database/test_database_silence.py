@@ -124,7 +124,7 @@ def test_writes_to_a_silent_server_are_answered_in_time_and_never_committed_late
         assert not any(isinstance(error, CommitUnknown) for error in errors)
         assert not writer.healthy
         later = await failed(writer.write(Add("lost-later")))
-        assert "nothing was taken" in later.detail
+        assert "nothing was accepted" in later.detail
         proxy.speak()
         await recovered(writer)
         await writer.write(Add("after"))

@@ -345,7 +345,7 @@ def test_rows_that_rules_can_not_be_applied_to_are_refused(
 def test_a_file_that_a_rule_is_over_is_not_sent_on(ruled: Callable[[str], Talk]) -> None:
     talk = ruled(rule("drop", keys='["file*"]', actions='["uploadFile"]'))
     answer = talk.call("POST", "/v1/files", data={"filename": "f"}, files={"file": ("f", b"x")})
-    assert "A privacy rule is over this file" in problem(answer, 403, "forbidden")["detail"]
+    assert "a privacy rule applies to this file" in problem(answer, 403, "forbidden")["detail"]
 
 
 def test_a_parameter_that_a_rule_takes_away_is_missing(ruled: Callable[[str], Talk]) -> None:

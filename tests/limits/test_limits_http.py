@@ -122,7 +122,7 @@ def operations(talk: Talk) -> list[tuple[str, str]]:
         (method.upper(), re.sub(r"\{\w+\}", "1", path))
         for path, methods in paths.items()
         for method, told in methods.items()
-        if told["tags"] != ["Around it"]
+        if told["tags"] != ["Operations"]
     ]
 
 
@@ -269,7 +269,8 @@ def test_all_callers_of_an_app_share_its_limit_and_what_it_refuses_costs_them_no
     answer = with_apps.batch([TRACK] * 3, headers=of("shop"), key=other)
     detail = problem(answer, 429, "rate-limited")["detail"]
     assert (
-        detail == "3 items would exceed the limit that all callers of the app share of 1 a second."
+        detail
+        == "3 items would exceed the limit that all callers of the app share of 1 per second."
     )
     assert (answer.headers["retry-after"], '"caller";r=50;t=0' in answer.headers["ratelimit"]) == (
         "2",
@@ -284,7 +285,7 @@ def test_what_the_callers_limit_refuses_costs_the_app_nothing(with_apps: Talk) -
     assert with_apps.event(headers=of("shop"), key=slow).status_code == 202
     answers = [with_apps.event(headers=of("shop"), key=slow) for _ in range(20)]
     assert {answer.status_code for answer in answers} == {429}
-    assert "this key's limit of 1 a second" in answers[0].json()["detail"]
+    assert "this key's limit of 1 per second" in answers[0].json()["detail"]
     assert with_apps.batch([TRACK] * 5, headers=of("shop")).status_code == 202
 
 

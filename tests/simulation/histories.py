@@ -239,7 +239,7 @@ class History:
             taken = await process.accept([_new(thing) for thing in things], ahead_ms)
         except (ConnectionError, GatewayError) as error:
             self.world.trace(f"accept [{markers}] fails: {error}")
-            nothing = "nothing was taken" in str(error)
+            nothing = "nothing was accepted" in str(error)
             for thing in things:
                 thing.nothing_taken, thing.doubtful = nothing, thing.doubtful or not nothing
             if nothing:

@@ -233,7 +233,7 @@ class CallReader:
         try:
             form = await request.form(max_files=100, max_fields=1000, max_part_size=limit)
         except HTTPException as error:  # raised by starlette for a form that it can't read
-            raise Malformed(f"The form can't be read: {error.detail}") from None
+            raise Malformed(f"The form cannot be parsed: {error.detail}") from None
         fields = reading.Args()
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
@@ -252,9 +252,7 @@ def _call(path: str, query: reading.Args, body: bytes, fits: Fits) -> Call:
 
 def _counted(call: Call) -> Call:
     if len(call.entries) > MAX_ENTRIES:
-        raise TooLarge(
-            f"The batch has {len(call.entries)} actions; at most {MAX_ENTRIES} are taken at once."
-        )
+        raise TooLarge(f"The batch has {len(call.entries)} actions; the limit is {MAX_ENTRIES}.")
     return call
 
 

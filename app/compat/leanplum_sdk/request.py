@@ -18,7 +18,7 @@ from app.leanplum.values import LATEST
 
 BATCH_PATH = "/api-batch"
 MAX_FIELDS = 10_000
-NO_ID = "takes text or a number"
+NO_ID = "must be a string or number"
 # What a batch says as a whole, and an import. Anything else is left out: of a batch with
 # `createJob` or a bucket Leanplum may make an import, and of an import with `data` a batch with the
 # development key.

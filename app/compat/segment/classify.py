@@ -87,7 +87,7 @@ def outcome(verdict: Verdict) -> str:
 def _item(found: Mapped, scopes: frozenset[Scope], refiner: ItemSteps, as_sent: AsSent) -> NewItem:
     needed = rules.ACTIONS[found.action].scope
     if needed not in scopes:
-        raise Forbidden(f"This needs a key with the scope {needed.value}.")
+        raise Forbidden(f"Forbidden: missing scope {needed.value}")
     made = rules.single(found.action, found.fields, refiner=_Noting(refiner, found.notes, as_sent))
     return made if found.subject is None else made._replace(subject=found.subject)
 

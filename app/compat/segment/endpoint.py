@@ -182,7 +182,7 @@ class MessageReader:
             call = await read_within_limit(self._limiter, context, read, len(body))
             count = len(call.messages)
             if count > most:
-                raise TooLarge(f"The batch has {count} messages; at most {most} are taken at once.")
+                raise TooLarge(f"The batch has {count} messages; the limit is {most}.")
             return call
         except Refusal as refusal:
             await self._credentials.charge(context, refusal)

@@ -50,10 +50,10 @@ def mapped(
     what its batch says for all. Raises Invalid, with pointers into the message.
     """
     if not isinstance(message, dict):
-        raise Invalid((Fault("", "takes an object", "type"),))
+        raise Invalid((Fault("", "must be an object", "type"),))
     kind = message.get("type")
     if not isinstance(kind, str) or kind not in TYPES:
-        raise Invalid((Fault("/type", f"takes one of {', '.join(TYPES)}", "choice"),))
+        raise Invalid((Fault("/type", f"must be one of {', '.join(TYPES)}", "choice"),))
     if not _wanted({**object_of(common, "integrations"), **object_of(message, "integrations")}):
         return None
     context = {**object_of(common, "context"), **object_of(message, "context")}
@@ -76,7 +76,7 @@ def _shared(making: Making) -> Fields:
     for name in ("timestamp", "originalTimestamp"):
         if message.get(name) is not None:
             if (at := plain_values.moment(message[name])) is None:
-                raise Invalid((Fault(f"/{name}", "takes a time of ISO 8601", "time"),))
+                raise Invalid((Fault(f"/{name}", "must be an ISO 8601 time", "time"),))
             fields["time"] = at
             break
     if (own_id := plain_values.item_id(message.get("messageId"))) is not None:
@@ -98,7 +98,7 @@ def _track(making: Making) -> Fields:
     if isinstance(event, str):
         event = making.left("event", making.rules.events.get(event, event))
     if not isinstance(event, str) or not event:
-        raise Invalid((Fault("/event", "takes the event's name", "required"),))
+        raise Invalid((Fault("/event", "is required: the name of the event", "required"),))
     fields["event"] = making.name("event", event)
     properties = making.flat(PARAMS, object_of(making.message, "properties"))
     for name in ("revenue", "value", "total"):

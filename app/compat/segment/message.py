@@ -97,7 +97,7 @@ def object_of(of: Mapping[str, Any], name: str, at: str = "") -> Message:
     if found is None or found == []:
         return {}
     if not isinstance(found, dict):
-        raise Invalid((Fault(f"{at}/{name}", "takes an object", "type"),))
+        raise Invalid((Fault(f"{at}/{name}", "must be an object", "type"),))
     return found
 
 
@@ -118,7 +118,5 @@ def whom(making: Making) -> Fields:
         user, device = user or plain_values.whose(making.message.get("anonymousId")), None
     fields = {**({"userId": user} if user else {}), **({"deviceId": device} if device else {})}
     if not fields:
-        raise Invalid(
-            (Fault("", "needs userId or anonymousId: whom is it about?", "missing-subject"),)
-        )
+        raise Invalid((Fault("", "userId or anonymousId is required", "missing-subject"),))
     return fields

@@ -139,7 +139,7 @@ def _devices(context: Mapping[str, Any], device_id: str | None) -> list[Fields]:
 def group(making: Making) -> Fields:
     group = plain_values.text_id(making.message.get("groupId"))
     if not group:
-        raise Invalid((Fault("/groupId", "takes the group's id", "required"),))
+        raise Invalid((Fault("/groupId", "is required: the id of the group", "required"),))
     prefix = making.rules.group_prefix
     traits = {"id": group, **object_of(making.message, "traits")}
     told = {f"{prefix}{name}": one for name, one in traits.items()}
@@ -157,7 +157,7 @@ def alias(making: Making) -> Fields:
     )
     previous = plain_values.whose(message.get("previousId")) or anonymous
     if not user or not previous:
-        raise Invalid((Fault("", "needs previousId and userId", "required"),))
+        raise Invalid((Fault("", "previousId and userId are required", "required"),))
     if (
         previous == anonymous
         and making.rules.anonymous == "device"
