@@ -18,7 +18,7 @@ from app.http import Authenticator, Tag, context_of, problem_responses, transact
 from app.model import App, Scope
 from app.tracking.names import NAME_KINDS, Name
 from app.tracking.plan.file_format import KINDS
-from app.tracking.plan.validate import Plan, PlanEntry
+from app.tracking.plan.validate import Plan, PlannedEntry
 from app.tracking.service import Tracking
 
 PLAN, VIOLATIONS, TAXONOMY = "/v1/tracking-plan", "/v1/tracking-plan/violations", "/v1/taxonomy"
@@ -90,7 +90,7 @@ def _document(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _entry(entry: PlanEntry) -> dict[str, Any]:
+def _entry(entry: PlannedEntry) -> dict[str, Any]:
     told = {"description": entry.description, "owner": entry.owner}
     return {
         "name": entry.name,

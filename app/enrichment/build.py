@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from app.enrichment import client_facts, config, normalizers, privacy, reshape, timestamps
 from app.enrichment.config import EnrichmentFile, Section
 from app.enrichment.draft import (
-    CallFacts,
+    EnrichmentFacts,
     EnrichmentStep,
     FieldPath,
     ItemDraft,
@@ -230,7 +230,7 @@ def _place(app: str, key_id: str) -> str:
     return f"{place}callers.{key_id}: " if key_id else place
 
 
-PROBE_FACTS = CallFacts(received_at=1_800_000_000_000)
+PROBE_FACTS = EnrichmentFacts(received_at=1_800_000_000_000)
 
 
 def unstable_values(pipeline: Pipeline, section: Section) -> Iterator[str]:

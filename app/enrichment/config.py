@@ -1,7 +1,7 @@
 """The enrichment file (GATEWAY_ENRICHMENT_FILE, TOML) as models, and everything wrong with it.
 
-It has settings for all, for an app (`[apps.NAME]`) and for a caller (`[callers.KEY_ID]`). A narrower
-section overrides single settings; privacy rules of all sections apply together.
+It has settings for all, for an app (`[apps.NAME]`) and for a caller (`[callers.KEY_ID]`). A
+narrower section overrides single settings; privacy rules of all sections apply together.
 """
 
 import tomllib

@@ -24,8 +24,8 @@ def find_no_place(address: str) -> GeoPlace | None:
     return None
 
 
-class CallFacts(NamedTuple):
-    """What is known of a call besides its body.
+class EnrichmentFacts(NamedTuple):
+    """The facts of a call besides its body that enrichment uses.
 
     `address`: the end user's, if a trusted proxy or an SDK's connection shows it.
     """
@@ -47,7 +47,7 @@ class ItemDraft:
     __slots__ = ("action", "extras", "facts", "fields", "moved", "said", "warnings")
 
     def __init__(
-        self, action: str, fields: dict[str, Any], facts: CallFacts, extras: Mapping[str, Any]
+        self, action: str, fields: dict[str, Any], facts: EnrichmentFacts, extras: Mapping[str, Any]
     ) -> None:
         self.action, self.fields, self.facts, self.extras = action, fields, facts, extras
         self.warnings: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class ItemDraft:
     def derive(self, name: str, value: Any, said: Any = None) -> None:
         """Set a field that is derived from this moment alone.
 
-        `said`: what the caller sent there, None for nothing. A repeat of the item is compared by it.
+        `said`: what the caller sent there, None for nothing; repeats are compared by it.
         """
         self.said = {name: said, **self.said}
         self.fields[name] = value

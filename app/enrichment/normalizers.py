@@ -217,7 +217,10 @@ def _normal_zone(text: str) -> str | None:
 
 @lru_cache(4_096)
 def _offset(zone: str, quarter: int) -> int | None:
-    """Return a zone's offset in a quarter of an hour since the epoch; offsets change only between them."""
+    """Return a zone's offset in a quarter of an hour since the epoch.
+
+    Offsets only change where one begins.
+    """
     try:
         time = datetime.fromtimestamp(quarter * QUARTER_HOUR, UTC)
         offset = time.astimezone(ZoneInfo(zone)).utcoffset()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from app.enrichment.client_facts import set_requested_location
-from app.enrichment.draft import CallFacts, EnrichmentStep, ItemDraft
+from app.enrichment.draft import EnrichmentFacts, EnrichmentStep, ItemDraft
 from app.enrichment.normalizers import CURRENCIES
 from app.enrichment.privacy import PrivacyGuard
 from app.errors import Fault, Invalid
@@ -119,7 +119,7 @@ class CallEnricher:
 
     __slots__ = ("_facts", "_is_idle", "_pipeline", "has_checks")
 
-    def __init__(self, pipeline: Pipeline, facts: CallFacts) -> None:
+    def __init__(self, pipeline: Pipeline, facts: EnrichmentFacts) -> None:
         self._pipeline, self._facts = pipeline, facts
         self._is_idle = pipeline.is_idle
         if facts.address is not None:

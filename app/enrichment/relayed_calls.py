@@ -1,4 +1,4 @@
-"""Privacy rules for what no item is made of: the arguments of a call, its files, an import's rows."""
+"""Privacy rules for relayed calls: for their arguments, their files, and the rows of an import."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ UNKNOWN_MEDIA_TYPE = "application/octet-stream"
 
 
 class RelayedCallPrivacy:
-    """Apply a caller's privacy rules to relayed calls."""
+    """Applies a caller's privacy rules to relayed calls."""
 
     def __init__(self, enrichment: EnrichmentService) -> None:
         self._enrichment = enrichment

@@ -49,7 +49,7 @@ def _flatten_field(field: str, outer: dict[str, Any]) -> Iterator[Flattened]:
 
 
 def _leaves(path: str, value: dict[str, Any]) -> list[tuple[str, Any]] | None:
-    """Return the values in an object that are no objects, by their paths; None if it is too deep."""
+    """Return the paths and values of all leaves of an object; None if it is too deep."""
     try:
         return list(_walk(path, value, 1))
     except RecursionError:

@@ -16,7 +16,7 @@ import structlog
 
 from app.enrichment import config
 from app.enrichment.build import Pipelines
-from app.enrichment.draft import CallFacts, GeoPlace
+from app.enrichment.draft import EnrichmentFacts, GeoPlace
 from app.enrichment.pipeline import CallEnricher
 from app.enrichment.privacy import ValueHasher
 from app.errors import StartRefused
@@ -148,7 +148,7 @@ class EnrichmentService:
 
     def enricher(self, app: str, key_id: str, now: int, address: str | None = None) -> CallEnricher:
         """Return the enricher of one call at `now` (ms); `address`: the end user's."""
-        facts = CallFacts(now, address, self._database.find_place)
+        facts = EnrichmentFacts(now, address, self._database.find_place)
         return CallEnricher(self._pipelines.of(app, key_id), facts)
 
     def refresh(self) -> None:

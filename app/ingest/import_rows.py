@@ -1,8 +1,8 @@
 """Checks and changes of the rows of an import: CSV in UTF-8 with commas and a header line.
 
-Each row is an action, and its cells are the arguments. The three functions read the rows each on
-their own terms: actions are found in any encoding and with any errors after the header, erased users
-and private values only in valid CSV. Pure.
+Each row is an action, and its cells are the arguments. Each of the three functions parses the rows,
+because they differ in what they accept: actions are found in any encoding, erased users and private
+values only in valid CSV. Pure.
 """
 
 import csv
@@ -75,8 +75,8 @@ def check_action(action: str, scopes: Set[Scope], extra: Set[str]) -> None:
 def check_actions(content: bytes, scopes: Set[Scope], extra: Set[str]) -> Iterator[None]:
     """Check the actions that rows name; yield once every 500 rows.
 
-    Rows are not read if the header names no action. Raises Forbidden; Invalid if the header names an
-    action and the rows can't be read.
+    Rows are not read if the header names no action. Raises Forbidden; Invalid if the header names
+    an action and the rows can't be read.
     """
     text = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", "surrogateescape", newline="")
     reader = csv.reader(text, strict=True)
@@ -103,7 +103,7 @@ def check_actions(content: bytes, scopes: Set[Scope], extra: Set[str]) -> Iterat
 def _folded_header(reader: Iterator[list[str]], content: bytes) -> list[str]:
     """Return the folded names of the columns; [] if there is no header that names an action.
 
-    Raises Invalid if a name may be an action's, but where it begins can't be told.
+    Raises Invalid if a name may be an action's, but it is unclear where it begins.
     """
     unreadable = Invalid((Fault("", NO_ACTIONS, "type"),))
     try:

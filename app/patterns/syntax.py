@@ -2,8 +2,8 @@ r"""Parsing a pattern as Python does, and writing it for RE2.
 
 Python and RE2 differ in what they take for a letter or a space, in where `$` matches, and in the
 cases of letters. So Python's own parser reads the pattern, every class of characters becomes the
-exact characters that Python matches, and RE2 gets those. Two things are limited to ASCII: the digits
-of `\d`, and the letters at which `\b` finds a boundary. What no engine of linear time can do
+exact characters that Python matches, and RE2 gets those. Two things are limited to ASCII: the
+digits of `\d`, and the letters at which `\b` finds a boundary. What no engine of linear time can do
 (look-around, back-references) is refused by name.
 """
 
@@ -147,7 +147,8 @@ class _Converter:
         end = None if most is _PARSER.MAXREPEAT else int(most)
         if max(least, end or 0) > MAX_REPETITIONS:
             raise PatternRefused(
-                f"repeats something more than {MAX_REPETITIONS:,} times; write a smaller number, or +"
+                f"repeats something more than {MAX_REPETITIONS:,} times; "
+                "write a smaller number, or +"
             )
         return Repeated(self.sequence(part, flags), least, end)
 

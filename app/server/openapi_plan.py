@@ -12,7 +12,7 @@ import orjson
 from app.http.json_body import JSON
 from app.tracking.plan.file_format import SINGULAR, Kind
 from app.tracking.plan.load import ITEM_FORMS, example_item
-from app.tracking.plan.validate import Plan, PlanEntry, Plans
+from app.tracking.plan.validate import Plan, PlannedEntry, Plans
 
 REF = "#/components/schemas/"
 EVENTS, STATES = "/v1/events", "/v1/users/{userId}/states"
@@ -77,7 +77,7 @@ def _add_kind(
         content["examples"] = examples
 
 
-def _schema(base: Document, entry: PlanEntry, apps: str, number: int) -> Document:
+def _schema(base: Document, entry: PlannedEntry, apps: str, number: int) -> Document:
     """The body's own schema, with what the plan says of its fields."""
     made = deepcopy(base)
     field = ITEM_FORMS[entry.kind].name_field
@@ -112,7 +112,7 @@ def _other(base: Document, kind: Kind, names: Sequence[str]) -> Document:
     return made
 
 
-def _examples(entry: PlanEntry, apps: str, path: str) -> Iterator[tuple[str, Document]]:
+def _examples(entry: PlannedEntry, apps: str, path: str) -> Iterator[tuple[str, Document]]:
     for index, example in enumerate(entry.examples or ({},)):
         value = example_item(entry, example)
         if "{userId}" in path:

@@ -107,7 +107,7 @@ class PlanChecker:
         if self._inner_check is not None:
             notes = self._inner_check(action, fields, notes)
         # The fast path: most items are events that conform to the plan and have known names only.
-        # (The function is chosen here, because a bound method in a slot would be a reference cycle.)
+        # (Chosen here, because a bound method in a slot would make each checker a cycle.)
         if action == "track":
             is_fine = self._is_planned(fields) if self._has_plan else self._has_known_names(fields)
             if is_fine:

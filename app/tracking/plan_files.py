@@ -1,4 +1,4 @@
-"""The plan's files on disk: one file, or a folder. Changes apply within a second, without a restart."""
+"""The plan's files on disk: one file, or a folder. Changes apply within a second."""
 
 import asyncio
 from pathlib import Path

@@ -4,7 +4,7 @@ from typing import Any
 
 from app.enrichment import config as enrichment_config
 from app.enrichment.build import Pipelines
-from app.enrichment.draft import CallFacts, GeoPlace
+from app.enrichment.draft import EnrichmentFacts, GeoPlace
 from app.enrichment.pipeline import CallEnricher
 from app.enrichment.privacy import ValueHasher
 from app.model import Notes
@@ -25,7 +25,7 @@ def enricher(
 ) -> CallEnricher:
     """What a call of `caller` about `app` gets by this file."""
     pipelines = Pipelines(enrichment_config.parse(config), PSEUDONYMS)
-    return CallEnricher(pipelines.of(app, caller), CallFacts(NOW, address, PLACES.get))
+    return CallEnricher(pipelines.of(app, caller), EnrichmentFacts(NOW, address, PLACES.get))
 
 
 def enrich(

@@ -18,7 +18,7 @@ from app.tracking.plan.json_schemas import (
     keywords,
     resolve,
 )
-from app.tracking.plan.validate import Plan, PlanEntry, Plans
+from app.tracking.plan.validate import Plan, PlannedEntry, Plans
 
 ChangeKind = Literal["added", "removed", "tightened", "loosened", "changed"]
 MODES, POLICIES = ("off", "warn", "enforce"), ("allow", "warn", "enforce")
@@ -77,7 +77,7 @@ def _diff_plan(old: Plan | None, new: Plan | None) -> Iterator[Change]:
 class _NoPlan:
     """The absence of a plan: every item is let through."""
 
-    entries: Mapping[Kind, Mapping[str, PlanEntry]] = {kind: {} for kind in KINDS}
+    entries: Mapping[Kind, Mapping[str, PlannedEntry]] = {kind: {} for kind in KINDS}
     unknown: Mapping[Kind, str] = dict.fromkeys(KINDS, "allow")
     definitions: Definitions = {}  # noqa: RUF012  # never changed
 

@@ -142,7 +142,7 @@ def compile_schema(schema: Schema, definitions: Definitions) -> Draft202012Valid
 
 
 def resolve(schema: Schema, definitions: Definitions) -> Schema:
-    """Follow the references of a schema to the definition that it stands for."""
+    """Follow the references of a schema to their definition."""
     seen = set[str]()
     while isinstance(schema, dict):
         name = str(schema.get("$ref", "")).removeprefix(DEFINITIONS)

@@ -26,7 +26,7 @@ from app.tracking.plan.file_format import (
     UnknownPolicies,
     UnknownPolicy,
 )
-from app.tracking.plan.validate import Plan, PlanEntry, Plans
+from app.tracking.plan.validate import Plan, PlannedEntry, Plans
 
 # Names of one app (fact sheet §5)
 LIMITS = {"events": 500, "states": 500, "params": 200, "attributes": 500}
@@ -44,7 +44,7 @@ ITEM_FORMS: dict[Kind, ItemForm] = {
     "events": ItemForm("track", "event"),
     "states": ItemForm("advance", "state"),
 }
-Entries = Mapping[Kind, Mapping[str, PlanEntry]]
+Entries = Mapping[Kind, Mapping[str, PlannedEntry]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class _Builder:
         self.findings += self._warnings()
         if any(finding.fatal for finding in self.findings):
             return None
-        entries: dict[Kind, dict[str, PlanEntry]] = {
+        entries: dict[Kind, dict[str, PlannedEntry]] = {
             kind: {entry.name: entry for file in self._files for entry in self._entries(file, kind)}
             for kind in KINDS
         }
@@ -144,10 +144,10 @@ class _Builder:
             files=[file.name for file in self._files],
         )
 
-    def _entries(self, file: ParsedFile, kind: Kind) -> Iterator[PlanEntry]:
+    def _entries(self, file: ParsedFile, kind: Kind) -> Iterator[PlannedEntry]:
         for name, definition in _definitions_of(file, kind).items():
             schema = self._schema_of(definition)
-            yield PlanEntry(
+            yield PlannedEntry(
                 kind=kind,
                 name=name,
                 mode=definition.mode or file.plan.mode,
@@ -293,7 +293,7 @@ def _allows_nesting(schema: Schema) -> bool:
     return not allowed.isdisjoint({"object", "array"})
 
 
-def _example_faults(entry: PlanEntry, example: Any) -> Iterator[tuple[Path, str]]:
+def _example_faults(entry: PlannedEntry, example: Any) -> Iterator[tuple[Path, str]]:
     """Yield what is wrong with an example: its path in the example, and a sentence."""
     if entry.kind != "attributes" and not isinstance(example, dict):
         yield (), "must be an object with the fields of an item, such as value and params"
@@ -305,7 +305,7 @@ def _example_faults(entry: PlanEntry, example: Any) -> Iterator[tuple[Path, str]
         yield tuple(fault.pointer.split("/")[1:]), fault.detail
 
 
-def _item_faults(entry: PlanEntry, example: Mapping[str, Any]) -> Sequence[Fault]:
+def _item_faults(entry: PlannedEntry, example: Mapping[str, Any]) -> Sequence[Fault]:
     """Return what validation, without a plan, finds in the item of an example."""
     try:
         validate.single(ITEM_FORMS[entry.kind].action, example_item(entry, example))
@@ -314,7 +314,7 @@ def _item_faults(entry: PlanEntry, example: Mapping[str, Any]) -> Sequence[Fault
     return ()
 
 
-def example_item(entry: PlanEntry, example: Mapping[str, Any]) -> dict[str, Any]:
+def example_item(entry: PlannedEntry, example: Mapping[str, Any]) -> dict[str, Any]:
     """Return an example as the whole item that a caller would send."""
     return {"userId": "user-1", ITEM_FORMS[entry.kind].name_field: entry.name, **example}
 

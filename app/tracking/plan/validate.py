@@ -35,7 +35,7 @@ NO_VIOLATIONS: Violations = ()
 
 
 @dataclass(frozen=True, slots=True)
-class PlanEntry:
+class PlannedEntry:
     """One event, state or attribute of a plan.
 
     `schema` describes an item's fields; for an attribute, its value.
@@ -84,7 +84,7 @@ class Plan:
         *,
         version: str,
         digest: str,
-        entries: Mapping[Kind, Mapping[str, PlanEntry]],
+        entries: Mapping[Kind, Mapping[str, PlannedEntry]],
         unknown: Mapping[Kind, UnknownPolicy],
         definitions: Definitions,
         files: Sequence[str],
@@ -173,14 +173,14 @@ class Plan:
             elif value is not None and not entry.conforms(value):
                 yield from entry.violations(value, at)
 
-    def _validate_added(self, entry: PlanEntry, at: str, value: Any) -> Iterator[Violation]:
+    def _validate_added(self, entry: PlannedEntry, at: str, value: Any) -> Iterator[Violation]:
         """Validate what is added to an attribute's set: one value or a list of values."""
         values = value if isinstance(value, list) else [value]
         for fault in faults_of(self._set_validator(entry).iter_errors(values)):
             inside = fault.pointer if values is value else fault.pointer.removeprefix("/0")
             yield entry.violation(replace(fault, pointer=at + inside))
 
-    def _set_validator(self, entry: PlanEntry) -> Draft202012Validator:
+    def _set_validator(self, entry: PlannedEntry) -> Draft202012Validator:
         validator = self._set_validators.get(entry.name)
         if validator is None:
             items = entry_schema(entry.schema, self.definitions)
