@@ -15,7 +15,6 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-PREFIX = "leanplum_gateway_"
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
@@ -43,63 +42,81 @@ class Metrics:
         self.redirects: dict[str, str] = {}
 
     def _define_item_metrics(self) -> None:
-        self.accepted = self._counter("items_accepted", "Items accepted")
-        self.settled = self._counter("items_settled", "Items settled, by final status", "status")
-        self.postponed = self._counter(
-            "items_postponed", "Attempts after which an item is retried or held", "status"
+        self.accepted = self._counter("leanplum_gateway_items_accepted", "Items accepted")
+        self.settled = self._counter(
+            "leanplum_gateway_items_settled", "Items settled, by final status", "status"
         )
-        self.queued = self._gauge("queued_items", "Items waiting to be delivered")
+        self.postponed = self._counter(
+            "leanplum_gateway_items_postponed",
+            "Attempts after which an item is retried or held",
+            "status",
+        )
+        self.queued = self._gauge("leanplum_gateway_queued_items", "Items waiting to be delivered")
         self.segment = self._counter(
-            "segment_messages",
+            "leanplum_gateway_segment_messages",
             "Messages at the Segment endpoint, by type and outcome",
             "type",
             "outcome",
         )
         self.plan_violations = self._counter(
-            "plan_violations",
+            "leanplum_gateway_plan_violations",
             "Violations of the tracking plan; a name that the plan does not have is `other`",
             "app",
             "event",
             "code",
         )
         self.taxonomy_beyond = self._counter(
-            "taxonomy_beyond", "Names received that Leanplum would drop", "app", "kind"
+            "leanplum_gateway_taxonomy_beyond",
+            "Names received that Leanplum would drop",
+            "app",
+            "kind",
         )
 
     def _define_leanplum_metrics(self) -> None:
-        self.calls = self._counter("leanplum_calls", "Calls to Leanplum, by HTTP status", "status")
+        self.calls = self._counter(
+            "leanplum_gateway_leanplum_calls", "Calls to Leanplum, by HTTP status", "status"
+        )
         self.call_seconds = Histogram(
-            f"{PREFIX}leanplum_call_seconds",
+            "leanplum_gateway_leanplum_call_seconds",
             "Duration of calls to Leanplum",
             registry=self.registry,
         )
-        self.call_rate = self._gauge("call_rate", "Calls to Leanplum allowed per second", "app")
-        self.warnings = self._counter(
-            "leanplum_warnings", "Warnings in Leanplum's responses, by kind", "app", "warning"
+        self.call_rate = self._gauge(
+            "leanplum_gateway_call_rate", "Calls to Leanplum allowed per second", "app"
         )
-        self.held = self._gauge("held", "1 while Leanplum rejects our key or app", "app")
+        self.warnings = self._counter(
+            "leanplum_gateway_leanplum_warnings",
+            "Warnings in Leanplum's responses, by kind",
+            "app",
+            "warning",
+        )
+        self.held = self._gauge(
+            "leanplum_gateway_held", "1 while Leanplum rejects our key or app", "app"
+        )
         self.circuit_open = self._gauge(
-            "circuit_open", "1 while the circuit breaker for Leanplum is open", "app"
+            "leanplum_gateway_circuit_open",
+            "1 while the circuit breaker for Leanplum is open",
+            "app",
         )
 
     def _define_operator_metrics(self) -> None:
         self.audit_not_sealed = self._gauge(
-            "audit_not_sealed",
+            "leanplum_gateway_audit_not_sealed",
             "1 while audit records cannot be sealed, or old ones cannot be removed",
         )
         self.audit_misfit = self._gauge(
-            "audit_does_not_fit",
+            "leanplum_gateway_audit_does_not_fit",
             "1 while the audit log in the database is not as the gateway left it (tampering)",
         )
         self.apps_refused = self._gauge(
-            "apps_refused", "1 while a changed apps file is invalid and ignored"
+            "leanplum_gateway_apps_refused", "1 while a changed apps file is invalid and ignored"
         )
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
-        return Counter(PREFIX + name, help_text, labels, registry=self.registry)
+        return Counter(name, help_text, labels, registry=self.registry)
 
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
-        return Gauge(PREFIX + name, help_text, labels, registry=self.registry)
+        return Gauge(name, help_text, labels, registry=self.registry)
 
     def count_warnings(self, app: str, labels: Iterable[str]) -> None:
         """Count warnings of Leanplum by their labels (`leanplum/outcomes.py`)."""
@@ -114,10 +131,11 @@ class Metrics:
     def define_shared_limit_metrics(self) -> tuple[Gauge, Counter]:
         """Define the metrics of limits that replicas share; return the gauge and the counter."""
         up = self._gauge(
-            "shared_limits_up", "1 while limits are shared, 0 while each replica keeps a share"
+            "leanplum_gateway_shared_limits_up",
+            "1 while limits are shared, 0 while each replica keeps a share",
         )
         local = self._counter(
-            "local_limit_decisions",
+            "leanplum_gateway_local_limit_decisions",
             "Rate limit decisions made locally because the shared limits were unavailable",
         )
         return up, local
@@ -148,13 +166,13 @@ class RequestTally(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics with their current values."""
         requests = CounterMetricFamily(
-            f"{PREFIX}requests", "Requests answered", labels=["operation", "status"]
+            "leanplum_gateway_requests", "Requests answered", labels=["operation", "status"]
         )
         for (operation, status), count in list(self._answered.items()):
             requests.add_metric([operation, str(status)], count)
         yield requests
         seconds = HistogramMetricFamily(
-            f"{PREFIX}request_seconds", "Duration of requests", labels=["operation"]
+            "leanplum_gateway_request_seconds", "Duration of requests", labels=["operation"]
         )
         bounds = [*map(str, BUCKETS), "+Inf"]
         for operation, times in list(self._times.items()):
@@ -176,14 +194,16 @@ class NameCounts(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics with their current values."""
         names = GaugeMetricFamily(
-            f"{PREFIX}taxonomy_names", "Names in use by an app", labels=["app", "kind"]
+            "leanplum_gateway_taxonomy_names", "Names in use by an app", labels=["app", "kind"]
         )
         for app, kinds in self.counts().items():
             for kind, count in kinds.items():
                 names.add_metric([app, kind], count)
         yield names
         caps = GaugeMetricFamily(
-            f"{PREFIX}taxonomy_limit", "Names of a kind that Leanplum keeps", labels=["kind"]
+            "leanplum_gateway_taxonomy_limit",
+            "Names of a kind that Leanplum keeps",
+            labels=["kind"],
         )
         for kind, cap in self.caps.items():
             caps.add_metric([kind], cap)
