@@ -1,11 +1,12 @@
-"""HTTP/1.1 as uvicorn speaks it, but with one write for an answer instead of two, and with bounds
-on what a caller may hold: the size of a head, the time that a head, a body or the reading of an
-answer takes, the number of connections.
+"""HTTP/1.1 on uvicorn's protocol, with joined writes and with bounds on what a caller may hold.
 
-uvicorn writes an answer's head and body by themselves; each is a system call and wakes the other
-side. For answers as short as ours that is a fair part of what a request costs. The bounds cost a
-request next to nothing: callbacks only note where they are, and each connection is looked at once
-in a while.
+A response is written with one system call instead of two: uvicorn writes the head and the body
+separately, and each write wakes the other side. For short responses that is a considerable part of
+the cost of a request.
+
+The bounds are the size of a head; the time that a head, a body or reading a response takes; and the
+number of connections. They cost a request next to nothing: callbacks only note the progress, and a
+timer looks at each connection once in a while.
 """
 
 import asyncio
@@ -27,35 +28,33 @@ from app.http import CONTEXT, context_of, new_request_id, problems
 from app.server.lifecycle import Lifecycle
 from app.settings import Settings
 
-# Bytes of a request's line and headers together; of trailers, and of what frames chunks, too
+# Bytes of the request line and headers together; also of trailers, and of the framing of chunks
 MAX_HEAD = 64 * 1024
 MAX_URL = 32 * 1024
 MAX_HEADERS = 100
 MAX_PIPELINED = 100
-LOOK_SECONDS = 1.0
-REFUSED_SECONDS = 2.0  # in which a caller whose connection or head is refused can read why
-# Bounds on what is read and discarded behind an answer that was sent before its body was whole.
+CHECK_SECONDS = 1.0
+REFUSED_SECONDS = 2.0  # for a caller to read why its connection or head is refused
+# Bounds on what is read and discarded after a response that was sent before its body was complete
 LINGER_SECONDS = 30.0
 LINGER_IDLE_SECONDS = 5.0  # without a byte
 LINGER_BYTES = 64 * 1024 * 1024
 LINGER_BYTES_UNDECLARED = 32 * 1024 * 1024  # of chunks, and of what is not HTTP
 KEPT_BODY = 1024 * 1024  # bytes of an unwanted body behind which the connection is kept
-LARGE_SHARE = 4  # of all connections, a fourth
+LARGE_SHARE = 4  # an address has a large share from a quarter of all connections on
 QUIET_SECONDS = 1.0  # after which, while the process stops, no request is taken to be on its way
-DRAIN_LOOK_SECONDS = 0.05
+DRAIN_CHECK_SECONDS = 0.05
 UNSENT = 128 * 1024  # bytes that the kernel takes ahead, so that a reader's pace is seen
 
 IDLE, HEAD, BODY, BUSY, REFUSED = "idle", "head", "body", "busy", "refused"
-# By its name: super() costs more than what is done around it
+# Called directly: super() costs more than the code around the calls
 _headers_complete = HttpToolsProtocol.on_headers_complete
 _response_complete = HttpToolsProtocol.on_response_complete
 log = structlog.get_logger("connection")
 
 
 class _Joining:
-    """A transport that holds back what is written until the event loop's next turn, and then writes
-    it at once.
-    """
+    """A transport that joins all writes of one iteration of the event loop."""
 
     def __init__(self, transport: asyncio.Transport, linger: Callable[[], bool]) -> None:
         self._transport, self._linger = transport, linger
@@ -68,18 +67,18 @@ class _Joining:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Write soon."""
+        """Write in the next iteration of the event loop."""
         if not self._held:
             self._loop.call_soon(self.flush)
         self._held.append(data)
 
     def write_eof(self) -> None:
-        """Write what is held, then tell that no more comes."""
+        """Write what is held, then close the sending side."""
         self.flush()
         self._transport.write_eof()
 
     def close(self) -> None:
-        """Write what is held, then close; but first take in what the caller still sends."""
+        """Write what is held, then close; first discard what the caller still sends."""
         self.flush()
         if not self._lingering and self._linger():
             self._lingering = True
@@ -87,7 +86,7 @@ class _Joining:
             self._transport.close()
 
     def is_closing(self) -> bool:
-        """Whether nothing more is to be done here."""
+        """Tell whether the connection is closing or only discards what arrives."""
         return self._lingering or self._transport.is_closing()
 
     def flush(self) -> None:
@@ -99,36 +98,35 @@ class _Joining:
 
 
 class _BodyReader:
-    """Hears of a body whose head was read by another parser. What follows in the same packet is
-    refused.
+    """The receiver of a body whose head was read by another parser.
+
+    What follows the body in the same packet is refused.
     """
 
     def __init__(self, protocol: "GatewayProtocol") -> None:
         self._protocol, self._whole = protocol, False
 
     def on_message_begin(self) -> None:
-        """Raises ValueError, which ends the parsing, where this is another request."""
+        """Refuse another request by raising ValueError, which ends the parsing."""
         if self._whole:
             raise ValueError
 
     def on_body(self, body: bytes) -> None:
-        """A piece."""
+        """Pass on a part of the body."""
         self._protocol.on_body(body)
 
     def on_message_complete(self) -> None:
-        """All of it; the next request is read as any other."""
+        """End the body; the next request is read like any other."""
         self._whole = True
         self._protocol.parser = httptools.HttpRequestParser(self._protocol)
         self._protocol.on_message_complete()
 
 
 class GatewayProtocol(HttpToolsProtocol):
-    """uvicorn's protocol on a joining transport, with bounds (from the settings in the app's
-    state).
-    """
+    """uvicorn's protocol on a joining transport, with bounds from the settings of the app."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A connection was opened."""
+        """Begin a connection, or refuse it if there are too many."""
         self._joining = _Joining(transport, self._linger)
         super().connection_made(self._joining)  # type: ignore[arg-type]
         _notice_slow_readers(transport)
@@ -147,26 +145,24 @@ class GatewayProtocol(HttpToolsProtocol):
         self._received = 0  # bytes
         self._beside = 0  # bytes that came since a head or a piece of a body was whole
         self._heard = self.loop.time()  # when anything came
-        self._seen: tuple[str, Any] = (IDLE, None)  # what was going on at the last look
+        self._seen: tuple[str, Any] = (IDLE, None)  # the phase at the last check
         self._since, self._before = self._heard, 0  # since when, and what had been received by then
         # Since when an answer is not read, and what had been by then
         self._unread: tuple[float, int] | None = None
-        self._every = min(LOOK_SECONDS, self._settings.gateway_head_seconds / 4)
-        self._timer = self.loop.call_later(self._every, self._look)
+        self._every = min(CHECK_SECONDS, self._settings.gateway_head_seconds / 4)
+        self._timer = self.loop.call_later(self._every, self._check)
         if len(self.connections) > self._settings.gateway_max_connections:
             self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
+        """End a connection."""
         self._timer.cancel()
         super().connection_lost(exc)
 
-    # --- what comes in ------------------------------------------------------------------------------------------------
+    # --- what comes in ---------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes; the last ones, where they are neither a whole head nor a body for too
-        long.
-        """
+        """Parse what arrived; refuse too many bytes that complete neither head nor body."""
         size = len(data)
         self._received += size
         self._beside += size
@@ -180,7 +176,7 @@ class GatewayProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._go_on(data[upgrade.args[0] :])
+            self._parse_past_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse_unreadable()
         if self._beside > MAX_HEAD and not self._deaf:
@@ -189,9 +185,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._end_if_answered_early()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The caller sends no more. It may still read: what it asked for is answered, then the
-        connection is closed.
-        """
+        """Answer a caller that sends no more, then close: it may still read."""
         if self._refused or not self._busy:
             self._joining.flush()
             return False
@@ -199,19 +193,20 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._last is None:
             self.cycle.keep_alive = False
         if self.cycle.more_body:
-            self._tell_of_cut()
+            self._notify_truncated()
         return True
 
-    def _tell_of_cut(self) -> None:
-        """Let the application say that the body will never be whole."""
+    def _notify_truncated(self) -> None:
+        """Let the application answer that the body will never be complete."""
         if CONTEXT in self.cycle.scope:
             context_of(self.cycle.scope).cut_off = True
         self.cycle.message_event.set()
 
     def _end_if_answered_early(self) -> None:
-        """Let an answer that comes before the body is whole end the connection, unless little of
-        the body is left. Who awaits `100 Continue` may send the body behind another answer, or may
-        not: nobody can tell what would follow then.
+        """Close after a response that is sent before the body is complete, unless little is left.
+
+        A caller that awaits `100 Continue` may or may not send the body after another response, so
+        nobody can tell what would follow.
         """
         cycle = self.cycle
         if cycle is self._ending or cycle.response_started or not cycle.keep_alive:
@@ -222,7 +217,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._ending = cycle
 
     def on_headers_complete(self) -> None:
-        """A head is whole. Trailers, which may come later, are none of it and are dropped."""
+        """Begin a request whose head is complete. Trailers, which may come later, are dropped."""
         if (
             self._beside > MAX_HEAD
             or len(self.headers) > MAX_HEADERS
@@ -238,19 +233,17 @@ class GatewayProtocol(HttpToolsProtocol):
             self._close_after(before)
 
     def _check_head(self) -> None:
-        """Raises ValueError, which ends the parsing, where the head or the pipeline is over a
-        limit.
-        """
-        if self._too_much() or len(self.pipeline) >= MAX_PIPELINED:
+        """Check the limits of head and pipeline. Raises ValueError, which ends the parsing."""
+        if self._exceeds_head_limits() or len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError
 
-    def _too_much(self) -> bool:
-        """What came may be more than the head."""
+    def _exceeds_head_limits(self) -> bool:
+        """Tell whether the head exceeds a limit; what arrived may be more than the head."""
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         return len(self.headers) > MAX_HEADERS or len(self.url) > MAX_URL or size > MAX_HEAD
 
     def on_body(self, body: bytes) -> None:
-        """A piece of a body."""
+        """Store a part of a body, and pause reading if the application is behind."""
         self._beside = 0
         cycle = self.cycle
         if not cycle.response_complete:
@@ -260,9 +253,7 @@ class GatewayProtocol(HttpToolsProtocol):
             cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        """A request is whole; or the parser goes no further, since another protocol was asked
-        for.
-        """
+        """End a request, unless the parser only stopped because of an Upgrade header."""
         if self.parser.should_upgrade() and self._framing():
             return
         self.cycle.more_body = False
@@ -272,22 +263,20 @@ class GatewayProtocol(HttpToolsProtocol):
             self.cycle.message_event.set()
 
     def _framing(self) -> list[tuple[bytes, bytes]]:
-        """The headers that tell how long the request's body is; none where it has none."""
-        told = [
-            one
-            for one in self.cycle.scope["headers"]
-            if one[0] in {b"content-length", b"transfer-encoding"}
+        """Return the headers that define the length of the body; none if there is no body."""
+        framing = [
+            (name, value)
+            for name, value in self.cycle.scope["headers"]
+            if name in {b"content-length", b"transfer-encoding"}
         ]
-        return (
-            []
-            if all(name == b"content-length" and int(value) == 0 for name, value in told)
-            else told
-        )
+        if all(name == b"content-length" and int(value) == 0 for name, value in framing):
+            return []
+        return framing
 
-    def _go_on(self, rest: bytes) -> None:
-        """Read on where the parser stopped at an Upgrade, which is answered as if it had not been
-        asked for (RFC 9110 §7.8): Java's client asks for h2c with whatever it sends, its bodies
-        included.
+    def _parse_past_upgrade(self, rest: bytes) -> None:
+        """Continue parsing after an Upgrade header, which is ignored (RFC 9110 §7.8).
+
+        The HTTP client of Java asks for h2c with every request, including those with a body.
         """
         if framing := self._framing():
             self.parser = httptools.HttpRequestParser(_BodyReader(self))
@@ -298,13 +287,13 @@ class GatewayProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(rest)
         except httptools.HttpParserUpgrade as upgrade:
-            self._go_on(rest[upgrade.args[0] :])
+            self._parse_past_upgrade(rest[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse_unreadable()
 
     def _refuse_unreadable(self) -> None:
-        """What is no HTTP at all, or too much of it, is told in the one form of errors, too."""
-        if self._in_head and self._too_much():
+        """Refuse what is not HTTP, or a head that exceeds a limit, with a problem document."""
+        if self._in_head and self._exceeds_head_limits():
             self._refuse_head()
         else:
             self._refuse("malformed", "The request is not HTTP/1.1.")
@@ -316,16 +305,16 @@ class GatewayProtocol(HttpToolsProtocol):
             detail = f"The head has more than {MAX_HEADERS} headers or {MAX_HEAD} bytes."
             self._refuse("head-too-large", detail)
 
-    # --- time ---------------------------------------------------------------------------------------------------------
+    # --- time ------------------------------------------------------------------------------------
 
     @property
     def _deaf(self) -> bool:
-        """Whether what comes is discarded."""
+        """True if what arrives is discarded."""
         return self._refused or self._last is not None
 
     @property
     def _in_head(self) -> bool:
-        """Whether a head has begun and is not whole: then its scope is no cycle's yet."""
+        """True if a head has begun and is not complete: its scope belongs to no cycle yet."""
         # Before the first request there is no cycle
         return self.scope is not getattr(self.cycle, "scope", None)
 
@@ -335,11 +324,11 @@ class GatewayProtocol(HttpToolsProtocol):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is going on."""
-        return self._going_on()[0] is IDLE
+        """True if no request is in progress."""
+        return self._progress()[0] is IDLE
 
-    def _going_on(self) -> tuple[str, Any]:
-        """What is going on, and with which request."""
+    def _progress(self) -> tuple[str, Any]:
+        """Return the phase of the connection, and the request that is in it."""
         if self._refused:
             return REFUSED, None
         if self._in_head:
@@ -348,15 +337,16 @@ class GatewayProtocol(HttpToolsProtocol):
             return BODY, self.cycle
         return (BUSY, self.cycle) if self._busy else (IDLE, None)
 
-    def _look(self) -> None:
-        """Once in a while: is anything too slow? What is going on is timed from the first look that
-        finds it.
+    def _check(self) -> None:
+        """Check periodically whether anything is too slow.
+
+        A phase is timed from the first check that finds it.
         """
         draining = self._lifecycle.draining
         self._timer = self.loop.call_later(
-            DRAIN_LOOK_SECONDS if draining else self._every, self._look
+            DRAIN_CHECK_SECONDS if draining else self._every, self._check
         )
-        now, seen = self.loop.time(), self._going_on()
+        now, seen = self.loop.time(), self._progress()
         if seen != self._seen:
             self._seen, self._since, self._before = seen, now, self._received
         what, waited = seen[0], now - self._since
@@ -368,18 +358,19 @@ class GatewayProtocol(HttpToolsProtocol):
                 "request-timeout", f"The request's head was not whole after {seconds} seconds."
             )
         elif what is BODY:
-            self._look_at_body(waited)
+            self._check_body(waited)
         elif what is IDLE and now - max(self._heard, self._since) > self.timeout_keep_alive:
             self.transport.close()
         elif what is IDLE and draining:
             self._close_quiet(now)
 
-    def _look_at_body(self, waited: float) -> None:
-        """Too slow is what is slower than the least rate, when it was asked for. The application
-        tells the caller.
+    def _check_body(self, waited: float) -> None:
+        """Let the application answer a body that arrives more slowly than the lowest rate.
+
+        Time in which the application did not want to read does not count.
         """
         if self._ended is not None:
-            self._tell_of_cut()
+            self._notify_truncated()
             if self.loop.time() - self._ended > self._settings.gateway_slow_seconds:
                 self.transport.close()
         elif self.flow.read_paused:
@@ -403,7 +394,7 @@ class GatewayProtocol(HttpToolsProtocol):
         return now - since > self._allowed(read - before)
 
     def _allowed(self, size: int) -> float:
-        """The seconds that so many bytes may take."""
+        """Return the seconds that so many bytes may take."""
         return (
             self._settings.gateway_slow_seconds
             + size / self._settings.gateway_least_bytes_per_second
@@ -413,31 +404,31 @@ class GatewayProtocol(HttpToolsProtocol):
         most, idle = self._lingers
         return waited > most or now - max(self._heard, self._since) > idle
 
-    # --- stopping -----------------------------------------------------------------------------------------------------
+    # --- stopping --------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """From now on every answer that begins is the last of its connection."""
+        """Make every response that begins from now on the last one of its connection."""
         if self._busy and not self.cycle.response_started:
             self.cycle.keep_alive = False
         self._timer.cancel()
-        self._look()
+        self._check()
 
     @property
     def open_to_work(self) -> bool:
-        """Whether a request, or an answer that nobody has read yet, may still go over it."""
+        """True if a request may still arrive, or a response is not read yet."""
         return not self._refused or bool(self.transport.get_write_buffer_size())
 
     def _close_after(self, before: RequestResponseCycle | None) -> None:
-        """Close after the answer to the request whose head just came; not after that to the one
-        before it.
-        """
+        """Close after the response to the newest request, not after the one before it."""
         if before is not None and not before.response_started:
             before.keep_alive = True
         self.cycle.keep_alive = False
 
     def _close_quiet(self, now: float) -> None:
-        """Close a connection on which nothing has gone on for a while. This side ends first and
-        reads on, so that what comes in spite of that meets no reset.
+        """Close a connection that has been idle for a while.
+
+        The sending side is closed first and reading continues, so that a request that arrives all
+        the same is not reset.
         """
         keep_alive = self.timeout_keep_alive_task
         answered = keep_alive.when() - self.timeout_keep_alive if keep_alive is not None else 0.0
@@ -448,22 +439,20 @@ class GatewayProtocol(HttpToolsProtocol):
         self.transport.write_eof()
 
     def _has_unread_bytes(self) -> bool:
-        """Whether the kernel has received something that the event loop has not come to read
-        yet.
-        """
+        """Tell whether the kernel has received bytes that the event loop has not read yet."""
         opened = self.transport.get_extra_info("socket")
         if opened is None:
             return False
         waiting = fcntl.ioctl(opened.fileno(), termios.FIONREAD, struct.pack("i", 0))
         return bool(struct.unpack("i", waiting)[0])
 
-    # --- refusing -----------------------------------------------------------------------------------------------------
+    # --- refusing --------------------------------------------------------------------------------
 
     def _linger(self) -> bool:
-        """Whether the rest of a body is taken in before the connection closes; from now on it is.
+        """Discard the rest of a body before the connection closes; tell whether that is necessary.
 
-        To close a socket on which unread bytes lie resets the connection, and the caller's system
-        then discards the answer. So the sending side is closed alone, and what comes is discarded.
+        Closing a socket with unread bytes resets the connection, and the caller's system then
+        discards the response. So only the sending side is closed, and what arrives is discarded.
         """
         if self._refused or self._ended is not None or not getattr(self.cycle, "more_body", False):
             return False
@@ -483,29 +472,29 @@ class GatewayProtocol(HttpToolsProtocol):
         return True
 
     def _make_room(self) -> None:
-        """Close a connection on which no caller is known to wait for anything; where there is none,
-        refuse this one. First those of an address that has a large share of all, and of these the
-        one that has been so for longest.
+        """Close an expendable connection, or refuse this one if there is none.
+
+        Connections of an address with a large share go first, and of these the one that has been
+        expendable for longest.
         """
         others = [
-            one for one in self.connections if isinstance(one, GatewayProtocol) and one is not self
+            other
+            for other in self.connections
+            if isinstance(other, GatewayProtocol) and other is not self
         ]
-        of_address = Counter(one._address for one in others)
+        by_address = Counter(other._address for other in others)
         share = self._settings.gateway_max_connections / LARGE_SHARE
-        found = min(
-            (one for one in others if one._expendable),
-            key=lambda one: (
-                of_address[one._address] < share,
-                one._heard if one.idle else one._since,
-            ),
-            default=None,
-        )
-        if found is not None:
-            found.transport.close()
-        else:
-            self._refuse(
-                "overloaded", "As many connections as may be are open.", (b"retry-after", b"5")
-            )
+        expendable = [other for other in others if other._expendable]
+        if not expendable:
+            detail = "As many connections as may be are open."
+            self._refuse("overloaded", detail, (b"retry-after", b"5"))
+            return
+
+        def rank(other: GatewayProtocol) -> tuple[bool, float]:
+            small_share = by_address[other._address] < share
+            return small_share, other._heard if other.idle else other._since
+
+        min(expendable, key=rank).transport.close()
 
     @property
     def _address(self) -> str:
@@ -513,18 +502,20 @@ class GatewayProtocol(HttpToolsProtocol):
 
     @property
     def _expendable(self) -> bool:
-        """Whether nobody who has shown a key waits: nothing is going on, or a head or body is still
-        coming from who knows whom.
+        """True if no authenticated caller waits on the connection.
+
+        It is idle, or a head or body is still arriving from a caller that has shown no key.
         """
-        what, of = self._going_on()
+        what, of = self._progress()
         if what is BODY:
             told = of.scope.get(CONTEXT)
             return told is None or told.caller is None
         return what in {IDLE, HEAD, REFUSED}
 
     def _refuse(self, slug: str, detail: str, *headers: tuple[bytes, bytes]) -> None:
-        """Say why, then close. The requests before it that are whole are answered first. Nothing is
-        said where it would be taken for a part of another answer.
+        """Send a problem, then close; complete requests before it are answered first.
+
+        Nothing is sent where it would be taken for a part of another response.
         """
         log.info("connection.refused", slug=slug, address=self._address)
         self._beside = 0
@@ -542,7 +533,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._end_with(refusal)
 
     def _others_wait(self) -> bool:
-        """Whether requests that are whole wait for answers; the one that is not is given up."""
+        """Tell whether complete requests wait for responses; an incomplete one is given up."""
         if not self._busy:
             return False
         if self._in_head or not self.cycle.more_body:
@@ -554,7 +545,7 @@ class GatewayProtocol(HttpToolsProtocol):
         return True
 
     def on_response_complete(self) -> None:
-        """An answer is out; the last word follows the last one."""
+        """End a response; after the last one, send a refusal that has waited for it."""
         last = None if self.pipeline else self._last
         _response_complete(self)
         if last is not None and not self.transport.is_closing():
@@ -585,7 +576,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
 
 def _declared(cycle: RequestResponseCycle) -> int | None:
-    """The length that a request's body is said to have; None for one in chunks."""
+    """Return the declared length of a request's body; None if it is sent in chunks."""
     return next(
         (int(value) for name, value in cycle.scope["headers"] if name == b"content-length"), None
     )

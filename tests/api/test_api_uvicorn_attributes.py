@@ -97,7 +97,10 @@ def test_the_attributes_are_found_in_the_source() -> None:
     assert ("flow", "read_paused") in names
 
 
-@pytest.mark.parametrize(("owner", "name"), sorted(used()), ids=".".join)
+USED = sorted(used())
+
+
+@pytest.mark.parametrize(("owner", "name"), USED, ids=[f"{owner}.{name}" for owner, name in USED])
 def test_an_attribute_that_the_protocol_uses_exists(
     objects: dict[str, Any], owner: str, name: str
 ) -> None:
