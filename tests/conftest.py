@@ -7,7 +7,7 @@
     valkey    a running Valkey of the test's own, with nothing in it
     path      a migrated SQLite file with nothing in it
 
-`Talk` (api/talk.py) is what the first two give: `talk.event({...})`, `talk.batch([...])`,
+`Talk` (support/gateway.py) is what the first two give: `talk.event({...})`, `talk.batch([...])`,
 `talk.get(url)`, `talk.rows(sql)`.
 """
 
@@ -15,29 +15,41 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
+import certifi
 import hypothesis
 import pytest
 
-from app.callers import key_format
 from app.database.engine import connect
 from app.settings import Settings
-from tests.api.talk import Talk, running
-from tests.postgres import Server, postgresql
-from tests.valkey import Valkey
-from tests.valkey import valkey as running_valkey
+from tests.support import markers
+from tests.support.gateway import WIDE, Talk, make_settings, running
+from tests.support.postgres import Server, postgresql
+from tests.support.valkey import Valkey
+from tests.support.valkey import valkey as running_valkey
 
 # The time of one example says how busy the machine is
 hypothesis.settings.register_profile("gateway", deadline=None)
 hypothesis.settings.load_profile("gateway")
 
-WIDE = {
-    "gateway_rate_per_second": 10**6,
-    "gateway_rate_burst": 10**9,
-    "gateway_failed_auth_per_minute": 10**6,
-    "gateway_erased_seconds": 0,  # a user of one test is another test's as well
-}
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests with what they start."""
+    markers.mark(items)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_authorities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trust one public authority, not all: to read them takes 20 ms for each TLS context, of which
+    each gateway and each HTTP client of a test makes one or two.
+    """
+    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
+    path = tmp_path_factory.mktemp("authorities") / "one.pem"
+    path.write_text(first + end)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certifi, "where", lambda: str(path))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -77,24 +89,6 @@ def valkey() -> Iterator[Valkey]:
     """A Valkey that the test may kill."""
     with running_valkey() as server:
         yield server
-
-
-def make_settings(directory: Path, migrated: Path, given: dict[str, Any]) -> Settings:
-    """Settings that read neither the environment's `.env` nor anything of this machine."""
-    path = directory / "g.db"
-    if not path.exists():
-        shutil.copy(migrated, path)
-    return Settings(
-        _env_file=None,
-        **{
-            "leanplum_app_id": "app_tests",
-            "leanplum_production_key": "prod_tests_secret",
-            "leanplum_api_url": "http://127.0.0.1:9/api",
-            "gateway_database_url": f"sqlite:///{path}",
-            "gateway_bootstrap_key": key_format.make(),
-            **given,
-        },
-    )
 
 
 @pytest.fixture

@@ -20,8 +20,9 @@ from sqlalchemy import make_url
 
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-from tests.acceptance.processes import APP_ID, PRODUCTION_KEY, Process, serving, until, values
-from tests.database.proxy import Proxy, proxied
+from tests.support.database_proxy import Proxy, proxied
+from tests.support.processes import APP_ID, PRODUCTION_KEY, Process, serving, values
+from tests.support.wait import until
 
 # GATEWAY_COMMIT_SECONDS and a margin; what /readyz may take
 CALLER_SECONDS, READY_SECONDS = 12.0, 6.0

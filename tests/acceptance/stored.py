@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from sqlalchemy import text
 
 from app.database.engine import connect
-
-from .processes import until
+from tests.support.wait import until
 
 WAITING = "settled_at IS NULL"
 DEAD = "settled_at IS NOT NULL AND body IS NOT NULL"

@@ -2,11 +2,8 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +12,10 @@ import httpx
 from app.callers import key_format
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
+from tests.support.wait import free_port, until
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCTION_KEY = "prod_canary_7391"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def until(true: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
 
 
 class Gateway:

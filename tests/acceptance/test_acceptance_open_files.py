@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.serve import Wire
-
-from .processes import Process, environment
+from tests.support.http_server import Wire
+from tests.support.processes import Process, environment
 
 ASKED = """
 import resource, sys

@@ -27,21 +27,19 @@ from app.server.sandbox import sandbox_key
 from app.settings import Settings
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-
-from .processes import (
+from tests.support.processes import (
     APP_ID,
     PRODUCTION_KEY,
     Process,
     command,
     environment,
-    free_port,
     plan,
     requests,
     serving,
     stats,
-    until,
     values,
 )
+from tests.support.wait import free_port, until
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .processes import ROOT, ended, environment
+from tests.support.processes import ROOT, ended, environment
 
 CANARY = "prod_canary_0f9e8d7c"
 GOOD = {"LEANPLUM_APP_ID": "app_X", "LEANPLUM_PRODUCTION_KEY": CANARY}
@@ -182,9 +182,9 @@ def test_every_command_has_help(tmp_path: Path, words: list[str]) -> None:
 
 
 def test_no_secret_is_in_what_ps_shows(tmp_path: Path) -> None:
-    from .processes import serving
+    from tests.support.processes import serving_fresh
 
-    with serving(tmp_path, "http://127.0.0.1:1") as gateway:
+    with serving_fresh(tmp_path, "http://127.0.0.1:1") as gateway:
         shown = subprocess.run(
             ["ps", "-ww", "-o", "args=", "-p", str(gateway.process.pid)],
             capture_output=True,

@@ -13,7 +13,8 @@ import pytest
 
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-from tests.acceptance.processes import Process, ended, requests, serving, stats, until, values
+from tests.support.processes import Process, ended, requests, serving, stats, values
+from tests.support.wait import until
 
 UNSET: dict[str, str | None] = {"LEANPLUM_APP_ID": None, "LEANPLUM_PRODUCTION_KEY": None}
 Simulators = tuple[BackgroundServer, BackgroundServer]

@@ -17,10 +17,11 @@ import pytest
 
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
+from tests.support.processes import APP_ID, PRODUCTION_KEY, Process, fleet, plan, serving
+from tests.support.wait import until
 
 from . import journal
 from .journal import Call
-from .processes import APP_ID, PRODUCTION_KEY, Process, fleet, plan, serving, until
 from .stored import DEAD, WAITING, counting, stuck
 
 REPLAYS = int(os.environ.get("GATEWAY_TESTS_REPLAYS", "2000"))

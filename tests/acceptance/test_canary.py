@@ -20,8 +20,8 @@ from app.server.application import create_app
 from app.settings import Settings
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-
-from .processes import Process, ended, plan, requests, serving, until
+from tests.support.processes import Process, ended, plan, requests, serving_fresh
+from tests.support.wait import until
 
 LEANPLUM_KEYS = {
     name: f"canary-{name.lower()}-5e1f"
@@ -308,7 +308,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
     )
     settings = LEANPLUM_KEYS | {"GATEWAY_LOG_LEVEL": "debug", "GATEWAY_RATE_BURST": "100000"}
     server = BackgroundServer(config)
-    with serving(folder, "http://127.0.0.1:1", **settings) as gateway:
+    with serving_fresh(folder, "http://127.0.0.1:1", **settings) as gateway:
         do_everything(gateway, seen)
         assert gateway.terminate() == 0
         with server:

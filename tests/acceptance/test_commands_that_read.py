@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .processes import ended
+from tests.support.processes import ended
 
 READ = [
     ("keys", "list", "--json"),

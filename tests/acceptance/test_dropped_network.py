@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.processes import ROOT
-from tests.postgres import Server
+from tests.support.postgres import Server
+from tests.support.processes import ROOT
 
 FIREWALL = [
     "unshare",

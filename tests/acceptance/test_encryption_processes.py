@@ -12,8 +12,7 @@ from sqlalchemy import make_url, text
 from app.database.engine import connect
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-
-from .processes import (
+from tests.support.processes import (
     APP_ID,
     PRODUCTION_KEY,
     Process,
@@ -22,9 +21,9 @@ from .processes import (
     plan,
     requests,
     serving,
-    until,
     values,
 )
+from tests.support.wait import until
 
 A, B = (f"{name}:{base64.b64encode(bytes([ord(name)] * 32)).decode()}" for name in "ab")
 VALUE = "canary-value-31c7"

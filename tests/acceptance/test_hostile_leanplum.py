@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.processes import Process, serving, until
-from tests.api.talk import problem
-from tests.leanplum.hostile import Hostile, hostile
+from tests.support.gateway import problem
+from tests.support.hostile_server import Hostile, hostile
+from tests.support.processes import Process, serving
+from tests.support.wait import until
 
 SECONDS = "1"
 KINDS = (

@@ -17,7 +17,7 @@ import orjson
 import pytest
 
 from app.callers import key_format
-from tests.acceptance.processes import APP_ID, Process, serving
+from tests.support.processes import APP_ID, Process, serving
 
 SIZE = 24 * 1024 * 1024 - 1_000
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"

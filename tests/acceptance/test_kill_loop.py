@@ -25,12 +25,12 @@ from app.callers import key_format
 from app.database.engine import connect
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-from tests.postgres import Server
+from tests.support.postgres import Server
+from tests.support.processes import APP_ID, PRODUCTION_KEY, Deliverer, Process, delivering, serving
+from tests.support.wait import until
 
 from . import journal
-from .fork_server import fork_server
 from .histories import LOGINS, Call, History, Item, events
-from .processes import APP_ID, PRODUCTION_KEY, Deliverer, Process, delivering, serving, until
 from .stored import WAITING, counting
 from .verdicts import Verdict, arrivals, judge
 
@@ -260,11 +260,8 @@ def test_nothing_acknowledged_is_lost_reordered_or_sent_twice_whenever_a_process
         keep_requests=10**6,
     )
     with ExitStack() as stack:
-        forks = stack.enter_context(fork_server(tmp_path))
         leanplum = stack.enter_context(BackgroundServer(config))
         running = FLEETS[fleet]((stack, tmp_path, leanplum.url), request)
-        for process in running.processes:
-            process.spawn = forks.spawn  # to be there again soon
         writers = callers(running.gateways, seed)
         with writing(writers):
             running.kill_again_and_again(random.Random(seed))

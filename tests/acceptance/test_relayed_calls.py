@@ -20,9 +20,10 @@ import pytest
 
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
+from tests.support.processes import APP_ID, PRODUCTION_KEY, Process, delivering, fleet
+from tests.support.wait import until
 
 from . import journal
-from .processes import APP_ID, PRODUCTION_KEY, Process, delivering, fleet, until
 from .stored import WAITING, counting, stuck
 
 SECONDS = float(os.environ.get("GATEWAY_TESTS_FLEET_SECONDS", "8"))

@@ -12,8 +12,8 @@ from app.errors import StartRefused
 from app.server.sandbox import start_simulator
 from app.settings import Settings
 from app.simulator import SimulatorConfig
-
-from .processes import ended, free_port, serving, stats
+from tests.support.processes import ended, serving, stats
+from tests.support.wait import free_port
 
 NO_LEANPLUM: dict[str, str | None] = dict.fromkeys(
     ("LEANPLUM_APP_ID", "LEANPLUM_PRODUCTION_KEY", "LEANPLUM_API_URL")

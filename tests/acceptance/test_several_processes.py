@@ -9,8 +9,7 @@ import pytest
 
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-
-from .processes import (
+from tests.support.processes import (
     APP_ID,
     PRODUCTION_KEY,
     Process,
@@ -18,9 +17,9 @@ from .processes import (
     ended,
     serving,
     stats,
-    until,
     values,
 )
+from tests.support.wait import until
 
 USERS, EVENTS = 40, 6
 

@@ -18,10 +18,10 @@ import pytest
 
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-from tests.database.proxy import Proxy, proxied
-from tests.postgres import Server
-
-from .processes import APP_ID, PRODUCTION_KEY, Process, serving, until, values
+from tests.support.database_proxy import Proxy, proxied
+from tests.support.postgres import Server
+from tests.support.processes import APP_ID, PRODUCTION_KEY, Process, serving, values
+from tests.support.wait import until
 
 DEVELOPMENT_KEY = "dev_sandbox"
 CALLER_SECONDS, READY_SECONDS = 12.0, 6.0

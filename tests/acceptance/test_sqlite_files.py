@@ -18,8 +18,8 @@ import pytest
 
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-
-from .processes import APP_ID, PRODUCTION_KEY, Process, serving, until
+from tests.support.processes import APP_ID, PRODUCTION_KEY, Process, serving
+from tests.support.wait import until
 
 numbers = count(1)
 

@@ -13,8 +13,7 @@ import pytest
 
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-
-from .processes import APP_ID, PRODUCTION_KEY, Process, serving
+from tests.support.processes import APP_ID, PRODUCTION_KEY, Process, serving
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from tests.acceptance.processes import Process, serving, until
-from tests.api.serve import Wire
+from tests.support.http_server import Wire
+from tests.support.processes import Process, serving
+from tests.support.wait import until
 
 NOWHERE = "http://127.0.0.1:9"
 CLIENTS, SECONDS = 16, 0.6

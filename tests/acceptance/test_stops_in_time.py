@@ -15,9 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.processes import Deliverer, Process, command, environment, serving, until
-from tests.api.serve import Wire
-from tests.database.proxy import proxied
+from tests.support.database_proxy import proxied
+from tests.support.http_server import Wire
+from tests.support.processes import Deliverer, Process, command, environment, serving
+from tests.support.wait import until
 
 SHUTDOWN = 4
 SETTINGS = {"GATEWAY_DRAIN_SECONDS": "0", "GATEWAY_SHUTDOWN_SECONDS": str(SHUTDOWN)}

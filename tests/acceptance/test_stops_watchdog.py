@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.acceptance.processes import ROOT
+from tests.support.processes import ROOT
 
 ARMED = """
 import time, threading, re

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from app.leanplum.actions import ACTIONS
-from tests.acceptance.processes import ended
-from tests.api.leanplum import KEYS, Leanplum, delivering_to, simulated, until
-from tests.api.talk import PROBLEM, Talk, pointers
+from tests.support.gateway import PROBLEM, Talk, pointers
+from tests.support.processes import ended
+from tests.support.simulator import KEYS, Leanplum, delivering_to, simulated
+from tests.support.wait import until
 
 PRODUCTION, DEVELOPMENT, EXPORT, CONTENT = KEYS.values()
 DAY = time.strftime("%Y%m%d", time.gmtime(time.time() - 3 * 86_400))
@@ -30,7 +31,7 @@ def leanplum() -> Iterator[Leanplum]:
 def talk(
     leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
 ) -> Iterator[Talk]:
-    from tests.conftest import WIDE, make_settings
+    from tests.support.gateway import WIDE, make_settings
 
     folder = tmp_path_factory.mktemp("actions")
 
@@ -44,7 +45,7 @@ def talk(
 @pytest.fixture(autouse=True)
 def anew(talk: Talk, leanplum: Leanplum) -> None:
     # What an earlier test left to be delivered
-    until(lambda: talk.app.services.outbox.queued == 0)
+    talk.until_nothing_waits()
     leanplum.forget()
 
 

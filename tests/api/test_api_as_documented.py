@@ -20,8 +20,8 @@ from app.server.application import create_app
 from app.settings import Settings
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-from tests.acceptance.processes import Process, serving
-from tests.api.leanplum import KEYS
+from tests.support.processes import Process, serving
+from tests.support.simulator import KEYS
 
 # For each operation, of good calls and of bad ones
 EXAMPLES = int(os.environ.get("GATEWAY_TESTS_EXAMPLES", "6"))

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from app.callers.store import KeyStore
 from app.cli import dead_letters
 from app.model import Scope
 from app.outbox.dead_letters import DeadLetterFilter
-from tests.api.talk import CANARY, EVENT, JSON, NDJSON, Talk
+from tests.support.gateway import CANARY, EVENT, JSON, NDJSON, Talk
 
 Start = Callable[..., Talk]
 TRACK = EVENT | {"action": "track"}
@@ -75,8 +74,7 @@ def test_a_batch_is_one_record_that_counts_its_items(gateway: Talk) -> None:
     )
     (record,) = gateway.audit(answer.headers["x-request-id"])
     told = record["unmapped"]
-    of = gateway.app.services.pseudonyms.of
-    assert set(told.pop("users")) == {of("default", "uu1"), of("default", "uu2")}
+    assert set(told.pop("users")) == {gateway.user_hash("u1"), gateway.user_hash("u2")}
     ids = [one["id"] for one in answer.json()["results"] if "id" in one]
     assert told == {
         "app": "default",
@@ -89,11 +87,8 @@ def test_a_batch_is_one_record_that_counts_its_items(gateway: Talk) -> None:
 
 
 def test_a_limited_call_and_a_forbidden_one_are_recorded(start: Start) -> None:
-    talk = start(gateway_rate_burst=1, gateway_rate_per_second=1)
-    key, stored = KeyStore(talk.app.services.engine, talk.app.services.macs).create(
-        "reader", [Scope.RECEIPTS_READ], None, 0
-    )
-    talk.app.services.directory.refresh()
+    talk = start(gateway_rate_burst=2, gateway_rate_per_second=1)
+    key_id, key = talk.create_key(Scope.RECEIPTS_READ)
     answers = [talk.event(), talk.event(), talk.event(key=key)]
     assert [answer.status_code for answer in answers] == [202, 429, 403]
     records = [talk.audit(answer.headers["x-request-id"]) for answer in answers]
@@ -102,7 +97,7 @@ def test_a_limited_call_and_a_forbidden_one_are_recorded(start: Start) -> None:
         ["429"],
         ["403"],
     ]
-    assert records[2][0]["actor"]["user"]["uid"] == stored.caller.key_id
+    assert records[2][0]["actor"]["user"]["uid"] == key_id
 
 
 def test_a_call_that_a_full_queue_refuses_is_recorded(start: Start) -> None:
@@ -133,12 +128,11 @@ def test_a_batch_of_which_nothing_is_taken_has_a_record_that_counts_its_items(
 def test_an_act_by_command_names_who_runs_it_and_the_app_that_it_is_about(start: Start) -> None:
     talk = start()
     talk.event()
-    settings = talk.app.services.settings
     (seq,) = talk.rows("SELECT seq FROM items")[0]
     change = "UPDATE items SET status = 'expired', settled_at = 1 WHERE seq = ?"
     with sqlite3.connect(talk.path) as beside:
         beside.execute(change, (seq,))
-    assert len(dead_letters.apply(settings, "discard", None, DeadLetterFilter())) == 1
+    assert len(dead_letters.apply(talk.settings, "discard", None, DeadLetterFilter())) == 1
     record = talk.audit()[-1]
     assert (record["api"]["operation"], record["unmapped"]) == (
         "dead-letter.discard",
@@ -151,12 +145,9 @@ def test_a_key_that_was_rotated_out_or_revoked_or_is_in_an_address_is_named_by_t
     start: Start,
 ) -> None:
     talk = start()
-    store = KeyStore(talk.app.services.engine, talk.app.services.macs)
-    rotated, stored = store.create("old", [Scope.EVENTS_WRITE], None, 0)
-    revoked, _ = store.rotate(stored.caller.key_id, 1, 0)
-    assert revoked is not None
-    store.revoke(stored.caller.key_id, 2)
-    talk.app.services.directory.refresh()
+    key_id, rotated = talk.create_key(Scope.EVENTS_WRITE)
+    revoked = talk.post(f"/v1/keys/{key_id}/rotate", {"overlapSeconds": 0}).json()["key"]
+    assert talk.call("DELETE", f"/v1/keys/{key_id}").status_code == 204
     answers = [
         talk.event(key=rotated),
         talk.event(key=revoked),
@@ -166,7 +157,7 @@ def test_a_key_that_was_rotated_out_or_revoked_or_is_in_an_address_is_named_by_t
     talk.get("/readyz")  # proves a commit: nobody waits for these records
     for answer in answers:
         (record,) = talk.audit(answer.headers["x-request-id"])
-        assert record["actor"]["user"]["uid"] == stored.caller.key_id
+        assert record["actor"]["user"]["uid"] == key_id
         assert (record["status_code"], record["status_id"]) == (str(answer.status_code), 2)
         assert revoked not in str(record)
 
@@ -250,8 +241,8 @@ def test_every_record_has_what_ocsf_requires_of_an_api_activity(start: Start) ->
 def test_a_call_about_one_user_names_it_by_its_keyed_hash_also_where_it_is_refused(
     start: Start,
 ) -> None:
-    talk = start(gateway_rate_burst=2, gateway_rate_per_second=1)
-    hashed = talk.app.services.pseudonyms.of("default", "uann")
+    talk = start(gateway_rate_burst=3, gateway_rate_per_second=1)
+    hashed = talk.user_hash("ann")
     answers = [
         talk.post("/v1/users/ann/states", {"state": "s"}),
         talk.post("/v1/users/ann/states", {"state": 5}),

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.api.talk import Talk
+from tests.support.gateway import Talk
 
 GOOD = {"action": "track", "userId": "u1", "event": "Bought"}
 BAD_BODIES: dict[str, bytes] = {

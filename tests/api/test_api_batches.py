@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.api.talk import JSON, NDJSON, Talk, pointers, problem
+from tests.support.gateway import JSON, NDJSON, Talk, pointers, problem
 
 LINES = {"Content-Type": NDJSON}
 

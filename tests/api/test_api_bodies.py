@@ -13,7 +13,7 @@ import orjson
 import pytest
 import zstandard
 
-from tests.api.talk import CANARY, EVENT, JSON, NDJSON, Talk, pointers, problem
+from tests.support.gateway import CANARY, EVENT, JSON, NDJSON, Talk, pointers, problem
 
 GOOD = orjson.dumps(EVENT)
 ITEM = b'{"action":"track","userId":"u","event":"e"}'

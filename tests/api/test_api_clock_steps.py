@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from app.outbox.retention import RetentionLimits
 from app.settings import Settings
-from tests.api.leanplum import Leanplum, delivering_to, simulated, until
-from tests.api.talk import EVENT, Talk
+from tests.support.gateway import EVENT, Talk
+from tests.support.simulator import Leanplum, delivering_to, simulated
+from tests.support.wait import until
 
 HOUR, DAY = 3_600, 86_400
-KEPT = RetentionLimits(receipts=DAY * 1_000, dead_letters=30 * DAY * 1_000)
+KEPT = {"gateway_dedup_seconds": DAY, "gateway_dead_letter_seconds": 30 * DAY}
+OLD = (
+    "UPDATE items SET settled_at = 1 WHERE id = 'old'",
+    "UPDATE acceptances SET accepted_at = 1 "
+    "WHERE first_seq = (SELECT acceptance FROM items WHERE id = 'old')",
+)
 
 
 class WallClock:
@@ -38,8 +43,10 @@ def leanplum() -> Iterator[Leanplum]:
 
 
 @pytest.fixture
-def talk(leanplum: Leanplum, settings: Callable[..., Settings], path: Path) -> Iterator[Talk]:
-    with delivering_to(leanplum, settings, path, gateway_retry_window=HOUR) as found:
+def talk(
+    leanplum: Leanplum, settings: Callable[..., Settings], path: Path, frequent_housekeeping: None
+) -> Iterator[Talk]:
+    with delivering_to(leanplum, settings, path, gateway_retry_window=HOUR, **KEPT) as found:
         yield found
 
 
@@ -76,9 +83,12 @@ def test_a_step_forward_removes_and_forgets_nothing_that_is_young(
     sent(talk, "dead", "bad")
     until(lambda: (status(talk, "good"), status(talk, "dead")) == ("delivered", "rejected"))
     assert talk.call("DELETE", "/v1/users/gone?fullErasure=true").status_code == 202
+    sent(talk, "old")
+    until(lambda: status(talk, "old") == "delivered")
     wall.set(366 * DAY)
-    outbox = talk.app.services.outbox
-    assert talk.do(lambda: outbox.sweep(KEPT)) == 0
+    for statement in OLD:
+        talk.execute(statement)
+    until(lambda: talk.get("/v1/receipts/old").status_code == 404)  # the housekeeper was here
     assert status(talk, "good") == "delivered"
     assert status(talk, "dead") == "rejected"
     assert talk.event({**EVENT, "userId": "ann", "id": "good"}).json()["duplicate"] is True

@@ -7,46 +7,18 @@ from typing import Any
 import pytest
 
 from app.api.dead_letters import DISCARD, LIST, REPLAY
-from app.callers.store import KeyStore
 from app.clock import instant, now_ms
-from app.model import Postponed, ReadRequest, Scope, Settled, Status, Verdict
-from app.outbox.outbox import Outbox
-
-from .talk import CANARY, Talk
+from app.model import Postponed, Scope, Settled, Status
+from tests.support.dead_letters import event, settle
+from tests.support.gateway import CANARY, Talk
+from tests.support.wait import until
 
 ENDS = (Status.REJECTED, Status.EXPIRED, Status.UNKNOWN, Status.DELIVERED, Status.SKIPPED)
 
 
 @pytest.fixture
-def talk(start: Callable[..., Talk]) -> Talk:
+def talk(start: Callable[..., Talk], frequent_housekeeping: None) -> Talk:
     return start()
-
-
-def settle(talk: Talk, verdicts: dict[str, Verdict]) -> None:
-    """End items as a deliverer would."""
-
-    async def run() -> None:
-        outbox: Outbox = talk.app.services.outbox
-        found = await outbox.look(ReadRequest(tail=0))
-        assert found.tail is not None
-        items = [item for item in found.tail.items if item.id in verdicts]
-        await outbox.renew("tests", 60_000, [], ())
-        assert await outbox.begin("t", "tests", items) is not None
-        assert await outbox.settle(
-            "t", "default", [(item.seq, verdicts[item.id]) for item in items]
-        )
-
-    talk.do(run)
-
-
-def event(item_id: str, user: str = "ann") -> dict[str, Any]:
-    return {
-        "action": "track",
-        "userId": user,
-        "event": "E",
-        "params": {"note": CANARY},
-        "id": item_id,
-    }
 
 
 def dead(talk: Talk, *item_ids: str, status: Status = Status.REJECTED) -> None:
@@ -122,7 +94,7 @@ def test_what_is_sent_again_waits_with_its_id_and_content_and_new_attempts(talk:
     )
     assert talk.rows("SELECT seq, body FROM items WHERE id = 'a'") == before
     assert listed(talk) == ["b"]
-    assert talk.app.services.outbox.queued == 1
+    until(lambda: talk.queued() == 1)
 
 
 def test_an_id_made_here_is_found_too(talk: Talk) -> None:
@@ -177,9 +149,7 @@ def test_what_chooses_nothing_sensible_is_refused_and_nothing_done(
 
 
 def test_they_need_their_own_scope(talk: Talk) -> None:
-    store = KeyStore(talk.app.services.engine, talk.app.services.macs)
-    key, _ = store.create("other", frozenset(Scope) - {Scope.DEAD_LETTERS_MANAGE}, None, now_ms())
-    talk.do(talk.app.services.directory.refresh)
+    _, key = talk.create_key(*(one for one in Scope if one != Scope.DEAD_LETTERS_MANAGE))
     assert talk.get(LIST, key=key).status_code == 403
     assert talk.post(REPLAY, {"filter": {}}, key=key).status_code == 403
     assert talk.post(DISCARD, {"filter": {}}, key=None).status_code == 401

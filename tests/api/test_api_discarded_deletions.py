@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.api.erasing import gateway
-from tests.api.leanplum import Leanplum, simulated, until
-from tests.api.test_api_erasure_traces import found_in
+from tests.api.erasure_gateway import gateway
+from tests.support.simulator import Leanplum, simulated
+from tests.support.wait import until
+
+from .erasure_gateway import found_in
 
 USER = "canary-discarded-77aa"
 DATA_KEY = "a:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="

@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from app.server import http1
-from tests.acceptance.processes import free_port
-from tests.api.serve import Wire, served
-from tests.conftest import make_settings
+from tests.support.gateway import make_settings
+from tests.support.http_server import Wire, served
+from tests.support.wait import free_port
 
 ATTEMPTS = 8
 LARGE = b"x" * (16 * 1024 * 1024)

@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.erasing import Gateway, gateway
-from tests.api.leanplum import Leanplum, simulated, until
+from tests.api.erasure_gateway import Gateway, gateway
+from tests.support.simulator import Leanplum, simulated
+from tests.support.wait import until
 
 Ask = Callable[[Gateway], httpx.Response]
 X = "ERX"

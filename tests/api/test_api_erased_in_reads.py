@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.erasing import APP, Gateway, gateway
-from tests.api.leanplum import Leanplum, simulated
-from tests.conftest import make_settings
+from tests.api.erasure_gateway import APP, Gateway, gateway
+from tests.support.gateway import make_settings
+from tests.support.simulator import Leanplum, simulated
 
 X = "ERX"
 READS = ("getVars", "getNewsfeedMessages", "exportUser", "downloadFile")

@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.erasing import Gateway, gateway
-from tests.api.leanplum import Leanplum, simulated, until
-from tests.conftest import make_settings
+from tests.api.erasure_gateway import Gateway, gateway
+from tests.support.gateway import make_settings
+from tests.support.simulator import Leanplum, simulated
+from tests.support.wait import until
 
 Ask = Callable[[Gateway, str, str], httpx.Response]
 DATA_KEY = "a:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from app.outbox.housekeeper import COUNT_SECONDS, Housekeeper
-from app.outbox.retention import RetentionLimits
-from tests.api.leanplum import Leanplum, delivering_to, simulated, until
-from tests.api.talk import Talk, problem
+from tests.support.gateway import Talk, problem
+from tests.support.simulator import Leanplum, delivering_to, simulated
+from tests.support.wait import until
 
 DEVELOPMENT = {"leanplum_development_key": "dev_sandbox"}
 NOTHING = {"waiting": 0, "inFlight": 0, "deadLetters": 0, "receipts": 0, "ids": 0}
@@ -184,15 +183,13 @@ def files(path: Path) -> bytes:
     return b"".join(one.read_bytes() for one in path.parent.glob(f"{path.name}*"))
 
 
-def scrubbed(talk: Talk) -> bool:
-    """What the housekeeper does again and again: it can't while somebody reads."""
-    talk.do(talk.app.services.outbox.scrub)
-    return USER.encode() not in files(talk.path)
-
-
 @pytest.mark.parametrize("data_key", [None, "a:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="])
 def test_after_an_erasure_no_row_and_no_file_holds_the_user_or_a_value_of_theirs(
-    leanplum: Leanplum, settings: Callable[..., Any], path: Path, data_key: str | None
+    leanplum: Leanplum,
+    settings: Callable[..., Any],
+    path: Path,
+    data_key: str | None,
+    frequent_housekeeping: None,
 ) -> None:
     with delivering_to(
         leanplum, settings, path, gateway_data_key=data_key, gateway_rate_burst=10**6
@@ -210,10 +207,11 @@ def test_after_an_erasure_no_row_and_no_file_holds_the_user_or_a_value_of_theirs
             ]
             mixed = [one for pair in zip(items, others, strict=True) for one in pair]
             assert talk.batch(mixed).json()["accepted"] == 80
-        until(lambda: talk.app.services.outbox.queued == 0)
+        talk.until_nothing_waits()
         assert USER.encode() in files(path)
         assert erase(talk, USER, headers={"Prefer": "wait=10"}).json()["status"] == "delivered"
-        until(lambda: scrubbed(talk))
+        # The housekeeper cleans them again and again: it can't while somebody reads
+        until(lambda: USER.encode() not in files(path))
         assert VALUE.encode() not in files(path)
         tables = [
             name for (name,) in talk.rows("SELECT name FROM sqlite_master WHERE type = 'table'")
@@ -222,22 +220,13 @@ def test_after_an_erasure_no_row_and_no_file_holds_the_user_or_a_value_of_theirs
 
 
 def test_the_housekeeper_cleans_the_files_soon_after_each_erasure_also_right_after_the_last_time(
-    start: Callable[..., Talk],
+    start: Callable[..., Talk], frequent_housekeeping: None
 ) -> None:
-    talk, now = start(**DEVELOPMENT), 0.0
-    housekeeper = Housekeeper(talk.app.services.outbox, RetentionLimits(10**9, 10**9), lambda: now)
+    talk = start(**DEVELOPMENT)
     for user in (f"{USER}-1", f"{USER}-2", f"{USER}-3"):
         talk.event(event(user, info=VALUE))
         erase(talk, user)
-
-        def cleaned() -> bool:
-            nonlocal now
-            now += COUNT_SECONDS
-            talk.do(housekeeper.step)
-            return VALUE.encode() not in files(talk.path)
-
-        until(cleaned)
-        assert now < 600
+        until(lambda: VALUE.encode() not in files(talk.path))
 
 
 def test_a_deletion_may_say_that_the_body_it_has_not_is_json(start: Callable[..., Talk]) -> None:

@@ -2,18 +2,14 @@
 tells nothing.
 """
 
-import hashlib
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import orjson
 import pytest
 
-from app import ids
-from app.encryption import NO_ENCRYPTION
-from tests.api.erasing import cells, gateway
-from tests.api.leanplum import Leanplum, simulated, until
+from tests.api.erasure_gateway import found_in, gateway
+from tests.support.simulator import Leanplum, simulated
+from tests.support.wait import until
 
 NAMELESS = "Leanplum's text named the user, who was erased."
 USER, DEVICE, OTHER = "canary-user-9d1e", "canary-device-5c2f", "somebody-else"
@@ -23,54 +19,6 @@ USER, DEVICE, OTHER = "canary-user-9d1e", "canary-device-5c2f", "somebody-else"
 def leanplum() -> Iterator[Leanplum]:
     with simulated() as found:
         yield found
-
-
-def made_of(name: str) -> dict[str, Any]:
-    """What could be made of an id by whoever has no key."""
-    found: dict[str, Any] = {"itself": name}
-    for text in (
-        name,
-        f"u{name}",
-        f"default{name}",
-        f"defaultu{name}",
-        f"default\0u{name}",
-        f"u{name}default",
-    ):
-        found |= {
-            f"crc32 {text!r}": zlib.crc32(text.encode()),
-            f"adler32 {text!r}": zlib.adler32(text.encode()),
-        }
-        for kind in ("md5", "sha1", "sha256"):
-            found[f"{kind} {text!r}"] = hashlib.new(kind, text.encode()).hexdigest()
-        for size in (8, 10, 16, 20, 32, 64):
-            found[f"blake2b {size} {text!r}"] = hashlib.blake2b(
-                text.encode(), digest_size=size
-            ).hexdigest()
-    for action in ("track", "deleteUser", "setUserAttributes"):
-        for body in ("", orjson.dumps({"userId": name}).decode()):
-            found[f"digest {action} {body}"] = NO_ENCRYPTION.digest(action, f"u{name}", body).hex()
-    lane = ids.lane("default", f"u{name}")
-    of_device = ids.lane("default", f"d{name}")
-    places = {"lane": lane, "place in line": f"delivery {lane}"}
-    return (
-        found
-        | places
-        | {"device's lane": of_device, "device's place in line": f"delivery {of_device}"}
-    )
-
-
-def found_in(database: str, name: str) -> list[tuple[str, str, str]]:
-    """Where in the database something stands that was made of an id."""
-    made, found = made_of(name), []
-    for table, column, value in cells(database):
-        text = bytes(value).hex() if isinstance(value, bytes | memoryview) else str(value)
-        for how, one in made.items():
-            here = (
-                value == one if isinstance(value, int) else len(str(one)) > 4 and str(one) in text
-            )
-            if here:
-                found.append((table, column, how))
-    return found
 
 
 @pytest.mark.parametrize(

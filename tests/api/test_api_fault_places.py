@@ -11,10 +11,9 @@ import pytest
 
 from app.errors import Invalid
 from app.http.request import parse_idempotency_key as key_of
-from tests.api.talk import NDJSON, Talk, problem, running
-from tests.compat.segment import basic
-from tests.conftest import WIDE, make_settings
-from tests.tracking.plans import shop
+from tests.support.gateway import NDJSON, WIDE, Talk, make_settings, problem, running
+from tests.support.segment import basic
+from tests.support.tracking_plans import shop
 
 DEEP: dict[str, Any] = {"userId": "u", "event": "E"}
 BAD = {"x": [1]}  # no value of a param

@@ -7,8 +7,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.api.serve import Wire, served
-from tests.conftest import make_settings
+from tests.support.gateway import make_settings
+from tests.support.http_server import Wire, served
 
 Server = tuple[int, bytes]  # a port and a key
 HOST, AUTH, JSON = b"Host: gateway", b"Authorization: Bearer KEY", b"Content-Type: application/json"

@@ -12,8 +12,9 @@ import pytest
 
 from app.settings import Settings
 from app.simulator import SimulatorConfig
-from tests.api.leanplum import delivering_to, simulated, until
-from tests.api.talk import Talk
+from tests.support.gateway import Talk
+from tests.support.simulator import delivering_to, simulated
+from tests.support.wait import until
 
 USERS, ROUNDS, LATE_MS = 60, 8, 5_000
 ATTACK = "' OR 1=1 --"

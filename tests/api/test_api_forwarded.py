@@ -11,8 +11,8 @@ import pytest
 from app.http.proxies import Origin, TrustedProxies, plain
 from app.server import run
 from app.settings import Settings
-from tests.api.serve import served
-from tests.api.talk import Talk
+from tests.support.gateway import Talk
+from tests.support.http_server import served
 
 PROXIES = TrustedProxies([ip_network("10.0.0.0/8"), ip_network("fd00::/8")])
 XFF, FWD = b"x-forwarded-for", b"forwarded"

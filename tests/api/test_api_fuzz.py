@@ -10,7 +10,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.api.talk import EVENT, JSON, NDJSON, PROBLEM, Talk
+from tests.support.gateway import EVENT, JSON, NDJSON, PROBLEM, Talk
 
 # 200 and 409: the good body has an id, and comes again and again
 ALLOWED = {200, 202, 400, 409, 413, 415, 422}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.serve import Wire, served
-from tests.conftest import make_settings
+from tests.support.gateway import make_settings
+from tests.support.http_server import Wire, served
 
 LIVE = b"GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n"
 BODY = b'{"userId":"u","event":"E"}'

@@ -10,8 +10,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.api.serve import Wire, served
-from tests.conftest import make_settings
+from tests.support.gateway import make_settings
+from tests.support.http_server import Wire, served
 
 BODY = b'{"userId":"u","event":"e"}'
 PATHS = ["/v1/events", "/v1/batch", "/v1/nothing", "/api", "/segment/v1/track"]

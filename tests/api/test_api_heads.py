@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from app.server.http1 import MAX_HEAD, MAX_HEADERS, MAX_PIPELINED, MAX_URL
-from tests.api.serve import Wire, served
+from tests.support.http_server import Wire, served
 
 ASK = b"GET /livez HTTP/1.1\r\nHost: gateway\r\n"
 MB = 1024 * 1024
@@ -19,7 +19,7 @@ MB = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[int]:
-    from tests.conftest import make_settings
+    from tests.support.gateway import make_settings
 
     with served(make_settings(tmp_path_factory.mktemp("heads"), migrated, {})) as port:
         yield port

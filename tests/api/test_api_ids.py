@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.api.talk import EVENT, JSON, Talk, pointers, problem
+from tests.support.gateway import EVENT, JSON, Talk, pointers, problem
 
 Start = Callable[..., Talk]
 number = count()

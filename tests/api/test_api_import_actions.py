@@ -13,10 +13,9 @@ import pytest
 from app.ingest.import_rows import check_actions
 from app.model import Scope
 from app.settings import Settings
-from tests.api.leanplum import Leanplum, delivering_to, simulated
-from tests.api.talk import Talk
-from tests.compat.test_sdk_door import scoped
-from tests.conftest import WIDE, make_settings
+from tests.support.gateway import WIDE, Talk, make_settings
+from tests.support.sdk import scoped
+from tests.support.simulator import Leanplum, delivering_to, simulated
 
 BUCKET = {"gcsBucket": "public-bucket", "file": "rows.csv"}
 IMPORTS = (Scope.EXPORTS_RUN, Scope.SDK)

@@ -12,9 +12,8 @@ import httpx
 import pytest
 
 from app.model import Scope
-from tests.api.leanplum import KEYS, Leanplum, delivering_to, simulated
-from tests.api.talk import Talk, pointers, problem
-from tests.conftest import WIDE, make_settings
+from tests.support.gateway import WIDE, Talk, make_settings, pointers, problem
+from tests.support.simulator import KEYS, Leanplum, delivering_to, simulated
 
 ROWS = b"userId,event\nann,Imported\nbob,Imported\n"
 BUCKET = {"gcsBucket": "public-bucket", "file": "path/rows 1.csv"}
@@ -250,14 +249,7 @@ def test_an_empty_multi_is_an_error_for_the_simulator_too(leanplum: Leanplum) ->
 
 
 def test_an_import_needs_its_scope(talk: Talk, leanplum: Leanplum) -> None:
-    from app.callers.store import KeyStore
-    from app.clock import now_ms
-
-    gateway = talk.app.services
-    key, _ = KeyStore(gateway.engine, gateway.macs).create(
-        "phones", frozenset({Scope.SDK}), None, now_ms()
-    )
-    talk.do(lambda: gateway.directory.refresh())
+    _, key = talk.create_key(Scope.SDK)
     for answer in (
         door(talk, "POST", ROWS, "text/csv", clientKey=key, defaultAction="track"),
         door(talk, "GET", clientKey=key, **JOB),

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.api.talk import CANARY, EVENT, Talk, problem
+from tests.support.gateway import CANARY, EVENT, Talk, problem
 
 Start = Callable[..., Talk]
 NAMES = [

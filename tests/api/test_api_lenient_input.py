@@ -13,11 +13,10 @@ import pytest
 from app.apps import read_apps
 from app.errors import StartRefused
 from app.settings import Settings
-from tests.api.serve import served
-from tests.api.talk import NDJSON, Talk, problem
-from tests.compat.segment import basic
-from tests.conftest import WIDE
-from tests.tracking.plans import shop
+from tests.support.gateway import NDJSON, WIDE, Talk, problem
+from tests.support.http_server import served
+from tests.support.segment import basic
+from tests.support.tracking_plans import shop
 
 BOM = "\ufeff"
 EVENT = '{"userId":"u","event":"E"}'

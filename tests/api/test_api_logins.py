@@ -8,8 +8,8 @@ import pytest
 from app import ids
 from app.compat.leanplum_sdk import classify
 from app.model import Scope
-from tests.api.talk import Talk
-from tests.compat.segment import post
+from tests.support.gateway import Talk
+from tests.support.segment import post
 
 Ask = Callable[[Talk], Any]
 LOGIN = {"action": "setUserAttributes", "userId": "a", "newUserId": "k"}

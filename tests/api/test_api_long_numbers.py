@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.api.talk import NDJSON, Talk, pointers, problem
-from tests.compat.segment import basic
+from tests.support.gateway import NDJSON, Talk, pointers, problem
+from tests.support.segment import basic
 
 LONG = (
     "9223372036854775808",

@@ -8,72 +8,58 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn
 
 import pytest
 
-from app.server.application import create_app
+from app.relay.service import Relay
 from app.settings import Settings
-from tests.acceptance.processes import ended, environment
-from tests.api.serve import Wire, served
-from tests.api.talk import CANARY, EVENT, PROBLEM, Talk
-from tests.conftest import WIDE
+from tests.support.gateway import CANARY, EVENT, PROBLEM, WIDE, Talk
+from tests.support.http_server import Wire, served
+from tests.support.processes import ended, environment
 
 Start = Callable[..., Talk]
-PARTS = ("outbox", "keys", "relay", "limits", "writer", "directory")
 DOOR = {"appId": "app_tests", "action": "multi", "data": [EVENT | {"action": "track"}]}
 
 
-class Failing:
-    """A part of the gateway that fails at whatever it is asked, with what a caller sent in the
-    error's text.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        def fails(*_: Any, **__: Any) -> Any:
-            raise RuntimeError(f"{CANARY} in {name}")
-
-        return fails
+def fails(*_: Any, **__: Any) -> NoReturn:
+    """Fail by a mistake, with what a caller sent in the error's text."""
+    raise RuntimeError(f"{CANARY} in a part of the gateway")
 
 
-def broken(talk: Talk, *parts: str) -> None:
-    failing: dict[str, Any] = dict.fromkeys(parts, Failing())
-    talk.app.serve(talk.app.services._replace(**failing))
-
-
-CALLS: dict[str, tuple[tuple[str, ...], Callable[[Talk], Any]]] = {
-    "hot write": (("ingest",), lambda t: t.event()),
-    "hot batch": (("ingest",), lambda t: t.batch([EVENT | {"action": "track"}])),
-    "limit": (("limiter",), lambda t: t.batch([EVENT | {"action": "track"}])),
-    "who calls": (("authenticator",), lambda t: t.event()),
-    "routed write": (("ingest",), lambda t: t.post("/v1/users/u/states", {"state": "S"})),
-    "receipt": (("outbox",), lambda t: t.get("/v1/receipts/x")),
-    "dead letters": (("outbox",), lambda t: t.get("/v1/dead-letters")),
-    "keys": (("keys",), lambda t: t.get("/v1/keys")),
-    "a new key": (("keys",), lambda t: t.post("/v1/keys", {"name": "n", "scopes": ["sdk"]})),
-    "a question": (("relay",), lambda t: t.get("/v1/messages")),
-    "a question with a body": (("relay",), lambda t: t.post("/v1/users/u/sessions", {})),
-    "a download": (("relay",), lambda t: t.get("/v1/files/f")),
-    "readiness": (("writer",), lambda t: t.get("/readyz")),
-    "SDK": (("ingest",), lambda t: t.post("/api", DOOR | {"clientKey": t.key}, key=None)),
+CALLS: dict[str, tuple[str, Callable[[Talk], Any]]] = {
+    "hot write": ("outbox.outbox.Outbox.accept", lambda t: t.event()),
+    "hot batch": ("outbox.outbox.Outbox.accept", lambda t: t.batch([EVENT | {"action": "track"}])),
+    "limit": ("limits.buckets.RatePolicies.policy_for", lambda t: t.event()),
+    "who calls": ("callers.directory.Directory.recognise", lambda t: t.event()),
+    "routed write": ("outbox.outbox.Outbox.accept", lambda t: t.post("/v1/users/u/states", {"state": "S"})),
+    "receipt": ("outbox.outbox.Outbox.receipt", lambda t: t.get("/v1/receipts/x")),
+    "dead letters": ("outbox.outbox.Outbox.dead_letters", lambda t: t.get("/v1/dead-letters")),
+    "keys": ("callers.store.KeyStore.page", lambda t: t.get("/v1/keys")),
+    "a new key": ("callers.store.KeyStore.create", lambda t: t.post("/v1/keys", {"name": "n", "scopes": ["sdk"]})),
+    "a question": ("relay.service.Relay.ask_seldom", lambda t: t.get("/v1/messages")),
+    "a question with a body": ("relay.service.Relay.exchange", lambda t: t.post("/v1/users/u/sessions", {})),
+    "a download": ("relay.service.Relay.download", lambda t: t.get("/v1/files/f")),
+    "readiness": ("database.writer.Writer.probe", lambda t: t.get("/readyz")),
+    "SDK": ("outbox.outbox.Outbox.accept", lambda t: t.post("/api", DOOR | {"clientKey": t.key}, key=None)),
     "SDK's question": (
-        ("relay",), lambda t: t.post("/api", DOOR | {"clientKey": t.key, "action": "getVars"}, key=None)
+        "relay.service.Relay.exchange", lambda t: t.post("/api", DOOR | {"clientKey": t.key, "action": "getVars"}, key=None)
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("parts", "call"), CALLS.values(), ids=CALLS.keys())
+@pytest.mark.parametrize(("part", "call"), CALLS.values(), ids=CALLS.keys())
 def test_a_call_that_fails_tells_its_id_and_nothing_of_the_mistake(
     start: Start,
-    parts: tuple[str, ...],
+    part: str,
     call: Callable[[Talk], Any],
     capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     talk = start(**WIDE, leanplum_content_read_only_key="cro", leanplum_development_key="dev")
-    good = talk.app.services
-    broken(talk, *parts)
-    answer = call(talk)
-    talk.app.serve(good)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"app.{part}", fails)
+        answer = call(talk)
     assert answer.status_code in {500, 503}
     assert answer.headers["x-request-id"]
     assert answer.headers["content-type"] in {PROBLEM, "application/json;charset=utf-8"}
@@ -88,7 +74,9 @@ def test_a_call_that_fails_tells_its_id_and_nothing_of_the_mistake(
 
 
 @pytest.fixture
-def downloads(settings: Callable[..., Settings]) -> Iterator[tuple[int, str]]:
+def downloads(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[int, str]]:
     """A server whose downloads break off in the middle, by a mistake of ours."""
     made = settings(leanplum_content_read_only_key="cro", leanplum_development_key="dev")
 
@@ -100,9 +88,8 @@ def downloads(settings: Callable[..., Settings]) -> Iterator[tuple[int, str]]:
     async def download(*_: Any) -> AsyncIterator[Any]:
         yield SimpleNamespace(chunks=chunks(), headers={"content-length": "100"})
 
-    app = create_app(made, delivery=False)
-    with served(made, app) as port:
-        app.serve(app.services._replace(relay=cast(Any, SimpleNamespace(download=download))))
+    monkeypatch.setattr(Relay, "download", download)
+    with served(made) as port:
         assert made.gateway_bootstrap_key is not None
         yield port, made.gateway_bootstrap_key.get_secret_value()
 

@@ -11,9 +11,10 @@ import orjson
 import pytest
 
 from app import ids
-from tests.api.erasing import Gateway, gateway
-from tests.api.leanplum import Leanplum, simulated, until
-from tests.conftest import make_settings
+from tests.api.erasure_gateway import Gateway, gateway
+from tests.support.gateway import make_settings
+from tests.support.simulator import Leanplum, simulated
+from tests.support.wait import until
 
 EDGES = {
     "a space before": " 77",

@@ -22,11 +22,11 @@ from app.http.proxies import OWN, forwarded_prefix
 from app.server.application import create_app
 from app.settings import Settings, load
 from app.urls import path_prefix
-from tests.acceptance.processes import free_port, until
-from tests.api.serve import Wire, served
-from tests.api.test_api_pages_in_a_browser import CHROMIUM, OPTIONS
-from tests.api.test_api_pages_in_a_browser import NEEDED as NEEDS_CHROMIUM
-from tests.conftest import WIDE, make_settings
+from tests.support import chromium
+from tests.support.chromium import needs_chromium
+from tests.support.gateway import WIDE, make_settings
+from tests.support.http_server import Wire, served
+from tests.support.wait import free_port, until
 
 P = "/leanplum"
 HEADER = b"x-forwarded-prefix"
@@ -422,19 +422,15 @@ def test_through_nginx_every_link_leads_to_the_gateway(
 
 
 @needs_nginx
-@pytest.mark.skipif(CHROMIUM is None and not NEEDS_CHROMIUM, reason="there is no Chromium here")
+@needs_chromium
 @pytest.mark.parametrize("page", ["docs", "redoc"])
 @pytest.mark.parametrize("set_up", ["configured, left in", "named, taken off"])
 def test_a_browser_shows_the_pages_under_the_prefix(
     page: str, set_up: str, tmp_path: Path, migrated: Path
 ) -> None:
-    assert CHROMIUM is not None, "GATEWAY_TESTS_NEED_CHROMIUM is set, and there is none"
     given, slash, more = SET_UPS[set_up]
     with running(tmp_path, migrated, given) as server, nginx(server.port, slash, more) as port:
-        shown = subprocess.run(
-            [CHROMIUM, *OPTIONS, f"--user-data-dir={tmp_path}/profile", f"http://127.0.0.1:{port}{P}/{page}"],
-            capture_output=True, text=True, timeout=90, check=True,
-        )  # fmt: skip
+        shown = chromium.dump(f"http://127.0.0.1:{port}{P}/{page}", tmp_path)
     assert "Accept an event" in shown.stdout
     assert "/v1/receipts/" in shown.stdout
     assert P in re.findall(r'<option value="([^"]*)"', shown.stdout) if page == "docs" else True

@@ -6,13 +6,13 @@ import html
 import json
 import re
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from app.http.problems import PROBLEMS
-from app.ingest.service import Ingest
-from tests.api.talk import CANARY, EVENT, Talk, problem
+from app.outbox.outbox import Outbox
+from tests.support.gateway import CANARY, EVENT, Talk, problem
 
 Start = Callable[..., Talk]
 SLUGS = {
@@ -266,30 +266,18 @@ def test_the_longest_request_id_is_taken(gateway: Talk) -> None:
     )
 
 
-class Broken:
-    """An outbox that fails as a mistake of ours would."""
-
-    async def accept(self, acceptance: Any) -> Any:
-        raise RuntimeError(CANARY)
-
-    async def receipt(self, app: str, item_id: str) -> Any:
-        raise RuntimeError(CANARY)
+async def broken(*_: object) -> Any:
+    """Fail by a mistake, with what a caller sent in the error's text."""
+    raise RuntimeError(CANARY)
 
 
 @pytest.mark.parametrize("name", ["accepted", "batch", "routed write", "receipt"])
 def test_a_mistake_of_ours_is_an_internal_problem_that_tells_nothing_of_it(
-    start: Start, name: str, capfd: pytest.CaptureFixture[str]
+    start: Start, name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     talk = start()
-    services, outbox = talk.app.services, cast(Any, Broken())
-    ingest = Ingest(
-        outbox,
-        services.enrichment,
-        services.tracking,
-        services.pseudonyms.of_all,
-        services.metrics,
-    )
-    talk.app.serve(services._replace(outbox=outbox, ingest=ingest))
+    monkeypatch.setattr(Outbox, "accept", broken)
+    monkeypatch.setattr(Outbox, "receipt", broken)
     answer = EVERYWHERE[name](talk, {})
     problem(answer, 500, "internal")
     assert CANARY not in answer.text
@@ -301,16 +289,13 @@ def test_a_database_that_cannot_commit_is_a_storage_problem_and_the_next_commit_
 ) -> None:
     """Nothing is answered 202 that is not on disk."""
     talk = start()
-    engine = talk.app.services.engine
-    with engine.connect() as connection:
-        connection.exec_driver_sql("ALTER TABLE items RENAME TO gone")
+    talk.execute("ALTER TABLE items RENAME TO gone")
     try:
         problem(talk.event(), 503, "storage-unavailable")
         problem(talk.batch([EVENT | {"action": "track"}]), 503, "storage-unavailable")
         problem(talk.get("/v1/receipts/x"), 503, "storage-unavailable")
     finally:
-        with engine.connect() as connection:
-            connection.exec_driver_sql("ALTER TABLE gone RENAME TO items")
+        talk.execute("ALTER TABLE gone RENAME TO items")
     assert talk.event().status_code == 202
     assert talk.items() == 1
 

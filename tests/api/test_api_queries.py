@@ -14,8 +14,8 @@ import pytest
 
 from app.server.application import create_app
 from app.settings import Settings
-from tests.api.serve import served
-from tests.conftest import WIDE, make_settings
+from tests.support.gateway import WIDE, make_settings
+from tests.support.http_server import served
 
 PATHS: dict[str, dict[str, Any]] = create_app(Settings(_env_file=None)).openapi()["paths"]
 CALLS = [

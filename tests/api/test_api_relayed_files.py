@@ -12,9 +12,8 @@ import httpx
 import pytest
 
 from app.settings import Settings
-from tests.api.leanplum import KEYS, Leanplum, delivering_to, simulated
-from tests.api.talk import Talk
-from tests.conftest import WIDE, make_settings
+from tests.support.gateway import WIDE, Talk, make_settings
+from tests.support.simulator import KEYS, Leanplum, delivering_to, simulated
 
 GUARDS = {
     "content-disposition": "attachment",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings
-from tests.api.leanplum import delivering_to, simulated
+from tests.support.simulator import delivering_to, simulated
 
 
 @pytest.mark.parametrize("mode", ["429", "503"])

@@ -17,9 +17,9 @@ import pytest
 
 from app.server.application import create_app
 from app.settings import Settings
-from tests.api.leanplum import until
-from tests.api.serve import Wire, served
-from tests.conftest import make_settings
+from tests.support.gateway import make_settings
+from tests.support.http_server import Wire, served
+from tests.support.wait import until
 
 BODY = b'{"userId":"u","event":"e"}'
 ASK = b"GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n"

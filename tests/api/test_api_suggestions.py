@@ -8,7 +8,7 @@ import pytest
 
 from app.server.application import create_app
 from app.settings import Settings
-from tests.api.talk import CANARY, Talk, problem
+from tests.support.gateway import CANARY, Talk, problem
 
 PATHS: dict[str, dict[str, Any]] = create_app(Settings(_env_file=None)).openapi()["paths"]
 # A misspelled name of an export is taken for the id of a job

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings
-from tests.api.leanplum import KEYS
-from tests.api.talk import running
-from tests.unreached import PLACES
+from tests.support.gateway import running
+from tests.support.simulator import KEYS
+from tests.support.unreachable import PLACES
 
 
 @pytest.mark.parametrize("place", PLACES)

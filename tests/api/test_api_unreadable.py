@@ -16,8 +16,7 @@ from app.clock import now_ms
 from app.encryption import BodyCipher, answer_context, body_context
 from app.outbox.dead_letters import DeadLetterFilter
 from app.settings import Settings
-
-from .talk import CANARY, Talk
+from tests.support.gateway import CANARY, Talk
 
 HERE = f"b:{base64.b64encode(bytes([2] * 32)).decode()}"
 ELSEWHERE = BodyCipher({"a": bytes([1] * 32)}, "a")
@@ -44,7 +43,6 @@ def talk(start: Callable[..., Talk]) -> Talk:
         connection.execute(change, (sealed, said, seq))
         connection.execute("INSERT INTO data_keys VALUES ('a', ?)", (bytes(16),))
         connection.commit()
-    talk.do(talk.app.services.outbox.count_queued)
     return talk
 
 

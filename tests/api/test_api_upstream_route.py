@@ -12,9 +12,10 @@ import pytest
 from app.errors import StartRefused
 from app.server.bootstrap import prepare
 from app.settings import Settings
-from tests.api.leanplum import KEYS, simulated, until
-from tests.api.talk import EVENT, Talk, running
-from tests.leanplum.reached import Files, TunnelProxy, encrypted_simulator, make_files
+from tests.support.gateway import EVENT, Talk, running
+from tests.support.simulator import KEYS, simulated
+from tests.support.tls_simulator import Files, TunnelProxy, encrypted_simulator, make_files
+from tests.support.wait import until
 
 Start = Callable[..., Talk]
 NAMES = (

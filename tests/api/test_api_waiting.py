@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.api.talk import EVENT, Talk
+from tests.support.gateway import EVENT, Talk
 
 PREFER = {
     "wait=0": "wait=0",

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from app.settings import Settings
-from tests.api.leanplum import Leanplum, delivering_to, simulated, until
-from tests.api.talk import EVENT, Talk, running
+from tests.support.gateway import EVENT, Talk, running
+from tests.support.simulator import Leanplum, delivering_to, simulated
+from tests.support.wait import until
 
 Make = Callable[..., Settings]
 
@@ -82,7 +83,9 @@ def test_a_receipt_says_that_leanplum_is_away(
         for number in range(6):
             send(talk, f"first-{number}", f"user{number}", Prefer="wait=0")
         until(lambda: receipt(talk, "first-0")["waitingFor"]["reason"] == "retry")
-        until(lambda: talk.app.services.metrics.states.get("default") == "open")
+        until(
+            lambda: "waiting" in talk.get("/readyz").json()["parts"]["delivery"].get("detail", "")
+        )
         send(talk, "late", "bob")
         assert receipt(talk, "late")["waitingFor"]["reason"] == "circuit-open"
 

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from app.settings import Settings
-from tests.api.serve import Wire, served
+from tests.support.http_server import Wire, served
 
 BODY = b'{"userId":"u","event":"e"}'
 
@@ -21,7 +21,7 @@ BODY = b'{"userId":"u","event":"e"}'
 def server(
     tmp_path_factory: pytest.TempPathFactory, migrated: Path
 ) -> Iterator[tuple[int, Settings]]:
-    from tests.conftest import make_settings
+    from tests.support.gateway import make_settings
 
     settings = make_settings(tmp_path_factory.mktemp("wire"), migrated, {})
     with served(settings) as port:

@@ -11,7 +11,7 @@ from app.apps import AppRegistry, read_apps
 from app.errors import StartRefused
 from app.model import App, KeyKind
 from app.settings import Settings
-from tests.api.talk import Talk
+from tests.support.gateway import Talk
 
 Make = Callable[..., Settings]
 SECRET = "prod_very_secret"

@@ -18,9 +18,10 @@ from typing import IO
 from app.callers import key_format
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-from tests.acceptance.processes import APP_ID, PRODUCTION_KEY, ROOT, Process, serving, until
 from tests.attacks.rows import Attack
 from tests.attacks.sending import Target
+from tests.support.processes import APP_ID, PRODUCTION_KEY, ROOT, Process, serving
+from tests.support.wait import until
 
 TICKS = os.sysconf("SC_CLK_TCK")
 MANY = 1_000_000  # connections: as many as an attack has

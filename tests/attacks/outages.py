@@ -14,7 +14,6 @@ from pathlib import Path
 
 import httpx
 
-from tests.acceptance.processes import Process, until
 from tests.attacks.measuring import (
     Caller,
     Measured,
@@ -25,8 +24,10 @@ from tests.attacks.measuring import (
     rest,
     simulator,
 )
-from tests.leanplum.hostile import hostile
-from tests.postgres import Server, postgresql
+from tests.support.hostile_server import hostile
+from tests.support.postgres import Server, postgresql
+from tests.support.processes import Process
+from tests.support.wait import until
 
 HOSTILE_PER_SECOND = 10
 KINDS = (

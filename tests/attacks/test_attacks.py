@@ -11,7 +11,7 @@ import pytest
 from tests.attacks import outages
 from tests.attacks.measuring import Row, measured
 from tests.attacks.rows import REQUESTS, Attack
-from tests.postgres import Server
+from tests.support.postgres import Server
 
 SECONDS = float(os.environ.get("GATEWAY_TESTS_ATTACK_SECONDS", "0"))
 LONG = SECONDS > 0

@@ -17,6 +17,7 @@ from app.audit.export import read_export, write_export
 from app.audit.findings import Report
 from app.audit.sealer import Sealer
 from app.audit.signing_keys import AuditKeys
+from app.audit.tree import BLOCK
 from app.audit.verify import verify
 from app.database.driver import DIALECTS
 from app.database.engine import connect, snapshot, transaction
@@ -113,3 +114,27 @@ def opened(url: str, seed: bytes | None = None) -> Iterator[Log]:
         yield log
     finally:
         log.engine.dispose()
+
+
+def in_leaves(log: Log, seq: int, leaf: bytes) -> None:
+    """Change the tree's own copy of a record's hash too."""
+    block, inside = divmod(seq - 1, BLOCK)
+    where = "audit_nodes SET leaves = ? WHERE level = 8 AND place = ?"
+    found = log.rows("SELECT leaves FROM audit_nodes WHERE level = 8 AND place = ?", block)
+    leaves = bytes(found[0][0] if found else log.rows("SELECT tail FROM audit_tree")[0][0])
+    leaves = leaves[: inside * 32] + leaf + leaves[inside * 32 + 32 :]
+    if found:
+        log.change(f"UPDATE {where}", leaves, block)
+    else:
+        log.change("UPDATE audit_tree SET tail = ?", leaves)
+
+
+def empty(log: Log) -> None:
+    """As if nothing had ever been sealed."""
+    log.change("DELETE FROM audit_checkpoints")
+    log.change("DELETE FROM audit_nodes")
+    log.change(
+        "UPDATE audit_tree SET size = 0, peaks = ?, tail = ?, removed = 0, statement = NULL",
+        b"",
+        b"",
+    )

@@ -17,9 +17,8 @@ from app.audit import merkle
 from app.audit.checkpoints import PublicKey
 from app.clock import now_ms
 from app.model import Scope
-from tests.acceptance.processes import until
-from tests.api.talk import CANARY, EVENT, Talk, problem, running
-from tests.conftest import WIDE, make_settings
+from tests.support.gateway import CANARY, EVENT, WIDE, Talk, make_settings, problem, running
+from tests.support.wait import until
 
 APPS = "".join(
     f'[apps.{name}]\napp_id = "{name}"\nproduction_key = "p"\napi_url = "http://127.0.0.1:9/api"\n'

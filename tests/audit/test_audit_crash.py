@@ -10,8 +10,9 @@ from pathlib import Path
 import httpx
 
 from app.audit.folded_refusals import FOLDED
-from tests.acceptance.processes import Process
-from tests.audit.logs import Log, opened
+from tests.support.processes import Process
+
+from .logs import Log, opened
 
 KILLS, WRITERS = 2, 2
 PAUSE = 0.01  # between two events of one backend

@@ -8,7 +8,7 @@ import pytest
 
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-from tests.api.talk import EVENT, Talk
+from tests.support.gateway import EVENT, Talk
 
 
 def test_a_call_to_leanplum_is_found_by_each_of_its_users(start: Callable[..., Talk]) -> None:

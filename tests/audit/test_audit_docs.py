@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from app.audit.checkpoints import to_base64
-from tests.acceptance.processes import Process, ended, serving, until
-from tests.audit.logs import opened
+from tests.support.processes import Process, ended, serving
+from tests.support.wait import until
+
+from .logs import opened
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/audit.md").read_text()
 CURLS = re.findall(r"^curl .*$", PAGE, re.MULTILINE)

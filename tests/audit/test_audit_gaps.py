@@ -19,10 +19,10 @@ from app.cli import dead_letters
 from app.clock import now_ms
 from app.model import Scope, Settled, Status
 from app.outbox.dead_letters import DeadLetterFilter
-from tests.api.leanplum import KEYS, Leanplum, delivering_to, simulated, until
-from tests.api.talk import Talk
-from tests.api.test_api_dead_letters import event, settle
-from tests.conftest import WIDE, make_settings
+from tests.support.dead_letters import event, settle
+from tests.support.gateway import WIDE, Talk, make_settings
+from tests.support.simulator import KEYS, Leanplum, delivering_to, simulated
+from tests.support.wait import until
 
 MOST = 50
 SECRET = "s3cret-path"

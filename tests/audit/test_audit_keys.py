@@ -17,8 +17,9 @@ from app.audit.signing_keys import AuditKeys, load_keys_to_write
 from app.cli import audit_log
 from app.errors import NotFound, StartRefused
 from app.settings import Settings
-from tests.acceptance.processes import ended, serving
-from tests.audit.logs import Log, opened
+from tests.support.processes import ended, serving
+
+from .logs import Log, opened
 
 SEED, OTHER = bytes(range(32)), bytes(range(32, 64))
 READS: dict[str, Callable[[Settings], Any]] = {

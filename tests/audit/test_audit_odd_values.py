@@ -23,9 +23,10 @@ from app.audit.record_search import RecordFilter
 from app.audit.verify import verify
 from app.database.engine import snapshot
 from app.errors import GatewayError, StartRefused
-from tests.acceptance.processes import ended
-from tests.audit.logs import Log, opened
-from tests.postgres import Server
+from tests.support.postgres import Server
+from tests.support.processes import ended
+
+from .logs import Log, opened
 
 SEALED, WRITTEN = 1_030, 1_034  # four blocks, so that there are hashes of two and of four
 TABLES = ("audit_records", "audit_nodes", "audit_tree", "audit_checkpoints", "sequence")

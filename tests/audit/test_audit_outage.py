@@ -12,12 +12,12 @@ import pytest
 
 from app.audit.sealer import Sealer
 from app.database.writer import Writer
-from tests.api.leanplum import until
-from tests.api.talk import Talk, running
-from tests.audit.logs import Log, opened
-from tests.conftest import WIDE, make_settings
-from tests.database.proxy import Proxy, proxied
-from tests.postgres import Server
+from tests.support.database_proxy import Proxy, proxied
+from tests.support.gateway import WIDE, Talk, make_settings, running
+from tests.support.postgres import Server
+from tests.support.wait import until
+
+from .logs import Log, opened
 
 NOT_SEALED, MISFIT = "leanplum_gateway_audit_not_sealed", "leanplum_gateway_audit_does_not_fit"
 QUICK = {"gateway_commit_seconds": 1}

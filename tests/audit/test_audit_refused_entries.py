@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.processes import APP_ID, Process, serving, until
-from tests.limits.test_limits_every_call import basic, made
+from tests.support.processes import APP_ID, Process, serving
+from tests.support.segment import basic
+from tests.support.wait import until
 
 VICTIM, OTHER = (
     {"action": "deleteUser", "userId": "victim"},
@@ -73,7 +74,7 @@ def test_entries_that_are_refused_are_counted_and_named(
     actions: dict[str, int],
     users: int,
 ) -> None:
-    _, key = made(gateway)
+    _, key = gateway.create_key()
     answer = multi(gateway, key, *entries)
     assert answer.status_code == status
     record = record_of(gateway, answer)
@@ -106,7 +107,7 @@ def test_messages_that_are_refused_are_counted_and_named(
     types: dict[str, int],
     users: int,
 ) -> None:
-    _, key = made(gateway, "events:write", "users:write")
+    _, key = gateway.create_key("events:write", "users:write")
     answer = gateway.http.post("/segment/v1/batch", json={"batch": list(sent)}, headers=basic(key))
     assert answer.status_code == status
     record = record_of(gateway, answer)
@@ -121,7 +122,7 @@ def test_messages_that_are_refused_are_counted_and_named(
 def test_a_call_of_one_action_that_is_refused_names_it_also_when_it_is_folded(
     gateway: Process,
 ) -> None:
-    key_id, key = made(gateway)
+    key_id, key = gateway.create_key()
     for at in range(30):
         call = {
             "appId": APP_ID,
@@ -147,7 +148,7 @@ def test_a_call_of_one_action_that_is_refused_names_it_also_when_it_is_folded(
 
 
 def test_of_many_users_that_a_refused_batch_names_fifty_are_recorded(gateway: Process) -> None:
-    _, key = made(gateway)
+    _, key = gateway.create_key()
     answer = multi(gateway, key, *({**VICTIM, "userId": f"user-{at}"} for at in range(200)))
     told = record_of(gateway, answer)["unmapped"]
     assert (told["rejected"], told["refusedActions"], len(told["users"])) == (

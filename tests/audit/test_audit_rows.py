@@ -24,11 +24,11 @@ from app.database.engine import connect
 from app.model import ERASES, NewItem, Scope
 from app.outbox.retention import RetentionLimits
 from app.settings import Settings
-from tests.acceptance.processes import until
-from tests.api.serve import served
-from tests.conftest import WIDE, make_settings
-from tests.outbox.opened import Opened, with_outbox
-from tests.postgres import Server
+from tests.outbox.harness import Opened, with_outbox
+from tests.support.gateway import WIDE, make_settings
+from tests.support.http_server import served
+from tests.support.postgres import Server
+from tests.support.wait import until
 
 SEED = bytes(range(32))
 TABLES = ("caller_keys", "caller_secrets", "erasures", "row_sets")

@@ -15,7 +15,8 @@ from app.cli.audit_log import parse_ranges, report_lines
 from app.database.engine import snapshot
 from app.database.writer import Writer
 from app.errors import NotFound, StartRefused
-from tests.audit.logs import KEEP, opened
+
+from .logs import KEEP, opened
 
 
 def test_records_are_numbered_without_a_gap_say_their_number_and_have_a_mark(database: str) -> None:

@@ -20,7 +20,8 @@ from app.audit.tree import BLOCK, block_hash
 from app.audit.verify import verify
 from app.cli.audit_log import report_lines
 from app.database.engine import snapshot, transaction
-from tests.audit.logs import Log, opened
+
+from .logs import Log, empty, in_leaves, opened
 
 SEALED, UNSEALED = 530, 12  # two blocks and a part of one, and what came after the last checkpoint
 WRITTEN = SEALED + UNSEALED
@@ -222,19 +223,6 @@ def names(report: Report, named: Named) -> list[tuple[str, int]]:
     ]
 
 
-def in_leaves(log: Log, seq: int, leaf: bytes) -> None:
-    """Change the tree's own copy of a record's hash too."""
-    block, inside = divmod(seq - 1, BLOCK)
-    where = "audit_nodes SET leaves = ? WHERE level = 8 AND place = ?"
-    found = log.rows("SELECT leaves FROM audit_nodes WHERE level = 8 AND place = ?", block)
-    leaves = bytes(found[0][0] if found else log.rows("SELECT tail FROM audit_tree")[0][0])
-    leaves = leaves[: inside * 32] + leaf + leaves[inside * 32 + 32 :]
-    if found:
-        log.change(f"UPDATE {where}", leaves, block)
-    else:
-        log.change("UPDATE audit_tree SET tail = ?", leaves)
-
-
 @pytest.mark.parametrize("seq", [1, 200, 256, 257, 512, 513, 530])
 @pytest.mark.parametrize("hashes_too", [False, True])
 def test_a_record_that_is_changed_with_every_hash_of_it_is_found_and_named_with_its_neighbours(
@@ -368,17 +356,6 @@ def verified_at(log: Log, now: int) -> Report:
         return verify(
             read_evidence(connection, log.signer.public), log.signer.public, (), log.macs, now
         )
-
-
-def empty(log: Log) -> None:
-    """As if nothing had ever been sealed."""
-    log.change("DELETE FROM audit_checkpoints")
-    log.change("DELETE FROM audit_nodes")
-    log.change(
-        "UPDATE audit_tree SET size = 0, peaks = ?, tail = ?, removed = 0, statement = NULL",
-        b"",
-        b"",
-    )
 
 
 def insert_last(log: Log, chance: random.Random) -> Named:

@@ -16,7 +16,7 @@ import pytest
 
 from app.callers import key_format
 from app.model import Scope
-from tests.api.talk import Talk, problem
+from tests.support.gateway import Talk, problem
 
 Start = Callable[..., Talk]
 KEYS = "/v1/keys"

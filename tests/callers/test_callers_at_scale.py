@@ -19,9 +19,8 @@ from app.database.engine import connect, transaction
 from app.database.writer import insert_rows
 from app.errors import Unauthorized
 from app.model import Scope
-from tests.api.talk import Talk, running
-from tests.conftest import WIDE, make_settings
-from tests.postgres import Server
+from tests.support.gateway import WIDE, Talk, make_settings, running
+from tests.support.postgres import Server
 
 MANY = 10_000
 MOST_SECONDS = 0.005

@@ -16,7 +16,7 @@ from app.errors import StartRefused
 from app.model import Scope
 from app.server.bootstrap import prepare
 from app.settings import Settings
-from tests.api.talk import EVENT, Talk, problem
+from tests.support.gateway import EVENT, Talk, problem
 
 Start = Callable[..., Talk]
 TRACK = EVENT | {"action": "track"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.callers import key_format
-from tests.api.talk import Talk
+from tests.support.gateway import Talk
 
 ROOT = Path(__file__).parents[2]
 

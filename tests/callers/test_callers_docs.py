@@ -12,7 +12,7 @@ import pytest
 from app.apps import read_apps
 from app.model import Scope
 from app.settings import Settings
-from tests.acceptance.processes import ended, serving
+from tests.support.processes import ended, serving
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/keys.md").read_text()
 

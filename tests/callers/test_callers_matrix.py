@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from app.model import Scope
-from tests.api.talk import Talk, running
-from tests.conftest import WIDE, make_settings
+from tests.support.gateway import WIDE, Talk, make_settings, running
 
 APPS = "".join(
     f'[apps.{name}]\napp_id = "{name}"\nproduction_key = "p"\ndevelopment_key = "d"\ndata_export_key = "e"\n'

@@ -24,11 +24,11 @@ from app.model import Scope
 from app.settings import Settings
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-from tests.acceptance.processes import requests as sent_to
-from tests.acceptance.processes import until
-from tests.api.serve import Wire, served
-from tests.conftest import WIDE, make_settings
-from tests.postgres import Server
+from tests.support.gateway import WIDE, make_settings
+from tests.support.http_server import Wire, served
+from tests.support.postgres import Server
+from tests.support.processes import requests as sent_to
+from tests.support.wait import until
 
 JSON = "application/json"
 APP_ID, PRODUCTION_KEY = "app_tests", "prod_tests_secret"

@@ -16,10 +16,9 @@ from app.http.authentication import Authenticator
 from app.http.rate_limiting import RateLimiter
 from app.limits.buckets import Buckets, LocalLimiter, RatePolicies
 from app.server.application import create_app
-from tests.api.serve import Wire, served
-from tests.api.talk import Talk
-from tests.conftest import WIDE, make_settings
-from tests.limits.test_limits_bucket import Clock
+from tests.support.clock import Clock
+from tests.support.gateway import WIDE, Talk, make_settings
+from tests.support.http_server import Wire, served
 
 Start = Callable[..., Talk]
 LARGE = b"x" * 200_000

@@ -14,10 +14,9 @@ import pytest
 from app.leanplum.actions import ACTIONS
 from app.model import Scope
 from app.settings import Settings
-from tests.api.leanplum import Leanplum, delivering_to, simulated
-from tests.api.talk import Talk
-from tests.compat.test_sdk_door import Sdk, entries, scoped, settled
-from tests.conftest import WIDE, make_settings
+from tests.support.gateway import WIDE, Talk, make_settings
+from tests.support.sdk import Sdk, entries, scoped, settled
+from tests.support.simulator import Leanplum, delivering_to, simulated
 
 # The scope that each action needs beside `sdk`; what SDKs do themselves needs no other.
 NEEDS = {

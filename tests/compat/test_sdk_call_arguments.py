@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 
 from app.simulator import SimulatorConfig
-from tests.api.leanplum import Leanplum, delivering_to, simulated
-from tests.api.talk import Talk
-from tests.conftest import WIDE, make_settings
-
-from .test_sdk_door import Sdk, entries, settled
+from tests.support.gateway import WIDE, Talk, make_settings
+from tests.support.sdk import Sdk, entries, settled
+from tests.support.simulator import Leanplum, delivering_to, simulated
 
 TRACK: dict[str, Any] = {"action": "track", "userId": "u1", "event": "E"}
 START: dict[str, Any] = {"action": "start", "userId": "u1", "deviceId": "d1"}

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.api.leanplum import Leanplum, delivering_to, simulated, until
-from tests.api.talk import Talk
-from tests.conftest import WIDE, make_settings
-
-from .test_sdk_door import Sdk, entries, settled
+from tests.support.gateway import WIDE, Talk, make_settings
+from tests.support.sdk import Sdk, entries, settled
+from tests.support.simulator import Leanplum, delivering_to, simulated
+from tests.support.wait import until
 
 DAY = 86_400.0
 CLOSE = 2.0  # seconds that a request may take here

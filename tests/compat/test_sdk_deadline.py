@@ -9,9 +9,10 @@ import httpx
 import pytest
 
 from app.compat.leanplum_sdk import execute
-from tests.api.leanplum import Leanplum, simulated, until
+from tests.support.simulator import Leanplum, simulated
+from tests.support.wait import until
 
-from .test_sdk_sessions import Gateway, answers, arrived, entry, gateway, ids
+from .phones import Gateway, answers, arrived, entry, gateway, ids
 
 Entry = dict[str, Any]
 BOUNDARY = "of-the-form"

@@ -19,10 +19,10 @@ from app.leanplum.mapping import (
     is_public_address,
     preferred_locale,
 )
-from tests.api.leanplum import Leanplum, delivering_to, simulated, until
-from tests.api.talk import Talk
-from tests.compat.test_sdk_door import Sdk, entries
-from tests.conftest import WIDE, make_settings
+from tests.support.gateway import WIDE, Talk, make_settings
+from tests.support.sdk import Sdk, entries
+from tests.support.simulator import Leanplum, delivering_to, simulated
+from tests.support.wait import until
 
 FIELDS = (*PLACE_FIELDS, "locale")
 ASKED = dict.fromkeys(FIELDS, "(detect)")

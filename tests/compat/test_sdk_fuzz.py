@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.leanplum.actions import ACTIONS
-from tests.api.talk import Talk
+from tests.support.gateway import Talk
 
 ODD = st.sampled_from(["", "\x00", "\ud800", "a" * 500, "1.7E9", "{", '{"data":[]}', "true", "é"])
 VALUES: st.SearchStrategy[Any] = st.recursive(

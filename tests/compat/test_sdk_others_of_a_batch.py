@@ -9,12 +9,11 @@ import pytest
 from app.compat.leanplum_sdk.classify import Now
 from app.compat.leanplum_sdk.steps import runs
 from app.model import KeyKind
-from tests.api.leanplum import Leanplum, delivering_to, simulated, until
-from tests.api.talk import Talk
-from tests.conftest import WIDE, make_settings
-from tests.postgres import Server
-
-from .test_sdk_door import Sdk, entries, settled
+from tests.support.gateway import WIDE, Talk, make_settings
+from tests.support.postgres import Server
+from tests.support.sdk import Sdk, entries, settled
+from tests.support.simulator import Leanplum, delivering_to, simulated
+from tests.support.wait import until
 
 RELAYED = "track, setUserAttributes"
 Entry = dict[str, Any]

@@ -13,10 +13,10 @@ import pytest
 from app.leanplum import replies
 from app.leanplum.replies import MigrateStates
 from app.model import ConfigRefused, Scope
-from tests.api.leanplum import Leanplum, delivering_to, simulated, until
-from tests.api.talk import Talk, problem
-from tests.compat.test_sdk_door import Sdk, entries, scoped
-from tests.conftest import WIDE, make_settings
+from tests.support.gateway import WIDE, Talk, make_settings, problem
+from tests.support.sdk import Sdk, entries, scoped
+from tests.support.simulator import Leanplum, delivering_to, simulated
+from tests.support.wait import until
 
 TRACK: dict[str, Any] = {"action": "track", "userId": "u1", "event": "E"}
 
@@ -176,7 +176,7 @@ def test_no_upload_url_reaches_a_client_of_either_kind(migrated: Any, tmp_path: 
             tmp_path, migrated, WIDE | {"leanplum_app_id": "app_sandbox", "leanplum_api_url": url,
                                         "leanplum_production_key": "prod_sandbox"}
         )  # fmt: skip
-        from tests.api.talk import running
+        from tests.support.gateway import running
 
         with running(settings, tmp_path / "g.db") as talk:
             start = {"action": "start", "userId": "u1", "deviceId": "d1"}
@@ -309,7 +309,7 @@ MOVED = {
 def test_the_host_of_a_redirect_is_told_in_log_receipt_and_readiness(
     answer: httpx.Response, migrated: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.api.talk import running
+    from tests.support.gateway import running
 
     with stand_in(answer) as url:
         given = {

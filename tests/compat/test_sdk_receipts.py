@@ -15,12 +15,10 @@ from app.database.engine import connect
 from app.model import Scope
 from app.outbox import receipts
 from app.outbox.receipts import ReceiptFilter
-from tests.api.leanplum import Leanplum, delivering_to, simulated
-from tests.api.talk import Talk, problem
-from tests.conftest import WIDE, make_settings
-from tests.postgres import Server
-
-from .test_sdk_door import Sdk, entries, scoped, settled
+from tests.support.gateway import WIDE, Talk, make_settings, problem
+from tests.support.postgres import Server
+from tests.support.sdk import Sdk, entries, scoped, settled
+from tests.support.simulator import Leanplum, delivering_to, simulated
 
 FIND = "/v1/receipts"
 YEARS = 2 * 366 * 86_400

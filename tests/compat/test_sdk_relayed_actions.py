@@ -15,13 +15,12 @@ from app.apps import read_apps
 from app.errors import StartRefused
 from app.leanplum.outcomes import WARNING_LABELS
 from app.settings import Settings, load
-from tests.api.leanplum import KEYS, Leanplum, delivering_to, simulated, until
-from tests.api.talk import CANARY, Talk
-from tests.conftest import WIDE, make_settings
-from tests.postgres import Server
-from tests.tracking.plans import shop
-
-from .test_sdk_door import Sdk, entries, settled
+from tests.support.gateway import CANARY, WIDE, Talk, make_settings
+from tests.support.postgres import Server
+from tests.support.sdk import Sdk, entries, settled
+from tests.support.simulator import KEYS, Leanplum, delivering_to, simulated
+from tests.support.tracking_plans import shop
+from tests.support.wait import until
 
 YEARS = 2 * 366 * 86_400
 RELAYED = "track, setUserAttributes"

@@ -16,11 +16,10 @@ import pytest
 
 from app.compat.leanplum_sdk.resent_entries import Batch, Claims, key_of, lasts
 from app.relay.answers import ENTRY_BYTES, KEPT_SECONDS, EntryAnswer, Repeats
-from tests.api.leanplum import Leanplum, delivering_to, simulated, until
-from tests.api.talk import Talk
-from tests.conftest import WIDE, make_settings
-
-from .test_sdk_door import Sdk, entries
+from tests.support.gateway import WIDE, Talk, make_settings
+from tests.support.sdk import Sdk, entries
+from tests.support.simulator import Leanplum, delivering_to, simulated
+from tests.support.wait import until
 
 DONE = EntryAnswer({"success": True, "vars": {}})
 FAILED = EntryAnswer({"success": False}, 503)

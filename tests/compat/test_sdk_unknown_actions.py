@@ -21,10 +21,9 @@ from app.leanplum.actions import (
 )
 from app.model import Scope
 from app.settings import Settings, load
-from tests.api.leanplum import Leanplum, delivering_to, simulated
-from tests.api.talk import Talk
-from tests.compat.test_sdk_door import TRACK, Sdk, entries, scoped, settled
-from tests.conftest import WIDE, make_settings
+from tests.support.gateway import WIDE, Talk, make_settings
+from tests.support.sdk import TRACK, Sdk, entries, scoped, settled
+from tests.support.simulator import Leanplum, delivering_to, simulated
 
 FULL_WIDTH = "".join(chr(ord(char) + 0xFEE0) for char in "deleteUser")
 RESEMBLING = [

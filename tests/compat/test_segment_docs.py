@@ -11,8 +11,9 @@ import pytest
 
 from app.compat.segment.request import TYPES
 from app.ingest.segment_context import SegmentRules
-from tests.acceptance.processes import ended, serving
-from tests.api.leanplum import simulated, until
+from tests.support.processes import ended, serving
+from tests.support.simulator import simulated
+from tests.support.wait import until
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/segment.md").read_text()
 EXAMPLE = PAGE.partition("## A worked example")[2].partition("\n## ")[0]

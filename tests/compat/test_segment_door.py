@@ -11,8 +11,8 @@ import pytest
 
 from app.compat.segment.request import PATHS
 from app.model import Scope
-from tests.api.talk import CANARY, Talk
-from tests.compat.segment import TRACK, basic, post
+from tests.support.gateway import CANARY, Talk
+from tests.support.segment import TRACK, basic, post
 
 Start = Callable[..., Talk]
 MESSAGES: dict[str, dict[str, Any]] = {

@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.api.talk import CANARY, Talk
-from tests.compat.segment import post
-from tests.tracking.plans import shop
+from tests.support.gateway import CANARY, Talk
+from tests.support.segment import post
+from tests.support.tracking_plans import shop
 
 Start = Callable[..., Talk]
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from app.compat.segment.plain_values import name
 from app.compat.segment.request import PATHS, TYPES
 from app.ingest.validate import ACTIONS
-from tests.api.talk import Talk
-from tests.compat.segment import post
+from tests.support.gateway import Talk
+from tests.support.segment import post
 
 ODD = st.sampled_from(
     [

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from app.settings import Settings
-from tests.api.leanplum import Leanplum, delivering_to, simulated, until
-from tests.api.talk import Talk
-from tests.compat.segment import post
+from tests.support.gateway import Talk
+from tests.support.segment import post
+from tests.support.simulator import Leanplum, delivering_to, simulated
+from tests.support.wait import until
 
 
 @pytest.fixture

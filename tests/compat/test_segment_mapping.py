@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.ingest.segment_context import SegmentRules
-from tests.compat.segment import TRACK, faults, fields, item, judged
+from tests.support.segment import TRACK, faults, fields, item, judged
 
 ADVANCE = {"createDisposition": "CreateIfNeeded"}
 

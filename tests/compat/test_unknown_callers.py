@@ -26,9 +26,9 @@ from app.errors import Overloaded
 from app.http import decompression
 from app.http.decompression import PlaceQueue
 from app.server.application import Application, create_app
-from tests.api.leanplum import until
-from tests.api.serve import Wire, served
-from tests.conftest import WIDE, make_settings
+from tests.support.gateway import WIDE, make_settings
+from tests.support.http_server import Wire, served
+from tests.support.wait import until
 
 APP, JSON = "app_tests", "Content-Type: application/json"
 MOST_FAILURES = 3

@@ -11,9 +11,9 @@ import orjson
 import pytest
 
 from app.settings import Settings
-from tests.api.serve import served
-from tests.compat.segment import basic
-from tests.conftest import WIDE
+from tests.support.gateway import WIDE
+from tests.support.http_server import served
+from tests.support.segment import basic
 
 JSON = {"Content-Type": "application/json"}
 GOOD = '{"action":"track","userId":"good","event":"E"}'

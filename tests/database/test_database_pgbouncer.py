@@ -13,9 +13,9 @@ from app.database.postgresql import settings_of
 from app.errors import StartRefused
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-from tests.api.talk import Talk
-from tests.pgbouncer import needs_pgbouncer, pgbouncer
-from tests.postgres import Server
+from tests.support.gateway import Talk
+from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
+from tests.support.postgres import Server
 
 pytestmark = needs_pgbouncer
 IGNORING = "ignore_startup_parameters = options,extra_float_digits"

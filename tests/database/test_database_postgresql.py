@@ -13,9 +13,9 @@ import psycopg
 import pytest
 
 from app.database.driver import POSTGRESQL
-from tests.acceptance.processes import ended
-from tests.api.talk import Talk
-from tests.postgres import Server
+from tests.support.gateway import Talk
+from tests.support.postgres import Server
+from tests.support.processes import ended
 
 ROOT = Path(__file__).resolve().parents[2]
 CONNECT = "import sys; from app.database.engine import connect; connect(sys.argv[1]).dispose()"

@@ -19,7 +19,7 @@ from sqlalchemy import make_url
 from app.database.engine import connect
 from app.database.writer import Probe, Writer
 from app.settings import Settings
-from tests.api.talk import Talk, running
+from tests.support.gateway import Talk, running
 
 LARGE = {
     "userId": "u",

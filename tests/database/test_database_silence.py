@@ -23,8 +23,8 @@ from app.database.postgresql import connect_args
 from app.database.writer import Probe, Writer
 from app.errors import CommitUnknown, StorageUnavailable
 from app.urls import PostgresUrl, database_url
-from tests.database.proxy import Proxy, proxied
-from tests.postgres import Server
+from tests.support.database_proxy import Proxy, proxied
+from tests.support.postgres import Server
 
 SECONDS = 1.5  # that the writer of these tests waits for a commit
 SOON = SECONDS + 1.0

@@ -17,9 +17,10 @@ from app.database.postgresql import check_server, connect_args
 from app.errors import StartRefused
 from app.outbox import liveness_lock
 from app.urls import PostgresUrl, database_url
-from tests.acceptance.processes import ended, free_port
-from tests.database.proxy import proxied
-from tests.postgres import Server
+from tests.support.database_proxy import proxied
+from tests.support.postgres import Server
+from tests.support.processes import ended
+from tests.support.wait import free_port
 
 
 @pytest.fixture(scope="module")

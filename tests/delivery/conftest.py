@@ -6,7 +6,7 @@ import pytest
 
 from app.simulator.server import BackgroundServer
 
-from .delivering import Leanplum
+from .harness import Leanplum
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from app.delivery.verdicts import RetryPolicy
 
-from .delivering import Delivering, Leanplum, deliver
+from .harness import Delivering, Leanplum, deliver
 
 Fault = dict[str, Any]
 SKIPPED = "User not found; request skipped."

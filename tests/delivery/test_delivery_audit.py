@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .delivering import Delivering, Leanplum, deliver
+from .harness import Delivering, Leanplum, deliver
 
 
 def test_each_call_that_an_attempt_took_has_its_record(database: str, leanplum: Leanplum) -> None:

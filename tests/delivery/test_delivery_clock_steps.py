@@ -9,7 +9,7 @@ from app.clock import Clock
 from app.delivery.deliverer import Deliverer
 from app.delivery.verdicts import RetryPolicy
 
-from .delivering import Delivering, Leanplum, deliver
+from .harness import Delivering, Leanplum, deliver
 
 HOUR, DAY = 3_600.0, 86_400.0
 POLICY = RetryPolicy(window=DAY, least=2.0, most=60.0)

@@ -14,7 +14,7 @@ import pytest
 from app.delivery.verdicts import RetryPolicy
 from app.model import Status
 
-from .delivering import Delivering, Leanplum, deliver
+from .harness import Delivering, Leanplum, deliver
 
 POLICY = RetryPolicy()  # as in production
 Fault = dict[str, Any]

@@ -2,21 +2,9 @@
 
 import pytest
 
-from app import ids
-from app.clock import now_ms
-from app.model import Acceptance, NewItem, Status
+from app.model import Status
 
-from .delivering import Delivering, Leanplum, deliver
-
-
-async def erase(at: Delivering, user: str) -> None:
-    """The user is to be deleted."""
-    now = now_ms()
-    item = NewItem(f"u{user}", "deleteUser", f'{{"userId":"{user}"}}', f"erase-{user}")
-    call = Acceptance(
-        "default", "k", "r", "DELETE /v1/users/{userId}", "::1", now, ids.new_prefix(now), [item]
-    )
-    await at.outbox.erase(call)
+from .harness import Delivering, Leanplum, deliver, erase
 
 
 def actions(leanplum: Leanplum, user: str) -> list[str]:

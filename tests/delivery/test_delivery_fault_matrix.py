@@ -11,7 +11,7 @@ from app.delivery.pacing import LONGEST_SECONDS
 from app.delivery.verdicts import RetryPolicy
 from app.simulator.fault_effects import CALL_MODES, MODES
 
-from .delivering import Delivering, Leanplum, deliver
+from .harness import Delivering, Leanplum, deliver
 
 TEN_MINUTES = 600.0
 POLICY = RetryPolicy()  # as in production

@@ -13,10 +13,9 @@ from app.clock import now_ms
 from app.model import Acceptance, NewItem
 from app.outbox.dead_letters import DeadLetterFilter
 from app.outbox.retention import RetentionLimits
+from tests.support.wait import until_async
 
-from .delivering import Delivering, Leanplum, come_true, deliver
-from .test_delivery_erasure import erase
-from .test_delivery_user_locks import other_process
+from .harness import Delivering, Leanplum, deliver, erase, other_process
 
 LONG = RetentionLimits(receipts=10**9, dead_letters=10**9)
 
@@ -233,7 +232,9 @@ def test_several_deliverers_keep_the_order(database: str, leanplum: Leanplum) ->
     async def body(at: Delivering) -> None:
         one, two = at.deliverer, at.another()
         running = [asyncio.create_task(deliverer.run()) for deliverer in (one, two)]
-        await come_true(lambda: len(one.window.shards) == len(two.window.shards) == ids.SHARDS // 2)
+        await until_async(
+            lambda: len(one.window.shards) == len(two.window.shards) == ids.SHARDS // 2
+        )
         for n in range(40):
             leanplum_user(leanplum, f"a{n}")
             await accept(at, login(f"a{n}", f"k{n}", f"login{n}"), advance(f"k{n}", f"then{n}"))

@@ -11,8 +11,9 @@ import pytest
 
 from app.delivery.verdicts import RetryPolicy
 from app.model import ReadRequest, ReadResult
+from tests.support.wait import until_async
 
-from .delivering import Delivering, Leanplum, come_true, deliver
+from .harness import Delivering, Leanplum, deliver
 
 PATIENT = RetryPolicy(window=60.0, least=30.0, most=60.0, held=0.3)
 
@@ -25,7 +26,7 @@ def test_the_loop_delivers_what_is_accepted_while_it_runs(
             for value in range(30):
                 await at.accept("ann", value)
                 await at.accept(f"user{value}", value)
-            await come_true(lambda: at.outbox.queued == 0)
+            await until_async(lambda: at.outbox.queued == 0)
 
     deliver(database, leanplum, body)
     assert leanplum.values("ann") == list(range(30))
@@ -41,7 +42,7 @@ def test_many_users_in_several_calls_at_once_never_overlap(
         async with at.running():
             for value in range(6):
                 await asyncio.gather(*(at.accept(f"user{number}", value) for number in range(150)))
-            await come_true(lambda: at.outbox.queued == 0)
+            await until_async(lambda: at.outbox.queued == 0)
 
     deliver(database, leanplum, body)
     assert [leanplum.values(f"user{number}") for number in range(150)] == [list(range(6))] * 150
@@ -54,11 +55,11 @@ def test_one_users_trouble_does_not_hold_others(database: str, leanplum: Leanplu
     async def body(at: Delivering) -> None:
         async with at.running():
             await at.accept("ann", 0)
-            await come_true(lambda: leanplum.stats()["calls"] == 1)
+            await until_async(lambda: leanplum.stats()["calls"] == 1)
             await at.accept("ann", 1)
             for number in range(100):
                 await at.accept(f"user{number}", 0)
-            await come_true(lambda: at.outbox.queued == 2)
+            await until_async(lambda: at.outbox.queued == 2)
             assert await at.told("ann", 2) == [("retrying", 1), ("accepted", 0)]
 
     deliver(database, leanplum, body, policy=PATIENT)
@@ -73,13 +74,13 @@ def test_a_wrong_key_holds_everything_and_drops_nothing_until_it_is_mended(
         for number in range(120):
             await at.accept(f"user{number}", 0)
         async with at.running():
-            await come_true(lambda: at.metrics.states.get("default") == "held")
+            await until_async(lambda: at.metrics.states.get("default") == "held")
             assert leanplum.stats()["calls"] <= 16, (
                 "while the key is refused, the app pauses as a whole"
             )
             assert await at.told("user0", 1) == [("held", 0)]
             leanplum.unplan()
-            await come_true(lambda: at.outbox.queued == 0)
+            await until_async(lambda: at.outbox.queued == 0)
             assert await at.told("user0", 1) == [("delivered", 1)]
 
         assert at.metrics.states["default"] == "closed"
@@ -152,7 +153,7 @@ def test_a_user_with_a_long_queue_does_not_make_the_deliverer_read_in_a_frenzy(
     async def body(at: Delivering) -> None:
         await at.accept("ann", *range(1_800))
         async with at.running():
-            await come_true(lambda: leanplum.stats()["calls"] == 1)
+            await until_async(lambda: leanplum.stats()["calls"] == 1)
             before = at.outbox.reads
             await asyncio.sleep(0.5)
             assert at.outbox.reads - before < 8
@@ -168,7 +169,7 @@ def test_a_user_with_a_queue_longer_than_the_window_is_delivered_whole_and_in_or
         await at.accept("ann", *range(2_500))
         await at.accept("bob", 0)
         async with at.running():
-            await come_true(lambda: at.outbox.queued == 0, 20)
+            await until_async(lambda: at.outbox.queued == 0, 20)
 
     deliver(database, leanplum, body)
     assert leanplum.values("ann") == list(range(2_500))
@@ -183,7 +184,7 @@ def test_stopping_finishes_and_settles_what_is_in_flight_and_begins_nothing_more
     async def body(at: Delivering) -> None:
         await at.accept("ann", 0)
         async with at.running():
-            await come_true(lambda: leanplum.stats()["calls"] == 1)
+            await until_async(lambda: leanplum.stats()["calls"] == 1)
             await at.accept("ann", 1)
             await at.accept("bob", 0)
         assert await at.told("ann", 2) == [("delivered", 1), ("accepted", 0)]
@@ -201,12 +202,12 @@ def test_a_verdict_that_cannot_be_written_is_written_when_the_database_works_aga
     async def body(at: Delivering) -> None:
         await at.accept("ann", 0)
         async with at.running():
-            await come_true(lambda: leanplum.stats()["calls"] == 1)
+            await until_async(lambda: leanplum.stats()["calls"] == 1)
             with closing(sqlite3.connect(path, isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
                 await asyncio.sleep(0.6)
                 other.execute("ROLLBACK")
-            await come_true(lambda: at.outbox.queued == 0)
+            await until_async(lambda: at.outbox.queued == 0)
         assert await at.told("ann", 1) == [("delivered", 1)]
 
     deliver(f"sqlite:///{path}", leanplum, body)
@@ -262,7 +263,7 @@ def test_delivery_goes_on_after_an_error_that_nobody_foresaw(
         at.outbox.look = look  # type: ignore[method-assign]
         async with at.running():
             await at.accept("ann", 0)
-            await come_true(lambda: at.outbox.queued == 0)
+            await until_async(lambda: at.outbox.queued == 0)
         assert not failures
 
     deliver(database, leanplum, body)
@@ -278,13 +279,13 @@ def test_while_leanplum_is_away_it_is_asked_by_one_probe_at_a_time_and_then_ever
         for number in range(1_000):
             await at.accept(f"user{number}", 0)
         async with at.running():
-            await come_true(lambda: at.metrics.states.get("default") == "open")
+            await until_async(lambda: at.metrics.states.get("default") == "open")
             await asyncio.sleep(1.0)
             assert leanplum.stats()["calls"] < 40, (
                 "a thousand users were asked for one after the other"
             )
             leanplum.unplan()
-            await come_true(lambda: at.outbox.queued == 0)
+            await until_async(lambda: at.outbox.queued == 0)
             assert at.metrics.states["default"] == "closed"
         assert {
             await at.told(f"user{number}", 1) == [("delivered", 1)] for number in range(900, 1_000)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.database.engine import connect
 
-from .delivering import Delivering, Leanplum, deliver
+from .harness import Delivering, Leanplum, deliver
 
 EVENTS = st.lists(st.sampled_from(["ann", "bob", "cid"]), min_size=1, max_size=24)
 CUTS = st.lists(st.integers(1, 6), min_size=1, max_size=24)

@@ -12,8 +12,9 @@ from app.encryption import NO_ENCRYPTION
 from app.model import ReadResult, Status
 from app.outbox import claims
 from app.outbox.dead_letters import DeadLetterFilter
+from tests.support.wait import until_async
 
-from .delivering import Delivering, Leanplum, come_true, deliver
+from .harness import Delivering, Leanplum, deliver
 
 
 async def replay(at: Delivering) -> int:
@@ -144,7 +145,7 @@ def test_many_replays_of_users_with_steady_traffic_are_all_delivered_in_order(
             steady = asyncio.create_task(keep_coming(at))
             assert await replay(at) == 400
             await steady
-            await come_true(lambda: at.outbox.queued == 0, 20)
+            await until_async(lambda: at.outbox.queued == 0, 20)
 
     async def keep_coming(at: Delivering) -> None:
         for value in range(2, 12):

@@ -14,8 +14,9 @@ from app.delivery.verdicts import RetryPolicy
 from app.leanplum.client import NO_HEADERS
 from app.model import Status
 from app.outbox.dead_letters import DeadLetterFilter
+from tests.support.wait import until_async
 
-from .delivering import Delivering, Leanplum, come_true, deliver
+from .harness import Delivering, Leanplum, deliver
 
 
 def test_ten_events_of_one_caller_pass_anothers_long_backlog(
@@ -29,7 +30,7 @@ def test_ten_events_of_one_caller_pass_anothers_long_backlog(
                 [f"user{one}" for one in range(number, number + 1_000)], key="first"
             )
         async with at.running():
-            await come_true(lambda: at.outbox.queued < 99_000)
+            await until_async(lambda: at.outbox.queued < 99_000)
             await at.accept_many([f"late{one}" for one in range(10)], key="second")
             begun = at.outbox.queued
             for number in range(10):
@@ -53,7 +54,7 @@ def test_a_users_events_of_two_callers_keep_their_order_though_one_has_a_backlog
                 [f"user{one}" for one in range(0, 4_000, 40)], value=2 * value + 1, key="second"
             )
         async with at.running():
-            await come_true(lambda: at.outbox.queued == 0, 60)
+            await until_async(lambda: at.outbox.queued == 0, 60)
 
     deliver(f"sqlite:///{path}", leanplum, body)
     for one in range(0, 4_000, 400):
@@ -67,17 +68,17 @@ def test_two_deliverers_share_the_lanes_and_each_sends_its_own(
     async def body(at: Delivering) -> None:
         other = at.another()
         tasks = [asyncio.create_task(at.deliverer.run()), asyncio.create_task(other.run())]
-        await come_true(
+        await until_async(
             lambda: len(at.deliverer.window.shards) == len(other.window.shards) == ids.SHARDS // 2
         )
         assert not at.deliverer.window.shards & other.window.shards
         await at.accept_many([f"user{one}" for one in range(300)])
-        await come_true(lambda: at.outbox.queued == 0)
+        await until_async(lambda: at.outbox.queued == 0)
         other.stop()
         await tasks[1]
-        await come_true(lambda: len(at.deliverer.window.shards) == ids.SHARDS)
+        await until_async(lambda: len(at.deliverer.window.shards) == ids.SHARDS)
         await at.accept_many([f"user{one}" for one in range(300)], value=1)
-        await come_true(lambda: at.outbox.queued == 0)
+        await until_async(lambda: at.outbox.queued == 0)
         at.deliverer.stop()
         await tasks[0]
 

@@ -12,8 +12,9 @@ from app.errors import StorageUnavailable
 from app.model import Status
 from app.outbox.leases import ReleaseLeases
 from app.outbox.settle import Begin, Settle
+from tests.support.wait import until_async
 
-from .delivering import Delivering, Leanplum, come_true, deliver
+from .harness import Delivering, Leanplum, deliver
 
 HOLD = RetryPolicy(window=60.0, least=0.02, most=0.04, held=0.05, not_twice=frozenset({"track"}))
 
@@ -87,7 +88,7 @@ def test_an_answer_that_came_before_a_stop_is_written_down_though_the_database_f
     async def body(at: Delivering) -> None:
         await at.accept("ann", 1)
         async with at.running():
-            await come_true(lambda: attempts(at) == 1)
+            await until_async(lambda: attempts(at) == 1)
             left = fail(at, Settle, 3, written=False)
         assert left == [0]
         assert (await at.receipt("ann-1")).status is Status.DELIVERED
@@ -105,7 +106,7 @@ def test_the_leases_are_given_up_only_once_everything_is_written_down(
     async def body(at: Delivering) -> None:
         await at.accept("ann", 1)
         async with at.running():
-            await come_true(lambda: attempts(at) == 1)
+            await until_async(lambda: attempts(at) == 1)
             fail(at, Settle, 2, written=False)
             write = at.writer.write
 
@@ -129,7 +130,7 @@ def test_a_stop_ends_in_time_though_the_database_never_comes_back(
     async def body(at: Delivering) -> None:
         await at.accept("ann", 1)
         async with at.running():
-            await come_true(lambda: attempts(at) == 1)
+            await until_async(lambda: attempts(at) == 1)
             fail(at, Settle, 10**6, written=False)
             begun = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - begun < 5
@@ -163,7 +164,7 @@ def test_a_stop_gives_the_leases_up_though_the_database_fails_at_first(
 ) -> None:
     async def body(at: Delivering) -> None:
         async with at.running():
-            await come_true(lambda: bool(at.deliverer.window.shards))
+            await until_async(lambda: bool(at.deliverer.window.shards))
             left = fail(at, ReleaseLeases, 2, written=False)
         assert left == [0]
         with at.engine.connect() as connection:

@@ -8,9 +8,9 @@ import pytest
 
 from app.delivery.verdicts import RetryPolicy
 from app.leanplum.client import LeanplumClient
-from tests.unreached import PLACES
+from tests.support.unreachable import PLACES
 
-from .delivering import Delivering
+from .harness import Delivering
 
 HOLD = RetryPolicy(window=60.0, least=0.02, most=0.04, held=0.05, not_twice=frozenset({"track"}))
 

@@ -4,48 +4,19 @@ process makes it.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from app.audit.records import AuditMacs
-from app.database.engine import connect
-from app.database.writer import Writer
 from app.delivery.user_locks import UserLocks
 from app.errors import Erased, UpstreamUnavailable
 from app.model import ReadRequest, Status
 from app.outbox import liveness_lock
 from app.outbox.liveness_lock import LivenessLock
-from app.outbox.outbox import Outbox
 
-from .delivering import Delivering, Leanplum, deliver
-from .test_delivery_erasure import erase
+from .harness import Delivering, Leanplum, deliver, erase, other_process
 
 LEASE_SECONDS = 60.0
-
-
-@asynccontextmanager
-async def other_process(
-    at: Delivering, database: str, name: str = "other", erased_ms: int = 60_000
-) -> AsyncIterator[UserLocks]:
-    """Locks as another process has them: an outbox of its own on the same database."""
-    engine = connect(database)
-    writer = Writer(engine)
-    macs = AuditMacs(bytes(32))
-    outbox = Outbox(
-        engine, writer, dedup_ms=60_000, max_queued=10**6, macs=macs, erased_ms=erased_ms
-    )
-    writer.start()
-    with liveness_lock.held(database, name) as liveness:
-        locks = UserLocks(outbox, liveness, name, LEASE_SECONDS)
-        try:
-            yield locks
-        finally:
-            await locks.close(10)
-            await writer.stop()
-            engine.dispose()
 
 
 async def steps(at: Delivering, count: int = 4) -> int:

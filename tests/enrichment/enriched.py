@@ -44,3 +44,14 @@ def fields(action: str, item: dict[str, Any], config: str = "", **more: Any) -> 
 def warnings(action: str, item: dict[str, Any], config: str = "", **more: Any) -> tuple[str, ...]:
     """What is warned about."""
     return enrich(action, item, config, **more)[1].warnings
+
+
+CARD = "4111111111111111"
+
+
+def rule(do: str, **over: str) -> str:
+    return (
+        "[[privacy]]\n"
+        + f'do = "{do}"\n'
+        + "".join(f"{name} = {told}\n" for name, told in over.items())
+    )

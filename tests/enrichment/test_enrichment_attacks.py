@@ -11,8 +11,10 @@ import pytest
 
 from app.enrichment.service import check_files
 from app.errors import StartRefused
-from tests.acceptance.processes import Process, ended, serving, until
-from tests.enrichment.enriched import fields
+from tests.support.processes import Process, ended, serving
+from tests.support.wait import until
+
+from .enriched import fields
 
 RULES = r"""
 [[privacy]]

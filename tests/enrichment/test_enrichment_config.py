@@ -3,7 +3,8 @@
 import pytest
 
 from app.errors import StartRefused
-from tests.enrichment.enriched import enricher
+
+from .enriched import enricher
 
 
 def refused(config: str) -> tuple[str, ...]:

@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 import orjson
 import pytest
 
-from tests.api.leanplum import KEYS, Leanplum, simulated, until
-from tests.api.talk import NDJSON, Talk
-from tests.conftest import WIDE
+from tests.support.gateway import NDJSON, WIDE, Talk
+from tests.support.simulator import KEYS, Leanplum, simulated
+from tests.support.wait import until
 
 Start = Callable[..., Talk]
 CANARY = "cAnArY-9c4d"

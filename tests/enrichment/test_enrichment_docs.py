@@ -12,7 +12,7 @@ import pytest
 
 from app.enrichment.config import STEPS, parse
 from app.enrichment.privacy import FREE
-from tests.acceptance.processes import serving
+from tests.support.processes import serving
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/enrichment.md").read_text()
 Serve = Callable[..., Any]

@@ -17,8 +17,9 @@ from app.errors import StartRefused
 from app.model import Scope
 from app.server.bootstrap import prepare
 from app.settings import Settings
-from tests.api.talk import NDJSON, Talk, pointers, problem
 from tests.enrichment.mmdb import BERLIN, FRANCE, PLACES, write
+from tests.support.gateway import NDJSON, Talk, pointers, problem
+from tests.support.wait import until
 
 Start = Callable[..., Talk]
 IN_BERLIN = {
@@ -219,13 +220,6 @@ def everything(talk: Talk) -> bytes:
 
 
 # --- files that change ------------------------------------------------------------------------------------------------
-
-
-def until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not done():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def test_a_changed_file_is_taken_without_a_restart_and_a_bad_one_is_not(

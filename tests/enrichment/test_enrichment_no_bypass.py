@@ -23,10 +23,6 @@ from structlog.testing import capture_logs
 
 from app.leanplum.actions import ACTIONS, LATER
 from app.simulator import SimulatorConfig
-from tests.api.leanplum import Leanplum, delivering_to, simulated, until
-from tests.api.talk import NDJSON, Talk
-from tests.compat.segment import post
-from tests.conftest import WIDE, make_settings
 from tests.enrichment.ruled_places import (
     BASES,
     FIRST,
@@ -41,6 +37,10 @@ from tests.enrichment.ruled_places import (
     body,
     message,
 )
+from tests.support.gateway import NDJSON, WIDE, Talk, make_settings
+from tests.support.segment import post
+from tests.support.simulator import Leanplum, delivering_to, simulated
+from tests.support.wait import until
 
 # Leanplum refuses this user's items: they stay in the database, as dead letters
 REFUSED = "refused"

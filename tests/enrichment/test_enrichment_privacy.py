@@ -5,17 +5,8 @@ from typing import Any
 import pytest
 
 from app.enrichment.privacy import MASK, MAX_DEPTH, ValueHasher
-from tests.enrichment.enriched import PSEUDONYMS, enrich, enricher, fields
 
-CARD = "4111111111111111"
-
-
-def rule(do: str, **over: str) -> str:
-    return (
-        "[[privacy]]\n"
-        + f'do = "{do}"\n'
-        + "".join(f"{name} = {told}\n" for name, told in over.items())
-    )
+from .enriched import CARD, PSEUDONYMS, enrich, enricher, fields, rule
 
 
 def test_a_value_under_a_rule_is_dropped_masked_or_hashed() -> None:

@@ -17,7 +17,8 @@ from app.http import json_body
 from app.ingest import validate
 from app.leanplum.actions import ACTIONS
 from app.model import NO_NOTES, NewItem, Notes
-from tests.enrichment.enriched import enricher
+
+from .enriched import enricher
 
 CONFIG = """
 [currency]

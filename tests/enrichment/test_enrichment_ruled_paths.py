@@ -9,10 +9,10 @@ import pytest
 
 from app.enrichment.privacy import FREE, MASK
 from app.errors import StartRefused
-from tests.api.talk import Talk, pointers, problem
-from tests.compat.segment import post
-from tests.enrichment.enriched import PSEUDONYMS, enrich, enricher, fields, warnings
-from tests.enrichment.test_enrichment_privacy import CARD, rule
+from tests.support.gateway import Talk, pointers, problem
+from tests.support.segment import post
+
+from .enriched import CARD, PSEUDONYMS, enrich, enricher, fields, rule, warnings
 
 Start = Callable[..., Talk]
 UPDATE = "setUserAttributes"

@@ -6,7 +6,8 @@ import pytest
 
 from app.enrichment import client_facts, normalizers, timestamps
 from app.model import NO_NOTES
-from tests.enrichment.enriched import DAY, NOW, SECONDS, enrich, fields, warnings
+
+from .enriched import DAY, NOW, SECONDS, enrich, fields, warnings
 
 CHROME = (
     "Mozilla/5.0 (Linux; Android 14; Pixel 8) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.1.2 Mobile "

@@ -10,8 +10,8 @@ import pytest
 
 from app.errors import Invalid
 from app.ingest import validate
-from tests.api.talk import CANARY
 from tests.ingest.judge import EVENT, STATE, UPDATE, faults, refusal
+from tests.support.gateway import CANARY
 
 
 def test_every_fault_of_an_event_is_told_at_once() -> None:

@@ -10,8 +10,8 @@ from app import suggestions
 from app.errors import Invalid
 from app.ingest import validate
 from app.leanplum.actions import ACTIONS
-from tests.api.talk import CANARY
 from tests.ingest.judge import LIKE, refusal
+from tests.support.gateway import CANARY
 
 FIELDS = [
     (action, name)

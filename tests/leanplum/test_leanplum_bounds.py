@@ -14,7 +14,7 @@ import pytest
 
 from app.leanplum.client import DOWNLOAD_SETTING, RESPONSE_SETTING, LeanplumClient, Unreachable
 from app.leanplum.http_response import UnreadableBody, read_body
-from tests.leanplum.hostile import ANSWERS, MARK, Hostile, bomb, hostile
+from tests.support.hostile_server import ANSWERS, MARK, Hostile, bomb, hostile
 
 MEBIBYTE = 1024 * 1024
 Call = Callable[[LeanplumClient, str], Awaitable[Any]]

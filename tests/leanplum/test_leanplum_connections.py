@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from app.leanplum.client import CONNECT_SECONDS, LeanplumClient, LeanplumResponse, Unreachable
-from tests.unreached import PLACES
+from tests.support.unreachable import PLACES
 
 TIMEOUT = 0.6
 

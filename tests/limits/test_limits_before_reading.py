@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
-from tests.acceptance.processes import APP_ID, Process, serving
 from tests.attacks import bodies
 from tests.attacks.bodies import Body
 from tests.attacks.measuring import RULES, processor_seconds
+from tests.support.processes import APP_ID, Process, serving
 
 ITEMS, CALLS = 2_000, 12
 PROCESSOR_SECONDS = (

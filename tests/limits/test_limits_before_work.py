@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.acceptance.processes import Process, serving
 from tests.attacks.measuring import RULES, processor_seconds
+from tests.support.processes import Process, serving
 
 ITEMS = [
     {"action": "track", "userId": f"u{number}", "event": "E", "params": {"a": "b@c.de"}}

@@ -3,25 +3,15 @@ item.
 """
 
 import math
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.limits.buckets import Buckets, Decision, Limit
+from tests.support.clock import Clock
 
-
-@dataclass
-class Clock:
-    now: float = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def limit(name: str = "a", rate: float = 10, burst: int = 20) -> Limit:
-    return Limit(name, rate, burst, burst)
+from .limiters import limit
 
 
 class Bucket:

@@ -4,7 +4,6 @@ rate holds.
 
 import base64
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,11 +16,12 @@ from hypothesis import strategies as st
 
 from app.limits.buckets import Buckets, Limit
 from app.limits.valkey import PREFIX, Valkey
-from tests.acceptance.processes import APP_ID, Process, serving
-from tests.limits.test_limits_bucket import Clock
-from tests.limits.test_limits_valkey import asked
-from tests.valkey import Valkey as Server
-from tests.valkey import valkey as running
+from tests.support.clock import Clock
+from tests.support.processes import APP_ID, Process, bearer, serving
+from tests.support.valkey import Valkey as Server
+from tests.support.valkey import valkey as running
+
+from .limiters import asked
 
 
 def lending(rate: float = 1, burst: int = 5, name: str = "a") -> Limit:
@@ -178,6 +178,7 @@ def test_a_bucket_that_an_older_process_has_written_is_read(server: Server) -> N
 
 # --- through the server -----------------------------------------------------------------------------------------------
 
+SCOPES = ("sdk", "events:write", "users:write")
 EVENT = {"action": "track", "userId": "u", "event": "E"}
 
 
@@ -192,18 +193,6 @@ def gateway(
             more["GATEWAY_SHARED_LIMITS_TIMEOUT_SECONDS"] = "5"
         folder = tmp_path_factory.mktemp("debt")
         yield stack.enter_context(serving(folder, "http://127.0.0.1:9", "--no-delivery", **more))
-
-
-def key_of(gateway: Process, **limits: int) -> str:
-    fields = {
-        "name": os.urandom(4).hex(),
-        "scopes": ["sdk", "events:write", "users:write"],
-        **limits,
-    }
-    made = gateway.call("POST", "/v1/keys", json=fields)
-    assert made.status_code == 201, made.text
-    key: str = made.json()["key"]
-    return key
 
 
 def sdk(gateway: Process, key: str, entries: int) -> httpx.Response:
@@ -229,7 +218,7 @@ ENDPOINTS = {"JSON to /api": sdk, "a form to /api-batch": sdk_query, "Segment": 
 
 @pytest.mark.parametrize("send", ENDPOINTS.values(), ids=ENDPOINTS)
 def test_of_five_batches_larger_than_the_bucket_one_passes(gateway: Process, send: Any) -> None:
-    key = key_of(gateway, ratePerSecond=1, rateBurst=5)
+    _, key = gateway.create_key(*SCOPES, ratePerSecond=1, rateBurst=5)
     answers = [send(gateway, key, 1_000) for _ in range(5)]
     assert [answer.status_code for answer in answers] == [200, 429, 429, 429, 429]
     assert answers[0].headers["ratelimit-policy"] == '"caller";q=1;w=1'
@@ -243,15 +232,11 @@ def test_of_five_batches_larger_than_the_bucket_one_passes(gateway: Process, sen
     )
 
 
-def bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
-
-
 @pytest.mark.parametrize("send", ENDPOINTS.values(), ids=ENDPOINTS)
 def test_after_retry_after_the_debt_is_paid_and_the_next_batch_passes(
     gateway: Process, send: Any
 ) -> None:
-    key = key_of(gateway, ratePerSecond=500, rateBurst=10)
+    _, key = gateway.create_key(*SCOPES, ratePerSecond=500, rateBurst=10)
     assert send(gateway, key, 600).status_code == 200
     began = time.monotonic()
     refused = send(gateway, key, 600)
@@ -264,7 +249,7 @@ def test_after_retry_after_the_debt_is_paid_and_the_next_batch_passes(
 
 
 def test_a_batch_that_the_bucket_would_hold_waits_until_it_does(gateway: Process) -> None:
-    key = key_of(gateway, ratePerSecond=1, rateBurst=100)
+    _, key = gateway.create_key(*SCOPES, ratePerSecond=1, rateBurst=100)
     assert sdk(gateway, key, 60).status_code == 200
     refused = sdk(gateway, key, 60)
     assert refused.status_code == 429
@@ -275,7 +260,7 @@ def test_a_batch_that_the_bucket_would_hold_waits_until_it_does(gateway: Process
 
 
 def test_at_v1_a_batch_larger_than_the_bucket_never_passes(gateway: Process) -> None:
-    key = key_of(gateway, ratePerSecond=1, rateBurst=5)
+    _, key = gateway.create_key(*SCOPES, ratePerSecond=1, rateBurst=5)
     answer = gateway.call("POST", "/v1/batch", json={"items": [EVENT] * 6}, headers=bearer(key))
     assert answer.status_code == 429
     assert "lets 5 pass at once" in answer.json()["detail"]

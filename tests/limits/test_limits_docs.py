@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.settings import Settings
-from tests.api.talk import EVENT, Talk
-from tests.valkey import Valkey
+from tests.support.gateway import EVENT, Talk
+from tests.support.valkey import Valkey
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/limits.md").read_text()
 Start = Callable[..., Talk]

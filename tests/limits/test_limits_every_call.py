@@ -2,9 +2,7 @@
 the audit.
 """
 
-import base64
 import gzip
-import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,9 +12,11 @@ import httpx
 import pytest
 
 from app.callers import key_format
-from tests.acceptance.processes import APP_ID, Process, ended, serving, until
-from tests.api.serve import Wire
-from tests.postgres import Server
+from tests.support.http_server import Wire
+from tests.support.postgres import Server
+from tests.support.processes import APP_ID, Process, bearer, ended, serving
+from tests.support.segment import basic
+from tests.support.wait import until
 
 Call = Callable[[Process, str], httpx.Response]
 
@@ -27,22 +27,6 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     more = {"GATEWAY_LOG_LEVEL": "error", "GATEWAY_FAILED_AUTH_PER_MINUTE": "1000000"}
     with serving(folder, "http://127.0.0.1:9", "--no-delivery", **more) as running:
         yield running
-
-
-def made(gateway: Process, *scopes: str, **limits: int) -> tuple[str, str]:
-    """A new key's id and the key. Without scopes named it has that of SDKs."""
-    fields = {"name": os.urandom(4).hex(), "scopes": list(scopes) or ["sdk"], **limits}
-    answer = gateway.call("POST", "/v1/keys", json=fields)
-    assert answer.status_code == 201, answer.text
-    return answer.json()["id"], answer.json()["key"]
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
-
-
-def basic(key: str) -> dict[str, str]:
-    return {"Authorization": "Basic " + base64.b64encode(f"{key}:".encode()).decode()}
 
 
 def asking(method: str, path: str, headers: Callable[[str], dict[str, str]] = bearer) -> Call:
@@ -95,7 +79,7 @@ CALLS: dict[str, tuple[int, Call]] = {
 def test_it_takes_an_item_and_is_refused_where_there_is_none(
     gateway: Process, status: int, call: Call
 ) -> None:
-    _, key = made(gateway, ratePerSecond=1, rateBurst=3)
+    _, key = gateway.create_key(ratePerSecond=1, rateBurst=3)
     answers = [call(gateway, key) for _ in range(10)]
     statuses = [answer.status_code for answer in answers]
     assert statuses[:3] == [status] * 3
@@ -110,7 +94,7 @@ def test_it_takes_an_item_and_is_refused_where_there_is_none(
     "path", ["/v1/events", "/v1/nothing", "/segment/v1/track", f"/api?appId={APP_ID}"]
 )
 def test_a_call_whose_head_is_faulty_takes_an_item_too(gateway: Process, path: str) -> None:
-    _, key = made(gateway, ratePerSecond=1, rateBurst=3)
+    _, key = gateway.create_key(ratePerSecond=1, rateBurst=3)
     head = f"POST {path} HTTP/1.1\r\nHost: a b\r\nX-API-Key: {key}\r\nContent-Length: 0\r\n\r\n".encode()
     with closing(Wire(gateway.port)) as wire:
         statuses = []
@@ -152,7 +136,7 @@ def test_a_key_that_opens_nothing_counts_as_a_failed_authentication_wherever_it_
 ) -> None:
     more = {"GATEWAY_LOG_LEVEL": "error", "GATEWAY_FAILED_AUTH_PER_MINUTE": str(2 * len(BAD))}
     with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery", **more) as gateway:
-        revoked_id, revoked = made(gateway)
+        revoked_id, revoked = gateway.create_key()
         assert gateway.call("DELETE", f"/v1/keys/{revoked_id}").status_code == 204
         for key in (key_format.make(), revoked):
             for name, (status, call) in BAD.items():
@@ -183,7 +167,7 @@ def counted(found: list[dict[str, Any]]) -> int:
 
 
 def test_a_thousand_refusals_of_a_key_are_a_few_records_that_say_how_many(gateway: Process) -> None:
-    key_id, key = made(gateway, ratePerSecond=1, rateBurst=100)
+    key_id, key = gateway.create_key(ratePerSecond=1, rateBurst=100)
     statuses = [
         gateway.http.get(f"/v1/nothing/{at}", headers=bearer(key)).status_code for at in range(600)
     ]
@@ -203,7 +187,7 @@ def test_a_thousand_refusals_of_a_key_are_a_few_records_that_say_how_many(gatewa
 def test_a_revoked_key_that_comes_from_many_networks_leaves_few_records(tmp_path: Path) -> None:
     more = {"GATEWAY_LOG_LEVEL": "error", "GATEWAY_TRUSTED_PROXIES": "127.0.0.0/8"}
     with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery", **more) as gateway:
-        key_id, key = made(gateway)
+        key_id, key = gateway.create_key()
         assert gateway.call("DELETE", f"/v1/keys/{key_id}").status_code == 204
         for at in range(300):
             from_there = {"X-Forwarded-For": f"2001:db8:0:{at:x}::1"}
@@ -218,7 +202,7 @@ def test_a_revoked_key_that_comes_from_many_networks_leaves_few_records(tmp_path
 
 @pytest.mark.parametrize("path", ["/api", "/api-batch", "/segment/v1/track"])
 def test_a_preflight_takes_nothing_whatever_key_is_shown(gateway: Process, path: str) -> None:
-    _, key = made(gateway, ratePerSecond=1, rateBurst=1)
+    _, key = gateway.create_key(ratePerSecond=1, rateBurst=1)
     answers = [gateway.http.options(path, headers=bearer(key)) for _ in range(3)]
     assert [(answer.status_code, answer.headers.get("ratelimit")) for answer in answers] == [
         (204, None)
@@ -278,7 +262,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 def test_calls_that_there_is_no_room_to_read_take_an_item_and_are_folded(crowded: Process) -> None:
     sent = dict[str, tuple[str, list[int]]]()
     for name, call in UNREAD.items():
-        key_id, key = made(crowded, "sdk", "events:write", ratePerSecond=1, rateBurst=5)
+        key_id, key = crowded.create_key("sdk", "events:write", ratePerSecond=1, rateBurst=5)
         answers = [call(crowded, key) for _ in range(12)]
         statuses = [answer.status_code for answer in answers]
         assert statuses[:5] == [503] * 5, name
@@ -301,7 +285,7 @@ def test_what_was_counted_is_recorded_at_a_stop(
         server: Server = request.getfixturevalue("postgresql_server")
         more["GATEWAY_DATABASE_URL"] = server.empty()
     with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery", **more) as gateway:
-        key_id, key = made(gateway)
+        key_id, key = gateway.create_key()
         for _ in range(50):
             assert gateway.http.get("/v1/nothing", headers=bearer(key)).status_code == 404
         assert gateway.terminate() == 0

@@ -13,12 +13,14 @@ import pytest
 
 from app.limits.buckets import Buckets, Limit
 from app.limits.valkey import Valkey
-from tests.acceptance.processes import APP_ID, Process, serving, until
-from tests.limits.test_limits_bucket import Clock
-from tests.limits.test_limits_debt import bearer, key_of
-from tests.limits.test_limits_valkey import asked
-from tests.valkey import valkey as running
+from tests.support.clock import Clock
+from tests.support.processes import APP_ID, Process, bearer, serving
+from tests.support.valkey import valkey as running
+from tests.support.wait import until
 
+from .limiters import asked
+
+SCOPES = ("sdk", "events:write", "users:write")
 EVENT = {"userId": "u", "event": "E"}
 Send = Callable[[Process, str, int], httpx.Response]
 
@@ -93,8 +95,8 @@ def without_database(folder: Path) -> Iterator[None]:
 
 def test_a_batch_that_the_database_refused_passes_when_it_is_back(gateway: Process) -> None:
     count = 100
-    keys = {name: key_of(gateway, ratePerSecond=1, rateBurst=5) for name in LENDING}
-    keys["/v1/batch"] = key_of(gateway, ratePerSecond=1, rateBurst=count + 1)
+    keys = {name: gateway.create_key(*SCOPES, ratePerSecond=1, rateBurst=5)[1] for name in LENDING}
+    keys["/v1/batch"] = gateway.create_key(*SCOPES, ratePerSecond=1, rateBurst=count + 1)[1]
     with without_database(gateway.folder):
         until(lambda: not gateway.ready(), 30, pause=0.1)
         for name, send in SENDS.items():
@@ -111,17 +113,17 @@ def test_a_batch_that_the_database_refused_passes_when_it_is_back(gateway: Proce
 def test_a_batch_that_found_the_queue_full_pays_nothing_but_one_item(tmp_path: Path) -> None:
     more = {"GATEWAY_LOG_LEVEL": "error", "GATEWAY_MAX_QUEUED_ITEMS": "1"}
     with serving(tmp_path, "http://127.0.0.1:9", "--no-delivery", **more) as full:
-        key = key_of(full)
+        key = full.create_key(*SCOPES)[1]
         assert v1(full, key, 1).status_code == 202
         for name, send in SENDS.items():
             limits = {"ratePerSecond": 1, "rateBurst": 101 if send is v1 else 5}
-            answer = send(full, key_of(full, **limits), 100)
+            answer = send(full, full.create_key(*SCOPES, **limits)[1], 100)
             assert answer.status_code in (429, 503), name
             assert answer.headers["ratelimit"].endswith("t=1"), name
 
 
 def test_a_batch_that_is_refused_for_what_is_in_it_pays_for_all_of_it(gateway: Process) -> None:
-    key = key_of(gateway, ratePerSecond=1, rateBurst=5)
+    key = gateway.create_key(*SCOPES, ratePerSecond=1, rateBurst=5)[1]
     basic = "Basic " + base64.b64encode(f"{key}:".encode()).decode()
     answer = gateway.http.post(
         "/segment/v1/batch",

@@ -17,8 +17,8 @@ from app.compat.segment.request import PATHS as SEGMENT_PATHS
 from app.http.rate_limiting import RateLimiter, network
 from app.limits.buckets import Buckets, LocalLimiter, RatePolicies
 from app.model import Scope
-from tests.api.talk import EVENT, NDJSON, Talk, problem
-from tests.limits.test_limits_bucket import Clock
+from tests.support.clock import Clock
+from tests.support.gateway import EVENT, NDJSON, Talk, problem
 
 Start = Callable[..., Talk]
 TRACK = EVENT | {"action": "track"}

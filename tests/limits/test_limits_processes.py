@@ -15,8 +15,9 @@ from pathlib import Path
 import httpx
 
 from app.callers import key_format
-from tests.acceptance.processes import Process, serving, until
-from tests.valkey import Valkey
+from tests.support.processes import Process, serving
+from tests.support.valkey import Valkey
+from tests.support.wait import until
 
 NOWHERE = "http://127.0.0.1:9"
 UP, HERE = "leanplum_gateway_shared_limits_up", "leanplum_gateway_local_limit_decisions_total"

@@ -9,7 +9,9 @@ import pytest
 from app.limits.buckets import Buckets, Decision, Limit
 from app.limits.shared_limiter import SharedLimiter
 from app.limits.valkey import GONE_SECONDS, TakeRequest
-from tests.limits.test_limits_bucket import Clock, limit
+from tests.support.clock import Clock
+
+from .limiters import limit
 
 
 class Fake:

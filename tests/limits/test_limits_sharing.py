@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.acceptance.processes import free_port, until
-from tests.api.talk import Talk
-from tests.valkey import Valkey
+from tests.support.gateway import Talk
+from tests.support.valkey import Valkey
+from tests.support.wait import free_port, until
 
 Start = Callable[..., Talk]
 PATIENT = {"gateway_shared_limits_timeout_seconds": 2}  # the machine may be busy

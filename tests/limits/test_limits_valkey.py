@@ -4,8 +4,7 @@ time.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,11 +13,11 @@ from redis.exceptions import RedisError
 
 from app.limits.buckets import Buckets, Decision, Limit
 from app.limits.valkey import PREFIX, TAKE_SECONDS, Valkey
-from tests.limits.test_limits_bucket import Clock, limit
-from tests.valkey import Valkey as Server
-from tests.valkey import valkey as running
+from tests.support.clock import Clock
+from tests.support.valkey import Valkey as Server
+from tests.support.valkey import valkey as running
 
-T = TypeVar("T")
+from .limiters import asked, limit
 
 
 @pytest.fixture(scope="module")
@@ -26,21 +25,6 @@ def server() -> Iterator[Server]:
     """One for all tests that leave it running."""
     with running() as found:
         yield found
-
-
-def asked(url: str, asking: Callable[[Valkey], Coroutine[Any, Any, T]], seconds: float = 5.0) -> T:
-    """What a client finds out that is opened for this alone, with all the time that a busy machine
-    may need.
-    """
-
-    async def opened() -> T:
-        client = Valkey(url, seconds)
-        try:
-            return await asking(client)
-        finally:
-            await client.close("nobody")
-
-    return asyncio.run(opened())
 
 
 BEGAN = 1_700_000_000_000_000

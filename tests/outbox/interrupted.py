@@ -9,7 +9,7 @@ from app.audit.records import AuditMacs
 from app.database.writer import DatabaseWrite, Writer
 from app.outbox.outbox import Outbox
 
-from .opened import Opened
+from .harness import Opened
 
 Happening = Callable[[Opened], Awaitable[None]]
 

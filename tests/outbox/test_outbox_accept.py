@@ -11,7 +11,7 @@ from app import ids
 from app.errors import QueueFull
 from app.model import NewItem, Settled, Status
 
-from .opened import Opened, track, with_outbox
+from .harness import Opened, track, with_outbox
 
 BROKEN = NewItem("uann", "track", '{"event":"\ud800"}')  # no text that SQLite could store
 

@@ -9,7 +9,7 @@ from app.outbox import liveness_lock
 from app.outbox.liveness_lock import LivenessLock
 from app.outbox.user_lock_rows import OUTLIVES_MS, Denied, LockRequest, LockResult
 
-from .opened import Opened, track, with_outbox
+from .harness import Opened, track, with_outbox
 
 LEASE_MS = 45_000
 HOUR_MS = 3_600_000

@@ -10,8 +10,8 @@ from sqlalchemy import text
 from app.model import Settled, Status
 from app.outbox.dead_letters import DeadLetterFilter, Discard, Replay
 
+from .harness import Opened, track, with_outbox
 from .interrupted import interrupted
-from .opened import Opened, track, with_outbox
 
 SAID = {"success": False, "error": "Bad."}
 

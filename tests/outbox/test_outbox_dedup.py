@@ -8,7 +8,7 @@ import pytest
 
 from app.model import NewItem, Settled, Status
 
-from .opened import Opened, track, with_outbox
+from .harness import Opened, track, with_outbox
 
 
 def test_a_repeat_is_a_duplicate_and_not_a_second_event(database: str) -> None:

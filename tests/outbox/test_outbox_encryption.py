@@ -15,7 +15,7 @@ from app.errors import StartRefused
 from app.model import ENCRYPTED_PREFIX, NewItem, ReadRequest, Settled, Status
 from app.outbox.dead_letters import DeadLetterFilter
 
-from .opened import Opened, track, with_outbox
+from .harness import Opened, track, with_outbox
 
 A, B = bytes(range(32)), bytes(range(32, 64))
 VALUE = "canary-value"

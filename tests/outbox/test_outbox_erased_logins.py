@@ -12,8 +12,7 @@ from app.model import NewItem, Settled, Status
 from app.outbox.dead_letters import DeadLetterFilter
 from app.outbox.retention import RetentionLimits
 
-from .opened import Opened, with_outbox
-from .test_outbox_erasure import gone, settle
+from .harness import Opened, gone, settle, with_outbox
 
 KEY = base64.b64decode("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
 GIVEN_UP = {"success": False, "error": "Not sent again: a user whom it names was erased."}

@@ -6,28 +6,13 @@ import asyncio
 
 import pytest
 
-from app.model import Item, NewItem, Postponed, Removed, Settled, Status
+from app.model import NewItem, Postponed, Removed, Settled, Status
 from app.outbox.dead_letters import DeadLetterFilter
 from app.outbox.retention import RetentionLimits
 
-from .opened import Opened, track, with_outbox
+from .harness import Opened, gone, settle, track, with_outbox
 
 TABLES = ("items", "item_ids", "acceptances", "attempts", "erasures")
-
-
-def gone(user: str = "ann", item_id: str | None = None) -> NewItem:
-    """The item that erases a user."""
-    return NewItem(f"u{user}", "deleteUser", f'{{"userId":"{user}"}}', item_id)
-
-
-async def settle(at: Opened, sent: list[Item], status: Status = Status.DELIVERED) -> None:
-    await at.begin("t", sent)
-    erased = [(item.seq, item.subject) for item in sent if item.action == "deleteUser"]
-    verdicts = [
-        (item.seq, Settled(status, None if status == Status.DELIVERED else {"error": "no"}))
-        for item in sent
-    ]
-    assert await at.outbox.settle("t", "default", verdicts, erased=erased)
 
 
 async def of_every_kind(at: Opened) -> None:

@@ -16,7 +16,7 @@ from app.model import Settled, Status, Taken
 from app.outbox.accept import Accept
 from app.outbox.erased_subjects import ActiveErasures
 
-from .opened import Opened, track, with_outbox
+from .harness import Opened, track, with_outbox
 
 
 class Watched(Cursor):

@@ -26,9 +26,9 @@ from app import ids
 from app.model import Item, NewItem, Postponed, Settled, Status, Verdict
 from app.outbox.dead_letters import DEAD, DeadLetterFilter
 from app.outbox.user_lock_rows import OUTLIVES_MS
-from tests.postgres import Server
+from tests.support.postgres import Server
 
-from .opened import Opened, track
+from .harness import Opened, track
 
 USERS = st.sampled_from(["uann", "ubob", "ucid", "udan", "ueve"])
 DEVICES = st.sampled_from(["dphone", "dtablet"])

@@ -7,7 +7,7 @@ from app.model import NewItem, Settled, Status
 from app.outbox.housekeeper import COUNT_SECONDS, Housekeeper
 from app.outbox.retention import STEP, RetentionLimits
 
-from .opened import Opened, track, with_outbox
+from .harness import Opened, track, with_outbox
 
 HOUR = 3_600_000
 LIMITS = RetentionLimits(receipts=HOUR, dead_letters=5 * HOUR)

@@ -13,8 +13,8 @@ from app.outbox.dead_letters import DeadLetterFilter
 from app.outbox.housekeeper import Housekeeper
 from app.outbox.retention import STEP, RemoveExpired, RetentionLimits, look
 
+from .harness import Opened, track, with_outbox
 from .interrupted import Happening, interrupted
-from .opened import Opened, track, with_outbox
 
 HOUR = 3_600_000
 LIMITS = RetentionLimits(receipts=HOUR, dead_letters=5 * HOUR)

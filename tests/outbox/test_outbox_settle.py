@@ -7,7 +7,7 @@ import pytest
 
 from app.model import CallRecord, Item, Postponed, Receipt, Settled, Status, Verdict
 
-from .opened import Opened, track, with_outbox
+from .harness import Opened, track, with_outbox
 
 SAID = {"success": False, "error": "HTTP 500"}
 

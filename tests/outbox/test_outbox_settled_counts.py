@@ -4,7 +4,7 @@ from collections import Counter
 
 from app.model import CallRecord, Postponed, Settled, Status, Verdict
 
-from .opened import Opened, track, with_outbox
+from .harness import Opened, track, with_outbox
 
 DELIVERED, WAITS = Settled(Status.DELIVERED), Postponed(Status.RETRYING, 5.0, {"error": "HTTP 503"})
 REJECTED = Settled(Status.REJECTED, {"error": "no"})

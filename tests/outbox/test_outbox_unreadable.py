@@ -12,7 +12,7 @@ from app.model import ERASES, NewItem, Settled, Status
 from app.outbox.dead_letters import DeadLetterFilter
 from app.outbox.retention import RetentionLimits
 
-from .opened import Opened, track, with_outbox
+from .harness import Opened, track, with_outbox
 
 A, B = bytes(range(32)), bytes(range(32, 64))
 HERE, ELSEWHERE = BodyCipher({"b": B}, "b"), BodyCipher({"a": A}, "a")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings
-from tests.acceptance.processes import serving
+from tests.support.processes import serving
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 ERASURE, ENCRYPTION = (DOCS / "erasure.md").read_text(), (DOCS / "encryption.md").read_text()

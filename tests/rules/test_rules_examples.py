@@ -15,7 +15,8 @@ import pytest
 
 from app.server.application import create_app
 from app.settings import Settings
-from tests.acceptance.processes import ROOT, Process, serving, until
+from tests.support.processes import ROOT, Process, serving
+from tests.support.wait import until
 
 NO_LEANPLUM: dict[str, str | None] = {
     **dict.fromkeys(("LEANPLUM_APP_ID", "LEANPLUM_PRODUCTION_KEY", "LEANPLUM_API_URL")),

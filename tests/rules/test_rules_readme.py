@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings
-from tests.acceptance.processes import ended, serving
+from tests.support.processes import ended, serving
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 CURLS = [

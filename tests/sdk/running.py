@@ -12,7 +12,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from tests.api.test_api_pages_in_a_browser import CHROMIUM
+from tests.support import chromium
 
 HERE = Path(__file__).parent
 CLIENTS = Path(sys.prefix) / "clients"  # where `make test` puts the PyPI clients
@@ -57,19 +57,14 @@ def in_jsdom(version: str, *words: str) -> Iterator[Said]:
 @contextmanager
 def in_chromium(version: str, folder: Path, *words: str) -> Iterator[Said]:
     """The same in a page of another origin than the gateway's."""
-    assert CHROMIUM is not None
     config = dict(zip(("url", "appId", "key", "user"), words, strict=True))
-    with _page(version, config) as (url, said):
-        options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-                   "--disable-background-networking", "--disable-component-update",
-                   f"--user-data-dir={folder}/profile")  # fmt: skip
-        with (folder / "chromium").open("wb") as output:
-            process = subprocess.Popen([CHROMIUM, *options, url], stdout=output, stderr=output)
-            try:
-                yield said.get(timeout=60)
-            finally:
-                process.terminate()
-                process.wait(timeout=20)
+    with _page(version, config) as (url, said), (folder / "chromium").open("wb") as output:
+        process = subprocess.Popen(chromium.command(folder, url), stdout=output, stderr=output)
+        try:
+            yield said.get(timeout=60)
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
 
 
 PAGE = """<!doctype html><script src="/sdk.js"></script><script src="/scenario.js"></script><script>

@@ -12,19 +12,17 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.processes import Process, serving
-from tests.api.leanplum import Leanplum, simulated, until
-from tests.api.test_api_pages_in_a_browser import CHROMIUM
 from tests.sdk import running
+from tests.support.chromium import needs_chromium
+from tests.support.processes import Process, serving
+from tests.support.simulator import Leanplum, simulated
+from tests.support.wait import until
 
 NEEDED = bool(os.environ.get("GATEWAY_TESTS_NEED_SDKS"))
 VERSIONS = ("1.3.0", "1.8.0", "1.9.0")
 needs_node = pytest.mark.skipif(
     not NEEDED and (shutil.which("node") is None or not running.sdk_file("1.9.0").exists()),
     reason="there is no Node.js here, or `make test` has not installed the SDKs",
-)
-needs_chromium = pytest.mark.skipif(
-    not NEEDED and CHROMIUM is None, reason="there is no Chromium here"
 )
 needs_clients = pytest.mark.skipif(
     not NEEDED and not running.CLIENTS.exists(),

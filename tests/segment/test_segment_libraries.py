@@ -12,9 +12,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tests.acceptance.processes import Process, serving
-from tests.api.leanplum import Leanplum, simulated, until
 from tests.segment import running
+from tests.support.processes import Process, serving
+from tests.support.simulator import Leanplum, simulated
+from tests.support.wait import until
 
 NEEDED = bool(os.environ.get("GATEWAY_TESTS_NEED_SDKS"))
 LIBRARIES = [

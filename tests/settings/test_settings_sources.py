@@ -19,7 +19,7 @@ from app.errors import StartRefused
 from app.server.bootstrap import prepare
 from app.settings import Settings, build, load, read, table
 from app.settings.sources import is_service_link
-from tests.acceptance.processes import Process, ended
+from tests.support.processes import Process, ended
 
 CANARY = "pa55-canary"
 SECRETS = [

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, event, make_url
 
 from app.database.driver import POSTGRESQL, SQLITE
 from app.database.engine import connect
-from tests.postgres import Server
+from tests.support.postgres import Server
 
 Point = Literal["connect", "begin", "statement", "commit", "committed", "read"]
 How = Literal["locked", "lost"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres import Server
+from tests.support.postgres import Server
 
 from .clockwork import VirtualLoop, run_in_virtual_time
 from .histories import PROFILES, History

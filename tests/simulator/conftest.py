@@ -9,8 +9,8 @@ import pytest
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
 
-from .pure import App
-from .talk import Talk
+from .client import Talk
+from .simulated_app import App
 
 
 @pytest.fixture(scope="module")

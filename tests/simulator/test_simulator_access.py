@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .talk import Talk, event, message
+from .client import Talk, event, message
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from .pure import App
-from .talk import Talk, message
+from .client import Talk, message
+from .simulated_app import App
 
 
 def test_a_device_is_registered_once(app: App) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from .talk import Json, Talk, message
+from .client import Json, Talk, message
 
 ROWS = "action,userId,event,params.sku\ntrack,ann,Buy,a\ntrack,bob,Buy,\n"
 

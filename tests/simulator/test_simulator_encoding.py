@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from .talk import Json, Talk, event
+from .client import Json, Talk, event
 
 ITEMS = [event("ann", value=2), event("bob", params={"sku": "a"})]
 

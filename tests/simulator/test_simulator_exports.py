@@ -10,8 +10,8 @@ import pytest
 
 from app.simulator.jobs import pacific_day
 
-from .pure import NOW, App
-from .talk import Json, Talk, event, message
+from .client import Json, Talk, event, message
+from .simulated_app import NOW, App
 
 DAY = 86_400.0
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.simulator.fault_effects import MODES, WRONG_REQ_ID
 
-from .talk import Json, Talk, event, message
+from .client import Json, Talk, event, message
 
 A, B, C = (event(name, reqId=f"r-{name}") for name in ("ann", "bob", "cid"))
 

@@ -9,7 +9,7 @@ import pytest
 
 from app.simulator.actions.files import MAX_CALL_BYTES
 
-from .talk import Json, Talk, message
+from .client import Json, Talk, message
 
 BYTES = bytes(range(256))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .talk import Talk, event
+from .client import Talk, event
 
 
 def test_a_received_call_is_shown_with_its_arguments_and_its_answer(leanplum: Talk) -> None:

@@ -11,7 +11,7 @@ import httpx
 
 from app.simulator.locks import UserLocks
 
-from .talk import Talk, event
+from .client import Talk, event
 
 SLOW = 0.3
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from .pure import App
-from .talk import Talk, message
+from .client import Talk, message
+from .simulated_app import App
 
 
 def test_a_message_is_told_with_the_documented_fields(app: App) -> None:

@@ -10,8 +10,8 @@ import pytest
 from app.simulator.config import Texts
 from app.simulator.time_rules import DAY, Moment, settle
 
-from .pure import NOW, App
-from .talk import Talk, event
+from .client import Talk, event
+from .simulated_app import NOW, App
 
 SKEWS = [-30 * DAY, -DAY, -20 * 3600, -90.0, -0.25, 0.25, 90.0, 20 * 3600, DAY, 30 * DAY]
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from .pure import NOW, App
-from .talk import Talk, event
+from .client import Talk, event
+from .simulated_app import NOW, App
 
 
 def fed(app: App) -> str:

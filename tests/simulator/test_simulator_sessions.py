@@ -1,6 +1,6 @@
 """Sessions and states, on the pure world with a clock that is moved (fact sheet §3.1, §3.3)."""
 
-from .pure import MINUTE, NOW, App
+from .simulated_app import MINUTE, NOW, App
 
 
 def test_a_session_ends_after_two_idle_hours(app: App) -> None:

@@ -9,7 +9,7 @@ import pytest
 from app.simulator.config import Texts
 from app.simulator.time_rules import DAY, Moment, settle
 
-from .talk import Talk, event, message
+from .client import Talk, event, message
 
 NOW = 1_800_000_000.0
 

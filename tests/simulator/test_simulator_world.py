@@ -7,7 +7,7 @@ import pytest
 from app.simulator.actions import ACTIONS, UserAction
 from app.simulator.people import OCCURRENCES_KEPT
 
-from .pure import NOW, App
+from .simulated_app import NOW, App
 
 SKIPPED = {"success": True, "warning": {"message": "User not found; request skipped."}}
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from app.tracking.plan.load import load_plans
-from tests.acceptance.processes import ended, serving, until
-from tests.api.test_api_pages_in_a_browser import CHROMIUM, NEEDED, OPTIONS
-from tests.tracking.plans import shop, text
+from tests.support import chromium
+from tests.support.chromium import needs_chromium
+from tests.support.processes import ended, serving
+from tests.support.tracking_plans import shop, text
+from tests.support.wait import until
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/tracking-plan.md").read_text()
 (EXAMPLE,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
@@ -130,18 +132,12 @@ def test_the_calls_of_the_docs_are_answered_as_they_say(tmp_path: Path) -> None:
 
 
 def shown(folder: Path, url: str) -> str:
-    done = subprocess.run(
-        [str(CHROMIUM), *OPTIONS, f"--user-data-dir={folder}/profile", url],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=True,
-    )
+    done = chromium.dump(url, folder)
     assert "Uncaught" not in done.stderr
     return done.stdout
 
 
-@pytest.mark.skipif(CHROMIUM is None and not NEEDED, reason="there is no Chromium here")
+@needs_chromium
 def test_a_browser_shows_each_event_s_schema_and_example_and_follows_the_plan(
     tmp_path: Path,
 ) -> None:

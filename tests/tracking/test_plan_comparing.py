@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.tracking.plan.diff import diff_plans
-from tests.tracking.plans import PURCHASE, SKU, found, shop, text
+from tests.support.tracking_plans import PURCHASE, SKU, found, shop, text
 
 
 def changes(old: str, new: str) -> list[str]:

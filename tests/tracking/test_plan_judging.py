@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from app.errors import Invalid
 from app.ingest import validate
 from app.tracking.plan.file_format import UnknownPolicy
-from tests.api.talk import CANARY
-from tests.tracking.plans import GOOD, PURCHASE, SKU, faults, plan
+from tests.support.gateway import CANARY
+from tests.support.tracking_plans import GOOD, PURCHASE, SKU, faults, plan
 
 
 def judged(action: str, fields: dict[str, Any], **content: Any) -> dict[str, str]:

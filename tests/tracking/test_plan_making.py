@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.tracking.plan.load import load_plans
-from tests.tracking.plans import PURCHASE, SKU, found, plan, shop, text, told
+from tests.support.tracking_plans import PURCHASE, SKU, found, plan, shop, text, told
 
 
 def test_a_value_is_read_as_yaml_1_2_has_it() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from app.callers.store import ALL_SCOPES
-from tests.acceptance.processes import until
-from tests.api.talk import CANARY, Talk, pointers, problem
-from tests.compat.segment import post
-from tests.tracking.plans import GOOD, PURCHASE, SKU, shop, text
+from tests.support.gateway import CANARY, Talk, pointers, problem
+from tests.support.segment import post
+from tests.support.tracking_plans import GOOD, PURCHASE, SKU, shop, text
+from tests.support.wait import until
 
 Start = Callable[..., Talk]
 WARN = {"mode": "warn", "params": {"properties": {"n": {"type": "integer"}}}}

@@ -15,9 +15,9 @@ from app.settings import Settings
 from app.settings.validators import TAXONOMY
 from app.tracking.name_store import AddNames, ForgetName, NameStore, read_names
 from app.tracking.names import Name, NameLimits
-from tests.acceptance.processes import until
-from tests.api.talk import Talk, pointers, problem
-from tests.tracking.plans import GOOD, shop
+from tests.support.gateway import Talk, pointers, problem
+from tests.support.tracking_plans import GOOD, shop
+from tests.support.wait import until
 
 Start = Callable[..., Talk]
 LITTLE = {

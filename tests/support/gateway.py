@@ -1,6 +1,9 @@
 """A running gateway, to be talked to from plain (not async) tests."""
 
 import asyncio
+import os
+import re
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -11,10 +14,13 @@ from typing import Any
 import httpx
 import orjson
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from starlette.types import Receive, Scope, Send
+from starlette import types
 
+from app.callers import key_format
+from app.model import Scope
 from app.server.application import Application, create_app
 from app.settings import Settings
+from tests.support.wait import until
 
 JSON, NDJSON, PROBLEM = "application/json", "application/x-ndjson", "application/problem+json"
 PLACES = ("pointer", "header", "parameter")
@@ -22,12 +28,41 @@ PLACES = ("pointer", "header", "parameter")
 CANARY = "cAnArY-7f3b"
 EVENT: dict[str, Any] = {"userId": "u1", "event": "Purchase"}
 
+WIDE = {
+    "gateway_rate_per_second": 10**6,
+    "gateway_rate_burst": 10**9,
+    "gateway_failed_auth_per_minute": 10**6,
+    "gateway_erased_seconds": 0,  # a user of one test is another test's as well
+}
+
+
+def make_settings(directory: Path, migrated: Path, given: dict[str, Any]) -> Settings:
+    """Settings that read neither the environment's `.env` nor anything of this machine."""
+    path = directory / "g.db"
+    if not path.exists():
+        shutil.copy(migrated, path)
+    return Settings(
+        _env_file=None,
+        **{
+            "leanplum_app_id": "app_tests",
+            "leanplum_production_key": "prod_tests_secret",
+            "leanplum_api_url": "http://127.0.0.1:9/api",
+            "gateway_database_url": f"sqlite:///{path}",
+            "gateway_bootstrap_key": key_format.make(),
+            **given,
+        },
+    )
+
 
 class Talk:
-    """One gateway: its app, its database file, its bootstrap key, and HTTP to it."""
+    """One gateway: its app, its settings, its database file, its bootstrap key, and HTTP to it."""
 
-    def __init__(self, app: Application, portal: BlockingPortal, key: str, path: Path) -> None:
-        self.app, self.key, self.path = app, key, path
+    def __init__(
+        self, app: Application, settings: Settings, portal: BlockingPortal, path: Path
+    ) -> None:
+        self.app, self.settings, self.path = app, settings, path
+        key = settings.gateway_bootstrap_key
+        self.key = key.get_secret_value() if key else ""
         self._portal = portal
         self._http = httpx.AsyncClient(
             transport=httpx.ASGITransport(app=app), base_url="http://gateway"
@@ -83,10 +118,46 @@ class Talk:
         headers = {"Content-Type": JSON} | dict(options.pop("headers", {}))
         return self.call(method, url, content=content, headers=headers, **options)
 
+    def create_key(self, *scopes: Scope, **fields: Any) -> tuple[str, str]:
+        """Return the id of a new caller key, and the key."""
+        body = {"name": os.urandom(4).hex(), "scopes": list(scopes), **fields}
+        answer = self.post("/v1/keys", body)
+        assert answer.status_code == 201, answer.text
+        return answer.json()["id"], answer.json()["key"]
+
+    def metric(self, name: str) -> float:
+        """Return the value of a metric by its name and labels, as /metrics shows it."""
+        text = self.get("/metrics", key=None).text
+        found = re.search(rf"^leanplum_gateway_{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def queued(self) -> int:
+        """Return how many items wait."""
+        return int(self.metric("queued_items"))
+
+    def until_nothing_waits(self, seconds: float = 20.0) -> None:
+        """Wait until everything that was accepted is settled."""
+        until(lambda: self.queued() == 0, seconds)
+
+    def user_hash(self, user: str, app: str | None = None) -> str:
+        """Return the keyed hash by which the audit names a user of an app."""
+        headers = {} if app is None else {"X-Leanplum-App": app}
+        refused = self.post(f"/v1/users/{user}/states", {"state": 0}, headers=headers)
+        assert refused.status_code == 422, refused.text
+        (record,) = self.audit(refused.headers["x-request-id"])
+        hashed: str = record["unmapped"]["user"]
+        return hashed
+
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What is in the database now, read on another connection: only what is committed."""
         with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as connection:
             return connection.execute(query, values).fetchall()
+
+    def execute(self, statement: str, *values: Any) -> None:
+        """Change the database beside the gateway."""
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.execute(statement, values)
+            connection.commit()
 
     def items(self) -> int:
         """How many items are on disk."""
@@ -109,7 +180,7 @@ class Talk:
         path: str = "/v1/events",
     ) -> int:
         """POST by bare ASGI messages, for what no HTTP client would send; the status answered."""
-        scope: Scope = {
+        scope: types.Scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
             "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "server": ("gateway", 80),
             "client": ("127.0.0.1", 1), "headers": [
@@ -128,7 +199,9 @@ class Talk:
         return statuses[0]
 
 
-async def _asgi(app: Application, scope: Scope, receive: Receive, send: Send) -> None:
+async def _asgi(
+    app: Application, scope: types.Scope, receive: types.Receive, send: types.Send
+) -> None:
     await app(scope, receive, send)
 
 
@@ -141,11 +214,10 @@ def httpx_response(found: Any) -> httpx.Response:
 def running(settings: Settings, path: Path, *, delivery: bool = False) -> Iterator[Talk]:
     """A gateway on an event loop of its own thread; closed at the end as in production."""
     app = create_app(settings, delivery=delivery)
-    key = settings.gateway_bootstrap_key
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(app.router.lifespan_context(app)),
-        closing(Talk(app, portal, key.get_secret_value() if key else "", path)) as talk,
+        closing(Talk(app, settings, portal, path)) as talk,
     ):
         yield talk
 

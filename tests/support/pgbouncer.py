@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.acceptance.processes import free_port
+from .wait import free_port
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 NEEDED = bool(os.environ.get("GATEWAY_TESTS_NEED_PGBOUNCER"))

@@ -17,10 +17,12 @@ from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
 from app.delivery.attempt import DeliveryOptions
-from app.delivery.deliverer import Deliverer
+from app.delivery.deliverer import LEASE_SECONDS, Deliverer
+from app.delivery.user_locks import UserLocks
 from app.delivery.verdicts import RetryPolicy
 from app.leanplum.client import LeanplumClient
 from app.model import Acceptance, App, KeyKind, NewItem, ReadRequest, ReadResult, Receipt
+from app.outbox import liveness_lock
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics
 
@@ -231,14 +233,6 @@ class Delivering:
             await task
 
 
-async def come_true(true: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for something that others bring about."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        await asyncio.sleep(0.01)
-
-
 def deliver(
     database: str, leanplum: Leanplum, body: Callable[[Delivering], Awaitable[T]], **options: Any
 ) -> T:
@@ -256,3 +250,35 @@ def deliver(
                 at.engine.dispose()
 
     return asyncio.run(run())
+
+
+async def erase(at: Delivering, user: str) -> None:
+    """The user is to be deleted."""
+    now = now_ms()
+    item = NewItem(f"u{user}", "deleteUser", f'{{"userId":"{user}"}}', f"erase-{user}")
+    call = Acceptance(
+        "default", "k", "r", "DELETE /v1/users/{userId}", "::1", now, ids.new_prefix(now), [item]
+    )
+    await at.outbox.erase(call)
+
+
+@asynccontextmanager
+async def other_process(
+    at: Delivering, database: str, name: str = "other", erased_ms: int = 60_000
+) -> AsyncIterator[UserLocks]:
+    """Locks as another process has them: an outbox of its own on the same database."""
+    engine = connect(database)
+    writer = Writer(engine)
+    macs = AuditMacs(bytes(32))
+    outbox = Outbox(
+        engine, writer, dedup_ms=60_000, max_queued=10**6, macs=macs, erased_ms=erased_ms
+    )
+    writer.start()
+    with liveness_lock.held(database, name) as liveness:
+        locks = UserLocks(outbox, liveness, name, LEASE_SECONDS)
+        try:
+            yield locks
+        finally:
+            await locks.close(10)
+            await writer.stop()
+            engine.dispose()

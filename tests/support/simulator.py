@@ -1,6 +1,5 @@
 """A gateway that delivers to a real simulator, with all four kinds of Leanplum's keys."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ import httpx
 from app.settings import Settings
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-from tests.api.talk import Talk, running
+from tests.support.gateway import Talk, running
 
 KEYS = {
     "leanplum_production_key": "prod_sandbox",
@@ -92,12 +91,3 @@ def delivering_to(
     told = {name: value for name, value in told.items() if value is not None}
     with running(settings(**told), path, delivery=True) as talk:
         yield talk
-
-
-def until(true: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """Wait for something that others bring about; what it is then."""
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
-    return found

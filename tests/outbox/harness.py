@@ -12,7 +12,7 @@ from app.clock import now_ms
 from app.database.engine import connect
 from app.database.writer import Writer
 from app.encryption import NO_ENCRYPTION, BodyCipher
-from app.model import Acceptance, Item, NewItem, ReadRequest
+from app.model import Acceptance, Item, NewItem, ReadRequest, Settled, Status
 from app.outbox.outbox import Outbox
 
 T = TypeVar("T")
@@ -106,3 +106,18 @@ def with_outbox(
 def track(user: str = "ann", name: str = "Open", item_id: str | None = None) -> NewItem:
     """An event."""
     return NewItem(f"u{user}", "track", f'{{"event":"{name}","userId":"{user}"}}', item_id)
+
+
+def gone(user: str = "ann", item_id: str | None = None) -> NewItem:
+    """The item that erases a user."""
+    return NewItem(f"u{user}", "deleteUser", f'{{"userId":"{user}"}}', item_id)
+
+
+async def settle(at: Opened, sent: list[Item], status: Status = Status.DELIVERED) -> None:
+    await at.begin("t", sent)
+    erased = [(item.seq, item.subject) for item in sent if item.action == "deleteUser"]
+    verdicts = [
+        (item.seq, Settled(status, None if status == Status.DELIVERED else {"error": "no"}))
+        for item in sent
+    ]
+    assert await at.outbox.settle("t", "default", verdicts, erased=erased)

@@ -1,18 +1,23 @@
 """Gateways behind their real server, on a database of either kind, for tests of erasures."""
 
+import hashlib
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import orjson
 
+from app import ids
 from app.callers import key_format
 from app.database.engine import connect
+from app.encryption import NO_ENCRYPTION
 from app.server.application import create_app
 from app.settings import Settings
-from tests.api.leanplum import KEYS, Leanplum
-from tests.api.serve import served
-from tests.compat.segment import basic
+from tests.support.http_server import served
+from tests.support.segment import basic
+from tests.support.simulator import KEYS, Leanplum
 
 CALLER_KEY = key_format.make()
 APP = {"appId": "app_sandbox", "apiVersion": "1.0.6"}
@@ -105,3 +110,51 @@ def gateway(
             yield found
         finally:
             found.close()
+
+
+def made_of(name: str) -> dict[str, Any]:
+    """What could be made of an id by whoever has no key."""
+    found: dict[str, Any] = {"itself": name}
+    for text in (
+        name,
+        f"u{name}",
+        f"default{name}",
+        f"defaultu{name}",
+        f"default\0u{name}",
+        f"u{name}default",
+    ):
+        found |= {
+            f"crc32 {text!r}": zlib.crc32(text.encode()),
+            f"adler32 {text!r}": zlib.adler32(text.encode()),
+        }
+        for kind in ("md5", "sha1", "sha256"):
+            found[f"{kind} {text!r}"] = hashlib.new(kind, text.encode()).hexdigest()
+        for size in (8, 10, 16, 20, 32, 64):
+            found[f"blake2b {size} {text!r}"] = hashlib.blake2b(
+                text.encode(), digest_size=size
+            ).hexdigest()
+    for action in ("track", "deleteUser", "setUserAttributes"):
+        for body in ("", orjson.dumps({"userId": name}).decode()):
+            found[f"digest {action} {body}"] = NO_ENCRYPTION.digest(action, f"u{name}", body).hex()
+    lane = ids.lane("default", f"u{name}")
+    of_device = ids.lane("default", f"d{name}")
+    places = {"lane": lane, "place in line": f"delivery {lane}"}
+    return (
+        found
+        | places
+        | {"device's lane": of_device, "device's place in line": f"delivery {of_device}"}
+    )
+
+
+def found_in(database: str, name: str) -> list[tuple[str, str, str]]:
+    """Where in the database something stands that was made of an id."""
+    made, found = made_of(name), []
+    for table, column, value in cells(database):
+        text = bytes(value).hex() if isinstance(value, bytes | memoryview) else str(value)
+        for how, one in made.items():
+            here = (
+                value == one if isinstance(value, int) else len(str(one)) > 4 and str(one) in text
+            )
+            if here:
+                found.append((table, column, how))
+    return found

@@ -4,10 +4,9 @@ own pid.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,23 +16,11 @@ import httpx
 
 from app.callers import key_format
 from app.ids import SHARDS
+from tests.support.fork_server import ROOT as ROOT
+from tests.support.fork_server import fork_server
+from tests.support.wait import free_port, until
 
-ROOT = Path(__file__).resolve().parents[2]
 APP_ID, PRODUCTION_KEY = "app_sandbox", "prod_sandbox"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def until(true: Callable[[], bool], seconds: float = 20.0, *, pause: float = 0.02) -> None:
-    """Wait for something that another process brings about, and look every `pause` seconds."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(pause)
 
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
@@ -66,22 +53,41 @@ Spawn = Callable[[Sequence[str], Path, Mapping[str, str], Path], Running]
 
 
 def spawn(words: Sequence[str], folder: Path, env: Mapping[str, str], output: Path) -> Running:
-    """Start a command in a folder, with its output appended to a file."""
+    """Start a command in a folder, with its output appended to a file: by a fork where it is one of
+    the gateway's own.
+    """
+    own = command()
+    if list(words[: len(own)]) == own:
+        return fork_server().fork(words[len(own) :], folder, env, output)
+    return spawn_fresh(words, folder, env, output)
+
+
+def spawn_fresh(
+    words: Sequence[str], folder: Path, env: Mapping[str, str], output: Path
+) -> Running:
+    """Start a command with an interpreter of its own, for tests that look at the process itself."""
     with output.open("ab") as opened:
         return subprocess.Popen(words, cwd=folder, env=env, stdout=opened, stderr=opened)
 
 
 def ended(folder: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """A command that ends by itself, run in `folder`."""
-    return subprocess.run(
-        command(*words),
-        cwd=folder,
-        env=environment(folder, **settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="command") as printed:
+        output, errors = Path(printed) / "output", Path(printed) / "errors"
+        env = environment(folder, **settings)
+        process = fork_server().fork(words, folder, env, output, errors)
+        try:
+            code = process.wait(timeout=60)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(
+            command(*words), code, output.read_text(), errors.read_text()
+        )
+
+
+def bearer(key: str) -> dict[str, str]:
+    """Return the header that has a caller key."""
+    return {"Authorization": f"Bearer {key}"}
 
 
 class Process:
@@ -135,6 +141,13 @@ class Process:
         body = {"userId": user, "event": "E", "value": value, "id": f"{user}-{value}"}
         return self.call("POST", "/v1/events", json=body, headers=headers)
 
+    def create_key(self, *scopes: str, **limits: int) -> tuple[str, str]:
+        """Return a new key's id and the key, which has the scope of SDKs unless others are named."""
+        fields = {"name": os.urandom(4).hex(), "scopes": list(scopes) or ["sdk"], **limits}
+        answer = self.call("POST", "/v1/keys", json=fields)
+        assert answer.status_code == 201, answer.text
+        return answer.json()["id"], answer.json()["key"]
+
     def status(self, item_id: str) -> str:
         found: str = self.call("GET", f"/v1/receipts/{item_id}").json()["status"]
         return found
@@ -157,7 +170,23 @@ class Process:
 @contextmanager
 def serving(folder: Path, upstream: str, *words: str, **settings: str | None) -> Iterator[Process]:
     """A gateway that is ready; killed at the end, if it still runs."""
+    with _started(Process(folder, upstream, *words, **settings)) as process:
+        yield process
+
+
+@contextmanager
+def serving_fresh(
+    folder: Path, upstream: str, *words: str, **settings: str | None
+) -> Iterator[Process]:
+    """A gateway that an interpreter of its own runs, not a fork."""
     process = Process(folder, upstream, *words, **settings)
+    process.spawn = spawn_fresh
+    with _started(process):
+        yield process
+
+
+@contextmanager
+def _started(process: Process) -> Iterator[Process]:
     try:
         process.start()
         yield process

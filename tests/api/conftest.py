@@ -1,0 +1,11 @@
+"""What the tests of this folder share."""
+
+import pytest
+
+from app.outbox import housekeeper
+
+
+@pytest.fixture
+def frequent_housekeeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let housekeepers that start from now on look every 50 ms, not every 15 s."""
+    monkeypatch.setattr(housekeeper, "COUNT_SECONDS", 0.05)

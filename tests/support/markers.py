@@ -1,0 +1,89 @@
+"""Markers that follow from what a test can reach, so that nobody has to keep them up to date.
+
+A test reaches what its function, its fixtures and their helpers in tests/ name in their code.
+"""
+
+import inspect
+import subprocess
+from collections.abc import Iterable, Iterator
+from functools import cache
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import pytest
+
+from tests.support import chromium, fork_server, pgbouncer, postgres, valkey
+
+STARTERS: dict[str, frozenset[Any]] = {
+    "process": frozenset({fork_server.ForkServer, subprocess.Popen, subprocess.run}),
+    "server": frozenset({postgres.postgresql, pgbouncer.pgbouncer, valkey.valkey}),
+    "browser": frozenset({chromium.command}),
+}
+FOLDERS = {"sdk": "sdk", "segment": "sdk", "attacks": "slow", "simulation": "slow"}
+
+
+def mark(items: Iterable[pytest.Item]) -> None:
+    """Mark each test with what it starts, and with what its folder is about."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            for name in sorted(_markers(item)):
+                item.add_marker(name)
+
+
+def _markers(item: pytest.Function) -> Iterator[str]:
+    fixtures = [one.func for defs in item._fixtureinfo.name2fixturedefs.values() for one in defs]
+    reached = frozenset().union(*map(_reached, [item.function, *fixtures]))
+    for name, starters in STARTERS.items():
+        if reached & starters:
+            yield name
+    if "postgresql" in getattr(item, "callspec", _Unparametrized).params.values():
+        yield "server"
+    folder = item.path.parent.name
+    if folder in FOLDERS:
+        yield FOLDERS[folder]
+
+
+class _Unparametrized:
+    params: dict[str, object] = {}  # noqa: RUF012
+
+
+@cache
+def _reached(function: Any) -> frozenset[Any]:
+    """Return the starters that a function, or one that it names, names."""
+    wanted = frozenset().union(*STARTERS.values())
+    seen, waiting, reached = set[int](), [function], set[Any]()
+    while waiting:
+        one = inspect.unwrap(waiting.pop())
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if not (inspect.isroutine(one) or inspect.isclass(one)):
+            continue
+        if one in wanted:
+            reached.add(one)
+        elif str(one.__module__).startswith("tests."):
+            waiting += _named(one)
+    return frozenset(reached)
+
+
+def _named(one: Any) -> Iterator[Any]:
+    """Yield the objects that the code of a function, or of a class's methods, names."""
+    if inspect.isclass(one):
+        yield from (each for each in vars(one).values() if inspect.isfunction(each))
+        yield from one.__bases__
+    if not isinstance(one, FunctionType):
+        return
+    names = set(_names(one.__code__))
+    for name in names:
+        value = one.__globals__.get(name)
+        if isinstance(value, ModuleType):
+            yield from (getattr(value, each) for each in names if hasattr(value, each))
+        elif callable(value):
+            yield value
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
