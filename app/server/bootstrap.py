@@ -1,5 +1,6 @@
-"""The composition root: opens everything in order, and closes it in the opposite one. Only here do
-the parts meet.
+"""The composition root: opens everything in order, and closes it in the opposite one.
+
+Only here do the parts meet.
 """
 
 import asyncio
@@ -7,7 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -21,20 +22,18 @@ from app.audit.folded_refusals import RefusalFolder
 from app.audit.recorder import AuditRecorder
 from app.audit.records import AuditMacs, UserPseudonyms
 from app.audit.sealer import Sealer
-from app.audit.signing_keys import AuditKeys, load_keys_to_write
-from app.callers import key_format as keys
+from app.audit.signing_keys import AuditKeys
 from app.callers.directory import Directory, cancelled
-from app.callers.store import KeyStore, every_key
+from app.callers.store import KeyStore
 from app.clock import Clock, now_ms
-from app.database.engine import connect, connect_to_read
+from app.database.engine import connect
 from app.database.writer import Writer
 from app.delivery.attempt import DeliveryOptions
 from app.delivery.deliverer import LEASE_SECONDS, Deliverer
 from app.delivery.user_locks import UserLocks
 from app.delivery.verdicts import RetryPolicy
-from app.encryption import BodyCipher, open_body_cipher
-from app.enrichment.service import EnrichmentService, check_files
-from app.errors import Refusal, StartRefused, StorageUnavailable
+from app.enrichment.service import EnrichmentService
+from app.errors import StorageUnavailable
 from app.http import AuditTrail, Authenticator, BodyReader, RateLimiter
 from app.ingest.service import Ingest
 from app.leanplum.client import LeanplumClient
@@ -49,6 +48,7 @@ from app.outbox.outbox import Outbox
 from app.outbox.retention import RetentionLimits
 from app.relay.service import Relay
 from app.server.lifecycle import GIVE_UP, Lifecycle
+from app.server.preparation import audit_keys, body_cipher, make_first_key
 from app.settings import Settings
 from app.telemetry import Metrics
 from app.tracking.name_store import NameStore
@@ -57,14 +57,11 @@ from app.tracking.plan_files import LoadedPlans
 from app.tracking.service import Tracking
 from app.tracking.violations import ViolationCounts
 
-MOVE = "`audit key --move` moves the key into GATEWAY_AUDIT_KEY, and removes it from the database once it is set there"
-CLOCK_SECONDS = 1.0  # between looks whether the wall clock was set
-
-BOOTSTRAP = {
-    "unknown": "GATEWAY_BOOTSTRAP_KEY differs from the keys that are stored already, so it is ignored",
-    "ended": "GATEWAY_BOOTSTRAP_KEY is revoked, rotated or expired, so it opens nothing",
-}
-BOOTSTRAP_ADVICE = "unset it, or set it to the stored key; `keys create` makes another, `keys list` shows those stored"
+KEY_IN_DATABASE = (
+    "who can change the database can sign as well: `audit key --move` moves the key into "
+    "GATEWAY_AUDIT_KEY, and removes it from the database once it is set there"
+)
+CLOCK_SECONDS = 1.0  # between two looks at the wall clock
 
 log = structlog.get_logger("gateway")
 
@@ -95,39 +92,35 @@ class Services(NamedTuple):
     writer: Writer
 
 
-@asynccontextmanager
-async def gateway(
-    settings: Settings,
-    metrics: Metrics,
-    lifecycle: Lifecycle,
-    *,
-    delivery: bool = True,
-    calls: bool = True,
-) -> AsyncIterator[Services]:
-    """The running gateway. Leaving the context finishes and settles what is in flight, within the
-    time that the lifecycle leaves for it. `calls`: whether callers are served, and so have a share
-    in limits.
+@dataclass(frozen=True, kw_only=True)
+class Core:
+    """What all parts of the gateway share: settings, storage, audit, and the clock."""
 
-    Raises StartRefused where the settings or the database don't allow a start.
-    """
-    clock = Clock(on_step=_tell_of_step)
+    settings: Settings
+    metrics: Metrics
+    lifecycle: Lifecycle
+    clock: Clock
+    apps: AppRegistry
+    engine: Engine
+    writer: Writer
+    outbox: Outbox
+    audit: AuditKeys
+    recorder: AuditRecorder
+    migration: MigrateStates = field(default_factory=MigrateStates)
+
+
+async def open_core(settings: Settings, metrics: Metrics, lifecycle: Lifecycle) -> Core:
+    """Open the database and what writes to it. Raises StartRefused."""
+    clock = Clock(on_step=_log_step)
     apps = AppRegistry(lambda: read_apps(settings))
-    plans = LoadedPlans(settings.gateway_tracking_plan)
     engine = await asyncio.to_thread(connect, settings.gateway_database_url)
-    cipher = await asyncio.to_thread(_cipher, settings, engine)
+    cipher = await asyncio.to_thread(body_cipher, settings, engine)
     audit = await asyncio.to_thread(audit_keys, settings, engine)
-    keys = KeyStore(engine, audit.macs)
-    bootstrap(settings, keys)
     if audit.stored:
-        log.warning(
-            "audit.key_in_database", advice=f"who can change the database can sign as well: {MOVE}"
-        )
+        log.warning("audit.key_in_database", advice=KEY_IN_DATABASE)
     writer = Writer(engine, settings.gateway_commit_seconds)
     writer.start()
     recorder = AuditRecorder(writer, audit.macs)
-    folding = RefusalFolder(recorder, time.monotonic)
-    directory = Directory(keys, now_ms, writer.write)
-    directory.refresh()
     outbox = Outbox(
         engine,
         writer,
@@ -139,302 +132,231 @@ async def gateway(
         since=clock.since,
     )
     outbox.count_queued()
+    outbox.on_settled = metrics.count_settled
     clock.follow(await outbox.newest())
+    apps.on_change = partial(_record_change, recorder)
     lifecycle.on_drain.append(outbox.answer_waiters)
     lifecycle.on_cut.append(partial(writer.hurry, GIVE_UP / 2 * lifecycle.shutdown_seconds))
     metrics.queued.set_function(lambda: outbox.queued)
-    outbox.on_settled = metrics.count_settled
-    taxonomy = NameStore(engine, writer, _name_limits(settings), settings.gateway_taxonomy_policy)
-    taxonomy.apply(taxonomy.read())
-    metrics.taxonomy.counts, metrics.taxonomy.caps = taxonomy.counts, taxonomy.limits.by_kind
-    violations = ViolationCounts(engine, writer, metrics)
-    sealer = Sealer(
-        engine,
-        writer,
-        audit.signer,
-        audit.macs,
-        int(settings.gateway_audit_seconds * 1000),
-        since=clock.since,
-    )
-    metrics.audit_not_sealed.set_function(lambda: sealer.tampered or sealer.waiting)
-    metrics.audit_misfit.set_function(lambda: sealer.tampered)
-    enrichment = enriching(settings, audit.root_key)
     metrics.apps_refused.set_function(lambda: apps.refused)
-    apps.on_change = partial(_record_change, recorder)
-    migration = MigrateStates()
-    of_tracking = (plans.run, taxonomy.run, violations.run)
-    runs = (
-        apps.run,
-        directory.run,
-        _housekeeper(settings, outbox).run,
-        audit.pseudonyms.run,
-        recorder.run,
-        folding.run,
-        sealer.run,
-        enrichment.run,
-        partial(_watch, clock),
+    return Core(
+        settings=settings,
+        metrics=metrics,
+        lifecycle=lifecycle,
+        clock=clock,
+        apps=apps,
+        engine=engine,
+        writer=writer,
+        outbox=outbox,
+        audit=audit,
+        recorder=recorder,
     )
-    beside = [asyncio.create_task(run()) for run in (*runs, *of_tracking)]
+
+
+@asynccontextmanager
+async def gateway(
+    settings: Settings,
+    metrics: Metrics,
+    lifecycle: Lifecycle,
+    *,
+    delivery: bool = True,
+    calls: bool = True,
+) -> AsyncIterator[Services]:
+    """Open the gateway; yield its services.
+
+    Leaving the context finishes and settles what is in flight, within the time that the lifecycle
+    leaves for it. `calls`: callers are served, and so this process has a share in limits. Raises
+    StartRefused.
+    """
+    core = await open_core(settings, metrics, lifecycle)
+    keys = KeyStore(core.engine, core.audit.macs)
+    make_first_key(settings, keys)
+    directory = Directory(keys, now_ms, core.writer.write)
+    directory.refresh()
+    folding = RefusalFolder(core.recorder, time.monotonic)
+    sealer = _sealer(core)
+    tracking = _tracking(core)
+    enrichment = _enrichment(core)
+    background = [
+        asyncio.create_task(run())
+        for run in (
+            core.apps.run,
+            core.audit.pseudonyms.run,
+            core.recorder.run,
+            directory.run,
+            enrichment.run,
+            folding.run,
+            sealer.run,
+            tracking.names.run,
+            tracking.plans.run,
+            tracking.violations.run,
+            _housekeeper(settings, core.outbox).run,
+            partial(_watch_clock, core.clock),
+        )
+    ]
     try:
         async with (
-            _locking(settings, outbox, lifecycle) as (liveness, locks),
-            _delivering(
-                settings,
-                apps,
-                outbox,
-                metrics,
-                audit.pseudonyms,
-                liveness,
-                locks,
-                migration,
-                lifecycle,
-                clock,
-                wanted=delivery,
-            ),
-            _relaying(
-                settings, apps, recorder, metrics, locks, audit.pseudonyms, migration, lifecycle
-            ) as relay,
-            _limiting(settings, metrics, wanted=calls) as limits,
+            _locking(core) as (liveness, locks),
+            _delivering(core, liveness, locks, wanted=delivery),
+            _relaying(core, locks) as relay,
+            _limiting(settings, metrics, wanted=calls) as shared_limiter,
         ):
+            limiter = RateLimiter(
+                shared_limiter,
+                RatePolicies(settings.gateway_rate_per_second, settings.gateway_rate_burst),
+                core.apps,
+                failures_per_minute=settings.gateway_failed_auth_per_minute,
+            )
+            pseudonyms = core.audit.pseudonyms
             try:
-                policies = RatePolicies(
-                    settings.gateway_rate_per_second, settings.gateway_rate_burst
-                )
-                limiter = RateLimiter(
-                    limits,
-                    policies,
-                    apps,
-                    failures_per_minute=settings.gateway_failed_auth_per_minute,
-                )
-                tracking = Tracking(plans, taxonomy, violations, metrics)
                 yield Services(
-                    apps=apps,
-                    audit_trail=AuditTrail(recorder, folding, audit.pseudonyms),
-                    authenticator=Authenticator(directory, apps, limiter),
+                    apps=core.apps,
+                    audit_trail=AuditTrail(core.recorder, folding, pseudonyms),
+                    authenticator=Authenticator(directory, core.apps, limiter),
                     bodies=BodyReader(
                         max_body_bytes=settings.gateway_max_body_bytes,
                         max_held_bytes=settings.gateway_max_held_bytes,
                     ),
                     directory=directory,
-                    engine=engine,
+                    engine=core.engine,
                     enrichment=enrichment,
-                    ingest=Ingest(outbox, enrichment, tracking, audit.pseudonyms.of_all, metrics),
+                    ingest=Ingest(core.outbox, enrichment, tracking, pseudonyms.of_all, metrics),
                     keys=keys,
                     limiter=limiter,
-                    macs=audit.macs,
+                    macs=core.audit.macs,
                     metrics=metrics,
-                    outbox=outbox,
-                    pseudonyms=audit.pseudonyms,
-                    recorder=recorder,
+                    outbox=core.outbox,
+                    pseudonyms=pseudonyms,
+                    recorder=core.recorder,
                     relay=relay,
                     sealer=sealer,
                     settings=settings,
-                    signer=audit.signer,
+                    signer=core.audit.signer,
                     tracking=tracking,
-                    writer=writer,
+                    writer=core.writer,
                 )
             finally:
                 lifecycle.refuse()
     finally:
-        for task in beside:
+        for task in background:
             task.cancel()
-        await asyncio.wait(beside, timeout=lifecycle.left)
+        await asyncio.wait(background, timeout=lifecycle.left)
         folding.flush()
-        try:
-            async with asyncio.timeout(lifecycle.left):
-                # When a key was last used is not worth a failed stop
-                with suppress(StorageUnavailable):
-                    await directory.tell_used()
-                with suppress(StorageUnavailable):  # likewise
-                    await violations.flush()
-                await recorder.flush()
-                await sealer.attempt()  # what was recorded until now
-                await writer.stop(lifecycle.left)
-        except TimeoutError:
-            log.warning(
-                "stop.cut",
-                advice="the database did not answer in time; the next start goes on from what it has",
-            )
+        await _flush(core, directory, tracking, sealer)
         lifecycle.close()
-        recorder.close()
-        engine.dispose()
+        core.recorder.close()
+        core.engine.dispose()
 
 
-def prepare(settings: Settings) -> None:
-    """Everything that may refuse a start, before there is a server: apps are configured, the
-    database opens, and has its first key.
-    """
-    read_apps(settings)
-    check_bootstrap_key(settings)
-    _ = settings.route
-    LoadedPlans(settings.gateway_tracking_plan)
-    check_files(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
-    engine = connect(settings.gateway_database_url)
+async def _flush(core: Core, directory: Directory, tracking: Tracking, sealer: Sealer) -> None:
+    """Write down what is only in memory, within the time that is left."""
+    left = core.lifecycle.left
     try:
-        _tell(_cipher(settings, engine))
-        store = KeyStore(engine, audit_keys(settings, engine).macs)
-        bootstrap(settings, store)
-        _tell_bootstrap(settings, store)
-        _warn_without_keys(store)
-        with liveness_lock.held(settings.gateway_database_url, str(uuid.uuid4())):
-            pass
-    finally:
-        engine.dispose()
+        async with asyncio.timeout(left):
+            # When a key was last used, and counts of violations, are not worth a failed stop.
+            with suppress(StorageUnavailable):
+                await directory.tell_used()
+            with suppress(StorageUnavailable):
+                await tracking.violations.flush()
+            await core.recorder.flush()
+            await sealer.attempt()  # all records until now
+            await core.writer.stop(core.lifecycle.left)
+    except TimeoutError:
+        advice = "the database did not answer in time; the next start goes on from what it has"
+        log.warning("stop.cut", advice=advice)
 
 
-def _cipher(settings: Settings, engine: Engine) -> BodyCipher:
-    return open_body_cipher(engine, settings.data_keys, settings.encryption_key_id)
+def _sealer(core: Core) -> Sealer:
+    """Return what seals the audit, with its metrics."""
+    sealer = Sealer(
+        core.engine,
+        core.writer,
+        core.audit.signer,
+        core.audit.macs,
+        int(core.settings.gateway_audit_seconds * 1000),
+        since=core.clock.since,
+    )
+    core.metrics.audit_not_sealed.set_function(lambda: sealer.tampered or sealer.waiting)
+    core.metrics.audit_misfit.set_function(lambda: sealer.tampered)
+    return sealer
 
 
-def _tell(cipher: BodyCipher) -> None:
-    """Say at the start whether bodies are sealed."""
-    if cipher.active_key_id is None:
-        log.warning(
-            "bodies.unencrypted",
-            hint="set GATEWAY_DATA_KEY, and what waits is encrypted on the disk",
-        )
-    else:
-        log.info("bodies.encrypted", key=cipher.active_key_id)
+def _tracking(core: Core) -> Tracking:
+    """Return the tracking plans, names and violations, with their metrics."""
+    settings, metrics = core.settings, core.metrics
+    names = NameStore(
+        core.engine, core.writer, _name_limits(settings), settings.gateway_taxonomy_policy
+    )
+    names.apply(names.read())
+    metrics.taxonomy.counts, metrics.taxonomy.caps = names.counts, names.limits.by_kind
+    violations = ViolationCounts(core.engine, core.writer, metrics)
+    return Tracking(LoadedPlans(settings.gateway_tracking_plan), names, violations, metrics)
 
 
-def enriching(settings: Settings, made_of: bytes) -> EnrichmentService:
-    """Enrichment as the settings have it; the seed makes the key of what is hashed."""
-    key = key_derivation.derive_key(made_of, b"leanplum-gateway values")
+def _enrichment(core: Core) -> EnrichmentService:
+    """Return the enrichment; the key of hashed values is derived from the audit's seed."""
+    settings = core.settings
+    key = key_derivation.derive_key(core.audit.root_key, b"leanplum-gateway values")
     return EnrichmentService(settings.gateway_enrichment_file, settings.gateway_maxmind_file, key)
 
 
-def check_bootstrap_key(settings: Settings) -> None:
-    """Raise StartRefused for a first key that has not the form of one, before a database is made
-    for it. Where there are keys already it is ignored, whatever its form.
-    """
-    key = settings.gateway_bootstrap_key
-    if key is None or keys.well_formed(key.get_secret_value()) or _has_keys(settings):
-        return
-    raise StartRefused(f"GATEWAY_BOOTSTRAP_KEY: {keys.MALFORMED}")
-
-
-def _has_keys(settings: Settings) -> bool:
-    """Return whether there is a database with keys; none is made, and none is migrated."""
-    try:
-        engine = connect_to_read(settings.gateway_database_url)
-    except StartRefused:
-        return False
-    try:
-        return bool(every_key(engine))
-    finally:
-        engine.dispose()
-
-
-def bootstrap(settings: Settings, store: KeyStore) -> None:
-    """Make the first key, where one is configured and none exists."""
-    if (key := settings.gateway_bootstrap_key) is None:
-        return
-    try:
-        stored = store.bootstrap(key.get_secret_value(), now_ms())
-    except Refusal as error:
-        raise StartRefused(f"GATEWAY_BOOTSTRAP_KEY: {error.detail}") from None
-    if stored is not None:
-        log.info("key.bootstrapped", key_id=stored.caller.key_id)
-
-
-def _tell_bootstrap(settings: Settings, store: KeyStore) -> None:
-    """Say at the start where the bootstrap key opens nothing: it is stored at the first start
-    only.
-    """
-    key = settings.gateway_bootstrap_key
-    standing = "usable" if key is None else store.standing(key.get_secret_value(), now_ms())
-    if standing != "usable":
-        log.warning("key.bootstrap_ignored", reason=BOOTSTRAP[standing], advice=BOOTSTRAP_ADVICE)
-
-
-def _warn_without_keys(store: KeyStore) -> None:
-    """Warn at the start if no caller key exists yet, and say how to create one."""
-    if not store.page(None, 1):
-        log.warning(
-            "keys.none",
-            reason="no caller key exists yet, so every call is refused",
-            advice="run `leanplum-gateway keys create --name NAME`, or set GATEWAY_BOOTSTRAP_KEY",
-        )
-
-
-def audit_keys(settings: Settings, engine: Engine) -> AuditKeys:
-    """What signs the audit, macs its records, and hashes users' ids for it. Raises StartRefused
-    where it was made with another key.
-    """
-    return load_keys_to_write(engine, settings.audit_root_key)
-
-
 @asynccontextmanager
-async def _locking(
-    settings: Settings, outbox: Outbox, lifecycle: Lifecycle
-) -> AsyncIterator[tuple[LivenessLock, UserLocks]]:
-    """The locks of this process: its own, and those of users whom it calls Leanplum for."""
-    timeout = settings.gateway_relay_timeout_seconds
-    with liveness_lock.held(settings.gateway_database_url, str(uuid.uuid4())) as liveness:
-        # A call waits for room, and then for Leanplum.
-        locks = UserLocks(outbox, liveness, liveness.owner, 2 * timeout + LEASE_SECONDS)
+async def _locking(core: Core) -> AsyncIterator[tuple[LivenessLock, UserLocks]]:
+    """Hold the liveness lock of this process; yield it with the locks of users."""
+    timeout = core.settings.gateway_relay_timeout_seconds
+    with liveness_lock.held(core.settings.gateway_database_url, str(uuid.uuid4())) as liveness:
+        # A call waits for a free connection, and then for Leanplum.
+        locks = UserLocks(core.outbox, liveness, liveness.owner, 2 * timeout + LEASE_SECONDS)
         try:
             yield liveness, locks
         finally:
-            await locks.close(lifecycle.left_to_settle)
+            await locks.close(core.lifecycle.left_to_settle)
 
 
-def _client(
-    settings: Settings, apps: AppRegistry, timeout: float, concurrency: int
-) -> LeanplumClient:
+def _client(core: Core, timeout: float, concurrency: int) -> LeanplumClient:
+    settings = core.settings
     return LeanplumClient(
         timeout=timeout,
         connections=concurrency,
         max_response=settings.gateway_upstream_max_response_bytes,
         max_download=settings.gateway_upstream_max_download_bytes,
         route=settings.route,
-        secrets=apps.secrets,
+        secrets=core.apps.secrets,
     )
 
 
 @asynccontextmanager
 async def _delivering(
-    settings: Settings,
-    apps: AppRegistry,
-    outbox: Outbox,
-    metrics: Metrics,
-    pseudonyms: UserPseudonyms,
-    liveness: LivenessLock,
-    locks: UserLocks,
-    migration: MigrateStates,
-    lifecycle: Lifecycle,
-    clock: Clock,
-    *,
-    wanted: bool,
+    core: Core, liveness: LivenessLock, locks: UserLocks, *, wanted: bool
 ) -> AsyncIterator[None]:
+    """Deliver what waits, if that is `wanted` of this process."""
     if not wanted:
         yield
         return
-    timeout, concurrency = (
-        settings.gateway_upstream_timeout_seconds,
-        settings.gateway_upstream_concurrency,
-    )
-    client = _client(settings, apps, timeout, concurrency)
-    policy = RetryPolicy(window=settings.gateway_retry_window, not_twice=settings.not_twice)
-    async with client:
+    settings, lifecycle = core.settings, core.lifecycle
+    timeout = settings.gateway_upstream_timeout_seconds
+    concurrency = settings.gateway_upstream_concurrency
+    async with _client(core, timeout, concurrency) as client:
         deliverer = Deliverer(
-            outbox,
+            core.outbox,
             client,
-            apps,
-            metrics,
+            core.apps,
+            core.metrics,
             DeliveryOptions(
                 owner=liveness.owner,
                 liveness=liveness,
                 call_seconds=timeout,
                 drain_seconds=lifecycle.left_to_settle,
                 concurrency=concurrency,
-                policy=policy,
-                times=clock,
-                pseudonyms=pseudonyms.of_all,
-                on_answer=migration.note,
+                policy=RetryPolicy(
+                    window=settings.gateway_retry_window, not_twice=settings.not_twice
+                ),
+                times=core.clock,
+                pseudonyms=core.audit.pseudonyms.of_all,
+                on_answer=core.migration.note,
             ),
         )
-        outbox.on_accepted = deliverer.notify
+        core.outbox.on_accepted = deliverer.notify
         locks.on_unlocked, deliverer.on_call_ended = deliverer.look_again, locks.look_again
         lifecycle.on_refuse.append(deliverer.stop)
         lifecycle.on_cut.append(client.give_up)
@@ -447,40 +369,29 @@ async def _delivering(
             if running.done():
                 running.result()
             else:
-                log.warning(
-                    "delivery.cut", advice="what it did not settle is recovered by the next start"
-                )
+                advice = "what it did not settle is recovered by the next start"
+                log.warning("delivery.cut", advice=advice)
                 await cancelled(running)
 
 
 @asynccontextmanager
-async def _relaying(
-    settings: Settings,
-    apps: AppRegistry,
-    recorder: AuditRecorder,
-    metrics: Metrics,
-    locks: UserLocks,
-    pseudonyms: UserPseudonyms,
-    migration: MigrateStates,
-    lifecycle: Lifecycle,
-) -> AsyncIterator[Relay]:
-    timeout, concurrency = (
-        settings.gateway_relay_timeout_seconds,
-        settings.gateway_relay_concurrency,
-    )
-
-    async with _client(settings, apps, timeout, concurrency) as client:
+async def _relaying(core: Core, locks: UserLocks) -> AsyncIterator[Relay]:
+    """Relay calls to Leanplum while their callers wait."""
+    settings = core.settings
+    timeout = settings.gateway_relay_timeout_seconds
+    concurrency = settings.gateway_relay_concurrency
+    async with _client(core, timeout, concurrency) as client:
         relay = Relay(
             client,
             locks,
-            metrics,
+            core.metrics,
             timeout=timeout,
             concurrency=concurrency,
             cache_seconds=settings.gateway_cache_seconds,
-            recorder=_CallRecorder(recorder, pseudonyms),
-            migration=migration,
+            recorder=RelayRecorder(core.recorder, core.audit.pseudonyms),
+            migration=core.migration,
         )
-        lifecycle.on_cut.append(relay.give_up)
+        core.lifecycle.on_cut.append(relay.give_up)
         try:
             yield relay
         finally:
@@ -514,24 +425,25 @@ async def _limiting(
 
 
 @dataclass(frozen=True, slots=True)
-class _CallRecorder:
-    """Records calls that a caller waits for."""
+class RelayRecorder:
+    """Record the calls that are relayed while their callers wait."""
 
     recorder: AuditRecorder
     pseudonyms: UserPseudonyms
 
     def begun(self, app: str, action: str, subjects: Collection[str]) -> tuple[int, str]:
-        """The record of a call that is about to be sent: its time in milliseconds, its text."""
+        """Return the record of a call that is about to be sent: its time (ms) and its text."""
         now = now_ms()
         return now, self._text(now, app, action, subjects, records.BEGUN)
 
     async def begin(self, app: str, action: str, subjects: Collection[str]) -> None:
-        """Have it on disk that a call is about to be sent."""
+        """Record durably that a call is about to be sent."""
         await self.recorder.record(*self.begun(app, action, subjects))
 
     def end(self, app: str, action: str, subjects: Collection[str], status: int | None) -> None:
-        """Record what came back. The record of what the caller is answered follows, and that is
-        waited for.
+        """Record the status that came back, soon.
+
+        The record of the caller's response follows, and that is waited for.
         """
         now = now_ms()
         self.recorder.soon(now, self._text(now, app, action, subjects, status), along=True)
@@ -550,14 +462,14 @@ def _record_change(recorder: AuditRecorder, app: str, how: str) -> None:
     recorder.soon(now, records.app_changed(time=now, app=app, how=how))
 
 
-async def _watch(clock: Clock) -> None:
-    """Notice soon that somebody set the wall clock. Until cancelled."""
+async def _watch_clock(clock: Clock) -> None:
+    """Notice soon that somebody set the wall clock, until cancelled."""
     while True:
         clock.look()
         await asyncio.sleep(CLOCK_SECONDS)
 
 
-def _tell_of_step(seconds: float) -> None:
+def _log_step(seconds: float) -> None:
     log.warning("clock.stepped", seconds=round(seconds, 1))
 
 

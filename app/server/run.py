@@ -15,9 +15,10 @@ import uvloop
 from app.errors import StartRefused
 from app.server import process_limits
 from app.server.application import create_app
-from app.server.bootstrap import gateway, prepare
+from app.server.bootstrap import gateway
 from app.server.http1 import GatewayProtocol
 from app.server.lifecycle import CUT, GIVE_UP, Lifecycle, Watchdog
+from app.server.preparation import prepare
 from app.settings import Settings
 from app.telemetry import Metrics
 

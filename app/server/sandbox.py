@@ -14,7 +14,7 @@ from app.callers.store import ALL_SCOPES, KeyStore, StoredKey, every_key
 from app.clock import now_ms
 from app.database.engine import connect, transaction
 from app.errors import StartRefused
-from app.server.bootstrap import check_bootstrap_key
+from app.server.preparation import check_bootstrap_key
 from app.server.run import listen, serve
 from app.settings import Settings, load
 from app.simulator import SimulatorConfig

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.errors import StartRefused
-from app.server.bootstrap import prepare
+from app.server.preparation import prepare
 from app.settings import Settings
 from tests.support.gateway import EVENT, Talk, running
 from tests.support.simulator import KEYS, simulated

@@ -14,7 +14,7 @@ from app.callers.store import KeyStore
 from app.clock import now_ms
 from app.errors import StartRefused
 from app.model import Scope
-from app.server.bootstrap import prepare
+from app.server.preparation import prepare
 from app.settings import Settings
 from tests.support.gateway import EVENT, Talk, problem
 

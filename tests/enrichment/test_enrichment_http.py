@@ -15,7 +15,7 @@ import pytest
 from app.enrichment.service import GeoDatabase
 from app.errors import StartRefused
 from app.model import Scope
-from app.server.bootstrap import prepare
+from app.server.preparation import prepare
 from app.settings import Settings
 from tests.enrichment.mmdb import BERLIN, FRANCE, PLACES, write
 from tests.support.gateway import NDJSON, Talk, pointers, problem

@@ -16,7 +16,7 @@ from app.callers.store import KeyStore, every_key
 from app.clock import now_ms
 from app.database.engine import connect
 from app.errors import StartRefused
-from app.server.bootstrap import prepare
+from app.server.preparation import prepare
 from app.settings import Settings, build, load, read, table
 from app.settings.sources import is_service_link
 from tests.support.processes import Process, ended
