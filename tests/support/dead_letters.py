@@ -6,7 +6,7 @@ from app.database.engine import connect
 from app.database.writer import Writer
 from app.model import ReadRequest, Verdict
 from app.outbox.outbox import Outbox
-from app.server.bootstrap import audit_keys
+from app.server.preparation import audit_keys
 from tests.support.gateway import CANARY, Talk
 
 
