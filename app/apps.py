@@ -162,8 +162,9 @@ def _in_file(settings: Settings, environ: Mapping[str, str]) -> Iterator[App]:
 
 
 def _followed(raw: Any, environ: Mapping[str, str], at: tuple[str, ...], faults: list[str]) -> Any:
-    """The same with every `{ env = "NAME" }` and `{ file = "/path" }` replaced by what it leads to;
-    `faults` gets those that lead nowhere.
+    """Return the tables with the values that `{ env = "NAME" }` and `{ file = "/path" }` refer to.
+
+    `faults` gets the references that cannot be resolved.
     """
     if not isinstance(raw, dict):
         return raw
@@ -226,7 +227,7 @@ def _gather(raw: Any, found: set[str]) -> None:
 
 
 def _changes(before: Mapping[str, App], after: Mapping[str, App]) -> Iterator[tuple[str, str]]:
-    """What became of which app."""
+    """Yield the name of each app that differs, and how it does."""
     for name in sorted(before.keys() | after.keys()):
         if name not in before:
             yield name, "added"
@@ -276,14 +277,14 @@ class AppRegistry(Mapping[str, App]):
         return len(self._apps)
 
     def implied(self, names: frozenset[str] | None) -> App | None:
-        """The app of a key for these names (None: for every one), where that is one alone."""
+        """Return the only app of a key for these names (None: for every app), if there is one."""
         if names is None:
             return next(iter(self._apps.values())) if len(self._apps) == 1 else None
         return self._apps.get(next(iter(names))) if len(names) == 1 else None
 
     @property
     def refused(self) -> bool:
-        """Whether they were read last from a file that was refused."""
+        """Whether the last version of the apps file was refused."""
         return bool(self._refused)
 
     def secrets(self) -> Iterable[SecretStr]:

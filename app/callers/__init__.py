@@ -1,1 +1,1 @@
-"""Who may call: caller keys, their form, their store, and the look-up on every request."""
+"""Caller keys: their format, their store, and the lookup on every request."""

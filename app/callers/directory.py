@@ -1,5 +1,6 @@
-"""The look-up of a caller by key, on every request: a dictionary in memory, which follows what
-changes.
+"""The lookup of a caller by key, on every request.
+
+It reads a dictionary in memory, which follows the changes in the database.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ log = structlog.get_logger("callers")
 
 
 class _Known:
-    """A key and one secret of it."""
+    """A caller and the time until which one of its secrets is valid."""
 
     __slots__ = ("caller", "until")
 
@@ -36,8 +37,10 @@ class _Known:
 
 
 class _Reading(NamedTuple):
-    """What was read of the store: the keys that work or have ended, the ids of those that were
-    revoked, the hashes of each key; and the headers that were recognised by it.
+    """The keys as they were last read from the store.
+
+    `by_hash` holds keys that work or have expired, `revoked` the ids of revoked ones, `hashes` those
+    of each key, and `recognised` the keys by the headers that they have come in since.
     """
 
     by_hash: dict[bytes, _Known]
@@ -77,8 +80,9 @@ class Directory:
         self._used: dict[str, int] = {}
 
     def refresh(self) -> None:
-        """Read the keys that have changed. One thread at a time, so that no reading takes the place
-        of a later one.
+        """Read the keys that have changed.
+
+        One thread does so at a time, so that no reading replaces a later one.
         """
         with self._reading:
             # First: what changes before the keys are read is read again
@@ -94,8 +98,9 @@ class Directory:
             self._newest = newest
 
     async def run(self) -> None:
-        """Read the store again and again, until cancelled; while it can't be read, the last reading
-        stays in force.
+        """Read the store again and again, until cancelled.
+
+        While it cannot be read, the last reading stays in force.
         """
         rounds = 0
         while True:
@@ -116,15 +121,14 @@ class Directory:
             await self._tell(Used(used))
 
     def recognise(self, header: bytes) -> Caller | None:
-        """The caller whose key has just come in this very header; None where it must be looked
-        at.
-        """
+        """Return the caller whose key came in this header lately; None where it must be parsed."""
         known = self._read.recognised.get(header)
         return None if known is None else self._usable(known)
 
     def authenticate(self, key: str, header: bytes) -> Caller:
-        """The caller that `key` belongs to, which came in `header`. Raises Unauthorized, saying why
-        as far as the caller may know.
+        """Return the caller of `key`, which came in `header`.
+
+        Raises Unauthorized, with the reason as far as the caller may know it.
         """
         read = self._read  # another thread may put the next one in its place
         known = read.by_hash.get(key_format.digest(key))
@@ -136,16 +140,14 @@ class Directory:
         raise Unauthorized("The API key is unknown, revoked or expired.")
 
     def find(self, key: str) -> Caller | None:
-        """Return whose usable key this is. It does not count as used: it may not be the one that
-        counts.
-        """
+        """Return the caller of a usable key, without counting the key as used."""
         known = self._read.by_hash.get(key_format.digest(key))
         if known is None or (known.until is not None and self._clock() >= known.until):
             return None
         return known.caller
 
     def owner(self, key: str) -> str | None:
-        """The id of this key, where it is one, or was; it does not count as used."""
+        """Return the id of a key, also of a revoked one, without counting the key as used."""
         hash_ = key_format.digest(key)
         known = self._read.by_hash.get(hash_)
         return self._read.revoked.get(hash_) if known is None else known.caller.key_id

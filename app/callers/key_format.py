@@ -1,5 +1,4 @@
-"""The form of a caller key (contract §3): `lpgw_`, 30 base62 characters of chance, 6 of CRC-32 over
-what comes before.
+"""The format of a caller key: `lpgw_`, 30 random base62 characters, 6 of CRC-32 over these.
 
 The checksum tells a mistyped key from an unknown one before any look-up. Only a hash of a key is
 kept: it has 178 bits of chance, so a plain SHA-256 can't be searched.
@@ -18,7 +17,7 @@ LENGTH = len(PREFIX) + CHANCE + CHECK
 
 
 def make() -> str:
-    """A new key. It is shown to its owner once and never stored."""
+    """Return a new key, which is shown to its owner once and never stored."""
     body = PREFIX + "".join(secrets.choice(ALPHABET) for _ in range(CHANCE))
     return body + checksum(body)
 
@@ -34,7 +33,7 @@ def checksum(body: str) -> str:
 
 
 def well_formed(key: str) -> bool:
-    """Whether the key has the form and its checksum is right."""
+    """Return whether a key has the right format and checksum."""
     body, check = key[:-CHECK], key[-CHECK:]
     alphabet = key.isascii() and key[len(PREFIX) :].isalnum()
     return (
@@ -46,5 +45,5 @@ def well_formed(key: str) -> bool:
 
 
 def digest(key: str) -> bytes:
-    """What is stored of a key."""
+    """Return the hash of a key, which is stored in its place."""
     return hashlib.sha256(key.encode()).digest()

@@ -1,5 +1,6 @@
-"""The store of caller keys: made, listed, changed, rotated, revoked. Of a key itself only a hash
-and the last four characters are kept.
+"""The store of caller keys.
+
+Of a key itself only a hash and the last four characters are stored.
 """
 
 import hashlib
@@ -88,7 +89,7 @@ WORDS = {**CALLER, "expires_at": "expiresAtMs"}  # what a key may be given, in t
 
 
 class Keep(Enum):
-    """What stands for a value that stays as it is, where None is one to be set."""
+    """Marker for a value that stays as it is, where None is a value of its own."""
 
     KEEP = "keep"
 
@@ -108,8 +109,9 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A caller's key as it is kept, its secrets newest first. Times are milliseconds since the
-    epoch.
+    """A caller's key as it is stored, with its secrets, newest first.
+
+    Times are milliseconds since the epoch.
     """
 
     caller: Caller
@@ -120,24 +122,24 @@ class StoredKey:
     last_used_at: int | None = None
 
     def usable(self, now: int) -> bool:
-        """Whether it may be used at `now`."""
+        """Return whether the key may be used at `now`."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
     @property
     def last_four(self) -> str:
-        """Of its newest secret."""
+        """The last four characters of the newest secret."""
         return self.secrets[0].last_four
 
 
 def by_operator(act: str) -> ChangeRecord:
-    """What makes the audit record of an operator's command."""
+    """Return the function that composes the audit record of an operator's command."""
     return lambda key_id, now, what: records.administrative_act(
         time=now, act=act, subject=key_id, details=what
     )
 
 
 def _told(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What a key was given, for the audit."""
+    """Return the new values of a key, as the audit names them."""
     return {
         WORDS[name]: sorted(value) if isinstance(value, frozenset) else value
         for name, value in fields.items()
@@ -150,8 +152,10 @@ def _anybody(stored: StoredKey) -> None:
 
 
 class KeyStore:
-    """Reads and writes keys. Changes are rare and made by people, so each is a plain transaction of
-    its own. `guard`: what the key must be in that transaction.
+    """Reads and writes keys.
+
+    Changes are rare and made by people, so each is a transaction of its own. `guard` checks the key
+    within that transaction.
     """
 
     def __init__(self, engine: Engine, macs: AuditMacs) -> None:
@@ -489,7 +493,7 @@ def _stored(row: Sequence[Any], secrets_: Sequence[Secret]) -> StoredKey:
 
 
 def _scopes(stored: str) -> frozenset[Scope]:
-    """Those that this version knows: a newer one may have made the key."""
+    """Return the scopes that this version knows: a newer one may have made the key."""
     return ALL_SCOPES & frozenset(stored.split())
 
 

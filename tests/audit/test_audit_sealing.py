@@ -189,7 +189,7 @@ def test_a_kept_checkpoint_of_records_that_retention_has_removed_is_told_and_is_
         for report in (log.verified(old), log.verified_offline(tmp_path, old)):
             assert (report.findings, report.unchecked) == ([], [10])
             lines = list(report_lines(report))
-            assert lines[0].startswith("can't be checked: the checkpoint of 10 ")
+            assert lines[0].startswith("not verifiable: the kept checkpoint of 10 ")
             assert "NOT" not in "".join(lines)
 
 
