@@ -36,8 +36,10 @@ def _second(at: int) -> str:
 
 
 class _Period(NamedTuple):
-    """A time in which nobody set the wall clock: from when by the monotonic clock, and what the
-    wall clock is ahead of it."""
+    """A time in which nobody set the wall clock.
+
+    `begins` is by the monotonic clock; `ahead` is the wall clock's time less the monotonic one's.
+    """
 
     begins: float
     ahead: float
@@ -46,9 +48,9 @@ class _Period(NamedTuple):
 class Clock:
     """The wall clock, and how much time has really passed since it showed a time.
 
-    Whoever stores a time stores the wall clock's. Where the wall clock was set meanwhile, one time
-    may stand for several moments. Then the answers err towards the younger: what was stored is
-    kept a little longer, and nothing ends too early.
+    Stored times are the wall clock's. If the wall clock was set meanwhile, one time may have
+    occurred several times. The answers then assume the latest: what was stored is kept a little
+    longer, and nothing ends too early.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class Clock:
         ticks: Callable[[], float] = time.monotonic,
         on_step: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        """`wall` in milliseconds, `ticks` in seconds; `on_step` gets the seconds by which the wall
-        clock was set."""
+        """Read `wall` (milliseconds) and `ticks` (seconds).
+
+        `on_step` is called with the seconds by which the wall clock was set.
+        """
         self._wall, self._ticks, self._on_step = wall, ticks, on_step
         self._lock = threading.Lock()
         self._seen = now = self._monotonic()
@@ -69,8 +73,10 @@ class Clock:
         return self._wall()
 
     def follow(self, newest: int) -> None:
-        """Take note of the newest time stored before this process began. Where the wall clock
-        shows an earlier one, it was set back meanwhile."""
+        """Take note of the newest time that was stored before this process began.
+
+        If the wall clock shows an earlier time, it was set back meanwhile.
+        """
         now = self.look()
         with self._lock:
             *earlier, last = self._periods
@@ -82,8 +88,7 @@ class Clock:
         self._on_step(-behind / 1000)
 
     def look(self) -> float:
-        """Notice whether the wall clock was set since the last look; return the monotonic clock's
-        time in milliseconds."""
+        """Notice whether the wall clock was set, and return the monotonic clock's milliseconds."""
         now = self._monotonic()
         if -NOISE_MS < self._wall() - now - self._periods[-1].ahead < NOISE_MS:
             self._seen = now
@@ -127,8 +132,10 @@ class Clock:
         return math.floor(min(shown))
 
     def latest(self, span_ms: int) -> int:
-        """Return the latest time that the wall clock could show, by any setting that it had in
-        the last `span_ms`: what was to wait until then, and for no longer, has waited."""
+        """Return the latest time that the clock could show by any setting of the last `span_ms`.
+
+        A wait that was to end by then, and lasts no longer than the span, is over.
+        """
         now = self.look()
         return math.floor(now + max(one.ahead for one in self._periods_since(now - span_ms)))
 

@@ -1,11 +1,11 @@
-"""Item ids. One that the gateway makes is a UUIDv7 (RFC 9562 §5.7) that tells where its item is, so
-none is stored.
+"""Ids of items, users and devices, and the lanes and shards that are derived from them.
 
-All items of one acceptance share the first four groups (time and chance); the last group is the
-item's sequence number.
+An id that the gateway generates is a UUIDv7 (RFC 9562 §5.7) that says where its item is, so it is
+not stored. All items of one acceptance share the first four groups (time and random bits); the last
+group is the item's sequence number.
 
-Ids of users and devices have one text each, whichever way they are written: order, locks and
-erasures go by that text.
+An id of a user or device has one text, however it is written: order, locks and erasures go by that
+text.
 """
 
 import os
@@ -23,8 +23,9 @@ SHARDS = 64
 
 
 def new_prefix(now_ms: int, chance: int | None = None) -> str:
-    """The first four groups of a UUIDv7, with their last dash: 48 bits of time, 26 bits of
-    chance.
+    """Return the first four groups of a UUIDv7, with their last dash.
+
+    They have 48 bits of time and 26 random bits (`chance`).
     """
     bits = random.getrandbits(26) if chance is None else chance
     time = f"{now_ms:012x}"
@@ -32,12 +33,12 @@ def new_prefix(now_ms: int, chance: int | None = None) -> str:
 
 
 def made(prefix: str, seq: int) -> str:
-    """The id of item `seq` of the acceptance with `prefix`."""
+    """Return the id of item `seq` of the acceptance with `prefix`."""
     return f"{prefix}{seq:012x}"
 
 
 def parse(item_id: str) -> tuple[str, int] | None:
-    """(prefix, sequence number) where the id has the form of one made here, else None."""
+    """Return (prefix, sequence number) if the id has the form of a generated one, else None."""
     if not MADE.match(item_id):
         return None
     return item_id[:PREFIX_LENGTH], int(item_id[PREFIX_LENGTH:], 16)
@@ -68,8 +69,10 @@ def plain(text: str) -> str:
 
 
 def text_of(value: object) -> str | None:
-    """Return the id of a user or device as text: of a whole number its digits, also where it is
-    written as 77.0 or 7.7e1. "" says that none is given; None, that this is no id.
+    """Return the id of a user or device as text.
+
+    A whole number gives its digits, also if it is written as 77.0 or 7.7e1. "" means that none is
+    given; None, that the value is no id.
     """
     if isinstance(value, str):
         return plain(value)
@@ -83,20 +86,22 @@ def text_of(value: object) -> str | None:
 
 
 def lane(app: str, subject: str) -> int:
-    """The lane of a user or device: 32 bits, so two of many may share one, and then wait for each
-    other.
+    """Return the lane of a user or device, as 32 bits.
+
+    Two of many may share a lane, and then wait for each other.
     """
     return zlib.crc32(subject.encode(), zlib.crc32(app.encode()))
 
 
 def shard(lane: int) -> int:
-    """The shard that a lane is in."""
+    """Return the shard that a lane is in."""
     return lane % SHARDS
 
 
 def share(app: str, key_id: str) -> int:
-    """The number that a caller's fair share of an app is kept under: what is held for one app keeps
-    nothing of another waiting. Two that had the same number would share one.
+    """Return the number under which a caller's fair share of an app is kept.
+
+    Items held for one app delay nothing of another. Two callers with the same number share one.
     """
     return zlib.crc32(key_id.encode(), zlib.crc32(app.encode()))
 
@@ -122,30 +127,29 @@ Random = Callable[[int], bytes]
 def sdk_item_id(action: str, req_id: str, uuid: str, random: Random = os.urandom) -> str:
     """Return the id of an item with this reqId.
 
-    A repeat gets the same id where an SDK marks each action as its own: by a uuid, or by a reqId
-    that is a UUID itself. Any other reqId may stand for many items, so each gets an id of its own.
+    A repeat gets the same id if the SDK identifies each action: by a uuid, or by a reqId that is a
+    UUID itself. Any other reqId may be that of many items, so each gets an id of its own.
     """
     last = _of_action(action) if names_one_action(req_id, uuid) else _last(random(LAST_BYTES))
     return _of_request(req_id.lower()) + _of_uuid(uuid) + last
 
 
 def names_one_action(req_id: str, uuid: str) -> bool:
-    """Return whether a reqId with this uuid ("": none) stands for one action alone."""
+    """Return whether a reqId with this uuid ("" if none) identifies a single action."""
     return bool(req_id) and (bool(uuid) or _UUID.fullmatch(req_id.lower()) is not None)
 
 
 def sdk_item_id_for_content(item_id: str, action: str, content: str) -> str:
-    """Return another id of the same reqId and uuid, for an item with another content; a repeat gets
-    the same.
+    """Return another id of the same reqId and uuid, for an item with other content.
+
+    A repeat gets the same id.
     """
     digest = blake2b(f"{action}\0{content}".encode(), digest_size=LAST_BYTES).digest()
     return item_id[:-LAST_DIGITS] + _last(digest)
 
 
 def sdk_item_id_bounds(req_id: str, uuid: str | None) -> Bounds:
-    """Return the bounds of the ids of all items with this reqId, and with this uuid if one is
-    given.
-    """
+    """Return the bounds of the ids of all items with this reqId, and uuid if one is given."""
     start = _of_request(req_id.lower())
     if uuid is not None:
         start += _of_uuid(uuid)
@@ -158,15 +162,13 @@ def _of_request(req_id: str) -> str:
 
 
 def _of_uuid(uuid: str) -> str:
-    """A checksum is enough: where two uuids of one reqId share it, their contents still differ."""
+    """Return a checksum, which is enough: two uuids with the same one have different contents."""
     return str(zlib.crc32(uuid.lower().encode())).zfill(UUID_DIGITS)
 
 
 @cache
 def _of_action(action: str) -> str:
-    """Return what stands last where a repeat is known: few actions exist, so each is hashed
-    once.
-    """
+    """Return the last part of a repeatable id. Few actions exist, so each is hashed once."""
     return _last(blake2b(action.encode(), digest_size=LAST_BYTES).digest())
 
 

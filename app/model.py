@@ -1,9 +1,9 @@
-"""The nouns of the gateway, frozen: what travels between the steps of the way.
+"""The shared domain types, all frozen.
 
-An *item* is one event or user update. A *subject* is whom an item is about: `u` + user id, or `d` +
-device id where no user is named; Leanplum locks one subject at a time, so order and
-one-call-at-a-time are kept per subject. Times are milliseconds since the epoch (`…_at`) unless said
-otherwise.
+An *item* is one event or user update. A *subject* is the user or device that an item is about: `u`
++ user id, or `d` + device id if no user is named. Leanplum locks one subject at a time, so order
+and one-call-at-a-time are kept per subject. Times are milliseconds since the epoch (`…_at`) unless
+said otherwise.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -18,7 +18,7 @@ from app.errors import Fault
 
 
 class Scope(StrEnum):
-    """What a caller key may do (contract §3)."""
+    """A permission of a caller key."""
 
     EVENTS_WRITE = "events:write"
     USERS_WRITE = "users:write"
@@ -36,8 +36,9 @@ class Scope(StrEnum):
 
 
 class KeyKind(StrEnum):
-    """The kinds of Leanplum's client keys; the kind decides what may be called (Leanplum's docs,
-    Authentication).
+    """The kinds of Leanplum's client keys, which decide what may be called.
+
+    Source: Leanplum's documentation, Authentication.
     """
 
     PRODUCTION = "production"
@@ -52,7 +53,7 @@ class KeyKind(StrEnum):
 
 
 class Status(StrEnum):
-    """Where an item stands (contract §4)."""
+    """The states of an item."""
 
     ACCEPTED = "accepted"
     RETRYING = "retrying"
@@ -98,15 +99,16 @@ class App:
     sdk_extra: frozenset[str] = frozenset()
 
     def setting(self, kind: KeyKind) -> str:
-        """Where its key of this kind is to be set."""
+        """Return the name of the setting for its key of this kind."""
         return f"{kind.name.lower()}_key of [apps.{self.name}]" if self.in_file else kind.setting
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A backend that calls the gateway, as its key says. `key_id` is not secret. `apps`: the names
-    of those that it may use; None means every one. Its own limits are in items; None means the
-    gateway's.
+    """A backend that calls the gateway, as identified by its key.
+
+    `key_id` is not secret. `apps` has the names of the apps that it may use; None means all. Its
+    own limits are in items; None means the gateway's.
     """
 
     key_id: str
@@ -117,17 +119,17 @@ class Caller:
     rate_burst: int | None = None
 
     def may_use(self, app: str) -> bool:
-        """Whether the key is for this app."""
+        """Return whether the key is for this app."""
         return self.apps is None or app in self.apps
 
 
 class NewItem(NamedTuple):
-    """An item that passed the rules and is not yet on disk. `body` is the JSON object that Leanplum
-    gets, as text, less what the gateway adds when it sends (action, time, reqId, uuid); with its
-    keys sorted where the caller gave an `id`, so that one content has one text.
+    """A validated item that is not on disk yet.
 
-    `notes`: what its receipt tells beside (a JSON object's text), None for most. `content`: what
-    tells whether a repeat of an `id` says the same, where that is not `body` itself.
+    `body` is the text of the JSON object that Leanplum gets, without the fields that the gateway
+    adds when it sends (action, time, reqId, uuid). If the caller gave an `id`, its keys are sorted,
+    so that one content has one text. `notes` is the text of a JSON object for the receipt; None for
+    most. `content` is compared to detect a repeat of an `id`, if that is not `body` itself.
     """
 
     subject: str
@@ -140,14 +142,13 @@ class NewItem(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """What the steps beside the rules did to one item. Nothing here has a value of a user's.
+    """The effects of enrichment and plan checks on one item, without values of the user's.
 
-    `reshaped`: whether something changed that the rules would have to see again. `said`: fields
-    that were made of what is known at this moment alone (the clock, an address), as the caller said
-    them; None where the caller did not. `violations`: what breaks the tracking plan, or the names
-    that Leanplum keeps, and was let through. `time_correction`: seconds that an SDK's entry was
-    moved by, since its sender's clock was wrong. `moved`: what stands elsewhere than it was sent,
-    in the order of the steps.
+    `reshaped`: a change that must be validated again. `said`: fields that depend on the moment
+    alone (clock, address), as the caller sent them; None if the caller did not. `violations`:
+    permitted violations of the tracking plan or of reserved names. `time_correction`: seconds by
+    which an SDK's entry was moved, since its clock was wrong. `moved`: values that moved to another
+    field, in the order of the steps.
     """
 
     steps: tuple[str, ...] = ()
@@ -166,9 +167,10 @@ NOTHING_REFUSED: Mapping[str, int] = MappingProxyType({})
 
 
 class Acceptance(NamedTuple):
-    """One call's items, to be committed together. Item ids that the gateway makes are UUIDv7 (RFC
-    9562) made of `prefix`, which all items of the call share, and the item's sequence number as the
-    last twelve hex digits.
+    """The items of one call, committed together.
+
+    Generated item ids are UUIDv7 (RFC 9562): `prefix`, which all items of the call share, and the
+    item's sequence number as the last twelve hex digits.
     """
 
     app: str
@@ -187,9 +189,11 @@ class Acceptance(NamedTuple):
 
 
 class CallRecord(NamedTuple):
-    """One call to Leanplum, for the audit: the HTTP status that came back (None: no answer came),
-    the numbers of its items, what and whom it was about. `split`: it was refused for its size, and
-    its items were sent again in halves.
+    """One call to Leanplum, for the audit.
+
+    `status` is that of the response, None if there was none; `seqs` are its items; `about` says
+    what and whom it was about. `split`: it was refused for its size, and its items were sent again
+    in halves.
     """
 
     status: int | None
@@ -205,8 +209,10 @@ since its subject was erased (then it may have no id)."""
 
 
 class Removed(NamedTuple):
-    """What an erasure removed: items that waited; that were just being sent, which is finished;
-    dead letters; receipts of other items; and ids that were remembered.
+    """The number of items that an erasure removed, by kind.
+
+    `waiting` items were not sent; `in_flight` items were being sent, which is finished; `receipts`
+    are of other items; `ids` were remembered against duplicates.
     """
 
     waiting: int = 0
@@ -235,14 +241,12 @@ class Item(NamedTuple):
 
     @property
     def encrypted(self) -> bool:
-        """Whether the body could not be decrypted here."""
+        """True if the body could not be decrypted here."""
         return self.body[:1] == ENCRYPTED_PREFIX
 
 
 class ItemPage(NamedTuple):
-    """Items that were read, in the order of acceptance; `whole` where no more were there to be
-    read.
-    """
+    """Items in the order of acceptance; `whole` if there were no more to read."""
 
     items: list[Item]
     whole: bool
@@ -309,7 +313,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The gateway's promise for one item, and how far it is kept."""
+    """The state of one item, as its caller may see it."""
 
     seq: int
     id: str
@@ -326,7 +330,7 @@ class Receipt:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing will change this receipt any more."""
+        """True if this receipt will not change any more."""
         return self.settled_at is not None
 
 
@@ -335,7 +339,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Leanplum did it; `warning` when it says that it did it with a change."""
+    """Leanplum accepted the item; `warning` if it changed something."""
 
     warning: str | None = None
 
@@ -345,8 +349,9 @@ DONE = Done()  # nearly always
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """Leanplum answered success and did nothing. `by_field`: its field `ignored` says so, whatever
-    its text.
+    """Leanplum answered success and did nothing.
+
+    `by_field`: its field `ignored` says so, whatever its text.
     """
 
     reason: str
@@ -370,9 +375,10 @@ class ConfigRefused:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Something that passes: worth another try, not before `after` seconds. `throttled`: told to
-    slow down, which is not an attempt. `lost`: it was sent, and what came of it will never be
-    known.
+    """A temporary failure: worth another try, not before `after` seconds.
+
+    `throttled`: Leanplum asked to slow down, which is not an attempt. `lost`: it was sent, and the
+    outcome will never be known.
     """
 
     reason: str
@@ -388,7 +394,7 @@ Outcome = Done | Ignored | ItemRefused | ConfigRefused | Trouble
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The item is done with: a final status, and what Leanplum said."""
+    """The verdict that an item is finished: its final status, and Leanplum's answer."""
 
     status: Status
     leanplum: dict[str, Any] | None = field(default=None)
@@ -396,8 +402,9 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """The item stays: `retrying` or `held`, for `wait` seconds. `counts`: whether this was an
-    attempt.
+    """The verdict that an item stays, `retrying` or `held`, for `wait` seconds.
+
+    `counts`: whether this was an attempt.
     """
 
     status: Status

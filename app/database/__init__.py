@@ -1,3 +1,1 @@
-"""The database: its tables, its migrations, and the one thread that writes. What is written is
-decided above.
-"""
+"""The database: connections, tables, migrations, and the thread that commits writes in groups."""

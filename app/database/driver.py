@@ -29,7 +29,7 @@ Type = Literal["bigint", "text"]
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One database's way to say it."""
+    """The SQL of one database, where it differs."""
 
     name: str
     begin: str  # opens a transaction that writes; writers take turns from here on, in every process
@@ -51,11 +51,11 @@ class Dialect:
     one_row: bool
 
     def values(self, kind: Type) -> str:
-        """A subquery with the values of a JSON array that is its one parameter."""
+        """Return a subquery for the values of a JSON array, which is its one parameter."""
         return f"(SELECT CAST({self.json_value} AS {kind}) FROM {self.json_each})"
 
     def rows(self, **columns: Type) -> str:
-        """A subquery with the rows of a JSON array of arrays that is its one parameter."""
+        """Return a subquery for the rows of a JSON array of arrays, which is its one parameter."""
         told = [
             f"CAST({self.json_at.format(index=index)} AS {kind}) AS {name}"
             for index, (name, kind) in enumerate(columns.items())
@@ -63,8 +63,10 @@ class Dialect:
         return f"(SELECT {', '.join(told)} FROM {self.json_each})"
 
     def now(self, cursor: "Cursor", now: int) -> int:
-        """The time that leases are judged by, in milliseconds: the server's, where processes on
-        several machines share it, since their own clocks differ; else `now`.
+        """Return the time in milliseconds by which leases are judged.
+
+        It is the server's where processes on several machines share the database, since their
+        clocks differ; otherwise it is `now`.
         """
         if self.clock is None:
             return now
@@ -72,7 +74,7 @@ class Dialect:
         return int(cursor.fetchone()[0])
 
     def sql(self, statement: str) -> str:
-        """The statement as the driver takes it."""
+        """Return a statement with the placeholders of the driver."""
         return statement if self.placeholder == "?" else _with(statement, self.placeholder)
 
 
@@ -140,17 +142,17 @@ class Cursor:
         self._execute(self.dialect.sql(statement), parameters)
 
     def fetchone(self) -> Any:
-        """The next row, or None."""
+        """Return the next row, or None."""
         return self._cursor.fetchone()
 
     def fetchall(self) -> list[Any]:
-        """All rows that are left."""
+        """Return all remaining rows."""
         found: list[Any] = self._cursor.fetchall()
         return found
 
     @property
     def rowcount(self) -> int:
-        """How many rows the last statement changed."""
+        """The number of rows that the last statement changed."""
         return int(self._cursor.rowcount)
 
 
@@ -180,7 +182,7 @@ CLIENT_SIDE = frozenset({"OperationalError", "InterfaceError"})
 
 
 def is_of_database(error: BaseException) -> bool:
-    """Tell whether the database's own state is at fault, so that another write would fail too."""
+    """Return whether the state of the database is at fault, so that other writes would fail too."""
     name = getattr(error, "sqlite_errorname", None)
     if name is not None:
         return str(name).split("_")[1] in SQLITE_STATES
@@ -193,8 +195,9 @@ def is_of_database(error: BaseException) -> bool:
 
 
 def may_have_committed(connection: Any, error: BaseException) -> bool:
-    """Tell whether a commit that failed on this driver's connection may have been made all the
-    same: the connection broke before the answer, or the disk failed while it was written.
+    """Return whether a commit that failed may have been made all the same.
+
+    Either the connection broke before the response came, or the disk failed while it was written.
     """
     name = getattr(error, "sqlite_errorname", None)
     if name is not None:
@@ -244,13 +247,15 @@ def set_deadline(until: float) -> None:
 
 
 def late_answer() -> StorageUnavailable:
-    """Make the error of an answer that did not come in time."""
+    """Return the error for a response that did not come in time."""
     return StorageUnavailable("The database did not respond in time.")
 
 
 def may_commit() -> bool:
-    """Note that a commit is about to be sent. Return False where it must not be: the deadline has
-    passed, and whoever waited was told that nothing was done."""
+    """Note that a commit is about to be sent; return False if it must not be.
+
+    That is so after the deadline: the caller has already been answered that nothing was written.
+    """
     awaited = _thread.awaited
     awaited.sent = True
     if seconds_left() == 0:
@@ -260,7 +265,7 @@ def may_commit() -> bool:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Give the work inside `seconds`, or less where an earlier deadline holds already."""
+    """Give the work inside `seconds`, or less if an earlier deadline applies."""
     outer = _thread.until
     _thread.until = min(outer, time.monotonic() + seconds)
     try:
@@ -270,14 +275,17 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 async def in_time(work: Callable[[], T], seconds: float = CALLER_SECONDS) -> T:
-    """Run `work` on a thread for a caller who waits. Raises StorageUnavailable at the deadline, and
-    CommitUnknown where a commit was sent by then."""
+    """Run `work` on a thread for a caller who waits.
+
+    Raises StorageUnavailable at the deadline, and CommitUnknown if a commit was sent by then.
+    """
     return await _run(_CALLERS, work, seconds)
 
 
 async def in_background(work: Callable[[], T], seconds: float = CALLER_SECONDS) -> T:
-    """Run `work` on a thread apart from those of callers. Raises StorageUnavailable at the
-    deadline.
+    """Run `work` on a thread of its own pool.
+
+    Raises StorageUnavailable at the deadline.
     """
     return await _run(_BACKGROUND, work, seconds)
 

@@ -1,4 +1,4 @@
-"""Opens the database, brings it to the newest schema, and refuses one that can't keep a promise."""
+"""Database connections: opening, migrating and reading; unsuitable databases are refused."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -51,28 +51,27 @@ log = structlog.get_logger("database")
 
 
 def connect(url: str) -> Engine:
-    """An engine on the database at `url`, migrated to the newest schema.
+    """Return an engine on the database at `url`, migrated to the newest schema.
 
-    Raises StartRefused, with one line that says what is wrong, where the database can't be opened,
+    Raises StartRefused, with one line that says what is wrong, if the database can't be opened,
     written or understood.
     """
     return _connected(url, migrate)
 
 
 def connect_to_read(url: str) -> Engine:
-    """An engine for commands that only read: no database is created, and none is migrated.
+    """Return an engine for commands that only read: it creates and migrates nothing.
 
-    Raises StartRefused where there is no database with the newest schema.
+    Raises StartRefused if there is no database with the newest schema.
     """
     _check_existence(url)
     return _connected(url, _refuse_other_schema)
 
 
 def connect_existing(url: str) -> Engine:
-    """An engine for commands that change what is there: no database is created, one that is there
-    is migrated.
+    """Return an engine for commands that change an existing database, which is migrated.
 
-    Raises StartRefused where there is no database, and as `connect` does.
+    Raises StartRefused if there is no database, and as `connect` does.
     """
     _check_existence(url)
     return _connected(url, migrate)
@@ -179,15 +178,16 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 
 def dialect(engine: Engine) -> Dialect:
-    """How the engine's database is spoken to."""
+    """Return the dialect of the engine's database."""
     return DIALECTS[engine.dialect.name]
 
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Cursor]:
-    """A transaction that writes, for what is rare: it is committed at the end, or rolled back where
-    that isn't reached. What is written often goes through the `Writer`. Raises StorageUnavailable,
-    and CommitUnknown where the answer to the commit was lost.
+    """Open a transaction for a rare write; commit it at the end, roll it back on an error.
+
+    Frequent writes go through the `Writer`. Raises StorageUnavailable, and CommitUnknown if the
+    response to the commit was lost.
     """
     files = sqlite_files(engine)
     with reading(engine) as connection:
@@ -213,7 +213,10 @@ def transaction(engine: Engine) -> Iterator[Cursor]:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection to read by. Raises StorageUnavailable where the database can't be used now."""
+    """Open a connection for reading.
+
+    Raises StorageUnavailable if the database can't be used now.
+    """
     try:
         with engine.connect() as connection:
             yield connection
@@ -223,9 +226,10 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def snapshot(engine: Engine) -> Iterator[Connection]:
-    """A connection to read by, to which the database stays as it is now. What is no UTF-8 in a text
-    of SQLite's, which takes any bytes, comes as surrogates (PEP 383) instead of an error. Raises
-    StorageUnavailable.
+    """Open a connection for reading on which the database stays as it is now.
+
+    SQLite's texts may have any bytes: those that are not UTF-8 come as surrogates (PEP 383) instead
+    of an error. Raises StorageUnavailable.
     """
     with reading(engine) as connection:
         if engine.dialect.name == "sqlite":
@@ -245,10 +249,11 @@ def _any_text(raw: bytes) -> str:
 
 
 def scrub(engine: Engine) -> bool:
-    """Let nothing of what was deleted be left in SQLite's files: write the database anew, since
-    moving rows leaves copies in its pages whatever `secure_delete` does; then cut the log off. One
-    that is too large for that is told in the log. False where it couldn't be done now, since
-    somebody reads or writes. PostgreSQL cleans up in its own time.
+    """Remove deleted content from SQLite's files; return False if others are using them now.
+
+    VACUUM rewrites the database, since moved rows leave copies in its pages in spite of
+    `secure_delete`; then the log is truncated. A database that is too large for that is reported in
+    the log. PostgreSQL cleans up by itself.
     """
     if engine.dialect.name != "sqlite":
         return True
@@ -274,7 +279,7 @@ def scrub(engine: Engine) -> bool:
 
 
 def too_large_to_scrub(engine: Engine) -> bool:
-    """Whether `scrub` leaves it to the operator to write the database anew."""
+    """Return whether `scrub` leaves VACUUM to the operator."""
     if engine.dialect.name != "sqlite":
         return False
     with reading(engine) as connection:
@@ -287,13 +292,13 @@ def _bytes(connection: Connection) -> int:
 
 
 def storage_errors(engine: Engine) -> tuple[type[Exception], ...]:
-    """What the database's driver raises, and what is raised around it."""
+    """Return the error types of the database's driver and of the layers around it."""
     dbapi: Any = engine.dialect.loaded_dbapi
     return (dbapi.Error, DBAPIError, PoolTimeout, OSError)
 
 
 def reason(error: BaseException) -> str:
-    """What the database said, in its own words, without the statement and its values."""
+    """Return the database's own message, without the statement and its values."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
     return str(cause).partition("\n")[0] or type(cause).__name__
 
@@ -321,7 +326,7 @@ def _refuse_other_schema(engine: Engine) -> None:
 
 
 def migrate(engine: Engine) -> None:
-    """Apply the migrations that are missing, all or none."""
+    """Apply the missing migrations, all or none."""
     from alembic import command
     from alembic.util import CommandError
 

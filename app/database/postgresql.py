@@ -1,11 +1,11 @@
-"""PostgreSQL's driver, set up so that a server that falls silent is noticed, and a pooler does no
-harm.
+"""The PostgreSQL driver, set up to notice a silent server and to work behind a pooler.
 
 TCP's own means (keepalives, the user timeout) find a peer that acknowledges nothing. A proxy that
 acknowledges and forwards nothing, or a stopped server process, is found by the thread's deadline.
 
 Behind a pooler (PgBouncer), each transaction may run in another session of the server. So nothing
-is kept in the session then: no prepared statements, and the settings are told to each transaction.
+is kept in the session then: there are no prepared statements, and each transaction begins with the
+settings.
 """
 
 import math
@@ -94,7 +94,7 @@ class PooledCursor(psycopg.Cursor[Any]):
 
 
 class Connector:
-    """Opens the connections of one engine, and finds out what stands between it and the server."""
+    """Opens the connections of one engine, and detects a pooler in front of the server."""
 
     def __init__(self, url: PostgresUrl) -> None:
         self._hosts = max(
@@ -134,9 +134,7 @@ class Connector:
         return Connection.connect(*args, **rest)
 
     def _look(self, connection: Connection) -> None:
-        """Check that the server can be used; where a pooler stands before it, keep nothing in the
-        session.
-        """
+        """Check that the server can be used, and whether a pooler is in front of it."""
         connection.autocommit = True
         pid, encoding = connection.execute(PROBE).fetchone() or (0, "")
         connection.autocommit = False
@@ -173,7 +171,7 @@ def engine_on(url: PostgresUrl) -> Engine:
 
 
 def connect_args(url: PostgresUrl) -> dict[str, Any]:
-    """Return what the connection is made with: what the URL says, and what it leaves open."""
+    """Return the connection parameters: the URL's, and defaults for the others."""
     given = url.parameters
     settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
     several = "," in given.get("host", "") + given.get("hostaddr", "")
@@ -189,9 +187,7 @@ def connect_args(url: PostgresUrl) -> dict[str, Any]:
 
 
 def check_server(version: int, encoding: str) -> None:
-    """Raises OperationalError where a server of this version, or a database in this encoding, can't
-    be used.
-    """
+    """Check the server's version and encoding. Raises OperationalError."""
     if version // 10_000 < LEAST_VERSION:
         raise psycopg.OperationalError(
             f"the server is PostgreSQL {version // 10_000}, and the gateway needs {LEAST_VERSION} or newer"
@@ -204,8 +200,9 @@ def check_server(version: int, encoding: str) -> None:
 
 
 def settings_of(options: str) -> dict[str, str]:
-    """Read `options` of a URL as settings. Raises OperationalError for others, which no pooler
-    takes.
+    """Read `options` of a URL as settings.
+
+    Raises OperationalError for other options, which no pooler accepts.
     """
     found, at = dict[str, str](), 0
     while options[at:].strip():

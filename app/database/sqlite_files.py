@@ -1,10 +1,10 @@
-"""Notices that somebody deleted, replaced or cut off the files of a SQLite database that is in use.
+"""Detection of SQLite files that were deleted, replaced or truncated while they are in use.
 
-SQLite itself goes on writing to a file that has lost its name, and what is written there is gone
-with the process. So whoever commits asks here whether the files are still the ones at their place:
-before, so that nothing is begun, and after, before anybody is told that the commit was made.
+SQLite goes on writing to a file that has lost its name, and what is written there is gone with the
+process. So each commit checks the files: before it, so that nothing is begun, and after it, before
+any caller is answered.
 
-SQLite finds the log by the file's real name: a file that is only reached by another name, as by a
+SQLite finds the log by the file's real name: a file that is only reached by another name, such as a
 link to where it was moved, has lost its log for whoever opens it next.
 """
 
@@ -82,9 +82,10 @@ class SqliteFiles:
             self._anchor, self._logs = None, {}
 
     def check(self, seconds: float = 0.0) -> None:
-        """Raise FilesChanged where the files at their place are not those that are open. They are
-        not looked at again for so many `seconds` after they were found in order: each look gives up
-        the interpreter's lock.
+        """Raise FilesChanged if the files at their place are not the open ones.
+
+        Files that were in order are not checked again for `seconds`: each check gives up the
+        interpreter's lock.
         """
         now = time.monotonic()
         if now - self._checked < seconds:
@@ -100,9 +101,7 @@ class SqliteFiles:
         self._size, self._saved, self._checked = size, False, now
 
     def _check_file(self) -> tuple[str, int]:
-        """Return where the database's file really is and its size, where it is the one that was
-        opened.
-        """
+        """Return the real path and the size of the database's file. Raises FilesChanged."""
         try:
             real, status = self._look()
         except OSError:
@@ -126,7 +125,7 @@ class SqliteFiles:
         return path, status
 
     def _look_through(self, size: int) -> None:
-        """A file that has become smaller was cleaned in order, or somebody has cut it off."""
+        """Check the pages of a file that has become smaller, which VACUUM does, too."""
         if size > LARGE_BYTES:
             return
         with self._lock:
@@ -152,10 +151,10 @@ class SqliteFiles:
 
 
 def share_with_group(path: Path) -> None:
-    """Create a new file writable for the group if its directory is. SQLite gives its other files
-    the same mode.
+    """Create a new file writable for the group if its directory is.
 
-    A container's user may be another one after an update, with only the group in common.
+    SQLite gives its other files the same mode. A container's user may be another one after an
+    update, with only the group in common.
     """
     if path.exists() or not path.parent.stat().st_mode & stat.S_IWGRP:
         return

@@ -1,5 +1,6 @@
-"""Every table, as SQLAlchemy Core metadata. `migrations/` brings a database to this shape; a test
-compares the two.
+"""All tables, as SQLAlchemy Core metadata.
+
+`migrations/` creates them; a test compares the two.
 
 acceptances ─┬─< items >─ item_ids        what callers were promised
              │

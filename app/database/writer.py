@@ -1,8 +1,7 @@
-"""The one thread that writes: group commit.
+"""The thread that commits writes in groups.
 
-Whatever asks to be written while a transaction is being committed goes together into the next one,
-so that many callers share one fsync. Each is told only after the commit: this is what makes 202
-both true and fast.
+Writes that are requested during a commit go together into the next transaction, so many callers
+share one fsync. Each is answered only after the commit: this makes 202 both true and fast.
 """
 
 import asyncio
@@ -63,39 +62,35 @@ class DatabaseWrite(Protocol[T_co]):
 
     @property
     def rows(self) -> int:
-        """Its weight in a group."""
+        """The number of rows written; counts against `GROUP_LIMIT`."""
         ...
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence[Any]) -> Sequence[T_co]:
-        """Write all of one kind inside the transaction that the writer has open; one result for
-        each.
-        """
+        """Run all writes of one kind in the open transaction, and return the result of each."""
         ...
 
 
 @runtime_checkable
 class Sized(Protocol):
-    """A write that knows how many bytes it brings."""
+    """A write that knows how many bytes it needs."""
 
     @property
     def size(self) -> int:
-        """The bytes of what it brings."""
+        """The bytes that the write needs on disk."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A commit that changes nothing of meaning: proof that one can be made, and that there is room
-    for `size` bytes.
-    """
+    """A commit without content: proof that commits work and that there is room for `size` bytes."""
 
     size: int = 0
     rows: int = 1
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Probe"]) -> Sequence[None]:
-        """Make the database write a page, and as many more as are to be shown room for."""
+        """Make the database write a page, and as many more as `size` asks for."""
         cursor.execute("UPDATE sequence SET last = last")
         size = max(write.size for write in writes)
         if size > 0:
@@ -104,8 +99,9 @@ class Probe:
 
 
 def _take_room(cursor: Cursor, size: int) -> None:
-    """Write so many bytes. They are in the commit, though no longer in a table: what is rolled back
-    may never touch the disk.
+    """Write so many bytes and delete them again.
+
+    They are part of the commit: what is rolled back may never reach the disk.
     """
     for statement in cursor.dialect.take_room:
         cursor.execute(statement, (size,) if "?" in statement else ())
@@ -130,13 +126,13 @@ class _GivenUp(Exception):
 class Writer:
     """Commits writes in groups, on a thread and a connection of its own.
 
-    Whoever waits is answered by a deadline. Until the COMMIT is sent, one that is given up (its
-    time is over, or its waiter was canceled) is left out, and its waiter can be told that nothing
-    was taken. From then on nobody knows, and the waiter is told that.
+    Every caller is answered by a deadline. Until the COMMIT is sent, a write that is given up (its
+    time is over, or its caller was canceled) is left out, and its caller learns that nothing was
+    written. Afterwards the outcome is unknown, and the caller learns that.
     """
 
     def __init__(self, engine: Engine, seconds: float = COMMIT_SECONDS) -> None:
-        """`seconds`: that each write is waited for at most."""
+        """Wait at most `seconds` for each write."""
         self._engine, self._seconds = engine, seconds
         self._dialect, self._storage_errors = dialect(engine), storage_errors(engine)
         self._files = sqlite_files(engine)
@@ -160,12 +156,12 @@ class Writer:
 
     @property
     def healthy(self) -> bool:
-        """Whether the last group was committed, and the next one doesn't hang."""
+        """True if the last group was committed and the current one does not hang."""
         return self._committed and not self._open_for(HANGS_SECONDS)
 
     @property
     def prompt(self) -> bool:
-        """Whether a write can be expected to be done soon: the last one was, and none hangs."""
+        """True if a write can be expected to finish soon."""
         return self._committed and not self._open_for(PROMPT_SECONDS)
 
     def _open_for(self, seconds: float) -> bool:
@@ -178,9 +174,7 @@ class Writer:
         self._thread.start()
 
     async def stop(self, seconds: float | None = None) -> None:
-        """Write what was asked for until now, then end the thread and close its connection; wait
-        for that so long.
-        """
+        """Commit the pending writes, end the thread and close its connection, within `seconds`."""
         self._stopping = True
         self._wake.release()
         await asyncio.to_thread(self._thread.join, seconds)
@@ -190,9 +184,11 @@ class Writer:
     def write(
         self, write: DatabaseWrite[T], *, along: bool = False, seconds: float | None = None
     ) -> "asyncio.Future[T]":
-        """Commit `write`; the future has its result once it is on disk, StorageUnavailable where it
-        is not, or CommitUnknown. `along`: another is about to follow, which it may go together
-        with. `seconds`: that it is waited for, where that is less than usual.
+        """Commit a write. The future has its result once it is on disk.
+
+        The future may raise StorageUnavailable (nothing was written) or CommitUnknown. `along`:
+        another write is about to follow, to be committed together with this one. `seconds`: wait no
+        longer than this, if that is less than usual.
         """
         assert self._loop is not None, "the writer is not started"
         future: asyncio.Future[T] = self._loop.create_future()
@@ -210,13 +206,15 @@ class Writer:
         return future
 
     async def probe(self, seconds: float) -> None:
-        """Show that a commit can be made, and that there is room: as much as a small item needs,
-        and as the largest write did that has failed since. Raises StorageUnavailable.
+        """Show that a commit works, and that there is room for an item.
+
+        The room is that of a small item, and of the largest write that has failed since. Raises
+        StorageUnavailable.
         """
         await self.write(Probe(max(self._dialect.room, self._failed_size)), seconds=seconds)
 
     def hurry(self, seconds: float) -> None:
-        """Let nobody wait longer than so many seconds from now on."""
+        """Let no caller wait longer than `seconds` from now on."""
         self._seconds = min(self._seconds, seconds)
         latest = time.monotonic() + self._seconds
         with self._lock:
@@ -248,7 +246,7 @@ class Writer:
                 return
 
     def _next_group(self) -> Sequence[_Asked[Any]]:
-        """Take what goes together next, less what nobody waits for any more."""
+        """Take the next group, without writes whose caller no longer waits."""
         group, rows = [], 0
         with self._lock:
             while self._asked and rows < GROUP_LIMIT:
@@ -275,8 +273,10 @@ class Writer:
         self._loop.call_soon_threadsafe(self._tell, group)
 
     def _remember_size(self, group: Sequence[_Asked[Any]]) -> None:
-        """A disk that is full for one item may have room for a smaller one, which shows nothing of
-        the larger.
+        """Remember the size of the largest write that failed.
+
+        A disk that is full for it may have room for a smaller one, which proves nothing about the
+        larger.
         """
         failed = [asked for asked in group if isinstance(asked.error, self._storage_errors)]
         sizes = [size for asked in failed if (size := _size(asked.write)) > 0]
@@ -290,8 +290,9 @@ class Writer:
             self._failed_size = 0
 
     def _one_by_one(self, group: Sequence[_Asked[Any]]) -> list[End]:
-        """Commit each by itself: one that can't be written must not take its neighbors with it.
-        Where the database itself fails, the rest hear that without being tried.
+        """Commit each write by itself, so that one that can't be written fails alone.
+
+        If the database itself fails, the remaining writes fail without a try.
         """
         ends = list[End]()
         for index, asked in enumerate(group):
@@ -303,7 +304,7 @@ class Writer:
         return ends
 
     def _transact(self, group: Sequence[_Asked[Any]]) -> End:
-        """Commit the group, without those who give up meanwhile. Each has the error, if any."""
+        """Commit the group, without callers who give up meanwhile; note the error of each write."""
         while group := [asked for asked in group if not asked.future.done()]:
             set_deadline(max([asked.until for asked in group]))
             writing = False
@@ -348,7 +349,7 @@ class Writer:
                 asked.result = result
 
     def _send_commit(self, group: Sequence[_Asked[Any]]) -> None:
-        """Commit. Raises _GivenUp, and sends nothing, where somebody has given up."""
+        """Commit. Raises _GivenUp, and sends nothing, if a caller has given up."""
         with self._lock:
             for asked in group:
                 if asked.future.done():
@@ -364,8 +365,9 @@ class Writer:
             raise
 
     def _begin(self) -> Cursor:
-        """Open a transaction; on a new connection, where the old one was closed or has fallen
-        silent since the last: nothing was asked of it yet.
+        """Open a transaction, on a new connection if the old one is lost.
+
+        That is safe: no statement of the transaction was sent yet.
         """
         if self._cursor is None:
             return self._begun()
@@ -389,8 +391,10 @@ class Writer:
         return self._cursor
 
     def _close(self) -> None:
-        """Give the connection up, and first what is open on it: an error that somebody holds keeps
-        its cursor alive, and with that the database's write lock.
+        """Close the connection, after rolling back what is open on it.
+
+        An error that is still referenced keeps its cursor alive, and with that the database's write
+        lock.
         """
         if self._connection is not None:
             with contextlib.suppress(*self._storage_errors), time_limit(ROLLBACK_SECONDS):
@@ -401,9 +405,7 @@ class Writer:
     # --- on the event loop ---------------------------------------------------------------------------------------
 
     def _give_up(self) -> None:
-        """Answer those whose time is over. What is not sent yet will not be committed from here
-        on.
-        """
+        """Answer callers whose time is over. Writes not sent yet will not be committed."""
         assert self._loop is not None
         now = time.monotonic()
         with self._lock:
@@ -426,9 +428,7 @@ class Writer:
 
 
 def _unanswered(asked: _Asked[Any]) -> StorageUnavailable:
-    """Return the error for the waiter, which says whether the write may have been taken; its cause
-    is the driver's.
-    """
+    """Return the error for the caller, which says whether the write may have been committed."""
     made = StorageUnavailable("The database cannot commit now; nothing was accepted.")
     if asked.sent:
         made = CommitUnknown(result=asked.result)

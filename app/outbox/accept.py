@@ -127,8 +127,9 @@ class Accept:
     def _take(
         self, seq: int, known_ids: KnownIds, rows: _NewRows, check: ErasureCheck | None
     ) -> tuple[list[Taken], int]:
-        """Decide on each item, and add the rows of the call, with its new items numbered from
-        `seq`. Return the decisions, and the number that follows.
+        """Decide on each item, and add the rows of the call.
+
+        New items are numbered from `seq`. Return the decisions, and the number that follows.
         """
         acceptance = self.acceptance
         first, prefix, app = seq, acceptance.prefix, acceptance.app
@@ -178,8 +179,9 @@ class Accept:
         return "conflict"
 
     def _later_digests(self, item: NewItem) -> Iterator[bytes]:
-        """Yield the digests that the same content may be known by later: without its body once it
-        is delivered, without its subject once it has erased that.
+        """Yield the digests by which the same content may be known later.
+
+        A delivered item has lost its body, and a finished erasure its subject.
         """
         digest, app = self.cipher.digest, self.acceptance.app
         yield digest(item.action, item.subject, NO_BODY)
@@ -256,8 +258,9 @@ def _read_generated(cursor: Cursor, generated: set[GeneratedId], cipher: BodyCip
 
 
 def _stored_content(cipher: BodyCipher, body: str | None, context: str) -> str:
-    """Return the content of a stored body as a caller would send it under an id of its own, with
-    its keys sorted; NO_BODY where it is gone or can't be decrypted.
+    """Return the content of a stored body as a caller would repeat it, with its keys sorted.
+
+    Return NO_BODY if the body is gone or can't be decrypted.
     """
     if body is None:
         return NO_BODY

@@ -1,7 +1,7 @@
-"""Reading what waits, in the order of acceptance, which is the order of the sequence numbers.
+"""Reading waiting items in the order of acceptance, which is that of the sequence numbers.
 
-Numbers become visible in their order (the transactions that give them out take turns), so what lies
-below the newest one seen is all there is.
+Numbers become visible in their order, since the transactions that assign them take the write lock
+one after the other. So all items below the newest one seen are visible.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,8 +39,9 @@ WHERE settled_at IS NULL AND seq > ? AND seq < ? AND lane IN {lanes} GROUP BY la
 
 
 def look(connection: Connection, wanted: ReadRequest, cipher: BodyCipher) -> ReadResult:
-    """Read what is wanted, in the order that `ReadResult` has it in: what is read later can only be
-    newer.
+    """Read what a request asks for, in the order of the fields of `ReadResult`.
+
+    What is read later can only be newer.
     """
     # Before the rest: an item that is accepted after a replay is read only once that replay was
     # seen, lest it overtakes what was sent again.
@@ -69,7 +70,7 @@ class _Reader:
         self._numbers = self._dialect.values("bigint")
 
     def lanes(self) -> ItemPage:
-        """What waits of lanes that are behind."""
+        """Return the waiting items of lanes that were deferred."""
         wanted = self._wanted
         which = f"seq >= ? AND seq <= ? AND lane IN {self._numbers}"
         return self._page(
@@ -77,7 +78,7 @@ class _Reader:
         )
 
     def replayed(self, upto: int) -> dict[int, ReplayedLane]:
-        """The lanes of what was sent again, after the replays that are known, up to this one."""
+        """Return the lanes of items replayed since the last known replay, up to `upto`."""
         statement, values = REPLAYED, list[Any]([self._wanted.replays, upto])
         if self._wanted.shards is not None:
             values.append(_text(self._wanted.shards))
@@ -88,9 +89,7 @@ class _Reader:
         return {lane: ReplayedLane(*passed) for lane, *passed in found}
 
     def tail(self, after: int, upto: int) -> ItemPage:
-        """What came after a sequence number, up to another, less what is of the callers to leave
-        out.
-        """
+        """Return the items in a range of numbers, without those of the callers to leave out."""
         which, values = "seq > ? AND seq <= ?", list[Any]([after, upto])
         if self._wanted.leave_out:
             which = f"{which} AND caller NOT IN {self._numbers}"
@@ -98,7 +97,7 @@ class _Reader:
         return self._page(which, values, self._wanted.limit)
 
     def backlog(self, caller: int, after: int, limit: int) -> ItemPage:
-        """What waits of one caller after a sequence number."""
+        """Return the waiting items of one caller after a sequence number."""
         return self._page("caller = ? AND seq > ?", [caller, after], limit)
 
     def _page(self, which: str, values: list[Any], limit: int) -> ItemPage:
@@ -112,9 +111,7 @@ class _Reader:
         return ItemPage(self._opened(found) if self._cipher.can_decrypt else found, whole)
 
     def _opened(self, found: list[Item]) -> list[Item]:
-        """The same, with their bodies as they were accepted; those that can't be opened stay
-        sealed.
-        """
+        """Return the items with their bodies decrypted, as far as that is possible."""
         opened = self._cipher.decrypt
         bodies = [
             opened(one.body, body_context(one.app, one.action, one.seq, one.subject))
@@ -136,9 +133,7 @@ class _Reader:
     def earlier(
         self, tail: ItemPage | None, backlogs: Sequence[tuple[int, ItemPage]]
     ) -> dict[int, int]:
-        """For the lanes of what was read: their earliest item that may be in the backlog of another
-        caller.
-        """
+        """Return the earliest item of each lane that may be in another caller's backlog."""
         after = self._wanted.unread_after
         doubtful = list(tail.items) if tail is not None else []
         if self._wanted.contended:

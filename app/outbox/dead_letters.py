@@ -1,5 +1,6 @@
-"""Dead letters: what Leanplum refused, what was given up, and what was perhaps done. An operator
-looks at them, sends them again, or discards them.
+"""Dead letters: items that were refused, given up or perhaps delivered.
+
+An operator lists them, and replays or discards them.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,8 +46,10 @@ WHERE i.seq IN {seqs} ORDER BY i.seq
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterFilter:
-    """Which dead letters; None takes all. `since` and `until` are about when an item became one, in
-    milliseconds; `item_ids`: only these.
+    """A choice of dead letters; None takes all.
+
+    `since` and `until` (milliseconds) bound the time at which an item became one. `item_ids`: only
+    these.
     """
 
     action: str | None = None
@@ -67,9 +70,7 @@ def find(
     limit: int,
     cipher: BodyCipher,
 ) -> list[Receipt]:
-    """At most `limit` dead letters of `app` with sequence numbers above `after`, in the order of
-    acceptance.
-    """
+    """Return at most `limit` dead letters of `app` above a number, in the order of acceptance."""
     rows = _chosen(receipts_of(app), connection, app, which, after, limit)
     return [receipt(row, cipher) for row in connection.execute(rows)]
 
@@ -77,8 +78,9 @@ def find(
 def numbers(
     connection: Connection, app: str, which: DeadLetterFilter, after: int, limit: int
 ) -> list[int]:
-    """Return the sequence numbers of the dead letters that `find` finds. Nothing is decrypted: what
-    is done to dead letters by number works whatever keys are here.
+    """Return the sequence numbers of the dead letters that `find` returns.
+
+    Nothing is decrypted, so it works without the data keys.
     """
     of_app = select(items.c.seq).join(acceptances, acceptances.c.first_seq == items.c.acceptance)
     rows = _chosen(of_app.where(acceptances.c.app == app), connection, app, which, after, limit)
@@ -102,9 +104,7 @@ def _chosen(
     after: int,
     limit: int,
 ) -> Select[Any]:
-    """Restrict a query for items of `app` to dead letters of the filter, in the order of
-    acceptance.
-    """
+    """Restrict a query for items of `app` to chosen dead letters, in the order of acceptance."""
     rows = rows.where(items.c.settled_at.isnot(None), items.c.body.isnot(None), items.c.seq > after)
     for condition in _conditions(connection, app, which):
         rows = rows.where(condition)
@@ -112,7 +112,7 @@ def _chosen(
 
 
 def apps(connection: Connection) -> list[str]:
-    """The apps that there are dead letters of."""
+    """Return the apps that have dead letters."""
     dead = select(acceptances.c.app).join(items, items.c.acceptance == acceptances.c.first_seq)
     dead = dead.where(items.c.settled_at.isnot(None), items.c.body.isnot(None))
     return sorted(connection.execute(dead.distinct()).scalars())
@@ -136,7 +136,7 @@ def _conditions(
 
 
 def _numbers(connection: Connection, app: str, wanted: Sequence[str]) -> list[int]:
-    """The sequence numbers of items by their ids, the callers' own or made here."""
+    """Return the sequence numbers of items by their ids, given by callers or generated."""
     own = select(given_ids.c.id, given_ids.c.seq).where(
         given_ids.c.app == app, given_ids.c.id.in_(wanted)
     )
@@ -159,9 +159,10 @@ def _numbers(connection: Connection, app: str, wanted: Sequence[str]) -> list[in
 
 
 def _still(which: DeadLetterFilter) -> tuple[str, list[Any]]:
-    """Return what holds an item against the filter again, in SQL, and its values: since it was
-    found it may have been replayed by others and have become another dead letter. Its ids are no
-    part of that: they don't change.
+    """Return the filter as SQL with its values, to be checked again.
+
+    Since an item was found, others may have replayed it and it may have become another dead letter.
+    Ids don't change, so they are not checked.
     """
     conditions = [
         ("action = ?", which.action),
@@ -180,8 +181,9 @@ def _change(
     seqs: Sequence[int],
     which: DeadLetterFilter,
 ) -> list[str]:
-    """Run one of the statements above on those of the items that are still dead letters of the
-    filter; return their ids, in the order of acceptance.
+    """Run a statement on those items that are still dead letters of the filter.
+
+    Return their ids, in the order of acceptance.
     """
     also, again = _still(which)
     text = orjson.dumps(list(seqs)).decode()
@@ -194,7 +196,7 @@ def _change(
 
 
 def _end_deletions(cursor: Cursor, cipher: BodyCipher, seqs: Sequence[int]) -> None:
-    """Let those of the items that are deletions, and were given up, tell of nobody."""
+    """Remove the subjects of those items that are deletions and were given up."""
     cursor.execute(
         DELETIONS.format(seqs=cursor.dialect.values("bigint")), (orjson.dumps(list(seqs)).decode(),)
     )
@@ -223,8 +225,9 @@ def _told(
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Dead letters go back into the queue: as new, but with their number, id and content. `which`:
-    what they were found by, and must still be.
+    """The write that puts dead letters back into the queue.
+
+    `which`: the filter that they were found by, and must still match.
     """
 
     seqs: Sequence[int]
@@ -236,10 +239,9 @@ class Replay:
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Replay"]) -> Sequence[list[str]]:
-        """Return the ids that went back for each write; fewer if another process was quicker.
+        """Return for each write how many items went back; fewer if another process was faster.
 
-        `sequence.replays` counts the replays: the items have numbers below those that deliverers
-        read next, so the count is how deliverers notice them.
+        Deliverers notice it by the count of replays, since these items lie behind their position.
         """
         changed = [
             _change(cursor, REPLAY, (write.now,), write.seqs, write.which) for write in writes
@@ -251,8 +253,10 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Dead letters are given up for good: their receipts stay, their bodies go, and deletions name
-    nobody any more. `which`: what they were found by, and must still be.
+    """The write that gives dead letters up for good.
+
+    Their receipts stay, their bodies are removed, and deletions lose their subject. `which`: the
+    filter that they were found by, and must still match.
     """
 
     seqs: Sequence[int]
@@ -264,7 +268,7 @@ class Discard:
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Discard"]) -> Sequence[list[str]]:
-        """Return the ids that were discarded for each write; fewer if another was quicker."""
+        """Return for each write how many were discarded; fewer if another process was faster."""
         changed = [_change(cursor, DISCARD, (), write.seqs, write.which) for write in writes]
         for write in writes:
             _end_deletions(cursor, write.cipher, write.seqs)

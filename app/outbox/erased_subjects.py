@@ -80,8 +80,9 @@ class ActiveErasures:
 
 
 class ErasureCheck:
-    """The check of one call's items, in their order: items after an erasure in the same call are
-    refused too.
+    """The check of one call's items, in their order.
+
+    Items after an erasure in the same call are refused too.
     """
 
     def __init__(
@@ -91,9 +92,7 @@ class ErasureCheck:
         self._erased_by_call = set[str]()
 
     def refuses(self, subject: str, action: str, body: str = "") -> bool:
-        """Return whether an item is refused: it is of an erased subject or would create one
-        again.
-        """
+        """Return whether an item is of an erased subject, or would create one again."""
         if action == ERASES:
             self._erased_by_call.add(as_user(subject))
             return False

@@ -1,9 +1,10 @@
-"""Erasing: the item that deletes a subject at Leanplum is accepted, and what is here of the subject
-is removed, in one transaction. What waits in the memory of a deliverer is refused when it is to be
-sent (`settle.Begin`); what is just being sent is finished, and Leanplum is told to delete
-afterwards, since it is one lane. One id is erased as a user's and as a device's; the deletion joins
-their two lanes (`logins.join`). Other users' items that name the subject as `newUserId` are
-delivered before the deletion, or never (`logins.erase`).
+"""Erasure: a deletion is accepted and the subject's items are removed in one transaction.
+
+Items in a deliverer's memory are refused when they are about to be sent (`settle.Begin`). An item
+that is being sent is finished; Leanplum gets the deletion afterwards, since both are in one lane.
+An id is erased as a user's and as a device's; the deletion joins the two lanes (`logins.join`).
+Other users' items that name the subject as `newUserId` are delivered before the deletion, or never
+(`logins.erase`).
 """
 
 import secrets
@@ -40,7 +41,7 @@ ON CONFLICT (alias) DO UPDATE SET erased_at = excluded.erased_at, until = exclud
 
 
 class Stored(NamedTuple):
-    """An item of the subject, as far as it matters here."""
+    """The columns of a stored item that an erasure needs."""
 
     seq: int
     settled_at: int | None
@@ -49,23 +50,23 @@ class Stored(NamedTuple):
 
     @property
     def erases(self) -> bool:
-        """Whether it is an erasure that is not done yet."""
+        """True if the item is an erasure that is not finished."""
         return self.action == ERASES and self.settled_at is None
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Where items of subjects are, up to a sequence number: what a look through all of them
-    found.
-    """
+    """The sequence numbers of the subjects' items, up to a number."""
 
     upto: int
     seqs: Mapping[str, Sequence[int]]
 
 
 def look(connection: Connection, app: str, subjects: Sequence[str]) -> Known:
-    """Look through all items for those of the subjects, before the transaction, which then has only
-    to look at newer ones: no index finds them, since one would cost each item that is accepted.
+    """Find all items of the subjects, before the transaction.
+
+    The transaction then only has to look at newer ones. No index finds them: it would cost
+    something for each accepted item.
     """
     dialect = DIALECTS[connection.dialect.name]
     upto = connection.exec_driver_sql("SELECT last FROM sequence").scalar_one()
@@ -78,8 +79,9 @@ def look(connection: Connection, app: str, subjects: Sequence[str]) -> Known:
 
 @dataclass(frozen=True, slots=True)
 class Erase:
-    """A call's items, among them some that erase. `until`: when the subjects' items are taken
-    again.
+    """The write that accepts items of which some erase their subjects.
+
+    `until`: when items of the subjects are accepted again.
     """
 
     accept: Accept
@@ -88,14 +90,14 @@ class Erase:
 
     @property
     def rows(self) -> int:
-        """Its weight in a group."""
+        """The number of rows written; counts against `GROUP_LIMIT`."""
         return self.accept.rows + sum(map(len, self.known.seqs.values()))
 
     @classmethod
     def run_all(
         cls, cursor: Cursor, writes: Sequence["Erase"]
     ) -> Sequence[tuple[list[Taken], dict[str, Removed]]]:
-        """Of each what became of its items, and what was removed of each subject."""
+        """Return for each write the decisions on its items, and what was removed by subject."""
         return [write._run(cursor) for write in writes]
 
     def _run(self, cursor: Cursor) -> tuple[list[Taken], dict[str, Removed]]:
@@ -145,7 +147,7 @@ class Erase:
 
 
 def _in_flight(cursor: Cursor, gone: set[int]) -> int:
-    """How many of the items are being sent."""
+    """Return how many of the items are being sent."""
     cursor.execute(ATTEMPTS)
     return sum(len(gone.intersection(orjson.loads(sent))) for (sent,) in cursor.fetchall())
 

@@ -1,4 +1,4 @@
-"""The housekeeper: removes what is past its time in small steps, and counts anew what waits."""
+"""The housekeeper: removes expired content in small steps, and recounts the queue."""
 
 import asyncio
 import math
@@ -21,7 +21,7 @@ log = structlog.get_logger("housekeeping")
 
 
 class Housekeeper:
-    """Keeps one database from growing without end."""
+    """The loop that keeps the database from growing without end."""
 
     def __init__(
         self, outbox: Outbox, limits: RetentionLimits, ticks: Callable[[], float] = time.monotonic
@@ -30,7 +30,7 @@ class Housekeeper:
         self._counted, self._scrub_from = ticks(), -math.inf
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run steps until cancelled."""
         while True:
             try:
                 more = await self.step()
@@ -42,7 +42,7 @@ class Housekeeper:
             await asyncio.sleep(STEP_SECONDS if more else COUNT_SECONDS)
 
     async def step(self) -> bool:
-        """One step; whether another should follow soon."""
+        """Do one step; return whether another should follow soon."""
         if self._ticks() >= self._counted + COUNT_SECONDS:
             self._counted = self._ticks()
             await self._outbox.recount_queued()

@@ -1,9 +1,9 @@
-"""Leases: which deliverer sends the items of which shards, so that a user's lane has one sender at
-a time.
+"""Leases: each shard of lanes has one deliverer, so a user's items have one sender at a time.
 
-A deliverer renews one row of its own; it holds its shards as long as that row has not expired.
-Where its liveness lock can be seen, that alone tells whether it is there, since a clock may be set.
-All that live take equal parts: who has too much gives back, who has too little takes what is free.
+A deliverer renews one row of its own; it holds its shards as long as that row has not expired. If
+its liveness lock can be seen, only that lock decides whether it is alive, since a clock may be set.
+All live deliverers take equal parts: one with too many gives some back, one with too few takes free
+ones.
 """
 
 from collections.abc import Collection, Sequence
@@ -35,8 +35,9 @@ GIVE = "UPDATE leases SET owner = NULL WHERE owner = ? AND shard IN {shards}"
 
 
 def fair_part(mine: int, free: int, live: int) -> tuple[int, int]:
-    """How many free shards a deliverer should take, and how many of its own it should give back,
-    where `live` deliverers share.
+    """Return how many free shards to take, and how many own shards to give back.
+
+    `live` deliverers share the shards.
     """
     fair = -(-SHARDS // live)
     return max(0, min(free, fair - mine)), max(0, mine - fair)
@@ -44,11 +45,12 @@ def fair_part(mine: int, free: int, live: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class RenewLeases:
-    """Renew a deliverer's leases, expire those of the dead, and take or give back what is fair.
-    `dead`: ids of processes that are known to be gone. `unknown`: actions that are not sent twice.
-    `liveness`: the identity of the deliverer's liveness lock. `forget`: attempts that may have been
-    written down, and were not sent. `latest`: the latest time that others' leases are judged by,
-    where the database's clock may have been set forward.
+    """The write that renews a deliverer's leases, and recovers the attempts of dead ones.
+
+    `dead`: ids of processes that are known to have ended. `unknown`: actions that are not sent
+    twice. `liveness`: the identity of the deliverer's liveness lock. `forget`: attempts that may be
+    recorded and were not sent. `latest`: the latest time by which others' leases are judged, in
+    case the database's clock was set forward.
     """
 
     owner: str
@@ -65,7 +67,7 @@ class RenewLeases:
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["RenewLeases"]) -> Sequence[Lease]:
-        """One after the other: each changes what the next finds."""
+        """Renew one after the other, since each changes what the next finds."""
         return [write._run(cursor) for write in writes]
 
     def _run(self, cursor: Cursor) -> Lease:
@@ -101,8 +103,9 @@ class RenewLeases:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseLeases:
-    """Give shards back, of which nothing is in flight; `leaving`: the deliverer goes altogether.
-    `forget`: attempts that may have been written down, and were not sent.
+    """The write that gives shards back of which nothing is in flight.
+
+    `leaving`: the deliverer ends. `forget`: attempts that may be recorded and were not sent.
     """
 
     owner: str
@@ -113,7 +116,7 @@ class ReleaseLeases:
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["ReleaseLeases"]) -> Sequence[None]:
-        """They are free for others from the commit on."""
+        """Free the shards for others, from the commit on."""
         for write in writes:
             forget(cursor, write.forget)
             statement = GIVE.format(shards=cursor.dialect.values("bigint"))

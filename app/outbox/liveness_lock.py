@@ -1,9 +1,8 @@
-"""The liveness lock: how processes on one SQLite file know of each other's end at once, whatever
-the clock says.
+"""The liveness lock: processes on one SQLite file notice at once when another one ends.
 
-Each process holds a lock on a byte of its own in one file beside the database; the kernel gives it
-up with the process, however that ends. Processes on a database server may be on several machines:
-there only a lease's time tells.
+Each process locks a byte of its own in one file beside the database. The kernel releases the lock
+with the process, however that ends. Processes on a database server may be on several machines:
+there only the time of a lease decides.
 """
 
 import fcntl
@@ -31,9 +30,7 @@ log = structlog.get_logger("outbox")
 
 
 class LivenessLock:
-    """The lock of one process, `owner`; without a path there is none, and only time tells of
-    another's end.
-    """
+    """The lock of one process, `owner`. Without a path there is none, and leases end by time."""
 
     def __init__(self, path: Path | None, owner: str) -> None:
         self._path, self.owner = path, owner
@@ -42,10 +39,10 @@ class LivenessLock:
         self._former: list[BinaryIO] = []
 
     def identity(self) -> str | None:
-        """Return which file the lock is on, as `device:inode`; None where there are no such locks.
+        """Return the locked file as `device:inode`; None if there are no such locks.
 
-        Where somebody deleted or replaced the file, the lock is taken again on the one that is
-        there now: only who locks the same file can see it.
+        If somebody deleted or replaced the file, the new one is locked: only processes that lock
+        the same file see each other.
         """
         while self._path is not None:
             if self._file is not None and (there := _identity(self._path)) == _identity(
@@ -56,8 +53,9 @@ class LivenessLock:
         return None
 
     def gone(self, others: Mapping[str, str | None]) -> list[str]:
-        """Return which of the others, given with the identities of their locks' files, have ended.
-        This process itself has not: asking for its own lock would succeed, and then give it up.
+        """Return which other processes have ended, of those given with their locks' identities.
+
+        This process is never among them: testing its own lock would succeed, and then release it.
         """
         mine = self.identity()
         if mine is None or self._file is None:
@@ -69,7 +67,7 @@ class LivenessLock:
         return [other for other in seen if _is_free(file, other)]
 
     def close(self) -> None:
-        """Give the lock up."""
+        """Release the lock."""
         for file in (*self._former, self._file):
             if file is not None:
                 file.close()
@@ -96,8 +94,9 @@ class LivenessLock:
 
 @contextmanager
 def held(database_url: str, owner: str) -> Iterator[LivenessLock]:
-    """Hold the liveness lock of process `owner`. Raises StartRefused where the file can't be
-    written.
+    """Hold the liveness lock of process `owner`.
+
+    Raises StartRefused if the file can't be written.
     """
     lock = LivenessLock(_path(database_url), owner)
     try:

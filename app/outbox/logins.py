@@ -1,23 +1,20 @@
-"""Logins: an item with `newUserId` makes two users one, so what is accepted after it waits for it,
-under either id.
+"""Logins: an item with `newUserId` makes two users one, so later items of both wait for it.
 
 Order is kept by lane, and a login is in one lane alone. So accepting it also writes a row for each
-other lane that it concerns: the new id's, the device's. While the login waits, nothing of those
+other lane that it concerns: the new id's and the device's. While the login waits, no item of those
 lanes with a higher number is begun (`settle.Begin`); within its own lane order holds anyway. A row
-counts only while its login waits, so whatever ends the login frees the lanes in the same
-transaction, and a login that an operator sends again holds back what was not sent by then. Rows of
-logins that can't wait any more are swept.
+counts only while its login waits: whatever settles the login frees the lanes in the same
+transaction, and a login that is replayed holds back what was not sent by then. Rows of logins that
+can't wait any more are removed by housekeeping.
 
-A login waits for nothing but lower numbers, whichever lanes it joins, so chains and logins back
-end.
+A login waits only for lower numbers, whichever lanes it joins, so there are no cycles.
 
-The deletion of the new id is one of those that wait for it. A login must not make a user again who
-was erased, so one that is a dead letter then gives up its content, and one that waits is marked: it
-gives its content up should it become a dead letter. So it can't be sent again once the deletion was
-delivered.
+The deletion of the new id waits for the login, too. A login must not create an erased user again.
+So a login that is a dead letter then loses its content, and one that waits is marked: it loses its
+content if it becomes a dead letter. Neither can be replayed after the deletion was delivered.
 
-A deletion has a row as well: it joins the lane of its id as a user's with that of the same id as a
-device's. Besides, it is begun only while no call is at work in either (`settle.Begin`).
+A deletion has a row as well: it joins the lane of its id as a user's with that of the id as a
+device's. It is begun only while no call is in flight in either (`settle.Begin`).
 """
 
 from collections import defaultdict
@@ -88,8 +85,9 @@ def rows(app: str, body: str, subject: str, lane: int, seq: int) -> Iterator[Row
 
 
 def named(body: str) -> tuple[str, ...]:
-    """Return whom an item with `newUserId` can make anew: the new id, and whoever takes it. None
-    for other items.
+    """Return the subjects that an item with `newUserId` can create: the new id and the old one.
+
+    Other items have none.
     """
     if MARK not in body:
         return ()
@@ -101,7 +99,7 @@ def named(body: str) -> tuple[str, ...]:
 
 
 def _whom(body: str) -> tuple[str, str, str]:
-    """Return the id of the user, the new one, and that of the device."""
+    """Return the ids of the user, the new user and the device; "" if missing."""
     fields: dict[str, Any] = orjson.loads(body)
     user, new, device = (
         ids.text_of(fields.get(name)) or "" for name in ("userId", "newUserId", "deviceId")
@@ -110,38 +108,38 @@ def _whom(body: str) -> tuple[str, str, str]:
 
 
 def first(cursor: Cursor, lanes: Collection[int]) -> dict[int, int]:
-    """Return the number of the first login that waits, for those of the lanes that one concerns."""
+    """Return by lane the number of the first waiting login that concerns it."""
     cursor.execute(FIRST.format(lanes=cursor.dialect.values("bigint")), (_text(list(lanes)),))
     return dict(cursor.fetchall())
 
 
 def waits(cursor: Cursor, lanes: Collection[int], after: int) -> bool:
-    """Whether a login after a sequence number waits that concerns one of the lanes."""
+    """Return whether a login after a sequence number waits that concerns one of the lanes."""
     cursor.execute(WAITS.format(lanes=cursor.dialect.values("bigint")), (after, _text(list(lanes))))
     return cursor.fetchone() is not None
 
 
 def joined(cursor: Cursor, seqs: Sequence[int]) -> set[int]:
-    """Return the lanes that those of the items concern which are logins, beside their own."""
+    """Return the other lanes that the logins among the items concern."""
     cursor.execute(JOINED.format(seqs=cursor.dialect.values("bigint")), (_text(seqs),))
     return {lane for (lane,) in cursor.fetchall()}
 
 
 def wait(connection: Connection, lanes: Collection[int]) -> bool:
-    """Whether any login waits that concerns one of the lanes, as a reader sees it."""
+    """Return whether a login waits that concerns one of the lanes, on a reading connection."""
     dialect = DIALECTS[connection.dialect.name]
     statement = dialect.sql(WAITS.format(lanes=dialect.values("bigint")))
     return connection.exec_driver_sql(statement, (0, _text(list(lanes)))).first() is not None
 
 
 def over(connection: Connection, limit: int) -> list[Row]:
-    """Find rows of logins that will never wait again: done for good, given up, or removed."""
+    """Return rows of logins that will never wait again: delivered, given up or removed."""
     statement = DIALECTS[connection.dialect.name].sql(OVER)
     return [(lane, seq) for lane, seq in connection.exec_driver_sql(statement, (limit,))]
 
 
 def remove(cursor: Cursor, found: Sequence[Row]) -> None:
-    """Remove the rows that `over` has found."""
+    """Remove the rows that `over` has returned."""
     if found:
         statement = REMOVE.format(rows=cursor.dialect.rows(lane="bigint", seq="bigint"))
         cursor.execute(statement, (_text(found),))
@@ -151,8 +149,10 @@ def remove(cursor: Cursor, found: Sequence[Row]) -> None:
 
 
 def erase(cursor: Cursor, cipher: BodyCipher, app: str, subject: str, before: int) -> int:
-    """Let no login with a number below this make an erased user again; returns how many dead
-    letters that ended. One that can't be decrypted here counts as one that names the user.
+    """Prevent logins below a number from creating an erased user again.
+
+    Return how many dead letters that ended. A login that can't be decrypted counts as one that
+    names the user.
     """
     cursor.execute(OF_LANE, (ids.lane(app, subject), app, before))
     dead, waiting = list[int](), list[int]()
@@ -172,9 +172,7 @@ def erase(cursor: Cursor, cipher: BodyCipher, app: str, subject: str, before: in
 
 
 def join(cursor: Cursor, app: str, subject: str, deletions: Sequence[int]) -> None:
-    """Let what follows the deletions wait for them, also where it is of this subject, which is none
-    of theirs.
-    """
+    """Let items of another subject that follow the deletions wait for them."""
     if deletions:
         statement = JOIN.format(rows=cursor.dialect.rows(lane="bigint", seq="bigint"))
         lane = ids.lane(app, subject)
@@ -182,9 +180,7 @@ def join(cursor: Cursor, app: str, subject: str, deletions: Sequence[int]) -> No
 
 
 def deletions(cursor: Cursor, seqs: Sequence[int]) -> dict[int, set[int]]:
-    """Return for the lanes of those of the items which are deletions the other lanes that these
-    join.
-    """
+    """Return by lane the other lanes that the deletions among the items join."""
     cursor.execute(DELETIONS.format(seqs=cursor.dialect.values("bigint")), (_text(seqs),))
     found = defaultdict[int, set[int]](set)
     for lane, other in cursor.fetchall():
@@ -193,9 +189,7 @@ def deletions(cursor: Cursor, seqs: Sequence[int]) -> dict[int, set[int]]:
 
 
 def marked(cursor: Cursor, dead: Sequence[int]) -> set[int]:
-    """Return which of these items, that become dead letters, keep no content: somebody whom they
-    name was erased.
-    """
+    """Return which of these new dead letters name an erased user, so that they keep no content."""
     if not dead:
         return set()
     cursor.execute(MARKED.format(seqs=cursor.dialect.values("bigint")), (_text(dead),))
@@ -203,7 +197,7 @@ def marked(cursor: Cursor, dead: Sequence[int]) -> set[int]:
 
 
 def forget(cursor: Cursor, app: str, subject: str) -> None:
-    """Remove what tells of a subject that was erased, but for logins that wait."""
+    """Remove an erased subject's rows, except those of logins that wait."""
     cursor.execute(FORGET, (ids.lane(app, subject),))
 
 

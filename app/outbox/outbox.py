@@ -1,4 +1,4 @@
-"""The outbox as the steps around it see it: accept, find, begin, settle, look up."""
+"""The outbox: the durable queue's interface for callers, deliverers and operators."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -62,8 +62,9 @@ FEW_QUEUED = 5_000  # items that are looked through in a few milliseconds
 
 
 class Outbox:
-    """The durable queue. Every method that writes returns after the commit, or raises
-    StorageUnavailable.
+    """The durable queue.
+
+    Methods that write return after the commit, or raise StorageUnavailable.
     """
 
     def __init__(
@@ -79,8 +80,11 @@ class Outbox:
         clock: Callable[[], int] = now_ms,
         since: Callable[[int], int] | None = None,
     ) -> None:
-        """`since`: the time below which everything stored is older than so many milliseconds,
-        however the clock was set; without it that is the clock's time less these.
+        """Create the queue on a started writer's database.
+
+        `dedup_ms`: how long item ids are remembered. `erased_ms`: how long items of erased subjects
+        are refused. `since` returns the time below which everything stored is older than so many
+        milliseconds, however the clock was set; the default subtracts from `clock`.
         """
         self._engine, self._writer, self._cipher, self._macs = engine, writer, cipher, macs
         self._erasures, self._erased_ms, self._looking = (
@@ -109,20 +113,23 @@ class Outbox:
         )
 
     def count_queued(self) -> None:
-        """Read from the database how many items wait; afterwards the count is kept in memory."""
+        """Count the waiting items in the database; afterwards the count is kept in memory."""
         self.queued = self._query(_count)
 
     async def recount_queued(self) -> None:
-        """The same, while others accept and settle: the count in memory knows nothing of other
-        processes. It is off by what changed meanwhile, until the next time; what is being accepted
-        counts as waiting.
+        """Count again while others accept and settle, since memory misses other processes.
+
+        The count is off by what changes meanwhile, until the next time. Items that are being
+        accepted count as waiting.
         """
         self.queued = await self._walk(_count) + self._accepting
 
     async def accept(self, acceptance: Acceptance, seconds: float | None = None) -> list[Taken]:
-        """Commit the items of one call; one Taken for each, in order. `seconds`: how long to wait
-        for that, where it is less than for other writes. Raises QueueFull before anything is
-        written, and CommitUnknown with the items' ids where they may have been taken.
+        """Commit the items of one call; return a decision for each, in order.
+
+        `seconds`: wait no longer than this, if that is less than for other writes. Raises QueueFull
+        before anything is written, and CommitUnknown with the items' ids if they may have been
+        accepted.
         """
         if ERASES in [item.action for item in acceptance.items]:
             return (await self.erase(acceptance))[0]
@@ -143,7 +150,7 @@ class Outbox:
         return taken
 
     def _coming(self, acceptance: Acceptance) -> int:
-        """How many items a call would add to the queue. Raises QueueFull."""
+        """Return how many items a call would add to the queue. Raises QueueFull."""
         coming = len(acceptance.items)
         if self.queued + coming > self._max_queued:
             raise QueueFull(
@@ -164,8 +171,10 @@ class Outbox:
         )
 
     async def erase(self, acceptance: Acceptance) -> tuple[list[Taken], dict[str, Removed]]:
-        """The same, for items of which some erase their subjects: what is here of those is removed,
-        and told by subject; items of theirs are refused for a while.
+        """Commit items of which some erase their subjects.
+
+        The subjects' stored items are removed, and their new items are refused for a while. Return
+        the decisions, and what was removed by subject.
         """
         self._coming(acceptance)
         erased = {item.subject for item in acceptance.items if item.action == ERASES}
@@ -189,8 +198,10 @@ class Outbox:
         return taken, removed
 
     async def _look_for(self, app: str, subjects: Sequence[str]) -> erasure.Known:
-        """Look through all items for those of the subjects. It may take seconds: one at a time, and
-        no other call waits for it. Nor does a caller wait for a silent database that long.
+        """Find all items of the subjects.
+
+        That may take seconds: it runs one at a time, and no other call waits for it. A caller waits
+        no longer than usual for a silent database.
         """
         try:
             async with asyncio.timeout(CALLER_SECONDS):
@@ -206,7 +217,7 @@ class Outbox:
             self._looking.release()
 
     async def erased(self, app: str, subjects: Collection[str]) -> list[str]:
-        """Which of the subjects were erased, so that nothing may be sent for them now."""
+        """Return which of the subjects are erased, so that nothing may be sent for them now."""
 
         def look(connection: Connection) -> list[str]:
             self._erasures.refresh(connection)
@@ -217,7 +228,7 @@ class Outbox:
         return await self._read(look)
 
     async def tells_erased(self, app: str) -> Callable[[str], bool] | None:
-        """Return what tells whether a subject was erased; None where no erasure is in force."""
+        """Return a function that tells whether a subject is erased; None if nobody is."""
 
         def look(connection: Connection) -> Callable[[str], bool] | None:
             self._erasures.refresh(connection)
@@ -226,13 +237,11 @@ class Outbox:
         return await self._read(look)
 
     def _least_now(self) -> int:
-        """The time by which the end of an erasure's refusals is judged."""
+        """Return the time by which the end of an erasure's refusals is judged."""
         return self._since(self._erased_ms) + self._erased_ms
 
     async def newest(self) -> int:
-        """The time of the last audit record, which every write has one of; 0 where there is
-        none.
-        """
+        """Return the time of the last audit record, which every write has; 0 if there is none."""
         last = "SELECT time FROM audit_records ORDER BY seq DESC LIMIT 1"
         found = await self._read(lambda connection: connection.exec_driver_sql(last).scalar())
         return found or 0
@@ -251,10 +260,11 @@ class Outbox:
         forget: Sequence[str] = (),
         latest: int | None = None,
     ) -> Lease:
-        """Renew the leases of deliverer `owner` for `lease_ms`; recover what others, that are gone,
-        left open. `pseudonymize`: for the audit; without it that names nobody. `liveness`: the
-        identity of its liveness lock. `forget`: attempts that may have been written down, and were
-        not sent. `latest`: the latest time that others' leases are judged by.
+        """Renew the leases of deliverer `owner` for `lease_ms`; recover attempts of dead ones.
+
+        `pseudonymize` hashes users for the audit; without it no user is named. `liveness`: the
+        identity of its liveness lock. `forget`: attempts that may be recorded and were not sent.
+        `latest`: the latest time by which others' leases are judged.
         """
         now = self._clock()
         renew = RenewLeases(
@@ -267,9 +277,7 @@ class Outbox:
         return tenure
 
     async def processes(self) -> dict[str, str | None]:
-        """The ids of all that deliver or hold locks of users, or did until a moment ago, with the
-        identities of their liveness locks.
-        """
+        """Return the processes that deliver or hold user locks, with their liveness locks."""
         deliver = select(deliverers.c.id, deliverers.c.lock)
         lock = select(user_locks.c.holder, user_locks.c.lock).where(user_locks.c.holder != NOBODY)
         return await self._read(
@@ -284,13 +292,11 @@ class Outbox:
         leaving: bool = False,
         forget: Sequence[str] = (),
     ) -> None:
-        """Let others have the shards. `forget`: attempts that may have been written down, and were
-        not sent.
-        """
+        """Give the shards to others. `forget`: attempts that may be recorded and were not sent."""
         await self._writer.write(ReleaseLeases(owner, shards, leaving, forget))
 
     async def look(self, wanted: ReadRequest) -> ReadResult:
-        """Read what a deliverer wants to know of the queue."""
+        """Read what a deliverer requests of the queue."""
         return await self._read(partial(claims.look, wanted=wanted, cipher=self._cipher))
 
     async def begin(
@@ -303,10 +309,11 @@ class Outbox:
         liveness: str | None = None,
         forget: Sequence[str] = (),
     ) -> dict[int, int] | None:
-        """Write an attempt down, before it is sent; None, and nothing written, where `owner`
-        doesn't hold the items' lanes for `call_ms` from now, or an item's subject was erased.
-        Returns the lanes of which items are no part of the attempt, with the sequence number after
-        which they are not: 0 where the user is locked, a login's where what follows it waits for
+        """Record an attempt before it is sent.
+
+        Return None, and record nothing, if `owner` doesn't hold the items' lanes for `call_ms` from
+        now, or an item's subject was erased. Otherwise return by lane after which sequence number
+        its items are left out: 0 if the user is locked, a login's number if later items wait for
         it. `liveness`, `forget`: as in `renew`.
         """
         items = [(item.seq, item.lane) for item in sent]
@@ -324,10 +331,11 @@ class Outbox:
         *,
         again: bool = False,
     ) -> bool:
-        """Write down what came of an attempt, for each of its items by sequence number; False, and
-        no item changed, where the attempt was taken for lost meanwhile. `calls`: what was sent, for
-        the audit. `erased`: the items that have erased their subjects. `again`: whether it was
-        tried before, and failed, or may have.
+        """Record the outcome of an attempt, with a verdict for each item by sequence number.
+
+        Return False, and change no item, if another deliverer has taken the attempt for lost.
+        `calls`: the calls made, for the audit. `erased`: the items that have erased their subjects.
+        `again`: it was tried before, and may have succeeded.
         """
         settle = Settle(
             attempt, app, verdicts, self._clock(), calls, self._cipher, self._macs, erased, again
@@ -347,8 +355,9 @@ class Outbox:
     # --- for calls that a caller waits for -----------------------------------------------------------------------
 
     async def waits(self, lanes: Collection[int]) -> int | None:
-        """Up to which sequence number nothing that was accepted for these lanes waits; None where
-        something does. A short queue is left to `lock` to look through.
+        """Return a sequence number up to which no item of these lanes waits; None if one does.
+
+        A short queue is left to `lock` to look through.
         """
         if self.queued < FEW_QUEUED:
             return 0
@@ -368,7 +377,7 @@ class Outbox:
         return await self._read(look)
 
     async def waiting_lanes(self, lanes: Collection[int]) -> set[int]:
-        """Return those of the lanes for which something waits."""
+        """Return those of the lanes for which an item waits."""
         of_theirs = (
             select(items.c.lane)
             .where(items.c.settled_at.is_(None), items.c.lane.in_(lanes))
@@ -384,7 +393,7 @@ class Outbox:
         return await self._read(look)
 
     async def waits_to_erase(self, lanes: Collection[int]) -> bool:
-        """Whether something waits that erases a subject of these lanes."""
+        """Return whether an erasure of a subject of these lanes waits."""
         erases = select(items.c.seq).where(
             items.c.settled_at.is_(None), items.c.lane.in_(lanes), items.c.action == ERASES
         )
@@ -402,25 +411,26 @@ class Outbox:
     ) -> LockResult | Denied:
         """Lock the users of a call.
 
-        `clear_upto`: what `waits` said, and nothing is locked where something waits by now. None:
-        it doesn't matter any more, and where others stand against it the request stays, until it is
-        granted or unlocked. `liveness`: the identity of the caller's liveness lock; `dead`:
-        processes that are known to be gone.
+        `clear_upto`: the result of `waits`; nothing is locked if an item waits by now. None:
+        waiting items don't matter any more, and a denied request stays in line until it is granted
+        or unlocked. `liveness`: the identity of the caller's liveness lock. `dead`: processes that
+        are known to have ended.
         """
         now = self._clock()
         lock = Lock(request, now, liveness, clear_upto, dead, self._erasures, self._macs)
         return await self._writer.write(lock)
 
     async def unlock(self, id: str, *, outlived: bool = False) -> None:
-        """Let others call for the subjects of a lock, granted or not. `outlived`: its call was
-        given up, and may be at work for a while.
+        """Release a lock, granted or not.
+
+        `outlived`: its call was given up, and may still be running for a while.
         """
         await self._writer.write(Unlock(id, self._clock(), outlived))
 
     # --- for callers and operators -------------------------------------------------------------------------------
 
     async def receipt(self, app: str, item_id: str) -> Receipt | None:
-        """The receipt of an item of `app`, or None."""
+        """Return the receipt of an item of `app`, or None."""
         return await self._read(
             partial(receipts.find, app=app, item_id=item_id, cipher=self._cipher)
         )
@@ -432,16 +442,14 @@ class Outbox:
     async def find_receipts(
         self, app: str, which: receipts.ReceiptFilter, before: int | None = None, limit: int = 100
     ) -> list[Receipt]:
-        """Find at most `limit` receipts of `app` with sequence numbers below `before`, newest
-        first.
-        """
+        """Return at most `limit` receipts of `app` below a number, newest first."""
         find = partial(
             receipts.page, app=app, which=which, before=before, limit=limit, cipher=self._cipher
         )
         return await self._read(find)
 
     async def settled_receipt(self, app: str, item_id: str, timeout: float) -> Receipt | None:
-        """The receipt as soon as it is final, or as it is after `timeout` seconds."""
+        """Return the receipt as soon as it is final, or as it is after `timeout` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         receipt = await self.receipt(app, item_id)
@@ -478,9 +486,7 @@ class Outbox:
         self._to_scrub |= bool(item_ids)
 
     async def sweep(self, limits: RetentionLimits) -> int:
-        """Remove some of what is past its time; return how much of it went, 0 where none is
-        left.
-        """
+        """Remove some of what is past its time; return how much, 0 if nothing is left."""
         now = self._least_now()
         # As much longer as the clock was set forward within them.
         limits = RetentionLimits(
@@ -493,8 +499,9 @@ class Outbox:
         return await self._writer.write(RemoveExpired(found, now, limits, over)) + len(over)
 
     async def scrub(self) -> bool:
-        """Let nothing of what was erased be left in the database's files, as far as that is ours to
-        bring about; whether there was something to do, and it is done.
+        """Remove erased content from the database's files, if there is any.
+
+        Return whether there was something to do and it is done.
         """
         if not self._to_scrub:
             return False
@@ -503,11 +510,11 @@ class Outbox:
         return not self._to_scrub
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
-        """Read for somebody who waits. Raises StorageUnavailable."""
+        """Read for a caller who waits. Raises StorageUnavailable."""
         return await in_time(partial(self._query, query))
 
     async def _walk(self, query: Callable[[Connection], T]) -> T:
-        """Read what may take long, apart from those who wait. Raises StorageUnavailable."""
+        """Read what may take long, apart from callers who wait. Raises StorageUnavailable."""
         return await in_background(partial(self._query, query), LONG_SECONDS)
 
     def _query(self, query: Callable[[Connection], T]) -> T:
@@ -516,8 +523,10 @@ class Outbox:
 
 
 async def _with_ids(writing: Awaitable[T], taken: Callable[[Any], Sequence[Taken]]) -> T:
-    """Wait for what was written. Raises CommitUnknown with the ids that the items were to have,
-    which `taken` finds in the result.
+    """Wait for a write.
+
+    Raises CommitUnknown with the ids that the items were to have, which `taken` finds in the
+    result.
     """
     try:
         return await writing

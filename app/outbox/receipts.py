@@ -1,4 +1,4 @@
-"""Reading receipts."""
+"""Reading receipts from the database."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,7 @@ from app.model import ENCRYPTED_PREFIX, Receipt, Status
 
 
 def find(connection: Connection, app: str, item_id: str, cipher: BodyCipher) -> Receipt | None:
-    """The receipt of an item of `app`, by the caller's own id or by the one that the gateway
-    made.
-    """
+    """Return the receipt of an item of `app`, by the caller's own id or by the generated one."""
     own = connection.execute(
         receipts_of(app)
         .join(item_ids, and_(item_ids.c.app == acceptances.c.app, item_ids.c.seq == items.c.seq))
@@ -33,8 +31,9 @@ def find(connection: Connection, app: str, item_id: str, cipher: BodyCipher) -> 
 
 @dataclass(frozen=True, slots=True)
 class ReceiptFilter:
-    """Which receipts; None takes all. `ids`: only items with ids of the caller's between these
-    bounds.
+    """A choice of receipts; None takes all.
+
+    `ids`: only items whose caller-given ids are between these bounds.
     """
 
     ids: tuple[str, str] | None = None
@@ -48,7 +47,7 @@ def page(
     limit: int,
     cipher: BodyCipher,
 ) -> list[Receipt]:
-    """Find at most `limit` receipts of `app` with sequence numbers below `before`, newest first."""
+    """Return at most `limit` receipts of `app` below a number, newest first."""
     rows = connection.execute(chosen(app, which, before, limit))
     return [receipt(row, cipher) for row in rows]
 
@@ -68,7 +67,7 @@ def chosen(
 
 
 def receipts_of(app: str) -> Select[tuple[object, ...]]:
-    """The rows that receipts are made of, all of one app."""
+    """Return the query for the rows of receipts of one app."""
     columns = [column for column in items.c if column.name != "body"]
     query = select(*columns, acceptances.c.prefix, acceptances.c.app, acceptances.c.accepted_at)
     return query.join(acceptances, acceptances.c.first_seq == items.c.acceptance).where(
@@ -77,8 +76,10 @@ def receipts_of(app: str) -> Select[tuple[object, ...]]:
 
 
 def receipt(row: Row[tuple[object, ...]], cipher: BodyCipher) -> Receipt:
-    """Make a receipt of one of those rows. What Leanplum said is left out where it can't be
-    decrypted, since its key is not here or it was changed in the database; the receipt tells so.
+    """Return the receipt of one of those rows.
+
+    Leanplum's answer is left out if it can't be decrypted (its key is missing, or it was changed in
+    the database); the receipt says so.
     """
     found = row._mapping
     said = found["leanplum"] and cipher.decrypt(

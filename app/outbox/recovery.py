@@ -1,5 +1,7 @@
-"""What a deliverer that is gone left open was perhaps sent: it is sent again with the same `reqId`,
-or where the policy for its action says not to send twice, it ends as unknown.
+"""Recovery of attempts that a dead deliverer left open.
+
+Their items were perhaps sent. They are sent again with the same `reqId`, or end as unknown if their
+action must not be sent twice.
 """
 
 from collections import Counter
@@ -13,7 +15,7 @@ from app.audit.records import AuditMacs
 from app.database.driver import Cursor
 from app.model import Status
 from app.outbox import logins
-from app.outbox.settle import Change, change
+from app.outbox.settle import ItemChange, apply_changes
 from app.outbox.user_lock_rows import OUTLIVES_MS, keep_locked
 
 LOST = "SELECT id, items, lanes FROM attempts WHERE owner NOT IN (SELECT id FROM deliverers)"
@@ -33,12 +35,12 @@ Pseudonymize = Callable[[str, Sequence[str]], Sequence[str]]
 def recover(
     cursor: Cursor, now: int, unknown: Collection[str], macs: AuditMacs, pseudonymize: Pseudonymize
 ) -> tuple[int, int]:
-    """Close the open attempts of deliverers that are gone, in the transaction that is open, with an
-    audit record of each; `unknown` are the actions that are not sent twice. Their lanes, and those
-    that logins among them concern, stay locked while a call may outlive its process, whatever
-    became of the items: the time counts from here, since a call is sent only once the commit of its
-    attempt is confirmed, which may take a while. Returns how many attempts there were, and how many
-    items left the queue.
+    """Close the attempts of dead deliverers in the open transaction, with an audit record each.
+
+    `unknown` are the actions that are not sent twice. The lanes of the attempts, and those that
+    logins among them concern, stay locked while a call may outlive its process. That time counts
+    from here: a call is sent only once the commit of its attempt is confirmed, which may take a
+    while. Return how many attempts there were, and how many items left the queue.
     """
     cursor.execute(LOST)
     lost = cursor.fetchall()
@@ -52,14 +54,17 @@ def recover(
     last_tries = logins.marked(
         cursor, [seq for seq, action, *_ in sent.values() if action in unknown]
     )
-    changes: dict[int, Change] = {
-        seq: (seq, Status.UNKNOWN, now, None, 1, SAID, seq not in last_tries)
-        if action in unknown
-        else (seq, Status.RETRYING, None, now + OUTLIVES_MS, 1, SAID, True)
-        for seq, action, _, waits, _ in sent.values()
-        if waits
-    }
-    change(cursor, list(changes.values()))
+    changes = dict[int, ItemChange]()
+    for seq, action, _, waits, _ in sent.values():
+        if not waits:
+            continue
+        if action in unknown:
+            keeps_body = seq not in last_tries
+            changes[seq] = ItemChange(seq, Status.UNKNOWN, now, None, 1, SAID, keeps_body)
+        else:
+            due = now + OUTLIVES_MS
+            changes[seq] = ItemChange(seq, Status.RETRYING, None, due, 1, SAID, True)
+    apply_changes(cursor, list(changes.values()))
     told, unlocked_at = [], cursor.dialect.now(cursor, now) + OUTLIVES_MS
     for attempt, seqs, lanes in lost:
         joined = logins.joined(cursor, orjson.loads(seqs))
@@ -68,19 +73,17 @@ def recover(
         told.append((now, _record(attempt, now, of_call, changes, pseudonymize)))
     records.insert(cursor, macs, told)
     cursor.execute(CLOSE)
-    return len(lost), sum(status is Status.UNKNOWN for _, status, *_ in changes.values())
+    return len(lost), [change.status for change in changes.values()].count(Status.UNKNOWN)
 
 
 def _record(
     attempt: str,
     now: int,
     sent: Sequence[Any],
-    changes: dict[int, Change],
+    changes: dict[int, ItemChange],
     pseudonymize: Pseudonymize,
 ) -> str:
-    """The audit record of a call of which nobody knows whether it was made, and what was
-    answered.
-    """
+    """Return the audit record of a call of which nobody knows whether it was made."""
     app = sent[0][4] if sent else ""
     subjects = list(dict.fromkeys(subject for _, _, subject, _, _ in sent))[: records.MOST_USERS]
     return records.leanplum_call(
@@ -88,7 +91,7 @@ def _record(
         app=app,
         attempt=attempt,
         status=None,
-        outcome=Counter(str(changes[seq][1]) for seq, *_ in sent if seq in changes),
+        outcome=Counter(str(changes[seq].status) for seq, *_ in sent if seq in changes),
         about={
             "actions": Counter(action for _, action, *_ in sent),
             **records.about_users(pseudonymize(app, subjects)),

@@ -1,9 +1,7 @@
-"""Retention: what is past its time is removed, a little at a time, so that the database stops
-growing.
+"""Retention: content past its time is removed in small steps, so the database stops growing.
 
-Candidates are read outside the transaction that removes them, since reading may take long. Much may
-happen in between (a replay, an erasure), so the removal itself holds each against the same
-conditions again.
+Candidates are read outside the transaction that removes them, since reading may take long. They may
+change in between (a replay, an erasure), so the removal checks the conditions again.
 """
 
 from collections.abc import Sequence
@@ -55,8 +53,10 @@ ANY_OVER = "SELECT 1 FROM erasures WHERE until <= ? LIMIT 1"
 
 @dataclass(frozen=True, slots=True)
 class RetentionLimits:
-    """How long things are kept, in milliseconds: receipts after the item settled, ids after it was
-    accepted, dead letters. (The audit's records: `audit/sealer.py`.)
+    """Retention times in milliseconds.
+
+    `receipts` are kept after the item settled, ids after it was accepted. `audit/sealer.py` has
+    the limits of audit records.
     """
 
     receipts: int
@@ -64,7 +64,7 @@ class RetentionLimits:
 
 
 def look(connection: Connection, now: int, limits: RetentionLimits) -> list[int]:
-    """Find items that are past their time, at most `STEP`."""
+    """Return items that are past their time, at most `STEP`."""
     dialect = DIALECTS[connection.dialect.name]
     accepted = now - limits.receipts
     found: list[int] = []
@@ -79,8 +79,9 @@ def look(connection: Connection, now: int, limits: RetentionLimits) -> list[int]
 
 @dataclass(frozen=True, slots=True)
 class RemoveExpired:
-    """Remove those items that are settled and past their time, with their ids; and rows of logins
-    that can't wait any more (`over`).
+    """The write that removes settled items past their time, with their ids.
+
+    `over`: rows of logins that can't wait any more.
     """
 
     seqs: Sequence[int]
@@ -107,7 +108,7 @@ class RemoveExpired:
 
 
 def any_over(connection: Connection, now: int) -> bool:
-    """Return whether there are erasures that are over."""
+    """Return whether an erasure is over."""
     statement = DIALECTS[connection.dialect.name].sql(ANY_OVER)
     return connection.exec_driver_sql(statement, (now,)).first() is not None
 
@@ -132,8 +133,9 @@ class EndErasures:
 
 
 def remove(cursor: Cursor, seqs: Sequence[int]) -> int:
-    """Remove items that were chosen in the transaction that is open, with their ids and the
-    acceptances that have no other; return how many ids there were.
+    """Remove items that were chosen in the open transaction; return how many ids went.
+
+    Their ids, and acceptances without other items, are removed as well.
     """
     _, ids = _remove(cursor, seqs)
     return ids
@@ -142,9 +144,7 @@ def remove(cursor: Cursor, seqs: Sequence[int]) -> int:
 def _remove(
     cursor: Cursor, seqs: Sequence[int], also: str = "", values: tuple[int, ...] = ()
 ) -> tuple[int, int]:
-    """Remove those of the items that meet the further condition; return how many items and how many
-    ids went.
-    """
+    """Remove those items that meet a further condition; return how many items and ids went."""
     if not seqs:
         return 0, 0
     numbers = cursor.dialect.values("bigint")
@@ -158,7 +158,7 @@ def _remove(
 
 
 def _remove_ids(cursor: Cursor, named: Sequence[tuple[int, int, str]]) -> int:
-    """Forget the ids of items that are gone, where they stand for no later item."""
+    """Remove the ids of removed items, unless a later item has the id."""
     if not named:
         return 0
     numbers, rows = (

@@ -1,7 +1,8 @@
-"""Writing down what is about to be sent, and what came of it."""
+"""The writes that record an attempt before it is sent, and its outcome afterwards."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 
@@ -36,20 +37,30 @@ SELECT l.shard FROM leases l JOIN deliverers d ON d.id = l.owner WHERE l.owner =
 """
 COUNT, THERE = (f"SELECT {what} FROM items WHERE seq IN {{seqs}}" for what in ("count(*)", "seq"))
 AS_IT_IS = "SELECT seq, status, settled_at IS NULL FROM items WHERE seq IN {seqs}"
-# seq, status, settled_at, next_attempt_at, attempts to add, leanplum, whether the body is kept
 Counts = Mapping[str, int]  # of items that have settled, by status
-Change = tuple[int, str, int | None, int | None, int, str | None, bool]
+
+
+class ItemChange(NamedTuple):
+    """The new state of an item that is not simply delivered, in the column order of OTHERWISE."""
+
+    seq: int
+    status: Status
+    settled_at: int | None
+    next_attempt_at: int | None
+    attempts: int  # to add
+    leanplum: str | None  # what Leanplum said, as it is stored
+    keeps_body: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """An attempt, written down before it is sent: after a crash, what is open here was perhaps
-    sent. It is refused where the deliverer doesn't hold the lanes of all items for as long as a
-    call may take (`call_ms`), and where one of the items is no longer there: its subject was
-    erased. Items of users who are locked are left out, and what follows a login that waits, and a
-    deletion while a call is at work for its id as a device's. `liveness`: the identity of the
-    deliverer's liveness lock. `forget`: attempts that may have been written down, and were not
-    sent.
+    """The write that records an attempt before it is sent.
+
+    After a crash, an open attempt was perhaps sent. It is refused if the deliverer doesn't hold the
+    lanes of all items for as long as a call may take (`call_ms`), or if an item is gone because its
+    subject was erased. Left out are items of locked users, items after a login that waits, and a
+    deletion while a call for its id as a device's is in flight. `liveness`: the identity of the
+    deliverer's liveness lock. `forget`: attempts that may be recorded and were not sent.
     """
 
     attempt: str
@@ -63,8 +74,9 @@ class Begin:
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Begin"]) -> Sequence[dict[int, int] | None]:
-        """Record the attempts as open. Returns for each the lanes of which items are left out, and
-        after which sequence number they are; None where it was refused.
+        """Record the attempts as open.
+
+        Return for each by lane after which number its items are left out; None if it was refused.
         """
         forget(cursor, [attempt for one in writes for attempt in one.forget])
         now = cursor.dialect.now(cursor, writes[0].started_at)
@@ -110,8 +122,10 @@ class Begin:
         )
 
     def _row(self, after: Mapping[int, int], joined: Mapping[int, Set[int]]) -> tuple[object, ...]:
-        """The attempt as a row, less what comes after these numbers in its lane; empty where
-        nothing is left. `joined`: the lanes that deletions have beside their own.
+        """Return the attempt as a row without left-out items; empty if nothing remains.
+
+        `after`: by lane, the number after which items are left out. `joined`: the other lanes of
+        deletions.
         """
         sent = (
             [(seq, lane) for seq, lane in self.items if seq <= after.get(lane, seq)]
@@ -135,13 +149,16 @@ class Begin:
 
 
 def forget(cursor: Cursor, attempts: Sequence[str]) -> None:
-    """Remove attempts that may have been written down, and were not sent."""
+    """Remove attempts that may be recorded and were not sent."""
     if attempts:
         cursor.execute(FORGET.format(ids=cursor.dialect.values("text")), (_text(list(attempts)),))
 
 
 def _gone(cursor: Cursor, seqs: set[int]) -> set[int]:
-    """Which items are no longer there. They are counted first, since rows come one by one."""
+    """Return which items no longer exist.
+
+    They are counted first, since rows come one by one.
+    """
     numbers, text = cursor.dialect.values("bigint"), _text(list(seqs))
     cursor.execute(COUNT.format(seqs=numbers), (text,))
     if cursor.fetchone()[0] == len(seqs):
@@ -152,10 +169,11 @@ def _gone(cursor: Cursor, seqs: set[int]) -> set[int]:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """What came of one attempt: a verdict for each of its items, and an audit record of each call.
-    No item is changed where the attempt is no longer open: another deliverer has taken it for lost,
-    and the items with it. `erased`: which of its items have erased their subjects, whose receipts
-    keep no subject from now on. `again`: whether it was tried before.
+    """The write that records the outcome of an attempt: a verdict per item, a record per call.
+
+    No item is changed if the attempt is no longer open: another deliverer has taken it for lost,
+    with its items. `erased`: items that have erased their subjects, whose receipts lose the
+    subject. `again`: whether it was tried before.
     """
 
     attempt: str
@@ -170,19 +188,20 @@ class Settle:
 
     @property
     def rows(self) -> int:
-        """Its weight in a group."""
+        """The number of rows written; counts against `GROUP_LIMIT`."""
         return len(self.verdicts) + 2
 
     @property
     def settled(self) -> int:
-        """How many items leave the queue with it."""
+        """The number of items that leave the queue."""
         return sum(isinstance(verdict, Settled) for _, verdict in self.verdicts)
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Settle"]) -> Sequence[Counts | None]:
-        """Bring the items to where their verdicts say, and close the attempts. Return for each how
-        many items have settled; None where it was no longer open, and not by this write's own first
-        try.
+        """Apply the verdicts to the items, and close the attempts.
+
+        Return for each write how many items have settled, by status; None if its attempt was not
+        open and no earlier try of the same write had closed it.
         """
         cursor.execute(
             CLOSE.format(ids=cursor.dialect.values("text")),
@@ -190,7 +209,7 @@ class Settle:
         )
         open_ = {attempt for (attempt,) in cursor.fetchall()}
         delivered: list[int] = []
-        otherwise: list[Change] = []
+        otherwise: list[ItemChange] = []
         for write in writes:
             if write.attempt in open_:
                 changes = write._sort(delivered)
@@ -201,7 +220,7 @@ class Settle:
                 statement, (max(write.finished_at for write in writes), _text(delivered))
             )
         changed = cursor.rowcount if delivered else 0
-        changed += change(cursor, otherwise)
+        changed += apply_changes(cursor, otherwise)
         whole = changed == len(delivered) + len(otherwise)
         gone = set[int]() if whole else _gone(cursor, {*delivered, *(seq for seq, *_ in otherwise)})
         for write in writes:
@@ -217,7 +236,7 @@ class Settle:
         ]
 
     def _counts(self, gone: Set[int]) -> Counts:
-        """How many items have settled, by status; those that were erased meanwhile have not."""
+        """Return how many items have settled, by status, without those erased meanwhile."""
         ended = [
             verdict.status
             for seq, verdict in self.verdicts
@@ -226,7 +245,7 @@ class Settle:
         return count_by_status(ended)
 
     def _is_done(self, cursor: Cursor) -> bool:
-        """Whether an earlier try, whose answer was lost, has done all of it."""
+        """Return whether an earlier try, whose response was lost, has done all of it."""
         if not self.again:
             return False
         numbers = _text([seq for seq, _ in self.verdicts])
@@ -237,11 +256,9 @@ class Settle:
             for seq, verdict in self.verdicts
         )
 
-    def _sort(self, delivered: list[int]) -> list[Change]:
-        """Put the items that are simply delivered into the list; return what becomes of the
-        others.
-        """
-        at, subjects, otherwise = self.finished_at, dict(self.erased), list[Change]()
+    def _sort(self, delivered: list[int]) -> list[ItemChange]:
+        """Add items that are simply delivered to the list; return the changes of the others."""
+        at, subjects, otherwise = self.finished_at, dict(self.erased), list[ItemChange]()
         for seq, verdict in self.verdicts:
             match verdict:
                 case Settled(Status.DELIVERED, None):
@@ -249,35 +266,33 @@ class Settle:
                 case Settled(status, said):
                     if seq in subjects:
                         said = redact(said, subjects[seq][1:])
-                    otherwise.append(
-                        (seq, status, at, None, 1, self._encrypted(seq, said), status in DEAD)
-                    )
+                    stored = self._encrypted(seq, said)
+                    keeps_body = status in DEAD
+                    otherwise.append(ItemChange(seq, status, at, None, 1, stored, keeps_body))
                 case Postponed(status, wait, said, counts):
                     due = at + int(wait * 1000)
-                    otherwise.append(
-                        (seq, status, None, due, int(counts), self._encrypted(seq, said), True)
-                    )
+                    stored = self._encrypted(seq, said)
+                    otherwise.append(ItemChange(seq, status, None, due, int(counts), stored, True))
         return otherwise
 
-    def _less_last_tries(self, cursor: Cursor, changes: list[Change]) -> list[Change]:
-        """Return the changes; of new dead letters that name somebody who was erased, nothing is
-        kept.
-        """
+    def _less_last_tries(self, cursor: Cursor, changes: list[ItemChange]) -> list[ItemChange]:
+        """Return the changes, where dead letters that name an erased user keep no content."""
         dead = [
-            seq for seq, _, settled_at, *_, keeps in changes if settled_at is not None and keeps
+            change.seq for change in changes if change.settled_at is not None and change.keeps_body
         ]
         ended = logins.marked(cursor, dead)
         if not ended:
             return changes
-        return [
-            (*change[:5], self._encrypted(change[0], logins.GIVEN_UP), False)
-            if change[0] in ended
-            else change
-            for change in changes
-        ]
+        final = []
+        for change in changes:
+            if change.seq in ended:
+                stored = self._encrypted(change.seq, logins.GIVEN_UP)
+                change = change._replace(leanplum=stored, keeps_body=False)
+            final.append(change)
+        return final
 
     def _encrypted(self, seq: int, said: object) -> str | None:
-        """What Leanplum said, which may repeat what it was sent."""
+        """Return Leanplum's answer as it is stored: it may repeat what it was sent."""
         text = _text(said)
         return None if text is None else self.cipher.encrypt(text, answer_context(self.app, seq))
 
@@ -298,8 +313,8 @@ class Settle:
             )
 
 
-def change(cursor: Cursor, changes: Sequence[Change]) -> int:
-    """Bring items to where the changes say; return how many there were."""
+def apply_changes(cursor: Cursor, changes: Sequence[ItemChange]) -> int:
+    """Apply changes to items; return how many items were changed."""
     if not changes:
         return 0
     rows = cursor.dialect.rows(
@@ -311,9 +326,9 @@ def change(cursor: Cursor, changes: Sequence[Change]) -> int:
         leanplum="text",
         keeps="bigint",
     )
-    cursor.execute(
-        OTHERWISE.format(rows=rows), (_text([[*one[:-1], int(one[-1])] for one in changes]),)
-    )
+    # No database casts a JSON boolean to an integer.
+    values = [(*change[:-1], int(change.keeps_body)) for change in changes]
+    cursor.execute(OTHERWISE.format(rows=rows), (_text(values),))
     return cursor.rowcount
 
 

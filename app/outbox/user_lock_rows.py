@@ -1,14 +1,13 @@
-"""User locks: which users a call is made for while its caller waits, for every process to see.
+"""User locks: the users of a call whose caller waits, visible to every process.
 
-Leanplum refuses a user's second call while the first is at work, and a call that overtakes another
-changes what comes out. So a call that a caller waits for locks the lanes of its users here. The
-delivery begins nothing for a lane that is locked (`settle.Begin`), and a lock is granted only while
-no attempt is open for its lanes: each of them decides in its own transaction, and transactions that
-write take turns.
+Leanplum refuses a user's second call while the first is running, and a call that overtakes another
+changes the outcome. So a call that a caller waits for locks the lanes of its users here. The
+delivery begins nothing for a locked lane (`settle.Begin`), and a lock is granted only while no
+attempt is open for its lanes. Each decides in its own transaction, and the write lock orders these.
 
-Who finds a lane locked stands in line, the delivery too: tickets say whose turn it is, so neither
-of them can keep the other waiting for good. A call may outlive the process that made it. Its lanes
-stay locked for a while, by nobody.
+Calls that find a lane locked wait in line, and so does the delivery: tickets give the order, so
+neither can block the other for good. A call may outlive the process that made it. Its lanes then
+stay locked for a while, without a holder.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -56,7 +55,7 @@ STEPPED = "UPDATE user_locks SET expires_at = ? + lease_ms WHERE expires_at > ? 
 
 
 class LockResult(Enum):
-    """The answer to a request for a lock that others do not stand against."""
+    """The result of a request for a lock that nothing blocks."""
 
     GRANTED = "granted"
     ERASED = "erased"
@@ -64,8 +63,10 @@ class LockResult(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """A lock was not granted. `holders`: the processes that stand against it, with the identities
-    of their liveness locks; none where only items that wait do.
+    """The result of a request that is blocked.
+
+    `holders`: the blocking processes, with the identities of their liveness locks; empty if only
+    waiting items block.
     """
 
     holders: Mapping[str, str | None] = field(default_factory=dict)
@@ -73,10 +74,10 @@ class Denied:
 
 @dataclass(frozen=True, slots=True)
 class LockRequest:
-    """A call of process `holder` that wants its users locked for `lease_ms`, of an app.
+    """A request of process `holder` to lock the users of a call for `lease_ms`.
 
-    `unless_erased`: the call isn't made where one of them was erased. `record`: its audit record,
-    written where the lock is granted.
+    `unless_erased`: the call isn't made if one of them was erased. `record`: its audit record,
+    written when the lock is granted.
     """
 
     id: str
@@ -90,12 +91,11 @@ class LockRequest:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """Decide on a request.
+    """The write that decides on a request.
 
-    `clear_upto`: nothing is locked where items of the users wait after this sequence number, and
-    nothing is left behind where others stand against it. None: waiting items don't matter, and the
-    request stays in line for its users. `liveness`: the identity of the holder's liveness lock.
-    `dead`: processes that have ended.
+    `clear_upto`: nothing is locked if items of the users wait after this number, and a denied
+    request leaves nothing behind. None: waiting items don't matter, and a denied request stays in
+    line. `liveness`: the identity of the holder's liveness lock. `dead`: processes that have ended.
     """
 
     request: LockRequest
@@ -109,7 +109,7 @@ class Lock:
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Lock"]) -> Sequence[LockResult | Denied]:
-        """Decide one after the other."""
+        """Decide on one request after the other."""
         return [write._run(cursor) for write in writes]
 
     def _run(self, cursor: Cursor) -> LockResult | Denied:
@@ -137,7 +137,7 @@ class Lock:
         return check is not None and any(check.has(subject) for subject in self.request.subjects)
 
     def _against(self, cursor: Cursor, now: int) -> dict[str, str | None]:
-        """The processes whose locks or attempts stand against this one."""
+        """Return the processes whose locks or attempts block this request."""
         ours = self._lanes
         cursor.execute(LOCKS, (now, self.liveness))
         locks = cursor.fetchall()
@@ -160,7 +160,7 @@ class Lock:
     def _is_open(
         self, now: int, started_at: int, expires_at: int | None, owner: str, liveness: str | None
     ) -> bool:
-        """Whether an attempt may be at work: its deliverer is there, or its call may outlive it."""
+        """Return whether an attempt's deliverer is alive, or its call may still be running."""
         if 0 < started_at + OUTLIVES_MS - now <= OUTLIVES_MS:
             return True
         if expires_at is None or owner in self.dead:
@@ -192,8 +192,9 @@ class Lock:
 
 @dataclass(frozen=True, slots=True)
 class Unlock:
-    """The end of a lock, granted or not. `outlived`: its call was given up, and may be at work for
-    a while.
+    """The end of a lock, granted or not.
+
+    `outlived`: its call was given up, and may still be running for a while.
     """
 
     id: str
@@ -203,9 +204,7 @@ class Unlock:
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Unlock"]) -> Sequence[None]:
-        """Free the lanes, from the commit on, or for calls that were given up as soon as those must
-        be over.
-        """
+        """Free the lanes, at once or, for calls that were given up, once those must be over."""
         ids = cursor.dialect.values("text")
         if outlived := [one.id for one in writes if one.outlived]:
             over = cursor.dialect.now(cursor, writes[0].now) + OUTLIVES_MS
@@ -222,11 +221,10 @@ class Unlock:
 def locked(
     cursor: Cursor, now: int, liveness: str | None, lanes: Collection[int], deliverer: str
 ) -> tuple[set[int], bool]:
-    """Return which of the lanes are locked for the delivery, which from now on stands in line for
-    them. Also tells whether there are rows of logins at all, without a statement of its own.
+    """Return which of the lanes are locked for the delivery, which now waits in line for them.
 
-    `liveness`: the identity of the deliverer's liveness lock; locks of others on that file don't
-    end by time.
+    Also return whether there are rows of logins at all, without a statement of its own. `liveness`:
+    the identity of the deliverer's liveness lock; locks of others on that file don't end by time.
     """
     cursor.execute(LOCKS_AND_LOGINS, (now, liveness))
     rows = cursor.fetchall()
@@ -261,7 +259,7 @@ def locked(
 def busy(
     cursor: Cursor, now: int, liveness: str | None, lanes: Collection[int], deliverer: str
 ) -> set[int]:
-    """Return for which of the lanes a call is at work, or may be."""
+    """Return for which of the lanes a call is in flight, or may be."""
     found, _ = locked(cursor, now, liveness, lanes, deliverer)
     cursor.execute(OPEN)
     for (text,) in cursor.fetchall():
@@ -270,9 +268,7 @@ def busy(
 
 
 def outlive(cursor: Cursor, now: int, dead: Sequence[str]) -> None:
-    """Take the locks of processes that have ended from them; their calls may be at work for a
-    while.
-    """
+    """Release the locks of dead processes once their calls must be over."""
     if not dead:
         return
     ids, names = cursor.dialect.values("text"), _text(dead)
@@ -283,13 +279,13 @@ def outlive(cursor: Cursor, now: int, dead: Sequence[str]) -> None:
 
 
 def expire(cursor: Cursor, now: int, liveness: str | None) -> None:
-    """Remove the locks whose time is over, and shorten those from before the clock was set back."""
+    """Remove expired locks, and shorten those from before the clock was set back."""
     cursor.execute(EXPIRED, (now, liveness))
     cursor.execute(STEPPED, (now, now))
 
 
 def keep_locked(cursor: Cursor, attempt: str, lanes: Collection[int], until: int) -> None:
-    """Lock the lanes of an attempt whose deliverer is gone: its call may be at work still."""
+    """Lock the lanes of an attempt whose deliverer is gone, since its call may still be running."""
     _put(cursor, until - OUTLIVES_MS, attempt, lanes, NOBODY, None, OUTLIVES_MS, granted=True)
 
 

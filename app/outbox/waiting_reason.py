@@ -1,4 +1,4 @@
-"""Find out why an item waits, as far as the database tells: deliverers may be other processes."""
+"""The reason why an item waits, as far as the database tells: deliverers may be other processes."""
 
 from typing import NamedTuple
 
@@ -12,9 +12,10 @@ NEAREST = 2_000  # items that are looked at: a receipt must not cost a walk over
 
 
 class Waits(NamedTuple):
-    """`held_next`: when the app of a held item is tried again at the earliest, in milliseconds;
-    None where no item of the app is seen to be held. `behind`: whether an earlier item of its user
-    waits.
+    """The reason why an item waits.
+
+    `held_next`: when the app of a held item is tried again at the earliest, in milliseconds; None
+    if no held item of the app is found. `behind`: an earlier item of its user waits.
     """
 
     held_next: int | None = None
@@ -22,7 +23,7 @@ class Waits(NamedTuple):
 
 
 def look(connection: Connection, app: str, receipt: Receipt) -> Waits:
-    """Look among the oldest items that wait, and those just before this one."""
+    """Look among the oldest waiting items, and those just before this one."""
     waiting = items.c.settled_at.is_(None)
     columns = (items.c.acceptance, items.c.status, items.c.next_attempt_at)
     oldest = select(*columns).where(waiting).order_by(items.c.seq).limit(NEAREST).subquery()
