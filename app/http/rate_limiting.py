@@ -192,7 +192,7 @@ def _refusal(limits: Sequence[Limit], decision: Decision, count: int) -> RateLim
         # When a part that is as large as it can be may pass.
         part_passes = decision.limits[index].full_in(decision.deficits[index])
         return RateLimited(
-            f"{items} never pass together: {name} lets {limit.whole} pass at once. Split them.",
+            f"{items} exceed the burst of {name}, which is {limit.whole}; split them.",
             part_passes,
         )
     return RateLimited(f"{items} would exceed {name} of {limit.rate} per second.", waits[index])

@@ -300,9 +300,9 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _refuse_head(self) -> None:
         if self._in_head and len(self.url) > MAX_URL:
-            self._refuse("url-too-long", f"The URL has more than {MAX_URL} bytes.")
+            self._refuse("url-too-long", f"The URI exceeds {MAX_URL} bytes.")
         else:
-            detail = f"The head has more than {MAX_HEADERS} headers or {MAX_HEAD} bytes."
+            detail = f"The request has more than {MAX_HEADERS} header fields or {MAX_HEAD} bytes of them."
             self._refuse("head-too-large", detail)
 
     # --- time ------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def test_a_trailer_is_no_header(wire: Wire) -> None:
     )
     assert wire.answer()[0] == 200
     status, headers, body = wire.answer()
-    assert (status, b"There is no key" in body) == (401, True)
+    assert (status, b"Missing API key" in body) == (401, True)
     assert headers["x-request-id"] != "mine"
 
 

@@ -157,7 +157,7 @@ def test_only_the_entry_of_an_sdk_is_refused(
                 client.post("/api", content=orjson.dumps({**args, "clientKey": key})),
             ):
                 assert (answer.status_code, answer.json()["response"][0]["success"]) == (400, False)
-                assert f"/{name} must not have a NUL" in answer.text
+                assert f"/{name} must not contain a NUL" in answer.text
 
 
 def test_only_the_message_of_segment_is_refused(

@@ -263,4 +263,4 @@ def test_at_v1_a_batch_larger_than_the_bucket_never_passes(gateway: Process) -> 
     _, key = gateway.create_key(*SCOPES, ratePerSecond=1, rateBurst=5)
     answer = gateway.call("POST", "/v1/batch", json={"items": [EVENT] * 6}, headers=bearer(key))
     assert answer.status_code == 429
-    assert "lets 5 pass at once" in answer.json()["detail"]
+    assert "which is 5; split them" in answer.json()["detail"]

@@ -200,7 +200,7 @@ def _now(
     joins = f"u{new}" if new else None
     if known is None:
         if debugging:
-            return No("This action is not known here, so it can't be done in development mode.")
+            return No("This action is unknown, so it is not allowed in development mode.")
         return Now(entry, subject, KeyKind.PRODUCTION, alone=False, joins=joins)
     key = _key(known, entry, debugging=debugging)
     # A `multi` with the development key takes all that this key may do.

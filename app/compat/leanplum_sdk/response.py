@@ -17,8 +17,8 @@ Entry = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]  # of ASGI
 LEADING_AWAY = REDIRECTS
 NOT_PASSED_ON = HOSTS  # `uploadUrl` too: iOS would post files there with its key
-OURS = "The gateway's own settings are refused by Leanplum; its operator has to mend them."
-UNTOLD = "Leanplum's answer has nothing about this action."
+OURS = "Leanplum rejects the gateway's configuration; its operator has to correct it."
+UNTOLD = "Leanplum's answer has no entry for this action."
 
 
 def failed(reason: str, sent: Any = None) -> Entry:

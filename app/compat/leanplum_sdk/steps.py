@@ -29,7 +29,7 @@ RETRY_SECONDS = 5.0
 SECONDS_PER_ITEM = 1 / 500
 ASKING_SECONDS = 1.5  # that waiting for items leaves for the call itself
 TOO_LATE = "Leanplum did not answer in time."
-NOT_ASKED = "Not asked, since Leanplum failed before."
+NOT_ASKED = "Not sent, because an earlier call to Leanplum failed."
 
 Accept = Callable[[list[NewItem]], Awaitable[Sequence[Taken]]]
 Doing = NewItem | Now
