@@ -21,7 +21,7 @@ from app.clock import instant
 from app.database.driver import in_time
 from app.database.engine import snapshot
 from app.errors import Fault, Forbidden, Invalid
-from app.http import Authenticator, Tag, context_of, json_body, problem_responses
+from app.http import JSON, Authenticator, Tag, context_of, problem_responses
 from app.ids import plain
 from app.leanplum.values import query_time
 from app.model import Caller, Scope
@@ -209,7 +209,7 @@ async def list_records(
     }
     if found.next_after is not None:
         page["nextCursor"] = str(found.next_after)
-    return Response(orjson.dumps(page), media_type=json_body.JSON)
+    return Response(orjson.dumps(page), media_type=JSON)
 
 
 def _ms(seconds: Any) -> int | None:

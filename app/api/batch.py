@@ -27,6 +27,10 @@ from app.errors import (
     TooLarge,
 )
 from app.http import (
+    BOM,
+    JSON,
+    MEMBERS_PER_ITEM,
+    NDJSON,
     SMALL_BODY_BYTES,
     Answer,
     Authenticator,
@@ -37,11 +41,15 @@ from app.http import (
     Tag,
     body_of,
     context_of,
+    crowded_error,
     is_small,
-    json_body,
+    parse_json,
+    parse_strictly,
     problem_responses,
     problems,
+    refuse_crowded,
     require_leanplum_key,
+    require_media_type,
     require_scope,
 )
 from app.ingest import validate
@@ -131,16 +139,14 @@ class BatchHandler:
 
         Raises Refusal for the body as a whole.
         """
-        media_type = json_body.media_type(
-            context.header(b"content-type"), json_body.JSON, json_body.NDJSON
-        )
-        is_json = media_type == json_body.JSON
+        media_type = require_media_type(context.header(b"content-type"), JSON, NDJSON)
+        is_json = media_type == JSON
         body = await self._bodies.read(context, receive)
         most = self._max_items
         await self._refuse_beyond_limit(context, caller, body, is_json=is_json)
         checker = self._ingest.checker(app, caller, now_ms(), context.origin.named)
         context.checker = checker
-        json_body.refuse_crowded(body, json_body.MEMBERS_PER_ITEM * most, lines=not is_json)
+        refuse_crowded(body, MEMBERS_PER_ITEM * most, lines=not is_json)
         validated: Sequence[NewItem | RefusedItem] | None = None
         if is_json and body.count(b'"action"') <= most and body.count(b",") <= FEW_COMMAS:
             validated = validate.fast_batch(body, checker)
@@ -189,7 +195,7 @@ async def _count_items(body: bytes) -> int:
     """
     async with turn():
         try:
-            parsed = json_body.strict(body)
+            parsed = parse_strictly(body)
         except (orjson.JSONDecodeError, Refusal):
             parsed = None
         await asyncio.sleep(0)
@@ -210,7 +216,7 @@ async def _validated_lines(
         raise _too_many(len(lines), most)
     validated = list[NewItem | RefusedItem]()
     for line in lines:
-        validated.append(_validated_line(line.removeprefix(json_body.BOM), enricher))
+        validated.append(_validated_line(line.removeprefix(BOM), enricher))
         await asyncio.sleep(0)
     return validated
 
@@ -222,7 +228,7 @@ async def _validated_json(
 
     They are counted first: validating a million takes seconds.
     """
-    raw = json_body.parse(body)
+    raw = parse_json(body)
     items = raw.get("items") if isinstance(raw, dict) else None
     if not isinstance(items, list):
         pointer = "/items" if isinstance(raw, dict) else ""
@@ -246,14 +252,14 @@ async def _validated_json(
 
 def _validated_line(line: bytes, enricher: ItemSteps) -> NewItem | RefusedItem:
     try:
-        return validated_item(json_body.parse(line), "", enricher)
+        return validated_item(parse_json(line), "", enricher)
     except Malformed as refusal:
         return refusal
 
 
 def validated_item(raw: Any, base: str, enricher: ItemSteps) -> NewItem | RefusedItem:
     """Return the item that parsed JSON makes, or its refusal; pointers begin with `base`."""
-    crowded = json_body.crowded(raw, base)
+    crowded = crowded_error(raw, base)
     if crowded is not None:
         return crowded
     try:

@@ -15,13 +15,15 @@ from app.api.receipts import receipt_document
 from app.audit import records
 from app.errors import Fault, Invalid, Malformed
 from app.http import (
+    JSON,
     Authenticator,
     BodyReader,
     Tag,
     body_of,
     context_of,
-    json_body,
+    parse_json,
     problem_responses,
+    require_media_type,
     transaction_record,
 )
 from app.ingest import validate
@@ -66,9 +68,9 @@ class DeadLetterHandler:
     async def choice(self, request: Request) -> tuple[DeadLetterFilter, bool]:
         """Return which dead letters a body chooses, and whether they are only counted."""
         context = context_of(request.scope)
-        json_body.media_type(context.header(b"content-type"), json_body.JSON)
+        require_media_type(context.header(b"content-type"), JSON)
         fields = validate.checked(
-            CHOICE, json_body.parse(await self._bodies.read(context, request.receive))
+            CHOICE, parse_json(await self._bodies.read(context, request.receive))
         )
         if ("ids" in fields) == ("filter" in fields):
             raise Invalid(

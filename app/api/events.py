@@ -40,7 +40,7 @@ from app.http import (
     body_of,
     context_of,
     idempotency_key,
-    json_body,
+    parse_json,
     problem_responses,
     require_leanplum_key,
     require_scope,
@@ -183,7 +183,7 @@ def preferred_wait(prefer: str) -> int | None:
 
 def _validated(action: str, body: bytes, given: Mapping[str, Any], checker: ItemSteps) -> NewItem:
     """Validate an item with all its faults named. Raises Malformed, Invalid."""
-    raw = json_body.parse(body)
+    raw = parse_json(body)
     if not isinstance(raw, dict):
         return validate.single(action, raw)
     faults = contradictions(raw, given)

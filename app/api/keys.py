@@ -26,7 +26,7 @@ from app.http import (
     body_of,
     context_of,
     idempotency_key,
-    json_body,
+    parse_json,
     problem_responses,
     transaction_record,
 )
@@ -120,7 +120,7 @@ class KeyHandler:
         """Return the validated body, and the caller as their key is once the body is read."""
         context = context_of(request.scope)
         body = await self._bodies.read_json(context, request.receive, optional=optional)
-        fields = validate.checked(shape, json_body.parse(body))
+        fields = validate.checked(shape, parse_json(body))
         return fields, self._authenticator.confirm_scope(context, Scope.KEYS_MANAGE)
 
     async def change(

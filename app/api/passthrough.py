@@ -26,6 +26,8 @@ from app.enrichment.config import ENRICHED
 from app.enrichment.relayed_calls import RelayedCallPrivacy, permit_import
 from app.errors import Fault, Invalid, Malformed, NotFound, RequestPart
 from app.http import (
+    CSV,
+    JSON,
     Authenticator,
     BodyReader,
     JobFacts,
@@ -33,11 +35,14 @@ from app.http import (
     Tag,
     body_of,
     context_of,
+    has_rows,
     headers_of_file,
-    json_body,
     note_answer,
     parameters_of,
+    parse_json,
     problem_responses,
+    require_media_type,
+    without_bom,
 )
 from app.ingest import validate
 from app.ingest.json_pointers import Move, as_sent, parts
@@ -144,7 +149,7 @@ DESCRIBED = PATH_PARAMETERS | {
 SHAPES = {call.action: TypeAdapter[Any](ACTIONS[call.action].shape) for call in CALLS}
 
 
-JSON = {"Content-Type": json_body.JSON}
+JSON_HEADERS = {"Content-Type": JSON}
 # The headers that say who calls, and about which app.
 CREDENTIAL_HEADERS = "Authorization, X-API-Key, X-Leanplum-App"
 SET_BY_GATEWAY = frozenset({"appId", "clientKey", "apiVersion", "action"})
@@ -187,13 +192,13 @@ class PassthroughHandler:
         answer = await self._relay.request(app, action, args, subject)
         if action.scope is Scope.EXPORTS_RUN:
             note_answer(context, answer)
-        return Response(orjson.dumps(answer), headers=JSON)
+        return Response(orjson.dumps(answer), headers=JSON_HEADERS)
 
     async def upload(self, request: Request, call: PassthroughCall) -> Response:
         """Upload files: a large form is written to a temporary file, and read as it is sent on."""
         action = ACTIONS[call.action]
         context, caller, app = await self._enter(request, call)
-        json_body.media_type(context.header(b"content-type"), MULTIPART)
+        require_media_type(context.header(b"content-type"), MULTIPART)
         async with self._form(request) as form:
             fields, files = dict[str, str](), list[FilePart]()
             for name, value in form.multi_items():
@@ -208,7 +213,7 @@ class PassthroughHandler:
             files = self._privacy.files(app, caller, action.name, files)
             self._authenticator.confirm_scope(context, action.scope)
             answer = await self._relay.upload(app, action, fields, files)
-        return Response(orjson.dumps(answer), headers=JSON)
+        return Response(orjson.dumps(answer), headers=JSON_HEADERS)
 
     async def download(self, request: Request, call: PassthroughCall) -> Response:
         """Stream a file: its first piece has come before anything is answered."""
@@ -233,13 +238,11 @@ class PassthroughHandler:
     async def import_users(self, request: Request, call: PassthroughCall) -> Response:
         """Begin an import: of rows in the body or in a form, or of a file in a bucket."""
         context, caller, app = await self._enter(request, call)
-        media_type = json_body.media_type(
-            context.header(b"content-type"), json_body.JSON, json_body.CSV, MULTIPART
-        )
-        if media_type == json_body.JSON:
+        media_type = require_media_type(context.header(b"content-type"), JSON, CSV, MULTIPART)
+        if media_type == JSON:
             args = await self._args(request, caller, app, call)
             answer = await self._import_bucket(context, caller, app, args)
-        elif media_type == json_body.CSV:
+        elif media_type == CSV:
             rows = await self._bodies.read(context, request.receive, self._max_upload_bytes)
             caller = self._authenticator.confirm_scope(context, ACTIONS[IMPORT].scope)
             fields = dict(request.query_params)
@@ -247,7 +250,7 @@ class PassthroughHandler:
         else:
             answer = await self._import_form(request, context, caller, app)
         note_answer(context, answer)
-        return Response(orjson.dumps(answer), headers=JSON)
+        return Response(orjson.dumps(answer), headers=JSON_HEADERS)
 
     async def _enter(
         self, request: Request, call: PassthroughCall
@@ -274,7 +277,7 @@ class PassthroughHandler:
             body = await self._bodies.read_json(
                 context, request.receive, optional=bool(in_path or raw)
             )
-            fields = json_body.parse(body)
+            fields = parse_json(body)
             if not isinstance(fields, dict):
                 raise Invalid((Fault("", "must be an object", "type"),))
             names_in_body = frozenset(fields)
@@ -319,7 +322,7 @@ class PassthroughHandler:
         }
         if known_tags & {cached.etag, "*"}:
             return Response(status_code=304, headers=headers)
-        return Response(cached.body, headers=headers | JSON)
+        return Response(cached.body, headers=headers | JSON_HEADERS)
 
     # --- imports ---------------------------------------------------------------------------------
 
@@ -356,7 +359,7 @@ class PassthroughHandler:
                 replace(fault, pointer=parts(fault.pointer)[0], part=part) for fault in error.faults
             )
             raise Invalid(tuple(faults)) from None
-        if not json_body.has_rows(rows):
+        if not has_rows(rows):
             raise Invalid((Fault("", NO_ROWS, "required"),))
         self._job_facts.note_call(context, action, args)
         await permit_import(app, caller, default_action, rows)
@@ -376,7 +379,7 @@ class PassthroughHandler:
             }
             if len(files) > 1:
                 raise Invalid((Fault("/file", "must be one file with the rows", "required"),))
-            rows = json_body.without_bom(await files[0].read()) if files else None
+            rows = without_bom(await files[0].read()) if files else None
         caller = self._authenticator.confirm_scope(context, ACTIONS[IMPORT].scope)
         if rows is not None:
             return await self._import_rows(context, caller, app, fields, rows)
@@ -498,7 +501,7 @@ def _extra(call: PassthroughCall, action: Action) -> dict[str, Any]:
         return {"parameters": parameters + parameters_of(action.shape, known)}
     if call.action == "multi":
         return _extra_of_imports()
-    media = MULTIPART if call.action == "uploadFile" else json_body.JSON
+    media = MULTIPART if call.action == "uploadFile" else JSON
     if set(action.shape.__annotations__) <= known:
         return {"parameters": parameters}
     body = body_of(action.shape.__name__, media=media, required=bool(action.required - known))
@@ -509,7 +512,7 @@ def _extra_of_imports() -> dict[str, Any]:
     """The two forms of an import: a file in a bucket, named in JSON, or the rows themselves."""
     body = body_of("Import")
     rows = {"type": "string", "examples": ["userId,event\nuser-1,Purchase\n"]}
-    body["requestBody"]["content"][json_body.CSV] = {"schema": rows}
+    body["requestBody"]["content"][CSV] = {"schema": rows}
     return {"parameters": parameters_of(ImportOfRows, ())} | body
 
 

@@ -12,6 +12,7 @@ from app.api.dependencies import KEY
 from app.clock import now_ms
 from app.errors import Fault, Invalid, Overloaded, Refusal
 from app.http import (
+    MEMBERS_PER_ITEM,
     Authenticator,
     BodyReader,
     RateLimiter,
@@ -21,7 +22,7 @@ from app.http import (
     body_of,
     context_of,
     is_small,
-    json_body,
+    parse_json,
     problem_responses,
     problems,
 )
@@ -55,9 +56,9 @@ class PreviewHandler:
             app = authenticator.choose_app(context, caller)
             await limiter.refuse_spent(context, caller, ask=not is_small(context))
             body = await self._bodies.read_json(
-                context, receive, optional=False, most_members=MOST * json_body.MEMBERS_PER_ITEM
+                context, receive, optional=False, most_members=MOST * MEMBERS_PER_ITEM
             )
-            raw_items, base = _items(json_body.parse(body))
+            raw_items, base = _items(parse_json(body))
         except Refusal:
             # A body that can't be read as items counts as one item.
             await limiter.take(context, caller, 1)

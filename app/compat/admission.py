@@ -20,14 +20,15 @@ from app.http import (
     SMALL_BODY_BYTES,
     Authenticator,
     BodyReader,
+    Decompressor,
     PlaceQueue,
     RateLimiter,
     Receive,
     RequestContext,
-    Unpacker,
+    body_too_large,
     decompression,
+    decompressor_of,
     is_small,
-    json_body,
 )
 from app.ingest.time_slices import turn
 from app.model import Caller
@@ -125,7 +126,7 @@ class _KeySearch:
         self.caller = next(filter(None, map(self._find, keys)), None)
         self.seen += size
         if self.caller is None and self.seen > self._limit:
-            raise json_body.too_large(self._limit)
+            raise body_too_large(self._limit)
 
 
 class _LockOut:
@@ -181,14 +182,14 @@ class BodyCredentials:
         small = is_small(context)
         context.caller = self._authenticator.find(context, query_key)
         if context.caller is None:
-            unpacker = json_body.unpacker_of(encoding)
+            decompressor = decompressor_of(encoding)
             if not small and (query_key or _names_key(context)):
                 await self._authenticate(context, query_key)
-            elif unpacker is None:
+            elif decompressor is None:
                 receive = await self._search(context, receive, limit, small=small)
             else:
                 await self._limiter.refuse_locked_out(context.address)
-                receive = await self._search_compressed(context, receive, limit, unpacker)
+                receive = await self._search_compressed(context, receive, limit, decompressor)
         if context.caller is not None and not small:
             await self._limiter.refuse_spent(context, context.caller)
         return receive
@@ -239,7 +240,7 @@ class BodyCredentials:
         return _replay_held(held, receive, body, more=more)
 
     async def _search_compressed(
-        self, context: RequestContext, receive: Receive, limit: int, unpacker: Unpacker
+        self, context: RequestContext, receive: Receive, limit: int, decompressor: Decompressor
     ) -> Receive:
         """Read and unpack a compressed body until a known key is seen; return it as a whole.
 
@@ -254,7 +255,7 @@ class BodyCredentials:
                 message = await reading()
                 body, more = message.get("body", b""), message.get("more_body", False)
                 held.add(body)
-                pieces = unpacker.feed(body)
+                pieces = decompressor.feed(body)
                 if await search.search_compressed(pieces, decompression.SLICE):
                     continue
                 async with self._compressed.place():

@@ -13,7 +13,13 @@ from typing import Any, TypeVar
 import orjson
 
 from app.errors import Fault, Malformed, TooLarge
-from app.http.json_body import BOM, has_long_number, kindly, shallow, strict
+from app.http.body import (
+    BOM,
+    has_long_number,
+    parse_leniently,
+    parse_strictly,
+    require_shallow,
+)
 from app.ingest.time_slices import RestingThread
 from app.ingest.validate import MAX_FAULTS, pointer
 from app.leanplum.values import SURROGATE, TOO_LARGE, is_whole
@@ -87,14 +93,14 @@ def parsed(text: bytes) -> Any:
     """
     text = text.removeprefix(BOM)
     try:
-        found = strict(text)
+        found = parse_strictly(text)
         if not has_long_number(text):
             return found
     except orjson.JSONDecodeError:
         pass
     if len(text) > SLOW_BYTES:
         raise TooLarge(f"The body has more than {SLOW_BYTES} bytes, and is not plain JSON.")
-    return marked(shallow(kindly(text, parse_constant=lambda name: None)))
+    return marked(require_shallow(parse_leniently(text, parse_constant=lambda name: None)))
 
 
 def marked(value: Any) -> Any:

@@ -2,11 +2,28 @@
 
 from app.http.audit_trail import AuditTrail, transaction_record
 from app.http.authentication import Authenticator, require_leanplum_key, require_scope
-from app.http.body import SMALL_BODY_BYTES, BodyReader, Receive, is_small, refuse_declared
+from app.http.body import (
+    BOM,
+    CSV,
+    JSON,
+    MEMBERS_PER_ITEM,
+    NDJSON,
+    SMALL_BODY_BYTES,
+    BodyReader,
+    Receive,
+    crowded_error,
+    has_rows,
+    is_small,
+    parse_json,
+    parse_strictly,
+    refuse_crowded,
+    refuse_declared,
+    require_media_type,
+    without_bom,
+)
 from app.http.credentials import key_in_headers
-from app.http.decompression import PlaceQueue
+from app.http.decompression import Decompressor, PlaceQueue, body_too_large, decompressor_of
 from app.http.job_facts import JOB_ID_FIELDS, JobFacts, note_answer
-from app.http.json_body import Unpacker, has_rows, without_bom
 from app.http.openapi_parts import Tag, body_of, parameters_of, problem_responses
 from app.http.problems import PROBLEMS, Answer, Problem, example
 from app.http.proxies import VARY_BY_PREFIX, Prefixes, TrustedProxies
@@ -32,11 +49,16 @@ from app.http.response_headers import (
 )
 
 __all__ = [
+    "BOM",
     "BROWSER_GUARDS",
     "CACHE_HEADER",
     "CONTEXT",
+    "CSV",
     "IDEMPOTENCY_KEY",
     "JOB_ID_FIELDS",
+    "JSON",
+    "MEMBERS_PER_ITEM",
+    "NDJSON",
     "NO_SNIFF",
     "NO_STORE",
     "PAGE_HEADERS",
@@ -49,6 +71,7 @@ __all__ = [
     "AuditTrail",
     "Authenticator",
     "BodyReader",
+    "Decompressor",
     "JobFacts",
     "PlaceQueue",
     "Prefixes",
@@ -58,9 +81,11 @@ __all__ = [
     "RequestContext",
     "Tag",
     "TrustedProxies",
-    "Unpacker",
     "body_of",
+    "body_too_large",
     "context_of",
+    "crowded_error",
+    "decompressor_of",
     "example",
     "has_rows",
     "headers_of_file",
@@ -71,9 +96,13 @@ __all__ = [
     "new_request_id",
     "note_answer",
     "parameters_of",
+    "parse_json",
+    "parse_strictly",
     "problem_responses",
+    "refuse_crowded",
     "refuse_declared",
     "require_leanplum_key",
+    "require_media_type",
     "require_scope",
     "transaction_record",
     "without_bom",

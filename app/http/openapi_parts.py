@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from app.http.json_body import JSON, NDJSON
+from app.http.body import JSON, NDJSON
 from app.http.problems import MEDIA_TYPE, PROBLEMS, example
 
 REF = "#/components/schemas/"

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from app.http.json_body import JSON
+from app.http import JSON
 from app.tracking.plan.file_format import SINGULAR, Kind
 from app.tracking.plan.load import ITEM_FORMS, example_item
 from app.tracking.plan.validate import Plan, PlannedEntry, Plans

@@ -512,7 +512,9 @@ def test_decompressing_keeps_no_other_work_waiting() -> None:
     async def run() -> bytes:
         beside = asyncio.create_task(others())
         try:
-            return await decompression.decompressed(body, "gzip", 20_000_000, counted.append)
+            return await decompression.decompress_in_thread(
+                body, "gzip", 20_000_000, counted.append
+            )
         finally:
             beside.cancel()
 
@@ -530,7 +532,7 @@ def test_what_must_not_be_held_is_not_decompressed_any_further() -> None:
             raise Overloaded("full")
 
     with pytest.raises(Overloaded):
-        asyncio.run(decompression.decompressed(body, "gzip", 20_000_000, count))
+        asyncio.run(decompression.decompress_in_thread(body, "gzip", 20_000_000, count))
     assert sum(counted) < 3_000_000
 
 
@@ -539,7 +541,10 @@ def test_what_is_small_when_it_is_decompressed_waits_for_no_place() -> None:
         async with decompression.KNOWN_CALLERS.place(), decompression.KNOWN_CALLERS.place():
             packed_body = gzip.compress(b"ab" * size, 1)
             return await asyncio.wait_for(
-                decompression.decompressed(packed_body, "gzip", 3 * size, list[int]().append), 1
+                decompression.decompress_in_thread(
+                    packed_body, "gzip", 3 * size, list[int]().append
+                ),
+                1,
             )
 
     assert len(asyncio.run(run(300_000))) == 600_000

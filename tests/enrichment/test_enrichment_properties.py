@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.enrichment.config import ENRICHED
 from app.errors import Invalid
-from app.http import json_body
+from app.http import parse_json
 from app.ingest import validate
 from app.leanplum.actions import ACTIONS
 from app.model import NO_NOTES, NewItem, Notes
@@ -146,7 +146,7 @@ def test_a_good_body_makes_the_same_item_on_both_ways(
     by_way = REFINERS[config, None]
     fast = validate.fast_single(action, body, by_way)
     if fast is not None:
-        careful = validate.single(action, json_body.parse(body), refiner=by_way)
+        careful = validate.single(action, parse_json(body), refiner=by_way)
         assert fast == careful
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from app.errors import Invalid, Malformed, Refusal
-from app.http import json_body
+from app.http import parse_json
 from app.ingest import validate
 from app.model import NewItem
 from tests.ingest.judge import LIKE, refusal
@@ -66,7 +66,7 @@ def nearly_good(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 def outcome(action: str, body: bytes) -> NewItem | None:
     """What the careful reading makes of a body."""
-    raw = json_body.parse(body)
+    raw = parse_json(body)
     if error := refusal(action, raw):
         assert error.faults
         # It can be answered
@@ -158,7 +158,7 @@ def test_both_readings_take_the_last_of_duplicate_keys(body: str) -> None:
 def test_the_last_of_two_actions_counts_in_both_readings(first: str) -> None:
     text = f'{{"action":"{first}","userId":"u","event":"e","action":"track"}}'
     fast = validate.fast_batch(f'{{"items":[{text}]}}'.encode())
-    careful = validate.of_any_action(json_body.parse(text.encode()))
+    careful = validate.of_any_action(parse_json(text.encode()))
     assert fast in (None, [careful])
 
 
@@ -171,7 +171,7 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
         validate.fast_single(action, body)
     validate.fast_batch(body)
     try:
-        raw = json_body.parse(body)
+        raw = parse_json(body)
     except Malformed:
         return
     try:

@@ -11,7 +11,7 @@ from app.compat import form_values, json_values
 from app.compat.json_values import Fits, anything_fits, parsed
 from app.enrichment.privacy import OBJECTS
 from app.errors import Fault, Malformed, TooLarge
-from app.http.json_body import CSV, MANY, crowded
+from app.http.body import CSV, MAX_ITEM_MEMBERS, crowded_error
 from app.ids import text_of
 from app.leanplum.actions import ACTIONS
 from app.leanplum.values import LATEST
@@ -132,7 +132,7 @@ def call(path: str, query: Args, body: Args, fits: Fits = anything_fits) -> Call
     action = text(args.get("action"))
     batch = action == "multi" or (not action and ("data" in args or path == BATCH_PATH))
     if not batch:
-        if crowded(args) is not None:  # before each of hundreds of thousands is looked at
+        if crowded_error(args) is not None:  # before each of hundreds of thousands is looked at
             raise _crowded()
         args = _entry(json_values.marked(args))
         return Call(args, [args], batch=False)
@@ -150,12 +150,12 @@ def refuse_crowded(call: Call) -> None:
     """Raise TooLarge where one action has more fields and values than any has: to judge each of
     hundreds of thousands takes seconds, and others wait."""
     for entry in call.entries:
-        if isinstance(entry, dict) and (crowded(entry) is not None or _crowded_text(entry)):
+        if isinstance(entry, dict) and (crowded_error(entry) is not None or _crowded_text(entry)):
             raise _crowded()
 
 
 def _crowded() -> TooLarge:
-    return TooLarge(f"An action has more than {MANY} fields and values.")
+    return TooLarge(f"An action has more than {MAX_ITEM_MEMBERS} fields and values.")
 
 
 def _crowded_text(entry: Args) -> bool:
@@ -167,7 +167,11 @@ def _crowded_text(entry: Args) -> bool:
 
 
 def _is_crowded(value: str) -> bool:
-    return len(value) > MANY and value.lstrip()[:1] in {"{", "["} and value.count(",") > MANY
+    return (
+        len(value) > MAX_ITEM_MEMBERS
+        and value.lstrip()[:1] in {"{", "["}
+        and value.count(",") > MAX_ITEM_MEMBERS
+    )
 
 
 def _entries(data: Any, fits: Fits) -> list[Any]:

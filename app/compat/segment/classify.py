@@ -10,7 +10,7 @@ from app.compat.segment.mapping import Mapped
 from app.compat.segment.message import Guard, unguarded
 from app.compat.segment.request import AS_SENT, TYPES
 from app.errors import Fault, Forbidden, GatewayError, Invalid
-from app.http import json_body
+from app.http.body import crowded_error
 from app.ingest import validate as rules
 from app.ingest.json_pointers import parts
 from app.ingest.ports import ItemSteps
@@ -54,7 +54,7 @@ class Judge:
         )
 
     def _of(self, message: Any, common: Mapping[str, Any]) -> Verdict:
-        if (crowded := json_body.crowded(message)) is not None:
+        if (crowded := crowded_error(message)) is not None:
             return crowded
         for read in (message, common):
             if isinstance(read, Faulty):

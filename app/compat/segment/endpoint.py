@@ -29,15 +29,16 @@ from app.errors import (
     TooLarge,
 )
 from app.http import (
+    MEMBERS_PER_ITEM,
     Authenticator,
     BodyReader,
     RateLimiter,
     RequestContext,
     is_small,
-    json_body,
     key_in_headers,
     log_failure,
     problems,
+    refuse_crowded,
     refuse_declared,
     require_leanplum_key,
     require_scope,
@@ -332,7 +333,7 @@ def _answered(call: Call, refused: Mapping[int, GatewayError]) -> tuple[int, byt
 
 
 def _read(kind: str, body: bytes, most: int, fits: Fits) -> Call:
-    json_body.refuse_crowded(body, json_body.MEMBERS_PER_ITEM * most)
+    refuse_crowded(body, MEMBERS_PER_ITEM * most)
     return request.call(kind, body, fits)
 
 
