@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --quiet $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak check format bench lock clean
+.PHONY: help run test fast soak check format bench lock clean
 
 help: ## List these commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
@@ -19,6 +19,10 @@ run: .venv/.runtime ## Run the gateway against a simulated Leanplum; GATEWAY_POR
 # Two workers a core: many tests wait for the processes that they start.
 test: .venv/.dev .venv/.clients .venv/.sdks ## Run all tests; ARGS="-k name" picks some
 	@$(BIN)/pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal $(ARGS)
+
+# What needs nothing but this process: no other processes, database servers, browsers or client libraries.
+fast: .venv/.dev ## Run the tests that start nothing; ARGS="-k name" picks some
+	@$(BIN)/pytest --numprocesses $$(getconf _NPROCESSORS_ONLN) --dist worksteal -m "not (process or server or browser or sdk or slow)" $(ARGS)
 
 # What `make soak` runs longer than `make test` does.
 SOAK := GATEWAY_TESTS_KILLS=200 GATEWAY_TESTS_EXAMPLES=300 GATEWAY_TESTS_REPLAYS=10000 GATEWAY_TESTS_FLEET_SECONDS=60 GATEWAY_TESTS_HISTORIES=2000 GATEWAY_TESTS_ATTACK_SECONDS=8
@@ -67,7 +71,7 @@ clean: ## Remove what these commands made, but not data/
 	@touch $@
 
 .venv/.sdks: tests/sdk/package-lock.json tests/segment/package-lock.json | .venv/bin/python
-	@if command -v npm >/dev/null; then for folder in tests/sdk tests/segment; do npm ci --prefix $$folder --ignore-scripts --no-audit --no-fund --silent || exit; done; fi
+	@if command -v npm >/dev/null; then for folder in tests/sdk tests/segment; do npm ci --prefix $$folder --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null || exit; done; fi
 	@touch $@
 
 .venv/.dev: requirements-dev.lock requirements.lock | .venv/bin/python
