@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from app.enrichment import client_facts, config, normalizers, privacy, reshape, timestamps
-from app.enrichment.config import EnrichmentFile, Section
+from app.enrichment.config import Section
 from app.enrichment.draft import (
     EnrichmentFacts,
     EnrichmentStep,
@@ -19,7 +19,6 @@ from app.enrichment.draft import (
 from app.enrichment.normalizers import ContactFields
 from app.enrichment.pipeline import Pipeline, is_flat, run_steps
 from app.enrichment.privacy import PrivacyGuard, ValueHasher
-from app.errors import StartRefused
 from app.ingest.segment_context import SegmentRules
 from app.leanplum.actions import ACTIONS
 
@@ -185,49 +184,6 @@ def _by_path(table: Mapping[str, Mapping[str, Any]], action: str) -> list[tuple[
 
 
 # --- all pipelines ----------------------------------------------------------------------------
-
-
-class Pipelines:
-    """The pipelines of all apps and callers. Raises StartRefused with a line for each fault."""
-
-    def __init__(self, file: EnrichmentFile, hasher: ValueHasher) -> None:
-        self._file, self._hasher = file, hasher
-        self._built: dict[tuple[str, str], Pipeline] = {}
-        places: dict[str, str] = {}  # by fault: the first section where it shows
-        for app in ("", *file.apps):
-            for key_id in ("", *file.callers):
-                for fault in self._faults(app, key_id):
-                    places.setdefault(fault, _place(app, key_id))
-        if places:
-            raise StartRefused(
-                *(f"{config.SETTING}: {place}{fault}" for fault, place in places.items())
-            )
-
-    def of(self, app: str, key_id: str) -> Pipeline:
-        """Return the pipeline of a caller of an app."""
-        # Callers and apps without a section share a pipeline.
-        key = (
-            app if app in self._file.apps else "",
-            key_id if key_id in self._file.callers else "",
-        )
-        pipeline = self._built.get(key)
-        if pipeline is None:
-            pipeline = self._built[key] = build_pipeline(self._section(*key), self._hasher)
-        return pipeline
-
-    def _section(self, app: str, key_id: str) -> Section:
-        narrower = [self._file.apps.get(app), self._file.callers.get(key_id)]
-        return config.merge([self._file, *(section for section in narrower if section is not None)])
-
-    def _faults(self, app: str, key_id: str) -> list[str]:
-        section = self._section(app, key_id)
-        faults = list(config.faults(section))
-        return faults or list(unstable_values(build_pipeline(section, self._hasher), section))
-
-
-def _place(app: str, key_id: str) -> str:
-    place = f"apps.{app}: " if app else ""
-    return f"{place}callers.{key_id}: " if key_id else place
 
 
 PROBE_FACTS = EnrichmentFacts(received_at=1_800_000_000_000)

@@ -15,9 +15,10 @@ import maxminddb
 import structlog
 
 from app.enrichment import config
-from app.enrichment.build import Pipelines
+from app.enrichment.build import build_pipeline, unstable_values
+from app.enrichment.config import EnrichmentFile, Section
 from app.enrichment.draft import EnrichmentFacts, GeoPlace
-from app.enrichment.pipeline import CallEnricher
+from app.enrichment.pipeline import CallEnricher, Pipeline
 from app.enrichment.privacy import ValueHasher
 from app.errors import StartRefused
 from app.telemetry import describe
@@ -129,6 +130,49 @@ def _coordinates(value: Any) -> str | None:
     if not isinstance(latitude, float) or not isinstance(longitude, float):
         return None
     return f"{latitude},{longitude}"
+
+
+class Pipelines:
+    """The pipelines of all apps and callers. Raises StartRefused with a line for each fault."""
+
+    def __init__(self, file: EnrichmentFile, hasher: ValueHasher) -> None:
+        self._file, self._hasher = file, hasher
+        self._built: dict[tuple[str, str], Pipeline] = {}
+        places: dict[str, str] = {}  # by fault: the first section where it shows
+        for app in ("", *file.apps):
+            for key_id in ("", *file.callers):
+                for fault in self._faults(app, key_id):
+                    places.setdefault(fault, _place(app, key_id))
+        if places:
+            raise StartRefused(
+                *(f"{config.SETTING}: {place}{fault}" for fault, place in places.items())
+            )
+
+    def of(self, app: str, key_id: str) -> Pipeline:
+        """Return the pipeline of a caller of an app."""
+        # Callers and apps without a section share a pipeline.
+        key = (
+            app if app in self._file.apps else "",
+            key_id if key_id in self._file.callers else "",
+        )
+        pipeline = self._built.get(key)
+        if pipeline is None:
+            pipeline = self._built[key] = build_pipeline(self._section(*key), self._hasher)
+        return pipeline
+
+    def _section(self, app: str, key_id: str) -> Section:
+        narrower = [self._file.apps.get(app), self._file.callers.get(key_id)]
+        return config.merge([self._file, *(section for section in narrower if section is not None)])
+
+    def _faults(self, app: str, key_id: str) -> list[str]:
+        section = self._section(app, key_id)
+        faults = list(config.faults(section))
+        return faults or list(unstable_values(build_pipeline(section, self._hasher), section))
+
+
+def _place(app: str, key_id: str) -> str:
+    place = f"apps.{app}: " if app else ""
+    return f"{place}callers.{key_id}: " if key_id else place
 
 
 class EnrichmentService:

@@ -208,8 +208,11 @@ class Authenticator:
         """
         header = context.headers.get(b"x-leanplum-app")
         named = app_name if header is None else header.decode("latin-1")
-        app = self._apps.implied(caller.apps) if named is None else self._apps.get(named)
-        if app is not None and caller.may_use(app.name):
+        if named is None:
+            app = self._apps.implied(caller.apps)
+        else:
+            app = self._apps.get(named)
+        if app is not None and (named is None or caller.may_use(app.name)):
             context.app = app
             return app
         if named is not None:

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
 from app.api import (
@@ -57,8 +57,8 @@ ROUTERS = (
 class Application(FastAPI):
     """The gateway as an ASGI application.
 
-    Requests go through the middleware, which the lifespan makes of the gateway's services. It calls
-    the router of FastAPI where it does not answer itself.
+    The lifespan makes the middleware of the gateway's services, and puts it in front of FastAPI's
+    own. The middleware calls those where it does not answer itself.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, *, delivery: bool) -> None:
@@ -77,17 +77,9 @@ class Application(FastAPI):
         self.state.lifecycle, self.state.settings = self.lifecycle, settings
         self._services: Services | None = None
         self._handlers: Handlers | None = None
-        self._middleware: Middleware | None = None
         self._state: dict[str, Any] = {}
+        self._framework: ASGIApp | None = None
         self._documented: Plans | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or follow the server's lifespan."""
-        if scope["type"] == "http" and self._middleware is not None:
-            scope["app"] = self
-            await self._middleware(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
 
     @property
     def services(self) -> Services:
@@ -122,8 +114,10 @@ class Application(FastAPI):
         """Answer requests with these services from now on."""
         handlers = handlers_of(services)
         self._services, self._handlers = services, handlers
+        if self._framework is None:
+            self._framework = self.build_middleware_stack()
         self._state = services._asdict() | handlers._asdict() | {"lifecycle": self.lifecycle}
-        self._middleware = Middleware(
+        self.middleware_stack = Middleware(
             self._route,
             services.authenticator,
             services.bodies,
@@ -142,8 +136,12 @@ class Application(FastAPI):
         )
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request by the router, with the services and handlers as its state."""
-        await super().__call__({**scope, "state": self._state}, receive, send)
+        """Answer a request by FastAPI's own middleware and router.
+
+        The services and handlers are the state of the request.
+        """
+        assert self._framework is not None
+        await self._framework({**scope, "state": self._state}, receive, send)
 
 
 def create_app(settings: Settings, *, delivery: bool = True) -> Application:

@@ -3,10 +3,10 @@
 from typing import Any
 
 from app.enrichment import config as enrichment_config
-from app.enrichment.build import Pipelines
 from app.enrichment.draft import EnrichmentFacts, GeoPlace
 from app.enrichment.pipeline import CallEnricher
 from app.enrichment.privacy import ValueHasher
+from app.enrichment.service import Pipelines
 from app.model import Notes
 
 NOW = 1_800_000_000_000  # 2027-01-15T08:00:00Z
