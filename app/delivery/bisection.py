@@ -90,7 +90,7 @@ class Doubts:
         self._singled_out.discard(lane)
 
     def reinterpret(self, reply: Reply) -> Reply:
-        """Return the reply, as doubtful where it refuses one item in the words of a doubtful call."""
+        """Return the reply; doubtful where it refuses one item in the words of a doubtful call."""
         match reply:
             case [ItemRefused(reason)] if reason == self.reason:
                 return Doubtful(reason)

@@ -1,7 +1,7 @@
 """The delivery loop: read items that wait, pack them into calls, and run an attempt for each call.
 
-The decisions are in other modules: what to read and pack in `window`, when to call in `pacing`, what
-to send again in `bisection`, what becomes of an item in `verdicts`.
+The decisions are in other modules: what to read and pack in `window`, when to call in `pacing`,
+what to send again in `bisection`, what becomes of an item in `verdicts`.
 """
 
 import asyncio

@@ -1,19 +1,20 @@
 """The part of the queue that a deliverer holds in memory.
 
 It has the next items of each lane, the lanes that may be sent, and what to read next. Pure: methods
-report what happens. Its size is bounded: the rest of the queue stays on disk and is read
-as room comes. A lane's items are held in the order of acceptance. A lane in flight or deferred gives
-out no items, so its order and its one call at a time hold whatever happens to other lanes.
+report what happens. Its size is bounded: the rest of the queue stays on disk and is read as room
+comes. A lane's items are held in the order of acceptance. A lane in flight or deferred gives out no
+items, so its order and its one call at a time hold whatever happens to other lanes.
 
 The queue is read from its tail, so that new items are seen at once. A caller with more items than
-its share of the room has a *backlog*, read by a cursor of its own as its share is sent: however long
-it is, other callers' items pass it. A lane is *truncated* where items of it were skipped; it takes
-no later items before those, which are read by lane. So all items up to the tail are in one of four
-places: here, in flight, in a backlog, or in a lane that is truncated or deferred.
+its share of the room has a *backlog*, read by a cursor of its own as its share is sent: however
+long it is, other callers' items pass it. A lane is *truncated* where items of it were skipped; it
+takes no later items before those, which are read by lane. So all items up to the tail are in one of
+four places: here, in flight, in a backlog, or in a lane that is truncated or deferred.
 
 An item that an operator replays keeps its number, and so lies before the items that were read. Its
-lane becomes truncated: its items here are discarded, and the lane is read anew. Lanes that were read
-by lane have room and groups of their own, so that a million replayed items don't delay new ones.
+lane becomes truncated: its items here are discarded, and the lane is read anew. Lanes that were
+read by lane have room and groups of their own, so that a million replayed items don't delay new
+ones.
 """
 
 from collections import Counter, defaultdict, deque
@@ -181,7 +182,7 @@ class Window:
         return [lane for lanes in readable for lane in islice(lanes, share)]
 
     def _readable(self) -> Iterable[tuple[int, int, int]]:
-        """Yield (caller, after, limit) of the backlogs that have enough room to be worth reading."""
+        """Yield (caller, after, limit) of the backlogs with enough room to be worth reading."""
         share = self._share(())
         for caller, after in self._backlogs.items():
             room = min(PAGE, self._room(caller, share))

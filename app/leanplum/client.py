@@ -35,8 +35,8 @@ MIN_BYTES_PER_SECOND = 10_000  # of a file, beyond those seconds
 RESPONSE_SETTING = "GATEWAY_UPSTREAM_MAX_RESPONSE_BYTES"
 DOWNLOAD_SETTING = "GATEWAY_UPSTREAM_MAX_DOWNLOAD_BYTES"
 CONNECT_SECONDS = 5.0  # for each step to a connection: the address and TCP, then TLS
-# Many servers close idle connections after 5 s. A call sent in that moment gets no answer, and counts
-# as sent.
+# Many servers close idle connections after 5 s. A call sent in that moment gets no answer, and
+# counts as sent.
 IDLE_SECONDS = 3.0
 FIRST_BYTE_EVENT = "send_request_headers.started"
 CONNECT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout)

@@ -1,4 +1,4 @@
-"""Connections to Leanplum: the proxy, the certificates that are trusted, and reasons of failures."""
+"""Connections to Leanplum: the proxy, the trusted certificates, and reasons of failures."""
 
 import errno
 import os
@@ -109,7 +109,7 @@ def _load(context: ssl.SSLContext, setting: str, path: Path) -> None:
 
 
 def failure_reason(error: BaseException) -> str:
-    """Return in words why no response came, without any of the request; at worst the error's name."""
+    """Return why no response came, without any of the request; at worst the error's name."""
     if type(error).__name__ == "ProxyError":
         return f"proxy answered {_status(str(error))}"
     for cause in _causes(error):

@@ -75,7 +75,7 @@ def _outcome_with_warning(warning: str, entry: dict[str, Any]) -> Outcome:
 
 
 def message_of(entry: dict[str, Any], field: str) -> str | None:
-    """Return the message of an entry's `error` or `warning`: an object with a message, or a text."""
+    """Return the message of an entry's `error` or `warning`, an object with it or a text."""
     value = entry.get(field)
     if value is None or value is False:
         return None

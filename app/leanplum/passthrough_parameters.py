@@ -171,8 +171,8 @@ class FileName(TypedDict, total=False):
 class FileUpload(TypedDict, total=False):
     """Files, as multipart/form-data, at most 16 and 50 MB together.
 
-    One is sent as `file` with its `filename`, `size` and `hash`; several as `file0`, `file1` … with `data`, a JSON list of
-    {filename, size, hash}.
+    One is sent as `file` with its `filename`, `size` and `hash`; several as `file0`, `file1` … with
+    `data`, a JSON list of {filename, size, hash}.
     """
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]

@@ -7,8 +7,8 @@ from app.leanplum import mapping, replies
 from app.leanplum.client import LeanplumClient, Unreachable
 from app.model import App, ConfigRefused, KeyKind, Trouble
 
-# For each kind of key, an action that only such a key may call, and its arguments. An unknown job is
-# refused as such, not for its key.
+# For each kind of key, an action that only such a key may call, and its arguments. An unknown job
+# is refused as such, not for its key.
 PROBES: dict[KeyKind, tuple[str, dict[str, str]]] = {
     KeyKind.PRODUCTION: ("getAndroidNotificationChannels", {}),
     KeyKind.DEVELOPMENT: ("getMultiResults", {"jobId": "check"}),
@@ -18,7 +18,7 @@ PROBES: dict[KeyKind, tuple[str, dict[str, str]]] = {
 
 
 class KeyCheck(NamedTuple):
-    """One key: whether it is configured, whether Leanplum accepts it (None: unknown), and why not."""
+    """One key: whether it is configured, whether Leanplum accepts it (None: unknown), or why not."""
 
     configured: bool
     accepted: bool | None = None

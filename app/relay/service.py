@@ -120,8 +120,9 @@ class _ObservedCall:
 class Relay:
     """Calls Leanplum for callers who wait, at most `concurrency` calls at once.
 
-    All methods that call raise: KeyNotConfigured; UpstreamUnavailable where Leanplum can't be reached, fails
-    or asks for fewer calls; UpstreamTimeout where no answer came within `timeout` seconds.
+    All methods that call raise: KeyNotConfigured; UpstreamUnavailable where Leanplum can't be
+    reached, fails or asks for fewer calls; UpstreamTimeout where no answer came within `timeout`
+    seconds.
     """
 
     def __init__(
