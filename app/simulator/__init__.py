@@ -1,20 +1,19 @@
-"""A stand-in for Leanplum: a program of its own that answers over real HTTP as Leanplum is known to
-answer.
+"""A simulator of Leanplum: a separate program that answers over HTTP as Leanplum does.
 
 It shares no code with the gateway, so that a misreading of Leanplum cannot cancel itself out. "Fact
 sheet §n" in this package names a section of the project's notes on the Leanplum API; "(I)" marks
 what no source states and is inferred.
 
-A call's way:
+The path of a call:
 
-    encoding   the HTTP request becomes arguments
-    calls      lock the users, admit, ask the fault plan, act, answer
-      access     the key, the limits, development mode
-      faults     which planned fault strikes; `spoiling` is what it does to the answer
-      performing one action: its place in the `actions` table, its user, its time, its repeat
-        actions    what each action does to the `world`: its users, its `content`, its `shelf` of files, its `jobs`
-    answers    entries become an HTTP answer
-    journal    what was received, for `inspection` under /_simulator
+    call         decode the HTTP request into arguments and actions
+    call_flow    lock the users, authorize, choose faults, execute, answer, record
+      access       the key, the limits of a call, development mode, user locks
+      faults       which planned fault applies; its effect is in `fault_effects`
+      execution    one action: its key, user, time and deduplication
+        actions      the effect on the `world`: on users (`profiles`) and on `app_state`
+    responses    make an HTTP response of the entries
+    journal      the latest calls, which the pages under /_simulator show
 """
 
 from app.simulator.application import create_app

@@ -1,28 +1,31 @@
-"""The way of one call through the simulator: read, lock its users, admit, strike, act, answer."""
+"""The flow of one call: decode, lock users, authorize, choose faults, execute, respond."""
 
 import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from app.simulator.access import DevModeRate, admit
-from app.simulator.actions import Refused
-from app.simulator.arrivals import Call
-from app.simulator.client_keys import Key
-from app.simulator.config import SimulatorConfig
-from app.simulator.encoding import Unreadable
-from app.simulator.execution import Outcome, Performer
-from app.simulator.fault_effects import CALL_MODES, ENTRY_MODES, Draft
-from app.simulator.faults import Fault, FaultPlan, Strike
-from app.simulator.journal import Arrival, Journal, Record, close
-from app.simulator.locks import UserLocks
-from app.simulator.migration import with_migrate_state
-from app.simulator.responses import Answer, Entry, enveloped, redirect, refused
+from app.simulator.access import DevModeRateLimit, ProfileLocks, authorize
+from app.simulator.actions.context import Refused
+from app.simulator.call import ReceivedRequest, SimulatedCall, UndecodableRequest
+from app.simulator.config import ClientKeyKind, SimulatorConfig
+from app.simulator.execution import ActionExecutor, ActionOutcome
+from app.simulator.fault_effects import CALL_MODES, ENTRY_MODES, ResponseDraft
+from app.simulator.faults import CallFaults, FaultPlan, PlannedFault
+from app.simulator.journal import Journal, JournalEntry
+from app.simulator.responses import (
+    Entry,
+    SimulatedResponse,
+    add_migration_state,
+    envelope,
+    redirect,
+    refusal,
+)
 from app.simulator.world import World
 
 
 class Simulator:
-    """All state of one simulated app, and the one thing that can be done with it: answer a call."""
+    """A simulated app with all its state, which answers calls."""
 
     def __init__(self, config: SimulatorConfig, clock: Callable[[], float] = time.time) -> None:
         self.config = config
@@ -30,15 +33,16 @@ class Simulator:
         self.reset()
 
     def reset(self) -> None:
-        """As new: no users, no memory of calls, no faults."""
+        """Restore the initial state, without any recorded calls or faults."""
         self.world = World(self.config)
         self.journal = Journal(self.config.keep_requests)
         self.faults = FaultPlan(self.config.seed)
-        self.locks = UserLocks(queue=self.config.lock_users == "queue")
-        self.dev_mode = DevModeRate()
+        self.locks = ProfileLocks(queue=self.config.lock_users == "queue")
+        self.dev_mode_rate = DevModeRateLimit()
         self.items = 0
 
     def stats(self) -> dict[str, int]:
+        """Return the counters that /_simulator/stats shows."""
         return {
             "calls": self.journal.calls,
             "items": self.items,
@@ -48,91 +52,111 @@ class Simulator:
             "applied": self.world.applied,
         }
 
-    async def answer(self, arrival: Arrival) -> Answer:
-        record = self.journal.open(arrival, self.clock())
+    async def answer(self, request: ReceivedRequest) -> SimulatedResponse:
+        """Answer a request, and record both in the journal."""
+        entry = self.journal.open(request, self.clock())
         try:
-            answer = await self._locked(await self._read(record), record)
-        except Refused as no:
-            answer = refused(no.message, no.status)
+            response = await self._lock_and_answer(await self._decode(request), entry)
+        except Refused as refused:
+            response = refusal(refused.message, refused.status)
         if self.config.migrate_state:
-            answer = with_migrate_state(answer, self.config.app_id)
-        close(record, answer, self.clock())
-        return answer
+            response = add_migration_state(response, self.config.app_id)
+        entry.finish(response, self.clock())
+        return response
 
-    async def _read(self, record: Record) -> Call:
+    async def _decode(self, request: ReceivedRequest) -> SimulatedCall:
+        texts = self.config.texts
         try:
-            call = Call.of(await record.arrival.read(), record.arrival.origin, self.config.texts)
-        except Unreadable as error:
-            raise Refused(self.config.texts.unreadable.format(reason=error), 400) from error
+            call = SimulatedCall.from_request(await request.decode(), request.origin, texts)
+        except UndecodableRequest as error:
+            raise Refused(texts.unreadable.format(reason=error), 400) from error
         self.items += len(call.items)
         return call
 
-    async def _locked(self, call: Call, record: Record) -> Answer:
-        """A call that loses is answered at once; any other holds its users until its answer is
-        ready.
-        """
+    async def _lock_and_answer(self, call: SimulatedCall, entry: JournalEntry) -> SimulatedResponse:
+        """Lock the users until the response is ready, or refuse the call at once."""
         users = call.users(self.world)
-        record.users = frozenset(user for user in users if user)
-        async with self.locks.hold(set(record.users)) as granted:
+        entry.users = frozenset(user for user in users if user)
+        async with self.locks.hold(set(entry.users)) as granted:
             if not granted:
                 raise Refused(self.config.texts.device_lock, 429)
             if self.config.latency_seconds:
                 await asyncio.sleep(self.config.latency_seconds)
-            return await self._admitted(call, users)
+            return await self._answer_locked(call, users)
 
-    async def _admitted(self, call: Call, users: list[str]) -> Answer:
+    async def _answer_locked(self, call: SimulatedCall, users: list[str]) -> SimulatedResponse:
         distinct, now = {user for user in users if user}, self.clock()
-        key = admit(call, self.config, distinct)
-        self.dev_mode.check(call, distinct, now, self.config.texts)
-        strike = self.faults.strike(call.items, users, now)
-        if strike.delay:
-            await asyncio.sleep(strike.delay)
-        outcomes = self._performed(call, key, strike)
-        return self._answered(call, strike, outcomes)
+        key = authorize(call, self.config, distinct)
+        self.dev_mode_rate.check(call, distinct, now, self.config.texts)
+        faults = self.faults.choose(call.items, users, now)
+        if faults.delay:
+            await asyncio.sleep(faults.delay)
+        outcomes = self._execute(call, key, faults)
+        return self._respond(call, faults, outcomes)
 
-    def _performed(self, call: Call, key: Key, strike: Strike) -> list[Outcome]:
+    def _execute(
+        self, call: SimulatedCall, key: ClientKeyKind, faults: CallFaults
+    ) -> list[ActionOutcome]:
         now = self.clock()
-        performer = Performer(
-            self.world, key, now, call.request_time(now), call.dev_mode, call.around
+        executor = ActionExecutor(
+            world=self.world,
+            key=key,
+            now=now,
+            request_time=call.request_time(now),
+            dev_mode=call.dev_mode,
+            call=call.context,
         )
         return [
-            performer.perform(item) if strike.applies(index) else performer.passed_over(item)
+            executor.execute(item) if faults.allow_action(index) else executor.pretend(item)
             for index, item in enumerate(call.items)
         ]
 
-    def _answered(self, call: Call, strike: Strike, outcomes: list[Outcome]) -> Answer:
+    def _respond(
+        self, call: SimulatedCall, faults: CallFaults, outcomes: list[ActionOutcome]
+    ) -> SimulatedResponse:
+        """Make the response of the outcomes, as the faults change it."""
         entries = [outcome.entry for outcome in outcomes]
-        for index, fault in strike.entries.items():
-            spoil = ENTRY_MODES[fault.mode].spoil
-            entries[index] = spoil(entries[index], fault.message or "", self.config.texts)
+        for index, fault in faults.entries.items():
+            alter = ENTRY_MODES[fault.mode].alter
+            entries[index] = alter(entries[index], fault.message or "", self.config.texts)
         status = self._status(call, outcomes, entries)
-        location = outcomes[0].location if outcomes and not strike.entries else None
-        if location and (strike.whole is None or strike.whole.mode == "slow"):
+        location = outcomes[0].location if outcomes and not faults.entries else None
+        if location and (faults.whole is None or faults.whole.mode == "slow"):
             return redirect(location)
-        if strike.whole is not None:
-            return self._struck(strike.whole, entries, status)
-        answer = enveloped(entries, status)
-        for fault in strike.entries.values():
-            answer = _marked(answer, fault, ENTRY_MODES[fault.mode].status)
-        return answer
+        if faults.whole is not None:
+            return self._respond_with_fault(faults.whole, entries, status)
+        response = envelope(entries, status)
+        for fault in faults.entries.values():
+            response = _apply_fault(response, fault, ENTRY_MODES[fault.mode].status)
+        return response
 
-    def _struck(self, fault: Fault, entries: list[Entry], status: int) -> Answer:
-        draft = Draft(entries, status, fault.message or "", self.config.texts)
-        return _marked(CALL_MODES[fault.mode].answer(draft), fault, None)
+    def _respond_with_fault(
+        self, fault: PlannedFault, entries: list[Entry], status: int
+    ) -> SimulatedResponse:
+        draft = ResponseDraft(entries, status, fault.message or "", self.config.texts)
+        return _apply_fault(CALL_MODES[fault.mode].respond(draft), fault, None)
 
-    def _status(self, call: Call, outcomes: list[Outcome], entries: list[Entry]) -> int:
-        """A lone action has its own status; a multi of only blocked users is 451 (I)."""
+    def _status(
+        self, call: SimulatedCall, outcomes: list[ActionOutcome], entries: list[Entry]
+    ) -> int:
+        """Return the HTTP status: a lone action's own; 451 for a multi of blocked users (I)."""
         if not call.multi:
             return outcomes[0].status
         if outcomes and all(outcome.status == 451 for outcome in outcomes):
             return 451
-        return 200 if all(entry["success"] for entry in entries) else self.config.mixed_status
+        if all(entry["success"] for entry in entries):
+            return 200
+        return self.config.mixed_status
 
 
-def _marked(answer: Answer, fault: Fault, status: int | None) -> Answer:
-    """The answer with the status and the Retry-After that a fault asks for."""
-    headers = dict(answer.headers)
-    if fault.retry_after is not None:
-        wish = fault.retry_after
-        headers["Retry-After"] = wish if isinstance(wish, str) else f"{wish:g}"
-    return replace(answer, status=fault.status or status or answer.status, headers=headers)
+def _apply_fault(
+    response: SimulatedResponse, fault: PlannedFault, mode_status: int | None
+) -> SimulatedResponse:
+    """Apply the status and the Retry-After of a fault."""
+    headers = dict(response.headers)
+    if isinstance(fault.retry_after, str):
+        headers["Retry-After"] = fault.retry_after
+    elif fault.retry_after is not None:
+        headers["Retry-After"] = f"{fault.retry_after:g}"
+    status = fault.status or mode_status or response.status
+    return replace(response, status=status, headers=headers)

@@ -1,26 +1,31 @@
-"""What each fault mode does: some spoil an entry, the others the call's answer (fact sheet §10.7).
+"""The effect of each fault mode: on an entry, or on the response of a call (fact sheet §10.7).
 
-Three modes refuse a whole call in ways that the fact sheet has no words for. `403-html` is the page
+Three modes refuse a whole call in ways that the fact sheet doesn't describe. `403-html` is the page
 of a firewall or a proxy. `403-other` is a refusal in the envelope whose text no source has.
-`200-refused` is a success to HTTP whose one entry refuses all actions: a multi has an entry for
-each action (§3.7), so it speaks of the call. With the filter `contains`, a fault strikes only where
-a text stands in what was sent, as a firewall's rule does.
+`200-refused` is a success to HTTP whose only entry refuses all actions: a multi has an entry for
+each action (§3.7), so this one is about the call. With the filter `contains`, a fault applies only
+where the request contains a text, as a firewall's rule does.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from app.simulator.config import Texts
-from app.simulator.responses import HTML_TYPE, Answer, Entry, enveloped, page, refused
+from app.simulator.responses import (
+    HTML_TYPE,
+    Entry,
+    SimulatedResponse,
+    envelope,
+    html_page,
+    refusal,
+)
 
 WRONG_REQ_ID = "00000000-0000-0000-0000-000000000000"
 
 
 @dataclass(frozen=True)
-class Draft:
-    """The answer as it would have been, and what the fault says about it; "" is the mode's own
-    message.
-    """
+class ResponseDraft:
+    """The response without the fault; `message` is the fault's, "" for the mode's default."""
 
     entries: list[Entry]
     status: int
@@ -30,122 +35,122 @@ class Draft:
 
 @dataclass(frozen=True)
 class CallMode:
-    """A fault of a whole call; `applied`: whether its actions are done, unless the fault says
-    otherwise.
-    """
+    """A fault of a whole call; with `applied`, its actions are executed by default."""
 
-    answer: Callable[[Draft], Answer]
+    respond: Callable[[ResponseDraft], SimulatedResponse]
     applied: bool
 
 
 @dataclass(frozen=True)
 class EntryMode:
-    """A fault of single entries; with `first_only`, of one entry a call unless it names a user or
-    action.
+    """A fault of single entries.
+
+    With `first_only` it affects one entry of a call, unless the fault has a filter.
     """
 
-    spoil: Callable[[Entry, str, Texts], Entry]
+    alter: Callable[[Entry, str, Texts], Entry]
     applied: bool
     status: int | None = None
     first_only: bool = False
 
 
-def _refusing(status: int, text: Callable[[Texts], str]) -> CallMode:
-    return CallMode(
-        lambda draft: refused(draft.message or text(draft.texts), status), applied=False
-    )
+def _refuse(status: int, text: Callable[[Texts], str]) -> CallMode:
+    def respond(draft: ResponseDraft) -> SimulatedResponse:
+        return refusal(draft.message or text(draft.texts), status)
+
+    return CallMode(respond, applied=False)
 
 
-def _reshaped(reshape: Callable[[list[Entry]], list[Entry]]) -> CallMode:
-    return CallMode(lambda draft: enveloped(reshape(draft.entries), draft.status), applied=True)
+def _show_page(title: str, status: int, *, applied: bool = False) -> CallMode:
+    return CallMode(lambda draft: html_page(draft.message or title, status), applied)
 
 
-def _truncated(draft: Draft) -> Answer:
-    whole = enveloped(draft.entries, draft.status)
-    return replace(whole, body=whole.body[: len(whole.body) // 2])
+def _change_entries(change: Callable[[list[Entry]], list[Entry]]) -> CallMode:
+    return CallMode(lambda draft: envelope(change(draft.entries), draft.status), applied=True)
+
+
+def _truncate(draft: ResponseDraft) -> SimulatedResponse:
+    response = envelope(draft.entries, draft.status)
+    return replace(response, body=response.body[: len(response.body) // 2])
+
+
+def _disconnect(draft: ResponseDraft) -> SimulatedResponse:
+    return SimulatedResponse(502, b"", HTML_TYPE, hang_up=True)
 
 
 CALL_MODES = {
-    "429": _refusing(429, lambda texts: texts.device_lock),
-    "408": _refusing(408, lambda texts: texts.dev_mode_rate_sdk),
-    "403-key": _refusing(403, lambda texts: texts.wrong_key),
-    "404-app": _refusing(404, lambda texts: texts.unknown_app),
-    "403-other": _refusing(403, lambda texts: texts.not_allowed),
-    "403-html": CallMode(lambda draft: page(draft.message or "403 Forbidden", 403), applied=False),
-    "200-refused": _refusing(200, lambda texts: texts.dev_mode_rate),
-    "403-size": _refusing(403, lambda texts: texts.too_large),
-    "400": _refusing(400, lambda texts: texts.bad_request),
-    "451": _refusing(451, lambda texts: texts.blocked),
-    "500-html": CallMode(
-        lambda draft: page(draft.message or "500 Server Error", 500), applied=False
-    ),
-    "503": CallMode(
-        lambda draft: page(draft.message or "503 Service Unavailable", 503), applied=False
-    ),
-    "html-200": CallMode(lambda draft: page(draft.message or "Welcome", 200), applied=False),
-    "applied-500": CallMode(
-        lambda draft: page(draft.message or "500 Server Error", 500), applied=True
-    ),
-    "slow": _reshaped(list),
-    "truncated": CallMode(_truncated, applied=True),
-    "empty": CallMode(lambda draft: Answer(draft.status, b""), applied=True),
-    "short": _reshaped(lambda entries: entries[:-1]),
-    "long": _reshaped(lambda entries: [*entries, {"success": True}]),
-    "shuffle": _reshaped(lambda entries: entries[::-1]),
-    "disconnect": CallMode(lambda draft: Answer(502, b"", HTML_TYPE, hang_up=True), applied=True),
+    "429": _refuse(429, lambda texts: texts.device_lock),
+    "408": _refuse(408, lambda texts: texts.dev_mode_rate_sdk),
+    "403-key": _refuse(403, lambda texts: texts.wrong_key),
+    "404-app": _refuse(404, lambda texts: texts.unknown_app),
+    "403-other": _refuse(403, lambda texts: texts.not_allowed),
+    "403-html": _show_page("403 Forbidden", 403),
+    "200-refused": _refuse(200, lambda texts: texts.dev_mode_rate),
+    "403-size": _refuse(403, lambda texts: texts.too_large),
+    "400": _refuse(400, lambda texts: texts.bad_request),
+    "451": _refuse(451, lambda texts: texts.blocked),
+    "500-html": _show_page("500 Server Error", 500),
+    "503": _show_page("503 Service Unavailable", 503),
+    "html-200": _show_page("Welcome", 200),
+    "applied-500": _show_page("500 Server Error", 500, applied=True),
+    "slow": _change_entries(list),
+    "truncated": CallMode(_truncate, applied=True),
+    "empty": CallMode(lambda draft: SimulatedResponse(draft.status, b""), applied=True),
+    "short": _change_entries(lambda entries: entries[:-1]),
+    "long": _change_entries(lambda entries: [*entries, {"success": True}]),
+    "shuffle": _change_entries(lambda entries: entries[::-1]),
+    "disconnect": CallMode(_disconnect, applied=True),
 }
 
 
-def _with_req_id(entry: Entry, spoiled: Entry) -> Entry:
-    return {**spoiled, "reqId": entry["reqId"]} if "reqId" in entry else spoiled
+def _replace_entry(entry: Entry, replacement: Entry) -> Entry:
+    return {**replacement, "reqId": entry["reqId"]} if "reqId" in entry else replacement
 
 
-def _warned(entry: Entry, message: str, texts: Texts) -> Entry:
+def _add_warning(entry: Entry, message: str, texts: Texts) -> Entry:
     return {**entry, "warning": {"message": message or texts.anomaly}}
 
 
-def _error_with_success(entry: Entry, message: str, texts: Texts) -> Entry:
-    return _with_req_id(
-        entry, {"success": True, "error": {"message": message or texts.bad_request}}
-    )
+def _add_error_to_success(entry: Entry, message: str, texts: Texts) -> Entry:
+    error = {"message": message or texts.bad_request}
+    return _replace_entry(entry, {"success": True, "error": error})
 
 
-def _failed(entry: Entry, message: str, texts: Texts) -> Entry:
-    return _with_req_id(
-        entry, {"success": False, "error": {"message": message or texts.bad_request}}
-    )
+def _fail(entry: Entry, message: str, texts: Texts) -> Entry:
+    error = {"message": message or texts.bad_request}
+    return _replace_entry(entry, {"success": False, "error": error})
 
 
-def _nobody(entry: Entry, message: str, texts: Texts) -> Entry:
-    return _failed(entry, message or texts.no_user, texts)
+def _fail_without_user(entry: Entry, message: str, texts: Texts) -> Entry:
+    return _fail(entry, message or texts.no_user, texts)
 
 
-def _redirected(entry: Entry, message: str, texts: Texts) -> Entry:
-    """The item that makes SDKs move to another host (fact sheet §7)."""
+def _redirect_sdk(entry: Entry, message: str, texts: Texts) -> Entry:
+    """Return an entry that makes SDKs move to another host (fact sheet §7)."""
     hosts = {
         "apiHost": "api2.leanplum.com",
         "apiPath": "new-api",
         "devServerHost": "dev2.leanplum.com",
     }
-    return {**_failed(entry, message or texts.redirected, texts), **hosts}
+    return {**_fail(entry, message or texts.redirected, texts), **hosts}
 
 
-def _wrong_req_id(entry: Entry, message: str, texts: Texts) -> Entry:
+def _change_req_id(entry: Entry, message: str, texts: Texts) -> Entry:
     return {**entry, "reqId": WRONG_REQ_ID}
 
 
-def _no_req_id(entry: Entry, message: str, texts: Texts) -> Entry:
+def _remove_req_id(entry: Entry, message: str, texts: Texts) -> Entry:
     return {name: value for name, value in entry.items() if name != "reqId"}
 
 
 ENTRY_MODES = {
-    "warning": EntryMode(_warned, applied=True),
-    "error-with-success": EntryMode(_error_with_success, applied=False),
-    "success-false": EntryMode(_failed, applied=False),
-    "mixed-404": EntryMode(_nobody, applied=False, status=404, first_only=True),
-    "redirect-item": EntryMode(_redirected, applied=False),
-    "wrong-reqid": EntryMode(_wrong_req_id, applied=True),
-    "no-reqid": EntryMode(_no_req_id, applied=True),
+    "warning": EntryMode(_add_warning, applied=True),
+    "error-with-success": EntryMode(_add_error_to_success, applied=False),
+    "success-false": EntryMode(_fail, applied=False),
+    "mixed-404": EntryMode(_fail_without_user, applied=False, status=404, first_only=True),
+    "redirect-item": EntryMode(_redirect_sdk, applied=False),
+    "wrong-reqid": EntryMode(_change_req_id, applied=True),
+    "no-reqid": EntryMode(_remove_req_id, applied=True),
 }
 
 MODES: dict[str, CallMode | EntryMode] = {**CALL_MODES, **ENTRY_MODES}

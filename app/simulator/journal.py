@@ -1,57 +1,41 @@
-"""What was received and answered, the latest calls only; kept as bytes, decoded when somebody
-looks.
-"""
+"""The journal: the latest calls with their responses, as bytes that are decoded when shown."""
 
 import json
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from app.simulator.encoding import Received, Unreadable, read_request
-from app.simulator.responses import Answer
-from app.simulator.shelf import Upload
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """One HTTP request as it came."""
-
-    method: str
-    path: str
-    query: str
-    headers: dict[str, str]
-    body: bytes
-    origin: str
-    """The simulator's own address, as the sender knows it."""
-
-    async def read(self) -> Received:
-        return await read_request(self.headers.get("content-type", ""), self.query, self.body)
+from app.simulator.app_state import Upload
+from app.simulator.call import DecodedRequest, ReceivedRequest, UndecodableRequest
+from app.simulator.responses import SimulatedResponse
 
 
 @dataclass
-class Record:
-    """One call; without `finished_at` while it is in flight, without `status` when it got no
-    answer.
-    """
+class JournalEntry:
+    """A call and its response: `finished_at` is None in flight, `status` without a response."""
 
     index: int
     received_at: float
-    arrival: Arrival
+    request: ReceivedRequest
     finished_at: float | None = None
     status: int | None = None
     response: bytes | None = None
     users: frozenset[str] = frozenset()
-    """The users that the call locks, as they were known when it arrived."""
+    """The users that the call locks, as known when it arrived."""
 
-    async def traced(self) -> dict[str, Any]:
-        """Return what /_simulator/calls shows: begin, end and users of the call, its actions and
-        their answers.
-        """
+    def finish(self, response: SimulatedResponse, now: float) -> None:
+        """Record the response; a closed connection has none."""
+        self.finished_at = now
+        if not response.hang_up:
+            self.status, self.response = response.status, response.body
+
+    async def trace(self) -> dict[str, Any]:
+        """Return the start, end, users, actions and answers, as /_simulator/calls shows them."""
         try:
-            args = (await self.arrival.read()).args
-        except Unreadable:
+            args = (await self.request.decode()).args
+        except UndecodableRequest:
             args = {}
-        response = _readable(self.response)
+        response = _decode_response(self.response)
         return {
             "index": self.index,
             "receivedAt": self.received_at,
@@ -62,71 +46,62 @@ class Record:
             "answers": response.get("response", []) if isinstance(response, dict) else [],
         }
 
-    async def shown(self) -> dict[str, Any]:
-        """What /_simulator/requests shows of it; `args` is null when the request made no sense.
-        Files by part.
-        """
+    async def as_json(self) -> dict[str, Any]:
+        """Return the entry as /_simulator/requests shows it; `args` is null if undecodable."""
         try:
-            received = await self.arrival.read()
-            args: dict[str, Any] | None = received.args
-        except Unreadable:
-            received, args = Received({}), None
+            decoded = await self.request.decode()
+            args: dict[str, Any] | None = decoded.args
+        except UndecodableRequest:
+            decoded, args = DecodedRequest({}), None
         return {
             "index": self.index,
             "receivedAt": self.received_at,
             "finishedAt": self.finished_at,
-            "method": self.arrival.method,
-            "path": self.arrival.path,
-            "query": self.arrival.query,
-            "headers": self.arrival.headers,
-            "body": self.arrival.body.decode(errors="replace"),
+            "method": self.request.method,
+            "path": self.request.path,
+            "query": self.request.query,
+            "headers": self.request.headers,
+            "body": self.request.body.decode(errors="replace"),
             "args": args,
-            "files": {part: _sized(upload) for part, upload in received.files.items()},
+            "files": {part: _file_summary(upload) for part, upload in decoded.files.items()},
             "status": self.status,
-            "response": _readable(self.response),
+            "response": _decode_response(self.response),
         }
 
 
 class Journal:
-    """The latest calls in the order of their arrival; indexes begin at 1 and are never used
-    twice.
-    """
+    """The latest calls in order of arrival; indexes begin at 1 and are never reused."""
 
     def __init__(self, keep: int) -> None:
         self.calls = 0
-        self._records: deque[Record] = deque(maxlen=keep)
+        self._entries: deque[JournalEntry] = deque(maxlen=keep)
 
-    def open(self, arrival: Arrival, now: float) -> Record:
+    def open(self, request: ReceivedRequest, now: float) -> JournalEntry:
+        """Add an entry for a call that arrived."""
         self.calls += 1
-        record = Record(self.calls, now, arrival)
-        self._records.append(record)
-        return record
+        entry = JournalEntry(self.calls, now, request)
+        self._entries.append(entry)
+        return entry
 
-    def since(self, index: int, limit: int | None) -> list[Record]:
-        """The calls after this index, oldest first, at most `limit`."""
-        return [record for record in self._records if record.index > index][:limit]
-
-
-def close(record: Record, answer: Answer, now: float) -> None:
-    record.finished_at = now
-    if not answer.hang_up:
-        record.status, record.response = answer.status, answer.body
+    def since(self, index: int, limit: int | None) -> list[JournalEntry]:
+        """Return the calls after this index, oldest first, at most `limit`."""
+        return [entry for entry in self._entries if entry.index > index][:limit]
 
 
 def _actions(args: dict[str, Any]) -> list[Any]:
-    """The entries of a multi, or the one action of another call, without keys."""
+    """Return the entries of a multi, or the action of any other call, without keys."""
     data = args.get("data")
     if args.get("action") == "multi" and isinstance(data, list):
         return data
     return [{name: value for name, value in args.items() if name != "clientKey"}]
 
 
-def _sized(upload: Upload) -> dict[str, Any]:
+def _file_summary(upload: Upload) -> dict[str, Any]:
     return {"filename": upload.filename, "bytes": len(upload.content)}
 
 
-def _readable(response: bytes | None) -> Any:
-    """The answer as JSON where it is JSON, else as text."""
+def _decode_response(response: bytes | None) -> Any:
+    """Return the response as JSON if it is JSON, else as text."""
     if response is None:
         return None
     try:

@@ -1,7 +1,8 @@
-"""HTTP answers in Leanplum's envelope and with its headers (fact sheet §1, §4)."""
+"""HTTP responses in Leanplum's envelope (fact sheet §1, §4), and the state of the migration."""
 
+import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Entry = dict[str, Any]
@@ -11,8 +12,8 @@ HTML_TYPE = "text/html; charset=utf-8"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What goes back; with `hang_up` nothing does, and the connection is closed."""
+class SimulatedResponse:
+    """An HTTP response; with `hang_up` the connection is closed and nothing is sent."""
 
     status: int
     body: bytes
@@ -21,20 +22,38 @@ class Answer:
     hang_up: bool = False
 
 
-def enveloped(entries: list[Entry], status: int = 200) -> Answer:
-    return Answer(status, json.dumps({"response": entries}, separators=(",", ":")).encode())
+def envelope(entries: list[Entry], status: int = 200) -> SimulatedResponse:
+    """Return the entries in Leanplum's envelope."""
+    body = json.dumps({"response": entries}, separators=(",", ":")).encode()
+    return SimulatedResponse(status, body)
 
 
-def refused(message: str, status: int) -> Answer:
-    """An answer to the call as a whole: one failed entry, whatever was asked."""
-    return enveloped([{"success": False, "error": {"message": message}}], status)
+def refusal(message: str, status: int) -> SimulatedResponse:
+    """Refuse the whole call: one failed entry, however many actions it has."""
+    return envelope([{"success": False, "error": {"message": message}}], status)
 
 
-def redirect(location: str) -> Answer:
-    return Answer(302, b"", HTML_TYPE, {"Location": location})
+def redirect(location: str) -> SimulatedResponse:
+    """Return a redirect without a body."""
+    return SimulatedResponse(302, b"", HTML_TYPE, {"Location": location})
 
 
-def page(title: str, status: int) -> Answer:
-    """An HTML page as a load balancer or a proxy sends it."""
+def html_page(title: str, status: int) -> SimulatedResponse:
+    """Return an HTML page as a load balancer or a proxy sends it."""
     body = f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>"
-    return Answer(status, body.encode(), HTML_TYPE)
+    return SimulatedResponse(status, body.encode(), HTML_TYPE)
+
+
+def migration_hash(app_id: str) -> str:
+    """Return the hash of an app's migration to CleverTap; SDKs ask again when it changes (§3.8)."""
+    return hashlib.sha256(f"lp {app_id}".encode()).hexdigest()
+
+
+def add_migration_state(response: SimulatedResponse, app_id: str) -> SimulatedResponse:
+    """Add a top-level `migrateState`, as newer servers do (§4, §7); only to an envelope."""
+    try:
+        content = json.loads(response.body)
+    except ValueError:
+        return response
+    content["migrateState"] = {"sha256": migration_hash(app_id)}
+    return replace(response, body=json.dumps(content, separators=(",", ":")).encode())

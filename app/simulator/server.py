@@ -1,6 +1,4 @@
-"""The simulator on a socket: in the foreground as a program, in the background for sandbox and
-tests.
-"""
+"""The simulator on a socket: in the foreground, or in a thread for the sandbox and tests."""
 
 import contextlib
 import socket
@@ -18,7 +16,7 @@ SHUTDOWN_SECONDS = 1
 
 
 def serve(config: SimulatorConfig, host: str, port: int) -> None:
-    """Run until interrupted; says where it listens once it does. Port 0 is a free port."""
+    """Run until interrupted, and print the URL once it listens. Port 0 means a free port."""
     listener = _listen(host, port)
     url = _url(host, listener)
     with contextlib.suppress(KeyboardInterrupt):
@@ -26,25 +24,24 @@ def serve(config: SimulatorConfig, host: str, port: int) -> None:
 
 
 class BackgroundServer:
-    """A simulator on a loopback port in a thread of its own, for as long as its `with` block. Port
-    0 is a free one.
+    """A simulator on a loopback port in its own thread, for the duration of a `with` block.
 
-    Entering raises OSError where the port is taken.
+    Port 0 means a free port. Entering the block raises OSError when the port is in use.
     """
 
     def __init__(self, config: SimulatorConfig | None = None, port: int = 0) -> None:
         self._config, self._port = config or SimulatorConfig(), port
-        self._settled = threading.Event()
+        self._startup_ended = threading.Event()
 
     def __enter__(self) -> Self:
         listener = _listen("127.0.0.1", self._port)
         self.url = _url("127.0.0.1", listener)
-        self._server = _Server(self._config, self._settled.set)
+        self._server = _Server(self._config, self._startup_ended.set)
         self._thread = threading.Thread(
             target=self._run, args=(listener,), name="simulator", daemon=True
         )
         self._thread.start()
-        self._settled.wait()
+        self._startup_ended.wait()
         if not self._server.started:
             raise RuntimeError("the simulator did not start")
         return self
@@ -62,11 +59,11 @@ class BackgroundServer:
         try:
             self._server.run([listener])
         finally:
-            self._settled.set()
+            self._startup_ended.set()
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that tells when it listens."""
+    """A uvicorn server that calls `listening` once it accepts connections."""
 
     def __init__(self, config: SimulatorConfig, listening: Callable[[], None]) -> None:
         super().__init__(
@@ -81,10 +78,11 @@ class _Server(uvicorn.Server):
         self._listening = listening
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop; and end with 0, since the signal is not raised again afterwards."""
+        """Stop, without raising the signal again, so that the exit status is 0."""
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then report that the server listens."""
         await super().startup(sockets)
         self._listening()
 
@@ -95,5 +93,5 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _url(host: str, listener: socket.socket) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{listener.getsockname()[1]}"
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listener.getsockname()[1]}"

@@ -3,10 +3,10 @@
 from typing import Any
 
 from app.simulator import SimulatorConfig
-from app.simulator.actions import ACTIONS
-from app.simulator.client_keys import Key
-from app.simulator.execution import Performer
-from app.simulator.people import User
+from app.simulator.actions.table import ACTIONS
+from app.simulator.config import ClientKeyKind
+from app.simulator.execution import ActionExecutor
+from app.simulator.profiles import User
 from app.simulator.world import World
 
 NOW = 1_800_000_000.0
@@ -22,9 +22,11 @@ class App:
 
     def do(self, action: str, **args: Any) -> dict[str, Any]:
         known = ACTIONS.get(action)
-        key = known.key if known else Key.PRODUCTION
+        key = known.key if known else ClientKeyKind.PRODUCTION
         return (
-            Performer(self.world, key, self.now, self.now).perform({"action": action, **args}).entry
+            ActionExecutor(self.world, key, self.now, self.now)
+            .execute({"action": action, **args})
+            .entry
         )
 
     def ann(self, action: str = "setUserAttributes", **args: Any) -> dict[str, Any]:

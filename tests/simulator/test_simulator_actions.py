@@ -2,22 +2,22 @@
 sheet §2, §3.8).
 """
 
-from app.simulator.actions import ACTIONS
-from app.simulator.client_keys import Key
+from app.simulator.actions.table import ACTIONS
+from app.simulator.config import ClientKeyKind
 
 DOCUMENTED = {
-    Key.PRODUCTION: (
+    ClientKeyKind.PRODUCTION: (
         "start stop pauseSession resumeSession heartbeat track advance pauseState resumeState setUserAttributes "
         "setDeviceAttributes setTrafficSourceInfo block sendMessage getVars downloadFile getAndroidNotificationChannels"
     ),
-    Key.DEVELOPMENT: (
+    ClientKeyKind.DEVELOPMENT: (
         "registerDevice deleteUser unblock setVars deleteVars uploadFile addAndroidNotificationChannel "
         "deleteAndroidNotificationChannel startCampaign multi getMultiResults"
     ),
-    Key.DATA_EXPORT: (
+    ClientKeyKind.DATA_EXPORT: (
         "exportData exportReport exportUser exportUsers getExportResults addPostback listPostbacks deletePostback"
     ),
-    Key.CONTENT_READ_ONLY: "getMessage getMessages getUnsubscribeCategories getAbTest getAbTests getVariant",
+    ClientKeyKind.CONTENT_READ_ONLY: "getMessage getMessages getUnsubscribeCategories getAbTest getAbTests getVariant",
 }
 SDK_ONLY = "getNewsfeedMessages markNewsfeedMessageAsRead deleteNewsfeedMessage getMigrateState log trackGeofence restart"
 
@@ -33,6 +33,6 @@ def test_every_documented_action_is_done_with_its_kind_of_key() -> None:
 
 
 def test_what_only_sdks_call_is_done_with_the_production_key() -> None:
-    assert {ACTIONS[name].key for name in SDK_ONLY.split()} == {Key.PRODUCTION}
-    assert {ACTIONS[name].key for name in OF_IOS.split()} == {Key.DEVELOPMENT}
+    assert {ACTIONS[name].key for name in SDK_ONLY.split()} == {ClientKeyKind.PRODUCTION}
+    assert {ACTIONS[name].key for name in OF_IOS.split()} == {ClientKeyKind.DEVELOPMENT}
     assert len(ACTIONS) == 42 + 7 + 3

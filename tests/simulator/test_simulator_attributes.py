@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from app.simulator import SimulatorConfig
-from app.simulator.client_keys import Key
-from app.simulator.execution import Performer
-from app.simulator.people import User
+from app.simulator.config import ClientKeyKind
+from app.simulator.execution import ActionExecutor
+from app.simulator.profiles import User
 from app.simulator.world import World
 
 NOW = 1_800_000_000.0
@@ -21,7 +21,11 @@ def world() -> World:
 
 
 def do(world: World, action: str, **args: Any) -> dict[str, Any]:
-    return Performer(world, Key.PRODUCTION, NOW, NOW).perform({"action": action, **args}).entry
+    return (
+        ActionExecutor(world, ClientKeyKind.PRODUCTION, NOW, NOW)
+        .execute({"action": action, **args})
+        .entry
+    )
 
 
 def ann(world: World, **args: Any) -> User:

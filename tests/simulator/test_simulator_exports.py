@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.simulator.jobs import pacific_day
+from app.simulator.app_state import pacific_day
 
 from .client import Json, Talk, event, message
 from .simulated_app import NOW, App

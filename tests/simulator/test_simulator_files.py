@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.simulator.actions.files import MAX_CALL_BYTES
+from app.simulator.actions.content import MAX_CALL_BYTES
 
 from .client import Json, Talk, message
 

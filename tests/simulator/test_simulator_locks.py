@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import httpx
 
-from app.simulator.locks import UserLocks
+from app.simulator.access import ProfileLocks
 
 from .client import Talk, event
 
@@ -73,7 +73,7 @@ def test_the_lock_holds_through_a_slow_answer(leanplum: Talk) -> None:
 
 def test_a_lock_is_given_back_when_its_holder_fails() -> None:
     async def scenario() -> bool:
-        locks = UserLocks(queue=False)
+        locks = ProfileLocks(queue=False)
         try:
             async with locks.hold({"ann"}):
                 raise ValueError

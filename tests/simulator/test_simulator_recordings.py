@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.simulator.config import Texts
-from app.simulator.time_rules import DAY, Moment, settle
+from app.simulator.execution import DAY, EffectiveTime, effective_time
 
 from .client import Talk, event
 from .simulated_app import NOW, App
@@ -20,7 +20,7 @@ SKEWS = [-30 * DAY, -DAY, -20 * 3600, -90.0, -0.25, 0.25, 90.0, 20 * 3600, DAY, 
 @pytest.mark.parametrize("age", [0.0, 5.0, 3 * DAY, 364 * DAY, -3600.0])
 def test_a_time_is_moved_by_the_error_of_the_request_s_clock(skew: float, age: float) -> None:
     request_time = NOW + skew
-    moment = settle(
+    moment = effective_time(
         request_time - age, request_time=request_time, now=NOW, past_rule=True, texts=Texts()
     )
     assert moment.time == pytest.approx(NOW - age, abs=1e-3)
@@ -30,10 +30,10 @@ def test_a_time_is_moved_by_the_error_of_the_request_s_clock(skew: float, age: f
 @pytest.mark.parametrize("skew", SKEWS)
 def test_an_event_of_more_than_a_year_ago_by_the_request_s_clock_is_rewritten(skew: float) -> None:
     request_time = NOW + skew
-    moment = settle(
+    moment = effective_time(
         request_time - 366 * DAY, request_time=request_time, now=NOW, past_rule=True, texts=Texts()
     )
-    assert moment == Moment(NOW, "Past event detected (366 days ago). Rewriting timestamp.")
+    assert moment == EffectiveTime(NOW, "Past event detected (366 days ago). Rewriting timestamp.")
 
 
 @pytest.mark.parametrize("skew", [-5 * DAY, -3600.0, 3600.0, 30 * DAY])

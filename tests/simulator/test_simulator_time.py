@@ -7,15 +7,19 @@ import time
 import pytest
 
 from app.simulator.config import Texts
-from app.simulator.time_rules import DAY, Moment, settle
+from app.simulator.execution import DAY, EffectiveTime, effective_time
 
 from .client import Talk, event, message
 
 NOW = 1_800_000_000.0
 
 
-def moment(sent: float | None, request_time: float = NOW, *, past_rule: bool = True) -> Moment:
-    return settle(sent, request_time=request_time, now=NOW, past_rule=past_rule, texts=Texts())
+def moment(
+    sent: float | None, request_time: float = NOW, *, past_rule: bool = True
+) -> EffectiveTime:
+    return effective_time(
+        sent, request_time=request_time, now=NOW, past_rule=past_rule, texts=Texts()
+    )
 
 
 @pytest.mark.parametrize("sent", [NOW, NOW - 365 * DAY, NOW + 3 * DAY])

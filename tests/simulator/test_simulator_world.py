@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.simulator.actions import ACTIONS, UserAction
-from app.simulator.people import OCCURRENCES_KEPT
+from app.simulator.actions.table import ACTIONS, UserAction
+from app.simulator.profiles import OCCURRENCES_KEPT
 
 from .simulated_app import NOW, App
 
