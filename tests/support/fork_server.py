@@ -120,12 +120,15 @@ class ForkServer:
         """Start a command of the gateway in a folder, with what it prints appended to files."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        errors = errors or output
+        for path in (output, errors):
+            path.touch()  # whoever reads it need not wait until the process has begun
         order = {
             "words": list(words),
             "folder": str(folder),
             "env": dict(env),
             "output": str(output),
-            "errors": str(errors or output),
+            "errors": str(errors),
         }
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
