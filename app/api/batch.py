@@ -1,4 +1,4 @@
-"""Accept a batch of items of any action: each by itself, whatever its neighbors are."""
+"""Accept batches of items of any action; an invalid item does not affect the others."""
 
 import asyncio
 from collections import Counter
@@ -66,14 +66,14 @@ BATCH_MAY_BE_TAKEN = (
     "The outcome of the database commit is unknown: the items may have been accepted. Send them "
     "again, each with its id from ids as `id`, in the same order; none is accepted twice."
 )
-# Validating a batch with more commas takes so long that others notice.
+# Validating a batch with more commas takes so long that it would delay other requests.
 FEW_COMMAS = 20_000
-FEW_ITEMS = 100  # of a small batch; they are validated within milliseconds
+FEW_ITEMS = 100  # items of a small batch, which is validated within milliseconds
 RESETS_ANOMALIES = "setUserAttributes"  # with resetAnomalies it needs the development key
 
 
 class BatchHandler:
-    """Accept batches of items."""
+    """The handler of POST /v1/batch."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class BatchHandler:
         self._bodies, self._ingest, self._max_items = bodies, ingest, max_items
 
     async def post(self, context: RequestContext, receive: Receive) -> Answer:
-        """Accept what can be accepted of a batch."""
+        """Accept the valid items of a batch."""
         authenticator, limiter = self._authenticator, self._limiter
         caller = await authenticator.authenticate(context)
         try:
@@ -98,7 +98,7 @@ class BatchHandler:
         except RateLimited:
             raise
         except Refusal:
-            # A body that can't be read as items counts as one item.
+            # A body that cannot be parsed as items counts as one item.
             await limiter.take(context, caller, 1)
             raise
         except Overloaded:
@@ -135,7 +135,7 @@ class BatchHandler:
     async def _validated(
         self, context: RequestContext, receive: Receive, caller: Caller, app: App
     ) -> tuple[Sequence[NewItem | RefusedItem], Checker]:
-        """Return the items of the body, each as it is or why it is refused, and their checker.
+        """Return the items of the body, each valid or refused, and their checker.
 
         Raises Refusal for the body as a whole.
         """
@@ -169,9 +169,9 @@ class BatchHandler:
     ) -> None:
         """Raise RateLimited for a batch that would not pass.
 
-        Validating its items takes ten times as long as counting them. When it is certain that they
-        would pass, which is nearly always, nothing is parsed: an item is an object, so there are no
-        more items than braces.
+        Validating the items takes ten times as long as counting them. Nothing is parsed if they
+        would certainly pass, as nearly always: each item is an object, so there are no more items
+        than braces.
         """
         most = body.count(b"{") if is_json else body.count(b"\n") + 1
         fits = await self._limiter.room(
@@ -189,7 +189,7 @@ def _lines(body: bytes) -> list[bytes]:
 
 
 async def _count_items(body: bytes) -> int:
-    """Return how many items a batch of JSON has; 0 when it is none.
+    """Return the number of items in a JSON batch; 0 if the body is not a batch.
 
     One body at a time is parsed for this, and other requests are served in between.
     """
@@ -226,7 +226,7 @@ async def _validated_json(
 ) -> list[NewItem | RefusedItem]:
     """Validate the items of a JSON batch, and serve other requests between two items.
 
-    They are counted first: validating a million takes seconds.
+    The items are counted first: validating a million takes seconds.
     """
     raw = parse_json(body)
     items = raw.get("items") if isinstance(raw, dict) else None
@@ -258,7 +258,7 @@ def _validated_line(line: bytes, enricher: ItemSteps) -> NewItem | RefusedItem:
 
 
 def validated_item(raw: Any, base: str, enricher: ItemSteps) -> NewItem | RefusedItem:
-    """Return the item that parsed JSON makes, or its refusal; pointers begin with `base`."""
+    """Return the item in parsed JSON, or its refusal, whose pointers begin with `base`."""
     crowded = crowded_error(raw, base)
     if crowded is not None:
         return crowded
@@ -271,7 +271,7 @@ def validated_item(raw: Any, base: str, enricher: ItemSteps) -> NewItem | Refuse
 def permitted(
     app: App, caller: Caller, validated: Sequence[NewItem | RefusedItem]
 ) -> Sequence[NewItem | RefusedItem]:
-    """Replace each item that must not be sent by its refusal.
+    """Replace each item that may not be sent by its refusal.
 
     The caller's key may lack the scope of the action, or the app the Leanplum key.
     """
@@ -334,7 +334,7 @@ def _answer(
 def _result(index: int, item: NewItem, taken: Taken, prefix: str) -> dict[str, Any]:
     item_id, kind = taken
     if kind == "accepted" and item.notes is None:
-        # Nearly every item: nothing else is looked at.
+        # The shortest path, for nearly every item.
         return {"index": index, "id": item_id, "status": kind}
     result: dict[str, Any] = {"index": index}
     if item_id:

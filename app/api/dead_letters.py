@@ -1,6 +1,4 @@
-"""Dead letters as operators see them over HTTP (contract §4): list, send again, discard. Never what
-is in them.
-"""
+"""Dead letters over HTTP (contract §4): list, replay, discard. Payloads are never shown."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -49,7 +47,7 @@ router = APIRouter(dependencies=KEY, tags=[Tag.DEAD_LETTERS])
 
 
 class DeadLetterHandler:
-    """List dead letters, and replay or discard those that a body chooses."""
+    """The handler of calls that list, replay or discard dead letters."""
 
     def __init__(
         self, authenticator: Authenticator, bodies: BodyReader, service: DeadLetterService
@@ -57,7 +55,7 @@ class DeadLetterHandler:
         self._authenticator, self._bodies, self.service = authenticator, bodies, service
 
     async def enter(self, request: Request, operation: str, app_name: str | None = None) -> App:
-        """Return the app of a call; `app_name` is the one that its query names."""
+        """Return the app of a call; `app_name` is the app that its query names."""
         context = context_of(request.scope)
         context.operation = operation
         _, app = await self._authenticator.enter(
@@ -66,25 +64,23 @@ class DeadLetterHandler:
         return app
 
     async def choice(self, request: Request) -> tuple[DeadLetterFilter, bool]:
-        """Return which dead letters a body chooses, and whether they are only counted."""
+        """Return the dead letters that a body selects, and whether they are only counted."""
         context = context_of(request.scope)
         require_media_type(context.header(b"content-type"), JSON)
         fields = validate.checked(
             CHOICE, parse_json(await self._bodies.read(context, request.receive))
         )
         if ("ids" in fields) == ("filter" in fields):
-            raise Invalid(
-                (
-                    Fault(
-                        "", "must have either ids or filter; an empty filter matches all", "choice"
-                    ),
-                )
-            )
-        chosen = fields.get("filter", {})
-        item_ids = tuple(fields["ids"]) if "ids" in fields else None
-        status = Status(chosen["status"]) if "status" in chosen else None
-        since, until = _ms(chosen.get("since")), _ms(chosen.get("until"))
-        which = DeadLetterFilter(chosen.get("action"), status, since, until, item_ids)
+            detail = "must have either ids or filter; an empty filter matches all"
+            raise Invalid((Fault("", detail, "choice"),))
+        filter_fields = fields.get("filter", {})
+        which = DeadLetterFilter(
+            action=filter_fields.get("action"),
+            status=Status(filter_fields["status"]) if "status" in filter_fields else None,
+            since=_ms(filter_fields.get("since")),
+            until=_ms(filter_fields.get("until")),
+            item_ids=tuple(fields["ids"]) if "ids" in fields else None,
+        )
         return which, fields.get("dryRun", False)
 
     async def act(
@@ -97,23 +93,23 @@ class DeadLetterHandler:
         *,
         dry_run: bool,
     ) -> tuple[int, int]:
-        """Replay or discard in steps, each while the key may still do it.
+        """Replay or discard in steps, each of them only while the key still has the scope.
 
-        `done` names the count in the audit record of each step. Return how many were chosen and
-        done. When a step fails, the call has a record that says so, beside those of the steps that
-        were done.
+        `done` names the count in the audit record of each step. Return the numbers of dead letters
+        that matched and that were changed. If a step fails, the call has an audit record of the
+        failure, in addition to those of the completed steps.
         """
         context = context_of(request.scope)
-        before = partial(self._authenticator.confirm_scope, context, Scope.DEAD_LETTERS_MANAGE)
+        confirm = partial(self._authenticator.confirm_scope, context, Scope.DEAD_LETTERS_MANAGE)
         if which.item_ids is not None:
             context.resources, context.details = records.named_items(which.item_ids)
-        before()
+        confirm()
         with transaction_record(context) as record:
 
             def record_of(count: int) -> tuple[int, str]:
                 return record.make({done: count})
 
-            return await act(app.name, which, record_of, dry_run=dry_run, before=before)
+            return await act(app.name, which, record_of, dry_run=dry_run, before=confirm)
 
 
 async def _handler(request: Request) -> DeadLetterHandler:
@@ -164,17 +160,18 @@ async def list_dead_letters(
             "The query parameter app and the X-Leanplum-App header name different apps."
         )
     which = DeadLetterFilter(action, Status(status) if status else None, _ms(since), _ms(until))
-    found = await handler.service.find(chosen.name, which, int(cursor or 0), limit + 1)
+    receipts = await handler.service.find(chosen.name, which, int(cursor or 0), limit + 1)
     prefix = context_of(request.scope).prefix
     page: dict[str, Any] = {
-        "deadLetters": [receipt_document(receipt, prefix=prefix) for receipt in found[:limit]]
+        "deadLetters": [receipt_document(receipt, prefix=prefix) for receipt in receipts[:limit]]
     }
-    if len(found) > limit:
-        page["nextCursor"] = str(found[limit - 1].seq)
+    if len(receipts) > limit:
+        page["nextCursor"] = str(receipts[limit - 1].seq)
     return page
 
 
 def _ms(seconds: Any) -> int | None:
+    """Return a time of the request in milliseconds."""
     return None if seconds is None else int(float(seconds) * 1000)
 
 

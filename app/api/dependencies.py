@@ -1,6 +1,6 @@
-"""What the routes of /v1 depend on: services of the running gateway, and checks of each request.
+"""Dependencies of the /v1 routes: services of the running gateway, and checks of each request.
 
-The lifespan puts the services into the state of each request; each route names those that it uses.
+The lifespan puts the services into the state of each request; each route declares those it uses.
 """
 
 from typing import Annotated, Any
@@ -23,10 +23,7 @@ SUBJECTS = frozenset({"userId", "deviceId"})
 
 
 async def storable(request: Request) -> None:
-    """Refuse a parameter of the path or the query with a NUL character.
-
-    Not every database can look for one.
-    """
+    """Refuse a path or query parameter with a NUL character, which PostgreSQL cannot store."""
     if b"%00" not in request.scope["raw_path"] and b"%00" not in request.scope["query_string"]:
         return
     parameters = [("path", *parameter) for parameter in request.path_params.items()]
@@ -44,9 +41,9 @@ MOST_FAULTS = 10
 
 
 async def declared(request: Request) -> None:
-    """Refuse a call whose query has a parameter that it does not declare.
+    """Refuse query parameters that the route does not declare.
 
-    A misspelt filter would find everything, and a misspelt `fullErasure` would leave data behind.
+    A misspelt filter would match everything; a misspelt `fullErasure` would leave data behind.
     """
     if not request.scope["query_string"]:
         return
@@ -63,11 +60,11 @@ async def declared(request: Request) -> None:
 def _declared(route: Any) -> set[str]:
     """Return the names in the signature of the route's endpoint and in its documentation."""
     documented = (route.openapi_extra or {}).get("parameters", ())
-    in_query = {one["name"] for one in documented if one["in"] == "query"}
-    return in_query | {one.alias for one in route.dependant.query_params}
+    in_query = {parameter["name"] for parameter in documented if parameter["in"] == "query"}
+    return in_query | {parameter.alias for parameter in route.dependant.query_params}
 
 
-# The last two only document how a key is sent; `Authenticator` reads it.
+# The last two only document how a key is sent; `Authenticator` checks it.
 KEY = [
     Depends(storable),
     Depends(declared),
@@ -101,7 +98,7 @@ OutboxDependency = Annotated[Outbox, Depends(_outbox)]
 
 
 def path_parameters(request: Request) -> dict[str, str]:
-    """Return the parameters of the path: a user id may have a slash, written `%2F`."""
+    """Return the path parameters, unescaped; a user id may contain a slash, sent as `%2F`."""
     sent: list[bytes] = request.scope["raw_path"].partition(b"?")[0].split(b"/")
     template = request.scope["route"].path.split("/")
     # The middleware has refused a path that is not UTF-8.

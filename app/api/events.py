@@ -1,7 +1,8 @@
 """Accept one item: an event, a change of a user or device, a message, a campaign, a deletion.
 
-Each goes the same way: authenticate, limit, read, validate, enrich, check, accept (one durable
-commit), answer 202. POST /v1/events is answered by the middleware, without the router.
+The steps are the same for all: authenticate, limit, read, validate, enrich, check, accept (one
+durable commit), answer 202. The middleware passes POST /v1/events to the handler directly, without
+the router.
 """
 
 import re
@@ -65,7 +66,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class ItemHandler:
-    """Accept one item."""
+    """The handler of calls that write one item."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class ItemHandler:
         action: str,
         given: Mapping[str, Any] = NOTHING,
     ) -> Answer:
-        """Accept an item of `action`; `given` are fields that the path or the query has."""
+        """Accept an item of `action`; `given` are the fields in the path or the query."""
         known = validate.ACTIONS[action]
         authenticator = self._authenticator
         caller, app = await authenticator.enter(context, known.scope, known.key)
@@ -124,7 +125,7 @@ class ItemHandler:
         if kind != "accepted":
             return await self._answer(context, app, item_id, kind, removed)
         if b"prefer" in context.headers:
-            # The item is on disk: a failure to read its receipt must not say otherwise.
+            # The item is on disk: a failure to read its receipt must not suggest otherwise.
             with suppress(StorageUnavailable):
                 return await self._answer(context, app, item_id, kind, removed)
         prefix = context.prefix
@@ -142,7 +143,7 @@ class ItemHandler:
         kind: Kind,
         removed: Removed | None,
     ) -> Answer:
-        """Answer when the fresh receipt is not enough: a refusal, a duplicate, `Prefer: wait`."""
+        """Answer a refusal, a duplicate or `Prefer: wait`, for which the stored receipt is read."""
         refusal = refusal_of(kind)
         if refusal is not None:
             raise refusal
@@ -152,10 +153,10 @@ class ItemHandler:
             raise NotFound(
                 "The item was accepted, but its receipt is older than the deduplication window."
             )
-        waits = None
+        explanation = None
         if wait is not None:
-            waits = await self._receipts.explain(app.name, receipt)
-        document = receipt_document(receipt, removed, waits, prefix=context.prefix)
+            explanation = await self._receipts.explain(app.name, receipt)
+        document = receipt_document(receipt, removed, explanation, prefix=context.prefix)
         duplicate = kind == "duplicate"
         if duplicate:
             document["duplicate"] = True
@@ -167,7 +168,7 @@ class ItemHandler:
 
 
 def refusal_of(kind: Kind) -> Refusal | None:
-    """Return why an item was not accepted that is valid; None when it was, or is a duplicate."""
+    """Return why a valid item was not accepted; None if it was, or if it is a duplicate."""
     if kind == "conflict":
         return IdConflict(CONFLICT)
     if kind == "erased":
@@ -182,7 +183,7 @@ def preferred_wait(prefer: str) -> int | None:
 
 
 def _validated(action: str, body: bytes, given: Mapping[str, Any], checker: ItemSteps) -> NewItem:
-    """Validate an item with all its faults named. Raises Malformed, Invalid."""
+    """Return a validated item, or report all its faults. Raises Malformed, Invalid."""
     raw = parse_json(body)
     if not isinstance(raw, dict):
         return validate.single(action, raw)
@@ -194,7 +195,7 @@ def _validated(action: str, body: bytes, given: Mapping[str, Any], checker: Item
 
 
 def _placed(fault: Fault, given: Mapping[str, Any]) -> Fault:
-    """Return a fault of a field that the path, the query or a header has as one of that."""
+    """Return a fault, located in the path, the query or a header if its field comes from there."""
     name = fault.pointer.removeprefix("/")
     if name not in given or fault.code == CONTRADICTION:
         return fault
@@ -204,7 +205,7 @@ def _placed(fault: Fault, given: Mapping[str, Any]) -> Fault:
 
 
 def contradictions(raw: dict[str, Any], given: Mapping[str, Any]) -> list[Fault]:
-    """Add the given fields to a body; return a fault for each that the body has otherwise."""
+    """Add the given fields to a body; return a fault for each that the body contradicts."""
     faults = list[Fault]()
     for name, value in given.items():
         if not _is_same(name, raw.setdefault(name, value), value):
@@ -214,7 +215,7 @@ def contradictions(raw: dict[str, Any], given: Mapping[str, Any]) -> list[Fault]
 
 
 def _is_same(name: str, in_body: Any, value: Any) -> bool:
-    """Tell whether the body has the given value; a whole number is an id as well."""
+    """Tell whether the body has the given value; an integer equals an id with its digits."""
     if name in SUBJECTS and type(in_body) in (str, int):
         return bool(ids.text_of(in_body) == value)
     if type(in_body) is int:
@@ -269,7 +270,7 @@ Items = Annotated[ItemHandler, Depends(_items)]
 
 
 def response_of(answer: Answer) -> Response:
-    """Return an answer as a response of the router."""
+    """Convert an answer to a response for the router."""
     response = Response(answer.body, answer.status)
     response.raw_headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
     return response
@@ -293,7 +294,7 @@ async def post_event(
 
 
 class Write(NamedTuple):
-    """One way to write: the call, Leanplum's action, and what it means."""
+    """A route that writes one item: the call, Leanplum's action, and its documentation."""
 
     method: str
     path: str
@@ -422,8 +423,8 @@ PATH_PARAMETERS = {
 }
 
 
-# What the documentation pages fill in. To try an erasure or a block takes no user of the other
-# examples.
+# Values that the documentation pages fill in. Erasures and blocks have users of their own, so that
+# trying them does not break the other examples.
 EXAMPLES = {"userId": "user-1", "deviceId": "device-1", "messageId": "1002", "campaignId": "1002"}
 EXAMPLE_USERS = {
     "deleteUser": "user-to-erase",
@@ -435,12 +436,12 @@ EXAMPLE_USERS = {
 def documented_parameters(
     path: str, described: Mapping[str, str], action: str = ""
 ) -> list[dict[str, Any]]:
-    """Return how the documentation shows the parameters of a path."""
+    """Return the OpenAPI parameters of a path."""
     return [_path_parameter(name, described[name], action) for name in re.findall(r"{(\w+)}", path)]
 
 
 def _path_parameter(name: str, description: str, action: str) -> dict[str, Any]:
-    made: dict[str, Any] = {
+    parameter: dict[str, Any] = {
         "name": name,
         "in": "path",
         "required": True,
@@ -448,16 +449,22 @@ def _path_parameter(name: str, description: str, action: str) -> dict[str, Any]:
     }
     example = EXAMPLE_USERS.get(action) if name == "userId" else None
     if example is not None or name in EXAMPLES:
-        made["example"] = example or EXAMPLES[name]
-    return made | {"schema": {"type": "string"}}
+        parameter["example"] = example or EXAMPLES[name]
+    return parameter | {"schema": {"type": "string"}}
 
 
-def _add(write: Write) -> None:
+def _add_route(write: Write) -> None:
     action = ACTIONS[write.action]
     required = bool(action.required - set(re.findall(r"{(\w+)}", write.path)))
     parameters = documented_parameters(write.path, PATH_PARAMETERS, write.action)
     if write.action == "deleteUser":
         parameters.append(ERASURE)
+    tag = Tag.EVENTS_AND_USERS
+    if action.scope is Scope.MESSAGES_SEND:
+        tag = Tag.MESSAGES
+    responses = WRITE
+    if action.key is not KeyKind.PRODUCTION:
+        responses = WRITE | problem_responses("key-not-configured")
 
     async def endpoint(
         request: Request, items: Items, key: IdempotencyKey = None, prefer: Prefer = None
@@ -476,15 +483,14 @@ def _add(write: Write) -> None:
         methods=[write.method],
         name=write.action,
         status_code=202,
-        tags=[Tag.MESSAGES if action.scope is Scope.MESSAGES_SEND else Tag.EVENTS_AND_USERS],
+        tags=[tag],
         summary=write.summary,
         description=f"{write.description} Leanplum's `{write.action}`.",
-        responses=WRITE
-        | problem_responses(
-            *(["key-not-configured"] if action.key is not KeyKind.PRODUCTION else [])
-        ),
-        openapi_extra=body_of(action.shape.__name__, required=required)
-        | {"parameters": parameters},
+        responses=responses,
+        openapi_extra={
+            **body_of(action.shape.__name__, required=required),
+            "parameters": parameters,
+        },
     )
 
 
@@ -496,4 +502,4 @@ ERASURE = {
     "schema": {"type": "boolean"},
 }
 for _write in WRITES:
-    _add(_write)
+    _add_route(_write)

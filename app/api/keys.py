@@ -1,5 +1,6 @@
-"""Caller keys over HTTP: made, listed, changed, rotated, revoked (contract §3). A key itself is
-shown once.
+"""Caller keys over HTTP (contract §3): create, list, change, rotate, revoke.
+
+A key itself is shown only once.
 """
 
 import re
@@ -35,27 +36,27 @@ from app.model import Caller, Scope
 
 T = TypeVar("T")
 KEYS = "/v1/keys"
-ONE, ROTATE = f"{KEYS}/{{keyId}}", f"{KEYS}/{{keyId}}/rotate"
+KEY_PATH, ROTATE = f"{KEYS}/{{keyId}}", f"{KEYS}/{{keyId}}/rotate"
 REFUSED = ("unauthorized", "forbidden", "rate-limited", "internal", "storage-unavailable")
 WITH_BODY = (*REFUSED, "malformed", "too-large", "unsupported-media-type", "validation")
-MADE: dict[int | str, dict[str, Any]] = {
+CREATED: dict[int | str, dict[str, Any]] = {
     201: {
         "description": "Created; `key` is shown only once",
         "headers": {"Location": {"schema": {"type": "string"}, "description": "URL of the key"}},
     }
 }
 OVERLAP_SECONDS = 86_400
-MAX_ONCE = 255
+MAX_IDEMPOTENCY_KEY = 255
 NEW, CHANGE, ROTATION = (
     TypeAdapter[Any](shape) for shape in (schemas.NewKey, schemas.KeyChange, schemas.Rotation)
 )
 FIELDS = {"name": "name", "scopes": "scopes", "apps": "apps", "ratePerSecond": "rate_per_second"}
 FIELDS |= {"rateBurst": "rate_burst"}
 CURSOR = r"^\d{1,18}-key_[0-9a-f]{16}$"
-# Of those that were made here; anything else may be anything
+# The form of ids that this gateway generates; other text may be anything, even a secret.
 KEY_ID = re.compile("key_[0-9a-f]{16}")
 KeyId = Annotated[str, Path(alias="keyId", description="Id of the key; it is not secret.")]
-Once = Annotated[
+RotationKey = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
@@ -68,10 +69,10 @@ router = APIRouter(dependencies=KEY, tags=[Tag.API_KEYS])
 
 
 def key_document(stored: StoredKey, key: str | None = None) -> dict[str, Any]:
-    """A key as operators see it; with the key itself where it has just been made."""
+    """Return the JSON of a stored key, with `key` itself if it was just created."""
     caller = stored.caller
-    return {
-        **({"key": key} if key is not None else {}),
+    document = {} if key is None else {"key": key}
+    return document | {
         "id": caller.key_id,
         "name": caller.name,
         "scopes": sorted(caller.scopes),
@@ -84,18 +85,18 @@ def key_document(stored: StoredKey, key: str | None = None) -> dict[str, Any]:
         "revokedAt": _instant(stored.revoked_at),
         "lastUsedAt": _instant(stored.last_used_at),
         "secrets": [
-            {"lastFour": one.last_four, "expiresAt": _instant(one.expires_at)}
-            for one in stored.secrets
+            {"lastFour": secret.last_four, "expiresAt": _instant(secret.expires_at)}
+            for secret in stored.secrets
         ],
     }
 
 
-def _instant(at: int | None) -> str | None:
-    return None if at is None else instant(at)
+def _instant(milliseconds: int | None) -> str | None:
+    return None if milliseconds is None else instant(milliseconds)
 
 
 class KeyHandler:
-    """Authenticate calls about caller keys, and change keys."""
+    """The handler of calls about caller keys."""
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class KeyHandler:
         self.store, self._directory = store, directory
 
     async def enter(self, request: Request, operation: str, key_id: str = "") -> Caller:
-        """Return the caller of a call about the key `key_id`. Raises what `Authenticator` does."""
+        """Return the caller of a call about the key `key_id`. Raises what `Authenticator` raises."""
         context = context_of(request.scope)
         context.operation = operation
         context.resource = key_id if KEY_ID.fullmatch(key_id) else None
@@ -117,7 +118,7 @@ class KeyHandler:
     async def fields(
         self, request: Request, shape: TypeAdapter[Any], *, optional: bool = False
     ) -> tuple[Any, Caller]:
-        """Return the validated body, and the caller as their key is once the body is read."""
+        """Return the validated body, and the caller as their key is after the body was read."""
         context = context_of(request.scope)
         body = await self._bodies.read_json(context, request.receive, optional=optional)
         fields = validate.checked(shape, parse_json(body))
@@ -126,9 +127,9 @@ class KeyHandler:
     async def change(
         self, request: Request, change: Callable[[ChangeRecord], T], status: int = 200
     ) -> T:
-        """Make a change with its audit record, on a thread, and let this process know it at once.
+        """Make a change with its audit record, on a thread, and apply it to this process at once.
 
-        A change that fails is recorded as such by the middleware.
+        If the change fails, the middleware records the failure.
         """
         with transaction_record(context_of(request.scope)) as record:
 
@@ -139,7 +140,7 @@ class KeyHandler:
         try:
             await in_time(self._directory.refresh)
         except StorageUnavailable as error:
-            # The change is made, and known within a second of the database's return.
+            # The change is committed; it takes effect within a second once the database is back.
             log.warning("keys.unreadable", reason=error.detail)
         return result
 
@@ -153,48 +154,43 @@ Handler = Annotated[KeyHandler, Depends(_handler)]
 
 
 def _require_apps(caller: Caller, apps: Iterable[str] | None) -> None:
-    """Raises Forbidden where these are more apps than the caller's own key is for."""
+    """Raise Forbidden if these apps go beyond those of the caller's own key."""
     if caller.apps is not None and (apps is None or not caller.apps.issuperset(apps)):
         raise Forbidden("A key can grant only apps that it may use itself.")
 
 
-def _guard(caller: Caller, stored: StoredKey) -> None:
-    """Raises NotFound where the key is for apps that are not the caller's."""
+def _require_visible(caller: Caller, stored: StoredKey) -> None:
+    """Raise NotFound if the key is for apps that the caller may not use."""
     if not _sees(caller, stored):
         raise NotFound("No key has this id.")
 
 
 def _sees(caller: Caller, stored: StoredKey) -> bool:
-    return caller.apps is None or (
-        stored.caller.apps is not None and caller.apps >= stored.caller.apps
-    )
+    """Tell whether the key is only for apps that the caller may use."""
+    if caller.apps is None:
+        return True
+    return stored.caller.apps is not None and stored.caller.apps.issubset(caller.apps)
 
 
 def _expiry(fields: Mapping[str, Any], now: int) -> int | None:
-    """Milliseconds since the epoch. Raises Invalid for what is past."""
-    at = fields.get("expiresAt")
-    if at is None:
+    """Return the expiry in epoch milliseconds. Raises Invalid if it has passed."""
+    seconds = fields.get("expiresAt")
+    if seconds is None:
         return None
-    if at * 1000 <= now:
-        raise Invalid(
-            (
-                Fault(
-                    "/expiresAt",
-                    "must be in the future; use DELETE to revoke a key at once",
-                    "past",
-                ),
-            )
-        )
-    return int(at * 1000)
+    if seconds * 1000 <= now:
+        detail = "must be in the future; use DELETE to revoke a key at once"
+        raise Invalid((Fault("/expiresAt", detail, "past"),))
+    return int(seconds * 1000)
 
 
 def _values(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a caller that a body has."""
-    made = {ours: fields[name] for name, ours in FIELDS.items() if name in fields}
-    for name, kind in (("scopes", Scope), ("apps", str)):
-        if made.get(name) is not None:
-            made[name] = frozenset(kind(one) for one in made[name])
-    return made
+    """Return the attributes of a caller that a body sets."""
+    values = {attribute: fields[name] for name, attribute in FIELDS.items() if name in fields}
+    if "scopes" in values:
+        values["scopes"] = frozenset(map(Scope, values["scopes"]))
+    if values.get("apps") is not None:
+        values["apps"] = frozenset(values["apps"])
+    return values
 
 
 @router.post(
@@ -202,12 +198,13 @@ def _values(fields: Mapping[str, Any]) -> dict[str, Any]:
     status_code=201,
     summary="Create a key",
     response_model=schemas.MadeKey,
-    responses=MADE | problem_responses(*WITH_BODY),
+    responses=CREATED | problem_responses(*WITH_BODY),
     openapi_extra=body_of("NewKey"),
 )
-async def make_key(request: Request, response: Response, handler: Handler) -> Any:
-    """For whom, what it may do, for which apps, how fast, until when. It works at once here, and
-    within a second in every other process.
+async def create_key(request: Request, response: Response, handler: Handler) -> Any:
+    """Create a key for a named owner, with scopes and optionally apps, a rate limit and an expiry.
+
+    The key is valid in every process within a second.
     """
     await handler.enter(request, f"POST {KEYS}")
     fields, caller = await handler.fields(request, NEW)
@@ -250,51 +247,51 @@ async def list_keys(
         int, Query(ge=1, le=1_000, description="Maximum number of results per page.")
     ] = 1_000,
 ) -> Any:
-    """The keys, oldest first, revoked ones too; never a key itself. Where there are more,
-    `nextCursor` leads on.
-    """
+    """Return the keys, including revoked ones, oldest first, without the keys themselves."""
     caller = await handler.enter(request, f"GET {KEYS}")
     after = _position(cursor) if cursor else None
-    found = await in_time(partial(handler.store.page, after, limit + 1, partial(_sees, caller)))
-    page: dict[str, Any] = {"keys": [key_document(stored) for stored in found[:limit]]}
-    if len(found) > limit:
-        last = found[limit - 1]
+    is_visible = partial(_sees, caller)
+    stored_keys = await in_time(partial(handler.store.page, after, limit + 1, is_visible))
+    page: dict[str, Any] = {"keys": [key_document(stored) for stored in stored_keys[:limit]]}
+    if len(stored_keys) > limit:
+        last = stored_keys[limit - 1]
         page["nextCursor"] = f"{last.created_at}-{last.caller.key_id}"
     return page
 
 
 def _position(cursor: str) -> tuple[int, str]:
-    """Return when the last key of a page was made, and its id."""
-    made, _, key_id = cursor.partition("-")
-    return int(made), key_id
+    """Return the creation time (epoch milliseconds) and the id of the last key of a page."""
+    created_at, _, key_id = cursor.partition("-")
+    return int(created_at), key_id
 
 
 @router.get(
-    ONE,
+    KEY_PATH,
     summary="Retrieve a key",
     response_model=schemas.Key,
     responses=problem_responses(*REFUSED, "not-found"),
 )
 async def get_key(request: Request, handler: Handler, key_id: KeyId) -> Any:
-    """What is known of it; never the key itself."""
-    caller = await handler.enter(request, f"GET {ONE}", key_id)
+    """Return the properties of a key, without the key itself."""
+    caller = await handler.enter(request, f"GET {KEY_PATH}", key_id)
     stored = await in_time(partial(handler.store.get, key_id))
-    _guard(caller, stored)
+    _require_visible(caller, stored)
     return key_document(stored)
 
 
 @router.patch(
-    ONE,
+    KEY_PATH,
     summary="Change a key",
     response_model=schemas.Key,
     responses=problem_responses(*WITH_BODY, "not-found"),
     openapi_extra=body_of("KeyChange"),
 )
 async def change_key(request: Request, handler: Handler, key_id: KeyId) -> Any:
-    """What is left out stays as it is; `null` takes a limit or the expiry away, and gives every
-    app.
+    """Change the fields in the body; other fields keep their values.
+
+    `null` removes a limit or the expiry; for `apps` it allows all apps.
     """
-    await handler.enter(request, f"PATCH {ONE}", key_id)
+    await handler.enter(request, f"PATCH {KEY_PATH}", key_id)
     fields, caller = await handler.fields(request, CHANGE)
     values, now = _values(fields), now_ms()
     if "apps" in values:
@@ -308,7 +305,7 @@ async def change_key(request: Request, handler: Handler, key_id: KeyId) -> Any:
             values,
             record,
             expires_at if "expiresAt" in fields else KEEP,
-            guard=partial(_guard, caller),
+            guard=partial(_require_visible, caller),
         )
 
     return key_document(await handler.change(request, change))
@@ -321,28 +318,30 @@ async def change_key(request: Request, handler: Handler, key_id: KeyId) -> Any:
     responses=problem_responses(*WITH_BODY, "not-found"),
     openapi_extra=body_of("Rotation", required=False),
 )
-async def rotate_key(request: Request, handler: Handler, key_id: KeyId, once: Once = None) -> Any:
-    """A new key under the same id; the old one goes on for `overlapSeconds` (a day unless told).
-    Asked for again with the same `Idempotency-Key`, it is not done again, and the new key is shown
-    again for ten minutes.
+async def rotate_key(
+    request: Request, handler: Handler, key_id: KeyId, sent_key: RotationKey = None
+) -> Any:
+    """Create a new key under the same id; the old one remains valid for `overlapSeconds`.
+
+    A repeat with the same `Idempotency-Key` does not rotate again; for ten minutes it returns the
+    new key again.
     """
     await handler.enter(request, f"POST {ROTATE}", key_id)
     fields, caller = await handler.fields(request, ROTATION, optional=True)
     overlap_ms = fields.get("overlapSeconds", OVERLAP_SECONDS) * 1000
-    once = idempotency_key(context_of(request.scope))
-    if once is not None and not 1 <= len(once) <= MAX_ONCE:
-        raise Invalid(
-            (Fault(IDEMPOTENCY_KEY, f"must have 1 to {MAX_ONCE} characters", "header", "header"),)
-        )
+    idempotence = idempotency_key(context_of(request.scope))
+    if idempotence is not None and not 1 <= len(idempotence) <= MAX_IDEMPOTENCY_KEY:
+        detail = f"must have 1 to {MAX_IDEMPOTENCY_KEY} characters"
+        raise Invalid((Fault(IDEMPOTENCY_KEY, detail, "header", "header"),))
 
     def rotate(record: ChangeRecord) -> tuple[str | None, StoredKey]:
         return handler.store.rotate(
             key_id,
             now_ms(),
             overlap_ms,
-            once=once,
+            once=idempotence,
             record=record,
-            guard=partial(_guard, caller),
+            guard=partial(_require_visible, caller),
         )
 
     key, stored = await handler.change(request, rotate)
@@ -350,15 +349,16 @@ async def rotate_key(request: Request, handler: Handler, key_id: KeyId, once: On
 
 
 @router.delete(
-    ONE, status_code=204, summary="Revoke a key", responses=problem_responses(*REFUSED, "not-found")
+    KEY_PATH,
+    status_code=204,
+    summary="Revoke a key",
+    responses=problem_responses(*REFUSED, "not-found"),
 )
 async def revoke_key(request: Request, handler: Handler, key_id: KeyId) -> None:
-    """It stops at once here, and within a second in every other process. What it had accepted is
-    delivered.
-    """
-    caller = await handler.enter(request, f"DELETE {ONE}", key_id)
+    """Revoke a key; no process accepts it after a second. Its accepted items are delivered."""
+    caller = await handler.enter(request, f"DELETE {KEY_PATH}", key_id)
 
     def revoke(record: ChangeRecord) -> None:
-        handler.store.revoke(key_id, now_ms(), record, guard=partial(_guard, caller))
+        handler.store.revoke(key_id, now_ms(), record, guard=partial(_require_visible, caller))
 
     await handler.change(request, revoke, status=204)

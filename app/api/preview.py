@@ -1,4 +1,4 @@
-"""What would be sent to Leanplum, without sending or storing it."""
+"""Preview items as Leanplum would receive them, without sending or storing them."""
 
 from typing import Annotated, Any
 
@@ -36,7 +36,7 @@ router = APIRouter(dependencies=KEY)
 
 
 class PreviewHandler:
-    """Show items as they would be sent."""
+    """The handler of POST /v1/preview."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class PreviewHandler:
         self._bodies, self._ingest = bodies, ingest
 
     async def post(self, context: RequestContext, receive: Receive) -> dict[str, Any]:
-        """Return the entries of the items of a body, or why they would be refused."""
+        """Return, for each item of a body, the entry for Leanplum or the refusal."""
         authenticator, limiter = self._authenticator, self._limiter
         caller = await authenticator.authenticate(context)
         try:
@@ -60,7 +60,7 @@ class PreviewHandler:
             )
             raw_items, base = _items(parse_json(body))
         except Refusal:
-            # A body that can't be read as items counts as one item.
+            # A body that cannot be parsed as items counts as one item.
             await limiter.take(context, caller, 1)
             raise
         except Overloaded:
@@ -68,7 +68,7 @@ class PreviewHandler:
             raise
         await limiter.take(context, caller, len(raw_items))
         caller = authenticator.confirm(context, caller)
-        # The context does not get this checker: what is only previewed is not counted.
+        # The context does not get this checker: findings in previews are not counted.
         checker = self._ingest.checker(app, caller, now_ms(), context.origin.named)
         validated = [
             validated_item(raw, base.format(index), checker) for index, raw in enumerate(raw_items)
@@ -95,10 +95,10 @@ async def _previews(request: Request) -> PreviewHandler:
     openapi_extra=body_of("Previewed"),
 )
 async def preview(request: Request, previews: Annotated[PreviewHandler, Depends(_previews)]) -> Any:
-    """One item, or a batch of at most 100, goes all the way to Leanplum but for the last step:
-    enriched, held against the rules and the privacy rules, and written as Leanplum gets it, less
-    keys. Nothing is stored or sent. Each item needs the scope of its own action, and counts for the
-    limits as if it were accepted.
+    """Validate and enrich one item or up to 100, and return the calls that Leanplum would receive.
+
+    Nothing is stored or sent. Each item requires the scope of its action, and counts against the
+    rate limits as if it were accepted.
     """
     context = context_of(request.scope)
     context.operation = f"POST {PREVIEW}"
@@ -106,7 +106,7 @@ async def preview(request: Request, previews: Annotated[PreviewHandler, Depends(
 
 
 def _items(raw: Any) -> tuple[list[Any], str]:
-    """The items of a body, and where each stands in it."""
+    """Return the items of a body, and a template of the JSON Pointer to each."""
     if isinstance(raw, dict) and "items" not in raw:
         return [raw], ""
     items = raw["items"] if isinstance(raw, dict) and raw.keys() == {"items"} else None
@@ -117,21 +117,22 @@ def _items(raw: Any) -> tuple[list[Any], str]:
     return items, "/items/{}"
 
 
-def _result(index: int, app: App, one: NewItem | RefusedItem, prefix: str) -> dict[str, Any]:
-    if not isinstance(one, NewItem):
-        return {"index": index, "problem": problems.of_error(one, prefix)}
-    notes = orjson.loads(one.notes) if one.notes is not None else {}
-    return {"index": index, "leanplum": sent(app, one, now_ms()), **notes}
+def _result(index: int, app: App, item: NewItem | RefusedItem, prefix: str) -> dict[str, Any]:
+    if not isinstance(item, NewItem):
+        return {"index": index, "problem": problems.of_error(item, prefix)}
+    notes = orjson.loads(item.notes) if item.notes is not None else {}
+    return {"index": index, "leanplum": leanplum_entry(app, item, now_ms()), **notes}
 
 
-def sent(app: App, new: NewItem, now: int) -> dict[str, Any]:
-    """The item as Leanplum would get it if it were accepted at `now`; reqId and uuid only where its
-    id is known.
+def leanplum_entry(app: App, new: NewItem, now: int) -> dict[str, Any]:
+    """Return the entry for Leanplum of an item accepted at `now` (epoch milliseconds).
+
+    It has no reqId and uuid unless the id of the item is known: they derive from it.
     """
     item_id = new.id or ids.made(ids.new_prefix(now), 0)
-    entry = mapping.entry_for(
-        Item(0, item_id, app.name, new.subject, new.action, new.body, now, 0, now), ""
-    )
-    made: dict[str, Any] = orjson.loads(entry)
-    left_out = () if new.id is not None else ("reqId", "uuid")
-    return {name: value for name, value in made.items() if name not in left_out}
+    item = Item(0, item_id, app.name, new.subject, new.action, new.body, now, 0, now)
+    entry: dict[str, Any] = orjson.loads(mapping.entry_for(item, ""))
+    if new.id is None:
+        entry.pop("reqId", None)
+        entry.pop("uuid", None)
+    return entry

@@ -1,4 +1,4 @@
-"""Receipts: render them, explain why an item waits, and find them (contract §4)."""
+"""Receipts (contract §4): find them, render them, and explain why an item waits."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
@@ -19,107 +19,114 @@ from app.outbox.waiting_reason import Waits
 from app.telemetry import Metrics
 
 
-class Way(NamedTuple):
-    """How the way to Leanplum is for an app (`metrics.states`), and since when."""
+class DeliveryState(NamedTuple):
+    """The state of delivery for an app (`metrics.states`), and since when (epoch milliseconds)."""
 
     state: str = ""
     since: int = 0
 
 
-NOTHING_KNOWN, AS_IT_SHOULD_BE = Waits(), Way()
+NOTHING_KNOWN, NORMAL_DELIVERY = Waits(), DeliveryState()
 
 
 @dataclass(frozen=True, slots=True)
-class WaitingFor:
-    """Why an item waits; times in milliseconds. `until`: where that is known."""
+class WaitExplanation:
+    """The reason why an item waits; times in epoch milliseconds, `until` only if it is known."""
 
     reason: str
     since: int
     until: int | None = None
 
     def document(self) -> dict[str, str]:
-        """Return it as JSON."""
+        """Return the explanation as JSON."""
         until = {} if self.until is None else {"until": instant(self.until)}
         return {"reason": self.reason, "since": instant(self.since), **until}
 
 
 def waiting_for(
-    receipt: Receipt, waits: Waits = NOTHING_KNOWN, way: Way = AS_IT_SHOULD_BE
-) -> WaitingFor | None:
-    """Return why an item waits; None where it has settled, or nothing is known to stop it. `waits`:
-    what the database tells of others; `way`: how the way to Leanplum is, where this process
-    delivers.
+    receipt: Receipt,
+    waits: Waits = NOTHING_KNOWN,
+    delivery: DeliveryState = NORMAL_DELIVERY,
+) -> WaitExplanation | None:
+    """Return why an item waits; None if it is settled, or if nothing is known to stop it.
+
+    `waits` is what the database knows of other items; `delivery` is the state in this process, if
+    it delivers.
     """
     since = receipt.accepted_at
     if receipt.settled:
         return None
-    if receipt.status is Status.HELD or waits.held_next is not None or way.state == "held":
-        return WaitingFor("app-held", max(since, way.since) if way.state == "held" else since)
+    if delivery.state == "held":
+        return WaitExplanation("app-held", max(since, delivery.since))
+    if receipt.status is Status.HELD or waits.held_next is not None:
+        return WaitExplanation("app-held", since)
     if receipt.status is Status.RETRYING:
-        return WaitingFor("retry", since, receipt.next_attempt_at)
-    if way.state == "open":
-        return WaitingFor("circuit-open", max(since, way.since))
-    return WaitingFor("earlier-item", since) if waits.behind else None
+        return WaitExplanation("retry", since, receipt.next_attempt_at)
+    if delivery.state == "open":
+        return WaitExplanation("circuit-open", max(since, delivery.since))
+    return WaitExplanation("earlier-item", since) if waits.behind else None
 
 
 class ReceiptService:
-    """Read receipts, and explain why items wait."""
+    """The service that finds receipts and explains why items wait."""
 
     def __init__(self, outbox: Outbox, metrics: Metrics) -> None:
         self._outbox, self._metrics = outbox, metrics
 
     async def find(self, app: str, item_id: str) -> Receipt | None:
-        """Return the receipt of an item, by its own id or the gateway's."""
+        """Return the receipt of an item, by the caller's id or the gateway's."""
         return await self._outbox.receipt(app, item_id)
 
     async def settled(self, app: str, item_id: str, seconds: float) -> Receipt | None:
-        """Return the receipt of an item once it is settled, or as it is after so many seconds."""
+        """Return the receipt of an item once it is settled, or after so many seconds."""
         return await self._outbox.settled_receipt(app, item_id, seconds)
 
     async def page(
-        self, app: str, chosen: ReceiptFilter, cursor: int | None, limit: int
+        self, app: str, receipt_filter: ReceiptFilter, cursor: int | None, limit: int
     ) -> list[Receipt]:
         """Return receipts, newest first, after the one at `cursor`."""
-        return await self._outbox.find_receipts(app, chosen, cursor, limit)
+        return await self._outbox.find_receipts(app, receipt_filter, cursor, limit)
 
-    async def explain(self, app: str, receipt: Receipt) -> WaitingFor | None:
-        """Return why an item waits, from all that this process and the database know."""
+    async def explain(self, app: str, receipt: Receipt) -> WaitExplanation | None:
+        """Return why an item waits, by the state of this process and the database."""
         if receipt.settled:
             return None
         metrics = self._metrics
-        way = Way(metrics.states.get(app, ""), metrics.states_since.get(app, 0))
-        return waiting_for(receipt, await self._outbox.waiting_for(app, receipt), way)
+        delivery = DeliveryState(metrics.states.get(app, ""), metrics.states_since.get(app, 0))
+        waits = await self._outbox.waiting_for(app, receipt)
+        return waiting_for(receipt, waits, delivery)
 
 
 def receipt_document(
     receipt: Receipt,
     removed: Removed | None = None,
-    waits: WaitingFor | None = None,
+    explanation: WaitExplanation | None = None,
     *,
     prefix: str,
 ) -> dict[str, Any]:
     """Return a receipt as JSON; times are RFC 3339 in UTC with milliseconds.
 
-    `removed` is what an erasure has just removed, `prefix` the path prefix under which the caller
-    finds the gateway; `waits` is why the item waits, where more is known than the receipt itself
-    tells.
+    `removed` is what an erasure has just removed; `explanation` is why the item waits, if more is
+    known than the receipt has; `prefix` is the path prefix under which the caller reaches the
+    gateway.
     """
     document: dict[str, Any] = {
         "id": receipt.id,
         "action": receipt.action,
-        **_named(receipt.subject),
+        **_user_or_device(receipt.subject),
         "status": receipt.status,
         "acceptedAt": instant(receipt.accepted_at),
         "attempts": receipt.attempts,
     }
     if removed is not None:
-        document["erased"] = _told(removed)
+        document["erased"] = _erased_document(removed)
     if receipt.settled_at is not None:
         document["settledAt"] = instant(receipt.settled_at)
     elif receipt.next_attempt_at is not None:
         document["nextAttemptAt"] = instant(receipt.next_attempt_at)
-    if (reason := waits or waiting_for(receipt)) is not None:
-        document["waitingFor"] = reason.document()
+    explanation = explanation or waiting_for(receipt)
+    if explanation is not None:
+        document["waitingFor"] = explanation.document()
     if receipt.leanplum_unreadable:
         document["leanplumUnreadable"] = True
     elif receipt.leanplum is not None:
@@ -132,17 +139,17 @@ def receipt_document(
 
 
 def receipt_path(item_id: str, prefix: str) -> str:
-    """Return where the caller finds the receipt of an item."""
+    """Return the path of an item's receipt, as the caller reaches it."""
     return f"{prefix}/v1/receipts/{item_id}"
 
 
-def _named(subject: str) -> dict[str, str]:
-    """Whom it is about; a subject that was erased is named no more."""
+def _user_or_device(subject: str) -> dict[str, str]:
+    """Return the field with the user or device; erased subjects have none."""
     kind = {"u": "userId", "d": "deviceId"}.get(subject[0])
     return {} if kind is None else {kind: subject[1:]}
 
 
-def _told(removed: Removed) -> dict[str, int]:
+def _erased_document(removed: Removed) -> dict[str, int]:
     return {
         "waiting": removed.waiting,
         "inFlight": removed.in_flight,
@@ -162,8 +169,9 @@ def fresh_receipt(
     *,
     prefix: str,
 ) -> bytes:
-    """The receipt of an item accepted this moment, rendered: the hot path's own short cut to the
-    same words.
+    """Return the JSON of the receipt of an item that has just been accepted.
+
+    It equals what `receipt_document` renders. This is the hot path: no Receipt is constructed.
     """
     return orjson.dumps(
         {
@@ -173,7 +181,7 @@ def fresh_receipt(
             "status": "accepted",
             "acceptedAt": instant(accepted_at),
             "attempts": 0,
-            **({} if removed is None else {"erased": _told(removed)}),
+            **({} if removed is None else {"erased": _erased_document(removed)}),
             **(orjson.loads(notes) if notes is not None else {}),
             "href": receipt_path(item_id, prefix),
         }
@@ -231,25 +239,31 @@ async def find_receipts(
         int, Query(ge=1, le=1_000, description="Maximum number of results per page.")
     ] = 100,
 ) -> Any:
-    """The receipts of durable entries at `/api` by their `reqId`, newest first; none where nothing
-    is known of it: it never came, its receipt is past the time of `GATEWAY_DEDUP_SECONDS`, or
-    Leanplum was asked while the SDK waited.
+    """Return the receipts of SDK entries (`/api`) by their `reqId`, newest first.
+
+    There is no receipt of an entry that never arrived, that was relayed to Leanplum while the SDK
+    waited, or that is older than `GATEWAY_DEDUP_SECONDS`.
     """
     context = context_of(request.scope)
     context.operation = f"GET {LIST}"
     _, app = await authenticator.enter(context, Scope.RECEIPTS_READ)
-    chosen = _chosen(req_id, uuid)
-    found = await receipts.page(app.name, chosen, int(cursor) if cursor else None, limit + 1)
+    receipt_filter = _receipt_filter(req_id, uuid)
+    matching_receipts = await receipts.page(
+        app.name, receipt_filter, int(cursor) if cursor else None, limit + 1
+    )
     page: dict[str, Any] = {
-        "receipts": [receipt_document(receipt, prefix=context.prefix) for receipt in found[:limit]]
+        "receipts": [
+            receipt_document(receipt, prefix=context.prefix)
+            for receipt in matching_receipts[:limit]
+        ]
     }
-    if len(found) > limit:
-        page["nextCursor"] = str(found[limit - 1].seq)
+    if len(matching_receipts) > limit:
+        page["nextCursor"] = str(matching_receipts[limit - 1].seq)
     return page
 
 
-def _chosen(req_id: str | None, uuid: str | None) -> ReceiptFilter:
-    """Return the filter that a query means. Raises Invalid."""
+def _receipt_filter(req_id: str | None, uuid: str | None) -> ReceiptFilter:
+    """Return the filter that the query parameters describe. Raises Invalid."""
     if req_id:
         return ReceiptFilter(ids.sdk_item_id_bounds(req_id, uuid or None))
     if uuid:
@@ -263,7 +277,12 @@ def _chosen(req_id: str | None, uuid: str | None) -> ReceiptFilter:
     response_model=schemas.Receipt,
     response_model_exclude_unset=True,
     responses=problem_responses(
-        "unauthorized", "forbidden", "not-found", "rate-limited", "internal", "storage-unavailable"
+        "unauthorized",
+        "forbidden",
+        "not-found",
+        "rate-limited",
+        "internal",
+        "storage-unavailable",
     ),
 )
 async def get_receipt(
@@ -284,5 +303,5 @@ async def get_receipt(
         raise NotFound(
             "No item of this app has this id, or its receipt is past the deduplication window."
         )
-    waits = await receipts.explain(app.name, receipt)
-    return receipt_document(receipt, waits=waits, prefix=context.prefix)
+    explanation = await receipts.explain(app.name, receipt)
+    return receipt_document(receipt, explanation=explanation, prefix=context.prefix)

@@ -1,6 +1,4 @@
-"""What is tracked: the plan that is loaded, what broke it, and the names that Leanplum keeps of an
-app.
-"""
+"""The tracking plan over HTTP: the plan, its violations, and the names that an app uses."""
 
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -66,16 +64,11 @@ async def _enter(
     responses=problem_responses(*REFUSED),
 )
 async def get_plan(request: Request, authenticator: Authentication, tracking: Tracked) -> Any:
-    """Its version and digest, and all that it has for this app; and what is wrong with the files as
-    they are now, where they were refused.
-    """
+    """Return the loaded plan of the app, and the errors in the plan's files if they were refused."""
     app = await _enter(request, authenticator, f"GET {PLAN}", Scope.CONTENT_READ)
-    plan, refused = tracking.plans.current.of(app.name), list(tracking.plans.faults)
-    return (
-        {"loaded": False, "refused": refused}
-        if plan is None
-        else _document(plan) | {"refused": refused}
-    )
+    plan = tracking.plans.current.of(app.name)
+    document: dict[str, Any] = {"loaded": False} if plan is None else _document(plan)
+    return document | {"refused": list(tracking.plans.faults)}
 
 
 def _document(plan: Plan) -> dict[str, Any]:
@@ -91,14 +84,12 @@ def _document(plan: Plan) -> dict[str, Any]:
 
 
 def _entry(entry: PlannedEntry) -> dict[str, Any]:
-    told = {"description": entry.description, "owner": entry.owner}
-    return {
-        "name": entry.name,
-        "mode": entry.mode,
-        **{name: value for name, value in told.items() if value is not None},
-        "schema": entry.schema,
-        "examples": list(entry.examples),
-    }
+    document: dict[str, Any] = {"name": entry.name, "mode": entry.mode}
+    if entry.description is not None:
+        document["description"] = entry.description
+    if entry.owner is not None:
+        document["owner"] = entry.owner
+    return document | {"schema": entry.schema, "examples": list(entry.examples)}
 
 
 @router.get(
@@ -110,25 +101,27 @@ def _entry(entry: PlannedEntry) -> dict[str, Any]:
 async def list_violations(
     request: Request, authenticator: Authentication, tracking: Tracked
 ) -> Any:
-    """Counted by name, code and caller key, the latest first, at most 1,000; of every process,
-    within two seconds. Never a value. Kept for 30 days after they were last seen.
+    """Return violations counted by name, code and caller key, latest first, at most 1,000.
+
+    Values are never included. Violations of every process appear within two seconds, and are kept
+    for 30 days after they last occurred.
     """
     app = await _enter(request, authenticator, f"GET {VIOLATIONS}", Scope.AUDIT_READ)
     await tracking.violations.flush()
-    found = await in_time(partial(tracking.violations.stored, app.name))
+    counted_violations = await in_time(partial(tracking.violations.stored, app.name))
     return {
         "violations": [
             {
-                "kind": of.kind,
-                "name": of.name,
-                "code": of.code,
-                "keyId": of.key_id,
+                "kind": violation.kind,
+                "name": violation.name,
+                "code": violation.code,
+                "keyId": violation.key_id,
                 "count": tally.count,
                 "firstSeen": instant(tally.first_seen),
                 "lastSeen": instant(tally.last_seen),
                 "pointer": tally.pointer,
             }
-            for of, tally in found
+            for violation, tally in counted_violations
         ]
     }
 
@@ -140,24 +133,26 @@ async def list_violations(
     responses=problem_responses(*REFUSED),
 )
 async def get_taxonomy(request: Request, authenticator: Authentication, tracking: Tracked) -> Any:
-    """Every distinct name that was accepted for the app, by any door. Beyond its limits Leanplum
-    drops names without a word; `GATEWAY_TAXONOMY_POLICY` says what becomes of them here.
+    """Return every distinct name that was accepted for the app, over any protocol.
+
+    Leanplum silently drops names beyond its limits; `GATEWAY_TAXONOMY_POLICY` sets whether the
+    gateway warns about them or refuses them.
     """
     app = await _enter(request, authenticator, f"GET {TAXONOMY}", Scope.CONTENT_READ)
     taxonomy = tracking.names
-    found = await in_time(partial(taxonomy.names, app.name))
-    of: dict[str, list[dict[str, str]]] = {kind: [] for kind in NAME_KINDS}
-    for one in found:
-        of[one.name.kind].append({"name": one.name.name, "firstSeen": instant(one.first_seen)})
+    names_by_kind: dict[str, list[dict[str, str]]] = {kind: [] for kind in NAME_KINDS}
+    for known in await in_time(partial(taxonomy.names, app.name)):
+        document = {"name": known.name.name, "firstSeen": instant(known.first_seen)}
+        names_by_kind[known.name.kind].append(document)
     return {
         "app": app.name,
         "policy": taxonomy.policy,
         "warnFrom": taxonomy.limits.warn_from,
         **{
             kind: {
-                "count": len(of[kind]),
+                "count": len(names_by_kind[kind]),
                 "limit": taxonomy.limits.by_kind[kind],
-                "names": of[kind],
+                "names": names_by_kind[kind],
             }
             for kind in NAME_KINDS
         },
@@ -181,8 +176,9 @@ async def forget_name(
     ],
     name: Annotated[str, Path(description="Name to forget.")],
 ) -> None:
-    """For names that Leanplum has dropped too, or that were accepted by mistake. It counts again
-    when it comes again. Other processes know within two seconds.
+    """Remove a name that Leanplum does not keep, or that was accepted by mistake.
+
+    It counts again if it is used again. Other processes apply this within two seconds.
     """
     app = await _enter(request, authenticator, f"DELETE {ONE_NAME}", Scope.CONTENT_WRITE)
     forgotten_name = Name(kind, path_parameters(request)["name"])

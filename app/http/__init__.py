@@ -1,6 +1,12 @@
 """Request plumbing shared by `api` and `compat`."""
 
-from app.http.audit_trail import AuditTrail, transaction_record
+from app.http.audit_trail import (
+    JOB_ID_FIELDS,
+    AuditTrail,
+    JobFacts,
+    note_answer,
+    transaction_record,
+)
 from app.http.authentication import Authenticator, require_leanplum_key, require_scope
 from app.http.body import (
     BOM,
@@ -23,7 +29,6 @@ from app.http.body import (
 )
 from app.http.credentials import key_in_headers
 from app.http.decompression import Decompressor, PlaceQueue, body_too_large, decompressor_of
-from app.http.job_facts import JOB_ID_FIELDS, JobFacts, note_answer
 from app.http.openapi_parts import Tag, body_of, parameters_of, problem_responses
 from app.http.problems import PROBLEMS, Answer, Problem, example
 from app.http.proxies import VARY_BY_PREFIX, Prefixes, TrustedProxies

@@ -1,4 +1,4 @@
-"""Authenticate callers and authorize calls, before anything is read or done."""
+"""Authentication of callers and authorization of calls, before a body is read."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -32,7 +32,7 @@ log = structlog.get_logger("request")
 
 
 class Authenticator:
-    """Find the caller and the app of each request, and count failures and items."""
+    """The authenticator of requests: it finds caller and app, and counts failures and items."""
 
     def __init__(self, directory: Directory, apps: AppRegistry, limiter: RateLimiter) -> None:
         self._directory, self._apps, self._limiter = directory, apps, limiter
@@ -48,7 +48,7 @@ class Authenticator:
         """Return the caller and the app of a call that counts as one item, even when refused.
 
         `kind` is the Leanplum key that the call needs; `app_name` is an app that the call names
-        otherwise than by the header. Raises Unauthorized, RateLimited, Forbidden, Malformed,
+        elsewhere than in the header. Raises Unauthorized, RateLimited, Forbidden, Malformed,
         KeyNotConfigured.
         """
         caller = context.caller = self._directory.recognise(context.credential)
@@ -64,7 +64,7 @@ class Authenticator:
         return caller, app
 
     async def enter_without_app(self, context: RequestContext, scope: Scope) -> Caller:
-        """Return the caller of a call that is about no app; the call counts as one item.
+        """Return the caller of a call that concerns no app; the call counts as one item.
 
         Raises Unauthorized, RateLimited, Forbidden.
         """
@@ -74,7 +74,7 @@ class Authenticator:
         return caller
 
     async def charge_item(self, context: RequestContext) -> None:
-        """Count one item for a call that is refused whatever it is about.
+        """Count one item for a call that is refused in any case.
 
         Raises Unauthorized, RateLimited.
         """
@@ -83,9 +83,9 @@ class Authenticator:
     async def charge(self, context: RequestContext, *, named: bool = False) -> None:
         """Count one item for a call that is refused before its caller is authenticated.
 
-        Only a call with a key counts: with one in a header (also of Basic), with any credential
-        under /v1, or with a key that it has `named` otherwise. Elsewhere a header may belong to a
-        proxy. Raises Unauthorized, RateLimited.
+        Only a call with a key counts: with one in a header (Basic included), with any credential
+        under /v1, or with a key elsewhere (`named`). On other paths a header may belong to a proxy.
+        Raises Unauthorized, RateLimited.
         """
         if context.caller is not None:
             return
@@ -98,9 +98,9 @@ class Authenticator:
     async def charged(
         self, context: RequestContext, error: GatewayError, *, named: bool = False
     ) -> GatewayError:
-        """Charge a refused call; return `error`, or RateLimited when a limit is exceeded.
+        """Charge a refused call; return `error`, or RateLimited if a limit is exceeded.
 
-        An invalid key changes nothing else.
+        An invalid key does not change the error.
         """
         try:
             await self.charge(context, named=named)
@@ -113,8 +113,8 @@ class Authenticator:
     async def authenticate(self, context: RequestContext) -> Caller:
         """Return the caller, by key.
 
-        Raises Unauthorized, or RateLimited when the address has failed too often. A valid key
-        passes all the same: many callers may share an address.
+        Raises Unauthorized, or RateLimited if the address has failed too often. A valid key is
+        accepted even then: many callers may share an address.
         """
         context.caller = self._directory.recognise(context.credential)
         if context.caller is not None:
@@ -146,7 +146,7 @@ class Authenticator:
         return current
 
     def confirm_scope(self, context: RequestContext, scope: Scope) -> Caller:
-        """Return the caller as their key is now, when it still has the scope.
+        """Return the caller as their key is now, if it still has the scope.
 
         Raises Unauthorized, Forbidden.
         """
@@ -156,7 +156,7 @@ class Authenticator:
         return caller
 
     def find(self, context: RequestContext, key: str) -> Caller | None:
-        """Return the caller of `key`, else of the key in a header; None when neither is known.
+        """Return the caller of `key`, else of the key in a header; None if neither is valid.
 
         Nothing is refused, counted or remembered: the call may be authenticated by another key.
         """
@@ -173,11 +173,11 @@ class Authenticator:
     async def refusal_of_leak(
         self, context: RequestContext, scope: Mapping[str, Any]
     ) -> GatewayError | None:
-        """Return the refusal of a request with a key in its URL; None when there is none.
+        """Return the refusal of a request with a key in its URL; None if there is no key.
 
-        The key is in the logs and histories of everything that the request passed; the log here
-        says whose it is. The call counts as an item of that key; an invalid key counts as a failed
-        authentication.
+        The key is in the logs and histories of every system that the request passed; the log line
+        written here has its id. The call counts as an item of that key; an invalid key counts as a
+        failed authentication.
         """
         leak = leaked_credential(scope)
         if leak is None:
@@ -203,8 +203,8 @@ class Authenticator:
     ) -> App:
         """Return the app that the call names, or the only one that the key is for.
 
-        `app_name` is an app that the call names otherwise than by the header, which comes first.
-        Raises Forbidden; Malformed when the call must name an app.
+        `app_name` is an app that the call names elsewhere; the header takes precedence. Raises
+        Forbidden, and Malformed if the call must name an app.
         """
         header = context.headers.get(b"x-leanplum-app")
         named = app_name if header is None else header.decode("latin-1")
@@ -228,13 +228,13 @@ class Authenticator:
 
 
 def require_scope(caller: Caller, scope: Scope) -> None:
-    """Raise Forbidden when the caller's key lacks the scope."""
+    """Raise Forbidden if the caller's key lacks the scope."""
     if scope not in caller.scopes:
         raise Forbidden(f"Forbidden: missing scope {scope.value}")
 
 
 def require_leanplum_key(app: App, kind: KeyKind) -> None:
-    """Raise KeyNotConfigured when the app has no Leanplum key of this kind."""
+    """Raise KeyNotConfigured if the app has no Leanplum key of this kind."""
     if kind not in app.keys:
         raise KeyNotConfigured(
             f"Leanplum's {kind.value} key is required: {app.setting(kind)} is not set."

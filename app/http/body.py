@@ -40,10 +40,10 @@ Receive = Callable[[], Awaitable[Any]]
 
 
 class BodyReader:
-    """Read bodies, and count the bytes of them that this process holds.
+    """The reader of bodies; it counts the bytes of them that this process holds.
 
-    Bodies that come in several pieces count, and what comes out of compressed ones: an SDK sends
-    its key in the body, so anybody may send one of those.
+    Bodies that arrive in several pieces count, and the output of compressed ones: an SDK sends its
+    key in the body, so anybody can send such bodies.
     """
 
     def __init__(self, *, max_body_bytes: int, max_held_bytes: int) -> None:
@@ -51,7 +51,7 @@ class BodyReader:
         self.held_bytes = 0
 
     def hold(self, context: RequestContext, size: int, most: int) -> None:
-        """Count bytes until `release`. Raises Overloaded when more than `most` would be held."""
+        """Count bytes until `release`. Raises Overloaded if more than `most` would be held."""
         if self.held_bytes + size > most:
             context.overloaded = True
             raise Overloaded("The limit of bytes being read at once is reached.")
@@ -68,7 +68,7 @@ class BodyReader:
     ) -> bytes:
         """Return the whole body, decompressed, without a byte-order mark.
 
-        Raises TooLarge as soon as it is over the limit, and what `limited` raises.
+        Raises TooLarge as soon as the body exceeds the limit, and what `limited` raises.
         """
         limit = self._max_body_bytes if limit is None else limit
         refuse_declared(context, limit)
@@ -92,8 +92,8 @@ class BodyReader:
     ) -> bytes:
         """Return a body of JSON that has at most `most_members` members.
 
-        `optional`: a missing body is an empty object, whatever its media type is said to be. Raises
-        UnsupportedMediaType beside what `read` raises.
+        If it is `optional`, a missing body is an empty object, whatever the Content-Type. Raises
+        UnsupportedMediaType, and what `read` raises.
         """
         media_type = context.headers.get(b"content-type")
         may_lack_type = optional and (media_type is None or _may_be_empty(context))
@@ -116,10 +116,11 @@ class BodyReader:
         seen: int = 0,
         counts: bool = True,
     ) -> Receive:
-        """Return a `receive` for this body that raises where the body must not be read on.
+        """Return a `receive` for this body that raises as soon as reading must stop.
 
-        `seen`: bytes that came before; `counts`: False when somebody else counts them as held.
-        Raises TooLarge over the limit, TooSlow, Malformed when the body ends early, Overloaded.
+        `seen` is the number of bytes read before; `counts` is False if the caller of this method
+        counts them as held. It raises TooLarge over the limit, TooSlow, Overloaded, and Malformed
+        if the body ends early.
         """
 
         async def limited_receive() -> Any:
@@ -151,31 +152,32 @@ class BodyReader:
                 limit,
                 lambda size: self.hold(context, size, most),
             )
-        except Overloaded:  # also when too many wait to be decompressed
+        except Overloaded:  # also if too many bodies wait to be decompressed
             context.overloaded = True
             raise
 
 
 def refuse_declared(context: RequestContext, limit: int) -> None:
-    """Raise TooLarge when Content-Length is over the limit."""
+    """Raise TooLarge if Content-Length exceeds the limit."""
     declared = context.headers.get(b"content-length")
     if declared is not None and int(declared) > limit:
         raise body_too_large(limit)
 
 
 def is_small(context: RequestContext) -> bool:
-    """Tell whether a request has no body, or one that is known to be small before it is read."""
+    """Tell whether the headers promise no body or a small one."""
     if b"content-encoding" in context.headers or b"transfer-encoding" in context.headers:
         return False
     return int(context.headers.get(b"content-length", b"0")) <= SMALL_BODY_BYTES
 
 
 def _may_be_empty(context: RequestContext) -> bool:
-    """Tell whether the headers do not promise a body."""
+    """Tell whether the headers allow an empty body."""
     return context.headers.get(b"content-length", b"0").strip(b"0") == b""
 
 
 async def _rest(receive: Receive, first: bytes) -> bytes:
+    """Return a body whose first part has been received."""
     parts, more = [first], True
     while more:
         message = await receive()

@@ -1,6 +1,6 @@
 """Caller keys as requests carry them: in headers, and by mistake in URLs. Pure.
 
-A header with any other text may belong to a proxy.
+Headers with any other text may belong to a proxy.
 """
 
 import base64
@@ -74,7 +74,7 @@ def sent_key(context: RequestContext) -> str:
 
 
 def key_in_headers(context: RequestContext) -> str:
-    """Return the text that begins as this gateway's keys do; "" when there is none.
+    """Return the credential that has the form of a caller key; "" if there is none.
 
     Clients send a key as Bearer, as the user name of Basic, or as X-API-Key.
     """
@@ -89,7 +89,7 @@ def key_in_headers(context: RequestContext) -> str:
 
 
 def shows_key(context: RequestContext) -> bool:
-    """Tell whether a header of a call under /v1, where a key is required, is meant as one."""
+    """Tell whether a call under /v1, where a key is required, has a header for one."""
     if not context.path.startswith("/v1/"):
         return False
     authorization = context.headers.get(b"authorization")
@@ -99,7 +99,7 @@ def shows_key(context: RequestContext) -> bool:
 
 
 def _basic_user(text: bytes) -> str:
-    """Return the user name of Basic (RFC 7617); "" when it can't be decoded."""
+    """Return the user name of Basic (RFC 7617); "" if it cannot be decoded."""
     try:
         return base64.b64decode(text.strip(), validate=True).decode().partition(":")[0]
     except (binascii.Error, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""Parts of the OpenAPI document that routes state beside themselves: bodies, parameters, problems."""
+"""Parts of the OpenAPI document that routes declare explicitly: bodies, parameters, problems."""
 
 from collections.abc import Collection
 from enum import StrEnum
@@ -29,7 +29,7 @@ class Tag(StrEnum):
 def body_of(
     shape: str, *, lines_of: str | None = None, required: bool = True, media: str = JSON
 ) -> dict[str, Any]:
-    """The requestBody of a thin route."""
+    """Return the `requestBody` of a route whose handler reads the body itself."""
     content: dict[str, Any] = {media: {"schema": {"$ref": REF + shape}}}
     if lines_of is not None:
         content[NDJSON] = {"schema": {"$ref": REF + lines_of}}
@@ -37,23 +37,23 @@ def body_of(
 
 
 def parameters_of(shape: Any, known: Collection[str]) -> list[dict[str, Any]]:
-    """The query parameters of a thin route: its action's, less those that are known otherwise."""
+    """Return the query parameters of a route: those of the shape, without the `known` names."""
     schema = TypeAdapter(shape).json_schema()
     return [
         {
             "name": name,
             "in": "query",
             "required": name in schema.get("required", ()),
-            "description": told.get("description", told.get("title", name)),
-            "schema": {key: value for key, value in told.items() if key != "description"},
+            "description": field.get("description", field.get("title", name)),
+            "schema": {key: value for key, value in field.items() if key != "description"},
         }
-        for name, told in schema.get("properties", {}).items()
+        for name, field in schema.get("properties", {}).items()
         if name not in known
     ]
 
 
 def problem_responses(*slugs: str) -> dict[int | str, dict[str, Any]]:
-    """The error responses for these problems, those of one status together."""
+    """Return the error responses for these problems, grouped by status."""
     responses: dict[int | str, dict[str, Any]] = {}
     for slug in slugs:
         problem = PROBLEMS[slug]

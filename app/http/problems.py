@@ -1,6 +1,6 @@
 """Problem documents (RFC 9457): one table maps every error to a status, a slug, a title and advice.
 
-The error responses in `openapi/` and the pages under `/problems` are made from the same table.
+The error responses in `openapi/` and the pages under `/problems` come from the same table.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ EXAMPLE_REQUEST = "4bf92f35"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A kind of problem: a row of the table. `example` is a detail as callers get it."""
+    """A problem type: a row of the table. `example` is a detail as callers get it."""
 
     slug: str
     status: int
@@ -302,23 +302,23 @@ def document(
     `prefix` is the path prefix under which the caller reaches the gateway.
     """
     problem = PROBLEMS[slug]
-    made: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "type": f"{prefix}/problems/{slug}",
         "title": problem.title,
         "status": problem.status,
         "detail": detail,
     }
     if instance is not None:
-        made["instance"] = instance
+        fields["instance"] = instance
     if error is not None and error.faults:
-        made["errors"] = [fault.document() for fault in error.faults]
+        fields["errors"] = [fault.document() for fault in error.faults]
     if isinstance(error, CommitUnknown) and error.ids:
-        made["ids"] = list(error.ids)
-    return made
+        fields["ids"] = list(error.ids)
+    return fields
 
 
 def example(slug: str, prefix: str = "") -> dict[str, Any]:
-    """Return a problem document of this kind for the documentation."""
+    """Return an example of a problem document for the documentation."""
     problem = PROBLEMS[slug]
     if slug != "validation":
         return document(slug, problem.example, EXAMPLE_REQUEST, prefix=prefix)
@@ -345,22 +345,22 @@ def stopping() -> Stopping:
 def answer(error: GatewayError, request_id: str, prefix: str) -> Answer:
     """Return the HTTP response to an error."""
     headers = []
-    if (after := getattr(error, "retry_after", None)) is not None:
-        headers.append((b"retry-after", b"%d" % max(1, math.ceil(after))))
+    retry_after = getattr(error, "retry_after", None)
+    if retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(retry_after))))
     if isinstance(error, Unauthorized):
         headers.append((b"www-authenticate", b"Bearer"))
-    return rendered(of_error(error, prefix, request_id), headers)
+    return _render(of_error(error, prefix, request_id), headers)
 
 
 def plain(
     slug: str, detail: str, request_id: str, prefix: str, *headers: tuple[bytes, bytes]
 ) -> Answer:
     """Return the HTTP response for a problem that has no error class."""
-    return rendered(document(slug, detail, request_id, prefix=prefix), list(headers))
+    return _render(document(slug, detail, request_id, prefix=prefix), list(headers))
 
 
-def rendered(made: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> Answer:
+def _render(problem: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> Answer:
     """Return a problem document as an HTTP response."""
-    return Answer(
-        made["status"], [(b"content-type", MEDIA_TYPE.encode()), *headers], orjson.dumps(made)
-    )
+    all_headers = [(b"content-type", MEDIA_TYPE.encode()), *headers]
+    return Answer(problem["status"], all_headers, orjson.dumps(problem))

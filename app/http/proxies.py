@@ -1,14 +1,14 @@
-"""Find who sent a request that came through proxies: X-Forwarded-For and Forwarded (RFC 7239).
-Pure.
+"""The origin and the path prefix of requests that come through proxies. Pure.
 
-Anybody may write these headers, so only what a trusted proxy added counts. The walk starts at the
+X-Forwarded-For and Forwarded (RFC 7239) name the client; X-Forwarded-Prefix names the prefix.
+Anybody may write these headers, so only what a trusted proxy added counts. The search starts at the
 peer and goes from hop to hop towards the client, as long as each hop is a trusted proxy. It ends at
-the first address that is none, and at a hop that can't be read: whatever stands before that one may
-be made up.
+the first address that is not one, and at a hop that cannot be parsed: the hops before it may be
+forged.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -25,28 +25,28 @@ from app.urls import MOST_PREFIX, path_prefix
 Network = IPv4Network | IPv6Network
 Headers = Iterable[tuple[bytes, bytes]]
 
-# The hops that are looked at, nearest first.
+# Hops that are examined, nearest first.
 MOST_HOPS = 32
+UNREADABLE = [""]  # the hops of a header that cannot be parsed
 MAPPED = IPv6Network("::ffff:0:0/96")
 EVERY_IPV4 = IPv4Network("0.0.0.0/0")
 
-# A port is a number, or a name that a proxy has made up for one (RFC 7239, obfport).
+# A port is a number, or a name that hides one (RFC 7239, obfport).
 _PORT = r":(?:(\d{1,5})|_[A-Za-z0-9._-]+)"
 _BRACKETED = re.compile(rf"\[([^\[\]]*)\](?:{_PORT})?")
 _WITH_PORT = re.compile(rf"([0-9.]+){_PORT}")
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105  # RFC 9110's token, no secret
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-# Bare values are read more kindly than RFC 7239 asks: many senders quote no address with a colon.
+# More lenient than RFC 7239: many senders do not quote an address with a colon.
 _PAIR = re.compile(rf'\s*({_TOKEN})=({_QUOTED}|[^\s",;]*)\s*')
 
 
 class Origin(NamedTuple):
-    """Where a request came from.
+    """The origin of a request.
 
-    `address` is the nearest address to the client that can be relied on: it is locked out, and the
-    audit has it. `named` is the client as a trusted proxy names it, None where none does. `sender`
-    is whose request it is: the client that is named, or the peer where that is no proxy; None where
-    only proxies are known.
+    `address` is the address nearest to the client that can be relied on: lock-outs and the audit
+    use it. `named` is the client that a trusted proxy names, or None. `sender` is the client that
+    is named, or the peer if that is not a proxy; None if only proxies are known.
     """
 
     address: str
@@ -55,13 +55,13 @@ class Origin(NamedTuple):
 
 
 def plain(address: str) -> str:
-    """Return an address without an IPv4 mapping (::ffff:10.0.0.1) or a zone; else as it is."""
-    found = _address(address)
-    return address if found is None else str(found)
+    """Return an address without an IPv4 mapping (::ffff:10.0.0.1) or a zone; other text as it is."""
+    parsed = _address(address)
+    return address if parsed is None else str(parsed)
 
 
 class TrustedProxies:
-    """The networks whose hosts are believed when they name whom they forward for."""
+    """The networks whose hosts are trusted to name the client for which they forward."""
 
     def __init__(self, networks: Sequence[Network]) -> None:
         self._networks = tuple(form for network in networks for form in _forms(network))
@@ -70,21 +70,21 @@ class TrustedProxies:
         return bool(self._networks)
 
     def trusts(self, address: str) -> bool:
-        """Return whether the address is a trusted proxy's."""
-        found = _address(address)
-        return found is not None and self._covers(found)
+        """Tell whether the address is that of a trusted proxy."""
+        parsed = _address(address)
+        return parsed is not None and self._covers(parsed)
 
     def origin(self, peer: str, headers: Headers) -> Origin:
-        """Return where a request came from, by its peer and its headers."""
+        """Return the origin of a request, by its peer and its headers."""
         nearest = plain(peer)
         if not self.trusts(nearest):
             return Origin(nearest, None, nearest)
         for hop in _hops(headers):
-            found = _node(hop)
-            if found is None:
+            address = _hop_address(hop)
+            if address is None:
                 break
-            nearest = str(found)
-            if not self._covers(found):
+            nearest = str(address)
+            if not self._covers(address):
                 return Origin(nearest, nearest, nearest)
         return Origin(nearest, None, None)
 
@@ -93,8 +93,7 @@ class TrustedProxies:
 
 
 def _forms(network: Network) -> list[Network]:
-    """Return the network in the forms in which addresses are looked for: a mapped IPv4 address is
-    looked for as the IPv4 address that it is."""
+    """Return the networks with which an address is compared: mapped IPv4 addresses become IPv4."""
     if isinstance(network, IPv6Network):
         if network.subnet_of(MAPPED):
             mapped = network.network_address.ipv4_mapped
@@ -105,38 +104,38 @@ def _forms(network: Network) -> list[Network]:
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """Return the address that a text is; None where it is none."""
+    """Return the IP address in a text; None if it is not one."""
     try:
-        found = ip_address(text)
+        address = ip_address(text)
     except ValueError:
         return None
-    if isinstance(found, IPv6Address):
-        if found.ipv4_mapped is not None:
-            return found.ipv4_mapped
-        if found.scope_id is not None:
-            # A zone means something on the host that wrote it, and nowhere else.
-            return IPv6Address(int(found))
-    return found
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address.scope_id is not None:
+            # A zone has a meaning only on the host that wrote it.
+            return IPv6Address(int(address))
+    return address
 
 
-def _node(text: str) -> IPv4Address | IPv6Address | None:
-    """Return the address of a hop, which may have a port; None where it names no address."""
-    found = _BRACKETED.fullmatch(text)
-    if found is not None and ":" not in found[1]:
+def _hop_address(text: str) -> IPv4Address | IPv6Address | None:
+    """Return the address of a hop, which may have a port; None if it names no address."""
+    match = _BRACKETED.fullmatch(text)
+    if match is not None and ":" not in match[1]:
         return None
-    found = found or _WITH_PORT.fullmatch(text)
-    if found is None:
+    match = match or _WITH_PORT.fullmatch(text)
+    if match is None:
         return _address(text)
-    if found[2] is not None and int(found[2]) > 65_535:
+    if match[2] is not None and int(match[2]) > 65_535:
         return None
-    return _address(found[1])
+    return _address(match[1])
 
 
 def _hops(headers: Headers) -> list[str]:
     """Return the hops that the headers name, nearest first.
 
-    X-Forwarded-For goes before Forwarded, unless it names nobody. Nearly every proxy adds to the
-    former, and one that does not know the latter passes it on as the client wrote it.
+    X-Forwarded-For takes precedence over Forwarded, unless it names nobody. Nearly every proxy
+    adds to the former, and a proxy that does not know the latter passes on what the client wrote.
     """
     chains: dict[bytes, list[bytes]] = {b"x-forwarded-for": [], b"forwarded": []}
     for name, value in headers:
@@ -144,50 +143,46 @@ def _hops(headers: Headers) -> list[str]:
             chains[name].append(value)
     hops: list[str] = []
     for line in reversed(chains[b"x-forwarded-for"]):
-        hops += _listed(line.decode("latin-1"))
+        hops += _list_members(line.decode("latin-1"))
     if not hops:
         for line in reversed(chains[b"forwarded"]):
-            hops += reversed(list(_elements(line.decode("latin-1"))))
+            hops += reversed(_forwarded_hops(line.decode("latin-1")))
     return hops[:MOST_HOPS]
 
 
-def _listed(line: str) -> list[str]:
-    """Return the members of one X-Forwarded-For line, the last one first; empty ones are left
-    out.
-    """
+def _list_members(line: str) -> list[str]:
+    """Return the members of one X-Forwarded-For line, last one first, without empty ones."""
     members = (member.strip() for member in reversed(line.split(",")))
     return [_unquoted(member) for member in members if member]
 
 
-def _elements(line: str) -> Iterator[str]:
-    """Yield whom each element of one Forwarded line is for; "" for an element that does not say.
+def _forwarded_hops(line: str) -> list[str]:
+    """Return the `for` parameter of each element of one Forwarded line; "" if it has none.
 
-    A line that is not as RFC 7239 has it is one hop that can't be read.
+    A line that RFC 7239 does not allow is a single hop that cannot be parsed.
     """
-    found: list[str] = []
+    hops: list[str] = []
     named: str | None = None
-    empty, at = True, 0
-    while at <= len(line):
-        pair = _PAIR.match(line, at)
+    empty, position = True, 0
+    while position <= len(line):
+        pair = _PAIR.match(line, position)
         if pair is not None:
-            empty, at = False, pair.end()
+            empty, position = False, pair.end()
             if pair[1].lower() == "for":
                 if named is not None:
-                    yield ""
-                    return
+                    return UNREADABLE
                 named = _unquoted(pair[2])
         else:
-            at += len(line[at:]) - len(line[at:].lstrip())
-        end = line[at : at + 1]
-        if end not in {"", ",", ";"}:
-            yield ""
-            return
-        if end != ";":
+            position += len(line[position:]) - len(line[position:].lstrip())
+        separator = line[position : position + 1]
+        if separator not in {"", ",", ";"}:
+            return UNREADABLE
+        if separator != ";":
             if not empty:
-                found.append(named or "")
+                hops.append(named or "")
             named, empty = None, True
-        at += 1
-    yield from found
+        position += 1
+    return hops
 
 
 def _unquoted(text: str) -> str:
@@ -196,18 +191,16 @@ def _unquoted(text: str) -> str:
     return text
 
 
-HEADER = b"x-forwarded-prefix"
-VARY_BY_PREFIX = {"Vary": "X-Forwarded-Prefix"}  # of pages with links in them, for shared caches
-# What the gateway's own paths begin with. A prefix that begins with one of them is taken off only
-# where one of them follows: a proxy may have taken it off already.
+PREFIX_HEADER = b"x-forwarded-prefix"
+VARY_BY_PREFIX = {"Vary": "X-Forwarded-Prefix"}  # of pages with links, for shared caches
+# First segments of the gateway's own paths. A prefix that begins with one of them is removed only
+# if one of them follows: a proxy may have removed it already.
 OWN = frozenset({"api", "api-batch", "assets", "docs", "livez", "metrics", "openapi.json"})
 OWN |= {"problems", "readyz", "redoc", "segment", "v1"}
 
 
 class Prefixes:
-    """Finds the prefix of each request: GATEWAY_ROOT_PATH, or X-Forwarded-Prefix of a trusted
-    proxy.
-    """
+    """The path prefix of each request: GATEWAY_ROOT_PATH, or a trusted proxy's X-Forwarded-Prefix."""
 
     def __init__(self, root: str, proxies: TrustedProxies) -> None:
         self._root, self._proxies = root, proxies
@@ -218,51 +211,50 @@ class Prefixes:
     def enter(
         self, peer: str, scope: MutableMapping[str, Any], headers: Mapping[bytes, bytes]
     ) -> str:
-        """Return the prefix of a request, and take it off the path in the ASGI scope, where it is
-        there.
-        """
+        """Return the prefix of a request, and remove it from the path in the ASGI scope."""
         prefix = self._root
-        if HEADER in headers and self._proxies.trusts(peer):
+        if PREFIX_HEADER in headers and self._proxies.trusts(peer):
             prefix = forwarded_prefix(scope["headers"]) or prefix
-        for one in dict.fromkeys((prefix, self._root)):
-            if one and _take_off(scope, one):
+        for candidate in dict.fromkeys((prefix, self._root)):
+            if candidate and _remove_prefix(scope, candidate):
                 break
         return prefix
 
 
 def forwarded_prefix(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the prefix that X-Forwarded-Prefix names, the outer proxy's part first.
+    """Return the prefix in X-Forwarded-Prefix, the outer proxy's part first.
 
-    The prefix is "" where there is none, and where any part is not a plain path: what is returned
-    stands in pages and in Location.
+    Return "" if there is none, or if a part is not a plain path: the prefix is written into pages
+    and the Location header.
     """
-    value = b",".join(value for name, value in headers if name == HEADER).decode("latin-1")
-    parts = [part.strip() for part in value.split(",") if part.strip()]
+    values = [value for name, value in headers if name == PREFIX_HEADER]
+    members = [member.strip() for member in b",".join(values).decode("latin-1").split(",")]
+    parts = [member for member in members if member]
     if not all(part.startswith("/") for part in parts):
         return ""
     try:
-        found = "".join(map(path_prefix, parts))
+        prefix = "".join(map(path_prefix, parts))
     except ValueError:
         return ""
-    return found if len(found) <= MOST_PREFIX else ""
+    return prefix if len(prefix) <= MOST_PREFIX else ""
 
 
-def _take_off(scope: MutableMapping[str, Any], prefix: str) -> bool:
-    """Take the prefix off the path and the raw path; return whether it was there."""
+def _remove_prefix(scope: MutableMapping[str, Any], prefix: str) -> bool:
+    """Remove the prefix from the path and the raw path; tell whether they had it."""
     path: str = scope["path"]
     if not path.startswith(prefix) or path[len(prefix) : len(prefix) + 1] not in {"", "/"}:
         return False
     rest = path[len(prefix) :] or "/"
-    if _first(prefix) in OWN and _first(rest) not in OWN:
+    if _first_segment(prefix) in OWN and _first_segment(rest) not in OWN:
         return False
     segments = scope["raw_path"].split(b"/", prefix.count("/") + 1)
     begin = b"/".join(segments[: prefix.count("/") + 1])
-    if unquote_to_bytes(begin) != prefix.encode():  # a slash of it is escaped: it is another path
-        return False
+    if unquote_to_bytes(begin) != prefix.encode():
+        return False  # one of its slashes is escaped, so it is another path
     scope["path"], scope["raw_path"] = rest, scope["raw_path"][len(begin) :] or b"/"
     return True
 
 
-def _first(path: str) -> str:
+def _first_segment(path: str) -> str:
     """Return the first segment of a path."""
     return path[1:].partition("/")[0]

@@ -1,9 +1,9 @@
-"""Limit the rate of calls, before anything is done for them.
+"""Rate limits of calls, checked before any work is done for them.
 
-The state of the limits is told in the headers of draft-ietf-httpapi-ratelimit-headers: in
-RateLimit-Policy `q` items for every `w` seconds; in RateLimit `r` items that may pass now, which is
-more than `q` while the burst is not used up, and `t` seconds until the bucket is full again. The
-draft has no word for a bucket's size; `r` of a full bucket is its size.
+Responses report the limits in the headers of draft-ietf-httpapi-ratelimit-headers. RateLimit-Policy
+has `q` items for every `w` seconds. RateLimit has `r`, the items that may pass now (more than `q`
+while the burst is not used up), and `t`, the seconds until the bucket is full again. The draft has
+no parameter for the size of a bucket; it is the `r` of a full one.
 """
 
 import ipaddress
@@ -24,14 +24,14 @@ from app.limits.buckets import Decision, Limit, Limiter, RatePolicies, RatePolic
 from app.model import Caller
 
 LOCKED_OUT = "Too many failed authentications from this address; wait before you try again."
-# Errors of which the caller is not the cause, after which nothing was accepted.
+# Errors that the caller did not cause, and after which nothing was accepted.
 NOTHING_ACCEPTED = (StorageUnavailable, QueueFull, KeyNotConfigured)
 # In the order of a policy's limits.
 NAMES_OF_LIMITS = ("this key's limit", "the limit that all callers of the app share")
 
 
 class RateLimiter:
-    """Count items of callers and apps, and failed authentications of addresses."""
+    """The limits on items of callers and apps, and on failed authentications of addresses."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class RateLimiter:
     ) -> None:
         """Take `count` items from the buckets of the caller and of the app, or none from either.
 
-        `lends`: a call that is larger than a bucket passes when one item would, and the bucket is
-        in debt then. Raises RateLimited.
+        With `lends`, a call that is larger than a bucket passes if one item would; the bucket is
+        then in debt. Raises RateLimited.
         """
         policy = self._policies.policy_for(caller, context.app)
         limits = policy.lending if lends else policy.limits
@@ -64,22 +64,22 @@ class RateLimiter:
     ) -> None:
         """Give back all but one of the items of a call that was refused as a whole.
 
-        Only when nothing was accepted for certain and the caller is not the cause: the call is to
-        be sent again.
+        This happens only if certainly nothing was accepted and the caller did not cause the error,
+        since the call has to be sent again.
         """
         nothing_accepted = isinstance(error, NOTHING_ACCEPTED)
         if count <= 1 or not nothing_accepted or isinstance(error, CommitUnknown):
             return
-        if context.recorded:  # a part of the call was accepted
+        if context.recorded:  # part of the call was accepted
             return
         policy = self._policies.policy_for(caller, context.app)
         decision = await self._limiter.give(policy.limits, count - 1)
         context.rate_headers = _rate_headers(policy, decision)
 
     async def charge_unread(self, context: RequestContext) -> None:
-        """Take an item for a call that is not read, since the gateway holds too much already.
+        """Take an item for a call that is not read, since the gateway holds too many bytes already.
 
-        The item is of the caller whose key was seen, if any. Raises RateLimited.
+        The item counts for the caller whose key was seen, if any. Raises RateLimited.
         """
         context.overloaded = True
         if context.caller is not None:
@@ -94,9 +94,9 @@ class RateLimiter:
         lends: bool = False,
         ask: bool = True,
     ) -> None:
-        """Refuse a call of which `count` items would not pass, before its body is read or judged.
+        """Refuse a call whose `count` items would not pass, before its body is read or validated.
 
-        Nothing is taken. `ask`: False when the answer of a shared limiter is not worth waiting for;
+        Nothing is taken. `ask` is False if the answer of a shared limiter is not worth waiting for;
         the call is limited later all the same. Raises RateLimited.
         """
         policy = self._policy_of(context, caller)
@@ -109,13 +109,13 @@ class RateLimiter:
     async def room(
         self, context: RequestContext, caller: Caller, *, lends: bool = False, ask: bool = True
     ) -> Callable[[int], bool]:
-        """Return a predicate: would so many items pass now? Nothing is taken."""
+        """Return a predicate that tells whether a number of items would pass now; take nothing."""
         policy = self._policy_of(context, caller)
         decision = await self._look(policy.lending if lends else policy.limits, ask=ask)
         return _any_count if decision is None else decision.fits
 
     async def refuse_locked_out(self, address: str) -> None:
-        """Refuse an address whose next failed authentication would be one too many.
+        """Refuse an address whose next failed authentication would exceed the limit.
 
         Nothing is counted. Raises RateLimited.
         """
@@ -124,13 +124,13 @@ class RateLimiter:
             raise RateLimited(LOCKED_OUT, decision.wait(1))
 
     async def count_failure(self, address: str) -> None:
-        """Count a failed authentication. Raises RateLimited when the address failed too often."""
+        """Count a failed authentication. Raises RateLimited if the address failed too often."""
         decision = await self._limiter.take((self._failure_limit(address),), 1)
         if not decision.allowed:
             raise RateLimited(LOCKED_OUT, decision.wait(1))
 
     def state(self) -> str | None:
-        """Return how far limits are shared among replicas; None when they are not meant to be."""
+        """Return the state of limits shared among replicas; None if they are not to be shared."""
         return self._limiter.state()
 
     def _policy_of(self, context: RequestContext, caller: Caller) -> RatePolicy:
@@ -138,7 +138,7 @@ class RateLimiter:
         return self._policies.policy_for(caller, context.app or self._apps.implied(caller.apps))
 
     async def _look(self, limits: Sequence[Limit], *, ask: bool) -> Decision | None:
-        """Return the state of the buckets; None when that would take asking, and `ask` is False."""
+        """Return the state of the buckets; None if only a server has it and `ask` is False."""
         decision = self._limiter.take_now(limits, 0)
         if decision is None and ask:
             return await self._limiter.take(limits, 0)
@@ -150,10 +150,10 @@ class RateLimiter:
 
 
 def network(address: str) -> str:
-    """Return what counts as one address: of IPv6 the /64, which is what a single host is given."""
+    """Return what counts as one address: for IPv6 the /64, which a single host is assigned."""
     try:
         parsed = ipaddress.ip_address(address)
-    except ValueError:  # no IP address: a Unix socket, or a name of a proxy's own
+    except ValueError:  # not an IP address: a Unix socket, or a name that a proxy chose
         return address
     if isinstance(parsed, ipaddress.IPv4Address):
         return str(parsed)
@@ -167,9 +167,9 @@ def _any_count(count: int) -> bool:
 
 
 def _rate_headers(policy: RatePolicy, decision: Decision) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the headers that tell the limits and their state.
+    """Return the headers with the limits and their state.
 
-    The limits of the decision are less than the policy's while Valkey can't be reached.
+    While Valkey is unavailable, the limits of the decision are lower than the policy's.
     """
     limit, lack = decision.limits[0], decision.deficits[0]
     state = b'"caller";r=%d;t=%d' % (limit.remaining(lack), math.ceil(lack / limit.rate))
@@ -189,7 +189,7 @@ def _refusal(limits: Sequence[Limit], decision: Decision, count: int) -> RateLim
     limit, name = limits[index], NAMES_OF_LIMITS[index]
     items = "1 item" if count == 1 else f"{count} items"
     if math.isinf(waits[index]):
-        # When a part that is as large as it can be may pass.
+        # The time after which the largest part that can ever pass may pass.
         part_passes = decision.limits[index].full_in(decision.deficits[index])
         return RateLimited(
             f"{items} exceed the burst of {name}, which is {limit.whole}; split them.",

@@ -1,7 +1,7 @@
-"""One HTTP request: what is known about it while it is answered.
+"""The context of one HTTP request: what is known about it while it is handled.
 
-The context travels in the ASGI scope under `CONTEXT`. It is filled as facts become known, and read
-for the log line, the audit record and the headers of the response.
+The context is in the ASGI scope under `CONTEXT`. It is filled as facts become known, and read for
+the log line, the audit record and the headers of the response.
 """
 
 import itertools
@@ -24,12 +24,12 @@ from app.telemetry import describe
 CONTEXT = "gateway.context"
 IDEMPOTENCY_KEY = "Idempotency-Key"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}\Z")
-# With a count it is unique, and cheaper than random bytes for each request.
+# Unique together with a count, and cheaper than random bytes for each request.
 PROCESS_ID = secrets.token_hex(10)
 NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
 # W3C Trace Context
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")
-# Headers that must not come twice: RFC 9112 §3.2 for Host; the others decide who the caller is,
+# Headers that must not be repeated: RFC 9112 §3.2 for Host; the others decide who the caller is,
 # which app is meant, and what the body is.
 SINGLE_HEADERS = (
     b"host",
@@ -41,7 +41,7 @@ SINGLE_HEADERS = (
 )
 # RFC 3986 §3.2.2
 HOST = re.compile(rb"[0-9A-Za-z._~%!$&'()*+;=-]*(?::[0-9]*)?|\[[0-9A-Fa-fvV:.%_~-]+\](?::[0-9]*)?")
-# A string of RFC 8941, which may have parameters.
+# A string of RFC 8941, optionally with parameters.
 _QUOTED_STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"\s*(?:;.*)?')
 _KEY_PREFIX = PREFIX.encode()
 _request_count = itertools.count(1)
@@ -85,7 +85,7 @@ class RequestContext:
 
     def __init__(self, scope: MutableMapping[str, Any]) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        # What is wrong with the headers, whatever is requested.
+        # The fault of the headers, if any; such a request is refused on every path.
         self.faulty = header_fault(scope["http_version"], scope["headers"], self.headers)
         given = self.headers.get(b"x-request-id")
         self.request_id = given.decode() if given and REQUEST_ID.match(given) else new_request_id()
@@ -97,7 +97,7 @@ class RequestContext:
         self.origin = Origin(self.address, None, self.address)
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        # The path prefix under which the caller finds the gateway.
+        # The path prefix under which the caller reaches the gateway.
         self.prefix = ""
         self.operation = f"{self.method} (unknown)"
         # A caller key as it was sent: the Authorization header, or NUL and the key itself.
@@ -105,29 +105,29 @@ class RequestContext:
             b"x-api-key", b""
         )
         self.caller: Caller | None = None
-        # The id of a key that came with the request and is no longer valid.
+        # The id of a key in the request that is no longer valid.
         self.shown_key_id: str | None = None
         self.app: App | None = None
-        # The tracking plan checker of the request's items, once it is made.
+        # The tracking plan checker of the request's items, once it exists.
         self.checker: Checker | None = None
-        # True once the audit record of the request is written, or is on its way.
+        # True once the audit record of the request is written or being written.
         self.recorded = False
-        # The ids of what the request acts on, for the audit record.
+        # The ids of the resources that the request acts on, for the audit record.
         self.resource: str | None = None
         self.resources: Sequence[str] = ()
         # Further fields of the audit record.
         self.details: Mapping[str, Any] = NO_DETAILS
-        # How many items were refused; of which actions, and of which users and devices (some).
+        # The number of refused items; their actions, and some of their users and devices.
         self.refused = 0
         self.refused_actions: Mapping[str, int] = NO_DETAILS
         self.refused_subjects: Collection[str] = ()
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
-        # The users and devices that the request is about, as far as they are known.
+        # The users and devices that the request concerns, as far as they are known.
         self.subjects: Collection[str] = ()
         # Bytes of the body that count against GATEWAY_MAX_HELD_BYTES.
         self.held = 0
-        # Why the body is not read on: the gateway holds too much, it comes too slowly, or it ends
-        # early.
+        # Why reading the body stopped: the gateway holds too many bytes, the body arrives too
+        # slowly, or the connection was closed.
         self.overloaded = False
         self.too_slow = False
         self.cut_off = False
@@ -135,7 +135,7 @@ class RequestContext:
         self.started = self.received = time.perf_counter()
 
     def use_key(self, key: str) -> None:
-        """Authenticate the request by this key, not by the headers."""
+        """Authenticate the request by this key instead of the headers."""
         self.credential = b"\0" + key.encode("latin-1", "replace")
 
     def trace(self, proxies: TrustedProxies, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -145,11 +145,11 @@ class RequestContext:
 
     @property
     def app_name(self) -> str:
-        """The name of the request's app; "" when it has none."""
+        """The name of the request's app; "" if it has none."""
         return self.app.name if self.app is not None else ""
 
     def header(self, name: bytes) -> str:
-        """Return a request header; "" when it is absent."""
+        """Return a request header; "" if it is absent."""
         return self.headers.get(name, b"").decode("latin-1")
 
 
@@ -160,7 +160,7 @@ def context_of(scope: Any) -> RequestContext:
 
 
 def log_failure(log: FilteringBoundLogger, context: RequestContext, error: Exception) -> None:
-    """Log a mistake of the gateway's own: its kind and place, never its text."""
+    """Log an unexpected exception: its type and place, never its text."""
     log.error(
         "request.failed",
         request_id=context.request_id,
@@ -170,22 +170,22 @@ def log_failure(log: FilteringBoundLogger, context: RequestContext, error: Excep
 
 
 def new_request_id() -> str:
-    """Make the id of a request that has none."""
+    """Return an id for a request that has none."""
     return f"{PROCESS_ID}{next(_request_count):012x}"
 
 
 def header_fault(
     version: str, headers: Sequence[tuple[bytes, bytes]], last: Mapping[bytes, bytes]
 ) -> Fault | None:
-    """Return why a request with these headers is refused; None when nothing is wrong.
+    """Return the fault for which a request with these headers is refused; None if there is none.
 
-    Two readers could read such headers differently: who the caller is must not depend on which of
-    two headers is read. `last` holds the headers by name; it is as long as `headers` when none
-    comes twice.
+    Two servers could interpret such headers differently, and who the caller is must not depend on
+    which of two headers is read. `last` has the headers by name; it is as long as `headers` if none
+    is repeated.
     """
     host = last.get(b"host")
     if host is None:
-        if version == "1.1":  # HTTP/1.0 has none
+        if version == "1.1":  # in HTTP/1.0 it is optional
             return _fault_at("Host", "The request has no Host header.")
     elif HOST.fullmatch(host) is None:
         return _fault_at("Host", "The Host header must be a host, optionally with a port.")
@@ -221,7 +221,7 @@ def _repeated_header(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
 def _have_different_keys(authorization: bytes, api_key: bytes) -> bool:
     """Tell whether both headers have a caller key and the keys differ.
 
-    An X-API-Key of a proxy's own is not a caller key.
+    An X-API-Key that a proxy adds is not a caller key.
     """
     if not api_key.strip().startswith(_KEY_PREFIX):
         return False
@@ -230,7 +230,7 @@ def _have_different_keys(authorization: bytes, api_key: bytes) -> bool:
 
 
 def idempotency_key(context: RequestContext) -> str | None:
-    """Return the key of the Idempotency-Key header; None when there is no such header.
+    """Return the key in the Idempotency-Key header; None if there is no such header.
 
     Raises Invalid.
     """
@@ -242,8 +242,8 @@ def idempotency_key(context: RequestContext) -> str | None:
 def parse_idempotency_key(header: str) -> str:
     """Return the key in an Idempotency-Key header.
 
-    The key is what is in double quotes (draft-ietf-httpapi-idempotency-key-header), or the text as
-    it is, which is how it is often sent. Raises Invalid.
+    The key is a quoted string (draft-ietf-httpapi-idempotency-key-header), or plain text, as many
+    clients send it. Raises Invalid.
     """
     text = header.strip()
     if not text.startswith('"'):

@@ -16,7 +16,7 @@ from app.compat.leanplum_sdk.execute import FORWARD, EntryExecutor
 from app.compat.leanplum_sdk.transfers import TransferHandler
 from app.compat.segment.endpoint import MessageIngest, MessageReader, SegmentEndpoint
 from app.enrichment.relayed_calls import RelayedCallPrivacy
-from app.http.job_facts import JobFacts
+from app.http import JobFacts
 from app.server.bootstrap import Services
 
 
@@ -37,7 +37,7 @@ class Handlers(NamedTuple):
 
 
 def handlers_of(services: Services) -> Handlers:
-    """Return the handlers."""
+    """Return the handlers, constructed with the gateway's services."""
     settings, outbox, relay = services.settings, services.outbox, services.relay
     authenticator, limiter, bodies = services.authenticator, services.limiter, services.bodies
     receipts = ReceiptService(outbox, services.metrics)

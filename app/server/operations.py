@@ -1,4 +1,4 @@
-"""Around the service: is it alive, is it ready, its metrics, its pages, the problems explained."""
+"""Operational endpoints: liveness, readiness, metrics, API pages and problem types."""
 
 import json
 import re
@@ -33,7 +33,7 @@ from app.telemetry import Metrics
 from app.tracking.plan.validate import NO_PLANS
 from app.tracking.service import Tracking
 
-PROBE_SECONDS = 5.0  # within six the answer is there
+PROBE_SECONDS = 5.0  # so that /readyz responds within six seconds
 router = APIRouter(tags=[Tag.OPERATIONS])
 
 
@@ -62,7 +62,10 @@ async def livez(request: Request) -> Any:
     },
 )
 async def readyz(request: Request) -> Any:
-    """Proves it by a commit. 503 tells which part can't, and while the gateway is stopping."""
+    """Test readiness with a commit to the database.
+
+    The response is 503, naming the part, if a part is not ready or the gateway is shutting down.
+    """
     context_of(request.scope).operation = "GET /readyz"
     parts: dict[str, schemas.Part] = {
         "database": await _database(request.state.writer),
@@ -81,43 +84,44 @@ async def readyz(request: Request) -> Any:
 
 
 def _delivery(metrics: Metrics) -> schemas.Part:
-    """Never a reason not to accept: what can't be delivered now waits."""
-    redirects = metrics.redirects
-    told = [
-        f"{app}: {STATES[state]}"
-        + (f"; it redirects to {redirects[app]}" if app in redirects else "")
-        for app, state in sorted(metrics.states.items())
-        if state in STATES
-    ]
-    return {"ok": True, "detail": "; ".join(told)} if told else {"ok": True}
+    """Return the state of delivery, which is always ok: undelivered items wait in the queue."""
+    details = []
+    for app, state in sorted(metrics.states.items()):
+        if state not in STATES:
+            continue
+        detail = f"{app}: {STATES[state]}"
+        if app in metrics.redirects:
+            detail += f"; it redirects to {metrics.redirects[app]}"
+        details.append(detail)
+    return {"ok": True, "detail": "; ".join(details)} if details else {"ok": True}
 
 
 def _limits(limiter: RateLimiter) -> schemas.Part:
-    """Never a reason not to accept, either."""
+    """Return the state of the rate limits, which is always ok: a process limits by itself."""
     state = limiter.state()
     return {"ok": True} if state is None else {"ok": True, "detail": state}
 
 
 def _audit(sealer: Sealer) -> schemas.Part:
-    """Nor is this: records are written all the same."""
+    """Return the state of sealing, which is always ok: records are written without it."""
     if sealer.tampered:
-        return {"ok": True, "detail": MISFIT}
+        return {"ok": True, "detail": TAMPERED}
     if sealer.waiting:
         return {"ok": True, "detail": SEALING_WAITS}
     return {"ok": True}
 
 
-MISFIT = (
-    "the audit does not fit what was recorded, so sealing has stopped; the log says where "
-    "(audit.not_sealed), and `audit verify` names all that is wrong"
+TAMPERED = (
+    "sealing has stopped, since the audit log differs from what was recorded; the log line "
+    "audit.not_sealed says where, and `audit verify` lists every difference"
 )
 SEALING_WAITS = (
-    "sealing waits for the database and goes on by itself; nothing was found wrong "
+    "sealing waits for the database and resumes by itself; no difference was found "
     "(audit.sealing_waits)"
 )
 STATES = {
-    "held": "held, since Leanplum, or what stands before it, refuses all that is sent; the log says why",
-    "open": "waiting, since calls to Leanplum fail; one at a time is tried until it answers",
+    "held": "held, since Leanplum or a proxy before it rejects every call; the log says why",
+    "open": "waiting, since calls to Leanplum fail; single calls are tried until one succeeds",
 }
 
 
@@ -125,8 +129,8 @@ async def _database(writer: Writer) -> schemas.Part:
     try:
         await writer.probe(PROBE_SECONDS)
     except StorageUnavailable as error:
-        why = f" ({reason(error.__cause__)})" if error.__cause__ is not None else ""
-        return {"ok": False, "detail": f"{error.detail}{why}"}
+        cause = f" ({reason(error.__cause__)})" if error.__cause__ is not None else ""
+        return {"ok": False, "detail": f"{error.detail}{cause}"}
     return {"ok": True}
 
 
@@ -144,14 +148,14 @@ async def prometheus_metrics(request: Request) -> Response:
 
 @router.get("/problems", summary="List problem types", response_class=HTMLResponse)
 async def problem_index(request: Request) -> HTMLResponse:
-    """A page."""
+    """Return an HTML page that lists the problem types."""
     prefix = _prefix(request, "GET /problems")
     rows = "".join(
         f'<li><a href="{prefix}/problems/{problem.slug}">{problem.slug}</a> '
         f"({problem.status}): {escape(problem.title)}</li>"
         for problem in PROBLEMS.values()
     )
-    return _guarded(
+    return _with_policy(
         HTMLResponse(PAGE.format(title="Problems", body=f"<h1>Problems</h1><ul>{rows}</ul>"))
     )
 
@@ -163,35 +167,37 @@ async def problem_index(request: Request) -> HTMLResponse:
     responses=problem_responses("unauthorized", "not-found", "rate-limited"),
 )
 async def problem_page(request: Request, slug: str) -> HTMLResponse:
-    """A page: what the problem means and what to do."""
+    """Return an HTML page about a problem type: its meaning and what to do."""
     prefix = _prefix(request, "GET /problems/{slug}")
-    if (problem := PROBLEMS.get(slug)) is None:
+    problem = PROBLEMS.get(slug)
+    if problem is None:
         raise NotFound("No problem has this name; /problems lists all problems.")
-    return _guarded(
-        HTMLResponse(PAGE.format(title=escape(problem.title), body=_explained(problem, prefix)))
+    return _with_policy(
+        HTMLResponse(PAGE.format(title=escape(problem.title), body=_problem_html(problem, prefix)))
     )
 
 
 def _prefix(request: Request, operation: str) -> str:
-    """Name the operation; return the path prefix that links of its page begin with."""
-    about = context_of(request.scope)
-    about.operation = operation
-    return about.prefix
+    """Set the operation of a request; return the path prefix for links in its page."""
+    context = context_of(request.scope)
+    context.operation = operation
+    return context.prefix
 
 
-def _explained(problem: Problem, prefix: str) -> str:
+def _problem_html(problem: Problem, prefix: str) -> str:
     """Return the body of a problem's page: its meaning, what to do, and an example."""
-    shown = json.dumps(example(problem.slug, prefix), indent=2)
+    example_json = json.dumps(example(problem.slug, prefix), indent=2)
     return (
         f"<h1>{escape(problem.title)}</h1>"
         f"<p>HTTP {problem.status}, <code>{prefix}/problems/{problem.slug}</code></p>"
         f"<p>{escape(problem.advice)}</p>"
-        f"<h2>Example</h2><pre>{escape(shown, quote=False)}</pre>"
+        f"<h2>Example</h2><pre>{escape(example_json, quote=False)}</pre>"
         f"<p><a href='{prefix}/problems'>All problems</a></p>"
     )
 
 
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
 <title>{title} - Leanplum gateway</title>
 <style>
 body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem}}
@@ -200,10 +206,10 @@ pre{{white-space:pre-wrap}}
 <body>{body}</body></html>"""
 
 
-def _guarded(page: HTMLResponse, styles: str = "") -> HTMLResponse:
-    """The page, with a policy by which a browser runs the scripts that are in it now and no other,
-    and asks no other host for anything. `styles`: what it may be styled by; unless told, the styles
-    that are in it now.
+def _with_policy(page: HTMLResponse, styles: str = "") -> HTMLResponse:
+    """Add a policy to a page: only its own inline scripts run, and no other host is contacted.
+
+    `styles` are the permitted style sources; by default the inline styles of the page.
     """
     styles = styles or _hashes(page, "style")
     page.headers.update(VARY_BY_PREFIX)
@@ -216,19 +222,18 @@ def _guarded(page: HTMLResponse, styles: str = "") -> HTMLResponse:
 
 
 def _hashes(page: HTMLResponse, tag: str) -> str:
-    """Of what is inline in the page (CSP level 2)."""
+    """Return the hash sources of the page's inline scripts or styles (CSP level 2)."""
     inline = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), bytes(page.body), re.DOTALL)
-    return "".join(f" 'sha256-{b64encode(sha256(one).digest()).decode()}'" for one in inline)
+    digests = [b64encode(sha256(text).digest()).decode() for text in inline]
+    return "".join(f" 'sha256-{digest}'" for digest in digests)
 
 
-# With a plan, its schemas come first
+# With a tracking plan, its schemas are shown first.
 PLANNED = {"defaultModelRendering": "model", "defaultModelExpandDepth": 4}
 
 
 def add_documentation(app: FastAPI) -> None:
-    """`/docs` and `/redoc`, from assets inside this package: no browser asks another host for
-    anything.
-    """
+    """Add `/openapi.json`, `/docs` and `/redoc`, whose assets are part of this package."""
     app.mount("/assets", StaticFiles(directory=str(files("app.server") / "assets")), name="assets")
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -249,7 +254,7 @@ def add_documentation(app: FastAPI) -> None:
             swagger_favicon_url=f"{prefix}/assets/favicon.svg",
             swagger_ui_parameters=PLANNED if tracking.plans.current is not NO_PLANS else None,
         )
-        return _guarded(page, styles="'self' 'unsafe-inline'")
+        return _with_policy(page, styles="'self' 'unsafe-inline'")
 
     @app.get("/redoc", include_in_schema=False)
     async def redoc(request: Request) -> HTMLResponse:
@@ -261,4 +266,4 @@ def add_documentation(app: FastAPI) -> None:
             redoc_favicon_url=f"{prefix}/assets/favicon.svg",
             with_google_fonts=False,
         )
-        return _guarded(page, styles="'self' 'unsafe-inline'")
+        return _with_policy(page, styles="'self' 'unsafe-inline'")

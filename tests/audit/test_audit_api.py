@@ -289,7 +289,7 @@ def test_a_misfit_is_told_by_a_metric_of_its_own(start: Callable[..., Talk]) -> 
     change(talk, "UPDATE audit_tree SET size = size + 1")
     until(lambda: told_of(talk)[0] == "1.0")
     assert "leanplum_gateway_audit_does_not_fit 1.0" in talk.get("/metrics").text
-    assert "does not fit" in told_of(talk)[1]["detail"]
+    assert "differs from what was recorded" in told_of(talk)[1]["detail"]
     change(talk, "UPDATE audit_tree SET size = size - 1")
     until(lambda: "leanplum_gateway_audit_does_not_fit 0.0" in talk.get("/metrics").text)
 
