@@ -16,7 +16,7 @@ from tests.support.processes import serving
 def test_a_page_shows_the_operations_and_asks_no_other_host(page: str, tmp_path: Path) -> None:
     with serving(tmp_path, "http://127.0.0.1:9") as gateway:
         shown = chromium.dump(f"http://127.0.0.1:{gateway.port}/{page}", tmp_path)
-    assert "Accept an event" in shown.stdout
+    assert "Track an event" in shown.stdout
     assert "/v1/receipts/" in shown.stdout
     assert "Uncaught" not in shown.stderr
     foreign = [line for line in shown.stderr.splitlines() if "ERR_NAME_NOT_RESOLVED" in line]

@@ -431,7 +431,7 @@ def test_a_browser_shows_the_pages_under_the_prefix(
     given, slash, more = SET_UPS[set_up]
     with running(tmp_path, migrated, given) as server, nginx(server.port, slash, more) as port:
         shown = chromium.dump(f"http://127.0.0.1:{port}{P}/{page}", tmp_path)
-    assert "Accept an event" in shown.stdout
+    assert "Track an event" in shown.stdout
     assert "/v1/receipts/" in shown.stdout
     assert P in re.findall(r'<option value="([^"]*)"', shown.stdout) if page == "docs" else True
     assert "Uncaught" not in shown.stderr
