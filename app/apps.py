@@ -1,5 +1,6 @@
-"""The Leanplum apps: one by variables, more by a file, which is read anew all the time: a change
-needs no restart.
+"""The Leanplum apps: one is configured by variables, more by a file.
+
+The file is read again every second, so a change needs no restart.
 """
 
 import asyncio
@@ -76,8 +77,9 @@ class _File(BaseModel):
 
 
 def read_apps(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, App]:
-    """Every configured app, by its name. Raises StartRefused, with a line for each thing that is
-    wrong.
+    """Return every configured app, by its name.
+
+    Raises StartRefused, with a line for each thing that is wrong.
     """
     found: dict[str, App] = {}
     if (
@@ -89,7 +91,8 @@ def read_apps(settings: Settings, environ: Mapping[str, str] = os.environ) -> di
     for app in _in_file(settings, environ):
         if app.name in found:
             raise StartRefused(
-                f"{FILE}: apps.{app.name} is configured by LEANPLUM_APP_ID already; unset one of them"
+                f"{FILE}: apps.{app.name} is configured by LEANPLUM_APP_ID already; unset one of "
+                "them"
             )
         found[app.name] = app
     return found
@@ -137,13 +140,11 @@ def _in_file(settings: Settings, environ: Mapping[str, str]) -> Iterator[App]:
     try:
         entries = _File.model_validate(raw).apps
     except ValidationError as error:
-        told = error.errors(include_input=False, include_url=False)
-        raise StartRefused(
-            *(
-                f"{FILE}: {'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}"
-                for one in told
-            )
-        ) from None
+        lines = []
+        for fault in error.errors(include_input=False, include_url=False):
+            place = ".".join(map(str, fault["loc"]))
+            lines.append(f"{FILE}: {place}: {fault['msg'].removeprefix('Value error, ')}")
+        raise StartRefused(*lines) from None
     for name, entry in entries.items():
         keys = {
             kind: key
@@ -187,8 +188,9 @@ def _followed(raw: Any, environ: Mapping[str, str], at: tuple[str, ...], faults:
 
 
 def _without_empty(raw: Any, at: tuple[str, ...], faults: list[str]) -> Any:
-    """Return the tables without their empty values, which mean unset; `faults` gets what has quotes
-    or white space around it.
+    """Return the tables without their empty values, which mean unset.
+
+    `faults` gets the values that have quotes or white space around them.
     """
     if isinstance(raw, str):
         fault = fault_of(raw, secret=at[-1].endswith("_key"))
@@ -206,8 +208,9 @@ def _without_empty(raw: Any, at: tuple[str, ...], faults: list[str]) -> Any:
 
 
 def referenced_names(path: Path | None) -> set[str]:
-    """Return the names of the variables, and of the files, that the apps file refers to; none where
-    it can't be read, which `read_apps` reports.
+    """Return the names of the variables and of the files that the apps file refers to.
+
+    The set is empty where the file cannot be read, which `read_apps` reports.
     """
     found = set[str]()
     try:
@@ -238,8 +241,10 @@ def _changes(before: Mapping[str, App], after: Mapping[str, App]) -> Iterator[tu
 
 
 def _warn_of_twins(apps: Iterable[App]) -> None:
-    """Calls for one user are kept apart by the app's name: under two names of one app they meet at
-    Leanplum, which locks the user.
+    """Warn of two names for one Leanplum app.
+
+    Calls for one user are serialized per app name. Under two names of one app they would reach
+    Leanplum at the same time, and it locks the user.
     """
     of: dict[tuple[str, str], str] = {}
     for app in apps:
@@ -253,8 +258,9 @@ def _warn_of_twins(apps: Iterable[App]) -> None:
 
 
 class AppRegistry(Mapping[str, App]):
-    """The apps as they are configured now, by name. What is wrong in a changed file is told in the
-    log, and the apps stay as they were.
+    """The apps as they are configured now, by name.
+
+    Faults in a changed file are logged, and the apps stay as they were.
     """
 
     def __init__(self, read: Callable[[], dict[str, App]]) -> None:
@@ -284,15 +290,15 @@ class AppRegistry(Mapping[str, App]):
 
     @property
     def refused(self) -> bool:
-        """Whether the last version of the apps file was refused."""
+        """True when the last version of the apps file was refused."""
         return bool(self._refused)
 
     def secrets(self) -> Iterable[SecretStr]:
-        """Every key that there is, or was since the start: an answer may still echo it."""
+        """Return every key in use since the start: a response may still echo an old one."""
         return self._secrets.values()
 
     def refresh(self) -> None:
-        """Read them again."""
+        """Read the apps again."""
         try:
             found = self._read()
         except StartRefused as refused:
@@ -312,8 +318,10 @@ class AppRegistry(Mapping[str, App]):
                 self.on_change(name, how)
 
     async def run(self) -> None:
-        """Read them again every second, until cancelled. By content, not by time stamps: a mounted
-        secret is swapped by a link, and a file that is referred to has a time of its own.
+        """Read the apps again every second, until cancelled.
+
+        Contents are compared, not time stamps: a mounted secret is replaced by means of a link, and
+        a file that is referred to has a time stamp of its own.
         """
         while True:
             await asyncio.sleep(REFRESH_SECONDS)

@@ -68,7 +68,7 @@ class BodyCipher:
 
     @property
     def can_decrypt(self) -> bool:
-        """Whether the cipher has any data key."""
+        """True when the cipher has a data key."""
         return bool(self._ciphers)
 
     def encrypt(self, text: str, context: str) -> str:

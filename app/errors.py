@@ -1,6 +1,6 @@
 """The tree of errors that the gateway raises.
 
-Nothing here knows HTTP: one table in `http/problems.py` maps each class to a status and a page.
+Nothing here depends on HTTP: a table in `http/problems.py` maps each class to a status and a page.
 
 GatewayError
 ├── Refusal                  the request cannot be accepted as it is; the caller can correct it

@@ -1,5 +1,4 @@
-"""URLs that may have a password in them: how database URLs are read, and how any URL is shown.
-And the path prefix of the gateway's own.
+"""URLs that may contain a password, how they are read and shown; and the gateway's path prefix.
 
 No message from here repeats a part of a URL that could be a piece of a password, since a password
 that is not percent-encoded ends up anywhere.
@@ -17,7 +16,8 @@ TAKES = (
     "in all of libpq's forms"
 )
 ENCODE = (
-    "can't be read: the port is a number, and reserved characters in the user name, the password and "
+    "can't be read: the port is a number, and reserved characters in the user name, the password "
+    "and "
     "the database are percent-encoded (@ is %40, : is %3A, / is %2F, ? is %3F, # is %23, % is %25)"
 )
 SQLITE = re.compile(r"sqlite(?:\+pysqlite)?:///(?P<path>[^?]*)(?:\?(?P<query>.*))?", re.DOTALL)
@@ -31,7 +31,10 @@ SEGMENT = re.compile(r"[A-Za-z0-9._~-]+")
 MOST_PREFIX = 256
 # Behind it /segment/v1/batch may be Segment's, or /v1/batch: nobody can tell.
 AMBIGUOUS = "/segment"
-PREFIX_TAKES = f"takes a path such as /leanplum, with A-Z a-z 0-9 . _ ~ - and / alone, of at most {MOST_PREFIX} characters"
+PREFIX_TAKES = (
+    "takes a path such as /leanplum, with A-Z a-z 0-9 . _ ~ - and / alone, of at most "
+    f"{MOST_PREFIX} characters"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +97,10 @@ def _postgres(rest: str) -> PostgresUrl:
 
 
 def _strict(rest: str) -> tuple[str, str]:
-    """Return what stands before the query, and the query, as libpq takes them: it wants spaces
-    percent-encoded, and each `=` but the first, as in `options=-c search_path=x`."""
+    """Return the part before the query, and the query, in the form that libpq takes.
+
+    It wants spaces percent-encoded, and each `=` but the first, as in `options=-c search_path=x`.
+    """
     query_at = _query_at(rest)
     query = "&".join(_strict_pair(*pair.partition("=")) for pair in rest[query_at:].split("&"))
     return rest[:query_at].replace(" ", "%20"), query.replace(" ", "%20")
@@ -145,8 +150,11 @@ def masked(url: str) -> str:
 
 
 def _user_end(url: str, rest: str) -> int:
-    """Return where user name and password end, -1 where there are none. In a URL that can't be read
-    the last @ ends them: a password that is not encoded may have any character in it."""
+    """Return the index at which user name and password end, -1 where there are none.
+
+    In a URL that can't be read the last @ ends them: a password that is not encoded may contain any
+    character.
+    """
     if POSTGRESQL.fullmatch(url):
         try:
             database_url(url)
@@ -182,8 +190,9 @@ def is_secret(name: str) -> bool:
 
 
 def split(url: str) -> tuple[str, str | None, int | None, str]:
-    """Return scheme, host, port and path. Raises ValueError, whose text repeats nothing of the
-    URL.
+    """Return scheme, host, port and path.
+
+    Raises ValueError, whose text repeats nothing of the URL.
     """
     try:
         parts = urlsplit(url)

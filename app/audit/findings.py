@@ -14,8 +14,8 @@ Kind = Literal["changed", "removed", "inserted", "reordered", "cut off", "checkp
 class Finding(NamedTuple):
     """Something wrong with the records from number `first` to `last`.
 
-    A finding of kind "checkpoint" is about the checkpoint of `last` records; one of kind "row" about
-    a row of caller keys or erasures, which `detail` names.
+    A finding of kind "checkpoint" is about the checkpoint of `last` records; one of kind "row" is
+    about a row of caller keys or erasures, which `detail` names.
     """
 
     kind: Kind

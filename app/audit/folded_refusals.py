@@ -129,7 +129,7 @@ class RefusalFolder:
         return True
 
     def _counted_network(self, call: RefusedCall, network: str) -> str:
-        """Return the network that a refusal is counted under: a leaked key may be used from many."""
+        """Return the network to count a refusal under: a leaked key may be used from many."""
         known = self._networks.get((call.key_id, call.status), ())
         if network in known or (len(known) < MAX_NETWORKS and ANY_NETWORK not in known):
             return network
@@ -142,7 +142,7 @@ class RefusalFolder:
             self.flush_due()
 
     def flush_due(self) -> None:
-        """Record the kinds that were counted for long enough, and forget those without a refusal."""
+        """Record the kinds that were counted for long enough; forget those without a refusal."""
         now, kinds_before = self._clock(), len(self._kinds)
         due = [(name, kind) for name, kind in self._kinds.items() if kind.ends_at <= now]
         for name, kind in due:

@@ -109,7 +109,7 @@ def consistency(node: NodeLookup, old: int, new: int) -> list[bytes]:
 
 
 def included(leaf: bytes, index: int, size: int, path: Sequence[bytes], head: bytes) -> bool:
-    """Return whether a proof shows `leaf` at `index` in the tree of `size` leaves and hash `head`."""
+    """Return whether a proof shows `leaf` at `index` in the tree of `size` leaves, root `head`."""
     if not 0 <= index < size:
         return False
     position, last, tree_hash = index, size - 1, leaf

@@ -130,8 +130,8 @@ def _count_removed(tree: Tree, public: PublicKey) -> int:
 def _read_sealed(fetch: Fetch, public: PublicKey) -> SealedTree:
     """Return the newest checkpoint and the tree.
 
-    Raises NotFound where nothing is sealed, AuditBroken where the checkpoint is not signed or is not
-    about the tree.
+    Raises NotFound where nothing is sealed, AuditBroken where the checkpoint is not signed or is
+    not about the tree.
     """
     tree, rows = read_tree(fetch), fetch(NEWEST, ())
     if not rows:

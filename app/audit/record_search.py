@@ -29,7 +29,7 @@ STATUSES_OF: dict[str, Collection[int]] = {
 
 @dataclass(frozen=True, slots=True)
 class RecordFilter:
-    """Which records to return; a field that is None selects all.
+    """The conditions that records must meet to be returned; a field that is None selects all.
 
     `since` and `until` are in milliseconds. `users` are keyed hashes, any of which a record may
     name. `apps` are those that the caller may see, `app` is the one asked for.

@@ -189,15 +189,15 @@ class Sealer:
 
     @property
     def tampered(self) -> bool:
-        """Whether the log was found changed by hand; until a whole step succeeds.
+        """True from when the log is found changed by hand until a whole step succeeds.
 
-        An outage of the database since then does not clear it.
+        An outage of the database in between does not clear it.
         """
         return bool(self._tampering)
 
     @property
     def waiting(self) -> bool:
-        """Whether the last attempt could not use the database, which says nothing of the log."""
+        """True when the database could not be used in the last attempt; says nothing of the log."""
         return bool(self._outage)
 
     async def run(self) -> None:
@@ -263,8 +263,9 @@ class Sealer:
     # --- Sealing ---
 
     def _prepare_seal(self) -> SealRecords | None:
-        """Return the write that seals all up to the first record with a wrong MAC; None where
-        nothing is to be sealed. Raises NotSealed.
+        """Return the write that seals all up to the first record with a wrong MAC.
+
+        Returns None where nothing is to be sealed. Raises NotSealed.
         """
         unsealed = self._read_unsealed()
         now = self._clock()
@@ -323,8 +324,9 @@ class Sealer:
         return leaves, missing
 
     def _compare_with_checkpoint(self, tree: Tree, note: str | None) -> None:
-        """Raise NotSealed where the tree is not that of the newest checkpoint, or where it is not
-        a continuation of the tree that this process saw last.
+        """Raise NotSealed where the tree is not that of the newest checkpoint.
+
+        Raises it as well where the tree does not continue the one that this process saw last.
         """
         size, root = 0, merkle.EMPTY
         if note is not None:
@@ -347,7 +349,7 @@ class Sealer:
     # --- Retention ---
 
     def _prepare_trim(self) -> TrimRecords | None:
-        """Return the write that removes old records; None where there are none. Raises NotSealed."""
+        """Return the write that removes old records; None if there are none. Raises NotSealed."""
         until = self._since(self._keep_ms)
         with snapshot(self._engine) as connection:
             fetch = fetcher(connection)

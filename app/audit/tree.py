@@ -125,7 +125,7 @@ def read_tree(fetch: Fetch) -> Tree:
 
 
 def read_written(fetch: Fetch) -> int:
-    """Return the stored count of records written; 0 where its row is missing or not the only one."""
+    """Return the stored count of records written; 0 unless exactly one row holds it."""
     rows = fetch(WRITTEN, ())
     return max(count_of(rows[0][0]), 0) if len(rows) == 1 else 0
 

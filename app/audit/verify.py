@@ -26,12 +26,15 @@ MOVED = "another record is in its place"
 NO_MAC = "it has no MAC: it was inserted by hand"
 HASHES_CHANGED = "their hashes were changed, so that nothing tells whether they were as well"
 COLUMNS_CHANGED = "the record is as it was sealed, other columns of its row are not"
-NOTHING_SIGNED = "no valid checkpoint is left, so nothing vouches for any record (a new gateway signs every second)"
+NOTHING_SIGNED = (
+    "no valid checkpoint is left, so nothing vouches for any record (a new gateway signs every "
+    "second)"
+)
 SEAL_MS = 60_000  # in which a running gateway has sealed a record for certain
 NOT_SEALED = (
-    "nothing is sealed, although record {seq}, of a running gateway, is more than a minute old, and a "
-    "gateway seals every second: checkpoints and tree were removed; or the gateway was killed in its "
-    "first second: then start it, and verify again"
+    "nothing is sealed, although record {seq}, of a running gateway, is more than a minute old, "
+    "and a gateway seals every second: checkpoints and tree were removed; or the gateway was killed in "
+    "its first second: then start it, and verify again"
 )
 SET_DETAIL = re.compile(r"([a-z]{1,20}) ([0-9]{1,18})")
 NO_BLOCK = Block(b"", b"")
@@ -45,7 +48,7 @@ class SetVersion(NamedTuple):
 
 
 class ParsedRecord(NamedTuple):
-    """What a record says of itself; None where nothing can be read."""
+    """The fields of a record that verification compares; None where nothing can be read."""
 
     seq: object = None
     time: object = None
@@ -62,7 +65,7 @@ class ParsedRecord(NamedTuple):
 
     @property
     def is_of_running_gateway(self) -> bool:
-        """Whether only a running gateway writes such a record: of an API call or a Leanplum call.
+        """True for a record of an API call or a Leanplum call, which only a running gateway writes.
 
         The operations of commands are names without a space.
         """

@@ -34,7 +34,7 @@ SET_BACK = (
 
 @dataclass(slots=True)
 class _SetRows:
-    """The rows found of a set: what the valid ones add to its digest, and how many have wrong MACs."""
+    """The rows found of a set: the digest terms of the valid ones, and how many MACs are wrong."""
 
     terms: list[int] = field(default_factory=list)
     wrong: int = 0

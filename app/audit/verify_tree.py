@@ -35,8 +35,8 @@ NOT_REACHED = (
 class TreeTrust:
     """How far the hashes lead to the signed root.
 
-    `leaves`: all leaves do. Else `blocks` tells whether the hashes of the blocks do, and records from
-    number `doubtful[0]` to `doubtful[1]` cannot be told apart.
+    `leaves` is true when all leaves do. Otherwise `blocks` is true when the hashes of the blocks
+    do, and records `doubtful[0]` to `doubtful[1]` cannot be told apart.
     """
 
     leaves: bool
@@ -177,8 +177,8 @@ class ChangedHash(NamedTuple):
 class TreeRoots:
     """The roots that the stored hashes lead to.
 
-    `by_size` are those that the leaves make, at the sizes asked for; `of_blocks` is the root that the
-    hashes of the blocks make; `changed` are hashes that the leaves do not make.
+    `by_size` are those that the leaves make, at the sizes asked for; `of_blocks` is the root that
+    the hashes of the blocks make; `changed` are hashes that the leaves do not make.
     """
 
     def __init__(self, evidence: Evidence, sizes: Iterable[int]) -> None:
@@ -204,15 +204,16 @@ class TreeRoots:
         self.of_blocks = merkle.root(stored_peaks + tail_peaks)
 
     def _compare(self, stored_block: bytes, made: Sequence[bytes], place: int) -> None:
-        """Compare the stored hashes of a block, and of the subtrees it completes, with those made."""
+        """Compare the stored hashes of a block and of the subtrees it completes with those made."""
         for height, made_hash in enumerate(made):
             stored = stored_block if height == 0 else self._stored(height, place)
             if stored is not None and stored != made_hash:
                 self.changed.append(ChangedHash((place + 1) * BLOCK, BLOCK << height))
 
     def _stored(self, height: int, place: int) -> bytes | None:
-        """Return the stored hash of the subtree, `height` levels above the blocks, that block
-        `place` completes; None for an export, which has none.
+        """Return the stored hash of the subtree that block `place` completes.
+
+        The subtree's root is `height` levels above the blocks. None for an export, which has none.
         """
         if self._above is None:
             return None

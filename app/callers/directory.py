@@ -39,8 +39,8 @@ class _Known:
 class _Reading(NamedTuple):
     """The keys as they were last read from the store.
 
-    `by_hash` holds keys that work or have expired, `revoked` the ids of revoked ones, `hashes` those
-    of each key, and `recognised` the keys by the headers that they have come in since.
+    `by_hash` holds keys that work or have expired, `revoked` the ids of revoked ones, `hashes`
+    those of each key, and `recognised` the keys by the headers that they have come in since.
     """
 
     by_hash: dict[bytes, _Known]

@@ -12,7 +12,10 @@ ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 PREFIX = "lpgw_"
 CHANCE = 30
 CHECK = 6
-MALFORMED = "the key hasn't the form of a caller key (lpgw_ + 30 base62 characters + a 6-character checksum)"
+MALFORMED = (
+    "the key hasn't the form of a caller key "
+    "(lpgw_ + 30 base62 characters + a 6-character checksum)"
+)
 LENGTH = len(PREFIX) + CHANCE + CHECK
 
 

@@ -1,4 +1,4 @@
-"""Finding caller keys in the bytes of a body, before anything of it is parsed. Pure.
+"""The search for caller keys in the bytes of a body, before anything of it is parsed. Pure.
 
 A key has a form of its own, so a search for it needs no knowledge of the format around it. Bytes
 come piece by piece; a key may lie across two of them.
@@ -21,8 +21,10 @@ MAX_STARTS = 50_000
 
 
 class KeyScanner:
-    """Finds each different text that has a key's form and checksum. Memory and time are bounded:
-    once too many texts began like a key, nothing more is found."""
+    """A search for each different text that has a key's form and checksum.
+
+    Memory and time are bounded: once too many texts began like a key, nothing more is found.
+    """
 
     def __init__(self) -> None:
         self._tail = b""

@@ -41,23 +41,30 @@ ChangeRecord = Callable[[str, int, Mapping[str, Any]], str]
 NEXT = "(SELECT coalesce(max(changed), 0) + 1 FROM caller_keys)"
 NEWEST = "SELECT coalesce(max(changed), 0) FROM caller_keys"
 INSERT = f"""
-INSERT INTO caller_keys (id, name, scopes, apps, rate_per_second, rate_burst, created_at, expires_at, changed)
+INSERT INTO caller_keys (id, name, scopes, apps, rate_per_second, rate_burst, created_at,
+    expires_at, changed)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, {NEXT})
 """
 CHANGE = f"""
-UPDATE caller_keys SET name = ?, scopes = ?, apps = ?, rate_per_second = ?, rate_burst = ?, expires_at = ?,
-    changed = {NEXT}
+UPDATE caller_keys SET name = ?, scopes = ?, apps = ?, rate_per_second = ?, rate_burst = ?,
+    expires_at = ?, changed = {NEXT}
 WHERE id = ?
 """
 TOUCH = f"UPDATE caller_keys SET changed = {NEXT} WHERE id = ?"
-ADD = "INSERT INTO caller_secrets (hash, key_id, last_four, created_at, rotation) VALUES (?, ?, ?, ?, ?)"
-OVERLAP = "UPDATE caller_secrets SET expires_at = ? WHERE key_id = ? AND (expires_at IS NULL OR expires_at > ?)"
+ADD = """
+INSERT INTO caller_secrets (hash, key_id, last_four, created_at, rotation) VALUES (?, ?, ?, ?, ?)
+"""
+OVERLAP = """
+UPDATE caller_secrets SET expires_at = ?
+WHERE key_id = ? AND (expires_at IS NULL OR expires_at > ?)
+"""
 FORGET = "DELETE FROM caller_secrets WHERE expires_at <= ?"
 REVOKE = (
     f"UPDATE caller_keys SET revoked_at = ?, changed = {NEXT} WHERE id = ? AND revoked_at IS NULL"
 )
 KEYS = """
-SELECT id, name, scopes, apps, rate_per_second, rate_burst, created_at, expires_at, revoked_at, last_used_at
+SELECT id, name, scopes, apps, rate_per_second, rate_burst, created_at, expires_at, revoked_at,
+    last_used_at
 FROM caller_keys
 """
 LIVING = "caller_secrets WHERE (expires_at IS NULL OR expires_at > ?)"
@@ -71,7 +78,8 @@ PAGE = 1_001  # what a page of the API needs: one more than it shows
 BEFORE_ALL = (-(2**63), "")
 CREATED_AT = 6  # its place in `KEYS`
 STANDING = """
-SELECT k.revoked_at, k.expires_at, s.expires_at FROM caller_secrets s JOIN caller_keys k ON k.id = s.key_id
+SELECT k.revoked_at, k.expires_at, s.expires_at
+FROM caller_secrets s JOIN caller_keys k ON k.id = s.key_id
 WHERE s.hash = ?
 """
 
@@ -176,10 +184,10 @@ class KeyStore:
         rate_burst: int | None = None,
         record: ChangeRecord | None = None,
     ) -> tuple[str, StoredKey]:
-        """Store a key (a new one, or `key`) for these apps (None: for every one); returns it, for
-        the only time, with what was stored.
+        """Store a key, a new one or `key`, and return it, for the only time, with its record.
 
-        Raises Refusal where `key` hasn't the form of a caller key, or is one already.
+        `apps` are those that the key is for; None means every app. Raises Refusal where `key` does
+        not have the form of a caller key, or is one already.
         """
         of = None if apps is None else frozenset(apps)
         caller = Caller(
@@ -218,8 +226,9 @@ class KeyStore:
     def _changing(
         self, cursor: Cursor, key_id: str, ended: int | None = None
     ) -> AbstractContextManager[SetChange]:
-        """Give the rows of a key that are changed inside their MACs; and of secrets that had ended
-        by `ended`.
+        """Update the MACs of a key's rows after the rows change in the context.
+
+        With `ended` (ms), the rows of secrets that had ended by then are included.
         """
         selections = [
             RowSelection(CALLER_KEYS, "id = ?", (key_id,)),
@@ -233,8 +242,9 @@ class KeyStore:
         records.insert(cursor, self._macs, [(now, records.add_detail(text, noted.detail))])
 
     def bootstrap(self, key: str, now: int) -> StoredKey | None:
-        """Store the operator's own first key with every scope for every app, if there is no key
-        yet.
+        """Store the operator's own first key, with every scope for every app.
+
+        Stores nothing and returns None when there is a key already.
         """
         caller = Caller("key_" + secrets.token_hex(8), "bootstrap", ALL_SCOPES)
         with transaction(self._engine) as cursor:
@@ -257,7 +267,7 @@ class KeyStore:
         return "ended" if ended else "usable"
 
     def all(self) -> list[StoredKey]:
-        """Every key (`every_key`)."""
+        """Return every key, as `every_key` does."""
         return every_key(self._engine)
 
     def page(
@@ -266,8 +276,9 @@ class KeyStore:
         limit: int,
         sees: Callable[[StoredKey], bool] = lambda stored: True,
     ) -> list[StoredKey]:
-        """Return up to `limit` keys of those that `sees` lets through, oldest first, revoked ones
-        too: those that come after this time of making and id.
+        """Return up to `limit` keys for which `sees` is true, oldest first, revoked ones included.
+
+        `after` is the creation time and the id of the last key of the previous page.
         """
         found = list[StoredKey]()
         at: tuple[int, str] | None = BEFORE_ALL if after is None else after
@@ -284,8 +295,9 @@ class KeyStore:
             return int(cursor.fetchone()[0])
 
     def changed(self, after: int) -> list[StoredKey]:
-        """Return the keys whose last change has a greater number, or all of them: revoked ones too,
-        with all of their secrets, those that have ended as well.
+        """Return the keys whose last change has a greater number than `after`, or all keys.
+
+        Revoked keys and ended secrets are included.
         """
         with _reading(self._engine) as cursor:
             cursor.execute(CHANGED, (after, FEW))
@@ -299,7 +311,7 @@ class KeyStore:
             return [_stored(row, of[row[0]]) for row in cursor.fetchall() if row[0] in of]
 
     def get(self, key_id: str) -> StoredKey:
-        """One key. Raises NotFound."""
+        """Return one key. Raises NotFound."""
         with _reading(self._engine) as cursor:
             return _one(cursor, key_id)
 
@@ -313,8 +325,9 @@ class KeyStore:
         *,
         guard: Guard = _anybody,
     ) -> StoredKey:
-        """Replace fields of the caller, and when the key expires (KEEP: as it is). Raises NotFound
-        where it is not in use.
+        """Replace fields of the caller and the expiry of the key (KEEP: leave it as it is).
+
+        Raises NotFound for a key that is unknown or revoked.
         """
         with transaction(self._engine) as cursor:
             stored = _in_use(cursor, key_id, guard)  # read while nobody else can change it
@@ -336,9 +349,11 @@ class KeyStore:
         record: ChangeRecord | None = None,
         guard: Guard = _anybody,
     ) -> tuple[str | None, StoredKey]:
-        """Give a caller a new key; those that it has go on for `overlap_ms`. With the same `once`
-        it is done once: the key is shown again for ten minutes by the process that made it, and is
-        None afterwards or elsewhere. Raises NotFound where the key is not in use.
+        """Give a caller a new key; its present ones stay valid for `overlap_ms`.
+
+        A repeat with the same `once` makes no second key: for ten minutes, the process that made
+        the key returns it again; afterwards, and in other processes, None is returned for it.
+        Raises NotFound for a key that is unknown or revoked.
         """
         rotation = None if once is None else hashlib.sha256(f"{key_id}\0{once}".encode()).digest()
         made = key_format.make()
@@ -377,9 +392,7 @@ class KeyStore:
     def revoke(
         self, key_id: str, now: int, record: ChangeRecord | None = None, *, guard: Guard = _anybody
     ) -> None:
-        """Make a key unusable. Raises NotFound where there is none with that id, or it is revoked
-        already.
-        """
+        """Revoke a key. Raises NotFound for a key that is unknown or revoked already."""
         with transaction(self._engine) as cursor:
             if guard is not _anybody:
                 guard(_one(cursor, key_id))
@@ -392,14 +405,14 @@ class KeyStore:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """When keys were last used, by their ids."""
+    """The times (ms) when keys were last used, by their ids."""
 
     at: Mapping[str, int]
     rows: int = 1
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Used"]) -> Sequence[None]:
-        """Write it down; another process may know of a later time."""
+        """Store the times, unless another process has stored a later one."""
         for write in writes:
             rows = cursor.dialect.rows(key_id="text", used_at="bigint")
             cursor.execute(
@@ -411,7 +424,7 @@ class Used:
 
 
 def every_key(engine: Engine) -> list[StoredKey]:
-    """Every key, oldest first, revoked ones too; of its secrets those that have not ended."""
+    """Return every key, oldest first, revoked ones included, with the secrets not yet ended."""
     with _reading(engine) as cursor:
         return _read(cursor)
 
@@ -427,7 +440,7 @@ def _newest(secret: Secret) -> tuple[bool, int]:
 
 
 def _read(cursor: Cursor, key_id: str | None = None) -> list[StoredKey]:
-    """Every key, or this one; of its secrets those that have not ended."""
+    """Return every key, or the one with `key_id`, with the secrets that have not ended."""
     one, and_one, which = (
         ("", "", ()) if key_id is None else (" WHERE id = ?", " AND key_id = ?", (key_id,))
     )
@@ -439,7 +452,7 @@ def _read(cursor: Cursor, key_id: str | None = None) -> list[StoredKey]:
 
 
 def _page(cursor: Cursor, after: tuple[int, str]) -> tuple[list[StoredKey], tuple[int, str] | None]:
-    """Return the next keys after this time of making and id, at most `PAGE`, and where to go on."""
+    """Return up to `PAGE` keys after this creation time and id, and where the next page begins."""
     cursor.execute(
         f"{KEYS} WHERE (created_at, id) > (?, ?) ORDER BY created_at, id LIMIT ?", (*after, PAGE)
     )
@@ -461,7 +474,7 @@ def _with_secrets(cursor: Cursor, rows: Iterable[Sequence[Any]]) -> Iterator[Sto
 
 
 def _by_key(rows: Iterable[Sequence[Any]]) -> dict[str, list[Secret]]:
-    """Return the secrets of each key, newest first, of rows that come so."""
+    """Return the secrets of each key, newest first, from rows in that order."""
     of: dict[str, list[Secret]] = {}
     for owner, hash_, *rest in rows:
         of.setdefault(owner, []).append(Secret(bytes(hash_), *rest))

@@ -38,7 +38,8 @@ NOTHING_SEALED = (
     "Nothing is sealed yet: each record has a valid MAC, but no signature shows whether some are "
     "missing. The gateway seals records every second while it runs."
 )
-TOO_LARGE = """the file is too large to be rewritten at once. When traffic is low, rewrite it yourself:
+TOO_LARGE = """\
+the file is too large to be rewritten at once. When traffic is low, rewrite it yourself:
 sqlite3 FILE 'VACUUM; PRAGMA wal_checkpoint(TRUNCATE)'"""
 SCRUB_SECONDS = 10.0  # how long to wait for other processes that read and write the database
 

@@ -30,7 +30,7 @@ FIELD_OPTIONS = {
 
 
 @dataclass(frozen=True)
-class NewKey:
+class KeyOptions:
     """The options of `keys create`."""
 
     name: Annotated[str, typer.Option(help="The name of the caller")]
@@ -78,7 +78,7 @@ class KeyChanges:
 
 @keys_cli.command("create")
 @with_options
-def create_key(options: NewKey, as_json: AsJson = False) -> None:
+def create_key(options: KeyOptions, as_json: AsJson = False) -> None:
     """Create a key. It is shown only once."""
     from app.callers.store import ALL_SCOPES
     from app.clock import now_ms

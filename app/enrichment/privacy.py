@@ -1,8 +1,9 @@
 """Privacy rules: values that are dropped, masked, or replaced by a keyed hash before anything else.
 
 A rule applies to the path of a value (`params.card_no`: the field, then the keys, with dots), to
-the value itself, or to both. It applies to every value below its path, nested or with dots in its key;
-names are not values. The fields that say whom and what an item is about (`FREE`) are under no rule.
+the value itself, or to both. It applies to every value below its path, nested or with dots in its
+key; names are not values. No rule applies to the fields that say whom and what an item is about
+(`FREE`).
 """
 
 import base64

@@ -14,7 +14,7 @@ from app.telemetry import Metrics
 
 
 class CallFacts(Protocol):
-    """What the audit records of the call that brings the items.
+    """The facts that the audit records of the call that brings the items.
 
     `recorded` is set once the audit record is committed with the items.
     """
@@ -59,8 +59,8 @@ class Checker(ItemSteps, Protocol):
         ...
 
 
-class Outbox(Protocol):
-    """The durable queue."""
+class ItemQueue(Protocol):
+    """The durable queue of items; `outbox.Outbox` is one."""
 
     async def accept(self, acceptance: Acceptance, seconds: float | None = None) -> list[Taken]:
         """Commit the items of one call; return what became of each, in order."""
@@ -71,16 +71,16 @@ class Outbox(Protocol):
         ...
 
 
-class Enrichment(Protocol):
-    """The enrichment as it is configured now."""
+class EnricherSource(Protocol):
+    """The source of enrichers as they are configured now."""
 
     def enricher(self, app: str, key_id: str, now: int, address: str | None = None) -> ItemSteps:
         """Return what the items of one call go through at `now` (epoch milliseconds)."""
         ...
 
 
-class Tracking(Protocol):
-    """The tracking plans and the names of all apps."""
+class CheckerSource(Protocol):
+    """The source of checkers, with the tracking plans and the names of all apps."""
 
     def checker(self, app_name: str, enricher: ItemSteps) -> Checker:
         """Return the checker of one call, with the enrichment that comes before it."""
@@ -92,9 +92,9 @@ class Ingest:
 
     def __init__(
         self,
-        outbox: Outbox,
-        enrichment: Enrichment,
-        tracking: Tracking,
+        outbox: ItemQueue,
+        enrichment: EnricherSource,
+        tracking: CheckerSource,
         pseudonyms: Callable[[str, Collection[str]], Sequence[str]],
         metrics: Metrics,
     ) -> None:

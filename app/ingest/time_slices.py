@@ -1,7 +1,7 @@
-"""Large pieces of work, one at a time and in order, with a turn of everybody else's after each.
+"""Large pieces of work, one at a time and in order, with a pause for other tasks after each.
 
-Where each of 60 callers had a piece of work done before anybody else had a turn, everybody else
-would wait for all of them, several times in one request.
+If the work of 60 callers were done without pauses, all other tasks would wait for all of it,
+several times in one request.
 """
 
 import asyncio
@@ -18,16 +18,12 @@ _locks = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
 
 
 def turn() -> asyncio.Lock:
-    """Return what is held for one piece of work, and until others have had their turn
-    (`asyncio.sleep(0)`).
-    """
+    """Return the lock to hold for a piece of work and for the pause (`asyncio.sleep(0)`) after."""
     return _locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 async def in_slices(work: Iterator[_Made]) -> list[_Made]:
-    """Return what an iterator makes, which may be much: after each slice of time, others have their
-    turn.
-    """
+    """Return the values of an iterator, with a pause for other tasks after each slice of time."""
     made = list[_Made]()
     if _slice(work, made):  # nearly always, and then at once
         return made
@@ -41,7 +37,7 @@ async def in_slices(work: Iterator[_Made]) -> list[_Made]:
 
 
 def _slice(work: Iterator[_Made], made: list[_Made]) -> bool:
-    """Work for one slice of time; returns whether that was all."""
+    """Work for one slice of time; return True when the iterator has ended."""
     until = time.perf_counter() + SLICE_SECONDS
     for one in work:
         made.append(one)
@@ -51,12 +47,12 @@ def _slice(work: Iterator[_Made], made: list[_Made]) -> bool:
 
 
 class RestingThread:
-    """The one thread for large work of a kind. Several would take the interpreter's lock by turns,
-    and everybody else would wait for all of them each time.
+    """The only thread for large pieces of work of one kind.
 
-    A parser or decompressor that is written in C takes that lock, or the processor, until it is
-    done. So between two pieces of work the thread rests for as long as it has worked: whoever
-    waited for one need not wait for the next.
+    Several threads would take the interpreter's lock one after the other, and every other task
+    would wait for all of them. A parser or decompressor written in C holds that lock, or the
+    processor, until it is done. So after each piece of work the thread rests for as long as it has
+    worked: a task that waited for one piece need not wait for the next.
     """
 
     def __init__(self, name: str) -> None:

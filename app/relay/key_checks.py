@@ -18,7 +18,7 @@ PROBES: dict[KeyKind, tuple[str, dict[str, str]]] = {
 
 
 class KeyCheck(NamedTuple):
-    """One key: whether it is configured, whether Leanplum accepts it (None: unknown), or why not."""
+    """The state of one key: configured or not, accepted by Leanplum or not (None: unknown), why."""
 
     configured: bool
     accepted: bool | None = None

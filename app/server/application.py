@@ -1,6 +1,4 @@
-"""The application: routers, handlers, the front, and the lifespan that opens and closes the
-gateway.
-"""
+"""The ASGI application: routers, handlers, middleware, and the lifespan of the gateway."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -182,8 +180,9 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 
 async def _refused_key(request: Request) -> GatewayError | None:
-    """Return what is wrong with the key of a call that asks for what is not there. The call takes
-    an item of the key, where that is not done yet.
+    """Return what is wrong with the key of a call to an unknown address; None for a valid key.
+
+    The call is charged to the key's rate limit, where that is not done yet.
     """
     try:
         await _authenticator(request).charge(context_of(request.scope))
@@ -193,9 +192,7 @@ async def _refused_key(request: Request) -> GatewayError | None:
 
 
 async def _internal_problem(request: Request, error: Exception) -> Response:
-    """A fault of ours: answered without its text; the front, which it goes on to, puts it into the
-    log.
-    """
+    """Answer an internal error without its text; the middleware logs it."""
     detail = "The gateway failed to handle this request; the cause is in its log."
     return _response(problems.plain("internal", detail, *_of(request)))
 
@@ -204,7 +201,7 @@ HTTP_SLUGS = {404: "not-found", 405: "method-not-allowed"}
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
-    """What the router itself refuses."""
+    """Answer a request that the router itself refuses."""
     assert isinstance(error, HTTPException)
     if (refusal := await _refused_key(request)) is not None:
         return await _problem(request, refusal)
@@ -227,8 +224,9 @@ def _route_paths(request: Request) -> list[str]:
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods that the address takes (RFC 9110 §10.2.1); a router knows those of one of its
-    routes alone.
+    """Return the methods that the address takes (RFC 9110 §10.2.1).
+
+    The router itself knows only those of the first route that matches.
     """
     found = {
         method
@@ -243,8 +241,9 @@ def _allowed(request: Request) -> list[str]:
 
 
 async def _parameter_problem(request: Request, error: Exception) -> Response:
-    """What FastAPI finds wrong in a path or a query. It looks before anybody has asked who calls:
-    that comes first.
+    """Answer a request whose path or query FastAPI found invalid.
+
+    FastAPI validates before the caller is authenticated, so that is done first here.
     """
     assert isinstance(error, RequestValidationError)
     about = context_of(request.scope)

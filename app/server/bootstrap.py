@@ -1,7 +1,4 @@
-"""The composition root: opens everything in order, and closes it in the opposite one.
-
-Only here do the parts meet.
-"""
+"""The composition root: it opens all parts in order, connects them, and closes them in reverse."""
 
 import asyncio
 import time
@@ -94,7 +91,7 @@ class Services(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Core:
-    """What all parts of the gateway share: settings, storage, audit, and the clock."""
+    """The parts that all others share: settings, storage, audit, and the clock."""
 
     settings: Settings
     metrics: Metrics
@@ -267,7 +264,7 @@ async def _flush(core: Core, directory: Directory, tracking: Tracking, sealer: S
 
 
 def _sealer(core: Core) -> Sealer:
-    """Return what seals the audit, with its metrics."""
+    """Return the sealer of the audit, with its metrics."""
     sealer = Sealer(
         core.engine,
         core.writer,
@@ -294,7 +291,7 @@ def _tracking(core: Core) -> Tracking:
 
 
 def _enrichment(core: Core) -> EnrichmentService:
-    """Return the enrichment; the key of hashed values is derived from the audit's seed."""
+    """Return the enrichment; the key of hashed values is derived from the audit's root key."""
     settings = core.settings
     key = key_derivation.derive_key(core.audit.root_key, b"leanplum-gateway values")
     return EnrichmentService(settings.gateway_enrichment_file, settings.gateway_maxmind_file, key)

@@ -1,8 +1,8 @@
 """The steps of a stop, and how long each of them may take.
 
 A stop has three steps. While the process drains, it still accepts work. Then it refuses new work,
-and work in flight may finish. At last, work that still waits for others is cut off, so that there is
-time left to store its outcome. The `Watchdog` ends the process if anything hangs all the same.
+and work in flight may finish. At last, work that still waits for others is cut off, so that there
+is time left to store its outcome. The `Watchdog` ends the process if anything hangs all the same.
 """
 
 import asyncio

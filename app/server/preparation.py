@@ -19,10 +19,15 @@ from app.settings import Settings
 from app.tracking.plan_files import LoadedPlans
 
 BOOTSTRAP = {
-    "unknown": "GATEWAY_BOOTSTRAP_KEY differs from the keys that are stored already, so it is ignored",
+    "unknown": (
+        "GATEWAY_BOOTSTRAP_KEY differs from the keys that are stored already, so it is ignored"
+    ),
     "ended": "GATEWAY_BOOTSTRAP_KEY is revoked, rotated or expired, so it opens nothing",
 }
-BOOTSTRAP_ADVICE = "unset it, or set it to the stored key; `keys create` makes another, `keys list` shows those stored"
+BOOTSTRAP_ADVICE = (
+    "unset it, or set it to the stored key; `keys create` makes another, `keys list` shows those "
+    "stored"
+)
 
 log = structlog.get_logger("gateway")
 
