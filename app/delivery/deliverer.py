@@ -332,11 +332,16 @@ class Deliverer:
         for lane, login in attempt.excluded.items():
             if login > 0:
                 self._login_waits[lane] += 1
-            doublings = min(max(0, self._login_waits[lane] - 2), MAX_DOUBLINGS)
-            pause = min(LOCKED_SECONDS * 2**doublings, POLL_SECONDS)
+            pause = login_pause(self._login_waits[lane])
             until[lane] = self._ticks_ms() + int(pause * 1000)
             self._look_at = min(self._look_at, self._ticks() + pause)
         return until
 
     def _ticks_ms(self) -> int:
         return int(self._ticks() * 1000)
+
+
+def login_pause(waits: int) -> float:
+    """Return the seconds until a lane is looked at again that has waited for a login so often."""
+    doublings = min(max(0, waits - 2), MAX_DOUBLINGS)
+    return min(LOCKED_SECONDS * 2**doublings, POLL_SECONDS)

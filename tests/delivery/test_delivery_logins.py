@@ -10,6 +10,7 @@ import pytest
 
 from app import ids
 from app.clock import now_ms
+from app.delivery.deliverer import login_pause
 from app.model import Acceptance, NewItem
 from app.outbox.dead_letters import DeadLetterFilter
 from app.outbox.retention import RetentionLimits
@@ -380,3 +381,9 @@ def test_items_without_a_login_leave_no_row(database: str, leanplum: Leanplum) -
         assert logins(at) == []
 
     deliver(database, leanplum, body)
+
+
+def test_a_lane_that_waits_very_long_for_a_login_is_looked_at_seldom_and_never_given_up() -> None:
+    pauses = [login_pause(waits) for waits in range(5_000)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] < pauses[-1] <= 1.0
