@@ -344,4 +344,4 @@ class Deliverer:
 def login_pause(waits: int) -> float:
     """Return the seconds until a lane is looked at again that has waited for a login so often."""
     doublings = min(max(0, waits - 2), MAX_DOUBLINGS)
-    return min(LOCKED_SECONDS * 2**doublings, POLL_SECONDS)
+    return min(LOCKED_SECONDS * (1 << doublings), POLL_SECONDS)
