@@ -1,7 +1,7 @@
-"""URLs that may contain a password, how they are read and shown; and the gateway's path prefix.
+"""Parsing of database URLs and path prefixes, and masking of passwords in URLs.
 
-No message from here repeats a part of a URL that could be a piece of a password, since a password
-that is not percent-encoded ends up anywhere.
+No error message repeats a part of a URL: if a password is not percent-encoded, any part of the URL
+may be a piece of it.
 """
 
 import difflib
@@ -11,29 +11,29 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 MASK = "***"
-TAKES = (
+DATABASE_URL_FORMS = (
     "takes sqlite:///PATH (sqlite:////absolute/path) or postgresql://USER:PASSWORD@HOST/DATABASE, "
     "in all of libpq's forms"
 )
-ENCODE = (
-    "can't be read: the port is a number, and reserved characters in the user name, the password "
-    "and "
-    "the database are percent-encoded (@ is %40, : is %3A, / is %2F, ? is %3F, # is %23, % is %25)"
+UNREADABLE = (
+    "can't be parsed: the port must be a number, and reserved characters in user name, password "
+    "and database must be percent-encoded "
+    "(@ is %40, : is %3A, / is %2F, ? is %3F, # is %23, % is %25)"
 )
 SQLITE = re.compile(r"sqlite(?:\+pysqlite)?:///(?P<path>[^?]*)(?:\?(?P<query>.*))?", re.DOTALL)
 POSTGRESQL = re.compile(r"postgres(?:ql)?(?:\+\w+)?://(?P<rest>.*)", re.DOTALL)
 IN_MEMORY = {"", ":memory:", "file::memory:"}
-# Parameters whose values are passwords, by words in their names; these two are paths.
+# Parameters with one of these words in their names have secret values, except PATHS.
 SECRET_WORDS = ("pass", "pwd", "secret", "token", "auth")
 PATHS = {"passfile", "require_auth"}
-# Characters that mean nothing in HTML, in a script or in a header, and are never percent-encoded.
+# Characters without a meaning in HTML, scripts and headers, which are never percent-encoded.
 SEGMENT = re.compile(r"[A-Za-z0-9._~-]+")
-MOST_PREFIX = 256
-# Behind it /segment/v1/batch may be Segment's, or /v1/batch: nobody can tell.
-AMBIGUOUS = "/segment"
-PREFIX_TAKES = (
-    "takes a path such as /leanplum, with A-Z a-z 0-9 . _ ~ - and / alone, of at most "
-    f"{MOST_PREFIX} characters"
+MAX_PREFIX = 256
+# With this prefix, /segment/v1/batch would be ambiguous: Segment's path, or that of /v1/batch.
+AMBIGUOUS_PREFIX = "/segment"
+PREFIX_FORM = (
+    "takes a path such as /leanplum, with only A-Z a-z 0-9 . _ ~ - and /, of at most "
+    f"{MAX_PREFIX} characters"
 )
 
 
@@ -42,7 +42,8 @@ class SqliteUrl:
     """A SQLite file."""
 
     path: str
-    timeout: float | None = None  # seconds to wait for a lock, where the URL says it
+    timeout: float | None = None
+    """Seconds to wait for a lock; None for the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +53,16 @@ class PostgresUrl:
     parameters: Mapping[str, str] = field(repr=False)
 
 
-def database_url(text: str) -> SqliteUrl | PostgresUrl:
-    """Read the URL of a database. Raises ValueError, whose text repeats nothing of the URL."""
-    if found := SQLITE.fullmatch(text):
-        return _sqlite(found["path"], found["query"])
-    if found := POSTGRESQL.fullmatch(text):
-        return _postgres(found["rest"])
-    raise ValueError(TAKES)
+def parse_database_url(text: str) -> SqliteUrl | PostgresUrl:
+    """Parse the URL of a database. Raises ValueError, whose text repeats nothing of the URL."""
+    if match := SQLITE.fullmatch(text):
+        return _parse_sqlite(match["path"], match["query"])
+    if match := POSTGRESQL.fullmatch(text):
+        return _parse_postgres(match["rest"])
+    raise ValueError(DATABASE_URL_FORMS)
 
 
-def _sqlite(path: str, query: str | None) -> SqliteUrl:
+def _parse_sqlite(path: str, query: str | None) -> SqliteUrl:
     timeout = None
     for pair in (query or "").split("&"):
         name, _, value = pair.partition("=")
@@ -70,94 +71,102 @@ def _sqlite(path: str, query: str | None) -> SqliteUrl:
         elif pair:
             raise ValueError("takes only timeout=SECONDS after the ? of sqlite:///PATH")
     if unquote(path) in IN_MEMORY:
-        raise ValueError(f"names no file; {TAKES}")
+        raise ValueError(f"names no file; {DATABASE_URL_FORMS}")
     return SqliteUrl(unquote(path), timeout)
 
 
-def _postgres(rest: str) -> PostgresUrl:
-    import psycopg  # the driver is loaded where it is used
+def _parse_postgres(rest: str) -> PostgresUrl:
+    # Imported here, so that a gateway on SQLite does not load the driver.
+    import psycopg
     from psycopg.conninfo import conninfo_to_dict
 
-    address, query = _strict(rest)
+    address, query = _to_libpq_form(rest)
     try:
-        made = conninfo_to_dict(f"postgresql://{address}{query}")
+        conninfo = conninfo_to_dict(f"postgresql://{address}{query}")
     except psycopg.ProgrammingError as error:
-        raise ValueError(_complaint(str(error), query)) from None
-    parameters = {name: str(value) for name, value in made.items()}
+        raise ValueError(_describe_error(str(error), query)) from None
+    parameters = {name: str(value) for name, value in conninfo.items()}
     ports = parameters.get("port", "").split(",")
-    # An @ or / in a password ends it early, and puts the rest of it into the host or the path.
+    ports_valid = all(port.isdecimal() or not port for port in ports)
+    # An unencoded @ or / in a password ends it early, and the rest becomes host or path.
     misread = "/" in address.rpartition("@")[0] or "@" in parameters.get("host", "")
-    if misread or not all(port.isdecimal() or not port for port in ports):
-        raise ValueError(ENCODE)
+    if misread or not ports_valid:
+        raise ValueError(UNREADABLE)
     if not re.fullmatch(r"-?\d+", parameters.get("connect_timeout", "0")):
-        raise ValueError("has a connect_timeout that is no number of seconds")
-    if not {"dbname", "service"} & parameters.keys():
-        raise ValueError(f"names no database; {TAKES}")
+        raise ValueError("has a connect_timeout that is not a number of seconds")
+    if "dbname" not in parameters and "service" not in parameters:
+        raise ValueError(f"names no database; {DATABASE_URL_FORMS}")
     return PostgresUrl(parameters)
 
 
-def _strict(rest: str) -> tuple[str, str]:
-    """Return the part before the query, and the query, in the form that libpq takes.
+def _to_libpq_form(rest: str) -> tuple[str, str]:
+    """Return the address and the query of a PostgreSQL URL, encoded as libpq requires.
 
-    It wants spaces percent-encoded, and each `=` but the first, as in `options=-c search_path=x`.
+    Spaces must be percent-encoded, and each `=` of a parameter but the first, as in
+    `options=-c search_path=x`.
     """
-    query_at = _query_at(rest)
-    query = "&".join(_strict_pair(*pair.partition("=")) for pair in rest[query_at:].split("&"))
-    return rest[:query_at].replace(" ", "%20"), query.replace(" ", "%20")
+    query_start = _query_start(rest)
+    pairs = rest[query_start:].split("&")
+    query = "&".join(_encode_pair(*pair.partition("=")) for pair in pairs)
+    return rest[:query_start].replace(" ", "%20"), query.replace(" ", "%20")
 
 
-def _strict_pair(name: str, mark: str, value: str) -> str:
-    if name.lstrip("?") == "options":  # a form's + for a space, as SQLAlchemy writes it
+def _encode_pair(name: str, mark: str, value: str) -> str:
+    # SQLAlchemy writes the spaces of options as +.
+    if name.lstrip("?") == "options":
         value = re.sub(r"(?<=-c)\+|\+(?=-)", "%20", value)
     return name + mark + value.replace("=", "%3D")
 
 
-def _query_at(rest: str) -> int:
-    """Return where the query of a PostgreSQL URL begins: a ? in the password is none."""
+def _query_start(rest: str) -> int:
+    """Return the index of the ? that starts the query, not of one in the password."""
     user_end = rest.partition("/")[0].find("@")
-    found = rest.find("?", user_end + 1)
-    return found if found >= 0 else len(rest)
+    index = rest.find("?", user_end + 1)
+    return index if index >= 0 else len(rest)
 
 
-def _complaint(said: str, query: str) -> str:
-    """Return libpq's complaint without what it quotes."""
-    if not said.startswith("invalid URI query parameter"):
-        return ENCODE
+def _describe_error(message: str, query: str) -> str:
+    """Describe an error of libpq, whose own message quotes parts of the URL."""
+    if not message.startswith("invalid URI query parameter"):
+        return UNREADABLE
     from psycopg import pq
 
     known = [option.keyword.decode() for option in pq.Conninfo.get_defaults()]
     names = [unquote(pair.partition("=")[0]) for pair in query.lstrip("?").split("&")]
     unknown = [name for name in names if name not in known]
-    close = [found for name in unknown for found in difflib.get_close_matches(name, known, 1, 0.7)]
-    hint = f": did you mean {close[0]}?" if close else "; it takes those of libpq"
-    return f"has a parameter after ? that libpq doesn't know{hint}"
+    for name in unknown:
+        for match in difflib.get_close_matches(name, known, n=1, cutoff=0.7):
+            return f"has an unknown parameter after ?; did you mean {match}?"
+    return "has an unknown parameter after ?; those of libpq are allowed"
 
 
-def masked(url: str) -> str:
-    """Return the URL, or libpq's `name=value` text, with its passwords masked."""
+def mask_url(url: str) -> str:
+    """Mask the passwords in a URL, or in `name=value` text as libpq takes it."""
     scheme, mark, rest = url.partition("://")
     if not mark:
-        return _masked_words(re.sub(r":.*@", f":{MASK}@", url, flags=re.DOTALL))
+        return _mask_words(re.sub(r":.*@", f":{MASK}@", url, flags=re.DOTALL))
     if SQLITE.fullmatch(url):
         return url
     user_end = _user_end(url, rest)
     if user_end >= 0:
         user, colon, _ = rest[:user_end].partition(":")
-        # A user name without a password may be a token, where it is not a database's.
-        shown = user if POSTGRESQL.fullmatch(url) else MASK
-        rest = f"{user}:{MASK}{rest[user_end:]}" if colon else f"{shown}{rest[user_end:]}"
-    return f"{scheme}://{_masked_query(rest)}"
+        if colon:
+            user = f"{user}:{MASK}"
+        elif not POSTGRESQL.fullmatch(url):
+            # Except for a database, a user name without a password may be a token.
+            user = MASK
+        rest = f"{user}{rest[user_end:]}"
+    return f"{scheme}://{_mask_query(rest)}"
 
 
 def _user_end(url: str, rest: str) -> int:
-    """Return the index at which user name and password end, -1 where there are none.
+    """Return the index of the @ after user name and password, -1 if there is none.
 
-    In a URL that can't be read the last @ ends them: a password that is not encoded may contain any
-    character.
+    In a URL that can't be parsed it is the last @: an unencoded password may have any character.
     """
     if POSTGRESQL.fullmatch(url):
         try:
-            database_url(url)
+            parse_database_url(url)
         except ValueError:
             return rest.rfind("@")
         return rest.partition("/")[0].find("@")
@@ -167,52 +176,46 @@ def _user_end(url: str, rest: str) -> int:
     return rest.rfind("@") if ":" in rest.partition("@")[0] else -1
 
 
-def _masked_query(rest: str) -> str:
+def _mask_query(rest: str) -> str:
     pieces = re.split(r"([?&;])", rest)
-    for place, piece in enumerate(pieces):
+    for index, piece in enumerate(pieces):
         name, mark, _ = piece.partition("=")
-        if mark and place and is_secret(unquote(name)):
-            pieces[place] = f"{name}={MASK}"
+        if mark and index and is_secret(unquote(name)):
+            pieces[index] = f"{name}={MASK}"
     return "".join(pieces)
 
 
-def _masked_words(text: str) -> str:
-    def replace(found: re.Match[str]) -> str:
-        return f"{found[1]}{found[2]}{MASK}" if is_secret(found[1]) else found[0]
+def _mask_words(text: str) -> str:
+    def mask(match: re.Match[str]) -> str:
+        return f"{match[1]}{match[2]}{MASK}" if is_secret(match[1]) else match[0]
 
-    return re.sub(r"(\w+)(\s*=\s*)('(?:\\.|[^'\\])*'?|(?:\\.|[^\s\\])+)", replace, text)
+    return re.sub(r"(\w+)(\s*=\s*)('(?:\\.|[^'\\])*'?|(?:\\.|[^\s\\])+)", mask, text)
 
 
 def is_secret(name: str) -> bool:
-    """Tell whether a parameter of this name is a password or alike."""
+    """Return True if the value of a parameter of this name is a secret, such as a password."""
     lower = name.lower()
     return lower not in PATHS and any(word in lower for word in SECRET_WORDS)
 
 
-def split(url: str) -> tuple[str, str | None, int | None, str]:
-    """Return scheme, host, port and path.
-
-    Raises ValueError, whose text repeats nothing of the URL.
-    """
+def split_url(url: str) -> tuple[str, str | None, int | None, str]:
+    """Return scheme, host, port and path. Raises ValueError, whose text repeats no part of it."""
     try:
         parts = urlsplit(url)
         return parts.scheme, parts.hostname, parts.port, parts.path
     except ValueError:
-        raise ValueError(ENCODE) from None
+        raise ValueError(UNREADABLE) from None
 
 
-def path_prefix(text: str) -> str:
-    """Return a path prefix as `/one` or `/one/two`, "" for `/`.
-
-    Raises ValueError for anything that is no plain path.
-    """
+def parse_path_prefix(text: str) -> str:
+    """Return a path prefix as `/one` or `/one/two`, "" for `/`. Raises ValueError if invalid."""
     plain = text.strip().removesuffix("/")
     path = f"/{plain.removeprefix('/')}" if plain else ""
     segments = path.split("/")[1:]
-    if len(path) > MOST_PREFIX or not all(
-        SEGMENT.fullmatch(one) and one.strip(".") for one in segments
-    ):
-        raise ValueError(PREFIX_TAKES)
-    if path == AMBIGUOUS:
-        raise ValueError(f"can't be {AMBIGUOUS}: the gateway's own paths begin with it")
+    # A segment of dots alone would be removed when the path is resolved.
+    plain_segments = all(SEGMENT.fullmatch(segment) and segment.strip(".") for segment in segments)
+    if len(path) > MAX_PREFIX or not plain_segments:
+        raise ValueError(PREFIX_FORM)
+    if path == AMBIGUOUS_PREFIX:
+        raise ValueError(f"can't be {AMBIGUOUS_PREFIX}: the gateway's own paths begin with it")
     return path

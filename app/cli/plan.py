@@ -1,6 +1,4 @@
-"""The tracking plan and the taxonomy by command: `python -m app plan …`, `python -m app taxonomy
-…`.
-"""
+"""The commands about the tracking plan and taxonomy: `plan lint|diff`, `taxonomy list|forget`."""
 
 import json
 from pathlib import Path
@@ -8,48 +6,45 @@ from typing import Annotated
 
 import typer
 
+from app.cli.common import AsJson, ForApp
 from app.errors import NotFound, StartRefused
 from app.settings import load
 
-plan_cli = typer.Typer(help="The tracking plan.", no_args_is_help=True)
+plan_cli = typer.Typer(help="Check and compare tracking plans.", no_args_is_help=True)
 taxonomy_cli = typer.Typer(
-    help="The names that an app has, of those that Leanplum keeps.", no_args_is_help=True
+    help="List and forget the names that count against Leanplum's limits.", no_args_is_help=True
 )
 
-PlanPath = Annotated[Path, typer.Argument(help="A file, or a folder of them")]
-OfApp = Annotated[str, typer.Option("--app", help="Of this app")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table")]
+PlanPath = Annotated[Path, typer.Argument(help="A plan file, or a folder of plan files")]
 
 
 @plan_cli.command("lint")
 def lint(
     path: Annotated[
-        Path | None, typer.Argument(help="A file, or a folder; default: GATEWAY_TRACKING_PLAN")
+        Path | None, typer.Argument(help="A plan file or a folder; default: GATEWAY_TRACKING_PLAN")
     ] = None,
 ) -> None:
-    """Tell everything that is wrong with a plan, each in a line with its place. Ends with 1 where
-    something is.
-    """
+    """List all errors of a plan with file and line. Exit status 1 if there are any."""
     from app.tracking.plan.load import load_plans
     from app.tracking.plan_files import read_files
 
     path = path or load().gateway_tracking_plan
     if path is None:
         raise StartRefused("give a path, or set GATEWAY_TRACKING_PLAN")
-    found = load_plans(read_files(path, "plan lint"))
-    for one in found.findings:
-        typer.echo(str(one))
-    if found.findings:
+    loaded = load_plans(read_files(path, "plan lint"))
+    for finding in loaded.findings:
+        typer.echo(str(finding))
+    if loaded.findings:
         raise typer.Exit(1)
-    assert found.plans is not None
-    for apps, plan in found.plans.each():
+    assert loaded.plans is not None
+    for apps, plan in loaded.plans.each():
         counts = ", ".join(f"{kind} {len(entries)}" for kind, entries in plan.entries.items())
-        typer.echo(f"version {plan.version} for {apps}: {counts}; nothing is wrong.")
+        typer.echo(f"version {plan.version} for {apps}: {counts}; no errors.")
 
 
 @plan_cli.command("diff")
 def diff(old: PlanPath, new: PlanPath) -> None:
-    """Tell what differs. Ends with 1 where the new plan may refuse what the old one let through."""
+    """Compare two plans. Exit status 1 if the new one may refuse items that the old one accepts."""
     from app.tracking.plan.diff import diff_plans
     from app.tracking.plan_files import load_path
 
@@ -59,42 +54,42 @@ def diff(old: PlanPath, new: PlanPath) -> None:
     breaking = sum(change.breaking for change in changes)
     if breaking:
         typer.echo(
-            f"Breaking: {breaking} of {len(changes)} changes may refuse what was let through."
+            f"{breaking} of {len(changes)} changes are breaking: they may refuse accepted items."
         )
         raise typer.Exit(1)
-    typer.echo("Nothing that was let through is refused." if changes else "Nothing differs.")
+    typer.echo("No breaking changes." if changes else "No differences.")
 
 
 @taxonomy_cli.command("list")
-def list_names(app: OfApp = "default", as_json: AsJson = False) -> None:
-    """Every name that was accepted for the app, and how many of each kind Leanplum keeps."""
+def list_names(app: ForApp = "default", as_json: AsJson = False) -> None:
+    """List the names that the app has used, with the limit of each kind."""
     from app.clock import instant
     from app.database.engine import connect_to_read
     from app.tracking.name_store import read_names
 
     settings = load()
-    names = read_names(connect_to_read(settings.gateway_database_url), app)
+    stored_names = read_names(connect_to_read(settings.gateway_database_url), app)
     if as_json:
         rows = [
-            {"kind": one.name.kind, "name": one.name.name, "firstSeen": instant(one.first_seen)}
-            for one in names
+            {"kind": row.name.kind, "name": row.name.name, "firstSeen": instant(row.first_seen)}
+            for row in stored_names
         ]
         typer.echo(json.dumps(rows, indent=2))
         return
     for kind, limit in settings.taxonomy_limits.items():
-        of_kind = [one for one in names if one.name.kind == kind]
-        typer.echo(f"{kind}: {len(of_kind)} of {limit}")
-        for one in of_kind:
-            typer.echo(f"  {one.name.name}  since {instant(one.first_seen)}")
+        rows_of_kind = [row for row in stored_names if row.name.kind == kind]
+        typer.echo(f"{kind}: {len(rows_of_kind)} of {limit}")
+        for row in rows_of_kind:
+            typer.echo(f"  {row.name.name}  since {instant(row.first_seen)}")
 
 
 @taxonomy_cli.command("forget")
 def forget_name(
     kind: Annotated[str, typer.Argument(help="events, states, params or attributes")],
-    name: Annotated[str, typer.Argument(help="The name")],
-    app: OfApp = "default",
+    name: Annotated[str, typer.Argument(help="The name to forget")],
+    app: ForApp = "default",
 ) -> None:
-    """Forget a name that Leanplum has dropped too. It counts again when it comes again."""
+    """Forget a name that was removed from Leanplum. It counts again when it is used again."""
     from app.audit import signing_keys
     from app.audit.records import administrative_act, insert
     from app.clock import now_ms
@@ -108,11 +103,11 @@ def forget_name(
     settings = load()
     engine = connect_existing(settings.gateway_database_url)
     macs = signing_keys.load_keys_to_write(engine, settings.audit_root_key).macs
-    write = ForgetName(
+    forget = ForgetName(
         app, Name(kind, name), lambda cursor: insert(cursor, macs, [(now_ms(), text)])
     )
     with transaction(engine) as cursor:
-        (found,) = ForgetName.run_all(cursor, [write])
-    if not found:
-        raise NotFound(f"{app} has no name {name} of {kind}")
-    typer.echo(f"{name} is forgotten.")
+        (forgotten,) = ForgetName.run_all(cursor, [forget])
+    if not forgotten:
+        raise NotFound(f"App {app} has no name {name} among its {kind}")
+    typer.echo(f"Forgot {name}.")

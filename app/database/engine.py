@@ -22,7 +22,7 @@ from app.database.driver import (
 )
 from app.database.sqlite_files import FilesChanged, SqliteFiles, share_with_group
 from app.errors import CommitUnknown, StartRefused, StorageUnavailable
-from app.urls import MASK, PostgresUrl, SqliteUrl, database_url, is_secret, masked
+from app.urls import MASK, PostgresUrl, SqliteUrl, is_secret, mask_url, parse_database_url
 
 SETTING = "GATEWAY_DATABASE_URL"
 BUSY_SECONDS = 5.0
@@ -96,7 +96,7 @@ def _check_existence(url: str) -> None:
 
 def _parsed(url: str) -> SqliteUrl | PostgresUrl:
     try:
-        return database_url(url)
+        return parse_database_url(url)
     except ValueError as error:
         raise StartRefused(f"{SETTING}: {error}") from None
 
@@ -119,7 +119,7 @@ def _unusable(url: str, parsed: SqliteUrl | PostgresUrl, why: str) -> str:
     for name, value in parsed.parameters.items():
         if is_secret(name) and value:
             why = why.replace(value, MASK)
-    return f"{masked(url)} can't be used: {why}"
+    return f"{mask_url(url)} can't be used: {why}"
 
 
 def _sqlite(url: SqliteUrl) -> Engine:

@@ -20,7 +20,7 @@ from ipaddress import (
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from app.urls import MOST_PREFIX, path_prefix
+from app.urls import MAX_PREFIX, parse_path_prefix
 
 Network = IPv4Network | IPv6Network
 Headers = Iterable[tuple[bytes, bytes]]
@@ -233,10 +233,10 @@ def forwarded_prefix(headers: Iterable[tuple[bytes, bytes]]) -> str:
     if not all(part.startswith("/") for part in parts):
         return ""
     try:
-        prefix = "".join(map(path_prefix, parts))
+        prefix = "".join(map(parse_path_prefix, parts))
     except ValueError:
         return ""
-    return prefix if len(prefix) <= MOST_PREFIX else ""
+    return prefix if len(prefix) <= MAX_PREFIX else ""
 
 
 def _remove_prefix(scope: MutableMapping[str, Any], prefix: str) -> bool:

@@ -18,8 +18,7 @@ import structlog
 
 from app.database.sqlite_files import share_with_group
 from app.errors import StartRefused
-from app.urls import SqliteUrl
-from app.urls import database_url as parsed
+from app.urls import SqliteUrl, parse_database_url
 
 LOCK = "hhqqi"  # struct flock (fcntl(2)): type, whence, start, length, pid
 # Of the open file, not of the process: closing another handle on the same file doesn't give these
@@ -107,7 +106,7 @@ def held(database_url: str, owner: str) -> Iterator[LivenessLock]:
 
 
 def _path(database_url: str) -> Path | None:
-    url = parsed(database_url)
+    url = parse_database_url(database_url)
     if not isinstance(url, SqliteUrl) or SET_LOCK is None:
         return None
     path = Path(f"{url.path}-deliverers")

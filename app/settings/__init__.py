@@ -76,4 +76,4 @@ def _shown(name: str, value: object) -> str:
     if name not in URL_SETTINGS:
         return str(value)
     url = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-    return urls.masked(url)
+    return urls.mask_url(url)

@@ -38,7 +38,7 @@ def upstream(url: str) -> str:
 
     Keys are part of every body, so only https is allowed, except on a loopback address.
     """
-    scheme, host, _, _ = urls.split(url)
+    scheme, host, _, _ = urls.split_url(url)
     if (scheme == "https" and host) or (scheme == "http" and host in LOOPBACK):
         return url
     raise ValueError("must be an https:// URL (http:// only with a loopback address)")
@@ -56,7 +56,7 @@ def split_pairs(text: str) -> list[tuple[str, str]]:
 
 
 def _database(url: str) -> str:
-    urls.database_url(url)
+    urls.parse_database_url(url)
     return url
 
 
@@ -104,7 +104,7 @@ def _seed(text: SecretStr) -> SecretStr:
 
 def _shared_limits_url(url: SecretStr) -> SecretStr:
     text = url.get_secret_value()
-    scheme, host, _, path = urls.split(text)
+    scheme, host, _, path = urls.split_url(text)
     only_database = re.fullmatch(r"(/\d*)?", path) and not re.search(r"[?#]", text)
     if scheme not in SHARED_LIMITS_SCHEMES or not host or not only_database:
         raise ValueError(
@@ -148,7 +148,7 @@ Bytes = Annotated[int, Field(gt=0), BeforeValidator(units.size)]
 UpstreamUrl = Annotated[str, AfterValidator(upstream)]
 DatabaseUrl = Annotated[str, AfterValidator(_database)]
 Networks = Annotated[str, AfterValidator(_networks)]
-PathPrefix = Annotated[str, AfterValidator(urls.path_prefix)]
+PathPrefix = Annotated[str, AfterValidator(urls.parse_path_prefix)]
 SharedLimitsUrl = Annotated[SecretStr, AfterValidator(_shared_limits_url)]
 ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy)]
 RelayedActions = Annotated[str, AfterValidator(_relayed_actions)]

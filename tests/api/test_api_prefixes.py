@@ -21,7 +21,7 @@ from app.errors import StartRefused
 from app.http.proxies import OWN, forwarded_prefix
 from app.server.application import create_app
 from app.settings import Settings, load
-from app.urls import path_prefix
+from app.urls import parse_path_prefix
 from tests.support import chromium
 from tests.support.chromium import needs_chromium
 from tests.support.gateway import WIDE, make_settings
@@ -51,7 +51,7 @@ BAD = [
 
 @pytest.mark.parametrize(("text", "prefix"), PLAIN.items())
 def test_a_plain_path_is_a_prefix(text: str, prefix: str) -> None:
-    assert path_prefix(text) == prefix
+    assert parse_path_prefix(text) == prefix
     assert forwarded_prefix([(HEADER, text.encode())]) == prefix
     assert load({"GATEWAY_ROOT_PATH": text}).gateway_root_path == prefix
     assert load({"GATEWAY_ROOT_PATH": text.strip("/") or "/"}).gateway_root_path == prefix

@@ -22,7 +22,7 @@ from app.database.engine import connect, reading, transaction
 from app.database.postgresql import connect_args
 from app.database.writer import Probe, Writer
 from app.errors import CommitUnknown, StorageUnavailable
-from app.urls import PostgresUrl, database_url
+from app.urls import PostgresUrl, parse_database_url
 from tests.support.database_proxy import Proxy, proxied
 from tests.support.postgres import Server
 
@@ -412,7 +412,7 @@ def test_one_bad_write_does_not_take_its_neighbors_with_it(database: str) -> Non
 
 
 def postgres(url: str) -> PostgresUrl:
-    parsed = database_url(url)
+    parsed = parse_database_url(url)
     assert isinstance(parsed, PostgresUrl)
     return parsed
 

@@ -16,7 +16,7 @@ from app.database.engine import connect, reading
 from app.database.postgresql import check_server, connect_args
 from app.errors import StartRefused
 from app.outbox import liveness_lock
-from app.urls import PostgresUrl, database_url
+from app.urls import PostgresUrl, parse_database_url
 from tests.support.database_proxy import proxied
 from tests.support.postgres import Server
 from tests.support.processes import ended
@@ -83,7 +83,7 @@ def test_the_next_host_is_tried_where_one_is_not_there(
     server: dict[str, Any], postgresql_server: Server
 ) -> None:
     with proxied(postgresql_server.empty()) as proxy:
-        target = database_url(proxy.url)
+        target = parse_database_url(proxy.url)
         assert isinstance(target, PostgresUrl)
         port, user, db = (target.parameters[name] for name in ("port", "user", "dbname"))
         url = f"postgresql://{user}@127.0.0.1:{free_port()},127.0.0.1:{port}/{db}?target_session_attrs=read-write"
@@ -96,7 +96,7 @@ def test_the_next_host_is_tried_where_one_is_silent(postgresql_server: Server) -
         socket.create_server(("127.0.0.1", 0)) as silent,
         proxied(postgresql_server.empty()) as proxy,
     ):
-        target = database_url(proxy.url)
+        target = parse_database_url(proxy.url)
         assert isinstance(target, PostgresUrl)
         port, user, db = (target.parameters[name] for name in ("port", "user", "dbname"))
         first = silent.getsockname()[1]
@@ -107,7 +107,7 @@ def test_the_next_host_is_tried_where_one_is_silent(postgresql_server: Server) -
 
 def test_of_several_hosts_the_one_that_takes_writes_is_wanted() -> None:
     def made(url: str) -> dict[str, Any]:
-        parsed = database_url(url)
+        parsed = parse_database_url(url)
         assert isinstance(parsed, PostgresUrl)
         return connect_args(parsed)
 

@@ -4,7 +4,7 @@ import pytest
 
 from app.errors import StartRefused
 from app.settings import load, read, table
-from app.urls import PostgresUrl, SqliteUrl, database_url, masked
+from app.urls import PostgresUrl, SqliteUrl, mask_url, parse_database_url
 
 CANARY = "pa55-word"
 
@@ -72,7 +72,7 @@ CANARY = "pa55-word"
     ],
 )
 def test_a_database_url_is_read_as_libpq_reads_it(url: str, parameters: dict[str, str]) -> None:
-    found = database_url(url)
+    found = parse_database_url(url)
     assert isinstance(found, PostgresUrl)
     assert {name: value for name, value in found.parameters.items() if value} == parameters
 
@@ -89,7 +89,7 @@ def test_a_database_url_is_read_as_libpq_reads_it(url: str, parameters: dict[str
     ],
 )
 def test_a_sqlite_url_is_a_path(url: str, path: str, timeout: float | None) -> None:
-    assert database_url(url) == SqliteUrl(path, timeout)
+    assert parse_database_url(url) == SqliteUrl(path, timeout)
 
 
 BAD = [
@@ -128,7 +128,7 @@ def test_a_bad_database_url_is_one_line_without_the_password(url: str) -> None:
     assert line.startswith("GATEWAY_DATABASE_URL: ")
     assert "\n" not in line
     assert CANARY not in line
-    assert CANARY not in masked(url) or "@" not in url
+    assert CANARY not in mask_url(url) or "@" not in url
 
 
 @pytest.mark.parametrize("name", ["GATEWAY_SHARED_LIMITS_URL", "LEANPLUM_API_URL"])
@@ -156,7 +156,7 @@ def test_a_bad_url_of_another_setting_is_one_line_without_the_password(
 
 def test_a_parameter_that_is_mistyped_is_told_with_the_one_that_was_meant() -> None:
     with pytest.raises(ValueError, match="did you mean sslmode"):
-        database_url("postgresql://h/db?ssl_mode=require")
+        parse_database_url("postgresql://h/db?ssl_mode=require")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_parameter_that_is_mistyped_is_told_with_the_one_that_was_meant() -> N
     ],
 )
 def test_a_url_is_shown_without_its_passwords(url: str, shown: str) -> None:
-    assert masked(url) == shown
+    assert mask_url(url) == shown
 
 
 @pytest.mark.parametrize(
