@@ -51,7 +51,7 @@ def _check_keys(settings: Settings) -> "list[tuple[App, dict[KeyKind, KeyCheck]]
     service.check_files(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
     apps = AppRegistry(lambda: read_apps(settings))
 
-    async def check_all() -> list[tuple[App, dict[KeyKind, KeyCheck]]]:
+    async def check_all() -> "list[tuple[App, dict[KeyKind, KeyCheck]]]":
         async with LeanplumClient(
             timeout=settings.gateway_upstream_timeout_seconds,
             connections=1,

@@ -254,7 +254,7 @@ def test_every_body_has_an_example_that_the_rules_take(document: dict[str, Any])
     schemas = document["components"]["schemas"]
     for example in schemas["Event"]["examples"]:
         assert validate.single("track", dict(example))
-    for action, shape in (("setUserAttributes", "UserUpdate"), ("advance", "State")):
+    for action, shape in (("setUserAttributes", "UserUpdate"), ("advance", "StateChange")):
         for example in schemas[shape]["examples"]:
             assert validate.single(action, {"userId": "u", **example})
     for example in schemas["Batch"]["examples"]:

@@ -13,7 +13,7 @@ from tests.support.gateway import EVENT, Talk
 
 async def unreadable(*_: object) -> NoReturn:
     """Fail as reading does from a database that answers no more."""
-    raise StorageUnavailable("The database did not answer in time.")
+    raise StorageUnavailable("The database did not respond in time.")
 
 
 def test_an_item_on_disk_is_answered_202_even_where_its_receipt_cannot_be_waited_for(
@@ -29,7 +29,7 @@ def test_an_item_on_disk_is_answered_202_even_where_its_receipt_cannot_be_waited
 
 def unrefreshed(_: Directory) -> NoReturn:
     """Fail as the directory of keys does where the database can't be read now."""
-    raise StorageUnavailable("The database did not answer in time.")
+    raise StorageUnavailable("The database did not respond in time.")
 
 
 def test_a_key_that_was_made_is_shown_even_where_the_keys_cannot_be_read_again(

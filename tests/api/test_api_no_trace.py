@@ -37,7 +37,7 @@ CALLS: dict[str, tuple[str, Callable[[Talk], Any]]] = {
     "dead letters": ("outbox.dead_letter_service.DeadLetterService.find", lambda t: t.get("/v1/dead-letters")),
     "keys": ("callers.store.KeyStore.page", lambda t: t.get("/v1/keys")),
     "a new key": ("callers.store.KeyStore.create", lambda t: t.post("/v1/keys", {"name": "n", "scopes": ["sdk"]})),
-    "a question": ("relay.service.Relay.ask_seldom", lambda t: t.get("/v1/messages")),
+    "a question": ("relay.service.Relay.request_cached", lambda t: t.get("/v1/messages")),
     "a question with a body": ("relay.service.Relay.exchange", lambda t: t.post("/v1/users/u/sessions", {})),
     "a download": ("relay.service.Relay.download", lambda t: t.get("/v1/files/f")),
     "readiness": ("database.writer.Writer.probe", lambda t: t.get("/readyz")),

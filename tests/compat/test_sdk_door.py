@@ -540,4 +540,4 @@ def test_a_call_nested_too_deeply_is_refused_wherever_it_stands(
     entry = {**TRACK, "params": deep}
     for answer in (sdk.multi(entry), sdk.post(entry), sdk.android(entry), sdk.javascript(entry)):
         assert (answer.status_code, entries(answer)[0]["success"]) == (400, False)
-        assert "nested too deeply" in entries(answer)[0]["error"]["message"]
+        assert "nested more than 64 levels deep" in entries(answer)[0]["error"]["message"]

@@ -82,7 +82,7 @@ def test_one_user_whose_items_wait_fails_alone(sdk: Sdk, leanplum: Leanplum) -> 
         track("a"), track("stuck"), track("b"), {**track("c"), "deviceId": "d"}, track("stuck", "F")
     )
     assert (answer.status_code, succeeded(answer)) == (503, [True, False, True, True, False])
-    assert "before is not delivered yet" in entries(answer)[1]["error"]["message"]
+    assert "have not been delivered yet" in entries(answer)[1]["error"]["message"]
     assert int(answer.headers["retry-after"]) >= 1
     assert sent(leanplum) == ["a", "b", "c"]
 

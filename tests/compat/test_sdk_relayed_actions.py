@@ -264,7 +264,7 @@ def test_what_waits_for_a_retry_is_never_overtaken(
     before, asked = stored(talk), time.monotonic()
     answer = sdk.multi(track())
     assert answer.status_code == 503
-    assert "before is not delivered yet" in entries(answer)[0]["error"]["message"]
+    assert "have not been delivered yet" in entries(answer)[0]["error"]["message"]
     assert int(answer.headers["retry-after"]) > 0
     assert time.monotonic() - asked < 8
     assert "track" not in actions(leanplum)
@@ -454,7 +454,7 @@ def test_another_name_prevents_the_start_with_one_line(name: str) -> None:
         load({}, _env_file=None, gateway_sdk_relayed_actions=f"track,{name}")
     (line,) = refused.value.lines
     assert line.startswith(
-        f"GATEWAY_SDK_RELAYED_ACTIONS: {name} can't be relayed; the actions are stop, "
+        f"GATEWAY_SDK_RELAYED_ACTIONS: {name} cannot be relayed; the actions are stop, "
     )
     assert "track" in line.partition("actions are")[2]
 

@@ -185,7 +185,7 @@ def test_a_hung_valkey_keeps_nobody_waiting_for_long(tmp_path: Path, valkey: Val
         with load.on(gateways, each=3):
             until(lambda: len(load.passed) > 20)
             valkey.hang()
-            until(lambda: "away" in limits(gateway))
+            until(lambda: "unavailable" in limits(gateway))
             seen = len(load.passed)
             until(lambda: len(load.passed) > seen + 50)
             valkey.go_on()

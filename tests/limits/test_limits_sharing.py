@@ -66,7 +66,7 @@ def test_a_valkey_that_refuses_to_write_is_as_one_that_is_away(
         else:
             client.config_set("maxmemory", "1")
         assert {talk.event().status_code for _ in range(3)} == {202}
-        until(lambda: "are away" in limits(talk))
+        until(lambda: "are unavailable" in limits(talk))
         assert "leanplum_gateway_shared_limits_up 0.0" in talk.get("/metrics").text
         client.replicaof("NO", "ONE")
         client.config_set("maxmemory", "0")
@@ -82,7 +82,7 @@ def test_a_gateway_starts_where_valkey_is_away_and_its_password_is_shown_nowhere
     assert [talk.event().status_code for _ in range(3)][:2] == [202, 202]
     assert (
         limits(talk)
-        == "the shared limits are away; this replica keeps the whole of each limit by itself"
+        == "the shared limits are unavailable; this replica applies the whole of each limit by itself"
     )
     said = capfd.readouterr().out
     assert "limits.away" in said
