@@ -166,7 +166,9 @@ def test_only_its_entry_of_an_sdk_is_refused(
     assert answer.status_code == 200
     good, refused = answer.json()["response"]
     assert good == {"success": True}
-    assert refused["error"]["message"].startswith(f"Refused: {pointer} must be an integer from -2^63 "), refused
+    assert refused["error"]["message"].startswith(
+        f"Refused: {pointer} must be an integer from -2^63 "
+    ), refused
     alone = f'{{"appId":"app_tests","clientKey":"{gateway.key}",{bad[1:]}'
     answer = gateway.post("/api", alone.encode(), key=None)
     assert answer.status_code == 400
