@@ -1,8 +1,7 @@
-"""The audit over HTTP (contract §10): records by who, what, when and about whom; checkpoints, and
-proofs for them.
-"""
+"""The audit over HTTP (contract §10): search of records, checkpoints, and proofs."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -41,14 +40,72 @@ CHECKPOINT, CONSISTENCY, PROOF = (
     f"{AUDIT}/consistency",
     f"{AUDIT}/{{recordId}}/proof",
 )
-MOST = 2**62
+MAX_RECORD_ID = 2**62
 Instant = Annotated[str, AfterValidator(query_time)]
-Size = Annotated[int, Query(ge=1, le=MOST, description="Size of the checkpoint, in records.")]
+Size = Annotated[
+    int, Query(ge=1, le=MAX_RECORD_ID, description="Size of the checkpoint, in records.")
+]
 router = APIRouter(dependencies=KEY, tags=[Tag.AUDIT])
 
 
+@dataclass(frozen=True, slots=True)
+class RecordQuery:
+    """The query parameters of a list of audit records."""
+
+    since: Annotated[
+        Instant | None, Query(description="At this time or later (RFC 3339 or seconds).")
+    ] = None
+    until: Annotated[Instant | None, Query(description="Before this time.")] = None
+    key_id: Annotated[str | None, Query(alias="keyId", description="By this caller key.")] = None
+    app: Annotated[str | None, Query(description="About this app.")] = None
+    user_id: Annotated[
+        str | None,
+        Query(
+            alias="userId",
+            description="About this user. The id is hashed for the search and never shown. All "
+            "known apps are searched; name any other app in `app`.",
+        ),
+    ] = None
+    device_id: Annotated[
+        str | None,
+        Query(
+            alias="deviceId",
+            description="About this device; with `userId`, about either of the two.",
+        ),
+    ] = None
+    user_hash: Annotated[
+        str | None,
+        Query(alias="userHash", description="About the user with this keyed hash, as in records."),
+    ] = None
+    action: Annotated[
+        str | None,
+        Query(
+            description="Operation, such as `POST /v1/events`, or Leanplum action, such as `track`."
+        ),
+    ] = None
+    outcome: Annotated[
+        Outcome | None,
+        Query(description="`success`, `refused` (4xx) or `failed` (5xx or no answer)."),
+    ] = None
+    request_id: Annotated[str | None, Query(alias="requestId", description="Of this request.")] = (
+        None
+    )
+    resource: Annotated[
+        str | None, Query(description="Of actions on this resource, such as the key with this id.")
+    ] = None
+    order: Annotated[Literal["newest", "oldest"], Query(description="Order of the records.")] = (
+        "newest"
+    )
+    cursor: Annotated[
+        str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the previous page.")
+    ] = None
+    limit: Annotated[
+        int, Query(ge=1, le=1_000, description="Maximum number of results per page.")
+    ] = 100
+
+
 class AuditReader:
-    """Read the audit for callers whose keys have the scope for it."""
+    """The handler of calls that read the audit."""
 
     def __init__(
         self,
@@ -58,7 +115,7 @@ class AuditReader:
         pseudonyms: UserPseudonyms,
         app_names: Callable[[], Iterable[str]],
     ) -> None:
-        """`app_names` returns the names of all apps, also of those that are not configured now."""
+        """Take `app_names`, which returns the names of all apps, even of those removed since."""
         self._authenticator, self._engine = authenticator, engine
         self.public_key, self._pseudonyms = public_key, pseudonyms
         self._app_names = app_names
@@ -70,7 +127,7 @@ class AuditReader:
         return await self._authenticator.enter_without_app(context, Scope.AUDIT_READ)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
-        """Run a query on a snapshot of the database, on a thread."""
+        """Run a query on a snapshot of the database, in a thread."""
 
         def run() -> T:
             with snapshot(self._engine) as connection:
@@ -78,14 +135,34 @@ class AuditReader:
 
         return await in_time(run)
 
-    def hashes(self, caller: Caller, app: str | None, subjects: Sequence[str]) -> set[str]:
-        """Return the keyed hashes that users and devices have: one in each app.
-
-        Without `app`, in every app that the caller may use.
-        """
-        apps = (
-            [name for name in self._app_names() if caller.may_use(name)] if app is None else [app]
+    def record_filter(self, caller: Caller, query: RecordQuery) -> RecordFilter:
+        """Return the filter that a query describes, within the apps that the caller may use."""
+        users = None if query.user_hash is None else {query.user_hash}
+        subjects = _subjects(query.user_id, query.device_id)
+        if subjects:
+            hashes = self._hashes(caller, query.app, subjects)
+            users = hashes if users is None else hashes & users
+        return RecordFilter(
+            since=_ms(query.since),
+            until=_ms(query.until),
+            key_id=query.key_id,
+            app=query.app,
+            apps=caller.apps,
+            users=users,
+            action=query.action,
+            outcome=query.outcome,
+            request_id=query.request_id,
+            resource=query.resource,
         )
+
+    def _hashes(self, caller: Caller, app: str | None, subjects: Sequence[str]) -> set[str]:
+        """Return the keyed hashes of users and devices, which differ from app to app.
+
+        Without `app`, the hashes are those in every app that the caller may use.
+        """
+        apps = [app]
+        if app is None:
+            apps = [name for name in self._app_names() if caller.may_use(name)]
         return {self._pseudonyms.of(name, subject) for name in apps for subject in subjects}
 
     def checkpoint_document(self, sealed: proofs.SealedTree) -> dict[str, Any]:
@@ -114,58 +191,7 @@ Reader = Annotated[AuditReader, Depends(_audit_reader)]
     responses=problem_responses(*REFUSED),
 )
 async def list_records(
-    request: Request,
-    reader: Reader,
-    since: Annotated[
-        Instant | None, Query(description="At this time or later (RFC 3339 or seconds).")
-    ] = None,
-    until: Annotated[Instant | None, Query(description="Before this time.")] = None,
-    key_id: Annotated[str | None, Query(alias="keyId", description="By this caller key.")] = None,
-    app: Annotated[str | None, Query(description="About this app.")] = None,
-    user_id: Annotated[
-        str | None,
-        Query(
-            alias="userId",
-            description="About this user. The id is hashed for the search and never shown. All "
-            "known apps are searched; name any other app in `app`.",
-        ),
-    ] = None,
-    device_id: Annotated[
-        str | None,
-        Query(
-            alias="deviceId",
-            description="About this device; with `userId`, about either of the two.",
-        ),
-    ] = None,
-    user_hash: Annotated[
-        str | None,
-        Query(alias="userHash", description="About the user with this keyed hash, as in records."),
-    ] = None,
-    action: Annotated[
-        str | None,
-        Query(
-            description="Operation, such as `POST /v1/events`, or Leanplum action, such as `track`."
-        ),
-    ] = None,
-    outcome: Annotated[
-        Outcome | None,
-        Query(description="`success`, `refused` (4xx) or `failed` (5xx or no answer)."),
-    ] = None,
-    request_id: Annotated[
-        str | None, Query(alias="requestId", description="Of this request.")
-    ] = None,
-    resource: Annotated[
-        str | None, Query(description="Of actions on this resource, such as the key with this id.")
-    ] = None,
-    order: Annotated[
-        Literal["newest", "oldest"], Query(description="Order of the records.")
-    ] = "newest",
-    cursor: Annotated[
-        str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the previous page.")
-    ] = None,
-    limit: Annotated[
-        int, Query(ge=1, le=1_000, description="Maximum number of results per page.")
-    ] = 100,
+    request: Request, reader: Reader, query: Annotated[RecordQuery, Depends()]
 ) -> Response:
     """Return audit records in the order of their commits.
 
@@ -173,53 +199,39 @@ async def list_records(
     of records, so a page may have fewer than `limit`, or none, and still a `nextCursor`.
     """
     caller = await reader.enter(request, f"GET {AUDIT}")
-    if app is not None and not caller.may_use(app):
+    if query.app is not None and not caller.may_use(query.app):
         raise Forbidden("Forbidden: this key is not valid for this app")
-    users = None if user_hash is None else {user_hash}
-    subjects = _subjects(user_id, device_id)
-    if subjects:
-        hashes = reader.hashes(caller, app, subjects)
-        users = hashes if users is None else hashes & users
-    record_filter = RecordFilter(
-        _ms(since),
-        _ms(until),
-        key_id,
-        app,
-        caller.apps,
-        users,
-        action,
-        outcome,
-        request_id,
-        resource,
-    )
-    after = int(cursor) if cursor else None
-    found = await reader.read(
+    page = await reader.read(
         partial(
             record_search.find_page,
-            record_filter=record_filter,
-            after=after,
-            limit=limit,
-            oldest_first=order == "oldest",
+            record_filter=reader.record_filter(caller, query),
+            after=int(query.cursor) if query.cursor else None,
+            limit=query.limit,
+            oldest_first=query.order == "oldest",
         )
     )
-    page: dict[str, Any] = {
+    document: dict[str, Any] = {
         "records": [
-            {"recordId": seq, "record": orjson.Fragment(text)} for seq, text in found.records
+            {"recordId": seq, "record": orjson.Fragment(text)} for seq, text in page.records
         ]
     }
-    if found.next_after is not None:
-        page["nextCursor"] = str(found.next_after)
-    return Response(orjson.dumps(page), media_type=JSON)
+    if page.next_after is not None:
+        document["nextCursor"] = str(page.next_after)
+    return Response(orjson.dumps(document), media_type=JSON)
 
 
 def _ms(seconds: Any) -> int | None:
+    """Return a time of the query in milliseconds."""
     return None if seconds is None else int(float(seconds) * 1000)
 
 
 def _subjects(user_id: str | None, device_id: str | None) -> list[str]:
-    return [
-        f"{kind}{plain(one)}" for kind, one in (("u", user_id), ("d", device_id)) if one is not None
-    ]
+    subjects = []
+    if user_id is not None:
+        subjects.append(f"u{plain(user_id)}")
+    if device_id is not None:
+        subjects.append(f"d{plain(device_id)}")
+    return subjects
 
 
 @router.get(
@@ -251,10 +263,10 @@ async def get_consistency(
     await reader.enter(request, f"GET {CONSISTENCY}")
     if from_ > to:
         raise Invalid((Fault("from", "must not be greater than to", "order", "parameter"),))
-    found = await reader.read(
+    hashes = await reader.read(
         partial(proofs.consistency, public=reader.public_key, old=from_, new=to)
     )
-    return {"hashes": [to_base64(one) for one in found]}
+    return {"hashes": [to_base64(value) for value in hashes]}
 
 
 @router.get(
@@ -267,20 +279,20 @@ async def get_proof(
     request: Request,
     reader: Reader,
     record_id: Annotated[
-        int, Path(alias="recordId", ge=1, le=MOST, description="Number of the record.")
+        int, Path(alias="recordId", ge=1, le=MAX_RECORD_ID, description="Number of the record.")
     ],
 ) -> Any:
     """Return the record and the hashes from it to the newest checkpoint (RFC 9162 §2.1.3)."""
     caller = await reader.enter(request, f"GET {PROOF}")
     public = reader.public_key
-    found = await reader.read(
+    proof = await reader.read(
         partial(proofs.inclusion, public=public, seq=record_id, apps=caller.apps)
     )
     return {
-        "recordId": found.seq,
-        "record": found.record,
-        "leafIndex": found.seq - 1,
-        "leafHash": to_base64(merkle.leaf_hash(found.record.encode())),
-        "hashes": [to_base64(one) for one in found.path],
-        "checkpoint": reader.checkpoint_document(found.sealed),
+        "recordId": proof.seq,
+        "record": proof.record,
+        "leafIndex": proof.seq - 1,
+        "leafHash": to_base64(merkle.leaf_hash(proof.record.encode())),
+        "hashes": [to_base64(value) for value in proof.path],
+        "checkpoint": reader.checkpoint_document(proof.sealed),
     }

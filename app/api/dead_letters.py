@@ -1,6 +1,7 @@
 """Dead letters over HTTP (contract §4): list, replay, discard. Payloads are never shown."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -120,6 +121,31 @@ async def _handler(request: Request) -> DeadLetterHandler:
 Handler = Annotated[DeadLetterHandler, Depends(_handler)]
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetterQuery:
+    """The query parameters of a list of dead letters."""
+
+    app: Annotated[str | None, Query(description="Of this app; same as X-Leanplum-App.")] = None
+    action: Annotated[str | None, Query(description="Of this action, such as `track`.")] = None
+    status: Annotated[
+        Literal["rejected", "expired", "unknown"] | None,
+        Query(description="With this status."),
+    ] = None
+    since: Annotated[
+        Instant | None,
+        Query(description="Became a dead letter at this time or later (RFC 3339 or seconds)."),
+    ] = None
+    until: Annotated[
+        Instant | None, Query(description="Became a dead letter before this time.")
+    ] = None
+    cursor: Annotated[
+        str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the previous page.")
+    ] = None
+    limit: Annotated[
+        int, Query(ge=1, le=1_000, description="Maximum number of results per page.")
+    ] = 100
+
+
 @router.get(
     LIST,
     summary="List dead letters",
@@ -128,39 +154,25 @@ Handler = Annotated[DeadLetterHandler, Depends(_handler)]
     responses=problem_responses("unauthorized", "forbidden", "validation", *FAILED),
 )
 async def list_dead_letters(
-    request: Request,
-    handler: Handler,
-    app: Annotated[str | None, Query(description="Of this app; same as X-Leanplum-App.")] = None,
-    action: Annotated[str | None, Query(description="Of this action, such as `track`.")] = None,
-    status: Annotated[
-        Literal["rejected", "expired", "unknown"] | None,
-        Query(description="With this status."),
-    ] = None,
-    since: Annotated[
-        Instant | None,
-        Query(description="Became a dead letter at this time or later (RFC 3339 or seconds)."),
-    ] = None,
-    until: Annotated[
-        Instant | None, Query(description="Became a dead letter before this time.")
-    ] = None,
-    cursor: Annotated[
-        str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the previous page.")
-    ] = None,
-    limit: Annotated[
-        int, Query(ge=1, le=1_000, description="Maximum number of results per page.")
-    ] = 100,
+    request: Request, handler: Handler, query: Annotated[DeadLetterQuery, Depends()]
 ) -> Any:
     """Return the receipts of dead letters in the order of acceptance, without payloads.
 
     Dead letters are kept for `GATEWAY_DEAD_LETTER_SECONDS`.
     """
-    chosen = await handler.enter(request, f"GET {LIST}", app)
-    if app not in {None, chosen.name}:
+    app = await handler.enter(request, f"GET {LIST}", query.app)
+    if query.app not in {None, app.name}:
         raise Malformed(
             "The query parameter app and the X-Leanplum-App header name different apps."
         )
-    which = DeadLetterFilter(action, Status(status) if status else None, _ms(since), _ms(until))
-    receipts = await handler.service.find(chosen.name, which, int(cursor or 0), limit + 1)
+    which = DeadLetterFilter(
+        action=query.action,
+        status=Status(query.status) if query.status else None,
+        since=_ms(query.since),
+        until=_ms(query.until),
+    )
+    after, limit = int(query.cursor or 0), query.limit
+    receipts = await handler.service.find(app.name, which, after, limit + 1)
     prefix = context_of(request.scope).prefix
     page: dict[str, Any] = {
         "deadLetters": [receipt_document(receipt, prefix=prefix) for receipt in receipts[:limit]]

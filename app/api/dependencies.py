@@ -61,7 +61,10 @@ def _declared(route: Any) -> set[str]:
     """Return the names in the signature of the route's endpoint and in its documentation."""
     documented = (route.openapi_extra or {}).get("parameters", ())
     in_query = {parameter["name"] for parameter in documented if parameter["in"] == "query"}
-    return in_query | {parameter.alias for parameter in route.dependant.query_params}
+    # A class of query parameters is a dependency of the route.
+    for dependant in (route.dependant, *route.dependant.dependencies):
+        in_query |= {parameter.alias for parameter in dependant.query_params}
+    return in_query
 
 
 # The last two only document how a key is sent; `Authenticator` checks it.

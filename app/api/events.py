@@ -241,10 +241,13 @@ Prefer = Annotated[
 ]
 ACCEPTED: dict[int | str, dict[str, Any]] = {
     200: {
-        "model": schemas.Receipt,
+        "model": schemas.ReceiptDocument,
         "description": "The receipt of a duplicate or, with Prefer: wait, the final receipt",
     },
-    202: {"model": schemas.Receipt, "description": "Accepted durably; it will be delivered"},
+    202: {
+        "model": schemas.ReceiptDocument,
+        "description": "Accepted durably; it will be delivered",
+    },
 }
 REFUSED = (
     "malformed",

@@ -48,7 +48,7 @@ CREATED: dict[int | str, dict[str, Any]] = {
 OVERLAP_SECONDS = 86_400
 MAX_IDEMPOTENCY_KEY = 255
 NEW, CHANGE, ROTATION = (
-    TypeAdapter[Any](shape) for shape in (schemas.NewKey, schemas.KeyChange, schemas.Rotation)
+    TypeAdapter[Any](shape) for shape in (schemas.KeyCreation, schemas.KeyChange, schemas.Rotation)
 )
 FIELDS = {"name": "name", "scopes": "scopes", "apps": "apps", "ratePerSecond": "rate_per_second"}
 FIELDS |= {"rateBurst": "rate_burst"}
@@ -268,7 +268,7 @@ def _position(cursor: str) -> tuple[int, str]:
 @router.get(
     KEY_PATH,
     summary="Retrieve a key",
-    response_model=schemas.Key,
+    response_model=schemas.KeyDocument,
     responses=problem_responses(*REFUSED, "not-found"),
 )
 async def get_key(request: Request, handler: Handler, key_id: KeyId) -> Any:
@@ -282,7 +282,7 @@ async def get_key(request: Request, handler: Handler, key_id: KeyId) -> Any:
 @router.patch(
     KEY_PATH,
     summary="Change a key",
-    response_model=schemas.Key,
+    response_model=schemas.KeyDocument,
     responses=problem_responses(*WITH_BODY, "not-found"),
     openapi_extra=body_of("KeyChange"),
 )

@@ -1,6 +1,6 @@
-"""Calls that are relayed to Leanplum while the caller waits (contract §5): one table of all.
+"""Calls that are relayed to Leanplum while the caller waits (contract §5), in one table.
 
-The configured apps are here as well, since checking one asks Leanplum.
+The routes of the configured apps are here as well, since testing an app's keys calls Leanplum.
 """
 
 import re
@@ -70,9 +70,7 @@ WITH_BODY = ("malformed", "too-large", "unsupported-media-type")
 
 
 class PassthroughCall(NamedTuple):
-    """One call: where, Leanplum's action, and what it means. `renamed`: the parameter that the
-    path's `id` is.
-    """
+    """A route of a relayed call; `renamed` is Leanplum's parameter for the path's `id`."""
 
     method: str
     path: str
@@ -141,7 +139,7 @@ CALLS = (
         "DELETE", "/v1/postbacks/{id}", "deletePostback", "Delete a postback", "postbackId"
     ),
 )
-DESCRIBED = PATH_PARAMETERS | {
+PATH_DESCRIPTIONS = PATH_PARAMETERS | {
     "id": "Id of the resource.",
     "filename": "Name of the file; write a slash in it as %2F.",
     "jobId": "Id of the job.",
@@ -150,7 +148,7 @@ SHAPES = {call.action: TypeAdapter[Any](ACTIONS[call.action].shape) for call in 
 
 
 JSON_HEADERS = {"Content-Type": JSON}
-# The headers that say who calls, and about which app.
+# The headers that identify the caller and the app.
 CREDENTIAL_HEADERS = "Authorization, X-API-Key, X-Leanplum-App"
 SET_BY_GATEWAY = frozenset({"appId", "clientKey", "apiVersion", "action"})
 IMPORT = "multi"  # Leanplum's action that begins an import
@@ -159,7 +157,7 @@ ROWS = TypeAdapter[Any](ImportOfRows)
 
 
 class PassthroughHandler:
-    """Relay calls to Leanplum, and answer with what it says."""
+    """The handler of calls that are relayed to Leanplum."""
 
     def __init__(
         self,
@@ -178,7 +176,7 @@ class PassthroughHandler:
         self._job_facts, self._max_upload_bytes = job_facts, max_upload_bytes
 
     async def answer(self, request: Request, call: PassthroughCall) -> Response:
-        """Relay a call; answer with JSON."""
+        """Relay a call; respond with Leanplum's answer as JSON."""
         path_parameters(request)  # the audit record names the user even of a refused call
         action = ACTIONS[call.action]
         context, caller, app = await self._enter(request, call)
@@ -195,7 +193,7 @@ class PassthroughHandler:
         return Response(orjson.dumps(answer), headers=JSON_HEADERS)
 
     async def upload(self, request: Request, call: PassthroughCall) -> Response:
-        """Upload files: a large form is written to a temporary file, and read as it is sent on."""
+        """Upload files; large ones are kept in temporary files and streamed to Leanplum."""
         action = ACTIONS[call.action]
         context, caller, app = await self._enter(request, call)
         require_media_type(context.header(b"content-type"), MULTIPART)
@@ -216,7 +214,7 @@ class PassthroughHandler:
         return Response(orjson.dumps(answer), headers=JSON_HEADERS)
 
     async def download(self, request: Request, call: PassthroughCall) -> Response:
-        """Stream a file: its first piece has come before anything is answered."""
+        """Stream a file; the response begins once the first piece has arrived."""
         _, caller, app = await self._enter(request, call)
         args = await self._args(request, caller, app, call)
         opened = self._relay.download(app, args)
@@ -236,7 +234,7 @@ class PassthroughHandler:
         return response
 
     async def import_users(self, request: Request, call: PassthroughCall) -> Response:
-        """Begin an import: of rows in the body or in a form, or of a file in a bucket."""
+        """Start an import of rows in the body or in a form, or of a file in a bucket."""
         context, caller, app = await self._enter(request, call)
         media_type = require_media_type(context.header(b"content-type"), JSON, CSV, MULTIPART)
         if media_type == JSON:
@@ -304,10 +302,10 @@ class PassthroughHandler:
     async def _cached(
         self, request: Request, app: App, action: Action, args: Mapping[str, Any]
     ) -> Response:
-        """Answer from a cache that is kept for a short while.
+        """Respond from a cache whose entries are kept for a short time.
 
-        A caller that has the answer (If-None-Match) gets 304. A caller's own cache must not give
-        one app's answer, or one key's, to another.
+        A caller that has the answer already (If-None-Match) gets 304. `Vary` keeps the caller's own
+        cache from giving the answer for one app or key to another.
         """
         cached = await self._relay.request_cached(app, action, args)
         seconds = max(0, int(cached.until - time.monotonic()))
@@ -329,7 +327,7 @@ class PassthroughHandler:
     async def _import_bucket(
         self, context: RequestContext, caller: Caller, app: App, args: dict[str, Any]
     ) -> dict[str, Any]:
-        """Begin an import of a file in a bucket."""
+        """Start an import of a file in a bucket."""
         action = ACTIONS[IMPORT]
         self._privacy.refuse_bucket(app, caller)
         self._job_facts.note_call(context, action, args)
@@ -346,7 +344,7 @@ class PassthroughHandler:
         rows: bytes,
         part: RequestPart = "pointer",
     ) -> dict[str, Any]:
-        """Begin an import of these rows. `part` is the part of the request that has the fields."""
+        """Start an import of these rows; `part` is the part of the request that has the fields."""
         action = ACTIONS[IMPORT]
         default_action = str(fields.get("defaultAction", ""))
         self._privacy.apply(app, caller, action.name, fields)
@@ -370,7 +368,7 @@ class PassthroughHandler:
     async def _import_form(
         self, request: Request, context: RequestContext, caller: Caller, app: App
     ) -> dict[str, Any]:
-        """Begin an import of the file that a form carries, or of a file in a bucket."""
+        """Start an import of the file in a form, or of a file in a bucket."""
         async with self._form(request) as form:
             items = form.multi_items()
             files = [value for _, value in items if isinstance(value, UploadFile)]
@@ -399,14 +397,14 @@ class PassthroughHandler:
         try:
             async with limited.form(max_files=MAX_FILES, max_fields=100) as form:
                 yield form
-        except HTTPException as error:  # raised by starlette for a form that it can't read
+        except HTTPException as error:  # raised by starlette for a form that it cannot parse
             raise Malformed(f"The form cannot be parsed: {error.detail}") from None
 
 
 def _placed(
     call: PassthroughCall, fault: Fault, path: Mapping[str, Any], in_body: Collection[str]
 ) -> Fault:
-    """Return a fault of what the path or the query has as one of a parameter."""
+    """Return a fault, located at a parameter if its field comes from the path or the query."""
     name = next(iter(parts(fault.pointer)), "")
     if not name or name in in_body or (call.method != "GET" and fault.code == "required"):
         return fault
@@ -416,11 +414,11 @@ def _placed(
 
 
 def _query_value(text: str) -> Any:
-    """Return the value of a query parameter; a query has booleans as text."""
+    """Return the value of a query parameter, in which booleans are text."""
     return {"true": True, "false": False}.get(text, text)
 
 
-def _add(call: PassthroughCall) -> None:
+def _add_route(call: PassthroughCall) -> None:
     action = ACTIONS[call.action]
 
     async def answer(request: Request, handler: Handler) -> Response:
@@ -443,9 +441,9 @@ def _add(call: PassthroughCall) -> None:
         name=call.action,
         tags=[_tag(call, action)],
         summary=call.summary,
-        description=_described(action),
+        description=_description(action),
         responses=_responses(call, action),
-        openapi_extra=_extra(call, action),
+        openapi_extra=_documented_input(call, action),
     )
 
 
@@ -457,7 +455,7 @@ async def _handler(request: Request) -> PassthroughHandler:
 Handler = Annotated[PassthroughHandler, Depends(_handler)]
 
 
-# --- the documentation ------------------------------------------------------------------------------------------------
+# --- documentation -------------------------------------------------------------------------------
 
 
 def _tag(call: PassthroughCall, action: Action) -> Tag:
@@ -466,41 +464,43 @@ def _tag(call: PassthroughCall, action: Action) -> Tag:
     return Tag.EVENTS_AND_USERS if call.path.startswith(USER) else Tag.MESSAGES
 
 
-def _described(action: Action) -> str:
-    told = [
+def _description(action: Action) -> str:
+    sentences = [
         f"Calls Leanplum's `{action.name}` with the {action.key.value} key and returns the answer."
     ]
     if action.per_day:
-        told.append(f"Leanplum does it {action.per_day} times a day.")
+        sentences.append(f"Leanplum does it {action.per_day} times a day.")
     if action.seldom_changes:
-        told.append("The response may be `GATEWAY_CACHE_SECONDS` old and has an `ETag`.")
-    return " ".join(told)
+        sentences.append("The response may be `GATEWAY_CACHE_SECONDS` old and has an `ETag`.")
+    return " ".join(sentences)
 
 
 def _responses(call: PassthroughCall, action: Action) -> dict[int | str, dict[str, Any]]:
-    kinds = (*REFUSED, *ANSWERS, *(() if call.method == "GET" else WITH_BODY))
-    good: dict[str, Any] = {
+    slugs = [*REFUSED, *ANSWERS]
+    if call.method != "GET":
+        slugs += WITH_BODY
+    success: dict[str, Any] = {
         "model": action.answer,
         "description": "Leanplum's answer without `success`",
     }
     if call.action == "downloadFile":
         file = {"schema": {"type": "string", "format": "binary"}}
-        good = {"description": "The file", "content": {"application/octet-stream": file}}
-    more: dict[int | str, dict[str, Any]] = (
-        {304: {"description": "Not modified (If-None-Match)"}} if action.seldom_changes else {}
-    )
-    return {200: good, **more, **problem_responses(*kinds)}
+        success = {"description": "The file", "content": {"application/octet-stream": file}}
+    responses: dict[int | str, dict[str, Any]] = {200: success}
+    if action.seldom_changes:
+        responses[304] = {"description": "Not modified (If-None-Match)"}
+    return responses | problem_responses(*slugs)
 
 
-def _extra(call: PassthroughCall, action: Action) -> dict[str, Any]:
-    """The parameters of path and query, and the body."""
+def _documented_input(call: PassthroughCall, action: Action) -> dict[str, Any]:
+    """Return the OpenAPI parameters of path and query, and the body."""
     in_the_path = re.findall(r"{(\w+)}", call.path)
     known = {call.renamed if name == "id" else name for name in in_the_path}
-    parameters = documented_parameters(call.path, DESCRIBED)
+    parameters = documented_parameters(call.path, PATH_DESCRIPTIONS)
     if call.method == "GET":
         return {"parameters": parameters + parameters_of(action.shape, known)}
     if call.action == "multi":
-        return _extra_of_imports()
+        return _documented_import_input()
     media = MULTIPART if call.action == "uploadFile" else JSON
     if set(action.shape.__annotations__) <= known:
         return {"parameters": parameters}
@@ -508,8 +508,8 @@ def _extra(call: PassthroughCall, action: Action) -> dict[str, Any]:
     return {"parameters": parameters} | body
 
 
-def _extra_of_imports() -> dict[str, Any]:
-    """The two forms of an import: a file in a bucket, named in JSON, or the rows themselves."""
+def _documented_import_input() -> dict[str, Any]:
+    """Return the two forms of an import: JSON that names a file in a bucket, or the CSV rows."""
     body = body_of("Import")
     rows = {"type": "string", "examples": ["userId,event\nuser-1,Purchase\n"]}
     body["requestBody"]["content"][CSV] = {"schema": rows}
@@ -517,10 +517,10 @@ def _extra_of_imports() -> dict[str, Any]:
 
 
 for _call in CALLS:
-    _add(_call)
+    _add_route(_call)
 
 
-# --- apps -------------------------------------------------------------------------------------------------------------
+# --- apps ----------------------------------------------------------------------------------------
 
 APPS = "/v1/apps"
 NAME = re.compile(APP_NAME)
@@ -590,9 +590,12 @@ async def check_app(
     if app is None or not caller.may_use(name):
         raise NotFound("No app has this name; GET /v1/apps lists the apps.")
     context.app = app
-    found = await check(relay.client, app)
-    return {"name": name, "keys": {kind.value: _told(one) for kind, one in found.items()}}
+    checks = await check(relay.client, app)
+    return {
+        "name": name,
+        "keys": {kind.value: _check_document(key_check) for kind, key_check in checks.items()},
+    }
 
 
-def _told(one: KeyCheck) -> dict[str, Any]:
-    return {name: value for name, value in one._asdict().items() if value is not None}
+def _check_document(key_check: KeyCheck) -> dict[str, Any]:
+    return {name: value for name, value in key_check._asdict().items() if value is not None}

@@ -274,7 +274,7 @@ def _receipt_filter(req_id: str | None, uuid: str | None) -> ReceiptFilter:
 @router.get(
     ONE,
     summary="Retrieve a receipt",
-    response_model=schemas.Receipt,
+    response_model=schemas.ReceiptDocument,
     response_model_exclude_unset=True,
     responses=problem_responses(
         "unauthorized",

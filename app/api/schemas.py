@@ -21,7 +21,7 @@ class LeanplumSaid(TypedDict, total=False):
     error: str
 
 
-class Erased(TypedDict):
+class ErasureCounts(TypedDict):
     """The counts of what an erasure removed from the gateway itself."""
 
     waiting: Annotated[int, Field(ge=0, description="Items that had not been sent.")]
@@ -62,7 +62,7 @@ class FaultShape(TypedDict):
     code: str
 
 
-class Enrichment(TypedDict, total=False):
+class EnrichmentDocument(TypedDict, total=False):
     """The changes that enrichment made to the item; absent if it made none."""
 
     steps: Annotated[
@@ -117,7 +117,7 @@ class WaitingFor(TypedDict):
     until: NotRequired[Annotated[str, Field(json_schema_extra={"format": "date-time"})]]
 
 
-class Receipt(TypedDict):
+class ReceiptDocument(TypedDict):
     """The receipt of one item: its state, and its outcome once it is settled."""
 
     id: Annotated[str, Field(examples=["019abc12-3456-7def-8123-000000000001"])]
@@ -140,15 +140,15 @@ class Receipt(TypedDict):
             ),
         ]
     ]
-    erased: NotRequired[Erased]
+    erased: NotRequired[ErasureCounts]
     timeCorrection: NotRequired[TimeCorrection]
-    enrichment: NotRequired[Enrichment]
+    enrichment: NotRequired[EnrichmentDocument]
     violations: NotRequired[Violations]
     href: Annotated[str, Field(examples=["/v1/receipts/019abc12-3456-7def-8123-000000000001"])]
     duplicate: NotRequired[Annotated[bool, Field(description="Set if the id was accepted before.")]]
 
 
-class DeadLetterFilter(TypedDict, total=False):
+class DeadLetterFields(TypedDict, total=False):
     """A filter of dead letters; a field that is left out matches all."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]
@@ -171,14 +171,14 @@ class DeadLetterChoice(TypedDict, total=False):
         },
     )
     ids: Annotated[list[ItemId], Field(min_length=1, max_length=1_000)]
-    filter: DeadLetterFilter
+    filter: DeadLetterFields
     dryRun: Annotated[Bool, Field(description="Count the dead letters without changing them.")]
 
 
 class DeadLetterPage(TypedDict):
     """A page of dead letters."""
 
-    deadLetters: list[Receipt]
+    deadLetters: list[ReceiptDocument]
     nextCursor: NotRequired[
         Annotated[
             str, Field(description="Value of `cursor` for the next page; absent on the last page.")
@@ -189,7 +189,7 @@ class DeadLetterPage(TypedDict):
 class ReceiptPage(TypedDict):
     """A page of receipts, newest first."""
 
-    receipts: list[Receipt]
+    receipts: list[ReceiptDocument]
     nextCursor: NotRequired[
         Annotated[
             str, Field(description="Value of `cursor` for the next page; absent on the last page.")
@@ -239,7 +239,7 @@ class BatchResult(TypedDict):
     index: int
     id: NotRequired[str]
     status: Literal["accepted", "duplicate", "rejected"]
-    enrichment: NotRequired[Enrichment]
+    enrichment: NotRequired[EnrichmentDocument]
     violations: NotRequired[Violations]
     problem: NotRequired[ProblemShape]
 
@@ -262,7 +262,7 @@ class PreviewResult(TypedDict):
             dict[str, Any], Field(description="The call that Leanplum would receive, without keys.")
         ]
     ]
-    enrichment: NotRequired[Enrichment]
+    enrichment: NotRequired[EnrichmentDocument]
     violations: NotRequired[Violations]
     problem: NotRequired[ProblemShape]
 
@@ -273,7 +273,7 @@ class PreviewAnswer(TypedDict):
     results: list[PreviewResult]
 
 
-class Part(TypedDict):
+class PartState(TypedDict):
     """The state of one part of the gateway."""
 
     ok: bool
@@ -284,7 +284,7 @@ class Readiness(TypedDict):
     """The readiness of the gateway, part by part."""
 
     ready: bool
-    parts: dict[str, Part]
+    parts: dict[str, PartState]
 
 
 class KeyState(TypedDict):
@@ -350,7 +350,7 @@ Expiry = Annotated[Time | None, Field(description="Expiry of the key; null for n
 WhenOrNever = Annotated[str | None, Field(json_schema_extra={"format": "date-time"})]
 
 
-class NewKey(TypedDict, total=False):
+class KeyCreation(TypedDict, total=False):
     """A caller key to create."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]
@@ -406,7 +406,7 @@ class KeySecret(TypedDict):
     expiresAt: WhenOrNever
 
 
-class Key(TypedDict):
+class KeyDocument(TypedDict):
     """A caller key, without the key itself."""
 
     id: Annotated[str, Field(examples=["key_0123456789abcdef"])]
@@ -425,13 +425,13 @@ class Key(TypedDict):
     secrets: list[KeySecret]
 
 
-class MadeKey(Key):
+class MadeKey(KeyDocument):
     """A new caller key."""
 
     key: Annotated[str, Field(description="The key itself. It is shown only once.")]
 
 
-class RotatedKey(Key):
+class RotatedKey(KeyDocument):
     """A rotated caller key."""
 
     key: Annotated[
@@ -443,7 +443,7 @@ class RotatedKey(Key):
 class Keys(TypedDict):
     """A page of caller keys, oldest first."""
 
-    keys: list[Key]
+    keys: list[KeyDocument]
     nextCursor: NotRequired[
         Annotated[
             str, Field(description="Value of `cursor` for the next page; absent on the last page.")
@@ -598,3 +598,18 @@ class Taxonomy(TypedDict):
     states: NamesOfKind
     params: NamesOfKind
     attributes: NamesOfKind
+
+
+# OpenAPI components whose plain names belong to domain classes in this code. Pydantic names a
+# component after its class, so the classes carry the public name.
+COMPONENT_NAMES: dict[Any, str] = {
+    DeadLetterFields: "DeadLetterFilter",
+    EnrichmentDocument: "Enrichment",
+    ErasureCounts: "Erased",
+    KeyCreation: "NewKey",
+    KeyDocument: "Key",
+    PartState: "Part",
+    ReceiptDocument: "Receipt",
+}
+for _class, _name in COMPONENT_NAMES.items():
+    _class.__name__ = _class.__qualname__ = _name

@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, completed with bodies and problems from our tables."""
+"""The OpenAPI document: FastAPI's, completed with bodies and problems from the tables."""
 
 import re
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import Field, TypeAdapter
 
-from app.api.schemas import DeadLetterChoice, KeyChange, NewKey, ProblemShape, Rotation
+from app.api.schemas import DeadLetterChoice, KeyChange, KeyCreation, ProblemShape, Rotation
 from app.http import Tag, problem_responses
 from app.http.openapi_parts import REF
 from app.ingest.validate import Batch, BatchItem
@@ -39,7 +39,7 @@ BODIES: dict[str, TypeAdapter[Any]] = {
     "Batch": TypeAdapter(Batch),
     "Previewed": TypeAdapter(PREVIEWED),
     "DeadLetterChoice": TypeAdapter(DeadLetterChoice),
-    "NewKey": TypeAdapter(NewKey),
+    "NewKey": TypeAdapter(KeyCreation),
     "KeyChange": TypeAdapter(KeyChange),
     "Rotation": TypeAdapter(Rotation),
 }
@@ -58,51 +58,54 @@ arrives too slowly), 414 or 431 (the URI or the headers are too long) or 503 (`o
 def openapi(app: FastAPI, plans: Plans = NO_PLANS) -> dict[str, Any]:
     """Return the document with the tracking plans' schemas.
 
-    FastAPI's own 422 is replaced by ours.
+    FastAPI's own 422 response is replaced by the problem `validation`.
     """
-    made = get_openapi(
+    document = get_openapi(
         title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, tags=TAGS
     )
-    schemas = made.setdefault("components", {}).setdefault("schemas", {})
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     for name, adapter in [*BODIES.items(), ("Problem", TypeAdapter(ProblemShape))]:
         schema = adapter.json_schema(ref_template=REF + "{model}")
-        for one, shape in {**schema.pop("$defs", {}), name: schema}.items():
-            assert schemas.setdefault(one, shape) == shape, (
-                f"two shapes are called {one}: what is asked, and an answer"
-            )
-    made = with_plans(made, plans)
-    for path, operations in made["paths"].items():
+        components = {**schema.pop("$defs", {}), name: schema}
+        for component, shape in components.items():
+            assert schemas.setdefault(component, shape) == shape, f"two shapes named {component}"
+    document = with_plans(document, plans)
+    for path, operations in document["paths"].items():
         for operation in operations.values():
-            _without_own_422(operation)
-            if path.startswith("/v1/"):  # each may be called with a query parameter that it has not
+            _remove_own_422(operation)
+            if path.startswith("/v1/"):  # an unknown query parameter is an error everywhere
                 operation["responses"].setdefault("422", problem_responses("validation")[422])
-            _with_headers(operation)
-    _without_unused(made)
-    return made
+            _add_headers(operation)
+    _remove_unused(document)
+    return document
 
 
-def _without_unused(made: dict[str, Any]) -> None:
-    """Leave out the schemas that no operation leads to."""
-    schemas = made["components"]["schemas"]
-    used, found = set[str](), _referred(made["paths"])
-    while found:
-        used |= found
-        found = {name for one in found for name in _referred(schemas[one])} - used
-    made["components"]["schemas"] = {name: schemas[name] for name in schemas if name in used}
+def _remove_unused(document: dict[str, Any]) -> None:
+    """Remove the schemas that no operation refers to, directly or through another schema."""
+    schemas = document["components"]["schemas"]
+    used, added = set[str](), _references(document["paths"])
+    while added:
+        used |= added
+        added = _references([schemas[name] for name in added]) - used
+    document["components"]["schemas"] = {name: schemas[name] for name in schemas if name in used}
 
 
-def _referred(node: Any) -> set[str]:
+def _references(node: Any) -> set[str]:
+    """Return the names of the schemas to which a part of the document refers."""
     return set(re.findall(rf'"{REF}(\w+)"', orjson.dumps(node).decode()))
 
 
-def _with_headers(operation: dict[str, Any]) -> None:
-    """Add the headers that responses have, from the table."""
-    write, limited = "202" in operation["responses"], operation["tags"] != [Tag.OPERATIONS]
+def _add_headers(operation: dict[str, Any]) -> None:
+    """Document the response headers of an operation, from the table."""
+    is_write = "202" in operation["responses"]
+    is_limited = operation["tags"] != [Tag.OPERATIONS]
     for status, response in operation["responses"].items():
-        names = ["X-Request-ID", *(LIMIT_HEADERS if limited and status != "401" else ())]
-        if write and "schemas/Receipt" in str(response.get("content")):
+        names = ["X-Request-ID"]
+        if is_limited and status != "401":
+            names += LIMIT_HEADERS
+        if is_write and "schemas/Receipt" in str(response.get("content")):
             names += ["Location", "Preference-Applied"]
         response.setdefault("headers", {}).update({name: HEADERS[name] for name in names})
 
@@ -130,7 +133,7 @@ HEADERS: dict[str, dict[str, Any]] = {
 }
 
 
-def _without_own_422(operation: dict[str, Any]) -> None:
+def _remove_own_422(operation: dict[str, Any]) -> None:
     ours = operation["responses"].get("422", {})
     if any("HTTPValidationError" in str(content) for content in ours.get("content", {}).values()):
         del operation["responses"]["422"]

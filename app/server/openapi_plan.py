@@ -1,6 +1,4 @@
-"""The OpenAPI document with a tracking plan: events and states, each with its own schema and
-examples; attributes.
-"""
+"""Tracking plans in the OpenAPI document: a schema and examples for each event and state."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,47 +15,47 @@ from app.tracking.plan.validate import Plan, PlannedEntry, Plans
 REF = "#/components/schemas/"
 EVENTS, STATES = "/v1/events", "/v1/users/{userId}/states"
 BASES: dict[Kind, tuple[str, str]] = {"events": ("Event", EVENTS), "states": ("State", STATES)}
-TOLD = {
-    "off": "It is not judged.",
-    "warn": "What breaks this is accepted, and its receipt lists the violations.",
-    "enforce": "What breaks this is refused.",
+MODE_TEXTS = {
+    "off": "Violations are not checked.",
+    "warn": "Violations are accepted and listed in the receipt.",
+    "enforce": "Violations are refused.",
 }
 Document = dict[str, Any]
 
 
 def with_plans(document: Document, plans: Plans) -> Document:
-    """The document with what the plans have in it. Apps with plans of their own are named."""
-    apart = _apart(plans)
-    if not apart:
+    """Return the document with the plans' schemas; with several plans, each names its apps."""
+    numbered = _plans_by_apps(plans)
+    if not numbered:
         return document
-    document = orjson.loads(orjson.dumps(document))  # parts of it are the routes' own
+    document = orjson.loads(orjson.dumps(document))  # its parts belong to the routes
     schemas = document["components"]["schemas"]
     known = frozenset(schemas)
-    for number, (_, plan) in enumerate(apart):
+    for number, (_, plan) in enumerate(numbered):
         for name, schema in plan.definitions.items():
             schemas[_definition(number, name)] = _rewritten(schema, number)
     for kind, (base, path) in BASES.items():
-        _add_kind(document, kind, base, path, apart)
-    _add_attributes(schemas, apart)
-    document["components"]["schemas"] = dict(
-        sorted(schemas.items(), key=lambda one: one[0] in known)
-    )  # the plan's first
+        _add_kind(document, kind, base, path, numbered)
+    _add_attributes(schemas, numbered)
+    # The plans' schemas come first.
+    names = sorted(schemas, key=lambda name: name in known)
+    document["components"]["schemas"] = {name: schemas[name] for name in names}
     return document
 
 
-def _apart(plans: Plans) -> list[tuple[str, Plan]]:
-    """The plans, each with the apps that it is for ("" where it is the only one)."""
-    found = [*plans.each()]
-    return found if len(found) > 1 else [("", plan) for _, plan in found]
+def _plans_by_apps(plans: Plans) -> list[tuple[str, Plan]]:
+    """Return each plan with the names of its apps; a single plan has none."""
+    with_apps = [*plans.each()]
+    return with_apps if len(with_apps) > 1 else [("", plan) for _, plan in with_apps]
 
 
 def _add_kind(
-    document: Document, kind: Kind, base: str, path: str, apart: Sequence[tuple[str, Plan]]
+    document: Document, kind: Kind, base: str, path: str, numbered: Sequence[tuple[str, Plan]]
 ) -> None:
     schemas = document["components"]["schemas"]
     refs = list[Document]()
     examples = dict[str, Document]()
-    for number, (apps, plan) in enumerate(apart):
+    for number, (apps, plan) in enumerate(numbered):
         for entry in plan.entries[kind].values():
             name = _free(schemas, f"{base}_{entry.name}")
             schemas[name] = _schema(schemas[base], entry, apps, number)
@@ -65,39 +63,45 @@ def _add_kind(
             examples |= dict(_examples(entry, apps, path))
     if not refs:
         return
-    if any(plan.unknown[kind] != "enforce" for _, plan in apart):
+    if any(plan.unknown[kind] != "enforce" for _, plan in numbered):
         name = _free(schemas, f"Other{base}")
         schemas[name] = _other(
-            schemas[base], kind, [entry for _, plan in apart for entry in plan.entries[kind]]
+            schemas[base], kind, [entry for _, plan in numbered for entry in plan.entries[kind]]
         )
         refs.append({"$ref": REF + name})
     content = document["paths"][path]["post"]["requestBody"]["content"][JSON]
-    content["schema"] = {"oneOf": refs} if len(apart) == 1 else {"anyOf": refs}
+    content["schema"] = {"oneOf": refs} if len(numbered) == 1 else {"anyOf": refs}
     if examples:
         content["examples"] = examples
 
 
 def _schema(base: Document, entry: PlannedEntry, apps: str, number: int) -> Document:
-    """The body's own schema, with what the plan says of its fields."""
-    made = deepcopy(base)
+    """Return the body's schema, restricted by the plan's schema of its fields."""
+    merged = deepcopy(base)
     field = ITEM_FORMS[entry.kind].name_field
-    owner = [f"Owner: {entry.owner}."] if entry.owner else []
-    made["title"] = entry.name + (f" ({apps})" if apps else "")
-    made["description"] = " ".join(
-        [*([entry.description] if entry.description else []), *owner, TOLD[entry.mode]]
-    )
+    merged["title"] = _title(entry, apps)
+    sentences = [entry.description] if entry.description else []
+    if entry.owner:
+        sentences.append(f"Owner: {entry.owner}.")
+    merged["description"] = " ".join([*sentences, MODE_TEXTS[entry.mode]])
     for name, schema in entry.schema["properties"].items():
-        made["properties"][name] = _property(made["properties"][name], _rewritten(schema, number))
-    made["properties"][field] = {"const": entry.name, "type": "string"}
-    made["required"] = sorted({*made.get("required", ()), field, *entry.schema.get("required", ())})
-    made["examples"] = [example_item(entry, example) for example in entry.examples] or [
-        example_item(entry, {})
-    ]
-    return made
+        merged["properties"][name] = _property(
+            merged["properties"][name], _rewritten(schema, number)
+        )
+    merged["properties"][field] = {"const": entry.name, "type": "string"}
+    merged["required"] = sorted(
+        {*merged.get("required", ()), field, *entry.schema.get("required", ())}
+    )
+    merged["examples"] = [example_item(entry, example) for example in entry.examples or ({},)]
+    return merged
+
+
+def _title(entry: PlannedEntry, apps: str) -> str:
+    return f"{entry.name} ({apps})" if apps else entry.name
 
 
 def _property(base: Any, schema: Any) -> Any:
-    """What the plan says of a field, which it may say by true alone."""
+    """Return the schema of a field: the plan's, or the base if the plan has only `true`."""
     if isinstance(schema, bool):
         return base if schema else {"not": {}}
     kind = {"type": base["type"]} if "type" in base and not {"type", "$ref"} & schema.keys() else {}
@@ -105,11 +109,11 @@ def _property(base: Any, schema: Any) -> Any:
 
 
 def _other(base: Document, kind: Kind, names: Sequence[str]) -> Document:
-    made = deepcopy(base)
-    made["title"] = f"Any other {SINGULAR[kind]}"
-    made["description"] = f"Any {SINGULAR[kind]} that the tracking plan does not have."
-    made["properties"][ITEM_FORMS[kind].name_field]["not"] = {"enum": sorted(set(names))}
-    return made
+    merged = deepcopy(base)
+    merged["title"] = f"Any other {SINGULAR[kind]}"
+    merged["description"] = f"Any {SINGULAR[kind]} that the tracking plan does not have."
+    merged["properties"][ITEM_FORMS[kind].name_field]["not"] = {"enum": sorted(set(names))}
+    return merged
 
 
 def _examples(entry: PlannedEntry, apps: str, path: str) -> Iterator[tuple[str, Document]]:
@@ -117,28 +121,33 @@ def _examples(entry: PlannedEntry, apps: str, path: str) -> Iterator[tuple[str, 
         value = example_item(entry, example)
         if "{userId}" in path:
             del value["userId"]
-        name = entry.name + (f" ({apps})" if apps else "") + (f" {index + 1}" if index else "")
-        told = {"description": entry.description} if entry.description else {}
-        yield name, {"summary": name, **told, "value": value}
+        name = _title(entry, apps)
+        if index:
+            name += f" {index + 1}"
+        document: Document = {"summary": name}
+        if entry.description:
+            document["description"] = entry.description
+        yield name, document | {"value": value}
 
 
-def _add_attributes(schemas: dict[str, Any], apart: Sequence[tuple[str, Plan]]) -> None:
-    """null clears an attribute."""
-    found: dict[str, list[Any]] = {}
-    for number, (_, plan) in enumerate(apart):
+def _add_attributes(schemas: dict[str, Any], numbered: Sequence[tuple[str, Plan]]) -> None:
+    """Add the plans' attributes to the user update; null, which clears one, is always allowed."""
+    forms_by_name: dict[str, list[Any]] = {}
+    for number, (_, plan) in enumerate(numbered):
         for entry in plan.entries["attributes"].values():
-            told = {"description": entry.description} if entry.description else {}
-            schema = _rewritten(entry.schema, number) | told
-            found.setdefault(entry.name, []).extend(
-                [] if schema in found.get(entry.name, ()) else [schema]
-            )
-    if not found:
+            schema = _rewritten(entry.schema, number)
+            if entry.description:
+                schema |= {"description": entry.description}
+            forms = forms_by_name.setdefault(entry.name, [])
+            if schema not in forms:
+                forms.append(schema)
+    if not forms_by_name:
         return
     attributes = schemas["UserUpdate"]["properties"]["userAttributes"]
     attributes["properties"] = {
-        name: {"anyOf": [*forms, {"type": "null"}]} for name, forms in found.items()
+        name: {"anyOf": [*forms, {"type": "null"}]} for name, forms in forms_by_name.items()
     }
-    if all(plan.unknown["attributes"] == "enforce" for _, plan in apart):
+    if all(plan.unknown["attributes"] == "enforce" for _, plan in numbered):
         attributes["additionalProperties"] = False
 
 
@@ -147,7 +156,7 @@ def _definition(number: int, name: str) -> str:
 
 
 def _rewritten(schema: Any, number: int) -> Any:
-    """The same with its references to the plan's definitions led into the document's schemas."""
+    """Return a schema whose references to the plan's definitions point into the document."""
     if isinstance(schema, Mapping):
         return {
             key: REF + _definition(number, str(value).rpartition("/")[2])
@@ -155,18 +164,15 @@ def _rewritten(schema: Any, number: int) -> Any:
             else _rewritten(value, number)
             for key, value in schema.items()
         }
-    return [_rewritten(one, number) for one in schema] if isinstance(schema, list) else schema
+    if isinstance(schema, list):
+        return [_rewritten(inner, number) for inner in schema]
+    return schema
 
 
 def _free(schemas: Mapping[str, Any], wanted: str) -> str:
-    """A name for a schema that no other has."""
+    """Return a name for a schema that no other schema has."""
     name = re.sub(r"\W+", "_", wanted, flags=re.ASCII)
-    return (
-        name
-        if name not in schemas
-        else next(
-            told
-            for count in range(2, len(schemas) + 3)
-            if (told := f"{name}_{count}") not in schemas
-        )
-    )
+    candidate, count = name, 2
+    while candidate in schemas:
+        candidate, count = f"{name}_{count}", count + 1
+    return candidate

@@ -67,7 +67,7 @@ async def readyz(request: Request) -> Any:
     The response is 503, naming the part, if a part is not ready or the gateway is shutting down.
     """
     context_of(request.scope).operation = "GET /readyz"
-    parts: dict[str, schemas.Part] = {
+    parts: dict[str, schemas.PartState] = {
         "database": await _database(request.state.writer),
         "delivery": _delivery(request.state.metrics),
         "limits": _limits(request.state.limiter),
@@ -83,7 +83,7 @@ async def readyz(request: Request) -> Any:
     )
 
 
-def _delivery(metrics: Metrics) -> schemas.Part:
+def _delivery(metrics: Metrics) -> schemas.PartState:
     """Return the state of delivery, which is always ok: undelivered items wait in the queue."""
     details = []
     for app, state in sorted(metrics.states.items()):
@@ -96,13 +96,13 @@ def _delivery(metrics: Metrics) -> schemas.Part:
     return {"ok": True, "detail": "; ".join(details)} if details else {"ok": True}
 
 
-def _limits(limiter: RateLimiter) -> schemas.Part:
+def _limits(limiter: RateLimiter) -> schemas.PartState:
     """Return the state of the rate limits, which is always ok: a process limits by itself."""
     state = limiter.state()
     return {"ok": True} if state is None else {"ok": True, "detail": state}
 
 
-def _audit(sealer: Sealer) -> schemas.Part:
+def _audit(sealer: Sealer) -> schemas.PartState:
     """Return the state of sealing, which is always ok: records are written without it."""
     if sealer.tampered:
         return {"ok": True, "detail": TAMPERED}
@@ -125,7 +125,7 @@ STATES = {
 }
 
 
-async def _database(writer: Writer) -> schemas.Part:
+async def _database(writer: Writer) -> schemas.PartState:
     try:
         await writer.probe(PROBE_SECONDS)
     except StorageUnavailable as error:

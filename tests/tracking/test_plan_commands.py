@@ -148,7 +148,7 @@ def test_a_browser_shows_each_event_s_schema_and_example_and_follows_the_plan(
         page = words(shown(tmp_path, operation))
         for told in (
             "#0 Purchase",
-            "A customer paid. Owner: checkout. What breaks this is refused.",
+            "A customer paid. Owner: checkout. Violations are refused.",
             'Const|"Purchase"',
         ):
             assert told in page
