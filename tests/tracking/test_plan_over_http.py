@@ -318,9 +318,7 @@ def test_the_documentation_has_each_event_s_own_schema_and_example(
     }
     assert schemas["Plan1_sku"] == SKU["sku"]
     assert {"event", "value", "params"} <= set(purchase["required"])
-    assert (
-        purchase["description"] == "A customer paid. Owner: checkout. Violations are refused."
-    )
+    assert purchase["description"] == "A customer paid. Owner: checkout. Violations are refused."
     assert body["examples"]["Purchase"]["value"] == {
         "userId": "user-1",
         "event": "Purchase",
