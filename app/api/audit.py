@@ -160,9 +160,10 @@ class AuditReader:
 
         Without `app`, the hashes are those in every app that the caller may use.
         """
-        apps = [app]
         if app is None:
             apps = [name for name in self._app_names() if caller.may_use(name)]
+        else:
+            apps = [app]
         return {self._pseudonyms.of(name, subject) for name in apps for subject in subjects}
 
     def checkpoint_document(self, sealed: proofs.SealedTree) -> dict[str, Any]:

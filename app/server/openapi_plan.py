@@ -14,7 +14,7 @@ from app.tracking.plan.validate import Plan, PlannedEntry, Plans
 
 REF = "#/components/schemas/"
 EVENTS, STATES = "/v1/events", "/v1/users/{userId}/states"
-BASES: dict[Kind, tuple[str, str]] = {"events": ("Event", EVENTS), "states": ("State", STATES)}
+BASES: dict[Kind, tuple[str, str]] = {"events": ("Event", EVENTS), "states": ("StateChange", STATES)}
 MODE_TEXTS = {
     "off": "Violations are not checked.",
     "warn": "Violations are accepted and listed in the receipt.",
