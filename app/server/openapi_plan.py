@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -13,14 +13,26 @@ from app.tracking.plan.load import ITEM_FORMS, example_item
 from app.tracking.plan.validate import Plan, PlannedEntry, Plans
 
 REF = "#/components/schemas/"
-EVENTS, STATES = "/v1/events", "/v1/users/{userId}/states"
-BASES: dict[Kind, tuple[str, str]] = {"events": ("Event", EVENTS), "states": ("StateChange", STATES)}
 MODE_TEXTS = {
     "off": "Violations are not checked.",
     "warn": "Violations are accepted and listed in the receipt.",
     "enforce": "Violations are refused.",
 }
 Document = dict[str, Any]
+
+
+class PlannedBody(NamedTuple):
+    """A body that plans describe: its path, its schema, and the prefix of the plans' schemas."""
+
+    path: str
+    schema: str
+    prefix: str
+
+
+BODIES: dict[Kind, PlannedBody] = {
+    "events": PlannedBody("/v1/events", "Event", "Event"),
+    "states": PlannedBody("/v1/users/{userId}/states", "StateChange", "State"),
+}
 
 
 def with_plans(document: Document, plans: Plans) -> Document:
@@ -34,8 +46,8 @@ def with_plans(document: Document, plans: Plans) -> Document:
     for number, (_, plan) in enumerate(numbered):
         for name, schema in plan.definitions.items():
             schemas[_definition(number, name)] = _rewritten(schema, number)
-    for kind, (base, path) in BASES.items():
-        _add_kind(document, kind, base, path, numbered)
+    for kind in BODIES:
+        _add_kind(document, kind, numbered)
     _add_attributes(schemas, numbered)
     # The plans' schemas come first.
     names = sorted(schemas, key=lambda name: name in known)
@@ -49,27 +61,26 @@ def _plans_by_apps(plans: Plans) -> list[tuple[str, Plan]]:
     return with_apps if len(with_apps) > 1 else [("", plan) for _, plan in with_apps]
 
 
-def _add_kind(
-    document: Document, kind: Kind, base: str, path: str, numbered: Sequence[tuple[str, Plan]]
-) -> None:
+def _add_kind(document: Document, kind: Kind, numbered: Sequence[tuple[str, Plan]]) -> None:
+    """Replace the schema of a body by those of the plans' entries of this kind."""
+    body = BODIES[kind]
     schemas = document["components"]["schemas"]
     refs = list[Document]()
     examples = dict[str, Document]()
     for number, (apps, plan) in enumerate(numbered):
         for entry in plan.entries[kind].values():
-            name = _free(schemas, f"{base}_{entry.name}")
-            schemas[name] = _schema(schemas[base], entry, apps, number)
+            name = _free(schemas, f"{body.prefix}_{entry.name}")
+            schemas[name] = _schema(schemas[body.schema], entry, apps, number)
             refs.append({"$ref": REF + name})
-            examples |= dict(_examples(entry, apps, path))
+            examples |= dict(_examples(entry, apps, body.path))
     if not refs:
         return
     if any(plan.unknown[kind] != "enforce" for _, plan in numbered):
-        name = _free(schemas, f"Other{base}")
-        schemas[name] = _other(
-            schemas[base], kind, [entry for _, plan in numbered for entry in plan.entries[kind]]
-        )
+        name = _free(schemas, f"Other{body.prefix}")
+        planned_names = [entry for _, plan in numbered for entry in plan.entries[kind]]
+        schemas[name] = _other(schemas[body.schema], kind, planned_names)
         refs.append({"$ref": REF + name})
-    content = document["paths"][path]["post"]["requestBody"]["content"][JSON]
+    content = document["paths"][body.path]["post"]["requestBody"]["content"][JSON]
     content["schema"] = {"oneOf": refs} if len(numbered) == 1 else {"anyOf": refs}
     if examples:
         content["examples"] = examples
