@@ -1,9 +1,8 @@
-"""Finding out who calls before a body is read and parsed, where the key may be in the body.
+"""Identification of callers whose key may be in the body, before the body is read and parsed.
 
-A key has a form of its own (`callers.key_scanner`), so it is searched for in the bytes as they
-come. Only a small body is parsed before a known key is seen in the call. Of an address that has
-failed too often, only the beginning of a body that is not compressed is looked at, and nothing is
-parsed.
+Keys have a form of their own (`callers.key_scanner`), so the bytes of a body are searched for one
+as they arrive. Before a known key is seen, only small bodies are parsed. For an address with too
+many failures, only the beginning of an uncompressed body is searched, and nothing is parsed.
 """
 
 import asyncio
@@ -14,7 +13,13 @@ from typing import TypeVar
 
 from app.callers.key_format import PREFIX
 from app.callers.key_scanner import KeyScanner
-from app.compat.json_values import IN_A_THREAD, BeyondLimit, Fits, anything_fits, in_turn
+from app.compat.body_formats import (
+    THREAD_BYTES,
+    BeyondLimit,
+    Fits,
+    anything_fits,
+    parse_in_thread,
+)
 from app.errors import Malformed, Overloaded, RateLimited, Refusal, Unauthorized
 from app.http import (
     SMALL_BODY_BYTES,
@@ -33,26 +38,26 @@ from app.http import (
 from app.ingest.time_slices import turn
 from app.model import Caller
 
-UNKNOWN_SHARE = 4  # of GATEWAY_MAX_HELD_BYTES, the share for calls of which no key is known yet
+UNKNOWN_SHARE = 4  # the part of GATEWAY_MAX_HELD_BYTES for calls whose key is not known yet
 DROPPED = "The limit of bytes being read at once, of calls whose key is in the body, is reached."
 COMPRESSED_AT_ONCE = 1  # compressed bodies without a known key that are searched beyond a slice
 MAX_COMPRESSED_WAITING = 64
-BEGINNING_SECONDS = 0.5  # in which a body must begin when its address has failed too often
+BEGINNING_SECONDS = 0.5  # in which a body must begin when its address has too many failures
 FindCaller = Callable[[str], Caller | None]
 
 
 class HeldBytes:
-    """Count the bytes that this process holds of bodies in which no known key was seen yet."""
+    """The count of bytes that this process holds of bodies without a known key so far."""
 
     def __init__(self) -> None:
         self.count = 0
 
 
 class _HeldBeginning:
-    """The beginning of a body, for as long as there is room.
+    """The beginning of a body, held as long as there is room.
 
-    After that, what comes is searched and dropped: so who has no key learns that, and who has one
-    is asked to send the body again.
+    After that, further bytes are searched and dropped: a client without a key is refused for that,
+    and a client with a key has to send the body again.
     """
 
     def __init__(self, held: HeldBytes, most: int) -> None:
@@ -60,7 +65,7 @@ class _HeldBeginning:
         self.parts: list[bytes] | None = []
 
     def add(self, part: bytes) -> None:
-        """Hold what came."""
+        """Hold a part, or drop everything when there is no room."""
         if self.parts is None:
             return
         self._size += len(part)
@@ -77,7 +82,10 @@ class _HeldBeginning:
 
 
 class _KeySearch:
-    """Look for a known key in one body. `first` is the first key that was seen, known or not."""
+    """The search for a known key in one body.
+
+    `first` is the first key that was seen, known or not; `seen` counts the bytes.
+    """
 
     def __init__(self, find: FindCaller, limit: int) -> None:
         self._find, self._limit = find, limit
@@ -91,7 +99,7 @@ class _KeySearch:
         return self.caller is None and not self._scanner.exhausted
 
     async def search(self, piece: bytes, *, at_once: bool) -> None:
-        """Search a piece, `at_once` or after other large work. Raises TooLarge."""
+        """Search a piece, `at_once` or when no other large work is running. Raises TooLarge."""
         if at_once:
             self._count(len(piece), self._scanner.feed(piece))
             return
@@ -100,10 +108,10 @@ class _KeySearch:
             await asyncio.sleep(0)  # other requests are served
 
     async def search_compressed(self, pieces: Iterator[bytes], most: float) -> bool:
-        """Search what comes out of a piece, slice by slice.
+        """Search the decompressed pieces, slice by slice; return whether all were searched.
 
-        The search ends when a known key is seen, or about `most` bytes of the body have come out.
-        Return whether the piece was searched to its end. Raises TooLarge, Malformed.
+        The search ends when a known key is seen, or after about `most` decompressed bytes of the
+        body. Raises TooLarge, Malformed.
         """
         ended = False
         while not ended and self.goes_on and self.seen < most:
@@ -112,7 +120,7 @@ class _KeySearch:
         return ended or not self.goes_on
 
     def _slice(self, pieces: Iterator[bytes]) -> tuple[int, list[str], bool]:
-        """Return how many bytes came out, the keys in them, and whether those were the last."""
+        """Return the size of the next slice, the keys in it, and whether it is the last."""
         size, keys = 0, list[str]()
         for piece in pieces:
             size += len(piece)
@@ -130,9 +138,9 @@ class _KeySearch:
 
 
 class _LockOut:
-    """Refuse an address that has failed too often.
+    """The refusal of an address with too many failures.
 
-    It is refused once the beginning of a body has no known key, or has not come in time.
+    It is refused once the beginning of a body has no known key, or did not arrive in time.
     """
 
     def __init__(self, limiter: RateLimiter, address: str) -> None:
@@ -140,7 +148,7 @@ class _LockOut:
         self.until: float | None = asyncio.get_running_loop().time() + BEGINNING_SECONDS
 
     async def check(self) -> None:
-        """Raise RateLimited, or let the address go on."""
+        """Check the address once. Raises RateLimited."""
         if self.until is not None:
             self.until = None
             await self._limiter.refuse_locked_out(self._address)
@@ -159,7 +167,7 @@ class BodyCredentials:
     ) -> None:
         self._authenticator, self._limiter, self._bodies = authenticator, limiter, bodies
         self._most = max_held_bytes // UNKNOWN_SHARE
-        # Of large bodies, and of small ones that come in pieces.
+        # Of large bodies, and of small ones that arrive in pieces
         self.held, self.held_small = HeldBytes(), HeldBytes()
         self._compressed = PlaceQueue(COMPRESSED_AT_ONCE, MAX_COMPRESSED_WAITING, seconds=15.0)
 
@@ -174,10 +182,10 @@ class BodyCredentials:
     ) -> Receive:
         """Return a `receive` for the body of a call with a known key, or with a small body.
 
-        The key that is seen need not be the one that counts: the caller is authenticated by that
-        once the call is read. `context.caller` becomes the caller whose key was seen.
+        `context.caller` becomes the caller whose key was seen. Another key may be the call's: the
+        caller is authenticated by that one after the call is read.
 
-        Raises Unauthorized, RateLimited, Overloaded, and what reading raises.
+        Raises Unauthorized, RateLimited, Overloaded, and the errors of reading a body.
         """
         small = is_small(context)
         context.caller = self._authenticator.find(context, query_key)
@@ -195,7 +203,7 @@ class BodyCredentials:
         return receive
 
     async def charge(self, context: RequestContext, refusal: Refusal) -> None:
-        """Count a call that can't be read.
+        """Count a call that cannot be read.
 
         It counts as one item of the caller whose key was seen in it, else as a failed
         authentication of its address. Raises RateLimited.
@@ -210,7 +218,10 @@ class BodyCredentials:
     async def _search(
         self, context: RequestContext, receive: Receive, limit: int, *, small: bool
     ) -> Receive:
-        """Read a body until a known key is seen, a small one to its end; return it as a whole."""
+        """Read a body until a known key is seen, and a small one to its end.
+
+        Return a `receive` for the whole body.
+        """
         lock_out = _LockOut(self._limiter, context.address)
         reading = self._bodies.limited(context, receive, limit, counts=False)
         held = _HeldBeginning(self.held_small if small else self.held, self._most)
@@ -242,10 +253,11 @@ class BodyCredentials:
     async def _search_compressed(
         self, context: RequestContext, receive: Receive, limit: int, decompressor: Decompressor
     ) -> Receive:
-        """Read and unpack a compressed body until a known key is seen; return it as a whole.
+        """Read and decompress a body until a known key is seen; return a `receive` for all of it.
 
-        The first slice waits for no place, so a client whose key comes early waits for nobody's
-        large body. Of an address that has failed too often nothing is unpacked.
+        The first slice is searched without waiting for a place, so a client whose key comes early
+        waits for no large body of others. Bodies of an address with too many failures are not
+        decompressed.
         """
         reading = self._bodies.limited(context, receive, limit, counts=False)
         held, more = _HeldBeginning(self.held, self._most), True
@@ -259,12 +271,12 @@ class BodyCredentials:
                 if await search.search_compressed(pieces, decompression.SLICE):
                     continue
                 async with self._compressed.place():
-                    # It may have failed too often while it waited.
+                    # The address may have had too many failures while the call waited.
                     await self._limiter.refuse_locked_out(context.address)
                     await search.search_compressed(pieces, math.inf)
         except Malformed:
             if context.cut_off and search.seen >= decompression.SLICE:
-                # Unpacking cost more than a bad connection explains.
+                # Decompression cost more than a bad connection explains.
                 await self._limiter.count_failure(context.address)
             raise
         finally:
@@ -278,33 +290,33 @@ class BodyCredentials:
         return self._authenticator.find_by_key(key)
 
     async def _refuse(self, context: RequestContext, key: str) -> None:
-        """Refuse a call by the key that was seen first, or by its headers. Raises Unauthorized."""
+        """Refuse a call without a known key. Raises Unauthorized, RateLimited, Overloaded."""
         await self._authenticate(context, key)
         raise Overloaded("The key became known while the call was read: send it again.")
 
     async def _authenticate(self, context: RequestContext, key: str) -> None:
-        """Authenticate a call by the key that was seen, or by its headers. Raises Unauthorized."""
+        """Authenticate a call by a key, or by its headers when there is none. Raises Unauthorized."""
         if key:
             context.use_key(key)
         await self._authenticator.authenticate(context)
 
 
 def _was_cut_off(context: RequestContext, refusal: Refusal) -> bool:
-    """Tell whether a body can't be read since it was cut off: a bad connection is enough."""
+    """Return whether a body cannot be read because the connection ended: no fault of the client."""
     return context.cut_off and isinstance(refusal, Malformed)
 
 
 def _names_key(context: RequestContext) -> bool:
-    """Tell whether a header has a text that begins as this gateway's keys do."""
+    """Return whether a header has a text that begins as the gateway's keys do."""
     bearer = context.header(b"authorization").partition(" ")[2]
     texts = (bearer, context.header(b"x-api-key"))
     return any(text.strip().startswith(PREFIX) for text in texts)
 
 
 def _replay_held(held: _HeldBeginning, receive: Receive, *last: bytes, more: bool) -> Receive:
-    """Return a body that begins with what was held and what came last.
+    """Return a `receive` that begins with the held parts and the last one.
 
-    Raises Overloaded when that was dropped.
+    Raises Overloaded when held parts were dropped.
     """
     if held.parts is None:
         raise Overloaded(DROPPED)
@@ -324,17 +336,18 @@ def _replay(parts: Iterable[bytes], receive: Receive, *, more: bool) -> Receive:
     return replay
 
 
-FEW_BYTES = 4 * 1024  # a body that is no larger holds a few items, and is read at once
+FEW_BYTES = 4 * 1024  # a body of at most this size has only a few items
 _Call = TypeVar("_Call")
 
 
 async def read_within_limit(
     limiter: RateLimiter, context: RequestContext, read: Callable[[Fits], _Call], size: int
 ) -> _Call:
-    """Return what `read` makes of a body of so many bytes, in a thread when it is large.
+    """Return the call that `read` parses from a body of `size` bytes, in a thread when it is large.
 
-    The key that was seen need not be the one that counts, so the call is limited again once it is
-    read. Raises RateLimited, and what `read` raises.
+    A batch with more items than the rate limit lets pass is refused before they are parsed. The key
+    that was seen may not be the call's, so the call is limited again after it is parsed. Raises
+    RateLimited, and the errors of `read`.
     """
     fits: Fits = anything_fits
     caller = context.caller
@@ -345,11 +358,11 @@ async def read_within_limit(
     except BeyondLimit as beyond:
         if caller is not None:
             await limiter.refuse_spent(context, caller, beyond.count, lends=True)
-    # As many items pass by now.
+    # The limit has room for the items by now.
     return await _read(partial(read, anything_fits), size)
 
 
 async def _read(read: Callable[[], _Call], size: int) -> _Call:
-    if size > IN_A_THREAD:
-        return await in_turn(read)
+    if size > THREAD_BYTES:
+        return await parse_in_thread(read)
     return read()

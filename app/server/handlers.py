@@ -13,8 +13,10 @@ from app.api.receipts import ReceiptService
 from app.compat.admission import BodyCredentials
 from app.compat.leanplum_sdk.endpoint import CallReader, SdkEndpoint
 from app.compat.leanplum_sdk.execute import FORWARD, EntryExecutor
+from app.compat.leanplum_sdk.relayed_entries import EntryRelay
 from app.compat.leanplum_sdk.transfers import TransferHandler
-from app.compat.segment.endpoint import MessageIngest, MessageReader, SegmentEndpoint
+from app.compat.segment.endpoint import MessageReader, SegmentEndpoint
+from app.compat.segment.execute import MessageExecutor
 from app.enrichment.relayed_calls import RelayedCallPrivacy
 from app.http import JobFacts
 from app.server.bootstrap import Services
@@ -92,8 +94,7 @@ def handlers_of(services: Services) -> Handlers:
                 limiter,
                 services.ingest,
                 services.enrichment,
-                relay,
-                outbox,
+                EntryRelay(relay, outbox),
                 job_facts,
                 forwards_detection=settings.gateway_detect == FORWARD,
             ),
@@ -110,6 +111,6 @@ def handlers_of(services: Services) -> Handlers:
                 max_body_bytes=settings.gateway_max_body_bytes,
                 max_messages=settings.gateway_max_batch_items,
             ),
-            MessageIngest(services.ingest, services.enrichment, services.metrics),
+            MessageExecutor(services.ingest, services.enrichment, services.metrics),
         ),
     )

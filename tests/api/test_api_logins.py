@@ -64,6 +64,6 @@ def test_a_login_that_was_accepted_before_is_none_again(start: Callable[..., Tal
 
 def test_a_relayed_login_locks_both_users() -> None:
     entry = {"action": "start", "userId": "a", "deviceId": "d", "newUserId": "k"}
-    found = classify.sort(entry, frozenset(Scope), in_batch=True)
-    assert isinstance(found, classify.Now)
+    found = classify.classify_entry(entry, frozenset(Scope), in_batch=True)
+    assert isinstance(found, classify.RelayedEntry)
     assert found.subjects == {"ua", "uk"}

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from app.compat.json_values import BeyondLimit
+from app.compat.body_formats import BeyondLimit
 from app.compat.leanplum_sdk import request as sdk
 from app.compat.segment import request as segment
 
@@ -39,11 +39,11 @@ SDK: dict[str, tuple[str, dict[str, Any], bytes]] = {
 def test_the_entries_of_an_sdk_batch_are_counted(
     path: str, query: dict[str, Any], body: bytes
 ) -> None:
-    args = sdk.from_body(body)
+    args = sdk.parse_body(body)
     with pytest.raises(BeyondLimit) as beyond:
-        sdk.call(path, query, args, few)
+        sdk.make_call(path, query, args, few)
     assert beyond.value.count == 7
-    assert len(sdk.call(path, query, args, lambda count: count <= 7).entries) == 7
+    assert len(sdk.make_call(path, query, args, lambda count: count <= 7).entries) == 7
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_entries_of_an_sdk_batch_are_counted(
     ids=["one action", "an import", "as many as fit", "none"],
 )
 def test_what_is_no_batch_or_fits_is_read(body: dict[str, Any]) -> None:
-    assert sdk.call("/api", {}, body, few if body["data"] else never).entries is not None
+    assert sdk.make_call("/api", {}, body, few if body["data"] else never).entries is not None
 
 
 def never(count: int) -> bool:
@@ -68,8 +68,8 @@ def test_the_messages_of_a_segment_batch_are_counted() -> None:
     batch: list[Any] = [{"type": "track"}] * 6 + [None]
     body = json.dumps({"batch": batch}).encode()
     with pytest.raises(BeyondLimit) as beyond:
-        segment.call("batch", body, few)
+        segment.parse_call("batch", body, few)
     assert beyond.value.count == 7
-    read: Callable[[str, bytes], segment.Call] = segment.call
+    read: Callable[[str, bytes], segment.SegmentCall] = segment.parse_call
     assert len(read("batch", body).messages) == 7
-    assert len(segment.call("track", b"{}", never).messages) == 1
+    assert len(segment.parse_call("track", b"{}", never).messages) == 1

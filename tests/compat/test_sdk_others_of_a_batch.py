@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.compat.leanplum_sdk.classify import Now
-from app.compat.leanplum_sdk.steps import runs
+from app.compat.leanplum_sdk.classify import RelayedEntry
+from app.compat.leanplum_sdk.steps import PlacedEntry, split_into_calls
 from app.model import KeyKind
 from tests.support.gateway import WIDE, Talk, make_settings
 from tests.support.postgres import Server
@@ -129,17 +129,18 @@ def test_several_calls_fail_by_their_own_users_alone(sdk: Sdk, leanplum: Leanplu
     assert len(sent(leanplum)) == 119
 
 
-def now(user: str | None, *, writes: bool = False, alone: bool = False) -> Now:
-    return Now({}, user, KeyKind.PRODUCTION, alone, writes=writes)
+def now(user: str | None, *, writes: bool = False, alone: bool = False) -> RelayedEntry:
+    return RelayedEntry({}, user, KeyKind.PRODUCTION, alone, writes=writes)
 
 
-def places(*asked: Now) -> list[list[int]]:
+def places(*asked: RelayedEntry) -> list[list[int]]:
     numbers: dict[str | None, int] = {}
     groups = {
         place: None if one.subject is None else numbers.setdefault(one.subject, len(numbers))
         for place, one in enumerate(asked)
     }
-    return [[place for place, _ in run] for run in runs(list(enumerate(asked)), groups)]
+    placed = [PlacedEntry(place, entry) for place, entry in enumerate(asked)]
+    return [[place for place, _ in shared] for shared in split_into_calls(placed, groups)]
 
 
 def test_writes_and_others_have_calls_of_their_own_and_each_user_keeps_the_order() -> None:

@@ -165,7 +165,7 @@ LEADING: dict[str, Any] = {"uploadUrl": "https://up.example/x", "vars": {"upload
 def test_no_host_of_leanplum_s_is_passed_on(sdk: Sdk) -> None:
     from app.compat.leanplum_sdk import response
 
-    cleaned, faulty = response.cleaned({"success": True, **LEADING}, {})
+    cleaned, faulty = response.clean_entry({"success": True, **LEADING}, {})
     assert (cleaned, faulty) == ({"success": True, "vars": {"uploadUrl": "mine"}}, False)
 
 

@@ -7,28 +7,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.compat.leanplum_sdk.call_plan import Kind, Part, Step, about, groups, plan, superseded
+from app.compat.leanplum_sdk.call_plan import (
+    EntryKind,
+    PlannedStep,
+    StepEntry,
+    find_names,
+    find_superseded,
+    number_groups,
+    plan_steps,
+)
 
-ACCEPT, ASK, LOOK = Kind.ACCEPT, Kind.ASK, Kind.LOOK
+ACCEPT, ASK, LOOK = EntryKind.ACCEPT, EntryKind.RELAY, EntryKind.READ
 PARTS = st.lists(
-    st.builds(Part, st.sampled_from(Kind), st.sampled_from([None, 0, 1, 2])), max_size=40
+    st.builds(StepEntry, st.sampled_from(EntryKind), st.sampled_from([None, 0, 1, 2])),
+    max_size=40,
 )
 NAMES = st.frozensets(st.sampled_from(["ua", "ub", "uc", "d1", "d2"]), max_size=3)
 
 
-def parts(text: str) -> list[Part]:
+def parts(text: str) -> list[StepEntry]:
     """Read `a:ua k:ua+d1`: accepted, asked (k) or looked up (l), and whom it concerns."""
     kinds = {"a": ACCEPT, "k": ASK, "l": LOOK}
     split = [one.split(":") for one in text.split()]
-    numbers = groups([set(filter(None, names.split("+"))) for _, names in split])
-    return [Part(kinds[kind], number) for (kind, _), number in zip(split, numbers, strict=True)]
+    numbers = number_groups([set(filter(None, names.split("+"))) for _, names in split])
+    return [
+        StepEntry(kinds[kind], number) for (kind, _), number in zip(split, numbers, strict=True)
+    ]
 
 
 def steps(text: str) -> list[str]:
     """Return the plan as texts: `ask 1 2`."""
     return [
-        " ".join(["ask" if step.asks else "accept", *map(str, step.at)])
-        for step in plan(parts(text))
+        " ".join(["ask" if step.relays else "accept", *map(str, step.places)])
+        for step in plan_steps(parts(text))
     ]
 
 
@@ -72,21 +83,23 @@ def test_a_plan(name: str) -> None:
 
 
 @given(PARTS)
-def test_every_entry_has_one_step_of_its_kind_and_steps_alternate(given: list[Part]) -> None:
-    found = plan(given)
-    assert sorted(place for step in found for place in step.at) == list(range(len(given)))
+def test_every_entry_has_one_step_of_its_kind_and_steps_alternate(
+    given: list[StepEntry],
+) -> None:
+    found = plan_steps(given)
+    assert sorted(place for step in found for place in step.places) == list(range(len(given)))
     assert all(
-        (given[place].kind is not ACCEPT) == step.asks for step in found for place in step.at
+        (given[place].kind is not ACCEPT) == step.relays for step in found for place in step.places
     )
-    assert all(step.at == sorted(step.at) and step.at for step in found)
-    assert all(one.asks != two.asks for one, two in pairwise(found))
+    assert all(step.places == sorted(step.places) and step.places for step in found)
+    assert all(one.relays != two.relays for one, two in pairwise(found))
 
 
 @given(PARTS)
 def test_the_order_of_each_user_and_device_is_kept_but_that_reads_may_be_later(
-    given: list[Part],
+    given: list[StepEntry],
 ) -> None:
-    step_of = _step_of(plan(given))
+    step_of = _step_of(plan_steps(given))
     for later, part in enumerate(given):
         for earlier, before in enumerate(given[:later]):
             nobody = before.group is None or part.group is None
@@ -100,7 +113,7 @@ def test_the_order_of_each_user_and_device_is_kept_but_that_reads_may_be_later(
 def test_who_is_named_together_anywhere_belongs_together_and_nobody_else_does(
     given: list[frozenset[str]],
 ) -> None:
-    found = groups(given)
+    found = number_groups(given)
     reached = [set(names) for names in given]
     for _ in given:  # by another way: who can be reached from whom
         reached = [one.union(*(two for two in reached if one & two)) for one in reached]
@@ -115,34 +128,34 @@ def test_who_is_named_together_anywhere_belongs_together_and_nobody_else_does(
         assert found.count(group) == len(others) or group is None
 
 
-@given(st.lists(st.sampled_from(Kind), max_size=40))
-def test_one_device_has_no_more_steps_than_its_order_takes(kinds: list[Kind]) -> None:
+@given(st.lists(st.sampled_from(EntryKind), max_size=40))
+def test_one_device_has_no_more_steps_than_its_order_takes(kinds: list[EntryKind]) -> None:
     asking = [place for place, kind in enumerate(kinds) if kind is not ACCEPT]
     moved = {place for place in asking[:-1] if kinds[place] is LOOK}
     fixed = [kind is not ACCEPT for place, kind in enumerate(kinds) if place not in moved]
-    given = [Part(kind, 0) for kind in kinds]
-    assert len(plan(given)) == len(list(groupby(fixed)))
+    given = [StepEntry(kind, 0) for kind in kinds]
+    assert len(plan_steps(given)) == len(list(groupby(fixed)))
 
 
-@given(st.lists(st.sampled_from(Kind), max_size=12), st.integers(1, 5))
-def test_many_users_have_no_more_steps_than_one(kinds: list[Kind], users: int) -> None:
-    one = [Part(kind, 0) for kind in kinds]
-    many = [Part(kind, user) for user in range(users) for kind in kinds]
-    assert len(plan(many)) == len(plan(one))
+@given(st.lists(st.sampled_from(EntryKind), max_size=12), st.integers(1, 5))
+def test_many_users_have_no_more_steps_than_one(kinds: list[EntryKind], users: int) -> None:
+    one = [StepEntry(kind, 0) for kind in kinds]
+    many = [StepEntry(kind, user) for user in range(users) for kind in kinds]
+    assert len(plan_steps(many)) == len(plan_steps(one))
 
 
 def test_ten_thousand_entries_of_as_many_users_are_planned_at_once() -> None:
-    given = [Part(kind, user) for user in range(2_500) for kind in (LOOK, ACCEPT, ASK, ACCEPT)]
-    found = plan(given)
-    assert [(step.asks, len(step.at)) for step in found] == [
+    given = [StepEntry(kind, user) for user in range(2_500) for kind in (LOOK, ACCEPT, ASK, ACCEPT)]
+    found = plan_steps(given)
+    assert [(step.relays, len(step.places)) for step in found] == [
         (False, 2_500),
         (True, 5_000),
         (False, 2_500),
     ]
 
 
-def _step_of(found: list[Step]) -> dict[int, int]:
-    return {place: number for number, step in enumerate(found) for place in step.at}
+def _step_of(found: list[PlannedStep]) -> dict[int, int]:
+    return {place: number for number, step in enumerate(found) for place in step.places}
 
 
 STARTS: list[tuple[str, list[dict[str, Any]], set[int]]] = [
@@ -169,10 +182,10 @@ STARTS: list[tuple[str, list[dict[str, Any]], set[int]]] = [
 def test_only_the_last_session_of_a_device_is_asked(
     name: str, starts: list[dict[str, Any]], left: set[int]
 ) -> None:
-    assert superseded(enumerate(starts)) == left
+    assert find_superseded(enumerate(starts)) == left
 
 
 def test_whom_an_entry_concerns() -> None:
     entry = {"userId": "a", "newUserId": 5, "deviceId": "d", "other": "x"}
-    assert about(entry) == {"ua", "u5", "dd"}
-    assert about({"userId": "", "newUserId": None, "deviceId": {}}) == frozenset()
+    assert find_names(entry) == {"ua", "u5", "dd"}
+    assert find_names({"userId": "", "newUserId": None, "deviceId": {}}) == frozenset()

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.compat.leanplum_sdk.resent_entries import Batch, Claims, key_of, lasts
+from app.compat.leanplum_sdk.call_plan import BatchKeys, EntryClaims, compute_key, is_unique
 from app.relay.answers import ENTRY_BYTES, KEPT_SECONDS, EntryAnswer, Repeats
 from tests.support.gateway import WIDE, Talk, make_settings
 from tests.support.sdk import Sdk, entries
@@ -111,9 +111,9 @@ async def test_what_is_kept_is_bounded_by_its_bytes_and_its_time() -> None:
 
 @on_a_loop
 async def test_an_entry_that_stands_twice_in_a_request_does_not_wait_for_itself() -> None:
-    claims = Claims(Repeats(Clock()))
-    claims.look(0, b"k", claim=True)
-    claims.look(1, b"k", claim=True)
+    claims = EntryClaims(Repeats(Clock()))
+    claims.look_up(0, b"k", claim=True)
+    claims.look_up(1, b"k", claim=True)
     assert claims.others == {}
     claims.release()
 
@@ -121,16 +121,16 @@ async def test_an_entry_that_stands_twice_in_a_request_does_not_wait_for_itself(
 @on_a_loop
 async def test_what_is_being_asked_outlives_the_request() -> None:
     register = Repeats(Clock())
-    first, second = Claims(register), Claims(register)
+    first, second = EntryClaims(register), EntryClaims(register)
     for place in (0, 1):
-        first.look(place, b"%d" % place, claim=True)
-        second.look(place, b"%d" % place, claim=True)
-    first.ask([0])
+        first.look_up(place, b"%d" % place, claim=True)
+        second.look_up(place, b"%d" % place, claim=True)
+    first.keep_until_settled([0])
     first.release()
     asked, left = second.others[0], second.others[1]
     assert isinstance(asked, asyncio.Future) and isinstance(left, asyncio.Future)
     assert (asked.done(), left.result()) == (False, None)
-    first.settle([(0, DONE)], keep={0})
+    first.settle([(0, DONE)], remember={0})
     assert asked.result() == DONE
     assert register.find(b"0") == DONE
     assert register.find(b"1") is None
@@ -140,13 +140,13 @@ ENTRY: dict[str, Any] = {"action": "start", "userId": "u", "reqId": "r", "uuid":
 
 
 def test_an_entry_is_known_by_all_that_it_says_itself() -> None:
-    key = key_of(b"me", ENTRY)
-    assert key == key_of(b"me", dict(reversed(ENTRY.items())))
+    key = compute_key(b"me", ENTRY)
+    assert key == compute_key(b"me", dict(reversed(ENTRY.items())))
     # From another network
-    assert key == key_of(b"me", {**ENTRY, "country": "DE", "locale": "de_DE"})
+    assert key == compute_key(b"me", {**ENTRY, "country": "DE", "locale": "de_DE"})
     others = [{**ENTRY, name: "x"} for name in ENTRY] + [{**ENTRY, "more": None}]
     assert (
-        len({key, key_of(b"you", ENTRY), *(key_of(b"me", one) for one in others)})
+        len({key, compute_key(b"you", ENTRY), *(compute_key(b"me", one) for one in others)})
         == len(others) + 2
     )
 
@@ -154,23 +154,27 @@ def test_an_entry_is_known_by_all_that_it_says_itself() -> None:
 @pytest.mark.parametrize("name", ["reqId", "uuid", "time"])
 def test_something_must_make_it_one_certain_request(name: str) -> None:
     bare = {"action": "start", "userId": "u"}
-    assert key_of(b"me", bare) is None
-    assert key_of(b"me", {**bare, name: ""}) is None
-    assert key_of(b"me", {**bare, name: "1"}) is not None
-    assert (key_of(b"me", {**bare, name: "1"}, looks=True) is not None) == (name == "reqId")
-    assert not lasts({**bare, name: "1"})
+    assert compute_key(b"me", bare) is None
+    assert compute_key(b"me", {**bare, name: ""}) is None
+    assert compute_key(b"me", {**bare, name: "1"}) is not None
+    assert (compute_key(b"me", {**bare, name: "1"}, read_only=True) is not None) == (
+        name == "reqId"
+    )
+    assert not is_unique({**bare, name: "1"})
     event = {"action": "track", "userId": "u", "event": "e", name: "1"}
-    assert (key_of(b"me", event) is None) == (name == "time")  # two of the same second may be alike
+    assert (compute_key(b"me", event) is None) == (
+        name == "time"
+    )  # two of the same second may be alike
 
 
 def test_entries_with_nothing_of_their_own_are_known_by_their_batch() -> None:
-    one, same, other = (Batch(b"me", sent) for sent in (["a", "a"], ["a", "a"], ["a", "b"]))
-    assert one.key_of(0) == same.key_of(0) != one.key_of(1)
-    assert one.key_of(0) != other.key_of(0)
+    one, same, other = (BatchKeys(b"me", sent) for sent in (["a", "a"], ["a", "a"], ["a", "b"]))
+    assert one.compute_key(0) == same.compute_key(0) != one.compute_key(1)
+    assert one.compute_key(0) != other.compute_key(0)
     deep: Any = 1
     for _ in range(300):
         deep = [deep]
-    assert Batch(b"me", [deep]).key_of(0) is None
+    assert BatchKeys(b"me", [deep]).compute_key(0) is None
 
 
 # --- through the server -----------------------------------------------------------------------------------------------
@@ -445,16 +449,16 @@ def test_an_entry_that_comes_again_from_another_network_arrives_once(
 @on_a_loop
 async def test_what_is_given_up_is_claimed_by_one_of_those_who_waited() -> None:
     register = Repeats(Clock())
-    first, second, third = (Claims(register) for _ in range(3))
+    first, second, third = (EntryClaims(register) for _ in range(3))
     for claims in (first, second, third):
-        claims.look(0, b"k", claim=True)
+        claims.look_up(0, b"k", claim=True)
     first.release()
-    assert second.look_again()
+    assert second.retry_abandoned()
     assert second.others == {}
-    assert third.look_again()
+    assert third.retry_abandoned()
     found = third.others[0]
     assert isinstance(found, asyncio.Future) and not found.done()
-    assert not third.look_again()
+    assert not third.retry_abandoned()
     second.settle([(0, DONE)])
     assert found.result() == DONE
     second.release()
@@ -465,12 +469,12 @@ async def test_what_is_given_up_is_claimed_by_one_of_those_who_waited() -> None:
 @on_a_loop
 async def test_a_question_that_ends_without_an_answer_is_given_up_at_once() -> None:
     register = Repeats(Clock())
-    first, second = Claims(register), Claims(register)
+    first, second = EntryClaims(register), EntryClaims(register)
     for claims in (first, second):
-        claims.look(0, b"k", claim=True)
-    first.ask([0])
+        claims.look_up(0, b"k", claim=True)
+    first.keep_until_settled([0])
     first.settle([(0, None)])
-    assert second.look_again()
+    assert second.retry_abandoned()
     assert second.others == {}
     first.release()
     assert isinstance(register.find(b"k"), asyncio.Future)  # it is the second's

@@ -9,7 +9,7 @@ import httpx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.compat.segment.plain_values import name
+from app.compat.segment.plain_values import to_name
 from app.compat.segment.request import PATHS, TYPES
 from app.ingest.validate import ACTIONS
 from tests.support.gateway import Talk
@@ -101,6 +101,6 @@ def test_any_bytes_are_answered_at_every_path(
 @settings(max_examples=300, deadline=None)
 @given(st.text(min_size=1, max_size=200) | ODD.filter(bool))
 def test_any_text_becomes_a_name_that_leanplum_takes_and_stays_it(text: str) -> None:
-    made = name(text.encode("utf-8", "replace").decode())
-    assert made == name(made)
+    made = to_name(text.encode("utf-8", "replace").decode())
+    assert made == to_name(made)
     ACTIONS["track"].alone.validate_python({"userId": "u", "event": made, "params": {made: 1}})

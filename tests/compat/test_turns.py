@@ -107,5 +107,5 @@ def test_a_call_of_very_many_members_is_refused_before_each_is_looked_at(
 ) -> None:
     spent = time.process_time()
     with pytest.raises(TooLarge):
-        request.call("/api", {}, {"action": "track", "userId": "u", "params": members})
+        request.make_call("/api", {}, {"action": "track", "userId": "u", "params": members})
     assert time.process_time() - spent < 0.1

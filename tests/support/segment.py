@@ -17,9 +17,11 @@ Message = dict[str, Any]
 TRACK: Message = {"userId": "ann", "event": "E"}
 
 
-def judged(message: Any, rules: SegmentRules | None = None, **common: Any) -> classify.Verdict:
-    call = request.call("batch", orjson.dumps({"batch": [message], **common}))
-    return classify.Judge(frozenset(Scope), rules or SegmentRules(), NO_STEPS).of(
+def judged(
+    message: Any, rules: SegmentRules | None = None, **common: Any
+) -> classify.ClassifiedMessage:
+    call = request.parse_call("batch", orjson.dumps({"batch": [message], **common}))
+    return classify.MessageClassifier(frozenset(Scope), rules or SegmentRules(), NO_STEPS).classify(
         call.messages[0], call.common
     )
 

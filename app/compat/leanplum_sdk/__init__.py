@@ -1,10 +1,10 @@
-"""Leanplum's own protocol, for unchanged Leanplum SDKs and client libraries (contract §6).
+"""Leanplum's own protocol, for unmodified Leanplum SDKs and client libraries (contract §6).
 
-- `reading`: an HTTP request becomes a call: its arguments, its entries
-- `call_arguments`: what a batch says as a whole, said for each entry
-- `times`: each entry's time, corrected for the clock of the sender
-- `sorting`: what becomes of each entry: accepted for later, asked now, refused
-- `doing`: does it, and puts the answers into their places
-- `answering`: answers in Leanplum's envelope; what would lead an SDK away from here is taken out
-- `door`: who calls, and the way in and out
+- `endpoint`: authenticates, reads and answers a request
+- `request`: parses a request into a call with its arguments and entries, and corrects times
+- `classify`: decides for each entry whether it is accepted for later, relayed now or refused
+- `execute`: executes the entries, and puts their answers into the reply
+- `call_plan`, `steps`, `relayed_entries`: plan and execute a call that has relayed entries
+- `transfers`: relays uploads, downloads and imports of CSV
+- `response`: renders Leanplum's envelope, without the fields that would redirect an SDK
 """

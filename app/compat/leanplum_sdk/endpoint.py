@@ -1,4 +1,4 @@
-"""The endpoint of Leanplum's protocol: authenticate, read, execute, answer in Leanplum's envelope."""
+"""The endpoint of Leanplum's protocol: authenticate, read, execute and respond."""
 
 import asyncio
 import math
@@ -14,14 +14,13 @@ from starlette.types import Receive, Scope, Send
 
 from app.apps import AppRegistry
 from app.compat.admission import BodyCredentials, read_within_limit
-from app.compat.json_values import Fits
-from app.compat.leanplum_sdk import classify, response
-from app.compat.leanplum_sdk import request as reading
+from app.compat.body_formats import Fits
+from app.compat.leanplum_sdk import classify, request, response
 from app.compat.leanplum_sdk.execute import EntryExecutor, note_refused
 from app.compat.leanplum_sdk.relayed_entries import status_of
-from app.compat.leanplum_sdk.request import Call
+from app.compat.leanplum_sdk.request import SdkCall, to_text
 from app.compat.leanplum_sdk.response import JSON, send_body
-from app.compat.leanplum_sdk.transfers import FORMS_OF_IMPORT, TransferHandler
+from app.compat.leanplum_sdk.transfers import IMPORT_HELP, TRANSFER_ACTIONS, TransferHandler
 from app.errors import Forbidden, GatewayError, Malformed, Overloaded, Refusal, TooLarge
 from app.http import (
     Authenticator,
@@ -37,14 +36,14 @@ from app.leanplum.client import FilePart
 from app.model import App, Caller
 from app.model import Scope as KeyScope
 
-PATHS = ("/api", "/api/", reading.BATCH_PATH, f"{reading.BATCH_PATH}/")
+PATHS = ("/api", "/api/", request.BATCH_PATH, f"{request.BATCH_PATH}/")
 METHODS = ("GET", "POST")
 PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
     (b"access-control-max-age", b"86400"),
 ]
 MAX_ENTRIES = 10_000
-EMPTY = f"The batch has no actions: send them in data. For an import: {FORMS_OF_IMPORT}"
+EMPTY = f"The batch has no actions: send them in data. For an import: {IMPORT_HELP}"
 
 log = structlog.get_logger("sdk")
 
@@ -69,16 +68,16 @@ class SdkEndpoint:
     ) -> int:
         """Answer one request; return the status.
 
-        Nothing is raised: whatever goes wrong is answered in Leanplum's envelope.
+        No error is raised: each is answered in Leanplum's envelope.
         """
-        # A client may have the endpoint with a slash at its end.
+        # Some clients are configured with a slash at the end of the endpoint.
         context.path = context.path.rstrip("/")
         context.operation = f"{context.method} {context.path}"
         if context.method == "OPTIONS" and context.faulty is None:
             requested = context.headers.get(b"access-control-request-headers", b"*")
             headers = [*PREFLIGHT, (b"access-control-allow-headers", requested)]
             return await send_body(context, send, 204, headers, b"")
-        call: Call | None = None
+        call: SdkCall | None = None
         files = list[FilePart]()
         try:
             await self._refuse_malformed(context, scope)
@@ -88,40 +87,40 @@ class SdkEndpoint:
                 allow = [(b"allow", b"GET, POST, OPTIONS")]
                 return await _send_error(context, send, 405, "Send GET or POST.", call, allow)
             call = await self._calls.read(context, scope, receive, files)
-            caller, app = await self._enter(context, call)
+            caller, app = await self._authenticate(context, call)
             if call.batch and not call.entries:
                 raise Malformed(EMPTY)
             _permit_action(context, call, caller, app)
-            transfer = await self._transfers.start(context, caller, app, call, files)
-            if transfer is not None:
-                return await transfer(send)
+            if files or call.is_import or call.action in TRANSFER_ACTIONS:
+                transfer = await self._transfers.start(context, caller, app, call, files)
+                if transfer is not None:
+                    return await transfer(send)
             reply = await self._executor.reply_to(context, caller, app, call)
         except GatewayError as error:
-            status, headers = status_of(error), _retry(error)
+            status, headers = status_of(error), _retry_headers(error)
             return await _send_error(context, send, status, error.detail, call, headers)
         except Exception as error:
-            # The outermost place of a request: logged, and answered without its text.
+            # No caller handles errors of a request: log this one, and answer without its text.
             log_failure(log, context, error)
-            # 503, not 500: it says that the request may be sent again, which every SDK but
-            # JavaScript's does.
+            # 503, not 500, says that the request may be sent again; every SDK but JavaScript's does.
             return await _send_error(
                 context, send, 503, "The gateway failed on this request.", call
             )
         except asyncio.CancelledError:
             stopping = problems.stopping()
-            status, headers = status_of(stopping), _retry(stopping)
+            status, headers = status_of(stopping), _retry_headers(stopping)
             return await _send_error(context, send, status, stopping.detail, call, headers)
         finally:
             for _, (_, file, _) in files:
                 file.close()
         entries = [
-            entry if entry is not None else response.failed(response.UNTOLD)
+            entry if entry is not None else response.render_failure(response.NO_ANSWER)
             for entry in reply.entries
         ]
         headers = list(JSON)
         if reply.retry_after is not None:
             headers.append((b"retry-after", b"%d" % math.ceil(reply.retry_after)))
-        body = response.envelope(entries, reply.beside)
+        body = response.render_envelope(entries, reply.extra_fields)
         return await send_body(context, send, reply.status, headers, body)
 
     async def _refuse_malformed(self, context: RequestContext, scope: Scope) -> None:
@@ -132,22 +131,23 @@ class SdkEndpoint:
         error = Malformed(context.faulty.detail).at(context.faulty)
         raise await self._authenticator.charged(context, error, named=named)
 
-    async def _enter(self, context: RequestContext, call: Call) -> tuple[Caller, App]:
-        """Return the caller, by the key that is where Leanplum's would be, and the app.
+    async def _authenticate(self, context: RequestContext, call: SdkCall) -> tuple[Caller, App]:
+        """Return the caller and the app of a call.
 
-        The app is the one whose id the SDK names.
+        SDKs send the caller's key as `clientKey`, and the app's id at Leanplum as `appId`. Raises
+        Unauthorized, Forbidden and RateLimited.
         """
         if call.key:
             context.use_key(call.key)
         caller = await self._authenticator.authenticate(context)
         try:
-            app = self._app(context, call, caller)
+            app = self._choose_app(context, call, caller)
         finally:
             await self._limiter.take(context, caller, len(call.entries) or 1, lends=True)
         require_scope(caller, KeyScope.SDK)
         return caller, app
 
-    def _app(self, context: RequestContext, call: Call, caller: Caller) -> App:
+    def _choose_app(self, context: RequestContext, call: SdkCall, caller: Caller) -> App:
         named = next(
             (
                 app
@@ -161,7 +161,8 @@ class SdkEndpoint:
                 "This gateway does not serve the app with this appId, or not with this key."
             )
         if named is not None:
-            context.headers.pop(b"x-leanplum-app", None)  # the id in the call counts
+            # The id in the call takes precedence over the header.
+            context.headers.pop(b"x-leanplum-app", None)
             return self._authenticator.choose_app(context, caller, named.name)
         return self._authenticator.choose_app(context, caller)
 
@@ -183,10 +184,10 @@ class CallReader:
 
     async def read(
         self, context: RequestContext, scope: Scope, receive: Receive, files: list[FilePart]
-    ) -> Call:
-        """Return the call; `files` gets those that came along, which the caller closes.
+    ) -> SdkCall:
+        """Return the call; `files` receives its files, which the caller of this method closes.
 
-        A call that can't be read counts for the limits all the same.
+        A call that cannot be read counts against the limits, too.
         """
         try:
             return await self._read(context, scope, receive, files)
@@ -199,8 +200,8 @@ class CallReader:
 
     async def _read(
         self, context: RequestContext, scope: Scope, receive: Receive, files: list[FilePart]
-    ) -> Call:
-        query = reading.from_query(scope["query_string"])
+    ) -> SdkCall:
+        query = request.parse_query(scope["query_string"])
         media_type, limit = context.header(b"content-type").lower(), self._max_body_bytes
         is_form = media_type.startswith("multipart/form-data") and "boundary=" in media_type
         refuse_declared(context, self._max_upload_bytes if is_form else limit)
@@ -209,32 +210,32 @@ class CallReader:
             receive,
             limit=limit,
             encoding="" if is_form else context.header(b"content-encoding"),
-            query_key=reading.text(query.get("clientKey")),
+            query_key=to_text(query.get("clientKey")),
         )
         if is_form:
-            fields = await self._form(context, scope, receive, files)
+            fields = await self._read_form(context, scope, receive, files)
             context.received = time.perf_counter()
             size = sum(map(len, fields.values()))
-            read = partial(reading.call, context.path, query, fields)
-            return _counted(await read_within_limit(self._limiter, context, read, size))
+            read = partial(request.make_call, context.path, query, fields)
+            return _check_count(await read_within_limit(self._limiter, context, read, size))
         body = await self._bodies.read(context, receive, limit)
         context.received = time.perf_counter()
-        if reading.is_csv(media_type, query, body):
-            return reading.import_of(context.path, query, body)
-        read = partial(_call, context.path, query, body)
-        return _counted(await read_within_limit(self._limiter, context, read, len(body)))
+        if request.is_csv(media_type, query, body):
+            return request.make_import_call(context.path, query, body)
+        read = partial(_parse_call, context.path, query, body)
+        return _check_count(await read_within_limit(self._limiter, context, read, len(body)))
 
-    async def _form(
+    async def _read_form(
         self, context: RequestContext, scope: Scope, receive: Receive, files: list[FilePart]
-    ) -> reading.Args:
+    ) -> request.Args:
         """Return the fields of a form; large files are in temporary files."""
         limit = self._max_upload_bytes
-        request = Request(scope, self._bodies.limited(context, receive, limit))
+        form_request = Request(scope, self._bodies.limited(context, receive, limit))
         try:
-            form = await request.form(max_files=100, max_fields=1000, max_part_size=limit)
+            form = await form_request.form(max_files=100, max_fields=1000, max_part_size=limit)
         except HTTPException as error:  # raised by starlette for a form that it can't read
             raise Malformed(f"The form cannot be parsed: {error.detail}") from None
-        fields = reading.Args()
+        fields = request.Args()
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 media_type = value.content_type or "application/octet-stream"
@@ -244,39 +245,40 @@ class CallReader:
         return fields
 
 
-def _call(path: str, query: reading.Args, body: bytes, fits: Fits) -> Call:
-    call = reading.call(path, query, reading.from_body(body), fits)
-    reading.refuse_crowded(call)
+def _parse_call(path: str, query: request.Args, body: bytes, fits: Fits) -> SdkCall:
+    call = request.make_call(path, query, request.parse_body(body), fits)
+    request.refuse_crowded_entries(call)
     return call
 
 
-def _counted(call: Call) -> Call:
+def _check_count(call: SdkCall) -> SdkCall:
     if len(call.entries) > MAX_ENTRIES:
         raise TooLarge(f"The batch has {len(call.entries)} actions; the limit is {MAX_ENTRIES}.")
     return call
 
 
 def _use_query_key(context: RequestContext, scope: Scope) -> bool:
-    """Authenticate by the key in the query; return whether there is one. Raises Malformed."""
-    key = reading.text(reading.from_query(scope["query_string"]).get("clientKey"))
+    """Use the key in the query as the credential; return whether there is one. Raises Malformed."""
+    key = to_text(request.parse_query(scope["query_string"]).get("clientKey"))
     if key:
         context.use_key(key)
     return key != ""
 
 
-def _permit_action(context: RequestContext, call: Call, caller: Caller, app: App) -> None:
-    """Raises Forbidden where a call of one action must not be done; a batch is judged entry by
-    entry.
+def _permit_action(context: RequestContext, call: SdkCall, caller: Caller, app: App) -> None:
+    """Raise Forbidden for a call of one action that the caller may not use.
+
+    The entries of a batch are checked one by one.
     """
     if call.batch or not call.action:
         return
-    if refused := classify.forbids(call.args, caller.scopes, app.sdk_extra):
+    if refused := classify.refuse_unpermitted(call.args, caller.scopes, app.sdk_extra):
         note_refused(context, [call.args])
         context.subjects = context.refused_subjects
         raise Forbidden(refused.reason)
 
 
-def _retry(error: GatewayError) -> list[tuple[bytes, bytes]]:
+def _retry_headers(error: GatewayError) -> list[tuple[bytes, bytes]]:
     after = getattr(error, "retry_after", None)
     return [] if after is None else [(b"retry-after", b"%d" % max(1, math.ceil(after)))]
 
@@ -286,10 +288,10 @@ async def _send_error(
     send: Send,
     status: int,
     reason: str,
-    call: Call | None,
+    call: SdkCall | None,
     headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> int:
-    """The same failure for each entry."""
+    """Send a response that has the failure for each entry; return the status."""
     sent = call.entries if call is not None and call.entries else [None]
-    body = response.envelope([response.failed(reason, one) for one in sent])
+    body = response.render_envelope([response.render_failure(reason, entry) for entry in sent])
     return await send_body(context, send, status, [*JSON, *headers], body)

@@ -1,34 +1,29 @@
-"""What is done about a call: entries are accepted, asked, refused, each answered in its place."""
+"""Execution of a call: each entry is accepted, relayed or refused, and answered in its place."""
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from app import ids
 from app.audit.records import MOST_USERS
 from app.clock import now_ms
-from app.compat.leanplum_sdk import (
-    call_plan,
-    classify,
-    relayed_entries,
-    response,
-)
-from app.compat.leanplum_sdk.classify import No, Now
+from app.compat.leanplum_sdk import call_plan, classify, response
+from app.compat.leanplum_sdk.classify import ClassifiedEntry, RefusedEntry, RelayedEntry
+from app.compat.leanplum_sdk.relayed_entries import EntryRelay, answer_erased
 from app.compat.leanplum_sdk.request import (
     NO_CORRECTION,
-    Call,
-    Correction,
-    correction_of,
-    shared_arguments,
-    text,
-    with_shared_arguments,
+    ClockCorrection,
+    SdkCall,
+    add_shared_arguments,
+    measure_clock_error,
+    select_shared_arguments,
+    to_text,
 )
-from app.compat.leanplum_sdk.resent_entries import DETECTED, undetected_content
 from app.compat.leanplum_sdk.response import Reply
-from app.compat.leanplum_sdk.steps import Steps
+from app.compat.leanplum_sdk.steps import AcceptedOrRelayed, CallExecution, StepExecutor
 from app.enrichment.service import EnrichmentService
 from app.errors import Forbidden, GatewayError
 from app.http import (
@@ -46,14 +41,12 @@ from app.ingest.time_slices import in_slices
 from app.leanplum.actions import ACTIONS, QUEUED
 from app.leanplum.mapping import DETECT, end_user_headers, preferred_locale
 from app.model import App, Caller, NewItem, Notes, Scope, Taken
-from app.outbox.outbox import Outbox
-from app.relay.service import Relay
 
-# After the whole request is here, within which all is answered: phones wait 10
+# After the whole request has arrived; phones wait 10 seconds for the response.
 ANSWER_SECONDS = 8.0
-ACCEPT_SECONDS = 1.0  # beyond these, for what is accepted last
+ACCEPT_SECONDS = 1.0  # beyond these, for items that are accepted last
 FORWARD = "forward"
-UNKNOWN = "(unknown)"  # an action that the audit does not name
+UNKNOWN = "(unknown)"  # stands in the audit for an action that is not known
 
 
 class EntryExecutor:
@@ -65,134 +58,121 @@ class EntryExecutor:
         limiter: RateLimiter,
         ingest: Ingest,
         enrichment: EnrichmentService,
-        relay: Relay,
-        outbox: Outbox,
+        entry_relay: EntryRelay,
         job_facts: JobFacts,
         *,
         forwards_detection: bool,
     ) -> None:
         """`forwards_detection`: Leanplum detects the end user's place and language itself."""
         self._authenticator, self._limiter, self._ingest = authenticator, limiter, ingest
-        self._enrichment, self._relay, self._outbox = enrichment, relay, outbox
+        self._enrichment, self._entry_relay = enrichment, entry_relay
         self._job_facts, self._forwards_detection = job_facts, forwards_detection
 
     async def reply_to(
-        self, context: RequestContext, caller: Caller, app: App, call: Call
+        self, context: RequestContext, caller: Caller, app: App, call: SdkCall
     ) -> Reply:
         """Execute a call; return the reply.
 
-        What was accepted before something is relayed for the same user reaches Leanplum before it,
-        and what comes after it, after. All that need not be relayed is accepted at once.
+        Entries of one user reach Leanplum in the order of the call, whether they are accepted or
+        relayed. Entries that need not be relayed are accepted at once.
         """
-        reply = Reply([None] * len(call.entries), beside=self._relay.migration.fields(app.name))
+        migration_fields = self._entry_relay.relay.migration.fields(app.name)
+        reply = Reply([None] * len(call.entries), extra_fields=migration_fields)
         try:
             await self._execute(context, caller, app, call, reply)
         except GatewayError as error:
-            if not _done_in_part(reply):
+            if not _has_effects(reply):
                 await self._limiter.give_back(context, caller, len(call.entries), error)
             raise
         return reply
 
     async def _execute(
-        self, context: RequestContext, caller: Caller, app: App, call: Call, reply: Reply
+        self, context: RequestContext, caller: Caller, app: App, call: SdkCall, reply: Reply
     ) -> None:
-        """Execute each entry, and write the outcome into the reply."""
-        reading_seconds = time.perf_counter() - context.received
-        until = asyncio.get_running_loop().time() + ANSWER_SECONDS - reading_seconds
-        noted = await in_slices(self._guarded(context, caller, app, call))
+        """Execute each entry, and write its answer into the reply."""
+        arrival_seconds = time.perf_counter() - context.received
+        deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS - arrival_seconds
+        notes = await in_slices(self._enrich(context, caller, app, call))
         language = context.header(b"accept-language")
         if self._forwards_detection:
             reply.end_user = end_user_headers(context.origin.sender, language)
         checker = context.checker = self._ingest.plain_checker(app, NO_STEPS)
-        clock = _clock(context, call)
-        shared = shared_arguments(call.args) if call.batch else {}
-        judged = await in_slices(
-            _judged(caller, call, _shared(shared, entry), notes, clock, checker, app)
-            for entry, notes in zip(call.entries, noted, strict=True)
-        )
-        refused = [
-            sent for one, sent in zip(judged, call.entries, strict=True) if isinstance(one, No)
-        ]
-        note_refused(context, refused)
-        accepted_subjects = {
-            one.subject for one in judged if not isinstance(one, No) and one.subject is not None
+        classifier = _EntryClassifier(caller, app, call, checker, _measure_clock(context, call))
+        classified = await in_slices(classifier.classify_all(notes))
+        self._note_entries(context, call, classified)
+        _answer_refused(call, reply, classified)
+        # Refused entries belong to no step.
+        entries = {
+            place: entry
+            for place, entry in enumerate(classified)
+            if not isinstance(entry, RefusedEntry)
         }
-        context.subjects = {*context.refused_subjects} | accepted_subjects
-        relayed = [
-            (text(one.entry.get("action")), one.entry) for one in judged if isinstance(one, Now)
-        ]
-        self._job_facts.note_entries(context, relayed)
-        _refuse(call, reply, judged)
-        # A refusal parts no step.
-        doing = {place: one for place, one in enumerate(judged) if not isinstance(one, No)}
-
-        def permit(again: Caller, actions: Iterable[str]) -> None:
-            chosen = set(actions)
-            entries = (call.entries[place] for place in doing)
-            _permit(again, (one for one in entries if text(one.get("action")) in chosen), app)
-
-        def confirm(actions: Iterable[str]) -> Caller:
-            """Return the caller as the key is now. Raises Unauthorized, Forbidden."""
-            again = self._authenticator.confirm(context, caller)
-            if again is not caller:
-                permit(again, actions)
-            return again
-
-        async def accept(items: list[NewItem]) -> Sequence[Taken]:
-            return await self._accept(
-                context, app, items, checker, until=until + ACCEPT_SECONDS, confirm=confirm
-            )
-
-        in_steps = await in_slices(
-            _in_steps(one, sent) for one, sent in zip(judged, call.entries, strict=True)
+        acceptor = _CallAcceptor(
+            self._authenticator,
+            self._ingest,
+            context,
+            caller,
+            app,
+            checker,
+            [call.entries[place] for place in entries],
+            deadline + ACCEPT_SECONDS,
         )
-        if any(in_steps):
+        pairs = zip(classified, call.entries, strict=True)
+        needs_steps = await in_slices(_needs_steps(entry, sent) for entry, sent in pairs)
+        if any(needs_steps):
             if call.batch:
-                _let_wait(doing, call, noted, clock, preferred_locale(language))
-            await Steps(
-                self._relay,
-                self._outbox,
-                app,
-                caller.key_id,
-                call,
-                doing,
-                reply,
-                accept,
-                until,
-                confirm,
-            ).run()
-        elif doing:
-            items = [one for one in doing.values() if isinstance(one, NewItem)]
-            _tell_taken(call, reply, doing, await accept(items))
-        await self._learn(checker, reply, judged)
-        for entry in reply.entries:
-            if entry is not None and not JOB_ID_FIELDS.isdisjoint(entry):
-                note_answer(context, entry)
+                classifier.defer_superseded(entries, notes, preferred_locale(language))
+            execution = CallExecution(app, caller.key_id, call, entries, reply, deadline)
+            await StepExecutor(self._entry_relay, acceptor, execution).run()
+        elif entries:
+            items = [entry for entry in entries.values() if isinstance(entry, NewItem)]
+            _answer_taken(call, reply, entries, await acceptor.accept(items))
+        await self._learn_names(checker, reply, classified)
+        for answer in reply.entries:
+            if answer is not None and not JOB_ID_FIELDS.isdisjoint(answer):
+                note_answer(context, answer)
 
-    async def _learn(
-        self, checker: Checker, reply: Reply, judged: Sequence[classify.Sorted]
+    def _note_entries(
+        self, context: RequestContext, call: SdkCall, classified: Sequence[ClassifiedEntry]
     ) -> None:
-        """Keep the names that relayed writes brought, when Leanplum accepted them."""
-        done = [
-            one
-            for one, entry in zip(judged, reply.entries, strict=True)
-            if isinstance(one, Now) and one.writes and entry and entry.get("success")
+        """Note for the audit what the call is about."""
+        refused, relayed, subjects = list[Any](), list[RelayedEntry](), set[str]()
+        for entry, sent in zip(classified, call.entries, strict=True):
+            if isinstance(entry, RefusedEntry):
+                refused.append(sent)
+                continue
+            if entry.subject is not None:
+                subjects.add(entry.subject)
+            if isinstance(entry, RelayedEntry):
+                relayed.append(entry)
+        note_refused(context, refused)
+        context.subjects = {*context.refused_subjects} | subjects
+        jobs = [(to_text(entry.entry.get("action")), entry.entry) for entry in relayed]
+        self._job_facts.note_entries(context, jobs)
+
+    async def _learn_names(
+        self, checker: Checker, reply: Reply, classified: Sequence[ClassifiedEntry]
+    ) -> None:
+        """Learn the names in relayed writes that Leanplum accepted."""
+        items = [
+            classify.make_relayed_item(entry)
+            for entry, answer in zip(classified, reply.entries, strict=True)
+            if isinstance(entry, RelayedEntry) and entry.writes and answer and answer.get("success")
         ]
-        if done:
-            items = [classify.item_of(one) for one in done]
+        if items:
             await self._ingest.learn_relayed(checker, items)
 
-    def _guarded(
-        self, context: RequestContext, caller: Caller, app: App, call: Call
+    def _enrich(
+        self, context: RequestContext, caller: Caller, app: App, call: SdkCall
     ) -> Iterator[Notes]:
-        """Take out of the call what must not be stored or sent on; yield notes of each entry."""
+        """Apply the privacy rules to a call in place; yield the notes of each entry."""
         rules = self._enrichment.enricher(app.name, caller.key_id, now_ms(), context.origin.sender)
         if call.batch:
-            # The arguments may be of any of the entries, so all rules cover them.
+            # Arguments apply to entries of any action, so the rules of all actions cover them.
             rules.enrich_sdk_entry("", call.args)
         entries = [entry if isinstance(entry, dict) else {} for entry in call.entries]
         self._set_locale(context, entries)
-        return (rules.enrich_sdk_entry(text(entry.get("action")), entry) for entry in entries)
+        return (rules.enrich_sdk_entry(to_text(entry.get("action")), entry) for entry in entries)
 
     def _set_locale(self, context: RequestContext, entries: Sequence[dict[str, Any]]) -> None:
         """Set the request's language in entries that ask for it to be detected.
@@ -204,223 +184,243 @@ class EntryExecutor:
         if locale is None:
             return
         for entry in entries:
-            later = text(entry.get("action")) in QUEUED
+            later = to_text(entry.get("action")) in QUEUED
             detects = entry.get("locale") == DETECT
             if detects and (later or not self._forwards_detection):
                 entry["locale"] = locale
 
-    async def _accept(
-        self,
-        context: RequestContext,
-        app: App,
-        items: list[NewItem],
-        checker: Checker,
-        *,
-        until: float,
-        confirm: Callable[[Iterable[str]], Caller],
-    ) -> Sequence[Taken]:
-        """Accept items durably; return what became of each.
 
-        A repeat is known by its reqId and uuid; two contents with the same are two items. The
-        commit is waited for until `until`, by the loop's clock. Raises StorageUnavailable, and
-        CommitUnknown when it may have been made.
+@dataclass(frozen=True, slots=True)
+class _CallAcceptor:
+    """Accept the items of one call.
+
+    `sent` are its entries as they were sent, without those refused. Commits are waited for until
+    `deadline`, by the clock of the event loop.
+    """
+
+    authenticator: Authenticator
+    ingest: Ingest
+    context: RequestContext
+    caller: Caller
+    app: App
+    checker: Checker
+    sent: Sequence[Mapping[str, Any]]
+    deadline: float
+
+    def confirm(self, actions: Iterable[str]) -> Caller:
+        """Return the caller as the key is now.
+
+        Raises Unauthorized, and Forbidden when the key no longer permits the entries of these
+        actions.
         """
+        current = self.authenticator.confirm(self.context, self.caller)
+        if current is self.caller:
+            return current
+        require_scope(current, Scope.SDK)
+        chosen = set(actions)
+        for entry in self.sent:
+            if to_text(entry.get("action")) in chosen:
+                refused = classify.refuse_unpermitted(entry, current.scopes, self.app.sdk_extra)
+                if refused is not None:
+                    raise Forbidden(refused.reason)
+        return current
 
-        async def commit(items: list[NewItem]) -> Sequence[Taken]:
-            caller = confirm({item.action for item in items})
-            taken = await self._ingest.accept(
-                context,
-                app,
-                caller,
-                items,
-                now=now_ms(),
-                checker=checker,
-                refused=context.refused,
-                batch=True,
-                seconds=max(0.0, until - asyncio.get_running_loop().time()),
-            )
-            note_refused(context, ())  # one record of the call is enough
-            return taken
+    async def accept(self, items: list[NewItem]) -> Sequence[Taken]:
+        """Accept items durably; return the outcome of each.
 
-        taken = list(await commit(items))
-        conflicts = [place for place, (_, kind) in enumerate(taken) if kind == "conflict"]
+        A repeat is recognised by its reqId and uuid; two contents with the same are two items.
+        Raises StorageUnavailable, and CommitUnknown when the commit may have been made.
+        """
+        taken = list(await self._commit(items))
+        conflicts = [place for place, (_, outcome) in enumerate(taken) if outcome == "conflict"]
         if conflicts:
-            again = await commit([_apart(items[place]) for place in conflicts])
-            for place, outcome in zip(conflicts, again, strict=True):
+            renamed = [_identify_by_content(items[place]) for place in conflicts]
+            for place, outcome in zip(conflicts, await self._commit(renamed), strict=True):
                 taken[place] = outcome
         return taken
 
+    async def _commit(self, items: list[NewItem]) -> Sequence[Taken]:
+        caller = self.confirm({item.action for item in items})
+        taken = await self.ingest.accept(
+            self.context,
+            self.app,
+            caller,
+            items,
+            now=now_ms(),
+            checker=self.checker,
+            refused=self.context.refused,
+            batch=True,
+            seconds=max(0.0, self.deadline - asyncio.get_running_loop().time()),
+        )
+        # One audit record of the call reports the refused entries; later commits do not repeat them.
+        note_refused(self.context, ())
+        return taken
 
-def _done_in_part(reply: Reply) -> bool:
-    """Return whether an entry was done, or asked of Leanplum without an answer."""
+
+class _CorrectedEntry(NamedTuple):
+    """An entry with its time corrected, and its notes, which mention the correction."""
+
+    entry: Any
+    notes: Notes
+
+
+@dataclass(frozen=True, slots=True)
+class _EntryClassifier:
+    """Classify the entries of one call with their corrected times."""
+
+    caller: Caller
+    app: App
+    call: SdkCall
+    checker: Checker
+    clock: ClockCorrection
+
+    def classify_all(self, notes: Sequence[Notes]) -> Iterator[ClassifiedEntry]:
+        """Yield the classification of each entry."""
+        shared = select_shared_arguments(self.call.args) if self.call.batch else {}
+        for entry, entry_notes in zip(self.call.entries, notes, strict=True):
+            yield self._classify(add_shared_arguments(shared, entry), entry_notes)
+
+    def _classify(self, sent: Any, notes: Notes) -> ClassifiedEntry:
+        entry, notes = self._correct_time(sent, notes)
+        classified = classify.classify_entry(
+            entry,
+            self.caller.scopes,
+            in_batch=self.call.batch,
+            notes=notes,
+            relayed=self.app.sdk_relayed,
+            extra=self.app.sdk_extra,
+        )
+        if isinstance(classified, NewItem):
+            classified = _compare_as_sent(classified, entry, sent, in_batch=self.call.batch)
+        return classify.check_entry(classified, entry, notes, self.checker)
+
+    def _correct_time(self, sent: Any, notes: Notes) -> _CorrectedEntry:
+        if type(sent) is not dict:  # it is refused
+            return _CorrectedEntry(sent, notes)
+        corrected_time, moved_by, warning = self.clock.correct_time(sent)
+        if moved_by is not None:
+            moved_notes = replace(notes, time_correction=moved_by)
+            return _CorrectedEntry({**sent, "time": corrected_time}, moved_notes)
+        if warning is not None:
+            notes = replace(notes, warnings=(*notes.warnings, warning))
+        return _CorrectedEntry(sent, notes)
+
+    def defer_superseded(
+        self,
+        entries: dict[int, AcceptedOrRelayed],
+        notes: Sequence[Notes],
+        locale: str | None,
+    ) -> None:
+        """Make items of starts of sessions that a later one of the same device follows.
+
+        No SDK uses Leanplum's answers to them.
+        """
+        starts = {
+            place: entry
+            for place, entry in entries.items()
+            if isinstance(entry, RelayedEntry) and _is_deferrable_start(entry)
+        }
+        superseded = call_plan.find_superseded(
+            (place, start.entry) for place, start in starts.items()
+        )
+        for place in superseded:
+            entries[place] = self._defer(starts[place], place, notes[place], locale)
+
+    def _defer(self, start: RelayedEntry, place: int, notes: Notes, locale: str | None) -> NewItem:
+        sent = self.call.entries[place]
+        if locale is not None and start.entry.get("locale") == DETECT:
+            start = replace(start, entry={**start.entry, "locale": locale})
+        item = classify.defer_entry(start, self._correct_time(sent, notes).notes)
+        return _compare_as_sent(item, start.entry, sent, in_batch=True)
+
+
+def _has_effects(reply: Reply) -> bool:
+    """Return whether an entry was executed, or was sent to Leanplum without an answer."""
     return reply.status != 200 or any(entry and entry.get("success") for entry in reply.entries)
 
 
 def note_refused(context: RequestContext, entries: Iterable[Any]) -> None:
-    """Have the audit's record of the call say how many entries were refused, their actions, and
-    some of whom they were about.
-    """
+    """Note refused entries for the audit record: their number, actions, and some of their users."""
     actions, subjects = Counter[str](), dict[str, None]()
     for entry in entries:
         fields = entry if isinstance(entry, dict) else {}
-        action = text(fields.get("action"))
+        action = to_text(fields.get("action"))
         actions[action if action in ACTIONS else UNKNOWN] += 1
-        subject = classify.subject_of(fields)
+        subject = classify.find_subject(fields)
         if subject is not None and len(subjects) < MOST_USERS:
             subjects[subject] = None
     context.refused = actions.total()
     context.refused_actions, context.refused_subjects = actions, subjects
 
 
-def _in_steps(one: classify.Sorted, sent: Any) -> bool:
-    """Whether an entry is asked, or may be a repeat that the database doesn't recognise."""
-    if not isinstance(one, NewItem):
-        return isinstance(one, Now)
-    req_id, uuid = text(sent.get("reqId")), text(sent.get("uuid"))
+def _needs_steps(entry: ClassifiedEntry, sent: Any) -> bool:
+    """Return whether an entry is relayed, or may be a repeat that the database cannot recognise."""
+    if not isinstance(entry, NewItem):
+        return isinstance(entry, RelayedEntry)
+    req_id, uuid = to_text(sent.get("reqId")), to_text(sent.get("uuid"))
     return bool(req_id or uuid) and not ids.names_one_action(req_id, uuid)
 
 
-def _let_wait(
-    doing: dict[int, NewItem | Now],
-    call: Call,
-    noted: Sequence[Notes],
-    clock: Correction,
-    locale: str | None,
-) -> None:
-    """Make items of the sessions that a later one of the same device follows in the batch: nobody
-    uses what Leanplum answers to them.
-    """
-    starts = [
-        (place, one)
-        for place, one in doing.items()
-        if isinstance(one, Now) and _begins_session(one)
-    ]
-    superseded = call_plan.superseded((place, one.entry) for place, one in starts)
-    for place, one in starts:
-        if place in superseded:
-            doing[place] = _later(one, call.entries[place], noted[place], clock, locale)
+def _is_deferrable_start(entry: RelayedEntry) -> bool:
+    if entry.subject is None or entry.debugging:
+        return False
+    return to_text(entry.entry.get("action")) == "start"
 
 
-def _begins_session(one: Now) -> bool:
-    return (
-        text(one.entry.get("action")) == "start" and one.subject is not None and not one.debugging
-    )
-
-
-def _later(
-    one: Now,
-    sent: Mapping[str, Any],
-    notes: Notes,
-    clock: Correction,
-    locale: str | None,
-) -> NewItem:
-    if locale is not None and one.entry.get("locale") == DETECT:
-        one = replace(one, entry={**one.entry, "locale": locale})
-    return _recognised_by(
-        classify.for_later(one, _corrected(sent, notes, clock)[1]), one.entry, sent, in_batch=True
-    )
-
-
-def _recognised_by(
+def _compare_as_sent(
     item: NewItem, entry: Mapping[str, Any], sent: Mapping[str, Any], *, in_batch: bool
 ) -> NewItem:
-    """Return an item of an entry that is compared by what the sender said itself: neither by a
-    corrected time, nor by what was detected.
+    """Return an item whose repeats are recognised by what the sender said.
+
+    Neither the corrected time nor detected fields count.
     """
-    if item.id is None or (entry is sent and DETECTED.isdisjoint(sent)):
+    if item.id is None or (entry is sent and call_plan.DETECTED.isdisjoint(sent)):
         return item
-    return item._replace(content=classify.body_of(undetected_content(sent), in_batch=in_batch))
+    content = classify.render_body(call_plan.drop_detected(sent), in_batch=in_batch)
+    return item._replace(content=content)
 
 
-def _tell_taken(
-    call: Call, reply: Reply, doing: Mapping[int, NewItem | Now], taken: Sequence[Taken]
+def _answer_taken(
+    call: SdkCall, reply: Reply, places: Iterable[int], taken: Sequence[Taken]
 ) -> None:
-    """Answer what was accepted."""
-    for place, (_, kind) in zip(doing, taken, strict=True):
+    """Answer the accepted entries at these places."""
+    for place, (_, outcome) in zip(places, taken, strict=True):
         sent = call.entries[place]
-        if kind != "erased":
-            reply.entries[place] = response.done(sent)
+        if outcome != "erased":
+            reply.entries[place] = response.render_success(sent)
             continue
-        told = relayed_entries.erasure(call, sent)
-        reply.entries[place] = told.entry
+        answer = answer_erased(call, sent)
+        reply.entries[place] = answer.entry
         if not call.batch:
-            reply.status = told.status
+            reply.status = answer.status
 
 
-def _clock(context: RequestContext, call: Call) -> Correction:
-    """Return the error of the sender's clock, as of when the request began to arrive.
+def _measure_clock(context: RequestContext, call: SdkCall) -> ClockCorrection:
+    """Return the correction of the sender's clock, as of when the request began to arrive.
 
-    The `time` of a call that is no batch is its one entry's own.
+    The `time` of a call that is not a batch belongs to its only entry.
     """
     if not call.batch:
         return NO_CORRECTION
     waited = round((time.perf_counter() - context.started) * 1000)
-    return correction_of(call.args.get("time"), now_ms() - waited)
+    return measure_clock_error(call.args.get("time"), now_ms() - waited)
 
 
-def _shared(shared: Mapping[str, Any], entry: Any) -> Any:
-    return with_shared_arguments(shared, entry) if type(entry) is dict else entry
-
-
-def _judged(
-    caller: Caller,
-    call: Call,
-    sent: Any,
-    notes: Notes,
-    clock: Correction,
-    checker: Checker,
-    app: App,
-) -> classify.Sorted:
-    """Classify one entry with its corrected time."""
-    entry, notes = _corrected(sent, notes, clock)
-    classified = classify.sort(
-        entry,
-        caller.scopes,
-        in_batch=call.batch,
-        notes=notes,
-        relayed=app.sdk_relayed,
-        extra=app.sdk_extra,
-    )
-    if isinstance(classified, NewItem):
-        classified = _recognised_by(classified, entry, sent, in_batch=call.batch)
-    return classify.judged(classified, entry, notes, checker)
-
-
-def _corrected(sent: Any, notes: Notes, clock: Correction) -> tuple[Any, Notes]:
-    """Return an entry with its time corrected, and the notes that tell of it."""
-    if type(sent) is not dict:  # or it is refused as it was read
-        return sent, notes
-    moment, moved_by, warning = clock.applied(sent)
-    if moved_by is not None:
-        return {**sent, "time": moment}, replace(notes, time_correction=moved_by)
-    if warning is not None:
-        notes = replace(notes, warnings=(*notes.warnings, warning))
-    return sent, notes
-
-
-def _refuse(call: Call, reply: Reply, judged: Sequence[classify.Sorted]) -> None:
-    """Answer the entries that are not done."""
-    for index, one in enumerate(judged):
-        if isinstance(one, No):
-            reply.tell([index], [response.failed(one.reason, call.entries[index])])
+def _answer_refused(call: SdkCall, reply: Reply, classified: Sequence[ClassifiedEntry]) -> None:
+    """Answer the refused entries."""
+    for place, entry in enumerate(classified):
+        if isinstance(entry, RefusedEntry):
+            reply.entries[place] = response.render_failure(entry.reason, call.entries[place])
             if not call.batch:
                 reply.status = 400
-    if call.batch and all(isinstance(one, No) and one.unknown for one in judged):
+    if call.batch and all(
+        isinstance(entry, RefusedEntry) and entry.unknown for entry in classified
+    ):
         reply.status = 403
 
 
-def _permit(caller: Caller, entries: Iterable[Mapping[str, Any]], app: App) -> None:
-    """Raises Forbidden where a key that was changed meanwhile may not do these entries here."""
-    require_scope(caller, Scope.SDK)
-    for entry in entries:
-        if (refused := classify.forbids(entry, caller.scopes, app.sdk_extra)) is not None:
-            raise Forbidden(refused.reason)
-
-
-def _apart(item: NewItem) -> NewItem:
-    """Return an item under the id of its content, where the id of its action is another
-    content's.
-    """
+def _identify_by_content(item: NewItem) -> NewItem:
+    """Return an item with an id of its content, when another content has the id of its action."""
     assert item.id is not None
     content = item.body if item.content is None else item.content
     return item._replace(id=ids.sdk_item_id_for_content(item.id, item.action, content))

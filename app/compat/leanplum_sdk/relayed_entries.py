@@ -1,14 +1,15 @@
-"""Ask Leanplum about entries while an SDK waits: one call, and what it says of each of them."""
+"""Relayed entries: one call to Leanplum while an SDK waits, and an answer for each of them."""
 
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from app.clock import now_ms
 from app.compat.leanplum_sdk import response
-from app.compat.leanplum_sdk.classify import Now
-from app.compat.leanplum_sdk.request import Call
+from app.compat.leanplum_sdk.classify import RelayedEntry
+from app.compat.leanplum_sdk.request import SdkCall
 from app.compat.leanplum_sdk.response import Entry
 from app.errors import (
     Erased,
@@ -29,112 +30,148 @@ from app.outbox.outbox import Outbox
 from app.relay.answers import EntryAnswer
 from app.relay.service import Relay, RelayedCall
 
-GONE = 451  # what Leanplum answers for a user who is blocked
+GONE = 451  # Leanplum's status for a user who is blocked
+THROTTLED_RETRY_SECONDS, SETTINGS_RETRY_SECONDS = 5.0, 60.0
 
 
-async def ask(
-    relay: Relay,
-    outbox: Outbox,
-    app: App,
-    call: Call,
-    run: Sequence[Now],
-    *,
-    end_user: Mapping[str, str],
-    waited_for: Sequence[Set[str]],
-    patience: float,
-) -> list[EntryAnswer]:
-    """Ask about entries that share a call, but not about users who were erased, nor about those for
-    whom something waits that must come first: one of them must not take the others of a batch
-    along.
+@dataclass(frozen=True, slots=True)
+class RelayedGroup:
+    """Entries of a call that share one call to Leanplum.
 
-    `waited_for`: for each entry the users whose items come first; `patience`: how many seconds to
-    wait for them.
+    `awaited` has for each entry the users whose items come first; `patience` is how many seconds to
+    wait for these. `end_user` are the headers that describe the end user.
     """
-    subjects = set[str]().union(*waited_for)
-    erased = set(await outbox.erased(app.name, subjects)) if len(subjects) > 1 else set[str]()
-    told = {
-        place: erasure(call, one.entry)
-        for place, one in enumerate(run)
-        if not one.subjects.isdisjoint(erased)
-    }
-    while left := [place for place in range(len(run)) if place not in told]:
-        users = set[str]().union(*(waited_for[place] for place in left)) - erased
-        found, waiting = await _exchange(
-            relay, app, call, [run[place] for place in left], end_user, users, patience
-        )
-        answered = dict(zip(left, found, strict=True))
-        stuck = {
-            place: answered[place] for place in left if not waited_for[place].isdisjoint(waiting)
+
+    app: App
+    call: SdkCall
+    entries: Sequence[RelayedEntry]
+    end_user: Mapping[str, str]
+    awaited: Sequence[Set[str]]
+    patience: float
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRelay:
+    """Relay entries, except those of users who were erased."""
+
+    relay: Relay
+    outbox: Outbox
+
+    async def find_erased(self, app: App, subjects: Collection[str]) -> set[str]:
+        """Return the subjects that were erased."""
+        return set(await self.outbox.erased(app.name, subjects)) if subjects else set()
+
+    async def exchange(self, group: RelayedGroup) -> list[EntryAnswer]:
+        """Relay entries; return the answer to each.
+
+        An entry for whose users items wait that come first does not hold up the others of its
+        group: it is answered as not sent, and the others are sent without it.
+        """
+        subjects = set[str]().union(*group.awaited)
+        # A single user is checked by the relay itself.
+        erased = await self.find_erased(group.app, subjects if len(subjects) > 1 else ())
+        answers = {
+            place: answer_erased(group.call, entry.entry)
+            for place, entry in enumerate(group.entries)
+            if not entry.subjects.isdisjoint(erased)
         }
-        told |= stuck or answered
-        patience = 0.0  # all have waited as long as may be
-    return [told[place] for place in range(len(run))]
+        patience = group.patience
+        while unanswered := [place for place in range(len(group.entries)) if place not in answers]:
+            subjects = set[str]().union(*(group.awaited[place] for place in unanswered)) - erased
+            entries = [group.entries[place] for place in unanswered]
+            sent_answers, waiting = await self._send(group, entries, subjects, patience)
+            by_place = dict(zip(unanswered, sent_answers, strict=True))
+            blocked = {
+                place: answer
+                for place, answer in by_place.items()
+                if not group.awaited[place].isdisjoint(waiting)
+            }
+            answers |= blocked or by_place
+            patience = 0.0  # the rest has waited as long as it may
+        return [answers[place] for place in range(len(group.entries))]
+
+    async def _send(
+        self,
+        group: RelayedGroup,
+        entries: Sequence[RelayedEntry],
+        subjects: Collection[str],
+        patience: float,
+    ) -> tuple[list[EntryAnswer], Set[str]]:
+        """Send entries; return their answers, and the users whose items kept them from being sent.
+
+        No error is raised: each becomes the answer to every entry.
+        """
+        sent = [entry.entry for entry in entries]
+        call = group.call
+        try:
+            action, body = _render_call(self.relay, group, entries)
+            outgoing = RelayedCall(
+                app=group.app,
+                action=action,
+                body=body,
+                subjects=subjects,
+                read_only=all(entry.read_only for entry in entries),
+                headers=group.end_user,
+            )
+            in_order = any(entry.writes for entry in entries)
+            answer = await self.relay.exchange(outgoing, in_order=in_order, patience=patience)
+        except GatewayError as error:
+            status, retry_after = status_of(error), getattr(error, "retry_after", None)
+            if call.batch and isinstance(error, KeyNotConfigured | Erased):
+                # To send the batch again would change nothing.
+                status, retry_after = 200, None
+            waiting = frozenset[str]()
+            if isinstance(error, UpstreamUnavailable):
+                waiting = frozenset(error.waiting)
+            answers = _fail_all(sent, error.detail, status, retry_after, waits=bool(waiting))
+            return answers, waiting
+        return _parse_answers(sent, answer, call), frozenset()
 
 
-def erasure(call: Call, sent: Any) -> EntryAnswer:
-    """Return what is said of an entry whose user was erased."""
-    return EntryAnswer(response.failed(Erased().detail, sent), 200 if call.batch else GONE)
+def answer_erased(call: SdkCall, sent: Any) -> EntryAnswer:
+    """Return the answer to an entry whose user was erased."""
+    entry = response.render_failure(Erased().detail, sent)
+    return EntryAnswer(entry, 200 if call.batch else GONE)
 
 
-async def _exchange(
-    relay: Relay,
-    app: App,
-    call: Call,
-    run: Sequence[Now],
-    end_user: Mapping[str, str],
-    subjects: Collection[str],
-    patience: float,
-) -> tuple[list[EntryAnswer], Set[str]]:
-    """Return what is told of each entry; and whose items wait, where nothing was asked because of
-    them.
-    """
-    sent = [one.entry for one in run]
-    try:
-        action, body = _outgoing(relay, app, call, run, end_user)
-        looks, in_order = all(one.looks for one in run), any(one.writes for one in run)
-        outgoing = RelayedCall(
-            app=app,
-            action=action,
-            body=body,
-            subjects=subjects,
-            read_only=looks,
-            headers=end_user,
-        )
-        found = await relay.exchange(outgoing, in_order=in_order, patience=patience)
-    except GatewayError as error:
-        status, after = status_of(error), getattr(error, "retry_after", None)
-        if call.batch and isinstance(error, KeyNotConfigured | Erased):
-            status, after = 200, None  # the batch again would change nothing
-        waiting = error.waiting if isinstance(error, UpstreamUnavailable) else frozenset[str]()
-        told = [
-            EntryAnswer(response.failed(error.detail, one), status, after, waits=bool(waiting))
-            for one in sent
-        ]
-        return told, waiting
-    return _read(sent, found, call), frozenset()
+def _fail_all(
+    sent: Iterable[Entry],
+    reason: str,
+    status: int,
+    retry_after: float | None,
+    *,
+    waits: bool = False,
+) -> list[EntryAnswer]:
+    return [
+        EntryAnswer(response.render_failure(reason, entry), status, retry_after, waits=waits)
+        for entry in sent
+    ]
 
 
-def _outgoing(
-    relay: Relay, app: App, call: Call, run: Sequence[Now], end_user: Mapping[str, str]
+def _render_call(
+    relay: Relay, group: RelayedGroup, entries: Sequence[RelayedEntry]
 ) -> tuple[str, bytes]:
-    """Return the action and body for Leanplum: as they came, with the real keys wherever one stood,
-    less what Leanplum would detect of the gateway. Raises KeyNotConfigured, Malformed.
+    """Return the action and the body for Leanplum. Raises KeyNotConfigured, Malformed.
+
+    Entries go as they came, with Leanplum's keys in the place of the caller's, and without
+    detection, which would find the gateway instead of the end user.
     """
-    if run[0].debugging and run[0].key is KeyKind.DEVELOPMENT and run[0].key not in app.keys:
+    app, call, end_user, first = group.app, group.call, group.end_user, entries[0]
+    if first.debugging and first.key is KeyKind.DEVELOPMENT and first.key not in app.keys:
         missing = app.setting(KeyKind.DEVELOPMENT)
         raise KeyNotConfigured(
             f"Development mode needs Leanplum's development key: {missing} is not set."
         )
-    keys = {"appId": app.app_id, "clientKey": relay.key(app, run[0].key)}
+    keys = {"appId": app.app_id, "clientKey": relay.key(app, first.key)}
     if not call.batch:
         return call.action, orjson.dumps({**without_detection(call.args, end_user), **keys})
-    data = [_with_key(without_detection(one.entry, end_user), keys) for one in run]
-    if run[0].alone:  # it takes a key that a batch does not
-        return str(run[0].entry["action"]), orjson.dumps({**data[0], **keys})
+    data = [_replace_keys(without_detection(entry.entry, end_user), keys) for entry in entries]
+    if first.alone:  # it takes a key that a batch does not
+        return str(first.entry["action"]), orjson.dumps({**data[0], **keys})
     # The entries' times are corrected, so the clock that goes with them is the gateway's.
     shared = {**without_detection(call.args, end_user), **keys}
     args = {**shared, "action": "multi", "time": now_ms() / 1000, "data": data}
-    if run[0].debugging:
+    if first.debugging:
         args["devMode"] = True
     try:
         return "multi", orjson.dumps(args)
@@ -142,44 +179,46 @@ def _outgoing(
         raise Malformed("The arguments are nested too deeply.") from None
 
 
-def _with_key(entry: Entry, keys: dict[str, str]) -> Entry:
+def _replace_keys(entry: Entry, keys: dict[str, str]) -> Entry:
     return {**entry, **{name: value for name, value in keys.items() if name in entry}}
 
 
-def _read(sent: Sequence[Entry], found: LeanplumResponse, call: Call) -> list[EntryAnswer]:
-    """Return what Leanplum's answer says of each entry."""
-    entries = replies.parse_entries(found.body)
-    if found.status in replies.THROTTLES or found.status >= 500 or not entries:
-        status = 429 if found.status in replies.THROTTLES else 503
-        reason = f"Leanplum answered {found.status}."
-        return [EntryAnswer(response.failed(reason, one), status, 5.0) for one in sent]
-    places = response.matched(entries, sent)
-    if len(entries) == 1 and entries[0].get("success") is False:
-        places = [response.echoed(one, entries[0]) for one in sent]  # a refusal of the whole call
-    cleaned = [
-        response.cleaned(one, of) if one is not None else None
-        for one, of in zip(places, sent, strict=True)
-    ]
-    status, after = 200, None
-    if any(one is not None and one[1] for one in cleaned):
-        status, after = 503, 60.0
-    elif found.status >= 400 and not call.batch:
-        status = found.status
-    whole = orjson.loads(found.body)
-    beside = {
-        name: value
-        for name, value in whole.items()
-        if name not in {"response", *response.NOT_PASSED_ON}
-    }
-    return [
-        EntryAnswer(one[0] if one else response.failed(response.UNTOLD, of), status, after, beside)
-        for one, of in zip(cleaned, sent, strict=True)
-    ]
+def _parse_answers(
+    sent: Sequence[Entry], answer: LeanplumResponse, call: SdkCall
+) -> list[EntryAnswer]:
+    """Return the answer to each entry from Leanplum's answer to their call."""
+    answered = replies.parse_entries(answer.body)
+    throttled = answer.status in replies.THROTTLES
+    if throttled or answer.status >= 500 or not answered:
+        reason = f"Leanplum answered {answer.status}."
+        return _fail_all(sent, reason, 429 if throttled else 503, THROTTLED_RETRY_SECONDS)
+    matched = response.match_entries(answered, sent)
+    if len(answered) == 1 and answered[0].get("success") is False:
+        # Leanplum refused the whole call.
+        matched = [response.echo_req_id(entry, answered[0]) for entry in sent]
+    entries, settings_refused = list[Entry](), False
+    for answered_entry, sent_entry in zip(matched, sent, strict=True):
+        if answered_entry is None:
+            entries.append(response.render_failure(response.NO_ANSWER, sent_entry))
+            continue
+        cleaned, refused = response.clean_entry(answered_entry, sent_entry)
+        entries.append(cleaned)
+        settings_refused |= refused
+    status, retry_after = 200, None
+    if settings_refused:
+        status, retry_after = 503, SETTINGS_RETRY_SECONDS
+    elif answer.status >= 400 and not call.batch:
+        status = answer.status
+    dropped = {"response", *response.DROPPED_FIELDS}
+    fields = orjson.loads(answer.body)
+    extra_fields = {name: value for name, value in fields.items() if name not in dropped}
+    return [EntryAnswer(entry, status, retry_after, extra_fields) for entry in entries]
 
 
 def status_of(error: GatewayError) -> int:
-    """403 for a bad key; trouble upstream is 5xx, and Leanplum's own refusal is told by its
-    entry.
+    """Return the HTTP status of an error.
+
+    A bad key is 403, and trouble at Leanplum is 5xx; the entry says what Leanplum refused.
     """
     if isinstance(error, Unauthorized | Forbidden):
         return 403

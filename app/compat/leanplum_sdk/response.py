@@ -1,7 +1,7 @@
-"""Answers in Leanplum's envelope. Pure.
+"""Responses in Leanplum's envelope. Pure.
 
-Two things never pass: the fields by which Leanplum moves SDKs to another host, and, in what is not
-about the SDK's own doing, the texts that make SDKs switch themselves off (fact sheet §7).
+Two things never reach an SDK: the fields by which Leanplum moves SDKs to another host, and, unless
+the SDK caused them, the error texts that make SDKs switch themselves off (fact sheet §7).
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,52 +15,56 @@ from app.leanplum.outcomes import HOSTS, REDIRECTS, is_config, message_of
 
 Entry = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]  # of ASGI
-LEADING_AWAY = REDIRECTS
-NOT_PASSED_ON = HOSTS  # `uploadUrl` too: iOS would post files there with its key
-OURS = "Leanplum rejects the gateway's configuration; its operator has to correct it."
-UNTOLD = "Leanplum's answer has no entry for this action."
+DROPPED_FIELDS = HOSTS  # `uploadUrl` too: iOS would post files there with its key
+SETTINGS_REFUSED = "Leanplum rejects the gateway's configuration; its operator has to correct it."
+NO_ANSWER = "Leanplum's answer has no entry for this action."
 
 
-def failed(reason: str, sent: Any = None) -> Entry:
-    """An entry that tells of a failure."""
-    return echoed(sent, {"success": False, "error": {"message": safe(reason)}})
+def render_failure(reason: str, sent: Any = None) -> Entry:
+    """Return the response entry of a failure."""
+    return echo_req_id(sent, {"success": False, "error": {"message": _make_harmless(reason)}})
 
 
-def done(sent: Any) -> Entry:
-    """An entry that tells of success."""
-    return echoed(sent, {"success": True})
+def render_success(sent: Any) -> Entry:
+    """Return the response entry of a success."""
+    return echo_req_id(sent, {"success": True})
 
 
-def echoed(sent: Any, entry: Entry) -> Entry:
-    """With the action's own reqId, which Android and Unity match by."""
+def echo_req_id(sent: Any, entry: Entry) -> Entry:
+    """Return a response entry with the reqId that was sent, by which Android and Unity match."""
     if not isinstance(sent, dict) or "reqId" not in sent or isinstance(sent["reqId"], dict | list):
         return entry
     return {"reqId": sent["reqId"], **entry}
 
 
-def safe(text: str) -> str:
-    """A text that no SDK takes for the end."""
+def _make_harmless(text: str) -> str:
+    """Return an error text with which no SDK switches itself off."""
     return f"Gateway: {text}" if is_config(text) else text
 
 
-def cleaned(entry: Entry, sent: Any) -> tuple[Entry, bool]:
-    """Leanplum's entry as an SDK may see it, and whether it tells of a fault that is ours."""
-    if LEADING_AWAY & entry.keys() or is_config(message_of(entry, "error")):
-        return failed(OURS, sent), True
-    return {name: value for name, value in entry.items() if name not in NOT_PASSED_ON}, False
+def clean_entry(entry: Entry, sent: Any) -> tuple[Entry, bool]:
+    """Return Leanplum's entry as an SDK may see it, and whether the gateway's settings failed."""
+    if REDIRECTS & entry.keys() or is_config(message_of(entry, "error")):
+        return render_failure(SETTINGS_REFUSED, sent), True
+    return {name: value for name, value in entry.items() if name not in DROPPED_FIELDS}, False
 
 
-def matched(found: Sequence[Entry], sent: Sequence[Any]) -> list[Entry | None]:
-    """Leanplum's entries in the order of what was sent: by position, else by reqId."""
-    if len(found) == len(sent):
-        return list(found)
-    told = {str(entry["reqId"]).lower(): entry for entry in found if "reqId" in entry}
-    return [told.get(str(one.get("reqId")).lower()) for one in sent]
+def match_entries(answered: Sequence[Entry], sent: Sequence[Any]) -> list[Entry | None]:
+    """Return Leanplum's entries in the order of those sent: by position, else by reqId."""
+    if len(answered) == len(sent):
+        return list(answered)
+    by_req_id = {str(entry["reqId"]).lower(): entry for entry in answered if "reqId" in entry}
+    return [by_req_id.get(str(entry.get("reqId")).lower()) for entry in sent]
 
 
-def envelope(entries: Sequence[Entry], beside: Mapping[str, Any] | None = None) -> bytes:
-    """The body. It is never empty: the JavaScript SDK looks at the first entry whatever it sent."""
-    return orjson.dumps({"response": list(entries) or [{"success": True}], **(beside or {})})
+def render_envelope(
+    entries: Sequence[Entry], extra_fields: Mapping[str, Any] | None = None
+) -> bytes:
+    """Return a response body; `extra_fields` are its fields other than the entries.
+
+    The body always has an entry: the SDK for JavaScript reads the first one whatever it sent.
+    """
+    return orjson.dumps({"response": list(entries) or [{"success": True}], **(extra_fields or {})})
 
 
 CORS = [(b"access-control-allow-origin", b"*"), (b"x-content-type-options", b"nosniff")]
@@ -72,21 +76,17 @@ JSON = [
 
 @dataclass(slots=True)
 class Reply:
-    """The answer to a call, as far as it is known: one for each entry, and what stands beside
-    them.
+    """The response to a call, as far as it is known: an entry for each one sent.
+
+    `extra_fields` are the other fields of the body; `end_user` are the headers that describe the
+    end user to Leanplum.
     """
 
     entries: list[Entry | None]
     status: int = 200
-    beside: dict[str, Any] = field(default_factory=dict)
+    extra_fields: dict[str, Any] = field(default_factory=dict)
     retry_after: float | None = None
-    # The headers that tell Leanplum of the end user
     end_user: Mapping[str, str] = field(default_factory=dict)
-
-    def tell(self, at: Sequence[int], found: Sequence[Entry]) -> None:
-        """The answers of the entries at these places."""
-        for index, entry in zip(at, found, strict=True):
-            self.entries[index] = entry
 
 
 async def send_body(
@@ -96,7 +96,7 @@ async def send_body(
     headers: Sequence[tuple[bytes, bytes]],
     body: bytes,
 ) -> int:
-    """Send a whole response, with the headers that every response has; return the status."""
+    """Send a whole response with the headers that each response has; return the status."""
     common = [*CORS, (b"x-request-id", context.request_id.encode()), *context.rate_headers]
     if status != 204:
         common.append((b"content-length", b"%d" % len(body)))

@@ -1,361 +1,400 @@
-"""Do a call with entries that are asked: step by step as planned, each entry answered in its place.
+"""Execution of a call that has relayed entries, step by step as planned.
 
-Whatever happens the answer is there before an SDK gives up. What was asked goes on without whoever
-asked, and its answer is there for whoever sends the same entry again.
+The response is sent before an SDK gives up, whatever happens. What was relayed goes on when the
+client has gone, and a client that sends the same entry again gets its answer.
 """
 
 import asyncio
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from app import ids
-from app.compat.leanplum_sdk import call_plan, relayed_entries, response
-from app.compat.leanplum_sdk.call_plan import Kind, Part, Step
-from app.compat.leanplum_sdk.classify import Now
-from app.compat.leanplum_sdk.request import Call, text
-from app.compat.leanplum_sdk.resent_entries import Batch, Claims, key_of, lasts
-from app.compat.leanplum_sdk.response import Reply
+from app.compat.leanplum_sdk import call_plan, response
+from app.compat.leanplum_sdk.call_plan import (
+    BatchKeys,
+    EntryClaims,
+    EntryKind,
+    PlannedStep,
+    StepEntry,
+    compute_key,
+)
+from app.compat.leanplum_sdk.classify import RelayedEntry
+from app.compat.leanplum_sdk.relayed_entries import EntryRelay, RelayedGroup, answer_erased
+from app.compat.leanplum_sdk.request import SdkCall, to_text
+from app.compat.leanplum_sdk.response import Entry, Reply
 from app.model import App, NewItem, Taken
 from app.outbox.logins import named
-from app.outbox.outbox import Outbox
 from app.relay.answers import EntryAnswer, PendingAnswer
-from app.relay.service import EXPORT_USER, PATIENCE_SECONDS, Relay
+from app.relay.service import EXPORT_USER, PATIENCE_SECONDS
 
-RUN_ACTIONS, RUN_USERS = 500, 50  # of one call to Leanplum
-MOST_BEFORE = 500  # other users of one device whose items are waited for
-AT_ONCE = 4  # calls to Leanplum for one batch, about different users
+GROUP_ENTRIES, GROUP_USERS = 500, 50  # in one call to Leanplum
+MAX_AWAITED = 500  # other users of one device whose items are waited for
+MAX_CALLS_IN_FLIGHT = 4  # to Leanplum for one batch, about different users
 RETRY_SECONDS = 5.0
-# An item that comes before what is asked adds to the time that is waited for it: 500 are a call.
+# Each item that comes before a relayed entry lengthens the wait for it: 500 items are one call.
 SECONDS_PER_ITEM = 1 / 500
-ASKING_SECONDS = 1.5  # that waiting for items leaves for the call itself
+RELAY_SECONDS = 1.5  # that the wait for items leaves for the call itself
 TOO_LATE = "Leanplum did not answer in time."
-NOT_ASKED = "Not sent, because an earlier call to Leanplum failed."
+NOT_RELAYED = "Not sent, because an earlier call to Leanplum failed."
 
-Accept = Callable[[list[NewItem]], Awaitable[Sequence[Taken]]]
-Doing = NewItem | Now
-Run = list[tuple[int, Now]]  # what shares a call to Leanplum, with the places in the batch
+AcceptedOrRelayed = NewItem | RelayedEntry
 
 
-class Steps:
-    """The entries of one call (by their places, those refused left out) and what is done with
-    them.
+class PlacedEntry(NamedTuple):
+    """A relayed entry and its place in the call."""
+
+    place: int
+    entry: RelayedEntry
+
+
+SharedCall = list[PlacedEntry]  # entries that share a call to Leanplum
+RunningCalls = dict[asyncio.Task[list[EntryAnswer]], SharedCall]
+
+
+class Acceptor(Protocol):
+    """The part of a call's execution that accepts items durably."""
+
+    async def accept(self, items: list[NewItem]) -> Sequence[Taken]:
+        """Accept items; return the outcome of each."""
+        ...
+
+    def confirm(self, actions: Iterable[str]) -> object:
+        """Raise Unauthorized or Forbidden when the key no longer permits these actions."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallExecution:
+    """A call that is executed: its entries by place without those refused, and its reply.
+
+    `deadline` is when the reply must be complete, by the clock of the event loop.
     """
 
+    app: App
+    key_id: str
+    call: SdkCall
+    entries: Mapping[int, AcceptedOrRelayed]
+    reply: Reply
+    deadline: float
+
+
+class StepExecutor:
+    """Execute the entries of one call in steps, and write their answers into the reply."""
+
     def __init__(
-        self,
-        relay: Relay,
-        outbox: Outbox,
-        app: App,
-        caller: str,
-        call: Call,
-        doing: Mapping[int, Doing],
-        reply: Reply,
-        accept: Accept,
-        until: float,
-        still: Callable[[Iterable[str]], object],
+        self, entry_relay: EntryRelay, acceptor: Acceptor, execution: CallExecution
     ) -> None:
-        """`caller`: whose key it is; `until`: when the answer must be there, by the loop's clock;
-        `still`: raises where the key may not do actions any more."""
-        self._relay, self._outbox, self._app = relay, outbox, app
-        self._call, self._doing = call, doing
-        self._reply, self._accept, self._until, self._still = reply, accept, until, still
-        concerned = [call_plan.about(call.entries[place]) for place in doing]
-        self._groups = dict(zip(doing, call_plan.groups(concerned), strict=True))
-        self._claims = Claims(relay.repeats)
-        self._whose = f"{app.name}\0{caller}\0{call.batch}".encode()
-        # Subjects of what was accepted, by group
-        self._before = defaultdict[int | None, set[str]](set)
-        # Groups that have an entry which was not asked, since items wait
-        self._stuck = set[int | None]()
-        self._failed = False  # Leanplum, so that nothing more is asked
-        self._new = Counter[str]()  # how many items were new, by subject
+        self._relay, self._acceptor = entry_relay, acceptor
+        self._app, self._call, self._reply = execution.app, execution.call, execution.reply
+        self._entries, self._deadline = execution.entries, execution.deadline
+        names = [call_plan.find_names(self._call.entries[place]) for place in self._entries]
+        self._groups = dict(zip(self._entries, call_plan.number_groups(names), strict=True))
+        self._claims = EntryClaims(entry_relay.relay.repeats)
+        self._sender = f"{self._app.name}\0{execution.key_id}\0{self._call.batch}".encode()
+        # Subjects of accepted items, by group
+        self._accepted = defaultdict[int | None, set[str]](set)
+        # Groups with an entry that was not sent, since items of its users wait
+        self._blocked = set[int | None]()
+        self._leanplum_failed = False  # nothing more is sent then
+        self._new_items = Counter[str]()  # by subject
 
     async def run(self) -> None:
-        """Do everything."""
-        places = list(self._doing)
-        plan = call_plan.plan(
-            [Part(_kind(self._doing[place]), self._groups[place]) for place in places]
-        )
+        """Execute all steps."""
+        places = list(self._entries)
+        planned = [
+            StepEntry(_kind_of(self._entries[place]), self._groups[place]) for place in places
+        ]
+        steps = call_plan.plan_steps(planned)
         try:
-            self._claim()
-            for step in plan:
-                await self._do(step, [places[index] for index in step.at])
+            self._claim_entries()
+            for step in steps:
+                await self._execute(step, [places[index] for index in step.places])
         finally:
             self._claims.release()
 
-    async def _do(self, step: Step, places: Sequence[int]) -> None:
-        left = await self._left_by_others(places)
-        if step.asks:
-            await self._ask(left)
-        elif left:
-            await self._take(left)
+    async def _execute(self, step: PlannedStep, places: Sequence[int]) -> None:
+        unanswered = await self._use_answers_of_others(places)
+        if step.relays:
+            await self._relay_entries(unanswered)
+        elif unanswered:
+            await self._accept_items(unanswered)
 
-    def _left(self) -> float:
-        return self._until - asyncio.get_running_loop().time()
+    def _seconds_left(self) -> float:
+        return self._deadline - asyncio.get_running_loop().time()
 
-    # --- repeats -------------------------------------------------------------------------------------------------
+    # --- repeats ---------------------------------------------------------------------------------
 
-    def _claim(self) -> None:
-        """Look up at once whatever may be a repeat, so that no two requests wait for each other."""
-        for place, key in self._keys():
-            one = self._doing[place]
-            self._claims.look(place, key, claim=isinstance(one, Now) or not self._recognised(place))
+    def _claim_entries(self) -> None:
+        """Look up all possible repeats at once, so that no two requests wait for each other."""
+        for place, key in self._compute_keys():
+            relayed = isinstance(self._entries[place], RelayedEntry)
+            self._claims.look_up(place, key, claim=relayed or not self._has_unique_id(place))
 
-    def _keys(self) -> Iterable[tuple[int, bytes | None]]:
-        """Return the key of each entry that the database doesn't recognise by itself, or that may
-        have been asked before as the last of its device's sessions.
+    def _compute_keys(self) -> Iterable[tuple[int, bytes | None]]:
+        """Yield the key of each entry that may be a repeat.
+
+        An item with a unique id is skipped, since the database recognises it; but not the start of
+        a session, which may have been relayed when it was the last of its device.
         """
-        begins = any(
-            text(self._call.entries[place].get("action")) == "start" for place in self._doing
-        )
-        batch: Batch | None = None
-        for place, one in self._doing.items():
-            if isinstance(one, NewItem) and self._recognised(place) and one.action != "start":
+        actions = [to_text(self._call.entries[place].get("action")) for place in self._entries]
+        several_with_start = "start" in actions and self._call.batch and len(self._entries) > 1
+        batch_keys: BatchKeys | None = None
+        for place, entry in self._entries.items():
+            debugging = read_only = False
+            if isinstance(entry, RelayedEntry):
+                debugging, read_only = entry.debugging, entry.read_only
+            elif self._has_unique_id(place) and entry.action != "start":
                 continue
-            debugging, looks = (
-                (one.debugging, one.looks) if isinstance(one, Now) else (False, False)
-            )
-            key = key_of(self._whose + b"%d" % debugging, self._call.entries[place], looks=looks)
-            if key is None and begins and self._call.batch and len(self._doing) > 1:
-                batch = batch or Batch(self._whose, self._call.entries)
-                key = batch.key_of(place)
+            sender = self._sender + b"%d" % debugging
+            key = compute_key(sender, self._call.entries[place], read_only=read_only)
+            if key is None and several_with_start:
+                batch_keys = batch_keys or BatchKeys(self._sender, self._call.entries)
+                key = batch_keys.compute_key(place)
             yield place, key
 
-    def _recognised(self, place: int) -> bool:
+    def _has_unique_id(self, place: int) -> bool:
         """Return whether the database recognises an item when it is accepted again."""
         entry = self._call.entries[place]
-        return ids.names_one_action(text(entry.get("reqId")), text(entry.get("uuid")))
+        return ids.names_one_action(to_text(entry.get("reqId")), to_text(entry.get("uuid")))
 
-    async def _left_by_others(self, places: Sequence[int]) -> list[int]:
-        """Wait for what other requests do for these entries; the places of what is still to be
-        done.
-        """
+    async def _use_answers_of_others(self, places: Sequence[int]) -> list[int]:
+        """Answer entries that other requests execute; return the places of the other entries."""
         await self._wait_for_others(places)
         others = {
             place: self._claims.others[place] for place in places if place in self._claims.others
         }
-        erased = await self._erased(others)
-        for place, one in others.items():
-            told = _told(one)
+        erased = await self._find_erased(others)
+        for place, other in others.items():
+            answer = _answer_by_now(other)
             if place in erased:
-                self._tell(place, relayed_entries.erasure(self._call, self._call.entries[place]))
-            elif told is None:
+                self._answer(place, answer_erased(self._call, self._call.entries[place]))
+            elif answer is None:
                 self._fail([place], TOO_LATE)
-            else:
-                self._tell_of_other(place, told)
+            elif isinstance(self._entries[place], RelayedEntry):
+                self._answer(place, answer)
+            elif answer.succeeded:
+                self._answer_success(place)
         return [place for place in places if self._reply.entries[place] is None]
 
     async def _wait_for_others(self, places: Sequence[int]) -> None:
-        """Wait until nobody else is at work on these entries, or it is too late."""
+        """Wait until no other request executes these entries, or the deadline has passed."""
         while True:
-            others = [
-                self._claims.others[place] for place in places if place in self._claims.others
+            pending = [
+                other
+                for place in places
+                if isinstance(other := self._claims.others.get(place), asyncio.Future)
             ]
-            going = [one for one in others if isinstance(one, asyncio.Future)]
-            if going:
-                await asyncio.wait(going, timeout=max(0.0, self._left()))
-            if not self._claims.look_again():
+            if pending:
+                await asyncio.wait(pending, timeout=max(0.0, self._seconds_left()))
+            if not self._claims.retry_abandoned():
                 return
 
-    async def _erased(self, places: Iterable[int]) -> set[int]:
-        """Return at which of the places a user was erased: whatever was answered before is gone
-        with them.
+    async def _find_erased(self, places: Iterable[int]) -> set[int]:
+        """Return the places whose users were erased: earlier answers were erased with them.
+
+        An export only reads a user, and is answered for erased users, too.
         """
-        whose = {
-            place: _subjects(self._doing[place]) for place in places if not self._exports(place)
+        subjects_of = {
+            place: _find_subjects(self._entries[place])
+            for place in places
+            if to_text(self._call.entries[place].get("action")) != EXPORT_USER
         }
-        subjects = set[str]().union(*whose.values())
-        erased = (
-            set(await self._outbox.erased(self._app.name, subjects)) if subjects else set[str]()
-        )
-        return {place for place, subjects in whose.items() if not subjects.isdisjoint(erased)}
+        erased = await self._relay.find_erased(self._app, set[str]().union(*subjects_of.values()))
+        return {place for place, subjects in subjects_of.items() if not subjects.isdisjoint(erased)}
 
-    def _exports(self, place: int) -> bool:
-        """Return whether an entry only looks at a user, which is done for erased ones, too."""
-        return text(self._call.entries[place].get("action")) == EXPORT_USER
+    # --- accepting -------------------------------------------------------------------------------
 
-    def _tell_of_other(self, place: int, told: EntryAnswer) -> None:
-        if isinstance(self._doing[place], Now):
-            self._tell(place, told)
-        elif told.succeeded:
-            self._reply.tell([place], [response.done(self._call.entries[place])])
-
-    # --- accepting -----------------------------------------------------------------------------------------------
-
-    async def _take(self, places: Sequence[int]) -> None:
-        items = [one for place in places if isinstance(one := self._doing[place], NewItem)]
-        taken = await self._accept(items)
-        for place, item, (_, kind) in zip(places, items, taken, strict=True):
-            if kind == "erased":
-                self._tell(place, relayed_entries.erasure(self._call, self._call.entries[place]))
+    async def _accept_items(self, places: Sequence[int]) -> None:
+        entries = [self._entries[place] for place in places]
+        items = [entry for entry in entries if isinstance(entry, NewItem)]
+        taken = await self._acceptor.accept(items)
+        for place, item, (_, outcome) in zip(places, items, taken, strict=True):
+            if outcome == "erased":
+                self._answer(place, answer_erased(self._call, self._call.entries[place]))
                 continue
-            self._reply.tell([place], [response.done(self._call.entries[place])])
-            self._new[item.subject] += kind == "accepted"
-            self._before[self._groups[place]].add(item.subject)
+            self._answer_success(place)
+            self._new_items[item.subject] += outcome == "accepted"
+            self._accepted[self._groups[place]].add(item.subject)
             self._claims.settle([(place, EntryAnswer({"success": True}))])
 
-    # --- asking --------------------------------------------------------------------------------------------------
+    # --- relaying --------------------------------------------------------------------------------
 
-    async def _ask(self, places: Sequence[int]) -> None:
-        """Ask in as few calls as can be; some of them at once, where they are about different
-        users.
-        """
-        asked = [(place, one) for place in places if isinstance(one := self._doing[place], Now)]
-        waiting, going = (
-            deque(runs(asked, self._groups)),
-            dict[asyncio.Task[list[EntryAnswer]], Run](),
+    async def _relay_entries(self, places: Sequence[int]) -> None:
+        """Relay entries in as few calls as possible; calls about different users run at once."""
+        relayed = [
+            PlacedEntry(place, entry)
+            for place in places
+            if isinstance(entry := self._entries[place], RelayedEntry)
+        ]
+        waiting, running = deque(split_into_calls(relayed, self._groups)), RunningCalls()
+        while waiting or running:
+            self._start_calls(waiting, running)
+            if not running:
+                continue
+            done, _ = await asyncio.wait(
+                running, timeout=max(0.0, self._seconds_left()), return_when="FIRST_COMPLETED"
+            )
+            for task in done or list(running):
+                self._use_answers(running.pop(task), task)
+
+    def _start_calls(self, waiting: deque[SharedCall], running: RunningCalls) -> None:
+        """Start the next calls, as long as they share no user with a call in flight."""
+        while waiting and len(running) < MAX_CALLS_IN_FLIGHT:
+            if running and not self._is_apart(waiting[0], running.values()):
+                return
+            shared = self._drop_blocked(waiting.popleft())
+            if not shared:
+                continue
+            if self._leanplum_failed:
+                self._fail([place for place, _ in shared], NOT_RELAYED)
+            elif self._seconds_left() <= 0:
+                self._fail([place for place, _ in shared], TOO_LATE)
+            else:
+                self._acceptor.confirm({to_text(entry.entry.get("action")) for _, entry in shared})
+                running[self._begin(shared)] = shared
+
+    def _is_apart(self, shared: SharedCall, others: Collection[SharedCall]) -> bool:
+        """Return whether a call shares no user with the others."""
+        groups = self._groups_of(shared)
+        return all(groups.isdisjoint(self._groups_of(other)) for other in others)
+
+    def _groups_of(self, shared: SharedCall) -> set[int | None]:
+        return {self._groups[place] for place, _ in shared}
+
+    def _drop_blocked(self, shared: SharedCall) -> SharedCall:
+        """Fail the entries whose users have an earlier entry that was not sent; return the rest."""
+        blocked = [place for place, _ in shared if self._groups[place] in self._blocked]
+        self._fail(blocked, NOT_RELAYED)
+        return [placed for placed in shared if self._groups[placed.place] not in self._blocked]
+
+    def _begin(self, shared: SharedCall) -> asyncio.Task[list[EntryAnswer]]:
+        awaited = self._find_awaited(shared)
+        coming = sum(self._new_items[subject] for subject in set[str]().union(*awaited))
+        # A call that writes never goes before its users' items, so it always waits for a while.
+        in_order = any(entry.writes for _, entry in shared)
+        least = PATIENCE_SECONDS if in_order else 0.0
+        longest = max(least, self._seconds_left() - RELAY_SECONDS)
+        group = RelayedGroup(
+            app=self._app,
+            call=self._call,
+            entries=[entry for _, entry in shared],
+            end_user=self._reply.end_user,
+            awaited=awaited,
+            patience=min(PATIENCE_SECONDS + coming * SECONDS_PER_ITEM, longest),
         )
-        while waiting or going:
-            while waiting and len(going) < AT_ONCE and self._apart(waiting[0], going.values()):
-                run = self._not_stuck(waiting.popleft())
-                if not run:
-                    continue
-                if (reason := self._why_not()) is not None:
-                    self._fail([place for place, _ in run], reason)
-                else:
-                    self._still({text(one.entry.get("action")) for _, one in run})
-                    going[self._begin(run)] = run
-            if going:
-                done, _ = await asyncio.wait(
-                    going, timeout=max(0.0, self._left()), return_when="FIRST_COMPLETED"
-                )
-                for task in done or list(going):
-                    self._take_answers(going.pop(task), task)
+        self._claims.keep_until_settled(place for place, _ in shared)
+        return self._relay.relay.begin(self._exchange(shared, group))
 
-    def _apart(self, run: Run, others: Collection[Run]) -> bool:
-        """Return whether a call shares no user with another that is in flight."""
-        groups = self._groups_of(run)
-        return not others or all(groups.isdisjoint(self._groups_of(one)) for one in others)
+    def _find_awaited(self, shared: SharedCall) -> list[Set[str]]:
+        """Return for each entry the users whose items come first.
 
-    def _groups_of(self, run: Run) -> set[int | None]:
-        return {self._groups[place] for place, _ in run}
-
-    def _not_stuck(self, run: Run) -> Run:
-        """Fail the entries before which one of the same users was not asked; the others."""
-        self._fail([place for place, _ in run if self._groups[place] in self._stuck], NOT_ASKED)
-        return [(place, one) for place, one in run if self._groups[place] not in self._stuck]
-
-    def _why_not(self) -> str | None:
-        """Why nothing more is asked: asking on would take longer than the SDK waits."""
-        if self._failed:
-            return NOT_ASKED
-        return TOO_LATE if self._left() <= 0 else None
-
-    def _begin(self, run: Run) -> asyncio.Task[list[EntryAnswer]]:
-        waited_for = self._waited_for(run)
-        coming = sum(self._new[subject] for subject in set[str]().union(*waited_for))
-        # Such a call never goes first, so that time is left for it
-        in_order = any(one.writes for _, one in run)
-        longest = max(PATIENCE_SECONDS if in_order else 0.0, self._left() - ASKING_SECONDS)
-        patience = min(PATIENCE_SECONDS + coming * SECONDS_PER_ITEM, longest)
-        self._claims.ask([place for place, _ in run])
-        return self._relay.begin(self._asked(run, waited_for, patience))
-
-    def _waited_for(self, run: Run) -> list[set[str]]:
-        """Return for each entry the users whose items come first: all of its group, since each of
-        them may have to come after the others.
+        These are all users of its group, since each of them may have to come after the others.
         """
-        found = defaultdict[int | None, set[str]](set)
-        for place, one in run:
-            found[self._groups[place]] |= one.subjects
-        for group, subjects in found.items():
-            before = self._before[group] - subjects
-            if len(before) <= MOST_BEFORE:
-                subjects |= before
-        return [found[self._groups[place]] for place, _ in run]
+        awaited = defaultdict[int | None, set[str]](set)
+        for place, entry in shared:
+            awaited[self._groups[place]] |= entry.subjects
+        for group, subjects in awaited.items():
+            others = self._accepted[group] - subjects
+            if len(others) <= MAX_AWAITED:
+                subjects |= others
+        return [awaited[self._groups[place]] for place, _ in shared]
 
-    async def _asked(
-        self, run: Run, waited_for: Sequence[Set[str]], patience: float
-    ) -> list[EntryAnswer]:
-        """Ask, and tell whoever else waits for it. It goes on when its caller has gone."""
-        told: Sequence[EntryAnswer | None] = [None] * len(run)
+    async def _exchange(self, shared: SharedCall, group: RelayedGroup) -> list[EntryAnswer]:
+        """Relay entries, and answer the requests that wait for them, even without a client."""
+        places = [place for place, _ in shared]
+        settled: Sequence[EntryAnswer | None] = [None] * len(shared)
         try:
-            entries = [one for _, one in run]
-            told = found = await relayed_entries.ask(
-                self._relay, self._outbox, self._app, self._call, entries,
-                end_user=self._reply.end_user, waited_for=waited_for, patience=patience,
-            )  # fmt: skip
-            return found
+            settled = answers = await self._relay.exchange(group)
+            return answers
         finally:
-            keep = {
+            remember = {
                 place
-                for place, one in run
-                if lasts(self._call.entries[place]) and not one.debugging
+                for place, entry in shared
+                if call_plan.is_unique(self._call.entries[place]) and not entry.debugging
             }
-            self._claims.settle(zip([place for place, _ in run], told, strict=True), keep)
+            self._claims.settle(zip(places, settled, strict=True), remember)
 
-    def _take_answers(self, run: Run, task: asyncio.Task[list[EntryAnswer]]) -> None:
+    def _use_answers(self, shared: SharedCall, task: asyncio.Task[list[EntryAnswer]]) -> None:
         if not task.done():
-            self._fail([place for place, _ in run], TOO_LATE)
+            self._fail([place for place, _ in shared], TOO_LATE)
             return
-        for (place, _), told in zip(run, task.result(), strict=True):
-            self._tell(place, told)
+        for (place, _), answer in zip(shared, task.result(), strict=True):
+            self._answer(place, answer)
 
-    # --- answers -------------------------------------------------------------------------------------------------
+    # --- answers ---------------------------------------------------------------------------------
 
-    def _tell(self, place: int, told: EntryAnswer) -> None:
-        self._reply.tell([place], [told.entry])
-        self._reply.beside |= told.extra_fields
-        if told.status != 200:
-            self._reply.status, self._reply.retry_after = told.status, told.retry_after
-            self._failed |= told.status in {429, 503, 504} and not told.waits
-        if told.waits:
-            self._stuck.add(self._groups[place])
+    def _answer(self, place: int, answer: EntryAnswer) -> None:
+        self._reply.entries[place] = answer.entry
+        self._reply.extra_fields |= answer.extra_fields
+        if answer.status != 200:
+            self._reply.status, self._reply.retry_after = answer.status, answer.retry_after
+            self._leanplum_failed |= answer.status in {429, 503, 504} and not answer.waits
+        if answer.waits:
+            self._blocked.add(self._groups[place])
+
+    def _answer_success(self, place: int) -> None:
+        self._reply.entries[place] = response.render_success(self._call.entries[place])
 
     def _fail(self, places: Sequence[int], reason: str) -> None:
-        """Nothing is known of these entries: the SDK is to send them again."""
-        if not places:
-            return
-        failed = [response.failed(reason, self._call.entries[place]) for place in places]
-        self._reply.tell(places, failed)
-        if self._reply.status == 200:
+        """Answer that nothing is known of these entries, so that the SDK sends them again."""
+        for place in places:
+            failure: Entry = response.render_failure(reason, self._call.entries[place])
+            self._reply.entries[place] = failure
+        if places and self._reply.status == 200:
             self._reply.status, self._reply.retry_after = 503, RETRY_SECONDS
 
 
-def _told(one: PendingAnswer | EntryAnswer) -> EntryAnswer | None:
-    """Return what was told by now."""
-    if not isinstance(one, asyncio.Future):
-        return one
-    return one.result() if one.done() else None
+def _answer_by_now(other: PendingAnswer | EntryAnswer) -> EntryAnswer | None:
+    if not isinstance(other, asyncio.Future):
+        return other
+    return other.result() if other.done() else None
 
 
-def _subjects(one: Doing) -> set[str]:
-    return {one.subject, *named(one.body)} if isinstance(one, NewItem) else one.subjects
+def _find_subjects(entry: AcceptedOrRelayed) -> set[str]:
+    if isinstance(entry, NewItem):
+        return {entry.subject, *named(entry.body)}
+    return entry.subjects
 
 
-def _kind(one: Doing) -> Kind:
-    if isinstance(one, NewItem):
-        return Kind.ACCEPT
-    return Kind.LOOK if one.looks and not one.debugging else Kind.ASK
+def _kind_of(entry: AcceptedOrRelayed) -> EntryKind:
+    if isinstance(entry, NewItem):
+        return EntryKind.ACCEPT
+    return EntryKind.READ if entry.read_only and not entry.debugging else EntryKind.RELAY
 
 
-def runs(asked: Run, groups: Mapping[int, int | None]) -> list[Run]:
+def split_into_calls(relayed: SharedCall, groups: Mapping[int, int | None]) -> list[SharedCall]:
     """Return the entries that share a call to Leanplum, in an order that keeps that of each group.
 
-    `groups`: of each place (None: it concerns everybody). What must never go first has calls of its
-    own.
+    `groups` are by place; None concerns every group. Entries that write have calls of their own,
+    which wait for earlier items.
     """
-    found, users = list[Run](), list[set[str | None]]()
-    open_runs = dict[object, int]()  # the last call of each kind
-    # The call that a group's last entry has, and the least for everybody
-    reached, floor = dict[int | None, int](), 0
-    for place, one in asked:
-        kind = (one.key, one.debugging, one.writes)
-        group = groups[place]
-        least = max(0, len(found) - 1) if group is None else max(reached.get(group, 0), floor)
-        number = open_runs.get(kind, -1)
-        if one.alone or number < least or not _fits(one, found[number], users[number]):
-            number = len(found)
-            found.append([])
+    calls, users = list[SharedCall](), list[set[str | None]]()
+    last_of_kind = dict[object, int]()
+    # The number of the call that a group's last entry is in, and the least for every group
+    last_of_group, floor = dict[int | None, int](), 0
+    for placed in relayed:
+        entry, group = placed.entry, groups[placed.place]
+        kind = (entry.key, entry.debugging, entry.writes)
+        if group is None:
+            least = max(0, len(calls) - 1)
+        else:
+            least = max(last_of_group.get(group, 0), floor)
+        number = last_of_kind.get(kind, -1)
+        if entry.alone or number < least or not _fits(entry, calls[number], users[number]):
+            number = len(calls)
+            calls.append([])
             users.append(set())
-        if not one.alone:
-            open_runs[kind] = number
-        found[number].append((place, one))
-        users[number].add(one.subject)
-        reached[group] = number
-        floor = number if group is None else floor
-    return found
+        if not entry.alone:
+            last_of_kind[kind] = number
+        calls[number].append(placed)
+        users[number].add(entry.subject)
+        last_of_group[group] = number
+        if group is None:
+            floor = number
+    return calls
 
 
-def _fits(one: Now, run: Run, users: Collection[str | None]) -> bool:
-    return len(run) < RUN_ACTIONS and (one.subject in users or len(users) < RUN_USERS)
+def _fits(entry: RelayedEntry, shared: SharedCall, users: Collection[str | None]) -> bool:
+    return len(shared) < GROUP_ENTRIES and (entry.subject in users or len(users) < GROUP_USERS)

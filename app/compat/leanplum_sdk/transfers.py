@@ -1,4 +1,4 @@
-"""Transfers in Leanplum's protocol: uploads, downloads, and imports of CSV. They are relayed."""
+"""Transfers in Leanplum's protocol: uploads, downloads and imports of CSV, which are relayed."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -7,9 +7,8 @@ import structlog
 from starlette.types import Send
 
 from app.compat.leanplum_sdk import classify, response
-from app.compat.leanplum_sdk import request as reading
-from app.compat.leanplum_sdk.classify import No, Now, Sorted
-from app.compat.leanplum_sdk.request import Call
+from app.compat.leanplum_sdk.classify import ClassifiedEntry, RefusedEntry, RelayedEntry
+from app.compat.leanplum_sdk.request import SdkCall, to_text
 from app.compat.leanplum_sdk.response import CORS, JSON, send_body
 from app.enrichment.relayed_calls import RelayedCallPrivacy, permit_import
 from app.errors import Erased, Forbidden, Invalid, Malformed
@@ -31,11 +30,12 @@ from app.outbox.outbox import Outbox
 from app.relay.service import Relay
 
 IMPORT = "multi"  # Leanplum's action that begins an import
-FORMS_OF_IMPORT = (
+IMPORT_HELP = (
     "Name the file and its public bucket in file and gcsBucket, or send the rows as a text/csv "
     "body: the first line names the arguments, and each further line is one action."
 )
-Transfer = Callable[[Send], Awaitable[int]]  # answers; returns the status
+TRANSFER_ACTIONS = frozenset({"uploadFile", "downloadFile"})
+Transfer = Callable[[Send], Awaitable[int]]  # sends the response; returns the status
 
 log = structlog.get_logger("sdk")
 
@@ -54,46 +54,58 @@ class TransferHandler:
         self._privacy, self._job_facts = privacy, job_facts
 
     async def start(
-        self, context: RequestContext, caller: Caller, app: App, call: Call, files: list[FilePart]
+        self,
+        context: RequestContext,
+        caller: Caller,
+        app: App,
+        call: SdkCall,
+        files: list[FilePart],
     ) -> Transfer | None:
-        """Return what answers a call that is a transfer; None for any other call.
+        """Return the function that answers a transfer; None for an import from a bucket.
 
-        Raises Malformed, Forbidden, Erased, and what relaying raises.
+        Raises Malformed, Forbidden, Erased, and the errors of the relay.
         """
-        if call.imports:
-            rows = _rows(call, files)
+        if call.is_import:
+            rows = _find_rows(call, files)
             if rows is not None:
                 return await self._import(context, caller, app, call, rows)
-            await permit_import(app, caller, reading.text(call.args.get("defaultAction")))
+            await permit_import(app, caller, to_text(call.args.get("defaultAction")))
             self._refuse_bucket(app, caller)
-        if call.action == "uploadFile" or (files and _takes_files(call)):
+        if files and call.action != "uploadFile":
+            _check_takes_files(call)
+        if files or call.action == "uploadFile":
             return await self._upload(context, caller, app, call, files)
         if call.action == "downloadFile" and not call.batch:
             return await self._download(context, caller, app, call)
         return None
 
     async def _upload(
-        self, context: RequestContext, caller: Caller, app: App, call: Call, files: list[FilePart]
+        self,
+        context: RequestContext,
+        caller: Caller,
+        app: App,
+        call: SdkCall,
+        files: list[FilePart],
     ) -> Transfer:
-        """Send files on as they are read."""
-        classified = _permitted(call, caller)
+        """Send files to Leanplum as they are read."""
+        classified = _classify_permitted(call, caller)
         if not files:
             raise Malformed("There is no file: send it as multipart/form-data.")
         await self._refuse_erased(app, classified)
         self._privacy.apply(app, caller, call.action, call.args)
-        fields = _fields(call)
+        fields = _select_fields(call)
         sent = self._privacy.files(app, caller, call.action, files)
         answer = await self._relay.upload(app, ACTIONS[call.action], fields, sent)
-        return _success(context, call, answer)
+        return _respond_success(context, call, answer)
 
     async def _import(
-        self, context: RequestContext, caller: Caller, app: App, call: Call, rows: bytes
+        self, context: RequestContext, caller: Caller, app: App, call: SdkCall, rows: bytes
     ) -> Transfer:
-        """Begin an import of rows."""
-        _permitted(call, caller)
+        """Start an import of rows."""
+        _classify_permitted(call, caller)
         if not has_rows(rows):
-            raise Malformed(f"The CSV has no rows. {FORMS_OF_IMPORT}")
-        default_action = reading.text(call.args.get("defaultAction"))
+            raise Malformed(f"The CSV has no rows. {IMPORT_HELP}")
+        default_action = to_text(call.args.get("defaultAction"))
         try:
             await permit_import(app, caller, default_action, rows)
             self._privacy.apply(app, caller, call.action, call.args)
@@ -101,24 +113,24 @@ class TransferHandler:
             rows = await self._privacy.rows(app, caller, rows, default_action, is_erased)
         except Invalid as error:
             raise Malformed(f"The CSV {error.faults[0].detail}.") from None
-        fields = _fields(call)
+        fields = _select_fields(call)
         fields.setdefault("createJob", "true")
         self._job_facts.note_call(context, ACTIONS[IMPORT], fields)
         answer = await self._relay.import_csv(app, ACTIONS[IMPORT], fields, rows)
         note_answer(context, answer)
-        return _success(context, call, answer)
+        return _respond_success(context, call, answer)
 
     async def _download(
-        self, context: RequestContext, caller: Caller, app: App, call: Call
+        self, context: RequestContext, caller: Caller, app: App, call: SdkCall
     ) -> Transfer:
-        """Return what streams a file."""
-        classified = _permitted(call, caller)
+        """Return the function that streams a file."""
+        classified = _classify_permitted(call, caller)
         self._privacy.apply(app, caller, call.action, call.args)
         await self._refuse_erased(app, classified)
         args = {
-            name: value for name, value in call.args.items() if name not in classify.OF_THE_CALL
+            name: value for name, value in call.args.items() if name not in classify.CALL_ARGUMENTS
         }
-        kind = classified.key if isinstance(classified, Now) else KeyKind.PRODUCTION
+        kind = classified.key if isinstance(classified, RelayedEntry) else KeyKind.PRODUCTION
         opened = self._relay.download(app, args, kind)
         file = await opened.__aenter__()
 
@@ -132,7 +144,7 @@ class TransferHandler:
                     async for chunk in file.chunks:
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 except Exception as error:
-                    # Too late for another answer: an early end tells the SDK.
+                    # The status is sent already; an SDK notices the failure by the early end.
                     log_failure(log, context, error)
                     return 200
                 await send({"type": "http.response.body", "body": b""})
@@ -142,74 +154,72 @@ class TransferHandler:
 
         return stream
 
-    async def _refuse_erased(self, app: App, classified: Sorted) -> None:
+    async def _refuse_erased(self, app: App, classified: ClassifiedEntry) -> None:
         """Raise Erased when the call names an erased user."""
-        if isinstance(classified, Now) and await self._outbox.erased(app.name, classified.subjects):
+        if isinstance(classified, RelayedEntry) and await self._outbox.erased(
+            app.name, classified.subjects
+        ):
             raise Erased
 
     def _refuse_bucket(self, app: App, caller: Caller) -> None:
-        """Raise Malformed when privacy rules could not be applied to what an import brings."""
+        """Raise Malformed when privacy rules could not be applied to the rows of a bucket."""
         try:
             self._privacy.refuse_bucket(app, caller)
         except Invalid as error:
             raise Malformed(f"gcsBucket {error.faults[0].detail}.") from None
 
 
-def _permitted(call: Call, caller: Caller) -> Sorted:
-    """Return the classified call. Raises Forbidden."""
-    classified = classify.sort(call.args, caller.scopes, in_batch=False)
-    if isinstance(classified, No):
+def _classify_permitted(call: SdkCall, caller: Caller) -> ClassifiedEntry:
+    """Classify a call that is one action. Raises Forbidden when it is refused."""
+    classified = classify.classify_entry(call.args, caller.scopes, in_batch=False)
+    if isinstance(classified, RefusedEntry):
         raise Forbidden(classified.reason)
     return classified
 
 
-def _fields(call: Call) -> dict[str, str]:
-    """Return the arguments that are sent on, as text."""
+def _select_fields(call: SdkCall) -> dict[str, str]:
+    """Return the arguments for Leanplum, as text."""
     return {
-        name: reading.text(value)
+        name: to_text(value)
         for name, value in call.args.items()
-        if name not in classify.OF_THE_CALL
+        if name not in classify.CALL_ARGUMENTS
     }
 
 
-def _success(context: RequestContext, call: Call, answer: Mapping[str, Any]) -> Transfer:
-    entry = response.echoed(call.args, {"success": True, **answer})
+def _respond_success(context: RequestContext, call: SdkCall, answer: Mapping[str, Any]) -> Transfer:
+    entry = response.echo_req_id(call.args, {"success": True, **answer})
 
-    async def answer_success(send: Send) -> int:
-        return await send_body(context, send, 200, JSON, response.envelope([entry]))
+    async def send_success(send: Send) -> int:
+        return await send_body(context, send, 200, JSON, response.render_envelope([entry]))
 
-    return answer_success
+    return send_success
 
 
-def _takes_files(call: Call) -> bool:
-    """Whether a call's files are sent on: those of development actions are. Raises Malformed for
-    another's.
-    """
+def _check_takes_files(call: SdkCall) -> None:
+    """Raise Malformed for a call whose files are not sent on: only development actions take any."""
     known = ACTIONS.get(call.action)
-    if (
+    takes_files = (
         not call.batch
         and known is not None
         and known.key is KeyKind.DEVELOPMENT
         and known.name != ERASES
-    ):
-        return True
-    raise Malformed(
-        f"{call.action or 'This call'} takes no files; only development actions do, one a call."
     )
+    if not takes_files:
+        raise Malformed(
+            f"{call.action or 'This call'} takes no files; only development actions do, one a call."
+        )
 
 
-def _rows(call: Call, files: list[FilePart]) -> bytes | None:
-    """The CSV text that an import carries; None where it names a file in a bucket instead. Raises
-    Malformed.
-    """
+def _find_rows(call: SdkCall, files: list[FilePart]) -> bytes | None:
+    """Return the CSV text of an import; None when it names a file in a bucket. Raises Malformed."""
     if call.rows is not None:
         return call.rows
     if len(files) == 1:
         return without_bom(files[0][1][1].read())
-    missing = [name for name in ("file", "gcsBucket") if not reading.text(call.args.get(name))]
+    missing = [name for name in ("file", "gcsBucket") if not to_text(call.args.get(name))]
     if missing or files:
         raise Malformed(
-            f"The import lacks {' and '.join(missing) or 'a single file'}. {FORMS_OF_IMPORT}"
+            f"The import lacks {' and '.join(missing) or 'a single file'}. {IMPORT_HELP}"
         )
     call.args["createJob"] = call.args.get("createJob") or True
     return None

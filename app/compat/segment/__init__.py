@@ -1,10 +1,10 @@
-"""Segment's HTTP tracking API, which RudderStack speaks too, for unchanged libraries of both
-(contract §7).
+"""Segment's HTTP tracking API, which RudderStack speaks too, for unmodified libraries (contract §7).
 
-- `reading`: an HTTP request becomes a call: its messages, the key in it
-- `plain`: names and values of any kind become such as Leanplum takes
-- `making`, `users`, `mapping`: a message becomes the fields of one of Leanplum's actions
-- `judging`: what becomes of each message of a call: an item, a refusal, nothing
-- `answering`: answers in the protocol's words
-- `door`: who calls, what is accepted, and the way in and out
+- `endpoint`: authenticates, reads and answers a request
+- `request`: parses a request into a call with its messages and the key in the body
+- `classify`: decides for each message whether it becomes an item, a refusal or nothing
+- `mapping`, `plain_values`: map a message to the fields of one of Leanplum's actions
+- `field_paths`: translates pointers to faults back into the message
+- `execute`: accepts the items of a call
+- `response`: renders responses in the protocol's terms
 """

@@ -1,143 +1,145 @@
-"""What becomes of a message. Pure."""
+"""Classification of a call's messages: each becomes an item, a refusal or nothing. Pure."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.compat.json_values import Faulty, with_nul
+from app.compat.body_formats import FaultyObject, find_nul_faults
 from app.compat.segment import field_paths, mapping, plain_values
-from app.compat.segment.mapping import Mapped
-from app.compat.segment.message import Guard, unguarded
-from app.compat.segment.request import AS_SENT, TYPES
+from app.compat.segment.mapping import ApplyPrivacy, MappedMessage, keep_everything
+from app.compat.segment.request import TYPES, VERBATIM_FIELDS
 from app.errors import Fault, Forbidden, GatewayError, Invalid
 from app.http.body import crowded_error
-from app.ingest import validate as rules
+from app.ingest import validate
 from app.ingest.json_pointers import parts
 from app.ingest.ports import ItemSteps
 from app.ingest.segment_context import SegmentRules
 from app.model import NO_NOTES, NewItem, Notes, Scope
 
 OTHER = "other"
-AsSent = Callable[[Fault], Fault]
-Verdict = NewItem | GatewayError | None
-"""An item that went through the refiner and the rules; why it is refused; None: it is not for Leanplum."""
+LocateFault = Callable[[Fault], Fault]
+ClassifiedMessage = NewItem | GatewayError | None
+"""An enriched and validated item, why a message is refused, or None: it is not for Leanplum."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
-    """What the messages of a call are judged by. `guard` has the privacy rules alone: they see a
-    message before anything is taken out of it.
+class MessageClassifier:
+    """Classify the messages of a call.
+
+    `apply_privacy` has the privacy rules alone, which see a message before anything is taken out
+    of it; `item_steps` has all steps around validation.
     """
 
     scopes: frozenset[Scope]
     rules: SegmentRules
-    refiner: ItemSteps
-    guard: Guard = unguarded
+    item_steps: ItemSteps
+    apply_privacy: ApplyPrivacy = keep_everything
 
-    def of(self, message: Any, common: Mapping[str, Any], base: str = "") -> Verdict:
-        """What becomes of one message. `common`: what its batch says for all. Pointers start with
-        `base`.
+    def classify(
+        self, message: Any, common: Mapping[str, Any], base: str = ""
+    ) -> ClassifiedMessage:
+        """Return the item of a message, why it is refused, or None when it is not for Leanplum.
+
+        `common` are the fields that its batch has for all messages. Pointers to faults start with
+        `base`, unless they point into the common fields.
         """
-        verdict = self._of(message, common)
-        if not base or not isinstance(verdict, Invalid):
-            return verdict
-        if isinstance(common, Faulty):
-            return verdict
-        shared = common.keys() - (message.keys() if isinstance(message, dict) else ())
-        return Invalid(
-            tuple(
-                one
-                if shared.intersection(parts(one.pointer)[:1])
-                else replace(one, pointer=base + one.pointer)
-                for one in verdict.faults
-            )
-        )
+        classified = self._classify(message, common)
+        if not base or not isinstance(classified, Invalid) or isinstance(common, FaultyObject):
+            return classified
+        own_names = message.keys() if isinstance(message, dict) else ()
+        shared_names = common.keys() - own_names
+        faults = list[Fault]()
+        for fault in classified.faults:
+            is_shared = bool(shared_names.intersection(parts(fault.pointer)[:1]))
+            faults.append(fault if is_shared else replace(fault, pointer=base + fault.pointer))
+        return Invalid(tuple(faults))
 
-    def _of(self, message: Any, common: Mapping[str, Any]) -> Verdict:
-        if (crowded := crowded_error(message)) is not None:
+    def _classify(self, message: Any, common: Mapping[str, Any]) -> ClassifiedMessage:
+        crowded = crowded_error(message)
+        if crowded is not None:
             return crowded
-        for read in (message, common):
-            if isinstance(read, Faulty):
-                return Invalid(read.faults)
-        if isinstance(message, dict) and (faults := with_nul(message, AS_SENT)):
+        for fields in (message, common):
+            if isinstance(fields, FaultyObject):
+                return Invalid(fields.faults)
+        if isinstance(message, dict) and (faults := find_nul_faults(message, VERBATIM_FIELDS)):
             return Invalid(faults)
         try:
-            found = mapping.mapped(message, common, self.rules, self.guard)
+            mapped = mapping.map_message(message, common, self.rules, self.apply_privacy)
         except Invalid as error:
             return error
+        if mapped is None:
+            return None
 
-        def as_sent(fault: Fault) -> Fault:
-            return field_paths.as_sent(fault, message, common, self.rules)
+        def locate(fault: Fault) -> Fault:
+            return field_paths.locate_fault(fault, message, common, self.rules)
 
         try:
-            return None if found is None else _item(found, self.scopes, self.refiner, as_sent)
+            return self._make_item(mapped, locate)
         except Invalid as error:
-            return Invalid(tuple(map(as_sent, error.faults)))
+            return Invalid(tuple(map(locate, error.faults)))
         except GatewayError as error:
             return error
 
-
-def outcome(verdict: Verdict) -> str:
-    """In a word."""
-    if verdict is None:
-        return "not-for-leanplum"
-    return "accepted" if isinstance(verdict, NewItem) else "refused"
-
-
-def _item(found: Mapped, scopes: frozenset[Scope], refiner: ItemSteps, as_sent: AsSent) -> NewItem:
-    needed = rules.ACTIONS[found.action].scope
-    if needed not in scopes:
-        raise Forbidden(f"Forbidden: missing scope {needed.value}")
-    made = rules.single(found.action, found.fields, refiner=_Noting(refiner, found.notes, as_sent))
-    return made if found.subject is None else made._replace(subject=found.subject)
+    def _make_item(self, mapped: MappedMessage, locate: LocateFault) -> NewItem:
+        needed = validate.ACTIONS[mapped.action].scope
+        if needed not in self.scopes:
+            raise Forbidden(f"Forbidden: missing scope {needed.value}")
+        steps = _MessageSteps(self.item_steps, mapped.notes, locate)
+        item = validate.single(mapped.action, mapped.fields, refiner=steps)
+        return item if mapped.subject is None else item._replace(subject=mapped.subject)
 
 
 @dataclass(frozen=True, slots=True)
-class _Noting:
-    """A refiner that notes what the mapping had to change, too, and whose violations point into the
-    message.
-    """
+class _MessageSteps:
+    """Item steps that add the notes of the mapping, and whose violations point into the message."""
 
     inner: ItemSteps
     notes: Notes
-    as_sent: AsSent
+    locate: LocateFault
 
     @property
     def has_checks(self) -> bool:
-        """As the inner one."""
+        """True when the inner steps check anything."""
         return self.inner.has_checks
 
     def enrich(self, action: str, fields: dict[str, Any]) -> Notes:
-        """As the inner one."""
-        found = self.inner.enrich(action, fields)
+        """Enrich an item with the inner steps; return their notes and those of the mapping."""
+        notes = self.inner.enrich(action, fields)
         if self.notes is NO_NOTES:
-            return found
-        steps = tuple(dict.fromkeys((*self.notes.steps, *found.steps)))
-        return replace(found, steps=steps, warnings=(*self.notes.warnings, *found.warnings))
+            return notes
+        steps = tuple(dict.fromkeys((*self.notes.steps, *notes.steps)))
+        return replace(notes, steps=steps, warnings=(*self.notes.warnings, *notes.warnings))
 
     def check(self, action: str, fields: dict[str, Any], notes: Notes) -> Notes:
-        """As the inner one."""
-        found = self.inner.check(action, fields, notes)
-        if found is notes or not found.violations:
-            return found
-        return replace(found, violations=tuple(map(self.as_sent, found.violations)))
+        """Check an item with the inner steps; return notes with violations located."""
+        checked = self.inner.check(action, fields, notes)
+        if checked is notes or not checked.violations:
+            return checked
+        return replace(checked, violations=tuple(map(self.locate, checked.violations)))
 
 
-def subject_of(message: object, common: Mapping[str, Any], rules: SegmentRules) -> str | None:
-    """Return whom a message is about, as far as it says so."""
+def name_outcome(classified: ClassifiedMessage) -> str:
+    """Return the label of an outcome, for metrics."""
+    if classified is None:
+        return "not-for-leanplum"
+    return "accepted" if isinstance(classified, NewItem) else "refused"
+
+
+def find_subject(message: object, common: Mapping[str, Any], rules: SegmentRules) -> str | None:
+    """Return the user or device that a message names; None when it names none."""
     if not isinstance(message, dict):
         return None
-    ids = {**common, **message}
-    user, anonymous = plain_values.whose(ids.get("userId")), ids.get("anonymousId")
+    fields = {**common, **message}
+    user, anonymous = plain_values.to_subject_id(fields.get("userId")), fields.get("anonymousId")
     if not user and rules.anonymous == "user":
-        user = plain_values.whose(anonymous)
+        user = plain_values.to_subject_id(anonymous)
     if user:
         return f"u{user}"
-    device = plain_values.device_id(anonymous)
+    device = plain_values.make_device_id(anonymous)
     return f"d{device}" if device else None
 
 
-def kind_of(message: object) -> str:
-    """The message's type, as one of a few words."""
+def type_of(message: object) -> str:
+    """Return the type of a message, or "other" for an unknown one."""
     kind = message.get("type") if isinstance(message, dict) else None
     return kind if isinstance(kind, str) and kind in TYPES else OTHER

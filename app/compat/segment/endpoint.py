@@ -1,26 +1,19 @@
-"""The endpoint of Segment's protocol: authenticate, read, accept, answer in its words."""
+"""The endpoint of Segment's protocol: authenticate, read, execute and respond."""
 
 import asyncio
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import islice
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from app.audit.records import MOST_USERS
-from app.clock import now_ms
 from app.compat.admission import BodyCredentials, read_within_limit
-from app.compat.json_values import Fits
-from app.compat.segment import classify, request, response
-from app.compat.segment.classify import Judge, Verdict
-from app.compat.segment.message import unguarded
-from app.compat.segment.request import PATHS, Call
-from app.enrichment.service import EnrichmentService
+from app.compat.body_formats import Fits
+from app.compat.segment import response
+from app.compat.segment.execute import MessageExecutor
+from app.compat.segment.request import PATHS, SegmentCall, parse_call
 from app.errors import (
-    Erased,
     GatewayError,
     KeyNotConfigured,
     Malformed,
@@ -41,12 +34,8 @@ from app.http import (
     refuse_crowded,
     refuse_declared,
     require_leanplum_key,
-    require_scope,
 )
-from app.ingest import validate
-from app.ingest.service import Checker, Ingest
-from app.model import App, Caller, KeyKind, NewItem
-from app.telemetry import Metrics
+from app.model import Caller, KeyKind
 
 CORS = [
     (b"access-control-allow-origin", b"*"),
@@ -57,7 +46,6 @@ PREFLIGHT = [
     (b"access-control-allow-methods", b"POST, OPTIONS"),
     (b"access-control-max-age", b"86400"),
 ]
-AT_ONCE = 50  # messages that are judged before others have a turn
 FAILED = b'{"success":false,"code":"internal","message":"The gateway failed on this request."}'
 NOT_POST = b'{"success":false,"code":"method-not-allowed","message":"Send POST."}'
 Headers = Sequence[tuple[bytes, bytes]]
@@ -72,18 +60,18 @@ class SegmentEndpoint:
         self,
         authenticator: Authenticator,
         limiter: RateLimiter,
-        messages: "MessageReader",
-        ingest: "MessageIngest",
+        reader: "MessageReader",
+        executor: MessageExecutor,
     ) -> None:
         self._authenticator, self._limiter = authenticator, limiter
-        self._messages, self._ingest = messages, ingest
+        self._reader, self._executor = reader, executor
 
     async def answer(
         self, context: RequestContext, scope: Scope, receive: Receive, send: Send
     ) -> int:
         """Answer one request; return the status.
 
-        Nothing is raised: whatever goes wrong is answered in the protocol's words.
+        No error is raised: each is answered in the protocol's terms.
         """
         kind = PATHS[context.path]
         context.operation = f"{context.method} /segment/v1/{kind}"
@@ -101,50 +89,52 @@ class SegmentEndpoint:
             if context.method != "POST":
                 await self._authenticator.charge(context)
                 return await _send(context, send, 405, NOT_POST, [(b"allow", b"POST, OPTIONS")])
-            status, body = await self._accept(context, receive, kind)
+            status, body = await self._execute(context, receive, kind)
         except GatewayError as error:
-            status, body = response.status_of(error), response.failed(error)
-            return await _send(context, send, status, body, _retry(error))
+            status, body = response.status_of(error), response.render_failure(error)
+            return await _send(context, send, status, body, _retry_headers(error))
         except Exception as error:
-            # The outermost place of a request: logged, and answered without its text.
+            # No caller handles errors of a request: log this one, and answer without its text.
             log_failure(log, context, error)
             return await _send(context, send, 500, FAILED, [])
         except asyncio.CancelledError:
             stopping = problems.stopping()
-            return await _send(context, send, 503, response.failed(stopping), _retry(stopping))
+            return await _send(
+                context, send, 503, response.render_failure(stopping), _retry_headers(stopping)
+            )
         return await _send(context, send, status, body, [])
 
-    async def _accept(
+    async def _execute(
         self, context: RequestContext, receive: Receive, kind: str
     ) -> tuple[int, bytes]:
-        """Accept what can be accepted; return the status and the body."""
+        """Execute a call; return the status and the body of the response."""
         authenticator, limiter = self._authenticator, self._limiter
         key = key_in_headers(context)
-        caller = await self._authenticated(context, key) if key else None
-        call = await self._messages.read(context, caller, receive, kind)
+        caller = await self._authenticate(context, key) if key else None
+        call = await self._reader.read(context, caller, receive, kind)
         if caller is None:
-            caller = await self._authenticated(context, call.key)
+            caller = await self._authenticate(context, call.key)
         try:
             app = authenticator.choose_app(context, caller)
         finally:
             await limiter.take(context, caller, len(call.messages) or 1, lends=True)
         try:
             require_leanplum_key(app, KeyKind.PRODUCTION)
-            verdicts = await self._ingest.accept(
+            outcomes = await self._executor.execute(
                 context, app, caller, call, lambda: authenticator.confirm(context, caller)
             )
         except GatewayError as error:
             await limiter.give_back(context, caller, len(call.messages), error)
             raise
         refused = {
-            index: verdict
-            for index, verdict in enumerate(verdicts)
-            if isinstance(verdict, GatewayError)
+            index: outcome
+            for index, outcome in enumerate(outcomes)
+            if isinstance(outcome, GatewayError)
         }
-        return _answered(call, refused)
+        return _render_outcome(call, refused)
 
-    async def _authenticated(self, context: RequestContext, key: str) -> Caller:
-        """Return the caller, by the key in a header or in the body.
+    async def _authenticate(self, context: RequestContext, key: str) -> Caller:
+        """Return the caller of a key, which was in a header or in the body.
 
         Without a key the error says what the headers lack. Raises Unauthorized, RateLimited.
         """
@@ -170,16 +160,16 @@ class MessageReader:
 
     async def read(
         self, context: RequestContext, caller: Caller | None, receive: Receive, kind: str
-    ) -> Call:
+    ) -> SegmentCall:
         """Return the call; `caller` is known when a header has the key.
 
-        A call that can't be read counts for the limits all the same.
+        A call that cannot be read counts against the limits, too.
         """
         try:
-            receive = await self._identified(context, caller, receive)
+            receive = await self._identify(context, caller, receive)
             body = await self._bodies.read(context, receive)
             most = self._max_messages
-            read = partial(_read, kind, body, most)
+            read = partial(_parse, kind, body, most)
             call = await read_within_limit(self._limiter, context, read, len(body))
             count = len(call.messages)
             if count > most:
@@ -192,12 +182,12 @@ class MessageReader:
             await self._limiter.charge_unread(context)
             raise
 
-    async def _identified(
+    async def _identify(
         self, context: RequestContext, caller: Caller | None, receive: Receive
     ) -> Receive:
-        """Return the body of a caller who may send one.
+        """Return a `receive` for the body of a caller who may send one.
 
-        When no header has the key, it is looked for in the body.
+        When no header has the key, the body is searched for it.
         """
         limit = self._max_body_bytes
         refuse_declared(context, limit)
@@ -210,134 +200,21 @@ class MessageReader:
         return receive
 
 
-class MessageIngest:
-    """Make items of messages, and accept them."""
-
-    def __init__(self, ingest: Ingest, enrichment: EnrichmentService, metrics: Metrics) -> None:
-        self._ingest, self._enrichment, self._metrics = ingest, enrichment, metrics
-
-    async def accept(
-        self,
-        context: RequestContext,
-        app: App,
-        caller: Caller,
-        call: Call,
-        confirm: Callable[[], Caller],
-    ) -> Sequence[Verdict]:
-        """Accept what can be accepted; return what became of each message.
-
-        `confirm` returns the caller as the key is now, or raises.
-        """
-        checker = self._ingest.checker(app, caller, now_ms(), context.origin.named)
-        context.checker = checker
-        verdicts = await self._judged(app, caller, call, checker)
-        self._note_refused(context, app, caller, call, verdicts)
-        items = [verdict for verdict in verdicts if isinstance(verdict, NewItem)]
-        refused = sum(isinstance(verdict, GatewayError) for verdict in verdicts)
-        if not items:
-            context.subjects = context.refused_subjects
-            context.refused = refused
-        else:
-            context.subjects = {item.subject for item in items}
-            taken = await self._ingest.accept(
-                context,
-                app,
-                _confirmed(confirm, caller, items),
-                items,
-                now=now_ms(),
-                checker=checker,
-                refused=refused,
-                batch=True,
-            )
-            kinds = iter([kind for _, kind in taken])
-            verdicts = [
-                Erased() if isinstance(verdict, NewItem) and next(kinds) == "erased" else verdict
-                for verdict in verdicts
-            ]
-        self._report(context, call, verdicts)
-        return verdicts
-
-    async def _judged(
-        self, app: App, caller: Caller, call: Call, checker: Checker
-    ) -> list[Verdict]:
-        """Return what becomes of each message; no one's fault harms its neighbor."""
-        rules = self._enrichment.enricher(app.name, caller.key_id, now_ms())
-        guard = rules.apply_privacy if rules.has_privacy_rules else unguarded
-        judge = Judge(caller.scopes, rules.segment, checker, guard)
-        verdicts = list[Verdict]()
-        for index, message in enumerate(call.messages):
-            base = f"/{request.BATCH}/{index}" if call.batch else ""
-            verdicts.append(judge.of(message, call.common, base))
-            if len(verdicts) % AT_ONCE == 0:
-                await asyncio.sleep(0)  # other requests are served
-        return verdicts
-
-    def _note_refused(
-        self,
-        context: RequestContext,
-        app: App,
-        caller: Caller,
-        call: Call,
-        verdicts: Sequence[Verdict],
-    ) -> None:
-        """Let the audit record name the types of the refused messages, and some of their users."""
-        refused = [
-            message
-            for message, verdict in zip(call.messages, verdicts, strict=True)
-            if isinstance(verdict, GatewayError)
-        ]
-        if not refused:
-            return
-        rules = self._enrichment.enricher(app.name, caller.key_id, now_ms()).segment
-        subjects = (classify.subject_of(message, call.common, rules) for message in refused)
-        context.refused_actions = Counter(map(classify.kind_of, refused))
-        context.refused_subjects = dict.fromkeys(islice(filter(None, subjects), MOST_USERS))
-
-    def _report(self, context: RequestContext, call: Call, verdicts: Sequence[Verdict]) -> None:
-        """Count the messages, and log the refused ones: nobody may ever read the answer."""
-        outcomes = Counter(
-            (classify.kind_of(message), classify.outcome(verdict))
-            for message, verdict in zip(call.messages, verdicts, strict=True)
-        )
-        for (kind, outcome), count in outcomes.items():
-            self._metrics.segment.labels(kind, outcome).inc(count)
-        refused = [verdict for verdict in verdicts if isinstance(verdict, GatewayError)]
-        if refused:
-            codes = {code for error in refused for code in response.codes(error)}
-            log.warning(
-                "segment.refused",
-                request_id=context.request_id,
-                key_id=context.caller.key_id if context.caller else None,
-                refused=len(refused),
-                messages=len(verdicts),
-                codes=sorted(codes),
-            )
-
-
-def _confirmed(confirm: Callable[[], Caller], caller: Caller, items: Sequence[NewItem]) -> Caller:
-    """Return the caller as the key is now. Raises Unauthorized; Forbidden when it lacks a scope."""
-    current = confirm()
-    if current is not caller:
-        for action in {item.action for item in items}:
-            require_scope(current, validate.ACTIONS[action].scope)
-    return current
-
-
-def _answered(call: Call, refused: Mapping[int, GatewayError]) -> tuple[int, bytes]:
+def _render_outcome(call: SegmentCall, refused: Mapping[int, GatewayError]) -> tuple[int, bytes]:
     if not refused:
-        return 200, response.DONE
+        return 200, response.SUCCESS
     if not call.batch:
-        return response.status_of(refused[0]), response.failed(refused[0])
+        return response.status_of(refused[0]), response.render_failure(refused[0])
     status = response.status_of_refused(refused) if len(refused) == len(call.messages) else 200
-    return status, response.partly(call.messages, refused)
+    return status, response.render_partial(call.messages, refused)
 
 
-def _read(kind: str, body: bytes, most: int, fits: Fits) -> Call:
+def _parse(kind: str, body: bytes, most: int, fits: Fits) -> SegmentCall:
     refuse_crowded(body, MEMBERS_PER_ITEM * most)
-    return request.call(kind, body, fits)
+    return parse_call(kind, body, fits)
 
 
-def _retry(error: GatewayError) -> Headers:
+def _retry_headers(error: GatewayError) -> Headers:
     after = getattr(error, "retry_after", None)
     if after is None and isinstance(error, KeyNotConfigured):
         after = 60.0

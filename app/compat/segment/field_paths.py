@@ -1,164 +1,162 @@
-"""Where in a message stands what a rule says of a field that was made of it. Pure."""
+"""Translation of pointers into mapped fields to pointers into the message. Pure."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from app.compat.segment import plain_values
-from app.compat.segment.message import ATTRIBUTES, PARAMS, first_text
-from app.compat.segment.users import DEVICE, PARAMETERS
+from app.compat.segment.mapping import (
+    ATTRIBUTES,
+    DEVICE_PARAMETERS,
+    PARAMS,
+    USER_PARAMETERS,
+    VALUE_PROPERTIES,
+    first_text,
+)
 from app.errors import Fault
 from app.ingest.json_pointers import Path, parts, pointer
 from app.ingest.segment_context import SegmentRules
 
 Message = Mapping[str, Any]
-SIMPLE = {"id": "messageId", "deviceId": "anonymousId", "newUserId": "userId"}
-PLACES = {parameter: (traits, around) for parameter, _, traits, around in PARAMETERS}
-WORTH = ("revenue", "value", "total")
+MESSAGE_FIELDS = {"id": "messageId", "deviceId": "anonymousId", "newUserId": "userId"}
+_USER_PARAMETERS = {parameter.name: parameter for parameter in USER_PARAMETERS}
+_DEVICE_PATHS = {parameter.name: parameter.paths[0] for parameter in DEVICE_PARAMETERS}
 
 
-def as_sent(fault: Fault, message: Any, common: Message, rules: SegmentRules) -> Fault:
-    """Return a fault of the mapped fields with its pointer into the message, or into what its batch
-    says for all.
-    """
+def locate_fault(fault: Fault, message: Any, common: Message, rules: SegmentRules) -> Fault:
+    """Return a fault of mapped fields with a pointer into the message or its common fields."""
     path = parts(fault.pointer)
     if not path or not isinstance(message, dict):
         return fault
-    whole = {
-        **common,
-        **message,
-        "context": {**_object(common, "context"), **_object(message, "context")},
-    }
-    return replace(fault, pointer=pointer(_origin(path, whole, rules)))
+    context = {**_get_object(common, "context"), **_get_object(message, "context")}
+    whole = {**common, **message, "context": context}
+    return replace(fault, pointer=pointer(_locate(path, whole, rules)))
 
 
-def _origin(path: Path, message: Message, rules: SegmentRules) -> Path:
+def _locate(path: Path, message: Message, rules: SegmentRules) -> Path:
     name, rest = path[0], path[1:]
     if name == PARAMS:
-        return _of_param(rest, message)
+        return _locate_param(rest, message)
     if name == ATTRIBUTES:
-        return _of_attribute(rest, message, rules)
+        return _locate_attribute(rest, message, rules)
     if name == "state":
-        return _of_state(message)
+        return _locate_state(message)
     if name == "time":
-        return (
-            next(
-                one
-                for one in ("timestamp", "originalTimestamp", "time")
-                if one in message or one == "time"
-            ),
-        )
+        names = ("timestamp", "originalTimestamp")
+        return (next((field for field in names if field in message), "time"),)
     if name == "value":
-        properties = _object(message, "properties")
-        return (
-            "properties",
-            *(one for one in WORTH if plain_values.number(properties.get(one)) is not None),
-        )[:2]
+        return _locate_value(_get_object(message, "properties"))
     if name == "currencyCode":
         return ("properties", "currency")
-    if name in PLACES:
-        return _of_parameter(name, message)
+    if name in _USER_PARAMETERS:
+        return _locate_user_parameter(name, message)
     if name == "devices":
-        return _of_device(rest)
-    return (SIMPLE.get(name, name), *rest)
+        return _locate_device_parameter(rest)
+    return (MESSAGE_FIELDS.get(name, name), *rest)
 
 
-def _of_param(rest: Path, message: Message) -> Path:
-    """Return the place of a param: a property, the category, or what the context has of the
-    page.
-    """
+def _locate_value(properties: Message) -> Path:
+    for name in VALUE_PROPERTIES:
+        if plain_values.to_number(properties.get(name)) is not None:
+            return ("properties", name)
+    return ("properties",)
+
+
+def _locate_param(rest: Path, message: Message) -> Path:
+    """Return the path of a param: a property, the category, or a field of the context's page."""
     if not rest:
         return ("properties",)
-    if (found := _found(_object(message, "properties"), rest[0])) is not None:
-        return ("properties", *found, *rest[1:])
+    path = _find_path(_get_object(message, "properties"), rest[0])
+    if path is not None:
+        return ("properties", *path, *rest[1:])
     if rest[0] == "category" and "category" in message:
         return ("category",)
-    if rest[0] in _object(_object(message, "context"), "page"):
+    if rest[0] in _get_object(_get_object(message, "context"), "page"):
         return ("context", "page", *rest)
     return ("properties", *rest)
 
 
-def _of_attribute(rest: Path, message: Message, rules: SegmentRules) -> Path:
-    """Return the place of a user attribute: a trait, here or in the context; a group's has a
-    prefix.
-    """
+def _locate_attribute(rest: Path, message: Message, rules: SegmentRules) -> Path:
+    """Return the path of a user attribute: a trait, of the message or of its context."""
     if not rest:
         return ("traits",)
-    traits = _object(message, "traits")
+    traits = _get_object(message, "traits")
     if message.get("type") == "group":
-        prefixed = {
-            f"{rules.group_prefix}{name}": one for name, one in {"id": None, **traits}.items()
-        }
-        found = _found(prefixed, rest[0])
-        if found is None:
-            return ("traits", *rest)
-        own = (found[0].removeprefix(rules.group_prefix), *found[1:])
-        return (
-            ("groupId",) if own == ("id",) and "id" not in traits else ("traits", *own, *rest[1:])
-        )
-    if (found := _found(traits, rest[0])) is not None:
-        return ("traits", *found, *rest[1:])
-    beneath = _object(_object(message, "context"), "traits")
-    if (found := _found(beneath, rest[0])) is not None:
-        return ("context", "traits", *found, *rest[1:])
+        return _locate_group_trait(rest, traits, rules.group_prefix)
+    path = _find_path(traits, rest[0])
+    if path is not None:
+        return ("traits", *path, *rest[1:])
+    path = _find_path(_get_object(_get_object(message, "context"), "traits"), rest[0])
+    if path is not None:
+        return ("context", "traits", *path, *rest[1:])
     return ("traits", *rest)
 
 
-def _of_state(message: Message) -> Path:
-    places: tuple[Path, ...] = (
+def _locate_group_trait(rest: Path, traits: Message, prefix: str) -> Path:
+    """Return the path of a trait of a group, which has a prefix, or of the group's id."""
+    prefixed = {f"{prefix}{name}": value for name, value in {"id": None, **traits}.items()}
+    path = _find_path(prefixed, rest[0])
+    if path is None:
+        return ("traits", *rest)
+    own_path = (path[0].removeprefix(prefix), *path[1:])
+    if own_path == ("id",) and "id" not in traits:
+        return ("groupId",)
+    return ("traits", *own_path, *rest[1:])
+
+
+def _locate_state(message: Message) -> Path:
+    paths: tuple[Path, ...] = (
         ("name",),
         ("properties", "name"),
         ("event",),
         ("category",),
         ("properties", "category"),
     )
-    for place in places:
-        of = message if len(place) == 1 else _object(message, place[0])
-        if first_text(of.get(place[-1])):
-            return place
+    for path in paths:
+        parent = message if len(path) == 1 else _get_object(message, path[0])
+        if first_text(parent.get(path[-1])):
+            return path
     return ("name",)
 
 
-def _of_parameter(name: str, message: Message) -> Path:
-    """Return the place of a parameter of the user: a trait, here or in the context, or the context
-    itself.
-    """
-    traits, around = PLACES[name]
-    context = _object(message, "context")
-    for home, nested, names in (
-        (("traits",), _object(message, "traits"), traits),
-        (("context", "traits"), _object(context, "traits"), traits),
-        (("context",), context, around),
-    ):
-        for one in names:
-            if (found := _found(nested, one)) is not None:
-                return (*home, *found)
+def _locate_user_parameter(name: str, message: Message) -> Path:
+    """Return the path of a user's parameter: a trait, or a field of the context."""
+    parameter = _USER_PARAMETERS[name]
+    context = _get_object(message, "context")
+    sources: tuple[tuple[Path, Message, tuple[str, ...]], ...] = (
+        (("traits",), _get_object(message, "traits"), parameter.traits),
+        (("context", "traits"), _get_object(context, "traits"), parameter.traits),
+        (("context",), context, parameter.context),
+    )
+    for base, fields, flat_names in sources:
+        for flat_name in flat_names:
+            path = _find_path(fields, flat_name)
+            if path is not None:
+                return (*base, *path)
     return ("traits", name)
 
 
-def _of_device(rest: Path) -> Path:
+def _locate_device_parameter(rest: Path) -> Path:
     field = rest[-1] if rest else ""
     if field == "deviceId":
         return ("anonymousId",)
-    places = dict(DEVICE).get(field, ())
-    return ("context", *places[0]) if places else ("context", "device")
+    return ("context", *_DEVICE_PATHS.get(field, ("device",)))
 
 
-def _found(nested: Message, wanted: str) -> Path | None:
-    """Return where the value stands that has this name once it is flattened."""
-    return next(
-        (path for path in _paths(nested, ()) if plain_values.name(".".join(path)) == wanted), None
-    )
+def _find_path(nested: Message, flat_name: str) -> Path | None:
+    """Return the path of the value that has this name after flattening."""
+    paths = _find_leaf_paths(nested, ())
+    return next((path for path in paths if plain_values.to_name(".".join(path)) == flat_name), None)
 
 
-def _paths(nested: Message, above: Path) -> Iterator[Path]:
+def _find_leaf_paths(nested: Message, parent: Path) -> Iterator[Path]:
     for name, inner in nested.items():
         if isinstance(inner, dict):
-            yield from _paths(inner, (*above, name))
+            yield from _find_leaf_paths(inner, (*parent, name))
         else:
-            yield (*above, name)
+            yield (*parent, name)
 
 
-def _object(of: Message, name: str) -> Message:
-    found = of.get(name)
-    return found if isinstance(found, dict) else {}
+def _get_object(parent: Message, name: str) -> Message:
+    value = parent.get(name)
+    return value if isinstance(value, dict) else {}

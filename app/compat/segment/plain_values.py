@@ -1,8 +1,7 @@
-"""Names, values, ids and times of any kind, as such that Leanplum takes. Pure; the same in, the
-same out.
+"""Conversion of any names, values, ids and times to such as Leanplum takes. Pure and deterministic.
 
 Segment's libraries let a name be any text and a value any JSON. What Leanplum would refuse is
-changed as little as can be, so that an event is not lost for one odd property.
+changed as little as possible, so that an event is not lost because of one property.
 """
 
 import hashlib
@@ -20,128 +19,132 @@ from app.leanplum.values import DEVICE_ID, ITEM_ID, LATEST, ZERO_UUID, is_whole
 
 MAX_NAME = 139
 LONG_NUMBER = re.compile(r"\s*[-+]?[0-9]{19,}\s*", re.ASCII)
-BAD = re.compile(r',|[|"{}\t\n\r\0]')
+FORBIDDEN_IN_NAMES = re.compile(r',|[|"{}\t\n\r\0]')
 
 
 @lru_cache(8_192)
-def name(text: str) -> str:
-    """A name that Leanplum takes: what it does not take becomes "_", and 139 characters stay."""
-    made = BAD.sub("_", text[:MAX_NAME])
-    if made[:1] in {".", "-"}:
-        made = f"_{made[1:]}"
-    if made[-1:] == "/":
-        made = f"{made[:-1]}_"
-    return f"_{made}"[:MAX_NAME] if made.isascii() and made.isdigit() else made
+def to_name(text: str) -> str:
+    """Return a name of at most 139 characters; characters that Leanplum refuses become "_"."""
+    name = FORBIDDEN_IN_NAMES.sub("_", text[:MAX_NAME])
+    if name[:1] in {".", "-"}:
+        name = f"_{name[1:]}"
+    if name[-1:] == "/":
+        name = f"{name[:-1]}_"
+    return f"_{name}"[:MAX_NAME] if name.isascii() and name.isdigit() else name
 
 
-def flattened(nested: Mapping[str, Any], changed: list[str]) -> dict[str, Any]:
-    """Nested objects as names with dots; an empty object is nothing. `changed` gets the names that
-    are not as they were sent.
+def flatten(nested: Mapping[str, Any], renamed: list[str]) -> dict[str, Any]:
+    """Return nested objects as one object with dots in its names; empty objects disappear.
+
+    `renamed` receives the names that are not as they were sent.
     """
-    found: dict[str, Any] = {}
-    for path, one in _leaves(nested):
-        if made := name(path):
-            found[made] = one
-            if made != path:
-                changed.append(made)
-    return found
+    flat: dict[str, Any] = {}
+    for path, value in _find_leaves(nested):
+        if name := to_name(path):
+            flat[name] = value
+            if name != path:
+                renamed.append(name)
+    return flat
 
 
-def _leaves(nested: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Without recursion: how deep it goes is the sender's choice. What is over the longest name's
-    end is cut there.
+def _find_leaves(nested: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted path and the value of each leaf; paths are cut at the longest name.
+
+    There is no recursion, since the sender chooses how deep the objects are.
     """
-    open_: list[tuple[str, Iterator[tuple[str, Any]]]] = [("", iter(nested.items()))]
-    while open_:
-        prefix, entries = open_[-1]
-        entry = next(entries, None)
-        if entry is None:
-            open_.pop()
-        elif isinstance(entry[1], dict):
-            open_.append((f"{prefix}{entry[0]}."[: MAX_NAME + 1], iter(entry[1].items())))
+    open_objects: list[tuple[str, Iterator[tuple[str, Any]]]] = [("", iter(nested.items()))]
+    while open_objects:
+        prefix, members = open_objects[-1]
+        member = next(members, None)
+        if member is None:
+            open_objects.pop()
+            continue
+        name, value = member
+        if isinstance(value, dict):
+            inner_prefix = f"{prefix}{name}."[: MAX_NAME + 1]
+            open_objects.append((inner_prefix, iter(value.items())))
         else:
-            yield f"{prefix}{entry[0]}"[:MAX_NAME], entry[1]
+            yield f"{prefix}{name}"[:MAX_NAME], value
 
 
-def value(found: Any, *, lists: bool = False) -> Any:
-    """A value that Leanplum takes: a list that it doesn't is its JSON text; NUL characters are
-    taken out. `lists`: whether a list of scalars may stay one.
+def to_value(value: Any, *, lists: bool = False) -> Any:
+    """Return a value without NUL characters, and a list as its JSON text.
+
+    With `lists`, a list of scalars stays a list.
     """
-    if isinstance(found, str):
-        return found.replace("\0", "") if "\0" in found else found
-    if not isinstance(found, list):
-        return found
-    if lists and not any(isinstance(one, list | dict) or one is None for one in found):
-        return [value(one) for one in found]
+    if isinstance(value, str):
+        return value.replace("\0", "") if "\0" in value else value
+    if not isinstance(value, list):
+        return value
+    if lists and not any(isinstance(item, list | dict) or item is None for item in value):
+        return [to_value(item) for item in value]
     try:
-        return orjson.dumps(found).decode()
-    except TypeError:  # nested too deeply for it
+        return orjson.dumps(value).decode()
+    except TypeError:  # nested too deeply for orjson
         return None
 
 
-def text_id(found: Any) -> str:
-    """An id as text; numbers are ids too, and what is neither is none."""
-    if isinstance(found, str):
-        return found
-    return str(found) if isinstance(found, int | float) and not isinstance(found, bool) else ""
+def to_id_text(value: Any) -> str:
+    """Return an id as text: a number is written out, and any other type becomes ""."""
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
 
 
-def whose(found: Any) -> str:
-    """The id of a user or device as text, the same however it is written; "" where there is
-    none.
+def to_subject_id(value: Any) -> str:
+    """Return the only text form of the id of a user or device; "" when there is none."""
+    return text_of(value) or ""
+
+
+def make_item_id(message_id: Any) -> str | None:
+    """Return an item's id for a messageId: the same text when it is a valid id, else a hash."""
+    text = to_id_text(message_id)
+    return _keep_or_hash(text, ITEM_ID, 128) if text else None
+
+
+def make_device_id(anonymous_id: Any) -> str | None:
+    """Return a deviceId for an anonymousId: the same text when it is a valid id, else a hash.
+
+    It is None when there is no id, and for the zero UUID.
     """
-    return text_of(found) or ""
+    text = to_subject_id(anonymous_id)
+    return _keep_or_hash(text, DEVICE_ID, 400) if text and text != ZERO_UUID else None
 
 
-def item_id(found: Any) -> str | None:
-    """An item's id for a messageId: itself where it fits, else a hash of it."""
-    text = text_id(found)
-    return _fitting(text, ITEM_ID, 128) if text else None
-
-
-def device_id(found: Any) -> str | None:
-    """A deviceId for an anonymousId: itself where it fits, else a hash of it; None for none, or the
-    zero UUID.
-    """
-    text = whose(found)
-    return _fitting(text, DEVICE_ID, 400) if text and text != ZERO_UUID else None
-
-
-def _fitting(text: str, pattern: str, length: int) -> str:
-    if len(text) <= length and re.match(pattern, text) and not text.endswith("\n"):
+def _keep_or_hash(text: str, pattern: str, max_length: int) -> str:
+    if len(text) <= max_length and re.match(pattern, text) and not text.endswith("\n"):
         return text
     return "segment:" + hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
-def moment(found: Any) -> float | None:
-    """Epoch seconds of ISO 8601 (without an offset: UTC), of seconds or of milliseconds; None for
-    anything else.
+def to_epoch_seconds(value: Any) -> float | None:
+    """Return a time as epoch seconds; None for any value that is not a time.
+
+    A text is ISO 8601, in UTC unless it has an offset; a number is seconds or milliseconds.
     """
     seconds: float | None = None
-    if isinstance(found, int | float) and not isinstance(found, bool):
-        seconds = found / 1000 if found >= LATEST else float(found)
-    elif isinstance(found, str):
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = value / 1000 if value >= LATEST else float(value)
+    elif isinstance(value, str):
         try:
-            at = datetime.fromisoformat(found.strip())
+            time = datetime.fromisoformat(value.strip())
         except ValueError:
             return None
-        seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+        seconds = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
     return seconds if seconds is not None and 0 <= seconds < LATEST else None
 
 
-def number(found: Any) -> int | float | None:
-    """A number, or a text that is one; None for anything else, as a whole number of more than 64
-    bits.
-    """
-    if isinstance(found, str) and len(found) < 64:
-        if LONG_NUMBER.fullmatch(found) and not is_whole(int(found)):
+def to_number(value: Any) -> int | float | None:
+    """Return a number, also from its text; None otherwise, and for more than 64 bits."""
+    if isinstance(value, str) and len(value) < 64:
+        if LONG_NUMBER.fullmatch(value) and not is_whole(int(value)):
             return None
         try:
-            found = float(found)
+            value = float(value)
         except ValueError:
             return None
-    if isinstance(found, bool) or not isinstance(found, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if isinstance(found, float) and not math.isfinite(found):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
-    return found
+    return value

@@ -1,31 +1,40 @@
-"""From a request to a call of Segment's protocol. Pure. Judged by content: browsers send JSON as
-text/plain.
+"""Requests of Segment's protocol, parsed into calls. Pure.
+
+A body is JSON whatever its media type: browsers send it as text/plain.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from app.compat.json_values import Fits, anything_fits, marked, parsed, refuse_beyond, settled
+from app.compat.body_formats import (
+    Fits,
+    anything_fits,
+    mark,
+    parse_json,
+    refuse_beyond,
+    resolve_marks,
+)
 from app.errors import Malformed
 
 TYPES = ("track", "identify", "page", "screen", "group", "alias")
 BATCH = "batch"
-# analytics.js calls the letters; import is the old name of a batch.
+# analytics.js calls the paths of one letter; `import` is the old name of a batch.
 PATHS = {
     f"/segment/v1/{name}{slash}": kind
     for kind in (*TYPES, BATCH)
     for slash in ("", "/")
     for name in (kind, kind[0], *(("import",) if kind == BATCH else ()))
 }
-COMMON = ("context", "integrations", "sentAt")  # what a batch may say for all its messages
-AS_SENT = ("userId", "anonymousId", "previousId", "messageId")  # never mended
+COMMON = ("context", "integrations", "sentAt")  # fields that a batch may have for all its messages
+VERBATIM_FIELDS = ("userId", "anonymousId", "previousId", "messageId")  # their text never changes
 Message = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One call: its messages, of which those of a batch may be anything; what they share; the key
-    in the body.
+class SegmentCall:
+    """A call of Segment's protocol: its messages, their common fields and the key in the body.
+
+    Messages of a batch may be any JSON.
     """
 
     messages: list[Any]
@@ -34,24 +43,29 @@ class Call:
     batch: bool
 
 
-def call(kind: str, body: bytes, fits: Fits = anything_fits) -> Call:
-    """The call that a body makes; `kind` is one of TYPES, or BATCH. Raises Malformed; BeyondLimit
-    where it has more messages than fit.
+def parse_call(kind: str, body: bytes, fits: Fits = anything_fits) -> SegmentCall:
+    """Return the call of a body; `kind` is one of TYPES, or BATCH.
+
+    Raises Malformed and TooLarge, and BeyondLimit for more messages than fit.
     """
-    found = parsed(body)
-    if not isinstance(found, dict):
+    document = parse_json(body)
+    if not isinstance(document, dict):
         raise Malformed("The body must be a JSON object.")
-    key = found.get("writeKey")
-    key = key if isinstance(key, str) else ""
+    key = document.get("writeKey")
+    if not isinstance(key, str):
+        key = ""
     if kind != BATCH:
-        return Call([_settled(marked({**found, "type": kind}))], {}, key, batch=False)
-    messages = found.get(BATCH)
+        message = _resolve_message(mark({**document, "type": kind}))
+        return SegmentCall([message], {}, key, batch=False)
+    messages = document.get(BATCH)
     if not isinstance(messages, list):
         raise Malformed('The body must be {"batch": [...]}, with a list of messages.')
     refuse_beyond(fits, len(messages))
-    common = marked({name: found[name] for name in COMMON if name in found})
-    return Call(list(map(_settled, messages)), _settled(common), key, batch=True)
+    common = mark({name: document[name] for name in COMMON if name in document})
+    return SegmentCall(
+        list(map(_resolve_message, messages)), _resolve_message(common), key, batch=True
+    )
 
 
-def _settled(found: Any) -> Any:
-    return settled(found, AS_SENT)
+def _resolve_message(message: Any) -> Any:
+    return resolve_marks(message, VERBATIM_FIELDS)
